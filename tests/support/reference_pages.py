@@ -34,17 +34,19 @@ REFERENCE = DOCS / "reference"
 IMPLIED = {"account", "limit", "cursor", "page"}  # where they are optional
 _TOOLS = """# Tools
 
-The tools that ship with Token Vault; see [Use tools](../guides/tools.md). `token-vault tools list --json` prints their schemas.
+The tools that ship with Token Vault; see [Use tools](../guides/tools.md). `token-vault tools list --json` prints
+their schemas.
 
-Each line has the effect, the scopes, what the tool does, and its arguments; bold ones are required. Not listed: `account` (the ID or
-name of the account) of every tool, and `limit`, `cursor`, and `page` of lists. The effect is `read`, `create` (a repeated call
-creates another), or `change` (can change or delete); with `ask`, the person approves each call.
+Each line has the effect, the scopes, what the tool does, and its arguments; bold ones are required. Not listed:
+`account` (the ID or name of the account) of every tool, and `limit`, `cursor`, and `page` of lists. The effect is
+`read`, `create` (a repeated call creates another), or `change` (can change or delete); with `ask`, the person
+approves each call.
 """
 _SERVICES = """# Services
 
-{count} provider files ship with Token Vault. `token-vault providers list` adds how sure each file is; `providers show NAME`
-prints scopes and sources. In parentheses: the name, if it differs, names for parts of the service, and inputs that
-the settings must give (`providers.NAME.inputs`).
+{count} provider files ship with Token Vault. `token-vault providers list` adds how sure each file is; `providers show
+NAME` prints scopes and sources. In parentheses: the name, if it differs, names for parts of the service, and inputs
+that the settings must give (`providers.NAME.inputs`).
 """
 _ROTATIONS = {
     "none": "A used refresh token stays valid",
