@@ -13,21 +13,24 @@ from vault.audit.audit import append
 from vault.records import TENANT, Event
 from vault.storage.database import Database, Row, Value, binary, integer, text
 
-BATCH: Final = 100  # families per read and transaction
+BATCH: Final = 200  # families per read and transaction
 DAY: Final = 86400
 _PURPOSE: Final = "token.expiring"
-# The newest tokens of families that end soon and are not announced, after the end and the token at which the last page
-# stopped. Excludes families that live less than a day: each use of theirs would be announced.
+# A page of tokens that end soon and were not judged yet, after the end and the token at which the last page stopped.
+# Families that live less than a day tell nothing: each use of theirs would be announced.
 _SOON: Final = """
-    select t.token_hash, t.family, t.grant_id, t.client_id, t.expires_at, t.idle_expires_at as ends_at, g.user_id
-    from refresh_tokens t
-    join grants g on g.tenant = t.tenant and g.id = t.grant_id
-    join clients c on c.tenant = t.tenant and c.id = t.client_id
-    where t.tenant = :tenant and t.consumed_at is null and (t.idle_expires_at, t.token_hash) > (:from, :after)
-        and t.idle_expires_at <= :soon and t.announced_end is null and t.expires_at - g.created_at > :day
-        and (t.idle_expires_at - t.issued_at > :day or t.idle_expires_at = t.expires_at)
-        and g.revoked_at is null and c.removed_at is null
-    order by t.idle_expires_at, t.token_hash limit :limit
+    select t.token_hash, t.family, t.grant_id, t.client_id, t.expires_at, t.idle_expires_at as ends_at, g.user_id,
+        case when g.revoked_at is null and c.removed_at is null and t.expires_at - g.created_at > :day
+            and (t.idle_expires_at - t.issued_at > :day or t.idle_expires_at = t.expires_at) then 1 else 0 end as tells
+    from (
+        select token_hash, family, grant_id, client_id, issued_at, expires_at, idle_expires_at from refresh_tokens
+        where tenant = :tenant and consumed_at is null and announced_end is null
+            and (idle_expires_at, token_hash) > (:from, :after) and idle_expires_at <= :soon
+        order by idle_expires_at, token_hash limit :limit
+    ) t
+    left join grants g on g.tenant = :tenant and g.id = t.grant_id
+    left join clients c on c.tenant = :tenant and c.id = t.client_id
+    order by t.idle_expires_at, t.token_hash
 """
 _ANNOUNCED: Final = "update refresh_tokens set announced_end = :end where tenant = :tenant and token_hash = :token_hash"
 
@@ -44,12 +47,15 @@ async def announce(database: Database) -> int:
 
 
 async def _announce_page(database: Database, rows: Sequence[Row], *, now: int) -> int:
-    """A family that ends by its age is refreshed until then: its end is recorded beside its tokens, too."""
+    """Each token is judged once: what excludes it stays. A family that ends by its age is refreshed until then, so its
+    end is recorded beside its tokens, too.
+    """
     async with database.transaction() as transaction:
         events = [
             _event(row)
             for row in rows
-            if await replay.first_use(
+            if integer(row, "tells")
+            and await replay.first_use(
                 transaction,
                 _PURPOSE,
                 f"{text(row, 'family')} {integer(row, 'ends_at')}",

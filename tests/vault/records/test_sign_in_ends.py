@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.seeded import NOW, RESOURCE, SCOPES, Seeded, seed
 from vault import grants, sign_in_ends, tokens
 from vault.audit import audit
@@ -75,5 +77,25 @@ async def test_nobody_is_told_of_an_access_that_was_cut_off_or_that_is_always_sh
     try:
         database.clock_offset = start + 89 * DAY + 60
         assert await sign_in_ends.announce(database) == 0
+    finally:
+        database.clock_offset = start
+
+
+async def test_a_token_that_tells_nothing_is_judged_once_and_hides_no_other(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sign_in_ends, "BATCH", 2)
+    start = database.clock_offset
+    cut_off = await seed(database)
+    for _ in range(5):
+        await issue(database, cut_off)
+    async with database.transaction() as transaction:
+        await grants.revoke_grant(transaction, cut_off.grant.id, reason="test", now=NOW)
+    await issue(database, await seed(database, name="bob", client_id="agent-2"))
+    try:
+        database.clock_offset = start + 89 * DAY + 60
+        assert await sign_in_ends.announce(database) == 1
+        rows = await database.fetch("select announced_end from refresh_tokens where consumed_at is null")
+        assert len(rows) == 6 and all(row["announced_end"] for row in rows)
     finally:
         database.clock_offset = start

@@ -36,7 +36,7 @@ PUBLISHED = {
     "0007_revoked_tokens.sql": "5d5762212af254e0349b19177e3d0ecfc691bfb8780d846906695eaa34625fd9",
     "0008_retention_indexes.sql": "5dce9d7073b64e224f762a6f9a1df4d7fb9144fc5bf5bc66bf78f71149d2d197",
     "0009_pages.sql": "ffe3454caf6b6c118f1830791c9c8dee3d037c04dd243a4bbfa1823ea7d535f9",
-    "0010_repeated_tokens.sql": "9ae6b1a5e09777a2bd9452c4282bf0095f8b005f4c585e468c9041c51c711da4",
+    "0010_repeated_tokens.sql": "6b1fac9695d9e681c5b1cc3fdb326d9ef5dfcb7fda5460bdbb79a39d803aaf9a",
 }
 PREVIOUS = "0.1.0"
 TAKES_AWAY = re.compile(r"\b(drop|rename|alter column|set not null|add constraint)\b")
