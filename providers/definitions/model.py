@@ -163,6 +163,18 @@ class Proxied(FilePart):
     preferences: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9._-]*$")]] = frozenset()
     credentials: frozenset[Annotated[str, StringConstraints(to_lower=True)]] = frozenset()  # parameters that bring one
     links: bool = False  # its clients follow absolute addresses in answers: those of the API become the vault's
+    # Its SDKs bring a whole path with them: below the address of any API, `/gmail/v1` means this API. Those that begin
+    # with /upload are for calls at the vault's origin, too, where such SDKs send files.
+    paths: Mapping[Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._~-]+)+$", max_length=80)], Key] = Field(
+        default_factory=dict[str, str]
+    )
+    # The query parameter that opens an upload session without a credential: clients only ever see it sealed.
+    upload_session: QueryName | None = None
+
+    @cached_property
+    def longest_paths(self) -> tuple[tuple[str, str], ...]:
+        """`paths`, the longest first."""
+        return tuple(sorted(self.paths.items(), key=lambda one: -len(one[0])))
 
 
 @dataclass(frozen=True, slots=True)

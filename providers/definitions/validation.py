@@ -46,6 +46,9 @@ def problems_of(provider: Provider, *, stem: str) -> Iterator[str]:
         twice = rule.query & (provider.query | rule.where.keys())
         if twice:
             yield f"{where}.query: {min(twice)!r} is already listed; remove it"
+    for path, api in provider.proxied.paths.items():
+        if api not in provider.apis:
+            yield f"proxied.paths.{path}: unknown API {api!r}; add it under [apis]"
     yield from _override_problems(provider)
     for name, separator in (
         ("separator", provider.scope.separator),

@@ -22,7 +22,7 @@ from server.http.answers import WholeAnswer, is_start, text_answer
 from server.http.cors import is_cross_origin_path
 from server.settings import LOOPBACK_HOSTS, Settings
 
-PROXY: Final = "/proxy/"
+PROXY: Final = ("/proxy/", "/upload/")
 BODY_LIMIT: Final = 4 * 1024 * 1024  # bytes
 _DRAIN_LIMIT: Final = 64 * 1024 * 1024  # bytes to discard after a chunked body passed the limit
 _DRAIN_TIMEOUT: Final = 2.0  # seconds
@@ -39,7 +39,7 @@ class GuardRules:
     origins: frozenset[str]
     any_loopback_port: bool
     body_limit: int = BODY_LIMIT
-    proxied_limit: int = BODY_LIMIT  # below /proxy/: other people's APIs take files
+    proxied_limit: int = BODY_LIMIT  # of the proxy: other people's APIs take files
 
     @classmethod
     def from_settings(cls, settings: Settings) -> GuardRules:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urljoin
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from providers.api.masking import Replacer
+from providers.api.masking import Replacer, needles
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
 from providers.outbound.client import StreamedAnswer
@@ -61,6 +62,10 @@ async def hand_on(
     encodings = [value.strip().lower() for name, value in answer.headers if name.lower() == "content-encoding"]
     if answer.status < 200 or len(encodings) > 1 or not DECODED.issuperset(encodings):
         raise refusals.answer_unreadable(call.provider)
+    place, session = None, call.session
+    if "location" in fields:
+        place, session = _location(call, fields["location"], status=answer.status)
+    secrets = [*secrets, *needles(session)] if session else secrets
     masker = replacer = Replacer(secrets)
     headers = response_headers(answer.headers, masker)
     if call.provider.proxied.links:
@@ -68,7 +73,7 @@ async def hand_on(
         headers = [(name, linker.whole(value) if name == b"link" else value) for name, value in headers]
         if "json" in fields.get("content-type", ""):
             replacer = linker
-    if "location" in fields and (place := _location(call, fields["location"], status=answer.status)) is not None:
+    if place is not None:
         headers.append((b"location", masker.whole(place)))
     headers += [*SANDBOXED, *incoming.cors]
     incoming.status = answer.status
@@ -108,21 +113,27 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-def _location(call: ProxiedCall, location: str, *, status: int) -> bytes | None:
-    """The address here of the `Location`, if it is at this API.
+def _location(call: ProxiedCall, location: str, *, status: int) -> tuple[bytes | None, str | None]:
+    """The address here of the `Location`, if it is at this API, and the upload session that it opens.
 
     Raises ProxyRefused for a redirect elsewhere, which must not get a handle. None for another address that is only
-    informative, such as of a created thing, and for one with a query: an upload session's query opens it without a
-    credential.
+    informative, such as of a created thing, and for one with a query: it may open something without a credential, as an
+    upload session's does. A session that the provider file names is sealed.
     """
     base = call.provider.apis[call.target.api].rstrip("/")
     there = urljoin(call.url, location)
     below = there.removeprefix(base)
-    if there.startswith(base + "/") and (status in _REDIRECTS or "?" not in there) and _stays(below):
-        return f"{call.our_base}/{call.target.api}{below}".encode("latin-1", "replace")
+    path, _, query = below.partition("?")
+    if there.startswith(base + "/") and _stays(below):
+        here, session = f"{call.our_base}/{call.target.api}", call.session
+        closed = call.sessions.close(replace(call.target, path=path), query)
+        if closed is not None:
+            below, session = f"{path}?{closed.query}", closed.session
+        if status in _REDIRECTS or not query or closed is not None:
+            return f"{here}{below}".encode("latin-1", "replace"), session
     if status in _REDIRECTS:
         raise refusals.redirect_refused(call.provider)
-    return None
+    return None, call.session
 
 
 def _stays(below: str) -> bool:

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from providers.api.rules import Payload
 from providers.definitions.model import Provider, Rule
+from server.proxy.upload_sessions import UploadSessions
 from server.proxy.wire import Target
 from vault.exchange.exchange import UpstreamToken
 from vault.handles import Handle, Standing
@@ -61,6 +62,8 @@ class ProxiedCall:
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(repr=False)  # None: it streams, and can be sent only once
+    sessions: UploadSessions
+    session: str | None = field(default=None, repr=False)  # the upload session that the call is part of
 
     @property
     def links(self) -> Sequence[tuple[bytes, bytes]]:

@@ -32,11 +32,13 @@ from server.oauth.rules import OAuthError
 from server.proxy import refusals
 from server.proxy.answers import SMALL, hand_on, is_unauthorized, read_small
 from server.proxy.call import OpenedToken, ProxiedCall, ProxyRequest
+from server.proxy.upload_sessions import UploadSessions
 from server.proxy.wire import (
     READ_LIMIT,
     CallParameters,
     ProxyRefused,
     Target,
+    aim,
     is_form,
     is_json,
     merge,
@@ -123,8 +125,10 @@ class Proxy:
         handle = standing.handle
         await self._check_origin(incoming, handle)
         provider = self._deployment.catalog.get(handle.provider)
-        if provider is None or target.connection_id != handle.connection_id or target.api not in provider.apis:
+        aimed = None if provider is None else aim(target, provider, handle.connection_id)
+        if provider is None or aimed is None:
             raise ProxyRefused("unknown_target", "This handle is for another account or API.")
+        incoming.target = target = aimed
         call = await self._judge(incoming, handle, provider, target)
         if wait := self._deployment.proxy_calls.spend(
             handle.principal.user_id, handle.principal.client_id, now=time.monotonic()
@@ -192,9 +196,10 @@ class Proxy:
             raise refusals.not_covered(provider, found)
         judged = {name for rule in found for name in rule.where}
         query = read_query(incoming.scope["query_string"], provider)
-        body, in_body = await self._read(
-            incoming, provider, is_judged=bool(judged) or bool(provider.overrides and provider.overrides.parameters)
-        )
+        # What a file holds is no parameter, whatever its type says.
+        is_content = all(rule.body == "any" for rule in found)
+        overridable = provider.overrides is not None and bool(provider.overrides.parameters)
+        body, in_body = await self._read(incoming, provider, is_judged=bool(judged) or (overridable and not is_content))
         payload = rules.Payload(
             query_names(query), {} if in_body is None else in_body.values, is_unread=in_body is None
         )
@@ -204,16 +209,27 @@ class Proxy:
             raise refusals.unfit(provider, judged)
         if judged and rules.first_rule(provider, fitting, handle.scopes) is None:
             raise refusals.not_covered(provider, fitting)
+        session = UploadSessions.of(self._deployment.keys, provider, handle)
+        opened = session.open(target, incoming.scope["query_string"].decode("latin-1"))
         url = provider.apis[target.api].rstrip("/") + target.path
-        if incoming.scope["query_string"]:
-            url += "?" + incoming.scope["query_string"].decode("latin-1")
+        if opened.query:
+            url += "?" + opened.query
         headers = _own_headers(provider.headers) | request_headers(incoming.scope["headers"], provider)
         length = incoming.fields.get("content-length")
         if body is None and length is not None:
             headers["content-length"] = length
         our_base = self._deployment.url(f"/proxy/{target.connection_id}")
         call = ProxiedCall(
-            provider, target, fitting, payload=payload, our_base=our_base, url=url, headers=headers, body=body
+            provider,
+            target,
+            fitting,
+            payload=payload,
+            our_base=our_base,
+            url=url,
+            headers=headers,
+            body=body,
+            sessions=session,
+            session=opened.session,
         )
         return call.outward()
 

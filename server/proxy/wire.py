@@ -22,6 +22,7 @@ from server.errors import status_of
 
 READ_LIMIT: Final = 1024 * 1024  # bytes of a body that must be read before the call can be judged
 _PREFIX: Final = "/proxy/"
+_UPLOAD: Final = "/upload/"  # where Google's SDKs send files: below the origin of the address that they are given
 _TARGET_LIMIT: Final = 8192
 _QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/?;\[\]{}|^`\"<>\\-]*")
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -85,7 +86,10 @@ class ProxyRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The target of a request line: `path` below the API's base, as it was sent."""
+    """The target of a request line: `path` below the API's base, as it was sent.
+
+    Of an upload at the origin, `path` is all of it; the handle says the rest.
+    """
 
     connection_id: str
     api: str
@@ -101,15 +105,31 @@ def read_target(raw_path: bytes) -> Target:
     path = raw_path.decode("latin-1")
     if len(path) > _TARGET_LIMIT:
         raise _ambiguous("the path is too long")
-    _, _, connection, api, *rest = (*path.split("/", 4), "", "", "")[:5] if path.count("/") > 2 else ("",) * 5
-    below = "/" + (rest[0] if rest else "")
-    if not path.startswith(_PREFIX) or not connection or not api or below == "/":
-        raise ProxyRefused("unknown_target", "Use the path /proxy/CONNECTION/API/PATH.")
+    if path.startswith(_UPLOAD):
+        connection, api, below = "", "", path
+    else:
+        _, _, connection, api, *rest = (*path.split("/", 4), "", "", "")[:5] if path.count("/") > 2 else ("",) * 5
+        below = "/" + (rest[0] if rest else "")
+        if not path.startswith(_PREFIX) or not connection or not api or below == "/":
+            raise ProxyRefused("unknown_target", "Use the path /proxy/CONNECTION/API/PATH.")
     if (problem := path_problem(below)) is not None:
         raise _ambiguous(problem)
     if "%2f" in below.lower():
         raise _ambiguous("the path has an encoded slash")
     return Target(connection, api, below)
+
+
+def aim(target: Target, provider: Provider, connection_id: str) -> Target | None:
+    """The target as the provider's APIs have it; None for another account or API.
+
+    Some SDKs add the whole path of their API to whatever address they are given.
+    """
+    if target.connection_id and (target.connection_id != connection_id or target.api not in provider.apis):
+        return None
+    for base, api in provider.proxied.longest_paths:
+        if target.path.startswith(base + "/"):
+            return Target(connection_id, api, target.path.removeprefix(base))
+    return target if target.connection_id else None
 
 
 def _ambiguous(detail: str) -> ProxyRefused:

@@ -87,6 +87,8 @@ def described(
             if upload is not None:
                 at = str(upload["path"]).removeprefix(f"/upload/{key}/{version}/")
                 yield f"{key}_upload", str(method["httpMethod"]), placeholders(at), scopes, query, None
+                # the pieces of a resumable upload, whatever the method that began it
+                yield f"{key}_upload", "PUT", placeholders(at), scopes, query | {"upload_id"}, None
 
 
 def placeholders(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -106,11 +107,12 @@ class Proxied:
         api: str = "web",
         scheme: str = "Bearer",
         headers: Mapping[str, str] | None = None,
+        verify: bool | ssl.SSLContext = True,
         **options: object,
     ) -> httpx2.Response:
         """A call with the handle; nothing but what the caller says is added."""
         sent = {"authorization": f"{scheme} {self.value}"} | dict(headers or {})
-        async with httpx2.AsyncClient(timeout=30, trust_env=False) as http:
+        async with httpx2.AsyncClient(timeout=30, trust_env=False, verify=verify) as http:
             return await http.request(method, self.base(api) + path, headers=sent, **options)
 
 
