@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from providers.definitions.catalog import load_catalog
 from providers.definitions.model import Provider
 from tests.support.documented import ROOT
@@ -42,18 +40,3 @@ def test_the_page_lists_exactly_the_providers_that_could_narrow_but_must_not() -
         if provider.downscope.mode is not Downscope.NONE and provider.policy().downscope_is_destructive
     }
     assert {row[0] for row in rows("Never narrowed")} == harmed
-
-
-def test_every_fact_on_the_page_has_its_source_and_the_day_it_was_read() -> None:
-    def cited(provider: Provider) -> set[tuple[str, str, str]]:
-        found = (provider.sources[key] for key in provider.facts["narrowing"].sources)
-        return {(provider.name, source.name, str(source.date)) for source in found}
-
-    said = {tuple(row) for row in rows("Where this is from")}
-    able = [provider for provider in EVERYTHING if provider.downscope.mode is not Downscope.NONE]
-    assert said == set().union(*map(cited, able))
-
-
-def test_every_file_that_the_page_speaks_of_exists() -> None:
-    assert Path(ROOT, "providers/services/rules/google.json").is_file()
-    assert Path(ROOT, "tests/vault/exchange/test_narrowing.py").is_file()
