@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from providers.definitions.catalog import load_catalog
-from providers.definitions.model import Provider
 from tests.support.documented import ROOT
 from vault.upstream import Downscope, ItemLimit, UpstreamPolicy
 
