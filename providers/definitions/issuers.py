@@ -7,6 +7,7 @@ metadata; each address in it is checked when it is used.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -16,9 +17,21 @@ from providers.outbound.client import HttpError, Outbound, OutboundResponse
 
 LIMIT: Final = 256 * 1024  # bytes of a document
 _REMEMBERED: Final = 64  # issuers per process; beyond it the oldest is fetched again
+# While an address fails, what arrived from it last counts for this many seconds since then, of metadata and of keys
+# alike: whoever can block the address delays a revocation by no more.
+KEPT_IN_OUTAGE: Final = 3600
+RETRY_IN_OUTAGE: Final = 30  # seconds between two fetches meanwhile
 
-# By issuer: what it said, and when. Only callers with `max_age` read it.
-_said: WeakKeyDictionary[Outbound, dict[str, tuple[Mapping[str, object], int]]] = WeakKeyDictionary()
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    content: Mapping[str, object]
+    at: int
+    tried_at: int  # later than `at` in an outage
+
+
+# By issuer; only callers with `max_age` read it.
+_said: WeakKeyDictionary[Outbound, dict[str, _Said]] = WeakKeyDictionary()
 
 
 class NoMetadata(Exception):
@@ -72,18 +85,30 @@ async def fetch_metadata(
 ) -> Mapping[str, object]:
     """The metadata that this issuer publishes about itself. Raises NoMetadata.
 
-    At most `max_age` seconds old at `now`; 0 fetches again. `policy` None: the addresses that `outbound` allows.
+    At most `max_age` seconds old at `now`, or `KEPT_IN_OUTAGE` while the issuer publishes none; 0 fetches again.
+    `policy` None: the addresses that `outbound` allows.
     """
     known = _said.setdefault(outbound, {})
-    said = known.get(issuer)
-    if said is not None and 0 <= now - said[1] < max_age:
-        return said[0]
-    content = _read(issuer, await _ask(issuer, outbound, policy=policy or outbound.policy, timeout=timeout))
+    said = known.get(issuer) if max_age else None
+    is_kept = said is not None and 0 <= now - said.at < KEPT_IN_OUTAGE
+    if said is not None and is_kept:
+        fresh = max_age if said.tried_at == said.at else RETRY_IN_OUTAGE
+        if 0 <= now - said.tried_at < fresh:
+            return said.content
+    try:
+        content = _read(issuer, await _ask(issuer, outbound, policy=policy or outbound.policy, timeout=timeout))
+    except NoMetadata as error:
+        if said is None or not is_kept or error.why == "issuer":  # the address may belong to somebody else by now
+            if max_age:
+                known.pop(issuer, None)
+            raise
+        known[issuer] = replace(said, tried_at=now)
+        return said.content
     if max_age:
         known.pop(issuer, None)
         while len(known) >= _REMEMBERED:
             del known[next(iter(known))]
-        known[issuer] = (content, now)
+        known[issuer] = _Said(content, now, now)
     return content
 
 

@@ -1,8 +1,10 @@
 """Reads the key sets of others (RFC 7517 §5): of trusted issuers, sign-in providers, and clients.
 
 A set is fetched through the guarded client and kept five minutes. If no kept key fits, it is fetched again, but not
-more often than `RETRY`; concurrent callers share the fetch. Addresses that strangers name are kept, fetched, and looked
-up separately from those that the operator named. Callers decide whose keys count for what.
+more often than `RETRY`; concurrent callers share the fetch. While the address gives no set, the last one counts for up
+to `KEPT_IN_OUTAGE`; a set that arrives replaces it, so that a key that it no longer lists ends at once. Addresses that
+strangers name are kept, fetched, and looked up separately from those that the operator named. Callers decide whose keys
+count for what.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from weakref import WeakKeyDictionary
 
+from providers.definitions.issuers import KEPT_IN_OUTAGE, RETRY_IN_OUTAGE
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import HttpError, Outbound
 from server.http.strict_json import json_object
@@ -39,7 +42,8 @@ class NoKeys(jose.TokenMalformed):
 @dataclass(frozen=True, slots=True)
 class _Fetched:
     keys: Jwks
-    at: int
+    at: int  # when the set arrived, or, if none ever did, when it was tried
+    tried_at: int  # later than `at` in an outage
 
 
 @dataclass(slots=True)
@@ -148,9 +152,11 @@ async def keys_behind(
     known = _known.setdefault(outbound, {}).setdefault(on_behalf_of is not None, _Known())
     entry = known.fetched.get(url)
     if entry is not None:
-        age, found = now - entry.at, keys_by_id(entry.keys, kid)
+        age, found = now - entry.tried_at, keys_by_id(entry.keys, kid)
         pause = RETRY if on_behalf_of is None else RETRY_FOREIGN
-        if 0 <= age < (pause if is_doubted or not found else KEPT):
+        kept = KEPT if entry.tried_at == entry.at else RETRY_IN_OUTAGE
+        is_recent = 0 <= age < (pause if is_doubted or not found else kept)
+        if is_recent and now - entry.at < KEPT_IN_OUTAGE:
             return found
     fetching = known.fetching.get(url)
     if fetching is None:
@@ -170,17 +176,27 @@ async def _renew(
 ) -> Jwks:
     try:
         keys = await _fetch(outbound, url, policy, on_behalf_of=on_behalf_of)
-        known.fetched[url] = _Fetched(keys, now)
+        last = known.fetched.get(url)
+        if keys is not None:
+            entry = _Fetched(keys, now, now)
+        elif last is not None and last.keys and 0 <= now - last.at < KEPT_IN_OUTAGE:
+            entry = replace(last, tried_at=now)
+        else:
+            entry = _Fetched((), now, now)
+        known.fetched[url] = entry
         known.fetched.move_to_end(url)
         if len(known.fetched) > _REMEMBERED:
             known.fetched.popitem(last=False)
-        return keys
+        return entry.keys
     finally:
         del known.fetching[url]
 
 
-async def _fetch(outbound: Outbound, url: str, policy: AddressPolicy, *, on_behalf_of: str | None) -> Jwks:
-    """The keys behind the address. A failure at a stranger's takes the whole time, like a port that does not answer."""
+async def _fetch(outbound: Outbound, url: str, policy: AddressPolicy, *, on_behalf_of: str | None) -> Jwks | None:
+    """The usable keys of the set behind the address; None if no set arrived.
+
+    A stranger's address without any takes the whole time, like a port that does not answer.
+    """
     loop = asyncio.get_running_loop()
     started, is_foreign = loop.time(), on_behalf_of is not None
     try:
@@ -191,9 +207,10 @@ async def _fetch(outbound: Outbound, url: str, policy: AddressPolicy, *, on_beha
             max_bytes=_MAX_FOREIGN_BYTES if is_foreign else _MAX_BYTES,
             timeout=_FETCH_TIME,
         )
-        keys = usable_keys(json_object(answer.body)) if answer.status == 200 else ()
+        content = json_object(answer.body) if answer.status == 200 else {}
+        keys = usable_keys(content) if isinstance(content.get("keys"), list) else None
     except (HttpError, ValueError, RecursionError):
-        keys = ()
+        keys = None
     if not keys and is_foreign:
         await asyncio.sleep(max(0.0, started + _FETCH_TIME - loop.time()))
     return keys

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
+from providers.definitions.issuers import KEPT_IN_OUTAGE, RETRY_IN_OUTAGE
 from providers.outbound.addresses import PUBLIC_ONLY, AddressPolicy
 from providers.outbound.client import Outbound
 from server.signatures import jose
@@ -24,7 +25,7 @@ from server.signatures.key_sets import (
     usable_keys,
 )
 from tests.support.oauth_world import signed
-from tests.support.openid_double import Claims, OpenIDDouble, running_openid
+from tests.support.openid_double import OUTAGES, Claims, OpenIDDouble, running_openid
 
 LOOPBACK = AddressPolicy(allow_loopback=True)
 CLAIMS: Claims = {"sub": "s"}
@@ -206,10 +207,88 @@ async def test_a_set_that_cannot_be_read_is_told_from_one_without_the_key(reader
     assert not isinstance(refusal.value, NoKeys)
 
 
+@pytest.mark.parametrize("outage", [*OUTAGES, "keys"])
+async def test_kept_keys_count_for_an_hour_while_the_address_gives_no_set(reader: Reader, outage: str) -> None:
+    token = reader.issuer.signed(CLAIMS)
+    assert await reader.counts(token)
+    reader.issuer.broken, passed = outage, 0
+    for more, looks in ((KEPT - 1, 1), (1, 2), (RETRY_IN_OUTAGE - 1, 2), (1, 3)):
+        reader.now, passed = reader.now + more, passed + more
+        assert await reader.counts(token)
+        assert reader.looks == looks
+    reader.now += KEPT_IN_OUTAGE - passed - 1
+    assert await reader.counts(token)
+    reader.now += 1
+    assert not await reader.counts(token)
+    reader.issuer.broken = ""
+    reader.now += RETRY
+    assert await reader.counts(token)
+
+
+async def test_a_set_that_arrives_after_an_outage_ends_the_keys_that_it_no_longer_lists(reader: Reader) -> None:
+    taken = RSAKey.generate_key(2048, {"kid": "taken"})
+    reader.issuer.change_keys = lambda keys: [*keys, dict(taken.as_dict(private=False))]
+    of_taken, of_kept = signed({"alg": "RS256", "kid": "taken"}, CLAIMS, taken), reader.issuer.signed(CLAIMS)
+    reader.issuer.broken = ""
+    assert await reader.counts(of_taken)
+    reader.issuer.broken = "unavailable"
+    reader.now += KEPT
+    assert await reader.counts(of_taken)
+    reader.issuer.broken = ""
+    reader.issuer.change_keys = lambda keys: keys
+    reader.now += RETRY_IN_OUTAGE
+    assert not await reader.counts(of_taken)
+    assert await reader.counts(of_kept)
+
+
+@pytest.mark.parametrize("answered", ["an empty set", "a set with a private key", "no usable key"])
+async def test_a_set_without_a_usable_key_ends_the_kept_keys(reader: Reader, answered: str) -> None:
+    token = reader.issuer.signed(CLAIMS)
+    assert await reader.counts(token)
+    sets: dict[str, list[dict[str, object]]] = {
+        "an empty set": [],
+        "a set with a private key": [dict(RSA.as_dict(private=True))],
+        "no usable key": [{"kty": "oct", "kid": "op-1"}],
+    }
+    reader.issuer.change_keys = lambda keys: sets[answered]
+    reader.now += KEPT
+    assert not await reader.counts(token)
+    reader.issuer.broken = "unavailable"
+    reader.now += RETRY
+    assert not await reader.counts(token), "an outage brings nothing back"
+
+
+async def test_an_outage_keeps_no_key_that_did_not_count_before(reader: Reader) -> None:
+    token = reader.issuer.signed(CLAIMS)
+    assert await reader.counts(token)
+    reader.issuer.broken = "unavailable"
+    reader.now += KEPT
+    assert not await reader.counts(signed({"alg": "RS256", "kid": "op-1"}, CLAIMS, RSAKey.generate_key(2048)))
+    assert not await reader.counts(_relabeled(token, kid="other"))
+    assert not await reader.counts(token.rpartition(".")[0] + ".AAAA")
+    reader.now -= 2 * KEPT  # a clock that was put back keeps nothing for longer
+    assert not await reader.counts(token)
+
+
+async def test_keys_of_strangers_outlast_an_outage_too(reader: Reader) -> None:
+    async def found() -> bool:
+        keys = await keys_behind(
+            reader.outbound, reader.url, kid="op-1", policy=LOOPBACK, on_behalf_of="192.0.2.1", now=reader.now
+        )
+        return bool(keys)
+
+    assert await found()
+    reader.issuer.broken = "unavailable"
+    reader.now += KEPT_IN_OUTAGE - 1
+    assert await found()
+    reader.now += 1
+    assert not await found()
+
+
 async def test_a_set_is_read_up_to_a_quarter_of_a_megabyte(reader: Reader) -> None:
     token = reader.issuer.signed(CLAIMS)
     for size, fits in ((250_000, True), (270_000, False)):
-        reader.now += KEPT
+        reader.now += KEPT_IN_OUTAGE  # so that what was kept does not answer for it
         reader.issuer.change_keys = lambda keys, size=size: [{**keys[0], "x5c": ["A" * size]}]
         assert await reader.counts(token) == fits
 

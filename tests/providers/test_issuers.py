@@ -16,7 +16,7 @@ from providers.outbound.client import Outbound
 from server.connecting.provider_authorization import is_issuer_of
 from tests.support.exchange_room import JWT, Caller, ExchangeRoom, refused
 from tests.support.mcp_room import room
-from tests.support.openid_double import Claims, OpenIDDouble, running_openid
+from tests.support.openid_double import OUTAGES, Claims, OpenIDDouble, running_openid
 from tests.support.person import Person
 from vault import users
 
@@ -182,6 +182,39 @@ async def test_metadata_is_remembered_for_who_accepts_that_and_only_so_long(prov
             assert len(provider.fetched) == asked
         await fetch_metadata(issuer, outbound, now=1201)
         assert len(provider.fetched) == 4
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+async def test_metadata_counts_for_an_hour_while_the_issuer_publishes_none(provider: OpenIDDouble, outage: str) -> None:
+    issuer = f"{provider.url}/tenant"
+    provider.change_metadata = _naming(provider, issuer)
+    async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
+        said = await fetch_metadata(issuer, outbound, now=1000, max_age=300)
+        provider.broken = outage
+        with pytest.raises(NoMetadata):
+            await fetch_metadata(issuer, outbound, now=1001)  # who remembers nothing
+        provider.fetched.clear()
+        for now, asked in ((1299, 0), (1300, 1), (1329, 1), (1330, 2), (4599, 3)):
+            assert await fetch_metadata(issuer, outbound, now=now, max_age=300) == said
+            assert provider.fetched.count("/tenant/.well-known/openid-configuration") == asked, now
+        for now in (4600, 1200):  # the hour is over, and a clock that was put back gives no other
+            with pytest.raises(NoMetadata):
+                await fetch_metadata(issuer, outbound, now=now, max_age=300)
+        provider.broken = ""
+        assert await fetch_metadata(issuer, outbound, now=4601, max_age=300) == said
+
+
+async def test_metadata_of_another_issuer_replaces_what_was_kept(provider: OpenIDDouble) -> None:
+    issuer = f"{provider.url}/tenant"
+    provider.change_metadata = _naming(provider, issuer)
+    async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
+        await fetch_metadata(issuer, outbound, now=1000, max_age=300)
+        provider.change_metadata = _naming(provider, provider.url)
+        with pytest.raises(NoMetadata, match="issuer"):
+            await fetch_metadata(issuer, outbound, now=1300, max_age=300)
+        provider.broken = "unavailable"
+        with pytest.raises(NoMetadata):
+            await fetch_metadata(issuer, outbound, now=1301, max_age=300)
 
 
 async def test_an_issuer_inside_is_not_spoken_to(provider: OpenIDDouble) -> None:

@@ -26,6 +26,13 @@ from tests.support.harness import free_socket, serving
 CLIENT_ID = "vault-at-op"
 CLIENT_SECRET = "secret of the vault: at the+op"
 Claims = dict[str, object]
+# What its documents can answer while it is out of order: `broken` names one.
+OUTAGES = {
+    "unavailable": PlainTextResponse("try later", 503),
+    "not found": PlainTextResponse("no such route", 404),
+    "a page": PlainTextResponse("<h1>We are back soon</h1>", media_type="text/html"),
+    "a redirect": RedirectResponse("https://status.example/", 302),
+}
 
 
 def _b64(raw: bytes) -> str:
@@ -111,12 +118,16 @@ class OpenIDDouble:
 
     async def _configuration(self, request: Request) -> Response:
         self.fetched.append(request.url.path)
+        if self.broken in OUTAGES:
+            return OUTAGES[self.broken]
         if self.is_oauth_only and request.url.path.endswith("openid-configuration"):
             return PlainTextResponse("not here", 404)
         return JSONResponse(self.metadata())
 
     async def _jwks(self, request: Request) -> Response:
         self.fetched.append(request.url.path)
+        if self.broken in OUTAGES:
+            return OUTAGES[self.broken]
         if self.broken == "keys":
             return JSONResponse({"keys": "none"})
         return JSONResponse({"keys": self.change_keys([dict(self.key.as_dict(private=False))])})
