@@ -68,7 +68,18 @@ class _Outcome:
     result: CallToolResult | InputRequiredResult | MCPError
     outcome: str = "ok"  # ok | refused | failed
     code: str | None = None
-    token: UpstreamToken | None = None
+
+
+@dataclass(slots=True)
+class _Running:
+    """A call on its way; what its end is recorded with, however it ends."""
+
+    started: float
+    held: _Held | None = None
+
+    @property
+    def token(self) -> UpstreamToken | None:
+        return None if self.held is None else self.held.token
 
 
 def list_tools(deployment: Deployment) -> list[Tool]:
@@ -109,15 +120,18 @@ async def call(
     spec = find(deployment, request.name, client_id=request.principal.client_id)
     if spec is None:
         raise MCPError(code=INVALID_PARAMS, message="Unknown tool: call tools/list to see the available tools")
-    started = time.monotonic()
+    running = _Running(time.monotonic())
     try:
         async with asyncio.timeout(DEADLINE):
-            outcome = await _answer(deployment, request, spec, progress, started=started)
+            outcome = await _answer(deployment, request, spec, progress, running)
+    except asyncio.CancelledError:  # nobody gets an answer, but the provider may have carried the call out
+        _record(deployment, request, spec, running, outcome="failed", code="interrupted")
+        raise
     except Exception as error:  # noqa: BLE001 -- each kind has its words
         outcome = _failure(request, spec, error)
-    if outcome.token is not None and request.on_live is not None:
+    if running.held is not None and request.on_live is not None:
         request.on_live()
-    _record(deployment, request, spec, outcome, milliseconds=round((time.monotonic() - started) * 1000))
+    _record(deployment, request, spec, running, outcome=outcome.outcome, code=outcome.code)
     if isinstance(outcome.result, MCPError):
         raise outcome.result
     return outcome.result
@@ -167,9 +181,10 @@ def _unknown_outcome(spec: ToolSpec) -> str:
 
 
 async def _answer(
-    deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress, *, started: float
+    deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress, running: _Running
 ) -> _Outcome:
     """Exchange and call; again if the person is just now doing what the link from this retry asked for."""
+    started = running.started
     try:
         arguments = spec.input.model_validate(request.arguments)
     except ValidationError as error:
@@ -193,12 +208,13 @@ async def _answer(
     is_last = False
     while True:
         try:
-            held = _Held(deployment, wanted, await exchange(wanted, vault=deployment.vault, now=deployment.now()))
+            token = await exchange(wanted, vault=deployment.vault, now=deployment.now())
+            running.held = held = _Held(deployment, wanted, token)
             # Only now, so that an agent without permission does not use up the budget of those with it.
             spent = deployment.budgets.spend(wanted.principal.user_id, wanted.provider, now=time.monotonic())
             _check_budget(spent)
             output = await spec.call(held.api(), arguments, progress)
-            return _Outcome(success(output, held.token), token=held.token)
+            return _Outcome(success(output, held.token))
         except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
             if is_last or not await _is_answered(deployment, request):
                 return await _ask(deployment, request, spec, missing, wanted=wanted)
@@ -379,21 +395,22 @@ def _count(deployment: Deployment, request: ToolRequest, *, now: float) -> None:
 
 
 def _record(
-    deployment: Deployment, request: ToolRequest, spec: ToolSpec, outcome: _Outcome, *, milliseconds: int
+    deployment: Deployment, request: ToolRequest, spec: ToolSpec, running: _Running, *, outcome: str, code: str | None
 ) -> None:
+    milliseconds = round((time.monotonic() - running.started) * 1000)
     details: dict[str, object] = {"tool": spec.name, "transport": request.transport, "milliseconds": milliseconds}
-    if outcome.code is not None:
-        details["code"] = outcome.code
-    token = outcome.token
+    if code is not None:
+        details["code"] = code
+    token = running.token
     if token is not None:
         details |= {"scopes": sorted(token.scopes), "narrowing": token.narrowing.value, "account": token.label}
     activity = deployment.activity
-    is_refusal = outcome.outcome == "refused" or outcome.code == RateLimited.code
+    is_refusal = outcome == "refused" or code == RateLimited.code
     note = activity.note_refusal if is_refusal else activity.note
     note(
         Event(
             kind="tool.called",
-            outcome=outcome.outcome,
+            outcome=outcome,
             user_id=request.principal.user_id,
             client_id=request.principal.client_id,
             connection_id=None if token is None else token.connection_id,

@@ -82,7 +82,7 @@ class Proxy:
             await answer.write(send)
             return
         incoming = ProxyRequest(scope, receive, send, fields=fields, started=time.monotonic())
-        code: str | None = None
+        code: str | None = "interrupted"  # if the process ends first: the provider may have carried the call out
         try:
             code = await self._attempt(incoming)
         finally:

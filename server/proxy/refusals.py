@@ -25,7 +25,7 @@ from vault.refusals import VaultError
 
 FAILURES: Final = frozenset(
     {"upstream_unavailable", "upstream_unauthorized", "answer_too_large", "answer_unreadable", "redirect_refused"}
-    | {"timeout", "client_gone", "internal_error", "token_renewed", "too_many_calls"}
+    | {"timeout", "client_gone", "interrupted", "internal_error", "token_renewed", "too_many_calls"}
 )
 
 

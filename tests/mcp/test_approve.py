@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -99,6 +100,34 @@ async def test_a_call_waits_for_the_persons_yes_to_exactly_its_arguments(place: 
     kinds = [event.kind for event in await list_events(place.vault.deployment.database, limit=1000)]
     assert {"approval.requested", "approval.given", "approval.consumed"} <= set(kinds)
     await browser.__aexit__()
+
+
+async def test_a_call_that_is_stopped_has_used_its_yes_and_the_activity_says_so(place: Room, browse: Browse) -> None:
+    """The provider may have carried it out, so the yes must not count for a second call."""
+    agent, connection = await asking_agent(place, "stopping-person", "tool:slack_post")
+    browser = await browse("stopping-person")
+    await browser.submit(
+        await browser.open(link_of(await post(place, agent))), form="/approvals/", button=("decision", "allow")
+    )
+    place.simulator.fault("slack.api.chat.postMessage", "hold")
+    message = modern("tools/call", {"name": "slack_post", "arguments": dict(POST)})
+    message["params"]["_meta"]["progressToken"] = "p"  # whose client ends the call when it leaves
+    async with place.http(agent) as http:
+        call = asyncio.create_task(
+            http.post("/mcp", json=message, headers=modern_headers("tools/call", "slack_post")),
+        )
+        await place.simulator.wait_until_held("slack.api.chat.postMessage")
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    async with asyncio.timeout(5):
+        await place.vault.deployment.drain._idle.wait()
+    place.simulator.control("release")
+    assert "needs the person's approval" in text_of(await post(place, agent))
+    await place.vault.deployment.activity.settle()
+    found = await list_events(place.vault.deployment.database, user_id=agent.principal.user_id, limit=1000)
+    (event,) = [one for one in found if one.details.get("code") == "interrupted"]
+    assert (event.kind, event.outcome, event.connection_id) == ("tool.called", "failed", connection.id)
+    assert [one.kind for one in found].count("approval.consumed") == 1
 
 
 async def test_what_does_not_fit_says_so_and_can_be_scrolled_by_keyboard(place: Room, browse: Browse) -> None:

@@ -41,11 +41,13 @@ async def modern_call(http: httpx2.AsyncClient, token: object = None) -> httpx2.
 
 
 async def calls(place: Room, agent: Agent) -> list[str]:
-    """Outcomes of the agent's tool calls in the activity."""
+    """Outcomes of the agent's tool calls in the activity, with their codes."""
     await place.vault.deployment.activity.settle()
     database, user = place.vault.deployment.database, agent.principal.user_id
     found = await audit.list_events(database, user_id=user, limit=20, newest_first=True)
-    return [event.outcome for event in found if event.kind == "tool.called"]
+    called = [event for event in found if event.kind == "tool.called"]
+    assert all(event.connection_id for event in called if event.details.get("code") == "interrupted")
+    return [" ".join([event.outcome, *filter(None, [str(event.details.get("code", ""))])]) for event in called]
 
 
 @pytest.mark.parametrize("token", [None, "p"])
@@ -64,7 +66,7 @@ async def test_a_client_that_leaves_ends_its_call_where_it_asked_for_progress(
         place.simulator.control("release")
     async with asyncio.timeout(5):
         await drain._idle.wait()
-    assert await calls(place, agent) == (["ok"] if token is None else [])
+    assert await calls(place, agent) == (["ok"] if token is None else ["failed interrupted"])
 
 
 @pytest.mark.parametrize("token", [None, "p"])
@@ -214,7 +216,7 @@ async def test_a_call_that_is_stopped_is_answered_as_the_sdk_answers_it(
             answer = await call
             assert (answer.status_code, answer.json()["id"]) == (200, "a-1")
             assert answer.json()["error"] == {"code": -32800, "message": "Request cancelled"}
-        assert await calls(place, agent) == []
+        assert await calls(place, agent) == ["failed interrupted"]
     place.simulator.control("release")
 
 

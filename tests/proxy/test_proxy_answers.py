@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from providers.outbound.client import Crowded, HttpError, NoAnswer, NotReached, TooLarge
 from server.connecting.links import LINKS
+from server.proxy.endpoint import Proxy
 from server.proxy.refusals import of_http
 from tests.support.harness import free_socket, serving
 from tests.support.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
@@ -261,6 +262,45 @@ async def test_a_client_that_leaves_ends_the_providers_answer(
                 assert await anext(streamed.aiter_raw())
             await ended.wait()
         assert await outcome(room, handle) == "client_gone"
+
+
+async def test_a_call_that_the_end_of_the_process_stops_is_recorded_as_such(
+    room: ProxyRoom, upstream: Upstream
+) -> None:
+    arrived = asyncio.Event()
+
+    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+        arrived.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    upstream.answer = silent
+    handle = await room.ready()
+    deployment, path = room.vault.deployment, urlsplit(handle.base()).path + "/conversations.list"
+    sent: list[object] = []
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {handle.value}".encode())],
+    }
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    call = asyncio.create_task(Proxy(deployment)(scope, receive, send))
+    async with asyncio.timeout(5):
+        await arrived.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    (event,) = await room.events(handle)
+    assert (event.outcome, event.details["code"], sent) == ("failed", "interrupted", [])
 
 
 async def outcome(room: ProxyRoom, handle: Proxied) -> object:
