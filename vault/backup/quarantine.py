@@ -50,6 +50,10 @@ _END_DELEGATIONS = """
     where tenant = :tenant and connection_id = :id and revoked_at is null
 """
 _FREE = "update connections set lease_owner = null, lease_until = null where tenant = :tenant"
+# Keys of consents whose answer was on its way: with the `state` goes the only thing that would have led to their end.
+_DESTROY_CONSENT_KEYS = """
+    delete from keys.connection_keys where tenant = :tenant and substr(connection_id, 1, 8) = :consent
+"""
 _CLEARED = (  # all of a tenant
     "delete from intents where tenant = :tenant",
     "delete from sessions where tenant = :tenant",
@@ -112,6 +116,7 @@ async def quarantine(
     tenant: Mapping[str, Value] = {"tenant": TENANT}
     for statement in (*_CLEARED, _FREE):
         await transaction.execute(statement, tenant)
+    await transaction.execute(_DESTROY_CONSENT_KEYS, {**tenant, "consent": "consent:"})
     await replay.note_restore(transaction, now=now)
     judged: list[Restored] = []
     for row in await transaction.fetch(_ALL, tenant):

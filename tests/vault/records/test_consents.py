@@ -20,6 +20,7 @@ from tests.support.person import Person
 from tests.support.portal_room import CHAT, Room
 from tests.vault.storage.test_storage_faults import become
 from vault import connections, consents, delegations, revocations, users
+from vault.backup import quarantine
 from vault.records import Client, Connection, User
 from vault.upstream import RefreshOutcome, RevokeOutcome, TokenAnswer, UpstreamError, UpstreamOAuth
 
@@ -373,6 +374,26 @@ async def test_a_consent_without_an_end_is_forgotten_with_its_key(local: Place) 
     async with deployment.transaction() as transaction:
         await consents.forget_lost(transaction, deployment.vault, now=deployment.now())
     assert (await deployment.database.fetch_one(count)) == {"n": 0}
+
+
+async def test_a_quarantine_leaves_no_key_of_a_consent_whose_answer_was_on_its_way(place: Place) -> None:
+    """It deletes the `state`, without which nothing would ever find the key."""
+    trip, kept = await place.trip(), await place.trip()
+    assert (await kept.come_back()).status_code == 200
+
+    async def at(stage: str) -> None:
+        raise asyncio.CancelledError
+
+    place.watch(at)
+    assert (await trip.come_back()).status_code == 500
+    deployment = place.room.deployment
+    ids = "select connection_id from keys.connection_keys order by connection_id"
+    names = [str(row["connection_id"]) for row in await deployment.database.fetch(ids)]
+    assert sum(name.startswith("consent:") for name in names) == 1
+    async with deployment.transaction() as transaction:
+        await quarantine.quarantine(transaction, deployment.vault.policies, now=deployment.now())
+    (connection,) = await kept.owned()
+    assert [row["connection_id"] for row in await deployment.database.fetch(ids)] == [connection.id]
 
 
 async def test_a_consent_that_the_provider_refuses_leaves_no_key(place: Place) -> None:
