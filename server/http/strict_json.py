@@ -8,7 +8,9 @@ from typing import Final
 
 MAX_JSON_DEPTH: Final = 30
 
-_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+# One that does not end reaches to the end of the text: searching for it at each quote again would take quadratic time.
+_JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -27,12 +29,12 @@ _DECODER: Final = json.JSONDecoder(object_pairs_hook=_without_repeats, parse_con
 
 def _check_depth(raw: bytes) -> None:
     depth = 0
-    for byte in _JSON_STRING.sub(b"", raw):
+    for byte in _JSON_STRING.sub(b"", raw).translate(None, _NO_BRACKETS):
         if byte in b"[{":
             depth += 1
             if depth > MAX_JSON_DEPTH:
                 raise ValueError("too deep")
-        elif byte in b"]}":
+        else:
             depth -= 1
 
 

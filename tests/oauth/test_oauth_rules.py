@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import string
+import time
 from urllib.parse import parse_qsl
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.http.cors import is_cross_origin_path
-from server.http.strict_json import json_object, parse_json
+from server.http.strict_json import MAX_JSON_DEPTH, json_object, parse_json
 from server.oauth.parameters import parse_parameters, with_parameters
 from server.oauth.pkce import check_challenge, verifier_matches
 from server.oauth.redirect_uris import check_redirect_uri, redirect_host, redirect_matches, without_loopback_port
@@ -178,6 +179,28 @@ def test_sane_json_is_read_as_it_was_written(value: object) -> None:
 def test_json_that_could_be_read_in_two_ways_is_refused(raw: bytes) -> None:
     with pytest.raises(ValueError):
         json_object(raw)
+
+
+@pytest.mark.parametrize("tail", [b"", b'"', b"\\", b'\\"', b"x"], ids=repr)
+@pytest.mark.parametrize("unit", [b'"\\', b'\\"', b'"', b'"\\\\', b'["', b'{"":'], ids=repr)
+def test_json_of_many_quotes_is_refused_in_linear_time(unit: bytes, tail: bytes) -> None:
+    """Quadratic time took 15 s for the 64 KiB that anybody may send to /register."""
+    raw = b"[" * 31 + unit * (100_000 // len(unit)) + tail
+    started = time.perf_counter()
+    with pytest.raises((ValueError, RecursionError)):
+        json_object(raw)
+    assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize("end", [b'"', b'\\""', b'\\\\"', b'x\\\\\\""'], ids=repr)
+def test_depth_counts_after_each_way_in_which_a_string_can_end(end: bytes) -> None:
+    for depth, is_read in ((MAX_JSON_DEPTH, True), (MAX_JSON_DEPTH + 1, False)):
+        raw = b"[" * (depth - 1) + b'"[' + end + b"," + b"[" + b"]" * depth
+        if is_read:
+            parse_json(raw)
+        else:
+            with pytest.raises(ValueError, match="too deep"):
+                parse_json(raw)
 
 
 def test_brackets_inside_strings_are_not_depth() -> None:
