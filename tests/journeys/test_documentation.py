@@ -128,7 +128,10 @@ async def test_every_route_is_described_with_its_methods(tmp_path: Path) -> None
     page = DOCS / "reference/endpoints.md"
     written = {
         title: {
-            only(row["Path"]): set(row["Methods"].split(", ")) for row in section(page, title).rows if "Path" in row
+            path: set(row["Methods"].split(", "))
+            for row in section(page, title).rows
+            if "Path" in row
+            for path in quoted(row["Path"])
         }
         for title in ("MCP", "Authorization server", "Pages")
     }
