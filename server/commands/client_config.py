@@ -13,19 +13,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.commands.context import Setup, check_host, fail, note, say
+from server.commands.serve import SandboxOption
 
 if TYPE_CHECKING:
-    from server.setup.client_config import ClientConfig, ClientName, Machine, Program, TransportName, VaultLocation
+    from server.setup.client_config import ClientConfig, TransportName, VaultLocation
+    from server.setup.client_kinds import Machine, Program
 
 
 def client_config(
     setup: Setup,
     client: Annotated[
         str,
-        typer.Argument(help="claude-code, claude-desktop, cursor, vscode, or inspector.", show_default=False),
+        typer.Argument(
+            help="claude-code, claude-desktop, cursor, vscode, codex, gemini-cli, opencode, windsurf, zed, goose, n8n, "
+            "langgraph, openai-agents, pydantic-ai, or inspector.",
+            show_default=False,
+        ),
     ],
     *,
-    transport: Annotated[str, typer.Option("--transport", help="stdio, http, or sse.")] = "stdio",
+    transport: Annotated[
+        str | None,
+        typer.Option("--transport", help="stdio, http, or sse.", show_default="stdio; n8n: http"),
+    ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Add the entry to the client's configuration file and keep a backup of it.")
     ] = False,
@@ -34,68 +43,67 @@ def client_config(
         str | None,
         typer.Option("--url", help="For a vault on another machine, over stdio.", show_default=False),
     ] = None,
+    sandbox: SandboxOption = False,
 ) -> None:
     """Print the MCP client configuration for this vault, and the file to put it in."""
-    if url is not None or transport == "stdio":
+    kind = _choose_transport(client, transport)
+    if url is not None or kind == "stdio":
         check_host()  # an entry that starts this program here
-    made = (
-        _make_config(setup, client, transport) if url is None else _made_for_remote(setup, client, transport, url=url)
-    )
-    outcome = "printed"
+    if url is not None and sandbox:
+        fail("use either --sandbox or --url")
     if write and undo:
         fail("use either --write or --undo")
-    if write or undo:
-        outcome = _change_file(made, undo=undo)
-    _show(setup, made, outcome=outcome)
+    vault = _vault(setup, kind, sandbox=sandbox) if url is None else _remote_vault(setup, client, kind, url=url)
+    made = _make(client, kind, vault)
+    _show(setup, made, outcome=_change_file(made, undo=undo) if write or undo else "printed")
 
 
-def _choose_client(client: str, transport: str) -> tuple[ClientName, TransportName]:
-    from server.setup.client_config import CLIENTS, TRANSPORTS, client_named, transport_named
+def _choose_transport(client: str, transport: str | None) -> TransportName:
+    from server.setup.client_config import CODE, transport_named
 
-    name, kind = client_named(client), transport_named(transport)
-    if name is None:
-        fail(f"no client {client!r}; choose one of: {', '.join(CLIENTS)}")
-    if kind is None:
-        fail(f"no transport {transport!r}; choose one of: {', '.join(TRANSPORTS)}")
-    return name, kind
+    if transport is None:
+        return CODE[client].transports[0] if client in CODE else "stdio"
+    return transport_named(transport) or fail(f"no transport {transport!r}; choose one of: stdio, http, sse")
+
+
+def _make(client: str, transport: TransportName, vault: VaultLocation) -> ClientConfig:
+    from server.setup.client_config import ConfigRefused
+    from server.setup.client_config import client_config as make
+
+    try:
+        return make(client, transport, vault=vault, machine=_machine())
+    except ConfigRefused as refused:
+        fail(str(refused))
 
 
 def _machine() -> Machine:
-    from server.setup.client_config import Machine
+    from server.setup.client_kinds import Machine
 
     return Machine(sys.platform, Path.home(), os.environ, npx=shutil.which("npx"))
 
 
-def _made_for_remote(setup: Setup, client: str, transport: str, *, url: str) -> ClientConfig:
-    """The entry for the bridge; of the settings, only the data directory matters to it."""
+def _remote_vault(setup: Setup, client: str, transport: TransportName, *, url: str) -> VaultLocation:
+    """The vault that the bridge goes to; of the settings, only the data directory matters to it."""
     from server.bridge.address import remote_vault
     from server.setup.client_config import VaultLocation
-    from server.setup.client_config import client_config as make
 
-    name, kind = _choose_client(client, transport)
-    remote = remote_vault(url, agent=name)
-    if kind != "stdio":
-        fail(f"--url works with stdio only. For a client that supports {kind}, use {remote.resource} directly")
+    remote = remote_vault(url, agent=client)
+    if transport != "stdio":
+        fail(f"--url works with stdio only. For a client that supports {transport}, use {remote.resource} directly")
     options = _options(setup)
-    vault = VaultLocation(program(), options, remote.origin, is_loopback=remote.is_loopback, remote_url=remote.resource)
-    return make(name, kind, vault=vault, machine=_machine())
+    return VaultLocation(program(), options, remote.origin, is_loopback=remote.is_loopback, remote_url=remote.resource)
 
 
-def _make_config(setup: Setup, client: str, transport: str) -> ClientConfig:
-    from server.setup.client_config import client_config as make
+def _vault(setup: Setup, transport: TransportName, *, sandbox: bool) -> VaultLocation:
+    from server.setup.client_config import SANDBOX_PORTS, VaultLocation
 
-    name, kind = _choose_client(client, transport)
     settings = setup.settings()
-    if kind == "sse" and not settings.transports.sse:
+    if transport == "sse" and not settings.transports.sse:
         fail("SSE is off. Set transports.sse = true, or use --transport http")
-    vault = _vault(setup, settings.public_url, is_loopback=settings.is_loopback)
-    return make(name, kind, vault=vault, machine=_machine())
-
-
-def _vault(setup: Setup, public_url: str, *, is_loopback: bool) -> VaultLocation:
-    from server.setup.client_config import VaultLocation
-
-    return VaultLocation(program(), _options(setup), public_url, is_loopback=is_loopback)
+    port = settings.server.port + SANDBOX_PORTS if sandbox else None
+    return VaultLocation(
+        program(), _options(setup), settings.public_url, is_loopback=settings.is_loopback, sandbox_port=port
+    )
 
 
 def _options(setup: Setup) -> tuple[str, ...]:
@@ -110,7 +118,7 @@ def _options(setup: Setup) -> tuple[str, ...]:
 
 def program() -> Program:
     """The program as installed here, by absolute path."""
-    from server.setup.client_config import Program
+    from server.setup.client_kinds import Program
 
     # Clients start programs without this shell's variables, but TLS trust must not depend on who starts us.
     trusted = {name: os.environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)}
@@ -131,13 +139,14 @@ def _source_folder() -> Mapping[str, str]:
 
 
 def _change_file(made: ClientConfig, *, undo: bool) -> str:
-    from server.setup.client_config import ENTRY_NAME
     from server.setup.client_files import ClientFileRefused, put, take_out
 
+    if made.place is None or made.entry is None:
+        fail(f"{made.client} has no configuration file: use the printed text")
     try:
         if undo:
-            return take_out(made.file, section=made.section, name=ENTRY_NAME)
-        put(made.file, section=made.section, name=ENTRY_NAME, entry=made.entry)
+            return take_out(made.place)
+        put(made.place, made.entry)
     except ClientFileRefused as refused:
         fail(str(refused))
     return "written"
@@ -155,35 +164,43 @@ def _show(setup: Setup, made: ClientConfig, *, outcome: str) -> None:
     notes = [*made.notes, *made.file_notes] if is_there else list(made.file_notes)
     if unseen and made.transport == "stdio" and is_there:
         notes.append(f"The client won't pass {', '.join(unseen)} to the vault: put these settings in a settings file.")
-    backup = backup_of(made.file)
-    kept = str(backup) if outcome == "written" and backup.exists() else None
+    backup = None if made.place is None else backup_of(made.place.file)
+    kept = str(backup) if outcome == "written" and backup is not None and backup.exists() else None
     if setup.as_json:
         setup.show_json(
             {
                 "client": made.client,
                 "transport": made.transport,
-                "file": str(made.file),
-                "section": made.section,
+                "file": None if made.place is None else str(made.place.file),
+                "format": "code" if made.place is None else made.place.format,
+                "section": None if made.place is None else made.place.section,
+                "name": None if made.place is None else made.place.name,
                 "entry": made.entry,
                 "text": made.text,
                 "command_line": made.command_line,
+                "link": made.link,
                 "notes": notes,
                 "outcome": outcome,
                 "backup": kept,
             }
         )
         return
-    if outcome == "printed":
-        note(f"In {made.file}:")
+    if made.place is None:
+        say(made.text)
+    elif outcome == "printed":
+        note(f"In {made.place.file}:")
         say(made.text)
         if made.command_line is not None:
-            note("Or with one line:" if made.client == "claude-code" else "Try it:")
+            note("Try it:" if made.client == "inspector" else "Or with one line:")
             say(made.command_line)
+        if made.link is not None:
+            note("Or open this link:")
+            say(made.link)
     elif outcome == "written":
-        say(f"Written to {made.file}" + (f"; the previous version is in {kept}" if kept else "; the file is new"))
+        say(f"Written to {made.place.file}" + (f"; the previous version is in {kept}" if kept else "; the file is new"))
     else:
         say(
-            f"{made.file}: "
+            f"{made.place.file}: "
             + {"restored": "restored to its previous state", "removed": "entry removed", "deleted": "deleted"}[outcome]
         )
     for text in notes:

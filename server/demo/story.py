@@ -38,7 +38,8 @@ from server.event_texts import event_fields, in_a_line, names_of
 from server.mcp.tool_answers import META_KEY
 from server.runtime.serving import Listener
 from server.settings import DEFAULT_PORT, load_settings
-from server.setup.client_config import Machine, Program, VaultLocation, client_config
+from server.setup.client_config import VaultLocation, client_config
+from server.setup.client_kinds import Machine, Program
 from server.sign_in.password import first_admin_secret, owner_link
 from vault import connections, users
 from vault.audit import audit

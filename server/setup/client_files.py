@@ -1,23 +1,64 @@
-"""Puts an entry into a client's JSON file and removes it again, leaving everything else in it as it is.
+"""Puts an entry into a client's configuration file and removes it again, leaving everything else in it as it is.
 
 The first write keeps a copy of the original file beside it. Undoing restores exactly that, unless the file has changed
-since: then only our entry is removed. A file with comments (JSONC) is refused, since writing it would lose them.
+since: then only our entry is removed. A file in which the entry has no safe place is refused.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, Protocol
+
+from server.setup import client_json, client_toml, client_yaml
+from server.setup.client_json import EntryRefused
 
 BACKUP_SUFFIX: Final = ".before-token-vault"
+FormatName = Literal["json", "toml", "yaml"]  # json: with comments
 
 
 class ClientFileRefused(Exception):
     """The file cannot be changed safely. The message is one line that says the fix."""
+
+
+class FileFormat(Protocol):
+    """The module of one format: each function takes a text, the section's and the entry's name. Raises EntryRefused."""
+
+    def entry_of(self, text: str, section: str, name: str, /) -> object:
+        """The entry; None if there is none."""
+        ...
+
+    def rest_of(self, text: str, section: str, name: str, /) -> object:
+        """What stands beside the entry, comparable; a section that holds nothing else is left out."""
+        ...
+
+    def with_entry(self, text: str, section: str, name: str, entry: object, /) -> str:
+        """The text with the entry."""
+        ...
+
+    def without_entry(self, text: str, section: str, name: str, /) -> str:
+        """The text without the entry."""
+        ...
+
+    def render(self, section: str, name: str, entry: object, /) -> str:
+        """A text that holds nothing else."""
+        ...
+
+
+FORMATS: Final[Mapping[FormatName, FileFormat]] = {"json": client_json, "toml": client_toml, "yaml": client_yaml}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an entry stands."""
+
+    file: Path
+    format: FormatName
+    section: str
+    name: str
 
 
 def backup_of(file: Path) -> Path:
@@ -26,44 +67,53 @@ def backup_of(file: Path) -> Path:
     return target.with_name(target.name + BACKUP_SUFFIX)
 
 
-def put(file: Path, *, section: str, name: str, entry: Mapping[str, object]) -> Path | None:
+def put(place: Place, entry: Mapping[str, object]) -> Path | None:
     """Write the entry; the backup's path, None when there was no file before. Raises ClientFileRefused."""
-    target, backup = file.resolve(), backup_of(file)
+    target, backup = place.file.resolve(), backup_of(place.file)
     before = _read(target)
-    content = {} if before is None else _parse(target, before)
-    entries = _section(target, content, section)
+    try:
+        changed = FORMATS[place.format].with_entry(_text(before), place.section, place.name, dict(entry))
+    except EntryRefused as error:
+        raise _by_hand(target, error) from error
     if before is not None and not backup.exists():
         _replace(backup, before, mode=0o600)
-    _replace(target, _render({**content, section: {**entries, name: dict(entry)}}))
+    _replace(target, _content(changed, before))
     return backup if backup.exists() else None
 
 
-def take_out(file: Path, *, section: str, name: str) -> str:
+def take_out(place: Place) -> str:
     """Undo `put`; returns what was done: `restored`, `removed` or `deleted`. Raises ClientFileRefused."""
-    target, backup = file.resolve(), backup_of(file)
-    now = _read(target)
+    target, backup = place.file.resolve(), backup_of(place.file)
+    now, kept = _read(target), _read(backup)
     if now is None:
-        raise ClientFileRefused(f"{file} doesn't exist: nothing to undo")
-    content = _parse(target, now)
-    entries = _section(target, content, section)
-    if name not in entries:
-        raise ClientFileRefused(f"{file} has no entry {name!r}: nothing to undo")
-    kept = _read(backup)
-    before = {} if kept is None else _parse(backup, kept)
-    old = _section(backup, before, section)
-    restored = _without(content, section, name)
-    if kept is not None and _without(before, section, name) == restored:
-        _replace(target, kept)
-        outcome = "restored"
-    elif kept is None and not restored:
-        target.unlink()
-        return "deleted"
-    else:
-        others = {key: value for key, value in entries.items() if key != name}
-        _replace(target, _render({**content, section: {**others, **({name: old[name]} if name in old else {})}}))
-        outcome = "removed"
+        raise ClientFileRefused(f"{place.file} doesn't exist: nothing to undo")
+    form, section, name = FORMATS[place.format], place.section, place.name
+    try:
+        if form.entry_of(_text(now), section, name) is None:
+            raise ClientFileRefused(f"{place.file} has no entry {name!r}: nothing to undo")
+        rest = form.rest_of(_text(now), section, name)
+        if kept is not None and form.rest_of(_text(kept), section, name) == rest:
+            _replace(target, kept)
+            outcome = "restored"
+        elif kept is None and not rest:
+            target.unlink()
+            return "deleted"
+        else:
+            old = None if kept is None else form.entry_of(_text(kept), section, name)
+            if old is None:
+                changed = form.without_entry(_text(now), section, name)
+            else:
+                changed = form.with_entry(_text(now), section, name, old)
+            _replace(target, _content(changed, now))
+            outcome = "removed"
+    except EntryRefused as error:
+        raise _by_hand(target, error) from error
     backup.unlink(missing_ok=True)
     return outcome
+
+
+def _by_hand(path: Path, error: EntryRefused) -> ClientFileRefused:
+    return ClientFileRefused(f"can't change {path} safely: {error}. Add the printed entry by hand")
 
 
 def _read(path: Path) -> bytes | None:
@@ -75,39 +125,16 @@ def _read(path: Path) -> bytes | None:
         raise ClientFileRefused(f"can't read {path}: {error.strerror}") from error
 
 
-def _parse(path: Path, content: bytes) -> dict[str, object]:
-    if not content.strip():
-        return {}
+def _text(content: bytes | None) -> str:
     try:
-        found: object = json.loads(content.decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise ClientFileRefused(
-            f"{path} line {error.lineno} isn't plain JSON (comments and trailing commas would be lost): add "
-            "the printed entry by hand"
-        ) from error
+        return (content or b"").decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ClientFileRefused(f"{path} isn't UTF-8: add the printed entry by hand") from error
-    if not isinstance(found, dict):
-        raise ClientFileRefused(f"{path} doesn't contain a JSON object: add the printed entry by hand")
-    return {str(key): value for key, value in found.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- JSON of another program
+        raise EntryRefused("it isn't UTF-8") from error
 
 
-def _section(path: Path, content: Mapping[str, object], section: str) -> dict[str, object]:
-    found = content.get(section, {})
-    if not isinstance(found, dict):
-        raise ClientFileRefused(f"{path}: {section} isn't an object: add the printed entry by hand")
-    return {str(key): value for key, value in found.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- as above
-
-
-def _without(content: Mapping[str, object], section: str, name: str) -> dict[str, object]:
-    """The content without our entry, and without a section that held nothing else."""
-    rest = {key: value for key, value in _section(Path(), content, section).items() if key != name}
-    out = {key: value for key, value in content.items() if key != section}
-    return {**out, section: rest} if rest else out
-
-
-def _render(content: Mapping[str, object]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+def _content(text: str, before: bytes | None) -> bytes:
+    """With the byte order mark that the file had."""
+    return text.encode("utf-8-sig" if (before or b"").startswith(b"\xef\xbb\xbf") else "utf-8")
 
 
 def _replace(path: Path, content: bytes, *, mode: int | None = None) -> None:

@@ -241,7 +241,7 @@ class Ran:
         return json.loads(self.out)
 
 
-async def run(*command: str, folder: Path, env: Mapping[str, str]) -> Ran:
+async def run(*command: str, folder: Path, env: Mapping[str, str], patience: float = PATIENCE) -> Ran:
     """Run a program to its end."""
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -252,7 +252,7 @@ async def run(*command: str, folder: Path, env: Mapping[str, str]) -> Ran:
         cwd=folder,
     )
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             out, err = await process.communicate()
     except TimeoutError:
         process.kill()
