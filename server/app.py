@@ -48,9 +48,9 @@ OWN_FILES = "providers"  # a folder of the data directory: the operator's own pr
 
 @asynccontextmanager
 async def open_deployment(
-    settings: Settings, *, data: Path, open_browser: Callable[[str], bool] | None = None
+    settings: Settings, *, data: Path, open_browser: Callable[[str], bool] | None = None, creates: bool = True
 ) -> AsyncGenerator[Deployment]:
-    """Open database, keys, providers and outbound HTTP; close them in reverse.
+    """Open database, keys, providers and outbound HTTP; close them in reverse. `creates`: make a vault if none is here.
 
     Raises StorageUnavailable, KeyUnavailable, SettingsRefused, ProviderFileRefused or ToolFileRefused, each with one
     line that says the fix, before anything listens.
@@ -67,7 +67,7 @@ async def open_deployment(
             settings.database_url(), data=data, has_locks=settings.database.liveness == "locks"
         )
         stack.push_async_callback(database.close)
-        keys = await KeyRing.open(database, key_source(settings.keys, data=data))
+        keys = await KeyRing.open(database, key_source(settings.keys, data=data), creates=creates)
         activity = Activity(database)
         stack.push_async_callback(activity.close)
         specs = load_tools(settings, catalog)

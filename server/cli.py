@@ -18,6 +18,7 @@ from server.commands import (
     demo,
     doctor,
     explain,
+    init,
     keys,
     openid,
     providers,
@@ -60,6 +61,7 @@ def program(
 command(app, "serve")(serve.serve)
 command(app, "stdio")(stdio.stdio)
 command(app, "demo")(demo.demo)
+command(app, "init")(init.init)
 command(app, "version")(version.version)
 command(app, "client-config")(client_config.client_config)
 command(app, "doctor")(doctor.doctor)

@@ -20,9 +20,9 @@ from server.runtime.printable import printable
 
 if TYPE_CHECKING:
     from providers.definitions.catalog import Catalog
-    from server.commands.listing import Listing
     from server.deployment import Deployment
     from server.settings import Settings
+    from server.terminal.listing import Listing
     from vault.records import User
     from vault.storage.database import Reader
 
@@ -80,12 +80,24 @@ class Setup:
         return self.run(read())
 
     @asynccontextmanager
-    async def open(self) -> AsyncGenerator[Deployment]:
-        """Open the whole vault without serving it; processes that serve it may run at the same time."""
+    async def open(self, *, creates: bool = False) -> AsyncGenerator[Deployment]:
+        """Open the whole vault without serving it; processes that serve it may run at the same time.
+
+        Ends the command where no vault is, unless it `creates` one.
+        """
         from server.app import open_deployment
 
-        async with open_deployment(self.settings(), data=self.directory()) as deployment:
+        settings = self.settings()
+        if not creates:
+            self.check_vault(settings)
+        async with open_deployment(settings, data=self.directory(), creates=creates) as deployment:
             yield deployment
+
+    def check_vault(self, settings: Settings) -> None:
+        """End the command if no vault is here: a mistyped --data must not make one."""
+        reason = missing_vault(settings, data=self.directory())
+        if reason is not None:
+            fail(reason)
 
     def run(self, work: Coroutine[object, object, T]) -> T:
         """Run a command's asynchronous part."""
@@ -98,7 +110,7 @@ class Setup:
 
     def listing(self, *, columns: Sequence[str], empty: str) -> Listing:
         """A list to print as it arrives."""
-        from server.commands.listing import Listing
+        from server.terminal.listing import Listing
 
         return Listing(columns, empty=empty, as_json=self.as_json)
 
@@ -113,7 +125,7 @@ class Setup:
         if self.as_json:
             self.show_json(row)
             return
-        from server.commands.listing import format_cell
+        from server.terminal.listing import format_cell
 
         width = max(len(name) for name in row) + 1
         for name, value in row.items():
@@ -129,6 +141,23 @@ class Setup:
     def show_json(self, content: object) -> None:
         """Print JSON."""
         say(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def missing_vault(settings: Settings, *, data: Path) -> str | None:
+    """Why no vault can be here, and the fix; None if there may be one. Looks for its files only."""
+    from server.runtime.suggestions import did_you_mean
+    from vault.storage.database import sqlite_path
+
+    file = sqlite_path(settings.database_url(), data=data)
+    if file is None and settings.keys.source == "file":  # PostgreSQL: this host needs the key
+        file = (settings.keys.file or data / "master.key").expanduser()
+    if file is None or file.exists():
+        return None
+    near = [one.parent.name for one in data.parent.glob("*/vault.sqlite")]
+    return (
+        f"no vault in {data}: {file.name} isn't there.{did_you_mean(data.name, near)} Correct --data, or create a "
+        f"vault: token-vault init --data {data}"
+    )
 
 
 def say(text: str) -> None:

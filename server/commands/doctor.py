@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from server.commands.context import Setup, say
+from server.commands.context import Setup, missing_vault, say
 
 if TYPE_CHECKING:
     from server.doctor.findings import Finding
@@ -28,7 +28,7 @@ def doctor(setup: Setup) -> None:
 async def _examine(setup: Setup) -> list[Finding]:
     """All checks that can run; what cannot be read or opened is itself a finding."""
     from server.doctor.files import check_files
-    from server.doctor.findings import ok, problem
+    from server.doctor.findings import note, ok, problem
     from server.settings import SettingsRefused
 
     try:
@@ -43,9 +43,12 @@ async def _examine(setup: Setup) -> list[Finding]:
     where = f"using defaults and the environment; there is no settings file at {data / 'config.toml'}"
     findings = [ok("settings", where if config is None else str(config))]
     findings += check_files(settings, data=data, config=config, environment=os.environ)
-    if not any(one.check == "key" and one.verdict == "problem" for one in findings):
-        findings += await _examine_deployment(setup, settings)
-    return findings
+    if any(one.check == "key" and one.verdict == "problem" for one in findings):
+        return findings
+    if missing_vault(settings, data=data) is not None:  # and the doctor makes none
+        fix = "run token-vault init or serve; if there should be a vault, correct --data or database.url"
+        return [*findings, note("database", "there is no vault here yet, so nothing else was checked", fix=fix)]
+    return findings + await _examine_deployment(setup, settings)
 
 
 async def _examine_deployment(setup: Setup, settings: Settings) -> list[Finding]:
@@ -64,7 +67,7 @@ async def _examine_deployment(setup: Setup, settings: Settings) -> list[Finding]
 
     findings: list[Finding] = []
     try:
-        async with open_deployment(settings, data=setup.directory()) as deployment:
+        async with open_deployment(settings, data=setup.directory(), creates=False) as deployment:
             await health.check_schema(deployment.database)
             await health.check_keys(deployment.database)
             await health.check_writable(deployment.database)

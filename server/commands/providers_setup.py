@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, fail, note, say
+from server.commands.context import Setup, fail, missing_vault, note, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -188,7 +188,8 @@ def write_setup(
     prefix = f"TOKEN_VAULT_{'__'.join(files.table).upper()}__"
     for variable in sorted(found for found in os.environ if found.startswith(prefix)):
         note(f"{variable} is set and overrides the settings file: unset it.")
-    setup.settings()
+    if missing_vault(setup.settings(), data=files.data) is not None:
+        note(f"There is no vault in {files.data} yet. If there should be one, correct --data and run this again.")
 
 
 def undo_setup(setup: Setup, files: Files) -> None:

@@ -50,9 +50,10 @@ async def _quarantine(
     from vault.refresh import sightings
 
     settings, policies = setup.settings(), policies_of(catalog)
+    setup.check_vault(settings)
     data = prepare_data_directory(setup.directory())
     async with alone_with(settings, data, vault=None, ignores_running=ignores_running or is_dry) as database:
-        keys = await KeyRing.open(database, key_source(settings.keys, data=data))
+        keys = await KeyRing.open(database, key_source(settings.keys, data=data), creates=False)
         if not (ignores_running or is_dry):
             refuse_serving(settings, vault_id(keys))
         now = database.now()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from server.commands.listing import Listing
+from server.terminal.listing import Listing
 
 ROWS: list[dict[str, object]] = [
     {"name": "alice", "admin": True, "ends_at": None},

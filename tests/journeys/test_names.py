@@ -25,7 +25,7 @@ NO_PARTICIPLES: Final = {
     "beginning": "the noun",
     "ending": "the noun: what is written when an attempt ends (`vault.refresh.attempts.Ending`)",
     "feed": "the verb",
-    "listing": "the noun: `server.commands.listing.Listing`",
+    "listing": "the noun: `server.terminal.listing.Listing`",
     "proceed": "the verb",
     "seed": "the verb",
 }

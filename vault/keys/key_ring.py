@@ -82,9 +82,11 @@ class KeyRing:
         self._unwrapped: OrderedDict[tuple[bytes, bytes, str, str], tuple[float, ConnectionKey]] = OrderedDict()
 
     @classmethod
-    async def open(cls, database: Database, source: KeySource) -> KeyRing:
+    async def open(cls, database: Database, source: KeySource, *, creates: bool = True) -> KeyRing:
         """Open the ring; the first run creates it. A missing or wrong key raises KeyUnavailable and changes nothing."""
         row = await _root_row(database)
+        if row is None and not creates:
+            raise KeyUnavailable("there is no vault in this database: correct database.url, or run token-vault init")
         if row is None:
             await _create(database, source)
             row = await _root_row(database)

@@ -224,13 +224,11 @@ async def open_database(url: str, *, data: Path, has_locks: bool = True) -> Data
     StorageUnavailable with one line that says the fix.
     """
     parts = urlsplit(url)
-    if parts.scheme == "sqlite":
+    path = sqlite_path(url, data=data)
+    if path is not None:
         # imported here: a driver imports this module, and only the one in use is loaded
         from vault.storage.sqlite import SqliteDatabase, SqliteFiles
 
-        if parts.netloc or parts.query or parts.fragment:
-            raise StorageUnavailable("database.url: use sqlite:///path/to/file, or sqlite: for the data directory")
-        path = Path(unquote("/" + parts.path.lstrip("/"))) if parts.path else data / "vault.sqlite"
         return await SqliteDatabase.open(SqliteFiles.beside(path), has_locks=has_locks)
     if parts.scheme in {"postgresql", "postgres"}:
         try:
@@ -243,6 +241,16 @@ async def open_database(url: str, *, data: Path, has_locks: bool = True) -> Data
     raise StorageUnavailable(
         f"database.url: unknown scheme {parts.scheme or 'none'}; use sqlite:, sqlite:///path, or postgresql://"
     )
+
+
+def sqlite_path(url: str, *, data: Path) -> Path | None:
+    """The file of a `sqlite:` database; None for another one. Raises StorageUnavailable."""
+    parts = urlsplit(url)
+    if parts.scheme != "sqlite":
+        return None
+    if parts.netloc or parts.query or parts.fragment:
+        raise StorageUnavailable("database.url: use sqlite:///path/to/file, or sqlite: for the data directory")
+    return Path(unquote("/" + parts.path.lstrip("/"))) if parts.path else data / "vault.sqlite"
 
 
 def page_names(name: str, size: int) -> str:

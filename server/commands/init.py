@@ -1,0 +1,16 @@
+"""`init`: an empty vault, for those who set it up before the first start."""
+
+from __future__ import annotations
+
+from server.commands.context import Setup
+
+
+def init(setup: Setup) -> None:
+    """Create an empty vault: its key and its database. `serve`, `stdio`, and `demo` do so on their own."""
+
+    async def make() -> dict[str, object]:
+        async with setup.open(creates=True) as deployment:
+            return {"data": str(deployment.data), "vault": deployment.vault_id}
+
+    row = setup.run(make())
+    setup.show_one(row, sentence=f"The vault in {row['data']} is ready. Next: token-vault serve")
