@@ -24,6 +24,9 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from providers.definitions.suggestions import did_you_mean, suggest_field
+from providers.outbound.json_values import is_object
+
 PREFIX = "TOKEN_VAULT_"
 DEFAULT_PORT = 8765
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
@@ -555,24 +558,24 @@ def load_settings(
     values = _read(path) if path is not None else {}
     for section, content in (overrides or {}).items():
         values[section] = _merge(values.get(section), content)
-    known = set(Settings.model_fields)
     for variable in sorted(os.environ):
         if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
             continue
         section = variable.removeprefix(PREFIX).split("__", 1)[0].lower()
-        if section not in known:
-            raise SettingsRefused(f"{variable}: no setting section {section!r}; sections: {', '.join(sorted(known))}")
+        if section not in Settings.model_fields:
+            near = did_you_mean(section, Settings.model_fields) or " Check its spelling."
+            raise SettingsRefused(f"{variable}: no setting section {section!r}.{near}")
     try:
         return Settings(**values)  # pyright: ignore[reportArgumentType] -- pydantic checks the values
     except SettingsError as error:
         cause = str(error).removesuffix(' from source "EnvSettingsSource"')
         raise SettingsRefused(f"the environment: {cause}; write lists and tables as JSON") from error
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "settings"
-        message = first["msg"].removeprefix("Value error, ")
+        found = error.errors(include_url=False, include_input=False)  # a misspelled setting may be missing, too
+        first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+        where, message = ".".join(map(str, first["loc"])) or "settings", first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            message = "no such setting: check the spelling"
+            message = f"no such setting.{suggest_field(Settings, first['loc']) or ' Check its spelling.'}"
         raise SettingsRefused(f"{where}: {message}") from None
 
 
@@ -588,9 +591,6 @@ def _read(path: Path) -> dict[str, object]:
 
 
 def _merge(old: object, new: object) -> object:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        out: dict[str, object] = {str(key): value for key, value in old.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- TOML content, validated next
-        for key, value in new.items():  # pyright: ignore[reportUnknownVariableType]
-            out[str(key)] = _merge(out.get(str(key)), value)  # pyright: ignore[reportUnknownArgumentType]
-        return out
+    if is_object(old) and is_object(new):
+        return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
     return new

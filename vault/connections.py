@@ -166,6 +166,12 @@ async def get_connection(reader: Reader, connection_id: str, *, user_id: str) ->
     return None if row is None else connection_from(row)
 
 
+async def exists(reader: Reader, connection_id: str) -> bool:
+    """Whether anybody has, or had, a connection with this ID."""
+    named = {"tenant": TENANT, "id": connection_id}
+    return await reader.fetch_one("select id from connections where tenant = :tenant and id = :id", named) is not None
+
+
 async def find(reader: Reader, user_id: str, *, provider: str, account: str | None = None) -> tuple[Connection, ...]:
     """The user's live connections at a provider; `account` (an id, label, or connection id) selects among them."""
     rows = await reader.fetch(_FIND, {"tenant": TENANT, "user_id": user_id, "provider": provider})

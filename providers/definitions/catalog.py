@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from providers.definitions.discovery import Endpoints, generic_provider
 from providers.definitions.inputs import InputRefused, input_values, with_inputs
 from providers.definitions.model import Provider, Registration
+from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.definitions.validation import address_problems, problems_of
 from providers.outbound.json_values import at, is_array, is_object, parse_object
 
@@ -136,8 +137,8 @@ def load_catalog(folders: Sequence[Path] = (), overrides: Mapping[str, ProviderO
         elif name not in found and (generic := _generic(name, (overrides or {})[name])) is not None:
             found[name] = (Path(name), generic)
         elif name not in found:
-            known = "see token-vault providers list"
-            raise ProviderFileRefused(f"providers.{name}: no provider file of that name; {known}")
+            near = did_you_mean(name, [*shelf, *found]) or " See token-vault providers list"
+            raise ProviderFileRefused(f"providers.{name}: no provider file of that name.{near}")
     for name, settings in (overrides or {}).items():
         if settings.endpoints is not None and found[name][0].suffix:
             raise ProviderFileRefused(f"providers.{name}.issuer: {name} has a provider file; remove this setting")
@@ -260,13 +261,15 @@ def _with_more_rules(path: Path, content: dict[str, object]) -> dict[str, object
 
 
 def _in_words(error: ValidationError) -> Iterator[str]:
-    for found in error.errors(include_url=False, include_input=False):
+    errors = error.errors(include_url=False, include_input=False)
+    for found in sorted(errors, key=lambda one: one["type"] != "extra_forbidden"):  # it may be missing, too
         where = ".".join(str(part) for part in found["loc"]) or "file"
         match found["type"]:
             case "missing":
                 yield f"{where}: missing; add it"
             case "extra_forbidden":
-                yield f"{where}: no such field; remove it or correct its spelling"
+                near = suggest_field(Provider, found["loc"]) or " Remove it or correct its spelling"
+                yield f"{where}: no such field.{near}"
             case _:
                 yield f"{where}: {found['msg'][:1].lower()}{found['msg'][1:]}; correct it"
 

@@ -21,6 +21,7 @@ from providers.api.rules import Payload, changes_method, expand, of_path, unknow
 from providers.api.text import as_data, as_id, quote
 from providers.definitions.catalog import Catalog
 from providers.definitions.model import Provider
+from providers.definitions.suggestions import did_you_mean
 from providers.outbound.json_values import at, integer_at, is_array, objects_at, text_at
 from providers.tools.declarations import Argument, Output, Tool, ToolFile, ToolFileRefused
 from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput, ToolSpec
@@ -64,7 +65,8 @@ def data_tools(files: Sequence[tuple[Path, ToolFile]], catalog: Catalog) -> tupl
     for source, content in files:
         provider = catalog.get(content.provider)
         if provider is None:
-            raise ToolFileRefused(f"{source}: no provider {content.provider}; see token-vault providers list")
+            near = did_you_mean(content.provider, catalog.names) or " See token-vault providers list"
+            raise ToolFileRefused(f"{source}: no provider {content.provider}.{near}")
         for declared in content.tool:
             if declared.name in made:
                 raise ToolFileRefused(f"{source}: {declared.name}: another tool has this name")

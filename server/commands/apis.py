@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from providers.definitions.suggestions import did_you_mean
 from server.commands.context import Setup, command, fail
+from server.commands.names import client_called
 from server.event_texts import when
 
 if TYPE_CHECKING:
     from vault.apis import Api
+    from vault.records import Client
     from vault.storage.database import Reader
 
 app = typer.Typer(no_args_is_help=True, help="Your own APIs: audiences of access tokens.")
@@ -42,14 +45,13 @@ def add(
     scope: Annotated[list[str] | None, typer.Option("--scope", help="A scope of the API. Repeat for several.")] = None,
 ) -> None:
     """Register an API, or extend a registered one."""
-    row = setup.run(_add(setup, url, client_ids=client or [], name=name, scopes=scope))
+    row = setup.run(_add(setup, url, named=client or [], name=name, scopes=scope))
     setup.show_one(row, sentence=f"Clients can now request access tokens for {url}.")
 
 
 async def _add(
-    setup: Setup, url: str, *, client_ids: list[str], name: str | None, scopes: list[str] | None
+    setup: Setup, url: str, *, named: list[str], name: str | None, scopes: list[str] | None
 ) -> dict[str, object]:
-    from server.commands.clients import client_of
     from server.oauth.rules import clean_name
     from vault import apis
     from vault.audit import audit
@@ -57,10 +59,11 @@ async def _add(
 
     async with setup.open() as deployment:
         _check(url, public_url=deployment.public_url, scopes=scopes or [])
-        for client_id in client_ids:
-            if (await client_of(deployment.database, client_id)).is_public:
+        linked = [await client_called(deployment.database, one) for one in named]
+        for client in linked:
+            if client.is_public:
                 fail(
-                    f"{client_id} is a public client, so it can't be an API. Register one with a secret: "
+                    f"{client.name} is a public client, so it can't be an API. Register one with a secret: "
                     "token-vault clients add --confidential"
                 )
         now = deployment.now()
@@ -69,9 +72,9 @@ async def _add(
         async with deployment.transaction() as transaction:
             wanted = None if scopes is None else frozenset(scopes)
             api = await apis.add_api(transaction, url, name=called, now=now, scopes=wanted)
-            for client_id in client_ids:
-                await apis.link_client(transaction, url, client_id=client_id, now=now)
-            details = {"resource": url, "clients": client_ids, "scopes": sorted(api.scopes)}
+            for client in linked:
+                await apis.link_client(transaction, url, client_id=client.id, now=now)
+            details = {"resource": url, "clients": [one.id for one in linked], "scopes": sorted(api.scopes)}
             await audit.append(transaction, Event("api.added", details=details), now=now)
         return await _api_fields(deployment.database, api)
 
@@ -117,11 +120,10 @@ def show(setup: Setup, url: Url) -> None:
         async with setup.open() as deployment:
             api = await apis.find_api(deployment.database, url)
             if api is None:
-                fail(f"no API {url!r}; see token-vault apis list")
+                fail(await _no_api(deployment.database, url))
             return await _api_fields(deployment.database, api)
 
-    row = setup.run(read())
-    setup.show_one(row, sentence="\n".join(f"{name:12} {value}" for name, value in row.items()))
+    setup.show_fields(setup.run(read()))
 
 
 @command(app, "remove")
@@ -136,23 +138,34 @@ def remove(
 ) -> None:
     """Remove an API and revoke every grant for it."""
 
-    async def end() -> None:
+    async def end() -> Client | None:
         from vault import apis
         from vault.audit import audit
         from vault.records import Event
 
         async with setup.open() as deployment:
-            now = deployment.now()
+            now, reader = deployment.now(), deployment.database
+            if await apis.find_api(reader, url) is None:
+                fail(await _no_api(reader, url))
+            linked = None if client is None else await client_called(reader, client)
             async with deployment.transaction() as transaction:
-                if client is None:
-                    is_gone = await apis.remove_api(transaction, url, now=now)
-                else:
-                    is_gone = await apis.unlink_client(transaction, url, client_id=client, now=now)
-                if not is_gone:
-                    fail(f"no API {url!r} with that client; see token-vault apis list")
-                details = {"resource": url} | ({} if client is None else {"client": client})
+                if linked is None:
+                    await apis.remove_api(transaction, url, now=now)
+                elif not await apis.unlink_client(transaction, url, client_id=linked.id, now=now):
+                    fail(f"{linked.name} isn't linked to {url}. See token-vault apis list")
+                details = {"resource": url} | ({} if linked is None else {"client": linked.id})
                 await audit.append(transaction, Event("api.removed", details=details), now=now)
+            return linked
 
-    setup.run(end())
-    sentence = f"{url} is removed; its tokens no longer work." if client is None else f"{client} is not {url} any more."
-    setup.show_one({"resource": url, "client": client}, sentence=sentence)
+    unlinked = setup.run(end())
+    sentence = f"Removed {url}; its tokens no longer work."
+    if unlinked is not None:
+        sentence = f"Unlinked {unlinked.name} from {url}; it can no longer exchange the tokens that it receives."
+    setup.show_one({"resource": url, "client": None if unlinked is None else unlinked.id}, sentence=sentence)
+
+
+async def _no_api(reader: Reader, url: str) -> str:
+    from vault import apis
+
+    near = did_you_mean(url, [one.resource for one in await apis.list_apis(reader)])
+    return f"no API {url!r}.{near} See token-vault apis list"

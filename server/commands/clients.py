@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from providers.definitions.suggestions import did_you_mean
 from server.commands.context import Setup, command, fail, note
+from server.commands.names import ClientName, client_called, provider_called
 from server.event_texts import when
 
 if TYPE_CHECKING:
     from server.deployment import Deployment
     from server.oauth.exchange.workers import WorkerRules
     from vault.records import Client
-    from vault.storage.database import Reader
 
 app = typer.Typer(no_args_is_help=True, help="Agents (OAuth clients).")
-ClientId = Annotated[str, typer.Argument(help="The client's ID.", show_default=False)]
 
 
 def client_fields(client: Client) -> dict[str, object]:
@@ -61,18 +61,18 @@ def list_(setup: Setup) -> None:
 
 
 @command(app, "show")
-def show(setup: Setup, client_id: ClientId) -> None:
+def show(setup: Setup, client: ClientName) -> None:
     """Show one agent."""
 
     async def read() -> dict[str, object]:
         async with setup.open() as deployment:
-            return client_fields(await client_of(deployment.database, client_id))
+            return client_fields(await client_called(deployment.database, client))
 
     setup.show_fields(setup.run(read()))
 
 
 @command(app, "remove")
-def remove(setup: Setup, client_id: ClientId) -> None:
+def remove(setup: Setup, client: ClientName) -> None:
     """Remove an agent and revoke all its grants and tokens immediately."""
 
     async def end() -> Client:
@@ -81,23 +81,15 @@ def remove(setup: Setup, client_id: ClientId) -> None:
         from vault.records import Event
 
         async with setup.open() as deployment:
-            client = await client_of(deployment.database, client_id)
+            found = await client_called(deployment.database, client)
             now = deployment.now()
             async with deployment.transaction() as transaction:
-                await clients.remove_client(transaction, client.id, now=now)
-                await audit.append(transaction, Event(kind="client.removed", client_id=client.id), now=now)
-            return client
+                await clients.remove_client(transaction, found.id, now=now)
+                await audit.append(transaction, Event(kind="client.removed", client_id=found.id), now=now)
+            return found
 
-    client = setup.run(end())
-    setup.show_one(client_fields(client), sentence=f"Removed {client.name}; its tokens no longer work.")
-
-
-async def client_of(reader: Reader, client_id: str) -> Client:
-    """The client with that id, or the end of the command."""
-    from vault import clients
-
-    found = await clients.get_client(reader, client_id)
-    return found if found is not None else fail(f"no client {client_id!r}; see token-vault clients list")
+    removed = setup.run(end())
+    setup.show_one(client_fields(removed), sentence=f"Removed {removed.name}; its tokens no longer work.")
 
 
 RELEASES = ("proxy", "narrowed", "full")
@@ -186,15 +178,15 @@ def add(
 @command(app, "release")
 def release_(
     setup: Setup,
-    client_id: ClientId,
+    client: ClientName,
     target: Annotated[str, typer.Argument(help="A provider, or a connection's ID.", show_default=False)],
     policy: Annotated[str, typer.Argument(help="proxy, narrowed, or full.", show_default=False)],
 ) -> None:
     """Set how an agent receives the upstream tokens of a provider."""
-    client = setup.run(_release(setup, client_id, target, policy=policy))
+    changed = setup.run(_release(setup, client, target, policy=policy))
     if policy == "full":
-        note(f"{client.name} receives the account's full authority, whatever scopes it requests.")
-    setup.show_one(client_fields(client), sentence=f"{client.name}: {target} {policy}")
+        note(f"{changed.name} receives the account's full authority, whatever scopes it requests.")
+    setup.show_one(client_fields(changed), sentence=f"{changed.name}: {target} {policy}")
 
 
 async def _add(setup: Setup, options: _Options) -> tuple[Client, str | None]:
@@ -206,8 +198,10 @@ async def _add(setup: Setup, options: _Options) -> tuple[Client, str | None]:
     async with setup.open() as deployment:
         value = secrets.token_urlsafe(32) if options.secret else None
         now = deployment.now()
+        reached = frozenset([await _check_target(deployment, one) for one in options.connections])
         client = replace(
-            _client(deployment, options, now=now), secret_hash=None if value is None else secret_hash(value)
+            _client(deployment, options, reached=reached, now=now),
+            secret_hash=None if value is None else secret_hash(value),
         )
         async with deployment.transaction() as transaction:
             for resource in options.resources:
@@ -219,7 +213,7 @@ async def _add(setup: Setup, options: _Options) -> tuple[Client, str | None]:
         return client, value
 
 
-def _client(deployment: Deployment, options: _Options, *, now: int) -> Client:
+def _client(deployment: Deployment, options: _Options, *, reached: frozenset[str], now: int) -> Client:
     """The client that the options describe; contradictory options end the command."""
     from server.oauth.clients.rules import DEVICE_GRANT, USUAL_GRANT_TYPES
     from server.oauth.redirect_uris import check_redirect_uri
@@ -258,11 +252,11 @@ def _client(deployment: Deployment, options: _Options, *, now: int) -> Client:
         grant_types=frozenset(grant_types),
         resources=options.resources,
         created_at=now,
-        metadata=_metadata(deployment, options),
+        metadata=_metadata(deployment, options, reached),
     )
 
 
-def _metadata(deployment: Deployment, options: _Options) -> dict[str, object]:
+def _metadata(deployment: Deployment, options: _Options, reached: frozenset[str]) -> dict[str, object]:
     from server.http.cors import ORIGINS, origin_of
     from server.oauth.exchange import release, workers
 
@@ -279,11 +273,20 @@ def _metadata(deployment: Deployment, options: _Options) -> dict[str, object]:
             fail("--release takes proxy or narrowed. Set full for one provider: token-vault clients release")
         metadata[release.MEMBER] = {release.DEFAULT: options.release}
     if options.is_worker:
-        metadata[workers.MEMBER] = workers.stored_rules(_worker_rules(deployment, options))
+        metadata[workers.MEMBER] = workers.stored_rules(_worker_rules(deployment, options, reached))
     return metadata
 
 
-def _worker_rules(deployment: Deployment, options: _Options) -> WorkerRules:
+async def _check_target(deployment: Deployment, named: str) -> str:
+    """The name of the provider, or the ID of the connection, that rules are about."""
+    from vault import connections
+
+    if deployment.catalog.get(named) is None and await connections.exists(deployment.database, named):
+        return named
+    return provider_called(deployment.catalog, named).name
+
+
+def _worker_rules(deployment: Deployment, options: _Options, reached: frozenset[str]) -> WorkerRules:
     from ipaddress import ip_network
 
     from server.oauth.exchange.subjects import Limits
@@ -299,9 +302,8 @@ def _worker_rules(deployment: Deployment, options: _Options) -> WorkerRules:
     known = {scope for provider in deployment.catalog for scope in provider.scopes}
     for scope in options.scopes:
         if scope not in known:
-            fail(f"--worker-scope {scope}: no provider has this scope; see token-vault providers show NAME")
-    providers = {name: deployment.catalog.get(name) for name in options.connections}
-    reached = frozenset(name if provider is None else provider.name for name, provider in providers.items())
+            near = did_you_mean(scope, known)
+            fail(f"--worker-scope {scope}: no provider has this scope.{near} See token-vault providers show NAME")
     return WorkerRules(options.addresses, Limits(reached, frozenset(options.scopes)))
 
 
@@ -335,7 +337,7 @@ def _jwks(path: Path) -> dict[str, object]:
     return {"keys": found["keys"]}
 
 
-async def _release(setup: Setup, client_id: str, target: str, *, policy: str) -> Client:
+async def _release(setup: Setup, named: str, target: str, *, policy: str) -> Client:
     from server.oauth.exchange import release
     from vault import clients
     from vault.audit import audit
@@ -344,14 +346,13 @@ async def _release(setup: Setup, client_id: str, target: str, *, policy: str) ->
     if policy not in RELEASES:
         fail(f"no release policy {policy}; choose one of: {', '.join(RELEASES)}")
     async with setup.open() as deployment:
-        client = await client_of(deployment.database, client_id)
+        client = await client_called(deployment.database, named)
         if policy != "proxy" and release.ceiling_of(client) is release.ReleasePolicy.PROXY:
             fail(
                 "only a registered client with a secret or key can receive upstream tokens; add one with "
                 "token-vault clients add"
             )
-        provider = deployment.catalog.get(target)
-        name = target if provider is None else provider.name
+        name = await _check_target(deployment, target)
         chosen = {one: value.value for one, value in release.policies_of(client).items()} | {name: policy}
         changed = replace(client, metadata={**client.metadata, release.MEMBER: chosen})
         now = deployment.now()

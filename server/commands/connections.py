@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, UserOption, check_pages, command, fail, note, user_at_browser, user_named
+from server.commands.context import Setup, UserOption, check_pages, command, note, user_at_browser, user_named
+from server.commands.names import ConnectionName, connection_called, provider_called
 from server.event_texts import when
 
 if TYPE_CHECKING:
@@ -61,9 +62,7 @@ def connect(
         from server.sign_in.password import owner_link
 
         async with setup.open() as deployment:
-            found = deployment.catalog.get(provider)
-            if found is None:
-                fail(f"no provider {provider!r}; see token-vault providers list")
+            found = provider_called(deployment.catalog, provider)
             if not deployment.vault.upstreams[found.name].is_configured:  # a note: only --sandbox knows the stand-ins
                 note(
                     f"{found.title} isn't set up. Run token-vault providers setup {found.name}, or start "
@@ -82,20 +81,16 @@ def connect(
 @command(app, "disconnect")
 def disconnect(
     setup: Setup,
-    connection_id: Annotated[str, typer.Argument(help="The connection's ID.", show_default=False)],
+    connection: ConnectionName,
     *,
     user: UserOption = None,
 ) -> None:
     """Disconnect an account: revoke access at the provider and destroy its key."""
 
     async def end() -> dict[str, object]:
-        from vault import connections
-
         async with setup.open() as deployment:
             owner = await user_named(deployment.database, user)
-            found = await connections.get_connection(deployment.database, connection_id, user_id=owner.id)
-            if found is None:
-                fail("no such connection; see token-vault connections list")
+            found = await connection_called(deployment, owner, connection)
             outcome = await end_connection(deployment, found)
             return connection_fields(found, now=deployment.now()) | {"status": "revoked", "at_provider": outcome}
 

@@ -145,7 +145,7 @@ class Setup:
 
 def missing_vault(settings: Settings, *, data: Path) -> str | None:
     """Why no vault can be here, and the fix; None if there may be one. Looks for its files only."""
-    from server.runtime.suggestions import did_you_mean
+    from providers.definitions.suggestions import did_you_mean
     from vault.storage.database import sqlite_path
 
     file = sqlite_path(settings.database_url(), data=data)
@@ -278,14 +278,12 @@ async def check_pages(deployment: Deployment) -> None:
 
 async def user_named(reader: Reader, name: str | None) -> User:
     """The named user; without a name, the owner of the data directory or the only user."""
+    from server.commands.names import user_called
     from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
     from vault import users
 
     if name is not None:
-        found = await users.find_user(reader, name)
-        if found is None:
-            fail(f"no user {name!r}; see token-vault users list")
-        return found
+        return await user_called(reader, name)
     owner = await users.find_by_identity(reader, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
     everybody = await users.list_users(reader, limit=2)
     if owner is None and len(everybody) != 1:

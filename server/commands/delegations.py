@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.clients import ClientId
+from providers.definitions.suggestions import did_you_mean
 from server.commands.context import Setup, UserOption, command, fail, user_named
+from server.commands.names import ClientName, ConnectionName, check_tool, client_called, connection_called
 from server.event_texts import when
 
 if TYPE_CHECKING:
-    from vault.records import Connection, Delegation
+    from server.deployment import Deployment
+    from vault.records import Connection, Delegation, User
 
+_NO_ACCESS = "that agent has no access to that connection. See token-vault delegations list"
 app = typer.Typer(no_args_is_help=True, help="What users allow agents to use.")
 
 
@@ -53,8 +56,8 @@ def _delegation_fields(found: Delegation, connection: Connection, *, name: str |
 @command(app, "ask")
 def ask(
     setup: Setup,
-    client_id: ClientId,
-    connection_id: Annotated[str, typer.Argument(help="The connection's ID.", show_default=False)],
+    client: ClientName,
+    connection: ConnectionName,
     *,
     scope: Annotated[
         list[str] | None, typer.Option("--scope", help="Require approval for everything with this scope.")
@@ -65,7 +68,7 @@ def ask(
     """Set which actions need the user's approval. Without --scope and --tool, none do."""
     entries = frozenset(scope or ()) | {f"tool:{name}" for name in tool or ()}
 
-    async def change() -> None:
+    async def change() -> tuple[str, str]:
         from vault import delegations
         from vault.audit import audit
         from vault.records import Event
@@ -73,36 +76,32 @@ def ask(
         async with setup.open() as deployment:
             owner = await user_named(deployment.database, user)
             for name in tool or ():
-                if deployment.tool(name) is None:
-                    fail(f"no tool {name}; see token-vault tools list")
-            held = await delegations.get(
-                deployment.database, user_id=owner.id, client_id=client_id, connection_id=connection_id
-            )
-            if held is None or held.revoked_at is not None:
-                fail("That agent has no access to that connection. See token-vault delegations list")
-            unknown = frozenset(scope or ()) - held.scopes
-            if unknown:
-                fail(f"the agent doesn't have {', '.join(sorted(unknown))} there; see token-vault delegations list")
+                check_tool(deployment.tools, name)
+            held = await _find_delegation(deployment, owner, client, connection)
+            for unknown in sorted(frozenset(scope or ()) - held.scopes):
+                near = did_you_mean(unknown, held.scopes)
+                fail(f"the agent doesn't have {unknown} there.{near} See token-vault delegations list")
             now = deployment.now()
             async with deployment.transaction() as transaction:
                 await delegations.set_ask(
                     transaction,
                     user_id=owner.id,
-                    client_id=client_id,
-                    connection_id=connection_id,
+                    client_id=held.client_id,
+                    connection_id=held.connection_id,
                     ask=entries,
                     now=now,
                 )
                 event = Event(
                     kind="delegation.asks",
                     user_id=owner.id,
-                    client_id=client_id,
-                    connection_id=connection_id,
+                    client_id=held.client_id,
+                    connection_id=held.connection_id,
                     details={"ask": sorted(entries)},
                 )
                 await audit.append(transaction, event, now=now)
+            return held.client_id, held.connection_id
 
-    setup.run(change())
+    client_id, connection_id = setup.run(change())
     row = {"client_id": client_id, "connection_id": connection_id, "ask": sorted(entries)}
     said = f"before: {', '.join(sorted(entries))}" if entries else "nothing"
     setup.show_one(row, sentence=f"The user is now asked to approve {said}.")
@@ -111,32 +110,53 @@ def ask(
 @command(app, "revoke")
 def revoke(
     setup: Setup,
-    client_id: ClientId,
-    connection_id: Annotated[str, typer.Argument(help="The connection's ID.", show_default=False)],
+    client: ClientName,
+    connection: ConnectionName,
     *,
     user: UserOption = None,
 ) -> None:
     """Remove an agent's access to a connection."""
 
-    async def end() -> None:
+    async def end() -> tuple[str, str]:
         from vault import delegations
         from vault.audit import audit
         from vault.records import Event
 
         async with setup.open() as deployment:
             owner = await user_named(deployment.database, user)
+            held = await _find_delegation(deployment, owner, client, connection)
+            event = Event(
+                kind="delegation.revoked",
+                user_id=owner.id,
+                client_id=held.client_id,
+                connection_id=held.connection_id,
+            )
             now = deployment.now()
             async with deployment.transaction() as transaction:
                 if not await delegations.revoke(
-                    transaction, user_id=owner.id, client_id=client_id, connection_id=connection_id, now=now
+                    transaction,
+                    user_id=owner.id,
+                    client_id=held.client_id,
+                    connection_id=held.connection_id,
+                    now=now,
                 ):
-                    fail("That agent has no access to that connection. See token-vault delegations list")
-                event = Event(
-                    kind="delegation.revoked", user_id=owner.id, client_id=client_id, connection_id=connection_id
-                )
+                    fail(_NO_ACCESS)
                 await audit.append(transaction, event, now=now)
+            return held.client_id, held.connection_id
 
-    setup.run(end())
+    client_id, connection_id = setup.run(end())
     setup.show_one(
         {"client_id": client_id, "connection_id": connection_id}, sentence="The agent no longer has access to it."
     )
+
+
+async def _find_delegation(deployment: Deployment, owner: User, client: str, connection: str) -> Delegation:
+    """What the named agent may do with the named connection."""
+    from vault import delegations
+
+    held = [one for one in await delegations.list_for_user(deployment.database, owner.id) if one.revoked_at is None]
+    clients = {one.client_id for one in held}
+    client_id = client if client in clients else (await client_called(deployment.database, client, among=clients)).id
+    connection_id = (await connection_called(deployment, owner, connection)).id
+    found = [one for one in held if (one.client_id, one.connection_id) == (client_id, connection_id)]
+    return found[0] if found else fail(_NO_ACCESS)

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, UserOption, say, user_named
+from server.commands.context import Setup, UserOption, note, say, user_named
+from server.commands.names import find_client, find_connection
 
 if TYPE_CHECKING:
     from server.deployment import Deployment
     from vault.exchange.explain import ExchangeQuestion, Explanation
+    from vault.records import User
+    from vault.storage.database import Reader
 
 _WIDTH = 11
 
@@ -57,15 +60,29 @@ async def _explain(
     from vault.exchange.explain import ExchangeQuestion, explain
 
     async with setup.open() as deployment:
-        name = user if user is not None else (await user_named(deployment.database, None)).name
+        owner = await _find_owner(deployment.database, user)
+        agent, near = await find_client(deployment.database, client)
+        account = None
+        if owner is not None:
+            account, near_account = await find_connection(deployment, owner, connection)
+            near += near_account
+        if near:
+            note(near.strip())
         question = ExchangeQuestion(
-            user_name=name,
-            client_id=await _client_id(deployment, client),
-            connection_id=await _connection_id(deployment, connection, user_name=name),
+            user_name=owner.name if owner is not None else user or "",
+            client_id=client if agent is None else agent.id,
+            connection_id=connection if account is None else account.id,
             scopes=scopes,
         )
         found = await explain(question, vault=deployment.vault, now=deployment.now())
         return found, await _handed_out(deployment, question, found)
+
+
+async def _find_owner(reader: Reader, named: str | None) -> User | None:
+    """As `user_named`; None for an unknown name, which is a finding here."""
+    from vault import users
+
+    return await user_named(reader, None) if named is None else await users.find_user(reader, named)
 
 
 async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found: Explanation) -> _HandedOut | None:
@@ -89,33 +106,6 @@ async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found:
     if TOKEN_EXCHANGE not in client.grant_types:
         gives = "nothing"
     return _HandedOut(policy.value, gives, narrowing=None if narrowing is None else narrowing.value)
-
-
-async def _client_id(deployment: Deployment, named: str) -> str:
-    """The id of the client with that id or, if there is only one, that name."""
-    from vault import clients
-
-    if await clients.get_client(deployment.database, named) is not None:
-        return named
-    matching: list[str] = []
-    async for page in clients.walk_clients(deployment.database):
-        matching += [one.id for one in page if one.name.casefold() == named.casefold()]
-    return matching[0] if len(matching) == 1 else named
-
-
-async def _connection_id(deployment: Deployment, named: str, *, user_name: str) -> str:
-    """The id of the user's connection with that id or, if there is only one, that account."""
-    from vault import connections, users
-
-    owner = await users.find_user(deployment.database, user_name)
-    if owner is None:
-        return named
-    matching = [
-        one.id
-        for one in await connections.list_connections(deployment.database, owner.id)
-        if connections.names_account(named, id=one.id, account=one.account, label=one.label)
-    ]
-    return matching[0] if len(matching) == 1 else named
 
 
 def _show(setup: Setup, found: Explanation, handing: _HandedOut | None) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.commands.context import Setup, command, fail, say
+from server.commands.names import ProviderName, provider_called
 from server.commands.providers_setup import set_up
 from server.commands.providers_test import live_tests, test_provider
 
@@ -60,12 +61,10 @@ def _row(settings: Settings, provider: Provider, *, tested: dict[str, str]) -> d
 
 
 @command(app, "show")
-def show_provider(setup: Setup, name: Annotated[str, typer.Argument(help="The provider.", show_default=False)]) -> None:
+def show_provider(setup: Setup, name: ProviderName) -> None:
     """Show a service: its scopes, the redirect URL to register, and its sources."""
     settings, catalog = setup.settings(), setup.catalog()
-    found = catalog.get(name)
-    if found is None:
-        fail(f"no provider {name!r}; see token-vault providers list")
+    found = provider_called(catalog, name)
     row = _row(settings, found, tested=live_tests(setup))
     scopes = [(scope, about.title) for scope, about in found.scopes.items()]
     facts = {

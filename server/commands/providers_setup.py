@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.commands.context import Setup, fail, missing_vault, note, say
+from server.commands.names import ProviderName, provider_called
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def set_up(
     setup: Setup,
-    name: Annotated[str, typer.Argument(help="The provider.", show_default=False)],
+    name: ProviderName,
     *,
     client_id: Annotated[
         str | None, typer.Option("--client-id", help="The client ID. Without it, you're asked.", show_default=False)
@@ -47,9 +48,7 @@ def set_up(
     undo: Annotated[bool, typer.Option("--undo", help="Undo the last setup of this provider.")] = False,
 ) -> None:
     """Print what to enter in the provider's console, ask for client ID and secret, and save them in the settings."""
-    found = setup.catalog().get(name)
-    if found is None:
-        fail(f"no provider {name!r}; see token-vault providers list")
+    found = provider_called(setup.catalog(), name)
     if found.audience is not None:
         fail(
             f"{found.name} accepts this vault's own tokens, so no registration is needed. Set "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.commands.context import Setup, fail, note, say
+from server.commands.names import provider_called
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,10 +66,7 @@ def _choose_providers(setup: Setup, name: str | None) -> Sequence[Provider]:
     catalog = setup.catalog()
     if name is None:
         return [provider for provider in catalog.all_providers() if provider.audience is None]
-    found = catalog.get(name)
-    if found is None:
-        fail(f"no provider {name!r}; see token-vault providers list")
-    return (_with_oauth(found),)
+    return (_with_oauth(provider_called(catalog, name)),)
 
 
 def _with_oauth(provider: Provider) -> Provider:
@@ -99,11 +97,7 @@ def _show_findings(setup: Setup, rows: Sequence[dict[str, object]], *, single: b
 def _test_live(setup: Setup, name: str) -> None:
     from providers.check.live import live_test
 
-    catalog = setup.catalog()
-    provider = catalog.get(name)
-    if provider is None:
-        fail(f"no provider {name!r}; see token-vault providers list")
-    _with_oauth(provider)
+    provider = _with_oauth(provider_called(setup.catalog(), name))
     settings = setup.settings()
     redirect = f"{settings.public_url}/connect/callback/{provider.name}"
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, command, fail, user_named
+from server.commands.context import Setup, command, fail
+from server.commands.names import UserName, user_called
 from server.event_texts import when
 
 if TYPE_CHECKING:
@@ -92,21 +93,21 @@ def list_(setup: Setup) -> None:
 
 
 @command(app, "disable")
-def disable(setup: Setup, name: Name) -> None:
+def disable(setup: Setup, name: UserName) -> None:
     """Disable a user and end all their sessions and agents."""
     user = setup.run(_change(setup, name, what="disabled"))
     setup.show_one(user_fields(user), sentence=f"Disabled {user.name}: all their sessions and agents have ended.")
 
 
 @command(app, "enable")
-def enable(setup: Setup, name: Name) -> None:
+def enable(setup: Setup, name: UserName) -> None:
     """Enable a disabled user."""
     user = setup.run(_change(setup, name, what="enabled"))
     setup.show_one(user_fields(user), sentence=f"{user.name} can sign in again.")
 
 
 @command(app, "remove")
-def remove(setup: Setup, name: Name) -> None:
+def remove(setup: Setup, name: UserName) -> None:
     """Remove a user: revoke their connections at the providers, then destroy their keys."""
     user = setup.run(_change(setup, name, what="removed"))
     waiting = next((one for one in setup.run(_deletions(setup)) if one.user_id == user.id), None)
@@ -130,7 +131,7 @@ async def _deletions(setup: Setup) -> tuple[Deletion, ...]:
 @command(app, "link")
 def link(
     setup: Setup,
-    name: Name,
+    name: UserName,
     *,
     issuer: Annotated[str, typer.Option("--issuer", help="The identity provider's issuer.", show_default=False)],
     subject: Annotated[str, typer.Option("--subject", help="The user's `sub` claim there.", show_default=False)],
@@ -143,7 +144,7 @@ def link(
         from vault.records import Event
 
         async with setup.open() as deployment:
-            user = await user_named(deployment.database, name)
+            user = await user_called(deployment.database, name)
             now = deployment.now()
             async with deployment.transaction() as transaction:
                 await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=user.id, now=now)
@@ -162,7 +163,7 @@ async def _change(setup: Setup, name: str, *, what: str) -> User:
     from vault.records import Event
 
     async with setup.open() as deployment:
-        user = await user_named(deployment.database, name)
+        user = await user_called(deployment.database, name)
         if what == "removed":
             for connection in await connections.list_connections(deployment.database, user.id):
                 await end_connection(deployment, connection)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from providers.definitions.catalog import Catalog
+from providers.definitions.suggestions import did_you_mean
 from providers.tools.spec import ToolSpec
 from server.settings import Settings, SettingsRefused
 from vault.exchange.approval_rules import TOOL
@@ -41,8 +42,10 @@ class ApprovalRules:
             elif (known := catalog.get(provider)) is not None and scope in known.scopes:
                 provider, wanted = known.name, scope
             else:
+                scopes_there = () if known is None else (f"{known.name}:{one}" for one in known.scopes)
+                near = did_you_mean(entry, [*by_name, *scopes_there])
                 raise SettingsRefused(
-                    f"approvals.ask: no tool or scope {entry!r}; use a name from `token-vault tools "
+                    f"approvals.ask: no tool or scope {entry!r}.{near} Use a name from `token-vault tools "
                     "list`, or provider:scope from `token-vault providers show`"
                 )
             ask[provider] = ask.get(provider, _NOTHING) | {wanted}

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from providers.definitions.catalog import WITH_TOOLS, Catalog
+from providers.definitions.suggestions import did_you_mean
 from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from providers.tools.declared import data_tools
@@ -61,6 +62,7 @@ def _matching_names(patterns: Sequence[str], names: Sequence[str], *, setting: s
     for pattern in patterns:
         matched = {name for name in names if fnmatchcase(name, pattern)}
         if not matched:
-            raise SettingsRefused(f"{setting}: no tool {pattern!r}; see token-vault tools list")
+            near = did_you_mean(pattern, names) or " See token-vault tools list"
+            raise SettingsRefused(f"{setting}: no tool {pattern!r}.{near}")
         found |= matched
     return frozenset(found)

@@ -1,0 +1,57 @@
+"""What a mistyped name was probably meant to be: of a provider, tool, setting, person, or directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import UnionType
+from typing import TYPE_CHECKING, Final, Union, get_args, get_origin
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_MOST: Final = 2  # suggestions
+_CUTOFF: Final = 0.7  # of 1: `gihub` and `github` have 0.91, `slack` and `square` 0.36
+
+_CONTAINERS: Final = (dict, list, tuple, Mapping, Sequence)
+
+
+def did_you_mean(typed: str, known: Iterable[str]) -> str:
+    """` Did you mean github?`, to follow a sentence; empty if nothing known is near."""
+    from difflib import get_close_matches  # here: only who mistypes waits for it
+
+    folded = {name.casefold(): name for name in known}
+    near = get_close_matches(typed.casefold(), folded, n=_MOST, cutoff=_CUTOFF)
+    return f" Did you mean {' or '.join(folded[name] for name in near)}?" if near else ""
+
+
+def suggest_field(model: type[BaseModel], place: Sequence[int | str]) -> str:
+    """As `did_you_mean`, for a field that a model does not have. `place` is the `loc` of pydantic's error."""
+    here: object = model
+    for part in place[:-1]:
+        here = _part_of(here, str(part))
+    found = next(_models(here), None)
+    return "" if found is None else did_you_mean(str(place[-1]), found.model_fields)
+
+
+def _part_of(annotation: object, name: str) -> object:
+    """The annotation of a model's field, or of a container's values."""
+    from pydantic import BaseModel
+
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get(name)
+        return None if field is None else field.annotation
+    if get_origin(annotation) in (Union, UnionType):
+        return next((part for one in get_args(annotation) if (part := _part_of(one, name)) is not None), None)
+    inner = [one for one in get_args(annotation) if one is not Ellipsis]
+    return inner[-1] if inner and get_origin(annotation) in _CONTAINERS else None
+
+
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
+    """The models that a value of this annotation can be."""
+    from pydantic import BaseModel
+
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Union, UnionType):
+        for one in get_args(annotation):
+            yield from _models(one)

@@ -1,0 +1,117 @@
+"""What a person typed, as the thing that they mean: an id or a name of a person, agent, account, provider, or tool.
+
+An ambiguous name ends the command with the candidates, an unknown one with what was probably meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from providers.definitions.suggestions import did_you_mean
+from server.commands.context import fail
+from server.event_texts import when
+
+if TYPE_CHECKING:
+    from providers.definitions.catalog import Catalog
+    from providers.definitions.model import Provider
+    from providers.tools.spec import ToolSpec
+    from server.deployment import Deployment
+    from vault.records import Client, Connection, User
+    from vault.storage.database import Reader
+
+NEAR: Final = 2000  # names among which a mistyped one is looked for
+
+
+async def user_called(reader: Reader, named: str) -> User:
+    """The user with that name or ID."""
+    from vault import users
+
+    found = await users.find_user(reader, named) or await users.get_user(reader, named)
+    if found is not None:
+        return found
+    known = [one.name for one in await users.list_users(reader, limit=NEAR)]
+    return fail(f"no user {named!r}.{did_you_mean(named, known)} See token-vault users list")
+
+
+async def client_called(reader: Reader, named: str, *, among: Iterable[str] | None = None) -> Client:
+    """The client with that ID or name; `among`: only clients with these IDs can be meant by a name."""
+    found, near = await find_client(reader, named, among=among)
+    return found or fail(f"no agent {named!r}.{near} See token-vault clients list")
+
+
+async def find_client(reader: Reader, named: str, *, among: Iterable[str] | None = None) -> tuple[Client | None, str]:
+    """As `client_called`; None with a suggestion if there is none. An ambiguous name ends the command."""
+    from vault import clients
+
+    exact = await clients.get_client(reader, named)
+    if exact is not None:
+        return exact, ""
+    wanted = None if among is None else frozenset(among)
+    matching: list[Client] = []
+    known: set[str] = set()
+    async for page in clients.walk_clients(reader):
+        mine = [one for one in page if wanted is None or one.id in wanted]
+        matching += [one for one in mine if one.name.casefold() == named.casefold()]
+        known |= {one.name for one in mine} if len(known) < NEAR else set()
+    if len(matching) > 1:
+        used = [f"{one.id} (last used {when(one.last_used_at) or 'never'})" for one in matching]
+        fail(_several("agents", named, used))
+    return (matching[0], "") if matching else (None, did_you_mean(named, known))
+
+
+async def connection_called(deployment: Deployment, owner: User, named: str) -> Connection:
+    """The user's connection with that ID, account, or provider."""
+    found, near = await find_connection(deployment, owner, named)
+    return found or fail(
+        f"no such connection: {owner.name} has no account {named!r}.{near} See token-vault connections list"
+    )
+
+
+async def find_connection(deployment: Deployment, owner: User, named: str) -> tuple[Connection | None, str]:
+    """As `connection_called`; None with a suggestion if there is none. An ambiguous name ends the command."""
+    from vault import connections
+
+    exact = await connections.get_connection(deployment.database, named, user_id=owner.id)
+    if exact is not None:
+        return exact, ""
+    mine = await connections.list_connections(deployment.database, owner.id)
+    matching = [
+        one for one in mine if connections.names_account(named, id=one.id, account=one.account, label=one.label)
+    ]
+    if not matching and (provider := deployment.catalog.get(named)) is not None:
+        matching = [one for one in mine if one.provider == provider.name]
+    if len(matching) > 1:
+        fail(_several("accounts", named, [f"{one.id} ({one.provider} {one.label})" for one in matching]))
+    near = [*(one.label for one in mine), *(one.provider for one in mine)]
+    return (matching[0], "") if matching else (None, did_you_mean(named, near))
+
+
+def provider_called(catalog: Catalog, named: str) -> Provider:
+    """The provider with that name or alias."""
+    found = catalog.get(named)
+    if found is not None:
+        return found
+    known = [name for one in catalog.all_providers() for name in (one.name, *one.aliases)]
+    return fail(f"no provider {named!r}.{did_you_mean(named, known)} See token-vault providers list")
+
+
+def check_tool(tools: Iterable[ToolSpec], named: str) -> None:
+    """End the command unless there is a tool of that name."""
+    known = [one.name for one in tools]
+    if named not in known:
+        fail(f"no tool {named!r}.{did_you_mean(named, known)} See token-vault tools list")
+
+
+def _several(what: str, named: str, candidates: Sequence[str]) -> str:
+    return f"several {what} are called {named!r}. Pass one of these IDs: {', '.join(candidates)}"
+
+
+ClientName = Annotated[str, typer.Argument(help="The agent: its ID or name.", show_default=False)]
+ConnectionName = Annotated[
+    str, typer.Argument(help="The connection: its ID, account, or provider.", show_default=False)
+]
+ProviderName = Annotated[str, typer.Argument(help="The provider.", show_default=False)]
+UserName = Annotated[str, typer.Argument(help="The user: their name or ID.", show_default=False)]

@@ -1,0 +1,181 @@
+"""Names stand for ids on the command line; an ambiguous one names the candidates, a mistyped one what was meant."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from providers.definitions.catalog import ProviderFileRefused, read_provider
+from providers.definitions.suggestions import did_you_mean
+from server.app import open_deployment
+from server.cli import app
+from server.settings import SettingsRefused, load_settings
+from vault import clients, connections, delegations, users
+from vault.records import Client, ClientKind
+from vault.upstream import Account, TokenAnswer
+
+CHAT = frozenset({"chat:write"})
+IDS = dict[str, str]
+
+
+@pytest.fixture
+async def ids(tmp_path: Path) -> IDS:
+    """Alice with a Slack and two Google accounts; Cursor may use Slack, and two other agents share one name."""
+    async with open_deployment(load_settings(), data=tmp_path) as deployment, deployment.transaction() as transaction:
+        now = deployment.now()
+        owner = await users.create_user(transaction, "alice", now=now)
+        made = {"alice": owner.id}
+        for provider, account in (
+            ("slack", "alice@team"),
+            ("google", "alice@a.example"),
+            ("google", "alice@b.example"),
+        ):
+            connection = await connections.open_connection(
+                transaction,
+                deployment.keys,
+                user_id=owner.id,
+                provider=provider,
+                answer=TokenAnswer("at", "rt", CHAT, 3600, Account(f"id-of-{account}", account)),
+                asked=CHAT,
+                policy=deployment.vault.policies[provider],
+                now=now,
+            )
+            made[account] = connection.id
+        for client_id, name in (("cursor-1", "Cursor"), ("twin-1", "Twin"), ("twin-2", "Twin")):
+            await clients.save_client(
+                transaction,
+                Client(
+                    id=client_id,
+                    kind=ClientKind.DYNAMIC,
+                    name=name,
+                    auth_method="none",
+                    redirect_uris=("http://127.0.0.1/cb",),
+                    grant_types=frozenset({"authorization_code"}),
+                    resources=(),
+                    created_at=now,
+                ),
+            )
+        await delegations.allow(
+            transaction,
+            user_id=owner.id,
+            client_id="cursor-1",
+            connection_id=made["alice@team"],
+            scopes=CHAT,
+            now=now,
+        )
+        return made
+
+
+async def run(data: Path, *command: str) -> Result:
+    return await asyncio.to_thread(CliRunner().invoke, app, [*command, "--data", str(data)])
+
+
+async def content(data: Path, *command: str) -> dict[str, object]:
+    result = await run(data, *command, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+async def test_agents_and_accounts_are_named(tmp_path: Path, ids: IDS) -> None:
+    assert (await content(tmp_path, "clients", "show", "CURSOR"))["client_id"] == "cursor-1"
+    ask = await content(tmp_path, "delegations", "ask", "cursor", "slack", "--tool", "slack_post")
+    assert (ask["client_id"], ask["connection_id"]) == ("cursor-1", ids["alice@team"])
+    gone = await content(tmp_path, "delegations", "revoke", "Cursor", "alice@team", "--user", ids["alice"])
+    assert gone == {"client_id": "cursor-1", "connection_id": ids["alice@team"]}
+    assert (await content(tmp_path, "connections", "disconnect", "alice@B.example"))["id"] == ids["alice@b.example"]
+    assert (await content(tmp_path, "connections", "disconnect", "google-calendar"))["id"] == ids["alice@a.example"]
+    assert (await content(tmp_path, "clients", "remove", "cursor"))["client_id"] == "cursor-1"
+    assert (await content(tmp_path, "users", "disable", ids["alice"]))["name"] == "alice"
+
+
+async def test_an_ambiguous_name_says_the_candidates(tmp_path: Path, ids: IDS) -> None:
+    for command, candidates in (
+        (("clients", "show", "twin"), ("twin-1", "twin-2")),
+        (("connections", "disconnect", "google"), (ids["alice@a.example"], ids["alice@b.example"])),
+        (("explain", "--client", "twin", "--connection", "slack"), ("twin-1", "twin-2")),
+    ):
+        refused = await run(tmp_path, *command)
+        assert refused.exit_code == 1
+        assert "several " in refused.stderr
+        assert all(one in refused.stderr for one in candidates)
+        assert refused.stderr.count("\n") == 1
+    assert (await run(tmp_path, "clients", "show", "twin-1")).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [
+        ("clients show Cursr", "Cursor"),
+        ("clients release cursor gihub proxy", "github"),
+        ("connections disconnect alice@taem", "alice@team"),
+        ("connections connect gihub", "github"),
+        ("connections list --user alcie", "alice"),
+        ("users disable alcie", "alice"),
+        ("delegations ask cursor slack --tool slack_pots", "slack_post"),
+        ("delegations ask cursor slack --scope chat:wriet", "chat:write"),
+        ("delegations revoke cusror slack", "Cursor"),
+        ("explain --client cusror --connection slack", "Cursor"),
+        ("providers show gihub", "github"),
+        ("providers setup gogle-calendar", "google-calendar"),
+        ("providers test gihub", "github"),
+        ("providers shwo github", "show"),
+        ("provders list", "providers"),
+    ],
+)
+async def test_a_mistyped_name_says_what_was_meant(tmp_path: Path, ids: IDS, command: str, meant: str) -> None:
+    refused = await run(tmp_path, *command.split())
+    assert refused.exit_code in {1, 2}
+    assert "did you mean" in refused.stderr.lower()
+    assert meant in refused.stderr.replace(refused.stderr.partition("id you mean")[0], "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "meant"),
+    [
+        ({"server": {"prot": 1}}, "port"),
+        ({"srever": {"port": 1}}, "server"),
+        ({"providers": {"slack": {"clientid": "1"}}}, "client_id"),
+        ({"sign_in": {"openid": {"okta": {"isuer": "https://a.example"}}}}, "issuer"),
+    ],
+)
+def test_a_mistyped_setting_says_what_was_meant(settings: dict[str, object], meant: str) -> None:
+    with pytest.raises(SettingsRefused, match=rf"no such setting\. Did you mean {meant}\?"):
+        load_settings(overrides=settings)
+    with pytest.raises(SettingsRefused, match=r"no such setting\. Check its spelling\."):
+        load_settings(overrides={"server": {"zzzz": 1}})
+
+
+def test_a_mistyped_variable_says_what_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN_VAULT_SERVR__PORT", "1")
+    with pytest.raises(SettingsRefused, match=r"Did you mean server\?"):
+        load_settings()
+
+
+async def test_mistyped_names_in_the_settings_say_what_was_meant(tmp_path: Path) -> None:
+    for section, meant in (
+        ({"providers": {"gihub": {"client_id": "1"}}}, "github"),
+        ({"tools": {"clients": {"c": {"enable": ["slack_pots"]}}}}, "slack_post"),
+        ({"approvals": {"ask": ["slack_pots"]}}, "slack_post"),
+        ({"approvals": {"ask": ["slack:chat:wriet"]}}, "slack:chat:write"),
+    ):
+        with pytest.raises((SettingsRefused, ProviderFileRefused), match=f"Did you mean {meant}"):
+            async with open_deployment(load_settings(overrides=section), data=tmp_path):
+                pass
+
+
+def test_a_mistyped_field_of_a_provider_file_says_what_was_meant(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('name = "mine"\n[scope]\ndefualt = []\n')
+    with pytest.raises(ProviderFileRefused, match=r"scope\.defualt: no such field\. Did you mean default"):
+        read_provider(file)
+
+
+def test_only_near_names_are_suggested() -> None:
+    assert did_you_mean("gihub", ["github", "slack"]) == " Did you mean github?"
+    assert did_you_mean("GitHub", ["github"]) == " Did you mean github?"
+    assert did_you_mean("zzzz", ["github", "slack"]) == ""
+    assert did_you_mean("x", []) == ""
