@@ -109,9 +109,7 @@ def _several(what: str, named: str, candidates: Sequence[str]) -> str:
     return f"several {what} are called {named!r}. Pass one of these IDs: {', '.join(candidates)}"
 
 
-ClientName = Annotated[str, typer.Argument(help="The agent: its ID or name.", show_default=False)]
-ConnectionName = Annotated[
-    str, typer.Argument(help="The connection: its ID, account, or provider.", show_default=False)
-]
+ClientName = Annotated[str, typer.Argument(help="ID or name.", show_default=False)]
+ConnectionName = Annotated[str, typer.Argument(help="Account or ID.", show_default=False)]
 ProviderName = Annotated[str, typer.Argument(help="The provider.", show_default=False)]
-UserName = Annotated[str, typer.Argument(help="The user: their name or ID.", show_default=False)]
+UserName = Annotated[str, typer.Argument(help="Name or ID.", show_default=False)]
