@@ -127,9 +127,9 @@ class Setup:
             return
         from server.terminal.listing import format_cell
 
-        width = max(len(name) for name in row) + 1
+        width = max(len(name) for name in row) + 2
         for name, value in row.items():
-            say(printable(f"{name:{width}}{format_cell(value)}").rstrip())
+            say_with_label(f"{name:{width}}", printable(format_cell(value)))
 
     def show_one(self, row: Mapping[str, object], *, sentence: str) -> None:
         """Print one result: a JSON object, or a sentence."""
@@ -164,6 +164,18 @@ def say(text: str) -> None:
     """Print a line of a result, or several."""
     sys.stdout.write(printable(text, kept="\n\t") + "\n")
     sys.stdout.flush()
+
+
+def say_with_label(label: str, text: str) -> None:
+    """Print a line of a result; on a terminal that is too narrow, its further lines stand below the text."""
+    if not sys.stdout.isatty():
+        say(f"{label}{text}".rstrip())
+        return
+    from shutil import get_terminal_size
+
+    from server.terminal.listing import hang
+
+    say(hang(label, text, width=get_terminal_size().columns))
 
 
 def note(text: str) -> None:

@@ -37,7 +37,7 @@ def list_(setup: Setup, *, user: UserOption = None) -> None:
                     names[client_id] = client.name
             return [_delegation_fields(one, known[one.connection_id], name=names.get(one.client_id)) for one in live]
 
-    columns = ("agent", "provider", "account", "scopes", "expires_at", "client_id", "connection_id")
+    columns = ("agent", "provider", "account", "scopes", "expires_at")
     setup.show(setup.run(read()), columns=columns, empty="No agent can use any account.")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from server.commands.context import Setup, missing_vault, say
+from server.commands.context import Setup, missing_vault, say_with_label
 
 if TYPE_CHECKING:
     from server.doctor.findings import Finding
@@ -102,6 +102,6 @@ def _report(setup: Setup, findings: Sequence[Finding]) -> None:
         return
     width = max(len(one.check) for one in findings) + 2
     for one in findings:
-        say(f"{one.verdict.value:9}{one.check:{width}}{one.sentence}")
+        say_with_label(f"{one.verdict.value:9}{one.check:{width}}", one.sentence)
         if one.fix:
-            say(f"{'':9}{'':{width}}fix: {one.fix}")
+            say_with_label(f"{'':9}{'':{width}}fix: ", one.fix)

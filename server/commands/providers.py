@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, command, fail, say
+from server.commands.context import Setup, command, fail, say, say_with_label
 from server.commands.names import ProviderName, provider_called
 from server.commands.providers_setup import set_up
 from server.commands.providers_test import live_tests, test_provider
@@ -80,9 +80,9 @@ def show_provider(setup: Setup, name: ProviderName) -> None:
     if found.refresh_tokens == "never":
         say("Issues no refresh tokens. The vault keeps the access token; reconnect to renew it.")
     for scope, title in scopes:
-        say(f"  {scope}: {title}")
+        say_with_label(f"  {scope}: ", title)
     for fact, known in facts.items():
-        say(f"  {fact}: {known['status']} {', '.join(known['sources'])}".rstrip())
+        say_with_label(f"  {fact}: ", f"{known['status']} {', '.join(known['sources'])}")
 
 
 def _source_text(source: Source) -> str:

@@ -1,14 +1,23 @@
-"""Print a list a page at a time, so that a long one is never in memory: a JSON array, or a table."""
+"""Print a list a page at a time, so that a long one is never in memory: a JSON array, or a table.
+
+On a terminal a table has its width, and shows scopes and times in short. `--json`, and a table for another program,
+have everything.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from server.runtime.printable import printable
 
-_GAPS = (2, 1)  # blanks between columns: as many as there is room for
+_GAPS: Final = (2, 1)  # blanks between columns: as many as there is room for
+_CUTS: Final = (60, 20, 14)  # characters after which a long word is cut: as many as there is room for
+_SCOPES: Final = 4  # scopes of one row
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 class Listing:
@@ -31,10 +40,10 @@ class Listing:
             self._write(("," if self._is_begun else "[") + page.removeprefix("[").removesuffix("\n]"))
             self._is_begun = True
             return
-        cells = [[printable(format_cell(row.get(column))) for column in self._columns] for row in rows]
         if sys.stdout.isatty():
-            self._print_fitted(cells)
-        else:  # programs that read the table (grep, awk) have no width: one line per row
+            self._print_fitted(rows)
+        else:  # programs that read the table (grep, awk) have no width: one line per row, with everything
+            cells = [[printable(format_cell(row.get(column))) for column in self._columns] for row in rows]
             self._print_lines(cells)
         self._is_begun = True
 
@@ -65,38 +74,96 @@ class Listing:
         ]
         self._write("".join(f"{line.rstrip()}\n" for line in lines))
 
-    def _print_fitted(self, cells: Sequence[Sequence[str]]) -> None:
+    def _print_fitted(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """A table as wide as the terminal: text is wrapped between words, a long word ends in an ellipsis."""
         from rich.cells import cell_len
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
         console = Console()
-        # What people copy, and every heading, stays in one piece however narrow the terminal is.
-        floors = [max(len(word) for word in head.split()) for head in self._heads]
+        cells = [[printable(_shorten(column, row.get(column))) for column in self._columns] for row in rows]
         natural = [
             max(width, *map(cell_len, column))
             for width, column in zip(self._widths, zip(*cells, strict=True), strict=True)
         ]
-        floors[0] = natural[0]
-        gap = next((wide for wide in _GAPS if sum(floors) + wide * len(floors) <= console.width), _GAPS[0])
-        self._widths = _fit(natural, floors, room=console.width - gap * len(floors))
+        words = [max(cell_len(word) for row in cells for word in [*row[n].split(), ""]) for n in range(len(natural))]
+        between = len(natural) - 1
+        for cut, gap in ((cut, gap) for cut in _CUTS for gap in _GAPS):
+            floors = [
+                max(
+                    natural[n] if n == 0 else words[n] if _is_whole(column) else min(words[n], cut), _head_width(column)
+                )
+                for n, column in enumerate(self._columns)
+            ]
+            if sum(floors) + gap * between <= console.width:
+                break
+        else:
+            self._print_blocks(rows, width=console.width)
+            return
+        self._widths = _fit(natural, floors, room=console.width - gap * between)
         table = Table(
             box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold", show_header=not self._is_begun
         )
         for head, width in zip(self._heads, self._widths, strict=True):
-            table.add_column(head, overflow="fold", width=width)
+            table.add_column(head, overflow="ellipsis", width=width)
         for row in cells:
             table.add_row(*map(Text, row))
-        console.width = max(console.width, sum(self._widths) + 2 * len(self._widths))
         console.print(table)
+
+    def _print_blocks(self, rows: Sequence[Mapping[str, object]], *, width: int) -> None:
+        """For a terminal that is too narrow for a table: each row as lines, of which nothing is cut."""
+        label = max(len(head) for head in self._heads) + 3
+        for row in rows:
+            first, *rest = self._columns
+            self._write(f"{printable(format_cell(row.get(first)))}\n")
+            for column, head in zip(rest, self._heads[1:], strict=True):
+                text = printable(format_cell(row.get(column)))
+                self._write(hang(f"  {head:{label - 2}}", text, width=width) + "\n")
+
+
+def hang(label: str, text: str, *, width: int) -> str:
+    """The text after its label, with further lines indented below it. No word is broken."""
+    import textwrap
+
+    room = max(width - 1, len(label) + 20)
+    return (
+        textwrap.fill(
+            text,
+            room,
+            initial_indent=label,
+            subsequent_indent=" " * len(label),
+            break_long_words=False,
+            break_on_hyphens=False,
+        ).rstrip()
+        or label.rstrip()
+    )
+
+
+def _is_whole(column: str) -> bool:
+    """Whether a column holds IDs, which people copy: they are never cut."""
+    return column == "id" or column.endswith(("_id", "clients"))
+
+
+def _head_width(column: str) -> int:
+    return max(len(word) for word in column.split("_"))
+
+
+def _shorten(column: str, value: object) -> str:
+    """A value for a terminal: scopes without their address and only the first few, times without seconds."""
+    if column == "scopes" and isinstance(value, list):
+        scopes = [str(scope) for scope in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- made for print
+        ends = [scope.rstrip("/").rpartition("/")[2] if "://" in scope else scope for scope in scopes]
+        more = len(ends) - _SCOPES
+        return " ".join([*ends[:_SCOPES], f"+{more}"] if more > 1 else ends)
+    if isinstance(value, str) and _TIME.fullmatch(value):
+        return f"{value[:10]} {value[11:16]}Z"
+    return format_cell(value)
 
 
 def _fit(natural: Sequence[int], floors: Sequence[int], *, room: int) -> Sequence[int]:
-    """Column widths that fit, taken from the widest; unchanged if even the minimum widths do not fit."""
-    if sum(floors) > room:
-        return natural  # the terminal breaks the lines; otherwise columns would get lost
-    widths = list(natural)
+    """Column widths that fit, taken from the widest. The floors must fit."""
+    widths = [max(pair) for pair in zip(natural, floors, strict=True)]
     while sum(widths) > room:
         widest = max((width, index) for index, width in enumerate(widths) if width > floors[index])[1]
         widths[widest] -= 1

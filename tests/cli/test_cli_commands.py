@@ -389,7 +389,7 @@ async def test_a_table_is_a_line_each_for_a_program_and_keeps_names_and_headings
     assert {line.split()[0] for line in narrow if line and not line.startswith(" ")} >= set(names)
     assert set(head.split()) <= set(" ".join(narrow).split())
     tiny = await _on_a_terminal(place, *command, columns=30)
-    assert [line.rstrip() for line in printed.splitlines()] == tiny, "columns would get lost"
+    assert [line for line in tiny if line and not line.startswith(" ")] == names, "a block each"
 
 
 @pytest.mark.parametrize(
