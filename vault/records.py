@@ -7,14 +7,21 @@ hold a secret is hidden from `repr`.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from vault.refusals import TransitionRefused
 
 TENANT = "default"
+Tell = Callable[
+    [str, int, int | None], None
+]  # of long work: what is done, how much of it, of how much if that is known
 EXPIRING = 7 * 86400  # seconds before the end of a grant from which people are told
+
+
+def tell_nobody(step: str, done: int, total: int | None) -> None:
+    """For long work that nobody watches."""
 
 
 def new_id() -> str:

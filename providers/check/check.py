@@ -377,12 +377,19 @@ async def examine(provider: Provider, simulator: Simulator, outbound: Outbound, 
 
 
 async def examine_all(
-    providers: Sequence[Provider], *, mode: str | None = None
+    providers: Sequence[Provider],
+    *,
+    mode: str | None = None,
+    tell: Callable[[str, int, int | None], None] = lambda step, done, total: None,
 ) -> list[tuple[Provider, str, list[StepResult]]]:
-    """Several files in turn against one simulator; also as an app without a secret, if there is one."""
+    """Several files in turn against one simulator; also as an app without a secret, if there is one.
+
+    `tell` learns which file is being tested, how many were, and of how many.
+    """
     found: list[tuple[Provider, str, list[StepResult]]] = []
     async with running_simulator() as simulator, Outbound(AddressPolicy(allow_loopback=True)) as outbound:
-        for provider in providers:
+        for number, provider in enumerate(providers):
+            tell(f"Testing {provider.name}", number, len(providers))
             name = mode_for(provider, mode)
             findings = await examine(provider, simulator, outbound, mode=name)
             public = f"{name}-pkce"

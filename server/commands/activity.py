@@ -94,6 +94,7 @@ def _print(setup: Setup, rows: list[dict[str, object]]) -> None:
 
 
 async def _verify(setup: Setup, *, since: str | None, allow_unkeyed: bool) -> bool:
+    from server.terminal.progress import show_progress
     from vault.audit.proof import ChainBroken, last_checkpoint, prove
     from vault.audit.segments import seal
     from vault.refresh import sightings
@@ -104,7 +105,8 @@ async def _verify(setup: Setup, *, since: str | None, allow_unkeyed: bool) -> bo
         try:
             key = database.event_key
             sealed = None if before is None or key is None else await last_checkpoint(database, key, before=before)
-            report = await prove(database, since=sealed)
+            with show_progress() as tell:
+                report = await prove(database, since=sealed, tell=tell)
             _check_missed(await sightings.look(database, deployment.data), report)
             await seal(database, now=deployment.now(), limit=None)  # so that doctor need not start at the first event
         except ChainBroken as broken:

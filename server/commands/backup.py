@@ -47,10 +47,11 @@ def backup(
         )
     note("Backups don't include the vault's own key (keys.source): store it separately.")
     row = {"file": str(file), "with_keys": with_keys, "rows": sum(made.rows.values()), "bytes": file.stat().st_size}
-    setup.show_one(row, sentence=f"{file}: {row['rows']} rows, {row['bytes']} bytes, sealed.")
+    setup.show_one(row, sentence=f"{file}: {row['rows']:,} rows, {row['bytes']:,} bytes, sealed.")
 
 
 async def _backup(setup: Setup, file: Path, *, with_keys: bool, passphrase_file: Path | None) -> Summary:
+    from server.terminal.progress import show_progress
     from vault.audit import audit
     from vault.backup import backups
     from vault.records import Event
@@ -61,16 +62,18 @@ async def _backup(setup: Setup, file: Path, *, with_keys: bool, passphrase_file:
         url = deployment.settings.database_url()
         if passphrase_file is None:  # the same source opened the ring, so its key is at hand
             note(f"Encrypting the backup with the vault's key (source: {deployment.settings.keys.source}).")
-        async with snapshots.snapshot(url, data=deployment.data) as seen:
-            made = await backups.write_backup(
-                file,
-                seen,
-                ring=deployment.keys,
-                source=source,
-                with_keys=with_keys,
-                is_passphrase=passphrase_file is not None,
-                now=deployment.now(),
-            )
+        with show_progress() as tell:
+            async with snapshots.snapshot(url, data=deployment.data) as seen:
+                made = await backups.write_backup(
+                    file,
+                    seen,
+                    ring=deployment.keys,
+                    source=source,
+                    with_keys=with_keys,
+                    is_passphrase=passphrase_file is not None,
+                    now=deployment.now(),
+                    tell=tell,
+                )
         async with deployment.transaction() as transaction:
             details: dict[str, object] = {"with_keys": with_keys, "rows": sum(made.rows.values())}
             await audit.append(transaction, Event("vault.backed_up", details=details), now=deployment.now())

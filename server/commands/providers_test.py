@@ -50,10 +50,13 @@ def test_provider(
         return
     from providers.check.check import examine_all
     from providers.simulator.families import MODES, SERVED
+    from server.terminal.progress import show_progress
 
     if mode is not None and mode not in SERVED:
         fail(f"no mode {mode!r}; choose one of: {', '.join(sorted(MODES))}")
-    found = setup.run(examine_all(_choose_providers(setup, name), mode=mode))
+    chosen = _choose_providers(setup, name)
+    with show_progress() as tell:
+        found = setup.run(examine_all(chosen, mode=mode, tell=tell))
     rows = [_result_row(provider, one) for provider, _, findings in found for one in findings]
     _show_findings(setup, rows, single=name is not None)
 

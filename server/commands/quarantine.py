@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.commands.context import Setup, fail
-from server.commands.restore import RunningOption, alone_with, refuse_serving, report
+from server.commands.restore import RunningOption, VerboseOption, alone_with, refuse_serving, report
 
 if TYPE_CHECKING:
     from providers.definitions.catalog import Catalog
@@ -24,6 +24,7 @@ def quarantine(
         bool, typer.Option("--accept", help="Accept the database in its current state and leave everything unchanged.")
     ] = False,
     ignore_running: RunningOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Make a database safe that went back in time without restore: through a copy, a volume, or a failover."""
     if dry_run and accept:
@@ -34,7 +35,8 @@ def quarantine(
         sentence = "Accepted the database in its current state. Changes on this host are tracked from here on."
         setup.show_one({"accepted": True}, sentence=sentence)
     else:
-        report(setup, judged, done="Dry run, nothing was changed:" if dry_run else "Checked")
+        done = "Dry run, nothing was changed:" if dry_run else "Checked"
+        report(setup, judged, done=done, is_whole=verbose)
 
 
 async def _quarantine(
@@ -42,6 +44,7 @@ async def _quarantine(
 ) -> tuple[Restored, ...] | None:
     from server.app import policies_of
     from server.runtime.data_directory import prepare_data_directory
+    from server.terminal.progress import show_progress
     from vault.audit.audit import append
     from vault.backup import quarantine
     from vault.keys.key_ring import KeyRing, vault_id
@@ -60,14 +63,15 @@ async def _quarantine(
         if is_dry:
             return await quarantine.preview(database, policies, now=now)
         judged = None
-        async with database.transaction(patient=True) as transaction:
-            if accepts:
-                events = [Event("vault.rollback_accepted")]
-            else:
-                judged = await quarantine.quarantine(transaction, policies, now=now)
-                held = [one for one in judged if one.verdict is not quarantine.RestoreVerdict.UNAFFECTED]
-                counts: dict[str, object] = {"connections": len(judged), "quarantined": len(held)}
-                events = [*(one.event for one in held), Event("vault.quarantined", details=counts)]
-            await append(transaction, *events, now=now)
+        with show_progress() as tell:
+            async with database.transaction(patient=True) as transaction:
+                if accepts:
+                    events = [Event("vault.rollback_accepted")]
+                else:
+                    judged = await quarantine.quarantine(transaction, policies, now=now, tell=tell)
+                    held = [one for one in judged if one.verdict is not quarantine.RestoreVerdict.UNAFFECTED]
+                    counts: dict[str, object] = {"connections": len(judged), "quarantined": len(held)}
+                    events = [*(one.event for one in held), Event("vault.quarantined", details=counts)]
+                await append(transaction, *events, now=now)
         sightings.forget(data)
         return judged

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit
 
 import typer
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from vault.backup.quarantine import Restored
     from vault.storage.database import Database
 
+FIRST: Final = 10  # accounts that are named without --verbose
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="List every account, not only the first ones.")]
 RunningOption = Annotated[
     bool,
     typer.Option(
@@ -38,12 +40,13 @@ def restore(
     force: Annotated[bool, typer.Option("--force", help="Replace the existing vault.")] = False,
     ignore_running: RunningOption = False,
     passphrase_file: PassphraseOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Restore a backup into a stopped vault, and list the accounts that must be reconnected."""
     catalog = setup.catalog()  # as it is set up here: an app without a secret may get other refresh tokens
     how = _How(force=force, ignores_running=ignore_running, passphrase_file=passphrase_file)
     judged = setup.run(_restore(setup, file.expanduser().absolute(), catalog, how))
-    report(setup, judged, done="Restored")
+    report(setup, judged, done=f"Restored into {setup.directory()}:", is_whole=verbose)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class _How:
 async def _restore(setup: Setup, file: Path, catalog: Catalog, how: _How) -> tuple[Restored, ...]:
     from server.app import policies_of
     from server.runtime.data_directory import prepare_data_directory
+    from server.terminal.progress import show_progress
     from vault.backup import backups
     from vault.keys.sources import key_source
     from vault.refresh import sightings
@@ -64,13 +68,15 @@ async def _restore(setup: Setup, file: Path, catalog: Catalog, how: _How) -> tup
     data = prepare_data_directory(setup.directory())
     opened = await backups.Backup.open(file, sealing_key(settings, data, how.passphrase_file))
     async with alone_with(settings, data, vault=opened.header.vault, ignores_running=how.ignores_running) as database:
-        judged = await backups.restore(
-            opened,
-            database,
-            source=key_source(settings.keys, data=data),
-            policies=policies_of(catalog),
-            force=how.force,
-        )
+        with show_progress() as tell:
+            judged = await backups.restore(
+                opened,
+                database,
+                source=key_source(settings.keys, data=data),
+                policies=policies_of(catalog),
+                force=how.force,
+                tell=tell,
+            )
         sightings.forget(data)
         return judged
 
@@ -117,8 +123,8 @@ def refuse_serving(settings: Settings, vault: str) -> None:
         fail(f"this vault is running at {settings.public_url}. Stop all its processes first")
 
 
-def report(setup: Setup, judged: tuple[Restored, ...], *, done: str) -> None:
-    """Print what happens to each account; `done` begins the sentence that counts them."""
+def report(setup: Setup, judged: tuple[Restored, ...], *, done: str, is_whole: bool) -> None:
+    """Print what happens to each account, or to the first ones; `done` begins the sentence that counts them."""
     from vault.backup.quarantine import RestoreVerdict
 
     rows = [
@@ -141,6 +147,9 @@ def report(setup: Setup, judged: tuple[Restored, ...], *, done: str) -> None:
             "active again: review them."
         )
         rows = [row for row in rows if row["verdict"] != RestoreVerdict.UNAFFECTED.value]
+        if len(rows) > FIRST and not is_whole:
+            note(f"The first {FIRST} of {len(rows):,} accounts; use --verbose or --json for all:")
+            rows = rows[:FIRST]
     setup.show(
         rows,
         columns=("user", "provider", "account", "verdict", "until"),

@@ -7,11 +7,11 @@ prunes; `vault.storage.event_chain` defines the bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from vault.envelope import Context, open_sealed, seal
-from vault.records import TENANT
+from vault.records import TENANT, Tell, tell_nobody
 from vault.refusals import CiphertextRejected, VaultError
 from vault.storage.database import Database, Reader, Row, binary, binary_or_none, integer, integer_or_none
 from vault.storage.event_chain import START, Link, begin, digest, entry_of, fold, mac, tag, tail
@@ -219,6 +219,7 @@ class Walk:
     """Walks along the chain batch by batch and recomputes it."""
 
     def __init__(self, reader: Reader, *, key: bytes | None, start: ChainStart | None, link: Link) -> None:
+        self.tell: Callable[[int], None] = lambda sequence: None  # called with the last verified event
         self._reader = reader
         self._key = key
         self._start = start
@@ -264,6 +265,7 @@ class Walk:
                     break
                 self._step(batch, rows[self.link.sequence - start : integer(batch, "last_sequence") - start])
                 times = (times[0] or integer(batch, "at"), integer(batch, "at"))
+            self.tell(self.link.sequence)
         return times
 
     def _step(self, batch: Row, rows: Sequence[Row]) -> None:
@@ -349,7 +351,9 @@ async def load_end(reader: Reader) -> End:
     return End(link, integer_or_none(row, "last_event") or 0, integer_or_none(row, "last_batch") or 0)
 
 
-async def prove(database: Database, *, since: Checkpoint | None = None, limit: int | None = None) -> Report:
+async def prove(
+    database: Database, *, since: Checkpoint | None = None, limit: int | None = None, tell: Tell = tell_nobody
+) -> Report:
     """Recompute the chain up to the current head. Raises ChainBroken.
 
     `since`: trust what this checkpoint seals, because it is pruned or was verified before. `limit`: stop after this
@@ -359,7 +363,7 @@ async def prove(database: Database, *, since: Checkpoint | None = None, limit: i
     while True:
         pruned = await _pruned_to(database)
         try:
-            return await _prove(database, since=since, limit=limit)
+            return await _prove(database, since=since, limit=limit, tell=tell)
         except ChainBroken:
             if await _pruned_to(database) == pruned:
                 raise
@@ -373,7 +377,7 @@ async def _pruned_to(reader: Reader) -> int:
     return 0 if row is None else integer_or_none(row, "height") or 0
 
 
-async def _prove(database: Database, *, since: Checkpoint | None, limit: int | None) -> Report:
+async def _prove(database: Database, *, since: Checkpoint | None, limit: int | None, tell: Tell) -> Report:
     key = database.event_key
     start = None if key is None else await load_start(database)
     if key is not None and start is None and await is_keyed(database):
@@ -385,6 +389,8 @@ async def _prove(database: Database, *, since: Checkpoint | None, limit: int | N
     else:
         link = Link(0, 0, START, None) if since is None else since.link
         walk = Walk(database, key=key, start=start, link=link)
+    walk.tell = lambda sequence: tell("Verifying events", sequence, end.link.sequence)
+    if key is not None:
         limit = await _along_checkpoints(database, walk, key=key, end=end, pruned=pruned, limit=limit)
     await walk.go(end.link.height, events=limit)
     is_complete = walk.link.height >= end.link.height

@@ -14,7 +14,7 @@ import base64
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -25,7 +25,7 @@ from vault.keys.key_ring import ROOT, KeyRing, event_key, open_root, vault_id
 from vault.keys.sealed_file import BackupRefused, SealedWriter, read_content, read_header
 from vault.keys.sources import KeySource
 from vault.keys.sources.private_file import sync_folder
-from vault.records import Event
+from vault.records import Event, Tell, tell_nobody
 from vault.refusals import CiphertextRejected, KeyUnavailable
 from vault.storage.database import Database, Row, Transaction, Value, binary, schema_files, text
 from vault.storage.host_files import sync
@@ -95,7 +95,15 @@ class Summary:
 
 
 async def write_backup(
-    path: Path, seen: Snapshot, *, ring: KeyRing, source: KeySource, with_keys: bool, is_passphrase: bool, now: int
+    path: Path,
+    seen: Snapshot,
+    *,
+    ring: KeyRing,
+    source: KeySource,
+    with_keys: bool,
+    is_passphrase: bool,
+    now: int,
+    tell: Tell = tell_nobody,
 ) -> Summary:
     """Write a backup to a new file; it appears whole or not at all. Raises BackupRefused."""
     if await asyncio.to_thread(path.exists):
@@ -107,7 +115,7 @@ async def write_backup(
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            rows = await _write(file, seen, key=key, header=header)
+            rows = await _write(file, seen, key=key, header=header, tell=tell)
             file.flush()
             await asyncio.to_thread(sync, file.fileno())
         os.link(partial, path)  # unlike a rename, this never replaces a file
@@ -121,7 +129,7 @@ async def write_backup(
     return Summary(header, rows)
 
 
-async def _write(file: BinaryIO, seen: Snapshot, *, key: bytes, header: Header) -> Mapping[str, int]:
+async def _write(file: BinaryIO, seen: Snapshot, *, key: bytes, header: Header, tell: Tell) -> Mapping[str, int]:
     writer = SealedWriter(file, key=key, header=header.encode())
     counts: dict[str, int] = {}
     for table in tables():
@@ -130,6 +138,7 @@ async def _write(file: BinaryIO, seen: Snapshot, *, key: bytes, header: Header) 
         counts[table] = 0
         async for page in seen.rows(table):
             counts[table] += len(page)
+            tell("Writing rows", sum(counts.values()), None)
             writer.write(b"".join(_line(table, row) for row in page))
     writer.write(json.dumps({"rows": counts}).encode() + b"\n")
     writer.finish()
@@ -213,23 +222,35 @@ class Backup:
             if pending:
                 raise BackupRefused("the backup is damaged: use another one", detail="cut line")
 
-    def check(self) -> Row | None:
-        """Read everything once; returns the root of the key store if it is included. Blocking. Raises BackupRefused."""
+    def check(self, tell: Tell = tell_nobody) -> tuple[Row | None, int]:
+        """Read everything once. Blocking. Raises BackupRefused.
+
+        Returns the root of the key store if it is included, and the number of rows.
+        """
         root: Row | None = None
-        for table, row in self.rows():
+        count = 0
+        for count, (table, row) in enumerate(self.rows(), start=1):
+            if count % LOAD_PAGE == 0:
+                tell("Checking the backup, row", count, None)
             if table == "keys.ring" and row["id"] == ROOT:
                 root = row
-        return root
+        return root, count
 
 
 async def restore(
-    backup: Backup, database: Database, *, source: KeySource, policies: Mapping[str, UpstreamPolicy], force: bool
+    backup: Backup,
+    database: Database,
+    *,
+    source: KeySource,
+    policies: Mapping[str, UpstreamPolicy],
+    force: bool,
+    tell: Tell = tell_nobody,
 ) -> tuple[quarantine.Restored, ...]:
     """Replace the database's content with the backup, in one transaction, quarantined. A refusal changes nothing.
 
     An existing key store is kept and never goes back to an older one: what was deleted stays deleted.
     """
-    root = await asyncio.to_thread(backup.check)
+    root, total = await asyncio.to_thread(backup.check, tell)
     keeps_keys = await database.fetch_one("select id from keys.ring limit 1") is not None
     if keeps_keys:
         if vault_id(await KeyRing.open(database, source)) != backup.header.vault:
@@ -248,10 +269,10 @@ async def restore(
             if await database.fetch_one(statement) is not None:
                 raise BackupRefused("a vault already exists here: use --force to replace its content")
     async with database.transaction(patient=True) as transaction:
-        await _load(transaction, backup, keeps_keys=keeps_keys)
+        await _load(transaction, backup, keeps_keys=keeps_keys, tell=lambda done: tell("Loading rows", done, total))
         now = database.now()
         await _key_head(transaction, database.event_key, now=now)
-        judged = await quarantine.quarantine(transaction, policies, now=now)
+        judged = await quarantine.quarantine(transaction, policies, now=now, tell=tell)
         await append(transaction, *_events(backup, judged, keeps_keys=keeps_keys), now=now)
     return judged
 
@@ -264,15 +285,16 @@ async def _key_head(transaction: Transaction, key: bytes | None, *, now: int) ->
         await restart_keyed_head(transaction, key, now=now)
 
 
-async def _load(transaction: Transaction, backup: Backup, *, keeps_keys: bool) -> None:
+async def _load(transaction: Transaction, backup: Backup, *, keeps_keys: bool, tell: Callable[[int], None]) -> None:
     for table in tables():
         if not table.startswith(_KEY_STORE):
             await transaction.execute(f"delete from {table}")  # noqa: S608 -- a name of our own schema
     page: list[dict[str, Value]] = []
     current = ""
-    for table, row in backup.rows():
+    for count, (table, row) in enumerate(backup.rows()):
         if page and (table != current or len(page) == LOAD_PAGE):
             await _insert(transaction, current, page)
+            tell(count)
             page = []
         current = table
         if not (keeps_keys and table.startswith(_KEY_STORE)):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from vault import replay
-from vault.records import TENANT, ConnectionState, Event
+from vault.records import TENANT, ConnectionState, Event, Tell, tell_nobody
 from vault.refresh.accounts import MARGIN
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
 from vault.upstream import RotationMode, UpstreamPolicy
@@ -23,6 +23,7 @@ from vault.upstream import RotationMode, UpstreamPolicy
 # Added to the generation of a connection that lost its refresh token: an answer that a journal still holds, which may
 # have been spent too, is then older than the row and changes nothing.
 EPOCH = 1_000_000_000
+_TOLD = 100  # connections between two calls of `tell`
 
 _ALL = """
     select k.id, k.user_id, k.provider, k.account, k.label, k.state, k.generation, k.access_expires_at, u.name,
@@ -110,7 +111,7 @@ def judge(row: Row, *, policy: UpstreamPolicy, now: int) -> RestoreVerdict:
 
 
 async def quarantine(
-    transaction: Transaction, policies: Mapping[str, UpstreamPolicy], *, now: int
+    transaction: Transaction, policies: Mapping[str, UpstreamPolicy], *, now: int, tell: Tell = tell_nobody
 ) -> tuple[Restored, ...]:
     """Make a restored vault safe to use, in the transaction that restored it. Appends no event."""
     tenant: Mapping[str, Value] = {"tenant": TENANT}
@@ -119,10 +120,13 @@ async def quarantine(
     await transaction.execute(_DESTROY_CONSENT_KEYS, {**tenant, "consent": "consent:"})
     await replay.note_restore(transaction, now=now)
     judged: list[Restored] = []
-    for row in await transaction.fetch(_ALL, tenant):
+    rows = await transaction.fetch(_ALL, tenant)
+    for row in rows:
         one, policy = _judge_row(row, policies, now=now)
         await _apply(transaction, row, verdict=one.verdict, rotates=policy.rotation is not RotationMode.NONE, now=now)
         judged.append(one)
+        if len(judged) % _TOLD == 0:
+            tell("Checking connections", len(judged), len(rows))
     return tuple(judged)
 
 
