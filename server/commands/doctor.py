@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import typer
 
 from server.commands.context import Setup, missing_vault, say_with_label
 
 if TYPE_CHECKING:
+    from server.deployment import Deployment
     from server.doctor.findings import Finding
     from server.settings import Settings
 
@@ -45,40 +47,74 @@ async def _examine(setup: Setup) -> list[Finding]:
     findings += check_files(settings, data=data, config=config, environment=os.environ)
     if any(one.check == "key" and one.verdict == "problem" for one in findings):
         return findings
-    if missing_vault(settings, data=data) is not None:  # and the doctor makes none
+    if missing_vault(settings, data=data) is not None:
         fix = "run token-vault init or serve; if there should be a vault, correct --data or database.url"
-        return [*findings, note("database", "there is no vault here yet, so nothing else was checked", fix=fix)]
-    return findings + await _examine_deployment(setup, settings)
+        findings.append(note("database", "there is no vault here yet", fix=fix))
+        return findings + await _examine_without_vault(setup, settings)
+    return findings + await _examine_deployment(settings, data=data, checks=_ALL)
 
 
-async def _examine_deployment(setup: Setup, settings: Settings) -> list[Finding]:
-    from providers.definitions.catalog import ProviderFileRefused
-    from server.app import open_deployment
+async def _examine_without_vault(setup: Setup, settings: Settings) -> list[Finding]:
+    """Address and providers, from a vault that is gone afterwards: the doctor creates none."""
+    from tempfile import TemporaryDirectory
+
+    from server.app import OWN_FILES
+
+    own = setup.directory() / OWN_FILES
+    overrides: dict[str, object] = {
+        "database": {"url": "sqlite:", "url_file": None},
+        "keys": {"source": "file", "file": None},
+        "provider_folders": [*([own] if own.is_dir() else []), *settings.provider_folders],
+    }
+    with TemporaryDirectory(prefix="token-vault-doctor-") as scratch:
+        return await _examine_deployment(setup.settings(overrides), data=Path(scratch), checks=_OF_SETTINGS)
+
+
+async def _examine_database(deployment: Deployment) -> list[Finding]:
     from server.doctor.activity import check_activity
     from server.doctor.database import check_history, check_pooler
-    from server.doctor.findings import ok, problem
-    from server.doctor.providers import check_providers
+    from server.doctor.findings import ok
     from server.doctor.refreshes import check_refreshes
-    from server.doctor.serving import check_serving
-    from server.settings import SettingsRefused
     from vault import health
-    from vault.refusals import KeyUnavailable, VaultError
     from vault.storage.database import schema_files
+
+    await health.check_schema(deployment.database)
+    await health.check_keys(deployment.database)
+    await health.check_writable(deployment.database)
+    schema = f"schema {len(schema_files())} ({deployment.database.fingerprint})"
+    return [
+        ok("database", f"opens, uses {schema}, and accepts writes"),
+        await check_history(deployment),
+        *await check_refreshes(deployment),
+        *await check_activity(deployment),
+        *check_pooler(deployment.database),
+    ]
+
+
+async def _examine_settings(deployment: Deployment) -> list[Finding]:
+    from server.doctor.providers import check_providers
+    from server.doctor.serving import check_serving
+
+    return [*await check_serving(deployment), *await check_providers(deployment)]
+
+
+Checks = Sequence[Callable[["Deployment"], Awaitable[list["Finding"]]]]
+_OF_SETTINGS: Final[Checks] = (_examine_settings,)
+_ALL: Final[Checks] = (_examine_database, _examine_settings)
+
+
+async def _examine_deployment(settings: Settings, *, data: Path, checks: Checks) -> list[Finding]:
+    from providers.definitions.catalog import ProviderFileRefused
+    from server.app import open_deployment
+    from server.doctor.findings import problem
+    from server.settings import SettingsRefused
+    from vault.refusals import KeyUnavailable, VaultError
 
     findings: list[Finding] = []
     try:
-        async with open_deployment(settings, data=setup.directory(), creates=False) as deployment:
-            await health.check_schema(deployment.database)
-            await health.check_keys(deployment.database)
-            await health.check_writable(deployment.database)
-            schema = f"schema {len(schema_files())} ({deployment.database.fingerprint})"
-            findings.append(ok("database", f"opens, uses {schema}, and accepts writes"))
-            findings.append(await check_history(deployment))
-            findings += await check_refreshes(deployment)
-            findings += await check_activity(deployment)
-            findings += check_pooler(deployment.database)
-            findings += await check_serving(deployment)
-            findings += await check_providers(deployment)
+        async with open_deployment(settings, data=data, creates=checks is _OF_SETTINGS) as deployment:
+            for check in checks:
+                findings += await check(deployment)
     except KeyUnavailable as refused:
         findings.append(problem("key", refused.description, fix="restore the key that belongs to this database"))
     except VaultError as refused:

@@ -10,7 +10,7 @@ def init(setup: Setup) -> None:
 
     async def make() -> dict[str, object]:
         async with setup.open(creates=True) as deployment:
-            return {"data": str(deployment.data), "vault": deployment.vault_id}
+            config = setup.config or deployment.data / "config.toml"
+            return {"data": str(deployment.data), "settings_file": str(config), "vault": deployment.vault_id}
 
-    row = setup.run(make())
-    setup.show_one(row, sentence=f"The vault in {row['data']} is ready. Next: token-vault serve")
+    setup.show_fields(setup.run(make()))

@@ -31,7 +31,7 @@ def list_providers(setup: Setup) -> None:
     settings, catalog = setup.settings(), setup.catalog()
     tested = live_tests(setup)
     rows = [_row(settings, provider, tested=tested) for provider in catalog.all_providers()]
-    columns = ("name", "title", "configured", "narrowing", "checked", "cited", "unknown", "live_tested")
+    columns = ("name", "configured", "narrowing", "checked", "cited", "unknown", "live_tested")
     drafts = ("draft",) if any(row["draft"] for row in rows) else ()
     setup.show(rows, columns=(*columns, *drafts), empty="No providers.")
 

@@ -70,13 +70,30 @@ async def test_doctor_says_that_no_vault_is_there_and_makes_none(tmp_path: Path)
     found = {one["check"]: one for one in json.loads(result.stdout)}
     assert "no vault here" in found["database"]["sentence"]
     assert "--data" in found["database"]["fix"]
+    assert {"port", "public_url", "providers"} <= set(found)
+    assert "history" not in found
     assert not (tmp_path / "new").exists()
+
+
+async def test_doctor_checks_the_providers_of_an_installation_that_never_ran(tmp_path: Path) -> None:
+    place = Place(tmp_path / "new", free_port())
+    place.data.mkdir(mode=0o700)
+    place.configure({"providers": {"slack": {"client_id": "1.2"}}})
+    (place.data / "providers").mkdir()
+    (place.data / "providers" / "broken.toml").write_text('name = "broken"\n')
+    kept = sorted(one.name for one in place.data.iterdir())
+    broken = await run(place.data, "doctor")
+    assert broken.exit_code == 1
+    assert "broken.toml" in broken.stdout
+    (place.data / "providers" / "broken.toml").unlink()
+    assert "slack.client" in (await run(place.data, "doctor")).stdout
+    assert sorted(one.name for one in place.data.iterdir()) == kept
 
 
 async def test_init_makes_a_vault_that_other_commands_find_and_keeps_one_that_is_there(tmp_path: Path) -> None:
     data = tmp_path / "new"
     made = json.loads((await run(data, "init", "--json")).stdout)
-    assert made["data"] == str(data)
+    assert (made["data"], made["settings_file"]) == (str(data), str(data / "config.toml"))
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
     added = await run(data, "users", "add", "alice", "--password-stdin", feed="a long enough password\n")
     assert added.exit_code == 0, added.output

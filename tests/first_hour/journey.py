@@ -203,7 +203,7 @@ class Journey:
         look, slack, google, serve, again, config = self.guide.lines("operate/tls-proxy.md", title)
         async with self.step(look):
             shown = await self.window.type(look)
-            named = re.search(r"^ok +settings .*there is no settings file at (\S+)$", shown.text, flags=re.MULTILINE)
+            named = re.search(r"^settings_file +(\S+)$", shown.text, flags=re.MULTILINE)
             assert named is not None, shown.text
         async with self.step("write the settings file, start the proxy"):
             block = self.guide.blocks("operate/tls-proxy.md", "Behind a TLS proxy or a tunnel", "toml")[0]
