@@ -36,7 +36,7 @@ def client_config(
         typer.Option("--transport", help="stdio, http, or sse.", show_default="stdio; n8n: http"),
     ] = None,
     write: Annotated[
-        bool, typer.Option("--write", help="Add the entry to the client's configuration file and keep a backup of it.")
+        bool, typer.Option("--write", help="Add the entry to the client's file and keep a backup.")
     ] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Undo the last --write.")] = False,
     url: Annotated[

@@ -75,7 +75,7 @@ def set_up_openid(
     ] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Undo the last setup of this name.")] = False,
 ) -> None:
-    """Set up sign-in through an OpenID Connect provider: print what to enter there, and ask for the values you get."""
+    """Set up sign-in through an OpenID Connect provider: print what to enter there, and ask for the values."""
     if _NAME.fullmatch(name) is None:
         fail("use lowercase letters, digits, and _ in the name, and start it with a letter")
     files = _files(setup, name)

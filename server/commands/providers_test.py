@@ -35,9 +35,7 @@ def test_provider(
     ] = None,
     live: Annotated[
         bool,
-        typer.Option(
-            "--live", help="Test against the live service, with the registration from your settings and a browser."
-        ),
+        typer.Option("--live", help="Test against the live service, with your registration and a browser."),
     ] = False,
 ) -> None:
     """Test a provider file through the whole life of a connection, from consent to revocation."""

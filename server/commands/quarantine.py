@@ -18,11 +18,9 @@ def quarantine(
     setup: Setup,
     *,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would happen to each account without changing anything.")
+        bool, typer.Option("--dry-run", help="Show what would happen, without changing anything.")
     ] = False,
-    accept: Annotated[
-        bool, typer.Option("--accept", help="Accept the database in its current state and leave everything unchanged.")
-    ] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="Accept the database as it is.")] = False,
     ignore_running: RunningOption = False,
     verbose: VerboseOption = False,
 ) -> None:

@@ -28,7 +28,7 @@ RunningOption = Annotated[
     bool,
     typer.Option(
         "--ignore-running",
-        help="Continue even if processes seem to be using the vault. Use this only if you know that none are.",
+        help="Continue although processes seem to use the vault. Only if you know that none do.",
     ),
 ]
 

@@ -38,7 +38,7 @@ def add(
     *,
     password_stdin: Annotated[
         bool,
-        typer.Option("--password-stdin", help="Read the password from standard input instead of prompting for it."),
+        typer.Option("--password-stdin", help="Read the password from standard input."),
     ] = False,
     admin: Annotated[bool, typer.Option("--admin", help="Make the user an admin. A vault needs at least one.")] = False,
 ) -> None:

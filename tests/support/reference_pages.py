@@ -6,7 +6,6 @@ the description and options, below each heading, and keeps the notes after it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -31,22 +30,17 @@ from tests.support.documented import (
 from tests.support.shipped_tools import shipped
 
 REFERENCE = DOCS / "reference"
-IMPLIED = {"account", "limit", "cursor", "page"}  # where they are optional
 _TOOLS = """# Tools
 
-The tools that ship with Token Vault; see [Use tools](../guides/tools.md). `token-vault tools list --json` prints
-their schemas.
-
-Each line has the effect, the scopes, what the tool does, and its arguments; bold ones are required. Not listed:
-`account` (the ID or name of the account) of every tool, and `limit`, `cursor`, and `page` of lists. The effect is
-`read`, `create` (a repeated call creates another), or `change` (can change or delete); with `ask`, the person
-approves each call.
+The tools that ship with Token Vault; see [Use tools](../guides/tools.md). Each line has the effect, the scopes, and
+what the tool does; `token-vault tools list --json` prints arguments and results. The effect is `read`, `create` (a
+repeated call creates another), or `change` (can change or delete); with `ask`, the person approves each call.
 """
 _SERVICES = """# Services
 
-{count} provider files ship with Token Vault. `token-vault providers list` adds how sure each file is; `providers show
-NAME` prints scopes and sources. In parentheses: the name, if it differs, names for parts of the service, and inputs
-that the settings must give (`providers.NAME.inputs`).
+{count} provider files ship with Token Vault. `token-vault providers list` adds how sure each file is; `providers
+show NAME` prints scopes and sources. In parentheses: the name, if it differs, names for parts of the service, and
+inputs that the settings must give (`providers.NAME.inputs`).
 """
 _ROTATIONS = {
     "none": "A used refresh token stays valid",
@@ -71,22 +65,7 @@ def _tool(spec: ToolSpec) -> str:
     effect = "read" if spec.read_only else "change" if spec.destructive else "create"
     facts = [effect, *(["ask"] if spec.approval else []), *(f"`{scope}`" for scope in sorted(spec.scopes))]
     about = re.sub(r"[.;] ?(Not undone by calling again|A repeated call).*", ".", spec.description).strip()
-    required: Any = spec.input_schema.get("required", [])
-    listed = (name for name in _properties(spec) if name in required or name not in IMPLIED)
-    arguments = ", ".join(_argument(name, spec) for name in listed)
-    return f"- `{spec.name}` ({', '.join(facts)}): {about}{f' {arguments}' if arguments else ''}\n"
-
-
-def _properties(spec: ToolSpec) -> dict[str, Any]:
-    return json.loads(json.dumps(spec.input_schema["properties"]))
-
-
-def _argument(name: str, spec: ToolSpec) -> str:
-    required: Any = spec.input_schema.get("required", [])
-    if name in required:
-        return f"**`{name}`**"
-    default = _properties(spec)[name].get("default")
-    return f"`{name}`" if default in (None, "", []) else f"`{name}={json.dumps(default)}`"
+    return f"- `{spec.name}` ({', '.join(facts)}): {about}\n"
 
 
 def services_page() -> str:
@@ -154,11 +133,16 @@ def commands_page(text: str) -> str:
 def _command(command: Any, shared: set[str]) -> str:
     arguments = [one for one in command.params if one.param_type_name == "argument"]
     lines = [f"- `{one.name.upper()}`: {one.help}\n" for one in arguments if len(one.help.split()) > 3]
-    lines += [line for line in _options(command) if line not in shared]
-    also = [line.split("`")[1] for line in _options(command) if line in shared]
+    lines += [line for line in _options(command) if line not in shared and not _is_plain(line)]
+    also = [line.split("`")[1] for line in _options(command) if line in shared or _is_plain(line)]
     if also:
         lines.append(f"- {', '.join(f'`{name}`' for name in also)}\n")
     return command.help + "\n" + "".join(("\n", *lines) if lines else ())
+
+
+def _is_plain(line: str) -> bool:
+    """Whether an option's name says what its few words say."""
+    return len(line.split()) <= 7 and not line.endswith("Required.\n")
 
 
 def _options(command: Any) -> list[str]:
