@@ -372,7 +372,7 @@ class ToolSettings(ToolChoice):
         default=600,
         ge=1,
         le=1_000_000,
-        description="Concurrent calls of one user's agents at one provider, in each process",
+        description="Calls per minute of one user's agents at one provider, in each process",
     )
     clients: Mapping[str, ToolChoice] = Field(default_factory=dict[str, ToolChoice])
 
