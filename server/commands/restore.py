@@ -37,7 +37,7 @@ def restore(
     setup: Setup,
     file: FileArgument,
     *,
-    force: Annotated[bool, typer.Option("--force", help="Replace the existing vault.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the existing vault and all that is in it.")] = False,
     ignore_running: RunningOption = False,
     passphrase_file: PassphraseOption = None,
     verbose: VerboseOption = False,
