@@ -9,11 +9,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from providers.definitions.catalog import Catalog, ProviderFileRefused, ProviderOverrides, load_catalog
+from providers.definitions.catalog import Catalog, ProviderFileRefused
 from providers.definitions.model import Provider
 from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy
@@ -23,9 +22,10 @@ from server.mcp.approval_settings import ApprovalRules
 from server.mcp.registry import hidden_tools, load_tools
 from server.oauth.own_apis import OwnApis
 from server.oauth.rules import canonical_resource, own_resources
+from server.runtime.catalog import read_catalog
 from server.runtime.data_directory import prepare_data_directory
 from server.runtime.rate_limits import HOUR, Budgets
-from server.settings import ProviderSettings, Settings
+from server.settings import Settings
 from server.sign_in.discovery import endpoints_of_issuers
 from vault import consents
 from vault.audit.audit import Activity
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 Made = TypeVar("Made")
-OWN_FILES = "providers"  # a folder of the data directory: the operator's own provider files
+_APP_MODULES: Final = ("server.mcp.transports", "server.oauth", "server.portal.site", "server.proxy")
 
 
 @asynccontextmanager
@@ -115,14 +115,7 @@ async def open_catalog(settings: Settings, *, data: Path, outbound: Outbound) ->
     Raises ProviderFileRefused or SettingsRefused with one line.
     """
     endpoints = await endpoints_of_issuers(settings, data=data, outbound=outbound)
-    own = [data / OWN_FILES] if (data / OWN_FILES).is_dir() else []
-    catalog = load_catalog(
-        [*own, *(folder.expanduser() for folder in settings.provider_folders)],
-        {
-            name: replace(_overrides(registered, is_loopback=settings.is_loopback), endpoints=endpoints.get(name))
-            for name, registered in settings.providers.items()
-        },
-    )
+    catalog = read_catalog(settings, data=data, endpoints=endpoints)
     for provider in catalog:
         audience = provider.audience
         if audience is not None and canonical_resource(audience, public_url=settings.public_url) in own_resources(
@@ -130,25 +123,6 @@ async def open_catalog(settings: Settings, *, data: Path, outbound: Outbound) ->
         ):  # otherwise that API could use the tokens it receives at the vault itself
             raise ProviderFileRefused(f"{provider.name}.toml: audience: {audience} is this vault; use the API's own")
     return catalog
-
-
-def _overrides(registered: ProviderSettings, *, is_loopback: bool) -> ProviderOverrides:
-    return ProviderOverrides(
-        client_id=registered.client_id,
-        client_secret=registered.secret(),
-        authorize_url=registered.authorize_url,
-        token_url=registered.token_url,
-        refresh_url=registered.refresh_url,
-        long_lived_url=registered.long_lived_url,
-        revoke_url=registered.revoke_url,
-        userinfo_url=registered.userinfo_url,
-        apis=dict(registered.apis),
-        inputs=dict(registered.inputs),
-        title=registered.title,
-        scopes=None if registered.scopes is None else frozenset(registered.scopes),
-        testing=registered.testing,
-        is_loopback=is_loopback,
-    )
 
 
 class _ByProvider(Mapping[str, Made]):
@@ -223,3 +197,21 @@ def build_app(deployment: Deployment) -> ASGIApp:
         proxy=Proxy(deployment),
     )
     return behind_proxies(edge, deployment.settings.server.trusted_proxies)
+
+
+def build_late_app(deployment: Deployment) -> ASGIApp:
+    """The whole application, loaded when its first request arrives.
+
+    Other processes that look who holds the address are answered at once.
+    """
+    from starlette.applications import Starlette
+
+    from server.http.edge import Edge
+    from server.http.guards import GuardRules
+    from server.lifecycle.loopback import health_route
+    from server.runtime.deferred_app import DeferredApp
+
+    health = health_route(deployment)
+    rules, nothing = GuardRules.from_settings(deployment.settings), Starlette()
+    looks = Edge(Starlette(routes=[health]), rules, deployment.drain, proxy=nothing)
+    return DeferredApp(lambda: build_app(deployment), modules=_APP_MODULES, at_once={health.path: looks})

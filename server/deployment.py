@@ -6,10 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from providers.definitions.catalog import Catalog
-from providers.outbound.client import Outbound
 from providers.tools.spec import ToolSpec
 from server.http.draining import Drain
 from server.runtime.rate_limits import HOUR, Budgets
@@ -18,6 +17,9 @@ from vault.audit.audit import Activity
 from vault.exchange.exchange import Vault
 from vault.keys.key_ring import KeyRing
 from vault.storage.database import Database, Transaction
+
+if TYPE_CHECKING:
+    from providers.outbound.client import Outbound
 
 ROWS_PER_MINUTE: Final = 3000  # single-use values that requests from one address may leave behind
 

@@ -1,39 +1,167 @@
 """The stdio transport: the owner of the data directory calls through a local client, without a token.
 
-`server.mcp.local_owner` makes owner, client and grant; exchange, delegations and activity are the same as elsewhere.
-The loopback companion (`server.lifecycle.loopback`) serves the pages that a person needs.
+Clients give a server a second or two to start, and go on without its tools. So the tools are listed as soon as the
+settings are read, while the vault is still being opened beside it; calls wait for that. `server.mcp.local_owner` makes
+owner, client and grant; exchange, delegations and activity are the same as elsewhere. The loopback companion
+(`server.lifecycle.loopback`) serves the pages that a person needs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from server.app import build_app
-from server.deployment import Deployment
-from server.lifecycle.loopback import Companion, Holder, address_of
-from server.mcp.local_owner import local_principal
-from server.mcp.transports import PRINCIPAL, build_server
-from server.runtime.serving import tune
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR
+
+from server.mcp.local_names import local_client_id
+from server.mcp.registry import hidden_tools, load_tools
+from server.mcp.sdk_server import PRINCIPAL, Backing, OpenVault, make_server
+from server.mcp.tool_list import ToolList
+from server.runtime.catalog import read_catalog
 from server.runtime.stdio_streams import standard_streams
 
+if TYPE_CHECKING:
+    from server.deployment import Deployment
+    from server.settings import Settings
+    from vault.records import Principal
+
+_LOADED: Final = ("server.app", "server.lifecycle.maintenance", "server.mcp.local_owner", "server.mcp.sdk_calls")
+_LISTING: Final = 0.5  # seconds in which a client that has just started us gets its list, before we use the processor
+_PATIENCE: Final = 5.0  # seconds for opening the vault after the client has left: it may be the reason
 logger = logging.getLogger("token_vault.stdio")
 
 
-async def serve_stdio(deployment: Deployment, client_name: str) -> None:
-    """Speak MCP on stdin and stdout until the client closes stdin, with the companion running beside it."""
-    principal = await local_principal(deployment, client_name)
-    companion = Companion(build_app(deployment), address_of(deployment))
-    deployment.pages.watch(companion.trouble)  # no link goes out while a stranger would get it
-    watching = asyncio.create_task(companion.run())
-    try:
-        if await companion.first_look() is Holder.FOREIGN:
-            logger.warning("no links are sent until this is fixed", extra={"cause": await companion.trouble()})
-        tune()
+@dataclass(frozen=True, slots=True)
+class StdioOptions:
+    """What a stdio process serves, and how it talks to its person."""
+
+    settings: Settings
+    data: Path
+    client_name: str
+    opener: Callable[[str], bool] | None  # opens the owner's browser
+    greet: Callable[[Deployment], None]  # once the vault is open
+    complain: Callable[[BaseException], str | None]  # says a refusal and returns its sentence; None for anything else
+
+
+async def serve_stdio(options: StdioOptions) -> bool:
+    """Speak MCP on stdin and stdout until the client closes stdin. False when the vault could not be opened.
+
+    Raises ProviderFileRefused, ToolFileRefused or SettingsRefused before it reads anything.
+    """
+    opening = _Opening(options)
+    server = make_server(Backing(opening.tools, opening.vault, lambda: local_client_id(options.client_name)))
+    async with opening.run(), standard_streams() as (read, write):
+        await server.run(read, write, server.create_initialization_options())
+    return opening.refusal is None
+
+
+class _Opening:
+    """The vault while it is being opened, and then."""
+
+    def __init__(self, options: StdioOptions) -> None:
+        self._options = options
+        self._tools = _tools_at_once(options.settings, options.data)
+        self._wanted = asyncio.Event()
+        self._decided = asyncio.Event()
+        self._opened: tuple[OpenVault, Principal] | None = None
+        self.refusal: str | None = None  # why it could not be opened
+
+    async def tools(self) -> ToolList:
+        """What can be listed. Raises MCPError when that depends on a vault that cannot be opened."""
+        self._wanted.set()
+        while self._tools is None:
+            await self._wait()
+        return self._tools
+
+    async def vault(self) -> OpenVault:
+        """The open vault; its owner's client is the principal from now on. Raises MCPError when it cannot be opened."""
+        while self._opened is None:
+            self._wanted.set()
+            await self._wait()
+        opened, principal = self._opened
         PRINCIPAL.set(principal)
-        server = build_server(deployment, transport="stdio")
-        async with standard_streams() as (read, write):
-            await server.run(read, write, server.create_initialization_options())
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, deployment.drain.finish(), return_exceptions=True)
+        return opened
+
+    async def _wait(self) -> None:
+        await self._decided.wait()
+        if self.refusal is not None:
+            raise MCPError(
+                code=INTERNAL_ERROR,
+                message=f"Token Vault couldn't start: {self.refusal} Then restart this MCP server.",
+            )
+
+    @asynccontextmanager
+    async def run(self) -> AsyncGenerator[None]:
+        """Open the vault beside the block, and close it afterwards."""
+        over = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            holding = group.create_task(self._hold(over))
+            yield
+            over.set()
+            self._wanted.set()
+            if not self._decided.is_set():
+                deciding = group.create_task(self._decided.wait())
+                await asyncio.wait({holding, deciding}, timeout=_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+                deciding.cancel()
+                if not self._decided.is_set():
+                    holding.cancel()
+
+    async def _hold(self, over: asyncio.Event) -> None:
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LISTING):
+                    await self._wanted.wait()
+            for name in _LOADED:  # in a thread, for the client is being answered meanwhile
+                await asyncio.to_thread(importlib.import_module, name)
+            await self._serve(over)
+        except Exception as error:
+            self.refusal = None if self._decided.is_set() else self._options.complain(error)
+            if self.refusal is None:
+                raise
+            self._decided.set()
+
+    async def _serve(self, over: asyncio.Event) -> None:
+        from server.app import build_late_app, open_deployment
+        from server.lifecycle.loopback import Companion, Holder, address_of
+        from server.lifecycle.maintenance import upkeep
+        from server.mcp.local_owner import local_principal
+        from server.mcp.sdk_calls import open_vault
+        from server.runtime.serving import tune
+
+        options = self._options
+        async with (
+            open_deployment(options.settings, data=options.data, open_browser=options.opener) as deployment,
+            upkeep(deployment),
+        ):
+            options.greet(deployment)
+            principal = await local_principal(deployment, options.client_name)
+            companion = Companion(build_late_app(deployment), address_of(deployment))
+            deployment.pages.watch(companion.trouble)  # no link goes out while a stranger would get it
+            watching = asyncio.create_task(companion.run())
+            try:
+                if self._tools is None:
+                    self._tools = ToolList(deployment.tools, deployment.hidden_tools)
+                self._opened = open_vault(deployment, transport="stdio"), principal
+                self._decided.set()
+                if await companion.first_look() is Holder.FOREIGN:
+                    logger.warning("no links are sent until this is fixed", extra={"cause": await companion.trouble()})
+                tune()
+                await over.wait()
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, deployment.drain.finish(), return_exceptions=True)
+
+
+def _tools_at_once(settings: Settings, data: Path) -> ToolList | None:
+    """What can be listed before the vault is open; None where an issuer must be asked for its endpoints first."""
+    if any(one.issuer is not None for one in settings.providers.values()):
+        return None
+    tools = load_tools(settings, read_catalog(settings, data=data, endpoints={}))
+    return ToolList(tools, hidden_tools(settings, tools))

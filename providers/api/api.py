@@ -15,7 +15,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote, urlencode
 
 from providers.api.masking import mask, mask_text, needles
@@ -24,8 +24,11 @@ from providers.api.rules import NOTHING, Call, Payload, allows
 from providers.api.text import as_data
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
-from providers.outbound.client import HttpError, NotReached, Outbound, OutboundRequest, OutboundResponse, TooLarge
 from providers.outbound.json_values import at, text_at
+from providers.outbound.messages import HttpError, NotReached, OutboundRequest, OutboundResponse, TooLarge
+
+if TYPE_CHECKING:
+    from providers.outbound.client import Outbound
 
 BUDGET: Final = 13.0  # seconds for all calls of one tool call, so that its answer is out within 15
 CALL_TIMEOUT: Final = 10.0

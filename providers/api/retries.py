@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from providers.outbound.client import OutboundResponse
+from providers.outbound.messages import OutboundResponse
 
 BACKOFF: Final = 0.5  # seconds before a repetition when the provider names no time; doubled each time
 LONG_WAIT: Final = 60  # seconds that GitHub wants when only its message asks for patience

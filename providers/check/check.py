@@ -30,7 +30,8 @@ from providers.check.trial import (
 )
 from providers.definitions.model import Provider
 from providers.outbound.addresses import AddressPolicy
-from providers.outbound.client import HttpError, Outbound
+from providers.outbound.client import Outbound
+from providers.outbound.messages import HttpError
 from providers.simulator.accounts import PEOPLE
 from providers.simulator.families import SERVED
 from providers.simulator.families.answers import facts_of, place

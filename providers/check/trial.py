@@ -12,7 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 from providers.definitions.inputs import examples, with_inputs
 from providers.definitions.model import Provider, Registration
 from providers.oauth.client import OAuthUpstream
-from providers.outbound.client import Outbound, OutboundRequest
+from providers.outbound.client import Outbound
+from providers.outbound.messages import OutboundRequest
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
 from providers.simulator.families import Mode, mode_of
 from providers.simulator.person import ConsentRefused, consent

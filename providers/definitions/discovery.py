@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from providers.definitions.issuers import NoMetadata, fetch_metadata
 from providers.definitions.model import Provider
-from providers.outbound.client import Outbound
 from providers.outbound.json_values import at, is_array, text_at
+
+if TYPE_CHECKING:
+    from providers.outbound.client import Outbound
 
 IDENTITY: Final = ("openid", "email")
 _OFFLINE: Final = "offline_access"

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from providers.outbound.addresses import AddressPolicy
-from providers.outbound.client import HttpError, Outbound, OutboundResponse
+from providers.outbound.messages import HttpError, OutboundResponse
+
+if TYPE_CHECKING:
+    from providers.outbound.client import Outbound
 
 LIMIT: Final = 256 * 1024  # bytes of a document
 _REMEMBERED: Final = 64  # issuers per process; beyond it the oldest is fetched again

@@ -37,8 +37,9 @@ from providers.oauth.token_requests import (
     token_request,
 )
 from providers.oauth.token_responses import ResponseContext, TokenOutcome, account_of, clean_code, judge, scopes_in
-from providers.outbound.client import Crowded, HttpError, NotReached, Outbound, OutboundRequest, OutboundResponse
+from providers.outbound.client import Outbound
 from providers.outbound.json_values import at, text_at
+from providers.outbound.messages import Crowded, HttpError, NotReached, OutboundRequest, OutboundResponse
 from vault.upstream import (
     Account,
     Downscope,

@@ -17,8 +17,8 @@ from urllib.parse import unquote
 from providers.definitions.model import Provider
 from providers.oauth.token_requests import Fields
 from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge
-from providers.outbound.client import OutboundResponse
 from providers.outbound.json_values import at, is_object, objects_at, text_at
+from providers.outbound.messages import OutboundResponse
 from vault.upstream import NotSent, Refused, Silent, TokenAnswer
 
 EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"

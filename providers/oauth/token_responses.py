@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 
 from providers.api.text import as_data
 from providers.definitions.model import Provider
-from providers.outbound.client import OutboundResponse
 from providers.outbound.json_values import at, fill, integer_at, is_array, is_object, text_at
+from providers.outbound.messages import OutboundResponse
 from vault.upstream import Account, NotSent, Refused, Silent, TokenAnswer
 
 _LONGEST = 10 * 365 * 86400

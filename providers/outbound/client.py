@@ -8,95 +8,29 @@ repeat. `providers.oauth.client`, `providers.api.api` and the authorization serv
 from __future__ import annotations
 
 import asyncio
+import importlib
 import re
-import socket
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.hdrs import CONTENT_ENCODING
-from yarl import URL
-
-from providers.outbound.addresses import PUBLIC_ONLY, AddressPolicy, address_problem, url_problem
+from providers.outbound.addresses import PUBLIC_ONLY, AddressPolicy, url_problem
 from providers.outbound.bulkheads import Bulkhead
-from providers.outbound.json_values import parse_content, parse_object
-from providers.outbound.lookups import ON_BEHALF_OF, BoundedLookup
+from providers.outbound.lookups import BoundedLookup, Lookup
+from providers.outbound.messages import (
+    AddressRefused,
+    Crowded,
+    HttpError,
+    NoAnswer,
+    NotReached,
+    OutboundRequest,
+    OutboundResponse,
+    TooLarge,
+)
 
-
-class HttpError(Exception):
-    """Base of the tree; never raised itself. `reason` is one of our own constants: no URL, no header, no body."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class NotReached(HttpError):
-    """Nothing of the request was sent: repeating it is safe."""
-
-
-class AddressRefused(NotReached):
-    """The URL, or an address its host resolves to, is not one that we connect to."""
-
-
-class Crowded(NotReached):
-    """Too many of our own calls are in flight there: this says nothing about the peer."""
-
-
-class NoAnswer(HttpError):
-    """The request left and no usable answer came: it is unknown whether it was carried out."""
-
-
-class TooLarge(NoAnswer):
-    """The answer exceeds the limit; the rest was not read."""
-
-
-async def translate(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Turn connection errors into ours at the innermost place.
-
-    aiohttp repeats GET, PUT and DELETE when its own disconnect errors come out of here. It does not know ours, so a
-    request reaches a server at most once.
-    """
-    try:
-        return await handler(request)
-    except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-        raise NotReached("TLS failed") from error
-    except aiohttp.ClientConnectorDNSError as error:
-        raise NotReached("name not found") from error
-    except aiohttp.ClientConnectorError as error:
-        raise NotReached("couldn't connect") from error
-    except aiohttp.ConnectionTimeoutError as error:
-        raise NotReached("connecting took too long") from error
-    except TimeoutError as error:  # an OSError too
-        raise NoAnswer("no answer in time") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise NoAnswer("connection broke") from error
-
-
-class _Reading:
-    """Translates what aiohttp raises while an answer is awaited or read; a generator would cost each call more."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        """Nothing to do."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, TimeoutError):
-            raise NoAnswer("no answer in time") from error
-        if isinstance(error, aiohttp.ClientError | OSError):
-            raise NoAnswer("answer was cut") from error
-
-
-READING: Final = _Reading()
-
+if TYPE_CHECKING:
+    from providers.outbound.sessions import HttpSessions, StreamedAnswer
 
 __all__ = [
     "AddressRefused",
@@ -107,13 +41,10 @@ __all__ = [
     "Outbound",
     "OutboundRequest",
     "OutboundResponse",
-    "StreamedAnswer",
     "TooLarge",
 ]
 
 CONNECT_TIMEOUT: Final = 3.0
-TOTAL_TIMEOUT: Final = 10.0
-ANSWER_LIMIT: Final = 1_000_000  # bytes
 CALLS_PER_PEER: Final = 200
 CALLS_PER_ACCOUNT: Final = 8  # at one peer
 OVERSLEPT: Final = 0.25  # seconds past the deadline after which we conclude that this process was suspended
@@ -121,115 +52,6 @@ FOREIGN_LOOKUPS: Final = 32  # threads that look up names for strangers
 FOREIGN_SHARE: Final = 4  # of these for one stranger
 LAST_LOOK: Final = 1.0  # seconds for reading what arrived in the meantime
 _LINE_BREAK = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Addresses of a host name; raises OSError when there are none."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutboundRequest:
-    """One request, sent once. `peer` names the bulkhead: calls to one peer cannot use up another's connections."""
-
-    method: str
-    url: str = field(repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    body: bytes | AsyncIterable[bytes] | None = field(default=None, repr=False)
-    timeout: float = TOTAL_TIMEOUT  # seconds for everything, connecting to last byte
-    max_bytes: int = ANSWER_LIMIT
-    policy: AddressPolicy | None = None  # None: the policy of the client
-    peer: str = ""
-    account: str = ""  # the account of the call: one account cannot use up the slots of the others
-    reuse: bool = True  # False: a separate connection, for requests whose loss costs a grant
-    is_foreign: bool = False  # a stranger chose the address: its name is looked up separately, on behalf of `account`
-    share: int | None = None  # calls of one account that may be in flight at this peer; None: the client's limit
-
-
-@dataclass(frozen=True, slots=True)
-class OutboundResponse:
-    """A whole answer. `headers` has lower-case names and the last value of a repeated header."""
-
-    status: int
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
-
-    def json_object(self) -> Mapping[str, object] | None:
-        """The body as a JSON object; None when it is anything else."""
-        return parse_object(self.body)
-
-    def json_content(self) -> Mapping[str, object] | None:
-        """The body as an object: a list becomes its `items`, no body is empty; None when it is anything else."""
-        return {} if not self.body and self.status < 300 else parse_content(self.body)
-
-    @property
-    def retry_after(self) -> int | None:
-        """Seconds of Retry-After (RFC 9110 §10.2.3), at most a day; a date is compared with the answer's own Date."""
-        value = self.headers.get("retry-after", "").strip()
-        if value.isascii() and value.isdecimal():
-            return min(int(value[:9]), 86400)
-        try:
-            wait = parsedate_to_datetime(value) - parsedate_to_datetime(self.headers.get("date", ""))
-        except (ValueError, TypeError):
-            return None
-        return min(max(int(wait.total_seconds()), 0), 86400)
-
-
-class StreamedAnswer:
-    """An answer whose body is still arriving, decoded if its encoding is known. `headers` as received."""
-
-    __slots__ = ("_answer", "_limit", "headers", "status")
-
-    def __init__(self, answer: aiohttp.ClientResponse, limit: int) -> None:
-        self._answer = answer
-        self._limit = limit
-        self.status = answer.status
-        self.headers: Sequence[tuple[str, str]] = tuple(answer.headers.items())
-
-    async def read(self) -> bytes:
-        """The whole body. Raises NoAnswer or TooLarge."""
-        with READING:
-            return await _read(self._answer, self._limit)
-
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        """The body piece by piece. Raises NoAnswer or TooLarge when it ends otherwise than it should."""
-        size = 0
-        with READING:
-            async for chunk in self._answer.content.iter_any():
-                size += len(chunk)
-                if size > self._limit:
-                    self._answer.close()
-                    raise TooLarge("answer too large")
-                yield chunk
-
-
-class _GuardedResolver(AbstractResolver):
-    """Resolves once and hands out the checked addresses, so that the connection goes to what was checked."""
-
-    def __init__(self, policy: AddressPolicy, lookup: Lookup) -> None:
-        self._policy = policy
-        self._lookup = lookup
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        addresses = await self._lookup(host, port)
-        if not addresses:
-            raise OSError("no address")
-        for address in addresses:  # one bad address spoils the name: a rebinding answer mixes good and bad
-            if address_problem(address, self._policy) is not None:
-                raise AddressRefused("address not allowed")
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in dict.fromkeys(addresses)
-        ]
-
-    async def close(self) -> None:
-        """Nothing to close."""
 
 
 class Outbound:
@@ -256,7 +78,7 @@ class Outbound:
         self._connect_timeout = connect_timeout
         self._calls_per_peer = calls_per_peer
         self._calls_per_account = calls_per_account
-        self._sessions: dict[tuple[AddressPolicy, bool, bool], aiohttp.ClientSession] = {}
+        self._sessions: HttpSessions | None = None
         self._bulkheads: dict[str, Bulkhead] = {}
 
     async def __aenter__(self) -> Self:
@@ -269,28 +91,41 @@ class Outbound:
 
     async def close(self) -> None:
         """Close every connection."""
-        sessions = list(self._sessions.values())
-        self._sessions.clear()
-        for session in sessions:
-            await session.close()
+        if self._sessions is not None:
+            await self._sessions.close()
+
+    async def load(self) -> HttpSessions:
+        """Load the HTTP library, in a thread: it takes a tenth of a second, and not every process sends something."""
+        if self._sessions is None:
+            await asyncio.to_thread(importlib.import_module, "providers.outbound.sessions")
+            from providers.outbound.sessions import HttpSessions
+
+            if self._sessions is None:
+                self._sessions = HttpSessions(self._lookup, self._foreign_lookup, connect_timeout=self._connect_timeout)
+        return self._sessions
 
     async def send(self, request: OutboundRequest) -> OutboundResponse:
         """Send once and read the whole answer, whatever its status. Raises NotReached, NoAnswer or TooLarge."""
+        sessions = self._sessions or await self.load()
         bulkhead, left = await self._enter(request)
         try:
             if not request.reuse:
-                return await _in_time(asyncio.create_task(self._send_alone(request, seconds=left)), seconds=left)
-            with READING:
-                async with self._open(request, seconds=left) as answer:
-                    return await _whole(answer, request.max_bytes)
+                alone = asyncio.create_task(self._send_alone(sessions, request, seconds=left))
+                return await _in_time(alone, seconds=left)
+            with sessions.reading:
+                async with sessions.open(request, policy=request.policy or self.policy, seconds=left) as answer:
+                    return await sessions.whole(answer, request.max_bytes)
         finally:
             bulkhead.leave(request.account)
 
-    async def _send_alone(self, request: OutboundRequest, *, seconds: float) -> OutboundResponse:
+    async def _send_alone(
+        self, sessions: HttpSessions, request: OutboundRequest, *, seconds: float
+    ) -> OutboundResponse:
         """On a connection of its own, without a timer: whoever waits for the task has it."""
-        with READING:
-            async with self._open(request, seconds=seconds, has_timer=False) as answer:
-                return await _whole(answer, request.max_bytes)
+        policy = request.policy or self.policy
+        with sessions.reading:
+            async with sessions.open(request, policy=policy, seconds=seconds, has_timer=False) as answer:
+                return await sessions.whole(answer, request.max_bytes)
 
     @asynccontextmanager
     async def open(self, request: OutboundRequest) -> AsyncGenerator[StreamedAnswer]:
@@ -298,15 +133,16 @@ class Outbound:
 
         The slot at the peer and the deadline last until the block ends.
         """
+        sessions = self._sessions or await self.load()
         bulkhead, left = await self._enter(request)
         try:
-            with READING:
-                sending = self._open(request, seconds=left)
+            with sessions.reading:
+                sending = sessions.open(request, policy=request.policy or self.policy, seconds=left)
                 answer = await sending.__aenter__()
             try:
                 if (answer.content_length or 0) > request.max_bytes:
                     raise TooLarge("answer too large")
-                yield StreamedAnswer(answer, request.max_bytes)
+                yield sessions.as_stream(answer, request.max_bytes)
             finally:
                 answer.close()
         finally:
@@ -336,47 +172,6 @@ class Outbound:
             share = request.share or self._calls_per_account
             bulkhead = self._bulkheads[request.peer] = Bulkhead(self._calls_per_peer, share=share)
         return bulkhead
-
-    def _session(self, policy: AddressPolicy, *, reuse: bool, is_foreign: bool) -> aiohttp.ClientSession:
-        session = self._sessions.get((policy, reuse, is_foreign))
-        if session is None:
-            connector = aiohttp.TCPConnector(
-                resolver=_GuardedResolver(policy, self._foreign_lookup if is_foreign else self._lookup),
-                use_dns_cache=not is_foreign,  # a stranger could fill it
-                limit=0,  # the bulkheads limit
-                force_close=not reuse,
-                keepalive_timeout=None if not reuse else 15,
-            )
-            session = self._sessions[policy, reuse, is_foreign] = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                middlewares=(translate,),
-                headers={"User-Agent": "token-vault", "Accept-Encoding": "identity"},
-                trust_env=False,
-                raise_for_status=False,
-            )
-        return session
-
-    def _open(
-        self, request: OutboundRequest, *, seconds: float, has_timer: bool = True
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        # Connecting always times out before the total does, so a total timeout means that bytes may have left.
-        limits = aiohttp.ClientTimeout(
-            total=max(seconds, 0.01) if has_timer else None,
-            connect=max(min(self._connect_timeout, seconds * 0.8), 0.005),
-            ceil_threshold=60,
-        )
-        session = self._session(request.policy or self.policy, reuse=request.reuse, is_foreign=request.is_foreign)
-        if request.is_foreign:
-            ON_BEHALF_OF.set(request.account)
-        return session.request(
-            request.method,
-            URL(request.url, encoded=True),
-            headers=request.headers,
-            data=request.body,
-            timeout=limits,
-            allow_redirects=False,
-        )
 
     async def fetch_document(
         self,
@@ -427,25 +222,3 @@ async def _in_time(exchanging: asyncio.Task[OutboundResponse], *, seconds: float
     finally:
         if exchanging.cancel():
             await asyncio.wait({exchanging})
-
-
-async def _whole(answer: aiohttp.ClientResponse, limit: int) -> OutboundResponse:
-    body = await _read(answer, limit)
-    return OutboundResponse(answer.status, {name.lower(): value for name, value in answer.headers.items()}, body)
-
-
-async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
-    if (answer.content_length or 0) > limit:
-        answer.close()
-        raise TooLarge("answer too large")
-    if answer.content_length is not None and CONTENT_ENCODING not in answer.headers:
-        return await answer.read()  # the parser holds it to its length
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in answer.content.iter_any():
-        size += len(chunk)
-        if size > limit:
-            answer.close()
-            raise TooLarge("answer too large")
-        chunks.append(chunk)
-    return b"".join(chunks)

@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Final
 
 THREADS: Final = 64
 SHARE: Final = 8
+Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Addresses of a host name; raises OSError when there are none."""
 ON_BEHALF_OF: ContextVar[str] = ContextVar("on_behalf_of", default="")  # the party behind the look-up, if that counts
 
 

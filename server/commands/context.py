@@ -186,8 +186,13 @@ def note(text: str) -> None:
 
 def fail(text: str) -> NoReturn:
     """End with one line that says the fix, exit code 1."""
-    note(f"token-vault: {' '.join(text.split())}")
+    complain(text)
     raise typer.Exit(1)
+
+
+def complain(text: str) -> None:
+    """Say in one line why the program cannot go on."""
+    note(f"token-vault: {' '.join(text.split())}")
 
 
 def check_host() -> None:
@@ -252,20 +257,27 @@ class _refusals:  # noqa: N801 -- used as a context manager
             return False
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(130)
-        from providers.definitions.catalog import ProviderFileRefused
-        from providers.tools.declarations import ToolFileRefused
-        from server.settings import SettingsRefused
-        from vault.refusals import VaultError
-
         found = _first(error)
         if isinstance(found, BrokenPipeError):  # `| head`: the reader has what it wanted
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the last flush complains
             raise typer.Exit(1)
-        if isinstance(found, VaultError):
-            fail(found.description)
-        if isinstance(found, (SettingsRefused, ProviderFileRefused, ToolFileRefused)):
-            fail(str(found))
+        words = words_of_refusal(found)
+        if words is not None:
+            fail(words)
         return False
+
+
+def words_of_refusal(error: BaseException) -> str | None:
+    """The sentence of one of the product's refusals; None for any other error."""
+    from providers.definitions.catalog import ProviderFileRefused
+    from providers.tools.declarations import ToolFileRefused
+    from server.settings import SettingsRefused
+    from vault.refusals import VaultError
+
+    found = _first(error)
+    if isinstance(found, VaultError):
+        return found.description
+    return str(found) if isinstance(found, (SettingsRefused, ProviderFileRefused, ToolFileRefused)) else None
 
 
 def _first(error: BaseException) -> BaseException:

@@ -143,7 +143,8 @@ def new_provider(
 ) -> None:
     """Create a provider file in the data directory. Asks for missing values."""
     from providers.definitions.catalog import check_file
-    from server.app import OWN_FILES, prepare_data_directory
+    from server.runtime.catalog import OWN_FILES
+    from server.runtime.data_directory import prepare_data_directory
 
     path = prepare_data_directory(setup.directory()) / OWN_FILES / f"{name}.toml"
     if path.exists():

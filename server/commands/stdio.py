@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, fail, note, say
+from server.commands.context import Setup, complain, fail, note, say, words_of_refusal
 from server.commands.serve import SandboxOption, place_data, say_move
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def stdio(
                 "--client-id, --device, --sign-in, and --sign-out require --url, the address of a vault on "
                 "another machine"
             )
-        setup.run(_stdio(setup, client, sandbox=sandbox, may_open=not no_browser))
+        _serve_owner(setup, client, sandbox=sandbox, may_open=not no_browser)
         return
     if sandbox:
         fail("use either --sandbox or --url")
@@ -59,21 +59,40 @@ def stdio(
     setup.run(bridge(setup, wish))
 
 
-async def _stdio(setup: Setup, client: str, *, sandbox: bool, may_open: bool) -> None:
-    from server.app import open_deployment
-    from server.lifecycle.maintenance import upkeep
+def _serve_owner(setup: Setup, client: str, *, sandbox: bool, may_open: bool) -> None:
+    """Serve the owner's agent; one that waits for a vault which cannot start is told why."""
+    from server.mcp.local_names import RULE, is_local_name
+
+    if not is_local_name(client):
+        fail(RULE)
+    try:
+        is_open = setup.run(_stdio(setup, client, sandbox=sandbox, may_open=may_open))
+    except Exception as error:
+        words = _complain(error)
+        if words is None:
+            raise
+        from server.runtime.refused_stdio import answer_refused
+
+        answer_refused(f"Token Vault couldn't start: {words}")
+        is_open = False
+    if not is_open:
+        raise typer.Exit(1)
+
+
+async def _stdio(setup: Setup, client: str, *, sandbox: bool, may_open: bool) -> bool:
     from server.runtime.browser import browser_opener
+    from server.stdio import StdioOptions, serve_stdio
 
     async with place_data(setup, {}, sandbox=sandbox) as (settings, data):
         opener = browser_opener(data) if may_open and settings.stdio.open_browser else None
-        async with (
-            open_deployment(settings, data=data, open_browser=opener) as deployment,
-            upkeep(deployment),
-        ):
-            from server.stdio import serve_stdio
+        return await serve_stdio(StdioOptions(settings, data, client, opener, greet=say_move, complain=_complain))
 
-            say_move(deployment)
-            await serve_stdio(deployment, client)
+
+def _complain(error: BaseException) -> str | None:
+    words = words_of_refusal(error)
+    if words is not None:
+        complain(words)
+    return words
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ def tools_() -> None:
 @command(app, "list")
 def list_(setup: Setup) -> None:
     """List the tools with the service and minimum scopes of each."""
-    from server.mcp.connections_tool import SPEC
+    from server.mcp.connections_spec import SPEC
     from server.mcp.registry import load_tools
 
     rows = [_tool(spec) for spec in (*load_tools(setup.settings(), setup.catalog()), SPEC)]

@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from providers.definitions.model import Provider
-from providers.outbound.client import HttpError, OutboundRequest, OutboundResponse
+from providers.outbound.messages import HttpError, OutboundRequest, OutboundResponse
 from server.connecting.provider_errors import FIXES, fix_for
 from server.deployment import Deployment
 from server.doctor.findings import Finding, note, ok, problem

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from providers.definitions.model import Provider
-from providers.outbound.client import HttpError, OutboundRequest
+from providers.outbound.messages import HttpError, OutboundRequest
 from server.connecting.provider_authorization import needs_https
 from server.deployment import Deployment
 from server.doctor.authorize_page import check_authorize_page

@@ -237,8 +237,10 @@ class Companion:
     async def trouble(self) -> str | None:
         """Why no link to our pages may be given now; None when they lead to a process of this vault.
 
-        Unless we hold the address ourselves, this looks again: the holder may have ended, and a stranger come.
+        Unless we hold the address ourselves, this looks again: the holder may have ended, and a stranger come. Waits
+        for the first look.
         """
+        await self._decided.wait()
         if self._holds():
             return None
         sight = await asyncio.to_thread(look, self._address)

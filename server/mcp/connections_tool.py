@@ -1,4 +1,4 @@
-"""The `connections` tool: a person's connections and their state, what this agent may use, and where to change it.
+"""What `connections` answers: a person's connections and their state, what this agent may use, where to change it.
 
 It reads the vault and calls no provider. `wait_for_change` waits for the person behind a connect link.
 """
@@ -9,11 +9,10 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
-from providers.api.api import UpstreamAPI
-from providers.tools.spec import Progress, ToolSpec
 from server.deployment import Deployment
+from server.mcp.connections_spec import ConnectionEntry, ConnectionsInput, ConnectionsOutput
 from vault import connections, delegations, grants
 from vault.records import Connection, Principal
 from vault.refusals import GrantEnded
@@ -21,51 +20,6 @@ from vault.refusals import GrantEnded
 SEES_ALL: Final = "connections"  # the scope of a token that sees accounts which its agent may not use
 WAIT: Final = 8.0  # seconds that a retry waits for the person who has just opened the link
 _STEP: Final = 0.25  # seconds between reads of the database; another process may serve the page
-
-
-class ConnectionsInput(BaseModel):
-    """Arguments of `connections`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    provider: str | None = Field(
-        default=None, max_length=64, pattern=r"^[a-z0-9-]+$", description="Only this provider, for example slack"
-    )
-
-
-class ConnectionEntry(BaseModel):
-    """One connected account."""
-
-    provider: str
-    account: str
-    status: str = Field(description="active, expiring, waiting (for the provider), ambiguous or needs_reauth")
-    ends_at: str | None = Field(description="When the provider ends this connection (UTC), if it does")
-    ends_unless_used: bool = Field(description="Whether using it before then extends it")
-    granted_scopes: list[str] = Field(description="Scopes that the account granted to the vault")
-    your_scopes: list[str] = Field(description="Scopes that the person lets this agent use")
-
-
-class ConnectionsOutput(BaseModel):
-    """Answer of `connections`."""
-
-    connections: list[ConnectionEntry]
-    not_connected: list[str] = Field(description="Providers of this vault without a connected account in this list")
-    manage_url: str | None = Field(
-        description="Where the person connects, reconnects and disconnects accounts; null while `problem` says why"
-    )
-    problem: str | None = Field(default=None, description="Why the person's pages can't be opened safely right now")
-
-    def __str__(self) -> str:
-        lines = [
-            f"{entry.provider}: {entry.account}, {entry.status}{_end(entry)}; "
-            f"you may use {' '.join(entry.your_scopes) or 'nothing yet'}"
-            for entry in self.connections
-        ]
-        if self.not_connected:
-            lines.append(f"not connected: {', '.join(self.not_connected)} (call one of its tools to get a link)")
-        manage = f"The person manages this at {self.manage_url}"
-        if self.problem is not None:
-            manage = f"The person's pages can't be opened safely: {self.problem}"
-        return "\n".join([*(lines or ["No accounts connected."]), manage])
 
 
 async def look(deployment: Deployment, principal: Principal, arguments: BaseModel) -> ConnectionsOutput:
@@ -118,32 +72,6 @@ def _entry(connection: Connection, yours: frozenset[str], *, now: int) -> Connec
         granted_scopes=sorted(connection.scopes),
         your_scopes=sorted(yours),
     )
-
-
-def _end(entry: ConnectionEntry) -> str:
-    if entry.ends_at is None or (entry.ends_unless_used and entry.status != "expiring"):
-        return ""
-    return f" (ends {entry.ends_at}{' unless used before then' if entry.ends_unless_used else ''})"
-
-
-async def _refuse_call(api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:
-    raise RuntimeError("`connections` reads the vault; `look` answers it")
-
-
-SPEC: Final = ToolSpec(
-    name="connections",
-    title="Connections",
-    description=(
-        "List the person's accounts that are connected to the vault, their status, the scopes you can "
-        "use, and the page where the person manages them. Read-only."
-    ),
-    provider=None,
-    scopes=frozenset(),
-    effect="read",
-    input=ConnectionsInput,
-    output=ConnectionsOutput,
-    call=_refuse_call,
-)
 
 
 async def wait_for_change(deployment: Deployment, principal: Principal) -> bool:

@@ -7,20 +7,17 @@ are made on first use. The grant gives no account: the person delegates accounts
 from __future__ import annotations
 
 import getpass
-import re
 import secrets
-from typing import Final
 
 from server.deployment import Deployment
 from server.errors import PersonRefused
+from server.mcp.local_names import RULE, is_local_name, local_client_id
 from server.oauth.rules import ORDINARY_SCOPES
 from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
 from vault import clients, grants, users
 from vault.audit import audit
 from vault.records import Client, ClientKind, Event, Grant, Principal, User
 from vault.storage.database import Conflict, Transaction
-
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
 
 class LocalClientRefused(PersonRefused):
@@ -74,8 +71,8 @@ def _os_user() -> str:
 
 async def local_principal(deployment: Deployment, client_name: str) -> Principal:
     """Owner, local client and grant of a stdio process. Raises LocalClientRefused for a name that cannot be used."""
-    if not _NAME.fullmatch(client_name):
-        raise LocalClientRefused("Use letters, digits, spaces, '.', '_' and '-' in --client, at most 64 characters.")
+    if not is_local_name(client_name):
+        raise LocalClientRefused(RULE)
     owner = await find_owner(deployment)
     if owner.disabled_at is not None:
         raise LocalClientRefused("The owner of this data directory is disabled. Run token-vault users enable NAME.")
@@ -96,7 +93,7 @@ async def local_principal(deployment: Deployment, client_name: str) -> Principal
 
 async def _local_grant(deployment: Deployment, owner: User, client_name: str) -> Grant:
     """The live grant of the local client, made if there is none. It gives no account: the person delegates those."""
-    client_id = "local-" + re.sub(r"[^a-z0-9._-]", "-", client_name.lower())
+    client_id = local_client_id(client_name)
     now = deployment.now()
     async with deployment.transaction() as transaction:
         client = await clients.get_client(transaction, client_id)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Final
 
 from providers.definitions.catalog import WITH_TOOLS, Catalog
 from providers.definitions.suggestions import did_you_mean
@@ -16,9 +15,8 @@ from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from providers.tools.declared import data_tools
 from providers.tools.spec import ToolSpec
+from server.mcp.connections_spec import SPEC
 from server.settings import Settings, SettingsRefused, ToolChoice
-
-CONNECTIONS: Final = "connections"
 
 
 def load_tools(settings: Settings, catalog: Catalog) -> tuple[ToolSpec, ...]:
@@ -37,7 +35,7 @@ def load_tools(settings: Settings, catalog: Catalog) -> tuple[ToolSpec, ...]:
     own = declarations.read_folders([folder.expanduser() for folder in settings.tools.folders])
     tools = (*coded, *data_tools((*shipped, *own), catalog))
     names = [spec.name for spec in tools]
-    twice = sorted({name for name in names if names.count(name) > 1 or name == CONNECTIONS})
+    twice = sorted({name for name in names if names.count(name) > 1 or name == SPEC.name})
     if twice:
         raise declarations.ToolFileRefused(f"tools.folders: {', '.join(twice)}: another tool has this name already")
     return tuple(spec for spec in tools if spec.name in _choose(settings.tools, names, setting="tools"))

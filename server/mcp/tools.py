@@ -1,4 +1,4 @@
-"""Lists and calls tools: arguments parsed once, the exchange, the provider call, the activity, errors with their fix.
+"""Calls tools: arguments parsed once, the exchange, the provider call, the activity, errors with their fix.
 
 All transports use it. The tools are data from `providers.tools.spec`; the only exception, `connections`, looks at the
 vault instead of a provider. `server.mcp.elicitation` chooses how a missing connection is offered.
@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, Tool, ToolAnnotations
+from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult
 from pydantic import BaseModel, ValidationError
 
 from providers.api.api import Authority, RateLimited, ToolRefused, UpstreamAPI
@@ -28,6 +28,7 @@ from server.connecting.telling import Told, plain, tell
 from server.deployment import Deployment
 from server.errors import STORAGE_RETRY, PagesElsewhere
 from server.mcp import connections_tool, elicitation
+from server.mcp.connections_spec import SPEC as CONNECTIONS
 from server.mcp.elicitation import AskingOptions
 from server.mcp.retry_later import STORAGE_AWAY
 from server.mcp.tool_answers import failure, misfit, success
@@ -82,32 +83,10 @@ class _Running:
         return None if self.held is None else self.held.token
 
 
-def list_tools(deployment: Deployment) -> list[Tool]:
-    """Every tool, in one fixed order, whatever is connected: a hidden tool could not say what to do."""
-    return [_tool_description(spec) for spec in (*deployment.tools, connections_tool.SPEC)]
-
-
-def _tool_description(spec: ToolSpec) -> Tool:
-    return Tool(
-        name=spec.name,
-        title=spec.title,
-        description=spec.description,
-        input_schema=spec.input_schema,
-        output_schema=spec.output_schema,
-        annotations=ToolAnnotations(
-            title=spec.title,
-            read_only_hint=spec.read_only,
-            destructive_hint=spec.destructive,
-            idempotent_hint=spec.idempotent,
-            open_world_hint=spec.provider is not None,
-        ),
-    )
-
-
 def find(deployment: Deployment, name: str, *, client_id: str) -> ToolSpec | None:
     """The tool of that name, if this client has it."""
-    is_ours = name == connections_tool.SPEC.name
-    return connections_tool.SPEC if is_ours else deployment.tool(name, client_id=client_id)
+    is_ours = name == CONNECTIONS.name
+    return CONNECTIONS if is_ours else deployment.tool(name, client_id=client_id)
 
 
 async def call(

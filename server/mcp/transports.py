@@ -1,40 +1,28 @@
 """The MCP SDK's transports around our tools: streamable HTTP of both protocol eras, HTTP+SSE, and the bearer check.
 
-Here a request gets its principal, in the one ContextVar, before its body is parsed; stdio sets the same variable for
-its whole life. `server.mcp.tools` decides which tool may do what; `server.http.guards` checks Host, Origin and body
-size.
+Here a request gets its principal, in the one ContextVar, before its body is parsed. `server.mcp.tools` decides which
+tool may do what; `server.http.guards` checks Host, Origin and body size.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
-from mcp.server.context import ServerRequestContext
-from mcp.server.lowlevel import Server
-from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.server.sse import SseServerTransport
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.dispatcher import coerce_request_id
 from mcp_types import (
     INVALID_REQUEST,
-    CallToolRequestParams,
     CallToolResult,
-    InputRequiredResult,
     JSONRPCNotification,
     JSONRPCRequest,
-    ListToolsResult,
-    PaginatedRequestParams,
-    ProgressNotification,
-    ProgressNotificationParams,
 )
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from starlette.applications import Starlette
@@ -52,26 +40,15 @@ from server.mcp.bearer import Bearer
 from server.mcp.elicitation import AskingOptions
 from server.mcp.plain_answers import PlainAnswer
 from server.mcp.retry_later import ON_AWAY, RetryLater
+from server.mcp.sdk_calls import KNOWN, ON_LIVE, Known, build_server, current_principal
+from server.mcp.sdk_server import PRINCIPAL
 from server.mcp.sessions import McpSession, SessionLimits, Sessions
 from server.mcp.stream_watch import StreamWatch
-from server.runtime.version import VERSION
 from vault.records import Principal
 
-# Equal in every process of a vault: sealed requestState names it as its audience.
-SERVER_NAME: Final = "token-vault"
 _STATE_KEY: Final = "mcp"
-PRINCIPAL: ContextVar[Principal | None] = ContextVar("principal", default=None)
-_ON_LIVE: ContextVar[Callable[[], None] | None] = ContextVar("on_live", default=None)
-# What a call came to that was read without the SDK, where the SDK has to word the answer.
-_Known = CallToolResult | InputRequiredResult | Exception | None
-_KNOWN: ContextVar[_Known] = ContextVar("known", default=None)
-_INSTRUCTIONS: Final = (
-    "These tools act on the person's own accounts. If an answer contains a link, give it to the person "
-    "and call the tool again after they open it. `connections` lists connected accounts."
-)
 _BOUNDS: Final = SessionLimits()
 _UNCACHED: Final = ((b"cache-control", b"no-store, no-transform"),)
-Context = ServerRequestContext[dict[str, object], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,92 +76,6 @@ def lifespan(
             yield {_STATE_KEY: managers}
 
     return run
-
-
-def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, object]]:
-    """The MCP server of this vault; `transport` is the activity's name for the way of a call."""
-    listed = ListToolsResult(tools=tools.list_tools(deployment), ttl_ms=60_000, cache_scope="private")
-    # The SDK searches a called tool's schema for parameters that travel in headers. None of ours do, and walking the
-    # whole schema costs each call 10 us.
-    schemas: dict[str, Mapping[str, object]] = {tool.name: {} for tool in listed.tools}
-
-    async def list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
-        hidden = deployment.hidden_tools.get(_principal().client_id)
-        if not hidden:
-            return listed
-        return listed.model_copy(update={"tools": [tool for tool in listed.tools if tool.name not in hidden]})
-
-    async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult | InputRequiredResult:
-        known = _KNOWN.get()
-        if isinstance(known, Exception):
-            raise known
-        if known is not None:
-            return known
-        request = tools.ToolRequest(
-            principal=_principal(),
-            name=params.name,
-            arguments=params.arguments or {},
-            asking=AskingOptions.from_request(context, params),
-            transport=transport,
-            on_live=_ON_LIVE.get(),
-            on_away=ON_AWAY.get(),
-        )
-        with deployment.drain.call():
-            progress = _Progress(context, on_get_stream=transport == "http")
-            return await tools.call(deployment, request, progress=progress)
-
-    def schema_of(name: str) -> Mapping[str, object] | None:
-        return schemas.get(name)
-
-    server: Server[dict[str, object]] = Server(
-        SERVER_NAME,
-        version=VERSION,
-        title="Token Vault",
-        instructions=_INSTRUCTIONS,
-        website_url=None if transport == "stdio" else deployment.public_url,  # there a stranger may hold it
-        get_tool_input_schema=schema_of,
-        on_list_tools=list_tools,
-        on_call_tool=call_tool,
-    )
-    security = RequestStateSecurity(
-        keys=[deployment.keys.subkey("request-state")], ttl=600.0, bind_principal=lambda _: _principal_name()
-    )
-    # Replaces the SDK's tracing, which costs each call 20 us and has no exporter here.
-    server.middleware[:] = [RequestStateBoundary(security, default_audience=SERVER_NAME)]
-    return server
-
-
-def _principal() -> Principal:
-    principal = PRINCIPAL.get()
-    if principal is None:
-        raise RuntimeError("a tool was reached without a principal")
-    return principal
-
-
-def _principal_name() -> str:
-    principal = _principal()
-    return json.dumps([principal.tenant, principal.user_id, principal.client_id])
-
-
-class _Progress:
-    """Progress of one call, for the caller that asked for it.
-
-    The SDK answers the POSTs of a handshake session with plain JSON, which has no room for notifications: they go out
-    on the session's GET stream. A call that is answered here, past the SDK, tells them in its own answer.
-    """
-
-    def __init__(self, context: Context, *, on_get_stream: bool) -> None:
-        self._context = context
-        self._on_get_stream = on_get_stream and context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS
-
-    async def __call__(self, done: int, total: int | None, message: str) -> None:
-        if not self._on_get_stream:
-            await self._context.session.report_progress(done, total, message)
-            return
-        token = (self._context.meta or {}).get("progress_token")
-        if token is not None:
-            params = ProgressNotificationParams(progress_token=token, progress=done, total=total, message=message)
-            await self._context.session.send_notification(ProgressNotification(params=params))
 
 
 def routes(deployment: Deployment) -> list[BaseRoute]:
@@ -247,7 +138,7 @@ class _WithPrincipal:
         try:
             if grant_later:
                 answer = _LiveAnswer(send, lambda: self._bearer.confirm(principal, scope))
-                _ON_LIVE.set(answer.allow)
+                ON_LIVE.set(answer.allow)
                 await self._app(scope, receive, answer.send)
             elif scope["method"] == "GET":
                 with self._watch.watch(principal) as over:
@@ -258,7 +149,7 @@ class _WithPrincipal:
                 await self._app(scope, receive, send)
         finally:
             PRINCIPAL.reset(reset)
-            _ON_LIVE.set(None)
+            ON_LIVE.set(None)
 
     def _reads_grant(self, scope: Scope) -> bool:
         """By the headers that MCP 2026-07-28 requires beside each body, and that the SDK compares with it."""
@@ -339,7 +230,7 @@ class _StreamableHTTP:
             call = fast_path.read_in_session(scope["headers"], body, session.capabilities)
         if call is not None:
             answer = PlainAnswer(call, receive, send)
-            known: _Known = None
+            known: Known = None
             with self._under_way(call, session, answer) as is_new:
                 if not is_new:
                     await mcp_bodies.refuse_message(INVALID_REQUEST).write(send)
@@ -402,12 +293,12 @@ class _StreamableHTTP:
 def _request(call: fast_path.PlainCall, answer: PlainAnswer) -> tools.ToolRequest:
     asking = AskingOptions(opens_urls=call.opens_urls, fills_forms=call.fills_forms, is_modern=call.session is None)
     return tools.ToolRequest(
-        principal=_principal(),
+        principal=current_principal(),
         name=call.name,
         arguments=call.arguments,
         asking=asking,
         transport="http",
-        on_live=_ON_LIVE.get(),
+        on_live=ON_LIVE.get(),
         on_away=answer.later.mark,
     )
 
@@ -418,7 +309,7 @@ async def _finish(
     replayed: Receive,
     call: fast_path.PlainCall,
     answer: PlainAnswer,
-    known: _Known,
+    known: Known,
 ) -> None:
     """Send what a plain call came to; the SDK has the words where that is no plain result."""
     if answer.stopped is not None:
@@ -429,11 +320,11 @@ async def _finish(
         if whole is not None:
             await answer.write(whole)
             return
-    reset = _KNOWN.set(known)
+    reset = KNOWN.set(known)
     try:
         await managers.answering.handle_request(scope, replayed, answer.pass_on)
     finally:
-        _KNOWN.reset(reset)
+        KNOWN.reset(reset)
 
 
 async def _pass_on(

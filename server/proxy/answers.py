@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin
 
 from starlette.requests import ClientDisconnect
@@ -18,13 +18,15 @@ from starlette.types import Receive
 from providers.api.masking import Replacer, needles
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
-from providers.outbound.client import StreamedAnswer
 from providers.outbound.json_values import at, parse_object, text_at
 from server.http import answers
 from server.http.answers import SANDBOXED, send_whole
 from server.proxy import refusals
 from server.proxy.call import ProxiedCall, ProxyRequest
 from server.proxy.wire import DECODED, response_headers
+
+if TYPE_CHECKING:
+    from providers.outbound.sessions import StreamedAnswer
 
 SMALL: Final = 65536  # bytes: a body up to this size is read at once
 _WATCH_AFTER: Final = 1024 * 1024  # bytes of an answer after which we check whether the client still reads

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from providers.api import rules
 from providers.api.masking import needles
 from providers.definitions.model import Provider
-from providers.outbound.client import HttpError, OutboundRequest
+from providers.outbound.messages import HttpError, OutboundRequest
 from server.deployment import Deployment
 from server.http import cors
 from server.http.answers import SANDBOXED, raw, send_whole

@@ -11,7 +11,7 @@ from typing import Final
 
 from providers.api.rules import UNREAD
 from providers.definitions.model import Provider, Rule
-from providers.outbound.client import Crowded, HttpError, NotReached, TooLarge
+from providers.outbound.messages import Crowded, HttpError, NotReached, TooLarge
 from server import errors
 from server.connecting.telling import tell
 from server.deployment import Deployment

@@ -11,13 +11,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from providers.definitions.discovery import DiscoveryFailed, Endpoints, discover
-from providers.outbound.client import Outbound
 from server.settings import Settings, SettingsRefused
+
+if TYPE_CHECKING:
+    from providers.outbound.client import Outbound
 
 WAIT: Final = 5.0  # seconds for an issuer to answer
 _FOLDER: Final = "issuers"

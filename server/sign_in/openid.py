@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from providers.definitions.issuers import NoMetadata, fetch_metadata, is_same_issuer
 from providers.oauth.authorization_request import authorization_url
 from providers.outbound.addresses import AddressPolicy
-from providers.outbound.client import HttpError, Outbound, OutboundRequest
+from providers.outbound.client import Outbound
+from providers.outbound.messages import HttpError, OutboundRequest
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.settings import OpenIDSettings

@@ -18,7 +18,8 @@ from weakref import WeakKeyDictionary
 
 from providers.definitions.issuers import KEPT_IN_OUTAGE, RETRY_IN_OUTAGE
 from providers.outbound.addresses import AddressPolicy
-from providers.outbound.client import HttpError, Outbound
+from providers.outbound.client import Outbound
+from providers.outbound.messages import HttpError
 from server.http.strict_json import json_object
 from server.signatures import jose
 

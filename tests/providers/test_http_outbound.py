@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from providers.outbound.addresses import PUBLIC_ONLY, AddressPolicy, address_problem, url_problem
-from providers.outbound.client import (
+from providers.outbound.client import Outbound
+from providers.outbound.messages import (
     AddressRefused,
     Crowded,
     HttpError,
     NoAnswer,
     NotReached,
-    Outbound,
     OutboundRequest,
     TooLarge,
 )

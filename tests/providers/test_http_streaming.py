@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from providers.outbound.addresses import AddressPolicy
-from providers.outbound.client import AddressRefused, NoAnswer, NotReached, Outbound, OutboundRequest, TooLarge
+from providers.outbound.client import Outbound
+from providers.outbound.messages import AddressRefused, NoAnswer, NotReached, OutboundRequest, TooLarge
 from tests.support.scripted import Arrival, Reply, scripted_server
 
 LOOPBACK = AddressPolicy(allow_loopback=True)

@@ -13,8 +13,9 @@ import httpx2
 import pytest
 
 from providers.outbound.addresses import PUBLIC_ONLY
-from providers.outbound.client import NotReached, Outbound
+from providers.outbound.client import Outbound
 from providers.outbound.lookups import ON_BEHALF_OF, BoundedLookup
+from providers.outbound.messages import NotReached
 from server.app import open_deployment
 from server.oauth.clients.keys import keys_of
 from server.settings import load_settings

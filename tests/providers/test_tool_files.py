@@ -16,7 +16,7 @@ from providers.tools.builtin import builtin_tools
 from providers.tools.declarations import ToolFileRefused, read_tool_file
 from providers.tools.declared import data_tools
 from providers.tools.spec import ToolSpec
-from server.mcp import connections_tool
+from server.mcp import connections_spec
 from server.mcp.registry import hidden_tools, load_tools
 from server.settings import SettingsRefused, load_settings
 from tests.support.documented import DOCS, section
@@ -222,7 +222,7 @@ def test_the_page_says_how_much_a_client_is_shown() -> None:
     }
     everywhere = {"providers": {name: {"client_id": "x"} for name in with_tools if name is not None}}
     for overrides, (count, characters) in (({}, always), (everywhere, most)):
-        offered = (*load_tools(load_settings(overrides=overrides), load_catalog()), connections_tool.SPEC)
+        offered = (*load_tools(load_settings(overrides=overrides), load_catalog()), connections_spec.SPEC)
         assert len(offered) == count
         assert abs(size(offered) / characters - 1) < 0.03
 

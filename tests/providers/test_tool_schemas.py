@@ -13,10 +13,10 @@ from pydantic import Field, ValidationError
 from providers.tools.builtin import builtin_tools
 from providers.tools.schemas import VAULT, input_schema, output_schema
 from providers.tools.spec import ToolInput, ToolOutput, ToolSpec
-from server.mcp import connections_tool
+from server.mcp import connections_spec
 from tests.support.shipped_tools import shipped
 
-SPECS = (*builtin_tools(), *shipped().values(), connections_tool.SPEC)
+SPECS = (*builtin_tools(), *shipped().values(), connections_spec.SPEC)
 BUDGET = 40_000  # characters of name, description and input schema; 66,950 before the schemas were made lean
 
 

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from providers.outbound.client import Crowded, HttpError, NoAnswer, NotReached, TooLarge
+from providers.outbound.messages import Crowded, HttpError, NoAnswer, NotReached, TooLarge
 from server.connecting.links import LINKS
 from server.proxy.endpoint import Proxy
 from server.proxy.refusals import of_http

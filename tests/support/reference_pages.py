@@ -15,7 +15,7 @@ from providers.definitions.catalog import load_catalog
 from providers.definitions.model import Provider
 from providers.tools.builtin import builtin_tools
 from providers.tools.spec import ToolSpec
-from server.mcp import connections_tool
+from server.mcp import connections_spec
 from server.settings import Settings
 from tests.support.documented import (
     COMMON,
@@ -54,7 +54,7 @@ _ROTATIONS = {
 def tools_page() -> str:
     """Every tool that ships, by provider."""
     groups: dict[str, list[ToolSpec]] = {}
-    for spec in (*builtin_tools(), *shipped().values(), connections_tool.SPEC):
+    for spec in (*builtin_tools(), *shipped().values(), connections_spec.SPEC):
         groups.setdefault(spec.provider or "Any agent", []).append(spec)
     return _TOOLS + "".join(
         f"\n## {name}\n\n{''.join(_tool(spec) for spec in specs)}" for name, specs in sorted(groups.items())

@@ -21,7 +21,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from providers.outbound.addresses import AddressPolicy
-from providers.outbound.client import HttpError, OutboundRequest
+from providers.outbound.messages import HttpError, OutboundRequest
 from tests.support.harness import free_socket, running_vault
 
 ALIVE = b"\x04live\x07example\x00"

@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from providers.outbound.addresses import AddressPolicy
-from providers.outbound.client import HttpError, OutboundResponse
+from providers.outbound.messages import HttpError, OutboundResponse
 from server.deployment import Deployment
 from server.http.addresses import counting_key
 from server.http.strict_json import json_object

@@ -19,7 +19,7 @@ from providers.oauth.narrowing import (
 )
 from providers.oauth.token_requests import narrowing_parameter
 from providers.oauth.token_responses import ResponseContext
-from providers.outbound.client import OutboundResponse
+from providers.outbound.messages import OutboundResponse
 from vault.records import ConnectionState
 from vault.refresh.leases import ConnectionFacts
 from vault.refresh.narrowing import is_good_parent

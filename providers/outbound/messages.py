@@ -1,0 +1,94 @@
+"""What goes to a provider or stranger and comes back, and why it did not: without the HTTP client.
+
+`providers.outbound.client` sends. The catalog and the tools are described with these, and load no HTTP client for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final
+
+from providers.outbound.json_values import parse_content, parse_object
+
+if TYPE_CHECKING:
+    from providers.outbound.addresses import AddressPolicy
+
+TOTAL_TIMEOUT: Final = 10.0  # seconds
+ANSWER_LIMIT: Final = 1_000_000  # bytes
+
+
+class HttpError(Exception):
+    """Base of the tree; never raised itself. `reason` is one of our own constants: no URL, no header, no body."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class NotReached(HttpError):
+    """Nothing of the request was sent: repeating it is safe."""
+
+
+class AddressRefused(NotReached):
+    """The URL, or an address its host resolves to, is not one that we connect to."""
+
+
+class Crowded(NotReached):
+    """Too many of our own calls are in flight there: this says nothing about the peer."""
+
+
+class NoAnswer(HttpError):
+    """The request left and no usable answer came: it is unknown whether it was carried out."""
+
+
+class TooLarge(NoAnswer):
+    """The answer exceeds the limit; the rest was not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundRequest:
+    """One request, sent once. `peer` names the bulkhead: calls to one peer cannot use up another's connections."""
+
+    method: str
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    body: bytes | AsyncIterable[bytes] | None = field(default=None, repr=False)
+    timeout: float = TOTAL_TIMEOUT  # seconds for everything, connecting to last byte
+    max_bytes: int = ANSWER_LIMIT
+    policy: AddressPolicy | None = None  # None: the policy of the client
+    peer: str = ""
+    account: str = ""  # the account of the call: one account cannot use up the slots of the others
+    reuse: bool = True  # False: a separate connection, for requests whose loss costs a grant
+    is_foreign: bool = False  # a stranger chose the address: its name is looked up separately, on behalf of `account`
+    share: int | None = None  # calls of one account that may be in flight at this peer; None: the client's limit
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundResponse:
+    """A whole answer. `headers` has lower-case names and the last value of a repeated header."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    def json_object(self) -> Mapping[str, object] | None:
+        """The body as a JSON object; None when it is anything else."""
+        return parse_object(self.body)
+
+    def json_content(self) -> Mapping[str, object] | None:
+        """The body as an object: a list becomes its `items`, no body is empty; None when it is anything else."""
+        return {} if not self.body and self.status < 300 else parse_content(self.body)
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds of Retry-After (RFC 9110 §10.2.3), at most a day; a date is compared with the answer's own Date."""
+        value = self.headers.get("retry-after", "").strip()
+        if value.isascii() and value.isdecimal():
+            return min(int(value[:9]), 86400)
+        try:
+            wait = parsedate_to_datetime(value) - parsedate_to_datetime(self.headers.get("date", ""))
+        except (ValueError, TypeError):
+            return None
+        return min(max(int(wait.total_seconds()), 0), 86400)

@@ -1,0 +1,217 @@
+"""The HTTP library of outbound calls, aiohttp: its sessions, checked addresses, and its failures in our words.
+
+The only module that knows it. `providers.outbound.client` loads this at the first call.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Final
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.hdrs import CONTENT_ENCODING
+from yarl import URL
+
+from providers.outbound.addresses import AddressPolicy, address_problem
+from providers.outbound.lookups import ON_BEHALF_OF, Lookup
+from providers.outbound.messages import (
+    AddressRefused,
+    NoAnswer,
+    NotReached,
+    OutboundRequest,
+    OutboundResponse,
+    TooLarge,
+)
+
+
+async def translate(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Turn connection errors into ours at the innermost place.
+
+    aiohttp repeats GET, PUT and DELETE when its own disconnect errors come out of here. It does not know ours, so a
+    request reaches a server at most once.
+    """
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
+        raise NotReached("TLS failed") from error
+    except aiohttp.ClientConnectorDNSError as error:
+        raise NotReached("name not found") from error
+    except aiohttp.ClientConnectorError as error:
+        raise NotReached("couldn't connect") from error
+    except aiohttp.ConnectionTimeoutError as error:
+        raise NotReached("connecting took too long") from error
+    except TimeoutError as error:  # an OSError too
+        raise NoAnswer("no answer in time") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise NoAnswer("connection broke") from error
+
+
+class _Reading:
+    """Translates what aiohttp raises while an answer is awaited or read; a generator would cost each call more."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, TimeoutError):
+            raise NoAnswer("no answer in time") from error
+        if isinstance(error, aiohttp.ClientError | OSError):
+            raise NoAnswer("answer was cut") from error
+
+
+READING: Final = _Reading()
+
+
+class StreamedAnswer:
+    """An answer whose body is still arriving, decoded if its encoding is known. `headers` as received."""
+
+    __slots__ = ("_answer", "_limit", "headers", "status")
+
+    def __init__(self, answer: aiohttp.ClientResponse, limit: int) -> None:
+        self._answer = answer
+        self._limit = limit
+        self.status = answer.status
+        self.headers: Sequence[tuple[str, str]] = tuple(answer.headers.items())
+
+    async def read(self) -> bytes:
+        """The whole body. Raises NoAnswer or TooLarge."""
+        with READING:
+            return await _read(self._answer, self._limit)
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """The body piece by piece. Raises NoAnswer or TooLarge when it ends otherwise than it should."""
+        size = 0
+        with READING:
+            async for chunk in self._answer.content.iter_any():
+                size += len(chunk)
+                if size > self._limit:
+                    self._answer.close()
+                    raise TooLarge("answer too large")
+                yield chunk
+
+
+class _GuardedResolver(AbstractResolver):
+    """Resolves once and hands out the checked addresses, so that the connection goes to what was checked."""
+
+    def __init__(self, policy: AddressPolicy, lookup: Lookup) -> None:
+        self._policy = policy
+        self._lookup = lookup
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        addresses = await self._lookup(host, port)
+        if not addresses:
+            raise OSError("no address")
+        for address in addresses:  # one bad address spoils the name: a rebinding answer mixes good and bad
+            if address_problem(address, self._policy) is not None:
+                raise AddressRefused("address not allowed")
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in dict.fromkeys(addresses)
+        ]
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class HttpSessions:
+    """One pool of connections for each way to connect; opened on first use."""
+
+    reading: Final = READING
+
+    def __init__(self, lookup: Lookup, foreign_lookup: Lookup, *, connect_timeout: float) -> None:
+        self._lookup = lookup
+        self._foreign_lookup = foreign_lookup
+        self._connect_timeout = connect_timeout
+        self._opened: dict[tuple[AddressPolicy, bool, bool], aiohttp.ClientSession] = {}
+
+    async def close(self) -> None:
+        """Close every connection."""
+        sessions = list(self._opened.values())
+        self._opened.clear()
+        for session in sessions:
+            await session.close()
+
+    def open(
+        self, request: OutboundRequest, *, policy: AddressPolicy, seconds: float, has_timer: bool = True
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Send the request; the block has the answer whose body is still arriving."""
+        # Connecting always times out before the total does, so a total timeout means that bytes may have left.
+        limits = aiohttp.ClientTimeout(
+            total=max(seconds, 0.01) if has_timer else None,
+            connect=max(min(self._connect_timeout, seconds * 0.8), 0.005),
+            ceil_threshold=60,
+        )
+        session = self._session(policy, reuse=request.reuse, is_foreign=request.is_foreign)
+        if request.is_foreign:
+            ON_BEHALF_OF.set(request.account)
+        return session.request(
+            request.method,
+            URL(request.url, encoded=True),
+            headers=request.headers,
+            data=request.body,
+            timeout=limits,
+            allow_redirects=False,
+        )
+
+    def as_stream(self, answer: aiohttp.ClientResponse, limit: int) -> StreamedAnswer:
+        """The answer, piece by piece."""
+        return StreamedAnswer(answer, limit)
+
+    async def whole(self, answer: aiohttp.ClientResponse, limit: int) -> OutboundResponse:
+        """The whole answer. Raises TooLarge."""
+        body = await _read(answer, limit)
+        return OutboundResponse(answer.status, {name.lower(): value for name, value in answer.headers.items()}, body)
+
+    def _session(self, policy: AddressPolicy, *, reuse: bool, is_foreign: bool) -> aiohttp.ClientSession:
+        session = self._opened.get((policy, reuse, is_foreign))
+        if session is None:
+            connector = aiohttp.TCPConnector(
+                resolver=_GuardedResolver(policy, self._foreign_lookup if is_foreign else self._lookup),
+                use_dns_cache=not is_foreign,  # a stranger could fill it
+                limit=0,  # the bulkheads limit
+                force_close=not reuse,
+                keepalive_timeout=None if not reuse else 15,
+            )
+            session = self._opened[policy, reuse, is_foreign] = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                middlewares=(translate,),
+                headers={"User-Agent": "token-vault", "Accept-Encoding": "identity"},
+                trust_env=False,
+                raise_for_status=False,
+            )
+        return session
+
+
+async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+    if (answer.content_length or 0) > limit:
+        answer.close()
+        raise TooLarge("answer too large")
+    if answer.content_length is not None and CONTENT_ENCODING not in answer.headers:
+        return await answer.read()  # the parser holds it to its length
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in answer.content.iter_any():
+        size += len(chunk)
+        if size > limit:
+            answer.close()
+            raise TooLarge("answer too large")
+        chunks.append(chunk)
+    return b"".join(chunks)

@@ -1,0 +1,103 @@
+"""Calls that the SDK has read: from its context to `server.mcp.tools`, and progress back the way that it came."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Final
+
+from mcp.server.lowlevel import Server
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp_types import CallToolRequestParams, ProgressNotification, ProgressNotificationParams
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+
+from server.deployment import Deployment
+from server.mcp import tools
+from server.mcp.elicitation import AskingOptions
+from server.mcp.retry_later import ON_AWAY
+from server.mcp.sdk_server import PRINCIPAL, SERVER_NAME, Answer, Backing, Context, OpenVault, make_server
+from server.mcp.tool_list import ToolList
+from vault.records import Principal
+
+ON_LIVE: ContextVar[Callable[[], None] | None] = ContextVar("on_live", default=None)
+# What a call came to that was read without the SDK, where the SDK has to word the answer.
+Known = Answer | Exception | None
+KNOWN: ContextVar[Known] = ContextVar("known", default=None)
+_STATE_LIFETIME: Final = 600.0  # seconds
+
+
+def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, object]]:
+    """The MCP server of an open vault; `transport` is the activity's name for the way of a call."""
+    listed, opened = ToolList(deployment.tools, deployment.hidden_tools), open_vault(deployment, transport=transport)
+
+    async def tool_list() -> ToolList:
+        return listed
+
+    async def vault() -> OpenVault:
+        return opened
+
+    backing = Backing(tool_list, vault, lambda: current_principal().client_id)
+    return make_server(backing, website_url=deployment.public_url, tool_names=listed.names)
+
+
+def open_vault(deployment: Deployment, *, transport: str) -> OpenVault:
+    """What the calls of a server need of this vault."""
+
+    async def call_tool(context: Context, params: CallToolRequestParams) -> Answer:
+        known = KNOWN.get()
+        if isinstance(known, Exception):
+            raise known
+        if known is not None:
+            return known
+        request = tools.ToolRequest(
+            principal=current_principal(),
+            name=params.name,
+            arguments=params.arguments or {},
+            asking=AskingOptions.from_request(context, params),
+            transport=transport,
+            on_live=ON_LIVE.get(),
+            on_away=ON_AWAY.get(),
+        )
+        with deployment.drain.call():
+            progress = _Progress(context, on_get_stream=transport == "http")
+            return await tools.call(deployment, request, progress=progress)
+
+    security = RequestStateSecurity(
+        keys=[deployment.keys.subkey("request-state")], ttl=_STATE_LIFETIME, bind_principal=lambda _: _principal_name()
+    )
+    return OpenVault(call_tool, RequestStateBoundary(security, default_audience=SERVER_NAME))
+
+
+def current_principal() -> Principal:
+    """The principal of the request that is being answered."""
+    principal = PRINCIPAL.get()
+    if principal is None:
+        raise RuntimeError("a tool was reached without a principal")
+    return principal
+
+
+def _principal_name() -> str:
+    principal = current_principal()
+    return json.dumps([principal.tenant, principal.user_id, principal.client_id])
+
+
+class _Progress:
+    """Progress of one call, for the caller that asked for it.
+
+    The SDK answers the POSTs of a handshake session with plain JSON, which has no room for notifications: they go out
+    on the session's GET stream. A call that is answered here, past the SDK, tells them in its own answer.
+    """
+
+    def __init__(self, context: Context, *, on_get_stream: bool) -> None:
+        self._context = context
+        self._on_get_stream = on_get_stream and context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS
+
+    async def __call__(self, done: int, total: int | None, message: str) -> None:
+        if not self._on_get_stream:
+            await self._context.session.report_progress(done, total, message)
+            return
+        token = (self._context.meta or {}).get("progress_token")
+        if token is not None:
+            params = ProgressNotificationParams(progress_token=token, progress=done, total=total, message=message)
+            await self._context.session.send_notification(ProgressNotification(params=params))

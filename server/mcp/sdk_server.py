@@ -1,0 +1,92 @@
+"""The SDK's server around our tools, for every transport. It can list the tools before the vault is open.
+
+`server.mcp.sdk_calls` makes the calls, for which the vault must be open; nothing of it is loaded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.server.request_state import RequestStateBoundary
+from mcp_types import (
+    CallToolRequestParams,
+    CallToolResult,
+    InputRequiredResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+)
+
+from server.mcp.tool_list import ToolList
+from server.runtime.version import VERSION
+from vault.records import Principal
+
+# Equal in every process of a vault: sealed requestState names it as its audience.
+SERVER_NAME: Final = "token-vault"
+PRINCIPAL: ContextVar[Principal | None] = ContextVar("principal", default=None)
+_INSTRUCTIONS: Final = (
+    "These tools act on the person's own accounts. If an answer contains a link, give it to the person "
+    "and call the tool again after they open it. `connections` lists connected accounts."
+)
+Context = ServerRequestContext[dict[str, object], object]
+Answer = CallToolResult | InputRequiredResult
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVault:
+    """What calls need. `boundary` seals and opens the `requestState` of those that ask the person."""
+
+    call: Callable[[Context, CallToolRequestParams], Awaitable[Answer]]
+    boundary: RequestStateBoundary
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """What stands behind a server. Over stdio, both may come after the client; `vault` then sets the principal, too.
+
+    `client_id`: of the client that asks for the list. What these raise is the answer.
+    """
+
+    tools: Callable[[], Awaitable[ToolList]]
+    vault: Callable[[], Awaitable[OpenVault]]
+    client_id: Callable[[], str]
+
+
+def make_server(
+    backing: Backing, *, website_url: str | None = None, tool_names: tuple[str, ...] = ()
+) -> Server[dict[str, object]]:
+    """The MCP server of a vault. `tool_names`: of those that HTTP requests may name in their headers."""
+    # The SDK searches a called tool's schema for parameters that travel in headers. None of ours do, and walking the
+    # whole schema costs each call 10 us.
+    schemas: dict[str, Mapping[str, object]] = {name: {} for name in tool_names}
+
+    async def list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
+        return (await backing.tools()).of(backing.client_id())
+
+    async def call_tool(context: Context, params: CallToolRequestParams) -> Answer:
+        return await (await backing.vault()).call(context, params)
+
+    async def open_state(ctx: Context, call_next: CallNext) -> HandlerResult:
+        if ctx.method != "tools/call":
+            return await call_next(ctx)
+        return await (await backing.vault()).boundary(ctx, call_next)
+
+    def schema_of(name: str) -> Mapping[str, object] | None:
+        return schemas.get(name)
+
+    server: Server[dict[str, object]] = Server(
+        SERVER_NAME,
+        version=VERSION,
+        title="Token Vault",
+        instructions=_INSTRUCTIONS,
+        website_url=website_url,
+        get_tool_input_schema=schema_of,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+    )
+    server.middleware[:] = [open_state]  # in place of the SDK's tracing, which costs 20 us and has no exporter here
+    return server

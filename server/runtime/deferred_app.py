@@ -1,0 +1,85 @@
+"""ASGI: an application that is loaded when its first request arrives, for a process that may never get one."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_STARTED: Final = "lifespan.startup.complete"
+
+
+class DeferredApp:
+    """Loads `modules` in a thread, then makes the application and starts it (ASGI lifespan 2.0).
+
+    The paths in `at_once` are answered without it.
+    """
+
+    def __init__(self, make: Callable[[], ASGIApp], *, modules: Sequence[str], at_once: Mapping[str, ASGIApp]) -> None:
+        self._make = make
+        self._modules = modules
+        self._at_once = at_once
+        self._starting: asyncio.Task[_Started] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        if (app := self._at_once.get(scope["path"])) is not None:
+            await app(scope, receive, send)
+            return
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+        started = await asyncio.shield(self._starting)
+        scope["state"] = {**scope.get("state", {}), **started.state}
+        await started.app(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": _STARTED})
+        await receive()
+        if self._starting is not None:
+            await (await self._starting).end()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start(self) -> _Started:
+        for name in self._modules:
+            await asyncio.to_thread(importlib.import_module, name)
+        started = _Started(self._make())
+        await started.begin()
+        return started
+
+
+class _Started:
+    """The application while it lives."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.state: MutableMapping[str, object] = {}
+        self._told: asyncio.Queue[Message] = asyncio.Queue()
+        self._said: asyncio.Queue[Message] = asyncio.Queue()
+        self._living: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Start it. Raises RuntimeError when it does not want to."""
+        scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+        self._living = asyncio.create_task(self._live(scope))
+        await self._tell("lifespan.startup")
+
+    async def end(self) -> None:
+        """Let it close what it has open."""
+        await self._tell("lifespan.shutdown")
+        if self._living is not None:
+            await self._living
+
+    async def _live(self, scope: Scope) -> None:
+        await self.app(scope, self._told.get, self._said.put)
+
+    async def _tell(self, what: str) -> None:
+        await self._told.put({"type": what})
+        answer = await self._said.get()
+        if answer["type"] != f"{what}.complete":
+            raise RuntimeError(f"the application failed at {what}")
