@@ -58,7 +58,7 @@ async def _examine_without_vault(setup: Setup, settings: Settings) -> list[Findi
     """Address and providers, from a vault that is gone afterwards: the doctor creates none."""
     from tempfile import TemporaryDirectory
 
-    from server.app import OWN_FILES
+    from server.runtime.catalog import OWN_FILES
 
     own = setup.directory() / OWN_FILES
     overrides: dict[str, object] = {
