@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 IDENTITY: Final = ("openid", "email")
 _OFFLINE: Final = "offline_access"
+_ALL: Final = "account"  # what we call everything that a service without scopes allows
 
 
 class DiscoveryFailed(Exception):
@@ -35,6 +36,7 @@ class Endpoints:
     revoke_url: str | None = None
     client_auth: str = "client_secret_basic"
     scopes: frozenset[str] = frozenset()
+    is_openid: bool = False
     issuer: str | None = None  # what every authorization response must name as `iss`, if the service promises it
 
 
@@ -69,6 +71,7 @@ def read_configuration(issuer: str, content: Mapping[str, object]) -> Endpoints:
         revoke_url=text_at(content, "revocation_endpoint"),
         client_auth="client_secret_post" if use_post else "client_secret_basic",
         scopes=frozenset(_texts(content, "scopes_supported")),
+        is_openid=True,
         issuer=text_at(content, "issuer") if names_itself else None,
     )
 
@@ -81,16 +84,23 @@ def _texts(content: Mapping[str, object], path: str) -> Sequence[str]:
 def content_of(
     name: str, endpoints: Endpoints, *, title: str | None = None, scopes: Iterable[str] = (), is_openid: bool
 ) -> dict[str, object]:
-    """The content of a provider file for these endpoints."""
-    wanted = sorted(set(scopes) or {"profile"})
-    identity = [scope for scope in IDENTITY if is_openid]
+    """The content of a provider file for these endpoints.
+
+    Only OpenID Connect has scopes of its own; a plain OAuth 2.0 service refuses any that it doesn't know
+    (`invalid_scope`), so it is asked for what settings name, and for none if they name none.
+    """
+    wanted = sorted(set(scopes) or {"profile" if is_openid else _ALL})
+    known = endpoints.scopes
+    identity = [scope for scope in IDENTITY if is_openid and (scope == "openid" or not known or scope in known)]
     offline = [_OFFLINE] if _OFFLINE in endpoints.scopes else []
     hosts = {"authorize_url": endpoints.authorize_url, "token_url": endpoints.token_url}
     if endpoints.revoke_url is not None:
         hosts["revoke_url"] = endpoints.revoke_url
     if endpoints.issuer is not None:
         hosts["issuer"] = endpoints.issuer
-    asked = {"default": [scope for scope in wanted if scope not in (*identity, *offline)] or wanted}
+    asked: dict[str, object] = {"default": [scope for scope in wanted if scope not in (*identity, *offline)] or wanted}
+    if wanted == [_ALL]:
+        asked["app_level"] = True
     return {
         "name": name,
         "title": title or name,
@@ -109,6 +119,13 @@ def content_of(
 def generic_provider(
     name: str, endpoints: Endpoints, *, title: str | None, scopes: Iterable[str], apis: Mapping[str, str]
 ) -> Provider:
-    """A provider that settings alone describe; its account is `sub` of the userinfo endpoint."""
-    content = content_of(name, endpoints, title=title, scopes=scopes, is_openid=True)
+    """A provider that settings alone describe: an issuer, or addresses with `openid` among the scopes if it is one.
+
+    Its account is what the userinfo endpoint calls `sub`, or `id` of a plain OAuth 2.0 service.
+    """
+    asked = frozenset(scopes)
+    is_openid = endpoints.is_openid or IDENTITY[0] in asked
+    content = content_of(name, endpoints, title=title, scopes=asked, is_openid=is_openid)
+    if not is_openid:
+        content["identity"] = {"url": endpoints.userinfo_url, "id": "{sub|id|user_id}", "label": "{email|name|login}"}
     return Provider.model_validate({**content, "apis": dict(apis)})

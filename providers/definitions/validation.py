@@ -197,7 +197,8 @@ def _identity_problems(provider: Provider) -> Iterator[str]:
         yield f"identity.api: unknown API {identity.api!r}; add it under [apis]"
     for name, template in (("id", identity.id), ("label", identity.label)):
         paths = _PLACEHOLDER.findall(template)
-        if not paths or any(_FIELD_PATH.fullmatch(path) is None for path in paths):
+        ways = [way for path in paths for way in path.split("|")]
+        if not ways or any(_FIELD_PATH.fullmatch(way) is None for way in ways):
             yield f"identity.{name}: needs a {{path}} into the answer, such as {{user.id}}; correct it"
 
 

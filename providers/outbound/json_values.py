@@ -89,10 +89,14 @@ def objects_at(value: object, path: str) -> tuple[Mapping[str, object], ...]:
 
 
 def fill(template: str, value: object) -> str | None:
-    """A text with its `{paths}` replaced by the values there; None when one is missing."""
+    """A text with its `{paths}` replaced by the values there; None when one is missing.
+
+    `{a|b}` is the first of them that exists.
+    """
     filled: list[str] = []
     for index, part in enumerate(_PLACEHOLDER.split(template)):
-        text = part if index % 2 == 0 else text_at(value, part)
+        ways = part.split("|")
+        text = part if index % 2 == 0 else next((found for way in ways if (found := text_at(value, way))), None)
         if text is None:
             return None
         filled.append(text)

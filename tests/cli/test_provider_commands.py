@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -19,9 +20,11 @@ from providers.definitions.catalog import (
     load_catalog,
     read_provider,
 )
-from providers.definitions.discovery import DiscoveryFailed, discover, read_configuration
+from providers.definitions.discovery import DiscoveryFailed, discover, generic_provider, read_configuration
 from providers.definitions.inputs import examples, with_inputs
 from providers.definitions.model import Provider, Registration
+from providers.oauth.client import OAuthUpstream
+from providers.oauth.token_responses import account_of
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.simulator import Simulator, consent, running_simulator
@@ -30,6 +33,7 @@ from server.app import open_deployment
 from server.settings import SettingsRefused, load_settings
 from tests.cli.test_cli_commands import content, run
 from tests.support.processes import Place, free_port
+from vault.upstream import Account
 
 
 @pytest.fixture
@@ -207,6 +211,27 @@ async def test_a_file_from_an_issuer_is_complete(place: Place) -> None:
     assert read_provider(Path(made["file"])).identity.id == "{sub}"
 
 
+def asked_by(provider: Provider, scopes: frozenset[str]) -> list[str]:
+    """The scopes in the address that a person's browser is sent to."""
+    upstream = OAuthUpstream(provider, Outbound())
+    url = upstream.authorization_url(redirect_uri="https://v.example", state="s", scopes=scopes, code_verifier="v" * 43)
+    return parse_qs(urlsplit(url).query).get("scope", [""])[0].split()
+
+
+@pytest.mark.parametrize(
+    ("published", "expected"),
+    [
+        ([], ["email", "openid", "profile"]),
+        (["openid", "profile"], ["openid", "profile"]),
+    ],
+)
+def test_an_issuer_is_asked_only_for_scopes_that_it_may_have(published: list[str], expected: list[str]) -> None:
+    whole = {f"{name}_endpoint": f"https://x.example/{name}" for name in ("authorization", "token", "userinfo")}
+    endpoints = read_configuration("https://x.example", {**whole, "scopes_supported": published})
+    provider = generic_provider("corp", endpoints, title=None, scopes=(), apis={})
+    assert asked_by(provider.with_registration(Registration("x")), provider.scope.default) == expected
+
+
 async def test_three_addresses_are_enough() -> None:
     addresses = {
         "authorize_url": "https://t.example/a",
@@ -217,6 +242,13 @@ async def test_three_addresses_are_enough() -> None:
     catalog = load_catalog(overrides={"tickets": ProviderOverrides(client_id="x", scopes=scopes, **addresses)})
     tickets = catalog.provider("tickets")
     assert (tickets.identity_url, tickets.scope.default) == ("https://t.example/me", {"read"})
+    assert asked_by(tickets, scopes) == ["read"]  # a service without OpenID Connect refuses openid: invalid_scope
+    assert account_of(tickets, {"id": 7, "login": "ann"}) == Account("7", "ann")
+    for named, expected in ((None, []), (["openid", "email", "read"], ["email", "openid", "read"])):
+        limit = None if named is None else frozenset(named)
+        other = load_catalog(overrides={"tickets": ProviderOverrides(client_id="x", scopes=limit, **addresses)})
+        provider = other.provider("tickets")
+        assert asked_by(provider, provider.scope.default) == expected
     for missing in addresses:
         with pytest.raises(ProviderFileRefused, match="no provider file of that name"):
             load_catalog(overrides={"tickets": ProviderOverrides(**{**addresses, missing: None})})

@@ -82,6 +82,8 @@ FORM: list[tuple[str, str, str, object]] = [
     ("proxied.preferences", "github", "proxied.preferences", ["Return"]),
     ("proxied.credentials", "github", "proxied.credentials", "key"),
     ("proxied.links", "github", "proxied.links", "perhaps"),
+    ("proxied.paths", "github", "proxied.paths", {"/v1": "nothing"}),
+    ("proxied.upload_session", "github", "proxied.upload_session", "upload id"),
 ]
 # by what the API answers
 ERRORS: list[tuple[str, object]] = [
