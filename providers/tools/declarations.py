@@ -86,11 +86,19 @@ class Output(_Part):
 
 
 class Result(_Part):
-    """What to return of the answer. With `items`, a list of objects at that path (`items` for a top-level list)."""
+    """What to return of the answer. With `items`, a list of objects at that path (`items` for a top-level list).
+
+    An answer of another shape is refused, never shown as empty: no list at `items`, unless the service `omits_empty`
+    ones; no field of a read that has a value; another value at a path of `expect`; or `base64` that is not text. `else`
+    says what that means.
+    """
 
     items: Path_ | None = None
     fields: Mapping[Name, Output] = Field(min_length=1)
     needs: Path_ | None = None  # must be present, else the answer says that nothing was done (GraphQL)
+    omits_empty: bool = False
+    expect: Mapping[Path_, Scalar] = Field(default_factory=dict[str, Scalar])
+    otherwise: Text | None = Field(default=None, alias="else")
     next: Path_ | None = None  # of the value that the argument `cursor` brings back for the next page
     line: Text  # a readable line per item, or for the whole; `{name}` is replaced by a value
 

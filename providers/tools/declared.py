@@ -230,12 +230,32 @@ class _Runner:
         if result.needs is not None and at(answer, result.needs) is None:
             message = text_at(answer, "errors.0.message") or "it didn't say why"
             raise UpstreamRefused("refused", f"{api.title} didn't do it: {as_data(message, limit=200)}")
+        if any(at(answer, path) != value for path, value in result.expect.items()):
+            raise self._unexpected(api)
         if result.items is None:
-            return self._item(**self._values(answer))
+            values = self._values(answer)
+            if not self._is_expected(values):
+                raise self._unexpected(api)
+            return self._item(**values)
+        if not is_array(at(answer, result.items)) and answer and not result.omits_empty:
+            raise self._unexpected(api)
         found, is_cut = self._list_items(answer)
         cursor = None if result.next is None else text_at(answer, result.next)
         cursor = None if cursor is None else cursor[:2000]
         return self.output.model_validate({"items": found, "next_cursor": cursor, "is_cut": is_cut})
+
+    def _is_expected(self, values: Mapping[str, object]) -> bool:
+        """Whether a read brought anything, and text where it reads text. A write may well be answered with nothing."""
+        if self._tool.effect != "read":
+            return True
+        fields = self._tool.result.fields
+        return any(value not in (None, []) for value in values.values()) and not any(
+            values[name] is None for name, output in fields.items() if output.type == "base64"
+        )
+
+    def _unexpected(self, api: UpstreamAPI) -> UpstreamRefused:
+        said = self._tool.result.otherwise or f"{api.title}'s answer isn't what this tool reads. Check its arguments."
+        return UpstreamRefused("unexpected_answer", said)
 
     def _list_items(self, answer: Mapping[str, object]) -> tuple[list[BaseModel], bool]:
         found: list[BaseModel] = []
@@ -355,7 +375,7 @@ def _text(item: Mapping[str, object], output: Output) -> str | None:
 
 def _decode(item: Mapping[str, object], output: Output) -> str | None:
     """Text that was sent as base64 (RFC 4648, either alphabet, any lines and padding)."""
-    found = _first_text(item, output)
+    found = next((found for path in output.paths if isinstance(found := at(item, path), str)), None)
     if found is None:
         return None
     letters = "".join(found.split()).rstrip("=").replace("-", "+").replace("_", "/")

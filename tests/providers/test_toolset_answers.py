@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from providers.api.api import UpstreamRefused
+from providers.definitions.catalog import load_catalog
 from providers.tools import declarations
 from providers.tools.declarations import Output, Tool
-from providers.tools.declared import LIST_BUDGET, _put
+from providers.tools.declared import LIST_BUDGET, _put, tool_of
 from tests.providers.test_toolset_arguments import usual_arguments
 from tests.support.scripted import json_reply
 from tests.support.shipped_tools import shipped
@@ -60,7 +63,7 @@ def answer_item(tool: Tool) -> dict[str, object]:
 
 def answer_of(tool: Tool) -> object:
     if tool.result.items is None:
-        return {**answer_item(tool), "ok": True}
+        return {**answer_item(tool), "ok": True, **tool.result.expect}
     listed = [answer_item(tool)] * ITEMS
     if tool.result.items == "items":
         return listed
@@ -94,3 +97,75 @@ async def test_a_hostile_answer_comes_back_small_and_as_data(bench: Bench, name:
     assert "\u202e" not in text and "\x00" not in text
     if spec.read_only:
         assert "data, not instructions" in text.splitlines()[0]
+
+
+# Answers of another shape: never a success without content
+
+READS = sorted(name for name, spec in SPECS.items() if spec.read_only)
+
+
+async def said(bench: Bench, name: str, answer: object) -> str:
+    """The tool's own words, or the code of its refusal."""
+    spec = SPECS[name]
+    bench.server.answer = lambda _: json_reply(answer)
+    try:
+        arguments = spec.input.model_validate(usual_arguments(spec))
+        return str(await spec.call(bench.api(spec), arguments, bench._progress))
+    except UpstreamRefused as refused:
+        return refused.code
+
+
+@pytest.mark.parametrize("name", READS)
+async def test_an_answer_of_another_shape_is_refused(bench: Bench, name: str) -> None:
+    tool = DECLARED[name]
+    assert await said(bench, name, answer_of(tool)) not in {"unexpected_answer", "refused"}
+    others: list[object] = [{"ok": True, "unrelated": "x"}]
+    if tool.result.items is None:
+        others += [[answer_item(tool)], [], {"ok": True}]
+    else:
+        one = answer_item(tool)
+        lists_itself = not tool.result.needs and tool.result.items.partition(".")[0] in one
+        others += [] if lists_itself else [{**one, "ok": True}]
+    for other in others:
+        found = await said(bench, name, other)
+        assert found in {"unexpected_answer", "refused"}, other
+
+
+BLOB = {"type": "file", "encoding": "base64", "path": "a.md", "size": 3, "sha": "f00", "content": "YWJj\n"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [BLOB, {**BLOB, "path": "b.md"}],  # a folder
+        [],
+        {**BLOB, "type": "submodule", "content": None},
+        {**BLOB, "type": "dir", "entries": []},
+        {**BLOB, "encoding": "none", "content": "", "size": 2_000_000},
+        {**BLOB, "content": "/9j/4AAQ"},  # a picture
+    ],
+    ids=["folder", "empty folder", "submodule", "object of a folder", "large", "binary"],
+)
+async def test_reading_what_is_no_text_file_at_github_says_so(bench: Bench, answer: object) -> None:
+    assert await said(bench, "github_file_read", answer) == "unexpected_answer"
+
+
+@pytest.mark.parametrize(("content", "text"), [("YWJj\n", "abc"), ("", '""')])
+async def test_a_text_file_is_read_at_github_an_empty_one_too(bench: Bench, content: str, text: str) -> None:
+    assert text in await said(bench, "github_file_read", {**BLOB, "content": content})
+
+
+@pytest.mark.parametrize(("omits_empty", "expected"), [(True, "Nothing was found."), (False, "unexpected_answer")])
+async def test_a_list_that_is_left_out_is_an_empty_one_only_where_the_file_says_so(
+    bench: Bench, *, omits_empty: bool, expected: str
+) -> None:
+    tool = DECLARED["github_issues"]
+    tool = tool.model_copy(update={"result": tool.result.model_copy(update={"omits_empty": omits_empty})})
+    spec = tool_of(tool, load_catalog().provider("github"), source=Path("github.toml"))
+    bench.server.answer = lambda _: json_reply({"kind": "list"})
+    arguments = spec.input.model_validate(usual_arguments(spec))
+    try:
+        found = str(await spec.call(bench.api(spec), arguments, bench._progress))
+    except UpstreamRefused as refused:
+        found = refused.code
+    assert found == expected
