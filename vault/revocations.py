@@ -28,6 +28,7 @@ log = logging.getLogger("token_vault.revocations")
 BACKOFF = (30, 120, 600, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600, 24 * 3600)  # seconds after each failure
 BATCH = 20  # revocations per round of `run_due`
 AT_ONCE = 5  # of these at a time: a provider that does not answer delays few others
+LEFT_OPEN = frozenset({"unsupported", "given_up", "unreadable"})  # only the person can end the access there
 FINISHED = frozenset({"revoked", "unsupported", "given_up", "unreadable"})  # outcomes that have destroyed the key
 
 _READ = """

@@ -290,7 +290,8 @@ class PublicClient(FilePart):
 class RevocationFacts(FilePart):
     """How to end the grant at the provider. `tokens` in order of preference; `each`: all of them, not the first.
 
-    With `token_in = "path"`, `{token}` is part of the address; `{client_id}` may always be.
+    With `token_in = "path"`, `{token}` is part of the address; `{client_id}` may always be. `pages`: where a person
+    removes the app, by whose account it is for; shown where the vault cannot end the grant.
     """
 
     method: Literal["POST", "GET", "DELETE"] = "POST"
@@ -301,6 +302,7 @@ class RevocationFacts(FilePart):
     # true: as at the token endpoint; client_header: `Authorization: Client SECRET`
     client_auth: bool | Literal["client_secret_post", "client_secret_basic", "client_header"] = True
     ends_grant: bool | None = None
+    pages: Mapping[Title, str] = Field(default_factory=dict[str, str])
 
 
 class Identity(FilePart):
@@ -467,6 +469,13 @@ class Provider(FilePart):
         changed = self.model_copy(update={"headers": headers})
         changed._registration = registration  # noqa: SLF001 -- a copy of ourselves
         return changed
+
+    @property
+    def can_revoke(self) -> bool:
+        """Whether we have a way to end a grant there; the tokens of an API of ours need none."""
+        needs_secret = isinstance(self.revoke.client_auth, str)
+        has_way = self.hosts.revoke_url is not None and not (needs_secret and not self.registration.client_secret)
+        return has_way or self.audience is not None
 
     @property
     def tally(self) -> Mapping[str, int]:

@@ -144,6 +144,8 @@ def _addresses(provider: Provider) -> Iterator[tuple[str, str]]:
         yield "long_lived.url", provider.long_lived.url
     if provider.console is not None:
         yield "console.url", provider.console.url
+    for account, url in provider.revoke.pages.items():
+        yield f"revoke.pages.{account}", url
     for key, url in provider.apis.items():
         yield f"apis.{key}", url
 
@@ -159,7 +161,7 @@ def address_problems(provider: Provider) -> Iterator[str]:
             yield f"{where}: {problem}; use an absolute https URL"
             continue
         parsed = URL(url, encoded=True)
-        if where == "console.url":
+        if where == "console.url" or where.startswith("revoke.pages."):
             continue  # a page for people
         if parsed.raw_fragment or (where.startswith("apis.") and parsed.raw_query_string):
             yield f"{where}: has a query or fragment; remove it"

@@ -204,7 +204,7 @@ class OAuthUpstream:
             return RevokeOutcome.REVOKED  # we make its tokens, and make no more
         facts = self._provider.revoke
         url = self._provider.hosts.revoke_url
-        if url is None or (isinstance(facts.client_auth, str) and not self._provider.registration.client_secret):
+        if url is None or not self._provider.can_revoke:
             return RevokeOutcome.UNSUPPORTED
         held = {"refresh_token": refresh_token, "access_token": access_token}
         present = [(kind, token) for kind in facts.tokens if (token := held[kind]) is not None]

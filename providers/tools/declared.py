@@ -231,14 +231,14 @@ class _Runner:
             message = text_at(answer, "errors.0.message") or "it didn't say why"
             raise UpstreamRefused("refused", f"{api.title} didn't do it: {as_data(message, limit=200)}")
         if any(at(answer, path) != value for path, value in result.expect.items()):
-            raise self._unexpected(api)
+            raise self._refusal_of_shape(api)
         if result.items is None:
             values = self._values(answer)
             if not self._is_expected(values):
-                raise self._unexpected(api)
+                raise self._refusal_of_shape(api)
             return self._item(**values)
         if not is_array(at(answer, result.items)) and answer and not result.omits_empty:
-            raise self._unexpected(api)
+            raise self._refusal_of_shape(api)
         found, is_cut = self._list_items(answer)
         cursor = None if result.next is None else text_at(answer, result.next)
         cursor = None if cursor is None else cursor[:2000]
@@ -253,7 +253,7 @@ class _Runner:
             values[name] is None for name, output in fields.items() if output.type == "base64"
         )
 
-    def _unexpected(self, api: UpstreamAPI) -> UpstreamRefused:
+    def _refusal_of_shape(self, api: UpstreamAPI) -> UpstreamRefused:
         said = self._tool.result.otherwise or f"{api.title}'s answer isn't what this tool reads. Check its arguments."
         return UpstreamRefused("unexpected_answer", said)
 

@@ -87,17 +87,24 @@ def disconnect(
 ) -> None:
     """Disconnect an account: revoke access at the provider and destroy its key."""
 
-    async def end() -> dict[str, object]:
+    async def end() -> tuple[dict[str, object], str]:
+        from vault import revocations
+
         async with setup.open() as deployment:
             owner = await user_named(deployment.database, user)
             found = await connection_called(deployment, owner, connection)
             outcome = await end_connection(deployment, found)
-            return connection_fields(found, now=deployment.now()) | {"status": "revoked", "at_provider": outcome}
+            row = connection_fields(found, now=deployment.now()) | {"status": "revoked", "at_provider": outcome}
+            said = f"Disconnected {row['provider']} {row['account']} (at the provider: {outcome})."
+            if outcome in revocations.LEFT_OPEN:
+                provider = deployment.catalog.get(found.provider)
+                pages = [] if provider is None else list(provider.revoke.pages.values())
+                row["remove_at"] = pages
+                said = " ".join((said, "Also remove the app in the account's settings there.", *pages))
+            return row, said
 
-    row = setup.run(end())
-    setup.show_one(
-        row, sentence=f"Disconnected {row['provider']} {row['account']} (at the provider: {row['at_provider']})."
-    )
+    row, said = setup.run(end())
+    setup.show_one(row, sentence=said)
 
 
 async def end_connection(deployment: Deployment, connection: Connection) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 from starlette.responses import Response
@@ -55,6 +56,7 @@ async def show(visit: OwnVisit) -> Response:
                 "outcome": one.outcome,
                 "badge": CATALOGUE["ended_badge"].get(one.outcome, one.outcome),
                 "text": CATALOGUE["ended"].get(one.outcome, one.outcome),
+                "pages": _removal_pages(visit, one.provider) if one.outcome in revocations.LEFT_OPEN else {},
                 "next_at": one.next_at,
             }
             for one in ended
@@ -72,6 +74,12 @@ def _is_configured(visit: OwnVisit, provider: Provider) -> bool:
 def _title(visit: OwnVisit, provider_name: str) -> str:
     provider = visit.deployment.catalog.get(provider_name)
     return provider_name if provider is None else provider.title
+
+
+def _removal_pages(visit: OwnVisit, provider_name: str) -> Mapping[str, str]:
+    """Where the person removes the app, by the kind of account."""
+    provider = visit.deployment.catalog.get(provider_name)
+    return {} if provider is None else provider.revoke.pages
 
 
 def _row(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, object]:
@@ -172,7 +180,13 @@ async def reconnect(visit: OwnVisit) -> Response:
 async def confirm(visit: OwnVisit) -> Response:
     """Ask before disconnecting."""
     connection = await _own(visit)
-    context: dict[str, object] = {"connection": connection, "title": _title(visit, connection.provider)}
+    provider = visit.deployment.catalog.get(connection.provider)
+    context: dict[str, object] = {
+        "connection": connection,
+        "title": _title(visit, connection.provider),
+        "ends_there": provider is not None and provider.can_revoke,
+        "pages": _removal_pages(visit, connection.provider),
+    }
     return visit.page("disconnect.html", context)
 
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
+from providers.definitions.catalog import load_catalog
 from providers.simulator.person import consent
+from providers.simulator.running import running_simulator
 from server.portal.agents import PAGE_SIZE
 from server.portal.connections import PAGE_SIZE as CONNECTIONS
+from tests.support.harness import running_vault
 from tests.support.person import forms_of, session_token
 from tests.support.portal_room import CHAT, Room, query_of, running_room
 from vault import connections, delegations, grants, revocations
 from vault.audit import audit
 from vault.records import Client, ClientKind, Connection, Event, User
 from vault.refresh import leases
+from vault.upstream import Account, TokenAnswer
 
 EVENTS = "https://www.googleapis.com/auth/calendar.events"
 READONLY = "https://www.googleapis.com/auth/calendar.events.readonly"
@@ -520,3 +526,39 @@ async def test_events_hold_no_secret_of_a_whole_journey(room: Room) -> None:
     recorded = repr(await room.events(user))
     assert "connection.opened" in recorded
     assert not [secret for secret in secrets if secret in recorded]
+
+
+@pytest.mark.parametrize(
+    ("provider", "at", "revokes"),
+    [("microsoft", "https://account.live.com/consent/Manage", False), ("asana", "", True)],
+)
+async def test_a_disconnect_says_that_access_ended_only_where_the_vault_can_end_it(
+    tmp_path: Path, provider: str, at: str, *, revokes: bool
+) -> None:
+    async with running_simulator() as simulator, AsyncExitStack() as stack:
+        section = simulator.family_settings("generic", apis=load_catalog().provider(provider).apis)
+        if not revokes:
+            section = {name: value for name, value in section.items() if name != "revoke_url"}
+        vault = await stack.enter_async_context(running_vault(tmp_path, providers={provider: section}))
+        room = Room(vault, simulator, stack)
+        user, deployment = await room.user("alice"), vault.deployment
+        async with deployment.transaction() as transaction:
+            connection = await connections.open_connection(
+                transaction,
+                deployment.keys,
+                user_id=user.id,
+                provider=provider,
+                answer=TokenAnswer("access", "refresh", frozenset({"x"}), 3600, Account("1", "alice@example.com")),
+                asked=frozenset({"x"}),
+                policy=deployment.vault.policies[provider],
+                now=deployment.now(),
+            )
+        person = await room.signed_in(user)
+        page = await person.open(f"/connections/{connection.id}/disconnect")
+        assert ("access is revoked at" in page.text) == revokes
+        assert ("remove the app in your account settings there" in page.text) != revokes
+        assert not at or f'href="{at}"' in page.text
+        page = await person.submit(page, form="/disconnect")
+        page = await person.open(page.headers["location"]) if "location" in page.headers else page
+        assert ("no way to revoke access from here" in page.text) != revokes
+        assert not at or f'href="{at}"' in page.text

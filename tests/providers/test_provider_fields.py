@@ -82,6 +82,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("proxied.preferences", "github", "proxied.preferences", ["Return"]),
     ("proxied.credentials", "github", "proxied.credentials", "key"),
     ("proxied.links", "github", "proxied.links", "perhaps"),
+    ("revoke.pages", "microsoft", "revoke.pages", {"Anybody": "http://microsoft.example"}),
     ("proxied.paths", "github", "proxied.paths", {"/v1": "nothing"}),
     ("proxied.upload_session", "github", "proxied.upload_session", "upload id"),
 ]
