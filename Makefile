@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types bench million chaos soak ha fuzz attack clients first-hour clean lock serve node sdks
+.PHONY: help demo test lint types bench million chaos soak ha fuzz attack clients first-hour clean lock serve node sdks bundle
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make attack       about 1,100 black-box attacks on a running vault; prints what held and what failed (3 minutes; not part of make test)"
 	@echo "make clients      a week of what MCP clients do to their tokens, and how often a person had to sign in (DAYS=1; URL=https://... plays against any server)"
 	@echo "make first-hour   the guides word by word, timed: from git clone to a posted message, against simulated services; then every mistake (3 minutes)"
+	@echo "make bundle       dist/token-vault-VERSION.mcpb, which Claude Desktop installs with a double click"
 	@echo "make lock         rewrite the hashed lock files"
 	@echo "make clean        remove .venv and all generated files"
 
@@ -84,6 +85,9 @@ attack: .venv/.dev
 
 clients: .venv/.dev
 	$(RUN) -m tests.clients $(if $(URL),--url $(URL)) $(if $(DAYS),--days $(DAYS))
+
+bundle: .venv/.dev
+	$(RUN) -m tests.generating.bundle dist
 
 lock: .venv/.dev
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --universal --generate-hashes --no-annotate --no-header -q -o requirements.txt

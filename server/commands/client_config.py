@@ -164,6 +164,10 @@ def _show(setup: Setup, made: ClientConfig, *, outcome: str) -> None:
     notes = [*made.notes, *made.file_notes] if is_there else list(made.file_notes)
     if unseen and made.transport == "stdio" and is_there:
         notes.append(f"The client won't pass {', '.join(unseen)} to the vault: put these settings in a settings file.")
+    if "archive-v0" in Path(sys.prefix).parts and made.transport == "stdio" and is_there:  # uv's cache
+        notes.append(
+            "uvx runs this program from its cache, which uv can delete: use `uv tool install` for a lasting one."
+        )
     backup = None if made.place is None else backup_of(made.place.file)
     kept = str(backup) if outcome == "written" and backup is not None and backup.exists() else None
     if setup.as_json:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import site
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import jsonschema
 import pytest
-from mcp import Client
 from mcp.client.stdio import StdioServerParameters
+from uv import find_uv_bin
 
+from server.settings import OTHER_VARIABLES
+from tests.support.documented import commands, options_of
 from tests.support.processes import free_port
+from tests.support.starting import data_directory, listed
 
 ROOT = Path(__file__).parent.parent.parent
 STRANGERS = ("server", "providers", "vault")
@@ -23,14 +29,6 @@ def run(*command: str | Path, cwd: Path) -> str:
     done = subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
-    (built,) = folder.glob("*.whl")
-    return built
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +99,80 @@ async def test_a_client_starts_the_installed_program_over_stdio_in_such_a_folder
     programs: Path, strangers: Path
 ) -> None:
     arguments = ["-m", "token_vault", "stdio", "--client", "Wheel", "--data", str(strangers / "data")]
-    (strangers / "data").mkdir(mode=0o700)
-    (strangers / "data" / "config.toml").write_text(f"[server]\nport = {free_port()}\n")
+    data_directory(strangers)
     server = StdioServerParameters(command=str(programs / "python"), args=arguments, cwd=strangers)
-    async with Client(server) as client:
-        listed = await client.list_tools()
-    assert "slack_post" in {tool.name for tool in listed.tools}
+    assert "slack_post" in await listed(server)
+
+
+@pytest.mark.parametrize("name", ["token-vault", "token-vault-sandbox"])
+async def test_mcp_json_starts_what_the_readme_installed_with_nothing_on_the_path(
+    programs: Path, tmp_path: Path, name: str
+) -> None:
+    entry = json.loads((ROOT / "mcp.json").read_text(encoding="utf-8"))["mcpServers"][name]
+    data = data_directory(tmp_path)
+    variables = {"HOME": str(tmp_path), "TOKEN_VAULT_DATA": str(data), "PATH": ""}
+    if "env" in entry:
+        variables["TOKEN_VAULT_SERVER__PORT"] = str(free_port())  # as the entry does, at a free one
+    started = StdioServerParameters(
+        command="/usr/bin/env",
+        args=["-i", *(f"{key}={value}" for key, value in variables.items()), entry["command"], *entry["args"]],
+        cwd=tmp_path,
+    )
+    missing = subprocess.run(
+        [started.command, *started.args], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert missing.returncode == 127  # not installed: the client shows which program is missing
+    assert "token-vault: not found" in missing.stderr
+    (tmp_path / "token-vault").symlink_to(programs.parent)
+    assert "slack_post" in await listed(started)
+
+
+def uvx(index: Path, *words: str, folder: Path) -> StdioServerParameters:
+    """`uvx` without a network."""
+    options = ["--offline", "--no-index", "--find-links", str(index), "--cache-dir", str(folder / "cache")]
+    variables = {"HOME": str(folder), "PATH": "/usr/bin:/bin"}
+    arguments = ["tool", "run", "--python", sys.executable, *options, *words]
+    return StdioServerParameters(command=find_uv_bin(), args=arguments, cwd=folder, env=variables)
+
+
+async def test_uvx_runs_a_wheel_by_the_name_of_the_package(index: Path, tmp_path: Path) -> None:
+    (wheel,) = index.glob("mcp_token_vault-*.whl")
+    arguments = ["stdio", "--client", "uvx", "--data", str(data_directory(tmp_path))]
+    assert "slack_post" in await listed(
+        uvx(index, "--from", str(wheel), "mcp-token-vault", *arguments, folder=tmp_path)
+    )
+
+
+def test_an_entry_that_uvx_prints_says_that_its_program_can_go(index: Path, tmp_path: Path) -> None:
+    started = uvx(index, "mcp-token-vault", "client-config", "cursor", "--data", str(tmp_path), folder=tmp_path)
+    done = subprocess.run(
+        [started.command, *started.args], env=started.env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "uv tool install" in done.stderr
+
+
+async def test_the_registry_entry_names_this_release_and_starts_it(index: Path, tmp_path: Path) -> None:
+    """`server.json` as a client of the MCP registry turns it into a command line."""
+    content = json.loads((ROOT / "server.json").read_text(encoding="utf-8"))
+    schema = json.loads((ROOT / "tests/data/mcp_server_2025_12_11.schema.json").read_text(encoding="utf-8"))
+    assert content["$schema"] == schema["$id"]
+    check = jsonschema.Draft7Validator(schema, format_checker=jsonschema.FormatChecker())
+    assert not list(check.iter_errors(content))
+    for broken in ({"description": "x" * 101}, {"name": "no-namespace"}, {"packages": [{"identifier": "x"}]}):
+        assert list(check.iter_errors(content | broken))
+    (package,) = content["packages"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert content["version"] == package["version"] == project["version"]
+    assert (package["registryType"], package["identifier"], package["runtimeHint"]) == ("pypi", project["name"], "uvx")
+    assert {one["name"] for one in package["environmentVariables"]} <= OTHER_VARIABLES
+    arguments: list[str] = []
+    for one in package["packageArguments"]:
+        value = one.get("value", one.get("default"))
+        if value is not None:
+            arguments += [one["name"], value] if one["type"] == "named" else [value]
+    named = {one["name"] for one in package["packageArguments"] if one["type"] == "named"}
+    assert named <= set(options_of(commands()[arguments[0]]))
+    started = uvx(index, f"{package['identifier']}@{package['version']}", *arguments, folder=tmp_path)
+    variables = {"TOKEN_VAULT_DATA": str(data_directory(tmp_path))}
+    assert "slack_post" in await listed(started.model_copy(update={"env": {**(started.env or {}), **variables}}))

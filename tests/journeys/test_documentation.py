@@ -114,8 +114,9 @@ def test_the_client_configuration_starts_what_exists_and_no_two_vaults_share_a_p
                 == f"http://localhost:{Settings().server.port}/{'mcp' if entry['type'] == 'http' else 'sse'}"
             )
             continue
-        words, *options = entry["args"]
-        assert entry["command"] == "token-vault"
+        shell, script, program, words, *options = entry["args"]
+        assert (entry["command"], shell, program) == ("/bin/sh", "-c", "token-vault")
+        assert "$HOME/token-vault/bin" in script  # where the README installs it
         assert {word for word in options if word.startswith("--")} <= set(options_of(commands()[words])), name
         port = int(entry.get("env", {}).get("TOKEN_VAULT_SERVER__PORT", Settings().server.port))
         is_sandbox = "--sandbox" in options
