@@ -64,6 +64,7 @@ class UpstreamPolicy:
     tool_scopes: Mapping[str, frozenset[str]] = field(
         default_factory=dict[str, frozenset[str]]
     )  # tool -> its scopes: without a tool call, asking for a tool asks for these
+    writing_tools: frozenset[str] = frozenset()  # tools that change something at the provider
     reading: frozenset[str] = frozenset()  # scopes that cannot change anything
 
     @property

@@ -25,6 +25,7 @@ class ApprovalRules:
 
     ask: Mapping[str, frozenset[str]]
     tool_scopes: Mapping[str, Mapping[str, frozenset[str]]]
+    writing_tools: Mapping[str, frozenset[str]]
 
     @classmethod
     def from_settings(cls, settings: Settings, catalog: Catalog, tools: Sequence[ToolSpec]) -> ApprovalRules:
@@ -53,7 +54,11 @@ class ApprovalRules:
         for spec in tools:
             if spec.provider is not None:
                 scopes.setdefault(spec.provider, {})[spec.name] = spec.scopes
-        return cls(ask, scopes)
+        writing = {
+            provider: frozenset(spec.name for spec in tools if spec.provider == provider and not spec.read_only)
+            for provider in scopes
+        }
+        return cls(ask, scopes, writing)
 
     def apply(self, policy: UpstreamPolicy) -> UpstreamPolicy:
         """The policy with these rules."""
@@ -61,4 +66,5 @@ class ApprovalRules:
             policy,
             ask=self.ask.get(policy.provider, _NOTHING),
             tool_scopes=self.tool_scopes.get(policy.provider, {}),
+            writing_tools=self.writing_tools.get(policy.provider, _NOTHING),
         )

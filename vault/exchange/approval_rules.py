@@ -11,6 +11,7 @@ from vault.scopes import expand
 from vault.upstream import UpstreamPolicy
 
 TOOL = "tool:"  # prefix of a tool's name among the things that the person is asked about each time
+WRITES = "effect:write"  # among the same things: whatever may change something, tools of a later release included
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -27,6 +28,8 @@ class ApprovalQuestion:
 
         Without a tool call, asking for a tool means asking for its scopes: no other way may lead to them.
         """
+        if WRITES in self.entries and self._may_write(scopes, tool):
+            return True
         asked: frozenset[str] = frozenset()
         for entry in self.entries:
             name = entry.removeprefix(TOOL)
@@ -38,6 +41,11 @@ class ApprovalQuestion:
             else:
                 asked |= self.policy.tool_scopes.get(name, _NOTHING)
         return bool(asked) and self._reaches(scopes, asked)
+
+    def _may_write(self, scopes: frozenset[str], tool: str | None) -> bool:
+        if tool is not None:
+            return tool in self.policy.writing_tools
+        return not expand(scopes, self.policy.covers) <= self.policy.reading | self.policy.always_granted
 
     def _reaches(self, scopes: frozenset[str], asked: frozenset[str]) -> bool:
         """Whether the scopes include an asked one, or a part of one that allows changes.
