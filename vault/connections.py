@@ -50,7 +50,7 @@ def narrowed_token(scope_key: str) -> str:
 # An unresolved send without a lease: the process that sent it got no answer or is gone.
 _COLUMNS = """
     k.id, k.user_id, k.provider, k.account, k.label, k.scopes, k.state, k.reason, k.generation, k.created_at,
-    k.access_expires_at, k.grant_expires_at, k.idle_expires_at, k.refreshed_at, k.metadata,
+    k.access_expires_at, k.grant_expires_at, k.idle_expires_at, k.refreshed_at, k.metadata, k.nickname,
     case when k.refresh_sealed is null then 0 else 1 end as has_refresh_token,
     case when k.lease_owner is null and exists (
         select 1 from intents i
@@ -129,6 +129,7 @@ def connection_from(row: Row) -> Connection:
         is_settled=integer(row, "is_settled") == 1,
         retry_at=integer_or_none(row, "retry_at"),
         metadata=metadata,
+        nickname=text_or_none(row, "nickname") or "",
     )
 
 
@@ -179,6 +180,15 @@ async def find(reader: Reader, user_id: str, *, provider: str, account: str | No
     if account is None:
         return found
     return tuple(one for one in found if names_account(account, id=one.id, account=one.account, label=one.label))
+
+
+async def rename(transaction: Transaction, connection: Connection, *, nickname: str) -> None:
+    """Set the person's own name for a live account; empty: none."""
+    await transaction.execute(
+        "update connections set nickname = :nickname"
+        " where tenant = :tenant and user_id = :user_id and id = :id and ended_at is null",
+        {"tenant": TENANT, "user_id": connection.user_id, "id": connection.id, "nickname": nickname or None},
+    )
 
 
 def names_account(named: str, *, id: str, account: str, label: str) -> bool:  # noqa: A002  the field's own name

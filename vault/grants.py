@@ -172,6 +172,17 @@ async def list_grants(reader: Reader, user_id: str) -> tuple[Grant, ...]:
     return tuple(grant_from(row) for row in rows)
 
 
+async def list_sign_ins(reader: Reader, user_id: str, *, client_id: str, limit: int) -> tuple[Grant, ...]:
+    """The grants of a user to one client, live or ended, newest first."""
+    rows = await reader.fetch(
+        "select id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason"
+        " from grants where tenant = :tenant and user_id = :user_id and client_id = :client_id"
+        " order by created_at desc, id limit :limit",
+        {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "limit": limit},
+    )
+    return tuple(grant_from(row) for row in rows)
+
+
 async def live_principal_facts(reader: Reader, grant_id: str, *, token_id: str = "") -> LiveGrant | None:
     """The grant with its client and user, unless any of the three, or the access token with this id, has ended.
 

@@ -194,6 +194,7 @@ class TicketPurpose(StrEnum):
     USER_CODE = "user_code"  # the short code of such a request, typed by its person
     DEVICE_REFUSAL = "device_refusal"  # refused by the person; an approval is a CODE of this secret, so only one exists
     BOOTSTRAP = "bootstrap"  # first admin
+    UNDO = "undo"  # takes back a saved change of permissions, 15 min
     PUSHED = "pushed"  # an authorization request pushed ahead (RFC 9126), 60 s
 
 
@@ -251,6 +252,7 @@ class Connection:
     is_settled: bool = False  # and no answer can come any longer: the vault tries again
     retry_at: int | None = None  # not before this time
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    nickname: str = ""  # the person's own name for it
     tenant: str = TENANT
 
     @property

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -26,11 +27,13 @@ __all__ = [
     "Activity",
     "ChainBroken",
     "Head",
+    "LastUse",
     "append",
     "begin_keyed_head",
     "format_details",
     "head",
     "list_events",
+    "list_last_uses",
     "restart_keyed_head",
     "verify",
 ]
@@ -42,6 +45,7 @@ COMPANY_WAIT = 0.01  # seconds from a commit's start that an event waits for as 
 NOTE_DELAY = 0.05  # seconds that an event without a waiting caller may be pending
 TEXT_LIMIT = 500  # characters per text: details name things, they do not carry content
 LIST_LIMIT = 3000  # characters of JSON left of a list when the details are too long
+LOOK_BACK = 2000  # events in which to look for last uses
 DETAILS_LIMIT = 8192  # characters of all details as JSON
 
 
@@ -358,6 +362,32 @@ async def list_events(
     return tuple(_event(row) for row in rows)
 
 
+@dataclass(frozen=True, slots=True)
+class LastUse:
+    """When an agent last used an account; `connection_id` None: the vault without an account."""
+
+    client_id: str
+    connection_id: str | None
+    at: int
+
+
+async def list_last_uses(reader: Reader, user_id: str) -> tuple[LastUse, ...]:
+    """Each agent's last use of each account among the user's recent events."""
+    rows = await reader.fetch(_LAST_USES, {"tenant": TENANT, "user_id": user_id, "limit": LOOK_BACK})
+    return tuple(
+        LastUse(text(row, "client_id"), text_or_none(row, "connection_id"), integer(row, "at")) for row in rows
+    )
+
+
+_LAST_USES = """
+    select e.client_id, e.connection_id, max(e.at) as at from (
+        select kind, client_id, connection_id, at from events
+        where tenant = :tenant and user_id = :user_id order by sequence desc limit :limit
+    ) e
+    where e.client_id is not null and e.kind in ('tool.called', 'proxy.called', 'token.exchanged', 'token.released',
+        'handle.issued', 'token.refreshed', 'token.repeated')
+    group by e.client_id, e.connection_id
+"""
 _LIST = {
     (False, False): "select * from events where tenant = :tenant "
     "and sequence > :after and sequence < :before order by sequence limit :limit",
