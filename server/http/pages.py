@@ -6,11 +6,9 @@ what a page says; `server.sign_in.password` knows who the person is.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import resources
+from datetime import UTC, date, datetime
 from typing import Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,22 +19,39 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from server.http import page_texts
+from server.http.assets import asset_url, initials, logo_url, slug
 
 Item = TypeVar("Item")
-STYLESHEET: Final = resources.files("server.portal").joinpath("static", "portal.css").read_bytes()
-_STYLE_VERSION: Final = hashlib.sha256(STYLESHEET).hexdigest()[:12]
 _TEXT_LIMIT: Final = 400  # characters of an explanation on an error page
 _HOST_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
 
 
 def _time(at: int | None) -> Markup:
-    """An instant as a `time` element in UTC; pages have no script that could know the reader's time zone."""
+    """An instant as a `time` element in UTC; the script shows it in the reader's time zone."""
     if at is None:
         return page_texts.markup("common.never")
     moment = datetime.fromtimestamp(at, UTC)
     return Markup('<time datetime="{}">{}</time>').format(
         moment.strftime("%Y-%m-%dT%H:%M:%SZ"), moment.strftime("%-d %b %Y, %H:%M UTC")
     )
+
+
+def _ago(at: int) -> Markup:
+    """A recent instant, as the time since then where the script runs; else the instant."""
+    return Markup(str(_time(at)).replace("<time ", "<time data-ago ", 1))  # noqa: S704 -- made by `_time`
+
+
+def _countdown(at: int) -> Markup:
+    """The time until an instant, as minutes and seconds where the script runs; else the instant."""
+    moment = datetime.fromtimestamp(at, UTC)
+    return Markup('<time datetime="{}" data-ends>{}</time>').format(
+        moment.strftime("%Y-%m-%dT%H:%M:%SZ"), moment.strftime("%H:%M UTC")
+    )
+
+
+def _day(day: str) -> str:
+    """An ISO date as people write it."""
+    return date.fromisoformat(day).strftime("%-d %b %Y")
 
 
 def _sentence(text: str) -> str:
@@ -53,8 +68,14 @@ _ENVIRONMENT: Final = Environment(
 )
 _ENVIRONMENT.filters["time"] = _time
 _ENVIRONMENT.filters["sentence"] = _sentence
+_ENVIRONMENT.filters["ago"] = _ago
+_ENVIRONMENT.filters["countdown"] = _countdown
+_ENVIRONMENT.filters["day"] = _day
+_ENVIRONMENT.filters["initials"] = initials
+_ENVIRONMENT.filters["slug"] = slug
+_ENVIRONMENT.filters["logo_url"] = logo_url
+_ENVIRONMENT.globals["asset"] = asset_url  # pyright: ignore[reportArgumentType] -- as below
 _ENVIRONMENT.globals["t"] = page_texts.markup  # pyright: ignore[reportArgumentType] -- typed by its defaults
-_STYLESHEET_URL: Final = f"/static/portal.css?v={_STYLE_VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +104,7 @@ def content_policy(form_targets: Iterable[str] = ()) -> str:
     """The Content-Security-Policy of a page; `form_targets` are CSP sources to which a form's redirect may lead."""
     targets = " ".join(["'self'", *form_targets])
     return (
-        "default-src 'none'; style-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; object-src 'none'; base-uri 'none'; "
         f"frame-ancestors 'none'; form-action {targets}"
     )
 
@@ -120,7 +141,7 @@ def render(
     values: dict[str, object] = {
         "user": None,
         "here": "",
-        "stylesheet": _STYLESHEET_URL,
+        "needs": 0,
         "token_field": token_field,
         **context,
     }

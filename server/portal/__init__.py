@@ -1,4 +1,4 @@
-"""Pages: first run, sign-in, consent, connect, connections, agents, activity. No script; one stylesheet."""
+"""Pages: first run, sign-in, consent, connect, connections, agents, activity. One stylesheet, one small script."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def _form(visit: OwnVisit, *, error: str, status: int) -> Response:
         "has_password": visit.user.password_hash is not None,
         "minimum": MIN_LENGTH,
     }
-    return visit.page("account.html", context, status=status)
+    return visit.page("person.html", context, status=status)
 
 
 async def change(visit: OwnVisit) -> Response:

@@ -1,128 +1,171 @@
-"""The person's agents: what each may use, how to change that, and how to disconnect one at once."""
+"""The person's agents: a list, and a page for each with its access, activity, sign-ins, and the way to end it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote
 
 from starlette.responses import Response
 
 from server.http import pages
-from server.portal import permissions, texts
+from server.portal import access, access_saving, texts
+from server.portal.activity import recent_rows
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from vault import clients, connections, delegations, grants
 from vault.audit import audit
-from vault.records import Client, Delegation, Event, Grant
+from vault.records import Client, Connection, Delegation, Event, Grant
 
-_USES: Final = frozenset(
-    {"tool.called", "token.exchanged", "token.released", "handle.issued", "token.refreshed", "token.repeated"}
-)
-PAGE_SIZE: Final = 20  # agents
-_MOST_ACCOUNTS: Final = 400  # sets of checkboxes per page: fewer agents if a person has many accounts
-_LOOK_BACK: Final = 500  # events in which to look for an agent's last use
+PAGE_SIZE: Final = 50  # agents
+ROWS: Final = 25  # accounts on an agent's page
+_SIGN_INS: Final = 10
 
 
-async def _own_agents(visit: OwnVisit, permitted: Sequence[Delegation] | None = None) -> dict[str, list[Grant]]:
-    """Client id to live grants, for every client with a grant or a delegation of this person."""
+@dataclass(frozen=True, slots=True)
+class OwnAgent:
+    """An agent with its live sign-ins."""
+
+    client: Client
+    live: tuple[Grant, ...]
+    used_at: int | None
+
+    @property
+    def path(self) -> str:
+        return access.agent_path(self.client.id)
+
+    @property
+    def since(self) -> int | None:
+        return min((grant.created_at for grant in self.live), default=None)
+
+    @property
+    def kind(self) -> str:
+        return texts.client_kind(self.client)
+
+    @property
+    def is_unverified(self) -> bool:
+        return texts.is_unverified(self.client)
+
+
+async def own_agents(visit: OwnVisit, permitted: Sequence[Delegation]) -> list[OwnAgent]:
+    """Every client with a grant or a live delegation of this person, the last used first."""
     database, now = visit.deployment.database, visit.deployment.now()
     found: dict[str, list[Grant]] = {}
     for grant in await grants.list_grants(database, visit.user.id):
         found.setdefault(grant.client_id, []).append(grant)
-    if permitted is None:
-        permitted = await delegations.list_for_user(database, visit.user.id)
     for delegation in permitted:
         if delegation.is_live(now):
             found.setdefault(delegation.client_id, [])
-    return found
+    used: dict[str, int] = {}
+    for use in await audit.list_last_uses(database, visit.user.id):
+        used[use.client_id] = max(use.at, used.get(use.client_id, 0))
+    agents: list[OwnAgent] = []
+    for client_id, live in found.items():
+        client = await clients.get_client(database, client_id)
+        if client is not None:
+            agents.append(OwnAgent(client, tuple(live), used.get(client_id)))
+    return sorted(agents, key=lambda one: (-(one.used_at or one.since or 0), one.client.name.casefold()))
+
+
+def chips(
+    visit: OwnVisit, client: Client, *, owned: Sequence[Connection], delegated: Sequence[Delegation]
+) -> list[access.AccessRow]:
+    """The accounts that an agent may use."""
+    held = {one.connection_id for one in delegated if one.client_id == client.id}
+    mine = [one for one in owned if one.id in held]
+    rows = access.agent_rows(
+        visit.deployment, client, owned=mine, delegated=[one for one in delegated if one.client_id == client.id]
+    )
+    return [row for row in rows if row.setting.scopes]
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Agents with the checkboxes of what they may use, as many as fit on a page."""
+    """The agents with what each may use, in short."""
     database = visit.deployment.database
     permitted = await delegations.list_for_user(database, visit.user.id)
     owned = await connections.list_connections(database, visit.user.id)
-    everybody = list((await _own_agents(visit, permitted)).items())
-    size = max(1, min(PAGE_SIZE, _MOST_ACCOUNTS // max(1, len(owned))))
-    part = pages.part(everybody, visit.visit.query("page"), size=size)
-    last_used = await _last_used(visit)
-    agents: list[dict[str, object]] = []
-    for client_id, live in part.items:
-        client = await clients.get_client(database, client_id)
-        if client is not None:
-            mine = [one for one in permitted if one.client_id == client_id]
-            accounts = permissions.choices_of(visit.deployment, owned, mine)
-            agents.append(_row(client, live, accounts=accounts, used_at=last_used.get(client_id)))
+    part = pages.part(await own_agents(visit, permitted), visit.visit.query("page"), size=PAGE_SIZE)
     context: dict[str, object] = {
-        "agents": agents,
-        "field": permissions.FIELD,
+        "agents": [(one, chips(visit, one.client, owned=owned, delegated=permitted)) for one in part.items],
         "mcp": visit.deployment.url("/mcp"),
         "part": part,
     }
     return visit.page("agents.html", context)
 
 
-async def _last_used(visit: OwnVisit) -> dict[str, int]:
-    """When each agent of the person's recent events was last used."""
-    database = visit.deployment.database
-    recent = await audit.list_events(database, user_id=visit.user.id, limit=_LOOK_BACK, newest_first=True)
-    found: dict[str, int] = {}
-    for event in recent:
-        if event.client_id is not None and event.kind in _USES:
-            found.setdefault(event.client_id, event.at)
-    return found
-
-
-def _row(
-    client: Client, live: list[Grant], *, accounts: Sequence[permissions.AccountChoices], used_at: int | None
-) -> dict[str, object]:
-    scopes = frozenset[str]().union(*(grant.scopes for grant in live))
-    return {
-        "client": client,
-        "path": _path(client.id),
-        "kind": texts.client_kind(client),
-        "unverified": texts.is_unverified(client),
-        "since": min((grant.created_at for grant in live), default=None),
-        "used_at": used_at,
-        "scopes": [texts.token_scope(scope) for scope in sorted(scopes)],
-        "accounts": accounts,
-    }
-
-
-def _path(client_id: str) -> str:
-    return f"/agents/{quote(client_id, safe='')}"
-
-
 async def _agent(visit: OwnVisit) -> Client:
     """The agent in the address, if it is one of this person's."""
     client_id = str(visit.visit.request.path_params["client"])
     client = await clients.get_client(visit.deployment.database, client_id)
-    if client is None or client_id not in await _own_agents(visit):
+    held = await delegations.list_for_client(visit.deployment.database, visit.user.id, client_id=client_id)
+    now = visit.deployment.now()
+    is_own = any(one.is_live(now) for one in held) or any(
+        grant.client_id == client_id for grant in await grants.list_grants(visit.deployment.database, visit.user.id)
+    )
+    if client is None or not is_own:
         raise PageRefused("no_agent", kind="not_found")
     return client
 
 
-async def change(visit: OwnVisit) -> Response:
-    """Set what the agent may use to exactly what is selected."""
+async def show_one(visit: OwnVisit) -> Response:
+    """One agent: its access, what it did lately, its sign-ins."""
     client = await _agent(visit)
-    accounts = await permissions.account_choices(visit.deployment, visit.user, client_id=client.id)
-    if not permissions.is_current(accounts, visit.form.many(permissions.HELD_FIELD)):
-        raise PageRefused("permissions_changed", kind="conflict")
-    wanted = permissions.chosen_scopes(accounts, visit.form.many(permissions.FIELD))
-    await permissions.save(visit.deployment, visit.user, client_id=client.id, accounts=accounts, wanted=wanted)
     deployment, user = visit.deployment, visit.user
-    ticked = visit.form.many(permissions.ASK_FIELD)
-    await permissions.save_asking(deployment, user, client_id=client.id, accounts=accounts, ticked=ticked)
-    meant = visit.form.many(permissions.DEFAULT_FIELD)
-    await permissions.save_defaults(deployment, user, client_id=client.id, accounts=accounts, ticked=meant)
-    return pages.go("/agents")
+    rows = await access.rows_of_agent(deployment, user, client)
+    part = pages.part(sorted(rows, key=_order), visit.visit.query("page"), size=ROWS)
+    signed_in = await grants.list_sign_ins(deployment.database, user.id, client_id=client.id, limit=_SIGN_INS)
+    uses = await audit.list_last_uses(deployment.database, user.id)
+    live = [grant for grant in signed_in if grant.is_live]
+    scopes = frozenset[str]().union(*(grant.scopes for grant in live))
+    context: dict[str, object] = {
+        "client": client,
+        "agent_name": client.name or client.id,
+        "path": access.agent_path(client.id),
+        "kind": texts.client_kind(client),
+        "unverified": texts.is_unverified(client),
+        "is_signed_in": bool(live),
+        "used_at": max((use.at for use in uses if use.client_id == client.id), default=None),
+        "scopes": [texts.token_scope(scope) for scope in sorted(scopes)],
+        "rows": part.items,
+        "part": part,
+        "days": access.DAYS,
+        "saved": await access_saving.last_saved(deployment, user, visit.visit.query("saved")),
+        "events": await recent_rows(visit, client_id=client.id),
+        "sign_ins": [(grant, texts.grant_end(grant)) for grant in signed_in],
+    }
+    return visit.page("agent.html", context)
+
+
+def _order(row: access.AccessRow) -> bool:
+    return not row.setting.scopes
+
+
+async def change(visit: OwnVisit) -> Response:
+    """Store what the person changed of the agent's access."""
+    client = await _agent(visit)
+    rows = await access.rows_of_agent(visit.deployment, visit.user, client)
+    changes = access.changed_rows(rows, visit.form, now=visit.deployment.now())
+    return _go_back(client, await access_saving.save(visit.deployment, visit.user, changes))
+
+
+async def undo(visit: OwnVisit) -> Response:
+    """Take the last change back."""
+    client_id = str(visit.visit.request.path_params["client"])
+    client = await clients.get_client(visit.deployment.database, client_id)
+    if client is None:
+        raise PageRefused("no_agent", kind="not_found")
+    rows = await access.rows_of_agent(visit.deployment, visit.user, client)
+    return _go_back(client, await access_saving.undo(visit.deployment, visit.user, visit.form.one("saved"), rows))
+
+
+def _go_back(client: Client, handle: str) -> Response:
+    return pages.go(access.agent_path(client.id) + (f"?saved={handle}" if handle else ""))
 
 
 async def confirm(visit: OwnVisit) -> Response:
     """Ask before disconnecting an agent."""
     client = await _agent(visit)
-    return visit.page("cut_off.html", {"client": client, "path": _path(client.id)})
+    return visit.page("cut_off.html", {"client": client, "path": access.agent_path(client.id)})
 
 
 async def cut_off(visit: OwnVisit) -> Response:
@@ -134,7 +177,7 @@ async def cut_off(visit: OwnVisit) -> Response:
             transaction, user_id=user.id, client_id=client.id, reason="cut_off", now=now
         )
         taken = await delegations.revoke_for_client(transaction, user_id=user.id, client_id=client.id, now=now)
-        details: dict[str, object] = {
+        details: Mapping[str, object] = {
             "agent": client.name,
             "grants": len(ended),
             "accounts": taken,

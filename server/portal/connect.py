@@ -20,7 +20,7 @@ from server.connecting.provider_errors import no_refresh_token
 from server.deployment import Deployment
 from server.http import pages
 from server.http.page_texts import text
-from server.portal import texts
+from server.portal import access, texts
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, Visit
 from vault import clients, connections, delegations
@@ -213,11 +213,15 @@ async def show_done(visit: OwnVisit) -> Response:
             deployment.database, user_id=visit.user.id, client_id=client.id, connection_id=connection.id
         )
         allowed = held.scopes if held is not None and held.is_live(deployment.now()) else allowed
+    rows = () if client is None else await access.rows_of_agent(deployment, visit.user, client)
     named = frozenset(visit.visit.request.query_params.getlist("without"))
     context: dict[str, object] = {
         "provider": provider,
         "connection": connection,
         "client": client if allowed else None,
+        "agent_path": "" if client is None else access.agent_path(client.id),
+        "rows": [row for row in rows if row.connection.id == connection.id],
+        "days": access.DAYS,
         "scopes": scope_words(provider, connection.scopes),
         "allowed": scope_words(provider, allowed),
         "without": scope_words(provider, (named & provider.scopes.keys()) - connection.scopes),

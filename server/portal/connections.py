@@ -1,4 +1,4 @@
-"""The person's connections: what is connected and in what state; connect, reconnect, disconnect.
+"""The person's accounts: a list with the health of each, and a page for each; connect, reconnect, rename, disconnect.
 
 `server.connecting.provider_authorization` handles the redirect to a provider, `vault.revocations` ends the grant there.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from starlette.responses import Response
@@ -16,7 +16,9 @@ from server.connecting.provider_authorization import ConsentRequest
 from server.errors import status_of
 from server.http import pages
 from server.http.page_texts import CATALOGUE, text
-from server.portal import texts
+from server.portal import access, access_saving, texts
+from server.portal.activity import recent_rows
+from server.portal.agents import own_agents
 from server.portal.connect import (
     NEW_ACCOUNT,
     asked_scopes,
@@ -30,48 +32,163 @@ from server.portal.connect import (
 from server.portal.first_run import provider_facts
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
-from vault import connections, revocations
-from vault.records import Connection
+from vault import clients, connections, delegations, revocations
+from vault.audit import audit
+from vault.records import Client, Connection, Event
 from vault.scopes import expand
 
-PAGE_SIZE: Final = 50  # connections
+PAGE_SIZE: Final = 50  # accounts, or agents of one
+NICKNAME_LIMIT: Final = 60
+_TROUBLE: Final = {"needs_reauth": 0, "expiring": 1, "ambiguous": 2, "waiting": 2}  # first on the page
+_FINE: Final = 3
 _REVOKE_WAIT: Final = 8.0  # seconds that a person waits for the provider; the attempt continues and is repeated anyway
 _SHOWN_FOR: Final = 7 * 86400  # how long an ended grant stays on the page
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Everything that is connected, and what was recently disconnected."""
+    """Everything that is connected, trouble first, and what was recently disconnected."""
     deployment, now = visit.deployment, visit.deployment.now()
-    owned = await connections.list_connections(deployment.database, visit.user.id)
-    ended = await revocations.list_revocations(deployment.database, visit.user.id, since=now - _SHOWN_FOR)
-    configured = [provider for provider in deployment.catalog if _is_configured(visit, provider)]
-    part = pages.part(owned, visit.visit.query("page"), size=PAGE_SIZE)
+    database = deployment.database
+    owned = await connections.list_connections(database, visit.user.id)
+    ended = await revocations.list_revocations(database, visit.user.id, since=now - _SHOWN_FOR)
+    known = [*deployment.catalog]
+    configured = [provider for provider in known if _is_configured(visit, provider)]
+    part = pages.part(
+        sorted(owned, key=lambda one: _TROUBLE.get(one.status(now), _FINE)), visit.visit.query("page"), size=PAGE_SIZE
+    )
+    users = await _agents_by_account(visit)
+    used = _last_uses(await audit.list_last_uses(database, visit.user.id))
+    closed = visit.visit.query("closed")
     context: dict[str, object] = {
-        "connections": [_row(visit, connection, now=now) for connection in part.items],
-        "part": part,
-        "ended": [
-            {
-                "title": _title(visit, one.provider),
-                "label": one.label,
-                "outcome": one.outcome,
-                "badge": CATALOGUE["ended_badge"].get(one.outcome, one.outcome),
-                "text": CATALOGUE["ended"].get(one.outcome, one.outcome),
-                "pages": _removal_pages(visit, one.provider) if one.outcome in revocations.LEFT_OPEN else {},
-                "next_at": one.next_at,
-            }
-            for one in ended
+        "connections": [
+            _row(visit, one, now=now) | {"agents": users.get(one.id, []), "used_at": used.get(one.id)}
+            for one in part.items
         ],
+        "part": part,
+        "ended": [_end_row(visit, one) for one in ended],
+        "closed": next((_end_row(visit, one) for one in ended if one.connection_id == closed), None),
         "providers": configured,
+        "others": [] if not configured else [one for one in known if one not in configured],
         "setup": [] if configured else provider_facts(deployment),
     }
     return visit.page("connections.html", context, form_targets=provider_targets(configured))
+
+
+def _end_row(visit: OwnVisit, one: revocations.Revocation) -> dict[str, object]:
+    return {
+        "title": account_title(visit, one.provider),
+        "provider": one.provider,
+        "label": one.label,
+        "outcome": one.outcome,
+        "badge": CATALOGUE["ended_badge"].get(one.outcome, one.outcome),
+        "text": CATALOGUE["ended"].get(one.outcome, one.outcome),
+        "pages": _removal_pages(visit, one.provider) if one.outcome in revocations.LEFT_OPEN else {},
+        "next_at": one.next_at,
+    }
+
+
+async def _agents_by_account(visit: OwnVisit) -> dict[str, list[Client]]:
+    """Connection id to the agents that may use it now."""
+    database, now = visit.deployment.database, visit.deployment.now()
+    known: dict[str, Client | None] = {}
+    found: dict[str, list[Client]] = {}
+    for held in await delegations.list_for_user(database, visit.user.id):
+        if not held.is_live(now):
+            continue
+        if held.client_id not in known:
+            known[held.client_id] = await clients.get_client(database, held.client_id)
+        client = known[held.client_id]
+        if client is not None:
+            found.setdefault(held.connection_id, []).append(client)
+    return found
+
+
+def _last_uses(uses: Iterable[audit.LastUse]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for use in uses:
+        if use.connection_id is not None:
+            found[use.connection_id] = max(use.at, found.get(use.connection_id, 0))
+    return found
+
+
+async def show_one(visit: OwnVisit) -> Response:
+    """One account: its health, which agents may use it, what it can do."""
+    return await _account_page(visit, await _own(visit), error="", status=200)
+
+
+async def _account_page(visit: OwnVisit, connection: Connection, *, error: str, status: int) -> Response:
+    deployment, now = visit.deployment, visit.deployment.now()
+    used = _last_uses(await audit.list_last_uses(deployment.database, visit.user.id))
+    part = pages.part(await _access_rows(visit, connection), visit.visit.query("page"), size=PAGE_SIZE)
+    context: dict[str, object] = {
+        "one": _row(visit, connection, now=now) | {"used_at": used.get(connection.id)},
+        "connection": connection,
+        "path": f"/connections/{connection.id}",
+        "rows": part.items,
+        "part": part,
+        "days": access.DAYS,
+        "saved": await access_saving.last_saved(deployment, visit.user, visit.visit.query("saved")),
+        "events": await recent_rows(visit, connection_id=connection.id),
+        "error": error,
+        "longest": NICKNAME_LIMIT,
+    }
+    provider = deployment.catalog.get(connection.provider)
+    targets = provider_targets([] if provider is None else [provider])
+    return visit.page("account.html", context, status=status, form_targets=targets)
+
+
+async def _access_rows(visit: OwnVisit, connection: Connection) -> tuple[access.AccessRow, ...]:
+    permitted = await delegations.list_for_user(visit.deployment.database, visit.user.id)
+    agents = [one.client for one in await own_agents(visit, permitted)]
+    rows = access.account_rows(visit.deployment, connection, agents, delegated=permitted)
+    return tuple(sorted(rows, key=lambda row: not row.setting.scopes))
+
+
+async def change(visit: OwnVisit) -> Response:
+    """Store what the person changed of who may use the account."""
+    connection = await _own(visit)
+    rows = await _access_rows(visit, connection)
+    changes = access.changed_rows(rows, visit.form, now=visit.deployment.now())
+    return _go_back(connection, await access_saving.save(visit.deployment, visit.user, changes))
+
+
+async def undo(visit: OwnVisit) -> Response:
+    """Take the last change back."""
+    connection = await _own(visit)
+    rows = await _access_rows(visit, connection)
+    return _go_back(connection, await access_saving.undo(visit.deployment, visit.user, visit.form.one("saved"), rows))
+
+
+def _go_back(connection: Connection, handle: str) -> Response:
+    return pages.go(f"/connections/{connection.id}" + (f"?saved={handle}" if handle else ""))
+
+
+async def rename(visit: OwnVisit) -> Response:
+    """Give the account a name of the person's own, or take it away."""
+    connection = await _own(visit)
+    nickname = " ".join(visit.form.one("nickname").split())
+    if len(nickname) > NICKNAME_LIMIT or not nickname.isprintable():
+        error = text("one_account.name_refused", longest=NICKNAME_LIMIT)
+        return await _account_page(visit, connection, error=error, status=status_of("invalid_request"))
+    deployment = visit.deployment
+    async with deployment.transaction() as transaction:
+        await connections.rename(transaction, connection, nickname=nickname)
+        event = Event(
+            kind="connection.renamed",
+            user_id=visit.user.id,
+            connection_id=connection.id,
+            details={"provider": connection.provider, "account": connection.label, "name": nickname},
+        )
+        await audit.append(transaction, event, now=deployment.now())
+    return _go_back(connection, "")
 
 
 def _is_configured(visit: OwnVisit, provider: Provider) -> bool:
     return visit.deployment.vault.upstreams[provider.name].is_configured
 
 
-def _title(visit: OwnVisit, provider_name: str) -> str:
+def account_title(visit: OwnVisit, provider_name: str) -> str:
+    """The provider's name as people write it."""
     provider = visit.deployment.catalog.get(provider_name)
     return provider_name if provider is None else provider.title
 
@@ -87,7 +204,9 @@ def _row(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, obje
     status = connection.status(now)
     return {
         "id": connection.id,
-        "title": _title(visit, connection.provider),
+        "provider": connection.provider,
+        "nickname": connection.nickname,
+        "title": account_title(visit, connection.provider),
         "label": connection.label,
         "status": status,
         "status_words": texts.status(status),
@@ -183,7 +302,7 @@ async def confirm(visit: OwnVisit) -> Response:
     provider = visit.deployment.catalog.get(connection.provider)
     context: dict[str, object] = {
         "connection": connection,
-        "title": _title(visit, connection.provider),
+        "title": account_title(visit, connection.provider),
         "ends_there": provider is not None and provider.can_revoke,
         "pages": _removal_pages(visit, connection.provider),
     }
@@ -201,4 +320,4 @@ async def disconnect(visit: OwnVisit) -> Response:
             await revocations.revoke_upstream(deployment.vault, connection.id)
     except TimeoutError:
         pass  # it is recorded as due and repeated
-    return pages.go("/connections")
+    return pages.go(f"/connections?closed={connection.id}")

@@ -5,6 +5,7 @@ The authorization request's ticket holds the request; the form only approves or 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -13,13 +14,14 @@ from starlette.responses import Response
 from server.http import pages
 from server.oauth import authorize
 from server.oauth.clients.rules import appearance
-from server.portal import permissions, recognition, texts
+from server.portal import access, access_saving, recognition, texts
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, sign_in_path
-from vault import tokens
+from vault import connections, tokens
 from vault.records import Client
 
 _TYPE_THE_CODE: Final = "/device"  # for a browser that did not type a device's code
+_MOST_ACCOUNTS: Final = 25  # the others are on the agent's page
 
 
 async def _load_pending(visit: OwnVisit, handle: str) -> authorize.PendingAuthorization:
@@ -53,14 +55,22 @@ async def show(visit: OwnVisit) -> Response:
         "warnings": pending.warnings,
         "scopes": [(scope, texts.token_scope(scope)) for scope in sorted(pending.scopes)],
         "resource": pending.resource,
-        "accounts": await permissions.account_choices(visit.deployment, visit.user, client_id=client.id),
-        "field": permissions.FIELD,
+        "rows": await _rows(visit, pending),
+        "days": access.DAYS,
+        "has_accounts": bool(await connections.list_connections(visit.deployment.database, visit.user.id)),
         "earlier": earlier,
         "earlier_accounts": [] if earlier is None else recognition.summary(earlier.accounts),
         "is_local": not pending.redirect_uri.startswith("https:"),
         "ends_earlier": earlier is not None and await _rests(visit, earlier),
     }
     return visit.page("consent.html", context, form_targets=_targets(pending))
+
+
+async def _rows(visit: OwnVisit, pending: authorize.PendingAuthorization) -> Sequence[access.AccessRow]:
+    """The accounts that the agent's tools can use."""
+    usable = access.usable_providers(visit.deployment, pending.client, scopes=pending.scopes)
+    rows = await access.rows_of_agent(visit.deployment, visit.user, pending.client, providers=usable)
+    return rows[:_MOST_ACCOUNTS]
 
 
 async def _earlier(visit: OwnVisit, pending: authorize.PendingAuthorization) -> recognition.EarlierAgent | None:
@@ -96,18 +106,14 @@ async def decide(visit: OwnVisit) -> Response:
         case "deny":
             return _onward(visit, pending, await authorize.deny(deployment, pending.handle, session=visit.session))
         case "allow":
-            accounts = await permissions.account_choices(deployment, user, client_id=pending.client.id)
-            if not permissions.is_current(
-                accounts, visit.form.many(permissions.HELD_FIELD)
-            ):  # ask about what is so now
-                return pages.go(f"/consent?request={pending.handle}")
+            try:
+                changes = access.changed_rows(await _rows(visit, pending), visit.form, now=deployment.now())
+            except PageRefused as refused:
+                if refused.kind != "conflict":
+                    raise
+                return pages.go(f"/consent?request={pending.handle}")  # ask about what is so now
             target = await _approve(visit, pending)
-            wanted = permissions.chosen_scopes(accounts, visit.form.many(permissions.FIELD))
-            await permissions.save(deployment, user, client_id=pending.client.id, accounts=accounts, wanted=wanted)
-            ticked = visit.form.many(permissions.ASK_FIELD)
-            await permissions.save_asking(
-                deployment, user, client_id=pending.client.id, accounts=accounts, ticked=ticked
-            )
+            await access_saving.save(deployment, user, changes)
             return _onward(visit, pending, target)
         case recognition.AGAIN:
             earlier = await _earlier(visit, pending)

@@ -14,8 +14,8 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.oauth.clients.rules import is_same_software
-from server.portal import permissions
-from server.portal.permissions import AccountChoices
+from server.portal import access
+from server.portal.access import AccessRow
 from vault import clients, delegations, grants
 from vault.audit import audit
 from vault.records import Client, Event, User
@@ -31,7 +31,7 @@ class EarlierAgent:
 
     client: Client
     others: tuple[Client, ...]
-    accounts: tuple[AccountChoices, ...]  # that it may use, with what
+    accounts: tuple[AccessRow, ...]  # that it may use, with what
 
     @property
     def number(self) -> int:
@@ -59,9 +59,9 @@ async def find_earlier(deployment: Deployment, user: User, *, client: Client) ->
     return EarlierAgent(chosen, others, held[chosen.id])
 
 
-async def _allowed_accounts(deployment: Deployment, user: User, client: Client) -> tuple[AccountChoices, ...]:
-    accounts = await permissions.account_choices(deployment, user, client_id=client.id)
-    return tuple(account for account in accounts if any(choice.is_allowed for choice in account.choices))
+async def _allowed_accounts(deployment: Deployment, user: User, client: Client) -> tuple[AccessRow, ...]:
+    rows = await access.rows_of_agent(deployment, user, client)
+    return tuple(row for row in rows if row.setting.scopes)
 
 
 async def carry_over(
@@ -79,7 +79,7 @@ async def carry_over(
             if not held.is_live(now) or held.connection_id not in shown:
                 continue
             account = next(one for one in earlier.accounts if one.connection.id == held.connection_id)
-            scopes = frozenset(choice.scope for choice in account.choices if choice.is_allowed)  # what the page showed
+            scopes = account.setting.scopes  # what the page showed
             which = {"user_id": user.id, "client_id": client_id, "connection_id": held.connection_id}
             await delegations.allow(transaction, **which, scopes=scopes, now=now, expires_at=held.expires_at)
             await delegations.set_ask(transaction, **which, ask=held.ask, now=now)
@@ -118,9 +118,6 @@ async def carry_over(
         await audit.append(transaction, *events, now=now)
 
 
-def summary(accounts: Sequence[AccountChoices]) -> list[tuple[str, str, list[str]]]:
+def summary(accounts: Sequence[AccessRow]) -> list[tuple[str, str, list[str]]]:
     """For the page: provider, account and the words of what the agent may do with it."""
-    return [
-        (account.provider, account.connection.label, [one.title for one in account.choices if one.is_allowed])
-        for account in accounts
-    ]
+    return [(account.provider, account.connection.label, list(account.words)) for account in accounts]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
@@ -26,6 +26,7 @@ from server.http import pages
 from server.http.page_texts import text
 from server.portal import csrf
 from server.portal.forms import Form, PageRefused, read_form
+from server.portal.needs import Needs, read_needs
 from server.sign_in import password
 from vault.records import Session, User
 from vault.refusals import TemporarilyUnavailable, TransitionRefused, VaultError
@@ -47,6 +48,7 @@ class Visit:
     session: Session | None = None
     user: User | None = None
     form: Form = field(default_factory=Form)
+    needs: Needs = field(default_factory=Needs)
 
     def query(self, name: str) -> str:
         """A query parameter; empty when absent, refused when repeated."""
@@ -64,7 +66,12 @@ class Visit:
         self, template: str, context: dict[str, object], *, status: int = 200, form_targets: Iterable[str] = ()
     ) -> Response:
         """Render for this browser; if not signed in, it gets the cookie that its forms are bound to."""
-        values: dict[str, object] = {"user": self.user, "here": self.request.url.path, **context}
+        values: dict[str, object] = {
+            "user": self.user,
+            "here": self.request.url.path,
+            "needs": self.needs.count,
+            **context,
+        }
         response = pages.render(
             template, values, status=status, form_targets=form_targets, token_field=self.token_field
         )
@@ -88,6 +95,10 @@ class OwnVisit:
     @property
     def form(self) -> Form:
         return self.visit.form
+
+    @property
+    def needs(self) -> Needs:
+        return self.visit.needs
 
     def page(
         self, template: str, context: dict[str, object], *, status: int = 200, form_targets: Iterable[str] = ()
@@ -139,7 +150,8 @@ def _signed_in(page: OwnPage) -> Page:
             url = visit.request.url
             wanted = url.path + (f"?{url.query}" if url.query else "")
             return pages.go(sign_in_path(wanted if visit.request.method == "GET" else "/"))
-        return await page(OwnVisit(visit, visit.session, visit.user))
+        known = replace(visit, needs=await read_needs(visit.deployment, visit.user))
+        return await page(OwnVisit(known, visit.session, visit.user))
 
     return check_and_answer
 

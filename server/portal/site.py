@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from server.deployment import Deployment
 from server.http import pages
+from server.http.assets import ASSETS, LIFETIME
 from server.portal import (
     account,
     activity,
@@ -20,29 +20,27 @@ from server.portal import (
     consent,
     device,
     first_run,
+    home,
     openid,
     sign_in,
 )
-from server.portal.requests import OwnVisit, open_route, own_route
-
-_STYLE_LIFETIME: Final = 86400  # seconds; the address changes with the content
+from server.portal.requests import open_route, own_route
 
 
-async def _start(visit: OwnVisit) -> Response:
-    return pages.go("/connections")
-
-
-async def _stylesheet(request: Request) -> Response:
-    response = pages.secure(Response(pages.STYLESHEET, media_type="text/css"))
-    response.headers["cache-control"] = f"public, max-age={_STYLE_LIFETIME}"
+async def _static(request: Request) -> Response:
+    found = ASSETS.get(str(request.path_params["path"]))
+    if found is None:
+        raise HTTPException(404)
+    response = pages.secure(Response(found.content, media_type=found.media_type))
+    response.headers["cache-control"] = f"public, max-age={LIFETIME}"
     return response
 
 
 def page_routes(deployment: Deployment) -> list[Route]:
     """Every page's route, most specific path first."""
     return [
-        Route("/static/portal.css", _stylesheet, methods=["GET"]),
-        own_route(deployment, "/", get=_start),
+        Route("/static/{path:path}", _static, methods=["GET"]),
+        own_route(deployment, "/", get=home.show),
         open_route(deployment, "/first-run", get=first_run.show, post=first_run.create),
         open_route(deployment, "/sign-in", get=sign_in.show, post=sign_in.with_password),
         open_route(deployment, "/sign-in/local", get=sign_in.with_owner_link, post=sign_in.open_window),
@@ -60,12 +58,18 @@ def page_routes(deployment: Deployment) -> list[Route]:
         own_route(deployment, "/connect/{handle}", get=connect.show, post=connect.decide),
         own_route(deployment, "/connections", get=connections.show),
         own_route(deployment, "/connections/connect", get=connections.choose, post=connections.connect),
+        own_route(deployment, "/connections/{connection}", get=connections.show_one),
+        own_route(deployment, "/connections/{connection}/access", post=connections.change),
+        own_route(deployment, "/connections/{connection}/undo", post=connections.undo),
+        own_route(deployment, "/connections/{connection}/rename", post=connections.rename),
         own_route(deployment, "/connections/{connection}/reconnect", post=connections.reconnect),
         own_route(
             deployment, "/connections/{connection}/disconnect", get=connections.confirm, post=connections.disconnect
         ),
         own_route(deployment, "/agents", get=agents.show),
-        own_route(deployment, "/agents/{client:path}/scopes", post=agents.change),
+        own_route(deployment, "/agents/{client:path}/access", post=agents.change),
+        own_route(deployment, "/agents/{client:path}/undo", post=agents.undo),
         own_route(deployment, "/agents/{client:path}/cut-off", get=agents.confirm, post=agents.cut_off),
+        own_route(deployment, "/agents/{client:path}", get=agents.show_one),
         own_route(deployment, "/activity", get=activity.show),
     ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from server.http.page_texts import CATALOGUE, text
-from vault.records import Client, ClientKind, Event
+from vault.records import Client, ClientKind, Event, Grant
 
 _KEPT_CONTROLS: Final = "\n\t"
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
@@ -27,6 +27,13 @@ def client_kind(client: Client) -> str:
 def is_unverified(client: Client) -> bool:
     """Whether the agent wrote its own name and no operator vouches for it."""
     return client.kind in {ClientKind.DYNAMIC, ClientKind.METADATA}
+
+
+def grant_end(grant: Grant) -> str:
+    """Why a sign-in ended, in words; empty while it lives."""
+    if grant.is_live:
+        return ""
+    return CATALOGUE["grant_end"].get(grant.revoked_reason or "", text("one_agent.ended"))
 
 
 def status(name: str) -> str:

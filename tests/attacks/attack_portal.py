@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.attacks.target import PASSWORD, Target, query_of
-from tests.support.person import Person, forms_of
+from tests.support.person import Person, forms_of, without_own_markup
 
 PAGES = (
     "/connections",
@@ -33,7 +33,7 @@ async def test_a_page_cannot_be_framed_scripted_or_cached(target: Target, path: 
     assert "unsafe" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "no-store" in answer.headers["cache-control"]
-    assert "<script" not in answer.text
+    assert "<script" not in without_own_markup(answer.text)
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -88,7 +88,7 @@ async def test_a_form_is_refused_with_a_token(target: Target, token: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "path", ["/sign-out", "/account", "/agents/x/cut-off", "/agents/x/scopes", "/connections/x/disconnect"]
+    "path", ["/sign-out", "/account", "/agents/x/cut-off", "/agents/x/access", "/connections/x/disconnect"]
 )
 async def test_a_get_changes_nothing(target: Target, path: str) -> None:
     person = await target.browser("mallory")
@@ -279,6 +279,6 @@ async def test_a_page_shows_an_agents_name_as_text(target: Target) -> None:
     name = "<script>alert(1)</script>{{7*7}}<img src=x onerror=alert(1)>"
     client = await target.register(client_name=name)
     page = await target.alice.open(target.authorize_url(str(client["client_id"]), "A" * 43))
-    assert "<script" not in page.text
+    assert "<script" not in without_own_markup(page.text)
     assert "<img src=x" not in page.text
     assert "49&" not in page.text

@@ -79,9 +79,9 @@ async def test_one_answer_of_a_provider_is_redeemed_once_of_eight_at_the_same_ti
 
 async def test_a_permission_that_was_read_before_a_change_is_not_written_after_it(target: Target) -> None:
     agent = await allowed(target)
-    page = await target.mallory.open("/agents")
-    form = next(one for one in forms_of(page.text) if f"/agents/{agent.client_id}/scopes" in one.action)
-    taken = [(name, value) for name, value in form.fields if name != "use"]
+    page = await target.mallory.open(f"/agents/{agent.client_id}")
+    form = next(one for one in forms_of(page.text) if f"/agents/{agent.client_id}/access" in one.action)
+    taken = [(name, "off" if name.startswith("level.") else value) for name, value in form.fields]
     headers = {"origin": target.url}
 
     async def send(fields: list[tuple[str, str]]) -> httpx2.Response:

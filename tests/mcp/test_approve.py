@@ -227,13 +227,23 @@ async def test_a_client_that_opens_links_goes_on_when_the_person_has_answered(
 async def test_the_person_chooses_on_the_agents_page_what_to_be_asked_about(place: Room, browse: Browse) -> None:
     agent, connection = await asking_agent(place, "choosing-person")
     browser = await browse("choosing-person")
-    page = await browser.open("/agents")
+    page = await browser.open(f"/agents/{agent.principal.client_id}")
     assert "Ask me each time" in page.text
-    kept = [f"{connection.id} {scope}" for scope in SLACK]
-    await browser.submit(page, {"use": kept, "ask": [f"{connection.id} tool:slack_post"]}, form="/scopes")
+    kept: dict[str, str | list[str] | None] = {
+        f"level.{connection.id}": "custom",
+        "use": [f"{connection.id} {scope}" for scope in SLACK],
+    }
+    await browser.submit(page, kept | {"ask": [f"{connection.id} tool:slack_post"]}, form="/access")
     assert "needs the person's approval" in text_of(await post(place, agent))
-    page = await browser.open("/agents")
-    await browser.submit(page, {"use": kept, "ask": []}, form="/scopes")
+    page = await browser.open(f"/agents/{agent.principal.client_id}")
+    await browser.submit(page, kept | {"ask": []}, form="/access")
+    assert not (await post(place, agent)).is_error
+    page = await browser.open(f"/agents/{agent.principal.client_id}")
+    writes: dict[str, str | list[str] | None] = {f"level.{connection.id}": "write", f"asks.{connection.id}": "writes"}
+    await browser.submit(page, writes, form="/access")
+    assert "needs the person's approval" in text_of(await post(place, agent))
+    page = await browser.open(f"/agents/{agent.principal.client_id}")
+    await browser.submit(page, {f"asks.{connection.id}": None}, form="/access")
     assert not (await post(place, agent)).is_error
     await browser.__aexit__()
 

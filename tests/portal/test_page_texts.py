@@ -17,8 +17,25 @@ _HANDLERS = [
     *sorted(Path(str(resources.files("server.http"))).glob("*.py")),
 ]
 _SHOWN_ATTRIBUTES = ("title", "aria-label", "alt", "data-label")
-_ASIDE = {"narrow", "wide", "token-vault providers setup slack", "providers."}  # classes, a command, a setting
-_CHOSEN = ("status_hint", "status", "event", "ended", "ended_badge", "token_scopes", "client_kind")  # by a value
+_ASIDE = {
+    "narrow",
+    "ask",
+    "text",
+    "text ask",
+    "token-vault providers setup slack",
+    "providers.",
+}  # classes, a command, a setting
+_CHOSEN = (
+    "status_hint",
+    "status",
+    "event",
+    "ended",
+    "ended_badge",
+    "token_scopes",
+    "client_kind",
+    "grant_end",
+    "level",
+)  # by a value
 
 
 def _words_of(template: str) -> list[str]:

@@ -13,6 +13,7 @@ from tests.support.chromium import running_chromium
 from tests.support.foreign import MODULES
 from tests.support.harness import PASSWORD
 from tests.support.portal_room import Room, running_room
+from vault import connections
 
 pytestmark = [pytest.mark.group("browser"), pytest.mark.timeout(120)]
 _RUN = """() => axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map(
@@ -46,11 +47,14 @@ async def violations(page: Page) -> list[str]:
 async def test_no_page_keeps_anybody_out(room: Room, browser: Browser, scheme: str) -> None:
     user, client = await room.user(), await room.agent(name="Claude Code")
     await room.connect(await room.signed_in(user), user, client)
+    (connection,) = await connections.list_connections(room.deployment.database, user.id)
     link = await room.link(user, client, provider="google", scopes=frozenset({"openid"}))
-    own = ("connections", "agents", "approvals", "activity", "account", "device", "first-run", "no-such-page")
+    own = ("", "connections", "agents", "approvals", "activity", "account", "device", "first-run", "no-such-page")
     paths = (
         *(f"/{name}" for name in own),
         "/connections/connect?provider=google",
+        f"/agents/{client.id}",
+        f"/connections/{connection.id}",
         f"/agents/{client.id}/cut-off",
         "/connect/callback/slack?error=access_denied&state=nobody's",
         room.authorize_path(client),

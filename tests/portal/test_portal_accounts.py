@@ -16,7 +16,7 @@ from providers.simulator.running import running_simulator
 from server.portal.agents import PAGE_SIZE
 from server.portal.connections import PAGE_SIZE as CONNECTIONS
 from tests.support.harness import running_vault
-from tests.support.person import forms_of, session_token
+from tests.support.person import forms_of, session_token, without_own_markup
 from tests.support.portal_room import CHAT, Room, query_of, running_room
 from vault import connections, delegations, grants, revocations
 from vault.audit import audit
@@ -178,7 +178,8 @@ async def test_the_page_says_account_scopes_state_and_times(room: Room) -> None:
     user = await room.user()
     person = await room.signed_in(user)
     await room.connect(person, user, await room.agent())
-    text = (await person.open("/connections")).text
+    connection = await _only(room, user)
+    text = (await person.open(f"/connections/{connection.id}")).text
     for shown in ("Slack", "alice (Sandbox)", "Connected", "Post messages as you", "Last renewed", "Token expires"):
         assert shown in text, shown
     async with room.deployment.transaction() as transaction:
@@ -196,7 +197,7 @@ async def test_reconnecting_keeps_the_connection_and_what_agents_may_use(room: R
     person = await room.signed_in(user)
     await room.connect(person, user, client)
     before = await _only(room, user)
-    answer = await person.submit(await person.open("/connections"), form="reconnect")
+    answer = await person.submit(await person.open(f"/connections/{before.id}"), form="reconnect")
     assert query_of(answer.headers["location"])["user_scope"] == "chat:write"
     await person.open(await consent(answer.headers["location"]))
     after = await _only(room, user)
@@ -281,6 +282,10 @@ async def test_without_any_provider_the_page_says_what_to_set_up(tmp_path_factor
 # Agents
 
 
+def _page(client: Client) -> str:
+    return f"/agents/{quote(client.id, safe='')}"
+
+
 async def test_the_agents_page_says_what_each_may_use_and_changes_it(room: Room) -> None:
     user, client, other = await room.user(), await room.agent(name="Changed bot"), await room.agent(name="Idle bot")
     person = await room.signed_in(user)
@@ -291,15 +296,17 @@ async def test_the_agents_page_says_what_each_may_use_and_changes_it(room: Room)
     page = await person.open("/agents")
     assert "Changed bot" in page.text
     assert "Idle bot" in page.text
-    form = f"/agents/{quote(client.id, safe='')}/scopes"
-    page = await person.submit(page, {"use": None}, form=form)
-    assert page.url.path == "/agents"
+    level = f"level.{connection.id}"
+    page = await person.submit(await person.open(_page(client)), {level: "off"}, form="/access")
+    assert page.url.path == _page(client)
+    assert "Saved: Changed bot can no longer use Slack." in page.text
     held = await delegations.get(
         room.deployment.database, user_id=user.id, client_id=client.id, connection_id=connection.id
     )
     assert held is not None
     assert not held.is_live(room.deployment.now())
-    page = await person.submit(page, {"use": [f"{connection.id} chat:write"]}, form=form)
+    answers: dict[str, str | list[str] | None] = {level: "custom", "use": [f"{connection.id} chat:write"]}
+    page = await person.submit(page, answers, form="/access")
     held = await delegations.get(
         room.deployment.database, user_id=user.id, client_id=client.id, connection_id=connection.id
     )
@@ -309,7 +316,7 @@ async def test_the_agents_page_says_what_each_may_use_and_changes_it(room: Room)
     assert not await delegations.list_for_client(room.deployment.database, user.id, client_id=other.id)
 
 
-async def test_many_agents_are_shown_a_page_at_a_time_and_fewer_with_many_accounts(room: Room) -> None:
+async def test_many_agents_are_shown_a_page_at_a_time(room: Room) -> None:
     user = await room.user()
     person = await room.signed_in(user)
     for number in range(PAGE_SIZE + 1):
@@ -340,8 +347,8 @@ async def test_many_connections_are_shown_a_page_at_a_time(room: Room) -> None:
     first, second = await person.open("/connections"), await person.open("/connections?page=2")
     assert first.text.count(f"<bdi>{user.id}-") == CONNECTIONS
     assert second.text.count(f"<bdi>{user.id}-") == 1
-    assert "More connections" in first.text
-    assert "Previous connections" in second.text
+    assert "More accounts" in first.text
+    assert "Previous accounts" in second.text
 
 
 async def test_a_page_of_older_permissions_is_not_saved_over_newer_ones(room: Room) -> None:
@@ -349,15 +356,17 @@ async def test_a_page_of_older_permissions_is_not_saved_over_newer_ones(room: Ro
     person = await room.signed_in(user)
     await _grant(room, user, client)
     await room.connect(person, user, client)
-    form = f"/agents/{quote(client.id, safe='')}/scopes"
-    old = await person.open("/agents")
-    taken = await person.submit(old, {"use": None}, form=form)
+    level = f"level.{(await _only(room, user)).id}"
+    old = await person.open(_page(client))
+    taken = await person.submit(old, {level: "off"}, form="/access")
     assert taken.status_code == 200
-    refused = await person.submit(old, form=form)  # another tab would give back what was just taken away
-    assert refused.status_code == 409
+    for answers in ({}, {level: "write"}):  # another tab would give back what was just taken away
+        refused = await person.submit(old, {**answers}, form="/access")
+        assert refused.status_code == 409
     assert (await room.kinds(user))[-1] == "delegation.revoked"
-    again = await person.submit(await person.open("/agents"), form=form)
+    again = await person.submit(await person.open(_page(client)), {level: "write"}, form="/access")
     assert again.status_code == 200
+    assert (await room.kinds(user))[-1] == "delegation.changed"
 
 
 async def test_a_consent_page_of_older_permissions_asks_again(room: Room) -> None:
@@ -365,7 +374,8 @@ async def test_a_consent_page_of_older_permissions_asks_again(room: Room) -> Non
     person = await room.signed_in(user)
     await room.connect(person, user, client)
     old = await person.open(room.authorize_path(client))
-    await person.submit(await person.open("/agents"), {"use": None}, form=f"/agents/{quote(client.id, safe='')}/scopes")
+    level = f"level.{(await _only(room, user)).id}"
+    await person.submit(await person.open(_page(client)), {level: "off"}, form="/access")
     page = await person.submit(old, form="/consent", button=("decision", "allow"))
     assert page.status_code == 200
     assert page.url.path == "/consent"
@@ -384,7 +394,7 @@ async def test_saving_without_a_change_records_nothing(room: Room) -> None:
     person = await room.signed_in(user)
     await room.connect(person, user, client)
     before = await room.kinds(user)
-    await person.submit(await person.open("/agents"), form="/scopes")
+    await person.submit(await person.open(_page(client)), form="/access")
     assert await room.kinds(user) == before
 
 
@@ -446,9 +456,16 @@ async def test_a_hostile_agent_name_stays_text_on_every_page(room: Room) -> None
     client = await room.agent(name="<script>alert(1)</script>\u202e")
     await _grant(room, user, client)
     await room.connect(person, user, client)
-    for path in ("/agents", "/activity", f"/agents/{quote(client.id, safe='')}/cut-off"):
+    for path in (
+        "/",
+        "/agents",
+        "/connections",
+        "/activity",
+        _page(client),
+        f"/agents/{quote(client.id, safe='')}/cut-off",
+    ):
         text = (await person.open(path)).text
-        assert "<script" not in text
+        assert "<script" not in without_own_markup(text)
         assert "&lt;script&gt;" in text
 
 

@@ -231,18 +231,21 @@ async def test_an_account_is_connected_from_a_link_and_taken_back(room: Room, pa
     assert "code=" not in page.url
     await expect(page.get_by_text("Post bot")).to_be_visible()
     await page.get_by_role("link", name="Your agents").click()
-    box = page.get_by_role("checkbox", name="Post messages as you")
-    await expect(box).to_be_checked()
-    await box.uncheck()
-    await page.get_by_role("button", name="Save for Post bot").click()
-    await expect(page.get_by_role("checkbox", name="Post messages as you")).not_to_be_checked()
+    await page.get_by_role("link", name="Post bot").click()
+    await expect(page.get_by_role("radio", name="Read & write")).to_be_checked()
+    await page.get_by_role("radio", name="Off").check()
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_text("Saved: Post bot can no longer use Slack.")).to_be_visible()
+    await expect(page.get_by_role("radio", name="Off")).to_be_checked()
     (held,) = await delegations.list_for_client(room.deployment.database, user.id, client_id=client.id)
     assert not held.is_live(room.deployment.now())
-    await page.get_by_role("link", name="Connections").click()
+    await page.get_by_role("link", name="Accounts", exact=True).click()
+    await page.get_by_role("link", name="Manage Slack").click()
     await page.get_by_role("link", name="Disconnect Slack").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("Disconnect Slack?")
     await page.get_by_role("button", name="Disconnect").click()
-    await expect(page.get_by_text("Access was revoked at the provider")).to_be_visible()
+    await expect(page.get_by_role("status")).to_contain_text("Slack is disconnected")
+    await expect(page.get_by_role("status")).to_contain_text("Access was revoked at the provider")
     assert not await connections.list_connections(room.deployment.database, user.id)
     await page.get_by_role("link", name="Activity").click()
     await expect(page.get_by_text("An account was disconnected")).to_be_visible()
@@ -277,7 +280,7 @@ async def test_a_foreign_page_can_post_none_of_our_forms(room: Room, context: Br
     user = await room.user()
     await page.goto(f"{room.url}/connections")
     await _sign_in(page, user.name)
-    await expect(page.get_by_role("heading", level=1)).to_have_text("Connections")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Accounts")
     foreign = await context.new_page()
     await foreign.route(
         "http://evil.localhost/**",
@@ -291,7 +294,7 @@ async def test_a_foreign_page_can_post_none_of_our_forms(room: Room, context: Br
         await foreign.get_by_role("button", name="Win a prize").click()
     assert (await waited.value).status == 403
     await page.reload()
-    await expect(page.get_by_role("heading", level=1)).to_have_text("Connections")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Accounts")
     await page.get_by_role("button", name="Sign out").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
 
@@ -314,15 +317,13 @@ async def test_everything_can_be_done_by_keyboard(room: Room, page: Page) -> Non
     await page.keyboard.type(PASSWORD)
     await page.keyboard.press("Tab")
     await page.keyboard.press("Enter")
-    await expect(page.get_by_role("heading", level=1)).to_have_text("Connections")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Accounts")
     names: list[str] = []
-    for _ in range(10):
+    for _ in range(12):
         await page.keyboard.press("Tab")
         names.append(await page.evaluate("document.activeElement.textContent.trim()"))
     assert names[0] == "Skip to main content"
-    assert {"Token Vault", "Connections", "Agents", "Approvals", "Activity", "Sign out", "Google", "Slack"} <= set(
-        names
-    )
+    assert {"Token Vault", "Home", "Accounts", "Agents", "Approvals", "Activity", user.name, "Sign out"} <= set(names)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -337,10 +338,12 @@ async def test_pages_fit_a_phone_and_can_be_read(room: Room, browser: Browser, s
         page = await context.new_page()
         await page.goto(f"{room.url}/connections")
         await _sign_in(page, user.name)
-        await expect(page.get_by_role("heading", level=1)).to_have_text("Connections")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Accounts")
         paths = (
+            "/",
             "/connections",
             "/agents",
+            f"/agents/{client.id}",
             "/approvals",
             "/activity",
             "/account",
@@ -408,7 +411,7 @@ _CONTRAST = """() => {
   let lowest = 21;
   for (const e of document.querySelectorAll('main *, header *')) {
     if (![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
-    if (e.closest('.hidden, .skip, option') || e.tagName === 'OPTION') continue;
+    if (e.closest('.hidden, .skip, option, [hidden], label:has(:disabled)') || e.tagName === 'OPTION') continue;
     const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x);
     lowest = Math.min(lowest, (a + 0.05) / (b + 0.05));
   }

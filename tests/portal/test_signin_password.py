@@ -48,7 +48,7 @@ async def test_signing_in_never_takes_over_a_session_id_that_the_browser_brings(
     victim = await room.browser()
     name = signin.cookie_name(room.deployment, "session")
     victim.http.cookies.set(name, planted, domain="localhost.local", path="/")
-    assert (await victim.sign_in("alice", PASSWORD)).url.path == "/connections"
+    assert (await victim.sign_in("alice", PASSWORD)).url.path == "/"
     fresh = victim.http.cookies[name]
     assert fresh != planted
     assert len(fresh) >= 43

@@ -71,6 +71,17 @@ class _Forms(HTMLParser):
             self._open = None
 
 
+_OWN_MARKUP = re.compile(
+    r'<script src="/static/portal\.js\?v=[0-9a-f]{12}" defer></script>'
+    r'|<svg class="icon" aria-hidden="true"><use href="/static/icons\.svg\?v=[0-9a-f]{12}#[a-z]+"></use></svg>'
+)
+
+
+def without_own_markup(html: str) -> str:
+    """The page without the vault's own script and icons: what is left of their kind came from somebody else."""
+    return _OWN_MARKUP.sub("", html)
+
+
 def forms_of(html: str) -> list[Form]:
     """Every form of a page."""
     parser = _Forms()

@@ -1,0 +1,358 @@
+"""The Access component: what one agent may do with one account, as rows of a form, and what a form says of them.
+
+Pages of agents show one row for each account, pages of accounts one for each agent; `parts.html` draws both alike.
+`server.portal.access_saving` stores what changed. Only the person's own live connections and only scopes that they hold
+can be chosen, whatever a form says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from typing import Final
+from urllib.parse import quote
+
+from providers.definitions.catalog import Catalog, Provider
+from server.deployment import Deployment
+from server.portal.forms import Form, PageRefused
+from vault import connections, delegations
+from vault.exchange.approval_rules import TOOL, WRITES
+from vault.records import Client, Connection, Delegation, User
+from vault.scopes import expand
+
+HELD_FIELD: Final = "held"  # each row of the form, with the revision of what it showed
+USE_FIELD: Final = "use"  # scopes under Custom
+ASK_FIELD: Final = "ask"  # tools under Custom
+DEFAULT_FIELD: Final = "default"
+DAYS: Final = (1, 7, 30, 90)  # ends that a person can choose without a calendar
+_DAY: Final = 86400
+_NOTHING: Final = frozenset[str]()
+
+
+class Level(StrEnum):
+    """The four choices for an agent and an account."""
+
+    OFF = "off"
+    READ = "read"
+    WRITE = "write"
+    CUSTOM = "custom"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a person sets for one agent and one account.
+
+    `until` is the last day on which it counts, as an ISO date in UTC; empty: no end. `asks`: what the person is asked
+    about each time beyond `asks_writes`, scopes and tools written as `tool:NAME`.
+    """
+
+    scopes: frozenset[str]
+    asks_writes: bool = False
+    asks: frozenset[str] = frozenset()
+    until: str = ""
+    is_default: bool = False
+
+    @property
+    def revision(self) -> str:
+        """Identifies the setting in a form: an old form must not overwrite newer permissions."""
+        content = [sorted(self.scopes), self.asks_writes, sorted(self.asks), self.until, self.is_default]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A scope of the account that the agent can be given."""
+
+    scope: str
+    title: str
+    reads: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AskableTool:
+    """What the person can be asked about each time: a tool, or a scope that was set by a command."""
+
+    entry: str
+    title: str
+    writes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRow:
+    """One agent and one account: what can be set, and what is set. `key` names the row in its form."""
+
+    key: str
+    client: Client
+    connection: Connection
+    provider: str  # its title
+    status: str
+    offers: tuple[Offer, ...]
+    tools: tuple[AskableTool, ...]
+    setting: Setting
+    expires_at: int | None = None
+    write_asks: frozenset[str] = frozenset()  # what "ask before writes" means to a release that knows tools and scopes
+    is_one_of_several: bool = False  # at its provider: one of them can be the default when the agent names none
+    used_at: int | None = None
+
+    @property
+    def all_scopes(self) -> frozenset[str]:
+        return frozenset(one.scope for one in self.offers)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset(one.scope for one in self.offers if one.reads)
+
+    @property
+    def level(self) -> Level:
+        """Which of the four choices the setting is."""
+        scopes = self.setting.scopes
+        if not scopes:
+            return Level.OFF
+        if self.setting.asks:
+            return Level.CUSTOM
+        if scopes == self.reads:
+            return Level.READ
+        return Level.WRITE if scopes == self.all_scopes else Level.CUSTOM
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The choices that differ for this account."""
+        found = [Level.OFF]
+        found += [Level.READ] if self.reads else []
+        found += [Level.WRITE] if self.reads != self.all_scopes else []
+        return (*found, Level.CUSTOM)
+
+    @property
+    def form_state(self) -> str:
+        """The row as a form field: its key, and the revision of what the page shows."""
+        return f"{self.key} {self.setting.revision}"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the agent may do, in words."""
+        return tuple(one.title for one in self.offers if one.scope in self.setting.scopes)
+
+    def ask_entries(self, setting: Setting) -> frozenset[str]:
+        """What is stored for it; a release that doesn't know `WRITES` finds the tools and scopes by name."""
+        return setting.asks | (self.write_asks | {WRITES} if setting.asks_writes else _NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A row that the person changed, and how."""
+
+    row: AccessRow
+    wanted: Setting
+
+
+def agent_path(client_id: str) -> str:
+    """The page of an agent."""
+    return f"/agents/{quote(client_id, safe='')}"
+
+
+async def rows_of_agent(
+    deployment: Deployment, user: User, client: Client, *, providers: frozenset[str] | None = None
+) -> tuple[AccessRow, ...]:
+    """A row for each of the person's accounts; `providers` limits them."""
+    held = await delegations.list_for_client(deployment.database, user.id, client_id=client.id)
+    owned = await connections.list_connections(deployment.database, user.id)
+    return agent_rows(deployment, client, owned=owned, delegated=held, providers=providers)
+
+
+def agent_rows(
+    deployment: Deployment,
+    client: Client,
+    *,
+    owned: Sequence[Connection],
+    delegated: Sequence[Delegation],
+    providers: frozenset[str] | None = None,
+) -> tuple[AccessRow, ...]:
+    """A row for each of these accounts."""
+    held = {one.connection_id: one for one in delegated}
+    several = Counter(connection.provider for connection in owned)
+    found = (
+        _row(deployment, client, connection, held=held.get(connection.id), key=connection.id)
+        for connection in owned
+        if providers is None or connection.provider in providers
+    )
+    return tuple(replace(row, is_one_of_several=several[row.connection.provider] > 1) for row in found if row)
+
+
+def account_rows(
+    deployment: Deployment, connection: Connection, agents: Iterable[Client], *, delegated: Sequence[Delegation]
+) -> tuple[AccessRow, ...]:
+    """A row for each of these agents."""
+    held = {one.client_id: one for one in delegated if one.connection_id == connection.id}
+    found = (_row(deployment, one, connection, held=held.get(one.id), key=one.id) for one in agents)
+    return tuple(row for row in found if row is not None)
+
+
+def usable_providers(deployment: Deployment, client: Client, *, scopes: frozenset[str]) -> frozenset[str] | None:
+    """The providers whose accounts an agent with these token scopes can use; None: all, since it can exchange."""
+    if "exchange" in scopes:
+        return None
+    hidden = deployment.hidden_tools.get(client.id, _NOTHING)
+    return frozenset(one.provider for one in deployment.tools if one.provider is not None and one.name not in hidden)
+
+
+def _row(
+    deployment: Deployment, client: Client, connection: Connection, *, held: Delegation | None, key: str
+) -> AccessRow | None:
+    now, provider = deployment.now(), deployment.catalog.get(connection.provider)
+    if provider is None:
+        return None
+    offered = offered_scopes(deployment.catalog, connection)
+    offers = tuple(Offer(scope, _title(provider, scope), scope in provider.reading_scopes) for scope in sorted(offered))
+    asked = _NOTHING if held is None else held.ask
+    tools = [spec for spec in deployment.tools if spec.provider == provider.name]
+    write_asks = _write_asks(
+        provider,
+        offered=offered,
+        tools={f"{TOOL}{one.name}" for one in tools if not one.read_only},
+        read=_NOTHING.union(*(one.scopes for one in tools if one.read_only)),
+    )
+    known = tuple(AskableTool(f"{TOOL}{one.name}", one.title, not one.read_only) for one in tools)
+    asks_writes = WRITES in asked
+    by_itself = asked - write_asks if asks_writes else asked
+    known += tuple(
+        AskableTool(one, _title(provider, one), one not in provider.reading_scopes)
+        for one in sorted(by_itself - {tool.entry for tool in known})
+        if one in provider.scopes
+    )
+    entries = frozenset(tool.entry for tool in known)
+    setting = Setting(
+        scopes=_NOTHING,
+        asks_writes=asks_writes,  # kept without access, so that the same is asked if it comes back
+        asks=by_itself & entries,
+    )
+    if held is not None and held.is_live(now):
+        allowed = expand(held.scopes, provider.covers) & offered
+        until = "" if held.expires_at is None else _last_day(held.expires_at)
+        setting = replace(setting, scopes=allowed, until=until, is_default=held.is_default)
+    return AccessRow(
+        key=key,
+        client=client,
+        connection=connection,
+        provider=provider.title,
+        status=connection.status(now),
+        offers=offers,
+        tools=known,
+        setting=setting,
+        expires_at=None if held is None else held.expires_at,
+        write_asks=write_asks,
+    )
+
+
+def _title(provider: Provider, scope: str) -> str:
+    return provider.scopes[scope].title if scope in provider.scopes else scope
+
+
+def _write_asks(
+    provider: Provider, *, offered: frozenset[str], tools: set[str], read: frozenset[str]
+) -> frozenset[str]:
+    """The tools that write, and the scopes that write and that no reading tool needs."""
+    reading = provider.reading_scopes
+    free = expand(read, provider.covers) - reading
+    scopes = {one for one in offered - reading if free.isdisjoint(expand(frozenset({one}), provider.covers))}
+    return frozenset(tools | scopes)
+
+
+def offered_scopes(catalog: Catalog, connection: Connection) -> frozenset[str]:
+    """The scopes of a connection that an agent can be given: those granted, and those they include."""
+    provider = catalog.get(connection.provider)
+    if provider is None:
+        return frozenset()
+    return expand(connection.scopes, provider.covers) - provider.always_granted
+
+
+def changed_rows(rows: Sequence[AccessRow], form: Form, *, now: int) -> tuple[Change, ...]:
+    """The rows that the person changed on the page; a page shows some of `rows`.
+
+    Only the difference is written. Raises PageRefused when a row of the page has changed elsewhere since: an old page
+    gives nothing back.
+    """
+    shown: dict[str, str] = {}
+    for value in form.many(HELD_FIELD):
+        key, _, revision = value.rpartition(" ")
+        shown[key] = revision
+    known = {row.key: row.setting.revision for row in rows}
+    if any(known.get(key) != revision for key, revision in shown.items()):  # changed, or the account or agent is gone
+        raise PageRefused("permissions_changed", kind="conflict")
+    changes: list[Change] = []
+    for row in rows:
+        wanted = _read_setting(row, form, now=now)
+        if wanted is None or wanted.revision == row.setting.revision:
+            continue
+        if row.key not in shown:
+            raise PageRefused("permissions_changed", kind="conflict")
+        changes.append(Change(row, wanted))
+    return tuple(changes)
+
+
+def _read_setting(row: AccessRow, form: Form, *, now: int) -> Setting | None:
+    """What the form says of the row; None when it says nothing."""
+    level = form.one(f"level.{row.key}")
+    match level:
+        case Level.OFF:
+            scopes = _NOTHING
+        case Level.READ:
+            scopes = row.reads
+        case Level.WRITE:
+            scopes = row.all_scopes
+        case Level.CUSTOM:
+            scopes = _of_row(row, form.many(USE_FIELD)) & row.all_scopes
+        case _:
+            return None
+    if not scopes:
+        return replace(row.setting, scopes=_NOTHING, until="", is_default=False)
+    is_custom = level == Level.CUSTOM
+    asks = _of_row(row, form.many(ASK_FIELD)) & {one.entry for one in row.tools} if is_custom else _NOTHING
+    asks_writes = form.one(f"asks.{row.key}") == "writes"
+    end = (form.one(f"on.{row.key}") if is_custom else "") or form.one(f"until.{row.key}")
+    return Setting(
+        scopes=scopes,
+        asks_writes=asks_writes,
+        asks=asks - row.write_asks if asks_writes else asks,
+        until=_read_day(end, row.setting.until, now=now),
+        is_default=row.key in form.many(DEFAULT_FIELD) if row.is_one_of_several else row.setting.is_default,
+    )
+
+
+def _of_row(row: AccessRow, ticked: frozenset[str]) -> frozenset[str]:
+    start = f"{row.key} "
+    return frozenset(value.removeprefix(start) for value in ticked if value.startswith(start))
+
+
+def _read_day(sent: str, current: str, *, now: int) -> str:
+    """The last day that a form means: a number of days from now, a date, or none."""
+    if sent in ("", current):
+        return sent
+    today = datetime.fromtimestamp(now, UTC).date()
+    if sent.isascii() and sent.isdigit() and len(sent) < 5:
+        return (today + timedelta(days=int(sent))).isoformat()
+    try:
+        day = date.fromisoformat(sent)
+    except ValueError as error:
+        raise PageRefused("end_day") from error
+    if day < today or day.year > today.year + 50:
+        raise PageRefused("end_day")
+    return day.isoformat()
+
+
+def _last_day(expires_at: int) -> str:
+    return datetime.fromtimestamp(expires_at - 1, UTC).date().isoformat()
+
+
+def end_of(setting: Setting, row: AccessRow) -> int | None:
+    """When the permission ends; to the second as it is stored, if the day is the same."""
+    if not setting.until:
+        return None
+    if row.expires_at is not None and setting.until == _last_day(row.expires_at):
+        return row.expires_at
+    day = datetime.combine(date.fromisoformat(setting.until), datetime.min.time(), UTC)
+    return int(day.timestamp()) + _DAY

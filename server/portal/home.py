@@ -1,0 +1,58 @@
+"""The start page: what needs the person, then agents, accounts and what happened, at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from starlette.responses import Response
+
+from server.portal import texts
+from server.portal.activity import recent_rows
+from server.portal.agents import chips, own_agents
+from server.portal.connections import account_title
+from server.portal.requests import OwnVisit
+from vault import clients, connections, delegations
+from vault.approvals import Approval
+
+_SHOWN: Final = 5  # of each kind
+
+
+async def show(visit: OwnVisit) -> Response:
+    """Everything at a glance."""
+    deployment, now = visit.deployment, visit.deployment.now()
+    permitted = await delegations.list_for_user(deployment.database, visit.user.id)
+    owned = await connections.list_connections(deployment.database, visit.user.id)
+    agents = await own_agents(visit, permitted)
+    needs = visit.needs
+    context: dict[str, object] = {
+        "asked": [await _question(visit, one) for one in needs.approvals],
+        "troubled": [
+            (one, account_title(visit, one.provider), texts.status(one.status(now)), texts.status_hint(one.status(now)))
+            for one in needs.connections
+        ],
+        "agents": [(one, chips(visit, one.client, owned=owned, delegated=permitted)) for one in agents[:_SHOWN]],
+        "more_agents": max(0, len(agents) - _SHOWN),
+        "accounts": [
+            (one, account_title(visit, one.provider), texts.status(one.status(now)), one.status(now) == "active")
+            for one in owned[:_SHOWN]
+        ],
+        "more_accounts": max(0, len(owned) - _SHOWN),
+        "events": await recent_rows(visit, limit=_SHOWN),
+        "mcp": deployment.url("/mcp"),
+    }
+    return visit.page("home.html", context)
+
+
+async def _question(visit: OwnVisit, approval: Approval) -> Mapping[str, object]:
+    client = await clients.get_client(visit.deployment.database, approval.client_id)
+    spec = visit.deployment.tool(approval.tool)
+    return {
+        "id": approval.id,
+        "title": approval.tool if spec is None else spec.title,
+        "agent": approval.client_id if client is None else client.name or client.id,
+        "provider": account_title(visit, approval.provider),
+        "provider_name": approval.provider,
+        "account": approval.account,
+        "ends_at": approval.expires_at,
+    }

@@ -1,0 +1,34 @@
+"""What waits for the person: approvals and accounts in trouble. Drives the badge, the title and the start page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from server.deployment import Deployment
+from vault import approvals, connections
+from vault.approvals import Approval
+from vault.records import Connection, User
+
+_TROUBLE: Final = frozenset({"needs_reauth", "expiring"})
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What waits, oldest question first."""
+
+    approvals: tuple[Approval, ...] = ()
+    connections: tuple[Connection, ...] = ()  # to reconnect, now or soon
+
+    @property
+    def count(self) -> int:
+        return len(self.approvals) + len(self.connections)
+
+
+async def read_needs(deployment: Deployment, user: User) -> Needs:
+    """What waits for this person now."""
+    now = deployment.now()
+    asked = await approvals.list_pending(deployment.database, deployment.keys, user.id, now=now)
+    owned = await connections.list_connections(deployment.database, user.id)
+    troubled = [one for one in owned if one.status(now) in _TROUBLE]
+    return Needs(asked, tuple(sorted(troubled, key=lambda one: one.status(now) != "needs_reauth")))

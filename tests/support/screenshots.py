@@ -1,0 +1,109 @@
+"""Pictures of the pages with much on them: `make screenshots` writes them into docs/, as small WebP files."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from playwright.async_api import Browser, Page
+
+from tests.support.chromium import running_chromium
+from tests.support.harness import PASSWORD
+from tests.support.portal_room import Room, running_room
+from tests.support.showcase import Showcase, furnish, provider_settings
+
+TARGET: Final = Path(__file__).parents[2] / "docs" / "screenshots"
+DESKTOP: Final = {"width": 1280, "height": 800}
+PHONE: Final = {"width": 390, "height": 844}
+# encodes a PNG as WebP: Chromium has the encoder, so no library is needed
+_ENCODE: Final = """async ([png, quality]) => {
+  const image = new Image(); image.src = 'data:image/png;base64,' + png; await image.decode();
+  const canvas = document.createElement('canvas'); canvas.width = image.width; canvas.height = image.height;
+  canvas.getContext('2d').drawImage(image, 0, 0);
+  return canvas.toDataURL('image/webp', quality).split(',')[1]; }"""
+
+
+def paths_of(room: Room, shown: Showcase) -> dict[str, str]:
+    """Name of a picture -> path of its page."""
+    return {
+        "home": "/",
+        "accounts": "/connections",
+        "account": f"/connections/{shown.accounts[0].id}",
+        "agents": "/agents",
+        "agent": f"/agents/{shown.agents[0].id}",
+        "cut-off": f"/agents/{shown.agents[0].id}/cut-off",
+        "approvals": "/approvals",
+        "activity": "/activity",
+        "person": "/account",
+        "connect": "/connections/connect?provider=google",
+        "device": "/device",
+    }
+
+
+async def take(folder: Path, *, only: frozenset[str] = frozenset()) -> None:
+    """Every page on a desktop and a phone, light and dark."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as data:
+        overrides = {"providers": provider_settings()}
+        async with running_chromium() as browser, running_room(Path(data) / "vault", overrides=overrides) as room:
+            user = await room.user("alice")
+            shown = await furnish(room, user)
+            asking = await room.agent(name="Windsurf", redirect_uris=("http://127.0.0.1:33418/callback",))
+            link = await room.link(user, shown.agents[0], provider="google", scopes=frozenset({"openid"}))
+            paths = paths_of(room, shown) | {
+                "consent": room.authorize_path(asking),
+                "link": link.url.removeprefix(room.url),
+            }
+            wanted = {name: path for name, path in paths.items() if not only or name in only}
+            for size, viewport in (("desktop", DESKTOP), ("phone", PHONE)):
+                for scheme in ("light", "dark"):
+                    await _round(browser, room, folder, wanted, size=size, scheme=scheme, viewport=viewport)
+
+
+async def _round(
+    browser: Browser,
+    room: Room,
+    folder: Path,
+    paths: dict[str, str],
+    *,
+    size: str,
+    scheme: str,
+    viewport: dict[str, int],
+) -> None:
+    context = await browser.new_context(
+        viewport={"width": viewport["width"], "height": viewport["height"]},
+        color_scheme="dark" if scheme == "dark" else "light",
+        timezone_id="Europe/Berlin",
+        locale="en-US",
+    )
+    encoder = await context.new_page()
+    page = await context.new_page()
+    await page.goto(f"{room.url}/sign-in")
+    await _write(encoder, page, folder / f"sign-in-{size}-{scheme}.webp")
+    await page.get_by_label("Name").fill("alice")
+    await page.get_by_label("Password").fill(PASSWORD)
+    await page.get_by_role("button", name="Sign in", exact=True).click()
+    await page.wait_for_url(f"{room.url}/")
+    for name, path in paths.items():
+        await page.goto(f"{room.url}{path}")
+        await _write(encoder, page, folder / f"{name}-{size}-{scheme}.webp")
+    await context.close()
+
+
+async def _write(encoder: Page, page: Page, file: Path) -> None:
+    png = base64.b64encode(await page.screenshot(full_page=False)).decode()
+    file.write_bytes(base64.b64decode(await encoder.evaluate(_ENCODE, [png, 0.7])))
+
+
+def main() -> None:
+    asyncio.run(take(TARGET, only=frozenset(sys.argv[1:])))
+    total = sum(file.stat().st_size for file in TARGET.glob("*.webp"))
+    print(f"{TARGET}: {len(list(TARGET.glob('*.webp')))} pictures, {total / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

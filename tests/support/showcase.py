@@ -1,0 +1,185 @@
+"""A vault as a busy person's looks: ten agents, eight accounts, trouble, questions, and days of activity.
+
+For screenshots and for tests of what pages become with much on them. Names and times are made up, the same each run.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from tests.support.portal_room import Room
+from vault import approvals, connections, delegations, grants
+from vault.approvals import ToolCall
+from vault.audit import audit
+from vault.exchange.approval_rules import WRITES
+from vault.records import Client, ClientKind, Connection, Event, Principal, User
+from vault.upstream import Account, TokenAnswer
+
+GOOGLE: Final = "https://www.googleapis.com/auth/"
+PROVIDERS: Final = ("github", "notion", "linear", "dropbox", "microsoft", "hubspot")  # beside the simulator's
+AGENTS: Final = (
+    ("Cursor", ClientKind.DYNAMIC),
+    ("Claude Code", ClientKind.METADATA),
+    ("Claude", ClientKind.METADATA),
+    ("ChatGPT", ClientKind.MANUAL),
+    ("VS Code", ClientKind.DYNAMIC),
+    ("Weekly report worker", ClientKind.MANUAL),
+    ("Zed", ClientKind.DYNAMIC),
+    ("n8n on the office server", ClientKind.MANUAL),
+    ("goose", ClientKind.LOCAL),
+    ("Support triage (LangGraph)", ClientKind.MANUAL),
+)
+ACCOUNTS: Final = (
+    ("slack", "alice (Acme)", {"chat:write", "channels:read", "channels:history", "search:read", "users:read"}),
+    (
+        "google",
+        "alice@example.com",
+        {
+            f"{GOOGLE}calendar.events",
+            f"{GOOGLE}calendar.events.readonly",
+            f"{GOOGLE}gmail.readonly",
+            f"{GOOGLE}drive.readonly",
+        },
+    ),
+    ("google", "alice.private@example.net", {f"{GOOGLE}calendar.events.readonly", f"{GOOGLE}gmail.readonly"}),
+    ("github", "alice-example", set[str]()),
+    ("notion", "Acme handbook", set[str]()),
+    ("linear", "Alice Example", set[str]()),
+    ("dropbox", "alice@example.com", set[str]()),
+    ("microsoft", "alice@corp.example", set[str]()),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Showcase:
+    """What was made."""
+
+    user: User
+    agents: tuple[Client, ...]
+    accounts: tuple[Connection, ...]
+
+
+def provider_settings() -> dict[str, object]:
+    """Settings that make further services look set up; nothing of them is called."""
+    return {name: {"client_id": f"showcase-{name}", "client_secret": "not-a-secret"} for name in PROVIDERS}
+
+
+async def furnish(
+    room: Room, user: User, *, agents: int = 10, accounts: int = 8, events: int = 260, questions: int = 2
+) -> Showcase:
+    """Fill the vault of one person. Beyond the ten and eight, names are numbered."""
+    deployment, now = room.deployment, room.deployment.now()
+    made_accounts = tuple([await _account(room, user, number) for number in range(accounts)])
+    made_agents = tuple([await _agent(room, user, number, accounts=made_accounts) for number in range(agents)])
+    lucky = random.Random(7)
+    recorded = [_event(lucky, user, made_agents, made_accounts) for _ in range(events)]
+    for start in range(0, len(recorded), 250):
+        part = recorded[start : start + 250]
+        async with deployment.transaction() as transaction:
+            await audit.append(transaction, *part, now=now - (len(recorded) - start) * 37)
+    async with deployment.transaction() as transaction:
+        for account, change in ((3, "state = 'needs_reauth'"), (4, f"grant_expires_at = {now + 3 * 86400}")):
+            if account < len(made_accounts):
+                await transaction.execute(
+                    f"update connections set {change} where id = :id",
+                    {"id": made_accounts[account].id},
+                )
+    await _ask(room, user, made_agents, made_accounts, count=questions)
+    return Showcase(user, made_agents, made_accounts)
+
+
+async def _account(room: Room, user: User, number: int) -> Connection:
+    name, label, wanted = ACCOUNTS[number % len(ACCOUNTS)]
+    again = number // len(ACCOUNTS)
+    label = f"{label} {again + 1}" if again else label
+    provider = room.deployment.catalog.provider(name)
+    scopes = frozenset(wanted) or provider.scope.default or frozenset(list(provider.scopes)[:6])
+    answer = TokenAnswer("made-up", "made-up", scopes=scopes, expires_in=3600, account=Account(label, label))
+    async with room.deployment.transaction() as transaction:
+        return await connections.open_connection(
+            transaction,
+            room.deployment.keys,
+            user_id=user.id,
+            provider=name,
+            answer=answer,
+            asked=scopes,
+            policy=provider.policy(),
+            now=room.deployment.now() - 86400 * (40 - number % 30),
+        )
+
+
+async def _agent(room: Room, user: User, number: int, *, accounts: tuple[Connection, ...]) -> Client:
+    name, kind = AGENTS[number % len(AGENTS)]
+    if number >= len(AGENTS):
+        name = f"{name} {number // len(AGENTS) + 1}"
+    now = room.deployment.now()
+    client = await room.agent(kind, name=name, created_at=now - 86400 * 30)
+    async with room.deployment.transaction() as transaction:
+        await grants.create_grant(
+            transaction,
+            user_id=user.id,
+            client_id=client.id,
+            scopes=frozenset({"tools", "connections", "offline_access"}),
+            resource=f"{room.url}/mcp",
+            redirect_uri=client.redirect_uris[0],
+            now=now - 86400 * (number % 20 + 1),
+        )
+        for place, connection in enumerate(accounts):
+            if (place + number) % 4 == 3 or (number and place * 3 % (number + 2) == 1):
+                continue
+            which = {"user_id": user.id, "client_id": client.id, "connection_id": connection.id}
+            provider = room.deployment.catalog.provider(connection.provider)
+            reads = connection.scopes & provider.reading_scopes
+            scopes = reads if reads and (place + number) % 3 == 1 else connection.scopes - provider.always_granted
+            expires_at = now + 86400 * 12 if (place + number) % 5 == 2 else None
+            await delegations.allow(transaction, **which, scopes=scopes, now=now, expires_at=expires_at)
+            if (place + number) % 3 == 0:
+                await delegations.set_ask(transaction, **which, ask=frozenset({WRITES}), now=now)
+    return client
+
+
+def _event(lucky: random.Random, user: User, agents: tuple[Client, ...], accounts: tuple[Connection, ...]) -> Event:
+    agent, account = lucky.choice(agents), lucky.choice(accounts)
+    kind, outcome = lucky.choice(
+        (("tool.called", "ok"),) * 6
+        + (("token.exchanged", "ok"), ("exchange.refused", "refused"), ("token.refreshed", "ok"))
+    )
+    tool = {"slack": "slack_post", "google": "calendar_events", "github": "github_issues"}.get(
+        account.provider, "search"
+    )
+    details: dict[str, object] = {"tool": tool, "account": account.label} if kind == "tool.called" else {}
+    return Event(
+        kind=kind,
+        outcome=outcome,
+        user_id=user.id,
+        client_id=agent.id,
+        connection_id=None if kind == "token.refreshed" else account.id,
+        details=details,
+    )
+
+
+async def _ask(
+    room: Room, user: User, agents: tuple[Client, ...], accounts: tuple[Connection, ...], *, count: int
+) -> None:
+    calls = (
+        ToolCall("slack_post", lambda: {"channel": "#launch", "text": "The release is out. Thanks, everybody!"}),
+        ToolCall("calendar_create", lambda: {"title": "Planning", "start": "2026-12-01T10:00:00+01:00"}),
+    )
+    for number, call in enumerate(calls[:count]):
+        agent, account = agents[number], accounts[number]
+        principal = Principal(user.id, agent.id, "showcase", frozenset({"tools"}), f"{room.url}/mcp")
+        async with room.deployment.transaction() as transaction:
+            await approvals.ask(
+                transaction,
+                room.deployment.keys,
+                call=call,
+                principal=principal,
+                connection_id=account.id,
+                provider=account.provider,
+                account=account.account,
+                label=account.label,
+                scopes=account.scopes,
+                now=room.deployment.now() - 90,
+            )
