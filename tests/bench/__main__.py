@@ -1,11 +1,9 @@
-"""Starts the contenders, drives them in turn, and prints CPU per call, ratios, and where our time goes.
+"""Drives the contenders in turn, and prints CPU per call, ratios, and where our time goes.
 
     python -m tests.bench [proxy] [--rounds N] [--calls N] [--json]
 
-With `proxy` the calls go through the vault's proxy, beside a bare pass-through proxy.
-
-The load and the upstream run on the last core, the server under test on the first. Each round drives every contender
-once, in an order that turns; a ratio is taken within its round, and the median of the rounds is printed.
+With `proxy` the calls go through the vault's proxy, beside a bare pass-through proxy. The load and the upstream run on
+the last core, the server under test on the first. A ratio is taken within its round; the median is printed.
 """
 
 from __future__ import annotations

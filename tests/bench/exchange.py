@@ -2,9 +2,8 @@
 
     python -m tests.bench.exchange [--rounds N] [--calls N] [--json]
 
-Both answer `POST /token` to a client with a secret in the body. The vault exchanges an access token for a live upstream
-token of one account: once with the same subject token each time, once with another one each time, which it has to
-verify; and for a proxy handle. oidc-provider keeps everything in memory and issues a JWT signed with ES256.
+The vault exchanges the same subject token each time, another one each time, and for a proxy handle. oidc-provider keeps
+everything in memory and issues a JWT signed with ES256.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What floods by strangers leave in the database: `python -m tests.bench.floods SECONDS`, one line for each kind.
+"""What floods by strangers leave in the database: `python -m tests.bench.floods SECONDS`.
 
-Everything comes from one address without an account. Bytes are those of all rows of the tables that grew, as SQLite's
-`dbstat` counts their pages; "after" is once the sweep has run a quarter of an hour later.
+Everything comes from one address. Bytes are those of the tables that grew (`dbstat`); "after" is once the sweep has run
+a quarter of an hour later.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """A vault of a million accounts: `python -m tests.bench.million --sqlite | --postgres [--connections N] [--events N]`.
 
-Fills a database in a temporary folder, then measures the start, each step of the upkeep with a backlog and without,
-every page for two people, and the commands. Prints Markdown tables. "Database" is the time with a statement or a
-transaction under way,
-"longest" the longest transaction or single read. `--place FOLDER` keeps what is there: the first run fills it and ends,
-each further one measures it as the last one left it.
+Fills a database in a temporary folder, then measures the start, the upkeep, every page for two people, and the
+commands. "Database" is the time with a statement or transaction under way, "longest" the longest one. With `--place
+FOLDER` the first run fills it, and each further one measures it.
 """
 
 from __future__ import annotations

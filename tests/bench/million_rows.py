@@ -1,7 +1,7 @@
 """Fills a database with the rows of a large vault, table by table. For `tests.bench.million`.
 
-The activity is whole: every batch is hashed, keyed and tagged, and sealed in checkpoints, as the product does it. Keys
-of the accounts with journalled answers are real; other sealed columns hold bytes of the usual length that do not open.
+The activity is whole: hashed, keyed, and sealed as the product does it. Sealed columns hold bytes of the usual length,
+except those of the accounts with journalled answers.
 """
 
 from __future__ import annotations

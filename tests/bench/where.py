@@ -1,7 +1,6 @@
 """Where the time of one contender goes: a sample of its main thread each 2 ms of processor time, counted by package.
 
-A sample counts for the innermost frame of a package we name; the standard library counts for its caller. Time in the
-event loop's own C code is counted for the callback that it runs next.
+The standard library counts for its caller, the event loop's own C code for the callback that it runs next.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Two processes of one vault, one of which believes that it is five minutes later, or earlier.
+"""Two processes of one vault, one with its clock five minutes fast or slow.
 
-The process with the wrong clock is an ordinary one whose `time.time` is off. On PostgreSQL the server's clock rules, on
-SQLite each process reads its own.
+Its `time.time` is off. On PostgreSQL the server's clock rules; on SQLite each process reads its own.
 """
 
 from __future__ import annotations

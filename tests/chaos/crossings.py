@@ -1,7 +1,6 @@
-"""Random exchanges and calls of many agents of several people: nobody reaches an account or a scope that is not theirs.
+"""Random exchanges of many agents of several people: nobody reaches an account or a scope that isn't theirs.
 
-Everything goes over HTTP: `/token`, then the provider's API through the vault or, with a token that left it, directly.
-What the permissions allow is computed here; what arrived, and for whom, is what the simulator's books say.
+Everything goes over HTTP. What the permissions allow is computed here; what arrived is what the simulator's books say.
 """
 
 from __future__ import annotations

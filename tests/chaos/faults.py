@@ -1,7 +1,6 @@
 """The storage fails under load: refused with 503, back soon after, and nothing lost.
 
-Calls come at a steady rate to real processes; the token expires just before the fault, so that refreshes fall into
-it. Afterwards the account must work, and the provider's books must show no refresh token twice.
+The token expires just before each fault, so that refreshes fall into it.
 """
 
 from __future__ import annotations

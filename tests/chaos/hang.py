@@ -1,10 +1,7 @@
-"""A provider hangs for forty of its people: those of the same provider, and of another one, notice nothing.
+"""A provider hangs for forty of its people: others, there and at another provider, notice nothing.
 
-A real server over HTTP; a call is a tool call with its provider call. Everybody calls all the time, at random moments.
-Spells in which the provider answers everybody and in which it hangs for the forty, refreshes and calls alike, follow
-each other, so that both are measured on the same machine in the same minute. What is compared is the median of the
-spells' p99: now and then a disk takes 100 ms and more for a commit, and that is the p99 of its spell whether or not
-anybody waits for a provider.
+Spells in which it answers and in which it hangs alternate, so that both are measured in the same minute. The medians of
+the spells' p99 are compared: over a whole run, p99 shows slow commits of the disk.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Commands that are killed at random moments: what was there stays whole, what they made is whole or not there.
+"""Commands killed at random moments: what was there stays whole, what they made is whole or absent.
 
-`tests.chaos.nursery` forks a process that makes a backup, restores one, or starts a vault for the first time; it is
-killed somewhere in that. Then the place is looked at, and the same is done again to its end.
+A forked process makes a backup, restores one, or starts a vault for the first time, and is killed; then it is repeated.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The model of refreshing at full size: every interleaving of kills, pauses, lost messages and failing commits.
+"""The model of refreshing at full size: every interleaving of kills, pauses, lost messages, and failing commits.
 
-States that differ in nothing that can matter are visited once (`tests.support.refresh_model.Seen`), one class of
-provider per process. Every rule is changed in turn, too, and the model has to notice.
+One process per class of provider. Every rule is broken in turn, too, and the model has to notice.
 """
 
 from __future__ import annotations

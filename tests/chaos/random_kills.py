@@ -1,9 +1,7 @@
 """SIGKILL at random moments of real processes that refresh accounts of every class of provider at once.
 
-Each victim is killed while it starts, before its claims, with requests on the wire at the providers, with answers in
-its hands, or after; then a fresh process, or one that stood by, goes on. Afterwards the providers' books are compared
-with what the vault still has. A loss is within the law of the gap when the books show a redemption whose only answer
-was on its way to the killed process.
+Then a fresh process, or one that stood by, goes on. A loss is within the gap when the providers' books show a
+redemption whose only answer was on its way to the killed process.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""From the start of `token-vault serve` to the end of what a killed process left: the person is asked, or it works.
+"""From the start of `token-vault serve` until what a killed process left is settled: the person is asked, or it works.
 
-A process is killed with the answer to its refresh in its hands. Then the program is started as a service manager does
-it, and the database is looked at until the account's fate is written there. The clock runs from before the process
-exists, so that the loading of the program, the opening of the vault, the finding that the other is dead, the
-provider's verdict and the commit are all in it.
+The process was killed with the answer to its refresh in its hands. The clock runs from before the new one exists, until
+the account's fate is in the database.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Two servers on one PostgreSQL behind a round robin are restarted one after the other under load: no call fails.
 
-The proxy is as simple as one can be: it asks `/readyz` of each server ten times a second, opens a connection per
-request, takes the next server when one does not accept, and never sends a request twice.
+The round robin asks `/readyz` ten times a second, opens a connection per request, and never sends a request twice.
 """
 
 from __future__ import annotations

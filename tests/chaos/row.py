@@ -1,7 +1,6 @@
-"""One row among many whose ciphertexts were damaged: its account is affected, and nothing else anywhere.
+"""One row among many has damaged ciphertexts: its account is affected, and nothing else.
 
-Whatever walks over rows is run: calls with good tokens and with tokens that have run out, listings, the upkeep with
-a refresh and a revocation that the row left behind, the start of a process, a backup and its restore.
+Whatever walks over rows is run: calls, listings, upkeep, recovery, revocation, backup, and restore.
 """
 
 from __future__ import annotations

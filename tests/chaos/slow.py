@@ -1,9 +1,7 @@
-"""Providers of every class take 2 to 30 s for a refresh while the storage fails for 1 to 60 s at some moment.
+"""Providers of every class take 2 to 30 s for a refresh while the storage fails for 1 to 60 s.
 
-Two processes call for all accounts without a pause. In each wave every token expires, every account's next refresh
-takes its own time at the provider, which completes it although the caller gave up, and the storage fails once. The
-providers' books count: a token comes again only if its answer came too late for the 10 s of a request, and only then is
-an account lost: that is the law of the gap. Afterwards every remaining account is refreshed again.
+In each wave every token expires, and the storage fails once. A token may come again, and an account may be lost, only
+if its answer came too late for the 10 s of a request. Afterwards every remaining account is refreshed again.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""Many connections in use, with tokens that live briefly: how many tokens are past their end although wanted.
+"""Many connections in use, with short-lived tokens: how many tokens are past their end although wanted.
 
-The product refreshes what is in use and nothing else, so every connection is called once in most of a token's life.
-The debt is the share of connections whose token has run out, seen in the database every second; memory and open files
-are those of the vault's own process, from the end of the warm-up on. `--connections`, `--minutes` and `--life` set the
-load.
+Every connection is called once in most of a token's life, because the product refreshes only what is in use. The debt
+is read in the database every second. `--connections`, `--minutes`, and `--life` set the load.
 """
 
 from __future__ import annotations

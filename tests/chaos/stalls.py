@@ -1,7 +1,7 @@
-"""A replica is stopped (SIGSTOP) while it writes: at random under load, and made to hold the locks that all want.
+"""A replica is stopped (SIGSTOP) while it writes: at random under load, and holding the locks that all want.
 
-The locks are real: our own session takes the row, the replica's server process queues behind it, the replica is
-stopped, and our session lets go, so that a process that says nothing more is next. Then the other replicas write.
+Our own session takes the row, the replica queues behind it and is stopped, and our session lets go: the stopped process
+is next.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""A healthy provider whose tokens live 60 s, and calls at a steady rate: nobody ever waits for a refresh.
+"""A healthy provider whose tokens live 60 s, and calls at a steady rate: nobody waits for a refresh.
 
-The vault itself counts the exchanges that had to wait. Calls come at random, so that many a token has no caller in its
-last seconds.
+The vault counts the exchanges that had to wait.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """A process is stopped (SIGSTOP) with its refresh at the provider, the answer comes meanwhile, and it goes on later.
 
-To the other process it is silent and alive: nobody may send the token again, however long it takes, and the answer that
-lay in the socket is kept. The provider's books say how often each token came.
+Nobody may send the token again, however long it takes, and the answer that lay in the socket is kept.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Two servers on one database go from one release to the next under load, the old one restarting too: no call fails.
+"""Two servers on one database go from one release to the next under load: no call fails.
 
-The earlier release is its wheel in `tests/data/releases`, unpacked: its own code makes the database and serves. What is
-in the database was written by the code under test into another one and is copied table by table, as far as the earlier
-schema has the columns.
+The earlier release is its wheel in `tests/data/releases`, unpacked. The rows were written by the code under test and
+are copied table by table, as far as the earlier schema has the columns.
 """
 
 from __future__ import annotations

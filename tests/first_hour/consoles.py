@@ -1,9 +1,8 @@
 """Stand-ins for the providers' consoles: they take what `providers setup` printed and hand out client id and secret.
 
-A person stands in front of each: it does the steps that are printed and no other, so that a step that the guide forgets
-stays undone. What a console refuses was read and not run, 2026-11-25: docs.slack.dev/reference/app-manifest,
-docs.slack.dev/authentication/using-pkce; developers.google.com/identity/protocols/oauth2/web-server (rules for redirect
-URIs), support.google.com/cloud/answer/15549945 (test users).
+A person does the steps that are printed and no other. What a console refuses was read, not run, 2026-11-25:
+docs.slack.dev/reference/app-manifest, docs.slack.dev/authentication/using-pkce,
+developers.google.com/identity/protocols/oauth2/web-server, support.google.com/cloud/answer/15549945.
 """
 
 from __future__ import annotations

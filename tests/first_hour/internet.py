@@ -1,9 +1,7 @@
 """An internet of one machine: in a network of its own, slack.com and googleapis.com are the simulator over https.
 
 Names and addresses exist in this process' network and mounts only (`tests.support.private`). The addresses are public
-ones, so that the vault's guard against private addresses is in force as everywhere, and no setting of the vault is
-changed. The certificates come from an authority made for the run, which programs are told of as of any other: by
-SSL_CERT_FILE.
+ones, so the vault's guards stay in force. Programs learn of the run's certificate authority by SSL_CERT_FILE.
 """
 
 from __future__ import annotations

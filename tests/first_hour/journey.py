@@ -1,7 +1,6 @@
 """The two ways through the guides, from the provider's console to a posted message and a listed calendar.
 
-Each step is a line or a sentence of a guide. The first thing that does not go as the guide says ends the journey with
-what the person sees then (`Stopped`).
+The first thing that doesn't go as the guide says ends the journey with what the person sees then (`Stopped`).
 """
 
 from __future__ import annotations

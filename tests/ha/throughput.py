@@ -1,8 +1,7 @@
-"""1, 2 and 4 replicas on one PostgreSQL: exchanges per second, and what each costs the vault and the database.
+"""1, 2, and 4 replicas on one PostgreSQL: exchanges per second, and what each costs the vault and the database.
 
-Clients wait for nothing, so the replicas and PostgreSQL share the cores of this machine with whatever else runs on it.
-What is measured therefore is processor time for each exchange, of the replicas and of PostgreSQL apart, and how many
-exchanges share a commit: from these follows what further cores bring. PostgreSQL is that of the suite, with `fsync`.
+All share this machine's cores, so processor time is measured, of the replicas and of PostgreSQL apart, and how many
+exchanges share a commit. PostgreSQL is that of the suite, with `fsync`.
 """
 
 from __future__ import annotations
