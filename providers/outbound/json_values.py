@@ -101,3 +101,29 @@ def fill(template: str, value: object) -> str | None:
             return None
         filled.append(text)
     return "".join(filled)
+
+
+def put(body: dict[str, object], path: str, value: object) -> None:
+    """Set the value at a dotted path, creating what is missing. A number is a place in a list."""
+    names = steps(path)
+    place: object = body
+    for step, following in zip(names, (*names[1:], None), strict=True):
+        made: object = value if following is None else ([] if following.isdecimal() else {})
+        place = _descend(place, step, made, is_last=following is None)
+
+
+def _descend(place: object, step: str, made: object, *, is_last: bool) -> object:
+    """The value one step below an object or list that was made here; `made` if there is none yet."""
+    if isinstance(place, list):
+        places: list[object] = place  # pyright: ignore[reportUnknownVariableType] -- made here
+        number = int(step)
+        places.extend([None] * (number + 1 - len(places)))
+        if is_last or places[number] is None:
+            places[number] = made
+        return places[number]
+    if not isinstance(place, dict):
+        raise TypeError(f"{step} lies below a value")
+    members: dict[str, object] = place  # pyright: ignore[reportUnknownVariableType] -- made here
+    if is_last:
+        members[step] = made
+    return members.setdefault(step, made)

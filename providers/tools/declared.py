@@ -22,7 +22,7 @@ from providers.api.text import as_data, as_id, quote
 from providers.definitions.catalog import Catalog
 from providers.definitions.model import Provider
 from providers.definitions.suggestions import did_you_mean
-from providers.outbound.json_values import at, integer_at, is_array, objects_at, text_at
+from providers.outbound.json_values import at, integer_at, is_array, objects_at, put, text_at
 from providers.tools.declarations import Argument, Output, Tool, ToolFile, ToolFileRefused
 from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput, ToolSpec
 
@@ -127,10 +127,10 @@ def _all_of_body(declared: Tool) -> Mapping[str, object]:
     """A body with every member that a call can have."""
     body: dict[str, object] = {}
     for name, value in declared.request.body.items():
-        _put(body, name, value)
+        put(body, name, value)
     for name, argument in declared.arguments.items():
         if _place(declared, name, argument) == "body":
-            _put(body, argument.name or name, "")
+            put(body, argument.name or name, "")
     return body
 
 
@@ -274,7 +274,7 @@ class _Runner:
         query: dict[str, str | int | bool] = dict(request.query)
         body: dict[str, object] = {}
         for name, value in request.body.items():
-            _put(body, name, value)
+            put(body, name, value)
         for name, argument in self._tool.arguments.items():
             value: object = getattr(arguments, name)
             if value is None:
@@ -284,7 +284,7 @@ class _Runner:
             if place == "path":
                 segments[name] = str(wire)
             elif place == "body":
-                _put(body, argument.name or name, wire)
+                put(body, argument.name or name, wire)
             else:
                 query[argument.name or name] = wire if isinstance(wire, str | int) else str(wire)
         return _FilledRequest(tuple(segments[name] for name in request.placeholders), query, body)
@@ -310,32 +310,6 @@ class _Runner:
         if not lines:
             return "\n".join(["Nothing was found here.", *rest]) if rest else "Nothing was found."
         return "\n".join([UNTRUSTED, *lines, *rest])
-
-
-def _put(body: dict[str, object], path: str, value: object) -> None:
-    """Set the value at a dotted path, creating what is missing. A number is a place in a list."""
-    steps = path.split(".")
-    place: object = body
-    for step, following in zip(steps, (*steps[1:], None), strict=True):
-        made: object = value if following is None else ([] if following.isdecimal() else {})
-        place = _descend(place, step, made, is_last=following is None)
-
-
-def _descend(place: object, step: str, made: object, *, is_last: bool) -> object:
-    """The value one step below an object or list that was made here; `made` if there is none yet."""
-    if isinstance(place, list):
-        places: list[object] = place  # pyright: ignore[reportUnknownVariableType] -- made here
-        number = int(step)
-        places.extend([None] * (number + 1 - len(places)))
-        if is_last or places[number] is None:
-            places[number] = made
-        return places[number]
-    if not isinstance(place, dict):
-        raise TypeError(f"{step} lies below a value")
-    members: dict[str, object] = place  # pyright: ignore[reportUnknownVariableType] -- made here
-    if is_last:
-        members[step] = made
-    return members.setdefault(step, made)
 
 
 def _wire(value: object, argument: Argument) -> object:

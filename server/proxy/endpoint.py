@@ -360,17 +360,13 @@ class Proxy:
     # Reporting
 
     async def _refuse(self, incoming: ProxyRequest, refused: ProxyRefused) -> None:
-        """Our own refusal: problem details (RFC 9457), and a header that no provider's answer has."""
+        """Our own refusal, in a form that the provider's SDK reads, with a header that no provider's answer has."""
         incoming.status = refused.status
-        content = {
-            "type": f"urn:token-vault:refusal:{refused.code}",
-            "title": refused.description,
-            "status": refused.status,
-            "code": refused.code,
-            **refused.more,
-        }
+        provider = None if incoming.handle is None else self._deployment.catalog.get(incoming.handle.provider)
+        content = refusals.content_of(refused, provider)
+        wants_problem = "application/problem+json" in incoming.fields.get("accept", "")
         headers = [
-            (b"content-type", b"application/problem+json"),
+            (b"content-type", b"application/problem+json" if wants_problem else b"application/json"),
             (b"token-vault-refusal", refused.code.encode()),
             *raw(refused.headers),
             *SANDBOXED,

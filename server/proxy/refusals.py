@@ -6,11 +6,12 @@ one to which SDKs react correctly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from providers.api.rules import UNREAD
 from providers.definitions.model import Provider, Rule
+from providers.outbound.json_values import at, is_array, is_object, put
 from providers.outbound.messages import Crowded, HttpError, NotReached, TooLarge
 from server import errors
 from server.connecting.telling import tell
@@ -27,6 +28,45 @@ FAILURES: Final = frozenset(
     {"upstream_unavailable", "upstream_unauthorized", "answer_too_large", "answer_unreadable", "redirect_refused"}
     | {"timeout", "client_gone", "interrupted", "internal_error", "token_renewed", "too_many_calls"}
 )
+
+
+def content_of(refused: ProxyRefused, provider: Provider | None) -> object:
+    """The body of our refusal: the members of problem details (RFC 9457), and the text and code in the provider's form.
+
+    `[errors]` of its file says where its own errors have them, so that its SDK shows ours. The form of several services
+    at once (GitHub, Google, Microsoft) where no handle says which one it is.
+    """
+    problem: dict[str, object] = {
+        "type": f"urn:token-vault:refusal:{refused.code}",
+        "title": refused.description,
+        "status": refused.status,
+        "code": refused.code,
+        **refused.more,
+    }
+    shaped: dict[str, object] = {}
+    if provider is None:
+        shaped = {"message": refused.description, "error": {"code": refused.code, "message": refused.description}}
+        return {**shaped, **problem}
+    errors = provider.errors
+    if errors.ok_flag is not None:
+        put(shaped, errors.ok_flag, value=False)
+    for path, value in (*((path, refused.description) for path in errors.message), (errors.code[0], refused.code)):
+        if at(shaped, path) is None and not _has_value_above(shaped, path):
+            put(shaped, path, value)
+    listed = at(shaped, "items.0")
+    if is_object(listed):  # a service whose errors are lists
+        return [{**problem, **listed}]
+    return {**problem, **shaped}
+
+
+def _has_value_above(shaped: Mapping[str, object], path: str) -> bool:
+    above = path
+    while "." in above:
+        above = above.rpartition(".")[0]
+        found = at(shaped, above)
+        if found is not None and not is_object(found) and not is_array(found):
+            return True
+    return False
 
 
 async def of_vault(deployment: Deployment, error: VaultError | OAuthError, *, handle: Handle | None) -> ProxyRefused:

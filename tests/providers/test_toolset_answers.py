@@ -11,9 +11,10 @@ import pytest_asyncio
 
 from providers.api.api import UpstreamRefused
 from providers.definitions.catalog import load_catalog
+from providers.outbound.json_values import put
 from providers.tools import declarations
 from providers.tools.declarations import Output, Tool
-from providers.tools.declared import LIST_BUDGET, _put, tool_of
+from providers.tools.declared import LIST_BUDGET, tool_of
 from tests.providers.test_toolset_arguments import usual_arguments
 from tests.support.scripted import json_reply
 from tests.support.shipped_tools import shipped
@@ -53,11 +54,11 @@ def answer_item(tool: Tool) -> dict[str, object]:
     for output in tool.result.fields.values():
         parent, _, leaf = output.paths[0].rpartition(".")
         if output.type == "texts" and parent:
-            _put(item, parent, [{leaf: HOSTILE}] * 5)
+            put(item, parent, [{leaf: HOSTILE}] * 5)
         elif output.type == "texts":
-            _put(item, leaf, [HOSTILE] * 5)
+            put(item, leaf, [HOSTILE] * 5)
         else:
-            _put(item, output.paths[0], value_of(output))
+            put(item, output.paths[0], value_of(output))
     return item
 
 
@@ -68,9 +69,9 @@ def answer_of(tool: Tool) -> object:
     if tool.result.items == "items":
         return listed
     answer: dict[str, object] = {"ok": True}
-    _put(answer, tool.result.items, listed)
+    put(answer, tool.result.items, listed)
     if tool.result.next is not None:
-        _put(answer, tool.result.next, HOSTILE)
+        put(answer, tool.result.next, HOSTILE)
     return answer
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from providers.api.api import RuleRefused, UpstreamRefused
 from providers.tools import declarations
+from providers.tools.builtin import builtin_tools
 from providers.tools.spec import ToolSpec
 from tests.support.scripted import Arrival
 from tests.support.shipped_tools import shipped
@@ -139,3 +140,15 @@ def test_what_stands_in_a_path_has_a_pattern_of_its_own() -> None:
             for name in tool.request.placeholders:
                 argument = tool.arguments[name]
                 assert argument.pattern is not None or argument.type == "integer", (tool.name, name)
+
+
+def test_calendar_tools_default_to_the_persons_own_calendar_and_name_times_alike() -> None:
+    tools = {tool.name: tool for tool in (*builtin_tools(), *shipped().values())}
+    for name in ("calendar_list", "calendar_create", "calendar_update", "calendar_delete"):
+        schema = tools[name].input_schema
+        assert schema["properties"]["calendar_id"]["default"] == "primary", name
+        assert "calendar_id" not in schema.get("required", []), name
+    for name in ("calendar_list", "outlook_events"):
+        assert {"time_min", "time_max"} <= tools[name].input_schema["properties"].keys()
+    for name in ("calendar_create", "calendar_update", "outlook_event_create"):
+        assert {"start", "end"} <= tools[name].input_schema["properties"].keys()

@@ -454,7 +454,7 @@ async def test_our_refusals_are_told_from_the_providers(upstream: Upstream, hand
     theirs, ours = await get(handle), await get(handle, "/no.such.method")
     assert (theirs.status_code, theirs.json()) == (403, {"message": "no"})
     assert "token-vault-refusal" not in theirs.headers
-    assert (ours.status_code, ours.headers["content-type"]) == (403, "application/problem+json")
+    assert (ours.status_code, ours.headers["content-type"]) == (403, "application/json")
     assert ours.headers["token-vault-refusal"] == ours.json()["code"] == "call_not_allowed"
     assert ours.headers["content-security-policy"] == "sandbox"
 

@@ -221,11 +221,11 @@ MICROSOFT: Mapping[str, Case] = {
     "outlook_read": Case("microsoft", "", {"message": graph.MESSAGE}, "The numbers are in", {"kind": "text"}),
     "outlook_draft": Case("microsoft", "", {"to": "a@b.example", "subject": "Hi", "text": "Hello"}, "Drafted"),
     "outlook_send": Case("microsoft", "", {"to": "a@b.example", "subject": "Hi", "text": "Hello"}, "Sent."),
-    "outlook_events": Case("microsoft", "", {"begin": _APRIL, "end": _APRIL}, "Planning", {"time_zone": "UTC"}),
+    "outlook_events": Case("microsoft", "", {"time_min": _APRIL, "time_max": _APRIL}, "Planning", {"time_zone": "UTC"}),
     "outlook_event_create": Case(
         "microsoft",
         "",
-        {"title": "Sync", "begin": "2026-12-01T10:00:00+01:00", "end": "2026-12-01T11:00:00+01:00"},
+        {"title": "Sync", "start": "2026-12-01T10:00:00+01:00", "end": "2026-12-01T11:00:00+01:00"},
         "Created Sync at 2026-12-01T09:00:00",
         {"start": "2026-12-01T09:00:00"},
     ),
