@@ -28,6 +28,7 @@ from server.commands import (
     sign_in,
     stdio,
     tools,
+    try_exchange,
     users,
     version,
 )
@@ -67,6 +68,7 @@ command(app, "client-config")(client_config.client_config)
 command(app, "doctor")(doctor.doctor)
 command(app, "explain")(explain.explain)
 command(app, "sign-in")(sign_in.sign_in)
+command(app, "try-exchange")(try_exchange.try_exchange)
 command(app, "backup")(backup.backup)
 command(app, "restore")(restore.restore)
 command(app, "quarantine")(quarantine.quarantine)

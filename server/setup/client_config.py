@@ -183,7 +183,7 @@ def _code_notes(client: str, transport: TransportName, kind: CodeClient) -> Sequ
         ]
     notes = [f"Install: pip install {kind.install}"]
     if transport != "stdio":
-        notes.append("ACCESS_TOKEN is the person's access token for this vault, with the scope tools.")
+        notes.append("ACCESS_TOKEN is the person's access token for this vault. To try it: token-vault try-exchange")
     return notes
 
 

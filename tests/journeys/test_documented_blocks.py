@@ -24,6 +24,9 @@ RUN_BY = {
     "cd token-vault": "tests/first_hour/__main__.py",
     "python3 -m venv ~/token-vault && ~/token-vault/bin/pip install .": "tests/first_hour/__main__.py",
     'export PATH="$HOME/token-vault/bin:$PATH"': "tests/first_hour/__main__.py",
+    'eval "$(token-vault try-exchange --sandbox)"': "tests/journeys/test_exchange_guide.py",
+    "openssl ecparam -name prime256v1 -genkey -noout -out key.pem": "tests/journeys/test_exchange_guide.py",
+    "openssl ec -in key.pem -pubout -out worker.pem": "tests/journeys/test_exchange_guide.py",
     "export SSL_CERT_FILE=/etc/ssl/with-our-own.pem": "tests/cli/test_client_config.py",
 }
 # blocks that are no commands of ours and no settings: what they are, and the test that compares or runs them

@@ -1,4 +1,4 @@
-"""The page on token exchange: each curl line runs unchanged, and gets the answer that the page shows."""
+"""The page on token exchange, followed word by word: every block in its order, and the answers that it shows."""
 
 from __future__ import annotations
 
@@ -7,92 +7,146 @@ import json
 import os
 import re
 import shutil
-from collections.abc import AsyncGenerator, Mapping
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
-import httpx2
 import pytest
 
 from tests.conftest import unavailable
 from tests.support.documented import DOCS, section
-from tests.support.exchange_room import API, SECRET, ExchangeRoom
-from tests.support.mcp_room import room
+from tests.support.processes import free_port
 
 PAGE = DOCS / "guides/token-exchange.md"
+SERVING = "token-vault serve --sandbox\n"
+PATIENCE = 60.0  # seconds for one block
+END = "@@@ "
 
 
-def curl_lines() -> list[str]:
-    blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return [block for block in blocks if block.startswith("curl ")]
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
-    if shutil.which("curl") is None:
-        unavailable("the curl lines need: curl")
-    async with (
-        room(tmp_path_factory.mktemp("guide") / "data") as opened,
-        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
-    ):
-        yield ExchangeRoom(opened, http)
-
-
-@pytest.fixture(scope="module")
-async def variables(place: ExchangeRoom) -> dict[str, str]:
-    """What the page's variables stand for."""
-    backend = await place.caller()
-    agent = await place.agent(backend)
-    await place.slack(agent)
-    await place.google(agent)
-    page, api = await place.caller(public=True), await place.caller(resources=("https://back.example/",))
-    await place.link(api)
-    await place.link(await place.caller(), "https://back.example/")
-    received = await place.agent(page, audience=API)
-    (connection,) = [
-        await place.slack(await place.agent(api)),
-    ]
-    assert connection.provider == "slack"
-    handle = (await place.exchange(backend, agent.token, scope="chat:write")).json()["access_token"]
-    return {
-        "VAULT": place.url,
-        "CLIENT_ID": backend.client.id,
-        "CLIENT_SECRET": SECRET,
-        "ACCESS_TOKEN": agent.token,
-        "API_ID": api.client.id,
-        "API_SECRET": SECRET,
-        "RECEIVED_TOKEN": received.token,
-        "SLACK_API": place.deployment.catalog.provider("slack").apis["web"],
-        "HANDLE": handle,
-    }
-
-
-async def run(line: str, variables: Mapping[str, str]) -> dict[str, object]:
-    process = await asyncio.create_subprocess_exec(
-        "bash", "-euc", line, env={"PATH": os.environ["PATH"], **variables}, stdout=asyncio.subprocess.PIPE
-    )
-    async with asyncio.timeout(20):
-        out, _ = await process.communicate()
-    assert process.returncode == 0
-    return json.loads(out)
-
-
-async def test_every_curl_line_runs_as_it_stands(place: ExchangeRoom, variables: dict[str, str]) -> None:
-    answers = [await run(line, variables) for line in curl_lines()]
-    handle, narrowed, for_api, own, refused, introspected = answers
+def blocks(kind: str) -> list[str]:
     text = PAGE.read_text(encoding="utf-8")
-    shown = json.loads(re.search(r"^```json\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)[1])
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@asynccontextmanager
+async def program(*command: str, folder: Path) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """A program in an empty home, with the data directory in a variable; ended with the block."""
+    variables = {
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
+        "HOME": str(folder),
+        "TOKEN_VAULT_DATA": str(folder / "data"),
+    }
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=folder,
+        env=variables,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        limit=2**20,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                async with asyncio.timeout(15):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+async def read_until(process: asyncio.subprocess.Process, mark: str) -> tuple[str, str]:
+    """What it says before the line with the mark, and that line."""
+    assert process.stdout is not None
+    said = ""
+    async with asyncio.timeout(PATIENCE):
+        while line := (await process.stdout.readline()).decode():
+            if mark in line:
+                return said, line
+            said += line
+    raise AssertionError(f"it ended without {mark!r}: {said}")
+
+
+async def type_block(shell: asyncio.subprocess.Process, block: str) -> str:
+    """What a block prints in the shell; it must succeed."""
+    assert shell.stdin is not None
+    shell.stdin.write(f"{block}\nprintf '\\n{END}%s\\n' $?\n".encode())
+    said, code = await read_until(shell, END)
+    assert code.strip() == f"{END}0", f"{block}{said}"
+    return said
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("bash", "curl", "openssl"):
+        if shutil.which(name) is None:
+            unavailable(f"the guide's lines need: {name}")
+    (tmp_path / "data").mkdir(mode=0o700)
+    (tmp_path / "data" / "config.toml").write_text(f"[server]\nport = {free_port()}\n")
+    return tmp_path
+
+
+async def test_the_page_can_be_followed_word_by_word(folder: Path) -> None:
+    first, *rest = blocks("sh")
+    assert first == SERVING  # it stays in its terminal
+    answers: list[dict[str, object]] = []
+    client_id = ""
+    async with program(*first.split(), folder=folder) as server, program("bash", "-u", folder=folder) as shell:
+        await read_until(server, "Press Ctrl+C")
+        await type_block(shell, "token-vault init")  # a vault of one's own, which the reader has beside the sandbox
+        for block in rest:
+            said = await type_block(shell, re.sub(r"(?<![$\w])CLIENT_ID\b", client_id, block))
+            registered = re.search(r"^client_id +(\S+)$", said, flags=re.MULTILINE)
+            client_id = registered[1] if registered else client_id
+            if block.startswith("curl "):
+                answers.append(json.loads(said))
+    handle, narrowed, for_api, own, refused, introspected = answers
+    (shown,) = [json.loads(block) for block in blocks("json")]
     assert handle.keys() == shown.keys()
     for name in ("issued_token_type", "token_type", "expires_in", "scope", "narrowing"):
         assert handle[name] == shown[name]
     assert str(handle["access_token"]).startswith("tvp_")
     assert narrowed["narrowing"] == "upstream"
     assert "api_base_url" not in narrowed
-    assert str(for_api["api_base_url"]).startswith(f"{place.url}/proxy/")
+    assert "/proxy/" in str(for_api["api_base_url"])
     assert str(own["access_token"]).count(".") == 2
     assert (refused["error"], refused["reason"], refused["missing_scope"]) == ("invalid_scope", "scopes", "groups:read")
     assert introspected["active"] is True
 
 
-async def test_the_page_names_every_reason(place: ExchangeRoom) -> None:
+async def test_the_printed_line_works_alone_and_a_second_run_ends_the_first_backend(folder: Path) -> None:
+    ask = "token-vault try-exchange --sandbox --json"
+    async with program("bash", "-u", folder=folder) as shell:
+        refused = await type_block(shell, f"{ask} && exit 1 || true")
+        assert "start the vault first: token-vault serve --sandbox" in refused
+        async with program(*SERVING.split(), folder=folder) as server:
+            await read_until(server, "Press Ctrl+C")
+            first, second = [json.loads(await type_block(shell, f"{ask} 2>/dev/null")) for _ in range(2)]
+            assert json.loads(await type_block(shell, second["curl"]))["access_token"].startswith("tvp_")
+            assert json.loads(await type_block(shell, first["curl"]))["error"] == "invalid_client"
+            listed = json.loads(
+                await type_block(shell, 'token-vault clients list --json --data "$TOKEN_VAULT_DATA/sandbox"')
+            )
+            assert sorted(one["name"] for one in listed) == ["Try exchange", "Try exchange: API", "Try exchange: page"]
+
+
+async def test_on_a_vault_with_real_accounts_the_first_answer_has_a_link_and_nothing_is_allowed(folder: Path) -> None:
+    """The person decides what the backend may use; here the provider is not even set up."""
+    async with program("token-vault", "serve", folder=folder) as server, program("bash", "-u", folder=folder) as shell:
+        await read_until(server, "Press Ctrl+C")
+        made = json.loads(await type_block(shell, "token-vault try-exchange --json 2>/dev/null"))
+        assert set(made) == {"VAULT", "CLIENT_ID", "CLIENT_SECRET", "ACCESS_TOKEN", "curl"}
+        answer = json.loads(await type_block(shell, made["curl"]))
+        assert (answer["error"], answer["reason"]) == ("invalid_target", "not_configured")
+        listed = json.loads(await type_block(shell, "token-vault delegations list --json"))
+        assert listed == []
+
+
+def test_the_page_names_every_reason() -> None:
     written = {
         word for row in section(PAGE, "When it does not work").rows for word in re.findall(r"`(\w+)`", row["`reason`"])
     }
