@@ -133,8 +133,10 @@ def commands_page(text: str) -> str:
 def _command(command: Any, shared: set[str]) -> str:
     arguments = [one for one in command.params if one.param_type_name == "argument"]
     lines = [f"- `{one.name.upper()}`: {one.help}\n" for one in arguments if len(one.help.split()) > 3]
-    lines += [line for line in _options(command) if line not in shared and not _is_plain(line)]
-    also = [line.split("`")[1] for line in _options(command) if line in shared or _is_plain(line)]
+    names = {line.split("`")[1] for line in shared}
+    brief = {line for line in _options(command) if _is_plain(line) and line.split("`")[1] not in names}
+    lines += [line for line in _options(command) if line not in shared | brief]
+    also = [line.split("`")[1] for line in _options(command) if line in shared | brief]
     if also:
         lines.append(f"- {', '.join(f'`{name}`' for name in also)}\n")
     return command.help + "\n" + "".join(("\n", *lines) if lines else ())
