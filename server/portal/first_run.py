@@ -1,4 +1,4 @@
-"""The first-run page: create the first admin, then how to set up providers or use the sandbox."""
+"""The first-run page: create the first admin, then how to set up providers and add the vault to a client."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from server.deployment import Deployment
 from server.errors import status_of
 from server.http import pages
 from server.portal.requests import Visit, sign_in_path
+from server.setup.client_links import web_links
 from server.sign_in import password
 from vault.keys.passwords import MIN_LENGTH, PasswordRefused
 from vault.refusals import TransitionRefused
@@ -21,7 +22,8 @@ async def show(visit: Visit) -> Response:
         return visit.page("first_run.html", {"error": "", "name": "", "minimum": MIN_LENGTH})
     if visit.user is None:
         return pages.go(sign_in_path("/first-run"))
-    return visit.page("setup.html", {"providers": provider_facts(visit.deployment)})
+    links = web_links(visit.deployment.url("/mcp"))
+    return visit.page("setup.html", {"providers": provider_facts(visit.deployment), "links": links})
 
 
 def provider_facts(deployment: Deployment) -> list[dict[str, object]]:

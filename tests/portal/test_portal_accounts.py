@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import re
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
 
@@ -277,6 +280,19 @@ async def test_without_any_provider_the_page_says_what_to_set_up(tmp_path_factor
             assert f"{room.url}/connect/callback/slack" in text
             assert "token-vault demo" in text
             assert "not set up" in text
+
+
+async def test_the_setup_page_adds_the_vault_to_cursor_and_vs_code(room: Room) -> None:
+    page = await (await room.signed_in()).open("/first-run")
+    hrefs = [html.unescape(one) for one in re.findall(r'href="((?:cursor|vscode):[^"]+)"', page.text)]
+    cursor, vscode = hrefs
+    query = parse_qs(urlsplit(cursor).query)
+    assert cursor.startswith("cursor://anysphere.cursor-deeplink/mcp/install?")
+    assert query["name"] == ["token-vault"]
+    assert json.loads(base64.b64decode(query["config"][0], validate=True)) == {"url": f"{room.url}/mcp"}
+    scheme, _, config = vscode.partition("?")
+    assert scheme == "vscode:mcp/install"
+    assert json.loads(unquote(config)) == {"name": "token-vault", "type": "http", "url": f"{room.url}/mcp"}
 
 
 # Agents
