@@ -387,6 +387,12 @@ class ProxySettings(_Section):
     """Bounds of calls that clients send to a provider's API through us."""
 
     body_limit: int = Field(default=64 * 1024 * 1024, ge=65536, description="Largest request body in bytes")
+    read_limit: int = Field(
+        default=8 * 1024 * 1024,
+        ge=65536,
+        le=64 * 1024 * 1024,
+        description="Largest JSON, form, or body checked by a rule, in bytes: it is read before the call is judged",
+    )
     answer_limit: int = Field(default=256 * 1024 * 1024, ge=65536, description="Largest answer body in bytes")
     deadline: int = Field(
         default=120, ge=1, le=3600, description="Time limit for a call in seconds, from first to last byte"

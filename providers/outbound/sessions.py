@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
+from io import BytesIO
 from types import TracebackType
 from typing import Final
 
@@ -68,6 +69,7 @@ class _Reading:
 
 
 READING: Final = _Reading()
+_WRITTEN_AT_ONCE: Final = 2**20  # bytes of a body; a longer one is written in pieces, so that others are served between
 
 
 class StreamedAnswer:
@@ -161,11 +163,12 @@ class HttpSessions:
         session = self._session(policy, reuse=request.reuse, is_foreign=request.is_foreign)
         if request.is_foreign:
             ON_BEHALF_OF.set(request.account)
+        body = request.body
         return session.request(
             request.method,
             URL(request.url, encoded=True),
             headers=request.headers,
-            data=request.body,
+            data=BytesIO(body) if isinstance(body, bytes) and len(body) > _WRITTEN_AT_ONCE else body,
             timeout=limits,
             allow_redirects=False,
         )

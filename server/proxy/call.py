@@ -35,6 +35,7 @@ class ProxyRequest:
     sent: int = 0  # bytes of the request's body
     received: int = 0  # of the answer's
     broken: Exception | None = None  # why the request's body ended early
+    large_of: tuple[str, str] | None = None  # who holds a place of `large_bodies` for the body
 
     @property
     def handle(self) -> Handle | None:

@@ -32,9 +32,9 @@ from server.oauth.rules import OAuthError
 from server.proxy import refusals
 from server.proxy.answers import SMALL, hand_on, is_unauthorized, read_small
 from server.proxy.call import OpenedToken, ProxiedCall, ProxyRequest
+from server.proxy.large_bodies import LARGE, LargeBodies
 from server.proxy.upload_sessions import UploadSessions
 from server.proxy.wire import (
-    READ_LIMIT,
     CallParameters,
     ProxyRefused,
     Target,
@@ -70,6 +70,8 @@ class Proxy:
         self._deployment = deployment
         self._settings = deployment.settings.proxy
         self._recent = RecentDecisions[bytes, OpenedToken]()
+        self._large = LargeBodies()
+        self._read_limit = min(self._settings.read_limit, self._settings.body_limit)
         self._cookie = cookie_name(deployment, "session")
         passed = sorted({name for provider in deployment.catalog for name in provider.proxied.headers})
         self._allowed_headers = ", ".join([cors.ALLOWED_HEADERS, *passed])
@@ -86,6 +88,8 @@ class Proxy:
         try:
             code = await self._attempt(incoming)
         finally:
+            if incoming.large_of is not None:
+                self._large.give_back(incoming.large_of)
             self._record(incoming, code)
 
     async def _attempt(self, incoming: ProxyRequest) -> str | None:
@@ -248,8 +252,8 @@ class Proxy:
         kind = headers.get("content-type", "")
         if kind.lower().startswith("multipart/form-data"):
             raise ProxyRefused("unsupported_body", "Multipart forms aren't supported.")
-        if is_judged or is_form(kind) or (is_json(kind) and int(length or 0) <= READ_LIMIT):
-            body = await self._whole(incoming, limit=READ_LIMIT)
+        if is_judged or is_form(kind) or (is_json(kind) and int(length or 0) <= self._read_limit):
+            body = await self._whole(incoming, limit=self._read_limit)
             return body, read_body(kind, body, provider, is_judged=is_judged)
         if not length or int(length) > SMALL:
             return None, None
@@ -259,7 +263,7 @@ class Proxy:
         parts: list[bytes] = []
         more = True
         while more:
-            part, more = await self._part(incoming, limit=limit)
+            part, more = await self._part(incoming, limit=limit, is_kept=True)
             parts.append(part)
         return b"".join(parts)
 
@@ -270,7 +274,7 @@ class Proxy:
             if part:
                 yield part
 
-    async def _part(self, incoming: ProxyRequest, *, limit: int) -> tuple[bytes, bool]:
+    async def _part(self, incoming: ProxyRequest, *, limit: int, is_kept: bool = False) -> tuple[bytes, bool]:
         """The body's next part, and whether there is more. Raises ClientDisconnect, or ProxyRefused past the limit."""
         try:
             part, more = await next_piece(incoming.receive)
@@ -279,8 +283,14 @@ class Proxy:
             raise
         incoming.sent += len(part)
         if incoming.sent > limit:
-            incoming.broken = refusals.too_much(limit)
+            incoming.broken = refusals.too_much(limit, is_read=is_kept)
             raise incoming.broken
+        if is_kept and incoming.sent > LARGE and incoming.large_of is None and incoming.handle is not None:
+            principal = incoming.handle.principal
+            agent = principal.user_id, principal.client_id
+            if not self._large.take(agent):
+                raise refusals.too_many_large()
+            incoming.large_of = agent
         return part, more
 
     # The call
@@ -338,7 +348,8 @@ class Proxy:
         if decided is None:
             plain = rules.first_rule(call.provider, call.rules, token.scopes, granted=granted)
             if plain is not None:
-                raise refusals.unknown_parameter(call.provider, rules.unknown(call.provider, plain, call.payload))
+                names = rules.unknown(call.provider, plain, call.payload)
+                raise refusals.unknown_parameter(call.provider, names, limit=self._read_limit)
             raise refusals.inseparable(call.provider)
         incoming.rule = decided
         return opening

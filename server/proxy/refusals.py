@@ -131,9 +131,23 @@ def internal_error(correlation: str) -> ProxyRefused:
     )
 
 
-def too_much(limit: int) -> ProxyRefused:
-    """The request's body is too long."""
-    return ProxyRefused("body_too_large", f"The body exceeds the limit of {limit} bytes.")
+def too_much(limit: int, *, is_read: bool) -> ProxyRefused:
+    """The request's body is too long; `is_read`: to be read before the call is judged."""
+    why = "The vault reads this body before it judges the call, and it" if is_read else "The body"
+    setting = "proxy.read_limit" if is_read else "proxy.body_limit"
+    return ProxyRefused(
+        "body_too_large",
+        f"{why} exceeds {limit} bytes. Nothing was carried out. Send less, or ask the operator to raise `{setting}`.",
+    )
+
+
+def too_many_large() -> ProxyRefused:
+    """No place for another large body that must be read whole."""
+    return ProxyRefused(
+        "too_many_calls",
+        "Too many calls with large bodies are in progress. Nothing was sent; try again.",
+        headers={"Retry-After": "2"},
+    )
 
 
 def too_often(wait: int) -> ProxyRefused:
@@ -171,14 +185,22 @@ def unfit(provider: Provider, judged: Iterable[str]) -> ProxyRefused:
     )
 
 
-def unknown_parameter(provider: Provider, names: Iterable[str]) -> ProxyRefused:
-    """The account's token can do more than the handle, and no rule covers what these parameters reach."""
+def unknown_parameter(provider: Provider, names: Iterable[str], *, limit: int) -> ProxyRefused:
+    """The account's token can do more than the handle, and no rule covers what these parameters reach.
+
+    `limit`: bytes of a body that would have been read.
+    """
     told = ", ".join(sorted(name[:40] for name in names if name != UNREAD))
     what = f"{told} in the query or body of this call" if told else "what the body of this call holds"
+    advice = "Omit it, or add it to `query` or `body` of the rule in the provider file."
+    if not told:
+        advice = (
+            f"Send a JSON object or a form of at most {limit} bytes (`proxy.read_limit`) and 50,000 objects and arrays."
+        )
     return ProxyRefused(
         "unknown_parameter",
         f"The connected {provider.title} account can do more than the handle, and no request rule covers {what}. "
-        "Nothing was sent. Omit it, or add it to `query` or `body` of the rule in the provider file.",
+        f"Nothing was sent. {advice}",
     )
 
 

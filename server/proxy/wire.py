@@ -18,9 +18,14 @@ from providers.api.masking import Replacer
 from providers.api.rules import changes_method, header_changes_method
 from providers.definitions.catalog import Provider
 from providers.definitions.paths import path_problem
+from providers.outbound.json_values import is_array, is_object
 from server.errors import status_of
 
-READ_LIMIT: Final = 1024 * 1024  # bytes of a body that must be read before the call can be judged
+# Of one JSON body: what costs more than its bytes while it is read, and holds up every other call meanwhile.
+_MOST_NESTED: Final = 50_000  # objects and arrays
+_MOST_VALUES: Final = 200_000
+_MOST_NAMES: Final = 1000  # parameters, as in a form
+_DEPTH: Final = 100
 _PREFIX: Final = "/proxy/"
 _UPLOAD: Final = "/upload/"  # where Google's SDKs send files: below the origin of the address that they are given
 _TARGET_LIMIT: Final = 8192
@@ -187,6 +192,8 @@ def read_body(content_type: str, body: bytes, provider: Provider, *, is_judged: 
         text = body.decode("utf-8")
         match kind.strip().lower():
             case "application/json":
+                if body.count(b"{") + body.count(b"[") > _MOST_NESTED or body.count(b",") > _MOST_VALUES:
+                    return _leave_unread("too many objects, arrays, or values", is_judged=is_judged)
                 return _json(text, provider, is_judged=is_judged)
             case found if found == _FORM:
                 return _form(text, provider)
@@ -218,6 +225,7 @@ def _json(text: str, provider: Provider, *, is_judged: bool) -> CallParameters |
         raise ValueError(constant)
 
     content: object = json.loads(text, object_pairs_hook=single, parse_constant=refuse_constant)
+    _check_depth(content)
     if content is None:
         return CallParameters()
     if not isinstance(content, dict):
@@ -227,7 +235,30 @@ def _json(text: str, provider: Provider, *, is_judged: bool) -> CallParameters |
             "unsupported_body", "The vault checks the parameters of this call: send a single JSON object."
         )
     members: dict[str, object] = content  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
+    if len(members) > _MOST_NAMES:
+        return _leave_unread(f"more than {_MOST_NAMES} members", is_judged=is_judged)
     return _parameters(list(members.items()), provider)
+
+
+def _leave_unread(why: str, *, is_judged: bool) -> None:
+    """None for a body that need not be judged. Raises ProxyRefused."""
+    if is_judged:
+        raise ProxyRefused("body_too_large", f"The body has {why}, and the vault must check them. Split the call.")
+
+
+def _check_depth(content: object) -> None:
+    """Raises ValueError. Level by level: what walks a body by recursion must come to its end."""
+    level: list[object] = [content]
+    for _ in range(_DEPTH):
+        level = [
+            value
+            for one in level
+            for value in (one.values() if is_object(one) else one if is_array(one) else ())
+            if isinstance(value, (dict, list))
+        ]
+        if not level:
+            return
+    raise ValueError("too deep")
 
 
 def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider) -> CallParameters:

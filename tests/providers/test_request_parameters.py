@@ -21,7 +21,8 @@ CATALOG = load_catalog()
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
     others = {"microsoft": "graph", "box": "content", "facebook": "main", "salesforce": "main", "dropbox": "rpc"}
     others |= {"hubspot": "main", "linear": "main", "notion": "main", "atlassian": "main"}
-    async with proxy_room(tmp_path_factory.mktemp("data"), others=others) as opened:
+    limits = {"read_limit": 1024 * 1024}
+    async with proxy_room(tmp_path_factory.mktemp("data"), others=others, proxy=limits) as opened:
         opened.provider.answer = answered
         yield opened
 

@@ -1,0 +1,137 @@
+"""Bodies that must be read before a call is judged: how large, how many at a time, and at what cost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import httpx2
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from providers.definitions.catalog import load_catalog
+from server.proxy.large_bodies import LARGE, MOST_EACH
+from server.proxy.wire import ProxyRefused, read_body
+from tests.proxy.test_proxy_answers import Upstream, replying
+from tests.support.harness import free_socket, serving
+from tests.support.proxy_room import Proxied, ProxyRoom, proxy_room
+
+MIB = 1024 * 1024
+FILE = "/repos/o/r/contents/notes.txt"
+JSON = {"content-type": "application/json"}
+GITHUB = load_catalog().provider("github")
+
+
+@pytest.fixture
+async def upstream() -> AsyncGenerator[Upstream]:
+    app, listening = Upstream(), free_socket()
+    async with serving(app, listening):
+        app.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        app.answer = replying(b"{}")
+        yield app
+
+
+@pytest.fixture
+async def room(upstream: Upstream, tmp_path: Path) -> AsyncGenerator[ProxyRoom]:
+    async with proxy_room(tmp_path, apis_at=upstream.url, proxy={"read_limit": 4 * MIB}) as opened:
+        yield opened
+
+
+async def writer(room: ProxyRoom) -> Proxied:
+    """An agent that may write files; the app's token can do everything, so each body is read."""
+    agent = await room.agent()
+    connection = await room.account(agent, provider="github", scopes=frozenset({"contents:write", "issues:write"}))
+    return await room.handle(agent, connection, scopes=frozenset({"contents:write"}))
+
+
+def file_of(size: int) -> bytes:
+    return json.dumps({"message": "m", "content": "A" * size}).encode()
+
+
+async def put(handle: Proxied, body: object, headers: dict[str, str] = JSON) -> httpx2.Response:
+    return await handle.call("PUT", FILE, api="rest", content=body, headers=headers)
+
+
+async def test_a_file_is_judged_up_to_the_limit_and_a_refusal_names_the_setting(room: ProxyRoom) -> None:
+    handle = await writer(room)
+    for size, refusal in ((3 * MIB, None), (4 * MIB, "unknown_parameter")):
+        answer = await put(handle, file_of(size))
+        assert answer.headers.get("token-vault-refusal") == refusal, answer.text
+    assert "proxy.read_limit" in answer.text
+    wider = json.loads(file_of(2 * MIB)) | {"unknown": 1}
+    assert (await put(handle, json.dumps(wider).encode())).headers["token-vault-refusal"] == "unknown_parameter"
+
+    async def pieces(count: int) -> AsyncGenerator[bytes]:
+        yield b'{"message":"m","content":"'
+        for _ in range(count):
+            yield b"A" * MIB
+        yield b'"}'
+
+    for count, status in ((2, 200), (5, 413)):
+        answer = await put(handle, pieces(count))
+        assert answer.status_code == status, answer.text
+    assert "proxy.read_limit" in answer.text
+
+
+async def test_one_agent_holds_few_large_bodies_at_a_time_and_no_others_back(
+    room: ProxyRoom, upstream: Upstream
+) -> None:
+    arrived, released = asyncio.Semaphore(0), asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        arrived.release()
+        await released.wait()
+        await replying(b"{}")(scope, receive, send)
+
+    handle, other = await writer(room), await writer(room)
+    upstream.answer = slow
+    large = file_of(LARGE + 1)
+    held = [asyncio.create_task(put(handle, large)) for _ in range(MOST_EACH)]
+    async with asyncio.timeout(20):
+        for _ in range(MOST_EACH):
+            await arrived.acquire()
+    answer = await put(handle, large)
+    assert (answer.status_code, answer.headers["token-vault-refusal"]) == (503, "too_many_calls"), answer.text
+    assert answer.headers["retry-after"]
+    allowed = [asyncio.create_task(put(handle, file_of(10))), asyncio.create_task(put(other, large))]
+    async with asyncio.timeout(20):
+        await arrived.acquire()
+        await arrived.acquire()
+    released.set()
+    assert [one.status_code for one in await asyncio.gather(*held, *allowed)] == [200] * (MOST_EACH + 2)
+    assert (await put(handle, large)).status_code == 200
+
+
+COSTLY = {
+    "objects": b'{"a":[' + b"{}," * 60_000 + b"0]}",
+    "arrays": b'{"a":[' + b"[]," * 60_000 + b"0]}",
+    "values": b'{"a":[' + b"0," * 250_000 + b"0]}",
+    "members": b"{" + b",".join(b'"%x":0' % number for number in range(1001)) + b"}",
+}
+
+
+@pytest.mark.parametrize("of", COSTLY)
+def test_json_that_costs_more_than_its_bytes_is_refused_where_it_must_be_judged(of: str) -> None:
+    with pytest.raises(ProxyRefused) as refusal:
+        read_body("application/json", COSTLY[of], GITHUB, is_judged=True)
+    assert refusal.value.code == "body_too_large"
+    assert read_body("application/json", COSTLY[of], GITHUB, is_judged=False) is None
+    fitting = b'{"a":[' + b"{}," * 40_000 + b"0]}"
+    read = read_body("application/json", fitting, GITHUB, is_judged=True)
+    assert read is not None
+    assert set(read.values) == {"a"}
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_json_is_read_to_a_depth_of_which_every_check_reaches_the_end(opening: bytes) -> None:
+    closing = b"]" if opening == b"[" else b"}"
+    for depth, is_read in ((98, True), (101, False), (900, False), (45_000, False)):
+        body = b'{"a":' + opening * depth + b"0" + closing * depth + b"}"
+        if is_read:
+            assert read_body("application/json", body, GITHUB, is_judged=True) is not None
+            continue
+        with pytest.raises(ProxyRefused) as refusal:
+            read_body("application/json", body, GITHUB, is_judged=True)
+        assert refusal.value.code == "invalid_body", depth
