@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -319,8 +320,8 @@ def _shelf_answers(name: str, path: str) -> Reply:
 
 
 @asynccontextmanager
-async def running_target(folder: Path) -> AsyncGenerator[Target]:
-    """Start everything, make people and clients; ends all of it."""
+async def running_target(folder: Path, *, database: str | None = None) -> AsyncGenerator[Target]:
+    """Start everything, make people and clients; ends all of it. `database`: a PostgreSQL URL."""
     kept: dict[str, object] = {}
     data = folder / "data"
     data.mkdir(mode=0o700)
@@ -329,7 +330,8 @@ async def running_target(folder: Path) -> AsyncGenerator[Target]:
         provider = await stack.enter_async_context(scripted_server(lambda one: provider_answers(kept, one)))
         config = folder / "config.toml"
         shelf = "".join(_scripted(name, provider.url) for name in SCRIPTED)
-        config.write_text(_CONFIG.format(port=port, evil=provider.url) + shelf, encoding="utf-8")
+        stored = "" if database is None else f'[database]\nurl = "{database}"\n'
+        config.write_text(_CONFIG.format(port=port, evil=provider.url) + shelf + stored, encoding="utf-8")
         place = _Sandboxed(data / "sandbox", port, config)
         secret = await stack.enter_async_context(_serving(place, data))
         http = await stack.enter_async_context(httpx2.AsyncClient(base_url=place.url, timeout=30, trust_env=False))
@@ -358,6 +360,36 @@ async def verify_copy(target: Target, data: Path) -> tuple[int, str]:
     assert isinstance(place, _Sandboxed)
     code, out, err = await _Sandboxed(data, place.port, place.config).run("activity", "verify")
     return code, out + err
+
+
+@asynccontextmanager
+async def replica(target: Target, folder: Path) -> AsyncGenerator[int]:
+    """One more process of the same vault, with the same public address, behind a port of its own; that port."""
+    place, port = target.place, free_port()
+    assert isinstance(place, _Sandboxed)
+    config = folder / "replica.toml"
+    ours = f'port = {port}\npublic_url = "{target.url}"'
+    text = place.config.read_text(encoding="utf-8").replace(f"port = {place.port}", ours)
+    config.write_text(f"{text}[sandbox]\nloopback_upstreams = true\n", encoding="utf-8")
+    process = await asyncio.create_subprocess_exec(
+        *_Sandboxed(place.data, port, config).arguments("serve"),
+        stderr=asyncio.subprocess.DEVNULL,
+        env=place.environment(),
+    )
+    try:
+        async with httpx2.AsyncClient(trust_env=False, headers={"host": target.host}) as http, asyncio.timeout(60):
+            while True:
+                assert process.returncode is None
+                with contextlib.suppress(httpx2.HTTPError):
+                    if (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200:
+                        break
+                await asyncio.sleep(0.1)
+        yield port
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        async with asyncio.timeout(30):
+            await process.wait()
 
 
 @asynccontextmanager

@@ -161,8 +161,13 @@ async def test_every_connection_has_the_one_reading_of_a_strict_reader_or_is_ref
         @example((b"CONNECT HOST:80 HTTP/1.1\r\nHost: HOST\r\nContent-Length: 5\r\n\r\n" + SMUGGLED, ()))
         def check(connection: wire_bytes.Connection) -> None:
             pieces = ended(wire_bytes.pieces_of(connection, {b"HOST": b"localhost"}))
-            own, said = talk(port, pieces)
-            seen = echo.seen.pop(own, [])
+            is_whole = strict_http.read(b"".join(pieces)).end in {"empty", "closed"}
+            for _ in range(10):
+                started = time.monotonic()
+                own, said = talk(port, pieces)
+                seen = echo.seen.pop(own, [])
+                if not is_whole or time.monotonic() - started < DEADLINE:
+                    break  # else the machine was too busy: what is whole waits for no deadline
             judge(pieces, seen, said)
             nonlocal read
             read += len(seen)

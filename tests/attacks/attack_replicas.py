@@ -1,0 +1,195 @@
+"""A vault of two processes on PostgreSQL: what counts once, or has ended, at one of them, does so at the other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+import httpx2
+import pytest
+from joserfc.jwk import ECKey
+
+from tests.attacks.attack_tokens import _ath
+from tests.attacks.handles import Handle, handle, ready
+from tests.attacks.target import ACCESS, EXCHANGE, Agent, Target, new_key, proof, replica, running_target
+from tests.conftest import PostgresCluster
+from tests.support.person import forms_of
+
+PATH = "/repos/alice/notes/readme"
+
+
+@dataclass
+class Pair:
+    """The vault, and a client of each process. Both are addressed by the one public address."""
+
+    target: Target
+    other: httpx2.AsyncClient = field(repr=False)
+
+    @property
+    def clients(self) -> list[httpx2.AsyncClient]:
+        return [self.target.http, self.other]
+
+
+@pytest.fixture(scope="session")
+async def pair(postgres: PostgresCluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Pair]:
+    folder = tmp_path_factory.mktemp("pair")
+    database = postgres.url(await postgres.create())
+    async with running_target(folder, database=database) as target, replica(target, folder) as port:
+        headers = {"host": target.host}
+        async with httpx2.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30, trust_env=False
+        ) as other:
+            yield Pair(target, other)
+
+
+async def bound(target: Target) -> tuple[Handle, ECKey, Agent]:
+    """A handle for alice's GitHub that needs the key."""
+    assert (await ready(target, "github", "contents:read")).status_code == 200
+    agent, key = target.kept[f"backend {id(target.alice)}"], new_key()
+    assert isinstance(agent, Agent)
+    form = {"grant_type": EXCHANGE, **target.clients["backend"], "subject_token": agent.token}
+    form |= {"subject_token_type": ACCESS, "audience": "github", "scope": "contents:read"}
+    answer = await target.token(form, dpop=proof(key, "POST", f"{target.url}/token"))
+    assert (answer.status_code, answer.json()["token_type"]) == (200, "DPoP"), answer.text
+    return Handle(target, answer.json()["api_base_url"], answer.json()["access_token"]), key, agent
+
+
+async def call(http: httpx2.AsyncClient, one: Handle, made: str, *, scheme: str = "DPoP") -> httpx2.Response:
+    return await http.get(one.path + PATH, headers={"authorization": f"{scheme} {one.value}", "dpop": made})
+
+
+def right(one: Handle, key: ECKey, **claims: object) -> str:
+    return proof(key, "GET", one.base + PATH, **({"ath": _ath(one.value)} | claims))
+
+
+async def test_a_proof_that_one_process_took_is_refused_by_both(pair: Pair) -> None:
+    one, key, _ = await bound(pair.target)
+    for first, second in ((0, 1), (1, 0)):
+        made = right(one, key)
+        assert (await call(pair.clients[first], one, made)).status_code == 200
+        for http in (pair.clients[second], pair.clients[first]):
+            assert (await call(http, one, made)).status_code == 401
+
+
+async def test_a_proof_that_is_sent_to_both_at_once_counts_once(pair: Pair) -> None:
+    one, key, _ = await bound(pair.target)
+    made = right(one, key)
+    answers = await asyncio.gather(*(call(pair.clients[number % 2], one, made) for number in range(12)))
+    assert sorted(answer.status_code for answer in answers) == [200] + [401] * 11
+
+
+async def test_an_id_counts_once_whatever_else_its_proof_says(pair: Pair) -> None:
+    """A client that numbers its proofs, a clock that moved: the id has been seen."""
+    one, key, _ = await bound(pair.target)
+    assert (await call(pair.clients[0], one, right(one, key, jti="the only one"))).status_code == 200
+    for iat in (int(time.time()) - 200, int(time.time()) + 20):
+        for http in pair.clients:
+            assert (await call(http, one, right(one, key, jti="the only one", iat=iat))).status_code == 401
+    again, other_key, _ = await bound(pair.target)
+    assert (await call(pair.clients[1], again, right(again, other_key, jti="the only one"))).status_code == 200
+
+
+WRONG: dict[str, dict[str, object]] = {
+    "the address of the process": {"htu": "PROCESS"},
+    "the address in letters and digits": {"htu": "DIGITS"},
+    "https": {"htu": "HTTPS"},
+    "another connection": {"htu": "OTHER"},
+    "another method": {"htm": "POST"},
+    "another token": {"ath": _ath("other")},
+    "no token": {"ath": None},
+    "an old time": {"iat": int(time.time()) - 3600},
+    "another key": {},
+}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("what", WRONG)
+async def test_each_process_refuses_a_proof_for(pair: Pair, what: str, number: int) -> None:
+    one, key, _ = await bound(pair.target)
+    http = pair.clients[number]
+    claims = {"ath": _ath(one.value)} | WRONG[what]
+    base, path = one.base, one.path
+    addresses = {
+        "PROCESS": f"http://127.0.0.1:{http.base_url.port}{path}{PATH}",
+        "DIGITS": base.replace("localhost", "127.0.0.1") + PATH,
+        "HTTPS": base.replace("http://", "https://") + PATH,
+        "OTHER": base.replace(path.split("/")[2], "x" * 22) + PATH,
+    }
+    htu = addresses.get(str(claims.pop("htu", "")), base + PATH)
+    signer = new_key() if what == "another key" else key
+    answer = await call(http, one, proof(signer, str(claims.pop("htm", "GET")), htu, **claims))
+    assert answer.status_code == 401, answer.text
+    assert (await call(http, one, right(one, key))).status_code == 200  # the twin
+
+
+@pytest.mark.parametrize("number", [0, 1])
+async def test_each_process_refuses_a_bound_handle_as_a_bearer(pair: Pair, number: int) -> None:
+    one, key, _ = await bound(pair.target)
+    for scheme in ("Bearer", "token"):
+        assert (await call(pair.clients[number], one, right(one, key), scheme=scheme)).status_code == 401
+
+
+async def test_a_proof_of_the_token_endpoint_counts_once_at_both(pair: Pair) -> None:
+    _, key, agent = await bound(pair.target)
+    form = {"grant_type": EXCHANGE, **pair.target.clients["backend"], "subject_token": agent.token}
+    form |= {"subject_token_type": ACCESS, "audience": "github", "scope": "contents:read"}
+    made = proof(key, "POST", f"{pair.target.url}/token")
+    assert (await pair.other.post("/token", data=form, headers={"dpop": made})).status_code == 200
+    for http in pair.clients:
+        assert (await http.post("/token", data=form, headers={"dpop": made})).status_code == 400
+
+
+async def test_what_ends_at_one_process_has_ended_at_the_other(pair: Pair) -> None:
+    """Both have used the handle a moment ago, and remember it."""
+    target = pair.target
+    person = target.mallory
+    one = await handle(target, "github", "contents:read", person=person)
+    headers = {"authorization": f"Bearer {one.value}"}
+    for http in pair.clients:
+        assert (await http.get(one.path + PATH, headers=headers)).status_code == 200
+    page = await person.open(f"/agents/{target.clients['backend']['client_id']}/cut-off")
+    assert (await person.submit(page, form="cut-off")).status_code == 200
+    for http in reversed(pair.clients):
+        assert (await http.get(one.path + PATH, headers=headers)).status_code in {401, 403}
+
+
+async def test_a_code_and_a_refresh_token_count_once_at_both(pair: Pair) -> None:
+    target = pair.target
+    client_id = str((await target.register())["client_id"])
+    code, verifier = await target.code(client_id)
+    form = {"grant_type": "authorization_code", "client_id": client_id, "code": code, "code_verifier": verifier}
+    form |= {"redirect_uri": "https://agent.example/callback"}
+    answers = await asyncio.gather(*(pair.clients[number % 2].post("/token", data=form) for number in range(8)))
+    won = [answer.json() for answer in answers if answer.status_code == 200]
+    assert len(won) <= 1, [answer.text for answer in answers]
+    client_id = str((await target.register())["client_id"])
+    agent = await target.agent(client=client_id)
+    spent = {"grant_type": "refresh_token", "client_id": client_id, "refresh_token": agent.refresh or ""}
+    answers = await asyncio.gather(*(pair.clients[number % 2].post("/token", data=spent) for number in range(8)))
+    tokens = {answer.json()["refresh_token"] for answer in answers if answer.status_code == 200}
+    assert len(tokens) == 1, [answer.text for answer in answers]
+
+
+async def test_a_form_is_answered_once_at_both(pair: Pair) -> None:
+    """One yes to a consent, sent to both processes at the same time, makes one code."""
+    target = pair.target
+    client_id = str((await target.register())["client_id"])
+    page = await target.alice.open(target.authorize_url(client_id, "A" * 43))
+    assert page.status_code == 200, page.text[:200]
+    form = next(one for one in forms_of(page.text) if "/consent" in one.action)
+    data: dict[str, list[str]] = {"decision": ["allow"]}
+    for name, value in form.fields:
+        data.setdefault(name, []).append(value)
+    cookies = "; ".join(f"{one.name}={one.value}" for one in target.alice.http.cookies.jar)
+    headers = {"origin": target.url, "cookie": cookies}
+    action = form.action.removeprefix(target.url)
+    answers = await asyncio.gather(
+        *(pair.clients[number % 2].post(action, data=data, headers=headers) for number in range(8))
+    )
+    codes = {answer.headers["location"] for answer in answers if "code=" in answer.headers.get("location", "")}
+    assert len(codes) <= 1, codes
+    assert any("code=" in answer.headers.get("location", "") for answer in answers), [
+        (one.status_code, one.headers.get("location")) for one in answers
+    ]
