@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types bench million chaos soak ha fuzz attack clients first-hour clean lock serve node sdks bundle
+.PHONY: help demo test lint types bench million screenshots chaos soak ha fuzz attack clients first-hour clean lock serve node sdks bundle
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make sdks         agent SDKs for the suite, each set in an environment of its own"
 	@echo "make lint types   ruff, import contracts, pyright"
 	@echo "make bench        CPU per call against a bare MCP server and FastMCP, side by side"
+	@echo "make screenshots  every page with much on it, desktop and phone, light and dark, into docs/screenshots (half a minute; needs Chromium)"
 	@echo "make chaos        kills, faults and herds against real processes; prints the figures of docs/evidence/reliability.md (about 65 minutes; SCENARIOS=herd runs one of them)"
 	@echo "make million      upkeep, pages and commands at 1,000,000 connections and 10,000,000 events (MILLION=--sqlite or --postgres; about an hour, 15 GB in /tmp)"
 	@echo "make soak         10,000 accounts with tokens of 30 s for 20 minutes (change it with SOAK=\"--minutes 5\" and so on)"
@@ -61,6 +62,9 @@ bench: .venv/.dev
 
 million: .venv/.dev
 	$(RUN) -m tests.bench.million $(or $(MILLION),--sqlite)
+
+screenshots: .venv/.dev
+	$(RUN) -m tests.support.screenshots
 
 # clones this checkout and follows the guides in it; needs Linux and the package index
 first-hour: .venv/.dev

@@ -172,7 +172,7 @@ TABLE: Final[dict[type[VaultError], Wording]] = {
     refusals.CiphertextRejected: Wording(
         "server_error",
         sentence="This connection can't be opened.",
-        next_step="Disconnect it and connect it again on the Connections page.",
+        next_step="Disconnect it and connect it again on the Accounts page.",
     ),
     refusals.KeyUnavailable: Wording(
         "server_error",

@@ -313,7 +313,8 @@ def _read_setting(row: AccessRow, form: Form, *, now: int) -> Setting | None:
     is_custom = level == Level.CUSTOM
     asks = _of_row(row, form.many(ASK_FIELD)) & {one.entry for one in row.tools} if is_custom else _NOTHING
     asks_writes = form.one(f"asks.{row.key}") == "writes"
-    end = (form.one(f"on.{row.key}") if is_custom else "") or form.one(f"until.{row.key}")
+    end = form.one(f"until.{row.key}") if f"until.{row.key}" in form.fields else row.setting.until
+    end = (form.one(f"on.{row.key}") if is_custom else "") or end
     return Setting(
         scopes=scopes,
         asks_writes=asks_writes,

@@ -172,7 +172,7 @@ def _back(ticket: Ticket, rows: Sequence[AccessRow]) -> list[Change]:
 def _within(setting: Setting, row: AccessRow) -> Setting:
     """Without scopes that the account has lost since."""
     kept = setting.scopes & row.all_scopes
-    return setting if kept else replace(row.setting, scopes=kept, until="", is_default=False)
+    return replace(setting, scopes=kept) if kept else replace(row.setting, scopes=kept, until="", is_default=False)
 
 
 def _plain(setting: Setting) -> dict[str, object]:

@@ -47,12 +47,20 @@ class _Forms(HTMLParser):
         super().__init__()
         self.forms: list[Form] = []
         self._open: Form | None = None
+        self._select = ""
+        self._first = False  # whether the next option is the first of its list
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         facts = {name: value or "" for name, value in attrs}
         if tag == "form":
             self._open = Form(facts.get("action", ""), facts.get("method", "get").lower())
             self.forms.append(self._open)
+        if tag == "option" and self._open is not None and self._select:
+            if "selected" in facts and not self._first:
+                self._open.fields.pop()  # the first option, which a browser would have sent
+            if self._first or "selected" in facts:
+                self._open.fields.append((self._select, facts.get("value", "")))
+            self._first = False
         if self._open is None or not facts.get("name"):
             return
         name, value = facts["name"], facts.get("value", "")
@@ -63,12 +71,16 @@ class _Forms(HTMLParser):
                 self._open.fields.append((name, value or "on"))
             else:
                 self._open.choices.setdefault(name, []).append(value or "on")
+        elif tag == "select":
+            self._select, self._first = name, True
         elif tag in {"input", "textarea"}:
             self._open.fields.append((name, value))
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "form":
             self._open = None
+        elif tag == "select":
+            self._select = ""
 
 
 _OWN_MARKUP = re.compile(

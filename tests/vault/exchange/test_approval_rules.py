@@ -1,0 +1,43 @@
+"""What a call must be approved for: the entry for whatever may change something, beside named tools and scopes."""
+
+from __future__ import annotations
+
+import pytest
+
+from vault.exchange.approval_rules import WRITES, ApprovalQuestion
+from vault.upstream import UpstreamPolicy
+
+POLICY = UpstreamPolicy(
+    "chat",
+    covers={"all": frozenset({"write", "read"})},
+    always_granted=frozenset({"openid"}),
+    tool_scopes={"post": frozenset({"write"}), "look": frozenset({"all"})},
+    writing_tools=frozenset({"post", "delete"}),
+    reading=frozenset({"read"}),
+)
+ALL = frozenset({"all"})
+
+
+@pytest.mark.parametrize(
+    ("scopes", "tool", "asks"),
+    [
+        ({"write"}, "post", True),
+        ({"all"}, "look", False),  # a tool that reads is let through, although its scope could write
+        ({"all"}, "delete", True),  # of a later release: nobody named it
+        ({"read"}, None, False),
+        ({"read", "openid"}, None, False),
+        ({"write"}, None, True),
+        ({"all"}, None, True),
+        ({"unknown"}, None, True),
+    ],
+)
+def test_whatever_may_write_is_asked_about(scopes: set[str], tool: str | None, *, asks: bool) -> None:
+    asked = ApprovalQuestion(frozenset({WRITES}), ALL, POLICY)
+    assert asked.is_about(frozenset(scopes), tool=tool) is asks
+    assert not ApprovalQuestion(frozenset(), ALL, POLICY).is_about(frozenset(scopes), tool=tool)
+
+
+def test_the_entry_stands_beside_others() -> None:
+    asked = ApprovalQuestion(frozenset({WRITES, "tool:look"}), ALL, POLICY)
+    assert asked.is_about(ALL, tool="look")
+    assert asked.is_about(ALL, tool="post")
