@@ -10,6 +10,7 @@ import typer
 from server.commands import (
     activity,
     apis,
+    approvals,
     backup,
     client_config,
     clients,
@@ -77,6 +78,7 @@ app.add_typer(users.app, name="users")
 app.add_typer(clients.app, name="clients")
 app.add_typer(apis.app, name="apis")
 app.add_typer(connections.app, name="connections")
+app.add_typer(approvals.app, name="approvals")
 app.add_typer(delegations.app, name="delegations")
 app.add_typer(providers.app, name="providers")
 app.add_typer(openid.app, name="openid")

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from providers.definitions.model import Provider
     from providers.tools.spec import ToolSpec
     from server.deployment import Deployment
+    from vault.approvals import Approval
     from vault.records import Client, Connection, User
     from vault.storage.database import Reader
 
+SHORTEST: Final = 6  # characters of an approval's ID that can stand for it
 NEAR: Final = 2000  # names among which a mistyped one is looked for
 
 
@@ -87,6 +89,37 @@ async def find_connection(deployment: Deployment, owner: User, named: str) -> tu
         fail(_several("accounts", named, [f"{one.id} ({one.provider} {one.label})" for one in matching]))
     near = [*(one.label for one in mine), *(one.provider for one in mine)]
     return (matching[0], "") if matching else (None, did_you_mean(named, near))
+
+
+async def approval_called(deployment: Deployment, owner: User, named: str) -> Approval:
+    """The open question to the owner with that ID or beginning of it, or of that tool or agent."""
+    from server.connecting import approvals as asked
+    from vault import approvals, clients
+
+    reader = deployment.database
+    pending = await approvals.list_pending(reader, deployment.keys, owner.id, now=deployment.now())
+    agents = {one.client_id: await clients.get_client(reader, one.client_id) for one in pending}
+    names = {client_id: "" if client is None else client.name for client_id, client in agents.items()}
+    wanted = named.casefold()
+    matching = [
+        one
+        for one in pending
+        if one.id == named
+        or (len(named) >= SHORTEST and one.id.startswith(named))
+        or wanted in (one.tool.casefold(), names[one.client_id].casefold())
+    ]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        fail(_several("open requests", named, [f"{one.id} ({one.tool} of {names[one.client_id]})" for one in matching]))
+    try:
+        over = await asked.load(deployment, named, user=owner)
+    except asked.ApproveRefused as refused:
+        if refused.kind == "forbidden":
+            fail(f"this request is for another person, who answers it at {deployment.url('/approvals')}")
+        near = did_you_mean(named, [*(one.tool for one in pending), *names.values()])
+        return fail(f"no open request {named!r}.{near} See token-vault approvals list")
+    return fail(f"this request is {over.status(deployment.now())}. If you still want it, have the agent try again")
 
 
 def provider_called(catalog: Catalog, named: str) -> Provider:

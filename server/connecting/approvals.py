@@ -60,7 +60,7 @@ async def approval_link(
     return link, is_new
 
 
-def event_of(approval: Approval, kind: str, *, outcome: str = "ok") -> Event:
+def event_of(approval: Approval, kind: str, *, outcome: str = "ok", method: str | None = None) -> Event:
     """An event about an approval. It leaves out the arguments: their hash identifies what was approved."""
     return Event(
         kind=kind,
@@ -73,6 +73,7 @@ def event_of(approval: Approval, kind: str, *, outcome: str = "ok") -> Event:
             "provider": approval.provider,
             "account": approval.account,
             "call": approval.digest.hex(),
+            **({} if method is None else {"method": method}),
         },
     )
 
@@ -128,14 +129,19 @@ async def load(deployment: Deployment, approval_id: str, *, user: User) -> Appro
     return approval
 
 
-async def decide(deployment: Deployment, approval: Approval, *, user: User, is_approved: bool) -> None:
-    """Record the person's answer. Raises ApproveRefused when it comes too late, or a second time."""
+async def decide(
+    deployment: Deployment, approval: Approval, *, user: User, is_approved: bool, method: str | None = None
+) -> None:
+    """Record the person's answer. Raises ApproveRefused when it comes too late, or a second time.
+
+    `method` tells in the activity how it was given, if not on the person's page.
+    """
     now = deployment.now()
     kind, outcome = ("approval.given", "ok") if is_approved else ("approval.refused", "refused")
     try:
         async with deployment.transaction() as transaction:
             await approvals.decide(transaction, approval.id, user_id=user.id, is_approved=is_approved, now=now)
-            await audit.append(transaction, event_of(approval, kind, outcome=outcome), now=now)
+            await audit.append(transaction, event_of(approval, kind, outcome=outcome, method=method), now=now)
     except TransitionRefused as error:
         raise ApproveRefused(
             "This request was already answered, or is older than ten minutes. If you still want it, "

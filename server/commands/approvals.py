@@ -1,0 +1,129 @@
+"""`approvals ...`: what agents ask the owner of the data directory to approve.
+
+Whoever can read the data directory is its owner, and answers for the owner only: another person's arguments are theirs
+to see, and their answer is given on their own page. A yes needs a terminal, since an agent that runs commands on this
+machine could otherwise approve its own calls in passing; it is no wall against a program that acts as the owner.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.context import Setup, command, fail, note, owner_here
+from server.commands.names import approval_called
+from server.event_texts import when
+from server.runtime.printable import printable
+
+if TYPE_CHECKING:
+    from server.deployment import Deployment
+    from vault.approvals import Approval
+    from vault.records import User
+    from vault.storage.database import Reader
+
+app = typer.Typer(no_args_is_help=True, help="Calls that agents ask you to approve.")
+ApprovalName = Annotated[str, typer.Argument(help="ID, tool, or agent.", show_default=False)]
+
+
+async def _approval_fields(deployment: Deployment, approval: Approval) -> dict[str, object]:
+    from server.portal.texts import is_unverified
+    from vault import clients
+
+    client = await clients.get_client(deployment.database, approval.client_id)
+    spec = deployment.tool(approval.tool)
+    return {
+        "id": approval.id,
+        "agent": None if client is None else client.name,
+        "agent_name_verified": client is not None and not is_unverified(client),
+        "client_id": approval.client_id,
+        "tool": approval.tool,
+        "destructive": spec is not None and spec.destructive,
+        "provider": approval.provider,
+        "account": approval.account,
+        "scopes": list(approval.scopes),
+        "asked_at": when(approval.created_at),
+        "expires_at": when(approval.expires_at),
+        "arguments": dict(approval.arguments),
+    }
+
+
+async def _who_answers(reader: Reader) -> User:
+    owner = await owner_here(reader)
+    return owner or fail(
+        "only the owner of the data directory can answer here, and this vault has none: each person answers on their "
+        "page /approvals"
+    )
+
+
+@command(app, "list")
+def list_(setup: Setup) -> None:
+    """List the calls that wait for your answer."""
+
+    async def read() -> list[dict[str, object]]:
+        from vault import approvals
+
+        async with setup.open() as deployment:
+            owner = await _who_answers(deployment.database)
+            pending = await approvals.list_pending(deployment.database, deployment.keys, owner.id, now=deployment.now())
+            return [await _approval_fields(deployment, one) for one in pending]
+
+    columns = ("tool", "agent", "provider", "account", "expires_at", "id")
+    setup.show(setup.run(read()), columns=columns, empty="No call is waiting for your answer.")
+
+
+@command(app, "approve")
+def approve(setup: Setup, approval: ApprovalName) -> None:
+    """Show a call with its exact arguments, and approve it if you confirm. Needs a terminal."""
+    if not sys.stdin.isatty():
+        fail("a person must confirm an approval: run this on a terminal, or approve it on the page /approvals")
+    _answer(setup, approval, is_approved=True)
+
+
+@command(app, "refuse")
+def refuse(setup: Setup, approval: ApprovalName) -> None:
+    """Refuse a call."""
+    _answer(setup, approval, is_approved=False)
+
+
+def _answer(setup: Setup, named: str, *, is_approved: bool) -> None:
+    async def decide() -> dict[str, object]:
+        from server.connecting import approvals
+
+        async with setup.open() as deployment:
+            owner = await _who_answers(deployment.database)
+            found = await approval_called(deployment, owner, named)
+            row = await _approval_fields(deployment, found)
+            if is_approved:
+                _confirm(row)
+            await approvals.decide(deployment, found, user=owner, is_approved=is_approved, method="command_line")
+            return row | {"state": "approved" if is_approved else "refused"}
+
+    row = setup.run(decide())
+    sentence = f"Refused {row['tool']} of {row['agent']}."
+    if is_approved:
+        sentence = f"Approved {row['tool']} of {row['agent']}. It must call again within five minutes."
+    setup.show_one(row, sentence=sentence)
+
+
+def _confirm(row: dict[str, object]) -> None:
+    """Show what is asked, on standard error so that results stay clean, and ask. Ends the command without a yes."""
+    arguments = row["arguments"]
+    verified = "" if row["agent_name_verified"] else " (it chose this name itself)"
+    effect = " (can change or delete)" if row["destructive"] else ""
+    lines = {
+        "agent": f"{row['agent']}{verified}",
+        "tool": f"{row['tool']}{effect}",
+        "account": f"{row['provider']} {row['account']}",
+        "expires": str(row["expires_at"]),
+    }
+    for name, value in lines.items():
+        note(f"{name:10}{printable(value)}")
+    note("arguments")
+    if isinstance(arguments, dict):
+        for name, value in arguments.items():  # pyright: ignore[reportUnknownVariableType] -- made for print
+            note(f"  {printable(str(name))}: {printable(json.dumps(value, ensure_ascii=False))}")  # pyright: ignore[reportUnknownArgumentType] -- made for print
+    if not typer.confirm("Approve exactly this call, once?", err=True):
+        fail("nothing was answered; refuse it with token-vault approvals refuse")

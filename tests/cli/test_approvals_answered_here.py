@@ -1,0 +1,174 @@
+"""`approvals list|approve|refuse`: the owner of the data directory answers, at a terminal, and for nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from server.app import open_deployment
+from server.cli import app
+from server.deployment import Deployment
+from server.mcp.local_owner import find_owner
+from server.settings import load_settings
+from tests.support.processes import Place
+from tests.support.seeded import agent
+from vault import approvals, clients, users
+from vault.approvals import Approval, ToolCall
+from vault.audit.audit import list_events
+from vault.records import ApprovalState, Principal, User
+
+
+@dataclass(frozen=True)
+class Asked:
+    place: Place
+    deployment: Deployment
+    owner: User
+
+    async def ask(self, *, user: User | None = None, tool: str = "slack_post", text: str = "Hello") -> Approval:
+        deployment = self.deployment
+        principal = Principal((user or self.owner).id, "cursor-1", "grant", scopes=frozenset(), audience="")
+        async with deployment.transaction() as transaction:
+            made, _ = await approvals.ask(
+                transaction,
+                deployment.keys,
+                call=ToolCall(tool, lambda: {"channel": "#general", "text": text}),
+                principal=principal,
+                connection_id="connection",
+                provider="slack",
+                account="T:U",
+                label="alice@team",
+                scopes=frozenset({"chat:write"}),
+                now=deployment.now(),
+            )
+        return made
+
+    async def state(self, one: Approval) -> str:
+        found = await approvals.get(self.deployment.database, self.deployment.keys, one.id)
+        assert found is not None
+        return found.state.value
+
+    async def run(self, *command: str) -> Result:
+        arguments = ["approvals", *command, "--data", str(self.place.data)]
+        return await asyncio.to_thread(CliRunner().invoke, app, arguments)
+
+    async def type(self, *command: str, answer: str) -> tuple[int, str]:
+        """Run it on a terminal where a person types the answer; exit code and what they see."""
+        ours, theirs = pty.openpty()
+        process = await asyncio.create_subprocess_exec(
+            *self.place.arguments("approvals", *command),
+            stdin=theirs, stdout=theirs, stderr=theirs, env=self.place.environment() | {"TERM": "dumb"},
+        )  # fmt: skip
+        os.close(theirs)
+
+        def read() -> bytes:
+            seen, is_answered = b"", False
+            with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+                while part := os.read(ours, 65536):
+                    seen += part
+                    if not is_answered and b"[y/N]" in seen:
+                        os.write(ours, f"{answer}\n".encode())
+                        is_answered = True
+            return seen
+
+        async with asyncio.timeout(30):
+            seen = await asyncio.to_thread(read)
+            code = await process.wait()
+        os.close(ours)
+        return code, seen.decode()
+
+
+@pytest.fixture
+async def asked(tmp_path: Path) -> AsyncGenerator[Asked]:
+    async with open_deployment(load_settings(), data=tmp_path) as deployment:
+        owner = await find_owner(deployment)
+        async with deployment.transaction() as transaction:
+            await clients.save_client(transaction, replace(agent("cursor-1"), name="Cursor"))
+        yield Asked(Place(tmp_path, 0), deployment, owner)
+
+
+async def test_what_waits_is_listed_with_its_arguments(asked: Asked) -> None:
+    assert "No call is waiting" in (await asked.run("list")).stdout
+    one = await asked.ask()
+    (listed,) = json.loads((await asked.run("list", "--json")).stdout)
+    assert (listed["id"], listed["agent"], listed["tool"]) == (one.id, "Cursor", "slack_post")
+    assert listed["arguments"] == {"channel": "#general", "text": "Hello"}
+    assert listed["agent_name_verified"] is False
+    assert one.id in (await asked.run("list")).stdout
+
+
+async def test_a_person_approves_at_a_terminal_what_they_see(asked: Asked) -> None:
+    one = await asked.ask(text="Hello \x1b[2J\u202e world")
+    code, seen = await asked.type("approve", "cursor", answer="y")
+    assert code == 0, seen
+    for shown in ("Cursor (it chose this name itself)", "slack_post", "slack alice@team", 'channel: "#general"'):
+        assert shown in seen
+    assert "\\u001b[2J" in seen and "\u202e" not in seen
+    assert "Approved slack_post of Cursor" in seen
+    assert await asked.state(one) == ApprovalState.APPROVED
+    (event,) = await list_events(asked.deployment.database, newest_first=True, limit=1)
+    assert (event.kind, event.user_id, event.details["method"]) == ("approval.given", asked.owner.id, "command_line")
+
+
+async def test_without_a_yes_nothing_is_answered(asked: Asked) -> None:
+    one = await asked.ask()
+    code, seen = await asked.type("approve", one.id, answer="n")
+    assert code == 1
+    assert "nothing was answered" in seen
+    assert await asked.state(one) == ApprovalState.PENDING
+    without_terminal = await asked.run("approve", one.id, "--json")
+    assert without_terminal.exit_code == 1
+    assert "run this on a terminal" in without_terminal.stderr
+    assert await asked.state(one) == ApprovalState.PENDING
+
+
+async def test_a_refusal_needs_no_terminal_and_is_recorded(asked: Asked) -> None:
+    one = await asked.ask()
+    row = json.loads((await asked.run("refuse", one.id[:8], "--json")).stdout)
+    assert (row["id"], row["state"]) == (one.id, "refused")
+    assert await asked.state(one) == ApprovalState.REFUSED
+    (event,) = await list_events(asked.deployment.database, newest_first=True, limit=1)
+    assert (event.kind, event.outcome, event.details["method"]) == ("approval.refused", "refused", "command_line")
+    again = await asked.run("refuse", one.id)
+    assert again.exit_code == 1
+    assert "is refused" in again.stderr
+
+
+async def test_another_persons_request_is_neither_shown_nor_answered(asked: Asked) -> None:
+    async with asked.deployment.transaction() as transaction:
+        bob = await users.create_user(transaction, "bob", is_admin=True, now=asked.deployment.now())
+    theirs = await asked.ask(user=bob)
+    assert json.loads((await asked.run("list", "--json")).stdout) == []
+    refused = await asked.run("refuse", theirs.id)
+    assert refused.exit_code == 1
+    assert "another person, who answers it at" in refused.stderr
+    assert "Hello" not in refused.output
+    assert "no open request" in (await asked.run("refuse", "slack_post")).stderr
+    assert await asked.state(theirs) == ApprovalState.PENDING
+    (event,) = await list_events(asked.deployment.database, newest_first=True, limit=1)
+    assert (event.kind, event.details["reason"]) == ("approval.refused", "another_user")
+
+
+async def test_an_ambiguous_or_mistyped_name_says_the_candidates(asked: Asked) -> None:
+    one, two = await asked.ask(text="one"), await asked.ask(text="two")
+    several = await asked.run("refuse", "slack_post")
+    assert several.exit_code == 1
+    assert one.id in several.stderr and two.id in several.stderr
+    assert "Did you mean slack_post?" in (await asked.run("refuse", "slack_pots")).stderr
+
+
+async def test_without_an_owner_here_each_person_answers_on_their_page(asked: Asked, tmp_path: Path) -> None:
+    data = tmp_path / "company"
+    async with open_deployment(load_settings(), data=data) as deployment, deployment.transaction() as transaction:
+        await users.create_user(transaction, "stranger", now=deployment.now())
+    refused = await replace(asked, place=Place(data, 0)).run("list")
+    assert refused.exit_code == 1
+    assert "/approvals" in refused.stderr
