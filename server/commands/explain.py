@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, UserOption, note, say, user_named
+from server.commands.context import Setup, UserOption, note, say, say_with_label, user_named
 from server.commands.names import find_client, find_connection
 
 if TYPE_CHECKING:
@@ -103,17 +103,28 @@ async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found:
     expires = connection.access_expires_at is not None
     narrowing = release.released_narrowing(policy, Narrowing(found.narrowing), expires=expires)
     gives = "handle" if narrowing is None else "upstream token"
-    if TOKEN_EXCHANGE not in client.grant_types:
+    if TOKEN_EXCHANGE not in client.grant_types or found.asks:
         gives = "nothing"
     return _HandedOut(policy.value, gives, narrowing=None if narrowing is None else narrowing.value)
 
 
 def _show(setup: Setup, found: Explanation, handing: _HandedOut | None) -> None:
+    from vault.exchange.explain import StepOutcome
+
     failing = found.failing
     if setup.as_json:
         setup.show_json(
             {
                 "works": failing is None,
+                "steps": [
+                    {
+                        "step": one.step.value,
+                        "outcome": one.outcome.value,
+                        "sentence": (one.why if one.failure is None else one.failure.sentence) or None,
+                        "fix": None if one.failure is None else one.failure.fix,
+                    }
+                    for one in found.steps
+                ],
                 "passed": [step.value for step in found.passed_steps],
                 "failing": None
                 if failing is None
@@ -126,17 +137,25 @@ def _show(setup: Setup, found: Explanation, handing: _HandedOut | None) -> None:
                 "scopes": sorted(found.scopes),
                 "narrowing": found.narrowing,
                 "refreshes": found.refreshes,
+                "asks": found.asks,
                 "release": None if handing is None else asdict(handing),
             }
         )
         return
-    for step in found.passed_steps:
-        say(f"{step.value:{_WIDTH}}ok")
+    for one in found.steps:
+        label = f"{one.step.value:{_WIDTH}}"
+        if one.failure is not None:
+            say_with_label(label, f"{one.failure.code}: {one.failure.sentence}")
+            say_with_label(f"{'':{_WIDTH}}fix: ", one.failure.fix)
+        elif one.outcome is StepOutcome.OK:
+            say(f"{label}ok")
+        else:
+            say_with_label(label, f"{one.outcome.value}: {one.why}")
     if failing is not None:
-        say(f"{failing.step.value:{_WIDTH}}{failing.code}: {failing.sentence}")
-        say(f"{'':{_WIDTH}}fix: {failing.fix}")
         return
     after = ", after a refresh at the provider" if found.refreshes else ""
     say(f"An exchange returns {' '.join(sorted(found.scopes)) or 'no scope'} ({found.narrowing}{after}).")
-    if handing is not None:
+    if found.asks:
+        say("A tool call waits for the person's approval; at /token, the exchange is refused.")
+    elif handing is not None:
         say(f"At /token, this client receives {_GIVES[handing.gives]} (release policy {handing.policy}).")

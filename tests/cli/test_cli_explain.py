@@ -45,12 +45,15 @@ async def test_what_works_and_what_does_not_differ_in_the_exit_code(place: Room)
     works = await run(place, agent, connection, "--scopes", "channels:read")
     assert works.exit_code == 0, works.output
     assert "An exchange returns channels:read (enforced" in works.stdout
-    assert works.stdout.count("ok\n") == 10
+    assert works.stdout.count("ok\n") == 11
+    assert "upstream   not checked: only a call shows" in works.stdout
     fails = await run(place, agent, connection, "--scopes", "channels:read chat:write", "--json")
     assert fails.exit_code == 1
     said = json.loads(fails.stdout)
     assert (said["works"], said["failing"]["step"]) == (False, "delegation")
     assert said["passed"][-1] == "scopes"
+    outcomes = {one["step"]: one["outcome"] for one in said["steps"]}
+    assert (outcomes["state"], outcomes["delegation"], outcomes["token"]) == ("ok", "failed", "not checked")
     in_words = await run(place, agent, connection, "--scopes", "chat:write")
     assert f"delegation_required: {said['failing']['sentence']}".partition(", but")[0] in in_words.stdout
     assert "fix: " in in_words.stdout

@@ -6,7 +6,7 @@ what is missing. `vault.exchange` reads, opens and records.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vault.approvals import ToolCall
@@ -14,7 +14,7 @@ from vault.connections import names_account
 from vault.exchange.recent import Basis
 from vault.records import ConnectionState, Event, Narrowing, Principal
 from vault.refresh.accounts import HeldAccount
-from vault.refusals import AccountRequired, ConnectionRequired, DelegationRequired, ScopeRefused
+from vault.refusals import AccountRequired, ConnectionRequired, DelegationRequired, ScopeRefused, VaultError
 from vault.scopes import Plan, derives, plan
 from vault.upstream import UpstreamPolicy
 
@@ -71,26 +71,46 @@ def choose(
     now: int,
 ) -> tuple[HeldAccount, Plan]:
     """The selected account and its plan, or the refusal that says what is missing. Pure."""
+    held, made = select(request, accounts, policy=policy, ceiling=ceiling, now=now)
+    for refusal in list_refusals(request, held, made, now=now):
+        raise refusal
+    return held, made
+
+
+def select(
+    request: ExchangeRequest,
+    accounts: Sequence[HeldAccount],
+    *,
+    policy: UpstreamPolicy,
+    ceiling: frozenset[str] | None,
+    now: int,
+) -> tuple[HeldAccount, Plan]:
+    """The selected account and its plan, whether or not the plan is allowed. Raises if no account is selected."""
     held = _which(request, accounts, now=now)
-    wanted = request.scopes
     delegated = held.delegated if held.is_delegated(now) else frozenset[str]()
     made = plan(
-        wanted,
+        request.scopes,
         delegation=delegated,
         connection=held.scopes,
         policy_scopes=ceiling,
         policy=policy,
         item=request.item,
     )
+    return held, made
+
+
+def list_refusals(request: ExchangeRequest, held: HeldAccount, made: Plan, *, now: int) -> Iterator[VaultError]:
+    """Everything that keeps the plan from being carried out, in the order in which it is refused."""
+    wanted = request.scopes
     provider, asked = request.provider, made.scopes if wanted is None else wanted
     if made.outside_ceiling:
-        raise ScopeRefused(
+        yield ScopeRefused(
             f"This vault's settings don't allow {words(made.outside_ceiling)} for {provider}. Ask an "
             "admin to change the limit.",
             missing=made.outside_ceiling,
         )
     if held.state is not ConnectionState.ACTIVE:
-        raise ConnectionRequired(
+        yield ConnectionRequired(
             f"{provider} no longer accepts the connection of {held.label}. Reconnect this account.",
             provider=provider,
             reason="needs_reauth",
@@ -98,7 +118,7 @@ def choose(
             connection_id=held.id,
         )
     if made.not_granted:
-        raise ConnectionRequired(
+        yield ConnectionRequired(
             f"The {provider} account {held.label} hasn't granted {words(made.not_granted)}. Reconnect "
             "it and allow that.",
             provider=provider,
@@ -108,14 +128,13 @@ def choose(
             missing=made.not_granted,
         )
     if not held.is_delegated(now) or made.not_delegated:
-        raise DelegationRequired(
+        yield DelegationRequired(
             _why_not_delegated(provider, held, missing=made.not_delegated, now=now),
             provider=provider,
             scopes=asked,
             connection_id=held.id,
             missing=made.not_delegated if held.is_delegated(now) else frozenset(),
         )
-    return held, made
 
 
 def _which(request: ExchangeRequest, accounts: Sequence[HeldAccount], *, now: int) -> HeldAccount:

@@ -1,7 +1,8 @@
 """Explain which precondition of an exchange fails and how to fix it, for operators, before any call.
 
 Reads what `vault.exchange` reads and calls the same pure functions in the same order; opens, sends and records nothing.
-Its first finding is therefore what the exchange would refuse with.
+The first failure is therefore what the exchange would refuse with. Each step is checked on its own; one that cannot be
+is said to be not checked, and so is always what only the provider knows.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from vault import clients, connections, grants, users
-from vault.exchange.decision import ExchangeRequest, choose, settle
-from vault.records import Connection, ConnectionState, Grant, Principal, User, format_scope
+from vault.exchange.approval_rules import ApprovalQuestion
+from vault.exchange.decision import ExchangeRequest, choose, list_refusals, select, settle
+from vault.records import Client, Connection, ConnectionState, Grant, Principal, User, format_scope
 from vault.refresh import leases, rotation
 from vault.refresh.accounts import HeldAccount, Wanted, read_accounts
 from vault.refresh.concurrency import Vault
@@ -40,6 +42,16 @@ class ExchangeStep(StrEnum):
     SCOPES = "scopes"
     DELEGATION = "delegation"
     TOKEN = "token"
+    APPROVAL = "approval"
+    UPSTREAM = "upstream"
+
+
+class StepOutcome(StrEnum):
+    """What is known about a step."""
+
+    OK = "ok"
+    FAILED = "failed"
+    NOT_CHECKED = "not checked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +65,63 @@ class FailedStep:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
-    """`failing` None: the exchange would return a token with `scopes`, enforced as `narrowing` says."""
+class CheckedStep:
+    """One step; `failure` if it failed, `why` if it was not checked."""
 
-    failing: FailedStep | None
+    step: ExchangeStep
+    outcome: StepOutcome
+    why: str = ""
+    failure: FailedStep | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`failing` None: the exchange would return a token with `scopes`, enforced as `narrowing` says.
+
+    `asks`: only for a tool call that the person approves; any other exchange is refused.
+    """
+
+    steps: tuple[CheckedStep, ...]
     scopes: frozenset[str] = frozenset()
     narrowing: str = ""
     refreshes: bool = False  # a refresh at the provider comes first
+    asks: bool = False
+
+    @property
+    def failing(self) -> FailedStep | None:
+        """The first failure: what the exchange would refuse with."""
+        return next((one.failure for one in self.steps if one.failure is not None), None)
 
     @property
     def passed_steps(self) -> tuple[ExchangeStep, ...]:
-        """The preconditions that hold before the failing one."""
-        steps = tuple(ExchangeStep)
-        return steps if self.failing is None else steps[: steps.index(self.failing.step)]
+        """The preconditions that were checked and hold."""
+        return tuple(one.step for one in self.steps if one.outcome is StepOutcome.OK)
+
+
+class _Steps:
+    """Collects what is known about each step."""
+
+    def __init__(self) -> None:
+        self._known: dict[ExchangeStep, CheckedStep] = {}
+
+    def hold(self, *steps: ExchangeStep) -> None:
+        for step in steps:
+            self._known.setdefault(step, CheckedStep(step, StepOutcome.OK))
+
+    def fail(self, failure: FailedStep) -> None:
+        self._known.setdefault(failure.step, CheckedStep(failure.step, StepOutcome.FAILED, failure=failure))
+
+    def leave(self, step: ExchangeStep, why: str) -> None:
+        self._known.setdefault(step, CheckedStep(step, StepOutcome.NOT_CHECKED, why))
+
+    @property
+    def has_failed(self) -> bool:
+        return any(one.outcome is StepOutcome.FAILED for one in self._known.values())
+
+    def list(self) -> tuple[CheckedStep, ...]:
+        """All steps; those that nobody decided about were not checked."""
+        rest = "it depends on a step above"
+        return tuple(self._known.get(step, CheckedStep(step, StepOutcome.NOT_CHECKED, rest)) for step in ExchangeStep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +135,13 @@ class ExchangeQuestion:
 
 
 async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Explanation:
-    """The first precondition that fails, or what the exchange would return."""
-    found = await _who(vault.database, question)
-    if isinstance(found, FailedStep):
-        return Explanation(found)
-    user, grant, connection = found
-    policy = vault.policies.get(connection.provider)
-    if policy is None:
-        return Explanation(
+    """What is known about each precondition, and what the exchange would return."""
+    steps = _Steps()
+    steps.leave(ExchangeStep.UPSTREAM, "only a call shows whether the provider still accepts the account")
+    grant, connection = await _who(vault.database, question, steps)
+    policy = None if connection is None else vault.policies.get(connection.provider)
+    if connection is not None and policy is None:
+        steps.fail(
             FailedStep(
                 ExchangeStep.PROVIDER,
                 ScopeRefused.code,
@@ -94,20 +149,38 @@ async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Expl
                 "restore its provider file in one of provider_folders",
             )
         )
-    principal = Principal(user.id, grant.client_id, grant.id, scopes=grant.scopes, audience=grant.resource)
+    if connection is not None:
+        steps.hold(ExchangeStep.PROVIDER)
+    if grant is None or connection is None or policy is None:
+        return Explanation(steps.list())
+    principal = Principal(grant.user_id, grant.client_id, grant.id, scopes=grant.scopes, audience=grant.resource)
     request = ExchangeRequest(principal, connection.provider, question.scopes, connection_id=connection.id)
     key = "" if question.scopes is None else scope_key(question.scopes)
     wanted = Wanted(principal, connection.provider, key)
+    ceiling = policy.operator_scopes
     try:
         accounts = await read_accounts(vault.database, wanted)
-        held, made = choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
+        held, made = select(request, accounts, policy=policy, ceiling=ceiling, now=now)
         if made.needs_narrow_token and made.scope_key != wanted.scope_key:
             accounts = await read_accounts(vault.database, replace(wanted, scope_key=made.scope_key))
-            held, made = choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
-    except VaultError as refusal:
-        return Explanation(_refusal_finding(refusal, connection))
+            held, made = select(request, accounts, policy=policy, ceiling=ceiling, now=now)
+    except VaultError as refusal:  # ended between two reads
+        fix = "ask again: something just changed"
+        failure = FailedStep(ExchangeStep.CONNECTION, refusal.code, refusal.description, fix)
+        return Explanation((CheckedStep(ExchangeStep.CONNECTION, StepOutcome.FAILED, failure=failure),))
+    for refusal in list_refusals(request, held, made, now=now):
+        steps.fail(_refusal_finding(refusal, connection))
+    steps.hold(ExchangeStep.OPERATOR, ExchangeStep.STATE, ExchangeStep.SCOPES, ExchangeStep.DELEGATION)
+    if steps.has_failed:
+        return Explanation(steps.list())
     made = settle(made, held, policy=policy, now=now)
-    return await _token(held, made, vault=vault, now=now)
+    refreshes = await _check_token(held, made, steps, vault=vault, now=now)
+    asked = ApprovalQuestion(held.ask | policy.ask, held.delegated, policy)
+    asks = bool(asked.entries) and asked.is_about(made.scopes, tool=None)
+    if asks:
+        steps.leave(ExchangeStep.APPROVAL, "the person approves each tool call with these scopes")
+    steps.hold(ExchangeStep.APPROVAL)
+    return Explanation(steps.list(), made.scopes, made.narrowing.value, refreshes=refreshes, asks=asks)
 
 
 async def check_exchange(request: ExchangeRequest, *, vault: Vault, now: int) -> None:
@@ -119,38 +192,61 @@ async def check_exchange(request: ExchangeRequest, *, vault: Vault, now: int) ->
     choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
 
 
-async def _who(reader: Reader, question: ExchangeQuestion) -> FailedStep | tuple[User, Grant, Connection]:
-    """User, live grant and connection, or the finding for the first that is missing."""
+async def _who(reader: Reader, question: ExchangeQuestion, steps: _Steps) -> tuple[Grant | None, Connection | None]:
+    """The live grant and the connection, checked each on its own."""
+    user, client = await _user(reader, question, steps), await _client(reader, question, steps)
+    connection = grant = None
+    if user is not None and client is not None:
+        mine = await grants.list_grants(reader, user.id)
+        grant = next((one for one in mine if one.client_id == client.id), None)
+        if grant is None:
+            sentence = (
+                f"{client.name} has no active grant from {user.name}: it never signed in, or its access was revoked."
+            )
+            steps.fail(_grant_finding(ExchangeStep.GRANT, sentence, "let the agent sign in again"))
+        steps.hold(ExchangeStep.GRANT)
+    if user is not None:
+        connection = await connections.get_connection(reader, question.connection_id, user_id=user.id)
+        if connection is None or connection.state is ConnectionState.REVOKED:
+            sentence = (
+                f"{user.name} has no such connection."
+                if connection is None
+                else f"{connection.label} ({connection.provider}) was disconnected."
+            )
+            fix = "run token-vault connections list; reconnect a disconnected account"
+            steps.fail(FailedStep(ExchangeStep.CONNECTION, ConnectionRequired.code, sentence, fix))
+            connection = None
+        steps.hold(ExchangeStep.CONNECTION)
+    if grant is None and connection is not None:  # otherwise the accounts that the grant reaches say so
+        if connection.state is ConnectionState.NEEDS_REAUTH:
+            sentence = f"{connection.provider} no longer accepts the connection of {connection.label}."
+            fix = f"run token-vault connections connect {connection.provider}"
+            steps.fail(FailedStep(ExchangeStep.STATE, ConnectionRequired.code, sentence, fix))
+        steps.hold(ExchangeStep.STATE)
+    is_enabled = user is not None and user.disabled_at is None
+    return grant if is_enabled else None, connection
+
+
+async def _user(reader: Reader, question: ExchangeQuestion, steps: _Steps) -> User | None:
     user = await users.find_user(reader, question.user_name)
     if user is None:
-        return FailedStep(
-            ExchangeStep.USER, "not_found", f"There is no user {question.user_name}.", "token-vault users list"
-        )
-    if user.disabled_at is not None:
-        return _grant_finding(
-            ExchangeStep.USER, f"The user {user.name} is disabled.", f"token-vault users enable {user.name}"
-        )
+        sentence = f"There is no user {question.user_name}."
+        steps.fail(FailedStep(ExchangeStep.USER, "not_found", sentence, "token-vault users list"))
+    elif user.disabled_at is not None:
+        sentence, fix = f"The user {user.name} is disabled.", f"token-vault users enable {user.name}"
+        steps.fail(_grant_finding(ExchangeStep.USER, sentence, fix))
+    steps.hold(ExchangeStep.USER)
+    return user
+
+
+async def _client(reader: Reader, question: ExchangeQuestion, steps: _Steps) -> Client | None:
     client = await clients.get_client(reader, question.client_id)
     if client is None:
         sentence = f"There is no client {question.client_id}, or it was removed."
-        return _grant_finding(
-            ExchangeStep.CLIENT, sentence, "token-vault clients list; a removed agent registers and signs in again"
-        )
-    mine = await grants.list_grants(reader, user.id)
-    grant = next((one for one in mine if one.client_id == client.id), None)
-    if grant is None:
-        sentence = f"{client.name} has no active grant from {user.name}: it never signed in, or its access was revoked."
-        return _grant_finding(ExchangeStep.GRANT, sentence, "let the agent sign in again")
-    connection = await connections.get_connection(reader, question.connection_id, user_id=user.id)
-    if connection is None or connection.state is ConnectionState.REVOKED:
-        sentence = (
-            f"{user.name} has no such connection."
-            if connection is None
-            else f"{connection.label} ({connection.provider}) was disconnected."
-        )
-        fix = "run token-vault connections list; reconnect a disconnected account"
-        return FailedStep(ExchangeStep.CONNECTION, ConnectionRequired.code, sentence, fix)
-    return user, grant, connection
+        fix = "token-vault clients list; a removed agent registers and signs in again"
+        steps.fail(_grant_finding(ExchangeStep.CLIENT, sentence, fix))
+    steps.hold(ExchangeStep.CLIENT)
+    return client
 
 
 def _grant_finding(step: ExchangeStep, sentence: str, fix: str) -> FailedStep:
@@ -184,8 +280,8 @@ def _refusal_finding(refusal: VaultError, connection: Connection) -> FailedStep:
             )
 
 
-async def _token(held: HeldAccount, made: Plan, *, vault: Vault, now: int) -> Explanation:
-    """Whether a token is at hand or can be fetched."""
+async def _check_token(held: HeldAccount, made: Plan, steps: _Steps, *, vault: Vault, now: int) -> bool:
+    """Check that a token is at hand or can be fetched; whether it is fetched."""
     token = held.narrowed if made.needs_narrow_token else held.full
     refreshes = token is None or not token.is_good(now)
     if made.needs_narrow_token and derives(vault.policies[held.provider]):
@@ -193,14 +289,15 @@ async def _token(held: HeldAccount, made: Plan, *, vault: Vault, now: int) -> Ex
     again = f"run token-vault connections connect {held.provider}"
     if held.wrapped is None or held.salt is None:
         sentence = f"The key of {held.label} ({held.provider}) was destroyed, so its tokens can't be opened."
-        return Explanation(
-            FailedStep(ExchangeStep.TOKEN, CiphertextRejected.code, sentence, f"disconnect it, then {again}")
-        )
+        fix = f"disconnect it, then {again}"
+        steps.fail(FailedStep(ExchangeStep.TOKEN, CiphertextRejected.code, sentence, fix))
+        return refreshes
     facts = await leases.read(vault.database, held.id, scope_key=made.scope_key) if refreshes else None
     refusal = None if facts is None else await rotation.obstacle(vault, facts, now=now)
     match refusal:
         case None:
-            return Explanation(None, made.scopes, made.narrowing.value, refreshes=refreshes)
+            steps.hold(ExchangeStep.TOKEN)
+            return refreshes
         case ConnectionRequired():
             fix = again
         case ProviderSilent():
@@ -209,4 +306,5 @@ async def _token(held: HeldAccount, made: Plan, *, vault: Vault, now: int) -> Ex
             fix = f"set providers.{held.provider}.client_id and its secret"
         case _:
             fix = "wait a minute and ask again"
-    return Explanation(FailedStep(ExchangeStep.TOKEN, refusal.code, refusal.description, fix))
+    steps.fail(FailedStep(ExchangeStep.TOKEN, refusal.code, refusal.description, fix))
+    return refreshes

@@ -63,8 +63,13 @@ async def assert_same(
 async def assert_works(room: Room, connection: Connection, scopes: frozenset[str] | None = WISH) -> Explanation:
     found = await ask(room, connection, scopes=scopes)
     assert found.failing is None, found.failing
-    assert found.passed_steps == tuple(ExchangeStep)
+    assert set(ExchangeStep) - set(found.passed_steps) == {ExchangeStep.UPSTREAM}
     return found
+
+
+def outcomes(found: Explanation) -> dict[str, str]:
+    assert [one.step for one in found.steps] == list(ExchangeStep), "every step is there, once"
+    return {one.step.value: one.outcome.value for one in found.steps}
 
 
 async def test_what_would_work_says_with_which_scopes_and_how_they_hold(room: Room) -> None:
@@ -281,3 +286,61 @@ async def test_a_destroyed_key(room: Room) -> None:
     found = (await ask(room, connection)).failing
     assert found is not None
     assert (found.step, found.code) == (ExchangeStep.TOKEN, (await refusal(room, connection)).code)
+
+
+async def test_each_step_is_checked_on_its_own_and_the_first_failure_is_that_of_the_exchange(room: Room) -> None:
+    """A dead account without permission: both are said, and what depends on them was not checked."""
+    connection = await room.connect(scopes=frozenset({"channels:read"}), delegated=frozenset())
+    async with room.database.transaction() as transaction:
+        await transaction.execute(
+            "update connections set state = :state where id = :id", {"id": connection.id, "state": "needs_reauth"}
+        )
+    await assert_same(room, connection, ExchangeStep.STATE)
+    said = outcomes(await ask(room, connection))
+    assert [step for step, outcome in said.items() if outcome == "failed"] == ["state", "scopes", "delegation"]
+    assert [step for step, outcome in said.items() if outcome == "not checked"] == ["token", "approval", "upstream"]
+
+
+@pytest.mark.parametrize("is_dead", [True, False])
+async def test_a_dead_account_is_said_to_be_dead_without_a_grant(room: Room, *, is_dead: bool) -> None:
+    connection = await room.connect()
+    async with room.database.transaction() as transaction:
+        await grants.revoke_grant(transaction, room.alice.grant.id, reason="user", now=room.now)
+        if is_dead:
+            await transaction.execute(
+                "update connections set state = :state where id = :id", {"id": connection.id, "state": "needs_reauth"}
+            )
+    said = outcomes(await ask(room, connection))
+    assert (said["grant"], said["connection"], said["provider"]) == ("failed", "ok", "ok")
+    assert said["state"] == ("failed" if is_dead else "ok")
+    assert {said[step] for step in ("scopes", "delegation", "token", "approval", "upstream")} == {"not checked"}
+
+
+async def test_what_no_step_above_allows_to_check_is_not_said_to_be_ok(room: Room) -> None:
+    connection = await room.connect()
+    said = outcomes(await ask(room, connection, user_name="nobody"))
+    assert [step for step, outcome in said.items() if outcome == "ok"] == ["client"]
+    said = outcomes(await ask(room, connection, client_id="nobody"))
+    assert [step for step, outcome in said.items() if outcome == "ok"] == ["user", "connection", "provider", "state"]
+
+
+async def test_an_account_whose_grant_the_provider_ended_is_not_vouched_for(room: Room) -> None:
+    """Nothing is sent, so only the provider knows: that step stays open, also where the vault's record is fine."""
+    connection = await room.connect()
+    room.slack.families[0].is_alive = False
+    said = outcomes(await ask(room, connection))
+    assert said["upstream"] == "not checked"
+
+
+async def test_a_call_that_needs_a_yes_is_said_to(room: Room) -> None:
+    connection = await room.connect()
+    which = {"user_id": room.alice.user.id, "client_id": room.alice.client.id, "connection_id": connection.id}
+    async with room.database.transaction() as transaction:
+        await delegations.set_ask(transaction, **which, ask=WISH, now=room.now)
+    found = await ask(room, connection)
+    assert (found.failing, found.asks, outcomes(found)["approval"]) == (None, True, "not checked")
+    assert (await refusal(room, connection)).code == "approval_required"
+    async with room.database.transaction() as transaction:
+        await delegations.set_ask(transaction, **which, ask=frozenset(), now=room.now)
+    found = await ask(room, connection)
+    assert (found.asks, outcomes(found)["approval"]) == (False, "ok")
