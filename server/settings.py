@@ -237,8 +237,8 @@ class OpenIDSettings(_Section):
             raise ValueError("create_users lets everyone in, so domains has no effect: remove one of them")
         return self
 
-    def secret(self) -> str | None:
-        return _secret(self.client_secret, self.client_secret_file, name="client_secret")
+    def secret(self, name: str) -> str | None:
+        return _secret(self.client_secret, self.client_secret_file, name=f"sign_in.openid.{name}.client_secret")
 
 
 def is_domain(text: str) -> bool:
@@ -429,8 +429,8 @@ class ProviderSettings(_Section):
         default=False, description="The app there is unpublished (Google's testing mode): its grants expire sooner"
     )
 
-    def secret(self) -> str | None:
-        return _secret(self.client_secret, self.client_secret_file, name="client_secret")
+    def secret(self, name: str) -> str | None:
+        return _secret(self.client_secret, self.client_secret_file, name=f"providers.{name}.client_secret")
 
 
 class SandboxSettings(_Section):

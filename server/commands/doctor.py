@@ -30,15 +30,13 @@ def doctor(setup: Setup) -> None:
 async def _examine(setup: Setup) -> list[Finding]:
     """All checks that can run; what cannot be read or opened is itself a finding."""
     from server.doctor.files import check_files
-    from server.doctor.findings import note, ok, problem
+    from server.doctor.findings import correct_setting, note, ok, problem
     from server.settings import SettingsRefused
 
     try:
         settings = setup.settings()
     except SettingsRefused as refused:
-        return [
-            problem("settings", str(refused), fix="see docs/reference/settings.md for every setting and its limits")
-        ]
+        return [problem("settings", str(refused), fix=correct_setting(refused))]
     data, config = setup.directory(), setup.config
     if config is None and (data / "config.toml").is_file():
         config = data / "config.toml"
@@ -105,8 +103,9 @@ _ALL: Final[Checks] = (_examine_database, _examine_settings)
 
 async def _examine_deployment(settings: Settings, *, data: Path, checks: Checks) -> list[Finding]:
     from providers.definitions.catalog import ProviderFileRefused
+    from providers.tools.declarations import ToolFileRefused
     from server.app import open_deployment
-    from server.doctor.findings import problem
+    from server.doctor.findings import correct_setting, problem
     from server.settings import SettingsRefused
     from vault.refusals import KeyUnavailable, VaultError
 
@@ -116,14 +115,28 @@ async def _examine_deployment(settings: Settings, *, data: Path, checks: Checks)
             for check in checks:
                 findings += await check(deployment)
     except KeyUnavailable as refused:
-        findings.append(problem("key", refused.description, fix="restore the key that belongs to this database"))
+        where = f"keys.source is {settings.keys.source!r}"
+        if settings.keys.source == "file":
+            where += f", keys.file {settings.keys.file or data / 'master.key'}"
+        fix = f"restore the key that belongs to this database, or correct the setting: {where}"
+        findings.append(problem("key", refused.description, fix=fix))
     except VaultError as refused:
-        fix = "make the database reachable and writable for this user, or correct database.url"
+        setting = "database.url" if settings.database.url_file is None else "database.url_file"
+        fix = f"make the database reachable and writable for this user, or correct {setting}"
         findings.append(problem("database", refused.description, fix=fix))
     except ProviderFileRefused as refused:
-        findings.append(problem("providers", str(refused), fix="token-vault providers check FILE"))
+        fix = (
+            correct_setting(refused)
+            if str(refused).startswith("providers.")
+            else "correct the provider file; token-vault providers check FILE prints every problem"
+        )
+        findings.append(problem("providers", str(refused), fix=fix))
+    except ToolFileRefused as refused:
+        findings.append(
+            problem("tools", str(refused), fix="correct the tool file, or remove its folder from tools.folders")
+        )
     except SettingsRefused as refused:
-        findings.append(problem("settings", str(refused), fix="make the file readable, or correct its path"))
+        findings.append(problem("settings", str(refused), fix=correct_setting(refused)))
     return findings
 
 

@@ -54,7 +54,10 @@ async def check_authorize_page(deployment: Deployment, provider: Provider, *, re
         sentence = f"must be registered there: {redirect} ({title} raised no objection before sign-in)"
         return ok(f"{name}.redirect", sentence)
     if code in _REDIRECT:
-        fix = f"enter exactly {redirect} in its console; token-vault providers setup {name} --show lists the steps"
+        fix = (
+            f"enter exactly {redirect} in its console (token-vault providers setup {name} --show lists the steps), or "
+            "correct server.public_url"
+        )
         if provider.public_client is not None and redirect.startswith("http:"):
             fix += "; and turn on PKCE there, because without PKCE it accepts https only"
         return problem(f"{name}.redirect", f"{title} doesn't know our redirect URL ({code})", fix=fix)
@@ -63,7 +66,7 @@ async def check_authorize_page(deployment: Deployment, provider: Provider, *, re
         fix = f"add these user scopes to the app at {title}: {asked}"
         return problem(f"{name}.scopes", f"the {title} app isn't allowed to request its scopes ({code})", fix=fix)
     if code in _CLIENT:
-        fix = f"run token-vault providers setup {name}"
+        fix = f"correct providers.{name}.client_id: token-vault providers setup {name}"
         return problem(f"{name}.client", f"{title} doesn't know our client ID ({code})", fix=fix)
     fix = fix_for(code, name=name, title=title, redirect=redirect)
     return problem(f"{name}.authorize", f"{title} would reject everyone who connects ({code})", fix=fix)

@@ -37,11 +37,15 @@ async def check_history(deployment: Deployment) -> Finding:
 
 
 def check_pooler(database: Database) -> Iterator[Finding]:
-    """PgBouncer's defaults work, but some of them prolong a failover. It does not tell us its configuration."""
+    """PgBouncer's defaults work, but some of them prolong a failover.
+
+    Only its admin console knows them, which has neither a login for us nor the protocol of our driver.
+    """
     if database.is_pooled:
         yield note(
             "pooler",
-            "database.url leads through a connection pooler, and it works",
-            fix="for fast failover, set in pgbouncer.ini: server_login_retry = 1, server_connect_timeout = 2, "
-            "query_wait_timeout = 5",
+            "database.url leads through a connection pooler, and it works; its own settings were not checked",
+            fix="look at SHOW CONFIG in PgBouncer's admin console, and set in pgbouncer.ini: query_wait_timeout = 5 "
+            "(less than 8, because the vault's connection attempts leave after 8 s; the default is 120), "
+            "server_login_retry = 1, server_connect_timeout = 2",
         )

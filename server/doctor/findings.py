@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+_SETTING: Final = re.compile(r"\w+(\.[\w-]+)*")  # or an environment variable
 
 
 class Verdict(StrEnum):
@@ -37,3 +41,13 @@ def note(check: str, sentence: str, *, fix: str) -> Finding:
 def problem(check: str, sentence: str, *, fix: str) -> Finding:
     """It does not work, or is not safe."""
     return Finding(check, Verdict.PROBLEM, sentence, fix)
+
+
+def correct_setting(refused: Exception) -> str:
+    """The fix for settings that were refused: their message begins with the name of the wrong one."""
+    name = str(refused).partition(":")[0]
+    if _SETTING.fullmatch(name) is None:
+        return "correct the settings file"
+    if "cannot read" in str(refused):
+        return f"make the file readable for this user, or correct {name}"
+    return f"correct {name}; docs/reference/settings.md has every setting and its limits"

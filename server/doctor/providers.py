@@ -77,7 +77,8 @@ def _https(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
         yield problem(
             f"{provider.name}.https",
             f"{provider.title} accepts an app with a client secret only with an https redirect URL",
-            fix="set server.public_url to an https address, or use an app with PKCE and unset the client secret",
+            fix="set server.public_url to an https address, or use an app with PKCE and unset "
+            f"providers.{provider.name}.client_secret",
         )
 
 
@@ -90,13 +91,12 @@ async def _check_reachable(deployment: Deployment, provider: Provider) -> list[F
         )
     except HttpError as error:
         sentence = f"{provider.title} doesn't answer: {error.reason}"
-        return [
-            problem(
-                check,
-                sentence,
-                fix="check this machine's network access to it, or correct the address in the settings",
-            )
-        ]
+        mine = deployment.settings.providers.get(provider.name)
+        fix = f"check this machine's network access to {provider.hosts.token_url}"
+        if mine is not None and (mine.token_url or mine.issuer or mine.inputs):
+            setting = "token_url" if mine.token_url else "issuer" if mine.issuer else "inputs"
+            fix += f", or correct providers.{provider.name}.{setting}"
+        return [problem(check, sentence, fix=fix)]
     found = [_client(deployment, provider, await _refusal(deployment, provider))]
     there = instant(answer.headers.get("date", ""))
     if there is not None and abs(time.time() - there) > SKEW:
@@ -121,9 +121,13 @@ def _client(deployment: Deployment, provider: Provider, code: str) -> Finding:
     if code in _KNOWN:
         return ok(check, f"{title} accepts our client ID" + ("" if provider.client_auth == "none" else " and secret"))
     if code in _CLIENT:
-        return problem(check, f"{title} rejects our client ID or secret ({code})", fix=f"correct them: {again}")
+        return problem(
+            check,
+            f"{title} rejects our client ID or secret ({code})",
+            fix=f"correct providers.{provider.name}.client_id and its secret: {again}",
+        )
     if code in _REDIRECT:
-        fix = f"register exactly {_redirect(deployment, provider)} there"
+        fix = f"register exactly {_redirect(deployment, provider)} there, or correct server.public_url"
         return problem(check, f"{title} doesn't know our redirect URL ({code})", fix=fix)
     if code == "temporarily_unavailable":
         return note(check, f"{title} couldn't say whether it knows us", fix="run doctor again")

@@ -23,16 +23,16 @@ def read_catalog(settings: Settings, *, data: Path, endpoints: Mapping[str, Endp
     return load_catalog(
         [*own, *(folder.expanduser() for folder in settings.provider_folders)],
         {
-            name: replace(_overrides(registered, is_loopback=settings.is_loopback), endpoints=endpoints.get(name))
+            name: replace(_overrides(name, registered, is_loopback=settings.is_loopback), endpoints=endpoints.get(name))
             for name, registered in settings.providers.items()
         },
     )
 
 
-def _overrides(registered: ProviderSettings, *, is_loopback: bool) -> ProviderOverrides:
+def _overrides(name: str, registered: ProviderSettings, *, is_loopback: bool) -> ProviderOverrides:
     return ProviderOverrides(
         client_id=registered.client_id,
-        client_secret=registered.secret(),
+        client_secret=registered.secret(name),
         authorize_url=registered.authorize_url,
         token_url=registered.token_url,
         refresh_url=registered.refresh_url,

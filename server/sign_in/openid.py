@@ -277,7 +277,7 @@ async def _redeem(
         "code_verifier": verifier,
     }
     headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
-    secret = registered.secret()
+    secret = registered.secret(name)
     if secret is None:
         form["client_id"] = registered.client_id
     elif "client_secret_basic" in metadata.token_endpoint_auth_methods_supported:

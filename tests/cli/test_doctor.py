@@ -140,7 +140,16 @@ async def test_in_words_every_line_has_its_verdict_and_its_fix_below(place: Plac
 
 async def test_settings_that_cannot_be_read(place: Place) -> None:
     configure(place, "prot = 1")
-    assert_problem(await examine(place, fails=True), "settings", "server.prot", "docs/reference/settings.md")
+    assert_problem(
+        await examine(place, fails=True), "settings", "server.prot", "correct server.prot", "Did you mean port?"
+    )
+    for bad, setting in (
+        ('[database]\nurl = "mysql://x"\n', "database.url"),
+        ('[keys]\nsource = "fiel"\n', "keys.source"),
+    ):
+        (place.data / "config.toml").write_text(bad)
+        worst = [one for one in (await examine(place, fails=True)).values() if one["verdict"] == "problem"]
+        assert any(f"correct {setting}" in one["fix"] for one in worst), worst
     configure(place)
     assert (await examine(place))["settings"]["verdict"] == "ok"
 
@@ -168,7 +177,9 @@ async def test_a_key_file_that_others_can_read_is_gone_or_is_another(place: Plac
     assert_problem(await examine(place, fails=True), "key", "is missing", "backup")
     key.write_text("A" * 43 + "=\n")
     key.chmod(0o600)
-    assert_problem(await examine(place, fails=True), "key", "restore the key")
+    assert_problem(
+        await examine(place, fails=True), "key", "restore the key", "keys.source is 'file'", f"keys.file {key}"
+    )
     key.write_text(kept)
     assert (await examine(place))["key"]["verdict"] == "ok"
 
@@ -184,7 +195,13 @@ async def test_a_secret_file_that_others_can_read(place: Place, simulator: Simul
     secret.chmod(0o600)
     assert "secrets" not in await examine(place)
     secret.unlink()
-    assert_problem(await examine(place, fails=True), "settings", "cannot read", "make the file readable")
+    assert_problem(
+        await examine(place, fails=True),
+        "settings",
+        "cannot read",
+        "make the file readable",
+        "correct providers.slack.client_secret_file",
+    )
 
 
 async def test_a_settings_file_with_a_secret_that_others_can_read(place: Place, simulator: Simulator) -> None:
@@ -232,7 +249,9 @@ async def test_a_pooler_in_front_of_the_database(postgres_store: Store) -> None:
         configure(place, "[database]", f'url = "{url}"')
         found = await examine(place)
         assert (found["pooler"]["verdict"], found["database"]["verdict"]) == ("note", "ok")
-        assert "server_login_retry = 1" in str(found["pooler"]["fix"])
+        assert "not checked" in found["pooler"]["sentence"]
+        for line in ("query_wait_timeout = 5", "server_login_retry = 1", "server_connect_timeout = 2", "SHOW CONFIG"):
+            assert line in str(found["pooler"]["fix"])
     async with pgbouncer(postgres_store.url, {"max_prepared_statements": 0}) as url:
         configure(place, "[database]", f'url = "{url}"')
         assert_problem(await examine(place, fails=True), "database", "max_prepared_statements = 200", "database.url")
@@ -481,7 +500,9 @@ async def test_what_an_authorization_page_says_before_anybody_signs_in(
 async def test_a_provider_that_does_not_answer(place: Place, simulator: Simulator) -> None:
     configure(place, *slack(simulator, token_url=f"http://127.0.0.1:{free_port()}/token"))
     (place.data / "config.toml").chmod(0o600)
-    assert_problem(await examine(place, fails=True), "slack.client", "doesn't answer")
+    assert_problem(
+        await examine(place, fails=True), "slack.client", "doesn't answer", "correct providers.slack.token_url"
+    )
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ async def test_who_may_sign_in_is_what_was_said_and_nobody_by_default(
     assert found["newcomers"] == newcomers
     written = load_settings(data=place.data).sign_in.openid["corp"]
     assert (written.create_users, written.domains) == (create_users, domains)
-    assert (written.issuer, written.client_id, written.secret()) == (issuer.url, CLIENT_ID, SECRET)
+    assert (written.issuer, written.client_id, written.secret("corp")) == (issuer.url, CLIENT_ID, SECRET)
     listed = await content(place, "openid", "list")
     assert isinstance(listed, list)
     assert [one["newcomers"] for one in listed] == [newcomers]

@@ -46,7 +46,7 @@ def test_the_environment_stands_above_the_file(tmp_path: Path, monkeypatch: pyte
     settings = load_settings()
     assert (settings.server.port, settings.server.host) == (9001, "127.0.0.2")
     assert settings.providers["slack"].client_id == "file"
-    assert settings.providers["slack"].secret() == "s3cr3t"
+    assert settings.providers["slack"].secret("slack") == "s3cr3t"
     assert "s3cr3t" not in repr(settings)
 
 
@@ -59,10 +59,10 @@ def test_each_secret_can_come_from_a_file(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("from the file\n", encoding="utf-8")
     given = load_settings(overrides={"providers": {"slack": {"client_secret_file": str(secret)}}})
-    assert given.providers["slack"].secret() == "from the file"
+    assert given.providers["slack"].secret("slack") == "from the file"
     both = load_settings(overrides={"providers": {"slack": {"client_secret_file": str(secret), "client_secret": "x"}}})
-    with pytest.raises(SettingsRefused, match="client_secret and client_secret_file are both set"):
-        both.providers["slack"].secret()
+    with pytest.raises(SettingsRefused, match="client_secret and providers.slack.client_secret_file are both set"):
+        both.providers["slack"].secret("slack")
     missing = load_settings(overrides={"database": {"url_file": str(tmp_path / "nowhere")}})
     with pytest.raises(SettingsRefused, match=r"database\.url_file: cannot read"):
         missing.database_url()
