@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, UserOption, check_pages, command, note, user_at_browser, user_named
+from server.commands.context import Setup, UserOption, check_pages, command, fail, note, user_at_browser, user_named
 from server.commands.names import ConnectionName, connection_called, provider_called
 from server.event_texts import when
 
@@ -59,14 +59,15 @@ def connect(
     async def make() -> str:
         from urllib.parse import urlencode
 
+        from server.lifecycle.sandbox import is_sandbox
         from server.sign_in.password import owner_link
 
         async with setup.open() as deployment:
             found = provider_called(deployment.catalog, provider)
-            if not deployment.vault.upstreams[found.name].is_configured:  # a note: only --sandbox knows the stand-ins
-                note(
-                    f"{found.title} isn't set up. Run token-vault providers setup {found.name}, or start "
-                    "the vault with --sandbox."
+            is_set_up = deployment.vault.upstreams[found.name].is_configured
+            if not is_set_up and not is_sandbox(deployment.data):  # a running sandbox knows its stand-ins
+                fail(
+                    f"{found.title} isn't set up. Run token-vault providers setup {found.name}, then restart the vault"
                 )
             owner = await user_at_browser(deployment, user)
             await check_pages(deployment)

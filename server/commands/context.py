@@ -127,7 +127,7 @@ class Setup:
             return
         from server.terminal.listing import format_cell
 
-        width = max(len(name) for name in row) + 2
+        width = max(len(name) for name in row) + 1
         for name, value in row.items():
             say_with_label(f"{name:{width}}", printable(format_cell(value)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -162,40 +163,57 @@ def _print(metadata: Metadata, redirect_uri: str) -> None:
 
 
 def _ask(given: str | None, question: str, option: str) -> str:
+    from server.terminal.questions import ask
+
+    def problem_of(text: str) -> str | None:
+        is_good = bool(text) and text.isprintable()
+        return None if is_good else f"the {question[0].lower()}{question[1:]} is empty or contains invisible characters"
+
     if given is None:
         if not sys.stdin.isatty():
             fail(f"no terminal to ask on; pass {option}")
-        given = str(typer.prompt(question, err=True))
-    if not given.strip() or not given.strip().isprintable():
-        fail(f"the {question[0].lower()}{question[1:]} is empty or contains invisible characters")
-    return given.strip()
+        return ask(question, problem_of=problem_of)
+    problem = problem_of(given.strip())
+    return given.strip() if problem is None else fail(problem)
 
 
 def _secret(*, from_stdin: bool) -> str:
     from server.setup.provider_consoles import secret_problem
+    from server.terminal.questions import ask
 
     if not from_stdin and not sys.stdin.isatty():
         fail("no terminal to ask on; pass --client-secret-stdin, or --public for a client without a secret")
-    given = sys.stdin.readline() if from_stdin else str(typer.prompt("Client secret", err=True, hide_input=True))
-    problem = secret_problem(given.strip())
-    if problem is not None:
-        fail(problem)
-    return given.strip()
+    if not from_stdin:
+        return ask("Client secret", problem_of=secret_problem, is_secret=True)
+    given = sys.stdin.readline().strip()
+    problem = secret_problem(given)
+    return given if problem is None else fail(problem)
 
 
 def _who(domains: list[str] | None, *, everybody: bool) -> tuple[bool, list[str]]:
     """Whether everybody may sign in, otherwise the domains whose people may. The operator must say one of them."""
+    from server.terminal.questions import ask
+
     if everybody and domains:
         fail("use either --everybody or --domain")
     if not everybody and domains is None and sys.stdin.isatty():
         note("Who gets an account here at their first sign-in? With `everybody`, anyone who can register there does.")
-        chosen = str(typer.prompt(f"{NOBODY}, {EVERYBODY}, or domains separated by spaces", err=True, default=NOBODY))
-        words = chosen.lower().split()
+        question = f"{NOBODY}, {EVERYBODY}, or domains separated by spaces"
+        words = ask(question, problem_of=_who_problem, default=NOBODY).lower().split()
         everybody, domains = words == [EVERYBODY], [] if words in ([NOBODY], [EVERYBODY]) else words
+    problem = _who_problem(" ".join(domains or ()))
+    return (everybody, _domains(domains or ())) if problem is None else fail(problem)
+
+
+def _who_problem(text: str) -> str | None:
+    """What is wrong with an answer to who may sign in."""
     from server.settings import is_domain
 
-    found = sorted({one.strip().lower().removeprefix("@") for one in domains or ()})
-    for one in found:
-        if not is_domain(one):
-            fail(f"{one!r} isn't a domain; use the form company.example")
-    return everybody, found
+    if text.lower() in {NOBODY, EVERYBODY}:
+        return None
+    wrong = next((one for one in _domains(text.split()) if not is_domain(one)), None)
+    return None if wrong is None else f"{wrong!r} isn't a domain; use the form company.example"
+
+
+def _domains(given: Sequence[str]) -> list[str]:
+    return sorted({one.strip().lower().removeprefix("@") for one in given})

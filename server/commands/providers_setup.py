@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,6 +50,9 @@ def set_up(
     undo: Annotated[bool, typer.Option("--undo", help="Undo the last setup of this provider.")] = False,
 ) -> None:
     """Print what to enter in the provider's console, ask for client ID and secret, and save them in the settings."""
+    from providers.definitions.catalog import SHELF
+    from server.setup.provider_consoles import service_of
+
     found = provider_called(setup.catalog(), name)
     if found.audience is not None:
         fail(
@@ -65,7 +70,9 @@ def set_up(
     row: dict[str, object] = {**asdict(guide), "config": None, "secret_file": None}
     if not show:
         inputs = _inputs(found, given or [])
-        chosen, secret = _answers(guide, client_id, from_stdin=client_secret_stdin)
+        ships = (SHELF / f"{found.name}.toml").is_file()
+        service = service_of(found.name, token_url=found.hosts.token_url, ships=ships)
+        chosen, secret = _answers(guide, client_id, service=service, from_stdin=client_secret_stdin)
         testing = True if name == "google" and not published else None
         write_setup(setup, files, {"client_id": chosen, "testing": testing}, secret, inputs=inputs)
         row |= {"config": str(files.config), "secret_file": None if secret is None else str(files.secret)}
@@ -109,17 +116,15 @@ def _inputs(provider: Provider, given: list[str]) -> dict[str, str]:
     """The inputs of the provider's addresses; asks for those without a value or default."""
     from providers.definitions.inputs import InputRefused, value_problem
     from providers.definitions.inputs import input_values as complete
+    from server.terminal.questions import ask
 
     found = dict(one.split("=", 1) for one in given if "=" in one)
     if len(found) != len(given):
         fail("pass each input once, as name=value")
     for name, about in provider.inputs.items():
         if name not in found and about.default is None and sys.stdin.isatty():
-            value = str(typer.prompt(f"{about.title}, for example {about.example}", err=True)).strip()
-            problem = value_problem(provider, name, value)
-            if problem is not None:
-                fail(problem)
-            found[name] = value
+            question = f"{about.title}, for example {about.example}"
+            found[name] = ask(question, problem_of=partial(value_problem, provider, name))
     try:
         complete(provider, found)
     except InputRefused as error:
@@ -137,19 +142,20 @@ def _print(guide: Guide) -> None:
     say(f"Redirect URL: {guide.redirect_uri}")
 
 
-def _answers(guide: Guide, client_id: str | None, *, from_stdin: bool) -> tuple[str, str | None]:
-    """Client id and secret; asks for what was not given."""
+def _answers(guide: Guide, client_id: str | None, *, service: str, from_stdin: bool) -> tuple[str, str | None]:
+    """Client id and secret; asks for what was not given, until it can be right."""
     from server.setup.provider_consoles import id_problem, secret_problem
+    from server.terminal.questions import ask
 
     is_public = guide.client == "public"
     asks = client_id is None or not (is_public or from_stdin)
     if asks and not sys.stdin.isatty():
         rest = "" if is_public else " and --client-secret-stdin"
         fail(f"no terminal to ask on; pass --client-id{rest}, or use --show to print the steps only")
-    chosen = (typer.prompt("Client ID", err=True) if client_id is None else client_id).strip()
-    problem = id_problem(guide.provider, chosen)
-    if problem is not None:
-        fail(problem)
+    if client_id is None:
+        chosen = ask("Client ID", problem_of=partial(id_problem, service))
+    else:
+        chosen = _valid(client_id, problem_of=partial(id_problem, service))
     if is_public:
         if from_stdin:
             where, fix = "", ""
@@ -157,11 +163,16 @@ def _answers(guide: Guide, client_id: str | None, *, from_stdin: bool) -> tuple[
                 where, fix = " on loopback", ", or set an https server.public_url"
             fail(f"{guide.provider} takes no secret{where}: omit --client-secret-stdin{fix}")
         return chosen, None
-    secret = sys.stdin.readline() if from_stdin else typer.prompt("Client secret", err=True, hide_input=True)
-    problem = secret_problem(str(secret).strip())
-    if problem is not None:
-        fail(problem)
-    return chosen, str(secret).strip()
+    judge = partial(secret_problem, service=service, client_id=chosen)
+    if from_stdin:
+        return chosen, _valid(sys.stdin.readline(), problem_of=judge)
+    return chosen, ask("Client secret", problem_of=judge, is_secret=True)
+
+
+def _valid(given: str, *, problem_of: Callable[[str], str | None]) -> str:
+    """A value from the command line: nobody can be asked again."""
+    problem = problem_of(given.strip())
+    return given.strip() if problem is None else fail(problem)
 
 
 def write_setup(

@@ -28,6 +28,7 @@ from server.settings import Settings, SettingsRefused
 
 EXAMPLES: Final = Path(providers.__file__).parent / "examples"
 BROKERAGE: Final = "brokerage"
+_FOLDER: Final = "sandbox"  # of the data directory
 RETRY: Final = 2.0  # seconds between two attempts to take the address over
 _LOOKS: Final = 3  # at the first start: a connection that leaves this machine may have the port for a moment
 _LOOK_TIMEOUT: Final = 2.0  # seconds
@@ -53,7 +54,12 @@ def place(directory: Path, settings: Settings, *, port: int) -> SandboxPlace:
         "tools": {"folders": [*settings.tools.folders, EXAMPLES / "tools"]},
         "sandbox": {"loopback_upstreams": True},
     }
-    return SandboxPlace(directory / "sandbox", sections)
+    return SandboxPlace(directory / _FOLDER, sections)
+
+
+def is_sandbox(data: Path) -> bool:
+    """Whether this is where `--sandbox` keeps its data."""
+    return data.name == _FOLDER
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ using-token-rotation, using-pkce), developers.google.com (identity/protocols/oau
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -19,6 +20,42 @@ _GOOGLE_PARTS: Final = (
     ("calendar", "Google Calendar API", f"{_SCOPE}calendar"),
     ("mail", "Gmail API", f"{_SCOPE}gmail"),
     ("files", "Google Drive API", f"{_SCOPE}drive"),
+)
+# Shapes of client ids, from the providers' documentation. An id of a service without one is not judged.
+_IDS: Final = {
+    "google": re.compile(r"[\w.-]+\.apps\.googleusercontent\.com"),
+    "slack": re.compile(r"\d{6,}\.\d{6,}"),
+    "github": re.compile(r"(Iv|Ov)\w{1,2}\.?\w{10,40}|[0-9a-f]{20}"),
+    "microsoft": re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"),
+    "square": re.compile(r"(sandbox-)?sq0id[pb]-[\w-]+"),
+}
+_TITLES: Final = {
+    "google": "Google",
+    "slack": "Slack",
+    "github": "GitHub",
+    "microsoft": "Microsoft",
+    "square": "Square",
+}
+_LOOKS: Final = {
+    "google": "ends in .apps.googleusercontent.com",
+    "slack": "is two numbers with a dot between them; the App ID begins with A0",
+    "github": "begins with Iv or Ov; the App ID is a number",
+    "microsoft": "is the Application (client) ID, such as 11111111-2222-3333-4444-555555555555",
+    "square": "begins with sq0idp-",
+}
+_HOSTS: Final = {  # of token endpoints
+    "oauth2.googleapis.com": "google",
+    "slack.com": "slack",
+    "github.com": "github",
+    "login.microsoftonline.com": "microsoft",
+    "connect.squareup.com": "square",
+}
+# Beginnings of secrets: what it is, and whose client secret, if it is one.
+_SECRETS: Final = (
+    (re.compile(r"GOCSPX-"), "Google's client secret", "google"),
+    (re.compile(r"(sandbox-)?sq0cs[pb]-"), "Square's application secret", "square"),
+    (re.compile(r"xox|xapp-"), "a Slack token", ""),
+    (re.compile(r"gh[opusr]_|github_pat_"), "a GitHub token", ""),
 )
 _UNKNOWN_ENDINGS: Final = frozenset({"test", "local", "internal", "lan", "home", "localdomain", "example", "invalid"})
 
@@ -173,25 +210,44 @@ def _google(redirect_uri: str, scopes: tuple[str, ...]) -> Guide:
     )
 
 
-def id_problem(provider: str, client_id: str) -> str | None:
-    """Why this cannot be a client id; None when it may be one."""
+def service_of(name: str, *, token_url: str, ships: bool) -> str:
+    """Whose client ids a provider uses, by its token endpoint; "" for a file of the operator's own, which may be any's.
+
+    `ships`: the provider file is one of ours.
+    """
+    return _HOSTS.get(urlsplit(token_url).hostname or "", name if ships else "")
+
+
+def id_problem(service: str, client_id: str) -> str | None:
+    """Why this cannot be a client id of that service (see `service_of`); None when it may be one."""
     if not client_id or not client_id.isprintable() or any(c.isspace() for c in client_id) or len(client_id) > 200:
         return "the client ID is empty or contains spaces: copy it again"
-    if client_id.startswith("GOCSPX-"):
-        return "that's Google's client secret; the client ID ends in .apps.googleusercontent.com"
-    if client_id.startswith(("xox", "xapp-", "xoxe")):
-        return "that's a Slack token; copy the Client ID from Basic Information, App Credentials"
-    if provider == "slack" and client_id.startswith("A0") and client_id.isalnum():
-        return "that's Slack's App ID; the Client ID contains a dot"
-    return None
+    for shape, what, _ in _SECRETS:
+        if shape.match(client_id):
+            return f"that's {what}; copy the client ID"
+    owner = next((name for name, shape in _IDS.items() if shape.fullmatch(client_id)), None)
+    if service in _IDS:
+        if owner == service:
+            return None
+        return f"a client ID of {_TITLES[service]} {_LOOKS[service]}" if owner is None else _of_another(owner)
+    return _of_another(owner) if service and owner in {"google", "slack", "square"} else None
 
 
-def secret_problem(secret: str) -> str | None:
-    """Why this cannot be a client secret; None when it may be one."""
+def secret_problem(secret: str, *, service: str = "", client_id: str = "") -> str | None:
+    """Why this cannot be a client secret of that service; None when it may be one."""
     if not secret or not secret.isprintable() or any(c.isspace() for c in secret) or len(secret) > 500:
         return "the client secret is empty or contains spaces: copy it again"
-    if secret.endswith(".apps.googleusercontent.com"):
+    if _IDS["google"].fullmatch(secret):
         return "that's Google's client ID; copy the client secret"
-    if secret.startswith(("xox", "xapp-")):
-        return "that's a Slack token; copy the Client Secret from Basic Information, App Credentials"
+    if secret == client_id:
+        return "that's the client ID again; copy the client secret"
+    if service == "microsoft" and _IDS["microsoft"].fullmatch(secret):
+        return "that's the Secret ID; copy the secret's Value, which is shown only once"
+    for shape, what, whose in _SECRETS:
+        if shape.match(secret) and (not whose or service not in {"", whose}):
+            return f"that's {what}; copy the client secret"
     return None
+
+
+def _of_another(owner: str) -> str:
+    return f"that's a client ID of {_TITLES[owner]}; copy the one of this service's app"

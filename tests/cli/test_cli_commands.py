@@ -172,19 +172,28 @@ async def test_one_thing_is_shown_in_words_for_people(place: Place) -> None:
         assert word not in shown
 
 
-async def test_the_link_to_connect_says_what_has_to_be_set_up_first(place: Place) -> None:
-    for client_id, is_said in (("", True), ('[providers.slack]\nclient_id = "1.2"\n', False)):
-        with (place.data / "config.toml").open("a") as settings:
-            settings.write(client_id)
-        made = await run(place, "connections", "connect", "slack")
-        assert made.exit_code == 0
-        assert made.stdout.startswith(f"{place.url}/sign-in/local?")
-        assert ("token-vault providers setup slack" in made.stderr) is is_said
+async def test_an_account_of_a_provider_that_is_not_set_up_gets_no_link(place: Place) -> None:
+    refused = await run(place, "connections", "connect", "slack")
+    assert refused.exit_code == 1
+    assert refused.stdout == ""
+    assert "Run token-vault providers setup slack, then restart" in refused.stderr
+    with (place.data / "config.toml").open("a") as settings:
+        settings.write('[providers.slack]\nclient_id = "1.2"\n')
+    made = await run(place, "connections", "connect", "slack")
+    assert made.exit_code == 0
+    assert made.stdout.startswith(f"{place.url}/sign-in/local?")
+
+
+async def test_a_sandbox_gives_links_to_the_stand_ins_that_only_its_process_knows(place: Place) -> None:
+    sandbox = Place(place.data.rename(place.data.with_name("sandbox")), place.port)
+    made = await run(sandbox, "connections", "connect", "slack")
+    assert made.exit_code == 0, made.stderr
 
 
 @pytest.mark.parametrize("option", [(), ("--admin",)])
 async def test_the_only_user_is_signed_in_unasked_only_as_admin(place: Place, option: tuple[str, ...]) -> None:
     """The only user may be somebody whom a provider let in: the operator must not connect accounts as them."""
+    place.configure({"providers": {"slack": {"client_id": "1.2"}}})
     made = await run(place, "users", "add", "somebody", "--password-stdin", *option, feed="a long enough password\n")
     assert made.exit_code == 0, made.stderr
     for command in (("sign-in",), ("connections", "connect", "slack")):
@@ -197,6 +206,7 @@ async def test_the_only_user_is_signed_in_unasked_only_as_admin(place: Place, op
 async def test_the_owner_gets_a_one_time_link_and_connects_from_it(place: Place) -> None:
     made = await content(place, "sign-in")
     assert made["url"].startswith(f"{place.url}/sign-in/local?ticket=")
+    place.configure({"providers": {"google": {"client_id": "1", "client_secret": "2"}}})
     link = await content(place, "connections", "connect", "google-calendar")
     assert "return_to=%2Fconnections%2Fconnect%3Fprovider%3Dgoogle-calendar" in link["url"]
     shown = await content(place, "providers", "show", "google-calendar")

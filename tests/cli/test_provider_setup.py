@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
@@ -19,6 +20,7 @@ from providers.simulator.running import running_simulator
 from server.app import open_deployment
 from server.lifecycle.moved import notice_move
 from server.settings import load_settings
+from server.setup.provider_consoles import id_problem, secret_problem, service_of
 from server.setup.settings_file import ConfigFileRefused, with_values
 from tests.cli.test_cli_commands import content, run
 from tests.support.processes import Place, free_port
@@ -193,7 +195,7 @@ async def test_undo_of_the_first_settings_file_removes_it(place: Place) -> None:
         ),
         (("google", "--client-id", GOOGLE_ID), "", "--client-secret-stdin"),
         (("slack", "--client-id", "xoxe.xoxp-1"), "", "that's a Slack token"),
-        (("slack", "--client-id", "A0123456789"), "", "that's Slack's App ID"),
+        (("slack", "--client-id", "A0123456789"), "", "the App ID begins with A0"),
         (("slack", "--client-id", SLACK_ID, "--client-secret-stdin"), SECRET, "takes no secret on loopback"),
         (("slack",), "", "no terminal to ask on; pass --client-id"),
         (("nobody",), "", "no provider 'nobody'"),
@@ -352,12 +354,12 @@ async def test_a_service_that_only_its_file_describes_is_set_up_with_its_inputs(
     assert f"Redirect URLs: {place.url}/connect/callback/zendesk" in shown.stdout
     before = config(place).read_text(encoding="utf-8")
     words = ("providers", "setup", "zendesk", "--client-id", "ours", "--client-secret-stdin")
-    missing = await run(place, *words, feed=SECRET + "\n")
+    missing = await run(place, *words, feed="a-secret\n")
     assert missing.exit_code == 1 and "inputs.subdomain: missing" in missing.stderr
     for wrong in ("subdomain=acme.evil.example/x", "subdomain", "town=x"):
-        assert (await run(place, *words, "--input", wrong, feed=SECRET + "\n")).exit_code == 1
+        assert (await run(place, *words, "--input", wrong, feed="a-secret\n")).exit_code == 1
     assert config(place).read_text(encoding="utf-8") == before
-    await content(place, *words, "--input", "subdomain=acme", feed=SECRET + "\n")
+    await content(place, *words, "--input", "subdomain=acme", feed="a-secret\n")
     section = tomllib.loads(config(place).read_text(encoding="utf-8"))["providers"]["zendesk"]
     assert (section["client_id"], section["inputs"]) == ("ours", {"subdomain": "acme"})
     async with open_deployment(load_settings(data=place.data), data=place.data) as deployment:
@@ -381,3 +383,122 @@ async def test_an_app_without_a_secret_is_asked_for_none(place: Place) -> None:
     made = await content(place, "providers", "setup", "etsy", "--client-id", "ours")
     assert isinstance(made, dict)
     assert (made["client"], made["secret_file"]) == ("public", None)
+
+
+UUID = "11111111-2222-3333-4444-555555555555"
+
+
+@pytest.mark.parametrize(
+    ("service", "client_id", "said"),
+    [
+        ("slack", GOOGLE_ID, "a client ID of Google"),
+        ("airtable", GOOGLE_ID, "a client ID of Google"),
+        ("google", SLACK_ID, "a client ID of Slack"),
+        ("google", "1234-abcd", "ends in .apps.googleusercontent.com"),
+        ("github", "1234567", "the App ID is a number"),
+        ("github", "ghp_0123456789", "a GitHub token"),
+        ("microsoft", "Token Vault", "contains spaces"),
+        ("microsoft", "token-vault", "Application (client) ID"),
+        ("square", "sq0csp-0123456789", "Square's application secret"),
+        ("slack", "A0123456789", "the App ID begins with A0"),
+        ("slack", SLACK_ID, None),
+        ("google", GOOGLE_ID, None),
+        ("github", "Iv1.0123456789abcdef", None),
+        ("github", "Ov23li0123456789abcd", None),
+        ("github", "0123456789abcdef0123", None),
+        ("microsoft", UUID, None),
+        ("square", "sq0idp-0123456789abcdefghij", None),
+        ("airtable", UUID, None),
+        ("", GOOGLE_ID, None),
+    ],
+)
+def test_the_shape_of_a_client_id_is_checked_where_it_is_known(service: str, client_id: str, said: str | None) -> None:
+    problem = id_problem(service, client_id)
+    assert problem is None if said is None else problem is not None and said in problem
+
+
+@pytest.mark.parametrize(
+    ("service", "secret", "said"),
+    [
+        ("google", GOOGLE_ID, "Google's client ID"),
+        ("slack", SECRET, "Google's client secret"),
+        ("microsoft", UUID, "the Secret ID"),
+        ("slack", SLACK_ID, "the client ID again"),
+        ("github", "ghp_0123456789", "a GitHub token"),
+        ("google", SECRET, None),
+        ("", SECRET, None),
+        ("microsoft", "a~Value.of-the_secret", None),
+        ("square", "sq0csp-0123456789", None),
+    ],
+)
+def test_the_shape_of_a_client_secret_is_checked_where_it_is_known(service: str, secret: str, said: str | None) -> None:
+    problem = secret_problem(secret, service=service, client_id=SLACK_ID)
+    assert problem is None if said is None else problem is not None and said in problem
+
+
+def test_the_service_is_known_by_its_token_endpoint() -> None:
+    token_url = "https://oauth2.googleapis.com/token"
+    assert service_of("google-of-the-company", token_url=token_url, ships=False) == "google"
+    assert service_of("airtable", token_url="https://airtable.com/oauth2/v1/token", ships=True) == "airtable"
+    assert service_of("mine", token_url="https://id.example/token", ships=False) == ""
+
+
+async def type_on_a_terminal(place: Place, *command: str, answers: list[tuple[str, str]]) -> tuple[int, str]:
+    """Each answer is typed once its question is shown; exit code and everything that a person sees."""
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *place.arguments(*command),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=place.environment() | {"TERM": "dumb"},
+    )
+    os.close(theirs)
+
+    def read() -> str:
+        seen, rest, waiting = "", "", list(answers)
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while part := os.read(ours, 65536):
+                seen += part.decode()
+                rest += part.decode()
+                if waiting and f"{waiting[0][0]}: " in rest:
+                    rest = ""
+                    os.write(ours, f"{waiting.pop(0)[1]}\n".encode())
+        assert not waiting, seen
+        return seen
+
+    async with asyncio.timeout(40):
+        seen = await asyncio.to_thread(read)
+        code = await process.wait()
+    os.close(ours)
+    return code, seen
+
+
+async def test_a_bad_entry_is_asked_for_again(place: Place) -> None:
+    code, seen = await type_on_a_terminal(
+        place,
+        "providers",
+        "setup",
+        "google",
+        answers=[
+            ("Client ID", SLACK_ID),
+            ("Client ID", GOOGLE_ID),
+            ("Client secret", GOOGLE_ID),
+            ("Client secret", SECRET),
+        ],
+    )
+    assert code == 0, seen
+    assert "That's a client ID of Slack; copy the one of this service's app." in seen
+    assert "That's Google's client ID; copy the client secret." in seen
+    assert SECRET not in seen
+    assert (place.data / "google.secret").read_text(encoding="utf-8").strip() == SECRET
+
+
+@pytest.mark.parametrize("name", ["github", "microsoft", "dropbox", "box", "square"])
+async def test_a_setup_names_the_console_and_where_the_redirect_url_goes(place: Place, name: str) -> None:
+    more = ("--input", "tenant=common") if name == "microsoft" else ()
+    shown = await content(place, "providers", "setup", name, "--show", *more)
+    assert isinstance(shown, dict)
+    steps = list(shown["steps"])
+    assert steps[0].startswith("Open https://")
+    assert any(str(shown["redirect_uri"]) in step for step in steps)

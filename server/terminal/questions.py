@@ -1,0 +1,21 @@
+"""Questions to the person at the terminal, asked again until the answer can be right."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import typer
+
+from server.runtime.printable import printable
+
+
+def ask(question: str, *, problem_of: Callable[[str], str | None], is_secret: bool = False, default: str = "") -> str:
+    """The answer, without blanks around it, of which `problem_of` says nothing. Ctrl-C ends the command."""
+    while True:
+        given = typer.prompt(question, err=True, hide_input=is_secret, default=default or None)
+        answer = str(given).strip()
+        problem = problem_of(answer)
+        if problem is None:
+            return answer
+        sys.stderr.write(f"{printable(problem[0].upper() + problem[1:])}.\n")
