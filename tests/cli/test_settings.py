@@ -61,7 +61,7 @@ def test_each_secret_can_come_from_a_file(tmp_path: Path) -> None:
     given = load_settings(overrides={"providers": {"slack": {"client_secret_file": str(secret)}}})
     assert given.providers["slack"].secret("slack") == "from the file"
     both = load_settings(overrides={"providers": {"slack": {"client_secret_file": str(secret), "client_secret": "x"}}})
-    with pytest.raises(SettingsRefused, match="client_secret and providers.slack.client_secret_file are both set"):
+    with pytest.raises(SettingsRefused, match=r"client_secret and providers\.slack\.client_secret_file are both set"):
         both.providers["slack"].secret("slack")
     missing = load_settings(overrides={"database": {"url_file": str(tmp_path / "nowhere")}})
     with pytest.raises(SettingsRefused, match=r"database\.url_file: cannot read"):
