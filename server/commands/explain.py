@@ -50,7 +50,7 @@ def explain(
     wanted = None if scopes is None else frozenset(" ".join(scopes).split())
     found, handing = setup.run(_explain(setup, user, client=client, connection=connection, scopes=wanted))
     _show(setup, found, handing)
-    if found.failing is not None:
+    if found.first_failure is not None:
         raise typer.Exit(1)
 
 
@@ -94,7 +94,7 @@ async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found:
 
     client = await clients.get_client(deployment.database, question.client_id)
     owner = await users.find_user(deployment.database, question.user_name)
-    if found.failing is not None or client is None or owner is None:
+    if found.first_failure is not None or client is None or owner is None:
         return None
     connection = await connections.get_connection(deployment.database, question.connection_id, user_id=owner.id)
     if connection is None:
@@ -111,7 +111,7 @@ async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found:
 def _show(setup: Setup, found: Explanation, handing: _HandedOut | None) -> None:
     from vault.exchange.explain import StepOutcome
 
-    failing = found.failing
+    failing = found.first_failure
     if setup.as_json:
         setup.show_json(
             {

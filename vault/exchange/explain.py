@@ -76,7 +76,7 @@ class CheckedStep:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`failing` None: the exchange would return a token with `scopes`, enforced as `narrowing` says.
+    """`first_failure` None: the exchange would return a token with `scopes`, enforced as `narrowing` says.
 
     `asks`: only for a tool call that the person approves; any other exchange is refused.
     """
@@ -88,7 +88,7 @@ class Explanation:
     asks: bool = False
 
     @property
-    def failing(self) -> FailedStep | None:
+    def first_failure(self) -> FailedStep | None:
         """The first failure: what the exchange would refuse with."""
         return next((one.failure for one in self.steps if one.failure is not None), None)
 

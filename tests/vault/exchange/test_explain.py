@@ -52,7 +52,7 @@ async def assert_same(
     room: Room, connection: Connection, step: ExchangeStep, scopes: frozenset[str] | None = WISH
 ) -> None:
     """Explain names the step, with the code and the sentence of the exchange."""
-    found = (await ask(room, connection, scopes=scopes)).failing
+    found = (await ask(room, connection, scopes=scopes)).first_failure
     assert found is not None
     assert found.step is step
     assert found.fix
@@ -62,7 +62,7 @@ async def assert_same(
 
 async def assert_works(room: Room, connection: Connection, scopes: frozenset[str] | None = WISH) -> Explanation:
     found = await ask(room, connection, scopes=scopes)
-    assert found.failing is None, found.failing
+    assert found.first_failure is None, found.first_failure
     assert set(ExchangeStep) - set(found.passed_steps) == {ExchangeStep.UPSTREAM}
     return found
 
@@ -94,16 +94,16 @@ async def test_a_provider_that_narrows_is_explained_with_the_token_that_it_would
 
 async def test_an_unknown_or_disabled_user(room: Room) -> None:
     connection = await room.connect()
-    assert (await ask(room, connection, user_name="nobody")).failing.step is ExchangeStep.USER
+    assert (await ask(room, connection, user_name="nobody")).first_failure.step is ExchangeStep.USER
     async with room.database.transaction() as transaction:
         await users.disable_user(transaction, room.alice.user.id, now=room.now)
-    found = (await ask(room, connection)).failing
+    found = (await ask(room, connection)).first_failure
     assert found is not None
     assert (found.step, found.code) == (ExchangeStep.USER, (await refusal(room, connection)).code)
     assert "users enable alice" in found.fix
     async with room.database.transaction() as transaction:
         await users.enable_user(transaction, room.alice.user.id)
-    after = (await ask(room, connection)).failing
+    after = (await ask(room, connection)).first_failure
     assert after is not None  # disabling ended the agent's grant as well
     assert after.step is ExchangeStep.GRANT
 
@@ -111,10 +111,10 @@ async def test_an_unknown_or_disabled_user(room: Room) -> None:
 async def test_an_unknown_or_removed_client(room: Room) -> None:
     connection = await room.connect()
     await assert_works(room, connection)
-    assert (await ask(room, connection, client_id="nobody")).failing.step is ExchangeStep.CLIENT
+    assert (await ask(room, connection, client_id="nobody")).first_failure.step is ExchangeStep.CLIENT
     async with room.database.transaction() as transaction:
         await clients.remove_client(transaction, room.alice.client.id, now=room.now)
-    found = (await ask(room, connection)).failing
+    found = (await ask(room, connection)).first_failure
     assert found is not None
     assert (found.step, found.code) == (ExchangeStep.CLIENT, (await refusal(room, connection)).code)
 
@@ -124,7 +124,7 @@ async def test_a_grant_that_was_ended(room: Room) -> None:
     await assert_works(room, connection)
     async with room.database.transaction() as transaction:
         await grants.revoke_grant(transaction, room.alice.grant.id, reason="user", now=room.now)
-    found = (await ask(room, connection)).failing
+    found = (await ask(room, connection)).first_failure
     assert found is not None
     assert (found.step, found.code) == (ExchangeStep.GRANT, (await refusal(room, connection)).code)
     assert "sign in again" in found.fix
@@ -133,10 +133,10 @@ async def test_a_grant_that_was_ended(room: Room) -> None:
 async def test_a_connection_that_is_not_there_or_was_disconnected(room: Room) -> None:
     connection = await room.connect()
     await assert_works(room, connection)
-    assert (await ask(room, "nothing")).failing.step is ExchangeStep.CONNECTION
+    assert (await ask(room, "nothing")).first_failure.step is ExchangeStep.CONNECTION
     async with room.database.transaction() as transaction:
         await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
-    found = (await ask(room, connection)).failing
+    found = (await ask(room, connection)).first_failure
     assert found is not None
     assert (found.step, found.code) == (ExchangeStep.CONNECTION, (await refusal(room, connection)).code)
     assert "was disconnected" in found.sentence
@@ -147,10 +147,10 @@ async def test_another_users_connection_is_not_there(room: Room, store: Store) -
 
     bob = await seed(room.database, name="bob", client_id="agent-2")
     connection = await room.connect(whose=bob)
-    found = (await ask(room, connection)).failing
+    found = (await ask(room, connection)).first_failure
     assert found is not None
     assert (found.step, found.sentence) == (ExchangeStep.CONNECTION, "alice has no such connection.")
-    assert (await ask(room, connection, user_name="bob", client_id="agent-2")).failing is None
+    assert (await ask(room, connection, user_name="bob", client_id="agent-2")).first_failure is None
 
 
 async def test_a_provider_whose_file_is_gone(room: Room) -> None:
@@ -220,11 +220,11 @@ async def test_a_refresh_that_was_never_answered(store: Store) -> None:
         room.slack.faults.append(Fault(before=Silent("timeout")))
         await refusal(room, connection)
         await assert_same(room, connection, ExchangeStep.TOKEN)
-        found = (await ask(room, connection)).failing
+        found = (await ask(room, connection)).first_failure
         assert found is not None
         assert found.fix == "no action needed: the vault retries until the provider answers"
         room.pass_time(HANDLING)  # the old token has run out: trying again can lose nothing more
-        assert (await ask(room, connection)).failing is None
+        assert (await ask(room, connection)).first_failure is None
         await assert_works(room, connection)
 
 
@@ -236,7 +236,7 @@ async def test_a_refresh_that_may_still_be_answered(store: Store) -> None:
         room.slack.faults.append(Fault(before=Silent("timeout")))
         await refusal(room, connection)
         await assert_same(room, connection, ExchangeStep.TOKEN)
-        found = (await ask(room, connection)).failing
+        found = (await ask(room, connection)).first_failure
         assert found is not None
         assert (found.code, found.fix[:13]) == ("temporarily_unavailable", "no action nee")
 
@@ -259,7 +259,7 @@ async def test_what_ends_between_two_reads_is_said_to_have_changed(room: Room) -
 
     question = ExchangeQuestion(room.alice.user.name, room.alice.client.id, connection.id, WISH)
     late = replace(room.vault, database=Meanwhile())
-    found = (await explain(question, vault=late, now=room.now)).failing
+    found = (await explain(question, vault=late, now=room.now)).first_failure
     assert found is not None
     assert (found.step, found.code) == (ExchangeStep.CONNECTION, "connection_required")
     assert "just changed" in found.fix
@@ -271,7 +271,7 @@ async def test_a_provider_that_is_not_set_up_any_more(room: Room) -> None:
     upstreams = dict(room.vault.upstreams)
     room.vault = replace(room.vault, upstreams={})
     await assert_same(room, connection, ExchangeStep.TOKEN)
-    found = (await ask(room, connection)).failing
+    found = (await ask(room, connection)).first_failure
     assert found is not None
     assert "providers.slack.client_id" in found.fix
     room.vault = replace(room.vault, upstreams=upstreams)
@@ -283,7 +283,7 @@ async def test_a_destroyed_key(room: Room) -> None:
     await assert_works(room, connection)
     async with room.database.transaction() as transaction:
         await room.vault.keys.destroy_connection_key(transaction, connection.id)
-    found = (await ask(room, connection)).failing
+    found = (await ask(room, connection)).first_failure
     assert found is not None
     assert (found.step, found.code) == (ExchangeStep.TOKEN, (await refusal(room, connection)).code)
 
@@ -338,7 +338,7 @@ async def test_a_call_that_needs_a_yes_is_said_to(room: Room) -> None:
     async with room.database.transaction() as transaction:
         await delegations.set_ask(transaction, **which, ask=WISH, now=room.now)
     found = await ask(room, connection)
-    assert (found.failing, found.asks, outcomes(found)["approval"]) == (None, True, "not checked")
+    assert (found.first_failure, found.asks, outcomes(found)["approval"]) == (None, True, "not checked")
     assert (await refusal(room, connection)).code == "approval_required"
     async with room.database.transaction() as transaction:
         await delegations.set_ask(transaction, **which, ask=frozenset(), now=room.now)

@@ -538,7 +538,7 @@ async def test_explaining_says_whether_a_refresh_comes_before_the_narrow_token(p
     alice = place.room.alice
     question = ExchangeQuestion(alice.user.name, alice.client.id, connection.id, place.family.narrow)
     found = await explain(question, vault=place.room.vault, now=place.room.now)
-    assert (found.failing, found.narrowing) == (None, "upstream")
+    assert (found.first_failure, found.narrowing) == (None, "upstream")
     assert found.refreshes == (place.family.provider == "google")
     place.room.pass_time(4000)
     assert (await explain(question, vault=place.room.vault, now=place.room.now)).refreshes
