@@ -35,6 +35,7 @@ _TOOLS = """# Tools
 The tools that ship with Token Vault; see [Use tools](../guides/tools.md). Each line has the effect, the scopes, and
 what the tool does; `token-vault tools list --json` prints arguments and results. The effect is `read`, `create` (a
 repeated call creates another), or `change` (can change or delete); with `ask`, the person approves each call.
+Everything happens as the person.
 """
 _SERVICES = """# Services
 
@@ -65,6 +66,8 @@ def _tool(spec: ToolSpec) -> str:
     effect = "read" if spec.read_only else "change" if spec.destructive else "create"
     facts = [effect, *(["ask"] if spec.approval else []), *(f"`{scope}`" for scope in sorted(spec.scopes))]
     about = re.sub(r"[.;] ?(Not undone by calling again|A repeated call).*", ".", spec.description).strip()
+    about = re.sub(r",? (as the person|(under|in) the person's( own)? name)\b", "", about)
+    about = about.replace("the person's", "the")
     return f"- `{spec.name}` ({', '.join(facts)}): {about}\n"
 
 
