@@ -179,8 +179,8 @@ class TokenSettings(_Section):
         default=86400,
         ge=30,
         le=86400,
-        description="Lifetime in seconds of an access token without a refresh token, for clients that didn't register "
-        "the grant `refresh_token`",
+        description="Lifetime in seconds of an access token for clients that didn't register the grant "
+        "`refresh_token`, or that registered anew after they let the last one end without a refresh",
     )
     refresh_lifetime: int = Field(
         default=365 * 86400,

@@ -128,6 +128,35 @@ async def list_of_user(reader: Reader, user_id: str, *, name: str) -> tuple[Clie
     return tuple(client_of(row) for row in rows)
 
 
+async def list_former(
+    reader: Reader, user_id: str, *, name: str, besides: str, before: int
+) -> tuple[tuple[Client, bool], ...]:
+    """Other clients of this name that got a refresh token of the user until `before`, and whether they used it.
+
+    At most MOST_NAMESAKES, newest sign-in first; their access may have ended since.
+    """
+    rows = await reader.fetch(
+        "select c.id, c.kind, c.name, c.auth_method, c.redirect_uris, c.grant_types, c.resources, c.secret_hash,"
+        " c.registration_hash, c.metadata, c.created_at, c.last_used_at, c.removed_at,"
+        " (select count(*) from refresh_tokens r where r.tenant = :tenant and r.grant_id = g.id"
+        " and r.consumed_at is not null) as refreshes"
+        " from grants g cross join clients c"  # in this order: SQLite keeps it
+        " where g.tenant = :tenant and g.user_id = :user_id and g.created_at <= :before"
+        " and c.tenant = :tenant and c.id = g.client_id and c.name = :name and c.id <> :besides"
+        " and exists (select 1 from refresh_tokens r where r.tenant = :tenant and r.grant_id = g.id)"
+        " order by g.created_at desc, g.id limit :most",
+        {
+            "tenant": TENANT,
+            "user_id": user_id,
+            "name": name,
+            "besides": besides,
+            "before": before,
+            "most": MOST_NAMESAKES,
+        },
+    )
+    return tuple((client_of(row), integer(row, "refreshes") > 0) for row in rows)
+
+
 async def update_client(transaction: Transaction, client: Client) -> bool:
     """Replace the registration (RFC 7592 §2.2). Kind and age stay. False when the client is gone."""
     return (

@@ -20,7 +20,7 @@ from server.http.answers import json_answer
 from server.oauth import device, dpop, identity, tokens, wire
 from server.oauth.authorization_request import AuthorizationRequest, stored_request
 from server.oauth.clients import authentication
-from server.oauth.clients.rules import DEVICE_GRANT
+from server.oauth.clients.rules import DEVICE_GRANT, is_same_software
 from server.oauth.exchange import exchange
 from server.oauth.exchange.recent import RepeatableRequest, RepeatedExchanges, question_of
 from server.oauth.parameters import Parameters
@@ -35,6 +35,7 @@ from vault import tokens as refresh_tokens
 from vault.audit import audit
 from vault.records import Client, Event, Grant, Ticket, format_scope, parse_scope
 from vault.refusals import TransitionRefused, VaultError
+from vault.storage.database import Reader
 from vault.token_rules import RepeatVerdict
 
 
@@ -119,9 +120,10 @@ async def _proved_key(deployment: Deployment, request: Request, client: Client) 
 async def _answer(deployment: Deployment, issue: TokenGrant, asked: TokenRequest) -> Response:
     """RFC 6749 §5.1. Always names the scope: it can be less than requested.
 
-    A client that cannot refresh must sign in again when its access token ends, so that one lives longer.
+    A client that cannot refresh, or does not, signs in again when its access token ends, so that one lives longer.
     """
     settings = deployment.settings.tokens
+    is_alone = issue.refresh_token is None or issue.is_left_alone
     access_token, lifetime = tokens.mint(
         deployment,
         issue.grant,
@@ -129,7 +131,7 @@ async def _answer(deployment: Deployment, issue: TokenGrant, asked: TokenRequest
         audience=issue.resource,
         now=asked.now,
         key_thumbprint=asked.key_thumbprint,
-        lifetime=settings.access_lifetime_alone if issue.refresh_token is None else settings.access_lifetime,
+        lifetime=settings.access_lifetime_alone if is_alone else settings.access_lifetime,
     )
     content: dict[str, object] = {
         "access_token": access_token,
@@ -212,12 +214,38 @@ async def _redeem(
                     key_thumbprint=asked.key_thumbprint if asked.client.is_public else None,
                     network=network_of(asked.address),
                 )
+            is_left_alone = await _lets_access_end(deployment, redemption.transaction, asked, user_id=user.id)
             await clients.touch(redemption.transaction, asked.client.id, now=asked.now)
             await audit.append(redemption.transaction, _event("grant.created", grant), now=asked.now)
     except TransitionRefused as refusal:
         raise _invalid_code(refusal.detail) from refusal
     ends_at = None if refresh_token is None else lifetimes.first_end(asked.now)
-    return TokenGrant(grant, scopes, resource, refresh_token, ends_at, wanted.nonce, wanted.auth_time)
+    return TokenGrant(
+        grant,
+        scopes,
+        resource,
+        refresh_token,
+        ends_at,
+        wanted.nonce,
+        wanted.auth_time,
+        is_left_alone=is_left_alone,
+    )
+
+
+async def _lets_access_end(deployment: Deployment, reader: Reader, asked: TokenRequest, *, user_id: str) -> bool:
+    """Whether the person's last registration of the same software let its access token end and registered anew.
+
+    It would do so again at each end. The longer token gives it nothing that it could not have by registering without
+    the grant `refresh_token`; the grant is read on every call all the same.
+    """
+    ended = asked.now - deployment.settings.tokens.access_lifetime
+    client = asked.client
+    for former, refreshes in await clients.list_former(
+        reader, user_id, name=client.name, besides=client.id, before=ended
+    ):
+        if is_same_software(former, client):
+            return not refreshes
+    return False
 
 
 def _invalid_code(detail: str) -> OAuthError:

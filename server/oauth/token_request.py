@@ -39,6 +39,7 @@ class TokenGrant:
     refresh_expires_at: int | None = None  # unless it is used before
     nonce: str | None = None
     auth_time: int | None = None  # of the original sign-in; a refresh does not repeat it
+    is_left_alone: bool = False  # the client will not use its refresh token
 
 
 @dataclass(frozen=True, slots=True)

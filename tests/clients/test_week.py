@@ -27,6 +27,7 @@ async def test_no_client_falls_out(tmp_path: Path) -> None:
     assert figures["mcp-remote"].crashes > 0
     assert clicks.again > 0, "who registers anew is recognized"
     assert figures["mcp-use"].by_itself == 1, "it never refreshes, and signs in once a day"
+    assert figures["mcporter"].by_itself == 2, "it never refreshes, which the vault sees at its second registration"
 
 
 async def test_the_kit_notices_a_server_whose_tokens_count_once(tmp_path: Path) -> None:
@@ -36,10 +37,14 @@ async def test_the_kit_notices_a_server_whose_tokens_count_once(tmp_path: Path) 
     assert "Gemini CLI" not in fallen, "one process that loses nothing"
 
 
-@pytest.mark.parametrize(("lifetime", "most"), [(3600, 24), (86400, 1)])
-async def test_an_operator_spares_who_never_refreshes(tmp_path: Path, lifetime: int, most: int) -> None:
+@pytest.mark.parametrize(
+    ("tokens", "most"), [({}, 2), ({"access_lifetime": 86400}, 1), ({"access_lifetime_alone": 3600}, 24)]
+)
+async def test_an_operator_decides_how_often_who_never_refreshes_signs_in(
+    tmp_path: Path, tokens: dict[str, int], most: int
+) -> None:
     habits = tuple(habit for habit in HABITS if habit.registers_each_expiry)
-    playing, clicks = await play_here(tmp_path / "data", days=2, habits=habits, tokens={"access_lifetime": lifetime})
+    playing, clicks = await play_here(tmp_path / "data", days=2, habits=habits, tokens=tokens)
     (one,) = playing
     assert one.figures.unwanted == 0
     assert 0 < one.figures.by_itself <= most

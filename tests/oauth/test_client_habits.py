@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator, Mapping
 
 import pytest
 import pytest_asyncio
 
+from tests.support.harness import PASSWORD
 from tests.support.mcp_room import Room, modern, modern_headers, room
-from tests.support.oauth_world import REDIRECT, World, pkce, query_of
+from tests.support.oauth_world import REDIRECT, World, claims_of, pkce, query_of
 
 pytest_plugins = ["tests.support.oauth_fixtures"]
 
@@ -78,6 +80,63 @@ async def test_a_stale_refresh_token_ends_the_grant_and_the_client_signs_in_agai
     assert await world.probe(third["access_token"]) == 401
     again = await signed_in(world, client_id)
     assert await world.probe(str(again["access_token"])) == 200
+
+
+HOUR, DAY = 3600, 86400
+
+
+async def registered_anew(world: World, name: str, *, port: int, then: str = "") -> dict[str, object]:
+    """A registration of its own at that port, signed in; `then` it may refresh, or be removed."""
+    redirect_uri = f"http://127.0.0.1:{port}/callback"
+    client = await world.register(client_name=name, redirect_uris=[redirect_uri])
+    client_id = str(client["client_id"])
+    issued = await signed_in(world, client_id, redirect_uri=redirect_uri)
+    if then == "refreshes":
+        assert (await world.refresh(client_id, str(issued["refresh_token"]))).status_code == 200
+    if then == "removed":
+        headers = {"authorization": f"Bearer {client['registration_access_token']}"}
+        assert (await world.http.delete(f"/register/{client_id}", headers=headers)).status_code == 204
+    return issued
+
+
+@pytest.mark.parametrize(
+    ("first", "after", "second", "lifetime"),
+    [
+        ({}, HOUR + 1, {}, DAY),  # it let its access end and registered anew: it would each hour
+        ({"then": "removed"}, HOUR + 1, {}, DAY),
+        ({"then": "refreshes"}, HOUR + 1, {}, HOUR),
+        ({}, HOUR - 60, {}, HOUR),  # a new start, not an end
+        ({}, HOUR + 1, {"name": "Another"}, HOUR),
+    ],
+)
+async def test_software_that_registers_anew_instead_of_refreshing_gets_a_token_for_a_day(
+    world: World, first: dict[str, str], after: int, second: dict[str, str], lifetime: int
+) -> None:
+    name = f"Software {secrets.token_hex(4)}"
+    assert (await registered_anew(world, name, port=50001, **first))["expires_in"] == HOUR
+    with world.elapsed(after):
+        issued = await registered_anew(world, **{"name": name, **second}, port=50002)
+        assert issued["expires_in"] == lifetime
+        with world.elapsed(HOUR + 1):
+            assert await lists_tools(world, issued) is (lifetime == DAY)
+
+
+async def test_a_longer_token_ends_with_its_grant_at_once_and_counts_for_one_person_alone(stored_world: World) -> None:
+    world, name = stored_world, "Software"
+    await registered_anew(world, name, port=50001)
+    other = await world.vault.add_user("other")
+    with world.elapsed(HOUR + 1):
+        issued = await registered_anew(world, name, port=50002)
+        assert issued["expires_in"] == DAY
+        async with world.vault.person() as stranger:
+            await stranger.sign_in(other.name, PASSWORD)
+            theirs = await registered_anew(World(world.vault, stranger, world.http), name, port=50003)
+        assert theirs["expires_in"] == HOUR
+        assert await lists_tools(world, issued)
+        client_id = str(claims_of(str(issued["access_token"]))["client_id"])
+        form = {"token": str(issued["refresh_token"]), "client_id": client_id}
+        assert (await world.http.post("/revoke", data=form)).status_code == 200
+        assert not await lists_tools(world, issued)
 
 
 async def test_a_removed_client_that_sends_its_dead_id_is_told_what_to_do(world: World) -> None:
