@@ -110,6 +110,23 @@ async def walk_clients(reader: Reader) -> AsyncGenerator[tuple[Client, ...]]:
         where = {"created_at": integer(rows[-1], "created_at"), "after": text(rows[-1], "id")}
 
 
+async def list_own(reader: Reader, user_id: str, *, now: int) -> tuple[Client, ...]:
+    """Every client that is signed in for a user, or that they allow something."""
+    rows = await reader.fetch(
+        "select c.id, c.kind, c.name, c.auth_method, c.redirect_uris, c.grant_types, c.resources, c.secret_hash,"
+        " c.registration_hash, c.metadata, c.created_at, c.last_used_at, c.removed_at"
+        " from (select g.client_id from grants g"
+        " where g.tenant = :tenant and g.user_id = :user_id and g.revoked_at is null"
+        " union select d.client_id from delegations d"
+        " where d.tenant = :tenant and d.user_id = :user_id and d.revoked_at is null"
+        " and (d.expires_at is null or d.expires_at > :now)"
+        ") mine cross join clients c"  # in this order: SQLite keeps it
+        " where c.tenant = :tenant and c.id = mine.client_id and c.removed_at is null",
+        {"tenant": TENANT, "user_id": user_id, "now": now},
+    )
+    return tuple(client_of(row) for row in rows)
+
+
 async def list_of_user(reader: Reader, user_id: str, *, name: str) -> tuple[Client, ...]:
     """Clients of this name that a user signed in or allowed something, at most MOST_NAMESAKES, newest sign-in first."""
     rows = await reader.fetch(

@@ -8,6 +8,7 @@ last.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from vault.records import TENANT, ApprovalState, Connection, Delegation, Event, format_scope, parse_scope
 from vault.refusals import TemporarilyUnavailable, TransitionRefused
@@ -19,6 +20,11 @@ _SELECT = """
     where tenant = :tenant and user_id = :user_id
 """
 _FOR_USER = f"{_SELECT} order by client_id, connection_id"
+_FOR_CONNECTION = f"{_SELECT} and connection_id = :connection_id order by client_id"
+_LIVE_USES = """
+    select client_id, connection_id from delegations
+    where tenant = :tenant and user_id = :user_id and revoked_at is null and (expires_at is null or expires_at > :now)
+"""
 _FOR_CLIENT = f"{_SELECT} and client_id = :client_id order by connection_id"
 _GET = f"{_SELECT} and client_id = :client_id and connection_id = :connection_id"
 
@@ -73,16 +79,19 @@ _REVOKE_CLIENT = """
 """
 
 
+_scopes = lru_cache(maxsize=2048)(parse_scope)  # a person's many delegations repeat few sets
+
+
 def _delegation(row: Row) -> Delegation:
     return Delegation(
         user_id=text(row, "user_id"),
         client_id=text(row, "client_id"),
         connection_id=text(row, "connection_id"),
-        scopes=parse_scope(text(row, "scopes")),
+        scopes=_scopes(text(row, "scopes")),
         created_at=integer(row, "created_at"),
         expires_at=integer_or_none(row, "expires_at"),
         revoked_at=integer_or_none(row, "revoked_at"),
-        ask=parse_scope(text(row, "ask")),
+        ask=_scopes(text(row, "ask")),
         is_default=integer(row, "is_default") == 1,
     )
 
@@ -219,6 +228,18 @@ async def list_for_client(reader: Reader, user_id: str, *, client_id: str) -> tu
     """What a user delegated to one agent, live or not."""
     rows = await reader.fetch(_FOR_CLIENT, {"tenant": TENANT, "user_id": user_id, "client_id": client_id})
     return tuple(_delegation(row) for row in rows)
+
+
+async def list_for_connection(reader: Reader, user_id: str, *, connection_id: str) -> tuple[Delegation, ...]:
+    """What a user delegated of one connection, live or not."""
+    rows = await reader.fetch(_FOR_CONNECTION, {"tenant": TENANT, "user_id": user_id, "connection_id": connection_id})
+    return tuple(_delegation(row) for row in rows)
+
+
+async def list_live_uses(reader: Reader, user_id: str, *, now: int) -> tuple[tuple[str, str], ...]:
+    """Which client may use which connection of a user now: pairs of their ids."""
+    rows = await reader.fetch(_LIVE_USES, {"tenant": TENANT, "user_id": user_id, "now": now})
+    return tuple(sorted((text(row, "client_id"), text(row, "connection_id")) for row in rows))
 
 
 def extended_event(connection: Connection, *, client_id: str, scopes: frozenset[str]) -> Event:

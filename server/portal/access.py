@@ -83,29 +83,62 @@ class AskableTool:
 
 
 @dataclass(frozen=True, slots=True)
+class OfferedAccount:
+    """An account, and what agents can be given of it. `write_asks`: "ask before writes" in tools and scopes."""
+
+    connection: Connection
+    provider: Provider
+    status: str
+    offers: tuple[Offer, ...]
+    tools: tuple[AskableTool, ...]
+    write_asks: frozenset[str]
+    all_scopes: frozenset[str]
+    reads: frozenset[str]
+    is_one_of_several: bool  # at its provider: one of them can be the default when the agent names none
+
+
+@dataclass(frozen=True, slots=True)
 class AccessRow:
     """One agent and one account: what can be set, and what is set. `key` names the row in its form."""
 
     key: str
     client: Client
-    connection: Connection
-    provider: str  # its title
-    status: str
-    offers: tuple[Offer, ...]
+    account: OfferedAccount
     tools: tuple[AskableTool, ...]
     setting: Setting
     expires_at: int | None = None
-    write_asks: frozenset[str] = frozenset()  # what "ask before writes" means to a release that knows tools and scopes
-    is_one_of_several: bool = False  # at its provider: one of them can be the default when the agent names none
-    used_at: int | None = None
+
+    @property
+    def connection(self) -> Connection:
+        return self.account.connection
+
+    @property
+    def provider(self) -> str:
+        return self.account.provider.title
+
+    @property
+    def status(self) -> str:
+        return self.account.status
+
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        return self.account.offers
 
     @property
     def all_scopes(self) -> frozenset[str]:
-        return frozenset(one.scope for one in self.offers)
+        return self.account.all_scopes
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset(one.scope for one in self.offers if one.reads)
+        return self.account.reads
+
+    @property
+    def write_asks(self) -> frozenset[str]:
+        return self.account.write_asks
+
+    @property
+    def is_one_of_several(self) -> bool:
+        return self.account.is_one_of_several
 
     @property
     def level(self) -> Level:
@@ -161,35 +194,37 @@ async def rows_of_agent(
     """A row for each of the person's accounts; `providers` limits them."""
     held = await delegations.list_for_client(deployment.database, user.id, client_id=client.id)
     owned = await connections.list_connections(deployment.database, user.id)
-    return agent_rows(deployment, client, owned=owned, delegated=held, providers=providers)
+    accounts = offered_accounts(deployment, owned)
+    wanted = [one for one in accounts if providers is None or one.connection.provider in providers]
+    return agent_rows(client, wanted, delegated=held, now=deployment.now())
+
+
+def offered_accounts(deployment: Deployment, owned: Sequence[Connection]) -> tuple[OfferedAccount, ...]:
+    """What agents can be given of each account whose provider is known."""
+    several = Counter(connection.provider for connection in owned)
+    found = (
+        _account_offer(deployment, connection, is_one_of_several=several[connection.provider] > 1)
+        for connection in owned
+    )
+    return tuple(one for one in found if one is not None)
 
 
 def agent_rows(
-    deployment: Deployment,
-    client: Client,
-    *,
-    owned: Sequence[Connection],
-    delegated: Sequence[Delegation],
-    providers: frozenset[str] | None = None,
+    client: Client, accounts: Iterable[OfferedAccount], *, delegated: Sequence[Delegation], now: int
 ) -> tuple[AccessRow, ...]:
     """A row for each of these accounts."""
     held = {one.connection_id: one for one in delegated}
-    several = Counter(connection.provider for connection in owned)
-    found = (
-        _row(deployment, client, connection, held=held.get(connection.id), key=connection.id)
-        for connection in owned
-        if providers is None or connection.provider in providers
+    return tuple(
+        _row(client, one, held=held.get(one.connection.id), key=one.connection.id, now=now) for one in accounts
     )
-    return tuple(replace(row, is_one_of_several=several[row.connection.provider] > 1) for row in found if row)
 
 
 def account_rows(
-    deployment: Deployment, connection: Connection, agents: Iterable[Client], *, delegated: Sequence[Delegation]
+    account: OfferedAccount, agents: Iterable[Client], *, delegated: Sequence[Delegation], now: int
 ) -> tuple[AccessRow, ...]:
     """A row for each of these agents."""
-    held = {one.client_id: one for one in delegated if one.connection_id == connection.id}
-    found = (_row(deployment, one, connection, held=held.get(one.id), key=one.id) for one in agents)
-    return tuple(row for row in found if row is not None)
+    held = {one.client_id: one for one in delegated if one.connection_id == account.connection.id}
+    return tuple(_row(one, account, held=held.get(one.id), key=one.id, now=now) for one in agents)
 
 
 def usable_providers(deployment: Deployment, client: Client, *, scopes: frozenset[str]) -> frozenset[str] | None:
@@ -200,52 +235,57 @@ def usable_providers(deployment: Deployment, client: Client, *, scopes: frozense
     return frozenset(one.provider for one in deployment.tools if one.provider is not None and one.name not in hidden)
 
 
-def _row(
-    deployment: Deployment, client: Client, connection: Connection, *, held: Delegation | None, key: str
-) -> AccessRow | None:
-    now, provider = deployment.now(), deployment.catalog.get(connection.provider)
+def _account_offer(deployment: Deployment, connection: Connection, *, is_one_of_several: bool) -> OfferedAccount | None:
+    provider = deployment.catalog.get(connection.provider)
     if provider is None:
         return None
     offered = offered_scopes(deployment.catalog, connection)
-    offers = tuple(Offer(scope, _title(provider, scope), scope in provider.reading_scopes) for scope in sorted(offered))
-    asked = _NOTHING if held is None else held.ask
     tools = [spec for spec in deployment.tools if spec.provider == provider.name]
-    write_asks = _write_asks(
-        provider,
-        offered=offered,
-        tools={f"{TOOL}{one.name}" for one in tools if not one.read_only},
-        read=_NOTHING.union(*(one.scopes for one in tools if one.read_only)),
-    )
-    known = tuple(AskableTool(f"{TOOL}{one.name}", one.title, not one.read_only) for one in tools)
-    asks_writes = WRITES in asked
-    by_itself = asked - write_asks if asks_writes else asked
-    known += tuple(
-        AskableTool(one, _title(provider, one), one not in provider.reading_scopes)
-        for one in sorted(by_itself - {tool.entry for tool in known})
-        if one in provider.scopes
-    )
-    entries = frozenset(tool.entry for tool in known)
-    setting = Setting(
-        scopes=_NOTHING,
-        asks_writes=asks_writes,  # kept without access, so that the same is asked if it comes back
-        asks=by_itself & entries,
-    )
-    if held is not None and held.is_live(now):
-        allowed = expand(held.scopes, provider.covers) & offered
-        until = "" if held.expires_at is None else _last_day(held.expires_at)
-        setting = replace(setting, scopes=allowed, until=until, is_default=held.is_default)
-    return AccessRow(
-        key=key,
-        client=client,
+    return OfferedAccount(
         connection=connection,
-        provider=provider.title,
-        status=connection.status(now),
-        offers=offers,
-        tools=known,
-        setting=setting,
-        expires_at=None if held is None else held.expires_at,
-        write_asks=write_asks,
+        provider=provider,
+        status=connection.status(deployment.now()),
+        offers=tuple(
+            Offer(scope, _title(provider, scope), scope in provider.reading_scopes) for scope in sorted(offered)
+        ),
+        tools=tuple(AskableTool(f"{TOOL}{one.name}", one.title, not one.read_only) for one in tools),
+        write_asks=_write_asks(
+            provider,
+            offered=offered,
+            tools={f"{TOOL}{one.name}" for one in tools if not one.read_only},
+            read=_NOTHING.union(*(one.scopes for one in tools if one.read_only)),
+        ),
+        all_scopes=offered,
+        reads=offered & provider.reading_scopes,
+        is_one_of_several=is_one_of_several,
     )
+
+
+def _row(client: Client, account: OfferedAccount, *, held: Delegation | None, key: str, now: int) -> AccessRow:
+    if held is None:
+        return AccessRow(key, client, account, account.tools, Setting(_NOTHING))
+    provider = account.provider
+    asks_writes = WRITES in held.ask  # kept without access, so that the same is asked if it comes back
+    asks = held.ask - account.write_asks - {WRITES} if asks_writes else held.ask
+    tools = account.tools
+    if asks:
+        named = {one.entry for one in tools}
+        tools += tuple(
+            AskableTool(one, _title(provider, one), one not in provider.reading_scopes)
+            for one in sorted(asks - named)
+            if one in provider.scopes
+        )
+        asks &= {one.entry for one in tools}
+    if not held.is_live(now):
+        return AccessRow(key, client, account, tools, Setting(_NOTHING, asks_writes, asks), held.expires_at)
+    setting = Setting(
+        scopes=expand(held.scopes, provider.covers) & account.all_scopes,
+        asks_writes=asks_writes,
+        asks=asks,
+        until="" if held.expires_at is None else _last_day(held.expires_at),
+        is_default=held.is_default,
+    )
+    return AccessRow(key, client, account, tools, setting, held.expires_at)
 
 
 def _title(provider: Provider, scope: str) -> str:

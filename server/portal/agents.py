@@ -15,9 +15,9 @@ from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from vault import clients, connections, delegations, grants
 from vault.audit import audit
-from vault.records import Client, Connection, Delegation, Event, Grant
+from vault.records import Client, Connection, Event, Grant
 
-PAGE_SIZE: Final = 50  # agents
+PAGE_SIZE: Final = 25  # agents
 ROWS: Final = 25  # accounts on an agent's page
 _SIGN_INS: Final = 10
 
@@ -47,46 +47,45 @@ class OwnAgent:
         return texts.is_unverified(self.client)
 
 
-async def own_agents(visit: OwnVisit, permitted: Sequence[Delegation]) -> list[OwnAgent]:
+async def own_agents(visit: OwnVisit) -> list[OwnAgent]:
     """Every client with a grant or a live delegation of this person, the last used first."""
     database, now = visit.deployment.database, visit.deployment.now()
-    found: dict[str, list[Grant]] = {}
+    live: dict[str, list[Grant]] = {}
     for grant in await grants.list_grants(database, visit.user.id):
-        found.setdefault(grant.client_id, []).append(grant)
-    for delegation in permitted:
-        if delegation.is_live(now):
-            found.setdefault(delegation.client_id, [])
+        live.setdefault(grant.client_id, []).append(grant)
     used: dict[str, int] = {}
     for use in await audit.list_last_uses(database, visit.user.id):
         used[use.client_id] = max(use.at, used.get(use.client_id, 0))
-    agents: list[OwnAgent] = []
-    for client_id, live in found.items():
-        client = await clients.get_client(database, client_id)
-        if client is not None:
-            agents.append(OwnAgent(client, tuple(live), used.get(client_id)))
+    agents = [
+        OwnAgent(client, tuple(live.get(client.id, ())), used.get(client.id))
+        for client in await clients.list_own(database, visit.user.id, now=now)
+    ]
     return sorted(agents, key=lambda one: (-(one.used_at or one.since or 0), one.client.name.casefold()))
 
 
-def chips(
-    visit: OwnVisit, client: Client, *, owned: Sequence[Connection], delegated: Sequence[Delegation]
-) -> list[access.AccessRow]:
-    """The accounts that an agent may use."""
-    held = {one.connection_id for one in delegated if one.client_id == client.id}
-    mine = [one for one in owned if one.id in held]
-    rows = access.agent_rows(
-        visit.deployment, client, owned=mine, delegated=[one for one in delegated if one.client_id == client.id]
-    )
-    return [row for row in rows if row.setting.scopes]
+async def with_accounts(
+    visit: OwnVisit, agents: Sequence[OwnAgent], *, owned: Sequence[Connection]
+) -> list[tuple[OwnAgent, list[access.AccessRow]]]:
+    """The agents, each with the accounts that it may use."""
+    database, now = visit.deployment.database, visit.deployment.now()
+    accounts = {one.connection.id: one for one in access.offered_accounts(visit.deployment, owned)}
+    found: list[tuple[OwnAgent, list[access.AccessRow]]] = []
+    for one in agents:
+        held = await delegations.list_for_client(database, visit.user.id, client_id=one.client.id)
+        mine = [each for each in held if each.connection_id in accounts and each.is_live(now)]
+        usable = [accounts[each.connection_id] for each in mine]
+        rows = access.agent_rows(one.client, usable, delegated=mine, now=now)
+        found.append((one, [row for row in rows if row.setting.scopes]))
+    return found
 
 
 async def show(visit: OwnVisit) -> Response:
     """The agents with what each may use, in short."""
     database = visit.deployment.database
-    permitted = await delegations.list_for_user(database, visit.user.id)
     owned = await connections.list_connections(database, visit.user.id)
-    part = pages.part(await own_agents(visit, permitted), visit.visit.query("page"), size=PAGE_SIZE)
+    part = pages.part(await own_agents(visit), visit.visit.query("page"), size=PAGE_SIZE)
     context: dict[str, object] = {
-        "agents": [(one, chips(visit, one.client, owned=owned, delegated=permitted)) for one in part.items],
+        "agents": await with_accounts(visit, part.items, owned=owned),
         "mcp": visit.deployment.url("/mcp"),
         "part": part,
     }

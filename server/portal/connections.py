@@ -37,7 +37,8 @@ from vault.audit import audit
 from vault.records import Client, Connection, Event
 from vault.scopes import expand
 
-PAGE_SIZE: Final = 50  # accounts, or agents of one
+PAGE_SIZE: Final = 50  # accounts
+ROWS: Final = 25  # agents of one
 NICKNAME_LIMIT: Final = 60
 _TROUBLE: Final = {"needs_reauth": 0, "expiring": 1, "ambiguous": 2, "waiting": 2}  # first on the page
 _FINE: Final = 3
@@ -90,16 +91,11 @@ def _end_row(visit: OwnVisit, one: revocations.Revocation) -> dict[str, object]:
 async def _agents_by_account(visit: OwnVisit) -> dict[str, list[Client]]:
     """Connection id to the agents that may use it now."""
     database, now = visit.deployment.database, visit.deployment.now()
-    known: dict[str, Client | None] = {}
+    known = {one.id: one for one in await clients.list_own(database, visit.user.id, now=now)}
     found: dict[str, list[Client]] = {}
-    for held in await delegations.list_for_user(database, visit.user.id):
-        if not held.is_live(now):
-            continue
-        if held.client_id not in known:
-            known[held.client_id] = await clients.get_client(database, held.client_id)
-        client = known[held.client_id]
-        if client is not None:
-            found.setdefault(held.connection_id, []).append(client)
+    for client_id, connection_id in await delegations.list_live_uses(database, visit.user.id, now=now):
+        if client_id in known:
+            found.setdefault(connection_id, []).append(known[client_id])
     return found
 
 
@@ -119,7 +115,7 @@ async def show_one(visit: OwnVisit) -> Response:
 async def _account_page(visit: OwnVisit, connection: Connection, *, error: str, status: int) -> Response:
     deployment, now = visit.deployment, visit.deployment.now()
     used = _last_uses(await audit.list_last_uses(deployment.database, visit.user.id))
-    part = pages.part(await _access_rows(visit, connection), visit.visit.query("page"), size=PAGE_SIZE)
+    part = pages.part(await _access_rows(visit, connection), visit.visit.query("page"), size=ROWS)
     context: dict[str, object] = {
         "one": _row(visit, connection, now=now) | {"used_at": used.get(connection.id)},
         "connection": connection,
@@ -138,9 +134,16 @@ async def _account_page(visit: OwnVisit, connection: Connection, *, error: str, 
 
 
 async def _access_rows(visit: OwnVisit, connection: Connection) -> tuple[access.AccessRow, ...]:
-    permitted = await delegations.list_for_user(visit.deployment.database, visit.user.id)
-    agents = [one.client for one in await own_agents(visit, permitted)]
-    rows = access.account_rows(visit.deployment, connection, agents, delegated=permitted)
+    deployment = visit.deployment
+    held = await delegations.list_for_connection(deployment.database, visit.user.id, connection_id=connection.id)
+    agents = [one.client for one in await own_agents(visit)]
+    owned = await connections.list_connections(deployment.database, visit.user.id)
+    account = next(
+        (one for one in access.offered_accounts(deployment, owned) if one.connection.id == connection.id), None
+    )
+    if account is None:
+        return ()
+    rows = access.account_rows(account, agents, delegated=held, now=deployment.now())
     return tuple(sorted(rows, key=lambda row: not row.setting.scopes))
 
 

@@ -9,10 +9,10 @@ from starlette.responses import Response
 
 from server.portal import texts
 from server.portal.activity import recent_rows
-from server.portal.agents import chips, own_agents
+from server.portal.agents import own_agents, with_accounts
 from server.portal.connections import account_title
 from server.portal.requests import OwnVisit
-from vault import clients, connections, delegations
+from vault import clients, connections
 from vault.approvals import Approval
 
 _SHOWN: Final = 5  # of each kind
@@ -21,9 +21,8 @@ _SHOWN: Final = 5  # of each kind
 async def show(visit: OwnVisit) -> Response:
     """Everything at a glance."""
     deployment, now = visit.deployment, visit.deployment.now()
-    permitted = await delegations.list_for_user(deployment.database, visit.user.id)
     owned = await connections.list_connections(deployment.database, visit.user.id)
-    agents = await own_agents(visit, permitted)
+    agents = await own_agents(visit)
     needs = visit.needs
     context: dict[str, object] = {
         "asked": [await _question(visit, one) for one in needs.approvals],
@@ -31,7 +30,7 @@ async def show(visit: OwnVisit) -> Response:
             (one, account_title(visit, one.provider), texts.status(one.status(now)), texts.status_hint(one.status(now)))
             for one in needs.connections
         ],
-        "agents": [(one, chips(visit, one.client, owned=owned, delegated=permitted)) for one in agents[:_SHOWN]],
+        "agents": await with_accounts(visit, agents[:_SHOWN], owned=owned),
         "more_agents": max(0, len(agents) - _SHOWN),
         "accounts": [
             (one, account_title(visit, one.provider), texts.status(one.status(now)), one.status(now) == "active")

@@ -373,7 +373,7 @@ class LastUse:
 
 async def list_last_uses(reader: Reader, user_id: str) -> tuple[LastUse, ...]:
     """Each agent's last use of each account among the user's recent events."""
-    rows = await reader.fetch(_LAST_USES, {"tenant": TENANT, "user_id": user_id, "limit": LOOK_BACK})
+    rows = await reader.fetch(_LAST_USES, {**_USES, "tenant": TENANT, "user_id": user_id, "limit": LOOK_BACK})
     return tuple(
         LastUse(text(row, "client_id"), text_or_none(row, "connection_id"), integer(row, "at")) for row in rows
     )
@@ -384,10 +384,19 @@ _LAST_USES = """
         select kind, client_id, connection_id, at from events
         where tenant = :tenant and user_id = :user_id order by sequence desc limit :limit
     ) e
-    where e.client_id is not null and e.kind in ('tool.called', 'proxy.called', 'token.exchanged', 'token.released',
-        'handle.issued', 'token.refreshed', 'token.repeated')
+    where e.client_id is not null
+        and e.kind in (:called, :proxied, :exchanged, :released, :handle, :refreshed, :repeated)
     group by e.client_id, e.connection_id
 """
+_USES: Mapping[str, Value] = {
+    "called": "tool.called",
+    "proxied": "proxy.called",
+    "exchanged": "token.exchanged",
+    "released": "token.released",
+    "handle": "handle.issued",
+    "refreshed": "token.refreshed",
+    "repeated": "token.repeated",
+}
 _LIST = {
     (False, False): "select * from events where tenant = :tenant "
     "and sequence > :after and sequence < :before order by sequence limit :limit",
