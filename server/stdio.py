@@ -14,20 +14,25 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR
 
+from server.mcp.duplex import DuplexCalls
 from server.mcp.local_names import local_client_id
 from server.mcp.registry import hidden_tools, load_tools
-from server.mcp.sdk_server import PRINCIPAL, Backing, OpenVault, make_server
+from server.mcp.sdk_server import KNOWN, PRINCIPAL, Backing, Known, OpenVault, make_server
 from server.mcp.tool_list import ToolList
 from server.runtime.catalog import read_catalog
-from server.runtime.stdio_streams import standard_streams
+from server.runtime.sdk_pipe import SdkLines, SdkOutput, sdk_streams
+from server.runtime.stdio_streams import Lines, LineWriter, standard_lines, standard_streams
 
 if TYPE_CHECKING:
+    from mcp.server.lowlevel import Server
+
     from server.deployment import Deployment
     from server.settings import Settings
     from vault.records import Principal
@@ -57,9 +62,44 @@ async def serve_stdio(options: StdioOptions) -> bool:
     """
     opening = _Opening(options)
     server = make_server(Backing(opening.tools, opening.vault, lambda: local_client_id(options.client_name)))
-    async with opening.run(), standard_streams() as (read, write):
-        await server.run(read, write, server.create_initialization_options())
+    async with opening.run(), standard_lines() as own:
+        if own is None:
+            async with standard_streams() as (read, write):
+                await server.run(read, write, server.create_initialization_options())
+        else:
+            await _serve_lines(server, opening, *own)
     return opening.refusal is None
+
+
+async def _serve_lines(server: Server[dict[str, object]], opening: _Opening, lines: Lines, writer: LineWriter) -> None:
+    """Answer plain calls here, and let the SDK have the other lines."""
+    to_sdk = SdkLines()
+
+    async def pass_on(line: bytes, known: Known) -> None:
+        await to_sdk.put(line, partial(_set_known, known))
+
+    async def write(text: str) -> None:
+        calls.watch(text)
+        await writer.write(text.encode())
+
+    async def read(group: asyncio.TaskGroup) -> None:
+        while (line := await lines.next()) is not None:
+            if not calls.take(line, group):
+                await pass_on(line, None)
+        await to_sdk.end()
+
+    calls = DuplexCalls(
+        opening.vault, write=writer.write, pass_on=pass_on, stamp=server.server_info_stamp, is_event=False
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(read(group))
+        async with sdk_streams(to_sdk, SdkOutput(write)) as (incoming, outgoing):
+            await server.run(incoming, outgoing, server.create_initialization_options())
+        calls.close()
+
+
+def _set_known(known: Known) -> None:
+    KNOWN.set(known)
 
 
 class _Opening:

@@ -76,6 +76,16 @@ class _SessionParams(_Params):
     meta: _Meta = Field(default=_Meta(), alias="_meta")
 
 
+class _DuplexMeta(_Meta):
+    """Of a handshake connection over stdio or HTTP+SSE, which no header tells from one of 2026-07-28."""
+
+    envelope: object = Field(default=None, alias=PROTOCOL_VERSION_META_KEY)
+
+
+class _DuplexParams(_Params):
+    meta: _DuplexMeta = Field(default=_DuplexMeta(), alias="_meta")
+
+
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -92,6 +102,10 @@ class _SessionMessage(_Message):
     params: _SessionParams
 
 
+class _DuplexMessage(_Message):
+    params: _DuplexParams
+
+
 @dataclass(frozen=True, slots=True)
 class PlainCall:
     """A call that needs nothing from the SDK. Its client can open a link for the person, or show them a form."""
@@ -102,7 +116,7 @@ class PlainCall:
     opens_urls: bool
     fills_forms: bool
     progress_token: Id | None = None
-    session: str | None = None  # the id of a handshake session; None: 2026-07-28
+    session: str | None = None  # the id of a handshake session, empty where it has none; None: 2026-07-28
 
 
 def read(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> PlainCall | None:
@@ -142,10 +156,32 @@ def read_in_session(
     return _call(message.id, params, params.meta, capabilities, accepted, session=session.decode("latin-1"))
 
 
+def read_message(body: bytes, capabilities: ClientCapabilities | None) -> PlainCall | None:
+    """The call in a message of a stream or pipe; None leaves it to the SDK.
+
+    `capabilities`: of a handshake connection that is initialized; None: of 2026-07-28.
+    """
+    try:
+        if capabilities is None:
+            modern = _ModernMessage.model_validate_json(body)
+            params = modern.params
+            return _call(modern.id, params, params.meta, params.meta.capabilities, _ANYTHING)
+        message = _DuplexMessage.model_validate_json(body)
+    except ValidationError:
+        return None
+    meta = message.params.meta
+    if "envelope" in meta.model_fields_set:
+        return None
+    return _call(message.id, message.params, meta, capabilities, _ANYTHING, session="")
+
+
 @dataclass(frozen=True, slots=True)
 class _Accepted:
     json: bool
     events: bool
+
+
+_ANYTHING: Final = _Accepted(json=True, events=True)
 
 
 def _once(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes] | None:

@@ -12,18 +12,17 @@ from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp_types import CallToolRequestParams, ProgressNotification, ProgressNotificationParams
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
+from providers.tools.spec import Progress
 from server.deployment import Deployment
 from server.mcp import tools
 from server.mcp.elicitation import AskingOptions
+from server.mcp.fast_path import PlainCall
 from server.mcp.retry_later import ON_AWAY
-from server.mcp.sdk_server import PRINCIPAL, SERVER_NAME, Answer, Backing, Context, OpenVault, make_server
+from server.mcp.sdk_server import KNOWN, PRINCIPAL, SERVER_NAME, Answer, Backing, Context, OpenVault, make_server
 from server.mcp.tool_list import ToolList
 from vault.records import Principal
 
 ON_LIVE: ContextVar[Callable[[], None] | None] = ContextVar("on_live", default=None)
-# What a call came to that was read without the SDK, where the SDK has to word the answer.
-Known = Answer | Exception | None
-KNOWN: ContextVar[Known] = ContextVar("known", default=None)
 _STATE_LIFETIME: Final = 600.0  # seconds
 
 
@@ -63,10 +62,22 @@ def open_vault(deployment: Deployment, *, transport: str) -> OpenVault:
             progress = _Progress(context, on_get_stream=transport == "http")
             return await tools.call(deployment, request, progress=progress)
 
+    async def call_plain(call: PlainCall, progress: Progress) -> Answer:
+        is_modern = call.session is None
+        request = tools.ToolRequest(
+            principal=current_principal(),
+            name=call.name,
+            arguments=call.arguments,
+            asking=AskingOptions(opens_urls=call.opens_urls, fills_forms=call.fills_forms, is_modern=is_modern),
+            transport=transport,
+        )
+        with deployment.drain.call():
+            return await tools.call(deployment, request, progress=progress)
+
     security = RequestStateSecurity(
         keys=[deployment.keys.subkey("request-state")], ttl=_STATE_LIFETIME, bind_principal=lambda _: _principal_name()
     )
-    return OpenVault(call_tool, RequestStateBoundary(security, default_audience=SERVER_NAME))
+    return OpenVault(call_tool, call_plain, RequestStateBoundary(security, default_audience=SERVER_NAME))
 
 
 def current_principal() -> Principal:

@@ -21,10 +21,17 @@ from mcp_types import (
     PaginatedRequestParams,
 )
 
+from providers.tools.spec import Progress
+from server.mcp.fast_path import PlainCall
 from server.mcp.tool_list import ToolList
 from server.runtime.version import VERSION
 from vault.records import Principal
 
+Context = ServerRequestContext[dict[str, object], object]
+Answer = CallToolResult | InputRequiredResult
+# What a call came to that was read without the SDK, where the SDK has to word the answer.
+Known = Answer | Exception | None
+KNOWN: ContextVar[Known] = ContextVar("known", default=None)
 # Equal in every process of a vault: sealed requestState names it as its audience.
 SERVER_NAME: Final = "token-vault"
 PRINCIPAL: ContextVar[Principal | None] = ContextVar("principal", default=None)
@@ -32,8 +39,6 @@ _INSTRUCTIONS: Final = (
     "These tools act on the person's own accounts. If an answer contains a link, give it to the person "
     "and call the tool again after they open it. `connections` lists connected accounts."
 )
-Context = ServerRequestContext[dict[str, object], object]
-Answer = CallToolResult | InputRequiredResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class OpenVault:
     """What calls need. `boundary` seals and opens the `requestState` of those that ask the person."""
 
     call: Callable[[Context, CallToolRequestParams], Awaitable[Answer]]
+    call_plain: Callable[[PlainCall, Progress], Awaitable[Answer]]
     boundary: RequestStateBoundary
 
 

@@ -40,8 +40,8 @@ from server.mcp.bearer import Bearer
 from server.mcp.elicitation import AskingOptions
 from server.mcp.plain_answers import PlainAnswer
 from server.mcp.retry_later import ON_AWAY, RetryLater
-from server.mcp.sdk_calls import KNOWN, ON_LIVE, Known, build_server, current_principal
-from server.mcp.sdk_server import PRINCIPAL
+from server.mcp.sdk_calls import ON_LIVE, build_server, current_principal
+from server.mcp.sdk_server import KNOWN, PRINCIPAL, Known
 from server.mcp.sessions import McpSession, SessionLimits, Sessions
 from server.mcp.stream_watch import StreamWatch
 from vault.records import Principal

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
@@ -39,8 +40,85 @@ async def standard_streams() -> AsyncGenerator[
             pass
 
 
+@asynccontextmanager
+async def standard_lines() -> AsyncGenerator[tuple[Lines, LineWriter] | None]:
+    """Lines of descriptor 0, and a writer to descriptor 1, which are everybody else's null device and standard error.
+
+    None when the loop cannot wait for the input. The block ends as in `standard_streams`.
+    """
+    with _interruptible_input() as lines, _own_output() as descriptor:
+        if lines is None or descriptor is None:
+            yield None
+            return
+        writer = LineWriter(descriptor)
+        try:
+            yield lines, writer
+            await writer.finish()
+        except* (BrokenPipeError, ConnectionResetError):
+            pass
+
+
 @contextmanager
-def _interruptible_input() -> Generator[_Lines | None]:
+def _own_output() -> Generator[int | None]:
+    """A descriptor of our own for standard output: what else is printed meanwhile goes to standard error."""
+    try:
+        wire = os.dup(1)
+    except OSError:  # closed
+        yield None
+        return
+    try:
+        os.dup2(2, 1)
+        yield wire
+    finally:
+        os.dup2(wire, 1)
+        os.close(wire)
+
+
+class LineWriter:
+    """Writes whole lines to a pipe that may be full. A small line goes out at once, others in a thread, in order."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._waiting: list[bytes] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    async def write(self, line: bytes) -> None:
+        """One line, without its end. Raises BrokenPipeError or ConnectionResetError when nobody reads any more."""
+        rest = line + b"\n"
+        if self._writing is None:
+            # A pipe or socket that is writable takes this much without blocking.
+            while rest and self._poll.poll(0):
+                rest = rest[os.write(self._descriptor, rest[: select.PIPE_BUF]) :]
+            if not rest:
+                return
+        self._waiting.append(rest)
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_waiting())
+        await asyncio.shield(self._writing)
+
+    async def finish(self) -> None:
+        """Wait until everything is written."""
+        if self._writing is not None:
+            await self._writing
+
+    async def _write_waiting(self) -> None:
+        try:
+            while self._waiting:
+                whole = b"".join(self._waiting)
+                self._waiting.clear()
+                await asyncio.to_thread(self._write_all, whole)
+        finally:
+            self._writing = None
+
+    def _write_all(self, whole: bytes) -> None:
+        while whole:
+            whole = whole[os.write(self._descriptor, whole) :]
+
+
+@contextmanager
+def _interruptible_input() -> Generator[Lines | None]:
     """Lines of descriptor 0, which is empty for everybody else meanwhile; None when the loop cannot wait for it."""
     try:
         wire = os.dup(0)
@@ -48,7 +126,7 @@ def _interruptible_input() -> Generator[_Lines | None]:
         yield None
         return
     try:
-        lines = _Lines(wire)
+        lines = Lines(wire)
         if not lines.can_wait():
             yield None
             return
@@ -63,7 +141,7 @@ def _interruptible_input() -> Generator[_Lines | None]:
         os.close(wire)
 
 
-class _Lines:
+class Lines:
     """Lines of text from a descriptor, awaited by the event loop."""
 
     def __init__(self, descriptor: int) -> None:
@@ -83,16 +161,21 @@ class _Lines:
         self._loop.remove_reader(self._descriptor)
         return True
 
-    def __aiter__(self) -> _Lines:
+    def __aiter__(self) -> Lines:
         return self
 
     async def __anext__(self) -> str:
+        line = await self.next()
+        if line is None:
+            raise StopAsyncIteration
+        return line.decode("utf-8", "replace")
+
+    async def next(self) -> bytes | None:
+        """The next line; None after the last one."""
         while not self._ready and not self._is_over:
             await self._wait()
             self._take(os.read(self._descriptor, _PIECE))  # there is data, so it does not block
-        if not self._ready:
-            raise StopAsyncIteration
-        return self._ready.pop().decode("utf-8", "replace")
+        return self._ready.pop() if self._ready else None
 
     def _take(self, piece: bytes) -> None:
         *whole, rest = piece.split(b"\n")

@@ -34,5 +34,15 @@ async def slack_post(channel: str, text: str) -> Posted:
     return Posted(channel=found["channel"], ts=found["ts"])
 
 
+def main(transport: str) -> None:
+    """Serve over that transport."""
+    if transport == "stdio":
+        server.run("stdio")
+    elif transport == "sse":
+        serve(server.sse_app(host="127.0.0.1"), int(sys.argv[1]))
+    else:
+        serve(server.streamable_http_app(json_response=True, host="127.0.0.1"), int(sys.argv[1]))
+
+
 if __name__ == "__main__":
-    serve(server.streamable_http_app(json_response=True, host="127.0.0.1"), int(sys.argv[1]))
+    main(sys.argv[3] if len(sys.argv) > 3 else "http")

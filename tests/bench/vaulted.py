@@ -15,12 +15,14 @@ import uvloop
 
 from server.app import build_app, open_deployment
 from server.deployment import Deployment
+from server.mcp.local_owner import local_principal
 from server.oauth.tokens import mint
 from server.runtime.serving import Listener, tune
-from server.settings import load_settings
+from server.settings import Settings, load_settings
+from server.stdio import StdioOptions, serve_stdio
 from tests.bench import where
 from vault import clients, connections, delegations, grants, handles, users
-from vault.records import Client, ClientKind, Principal
+from vault.records import Client, ClientKind, Connection, Principal
 from vault.upstream import Account, TokenAnswer
 
 SCOPES = frozenset({"chat:write", "channels:read"})
@@ -42,24 +44,8 @@ async def seed(deployment: Deployment) -> tuple[str, str]:
             redirect_uri=client.redirect_uris[0],
             now=now,
         )
-        connection = await connections.open_connection(
-            transaction,
-            deployment.keys,
-            user_id=user.id,
-            provider="slack",
-            answer=TokenAnswer("xoxp-bench", "xoxe-bench", SCOPES, 43200, Account("T1:U1", "bench")),
-            asked=SCOPES,
-            policy=deployment.vault.policies["slack"],
-            now=now,
-        )
-        await delegations.allow(
-            transaction,
-            user_id=user.id,
-            client_id=client.id,
-            connection_id=connection.id,
-            scopes=SCOPES,
-            now=now,
-        )
+    connection = await allow_posting(deployment, user_id=user.id, client_id=client.id)
+    async with deployment.transaction() as transaction:
         handle = await handles.issue(
             transaction,
             principal=Principal(user.id, client.id, grant.id, grant.scopes, grant.resource),
@@ -74,9 +60,56 @@ async def seed(deployment: Deployment) -> tuple[str, str]:
     return token, f"/proxy/{connection.id}/web {handle}"
 
 
+async def allow_posting(deployment: Deployment, *, user_id: str, client_id: str) -> Connection:
+    """A connected Slack account that this client may use."""
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        connection = await connections.open_connection(
+            transaction,
+            deployment.keys,
+            user_id=user_id,
+            provider="slack",
+            answer=TokenAnswer("xoxp-bench", "xoxe-bench", SCOPES, 43200, Account("T1:U1", "bench")),
+            asked=SCOPES,
+            policy=deployment.vault.policies["slack"],
+            now=now,
+        )
+        await delegations.allow(
+            transaction,
+            user_id=user_id,
+            client_id=client_id,
+            connection_id=connection.id,
+            scopes=SCOPES,
+            now=now,
+        )
+    return connection
+
+
 async def main(port: int, upstream: int, data: Path) -> None:
     """Seed, print the token, serve until told to stop."""
-    settings = load_settings(
+    settings = settings_of(port, upstream)
+    async with open_deployment(settings, data=data) as deployment:
+        print(*await seed(deployment), sep="\n", flush=True)
+        where.listen()
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening.bind(("127.0.0.1", port))
+        tune()
+        await Listener(build_app(deployment), [listening]).run()
+
+
+async def serve_pipes(port: int, upstream: int, data: Path) -> None:
+    """Seed, then serve on standard input and output as `token-vault stdio` does."""
+    settings = settings_of(port, upstream)
+    async with open_deployment(settings, data=data) as deployment:
+        principal = await local_principal(deployment, "bench")
+        await allow_posting(deployment, user_id=principal.user_id, client_id=principal.client_id)
+    options = StdioOptions(settings, data, "bench", None, greet=lambda _: None, complain=lambda _: None)
+    await serve_stdio(options)
+
+
+def settings_of(port: int, upstream: int) -> Settings:
+    """Those of `serve`, with bounds that one person who calls for all does not reach."""
+    return load_settings(
         overrides={
             "server": {"port": port, "public_url": f"http://127.0.0.1:{port}"},
             "tokens": {"access_lifetime": 3600},
@@ -95,15 +128,9 @@ async def main(port: int, upstream: int, data: Path) -> None:
             },
         }
     )
-    async with open_deployment(settings, data=data) as deployment:
-        print(*await seed(deployment), sep="\n", flush=True)
-        where.listen()
-        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listening.bind(("127.0.0.1", port))
-        tune()
-        await Listener(build_app(deployment), [listening]).run()
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])))
+        run = serve_pipes if sys.argv[4:] == ["stdio"] else main
+        runner.run(run(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])))
