@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,7 @@ from server.mcp.sdk_server import KNOWN, PRINCIPAL, Backing, Known, OpenVault, m
 from server.mcp.tool_list import ToolList
 from server.runtime.catalog import read_catalog
 from server.runtime.sdk_pipe import SdkLines, SdkOutput, sdk_streams
-from server.runtime.stdio_streams import Lines, LineWriter, standard_lines, standard_streams
+from server.runtime.stdio_streams import standard_lines, standard_streams
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel import Server
@@ -67,12 +67,18 @@ async def serve_stdio(options: StdioOptions) -> bool:
             async with standard_streams() as (read, write):
                 await server.run(read, write, server.create_initialization_options())
         else:
-            await _serve_lines(server, opening, *own)
+            lines, writer = own
+            await serve_lines(server, opening.vault, lines.next, writer.write)
     return opening.refusal is None
 
 
-async def _serve_lines(server: Server[dict[str, object]], opening: _Opening, lines: Lines, writer: LineWriter) -> None:
-    """Answer plain calls here, and let the SDK have the other lines."""
+async def serve_lines(
+    server: Server[dict[str, object]],
+    vault: Callable[[], Awaitable[OpenVault]],
+    next_line: Callable[[], Awaitable[bytes | None]],
+    write_line: Callable[[bytes], Awaitable[None]],
+) -> None:
+    """Answer plain calls here, and let the SDK have the other lines, until there are no more."""
     to_sdk = SdkLines()
 
     async def pass_on(line: bytes, known: Known) -> None:
@@ -80,17 +86,15 @@ async def _serve_lines(server: Server[dict[str, object]], opening: _Opening, lin
 
     async def write(text: str) -> None:
         calls.watch(text)
-        await writer.write(text.encode())
+        await write_line(text.encode())
 
     async def read(group: asyncio.TaskGroup) -> None:
-        while (line := await lines.next()) is not None:
+        while (line := await next_line()) is not None:
             if not calls.take(line, group):
                 await pass_on(line, None)
         await to_sdk.end()
 
-    calls = DuplexCalls(
-        opening.vault, write=writer.write, pass_on=pass_on, stamp=server.server_info_stamp, is_event=False
-    )
+    calls = DuplexCalls(vault, write=write_line, pass_on=pass_on, stamp=server.server_info_stamp, is_event=False)
     async with asyncio.TaskGroup() as group:
         group.create_task(read(group))
         async with sdk_streams(to_sdk, SdkOutput(write)) as (incoming, outgoing):

@@ -1,0 +1,251 @@
+"""A connection over pipes answers as the SDK's own server does, whether a call is read here or there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from mcp.server.stdio import stdio_server
+
+from server import stdio
+from server.mcp import duplex, fast_path
+from server.mcp.sdk_calls import build_server, open_vault
+from server.mcp.sdk_server import PRINCIPAL, OpenVault
+from server.runtime.sdk_pipe import SdkLines, SdkOutput
+from tests.support.mcp_room import SLACK, Agent, Room, modern, room
+
+HELD = "slack.api.conversations.list"
+LINKS = {"elicitation": {"url": {}}}
+LIST: dict[str, object] = {"name": "slack_channels", "arguments": {"limit": 1}}
+BOUND = 20.0  # seconds
+CALLS: dict[str, tuple[str, dict[str, object]]] = {
+    "a post": ("slack_post", {"channel": "#general", "text": "gr\u00fc\u00dfe \u2028"}),
+    "a list": ("slack_channels", {}),
+    "what is connected": ("connections", {}),
+    "a refusal of the service": ("slack_history", {"channel": "C9999999999"}),
+    "arguments that do not fit": ("slack_post", {"channel": "not a channel!"}),
+    "a service that is not connected": ("calendar_list", {}),
+    "a tool that does not exist": ("no_such_tool", {}),
+}
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncGenerator[Room]:
+    async with room(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def agent(place: Room) -> Agent:
+    found = await place.agent()
+    await place.connect(found, "slack", scopes=SLACK)
+    return found
+
+
+class Line:
+    """A client's end."""
+
+    def __init__(self) -> None:
+        self.sent: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.received: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+
+    async def send(self, *messages: object) -> None:
+        for message in messages:
+            await self.sent.put(json.dumps(message, ensure_ascii=False).encode())
+
+    async def write(self, line: bytes) -> None:
+        assert b"\n" not in line
+        await self.received.put(json.loads(line))
+
+    async def receive(self) -> dict[str, object]:
+        async with asyncio.timeout(BOUND):
+            return await self.received.get()
+
+    async def ask(self, message: object) -> dict[str, object]:
+        await self.send(message)
+        return await self.receive()
+
+
+@asynccontextmanager
+async def connection(
+    place: Room, agent: Agent, *, revision: str, capabilities: Mapping[str, object], is_sdk: bool = False
+) -> AsyncGenerator[Line]:
+    """An open connection; `is_sdk`: nothing is read here."""
+    deployment, line = place.vault.deployment, Line()
+    opened = open_vault(deployment, transport="stdio")
+
+    async def vault() -> OpenVault:
+        PRINCIPAL.set(agent.principal)
+        return opened
+
+    server = build_server(deployment, transport="stdio")
+
+    async def serve() -> None:
+        PRINCIPAL.set(agent.principal)
+        if not is_sdk:
+            await stdio.serve_lines(server, vault, line.sent.get, line.write)
+            return
+        lines, output = SdkLines(), SdkOutput(lambda text: line.write(text.encode()))
+
+        async def feed() -> None:
+            while (content := await line.sent.get()) is not None:
+                await lines.put(content, lambda: None)
+            await lines.end()
+
+        feeding = asyncio.create_task(feed())
+        async with stdio_server(lines, output) as streams:
+            await server.run(*streams, server.create_initialization_options())
+        await feeding
+
+    serving = asyncio.create_task(serve())
+    client = {"name": "x", "version": "1"}
+    if revision == "2026-07-28":
+        assert "result" in await line.ask(modern("server/discover", {}, id="first"))
+    else:
+        params = {"protocolVersion": revision, "capabilities": capabilities, "clientInfo": client}
+        assert "result" in await line.ask({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})
+        await line.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+    try:
+        yield line
+    finally:
+        await line.sent.put(None)
+        async with asyncio.timeout(BOUND):
+            await serving
+
+
+def message_of(
+    revision: str, name: str, arguments: object, *, capabilities: Mapping[str, object], **more: object
+) -> dict[str, object]:
+    params = {"name": name, "arguments": arguments}
+    if revision != "2026-07-28":
+        return {"jsonrpc": "2.0", "id": "a-1", "method": "tools/call", "params": {**params, **more}}
+    message = modern("tools/call", params, id="a-1")
+    message["params"]["_meta"] |= {"io.modelcontextprotocol/clientCapabilities": dict(capabilities)}
+    message["params"]["_meta"] |= more.get("_meta", {})
+    return message
+
+
+def comparable(answer: Mapping[str, object]) -> str:
+    content = json.dumps(answer, sort_keys=True)
+    content = re.sub(r"(?<=/connect/)[\w-]+|\b[A-Z0-9]{4}-[A-Z0-9]{4}\b|\b\d{10}\.\d{6}\b", "*", content)
+    return re.sub(r'"(elicitationId|requestState)": "[^"]+"', "*", content)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each call was read by ours."""
+    found: list[bool] = []
+    reading = fast_path.read_message
+
+    def noted(*arguments: object) -> object:
+        call = reading(*arguments)
+        if b'"tools/call"' in bytes(arguments[0]):
+            found.append(call is not None)
+        return call
+
+    monkeypatch.setattr(fast_path, "read_message", noted)
+    return found
+
+
+@pytest.mark.parametrize("revision", ["2026-07-28", "2025-11-25", "2025-06-18"])
+@pytest.mark.parametrize("capabilities", [{}, LINKS], ids=["words", "links"])
+async def test_each_outcome_is_answered_as_the_sdk_answers_it(
+    place: Room, agent: Agent, read: list[bool], revision: str, capabilities: dict[str, object]
+) -> None:
+    twin = await place.agent()  # for whom no link was made before
+    await place.connect(twin, "slack", scopes=SLACK)
+    async with (
+        connection(place, agent, revision=revision, capabilities=capabilities) as ours,
+        connection(place, twin, revision=revision, capabilities=capabilities, is_sdk=True) as theirs,
+    ):
+        for name, arguments in CALLS.values():
+            message = message_of(revision, name, arguments, capabilities=capabilities)
+            assert comparable(await ours.ask(message)) == comparable(await theirs.ask(message))
+    assert read == [True] * len(CALLS)
+
+
+@pytest.mark.parametrize("revision", ["2026-07-28", "2025-11-25"])
+@pytest.mark.parametrize("name", ["slack_channels", "calendar_list"], ids=["result", "link"])
+async def test_progress_and_then_a_result_or_a_link_come_as_from_the_sdk(
+    place: Room, agent: Agent, revision: str, name: str
+) -> None:
+    twin = await place.agent()
+    await place.connect(twin, "slack", scopes=SLACK)
+    meta: dict[str, object] = {"progressToken": "p"}
+    told: list[list[str]] = []
+    for who, is_sdk in ((agent, False), (twin, True)):
+        async with connection(place, who, revision=revision, capabilities=LINKS, is_sdk=is_sdk) as line:
+            arguments = {"limit": 1} if name == "slack_channels" else {}
+            found = [await line.ask(message_of(revision, name, arguments, capabilities=LINKS, _meta=meta))]
+            while "id" not in found[-1]:
+                found.append(await line.receive())
+            told.append([comparable(one) for one in found])
+    assert told[0] == told[1]
+    assert len(told[0]) == (2 if name == "slack_channels" else 1)
+
+
+@pytest.mark.parametrize("is_sdk", [False, True], ids=["ours", "the SDK's"])
+async def test_a_canceled_call_gets_no_answer_and_the_others_go_on(place: Room, agent: Agent, is_sdk: bool) -> None:
+    place.simulator.fault(HELD, "hold")
+    async with connection(place, agent, revision="2025-11-25", capabilities={}, is_sdk=is_sdk) as line:
+        await line.send(message_of("2025-11-25", **LIST, capabilities={}))
+        await place.simulator.wait_until_held(HELD)
+        await line.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "a-1"}})
+        async with asyncio.timeout(BOUND):
+            await place.vault.deployment.drain._idle.wait()
+        again = message_of("2025-11-25", "connections", {}, capabilities={})
+        assert "result" in await line.ask(again)
+        place.simulator.control("release")
+
+
+@pytest.mark.parametrize("is_sdk", [False, True], ids=["ours", "the SDK's"])
+async def test_a_client_that_leaves_ends_its_calls_and_is_told_so(place: Room, agent: Agent, is_sdk: bool) -> None:
+    place.simulator.fault(HELD, "hold")
+    async with connection(place, agent, revision="2025-11-25", capabilities={}, is_sdk=is_sdk) as line:
+        await line.send(message_of("2025-11-25", **LIST, capabilities={}))
+        await place.simulator.wait_until_held(HELD)
+        assert place.vault.deployment.drain._calls == 1
+    place.simulator.control("release")
+    last = await line.receive()
+    assert (last["id"], last["error"]) == ("a-1", {"code": -32000, "message": "Connection closed"})
+    assert place.vault.deployment.drain._calls == 0
+
+
+async def test_the_first_request_and_what_is_not_valid_are_the_sdks(
+    place: Room, agent: Agent, read: list[bool]
+) -> None:
+    message = message_of("2025-11-25", "connections", {}, capabilities={})
+    enveloped = message_of("2026-07-28", "connections", {}, capabilities={})
+    async with connection(place, agent, revision="2025-11-25", capabilities={}) as line:
+        refused = await line.ask(enveloped)  # it belongs to the other era
+        assert refused["error"] == {
+            "code": -32600,
+            "message": "this connection serves the handshake protocol era; "
+            "requests carrying the 2026-07-28 envelope are not accepted on it",
+        }
+        params = {"protocolVersion": "2025-11-25", "capabilities": LINKS, "clientInfo": {"name": "x", "version": "1"}}
+        await line.ask({"jsonrpc": "2.0", "id": 9, "method": "initialize", "params": params})
+        assert "result" in await line.ask(message)  # only the SDK knows what its client can do now
+    assert read == [False]
+
+
+def test_no_answer_leaves_before_initialize_is_accepted() -> None:
+    async def never() -> OpenVault:
+        raise AssertionError
+
+    async def nothing(*_: object) -> None:
+        raise AssertionError
+
+    calls = duplex.DuplexCalls(never, write=nothing, pass_on=nothing, stamp={}, is_event=False)
+    message = json.dumps(message_of("2025-11-25", "connections", {}, capabilities={})).encode()
+    group = asyncio.TaskGroup()
+    opening = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {}}
+    assert not calls.take(json.dumps(opening).encode(), group)
+    assert not calls.take(message, group)
+    calls.watch('{"jsonrpc":"2.0","id":0,"error":{"code":-32602,"message":"no"}}')
+    assert not calls.take(message, group)
