@@ -99,6 +99,11 @@ class DuplexCalls:
             self._canceled.add(task)
             task.cancel()
 
+    @property
+    def is_opening(self) -> bool:
+        """Whether the answer to `initialize` is still to come."""
+        return self._opening is not None
+
     def watch(self, answer: str) -> None:
         """See a message of the SDK: the answer to `initialize` says what the client can do."""
         opening = self._opening

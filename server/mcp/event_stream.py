@@ -3,29 +3,112 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from contextlib import suppress
+from contextvars import ContextVar
 from typing import Final
+from urllib.parse import parse_qs
 
+from anyio import BrokenResourceError, ClosedResourceError
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.lowlevel import Server
 from mcp.server.sse import SseServerTransport
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.http.answers import TEXT, WholeAnswer, piece
 from server.http.bodies import read_body, replay
 from server.http.draining import EndableStream
 from server.http.guards import BODY_LIMIT
 from server.mcp import mcp_bodies
-from server.mcp.sessions import Owner, Roster, SessionLimits, owner_of
+from server.mcp.duplex import DuplexCalls
+from server.mcp.sdk_server import KNOWN, Known, OpenVault
+from server.mcp.sessions import Owner, Roster, SessionLimits, is_same_user, owner_of
 
 _BOUNDS: Final = SessionLimits()
+_SESSION: Final = re.compile(rb"event: endpoint\r\ndata: [^\r\n]*[?&]session_id=([0-9a-f]{32})\r\n")
+_DATA: Final = re.compile(rb"event: message\r\ndata: ([^\r\n]*)\r\n")
+_ACCEPTED: Final = WholeAnswer(202, [TEXT], b"Accepted")
+_POSTED: ContextVar[Scope | None] = ContextVar("posted", default=None)  # the POST that brought a call
+
+
+def _whole(body: bytes) -> Receive:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+class OpenStreams:
+    """The open GET streams by the id that their clients POST with."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, _Stream] = {}
+
+    def add(self, stream: _Stream) -> None:
+        """One that has told its client where to POST."""
+        self._open[stream.key] = stream
+
+    def remove(self, stream: _Stream) -> None:
+        """One that has ended."""
+        self._open.pop(stream.key, None)
+
+    def find(self, scope: Scope) -> _Stream | None:
+        """The stream that a POST names, if the same principal has opened it."""
+        key = parse_qs(scope["query_string"]).get(b"session_id", [b""])[-1]
+        found = self._open.get(key.decode("latin-1"))
+        return found if found is not None and is_same_user(found.user, scope["user"]) else None
+
+
+class _Stream:
+    """One stream: what the SDK sends passes through, and answers of plain calls go out beside it."""
+
+    def __init__(self, user: AuthenticatedUser, send: Send, streams: OpenStreams) -> None:
+        self.user = user
+        self.key = ""
+        self.calls: DuplexCalls | None = None
+        self.group = asyncio.TaskGroup()
+        self._send = send
+        self._streams = streams
+
+    async def send(self, message: Message) -> None:
+        """A part of the SDK's answer; its first event has the id, and one of the next what the client can do."""
+        await self._send(message)
+        event: bytes = message.get("body", b"")
+        if not self.key and (found := _SESSION.search(event)) is not None:
+            self.key = found[1].decode()
+            self._streams.add(self)
+        elif self.calls is not None and self.calls.is_opening and (found := _DATA.search(event)) is not None:
+            self.calls.watch(found[1].decode())
+
+    async def write(self, message: bytes) -> None:
+        """An event of ours; nothing once the stream has ended."""
+        if self.key:
+            await piece(self._send, b"event: message\r\ndata: %b\r\n\r\n" % message)
+
+    def end(self) -> None:
+        """The client has left."""
+        self._streams.remove(self)
+        self.key = ""
+        if self.calls is not None:
+            self.calls.close()
 
 
 class EventStream:
     """ASGI: one GET stream of the transport, which is a session."""
 
     def __init__(
-        self, server: Server[dict[str, object]], transport: SseServerTransport, bounds: SessionLimits = _BOUNDS
+        self,
+        server: Server[dict[str, object]],
+        vault: OpenVault,
+        transport: SseServerTransport,
+        streams: OpenStreams,
+        bounds: SessionLimits = _BOUNDS,
     ) -> None:
         self._server = server
+        self._vault = vault
         self._transport = transport
+        self._streams = streams
+        self._stamp = server.server_info_stamp
         self._roster: Roster[asyncio.Event] = Roster(bounds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,13 +119,31 @@ class EventStream:
         self._make_room(owner)
         key = str(id(over))
         self._roster.add(owner, key, over)
-        stream = EndableStream(receive, send, over)
+        channels = EndableStream(receive, send, over)
+        stream = _Stream(scope["user"], channels.send, self._streams)
+        stream.calls = DuplexCalls(
+            self._open, write=stream.write, pass_on=self._hand_over, stamp=self._stamp, is_event=True
+        )
         try:
-            async with self._transport.connect_sse(scope, stream.receive, stream.send) as (read, write):
-                await self._server.run(read, write, self._server.create_initialization_options())
+            async with stream.group:
+                async with self._transport.connect_sse(scope, channels.receive, stream.send) as (read, write):
+                    await self._server.run(read, write, self._server.create_initialization_options())
+                stream.end()
         finally:
+            stream.end()
             self._roster.remove(owner, key)
-        await stream.finish()
+        await channels.finish()
+
+    async def _open(self) -> OpenVault:
+        return self._vault
+
+    async def _hand_over(self, body: bytes, known: Known) -> None:
+        """To the SDK, as if it came now; its client has had the 202."""
+        KNOWN.set(known)
+        scope = _POSTED.get()
+        if scope is not None:
+            with suppress(ClosedResourceError, BrokenResourceError):  # the stream has just ended
+                await self._transport.handle_post_message(scope, _whole(body), _ignore)
 
     def _make_room(self, owner: Owner) -> None:
         """A caller that opens too many streams loses the oldest: it is unknown which of them still has a client."""
@@ -56,16 +157,27 @@ class EventStream:
 class Messages:
     """ASGI: the POST half of HTTP+SSE; malformed bodies are refused here, in plain words."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, streams: OpenStreams) -> None:
         self._app = app
+        self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
             await mcp_bodies.refuse_method(allowed=b"POST").write(send)
             return
         body = await read_body(receive, limit=BODY_LIMIT)
+        stream = self._streams.find(scope)
+        if stream is not None and stream.calls is not None:
+            _POSTED.set(scope)
+            if stream.calls.take(body, stream.group):
+                await _ACCEPTED.write(send)
+                return
         message = mcp_bodies.parse(body)
         if isinstance(message, int):
             await mcp_bodies.refuse_message(message).write(send)
             return
         await self._app(scope, replay(body, receive), send)
+
+
+async def _ignore(message: Message) -> None:
+    """The answer to a POST of ours in the place of a client's."""

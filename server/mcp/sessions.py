@@ -273,6 +273,12 @@ class Sessions:
         return status
 
 
+def is_same_user(one: AuthenticatedUser, other: AuthenticatedUser) -> bool:
+    """Whether the SDK takes them for the same."""
+    tokens = one.access_token, other.access_token
+    return len({(token.subject, token.client_id, (token.claims or {}).get("iss")) for token in tokens}) == 1
+
+
 def _issuer(user: AuthenticatedUser) -> object:
     """With the owner of the roster, all that the SDK compares."""
     return (user.access_token.claims or {}).get("iss")

@@ -40,7 +40,7 @@ from server.mcp.bearer import Bearer
 from server.mcp.elicitation import AskingOptions
 from server.mcp.plain_answers import PlainAnswer
 from server.mcp.retry_later import ON_AWAY, RetryLater
-from server.mcp.sdk_calls import ON_LIVE, build_server, current_principal
+from server.mcp.sdk_calls import ON_LIVE, build_server, current_principal, open_vault
 from server.mcp.sdk_server import KNOWN, PRINCIPAL, Known
 from server.mcp.sessions import McpSession, SessionLimits, Sessions
 from server.mcp.stream_watch import StreamWatch
@@ -92,10 +92,12 @@ def routes(deployment: Deployment) -> list[BaseRoute]:
     ]
     if deployment.settings.transports.sse:
         transport = SseServerTransport("/messages/")
-        stream = event_stream.EventStream(build_server(deployment, transport="sse"), transport)
+        server, vault = build_server(deployment, transport="sse"), open_vault(deployment, transport="sse")
+        streams = event_stream.OpenStreams()
+        stream = event_stream.EventStream(server, vault, transport, streams)
         bearer = Bearer(deployment, path="/sse")
         found += _both("/sse", _WithPrincipal(stream, bearer, watch=watch))
-        messages = event_stream.Messages(transport.handle_post_message)
+        messages = event_stream.Messages(transport.handle_post_message, streams)
         found += _both("/messages", _WithPrincipal(messages, bearer, watch=watch))
     return found
 
