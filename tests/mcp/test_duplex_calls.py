@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from mcp.server.stdio import stdio_server
+from starlette.types import Scope
 
 from server import stdio
-from server.mcp import duplex, fast_path
+from server.mcp import duplex, event_stream, fast_path
 from server.mcp.sdk_calls import build_server, open_vault
 from server.mcp.sdk_server import PRINCIPAL, OpenVault
 from server.runtime.sdk_pipe import SdkLines, SdkOutput
 from tests.support.mcp_room import SLACK, Agent, Room, modern, room
 
 HELD = "slack.api.conversations.list"
+LEFT_TO_SDK = "x-left-to-sdk"
+CLIENT = {"name": "x", "version": "1"}
+WAYS = ["pipe", "stream"]
 LINKS = {"elicitation": {"url": {}}}
 LIST: dict[str, object] = {"name": "slack_channels", "arguments": {"limit": 1}}
 BOUND = 20.0  # seconds
@@ -73,9 +77,59 @@ class Line:
 
 @asynccontextmanager
 async def connection(
-    place: Room, agent: Agent, *, revision: str, capabilities: Mapping[str, object], is_sdk: bool = False
+    place: Room, agent: Agent, way: str, *, revision: str, capabilities: Mapping[str, object], is_sdk: bool = False
 ) -> AsyncGenerator[Line]:
-    """An open connection; `is_sdk`: nothing is read here."""
+    """An open connection, past its first request; `is_sdk`: nothing is read here."""
+    async with (stream if way == "stream" else pipe)(place, agent, is_sdk=is_sdk) as line:
+        if revision == "2026-07-28":
+            assert "result" in await line.ask(modern("server/discover", {}, id="first"))
+        else:
+            params = {"protocolVersion": revision, "capabilities": capabilities, "clientInfo": CLIENT}
+            assert "result" in await line.ask({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})
+            await line.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        yield line
+
+
+@asynccontextmanager
+async def stream(place: Room, agent: Agent, *, is_sdk: bool) -> AsyncGenerator[Line]:
+    """HTTP+SSE."""
+    line, more = Line(), {LEFT_TO_SDK: "1"} if is_sdk else {}
+    async with (
+        place.http(agent) as http,
+        place.http(agent) as posting,
+        http.stream("GET", "/sse", headers={"accept": "text/event-stream"}) as answer,
+    ):
+        lines = answer.aiter_lines()
+
+        async def next_event() -> str:
+            async for one in lines:
+                if one.startswith("data: "):
+                    return one.removeprefix("data: ")
+            raise EOFError
+
+        path = await next_event()
+
+        async def post() -> None:
+            while (content := await line.sent.get()) is not None:
+                posted = await posting.post(path, content=content, headers={"content-type": "application/json", **more})
+                assert (posted.status_code, posted.text) == (202, "Accepted")
+
+        async def listen() -> None:
+            while True:
+                await line.received.put(json.loads(await next_event()))
+
+        working = [asyncio.create_task(post()), asyncio.create_task(listen())]
+        try:
+            yield line
+        finally:
+            for task in working:
+                task.cancel()
+            await asyncio.gather(*working, return_exceptions=True)
+
+
+@asynccontextmanager
+async def pipe(place: Room, agent: Agent, *, is_sdk: bool) -> AsyncGenerator[Line]:
+    """As over stdio."""
     deployment, line = place.vault.deployment, Line()
     opened = open_vault(deployment, transport="stdio")
 
@@ -103,13 +157,6 @@ async def connection(
         await feeding
 
     serving = asyncio.create_task(serve())
-    client = {"name": "x", "version": "1"}
-    if revision == "2026-07-28":
-        assert "result" in await line.ask(modern("server/discover", {}, id="first"))
-    else:
-        params = {"protocolVersion": revision, "capabilities": capabilities, "clientInfo": client}
-        assert "result" in await line.ask({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})
-        await line.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
     try:
         yield line
     finally:
@@ -136,6 +183,17 @@ def comparable(answer: Mapping[str, object]) -> str:
     return re.sub(r'"(elicitationId|requestState)": "[^"]+"', "*", content)
 
 
+@pytest.fixture(autouse=True)
+def leave_to_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """POSTs with the header are those of a stream that nobody here knows."""
+    find = event_stream.OpenStreams.find
+
+    def found(streams: event_stream.OpenStreams, scope: Scope) -> object:
+        return None if LEFT_TO_SDK.encode() in dict(scope["headers"]) else find(streams, scope)
+
+    monkeypatch.setattr(event_stream.OpenStreams, "find", found)
+
+
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each call was read by ours."""
@@ -152,16 +210,17 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return found
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("revision", ["2026-07-28", "2025-11-25", "2025-06-18"])
 @pytest.mark.parametrize("capabilities", [{}, LINKS], ids=["words", "links"])
 async def test_each_outcome_is_answered_as_the_sdk_answers_it(
-    place: Room, agent: Agent, read: list[bool], revision: str, capabilities: dict[str, object]
+    place: Room, agent: Agent, read: list[bool], way: str, revision: str, capabilities: dict[str, object]
 ) -> None:
     twin = await place.agent()  # for whom no link was made before
     await place.connect(twin, "slack", scopes=SLACK)
     async with (
-        connection(place, agent, revision=revision, capabilities=capabilities) as ours,
-        connection(place, twin, revision=revision, capabilities=capabilities, is_sdk=True) as theirs,
+        connection(place, agent, way, revision=revision, capabilities=capabilities) as ours,
+        connection(place, twin, way, revision=revision, capabilities=capabilities, is_sdk=True) as theirs,
     ):
         for name, arguments in CALLS.values():
             message = message_of(revision, name, arguments, capabilities=capabilities)
@@ -169,17 +228,18 @@ async def test_each_outcome_is_answered_as_the_sdk_answers_it(
     assert read == [True] * len(CALLS)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("revision", ["2026-07-28", "2025-11-25"])
 @pytest.mark.parametrize("name", ["slack_channels", "calendar_list"], ids=["result", "link"])
 async def test_progress_and_then_a_result_or_a_link_come_as_from_the_sdk(
-    place: Room, agent: Agent, revision: str, name: str
+    place: Room, agent: Agent, way: str, revision: str, name: str
 ) -> None:
     twin = await place.agent()
     await place.connect(twin, "slack", scopes=SLACK)
     meta: dict[str, object] = {"progressToken": "p"}
     told: list[list[str]] = []
     for who, is_sdk in ((agent, False), (twin, True)):
-        async with connection(place, who, revision=revision, capabilities=LINKS, is_sdk=is_sdk) as line:
+        async with connection(place, who, way, revision=revision, capabilities=LINKS, is_sdk=is_sdk) as line:
             arguments = {"limit": 1} if name == "slack_channels" else {}
             found = [await line.ask(message_of(revision, name, arguments, capabilities=LINKS, _meta=meta))]
             while "id" not in found[-1]:
@@ -189,10 +249,13 @@ async def test_progress_and_then_a_result_or_a_link_come_as_from_the_sdk(
     assert len(told[0]) == (2 if name == "slack_channels" else 1)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("is_sdk", [False, True], ids=["ours", "the SDK's"])
-async def test_a_canceled_call_gets_no_answer_and_the_others_go_on(place: Room, agent: Agent, is_sdk: bool) -> None:
+async def test_a_canceled_call_gets_no_answer_and_the_others_go_on(
+    place: Room, agent: Agent, way: str, is_sdk: bool
+) -> None:
     place.simulator.fault(HELD, "hold")
-    async with connection(place, agent, revision="2025-11-25", capabilities={}, is_sdk=is_sdk) as line:
+    async with connection(place, agent, way, revision="2025-11-25", capabilities={}, is_sdk=is_sdk) as line:
         await line.send(message_of("2025-11-25", **LIST, capabilities={}))
         await place.simulator.wait_until_held(HELD)
         await line.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "a-1"}})
@@ -206,7 +269,7 @@ async def test_a_canceled_call_gets_no_answer_and_the_others_go_on(place: Room, 
 @pytest.mark.parametrize("is_sdk", [False, True], ids=["ours", "the SDK's"])
 async def test_a_client_that_leaves_ends_its_calls_and_is_told_so(place: Room, agent: Agent, is_sdk: bool) -> None:
     place.simulator.fault(HELD, "hold")
-    async with connection(place, agent, revision="2025-11-25", capabilities={}, is_sdk=is_sdk) as line:
+    async with connection(place, agent, "pipe", revision="2025-11-25", capabilities={}, is_sdk=is_sdk) as line:
         await line.send(message_of("2025-11-25", **LIST, capabilities={}))
         await place.simulator.wait_until_held(HELD)
         assert place.vault.deployment.drain._calls == 1
@@ -221,7 +284,7 @@ async def test_the_first_request_and_what_is_not_valid_are_the_sdks(
 ) -> None:
     message = message_of("2025-11-25", "connections", {}, capabilities={})
     enveloped = message_of("2026-07-28", "connections", {}, capabilities={})
-    async with connection(place, agent, revision="2025-11-25", capabilities={}) as line:
+    async with connection(place, agent, "pipe", revision="2025-11-25", capabilities={}) as line:
         refused = await line.ask(enveloped)  # it belongs to the other era
         assert refused["error"] == {
             "code": -32600,
@@ -232,6 +295,37 @@ async def test_the_first_request_and_what_is_not_valid_are_the_sdks(
         await line.ask({"jsonrpc": "2.0", "id": 9, "method": "initialize", "params": params})
         assert "result" in await line.ask(message)  # only the SDK knows what its client can do now
     assert read == [False]
+
+
+async def test_a_stream_that_ends_ends_its_calls_and_nobody_else_posts_to_it(
+    place: Room, agent: Agent, read: list[bool]
+) -> None:
+    bob, drain = await place.agent("bob"), place.vault.deployment.drain
+    message = message_of("2025-11-25", **LIST, capabilities={})
+    async with place.http(agent) as http, place.http(bob) as other, place.http(agent) as posting:
+        place.simulator.fault(HELD, "hold")
+        async with http.stream("GET", "/sse", headers={"accept": "text/event-stream"}) as answer:
+            lines = answer.aiter_lines()
+            path = next(one for one in [line async for line in first(lines, 2)] if one.startswith("data: "))[6:]
+            params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": CLIENT}
+            opening = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}
+            assert (await posting.post(path, json=opening)).status_code == 202
+            assert [line async for line in first(lines, 3)]  # its answer
+            assert (await other.post(path, json=message)).status_code == 404
+            assert read == []
+            assert (await posting.post(path, json=message)).status_code == 202
+            await place.simulator.wait_until_held(HELD)
+            assert read == [True]
+            assert drain._calls == 1
+        async with asyncio.timeout(BOUND):
+            await drain._idle.wait()
+        place.simulator.control("release")
+        assert (await posting.post(path, json=message)).status_code == 404
+
+
+async def first(lines: AsyncIterator[str], count: int) -> AsyncGenerator[str]:
+    for _ in range(count):
+        yield await anext(lines)
 
 
 def test_no_answer_leaves_before_initialize_is_accepted() -> None:
