@@ -46,15 +46,16 @@ class Desk:
     simulator: Simulator
 
     async def follow(self, line: str, *, ids: Mapping[str, str], secret: str = "") -> str:
-        """Type one command of a guide, with the console's answers in the place of the examples."""
+        """Type one command of a guide, and put the simulator's ids in the place of the examples that it wrote."""
         words, _, source = line.partition("<")
-        for example, answer in ids.items():
-            words = words.replace(example, answer)
         assert source.strip() in {"", "client-secret"}
         program, *typed = shlex.split(words)
         assert program == "token-vault"
         result = await run(self.place, *typed, feed=f"{secret}\n" if source else None)
         assert result.exit_code == 0, f"{line}: {result.output}"
+        config = self.place.data / "config.toml"
+        for example, answer in ids.items():  # the simulator's ids don't have the shapes that setup insists on
+            config.write_text(config.read_text(encoding="utf-8").replace(example, answer), encoding="utf-8")
         return result.stdout
 
     async def connect(self, link: str, *, says: str) -> None:
@@ -169,9 +170,7 @@ def test_every_error_of_a_guide_is_one_that_is_known(provider: str) -> None:
     rows = section(DOCS / f"get-started/{provider}.md", f"When {provider.title()} says no").rows
     column = f"{provider.title()} says"
     named = {code for row in rows for code in re.findall(r"`([^`]+)`", row[column])}
-    ended = {"invalid_refresh_token", "accessNotConfigured", "SERVICE_DISABLED"}
-    assert named - ended <= set(FIXES)
-    assert len(named) == len(rows) + (provider == "google")
+    assert named and named <= set(FIXES)
     assert all(row["Meaning and fix"] for row in rows)
 
 
