@@ -29,6 +29,7 @@ from vault.records import Principal, format_scope
 from vault.refusals import VaultError
 
 NEEDED: Final = "tools"  # the fine-grained permission is the delegation, which grows without a new token
+SIGN_IN_ENDED: Final = -32054  # of the codes that JSON-RPC 2.0 §5.1 leaves to servers
 _DESCRIPTIONS: Final = {
     "invalid_token": "The token is unknown, expired or revoked: refresh it, or sign in again.",
     "insufficient_scope": f"The token lacks the scope {NEEDED}: sign in again and request it.",
@@ -91,14 +92,16 @@ class Bearer:
         if is_dpop:
             parts.append(f'algs="{" ".join(sorted(FOREIGN_ALGORITHMS))}"')  # RFC 9449 §7.1
         challenge = f"{'DPoP' if is_dpop else 'Bearer'} {', '.join(parts)}"
-        content = (
-            {"error": error, "error_description": _DESCRIPTIONS.get(error, error)}
-            if error
-            else {"message": self._signpost}
-        )
-        if error == "invalid_token":  # for the person, where a client shows them the answer
-            content["sign_in"] = sign_in_words(Headers(scope=scope).get("user-agent", ""))
-        return _answer(kind.status, content, [(b"www-authenticate", challenge.encode())])
+        named = [(b"www-authenticate", challenge.encode())]
+        if not error:
+            return _answer(kind.status, {"message": self._signpost}, named)
+        told: dict[str, object] = {"error": error, "error_description": _DESCRIPTIONS.get(error, error)}
+        message = _DESCRIPTIONS.get(error, error)
+        if error == "invalid_token":
+            told["sign_in"] = sign_in_words(Headers(scope=scope).get("user-agent", ""))
+            message = f"Your sign-in has ended. {told['sign_in']}"
+        # as a JSON-RPC error: clients that cannot sign in show its message where the tool's result would stand
+        return error_answer(kind.status, SIGN_IN_ENDED, message, data=told, headers=[UNSTORED, *named])
 
 
 def _is_dpop(scope: Scope) -> bool:

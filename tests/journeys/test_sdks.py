@@ -99,6 +99,17 @@ async def test_a_program_for_an_address_lists_the_tools_with_the_persons_token(
     assert {"slack_post", "calendar_list"} <= set(out.split())
 
 
+@pytest.mark.parametrize("client", ["openai-agents", "pydantic-ai"])  # mcp 1 shows the status alone
+async def test_a_program_whose_token_ended_shows_how_to_sign_in_again(place: Room, tmp_path: Path, client: str) -> None:
+    (tmp_path / "program.py").write_text(await printed(place, client, "--transport", "http"))
+    python = SDKS / ENVIRONMENTS[client] / "bin" / "python"
+    done = await run(
+        *(str(python), "-W", "ignore", "program.py"), folder=tmp_path, env={"ACCESS_TOKEN": "ended"}, patience=PATIENCE
+    )
+    assert done.code != 0
+    assert "Your sign-in has ended. Sign in again from the client." in done.err
+
+
 @pytest.mark.parametrize("client", ENVIRONMENTS)
 async def test_calls_through_the_sdk_post_and_show_the_link_for_an_account_that_is_missing(
     place: Room, tmp_path: Path, client: str

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
+import httpx2
 import pytest
+from mcp import Client, MCPError
+from mcp.client.streamable_http import streamable_http_client
 
 from tests.support.mcp_room import INITIALIZE, MODERN, SLACK, Room, legacy_headers, modern, modern_headers, room
 from vault import grants
@@ -44,7 +47,7 @@ async def test_a_bad_token_is_called_invalid(place: Room) -> None:
             answer = await http.post("/mcp", headers={"authorization": f"Bearer {token}"})
             assert answer.status_code == 401
             assert 'error="invalid_token"' in answer.headers["www-authenticate"]
-            assert "sign in again" in answer.json()["error_description"]
+            assert "sign in again" in answer.json()["error"]["data"]["error_description"]
 
 
 @pytest.mark.parametrize(
@@ -61,11 +64,27 @@ async def test_a_client_whose_token_ended_is_told_its_own_command(
 ) -> None:
     async with place.http() as http:
         sent = {"authorization": "Bearer ended", "user-agent": user_agent}
-        words = (await http.post("/mcp", headers=sent)).json()["sign_in"]
-        assert told in words
-        assert not_told not in words
+        answer = (await http.post("/mcp", headers=sent)).json()
+        assert answer["error"]["message"] == f"Your sign-in has ended. {answer['error']['data']['sign_in']}"
+        assert told in answer["error"]["message"]
+        assert not_told not in answer["error"]["message"]
         del sent["authorization"]
-        assert "sign_in" not in (await http.post("/mcp", headers=sent)).json(), "nobody had signed in yet"
+        assert "sign-in has ended" not in (await http.post("/mcp", headers=sent)).text, "nobody had signed in yet"
+
+
+@pytest.mark.parametrize("mode", [MODERN, "legacy"])
+async def test_a_client_that_cannot_sign_in_shows_how_where_the_result_would_stand(place: Room, mode: str) -> None:
+    """An unmodified client with a fixed token: the official Python SDK reads a JSON-RPC error of any status."""
+    agent = await place.agent()
+    async with (
+        httpx2.AsyncClient(headers=agent.headers, trust_env=False) as http,
+        Client(streamable_http_client(f"{place.url}/mcp", http_client=http), mode=mode) as client,
+    ):
+        assert (await client.list_tools()).tools
+        async with place.vault.deployment.transaction() as transaction:
+            await grants.revoke_grant(transaction, agent.principal.grant_id, reason="test", now=1)
+        with pytest.raises(MCPError, match=r"Your sign-in has ended.*claude mcp login NAME"):
+            await client.call_tool("slack_channels", {})
 
 
 @pytest.mark.requirement("S-096")
@@ -194,7 +213,7 @@ async def test_a_tool_call_of_a_revoked_agent_is_challenged_whatever_else_is_wro
         answer = await http.post("/mcp", json=call, headers=headers)
     assert answer.status_code == 401
     assert 'error="invalid_token"' in answer.headers["www-authenticate"]
-    assert answer.json()["error"] == "invalid_token"
+    assert answer.json()["error"]["data"]["error"] == "invalid_token"
     assert len(place.simulator.books()["posts"]) == posts
 
 
