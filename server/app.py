@@ -57,7 +57,7 @@ async def open_deployment(
     """
     data = prepare_data_directory(data)
     async with AsyncExitStack() as stack:
-        outbound = Outbound(AddressPolicy(allow_loopback=settings.sandbox.loopback_upstreams))
+        outbound = outbound_of(settings)
         stack.push_async_callback(outbound.close)
         catalog = await open_catalog(settings, data=data, outbound=outbound)
         presence = Presence(settings.database_url(), data=data)
@@ -107,6 +107,12 @@ async def open_deployment(
             token_requests=Budgets(settings.tokens.per_agent_hourly, window=HOUR),
             proxy_calls=Budgets(settings.proxy.per_agent_hourly, window=HOUR),
         )
+
+
+def outbound_of(settings: Settings) -> Outbound:
+    """The HTTP client of these settings, not opened yet. Raises SettingsRefused."""
+    policy = AddressPolicy(allow_loopback=settings.sandbox.loopback_upstreams)
+    return Outbound(policy, proxy=settings.outbound.proxy_address())
 
 
 async def open_catalog(settings: Settings, *, data: Path, outbound: Outbound) -> Catalog:

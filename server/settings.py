@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -26,6 +26,7 @@ from pydantic_settings import (
 
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.outbound.json_values import is_object
+from server.provider_settings import OutboundSettings, ProviderSettings, Section, SettingsRefused, read_secret
 
 PREFIX = "TOKEN_VAULT_"
 DEFAULT_PORT = 8765
@@ -42,27 +43,7 @@ def is_loopback_host(host: str) -> bool:
         return False
 
 
-class SettingsRefused(Exception):
-    """The settings cannot be used. The message is one line that names the setting and the fix."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _secret(value: SecretStr | None, file: Path | None, *, name: str) -> str | None:
-    """A secret given directly or by file. Raises SettingsRefused when both are set or the file cannot be read."""
-    if value is not None and file is not None:
-        raise SettingsRefused(f"{name} and {name}_file are both set: remove one of them")
-    if file is None:
-        return None if value is None else value.get_secret_value()
-    try:
-        return file.expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsRefused(f"{name}_file: cannot read {file}: {error}") from error
-
-
-class ServerSettings(_Section):
+class ServerSettings(Section):
     """Where the server listens, and the address that people and clients know it by."""
 
     public_url: str | None = Field(default=None, description="Address that clients see; default http://localhost:PORT")
@@ -123,7 +104,7 @@ class ServerSettings(_Section):
         return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
-class DatabaseSettings(_Section):
+class DatabaseSettings(Section):
     """Where everything is kept."""
 
     url: SecretStr | None = Field(
@@ -136,7 +117,7 @@ class DatabaseSettings(_Section):
     )
 
 
-class KeySettings(_Section):
+class KeySettings(Section):
     """Where the key-encryption key comes from."""
 
     source: Literal["file", "environment", "passphrase"] = Field(
@@ -146,7 +127,7 @@ class KeySettings(_Section):
     passphrase_file: Path | None = Field(default=None, description="File that holds the passphrase")
 
 
-class RegistrationSettings(_Section):
+class RegistrationSettings(Section):
     """Who may register an OAuth client without an operator."""
 
     mode: Literal["open", "allow_list", "closed"] | None = Field(
@@ -165,7 +146,7 @@ class RegistrationSettings(_Section):
     )
 
 
-class TokenSettings(_Section):
+class TokenSettings(Section):
     """Lifetimes of our own codes and tokens, in seconds."""
 
     code_lifetime: int = Field(default=60, ge=5, le=60, description="Lifetime of an authorization code in seconds")
@@ -205,7 +186,7 @@ class TokenSettings(_Section):
     require_pushed: bool = Field(default=False, description="Reject authorization requests that weren't pushed (PAR)")
 
 
-class OpenIDSettings(_Section):
+class OpenIDSettings(Section):
     """One OpenID Connect provider that people may sign in with."""
 
     issuer: str = Field(description="Issuer, below which its discovery document is")
@@ -238,7 +219,7 @@ class OpenIDSettings(_Section):
         return self
 
     def secret(self, name: str) -> str | None:
-        return _secret(self.client_secret, self.client_secret_file, name=f"sign_in.openid.{name}.client_secret")
+        return read_secret(self.client_secret, self.client_secret_file, name=f"sign_in.openid.{name}.client_secret")
 
 
 def is_domain(text: str) -> bool:
@@ -249,7 +230,7 @@ def is_domain(text: str) -> bool:
     )
 
 
-class SignInSettings(_Section):
+class SignInSettings(Section):
     """How people prove who they are."""
 
     local: bool = Field(default=True, description="Allow sign-in with passwords stored in the vault")
@@ -274,7 +255,7 @@ class SignInSettings(_Section):
     )
 
 
-class ExchangeSettings(_Section):
+class ExchangeSettings(Section):
     """Token exchange at /token (RFC 8693)."""
 
     confidential_only: bool = Field(default=False, description="Refuse token exchange to public clients")
@@ -283,7 +264,7 @@ class ExchangeSettings(_Section):
     )
 
 
-class IssuerSettings(_Section):
+class IssuerSettings(Section):
     """Another issuer whose JWTs say for whom a client acts."""
 
     issuer: str = Field(description="The `iss` of its tokens. Without `jwks_uri`, its discovery document is below it")
@@ -311,7 +292,7 @@ class IssuerSettings(_Section):
         return value
 
 
-class ActivitySettings(_Section):
+class ActivitySettings(Section):
     """How long it is kept what people and agents did."""
 
     retention_days: int = Field(
@@ -325,7 +306,7 @@ class ActivitySettings(_Section):
 SHORTEST_RETENTION: Final = 8  # days: the answer journal names connections and goes back 7
 
 
-class RetentionSettings(_Section):
+class RetentionSettings(Section):
     """How long records are kept that ended."""
 
     ended_days: int = Field(
@@ -347,7 +328,7 @@ class RetentionSettings(_Section):
         return value
 
 
-class ApprovalSettings(_Section):
+class ApprovalSettings(Section):
     """Calls that need the person's yes each time, whatever they chose themselves."""
 
     ask: tuple[str, ...] = Field(
@@ -355,7 +336,7 @@ class ApprovalSettings(_Section):
     )
 
 
-class ToolChoice(_Section):
+class ToolChoice(Section):
     """Which of the tools there are."""
 
     enable: tuple[str, ...] = Field(
@@ -377,13 +358,13 @@ class ToolSettings(ToolChoice):
     clients: Mapping[str, ToolChoice] = Field(default_factory=dict[str, ToolChoice])
 
 
-class TransportSettings(_Section):
+class TransportSettings(Section):
     """Which MCP transports are served."""
 
     sse: bool = Field(default=True, description="Serve the legacy HTTP+SSE transport at /sse")
 
 
-class ProxySettings(_Section):
+class ProxySettings(Section):
     """Bounds of calls that clients send to a provider's API through us."""
 
     body_limit: int = Field(default=64 * 1024 * 1024, ge=65536, description="Largest request body in bytes")
@@ -402,38 +383,7 @@ class ProxySettings(_Section):
     )
 
 
-class ProviderSettings(_Section):
-    """Our registration at one provider, and any of its addresses that differ from the provider file."""
-
-    client_id: str | None = Field(default=None, description="Client ID there. Without it, the provider isn't set up")
-    client_secret: SecretStr | None = Field(default=None, description="Client secret there")
-    client_secret_file: Path | None = Field(default=None, description="File that holds the secret")
-    authorize_url: str | None = Field(default=None, description="Replaces `hosts.authorize_url` of the provider file")
-    token_url: str | None = Field(default=None, description="Replaces `hosts.token_url`")
-    refresh_url: str | None = Field(default=None, description="Replaces `hosts.refresh_url`")
-    long_lived_url: str | None = Field(default=None, description="Replaces `long_lived.url`")
-    revoke_url: str | None = Field(default=None, description="Replaces `hosts.revoke_url`")
-    userinfo_url: str | None = Field(default=None, description="Replaces the `[identity]` address")
-    apis: Mapping[str, str] = Field(default_factory=dict[str, str], description="Base URLs by key; replaces `[apis]`")
-    issuer: str | None = Field(
-        default=None, description="OpenID Connect issuer of a provider without a file; its endpoints are discovered"
-    )
-    title: str | None = Field(default=None, description="Name on pages of a provider without a file")
-    inputs: Mapping[str, str] = Field(
-        default_factory=dict[str, str], description="Inputs of the provider file: tenant, region, instance"
-    )
-    scopes: tuple[str, ...] | None = Field(
-        default=None, description="Upper limit: no token here ever carries more scopes"
-    )
-    testing: bool = Field(
-        default=False, description="The app there is unpublished (Google's testing mode): its grants expire sooner"
-    )
-
-    def secret(self, name: str) -> str | None:
-        return _secret(self.client_secret, self.client_secret_file, name=f"providers.{name}.client_secret")
-
-
-class SandboxSettings(_Section):
+class SandboxSettings(Section):
     """Unsafe switches for one machine; refused when the public URL is not loopback."""
 
     loopback_upstreams: bool = Field(
@@ -447,7 +397,7 @@ class SandboxSettings(_Section):
     )
 
 
-class StdioSettings(_Section):
+class StdioSettings(Section):
     """The stdio transport and its loopback companion."""
 
     open_browser: bool = Field(default=True, description="Open the owner's browser when a link must be followed")
@@ -478,6 +428,7 @@ class Settings(BaseSettings):
     tools: Annotated[ToolSettings, Field(default_factory=ToolSettings)]
     transports: TransportSettings = TransportSettings()
     proxy: ProxySettings = ProxySettings()
+    outbound: OutboundSettings = OutboundSettings()
     sandbox: SandboxSettings = SandboxSettings()
     stdio: StdioSettings = StdioSettings()
     providers: Annotated[Mapping[str, ProviderSettings], Field(default_factory=dict[str, ProviderSettings])]
@@ -510,7 +461,7 @@ class Settings(BaseSettings):
 
     def database_url(self) -> str:
         """The database URL; `sqlite:` means SQLite in the data directory."""
-        return _secret(self.database.url, self.database.url_file, name="database.url") or "sqlite:"
+        return read_secret(self.database.url, self.database.url_file, name="database.url") or "sqlite:"
 
     @model_validator(mode="after")
     def _loopback_listens_on_loopback(self) -> Self:

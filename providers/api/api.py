@@ -246,7 +246,7 @@ class UpstreamAPI:
             raise RuleRefused(f"The scopes of this call don't cover {call.method} {path} at {title}. Nothing was sent.")
         query = urlencode({name: _as_text(value) for name, value in params.items()}) if params else ""
         accept = "*/*" if form == "text" else "application/json"
-        headers = {"Accept": accept, **self._provider.headers, "Authorization": f"Bearer {self._token}"}
+        headers = {"Accept": accept, **self._provider.headers, **self._provider.authorize(self._token)}
         if body is not None:
             headers["Content-Type"] = "application/json; charset=utf-8"
         return OutboundRequest(
@@ -255,6 +255,7 @@ class UpstreamAPI:
             headers=headers,
             body=None if body is None else _JSON.encode(body).encode(),
             max_bytes=ANSWER_LIMIT,
+            policy=self._provider.registration.reach,
             peer=f"{self._provider.name}.api",
             account=self.account or "",
         )

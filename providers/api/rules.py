@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from providers.definitions.model import METHOD_HEADER, Provider, Rule, fold_name, is_method_parameter
+from providers.definitions.method_overrides import METHOD_HEADER, fold_name, is_method_parameter
+from providers.definitions.model import Provider, Rule
 from providers.definitions.paths import path_problem, readings
 from providers.outbound.json_values import is_array, is_object
 

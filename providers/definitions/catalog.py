@@ -9,17 +9,18 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
 
 from providers.definitions.discovery import Endpoints, generic_provider
-from providers.definitions.inputs import InputRefused, input_values, with_inputs
+from providers.definitions.inputs import InputRefused, input_values, names_in, with_inputs
 from providers.definitions.model import Provider, Registration
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.definitions.validation import address_problems, problems_of
+from providers.outbound.addresses import AddressPolicy
 from providers.outbound.json_values import at, is_array, is_object, parse_object
 
 __all__ = [
@@ -60,6 +61,7 @@ class ProviderOverrides:
     endpoints: Endpoints | None = None  # of one that is an issuer
     testing: bool = False  # our app there is not published yet
     is_loopback: bool = False  # our redirect address is on this machine
+    reach: AddressPolicy | None = None  # how its addresses are reached, if otherwise than the others
 
 
 class Catalog:
@@ -154,13 +156,15 @@ def _generic(name: str, settings: ProviderOverrides) -> Provider | None:
         endpoints = Endpoints(settings.authorize_url, settings.token_url, settings.userinfo_url, settings.revoke_url)
     if endpoints is None:
         return None
+    if settings.userinfo_url is not None:
+        endpoints = replace(endpoints, userinfo_url=settings.userinfo_url)
     try:
         provider = generic_provider(
             name, endpoints, title=settings.title, scopes=settings.scopes or (), apis=settings.apis
         )
     except ValidationError as error:
         raise ProviderFileRefused(f"providers.{next(_in_words(error))}") from error
-    for line in problems_of(provider, stem=name):
+    for line in problems_of(provider, stem=name, reach=settings.reach):
         raise ProviderFileRefused(f"providers.{name}: {line}")
     return provider
 
@@ -282,15 +286,18 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
         if key not in provider.apis:
             known = ", ".join(provider.apis)
             raise ProviderFileRefused(f"providers.{provider.name}.apis.{key}: no such API; known: {known}")
-    urls = {
+    urls: dict[str, str | None] = {
         name: value
         for name in ("authorize_url", "token_url", "refresh_url", "revoke_url")
         if (value := getattr(settings, name)) is not None
     }
+    needed = _names_in_kept_addresses(provider, settings, replaced=urls)
     try:
-        provider = with_inputs(provider, input_values(provider, settings.inputs))
+        provider = with_inputs(provider, input_values(provider, settings.inputs, needed=needed))
     except InputRefused as error:
         raise ProviderFileRefused(f"providers.{provider.name}.{error}") from error
+    if provider.hosts.issuer is not None and names_in(provider.hosts.issuer):
+        urls["issuer"] = None  # the operator's own server has another one
     changes: dict[str, object] = {
         "hosts": provider.hosts.model_copy(update=urls),
         "apis": {**provider.apis, **settings.apis},
@@ -306,7 +313,7 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
             update={"url": settings.userinfo_url, "api": None, "path": None}
         )
     changed = Provider.model_validate({**{n: getattr(provider, n) for n in provider.model_fields_set}, **changes})
-    for line in address_problems(changed):
+    for line in address_problems(changed, reach=settings.reach):
         raise ProviderFileRefused(f"providers.{provider.name}: {line}")
     for scope in sorted((settings.scopes or frozenset()) - set(provider.scopes)):
         raise ProviderFileRefused(f"providers.{provider.name}.scopes: unknown scope {scope!r}; correct its spelling")
@@ -314,8 +321,27 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
         changed = _in_testing(changed)
     if settings.client_id is not None and settings.client_secret is None and settings.is_loopback:
         changed = changed.as_public_client()
-    registration = Registration(settings.client_id, settings.client_secret, settings.scopes)
+    registration = Registration(settings.client_id, settings.client_secret, settings.scopes, settings.reach)
     return changed.with_registration(registration)
+
+
+def _names_in_kept_addresses(
+    provider: Provider, settings: ProviderOverrides, *, replaced: Mapping[str, str | None]
+) -> frozenset[str]:
+    """The inputs that are still in use when settings replace these addresses."""
+    hosts = provider.hosts
+    kept = [
+        url
+        for name in ("authorize_url", "token_url", "refresh_url", "revoke_url")
+        if name not in replaced and (url := getattr(hosts, name)) is not None
+    ]
+    kept += [hosts.issuer] if hosts.issuer is not None and "authorize_url" not in replaced else []
+    kept += [url for key, url in provider.apis.items() if key not in settings.apis]
+    kept += [provider.identity.url] if provider.identity.url is not None and settings.userinfo_url is None else []
+    kept += [provider.long_lived.url] if provider.long_lived is not None and settings.long_lived_url is None else []
+    params = provider.params
+    kept += [*params.authorize.values(), *params.token.values(), *params.refresh.values()]
+    return frozenset[str]().union(*(names_in(text) for text in kept))
 
 
 def _in_testing(provider: Provider) -> Provider:

@@ -15,7 +15,8 @@ from providers.definitions.model import Provider
 from providers.outbound.json_values import at, is_array, text_at
 
 if TYPE_CHECKING:
-    from providers.outbound.client import Outbound
+    from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import Outbound
 
 IDENTITY: Final = ("openid", "email")
 _OFFLINE: Final = "offline_access"
@@ -32,7 +33,7 @@ class Endpoints:
 
     authorize_url: str
     token_url: str
-    userinfo_url: str
+    userinfo_url: str | None
     revoke_url: str | None = None
     client_auth: str = "client_secret_basic"
     scopes: frozenset[str] = frozenset()
@@ -40,10 +41,10 @@ class Endpoints:
     issuer: str | None = None  # what every authorization response must name as `iss`, if the service promises it
 
 
-async def discover(issuer: str, outbound: Outbound) -> Endpoints:
-    """The endpoints that an issuer publishes. Raises DiscoveryFailed."""
+async def discover(issuer: str, outbound: Outbound, *, policy: AddressPolicy | None = None) -> Endpoints:
+    """The endpoints that an issuer publishes, by OpenID Connect Discovery or RFC 8414. Raises DiscoveryFailed."""
     try:
-        content = await fetch_metadata(issuer, outbound)
+        content = await fetch_metadata(issuer, outbound, policy=policy)
     except NoMetadata as error:
         if error.why == "unreachable":
             raise DiscoveryFailed(f"{issuer} doesn't answer: {error}") from error
@@ -51,27 +52,31 @@ async def discover(issuer: str, outbound: Outbound) -> Endpoints:
             raise DiscoveryFailed(
                 f"{issuer} calls itself {error.named}: write it exactly like that, including any trailing slash"
             ) from error
-        raise DiscoveryFailed(f"{issuer} publishes no OpenID configuration (status {error.status})") from error
+        raise DiscoveryFailed(
+            f"{issuer} publishes no OpenID configuration and no RFC 8414 metadata (status {error.status})"
+        ) from error
     return read_configuration(issuer, content)
 
 
 def read_configuration(issuer: str, content: Mapping[str, object]) -> Endpoints:
     """The endpoints in a discovery document. Raises DiscoveryFailed."""
-    found = {name: text_at(content, name) for name in ("authorization_endpoint", "token_endpoint", "userinfo_endpoint")}
+    found = {name: text_at(content, name) for name in ("authorization_endpoint", "token_endpoint")}
     missing = sorted(name for name, url in found.items() if url is None)
     if missing:
         raise DiscoveryFailed(f"{issuer} has no {missing[0]}")
     methods = _texts(content, "token_endpoint_auth_methods_supported")
     names_itself = at(content, "authorization_response_iss_parameter_supported") is True  # RFC 9207 §3
+    scopes = frozenset(_texts(content, "scopes_supported"))
     use_post = "client_secret_post" in methods and "client_secret_basic" not in methods
     return Endpoints(
         authorize_url=found["authorization_endpoint"] or "",
         token_url=found["token_endpoint"] or "",
-        userinfo_url=found["userinfo_endpoint"] or "",
+        userinfo_url=text_at(content, "userinfo_endpoint"),
         revoke_url=text_at(content, "revocation_endpoint"),
         client_auth="client_secret_post" if use_post else "client_secret_basic",
-        scopes=frozenset(_texts(content, "scopes_supported")),
-        is_openid=True,
+        scopes=scopes,
+        # required of an OpenID configuration (Discovery §3), unknown to RFC 8414
+        is_openid=at(content, "id_token_signing_alg_values_supported") is not None or IDENTITY[0] in scopes,
         issuer=text_at(content, "issuer") if names_itself else None,
     )
 
@@ -101,17 +106,20 @@ def content_of(
     asked: dict[str, object] = {"default": [scope for scope in wanted if scope not in (*identity, *offline)] or wanted}
     if wanted == [_ALL]:
         asked["app_level"] = True
+    identity_of: dict[str, object] = {"source": "none"}  # RFC 8414 knows no such endpoint: each consent is an account
+    if endpoints.userinfo_url is not None:
+        identity_of = {
+            "url": endpoints.userinfo_url,
+            "id": "{sub}" if is_openid else "{id}",
+            "label": "{email}",
+        }
     return {
         "name": name,
         "title": title or name,
         "client_auth": endpoints.client_auth,
         "hosts": hosts,
         "scope": {**asked, **({"identity": identity} if identity else {}), **({"offline": offline} if offline else {})},
-        "identity": {
-            "url": endpoints.userinfo_url,
-            "id": "{sub}" if is_openid else "{id}",
-            "label": "{email}",
-        },
+        "identity": identity_of,
         "scopes": {scope: {"title": scope} for scope in wanted},
     }
 
@@ -126,6 +134,6 @@ def generic_provider(
     asked = frozenset(scopes)
     is_openid = endpoints.is_openid or IDENTITY[0] in asked
     content = content_of(name, endpoints, title=title, scopes=asked, is_openid=is_openid)
-    if not is_openid:
+    if not is_openid and endpoints.userinfo_url is not None:
         content["identity"] = {"url": endpoints.userinfo_url, "id": "{sub|id|user_id}", "label": "{email|name|login}"}
     return Provider.model_validate({**content, "apis": dict(apis)})

@@ -29,14 +29,18 @@ def examples(provider: Provider) -> Mapping[str, str]:
     return {name: about.example for name, about in provider.inputs.items()}
 
 
-def input_values(provider: Provider, values: Mapping[str, str]) -> Mapping[str, str]:
-    """The value of each input, or its default. Raises InputRefused."""
+def input_values(
+    provider: Provider, values: Mapping[str, str], *, needed: frozenset[str] | None = None
+) -> Mapping[str, str]:
+    """The value of each input, or its default. Raises InputRefused for one without that is `needed` (None: all)."""
     found: dict[str, str] = {}
     for name in sorted(set(values) - set(provider.inputs)):
         known = ", ".join(provider.inputs) or "none"
         raise InputRefused(f"inputs.{name}: {provider.title} has no such input; known: {known}")
     for name, about in provider.inputs.items():
         value = values.get(name, about.default)
+        if value is None and needed is not None and name not in needed:
+            continue
         if value is None:
             raise InputRefused(f"inputs.{name}: missing; set it to {about.title}, for example {about.example}")
         if problem := value_problem(provider, name, value):
@@ -95,5 +99,6 @@ def with_inputs(provider: Provider, values: Mapping[str, str]) -> Provider:
         ),
     }
     if provider.console is not None:
-        changes["console"] = provider.console.model_copy(update={"url": fill(provider.console.url)})
+        url = fill(provider.console.url)
+        changes["console"] = provider.console.model_copy(update={"url": url}) if not names_in(url) else None
     return provider.model_copy(update=changes)

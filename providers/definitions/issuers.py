@@ -116,13 +116,16 @@ async def fetch_metadata(
 
 
 async def _ask(issuer: str, outbound: Outbound, *, policy: AddressPolicy, timeout: float) -> OutboundResponse:  # noqa: ASYNC109 -- passed on
-    """The answer of the first address; of the second if the issuer says that there is nothing at the first."""
+    """The answer of the first address; of the second if there is no metadata at the first.
+
+    Servers without OpenID Connect answer 404 there, or as they answer anything unknown: 401, a page.
+    """
     first, second = metadata_urls(issuer)
     try:
         answer = await outbound.fetch_document(
             first, policy=policy, on_behalf_of=None, max_bytes=LIMIT, timeout=timeout
         )
-        if answer.status not in {404, 410}:
+        if answer.status >= 500 or (answer.status == 200 and _names_issuer(answer)):
             return answer
         other = await outbound.fetch_document(
             second, policy=policy, on_behalf_of=None, max_bytes=LIMIT, timeout=timeout
@@ -130,6 +133,11 @@ async def _ask(issuer: str, outbound: Outbound, *, policy: AddressPolicy, timeou
     except HttpError as error:
         raise NoMetadata("unreachable", error.reason) from error
     return other if other.status == 200 else answer
+
+
+def _names_issuer(answer: OutboundResponse) -> bool:
+    content = answer.json_object()
+    return content is not None and isinstance(content.get("issuer"), str)
 
 
 def _read(issuer: str, answer: OutboundResponse) -> Mapping[str, object]:

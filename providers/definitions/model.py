@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from functools import cached_property, lru_cache
-from typing import Annotated, Final, Literal, get_args
+from functools import cached_property
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, StringConstraints
+from pydantic import BeforeValidator, Field, PrivateAttr, StringConstraints
 
+from providers.definitions.method_overrides import FilePart, Key, Overrides, QueryName
 from providers.definitions.paths import fold
+from providers.outbound.addresses import AddressPolicy
 from vault.upstream import Downscope, ItemLimit, RotationMode, UpstreamPolicy
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=40)]
@@ -27,12 +28,6 @@ Title = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whi
 
 
 ScopeName = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$", max_length=200)]  # RFC 6749 §3.3
-
-
-Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
-
-
-QueryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_$][A-Za-z0-9_.$\[\]-]*$", max_length=80)]
 
 
 # Of a body: a field of a form, or the path to a member of a JSON object, `a/b`; arrays on the path do not count.
@@ -54,20 +49,6 @@ FactName = Literal[
     "identity",
     "console",
 ]
-
-
-# Frameworks behind many APIs take the method from such a parameter or header, so all of them are refused everywhere:
-# parameters as `fold_name` writes them, headers in lower case. CORS sends no call with its own header.
-METHOD_PARAMETER: Final = re.compile(
-    r"(?:[_$]+|x_)+(?:http_?)?(?:method|verb)|http_?(?:method|verb)|.*(?:method|verb)_?override.*"
-)
-METHOD_HEADER: Final = re.compile(
-    r"(?!access-control-request-method$)(?:.*[-_])?(?:method|verb)(?:[-_].*)?|.*override.*"
-)
-
-
-class FilePart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Input(FilePart):
@@ -125,36 +106,6 @@ class Fact(FilePart):
     sources: tuple[Key, ...] = ()
 
 
-class Overrides(FilePart):
-    """What turns a call into one of another method at this provider, so that it is refused; empty if none was found.
-
-    `parameters` of query or body, `headers` in lower case, both beyond the ones that are refused everywhere. `sources`:
-    where that is documented.
-    """
-
-    parameters: frozenset[QueryName] = frozenset()
-    headers: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]] = frozenset()
-    sources: tuple[Key, ...] = ()
-
-    @cached_property
-    def folded_parameters(self) -> frozenset[str]:
-        """The parameters as `fold_name` writes them."""
-        return frozenset(fold_name(name) for name in self.parameters)
-
-
-@lru_cache(maxsize=1024)
-def fold_name(name: str) -> str:
-    """A parameter's name as the least exact framework reads it: PHP also reads `_method[x]` and ` .method` as names."""
-    plain = unicodedata.normalize("NFKC", name).partition("[")[0].strip().lower()
-    return re.sub(r"[ .-]", "_", plain)
-
-
-@lru_cache(maxsize=1024)
-def is_method_parameter(name: str) -> bool:
-    """Whether the parameter is refused everywhere, because some framework takes the method from it."""
-    return METHOD_PARAMETER.fullmatch(fold_name(name)) is not None
-
-
 class Proxied(FilePart):
     """What clients that call the API through the vault may send beyond the usual, and what must not pass."""
 
@@ -184,6 +135,14 @@ class Registration:
     client_id: str | None = None
     client_secret: str | None = field(default=None, repr=False)
     scopes: frozenset[str] | None = None  # None: no limit
+    reach: AddressPolicy | None = None  # how its addresses are reached; None: as everything else
+
+
+class Authorization(FilePart):
+    """How a call of the APIs brings the token: after `scheme` in this header, alone if the scheme is empty."""
+
+    header: str = Field(default="Authorization", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,60}$")
+    scheme: str = Field(default="Bearer", pattern=r"^([A-Za-z][A-Za-z0-9-]{0,30})?$")
 
 
 class Hosts(FilePart):
@@ -428,6 +387,7 @@ class Provider(FilePart):
     params: Params = Params()
     rename: Renames = Renames()
     headers: Mapping[str, str] = Field(default_factory=dict[str, str])  # on calls of the APIs
+    authorization: Authorization = Authorization()
     long_lived: LongLived | None = None
     response: TokenShape = TokenShape()
     expires: Expiry = Expiry()
@@ -454,6 +414,11 @@ class Provider(FilePart):
     def registration(self) -> Registration:
         """Our registration there; empty until settings name one."""
         return self._registration
+
+    def authorize(self, token: str) -> dict[str, str]:
+        """The header with which a call of the APIs brings this token."""
+        scheme = self.authorization.scheme
+        return {self.authorization.header: f"{scheme} {token}" if scheme else token}
 
     def as_public_client(self) -> Provider:
         """This provider as seen by an app without a secret; itself if there is no such way."""

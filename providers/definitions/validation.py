@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from yarl import URL
 
 from providers.definitions.inputs import examples, input_problems, names_in, with_inputs
-from providers.definitions.model import METHOD_HEADER, Provider
+from providers.definitions.method_overrides import METHOD_HEADER
+from providers.definitions.model import Provider
 from providers.outbound.addresses import AddressPolicy, is_loopback_host, url_problem
 from vault.upstream import Downscope, ItemLimit, RotationMode
 
@@ -20,16 +22,19 @@ _FIELD_PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _OF_OWN_API = frozenset(
     {"name", "title", "audience", "headers", "apis", "errors", "scopes", "scope", "rules", "query", "overrides"}
 )
+_NO_CREDENTIAL = frozenset(
+    {"host", "cookie", "content-type", "content-length", "transfer-encoding", "connection", "accept"}
+)
 _OF_REVOCATION = frozenset({"client_id", "token"})  # placeholders that are filled in for each request
 
 
-def problems_of(provider: Provider, *, stem: str) -> Iterator[str]:
+def problems_of(provider: Provider, *, stem: str, reach: AddressPolicy | None = None) -> Iterator[str]:
     if provider.name != stem:
         yield f"name: {provider.name!r} isn't the file's name; rename the file to {provider.name!r}.toml"
     yield from _kind_problems(provider)
     yield from input_problems(provider)
     yield from _placeholder_problems(provider)
-    yield from address_problems(with_inputs(provider, examples(provider)))
+    yield from address_problems(with_inputs(provider, examples(provider)), reach=reach)
     yield from _scope_problems(provider)
     yield from _identity_problems(provider)
     yield from _downscope_problems(provider)
@@ -49,6 +54,10 @@ def problems_of(provider: Provider, *, stem: str) -> Iterator[str]:
     for path, api in provider.proxied.paths.items():
         if api not in provider.apis:
             yield f"proxied.paths.{path}: unknown API {api!r}; add it under [apis]"
+    credential = provider.authorization.header.lower()
+    others = _NO_CREDENTIAL | provider.proxied.headers | {name.lower() for name in provider.headers}
+    if credential in others:
+        yield f"authorization.header: {credential!r} has another meaning; use the header that takes the token"
     yield from _override_problems(provider)
     for name, separator in (
         ("separator", provider.scope.separator),
@@ -150,13 +159,14 @@ def _addresses(provider: Provider) -> Iterator[tuple[str, str]]:
         yield f"apis.{key}", url
 
 
-def address_problems(provider: Provider) -> Iterator[str]:
-    """Problems with its addresses, once they are filled in."""
+def address_problems(provider: Provider, *, reach: AddressPolicy | None = None) -> Iterator[str]:
+    """Problems with its addresses, once they are filled in; `reach` as for the requests to them."""
+    policy = replace(reach or AddressPolicy(), allow_loopback=True)
     loopback: dict[bool, str] = {}
     for where, url in _addresses(provider):
         if where == "hosts.revoke_url":
             url = url.replace("{client_id}", "x").replace("{token}", "x")
-        problem = url_problem(url, AddressPolicy(allow_loopback=True))
+        problem = url_problem(url, policy)
         if problem is not None:
             yield f"{where}: {problem}; use an absolute https URL"
             continue

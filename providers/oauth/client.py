@@ -190,7 +190,7 @@ class OAuthUpstream:
         if url is None:
             return None
         headers = {"Accept": JSON, "Content-Type": JSON, **provider.headers}
-        written = TokenRequestBytes("POST", url, {**headers, "Authorization": f"Bearer {access_token}"}, b"{}")
+        written = TokenRequestBytes("POST", url, {**headers, **provider.authorize(access_token)}, b"{}")
         try:
             answer = await self._outbound.send(self._request(written, timeout=timeout))
         except HttpError:
@@ -279,7 +279,7 @@ class OAuthUpstream:
                 raise UpstreamError("account_unknown", f"{provider.title} didn't say which account this is")
             return tokens.account
         access_token = tokens.access_token
-        headers = {"Accept": JSON, **provider.headers, "Authorization": f"Bearer {access_token}"}
+        headers = {"Accept": JSON, **provider.headers, **provider.authorize(access_token)}
         body = None
         if identity.body is not None:
             headers["Content-Type"], body = JSON, identity.body.encode()
@@ -312,6 +312,7 @@ class OAuthUpstream:
             body=written.body,
             timeout=timeout,
             max_bytes=ANSWER_LIMIT,
+            policy=self._provider.registration.reach,
             peer=f"{self._provider.name}.oauth",
             reuse=False,
         )

@@ -63,7 +63,7 @@ def revoke_request(provider: Provider, url: str, kind: str, *, token: str) -> To
     headers = {**provider.headers, **headers}
     match facts.token_in:
         case "header":
-            return _write(facts.method, url, {**headers, "Authorization": f"Bearer {token}"}, fields, form="form")
+            return _write(facts.method, url, {**headers, **provider.authorize(token)}, fields, form="form")
         case "path":
             return _write(facts.method, url.replace("{token}", quote(token, safe="")), headers, fields, form="form")
         case "query":

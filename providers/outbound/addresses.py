@@ -53,25 +53,73 @@ _NUMERIC_LABEL = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 URL_LIMIT = 8192
 
 
+# What an operator can allow for one provider: the networks of organizations (RFC 1918, RFC 6598, RFC 4193).
+_PRIVATE_V4 = tuple(IPv4Network(one) for one in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
+_PRIVATE_V6 = IPv6Network("fc00::/7")
+# Where clouds give a machine its own credentials, inside of such networks; the other such addresses are link-local.
+_METADATA = frozenset(ipaddress.ip_address(address) for address in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200"))
+Network = IPv4Network | IPv6Network
+
+
 @dataclass(frozen=True, slots=True)
 class AddressPolicy:
-    """What is allowed beyond public addresses over https: nothing, or the sandbox's loopback (then also http)."""
+    """What is allowed beyond public addresses over https: nothing, or the sandbox's loopback (then also http).
+
+    For one provider, an operator can allow private addresses: those that the names in `private_hosts` resolve to, and
+    those in `private_networks`; and trust the certificate authority in a PEM file beside the system's.
+    """
 
     allow_loopback: bool = False
+    private_hosts: frozenset[str] = frozenset()  # lower case
+    private_networks: tuple[Network, ...] = ()
+    ca_file: str | None = None
 
 
 PUBLIC_ONLY = AddressPolicy()
 
 
-def address_problem(address: str, policy: AddressPolicy) -> str | None:
-    """Why this IP address may not be connected to; None when it may."""
+def private_network(text: str) -> Network | None:
+    """A network, or one address, that can be allowed; None for a name. Raises ValueError for any other text."""
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        if _HOST.fullmatch(text) is None or _NUMERIC_LABEL.fullmatch(text.rsplit(".", 1)[-1]) is not None:
+            raise ValueError(f"{text!r} is neither a host name nor a network such as 10.20.0.0/16") from None
+        if is_loopback_host(text) or text.lower().endswith(".localhost"):
+            raise ValueError(f"{text!r} is this machine, not a private network") from None
+        return None
+    if isinstance(network, IPv4Network):
+        is_private = any(network.subnet_of(one) for one in _PRIVATE_V4)
+    else:
+        is_private = network.subnet_of(_PRIVATE_V6)
+    if not is_private:
+        known = ", ".join(str(one) for one in (*_PRIVATE_V4, _PRIVATE_V6))
+        raise ValueError(f"{text} isn't inside a private network: {known}")
+    return network
+
+
+def address_problem(address: str, policy: AddressPolicy, *, host: str = "") -> str | None:
+    """Why this IP address may not be connected to; None when it may. `host` is the name that resolved to it."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return "not an IP address"
     if policy.allow_loopback and parsed.is_loopback:
         return None
-    return None if _is_public(parsed) else "not a public address"
+    return None if _is_public(parsed) or _is_allowed(parsed, policy, host.lower()) else "not a public address"
+
+
+def _is_allowed(address: IPv4Address | IPv6Address, policy: AddressPolicy, host: str) -> bool:
+    """Whether the operator allowed this private address; never one at which a cloud gives out credentials."""
+    if address in _METADATA:
+        return False
+    if isinstance(address, IPv4Address):
+        is_private = any(address in network for network in _PRIVATE_V4)
+    else:
+        is_private = address.scope_id is None and address in _PRIVATE_V6
+    if not is_private:
+        return False
+    return host in policy.private_hosts or any(address in network for network in policy.private_networks)
 
 
 def _is_public(address: IPv4Address | IPv6Address) -> bool:

@@ -1,8 +1,8 @@
 """Outbound HTTP: one guarded client for everything that a request, client, person or provider file can influence.
 
 Decides address, deadline, size and number of calls in flight, and says for every failure whether anything was sent.
-Follows no redirect, keeps no cookie, reads no proxy from the environment, repeats nothing: callers know what is safe to
-repeat. `providers.oauth.client`, `providers.api.api` and the authorization server interpret the answers.
+Follows no redirect, keeps no cookie, repeats nothing: callers know what is safe to repeat. `providers.oauth.client`,
+`providers.api.api` and the authorization server interpret the answers.
 """
 
 from __future__ import annotations
@@ -66,11 +66,13 @@ class Outbound:
         policy: AddressPolicy = PUBLIC_ONLY,
         *,
         lookup: Lookup | None = None,
+        proxy: str | None = None,
         connect_timeout: float = CONNECT_TIMEOUT,
         calls_per_peer: int = CALLS_PER_PEER,
         calls_per_account: int = CALLS_PER_ACCOUNT,
     ) -> None:
         self.policy = policy
+        self._proxy = proxy
         self._lookup: Lookup = lookup or BoundedLookup()
         self._foreign_lookup: Lookup = lookup or BoundedLookup(
             threads=FOREIGN_LOOKUPS, share=FOREIGN_SHARE, by_caller=True
@@ -101,7 +103,9 @@ class Outbound:
             from providers.outbound.sessions import HttpSessions
 
             if self._sessions is None:
-                self._sessions = HttpSessions(self._lookup, self._foreign_lookup, connect_timeout=self._connect_timeout)
+                self._sessions = HttpSessions(
+                    self._lookup, self._foreign_lookup, connect_timeout=self._connect_timeout, proxy=self._proxy
+                )
         return self._sessions
 
     async def send(self, request: OutboundRequest) -> OutboundResponse:

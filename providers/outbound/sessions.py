@@ -5,19 +5,22 @@ The only module that knows it. `providers.outbound.client` loads this at the fir
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
 import socket
+import ssl
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from io import BytesIO
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.hdrs import CONTENT_ENCODING
 from yarl import URL
 
-from providers.outbound.addresses import AddressPolicy, address_problem
+from providers.outbound.addresses import AddressPolicy, address_problem, is_loopback_host
 from providers.outbound.lookups import ON_BEHALF_OF, Lookup
 from providers.outbound.messages import (
     AddressRefused,
@@ -39,6 +42,8 @@ async def translate(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
         return await handler(request)
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
         raise NotReached("TLS failed") from error
+    except aiohttp.ClientHttpProxyError as error:  # its answer to CONNECT: the request itself was not sent
+        raise NotReached("the outbound proxy refused") from error
     except aiohttp.ClientConnectorDNSError as error:
         raise NotReached("name not found") from error
     except aiohttp.ClientConnectorError as error:
@@ -100,6 +105,20 @@ class StreamedAnswer:
                 yield chunk
 
 
+def _results(host: str, port: int, addresses: Sequence[str]) -> list[ResolveResult]:
+    return [
+        ResolveResult(
+            hostname=host,
+            host=address,
+            port=port,
+            family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+            proto=0,
+            flags=socket.AI_NUMERICHOST,
+        )
+        for address in dict.fromkeys(addresses)
+    ]
+
+
 class _GuardedResolver(AbstractResolver):
     """Resolves once and hands out the checked addresses, so that the connection goes to what was checked."""
 
@@ -114,22 +133,79 @@ class _GuardedResolver(AbstractResolver):
         if not addresses:
             raise OSError("no address")
         for address in addresses:  # one bad address spoils the name: a rebinding answer mixes good and bad
-            if address_problem(address, self._policy) is not None:
+            if address_problem(address, self._policy, host=host) is not None:
                 raise AddressRefused("address not allowed")
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in dict.fromkeys(addresses)
-        ]
+        return _results(host, port, addresses)
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+class _ProxyResolver(AbstractResolver):
+    """Resolves the operator's proxy and nothing else: whatever goes through it names checked addresses."""
+
+    def __init__(self, proxy: URL, lookup: Lookup) -> None:
+        self._host = proxy.raw_host
+        self._lookup = lookup
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        if host != self._host:
+            raise AddressRefused("address not allowed")
+        return _results(host, port, await self._lookup(host, port))
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class _ThroughProxy:
+    """One request through the proxy: looked up and checked here, as every other one, then named by its address.
+
+    A proxy that looked up the name itself could be led elsewhere than what was checked. TLS still ends at the name.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, resolver: _GuardedResolver, proxy: URL) -> None:
+        self._session = session
+        self._resolver = resolver
+        self._proxy = proxy
+        self._inner: AbstractAsyncContextManager[aiohttp.ClientResponse] | None = None
+        self._request: tuple[OutboundRequest, aiohttp.ClientTimeout] | None = None
+
+    def of(self, request: OutboundRequest, limits: aiohttp.ClientTimeout) -> Self:
+        self._request = (request, limits)
+        return self
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        if self._request is None:
+            raise RuntimeError("no request")
+        request, limits = self._request
+        url = URL(request.url, encoded=True)
+        host = url.raw_host or ""
+        try:
+            async with asyncio.timeout(limits.connect):
+                [first, *_] = await self._resolver.resolve(host, url.port or 443)
+        except TimeoutError as error:
+            raise NotReached("connecting took too long") from error
+        except OSError as error:
+            raise NotReached("name not found") from error
+        self._inner = self._session.request(
+            request.method,
+            url.with_host(first["host"]),
+            headers={"Host": url.raw_authority, **request.headers},
+            data=_body_of(request),
+            timeout=limits,
+            allow_redirects=False,
+            proxy=self._proxy,
+            server_hostname=host,
+        )
+        return await self._inner.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._inner is not None:
+            await self._inner.__aexit__(kind, error, traceback)
 
 
 class HttpSessions:
@@ -137,11 +213,14 @@ class HttpSessions:
 
     reading: Final = READING
 
-    def __init__(self, lookup: Lookup, foreign_lookup: Lookup, *, connect_timeout: float) -> None:
+    def __init__(
+        self, lookup: Lookup, foreign_lookup: Lookup, *, connect_timeout: float, proxy: str | None = None
+    ) -> None:
+        self._proxy = None if proxy is None else URL(proxy)
         self._lookup = lookup
         self._foreign_lookup = foreign_lookup
         self._connect_timeout = connect_timeout
-        self._opened: dict[tuple[AddressPolicy, bool, bool], aiohttp.ClientSession] = {}
+        self._opened: dict[tuple[AddressPolicy, bool, bool, bool], aiohttp.ClientSession] = {}
 
     async def close(self) -> None:
         """Close every connection."""
@@ -163,12 +242,15 @@ class HttpSessions:
         session = self._session(policy, reuse=request.reuse, is_foreign=request.is_foreign)
         if request.is_foreign:
             ON_BEHALF_OF.set(request.account)
-        body = request.body
+        if self._proxy is not None and not is_direct(request.url, policy):
+            resolver = _GuardedResolver(policy, self._foreign_lookup if request.is_foreign else self._lookup)
+            through = self._session(policy, reuse=request.reuse, is_foreign=request.is_foreign, proxy=self._proxy)
+            return _ThroughProxy(through, resolver, self._proxy).of(request, limits)
         return session.request(
             request.method,
             URL(request.url, encoded=True),
             headers=request.headers,
-            data=BytesIO(body) if isinstance(body, bytes) and len(body) > _WRITTEN_AT_ONCE else body,
+            data=_body_of(request),
             timeout=limits,
             allow_redirects=False,
         )
@@ -182,17 +264,22 @@ class HttpSessions:
         body = await _read(answer, limit)
         return OutboundResponse(answer.status, {name.lower(): value for name, value in answer.headers.items()}, body)
 
-    def _session(self, policy: AddressPolicy, *, reuse: bool, is_foreign: bool) -> aiohttp.ClientSession:
-        session = self._opened.get((policy, reuse, is_foreign))
+    def _session(
+        self, policy: AddressPolicy, *, reuse: bool, is_foreign: bool, proxy: URL | None = None
+    ) -> aiohttp.ClientSession:
+        key = (policy, reuse, is_foreign, proxy is not None)
+        session = self._opened.get(key)
         if session is None:
+            lookup = self._foreign_lookup if is_foreign else self._lookup
             connector = aiohttp.TCPConnector(
-                resolver=_GuardedResolver(policy, self._foreign_lookup if is_foreign else self._lookup),
+                resolver=_GuardedResolver(policy, lookup) if proxy is None else _ProxyResolver(proxy, self._lookup),
+                ssl=_trust(policy.ca_file),
                 use_dns_cache=not is_foreign,  # a stranger could fill it
                 limit=0,  # the bulkheads limit
                 force_close=not reuse,
                 keepalive_timeout=None if not reuse else 15,
             )
-            session = self._opened[policy, reuse, is_foreign] = aiohttp.ClientSession(
+            session = self._opened[key] = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 middlewares=(translate,),
@@ -201,6 +288,32 @@ class HttpSessions:
                 raise_for_status=False,
             )
         return session
+
+
+def is_direct(url: str, policy: AddressPolicy) -> bool:
+    """Whether a request goes past the proxy: to this machine, and to hosts that the operator called private."""
+    host = (URL(url, encoded=True).raw_host or "").lower()
+    if is_loopback_host(host) or host in policy.private_hosts:
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return any(address in network for network in policy.private_networks)
+
+
+def _trust(ca_file: str | None) -> ssl.SSLContext | bool:
+    """Whom a server's certificate is trusted from: the system's authorities, and this one."""
+    if ca_file is None:
+        return True
+    context = ssl.create_default_context()
+    context.load_verify_locations(cafile=ca_file)
+    return context
+
+
+def _body_of(request: OutboundRequest) -> object:
+    body = request.body
+    return BytesIO(body) if isinstance(body, bytes) and len(body) > _WRITTEN_AT_ONCE else body
 
 
 async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:

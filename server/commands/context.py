@@ -67,14 +67,12 @@ class Setup:
 
     def catalog(self) -> Catalog:
         """The providers as the settings have them; opens nothing else. Raises ProviderFileRefused, SettingsRefused."""
-        from providers.outbound.addresses import AddressPolicy
-        from providers.outbound.client import Outbound
-        from server.app import open_catalog
+        from server.app import open_catalog, outbound_of
 
         settings = self.settings()
 
         async def read() -> Catalog:
-            async with Outbound(AddressPolicy(allow_loopback=settings.sandbox.loopback_upstreams)) as outbound:
+            async with outbound_of(settings) as outbound:
                 return await open_catalog(settings, data=self.directory(), outbound=outbound)
 
         return self.run(read())

@@ -160,7 +160,7 @@ def new_provider(
     api = _answer(api, "Base URL of the API")
     path.parent.mkdir(exist_ok=True, mode=0o700)
     path.write_text(
-        _new_file(name, endpoints, title=title, scopes=scopes, api=api, is_openid=issuer is not None), encoding="utf-8"
+        _new_file(name, endpoints, title=title, scopes=scopes, api=api, is_openid=endpoints.is_openid), encoding="utf-8"
     )
     problems = check_file(path)
     if problems:
@@ -180,12 +180,10 @@ def _answer(given: str | None, question: str) -> str:
 
 def _discover(setup: Setup, issuer: str) -> Endpoints:
     from providers.definitions.discovery import DiscoveryFailed, discover
-    from providers.outbound.addresses import AddressPolicy
-    from providers.outbound.client import Outbound
+    from server.app import outbound_of
 
     async def ask() -> Endpoints:
-        loopback = setup.settings().sandbox.loopback_upstreams
-        async with Outbound(AddressPolicy(allow_loopback=loopback)) as outbound:
+        async with outbound_of(setup.settings()) as outbound:
             return await discover(issuer, outbound)
 
     try:

@@ -88,7 +88,14 @@ async def _ask(
         code_verifier=secrets.token_urlsafe(48),
     )
     return await deployment.http.send(
-        OutboundRequest("GET", url, headers={"Accept": "text/html"}, peer=f"{provider.name}.doctor", max_bytes=LIMIT)
+        OutboundRequest(
+            "GET",
+            url,
+            headers={"Accept": "text/html"},
+            peer=f"{provider.name}.doctor",
+            max_bytes=LIMIT,
+            policy=provider.registration.reach,
+        )
     )
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 from providers.definitions.model import Provider
-from providers.outbound.messages import HttpError, OutboundRequest
+from providers.outbound.addresses import is_loopback_host
+from providers.outbound.messages import AddressRefused, HttpError, OutboundRequest
 from server.connecting.provider_authorization import needs_https
 from server.deployment import Deployment
 from server.doctor.authorize_page import check_authorize_page
@@ -23,7 +25,7 @@ from vault.upstream import UpstreamError
 
 _NO_CODE: Final = "token-vault-doctor-no-such-code"
 _NO_VERIFIER: Final = "token-vault-doctor-verifier-that-belongs-to-no-code"
-_KNOWN: Final = frozenset({"invalid_grant", "invalid_code", "code_already_used"})
+_KNOWN: Final = frozenset({"invalid_grant", "invalid_code", "code_already_used", "bad_verification_code"})
 _CLIENT: Final = frozenset({"invalid_client", "invalid_client_id", "bad_client_secret", "unauthorized_client"})
 _REDIRECT: Final = frozenset({"redirect_uri_mismatch", "bad_redirect_uri"})
 
@@ -87,8 +89,19 @@ async def _check_reachable(deployment: Deployment, provider: Provider) -> list[F
     check = f"{provider.name}.client"
     try:
         answer = await deployment.http.send(
-            OutboundRequest("GET", provider.hosts.token_url, peer=f"{provider.name}.doctor")
+            OutboundRequest(
+                "GET",
+                provider.hosts.token_url,
+                peer=f"{provider.name}.doctor",
+                policy=provider.registration.reach,
+            )
         )
+    except AddressRefused as error:
+        sentence = f"{provider.title} is at an address that the vault doesn't connect to: {error.reason}"
+        fix = f"list its host or network in providers.{provider.name}.private"
+        if is_loopback_host(urlsplit(provider.hosts.token_url).hostname or ""):
+            fix = "set sandbox.loopback_upstreams = true, for a trial on this machine"
+        return [problem(check, sentence, fix=fix)]
     except HttpError as error:
         sentence = f"{provider.title} doesn't answer: {error.reason}"
         mine = deployment.settings.providers.get(provider.name)
@@ -96,6 +109,8 @@ async def _check_reachable(deployment: Deployment, provider: Provider) -> list[F
         if mine is not None and (mine.token_url or mine.issuer or mine.inputs):
             setting = "token_url" if mine.token_url else "issuer" if mine.issuer else "inputs"
             fix += f", or correct providers.{provider.name}.{setting}"
+        if error.reason == "TLS failed":
+            fix = f"name the file of its certificate authority in providers.{provider.name}.ca_file"
         return [problem(check, sentence, fix=fix)]
     found = [_client(deployment, provider, await _refusal(deployment, provider))]
     there = instant(answer.headers.get("date", ""))

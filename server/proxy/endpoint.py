@@ -218,7 +218,7 @@ class Proxy:
         url = provider.apis[target.api].rstrip("/") + target.path
         if opened.query:
             url += "?" + opened.query
-        headers = _own_headers(provider.headers) | request_headers(incoming.scope["headers"], provider)
+        headers = _lower_names(provider.headers) | request_headers(incoming.scope["headers"], provider)
         length = incoming.fields.get("content-length")
         if body is None and length is not None:
             headers["content-length"] = length
@@ -359,10 +359,11 @@ class Proxy:
         return OutboundRequest(
             method=incoming.method,
             url=call.url,
-            headers={**call.headers, "authorization": f"Bearer {token.value}"},
+            headers={**call.headers, **_lower_names(call.provider.authorize(token.value))},
             body=self._parts(incoming, limit=self._settings.body_limit) if body is None else body or None,
             timeout=self._settings.deadline + _LATER,
             max_bytes=self._settings.answer_limit,
+            policy=call.provider.registration.reach,
             peer=f"{call.provider.name}.proxy",
             account=call.target.connection_id,
             share=_SHARE,
@@ -419,8 +420,7 @@ class Proxy:
         )
 
 
-def _own_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """What the provider wants on each call, unless the client sets it itself."""
+def _lower_names(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 

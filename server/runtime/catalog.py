@@ -23,13 +23,13 @@ def read_catalog(settings: Settings, *, data: Path, endpoints: Mapping[str, Endp
     return load_catalog(
         [*own, *(folder.expanduser() for folder in settings.provider_folders)],
         {
-            name: replace(_overrides(name, registered, is_loopback=settings.is_loopback), endpoints=endpoints.get(name))
+            name: replace(_overrides(name, registered, settings), endpoints=endpoints.get(name))
             for name, registered in settings.providers.items()
         },
     )
 
 
-def _overrides(name: str, registered: ProviderSettings, *, is_loopback: bool) -> ProviderOverrides:
+def _overrides(name: str, registered: ProviderSettings, settings: Settings) -> ProviderOverrides:
     return ProviderOverrides(
         client_id=registered.client_id,
         client_secret=registered.secret(name),
@@ -44,5 +44,6 @@ def _overrides(name: str, registered: ProviderSettings, *, is_loopback: bool) ->
         title=registered.title,
         scopes=None if registered.scopes is None else frozenset(registered.scopes),
         testing=registered.testing,
-        is_loopback=is_loopback,
+        is_loopback=settings.is_loopback,
+        reach=registered.reach(name, allow_loopback=settings.sandbox.loopback_upstreams),
     )

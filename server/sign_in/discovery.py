@@ -19,7 +19,8 @@ from providers.definitions.discovery import DiscoveryFailed, Endpoints, discover
 from server.settings import Settings, SettingsRefused
 
 if TYPE_CHECKING:
-    from providers.outbound.client import Outbound
+    from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import Outbound
 
 WAIT: Final = 5.0  # seconds for an issuer to answer
 _FOLDER: Final = "issuers"
@@ -28,18 +29,30 @@ _ENDPOINTS: TypeAdapter[Endpoints] = TypeAdapter(Endpoints)
 
 async def endpoints_of_issuers(settings: Settings, *, data: Path, outbound: Outbound) -> Mapping[str, Endpoints]:
     """The endpoints of each provider that is an issuer. Raises SettingsRefused when one was never reachable."""
-    named = {name: one.issuer for name, one in settings.providers.items() if one.issuer is not None}
+    named = {name: one for name, one in settings.providers.items() if one.issuer is not None}
+    loopback = settings.sandbox.loopback_upstreams
     found = await asyncio.gather(
-        *(_endpoints(name, issuer, data=data, outbound=outbound) for name, issuer in named.items())
+        *(
+            _endpoints(
+                name,
+                one.issuer or "",
+                data=data,
+                outbound=outbound,
+                policy=one.reach(name, allow_loopback=loopback),
+            )
+            for name, one in named.items()
+        )
     )
     return dict(zip(named, found, strict=True))
 
 
-async def _endpoints(name: str, issuer: str, *, data: Path, outbound: Outbound) -> Endpoints:
+async def _endpoints(
+    name: str, issuer: str, *, data: Path, outbound: Outbound, policy: AddressPolicy | None
+) -> Endpoints:
     kept = data / _FOLDER / f"{name}.json"
     try:
         async with asyncio.timeout(WAIT):
-            found = await discover(issuer, outbound)
+            found = await discover(issuer, outbound, policy=policy)
     except (DiscoveryFailed, TimeoutError) as error:
         remembered = _read_kept(kept, issuer)
         if remembered is None:
@@ -55,6 +68,7 @@ def _read_kept(kept: Path, issuer: str) -> Endpoints | None:
     """What this issuer said at an earlier start."""
     try:
         content = json.loads(kept.read_text(encoding="utf-8"))
-        return _ENDPOINTS.validate_python(content["endpoints"]) if content["issuer"] == issuer else None
+        endpoints = {"is_openid": True, **content["endpoints"]}  # of an earlier release, which knew no others
+        return _ENDPOINTS.validate_python(endpoints) if content["issuer"] == issuer else None
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
         return None

@@ -497,6 +497,15 @@ async def test_what_an_authorization_page_says_before_anybody_signs_in(
     assert "/connect/callback/slack" in found["slack.redirect"]["sentence"] + (found["slack.redirect"]["fix"] or "")
 
 
+async def test_a_provider_on_this_machine_needs_the_sandboxs_switch(place: Place, simulator: Simulator) -> None:
+    lines = [line for line in slack(simulator) if "loopback_upstreams" not in line]
+    configure(place, *lines)
+    (place.data / "config.toml").chmod(0o600)
+    found = await examine(place, fails=True)
+    assert_problem(found, "slack.client", "doesn't connect to")
+    assert "sandbox.loopback_upstreams = true" in (found["slack.client"]["fix"] or "")
+
+
 async def test_a_provider_that_does_not_answer(place: Place, simulator: Simulator) -> None:
     configure(place, *slack(simulator, token_url=f"http://127.0.0.1:{free_port()}/token"))
     (place.data / "config.toml").chmod(0o600)
@@ -512,6 +521,7 @@ async def test_a_provider_that_does_not_answer(place: Place, simulator: Simulato
         ("200 OK", "something_new", "note", "something_new"),
         ("503 Busy", "", "note", "again"),
         ("200 OK", "invalid_code", "ok", "accepts"),
+        ("200 OK", "bad_verification_code", "ok", "accepts"),  # GitHub
     ],
 )
 async def test_what_a_provider_answers_to_a_code_that_does_not_exist(

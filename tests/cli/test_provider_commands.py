@@ -33,6 +33,7 @@ from server.app import open_deployment
 from server.settings import SettingsRefused, load_settings
 from tests.cli.test_cli_commands import content, run
 from tests.support.processes import Place, free_port
+from tests.support.scripted import Arrival, Reply, json_reply, scripted_server
 from vault.upstream import Account
 
 
@@ -227,7 +228,10 @@ def asked_by(provider: Provider, scopes: frozenset[str]) -> list[str]:
 )
 def test_an_issuer_is_asked_only_for_scopes_that_it_may_have(published: list[str], expected: list[str]) -> None:
     whole = {f"{name}_endpoint": f"https://x.example/{name}" for name in ("authorization", "token", "userinfo")}
-    endpoints = read_configuration("https://x.example", {**whole, "scopes_supported": published})
+    endpoints = read_configuration(
+        "https://x.example",
+        {**whole, "scopes_supported": published, "id_token_signing_alg_values_supported": ["RS256"]},
+    )
     provider = generic_provider("corp", endpoints, title=None, scopes=(), apis={})
     assert asked_by(provider.with_registration(Registration("x")), provider.scope.default) == expected
 
@@ -261,7 +265,6 @@ async def test_three_addresses_are_enough() -> None:
     [
         ({"token_endpoint": None}, "has no token_endpoint"),
         ({"authorization_endpoint": None}, "has no authorization_endpoint"),
-        ({"userinfo_endpoint": None}, "has no userinfo_endpoint"),
     ],
 )
 def test_a_discovery_document_that_lacks_an_endpoint_is_refused(change: dict[str, object], expected: str) -> None:
@@ -274,6 +277,30 @@ def test_a_discovery_document_that_lacks_an_endpoint_is_refused(change: dict[str
     assert read_configuration("https://x.example", whole).client_auth == "client_secret_post"
     with pytest.raises(DiscoveryFailed, match=expected):
         read_configuration("https://x.example", {**whole, **change})
+
+
+async def test_an_issuer_is_found_by_rfc_8414_alone() -> None:
+    """Its OpenID address answers as it answers anything unknown."""
+
+    def answer(arrival: Arrival) -> Reply:
+        if arrival.path == "/.well-known/oauth-authorization-server/tenant":
+            endpoints = {"authorization_endpoint": f"{server.url}/a", "token_endpoint": f"{server.url}/t"}
+            return json_reply({"issuer": f"{server.url}/tenant", **endpoints, "scopes_supported": ["read"]})
+        return unknown[0]
+
+    unknown = [json_reply({}, status=404)]
+    async with scripted_server(answer) as server, Outbound(AddressPolicy(allow_loopback=True)) as outbound:
+        for unknown[0] in (json_reply({}, status=401), Reply(200, b"<html>"), json_reply({"error": 1}), Reply(404)):
+            found = await discover(f"{server.url}/tenant", outbound)
+            assert (found.token_url, found.is_openid, found.userinfo_url) == (f"{server.url}/t", False, None)
+        provider = generic_provider("corp", found, title=None, scopes=["read"], apis={})
+        assert (provider.identity.source, asked_by(provider.with_registration(Registration("x")), {"read"})) == (
+            "none",
+            ["read"],
+        )
+        unknown[0] = json_reply({"issuer": "https://other.example"})
+        with pytest.raises(DiscoveryFailed):  # metadata of another issuer is never passed over
+            await discover(f"{server.url}/tenant", outbound)
 
 
 async def test_a_document_of_another_issuer_is_refused() -> None:

@@ -6,10 +6,12 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from providers.definitions.catalog import SHELF
 from tests.support.proxy_room import ALL, POST, READ, UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
 from tests.support.scripted import Reply
 
@@ -412,3 +414,31 @@ async def test_each_call_is_an_event_without_values(room: ProxyRoom) -> None:
     )
     assert (refused.details["code"], refused.details["path"]) == ("call_not_allowed", "")
     assert "needle" not in str(called) + str(refused)
+
+
+@pytest.mark.parametrize(
+    ("table", "header", "value"),
+    [
+        ('scheme = "OAuth2"', "authorization", f"OAuth2 {UPSTREAM_TOKEN}"),
+        ('header = "X-Access-Token"\nscheme = ""', "x-access-token", UPSTREAM_TOKEN),
+    ],
+)
+async def test_the_credential_goes_as_the_file_says_and_the_clients_own_header_does_not(
+    tmp_path: Path, table: str, header: str, value: str
+) -> None:
+    """For tools, too: they call through `providers.api.api`, with the same header."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    shipped = (SHELF / "slack.toml").read_text(encoding="utf-8")
+    (folder / "slack.toml").write_text(f"{shipped}\n[authorization]\n{table}\n", encoding="utf-8")
+    async with proxy_room(tmp_path / "data", provider_folders=[str(folder)]) as room:
+        handle = await room.ready()
+        sent = {"channel": "C1", "text": "hi"}
+        assert (await handle.call(json=sent, headers={"x-access-token": "mine"})).status_code == 200
+        async with room.client(handle.agent) as client:
+            assert not (await client.call_tool("slack_post", {"channel": "C123", "text": "hi"})).is_error
+        for arrival in room.provider.arrivals:
+            assert arrival.headers[header] == value
+            assert "mine" not in arrival.headers.values()
+            assert header == "authorization" or "authorization" not in arrival.headers
+        assert len(room.provider.arrivals) == 2

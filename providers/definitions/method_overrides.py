@@ -1,0 +1,61 @@
+"""What turns a call into one of another method, so that it is refused: parameters and headers, everywhere or at one
+provider.
+
+`providers.definitions.model` has the rest of a provider file; `providers.api.rules` refuses the calls.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import cached_property, lru_cache
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+QueryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_$][A-Za-z0-9_.$\[\]-]*$", max_length=80)]
+
+
+# Frameworks behind many APIs take the method from such a parameter or header, so all of them are refused everywhere:
+# parameters as `fold_name` writes them, headers in lower case. CORS sends no call with its own header.
+METHOD_PARAMETER: Final = re.compile(
+    r"(?:[_$]+|x_)+(?:http_?)?(?:method|verb)|http_?(?:method|verb)|.*(?:method|verb)_?override.*"
+)
+METHOD_HEADER: Final = re.compile(
+    r"(?!access-control-request-method$)(?:.*[-_])?(?:method|verb)(?:[-_].*)?|.*override.*"
+)
+
+
+class FilePart(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Overrides(FilePart):
+    """What turns a call into one of another method at this provider, so that it is refused; empty if none was found.
+
+    `parameters` of query or body, `headers` in lower case, both beyond the ones that are refused everywhere. `sources`:
+    where that is documented.
+    """
+
+    parameters: frozenset[QueryName] = frozenset()
+    headers: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]] = frozenset()
+    sources: tuple[Key, ...] = ()
+
+    @cached_property
+    def folded_parameters(self) -> frozenset[str]:
+        """The parameters as `fold_name` writes them."""
+        return frozenset(fold_name(name) for name in self.parameters)
+
+
+@lru_cache(maxsize=1024)
+def fold_name(name: str) -> str:
+    """A parameter's name as the least exact framework reads it: PHP also reads `_method[x]` and ` .method` as names."""
+    plain = unicodedata.normalize("NFKC", name).partition("[")[0].strip().lower()
+    return re.sub(r"[ .-]", "_", plain)
+
+
+@lru_cache(maxsize=1024)
+def is_method_parameter(name: str) -> bool:
+    """Whether the parameter is refused everywhere, because some framework takes the method from it."""
+    return METHOD_PARAMETER.fullmatch(fold_name(name)) is not None

@@ -1,0 +1,133 @@
+"""The settings of one provider, and of all requests that leave the vault.
+
+With what every section of the settings shares: `server.settings` has the others and reads them all.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from providers.outbound.addresses import AddressPolicy, private_network
+
+
+class SettingsRefused(Exception):
+    """The settings cannot be used. The message is one line that names the setting and the fix."""
+
+
+class Section(BaseModel):
+    """A table of the settings: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def read_secret(value: SecretStr | None, file: Path | None, *, name: str) -> str | None:
+    """A secret given directly or by file. Raises SettingsRefused when both are set or the file cannot be read."""
+    if value is not None and file is not None:
+        raise SettingsRefused(f"{name} and {name}_file are both set: remove one of them")
+    if file is None:
+        return None if value is None else value.get_secret_value()
+    try:
+        return file.expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsRefused(f"{name}_file: cannot read {file}: {error}") from error
+
+
+class ProviderSettings(Section):
+    """Our registration at one provider, and any of its addresses that differ from the provider file."""
+
+    client_id: str | None = Field(default=None, description="Client ID there. Without it, the provider isn't set up")
+    client_secret: SecretStr | None = Field(default=None, description="Client secret there")
+    client_secret_file: Path | None = Field(default=None, description="File that holds the secret")
+    authorize_url: str | None = Field(default=None, description="Replaces `hosts.authorize_url` of the provider file")
+    token_url: str | None = Field(default=None, description="Replaces `hosts.token_url`")
+    refresh_url: str | None = Field(default=None, description="Replaces `hosts.refresh_url`")
+    long_lived_url: str | None = Field(default=None, description="Replaces `long_lived.url`")
+    revoke_url: str | None = Field(default=None, description="Replaces `hosts.revoke_url`")
+    userinfo_url: str | None = Field(default=None, description="Replaces the `[identity]` address")
+    apis: Mapping[str, str] = Field(default_factory=dict[str, str], description="Base URLs by key; replaces `[apis]`")
+    issuer: str | None = Field(
+        default=None, description="OpenID Connect issuer of a provider without a file; its endpoints are discovered"
+    )
+    title: str | None = Field(default=None, description="Name on pages of a provider without a file")
+    inputs: Mapping[str, str] = Field(
+        default_factory=dict[str, str], description="Inputs of the provider file: tenant, region, instance"
+    )
+    scopes: tuple[str, ...] | None = Field(
+        default=None, description="Upper limit: no token here ever carries more scopes"
+    )
+    testing: bool = Field(
+        default=False, description="The app there is unpublished (Google's testing mode): its grants expire sooner"
+    )
+
+    private: tuple[str, ...] = Field(
+        default=(),
+        description="Hosts, or networks inside of private ranges, that only this provider is reached at "
+        "although they aren't public",
+    )
+    ca_file: Path | None = Field(
+        default=None, description="PEM file of a certificate authority trusted for this provider alone"
+    )
+
+    @field_validator("private")
+    @classmethod
+    def _is_private(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            private_network(entry)
+        return entries
+
+    def reach(self, name: str, *, allow_loopback: bool) -> AddressPolicy | None:
+        """How its addresses are reached; None if as all others. Raises SettingsRefused for a file that isn't usable."""
+        if not self.private and self.ca_file is None:
+            return None
+        networks = {entry: private_network(entry) for entry in self.private}
+        return AddressPolicy(
+            allow_loopback=allow_loopback,
+            private_hosts=frozenset(entry.lower() for entry, network in networks.items() if network is None),
+            private_networks=tuple(network for network in networks.values() if network is not None),
+            ca_file=None if self.ca_file is None else _authority(self.ca_file, name=f"providers.{name}.ca_file"),
+        )
+
+    def secret(self, name: str) -> str | None:
+        return read_secret(self.client_secret, self.client_secret_file, name=f"providers.{name}.client_secret")
+
+
+def _authority(file: Path, *, name: str) -> str:
+    path = file.expanduser()
+    try:
+        ssl.create_default_context(cafile=str(path))
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsRefused(f"{name}: {file} isn't a readable PEM file of certificates: {error}") from error
+    return str(path)
+
+
+class OutboundSettings(Section):
+    """Requests to providers and strangers."""
+
+    proxy: SecretStr | None = Field(
+        default=None,
+        description="HTTP proxy for all of them, http://[USER:PASSWORD@]HOST:PORT, or `environment` for "
+        "HTTPS_PROXY; loopback and hosts in `providers.NAME.private` are reached directly",
+    )
+    proxy_file: Path | None = Field(default=None, description="File that holds the proxy's address")
+
+    def proxy_address(self) -> str | None:
+        """The proxy's URL. Raises SettingsRefused."""
+        address = read_secret(self.proxy, self.proxy_file, name="outbound.proxy")
+        if address == "environment":
+            address = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or None
+        if address is None:
+            return None
+        try:
+            parts = urlsplit(address)
+            is_usable = parts.scheme == "http" and parts.hostname and parts.port and not parts.path.strip("/")
+        except ValueError:
+            is_usable = False
+        if not is_usable:
+            raise SettingsRefused("outbound.proxy: write it as http://[USER:PASSWORD@]HOST:PORT")
+        return address
