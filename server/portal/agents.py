@@ -68,13 +68,13 @@ async def with_accounts(
 ) -> list[tuple[OwnAgent, list[access.AccessRow]]]:
     """The agents, each with the accounts that it may use."""
     database, now = visit.deployment.database, visit.deployment.now()
-    accounts = {one.connection.id: one for one in access.offered_accounts(visit.deployment, owned)}
+    accounts = access.offered_accounts(visit.deployment, owned)
     found: list[tuple[OwnAgent, list[access.AccessRow]]] = []
     for one in agents:
         held = await delegations.list_for_client(database, visit.user.id, client_id=one.client.id)
-        mine = [each for each in held if each.connection_id in accounts and each.is_live(now)]
-        usable = [accounts[each.connection_id] for each in mine]
-        rows = access.agent_rows(one.client, usable, delegated=mine, now=now)
+        live = {each.connection_id for each in held if each.is_live(now)}
+        usable = [account for account in accounts if account.connection.id in live]
+        rows = access.agent_rows(one.client, usable, delegated=held, now=now)
         found.append((one, [row for row in rows if row.setting.scopes]))
     return found
 

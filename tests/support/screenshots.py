@@ -19,6 +19,7 @@ from tests.support.showcase import Showcase, furnish, provider_settings
 TARGET: Final = Path(__file__).parents[2] / "docs" / "screenshots"
 DESKTOP: Final = {"width": 1280, "height": 800}
 PHONE: Final = {"width": 390, "height": 844}
+IN_BOTH: Final = ("home", "accounts", "agents", "agent", "consent", "sign-in")  # the others are drawn light only
 # encodes a PNG as WebP: Chromium has the encoder, so no library is needed
 _ENCODE: Final = """async ([png, quality]) => {
   const image = new Image(); image.src = 'data:image/png;base64,' + png; await image.decode();
@@ -45,7 +46,7 @@ def paths_of(room: Room, shown: Showcase) -> dict[str, str]:
 
 
 async def take(folder: Path, *, only: frozenset[str] = frozenset()) -> None:
-    """Every page on a desktop and a phone, light and dark."""
+    """Every page on a desktop and a phone, the main ones also in the dark."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as data:
         overrides = {"providers": provider_settings()}
@@ -61,7 +62,8 @@ async def take(folder: Path, *, only: frozenset[str] = frozenset()) -> None:
             wanted = {name: path for name, path in paths.items() if not only or name in only}
             for size, viewport in (("desktop", DESKTOP), ("phone", PHONE)):
                 for scheme in ("light", "dark"):
-                    await _round(browser, room, folder, wanted, size=size, scheme=scheme, viewport=viewport)
+                    drawn = {name: path for name, path in wanted.items() if scheme == "light" or name in IN_BOTH}
+                    await _round(browser, room, folder, drawn, size=size, scheme=scheme, viewport=viewport)
 
 
 async def _round(
@@ -96,7 +98,7 @@ async def _round(
 
 async def _write(encoder: Page, page: Page, file: Path) -> None:
     png = base64.b64encode(await page.screenshot(full_page=False)).decode()
-    file.write_bytes(base64.b64decode(await encoder.evaluate(_ENCODE, [png, 0.7])))
+    file.write_bytes(base64.b64decode(await encoder.evaluate(_ENCODE, [png, 0.65])))
 
 
 def main() -> None:
