@@ -11,6 +11,7 @@ import typer.core
 
 from server.commands.context import Setup, command, fail, say, user_named
 from server.event_texts import event_fields, in_a_line, names_of, when
+from server.terminal.completion import complete_users
 
 if TYPE_CHECKING:
     from vault.audit.proof import Report
@@ -38,7 +39,9 @@ def activity(
     setup: Setup,
     *,
     follow: Annotated[bool, typer.Option("--follow", help="Keep printing new events.")] = False,
-    user: Annotated[str | None, typer.Option("--user", help="Only events of this user.")] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", help="Only events of this user.", autocompletion=complete_users)
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many recent events to show.")] = 50,
 ) -> None:
     """Show who did what: agents, scopes, and outcomes."""

@@ -10,6 +10,7 @@ from providers.definitions.suggestions import did_you_mean
 from server.commands.context import Setup, command, fail
 from server.commands.names import client_called
 from server.event_texts import when
+from server.terminal.completion import complete_clients
 
 if TYPE_CHECKING:
     from vault.apis import Api
@@ -39,7 +40,11 @@ def add(
     *,
     client: Annotated[
         list[str] | None,
-        typer.Option("--client", help="A client that is this API; it can exchange the tokens it receives."),
+        typer.Option(
+            "--client",
+            help="A client that is this API; it can exchange the tokens it receives.",
+            autocompletion=complete_clients,
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name shown to users.", show_default="the URL")] = None,
     scope: Annotated[list[str] | None, typer.Option("--scope", help="A scope of the API. Repeat for several.")] = None,
@@ -133,7 +138,12 @@ def remove(
     *,
     client: Annotated[
         str | None,
-        typer.Option("--client", help="Only unlink this client from the API; keep the API.", show_default=False),
+        typer.Option(
+            "--client",
+            help="Only unlink this client from the API; keep the API.",
+            show_default=False,
+            autocompletion=complete_clients,
+        ),
     ] = None,
 ) -> None:
     """Remove an API and revoke every grant for it."""

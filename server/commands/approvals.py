@@ -17,6 +17,7 @@ from server.commands.context import Setup, command, fail, note, owner_here
 from server.commands.names import approval_called
 from server.event_texts import when
 from server.runtime.printable import printable
+from server.terminal.completion import complete_approvals
 
 if TYPE_CHECKING:
     from server.deployment import Deployment
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from vault.storage.database import Reader
 
 app = typer.Typer(no_args_is_help=True, help="Calls that agents ask you to approve.")
-ApprovalName = Annotated[str, typer.Argument(help="ID, tool, or agent.", show_default=False)]
+ApprovalName = Annotated[
+    str, typer.Argument(help="ID, tool, or agent.", show_default=False, autocompletion=complete_approvals)
+]
 
 
 async def _approval_fields(deployment: Deployment, approval: Approval) -> dict[str, object]:

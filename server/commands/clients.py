@@ -13,6 +13,7 @@ from providers.definitions.suggestions import did_you_mean
 from server.commands.context import Setup, command, fail, note
 from server.commands.names import ClientName, client_called, provider_called
 from server.event_texts import when
+from server.terminal.completion import complete_providers
 
 if TYPE_CHECKING:
     from server.deployment import Deployment
@@ -179,7 +180,10 @@ def add(
 def release_(
     setup: Setup,
     client: ClientName,
-    target: Annotated[str, typer.Argument(help="A provider, or a connection's ID.", show_default=False)],
+    target: Annotated[
+        str,
+        typer.Argument(help="A provider, or a connection's ID.", show_default=False, autocompletion=complete_providers),
+    ],
     policy: Annotated[str, typer.Argument(help="proxy, narrowed, or full.", show_default=False)],
 ) -> None:
     """Set how an agent receives the upstream tokens of a provider."""

@@ -9,6 +9,7 @@ import typer
 from server.commands.context import Setup, UserOption, check_pages, command, fail, note, user_at_browser, user_named
 from server.commands.names import ConnectionName, connection_called, provider_called
 from server.event_texts import when
+from server.terminal.completion import complete_providers
 
 if TYPE_CHECKING:
     from server.deployment import Deployment
@@ -50,7 +51,14 @@ def list_(setup: Setup, *, user: UserOption = None) -> None:
 @command(app, "connect")
 def connect(
     setup: Setup,
-    provider: Annotated[str, typer.Argument(help="For example slack, google, or google-calendar.", show_default=False)],
+    provider: Annotated[
+        str,
+        typer.Argument(
+            help="For example slack, google, or google-calendar.",
+            show_default=False,
+            autocompletion=complete_providers,
+        ),
+    ],
     *,
     user: UserOption = None,
 ) -> None:

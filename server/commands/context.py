@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Concatenate, Final, NoReturn, Param
 import typer
 
 from server.runtime.printable import printable
+from server.terminal.completion import complete_users
 
 if TYPE_CHECKING:
     from providers.definitions.catalog import Catalog
@@ -38,7 +39,12 @@ DataOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UserOption = Annotated[
-    str | None, typer.Option("--user", help="The user. Default: the owner of the data directory, or the only user.")
+    str | None,
+    typer.Option(
+        "--user",
+        help="The user. Default: the owner of the data directory, or the only user.",
+        autocompletion=complete_users,
+    ),
 ]
 
 

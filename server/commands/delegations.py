@@ -10,6 +10,7 @@ from providers.definitions.suggestions import did_you_mean
 from server.commands.context import Setup, UserOption, command, fail, user_named
 from server.commands.names import ClientName, ConnectionName, check_tool, client_called, connection_called
 from server.event_texts import when
+from server.terminal.completion import complete_tools
 
 if TYPE_CHECKING:
     from server.deployment import Deployment
@@ -62,7 +63,9 @@ def ask(
     scope: Annotated[
         list[str] | None, typer.Option("--scope", help="Require approval for everything with this scope.")
     ] = None,
-    tool: Annotated[list[str] | None, typer.Option("--tool", help="Require approval for this tool.")] = None,
+    tool: Annotated[
+        list[str] | None, typer.Option("--tool", help="Require approval for this tool.", autocompletion=complete_tools)
+    ] = None,
     user: UserOption = None,
 ) -> None:
     """Set which actions need the user's approval. Without --scope and --tool, none do."""

@@ -9,6 +9,7 @@ import typer
 
 from server.commands.context import Setup, UserOption, note, say, say_with_label, user_named
 from server.commands.names import find_client, find_connection
+from server.terminal.completion import complete_clients, complete_connections
 
 if TYPE_CHECKING:
     from server.deployment import Deployment
@@ -37,9 +38,20 @@ class _HandedOut:
 def explain(
     setup: Setup,
     *,
-    client: Annotated[str, typer.Option("--client", help="The agent: its ID or name.", show_default=False)],
+    client: Annotated[
+        str,
+        typer.Option(
+            "--client", help="The agent: its ID or name.", show_default=False, autocompletion=complete_clients
+        ),
+    ],
     connection: Annotated[
-        str, typer.Option("--connection", help="The connection: its ID or account.", show_default=False)
+        str,
+        typer.Option(
+            "--connection",
+            help="The connection: its ID or account.",
+            show_default=False,
+            autocompletion=complete_connections,
+        ),
     ],
     user: UserOption = None,
     scopes: Annotated[

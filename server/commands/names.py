@@ -13,6 +13,7 @@ import typer
 from providers.definitions.suggestions import did_you_mean
 from server.commands.context import fail
 from server.event_texts import when
+from server.terminal.completion import complete_clients, complete_connections, complete_providers, complete_users
 
 if TYPE_CHECKING:
     from providers.definitions.catalog import Catalog
@@ -142,7 +143,11 @@ def _several(what: str, named: str, candidates: Sequence[str]) -> str:
     return f"several {what} are called {named!r}. Pass one of these IDs: {', '.join(candidates)}"
 
 
-ClientName = Annotated[str, typer.Argument(help="ID or name.", show_default=False)]
-ConnectionName = Annotated[str, typer.Argument(help="Account or ID.", show_default=False)]
-ProviderName = Annotated[str, typer.Argument(help="The provider.", show_default=False)]
-UserName = Annotated[str, typer.Argument(help="Name or ID.", show_default=False)]
+ClientName = Annotated[str, typer.Argument(help="ID or name.", show_default=False, autocompletion=complete_clients)]
+ConnectionName = Annotated[
+    str, typer.Argument(help="Account or ID.", show_default=False, autocompletion=complete_connections)
+]
+ProviderName = Annotated[
+    str, typer.Argument(help="The provider.", show_default=False, autocompletion=complete_providers)
+]
+UserName = Annotated[str, typer.Argument(help="Name or ID.", show_default=False, autocompletion=complete_users)]

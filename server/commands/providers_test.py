@@ -11,6 +11,7 @@ import typer
 
 from server.commands.context import Setup, fail, note, say
 from server.commands.names import provider_called
+from server.terminal.completion import complete_providers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,10 @@ LIVE_TESTS = "live-tests.json"  # in the data directory: provider -> the last da
 def test_provider(
     setup: Setup,
     name: Annotated[
-        str | None, typer.Argument(help="A provider, or a provider file (TOML).", show_default=False)
+        str | None,
+        typer.Argument(
+            help="A provider, or a provider file (TOML).", show_default=False, autocompletion=complete_providers
+        ),
     ] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Test every provider.")] = False,

@@ -7,13 +7,17 @@ from typing import Annotated
 import typer
 
 from server.commands.context import Setup, check_pages, note, user_at_browser
+from server.terminal.completion import complete_users
 
 
 def sign_in(
     setup: Setup,
     *,
     user: Annotated[
-        str | None, typer.Option("--user", help="The user. Default: the owner of the data directory.")
+        str | None,
+        typer.Option(
+            "--user", help="The user. Default: the owner of the data directory.", autocompletion=complete_users
+        ),
     ] = None,
 ) -> None:
     """Print a one-time link that signs in a browser. Valid for two minutes."""

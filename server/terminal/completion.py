@@ -1,0 +1,116 @@
+"""Names that a shell completes: of people, agents, accounts, open approvals, providers, and tools.
+
+Reads the database without the vault, and provider files by their names; opens and creates nothing. Whatever goes wrong,
+it says nothing: somebody is typing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import typer
+
+Completion = list[tuple[str, str]]  # what is inserted, and what explains it
+_PLAIN: Final = re.compile(r"[\w.@+-]+")  # a shell takes it as one word; for other names the id is inserted
+
+
+def _quietly(
+    read: Callable[[typer.Context, str], Iterable[tuple[str, str]]],
+) -> Callable[[typer.Context, str], Completion]:
+    def complete(ctx: typer.Context, incomplete: str) -> Completion:
+        try:
+            return list(read(ctx, incomplete))
+        except (Exception, SystemExit):  # noqa: BLE001 -- a traceback in the middle of a line that is being typed
+            return []
+
+    return complete
+
+
+def _place(ctx: typer.Context) -> tuple[Path | None, Path]:
+    """Settings file and data directory, as the command would take them."""
+    from server.settings import default_data_directory
+
+    config, data = (
+        ctx.params.get(name) or os.environ.get(f"TOKEN_VAULT_{name.upper()}") for name in ("config", "data")
+    )
+    directory = Path(str(data)) if data else default_data_directory()
+    return Path(str(config)) if config else None, directory.expanduser().absolute()
+
+
+def _rows(ctx: typer.Context, kind: str, *, begin: str = "") -> Sequence[tuple[str, ...]]:
+    """The names of one kind; connections and approvals of the person with --user, or of the owner."""
+    from server.settings import load_settings
+    from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
+    from vault.storage.database import sqlite_path
+    from vault.storage.names import Whose, read_names
+    from vault.users import name_key
+
+    config, data = _place(ctx)
+    url = load_settings(config, data=data).database_url()
+    user = ctx.params.get("user") if kind != "users" else None
+    whose = Whose(name_key(begin)) if kind == "users" else Whose("", OWNER_ISSUER, OWNER_SUBJECT)
+    if user:
+        whose = Whose(name_key(str(user)))
+    return read_names(kind, url, sqlite=sqlite_path(url, data=data), whose=whose)
+
+
+def _choose(rows: Iterable[tuple[str, ...]], incomplete: str) -> Completion:
+    """Names, and ids of those that a shell would take for several words or as an id begins as typed."""
+    found: Completion = []
+    for name, row_id, *rest in rows:
+        if _PLAIN.fullmatch(name) and name.startswith(incomplete):
+            found.append((name, " ".join((*rest, row_id))))
+        elif row_id.startswith(incomplete):
+            found.append((row_id, " ".join((*rest, name))))
+    return found
+
+
+@_quietly
+def complete_users(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+    """People by name."""
+    return _choose(_rows(ctx, "users", begin=incomplete), incomplete)
+
+
+@_quietly
+def complete_clients(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+    """Agents by name or ID, the last used first."""
+    return _choose(_rows(ctx, "clients"), incomplete)
+
+
+@_quietly
+def complete_connections(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+    """Connections by account or ID."""
+    return _choose(_rows(ctx, "connections"), incomplete)
+
+
+@_quietly
+def complete_approvals(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+    """Open approvals by ID."""
+    return [(row_id, tool) for row_id, tool in _rows(ctx, "approvals") if row_id.startswith(incomplete)]
+
+
+@_quietly
+def complete_providers(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+    """Providers: the names of their files."""
+    from providers.definitions.catalog import SHELF
+    from server.runtime.catalog import OWN_FILES
+
+    folders = (SHELF, _place(ctx)[1] / OWN_FILES)
+    names = sorted({file.stem for folder in folders for file in folder.glob("*.toml")})
+    return [(name, "") for name in names if name.startswith(incomplete)]
+
+
+@_quietly
+def complete_tools(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+    """Tools that ship, and those of the settings."""
+    from providers.definitions.catalog import load_catalog
+    from server.mcp.registry import load_tools
+    from server.settings import load_settings
+
+    config, data = _place(ctx)
+    tools = load_tools(load_settings(config, data=data), load_catalog())
+    return [(one.name, one.title) for one in tools if one.name.startswith(incomplete)]

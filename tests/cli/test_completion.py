@@ -1,0 +1,153 @@
+"""A shell completes the names of people, agents, accounts, providers, and tools, and opens or makes nothing for it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from server.app import open_deployment
+from server.deployment import Deployment
+from server.mcp.local_owner import find_owner
+from server.settings import load_settings
+from tests.conftest import Store
+from tests.support.processes import PROGRAM, Place, free_port
+from tests.support.seeded import agent
+from vault import approvals, clients, connections, users
+from vault.approvals import ToolCall
+from vault.records import Principal, User
+from vault.upstream import Account, TokenAnswer
+
+
+async def fill(place: Place, url: str | None = None) -> str:
+    """A vault with people, agents, an account, and an open approval, whose id is returned."""
+    settings = load_settings(overrides={} if url is None else {"database": {"url": url}})
+    async with open_deployment(settings, data=place.data) as deployment:
+        owner = await find_owner(deployment)
+        return await _add(deployment, owner)
+
+
+async def _add(deployment: Deployment, owner: User) -> str:
+    async with deployment.transaction() as transaction:
+        now = deployment.now()
+        alice = await users.create_user(transaction, "alice", now=now)
+        await users.create_user(transaction, "bob", now=now)
+        for client_id, name in (("cursor-1", "Cursor"), ("R2D2-id-of-an-agent", "Claude Code")):
+            await clients.save_client(transaction, replace(agent(client_id), name=name))
+        connection = await connections.open_connection(
+            transaction,
+            deployment.keys,
+            user_id=alice.id,
+            provider="slack",
+            answer=TokenAnswer("at", "rt", frozenset({"chat:write"}), 3600, Account("T:U", "alice@team.example")),
+            asked=frozenset({"chat:write"}),
+            policy=deployment.vault.policies["slack"],
+            now=now,
+        )
+        asked, _ = await approvals.ask(
+            transaction,
+            deployment.keys,
+            call=ToolCall("slack_post", lambda: {"text": "Hello"}),
+            principal=Principal(owner.id, "cursor-1", "grant", scopes=frozenset(), audience=""),
+            connection_id=connection.id,
+            provider="slack",
+            account="T:U",
+            label="alice@team.example",
+            scopes=frozenset({"chat:write"}),
+            now=now,
+        )
+    return asked.id
+
+
+async def complete(place: Place, *words: str, environment: Mapping[str, str] | None = None) -> list[str]:
+    """What bash would offer for the last of the words."""
+    asks = {"_TOKEN_VAULT_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(("token-vault", *words))}
+    asks |= {"COMP_CWORD": str(len(words)), "TOKEN_VAULT_DATA": str(place.data), **(environment or {})}
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=place.environment() | asks,
+    )
+    async with asyncio.timeout(30):
+        out, err = await process.communicate()
+    assert err == b"", err.decode()
+    return out.decode().split("\n")[:-1] if out.endswith(b"\n") else out.decode().split("\n")
+
+
+@pytest.fixture
+def place(tmp_path: Path, prepared_data: Path) -> Place:
+    data = tmp_path / "data"
+    shutil.copytree(prepared_data, data)
+    data.chmod(0o700)
+    return Place(data, free_port())
+
+
+async def test_names_are_completed_from_the_database_and_nothing_is_made(place: Place) -> None:
+    asked = await fill(place)
+    before = {file.name: file.read_bytes() for file in place.data.iterdir() if file.is_file()}
+    for words, expected in (
+        (("users", "disable", "al"), ["alice"]),
+        (("connections", "list", "--user", "b"), ["bob"]),
+        (("clients", "show", "Cu"), ["Cursor"]),
+        (("clients", "remove", ""), ["Cursor", "R2D2-id-of-an-agent"]),  # a name of two words: the ID instead
+        (("clients", "remove", "R2"), ["R2D2-id-of-an-agent"]),
+        (("explain", "--user", "Alice", "--connection", "ali"), ["alice@team.example"]),
+        (("explain", "--user", "bob", "--connection", ""), []),
+        (("approvals", "refuse", asked[:4]), [asked]),
+        (("providers", "setup", "githu"), ["github", "github-oauth-app"]),
+        (("connections", "connect", "sla"), ["slack", "slack-bot"]),
+        (("delegations", "ask", "Cursor", "slack", "--tool", "slack_po"), ["slack_post"]),
+        (("users", "disable", "zz"), []),
+    ):
+        assert sorted(one for one in await complete(place, *words) if one) == expected, words
+    assert {file.name: file.read_bytes() for file in place.data.iterdir() if file.is_file()} == before
+
+
+async def test_names_are_completed_while_the_vault_is_served(place: Place) -> None:
+    place.configure()
+    await fill(place)
+    async with place.serve():
+        assert await complete(place, "users", "disable", "al") == ["alice"]
+
+
+async def test_the_data_directory_of_the_command_line_counts(place: Place, tmp_path: Path) -> None:
+    await fill(place)
+    elsewhere = {"TOKEN_VAULT_DATA": str(tmp_path / "nothing")}
+    assert await complete(place, "users", "disable", "al", environment=elsewhere) in ([], [""])
+    given = ("users", "disable", "--data", str(place.data), "al")
+    assert await complete(place, *given, environment=elsewhere) == ["alice"]
+
+
+async def test_whatever_is_wrong_a_completion_says_nothing_and_makes_nothing(place: Place) -> None:
+    new = Place(place.data.with_name("new"), 0)
+    assert await complete(new, "users", "disable", "al") in ([], [""])
+    assert not new.data.exists()
+    (place.data / "config.toml").write_text("[server]\nprot = 1\n")
+    assert await complete(place, "users", "disable", "al") in ([], [""])
+    (place.data / "config.toml").unlink()
+    with closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
+        database.execute("drop table users")
+        database.commit()
+    assert await complete(place, "users", "disable", "al") in ([], [""])
+    closed = {"TOKEN_VAULT_DATABASE__URL": f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"}
+    assert await complete(place, "users", "disable", "al", environment=closed) in ([], [""])
+
+
+async def test_names_are_completed_from_postgresql(postgres_store: Store) -> None:
+    place = Place(postgres_store.data, free_port())
+    asked = await fill(place, postgres_store.url)
+    here = {"TOKEN_VAULT_DATABASE__URL": postgres_store.url}
+    for words, expected in (
+        (("users", "disable", "al"), "alice"),
+        (("clients", "show", "Cu"), "Cursor"),
+        (("connections", "disconnect", "--user", "alice", "ali"), "alice@team.example"),
+        (("approvals", "approve", asked[:4]), asked),
+    ):
+        assert await complete(place, *words, environment=here) == [expected]

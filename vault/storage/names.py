@@ -1,0 +1,74 @@
+"""Names for a shell that completes a command: read only, without the drivers, so that nothing is created or upgraded.
+
+Every error of the database is the caller's to hide: a completion that fails says nothing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from vault.records import TENANT, ApprovalState
+from vault.storage.database import Value
+
+MOST: Final = 200  # names of a kind
+TIMEOUT: Final = 1.5  # seconds that a person who pressed Tab waits for the database
+_LATEST: Final = 2**62
+_STATEMENTS: Final = {  # kind -> the name that is completed, then what tells it from others
+    "users": "select name, id from users where tenant = :tenant and name_key >= :name_key "
+    "order by name_key limit :most",
+    "clients": "select name, id from clients where tenant = :tenant and removed_at is null and created_at <= :latest "
+    "order by created_at desc, id desc limit :most",
+    "connections": "select label, id, provider from connections where tenant = :tenant and ended_at is null "
+    "and user_id in (select id from users where tenant = :tenant and name_key = :name_key "
+    "union all select user_id from identities "
+    "where tenant = :tenant and issuer = :issuer and subject = :subject) limit :most",
+    "approvals": "select id, tool from approvals where tenant = :tenant and state = :pending and user_id "
+    "in (select id from users where tenant = :tenant and name_key = :name_key union all select user_id from identities "
+    "where tenant = :tenant and issuer = :issuer and subject = :subject) limit :most",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Which person's, by the key of their name or by an identity; for people, the key at which to begin."""
+
+    name_key: str = ""
+    issuer: str = ""
+    subject: str = ""
+
+
+def read_names(kind: str, url: str, *, sqlite: Path | None, whose: Whose) -> Sequence[tuple[str, ...]]:
+    """The rows of one kind: `users`, `clients`, or one person's `connections` or `approvals`. Blocking.
+
+    `sqlite`: the database's file, None for PostgreSQL at `url`.
+    """
+    facts: dict[str, Value] = {"tenant": TENANT, "most": MOST, "latest": _LATEST, **asdict(whose)}
+    facts["pending"] = ApprovalState.PENDING.value
+    if sqlite is None:
+        import asyncio
+
+        return asyncio.run(_from_postgres(url, _STATEMENTS[kind], facts))
+    # Nobody has it open when there is no log: then not even a lock file is made.
+    is_closed = not sqlite.with_name(f"{sqlite.name}-wal").exists()
+    address = f"file:{quote(str(sqlite))}?mode=ro{'&immutable=1' if is_closed else ''}"
+    with closing(sqlite3.connect(address, uri=True, timeout=TIMEOUT)) as connection:
+        return [tuple(map(str, row)) for row in connection.execute(_STATEMENTS[kind], facts)]
+
+
+async def _from_postgres(url: str, statement: str, facts: Mapping[str, Value]) -> Sequence[tuple[str, ...]]:
+    from vault.storage.postgres import translate
+    from vault.storage.postgres_hosts import Servers, split_hosts
+
+    numbered, names = translate(statement)
+    connection = await Servers(split_hosts(url), {}).connect(within=TIMEOUT, statement_cache_size=0)
+    try:
+        rows = await connection.fetch(numbered, *(facts[name] for name in names), timeout=TIMEOUT)
+        return [tuple(map(str, row.values())) for row in rows]
+    finally:
+        connection.terminate()
