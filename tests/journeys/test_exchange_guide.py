@@ -99,7 +99,7 @@ async def test_the_page_can_be_followed_word_by_word(folder: Path) -> None:
         await read_until(server, "Press Ctrl+C")
         await type_block(shell, "token-vault init")  # a vault of one's own, which the reader has beside the sandbox
         for block in rest:
-            said = await type_block(shell, re.sub(r"(?<![$\w])CLIENT_ID\b", client_id, block))
+            said = await type_block(shell, re.sub(r"(?<![$\w])CLIENT(_ID)?\b", client_id, block))
             registered = re.search(r"^client_id +(\S+)$", said, flags=re.MULTILINE)
             client_id = registered[1] if registered else client_id
             if block.startswith("curl "):
