@@ -59,6 +59,10 @@ sdks: .venv/.dev
 
 bench: .venv/.dev
 	$(RUN) -m tests.bench
+	$(RUN) -m tests.bench.eras
+	$(RUN) -m tests.bench.eras --postgres
+	$(RUN) -m tests.bench.transports
+	$(RUN) -m tests.bench.start
 
 million: .venv/.dev
 	$(RUN) -m tests.bench.million $(or $(MILLION),--sqlite)

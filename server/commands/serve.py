@@ -54,13 +54,12 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
         upkeep(deployment),
     ):
         from server.lifecycle.loopback import Companion, address_of
-        from server.runtime.serving import tune, warn_if_slow
+        from server.runtime.serving import warn_if_slow
 
         note(f"Token Vault, data in {deployment.data}")
         say_move(deployment)
         _say_who_comes_in(deployment)
         warn_if_slow()
-        tune()
         await _until_told(Companion(build_app(deployment), address_of(deployment)), deployment)
 
 
@@ -116,6 +115,7 @@ async def _say_first_run(deployment: Deployment) -> None:
 async def _until_told(companion: Companion, deployment: Deployment) -> None:
     """Serve until SIGINT or SIGTERM. Waits for another process of this vault at the address, not for a stranger."""
     from server.lifecycle.loopback import Holder
+    from server.runtime.serving import tune
 
     server = deployment.settings.server
     told = asyncio.Event()
@@ -143,6 +143,8 @@ async def _until_told(companion: Companion, deployment: Deployment) -> None:
             case _:
                 note(f"MCP {deployment.url('/mcp')}   portal {deployment.public_url}   Press Ctrl+C to stop")
         await _say_first_run(deployment)
+        await deployment.http.load()  # so that the first call does not wait for it
+        tune()
         await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()

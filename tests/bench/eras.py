@@ -1,6 +1,6 @@
 """Compares calls as clients of each era send them with the bare MCP server's, each in the same round.
 
-    python -m tests.bench.eras [--rounds N] [--calls N]
+    python -m tests.bench.eras [--postgres] [--rounds N] [--calls N]
 
 The method is that of `python -m tests.bench`.
 """
@@ -17,10 +17,13 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.bench.__main__ import CONNECTIONS, CORES, Contender, free_port, start, start_bare, start_vault, wait_for
 from tests.bench.load import drive
+from tests.bench.million import postgres
+from tests.bench.vaulted import DATABASE
 
 HANDSHAKE = "2025-11-25"
 _MODERN = {
@@ -124,10 +127,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=2000)
+    parser.add_argument("--postgres", action="store_true", help="the vault on PostgreSQL, whose time is not counted")
     options = parser.parse_args()
     os.sched_setaffinity(0, {CORES[-1]})
     running: list[subprocess.Popen[str]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))
+        if options.postgres:
+            (Path(folder) / "pg").mkdir(mode=0o700)
+            os.environ[DATABASE] = stack.enter_context(postgres(Path(folder) / "pg")).get_uri()
         try:
             upstream = free_port()
             running.append(start("tests.bench.upstream", str(upstream), core=CORES[-1]))

@@ -7,6 +7,7 @@ Prints the agent's token on the first line, the path of the proxy and a handle o
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from vault import clients, connections, delegations, grants, handles, users
 from vault.records import Client, ClientKind, Connection, Principal
 from vault.upstream import Account, TokenAnswer
 
+DATABASE = "BENCH_DATABASE"  # the URL of another database than SQLite
 SCOPES = frozenset({"chat:write", "channels:read"})
 
 
@@ -116,6 +118,7 @@ def settings_of(port: int, upstream: int) -> Settings:
             "tools": {"calls_per_minute": 1_000_000},  # one person calls for all
             "proxy": {"per_agent_hourly": 100_000_000},
             "sandbox": {"loopback_upstreams": True},
+            "database": {"url": os.environ.get(DATABASE, "sqlite:")},
             "providers": {
                 "slack": {
                     "client_id": "bench",
