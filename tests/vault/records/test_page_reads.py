@@ -1,0 +1,86 @@
+"""What pages read of one person's agents and accounts, on both databases: theirs, and what counts now."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import pytest
+
+from tests.conftest import Store
+from tests.support.exchanging import Room, open_room
+from tests.support.seeded import seed
+from vault import clients, connections, delegations, grants
+from vault.audit import audit
+from vault.records import Event
+
+READ = frozenset({"channels:read"})
+
+
+@pytest.fixture
+async def room(store: Store) -> AsyncGenerator[Room]:
+    async with open_room(store) as opened:
+        yield opened
+
+
+async def test_only_permissions_that_count_now_are_listed(room: Room) -> None:
+    alice, other = room.alice, await seed(room.database, name="other", client_id="agent-2")
+    first, second = await room.connect(), await room.connect("google")
+    await room.allow(second, READ, expires_at=room.now + 10)
+    pair = (alice.client.id, first.id)
+    uses = await delegations.list_live_uses(room.database, alice.user.id, now=room.now)
+    assert set(uses) == {pair, (alice.client.id, second.id)}
+    assert await delegations.list_live_uses(room.database, alice.user.id, now=room.now + 10) == (pair,)
+    assert await delegations.list_live_uses(room.database, other.user.id, now=room.now) == ()
+    (held,) = await delegations.list_for_connection(room.database, alice.user.id, connection_id=second.id)
+    assert (held.client_id, held.scopes) == (alice.client.id, READ)
+    assert await delegations.list_for_connection(room.database, other.user.id, connection_id=second.id) == ()
+
+
+async def test_agents_are_a_persons_own_while_signed_in_or_allowed_something(room: Room) -> None:
+    alice, other = room.alice, await seed(room.database, name="other", client_id="agent-2")
+    connection = await room.connect()
+    assert [one.id for one in await clients.list_own(room.database, alice.user.id, now=room.now)] == [alice.client.id]
+    async with room.database.transaction() as transaction:
+        await grants.revoke_client_grants(
+            transaction, user_id=alice.user.id, client_id=alice.client.id, reason="cut_off", now=room.now
+        )
+    assert [one.id for one in await clients.list_own(room.database, alice.user.id, now=room.now)] == [alice.client.id]
+    async with room.database.transaction() as transaction:
+        await delegations.revoke(
+            transaction,
+            user_id=alice.user.id,
+            client_id=alice.client.id,
+            connection_id=connection.id,
+            now=room.now,
+        )
+    assert await clients.list_own(room.database, alice.user.id, now=room.now) == ()
+    assert [one.id for one in await clients.list_own(room.database, other.user.id, now=room.now)] == [other.client.id]
+    (ended,) = await grants.list_sign_ins(room.database, alice.user.id, client_id=alice.client.id, limit=5)
+    assert (ended.is_live, ended.revoked_reason) == (False, "cut_off")
+
+
+async def test_the_last_use_of_each_account_is_found_and_refusals_are_no_use(room: Room) -> None:
+    alice, connection = room.alice, await room.connect()
+    which = {"user_id": alice.user.id, "client_id": alice.client.id}
+    for at, kind, account in (
+        (100, "tool.called", connection.id),
+        (200, "proxy.called", connection.id),
+        (300, "exchange.refused", connection.id),
+        (400, "token.refreshed", None),
+    ):
+        async with room.database.transaction() as transaction:
+            await audit.append(transaction, Event(kind, connection_id=account, **which), now=room.now + at)
+    found = {one.connection_id: one.at for one in await audit.list_last_uses(room.database, alice.user.id)}
+    assert found == {connection.id: room.now + 200, None: room.now + 400}
+
+
+async def test_an_account_keeps_its_own_name_and_others_cannot_give_it_one(room: Room) -> None:
+    connection, other = await room.connect(), await seed(room.database, name="other", client_id="agent-2")
+    foreign = replace(connection, user_id=other.user.id)
+    for one, name, kept in ((connection, "Work", "Work"), (foreign, "Stolen", "Work"), (connection, "", "")):
+        async with room.database.transaction() as transaction:
+            await connections.rename(transaction, one, nickname=name)
+        stored = await connections.get_connection(room.database, connection.id, user_id=room.alice.user.id)
+        assert stored is not None
+        assert stored.nickname == kept
