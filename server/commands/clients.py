@@ -124,7 +124,7 @@ def add(
     redirect_uri: Annotated[
         list[str] | None, typer.Option("--redirect-uri", help="Redirect URI after sign-in. Repeat for several.")
     ] = None,
-    confidential: Annotated[bool, typer.Option("--confidential", help="Generate a secret for it.")] = False,
+    confidential: Annotated[bool, typer.Option("--confidential", help="Generate a client secret.")] = False,
     key: Annotated[
         Path | None, typer.Option("--key", help="Its public key, PEM or JWK set, for signing instead of a secret.")
     ] = None,
@@ -136,7 +136,10 @@ def add(
     ] = False,
     exchange: Annotated[bool, typer.Option("--exchange", help="Allow token exchange at /token.")] = False,
     release: Annotated[
-        str | None, typer.Option("--release", help="proxy: it never receives upstream tokens. narrowed: the usual.")
+        str | None,
+        typer.Option(
+            "--release", help="proxy: it never receives upstream tokens. narrowed (the default): only narrowed ones."
+        ),
     ] = None,
     origin: Annotated[
         list[str] | None, typer.Option("--origin", help="A web origin whose pages run this client.")
@@ -187,9 +190,10 @@ def release_(
     policy: Annotated[str, typer.Argument(help="proxy, narrowed, or full.", show_default=False)],
 ) -> None:
     """Set how an agent receives the upstream tokens of a provider."""
-    changed = setup.run(_release(setup, client, target, policy=policy))
+    changed, before = setup.run(_release(setup, client, target, policy=policy))
     if policy == "full":
         note(f"{changed.name} receives the account's full authority, whatever scopes it requests.")
+    note(f"To undo: token-vault clients release {changed.id} {target} {before}")
     setup.show_one(client_fields(changed), sentence=f"{changed.name}: {target} {policy}")
 
 
@@ -341,7 +345,8 @@ def _jwks(path: Path) -> dict[str, object]:
     return {"keys": found["keys"]}
 
 
-async def _release(setup: Setup, named: str, target: str, *, policy: str) -> Client:
+async def _release(setup: Setup, named: str, target: str, *, policy: str) -> tuple[Client, str]:
+    """The changed client, and the policy that applied before."""
     from server.oauth.exchange import release
     from vault import clients
     from vault.audit import audit
@@ -364,4 +369,4 @@ async def _release(setup: Setup, named: str, target: str, *, policy: str) -> Cli
             await clients.update_client(transaction, changed)
             details = {"target": name, "release": policy, "narrowing": "none" if policy == "full" else "kept"}
             await audit.append(transaction, Event("release.changed", client_id=client.id, details=details), now=now)
-        return changed
+        return changed, release.policy_of(client, provider=name, connection_id=name).value

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from providers.definitions.suggestions import did_you_mean
-from server.commands.context import Setup, UserOption, command, fail, user_named
+from server.commands.context import Setup, UserOption, command, fail, note, user_named
 from server.commands.names import ClientName, ConnectionName, check_tool, client_called, connection_called
 from server.event_texts import when
 from server.terminal.completion import complete_tools
@@ -71,7 +71,7 @@ def ask(
     """Set which actions need the user's approval. Without --scope and --tool, none do."""
     entries = frozenset(scope or ()) | {f"tool:{name}" for name in tool or ()}
 
-    async def change() -> tuple[str, str]:
+    async def change() -> tuple[str, str, list[str]]:
         from vault import delegations
         from vault.audit import audit
         from vault.records import Event
@@ -102,12 +102,16 @@ def ask(
                     details={"ask": sorted(entries)},
                 )
                 await audit.append(transaction, event, now=now)
-            return held.client_id, held.connection_id
+            return held.client_id, held.connection_id, sorted(held.ask)
 
-    client_id, connection_id = setup.run(change())
+    client_id, connection_id, asked = setup.run(change())
     row = {"client_id": client_id, "connection_id": connection_id, "ask": sorted(entries)}
-    said = f"before: {', '.join(sorted(entries))}" if entries else "nothing"
-    setup.show_one(row, sentence=f"The user is now asked to approve {said}.")
+    said = "No action there needs the user's approval now."
+    if entries:
+        said = f"Each use of these now needs the user's approval: {', '.join(sorted(entries))}."
+    setup.show_one(row, sentence=said)
+    before = [f"--tool {one.removeprefix('tool:')}" if one.startswith("tool:") else f"--scope {one}" for one in asked]
+    note(f"To undo: token-vault delegations ask {' '.join((client_id, connection_id, *before))}")
 
 
 @command(app, "revoke")

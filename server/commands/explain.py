@@ -48,7 +48,7 @@ def explain(
         str,
         typer.Option(
             "--connection",
-            help="The connection: its ID or account.",
+            help="The connection: its ID, account, or provider.",
             show_default=False,
             autocompletion=complete_connections,
         ),

@@ -128,6 +128,7 @@ def set_up_openid(
         if row["newcomers"] == NOBODY:
             say("Link existing users: token-vault users link NAME --issuer ISSUER --subject SUBJECT")
         say("Restart `token-vault serve`.")
+        note(f"To undo: token-vault openid setup {name} --undo")
 
 
 def _files(setup: Setup, name: str) -> Files:
@@ -171,7 +172,7 @@ def _ask(given: str | None, question: str, option: str) -> str:
 
     if given is None:
         if not sys.stdin.isatty():
-            fail(f"no terminal to ask on; pass {option}")
+            fail(f"can't ask without a terminal; pass {option}")
         return ask(question, problem_of=problem_of)
     problem = problem_of(given.strip())
     return given.strip() if problem is None else fail(problem)
@@ -182,7 +183,7 @@ def _secret(*, from_stdin: bool) -> str:
     from server.terminal.questions import ask
 
     if not from_stdin and not sys.stdin.isatty():
-        fail("no terminal to ask on; pass --client-secret-stdin, or --public for a client without a secret")
+        fail("can't ask without a terminal; pass --client-secret-stdin, or --public for a client without a secret")
     if not from_stdin:
         return ask("Client secret", problem_of=secret_problem, is_secret=True)
     given = sys.stdin.readline().strip()

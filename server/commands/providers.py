@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, command, fail, say, say_with_label
+from server.commands.context import Setup, command, fail, note, say, say_with_label
 from server.commands.names import ProviderName, provider_called
 from server.commands.providers_setup import set_up
 from server.commands.providers_test import live_tests, test_provider
@@ -125,7 +125,9 @@ def new_provider(
     title: Annotated[str | None, typer.Option("--title", help="Its name on pages.", show_default=False)] = None,
     issuer: Annotated[
         str | None,
-        typer.Option("--issuer", help="OpenID Connect: its issuer, which tells the rest.", show_default=False),
+        typer.Option(
+            "--issuer", help="Its OpenID Connect issuer, whose metadata has the endpoints.", show_default=False
+        ),
     ] = None,
     authorize_url: Annotated[
         str | None, typer.Option("--authorize-url", help="Its authorization endpoint.", show_default=False)
@@ -168,13 +170,14 @@ def new_provider(
         fail(problems[0])
     row: dict[str, object] = {"file": str(path), "name": name}
     setup.show_one(row, sentence=f"Created {path}. Next: token-vault providers test {path}")
+    note(f"To undo: delete {path}")
 
 
 def _answer(given: str | None, question: str) -> str:
     if given is not None:
         return given
     if not sys.stdin.isatty():
-        fail(f"no terminal to ask on; pass the {question.split(',')[0].lower()} as an option")
+        fail(f"can't ask without a terminal; pass the {question.split(',')[0].lower()} as an option")
     return str(typer.prompt(question, err=True)).strip()
 
 

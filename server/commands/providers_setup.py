@@ -82,6 +82,7 @@ def set_up(
         where = str(files.config) if guide.client == "public" else f"{files.config} and {files.secret}"
         say(f"Saved to {where}.")
         say(f"Restart `token-vault serve` or your MCP client, then run: token-vault connections connect {name}")
+        note(f"To undo: token-vault providers setup {name} --undo")
 
 
 def _files(setup: Setup, name: str) -> Files:
@@ -151,7 +152,7 @@ def _answers(guide: Guide, client_id: str | None, *, service: str, from_stdin: b
     asks = client_id is None or not (is_public or from_stdin)
     if asks and not sys.stdin.isatty():
         rest = "" if is_public else " and --client-secret-stdin"
-        fail(f"no terminal to ask on; pass --client-id{rest}, or use --show to print the steps only")
+        fail(f"can't ask without a terminal; pass --client-id{rest}, or use --show to print the steps only")
     if client_id is None:
         chosen = ask("Client ID", problem_of=partial(id_problem, service))
     else:
@@ -194,7 +195,7 @@ def write_setup(
     except ConfigFileRefused as error:
         fail(f"{files.config}: {error}")
     except OSError as error:
-        fail(f"cannot write {error.filename or files.config}: {error.strerror or error}")
+        fail(f"can't write {error.filename or files.config}: {error.strerror or error}")
     prefix = f"TOKEN_VAULT_{'__'.join(files.table).upper()}__"
     for variable in sorted(found for found in os.environ if found.startswith(prefix)):
         note(f"{variable} is set and overrides the settings file: unset it.")

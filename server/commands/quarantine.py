@@ -24,7 +24,7 @@ def quarantine(
     ignore_running: RunningOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Make a database safe that went back in time without restore: through a copy, a volume, or a failover."""
+    """Make a database safe after it went back in time without restore: by a copy, a volume snapshot, or a failover."""
     if dry_run and accept:
         fail("use either --dry-run or --accept")
     catalog = setup.catalog()

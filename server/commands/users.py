@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, command, fail
+from server.commands.context import Setup, command, fail, note
 from server.commands.names import UserName, user_called
 from server.event_texts import when
 
@@ -97,6 +98,7 @@ def disable(setup: Setup, name: UserName) -> None:
     """Disable a user and end all their sessions and agents."""
     user = setup.run(_change(setup, name, what="disabled"))
     setup.show_one(user_fields(user), sentence=f"Disabled {user.name}: all their sessions and agents have ended.")
+    note(f"To let them sign in again: token-vault users enable {shlex.quote(user.name)}")
 
 
 @command(app, "enable")

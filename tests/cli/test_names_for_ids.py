@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,21 @@ def test_only_near_names_are_suggested() -> None:
     assert did_you_mean("GitHub", ["github"]) == " Did you mean github?"
     assert did_you_mean("zzzz", ["github", "slack"]) == ""
     assert did_you_mean("x", []) == ""
+
+
+async def test_what_can_be_undone_says_how(tmp_path: Path, ids: IDS) -> None:
+    async def undo(*command: str) -> Result:
+        done = await run(tmp_path, *command)
+        assert done.exit_code == 0, done.output
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("To ")]
+        undone = await run(tmp_path, *shlex.split(line.partition("token-vault ")[2]))
+        assert undone.exit_code == 0, undone.output
+        return undone
+
+    ask = ("delegations", "ask", "cursor", "slack")
+    assert "No action there needs" in (await undo(*ask, "--tool", "slack_post")).stdout
+    await run(tmp_path, *ask, "--tool", "slack_post")
+    again = await undo(*ask, "--scope", "chat:write")
+    assert "Each use of these now needs the user's approval: tool:slack_post." in again.stdout
+    assert "can sign in again" in (await undo("users", "disable", "alice")).stdout
+    await undo("clients", "release", "cursor", "slack", "proxy")

@@ -149,7 +149,7 @@ async def test_a_new_file_is_written_and_read_from_then_on(place: Place) -> None
 
 async def test_what_nobody_can_be_asked_has_to_be_given(place: Place) -> None:
     refused = await run(place, "providers", "new", "tickets", *THREE[:-6])
-    assert refused.exit_code == 1 and "no terminal to ask on" in refused.stderr
+    assert refused.exit_code == 1 and "can't ask without a terminal" in refused.stderr
     wrong = await run(
         place, "providers", "new", "tickets", *THREE[:2], *THREE[4:], "--authorize-url", "http://x.example"
     )

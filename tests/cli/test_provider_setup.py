@@ -197,7 +197,7 @@ async def test_undo_of_the_first_settings_file_removes_it(place: Place) -> None:
         (("slack", "--client-id", "xoxe.xoxp-1"), "", "that's a Slack token"),
         (("slack", "--client-id", "A0123456789"), "", "the App ID begins with A0"),
         (("slack", "--client-id", SLACK_ID, "--client-secret-stdin"), SECRET, "takes no secret on loopback"),
-        (("slack",), "", "no terminal to ask on; pass --client-id"),
+        (("slack",), "", "can't ask without a terminal; pass --client-id"),
         (("nobody",), "", "no provider 'nobody'"),
     ],
 )
