@@ -19,7 +19,7 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from server.deployment import Deployment
 from server.mcp.approval_settings import ApprovalRules
-from server.mcp.registry import hidden_tools, load_tools
+from server.mcp.registry import load_offer, load_tools
 from server.oauth.own_apis import OwnApis
 from server.oauth.rules import canonical_resource, own_resources
 from server.runtime.catalog import read_catalog
@@ -71,7 +71,7 @@ async def open_deployment(
         activity = Activity(database)
         stack.push_async_callback(activity.close)
         specs = load_tools(settings, catalog)
-        hidden = hidden_tools(settings, specs)
+        offer = load_offer(settings, specs, catalog)
         policies, upstreams = _upstreams(catalog, outbound, ApprovalRules.from_settings(settings, catalog, specs))
         journal = Journal(data)
         stack.callback(journal.close)
@@ -100,7 +100,7 @@ async def open_deployment(
             http=outbound,
             vault=vault,
             tools=specs,
-            hidden_tools=hidden,
+            offer=offer,
             vault_id=vault_id(keys),
             open_browser=open_browser,
             budgets=Budgets(settings.tools.calls_per_minute),

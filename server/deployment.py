@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from providers.definitions.catalog import Catalog
+from providers.tools.sets import ToolOffer
 from providers.tools.spec import ToolSpec
 from server.http.draining import Drain
 from server.runtime.rate_limits import HOUR, Budgets
@@ -56,6 +57,7 @@ class Deployment:
     http: Outbound
     vault: Vault
     tools: tuple[ToolSpec, ...]
+    offer: ToolOffer
     vault_id: str
     open_browser: Callable[[str], bool] | None = None  # opens the owner's browser; None without a desktop
     drain: Drain = field(default_factory=Drain)
@@ -65,7 +67,6 @@ class Deployment:
     proxy_calls: Budgets = field(default_factory=lambda: Budgets(36_000, window=HOUR))
     rows: Budgets = field(default_factory=lambda: Budgets(ROWS_PER_MINUTE))  # of strangers, by address
     failing_upkeep: dict[str, str] = field(default_factory=dict[str, str])  # code of the failure by step
-    hidden_tools: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])  # by client id
 
     def now(self) -> int:
         """The database's time in seconds."""
@@ -85,6 +86,6 @@ class Deployment:
 
     def tool(self, name: str, *, client_id: str = "") -> ToolSpec | None:
         """The tool of that name, if this client has it."""
-        if name in self.hidden_tools.get(client_id, ()):
+        if name in self.offer.hidden.get(client_id, ()):
             return None
         return next((spec for spec in self.tools if spec.name == name), None)

@@ -164,6 +164,7 @@ TABLE: Final[dict[type[VaultError], Wording]] = {
     refusals.DelegationRequired: Wording("access_denied", "link"),
     refusals.ApprovalRequired: Wording("access_denied", "approval"),
     refusals.AccountRequired: Wording("invalid_target", "account", next_step="Accounts: {accounts}."),
+    refusals.ToolNotOffered: Wording("access_denied"),
     refusals.ItemRefused: Wording("invalid_target"),
     refusals.ScopeRefused: Wording("invalid_scope", proxied="forbidden"),
     refusals.GrantEnded: Wording("invalid_grant", proxied="invalid_token"),

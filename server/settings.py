@@ -27,6 +27,7 @@ from pydantic_settings import (
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.outbound.json_values import is_object
 from server.provider_settings import OutboundSettings, ProviderSettings, Section, SettingsRefused, read_secret
+from server.tool_settings import ToolSettings
 
 PREFIX = "TOKEN_VAULT_"
 DEFAULT_PORT = 8765
@@ -334,28 +335,6 @@ class ApprovalSettings(Section):
     ask: tuple[str, ...] = Field(
         default=(), description="Tools by name (`slack_post`), and scopes as `provider:scope` (`slack:chat:write`)"
     )
-
-
-class ToolChoice(Section):
-    """Which of the tools there are."""
-
-    enable: tuple[str, ...] = Field(
-        default=(), description="Only these tools, by name or pattern (`slack_*`). Empty: all"
-    )
-    disable: tuple[str, ...] = Field(default=(), description="Hide these tools, by name or pattern")
-
-
-class ToolSettings(ToolChoice):
-    """Which tools agents are offered."""
-
-    folders: tuple[Path, ...] = Field(default=(), description="Folders with your own tool files")
-    calls_per_minute: int = Field(
-        default=600,
-        ge=1,
-        le=1_000_000,
-        description="Calls per minute of one user's agents at one provider, in each process",
-    )
-    clients: Mapping[str, ToolChoice] = Field(default_factory=dict[str, ToolChoice])
 
 
 class TransportSettings(Section):

@@ -23,7 +23,7 @@ from mcp_types import INTERNAL_ERROR
 
 from server.mcp.duplex import DuplexCalls
 from server.mcp.local_names import local_client_id
-from server.mcp.registry import hidden_tools, load_tools
+from server.mcp.registry import load_offer, load_tools
 from server.mcp.sdk_server import KNOWN, PRINCIPAL, Backing, Known, OpenVault, make_server
 from server.mcp.tool_list import ToolList
 from server.runtime.catalog import read_catalog
@@ -61,7 +61,8 @@ async def serve_stdio(options: StdioOptions) -> bool:
     Raises ProviderFileRefused, ToolFileRefused or SettingsRefused before it reads anything.
     """
     opening = _Opening(options)
-    server = make_server(Backing(opening.tools, opening.vault, lambda: local_client_id(options.client_name)))
+    backing = Backing(opening.tools, opening.vault, lambda: local_client_id(options.client_name), opening.choice)
+    server = make_server(backing)
     async with opening.run(), standard_lines() as own:
         if own is None:
             async with standard_streams() as (read, write):
@@ -115,6 +116,7 @@ class _Opening:
         self._wanted = asyncio.Event()
         self._decided = asyncio.Event()
         self._opened: tuple[OpenVault, Principal] | None = None
+        self._choice: Callable[[], Awaitable[str | None]] | None = None
         self.refusal: str | None = None  # why it could not be opened
 
     async def tools(self) -> ToolList:
@@ -132,6 +134,12 @@ class _Opening:
         opened, principal = self._opened
         PRINCIPAL.set(principal)
         return opened
+
+    async def choice(self) -> str | None:
+        """The tool set that the owner chose for this client; None before the vault is open. The client then hears of it
+        as of a change.
+        """
+        return None if self._choice is None else await self._choice()
 
     async def _wait(self) -> None:
         await self._decided.wait()
@@ -176,7 +184,7 @@ class _Opening:
         from server.lifecycle.loopback import Companion, Holder, address_of
         from server.lifecycle.maintenance import upkeep
         from server.mcp.local_owner import local_principal
-        from server.mcp.sdk_calls import open_vault
+        from server.mcp.sdk_calls import open_vault, read_choice
         from server.runtime.serving import tune
 
         options = self._options
@@ -191,8 +199,9 @@ class _Opening:
             watching = asyncio.create_task(companion.run())
             try:
                 if self._tools is None:
-                    self._tools = ToolList(deployment.tools, deployment.hidden_tools)
+                    self._tools = ToolList(deployment.tools, deployment.offer)
                 self._opened = open_vault(deployment, transport="stdio"), principal
+                self._choice = partial(read_choice, deployment, principal)
                 self._decided.set()
                 if await companion.first_look() is Holder.FOREIGN:
                     logger.warning("no links are sent until this is fixed", extra={"cause": await companion.trouble()})
@@ -207,5 +216,6 @@ def _tools_at_once(settings: Settings, data: Path) -> ToolList | None:
     """What can be listed before the vault is open; None where an issuer must be asked for its endpoints first."""
     if any(one.issuer is not None for one in settings.providers.values()):
         return None
-    tools = load_tools(settings, read_catalog(settings, data=data, endpoints={}))
-    return ToolList(tools, hidden_tools(settings, tools))
+    catalog = read_catalog(settings, data=data, endpoints={})
+    tools = load_tools(settings, catalog)
+    return ToolList(tools, load_offer(settings, tools, catalog))

@@ -114,6 +114,16 @@ class AccountRequired(VaultError):
         self.accounts = accounts
 
 
+class ToolNotOffered(VaultError):
+    """The tool is not in the tool set that this agent has: `tool_set` is its name."""
+
+    code = "tool_not_offered"
+
+    def __init__(self, description: str, *, tool_set: str, detail: str = "") -> None:
+        super().__init__(description, detail=detail)
+        self.tool_set = tool_set
+
+
 class ScopeRefused(VaultError):
     """The request asks for authority that can never be given here: unknown scopes, or outside the operator's policy."""
 

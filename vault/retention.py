@@ -73,6 +73,7 @@ _CLIENTS: Final = _Kind(
     """,
     (
         "delete from delegations where tenant = :tenant and client_id = :id",
+        "delete from tool_choices where tenant = :tenant and client_id = :id",
         "delete from api_clients where tenant = :tenant and client_id = :id",
         "delete from clients where tenant = :tenant and id = :id",
     ),

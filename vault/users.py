@@ -185,6 +185,7 @@ async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bo
     )
     await transaction.execute("delete from identities where tenant = :tenant and user_id = :id", key)
     await transaction.execute("delete from sessions where tenant = :tenant and user_id = :id", key)
+    await transaction.execute("delete from tool_choices where tenant = :tenant and user_id = :id", key)
     return await transaction.execute("delete from users where tenant = :tenant and id = :id", key) > 0
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.commands.context import Setup, command, say
+from server.settings import SettingsRefused
 
 if TYPE_CHECKING:
     from providers.tools.spec import ToolSpec
@@ -21,13 +22,44 @@ def tools_() -> None:
 
 
 @command(app, "list")
-def list_(setup: Setup) -> None:
+def list_(
+    setup: Setup,
+    profile: Annotated[str | None, typer.Option(help="Only the tools of this set.", show_default=False)] = None,
+) -> None:
     """List the tools with the service and minimum scopes of each."""
     from server.mcp.connections_spec import SPEC
-    from server.mcp.registry import load_tools
+    from server.mcp.registry import load_offer, load_tools
 
-    rows = [_tool(spec) for spec in (*load_tools(setup.settings(), setup.catalog()), SPEC)]
+    specs = load_tools(setup.settings(), setup.catalog())
+    if profile is not None:
+        sets = load_offer(setup.settings(), specs, setup.catalog()).sets
+        if profile not in sets:
+            raise SettingsRefused(f"--profile: no tool set {profile!r}; use one of: {', '.join(sets)}")
+        specs = tuple(spec for spec in specs if spec.name in sets[profile].tools)
+    rows = [_tool(spec) for spec in (*specs, SPEC)]
     setup.show(rows, columns=("name", "provider", "scopes", "changes_something", "title"), empty="No tools.")
+
+
+@command(app, "sets")
+def sets_(setup: Setup) -> None:
+    """List the tool sets that the settings and the person can choose for an agent."""
+    from server.mcp.connections_spec import SPEC
+    from server.mcp.registry import load_offer, load_tools
+    from server.mcp.tool_list import size_of
+
+    specs = load_tools(setup.settings(), setup.catalog())
+    offer = load_offer(setup.settings(), specs, setup.catalog())
+    rows = [
+        {
+            "name": one.name,
+            "tools": len(one.tools),
+            "characters": size_of([*(spec for spec in specs if spec.name in one.tools), SPEC]),
+            "default": one.name == offer.profile,
+            "title": one.title,
+        }
+        for one in offer.sets.values()
+    ]
+    setup.show(rows, columns=("name", "tools", "characters", "default", "title"), empty="No tool sets.")
 
 
 @command(app, "check")

@@ -1,7 +1,8 @@
 """End a process without anybody noticing: count and await calls in flight, then end the event streams.
 
-A stream (a GET answered with `text/event-stream`) never ends by itself, so it counts as a call only until its answer
-starts; the code that runs a tool call over a stream counts that call. `server.runtime.serving` closes the socket.
+A stream (a GET, or a subscription of MCP, answered with `text/event-stream`) never ends by itself, so it counts as a
+call only until its answer starts; the code that runs a tool call over a stream counts that call.
+`server.runtime.serving` closes the socket.
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from starlette.types import Message, Receive, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from server.http import answers
 
 PATIENCE: Final = 30.0  # seconds that calls in flight get
 _FLUSH: Final = 0.1  # seconds for the last answer to get through a stream
+
+
+def is_stream_request(scope: Scope) -> bool:
+    """Whether the answer may be a stream that never ends by itself, by the header that MCP 2026-07-28 requires."""
+    return scope["method"] == "GET" or (b"mcp-method", b"subscriptions/listen") in scope["headers"]
 
 
 class Drain:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.http import cors, guards
 from server.http.answers import with_headers
-from server.http.draining import CallInFlight, Drain, EndableStream
+from server.http.draining import CallInFlight, Drain, EndableStream, is_stream_request
 from server.http.guards import PROXY, BoundedBody, GuardRules
 
 _BUSY: Final = frozenset({"/mcp", "/mcp/", "/token", "/token/"})
@@ -51,7 +51,7 @@ class Edge:
         """Who answers: a guard, or the endpoint, with channels limited as the request needs it."""
         path: str = scope["path"]
         headers = guards.collect(scope)
-        if scope["method"] == "GET":  # a stream learns when the process ends
+        if is_stream_request(scope):  # a stream learns when the process ends
             channels.add(EndableStream(channels.receive, channels.send, self._drain.over, on_stream=call.leave))
         if (refused := guards.refusal(path, headers, self._rules)) is not None:
             return refused

@@ -28,9 +28,7 @@ async def look(deployment: Deployment, principal: Principal, arguments: BaseMode
     A token without the scope `connections` sees only the accounts that its agent may use. Raises GrantEnded: a local
     client has no token that was checked before.
     """
-    live = await grants.live_principal_facts(deployment.database, principal.grant_id)
-    if live is None or live.grant.user_id != principal.user_id or live.grant.client_id != principal.client_id:
-        raise GrantEnded("This agent's access to the vault has ended. Sign in again.")
+    await check_live(deployment, principal)
     wanted = arguments.provider if isinstance(arguments, ConnectionsInput) else None
     if wanted is not None:
         found = deployment.catalog.get(wanted)
@@ -59,6 +57,13 @@ async def look(deployment: Deployment, principal: Principal, arguments: BaseMode
         manage_url=deployment.url("/connections") if trouble is None else None,
         problem=trouble,
     )
+
+
+async def check_live(deployment: Deployment, principal: Principal) -> None:
+    """Raise GrantEnded unless the principal's grant is alive."""
+    live = await grants.live_principal_facts(deployment.database, principal.grant_id)
+    if live is None or live.grant.user_id != principal.user_id or live.grant.client_id != principal.client_id:
+        raise GrantEnded("This agent's access to the vault has ended. Sign in again.")
 
 
 def _entry(connection: Connection, yours: frozenset[str], *, now: int) -> ConnectionEntry:

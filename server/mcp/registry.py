@@ -1,22 +1,28 @@
 """The tools offered here: built-in and declared ones, minus what the operator removed, for all agents or for one.
 
-The provider's rules and the person's permission limit what a tool may do; this module only says which are offered. The
-list does not depend on what people have connected.
+The provider's rules and the person's permission limit what a tool may do; this module only says which are offered, and
+in which sets. The list does not depend on what people have connected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+from typing import Final
 
 from providers.definitions.catalog import WITH_TOOLS, Catalog
 from providers.definitions.suggestions import did_you_mean
 from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from providers.tools.declared import data_tools
+from providers.tools.search import ToolIndex
+from providers.tools.sets import ToolOffer, ToolSet, builtin_sets, matching_names
 from providers.tools.spec import ToolSpec
 from server.mcp.connections_spec import SPEC
-from server.settings import Settings, SettingsRefused, ToolChoice
+from server.mcp.discovery import DISCOVERY
+from server.settings import Settings, SettingsRefused
+from server.tool_settings import ToolChoice
+
+RESERVED: Final = frozenset({SPEC.name, *(spec.name for spec in DISCOVERY)})  # a tool of ours has the name
 
 
 def load_tools(settings: Settings, catalog: Catalog) -> tuple[ToolSpec, ...]:
@@ -35,7 +41,7 @@ def load_tools(settings: Settings, catalog: Catalog) -> tuple[ToolSpec, ...]:
     own = declarations.read_folders([folder.expanduser() for folder in settings.tools.folders])
     tools = (*coded, *data_tools((*shipped, *own), catalog))
     names = [spec.name for spec in tools]
-    twice = sorted({name for name in names if names.count(name) > 1 or name == SPEC.name})
+    twice = sorted({name for name in names if names.count(name) > 1 or name in RESERVED})
     if twice:
         raise declarations.ToolFileRefused(f"tools.folders: {', '.join(twice)}: another tool has this name already")
     return tuple(spec for spec in tools if spec.name in _choose(settings.tools, names, setting="tools"))
@@ -50,15 +56,44 @@ def hidden_tools(settings: Settings, tools: Sequence[ToolSpec]) -> Mapping[str, 
     }
 
 
+def load_offer(settings: Settings, tools: Sequence[ToolSpec], catalog: Catalog) -> ToolOffer:
+    """The sets of these tools, and which of them the settings choose. Raises SettingsRefused with one line."""
+    chosen = settings.tools
+    titles = {spec.provider: catalog.provider(spec.provider).title for spec in tools if spec.provider is not None}
+    sets = {found.name: found for found in builtin_sets(tools, titles=titles)}
+    for name, wanted in chosen.sets.items():
+        if name in sets:
+            raise SettingsRefused(f"tools.sets.{name}: there is a set of this name; choose another name")
+        names = [spec.name for spec in tools if spec.read_only or not wanted.read_only]
+        sets[name] = ToolSet(name, wanted.title or name, _choose(wanted, names, setting=f"tools.sets.{name}"))
+    profiles = {client_id: one.profile for client_id, one in chosen.clients.items() if one.profile is not None}
+    for setting, profile in (
+        ("tools.profile", chosen.profile),
+        *((f"tools.clients.{client_id}.profile", profile) for client_id, profile in profiles.items()),
+    ):
+        if profile not in sets:
+            raise SettingsRefused(f"{setting}: no tool set {profile!r}; use one of: {', '.join(sets)}")
+    limits = {client_id: one.list_limit for client_id, one in chosen.clients.items() if one.list_limit is not None}
+    return ToolOffer(
+        sets,
+        ToolIndex(tools, titles=titles),
+        chosen.profile,
+        chosen.list_limit,
+        profiles=profiles,
+        list_limits=limits,
+        hidden=hidden_tools(settings, tools),
+    )
+
+
 def _choose(choice: ToolChoice, names: Sequence[str], *, setting: str) -> frozenset[str]:
-    enabled = _matching_names(choice.enable, names, setting=f"{setting}.enable") if choice.enable else frozenset(names)
-    return enabled - _matching_names(choice.disable, names, setting=f"{setting}.disable")
+    enabled = _names_of(choice.enable, names, setting=f"{setting}.enable") if choice.enable else frozenset(names)
+    return enabled - _names_of(choice.disable, names, setting=f"{setting}.disable")
 
 
-def _matching_names(patterns: Sequence[str], names: Sequence[str], *, setting: str) -> frozenset[str]:
+def _names_of(patterns: Sequence[str], names: Sequence[str], *, setting: str) -> frozenset[str]:
     found: set[str] = set()
     for pattern in patterns:
-        matched = {name for name in names if fnmatchcase(name, pattern)}
+        matched = matching_names(pattern, names)
         if not matched:
             near = did_you_mean(pattern, names) or " See token-vault tools list"
             raise SettingsRefused(f"{setting}: no tool {pattern!r}.{near}")

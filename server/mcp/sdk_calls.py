@@ -9,18 +9,22 @@ from typing import Final
 
 from mcp.server.lowlevel import Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequestParams, ProgressNotification, ProgressNotificationParams
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from providers.tools.spec import Progress
+from server.connecting.telling import plain
 from server.deployment import Deployment
-from server.mcp import tools
+from server.mcp import tool_lookup, tools
 from server.mcp.elicitation import AskingOptions
 from server.mcp.fast_path import PlainCall
-from server.mcp.retry_later import ON_AWAY
+from server.mcp.list_changes import ListChanges
+from server.mcp.retry_later import ON_AWAY, STORAGE_AWAY
 from server.mcp.sdk_server import KNOWN, PRINCIPAL, SERVER_NAME, Answer, Backing, Context, OpenVault, make_server
 from server.mcp.tool_list import ToolList
 from vault.records import Principal
+from vault.refusals import VaultError
 
 ON_LIVE: ContextVar[Callable[[], None] | None] = ContextVar("on_live", default=None)
 _STATE_LIFETIME: Final = 600.0  # seconds
@@ -28,7 +32,7 @@ _STATE_LIFETIME: Final = 600.0  # seconds
 
 def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, object]]:
     """The MCP server of an open vault; `transport` is the activity's name for the way of a call."""
-    listed, opened = ToolList(deployment.tools, deployment.hidden_tools), open_vault(deployment, transport=transport)
+    listed, opened = ToolList(deployment.tools, deployment.offer), open_vault(deployment, transport=transport)
 
     async def tool_list() -> ToolList:
         return listed
@@ -36,7 +40,10 @@ def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, 
     async def vault() -> OpenVault:
         return opened
 
-    backing = Backing(tool_list, vault, lambda: current_principal().client_id)
+    async def choice() -> str | None:
+        return await read_choice(deployment, current_principal())
+
+    backing = Backing(tool_list, vault, lambda: current_principal().client_id, choice)
     return make_server(backing, website_url=deployment.public_url, tool_names=listed.names)
 
 
@@ -77,7 +84,17 @@ def open_vault(deployment: Deployment, *, transport: str) -> OpenVault:
     security = RequestStateSecurity(
         keys=[deployment.keys.subkey("request-state")], ttl=_STATE_LIFETIME, bind_principal=lambda _: _principal_name()
     )
-    return OpenVault(call_tool, call_plain, RequestStateBoundary(security, default_audience=SERVER_NAME))
+    changes = ListChanges(deployment, whose=current_principal, is_listed_early=transport == "stdio")
+    boundary = RequestStateBoundary(security, default_audience=SERVER_NAME)
+    return OpenVault(call_tool, call_plain, boundary, changes.follow_session, changes.listen)
+
+
+async def read_choice(deployment: Deployment, principal: Principal) -> str | None:
+    """The set that the person chose for this agent. Raises MCPError while the storage is unavailable."""
+    try:
+        return await tool_lookup.choice_of(deployment, principal)
+    except VaultError as refused:
+        raise MCPError(code=STORAGE_AWAY, message=plain(refused).text) from refused
 
 
 def current_principal() -> Principal:

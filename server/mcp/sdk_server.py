@@ -6,19 +6,25 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.lowlevel import Server
+from mcp.server.lowlevel import NotificationOptions, Server
+from mcp.server.models import InitializationOptions
 from mcp.server.request_state import RequestStateBoundary
+from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CallToolRequestParams,
     CallToolResult,
     InputRequiredResult,
     ListToolsResult,
+    NotificationParams,
     PaginatedRequestParams,
+    SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
 )
 
 from providers.tools.spec import Progress
@@ -43,23 +49,30 @@ _INSTRUCTIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class OpenVault:
-    """What calls need. `boundary` seals and opens the `requestState` of those that ask the person."""
+    """What calls need. `boundary` seals and opens the `requestState` of those that ask the person.
+
+    `follow` tells a session of each change of its list, for as long as it lives; `listen` does so for a subscription.
+    """
 
     call: Callable[[Context, CallToolRequestParams], Awaitable[Answer]]
     call_plain: Callable[[PlainCall, Progress], Awaitable[Answer]]
     boundary: RequestStateBoundary
+    follow: Callable[[Context], Awaitable[None]]
+    listen: Callable[[Context, SubscriptionsListenRequestParams], Awaitable[SubscriptionsListenResult]]
 
 
 @dataclass(frozen=True, slots=True)
 class Backing:
     """What stands behind a server. Over stdio, both may come after the client; `vault` then sets the principal, too.
 
-    `client_id`: of the client that asks for the list. What these raise is the answer.
+    `client_id`: of the client that asks for the list; `choice`: the tool set that its person chose, as far as that is
+    known. What these raise is the answer.
     """
 
     tools: Callable[[], Awaitable[ToolList]]
     vault: Callable[[], Awaitable[OpenVault]]
     client_id: Callable[[], str]
+    choice: Callable[[], Awaitable[str | None]]
 
 
 def make_server(
@@ -71,10 +84,17 @@ def make_server(
     schemas: dict[str, Mapping[str, object]] = {name: {} for name in tool_names}
 
     async def list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
-        return (await backing.tools()).of(backing.client_id())
+        return (await backing.tools()).of(backing.client_id(), chosen=await backing.choice())
 
     async def call_tool(context: Context, params: CallToolRequestParams) -> Answer:
         return await (await backing.vault()).call(context, params)
+
+    async def follow(context: Context, params: NotificationParams) -> None:
+        with suppress(MCPError):  # said to each request
+            await (await backing.vault()).follow(context)
+
+    async def listen(context: Context, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
+        return await (await backing.vault()).listen(context, params)
 
     async def open_state(ctx: Context, call_next: CallNext) -> HandlerResult:
         if ctx.method != "tools/call":
@@ -84,7 +104,7 @@ def make_server(
     def schema_of(name: str) -> Mapping[str, object] | None:
         return schemas.get(name)
 
-    server: Server[dict[str, object]] = Server(
+    server = _ListingServer(
         SERVER_NAME,
         version=VERSION,
         title="Token Vault",
@@ -93,6 +113,22 @@ def make_server(
         get_tool_input_schema=schema_of,
         on_list_tools=list_tools,
         on_call_tool=call_tool,
+        on_subscriptions_listen=listen,
     )
+    server.add_notification_handler("notifications/initialized", NotificationParams, follow)
     server.middleware[:] = [open_state]  # in place of the SDK's tracing, which costs 20 us and has no exporter here
     return server
+
+
+class _ListingServer(Server[dict[str, object]]):
+    """The SDK's server, which says in handshakes over every transport that the list of tools changes."""
+
+    def create_initialization_options(
+        self,
+        notification_options: NotificationOptions | None = None,
+        experimental_capabilities: dict[str, dict[str, Any]] | None = None,
+        extensions: dict[str, dict[str, Any]] | None = None,
+    ) -> InitializationOptions:
+        """As there, with `listChanged` of tools."""
+        said = notification_options or NotificationOptions(tools_changed=True)
+        return super().create_initialization_options(said, experimental_capabilities, extensions)

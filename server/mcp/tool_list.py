@@ -1,49 +1,62 @@
-"""What `tools/list` answers. `server.mcp.registry` says which tools there are."""
+"""What `tools/list` answers, also before the vault is open. `server.mcp.registry` says which tools there are.
+
+A tool that is left out is refused by name as well (`server.mcp.tools`); one that is left out only because the list is
+too long is found by `find_tools`, and answers to its name as before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from mcp_types import ListToolsResult, Tool, ToolAnnotations
+from mcp_types import ListToolsResult, Tool
+from pydantic_core import to_json
 
+from providers.tools.sets import ToolOffer
 from providers.tools.spec import ToolSpec
+from server.mcp import discovery
 from server.mcp.connections_spec import SPEC
 
 
 class ToolList:
     """What `tools/list` answers, in one fixed order, whatever is connected: a hidden tool could not say what to do."""
 
-    def __init__(self, tools: Sequence[ToolSpec], hidden: Mapping[str, frozenset[str]]) -> None:
-        self._all = ListToolsResult(
-            tools=[_describe(one) for one in (*tools, SPEC)], ttl_ms=60_000, cache_scope="private"
-        )
-        self._hidden = hidden
+    def __init__(self, tools: Sequence[ToolSpec], offer: ToolOffer) -> None:
+        self._tools = tuple(_describe(one) for one in (*discovery.DISCOVERY, *tools, SPEC))
+        self._offer = offer
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all of them."""
-        return tuple(tool.name for tool in self._all.tools)
+        """Every name that a call can have here."""
+        return tuple(tool.name for tool in self._tools)
 
-    def of(self, client_id: str) -> ListToolsResult:
-        """Those that this client has."""
-        hidden = self._hidden.get(client_id)
-        if not hidden:
-            return self._all
-        return self._all.model_copy(update={"tools": [tool for tool in self._all.tools if tool.name not in hidden]})
+    def of(self, client_id: str, *, chosen: str | None) -> ListToolsResult:
+        """Those of this client, where its person chose that set."""
+        names = names_for(self._offer, client_id, chosen=chosen)
+        found = [tool for tool in self._tools if tool.name in names]
+        return ListToolsResult(tools=found, ttl_ms=60_000, cache_scope="private")
+
+
+def names_for(offer: ToolOffer, client_id: str, *, chosen: str | None) -> frozenset[str]:
+    """The names in the list of this client, where its person chose that set."""
+    names = offer.names_for(client_id, chosen=chosen)
+    if offer.is_long(client_id, names):
+        names = frozenset(spec.name for spec in discovery.DISCOVERY)
+    return names | {SPEC.name}
+
+
+def size_of(specs: Sequence[ToolSpec]) -> int:
+    """Characters of what a model reads of these tools: names, descriptions, and schemas of arguments."""
+    shown = [{"name": spec.name, "description": spec.description, "inputSchema": spec.input_schema} for spec in specs]
+    return len(to_json(shown).decode())
 
 
 def _describe(spec: ToolSpec) -> Tool:
+    is_call = spec is discovery.CALL  # whose results have the schemas of other tools
     return Tool(
         name=spec.name,
         title=spec.title,
         description=spec.description,
         input_schema=spec.input_schema,
-        output_schema=spec.output_schema,
-        annotations=ToolAnnotations(
-            title=spec.title,
-            read_only_hint=spec.read_only,
-            destructive_hint=spec.destructive,
-            idempotent_hint=spec.idempotent,
-            open_world_hint=spec.provider is not None,
-        ),
+        output_schema=None if is_call else spec.output_schema,
+        annotations=discovery.hints(spec),
     )

@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -27,8 +27,9 @@ from server.connecting.links import ConnectLink, has_unused_link
 from server.connecting.telling import Told, plain, tell
 from server.deployment import Deployment
 from server.errors import STORAGE_RETRY, PagesElsewhere
-from server.mcp import connections_tool, elicitation
+from server.mcp import connections_tool, discovery, elicitation, tool_lookup
 from server.mcp.connections_spec import SPEC as CONNECTIONS
+from server.mcp.discovery import CallToolInput, FindToolsInput
 from server.mcp.elicitation import AskingOptions
 from server.mcp.retry_later import STORAGE_AWAY
 from server.mcp.tool_answers import failure, misfit, success
@@ -84,9 +85,29 @@ class _Running:
 
 
 def find(deployment: Deployment, name: str, *, client_id: str) -> ToolSpec | None:
-    """The tool of that name, if this client has it."""
-    is_ours = name == CONNECTIONS.name
-    return CONNECTIONS if is_ours else deployment.tool(name, client_id=client_id)
+    """The tool of that name, if this client has it; those of discovery where the operator's list for it is too long."""
+    if (found := deployment.tool(name, client_id=client_id)) is not None:
+        return found
+    if name == CONNECTIONS.name:
+        return CONNECTIONS
+    found = next((spec for spec in discovery.DISCOVERY if spec.name == name), None)
+    if found is None:
+        return None
+    return found if deployment.offer.is_long(client_id, deployment.offer.names_for(client_id)) else None
+
+
+def _resolve(deployment: Deployment, request: ToolRequest, spec: ToolSpec) -> tuple[ToolRequest, ToolSpec]:
+    """The call that a `call_tool` stands for; every other call, and one that names no tool, as it is."""
+    if spec is not discovery.CALL:
+        return request, spec
+    try:
+        wanted = CallToolInput.model_validate(request.arguments)
+    except ValidationError:
+        return request, spec
+    found = find(deployment, wanted.name, client_id=request.principal.client_id)
+    if found is None or found in discovery.DISCOVERY:
+        return request, spec
+    return replace(request, name=found.name, arguments=wanted.arguments), found
 
 
 async def call(
@@ -99,6 +120,7 @@ async def call(
     spec = find(deployment, request.name, client_id=request.principal.client_id)
     if spec is None:
         raise MCPError(code=INVALID_PARAMS, message="Unknown tool: call tools/list to see the available tools")
+    request, spec = _resolve(deployment, request, spec)
     running = _Running(time.monotonic())
     try:
         async with asyncio.timeout(DEADLINE):
@@ -164,6 +186,9 @@ async def _answer(
 ) -> _Outcome:
     """Exchange and call; again if the person is just now doing what the link from this retry asked for."""
     started = running.started
+    if (hidden := tool_lookup.refusal_of_operator(deployment, spec, client_id=request.principal.client_id)) is not None:
+        _count(deployment, request, now=started)
+        raise hidden
     try:
         arguments = spec.input.model_validate(request.arguments)
     except ValidationError as error:
@@ -171,8 +196,7 @@ async def _answer(
         return _Outcome(failure(misfit(spec, error)), "refused", "invalid_arguments")
     if spec.provider is None:
         _count(deployment, request, now=started)
-        output = await connections_tool.look(deployment, request.principal, arguments)
-        return _Outcome(success(output, None))
+        return await _look(deployment, request.principal, spec, arguments)
     if (declined := _refusal_of_person(request.asking)) is not None:
         return declined
     _check_budget(deployment.budgets.wait(request.principal.user_id, spec.provider, now=started))
@@ -183,6 +207,7 @@ async def _answer(
         account=_account(arguments) or request.asking.account,
         purpose=spec.name,
         call=ToolCall(spec.name, partial(arguments.model_dump, mode="json")),
+        tool_sets=deployment.offer.with_tool(spec.name),
     )
     is_last = False
     while True:
@@ -198,6 +223,22 @@ async def _answer(
             if is_last or not await _is_answered(deployment, request):
                 return await _ask(deployment, request, spec, missing, wanted=wanted)
             is_last = True
+
+
+async def _look(deployment: Deployment, principal: Principal, spec: ToolSpec, arguments: BaseModel) -> _Outcome:
+    """A tool that the vault answers itself."""
+    if spec is CONNECTIONS:
+        return _Outcome(success(await connections_tool.look(deployment, principal, arguments), None))
+    await connections_tool.check_live(deployment, principal)
+    if isinstance(arguments, FindToolsInput):
+        return _Outcome(success(await tool_lookup.find(deployment, principal, arguments), None))
+    # What is left names a tool: one to describe, or none that `call_tool` could call.
+    name: object = getattr(arguments, "name", "")
+    found = find(deployment, str(name), client_id=principal.client_id)
+    if found is None or spec is discovery.CALL:
+        names = await tool_lookup.available(deployment, principal)
+        return _Outcome(failure(discovery.unknown(str(name), names)), "refused", "unknown_tool")
+    return _Outcome(success(await tool_lookup.describe(deployment, principal, found), None))
 
 
 def _refusal_of_person(asking: AskingOptions) -> _Outcome | None:

@@ -32,10 +32,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.deployment import Deployment
 from server.http.answers import WholeAnswer, with_headers
 from server.http.bodies import read_body, replay
-from server.http.draining import EndableStream
+from server.http.draining import EndableStream, is_stream_request
 from server.http.guards import BODY_LIMIT
 from server.lifecycle import health, loopback
-from server.mcp import event_stream, fast_path, mcp_bodies, tools
+from server.mcp import discovery, event_stream, fast_path, mcp_bodies, tools
 from server.mcp.bearer import Bearer
 from server.mcp.elicitation import AskingOptions
 from server.mcp.plain_answers import PlainAnswer
@@ -107,8 +107,9 @@ def _both(path: str, endpoint: ASGIApp) -> list[BaseRoute]:
 
 
 def _tools_that_read(deployment: Deployment) -> frozenset[bytes]:
-    """The tools whose exchange reads the grant."""
-    return frozenset(spec.name.encode() for spec in deployment.tools if spec.provider is not None)
+    """The tools whose exchange reads the grant, by their own names or by `call_tool`'s."""
+    names = {discovery.CALL.name, *(spec.name for spec in deployment.tools if spec.provider is not None)}
+    return frozenset(name.encode() for name in names)
 
 
 class _WithPrincipal:
@@ -116,7 +117,7 @@ class _WithPrincipal:
 
     A call of one of the tools in `reading` is let in on the token's signature: the exchange reads the grant anyway, in
     the statement that returns the upstream token. No answer leaves before that, or a read here, found it alive. A
-    stream (GET) ends with the grant.
+    stream (GET, or a subscription of 2026-07-28) ends with the grant.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class _WithPrincipal:
                 answer = _LiveAnswer(send, lambda: self._bearer.confirm(principal, scope))
                 ON_LIVE.set(answer.allow)
                 await self._app(scope, receive, answer.send)
-            elif scope["method"] == "GET":
+            elif is_stream_request(scope):
                 with self._watch.watch(principal) as over:
                     stream = EndableStream(receive, send, over)
                     await self._app(scope, stream.receive, stream.send)

@@ -231,8 +231,8 @@ def usable_providers(deployment: Deployment, client: Client, *, scopes: frozense
     """The providers whose accounts an agent with these token scopes can use; None: all, since it can exchange."""
     if "exchange" in scopes:
         return None
-    hidden = deployment.hidden_tools.get(client.id, _NOTHING)
-    return frozenset(one.provider for one in deployment.tools if one.provider is not None and one.name not in hidden)
+    offered = deployment.offer.names_for(client.id)
+    return frozenset(one.provider for one in deployment.tools if one.provider is not None and one.name in offered)
 
 
 def _account_offer(deployment: Deployment, connection: Connection, *, is_one_of_several: bool) -> OfferedAccount | None:

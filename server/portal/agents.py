@@ -9,7 +9,7 @@ from typing import Final
 from starlette.responses import Response
 
 from server.http import pages
-from server.portal import access, access_saving, texts
+from server.portal import access, access_saving, texts, tool_sets
 from server.portal.activity import recent_rows
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
@@ -128,6 +128,7 @@ async def show_one(visit: OwnVisit) -> Response:
         "rows": part.items,
         "part": part,
         "days": access.DAYS,
+        "tool_sets_of": await tool_sets.current_options(deployment, user, client_id=client.id, scopes=scopes),
         "saved": await access_saving.last_saved(deployment, user, visit.visit.query("saved")),
         "events": await recent_rows(visit, client_id=client.id),
         "sign_ins": [(grant, texts.grant_end(grant)) for grant in signed_in],
@@ -145,6 +146,13 @@ async def change(visit: OwnVisit) -> Response:
     rows = await access.rows_of_agent(visit.deployment, visit.user, client)
     changes = access.changed_rows(rows, visit.form, now=visit.deployment.now())
     return _go_back(client, await access_saving.save(visit.deployment, visit.user, changes))
+
+
+async def choose_tools(visit: OwnVisit) -> Response:
+    """Store which tool set the person chose for the agent."""
+    client = await _agent(visit)
+    await tool_sets.save(visit.deployment, visit.user, client_id=client.id, form=visit.form)
+    return _go_back(client, "")
 
 
 async def undo(visit: OwnVisit) -> Response:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from server.http import pages
 from server.oauth import authorize
 from server.oauth.clients.rules import appearance
-from server.portal import access, access_saving, recognition, texts
+from server.portal import access, access_saving, recognition, texts, tool_sets
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, sign_in_path
 from vault import connections, tokens
@@ -58,6 +58,9 @@ async def show(visit: OwnVisit) -> Response:
         "rows": await _rows(visit, pending),
         "days": access.DAYS,
         "has_accounts": bool(await connections.list_connections(visit.deployment.database, visit.user.id)),
+        "tool_sets_of": await tool_sets.current_options(
+            visit.deployment, visit.user, client_id=client.id, scopes=pending.scopes
+        ),
         "earlier": earlier,
         "earlier_accounts": [] if earlier is None else recognition.summary(earlier.accounts),
         "is_local": not pending.redirect_uri.startswith("https:"),
@@ -108,6 +111,9 @@ async def decide(visit: OwnVisit) -> Response:
         case "allow":
             try:
                 changes = access.changed_rows(await _rows(visit, pending), visit.form, now=deployment.now())
+                await tool_sets.save(
+                    deployment, user, client_id=pending.client.id, form=visit.form
+                )  # before it can call
             except PageRefused as refused:
                 if refused.kind != "conflict":
                     raise

@@ -14,9 +14,9 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.oauth.clients.rules import is_same_software
-from server.portal import access
+from server.portal import access, tool_sets
 from server.portal.access import AccessRow
-from vault import clients, delegations, grants
+from vault import clients, delegations, grants, tool_choices
 from vault.audit import audit
 from vault.records import Client, Event, User
 
@@ -32,6 +32,7 @@ class EarlierAgent:
     client: Client
     others: tuple[Client, ...]
     accounts: tuple[AccessRow, ...]  # that it may use, with what
+    tool_set: str | None
 
     @property
     def number(self) -> int:
@@ -41,7 +42,7 @@ class EarlierAgent:
     def fingerprint(self) -> str:
         """What the page shows of it, in a form field: a click counts for exactly this."""
         ids = [self.client.id, *(one.id for one in self.others)]
-        shown = " ".join([*ids, *(account.form_state for account in self.accounts)])
+        shown = " ".join([*ids, *(account.form_state for account in self.accounts), self.tool_set or ""])
         return hashlib.sha256(shown.encode()).hexdigest()[:32]
 
 
@@ -56,7 +57,8 @@ async def find_earlier(deployment: Deployment, user: User, *, client: Client) ->
     held = {one.id: await _allowed_accounts(deployment, user, one) for one in found}
     chosen = next((one for one in found if held[one.id]), found[0])
     others = tuple(one for one in found if one.id != chosen.id)
-    return EarlierAgent(chosen, others, held[chosen.id])
+    tool_set = await tool_choices.get_tool_set(deployment.database, user.id, client_id=chosen.id)
+    return EarlierAgent(chosen, others, held[chosen.id], tool_set)
 
 
 async def _allowed_accounts(deployment: Deployment, user: User, client: Client) -> tuple[AccessRow, ...]:
@@ -67,13 +69,14 @@ async def _allowed_accounts(deployment: Deployment, user: User, client: Client) 
 async def carry_over(
     deployment: Deployment, user: User, *, earlier: EarlierAgent, client_id: str, ends_earlier: bool
 ) -> None:
-    """Allow the new client what the earlier one may do now: scopes, what the person is asked about, ends, defaults.
+    """Allow the new client what the earlier one may do now: scopes, tools, what is asked about, ends, defaults.
 
     With `ends_earlier` every earlier registration is disconnected, as on the page of agents.
     """
     now = deployment.now()
     shown = {account.connection.id for account in earlier.accounts}
     async with deployment.transaction() as transaction:
+        await tool_sets.store(transaction, user, client_id=client_id, tool_set=earlier.tool_set, now=now)
         events: list[Event] = []
         for held in await delegations.list_for_client(transaction, user.id, client_id=earlier.client.id):
             if not held.is_live(now) or held.connection_id not in shown:

@@ -68,6 +68,7 @@ def page_routes(deployment: Deployment) -> list[Route]:
         ),
         own_route(deployment, "/agents", get=agents.show),
         own_route(deployment, "/agents/{client:path}/access", post=agents.change),
+        own_route(deployment, "/agents/{client:path}/tools", post=agents.choose_tools),
         own_route(deployment, "/agents/{client:path}/undo", post=agents.undo),
         own_route(deployment, "/agents/{client:path}/cut-off", get=agents.confirm, post=agents.cut_off),
         own_route(deployment, "/agents/{client:path}", get=agents.show_one),

@@ -208,12 +208,16 @@ async def test_a_removed_agent_is_forgotten_after_its_last_grant(database: Datab
             created_at=1, changed_at=1,
         )  # fmt: skip
         await insert(database, "api_clients", tenant="default", resource="r", client_id=name, created_at=1)
+        await insert(
+            database, "tool_choices", tenant="default", user_id="u", client_id=name, tool_set="read-only", changed_at=1
+        )
     await insert(
         database, "grants", tenant="default", id="g", user_id="u", client_id="held", scopes="", resource="r",
         redirect_uri="", created_at=1, revoked_at=11,
     )  # fmt: skip
     assert await retention.forget_ended(database, before=10) == 1
-    for table, column in (("clients", "id"), ("delegations", "client_id"), ("api_clients", "client_id")):
+    for table in ("clients", "delegations", "api_clients", "tool_choices"):
+        column = "id" if table == "clients" else "client_id"
         assert await ids(database, table, column) == ["held", "kept", "later"], table
     assert await retention.forget_ended(database, before=11) == 3  # the grant, and two agents
     assert await ids(database, "clients") == ["kept"]

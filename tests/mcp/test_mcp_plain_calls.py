@@ -29,7 +29,7 @@ Shown = tuple[int, str | None, str]
 
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    async with room(tmp_path_factory.mktemp("plain")) as opened:
+    async with room(tmp_path_factory.mktemp("plain"), tools={"list_limit": 5}) as opened:  # with the tools of discovery
         yield opened
 
 
@@ -100,19 +100,42 @@ CALLS: dict[str, tuple[str, dict[str, object]]] = {
     "a service that is not connected": ("calendar_list", {}),
     "a tool that does not exist": ("no_such_tool", {}),
 }
+LOOKS: dict[str, tuple[str, dict[str, object]]] = {
+    "tools that are found": ("find_tools", {"query": "tell the team"}),
+    "no tool that is found": ("find_tools", {"query": "zzz"}),
+    "a tool that is described": ("describe_tool", {"name": "slack_post"}),
+    "an unknown one": ("describe_tool", {"name": "slack_pots"}),
+    "a call of an unknown one": ("call_tool", {"name": "slack_pots", "arguments": {}}),
+    "a call of nothing": ("call_tool", {"arguments": {}}),
+}
 
 
-@pytest.mark.parametrize("case", CALLS)
+@pytest.mark.parametrize("case", CALLS | LOOKS)
 @pytest.mark.parametrize("capabilities", [{}, {"elicitation": {"url": {}}}], ids=["words", "links"])
 async def test_each_outcome_is_answered_as_the_sdk_answers_it(
     place: Room, connected: Agent, case: str, capabilities: dict[str, object]
 ) -> None:
-    name, arguments = CALLS[case]
+    name, arguments = (CALLS | LOOKS)[case]
     body = call({"name": name, "arguments": arguments}, meta={META + "clientCapabilities": capabilities}, id="a-1")
     found = headers(name=name)
     assert fast_path.read(raw(found), body) is not None
     ours, theirs = await both(place, connected, body, found)
     assert ours == theirs
+
+
+@pytest.mark.parametrize("case", [case for case in CALLS if case != "a tool that does not exist"])
+@pytest.mark.parametrize("capabilities", [{}, {"elicitation": {"url": {}}}], ids=["words", "links"])
+async def test_a_call_by_call_tool_is_answered_as_one_of_the_tool_itself(
+    place: Room, connected: Agent, case: str, capabilities: dict[str, object]
+) -> None:
+    name, arguments = CALLS[case]
+    meta = {META + "clientCapabilities": capabilities}
+    itself, _ = await both(
+        place, connected, call({"name": name, "arguments": arguments}, meta=meta), headers(name=name)
+    )
+    body = call({"name": "call_tool", "arguments": {"name": name, "arguments": arguments}}, meta=meta)
+    ours, theirs = await both(place, connected, body, headers(name="call_tool"))
+    assert ours == theirs == itself
 
 
 SPELLINGS: dict[str, tuple[bytes, dict[str, str]]] = {
@@ -145,10 +168,16 @@ async def test_every_valid_spelling_is_read_here(place: Room, connected: Agent, 
     assert (ours[0], ours[1]) == (200, "application/json")
 
 
+@pytest.mark.parametrize("name", ["slack_channels", "call_tool"])
 @pytest.mark.parametrize("token", [0, 7, "p", "grüße \u2028 \x85"])
-async def test_progress_turns_the_answer_into_the_sdks_stream(place: Room, connected: Agent, token: object) -> None:
-    body = call({"name": "slack_channels", "arguments": {"limit": 1}}, meta={"progressToken": token})
-    found = headers(name="slack_channels")
+async def test_progress_turns_the_answer_into_the_sdks_stream(
+    place: Room, connected: Agent, name: str, token: object
+) -> None:
+    arguments: dict[str, object] = {"limit": 1}
+    if name == "call_tool":
+        arguments = {"name": "slack_channels", "arguments": arguments}
+    body = call({"name": name, "arguments": arguments}, meta={"progressToken": token})
+    found = headers(name=name)
     assert fast_path.read(raw(found), body) is not None
     ours, theirs = await both(place, connected, body, found)
     assert ours == theirs

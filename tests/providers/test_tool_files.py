@@ -337,7 +337,7 @@ async def test_a_busy_provider_is_said_to_be_busy(place: Room) -> None:
 
 async def test_an_agent_gets_only_the_tools_that_the_operator_leaves_it(place: Room) -> None:
     agent = await connected(place)
-    hidden = place.vault.deployment.hidden_tools
+    hidden = place.vault.deployment.offer.hidden
     assert isinstance(hidden, dict)
     hidden[agent.principal.client_id] = frozenset({"announce"})
     async with place.client(agent) as client:

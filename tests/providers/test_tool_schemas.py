@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -12,12 +11,22 @@ from pydantic import Field, ValidationError
 
 from providers.tools.builtin import builtin_tools
 from providers.tools.schemas import VAULT, input_schema, output_schema
+from providers.tools.search import ToolIndex
+from providers.tools.sets import builtin_sets
 from providers.tools.spec import ToolInput, ToolOutput, ToolSpec
-from server.mcp import connections_spec
+from server.mcp import connections_spec, discovery
+from server.mcp.discovery import DISCOVERY, FOUND
+from server.mcp.tool_list import size_of
 from tests.support.shipped_tools import shipped
 
 SPECS = (*builtin_tools(), *shipped().values(), connections_spec.SPEC)
-BUDGET = 40_000  # characters of name, description and input schema; 66,950 before the schemas were made lean
+BUDGETS = {  # characters of names, descriptions and input schemas: 4.4 for a token of o200k
+    "everything": 40_000,  # 66,950 before the schemas were made lean
+    "everyday": 27_500,
+    "read-only": 22_500,
+    "slack": 6_000,
+    "discovery": 1_500,
+}
 
 
 class Inner(ToolOutput):
@@ -100,6 +109,17 @@ def test_no_shipped_schema_has_what_only_a_validator_needs(spec: ToolSpec) -> No
         assert described["description"], name
 
 
-def test_the_list_of_all_tools_stays_small() -> None:
-    shown = [{"name": spec.name, "description": spec.description, "inputSchema": spec.input_schema} for spec in SPECS]
-    assert len(json.dumps(shown, ensure_ascii=False, separators=(",", ":"))) < BUDGET
+def test_the_list_of_each_set_and_of_discovery_stays_small() -> None:
+    sets = {one.name: one.tools for one in builtin_sets(SPECS, titles={})}
+    sets["discovery"] = frozenset(spec.name for spec in DISCOVERY)
+    for name, budget in BUDGETS.items():
+        listed = [spec for spec in (*SPECS, *DISCOVERY) if spec.name in sets[name] or spec is connections_spec.SPEC]
+        assert budget * 0.8 < size_of(listed) < budget, name
+
+
+def test_finding_and_describing_a_tool_cost_less_than_a_tenth_of_the_list() -> None:
+    index = ToolIndex(SPECS, titles={})
+    for spec in SPECS:
+        found = index.find(spec.title, among=frozenset(one.name for one in SPECS), limit=FOUND)
+        answers = discovery.findings(found, titles={}, services=[]), discovery.description_of(spec, titles={})
+        assert sum(len(str(one)) for one in answers) < BUDGETS["everything"] / 10, spec.name

@@ -21,6 +21,7 @@ from providers.tools.spec import ToolSpec
 from server.app import build_app, open_deployment
 from server.deployment import Deployment
 from server.http.connections import ConnectionLimits
+from server.mcp.registry import load_offer
 from server.runtime.serving import server_config
 from server.settings import Settings, load_settings
 from tests.support.person import Person
@@ -183,7 +184,8 @@ async def running_vault(
         sections[name] = {**old, **section} if isinstance(old, dict) and isinstance(section, dict) else section
     settings = load_settings(overrides=sections)
     async with open_deployment(settings, data=data) as opened:
-        deployment = replace(opened, tools=(*opened.tools, *more_tools))
+        tools = (*opened.tools, *more_tools)
+        deployment = replace(opened, tools=tools, offer=load_offer(settings, tools, opened.catalog))
         async with serving(build_app(deployment), listening):
             vault = RunningVault(settings.public_url, deployment)
             await vault.add_user("alice", is_admin=True)

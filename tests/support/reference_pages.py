@@ -15,7 +15,7 @@ from providers.definitions.catalog import load_catalog
 from providers.definitions.model import Provider
 from providers.tools.builtin import builtin_tools
 from providers.tools.spec import ToolSpec
-from server.mcp import connections_spec
+from server.mcp import connections_spec, discovery
 from server.settings import Settings
 from tests.support.documented import (
     COMMON,
@@ -55,7 +55,7 @@ _ROTATIONS = {
 def tools_page() -> str:
     """Every tool that ships, by provider."""
     groups: dict[str, list[ToolSpec]] = {}
-    for spec in (*builtin_tools(), *shipped().values(), connections_spec.SPEC):
+    for spec in (*builtin_tools(), *shipped().values(), connections_spec.SPEC, *discovery.DISCOVERY):
         groups.setdefault(spec.provider or "Any agent", []).append(spec)
     return _TOOLS + "".join(
         f"\n## {name}\n\n{''.join(_tool(spec) for spec in specs)}" for name, specs in sorted(groups.items())
@@ -95,7 +95,7 @@ def settings_page(text: str) -> str:
     """The page with the settings model's names, defaults, and meanings."""
     lines: dict[str, list[str]] = {}
     for path, field in leaves(Settings):
-        section = ".".join(path[:-1]).removesuffix(".clients.NAME")
+        section = ".".join(path[:-1]).removesuffix(".clients.NAME").removesuffix(".sets.NAME")
         default = default_of(field)
         shown = "" if default in {"none", "[]", "{}", "required"} else f" = `{default}`"
         required = " Required." if default == "required" else ""

@@ -26,7 +26,8 @@ class ExchangeRequest:
     `account` is the person's or agent's name for the account; `connection_id` selects exactly one connection. `details`
     adds to the event; `event` replaces the token's event, or suppresses it if the caller records the event with what it
     makes of the token. `call` is a tool call that the person can be asked about; None for what is handed out for later
-    use. `is_kept`: the caller wants the `basis` of the token.
+    use. `tool_sets`: the names of the tool sets that have the called tool. `is_kept`: the caller wants the `basis` of
+    the token.
     """
 
     principal: Principal
@@ -38,6 +39,7 @@ class ExchangeRequest:
     item: str | None = None  # the address of the one thing that the token may reach
     details: Mapping[str, object] = field(default_factory=dict[str, object])
     call: ToolCall | None = None
+    tool_sets: frozenset[str] | None = None
     event: Callable[[UpstreamToken], Event | None] | None = None
     is_kept: bool = False
 

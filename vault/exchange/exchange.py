@@ -71,7 +71,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     if policy is None:
         raise ScopeRefused(f"This vault doesn't know the provider {request.provider}.", missing=frozenset())
     key = "" if request.scopes is None else scope_key(request.scopes, request.item)
-    wanted = Wanted(request.principal, request.provider, scope_key=key)
+    wanted = Wanted(request.principal, request.provider, scope_key=key, tool_sets=request.tool_sets)
     arrived = 0
     for _ in range(ROUNDS):
         accounts = await read_accounts(vault.database, wanted)

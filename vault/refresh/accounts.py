@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from vault import revoked_tokens
+from vault import revoked_tokens, tool_choices
 from vault.keys.key_ring import ConnectionKey, KeyRing
 from vault.records import TENANT, ConnectionState, Principal, parse_scope
 from vault.refresh.rules import SendDecision, Unresolved, may_send
@@ -45,16 +45,23 @@ SOURCES: Final = """
     where g.tenant = :tenant and g.id = :grant_id and g.user_id = :user_id and g.client_id = :client_id
         and g.revoked_at is null
 """
-_READ: Final = f"select {COLUMNS}{SOURCES}"
+_CHOICE: Final = """,
+        (select o.tool_set from tool_choices o
+         where o.tenant = g.tenant and o.user_id = g.user_id and o.client_id = g.client_id) as tool_set"""
+_READ: Final = f"select {COLUMNS}{_CHOICE}{SOURCES}"
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Whose accounts, at which provider, and which narrowed token in addition."""
+    """Whose accounts, at which provider, and which narrowed token in addition.
+
+    `tool_sets`: for a call of a tool, the names of the sets that have it.
+    """
 
     principal: Principal
     provider: str
     scope_key: str
+    tool_sets: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +149,19 @@ class HeldAccount:
 
 
 async def read_accounts(reader: Reader, wanted: Wanted) -> tuple[HeldAccount, ...]:
-    """The accounts behind a live grant and a token that is not revoked, oldest first. Raises GrantEnded.
+    """The accounts behind a live grant and a token that is not revoked, oldest first.
 
-    RFC 6749 §10: a grant lives only as long as the client that holds it and the person who gave it.
+    Raises GrantEnded (RFC 6749 §10: a grant lives only as long as the client that holds it and the person who gave it),
+    and ToolNotOffered for a tool that is not in the set that the person chose for this agent.
     """
     rows = await reader.look_up(_READ, parameters_of(wanted))
     if not rows:
         raise GrantEnded("This agent's access to the vault has ended. Sign in again.")
     if revoked_tokens.is_revoked(rows[0], wanted.principal.token_id):
         raise GrantEnded("This access token was revoked. Refresh it, or sign in again.")
+    chosen = text_or_none(rows[0], "tool_set")
+    if chosen is not None and wanted.tool_sets is not None and chosen not in wanted.tool_sets:
+        raise tool_choices.refusal(chosen)
     return accounts_of(rows, wanted)
 
 

@@ -251,7 +251,7 @@ async def test_nothing_that_counts_once_is_left_of_a_backup(room: Room) -> None:
         assert await room.database.fetch(f"select * from {table}") == [], table
     kept = {
         "users", "identities", "clients", "apis", "api_clients", "grants", "connections", "narrowed_tokens",
-        "delegations", "upstream_revocations", "limits", "events", "event_batches", "event_heads",
+        "delegations", "tool_choices", "upstream_revocations", "limits", "events", "event_batches", "event_heads",
         "event_checkpoints",
         "seen",  # guarded by the instant of the restore
         "deletions",  # asked for once more, they change nothing

@@ -38,6 +38,7 @@ PUBLISHED = {
     "0009_pages.sql": "ffe3454caf6b6c118f1830791c9c8dee3d037c04dd243a4bbfa1823ea7d535f9",
     "0010_repeated_tokens.sql": "6b1fac9695d9e681c5b1cc3fdb326d9ef5dfcb7fda5460bdbb79a39d803aaf9a",
     "0011_account_names.sql": "4c26956bf0524f2d94c1e48405b1d9e39673450a5e7b34aac6cf84277d2837f8",
+    "0012_tool_choices.sql": "48f6b5d766300d076ce514bbf1e9426df537834dda41f2fc81a6f03847cc2f64",
 }
 PREVIOUS = "0.1.0"
 TAKES_AWAY = re.compile(r"\b(drop|rename|alter column|set not null|add constraint)\b")

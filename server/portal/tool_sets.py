@@ -1,0 +1,78 @@
+"""The tool set that a person chooses for an agent: one choice on the consent and agents pages, and storing it.
+
+A set takes tools away from what the operator offers and gives no permission, so nothing else on these pages depends on
+it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from providers.tools.sets import EVERYTHING
+from server.deployment import Deployment
+from server.portal.forms import Form, PageRefused
+from vault import tool_choices
+from vault.audit import audit
+from vault.records import Event, User
+from vault.storage.database import Transaction
+
+FIELD: Final = "tool_set"
+SHOWN_FIELD: Final = "tool_set_shown"  # what was chosen when the page was made: an old form must not overwrite a choice
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSetOption:
+    """One option: the set's name, empty for all that the operator offers, and how many tools are left."""
+
+    value: str
+    title: str
+    number: int
+    is_chosen: bool
+
+
+def options(deployment: Deployment, *, client_id: str, chosen: str | None) -> tuple[ToolSetOption, ...]:
+    """What a person can choose for this agent: the sets that make a difference, and the current one."""
+    offer, offered = deployment.offer, deployment.offer.names_for(client_id)
+    found = [ToolSetOption("", offer.sets[EVERYTHING].title, len(offered), is_chosen=chosen is None)]
+    for one in offer.sets.values():
+        left = one.tools & offered
+        if one.name == chosen or (left and left != offered):
+            found.append(ToolSetOption(one.name, one.title, len(left), is_chosen=one.name == chosen))
+    if chosen is not None and chosen not in offer.sets:  # the operator has removed it, and nothing is left
+        found.append(ToolSetOption(chosen, chosen, 0, is_chosen=True))
+    return tuple(found)
+
+
+async def current_options(
+    deployment: Deployment, user: User, *, client_id: str, scopes: frozenset[str]
+) -> tuple[ToolSetOption, ...]:
+    """The options for this agent of this person now; none for an agent whose `scopes` do not reach the tools."""
+    if "tools" not in scopes:
+        return ()
+    chosen = await tool_choices.get_tool_set(deployment.database, user.id, client_id=client_id)
+    return options(deployment, client_id=client_id, chosen=chosen)
+
+
+async def save(deployment: Deployment, user: User, *, client_id: str, form: Form) -> None:
+    """Store what the form chooses, if it changes the choice. Raises PageRefused for a form that is too old."""
+    if FIELD not in form.fields:
+        return
+    wanted, shown = form.one(FIELD), form.one(SHOWN_FIELD)
+    current = await tool_choices.get_tool_set(deployment.database, user.id, client_id=client_id)
+    known = options(deployment, client_id=client_id, chosen=current)
+    if wanted == shown:
+        return
+    if shown != (current or "") or all(one.value != wanted for one in known):
+        raise PageRefused("permissions_changed", kind="conflict")
+    async with deployment.transaction() as transaction:
+        await store(transaction, user, client_id=client_id, tool_set=wanted or None, now=deployment.now())
+
+
+async def store(transaction: Transaction, user: User, *, client_id: str, tool_set: str | None, now: int) -> None:
+    """Store the choice, with its event."""
+    if await tool_choices.set_tool_set(transaction, user.id, client_id=client_id, tool_set=tool_set, now=now):
+        event = Event(
+            kind="tools.chosen", user_id=user.id, client_id=client_id, details={"tool_set": tool_set or EVERYTHING}
+        )
+        await audit.append(transaction, event, now=now)

@@ -1,0 +1,60 @@
+"""The settings of tools: which agents are offered which, and from which length on a list is searched instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_Limit = Annotated[int, Field(ge=0, le=10_000)]
+
+
+class ToolChoice(BaseModel):
+    """Which of the tools there are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enable: tuple[str, ...] = Field(
+        default=(), description="Only these tools, by name or pattern (`slack_*`). Empty: all"
+    )
+    disable: tuple[str, ...] = Field(default=(), description="Hide these tools, by name or pattern")
+
+
+class ClientToolSettings(ToolChoice):
+    """What one client is offered."""
+
+    profile: str | None = Field(default=None, description="Tool set of this client instead of `tools.profile`")
+    list_limit: _Limit | None = Field(default=None, description="Replaces `tools.list_limit` for this client")
+
+
+class ToolSetSettings(ToolChoice):
+    """A tool set of the operator's own."""
+
+    title: str | None = Field(default=None, max_length=80, description="Name on pages. Default: the set's name")
+    read_only: bool = Field(default=False, description="Leave out the tools that change something")
+
+
+class ToolSettings(ToolChoice):
+    """Which tools agents are offered."""
+
+    folders: tuple[Path, ...] = Field(default=(), description="Folders with your own tool files")
+    calls_per_minute: int = Field(
+        default=600,
+        ge=1,
+        le=1_000_000,
+        description="Calls per minute of one user's agents at one provider, in each process",
+    )
+    profile: str = Field(
+        default="everything", description="Tool set that agents are offered (`token-vault tools sets`)"
+    )
+    list_limit: _Limit = Field(
+        default=80,  # from about here on, widespread clients drop tools or refuse the list
+        description=(
+            "Longest list of tools. An agent with more tools finds them with `find_tools` and calls them with "
+            "`call_tool`. 0: no limit"
+        ),
+    )
+    sets: Mapping[str, ToolSetSettings] = Field(default_factory=dict[str, ToolSetSettings])
+    clients: Mapping[str, ClientToolSettings] = Field(default_factory=dict[str, ClientToolSettings])

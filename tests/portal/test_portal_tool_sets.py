@@ -1,0 +1,164 @@
+"""The person chooses an agent's tools where they let it in, and on the page of agents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Sequence
+
+import httpx2
+import pytest
+
+from server.portal.access import agent_path
+from tests.support.person import Form, Person, forms_of
+from tests.support.portal_room import Room, query_of, running_room
+from vault import tool_choices
+from vault.records import Client, User
+
+FIELD, SHOWN = "tool_set", "tool_set_shown"
+VERIFIER = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+
+
+@pytest.fixture(scope="module")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with running_room(tmp_path_factory.mktemp("toolsets")) as opened:
+        yield opened
+
+
+async def chosen(room: Room, user: User, client: Client) -> str | None:
+    return await tool_choices.get_tool_set(room.deployment.database, user.id, client_id=client.id)
+
+
+async def let_in(
+    room: Room, person: Person, client: Client, *, tool_set: str | None = None, decision: str = "allow"
+) -> None:
+    page = await person.open(room.authorize_path(client))
+    answers: dict[str, str | list[str] | None] = {} if tool_set is None else {FIELD: tool_set}
+    answer = await person.submit(page, answers, form="/consent", button=("decision", decision))
+    if decision == "deny":
+        return
+    redeemed = await room.vault.redeem(
+        client.id, query_of(answer.headers["location"])["code"], VERIFIER, redirect_uri=client.redirect_uris[0]
+    )
+    assert redeemed.status_code == 200, redeemed.text
+
+
+def form_with(page: httpx2.Response, client: Client) -> Form:
+    return next(one for one in forms_of(page.text) if one.action == f"{agent_path(client.id)}/tools")
+
+
+def value(form: Form, name: str = FIELD) -> Sequence[str]:
+    return [content for field, content in form.fields if field == name]
+
+
+async def kinds(room: Room, person: Person) -> str:
+    return (await person.open("/activity")).text
+
+
+async def test_a_set_is_chosen_where_the_agent_is_let_in_and_there_again_the_next_time(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    page = await person.open(room.authorize_path(client))
+    (form,) = [one for one in forms_of(page.text) if one.action == "/consent"]
+    assert value(form) == [""]  # all that the operator offers, unless the person says otherwise
+    options = re.findall(r'<option value="([^"]*)"', page.text[page.text.index(f'name="{FIELD}"') :])
+    assert options[:5] == ["", "everyday", "read-only", "slack", "google"]
+    await let_in(room, person, client, tool_set="read-only")
+    assert await chosen(room, user, client) == "read-only"
+    assert "You chose the tools of an agent" in await kinds(room, person)
+    again = await person.open(room.authorize_path(client, scope="tools connections openid"))
+    (form,) = [one for one in forms_of(again.text) if one.action == "/consent"]
+    assert value(form) == ["read-only"]
+
+
+async def test_a_refused_agent_leaves_no_choice(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    await let_in(room, person, client, tool_set="read-only", decision="deny")
+    assert await chosen(room, user, client) is None
+    await let_in(room, person, client, tool_set="read-only")
+    assert await chosen(room, user, client) == "read-only"
+
+
+async def test_a_set_is_changed_on_the_agents_page_for_this_person_alone(room: Room) -> None:
+    user, other, client = await room.user(), await room.user(), await room.agent()
+    person, stranger = await room.signed_in(user), await room.signed_in(other)
+    for one in (person, stranger):
+        await let_in(room, one, client)
+    page = await person.open(agent_path(client.id))
+    form = form_with(page, client)
+    assert value(form) == [""]
+    await person.submit(page, {FIELD: "everyday"}, form=form.action)
+    assert await chosen(room, user, client) == "everyday"
+    assert await chosen(room, other, client) is None
+    page = await person.open(agent_path(client.id))
+    assert value(form_with(page, client)) == ["everyday"]
+    await person.submit(page, {FIELD: ""}, form=form.action)
+    assert await chosen(room, user, client) is None
+
+
+async def test_an_old_form_does_not_overwrite_a_newer_choice(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    await let_in(room, person, client)
+    old = await person.open(agent_path(client.id))
+    form = form_with(old, client)
+    await person.submit(old, {FIELD: "read-only"}, form=form.action)
+    refused = await person.submit(old, {FIELD: "everyday"}, form=form.action)
+    assert refused.status_code == 409
+    assert await chosen(room, user, client) == "read-only"
+    untouched = await person.submit(old, {}, form=form.action)  # it changes something else
+    assert untouched.status_code == 200
+    assert await chosen(room, user, client) == "read-only"
+    new = await person.open(agent_path(client.id))
+    assert (await person.submit(new, {FIELD: "everyday"}, form=form.action)).status_code == 200
+    assert await chosen(room, user, client) == "everyday"
+
+
+async def test_only_a_set_that_the_page_offers_can_be_chosen(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    await let_in(room, person, client)
+    page = await person.open(agent_path(client.id))
+    form = form_with(page, client)
+    assert (await person.submit(page, {FIELD: "no-such-set"}, form=form.action)).status_code == 409
+    assert await chosen(room, user, client) is None
+    assert (await person.submit(page, {FIELD: "slack"}, form=form.action)).status_code == 200
+    assert await chosen(room, user, client) == "slack"
+
+
+async def test_an_agent_without_the_tools_is_not_asked_about_them(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person = await room.signed_in(user)
+    page = await person.open(room.authorize_path(client, scope="openid"))
+    assert FIELD not in page.text
+    assert FIELD in (await person.open(room.authorize_path(client, scope="openid tools"))).text
+
+
+async def test_software_that_registers_again_keeps_its_smaller_set(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    facts = {"name": "Cursor", "redirect_uris": ("http://localhost:40001/callback",)}
+    old = await room.agent(**facts)  # pyright: ignore[reportArgumentType]
+    await let_in(room, person, old, tool_set="read-only")
+    new = await room.agent(**{**facts, "redirect_uris": ("http://localhost:40002/callback",)})  # pyright: ignore[reportArgumentType]
+    page = await person.open(room.authorize_path(new))
+    assert "read-only" in page.text
+    await person.submit(page, {}, form="/consent", button=("decision", "again"))
+    assert await chosen(room, user, new) == "read-only"
+
+
+async def test_a_set_that_changed_meanwhile_is_asked_about_again(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    facts = {"name": "Zed", "redirect_uris": ("http://localhost:40001/callback",)}
+    old = await room.agent(**facts)  # pyright: ignore[reportArgumentType]
+    await let_in(room, person, old, tool_set="read-only")
+    new = await room.agent(**{**facts, "redirect_uris": ("http://localhost:40002/callback",)})  # pyright: ignore[reportArgumentType]
+    page = await person.open(room.authorize_path(new))
+    async with room.deployment.transaction() as transaction:
+        await tool_choices.set_tool_set(transaction, user.id, client_id=old.id, tool_set=None, now=2)
+    again = await person.submit(page, {}, form="/consent", button=("decision", "again"))
+    assert again.status_code == 200
+    assert "/consent" in str(again.url)
+    await person.submit(again, {}, form="/consent", button=("decision", "again"))
+    assert await chosen(room, user, new) is None
