@@ -254,7 +254,7 @@ class RevocationFacts(FilePart):
     """
 
     method: Literal["POST", "GET", "DELETE"] = "POST"
-    token_in: Literal["form", "json", "query", "path", "header"] = "form"
+    token_in: Literal["form", "json", "query", "path", "header", "header_and_form"] = "form"
     param: str = "token"
     tokens: tuple[Literal["refresh_token", "access_token"], ...] = ("refresh_token", "access_token")
     each: bool = False

@@ -64,6 +64,9 @@ def revoke_request(provider: Provider, url: str, kind: str, *, token: str) -> To
     match facts.token_in:
         case "header":
             return _write(facts.method, url, {**headers, **provider.authorize(token)}, fields, form="form")
+        case "header_and_form":
+            both = {**headers, **provider.authorize(token)}
+            return _write(facts.method, url, both, {**fields, facts.param: token}, form="form")
         case "path":
             return _write(facts.method, url.replace("{token}", quote(token, safe="")), headers, fields, form="form")
         case "query":

@@ -196,7 +196,7 @@ async def _read(request: Request) -> SimulatedCall | None:
         query=dict(request.query_params),
         arguments=arguments,
         content_type=content_type,
-        bearer=credentials.strip() if scheme.lower() == "bearer" else None,
+        bearer=credentials.strip() if scheme.lower() in {"bearer", "oauth2"} else None,
         basic=_basic(credentials) if scheme.lower() == "basic" else None,
         is_json=kind == "application/json",
         headers=dict(request.headers),
