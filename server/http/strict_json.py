@@ -38,6 +38,20 @@ def _check_depth(raw: bytes) -> None:
             depth -= 1
 
 
+def has_more_parts(raw: bytes, *, nested: int, values: int) -> bool:
+    """Whether JSON has more objects and arrays, or more values, than that: each costs its reader more than its bytes.
+
+    What stands in strings does not count, except in a text that is hardly anything else.
+    """
+    brackets, commas = raw.count(b"{") + raw.count(b"["), raw.count(b",")
+    if brackets <= nested and commas <= values:
+        return False
+    if brackets > 4 * nested or commas > 4 * values:
+        return True
+    bare = _JSON_STRING.sub(b"", raw)
+    return bare.count(b"{") + bare.count(b"[") > nested or bare.count(b",") > values
+
+
 def parse_json(raw: bytes) -> object:
     """Strict JSON: UTF-8, no repeated members, no NaN, at most 30 levels. Raises ValueError."""
     if raw.count(b"[") + raw.count(b"{") > MAX_JSON_DEPTH:  # else it cannot be that deep

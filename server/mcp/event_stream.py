@@ -166,6 +166,9 @@ class Messages:
             await mcp_bodies.refuse_method(allowed=b"POST").write(send)
             return
         body = await read_body(receive, limit=BODY_LIMIT)
+        if mcp_bodies.is_costly(body):
+            await mcp_bodies.refuse_costly().write(send)
+            return
         stream = self._streams.find(scope)
         if stream is not None and stream.calls is not None:
             _POSTED.set(scope)

@@ -6,14 +6,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from mcp_types import INVALID_REQUEST, PARSE_ERROR, JSONRPCNotification, jsonrpc_message_adapter
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 from starlette.types import Scope
 
+from providers.outbound.json_values import is_object
 from server.errors import status_of
 from server.http.answers import JSON, Headers, WholeAnswer
+from server.http.strict_json import has_more_parts
+
+# A message with more holds up every other caller while it is read, and again with each check that finds it wrong.
+_SMALL: Final = 64 * 1024  # bytes below which none can
+_MOST_NESTED: Final = 20_000  # objects and arrays
+_MOST_VALUES: Final = 50_000
+_MOST_NAMES: Final = 1000  # members of the message, its parameters, or a tool's arguments
 
 
 def header(scope: Scope, name: bytes) -> str:
@@ -35,6 +44,27 @@ def parse(body: bytes) -> object:
     # A request whose id has a wrong type would pass for a notification, and its sender would wait for ever.
     has_id = isinstance(content, dict) and "id" in content
     return INVALID_REQUEST if has_id and isinstance(message, JSONRPCNotification) else message
+
+
+def is_costly(body: bytes) -> bool:
+    """Whether a message has so many parts that it must not be read."""
+    if len(body) <= _SMALL:
+        return False
+    if has_more_parts(body, nested=_MOST_NESTED, values=_MOST_VALUES):
+        return True
+    try:
+        content: object = from_json(body)
+    except ValueError:
+        return False  # whoever reads it says so
+    params = content.get("params") if is_object(content) else None
+    arguments = params.get("arguments") if is_object(params) else None
+    return any(is_object(one) and len(one) > _MOST_NAMES for one in (content, params, arguments))
+
+
+def refuse_costly() -> WholeAnswer:
+    """The JSON-RPC error for such a message."""
+    limits = f"{_MOST_NESTED} objects and arrays, {_MOST_VALUES} values, and {_MOST_NAMES} arguments"
+    return error_answer(status_of("invalid_request"), INVALID_REQUEST, f"The message may have at most {limits}")
 
 
 def refuse_message(code: int) -> WholeAnswer:

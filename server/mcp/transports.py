@@ -222,6 +222,9 @@ class _StreamableHTTP:
             await managers.answering.handle_request({**scope, "headers": fields}, receive, send)
             return
         body = await read_body(receive, limit=BODY_LIMIT)
+        if mcp_bodies.is_costly(body):
+            await mcp_bodies.refuse_costly().write(send)
+            return
         replayed = replay(body, receive)
         version = mcp_bodies.header(scope, b"mcp-protocol-version")
         is_handshake, session = not version or version in HANDSHAKE_PROTOCOL_VERSIONS, None

@@ -20,6 +20,7 @@ from providers.definitions.catalog import Provider
 from providers.definitions.paths import path_problem
 from providers.outbound.json_values import is_array, is_object
 from server.errors import status_of
+from server.http.strict_json import has_more_parts
 
 # Of one JSON body: what costs more than its bytes while it is read, and holds up every other call meanwhile.
 _MOST_NESTED: Final = 50_000  # objects and arrays
@@ -192,7 +193,7 @@ def read_body(content_type: str, body: bytes, provider: Provider, *, is_judged: 
         text = body.decode("utf-8")
         match kind.strip().lower():
             case "application/json":
-                if body.count(b"{") + body.count(b"[") > _MOST_NESTED or body.count(b",") > _MOST_VALUES:
+                if has_more_parts(body, nested=_MOST_NESTED, values=_MOST_VALUES):
                     return _leave_unread("too many objects, arrays, or values", is_judged=is_judged)
                 return _json(text, provider, is_judged=is_judged)
             case found if found == _FORM:
