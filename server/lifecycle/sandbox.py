@@ -10,9 +10,9 @@ held by another program is refused: its answers would pass for a provider's.
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import logging
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -32,6 +32,8 @@ _FOLDER: Final = "sandbox"  # of the data directory
 RETRY: Final = 2.0  # seconds between two attempts to take the address over
 _LOOKS: Final = 3  # at the first start: a connection that leaves this machine may have the port for a moment
 _LOOK_TIMEOUT: Final = 2.0  # seconds
+_LOOK_LIMIT: Final = 16 * 1024 * 1024  # bytes of the simulator's books
+_LENGTH: Final = re.compile(r"\r\ncontent-length: ([0-9]{1,9})\r\n", re.IGNORECASE)
 logger = logging.getLogger("token_vault.sandbox")
 
 
@@ -94,24 +96,38 @@ async def _hold(port: int, decided: asyncio.Event, *, issuer: str) -> None:
                 await asyncio.Event().wait()
         except OSError as error:
             looks += 1
-            if await asyncio.to_thread(_is_simulator, port):
+            if await _is_simulator(port):
                 decided.set()
             elif looks == _LOOKS and not decided.is_set():
                 raise SettingsRefused(await asyncio.to_thread(_describe_holder, port, error)) from error
         await asyncio.sleep(RETRY)
 
 
-def _is_simulator(port: int) -> bool:
-    """Whether simulated providers answer there. Blocking; bounded."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_LOOK_TIMEOUT)
+async def _is_simulator(port: int) -> bool:
+    """Whether simulated providers of this user answer there in time."""
     try:
-        connection.request("GET", "/_control/books")
-        content: object = json.loads(connection.getresponse().read())
-    except (OSError, http.client.HTTPException, ValueError):
+        async with asyncio.timeout(_LOOK_TIMEOUT):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(b"GET /_control/books HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                length = _LENGTH.search(head)
+                if length is None or int(length[1]) > _LOOK_LIMIT or not _is_this_users(writer):
+                    return False
+                content: object = json.loads(await reader.readexactly(int(length[1])))
+            finally:
+                writer.close()
+    except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):  # a TimeoutError is an OSError
         return False
-    finally:
-        connection.close()
     return isinstance(content, dict) and "families" in content
+
+
+def _is_this_users(writer: asyncio.StreamWriter) -> bool:
+    """Whether the other end is ours, as far as the platform tells. Another user's program could say anything."""
+    if not peers.can_tell():
+        return True
+    ours, theirs = writer.get_extra_info("sockname"), writer.get_extra_info("peername")
+    return peers.is_ours(peers.peer_uid((ours[0], ours[1]), (theirs[0], theirs[1])))
 
 
 def _describe_holder(port: int, error: OSError) -> str:

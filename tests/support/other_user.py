@@ -42,9 +42,16 @@ def _code(program: str, *, other: bool) -> str:
 
 
 @asynccontextmanager
-async def listening(host: str, port: int, answer: str = "", *, other: bool = True) -> AsyncGenerator[None]:
-    """A program that answers every connection there with the same bytes, until the block ends."""
-    code = _code(_LISTEN, other=other)
+async def listening(
+    host: str, port: int, answer: str = "", *, other: bool = True, stays: bool = False
+) -> AsyncGenerator[None]:
+    """A program that answers every connection there with the same bytes, until the block ends.
+
+    `stays`: it leaves them open, so that they have an owner.
+    """
+    code = _code(
+        _LISTEN.replace("one.close()", "held = [*globals().get('held', []), one]") if stays else _LISTEN, other=other
+    )
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, host, str(port), answer, stdout=asyncio.subprocess.PIPE
     )

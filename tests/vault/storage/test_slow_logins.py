@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
+import asyncpg
 import pytest
 
 import vault.storage.postgres
@@ -230,6 +231,24 @@ async def test_closing_ends_attempts_and_refuses_those_who_wait(postgres_store: 
             ends = await asyncio.gather(*waiting, return_exceptions=True)
         assert {type(end) for end in ends[::2]} == {asyncio.CancelledError}
         assert {type(end) for end in ends[1::2]} == {StorageBusy}
+        await way.emptied()
+
+
+async def test_closing_refuses_at_once_who_would_wait_without_end(postgres_store: Store) -> None:
+    """Callers of the database give up by themselves, so only a caller without a deadline shows it."""
+    async with way_to(postgres_store.url) as (way, url):
+        way.delay = ENDLESS
+        attempts = Attempts(Servers(split_hosts(url), {}).connect)
+        waiting = [asyncio.create_task(attempts.take()) for _ in range(2 * AT_ONCE)]
+        async with asyncio.timeout(WAIT + BUSY):
+            while way.count < AT_ONCE:
+                await asyncio.sleep(0.01)
+        await attempts.close()
+        async with asyncio.timeout(BUSY):
+            ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(end) for end in ends} == {asyncpg.InterfaceError}
+        with pytest.raises(asyncpg.InterfaceError):
+            await attempts.take()
         await way.emptied()
 
 
