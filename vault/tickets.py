@@ -272,6 +272,15 @@ async def expire_user_tickets(transaction: Transaction, user_id: str, *, now: in
     )
 
 
+async def expire_purpose(transaction: Transaction, user_id: str, *, purpose: TicketPurpose, now: int) -> int:
+    """End a user's unused tickets of one kind."""
+    return await transaction.execute(
+        "update tickets set expires_at = :now where tenant = :tenant and user_id = :user_id and purpose = :purpose"
+        " and consumed_at is null and expires_at > :now",
+        {"tenant": TENANT, "user_id": user_id, "purpose": purpose.value, "now": now},
+    )
+
+
 async def expire_client_tickets(
     transaction: Transaction, client_id: str, *, user_id: str | None = None, now: int
 ) -> int:

@@ -1,7 +1,7 @@
 """Store what a person changed in rows of access, say it in a sentence, and take it back.
 
-Each change is an event. The way back is a ticket of the person, so it works once, for a while, and only as long as
-nothing else has changed the same rows.
+Each change is an event. The way back is a ticket of the person, so it works once, for a while, and only until they
+change something else or cut an agent off.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ async def save(deployment: Deployment, user: User, changes: Sequence[Change], *,
         for one in changes:
             events += await _store(transaction, user, one, now=now)
         events += await _store_defaults(transaction, user, changes, now=now)
+        await forget_ways_back(transaction, user, now=now)
         handle = await tickets.issue(
             transaction,
             deployment.keys,
@@ -65,6 +66,11 @@ async def save(deployment: Deployment, user: User, changes: Sequence[Change], *,
         )
         await audit.append(transaction, *events, now=now)
     return handle
+
+
+async def forget_ways_back(transaction: Transaction, user: User, *, now: int) -> None:
+    """Only the last change can be taken back: an old page must not undo what was taken away since by another way."""
+    await tickets.expire_purpose(transaction, user.id, purpose=TicketPurpose.UNDO, now=now)
 
 
 async def _store(transaction: Transaction, user: User, change: Change, *, now: int) -> list[Event]:

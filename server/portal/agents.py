@@ -184,6 +184,7 @@ async def cut_off(visit: OwnVisit) -> Response:
             transaction, user_id=user.id, client_id=client.id, reason="cut_off", now=now
         )
         taken = await delegations.revoke_for_client(transaction, user_id=user.id, client_id=client.id, now=now)
+        await access_saving.forget_ways_back(transaction, user, now=now)
         details: Mapping[str, object] = {
             "agent": client.name,
             "grants": len(ended),

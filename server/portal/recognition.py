@@ -14,7 +14,7 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.oauth.clients.rules import is_same_software
-from server.portal import access, tool_sets
+from server.portal import access, access_saving, tool_sets
 from server.portal.access import AccessRow
 from vault import clients, delegations, grants, tool_choices
 from vault.audit import audit
@@ -106,6 +106,7 @@ async def carry_over(
                 )
             )
         if ends_earlier:
+            await access_saving.forget_ways_back(transaction, user, now=now)
             for one in (earlier.client, *earlier.others):
                 ended = await grants.revoke_client_grants(
                     transaction, user_id=user.id, client_id=one.id, reason="signed_in_again", now=now

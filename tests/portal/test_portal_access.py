@@ -212,7 +212,9 @@ async def test_a_change_is_taken_back_once_and_that_too(room: Room) -> None:
     assert await _held(room, client, slack) is None
 
 
-@pytest.mark.parametrize("reason", ["nothing", "late", "another person", "changed since", "no token"])
+@pytest.mark.parametrize(
+    "reason", ["nothing", "late", "another person", "changed since", "changed there and back", "cut off", "no token"]
+)
 async def test_a_change_is_taken_back_by_its_person_in_time_and_only_if_nothing_changed_since(
     room: Room, reason: str
 ) -> None:
@@ -232,6 +234,11 @@ async def test_a_change_is_taken_back_by_its_person_in_time_and_only_if_nothing_
             answers = {"saved": dict(form.fields)["saved"]}
         case "changed since":
             await _save(person, client, {f"level.{slack.id}": "read"})
+        case "changed there and back":
+            for level in ("read", "off"):
+                await _save(person, client, {f"level.{slack.id}": level})
+        case "cut off":
+            await person.submit(await person.open(f"/agents/{client.id}/cut-off"), form="cut-off")
         case "no token":
             answers = {"form_token": ""}
         case _:
