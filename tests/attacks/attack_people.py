@@ -137,9 +137,7 @@ async def test_a_right_that_was_taken_away_since_the_page_was_shown_is_not_carri
     agent = await let_in(target, person, await software(target))
     client = await software(target)
     old = form_of(await asked(target, person, client), "/consent")
-    held = form_of(await person.open("/agents"), f"/agents/{agent.client_id}/scopes")
-    held.fields = [(name, value) for name, value in held.fields if name != "use"]
-    assert (await send(target, person, held)).status_code == 303
+    assert (await send(target, person, without_access(await tab(target, person, agent)))).status_code == 303
     answer = await send(target, person, old, decision="again")
     assert "code=" not in answer.headers.get("location", "")
     assert not await may_post(target, person, client)
@@ -300,7 +298,19 @@ async def test_an_answer_of_a_provider_counts_in_the_browser_that_left_only(targ
 
 
 async def tab(target: Target, person: Person, agent: Agent) -> Form:
-    return form_of(await person.open("/agents"), f"/agents/{agent.client_id}/scopes")
+    return form_of(await person.open(f"/agents/{agent.client_id}"), f"/agents/{agent.client_id}/access")
+
+
+def without_access(form: Form) -> Form:
+    form.fields = [(name, "off" if name.startswith("level.") else value) for name, value in form.fields]
+    return form
+
+
+def asking_first(form: Form) -> Form:
+    """Ask before each post. What agents do otherwise stays as it is."""
+    form.fields = [(name, "custom" if name.startswith("level.") else value) for name, value in form.fields]
+    form.fields.append(("ask", next(value for value in form.choices["ask"] if value.endswith("tool:slack_post"))))
+    return form
 
 
 async def test_an_old_tab_does_not_take_back_that_the_person_is_asked(target: Target) -> None:
@@ -309,9 +319,7 @@ async def test_an_old_tab_does_not_take_back_that_the_person_is_asked(target: Ta
         target, person, str((await target.register())["client_id"]), redirect="https://agent.example/callback"
     )
     old, new = await tab(target, person, agent), await tab(target, person, agent)
-    ask = next(value for value in new.choices["ask"] if value.endswith("tool:slack_post"))
-    new.fields.append(("ask", ask))
-    assert (await send(target, person, new)).status_code == 303
+    assert (await send(target, person, asking_first(new))).status_code == 303
     assert not is_done(await target.call(agent, "slack_post", POST))
     assert (await send(target, person, old)).status_code == 409
     assert not is_done(await target.call(agent, "slack_post", POST))
@@ -327,8 +335,7 @@ async def test_an_old_tab_does_not_pass_for_a_new_one(target: Target, way: str) 
     agent = await let_in(target, person, str((await target.register())["client_id"]), redirect=redirect)
     other = await let_in(target, person, str((await target.register())["client_id"]), redirect=redirect)
     old, new = await tab(target, person, agent), await tab(target, person, agent)
-    new.fields = [(name, value) for name, value in new.fields if name != "use"]
-    assert (await send(target, person, new)).status_code == 303
+    assert (await send(target, person, without_access(new))).status_code == 303
     marks = [pair for pair in old.fields if pair[0] == "held"]
     rest = [pair for pair in old.fields if pair[0] != "held"]
     foreign = [pair for pair in (await tab(target, person, other)).fields if pair[0] == "held"]
@@ -352,11 +359,44 @@ async def test_an_old_tab_of_the_consent_page_gives_nothing_back(target: Target)
     agent = await let_in(target, person, client, redirect=redirect)
     page = await person.open(target.authorize_url(client, "A" * 43, prompt="consent"))
     old, new = form_of(page, "/consent"), await tab(target, person, agent)
-    new.fields = [(name, value) for name, value in new.fields if name != "use"]
-    assert (await send(target, person, new)).status_code == 303
+    assert (await send(target, person, without_access(new))).status_code == 303
     answer = await send(target, person, old, decision="allow")
     assert "code=" not in answer.headers.get("location", "")
     assert not is_done(await target.call(agent, "slack_post", POST))
+
+
+@pytest.mark.parametrize(
+    "since", ["the agent was cut off", "it was changed there and back", "nothing", "another person"]
+)
+async def test_an_old_page_takes_nothing_back_but_the_last_change(target: Target, since: str) -> None:
+    person = await victim(target)
+    client = str((await target.register())["client_id"])
+    agent = await let_in(target, person, client, redirect="https://agent.example/callback")
+    given = await tab(target, person, agent)
+    page = await person.open(
+        (await send(target, person, without_access(await tab(target, person, agent)))).headers["location"]
+    )
+    old, sender = form_of(page, "/undo"), person
+    match since:
+        case "the agent was cut off":
+            await person.submit(await person.open(f"/agents/{client}/cut-off"), form="cut-off")
+        case "it was changed there and back":
+            for level in ("write", "off"):
+                form = await tab(target, person, agent)
+                form.fields = [(name, level if name.startswith("level.") else value) for name, value in form.fields]
+                assert (await send(target, person, form)).status_code == 303
+        case "another person":
+            sender = await victim(target)
+            await target.agent(sender, client=client)
+        case _:
+            pass
+    assert given.fields
+    await send(target, sender, old)
+    may = is_done(await target.call(agent, "slack_post", POST))
+    if since == "the agent was cut off":
+        again = await target.agent(person, client=client)
+        may = is_done(await target.call(again, "slack_post", POST))
+    assert may is (since == "nothing")
 
 
 # Endings
@@ -369,12 +409,13 @@ async def test_a_form_gives_no_right_to_another_persons_account(target: Target) 
     foreign = next(value for name, value in (await tab(target, person, theirs)).fields if name == "use")
     mine = await target.agent(stranger)
     form = await tab(target, stranger, mine)
-    form.fields.append(("use", foreign))
-    await send(target, stranger, form)
     account = foreign.partition(" ")[0]
+    marks = [pair for pair in (await tab(target, person, theirs)).fields if pair[0] == "held"]
+    form.fields += [("use", foreign), (f"level.{account}", "write"), *marks]
+    assert (await send(target, stranger, form)).status_code in {303, 409}
     assert not is_done(await target.call(mine, "slack_post", POST | {"account": account}))
     answer = await stranger.http.post(
-        f"/agents/{theirs.client_id}/scopes", data=dict(form.fields), headers={"origin": target.url}
+        f"/agents/{theirs.client_id}/access", data=dict(form.fields), headers={"origin": target.url}
     )
     assert answer.status_code in {403, 404}
     assert is_done(await target.call(theirs, "slack_post", POST))
@@ -399,9 +440,7 @@ async def test_a_question_about_a_call_is_answered_by_its_person_only(target: Ta
     agents = []
     for one in (person, stranger):
         agent = await let_in(target, one, str((await target.register())["client_id"]), redirect=redirect)
-        form = await tab(target, one, agent)
-        form.fields.append(("ask", next(value for value in form.choices["ask"] if value.endswith("tool:slack_post"))))
-        assert (await send(target, one, form)).status_code == 303
+        assert (await send(target, one, asking_first(await tab(target, one, agent)))).status_code == 303
         agents.append(agent)
     url = link_of(target, await target.call(agents[0], "slack_post", POST), "approvals")
     own = link_of(target, await target.call(agents[1], "slack_post", POST), "approvals")

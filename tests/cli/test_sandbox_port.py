@@ -38,6 +38,7 @@ async def test_a_simulator_of_this_user_is_used() -> None:
     assert await starts(port)
 
 
+@pytest.mark.requirement("S-177")
 @other_user.needs_root
 @pytest.mark.parametrize("other", [True, False])
 async def test_what_answers_like_a_simulator_for_another_user_is_refused(*, other: bool) -> None:

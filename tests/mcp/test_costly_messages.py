@@ -31,6 +31,7 @@ def asking(arguments: object) -> dict[str, object]:
     return modern("tools/call", {"name": "slack_post", "arguments": arguments})
 
 
+@pytest.mark.requirement("S-174")
 @pytest.mark.parametrize("of", COSTLY)
 async def test_a_message_with_too_many_parts_is_refused_in_each_era(place: Room, of: str) -> None:
     arguments = COSTLY[of] if of == "names" else {"channel": "#general", "text": COSTLY[of]}

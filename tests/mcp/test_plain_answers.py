@@ -192,6 +192,7 @@ async def held_call(
     return call
 
 
+@pytest.mark.requirement("S-176")
 @pytest.mark.parametrize("way", [{}, {"mcp-param-none": "1"}], ids=["ours", "the SDK's"])
 @pytest.mark.parametrize("how", ["canceled", "ended"])
 async def test_a_call_that_is_stopped_is_answered_as_the_sdk_answers_it(

@@ -207,6 +207,7 @@ async def test_a_set_that_cannot_be_read_is_told_from_one_without_the_key(reader
     assert not isinstance(refusal.value, NoKeys)
 
 
+@pytest.mark.requirement("S-172")
 @pytest.mark.parametrize("outage", [*OUTAGES, "keys"])
 async def test_kept_keys_count_for_an_hour_while_the_address_gives_no_set(reader: Reader, outage: str) -> None:
     token = reader.issuer.signed(CLAIMS)
@@ -225,6 +226,7 @@ async def test_kept_keys_count_for_an_hour_while_the_address_gives_no_set(reader
     assert await reader.counts(token)
 
 
+@pytest.mark.requirement("S-172")
 async def test_a_set_that_arrives_after_an_outage_ends_the_keys_that_it_no_longer_lists(reader: Reader) -> None:
     taken = RSAKey.generate_key(2048, {"kid": "taken"})
     reader.issuer.change_keys = lambda keys: [*keys, dict(taken.as_dict(private=False))]

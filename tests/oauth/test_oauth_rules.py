@@ -181,6 +181,7 @@ def test_json_that_could_be_read_in_two_ways_is_refused(raw: bytes) -> None:
         json_object(raw)
 
 
+@pytest.mark.requirement("S-174")
 @pytest.mark.parametrize("tail", [b"", b'"', b"\\", b'\\"', b"x"], ids=repr)
 @pytest.mark.parametrize("unit", [b'"\\', b'\\"', b'"', b'"\\\\', b'["', b'{"":'], ids=repr)
 def test_json_of_many_quotes_is_refused_in_linear_time(unit: bytes, tail: bytes) -> None:

@@ -212,6 +212,7 @@ async def test_a_change_is_taken_back_once_and_that_too(room: Room) -> None:
     assert await _held(room, client, slack) is None
 
 
+@pytest.mark.requirement("S-173")
 @pytest.mark.parametrize(
     "reason", ["nothing", "late", "another person", "changed since", "changed there and back", "cut off", "no token"]
 )

@@ -54,6 +54,7 @@ async def held(room: Room, user: User, client: Client) -> tuple[Delegation, ...]
     return tuple(one for one in found if one.is_live(room.deployment.now()))
 
 
+@pytest.mark.requirement("S-171")
 async def test_one_click_gives_a_new_registration_what_the_old_one_had(room: Room) -> None:
     user, old = await room.user(), await cursor(room)
     connection = await let_in(room, user, old)
@@ -107,6 +108,7 @@ async def test_the_end_is_proposed_only_when_no_earlier_sign_in_was_used_lately(
         database.clock_offset -= 3600
 
 
+@pytest.mark.requirement("S-171")
 @pytest.mark.parametrize(
     "changes",
     [

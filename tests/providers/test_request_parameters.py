@@ -314,6 +314,7 @@ def _filled(body: dict[str, object]) -> dict[str, object]:
     return {name: known.get(value, value) if isinstance(value, str) else value for name, value in body.items()}
 
 
+@pytest.mark.requirement("S-170")
 @pytest.mark.parametrize(
     ("provider", "api", "method", "path", "granted", "scopes", "refused", "passes"),
     _BODIES,

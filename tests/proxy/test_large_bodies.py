@@ -112,6 +112,7 @@ COSTLY = {
 }
 
 
+@pytest.mark.requirement("S-174")
 @pytest.mark.parametrize("of", COSTLY)
 def test_json_that_costs_more_than_its_bytes_is_refused_where_it_must_be_judged(of: str) -> None:
     with pytest.raises(ProxyRefused) as refusal:

@@ -159,6 +159,7 @@ class Callers:
                 self.told["fine"] += 1
 
 
+@pytest.mark.requirement("S-175")
 @pytest.mark.parametrize("kind", ["direct", "pooled"])
 async def test_logins_that_outlast_their_callers_end_the_outage(postgres_store: Store, kind: str) -> None:
     async with way_to(postgres_store.url) as (way, slow), reached(kind, slow) as url:
@@ -178,6 +179,7 @@ async def test_logins_that_outlast_their_callers_end_the_outage(postgres_store: 
             await way.emptied()
 
 
+@pytest.mark.requirement("S-175")
 async def test_few_attempts_are_under_way_at_once(postgres_store: Store) -> None:
     async with way_to(postgres_store.url) as (way, url):
         database = await Store(url, postgres_store.data).open()
