@@ -132,6 +132,24 @@ async def test_a_subscription_ends_with_its_grant_and_no_other_does(place: Room,
         assert (await http.post("/mcp", json=body, headers=headers)).status_code == 401
 
 
+async def test_a_subscription_keeps_no_process_from_its_end(tmp_path: Path) -> None:
+    async with room(tmp_path) as ending:
+        agent, body = (
+            await ending.agent(),
+            modern("subscriptions/listen", {"notifications": {"toolsListChanged": True}}),
+        )
+        async with asyncio.timeout(15), ending.http(agent) as http:
+            headers = modern_headers("subscriptions/listen")
+            async with http.stream("POST", "/mcp", json=body, headers=headers) as stream:
+                lines = stream.aiter_lines()
+                while "acknowledged" not in await anext(lines):
+                    pass
+                await ending.vault.deployment.drain.finish()  # as at the end: what is in flight has 30 s
+                with contextlib.suppress(StopAsyncIteration):
+                    while True:
+                        await anext(lines)
+
+
 async def test_an_agent_has_so_many_subscriptions_and_another_one_still_has_its_own(
     place: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
