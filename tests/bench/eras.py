@@ -2,7 +2,7 @@
 
     python -m tests.bench.eras [--postgres] [--rounds N] [--calls N]
 
-The method is that of `python -m tests.bench`.
+The method is that of `python -m tests.bench`, in more and shorter rounds: other work on the machine then meets both.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ async def compare(bare: Contender, vault: Contender, *, rounds: int, calls: int)
 def main() -> None:
     """Start upstream and contenders, compare, end them."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--calls", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--postgres", action="store_true", help="the vault on PostgreSQL, whose time is not counted")
     options = parser.parse_args()
     os.sched_setaffinity(0, {CORES[-1]})

@@ -2,7 +2,7 @@
 
     python -m tests.bench.transports [--rounds N] [--calls N]
 
-Eight calls are in flight; otherwise the method is that of `python -m tests.bench`.
+Eight calls are in flight; otherwise the method is that of `python -m tests.bench.eras`.
 """
 
 from __future__ import annotations
@@ -188,8 +188,8 @@ async def compare(folder: Path, upstream: int, vault: Contender, bare: Contender
 def main() -> None:
     """Start upstream and contenders, compare, end them."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--calls", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--calls", type=int, default=250)
     options = parser.parse_args()
     os.sched_setaffinity(0, {CORES[-1]})
     running: list[subprocess.Popen[str]] = []
