@@ -33,7 +33,7 @@ from server.commands import (
     users,
     version,
 )
-from server.commands.context import command
+from server.terminal.context import command
 
 app = typer.Typer(
     name="token-vault",

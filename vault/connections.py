@@ -4,9 +4,9 @@ Connecting an account again replaces its tokens. The previous grant becomes an e
 pending revocation. If ending it might also end the new grant, that revocation is `held` until the account is
 disconnected.
 
-`vault.refresh.rotation` refreshes, `vault.revocations` ends grants at the provider, and `vault.delegations` records who
-may use a connection. Byte contexts: `refresh_sealed` is sealed at the row's `generation`, `access_sealed` at its
-`access_generation`, a pending revocation at generation 0; each value opens in its own row and column only.
+`vault.refresh.rotation` refreshes, `vault.upkeep.revocations` ends grants at the provider, and `vault.delegations`
+records who may use a connection. Byte contexts: `refresh_sealed` is sealed at the row's `generation`, `access_sealed`
+at its `access_generation`, a pending revocation at generation 0; each value opens in its own row and column only.
 """
 
 from __future__ import annotations
@@ -427,7 +427,7 @@ async def disconnect(transaction: Transaction, ring: KeyRing, connection: Connec
     """End a connection: refused from this commit on. Call it last in the transaction; records `connection.closed`.
 
     Seals what the provider's revocation needs into the pending revocation. The connection's key is destroyed once that
-    is done or given up (`vault.revocations`), or here if its tokens do not open.
+    is done or given up (`vault.upkeep.revocations`), or here if its tokens do not open.
     """
     which: Mapping[str, Value] = {"tenant": TENANT, "id": connection.id}
     mine: Mapping[str, Value] = {**which, "user_id": connection.user_id, "now": now}

@@ -3,7 +3,7 @@
 A provider redeems a code once, so, as with a refresh, its answer is the only copy of a live grant. The answer goes into
 the answer journal first, sealed under a key of its own. If a process cannot store it, the same process retries, or the
 next start or another process of the host takes over: the `state` that led to it is settled in the same transaction, so
-that it happens once. `vault.revocations` ends what cannot be stored as a connection.
+that it happens once. `vault.upkeep.revocations` ends what cannot be stored as a connection.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Disconnecting a connection leaves one, and so does connecting an account again: the previous grant becomes an ended
 connection of its own, `held` until the account is disconnected if ending it might also end the newer grant.
-`vault.revocations` calls the provider.
+`vault.upkeep.revocations` calls the provider.
 """
 
 from __future__ import annotations

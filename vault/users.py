@@ -173,7 +173,7 @@ async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bo
     """Delete the person: name, password and identities. Grants stay as revoked records without a name.
 
     The person's key is destroyed once no grant of theirs is left to be ended at a provider; until then the deletion
-    waits (`list_deletions`; `vault.revocations`).
+    waits (`list_deletions`; `vault.upkeep.revocations`).
     """
     await end_user_access(transaction, user_id, reason="user_deleted", now=now)
     key = {"tenant": TENANT, "id": user_id}

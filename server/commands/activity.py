@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import typer.core
 
-from server.commands.context import Setup, command, fail, say, user_named
 from server.event_texts import event_fields, in_a_line, names_of, when
 from server.terminal.completion import complete_users
+from server.terminal.context import Setup, command, fail, say, user_named
 
 if TYPE_CHECKING:
     from vault.audit.proof import Report

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from providers.definitions.suggestions import did_you_mean
-from server.commands.context import Setup, command, fail
-from server.commands.names import client_called
 from server.event_texts import when
 from server.terminal.completion import complete_clients
+from server.terminal.context import Setup, command, fail
+from server.terminal.names import client_called
 
 if TYPE_CHECKING:
     from vault.apis import Api

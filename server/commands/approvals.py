@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, command, fail, note, owner_here
-from server.commands.names import approval_called
 from server.event_texts import when
 from server.runtime.printable import printable
 from server.terminal.completion import complete_approvals
+from server.terminal.context import Setup, command, fail, note, owner_here
+from server.terminal.names import approval_called
 
 if TYPE_CHECKING:
     from server.deployment import Deployment

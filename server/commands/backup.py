@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, note
+from server.terminal.context import Setup, note
 
 if TYPE_CHECKING:
     from server.settings import Settings

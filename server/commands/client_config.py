@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, check_host, fail, note, say
 from server.commands.serve import SandboxOption
+from server.terminal.context import Setup, check_host, fail, note, say
 
 if TYPE_CHECKING:
     from server.setup.client_config import ClientConfig, TransportName, VaultLocation

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from providers.definitions.suggestions import did_you_mean
-from server.commands.context import Setup, command, fail, note
-from server.commands.names import ClientName, client_called, provider_called
 from server.event_texts import when
 from server.terminal.completion import complete_providers
+from server.terminal.context import Setup, command, fail, note
+from server.terminal.names import ClientName, client_called, provider_called
 
 if TYPE_CHECKING:
     from server.deployment import Deployment

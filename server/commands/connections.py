@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, UserOption, check_pages, command, fail, note, user_at_browser, user_named
-from server.commands.names import ConnectionName, connection_called, provider_called
 from server.event_texts import when
 from server.terminal.completion import complete_providers
+from server.terminal.context import Setup, UserOption, check_pages, command, fail, note, user_at_browser, user_named
+from server.terminal.names import ConnectionName, connection_called, provider_called
 
 if TYPE_CHECKING:
     from server.deployment import Deployment
@@ -97,7 +97,7 @@ def disconnect(
     """Disconnect an account: revoke access at the provider and destroy its key."""
 
     async def end() -> tuple[dict[str, object], str]:
-        from vault import revocations
+        from vault.upkeep import revocations
 
         async with setup.open() as deployment:
             owner = await user_named(deployment.database, user)
@@ -118,7 +118,8 @@ def disconnect(
 
 async def end_connection(deployment: Deployment, connection: Connection) -> str:
     """Disconnect, then try once to revoke at the provider; a running server retries what is left."""
-    from vault import connections, revocations
+    from vault import connections
+    from vault.upkeep import revocations
 
     async with deployment.transaction() as transaction:
         await connections.disconnect(transaction, deployment.keys, connection, now=deployment.now())

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from providers.definitions.suggestions import did_you_mean
-from server.commands.context import Setup, UserOption, command, fail, note, user_named
-from server.commands.names import ClientName, ConnectionName, check_tool, client_called, connection_called
 from server.event_texts import when
 from server.terminal.completion import complete_tools
+from server.terminal.context import Setup, UserOption, command, fail, note, user_named
+from server.terminal.names import ClientName, ConnectionName, check_tool, client_called, connection_called
 
 if TYPE_CHECKING:
     from server.deployment import Deployment

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.context import Setup
+from server.terminal.context import Setup
 
 
 def demo(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from server.commands.context import Setup, missing_vault, say_with_label
+from server.terminal.context import Setup, missing_vault, say_with_label
 
 if TYPE_CHECKING:
     from server.deployment import Deployment

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, UserOption, note, say, say_with_label, user_named
-from server.commands.names import find_client, find_connection
 from server.terminal.completion import complete_clients, complete_connections
+from server.terminal.context import Setup, UserOption, note, say, say_with_label, user_named
+from server.terminal.names import find_client, find_connection
 
 if TYPE_CHECKING:
     from server.deployment import Deployment

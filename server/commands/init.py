@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.commands.context import Setup
+from server.terminal.context import Setup
 
 
 def init(setup: Setup) -> None:

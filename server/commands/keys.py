@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from server.commands.context import Setup, command
+from server.terminal.context import Setup, command
 
 app = typer.Typer(no_args_is_help=True, help="Manage keys.")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from server.commands.context import Setup, command, fail, note, say
+from server.terminal.context import Setup, command, fail, note, say
 
 if TYPE_CHECKING:
     from server.settings import OpenIDSettings

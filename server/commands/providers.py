@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, command, fail, note, say, say_with_label
-from server.commands.names import ProviderName, provider_called
 from server.commands.providers_setup import set_up
 from server.commands.providers_test import live_tests, test_provider
+from server.terminal.context import Setup, command, fail, note, say, say_with_label
+from server.terminal.names import ProviderName, provider_called
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, fail, missing_vault, note, say
-from server.commands.names import ProviderName, provider_called
+from server.terminal.context import Setup, fail, missing_vault, note, say
+from server.terminal.names import ProviderName, provider_called
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, fail, note, say
-from server.commands.names import provider_called
 from server.terminal.completion import complete_providers
+from server.terminal.context import Setup, fail, note, say
+from server.terminal.names import provider_called
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

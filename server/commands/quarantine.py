@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, fail
 from server.commands.restore import RunningOption, VerboseOption, alone_with, refuse_serving, report
+from server.terminal.context import Setup, fail
 
 if TYPE_CHECKING:
     from providers.definitions.catalog import Catalog

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import typer
 
 from server.commands.backup import FileArgument, PassphraseOption, sealing_key
-from server.commands.context import Setup, fail, note
 from server.event_texts import when
+from server.terminal.context import Setup, fail, note
 
 if TYPE_CHECKING:
     from providers.definitions.catalog import Catalog

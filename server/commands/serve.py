@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, fail, note
+from server.terminal.context import Setup, fail, note
 
 if TYPE_CHECKING:
     from server.deployment import Deployment

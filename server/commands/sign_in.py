@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from server.commands.context import Setup, check_pages, note, user_at_browser
 from server.terminal.completion import complete_users
+from server.terminal.context import Setup, check_pages, note, user_at_browser
 
 
 def sign_in(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, complain, fail, note, say, words_of_refusal
 from server.commands.serve import SandboxOption, place_data, say_move
+from server.terminal.context import Setup, complain, fail, note, say, words_of_refusal
 
 if TYPE_CHECKING:
     from server.bridge.access import Access

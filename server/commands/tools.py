@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, command, say
 from server.settings import SettingsRefused
+from server.terminal.context import Setup, command, say
 
 if TYPE_CHECKING:
     from providers.tools.spec import ToolSpec

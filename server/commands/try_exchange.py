@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from server.commands.context import Setup, fail, missing_vault, note, say, user_at_browser
 from server.commands.serve import SandboxOption, place_data
+from server.terminal.context import Setup, fail, missing_vault, note, say, user_at_browser
 
 if TYPE_CHECKING:
     from server.deployment import Deployment

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.context import Setup, command, fail, note
-from server.commands.names import UserName, user_called
 from server.event_texts import when
+from server.terminal.context import Setup, command, fail, note
+from server.terminal.names import UserName, user_called
 
 if TYPE_CHECKING:
     from vault.records import User
@@ -160,9 +160,10 @@ def link(
 
 async def _change(setup: Setup, name: str, *, what: str) -> User:
     from server.commands.connections import end_connection
-    from vault import connections, revocations, users
+    from vault import connections, users
     from vault.audit import audit
     from vault.records import Event
+    from vault.upkeep import revocations
 
     async with setup.open() as deployment:
         user = await user_called(deployment.database, name)

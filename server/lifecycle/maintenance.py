@@ -13,21 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from server.deployment import Deployment
-from vault import (
-    approvals,
-    clients,
-    consents,
-    expiries,
-    handles,
-    limits,
-    replay,
-    retention,
-    revocations,
-    sessions,
-    sign_in_ends,
-    tickets,
-    tokens,
-)
+from vault import approvals, clients, consents, handles, limits, replay, sessions, tickets, tokens
 from vault.audit import segments
 from vault.audit.proof import ChainBroken
 from vault.refresh import recovery, rotation
@@ -35,6 +21,7 @@ from vault.refresh.concurrency import Vault
 from vault.refresh.journal import KEEP
 from vault.refusals import VaultError
 from vault.storage.database import SWEEP_BATCH, Transaction
+from vault.upkeep import expiries, retention, revocations, sign_ins
 from vault.upstream import RotationMode
 
 INTERVAL: Final = 30.0  # seconds
@@ -217,7 +204,7 @@ SHED: Final = (
 SWEEPS: Final = (
     UpkeepStep("journal", SWEEP_EVERY, lambda d: d.vault.journal.sweep(now=d.now())),
     UpkeepStep("announcements", SWEEP_EVERY, lambda d: expiries.announce(d.database)),
-    UpkeepStep("ends of sign-ins", SWEEP_EVERY, lambda d: sign_in_ends.announce(d.database)),
+    UpkeepStep("ends of sign-ins", SWEEP_EVERY, lambda d: sign_ins.announce(d.database)),
     UpkeepStep("unused grants", SWEEP_EVERY, lambda d: keep_alive(d.vault)),
     UpkeepStep("lost consents", SWEEP_EVERY, _batches(_forget_lost)),
     UpkeepStep("sessions", SWEEP_EVERY, _batches(lambda t, d: sessions.sweep_sessions(t, now=d.now()))),

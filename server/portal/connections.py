@@ -1,6 +1,7 @@
 """The person's accounts: a list with the health of each, and a page for each; connect, reconnect, rename, disconnect.
 
-`server.connecting.provider_authorization` handles the redirect to a provider, `vault.revocations` ends the grant there.
+`server.connecting.provider_authorization` handles the redirect to a provider, `vault.upkeep.revocations` ends the grant
+there.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from server.portal.connect import (
 from server.portal.first_run import provider_facts
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
-from vault import clients, connections, delegations, revocations
+from vault import clients, connections, delegations
 from vault.audit import audit
 from vault.records import Client, Connection, Event
 from vault.scopes import expand
+from vault.upkeep import revocations
 
 PAGE_SIZE: Final = 50  # accounts
 ROWS: Final = 25  # agents of one

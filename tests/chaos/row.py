@@ -20,13 +20,14 @@ from tests.chaos.crowd import Crowd, Member, open_crowd
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.world import Provider, Server, Worker, fresh_store, postgres_server, strict_provider
 from tests.conftest import KeySettings
-from vault import connections, revocations
+from vault import connections
 from vault.audit import audit
 from vault.backup import backups
 from vault.backup.backups import Backup
 from vault.keys.sources import key_source
 from vault.refresh import journal_recovery, recovery
 from vault.storage.snapshots import snapshot
+from vault.upkeep import revocations
 
 RATE = 400.0  # calls per second at most
 REFRESHES = 150.0  # of them where each needs a refresh

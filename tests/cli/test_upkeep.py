@@ -17,11 +17,11 @@ from server.lifecycle.maintenance import SHED, STEPS, SWEEPS, UpkeepStep, run_st
 from server.settings import SHORTEST_RETENTION, RetentionSettings, SettingsRefused, load_settings
 from tests.conftest import Store
 from tests.support.harness import RunningVault, running_vault
-from vault import retention
 from vault.refresh.journal import KEEP
 from vault.refusals import StorageUnavailable
 from vault.storage.database import SWEEP_BATCH, Database
 from vault.tickets import sweep_tickets
+from vault.upkeep import retention
 
 DAY = 86400
 

@@ -21,10 +21,11 @@ from server.portal.connections import PAGE_SIZE as CONNECTIONS
 from tests.support.harness import running_vault
 from tests.support.person import forms_of, session_token, without_own_markup
 from tests.support.portal_room import CHAT, Room, query_of, running_room
-from vault import connections, delegations, grants, revocations
+from vault import connections, delegations, grants
 from vault.audit import audit
 from vault.records import Client, ClientKind, Connection, Event, User
 from vault.refresh import leases
+from vault.upkeep import revocations
 from vault.upstream import Account, TokenAnswer
 
 EVENTS = "https://www.googleapis.com/auth/calendar.events"

@@ -12,7 +12,7 @@ from tests.conftest import Store
 from tests.support.exchanging import SLACK_SCOPES, Room, open_room
 from tests.support.seeded import seed
 from tests.support.upstream_double import Fault
-from vault import connections, revocations
+from vault import connections
 from vault.connections import find, get_connection, list_connections
 from vault.records import Connection, ConnectionState
 from vault.refusals import (
@@ -23,6 +23,7 @@ from vault.refusals import (
     TransitionRefused,
 )
 from vault.storage.database import Conflict
+from vault.upkeep import revocations
 from vault.upstream import RevokeOutcome, Silent, TokenAnswer
 
 WAIT = 20.0

@@ -14,10 +14,10 @@ from tests.conftest import Store
 from tests.support.exchanging import Room, open_room, second_process
 from vault import replay
 from vault.connections import get_connection
-from vault.expiries import _SOON, BATCH, announce  # pyright: ignore[reportPrivateUsage] -- its plan is looked at
 from vault.records import TENANT, Connection
 from vault.refresh.concurrency import Vault
 from vault.storage.database import Database, integer
+from vault.upkeep.expiries import _SOON, BATCH, announce  # pyright: ignore[reportPrivateUsage] -- its plan is looked at
 from vault.upstream import RotationMode
 
 DAY = 86400

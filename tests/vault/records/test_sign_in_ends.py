@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.support.seeded import NOW, RESOURCE, SCOPES, Seeded, seed
-from vault import grants, sign_in_ends, tokens
+from vault import grants, tokens
 from vault.audit import audit
 from vault.records import Event
 from vault.storage.database import Database
 from vault.tokens import Lifetimes, RefreshRequest
+from vault.upkeep import sign_ins
 
 DAY = 86400
 
@@ -32,16 +33,16 @@ async def test_a_person_is_told_once_a_day_before_an_agent_falls_out(database: D
     start, end = database.clock_offset, database.now() + 90 * DAY
     try:
         database.clock_offset = start + 89 * DAY - 60
-        assert await sign_in_ends.announce(database) == 0
+        assert await sign_ins.announce(database) == 0
         database.clock_offset = start + 89 * DAY + 60
-        assert await sign_in_ends.announce(database) == 1
-        assert await sign_in_ends.announce(database) == 0
+        assert await sign_ins.announce(database) == 1
+        assert await sign_ins.announce(database) == 0
         (event,) = await told(database)
         assert (event.user_id, event.client_id) == (seeded.user.id, seeded.grant.client_id)
         assert event.details["why"] == "unused"
         assert abs(int(str(event.details["ends_at"])) - end) < 60
         database.clock_offset = start + 91 * DAY
-        assert await sign_in_ends.announce(database) == 0
+        assert await sign_ins.announce(database) == 0
     finally:
         database.clock_offset = start
 
@@ -54,12 +55,12 @@ async def test_the_age_of_a_sign_in_is_told_and_its_renewal_puts_off_only_the_id
     try:
         for day in (80, 160, 240, 320):
             database.clock_offset = start + day * DAY
-            assert await sign_in_ends.announce(database) == 0
+            assert await sign_ins.announce(database) == 0
             token = (await tokens.rotate(database, token, request=request, now=database.now())).refresh_token
         database.clock_offset = start + 364 * DAY + 60
-        assert await sign_in_ends.announce(database) == 1
+        assert await sign_ins.announce(database) == 1
         await tokens.rotate(database, token, request=request, now=database.now())
-        assert await sign_in_ends.announce(database) == 0
+        assert await sign_ins.announce(database) == 0
         (event,) = await told(database)
         assert event.details["why"] == "age"
     finally:
@@ -70,13 +71,13 @@ async def test_nobody_is_told_of_an_access_that_was_cut_off_or_that_is_always_sh
     seeded = await seed(database)
     start = database.clock_offset
     await issue(database, seeded, Lifetimes(idle=DAY))
-    assert await sign_in_ends.announce(database) == 0
+    assert await sign_ins.announce(database) == 0
     await issue(database, seeded)
     async with database.transaction() as transaction:
         await grants.revoke_grant(transaction, seeded.grant.id, reason="test", now=NOW)
     try:
         database.clock_offset = start + 89 * DAY + 60
-        assert await sign_in_ends.announce(database) == 0
+        assert await sign_ins.announce(database) == 0
     finally:
         database.clock_offset = start
 
@@ -84,7 +85,7 @@ async def test_nobody_is_told_of_an_access_that_was_cut_off_or_that_is_always_sh
 async def test_a_token_that_tells_nothing_is_judged_once_and_hides_no_other(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sign_in_ends, "BATCH", 2)
+    monkeypatch.setattr(sign_ins, "BATCH", 2)
     start = database.clock_offset
     cut_off = await seed(database)
     for _ in range(5):
@@ -94,7 +95,7 @@ async def test_a_token_that_tells_nothing_is_judged_once_and_hides_no_other(
     await issue(database, await seed(database, name="bob", client_id="agent-2"))
     try:
         database.clock_offset = start + 89 * DAY + 60
-        assert await sign_in_ends.announce(database) == 1
+        assert await sign_ins.announce(database) == 1
         rows = await database.fetch("select announced_end from refresh_tokens where consumed_at is null")
         assert len(rows) == 6 and all(row["announced_end"] for row in rows)
     finally:

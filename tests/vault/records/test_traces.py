@@ -10,11 +10,12 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room, second_process
-from vault import connections, revocations, users
+from vault import connections, users
 from vault.records import Connection
 from vault.refusals import GrantEnded
-from vault.revocations import BACKOFF
 from vault.storage.database import Row, binary
+from vault.upkeep import revocations
+from vault.upkeep.revocations import BACKOFF
 from vault.upstream import RevokeOutcome
 
 HOUR = 3600

@@ -21,7 +21,7 @@ from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.journal_slots import LONGEST, slots_for
 from vault.refresh.spending import Spender, open_refresh_token
 from vault.refusals import StorageUnavailable, VaultError
-from vault.revocations import BACKOFF, revoke_upstream
+from vault.upkeep.revocations import BACKOFF, revoke_upstream
 from vault.upstream import RevokeOutcome, RotationMode, TokenAnswer
 
 WAIT = 20.0  # seconds: the bound of every wait here

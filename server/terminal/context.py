@@ -306,8 +306,8 @@ async def check_pages(deployment: Deployment) -> None:
 
 async def user_named(reader: Reader, name: str | None) -> User:
     """The named user; without a name, the owner of the data directory or the only user."""
-    from server.commands.names import user_called
     from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
+    from server.terminal.names import user_called
     from vault import users
 
     if name is not None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from providers.definitions.suggestions import did_you_mean
-from server.commands.context import fail
 from server.event_texts import when
 from server.terminal.completion import complete_clients, complete_connections, complete_providers, complete_users
+from server.terminal.context import fail
 
 if TYPE_CHECKING:
     from providers.definitions.catalog import Catalog
