@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.settings import SettingsRefused
-from server.terminal.context import Setup, command, say
+from server.terminal.context import Setup, command, fail, say
 
 if TYPE_CHECKING:
     from providers.tools.spec import ToolSpec
@@ -34,7 +33,7 @@ def list_(
     if profile is not None:
         sets = load_offer(setup.settings(), specs, setup.catalog()).sets
         if profile not in sets:
-            raise SettingsRefused(f"--profile: no tool set {profile!r}; use one of: {', '.join(sets)}")
+            fail(f"--profile: no tool set {profile!r}; use one of: {', '.join(sets)}")
         specs = tuple(spec for spec in specs if spec.name in sets[profile].tools)
     rows = [_tool(spec) for spec in (*specs, SPEC)]
     setup.show(rows, columns=("name", "provider", "scopes", "changes_something", "title"), empty="No tools.")

@@ -41,7 +41,10 @@ class Terminal:
     async def type(
         self, line: str, *, answers: Sequence[tuple[str, Answer]] = (), patience: float = 240, feed: bytes | None = None
     ) -> Shown:
-        """Type a line and wait for its end. `answers`: what to type where the screen ends with that text."""
+        """Type a line and wait for its end. `answers`: what to type where the screen ends with that text.
+
+        A question that is asked again ends the command with Ctrl-C: its person is told what is wrong and looks it up.
+        """
         return await asyncio.to_thread(self._typed, line, answers, patience, feed)
 
     async def start(self, line: str, *, until: str, patience: float = 30) -> Shown:
@@ -60,7 +63,7 @@ class Terminal:
         state = self.folder / "state"
         kept = f'{line}\n__code=$?; env -0 > "{state}"; pwd > "{state}.cwd"; exit $__code\n'
         process, master = self._open(kept)
-        waiting, shown = list(answers), b""
+        waiting, shown, last = list(answers), b"", ""
         if feed is not None:
             os.write(master, feed)
         with contextlib.closing(_Screen(master)) as screen:
@@ -68,8 +71,12 @@ class Terminal:
             while (piece := screen.read(ends_at)) is not None:
                 shown += piece
                 text = shown.decode(errors="replace")
-                if waiting and text.rstrip("\r").endswith(waiting[0][0]):
-                    os.write(master, waiting.pop(0)[1](text).encode() + b"\n")
+                ending = text.rstrip("\r")
+                if waiting and ending.endswith(waiting[0][0]):
+                    last, answer = waiting.pop(0)
+                    os.write(master, answer(text).encode() + b"\n")
+                elif last and ending.endswith(last):
+                    os.write(master, b"\x03")
         code = _waited(process)
         if state.exists():
             pairs = (item.split("=", 1) for item in state.read_bytes().decode().split("\0") if "=" in item)

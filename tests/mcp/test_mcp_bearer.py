@@ -241,7 +241,7 @@ async def test_a_tool_call_reads_the_database_once(place: Room, monkeypatch: pyt
         assert (answer.status_code, len(read)) == (200, 1)
         assert "Posted to" in answer.text
         await http.post("/mcp", json=modern("tools/list"), headers=modern_headers("tools/list"))
-        assert len(read) == 2
+        assert len(read) == 3  # the grant, and the tool set that the person chose
 
 
 async def test_both_spellings_are_served_without_a_redirect(place: Room) -> None:

@@ -32,6 +32,7 @@ from vault.refusals import (
     StorageBusy,
     StorageUnavailable,
     TemporarilyUnavailable,
+    ToolNotOffered,
     TransitionRefused,
     VaultError,
 )
@@ -115,6 +116,11 @@ MADE: dict[type[VaultError], tuple[Callable[[], VaultError], str, str]] = {
         "access_denied",
         "Ask.",
     ),
+    ToolNotOffered: (
+        lambda: ToolNotOffered("Choose a larger tool set.", tool_set="read-only"),
+        "access_denied",
+        "Choose a larger tool set.",
+    ),
     DelegationRequired: (
         lambda: DelegationRequired("Allow it.", provider="slack", scopes=NONE, connection_id="c"),
         "access_denied",
@@ -186,6 +192,7 @@ WIRE: dict[type[VaultError], tuple[int, int, int, str]] = {
     ConnectionRequired: (400, 403, 400, "link"),
     DelegationRequired: (403, 403, 403, "link"),
     ApprovalRequired: (403, 403, 403, "approval"),
+    ToolNotOffered: (403, 403, 403, "words"),
     AccountRequired: (400, 400, 400, "account"),
     ItemRefused: (400, 400, 400, "words"),
     ScopeRefused: (400, 403, 400, "words"),
