@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import typer
 
@@ -13,9 +15,20 @@ from server.runtime.printable import printable
 def ask(question: str, *, problem_of: Callable[[str], str | None], is_secret: bool = False, default: str = "") -> str:
     """The answer, without blanks around it, of which `problem_of` says nothing. Ctrl-C ends the command."""
     while True:
-        given = typer.prompt(question, err=True, hide_input=is_secret, default=default or None)
+        with _interruptible():
+            given = typer.prompt(question, err=True, hide_input=is_secret, default=default or None)
         answer = str(given).strip()
         problem = problem_of(answer)
         if problem is None:
             return answer
         sys.stderr.write(f"{printable(problem[0].upper() + problem[1:])}.\n")
+
+
+@contextmanager
+def _interruptible() -> Generator[None]:
+    """asyncio takes the first Ctrl-C to cancel its task, which cannot happen while a question waits."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -98,7 +98,7 @@ MISTAKES: dict[str, Mistake] = {
         ("doesn't know our redirect URL", "turn on PKCE there"),
     ),
     "the App ID instead of the Client ID": Mistake(
-        "machine", _slack(client_id=lambda handed: handed.app_id), "setup slack", ("App ID; the Client ID",)
+        "machine", _slack(client_id=lambda handed: handed.app_id), "setup slack", ("the App ID begins with A0",)
     ),
     "client id and secret swapped": Mistake(
         "machine",
