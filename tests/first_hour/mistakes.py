@@ -104,13 +104,13 @@ MISTAKES: dict[str, Mistake] = {
         "machine",
         _google(client_id=lambda handed: handed.client_secret, client_secret=lambda handed: handed.client_id),
         "setup google",
-        ("that's Google's client secret; the client ID",),
+        ("Google's client secret; copy the client ID",),
     ),
     "a blank inside the secret": Mistake(
         "machine",
         _google(client_secret=lambda handed: f"{handed.client_secret[:10]} {handed.client_secret[10:]}"),
         "setup google",
-        ("the client secret is empty or contains spaces: copy it again",),
+        ("client secret is empty or contains spaces: copy it again",),
     ),
     "token rotation left off": Mistake(
         "machine",
