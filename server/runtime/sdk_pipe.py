@@ -59,5 +59,5 @@ async def sdk_streams(
     lines: SdkLines, output: SdkOutput
 ) -> AsyncGenerator[tuple[ReadStream[SessionMessage | Exception], WriteStream[SessionMessage]]]:
     """The SDK's reading and writing end."""
-    async with stdio_server(lines, output) as streams:  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] -- it iterates, writes and flushes
+    async with stdio_server(lines, output) as streams:  # pyright: ignore[reportArgumentType] -- it iterates, writes and flushes
         yield streams

@@ -10,7 +10,7 @@ import asyncio
 import os
 import select
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from mcp.server.stdio import stdio_server
@@ -34,7 +34,7 @@ async def standard_streams() -> AsyncGenerator[
     """
     with _interruptible_input() as lines:
         try:
-            async with stdio_server(lines) as streams:  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] -- the SDK only iterates over it
+            async with stdio_server(lines) as streams:  # pyright: ignore[reportArgumentType] -- the SDK only iterates over it
                 yield streams
         except* (BrokenPipeError, ConnectionResetError):
             pass
@@ -46,8 +46,11 @@ async def standard_lines() -> AsyncGenerator[tuple[Lines, LineWriter] | None]:
 
     None when the loop cannot wait for the input. The block ends as in `standard_streams`.
     """
-    with _interruptible_input() as lines, _own_output() as descriptor:
+    with ExitStack() as ours:
+        lines = ours.enter_context(_interruptible_input())
+        descriptor = None if lines is None else ours.enter_context(_own_output())
         if lines is None or descriptor is None:
+            ours.close()  # the SDK takes both descriptors as they were
             yield None
             return
         writer = LineWriter(descriptor)

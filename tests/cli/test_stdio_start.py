@@ -213,3 +213,21 @@ def test_a_list_of_tools_loads_nothing_that_only_calls_or_pages_need() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "True []\n"
+
+
+async def test_a_line_of_a_plain_file_is_answered_on_standard_output(place: Place, tmp_path: Path) -> None:
+    """The event loop can't wait for a file, so the SDK reads it; a pipe on Windows is like that, too."""
+    lines = tmp_path / "lines"
+    lines.write_text(json.dumps(initialize()) + "\n", encoding="utf-8")
+    with lines.open("rb") as given:
+        process = await asyncio.create_subprocess_exec(
+            *place.arguments("stdio", "--client", "Raw", "--no-browser"),
+            stdin=given,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=place.environment(),
+        )
+        async with asyncio.timeout(BOUND):
+            out, err = await process.communicate()
+    assert "result" in json.loads(out), err
+    assert b"jsonrpc" not in err
