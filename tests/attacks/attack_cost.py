@@ -49,7 +49,7 @@ async def served_while(target: Target, *, seconds: float = 0.0) -> float:
 
 async def cost(target: Target, *sending: object) -> tuple[float, list[httpx2.Response]]:
     """Send all at once; how long the longest health check took beside them, and what was answered."""
-    running = [asyncio.ensure_future(one) for one in sending]  # type: ignore[arg-type]
+    running = [asyncio.ensure_future(one) for one in sending]
     await asyncio.sleep(0.05)
     worst = await served_while(target, seconds=1.0)
     answers = await asyncio.gather(*running)

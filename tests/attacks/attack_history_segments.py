@@ -218,11 +218,11 @@ async def test_it_is_noticed_with_all_hashes_made_anew(history: History, tmp_pat
     await copy.run(f"update events set user_id = 'somebody' where sequence = {number}")
     batches = await copy.rows("select * from event_batches order by height")
     rows = {int(str(row["sequence"])): row for row in await copy.rows("select * from events")}
-    previous, statements = bytes(batches[0]["previous_hash"]), []  # type: ignore[arg-type]
+    previous, statements = bytes(batches[0]["previous_hash"]), []
     for batch in batches:
         first, last = int(str(batch["first_sequence"])), int(str(batch["last_sequence"]))
-        tails = [tail(entry_of(rows[one]), at=batch["at"]) for one in range(first, last + 1)]  # type: ignore[arg-type]
-        made = digest(previous, height=batch["height"], sequence=first - 1, at=batch["at"], tails=tails)  # type: ignore[arg-type]
+        tails = [tail(entry_of(rows[one]), at=batch["at"]) for one in range(first, last + 1)]
+        made = digest(previous, height=batch["height"], sequence=first - 1, at=batch["at"], tails=tails)
         as_blob = ("X'%s'" if copy.database is None else "decode('%s', 'hex')") % made.hex()
         before = ("X'%s'" if copy.database is None else "decode('%s', 'hex')") % previous.hex()
         statements.append(

@@ -113,7 +113,7 @@ async def test_what_it_had_is_not_given_to_a_client_with(target: Target, what: s
     facts: dict[str, object] = {"client_name": "Cursor", "redirect_uris": [LOOPBACK], "software_id": "cursor"}
     facts = {name: value for name, value in (facts | changes).items() if name not in left_out}
     client = str((await target.register(**facts))["client_id"])
-    redirect = str(facts["redirect_uris"][0])  # type: ignore[index] -- a list
+    redirect = str(facts["redirect_uris"][0])
     page = await asked(target, person, client, redirect=redirect)
     assert QUESTION not in page.text
     answer = await send(target, person, form_of(page, "/consent"), decision="again", earlier=fingerprint)
