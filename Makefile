@@ -53,8 +53,8 @@ node: .venv/.dev
 SDKS := mcp-1 mcp-2
 sdks: .venv/.dev
 	@for one in $(SDKS); do \
-		$(BIN)/uv venv -q --clear --no-project --python $(RUN) .venv/sdks/$$one && \
-		$(BIN)/uv pip sync -q --require-hashes --python .venv/sdks/$$one/bin/python tests/sdks/$$one.txt || exit 1; \
+		$(RUN) -m venv --clear .venv/sdks/$$one && \
+		.venv/sdks/$$one/bin/python -m pip install -q --no-deps --require-hashes -r tests/sdks/$$one.txt || exit 1; \
 	done
 
 bench: .venv/.dev
