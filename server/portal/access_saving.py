@@ -31,8 +31,13 @@ class Saved:
     handle: str
 
 
-async def save(deployment: Deployment, user: User, changes: Sequence[Change], *, says: str = "saved.saved") -> str:
-    """Store the changes in one transaction; returns the secret of the way back, empty when nothing changed."""
+async def save(
+    deployment: Deployment, user: User, changes: Sequence[Change], *, says: str = "saved.saved", spent: str = ""
+) -> str:
+    """Store the changes in one transaction; returns the secret of the way back, empty when nothing changed.
+
+    `spent`: the secret of the way back that these changes take; it counts only once, and not after a cut-off.
+    """
     if not changes:
         return ""
     now = deployment.now()
@@ -50,6 +55,8 @@ async def save(deployment: Deployment, user: User, changes: Sequence[Change], *,
         ],
     }
     async with deployment.transaction() as transaction:
+        if spent:
+            await tickets.consume(transaction, deployment.keys, spent, purpose=TicketPurpose.UNDO, now=now)
         events: list[Event] = []
         for one in changes:
             events += await _store(transaction, user, one, now=now)
@@ -156,9 +163,7 @@ async def undo(deployment: Deployment, user: User, handle: str, rows: Sequence[A
     if found is None or found.user_id != user.id:
         raise PageRefused("undo_over", kind="gone")
     changes = _back(found, rows)
-    async with deployment.transaction() as transaction:
-        await tickets.consume(transaction, deployment.keys, handle, purpose=TicketPurpose.UNDO, now=now)
-    return await save(deployment, user, changes, says="saved.undone")
+    return await save(deployment, user, changes, says="saved.undone", spent=handle)
 
 
 def _back(ticket: Ticket, rows: Sequence[AccessRow]) -> list[Change]:
