@@ -44,6 +44,7 @@ class Terminal:
         """Type a line and wait for its end. `answers`: what to type where the screen ends with that text.
 
         A question that is asked again ends the command with Ctrl-C: its person is told what is wrong and looks it up.
+        A Ctrl-C between the question and the read behind it gets lost in C's `read`, so it is typed until it is heard.
         """
         return await asyncio.to_thread(self._typed, line, answers, patience, feed)
 
@@ -63,12 +64,12 @@ class Terminal:
         state = self.folder / "state"
         kept = f'{line}\n__code=$?; env -0 > "{state}"; pwd > "{state}.cwd"; exit $__code\n'
         process, master = self._open(kept)
-        waiting, shown, last = list(answers), b"", ""
+        waiting, shown, last, stopping = list(answers), b"", "", False
         if feed is not None:
             os.write(master, feed)
         with contextlib.closing(_Screen(master)) as screen:
             ends_at = time.monotonic() + patience
-            while (piece := screen.read(ends_at)) is not None:
+            while (piece := screen.read(ends_at, type_meanwhile=b"\x03" if stopping else b"")) is not None:
                 shown += piece
                 text = shown.decode(errors="replace")
                 ending = text.rstrip("\r")
@@ -76,6 +77,7 @@ class Terminal:
                     last, answer = waiting.pop(0)
                     os.write(master, answer(text).encode() + b"\n")
                 elif last and ending.endswith(last):
+                    stopping = True
                     os.write(master, b"\x03")
         code = _waited(process)
         if state.exists():
@@ -124,15 +126,20 @@ class _Screen:
     def __init__(self, master: int) -> None:
         self._master = master
 
-    def read(self, ends_at: float) -> bytes | None:
-        """What came; None when the program has ended. Raises TimeoutError."""
-        ready, _, _ = select.select([self._master], [], [], max(0.0, ends_at - time.monotonic()))
-        if not ready:
-            raise TimeoutError("the command did not end")
+    def read(self, ends_at: float, *, type_meanwhile: bytes = b"") -> bytes | None:
+        """What came; None when the program has ended. `type_meanwhile` is typed every second. Raises TimeoutError."""
+        while not self._has_something(min(ends_at, time.monotonic() + 1) if type_meanwhile else ends_at):
+            if time.monotonic() >= ends_at:
+                raise TimeoutError("the command did not end")
+            os.write(self._master, type_meanwhile)
         try:
             return os.read(self._master, 65536) or None
         except OSError:  # EIO: the other side is closed
             return None
+
+    def _has_something(self, until: float) -> bool:
+        ready, _, _ = select.select([self._master], [], [], max(0.0, until - time.monotonic()))
+        return bool(ready)
 
     def close(self) -> None:
         os.close(self._master)
