@@ -129,11 +129,11 @@ async def keep_alive(vault: Vault) -> int:
     If refresh tokens rotate, each refresh is a small risk (an answer can be lost): then the person is told instead.
     """
     started = 0
-    for one in await expiries.list_resting(vault.database):
-        policy = vault.policies.get(one.provider)
-        if policy is not None and policy.rotation is RotationMode.NONE:
-            rotation.refresh_ahead(vault, one.connection_id, provider=one.provider, if_generation=one.generation)
-            started += 1
+    for provider, policy in vault.policies.items():
+        if policy.rotation is RotationMode.NONE:
+            for one in await expiries.list_resting(vault.database, provider):
+                rotation.refresh_ahead(vault, one.connection_id, provider=provider, if_generation=one.generation)
+                started += 1
     return started
 
 

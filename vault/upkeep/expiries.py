@@ -37,16 +37,17 @@ _SOON = tuple(
     for end in ("grant_expires_at", "idle_expires_at")
 )
 _ANNOUNCED = "update connections set announced_end = :end where tenant = :tenant and id = :id"
-# Only while an agent may use it: a grant that no agent may use should be left to die.
+# A page of what a provider ends soon. Kept only while an agent may use it: otherwise it should be left to die.
 _RESTING = """
-    select k.id, k.provider, k.access_generation from connections k
-    where k.tenant = :tenant and k.ended_at is null and k.state = :active and k.refresh_sealed is not null
-        and k.idle_expires_at > :now and k.idle_expires_at <= :soon
-        and exists (
+    select k.id, k.access_generation, k.idle_expires_at,
+        case when k.state = :active and k.refresh_sealed is not null and exists (
             select 1 from delegations d
             where d.tenant = k.tenant and d.connection_id = k.id and d.revoked_at is null
                 and (d.expires_at is null or d.expires_at > :now)
-        )
+        ) then 1 else 0 end as is_wanted
+    from connections k
+    where k.tenant = :tenant and k.provider = :provider and k.ended_at is null
+        and (k.idle_expires_at, k.id) > (:from, :after) and k.idle_expires_at <= :soon
     order by k.idle_expires_at, k.id
     limit :limit
 """
@@ -87,16 +88,23 @@ class Resting:
     """A connection that its provider ends within two weeks unless it is refreshed."""
 
     connection_id: str
-    provider: str
     generation: int
 
 
-async def list_resting(database: Database) -> tuple[Resting, ...]:
-    """Connections that agents may use and that end soon because they are unused; at most a batch, nearest end first."""
-    now = database.now()
-    which = {"tenant": TENANT, "active": ConnectionState.ACTIVE.value, "now": now, "soon": now + 2 * EXPIRING}
-    rows = await database.fetch(_RESTING, {**which, "limit": BATCH})
-    return tuple(Resting(text(row, "id"), text(row, "provider"), integer(row, "access_generation")) for row in rows)
+async def list_resting(database: Database, provider: str) -> tuple[Resting, ...]:
+    """Connections of a provider that agents may use and that end soon because they are unused, nearest end first.
+
+    At most twice a batch: the next sweep goes on, because what was refreshed ends later.
+    """
+    now, found = database.now(), list[Resting]()
+    page: dict[str, Value] = {"from": now + 1, "after": "", "limit": BATCH}
+    which = {"active": ConnectionState.ACTIVE.value, "now": now, "soon": now + 2 * EXPIRING, "provider": provider}
+    while len(found) < BATCH and (rows := await database.fetch(_RESTING, {"tenant": TENANT, **which, **page})):
+        found += [
+            Resting(text(row, "id"), integer(row, "access_generation")) for row in rows if integer(row, "is_wanted")
+        ]
+        page |= {"from": integer(rows[-1], "idle_expires_at"), "after": text(rows[-1], "id")}
+    return tuple(found)
 
 
 def _end(row: Row, *, now: int) -> tuple[int, str]:

@@ -17,7 +17,12 @@ from vault.connections import get_connection
 from vault.records import TENANT, Connection
 from vault.refresh.concurrency import Vault
 from vault.storage.database import Database, integer
-from vault.upkeep.expiries import _SOON, BATCH, announce  # pyright: ignore[reportPrivateUsage] -- its plan is looked at
+from vault.upkeep.expiries import (
+    _RESTING,  # pyright: ignore[reportPrivateUsage] -- its plan is looked at
+    _SOON,  # pyright: ignore[reportPrivateUsage] -- as above
+    BATCH,
+    announce,
+)
 from vault.upstream import RotationMode
 
 DAY = 86400
@@ -191,11 +196,43 @@ async def test_an_end_that_the_release_before_announced_is_not_announced_again(s
 def test_a_page_of_ends_is_not_sorted(sqlite_store: Store) -> None:
     """Else a hundred thousand ends of one second would be sorted again for each page."""
     with closing(sqlite3.connect(sqlite_store.data / "vault.sqlite")) as connection:
-        for sql in _SOON:
-            names: dict[str, int] = dict.fromkeys(["tenant", "active", "from", "after", "soon", "now", "limit"], 1)
+        for sql in (*_SOON, _RESTING):
+            names = dict.fromkeys(["tenant", "active", "provider", "from", "after", "soon", "now", "limit"], 1)
             plan = [row[3] for row in connection.execute(f"explain query plan {sql}", names)]
-            assert len(plan) == 1, plan
-            assert "_order (tenant=? AND (" in plan[0]
+            assert not [line for line in plan if "TEMP B-TREE" in line], plan
+            assert "_order (tenant=? AND (" in plan[0] or "_provider_idle (tenant=? AND provider=? AND (" in plan[0]
+
+
+async def test_grants_that_are_left_to_die_do_not_hide_those_that_are_kept_alive(store: Store) -> None:
+    """Two full pages that end earlier: of a provider that rotates, and of this one, used by no agent."""
+    async with open_room(store) as room:
+        room.vault = with_idle(room, "google")
+        connection = await room.connect("google")
+        now = room.now
+        row = {"tenant": TENANT, "user_id": "u", "scopes": "", "state": "active", "metadata": "{}", "rest": now + DAY}
+        async with room.database.transaction() as transaction:
+            await transaction.execute_many(
+                "insert into connections (tenant, id, user_id, provider, account, label, scopes, state, generation,"
+                " refresh_sealed, metadata, created_at, idle_expires_at) values (:tenant, :id, :user_id, :provider,"
+                " :id, :id, :scopes, :state, 1, :sealed, :metadata, 1, :rest)",
+                [
+                    {**row, "id": f"{name}-{n}", "provider": name, "sealed": b"sealed"}
+                    for name in ("slack", "google")
+                    for n in range(BATCH + 1)
+                ],
+            )
+            await transaction.execute_many(
+                "insert into delegations (tenant, user_id, client_id, connection_id, scopes, created_at, changed_at)"
+                " values (:tenant, :user_id, :client_id, :id, :scopes, 1, 1)",
+                [{**row, "client_id": "agent", "id": f"slack-{n}"} for n in range(BATCH + 1)],
+            )
+            await transaction.execute(
+                "update connections set idle_expires_at = :at where id = :id",
+                {"at": now + 2 * DAY, "id": connection.id},
+            )
+        assert await keep_alive(room.vault) == 1
+        await room.settle()
+        assert len(room.google.sends) == 1
 
 
 async def test_an_unused_grant_is_refreshed_in_time_where_that_is_free(store: Store) -> None:

@@ -39,6 +39,7 @@ PUBLISHED = {
     "0010_repeated_tokens.sql": "6b1fac9695d9e681c5b1cc3fdb326d9ef5dfcb7fda5460bdbb79a39d803aaf9a",
     "0011_account_names.sql": "4c26956bf0524f2d94c1e48405b1d9e39673450a5e7b34aac6cf84277d2837f8",
     "0012_tool_choices.sql": "48f6b5d766300d076ce514bbf1e9426df537834dda41f2fc81a6f03847cc2f64",
+    "0013_idle_ends.sql": "44aab7151333aca49f48976c34e02d146a87d0ab19f34b74f10c641b6b3b4b8b",
 }
 PREVIOUS = "0.1.0"
 TAKES_AWAY = re.compile(r"\b(drop|rename|alter column|set not null|add constraint)\b")
