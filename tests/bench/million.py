@@ -41,6 +41,7 @@ from vault.records import TENANT
 from vault.refresh import recovery
 from vault.refresh.concurrency import Vault
 from vault.refresh.journal import JOURNAL, Journal, JournalEntry, write_answer
+from vault.upkeep.expiries import list_resting
 from vault.upstream import TokenAnswer
 
 STEP_LIMIT = 120.0  # seconds for a step with a backlog
@@ -274,7 +275,9 @@ async def upkeep_steps(deployment: Deployment, times: Times) -> None:
         "longest statement",
     )
     header("Upkeep", *names)
-    steps: list[UpkeepStep] = [*FIRST, *STEPS, *SHED, *SWEEPS]
+    # no provider that is set up here refreshes without rotation: the read of one that would
+    resting = UpkeepStep("unused grants of a provider", 0, lambda d: list_resting(d.database, "notion"))
+    steps: list[UpkeepStep] = [*FIRST, *STEPS, *SHED, *SWEEPS, resting]
     for step in steps:
         figures: list[object] = [step.name]
         again = 0.0
