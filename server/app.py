@@ -27,11 +27,11 @@ from server.runtime.data_directory import prepare_data_directory
 from server.runtime.rate_limits import HOUR, Budgets
 from server.settings import Settings
 from server.sign_in.discovery import endpoints_of_issuers
-from vault import consents
 from vault.audit.audit import Activity
 from vault.exchange.exchange import Vault
 from vault.keys.key_ring import KeyRing, vault_id
 from vault.keys.sources import key_source
+from vault.refresh import consents
 from vault.refresh.journal import Journal
 from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.rotation import RefreshTasks

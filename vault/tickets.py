@@ -180,7 +180,7 @@ async def note_outcome(
     )
 
 
-# States at providers, whose answers outlive their use (`vault.consents`)
+# States at providers, whose answers outlive their use (`vault.refresh.consents`)
 
 _UNSETTLED_KEPT = 8 * 86400  # seconds: longer than any answer journal keeps an answer
 

@@ -73,8 +73,8 @@ async def _examine_database(deployment: Deployment) -> list[Finding]:
     from server.doctor.database import check_history, check_pooler
     from server.doctor.findings import ok
     from server.doctor.refreshes import check_refreshes
-    from vault import health
     from vault.storage.database import schema_files
+    from vault.upkeep import health
 
     await health.check_schema(deployment.database)
     await health.check_keys(deployment.database)

@@ -81,7 +81,7 @@ def set_up_openid(
         fail("use lowercase letters, digits, and _ in the name, and start it with a letter")
     files = _files(setup, name)
     if undo:
-        from server.commands.providers_setup import undo_setup
+        from server.commands.providers.setup import undo_setup
 
         undo_setup(setup, files)
         return
@@ -112,7 +112,7 @@ def set_up_openid(
             "create_users": create_users,
             "domains": domains or None,
         }
-        from server.commands.providers_setup import write_setup
+        from server.commands.providers.setup import write_setup
 
         write_setup(setup, files, values, secret)
         row |= {

@@ -1,7 +1,7 @@
 """The redirect to a provider and back: a single-use `state`, the callback's checks, and storing the result.
 
-The account and the agent's delegation are stored together or not at all; `vault.consents` does that from the provider's
-answer on. The pages (`server.portal`) decide which scopes to ask for; `providers.oauth.client` speaks OAuth.
+The account and the agent's delegation are stored together or not at all; `vault.refresh.consents` does that from the
+provider's answer on. The pages (`server.portal`) decide which scopes to ask for; `providers.oauth.client` speaks OAuth.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from server.connecting.links import LIFETIME, ConnectRefused, ConnectRequest, is
 from server.connecting.provider_errors import fix_for
 from server.deployment import Deployment
 from server.settings import LOOPBACK_HOSTS
-from vault import connections, consents, tickets
-from vault.consents import Consent, Stored
+from vault import connections, tickets
 from vault.keys.key_ring import ConnectionKey
 from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, format_scope, parse_scope
+from vault.refresh import consents
+from vault.refresh.consents import Consent, Stored
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable, TransitionRefused
 from vault.scopes import meet, missing_scopes
 from vault.upstream import Account, TokenAnswer, UpstreamError

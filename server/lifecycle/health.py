@@ -13,9 +13,9 @@ from starlette.routing import Route
 
 from server.deployment import Deployment
 from server.errors import status_of
-from vault import health
 from vault.refusals import VaultError
 from vault.storage.database import Database
+from vault.upkeep import health
 
 KEPT: Final = 1.0  # seconds that a verdict is cached: anybody may ask, and each check is a commit
 PATIENCE: Final = 3.0  # seconds for all checks together

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from server.deployment import Deployment
-from vault import approvals, clients, consents, handles, limits, replay, sessions, tickets, tokens
+from vault import approvals, clients, handles, limits, replay, sessions, tickets, tokens
 from vault.audit import segments
 from vault.audit.proof import ChainBroken
-from vault.refresh import recovery, rotation
+from vault.refresh import consents, recovery, rotation
 from vault.refresh.concurrency import Vault
 from vault.refresh.journal import KEEP
 from vault.refusals import VaultError

@@ -19,9 +19,10 @@ from tests.support.harness import running_vault
 from tests.support.person import Person
 from tests.support.portal_room import CHAT, Room
 from tests.vault.storage.test_storage_faults import become
-from vault import connections, consents, delegations, users
+from vault import connections, delegations, users
 from vault.backup import quarantine
 from vault.records import Client, Connection, User
+from vault.refresh import consents
 from vault.upkeep import revocations
 from vault.upstream import RefreshOutcome, RevokeOutcome, TokenAnswer, UpstreamError, UpstreamOAuth
 

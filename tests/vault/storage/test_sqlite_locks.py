@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Store
-from vault import health
 from vault.refusals import StorageBusy
 from vault.storage.sqlite_locks import LockHolder, find_lock_holder
+from vault.upkeep import health
 
 pytestmark = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux says who holds a lock")
 

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-import vault.health
 import vault.storage.database
 import vault.storage.postgres_schema
 import vault.storage.schema_shape
 import vault.storage.sqlite_files
+import vault.upkeep.health
 from tests.chaos.upgrading import open_with, release, upgrading
 from tests.chaos.world import ROOT, strict_provider
 from tests.conftest import Store
-from vault.health import check_schema
 from vault.refusals import StorageUnavailable
 from vault.storage.database import Database, SchemaFile, schema_files
 from vault.storage.schema_shape import check_shape, expected_shape, fingerprint, missing_indexes
+from vault.upkeep.health import check_schema
 
 SCHEMA = ROOT / "vault" / "schema"
 # A published file never changes: databases were made with it. Add the line of a new file when it is published.
@@ -184,7 +184,7 @@ def know(patch: pytest.MonkeyPatch, *files: SchemaFile) -> None:
         vault.storage.schema_shape,
         vault.storage.sqlite_files,
         vault.storage.postgres_schema,
-        vault.health,
+        vault.upkeep.health,
     ):
         patch.setattr(module, "schema_files", lambda: files)
     vault.storage.schema_shape.expected_shape.cache_clear()

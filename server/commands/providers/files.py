@@ -1,4 +1,4 @@
-"""`providers ...`: what the vault knows about services, and whether a file is valid. See also `setup` and `test`."""
+"""`providers list | show | check | schema | new`: what the vault knows about services, and whether a file is valid."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.providers_setup import set_up
-from server.commands.providers_test import live_tests, test_provider
-from server.terminal.context import Setup, command, fail, note, say, say_with_label
+from server.commands.providers.test import live_tests
+from server.terminal.context import Setup, fail, note, say, say_with_label
 from server.terminal.names import ProviderName, provider_called
 
 if TYPE_CHECKING:
@@ -21,11 +20,7 @@ if TYPE_CHECKING:
     from providers.definitions.model import Provider, Source
     from server.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Services that accounts can be connected to.")
-command(app, "setup")(set_up)
 
-
-@command(app, "list")
 def list_providers(setup: Setup) -> None:
     """List the services that this vault supports, which are set up, and how well each is verified."""
     settings, catalog = setup.settings(), setup.catalog()
@@ -60,7 +55,6 @@ def _row(settings: Settings, provider: Provider, *, tested: dict[str, str]) -> d
     }
 
 
-@command(app, "show")
 def show_provider(setup: Setup, name: ProviderName) -> None:
     """Show a service: its scopes, the redirect URL to register, and its sources."""
     settings, catalog = setup.settings(), setup.catalog()
@@ -90,7 +84,6 @@ def _source_text(source: Source) -> str:
     return f"{source.name} ({source.date})"
 
 
-@command(app, "check")
 def check_provider(
     setup: Setup, file: Annotated[Path, typer.Argument(help="A provider file (TOML).", show_default=False)]
 ) -> None:
@@ -109,7 +102,6 @@ def check_provider(
         raise typer.Exit(1)
 
 
-@command(app, "schema")
 def print_schema(setup: Setup) -> None:
     """Print the JSON Schema of provider files, for editors that validate and complete TOML."""
     from providers.definitions.catalog import schema
@@ -117,7 +109,6 @@ def print_schema(setup: Setup) -> None:
     setup.show_json(schema())
 
 
-@command(app, "new")
 def new_provider(
     setup: Setup,
     name: Annotated[str, typer.Argument(help="Its name in settings and tools.", show_default=False)],
@@ -218,6 +209,3 @@ def _new_file(name: str, endpoints: Endpoints, *, title: str, scopes: Sequence[s
     lines += ["", "# Which scopes allow which call; a call without a rule is refused.", "# [[rules]]", '# api = "main"']
     lines += ['# method = "GET"', '# path = "/things/{}"', f"# scopes = {json.dumps(sorted(set(scopes))[:1])}", ""]
     return "\n".join(lines)
-
-
-command(app, "test")(test_provider)
