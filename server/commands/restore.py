@@ -143,8 +143,8 @@ def report(setup: Setup, judged: tuple[Restored, ...], *, done: str, is_whole: b
         parts = "; ".join(f"{count:,} {verdict}" for verdict, count in counted.items())
         note(f"{done} {len(judged):,} connections" + (f": {parts}." if parts else "."))
         note(
-            "Everyone must sign in again, agents included. Users and agents disabled after this backup are "
-            "active again: review them."
+            "Everyone must sign in again, and allow each agent again. Users and agents disabled after this backup are "
+            "active again, with the passwords and secrets of that time: review them."
         )
         rows = [row for row in rows if row["verdict"] != RestoreVerdict.UNAFFECTED.value]
         if len(rows) > FIRST and not is_whole:

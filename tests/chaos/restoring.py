@@ -9,6 +9,7 @@ from providers.definitions.catalog import load_catalog
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.world import World, fresh_store, open_world, postgres_server, strict_provider
 from tests.conftest import KeySettings
+from tests.support.seeded import let_in_again
 from vault.backup import backups
 from vault.backup.backups import Backup
 from vault.keys.sources import key_source
@@ -43,6 +44,7 @@ async def restored(world: World, *, refreshes: int) -> Figure:
         policies={provider.name: provider.policy() for provider in catalog},
         force=True,
     )
+    await let_in_again(world.database)
     before = len(await world.provider.refreshes())
     again = await world.worker()
     first = (await again.ask(exchange=5))["outcomes"]

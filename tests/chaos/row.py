@@ -20,6 +20,7 @@ from tests.chaos.crowd import Crowd, Member, open_crowd
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.world import Provider, Server, Worker, fresh_store, postgres_server, strict_provider
 from tests.conftest import KeySettings
+from tests.support.seeded import let_in_again
 from vault import connections
 from vault.audit import audit
 from vault.backup import backups
@@ -127,6 +128,7 @@ async def back_up_and_restore(crowd: Crowd) -> int:
     policies = {provider.name: provider.policy() for provider in load_catalog()}
     opened = await Backup.open(path, source)
     await backups.restore(opened, crowd.database, source=source, policies=policies, force=True)
+    await let_in_again(crowd.database)
     row = await crowd.database.fetch_one("select count(*) as found from connections where ended_at is null")
     assert row is not None
     return int(str(row["found"]))

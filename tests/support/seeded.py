@@ -53,3 +53,12 @@ async def seed(database: Database, *, name: str = "alice", client_id: str = "age
         client = agent(client_id)
         await clients.save_client(transaction, client)
     return Seeded(user, client, await allow(database, user, client))
+
+
+async def let_in_again(database: Database) -> None:
+    """Every person signs in the agents that a restore signed out; for brevity, under the same grants."""
+    async with database.transaction() as transaction:
+        await transaction.execute(
+            "update grants set revoked_at = null, revoked_reason = null where revoked_reason = :restored",
+            {"restored": "restored"},
+        )

@@ -6,6 +6,10 @@ owner must reconnect. Where refresh tokens survive their use, nothing changes. C
 stay deleted. Everything that works once is void, because it may have been used since: sessions, codes and links,
 agents' refresh tokens, approvals; and assertions and proofs made before the restore, because their `jti` is no longer
 remembered.
+
+Every grant ends, because it may have been revoked since. Access tokens, whoever signed them when, count only with a
+live grant, so none from before the restore works, and no earlier yes is used again. Permissions stay, and count again
+once the person has let the agent in.
 """
 
 from __future__ import annotations
@@ -63,6 +67,9 @@ _CLEARED = (  # all of a tenant
     "delete from refresh_tokens where tenant = :tenant",
     "delete from approvals where tenant = :tenant",  # an approval may have been used since, a refusal forgotten
 )
+_END_GRANTS = """
+    update grants set revoked_at = :now, revoked_reason = :reason where tenant = :tenant and revoked_at is null
+"""
 
 
 class RestoreVerdict(StrEnum):
@@ -117,6 +124,7 @@ async def quarantine(
     tenant: Mapping[str, Value] = {"tenant": TENANT}
     for statement in (*_CLEARED, _FREE):
         await transaction.execute(statement, tenant)
+    await transaction.execute(_END_GRANTS, {**tenant, "now": now, "reason": "restored"})
     await transaction.execute(_DESTROY_CONSENT_KEYS, {**tenant, "consent": "consent:"})
     await replay.note_restore(transaction, now=now)
     judged: list[Restored] = []

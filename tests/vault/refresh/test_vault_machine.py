@@ -34,6 +34,7 @@ from tests.chaos.remote import write_outcome
 from tests.chaos.world import ROOT, environment
 from tests.conftest import KeySettings, PostgresCluster, Store
 from tests.support.exchanging import Room, google, open_room, second_process, slack
+from tests.support.seeded import let_in_again
 from tests.support.upstream_double import BUSY, INVALID_CLIENT, LOST_ANSWER, LOST_REQUEST, UNREACHABLE, Fault
 from vault.backup import backups
 from vault.backup.backups import Backup
@@ -257,6 +258,7 @@ class VaultMachine(RuleBasedStateMachine):
             backup = await Backup.open(self.folder / f"{which % self.backups + 1}.backup", source)
             policies = {"slack": slack(RotationMode.REVOKES), "google": google()}
             await backups.restore(backup, self.room.database, source=source, policies=policies, force=True)
+            await let_in_again(self.room.database)
 
         for room in self.rooms:
             self.do(room.settle())

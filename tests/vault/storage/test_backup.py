@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import KeySettings, Store
 from tests.support.exchanging import Room, google, open_room, second_process, slack
+from tests.support.seeded import let_in_again
 from tests.support.upstream_double import UpstreamDouble
 from vault import approvals, connections
 from vault.audit.audit import list_events, verify
@@ -67,6 +68,7 @@ async def restored(
         policies={"slack": slack(room.slack.rotation), "google": google()},
         force=force,
     )
+    await let_in_again(room.database)
     return {one.connection_id: one.verdict for one in judged}
 
 
