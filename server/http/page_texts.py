@@ -18,13 +18,18 @@ CATALOGUE: Final[Mapping[str, Mapping[str, str]]] = tomllib.loads(
 )
 
 
-def text(name: str, **values: object) -> str:
+def section(page: str) -> Mapping[str, str]:
+    """The texts of a page, for those that are chosen by a value. Raises KeyError for a missing page."""
+    return CATALOGUE[page]
+
+
+def text(name: str, /, **values: object) -> str:
     """The text `page.name` with its values, for a title or a message. Raises KeyError for a missing name."""
     page, _, key = name.partition(".")
     return CATALOGUE[page][key].format(**values)
 
 
-def markup(name: str, **values: object) -> Markup:
+def markup(name: str, /, **values: object) -> Markup:
     """The text `page.name` for a template, its values escaped. Raises KeyError for a missing name."""
     page, _, key = name.partition(".")
     return Markup(CATALOGUE[page][key]).format(**values)  # noqa: S704 -- the catalogue is ours

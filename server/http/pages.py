@@ -104,8 +104,8 @@ def content_policy(form_targets: Iterable[str] = ()) -> str:
     """The Content-Security-Policy of a page; `form_targets` are CSP sources to which a form's redirect may lead."""
     targets = " ".join(["'self'", *form_targets])
     return (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; object-src 'none'; base-uri 'none'; "
-        f"frame-ancestors 'none'; form-action {targets}"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        f"object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action {targets}"
     )
 
 

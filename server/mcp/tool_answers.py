@@ -49,6 +49,12 @@ def _what_fits(spec: ToolSpec, found: ErrorDetails) -> str:
     return found["msg"].removeprefix("Value error, ")
 
 
+def count_items(output: BaseModel) -> int | None:
+    """How many results a list has; None for what is no list. Counts, never contents, go into the activity."""
+    sizes = [len(value) for _, value in output if isinstance(value, list)]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] -- only counted
+    return sizes[0] if len(sizes) == 1 else None
+
+
 def success(output: BaseModel, token: UpstreamToken | None) -> CallToolResult:
     """The result, the same as readable text, and the authority with which the call was made."""
     text = str(output)

@@ -32,7 +32,7 @@ from server.mcp.connections_spec import SPEC as CONNECTIONS
 from server.mcp.discovery import CallToolInput, FindToolsInput
 from server.mcp.elicitation import AskingOptions
 from server.mcp.retry_later import STORAGE_AWAY
-from server.mcp.tool_answers import failure, misfit, success
+from server.mcp.tool_answers import count_items, failure, misfit, success
 from server.sign_in.password import owner_link
 from vault import tickets
 from vault.approvals import ToolCall
@@ -78,6 +78,7 @@ class _Running:
 
     started: float
     held: _Held | None = None
+    items: int | None = None  # results, where the tool answered with a list
 
     @property
     def token(self) -> UpstreamToken | None:
@@ -218,6 +219,7 @@ async def _answer(
             spent = deployment.budgets.spend(wanted.principal.user_id, wanted.provider, now=time.monotonic())
             _check_budget(spent)
             output = await spec.call(held.api(), arguments, progress)
+            running.items = count_items(output)
             return _Outcome(success(output, held.token))
         except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
             if is_last or not await _is_answered(deployment, request):
@@ -421,6 +423,8 @@ def _record(
     details: dict[str, object] = {"tool": spec.name, "transport": request.transport, "milliseconds": milliseconds}
     if code is not None:
         details["code"] = code
+    if running.items is not None:
+        details["items"] = running.items
     token = running.token
     if token is not None:
         details |= {"scopes": sorted(token.scopes), "narrowing": token.narrowing.value, "account": token.label}

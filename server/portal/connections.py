@@ -16,7 +16,7 @@ from providers.definitions.catalog import Provider
 from server.connecting.provider_authorization import ConsentRequest
 from server.errors import status_of
 from server.http import pages
-from server.http.page_texts import CATALOGUE, text
+from server.http.page_texts import section, text
 from server.portal import access, access_saving, texts
 from server.portal.activity import recent_rows
 from server.portal.agents import own_agents
@@ -83,8 +83,8 @@ def _end_row(visit: OwnVisit, one: revocations.Revocation) -> dict[str, object]:
         "provider": one.provider,
         "label": one.label,
         "outcome": one.outcome,
-        "badge": CATALOGUE["ended_badge"].get(one.outcome, one.outcome),
-        "text": CATALOGUE["ended"].get(one.outcome, one.outcome),
+        "badge": section("ended_badge").get(one.outcome, one.outcome),
+        "text": section("ended").get(one.outcome, one.outcome),
         "pages": _removal_pages(visit, one.provider) if one.outcome in revocations.LEFT_OPEN else {},
         "next_at": one.next_at,
     }

@@ -125,22 +125,37 @@ def sign_in_path(return_to: str, *, is_again: bool = False) -> str:
     return "/sign-in?" + urlencode(query, quote_via=quote)
 
 
-def open_route(deployment: Deployment, path: str, *, get: Page | None = None, post: Page | None = None) -> Route:
-    """A page that people reach before they are signed in."""
+def open_route(
+    deployment: Deployment, path: str, *, get: Page | None = None, post: Page | None = None, is_presence: bool = True
+) -> Route:
+    """A page that people reach before they are signed in. `is_presence`: asking for it keeps a session from resting."""
 
     pages_by_method = {method: page for method, page in (("GET", get), ("POST", post)) if page is not None}
 
     async def endpoint(request: Request) -> Response:
         # HEAD comes with GET: the framework adds it and drops the body.
-        return await _answer(deployment, request, pages_by_method["POST" if request.method == "POST" else "GET"])
+        return await _answer(
+            deployment, request, pages_by_method["POST" if request.method == "POST" else "GET"], is_presence
+        )
 
     return Route(path, endpoint, methods=list(pages_by_method))
 
 
-def own_route(deployment: Deployment, path: str, *, get: OwnPage | None = None, post: OwnPage | None = None) -> Route:
+def own_route(
+    deployment: Deployment,
+    path: str,
+    *,
+    get: OwnPage | None = None,
+    post: OwnPage | None = None,
+    is_presence: bool = True,
+) -> Route:
     """A page for the signed-in person; others are sent to sign in and come back."""
     return open_route(
-        deployment, path, get=None if get is None else _signed_in(get), post=None if post is None else _signed_in(post)
+        deployment,
+        path,
+        get=None if get is None else _signed_in(get),
+        post=None if post is None else _signed_in(post),
+        is_presence=is_presence,
     )
 
 
@@ -156,13 +171,13 @@ def _signed_in(page: OwnPage) -> Page:
     return check_and_answer
 
 
-async def _answer(deployment: Deployment, request: Request, page: Page) -> Response:
+async def _answer(deployment: Deployment, request: Request, page: Page, is_presence: bool) -> Response:
     elsewhere = _own_address(deployment, request)
     if elsewhere is not None:
         return pages.go(elsewhere)
     visit: Visit | None = None
     try:
-        visit = await _visit(deployment, request)
+        visit = await _visit(deployment, request, is_presence=is_presence)
         return await page(visit)
     except VaultError as refusal:
         return _refusal(request, visit, refusal)
@@ -178,8 +193,8 @@ def _own_address(deployment: Deployment, request: Request) -> str | None:
     return deployment.url(quote(request.scope["path"], safe="/:@!$&'()*+,;=~-._%") + query)
 
 
-async def _visit(deployment: Deployment, request: Request) -> Visit:
-    found = await password.current_session(deployment, request)
+async def _visit(deployment: Deployment, request: Request, *, is_presence: bool) -> Visit:
+    found = await password.current_session(deployment, request, touches=is_presence)
     if found is None:
         secret = password.read_cookie(deployment, request, "browser")
         visit = Visit(deployment, request, secret if 20 <= len(secret) <= 128 else secrets.token_urlsafe(32))

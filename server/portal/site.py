@@ -73,4 +73,6 @@ def page_routes(deployment: Deployment) -> list[Route]:
         own_route(deployment, "/agents/{client:path}/cut-off", get=agents.confirm, post=agents.cut_off),
         own_route(deployment, "/agents/{client:path}", get=agents.show_one),
         own_route(deployment, "/activity", get=activity.show),
+        own_route(deployment, "/activity/new", get=activity.show_new, is_presence=False),
+        own_route(deployment, "/activity/export", get=activity.export),
     ]

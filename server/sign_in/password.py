@@ -168,15 +168,17 @@ def set_cookie(
 # Sessions
 
 
-async def current_session(deployment: Deployment, request: Request) -> tuple[Session, User] | None:
-    """The live session of this browser and its user."""
+async def current_session(
+    deployment: Deployment, request: Request, *, touches: bool = True
+) -> tuple[Session, User] | None:
+    """The live session of this browser and its user. `touches`: a person asked, so the session is not idle."""
     token = read_cookie(deployment, request, "session")
     if not token or len(token) > 128:
         return None
     now = deployment.now()
     idle = deployment.settings.sign_in.session_idle_lifetime
     found = await sessions.find_session(deployment.database, token, now=now, idle_lifetime=idle)
-    if found is not None and sessions.needs_touch(found[0], now=now):
+    if touches and found is not None and sessions.needs_touch(found[0], now=now):
         async with deployment.transaction() as transaction:
             await sessions.touch_session(transaction, found[0], now=now)
     return found

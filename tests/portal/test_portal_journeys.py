@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from tests.support.portal_room import Room, running_room
 from tests.support.screenshots import paths_of
 from tests.support.showcase import Showcase, furnish, provider_settings
 from vault import delegations
+from vault.records import Event
 
 pytestmark = [pytest.mark.group("browser"), pytest.mark.timeout(180)]
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
@@ -173,6 +175,23 @@ async def test_everything_works_without_javascript(stage: Stage, browser: Browse
     await page.context.close()
 
 
+async def test_a_new_event_appears_on_the_open_activity_page(stage: Stage, browser: Browser) -> None:
+    page = await signed_in(browser, stage)
+    await page.goto(f"{stage.url}/activity?outcome=failed")
+    await expect(page.get_by_text("New events appear by themselves")).to_be_visible()
+    event = Event("tool.called", "failed", stage.shown.user.id, stage.shown.agents[0].id, None, {"code": "timeout"})
+    await stage.room.deployment.activity.record(event)
+    await expect(page.locator(".event.new")).to_contain_text("It took too long.", timeout=15_000)
+    assert await page.locator(".event.new time").first.get_attribute("title"), "in local time"
+    await page.get_by_label("Outcome").select_option("refused")  # the filter is a form that leads to an address
+    await page.get_by_role("button", name="Show").click()
+    await expect(page).to_have_url(re.compile("outcome=refused"))
+    await page.locator(".event").first.get_by_text("Details").click()
+    await expect(page.locator(".event dl").first).to_be_visible()
+    await page.context.close()
+    assert complaints == []
+
+
 async def test_the_script_shows_local_times_and_counts_down(stage: Stage, browser: Browser) -> None:
     page = await signed_in(browser, stage, timezone_id="Asia/Kolkata", locale="en-US")
     waiting = page.locator("time[data-ends]").first
@@ -181,7 +200,7 @@ async def test_the_script_shows_local_times_and_counts_down(stage: Stage, browse
     assert first.count(":") == 1
     await expect(waiting).not_to_have_text(first)
     await page.goto(f"{stage.url}/activity")
-    assert "GMT+5:30" in (await page.locator("td time").first.text_content() or "")
+    assert "GMT+5:30" in (await page.locator(".event time").first.text_content() or "")
     await page.context.close()
 
 

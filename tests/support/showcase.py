@@ -146,10 +146,19 @@ def _event(lucky: random.Random, user: User, agents: tuple[Client, ...], account
         (("tool.called", "ok"),) * 6
         + (("token.exchanged", "ok"), ("exchange.refused", "refused"), ("token.refreshed", "ok"))
     )
-    tool = {"slack": "slack_post", "google": "calendar_events", "github": "github_issues"}.get(
-        account.provider, "search"
+    tool, items = {"slack": ("slack_post", None), "google": ("calendar_list", lucky.randrange(12))}.get(
+        account.provider, ("search", None)
     )
-    details: dict[str, object] = {"tool": tool, "account": account.label} if kind == "tool.called" else {}
+    details: dict[str, object] = {"account": account.label}
+    if kind == "tool.called":
+        details |= {
+            "tool": tool,
+            "scopes": sorted(account.scopes)[:1],
+            "narrowing": lucky.choice(("upstream", "enforced")),
+        }
+        details |= {} if items is None else {"items": items}
+    if kind == "exchange.refused":
+        details |= {"code": lucky.choice(("delegation_required", "approval_required", "rate_limited"))}
     return Event(
         kind=kind,
         outcome=outcome,

@@ -30,6 +30,7 @@ __all__ = [
     "LastUse",
     "append",
     "begin_keyed_head",
+    "event_of",
     "format_details",
     "head",
     "list_events",
@@ -359,28 +360,30 @@ async def list_events(
             "limit": limit,
         },
     )
-    return tuple(_event(row) for row in rows)
+    return tuple(event_of(row) for row in rows)
 
 
 @dataclass(frozen=True, slots=True)
 class LastUse:
-    """When an agent last used an account; `connection_id` None: the vault without an account."""
+    """When an agent last used an account, and how often lately; `connection_id` None: the vault without an account."""
 
     client_id: str
     connection_id: str | None
     at: int
+    count: int
 
 
 async def list_last_uses(reader: Reader, user_id: str) -> tuple[LastUse, ...]:
     """Each agent's last use of each account among the user's recent events."""
     rows = await reader.fetch(_LAST_USES, {**_USES, "tenant": TENANT, "user_id": user_id, "limit": LOOK_BACK})
     return tuple(
-        LastUse(text(row, "client_id"), text_or_none(row, "connection_id"), integer(row, "at")) for row in rows
+        LastUse(text(row, "client_id"), text_or_none(row, "connection_id"), integer(row, "at"), integer(row, "uses"))
+        for row in rows
     )
 
 
 _LAST_USES = """
-    select e.client_id, e.connection_id, max(e.at) as at from (
+    select e.client_id, e.connection_id, max(e.at) as at, count(*) as uses from (
         select kind, client_id, connection_id, at from events
         where tenant = :tenant and user_id = :user_id order by sequence desc limit :limit
     ) e
@@ -409,7 +412,8 @@ _LIST = {
 }  # by (of one user, newest first)
 
 
-def _event(row: Row) -> Event:
+def event_of(row: Row) -> Event:
+    """The event of a stored row."""
     return Event(
         kind=text(row, "kind"),
         outcome=text(row, "outcome"),

@@ -1,4 +1,4 @@
-// What makes a page alive; every page works without it. Local times with their zone, countdowns, filters.
+// What makes a page alive; every page works without it. Local times with their zone, countdowns, filters, new events.
 "use strict";
 (() => {
   const language = document.documentElement.lang;
@@ -10,13 +10,45 @@
     const [size, unit] = [[86400, "day"], [3600, "hour"], [60, "minute"]].find(([size]) => seconds >= size) ?? [60, "minute"];
     return relative.format(-Math.round(seconds / size), unit);
   };
-  for (const one of document.querySelectorAll("time[datetime]")) {
-    const at = new Date(one.dateTime), seconds = (Date.now() - at) / 1000;
-    if (Number.isNaN(seconds) || one.hasAttribute("data-ends")) continue;
-    one.title = whole.format(at);
-    const isThisYear = at.getFullYear() === new Date().getFullYear();
-    if (one.hasAttribute("data-ago") && seconds > -60 && seconds < 7 * 86400) one.textContent = ago(Math.max(0, seconds));
-    else one.textContent = (isThisYear ? thisYear : whole).format(at);
+  const localize = (root) => {
+    for (const one of root.querySelectorAll("time[datetime]")) {
+      const at = new Date(one.dateTime), seconds = (Date.now() - at) / 1000;
+      if (Number.isNaN(seconds) || one.hasAttribute("data-ends")) continue;
+      one.title = whole.format(at);
+      const isThisYear = at.getFullYear() === new Date().getFullYear();
+      if (one.hasAttribute("data-ago") && seconds > -60 && seconds < 7 * 86400) one.textContent = ago(Math.max(0, seconds));
+      else one.textContent = (isThisYear ? thisYear : whole).format(at);
+    }
+  };
+  localize(document);
+  for (const field of document.querySelectorAll("[data-zone]")) {
+    if (!field.value) field.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  }
+
+  // New events of the activity page: asked for while somebody looks, until the session is over.
+  const story = document.getElementById("story");
+  const look = async () => {
+    if (document.hidden) return true;
+    const answer = await fetch(story.dataset.live, { redirect: "manual" });
+    if (!answer.ok) return answer.status >= 500;
+    const found = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("new");
+    if (found === null) return false;
+    story.dataset.live = found.dataset.live;
+    if (found.children.length) {
+      localize(found);
+      const announced = document.getElementById("announced");
+      announced.textContent = announced.dataset.text.replace("#", found.dataset.number);
+      document.getElementById("nothing")?.remove();
+      story.hidden = false;
+      for (const row of found.children) row.classList.add("new");
+      story.prepend(...found.children);
+    }
+    return true;
+  };
+  const watch = () => setTimeout(() => look().catch(() => true).then((goesOn) => goesOn && watch()), 4000);
+  if (story) {
+    document.querySelector("[data-live-hint]").hidden = false;
+    watch();
   }
 
   const waiting = [...document.querySelectorAll("time[data-ends]")];

@@ -46,6 +46,7 @@ ALLOWED = {
         "an operator removes an API"
     ),
     "select h.height, h.sequence, h.hash, h.keyed, (select max(sequence)": "the end of an index, not all of it",
+    "select (select min(sequence) from events where tenant = :tenant) as first": "both ends of an index",
     "select g.provider, g.scopes, g.n, k.user_id, k.label from": "`doctor`, a command",
     "select k.id, k.user_id, k.provider, k.account, k.label, k.state, k.generation, k.access_expires_at, u.name": (
         "quarantine and restore judge every connection"

@@ -1,0 +1,240 @@
+"""The activity as sentences: who did what with which account, how far a token went, and why something was refused.
+
+All words are in the catalogue: `event.KIND` says what happened, `did.TOOL` what a tool did, `why.CODE` why not, and
+`fix.CODE` what to do about it. Only names and numbers of the event itself come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import urlencode
+
+from markupsafe import Markup
+
+from server.deployment import Deployment
+from server.http import page_texts
+from server.portal import access, texts
+from vault import clients
+from vault.records import Connection, ConnectionState, Event, Narrowing, parse_scope
+
+_MOST_SCOPES: Final = 6  # named in a sentence
+_CALLS: Final = frozenset({"tool.called", "proxy.called", "token.exchanged", "handle.issued", "token.released"})
+_IN_SENTENCE: Final = frozenset({"account", "provider", "items", "code", "scopes", "narrowing", "tool", "reason"})
+# where the person can do something about a refusal, by its code
+_AT_AGENT: Final = frozenset({"delegation_required", "account_required", "tool_not_offered"})
+_AT_ACCOUNT: Final = frozenset({"ciphertext_rejected", "upstream_unauthorized"})
+_AT_APPROVALS: Final = frozenset({"approval_required"})
+
+
+@dataclass(frozen=True, slots=True)
+class StoryRow:
+    """What a page shows of one event, or of several in a row that say the same."""
+
+    sequence: int
+    at: int
+    sentence: Markup
+    kind: str
+    outcome: str
+    agent: str  # empty without one
+    account: str
+    provider: str  # its name in the catalog, for the logo
+    limit: str = ""  # how far the token went
+    why: str = ""
+    fix: str = ""
+    fix_path: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    count: int = 1
+    since: int = 0  # when the first of several happened
+
+    def is_like(self, other: StoryRow) -> bool:
+        """Whether both read the same."""
+        return (self.sentence, self.outcome, self.why, self.limit) == (
+            other.sentence, other.outcome, other.why, other.limit,
+        )  # fmt: skip
+
+
+class Storyteller:
+    """Tells events of one person; `agents` and `accounts` are names by id."""
+
+    def __init__(
+        self, deployment: Deployment, *, agents: Mapping[str, str], accounts: Mapping[str, Connection]
+    ) -> None:
+        self._deployment = deployment
+        self._agents = agents
+        self._accounts = accounts
+
+    def rows(self, events: Iterable[Event]) -> list[StoryRow]:
+        """Newest first; events in a row that say the same are one row."""
+        found: list[StoryRow] = []
+        for event in events:
+            row = self.row(event)
+            if found and found[-1].is_like(row):
+                found[-1] = replace(found[-1], count=found[-1].count + 1, since=row.at)
+            else:
+                found.append(row)
+        return found
+
+    def row(self, event: Event) -> StoryRow:
+        """One event."""
+        code = _code(event)
+        fix, fix_path = self._fix(event, code)
+        return StoryRow(
+            sequence=event.sequence,
+            at=event.at,
+            since=event.at,
+            sentence=self.sentence(event),
+            kind=event.kind,
+            outcome=event.outcome,
+            agent=self.agent(event),
+            account=self._account(event),
+            provider=self._provider(event),
+            limit=self._limit(event),
+            why=self._why(event, code),
+            fix=fix,
+            fix_path=fix_path,
+            facts=tuple((name, shown) for name, shown in self._facts(event) if shown),
+        )
+
+    def agent(self, event: Event) -> str:
+        """The agent's name, its id where it is gone, or nothing."""
+        return "" if event.client_id is None else self._agents.get(event.client_id) or event.client_id
+
+    def sentence(self, event: Event) -> Markup:
+        """What happened."""
+        tool = str(event.details.get("tool", ""))
+        items = event.details.get("items")
+        spec = self._deployment.tool(tool) if tool else None
+        provider = self._deployment.catalog.get(self._provider(event))
+        values = {
+            "agent": _name(self.agent(event)) or page_texts.markup("story.an_agent"),
+            "account": _name(self._account(event)) or page_texts.markup("story.an_account"),
+            "provider": page_texts.markup("story.the_provider") if provider is None else provider.title,
+            "tool": (spec.title if spec is not None else tool) or page_texts.markup("story.a_tool"),
+            "count": f"{items} " if isinstance(items, int) and not isinstance(items, bool) else "",
+            "name": str(event.details.get("name", "")),
+        }
+        return page_texts.markup(_sentence_name(event, tool, items), **values)
+
+    def _account(self, event: Event) -> str:
+        found = self._accounts.get(event.connection_id or "")
+        return str(event.details.get("account", "")) if found is None else found.nickname or found.label
+
+    def _provider(self, event: Event) -> str:
+        found = self._accounts.get(event.connection_id or "")
+        if found is not None:
+            return found.provider
+        spec = self._deployment.tool(str(event.details.get("tool", "")))
+        return str(event.details.get("provider", "") or (spec.provider if spec is not None else "") or "")
+
+    def _limit(self, event: Event) -> str:
+        if event.kind not in _CALLS or event.outcome != "ok":
+            return ""
+        narrowing, provider = event.details.get("narrowing"), self._deployment.catalog.get(self._provider(event))
+        if provider is None or narrowing not in {one.value for one in Narrowing}:
+            return ""
+        scopes = sorted(_scopes(event) - provider.always_granted)
+        words = [provider.scopes[one].title if one in provider.scopes else one for one in scopes]
+        shown = ", ".join(words[:_MOST_SCOPES]) + (" …" if len(words) > _MOST_SCOPES else "")
+        if narrowing == Narrowing.FULL.value or not shown:
+            return page_texts.text("story.full") if narrowing == Narrowing.FULL.value else ""
+        name = "story.narrowed" if narrowing == Narrowing.UPSTREAM.value else "story.enforced"
+        return page_texts.text(name, provider=provider.title, scopes=shown)
+
+    def _why(self, event: Event, code: str) -> str:
+        if not code:
+            return ""
+        known = page_texts.section("why")
+        if code not in known:
+            return page_texts.text("why.call_form" if event.kind == "proxy.called" else "why.other", code=code)
+        provider = self._deployment.catalog.get(self._provider(event))
+        title = page_texts.text("story.the_provider") if provider is None else provider.title
+        return known[code].format(provider=title)
+
+    def _fix(self, event: Event, code: str) -> tuple[str, str]:
+        """What to do about a refusal and the page on which that is done, each empty if there is none."""
+        fix = page_texts.section("fix").get(code, "")
+        base = code.removesuffix("_" + str(event.details.get("reason", "")))
+        if not fix:
+            return "", ""
+        if base in _AT_AGENT and event.client_id in self._agents:
+            return fix, access.agent_path(event.client_id or "")
+        if base in _AT_APPROVALS:
+            return fix, "/approvals"
+        if base == "password":
+            return fix, "/account"
+        if base == "connection_required" or base in _AT_ACCOUNT:
+            owned = self._accounts.get(event.connection_id or "")
+            if owned is not None and owned.state is not ConnectionState.REVOKED:
+                return fix, f"/connections/{owned.id}"
+            provider = self._deployment.catalog.get(self._provider(event))
+            asked = "" if provider is None else "/connect?" + urlencode({"provider": provider.name})
+            return fix, f"/connections{asked}"
+        return fix, ""
+
+    def _facts(self, event: Event) -> list[tuple[str, str]]:
+        section = page_texts.section("fact")
+        facts = [
+            (section["event"], event.kind),
+            (section["outcome"], event.outcome),
+            (section["number"], str(event.sequence)),
+        ]
+        if event.client_id is not None:
+            facts.append((section["client"], event.client_id))
+        facts += [
+            (section.get(name, name.replace("_", " ")), texts.fact(value)) for name, value in event.details.items()
+        ]
+        return facts
+
+
+def _sentence_name(event: Event, tool: str, items: object) -> str:
+    """The text that tells this event."""
+    if event.kind == "tool.called":
+        if event.outcome != "ok":
+            return "story.tool_refused" if event.outcome == "refused" else "story.tool_failed"
+        told = page_texts.section("did")
+        if items == 1 and f"{tool}_one" in told:
+            return f"did.{tool}_one"
+        if tool in told:
+            return f"did.{tool}"
+        return "story.tool_used_with" if event.connection_id is not None else "event.tool.called"
+    if event.kind in page_texts.section("event"):
+        return f"event.{event.kind}"
+    return "story.unknown"
+
+
+def _code(event: Event) -> str:
+    """Why it did not work, as a key of the catalogue; empty where it did."""
+    if event.outcome == "ok":
+        return ""
+    code, reason = str(event.details.get("code", "")), str(event.details.get("reason", ""))
+    if not code:
+        return reason or str(event.details.get("method", ""))
+    return f"{code}_{reason}" if f"{code}_{reason}" in page_texts.section("why") else code
+
+
+def _scopes(event: Event) -> frozenset[str]:
+    scopes = event.details.get("scopes")
+    match scopes:
+        case str():
+            return parse_scope(scopes)
+        case list() | tuple():
+            return frozenset(str(one) for one in scopes)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- JSON scalars
+        case _:
+            return frozenset()
+
+
+def _name(name: str) -> Markup | str:
+    """A name that people or providers chose: kept apart from the direction of the sentence."""
+    return Markup("<bdi>{}</bdi>").format(texts.visible(name)) if name else ""
+
+
+async def agent_names(deployment: Deployment, events: Sequence[Event]) -> dict[str, str]:
+    """The agents of these events by id, as far as they still exist."""
+    names: dict[str, str] = {}
+    for client_id in {event.client_id for event in events if event.client_id is not None}:
+        client = await clients.get_client(deployment.database, client_id)
+        if client is not None:
+            names[client_id] = client.name or client_id
+    return names

@@ -1,0 +1,195 @@
+"""The activity as a story: sentences, reasons with their fix, filters in the address, live, and as a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import pytest
+
+from server.http import page_texts
+from server.portal.story import Storyteller
+from tests.support.person import Person
+from tests.support.portal_room import Room, running_room
+from vault import connections, sessions
+from vault.audit import audit
+from vault.records import Client, Connection, Event, User
+
+
+@pytest.fixture(scope="module")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with running_room(tmp_path_factory.mktemp("activity")) as opened:
+        yield opened
+
+
+async def connected(room: Room, *, name: str = "Cursor") -> tuple[User, Client, Person, Connection]:
+    """Somebody with an agent that may use a Slack account."""
+    user, client = await room.user(), await room.agent(name=name)
+    person = await room.signed_in(user)
+    await room.connect(person, user, client)
+    (account,) = await connections.list_connections(room.deployment.database, user.id)
+    return user, client, person, account
+
+
+async def record(room: Room, *events: Event) -> None:
+    async with room.deployment.transaction() as transaction:
+        await audit.append(transaction, *events, now=room.deployment.now())
+
+
+def rows(text: str) -> list[str]:
+    """The sentences of a page, without markup."""
+    found = re.findall(r'<div class="told">\s*<p>(.*?)</p>', text, re.DOTALL)
+    return [" ".join(re.sub(r"<[^>]*>", "", one).split()) for one in found]
+
+
+async def test_a_call_is_told_with_its_results_and_how_far_its_token_went(room: Room) -> None:
+    user, client, person, account = await connected(room)
+    facts: dict[str, object] = {
+        "tool": "slack_channels",
+        "items": 7,
+        "scopes": ["channels:read"],
+        "narrowing": "enforced",
+        "account": account.label,
+    }
+    call = Event("tool.called", user_id=user.id, client_id=client.id, connection_id=account.id, details=facts)
+    await record(room, call, replace(call, details=facts | {"items": 1, "narrowing": "upstream"}))
+    page = await person.open("/activity")
+    assert rows(page.text)[:2] == [
+        f"Cursor listed 1 Slack channel of {account.label}",
+        f"Cursor listed 7 Slack channels of {account.label}",
+    ]
+    assert "Slack narrowed the token to: " in page.text
+    assert "The vault let nothing through but:" in page.text
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "why", "fix"),
+    [
+        ("delegation_required", "", "You haven&#39;t allowed this agent", "/agents/"),
+        ("connection_required", "needs_reauth", "Slack no longer accepts this connection.", "/connections/"),
+        ("approval_required", "", "You approve each call of this kind", "/approvals"),
+        ("some_new_code", "", "The vault answered with some_new_code.", ""),
+    ],
+)
+async def test_a_refusal_says_why_and_where_it_is_fixed(room: Room, code: str, reason: str, why: str, fix: str) -> None:
+    user, client, person, account = await connected(room)
+    details: dict[str, object] = {"code": code, "provider": "slack"} | ({"reason": reason} if reason else {})
+    refused = Event("exchange.refused", "refused", user.id, client.id, account.id, details)
+    await record(room, refused)
+    page = (await person.open("/activity?outcome=refused")).text
+    (told,) = re.findall(r'<p class="why">(.*?)</p>', page, re.DOTALL)
+    assert why in told.replace("'", "&#39;")
+    assert (f'href="{fix}' in told) is bool(fix)
+    await record(room, Event("token.exchanged", "ok", user.id, client.id, account.id, {"provider": "slack"}))
+    assert 'class="why"' not in (await person.open("/activity?outcome=ok")).text
+
+
+def test_every_code_that_is_recorded_has_words(room: Room) -> None:
+    """What the vault, the tools and the proxy refuse with is in the catalogue, or is a form of call."""
+    from server.errors import TABLE
+
+    known = page_texts.section("why")
+    internal = {"chain_broken", "backup_refused", "client_exists", "conflict", "key_unavailable", "storage_unavailable"}
+    internal |= {"name_refused", "name_taken", "identity_taken", "password_refused", "transition_refused"}
+    codes = {kind.code for kind in TABLE} - internal - {"vault_error", "invalid_token"}
+    assert {code for code in codes if code not in known} == set()
+    assert set(page_texts.section("fix")) <= set(known)
+    for tool in room.deployment.tools:
+        if tool.name in page_texts.section("did"):
+            event = Event("tool.called", details={"tool": tool.name, "items": 2})
+            assert "{" not in Storyteller(room.deployment, agents={}, accounts={}).sentence(event)
+
+
+async def test_filters_are_in_the_address_and_hold_together(room: Room) -> None:
+    user, client, person, account = await connected(room)
+    other = await room.agent(name="Zed")
+    await record(
+        room,
+        Event("tool.called", "ok", user.id, client.id, account.id, {"tool": "slack_post"}),
+        Event("tool.called", "failed", user.id, other.id, account.id, {"tool": "slack_post", "code": "timeout"}),
+        Event("tool.called", "ok", user.id, other.id, None, {"tool": "slack_users"}),
+    )
+    everything = f"agent={other.id}&account={account.id}&tool=slack_post&outcome=failed"
+    assert len(rows((await person.open(f"/activity?{everything}")).text)) == 1
+    for dropped in everything.split("&"):
+        fewer = "&".join(one for one in everything.split("&") if one != dropped)
+        assert len(rows((await person.open(f"/activity?{fewer}")).text)) >= 1
+    assert rows((await person.open(f"/activity?{everything}&to=2020-01-01")).text) == []
+    assert len(rows((await person.open(f"/activity?{everything}&from=2020-01-01&zone=Europe/Berlin")).text)) == 1
+    page = (await person.open(f"/activity?{everything}&from=2020-01-01")).text
+    assert f'<option value="{other.id}" selected>Zed</option>' in page
+    assert 'name="from" value="2020-01-01"' in page
+    for odd in (
+        "from=never",
+        "zone=../../etc/passwd&from=2020-01-01",
+        "outcome=unknown",
+        "tool=%00",
+        "from=9999-12-31",
+    ):
+        assert (await person.open(f"/activity?{odd}")).status_code == 200
+
+
+async def test_equal_events_in_a_row_are_one_row(room: Room) -> None:
+    user, client, person, account = await connected(room)
+    call = Event("tool.called", "ok", user.id, client.id, account.id, {"tool": "slack_post"})
+    await record(room, *([call] * 3))
+    first = rows((await person.open("/activity")).text)[0]
+    assert first == f"Cursor posted a message to Slack as {account.label} 3 times"
+
+
+async def test_new_events_come_without_keeping_the_session_awake(room: Room) -> None:
+    user, client, person, account = await connected(room)
+    page = (await person.open("/activity")).text
+    (live,) = re.findall(r'data-live="([^"]*)"', page)
+    live = live.replace("&amp;", "&")
+    async with room.deployment.transaction() as transaction:
+        await transaction.execute(
+            "update sessions set seen_at = seen_at - :rest where user_id = :id",
+            {"rest": sessions.TOUCH_INTERVAL, "id": user.id},
+        )
+    before = await seen_at(room, user)
+    assert rows((await person.http.get(live)).text) == []
+    await record(room, Event("tool.called", "ok", user.id, client.id, account.id, {"tool": "slack_post"}))
+    answer = (await person.http.get(live)).text
+    assert rows(answer) == [f"Cursor posted a message to Slack as {account.label}"]
+    (further,) = re.findall(r'data-live="([^"]*)"', answer)
+    assert rows((await person.http.get(further.replace("&amp;", "&"))).text) == []
+    assert await seen_at(room, user) == before
+    await person.open("/activity")  # a person's own look does
+    assert await seen_at(room, user) > before
+
+
+async def seen_at(room: Room, user: User) -> int:
+    row = await room.deployment.database.fetch_one(
+        "select max(seen_at) as at from sessions where user_id = :id", {"id": user.id}
+    )
+    assert row is not None
+    assert isinstance(row["at"], int)
+    return row["at"]
+
+
+async def test_an_export_holds_every_event_and_no_formula(room: Room) -> None:
+    user, client, person, account = await connected(room, name="=cmd|' /C calc'!A0")
+    other = await room.user()
+    await record(
+        room,
+        *(Event("tool.called", "ok", user.id, client.id, account.id, {"tool": f"t{n}"}) for n in range(600)),
+        Event("tool.called", "ok", other.id, client.id, None, {"tool": "theirs"}),
+    )
+    answer = await person.http.get(f"/activity/export?format=csv&agent={client.id}")
+    assert answer.headers["content-disposition"].startswith("attachment; filename=")
+    table = list(csv.DictReader(io.StringIO(answer.text)))
+    assert {one["agent"] for one in table} == {"'=cmd|' /C calc'!A0"}
+    tools = [str(json.loads(one["details"]).get("tool")) for one in table]
+    assert [one for one in tools if re.fullmatch(r"t\d+", one)] == [f"t{n}" for n in range(599, -1, -1)]
+    assert not any(cell.startswith(("=", "+", "-", "@")) for one in table for cell in one.values())
+    lines = (await person.http.get(f"/activity/export?format=jsonl&agent={client.id}")).text.splitlines()
+    assert len(lines) == len(table)
+    assert json.loads(lines[0])["agent"] == "=cmd|' /C calc'!A0"
+    assert "theirs" not in answer.text
+    assert (await person.http.get("/activity/export?format=xml")).status_code == 400
+    assert (await (await room.browser()).http.get("/activity/export?format=csv")).status_code == 303

@@ -1,0 +1,91 @@
+"""Looking for a person's events: by agent, account, tool, outcome and time, a page at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from vault.audit import audit, search
+from vault.audit.search import EventFilter
+from vault.records import Event
+from vault.storage.database import Database
+
+START = 1_800_000_000
+USER, OTHER = "user-1", "user-2"
+
+
+async def record(database: Database, *events: Event, at: int) -> None:
+    async with database.transaction() as transaction:
+        await audit.append(transaction, *events, now=at)
+
+
+def call(
+    tool: str = "slack_post",
+    *,
+    outcome: str = "ok",
+    user_id: str = USER,
+    client_id: str = "agent-1",
+    connection_id: str = "account-1",
+) -> Event:
+    details = {"tool": tool, "account": "alice"}
+    return Event("tool.called", outcome, user_id, client_id, connection_id, details)
+
+
+async def numbers(database: Database, wanted: EventFilter, **page: int) -> list[int]:
+    found = await search.search(database, USER, wanted, **({"limit": 50} | page))
+    return [event.sequence for event in found.events]
+
+
+@pytest.fixture
+async def recorded(database: Database) -> Database:
+    """Events 1 to 6, a hundred seconds apart; the fifth is somebody else's."""
+    for number, event in enumerate((
+        call(),
+        call("slack_poster", client_id="agent-2"),
+        call("calendar_list", connection_id="account-2"),
+        call(outcome="refused"),
+        call(user_id=OTHER),
+        call("slack%post", outcome="failed"),
+    )):  # fmt: skip
+        await record(database, event, at=START + 100 * number)
+    return database
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (EventFilter(), [6, 4, 3, 2, 1]),
+        (EventFilter(client_id="agent-2"), [2]),
+        (EventFilter(connection_id="account-2"), [3]),
+        (EventFilter(client_id="agent-2", connection_id="account-2"), []),
+        (EventFilter(tool="slack_post"), [4, 1]),  # neither a longer name nor what `_` would match in a pattern
+        (EventFilter(tool="slack%post"), [6]),
+        (EventFilter(outcome="refused"), [4]),
+        (EventFilter(outcome="ok", tool="slack_post"), [1]),
+        (EventFilter(since=START + 200), [6, 4, 3]),
+        (EventFilter(until=START + 200), [2, 1]),
+        (EventFilter(since=START + 101, until=START + 301), [4, 3]),
+        (EventFilter(since=START + 10_000), []),
+        (EventFilter(until=START), []),
+    ],
+)
+async def test_a_filter_finds_exactly_its_events(recorded: Database, wanted: EventFilter, expected: list[int]) -> None:
+    assert await numbers(recorded, wanted) == expected
+
+
+async def test_pages_follow_one_another_and_the_last_one_knows_it(recorded: Database) -> None:
+    first = await search.search(recorded, USER, EventFilter(), limit=3)
+    assert ([event.sequence for event in first.events], first.before) == ([6, 4, 3], 3)
+    last = await search.search(recorded, USER, EventFilter(), limit=3, before=first.before)
+    assert ([event.sequence for event in last.events], last.before) == ([2, 1], None)
+    assert await numbers(recorded, EventFilter(), after=3) == [6, 4]
+
+
+async def test_a_rare_tool_is_looked_for_in_bounded_steps(database: Database) -> None:
+    await record(database, call("rare"), at=START)
+    for _ in range(search.EXAMINED // 500):
+        await record(database, *(call() for _ in range(500)), at=START + 1)
+    first = await search.search(database, USER, EventFilter(tool="rare"), limit=50)
+    assert first.events == ()
+    assert first.before == 2
+    second = await search.search(database, USER, EventFilter(tool="rare"), limit=50, before=first.before)
+    assert ([event.sequence for event in second.events], second.before) == ([1], None)
