@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import pytest
@@ -194,6 +195,38 @@ async def test_a_token_that_its_api_refused_is_not_waited_for_after_a_silence(ro
     full = await room.exchange(everything=True)
     again = await room.exchange(everything=True, after_unauthorized=full.generation)
     assert (len(room.slack.sends), again.generation) == (2, full.generation + 1)
+
+
+@pytest.mark.parametrize("rotation", [RotationMode.REVOKES, RotationMode.STRICT])
+async def test_a_token_that_may_be_spent_is_sent_while_the_old_one_lives_only_if_re_use_does_no_harm(
+    store: Store, rotation: RotationMode
+) -> None:
+    async with open_room(store, rotation=rotation) as room:
+        connection = await go_silent(room, LOST_ANSWER, before_end=45)
+        room.pass_time(HANDLING + 5)  # the pause is over, and ten seconds of the access token are left
+        await take_up(room.vault)
+        with contextlib.suppress(ProviderSilent, ConnectionRequired):
+            await refresh(room.vault, connection.id, if_generation=1)
+        assert (len(room.slack.sends) > 1) == (rotation is RotationMode.STRICT)
+
+
+@pytest.mark.parametrize("rotation", RotationMode)
+async def test_a_token_that_its_api_refused_early_is_replaced_after_the_token_endpoint_failed_once(
+    store: Store, rotation: RotationMode
+) -> None:
+    """The old token seems to live for an hour, but waiting for its end would help nobody."""
+    async with open_room(store, rotation=rotation) as room:
+        connection = await room.connect()
+        first = await room.exchange()
+        room.slack.faults.append(SERVER_ERROR)
+        if rotation is RotationMode.NONE:  # repeated at once
+            assert (await room.exchange(after_unauthorized=first.generation)).generation > first.generation
+            return
+        with contextlib.suppress(TemporarilyUnavailable):
+            await room.exchange(after_unauthorized=first.generation)
+        again = await room.exchange(after_unauthorized=first.generation)
+        assert (again.generation, len(room.slack.sends)) == (first.generation + 1, 2)
+        assert await shown(room, connection) == "active"
 
 
 async def test_a_try_that_never_left_does_not_hide_an_earlier_silence(room: Room) -> None:
