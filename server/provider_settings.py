@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from providers.definitions.unruled import UnruledCalls
 from providers.outbound.addresses import AddressPolicy, private_network
 
 
@@ -63,6 +64,17 @@ class ProviderSettings(Section):
     )
     testing: bool = Field(
         default=False, description="The app there is unpublished (Google's testing mode): its grants expire sooner"
+    )
+
+    unruled_calls: UnruledCalls = Field(
+        default="refuse",
+        description="Calls that no request rule judges: `refuse`, `read` (an agent can be allowed any GET of its "
+        "APIs), or `any` (any method). Only host and method are checked",
+    )
+    unruled_approval: bool = Field(
+        default=True,
+        description="Such calls other than GET need the person's approval each time, so they work as tool calls only, "
+        "not through the proxy",
     )
 
     private: tuple[str, ...] = Field(

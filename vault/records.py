@@ -316,6 +316,7 @@ class Narrowing(StrEnum):
 
     UPSTREAM = "upstream"  # the token itself carries only these scopes
     ENFORCED = "enforced"  # the token stays inside; every call is checked against the scopes first
+    HOST_ONLY = "host_only"  # the token stays inside; no request rule is applied, only hosts and method are checked
     FULL = "none"  # released with the account's full authority under the operator's switch
 
 

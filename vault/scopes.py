@@ -107,7 +107,7 @@ def plan(
     one thing only; only the provider can enforce that.
     """
     covers = policy.covers
-    granted = expand(connection, covers)
+    granted = expand(connection, covers) | policy.unruled
     delegated = expand(delegation, covers)
     ceiling = None if policy_scopes is None else expand(policy_scopes, covers)
     allowed = granted & delegated if ceiling is None else granted & delegated & ceiling
@@ -134,6 +134,8 @@ def _narrow(
     scopes: frozenset[str], *, connection: frozenset[str], policy: UpstreamPolicy, item: str | None
 ) -> tuple[Narrowing, bool]:
     """How these scopes are enforced, by the token or by us, and whether that takes a separate token."""
+    if not scopes.isdisjoint(policy.unruled):
+        return Narrowing.HOST_ONLY, False  # only the whole token reaches what no rule knows
     if not scopes:
         return Narrowing.ENFORCED, False  # a provider without scopes: its token can do everything
     if policy.audience is not None:

@@ -66,6 +66,7 @@ class UpstreamPolicy:
     )  # tool -> its scopes: without a tool call, asking for a tool asks for these
     writing_tools: frozenset[str] = frozenset()  # tools that change something at the provider
     reading: frozenset[str] = frozenset()  # scopes that cannot change anything
+    unruled: frozenset[str] = frozenset()  # scopes of ours, unknown to the provider: only its hosts limit such a call
 
     @property
     def narrows_by(self) -> Downscope:

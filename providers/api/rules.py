@@ -15,6 +15,9 @@ from providers.definitions.paths import path_problem, readings
 from providers.outbound.json_values import is_array, is_object
 
 UNREAD: Final = "(a body that is neither a form nor a JSON object, or is too long)"
+_CREDENTIALS: Final = frozenset(
+    {"access_token", "oauth_token", "refresh_token", "id_token", "authorization", "bearer_token", "client_secret"}
+)
 _SETS: Final = 1024  # scope sets remembered per provider
 
 
@@ -90,7 +93,7 @@ def unknown(provider: Provider, rule: Rule, payload: Payload) -> frozenset[str]:
 
 def unknown_query(provider: Provider, rule: Rule, query: frozenset[str]) -> frozenset[str]:
     """The query parameters that the rule does not know."""
-    return query - provider.query - rule.query - rule.where.keys()
+    return frozenset() if rule.query == "any" else query - provider.query - rule.query - rule.where.keys()
 
 
 def unknown_body(provider: Provider, rule: Rule, body: Mapping[str, object]) -> frozenset[str]:
@@ -100,7 +103,8 @@ def unknown_body(provider: Provider, rule: Rule, body: Mapping[str, object]) -> 
     """
     if rule.body == "any":
         return frozenset()
-    known = provider.query | rule.query | rule.where.keys() | rule.body
+    in_query = frozenset[str]() if rule.query == "any" else rule.query
+    known = provider.query | in_query | rule.where.keys() | rule.body
     return frozenset(_unknown_members(body, "", known, rule.prefixes))
 
 
@@ -148,6 +152,12 @@ def changes_method(provider: Provider, name: str) -> bool:
     if is_method_parameter(name):
         return True
     return provider.overrides is not None and fold_name(name) in provider.overrides.folded_parameters
+
+
+def is_credential(provider: Provider, name: str) -> bool:
+    """Whether a parameter of this name brings a credential; the vault adds its own."""
+    small = name.partition("[")[0].strip().lower()
+    return small in _CREDENTIALS or small in provider.proxied.credentials
 
 
 def header_changes_method(provider: Provider, name: str) -> bool:

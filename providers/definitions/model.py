@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, StringConstraints
 
 from providers.definitions.method_overrides import FilePart, Key, Overrides, QueryName
 from providers.definitions.paths import fold
+from providers.definitions.unruled import EVERYTHING, UNRULED, Unruled
 from providers.outbound.addresses import AddressPolicy
 from vault.upstream import Downscope, ItemLimit, RotationMode, UpstreamPolicy
 
@@ -305,6 +306,7 @@ class Scope(FilePart):
     covers: frozenset[ScopeName] = frozenset()
 
 
+_MOST_OPEN = 1000
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -325,8 +327,8 @@ class Rule(FilePart):
     value is the empty text. `inseparable`: scopes that widen what this call reaches in a way that the request does not
     show, so that a token with one serves only callers who hold it too. `needs`: scopes that the caller must hold in
     addition, all of them. `query`: parameters allowed in the query when the token can do more than the caller, beyond
-    those of the file and of `where`: others could widen what the answer shows. `tells_secrets`: the answer holds a
-    credential; only coded tools, which show none, make the call.
+    those of the file and of `where`, or "any": others could widen what the answer shows. `tells_secrets`: the answer
+    holds a credential; only coded tools, which show none, make the call.
     """
 
     api: Key
@@ -336,7 +338,7 @@ class Rule(FilePart):
     where: Mapping[str, str] = Field(default_factory=dict[str, str])
     inseparable: frozenset[ScopeName] = frozenset()
     needs: frozenset[ScopeName] = frozenset()
-    query: frozenset[QueryName] = frozenset()
+    query: frozenset[QueryName] | Literal["any"] = frozenset()
     body: frozenset[MemberPath] | Literal["any"] = frozenset()
     tells_secrets: bool = False
 
@@ -352,6 +354,8 @@ class Rule(FilePart):
     @cached_property
     def openness(self) -> tuple[int, int, int]:
         """How much its path leaves open: of two rules that fit a call, the more specific decides."""
+        if self.path == EVERYTHING:
+            return _MOST_OPEN, 0, 0  # whatever another one has in place of a segment
         return self.path.count("{+}"), self.path.count("{}"), -len(self.path)
 
     @cached_property
@@ -403,6 +407,7 @@ class Provider(FilePart):
     overrides: Overrides | None = None  # required if there are rules
     rules: tuple[Rule, ...] = ()
     rules_from: tuple[Name, ...] = ()  # more of them: rules/NAME.json beside the file
+    unruled: Unruled = Unruled()
     console: Console | None = None
     facts: Mapping[FactName, Fact] = Field(default_factory=dict[FactName, Fact])
     sources: Mapping[Key, Source] = Field(default_factory=dict[str, Source])
@@ -470,6 +475,11 @@ class Provider(FilePart):
         return frozenset(self.scopes)
 
     @cached_property
+    def unruled_scopes(self) -> frozenset[str]:
+        """Those of the vault's own scopes that an operator added: for calls without a rule."""
+        return self.all_scopes & UNRULED
+
+    @cached_property
     def reach_of(self) -> dict[frozenset[str], frozenset[str]]:
         """What sets of scopes were found to reach; `providers.api.rules` fills it."""
         return {}
@@ -525,6 +535,7 @@ class Provider(FilePart):
 
     def policy(self) -> UpstreamPolicy:
         """What the vault must know to decide."""
+        limit = self.registration.scopes
         return UpstreamPolicy(
             provider=self.name,
             audience=self.audience,
@@ -543,6 +554,7 @@ class Provider(FilePart):
             grant_idle=self.expires.idle,
             refresh_ends_access_token=self.rotation.ends_access_token,
             revoke_ends_grant=self.revoke.ends_grant,
-            operator_scopes=self.registration.scopes,
+            operator_scopes=None if limit is None else limit | self.unruled_scopes,
+            unruled=self.unruled_scopes,
             reading=self.reading_scopes,
         )

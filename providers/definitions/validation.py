@@ -14,6 +14,7 @@ from yarl import URL
 from providers.definitions.inputs import examples, input_problems, names_in, with_inputs
 from providers.definitions.method_overrides import METHOD_HEADER
 from providers.definitions.model import Provider
+from providers.definitions.unruled import UNRULED
 from providers.outbound.addresses import AddressPolicy, is_loopback_host, url_problem
 from vault.upstream import Downscope, ItemLimit, RotationMode
 
@@ -48,7 +49,7 @@ def problems_of(provider: Provider, *, stem: str, reach: AddressPolicy | None = 
                 re.compile(pattern)
             except re.error:
                 yield f"{where}.where.{parameter}: not a regular expression; correct it"
-        twice = rule.query & (provider.query | rule.where.keys())
+        twice = frozenset(() if rule.query == "any" else rule.query) & (provider.query | rule.where.keys())
         if twice:
             yield f"{where}.query: {min(twice)!r} is already listed; remove it"
     for path, api in provider.proxied.paths.items():
@@ -59,6 +60,7 @@ def problems_of(provider: Provider, *, stem: str, reach: AddressPolicy | None = 
     if credential in others:
         yield f"authorization.header: {credential!r} has another meaning; use the header that takes the token"
     yield from _override_problems(provider)
+    yield from _unruled_problems(provider)
     for name, separator in (
         ("separator", provider.scope.separator),
         ("response_separator", provider.scope.response_separator),
@@ -90,6 +92,14 @@ def _override_problems(provider: Provider) -> Iterator[str]:
     passed = [name for name in provider.proxied.headers if METHOD_HEADER.fullmatch(name) or name in overrides.headers]
     if passed:
         yield f"proxied.headers: {min(passed)!r} changes the method; remove it"
+
+
+def _unruled_problems(provider: Provider) -> Iterator[str]:
+    for name in sorted(provider.scopes.keys() & UNRULED):
+        yield f"scopes.{name}: the name of a scope of the vault's own; rename it"
+    facts = provider.unruled
+    if (facts.unsafe_reads or facts.closed) and not set(facts.sources) & set(provider.sources):
+        yield "unruled.sources: missing; name a source under [sources]"
 
 
 def _kind_problems(provider: Provider) -> Iterator[str]:

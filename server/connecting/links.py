@@ -265,14 +265,15 @@ async def consume_link(deployment: Deployment, handle: str) -> None:
 
 async def covering_connections(deployment: Deployment, request: ConnectRequest) -> tuple[Connection, ...]:
     """The user's working connections with all these scopes: only the agent's permission is missing."""
-    covers = known_provider(deployment, request.provider).covers
+    provider = known_provider(deployment, request.provider)
+    wanted = request.scopes - provider.unruled_scopes
     return tuple(
         connection
         for connection in await connections.list_connections(deployment.database, request.user_id)
         if connection.provider == request.provider
         and connection.state is ConnectionState.ACTIVE
         and not connection.is_ambiguous
-        and covers_all(connection.scopes, request.scopes, covers)
+        and covers_all(connection.scopes, wanted, provider.covers)
     )
 
 

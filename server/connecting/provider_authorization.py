@@ -243,7 +243,9 @@ async def _stored_late(
     if found is None:
         return None
     policy = vault.policies[provider.name]
-    delegated = frozenset[str]() if consent.client_id is None else meet(consent.delegated, found.scopes, policy.covers)
+    delegated = frozenset[str]()
+    if consent.client_id is not None:
+        delegated = meet(consent.delegated, found.scopes | policy.unruled, policy.covers)
     return _connection_outcome(deployment, consent, Stored(found, delegated))
 
 

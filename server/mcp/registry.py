@@ -17,6 +17,7 @@ from providers.tools.declared import data_tools
 from providers.tools.search import ToolIndex
 from providers.tools.sets import ToolOffer, ToolSet, builtin_sets, matching_names
 from providers.tools.spec import ToolSpec
+from providers.tools.unruled import unruled_tools
 from server.mcp.connections_spec import SPEC
 from server.mcp.discovery import DISCOVERY
 from server.settings import Settings, SettingsRefused
@@ -39,12 +40,20 @@ def load_tools(settings: Settings, catalog: Catalog) -> tuple[ToolSpec, ...]:
         if path.stem in present
     ]
     own = declarations.read_folders([folder.expanduser() for folder in settings.tools.folders])
-    tools = (*coded, *data_tools((*shipped, *own), catalog))
+    unruled = [
+        spec for provider in catalog for spec in unruled_tools(provider, asks=_asks_unruled(settings, provider.name))
+    ]
+    tools = (*coded, *data_tools((*shipped, *own), catalog), *unruled)
     names = [spec.name for spec in tools]
     twice = sorted({name for name in names if names.count(name) > 1 or name in RESERVED})
     if twice:
         raise declarations.ToolFileRefused(f"tools.folders: {', '.join(twice)}: another tool has this name already")
     return tuple(spec for spec in tools if spec.name in _choose(settings.tools, names, setting="tools"))
+
+
+def _asks_unruled(settings: Settings, provider: str) -> bool:
+    found = settings.providers.get(provider)
+    return found is None or found.unruled_approval
 
 
 def hidden_tools(settings: Settings, tools: Sequence[ToolSpec]) -> Mapping[str, frozenset[str]]:

@@ -83,6 +83,7 @@ def success(output: BaseModel, token: UpstreamToken | None) -> CallToolResult:
 _HOW: Final = {
     Narrowing.UPSTREAM: "the token itself has only these scopes",
     Narrowing.ENFORCED: "the vault checks each request",
+    Narrowing.HOST_ONLY: "no request rule applies; the vault checks only host and method",
     Narrowing.FULL: "the account's full authority, as the operator configured",
 }
 

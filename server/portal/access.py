@@ -18,6 +18,7 @@ from typing import Final
 from urllib.parse import quote
 
 from providers.definitions.catalog import Catalog, Provider
+from providers.definitions.unruled import ANY_CALL, ANY_READ
 from server.deployment import Deployment
 from server.portal.forms import Form, PageRefused
 from vault import connections, delegations
@@ -135,6 +136,12 @@ class AccessRow:
     @property
     def write_asks(self) -> frozenset[str]:
         return self.account.write_asks
+
+    @property
+    def unruled_extent(self) -> str:
+        """What of it no request rule limits: `any:read`, `any:call`, or nothing."""
+        found = self.account.provider.unruled_scopes & self.all_scopes
+        return ANY_CALL if ANY_CALL in found else ANY_READ if found else ""
 
     @property
     def is_one_of_several(self) -> bool:
@@ -303,11 +310,11 @@ def _write_asks(
 
 
 def offered_scopes(catalog: Catalog, connection: Connection) -> frozenset[str]:
-    """The scopes of a connection that an agent can be given: those granted, and those they include."""
+    """The scopes of a connection that an agent can be given: those granted, those they include, and the vault's own."""
     provider = catalog.get(connection.provider)
     if provider is None:
         return frozenset()
-    return expand(connection.scopes, provider.covers) - provider.always_granted
+    return expand(connection.scopes, provider.covers) - provider.always_granted | provider.unruled_scopes
 
 
 def changed_rows(rows: Sequence[AccessRow], form: Form, *, now: int) -> tuple[Change, ...]:

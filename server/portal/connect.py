@@ -7,6 +7,7 @@ checks.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlencode
 
@@ -99,7 +100,10 @@ def provider_targets(providers: Iterable[Provider]) -> list[str]:
 async def go_to_provider(visit: OwnVisit, trip: ConsentRequest) -> Response:
     """Go to the provider's consent; if the consent was given on our page, to its result."""
     deployment = visit.deployment
-    if known_provider(deployment, trip.provider).audience is not None:
+    provider = known_provider(deployment, trip.provider)
+    known_there = trip.scopes - provider.unruled_scopes
+    trip = replace(trip, scopes=known_there or provider.scope.default)
+    if provider.audience is not None:
         connected = await provider_authorization.consent_here(deployment, trip, user=visit.user)
         return pages.go(_done_path(connected.connection, client_id=trip.client_id, not_granted=connected.not_granted))
     target = await provider_authorization.start(deployment, trip, user=visit.user, session=visit.session)

@@ -241,7 +241,7 @@ async def _choice_page(
     choices = [
         (scope, facts.title, scope in included)
         for scope, facts in provider.scopes.items()
-        if scope not in provider.always_granted
+        if scope not in provider.always_granted | provider.unruled_scopes
     ]
     first = [choice for choice in choices if choice[0] in used] or choices
     known = await connections.find(visit.deployment.database, visit.user.id, provider=provider.name)
@@ -271,7 +271,7 @@ def _wanted_provider(visit: OwnVisit, name: str) -> tuple[Provider, frozenset[st
 async def connect(visit: OwnVisit) -> Response:
     """Go to the provider for the selected scopes; no agent gets any of them yet."""
     provider, _ = _wanted_provider(visit, visit.form.one("provider"))
-    scopes = (visit.form.many("scope") & provider.scopes.keys()) - provider.always_granted
+    scopes = (visit.form.many("scope") & provider.scopes.keys()) - provider.always_granted - provider.unruled_scopes
     if not scopes:
         return await _choice_page(
             visit,

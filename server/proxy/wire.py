@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from providers.api.masking import Replacer
-from providers.api.rules import changes_method, header_changes_method
+from providers.api.rules import changes_method, header_changes_method, is_credential
 from providers.definitions.catalog import Provider
 from providers.definitions.paths import path_problem
 from providers.outbound.json_values import is_array, is_object
@@ -60,9 +60,6 @@ _KEPT_BACK: Final = frozenset(
 )
 _KEPT_BACK_PREFIXES: Final = ("access-control-", "x-forwarded-", "token-vault-", "sec-", "x-accel-")
 DECODED: Final = frozenset({"identity", "gzip", "deflate", "br", "zstd"})  # by the outbound client
-_CREDENTIALS: Final = frozenset(
-    {"access_token", "oauth_token", "refresh_token", "id_token", "authorization", "bearer_token", "client_secret"}
-)
 
 
 class ProxyRefused(Exception):
@@ -266,8 +263,7 @@ def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider) -> Call
     values: dict[str, object] = {}
     repeated: set[str] = set()
     for name, value in pairs:
-        small = name.partition("[")[0].strip().lower()
-        if small in _CREDENTIALS or small in provider.proxied.credentials:
+        if is_credential(provider, name):
             raise ProxyRefused(
                 "credential_refused", f"Omit the parameter {name[:40]}: it's a credential, and the vault adds its own."
             )

@@ -45,5 +45,6 @@ def _overrides(name: str, registered: ProviderSettings, settings: Settings) -> P
         scopes=None if registered.scopes is None else frozenset(registered.scopes),
         testing=registered.testing,
         is_loopback=settings.is_loopback,
+        unruled_calls=registered.unruled_calls,
         reach=registered.reach(name, allow_loopback=settings.sandbox.loopback_upstreams),
     )

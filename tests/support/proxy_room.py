@@ -154,11 +154,12 @@ async def proxy_room(
     database_url: str | None = None,
     apis_at: str | None = None,
     others: Mapping[str, str] = {},
+    settings: Mapping[str, Mapping[str, object]] = {},
     **overrides: object,
 ) -> AsyncGenerator[ProxyRoom]:
     """A vault with Slack, Google and GitHub at one scripted server; their APIs elsewhere with `apis_at`.
 
-    `others`: further providers, each with the API that stands at `/NAME` there.
+    `others`: further providers, each with the API that stands at `/NAME` there. `settings`: more of these, by provider.
     """
     secret = secrets.token_urlsafe(8)
     async with running_simulator() as simulator, scripted_server(posted) as server:
@@ -180,6 +181,8 @@ async def proxy_room(
             providers[name]["userinfo_url"] = f"{server.url}/{name}/userinfo"
             if load_catalog().provider(name).long_lived is not None:
                 providers[name]["long_lived_url"] = f"{server.url}/{name}/long"
+        for name, more in settings.items():
+            providers[name] |= more
         providers["google"]["userinfo_url"] = f"{server.url}/google/userinfo"
         async with running_vault(
             data, database_url=database_url, providers=providers, overrides=overrides or None

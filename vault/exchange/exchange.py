@@ -109,7 +109,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
                 label=held.label,
                 granted=held.scopes,
                 generation=token.generation,
-                is_asked_beyond=bool(asked.entries) and asked.is_about(held.scopes, tool=None),
+                is_asked_beyond=bool(asked.entries) and asked.is_about(held.scopes | policy.unruled, tool=None),
                 basis=basis,
             )
         known = 0 if token is None else token.generation

@@ -218,7 +218,7 @@ async def _store(
     ]
     delegated = frozenset[str]()
     if consent.client_id is not None:
-        delegated = meet(consent.delegated, connection.scopes, policy.covers)
+        delegated = meet(consent.delegated, connection.scopes | policy.unruled, policy.covers)
     if consent.client_id is not None and delegated:
         await delegations.extend(
             transaction,

@@ -294,7 +294,7 @@ async def _handle(
         scopes=token.scopes,
         expires_in=lifetime,
         token_type=_token_type(asked),
-        narrowing=Narrowing.ENFORCED.value if token.narrowing is not Narrowing.UPSTREAM else token.narrowing.value,
+        narrowing=token.narrowing.value,
         api_base_url=deployment.url(f"/proxy/{token.connection_id}/{api}"),
     )
 

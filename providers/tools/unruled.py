@@ -1,0 +1,130 @@
+"""Two tools for a service whose calls no request rule judges: one reads, one calls anything else.
+
+They exist only where the operator's setting `unruled_calls` adds the scopes `any:read` and `any:call` to a provider.
+`providers.api.api` sends to that provider's APIs only, follows no redirect, and masks the token in answers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, Field, create_model
+from pydantic_core import to_json
+
+from providers.api.api import RuleRefused, UpstreamAPI, UpstreamRefused
+from providers.api.rules import changes_method, is_credential
+from providers.definitions.model import Method, Provider
+from providers.definitions.paths import path_problem
+from providers.definitions.unruled import ANY_CALL, ANY_READ
+from providers.tools.spec import Call, Progress, ToolInput, ToolOutput, ToolSpec
+
+_LONGEST: Final = 60_000  # characters of JSON in one answer
+_PARAMETERS: Final = 100
+_WRITES: Final[tuple[Method, ...]] = ("POST", "PUT", "PATCH", "DELETE")
+
+
+class ApiAnswer(ToolOutput):
+    """The answer of the API, as it is; a list is in `items`."""
+
+    answer: Annotated[dict[str, object], Field(description="JSON of the API; a list is in `items`")]
+
+
+class _Arguments(ToolInput):
+    path: Annotated[
+        str,
+        Field(
+            pattern=r"^/[^?#]*$",
+            max_length=2000,
+            description="Path below the API's address, percent-encoded, without a query",
+        ),
+    ]
+    query: Annotated[
+        dict[str, str | int | bool] | None,
+        Field(default=None, max_length=_PARAMETERS, description="Query parameters"),
+    ]
+
+
+def unruled_tools(provider: Provider, *, asks: bool) -> tuple[ToolSpec, ...]:
+    """The tools for what the operator lets through there; none by default. `asks`: the person approves each write."""
+    found: list[ToolSpec] = []
+    if ANY_READ in provider.unruled_scopes:
+        found.append(_tool(provider, ANY_READ, (), asks=False))
+    if ANY_CALL in provider.unruled_scopes:
+        reads: tuple[Method, ...] = ("GET",) if provider.unruled.unsafe_reads else ()
+        found.append(_tool(provider, ANY_CALL, (*reads, *_WRITES), asks=asks))
+    return tuple(found)
+
+
+def _tool(provider: Provider, scope: str, methods: tuple[Method, ...], *, asks: bool) -> ToolSpec:
+    verb = "call" if methods else "get"
+    what = "Send any other request to" if methods else "GET anything from"
+    addresses = ", ".join(f"{key} {url}" if len(provider.apis) > 1 else url for key, url in provider.apis.items())
+    model = _input(provider, methods)
+    return ToolSpec(
+        name=f"{provider.name.replace('-', '_')}_api_{verb}",
+        title=f"{'Call' if methods else 'Read from'} the API of {provider.title}",
+        description=f"{what} the API of {provider.title} ({addresses}), as its documentation describes. "
+        "Use another tool where one fits. The vault checks host and method only.",
+        provider=provider.name,
+        scopes=frozenset({scope}),
+        effect="delete" if methods else "read",  # it may be, so clients are told the worst
+        input=model,
+        output=ApiAnswer,
+        call=_caller(provider, model),
+        approval=asks,
+    )
+
+
+def _input(provider: Provider, methods: tuple[Method, ...]) -> type[_Arguments]:
+    fields: dict[str, Any] = {}  # pydantic takes types as values
+    keys = tuple(provider.apis)
+    if len(keys) > 1:
+        fields["api"] = (Literal[keys], Field(default=keys[0], description="Which API"))
+    if methods:
+        fields["method"] = (Literal[methods], Field(description="HTTP method"))
+        fields["body"] = (
+            dict[str, object] | None,
+            Field(default=None, max_length=_PARAMETERS, description="JSON object to send"),
+        )
+    name = "ApiCallInput" if methods else "ApiGetInput"
+    return create_model(name, __base__=_Arguments, **fields)
+
+
+def _caller(provider: Provider, model: type[_Arguments]) -> Call:
+    first = next(iter(provider.apis))
+
+    async def call(api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:
+        if not isinstance(arguments, model):
+            raise TypeError(f"this tool takes {model.__name__}")
+        method: Method = getattr(arguments, "method", "GET")
+        body: dict[str, object] | None = getattr(arguments, "body", None)
+        _check(provider, arguments.path, {*(arguments.query or {}), *(body or {})})
+        answer = await api.send(
+            method,
+            getattr(arguments, "api", first),
+            arguments.path,
+            params=arguments.query,
+            body=body,
+            is_write=method != "GET" or bool(provider.unruled.unsafe_reads),
+        )
+        if len(to_json(answer)) > _LONGEST:
+            raise UpstreamRefused(
+                "too_large",
+                f"The answer of {provider.title} is longer than {_LONGEST} characters. Ask for less, with the API's "
+                "parameters for fields or page size.",
+            )
+        return ApiAnswer(answer=dict(answer))
+
+    return call
+
+
+def _check(provider: Provider, path: str, names: set[str]) -> None:
+    """Refuse a path that two servers could read differently, and parameters that bring a credential or a method."""
+    problem = path_problem(path) or ("the path has an encoded slash" if "%2f" in path.lower() else None)
+    if problem is not None:
+        raise RuleRefused(f"Nothing was sent: {problem}. Percent-encode it as RFC 3986 says.")
+    for name in sorted(names):
+        if is_credential(provider, name):
+            raise RuleRefused(f"Nothing was sent: omit {name[:40]}. It's a credential, and the vault adds its own.")
+        if changes_method(provider, name):
+            raise RuleRefused(f"Nothing was sent: omit {name[:40]}. It would change the method.")
