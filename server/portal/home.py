@@ -1,4 +1,4 @@
-"""The start page: what needs the person, then agents, accounts and what happened, at a glance."""
+"""The start page: what needs the person, then the map of agents and accounts, and what happened."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 from starlette.responses import Response
 
 from server.portal import texts
+from server.portal.access_map import MOST_AGENTS, draw
 from server.portal.activity import recent_rows
 from server.portal.agents import own_agents, with_accounts
 from server.portal.connections import account_title
@@ -15,7 +16,7 @@ from server.portal.requests import OwnVisit
 from vault import clients, connections
 from vault.approvals import Approval
 
-_SHOWN: Final = 5  # of each kind
+_SHOWN: Final = 5  # events
 
 
 async def show(visit: OwnVisit) -> Response:
@@ -23,6 +24,7 @@ async def show(visit: OwnVisit) -> Response:
     deployment, now = visit.deployment, visit.deployment.now()
     owned = await connections.list_connections(deployment.database, visit.user.id)
     agents = await own_agents(visit)
+    shown = await with_accounts(visit, agents[:MOST_AGENTS], owned=owned)
     needs = visit.needs
     context: dict[str, object] = {
         "asked": [await _question(visit, one) for one in needs.approvals],
@@ -30,13 +32,9 @@ async def show(visit: OwnVisit) -> Response:
             (one, account_title(visit, one.provider), texts.status(one.status(now)), texts.status_hint(one.status(now)))
             for one in needs.connections
         ],
-        "agents": await with_accounts(visit, agents[:_SHOWN], owned=owned),
-        "more_agents": max(0, len(agents) - _SHOWN),
-        "accounts": [
-            (one, account_title(visit, one.provider), texts.status(one.status(now)), one.status(now) == "active")
-            for one in owned[:_SHOWN]
-        ],
-        "more_accounts": max(0, len(owned) - _SHOWN),
+        "map": await draw(visit, shown, owned=owned, all_agents=len(agents)),
+        "titles": {one.provider: account_title(visit, one.provider) for one in owned},
+        "states": {one.id: texts.status(one.status(now)) for one in owned if one.status(now) != "active"},
         "events": await recent_rows(visit, limit=_SHOWN),
         "mcp": deployment.url("/mcp"),
     }

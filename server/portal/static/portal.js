@@ -1,4 +1,4 @@
-// What makes a page alive; every page works without it. Local times with their zone, countdowns, filters, new events.
+// What makes a page alive; every page works without it. Local times with their zone, countdowns, filters, new events, the map.
 "use strict";
 (() => {
   const language = document.documentElement.lang;
@@ -49,6 +49,20 @@
   if (story) {
     document.querySelector("[data-live-hint]").hidden = false;
     watch();
+  }
+
+  // The map: the lines of the agent or account under the pointer or the focus.
+  for (const map of document.querySelectorAll(".map")) {
+    const lines = map.querySelector(".lines");
+    const mark = (event) => {
+      const place = event.type === "mouseout" || event.type === "focusout" ? null : event.target.closest("[data-from], [data-to]");
+      const { from, to } = place?.dataset ?? {};
+      lines.classList.toggle("some", place !== null);
+      for (const line of lines.querySelectorAll("path")) {
+        line.classList.toggle("on", place !== null && (from === undefined || line.dataset.from === from) && (to === undefined || line.dataset.to === to));
+      }
+    };
+    for (const type of ["mouseover", "mouseout", "focusin", "focusout"]) map.addEventListener(type, mark);
   }
 
   const waiting = [...document.querySelectorAll("time[data-ends]")];

@@ -1,0 +1,67 @@
+"""The map on the start page: who can use what, drawn and as a table, for one of each and for very many."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from server.portal.access_map import MOST_ACCOUNTS, MOST_AGENTS
+from tests.support.portal_room import Room, running_room
+from tests.support.showcase import furnish, provider_settings
+from vault import connections, delegations
+from vault.audit import audit
+from vault.records import Event
+
+
+@pytest.fixture(scope="module")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with running_room(tmp_path_factory.mktemp("map"), overrides={"providers": provider_settings()}) as opened:
+        yield opened
+
+
+def lines(text: str) -> list[str]:
+    """The lines of the drawing, by their titles."""
+    return re.findall(r"<title>([^<]* times)</title></path>", text)
+
+
+def table(text: str) -> list[str]:
+    """The rows of the table that says the same, in the same words."""
+    body = text.partition('<details class="as-table">')[2].partition("</details>")[0]
+    rows = re.findall(r'<tr><th scope="row">(.*?)</tr>', body)
+    return [" ".join(re.sub(r"<[^>]*>", " ", one).split()) for one in rows]
+
+
+async def test_one_agent_and_one_account_are_joined_by_one_line_that_use_makes_thick(room: Room) -> None:
+    user, client = await room.user(), await room.agent(name="Cursor")
+    person = await room.signed_in(user)
+    empty = (await person.open("/")).text
+    assert "<path d=" not in empty
+    assert "No agents yet" in empty
+    await room.connect(person, user, client)
+    (account,) = await connections.list_connections(room.deployment.database, user.id)
+    page = (await person.open("/")).text
+    assert lines(page) == ["Cursor · Slack: Read & write, 0 times"]
+    assert 'stroke-width="1.25" class="write unused"' in page
+    call = Event("tool.called", "ok", user.id, client.id, account.id, {"tool": "slack_post"})
+    async with room.deployment.transaction() as transaction:
+        await audit.append(transaction, call, call, now=room.deployment.now())
+    page = (await person.open("/")).text
+    assert lines(page) == ["Cursor · Slack: Read & write, 2 times"]
+    assert table(page) == [f"Cursor Slack {account.label} Read & write 2 times"]
+    assert 'stroke-width="7.00" class="write"' in page
+    async with room.deployment.transaction() as transaction:
+        which = {"user_id": user.id, "client_id": client.id, "connection_id": account.id}
+        await delegations.revoke(transaction, **which, now=room.deployment.now())
+    assert lines((await person.open("/")).text) == []
+
+
+async def test_a_map_of_very_many_is_bounded_and_says_how_many_more_there_are(room: Room) -> None:
+    user = await room.user()
+    await furnish(room, user, agents=MOST_AGENTS + 3, accounts=MOST_ACCOUNTS + 2, questions=0)
+    page = (await (await room.signed_in(user)).open("/")).text
+    assert len(re.findall(r'<li data-from="', page)) == MOST_AGENTS
+    assert len(re.findall(r'<li data-to="', page)) == MOST_ACCOUNTS
+    assert re.findall(r"and (\d+) more", page) == ["3", "2"]
+    assert len(lines(page)) == len(table(page)) > 20
