@@ -11,6 +11,7 @@ import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Final
 
 _BASE64_FROM: Final = 12  # characters: a shorter secret leaves too few of them in base64 to be distinctive
@@ -21,6 +22,14 @@ _ESCAPE: Final = re.compile(
     rb"|%(?:25){0,4}(?P<url>[2-7][0-9A-Fa-f]|0[9AaDd])"
     rb"|&#(?:[xX]0{0,4}(?P<html>[2-7][0-9A-Fa-f]|[9AaDd])|0{0,4}(?P<decimal>3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-6]|9|10|13));"
 )
+# Those of them that are written as a number, by their first letter, which is in none of the others.
+_NUMBERED: Final = {
+    b"\\": re.compile(rb"\\\\{0,7}(?:u00|x)(?:[2-7][0-9A-Fa-f]|0[9AaDd])"),
+    b"%": re.compile(rb"%(?:25){0,4}(?:[2-7][0-9A-Fa-f]|0[9AaDd])"),
+    b"&": re.compile(
+        rb"&#(?:[xX]0{0,4}(?:[2-7][0-9A-Fa-f]|[9AaDd])|0{0,4}(?:3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-6]|9|10|13));"
+    ),
+}
 _AS_LETTER: Final = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _LETTERS: Final = b"".join(_AS_LETTER)
 _LONGEST: Final = 14  # bytes of an escaped character
@@ -28,6 +37,7 @@ _UNFINISHED: Final = re.compile(
     rb"(?:\\{1,8}(?:u(?:0(?:0[0-7]?)?)?|x[0-7]?)?|%(?:25){0,4}[0-7]?|&(?:#(?:[xX]0{0,4}[0-7]?[0-9A-Fa-f]?|[0-9]{0,7}))?)\Z"
 )
 _BREAKS: Final = b"\r\n\t ="  # what separates lines; `=` before a break of quoted-printable
+_THINNED: Final = _BREAKS + b"\\/+_.~:-" + _LETTERS  # breaks, and what all other escapes consist of
 _BLANK_LINE: Final = re.compile(rb"\n[ \t]*\r?\n")  # ends the lines
 _SOLID_FROM: Final = 12  # characters: without line breaks, a shorter secret could occur by chance
 
@@ -62,11 +72,12 @@ class Replacer:
     regular expressions from secrets: they would stay in a process-wide cache, and the secret with them.
     """
 
-    __slots__ = ("_exact", "_held", "_in_lines", "_letters", "_secrets")
+    __slots__ = ("_exact", "_held", "_in_lines", "_letters", "_secrets", "_thin")
 
     def __init__(self, secrets: Sequence[bytes], exact: Mapping[bytes, bytes] | None = None) -> None:
         self._secrets = secrets
         self._in_lines: Sequence[bytes] | None = None
+        self._thin: Sequence[bytes] = ()
         self._letters = b""  # of the secrets, and what breaks lines
         self._exact = exact or {}
         self._held = b""
@@ -112,9 +123,11 @@ class Replacer:
         """Start, end and replacement (None: a mask) of each string found."""
         for string, by in self._exact.items():
             yield from ((at, at + len(string), by) for at in _places(string, content))
+        has_escapes = _has_escapes(content)
+        if has_escapes and self._is_absent(content):
+            return
         for secret in self._secrets:
             yield from ((at, at + len(secret), None) for at in _places(secret, content))
-        has_escapes = _has_escapes(content)
         plain = _unescape(content) if has_escapes else content
         origins: Sequence[int] = ()
         for secret in _headless(self._secrets) if has_escapes else ():
@@ -131,6 +144,16 @@ class Replacer:
                 start, stop = kept[at], kept[at + len(secret) - 1] + 1
                 if _is_in_lines(plain[start:stop]):
                     yield origins[start], origins[stop], None
+
+    def _is_absent(self, content: bytes) -> bool:
+        """Whether a quick look shows that there is no secret, as it does nearly always.
+
+        Once its numbered escapes are read, a spelling of a secret and the secret itself are the same without the
+        characters of `_THINNED`.
+        """
+        self._thin = self._thin or [_thin(secret) for secret in self._secrets]
+        thin = _thin(_read_numbers(content))
+        return not any(secret in thin for secret in self._thin)
 
     def _solid_secrets(self) -> Sequence[bytes]:
         """The patterns between lines, without the line breaks."""
@@ -204,6 +227,22 @@ def _character(escape: bytes) -> bytes:
 
 def _unescape(content: bytes) -> bytes:
     return _ESCAPE.sub(lambda match: _character(match[0]), content)
+
+
+def _read_numbers(content: bytes) -> bytes:
+    """The content with the escapes of `_NUMBERED` read."""
+    kinds = (kind.finditer(content) for first, kind in _NUMBERED.items() if first in content)
+    found = sorted(chain(*kinds), key=lambda match: match.start())
+    parts: list[bytes] = []
+    end = 0
+    for match in found:
+        parts += (content[end : match.start()], _character(match[0]))
+        end = match.end()
+    return b"".join([*parts, content[end:]]) if parts else content
+
+
+def _thin(content: bytes) -> bytes:
+    return content.translate(None, _THINNED)
 
 
 def _solid(content: bytes) -> bytes:

@@ -160,3 +160,24 @@ def test_line_breaks_hold_nothing_back_and_join_nothing_that_is_apart() -> None:
     assert replacer.whole(apart.replace(b"\n\n", b"\n")) == b"*" * (len(apart) - 1)  # the twin
     short = Replacer(needles("abcdefgh"))  # could be there by chance
     assert short.whole(b"abcd\nefgh abcdefgh") == b"abcd\nefgh ********"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([*SPELLINGS, *SPELLINGS[:1] * 10, lambda one: f"\\{one}", lambda _: "", lambda _: "%"]),
+            st.sampled_from([*BREAKS, *[""] * 40, "\n\n", '"', "\\", "\\u0025", "&#37;", "%25"]),
+        ),
+        min_size=len(LONG),
+        max_size=len(LONG),
+    ),
+    st.sampled_from([LONG, LONG.replace("c", "n").replace("E", "/"), "n%41b/r\\t-uu=&#65;x"]),
+)
+def test_a_quick_look_masks_what_an_exact_one_does(
+    spelled: list[tuple[Callable[[str], str], str]], secret: str
+) -> None:
+    body = "".join(spell(letter) + after for letter, (spell, after) in zip(secret, spelled, strict=False)).encode()
+    replacer = Replacer(needles(secret))
+    exact = replacer.whole(body + b'"\n\n"' + secret.encode())  # which a quick look cannot rule out
+    assert exact[: len(body)] == replacer.whole(body)
+    assert exact.endswith(b"*" * len(secret))
