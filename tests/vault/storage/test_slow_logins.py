@@ -215,13 +215,16 @@ async def test_failing_attempts_pause(postgres_store: Store) -> None:
             await database.close()
 
 
-async def test_closing_ends_attempts_and_refuses_those_who_wait(postgres_store: Store) -> None:
+async def test_closing_ends_attempts_and_refuses_those_who_wait(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with way_to(postgres_store.url) as (way, url):
         database = await Store(url, postgres_store.data).open()
         way.delay = ENDLESS
         await way.cut()
         with pytest.raises(StorageBusy):  # by the connection that was cut, or in vain for one
             await call(database)
+        monkeypatch.setattr(vault.storage.postgres, "WAIT", ENDLESS)  # else they give up by themselves
         waiting = [asyncio.create_task(call(database)) for _ in range(CALLERS)]
         while way.count < AT_ONCE:
             await asyncio.sleep(0.01)
