@@ -9,15 +9,18 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from providers.definitions.catalog import Catalog, ProviderFileRefused
+from providers.definitions.discovery import Endpoints
 from providers.definitions.model import Provider
 from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from server.deployment import Deployment
+from server.live_providers import LiveProviders, ProviderSet
 from server.mcp.approval_settings import ApprovalRules
 from server.mcp.registry import load_offer, load_tools
 from server.oauth.own_apis import OwnApis
@@ -35,6 +38,7 @@ from vault.refresh import consents
 from vault.refresh.journal import Journal
 from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.rotation import RefreshTasks
+from vault.registrations import EnteredRegistration
 from vault.storage.database import open_database
 from vault.storage.presence import Presence
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
@@ -59,7 +63,8 @@ async def open_deployment(
     async with AsyncExitStack() as stack:
         outbound = outbound_of(settings)
         stack.push_async_callback(outbound.close)
-        catalog = await open_catalog(settings, data=data, outbound=outbound)
+        endpoints = await endpoints_of_issuers(settings, data=data, outbound=outbound)
+        live = LiveProviders(partial(_provider_set, settings, data, endpoints, outbound))
         presence = Presence(settings.database_url(), data=data)
         stack.callback(presence.close)
         presence.enter()
@@ -70,9 +75,7 @@ async def open_deployment(
         keys = await KeyRing.open(database, key_source(settings.keys, data=data), creates=creates)
         activity = Activity(database)
         stack.push_async_callback(activity.close)
-        specs = load_tools(settings, catalog)
-        offer = load_offer(settings, specs, catalog)
-        policies, upstreams = _upstreams(catalog, outbound, ApprovalRules.from_settings(settings, catalog, specs))
+        await live.refresh(database, keys)
         journal = Journal(data)
         stack.callback(journal.close)
         tasks = RefreshTasks()
@@ -81,8 +84,8 @@ async def open_deployment(
             database=database,
             keys=keys,
             activity=activity,
-            policies=policies,
-            upstreams=upstreams,
+            policies=live.policies,
+            upstreams=live.upstreams,
             tasks=tasks,
             journal=journal,
             owner=secrets.token_urlsafe(16),
@@ -96,11 +99,9 @@ async def open_deployment(
             database=database,
             keys=keys,
             activity=activity,
-            catalog=catalog,
+            live=live,
             http=outbound,
             vault=vault,
-            tools=specs,
-            offer=offer,
             vault_id=vault_id(keys),
             open_browser=open_browser,
             budgets=Budgets(settings.tools.calls_per_minute),
@@ -120,8 +121,13 @@ async def open_catalog(settings: Settings, *, data: Path, outbound: Outbound) ->
 
     Raises ProviderFileRefused or SettingsRefused with one line.
     """
-    endpoints = await endpoints_of_issuers(settings, data=data, outbound=outbound)
-    catalog = read_catalog(settings, data=data, endpoints=endpoints)
+    return _checked_catalog(settings, data, await endpoints_of_issuers(settings, data=data, outbound=outbound), {})
+
+
+def _checked_catalog(
+    settings: Settings, data: Path, endpoints: Mapping[str, Endpoints], entered: Mapping[str, EnteredRegistration]
+) -> Catalog:
+    catalog = read_catalog(settings, data=data, endpoints=endpoints, entered=entered)
     for provider in catalog:
         audience = provider.audience
         if audience is not None and canonical_resource(audience, public_url=settings.public_url) in own_resources(
@@ -159,16 +165,27 @@ def policies_of(catalog: Catalog) -> Mapping[str, UpstreamPolicy]:
     return _ByProvider(catalog, Provider.policy)
 
 
-def _upstreams(
-    catalog: Catalog, outbound: Outbound, asking: ApprovalRules
-) -> tuple[Mapping[str, UpstreamPolicy], Mapping[str, UpstreamOAuth]]:
+def _provider_set(
+    settings: Settings,
+    data: Path,
+    endpoints: Mapping[str, Endpoints],
+    outbound: Outbound,
+    entered: Mapping[str, EnteredRegistration],
+) -> ProviderSet:
+    """All that follows from the settings and these registrations. Raises what `LiveProviders` expects."""
+    catalog = _checked_catalog(settings, data, endpoints, entered)
+    tools = load_tools(settings, catalog)
+    offer = load_offer(settings, tools, catalog)
+    asking = ApprovalRules.from_settings(settings, catalog, tools)
+
     def upstream(provider: Provider) -> UpstreamOAuth:
         return OAuthUpstream(provider, outbound)
 
     def policy(provider: Provider) -> UpstreamPolicy:
         return asking.apply(provider.policy())
 
-    return _ByProvider(catalog, policy), _ByProvider(catalog, upstream)
+    policies, upstreams = _ByProvider(catalog, policy), _ByProvider(catalog, upstream)
+    return ProviderSet(catalog, tools, offer, policies, upstreams, entered=entered, unusable={})
 
 
 def build_app(deployment: Deployment) -> ASGIApp:

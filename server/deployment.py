@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from providers.definitions.catalog import Catalog
 from providers.tools.sets import ToolOffer
 from providers.tools.spec import ToolSpec
 from server.http.draining import Drain
+from server.live_providers import LiveProviders
 from server.runtime.rate_limits import HOUR, Budgets
 from server.settings import Settings
 from vault.audit.audit import Activity
@@ -53,11 +54,9 @@ class Deployment:
     database: Database
     keys: KeyRing
     activity: Activity
-    catalog: Catalog
+    live: LiveProviders
     http: Outbound
     vault: Vault
-    tools: tuple[ToolSpec, ...]
-    offer: ToolOffer
     vault_id: str
     open_browser: Callable[[str], bool] | None = None  # opens the owner's browser; None without a desktop
     drain: Drain = field(default_factory=Drain)
@@ -67,6 +66,21 @@ class Deployment:
     proxy_calls: Budgets = field(default_factory=lambda: Budgets(36_000, window=HOUR))
     rows: Budgets = field(default_factory=lambda: Budgets(ROWS_PER_MINUTE))  # of strangers, by address
     failing_upkeep: dict[str, str] = field(default_factory=dict[str, str])  # code of the failure by step
+
+    @property
+    def catalog(self) -> Catalog:
+        """The providers, as they are set up now."""
+        return self.live.current.catalog
+
+    @property
+    def tools(self) -> Sequence[ToolSpec]:
+        """Every tool that agents can have now."""
+        return self.live.current.tools
+
+    @property
+    def offer(self) -> ToolOffer:
+        """Which tools the operator offers to whom."""
+        return self.live.current.offer
 
     def now(self) -> int:
         """The database's time in seconds."""

@@ -25,7 +25,7 @@ from server.mcp.duplex import DuplexCalls
 from server.mcp.local_names import local_client_id
 from server.mcp.registry import load_offer, load_tools
 from server.mcp.sdk_server import KNOWN, PRINCIPAL, Backing, Known, OpenVault, make_server
-from server.mcp.tool_list import ToolList
+from server.mcp.tool_list import LiveToolList, ToolList
 from server.runtime.catalog import read_catalog
 from server.runtime.sdk_pipe import SdkLines, SdkOutput, sdk_streams
 from server.runtime.stdio_streams import standard_lines, standard_streams
@@ -113,6 +113,7 @@ class _Opening:
     def __init__(self, options: StdioOptions) -> None:
         self._options = options
         self._tools = _tools_at_once(options.settings, options.data)
+        self._live: LiveToolList | None = None
         self._wanted = asyncio.Event()
         self._decided = asyncio.Event()
         self._opened: tuple[OpenVault, Principal] | None = None
@@ -122,9 +123,9 @@ class _Opening:
     async def tools(self) -> ToolList:
         """What can be listed. Raises MCPError when that depends on a vault that cannot be opened."""
         self._wanted.set()
-        while self._tools is None:
+        while (listed := self._tools if self._live is None else self._live.current) is None:
             await self._wait()
-        return self._tools
+        return listed
 
     async def vault(self) -> OpenVault:
         """The open vault; its owner's client is the principal from now on. Raises MCPError when it cannot be opened."""
@@ -198,8 +199,7 @@ class _Opening:
             deployment.pages.watch(companion.trouble)  # no link goes out while a stranger would get it
             watching = asyncio.create_task(companion.run())
             try:
-                if self._tools is None:
-                    self._tools = ToolList(deployment.tools, deployment.offer)
+                self._live = LiveToolList(deployment.live)
                 self._opened = open_vault(deployment, transport="stdio"), principal
                 self._choice = partial(read_choice, deployment, principal)
                 self._decided.set()

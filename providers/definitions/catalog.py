@@ -74,10 +74,17 @@ class Catalog:
     are read on request.
     """
 
-    def __init__(self, providers: Sequence[Provider], shelf: Mapping[str, Path] | None = None) -> None:
+    def __init__(
+        self,
+        providers: Sequence[Provider],
+        shelf: Mapping[str, Path] | None = None,
+        *,
+        registered: frozenset[str] = frozenset(),
+    ) -> None:
         self._providers = {provider.name: provider for provider in sorted(providers, key=lambda found: found.name)}
         self._aliases = {alias: provider.name for provider in providers for alias in provider.aliases}
         self._shelf = shelf or {}
+        self.registered = registered  # names of those that the operator set something for
         self._fetched: dict[str, Provider] = {}
         self._is_complete = False
 
@@ -149,7 +156,7 @@ def load_catalog(folders: Sequence[Path] = (), overrides: Mapping[str, ProviderO
             raise ProviderFileRefused(f"providers.{name}.issuer: {name} has a provider file; remove this setting")
     providers = [_with_overrides(provider, (overrides or {}).get(name)) for name, (_, provider) in found.items()]
     _check_names(found)
-    return Catalog(providers, shelf)
+    return Catalog(providers, shelf, registered=frozenset(overrides or {}))
 
 
 def _generic(name: str, settings: ProviderOverrides) -> Provider | None:
@@ -327,7 +334,9 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
     if settings.unruled_calls != "refuse" and (problem := opening_problem(changed, settings.unruled_calls)):
         raise ProviderFileRefused(f"providers.{provider.name}.unruled_calls: {problem}")
     changed = with_unruled_calls(changed, settings.unruled_calls)
-    registration = Registration(settings.client_id, settings.client_secret, settings.scopes, settings.reach)
+    registration = Registration(
+        settings.client_id, settings.client_secret, settings.scopes, settings.reach, is_testing=settings.testing
+    )
     return changed.with_registration(registration)
 
 

@@ -137,6 +137,7 @@ class Registration:
     client_secret: str | None = field(default=None, repr=False)
     scopes: frozenset[str] | None = None  # None: no limit
     reach: AddressPolicy | None = None  # how its addresses are reached; None: as everything else
+    is_testing: bool = False  # the app there is not published yet
 
 
 class Authorization(FilePart):

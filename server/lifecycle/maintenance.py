@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from server.deployment import Deployment
+from server.live_providers import LOOK_EVERY
 from vault import approvals, clients, handles, limits, replay, sessions, tickets, tokens
 from vault.audit import segments
 from vault.audit.proof import ChainBroken
@@ -194,6 +195,7 @@ STEPS: Final = (
     UpkeepStep("revocations", INTERVAL, lambda d: revocations.run_due(d.vault)),
     UpkeepStep("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
     UpkeepStep("activity", SWEEP_EVERY, keep_activity),
+    UpkeepStep("providers", LOOK_EVERY, lambda d: d.live.refresh(d.database, d.keys)),
 )
 # What strangers can make the most of.
 SHED: Final = (

@@ -60,7 +60,8 @@ class _Watched:
 class ListChanges:
     """Who listens, in this process and over one transport. `whose` returns the principal of the current request.
 
-    `is_listed_early`: the list may have been answered without the person's choice, before the vault was open.
+    `is_listed_early`: the list may have been answered before the vault was open, without the person's choice and what
+    an administrator set up in the browser.
     """
 
     def __init__(
@@ -116,8 +117,10 @@ class ListChanges:
         listed = tool_list.names_for(self._deployment.offer, principal.client_id, chosen=chosen)
         watched = self._of.get(owner)
         if watched is None:
-            known = None if self._is_listed_early else chosen
-            watched = _Watched(tool_list.names_for(self._deployment.offer, principal.client_id, chosen=known))
+            known, offer = chosen, self._deployment.offer
+            if self._is_listed_early:
+                known, offer = None, self._deployment.live.initial.offer
+            watched = _Watched(tool_list.names_for(offer, principal.client_id, chosen=known))
         if len(watched.tellers) >= MOST:
             return None
         return self._listen_as(owner, watched, listed, tell)

@@ -32,7 +32,7 @@ def load_tools(settings: Settings, catalog: Catalog) -> tuple[ToolSpec, ...]:
     Built-in tools are included if their provider is set up; those of Slack and Google, and an operator's own, always
     are. Raises ToolFileRefused or SettingsRefused with one line.
     """
-    present = {*WITH_TOOLS, *settings.providers}
+    present = {*WITH_TOOLS, *settings.providers, *catalog.registered}
     coded = [spec for spec in builtin_tools() if spec.provider in present]
     shipped = [
         (path, declarations.read_tool_file(path))

@@ -22,7 +22,7 @@ from server.mcp.fast_path import PlainCall
 from server.mcp.list_changes import ListChanges
 from server.mcp.retry_later import ON_AWAY, STORAGE_AWAY
 from server.mcp.sdk_server import KNOWN, PRINCIPAL, SERVER_NAME, Answer, Backing, Context, OpenVault, make_server
-from server.mcp.tool_list import ToolList
+from server.mcp.tool_list import LiveToolList, ToolList
 from vault.records import Principal
 from vault.refusals import VaultError
 
@@ -32,10 +32,10 @@ _STATE_LIFETIME: Final = 600.0  # seconds
 
 def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, object]]:
     """The MCP server of an open vault; `transport` is the activity's name for the way of a call."""
-    listed, opened = ToolList(deployment.tools, deployment.offer), open_vault(deployment, transport=transport)
+    listed, opened = LiveToolList(deployment.live), open_vault(deployment, transport=transport)
 
     async def tool_list() -> ToolList:
-        return listed
+        return listed.current
 
     async def vault() -> OpenVault:
         return opened
@@ -44,7 +44,7 @@ def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, 
         return await read_choice(deployment, current_principal())
 
     backing = Backing(tool_list, vault, lambda: current_principal().client_id, choice)
-    return make_server(backing, website_url=deployment.public_url, tool_names=listed.names)
+    return make_server(backing, website_url=deployment.public_url, has_tool=lambda name: listed.current.has(name))
 
 
 def open_vault(deployment: Deployment, *, transport: str) -> OpenVault:

@@ -7,6 +7,7 @@ too long is found by `find_tools`, and answers to its name as before.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mcp_types import ListToolsResult, Tool
 from pydantic_core import to_json
@@ -16,24 +17,44 @@ from providers.tools.spec import ToolSpec
 from server.mcp import discovery
 from server.mcp.connections_spec import SPEC
 
+if TYPE_CHECKING:
+    from server.live_providers import LiveProviders
+
 
 class ToolList:
     """What `tools/list` answers, in one fixed order, whatever is connected: a hidden tool could not say what to do."""
 
     def __init__(self, tools: Sequence[ToolSpec], offer: ToolOffer) -> None:
         self._tools = tuple(_describe(one) for one in (*discovery.DISCOVERY, *tools, SPEC))
+        self._names = frozenset(tool.name for tool in self._tools)
         self._offer = offer
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every name that a call can have here."""
-        return tuple(tool.name for tool in self._tools)
+    def has(self, name: str) -> bool:
+        """Whether a call can have this name here."""
+        return name in self._names
 
     def of(self, client_id: str, *, chosen: str | None) -> ListToolsResult:
         """Those of this client, where its person chose that set."""
         names = names_for(self._offer, client_id, chosen=chosen)
         found = [tool for tool in self._tools if tool.name in names]
         return ListToolsResult(tools=found, ttl_ms=60_000, cache_scope="private")
+
+
+class LiveToolList:
+    """The list as the providers are set up now; described anew only when that has changed."""
+
+    def __init__(self, live: LiveProviders) -> None:
+        self._live = live
+        self._of = live.current
+        self._listed = ToolList(self._of.tools, self._of.offer)
+
+    @property
+    def current(self) -> ToolList:
+        """What to answer now."""
+        if self._live.current is not self._of:
+            self._of = self._live.current
+            self._listed = ToolList(self._of.tools, self._of.offer)
+        return self._listed
 
 
 def names_for(offer: ToolOffer, client_id: str, *, chosen: str | None) -> frozenset[str]:

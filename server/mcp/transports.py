@@ -7,7 +7,7 @@ tool may do what; `server.http.guards` checks Host, Origin and body size.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +29,7 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from providers.tools.spec import ToolSpec
 from server.deployment import Deployment
 from server.http.answers import WholeAnswer, with_headers
 from server.http.bodies import read_body, replay
@@ -84,7 +85,7 @@ def routes(deployment: Deployment) -> list[BaseRoute]:
     The transports' paths have both spellings: a redirect of a POST loses the bearer token in several clients.
     """
     watch = StreamWatch(deployment)
-    bearer, reading = Bearer(deployment, path="/mcp"), _tools_that_read(deployment)
+    bearer, reading = Bearer(deployment, path="/mcp"), _ToolsThatRead(deployment)
     found: list[BaseRoute] = [
         *_both("/mcp", _WithPrincipal(_StreamableHTTP(deployment), bearer, watch=watch, reading=reading)),
         loopback.health_route(deployment),
@@ -106,10 +107,21 @@ def _both(path: str, endpoint: ASGIApp) -> list[BaseRoute]:
     return [Route(path, endpoint), Route(path + "/", endpoint)]
 
 
-def _tools_that_read(deployment: Deployment) -> frozenset[bytes]:
-    """The tools whose exchange reads the grant, by their own names or by `call_tool`'s."""
-    names = {discovery.CALL.name, *(spec.name for spec in deployment.tools if spec.provider is not None)}
-    return frozenset(name.encode() for name in names)
+class _ToolsThatRead:
+    """The tools whose exchange reads the grant, by their own names or by `call_tool`'s; as the providers are now."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._of: Sequence[ToolSpec] = ()
+        self._names = frozenset[bytes]()
+
+    def has(self, name: bytes | None) -> bool:
+        """Whether a header names one of them."""
+        tools = self._deployment.tools
+        if tools is not self._of:
+            names = {discovery.CALL.name, *(spec.name for spec in tools if spec.provider is not None)}
+            self._of, self._names = tools, frozenset(one.encode() for one in names)
+        return name in self._names
 
 
 class _WithPrincipal:
@@ -121,7 +133,7 @@ class _WithPrincipal:
     """
 
     def __init__(
-        self, app: ASGIApp, bearer: Bearer, *, watch: StreamWatch, reading: frozenset[bytes] = frozenset()
+        self, app: ASGIApp, bearer: Bearer, *, watch: StreamWatch, reading: _ToolsThatRead | None = None
     ) -> None:
         self._app = app
         self._watch = watch
@@ -156,13 +168,13 @@ class _WithPrincipal:
 
     def _reads_grant(self, scope: Scope) -> bool:
         """By the headers that MCP 2026-07-28 requires beside each body, and that the SDK compares with it."""
-        if not self._reading:
+        if self._reading is None:
             return False
         headers: dict[bytes, bytes] = dict(scope["headers"])
         version = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
         return (
             headers.get(b"mcp-method") == b"tools/call"
-            and headers.get(b"mcp-name") in self._reading
+            and self._reading.has(headers.get(b"mcp-name"))
             and version in MODERN_PROTOCOL_VERSIONS
         )
 

@@ -18,7 +18,6 @@ from server.connecting import provider_authorization
 from server.connecting.links import ConnectRefused, allow, consume_link, covering_connections, known_provider, load_link
 from server.connecting.provider_authorization import Callback, ConsentRequest
 from server.connecting.provider_errors import no_refresh_token
-from server.deployment import Deployment
 from server.http import pages
 from server.http.page_texts import text
 from server.portal import access, texts
@@ -58,15 +57,9 @@ async def show(visit: OwnVisit) -> Response:
         "preselected": _preselect(request.account, known, ready),
         "new_account": NEW_ACCOUNT,
         "is_configured": upstream.is_configured,
-        "in_testing": is_in_testing(deployment, provider),
+        "in_testing": provider.registration.is_testing,
     }
     return visit.page("connect.html", context, form_targets=provider_targets([provider]))
-
-
-def is_in_testing(deployment: Deployment, provider: Provider) -> bool:
-    """Whether our app there admits its test users only."""
-    settings = deployment.settings.providers.get(provider.name)
-    return settings is not None and settings.testing
 
 
 def _account_note(connection: Connection, ready: set[str]) -> str:

@@ -25,7 +25,6 @@ from server.portal.connect import (
     asked_scopes,
     chosen_account,
     go_to_provider,
-    is_in_testing,
     login_hint,
     provider_targets,
     scope_words,
@@ -252,7 +251,7 @@ async def _choice_page(
         "accounts": [(one, scope_words(provider, one.scopes)) for one in known],
         "preselected": known[0].id if known else NEW_ACCOUNT,
         "new_account": NEW_ACCOUNT,
-        "in_testing": is_in_testing(visit.deployment, provider),
+        "in_testing": provider.registration.is_testing,
         "error": error,
     }
     return visit.page("choose.html", context, status=status, form_targets=provider_targets([provider]))

@@ -73,13 +73,11 @@ class Proxy:
         self._large = LargeBodies()
         self._read_limit = min(self._settings.read_limit, self._settings.body_limit)
         self._cookie = cookie_name(deployment, "session")
-        passed = sorted({name for provider in deployment.catalog for name in provider.proxied.headers})
-        self._allowed_headers = ", ".join([cors.ALLOWED_HEADERS, *passed])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["method"] == "OPTIONS" and "access-control-request-method" in fields and "origin" in fields:
-            answer = cors.preflight(fields["origin"], methods=METHODS, headers=self._allowed_headers)
+            answer = cors.preflight(fields["origin"], methods=METHODS, headers=self._allowed_headers())
             answer.raw_headers.extend(SANDBOXED)
             await answer.write(send)
             return
@@ -91,6 +89,10 @@ class Proxy:
             if incoming.large_of is not None:
                 self._large.give_back(incoming.large_of)
             self._record(incoming, code)
+
+    def _allowed_headers(self) -> str:
+        passed = sorted({name for provider in self._deployment.catalog for name in provider.proxied.headers})
+        return ", ".join([cors.ALLOWED_HEADERS, *passed])
 
     async def _attempt(self, incoming: ProxyRequest) -> str | None:
         """The outermost handler of a call: every failure becomes an answer here. Returns its code, if any."""

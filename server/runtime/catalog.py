@@ -5,27 +5,57 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from providers.definitions.catalog import Catalog, ProviderOverrides, load_catalog
 from providers.definitions.discovery import Endpoints
 from server.settings import ProviderSettings, Settings
 
+if TYPE_CHECKING:
+    from vault.registrations import EnteredRegistration
+
 OWN_FILES: Final = "providers"  # a folder of the data directory: the operator's own provider files
 
 
-def read_catalog(settings: Settings, *, data: Path, endpoints: Mapping[str, Endpoints]) -> Catalog:
+def read_catalog(
+    settings: Settings,
+    *,
+    data: Path,
+    endpoints: Mapping[str, Endpoints],
+    entered: Mapping[str, EnteredRegistration] | None = None,
+) -> Catalog:
     """The providers, with the files in the folder `providers` of the data directory.
 
-    `endpoints`: of those that are issuers. Raises ProviderFileRefused with one line.
+    `endpoints`: of those that are issuers; `entered`: registrations from the browser. Raises ProviderFileRefused with
+    one line.
     """
     own = [data / OWN_FILES] if (data / OWN_FILES).is_dir() else []
-    return load_catalog(
-        [*own, *(folder.expanduser() for folder in settings.provider_folders)],
-        {
-            name: replace(_overrides(name, registered, settings), endpoints=endpoints.get(name))
-            for name, registered in settings.providers.items()
-        },
+    overrides = {
+        name: replace(_overrides(name, registered, settings), endpoints=endpoints.get(name))
+        for name, registered in settings.providers.items()
+    }
+    for name, one in (entered or {}).items():
+        if not is_set_here(settings, name):
+            overrides[name] = _with_entered(overrides.get(name), one, settings)
+    return load_catalog([*own, *(folder.expanduser() for folder in settings.provider_folders)], overrides)
+
+
+def is_set_here(settings: Settings, name: str) -> bool:
+    """Whether the settings have our registration at this provider: then what was entered does not count."""
+    found = settings.providers.get(name)
+    return found is not None and found.client_id is not None
+
+
+def _with_entered(
+    configured: ProviderOverrides | None, entered: EnteredRegistration, settings: Settings
+) -> ProviderOverrides:
+    found = configured or ProviderOverrides(is_loopback=settings.is_loopback)
+    return replace(
+        found,
+        client_id=entered.client_id,
+        client_secret=entered.client_secret,
+        inputs={**entered.inputs, **found.inputs},
+        testing=entered.is_testing or found.testing,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import json
 from collections.abc import AsyncGenerator
@@ -191,9 +192,9 @@ async def test_a_tool_that_breaks_is_logged_under_an_id_and_says_nothing_else(
     request = tools.ToolRequest(
         agent.principal, "slack_post", {"channel": "#general", "text": "x"}, AskingOptions(), "http"
     )
-    result = await tools.call(
-        dataclasses.replace(deployment, tools=(dataclasses.replace(spec, call=broken),)), request, progress=silent
-    )
+    live = copy.copy(deployment.live)
+    live.current = dataclasses.replace(live.current, tools=(dataclasses.replace(spec, call=broken),))
+    result = await tools.call(dataclasses.replace(deployment, live=live), request, progress=silent)
     assert isinstance(result, CallToolResult)
     assert result.is_error
     text = result.content[0].model_dump()["text"]

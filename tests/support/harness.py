@@ -183,9 +183,11 @@ async def running_vault(
         old = sections.get(name)
         sections[name] = {**old, **section} if isinstance(old, dict) and isinstance(section, dict) else section
     settings = load_settings(overrides=sections)
-    async with open_deployment(settings, data=data) as opened:
-        tools = (*opened.tools, *more_tools)
-        deployment = replace(opened, tools=tools, offer=load_offer(settings, tools, opened.catalog))
+    async with open_deployment(settings, data=data) as deployment:
+        if more_tools:
+            tools = (*deployment.tools, *more_tools)
+            offer = load_offer(settings, tools, deployment.catalog)
+            deployment.live.current = replace(deployment.live.current, tools=tools, offer=offer)
         async with serving(build_app(deployment), listening):
             vault = RunningVault(settings.public_url, deployment)
             await vault.add_user("alice", is_admin=True)

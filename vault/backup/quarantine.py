@@ -62,6 +62,7 @@ _DESTROY_CONSENT_KEYS = """
 _CLEARED = (  # all of a tenant
     "delete from intents where tenant = :tenant",
     "delete from sessions where tenant = :tenant",
+    "delete from replicas where tenant = :tenant",
     "delete from tickets where tenant = :tenant",
     "delete from handles where tenant = :tenant",
     "delete from refresh_tokens where tenant = :tenant",

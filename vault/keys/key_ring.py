@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import secrets
 from collections import OrderedDict
+from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -69,6 +70,14 @@ class ConnectionKey:
             record_id=self._connection_id,
             generation=generation,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SaltedKey:
+    """A key of the vault itself that ends with its salt; `id` names it in what it sealed."""
+
+    id: str
+    key: bytes = field(repr=False)
 
 
 class KeyRing:
@@ -176,6 +185,30 @@ class KeyRing:
             "delete from keys.connection_keys where tenant = :tenant and connection_id = :connection_id",
             {"tenant": TENANT, "connection_id": connection_id},
         )
+
+    async def create_salted_key(self, transaction: Transaction, name: str, *, purpose: str, now: int) -> SaltedKey:
+        """A fresh key under the root secret; `destroy_connection_key` of the same name destroys it."""
+        salt = secrets.token_bytes(KEY_LENGTH)
+        await transaction.execute(
+            "insert into keys.connection_keys (tenant, connection_id, salt, created_at) "
+            "values (:tenant, :name, :salt, :now)",
+            {"tenant": TENANT, "name": name, "salt": salt, "now": now},
+        )
+        return self._salted(salt, name=name, purpose=purpose)
+
+    async def salted_key(self, reader: Reader, name: str, *, purpose: str) -> SaltedKey:
+        """The key of that name. Raises CiphertextRejected when it was destroyed."""
+        row = await reader.fetch_one(
+            "select salt from keys.connection_keys where tenant = :tenant and connection_id = :name",
+            {"tenant": TENANT, "name": name},
+        )
+        if row is None:
+            raise CiphertextRejected("the key of this value was destroyed", detail=name)
+        return self._salted(binary(row, "salt"), name=name, purpose=purpose)
+
+    def _salted(self, salt: bytes, *, name: str, purpose: str) -> SaltedKey:
+        key = derive(self.subkey(purpose), salt=salt, info=name.encode())
+        return SaltedKey(hashlib.sha256(salt).hexdigest()[:16], key)
 
     async def destroy_user_key(self, transaction: Transaction, user_id: str) -> None:
         """Make everything sealed for this user unreadable."""

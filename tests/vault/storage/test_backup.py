@@ -248,13 +248,14 @@ async def test_nothing_that_counts_once_is_left_of_a_backup(room: Room) -> None:
     """Every table is named: a new one has to be thought through."""
     path = await backed_up(room)
     await restored(room, path)
-    cleared = {"sessions", "tickets", "handles", "refresh_tokens", "approvals", "intents"}
+    cleared = {"sessions", "tickets", "handles", "refresh_tokens", "approvals", "intents", "replicas"}
     for table in cleared:
         assert await room.database.fetch(f"select * from {table}") == [], table
     kept = {
         "users", "identities", "clients", "apis", "api_clients", "grants", "connections", "narrowed_tokens",
         "delegations", "tool_choices", "upstream_revocations", "limits", "events", "event_batches", "event_heads",
         "event_checkpoints",
+        "provider_registrations",
         "seen",  # guarded by the instant of the restore
         "deletions",  # asked for once more, they change nothing
     }  # fmt: skip

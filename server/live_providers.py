@@ -1,0 +1,120 @@
+"""The providers as they are set up now: by the settings, and by what an administrator entered in the browser.
+
+A change in the browser makes everything that depends on it anew, in one step: catalog, tools, tool sets, policies, and
+OAuth clients. Every process looks for changes of the others (`server.lifecycle.maintenance`). Where the settings name a
+client id, what is stored for that provider does not count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from providers.definitions.catalog import Catalog, ProviderFileRefused
+from providers.tools.declarations import ToolFileRefused
+from providers.tools.sets import ToolOffer
+from providers.tools.spec import ToolSpec
+from server.provider_settings import SettingsRefused
+from vault import registrations
+from vault.keys.key_ring import KeyRing
+from vault.refusals import CiphertextRejected
+from vault.registrations import EnteredRegistration, StoredRegistration
+from vault.storage.database import Database
+from vault.upstream import UpstreamOAuth, UpstreamPolicy
+
+Made = TypeVar("Made")
+Entered = Mapping[str, EnteredRegistration]
+LOOK_EVERY = 2.0  # seconds until another process knows of a change
+REFUSALS = (ProviderFileRefused, SettingsRefused, ToolFileRefused)
+logger = logging.getLogger("token_vault.providers")
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSet:
+    """All that follows from the settings and the `entered` registrations.
+
+    `unusable`: why what is stored for a provider cannot be used, in a sentence.
+    """
+
+    catalog: Catalog
+    tools: Sequence[ToolSpec]
+    offer: ToolOffer
+    policies: Mapping[str, UpstreamPolicy]
+    upstreams: Mapping[str, UpstreamOAuth]
+    entered: Entered
+    unusable: Mapping[str, str]
+
+
+class LiveProviders:
+    """The current `ProviderSet` of one process. `make` raises one of REFUSALS."""
+
+    def __init__(self, make: Callable[[Entered], ProviderSet]) -> None:
+        self._make = make
+        self._lock = asyncio.Lock()
+        self._stored: tuple[StoredRegistration, ...] = ()
+        self._mark: object | None = None
+        self.initial = self.current = make({})  # by the settings alone
+        self.policies: Mapping[str, UpstreamPolicy] = _Current(lambda: self.current.policies)
+        self.upstreams: Mapping[str, UpstreamOAuth] = _Current(lambda: self.current.upstreams)
+
+    async def refresh(self, database: Database, keys: KeyRing) -> None:
+        """Look for registrations that were entered, changed or removed, by any process."""
+        async with self._lock:
+            mark = database.mark()
+            if mark is not None and mark == self._mark:
+                return
+            stored = await registrations.list_registrations(database)
+            if stored != self._stored:
+                await self._use(stored, database, keys)
+            self._mark = mark
+
+    async def check(self, name: str, entered: EnteredRegistration) -> None:
+        """Whether this can be used beside the others. Raises one of REFUSALS."""
+        await asyncio.to_thread(self._make, {**self.current.entered, name: entered})
+
+    async def _use(self, stored: tuple[StoredRegistration, ...], database: Database, keys: KeyRing) -> None:
+        entered: dict[str, EnteredRegistration] = {}
+        unusable: dict[str, str] = {}
+        for one in stored:
+            try:
+                entered[one.provider] = await registrations.open_registration(database, keys, one)
+            except CiphertextRejected as error:
+                unusable[one.provider] = "its secret can't be opened: enter it again"
+                logger.error("a registration does not open", extra={"provider": one.provider, "detail": error.detail})  # noqa: TRY400
+        self.current = await asyncio.to_thread(self._made_of, entered, unusable)
+        self._stored = stored
+
+    def _made_of(self, entered: Entered, unusable: dict[str, str]) -> ProviderSet:
+        """Made of as many as can be used together."""
+        try:
+            return replace(self._make(entered), unusable=unusable)
+        except REFUSALS:
+            usable: dict[str, EnteredRegistration] = {}
+            for name, one in entered.items():
+                try:
+                    self._make({**usable, name: one})
+                except REFUSALS as refusal:
+                    unusable[name] = str(refusal)
+                    logger.error("a registration cannot be used", extra={"provider": name, "cause": str(refusal)})  # noqa: TRY400
+                else:
+                    usable[name] = one
+            return replace(self._make(usable), unusable=unusable)
+
+
+class _Current(Mapping[str, Made]):
+    """What is there now, under each name, for those who keep the mapping."""
+
+    def __init__(self, current: Callable[[], Mapping[str, Made]]) -> None:
+        self._current = current
+
+    def __getitem__(self, name: str) -> Made:
+        return self._current()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._current())
+
+    def __len__(self) -> int:
+        return len(self._current())

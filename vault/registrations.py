@@ -1,0 +1,170 @@
+"""Our registrations at providers that an administrator entered in the browser: client id, sealed secret, inputs.
+
+Those of the settings file are not here; `server.live_providers` puts both together. The salt of a secret's key lies in
+the key store until the secret is replaced or removed: copies of the row in older backups then no longer open.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from vault.envelope import Context, open_sealed, seal
+from vault.keys.key_ring import KeyRing, SaltedKey
+from vault.records import TENANT
+from vault.storage.database import Reader, Row, Transaction, binary_or_none, integer, text
+
+_KEY: Final = "provider-registrations"
+_READ: Final = """
+    select provider, revision, client_id, sealed, inputs, is_testing, changed_at, changed_by
+    from provider_registrations where tenant = :tenant
+"""
+_INSERT: Final = """
+    insert into provider_registrations
+        (tenant, provider, revision, client_id, sealed, inputs, is_testing, changed_at, changed_by)
+    values (:tenant, :provider, :revision, :client_id, :sealed, :inputs, :is_testing, :now, :by)
+    on conflict (tenant, provider) do nothing returning revision
+"""
+_UPDATE: Final = """
+    update provider_registrations set revision = :revision, client_id = :client_id, sealed = :sealed, inputs = :inputs,
+        is_testing = :is_testing, changed_at = :now, changed_by = :by
+    where tenant = :tenant and provider = :provider and revision = :known returning revision
+"""
+_DELETE: Final = """
+    delete from provider_registrations where tenant = :tenant and provider = :provider and revision = :known
+    returning revision
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class EnteredRegistration:
+    """What an administrator enters. `client_secret` is None for a public client."""
+
+    client_id: str
+    client_secret: str | None = field(default=None, repr=False)
+    inputs: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_testing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRegistration:
+    """A row; `revision` is another one after each change, `changed_by` a user's id."""
+
+    provider: str
+    revision: str
+    client_id: str
+    inputs: Mapping[str, str]
+    is_testing: bool
+    changed_at: int
+    changed_by: str
+    sealed: bytes | None = field(repr=False)
+
+    @property
+    def key_name(self) -> str:
+        """Where the salt of its key is kept."""
+        return f"provider:{self.provider}:{self.revision}"
+
+    @property
+    def context(self) -> Context:
+        """What its secret is bound to."""
+        return Context(
+            "provider_registration",
+            TENANT,
+            provider=self.provider,
+            account=self.client_id,
+            record_id=self.revision,
+        )
+
+
+async def list_registrations(reader: Reader) -> tuple[StoredRegistration, ...]:
+    """All of them, by the provider's name."""
+    return tuple(_stored(row) for row in await reader.fetch(f"{_READ} order by provider", {"tenant": TENANT}))
+
+
+async def get_registration(reader: Reader, provider: str) -> StoredRegistration | None:
+    """The one at this provider."""
+    row = await reader.fetch_one(f"{_READ} and provider = :provider", {"tenant": TENANT, "provider": provider})
+    return None if row is None else _stored(row)
+
+
+async def open_registration(reader: Reader, ring: KeyRing, stored: StoredRegistration) -> EnteredRegistration:
+    """With its secret. Raises CiphertextRejected when its key was destroyed, as after restoring an older backup."""
+    secret = None
+    if stored.sealed is not None:
+        key = await ring.salted_key(reader, stored.key_name, purpose=_KEY)
+        secret = open_sealed(stored.sealed, key=key.key, context=stored.context).decode()
+    return EnteredRegistration(stored.client_id, secret, stored.inputs, stored.is_testing)
+
+
+async def save_registration(
+    transaction: Transaction,
+    ring: KeyRing,
+    entered: EnteredRegistration,
+    *,
+    provider: str,
+    by: str,
+    now: int,
+    known: StoredRegistration | None = None,
+) -> StoredRegistration | None:
+    """Store it in place of the `known` one, whose secret's key is destroyed.
+
+    None when it changed meanwhile: then leave the transaction with a refusal.
+    """
+    fresh = StoredRegistration(
+        provider,
+        secrets.token_urlsafe(16),
+        entered.client_id,
+        dict(entered.inputs),
+        entered.is_testing,
+        now,
+        by,
+        None,
+    )
+    sealed = None
+    if entered.client_secret is not None:
+        key: SaltedKey = await ring.create_salted_key(transaction, fresh.key_name, purpose=_KEY, now=now)
+        sealed = seal(entered.client_secret.encode(), key=key.key, key_id=key.id, context=fresh.context)
+    values = {
+        "tenant": TENANT,
+        "provider": provider,
+        "revision": fresh.revision,
+        "client_id": fresh.client_id,
+        "sealed": sealed,
+        "inputs": json.dumps(fresh.inputs, sort_keys=True, separators=(",", ":")),
+        "is_testing": int(fresh.is_testing),
+        "now": now,
+        "by": by,
+    }
+    if known is None:
+        return None if await transaction.fetch_one(_INSERT, values) is None else fresh
+    if await transaction.fetch_one(_UPDATE, values | {"known": known.revision}) is None:
+        return None
+    await ring.destroy_connection_key(transaction, known.key_name)
+    return fresh
+
+
+async def remove_registration(transaction: Transaction, ring: KeyRing, known: StoredRegistration) -> bool:
+    """Delete it and destroy its secret's key. False when it changed meanwhile."""
+    which = {"tenant": TENANT, "provider": known.provider, "known": known.revision}
+    if await transaction.fetch_one(_DELETE, which) is None:
+        return False
+    await ring.destroy_connection_key(transaction, known.key_name)
+    return True
+
+
+def _stored(row: Row) -> StoredRegistration:
+    found: object = json.loads(text(row, "inputs"))
+    inputs = {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- written above
+    return StoredRegistration(
+        provider=text(row, "provider"),
+        revision=text(row, "revision"),
+        client_id=text(row, "client_id"),
+        inputs=inputs,
+        is_testing=bool(integer(row, "is_testing")),
+        changed_at=integer(row, "changed_at"),
+        changed_by=text(row, "changed_by"),
+        sealed=binary_or_none(row, "sealed"),
+    )
