@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from vault.audit.audit import append
 from vault.endings import (
@@ -150,6 +151,9 @@ class Granted:
     label: str
 
 
+SEEN_AT_PROVIDER: Final = 1001  # connections that are counted for a page
+
+
 async def count_granted(reader: Reader) -> tuple[Granted, ...]:
     """Count what all live connections hold. Reads all of them, so it is for a command only."""
     return tuple(
@@ -159,6 +163,29 @@ async def count_granted(reader: Reader) -> tuple[Granted, ...]:
         )
         for row in await reader.fetch(_COUNT_GRANTED, {"tenant": TENANT})
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class AtProvider:
+    """The live connections at one provider, counted up to SEEN_AT_PROVIDER."""
+
+    count: int
+    to_reconnect: int
+    refreshed_at: int | None  # when one of them last was
+
+
+async def count_at_provider(reader: Reader, provider: str) -> AtProvider:
+    """How the connections at this provider do, of at most SEEN_AT_PROVIDER."""
+    row = await reader.fetch_one(
+        "select count(*) as n,"
+        " cast(coalesce(sum(case when seen.state = :dead then 1 else 0 end), 0) as bigint) as dead,"
+        " max(seen.refreshed_at) as refreshed_at from (select k.state, k.refreshed_at from connections k"
+        " where k.tenant = :tenant and k.provider = :provider and k.ended_at is null limit :limit) seen",
+        {"tenant": TENANT, "provider": provider, "dead": "needs_reauth", "limit": SEEN_AT_PROVIDER},
+    )
+    if row is None:
+        return AtProvider(0, 0, None)
+    return AtProvider(integer(row, "n"), integer(row, "dead"), integer_or_none(row, "refreshed_at"))
 
 
 async def get_connection(reader: Reader, connection_id: str, *, user_id: str) -> Connection | None:

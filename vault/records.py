@@ -195,6 +195,7 @@ class TicketPurpose(StrEnum):
     DEVICE_REFUSAL = "device_refusal"  # refused by the person; an approval is a CODE of this secret, so only one exists
     BOOTSTRAP = "bootstrap"  # first admin
     UNDO = "undo"  # takes back a saved change of permissions, 15 min
+    NOTICE = "notice"  # what a page says once after a change, possibly a secret; 15 min
     PUSHED = "pushed"  # an authorization request pushed ahead (RFC 9126), 60 s
 
 

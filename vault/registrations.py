@@ -81,13 +81,13 @@ class StoredRegistration:
 
 async def list_registrations(reader: Reader) -> tuple[StoredRegistration, ...]:
     """All of them, by the provider's name."""
-    return tuple(_stored(row) for row in await reader.fetch(f"{_READ} order by provider", {"tenant": TENANT}))
+    return tuple(_registration_of(row) for row in await reader.fetch(f"{_READ} order by provider", {"tenant": TENANT}))
 
 
 async def get_registration(reader: Reader, provider: str) -> StoredRegistration | None:
     """The one at this provider."""
     row = await reader.fetch_one(f"{_READ} and provider = :provider", {"tenant": TENANT, "provider": provider})
-    return None if row is None else _stored(row)
+    return None if row is None else _registration_of(row)
 
 
 async def open_registration(reader: Reader, ring: KeyRing, stored: StoredRegistration) -> EnteredRegistration:
@@ -155,7 +155,7 @@ async def remove_registration(transaction: Transaction, ring: KeyRing, known: St
     return True
 
 
-def _stored(row: Row) -> StoredRegistration:
+def _registration_of(row: Row) -> StoredRegistration:
     found: object = json.loads(text(row, "inputs"))
     inputs = {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- written above
     return StoredRegistration(

@@ -116,6 +116,29 @@ async def walk_users(reader: Reader) -> AsyncGenerator[tuple[User, ...]]:
         after = text(rows[-1], "name_key")
 
 
+async def find_page(
+    reader: Reader, *, beginning: str = "", after: str = "", limit: int
+) -> tuple[tuple[User, ...], str]:
+    """Users by name, of those whose name begins so; and the `after` of the next page, empty at the end.
+
+    Looks at PAGE users at most, whatever there are: a page may hold fewer than `limit`, and still have a next one.
+    """
+    wanted = name_key(beginning[:MAX_NAME])
+    rows = await reader.fetch(
+        "select id, name, name_key, password_hash, is_admin, created_at, disabled_at from users"
+        " where tenant = :tenant and name_key >= :beginning and name_key > :after order by name_key limit :limit",
+        {"tenant": TENANT, "beginning": wanted, "after": after, "limit": PAGE if wanted else limit + 1},
+    )
+    found: list[User] = []
+    for place, row in enumerate(rows):
+        if text(row, "name_key").startswith(wanted):  # by the database's order, others may stand between them
+            if len(found) == limit:
+                return tuple(found), text(rows[place - 1], "name_key")
+            found.append(user_from_row(row))
+    is_cut = len(rows) == (PAGE if wanted else limit + 1)
+    return tuple(found), text(rows[-1], "name_key") if is_cut else ""
+
+
 async def _read_page(reader: Reader, *, after: str, limit: int) -> Sequence[Row]:
     return await reader.fetch(
         "select id, name, name_key, password_hash, is_admin, created_at, disabled_at from users"
@@ -167,6 +190,32 @@ async def enable_user(transaction: Transaction, user_id: str) -> bool:
         )
         > 0
     )
+
+
+async def set_admin(transaction: Transaction, user_id: str, *, is_admin: bool) -> bool:
+    """Make the user an admin, or no longer one. False when that changes nothing."""
+    return (
+        await transaction.execute(
+            "update users set is_admin = :is_admin where tenant = :tenant and id = :id and is_admin <> :is_admin",
+            {"tenant": TENANT, "id": user_id, "is_admin": int(is_admin)},
+        )
+        > 0
+    )
+
+
+async def is_last_admin(transaction: Transaction, user_id: str) -> bool:
+    """Whether nobody but this user could administer the vault.
+
+    Holds the rows of all admins until the transaction ends: two of them cannot remove each other at once.
+    """
+    await transaction.execute(
+        "update users set is_admin = 1 where tenant = :tenant and is_admin = 1", {"tenant": TENANT}
+    )
+    row = await transaction.fetch_one(
+        "select id from users where tenant = :tenant and is_admin = 1 and disabled_at is null and id <> :id limit 1",
+        {"tenant": TENANT, "id": user_id},
+    )
+    return row is None
 
 
 async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bool:

@@ -36,23 +36,28 @@ async def check_providers(deployment: Deployment) -> list[Finding]:
     for provider in deployment.catalog:
         if provider.audience is not None:
             findings.append(ok(f"{provider.name}.audience", f"accepts this vault's own tokens for {provider.audience}"))
-            continue
-        upstream = deployment.vault.upstreams.get(provider.name)
-        if provider.registration.client_id is None and provider.name not in deployment.settings.providers:
-            continue
-        if upstream is None or not upstream.is_configured:
-            findings.append(_redirect_finding(deployment, provider))
-            fix = f"run token-vault providers setup {provider.name}, or set providers.{provider.name}.client_id"
-            findings.append(note(f"{provider.name}.client", "the client ID or secret isn't set", fix=fix))
-            continue
-        findings += _https(deployment, provider)
-        findings += await _check_redirect(deployment, provider)
-        findings += await _check_reachable(deployment, provider)
-        findings += _scopes(deployment, provider)
+        elif provider.registration.client_id is not None or provider.name in deployment.settings.providers:
+            findings += await check_provider(deployment, provider)
     if not findings:
         fix = "run token-vault providers setup slack (or google), or try --sandbox"
         findings.append(note("providers", "no provider is set up, so no accounts can be connected", fix=fix))
     return [*findings, *await _check_granted_scopes(deployment)]
+
+
+async def check_provider(deployment: Deployment, provider: Provider) -> list[Finding]:
+    """Our registration at one provider, as it says itself: https, redirect URI, client id and secret, scopes."""
+    if not deployment.vault.upstreams[provider.name].is_configured:
+        fix = f"run token-vault providers setup {provider.name}, or set providers.{provider.name}.client_id"
+        return [
+            _redirect_finding(deployment, provider),
+            note(f"{provider.name}.client", "the client ID or secret isn't set", fix=fix),
+        ]
+    return [
+        *_https(deployment, provider),
+        *await _check_redirect(deployment, provider),
+        *await _check_reachable(deployment, provider),
+        *_scopes(deployment, provider),
+    ]
 
 
 def _redirect(deployment: Deployment, provider: Provider) -> str:

@@ -34,6 +34,7 @@ from vault.refusals import TemporarilyUnavailable, TransitionRefused, VaultError
 _RETURN_LIMIT: Final = 2000
 _RETURN_PAGES: Final = frozenset(
     {"", "consent", "connect", "device", "connections", "agents", "approvals", "activity", "account", "first-run"}
+    | {"administration"}
 )
 logger = logging.getLogger("token_vault.portal")
 

@@ -16,6 +16,7 @@ from server.runtime.browser import forget
 from server.sign_in import password
 from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
 from vault import limits, users
+from vault.keys.passwords import MIN_LENGTH, PasswordRefused
 from vault.records import User
 
 _WINDOWS_PER_MINUTE: Final = 6
@@ -129,6 +130,48 @@ async def with_owner_link(visit: Visit) -> Response:
     forget(visit.deployment.data, visit.deployment.url(f"/sign-in/local?{visit.request.url.query}"))
     response = pages.go(safe_return(visit.query("return_to")))
     await password.begin_session(visit.deployment, visit.request, response, user=user, method="owner_link")
+    return response
+
+
+async def show_link(visit: Visit) -> Response:
+    """What a link of an administrator is for. Looking at it does not use it up: mail programs do that."""
+    ticket = visit.query("ticket")
+    return await _link_page(visit, ticket, await _user_of_link(visit, ticket), error="", status=200)
+
+
+async def _user_of_link(visit: Visit, ticket: str) -> User:
+    try:
+        return await password.user_of_link(visit.deployment, ticket)
+    except password.SignInRefused as refusal:
+        raise PageRefused("link_over", refusal.description, kind="forbidden") from refusal
+
+
+async def _link_page(visit: Visit, ticket: str, user: User, *, error: str, status: int) -> Response:
+    context: dict[str, object] = {
+        "ticket": ticket,
+        "who": user.name,
+        "has_password": visit.deployment.settings.sign_in.local,
+        "minimum": MIN_LENGTH,
+        "error": error,
+    }
+    return visit.page("sign_in_link.html", context, status=status)
+
+
+async def with_link(visit: Visit) -> Response:
+    """Use the link: choose a password, where the vault has them, and be signed in."""
+    form, deployment = visit.form, visit.deployment
+    ticket = form.one("ticket")
+    user = await _user_of_link(visit, ticket)
+    new = form.one("password") if deployment.settings.sign_in.local else None
+    try:
+        password.check_same(form.one("password"), form.one("password_again"))
+        user = await password.use_sign_in_link(deployment, ticket, new=new)
+    except PasswordRefused as refusal:
+        return await _link_page(visit, ticket, user, error=refusal.description, status=status_of("invalid_request"))
+    except password.SignInRefused as refusal:
+        raise PageRefused("link_over", refusal.description, kind="forbidden") from refusal
+    response = pages.go("/first-run")
+    await password.begin_session(deployment, visit.request, response, user=user, method="link")
     return response
 
 

@@ -24,6 +24,7 @@ from server.portal import (
     openid,
     sign_in,
 )
+from server.portal.administration.routes import admin_routes
 from server.portal.requests import open_route, own_route
 
 
@@ -44,6 +45,7 @@ def page_routes(deployment: Deployment) -> list[Route]:
         open_route(deployment, "/first-run", get=first_run.show, post=first_run.create),
         open_route(deployment, "/sign-in", get=sign_in.show, post=sign_in.with_password),
         open_route(deployment, "/sign-in/local", get=sign_in.with_owner_link, post=sign_in.open_window),
+        open_route(deployment, "/sign-in/link", get=sign_in.show_link, post=sign_in.with_link),
         open_route(deployment, "/sign-in/openid/{name}", get=openid.start),
         open_route(deployment, "/sign-in/openid/{name}/callback", get=openid.callback),
         own_route(deployment, "/sign-out", post=sign_in.out),
@@ -75,4 +77,5 @@ def page_routes(deployment: Deployment) -> list[Route]:
         own_route(deployment, "/activity", get=activity.show),
         own_route(deployment, "/activity/new", get=activity.show_new, is_presence=False),
         own_route(deployment, "/activity/export", get=activity.export),
+        *admin_routes(deployment),
     ]

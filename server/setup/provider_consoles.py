@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from providers.definitions.model import Provider
+    from providers.tools.spec import ToolSpec
 
 GUIDED: Final = ("slack", "google")
 _SCOPE: Final = "https://www.googleapis.com/auth/"
@@ -71,6 +75,24 @@ class Guide:
     steps: tuple[str, ...]
     warnings: tuple[str, ...]
     manifest: str | None = None
+
+
+def guide_for(provider: Provider, tools: Iterable[ToolSpec], *, public_url: str, is_loopback: bool) -> Guide:
+    """The guide for what connecting this provider asks for, and for what `tools` need of it."""
+    used = [spec.scopes for spec in tools if spec.provider == provider.name]
+    scopes = sorted(provider.scope.default.union(*used))
+    redirect_uri = f"{public_url}/connect/callback/{provider.name}"
+    if provider.name in GUIDED:
+        return guide(provider.name, redirect_uri=redirect_uri, scopes=scopes, is_loopback=is_loopback)
+    console = provider.console
+    return general(
+        provider.name,
+        console=None if console is None else console.url,
+        steps=() if console is None else console.steps,
+        redirect_uri=redirect_uri,
+        scopes=scopes,
+        has_secret=provider.client_auth != "none",
+    )
 
 
 def guide(provider: str, *, redirect_uri: str, scopes: Sequence[str], is_loopback: bool) -> Guide:

@@ -27,10 +27,12 @@ from vault.audit import audit
 from vault.keys.passwords import PasswordRefused, check_password, hash_password, needs_rehash, verify_password
 from vault.records import Event, Session, TicketPurpose, User
 from vault.refusals import TransitionRefused
+from vault.storage.database import Transaction
 
 WINDOW: Final = 900  # seconds over which wrong passwords are counted
 FIRST_ADMIN_LIFETIME: Final = 86400
 OWNER_LINK_LIFETIME: Final = 120
+SIGN_IN_LINK_LIFETIME: Final = 86400
 KNOWN_BROWSER_LIFETIME: Final = 180 * 86400
 _KNOWN_BROWSER_FAILURES: Final = 10
 _SESSIONS: Final = 100  # sign-ins per person in WINDOW: each leaves a row and an event
@@ -399,6 +401,59 @@ async def redeem_owner_link(deployment: Deployment, secret: str) -> User:
     user = await users.get_user(deployment.database, str(ticket.payload.get("user_id")))
     if user is None or user.disabled_at is not None:
         raise refused
+    return user
+
+
+# Links that an administrator makes for somebody
+
+
+async def make_sign_in_link(deployment: Deployment, transaction: Transaction, user_id: str) -> str:
+    """A one-time URL with which this person signs in and chooses a password; earlier ones stop working."""
+    now = deployment.now()
+    await tickets.expire_purpose(transaction, user_id, purpose=TicketPurpose.BOOTSTRAP, now=now)
+    secret = await tickets.issue(
+        transaction,
+        deployment.keys,
+        purpose=TicketPurpose.BOOTSTRAP,
+        payload={"kind": "sign_in_link", "user_id": user_id},
+        lifetime=SIGN_IN_LINK_LIFETIME,
+        now=now,
+        user_id=user_id,
+    )
+    return deployment.url("/sign-in/link?" + urlencode({"ticket": secret}))
+
+
+async def user_of_link(deployment: Deployment, secret: str) -> User:
+    """Whose link it is; does not use it up. Raises SignInRefused when it was used, has expired or is something else."""
+    now = deployment.now()
+    ticket = await tickets.peek(deployment.database, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
+    is_one = ticket is not None and ticket.payload.get("kind") == "sign_in_link"
+    user = await users.get_user(deployment.database, str(ticket.payload["user_id"])) if ticket and is_one else None
+    if user is None or user.disabled_at is not None:
+        raise SignInRefused(
+            "This link was already used, was replaced, or has expired. Ask an administrator for another."
+        )
+    return user
+
+
+async def use_sign_in_link(deployment: Deployment, secret: str, *, new: str | None) -> User:
+    """Use the link up and set the password, which ends every session and grant; `new` is None without passwords.
+
+    Raises SignInRefused or PasswordRefused.
+    """
+    user = await user_of_link(deployment, secret)
+    if new is not None:
+        check_password(new, name=user.name)
+    password_hash = None if new is None else await hash_password(new)
+    now = deployment.now()
+    try:
+        async with deployment.transaction() as transaction:
+            await tickets.consume(transaction, deployment.keys, secret, purpose=TicketPurpose.BOOTSTRAP, now=now)
+            if password_hash is not None:
+                await users.set_password(transaction, user.id, password_hash=password_hash, now=now)
+            await audit.append(transaction, Event(kind="user.link_used", user_id=user.id), now=now)
+    except TransitionRefused as error:
+        raise SignInRefused("This link was already used. Ask an administrator for another.") from error
     return user
 
 

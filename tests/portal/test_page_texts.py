@@ -11,9 +11,9 @@ from jinja2 import Environment
 
 from server.http import page_texts
 
-_TEMPLATES = sorted(Path(str(one)) for one in resources.files("server.portal").joinpath("templates").iterdir())
+_TEMPLATES = sorted(Path(str(resources.files("server.portal").joinpath("templates"))).rglob("*.html"))
 _HANDLERS = [
-    *sorted(Path(str(resources.files("server.portal"))).glob("*.py")),
+    *sorted(Path(str(resources.files("server.portal"))).rglob("*.py")),
     *sorted(Path(str(resources.files("server.http"))).glob("*.py")),
 ]
 _SHOWN_ATTRIBUTES = ("title", "aria-label", "alt", "data-label")
@@ -40,6 +40,9 @@ _CHOSEN = (
     "client_kind",
     "grant_end",
     "level",
+    "admin_health",
+    "admin_verdict",
+    "admin_fix",
 )  # by a value
 
 
@@ -81,7 +84,11 @@ def test_every_text_is_asked_for_and_every_name_is_there() -> None:
     known = {f"{page}.{name}" for page, texts in page_texts.CATALOGUE.items() for name in texts}
     pages = page_texts.CATALOGUE.keys()
     asked = {name for name in _asked_for() if name.partition(".")[0] in pages and not name.endswith((".html", ".py"))}
-    built = {name for name in known if name.startswith(("approval.", "activity.", *(f"{page}." for page in _CHOSEN)))}
+    built = {
+        name
+        for name in known
+        if name.startswith(("admin.", "approval.", "activity.", *(f"{page}." for page in _CHOSEN)))
+    }
     assert asked - known - {name for name in asked if name.partition(".")[0] in _CHOSEN} == set()
     assert known - asked - built == set()
 

@@ -194,7 +194,7 @@ class KeyRing:
             "values (:tenant, :name, :salt, :now)",
             {"tenant": TENANT, "name": name, "salt": salt, "now": now},
         )
-        return self._salted(salt, name=name, purpose=purpose)
+        return self._derive_salted(salt, name=name, purpose=purpose)
 
     async def salted_key(self, reader: Reader, name: str, *, purpose: str) -> SaltedKey:
         """The key of that name. Raises CiphertextRejected when it was destroyed."""
@@ -204,9 +204,9 @@ class KeyRing:
         )
         if row is None:
             raise CiphertextRejected("the key of this value was destroyed", detail=name)
-        return self._salted(binary(row, "salt"), name=name, purpose=purpose)
+        return self._derive_salted(binary(row, "salt"), name=name, purpose=purpose)
 
-    def _salted(self, salt: bytes, *, name: str, purpose: str) -> SaltedKey:
+    def _derive_salted(self, salt: bytes, *, name: str, purpose: str) -> SaltedKey:
         key = derive(self.subkey(purpose), salt=salt, info=name.encode())
         return SaltedKey(hashlib.sha256(salt).hexdigest()[:16], key)
 

@@ -9,6 +9,7 @@ it, including one that another process got or that a person's consent brought.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 SILENCES = 5  # in a row
 RECENT = 15  # seconds: longer than one request may take
@@ -30,6 +31,14 @@ class _Breaker:
     next_at: int = 0
     prober: str | None = None
     probe_ends: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A provider that does not answer, or refused our registration; since an instant."""
+
+    kind: Literal["silent", "refused"]
+    since: int
 
 
 class Breakers:
@@ -83,6 +92,13 @@ class Breakers:
             patient_until=until,
             next_at=until,
         )
+
+    def trouble(self, provider: str) -> Trouble | None:
+        """What this process knows of a provider that it cannot use now."""
+        state = self._states.get(provider)
+        if state is None or not state.is_open:
+            return None
+        return Trouble("refused" if state.refused[0] else "silent", state.opened_at)
 
     def note_answer(self, provider: str, *, now: int) -> None:
         """Note that the provider works."""

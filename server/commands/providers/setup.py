@@ -94,23 +94,11 @@ def _files(setup: Setup, name: str) -> Files:
 
 def _guide(setup: Setup, provider: Provider) -> Guide:
     from server.mcp.registry import load_tools
-    from server.setup.provider_consoles import GUIDED, general, guide
+    from server.setup.provider_consoles import guide_for
 
     settings = setup.settings()
-    used = [spec.scopes for spec in load_tools(settings, setup.catalog()) if spec.provider == provider.name]
-    scopes = sorted(provider.scope.default.union(*used))
-    redirect_uri = f"{settings.public_url}/connect/callback/{provider.name}"
-    if provider.name in GUIDED:
-        return guide(provider.name, redirect_uri=redirect_uri, scopes=scopes, is_loopback=settings.is_loopback)
-    console = provider.console
-    return general(
-        provider.name,
-        console=None if console is None else console.url,
-        steps=() if console is None else console.steps,
-        redirect_uri=redirect_uri,
-        scopes=scopes,
-        has_secret=provider.client_auth != "none",
-    )
+    tools = load_tools(settings, setup.catalog())
+    return guide_for(provider, tools, public_url=settings.public_url, is_loopback=settings.is_loopback)
 
 
 def _inputs(provider: Provider, given: list[str]) -> dict[str, str]:

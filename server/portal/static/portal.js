@@ -77,6 +77,18 @@
     setInterval(count, 1000);
   }
 
+  if (navigator.clipboard) {
+    for (const button of document.querySelectorAll("button[data-copy]")) {
+      button.hidden = false;
+      const label = button.firstChild, words = label.textContent;
+      button.addEventListener("click", async () => {
+        await navigator.clipboard.writeText(button.dataset.copy);
+        label.textContent = button.dataset.copied;
+        setTimeout(() => { label.textContent = words; }, 2000);
+      });
+    }
+  }
+
   for (const field of document.querySelectorAll("input[data-filter]")) {
     const items = [...document.getElementById(field.dataset.filter).children];
     field.closest("[hidden]")?.removeAttribute("hidden");

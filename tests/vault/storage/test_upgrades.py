@@ -38,7 +38,7 @@ PUBLISHED = {
     "0009_pages.sql": "ffe3454caf6b6c118f1830791c9c8dee3d037c04dd243a4bbfa1823ea7d535f9",
     "0010_repeated_tokens.sql": "6b1fac9695d9e681c5b1cc3fdb326d9ef5dfcb7fda5460bdbb79a39d803aaf9a",
     "0011_account_names.sql": "4c26956bf0524f2d94c1e48405b1d9e39673450a5e7b34aac6cf84277d2837f8",
-    "0013_administration.sql": "a4e90165a966346c4c2a348463f30d3f06316b478805c20b9e374d76abfcd0af",
+    "0015_administration.sql": "4c4ef8a75098b6cb741ad74fbb563842a0b880e51b3c7539d918debb6279c96a",
     "0012_tool_choices.sql": "48f6b5d766300d076ce514bbf1e9426df537834dda41f2fc81a6f03847cc2f64",
     "0013_idle_ends.sql": "44aab7151333aca49f48976c34e02d146a87d0ab19f34b74f10c641b6b3b4b8b",
     "0014_activity_filters.sql": "06f931949301c5f0feb5cc297f205a43d10f04060e8058c7c17529816fd9b2c5",

@@ -25,3 +25,5 @@ create table replicas (
     providers text not null,
     primary key (tenant, id)
 );
+
+create index connections_provider on connections (tenant, provider) where ended_at is null;

@@ -1,0 +1,29 @@
+"""The table of administration pages."""
+
+from __future__ import annotations
+
+from starlette.routing import Route
+
+from server.deployment import Deployment
+from server.portal.administration import people, providers
+from server.portal.administration.room import admin_route
+
+
+def admin_routes(deployment: Deployment) -> list[Route]:
+    """Every administration page's route, most specific path first."""
+    return [
+        admin_route(deployment, "", get=providers.show),
+        admin_route(deployment, "/providers", get=providers.show),
+        admin_route(deployment, "/providers/{provider}", get=providers.show_one, post=providers.save),
+        admin_route(deployment, "/providers/{provider}/test", post=providers.test, back=".."),
+        admin_route(deployment, "/providers/{provider}/remove", get=providers.confirm, post=providers.remove),
+        admin_route(deployment, "/people", get=people.show),
+        admin_route(deployment, "/people/new", get=people.show_new, post=people.add),
+        admin_route(deployment, "/people/{user}", get=people.show_one),
+        admin_route(deployment, "/people/{user}/link", post=people.make_link, back=".."),
+        admin_route(deployment, "/people/{user}/disable", post=people.disable, back=".."),
+        admin_route(deployment, "/people/{user}/enable", post=people.enable, back=".."),
+        admin_route(deployment, "/people/{user}/admin", post=people.make_admin, back=".."),
+        admin_route(deployment, "/people/{user}/not-admin", post=people.end_admin, back=".."),
+        admin_route(deployment, "/people/{user}/delete", get=people.confirm, post=people.delete),
+    ]
