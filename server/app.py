@@ -199,7 +199,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
     from server.http.addresses import behind_proxies
     from server.http.edge import Edge
     from server.http.guards import GuardRules
-    from server.http.pages import nowhere
+    from server.http.pages import FAILURES, answer_failure
     from server.proxy import Proxy
 
     busy = [*server.mcp.transports.routes(deployment), *server.oauth.routes(deployment)]
@@ -209,7 +209,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
             *server.portal.routes(deployment),
         ],
         lifespan=server.mcp.transports.lifespan(deployment),
-        exception_handlers={404: nowhere},
+        exception_handlers=dict.fromkeys(FAILURES, answer_failure),
     )
     app.router.redirect_slashes = False  # a redirect behind a TLS proxy would lose the bearer token
     edge = Edge(

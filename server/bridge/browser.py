@@ -84,32 +84,30 @@ class BrowserSignIn:
         method, _, rest = first.partition(" ")
         target = urlsplit(rest.partition(" ")[0])
         if method != "GET" or hosts != [self._host]:  # another name for this address: DNS rebinding
-            return _page(400, "This address can't be used here", "Nothing was done.")
+            return _page(400, "bridge.address")
         if hmac.compare_digest(target.path.encode(), self._start.encode()):
             return _redirect(self._authorize_url())
         if target.path != "/callback":
-            return _page(404, "Page not found", "Nothing was done.")
+            return _page(404, "bridge.no_page")
         return self._take_answer(parse_qs(target.query, keep_blank_values=True))
 
     def _take_answer(self, query: Mapping[str, list[str]]) -> bytes:
         values = {name: found[0] for name, found in query.items() if len(found) == 1}
         if not hmac.compare_digest(values.get("state", "").encode(), self._state.encode()):
-            return _page(
-                400, "This answer belongs to another sign-in", "Nothing was done. Start again from your agent."
-            )
+            return _page(400, "bridge.other")
         if self._answer.done():
-            return _page(400, "This sign-in has expired", "Nothing was done. Start again from your agent.")
+            return _page(400, "bridge.over")
         code, error = values.get("code", ""), values.get("error", "")
         if values.get("iss") != self._vault.origin:  # RFC 9207 §2.4: the mix-up attack
             self._answer.set_exception(
                 BridgeRefused("the answer to the sign-in came from another server: nothing was done")
             )
-            return _page(400, "This answer came from another server", "Nothing was done. Start again from your agent.")
+            return _page(400, "bridge.other_server")
         if error or not code:
             self._answer.set_exception(GrantOver("the vault refused the sign-in", error=error))
-            return _page(200, "Not signed in", "The agent got no access. You can close this page.")
+            return _page(200, "bridge.denied")
         self._answer.set_result(code)
-        return _page(200, "Signed in", "You can close this page and go back to your agent.")
+        return _page(200, "bridge.done")
 
 
 @asynccontextmanager
@@ -137,10 +135,14 @@ async def redeem_code(attempt: BrowserSignIn, authority: AuthorizationServer, *,
     return await authority.redeem(client_id, code, verifier=attempt.verifier, redirect_uri=attempt.redirect_uri)
 
 
-def _page(status: int, title: str, text: str) -> bytes:
+def _page(status: int, name: str) -> bytes:
+    """The page that says the text of that name, below its title."""
+    from server.http.page_texts import text  # read when a person comes: a bridge starts without it
+
+    title, words = text(f"{name}_title"), text(name)
     body = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
-        f"<h1>{html.escape(title)}</h1><p>{html.escape(text)}</p></html>"
+        f"<h1>{html.escape(title)}</h1><p>{html.escape(words)}</p></html>"
     ).encode()
     reason = {200: "OK", 400: "Bad Request", 404: "Not Found"}[status]
     return f"HTTP/1.1 {status} {reason}\r\n{_HEADERS}Content-Length: {len(body)}\r\n\r\n".encode() + body

@@ -6,7 +6,7 @@ what a page says; `server.sign_in.password` knows who the person is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Final, Generic, TypeVar
@@ -16,13 +16,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from server.http import page_texts
+from server.http.answers import json_answer
 from server.http.assets import asset_url, initials, logo_url, slug
 
 Item = TypeVar("Item")
 _TEXT_LIMIT: Final = 400  # characters of an explanation on an error page
+FAILURES: Final[Mapping[int, tuple[str, str, str]]] = {  # status: text of the page; code and description for programs
+    404: ("error.no_page", "not_found", "no endpoint has this path; docs/reference/endpoints.md lists them"),
+    405: ("error.wrong_method", "method_not_allowed", "this path takes {allow} only"),
+    500: (
+        "error.broken",
+        "server_error",
+        "the vault failed; try again, then ask its operator for the log",
+    ),
+}
 _HOST_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
 
 
@@ -177,11 +187,14 @@ def error_page(request: Request, title: str, message: str, status: int) -> HTMLR
     )
 
 
-async def nowhere(request: Request, error: Exception) -> Response:
-    """The answer for an unknown address: a page for a person's browser, plain text for a program."""
-    if not isinstance(error, HTTPException):
-        raise error
-    if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
-        message = page_texts.text("error.no_page")
-        return error_page(request, page_texts.text("error.no_page_title"), message, status=error.status_code)
-    return secure(PlainTextResponse(error.detail, error.status_code, headers=error.headers))
+async def answer_failure(request: Request, error: Exception) -> Response:
+    """What nothing else answered, as FAILURES says: a page for a person's browser, JSON for a program."""
+    headers: Mapping[str, str] = (error.headers or {}) if isinstance(error, HTTPException) else {}
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    page, code, description = FAILURES[status]
+    if "text/html" in request.headers.get("accept", ""):
+        answer = error_page(request, page_texts.text(f"{page}_title"), page_texts.text(page), status=status)
+        answer.headers.update(headers)
+        return answer
+    content = {"error": code, "error_description": description.format(allow=headers.get("Allow", ""))}
+    return secure(json_answer(content, status=status, headers=headers))

@@ -15,6 +15,7 @@ _TEMPLATES = sorted(Path(str(resources.files("server.portal").joinpath("template
 _HANDLERS = [
     *sorted(Path(str(resources.files("server.portal"))).rglob("*.py")),
     *sorted(Path(str(resources.files("server.http"))).glob("*.py")),
+    *sorted(Path(str(resources.files("server.bridge"))).glob("*.py")),
 ]
 _SHOWN_ATTRIBUTES = ("title", "aria-label", "alt", "data-label")
 _ASIDE = {
@@ -83,7 +84,9 @@ def test_words_in_a_template_are_found() -> None:
 def test_every_text_is_asked_for_and_every_name_is_there() -> None:
     known = {f"{page}.{name}" for page, texts in page_texts.CATALOGUE.items() for name in texts}
     pages = page_texts.CATALOGUE.keys()
-    asked = {name for name in _asked_for() if name.partition(".")[0] in pages and not name.endswith((".html", ".py"))}
+    asked = _asked_for()
+    asked |= known & {f"{name}_title" for name in asked}  # a page's title goes by the name of its text
+    asked = {name for name in asked if name.partition(".")[0] in pages and not name.endswith((".html", ".py"))}
     built = {
         name
         for name in known

@@ -9,12 +9,14 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from server.sign_in import password
 from server.sign_in.password import cookie_name
 from tests.support.harness import PASSWORD, free_socket, running_vault
 from tests.support.person import Person, forms_of, session_token, without_own_markup
 from tests.support.portal_room import Room, running_room
 from vault import connections, sessions
 
+BROWSER = "text/html,application/xhtml+xml"
 PAGES = (
     "/sign-in",
     "/connections",
@@ -219,14 +221,44 @@ async def test_error_pages_say_nothing_of_the_path(room: Room, path: str) -> Non
 async def test_an_address_without_a_page_is_a_page_for_a_browser_and_words_for_a_program(room: Room) -> None:
     person = await room.browser()
     path = "/nothing/%3Csvg%20onload=alert(1)%3Ezq9"
-    browser = await person.http.get(path, headers={"accept": "text/html,application/xhtml+xml"})
+    browser = await person.http.get(path, headers={"accept": BROWSER})
     program = await person.http.get(path, headers={"accept": "application/json"})
     assert browser.status_code == program.status_code == 404
     assert "Page not found" in browser.text
     assert 'href="/"' in browser.text
-    assert program.text == "Not Found"
+    assert program.json()["error"] == "not_found"
+    assert "endpoints.md" in program.json()["error_description"]
     for answer in (browser, program):
         assert "zq9" not in answer.text
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+async def test_a_method_that_an_address_does_not_take_says_what_to_do(room: Room) -> None:
+    person = await room.browser()
+    browser = await person.http.get("/sign-out", headers={"accept": BROWSER})
+    program = await person.http.get("/sign-out")
+    assert browser.status_code == program.status_code == 405
+    assert browser.headers["allow"] == program.headers["allow"] == "POST"
+    assert "Go to the start page" in browser.text
+    assert program.json() == {"error": "method_not_allowed", "error_description": "this path takes POST only"}
+
+
+async def test_a_failure_of_ours_is_a_page_for_a_browser_and_json_for_a_program(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> None:
+        raise RuntimeError("hunter2")
+
+    person = await room.browser()
+    assert (await person.http.get("/sign-in")).status_code == 200, "the twin"
+    monkeypatch.setattr(password, "has_admin", fails)
+    browser = await person.http.get("/sign-in", headers={"accept": BROWSER})
+    program = await person.http.get("/sign-in")
+    assert browser.status_code == program.status_code == 500
+    assert "look at its log" in browser.text
+    assert program.json()["error"] == "server_error"
+    for answer in (browser, program):
+        assert "hunter2" not in answer.text
         assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
 
 
