@@ -7,8 +7,10 @@ itself use `empty_store`.
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import shutil
+import ssl
 import subprocess
 import tempfile
 import uuid
@@ -17,10 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import httpcore2
 import pytest
+from argon2 import PasswordHasher
 from hypothesis import HealthCheck, settings
 
 from vault.audit.audit import Activity
+from vault.keys import passwords
 from vault.keys.key_ring import KeyRing
 from vault.keys.sources import key_source
 from vault.storage.database import Database, open_database
@@ -73,7 +78,9 @@ class PostgresCluster:
     async def create(self, *, template: str | None = None) -> str:
         self._count += 1
         name = self.template if self._count == 1 else f"{self._mark}_{self._count}"
-        await self._execute(f'create database "{name}"' + (f' template "{template}"' if template else ""))
+        # half the cost of the usual way, which writes the copy to the log of a server that is about to be deleted
+        of = f' template "{template}" strategy file_copy' if template else ""
+        await self._execute(f'create database "{name}"{of}')
         return name
 
     async def drop(self, name: str) -> None:
@@ -94,6 +101,42 @@ def unavailable(reason: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+COSTLY_HASHER = passwords._HASHER
+CHEAP_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_passwords() -> Generator[None]:
+    """Sign in without the cost of a password hash; tests of that cost ask for `costly_passwords`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_HASHER", CHEAP_HASHER)
+        yield
+
+
+@pytest.fixture
+def costly_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are hashed as in production."""
+    monkeypatch.setattr(passwords, "_HASHER", COSTLY_HASHER)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def certificates_read_once() -> Generator[None]:
+    """Share what each httpx2 client reads anew: the certificates of all authorities, for clients that speak http."""
+
+    @functools.cache
+    def context_of(*, trust_env: bool, _file: str | None, _folder: str | None) -> ssl.SSLContext:
+        return default_ssl_context(_trust_env=trust_env)
+
+    def shared(*, _trust_env: bool = True) -> ssl.SSLContext:
+        file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+        return context_of(trust_env=_trust_env, _file=file, _folder=folder)
+
+    default_ssl_context = httpcore2.default_ssl_context
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpcore2, "default_ssl_context", shared)
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

@@ -19,6 +19,7 @@ from vault.keys.passwords import (
     verify_password,
 )
 
+pytestmark = pytest.mark.usefixtures("costly_passwords")
 GOOD = "seven green herons nap"
 MEGABYTE = "a9" * 524_288
 
