@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from tests.chaos.figures import Figure, Scale
+from tests.support.exploring import Findings, explore
 from tests.support.refresh_model import (
     FILES,
     FULL,
@@ -19,9 +20,7 @@ from tests.support.refresh_model import (
     STORAGE,
     WIDE,
     Budget,
-    Findings,
     Provider,
-    explore,
 )
 from tests.vault.refresh.test_refresh_model import BROKEN
 

@@ -1,4 +1,4 @@
-"""The wheel of this checkout, and packages that `uv` resolves from it without a network."""
+"""A configured vault; the wheel of this checkout, and packages that `uv` resolves from it without a network."""
 
 from __future__ import annotations
 
@@ -8,13 +8,35 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import AsyncGenerator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from providers.simulator.running import Simulator, running_simulator
 from tests.cli.test_installing import make_wheel
 from tests.support.documented import ROOT, required
+from tests.support.processes import Place, free_port
+
+
+@pytest.fixture
+def place(tmp_path: Path, prepared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A vault after its first run, with the settings of a port of its own."""
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+    data = tmp_path / "data"
+    shutil.copytree(prepared_data, data)
+    data.chmod(0o700)
+    made = Place(data, free_port())
+    made.configure()
+    return made
+
+
+@pytest.fixture(scope="module")
+async def simulator() -> AsyncGenerator[Simulator]:
+    """The sandbox providers, for the tests of one module."""
+    async with running_simulator() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -3,62 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import pty
 import re
 import shutil
-import sqlite3
 import stat
-import termios
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx2
 import pytest
 import typer
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from providers.definitions.catalog import SHELF
 from server.app import open_deployment
 from server.cli import app
-from server.event_texts import event_fields, in_a_line
-from server.lifecycle.maintenance import sweep
 from server.settings import load_settings
-from tests.conftest import Store
+from tests.support.commands import content, run, run_on_terminal
 from tests.support.person import Person
 from tests.support.processes import PROGRAM, Place, free_port
 from vault import connections, users
-from vault.audit.audit import append, list_events
-from vault.audit.segments import SEAL_AFTER, seal
-from vault.records import Event
-from vault.refresh import leases, sightings
+from vault.refresh import leases
 from vault.upstream import Account, TokenAnswer
 
 PASSWORD = "a long enough password for this test"
-
-
-@pytest.fixture
-def place(tmp_path: Path, prepared_data: Path) -> Place:
-    data = tmp_path / "data"
-    shutil.copytree(prepared_data, data)
-    data.chmod(0o700)
-    made = Place(data, free_port())
-    made.configure()
-    return made
-
-
-async def run(place: Place, *command: str, feed: str | None = None) -> Result:
-    """The command in this process, on a thread of its own since it brings its own event loop."""
-    arguments = [*command, "--data", str(place.data)]
-    return await asyncio.to_thread(CliRunner().invoke, app, arguments, input=feed)
-
-
-async def content(place: Place, *command: str, feed: str | None = None) -> object:
-    result = await run(place, *command, "--json", feed=feed)
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
 
 
 def test_a_command_is_found_by_its_first_word() -> None:
@@ -219,30 +186,6 @@ async def test_the_owner_gets_a_one_time_link_and_connects_from_it(place: Place)
     assert (await run(place, "delegations", "revoke", "agent", "nothing")).exit_code == 1
 
 
-async def test_activity_and_signing_keys(place: Place) -> None:
-    rotated = await content(place, "keys", "rotate-signing")
-    events = await content(place, "activity", "--limit", "5")
-    assert events[-1]["kind"] == "signing_key.rotated"
-    assert events[-1]["details"]["kid"] == rotated["kid"]
-    assert "signing_key.rotated" in (await run(place, "activity")).stdout
-
-
-def test_what_happened_is_one_line_that_says_nothing_to_the_terminal() -> None:
-    event = Event(
-        kind="client.registered",
-        sequence=1,
-        at=0,
-        client_id="c",
-        details={"name": "Bot\x1b[2J\n1970-01-01T00:00:00Z  consent.given", "redirect_uris": ["a", "b"], "actors": []},
-    )
-    line = in_a_line(event_fields(event, names={"c": "Bot\u202e"}))
-    assert line.startswith(
-        "1970-01-01T00:00:00Z  client.registered        ok       Bot‹U+202E›  name: Bot‹U+001B›[2J 1970"
-    )
-    assert line.endswith("redirect uris: a, b")
-    assert "\n" not in line
-
-
 async def test_a_backup_is_made_beside_a_running_vault_and_restored_when_it_stopped(place: Place) -> None:
     await content(place, "users", "add", "alice", "--password-stdin", feed=PASSWORD + "\n")
     file = str(place.data.parent / "vault.backup")
@@ -359,29 +302,10 @@ async def test_the_version_is_said_to_a_command_and_to_an_option(place: Place) -
     assert (option.exit_code, option.stdout) == (0, said)
 
 
-async def _on_a_terminal(place: Place, *command: str, columns: int) -> list[str]:
-    """The lines that a person sees on a terminal of that width."""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (40, columns))
-    known = {name: value for name, value in place.environment().items() if name not in {"COLUMNS", "LINES"}}
-    process = await asyncio.create_subprocess_exec(
-        *place.arguments(*command), stdout=theirs, env=known | {"TERM": "xterm"}
-    )
-    os.close(theirs)
-
-    def read() -> bytes:
-        seen = b""
-        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
-            while part := os.read(ours, 65536):
-                seen += part
-        return seen
-
-    async with asyncio.timeout(30):
-        seen = await asyncio.to_thread(read)
-        assert await process.wait() == 0
-    os.close(ours)
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", seen.decode())
-    lines = plain.splitlines()
+async def _lines_on_terminal(place: Place, *command: str, columns: int) -> list[str]:
+    code, seen = await run_on_terminal(place, *command, columns=columns)
+    assert code == 0, seen
+    lines = seen.splitlines()
     assert columns < 80 or max(len(line) for line in lines) <= columns
     return [line.rstrip() for line in lines]
 
@@ -394,11 +318,11 @@ async def test_a_table_is_a_line_each_for_a_program_and_keeps_names_and_headings
     _, printed, _ = await place.run(*command)
     head, *lines = printed.splitlines()
     assert [line.split()[0] for line in lines] == names
-    narrow = await _on_a_terminal(place, *command, columns=80)
+    narrow = await _lines_on_terminal(place, *command, columns=80)
     assert len(narrow) > len(lines) + 1, "nothing had to be broken"
     assert {line.split()[0] for line in narrow if line and not line.startswith(" ")} >= set(names)
     assert set(head.split()) <= set(" ".join(narrow).split())
-    tiny = await _on_a_terminal(place, *command, columns=30)
+    tiny = await _lines_on_terminal(place, *command, columns=30)
     assert [line for line in tiny if line and not line.startswith(" ")] == names, "a block each"
 
 
@@ -518,119 +442,3 @@ async def test_the_demo_that_is_left_running_can_be_used_as_it_says(tmp_path: Pa
         process.terminate()
         async with asyncio.timeout(20):
             assert await process.wait() == 0
-
-
-async def test_the_activity_is_verified_and_what_does_not_fit_is_named(place: Place) -> None:
-    await content(place, "keys", "rotate-signing")
-    whole = await run(place, "activity", "verify")
-    assert whole.exit_code == 0, whole.output
-    assert "Events 1 to 1 are intact" in whole.stdout
-    report = await content(place, "activity", "verify")
-    assert (report["whole"], report["first"], report["last"]) == (True, 1, 1)
-    with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
-        database.execute("update events set outcome = 'forged' where sequence = 1")
-        database.commit()
-    broken = await run(place, "activity", "verify")
-    assert broken.exit_code == 1
-    assert "tampered with at event 1" in broken.stdout
-    told = await run(place, "activity", "verify", "--json")
-    assert told.exit_code == 1
-    assert json.loads(told.stdout)["sequence"] == 1
-
-
-async def test_an_activity_that_was_emptied_with_every_trace_of_it_is_no_whole_one(place: Place) -> None:
-    await content(place, "keys", "rotate-signing")
-    store = Store(f"sqlite://{place.data / 'vault.sqlite'}", place.data)
-    database = await store.open()
-    await store.open_keys(database)
-    assert await sightings.note(database, place.data) is None
-    assert (await run(place, "activity", "verify")).exit_code == 0  # the twin
-    async with database.transaction() as transaction:
-        for table in ("events", "event_batches", "event_heads", "event_checkpoints", "keys.event_starts"):
-            await transaction.execute(f"delete from {table}")
-    await database.close()
-    emptied = await run(place, "activity", "verify")
-    assert emptied.exit_code == 1
-    assert "this host saw" in emptied.stdout
-
-
-async def test_an_event_of_an_earlier_release_is_accepted_when_that_is_said(place: Place) -> None:
-    await content(place, "keys", "rotate-signing")
-    store = Store(f"sqlite://{place.data / 'vault.sqlite'}", place.data)
-    database = await store.open()  # without its key, as an earlier release appends
-    async with database.transaction() as transaction:
-        await append(transaction, Event("tool.called"), now=database.now())
-    await database.close()
-    refused = await run(place, "activity", "verify")
-    assert refused.exit_code == 1
-    assert "1 events were written without the vault's key (2 to 2)" in refused.stdout
-    assert (await run(place, "activity", "verify", "--allow-unkeyed")).exit_code == 0
-    doctor = json.loads((await run(place, "doctor", "--json")).stdout)
-    (finding,) = [one for one in doctor if one["check"] == "activity"]
-    assert finding["verdict"] == "note"
-
-
-async def test_verifying_since_a_date_trusts_what_was_sealed_before(place: Place) -> None:
-    for _ in range(2):
-        await content(place, "keys", "rotate-signing")
-    with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
-        (at,) = database.execute("select max(at) from events").fetchone()
-    await content(place, "activity", "verify", "--since", "2001-01-01")
-    refused = await run(place, "activity", "verify", "--since", "yesterday")
-    assert refused.exit_code == 1
-    assert "use a date such as" in refused.stderr
-    store = Store(f"sqlite://{place.data / 'vault.sqlite'}", place.data)
-    opened = await store.open()
-    await store.open_keys(opened)
-    await seal(opened, now=opened.now() + SEAL_AFTER)
-    await opened.close()
-    after = datetime.fromtimestamp(at + 60, UTC).isoformat()
-    report = await content(place, "activity", "verify", "--since", after)
-    assert (report["trusted"], report["first"]) == (2, 3)
-    said = await run(place, "activity", "verify", "--since", after)
-    assert "Events up to 2 were verified when they were sealed" in said.stdout
-
-
-async def test_doctor_says_whether_the_activity_can_be_proved(place: Place) -> None:
-    await content(place, "keys", "rotate-signing")
-
-    async def finding() -> dict[str, str]:
-        findings = json.loads((await run(place, "doctor", "--json")).stdout)
-        (found,) = [one for one in findings if one["check"] == "activity"]
-        return found
-
-    assert (await finding())["verdict"] == "ok"
-    with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
-        database.execute("delete from events")
-        database.execute("delete from event_batches")
-        database.execute("update event_heads set height = 0, sequence = 0, hash = zeroblob(32)")
-        database.commit()
-    assert (await finding())["verdict"] == "problem"
-
-
-async def test_a_broken_activity_is_said_in_the_log_and_stops_no_upkeep(
-    place: Place, caplog: pytest.LogCaptureFixture
-) -> None:
-    await content(place, "keys", "rotate-signing")
-    with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
-        database.execute("update events set outcome = 'forged'")
-        database.commit()
-    async with open_deployment(load_settings(), data=place.data) as deployment:
-        await sweep(deployment)
-    assert "the activity does not fit its chain" in caplog.text
-
-
-async def test_the_upkeep_prunes_what_is_older_than_the_settings_say(place: Place) -> None:
-    await content(place, "keys", "rotate-signing")
-    async with open_deployment(
-        load_settings(overrides={"activity": {"retention_days": 1}}), data=place.data
-    ) as deployment:
-        await sweep(deployment)
-        assert len(await list_events(deployment.database)) == 1
-        deployment.database.clock_offset += 3 * 86400
-        await sweep(deployment)
-        (kept,) = await list_events(deployment.database)
-    assert kept.kind == "activity.pruned"
-    said = (await run(place, "activity", "verify")).stdout
-    assert "Events 1 to 1" in said
-    assert "pruned after a retention of 1 days" in said

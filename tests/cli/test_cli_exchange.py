@@ -11,13 +11,11 @@ from server.app import open_deployment
 from server.oauth.exchange import release, workers
 from server.oauth.rules import TOKEN_EXCHANGE
 from server.settings import load_settings
-from tests.cli.test_cli_commands import content, place, run
+from tests.support.commands import content, run
 from tests.support.processes import Place
 from vault import clients
 from vault.audit import audit
 from vault.records import Client, Event
-
-__all__ = ["place"]
 
 REDIRECT = ("--redirect-uri", "https://app.example/cb")
 API = "https://api.example/v1"

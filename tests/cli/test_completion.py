@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-
-import pytest
 
 from server.app import open_deployment
 from server.deployment import Deployment
@@ -79,14 +76,6 @@ async def complete(place: Place, *words: str, environment: Mapping[str, str] | N
         out, err = await process.communicate()
     assert err == b"", err.decode()
     return out.decode().split("\n")[:-1] if out.endswith(b"\n") else out.decode().split("\n")
-
-
-@pytest.fixture
-def place(tmp_path: Path, prepared_data: Path) -> Place:
-    data = tmp_path / "data"
-    shutil.copytree(prepared_data, data)
-    data.chmod(0o700)
-    return Place(data, free_port())
 
 
 async def test_names_are_completed_from_the_database_and_nothing_is_made(place: Place) -> None:

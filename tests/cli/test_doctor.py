@@ -5,117 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-import shutil
-import socket
 import sqlite3
 import sys
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from typer.testing import CliRunner
 
-from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PUBLIC_CLIENT_ID
-from providers.simulator.running import Simulator, running_simulator
-from server.app import build_app, open_deployment
+from providers.simulator.running import Simulator
 from server.cli import app
-from server.settings import load_settings
 from tests.conftest import PostgresCluster, Store
-from tests.support.harness import free_socket, serving
-from tests.support.mcp_room import Room, room
+from tests.support.examining import Found, answering, assert_problem, configure, examine, served, slack
+from tests.support.harness import free_socket
+from tests.support.mcp_room import room
 from tests.support.poolers import pgbouncer
 from tests.support.private import private_mounts
 from tests.support.processes import Place, free_port
 from tests.support.tls import make_authority, tls_proxy
-
-Found = dict[str, dict[str, str]]
-
-
-@pytest.fixture(scope="module")
-async def simulator() -> AsyncGenerator[Simulator]:
-    async with running_simulator() as opened:
-        yield opened
-
-
-@pytest.fixture
-def place(tmp_path: Path, prepared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
-    data = tmp_path / "data"
-    shutil.copytree(prepared_data, data)
-    data.chmod(0o700)
-    made = Place(data, free_port())
-    made.configure()
-    return made
-
-
-def configure(place: Place, *lines: str) -> None:
-    """The settings file of the place; `lines` go on in `[server]`."""
-    text = "\n".join(["[server]", f"port = {place.port}", *lines])
-    (place.data / "config.toml").write_text(text + "\n")
-
-
-async def examine(place: Place, *, fails: bool = False) -> Found:
-    """What the doctor says, by check; the worst where one check says several things."""
-    arguments = ["doctor", "--json", "--data", str(place.data)]
-    result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
-    assert result.exit_code == (1 if fails else 0), result.output
-    found: Found = {}
-    for one in json.loads(result.stdout):
-        assert (one["fix"] is not None) is (one["verdict"] != "ok"), one
-        if one["check"] not in found or one["verdict"] == "problem":
-            found[one["check"]] = one
-    return found
-
-
-def assert_problem(found: Found, check: str, *words: str) -> None:
-    assert found[check]["verdict"] == "problem", found[check]
-    for word in words:
-        assert word in found[check]["sentence"] + found[check]["fix"], found[check]
-
-
-def slack(simulator: Simulator, **changes: object) -> list[str]:
-    return section_of("slack", {**simulator.slack_settings(), **changes})
-
-
-def section_of(name: str, section: Mapping[str, object]) -> list[str]:
-    lines = ["[sandbox]", "loopback_upstreams = true", f"[providers.{name}]"]
-    for key, value in section.items():
-        if isinstance(value, dict):
-            lines += [f"{key}.{part} = {json.dumps(text)}" for part, text in value.items()]
-        else:
-            lines.append(f"{key} = {json.dumps(value)}")
-    return lines
-
-
-@asynccontextmanager
-async def answering(port: int, status: str, body: object, *headers: str) -> AsyncGenerator[None]:
-    """A stranger on the port that says the same to everybody."""
-    content = json.dumps(body).encode()
-    head = "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", "Connection: close", *headers])
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(head.encode() + b"\r\n\r\n" + content)
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", port)
-    try:
-        yield
-    finally:
-        server.close()
-        await server.wait_closed()
-
-
-@asynccontextmanager
-async def served(place: Place) -> AsyncGenerator[str]:
-    """A process that serves the vault, with the settings as they are now; the vault's id."""
-    listening = socket.create_server(("127.0.0.1", place.port))
-    settings = load_settings(place.data / "config.toml", data=place.data)
-    async with open_deployment(settings, data=place.data) as deployment, serving(build_app(deployment), listening):
-        yield deployment.vault_id
 
 
 async def test_a_healthy_vault_that_serves_is_all_green(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,17 +287,6 @@ async def test_a_clock_that_is_off(place: Place) -> None:
         assert_problem(seen, "port", "(uid ")  # who repeats the vault's id has not proved anything
 
 
-async def test_a_providers_clock_that_is_off(place: Place, simulator: Simulator) -> None:
-    port = free_port()
-    configure(place, *slack(simulator, token_url=f"http://127.0.0.1:{port}/token"))
-    (place.data / "config.toml").chmod(0o600)
-    refusal = {"ok": False, "error": "invalid_code"}
-    async with answering(port, "200 OK", refusal, "Date: Mon, 01 Jan 2024 00:00:00 GMT"):
-        assert_problem(await examine(place, fails=True), "clock", "Slack", "NTP")
-    async with answering(port, "200 OK", refusal):
-        assert (await examine(place))["clock"]["verdict"] == "ok"
-
-
 async def test_headers_of_a_proxy_that_anybody_could_forge(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "proxy" not in await examine(place)
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
@@ -408,134 +305,6 @@ async def test_headers_of_a_proxy_that_anybody_could_forge(place: Place, monkeyp
     assert_problem(await examine(place, fails=True), "settings", "trusted_proxies", "docs/reference/settings.md")
 
 
-@pytest.mark.parametrize("change", [{"client_secret": "wrong"}, {"client_id": "nobody"}])
-async def test_a_client_id_or_secret_that_is_refused(
-    place: Place, simulator: Simulator, change: dict[str, str]
-) -> None:
-    configure(place, *slack(simulator, **change))
-    (place.data / "config.toml").chmod(0o600)
-    before = len(simulator.books()["redemptions"])
-    assert_problem(await examine(place, fails=True), "slack.client", "rejects", "token-vault providers setup slack")
-    configure(place, *slack(simulator))
-    assert (await examine(place))["slack.client"]["verdict"] == "ok"
-    assert not [one for one in simulator.books()["redemptions"][before:] if one.get("outcome") == "ok"]
-
-
-async def test_a_google_client_that_is_refused(place: Place, simulator: Simulator) -> None:
-    configure(place, *section_of("google", {**simulator.google_settings(), "client_secret": "wrong"}))
-    (place.data / "config.toml").chmod(0o600)
-    assert_problem(await examine(place, fails=True), "google.client", "invalid_client")
-
-
-@pytest.mark.parametrize("provider", ["slack", "google"])
-async def test_a_redirect_address_that_is_not_registered_there(
-    place: Place, simulator: Simulator, provider: str
-) -> None:
-    redirect = f"{place.url}/connect/callback/{provider}"
-    configure(place, *section_of(provider, simulator.settings()[provider]))
-    (place.data / "config.toml").chmod(0o600)
-    simulator.control("client", redirect_uris=[f"{place.url}/connect/callback"])
-    found = await examine(place, fails=True)
-    assert_problem(found, f"{provider}.redirect", "doesn't know our redirect", f"exactly {redirect}", "--show")
-    assert found[f"{provider}.client"]["verdict"] == "ok"
-    simulator.control("client", redirect_uris=[redirect])
-    assert (await examine(place))[f"{provider}.redirect"]["verdict"] == "ok"
-    simulator.control("client", redirect_uris=None)
-
-
-async def test_user_scopes_that_the_app_there_does_not_have(place: Place, simulator: Simulator) -> None:
-    one = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
-    configure(place, *slack(simulator))
-    (place.data / "config.toml").chmod(0o600)
-    simulator.control("app", **one, user_scopes=["channels:read", "channels:history"])
-    found = await examine(place, fails=True)
-    assert_problem(
-        found,
-        "slack.scopes",
-        "invalid_scope_requested",
-        "user scopes to the app at Slack: channels:history channels:read",
-    )
-    simulator.control("app", **one, user_scopes=["channels:read", "channels:history", "chat:write"])
-    some = (await examine(place))["slack.scopes"]
-    assert (some["verdict"], "skip those tools" in some["fix"]) == ("note", True)
-    assert "chat:write" not in some["fix"]
-    simulator.control("app", **one)
-    assert "slack.scopes" not in await examine(place)
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "location", "check"),
-    [
-        ("200 OK", "redirect_uri did not match any configured URIs. Passed URI: x", "", "slack.redirect"),
-        ("200 OK", "Unable to install. Invalid requested permissions.", "", "slack.scopes"),
-        ("200 OK", "a sign-in page; its script knows invalid_scope and bad_redirect_uri", "", None),
-        ("403 Forbidden", "invalid_team_for_non_distributed_app", "", "slack.authorize"),
-        ("403 Forbidden", "something_new", "", None),
-        (
-            "302 Found",
-            "",
-            "https://there.example/signin/oauth/error?authError=ChVyZWRpcmVjdF91cmlfbWlzbWF0Y2g",
-            "slack.redirect",
-        ),
-        ("302 Found", "", "https://there.example/signin/oauth/error?authError=Cg5kZWxldGVkX2NsaWVudBI", "slack.client"),
-        ("302 Found", "", "https://there.example/signin/oauth/error?authError=%FF%FF", None),
-        ("302 Found", "", "http://localhost/cb?error=invalid_scope", "slack.scopes"),
-        ("302 Found", "", "https://there.example/v3/signin/identifier?client_id=x", None),
-    ],
-)
-async def test_what_an_authorization_page_says_before_anybody_signs_in(
-    place: Place, simulator: Simulator, *, status: str, body: str, location: str, check: str | None
-) -> None:
-    port = free_port()
-    configure(place, *slack(simulator, authorize_url=f"http://127.0.0.1:{port}/authorize"))
-    (place.data / "config.toml").chmod(0o600)
-    headers = (f"Location: {location}",) if location else ()
-    async with answering(port, status, body, *headers):
-        found = await examine(place, fails=check is not None)
-    if check is not None:
-        assert found[check]["verdict"] == "problem", found
-    assert "/connect/callback/slack" in found["slack.redirect"]["sentence"] + (found["slack.redirect"]["fix"] or "")
-
-
-async def test_a_provider_on_this_machine_needs_the_sandboxs_switch(place: Place, simulator: Simulator) -> None:
-    lines = [line for line in slack(simulator) if "loopback_upstreams" not in line]
-    configure(place, *lines)
-    (place.data / "config.toml").chmod(0o600)
-    found = await examine(place, fails=True)
-    assert_problem(found, "slack.client", "doesn't connect to")
-    assert "sandbox.loopback_upstreams = true" in (found["slack.client"]["fix"] or "")
-
-
-async def test_a_provider_that_does_not_answer(place: Place, simulator: Simulator) -> None:
-    configure(place, *slack(simulator, token_url=f"http://127.0.0.1:{free_port()}/token"))
-    (place.data / "config.toml").chmod(0o600)
-    assert_problem(
-        await examine(place, fails=True), "slack.client", "doesn't answer", "correct providers.slack.token_url"
-    )
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "verdict", "word"),
-    [
-        ("200 OK", "bad_redirect_uri", "problem", "/connect/callback/slack"),
-        ("200 OK", "something_new", "note", "something_new"),
-        ("503 Busy", "", "note", "again"),
-        ("200 OK", "invalid_code", "ok", "accepts"),
-        ("200 OK", "bad_verification_code", "ok", "accepts"),  # GitHub
-    ],
-)
-async def test_what_a_provider_answers_to_a_code_that_does_not_exist(
-    place: Place, simulator: Simulator, *, status: str, code: str, verdict: str, word: str
-) -> None:
-    port = free_port()
-    configure(place, *slack(simulator, token_url=f"http://127.0.0.1:{port}/token"))
-    (place.data / "config.toml").chmod(0o600)
-    async with answering(port, status, {"ok": False, "error": code}):
-        found = await examine(place, fails=verdict == "problem")
-    assert found["slack.client"]["verdict"] == verdict
-    assert word in found["slack.client"]["sentence"] + (found["slack.client"]["fix"] or "")
-
-
 async def test_a_key_from_the_environment(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(place, "[keys]", 'source = "environment"')
     assert_problem(await examine(place, fails=True), "key", "TOKEN_VAULT_KEY")
@@ -546,98 +315,3 @@ async def test_a_key_from_the_environment(place: Place, monkeypatch: pytest.Monk
 async def test_a_vault_that_never_ran_is_no_mistake(tmp_path: Path) -> None:
     found = await examine(Place(tmp_path / "new", free_port()))
     assert (found["data"]["verdict"], found["key"]["verdict"]) == ("note", "note")
-
-
-async def test_a_provider_without_a_client_id_is_no_mistake(place: Place) -> None:
-    configure(place, "[providers.slack]", 'scopes = ["chat:write"]')
-    found = await examine(place)
-    assert found["slack.client"]["verdict"] == "note"
-    assert "providers setup slack" in found["slack.client"]["fix"]
-
-
-async def test_https_where_the_provider_demands_it(place: Place, simulator: Simulator) -> None:
-    def at(host: str) -> list[str]:
-        return [line.replace(simulator.url, host) for line in slack(simulator)]
-
-    live = at("https://slack.invalid")  # a name that never resolves (RFC 6761): nothing can be sent
-    configure(place, *live)
-    (place.data / "config.toml").chmod(0o600)
-    assert_problem(await examine(place, fails=True), "slack.https", "https redirect", "server.public_url")
-    configure(place, *[line for line in live if not line.startswith("client_secret")])
-    assert "slack.https" not in await examine(place, fails=True)  # an app with PKCE may come back to loopback
-    configure(place, *slack(simulator))
-    assert "slack.https" not in await examine(place)
-
-
-async def test_an_app_without_a_secret_is_known_by_its_id(place: Place, simulator: Simulator) -> None:
-    public = slack(simulator, client_id=PUBLIC_CLIENT_ID)
-    configure(place, *[line for line in public if not line.startswith("client_secret")])
-    found = await examine(place)
-    assert found["slack.client"]["verdict"] == "ok"
-    assert "secret" not in found["slack.client"]["sentence"]
-
-
-async def test_scopes_that_the_operator_did_not_enable(place: Place, simulator: Simulator) -> None:
-    configure(place, *slack(simulator, scopes=["channels:read", "channels:history"]))
-    (place.data / "config.toml").chmod(0o600)
-    assert_problem(
-        await examine(place, fails=True), "slack.scopes", "slack_post", "chat:write", "providers.slack.scopes"
-    )
-    configure(place, *slack(simulator, scopes=["channels:read", "channels:history", "chat:write"]))
-    narrowed = (await examine(place))["slack.scopes"]  # further tools only: an operator may well do without them
-    assert (narrowed["verdict"], "slack_post" in narrowed["sentence"]) == ("note", False)
-    configure(place, *slack(simulator))
-    assert "slack.scopes" not in await examine(place)
-
-
-async def test_scopes_that_an_account_did_not_get(tmp_path: Path) -> None:
-    async with room(tmp_path / "data") as healthy:
-        place = Place(tmp_path / "data", urlsplit(healthy.url).port or 0)
-        place.configure({"providers": healthy.simulator.settings()})
-        (place.data / "config.toml").chmod(0o600)
-        agent = await healthy.agent()
-        await healthy.connect(agent, "slack", scopes=frozenset({"channels:read"}))
-        found = await examine(place)
-        assert found["slack.scopes"]["verdict"] == "note"
-        assert "chat:write" in found["slack.scopes"]["sentence"]
-        assert " others have" not in found["slack.scopes"]["sentence"]
-        for number in range(3):  # one finding says it of all who lack the same, however many there are
-            await insert_connection(healthy, f"account-{number}", scopes="channels:read")
-        await insert_connection(healthy, "full", scopes="channels:history channels:read chat:write users:read")
-        assert " and 3 others have not granted " in (await examine(place))["slack.scopes"]["sentence"]
-
-
-async def insert_connection(room: Room, account: str, *, scopes: str) -> None:
-    async with room.vault.deployment.transaction() as transaction:
-        await transaction.execute(
-            "insert into connections (tenant, id, user_id, provider, account, label, scopes, state, generation, "
-            "metadata, created_at) values ('default', :id, 'u', 'slack', :id, :id, :scopes, 'active', 1, '{}', 1)",
-            {"id": account, "scopes": scopes},
-        )
-
-
-async def test_a_provider_file_that_is_wrong(place: Place, tmp_path: Path) -> None:
-    folder = tmp_path / "providers"
-    folder.mkdir()
-    (folder / "bad.toml").write_text('name = "bad"\n')
-    (place.data / "config.toml").write_text(f'provider_folders = ["{folder}"]\n[server]\nport = {place.port}\n')
-    assert_problem(await examine(place, fails=True), "providers", "bad.toml", "providers check")
-
-
-@pytest.mark.parametrize(
-    ("said", "words"),
-    [
-        ("create_users = true", ("everyone with an account at https://id.example", "token-vault users link")),
-        ("", ("only linked users", "isn't set")),
-        ("create_users = false", None),
-    ],
-)
-async def test_whom_a_provider_of_sign_in_lets_in(place: Place, said: str, words: tuple[str, ...] | None) -> None:
-    configure(place, "[sign_in.openid.company]", 'issuer = "https://id.example"', 'client_id = "vault"', said)
-    found = await examine(place)
-    if words is None:
-        assert "sign_in" not in found
-        return
-    assert found["sign_in"]["verdict"] == "note"
-    for word in words:
-        assert word in found["sign_in"]["sentence"] + found["sign_in"]["fix"]

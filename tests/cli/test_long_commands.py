@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import os
-import pty
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from server.app import open_deployment
-from server.cli import app
 from server.commands.restore import FIRST
 from server.settings import load_settings
+from tests.support.commands import run, run_on_terminal
 from tests.support.processes import Place, free_port
 from vault import connections, users
 from vault.upstream import Account, TokenAnswer
@@ -48,10 +43,6 @@ async def place(tmp_path: Path) -> Place:
     return made
 
 
-async def run(place: Place, *command: str) -> Result:
-    return await asyncio.to_thread(CliRunner().invoke, app, [*command, "--data", str(place.data)])
-
-
 async def test_a_restore_counts_and_names_the_first_accounts(place: Place) -> None:
     file = str(place.data.parent / "vault.backup")
     assert (await run(place, "backup", file)).exit_code == 0
@@ -72,31 +63,6 @@ async def test_a_dry_quarantine_counts_and_names_the_first_accounts(place: Place
     assert (await run(place, "quarantine", "--dry-run", "--verbose")).stdout.count("account-") == MANY
 
 
-async def _on_a_terminal(place: Place, *command: str) -> str:
-    """What a person sees on standard error."""
-    ours, theirs = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *place.arguments(*command),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=theirs,
-        env=place.environment() | {"TERM": "xterm", "COLUMNS": "100"},
-    )
-    os.close(theirs)
-
-    def read() -> bytes:
-        seen = b""
-        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
-            while part := os.read(ours, 65536):
-                seen += part
-        return seen
-
-    async with asyncio.timeout(60):
-        seen = await asyncio.to_thread(read)
-        assert await process.wait() == 0, seen
-    os.close(ours)
-    return seen.decode()
-
-
 async def test_long_commands_say_how_far_they_are_on_a_terminal_only(place: Place) -> None:
     file = str(place.data.parent / "vault.backup")
     for command, words in (
@@ -105,8 +71,8 @@ async def test_long_commands_say_how_far_they_are_on_a_terminal_only(place: Plac
         (("restore", file, "--force"), "Loading rows"),
         (("providers", "test", "slack"), "Testing slack"),
     ):
-        seen = await _on_a_terminal(place, *command)
-        assert words in seen, command
+        code, seen = await run_on_terminal(place, *command)
+        assert (code, words in seen) == (0, True), seen
     _, out, err = await place.run("activity", "verify")
     assert "intact" in out
     assert "Verifying" not in out + err

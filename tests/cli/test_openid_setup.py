@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import pty
-import shutil
 import stat
 import time
 import tomllib
@@ -16,23 +12,18 @@ from pathlib import Path
 import pytest
 
 from server.settings import load_settings
-from tests.cli.test_cli_commands import content, run
+from tests.support.commands import content, run, run_on_terminal
 from tests.support.openid_double import CLIENT_ID, OpenIDDouble, running_openid
-from tests.support.processes import Place, free_port
+from tests.support.processes import Place
 
 SECRET = "0123456789abcdef-of-the-test"
 
 
 @pytest.fixture
-def place(tmp_path: Path, prepared_data: Path) -> Place:
-    data = tmp_path / "data"
-    shutil.copytree(prepared_data, data)
-    data.chmod(0o700)
-    made = Place(data, free_port())
-    made.configure()
-    with (data / "config.toml").open("a", encoding="utf-8") as config:
+def place(place: Place) -> Place:
+    with (place.data / "config.toml").open("a", encoding="utf-8") as config:
         config.write("[sandbox]\nloopback_openid = true\n")
-    return made
+    return place
 
 
 @pytest.fixture
@@ -161,31 +152,9 @@ async def test_an_issuer_that_calls_itself_something_else_is_refused(place: Plac
 
 
 async def test_a_person_at_a_terminal_is_asked_who_may_sign_in(place: Place, issuer: OpenIDDouble) -> None:
-    ours, theirs = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *place.arguments("openid", "setup", "corp"),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=place.environment(),
-        start_new_session=True,
-    )
-    os.close(theirs)
-    screen = ""
-    for question, answer in (
-        ("Issuer: ", issuer.url),
-        ("Client ID: ", CLIENT_ID),
-        ("Client secret: ", SECRET),
-        ("[nobody]: ", "company.example"),
-        ("can sign in: company.example.", None),
-    ):
-        async with asyncio.timeout(60):
-            while question not in screen:
-                screen += (await asyncio.to_thread(os.read, ours, 4096)).decode()
-        if answer is not None:
-            os.write(ours, f"{answer}\n".encode())
-    async with asyncio.timeout(30):
-        assert await process.wait() == 0
-    os.close(ours)
+    questions = ("Issuer", "Client ID", "Client secret", "[nobody]")
+    answers = list(zip(questions, (issuer.url, CLIENT_ID, SECRET, "company.example"), strict=True))
+    code, screen = await run_on_terminal(place, "openid", "setup", "corp", answers=answers)
+    assert (code, "can sign in: company.example." in screen) == (0, True), screen
     assert SECRET not in screen
     assert load_settings(data=place.data).sign_in.openid["corp"].domains == ("company.example",)

@@ -31,20 +31,10 @@ from providers.simulator import Simulator, consent, running_simulator
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
 from server.app import open_deployment
 from server.settings import SettingsRefused, load_settings
-from tests.cli.test_cli_commands import content, run
-from tests.support.processes import Place, free_port
+from tests.support.commands import content, run
+from tests.support.processes import Place
 from tests.support.scripted import Arrival, Reply, json_reply, scripted_server
 from vault.upstream import Account
-
-
-@pytest.fixture
-def place(tmp_path: Path, prepared_data: Path) -> Place:
-    data = tmp_path / "data"
-    shutil.copytree(prepared_data, data)
-    data.chmod(0o700)
-    made = Place(data, free_port())
-    made.configure()
-    return made
 
 
 async def test_all_services_are_listed_with_how_sure_their_files_are(place: Place) -> None:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import pty
-import shutil
 import stat
 import tomllib
 from pathlib import Path
@@ -22,21 +18,11 @@ from server.lifecycle.moved import notice_move
 from server.settings import load_settings
 from server.setup.provider_consoles import id_problem, secret_problem, service_of
 from server.setup.settings_file import ConfigFileRefused, with_values
-from tests.cli.test_cli_commands import content, run
+from tests.support.commands import content, run, run_on_terminal
 from tests.support.processes import Place, free_port
 
 SLACK_ID, GOOGLE_ID = "1234567890.9876543210", "1234-abcd.apps.googleusercontent.com"
 SECRET = "GOCSPX-a-secret-of-the-test"
-
-
-@pytest.fixture
-def place(tmp_path: Path, prepared_data: Path) -> Place:
-    data = tmp_path / "data"
-    shutil.copytree(prepared_data, data)
-    data.chmod(0o700)
-    made = Place(data, free_port())
-    made.configure()
-    return made
 
 
 def config(place: Place) -> Path:
@@ -222,32 +208,9 @@ async def test_a_variable_that_wins_over_the_file_is_named(place: Place, monkeyp
 
 
 async def test_a_person_at_a_terminal_is_asked_and_the_secret_is_not_shown(place: Place) -> None:
-    ours, theirs = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *place.arguments("providers", "setup", "google"),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=place.environment(),
-        start_new_session=True,
-    )
-    os.close(theirs)
-    screen = ""
-
-    async def until(text: str) -> None:
-        nonlocal screen
-        async with asyncio.timeout(30):
-            while text not in screen:
-                screen += (await asyncio.to_thread(os.read, ours, 4096)).decode()
-
-    await until("Client ID: ")
-    os.write(ours, f"{GOOGLE_ID}\n".encode())
-    await until("Client secret: ")
-    os.write(ours, f"{SECRET}\n".encode())
-    await until("token-vault connections connect google")
-    async with asyncio.timeout(30):
-        assert await process.wait() == 0
-    os.close(ours)
+    answers = [("Client ID", GOOGLE_ID), ("Client secret", SECRET)]
+    code, screen = await run_on_terminal(place, "providers", "setup", "google", answers=answers)
+    assert (code, "token-vault connections connect google" in screen) == (0, True), screen
     assert SECRET not in screen
     assert (place.data / "google.secret").read_text(encoding="utf-8").strip() == SECRET
 
@@ -443,39 +406,8 @@ def test_the_service_is_known_by_its_token_endpoint() -> None:
     assert service_of("mine", token_url="https://id.example/token", ships=False) == ""
 
 
-async def type_on_a_terminal(place: Place, *command: str, answers: list[tuple[str, str]]) -> tuple[int, str]:
-    """Each answer is typed once its question is shown; exit code and everything that a person sees."""
-    ours, theirs = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *place.arguments(*command),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=place.environment() | {"TERM": "dumb"},
-    )
-    os.close(theirs)
-
-    def read() -> str:
-        seen, rest, waiting = "", "", list(answers)
-        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
-            while part := os.read(ours, 65536):
-                seen += part.decode()
-                rest += part.decode()
-                if waiting and f"{waiting[0][0]}: " in rest:
-                    rest = ""
-                    os.write(ours, f"{waiting.pop(0)[1]}\n".encode())
-        assert not waiting, seen
-        return seen
-
-    async with asyncio.timeout(40):
-        seen = await asyncio.to_thread(read)
-        code = await process.wait()
-    os.close(ours)
-    return code, seen
-
-
 async def test_a_bad_entry_is_asked_for_again(place: Place) -> None:
-    code, seen = await type_on_a_terminal(
+    code, seen = await run_on_terminal(
         place,
         "providers",
         "setup",

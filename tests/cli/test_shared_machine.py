@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import socket
 import sys
 import time
@@ -38,7 +37,7 @@ from tests.support.chromium import running_chromium
 from tests.support.harness import PASSWORD, RunningVault, running_vault
 from tests.support.other_user import NOBODY, ask, can_bind, listening, needs_root
 from tests.support.person import forms_of, session_cookie
-from tests.support.processes import Place, free_port
+from tests.support.processes import Place
 from vault import grants
 from vault.refusals import GrantEnded
 
@@ -47,13 +46,9 @@ SLACK = {"client_id": "a", "client_secret": "b"}
 
 
 @pytest.fixture
-def place(tmp_path: Path, prepared_data: Path) -> Place:
-    data = tmp_path / "data"
-    shutil.copytree(prepared_data, data)
-    data.chmod(0o700)
-    made = Place(data, free_port())
-    made.configure({"providers": {"slack": SLACK}})
-    return made
+def place(place: Place) -> Place:
+    place.configure({"providers": {"slack": SLACK}})
+    return place
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -18,7 +17,7 @@ from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult, Text
 from providers.simulator.person import consent
 from providers.simulator.running import Simulator, running_simulator
 from tests.support.person import Person
-from tests.support.processes import Place, free_port, opened_url
+from tests.support.processes import Place, opened_url
 
 POST = {"channel": "#general", "text": "hello"}
 
@@ -30,13 +29,9 @@ async def simulator() -> AsyncGenerator[Simulator]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, prepared_data: Path, simulator: Simulator) -> Place:
-    data = tmp_path / "data"
-    shutil.copytree(prepared_data, data)
-    data.chmod(0o700)
-    made = Place(data, free_port())
-    made.configure({"providers": simulator.settings()})
-    return made
+def place(place: Place, simulator: Simulator) -> Place:
+    place.configure({"providers": simulator.settings()})
+    return place
 
 
 def text(result: CallToolResult) -> str:

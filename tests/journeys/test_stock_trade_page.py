@@ -22,7 +22,7 @@ from mcp_types import CallToolResult
 from providers.simulator.running import running_simulator
 from server.lifecycle.sandbox import EXAMPLES
 from server.oauth.own_apis import LONGEST
-from tests.cli.test_cli_commands import run
+from tests.support.commands import run
 from tests.support.documented import DOCS
 from tests.support.harness import PASSWORD, RunningVault
 from tests.support.person import Person

@@ -10,7 +10,7 @@ from mcp_types import CallToolResult, TextContent
 
 from providers.check.trial import PLAIN
 from providers.simulator.running import running_simulator
-from tests.cli.test_cli_commands import run
+from tests.support.commands import run
 from tests.support.documented import DOCS
 from tests.support.harness import running_vault
 from tests.support.mcp_room import Room

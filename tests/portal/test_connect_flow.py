@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import pytest
 
 from providers.simulator.person import consent
-from providers.simulator.running import running_simulator
-from tests.support.harness import PASSWORD, running_vault
+from tests.support.harness import PASSWORD
 from tests.support.person import Person
-from tests.support.portal_room import CHAT, Room, query_of, running_room
-from vault import connections, delegations, grants, users
+from tests.support.portal_room import (
+    CHAT,
+    Room,
+    accounts_of,
+    query_of,
+    running_room,
+    scopes_allowed,
+    someone,
+    with_parameters,
+)
+from vault import delegations, grants, users
 from vault.exchange.exchange import ExchangeRequest, exchange
-from vault.records import Client, Connection, ConnectionState, Principal, User
+from vault.records import Client, ConnectionState, Principal, User
 
 EVENTS = "https://www.googleapis.com/auth/calendar.events"
 READONLY = "https://www.googleapis.com/auth/calendar.events.readonly"
@@ -28,29 +34,8 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]
         yield opened
 
 
-async def _someone(room: Room) -> tuple[User, Person, Client]:
-    user = await room.user()
-    return user, await room.signed_in(user), await room.agent()
-
-
-async def _owned(room: Room, user: User) -> tuple[Connection, ...]:
-    return await connections.list_connections(room.deployment.database, user.id)
-
-
-async def _allowed(room: Room, user: User, client: Client) -> list[frozenset[str]]:
-    found = await delegations.list_for_client(room.deployment.database, user.id, client_id=client.id)
-    return [delegation.scopes for delegation in found]
-
-
-def _with(url: str, **changes: str | None) -> str:
-    """The URL with parameters changed; None takes one out."""
-    parts = urlsplit(url)
-    query = {**dict(parse_qsl(parts.query)), **changes}
-    return urlunsplit(parts._replace(query=urlencode({k: v for k, v in query.items() if v is not None})))
-
-
 async def test_a_link_leads_through_our_page_and_the_providers_to_connection_and_delegation(room: Room) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     link = await room.link(user, client)
     page = await person.open(link.url)
     for shown in ("Test agent", "unverified", "Slack", "Post messages as you", "slack_post"):
@@ -60,14 +45,14 @@ async def test_a_link_leads_through_our_page_and_the_providers_to_connection_and
     assert done.url.path.startswith("/connect/done/")
     assert "Slack is connected" in done.text
     assert "Go back to the agent" in done.text
-    (connection,) = await _owned(room, user)
+    (connection,) = await accounts_of(room, user)
     assert connection.scopes == CHAT
-    assert await _allowed(room, user, client) == [CHAT]
+    assert await scopes_allowed(room, user, client) == [CHAT]
     assert await room.kinds(user) == ["session.started", "connection.opened", "delegation.extended"]
 
 
 async def test_an_account_that_is_there_needs_no_trip(room: Room) -> None:
-    user, person, first = await _someone(room)
+    user, person, first = await someone(room)
     await room.connect(person, user, first)
     second = await room.agent()
     trips_before = len(room.simulator.books()["redemptions"])
@@ -77,60 +62,60 @@ async def test_an_account_that_is_there_needs_no_trip(room: Room) -> None:
     done = await person.submit(page, form="/connect/", button=("decision", "allow"))
     assert done.url.path.startswith("/connect/done/")
     assert len(room.simulator.books()["redemptions"]) == trips_before
-    assert await _allowed(room, user, second) == [CHAT]
-    assert len(await _owned(room, user)) == 1
+    assert await scopes_allowed(room, user, second) == [CHAT]
+    assert len(await accounts_of(room, user)) == 1
 
 
 async def test_asking_for_more_keeps_what_the_account_has(room: Room) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     await room.connect(person, user, client)
     link = await room.link(user, client, scopes=frozenset({"channels:history"}), reason="scopes")
     url = await room.to_provider(person, link)
     assert set(query_of(url)["user_scope"].split(",")) == {"chat:write", "channels:history"}
     await person.open(await consent(url))
-    (connection,) = await _owned(room, user)
+    (connection,) = await accounts_of(room, user)
     assert connection.scopes == {"chat:write", "channels:history"}
-    assert await _allowed(room, user, client) == [frozenset({"chat:write", "channels:history"})]
+    assert await scopes_allowed(room, user, client) == [frozenset({"chat:write", "channels:history"})]
 
 
 async def test_connecting_again_asks_for_what_was_granted_and_what_is_missing(room: Room) -> None:
     """Google does not add up: what is not asked again is not in the new answer."""
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     await room.connect(person, user, client, provider="google", scopes=frozenset({READONLY}))
-    (before,) = await _owned(room, user)
+    (before,) = await accounts_of(room, user)
     link = await room.link(user, client, provider="google", scopes=frozenset({EVENTS}), reason="scopes")
     url = await room.to_provider(person, link)
     assert {READONLY, EVENTS} <= set(query_of(url)["scope"].split())
     await person.open(await consent(url))
-    (connection,) = await _owned(room, user)
+    (connection,) = await accounts_of(room, user)
     assert connection.id == before.id
     assert {READONLY, EVENTS} <= connection.scopes
-    assert await _allowed(room, user, client) == [frozenset({READONLY, EVENTS})], "the earlier permission stays"
+    assert await scopes_allowed(room, user, client) == [frozenset({READONLY, EVENTS})], "the earlier permission stays"
 
 
 async def test_a_dead_connection_is_renewed_with_all_it_had(room: Room) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     await room.connect(person, user, client, provider="google", scopes=frozenset({READONLY, EVENTS}))
-    (before,) = await _owned(room, user)
+    (before,) = await accounts_of(room, user)
     async with room.deployment.transaction() as transaction:
         await transaction.execute("update connections set state = 'needs_reauth' where id = :id", {"id": before.id})
     link = await room.link(user, client, provider="google", scopes=frozenset({EVENTS}), reason="needs_reauth")
     url = await room.to_provider(person, link)
     assert {READONLY, EVENTS} <= set(query_of(url)["scope"].split())
     await person.open(await consent(url))
-    (connection,) = await _owned(room, user)
+    (connection,) = await accounts_of(room, user)
     assert (connection.id, connection.state) == (before.id, ConnectionState.ACTIVE)
     assert connection.scopes == before.scopes
 
 
 async def test_an_answer_without_a_refresh_token_keeps_the_one_there_is(room: Room) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     await room.connect(person, user, client, provider="google", scopes=frozenset({READONLY}))
-    (before,) = await _owned(room, user)
+    (before,) = await accounts_of(room, user)
     room.simulator.control("omit_refresh_token", face="google", times=1)
     link = await room.link(user, client, provider="google", scopes=frozenset({EVENTS}), reason="scopes")
     await person.open(await consent(await room.to_provider(person, link)))
-    (after,) = await _owned(room, user)
+    (after,) = await accounts_of(room, user)
     assert after.id == before.id
     assert after.generation > before.generation
     assert after.has_refresh_token
@@ -159,30 +144,30 @@ async def _grant(room: Room, user: User, client: Client) -> str:
 
 
 async def test_a_link_for_an_alias_leads_to_its_provider(room: Room) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     link = await room.link(user, client, provider="google-calendar", scopes=frozenset({READONLY}))
     assert "/google/o/oauth2" in await room.to_provider(person, link)
 
 
 async def test_another_account_may_be_chosen_instead(room: Room) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     await room.connect(person, user, client)
     link = await room.link(user, await room.agent())
     page = await person.open(link.url)
     answer = await person.submit(page, {"account": "new"}, form="/connect/", button=("decision", "allow"))
     await person.open(await consent(answer.headers["location"], account="bob"))
-    assert len(await _owned(room, user)) == 2
+    assert len(await accounts_of(room, user)) == 2
 
 
 @pytest.mark.parametrize("by", ["label", "id"])
 async def test_a_link_about_one_of_two_accounts_offers_that_one(room: Room, by: str) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     await room.connect(person, user, client)
     other = await room.agent()
     page = await person.open((await room.link(user, other)).url)
     answer = await person.submit(page, {"account": "new"}, form="/connect/", button=("decision", "allow"))
     await person.open(await consent(answer.headers["location"], account="bob"))
-    alice, bob = sorted(await _owned(room, user), key=lambda one: one.label)
+    alice, bob = sorted(await accounts_of(room, user), key=lambda one: one.label)
     link = await room.link(user, client, reason="delegation", account=bob.label if by == "label" else bob.id)
     await person.submit(await person.open(link.url), form="/connect/", button=("decision", "allow"))
     held = await delegations.list_for_client(room.deployment.database, user.id, client_id=client.id)
@@ -190,7 +175,7 @@ async def test_a_link_about_one_of_two_accounts_offers_that_one(room: Room, by: 
 
 
 async def test_a_link_about_an_account_that_is_not_there_offers_another_one_at_the_provider(room: Room) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     await room.connect(person, user, client, provider="google", scopes=frozenset({READONLY}))
     asked = frozenset({READONLY})
     link = await room.link(user, client, provider="google", scopes=asked, account="bob@example.com")
@@ -200,28 +185,28 @@ async def test_a_link_about_an_account_that_is_not_there_offers_another_one_at_t
 
 
 async def test_what_the_person_left_out_at_the_provider_is_said_and_not_delegated(room: Room) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     link = await room.link(user, client, provider="google", scopes=frozenset({EVENTS, READONLY}))
     url = await room.to_provider(person, link)
     page = await person.open(await consent(url, scopes=[READONLY]))
     assert "You didn't grant everything" in page.text
-    (connection,) = await _owned(room, user)
+    (connection,) = await accounts_of(room, user)
     assert EVENTS not in connection.scopes
-    assert await _allowed(room, user, client) == [frozenset({READONLY})]
+    assert await scopes_allowed(room, user, client) == [frozenset({READONLY})]
 
 
 async def test_declining_uses_the_link_up_and_gives_nothing(room: Room) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     link = await room.link(user, client)
     page = await person.open(link.url)
     assert "Nothing was connected" in (await person.submit(page, form="/connect/", button=("decision", "deny"))).text
     assert (await person.open(link.url)).status_code == 410
-    assert not await _allowed(room, user, client)
+    assert not await scopes_allowed(room, user, client)
     assert "connect.declined" in await room.kinds(user)
 
 
 async def test_a_link_works_once_and_for_ten_minutes(room: Room) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     link = await room.link(user, client)
     page = await person.open(link.url)
     outcomes = await asyncio.gather(
@@ -235,7 +220,7 @@ async def test_a_link_works_once_and_for_ten_minutes(room: Room) -> None:
 
 @pytest.mark.requirement("S-143")
 async def test_a_link_signs_nobody_in_and_says_nothing_about_its_user(room: Room) -> None:
-    user, _, client = await _someone(room)
+    user, _, client = await someone(room)
     link = await room.link(user, client)
     for text in (link.url, link.device_url, link.user_code, link.message):
         assert user.id not in text
@@ -255,8 +240,8 @@ async def test_a_link_signs_nobody_in_and_says_nothing_about_its_user(room: Room
 @pytest.mark.requirement("S-140")
 @pytest.mark.requirement("S-061")
 async def test_a_link_opened_by_somebody_else_connects_nothing(room: Room) -> None:
-    attacker, _, client = await _someone(room)
-    victim, victims_browser, _ = await _someone(room)
+    attacker, _, client = await someone(room)
+    victim, victims_browser, _ = await someone(room)
     link = await room.link(attacker, client)
     page = await victims_browser.open(link.url)
     assert page.status_code == 403
@@ -269,217 +254,16 @@ async def test_a_link_opened_by_somebody_else_connects_nothing(room: Room) -> No
 
 @pytest.mark.requirement("S-140")
 async def test_a_form_of_somebody_elses_link_connects_nothing(room: Room) -> None:
-    attacker, attackers_browser, client = await _someone(room)
-    _, victims_browser, _ = await _someone(room)
+    attacker, attackers_browser, client = await someone(room)
+    _, victims_browser, _ = await someone(room)
     link = await room.link(attacker, client)
     form = await attackers_browser.open(link.url)
     assert (await victims_browser.submit(form, form="/connect/", button=("decision", "allow"))).status_code == 403
     assert (await attackers_browser.submit(form, form="/connect/", button=("decision", "allow"))).status_code == 303
 
 
-@pytest.mark.requirement("S-140")
-@pytest.mark.parametrize("who", ["another user", "the same user in another browser", "nobody"])
-@pytest.mark.requirement("S-061")
-async def test_a_callback_counts_only_in_the_browser_and_for_the_user_that_started(room: Room, who: str) -> None:
-    user, person, client = await _someone(room)
-    callback = await consent(await room.to_provider(person, await room.link(user, client)))
-    victim = await room.user()
-    match who:
-        case "another user":
-            wrong = await room.signed_in(victim)
-        case "nobody":
-            wrong = await room.browser()
-        case _:
-            wrong = await room.signed_in(user)
-    answer = await wrong.http.get(callback)
-    assert answer.status_code in {400, 403}
-    assert not await _owned(room, user)
-    assert not await _owned(room, victim)
-    own = await person.open(callback)
-    assert own.status_code == 200
-    assert len(await _owned(room, user)) == 1
-
-
-@pytest.mark.requirement("S-140")
-async def test_a_callback_after_signing_in_anew_counts_for_nobody(room: Room) -> None:
-    user, person, client = await _someone(room)
-    callback = await consent(await room.to_provider(person, await room.link(user, client)))
-    await person.submit(await person.open("/connections"), form="/sign-out")
-    await person.sign_in(user.name, PASSWORD)
-    assert (await person.open(callback)).status_code == 400
-    assert not await _owned(room, user)
-
-
-@pytest.mark.requirement("S-141")
-async def test_state_is_long_random_and_made_only_after_our_own_page(room: Room) -> None:
-    user, person, client = await _someone(room)
-    states: set[str] = set()
-    for _ in range(3):
-        states.add(query_of(await room.to_provider(person, await room.link(user, client)))["state"])
-    assert len(states) == 3
-    assert all(len(state) >= 43 for state in states)
-    link = await room.link(user, client)
-    got = await person.http.get(link.url)
-    assert "state" not in got.text
-    assert "location" not in got.headers
-
-
-@pytest.mark.requirement("S-141")
-@pytest.mark.parametrize("change", ["missing", "forged", "bent", "twice", "late"])
-async def test_state_that_is_not_fresh_and_ours_connects_nothing(room: Room, change: str) -> None:
-    user, person, client = await _someone(room)
-    callback = await consent(await room.to_provider(person, await room.link(user, client)))
-    state = query_of(callback)["state"]
-    match change:
-        case "missing":
-            assert (await person.open(_with(callback, state=None))).status_code == 400
-        case "forged":
-            assert (await person.open(_with(callback, state="A" * 43))).status_code == 400
-        case "bent":
-            bent = state[:-2] + ("A" if state[-2] != "A" else "B") + state[-1]
-            assert (await person.open(_with(callback, state=bent))).status_code == 400
-        case "late":
-            room.deployment.database.clock_offset += 600
-            assert (await person.open(callback)).status_code == 400
-            assert not await _owned(room, user)
-            return
-        case _:
-            pass
-    assert len(await _owned(room, user)) == 0
-    assert (await person.open(callback)).status_code == 200
-    assert (await person.open(callback)).status_code == 400
-    assert len(await _owned(room, user)) == 1
-
-
-@pytest.mark.requirement("S-142")
-async def test_the_request_to_the_provider_asks_for_just_this_with_pkce_and_one_address(room: Room) -> None:
-    user, person, client = await _someone(room)
-    asked = frozenset({READONLY})
-    query = query_of(await room.to_provider(person, await room.link(user, client, provider="google", scopes=asked)))
-    assert query["redirect_uri"] == f"{room.url}/connect/callback/google"
-    assert query["code_challenge_method"] == "S256"
-    assert len(query["code_challenge"]) == 43
-    provider = room.deployment.catalog.get("google")
-    assert provider is not None
-    assert set(query["scope"].split()) - provider.always_granted == asked
-    slack = query_of(await room.to_provider(person, await room.link(user, client)))
-    assert slack["redirect_uri"] == f"{room.url}/connect/callback/slack"
-    assert slack["user_scope"] == "chat:write"
-
-
-@pytest.mark.requirement("S-144")
-async def test_an_answer_at_another_providers_address_connects_nothing(room: Room) -> None:
-    user, person, client = await _someone(room)
-    callback = await consent(await room.to_provider(person, await room.link(user, client)))
-    for path in ("google", "nobody", "slack/"):
-        wrong = await person.http.get(callback.replace("/callback/slack", f"/callback/{path}"))
-        assert 400 <= wrong.status_code < 500
-    assert not await _owned(room, user)
-    assert (await person.open(callback)).status_code == 200
-
-
-@pytest.mark.requirement("S-144")
-@pytest.mark.parametrize("issuer", ["https://accounts.evil.example", "http://[", "", "https://127.0.0.1"])
-async def test_an_answer_of_another_issuer_connects_nothing(room: Room, issuer: str) -> None:
-    user, person, client = await _someone(room)
-    callback = await consent(await room.to_provider(person, await room.link(user, client)))
-    answer = await person.open(_with(callback, iss=issuer))
-    if issuer:
-        assert answer.status_code == 400
-        assert not await _owned(room, user)
-    own = urlsplit(room.simulator.url)
-    if issuer:
-        assert (await person.open(_with(callback, iss=f"{own.scheme}://{own.netloc}/slack"))).status_code == 200
-    assert len(await _owned(room, user)) == 1
-
-
-@pytest.fixture(scope="module")
-async def issuing(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
-    """A room whose provider is found by its discovery document, which promises `iss`."""
-    data = tmp_path_factory.mktemp("issuing")
-    async with running_simulator() as simulator:
-        google = simulator.google_settings()
-        named = {name: google[name] for name in ("client_id", "client_secret")}
-        issuer = {"issuer": f"{simulator.url}/google", "scopes": ["openid", "email"], **named}
-        async with running_vault(data, providers={"mine": issuer}) as vault, AsyncExitStack() as stack:
-            yield Room(vault, simulator, stack)
-
-
-@pytest.mark.requirement("S-144")
-@pytest.mark.parametrize("issuer", [None, "{own}", "{own}/google/", "{own}/google"])
-async def test_an_issuer_that_promises_its_name_must_give_exactly_it(issuing: Room, issuer: str | None) -> None:
-    user, person, client = await _someone(issuing)
-    link = await issuing.link(user, client, provider="mine", scopes=frozenset({"email"}))
-    callback = await consent(await issuing.to_provider(person, link))
-    given = None if issuer is None else issuer.format(own=issuing.simulator.url)
-    assert query_of(callback)["iss"] == f"{issuing.simulator.url}/google"
-    answer = await person.open(_with(callback, iss=given))
-    is_right = issuer == "{own}/google"
-    assert answer.status_code == (200 if is_right else 400)
-    assert len(await _owned(issuing, user)) == int(is_right)
-    if not is_right:
-        assert (await person.open(callback)).status_code == 200, "the state is not used up by a foreign answer"
-
-
-@pytest.mark.requirement("S-145")
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        ("<script>alert(1)</script>", "<img src=x onerror=alert(1)>"),
-        ("access_denied", '"><svg onload=alert(1)>'),
-        ("server_error", "x" * 3000),
-        ("x" * 3000, "\u202e\x00\r\nevil"),
-    ],
-)
-async def test_a_providers_error_is_escaped_cut_and_says_what_to_do(room: Room, error: str, text: str) -> None:
-    user, person, client = await _someone(room)
-    state = query_of(await room.to_provider(person, await room.link(user, client)))["state"]
-    query = urlencode({"state": state, "error": error, "error_description": text})
-    page = await person.open(f"/connect/callback/slack?{query}")
-    assert page.status_code == 400
-    main = page.text.partition("<main")[2]
-    assert not {"<script", "<img", "<svg"} & {part.partition(" ")[0] for part in main.split("\n")}
-    assert "onload=alert(1)>" not in main
-    assert len(main) < 2500
-    assert "\u202e" not in main
-    assert "Slack refused." in main
-    assert "Try again" in main
-    assert not await _owned(room, user)
-    assert "connection.refused" in await room.kinds(user)
-
-
-async def test_after_saying_no_at_the_provider_the_person_can_try_again(room: Room) -> None:
-    user, person, client = await _someone(room)
-    url = await room.to_provider(person, await room.link(user, client))
-    page = await person.open(await consent(url, allow=False))
-    assert page.status_code == 400
-    retry = page.text.partition('<a class="button" href="')[2].partition('"')[0]
-    assert retry.startswith("/connect/")
-    again = await person.open(retry)
-    answer = await person.submit(again, form="/connect/", button=("decision", "allow"))
-    assert (await person.open(await consent(answer.headers["location"]))).status_code == 200
-    assert await _allowed(room, user, client) == [CHAT]
-
-
-@pytest.mark.parametrize(
-    ("kind", "shown"),
-    [("html", "Slack refused"), ("cut", "Slack refused"), ("huge", "Slack refused"), ("ok_false", "Slack refused")],
-)
-async def test_a_token_endpoint_that_misbehaves_leaves_nothing_behind(room: Room, kind: str, shown: str) -> None:
-    user, person, client = await _someone(room)
-    callback = await consent(await room.to_provider(person, await room.link(user, client)))
-    room.simulator.fault("slack.token.code", kind)
-    page = await person.open(callback)
-    assert page.status_code == 400
-    assert shown in page.text
-    assert not await _owned(room, user)
-    assert not await _allowed(room, user, client)
-    callback = await consent(await room.to_provider(person, await room.link(user, client)))
-    assert (await person.open(callback)).status_code == 200
-
-
 async def test_a_code_typed_on_another_device_leads_to_the_same_question(room: Room) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     link = await room.link(user, client)
     page = await person.open("/device")
     page = await person.submit(page, {"user_code": link.user_code.lower().replace("-", " ")}, form="/device")
@@ -492,8 +276,8 @@ async def test_a_code_typed_on_another_device_leads_to_the_same_question(room: R
 @pytest.mark.requirement("S-140")
 @pytest.mark.requirement("S-061")
 async def test_somebody_elses_code_and_a_wrong_code_look_the_same_and_are_few(room: Room) -> None:
-    attacker, _, client = await _someone(room)
-    _, person, _ = await _someone(room)
+    attacker, _, client = await someone(room)
+    _, person, _ = await someone(room)
     link = await room.link(attacker, client)
     page = await person.open("/device")
     theirs = await person.submit(page, {"user_code": link.user_code}, form="/device")
@@ -519,10 +303,10 @@ async def _user_of(room: Room, person: Person) -> User:
 
 
 async def test_the_address_of_the_result_page_shows_only_what_is_true(room: Room) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     await room.connect(person, user, client)
-    (connection,) = await _owned(room, user)
-    _, strangers_browser, other = await _someone(room)
+    (connection,) = await accounts_of(room, user)
+    _, strangers_browser, other = await someone(room)
     assert (await strangers_browser.open(f"/connect/done/{connection.id}")).status_code == 404
     page = await person.open(f"/connect/done/{connection.id}?agent={other.id}&without=chat:write&without=<b>")
     assert page.status_code == 200
@@ -531,35 +315,27 @@ async def test_the_address_of_the_result_page_shows_only_what_is_true(room: Room
 
 
 async def test_a_form_cannot_name_an_account_that_is_not_the_persons(room: Room) -> None:
-    owner, owners_browser, client = await _someone(room)
+    owner, owners_browser, client = await someone(room)
     await room.connect(owners_browser, owner, client)
-    (theirs,) = await _owned(room, owner)
-    user, person, agent = await _someone(room)
+    (theirs,) = await accounts_of(room, owner)
+    user, person, agent = await someone(room)
     link = await room.link(user, agent)
     page = await person.open(link.url)
     wrong = await person.submit(page, {"account": theirs.id}, form="/connect/", button=("decision", "allow"))
     assert wrong.status_code == 400
-    assert not await _allowed(room, user, agent)
+    assert not await scopes_allowed(room, user, agent)
     assert (await person.submit(page, form="/connect/", button=("decision", "allow"))).status_code == 303
 
 
 async def test_a_form_without_a_decision_leaves_the_link(room: Room) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     page = await person.open((await room.link(user, client)).url)
     assert (await person.submit(page, form="/connect/")).status_code == 400
     assert (await person.submit(page, form="/connect/", button=("decision", "allow"))).status_code == 303
 
 
-async def test_a_callback_that_comes_three_times_at_once_connects_once(room: Room) -> None:
-    user, person, client = await _someone(room)
-    callback = await consent(await room.to_provider(person, await room.link(user, client)))
-    answers = await asyncio.gather(*(person.http.get(callback) for _ in range(3)))
-    assert sorted(answer.status_code for answer in answers) == [303, 400, 400]
-    assert len(await _owned(room, user)) == 1
-
-
 async def test_a_code_that_is_typed_three_times_at_once_leads_on_once(room: Room) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     link = await room.link(user, client)
     page = await person.open("/device")
     answers = await asyncio.gather(
@@ -569,9 +345,9 @@ async def test_a_code_that_is_typed_three_times_at_once_leads_on_once(room: Room
 
 
 async def test_an_answer_that_is_too_long_is_not_looked_at(room: Room) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     callback = await consent(await room.to_provider(person, await room.link(user, client)))
-    assert (await person.open(_with(callback, code="x" * 5000))).status_code == 400
+    assert (await person.open(with_parameters(callback, code="x" * 5000))).status_code == 400
     assert (await person.open(callback)).status_code == 200
 
 
@@ -594,7 +370,7 @@ async def test_whoever_started_alone_and_said_no_starts_again_alone(room: Room) 
     ],
 )
 async def test_a_link_says_why(room: Room, reason: str, words: str) -> None:
-    user, person, client = await _someone(room)
+    user, person, client = await someone(room)
     link = await room.link(user, client, reason=reason)
     assert words in link.message
     assert (await person.open(link.url)).status_code == 200
@@ -604,7 +380,7 @@ async def test_an_unconfigured_provider_is_said_on_the_page(tmp_path_factory: py
     async with running_room(
         tmp_path_factory.mktemp("bare"), overrides={"providers": {"slack": {"client_id": None}}}
     ) as room:
-        user, person, client = await _someone(room)
+        user, person, client = await someone(room)
         link = await room.link(user, client)
         page = await person.open(link.url)
         assert "isn't set up on this vault" in page.text

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit, urlunsplit
 
 import httpx2
 
@@ -18,9 +18,9 @@ from server.connecting.links import ConnectLink, connect_link
 from server.deployment import Deployment
 from tests.support.harness import PASSWORD, RunningVault, running_vault
 from tests.support.person import Person
-from vault import clients, users
+from vault import clients, connections, delegations, users
 from vault.audit import audit
-from vault.records import Client, ClientKind, Event, Principal, User
+from vault.records import Client, ClientKind, Connection, Event, Principal, User
 
 _NO_AUTHORITIES = ssl.SSLContext(
     ssl.PROTOCOL_TLS_CLIENT
@@ -159,3 +159,27 @@ async def running_room(data: Path, *, overrides: Mapping[str, object] | None = N
         AsyncExitStack() as stack,
     ):
         yield Room(vault, simulator, stack)
+
+
+async def someone(room: Room) -> tuple[User, Person, Client]:
+    """A new user, their browser, and an agent."""
+    user = await room.user()
+    return user, await room.signed_in(user), await room.agent()
+
+
+async def accounts_of(room: Room, user: User) -> tuple[Connection, ...]:
+    """The accounts that the user has connected."""
+    return await connections.list_connections(room.deployment.database, user.id)
+
+
+async def scopes_allowed(room: Room, user: User, client: Client) -> list[frozenset[str]]:
+    """What the user lets the agent do, one set per account."""
+    found = await delegations.list_for_client(room.deployment.database, user.id, client_id=client.id)
+    return [delegation.scopes for delegation in found]
+
+
+def with_parameters(url: str, **changes: str | None) -> str:
+    """The URL with parameters changed; None takes one out."""
+    parts = urlsplit(url)
+    query = {**dict(parse_qsl(parts.query)), **changes}
+    return urlunsplit(parts._replace(query=urlencode({k: v for k, v in query.items() if v is not None})))

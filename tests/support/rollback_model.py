@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tests.support.refresh_model import Answer, Budget, Findings, Model, Provider, Rules, State, Way
+from tests.support.exploring import Findings, Way
+from tests.support.refresh_model import Answer, Budget, Model, Provider, Rules, State
 
 _ROW = ("generation", "token", "active", "access", "lease", "intents", "waits")
 _AT_REST = frozenset({"idle", "down"})

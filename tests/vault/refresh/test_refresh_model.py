@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.support.refresh_model import PROVIDERS, Budget, Provider, Rules, Seen, SeenWhole, explore
+from tests.support.exploring import Seen, SeenWhole, explore
+from tests.support.refresh_model import PROVIDERS, Budget, Provider, Rules
 from vault.refresh import rules as rotation_rules
 from vault.refresh.rules import SendDecision, Unresolved, may_send
 from vault.upstream import UpstreamPolicy

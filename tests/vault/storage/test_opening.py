@@ -1,0 +1,171 @@
+"""Opening a vault: the first run, versions, addresses that can't work, and files that stay private."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Store
+from vault.refusals import StorageUnavailable
+from vault.storage.database import (
+    open_database,
+    schema_files,
+)
+
+
+async def test_the_first_run_makes_the_schema_and_the_next_keeps_it(empty_store: Store) -> None:
+    for _ in range(2):
+        database = await empty_store.open()
+        rows = await database.fetch("select number from schema_migrations order by number")
+        assert [row["number"] for row in rows] == [file.number for file in schema_files()]
+        await database.close()
+
+
+PROCESS = """
+import asyncio, sys
+from pathlib import Path
+from tests.conftest import Store
+async def main():
+    store = Store(sys.argv[1], Path(sys.argv[2]))
+    database = await store.open()
+    ring = await store.open_keys(database)
+    print(ring.subkey("x").hex(), ring.signing.current(database.now()).kid)
+    await database.close()
+asyncio.run(main())
+"""
+
+
+async def test_processes_that_start_first_together_share_one_vault(empty_store: Store) -> None:
+    started = [
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            PROCESS,
+            empty_store.url,
+            str(empty_store.data),
+            stdout=asyncio.subprocess.PIPE,
+            cwd=Path(__file__).parent.parent.parent.parent,
+        )
+        for _ in range(3)
+    ]
+    async with asyncio.timeout(60):
+        printed = [(await process.communicate())[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert len(set(printed)) == 1
+    assert printed[0]
+
+
+async def test_a_database_of_a_newer_program_is_refused_and_of_this_one_opens(store: Store) -> None:
+    database = await store.open()
+    newer = {"number": len(schema_files()) + 1, "at": 1}
+    async with database.transaction() as transaction:
+        await transaction.execute("insert into schema_versions (number, applied_at) values (:number, :at)", newer)
+        if store.is_sqlite:
+            await transaction.execute(
+                "insert into vault.schema_versions (number, applied_at) values (:number, :at)",
+                newer | {"number": newer["number"] + 1},
+            )
+    await database.close()
+    with pytest.raises(StorageUnavailable, match="newer") as refused:
+        await store.open()
+    assert "\n" not in str(refused.value)
+
+
+async def test_addresses_that_cannot_work_are_refused_with_the_fix(tmp_path: Path) -> None:
+    for url, words in {
+        "mysql://localhost/vault": "postgresql://",
+        "vault.sqlite": "sqlite",
+        "sqlite://vault.sqlite": "sqlite:///",
+        "sqlite:///proc/nowhere/vault.sqlite": "can't use",
+        "postgresql://vault:hunter2@127.0.0.1:1/vault": "127.0.0.1:1/vault",
+        "postgresql://vault:hunter2@127.0.0.1:port/vault": "database.url",
+    }.items():
+        with pytest.raises(StorageUnavailable) as refused:
+            await open_database(url, data=tmp_path)
+        assert words in str(refused.value)
+        assert "hunter2" not in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.requirement("V-06")
+async def test_files_are_private_whatever_the_umask(empty_sqlite_store: Store) -> None:
+    data = empty_sqlite_store.data / "fresh"
+    before = os.umask(0)
+    try:
+        database = await open_database("sqlite:", data=data)
+        await Store("sqlite:", data).open_keys(database)
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in data.iterdir()}
+    finally:
+        os.umask(before)
+    await database.close()
+    assert {"vault.sqlite", "vault.sqlite-wal", "vault.sqlite-shm", "keys.sqlite", "master.key"} <= modes.keys()
+    assert set(modes.values()) == {0o600}
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
+
+
+@pytest.mark.requirement("V-06")
+async def test_a_database_file_that_others_can_read_is_made_private(sqlite_store: Store) -> None:
+    path = sqlite_store.data / "vault.sqlite"
+    path.chmod(0o644)
+    database = await sqlite_store.open()
+    await database.close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.requirement("V-06")
+async def test_a_symbolic_link_is_not_followed_to_a_database(sqlite_store: Store, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.mkdir(mode=0o700)
+    (link / "keys.sqlite").symlink_to(sqlite_store.data / "keys.sqlite")
+    with pytest.raises(StorageUnavailable):
+        await open_database("sqlite:", data=link)
+
+
+async def test_a_database_without_its_key_store_is_refused(sqlite_store: Store) -> None:
+    keys = sqlite_store.data / "keys.sqlite"
+    content = keys.read_bytes()
+    keys.unlink()
+    with pytest.raises(StorageUnavailable, match="missing"):
+        await sqlite_store.open()
+    assert not keys.exists()
+    keys.write_bytes(content)
+    await (await sqlite_store.open()).close()
+
+
+async def test_two_databases_in_one_folder_have_key_stores_of_their_own(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        await (await open_database(f"sqlite://{tmp_path}/{name}.sqlite", data=tmp_path)).close()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "a.sqlite",
+        "a-keys.sqlite",
+        "b.sqlite",
+        "b-keys.sqlite",
+    }
+
+
+@pytest.mark.requirement("V-04")
+async def test_opening_an_up_to_date_database_changes_no_file(sqlite_store: Store) -> None:
+    before = _digests(sqlite_store.data)
+    database = await sqlite_store.open()
+    await database.close()
+    assert _digests(sqlite_store.data) == before
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+async def test_a_folder_that_cannot_hold_files_is_refused_with_the_fix(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageUnavailable, match="can't use"):
+        await open_database("sqlite:", data=tmp_path / "file")
+    (tmp_path / "junk").mkdir(mode=0o700)
+    (tmp_path / "junk" / "keys.sqlite").write_bytes(b"this is not a database" * 100)
+    with pytest.raises(StorageUnavailable, match="can't open"):
+        await open_database("sqlite:", data=tmp_path / "junk")
