@@ -248,6 +248,18 @@ class SignInSettings(Section):
         le=100_000,
         description="Pending requests of agents per address and 10 minutes, for users who aren't signed in yet",
     )
+    passkey_for: tuple[Literal["destructive_tools", "connections"], ...] = Field(
+        default=(),
+        description="What people confirm with a passkey: `destructive_tools` (approving a call that can change or "
+        "delete), `connections` (connecting an account)",
+    )
+    recent_lifetime: int = Field(
+        default=900,
+        ge=60,
+        le=86400,
+        description="Seconds for which a sign-in counts as recent: for `passkey_for`, and for changing passkeys, "
+        "sessions, or deleting the account",
+    )
     session_idle_lifetime: int = Field(
         default=12 * 3600, ge=300, description="Idle timeout of a browser session in seconds"
     )

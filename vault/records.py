@@ -73,7 +73,9 @@ class User:
 class Session:
     """A signed-in browser. Only a hash of the cookie's token is stored.
 
-    `created_at` is when the person authenticated; zero if the provider that signed them in does not say.
+    `created_at` is when the person authenticated; zero if the provider that signed them in does not say. `proved_at` is
+    when a passkey, or a sign-in elsewhere with several factors, proved that it was them. `device` and `network` are for
+    the person to recognize the browser; empty, as `method`, where an earlier release signed them in.
     """
 
     token_hash: bytes = field(repr=False)
@@ -82,10 +84,27 @@ class Session:
     seen_at: int
     expires_at: int
     ended_at: int | None = None
+    method: str = ""
+    device: str = ""
+    network: str = ""
+    proved_at: int | None = None
     tenant: str = TENANT
 
     def is_live(self, now: int) -> bool:
         return self.ended_at is None and now < self.expires_at
+
+    @property
+    def id(self) -> str:
+        """Names the session in the forms of its person. Half of a hash of 256 random bits: of no use as a cookie."""
+        return self.token_hash.hex()[:32]
+
+    def is_recent(self, now: int, *, lifetime: int) -> bool:
+        """Whether the person authenticated within `lifetime` seconds."""
+        return now - max(self.created_at, self.proved_at or 0) < lifetime
+
+    def is_proved(self, now: int, *, lifetime: int) -> bool:
+        """Whether a passkey or several factors proved within `lifetime` seconds that it was the person."""
+        return self.proved_at is not None and now - self.proved_at < lifetime
 
     @property
     def auth_time(self) -> int | None:

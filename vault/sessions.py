@@ -7,9 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from dataclasses import dataclass
 
 from vault.records import TENANT, Session, User
-from vault.storage.database import SWEEP_BATCH, Reader, Row, Transaction, binary, integer, integer_or_none, text
+from vault.storage.database import (
+    SWEEP_BATCH,
+    Reader,
+    Row,
+    Transaction,
+    binary,
+    integer,
+    integer_or_none,
+    text,
+    text_or_none,
+)
 from vault.users import end_user_sessions as end_user_sessions
 from vault.users import user_from_row
 
@@ -17,6 +28,25 @@ IDLE_LIFETIME = 12 * 3600
 ABSOLUTE_LIFETIME = 7 * 86400
 TOUCH_INTERVAL = 300  # a busy browser writes once in five minutes, not once per page
 _KEPT = 30 * 86400
+_COLUMNS = (
+    "s.token_hash, s.user_id, s.created_at as started_at, s.seen_at, s.expires_at, s.ended_at, s.method, s.device,"
+    " s.network, s.proved_at"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFacts:
+    """How somebody signed in: `method` (password, passkey, openid ...), in which kind of browser, on which network.
+
+    `signed_in_at`: when the person authenticated, if that was earlier and elsewhere; zero if that is unknown, so that
+    the session is older than anything that a client asks for. `proved_at`: see `Session`.
+    """
+
+    method: str = ""
+    device: str = ""
+    network: str = ""
+    signed_in_at: int | None = None
+    proved_at: int | None = None
 
 
 def session_hash(token: str) -> bytes:
@@ -30,24 +60,25 @@ async def start_session(
     *,
     now: int,
     lifetime: int = ABSOLUTE_LIFETIME,
-    signed_in_at: int | None = None,
+    facts: SessionFacts = SessionFacts(),
 ) -> tuple[str, Session]:
-    """A new session and the token for its cookie; a new token at each sign-in (session fixation).
-
-    `created_at` is when the person authenticated: `signed_in_at` if that was earlier and elsewhere. Zero means unknown,
-    so that the session is older than anything that a client asks for.
-    """
+    """A new session and the token for its cookie; a new token at each sign-in (session fixation)."""
     token = secrets.token_urlsafe(32)
     session = Session(
         token_hash=session_hash(token),
         user_id=user_id,
-        created_at=now if signed_in_at is None else signed_in_at,
+        created_at=now if facts.signed_in_at is None else facts.signed_in_at,
         seen_at=now,
         expires_at=now + lifetime,
+        method=facts.method,
+        device=facts.device,
+        network=facts.network,
+        proved_at=facts.proved_at,
     )
     await transaction.execute(
-        "insert into sessions (tenant, token_hash, user_id, created_at, seen_at, expires_at)"
-        " values (:tenant, :token_hash, :user_id, :created_at, :now, :expires_at)",
+        "insert into sessions (tenant, token_hash, user_id, created_at, seen_at, expires_at, method, device, network,"
+        " proved_at) values (:tenant, :token_hash, :user_id, :created_at, :now, :expires_at, :method, :device,"
+        " :network, :proved_at)",
         {
             "tenant": TENANT,
             "token_hash": session.token_hash,
@@ -55,6 +86,10 @@ async def start_session(
             "created_at": session.created_at,
             "now": now,
             "expires_at": session.expires_at,
+            "method": session.method,
+            "device": session.device,
+            "network": session.network,
+            "proved_at": session.proved_at,
         },
     )
     return token, session
@@ -65,7 +100,7 @@ async def find_session(
 ) -> tuple[Session, User] | None:
     """The live session of this token and its user, unless the user is disabled."""
     row = await reader.fetch_one(
-        "select s.token_hash, s.user_id, s.created_at as started_at, s.seen_at, s.expires_at, s.ended_at,"
+        f"select {_COLUMNS},"  # noqa: S608 -- names of columns
         " u.id, u.name, u.password_hash, u.is_admin, u.created_at, u.disabled_at"
         " from sessions s join users u on u.tenant = s.tenant and u.id = s.user_id"
         " where s.tenant = :tenant and s.token_hash = :token_hash and s.ended_at is null"
@@ -80,12 +115,32 @@ async def find_session(
     return None if row is None else (_session(row), user_from_row(row))
 
 
+async def list_sessions(
+    reader: Reader, user_id: str, *, now: int, idle_lifetime: int = IDLE_LIFETIME
+) -> tuple[Session, ...]:
+    """The browsers in which the person is signed in, the last used first."""
+    rows = await reader.fetch(
+        f"select {_COLUMNS} from sessions s where s.tenant = :tenant and s.user_id = :user_id"  # noqa: S608
+        " and s.ended_at is null and s.expires_at > :now and s.seen_at > :idle_since order by s.seen_at desc limit 100",
+        {"tenant": TENANT, "user_id": user_id, "now": now, "idle_since": now - idle_lifetime},
+    )
+    return tuple(_session(row) for row in rows)
+
+
 async def touch_session(transaction: Transaction, session: Session, *, now: int) -> None:
     """Record that the browser was seen, at most once per interval."""
     await transaction.execute(
         "update sessions set seen_at = :now where tenant = :tenant and token_hash = :token_hash"
         " and seen_at <= :due and ended_at is null",
         {"tenant": TENANT, "token_hash": session.token_hash, "now": now, "due": now - TOUCH_INTERVAL},
+    )
+
+
+async def note_proof(transaction: Transaction, token_hash: bytes, *, now: int) -> None:
+    """Record that a passkey proved just now who is at this browser."""
+    await transaction.execute(
+        "update sessions set proved_at = :now where tenant = :tenant and token_hash = :token_hash and ended_at is null",
+        {"tenant": TENANT, "token_hash": token_hash, "now": now},
     )
 
 
@@ -123,4 +178,8 @@ def _session(row: Row) -> Session:
         seen_at=integer(row, "seen_at"),
         expires_at=integer(row, "expires_at"),
         ended_at=integer_or_none(row, "ended_at"),
+        method=text_or_none(row, "method") or "",
+        device=text_or_none(row, "device") or "",
+        network=text_or_none(row, "network") or "",
+        proved_at=integer_or_none(row, "proved_at"),
     )

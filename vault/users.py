@@ -234,6 +234,7 @@ async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bo
     )
     await transaction.execute("delete from identities where tenant = :tenant and user_id = :id", key)
     await transaction.execute("delete from sessions where tenant = :tenant and user_id = :id", key)
+    await transaction.execute("delete from passkeys where tenant = :tenant and user_id = :id", key)
     await transaction.execute("delete from tool_choices where tenant = :tenant and user_id = :id", key)
     return await transaction.execute("delete from users where tenant = :tenant and id = :id", key) > 0
 
@@ -275,6 +276,24 @@ async def link_identity(transaction: Transaction, *, issuer: str, subject: str, 
     )
     if row is None or text(row, "user_id") != user_id:
         raise IdentityTaken("this identity already belongs to another user")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedIdentity:
+    """Who a user is elsewhere (OpenID Connect Core §5.7)."""
+
+    issuer: str
+    subject: str
+
+
+async def list_identities(reader: Reader, user_id: str) -> tuple[LinkedIdentity, ...]:
+    """The identities with which this user signs in, oldest first."""
+    rows = await reader.fetch(
+        "select issuer, subject from identities where tenant = :tenant and user_id = :user_id"
+        " order by created_at, issuer, subject",
+        {"tenant": TENANT, "user_id": user_id},
+    )
+    return tuple(LinkedIdentity(text(row, "issuer"), text(row, "subject")) for row in rows)
 
 
 async def find_by_identity(reader: Reader, *, issuer: str, subject: str) -> User | None:

@@ -101,7 +101,9 @@ def _answer(setup: Setup, named: str, *, is_approved: bool) -> None:
             row = await _approval_fields(deployment, found)
             if is_approved:
                 _confirm(row)
-            await approvals.decide(deployment, found, user=owner, is_approved=is_approved, method="command_line")
+            await approvals.decide(
+                deployment, found, user=owner, session=None, is_approved=is_approved, method="command_line"
+            )
             return row | {"state": "approved" if is_approved else "refused"}
 
     row = setup.run(decide())

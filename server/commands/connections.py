@@ -12,7 +12,6 @@ from server.terminal.context import Setup, UserOption, check_pages, command, fai
 from server.terminal.names import ConnectionName, connection_called, provider_called
 
 if TYPE_CHECKING:
-    from server.deployment import Deployment
     from vault.records import Connection
 
 app = typer.Typer(no_args_is_help=True, help="Connected accounts.")
@@ -97,6 +96,7 @@ def disconnect(
     """Disconnect an account: revoke access at the provider and destroy its key."""
 
     async def end() -> tuple[dict[str, object], str]:
+        from server.connecting.deletion import end_connection
         from vault.upkeep import revocations
 
         async with setup.open() as deployment:
@@ -114,13 +114,3 @@ def disconnect(
 
     row, said = setup.run(end())
     setup.show_one(row, sentence=said)
-
-
-async def end_connection(deployment: Deployment, connection: Connection) -> str:
-    """Disconnect, then try once to revoke at the provider; a running server retries what is left."""
-    from vault import connections
-    from vault.upkeep import revocations
-
-    async with deployment.transaction() as transaction:
-        await connections.disconnect(transaction, deployment.keys, connection, now=deployment.now())
-    return await revocations.revoke_upstream(deployment.vault, connection.id) or "pending"

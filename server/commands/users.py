@@ -159,26 +159,21 @@ def link(
 
 
 async def _change(setup: Setup, name: str, *, what: str) -> User:
-    from server.commands.connections import end_connection
-    from vault import connections, users
+    from server.connecting.deletion import delete_person
+    from vault import users
     from vault.audit import audit
     from vault.records import Event
-    from vault.upkeep import revocations
 
     async with setup.open() as deployment:
         user = await user_called(deployment.database, name)
         if what == "removed":
-            for connection in await connections.list_connections(deployment.database, user.id):
-                await end_connection(deployment, connection)
+            await delete_person(deployment, user)
+            return user
         now = deployment.now()
         async with deployment.transaction() as transaction:
             if what == "disabled":
                 await users.disable_user(transaction, user.id, now=now)
-            elif what == "enabled":
-                await users.enable_user(transaction, user.id)
             else:
-                await users.delete_user(transaction, user.id, now=now)
+                await users.enable_user(transaction, user.id)
             await audit.append(transaction, Event(kind=f"user.{what}", user_id=user.id), now=now)
-        if what == "removed":
-            await revocations.finish_deletions(deployment.vault)
         return await users.get_user(deployment.database, user.id) or user

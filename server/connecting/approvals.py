@@ -12,10 +12,11 @@ from typing import Final
 from server.connecting.links import ConnectLink
 from server.deployment import Deployment
 from server.errors import PersonRefused
+from server.sign_in import step_up
 from vault import approvals
 from vault.approvals import Approval, ToolCall
 from vault.audit import audit
-from vault.records import ApprovalState, Event, Principal, User
+from vault.records import ApprovalState, Event, Principal, Session, User
 from vault.refusals import ApprovalRequired, TransitionRefused
 
 WAIT: Final = 8.0  # seconds that a retry waits for the person who has just opened the link
@@ -129,13 +130,29 @@ async def load(deployment: Deployment, approval_id: str, *, user: User) -> Appro
     return approval
 
 
+async def check_may_approve(deployment: Deployment, approval: Approval, session: Session | None) -> None:
+    """Raises StepUpRequired where the operator asks for a passkey before this tool, or one that is gone, may run."""
+    spec = deployment.tool(approval.tool)
+    if spec is None or spec.destructive:
+        await step_up.check_passkey(deployment, session, "destructive_tools", back=f"{_PATH}{approval.id}")
+
+
 async def decide(
-    deployment: Deployment, approval: Approval, *, user: User, is_approved: bool, method: str | None = None
+    deployment: Deployment,
+    approval: Approval,
+    *,
+    user: User,
+    session: Session | None,
+    is_approved: bool,
+    method: str | None = None,
 ) -> None:
     """Record the person's answer. Raises ApproveRefused when it comes too late, or a second time.
 
+    `session` is the browser's, None on the command line; raises StepUpRequired when it does not prove enough for a yes.
     `method` tells in the activity how it was given, if not on the person's page.
     """
+    if is_approved:
+        await check_may_approve(deployment, approval, session)
     now = deployment.now()
     kind, outcome = ("approval.given", "ok") if is_approved else ("approval.refused", "refused")
     try:

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from providers.definitions.catalog import Provider
 from providers.definitions.issuers import is_same_issuer
@@ -21,6 +21,7 @@ from server.connecting.links import LIFETIME, ConnectRefused, ConnectRequest, is
 from server.connecting.provider_errors import fix_for
 from server.deployment import Deployment
 from server.settings import LOOPBACK_HOSTS
+from server.sign_in import step_up
 from vault import connections, tickets
 from vault.keys.key_ring import ConnectionKey
 from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, format_scope, parse_scope
@@ -73,8 +74,12 @@ def callback_url(deployment: Deployment, provider: str) -> str:
 
 
 async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, session: Session) -> str:
-    """The provider's URL for this redirect; its `state` works once, for this user in this browser session only."""
+    """The provider's URL for this redirect; its `state` works once, for this user in this browser session only.
+
+    Raises ConnectRefused, or StepUpRequired when the session does not prove enough.
+    """
     provider = known_provider(deployment, trip.provider)
+    await check_may_connect(deployment, session, provider)
     upstream = deployment.vault.upstreams[provider.name]
     if not upstream.is_configured:
         raise ConnectRefused(
@@ -116,6 +121,12 @@ async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, ses
         code_verifier=verifier,
         login_hint=trip.login_hint,
     )
+
+
+async def check_may_connect(deployment: Deployment, session: Session, provider: Provider, *, back: str = "") -> None:
+    """Raises StepUpRequired where the operator asks for a passkey before an account is connected."""
+    path = back or "/connections/connect?" + urlencode({"provider": provider.name})
+    await step_up.check_passkey(deployment, session, "connections", back=path)
 
 
 def needs_https(provider: Provider, public_url: str) -> bool:
@@ -255,11 +266,12 @@ def _is_own(ticket: Ticket, provider: Provider, *, user: User, session: Session)
     return is_same_browser and ticket.user_id == user.id and ticket.payload.get("provider") == provider.name
 
 
-async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: User) -> Connected:
+async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: User, session: Session) -> Connected:
     """The consent to an API that takes tokens of ours: the person gave it on our page, and is the account.
 
-    What is sealed is empty: each call gets a token of its own.
+    What is sealed is empty: each call gets a token of its own. Raises as `start` does.
     """
+    await check_may_connect(deployment, session, known_provider(deployment, trip.provider))
     consent = Consent(user.id, trip.provider, trip.scopes, client_id=trip.client_id, delegated=trip.delegated)
     answer = TokenAnswer(access_token="", scopes=trip.scopes, account=Account(user.id, user.name))
     at_ms = consents.milliseconds(deployment.vault)

@@ -30,7 +30,7 @@ def _asset(path: str, content: bytes) -> Asset:
 
 
 def _read() -> Mapping[str, Asset]:
-    names = ("portal.css", "portal.js", "icons.svg", "favicon.svg")
+    names = ("portal.css", "portal.js", "passkeys.js", "icons.svg", "favicon.svg")
     found = {name: _asset(name, _FOLDER.joinpath(name).read_bytes()) for name in names}
     logos = json.loads(_FOLDER.joinpath("logos.json").read_text("utf-8"))["logos"]
     for name, logo in logos.items():

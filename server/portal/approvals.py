@@ -45,7 +45,9 @@ async def decide(visit: OwnVisit) -> Response:
     if decision not in {"allow", "deny"}:
         raise PageRefused("no_decision")
     try:
-        await approve.decide(visit.deployment, approval, user=visit.user, is_approved=decision == "allow")
+        await approve.decide(
+            visit.deployment, approval, user=visit.user, session=visit.session, is_approved=decision == "allow"
+        )
     except approve.ApproveRefused as refused:
         raise PageRefused("too_late", refused.description, kind=refused.kind) from refused
     return pages.go(f"/approvals/{approval.id}")

@@ -97,7 +97,7 @@ async def go_to_provider(visit: OwnVisit, trip: ConsentRequest) -> Response:
     known_there = trip.scopes - provider.unruled_scopes
     trip = replace(trip, scopes=known_there or provider.scope.default)
     if provider.audience is not None:
-        connected = await provider_authorization.consent_here(deployment, trip, user=visit.user)
+        connected = await provider_authorization.consent_here(deployment, trip, user=visit.user, session=visit.session)
         return pages.go(_done_path(connected.connection, client_id=trip.client_id, not_granted=connected.not_granted))
     target = await provider_authorization.start(deployment, trip, user=visit.user, session=visit.session)
     return pages.leave(visit.visit.request, target)
@@ -112,6 +112,10 @@ async def decide(visit: OwnVisit) -> Response:
     if decision not in {"allow", "deny"}:
         raise PageRefused("no_decision")
     chosen = await chosen_account(visit, request.provider)
+    is_ready = chosen is not None and chosen in await covering_connections(deployment, request)
+    if decision == "allow" and not is_ready:  # before the link is spent
+        provider = known_provider(deployment, request.provider)
+        await provider_authorization.check_may_connect(deployment, visit.session, provider, back=f"/connect/{handle}")
     await consume_link(deployment, handle)
     if decision == "deny":
         await deployment.activity.record(
@@ -126,7 +130,7 @@ async def decide(visit: OwnVisit) -> Response:
         return visit.page(
             "message.html", {"title": text("connect.declined_title"), "message": text("connect.declined")}
         )
-    if chosen is not None and chosen in await covering_connections(deployment, request):
+    if chosen is not None and is_ready:
         await allow(deployment, request, connection=chosen)
         return pages.go(_done_path(chosen, client_id=request.client_id, not_granted=frozenset()))
     trip = ConsentRequest(

@@ -13,7 +13,7 @@ from typing import Final
 from starlette.responses import Response
 
 from providers.definitions.catalog import Provider
-from server.connecting.provider_authorization import ConsentRequest
+from server.connecting.provider_authorization import ConsentRequest, check_may_connect
 from server.errors import status_of
 from server.http import pages
 from server.http.page_texts import section, text
@@ -67,8 +67,8 @@ async def show(visit: OwnVisit) -> Response:
             for one in part.items
         ],
         "part": part,
-        "ended": [_end_row(visit, one) for one in ended],
-        "closed": next((_end_row(visit, one) for one in ended if one.connection_id == closed), None),
+        "ended": [end_row(visit, one) for one in ended],
+        "closed": next((end_row(visit, one) for one in ended if one.connection_id == closed), None),
         "providers": configured,
         "others": [] if not configured else [one for one in known if one not in configured],
         "setup": [] if configured else provider_facts(deployment),
@@ -76,7 +76,8 @@ async def show(visit: OwnVisit) -> Response:
     return visit.page("connections.html", context, form_targets=provider_targets(configured))
 
 
-def _end_row(visit: OwnVisit, one: revocations.Revocation) -> dict[str, object]:
+def end_row(visit: OwnVisit, one: revocations.Revocation) -> dict[str, object]:
+    """What became of a disconnected account at its provider, in words."""
     return {
         "title": account_title(visit, one.provider),
         "provider": one.provider,
@@ -229,6 +230,7 @@ def _row(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, obje
 async def choose(visit: OwnVisit) -> Response:
     """Choose scopes of a provider to connect with, and an account; what ordinary use needs is preselected."""
     provider, ticked = _wanted_provider(visit, visit.visit.query("provider"))
+    await check_may_connect(visit.deployment, visit.session, provider)  # not after all the choices were made
     return await _choice_page(visit, provider, ticked=ticked, error="", status=200)
 
 

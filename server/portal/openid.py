@@ -63,6 +63,7 @@ async def callback(visit: Visit) -> Response:
         user=found.user,
         method="openid",
         signed_in_at=password.UNKNOWN_TIME if found.signed_in_at is None else found.signed_in_at,
+        is_strong=found.is_strong,
     )
     password.set_cookie(visit.deployment, visit.request, response, "openid", value="")
     return response

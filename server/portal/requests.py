@@ -27,7 +27,9 @@ from server.http.page_texts import text
 from server.portal import csrf
 from server.portal.forms import Form, PageRefused, read_form
 from server.portal.needs import Needs, read_needs
+from server.portal.stepping_up import page_of
 from server.sign_in import password
+from server.sign_in.step_up import StepUpRequired
 from vault.records import Session, User
 from vault.refusals import TemporarilyUnavailable, TransitionRefused, VaultError
 
@@ -246,6 +248,10 @@ def _refusal(request: Request, visit: Visit | None, refusal: VaultError) -> Resp
     )
     if visit is None:
         return _with_retry(pages.error_page(request, title, refusal.description, status), refusal)
+    if isinstance(refusal, StepUpRequired):
+        # After a form of ours: the page that had it, since the form's own address answers no GET.
+        back = request.url.path if request.method == "GET" else "/account"
+        return visit.page("step_up.html", page_of(refusal, back=back), status=status)
     context: dict[str, object] = {"title": title, "message": refusal.description, "foreign": foreign, "retry": retry}
     return _with_retry(visit.page("error.html", context, status=status), refusal)
 

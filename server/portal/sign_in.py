@@ -1,4 +1,4 @@
-"""Signing in and out: password, and a one-time link for this machine's owner. Rules: `server.sign_in.password`."""
+"""Signing in and out: password, passkey, and a one-time link for this machine's owner. Rules: `server.sign_in`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Final
 from starlette.responses import Response
 
 from server.deployment import Deployment
-from server.errors import status_of
+from server.errors import PersonRefused, status_of
 from server.http import pages
 from server.http.addresses import address_of
+from server.http.page_texts import text
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, Visit, safe_return
 from server.runtime.browser import forget
-from server.sign_in import password
+from server.sign_in import passkeys, password
 from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
 from vault import limits, users
 from vault.keys.passwords import MIN_LENGTH, PasswordRefused
@@ -39,23 +40,41 @@ async def show(visit: Visit) -> Response:
         return pages.go(return_to)
     if not visit.deployment.settings.sign_in.openid and not await password.has_admin(visit.deployment):
         return pages.go("/first-run")
-    return await _form(visit, return_to=return_to)
+    needs_passkey = visit.user is not None and visit.query("need") == "passkey"
+    return await _form(visit, return_to=return_to, needs_passkey=needs_passkey)
 
 
-async def _form(visit: Visit, *, return_to: str, name: str = "", error: str = "", status: int = 200) -> Response:
+async def _form(
+    visit: Visit, *, return_to: str, name: str = "", needs_passkey: bool = False, error: str = "", status: int = 200
+) -> Response:
+    """The page. `needs_passkey`: a signed-in person confirms something, and a password is not enough."""
     settings = visit.deployment.settings
     context: dict[str, object] = {
         "return_to": return_to,
         "is_again": visit.user is not None,
         "name": name,
         "error": error,
-        "has_password": settings.sign_in.local,
+        "needs_passkey": needs_passkey,
+        "has_password": settings.sign_in.local and not needs_passkey,
+        "passkey": _passkey_options(visit),
         "openid": [(key, provider.title) for key, provider in settings.sign_in.openid.items()],
-        "has_owner": await local_owner(visit.deployment) is not None,
+        "has_owner": not needs_passkey and await local_owner(visit.deployment) is not None,
         "can_open": visit.deployment.open_browser is not None,
         "no_admin": not await password.has_admin(visit.deployment),
     }
     return visit.page("sign_in.html", context, status=status)
+
+
+def _passkey_options(visit: Visit) -> str:
+    """What the browser is asked for a passkey; empty where none can be used."""
+    if not _takes_passkeys(visit) or passkeys.rp_id(visit.deployment) is None:
+        return ""
+    return passkeys.signing_in_options(visit.deployment, secret=visit.secret)
+
+
+def _takes_passkeys(visit: Visit) -> bool:
+    """Where people sign in at their company only, a passkey confirms what they do here, and lets nobody in."""
+    return visit.deployment.settings.sign_in.local or visit.user is not None
 
 
 async def with_password(visit: Visit) -> Response:
@@ -74,22 +93,57 @@ async def with_password(visit: Visit) -> Response:
     try:
         user = await password.check_sign_in(deployment, attempt)
         await password.begin_session(deployment, visit.request, response, user=user, method="password")
-    except password.SignInRefused as refusal:
-        return await _form(
-            visit,
-            return_to=return_to,
-            name=attempt.name[:200],
-            error=refusal.description,
-            status=status_of("not_signed_in"),
+    except (password.SignInRefused, password.SignInThrottled) as refusal:
+        return await _refusal_page(visit, refusal, return_to=return_to, name=attempt.name[:200])
+    return response
+
+
+async def with_passkey(visit: Visit) -> Response:
+    """Sign in with a passkey, or confirm with one: either way a new session."""
+    deployment, form = visit.deployment, visit.form
+    return_to = safe_return(form.one("return_to"))
+    if not _takes_passkeys(visit):
+        raise PageRefused("no_passkeys", kind="forbidden")
+    response = pages.go(return_to)
+    try:
+        user, _ = await passkeys.check_sign_in(
+            deployment,
+            answer=passkeys.read_answer(form.one("answer")),
+            secret=visit.secret,
+            address=address_of(visit.request),
         )
-    except password.SignInThrottled as refusal:
-        response = await _form(
-            visit,
-            return_to=return_to,
-            name=attempt.name[:200],
-            error=refusal.description,
-            status=status_of("too_many_requests"),
+        _check_same_person(visit, user)
+        # Where people sign in at their company, confirming here must not outlast what the company said.
+        until = None if deployment.settings.sign_in.local or visit.session is None else visit.session.expires_at
+        await password.begin_session(
+            deployment, visit.request, response, user=user, method="passkey", is_strong=True, until=until
         )
+    except (passkeys.PasskeyRefused, password.SignInThrottled) as refusal:
+        return await _refusal_page(visit, refusal, return_to=return_to, needs_passkey=form.one("need") == "passkey")
+    return response
+
+
+def _check_same_person(visit: Visit, user: User) -> None:
+    """Confirming is no way to become somebody else, whose accounts would then be connected or used by mistake."""
+    if visit.user is not None and visit.user.id != user.id:
+        raise passkeys.PasskeyRefused(text("sign_in.other_persons_passkey"), kind="forbidden")
+
+
+async def _refusal_page(
+    visit: Visit, refusal: PersonRefused, *, return_to: str, name: str = "", needs_passkey: bool = False
+) -> Response:
+    """The page again, with why."""
+    is_throttled = isinstance(refusal, password.SignInThrottled)
+    status = status_of("too_many_requests" if is_throttled else "not_signed_in")
+    response = await _form(
+        visit,
+        return_to=return_to,
+        name=name,
+        needs_passkey=needs_passkey,
+        error=refusal.description,
+        status=status,
+    )
+    if isinstance(refusal, password.SignInThrottled):
         response.headers["retry-after"] = str(refusal.retry_after)
     return response
 

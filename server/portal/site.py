@@ -11,7 +11,6 @@ from server.deployment import Deployment
 from server.http import pages
 from server.http.assets import ASSETS, LIFETIME
 from server.portal import (
-    account,
     activity,
     agents,
     approvals,
@@ -25,6 +24,7 @@ from server.portal import (
     sign_in,
 )
 from server.portal.administration.routes import admin_routes
+from server.portal.profile import deletion, own_data, page, passkeys, password, signed_in
 from server.portal.requests import open_route, own_route
 
 
@@ -44,12 +44,20 @@ def page_routes(deployment: Deployment) -> list[Route]:
         own_route(deployment, "/", get=home.show),
         open_route(deployment, "/first-run", get=first_run.show, post=first_run.create),
         open_route(deployment, "/sign-in", get=sign_in.show, post=sign_in.with_password),
+        open_route(deployment, "/sign-in/passkey", post=sign_in.with_passkey),
         open_route(deployment, "/sign-in/local", get=sign_in.with_owner_link, post=sign_in.open_window),
         open_route(deployment, "/sign-in/link", get=sign_in.show_link, post=sign_in.with_link),
         open_route(deployment, "/sign-in/openid/{name}", get=openid.start),
         open_route(deployment, "/sign-in/openid/{name}/callback", get=openid.callback),
         own_route(deployment, "/sign-out", post=sign_in.out),
-        own_route(deployment, "/account", get=account.show, post=account.change),
+        own_route(deployment, "/account", get=page.show),
+        own_route(deployment, "/account/password", get=password.show, post=password.change),
+        own_route(deployment, "/account/passkeys/new", post=passkeys.add),
+        own_route(deployment, "/account/passkeys/{passkey}", post=passkeys.rename),
+        own_route(deployment, "/account/passkeys/{passkey}/remove", post=passkeys.remove),
+        own_route(deployment, "/account/sessions", post=signed_in.sign_out),
+        own_route(deployment, "/account/data", get=own_data.download),
+        own_route(deployment, "/account/delete", get=deletion.confirm, post=deletion.delete),
         own_route(deployment, "/approvals", get=approvals.show_all),
         own_route(deployment, "/approvals/{approval}", get=approvals.show, post=approvals.decide),
         own_route(deployment, "/consent", get=consent.show, post=consent.decide),

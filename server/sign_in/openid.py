@@ -86,12 +86,18 @@ class Claims(_Document):
     nbf: int | float | None = None
     azp: str | None = None
     nonce: str
+    amr: object = None  # RFC 8176: how the person proved who they are
     auth_time: Annotated[int | float, Field(ge=0, le=2**53)] | None = None
     name: str | None = None
     preferred_username: str | None = None
     email: object = None
     email_verified: object = None
     hd: object = None  # Google: the domain of the Workspace that the person belongs to
+
+    @property
+    def is_strong(self) -> bool:
+        """Whether the provider says that the person used several factors (RFC 8176 §2: `mfa`)."""
+        return isinstance(self.amr, list) and "mfa" in self.amr  # pyright: ignore[reportUnknownMemberType] -- JSON
 
     def audience(self) -> list[str]:
         return [self.aud] if isinstance(self.aud, str) else self.aud
@@ -123,6 +129,7 @@ class SignedIn:
     user: User
     return_to: str
     signed_in_at: int | None = None  # when the provider last authenticated the person, if it says so
+    is_strong: bool = False  # with several factors
 
 
 def callback_url(deployment: Deployment, name: str) -> str:
@@ -231,7 +238,7 @@ async def finish(deployment: Deployment, name: str, answer: SignInAnswer) -> Sig
         details: dict[str, object] = {"method": "openid", "provider": name[:60], "reason": refusal.detail}
         await deployment.activity.record(Event(kind="session.refused", outcome="refused", details=details))
         raise
-    return SignedIn(user, payload["return_to"], signed_in_at=signed_in_at)
+    return SignedIn(user, payload["return_to"], signed_in_at=signed_in_at, is_strong=claims.is_strong)
 
 
 async def _claim_state(deployment: Deployment, name: str, answer: SignInAnswer) -> dict[str, str]:
@@ -354,7 +361,7 @@ def _signed_in_at(claims: Claims, *, asked_again_at: str) -> int | None:
         return None if claims.auth_time is None else int(claims.auth_time)
     if claims.auth_time is None or claims.auth_time < int(asked_again_at) - _LEEWAY:
         raise OpenIDRefused(
-            "An agent requires a fresh sign-in, but the sign-in service didn't ask you again, or "
+            "A fresh sign-in is needed, but the sign-in service didn't ask you again, or "
             "doesn't say that it did. Nothing happened. Sign in another way, or sign out at that "
             "service first.",
             detail="auth_time missing or old",

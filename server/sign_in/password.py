@@ -19,14 +19,16 @@ from starlette.responses import Response
 
 from server.deployment import Deployment
 from server.errors import PersonRefused
-from server.http.addresses import counting_key
+from server.http.addresses import address_of, counting_key, network_of
 from server.runtime import peers
 from server.settings import Settings
+from server.sign_in.devices import describe_browser
 from vault import limits, sessions, tickets, users
 from vault.audit import audit
 from vault.keys.passwords import PasswordRefused, check_password, hash_password, needs_rehash, verify_password
 from vault.records import Event, Session, TicketPurpose, User
 from vault.refusals import TransitionRefused
+from vault.sessions import SessionFacts
 from vault.storage.database import Transaction
 
 WINDOW: Final = 900  # seconds over which wrong passwords are counted
@@ -194,22 +196,30 @@ async def begin_session(
     user: User,
     method: str,
     signed_in_at: int | None = None,
+    is_strong: bool = False,
+    until: int | None = None,
 ) -> None:
     """Sign the browser in as `user`: always a new session; the browser's earlier session ends (fixation).
 
     `signed_in_at` is when a provider authenticated the person, perhaps long ago, or UNKNOWN_TIME: an agent that wants a
-    fresh sign-in does not accept a new session alone. None: the person authenticated here, just now. Raises
-    SignInThrottled.
+    fresh sign-in does not accept a new session alone. None: the person authenticated here, just now. `is_strong`: by a
+    passkey, or with several factors. `until`: the session ends then at the latest. Raises SignInThrottled.
     """
     if method != PASSWORD_CHANGED:  # counted before the password was changed
         await _count_session(deployment, user.id)
     now, lifetime = deployment.now(), deployment.settings.sign_in.session_lifetime
+    lifetime = lifetime if until is None else min(lifetime, max(0, until - now))
     planted = read_cookie(deployment, request, "session")
     async with deployment.transaction() as transaction:
-        proved_at = now if signed_in_at is None else min(now, signed_in_at)
-        token, _ = await sessions.start_session(
-            transaction, user.id, now=now, lifetime=lifetime, signed_in_at=proved_at
+        at = now if signed_in_at is None else min(now, signed_in_at)
+        facts = SessionFacts(
+            method=method,
+            device=describe_browser(request.headers.get("user-agent", "")),
+            network=network_of(address_of(request)),
+            signed_in_at=at,
+            proved_at=at if is_strong and at != UNKNOWN_TIME else None,
         )
+        token, _ = await sessions.start_session(transaction, user.id, now=now, lifetime=lifetime, facts=facts)
         if planted:
             await sessions.end_session(transaction, sessions.session_hash(planted), now=now)
         event = Event(kind="session.started", user_id=user.id, details={"method": method})

@@ -88,7 +88,15 @@ async def test_a_form_is_refused_with_a_token(target: Target, token: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "path", ["/sign-out", "/account", "/agents/x/cut-off", "/agents/x/access", "/connections/x/disconnect"]
+    "path",
+    [
+        "/sign-out",
+        "/account/delete",
+        "/account/sessions",
+        "/agents/x/cut-off",
+        "/agents/x/access",
+        "/connections/x/disconnect",
+    ],
 )
 async def test_a_get_changes_nothing(target: Target, path: str) -> None:
     person = await target.browser("mallory")

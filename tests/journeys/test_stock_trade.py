@@ -26,6 +26,7 @@ from tests.support.person import Person
 from vault import apis, connections, delegations, users
 from vault.audit.audit import list_events
 from vault.exchange.explain import ExchangeQuestion, explain
+from vault.records import Session
 
 AUDIENCE = "https://brokerage.example"
 ORDER = {"symbol": "ACME", "side": "buy", "quantity": 3}
@@ -309,7 +310,9 @@ async def opened(place: Room, agent: Agent, *scopes: str) -> connections.Connect
     trip = provider_authorization.ConsentRequest(
         "brokerage", frozenset(scopes), client_id=agent.principal.client_id, delegated=frozenset(scopes)
     )
-    return (await provider_authorization.consent_here(deployment, trip, user=user)).connection
+    now = deployment.now()
+    session = Session(b"", user.id, created_at=now, seen_at=now, expires_at=now + 60)
+    return (await provider_authorization.consent_here(deployment, trip, user=user, session=session)).connection
 
 
 async def test_what_is_asked_about_each_time_is_not_exchanged_and_a_public_client_gets_a_handle(place: Room) -> None:

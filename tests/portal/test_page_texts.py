@@ -44,6 +44,9 @@ _CHOSEN = (
     "admin_health",
     "admin_verdict",
     "admin_fix",
+    "profile_done",
+    "sign_in_method",
+    "step_up",
 )  # by a value
 
 

@@ -84,7 +84,7 @@ class _Forms(HTMLParser):
 
 
 _OWN_MARKUP = re.compile(
-    r'<script src="/static/portal\.js\?v=[0-9a-f]{12}" defer></script>'
+    r'<script src="/static/(?:portal|passkeys)\.js\?v=[0-9a-f]{12}" defer></script>'
     r'|<svg class="icon" aria-hidden="true"><use href="/static/icons\.svg\?v=[0-9a-f]{12}#[a-z]+"></use></svg>'
 )
 

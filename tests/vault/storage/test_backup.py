@@ -14,7 +14,7 @@ from tests.conftest import KeySettings, Store
 from tests.support.exchanging import Room, google, open_room, second_process, slack
 from tests.support.seeded import let_in_again
 from tests.support.upstream_double import UpstreamDouble
-from vault import approvals, connections
+from vault import approvals, connections, passkeys, sessions
 from vault.audit.audit import list_events, verify
 from vault.backup import backups, quarantine
 from vault.backup.backups import Backup
@@ -244,6 +244,27 @@ async def test_a_yes_of_the_backup_cannot_be_used_again(room: Room, *, is_decide
     assert await approvals.list_pending(room.database, room.vault.keys, principal.user_id, now=room.now) == ()
 
 
+async def test_passkeys_come_back_with_their_person_and_no_browser_stays_signed_in(room: Room) -> None:
+    async with room.database.transaction() as transaction:
+        made = await passkeys.add(
+            transaction,
+            room.alice.user.id,
+            credential_id=b"\x00credential",
+            public_key=b"\xa5public",
+            sign_count=7,
+            is_synced=True,
+            name="Phone",
+            now=room.now,
+        )
+        cookie, _ = await sessions.start_session(transaction, room.alice.user.id, now=room.now)
+    path = await backed_up(room)
+    async with room.database.transaction() as transaction:
+        await passkeys.remove(transaction, room.alice.user.id, made.id)
+    await restored(room, path)
+    assert await passkeys.find_passkey(room.database, b"\x00credential") == (made, room.alice.user)
+    assert await sessions.find_session(room.database, cookie, now=room.now) is None
+
+
 async def test_nothing_that_counts_once_is_left_of_a_backup(room: Room) -> None:
     """Every table is named: a new one has to be thought through."""
     path = await backed_up(room)
@@ -253,7 +274,8 @@ async def test_nothing_that_counts_once_is_left_of_a_backup(room: Room) -> None:
         assert await room.database.fetch(f"select * from {table}") == [], table
     kept = {
         "users", "identities", "clients", "apis", "api_clients", "grants", "connections", "narrowed_tokens",
-        "delegations", "tool_choices", "upstream_revocations", "limits", "events", "event_batches", "event_heads",
+        "delegations", "tool_choices", "passkeys", "upstream_revocations", "limits", "events", "event_batches",
+        "event_heads",
         "event_checkpoints",
         "provider_registrations",
         "seen",  # guarded by the instant of the restore

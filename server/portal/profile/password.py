@@ -1,4 +1,4 @@
-"""The person's own page: name and password. A new password signs out everywhere and ends agents' access."""
+"""Change the password: a new one signs out everywhere and ends agents' access."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from server.errors import status_of
 from server.http import pages
 from server.http.addresses import address_of
 from server.portal.requests import OwnVisit
-from server.sign_in import password
+from server.sign_in import password, step_up
 from vault.keys.passwords import MIN_LENGTH, PasswordRefused
 
 
 async def show(visit: OwnVisit) -> Response:
+    """The form; who has no password yet signs in again first, since nothing else is asked."""
+    _check_first_one(visit)
     return _form(visit, error="", status=200)
+
+
+def _check_first_one(visit: OwnVisit) -> None:
+    if visit.user.password_hash is None:
+        step_up.check_recent(visit.deployment, visit.session, back="/account/password")
 
 
 def _form(visit: OwnVisit, *, error: str, status: int) -> Response:
@@ -22,12 +29,13 @@ def _form(visit: OwnVisit, *, error: str, status: int) -> Response:
         "has_password": visit.user.password_hash is not None,
         "minimum": MIN_LENGTH,
     }
-    return visit.page("person.html", context, status=status)
+    return visit.page("password.html", context, status=status)
 
 
 async def change(visit: OwnVisit) -> Response:
     """Set the new password, then sign this browser in again: every session ended with the old one."""
     form, request = visit.form, visit.visit.request
+    _check_first_one(visit)
     try:
         password.check_same(form.one("password"), form.one("password_again"))
         await password.change_password(
@@ -41,7 +49,7 @@ async def change(visit: OwnVisit) -> Response:
         return _form(visit, error=refusal.description, status=status_of("invalid_request"))
     except password.SignInThrottled as refusal:
         return _form(visit, error=refusal.description, status=status_of("too_many_requests"))
-    response = pages.go("/account")
+    response = pages.go("/account?done=password")
     method = password.PASSWORD_CHANGED
     await password.begin_session(visit.deployment, request, response, user=visit.user, method=method)
     return response

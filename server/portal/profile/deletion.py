@@ -1,0 +1,58 @@
+"""Delete the account: said in words, confirmed by name after a recent sign-in, and answered with what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from starlette.responses import Response
+
+from server.connecting.deletion import delete_person
+from server.errors import status_of
+from server.http.page_texts import text
+from server.portal.connections import end_row
+from server.portal.forms import PageRefused
+from server.portal.requests import OwnVisit
+from server.sign_in import password, step_up
+from vault import connections, users
+from vault.upkeep import revocations
+from vault.users import name_key
+
+_PATH: Final = "/account/delete"
+
+
+async def confirm(visit: OwnVisit) -> Response:
+    """Say what happens, and ask for the name."""
+    step_up.check_recent(visit.deployment, visit.session, back=_PATH)
+    await _check_other_admin(visit)
+    return await _form(visit, error="", status=200)
+
+
+async def _form(visit: OwnVisit, *, error: str, status: int) -> Response:
+    owned = await connections.list_connections(visit.deployment.database, visit.user.id)
+    return visit.page("delete_account.html", {"accounts": len(owned), "error": error}, status=status)
+
+
+async def _check_other_admin(visit: OwnVisit) -> None:
+    """Without an admin, whoever reads the server's log becomes one."""
+    admins = await users.list_admins(visit.deployment.database)
+    others = [one for one in admins if one.id != visit.user.id and one.disabled_at is None]
+    if visit.user.is_admin and not others:
+        raise PageRefused("last_admin", kind="conflict")
+
+
+async def delete(visit: OwnVisit) -> Response:
+    """Delete the person and show the receipt: it is the last page that they see here."""
+    deployment, user = visit.deployment, visit.user
+    step_up.check_recent(deployment, visit.session, back=_PATH)
+    await _check_other_admin(visit)
+    if name_key(visit.form.one("name")) != name_key(user.name):
+        return await _form(visit, error=text("delete_account.wrong_name"), status=status_of("invalid_request"))
+    await delete_person(deployment, user)
+    ended = await revocations.list_revocations(deployment.database, user.id)
+    stranger = replace(visit.visit, session=None, user=None)
+    context: dict[str, object] = {"ended": [end_row(visit, one) for one in ended if not one.is_superseded]}
+    response = stranger.page("deleted.html", context)
+    for cookie in ("session", "known"):
+        password.set_cookie(deployment, visit.visit.request, response, cookie, value="")
+    return response

@@ -1,0 +1,110 @@
+"""Download everything that the vault keeps about the person: JSON, written as it is read, without any secret."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from starlette.responses import Response, StreamingResponse
+
+from server.http import pages
+from server.portal.requests import OwnVisit
+from vault import clients, connections, delegations, grants, passkeys, sessions, users
+from vault.audit import audit
+from vault.records import Connection, Event
+
+_EVENTS_AT_ONCE: Final = 500
+
+
+async def download(visit: OwnVisit) -> Response:
+    """The file. Its activity can be long, so nothing of it is held in memory."""
+    response = pages.secure(StreamingResponse(_write_parts(visit), media_type="application/json"))
+    response.headers["content-disposition"] = 'attachment; filename="token-vault-account.json"'
+    return response
+
+
+async def _write_parts(visit: OwnVisit) -> AsyncGenerator[str]:
+    yield "{"
+    for name, content in (await _records(visit)).items():
+        yield f"{json.dumps(name)}: {json.dumps(content, ensure_ascii=False)},\n"
+    yield '"activity": ['
+    after, comma = 0, ""
+    while events := await audit.list_events(
+        visit.deployment.database, user_id=visit.user.id, after=after, limit=_EVENTS_AT_ONCE
+    ):
+        for one in events:
+            yield comma + json.dumps(_event(one), ensure_ascii=False)
+            comma = ",\n"
+        after = events[-1].sequence
+    yield "]}\n"
+
+
+async def _records(visit: OwnVisit) -> Mapping[str, object]:
+    """Everything but the activity, by the name in the file."""
+    database, user, now = visit.deployment.database, visit.user, visit.deployment.now()
+    owned = await connections.list_connections(database, user.id)
+    return {
+        "exported_at": _when(now),
+        "user": {"id": user.id, "name": user.name, "is_admin": user.is_admin, "created_at": _when(user.created_at)},
+        "identities": [
+            {"issuer": one.issuer, "subject": one.subject} for one in await users.list_identities(database, user.id)
+        ],
+        "passkeys": [
+            {"name": one.name, "created_at": _when(one.created_at), "used_at": _when(one.used_at)}
+            for one in await passkeys.list_passkeys(database, user.id)
+        ],
+        "browsers": [
+            {"browser": one.device, "network": one.network, "method": one.method, "used_at": _when(one.seen_at)}
+            for one in await sessions.list_sessions(database, user.id, now=now)
+        ],
+        "accounts": [_account(one, now=now) for one in owned],
+        "agents": [
+            {"id": one.id, "name": one.name, "kind": one.kind.value}
+            for one in await clients.list_own(database, user.id, now=now)
+        ],
+        "sign_ins_of_agents": [
+            {"agent": one.client_id, "scopes": sorted(one.scopes), "created_at": _when(one.created_at)}
+            for one in await grants.list_grants(database, user.id)
+        ],
+        "permissions": [
+            {
+                "agent": one.client_id,
+                "account": one.connection_id,
+                "scopes": sorted(one.scopes),
+                "ask": sorted(one.ask),
+                "expires_at": _when(one.expires_at),
+                "revoked_at": _when(one.revoked_at),
+            }
+            for one in await delegations.list_for_user(database, user.id)
+        ],
+    }
+
+
+def _account(one: Connection, *, now: int) -> Mapping[str, object]:
+    return {
+        "id": one.id,
+        "provider": one.provider,
+        "account": one.label,
+        "name": one.nickname,
+        "scopes": sorted(one.scopes),
+        "status": one.status(now),
+        "created_at": _when(one.created_at),
+    }
+
+
+def _event(one: Event) -> Mapping[str, object]:
+    return {
+        "at": _when(one.at),
+        "kind": one.kind,
+        "outcome": one.outcome,
+        "agent": one.client_id,
+        "account": one.connection_id,
+        "details": dict(one.details),
+    }
+
+
+def _when(at: int | None) -> str | None:
+    """ISO 8601, UTC."""
+    return None if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,80 @@
+"""Whether a sign-in is recent, or strong, enough for what a person is about to do: checked where it is done.
+
+A person who must prove more signs in again: that always makes a new session (OWASP ASVS 5.0, 7.2.4). Changes of what
+people sign in with need a recent sign-in (7.5.1); `sign_in.passkey_for` names what needs a passkey each time.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from server.deployment import Deployment
+from server.errors import PersonRefused
+from vault import passkeys
+from vault.records import Session
+
+Action = Literal["destructive_tools", "connections"]
+RECOVERY: Final = frozenset({"owner_link", "link"})  # one-time links, which an admin made for this person
+_WHAT: Final[dict[Action, str]] = {
+    "destructive_tools": "Approving a tool that changes or deletes data",
+    "connections": "Connecting an account",
+}
+
+
+class StepUpRequired(PersonRefused):
+    """The person must sign in again (`needs` is `recent` or `passkey`), or add a passkey first (`new_passkey`).
+
+    `back` is the path of the page to come back to; empty: the one that was asked for.
+    """
+
+    code = "step_up_required"
+
+    def __init__(self, description: str, *, needs: Literal["recent", "passkey", "new_passkey"], back: str = "") -> None:
+        super().__init__(description, kind="forbidden", detail=needs)
+        self.needs = needs
+        self.back = back
+
+
+def check_recent(deployment: Deployment, session: Session, *, back: str = "") -> None:
+    """Raises StepUpRequired unless the person authenticated within `sign_in.recent_lifetime`."""
+    if not session.is_recent(deployment.now(), lifetime=deployment.settings.sign_in.recent_lifetime):
+        raise StepUpRequired(
+            "This changes how you sign in or what you keep here, so sign in again first.", needs="recent", back=back
+        )
+
+
+async def check_passkey(deployment: Deployment, session: Session | None, action: Action, *, back: str = "") -> None:
+    """Raises StepUpRequired unless the operator lets this action pass, or a passkey proved the person recently.
+
+    A sign-in elsewhere counts where its provider says that it used several factors. `session` is None for the command
+    line, whose user reads the settings' own files.
+    """
+    settings = deployment.settings.sign_in
+    if session is None or action not in settings.passkey_for:
+        return
+    if session.is_proved(deployment.now(), lifetime=settings.recent_lifetime):
+        return
+    if await passkeys.list_passkeys(deployment.database, session.user_id):
+        description = f"{_WHAT[action]} needs your passkey here. Confirm with it; then you come back to this page."
+        raise StepUpRequired(description, needs="passkey", back=back)
+    description = f"{_WHAT[action]} needs a passkey here, and you have none. Add one; then you come back to this page."
+    raise StepUpRequired(description, needs="new_passkey", back=back)
+
+
+async def check_passkey_change(deployment: Deployment, session: Session) -> None:
+    """Raises StepUpRequired unless the person may add or remove passkeys now.
+
+    Where the operator asks for passkeys, whoever has one proves it first: a stolen password must not add another. Who
+    lost theirs comes with a one-time link from an admin.
+    """
+    check_recent(deployment, session)
+    settings = deployment.settings.sign_in
+    is_enough = session.method in RECOVERY or session.is_proved(deployment.now(), lifetime=settings.recent_lifetime)
+    if not settings.passkey_for or is_enough:
+        return
+    if await passkeys.list_passkeys(deployment.database, session.user_id):
+        raise StepUpRequired(
+            "Confirm with a passkey that you have before you change them. If you lost it, ask an admin for a one-time "
+            "sign-in link.",
+            needs="passkey",
+        )

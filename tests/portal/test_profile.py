@@ -1,0 +1,228 @@
+"""The account page: signed-in browsers, the company's sign-in, the download, and deleting the account."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from server.connecting.deletion import delete_person
+from tests.support.harness import PASSWORD
+from tests.support.person import Person, forms_of, session_cookie, session_token
+from tests.support.portal_room import Room, running_room
+from vault import connections, passkeys, sessions, users
+from vault.records import User
+
+RECENT = 900
+
+
+@pytest.fixture(scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with running_room(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def room(shared: Room) -> AsyncGenerator[Room]:
+    shared.deployment.database.clock_offset += 10 * RECENT
+    yield shared
+
+
+async def _is_in(room: Room, cookie: str) -> bool:
+    stranger = await room.browser()
+    return (await stranger.http.get("/connections", headers={"cookie": cookie})).status_code == 200
+
+
+async def _sign_out(person: Person, session: str) -> int:
+    page = await person.open("/account")
+    token = next(one for one in forms_of(page.text) if one.action == "/account/sessions").fields[0][1]
+    data = {"form_token": token, "session": session}
+    return (await person.http.post("/account/sessions", data=data, headers={"origin": person.origin})).status_code
+
+
+async def _id_of(room: Room, person: Person) -> str:
+    found = await sessions.find_session(room.deployment.database, session_token(person.http), now=room.deployment.now())
+    assert found is not None
+    return found[0].id
+
+
+async def test_a_person_sees_their_browsers_and_signs_one_out_there(room: Room) -> None:
+    user = await room.user()
+    here, there, kept = [await room.signed_in(user) for _ in range(3)]
+    page = await here.open("/account")
+    assert page.text.count("Sign out there") == 2
+    assert page.text.count("This browser") == 1
+    assert "this computer or a local network" in page.text
+    assert session_token(here.http) not in page.text
+    assert await _sign_out(here, await _id_of(room, there)) == 303
+    assert [await _is_in(room, session_cookie(one.http)) for one in (here, there, kept)] == [True, False, True]
+    assert (await room.kinds(user))[-1] == "session.ended_elsewhere"
+
+
+async def test_signing_out_everywhere_else_keeps_this_browser(room: Room) -> None:
+    user, bystander = await room.user(), await room.signed_in(await room.user())
+    here, there = await room.signed_in(user), await room.signed_in(user)
+    page = await here.open("/account")
+    page = await here.submit(page, {"session": "others"}, form="/account/sessions")
+    assert "Signed out there" in page.text
+    assert [await _is_in(room, session_cookie(one.http)) for one in (here, there, bystander)] == [True, False, True]
+
+
+async def test_nobody_signs_out_somebody_elses_browser_or_with_an_old_sign_in(room: Room) -> None:
+    user = await room.user()
+    here, there = await room.signed_in(user), await room.signed_in(user)
+    stranger, _ = await _pair(room)
+    wanted = await _id_of(room, there)
+    assert await _sign_out(stranger, wanted) == 404
+    room.deployment.database.clock_offset += RECENT
+    assert await _sign_out(here, wanted) == 403
+    assert await _is_in(room, session_cookie(there.http))
+    page = await here.open("/sign-in?again=1&return_to=/account")
+    await here.sign_in(user.name, PASSWORD, page=page)
+    assert await _sign_out(here, wanted) == 303
+    assert not await _is_in(room, session_cookie(there.http))
+
+
+async def _pair(room: Room) -> tuple[Person, Person]:
+    user = await room.user()
+    return await room.signed_in(user), await room.signed_in(user)
+
+
+async def test_a_first_password_needs_a_recent_sign_in(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    async with room.deployment.transaction() as transaction:
+        await transaction.execute("update users set password_hash = null where id = :id", {"id": user.id})
+    page = await person.open("/account/password")
+    assert "Set a password" in page.text
+    new = {"password": "quite another password", "password_again": "quite another password"}
+    room.deployment.database.clock_offset += RECENT
+    assert (await person.submit(page, new, form="/account/password")).status_code == 403
+    room.deployment.database.clock_offset -= RECENT
+    assert (await person.submit(page, new, form="/account/password")).status_code == 200
+
+
+async def test_the_download_has_what_is_kept_and_nothing_secret(room: Room) -> None:
+    user, client = await room.user(), await room.agent(name="Report bot")
+    person = await room.signed_in(user)
+    await room.connect(person, user, client)
+    async with room.deployment.transaction() as transaction:
+        await users.link_identity(
+            transaction, issuer="https://login.example", subject="alice-1", user_id=user.id, now=room.deployment.now()
+        )
+        await passkeys.add(
+            transaction,
+            user.id,
+            credential_id=b"cred-" + user.id.encode(),
+            public_key=b"public",
+            sign_count=0,
+            is_synced=False,
+            name="Blue key",
+            now=room.deployment.now(),
+        )
+    file = await person.http.get("/account/data")
+    assert file.headers["content-disposition"] == 'attachment; filename="token-vault-account.json"'
+    found = json.loads(file.text)
+    assert found["user"]["name"] == user.name
+    assert found["identities"] == [{"issuer": "https://login.example", "subject": "alice-1"}]
+    assert found["passkeys"][0]["name"] == "Blue key"
+    assert [one["provider"] for one in found["accounts"]] == ["slack"]
+    assert found["permissions"][0]["scopes"] == ["chat:write"]
+    assert [one["name"] for one in found["agents"]] == ["Report bot"]
+    events = await room.events(user)
+    assert [one["kind"] for one in found["activity"]] == [one.kind for one in events]
+    stored = await users.get_user(room.deployment.database, user.id)
+    assert stored is not None
+    row = await room.deployment.database.fetch_one("select hex(refresh_sealed) as sealed from connections")
+    assert row is not None
+    for secret in (stored.password_hash, session_token(person.http), room.simulator.url):
+        assert str(secret) not in file.text
+    stranger = json.loads((await (await room.signed_in(await room.user())).http.get("/account/data")).text)
+    assert stranger["accounts"] == []
+
+
+async def test_a_long_activity_is_written_in_parts(room: Room) -> None:
+    from vault.audit import audit
+    from vault.records import Event
+
+    user = await room.user()
+    person = await room.signed_in(user)
+    async with room.deployment.transaction() as transaction:
+        many = [Event("tool.called", user_id=user.id, details={"number": number}) for number in range(1100)]
+        await audit.append(transaction, *many, now=room.deployment.now())
+    found = json.loads((await person.http.get("/account/data")).text)
+    assert [one["details"]["number"] for one in found["activity"] if one["kind"] == "tool.called"] == list(range(1100))
+
+
+async def _delete(person: Person, name: str) -> tuple[int, str]:
+    page = await person.open("/account/delete")
+    assert page.status_code == 200, page.text
+    answer = await person.submit(page, {"name": name}, form="/account/delete")
+    return answer.status_code, html.unescape(answer.text)
+
+
+async def test_a_person_deletes_their_account_and_gets_a_receipt(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person, elsewhere = await room.signed_in(user), await room.signed_in(user)
+    await room.connect(person, user, client)
+    cookies = [session_cookie(one.http) for one in (person, elsewhere)]
+    status, page = await _delete(person, "somebody else")
+    assert status == 400
+    assert "That isn't your user name." in page
+    assert await users.get_user(room.deployment.database, user.id) is not None
+    status, page = await _delete(person, user.name.upper())
+    assert status == 200
+    assert "Your account is deleted" in page
+    assert "Access was revoked at the provider" in page
+    assert await users.get_user(room.deployment.database, user.id) is None
+    assert not await connections.list_connections(room.deployment.database, user.id)
+    assert [await _is_in(room, one) for one in cookies] == [False, False]
+    assert {"user.removed", "connection.upstream_revoked", "user.key_destroyed"} <= set(await room.kinds(user))
+
+
+async def test_deleting_needs_a_recent_sign_in(room: Room) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    page = await person.open("/account/delete")
+    room.deployment.database.clock_offset += RECENT
+    assert (await person.submit(page, {"name": user.name}, form="/account/delete")).status_code == 403
+    refused = await person.open("/account/delete")
+    assert refused.status_code == 403
+    assert "return_to=%2Faccount%2Fdelete" in refused.text
+    page = await person.open("/sign-in?again=1&return_to=/account/delete")
+    page = await person.sign_in(user.name, PASSWORD, page=page)
+    assert (await person.submit(page, {"name": user.name}, form="/account/delete")).status_code == 200
+
+
+async def test_the_only_admin_stays(room: Room) -> None:
+    person = await room.signed_in("alice")
+    refused = await person.open("/account/delete")
+    assert refused.status_code == 409
+    assert "nobody else could administer" in refused.text
+    other = await room.vault.add_user("second-admin", is_admin=True)
+    assert (await person.open("/account/delete")).status_code == 200
+    async with room.deployment.transaction() as transaction:
+        await users.disable_user(transaction, other.id, now=room.deployment.now())
+    assert (await person.open("/account/delete")).status_code == 409
+
+
+async def test_a_command_and_the_page_delete_the_same(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    await room.connect(await room.signed_in(user), user, client)
+    await delete_person(room.deployment, user)
+    assert await _traces(room, user) == 0
+
+
+async def _traces(room: Room, user: User) -> int:
+    """Rows that still name the person as theirs, besides the activity and ended records."""
+    found = 0
+    for table in ("users", "identities", "sessions", "passkeys", "tool_choices"):
+        column = "id" if table == "users" else "user_id"
+        row = await room.deployment.database.fetch_one(
+            f"select count(*) as n from {table} where {column} = :id", {"id": user.id}
+        )
+        assert row is not None
+        found += int(str(row["n"]))
+    return found
