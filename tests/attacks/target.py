@@ -41,6 +41,7 @@ EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
 ACCESS = "urn:ietf:params:oauth:token-type:access_token"
 JWT = "urn:ietf:params:oauth:token-type:jwt"
+_PORTAL = re.compile(r"(portal)")
 _PROMPT = re.compile(r"enter this one-time secret:\s+(\S+)")
 _CLIENTS = {
     "backend": ("--confidential", "--exchange", "--redirect-uri", REDIRECT, "--release", "proxy"),
@@ -137,6 +138,7 @@ class Target:
     alice: Person
     mallory: Person
     stack: AsyncExitStack = field(repr=False)
+    server: Server = field(repr=False)
     clients: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     worker_key: ECKey | None = None
     kept: dict[str, object] = field(default_factory=dict[str, object])
@@ -320,8 +322,8 @@ def _shelf_answers(name: str, path: str) -> Reply:
 
 
 @asynccontextmanager
-async def running_target(folder: Path, *, database: str | None = None) -> AsyncGenerator[Target]:
-    """Start everything, make people and clients; ends all of it. `database`: a PostgreSQL URL."""
+async def running_target(folder: Path, *, database: str | None = None, more: str = "") -> AsyncGenerator[Target]:
+    """Start everything, make people and clients; ends all of it. `database`: a PostgreSQL URL; `more`: settings."""
     kept: dict[str, object] = {}
     data = folder / "data"
     data.mkdir(mode=0o700)
@@ -331,13 +333,14 @@ async def running_target(folder: Path, *, database: str | None = None) -> AsyncG
         config = folder / "config.toml"
         shelf = "".join(_scripted(name, provider.url) for name in SCRIPTED)
         stored = "" if database is None else f'[database]\nurl = "{database}"\n'
-        config.write_text(_CONFIG.format(port=port, evil=provider.url) + shelf + stored, encoding="utf-8")
+        config.write_text(_CONFIG.format(port=port, evil=provider.url) + shelf + stored + more, encoding="utf-8")
         place = _Sandboxed(data / "sandbox", port, config)
-        secret = await stack.enter_async_context(_serving(place, data))
+        server = Server(place, data)
+        secret = await stack.enter_async_context(_serving(server))
         http = await stack.enter_async_context(httpx2.AsyncClient(base_url=place.url, timeout=30, trust_env=False))
         alice = await stack.enter_async_context(Person(place.url))
         mallory = await stack.enter_async_context(Person(place.url))
-        target = Target(place, provider, http, alice, mallory, stack, kept=kept)
+        target = Target(place, provider, http, alice, mallory, stack, server, kept=kept)
         page = await alice.open("/first-run")
         again = {"secret": secret, "name": "alice", "password": PASSWORD, "password_again": PASSWORD}
         page = await alice.submit(page, again, form="/first-run")
@@ -392,24 +395,46 @@ async def replica(target: Target, folder: Path) -> AsyncGenerator[int]:
             await process.wait()
 
 
-@asynccontextmanager
-async def _serving(place: _Sandboxed, data: Path) -> AsyncGenerator[str]:
-    arguments = Place(data, place.port).arguments("serve", "--sandbox", "--config", str(place.config))
-    errors = data / "errors.txt"
-    with errors.open("wb") as out:
-        process = await asyncio.create_subprocess_exec(*arguments, stderr=out, env=place.environment())
-    try:
-        until = time.monotonic() + 90
-        while (found := _PROMPT.search(errors.read_text(encoding="utf-8"))) is None:
-            assert process.returncode is None and time.monotonic() < until, errors.read_text(encoding="utf-8")
+@dataclass
+class Server:
+    """The process, which can be stopped and started again."""
+
+    place: _Sandboxed
+    data: Path
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self, *, until: re.Pattern[str]) -> str:
+        """Until standard error matches; what matched."""
+        place, errors = self.place, self.data / "errors.txt"
+        arguments = Place(self.data, place.port).arguments("serve", "--sandbox", "--config", str(place.config))
+        with errors.open("wb") as out:
+            self.process = await asyncio.create_subprocess_exec(*arguments, stderr=out, env=place.environment())
+        late = time.monotonic() + 90
+        while (found := until.search(errors.read_text(encoding="utf-8"))) is None:
+            assert self.process.returncode is None and time.monotonic() < late, errors.read_text(encoding="utf-8")
             await asyncio.sleep(0.1)
-        yield found[1]
-        assert process.returncode is None, errors.read_text(encoding="utf-8")
-    finally:
-        if process.returncode is None:
-            process.terminate()
+        return found[1]
+
+    async def restart(self) -> None:
+        await self.start(until=_PORTAL)
+
+    async def stop(self) -> None:
+        if self.process is None:
+            return
+        if self.process.returncode is None:
+            self.process.terminate()
         async with asyncio.timeout(30):
-            await process.wait()
+            await self.process.wait()
+
+
+@asynccontextmanager
+async def _serving(server: Server) -> AsyncGenerator[str]:
+    try:
+        yield await server.start(until=_PROMPT)
+        assert server.process is not None
+        assert server.process.returncode is None, (server.data / "errors.txt").read_text(encoding="utf-8")
+    finally:
+        await server.stop()
 
 
 async def _populate(target: Target, folder: Path) -> None:
