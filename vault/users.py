@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from vault import grants, tickets
+from vault.notices.channels import forget_person
 from vault.records import TENANT, User, new_id
 from vault.refusals import VaultError
 from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
@@ -236,6 +237,7 @@ async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bo
     await transaction.execute("delete from sessions where tenant = :tenant and user_id = :id", key)
     await transaction.execute("delete from passkeys where tenant = :tenant and user_id = :id", key)
     await transaction.execute("delete from tool_choices where tenant = :tenant and user_id = :id", key)
+    await forget_person(transaction, user_id)
     return await transaction.execute("delete from users where tenant = :tenant and id = :id", key) > 0
 
 

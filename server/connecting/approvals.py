@@ -74,6 +74,7 @@ def event_of(approval: Approval, kind: str, *, outcome: str = "ok", method: str 
             "provider": approval.provider,
             "account": approval.account,
             "call": approval.digest.hex(),
+            "approval": approval.id,
             **({} if method is None else {"method": method}),
         },
     )

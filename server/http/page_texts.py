@@ -1,35 +1,84 @@
-"""The catalog of the pages' texts, by page and name: `server/portal/texts.toml`, read once.
+"""The catalog of the pages' texts, by page and name: `server/portal/texts.toml`, and a translation beside it.
 
-A translation is another file with the same names. What a page shows of people, agents and providers comes in as
-`values` and is escaped; the markup in the catalog is ours.
+A translation is a file with the same names; what it lacks is English. What a page shows of people, agents and providers
+comes in as `values` and is escaped; the markup in the catalog is ours.
 """
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 from importlib import resources
 from typing import Final
 
 from markupsafe import Markup
 
-CATALOGUE: Final[Mapping[str, Mapping[str, str]]] = tomllib.loads(
-    resources.files("server.portal").joinpath("texts.toml").read_text("utf-8")
-)
+Catalogue = Mapping[str, Mapping[str, str]]
+LANGUAGES: Final = ("en",)  # the first one is complete
+_KEPT_CONTROLS: Final = "\n\t"
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
+_current: ContextVar[str] = ContextVar("language", default=LANGUAGES[0])
+
+
+def read(name: str) -> Catalogue:
+    """A file of texts as it stands."""
+    return tomllib.loads(resources.files("server.portal").joinpath(name).read_text("utf-8"))
+
+
+CATALOGUE: Final = read("texts.toml")
+
+
+@cache
+def _catalogue(language: str) -> Catalogue:
+    """The texts of a language, in English where it has none."""
+    own: Catalogue = {} if language == LANGUAGES[0] else read(f"texts.{language}.toml")
+    return {page: {**texts, **own.get(page, {})} for page, texts in CATALOGUE.items()}
+
+
+@contextmanager
+def use_language(language: str) -> Generator[None]:
+    """Take texts in this language while the block runs; in English for one that there is not."""
+    token = _current.set(language if language in LANGUAGES else LANGUAGES[0])
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def language() -> str:
+    """The language that texts are taken in just now."""
+    return _current.get()
 
 
 def section(page: str) -> Mapping[str, str]:
     """The texts of a page, for those that are chosen by a value. Raises KeyError for a missing page."""
-    return CATALOGUE[page]
+    return _catalogue(_current.get())[page]
 
 
 def text(name: str, /, **values: object) -> str:
     """The text `page.name` with its values, for a title or a message. Raises KeyError for a missing name."""
     page, _, key = name.partition(".")
-    return CATALOGUE[page][key].format(**values)
+    return section(page)[key].format(**values)
 
 
 def markup(name: str, /, **values: object) -> Markup:
     """The text `page.name` for a template, its values escaped. Raises KeyError for a missing name."""
     page, _, key = name.partition(".")
-    return Markup(CATALOGUE[page][key]).format(**values)  # noqa: S704 -- the catalogue is ours
+    return Markup(section(page)[key]).format(**values)  # noqa: S704 -- the catalogue is ours
+
+
+def visible(value: object) -> str:
+    """An argument as the person must see it: nothing hidden, nothing that changes how the rest is read.
+
+    Invisible characters (control, bidirectional, zero-width) are shown as their code points.
+    """
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+    return "".join(
+        letter if letter in _KEPT_CONTROLS or unicodedata.category(letter) not in _UNSEEN else f"‹U+{ord(letter):04X}›"
+        for letter in text
+    )

@@ -85,6 +85,7 @@ _ENVIRONMENT.filters["initials"] = initials
 _ENVIRONMENT.filters["slug"] = slug
 _ENVIRONMENT.filters["logo_url"] = logo_url
 _ENVIRONMENT.globals["asset"] = asset_url  # pyright: ignore[reportArgumentType] -- as below
+_ENVIRONMENT.globals["language"] = page_texts.language  # pyright: ignore[reportArgumentType] -- as below
 _ENVIRONMENT.globals["t"] = page_texts.markup  # pyright: ignore[reportArgumentType] -- typed by its defaults
 
 

@@ -17,6 +17,7 @@ from server.live_providers import LOOK_EVERY
 from vault import approvals, clients, handles, limits, replay, sessions, tickets, tokens
 from vault.audit import segments
 from vault.audit.proof import ChainBroken
+from vault.notices import outbox
 from vault.refresh import consents, recovery, rotation
 from vault.refresh.concurrency import Vault
 from vault.refresh.journal import KEEP
@@ -28,6 +29,7 @@ from vault.upstream import RotationMode
 INTERVAL: Final = 30.0  # seconds
 HEAD_START: Final = 1.0  # seconds
 SWEEP_EVERY: Final = 600.0  # seconds
+NOTICES_EVERY: Final = 5.0  # seconds: an approval waits for ten minutes only
 SHED_EVERY: Final = 120.0  # seconds
 STEP_LIMIT: Final = 300.0  # seconds for one step of one round
 logger = logging.getLogger("token_vault.upkeep")
@@ -186,6 +188,12 @@ def _unused_since(deployment: Deployment) -> int:
     return deployment.now() - deployment.settings.registration.unused_lifetime
 
 
+async def _deliver_notices(deployment: Deployment) -> None:
+    from server.notifying.delivery import deliver  # not before the program listens: mail takes a while to load
+
+    await deliver(deployment)
+
+
 FIRST: Final = (
     UpkeepStep("watch", INTERVAL, lambda d: recovery.watch(d.vault)),
     UpkeepStep("refreshes", INTERVAL, lambda d: recovery.take_up(d.vault)),
@@ -194,6 +202,7 @@ STEPS: Final = (
     UpkeepStep("consents", INTERVAL, lambda d: consents.adopt_all(d.vault)),
     UpkeepStep("revocations", INTERVAL, lambda d: revocations.run_due(d.vault)),
     UpkeepStep("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
+    UpkeepStep("notices", NOTICES_EVERY, _deliver_notices),
     UpkeepStep("activity", SWEEP_EVERY, keep_activity),
     UpkeepStep("providers", LOOK_EVERY, lambda d: d.live.refresh(d.database, d.keys)),
 )
@@ -211,6 +220,7 @@ SWEEPS: Final = (
     UpkeepStep("lost consents", SWEEP_EVERY, _batches(_forget_lost)),
     UpkeepStep("sessions", SWEEP_EVERY, _batches(lambda t, d: sessions.sweep_sessions(t, now=d.now()))),
     UpkeepStep("approvals", SWEEP_EVERY, _batches(lambda t, d: approvals.sweep(t, now=d.now()))),
+    UpkeepStep("old notices", SWEEP_EVERY, _batches(lambda t, d: outbox.sweep(t, now=d.now()))),
     UpkeepStep("handles", SWEEP_EVERY, _batches(lambda t, d: handles.sweep(t, now=d.now()))),
     UpkeepStep("clients", SWEEP_EVERY, _batches(lambda t, d: clients.reap_unused(t, before=_unused_since(d)))),
     UpkeepStep(

@@ -36,7 +36,7 @@ from vault.refusals import TemporarilyUnavailable, TransitionRefused, VaultError
 _RETURN_LIMIT: Final = 2000
 _RETURN_PAGES: Final = frozenset(
     {"", "consent", "connect", "device", "connections", "agents", "approvals", "activity", "account", "first-run"}
-    | {"administration"}
+    | {"administration", "notifications"}
 )
 logger = logging.getLogger("token_vault.portal")
 

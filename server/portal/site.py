@@ -20,6 +20,7 @@ from server.portal import (
     device,
     first_run,
     home,
+    notifications,
     openid,
     sign_in,
 )
@@ -58,6 +59,10 @@ def page_routes(deployment: Deployment) -> list[Route]:
         own_route(deployment, "/account/sessions", post=signed_in.sign_out),
         own_route(deployment, "/account/data", get=own_data.download),
         own_route(deployment, "/account/delete", get=deletion.confirm, post=deletion.delete),
+        own_route(deployment, "/notifications", get=notifications.show, post=notifications.save),
+        own_route(deployment, "/notifications/channels", post=notifications.add),
+        own_route(deployment, "/notifications/confirm", post=notifications.confirm),
+        own_route(deployment, "/notifications/{channel}", post=notifications.change),
         own_route(deployment, "/approvals", get=approvals.show_all),
         own_route(deployment, "/approvals/{approval}", get=approvals.show, post=approvals.decide),
         own_route(deployment, "/consent", get=consent.show, post=consent.decide),

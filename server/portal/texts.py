@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import unicodedata
 from collections.abc import Mapping
-from typing import Final
 
 from server.http.page_texts import section, text
+from server.http.page_texts import visible as visible
 from vault.records import Client, ClientKind, Grant
-
-_KEPT_CONTROLS: Final = "\n\t"
-_UNSEEN: Final = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
 
 
 def token_scope(scope: str) -> str:
@@ -67,15 +62,3 @@ def fact(value: object) -> str:
             return ", ".join(str(item) for item in value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] -- JSON scalars
         case _:
             return str(value)
-
-
-def visible(value: object) -> str:
-    """An argument as the person must see it: nothing hidden, nothing that changes how the rest is read.
-
-    Invisible characters (control, bidirectional, zero-width) are shown as their code points.
-    """
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
-    return "".join(
-        letter if letter in _KEPT_CONTROLS or unicodedata.category(letter) not in _UNSEEN else f"‹U+{ord(letter):04X}›"
-        for letter in text
-    )

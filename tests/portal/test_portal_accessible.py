@@ -49,9 +49,20 @@ async def test_no_page_keeps_anybody_out(room: Room, browser: Browser, scheme: s
     await room.connect(await room.signed_in(user), user, client)
     (connection,) = await connections.list_connections(room.deployment.database, user.id)
     link = await room.link(user, client, provider="google", scopes=frozenset({"openid"}))
-    own = ("", "connections", "agents", "approvals", "activity", "account", "device", "first-run", "no-such-page")
+    own = (
+        "",
+        "connections",
+        "agents",
+        "approvals",
+        "activity",
+        "account",
+        "notifications",
+        "device",
+        "first-run",
+        "no-such-page",
+    )
     paths = (
-        *(f"/{name}" for name in own),
+        *(f"/{name}" for name in (*own, "no-such-page")),
         "/connections/connect?provider=google",
         f"/agents/{client.id}",
         f"/connections/{connection.id}",

@@ -40,6 +40,7 @@ def paths_of(room: Room, shown: Showcase) -> dict[str, str]:
         "approvals": "/approvals",
         "activity": "/activity",
         "person": "/account",
+        "notifications": "/notifications",
         "connect": "/connections/connect?provider=google",
         "device": "/device",
     }

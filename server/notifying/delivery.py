@@ -1,0 +1,91 @@
+"""Deliver what is due: a step of the upkeep, of which several processes may do the same at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from server.deployment import Deployment
+from server.http import page_texts
+from server.notifying.schedule import due_at
+from server.notifying.sending import NotAccepted, Uncertain, send
+from server.notifying.wording import message_of
+from vault import approvals, connections
+from vault.notices import outbox
+from vault.notices.channels import NoticeChannel, get_channel, get_settings, record_result
+from vault.notices.outbox import Notice
+from vault.records import ApprovalState
+
+AT_ONCE: Final = 5  # channels at a time: one that does not answer delays few others
+logger = logging.getLogger("token_vault.notices")
+
+
+async def deliver(deployment: Deployment) -> int:
+    """Enter what happened, then send what is due; how many messages were accepted."""
+    await outbox.enter(deployment.database, deployment.keys, due_at=due_at)
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def one(channel_id: str) -> bool:
+        async with places:
+            return await _deliver_by(deployment, channel_id)
+
+    due = await outbox.list_due(deployment.database, now=deployment.now())
+    return sum(await asyncio.gather(*map(one, due)))
+
+
+async def _deliver_by(deployment: Deployment, channel_id: str) -> bool:
+    """One message with everything that is due by a channel; whether it was accepted."""
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        if not await outbox.hold(transaction, channel_id, now=now):
+            return False
+        taken = await outbox.take(transaction, channel_id, now=now)
+    channel = await get_channel(deployment.database, deployment.keys, channel_id)
+    wanted = [] if channel is None else [one for one in taken if await _is_worth_saying(deployment, one, now=now)]
+    over = [one for one in taken if one not in wanted]
+    failure, state, goes_on = "", "sent", False
+    if channel is not None and wanted:
+        failure, state, goes_on = await _attempt(deployment, channel, wanted)
+    async with deployment.transaction() as transaction:
+        await outbox.settle(transaction, over, state="over")
+        if goes_on:
+            await outbox.try_again(transaction, wanted, now=deployment.now())
+        else:
+            await outbox.settle(transaction, wanted, state=state)
+        if wanted:
+            await record_result(transaction, channel_id, failure=failure, now=deployment.now())
+        else:
+            await outbox.release(transaction, channel_id)
+    return bool(wanted) and not failure
+
+
+async def _attempt(deployment: Deployment, channel: NoticeChannel, wanted: Sequence[Notice]) -> tuple[str, str, bool]:
+    """Why it failed, the state that its notices are in, and whether they are tried again."""
+    settings = await get_settings(deployment.database, channel.user_id)
+    try:
+        with page_texts.use_language(settings.language):
+            message = await message_of(deployment, wanted)
+            await send(deployment, channel, message)
+    except NotAccepted as refusal:
+        logger.warning("notice not accepted", extra={"channel": channel.id, "code": refusal.code})
+        return refusal.code, "failed", not refusal.is_final
+    except Uncertain:
+        logger.warning("notice uncertain", extra={"channel": channel.id})
+        return "uncertain", "unknown", False
+    return "", "sent", False
+
+
+async def _is_worth_saying(deployment: Deployment, notice: Notice, *, now: int) -> bool:
+    """Whether the matter is still open: an answered question or an account that works again needs nobody."""
+    event = notice.event
+    if now >= notice.expires_at:
+        return False
+    if notice.kind == "approval":
+        found = await approvals.get(deployment.database, deployment.keys, str(event.details.get("approval", "")))
+        return found is None or found.status(now) == ApprovalState.PENDING.value
+    if notice.kind in {"reconnect", "expiring"} and event.connection_id is not None and event.user_id is not None:
+        held = await connections.get_connection(deployment.database, event.connection_id, user_id=event.user_id)
+        return held is not None and held.status(now) in {"needs_reauth", "expiring"}
+    return True

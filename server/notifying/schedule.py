@@ -1,0 +1,40 @@
+"""When a notice is sent: at once or once a day, never in the person's quiet hours. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import tzdata as tzdata  # where `zoneinfo` finds the zones on a system that has none
+
+from vault.notices.channels import NoticeSettings
+
+
+def zone_of(name: str) -> tzinfo:
+    """The time zone of an IANA name; UTC where this system does not know it."""
+    try:
+        return ZoneInfo(name) if name else UTC
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return UTC
+
+
+def due_at(settings: NoticeSettings, how: str, now: int) -> int:
+    """The instant to send at, for `at_once` or `daily`."""
+    zone = zone_of(settings.zone)
+    at = _next(settings.digest_at, now, zone) if how == "daily" else now
+    if settings.quiet is None:
+        return at
+    begins, ends = settings.quiet
+    local = datetime.fromtimestamp(at, zone)
+    minute = local.hour * 60 + local.minute
+    is_quiet = begins <= minute < ends if begins <= ends else minute >= begins or minute < ends
+    return _next(ends, at, zone) if is_quiet else at
+
+
+def _next(minute: int, now: int, zone: tzinfo) -> int:
+    """The next instant at which clocks in the zone show this minute of the day; now if they do just now."""
+    local = datetime.fromtimestamp(now, zone)
+    today = local.replace(hour=minute // 60, minute=minute % 60, second=0, microsecond=0)
+    if today.timestamp() < now - now % 60:
+        today = (local + timedelta(days=1)).replace(hour=minute // 60, minute=minute % 60, second=0, microsecond=0)
+    return max(now, int(today.timestamp()))

@@ -1,0 +1,165 @@
+"""Sending a message: by mail through the operator's server, or by HTTP through the guarded client.
+
+`NotAccepted` says that it surely did not arrive, so that it may be sent again; `Uncertain` that nobody knows. ntfy and
+webhooks go through `providers.outbound`, which checks every address. Libraries that do their own HTTP (apprise) could
+reach the operator's network on behalf of anybody with an account here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import smtplib
+import ssl
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
+from typing import Final
+from urllib.parse import urlsplit
+
+from providers.outbound.messages import AddressRefused, HttpError, NotReached, OutboundRequest
+from server.deployment import Deployment
+from server.notifying.wording import NoticeMessage
+from server.settings import MailSettings
+from vault.notices.channels import NoticeChannel
+
+MAIL_TIMEOUT: Final = 15.0  # seconds for each step of SMTP
+PUSH_TIMEOUT: Final = 10.0
+_ANSWER_LIMIT: Final = 64 * 1024
+_TITLE_LIMIT: Final = 250  # bytes of a title that ntfy takes
+
+
+class NotAccepted(Exception):
+    """The message surely did not arrive. `code` is the key of a text in `notice_failure`."""
+
+    def __init__(self, code: str, *, is_final: bool = False) -> None:
+        super().__init__(code)
+        self.code = code
+        self.is_final = is_final
+
+
+class Uncertain(Exception):
+    """The message left, and nobody knows whether it arrived."""
+
+
+async def send(deployment: Deployment, channel: NoticeChannel, message: NoticeMessage) -> None:
+    """Send one message. Raises NotAccepted or Uncertain."""
+    if channel.kind == "email":
+        await _send_mail(deployment, channel.target, message)
+        return
+    headers, body = {"Content-Type": "application/json", "User-Agent": "token-vault"}, b""
+    url = channel.target
+    match channel.kind:
+        case "ntfy":
+            url, body = _for_ntfy(channel.target, message)
+        case "slack":
+            body = _json({"text": f"*{_escape(message.title)}*\n{_escape(message.body)}"})
+        case _:
+            lines = [{"text": line.words, "url": line.url} for line in message.lines]
+            body = _json(
+                {"title": message.title, "text": message.body, "url": message.url, "kind": message.kind, "lines": lines}
+            )
+    await _post(deployment, channel, OutboundRequest("POST", url, headers=headers, body=body))
+
+
+def _json(content: dict[str, object]) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode()
+
+
+def _escape(words: str) -> str:
+    """Slack's control characters: https://docs.slack.dev/messaging/formatting-message-text#escaping"""
+    return words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _for_ntfy(target: str, message: NoticeMessage) -> tuple[str, bytes]:
+    """Publishing as JSON goes to the root of the server: https://docs.ntfy.sh/publish/#publish-as-json"""
+    parts = urlsplit(target)
+    title = message.title.encode()[:_TITLE_LIMIT].decode(errors="ignore")
+    content: dict[str, object] = {
+        "topic": parts.path.strip("/"),
+        "title": title,
+        "message": message.body,
+        "click": message.url,
+        "priority": 4 if message.kind == "approval" else 3,
+    }
+    return f"{parts.scheme}://{parts.netloc}/", _json(content)
+
+
+async def _post(deployment: Deployment, channel: NoticeChannel, request: OutboundRequest) -> None:
+    asked = OutboundRequest(
+        request.method,
+        request.url,
+        headers=request.headers,
+        body=request.body,
+        timeout=PUSH_TIMEOUT,
+        max_bytes=_ANSWER_LIMIT,
+        peer="notices",
+        account=channel.user_id,
+        is_foreign=True,
+        reuse=False,
+    )
+    try:
+        answer = await deployment.http.send(asked)
+    except AddressRefused as error:
+        raise NotAccepted("address", is_final=True) from error
+    except NotReached as error:
+        raise NotAccepted("unreachable") from error
+    except HttpError as error:
+        raise Uncertain from error
+    if answer.status >= 500 or answer.status == 429:
+        raise NotAccepted("busy")
+    if answer.status >= 300:
+        raise NotAccepted("refused", is_final=True)
+
+
+async def _send_mail(deployment: Deployment, address: str, message: NoticeMessage) -> None:
+    settings = deployment.settings.mail
+    if settings.host is None:
+        raise NotAccepted("no_mail", is_final=True)
+    mail = EmailMessage()
+    mail["From"] = settings.sender or f"token-vault@{urlsplit(deployment.public_url).hostname}"
+    mail["To"] = address
+    mail["Subject"] = message.title
+    mail["Date"] = formatdate()
+    mail["Message-ID"] = make_msgid(domain="token-vault.invalid")
+    mail["Auto-Submitted"] = "auto-generated"  # RFC 3834 §5
+    mail.set_content(message.body)
+    await asyncio.to_thread(_deliver, settings, mail)
+
+
+def _deliver(settings: MailSettings, mail: EmailMessage) -> None:
+    """One connection, one message; in a thread, since it waits."""
+    try:
+        connection = _open(settings)
+    except smtplib.SMTPAuthenticationError as error:
+        raise NotAccepted("mail_sign_in") from error
+    except (smtplib.SMTPException, ssl.SSLError, OSError) as error:
+        raise NotAccepted("unreachable") from error
+    try:
+        connection.send_message(mail)
+    except smtplib.SMTPRecipientsRefused as error:
+        is_final = all(code >= 500 for code, _ in error.recipients.values())
+        raise NotAccepted("refused", is_final=is_final) from error
+    except smtplib.SMTPResponseException as error:
+        raise NotAccepted("refused" if error.smtp_code >= 500 else "busy", is_final=error.smtp_code >= 500) from error
+    except (smtplib.SMTPException, OSError) as error:
+        raise Uncertain from error
+    finally:
+        connection.close()
+
+
+def _open(settings: MailSettings) -> smtplib.SMTP:
+    context = ssl.create_default_context()
+    host, password = settings.host or "", settings.secret()
+    if settings.security == "tls":
+        connection: smtplib.SMTP = smtplib.SMTP_SSL(host, settings.port, timeout=MAIL_TIMEOUT, context=context)
+    else:
+        connection = smtplib.SMTP(host, settings.port, timeout=MAIL_TIMEOUT)
+    try:
+        if settings.security == "starttls":
+            connection.starttls(context=context)
+        if settings.username is not None and password is not None:
+            connection.login(settings.username, password)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,97 @@
+"""What a notice says: what happened and the page where that is dealt with. Never arguments, tokens or contents.
+
+Names come from agents and providers. They are shortened and cannot start a line of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote
+
+from server.deployment import Deployment
+from server.http import page_texts
+from server.http.page_texts import text
+from vault import clients
+from vault.notices.outbox import Notice
+from vault.records import Event
+
+_NAME_LIMIT: Final = 80  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing to say, and the address of its page."""
+
+    words: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeMessage:
+    """What one message says; `url` is where its link leads."""
+
+    title: str
+    lines: tuple[Line, ...]
+    url: str
+    kind: str  # of its notices, or `digest`
+
+    @property
+    def body(self) -> str:
+        """The whole text."""
+        if not self.lines:
+            return f"{text('notice.test_body')}\n\n{self.url}"
+        told = "\n\n".join(f"{line.words}\n{line.url}" for line in self.lines)
+        return f"{told}\n\n{text('notice.footer')}"
+
+
+async def message_of(deployment: Deployment, notices: Sequence[Notice]) -> NoticeMessage:
+    """One message about one thing, or one digest of several."""
+    lines = [await line_of(deployment, one) for one in notices]
+    if len(lines) == 1:
+        return NoticeMessage(lines[0].words, tuple(lines), lines[0].url, notices[0].kind)
+    title = text("notice.digest", number=len(lines))
+    return NoticeMessage(title, tuple(lines), deployment.url("/"), "digest")
+
+
+async def line_of(deployment: Deployment, notice: Notice) -> Line:
+    """What happened, in the language that is set."""
+    event = notice.event
+    client = None if event.client_id is None else await clients.get_client(deployment.database, event.client_id)
+    provider = deployment.catalog.get(str(event.details.get("provider", "")))
+    tool = str(event.details.get("tool", ""))
+    spec = deployment.tool(tool) if tool else None
+    words = text(
+        f"notice.{notice.kind}",
+        agent=_plain("" if client is None else client.name) or text("story.an_agent"),
+        provider=text("story.the_provider") if provider is None else provider.title,
+        account=_plain(str(event.details.get("account", ""))),
+        tool=tool if spec is None else spec.title,
+    )
+    return Line(words, deployment.url(_path(notice.kind, event)))
+
+
+def sample(deployment: Deployment) -> NoticeMessage:
+    """What a test sends."""
+    return NoticeMessage(text("notice.test_title"), (), deployment.url("/notifications"), "test")
+
+
+def confirmation(deployment: Deployment, secret: str) -> NoticeMessage:
+    """What a new mail address gets: a link that its owner opens."""
+    url = deployment.url(f"/notifications?confirm={quote(secret, safe='')}")
+    return NoticeMessage(text("notice.confirm_title"), (Line(text("notice.confirm"), url),), url, "confirm")
+
+
+def _path(kind: str, event: Event) -> str:
+    if kind == "approval":
+        approval = str(event.details.get("approval", ""))
+        return f"/approvals/{quote(approval, safe='')}" if approval else "/approvals"
+    if kind == "agent":
+        return f"/agents/{quote(event.client_id or '', safe='')}"
+    return f"/connections/{quote(event.connection_id or '', safe='')}"
+
+
+def _plain(name: str) -> str:
+    shown = " ".join(page_texts.visible(name).split())
+    return shown if len(shown) <= _NAME_LIMIT else shown[: _NAME_LIMIT - 1] + "…"

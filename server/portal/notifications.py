@@ -1,0 +1,232 @@
+"""The person's notices: what about, when, and the channels that they reach the person by."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import urlencode, urlsplit
+from zoneinfo import available_timezones
+
+from starlette.responses import Response
+
+from providers.outbound.addresses import url_problem
+from server.deployment import Deployment
+from server.http import pages
+from server.http.page_texts import LANGUAGES, section, text
+from server.notifying import sending, wording
+from server.portal.forms import PageRefused
+from server.portal.requests import OwnVisit
+from vault import limits, tickets
+from vault.notices import channels
+from vault.notices.channels import CHANNEL_KINDS, HOWS, KINDS, MOST_CHANNELS, NoticeChannel, NoticeSettings
+from vault.records import TicketPurpose
+
+CONFIRM_LIFETIME: Final = 86400  # seconds
+_MESSAGES_PER_HOUR: Final = 10  # tests and confirmations that one person can send
+_TARGET_LIMIT: Final = 1000  # characters
+# What RFC 5321 §4.1.2 calls a dot-string at a domain, which is every address in use.
+_ADDRESS: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,250}[A-Za-z0-9])")
+_TIME: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
+_TOPIC: Final = re.compile(r"/[A-Za-z0-9_-]{1,64}/?")  # https://docs.ntfy.sh/publish/
+
+
+async def show(visit: OwnVisit) -> Response:
+    """The choices, and the channels with what came of their last message."""
+    return await _page(visit)
+
+
+async def _page(visit: OwnVisit, *, error: str = "", target: str = "", kind: str = "", status: int = 200) -> Response:
+    deployment, database = visit.deployment, visit.deployment.database
+    owned = await channels.list_channels(database, deployment.keys, visit.user.id)
+    settings = await channels.get_settings(database, visit.user.id)
+    confirm = visit.visit.query("confirm")
+    done = visit.visit.query("done")
+    context: dict[str, object] = {
+        "channels": [(one, _failure(one)) for one in owned],
+        "kinds": KINDS,
+        "hows": HOWS,
+        "settings": settings,
+        "zones": sorted(available_timezones()),
+        "languages": LANGUAGES,
+        "quiet_from": "" if settings.quiet is None else _clock(settings.quiet[0]),
+        "quiet_until": "" if settings.quiet is None else _clock(settings.quiet[1]),
+        "digest_at": _clock(settings.digest_at),
+        "channel_kinds": [one for one in CHANNEL_KINDS if one != "email" or deployment.settings.mail.host is not None],
+        "has_mail": deployment.settings.mail.host is not None,
+        "is_full": len(owned) >= MOST_CHANNELS,
+        "error": error,
+        "target": target,
+        "kind": kind,
+        "confirm": await _to_confirm(visit, confirm) if confirm else None,
+        "confirm_secret": confirm,
+        "done": done if done in section("notifications_done") else "",
+    }
+    return visit.page("notifications.html", context, status=status)
+
+
+def _failure(channel: NoticeChannel) -> str:
+    return section("notice_failure").get(channel.failure, "") if channel.failure else ""
+
+
+def _clock(minute: int) -> str:
+    return f"{minute // 60:02}:{minute % 60:02}"
+
+
+def _minute(value: str) -> int | None:
+    found = _TIME.fullmatch(value)
+    return None if found is None else int(found[1]) * 60 + int(found[2])
+
+
+def _go_back(name: str) -> Response:
+    return pages.go("/notifications?" + urlencode({"done": name}))
+
+
+async def save(visit: OwnVisit) -> Response:
+    """Store what about, when, and in which language."""
+    form = visit.form
+    begins, ends = _minute(form.one("quiet_from")), _minute(form.one("quiet_until"))
+    digest_at, zone, language = _minute(form.one("digest_at")), form.one("zone").strip() or "UTC", form.one("language")
+    kinds = {kind: form.one(f"how.{kind}") for kind in KINDS}
+    if not set(kinds.values()) <= set(HOWS) or language not in LANGUAGES or digest_at is None:
+        raise PageRefused("notice_choice")
+    if zone not in available_timezones():
+        return await _page(visit, error=text("notifications.zone_unknown"), status=400)
+    quiet = None if begins is None or ends is None or begins == ends else (begins, ends)
+    settings = NoticeSettings(zone, language, quiet, digest_at, kinds)
+    async with visit.deployment.transaction() as transaction:
+        await channels.save_settings(transaction, visit.user.id, settings)
+    return _go_back("saved")
+
+
+async def add(visit: OwnVisit) -> Response:
+    """Add a channel. A mail address gets a link first, which only the person it belongs to can open."""
+    deployment, user_id = visit.deployment, visit.user.id
+    kind, target = visit.form.one("kind"), visit.form.one("target").strip()
+    problem = _problem(deployment, kind, target)
+    owned = await channels.list_channels(deployment.database, deployment.keys, user_id)
+    if not problem and len(owned) >= MOST_CHANNELS:
+        problem = text("notifications.full", number=MOST_CHANNELS)
+    if not problem and any((one.kind, one.target) == (kind, target) for one in owned):
+        problem = text("notifications.known")
+    if problem:
+        return await _page(visit, error=problem, target=target[:_TARGET_LIMIT], kind=kind, status=400)
+    if kind == "email":
+        await _spend(visit)
+    async with deployment.transaction() as transaction:
+        channel = await channels.add_channel(
+            transaction,
+            deployment.keys,
+            user_id=user_id,
+            kind=kind,
+            label=_label(kind, target),
+            target=target,
+            now=deployment.now(),
+        )
+    if kind != "email":
+        return _go_back("added")
+    return _go_back("confirm_sent" if await _send_confirmation(visit, channel) else "failed")
+
+
+def _label(kind: str, target: str) -> str:
+    """What pages show: the address, or the host alone, since the rest of a URL may be a password."""
+    return target if kind == "email" else urlsplit(target).hostname or ""
+
+
+def _problem(deployment: Deployment, kind: str, target: str) -> str:
+    """Why this cannot be a channel; empty if it can."""
+    if kind not in CHANNEL_KINDS or len(target) > _TARGET_LIMIT:
+        raise PageRefused("notice_choice")
+    if kind == "email":
+        if deployment.settings.mail.host is None:
+            return section("notice_failure")["no_mail"]
+        return "" if _ADDRESS.fullmatch(target) else text("notifications.bad_address")
+    if url_problem(target, deployment.http.policy) is not None:
+        return text("notifications.bad_url")
+    if kind == "ntfy" and _TOPIC.fullmatch(urlsplit(target).path) is None:
+        return text("notifications.bad_topic")
+    return ""
+
+
+async def _spend(visit: OwnVisit) -> None:
+    """Count a message that the person has sent at will. Raises PageRefused."""
+    deployment = visit.deployment
+    bucket = f"notices:{visit.user.id}"
+    async with deployment.transaction() as transaction:
+        if await limits.spend(transaction, bucket, limit=_MESSAGES_PER_HOUR, window=3600, now=deployment.now()):
+            return
+    raise PageRefused("many_messages", kind="too_many_requests")
+
+
+async def _send_confirmation(visit: OwnVisit, channel: NoticeChannel) -> bool:
+    deployment = visit.deployment
+    async with deployment.transaction() as transaction:
+        secret = await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.CHANNEL,
+            payload={"channel": channel.id},
+            lifetime=CONFIRM_LIFETIME,
+            now=deployment.now(),
+            user_id=visit.user.id,
+        )
+    return await _send(visit, channel, wording.confirmation(deployment, secret))
+
+
+async def _send(visit: OwnVisit, channel: NoticeChannel, message: wording.NoticeMessage) -> bool:
+    """Send now, on the person's own wish; whether it was accepted."""
+    deployment, failure = visit.deployment, ""
+    try:
+        await sending.send(deployment, channel, message)
+    except sending.NotAccepted as refusal:
+        failure = refusal.code
+    except sending.Uncertain:
+        failure = "uncertain"
+    async with deployment.transaction() as transaction:
+        await channels.record_result(transaction, channel.id, failure=failure, now=deployment.now())
+    return not failure
+
+
+async def _to_confirm(visit: OwnVisit, secret: str) -> NoticeChannel | None:
+    """The channel that this link confirms, if it is the person's own and can still be used."""
+    deployment = visit.deployment
+    ticket = await tickets.peek(
+        deployment.database, deployment.keys, secret, purpose=TicketPurpose.CHANNEL, now=deployment.now()
+    )
+    if ticket is None or ticket.user_id != visit.user.id:
+        return None
+    return await channels.get_channel(deployment.database, deployment.keys, str(ticket.payload.get("channel", "")))
+
+
+async def confirm(visit: OwnVisit) -> Response:
+    """The link reached its person."""
+    deployment, secret = visit.deployment, visit.form.one("secret")
+    if await _to_confirm(visit, secret) is None:
+        raise PageRefused("confirm_over", kind="gone")
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        ticket = await tickets.consume(transaction, deployment.keys, secret, purpose=TicketPurpose.CHANNEL, now=now)
+        channel_id = str(ticket.payload.get("channel", ""))
+        await channels.confirm_channel(transaction, channel_id, user_id=visit.user.id, now=now)
+    return _go_back("confirmed")
+
+
+async def change(visit: OwnVisit) -> Response:
+    """Test or remove a channel, or send its confirmation again."""
+    deployment = visit.deployment
+    channel_id, action = str(visit.visit.request.path_params["channel"]), visit.form.one("action")
+    channel = await channels.get_channel(deployment.database, deployment.keys, channel_id)
+    if channel is None or channel.user_id != visit.user.id:
+        raise PageRefused("no_channel", kind="not_found")
+    match action:
+        case "remove":
+            async with deployment.transaction() as transaction:
+                await channels.remove_channel(transaction, channel.id, user_id=visit.user.id)
+            return _go_back("removed")
+        case "test" if channel.confirmed_at is not None:
+            await _spend(visit)
+            return _go_back("tested" if await _send(visit, channel, wording.sample(deployment)) else "failed")
+        case "confirm" if channel.confirmed_at is None:
+            await _spend(visit)
+            return _go_back("confirm_sent" if await _send_confirmation(visit, channel) else "failed")
+        case _:
+            raise PageRefused("notice_choice")

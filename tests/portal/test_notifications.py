@@ -1,0 +1,314 @@
+"""Notifications: a real mail server and a real receiver get each event once, with the exact page and nothing secret."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from server.connecting.approvals import event_of
+from server.lifecycle.maintenance import STEPS
+from server.notifying.delivery import deliver
+from server.notifying.schedule import due_at
+from server.portal.csrf import form_token
+from server.provider_settings import SettingsRefused
+from server.settings import MailSettings, load_settings
+from tests.support.harness import PASSWORD
+from tests.support.mailbox import Mailbox, Receiver, running_mailbox, running_receiver
+from tests.support.person import Person, session_token
+from tests.support.portal_room import Room, running_room
+from vault import approvals, users
+from vault.approvals import ToolCall
+from vault.audit import audit
+from vault.notices import channels, outbox
+from vault.notices.channels import NoticeSettings
+from vault.records import Client, Event, Principal, User
+
+SECRET = "the launch code is 0000"
+
+
+@dataclass
+class Place:
+    """A vault with somewhere to send to."""
+
+    room: Room
+    mailbox: Mailbox
+    receiver: Receiver
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Place]:
+    async with running_mailbox() as mailbox, running_receiver() as receiver:
+        mail = {"host": "127.0.0.1", "port": mailbox.port, "security": "none", "sender": "vault@example.com"}
+        async with running_room(tmp_path_factory.mktemp("notices"), overrides={"mail": mail}) as room:
+            await deliver(room.deployment)  # the feed begins
+            yield Place(room, mailbox, receiver)
+
+
+@pytest.fixture(autouse=True)
+def emptied(place: Place) -> None:
+    place.mailbox.mails.clear()
+    place.receiver.posted.clear()
+    place.mailbox.refuses, place.receiver.status = "", 200
+
+
+async def add(person: Person, kind: str, target: str) -> str:
+    """Add a channel; the page that follows."""
+    page = await person.open("/notifications")
+    return (await person.submit(page, {"kind": kind, "target": target}, form="/notifications/channels")).text
+
+
+async def reached(place: Place, *, kind: str = "webhook", target: str = "") -> tuple[User, Client, Person]:
+    """Somebody who is reached by one channel, and an agent."""
+    user, client = await place.room.user(), await place.room.agent(name="Cursor\r\nBcc: everybody@example.com")
+    person = await place.room.signed_in(user)
+    assert "Added." in await add(person, kind, target or f"{place.receiver.url}/{user.id}")
+    return user, client, person
+
+
+async def ask(room: Room, user: User, client: Client) -> str:
+    """A call of the agent waits for its person; the id of the question."""
+    principal = Principal(user.id, client.id, "grant", frozenset({"tools"}), f"{room.url}/mcp")
+    now = room.deployment.now()
+    async with room.deployment.transaction() as transaction:
+        asked, _ = await approvals.ask(
+            transaction,
+            room.deployment.keys,
+            call=ToolCall("slack_post", lambda: {"channel": "#launch", "text": SECRET}),
+            principal=principal,
+            connection_id="account",
+            provider="slack",
+            account="alice",
+            label="alice",
+            scopes=frozenset({"chat:write"}),
+            now=now,
+        )
+        await audit.append(transaction, event_of(asked, "approval.requested"), now=now)
+    return asked.id
+
+
+async def record(room: Room, event: Event) -> None:
+    async with room.deployment.transaction() as transaction:
+        await audit.append(transaction, event, now=room.deployment.now())
+
+
+def posted(place: Place, user: User) -> list[dict[str, object]]:
+    return [json.loads(body) for path, body in place.receiver.posted if path == f"/{user.id}"]
+
+
+async def make_due(room: Room) -> None:
+    """Let the time pass until everything that waits is due."""
+    async with room.deployment.transaction() as transaction:
+        await transaction.execute("update notices set due_at = 1 where due_at is not null")
+
+
+async def test_a_confirmed_mail_address_gets_the_page_of_an_approval_and_signs_in_on_the_way(place: Place) -> None:
+    room, user = place.room, await place.room.user()
+    client, person = await room.agent(name="Cursor\r\nBcc: everybody@example.com"), await room.signed_in(user)
+    assert "A link was mailed" in await add(person, "email", "alice@example.com")
+    (mail,) = place.mailbox.mails
+    (link,) = re.findall(r"http://\S+confirm=\S+", mail.get_content())
+    place.mailbox.mails.clear()
+    await ask(room, user, client)
+    await deliver(room.deployment)
+    assert place.mailbox.mails == []  # until somebody has opened the link
+    other = await room.signed_in(await room.user())
+    assert "This link has expired" not in (await person.open(link)).text
+    assert "belongs to another person" in (await other.open(link)).text
+    page = await person.submit(await person.open(link), form="/notifications/confirm")
+    assert "Confirmed." in page.text
+    page = await person.submit(page, form="/notifications/", button=("action", "test"))
+    assert "The test was sent." in page.text
+    place.mailbox.mails.clear()
+
+    client = await room.agent(name="Cursor\r\nBcc: everybody@example.com")
+    approval = await ask(room, user, client)
+    assert await deliver(room.deployment) == 1
+    (mail,) = place.mailbox.mails
+    assert mail["To"] == "alice@example.com"
+    assert mail["Bcc"] is None
+    assert mail["Auto-Submitted"] == "auto-generated"
+    assert mail["Subject"] == "Cursor‹U+000D› Bcc: everybody@example.com asks for your approval: Post to Slack (alice)"
+    (url,) = re.findall(r"http://\S+", mail.get_content())
+    assert url == f"{room.url}/approvals/{approval}"
+    assert SECRET not in str(mail)
+    stranger = await room.browser()
+    page = await stranger.open(url)
+    assert page.url.path == "/sign-in"
+    page = await stranger.submit(page, {"name": user.name, "password": PASSWORD}, form="/sign-in")
+    assert page.url.path == f"/approvals/{approval}"
+    assert await deliver(room.deployment) == 0
+
+
+async def test_two_processes_send_each_event_once(place: Place) -> None:
+    user, client, _ = await reached(place)
+    for _ in range(3):
+        await ask_about(place.room, user, client)
+        await asyncio.gather(*(deliver(place.room.deployment) for _ in range(4)))
+        await make_due(place.room)
+        await asyncio.gather(*(deliver(place.room.deployment) for _ in range(4)))
+    lines = [line for one in posted(place, user) for line in one["lines"]]  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType] -- JSON
+    assert len(lines) == 3
+
+
+async def ask_about(room: Room, user: User, client: Client) -> None:
+    await record(room, Event("consent.given", user_id=user.id, client_id=client.id))
+
+
+async def test_an_answered_question_is_not_sent_and_an_open_one_is(place: Place) -> None:
+    user, client, person = await reached(place)
+    answered = await ask(place.room, user, client)
+    page = await person.open(f"/approvals/{answered}")
+    await person.submit(page, form="/approvals/", button=("decision", "deny"))
+    await deliver(place.room.deployment)
+    assert posted(place, user) == []
+    other = await place.room.agent(name="Zed")
+    await ask(place.room, user, other)
+    await deliver(place.room.deployment)
+    (message,) = posted(place, user)
+    assert message["title"] == "Zed asks for your approval: Post to Slack (alice)"
+    assert SECRET not in json.dumps(message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "count"), [("agent", "off", 0), ("agent", "at_once", 1), ("expiring", "off", 1)]
+)
+async def test_a_kind_that_is_off_is_not_sent(place: Place, kind: str, how: str, count: int) -> None:
+    user, client, person = await reached(place)
+    page = await person.open("/notifications")
+    saved = await person.submit(page, {f"how.{kind}": how, "zone": "Europe/Berlin"}, form=-1)
+    assert "Saved." in saved.text
+    await ask_about(place.room, user, client)
+    await deliver(place.room.deployment)
+    assert len(posted(place, user)) == count
+
+
+async def test_what_waited_comes_as_one_digest(place: Place) -> None:
+    user, client, _ = await reached(place)
+    async with place.room.deployment.transaction() as transaction:
+        daily = NoticeSettings(kinds={"agent": "daily"})
+        await channels.save_settings(transaction, user.id, daily)
+    for _ in range(2):
+        await ask_about(place.room, user, client)
+    await deliver(place.room.deployment)
+    assert posted(place, user) == []
+    await make_due(place.room)
+    await deliver(place.room.deployment)
+    (message,) = posted(place, user)
+    assert message["title"] == "2 things need you"
+    assert message["kind"] == "digest"
+
+
+async def test_a_server_that_fails_is_asked_again_a_few_times_and_one_that_refuses_is_not(place: Place) -> None:
+    user, client, person = await reached(place)
+    place.receiver.status = 503
+    await ask_about(place.room, user, client)
+    for _ in range(len(outbox.BACKOFF) + 3):
+        await deliver(place.room.deployment)
+        await make_due(place.room)
+    assert len(posted(place, user)) == len(outbox.BACKOFF) + 1
+    assert "The server was busy." in (await person.open("/notifications")).text
+    place.receiver.posted.clear()
+    place.receiver.status = 404
+    await ask_about(place.room, user, client)
+    for _ in range(3):
+        await deliver(place.room.deployment)
+        await make_due(place.room)
+    assert len(posted(place, user)) == 1
+    assert "The server refused the message." in (await person.open("/notifications")).text
+    place.receiver.status = 200
+    await ask_about(place.room, user, client)
+    await deliver(place.room.deployment)
+    page = (await person.open("/notifications")).text
+    assert "The server refused" not in page
+    assert "Last message" in page
+
+
+async def test_a_private_address_gets_nothing_and_ntfy_gets_its_own_form(place: Place) -> None:
+    user, client, person = await reached(place, kind="ntfy", target=f"{place.receiver.url}/alice-topic")
+    await ask_about(place.room, user, client)
+    await deliver(place.room.deployment)
+    ((path, body),) = place.receiver.posted
+    assert path == "/"
+    assert json.loads(body)["topic"] == "alice-topic"
+    assert json.loads(body)["click"] == f"{place.room.url}/agents/{client.id}"
+    assert "can&#39;t be used" in await add(person, "webhook", "https://10.0.0.1/hook")
+    assert "can&#39;t be used" in await add(person, "webhook", "ftp://example.com/hook")
+    assert "isn&#39;t the URL of an ntfy topic" in await add(person, "ntfy", f"{place.receiver.url}/a/b")
+    assert "isn&#39;t a mail address" in await add(person, "email", "alice@example.com\r\nBcc: x@example.com")
+    assert "Added." in await add(person, "slack", f"{place.receiver.url}/services/T0/B0/token")
+    page = (await person.open("/notifications")).text
+    assert "services/T0" not in page  # the rest of a URL may be a password
+
+
+async def test_a_channel_of_somebody_else_cannot_be_tested_or_removed(place: Place) -> None:
+    user, _, person = await reached(place)
+    (channel,) = await channels.list_channels(place.room.deployment.database, place.room.deployment.keys, user.id)
+    other, _, thief = await reached(place)
+    page = await thief.open("/notifications")
+    deployment = place.room.deployment
+    token = form_token(deployment.keys.subkey("csrf"), session_token(thief.http), action=f"/notifications/{channel.id}")
+    wanted = {"form_token": token, "action": "remove"}
+    answer = await thief.http.post(f"/notifications/{channel.id}", data=wanted)
+    assert answer.status_code == 404
+    page = await person.open("/notifications")
+    page = await person.submit(page, form=f"/notifications/{channel.id}", button=("action", "remove"))
+    assert "Removed." in page.text
+    assert len(await channels.list_channels(deployment.database, deployment.keys, other.id)) == 1
+
+
+async def test_a_deleted_person_leaves_no_channel(place: Place) -> None:
+    user, _, _ = await reached(place)
+    async with place.room.deployment.transaction() as transaction:
+        await users.delete_user(transaction, user.id, now=place.room.deployment.now())
+    deployment = place.room.deployment
+    assert await channels.list_channels(deployment.database, deployment.keys, user.id) == ()
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def at(text: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=BERLIN).timestamp())
+
+
+@pytest.mark.parametrize(
+    ("how", "now", "expected"),
+    [
+        ("at_once", "2026-11-27T12:00", "2026-11-27T12:00"),
+        ("at_once", "2026-11-27T22:00", "2026-11-28T07:00"),  # the quiet hours have begun
+        ("at_once", "2026-11-28T06:59", "2026-11-28T07:00"),
+        ("at_once", "2026-11-28T07:00", "2026-11-28T07:00"),
+        ("daily", "2026-11-27T12:00", "2026-11-28T08:00"),
+        ("daily", "2026-11-27T03:00", "2026-11-27T08:00"),
+        ("daily", "2026-03-28T12:00", "2026-03-29T08:00"),  # the clocks change in between
+    ],
+)
+def test_quiet_hours_and_the_daily_summary_follow_the_clock_of_the_person(how: str, now: str, expected: str) -> None:
+    settings = NoticeSettings(zone="Europe/Berlin", quiet=(22 * 60, 7 * 60), digest_at=8 * 60)
+    assert datetime.fromtimestamp(due_at(settings, how, at(now)), BERLIN) == datetime.fromtimestamp(
+        at(expected), BERLIN
+    )
+
+
+def test_a_digest_within_the_quiet_hours_waits_for_their_end() -> None:
+    settings = NoticeSettings(zone="UTC", quiet=(6 * 60, 9 * 60), digest_at=8 * 60)
+    now = int(datetime(2026, 11, 27, 12, tzinfo=UTC).timestamp())
+    assert datetime.fromtimestamp(due_at(settings, "daily", now), UTC) == datetime(2026, 11, 28, 9, tzinfo=UTC)
+
+
+def test_a_mail_password_is_not_sent_in_the_clear() -> None:
+    with pytest.raises(SettingsRefused, match="in the clear"):
+        load_settings(overrides={"mail": {"host": "mail.example", "security": "none", "username": "vault"}})
+    for fine in ({"security": "tls"}, {"host": "127.0.0.1"}, {"username": None}):
+        MailSettings(**{"host": "mail.example", "security": "none", "username": "vault"} | fine)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_upkeep_delivers_notices() -> None:
+    assert "notices" in {step.name for step in STEPS}

@@ -1,0 +1,82 @@
+"""A mail server on loopback that keeps what it gets, and a place that webhooks are posted to; both can refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import email
+import email.policy
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tests.support.harness import free_socket, serving
+
+
+@dataclass
+class Mailbox:
+    """What arrived; `refuses` is the reply to every recipient, such as `550 no such user`."""
+
+    port: int = 0
+    mails: list[EmailMessage] = field(default_factory=list[EmailMessage])
+    refuses: str = ""
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection: as much of RFC 5321 as a client that sends one message needs."""
+        writer.write(b"220 mail.example ESMTP\r\n")
+        while line := await reader.readline():
+            match line[:4].upper():
+                case b"DATA":
+                    writer.write(b"354 go on\r\n")
+                    content = await reader.readuntil(b"\r\n.\r\n")
+                    found = email.message_from_bytes(content[:-3], policy=email.policy.default)
+                    assert isinstance(found, EmailMessage)
+                    self.mails.append(found)
+                    writer.write(b"250 kept\r\n")
+                case b"RCPT" if self.refuses:
+                    writer.write(f"{self.refuses}\r\n".encode())
+                case b"QUIT":
+                    writer.write(b"221 bye\r\n")
+                    break
+                case _:
+                    writer.write(b"250 fine\r\n")
+            await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def running_mailbox() -> AsyncGenerator[Mailbox]:
+    """Listen until the block ends."""
+    box = Mailbox()
+    server = await asyncio.start_server(box.talk, "127.0.0.1", 0)
+    box.port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield box
+
+
+@dataclass
+class Receiver:
+    """A place for webhooks and ntfy messages; `status` is what it answers."""
+
+    url: str
+    posted: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])  # path, body
+    status: int = 200
+
+    async def take(self, request: Request) -> Response:
+        self.posted.append((request.url.path, await request.body()))
+        return Response(status_code=self.status)
+
+
+@asynccontextmanager
+async def running_receiver() -> AsyncGenerator[Receiver]:
+    """Listen until the block ends."""
+    listening = free_socket()
+    receiver = Receiver(f"http://127.0.0.1:{listening.getsockname()[1]}")
+    app = Starlette(routes=[Route("/{path:path}", receiver.take, methods=["POST"])])
+    async with serving(app, listening):
+        yield receiver

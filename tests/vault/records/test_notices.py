@@ -1,0 +1,85 @@
+"""The outbox of notices on both databases: each event once, however many processes there are."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.conftest import Store
+from tests.support.exchanging import open_room, second_process
+from vault.audit import audit
+from vault.notices import channels, outbox
+from vault.notices.channels import NoticeSettings
+from vault.records import Event
+
+
+def at_once(settings: NoticeSettings, how: str, now: int) -> int:
+    del settings, how
+    return now
+
+
+async def test_an_event_is_entered_once_and_taken_once_by_one_of_two_processes(store: Store) -> None:
+    async with open_room(store) as room, second_process(room) as other:
+        user_id, now = room.alice.user.id, room.now
+        keys = room.vault.keys
+        await outbox.enter(room.database, keys, due_at=at_once)  # the feed begins
+        async with room.database.transaction() as transaction:
+            channel = await channels.add_channel(
+                transaction, keys, user_id=user_id, kind="webhook", label="x", target="https://x.example/", now=now
+            )
+            await channels.save_settings(transaction, user_id, NoticeSettings(kinds={"expiring": "off"}))
+            for kind in ("connection.needs_reauth", "connection.expiring", "tool.called", "connection.needs_reauth"):
+                await audit.append(transaction, Event(kind, user_id=user_id), now=now)
+        databases = (room.database, other.database) * 3
+        entered = await asyncio.gather(*(outbox.enter(one, keys, due_at=at_once) for one in databases))
+        assert sum(entered) == 2
+        assert await outbox.list_due(room.database, now=now) == (channel.id,)
+
+        async def hold_and_take(number: int) -> int:
+            async with databases[number].transaction() as transaction:
+                if not await outbox.hold(transaction, channel.id, now=now):
+                    return 0
+                return len(await outbox.take(transaction, channel.id, now=now))
+
+        assert sorted(await asyncio.gather(*map(hold_and_take, range(6)))) == [0, 0, 0, 0, 0, 2]
+        assert await outbox.list_due(other.database, now=now) == ()
+
+
+@pytest.mark.parametrize("has_channel", [True, False])
+async def test_only_a_confirmed_channel_gets_notices(store: Store, *, has_channel: bool) -> None:
+    async with open_room(store) as room:
+        user_id, now, keys = room.alice.user.id, room.now, room.vault.keys
+        await outbox.enter(room.database, keys, due_at=at_once)
+        async with room.database.transaction() as transaction:
+            channel = await channels.add_channel(
+                transaction, keys, user_id=user_id, kind="email", label="a", target="a@x.example", now=now
+            )
+            assert not await channels.confirm_channel(transaction, channel.id, user_id="somebody else", now=now)
+            if has_channel:
+                assert await channels.confirm_channel(transaction, channel.id, user_id=user_id, now=now)
+            await audit.append(transaction, Event("connection.needs_reauth", user_id=user_id), now=now)
+        assert await outbox.enter(room.database, keys, due_at=at_once) == int(has_channel)
+
+
+async def test_a_failed_notice_is_tried_a_bounded_number_of_times(store: Store) -> None:
+    async with open_room(store) as room:
+        user_id, now, keys = room.alice.user.id, room.now, room.vault.keys
+        await outbox.enter(room.database, keys, due_at=at_once)
+        async with room.database.transaction() as transaction:
+            channel = await channels.add_channel(
+                transaction, keys, user_id=user_id, kind="webhook", label="x", target="https://x.example/", now=now
+            )
+            await audit.append(transaction, Event("connection.needs_reauth", user_id=user_id), now=now)
+        assert await outbox.enter(room.database, keys, due_at=at_once) == 1
+        tries = 0
+        while await outbox.list_due(room.database, now=now):
+            async with room.database.transaction() as transaction:
+                taken = await outbox.take(transaction, channel.id, now=now)
+                tries += len(taken)
+                await outbox.try_again(transaction, taken, now=now)
+            now += max(outbox.BACKOFF)
+        assert tries == len(outbox.BACKOFF) + 1
+        async with room.database.transaction() as transaction:
+            assert await outbox.sweep(transaction, now=now) == 0
+            assert await outbox.sweep(transaction, now=now + outbox.KEPT) == 1

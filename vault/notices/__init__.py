@@ -1,0 +1,1 @@
+"""Notices: what a person is told outside the pages, about which events, by which channels."""

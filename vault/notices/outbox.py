@@ -1,0 +1,207 @@
+"""The outbox: which event is due by which channel, at most once each.
+
+`enter` follows the activity from where the last process stopped, in one transaction with the new place, so that each
+event is entered once however many processes do it. A channel is held by one process at a time (`hold`). A notice leaves
+its place in the outbox before it is sent: a process that dies in between sends it never, not twice. Only what surely
+was not accepted is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from vault.audit.audit import event_of
+from vault.keys.key_ring import KeyRing
+from vault.notices.channels import NoticeChannel, NoticeSettings, get_settings, list_channels
+from vault.records import TENANT, Event
+from vault.storage.database import SWEEP_BATCH, Database, Reader, Transaction, Value, integer, text
+
+BACKOFF: Final = (30, 120, 600, 3600)  # seconds after each failure; then it is given up
+KEPT: Final = 7 * 86400
+LIFETIME: Final = 2 * 86400  # seconds after which nothing is worth sending any more
+APPROVAL_LIFETIME: Final = 600  # as long as the person can answer
+HELD: Final = 90  # seconds; more than sending takes
+EXAMINED: Final = 5000  # events per transaction of `enter`
+MOST_AT_ONCE: Final = 50  # notices in one message
+KIND_OF_EVENT: Final[Mapping[str, str]] = {
+    "approval.requested": "approval",
+    "connection.needs_reauth": "reconnect",
+    "connection.quarantined": "reconnect",
+    "connection.expiring": "expiring",
+    "consent.given": "agent",
+}
+_EVENTS: Final[Mapping[str, Value]] = {f"kind{number}": kind for number, kind in enumerate(KIND_OF_EVENT)}
+_NEW: Final = f"""
+    select * from events where tenant = :tenant and sequence > :after and sequence <= :until
+        and kind in ({", ".join(f":{name}" for name in _EVENTS)})
+    order by sequence
+"""  # noqa: S608 -- names of parameters
+_DUE: Final = """
+    select n.channel_id, min(n.due_at) as due_at from (
+        select channel_id, due_at from notices where tenant = :tenant and due_at <= :now order by due_at limit :limit
+    ) n group by n.channel_id order by due_at
+"""
+_HOLD: Final = """
+    update notice_channels set held_until = :until
+    where tenant = :tenant and id = :id and (held_until is null or held_until <= :now) returning id
+"""
+_WAITING: Final = """
+    select sequence from notices where tenant = :tenant and channel_id = :id and due_at <= :now
+    order by sequence limit :limit
+"""
+_TAKE: Final = """
+    update notices set state = :sending, attempts = attempts + 1, due_at = null
+    where tenant = :tenant and channel_id = :id and sequence = :sequence and due_at is not null
+    returning sequence, kind, attempts, expires_at
+"""
+_RECORD: Final = """
+    update notices set state = :state, due_at = :due_at
+    where tenant = :tenant and channel_id = :id and sequence = :sequence
+"""
+_EVENT: Final = "select * from events where tenant = :tenant and sequence = :sequence"
+
+DueAt = Callable[[NoticeSettings, str, int], int]  # settings, `at_once` or `daily`, now -> when to send
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One event on its way by one channel. `attempts` counts this one."""
+
+    channel_id: str
+    kind: str
+    attempts: int
+    expires_at: int
+    event: Event
+
+
+async def enter(database: Database, ring: KeyRing, *, due_at: DueAt) -> int:
+    """Enter what happened since the last time; how many notices. Another process may have been faster: then 0."""
+    head = await database.fetch_one("select sequence from event_heads where tenant = :tenant", {"tenant": TENANT})
+    last = 0 if head is None else integer(head, "sequence")
+    feed = await database.fetch_one("select sequence from notice_feeds where tenant = :tenant", {"tenant": TENANT})
+    if feed is None:  # what happened before anybody could ask for notices is old
+        async with database.transaction() as transaction:
+            await transaction.execute(
+                "insert into notice_feeds (tenant, sequence) values (:tenant, :last) on conflict (tenant) do nothing",
+                {"tenant": TENANT, "last": last},
+            )
+        return 0
+    after = integer(feed, "sequence")
+    until = min(last, after + EXAMINED)
+    if until <= after:
+        return 0
+    span: dict[str, Value] = {"tenant": TENANT, "after": after, "until": until}
+    events = [event_of(row) for row in await database.fetch(_NEW, {**span, **_EVENTS})]
+    rows = await _rows(database, ring, events, due_at=due_at)
+    async with database.transaction() as transaction:
+        is_first = await transaction.execute(
+            "update notice_feeds set sequence = :until where tenant = :tenant and sequence = :after", span
+        )
+        if not is_first:
+            return 0
+        await transaction.execute_many(
+            "insert into notices (tenant, channel_id, sequence, user_id, kind, state, attempts, created_at, expires_at,"
+            " due_at) values (:tenant, :channel_id, :sequence, :user_id, :kind, :state, 0, :now, :expires_at, :due_at)"
+            " on conflict (tenant, channel_id, sequence) do nothing",
+            rows,
+        )
+    return len(rows)
+
+
+async def _rows(
+    reader: Database, ring: KeyRing, events: Sequence[Event], *, due_at: DueAt
+) -> list[Mapping[str, Value]]:
+    now, found = reader.now(), list[Mapping[str, Value]]()
+    people: dict[str, tuple[NoticeSettings, list[NoticeChannel]]] = {}
+    for event in events:
+        if event.user_id is None:
+            continue
+        if event.user_id not in people:
+            channels = [one for one in await list_channels(reader, ring, event.user_id) if one.confirmed_at is not None]
+            settings = await get_settings(reader, event.user_id) if channels else NoticeSettings()
+            people[event.user_id] = (settings, channels)
+        settings, channels = people[event.user_id]
+        kind = KIND_OF_EVENT[event.kind]
+        how = settings.how(kind)
+        lifetime = APPROVAL_LIFETIME if kind == "approval" else LIFETIME
+        if how == "off" or event.at + lifetime <= now:
+            continue
+        found += [
+            {
+                "tenant": TENANT,
+                "channel_id": channel.id,
+                "sequence": event.sequence,
+                "user_id": event.user_id,
+                "kind": kind,
+                "state": "waiting",
+                "now": now,
+                "expires_at": event.at + lifetime,
+                "due_at": due_at(settings, how, now),
+            }
+            for channel in channels
+        ]
+    return found
+
+
+async def list_due(reader: Reader, *, now: int) -> tuple[str, ...]:
+    """The channels with notices that are due, the longest waiting first; at most a batch."""
+    rows = await reader.fetch(_DUE, {"tenant": TENANT, "now": now, "limit": SWEEP_BATCH})
+    return tuple(text(row, "channel_id") for row in rows)
+
+
+async def hold(transaction: Transaction, channel_id: str, *, now: int) -> bool:
+    """Become the one process that sends by this channel, for a while or until `record_result`."""
+    which = {"tenant": TENANT, "id": channel_id, "now": now, "until": now + HELD}
+    return await transaction.fetch_one(_HOLD, which) is not None
+
+
+async def release(transaction: Transaction, channel_id: str) -> None:
+    """Let others send by this channel, where nothing was sent."""
+    await transaction.execute(
+        "update notice_channels set held_until = null where tenant = :tenant and id = :id",
+        {"tenant": TENANT, "id": channel_id},
+    )
+
+
+async def take(transaction: Transaction, channel_id: str, *, now: int) -> tuple[Notice, ...]:
+    """Take what is due by a channel out of the outbox, oldest first. From now on only its taker sends it."""
+    which: dict[str, Value] = {"tenant": TENANT, "id": channel_id, "now": now}
+    taken: list[Notice] = []
+    for waiting in await transaction.fetch(_WAITING, {**which, "limit": MOST_AT_ONCE}):
+        one = {"tenant": TENANT, "id": channel_id, "sequence": integer(waiting, "sequence")}
+        row = await transaction.fetch_one(_TAKE, {**one, "sending": "sending"})
+        found = None if row is None else await transaction.fetch_one(_EVENT, one)
+        if row is not None and found is not None:  # an event that was pruned meanwhile is old
+            attempts, expires_at = integer(row, "attempts"), integer(row, "expires_at")
+            taken.append(Notice(channel_id, text(row, "kind"), attempts, expires_at, event_of(found)))
+    return tuple(taken)
+
+
+async def settle(transaction: Transaction, notices: Sequence[Notice], *, state: str) -> None:
+    """Record the end of notices: `sent`, `over` (nothing to say any more), `unknown` or `failed`."""
+    await transaction.execute_many(_RECORD, [{**_key(one), "state": state, "due_at": None} for one in notices])
+
+
+async def try_again(transaction: Transaction, notices: Sequence[Notice], *, now: int) -> None:
+    """Put back what surely was not accepted, for later; what was tried often enough, or is soon over, has failed."""
+    rows: list[Mapping[str, Value]] = []
+    for one in notices:
+        later = now + BACKOFF[one.attempts - 1] if one.attempts <= len(BACKOFF) else None
+        is_over = later is None or later >= one.expires_at
+        rows.append({**_key(one), "state": "failed" if is_over else "waiting", "due_at": None if is_over else later})
+    await transaction.execute_many(_RECORD, rows)
+
+
+def _key(notice: Notice) -> dict[str, Value]:
+    return {"tenant": TENANT, "id": notice.channel_id, "sequence": notice.event.sequence}
+
+
+async def sweep(transaction: Transaction, *, now: int) -> int:
+    """Delete old notices, at most a batch; how many."""
+    return await transaction.execute(
+        "delete from notices where (tenant, channel_id, sequence) in (select tenant, channel_id, sequence from notices"
+        " where tenant = :tenant and created_at <= :before limit :batch)",
+        {"tenant": TENANT, "before": now - KEPT, "batch": SWEEP_BATCH},
+    )
