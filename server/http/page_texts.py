@@ -19,8 +19,9 @@ from typing import Final
 from markupsafe import Markup
 
 Catalogue = Mapping[str, Mapping[str, str]]
-LANGUAGES: Final = ("en",)  # the first one is complete
+LANGUAGES: Final = ("en", "de")  # the first is what a translation lacks
 _KEPT_CONTROLS: Final = "\n\t"
+_MOST_RANGES: Final = 20  # of Accept-Language
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
 _current: ContextVar[str] = ContextVar("language", default=LANGUAGES[0])
 
@@ -53,6 +54,23 @@ def use_language(language: str) -> Generator[None]:
 def language() -> str:
     """The language that texts are taken in just now."""
     return _current.get()
+
+
+def preferred(accept_language: str, *, chosen: str = "") -> str:
+    """The language that a person chose, or the one of ours that their browser likes best (RFC 9110 §12.5.4)."""
+    if chosen in LANGUAGES:
+        return chosen
+    found: list[tuple[float, str]] = []
+    for part in accept_language.split(",")[:_MOST_RANGES]:
+        wanted, _, weight = part.partition(";q=")
+        name = wanted.strip().partition("-")[0].lower()
+        try:
+            quality = float(weight or 1)
+        except ValueError:
+            continue
+        if name in LANGUAGES and quality > 0:
+            found.append((-quality, name))
+    return min(found, key=lambda one: one[0])[1] if found else LANGUAGES[0]
 
 
 def section(page: str) -> Mapping[str, str]:

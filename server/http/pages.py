@@ -23,6 +23,7 @@ from server.http.answers import json_answer
 from server.http.assets import asset_url, initials, logo_url, slug
 
 Item = TypeVar("Item")
+LANGUAGE_COOKIE: Final = "token_vault_language"  # what the person chose on the Notifications page
 _TEXT_LIMIT: Final = 400  # characters of an explanation on an error page
 FAILURES: Final[Mapping[int, tuple[str, str, str]]] = {  # status: text of the page; code and description for programs
     404: ("error.no_page", "not_found", "no endpoint has this path; docs/reference/endpoints.md lists them"),
@@ -42,7 +43,7 @@ def _time(at: int | None) -> Markup:
         return page_texts.markup("common.never")
     moment = datetime.fromtimestamp(at, UTC)
     return Markup('<time datetime="{}">{}</time>').format(
-        moment.strftime("%Y-%m-%dT%H:%M:%SZ"), moment.strftime("%-d %b %Y, %H:%M UTC")
+        moment.strftime("%Y-%m-%dT%H:%M:%SZ"), moment.strftime(page_texts.text("common.time_format"))
     )
 
 
@@ -61,7 +62,7 @@ def _countdown(at: int) -> Markup:
 
 def _day(day: str) -> str:
     """An ISO date as people write it."""
-    return date.fromisoformat(day).strftime("%-d %b %Y")
+    return date.fromisoformat(day).strftime(page_texts.text("common.day_format"))
 
 
 def _sentence(text: str) -> str:
@@ -129,6 +130,12 @@ def form_target(url: str) -> str:
     return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
 
 
+def language_of(request: Request) -> str:
+    """The language that this browser's pages are in."""
+    chosen = request.cookies.get(LANGUAGE_COOKIE, "")
+    return page_texts.preferred(request.headers.get("accept-language", ""), chosen=chosen)
+
+
 def secure(response: Response, *, form_targets: Iterable[str] = ()) -> Response:
     """Set the headers of every portal answer."""
     response.headers["content-security-policy"] = content_policy(form_targets)
@@ -194,7 +201,8 @@ async def answer_failure(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     page, code, description = FAILURES[status]
     if "text/html" in request.headers.get("accept", ""):
-        answer = error_page(request, page_texts.text(f"{page}_title"), page_texts.text(page), status=status)
+        with page_texts.use_language(language_of(request)):
+            answer = error_page(request, page_texts.text(f"{page}_title"), page_texts.text(page), status=status)
         answer.headers.update(headers)
         return answer
     content = {"error": code, "error_description": description.format(allow=headers.get("Allow", ""))}

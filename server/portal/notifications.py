@@ -23,6 +23,7 @@ from vault.records import TicketPurpose
 
 CONFIRM_LIFETIME: Final = 86400  # seconds
 _MESSAGES_PER_HOUR: Final = 10  # tests and confirmations that one person can send
+_YEAR: Final = 365 * 86400  # seconds
 _TARGET_LIMIT: Final = 1000  # characters
 # What RFC 5321 §4.1.2 calls a dot-string at a domain, which is every address in use.
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,250}[A-Za-z0-9])")
@@ -95,7 +96,16 @@ async def save(visit: OwnVisit) -> Response:
     settings = NoticeSettings(zone, language, quiet, digest_at, kinds)
     async with visit.deployment.transaction() as transaction:
         await channels.save_settings(transaction, visit.user.id, settings)
-    return _go_back("saved")
+    response = _go_back("saved")
+    response.set_cookie(
+        pages.LANGUAGE_COOKIE,
+        language,
+        max_age=_YEAR,
+        secure=visit.deployment.public_url.startswith("https://"),
+        httponly=True,
+        samesite="lax",
+    )
+    return response
 
 
 async def add(visit: OwnVisit) -> Response:

@@ -23,7 +23,7 @@ from server.connecting.links import ConnectRefused
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.http import pages
-from server.http.page_texts import text
+from server.http.page_texts import text, use_language
 from server.portal import csrf
 from server.portal.forms import Form, PageRefused, read_form
 from server.portal.needs import Needs, read_needs
@@ -179,11 +179,12 @@ async def _answer(deployment: Deployment, request: Request, page: Page, is_prese
     if elsewhere is not None:
         return pages.go(elsewhere)
     visit: Visit | None = None
-    try:
-        visit = await _visit(deployment, request, is_presence=is_presence)
-        return await page(visit)
-    except VaultError as refusal:
-        return _refusal(request, visit, refusal)
+    with use_language(pages.language_of(request)):
+        try:
+            visit = await _visit(deployment, request, is_presence=is_presence)
+            return await page(visit)
+        except VaultError as refusal:
+            return _refusal(request, visit, refusal)
 
 
 def _own_address(deployment: Deployment, request: Request) -> str | None:

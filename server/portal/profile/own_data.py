@@ -13,6 +13,7 @@ from server.http import pages
 from server.portal.requests import OwnVisit
 from vault import clients, connections, delegations, grants, passkeys, sessions, users
 from vault.audit import audit
+from vault.notices import channels
 from vault.records import Connection, Event
 
 _EVENTS_AT_ONCE: Final = 500
@@ -59,6 +60,7 @@ async def _records(visit: OwnVisit) -> Mapping[str, object]:
             {"browser": one.device, "network": one.network, "method": one.method, "used_at": _when(one.seen_at)}
             for one in await sessions.list_sessions(database, user.id, now=now)
         ],
+        "notifications": await _notifications(visit),
         "accounts": [_account(one, now=now) for one in owned],
         "agents": [
             {"id": one.id, "name": one.name, "kind": one.kind.value}
@@ -78,6 +80,22 @@ async def _records(visit: OwnVisit) -> Mapping[str, object]:
                 "revoked_at": _when(one.revoked_at),
             }
             for one in await delegations.list_for_user(database, user.id)
+        ],
+    }
+
+
+async def _notifications(visit: OwnVisit) -> Mapping[str, object]:
+    """What the person chose, and where it leads as pages show it: the rest of a URL may be a password."""
+    database, keys = visit.deployment.database, visit.deployment.keys
+    settings = await channels.get_settings(database, visit.user.id)
+    return {
+        "kinds": dict(settings.kinds),
+        "zone": settings.zone,
+        "quiet_minutes": settings.quiet,
+        "digest_minute": settings.digest_at,
+        "channels": [
+            {"kind": one.kind, "address": one.label, "created_at": _when(one.created_at)}
+            for one in await channels.list_channels(database, keys, visit.user.id)
         ],
     }
 
