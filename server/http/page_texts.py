@@ -34,11 +34,14 @@ def read(name: str) -> Catalogue:
 CATALOGUE: Final = read("texts.toml")
 
 
+def complete(own: Catalogue) -> Catalogue:
+    """A translation, with English texts for what it lacks."""
+    return {page: {**texts, **own.get(page, {})} for page, texts in CATALOGUE.items()}
+
+
 @cache
 def _catalogue(language: str) -> Catalogue:
-    """The texts of a language, in English where it has none."""
-    own: Catalogue = {} if language == LANGUAGES[0] else read(f"texts.{language}.toml")
-    return {page: {**texts, **own.get(page, {})} for page, texts in CATALOGUE.items()}
+    return CATALOGUE if language == LANGUAGES[0] else complete(read(f"texts.{language}.toml"))
 
 
 @contextmanager

@@ -189,6 +189,22 @@ async def test_a_kind_that_is_off_is_not_sent(place: Place, kind: str, how: str,
     assert len(posted(place, user)) == count
 
 
+async def test_the_chosen_language_is_that_of_pages_and_messages(place: Place) -> None:
+    user, client, person = await reached(place)
+    answer = await person.submit(await person.open("/notifications"), {"language": "de"}, form=-1)
+    assert "Gespeichert." in answer.text
+    assert '<html lang="de">' in (await person.open("/")).text
+    await ask_about(place.room, user, client)
+    await deliver(place.room.deployment)
+    (message,) = posted(place, user)
+    assert "wurde für deinen Tresor zugelassen" in str(message["title"])
+    stranger = await place.room.browser()
+    german = await stranger.http.get("/sign-in", headers={"accept-language": "de-DE,de;q=0.9,en;q=0.5"})
+    assert '<html lang="de">' in german.text
+    assert "Anmelden" in german.text
+    assert '<html lang="en">' in (await stranger.open("/sign-in")).text
+
+
 async def test_what_waited_comes_as_one_digest(place: Place) -> None:
     user, client, _ = await reached(place)
     async with place.room.deployment.transaction() as transaction:

@@ -100,7 +100,7 @@ def test_every_text_is_asked_for_and_every_name_is_there() -> None:
     built = {
         name
         for name in known
-        if name.startswith(("admin.", "approval.", "activity.", *(f"{page}." for page in _CHOSEN)))
+        if name.startswith(("access.any_", "admin.", "approval.", "activity.", *(f"{page}." for page in _CHOSEN)))
     }
     assert asked - known - {name for name in asked if name.partition(".")[0] in _CHOSEN} == set()
     assert known - asked - built == set()
@@ -113,3 +113,51 @@ def test_a_value_is_escaped_in_every_text_that_shows_one() -> None:
             shown = page_texts.markup(f"{page}.{name}", **dict.fromkeys(fields, "<i>"))
             assert shown.count("&lt;i&gt;") == len(fields)
             assert "<i>" not in shown
+
+
+def named(catalogue: page_texts.Catalogue) -> dict[str, str]:
+    return {f"{page}.{name}": text for page, texts in catalogue.items() for name, text in texts.items()}
+
+
+def values_of(text: str) -> set[str]:
+    return {field for _, field, _, _ in Formatter().parse(text) if field is not None}
+
+
+def markup_of(text: str) -> list[str]:
+    return sorted(re.findall(r"<[^>]*>", text))
+
+
+def test_the_german_translation_has_every_text_with_the_same_values_and_markup() -> None:
+    """Each name below is missing from `texts.de.toml`, or there for nothing, or says something else."""
+    english, german = named(page_texts.CATALOGUE), named(page_texts.read("texts.de.toml"))
+    assert sorted(english.keys() - german.keys()) == [], "translate these into texts.de.toml"
+    assert sorted(german.keys() - english.keys()) == [], "remove these from texts.de.toml"
+    assert [name for name in english if values_of(english[name]) != values_of(german[name])] == []
+    assert [name for name in english if markup_of(english[name]) != markup_of(german[name])] == []
+
+
+def test_a_language_is_taken_while_it_is_used_and_english_where_there_is_none() -> None:
+    with page_texts.use_language("de"):
+        assert page_texts.text("common.save") == "Speichern"
+        assert page_texts.language() == "de"
+    with page_texts.use_language("xx"):
+        assert page_texts.text("common.save") == "Save"
+    assert page_texts.complete({"common": {"save": "Sichern"}})["common"]["cancel"] == "Cancel"
+
+
+@pytest.mark.parametrize(
+    ("header", "chosen", "expected"),
+    [
+        ("de-AT,de;q=0.9,en;q=0.8", "", "de"),
+        ("en-US,en;q=0.9,de;q=0.8", "", "en"),
+        ("fr,de;q=0.5,en;q=0.4", "", "de"),
+        ("de;q=0,en;q=0.1", "", "en"),
+        ("fr", "", "en"),
+        ("", "", "en"),
+        ("en", "de", "de"),
+        ("de", "xx", "de"),
+        ("de;q=never", "", "en"),
+    ],
+)
+def test_the_language_is_the_chosen_one_or_what_the_browser_likes_best(header: str, chosen: str, expected: str) -> None:
+    assert page_texts.preferred(header, chosen=chosen) == expected
