@@ -28,7 +28,7 @@ DEFAULT_HOW: Final[Mapping[str, str]] = {
     "agent": "at_once",
 }
 _KEY: Final = "notices"
-_CHANNEL: Final = """
+_CHANNEL = """
     select id, user_id, kind, label, sealed, created_at, confirmed_at, sent_at, failed_at, failure from notice_channels
     where tenant = :tenant
 """
