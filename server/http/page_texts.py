@@ -59,7 +59,7 @@ def language() -> str:
     return _current.get()
 
 
-def preferred(accept_language: str, *, chosen: str = "") -> str:
+def choose_language(accept_language: str, *, chosen: str = "") -> str:
     """The language that a person chose, or the one of ours that their browser likes best (RFC 9110 §12.5.4)."""
     if chosen in LANGUAGES:
         return chosen

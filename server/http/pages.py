@@ -133,7 +133,7 @@ def form_target(url: str) -> str:
 def language_of(request: Request) -> str:
     """The language that this browser's pages are in."""
     chosen = request.cookies.get(LANGUAGE_COOKIE, "")
-    return page_texts.preferred(request.headers.get("accept-language", ""), chosen=chosen)
+    return page_texts.choose_language(request.headers.get("accept-language", ""), chosen=chosen)
 
 
 def secure(response: Response, *, form_targets: Iterable[str] = ()) -> Response:

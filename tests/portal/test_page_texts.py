@@ -160,4 +160,4 @@ def test_a_language_is_taken_while_it_is_used_and_english_where_there_is_none() 
     ],
 )
 def test_the_language_is_the_chosen_one_or_what_the_browser_likes_best(header: str, chosen: str, expected: str) -> None:
-    assert page_texts.preferred(header, chosen=chosen) == expected
+    assert page_texts.choose_language(header, chosen=chosen) == expected
