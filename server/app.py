@@ -25,6 +25,7 @@ from server.mcp.approval_settings import ApprovalRules
 from server.mcp.registry import load_offer, load_tools
 from server.oauth.own_apis import OwnApis
 from server.oauth.rules import canonical_resource, own_resources
+from server.provider_settings import SettingsRefused
 from server.runtime.catalog import read_catalog
 from server.runtime.data_directory import prepare_data_directory
 from server.runtime.rate_limits import HOUR, Budgets
@@ -46,22 +47,32 @@ from vault.upstream import UpstreamOAuth, UpstreamPolicy
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from server.telemetry.export import Telemetry
+
 Made = TypeVar("Made")
 _APP_MODULES: Final = ("server.mcp.transports", "server.oauth", "server.portal.site", "server.proxy")
 
 
 @asynccontextmanager
 async def open_deployment(
-    settings: Settings, *, data: Path, open_browser: Callable[[str], bool] | None = None, creates: bool = True
+    settings: Settings,
+    *,
+    data: Path,
+    open_browser: Callable[[str], bool] | None = None,
+    creates: bool = True,
+    is_measured: bool = False,
 ) -> AsyncGenerator[Deployment]:
     """Open database, keys, providers and outbound HTTP; close them in reverse. `creates`: make a vault if none is here.
+
+    `is_measured`: report metrics and traces where the settings name a place for them.
 
     Raises StorageUnavailable, KeyUnavailable, SettingsRefused, ProviderFileRefused or ToolFileRefused, each with one
     line that says the fix, before anything listens.
     """
     data = prepare_data_directory(data)
     async with AsyncExitStack() as stack:
-        outbound = outbound_of(settings)
+        telemetry = await _telemetry(settings, stack) if is_measured and settings.telemetry.is_on else None
+        outbound = outbound_of(settings, kind=Outbound if telemetry is None else telemetry.outbound_kind)
         stack.push_async_callback(outbound.close)
         endpoints = await endpoints_of_issuers(settings, data=data, outbound=outbound)
         live = LiveProviders(partial(_provider_set, settings, data, endpoints, outbound))
@@ -72,6 +83,8 @@ async def open_deployment(
             settings.database_url(), data=data, has_locks=settings.database.liveness == "locks"
         )
         stack.push_async_callback(database.close)
+        if telemetry is not None:
+            database = telemetry.watch(database, outbound, live)
         keys = await KeyRing.open(database, key_source(settings.keys, data=data), creates=creates)
         activity = Activity(database)
         stack.push_async_callback(activity.close)
@@ -107,13 +120,26 @@ async def open_deployment(
             budgets=Budgets(settings.tools.calls_per_minute),
             token_requests=Budgets(settings.tokens.per_agent_hourly, window=HOUR),
             proxy_calls=Budgets(settings.proxy.per_agent_hourly, window=HOUR),
+            telemetry=telemetry,
         )
 
 
-def outbound_of(settings: Settings) -> Outbound:
+async def _telemetry(settings: Settings, stack: AsyncExitStack) -> Telemetry:
+    try:
+        from server.telemetry.export import Telemetry
+    except ImportError as error:
+        raise SettingsRefused(
+            "telemetry needs packages that are not installed: pip install 'mcp-token-vault[telemetry]'"
+        ) from error
+    made = Telemetry(settings.telemetry)
+    stack.push_async_callback(made.close)
+    return made
+
+
+def outbound_of(settings: Settings, *, kind: type[Outbound] = Outbound) -> Outbound:
     """The HTTP client of these settings, not opened yet. Raises SettingsRefused."""
     policy = AddressPolicy(allow_loopback=settings.sandbox.loopback_upstreams)
-    return Outbound(policy, proxy=settings.outbound.proxy_address())
+    return kind(policy, proxy=settings.outbound.proxy_address())
 
 
 async def open_catalog(settings: Settings, *, data: Path, outbound: Outbound) -> Catalog:

@@ -22,6 +22,7 @@ from vault.storage.database import Database, Transaction
 
 if TYPE_CHECKING:
     from providers.outbound.client import Outbound
+    from server.telemetry.export import Telemetry
 
 ROWS_PER_MINUTE: Final = 3000  # single-use values that requests from one address may leave behind
 
@@ -66,6 +67,7 @@ class Deployment:
     proxy_calls: Budgets = field(default_factory=lambda: Budgets(36_000, window=HOUR))
     rows: Budgets = field(default_factory=lambda: Budgets(ROWS_PER_MINUTE))  # of strangers, by address
     failing_upkeep: dict[str, str] = field(default_factory=dict[str, str])  # code of the failure by step
+    telemetry: Telemetry | None = None  # where metrics and traces go, if anywhere
 
     @property
     def catalog(self) -> Catalog:

@@ -27,6 +27,7 @@ from pydantic_settings import (
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.outbound.json_values import is_object
 from server.provider_settings import OutboundSettings, ProviderSettings, Section, SettingsRefused, read_secret
+from server.telemetry_settings import TelemetrySettings
 from server.tool_settings import ToolSettings
 
 PREFIX = "TOKEN_VAULT_"
@@ -446,6 +447,7 @@ class Settings(BaseSettings):
     outbound: OutboundSettings = OutboundSettings()
     sandbox: SandboxSettings = SandboxSettings()
     stdio: StdioSettings = StdioSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     providers: Annotated[Mapping[str, ProviderSettings], Field(default_factory=dict[str, ProviderSettings])]
     provider_folders: tuple[Path, ...] = Field(default=(), description="Folders with your own provider files")
 

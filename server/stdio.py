@@ -190,7 +190,12 @@ class _Opening:
 
         options = self._options
         async with (
-            open_deployment(options.settings, data=options.data, open_browser=options.opener) as deployment,
+            open_deployment(
+                options.settings,
+                data=options.data,
+                open_browser=options.opener,
+                is_measured=options.settings.telemetry.otlp_endpoint is not None,
+            ) as deployment,
             upkeep(deployment),
         ):
             options.greet(deployment)

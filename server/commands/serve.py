@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,9 +49,13 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
     async with (
         place_data(setup, overrides, sandbox=sandbox) as (settings, data),
         open_deployment(
-            settings, data=data, open_browser=browser_opener(data) if settings.is_loopback else None
+            settings,
+            data=data,
+            open_browser=browser_opener(data) if settings.is_loopback else None,
+            is_measured=True,
         ) as deployment,
         upkeep(deployment),
+        nullcontext() if deployment.telemetry is None else deployment.telemetry.run(deployment),
     ):
         from server.lifecycle.loopback import Companion, address_of
         from server.runtime.serving import warn_if_slow

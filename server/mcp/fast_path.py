@@ -50,6 +50,8 @@ class _Meta(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     progress_token: _Strict | str | None = Field(default=None, alias="progressToken")
+    traceparent: object = None  # W3C trace context
+    tracestate: object = None
 
 
 class _Envelope(_Meta):
@@ -115,6 +117,7 @@ class PlainCall:
     arguments: Mapping[str, object] = field(repr=False)
     opens_urls: bool
     fills_forms: bool
+    trace: Mapping[str, str] | None = None  # W3C trace context
     progress_token: Id | None = None
     session: str | None = None  # the id of a handshake session, empty where it has none; None: 2026-07-28
 
@@ -228,9 +231,17 @@ def _call(
         params.arguments,
         opens_urls=elicitation is not None and elicitation.url is not None,
         fills_forms=elicitation is not None and (elicitation.form is not None or elicitation.url is None),
+        trace=trace_of(meta.traceparent, meta.tracestate),
         progress_token=meta.progress_token,
         session=session,
     )
+
+
+def trace_of(parent: object, state: object) -> Mapping[str, str] | None:
+    """The W3C trace context of a `_meta` for `vault.spans`; what is no text counts as absent."""
+    if not isinstance(parent, str):
+        return None
+    return {"traceparent": parent, "tracestate": state} if isinstance(state, str) else {"traceparent": parent}
 
 
 def answer(

@@ -77,6 +77,7 @@ def open_vault(deployment: Deployment, *, transport: str) -> OpenVault:
             arguments=call.arguments,
             asking=AskingOptions(opens_urls=call.opens_urls, fills_forms=call.fills_forms, is_modern=is_modern),
             transport=transport,
+            trace=call.trace,
         )
         with deployment.drain.call():
             return await tools.call(deployment, request, progress=progress)

@@ -45,6 +45,7 @@ from vault.refusals import (
     DelegationRequired,
     VaultError,
 )
+from vault.spans import span
 
 DEADLINE: Final = 14.5  # seconds for a whole call, so that the answer is out within 15
 logger = logging.getLogger("token_vault.tools")
@@ -61,6 +62,7 @@ class ToolRequest:
     transport: str  # http | sse | stdio
     on_live: Callable[[], None] | None = None  # called when the exchange found the grant alive
     on_away: Callable[[int], None] | None = None  # called when storage is unavailable and a status can still say so
+    trace: Mapping[str, str] | None = None  # W3C trace context of the caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,16 @@ async def call(
     if spec is None:
         raise MCPError(code=INVALID_PARAMS, message="Unknown tool: call tools/list to see the available tools")
     request, spec = _resolve(deployment, request, spec)
+    with span("execute_tool", parent=request.trace, tool=spec.name, transport=request.transport) as shown:
+        outcome = await _finish(deployment, request, spec, progress)
+        if outcome.code is not None:
+            shown.note(error=outcome.code)
+    if isinstance(outcome.result, MCPError):
+        raise outcome.result
+    return outcome.result
+
+
+async def _finish(deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress) -> _Outcome:
     running = _Running(time.monotonic())
     try:
         async with asyncio.timeout(DEADLINE):
@@ -134,9 +146,7 @@ async def call(
     if running.held is not None and request.on_live is not None:
         request.on_live()
     _record(deployment, request, spec, running, outcome=outcome.outcome, code=outcome.code)
-    if isinstance(outcome.result, MCPError):
-        raise outcome.result
-    return outcome.result
+    return outcome
 
 
 def _failure(request: ToolRequest, spec: ToolSpec, error: Exception) -> _Outcome:

@@ -318,6 +318,7 @@ def _request(call: fast_path.PlainCall, answer: PlainAnswer) -> tools.ToolReques
         transport="http",
         on_live=ON_LIVE.get(),
         on_away=answer.later.mark,
+        trace=call.trace,
     )
 
 

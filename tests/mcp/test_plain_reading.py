@@ -34,7 +34,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import Message
 
 from server.mcp import fast_path
-from server.mcp.fast_path import PlainCall
+from server.mcp.fast_path import PlainCall, trace_of
 from tests.support.mcp_room import ACCEPT, LEGACY, MODERN
 
 META = "io.modelcontextprotocol/"
@@ -109,6 +109,7 @@ class TheSDK:
                     params.arguments or {},
                     opens_urls=elicitation is not None and elicitation.url is not None,
                     fills_forms=elicitation is not None and (elicitation.form is not None or elicitation.url is None),
+                    trace=trace_of((context.meta or {}).get("traceparent"), (context.meta or {}).get("tracestate")),
                     progress_token=(context.meta or {}).get("progress_token"),
                     session=None if context.protocol_version == MODERN else self.session,
                 )

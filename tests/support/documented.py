@@ -219,6 +219,8 @@ def imported_in(path: Path) -> set[str]:
 
 
 def import_name(package: str) -> str:
+    if package.startswith("opentelemetry-"):
+        return "opentelemetry"
     return {"argon2-cffi": "argon2"}.get(package, package.replace("-", "_"))
 
 

@@ -8,7 +8,7 @@ import hashlib
 import secrets
 import socket
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -183,7 +183,10 @@ async def running_vault(
         old = sections.get(name)
         sections[name] = {**old, **section} if isinstance(old, dict) and isinstance(section, dict) else section
     settings = load_settings(overrides=sections)
-    async with open_deployment(settings, data=data) as deployment:
+    async with AsyncExitStack() as stack:
+        deployment = await stack.enter_async_context(open_deployment(settings, data=data, is_measured=True))
+        if deployment.telemetry is not None:
+            await stack.enter_async_context(deployment.telemetry.run(deployment))
         if more_tools:
             tools = (*deployment.tools, *more_tools)
             offer = load_offer(settings, tools, deployment.catalog)

@@ -35,6 +35,7 @@ from vault.refusals import (
     VaultError,
 )
 from vault.scopes import Plan, scope_key
+from vault.spans import span
 from vault.upstream import UpstreamPolicy
 
 __all__ = ["ExchangeRequest", "RefreshTasks", "UpstreamToken", "Vault", "exchange"]
@@ -53,7 +54,8 @@ async def exchange(
     even before it expires.
     """
     try:
-        token = await _obtain(request, vault=vault, now=now, spoiled=after_unauthorized or 0)
+        with span("exchange", provider=request.provider):
+            token = await _obtain(request, vault=vault, now=now, spoiled=after_unauthorized or 0)
     except (StorageUnavailable, StorageBusy):
         raise  # storage is down, so no event can be written either
     except VaultError as refusal:

@@ -68,6 +68,10 @@ class Breakers:
         state.prober, state.probe_ends = connection_id, now + PROBE
         return 0
 
+    def list_open(self) -> tuple[str, ...]:
+        """Providers whose breaker is open in this process."""
+        return tuple(sorted(provider for provider, state in self._states.items() if state.is_open))
+
     def note_silence(self, provider: str, connection_id: str, *, now: int) -> bool:
         """Count a request without a usable answer; whether the breaker is open now."""
         state = self._states.setdefault(provider, _Breaker())

@@ -33,6 +33,7 @@ from vault.refusals import (
     VaultError,
 )
 from vault.scopes import derives
+from vault.spans import span
 from vault.upstream import UpstreamPolicy
 
 __all__ = ["RefreshTasks", "Vault", "keep_fresh", "obstacle", "refresh", "refresh_ahead"]
@@ -213,7 +214,8 @@ async def _attempt(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, rea
     await vault.journal.reserve(facts.connection_id, now=now, tokens=facts.answer_size)
     lease = await _claim(vault, facts, gone=facts.lease_owner if facts.is_leased(now) else None)
     if lease is not None and not is_claim_void(asyncio.get_running_loop().time() - read_at):
-        return await spender.spend(lease)
+        with span("refresh", provider=facts.provider):
+            return await spender.spend(lease)
     if lease is not None:  # we slept: the decision may be stale
         await attempts.write(vault, facts.connection_id, attempts.undo_claim(vault, lease))
     return None

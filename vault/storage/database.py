@@ -96,10 +96,29 @@ class Database(Reader, Protocol):
     `event_key` (32 bytes) keys the activity's head; the key ring sets it when it opens.
     """
 
-    clock_offset: int
-    event_key: bytes | None
+    @property
+    def clock_offset(self) -> int:
+        """Seconds added to the time."""
+        ...
 
-    fingerprint: str  # of the schema found at opening; see `schema_shape`
+    @clock_offset.setter
+    def clock_offset(self, seconds: int) -> None: ...
+
+    @property
+    def event_key(self) -> bytes | None:
+        """See above."""
+        ...
+
+    @event_key.setter
+    def event_key(self, key: bytes | None) -> None: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the schema found at opening; see `schema_shape`."""
+        ...
+
+    @fingerprint.setter
+    def fingerprint(self, value: str) -> None: ...
 
     @property
     def server_changes(self) -> int:

@@ -48,6 +48,7 @@ ALLOWED = {
     "select h.height, h.sequence, h.hash, h.keyed, (select max(sequence)": "the end of an index, not all of it",
     "select (select min(sequence) from events where tenant = :tenant) as first": "both ends of an index",
     "select g.provider, g.scopes, g.n, k.user_id, k.label from": "`doctor`, a command",
+    "select provider, state, count(*) as n from connections": "an entry of an index each, where metrics are on",
     "select k.id, k.user_id, k.provider, k.account, k.label, k.state, k.generation, k.access_expires_at, u.name": (
         "quarantine and restore judge every connection"
     ),

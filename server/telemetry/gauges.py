@@ -1,0 +1,111 @@
+"""What the vault holds, read from time to time and reported until the next reading.
+
+Counts of rows are the whole vault's, and every replica reports the same: take their maximum. Breakers, journal and
+upkeep belong to the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+
+from server.deployment import Deployment
+from vault.refresh.journal import FOLDER
+from vault.refusals import VaultError
+from vault.upkeep.census import Census, Pulse, take_census, take_pulse
+
+PULSE_EVERY: Final = 5.0  # seconds
+CENSUS_SHARE: Final = 100  # a census, which grows with the vault, may take one part in this many of the time
+logger = logging.getLogger("token_vault.telemetry")
+_Read = Callable[[], Iterable[Observation]]
+
+
+class Gauges:
+    """The newest reading. A reading that fails is logged, and its gauges are silent until one succeeds."""
+
+    def __init__(self, meter: Meter, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._pulse: Pulse | None = None
+        self._census: Census | None = None
+        self._journal = 0
+        add = meter.create_observable_gauge
+        for name, unit, text, read in (
+            ("token_vault.approvals.waiting", "", "Approvals that wait for a person", self._count_waiting),
+            ("token_vault.connections", "", "Connections by provider and state", self._count_connections),
+            ("token_vault.grants.ending", "", "Grants that end within so many days unless renewed", self._count_ending),
+            ("token_vault.activity.newest", "s", "Time of the newest event", self._read_newest),
+            (
+                "token_vault.activity.sealed",
+                "s",
+                "Time of the newest event that is verified and sealed",
+                self._read_sealed,
+            ),
+            ("token_vault.breakers.open", "", "Providers that get no refreshes for now", self._breakers),
+            ("token_vault.journal.size", "By", "Size of the answer journal of this host", self._journal_size),
+            ("token_vault.upkeep.failing", "", "Upkeep steps that failed at their last turn", self._upkeep),
+        ):
+            add(name, callbacks=[_callback(read)], unit=unit, description=text)
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            try:
+                self._journal = await asyncio.to_thread(_size_of, self._deployment.data / FOLDER)
+                self._pulse = await take_pulse(self._deployment.database)
+                if (began := loop.time()) >= due:
+                    self._census = await take_census(self._deployment.database)
+                    due = loop.time() + CENSUS_SHARE * (loop.time() - began)
+            except VaultError as error:
+                self._pulse = self._census = None
+                due = loop.time()
+                logger.warning("gauges not read", extra={"code": error.code, "detail": error.detail})
+            await asyncio.sleep(PULSE_EVERY)
+
+    def _count_waiting(self) -> Iterable[Observation]:
+        if self._pulse is not None:
+            yield Observation(self._pulse.approvals_waiting)
+
+    def _read_newest(self) -> Iterable[Observation]:
+        if self._pulse is not None and self._pulse.newest_event_at is not None:
+            yield Observation(self._pulse.newest_event_at)
+
+    def _read_sealed(self) -> Iterable[Observation]:
+        if self._pulse is not None and self._pulse.sealed_until is not None:
+            yield Observation(self._pulse.sealed_until)
+
+    def _count_connections(self) -> Iterable[Observation]:
+        counted: Mapping[tuple[str, str], int] = {} if self._census is None else self._census.connections
+        for (provider, state), number in counted.items():
+            yield Observation(number, {"provider": provider, "state": state})
+
+    def _count_ending(self) -> Iterable[Observation]:
+        ending: Mapping[int, int] = {} if self._census is None else self._census.ending
+        for days, number in ending.items():
+            yield Observation(number, {"days": days})
+
+    def _breakers(self) -> Iterable[Observation]:
+        broken = self._deployment.vault.tasks.breakers.list_open()
+        for provider in self._deployment.vault.policies:
+            yield Observation(int(provider in broken), {"provider": provider})
+
+    def _upkeep(self) -> Iterable[Observation]:
+        failing = self._deployment.failing_upkeep
+        yield Observation(len(failing))
+
+    def _journal_size(self) -> Iterable[Observation]:
+        yield Observation(self._journal)
+
+
+def _callback(read: _Read) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    return lambda _: list(read())
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())

@@ -1,0 +1,174 @@
+"""The database and the HTTP client of the deployment, watched: the real ones behind them do the work."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from providers.outbound.client import Outbound
+from providers.outbound.messages import OutboundRequest, OutboundResponse
+from providers.outbound.sessions import StreamedAnswer
+from server.telemetry.meters import Meters
+from vault.storage.database import NO_PARAMETERS, Database, Program, Row, Transaction, Value
+from vault.storage.event_chain import Batch
+
+T = TypeVar("T")
+
+
+class ObservedDatabase:
+    """Counts events when they are committed, and times what waits for the database. A `Database`."""
+
+    def __init__(self, real: Database, meters: Meters) -> None:
+        self._real = real
+        self._meters = meters
+
+    async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        with self._meters.span("storage", {"operation": "read"}):
+            return await self._real.fetch(sql, parameters)
+
+    async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
+        with self._meters.span("storage", {"operation": "read"}):
+            return await self._real.fetch_one(sql, parameters)
+
+    async def look_up(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        with self._meters.span("storage", {"operation": "look_up"}):
+            return await self._real.look_up(sql, parameters)
+
+    async def perform(self, program: Program[T]) -> T:
+        with self._meters.span("storage", {"operation": "write"}):
+            return await self._real.perform(program)
+
+    async def append_events(self, batch: Batch) -> None:
+        with self._meters.span("storage", {"operation": "append"}):
+            await self._real.append_events(batch)
+        self._meters.count(batch.entries)
+
+    @asynccontextmanager
+    async def transaction(self, *, patient: bool = False) -> AsyncGenerator[Transaction]:
+        with self._meters.span("storage", {"operation": "bulk" if patient else "transaction"}):
+            async with self._real.transaction(patient=patient) as real:
+                watched = _ObservedTransaction(real)
+                yield watched
+        for batch in watched.batches:
+            self._meters.count(batch.entries)
+
+    def now(self) -> int:
+        return self._real.now()
+
+    def mark(self) -> object | None:
+        return self._real.mark()
+
+    async def hold_liveness(self, owner: str) -> None:
+        await self._real.hold_liveness(owner)
+
+    async def is_dead(self, owner: str, *, certainly: bool = False) -> bool:
+        return await self._real.is_dead(owner, certainly=certainly)
+
+    async def wipe(self) -> bool:
+        return await self._real.wipe()
+
+    async def count_others(self) -> int:
+        return await self._real.count_others()
+
+    async def close(self) -> None:
+        await self._real.close()
+
+    @property
+    def server_changes(self) -> int:
+        return self._real.server_changes
+
+    @property
+    def is_pooled(self) -> bool:
+        return self._real.is_pooled
+
+    @property
+    def clock_offset(self) -> int:
+        return self._real.clock_offset
+
+    @clock_offset.setter
+    def clock_offset(self, seconds: int) -> None:
+        self._real.clock_offset = seconds
+
+    @property
+    def event_key(self) -> bytes | None:
+        return self._real.event_key
+
+    @event_key.setter
+    def event_key(self, key: bytes | None) -> None:
+        self._real.event_key = key
+
+    @property
+    def fingerprint(self) -> str:
+        return self._real.fingerprint
+
+    @fingerprint.setter
+    def fingerprint(self, value: str) -> None:
+        self._real.fingerprint = value
+
+
+class _ObservedTransaction:
+    """Keeps what is appended until the commit. A `Transaction`."""
+
+    def __init__(self, real: Transaction) -> None:
+        self._real = real
+        self.batches: list[Batch] = []
+
+    async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        return await self._real.fetch(sql, parameters)
+
+    async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
+        return await self._real.fetch_one(sql, parameters)
+
+    async def look_up(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
+        return await self._real.look_up(sql, parameters)
+
+    async def execute(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> int:
+        return await self._real.execute(sql, parameters)
+
+    async def execute_many(self, sql: str, parameters: Sequence[Mapping[str, Value]]) -> None:
+        await self._real.execute_many(sql, parameters)
+
+    async def perform(self, program: Program[T]) -> T:
+        return await self._real.perform(program)
+
+    async def append_events(self, batch: Batch) -> None:
+        await self._real.append_events(batch)
+        self.batches.append(batch)
+
+
+class ObservedOutbound(Outbound):
+    """Times each request to a provider. Its URL stays out of the trace: paths and queries name people's things."""
+
+    meters: Meters | None = None  # set when it is known which providers there are
+
+    async def send(self, request: OutboundRequest) -> OutboundResponse:
+        """As `Outbound.send`."""
+        if self.meters is None:
+            return await super().send(request)
+        with self.meters.span("upstream", _attributes(request)) as current:
+            answer = await super().send(request)
+            current.note(http_status=answer.status, status=_class_of(answer.status))
+        return answer
+
+    @asynccontextmanager
+    async def open(self, request: OutboundRequest) -> AsyncGenerator[StreamedAnswer]:
+        """As `Outbound.open`; timed until the whole answer is passed on."""
+        if self.meters is None:
+            async with super().open(request) as answer:
+                yield answer
+            return
+        with self.meters.span("upstream", _attributes(request)) as current:
+            async with super().open(request) as answer:
+                current.note(http_status=answer.status, status=_class_of(answer.status))
+                yield answer
+
+
+def _attributes(request: OutboundRequest) -> dict[str, str | int | bool]:
+    provider, _, operation = request.peer.partition(".")
+    return {"provider": provider, "operation": operation or "document", "method": request.method}
+
+
+def _class_of(status: int) -> str:
+    """`2xx`: the exact status is in the span."""
+    return f"{status // 100}xx"

@@ -1,0 +1,226 @@
+"""Metrics and traces: what a Prometheus and an OpenTelemetry collector really receive, and what they never do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import shutil
+import subprocess
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.app import open_deployment
+from server.provider_settings import SettingsRefused
+from server.settings import load_settings
+from tests.support.harness import free_socket, serving
+from tests.support.mcp_room import Agent, Room, modern, modern_headers, room
+from tests.support.processes import ROOT, free_port
+
+WRITE = frozenset({"chat:write"})
+RULES = ROOT / "docs" / "operate" / "monitoring" / "alerts.yml"
+DASHBOARD = ROOT / "docs" / "operate" / "monitoring" / "dashboard.json"
+LABELS = {  # every label there is: none can be multiplied by an outsider
+    "code", "days", "error", "kind", "le", "narrowing", "operation", "outcome", "provider", "state", "status", "tool",
+    "transport",
+}  # fmt: skip
+
+
+@dataclass
+class Collector:
+    """An OpenTelemetry collector that keeps what it gets."""
+
+    url: str
+    bodies: list[bytes] = field(default_factory=list[bytes])
+    traces: list[ExportTraceServiceRequest] = field(default_factory=list[ExportTraceServiceRequest])
+    metrics: list[ExportMetricsServiceRequest] = field(default_factory=list[ExportMetricsServiceRequest])
+
+    def spans(self) -> dict[str, list[object]]:
+        """The spans of this product by name."""
+        found: dict[str, list[object]] = {}
+        for request in self.traces:
+            for resource in request.resource_spans:
+                for scope in resource.scope_spans:
+                    for span in scope.spans:
+                        found.setdefault(span.name, []).append(span)
+        return found
+
+
+@asynccontextmanager
+async def collector() -> AsyncGenerator[Collector]:
+    """Listens on 127.0.0.1."""
+    listening = free_socket()
+    made = Collector(f"http://127.0.0.1:{listening.getsockname()[1]}")
+
+    def receive(kind: Callable[[], object], kept: list[object]) -> Callable[[Request], object]:
+        async def endpoint(request: Request) -> Response:
+            body = await request.body()
+            if request.headers.get("content-encoding") == "gzip":
+                import gzip
+
+                body = gzip.decompress(body)
+            made.bodies.append(body)
+            message = kind()
+            message.ParseFromString(body)  # pyright: ignore[reportAttributeAccessIssue] -- of a generated class
+            kept.append(message)
+            return Response(b"", media_type="application/x-protobuf")
+
+        return endpoint
+
+    routes = [
+        Route("/v1/traces", receive(ExportTraceServiceRequest, made.traces), methods=["POST"]),
+        Route("/v1/metrics", receive(ExportMetricsServiceRequest, made.metrics), methods=["POST"]),
+    ]
+    async with serving(Starlette(routes=routes), listening):
+        yield made
+
+
+async def call(there: Room, agent: Agent, name: str, arguments: dict[str, object], **meta: object) -> dict[str, object]:
+    body = modern("tools/call", {"name": name, "arguments": arguments})
+    body["params"]["_meta"] |= meta  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
+    async with there.http(agent) as http:
+        answer = await http.post("/mcp", json=body, headers=modern_headers("tools/call", name))
+    return answer.json()
+
+
+async def scrape(address: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Every sample of the page."""
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        page = (await http.get(f"http://{address}/metrics")).text
+    return {
+        (
+            sample.name,
+            frozenset(pair for pair in sample.labels.items() if not pair[0].startswith("otel_")),
+        ): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+def value(samples: dict[tuple[str, frozenset[tuple[str, str]]], float], name: str, **labels: str) -> float:
+    """The sum of the samples that have at least these labels."""
+    wanted = set(labels.items())
+    return sum(number for (found, has), number in samples.items() if found == name and wanted <= has)
+
+
+async def test_a_call_a_refusal_and_a_refresh_reach_prometheus_and_the_collector_without_a_secret(
+    tmp_path: Path,
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    text, trace = f"words {secrets.token_hex(8)}", f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    async with collector() as received:
+        telemetry = {"prometheus": address, "otlp_endpoint": received.url}
+        async with room(tmp_path, telemetry=telemetry) as there:
+            agent = await there.agent()
+            connection = await there.connect(agent, "slack", scopes=WRITE)
+            await call(there, agent, "slack_post", {"channel": "#general", "text": text}, traceparent=trace)
+            await call(there, agent, "calendar_list", {})  # not connected
+            async with there.vault.deployment.transaction() as transaction:
+                await transaction.execute("update connections set access_expires_at = 1")
+            await call(there, agent, "slack_post", {"channel": "#general", "text": text})
+            async with asyncio.timeout(60):
+                while not value(samples := await scrape(address), "token_vault_connections"):
+                    await asyncio.sleep(0.1)
+            held = await there.vault.deployment.database.fetch_one(
+                "select account, label from connections where id = :id", {"id": connection.id}
+            )
+        books = there.simulator.books()
+    assert value(samples, "token_vault_tool_calls_total", tool="slack_post", outcome="ok") == 2
+    assert value(samples, "token_vault_tool_calls_total", tool="calendar_list", outcome="refused") == 1
+    assert value(samples, "token_vault_exchanges_total", provider="slack") == 2
+    assert value(samples, "token_vault_refusals_total", provider="google", code="connection_required") == 1
+    assert value(samples, "token_vault_refreshes_total", provider="slack", outcome="ok") == 1
+    assert value(samples, "token_vault_refresh_duration_seconds_count", provider="slack") == 1
+    assert value(samples, "token_vault_upstream_duration_seconds_count", provider="slack", status="2xx") >= 3
+    assert value(samples, "token_vault_connections", provider="slack", state="active") == 1
+    assert value(samples, "token_vault_breakers_open") == 0
+    ours = [(name, labels) for name, labels in samples if name.startswith("token_vault_")]
+    assert {label for _, labels in ours for label, _ in labels} <= LABELS
+
+    spans = received.spans()
+    posted = spans["execute_tool slack_post"][0]
+    assert posted.trace_id.hex() == trace.split("-")[1]  # pyright: ignore[reportAttributeAccessIssue]
+    assert posted.parent_span_id.hex() == trace.split("-")[2]  # pyright: ignore[reportAttributeAccessIssue]
+    below = {name for name, found in spans.items() for one in found if one.trace_id == posted.trace_id}  # pyright: ignore[reportAttributeAccessIssue]
+    assert {"exchange slack", "upstream slack", "storage"} <= below
+    assert len(spans["refresh slack"]) == 1
+    assert received.metrics
+
+    assert held is not None
+    secret = [text, agent.token, connection.id, agent.principal.user_id, agent.principal.client_id]
+    secret += [str(held["account"]), str(held["label"]), "xoxe", *(str(post["channel"]) for post in books["posts"])]
+    sent = b"".join(received.bodies)
+    for one in secret:
+        assert one.encode() not in sent, one
+
+
+async def test_the_labels_of_a_stranger_are_not_multiplied(tmp_path: Path) -> None:
+    """A thousand names of tools that don't exist are no thousand time series."""
+    address = f"127.0.0.1:{free_port()}"
+    async with room(tmp_path, telemetry={"prometheus": address}) as there:
+        agent = await there.agent()
+        before = len(await scrape(address))
+        for number in range(20):
+            await call(there, agent, f"tool_{number}", {})
+        after = {name for name, labels in await scrape(address) if "tool_" in str(labels)}
+        assert after == set()
+        assert len(await scrape(address)) < before + 400
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ({"prometheus": "9464"}, "HOST:PORT"),
+        ({"otlp_endpoint": "localhost:4318"}, "http://host:4318"),
+        ({"otlp_endpoint": "http://user:secret@localhost:4318"}, "OTEL_EXPORTER_OTLP_HEADERS"),
+        ({"prometheus": "127.0.0.1:9464", "otlp_endpoint": "http://localhost:4318/"}, None),
+    ],
+)
+def test_addresses_that_cannot_be_used_are_refused_with_the_form(section: dict[str, str], problem: str | None) -> None:
+    if problem is None:
+        settings = load_settings(overrides={"telemetry": section})
+        assert settings.telemetry.otlp_endpoint == "http://localhost:4318"
+        return
+    with pytest.raises(SettingsRefused, match=problem):
+        load_settings(overrides={"telemetry": section})
+
+
+async def test_a_taken_port_stops_the_start_and_names_the_setting(tmp_path: Path) -> None:
+    with free_socket() as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        settings = load_settings(overrides={"telemetry": {"prometheus": address}})
+        async with open_deployment(settings, data=tmp_path, is_measured=True) as deployment:
+            assert deployment.telemetry is not None
+            with pytest.raises(SettingsRefused, match=r"telemetry\.prometheus"):
+                async with deployment.telemetry.run(deployment):
+                    pass
+
+
+def queries() -> Iterator[str]:
+    """Every expression of the dashboard."""
+    for panel in json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]:
+        for target in panel.get("targets", ()):
+            yield target["expr"]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs Debian's package prometheus")
+def test_the_alert_rules_are_valid_and_each_has_its_runbook() -> None:
+    checked = subprocess.run(["promtool", "check", "rules", str(RULES)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    page = (ROOT / "docs" / "operate" / "metrics.md").read_text(encoding="utf-8")
+    names = [line.split()[-1] for line in RULES.read_text(encoding="utf-8").splitlines() if "alert:" in line]
+    assert len(names) >= 6
+    for name in names:
+        assert f"### {name}\n" in page, f"{name} has no runbook"

@@ -1,0 +1,73 @@
+"""What the vault holds, in numbers, for the operator's metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vault.audit.proof import last_checkpoint
+from vault.records import TENANT, ApprovalState
+from vault.storage.database import Database, integer, integer_or_none, text
+
+DAY = 86400
+ENDING = (1, 7, 30)  # days
+
+_CONNECTIONS = """
+    select provider, state, count(*) as n from connections
+    where tenant = :tenant and ended_at is null group by provider, state
+"""
+_ENDING = """
+    select
+        (select count(*) from connections where tenant = :tenant and ended_at is null
+            and idle_expires_at > :now and idle_expires_at <= :soon)
+        + (select count(*) from connections where tenant = :tenant and ended_at is null
+            and grant_expires_at > :now and grant_expires_at <= :soon
+            and (idle_expires_at is null or idle_expires_at > :soon or idle_expires_at <= :now)) as n
+"""
+_WAITING = "select count(*) as n from approvals where expires_at > :now and state = :pending"
+_NEWEST = """
+    select at from events
+    where tenant = :tenant and sequence = (select sequence from event_heads where tenant = :tenant)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What changes by the second. Times in seconds; None: there is none yet."""
+
+    approvals_waiting: int
+    newest_event_at: int | None
+    sealed_until: int | None  # the newest event that was verified and sealed
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What takes a look at every connection."""
+
+    connections: Mapping[tuple[str, str], int]  # by provider and state
+    ending: Mapping[int, int]  # grants that end within so many days unless they are used or renewed
+
+
+async def take_pulse(database: Database) -> Pulse:
+    """A few short reads."""
+    names = {"now": database.now(), "pending": ApprovalState.PENDING.value}
+    waiting = await database.fetch_one(_WAITING, names)
+    newest = await database.fetch_one(_NEWEST, {"tenant": TENANT})
+    key = database.event_key
+    checkpoint = None if key is None else await last_checkpoint(database, key)
+    return Pulse(
+        0 if waiting is None else integer(waiting, "n"),
+        None if newest is None else integer_or_none(newest, "at"),
+        None if checkpoint is None else checkpoint.last_at,
+    )
+
+
+async def take_census(database: Database) -> Census:
+    """Reads an entry for each connection: once in some minutes is enough."""
+    now = database.now()
+    rows = await database.fetch(_CONNECTIONS, {"tenant": TENANT})
+    ending = dict[int, int]()
+    for days in ENDING:
+        row = await database.fetch_one(_ENDING, {"tenant": TENANT, "now": now, "soon": now + days * DAY})
+        ending[days] = 0 if row is None else integer(row, "n")
+    return Census({(text(row, "provider"), text(row, "state")): integer(row, "n") for row in rows}, ending)
