@@ -94,13 +94,19 @@ def _service(provider: Provider) -> str:
 def settings_page(text: str) -> str:
     """The page with the settings model's names, defaults, and meanings."""
     lines: dict[str, list[str]] = {}
+    said: dict[str, str] = {}
     for path, field in leaves(Settings):
         section = ".".join(path[:-1]).removesuffix(".clients.NAME").removesuffix(".sets.NAME")
-        default = default_of(field)
+        name, default = ".".join(path), default_of(field)
+        known = lines.setdefault(section, [])
+        if path[-1].endswith("_file") and known and f"`{name.removesuffix('_file')}`" in known[-1]:
+            known[-1] = known[-1].replace("`:", f"`, `{name}`:", 1)  # the page says once what every such setting holds
+            continue
         shown = "" if default in {"none", "[]", "{}", "required"} else f" = `{default}`"
         required = " Required." if default == "required" else ""
         about = f"{(field.description or '').rstrip('.')}{bounds_of(field)}.{required}"
-        lines.setdefault(section, []).append(f"- `{'.'.join(path)}`{shown}: {about}\n")
+        first = said.setdefault(about, name)
+        known.append(f"- `{name}`{shown}: {about if first == name else f'as `{first}`.'}\n")
 
     def replace(title: str, body: str) -> str:
         name = "" if title == "Top level" else title.strip("`[]") if title.startswith("`[") else None
