@@ -131,4 +131,4 @@ def _confirm(row: dict[str, object]) -> None:
         for name, value in arguments.items():  # pyright: ignore[reportUnknownVariableType] -- made for print
             note(f"  {printable(str(name))}: {printable(json.dumps(value, ensure_ascii=False))}")  # pyright: ignore[reportUnknownArgumentType] -- made for print
     if not typer.confirm("Approve exactly this call, once?", err=True):
-        fail("nothing was answered; refuse it with token-vault approvals refuse")
+        fail("you didn't confirm, so the call still waits. To refuse it: token-vault approvals refuse")

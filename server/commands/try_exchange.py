@@ -37,7 +37,7 @@ def try_exchange(
     note(f"\nTry it:\n{line}\n")
     if not sandbox:
         note(f"The first answer has a link: {name} opens it and agrees, then the same line works.")
-    note("These are credentials: they work until their access token ends, or until you run this again.")
+    note("These are credentials: they work until their access token expires, or until you run this again.")
 
 
 async def _prepare(setup: Setup, user: str | None, *, sandbox: bool) -> tuple[dict[str, str], str]:
