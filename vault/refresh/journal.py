@@ -388,14 +388,14 @@ class Journal:
                 raise StorageUnavailable("the journal can't be written", detail=str(error)) from error
 
     def _forget_unowned(self, mine: Path | None, names: Collection[str]) -> None:
-        for descriptor in self._open_unowned(mine):
+        for _, descriptor in self._open_unowned(mine):
             index = Index.of(descriptor)
             for place in [index.get(name) for name in names]:
                 if place is not None:
                     os.pwrite(descriptor, bytes(place.slots * SLOT), place.slot * SLOT)
             wipe_remains(descriptor, Index.of(descriptor).free(), names)
 
-    def _open_unowned(self, mine: Path | None) -> Iterator[int]:
+    def _open_unowned(self, mine: Path | None) -> Iterator[tuple[Path, int]]:
         """The files whose processes have ended, each locked and open while the caller looks at it."""
         for path in self._paths():
             if path == mine:
@@ -409,7 +409,7 @@ class Journal:
             except OSError:
                 continue  # its process is running
             else:
-                yield descriptor
+                yield path, descriptor
             finally:
                 os.close(descriptor)
 
@@ -475,15 +475,8 @@ class Journal:
 
     def _sweep_unowned(self, mine: Path | None, now: int) -> None:
         """Sweep files whose processes have ended; removes those without an answer."""
-        for path in self._paths():
-            if path == mine:
-                continue
-            try:
-                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except OSError:
-                continue
-            try:
-                lock(descriptor)
+        for path, descriptor in self._open_unowned(mine):
+            with suppress(OSError):  # the file is gone by now
                 index = Index.of(descriptor)
                 over = [name for name in index if self._is_over(index, name, now=now)]
                 for name in over:
@@ -494,10 +487,6 @@ class Journal:
                     path.unlink()
                 elif over:
                     sync(descriptor, is_new=False)
-            except OSError:
-                pass  # its process is running, or the file is gone by now
-            finally:
-                os.close(descriptor)
 
     # The file
 
