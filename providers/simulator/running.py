@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
 import uvicorn
 from pydantic import JsonValue
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PEOPLE, PUBLIC_CLIENT_ID
+from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
 from providers.simulator.app import build_app
 from providers.simulator.books import Entry
 from providers.simulator.control import COMMANDS, Answer
-from providers.simulator.families import Mode
 from providers.simulator.misbehave import TRANSPORT
-from providers.simulator.sandbox import Sandbox, ServiceAPI
+from providers.simulator.sandbox import Sandbox
 
 SettingsSection = dict[str, str | dict[str, str]]
 
@@ -30,51 +29,39 @@ class _Protocol(HttpToolsProtocol):
 
 
 class Simulator:
-    """A running simulator, seen from the process that runs it."""
+    """A running simulator, seen from the process that runs it. `sandbox` is all that it holds."""
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
+        self.sandbox = sandbox
 
     @property
     def url(self) -> str:
         """Its origin, without a slash at the end."""
-        return self._sandbox.url
+        return self.sandbox.url
 
     def now(self) -> float:
         """The time at the simulator."""
-        return self._sandbox.clock.now()
+        return self.sandbox.clock.now()
 
     def books(self) -> dict[str, list[Entry]]:
         """What happened so far; see `books.py`, and `families` for the state of every grant."""
-        return self._sandbox.ledger()
+        return self.sandbox.ledger()
 
     def control(self, command: str, /, **body: JsonValue) -> Answer:
         """The same as POST /_control/{command} with this body. Raises ValueError for a bad one."""
-        return COMMANDS[command](self._sandbox, body)
+        return COMMANDS[command](self.sandbox, body)
 
     def reset(self) -> None:
         """Reset everything: tokens, faults, posts, books, moved time."""
-        self._sandbox.reset()
+        self.sandbox.reset()
 
     def advance(self, seconds: float) -> None:
         """Let time pass at the provider."""
-        self._sandbox.clock.advance(seconds)
+        self.sandbox.clock.advance(seconds)
 
     def fault(self, endpoint: str, kind: str, **more: JsonValue) -> None:
         """Script a misbehavior: `sim.fault("slack.token.refresh", "drop_after")`."""
         self.control("faults", endpoint=endpoint, kind=kind, **more)
-
-    def slack_message(self, channel: str) -> str:
-        """The `ts` of the oldest message of a channel."""
-        return self._sandbox.workspace.channels[channel].messages[0].ts
-
-    def google_event(self, person: str) -> str:
-        """The id of an event that this person just put into their own calendar."""
-        return self._sandbox.calendars.put(PEOPLE[person].email, "Moving target", now=self.now()).id
-
-    async def wait_until_held(self, endpoint: str, *, count: int = 1, seconds: float = 5.0) -> None:
-        """Return once this many requests wait at a `hold` fault. Raises TimeoutError."""
-        await self._sandbox.faults.wait_until_held(endpoint, count=count, seconds=seconds)
 
     def slack_settings(self) -> SettingsSection:
         """For `[providers.slack]`."""
@@ -88,12 +75,6 @@ class Simulator:
             "userinfo_url": f"{base}/api/auth.test",
             "apis": {"web": f"{base}/api"},
         }
-
-    def public_slack_settings(self) -> SettingsSection:
-        """For `[providers.slack]`: the app with PKCE turned on, which has no secret."""
-        section = {**self.slack_settings(), "client_id": PUBLIC_CLIENT_ID}
-        del section["client_secret"]
-        return section
 
     def google_settings(self) -> SettingsSection:
         """For `[providers.google]`."""
@@ -121,28 +102,6 @@ class Simulator:
     def trust(self, issuer: str, *, audience: str) -> None:
         """Let the brokerage accept the tokens that this issuer makes for this audience."""
         self.control("trust", issuer=issuer, audience=audience)
-
-    def add_mode(self, name: str, mode: Mode) -> None:
-        """Add a mode to the families' server, at `/families/{name}/`; it survives a reset."""
-        self._sandbox.modes[name] = mode
-
-    def add_api(self, name: str, api: ServiceAPI) -> None:
-        """Let this answer the operations of the modes that name it; it survives a reset."""
-        self._sandbox.apis[name] = api
-
-    def family_settings(self, mode: str, *, apis: Iterable[str] = ()) -> SettingsSection:
-        """For a `[providers.NAME]` whose service behaves like this mode; `apis` are the keys of its file's [apis]."""
-        base = f"{self.url}/families/{mode}"
-        return {
-            "client_id": CLIENT_ID,
-            "client_secret": CLIENT_SECRET,
-            "authorize_url": f"{base}/authorize",
-            "token_url": f"{base}/token",
-            "revoke_url": f"{base}/revoke",
-            "userinfo_url": f"{base}/identity",
-            "apis": dict.fromkeys(apis, f"{base}/api"),
-            **({} if self._sandbox.modes[mode].long_lived is None else {"long_lived_url": f"{base}/longer"}),
-        }
 
     def settings(self) -> Mapping[str, SettingsSection]:
         """Both sections by provider name."""

@@ -28,6 +28,7 @@ from tests.support.harness import PASSWORD, free_socket, running_vault, serving
 from tests.support.mcp_room import Agent, Room
 from tests.support.proxy_room import HOUR, Proxied, issue
 from tests.support.services import running_services
+from tests.support.simulating import family_settings
 
 EXAMPLES = DOCS / "guides" / "examples"
 CHANNEL = "C0SBGENERAL"
@@ -152,7 +153,7 @@ async def browser() -> AsyncGenerator[Browser]:
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
     async with running_services() as simulator:
-        providers = {**simulator.settings(), "github": simulator.family_settings("github", apis=("rest",))}
+        providers = {**simulator.settings(), "github": family_settings(simulator, "github", apis=("rest",))}
         async with running_vault(tmp_path_factory.mktemp("examples"), providers=providers) as vault:
             yield Room(vault, simulator)
 

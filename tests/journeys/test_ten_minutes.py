@@ -16,6 +16,7 @@ from tests.support.harness import running_vault
 from tests.support.mcp_room import Room
 from tests.support.processes import Place, free_port
 from tests.support.scripted import Arrival, Reply, json_reply, scripted_server
+from tests.support.simulating import family_settings
 
 PAGE = (DOCS / "guides/add-a-provider.md").read_text(encoding="utf-8")
 SCOPES = frozenset({"tickets.read", "tickets.write"})
@@ -72,7 +73,7 @@ async def test_a_new_provider_with_two_tools_is_made_as_the_page_says(tmp_path: 
         return json_reply({"id": tickets[-1]["id"]}, status=201)
 
     async with scripted_server(api) as service, running_simulator() as simulator:
-        section = {**simulator.family_settings(PLAIN), "apis": {"main": service.url}}
+        section = {**family_settings(simulator, PLAIN), "apis": {"main": service.url}}
         overrides = {"provider_folders": [place.data / "providers"], "tools": {"folders": [folder]}}
         data = tmp_path / "vault"
         async with running_vault(data, providers={"tickets": section}, overrides=overrides) as vault:

@@ -17,6 +17,7 @@ from server.settings import SettingsRefused
 from tests.support.harness import PASSWORD
 from tests.support.mcp_room import SLACK, Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
 from tests.support.person import Person
+from tests.support.simulating import wait_until_held
 from vault import delegations
 from vault.audit.audit import list_events
 from vault.records import Connection
@@ -116,7 +117,7 @@ async def test_a_call_that_is_stopped_has_used_its_yes_and_the_activity_says_so(
         call = asyncio.create_task(
             http.post("/mcp", json=message, headers=modern_headers("tools/call", "slack_post")),
         )
-        await place.simulator.wait_until_held("slack.api.chat.postMessage")
+        await wait_until_held(place.simulator, "slack.api.chat.postMessage")
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
     async with asyncio.timeout(5):

@@ -19,6 +19,7 @@ from tests.support.bridging import Machine, by_code, connect, in_the_browser
 from tests.support.harness import PASSWORD, free_socket, running_vault, serving
 from tests.support.mcp_room import INITIALIZE, Agent, Room, room
 from tests.support.person import Person
+from tests.support.simulating import wait_until_held
 from vault import clients, grants
 from vault.audit import audit
 from vault.records import Client as OAuthClient
@@ -259,7 +260,7 @@ async def test_progress_and_cancelling_pass(place: Room, machine: Machine, mode:
         assert seen
         place.simulator.fault("slack.api.conversations.list", "hold")
         calling = asyncio.create_task(client.call_tool("slack_channels", {}))
-        await place.simulator.wait_until_held("slack.api.conversations.list")
+        await wait_until_held(place.simulator, "slack.api.conversations.list")
         calling.cancel()
         assert await works(client)
 

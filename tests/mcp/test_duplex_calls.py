@@ -19,6 +19,7 @@ from server.mcp.sdk_calls import build_server, open_vault
 from server.mcp.sdk_server import PRINCIPAL, OpenVault
 from server.runtime.sdk_pipe import SdkLines, SdkOutput
 from tests.support.mcp_room import SLACK, Agent, Room, modern, room
+from tests.support.simulating import wait_until_held
 
 HELD = "slack.api.conversations.list"
 LEFT_TO_SDK = "x-left-to-sdk"
@@ -257,7 +258,7 @@ async def test_a_canceled_call_gets_no_answer_and_the_others_go_on(
     place.simulator.fault(HELD, "hold")
     async with connection(place, agent, way, revision="2025-11-25", capabilities={}, is_sdk=is_sdk) as line:
         await line.send(message_of("2025-11-25", **LIST, capabilities={}))
-        await place.simulator.wait_until_held(HELD)
+        await wait_until_held(place.simulator, HELD)
         await line.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "a-1"}})
         async with asyncio.timeout(BOUND):
             await place.vault.deployment.drain._idle.wait()
@@ -271,7 +272,7 @@ async def test_a_client_that_leaves_ends_its_calls_and_is_told_so(place: Room, a
     place.simulator.fault(HELD, "hold")
     async with connection(place, agent, "pipe", revision="2025-11-25", capabilities={}, is_sdk=is_sdk) as line:
         await line.send(message_of("2025-11-25", **LIST, capabilities={}))
-        await place.simulator.wait_until_held(HELD)
+        await wait_until_held(place.simulator, HELD)
         assert place.vault.deployment.drain._calls == 1
     place.simulator.control("release")
     last = await line.receive()
@@ -314,7 +315,7 @@ async def test_a_stream_that_ends_ends_its_calls_and_nobody_else_posts_to_it(
             assert (await other.post(path, json=message)).status_code == 404
             assert read == []
             assert (await posting.post(path, json=message)).status_code == 202
-            await place.simulator.wait_until_held(HELD)
+            await wait_until_held(place.simulator, HELD)
             assert read == [True]
             assert drain._calls == 1
         async with asyncio.timeout(BOUND):

@@ -16,6 +16,7 @@ from providers.tools.spec import ToolOutput
 from server.mcp import tools
 from server.mcp.elicitation import AskingOptions
 from tests.support.mcp_room import ACCEPT, SLACK, Room, legacy_headers, legacy_session, modern, modern_headers, room
+from tests.support.simulating import wait_until_held
 
 POST = {"name": "slack_post", "arguments": {"channel": "#general", "text": "hi"}}
 LIST = {"jsonrpc": "2.0", "id": 7, "method": "tools/list"}
@@ -106,7 +107,7 @@ async def test_two_requests_of_one_session_may_not_share_an_id_while_one_is_unde
         call = {"jsonrpc": "2.0", "id": "same", "method": "tools/call", "params": POST}
         async with asyncio.timeout(10):
             first = asyncio.create_task(http.post("/mcp", json=call, headers=legacy_headers(session)))
-            await place.simulator.wait_until_held("slack.api.chat.postMessage")
+            await wait_until_held(place.simulator, "slack.api.chat.postMessage")
             second = await http.post("/mcp", json=call, headers=legacy_headers(session))
             place.simulator.control("release")
             assert second.status_code == 400

@@ -13,6 +13,7 @@ import pytest
 from server.mcp import fast_path, sessions
 from tests.mcp.test_mcp_plain_calls import LEFT_TO_SDK, comparable, events, without_date
 from tests.support.mcp_room import ACCEPT, SLACK, Agent, Room, modern, modern_headers, room
+from tests.support.simulating import wait_until_held
 from vault import grants
 from vault.audit import audit
 
@@ -58,7 +59,7 @@ async def test_a_client_that_leaves_ends_its_call_where_it_asked_for_progress(
     drain = place.vault.deployment.drain
     async with place.http(agent) as http:
         call = asyncio.create_task(modern_call(http, token))
-        await place.simulator.wait_until_held(HELD)
+        await wait_until_held(place.simulator, HELD)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
     if token is None:  # its provider's answer comes, and the activity says so
@@ -78,7 +79,7 @@ async def test_a_grant_that_ends_before_any_answer_is_a_challenge(
     place.simulator.fault(HELD, "hold")
     async with place.http(agent) as http:
         call = asyncio.create_task(modern_call(http, token))
-        await place.simulator.wait_until_held(HELD)
+        await wait_until_held(place.simulator, HELD)
         async with deployment.transaction() as transaction:
             await grants.revoke_grant(transaction, agent.principal.grant_id, reason="test", now=deployment.now())
         place.simulator.control("release")
@@ -188,7 +189,7 @@ async def held_call(
 ) -> asyncio.Task[httpx2.Response]:
     place.simulator.fault(HELD, "hold")
     call = asyncio.create_task(http.post("/mcp", json=message_of(**LIST, **more), headers=headers))
-    await place.simulator.wait_until_held(HELD)
+    await wait_until_held(place.simulator, HELD)
     return call
 
 

@@ -21,6 +21,7 @@ from server.portal.connections import PAGE_SIZE as CONNECTIONS
 from tests.support.harness import running_vault
 from tests.support.person import forms_of, session_token, without_own_markup
 from tests.support.portal_room import CHAT, Room, query_of, running_room
+from tests.support.simulating import family_settings
 from vault import connections, delegations, grants
 from vault.audit import audit
 from vault.records import Client, ClientKind, Connection, Event, User
@@ -570,7 +571,7 @@ async def test_a_disconnect_says_that_access_ended_only_where_the_vault_can_end_
     tmp_path: Path, provider: str, at: str, *, revokes: bool
 ) -> None:
     async with running_simulator() as simulator, AsyncExitStack() as stack:
-        section = simulator.family_settings("generic", apis=load_catalog().provider(provider).apis)
+        section = family_settings(simulator, "generic", apis=load_catalog().provider(provider).apis)
         if not revokes:
             section = {name: value for name, value in section.items() if name != "revoke_url"}
         vault = await stack.enter_async_context(running_vault(tmp_path, providers={provider: section}))

@@ -18,6 +18,7 @@ from tests.support.proxy_room import Proxied, issue
 from tests.support.scripted import Arrival, Reply, json_reply
 from tests.support.services import running_services
 from tests.support.services.facebook import NOT_MINE, PAGE
+from tests.support.simulating import family_settings
 from tests.support.tool_bench import TOOLS, open_bench
 
 SCOPES = TOOLS["facebook_post"].scopes
@@ -50,7 +51,7 @@ fields = { token = { path = "access_token" } }
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
     async with running_services() as simulator:
-        settings = {"facebook": simulator.family_settings("api-facebook", apis=("main",))}
+        settings = {"facebook": family_settings(simulator, "api-facebook", apis=("main",))}
         async with running_vault(tmp_path_factory.mktemp("facebook"), providers=settings) as vault:
             yield Room(vault, simulator)
 

@@ -18,6 +18,7 @@ from tests.support import mcp_room
 from tests.support.harness import RunningVault, free_socket, running_vault, serving
 from tests.support.person import Person
 from tests.support.portal_room import Room, query_of
+from tests.support.simulating import public_slack_settings
 from vault import connections
 from vault.records import Client, Connection, User
 from vault.refresh import rotation
@@ -69,7 +70,7 @@ async def public(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Roo
     """The vault at Slack as an app with PKCE and without a secret; at Google in Testing."""
     async with running_simulator() as simulator:
         sections = {
-            "slack": simulator.public_slack_settings(),
+            "slack": public_slack_settings(simulator),
             "google": {**simulator.google_settings(), "testing": True},
         }
         async with _room(tmp_path_factory.mktemp("public"), simulator, sections=sections) as opened:

@@ -16,7 +16,7 @@ from tests.support.harness import running_vault
 from tests.support.mcp_room import Agent, Room
 from tests.support.services import running_services
 from tests.support.shipped_tools import shipped
-from tests.support.toolset_cases import CASES, Case, endpoint_of, family_settings
+from tests.support.toolset_cases import CASES, Case, endpoint_of, settings_of_families
 from vault.records import Connection
 
 SPECS = {**{spec.name: spec for spec in builtin_tools()}, **shipped()}
@@ -26,7 +26,7 @@ OWN_WORDS = {"calendar_free"}  # of which no answer has a text of other people
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
     async with running_services() as simulator:
-        providers = {**simulator.settings(), **family_settings(simulator)}
+        providers = {**simulator.settings(), **settings_of_families(simulator)}
         async with running_vault(tmp_path_factory.mktemp("toolset"), providers=providers) as vault:
             yield Room(vault, simulator)
 

@@ -17,7 +17,7 @@ from providers.simulator import Simulator, consent
 from providers.simulator.books import Entry
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room, principal_of
-from tests.support.simulating import REDIRECT, VERIFIER, parameters
+from tests.support.simulating import REDIRECT, VERIFIER, family_settings, parameters
 from vault import connections
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Connection
@@ -173,7 +173,7 @@ class Place:
 def provider_at(simulator: Simulator, name: str, mode: str) -> Provider:
     """The shipped file, at the addresses of the mode."""
     apis = load_catalog().provider(name).apis
-    section = simulator.family_settings(mode, apis=apis)
+    section = family_settings(simulator, mode, apis=apis)
     overrides = ProviderOverrides(**section)  # a mapping of the very fields
     return load_catalog(overrides={name: overrides}).provider(name)
 

@@ -1,19 +1,23 @@
-"""A small application at each face of the simulator, with which the simulator's own tests talk to it.
+"""A small application at each face of the simulator, and what tests see and set in a simulator beyond its settings.
 
-It builds its requests by hand, so that these tests depend on nothing else in the project.
+The application builds its requests by hand, so that the simulator's own tests depend on nothing else in the project.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx2
 
 from providers.simulator import Simulator, consent
+from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PEOPLE, PUBLIC_CLIENT_ID
+from providers.simulator.families import Mode
+from providers.simulator.running import SettingsSection
+from providers.simulator.sandbox import ServiceAPI
 
 REDIRECT = "http://localhost:8765/connect/callback/test"
 VERIFIER = "correct-horse-battery-staple-correct-horse-battery"
@@ -28,6 +32,53 @@ EVENTS, READONLY = f"{API}calendar.events", f"{API}calendar.events.readonly"
 def parameters(location: str) -> dict[str, str]:
     """The query of a redirect."""
     return {name: values[0] for name, values in parse_qs(urlsplit(location).query).items()}
+
+
+def slack_message(simulator: Simulator, channel: str) -> str:
+    """The `ts` of the oldest message of a channel."""
+    return simulator.sandbox.workspace.channels[channel].messages[0].ts
+
+
+def google_event(simulator: Simulator, person: str) -> str:
+    """The id of an event that this person just put into their own calendar."""
+    return simulator.sandbox.calendars.put(PEOPLE[person].email, "Moving target", now=simulator.now()).id
+
+
+async def wait_until_held(simulator: Simulator, endpoint: str, *, count: int = 1, seconds: float = 5.0) -> None:
+    """Return once this many requests wait at a `hold` fault. Raises TimeoutError."""
+    await simulator.sandbox.faults.wait_until_held(endpoint, count=count, seconds=seconds)
+
+
+def public_slack_settings(simulator: Simulator) -> SettingsSection:
+    """For `[providers.slack]`: the app with PKCE turned on, which has no secret."""
+    section = {**simulator.slack_settings(), "client_id": PUBLIC_CLIENT_ID}
+    del section["client_secret"]
+    return section
+
+
+def family_settings(simulator: Simulator, mode: str, *, apis: Iterable[str] = ()) -> SettingsSection:
+    """For a `[providers.NAME]` whose service behaves like this mode; `apis` are the keys of its file's [apis]."""
+    base = f"{simulator.url}/families/{mode}"
+    return {
+        "client_id": CLIENT_ID,
+        "client_secret": CLIENT_SECRET,
+        "authorize_url": f"{base}/authorize",
+        "token_url": f"{base}/token",
+        "revoke_url": f"{base}/revoke",
+        "userinfo_url": f"{base}/identity",
+        "apis": dict.fromkeys(apis, f"{base}/api"),
+        **({} if simulator.sandbox.modes[mode].long_lived is None else {"long_lived_url": f"{base}/longer"}),
+    }
+
+
+def add_mode(simulator: Simulator, name: str, mode: Mode) -> None:
+    """Add a mode to the families' server, at `/families/{name}/`; it survives a reset."""
+    simulator.sandbox.modes[name] = mode
+
+
+def add_api(simulator: Simulator, name: str, api: ServiceAPI) -> None:
+    """Let this answer the operations of the modes that name it; it survives a reset."""
+    simulator.sandbox.apis[name] = api
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from providers.simulator.google import drives, mailboxes
 from providers.simulator.running import Simulator
 from tests.support.services import facebook, graph, jira, linear, notion, salesforce
+from tests.support.simulating import family_settings, google_event, slack_message
 
 Prepare = Callable[[Simulator], Mapping[str, object]]
 
@@ -25,11 +26,11 @@ class Case:
 
 
 def _first_message(simulator: Simulator) -> Mapping[str, object]:
-    return {"ts": simulator.slack_message("C0SBGENERAL")}
+    return {"ts": slack_message(simulator, "C0SBGENERAL")}
 
 
 def _first_thread(simulator: Simulator) -> Mapping[str, object]:
-    return {"thread_ts": simulator.slack_message("C0SBGENERAL")}
+    return {"thread_ts": slack_message(simulator, "C0SBGENERAL")}
 
 
 _EMOJI = iter(range(1000))
@@ -113,7 +114,7 @@ GITHUB: Mapping[str, Case] = {
 
 
 def _an_event(simulator: Simulator) -> Mapping[str, object]:
-    return {"event_id": simulator.google_event("alice")}
+    return {"event_id": google_event(simulator, "alice")}
 
 
 _CALENDAR = "google.api.calendar"
@@ -244,9 +245,9 @@ FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }  # provider to the simulator's mode and the APIs of its file
 
 
-def family_settings(simulator: Simulator) -> Mapping[str, Mapping[str, object]]:
+def settings_of_families(simulator: Simulator) -> Mapping[str, Mapping[str, object]]:
     """Settings of every provider here that is neither Slack nor Google."""
-    return {name: simulator.family_settings(mode, apis=apis) for name, (mode, apis) in FAMILIES.items()}
+    return {name: family_settings(simulator, mode, apis=apis) for name, (mode, apis) in FAMILIES.items()}
 
 
 def endpoint_of(case: Case) -> str:

@@ -15,6 +15,7 @@ from tests.oauth.test_rfc9449 import KEY, OTHER
 from tests.oauth.test_rfc9449 import proof as proof_for
 from tests.support.exchange_room import ACCESS, API, JWT, READONLY, REFRESH, ExchangeRoom, refused
 from tests.support.mcp_room import SLACK, room
+from tests.support.simulating import family_settings
 from vault import connections, delegations, handles
 from vault.records import ClientKind
 
@@ -208,7 +209,7 @@ async def test_a_token_for_one_repository_is_for_that_one_and_never_a_handle(tmp
     granted = frozenset({"metadata:read", "contents:write", "issues:write"})
     async with running_simulator() as simulator:
         apis = load_catalog().provider("github").apis
-        github = simulator.family_settings("github", apis=apis)
+        github = family_settings(simulator, "github", apis=apis)
         async with (
             room(tmp_path / "data", providers={"github": github}, sandbox={"loopback_upstreams": True}) as opened,
             httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,

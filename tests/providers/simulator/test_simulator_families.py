@@ -12,7 +12,16 @@ import pytest
 
 from providers.simulator import Simulator, consent, running_simulator
 from providers.simulator.families import MODES, Mode
-from tests.support.simulating import CHALLENGE, CLIENT, PUBLIC_CLIENT, REDIRECT, VERIFIER, parameters
+from tests.support.simulating import (
+    CHALLENGE,
+    CLIENT,
+    PUBLIC_CLIENT,
+    REDIRECT,
+    VERIFIER,
+    add_mode,
+    family_settings,
+    parameters,
+)
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
@@ -173,9 +182,9 @@ async def test_a_mode_that_does_not_exist_has_no_addresses(simulator: Simulator,
 
 
 async def test_a_mode_of_ones_own_is_served_beside_the_others(simulator: Simulator, http: httpx2.AsyncClient) -> None:
-    simulator.add_mode("mine", Mode("Mine", pkce="required"))
+    add_mode(simulator, "mine", Mode("Mine", pkce="required"))
     simulator.control("consent", face="families.mine", account="bob")
-    section = simulator.family_settings("mine", apis=["main"])
+    section = family_settings(simulator, "mine", apis=["main"])
     assert section["apis"] == {"main": f"{simulator.url}/families/mine/api"}
     asked = urlencode({"client_id": CLIENT[0], "redirect_uri": REDIRECT, "scope": "read", "code_challenge": CHALLENGE})
     answer = await http.get(f"{section['authorize_url']}?{asked}&code_challenge_method=S256")

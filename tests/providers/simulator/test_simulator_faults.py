@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from providers.simulator import Simulator, running_simulator
-from tests.support.simulating import GoogleApp, SlackApp
+from tests.support.simulating import GoogleApp, SlackApp, wait_until_held
 
 
 @pytest.fixture(scope="module")
@@ -220,20 +220,20 @@ async def test_held_requests_wait_for_their_release(slack: SlackApp) -> None:
     token = (await slack.connect())["refresh_token"]
     slack.simulator.fault("slack.token.refresh", "hold", times=2)
     waiting = [asyncio.create_task(slack.refresh(token)) for _ in range(2)]
-    await slack.simulator.wait_until_held("slack.token", count=2)
+    await wait_until_held(slack.simulator, "slack.token", count=2)
     assert generation(slack.simulator) == 0
     assert slack.simulator.control("release") == {"released": ["slack.token.refresh"] * 2}
     answers = await asyncio.gather(*waiting)
     assert sorted(answer.json()["ok"] for answer in answers) == [False, True]
     with pytest.raises(TimeoutError):
-        await slack.simulator.wait_until_held("slack.token", seconds=0.01)
+        await wait_until_held(slack.simulator, "slack.token", seconds=0.01)
 
 
 async def test_a_held_answer_can_already_be_committed(slack: SlackApp) -> None:
     token = (await slack.connect())["refresh_token"]
     slack.simulator.fault("slack.token.refresh", "hold", when="after")
     waiting = asyncio.create_task(slack.refresh(token))
-    await slack.simulator.wait_until_held("slack.token.refresh")
+    await wait_until_held(slack.simulator, "slack.token.refresh")
     assert generation(slack.simulator) == 1
     slack.simulator.control("clear_faults")
     assert (await waiting).json()["ok"] is True
@@ -300,7 +300,7 @@ async def test_stopping_lets_go_of_waiting_requests_quietly(caplog: pytest.LogCa
                     asyncio.create_task(http.post(f"{simulator.url}/slack/api/auth.test", data={"n": str(n)}))
                     for n in range(2)
                 ]
-                await simulator.wait_until_held("slack")
+                await wait_until_held(simulator, "slack")
                 began = loop.time()
             assert loop.time() - began < 3
             results = await asyncio.gather(*calls, return_exceptions=True)

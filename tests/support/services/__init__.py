@@ -19,6 +19,7 @@ from tests.support.services import facebook, graph, hubspot, jira, linear, notio
 from tests.support.services.desk import ServiceCall
 from tests.support.services.github import api as github
 from tests.support.services.modes import WITH_APIS
+from tests.support.simulating import add_api, add_mode
 
 
 def _desk(answer: Callable[[ServiceCall], Response], refusal: Callable[[int], Response] | None = None) -> ServiceAPI:
@@ -45,7 +46,7 @@ async def running_services() -> AsyncGenerator[Simulator]:
     """The simulator with these APIs behind the modes that name them, and the modes `api-NAME`."""
     async with running_simulator() as simulator:
         for name, api in APIS.items():
-            simulator.add_api(name, api)
+            add_api(simulator, name, api)
         for name, mode in WITH_APIS.items():
-            simulator.add_mode(name, mode)
+            add_mode(simulator, name, mode)
         yield simulator

@@ -18,6 +18,7 @@ from providers.simulator import Simulator, running_simulator
 from tests.conftest import Store
 from tests.support.exchanging import principal_of
 from tests.support.narrowing_room import BY_NAME, Family, Place, place_for, scopes
+from tests.support.simulating import wait_until_held
 from vault import connections
 from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.exchange.explain import ExchangeQuestion, explain
@@ -328,7 +329,7 @@ async def test_a_token_that_is_made_while_the_person_disconnects_is_not_kept(pla
     endpoint = "token.scoped" if place.family.provider == "github" else "token.exchange"
     place.simulator.fault(f"families.{place.family.mode}.{endpoint}", "hold")
     wish = asyncio.create_task(place.narrow())
-    await place.simulator.wait_until_held(f"families.{place.family.mode}.{endpoint}")
+    await wait_until_held(place.simulator, f"families.{place.family.mode}.{endpoint}")
     async with place.room.database.transaction() as transaction:
         await connections.disconnect(transaction, place.room.vault.keys, connection, now=place.room.now)
     place.simulator.control("release")
@@ -342,7 +343,7 @@ async def test_a_token_that_another_process_s_refresh_ended_meanwhile_is_not_kep
     full = await place.exchange(place.family.granted)
     place.simulator.fault("families.github-app.token.scoped", "hold", when="after")
     wish = asyncio.create_task(place.narrow())
-    await place.simulator.wait_until_held("families.github-app.token.scoped")
+    await wait_until_held(place.simulator, "families.github-app.token.scoped")
     other = replace(place.room.vault, tasks=RefreshTasks(), owner=secrets.token_urlsafe(16))
     request = ExchangeRequest(principal_of(place.room.alice), "github", place.family.granted)
     await exchange(request, vault=other, now=place.room.now, after_unauthorized=full.generation)
