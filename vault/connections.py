@@ -178,9 +178,9 @@ async def count_at_provider(reader: Reader, provider: str) -> AtProvider:
     """How the connections at this provider do, of at most SEEN_AT_PROVIDER."""
     row = await reader.fetch_one(
         "select count(*) as n,"
-        " cast(coalesce(sum(case when seen.state = :dead then 1 else 0 end), 0) as bigint) as dead,"
-        " max(seen.refreshed_at) as refreshed_at from (select k.state, k.refreshed_at from connections k"
-        " where k.tenant = :tenant and k.provider = :provider and k.ended_at is null limit :limit) seen",
+        " cast(coalesce(sum(case when sampled.state = :dead then 1 else 0 end), 0) as bigint) as dead,"
+        " max(sampled.refreshed_at) as refreshed_at from (select k.state, k.refreshed_at from connections k"
+        " where k.tenant = :tenant and k.provider = :provider and k.ended_at is null limit :limit) sampled",
         {"tenant": TENANT, "provider": provider, "dead": "needs_reauth", "limit": SEEN_AT_PROVIDER},
     )
     if row is None:

@@ -25,7 +25,8 @@ from vault.storage.snapshots import tables
 
 SMALL = {  # what an operator enters, one row each, one row for 2,000 events, and what is under way just now
     "intents", "deletions",
-    "apis", "api_clients", "event_heads", "notice_feeds", "event_checkpoints", "keys.ring", "keys.event_starts",
+    "apis", "api_clients", "provider_registrations", "replicas",
+    "event_heads", "notice_feeds", "event_checkpoints", "keys.ring", "keys.event_starts",
     "schema_versions", "schema_migrations",
 }  # fmt: skip
 DRIVERS = ("postgres", "sqlite", "schema_shape", "__init__")  # their modules speak to one database
@@ -42,6 +43,8 @@ ALLOWED = {
     "select id, name, password_hash, is_admin, created_at, disabled_at from users where tenant": (
         "the admins, by an index of them alone"
     ),
+    "update users set is_admin = 1 where tenant = :tenant and is_admin = 1": "the admins, by an index of them alone",
+    "select id from users where tenant = :tenant and is_admin = 1": "as above",
     "update grants set revoked_at = :now, revoked_reason = :reason where tenant = :tenant and resource": (
         "an operator removes an API"
     ),
@@ -53,6 +56,7 @@ ALLOWED = {
         "quarantine and restore judge every connection"
     ),
     "update connections set lease_owner = null, lease_until = null where tenant = :tenant": "as above",
+    "update grants set revoked_at = :now, revoked_reason = :reason where tenant = :tenant and revoked_at": "as above",
     "delete from approvals where tenant = :tenant": "as above",
     "delete from sessions where tenant = :tenant": "as above",
     "delete from tickets where tenant = :tenant": "as above",
