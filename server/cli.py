@@ -1,11 +1,6 @@
-"""The `token-vault` program: assembles the commands of `server.commands`. `--help` loads nothing of the product."""
+"""All commands of `token-vault`, from `server.commands`. `--help` loads nothing of the product."""
 
 from __future__ import annotations
-
-import gc
-from typing import Annotated
-
-import typer
 
 from server.commands import (
     activity,
@@ -34,31 +29,9 @@ from server.commands import (
     version,
 )
 from server.terminal.context import command
+from server.terminal.root import make_app
 
-app = typer.Typer(
-    name="token-vault",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,  # a traceback with local variables could show secrets
-)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        from server.runtime.version import VERSION
-
-        typer.echo(VERSION)
-        raise typer.Exit
-
-
-@app.callback()
-def program(
-    *,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """A self-hosted MCP server whose tools act on a person's own accounts through a token vault."""
-
+app = make_app()
 
 command(app, "serve")(serve.serve)
 command(app, "stdio")(stdio.stdio)
@@ -87,6 +60,5 @@ app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:
-    """Run the program."""
-    gc.set_threshold(50_000, 50, 100)  # loaded objects stay: scanning them for garbage costs a tenth of a start
+    """Run the command of the command line."""
     app(prog_name="token-vault")

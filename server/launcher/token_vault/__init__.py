@@ -49,6 +49,6 @@ def _root() -> Path:
 def main() -> None:
     """Run the program."""
     claim_names()
-    from server.cli import main as run  # only now do the names resolve to our folders
+    from server.program import main as run  # only now do the names resolve to our folders
 
     run()
