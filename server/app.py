@@ -1,14 +1,16 @@
 """Construct everything from settings: one deployment, and the ASGI application around it. Decides nothing else.
 
 What only the application needs is loaded when it is built: commands need none of it, and a process that starts after a
-crash first settles what the last one left.
+crash first settles what the last one left. Agents wait for their first answer: the authorization server, the proxy and
+the pages are loaded a moment later, or at their first request.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -45,12 +47,23 @@ from vault.storage.presence import Presence
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
     from starlette.types import ASGIApp
 
+    from server.runtime.deferred_app import LatePart
     from server.telemetry.export import Telemetry
 
 Made = TypeVar("Made")
-_APP_MODULES: Final = ("server.mcp.transports", "server.oauth", "server.portal.site", "server.proxy")
+_AT_ONCE: Final = ("server.mcp.transports", "server.http.edge")
+_SOON: Final = (
+    "server.oauth.token",
+    "server.oauth.authorize",
+    "server.oauth.clients.registration",
+    "server.portal.site",
+)
+HEAD_START: Final = 1.0  # seconds for whoever waits for this process, before it loads the rest
 
 
 @asynccontextmanager
@@ -217,35 +230,76 @@ def _provider_set(
 def build_app(deployment: Deployment) -> ASGIApp:
     """The whole application: authorization server, pages and transports behind the guards."""
     from starlette.applications import Starlette
-    from starlette.routing import Route
 
     import server.mcp.transports
-    import server.oauth
-    import server.portal
     from server.http.addresses import behind_proxies
     from server.http.edge import Edge
     from server.http.guards import GuardRules
-    from server.http.pages import FAILURES, answer_failure
-    from server.proxy import Proxy
+    from server.runtime.deferred_app import LatePart
 
-    busy = [*server.mcp.transports.routes(deployment), *server.oauth.routes(deployment)]
+    def build_proxy() -> ASGIApp:
+        from server.proxy import Proxy
+
+        edge.proxy = Proxy(deployment)
+        return edge.proxy
+
+    def build_rest() -> ASGIApp:
+        import server.oauth
+        import server.portal
+        from server.http.pages import FAILURES, answer_failure
+
+        routes = server.oauth.routes(deployment)
+        edge.call_directly(routes)
+        pages = Starlette(
+            routes=[*routes, *server.portal.routes(deployment)],
+            exception_handlers=dict.fromkeys(FAILURES, answer_failure),
+        )
+        pages.router.redirect_slashes = False
+        return pages
+
+    rest = LatePart(build_rest, modules=_SOON)
+    proxy = LatePart(build_proxy, modules=["server.proxy"])
+    transports = server.mcp.transports.routes(deployment)
     app = Starlette(
-        routes=[
-            *busy,
-            *server.portal.routes(deployment),
-        ],
-        lifespan=server.mcp.transports.lifespan(deployment),
-        exception_handlers=dict.fromkeys(FAILURES, answer_failure),
+        routes=transports,
+        lifespan=_lifespan(deployment, (rest, proxy)),
+        exception_handlers=dict.fromkeys((405, 500), _answer_failure),
     )
     app.router.redirect_slashes = False  # a redirect behind a TLS proxy would lose the bearer token
-    edge = Edge(
-        app,
-        GuardRules.from_settings(deployment.settings),
-        deployment.drain,
-        routes=[route for route in busy if isinstance(route, Route)],
-        proxy=Proxy(deployment),
-    )
+    app.router.default = rest
+    edge = Edge(app, GuardRules.from_settings(deployment.settings), deployment.drain, proxy=proxy)
+    edge.call_directly(transports)
     return behind_proxies(edge, deployment.settings.server.trusted_proxies)
+
+
+async def _answer_failure(request: Request, error: Exception) -> Response:
+    from server.http.pages import answer_failure  # with all that pages need, for a transport's rare failure
+
+    return await answer_failure(request, error)
+
+
+def _lifespan(
+    deployment: Deployment, parts: Sequence[LatePart]
+) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, object]]]:
+    """That of the transports; meanwhile the late parts are loaded."""
+    from server.mcp.transports import lifespan
+
+    async def load_soon() -> None:
+        await asyncio.sleep(HEAD_START)
+        for part in parts:
+            await part.load()
+
+    @asynccontextmanager
+    async def live(app: Starlette) -> AsyncGenerator[Mapping[str, object]]:
+        async with lifespan(deployment)(app) as state:
+            loading = asyncio.create_task(load_soon())
+            try:
+                yield state
+            finally:
+                loading.cancel()
+                await asyncio.gather(loading, return_exceptions=True)
+
+    return live
 
 
 def build_late_app(deployment: Deployment) -> ASGIApp:
@@ -263,4 +317,4 @@ def build_late_app(deployment: Deployment) -> ASGIApp:
     health = health_route(deployment)
     rules, nothing = GuardRules.from_settings(deployment.settings), Starlette()
     looks = Edge(Starlette(routes=[health]), rules, deployment.drain, proxy=nothing)
-    return DeferredApp(lambda: build_app(deployment), modules=_APP_MODULES, at_once={health.path: looks})
+    return DeferredApp(lambda: build_app(deployment), modules=_AT_ONCE, at_once={health.path: looks})

@@ -118,6 +118,7 @@ async def _say_first_run(deployment: Deployment) -> None:
 
 async def _until_told(companion: Companion, deployment: Deployment) -> None:
     """Serve until SIGINT or SIGTERM. Waits for another process of this vault at the address, not for a stranger."""
+    from server.app import HEAD_START
     from server.lifecycle.loopback import Holder
     from server.runtime.serving import tune
 
@@ -147,6 +148,7 @@ async def _until_told(companion: Companion, deployment: Deployment) -> None:
             case _:
                 note(f"MCP {deployment.url('/mcp')}   portal {deployment.public_url}   Press Ctrl+C to stop")
         await _say_first_run(deployment)
+        await asyncio.wait({running, ending}, timeout=HEAD_START, return_when=asyncio.FIRST_COMPLETED)
         await deployment.http.load()  # so that the first call does not wait for it
         tune()
         await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)

@@ -7,12 +7,12 @@ a process still has to finish.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
 from starlette.requests import ClientDisconnect
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.http import cors, guards
@@ -26,14 +26,16 @@ _BUSY: Final = frozenset({"/mcp", "/mcp/", "/token", "/token/"})
 class Edge:
     """ASGI: the whole application. `framework` has all routes; the busy paths and `proxy` are called directly."""
 
-    def __init__(
-        self, framework: ASGIApp, rules: GuardRules, drain: Drain, *, routes: Iterable[Route] = (), proxy: ASGIApp
-    ) -> None:
+    def __init__(self, framework: ASGIApp, rules: GuardRules, drain: Drain, *, proxy: ASGIApp) -> None:
         self._framework = framework
         self._rules = rules
         self._drain = drain
-        self._proxy = proxy
-        self._direct: Mapping[str, ASGIApp] = {route.path: route.app for route in routes if route.path in _BUSY}
+        self._direct: dict[str, ASGIApp] = {}
+        self.proxy = proxy
+
+    def call_directly(self, routes: Iterable[BaseRoute]) -> None:
+        """Call those of these routes that are busy past the framework from now on."""
+        self._direct |= {route.path: route.app for route in routes if isinstance(route, Route) and route.path in _BUSY}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -61,7 +63,7 @@ class Edge:
             channels.send = with_headers(channels.send, cors.answer_headers(origin.decode("latin-1")))
         if b"transfer-encoding" in headers:  # the server enforces a Content-Length by itself
             channels.add(BoundedBody(channels.receive, channels.send, limit=self._rules.limit_of(path)))
-        return self._proxy if path.startswith(PROXY) else self._direct.get(path, self._framework)
+        return self.proxy if path.startswith(PROXY) else self._direct.get(path, self._framework)
 
 
 class _Channels:

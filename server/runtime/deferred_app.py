@@ -1,4 +1,4 @@
-"""ASGI: an application that is loaded when its first request arrives, for a process that may never get one."""
+"""ASGI: applications that are loaded when their first request arrives, or when there is time for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,35 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _STARTED: Final = "lifespan.startup.complete"
+
+
+async def load_modules(names: Sequence[str]) -> None:
+    """Import them in a thread, one by one: the event loop goes on meanwhile."""
+    for name in names:
+        await asyncio.to_thread(importlib.import_module, name)
+
+
+class LatePart:
+    """A part of an application, without a lifespan of its own: loads `modules` once, then makes it."""
+
+    def __init__(self, make: Callable[[], ASGIApp], *, modules: Sequence[str]) -> None:
+        self._make = make
+        self._modules = modules
+        self._loading: asyncio.Task[ASGIApp] | None = None
+
+    async def load(self) -> ASGIApp:
+        """The part; its first request waits for this as well."""
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load())
+        return await asyncio.shield(self._loading)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = await self.load()
+        await app(scope, receive, send)
+
+    async def _load(self) -> ASGIApp:
+        await load_modules(self._modules)
+        return self._make()
 
 
 class DeferredApp:
@@ -46,8 +75,7 @@ class DeferredApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self) -> _Started:
-        for name in self._modules:
-            await asyncio.to_thread(importlib.import_module, name)
+        await load_modules(self._modules)
         started = _Started(self._make())
         await started.begin()
         return started

@@ -87,6 +87,8 @@ async def place(tmp_path: Path) -> AsyncGenerator[ExchangeRoom]:
         room(tmp_path / "data") as opened,
         httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
     ):
+        for late in ("/token", "/proxy/"):  # a process's first request there also waits for that part to be loaded
+            await http.get(late)
         yield ExchangeRoom(opened, http)
 
 
