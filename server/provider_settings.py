@@ -24,7 +24,7 @@ class SettingsRefused(Exception):
 class Section(BaseModel):
     """A table of the settings: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 def read_secret(value: SecretStr | None, file: Path | None, *, name: str) -> str | None:

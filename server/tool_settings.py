@@ -14,7 +14,7 @@ _Limit = Annotated[int, Field(ge=0, le=10_000)]
 class ToolChoice(BaseModel):
     """Which of the tools there are."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     enable: tuple[str, ...] = Field(
         default=(), description="Only these tools, by name or pattern (`slack_*`). Empty: all"

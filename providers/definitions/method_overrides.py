@@ -28,7 +28,7 @@ METHOD_HEADER: Final = re.compile(
 
 
 class FilePart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Overrides(FilePart):

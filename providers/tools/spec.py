@@ -8,7 +8,8 @@ fixed when the program starts: no text of a provider or person gets into a name,
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,7 +34,7 @@ class Progress(Protocol):
 class ToolInput(BaseModel):
     """Arguments that every provider tool has. Unknown arguments are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False, defer_build=True)
 
     account: Annotated[
         str | None,
@@ -49,7 +50,7 @@ class ToolInput(BaseModel):
 class ToolOutput(BaseModel):
     """A typed result. Texts that come from a provider are data and capped in size. `str()` is what the model reads."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     def __str__(self) -> str:
         return f"{UNTRUSTED}\n{self.model_dump_json()}"
@@ -58,9 +59,9 @@ class ToolOutput(BaseModel):
 Call = Callable[["UpstreamAPI", BaseModel, Progress], Awaitable[BaseModel]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: its schemas are kept
 class ToolSpec:
-    """One tool, as data. `provider` None: the server answers it from the vault. Schemas are built once.
+    """One tool, as data. `provider` None: the server answers it from the vault. Schemas are built when they are shown.
 
     `call` takes an instance of `input` and returns one of `output`, whose `str()` is its readable form.
     """
@@ -75,12 +76,16 @@ class ToolSpec:
     output: type[BaseModel]
     call: Call
     approval: bool = False  # the person is asked each time
-    input_schema: dict[str, object] = field(init=False, repr=False)
-    output_schema: dict[str, object] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "input_schema", input_schema(self.input))
-        object.__setattr__(self, "output_schema", output_schema(self.output))
+    @cached_property
+    def input_schema(self) -> dict[str, object]:
+        """JSON Schema of the arguments."""
+        return input_schema(self.input)
+
+    @cached_property
+    def output_schema(self) -> dict[str, object]:
+        """JSON Schema of the structured result."""
+        return output_schema(self.output)
 
     @property
     def read_only(self) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class ConnectionsInput(BaseModel):
     """Arguments of `connections`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     provider: str | None = Field(
         default=None, max_length=64, pattern=r"^[a-z0-9-]+$", description="Only this provider, for example slack"
     )

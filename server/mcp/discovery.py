@@ -25,7 +25,7 @@ _Name = Annotated[str, Field(min_length=1, max_length=100, description="Name of 
 class FindToolsInput(BaseModel):
     """Arguments of `find_tools`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     query: str = Field(min_length=1, max_length=400, description="What you want to do, in a few words")
     limit: int = Field(default=FOUND, ge=1, le=20, description="How many tools")
 
@@ -56,7 +56,7 @@ class FindToolsOutput(BaseModel):
 class DescribeToolInput(BaseModel):
     """Arguments of `describe_tool`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     name: _Name
 
 
@@ -77,7 +77,7 @@ class DescribeToolOutput(BaseModel):
 class CallToolInput(BaseModel):
     """Arguments of `call_tool`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     name: _Name
     arguments: dict[str, object] = Field(
         default_factory=dict[str, object], description="Its arguments, as describe_tool says"
@@ -87,7 +87,7 @@ class CallToolInput(BaseModel):
 class CallToolOutput(BaseModel):
     """Answer of `call_tool`: that of the called tool."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
 
 async def _refuse_call(api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:

@@ -7,6 +7,7 @@ too long is found by `find_tools`, and answers to its name as before.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mcp_types import ListToolsResult, Tool
@@ -25,9 +26,13 @@ class ToolList:
     """What `tools/list` answers, in one fixed order, whatever is connected: a hidden tool could not say what to do."""
 
     def __init__(self, tools: Sequence[ToolSpec], offer: ToolOffer) -> None:
-        self._tools = tuple(_describe(one) for one in (*discovery.DISCOVERY, *tools, SPEC))
-        self._names = frozenset(tool.name for tool in self._tools)
+        self._specs = (*discovery.DISCOVERY, *tools, SPEC)
+        self._names = frozenset(spec.name for spec in self._specs)
         self._offer = offer
+
+    @cached_property
+    def _tools(self) -> tuple[Tool, ...]:
+        return tuple(_describe(one) for one in self._specs)
 
     def has(self, name: str) -> bool:
         """Whether a call can have this name here."""
