@@ -158,6 +158,13 @@ def _given_up(connection: _Connection, error: Exception) -> VaultError:
     return refusal(error)
 
 
+def _is_usable(connection: _Connection) -> bool:
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:  # it ended, and the pool took it back
+        return False
+
+
 async def _roll_back(connection: _Connection) -> None:
     """End the open transaction, or the connection; without it the server rolls back."""
     try:
@@ -189,7 +196,7 @@ class PostgresTransaction(StatementTurns[_Connection]):
         except _ERRORS as error:
             raise _given_up(connection, error) from error
         self.failed = False
-        return [dict(record.items()) for record in found]
+        return [dict(record) for record in found]
 
     async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
         connection = self._enter()
@@ -199,7 +206,7 @@ class PostgresTransaction(StatementTurns[_Connection]):
         except _ERRORS as error:
             raise _given_up(connection, error) from error
         self.failed = False
-        return None if record is None else dict(record.items())
+        return None if record is None else dict(record)
 
     look_up = fetch
 
@@ -294,6 +301,8 @@ class PostgresDatabase:
         self._attempts = (attempts, alone)
         self._sessions = OwnerSessions(partial(_take, alone), is_pooled=lambda: servers.is_pooled)
         self._pool = pool
+        self._resting: list[_Connection] = []  # between two uses: the pool's way is three times a read
+        self._waiting = 0  # callers of the pool, who get a connection before one rests
         self._clock_difference = clock_difference  # the server's clock minus ours, see `clock`
         self._calibrating = asyncio.create_task(self._calibrate(), name="postgres-clock")
 
@@ -345,21 +354,46 @@ class PostgresDatabase:
                 async with self._connection() as connection:
                     self._clock_difference = await _clock_difference(connection)
                     self._servers.note(await connection.fetchval(STARTED))  # a pooler keeps its clients connected
+                await self._give_back()  # the pool closes those that nobody needs any more
             except (VaultError, *_ERRORS) as error:
                 LOG.warning("the database's clock couldn't be read", extra={"detail": type(error).__name__})
 
     @asynccontextmanager
     async def _connection(self) -> AsyncGenerator[_Connection]:
-        try:
-            connection = await self._pool.acquire(timeout=WAIT)
-        except _ERRORS as error:
-            raise refusal(error) from error
+        connection = await self._take()
+        may_rest = False
         try:
             yield connection
+            may_rest = not self._waiting and _is_usable(connection)
         except TimeoutError:
             connection.terminate()  # instead of asking an unresponsive server to cancel
             raise
         finally:
+            if may_rest:
+                self._resting.append(connection)
+            else:
+                await self._pool.release(connection)
+
+    async def _take(self) -> _Connection:
+        """The connection that was used last, or one of the pool."""
+        try:
+            while self._resting:
+                connection = self._resting.pop()
+                if _is_usable(connection):
+                    return connection
+                await self._pool.release(connection)
+            self._waiting += 1
+            try:
+                return await self._pool.acquire(timeout=WAIT)
+            finally:
+                self._waiting -= 1
+        except _ERRORS as error:
+            raise refusal(error) from error
+
+    async def _give_back(self) -> None:
+        """Return the resting connections to the pool, the one that was used last at the end: it is taken first."""
+        resting, self._resting = self._resting, []
+        for connection in resting:
             await self._pool.release(connection)
 
     @asynccontextmanager
@@ -413,7 +447,7 @@ class PostgresDatabase:
                 found = await connection.fetch(query, *arguments)
         except _ERRORS as error:
             raise refusal(error) from error
-        return [dict(record.items()) for record in found]
+        return [dict(record) for record in found]
 
     async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
         query, names = translate(sql)
@@ -423,7 +457,7 @@ class PostgresDatabase:
                 record = await connection.fetchrow(query, *arguments)
         except _ERRORS as error:
             raise refusal(error) from error
-        return None if record is None else dict(record.items())
+        return None if record is None else dict(record)
 
     look_up = fetch
 
@@ -472,6 +506,7 @@ class PostgresDatabase:
             await self._calibrating
         try:
             async with asyncio.timeout(2 * WAIT):
+                await self._give_back()
                 await self._pool.close()
         except _ERRORS:
             self._pool.terminate()

@@ -1,0 +1,70 @@
+"""PostgreSQL connections between two uses: they rest outside the pool while nobody waits and the server is there."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+import vault.storage.postgres
+from tests.conftest import PostgresCluster, Store
+from vault.storage.database import Database, integer
+from vault.storage.postgres import PostgresDatabase, _is_usable
+
+BOUND = 10.0  # seconds
+
+
+async def server_process(database: Database) -> int:
+    row = await database.fetch_one("select pg_backend_pid() as pid")
+    assert row is not None
+    return integer(row, "pid")
+
+
+async def test_who_waits_gets_a_connection_before_it_rests(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.storage.postgres, "POOL_SIZE", 1)
+    database = await postgres_store.open()
+    try:
+        async with database.transaction() as transaction:
+            await transaction.fetch("select 1 as one")
+            waiting = [asyncio.create_task(server_process(database)) for _ in range(3)]
+            await asyncio.sleep(0)
+        async with asyncio.timeout(BOUND):
+            assert len(set(await asyncio.gather(*waiting))) == 1
+    finally:
+        await database.close()
+
+
+async def test_a_connection_that_ended_while_it_rested_is_replaced(
+    postgres_store: Store, postgres: PostgresCluster
+) -> None:
+    database = await postgres_store.open()
+    try:
+        assert isinstance(database, PostgresDatabase)
+        before = await server_process(database)
+        (resting,) = database._resting
+        await postgres._execute(f"select pg_terminate_backend({before})")
+        async with asyncio.timeout(BOUND):
+            while _is_usable(resting):
+                await asyncio.sleep(0.01)
+        assert await server_process(database) != before
+    finally:
+        await database.close()
+
+
+async def test_connections_that_nobody_needs_go_back_to_the_pool(postgres_store: Store) -> None:
+    database = await postgres_store.open()
+    try:
+        assert isinstance(database, PostgresDatabase)
+        async with AsyncExitStack() as stack:
+            for _ in range(3):
+                await stack.enter_async_context(database.transaction())
+        assert len(database._resting) == 3
+        last = await server_process(database)
+        await database._give_back()
+        assert database._resting == []
+        assert await server_process(database) == last
+    finally:
+        await database.close()
