@@ -1,7 +1,7 @@
 """Our contender: the whole vault on SQLite with one person, one agent, one Slack connection, all made before the load.
 
-Prints the agent's token on the first line, the path of the proxy and a handle on the second, then serves as
-`token-vault serve` does.
+Prints the agent's token on the first line, the path of the proxy and a handle on the second, the tokens of all who call
+on the third, then serves as `token-vault serve` does.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from server.oauth.tokens import mint
 from server.runtime.serving import Listener, tune
 from server.settings import Settings, load_settings
 from server.stdio import StdioOptions, serve_stdio
-from tests.bench import where
+from tests.bench import crowd, where
 from vault import clients, connections, delegations, grants, handles, users
 from vault.records import Client, ClientKind, Connection, Principal
 from vault.upstream import Account, TokenAnswer
 
 DATABASE = "BENCH_DATABASE"  # the URL of another database than SQLite
+PEOPLE = "BENCH_PEOPLE"  # how many people the vault has beside the first; none if unset
 SCOPES = frozenset({"chat:write", "channels:read"})
 
 
-async def seed(deployment: Deployment) -> tuple[str, str]:
+async def seed(deployment: Deployment, name: str = "bench") -> tuple[str, str]:
     """Everything that a call needs; an access token that outlives the run, and a handle after its path."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
-        user = await users.create_user(transaction, "bench", now=now)
-        client = Client("bench-agent", ClientKind.MANUAL, "Bench agent", "none", ("http://127.0.0.1/callback",), now)
+        user = await users.create_user(transaction, name, now=now)
+        client = Client(f"{name}-agent", ClientKind.MANUAL, "Bench agent", "none", ("http://127.0.0.1/callback",), now)
         await clients.save_client(transaction, client)
         grant = await grants.create_grant(
             transaction,
@@ -71,7 +72,7 @@ async def allow_posting(deployment: Deployment, *, user_id: str, client_id: str)
             deployment.keys,
             user_id=user_id,
             provider="slack",
-            answer=TokenAnswer("xoxp-bench", "xoxe-bench", SCOPES, 43200, Account("T1:U1", "bench")),
+            answer=TokenAnswer("xoxp-bench", "xoxe-bench", SCOPES, 43200, Account("T1:U1", user_id)),
             asked=SCOPES,
             policy=deployment.vault.policies["slack"],
             now=now,
@@ -89,9 +90,13 @@ async def allow_posting(deployment: Deployment, *, user_id: str, client_id: str)
 
 async def main(port: int, upstream: int, data: Path) -> None:
     """Seed, print the token, serve until told to stop."""
-    settings = settings_of(port, upstream)
+    settings, people = settings_of(port, upstream), int(os.environ.get(PEOPLE, "0"))
+    if people:
+        await crowd.fill(settings, data, people)
     async with open_deployment(settings, data=data) as deployment:
-        print(*await seed(deployment), sep="\n", flush=True)
+        token, proxied = await seed(deployment)
+        calling = await crowd.callers(deployment, people, seed=seed) or [token]
+        print(token, proxied, " ".join(calling), sep="\n", flush=True)
         where.listen()
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.bind(("127.0.0.1", port))
