@@ -20,6 +20,8 @@ from providers.tools.spec import Effect
 BUILT_IN: Final = Path(__file__).parent.parent / "toolset"
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=60)]
 Path_ = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_@$-]+(\.[A-Za-z0-9_@$-]+)*$", max_length=120)]
+# Of an argument: also a parameter of a query that may be repeated, such as `statuses[]`.
+SentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_@$-]+(\.[A-Za-z0-9_@$-]+)*(\[\])?$", max_length=120)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000, strip_whitespace=True)]
 Scalar = str | int | bool
 
@@ -49,7 +51,7 @@ class Argument(_Part):
     min: int | None = None  # of a number its value, of a text its length, of a list its size
     max: int | None = None
     place: Literal["path", "query", "body"] | None = None
-    name: Path_ | None = Field(default=None, alias="as")
+    name: SentName | None = Field(default=None, alias="as")
     template: str | None = None
     separator: str | None = None  # joins a list into one text
     send: Literal["rfc3339", "utc", "seconds", "milliseconds"] = "rfc3339"  # of a time; utc: without an offset

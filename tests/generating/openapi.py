@@ -8,7 +8,8 @@ secrets) is left out. `widens` are parameters that show more than an operation's
     git clone https://github.com/Asana/openapi
     python -m tests.generating.openapi asana openapi/defs/asana_oas.yaml
 
-writes providers/services/rules/asana.json and prints the scopes that asana.toml lacks.
+writes providers/services/rules/asana.json and prints the scopes that asana.toml lacks. The answers that the document
+has for the operations of our tools go into tests/data/published_answers.json; the tests' services give these.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from pathlib import Path
 from typing import Final
 
 import yaml
 
 FILES: Final = Path(__file__).parents[2] / "providers" / "services"
+ANSWERS: Final = Path(__file__).parents[1] / "data" / "published_answers.json"
 _METHODS: Final = ("get", "post", "put", "patch", "delete")
 _QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$\[\]-]*")
 
@@ -140,6 +143,38 @@ class Document:
             for one in schema.get(several, []):
                 yield from self.members(one, where)
 
+    def example(self, schema: Mapping[str, object], where: Path, *, depth: int = 6) -> object:
+        """A value that fits the schema, of the examples in it where there are any."""
+        schema, where = self.follow(schema, where)
+        if "example" in schema:
+            return schema["example"]
+        if "allOf" in schema or "properties" in schema:
+            parts = [*schema.get("allOf", []), *([schema] if "properties" in schema else [])]
+            made: dict[str, object] = {}
+            for part in parts:
+                part, place = self.follow(part, where) if part is not schema else (part, where)
+                if "allOf" in part and part is not schema:
+                    made |= self.example(part, place, depth=depth)
+                    continue
+                properties, place = self.follow(part.get("properties", {}), place)
+                if depth > 0:
+                    made |= {name: self.example(one, place, depth=depth - 1) for name, one in properties.items()}
+            return made
+        for several in ("oneOf", "anyOf"):
+            if several in schema:
+                return self.example(schema[several][0], where, depth=depth)
+        match schema.get("type"):
+            case "array":
+                return [self.example(schema["items"], where, depth=depth - 1)] if depth > 0 else []
+            case "integer" | "number":
+                return 1
+            case "boolean":
+                return True
+            case "object":
+                return {}
+            case _:
+                return schema["enum"][0] if "enum" in schema else "text"
+
 
 def scopes_of(service: Service, operation: Mapping[str, object]) -> tuple[str, ...]:
     """The scopes that the document names for the operation, in its order."""
@@ -175,6 +210,40 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
         yield rule
 
 
+SERVED: Final[Mapping[str, tuple[str, ...]]] = {  # operations of declared tools
+    "asana": ("GET /workspaces", "GET /tasks", "GET /tasks/{task_gid}", "POST /tasks"),
+    "digitalocean": (
+        *("GET /v2/droplets", "GET /v2/domains/{domain_name}/records", "POST /v2/droplets/{droplet_id}/actions"),
+    ),
+    "figma": (
+        "GET /v1/files/{file_key}/meta",
+        "GET /v1/files/{file_key}/comments",
+        "POST /v1/files/{file_key}/comments",
+    ),
+    "pagerduty": ("GET /incidents", "GET /incidents/{id}", "GET /oncalls", "POST /incidents/{id}/notes"),
+}
+
+
+def answers(name: str, document: Document) -> Mapping[str, object]:
+    """Operation -> what the document says that the answer looks like: its example, or one made of its schema."""
+    found: dict[str, object] = {}
+    for method, path, operation, _, where in document.operations():
+        if f"{method} {path}" in SERVED[name]:
+            status, response = next(item for item in operation["responses"].items() if str(item[0]).startswith("2"))
+            response, place = document.follow(response, where)
+            kind = response["content"]["application/json"]
+            template = re.sub(r"[{][^}]*[}]", "{}", path).removeprefix(SERVICES[name].base)
+            found[f"{method} {template}"] = {"status": int(status), "body": _body(document, kind, place)}
+    return found
+
+
+def _body(document: Document, kind: Mapping[str, object], where: Path) -> object:
+    for one in kind.get("examples", {}).values():
+        example, _ = document.follow(one, where)
+        return example["value"]
+    return kind["example"] if "example" in kind else document.example(kind["schema"], where)
+
+
 def written(name: str, document: Document, *, version: str) -> str:
     """The file: a line for each rule."""
     source = {
@@ -185,12 +254,25 @@ def written(name: str, document: Document, *, version: str) -> str:
     return f'{{"source": {json.dumps(source)},\n"rules": [\n{lines}\n]}}\n'
 
 
+def _as_text(value: object) -> str:
+    """A time, which YAML reads as such."""
+    return value.isoformat() if isinstance(value, date | datetime) else str(value)
+
+
+def _keep_answers(name: str, document: Document, *, version: str) -> None:
+    kept = json.loads(ANSWERS.read_text(encoding="utf-8")) if ANSWERS.exists() else {}
+    kept[name] = {"document": f"{SERVICES[name].repository} {version}", "answers": answers(name, document)}
+    lines = ",\n".join(f"{json.dumps(one)}: {json.dumps(kept[one], default=_as_text)}" for one in sorted(kept))
+    ANSWERS.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+
+
 def main(name: str, path: Path) -> None:
     """Write the rules of one service, and print the scopes that its provider file does not have."""
     git = ["git", "-C", str(path.parent), "log", "-1", "--format=%h %cs"]
     version = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
     target = FILES / "rules" / f"{name}.json"
     target.write_text(written(name, Document(path), version=version), encoding="utf-8")
+    _keep_answers(name, Document(path), version=version)
     made = json.loads(target.read_text(encoding="utf-8"))["rules"]
     needed = {scope for rule in made for scope in (*rule["scopes"], *rule.get("needs", ()))}
     known = tomllib.loads((FILES / f"{name}.toml").read_text(encoding="utf-8"))["scopes"]

@@ -163,6 +163,7 @@ def provider_at(name: str, url: str, *, secret: str | None = "client-secret-cana
         client_secret=secret,
         authorize_url=f"{url}/authorize",
         token_url=f"{url}/token",
+        refresh_url=None if shipped.hosts.refresh_url is None else f"{url}/token",
         revoke_url=f"{url}/revoke",
         userinfo_url=f"{url}/userinfo",
         long_lived_url=None if shipped.long_lived is None else f"{url}/longer",

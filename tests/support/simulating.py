@@ -67,6 +67,7 @@ def family_settings(simulator: Simulator, mode: str, *, apis: Iterable[str] = ()
         "revoke_url": f"{base}/revoke",
         "userinfo_url": f"{base}/identity",
         "apis": dict.fromkeys(apis, f"{base}/api"),
+        **({"refresh_url": f"{base}/refresh"} if simulator.sandbox.modes[mode].refresh_at == "refresh" else {}),
         **({} if simulator.sandbox.modes[mode].long_lived is None else {"long_lived_url": f"{base}/longer"}),
     }
 

@@ -233,6 +233,36 @@ MICROSOFT: Mapping[str, Case] = {
     "onedrive_folder": Case("microsoft", "", {"folder": graph.FOLDER}, "minutes.txt", {"size": 4096, "entries": None}),
     "onedrive_files": Case("microsoft", "", {"limit": 1}, "report.docx", {"size": 20480}),
 }
+ASANA: Mapping[str, Case] = {
+    "asana_workspaces": Case("asana", "", {}, "My Company Workspace", {"id": "12345"}),
+    "asana_tasks": Case("asana", "", {"workspace": "12345"}, "Bug Task", {"id": "12345", "name": "Bug Task"}),
+    "asana_task_read": Case("asana", "", {"task": "12345"}, "Buy catnip", {"completed": False}),
+    "asana_task_create": Case(
+        "asana",
+        "",
+        {"workspace": "12345", "title": "Buy catnip", "due": "2026-12-01"},
+        "Created 12345",
+        {"id": "12345"},
+    ),
+}
+DIGITALOCEAN: Mapping[str, Case] = {
+    "digitalocean_droplets": Case("digitalocean", "", {}, "example.com", {"status": "active"}),
+    "digitalocean_records": Case("digitalocean", "", {"domain": "example.com"}, "NS", {"type": "NS"}),
+    "digitalocean_droplet_action": Case(
+        "digitalocean", "", {"droplet": "12", "action": "reboot"}, "is completed", {"status": "completed"}
+    ),
+}
+FIGMA: Mapping[str, Case] = {
+    "figma_file": Case("figma", "", {"file": "abc123"}, "text (figma", {"kind": "figma"}),
+    "figma_comments": Case("figma", "", {"file": "abc123"}, "text", {"author": "text"}),
+    "figma_comment": Case("figma", "", {"file": "abc123", "text": "Bigger."}, "Commented", {"id": "text"}),
+}
+PAGERDUTY: Mapping[str, Case] = {
+    "pagerduty_incidents": Case("pagerduty", "", {"status": "resolved"}, "on fire", {"id": "PT4KHLK", "number": 1234}),
+    "pagerduty_incident_read": Case("pagerduty", "", {"incident": "PT4KHLK"}, "on fire", {"status": "acknowledged"}),
+    "pagerduty_on_call": Case("pagerduty", "", {}, "Tim Wright", {"level": 2}),
+    "pagerduty_note": Case("pagerduty", "", {"incident": "PT4KHLK", "text": "On it."}, "Noted", {"id": "PWL7QXS"}),
+}
 FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "github": ("github", ("rest",)),
     "notion": ("api-notion", ("main",)),
@@ -242,6 +272,10 @@ FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "salesforce": ("api-salesforce", ("main",)),
     "facebook": ("api-facebook", ("main",)),
     "microsoft": ("api-microsoft", ("graph",)),
+    "asana": ("api-asana", ("main",)),
+    "digitalocean": ("api-digitalocean", ("main",)),
+    "figma": ("api-figma", ("main",)),
+    "pagerduty": ("api-pagerduty", ("main",)),
 }  # provider to the simulator's mode and the APIs of its file
 
 
@@ -266,4 +300,8 @@ CASES: Mapping[str, Case] = {
     **SALESFORCE,
     **FACEBOOK,
     **MICROSOFT,
+    **ASANA,
+    **DIGITALOCEAN,
+    **FIGMA,
+    **PAGERDUTY,
 }

@@ -15,7 +15,7 @@ from providers.simulator.running import Simulator, running_simulator
 from providers.simulator.sandbox import Sandbox, ServiceAPI
 from providers.simulator.tokens import AccessToken
 from providers.simulator.wire import SimulatedCall
-from tests.support.services import facebook, graph, hubspot, jira, linear, notion, salesforce
+from tests.support.services import facebook, graph, hubspot, jira, linear, notion, published, salesforce
 from tests.support.services.desk import ServiceCall
 from tests.support.services.github import api as github
 from tests.support.services.modes import WITH_APIS
@@ -38,6 +38,7 @@ APIS: Mapping[str, ServiceAPI] = {
     "graph": _desk(graph.answer),
     "salesforce": _desk(salesforce.answer, salesforce.no_authority),
     "facebook": _desk(facebook.answer, facebook.no_authority),
+    **{name: _desk(published.answer_of(name)) for name in published.SERVICES},
 }
 
 
