@@ -183,6 +183,7 @@ class UpstreamOAuth(Protocol):
         code: str,
         redirect_uri: str,
         code_verifier: str,
+        state: str = "",
         keep: Callable[[TokenAnswer], Awaitable[None]] | None = None,
     ) -> TokenAnswer:
         """Redeem an authorization code and look up the account. Raises UpstreamError.

@@ -48,7 +48,9 @@ async def _live(
     if back.get("state") != state or "code" not in back:
         return [LiveStep("consent", "failed", back.get("error", "that address has no code from this attempt"))]
     try:
-        answer = await upstream.redeem(code=back["code"], redirect_uri=redirect_uri, code_verifier=verifier)
+        answer = await upstream.redeem(
+            code=back["code"], redirect_uri=redirect_uri, code_verifier=verifier, state=state
+        )
     except UpstreamError as error:
         return [LiveStep("code", "failed", f"{error.code}: {error.description}")]
     account = "" if answer.account is None else answer.account.label

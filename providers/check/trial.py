@@ -90,7 +90,9 @@ class Trial:
         if back.get("state") != ["s-1"] or "code" not in back:
             raise StepFailed(f"the redirect carries {', '.join(sorted(back)) or 'nothing'}")
         try:
-            return await upstream.redeem(code=back["code"][0], redirect_uri=REDIRECT, code_verifier=VERIFIER)
+            return await upstream.redeem(
+                code=back["code"][0], redirect_uri=REDIRECT, code_verifier=VERIFIER, state="s-1"
+            )
         except UpstreamError as error:
             raise StepFailed(f"the code is not redeemed: {error.code}: {error.description}") from error
 

@@ -387,6 +387,7 @@ class Provider(FilePart):
     client_auth: Literal["client_secret_post", "client_secret_basic", "secret_as_user", "none"] = "client_secret_basic"
     body: Literal["form", "json", "query"] = "form"  # of requests to the token endpoint
     pkce: Literal["S256", "off"] = "S256"
+    state_at_token: bool = False  # the code is redeemed with the `state` of its consent
     refresh_tokens: Literal["issued", "never"] = "issued"
     scope: ScopeSyntax = ScopeSyntax()
     params: Params = Params()

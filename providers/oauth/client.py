@@ -112,6 +112,7 @@ class OAuthUpstream:
         code: str,
         redirect_uri: str,
         code_verifier: str,
+        state: str = "",
         keep: Callable[[TokenAnswer], Awaitable[None]] | None = None,
     ) -> TokenAnswer:
         """Redeem an authorization code and look up the account. Raises UpstreamError.
@@ -123,6 +124,8 @@ class OAuthUpstream:
         parameters["redirect_uri"] = redirect_uri
         if provider.pkce == "S256":
             parameters["code_verifier"] = code_verifier
+        if provider.state_at_token:
+            parameters["state"] = state
         written = token_request(provider, provider.hosts.token_url, parameters)
         outcome = await self._ask(written, self._judge(self._context(code, code_verifier)))
         if isinstance(outcome, TokenAnswer):

@@ -347,6 +347,7 @@ async def _redeem(
             code=callback.code,
             redirect_uri=callback_url(deployment, provider.name),
             code_verifier=str(ticket.payload["verifier"]),
+            state=callback.state,
             keep=keep,
         )
     except UpstreamError as error:

@@ -125,6 +125,7 @@ MUTATIONS: list[tuple[str, str, object]] = [
     ("body", "asana", "query"),
     ("pkce", "airtable", "off"),
     ("pkce", "hubspot", "S256"),
+    ("state_at_token", "dropbox-sign", False),
     ("refresh_tokens", "todoist", "issued"),
     ("refresh_tokens", "asana", "never"),
     ("hosts.revoke_url", "asana", None),

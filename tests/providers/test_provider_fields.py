@@ -88,6 +88,9 @@ FORM: list[tuple[str, str, str, object]] = [
     ("revoke.pages", "microsoft", "revoke.pages", {"Anybody": "http://microsoft.example"}),
     ("proxied.paths", "github", "proxied.paths", {"/v1": "nothing"}),
     ("proxied.upload_session", "github", "proxied.upload_session", "upload id"),
+    ("unruled.unsafe_reads", "slack", "unruled.unsafe_reads", ["no path"]),
+    ("unruled.closed", "instagram", "unruled.closed", ["access_token"]),
+    ("unruled.sources", "slack", "unruled.sources", ["nobody"]),
 ]
 # by what the API answers
 ERRORS: list[tuple[str, object]] = [

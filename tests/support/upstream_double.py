@@ -102,6 +102,7 @@ class UpstreamDouble:
         code: str,
         redirect_uri: str,
         code_verifier: str,
+        state: str = "",
         keep: Callable[[TokenAnswer], Awaitable[None]] | None = None,
     ) -> TokenAnswer:
         raise NotImplementedError

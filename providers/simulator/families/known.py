@@ -209,7 +209,7 @@ KNOWN: Mapping[str, Mode] = {
     "dialpad": service("Dialpad", "post", "?", identity="id display_name", offline_scope="offline_access",
         revoke="POST bearer token access nobody"),
     "dropbox-sign": service("Dropbox Sign", "post", "keeps", life=HOUR, pkce="no", app=True,
-        identity="account.account_id account.email_address", refresh_at="refresh"),
+        identity="account.account_id account.email_address", refresh_at="refresh", state_at_token=True),
     "ebay": service("eBay", "basic", "keeps", life=7200, identity="userId username", grant=547 * DAY + DAY // 2,
         shape=_RENEWAL),
     "egnyte": service("Egnyte", "post", "?", life=30 * DAY, refresh=False, identity="id username"),

@@ -92,6 +92,7 @@ class Mode:
     refresh_scope_parameter: str = "scope"
     refresh_scope_is_array: bool = False
     redirect_uri_at_token: Literal["required", "ignored", "refused"] = "required"
+    state_at_token: bool = False  # a code is redeemed with the state of its consent
     required_authorize: Mapping[str, str] = field(default_factory=dict[str, str])
     required_token: Mapping[str, str] = field(default_factory=dict[str, str])
     required_refresh: Mapping[str, str] = field(default_factory=dict[str, str])  # of a refresh only

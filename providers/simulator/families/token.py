@@ -112,6 +112,9 @@ def _redeem(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, 
         )
     except CodeRefused as refused:
         return refusal(mode, "invalid_grant", f"The code is no good: {refused.reason}.")
+    if mode.state_at_token and call.text("state") != code.request.state:
+        entry["outcome"] = "state"
+        return refusal(mode, "invalid_request", "The state isn't that of the authorization request.")
     issued = face.tokens.open_family(
         client_id=client.client_id,
         account=code.account,

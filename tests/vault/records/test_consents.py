@@ -48,6 +48,7 @@ class Watched:
         code: str,
         redirect_uri: str,
         code_verifier: str,
+        state: str = "",
         keep: Callable[[TokenAnswer], Awaitable[None]] | None = None,
     ) -> TokenAnswer:
         async def kept(answer: TokenAnswer) -> None:
