@@ -30,6 +30,8 @@ from tests.support.person import Person
 
 READ = ("GET", "/repos/alice/notes/readme")
 
+pytestmark = pytest.mark.timeout(400)  # what comes first takes a minute or two
+
 
 @dataclass
 class Before:
