@@ -10,6 +10,8 @@ import pytest
 from tests.attacks.target import DEVICE, PASSWORD, REDIRECT, Agent, Target, query_of, running_target
 from tests.support.person import forms_of
 
+pytestmark = pytest.mark.timeout(400)  # two vaults start first
+
 
 @pytest.fixture(scope="session")
 async def other(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Target]:
