@@ -43,25 +43,30 @@ class Mail:
 
 
 class Mailboxes:
-    """Every person's mail, newest first."""
+    """Every person's mail, newest first. A box is filled at its first use: few who start a simulator read mail."""
 
     def __init__(self, *, now: float) -> None:
-        self._boxes: dict[str, list[Mail]] = {person.email: [] for person in PEOPLE.values()}
-        for email in self._boxes:
-            self._seed(email, now)
+        self._started = now
+        self._people = frozenset(person.email for person in PEOPLE.values())
+        self._boxes: dict[str, list[Mail]] = {}
+
+    def _box(self, email: str) -> list[Mail]:
+        if email not in self._boxes:
+            self._boxes[email] = _first_mails(email, self._started)
+        return self._boxes[email]
 
     def of(self, email: str) -> list[Mail]:
         """This person's mail, newest first; drafts among it."""
-        return sorted(self._boxes[email], key=lambda mail: mail.at, reverse=True)
+        return sorted(self._box(email), key=lambda mail: mail.at, reverse=True)
 
     def find(self, email: str, identifier: str) -> Mail | None:
-        return next((mail for mail in self._boxes[email] if mail.id == identifier), None)
+        return next((mail for mail in self._box(email) if mail.id == identifier), None)
 
     def keep_draft(self, email: str, raw: bytes, *, thread: str | None, now: float) -> Mail:
         """Put a message among the drafts."""
         message = self._add_headers(email, raw, now)
         mail = Mail(new_id(), thread or new_id(), message, now, ["DRAFT"], draft=f"r{secrets.randbelow(10**18)}")
-        self._boxes[email].append(mail)
+        self._box(email).append(mail)
         return mail
 
     def send(self, email: str, raw: bytes, *, thread: str | None, now: float) -> Mail:
@@ -70,10 +75,10 @@ class Mailboxes:
         receivers = receivers_of(message)
         del message["Bcc"]
         mail = Mail(new_id(), thread or new_id(), message, now, ["SENT"])
-        self._boxes[email].append(mail)
+        self._box(email).append(mail)
         for address in receivers:
-            if address in self._boxes:
-                self._boxes[address].append(Mail(new_id(), new_id(), message, now, ["INBOX", "UNREAD"]))
+            if address in self._people:
+                self._box(address).append(Mail(new_id(), new_id(), message, now, ["INBOX", "UNREAD"]))
         return mail
 
     def _add_headers(self, email: str, raw: bytes, now: float) -> EmailMessage:
@@ -88,27 +93,29 @@ class Mailboxes:
                 message[name] = value
         return message
 
-    def _seed(self, email: str, now: float) -> None:
-        welcome = _mail("Team <team@example.com>", email, "Welcome to the sandbox", "Nothing here is real.\n\nTeam")
-        welcome.add_attachment(b"%PDF-1.7 nothing", maintype="application", subtype="pdf", filename="rules.pdf")
-        news = EmailMessage(policy=SMTP)
-        for name, value in (("From", "News <news@garden.example>"), ("To", email), ("Subject", "Gärten im März")):
-            news[name] = value
-        news.set_content(_NEWSLETTER, subtype="html")
-        plan = _mail("Bob Example <bob@example.com>", email, "Lunch on Friday", "Shall we eat at one?\n")
-        box = self._boxes[email]
-        for number, (message, hours, labels) in enumerate(
-            (
-                (welcome, 72, ["INBOX"]),
-                (news, 30, ["INBOX", "CATEGORY_PROMOTIONS"]),
-                (plan, 2, ["INBOX", "UNREAD"]),
-            ),
-            start=1,
-        ):
-            identifier = f"18f{number:013x}"
-            message["Message-ID"] = f"<{identifier}@m.example>"
-            message["Date"] = format_datetime(datetime.fromtimestamp(now - hours * 3600, UTC))
-            box.append(Mail(identifier, identifier, message, now - hours * 3600, labels))
+
+def _first_mails(email: str, now: float) -> list[Mail]:
+    welcome = _mail("Team <team@example.com>", email, "Welcome to the sandbox", "Nothing here is real.\n\nTeam")
+    welcome.add_attachment(b"%PDF-1.7 nothing", maintype="application", subtype="pdf", filename="rules.pdf")
+    news = EmailMessage(policy=SMTP)
+    for name, value in (("From", "News <news@garden.example>"), ("To", email), ("Subject", "Gärten im März")):
+        news[name] = value
+    news.set_content(_NEWSLETTER, subtype="html")
+    plan = _mail("Bob Example <bob@example.com>", email, "Lunch on Friday", "Shall we eat at one?\n")
+    box: list[Mail] = []
+    for number, (message, hours, labels) in enumerate(
+        (
+            (welcome, 72, ["INBOX"]),
+            (news, 30, ["INBOX", "CATEGORY_PROMOTIONS"]),
+            (plan, 2, ["INBOX", "UNREAD"]),
+        ),
+        start=1,
+    ):
+        identifier = f"18f{number:013x}"
+        message["Message-ID"] = f"<{identifier}@m.example>"
+        message["Date"] = format_datetime(datetime.fromtimestamp(now - hours * 3600, UTC))
+        box.append(Mail(identifier, identifier, message, now - hours * 3600, labels))
+    return box
 
 
 def receivers_of(message: EmailMessage) -> Sequence[str]:
