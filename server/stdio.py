@@ -196,7 +196,7 @@ class _Opening:
                 open_browser=options.opener,
                 is_measured=options.settings.telemetry.otlp_endpoint is not None,
             ) as deployment,
-            upkeep(deployment),
+            upkeep(deployment, role="stdio"),
         ):
             options.greet(deployment)
             principal = await local_principal(deployment, options.client_name)

@@ -29,6 +29,7 @@ from vault.storage.database import (
 
 UNUSED_LIFETIME = 86400
 PAGE = 500  # clients per read
+SCAN = 2000  # clients that one search looks at
 MOST_NAMESAKES: Final = 50
 _TOUCH_INTERVAL = 3600
 _COLUMNS: Final = (
@@ -108,6 +109,32 @@ async def walk_clients(reader: Reader) -> AsyncGenerator[tuple[Client, ...]]:
     ):
         yield tuple(client_of(row) for row in rows)
         where = {"created_at": integer(rows[-1], "created_at"), "after": text(rows[-1], "id")}
+
+
+async def find_page(
+    reader: Reader, *, named: str = "", before: tuple[int, str] | None = None, limit: int
+) -> tuple[tuple[Client, ...], tuple[int, str] | None]:
+    """Clients, the youngest first, whose name or id contains `named`; and the `before` of the next page, if any.
+
+    Looks at SCAN clients at most, whatever there are: a page may hold fewer than `limit`, and still have a next one.
+    """
+    most = SCAN if named else limit + 1
+    created_at, client_id = before or (2**62, "")
+    rows = await reader.fetch(
+        "select id, kind, name, auth_method, redirect_uris, grant_types, resources, secret_hash, registration_hash,"
+        " metadata, created_at, last_used_at, removed_at"
+        " from clients where tenant = :tenant and removed_at is null and (created_at, id) < (:created_at, :before)"
+        " order by created_at desc, id desc limit :limit",
+        {"tenant": TENANT, "created_at": created_at, "before": client_id, "limit": most},
+    )
+    wanted, found = named.casefold(), list[Client]()
+    for one in map(client_of, rows):
+        if wanted in one.name.casefold() or named in one.id:
+            if len(found) == limit:
+                return tuple(found), (found[-1].created_at, found[-1].id)
+            found.append(one)
+    last = client_of(rows[-1]) if len(rows) == most else None
+    return tuple(found), None if last is None else (last.created_at, last.id)
 
 
 async def list_own(reader: Reader, user_id: str, *, now: int) -> tuple[Client, ...]:

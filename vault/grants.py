@@ -172,6 +172,17 @@ async def list_grants(reader: Reader, user_id: str) -> tuple[Grant, ...]:
     return tuple(grant_from(row) for row in rows)
 
 
+async def list_people(reader: Reader, client_id: str, *, limit: int) -> tuple[tuple[str, str], ...]:
+    """Id and name of people who signed this client in, of at most `limit` sign-ins."""
+    rows = await reader.fetch(
+        "select distinct u.id, u.name from (select g.user_id from grants g"
+        " where g.tenant = :tenant and g.client_id = :client_id and g.revoked_at is null limit :limit) held"
+        " cross join users u where u.tenant = :tenant and u.id = held.user_id order by u.name, u.id",
+        {"tenant": TENANT, "client_id": client_id, "limit": limit},
+    )
+    return tuple((text(row, "id"), text(row, "name")) for row in rows)
+
+
 async def list_sign_ins(reader: Reader, user_id: str, *, client_id: str, limit: int) -> tuple[Grant, ...]:
     """The grants of a user to one client, live or ended, newest first."""
     rows = await reader.fetch(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.live_providers import LOOK_EVERY
-from vault import approvals, clients, handles, limits, replay, sessions, tickets, tokens
+from server.runtime.version import VERSION
+from vault import approvals, clients, handles, limits, replay, replicas, sessions, tickets, tokens
 from vault.audit import segments
 from vault.audit.proof import ChainBroken
 from vault.notices import outbox
@@ -22,6 +24,7 @@ from vault.refresh import consents, recovery, rotation
 from vault.refresh.concurrency import Vault
 from vault.refresh.journal import KEEP
 from vault.refusals import VaultError
+from vault.replicas import Replica
 from vault.storage.database import SWEEP_BATCH, Transaction
 from vault.upkeep import expiries, retention, revocations, sign_ins
 from vault.upstream import RotationMode
@@ -31,19 +34,21 @@ HEAD_START: Final = 1.0  # seconds
 SWEEP_EVERY: Final = 600.0  # seconds
 NOTICES_EVERY: Final = 5.0  # seconds: an approval waits for ten minutes only
 SHED_EVERY: Final = 120.0  # seconds
+_LEAVE: Final = 2.0  # seconds for saying that this process ends
 STEP_LIMIT: Final = 300.0  # seconds for one step of one round
 logger = logging.getLogger("token_vault.upkeep")
 
 
 @asynccontextmanager
-async def upkeep(deployment: Deployment) -> AsyncGenerator[None]:
+async def upkeep(deployment: Deployment, *, role: str = "serve") -> AsyncGenerator[None]:
     """Do the upkeep as long as the block runs.
 
     First, for a moment alone, what a dead process left unfinished: its accounts work again, or are known to need their
     person, before the program loads what it needs to listen.
     """
     settled = asyncio.Event()
-    working = asyncio.create_task(_work(deployment, settled))
+    presence = _presence_step(deployment, role)
+    working = asyncio.create_task(_work(deployment, settled, presence))
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(HEAD_START):
@@ -52,6 +57,7 @@ async def upkeep(deployment: Deployment) -> AsyncGenerator[None]:
     finally:
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
+        await _leave(deployment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +69,14 @@ class UpkeepStep:
     work: Callable[[Deployment], Awaitable[object]]
 
 
-async def _work(deployment: Deployment, settled: asyncio.Event) -> None:
+async def _work(deployment: Deployment, settled: asyncio.Event, presence: UpkeepStep) -> None:
     """Each step separately, so that a slow or failing one delays no other; the unfinished refreshes first."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_repeat(deployment, FIRST, settled))
         with suppress(TimeoutError):
             async with asyncio.timeout(HEAD_START):
                 await settled.wait()
-        for step in (*STEPS, _scrub_step(deployment)):
+        for step in (*STEPS, _scrub_step(deployment), presence):
             group.create_task(_repeat(deployment, (step,)))
         group.create_task(_repeat(deployment, SHED))
         group.create_task(_repeat(deployment, SWEEPS))
@@ -124,6 +130,34 @@ def _scrub_step(deployment: Deployment) -> UpkeepStep:
         scrubbed = await scrub(deployment.vault, since=scrubbed)
 
     return UpkeepStep("traces", INTERVAL, work)
+
+
+def _presence_step(deployment: Deployment, role: str) -> UpkeepStep:
+    """Say that this process serves the vault, for the administration page."""
+    started_at, host = deployment.now(), socket.gethostname()
+
+    async def work(deployment: Deployment) -> None:
+        troubles = deployment.vault.tasks.breakers.troubles()
+        said = Replica(
+            id=deployment.vault.owner,
+            host=host,
+            role=role,
+            version=VERSION,
+            started_at=started_at,
+            seen_at=deployment.now(),
+            failing=dict(deployment.failing_upkeep),
+            providers={name: one.kind for name, one in troubles.items()},
+        )
+        async with deployment.transaction() as transaction:
+            await replicas.note_replica(transaction, said)
+
+    return UpkeepStep("presence", replicas.SAID_EVERY, work)
+
+
+async def _leave(deployment: Deployment) -> None:
+    with suppress(TimeoutError, VaultError):  # then it is missed, and forgotten after a day
+        async with asyncio.timeout(_LEAVE), deployment.transaction() as transaction:
+            await replicas.forget_replica(transaction, deployment.vault.owner)
 
 
 async def keep_alive(vault: Vault) -> int:

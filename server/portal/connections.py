@@ -29,7 +29,6 @@ from server.portal.connect import (
     provider_targets,
     scope_words,
 )
-from server.portal.first_run import provider_facts
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from vault import clients, connections, delegations
@@ -71,7 +70,7 @@ async def show(visit: OwnVisit) -> Response:
         "closed": next((end_row(visit, one) for one in ended if one.connection_id == closed), None),
         "providers": configured,
         "others": [] if not configured else [one for one in known if one not in configured],
-        "setup": [] if configured else provider_facts(deployment),
+        "no_provider": not configured,
     }
     return visit.page("connections.html", context, form_targets=provider_targets(configured))
 

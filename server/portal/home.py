@@ -36,6 +36,7 @@ async def show(visit: OwnVisit) -> Response:
         "titles": {one.provider: account_title(visit, one.provider) for one in owned},
         "states": {one.id: texts.status(one.status(now)) for one in owned if one.status(now) != "active"},
         "events": await recent_rows(visit, limit=_SHOWN),
+        "is_new": not agents or not owned,
         "mcp": deployment.url("/mcp"),
     }
     return visit.page("home.html", context)

@@ -8,11 +8,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote
-
-from server.setup.client_kinds import CLIENTS, Machine
 
 _CURSOR: Final = "cursor://anysphere.cursor-deeplink/mcp/install"
 
@@ -27,14 +24,6 @@ def install_link(client: str, name: str, entry: Mapping[str, object]) -> str | N
             return "vscode:mcp/install?" + quote(_compact({"name": name, **entry}), safe="")
         case _:
             return None
-
-
-def web_links(url: str) -> dict[str, str]:
-    """The links for a vault that serves MCP at this address, by the client's title: what a page of it can offer."""
-    anywhere = Machine("", Path(), {})  # these entries are the same on every machine
-    entries = {client: kind.remote("http", url, anywhere) for client, kind in CLIENTS.items()}
-    links = {CLIENTS[client].title: install_link(client, "token-vault", entry) for client, entry in entries.items()}
-    return {title: link for title, link in links.items() if link is not None}
 
 
 def _compact(content: Mapping[str, object]) -> bytes:

@@ -140,14 +140,24 @@ async def test_two_administrators_cannot_remove_each_other_at_once(database: Dat
         first = await users.create_user(transaction, "first", is_admin=True, now=1)
         second = await users.create_user(transaction, "second", is_admin=True, now=1)
 
-    async def remove(user: User) -> bool:
+    checked = asyncio.Event()
+
+    async def remove(user: User, *, meanwhile: asyncio.Task[bool] | None = None) -> bool:
         async with database.transaction() as transaction:
             if await users.is_last_admin(transaction, user.id):
                 return False
-            await asyncio.sleep(0)
+            checked.set()
+            if meanwhile is not None:  # which has to wait for this one: without that, it is done by then
+                await asyncio.wait({meanwhile}, timeout=0.3)
             return await users.set_admin(transaction, user.id, is_admin=False)
 
-    assert sorted(await asyncio.gather(remove(first), remove(second))) == [False, True]
+    async def remove_later() -> bool:
+        await checked.wait()
+        return await remove(second)
+
+    later = asyncio.create_task(remove_later())
+    assert await remove(first, meanwhile=later)
+    assert not await later
     assert len(await users.list_admins(database)) == 1
 
 

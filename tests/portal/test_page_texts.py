@@ -23,9 +23,7 @@ _ASIDE = {
     "ask",
     "text",
     "text ask",
-    "token-vault providers setup slack",
-    "providers.",
-}  # classes, a command, a setting
+}  # classes
 _CHOSEN = (
     "status_hint",
     "status",
@@ -54,6 +52,9 @@ _CHOSEN = (
     "profile_done",
     "sign_in_method",
     "step_up",
+    "admin_mode",
+    "admin_role",
+    "admin_origin",
 )  # by a value
 
 

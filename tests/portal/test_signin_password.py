@@ -317,7 +317,7 @@ async def test_the_first_admin_needs_the_one_time_secret(tmp_path_factory: pytes
             assert (await person.submit(page, dict(answers), form="/first-run")).status_code == 400
             assert await users.count_users(room.deployment.database) == 0
         done = await person.submit(page, fields | {"secret": secret}, form="/first-run")
-        assert done.url.path == "/connections"
+        assert done.url.path == "/first-run"
         (ada,) = await users.list_users(room.deployment.database)
         assert ada.is_admin
         assert await room.kinds(ada) == ["user.created", "session.started"]

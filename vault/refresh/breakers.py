@@ -97,6 +97,10 @@ class Breakers:
             next_at=until,
         )
 
+    def troubles(self) -> dict[str, Trouble]:
+        """What this process knows of all providers that it cannot use now."""
+        return {name: trouble for name in self._states if (trouble := self.trouble(name)) is not None}
+
     def trouble(self, provider: str) -> Trouble | None:
         """What this process knows of a provider that it cannot use now."""
         state = self._states.get(provider)

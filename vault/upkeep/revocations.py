@@ -26,6 +26,7 @@ from vault.upstream import RevokeOutcome
 log = logging.getLogger("token_vault.revocations")
 
 BACKOFF = (30, 120, 600, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600, 24 * 3600)  # seconds after each failure
+OVERDUE = 300  # seconds after which a due attempt is late: every process looks twice a minute
 BATCH = 20  # revocations per round of `run_due`
 AT_ONCE = 5  # of these at a time: a provider that does not answer delays few others
 LEFT_OPEN = frozenset({"unsupported", "given_up", "unreadable"})  # only the person can end the access there
@@ -152,6 +153,16 @@ async def run_due(vault: Vault) -> int:
             raise outcome
     await finish_deletions(vault)
     return len(due)
+
+
+async def count_overdue(reader: Reader, *, now: int) -> tuple[int, int]:
+    """How many revocations nobody attempted although they were due OVERDUE seconds ago, and since when the first is."""
+    row = await reader.fetch_one(
+        "select count(*) as n, min(r.next_at) as first from (select next_at from upstream_revocations"
+        " where tenant = :tenant and done_at is null and next_at < :late order by next_at limit 1000) r",
+        {"tenant": TENANT, "late": now - OVERDUE},
+    )
+    return (0, now) if row is None else (integer(row, "n"), integer_or_none(row, "first") or now)
 
 
 async def finish_deletions(vault: Vault) -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from starlette.routing import Route
 
 from server.deployment import Deployment
-from server.portal.administration import people, providers
+from server.portal.administration import agents, people, providers, vault_pages
 from server.portal.administration.room import admin_route
 
 
 def admin_routes(deployment: Deployment) -> list[Route]:
     """Every administration page's route, most specific path first."""
     return [
-        admin_route(deployment, "", get=providers.show),
+        admin_route(deployment, "", get=vault_pages.show_overview),
         admin_route(deployment, "/providers", get=providers.show),
         admin_route(deployment, "/providers/{provider}", get=providers.show_one, post=providers.save),
         admin_route(deployment, "/providers/{provider}/test", post=providers.test, back=".."),
@@ -26,4 +26,9 @@ def admin_routes(deployment: Deployment) -> list[Route]:
         admin_route(deployment, "/people/{user}/admin", post=people.make_admin, back=".."),
         admin_route(deployment, "/people/{user}/not-admin", post=people.end_admin, back=".."),
         admin_route(deployment, "/people/{user}/delete", get=people.confirm, post=people.delete),
+        admin_route(deployment, "/agents", get=agents.show),
+        admin_route(deployment, "/agents/{client:path}/cut-off", get=agents.confirm, post=agents.cut_off),
+        admin_route(deployment, "/agents/{client:path}", get=agents.show_one),
+        admin_route(deployment, "/settings", get=vault_pages.show_settings),
+        admin_route(deployment, "/activity", get=vault_pages.show_activity),
     ]

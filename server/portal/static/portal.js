@@ -77,6 +77,20 @@
     setInterval(count, 1000);
   }
 
+  const awaited = document.querySelector("[data-awaits]");
+  if (awaited) {
+    const look = async () => {
+      if (!document.hidden) {
+        const answer = await fetch(awaited.dataset.awaits).catch(() => null);
+        const page = answer?.ok && !answer.redirected ? new DOMParser().parseFromString(await answer.text(), "text/html") : null;
+        const found = page?.getElementById(awaited.id);
+        if (found && !("awaits" in found.dataset)) return awaited.replaceChildren(...found.childNodes);
+      }
+      setTimeout(look, 4000);
+    };
+    setTimeout(look, 4000);
+  }
+
   if (navigator.clipboard) {
     for (const button of document.querySelectorAll("button[data-copy]")) {
       button.hidden = false;

@@ -1,0 +1,91 @@
+"""The processes that serve a vault: each says about twice a minute that it is there, and what fails in it.
+
+For people who look: nothing is decided by it. Whether a process has ended, `vault.storage.liveness` knows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from vault.records import TENANT
+from vault.storage.database import Reader, Row, Transaction, integer, text
+
+SAID_EVERY: Final = 30  # seconds
+LATE: Final = 90  # seconds after which one that said nothing is missed
+_KEPT: Final = 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One process. `failing`: step of the upkeep to the code of its failure; `providers`: those in trouble to why."""
+
+    id: str
+    host: str
+    role: str  # `serve`, or `stdio`
+    version: str
+    started_at: int
+    seen_at: int
+    failing: Mapping[str, str]
+    providers: Mapping[str, str]
+
+
+async def note_replica(transaction: Transaction, replica: Replica) -> None:
+    """Say that it is there, and forget those that said nothing for a day."""
+    await transaction.execute(
+        "insert into replicas (tenant, id, host, role, version, started_at, seen_at, failing, providers)"
+        " values (:tenant, :id, :host, :role, :version, :started_at, :seen_at, :failing, :providers)"
+        " on conflict (tenant, id) do update set seen_at = excluded.seen_at, failing = excluded.failing,"
+        " providers = excluded.providers",
+        {
+            "tenant": TENANT,
+            "id": replica.id,
+            "host": replica.host,
+            "role": replica.role,
+            "version": replica.version,
+            "started_at": replica.started_at,
+            "seen_at": replica.seen_at,
+            "failing": json.dumps(dict(replica.failing), sort_keys=True),
+            "providers": json.dumps(dict(replica.providers), sort_keys=True),
+        },
+    )
+    await transaction.execute(
+        "delete from replicas where tenant = :tenant and seen_at < :before",
+        {"tenant": TENANT, "before": replica.seen_at - _KEPT},
+    )
+
+
+async def forget_replica(transaction: Transaction, replica_id: str) -> None:
+    """It ends as it should."""
+    await transaction.execute(
+        "delete from replicas where tenant = :tenant and id = :id", {"tenant": TENANT, "id": replica_id}
+    )
+
+
+async def list_replicas(reader: Reader) -> tuple[Replica, ...]:
+    """Those seen within a day, the last started first."""
+    rows = await reader.fetch(
+        "select id, host, role, version, started_at, seen_at, failing, providers from replicas"
+        " where tenant = :tenant order by started_at desc, id limit 500",
+        {"tenant": TENANT},
+    )
+    return tuple(
+        Replica(
+            text(row, "id"),
+            text(row, "host"),
+            text(row, "role"),
+            text(row, "version"),
+            integer(row, "started_at"),
+            integer(row, "seen_at"),
+            _texts(row, "failing"),
+            _texts(row, "providers"),
+        )
+        for row in rows
+    )
+
+
+def _texts(row: Row, name: str) -> Mapping[str, str]:
+    found: object = json.loads(text(row, name))
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- written above
