@@ -62,6 +62,7 @@ bench: .venv/.dev
 	$(RUN) -m tests.bench.eras
 	$(RUN) -m tests.bench.eras --postgres
 	$(RUN) -m tests.bench.transports
+	$(RUN) -m tests.bench.people
 	$(RUN) -m tests.bench.start
 
 million: .venv/.dev
