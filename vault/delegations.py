@@ -8,6 +8,7 @@ last.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 from vault.records import TENANT, ApprovalState, Connection, Delegation, Event, format_scope, parse_scope
@@ -131,8 +132,40 @@ async def extend(
     scopes: frozenset[str],
     now: int,
     expires_at: int | None = None,
+    ask: frozenset[str] = frozenset(),
 ) -> Delegation:
-    """Let an agent also use a connection with these scopes; a live delegation keeps its scopes and the earlier end."""
+    """Let an agent also use a connection with these scopes; a live delegation keeps its scopes and the earlier end.
+
+    The person is asked about `ask` each time, and about what they were asked before.
+    """
+    delegation = await _extend(
+        transaction,
+        user_id=user_id,
+        client_id=client_id,
+        connection_id=connection_id,
+        scopes=scopes,
+        now=now,
+        expires_at=expires_at,
+    )
+    if ask:
+        which = {"user_id": user_id, "client_id": client_id, "connection_id": connection_id}
+        held = await get(transaction, **which)
+        asked = ask if held is None else ask | held.ask
+        await set_ask(transaction, **which, ask=asked, now=now)
+        return replace(delegation, ask=asked)
+    return delegation
+
+
+async def _extend(
+    transaction: Transaction,
+    *,
+    user_id: str,
+    client_id: str,
+    connection_id: str,
+    scopes: frozenset[str],
+    now: int,
+    expires_at: int | None,
+) -> Delegation:
     for _ in range(5):
         held = await get(transaction, user_id=user_id, client_id=client_id, connection_id=connection_id)
         if held is None or not held.is_live(now):
@@ -242,12 +275,26 @@ async def list_live_uses(reader: Reader, user_id: str, *, now: int) -> tuple[tup
     return tuple(sorted((text(row, "client_id"), text(row, "connection_id")) for row in rows))
 
 
-def extended_event(connection: Connection, *, client_id: str, scopes: frozenset[str]) -> Event:
-    """The event recorded when an agent gets further scopes of a connection."""
+def extended_event(
+    connection: Connection,
+    *,
+    client_id: str,
+    scopes: frozenset[str],
+    ask: frozenset[str] = frozenset(),
+    expires_at: int | None = None,
+) -> Event:
+    """The event recorded when an agent gets further scopes of a connection, as `extend` was asked to."""
+    details: dict[str, object] = {
+        "provider": connection.provider,
+        "account": connection.label,
+        "scopes": sorted(scopes),
+        **({"ask": sorted(ask)} if ask else {}),
+        **({"ends_at": expires_at} if expires_at is not None else {}),
+    }
     return Event(
         kind="delegation.extended",
         user_id=connection.user_id,
         client_id=client_id,
         connection_id=connection.id,
-        details={"provider": connection.provider, "account": connection.label, "scopes": sorted(scopes)},
+        details=details,
     )

@@ -277,8 +277,15 @@ async def covering_connections(deployment: Deployment, request: ConnectRequest) 
     )
 
 
-async def allow(deployment: Deployment, request: ConnectRequest, *, connection: Connection) -> None:
-    """Let the agent use an existing connection with the scopes it asked for."""
+async def allow(
+    deployment: Deployment,
+    request: ConnectRequest,
+    *,
+    connection: Connection,
+    ask: frozenset[str] = frozenset(),
+    ends_at: int | None = None,
+) -> None:
+    """Let the agent use an existing connection with the scopes of the request, on these terms (see `Consent`)."""
     if request.client_id is None:
         return
     now = deployment.now()
@@ -290,8 +297,12 @@ async def allow(deployment: Deployment, request: ConnectRequest, *, connection: 
             connection_id=connection.id,
             scopes=request.scopes,
             now=now,
+            ask=ask,
+            expires_at=ends_at,
         )
-        event = delegations.extended_event(connection, client_id=request.client_id, scopes=request.scopes)
+        event = delegations.extended_event(
+            connection, client_id=request.client_id, scopes=request.scopes, ask=ask, expires_at=ends_at
+        )
         await audit.append(transaction, event, now=now)
 
 

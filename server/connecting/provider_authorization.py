@@ -38,12 +38,14 @@ _PATIENCE: Final = 8.0  # seconds that a person who reloads the page waits for r
 
 @dataclass(frozen=True, slots=True)
 class ConsentRequest:
-    """One consent at a provider: what is requested there, and what an agent gets of it afterwards."""
+    """One consent at a provider: what is requested there, and what an agent gets of it afterwards (see `Consent`)."""
 
     provider: str
     scopes: frozenset[str]
     client_id: str | None = None
     delegated: frozenset[str] = frozenset()
+    ask: frozenset[str] = frozenset()
+    ends_at: int | None = None
     login_hint: str | None = None
 
 
@@ -105,6 +107,8 @@ async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, ses
                 "provider": provider.name,
                 "scopes": format_scope(trip.scopes),
                 "delegated": format_scope(trip.delegated),
+                "ask": format_scope(trip.ask),
+                "ends_at": trip.ends_at,
                 "verifier": verifier,
             },
             lifetime=LIFETIME,
@@ -272,7 +276,15 @@ async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: Us
     What is sealed is empty: each call gets a token of its own. Raises as `start` does.
     """
     await check_may_connect(deployment, session, known_provider(deployment, trip.provider))
-    consent = Consent(user.id, trip.provider, trip.scopes, client_id=trip.client_id, delegated=trip.delegated)
+    consent = Consent(
+        user.id,
+        trip.provider,
+        trip.scopes,
+        client_id=trip.client_id,
+        delegated=trip.delegated,
+        ask=trip.ask,
+        ends_at=trip.ends_at,
+    )
     answer = TokenAnswer(access_token="", scopes=trip.scopes, account=Account(user.id, user.name))
     at_ms = consents.milliseconds(deployment.vault)
     stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False)

@@ -13,6 +13,8 @@ import httpx2
 
 from providers.simulator.person import consent
 
+_LEVEL = "level.asked"  # on a connect page: what the agent may do of what it asks
+
 
 class DemoFailed(Exception):
     """A step did not do what it should."""
@@ -92,7 +94,9 @@ class DemoPerson:
         """Open a connect link, agree, agree at the provider if it asks, and come back."""
         path = link.removeprefix(self._origin)
         page = await self.open(path)
-        return await self._at_provider(await self.submit(page, path, {"decision": "allow"}), account=account)
+        return await self._at_provider(
+            await self.submit(page, path, {"decision": "allow", _LEVEL: "write"}), account=account
+        )
 
     async def connect_from_portal(self, provider: str, *, account: str) -> httpx2.Response:
         """Connect an account without an agent, with what the page proposes."""

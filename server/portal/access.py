@@ -23,13 +23,14 @@ from server.deployment import Deployment
 from server.portal.forms import Form, PageRefused
 from vault import connections, delegations
 from vault.exchange.approval_rules import TOOL, WRITES
-from vault.records import Client, Connection, Delegation, User
+from vault.records import Client, Connection, ConnectionState, Delegation, User
 from vault.scopes import expand
 
 HELD_FIELD: Final = "held"  # each row of the form, with the revision of what it showed
 USE_FIELD: Final = "use"  # scopes under Custom
 ASK_FIELD: Final = "ask"  # tools under Custom
 DEFAULT_FIELD: Final = "default"
+ASKED: Final = "asked"  # the key of the row on a connect page
 DAYS: Final = (1, 7, 30, 90)  # ends that a person can choose without a calendar
 _DAY: Final = 86400
 _NOTHING: Final = frozenset[str]()
@@ -206,6 +207,37 @@ async def rows_of_agent(
     return agent_rows(client, wanted, delegated=held, now=deployment.now())
 
 
+def asked_row(
+    deployment: Deployment, user: User, client: Client, *, provider: Provider, scopes: frozenset[str]
+) -> AccessRow | None:
+    """The row of an agent that asks for these scopes, of whichever account: it offers no others, and nothing is set.
+
+    None where only the account's name is asked for.
+    """
+    asked = expand(scopes, provider.covers) - provider.always_granted
+    whichever = Connection(
+        id=ASKED,
+        user_id=user.id,
+        provider=provider.name,
+        account="",
+        label="",
+        scopes=scopes,
+        state=ConnectionState.ACTIVE,
+        generation=0,
+        created_at=0,
+    )
+    account = _account_offer(deployment, whichever, is_one_of_several=False)
+    if account is None or not asked:
+        return None
+    shown = replace(
+        account,
+        offers=tuple(one for one in account.offers if one.scope in asked),
+        all_scopes=asked,
+        reads=asked & account.reads,
+    )
+    return AccessRow(ASKED, client, shown, shown.tools, Setting(_NOTHING))
+
+
 def offered_accounts(deployment: Deployment, owned: Sequence[Connection]) -> tuple[OfferedAccount, ...]:
     """What agents can be given of each account whose provider is known."""
     several = Counter(connection.provider for connection in owned)
@@ -332,7 +364,7 @@ def changed_rows(rows: Sequence[AccessRow], form: Form, *, now: int) -> tuple[Ch
         raise PageRefused("permissions_changed", kind="conflict")
     changes: list[Change] = []
     for row in rows:
-        wanted = _read_setting(row, form, now=now)
+        wanted = read_setting(row, form, now=now)
         if wanted is None or wanted.revision == row.setting.revision:
             continue
         if row.key not in shown:
@@ -341,7 +373,7 @@ def changed_rows(rows: Sequence[AccessRow], form: Form, *, now: int) -> tuple[Ch
     return tuple(changes)
 
 
-def _read_setting(row: AccessRow, form: Form, *, now: int) -> Setting | None:
+def read_setting(row: AccessRow, form: Form, *, now: int) -> Setting | None:
     """What the form says of the row; None when it says nothing."""
     level = form.one(f"level.{row.key}")
     match level:

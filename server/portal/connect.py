@@ -7,7 +7,7 @@ checks.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlencode
 
@@ -15,12 +15,22 @@ from starlette.responses import Response
 
 from providers.definitions.catalog import Provider
 from server.connecting import provider_authorization
-from server.connecting.links import ConnectRefused, allow, consume_link, covering_connections, known_provider, load_link
+from server.connecting.links import (
+    ConnectRefused,
+    ConnectRequest,
+    allow,
+    consume_link,
+    covering_connections,
+    known_provider,
+    load_link,
+)
 from server.connecting.provider_authorization import Callback, ConsentRequest
 from server.connecting.provider_errors import no_refresh_token
+from server.errors import status_of
 from server.http import pages
 from server.http.page_texts import text
 from server.portal import access, texts
+from server.portal.access import Level
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, Visit
 from vault import clients, connections, delegations
@@ -36,15 +46,21 @@ async def _agent(visit: OwnVisit, client_id: str | None) -> Client | None:
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Show who asks for what, and with which account to answer."""
-    deployment = visit.deployment
+    """Show who asks for what, with which account to answer, and how much of it to allow."""
     handle = str(visit.visit.request.path_params["handle"])
-    request = await load_link(deployment, handle, user=visit.user)
+    return await _question(visit, handle, await load_link(visit.deployment, handle, user=visit.user))
+
+
+async def _question(
+    visit: OwnVisit, handle: str, request: ConnectRequest, *, error: str = "", status: int = 200
+) -> Response:
+    deployment = visit.deployment
     provider = known_provider(deployment, request.provider)
     known = await connections.find(deployment.database, visit.user.id, provider=provider.name)
     ready = {connection.id for connection in await covering_connections(deployment, request)}
     client = await _agent(visit, request.client_id)
     upstream = deployment.vault.upstreams[provider.name]
+    row = None if client is None else _row(visit, client, provider, request)
     context: dict[str, object] = {
         "handle": handle,
         "client": client,
@@ -57,9 +73,18 @@ async def show(visit: OwnVisit) -> Response:
         "preselected": _preselect(request.account, known, ready),
         "new_account": NEW_ACCOUNT,
         "is_configured": upstream.is_configured,
+        "row": row,
+        # Nothing that writes is chosen for the person.
+        "preselected_level": Level.READ.value if row is not None and row.reads == row.all_scopes else "",
+        "days": access.DAYS,
+        "error": error,
         "in_testing": provider.registration.is_testing,
     }
-    return visit.page("connect.html", context, form_targets=provider_targets([provider]))
+    return visit.page("connect.html", context, status=status, form_targets=provider_targets([provider]))
+
+
+def _row(visit: OwnVisit, client: Client, provider: Provider, request: ConnectRequest) -> access.AccessRow | None:
+    return access.asked_row(visit.deployment, visit.user, client, provider=provider, scopes=request.scopes)
 
 
 def _account_note(connection: Connection, ready: set[str]) -> str:
@@ -103,6 +128,32 @@ async def go_to_provider(visit: OwnVisit, trip: ConsentRequest) -> Response:
     return pages.leave(visit.visit.request, target)
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the person allows of a request: some of its scopes, being asked about `ask`, until `ends_at`."""
+
+    scopes: frozenset[str] = frozenset()
+    ask: frozenset[str] = frozenset()
+    ends_at: int | None = None
+
+
+async def _read_terms(visit: OwnVisit, request: ConnectRequest) -> Terms | None:
+    """What the form allows of the request, never more; None when the person has chosen nothing yet."""
+    provider, now = known_provider(visit.deployment, request.provider), visit.deployment.now()
+    client = await _agent(visit, request.client_id)
+    row = None if client is None else _row(visit, client, provider, request)
+    if row is None:
+        return Terms(request.scopes)
+    setting = access.read_setting(row, visit.form, now=now)
+    if setting is None:
+        return None
+    if not setting.scopes:
+        return Terms()
+    is_whole = setting.scopes == row.all_scopes
+    scopes = request.scopes if is_whole else setting.scopes | (request.scopes & provider.always_granted)
+    return Terms(scopes, row.ask_entries(setting), access.end_of(setting, row))
+
+
 async def decide(visit: OwnVisit) -> Response:
     """Approve: let the agent use an existing account, or go to the provider. Refuse: use up the link."""
     deployment = visit.deployment
@@ -111,6 +162,13 @@ async def decide(visit: OwnVisit) -> Response:
     decision = visit.form.one("decision")
     if decision not in {"allow", "deny"}:
         raise PageRefused("no_decision")
+    terms = await _read_terms(visit, request) if decision == "allow" else Terms()
+    if terms is None:
+        status = status_of("invalid_request")
+        return await _question(visit, handle, request, error=text("connect.choose"), status=status)
+    if decision == "allow" and not terms.scopes:  # the choice Off
+        decision = "deny"
+    request = replace(request, scopes=terms.scopes)
     chosen = await chosen_account(visit, request.provider)
     is_ready = chosen is not None and chosen in await covering_connections(deployment, request)
     if decision == "allow" and not is_ready:  # before the link is spent
@@ -131,13 +189,15 @@ async def decide(visit: OwnVisit) -> Response:
             "message.html", {"title": text("connect.declined_title"), "message": text("connect.declined")}
         )
     if chosen is not None and is_ready:
-        await allow(deployment, request, connection=chosen)
+        await allow(deployment, request, connection=chosen, ask=terms.ask, ends_at=terms.ends_at)
         return pages.go(_done_path(chosen, client_id=request.client_id, not_granted=frozenset()))
     trip = ConsentRequest(
         provider=request.provider,
         scopes=asked_scopes(request.scopes, chosen),
         client_id=request.client_id,
         delegated=request.scopes,
+        ask=terms.ask,
+        ends_at=terms.ends_at,
         login_hint=login_hint(chosen) or _named_address(request.account),
     )
     return await go_to_provider(visit, trip)

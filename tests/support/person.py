@@ -66,6 +66,8 @@ class _Forms(HTMLParser):
         name, value = facts["name"], facts.get("value", "")
         if tag == "button" or (tag == "input" and facts.get("type") == "submit"):
             self._open.buttons.append((name, value))
+        elif "disabled" in facts:
+            return
         elif tag == "input" and facts.get("type") in {"checkbox", "radio"}:
             if "checked" in facts:
                 self._open.fields.append((name, value or "on"))
@@ -92,6 +94,16 @@ _OWN_MARKUP = re.compile(
 def without_own_markup(html: str) -> str:
     """The page without the vault's own script and icons: what is left of their kind came from somebody else."""
     return _OWN_MARKUP.sub("", html)
+
+
+def _must_choose(name: str, sent: set[str]) -> bool:
+    """Whether these are the levels of an agent of which the page has preselected none."""
+    return name.startswith("level.") and name not in sent
+
+
+def _widest(levels: list[str]) -> str:
+    """Who says yes to an agent in these tests allows what it asks for."""
+    return next(one for one in ("write", "read", "off") if one in levels)
 
 
 def forms_of(html: str) -> list[Form]:
@@ -145,6 +157,9 @@ class Person:
         data = chosen.filled(answers or {})
         if button is not None:
             data.append(button)
+        if button == ("decision", "allow"):
+            sent = {name for name, _ in data}
+            data += [(name, _widest(levels)) for name, levels in chosen.choices.items() if _must_choose(name, sent)]
         target = urljoin(str(page.url), chosen.action or str(page.url))
         body: dict[str, list[str]] = {}
         for name, value in data:

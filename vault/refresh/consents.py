@@ -48,7 +48,8 @@ UNKEPT_WAIT = 20.0  # seconds after which an answer that is on no disk is ended 
 class Consent:
     """What a person went to a provider for, and what an agent gets from it afterwards.
 
-    `ticket_hash` names the `state` of the redirect; None for a consent given on one of our own pages.
+    `ask`: what the person is asked about each time. `ends_at`: when the agent's permission ends. `ticket_hash` names
+    the `state` of the redirect; None for a consent given on one of our own pages.
     """
 
     user_id: str
@@ -56,6 +57,8 @@ class Consent:
     scopes: frozenset[str]
     client_id: str | None = None
     delegated: frozenset[str] = frozenset()
+    ask: frozenset[str] = frozenset()
+    ends_at: int | None = None
     ticket_hash: bytes | None = None
 
     @property
@@ -73,13 +76,16 @@ class Stored:
 
 
 def consent_of(ticket: Ticket) -> Consent:
-    """The consent that a `state` stands for."""
+    """The consent that a `state` stands for. An earlier release stored neither `ask` nor `ends_at`."""
+    ends_at = ticket.payload.get("ends_at")
     return Consent(
         user_id=ticket.user_id or "",
         provider=str(ticket.payload["provider"]),
         scopes=parse_scope(str(ticket.payload["scopes"])),
         client_id=ticket.client_id,
         delegated=parse_scope(str(ticket.payload["delegated"])),
+        ask=parse_scope(str(ticket.payload.get("ask", ""))),
+        ends_at=ends_at if isinstance(ends_at, int) else None,
         ticket_hash=ticket.ticket_hash,
     )
 
@@ -227,8 +233,18 @@ async def _store(
             connection_id=connection.id,
             scopes=delegated,
             now=now,
+            ask=consent.ask,
+            expires_at=consent.ends_at,
         )
-        events.append(delegations.extended_event(connection, client_id=consent.client_id, scopes=delegated))
+        events.append(
+            delegations.extended_event(
+                connection,
+                client_id=consent.client_id,
+                scopes=delegated,
+                ask=consent.ask,
+                expires_at=consent.ends_at,
+            )
+        )
     await append(transaction, *events, now=now)
     return Stored(connection, delegated)
 
