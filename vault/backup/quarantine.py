@@ -66,6 +66,7 @@ _CLEARED = (  # all of a tenant
     "delete from tickets where tenant = :tenant",
     "delete from handles where tenant = :tenant",
     "delete from refresh_tokens where tenant = :tenant",
+    "delete from notices where tenant = :tenant",  # one may have been sent since
     "delete from approvals where tenant = :tenant",  # an approval may have been used since, a refusal forgotten
 )
 _END_GRANTS = """

@@ -57,6 +57,7 @@ ALLOWED = {
     ),
     "update connections set lease_owner = null, lease_until = null where tenant = :tenant": "as above",
     "update grants set revoked_at = :now, revoked_reason = :reason where tenant = :tenant and revoked_at": "as above",
+    "delete from notices where tenant = :tenant": "as above",
     "delete from approvals where tenant = :tenant": "as above",
     "delete from sessions where tenant = :tenant": "as above",
     "delete from tickets where tenant = :tenant": "as above",
