@@ -124,29 +124,24 @@ async def call(
     if spec is None:
         raise MCPError(code=INVALID_PARAMS, message="Unknown tool: call tools/list to see the available tools")
     request, spec = _resolve(deployment, request, spec)
+    running = _Running(time.monotonic())
     with span("execute_tool", parent=request.trace, tool=spec.name, transport=request.transport) as shown:
-        outcome = await _finish(deployment, request, spec, progress)
+        try:
+            async with asyncio.timeout(DEADLINE):
+                outcome = await _answer(deployment, request, spec, progress, running)
+        except asyncio.CancelledError:  # nobody gets an answer, but the provider may have carried the call out
+            _record(deployment, request, spec, running, outcome="failed", code="interrupted")
+            raise
+        except Exception as error:  # noqa: BLE001 -- each kind has its words
+            outcome = _failure(request, spec, error)
         if outcome.code is not None:
             shown.note(error=outcome.code)
-    if isinstance(outcome.result, MCPError):
-        raise outcome.result
-    return outcome.result
-
-
-async def _finish(deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress) -> _Outcome:
-    running = _Running(time.monotonic())
-    try:
-        async with asyncio.timeout(DEADLINE):
-            outcome = await _answer(deployment, request, spec, progress, running)
-    except asyncio.CancelledError:  # nobody gets an answer, but the provider may have carried the call out
-        _record(deployment, request, spec, running, outcome="failed", code="interrupted")
-        raise
-    except Exception as error:  # noqa: BLE001 -- each kind has its words
-        outcome = _failure(request, spec, error)
     if running.held is not None and request.on_live is not None:
         request.on_live()
     _record(deployment, request, spec, running, outcome=outcome.outcome, code=outcome.code)
-    return outcome
+    if isinstance(outcome.result, MCPError):
+        raise outcome.result
+    return outcome.result
 
 
 def _failure(request: ToolRequest, spec: ToolSpec, error: Exception) -> _Outcome:
