@@ -15,6 +15,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from providers.outbound.json_values import is_array, is_object
+from providers.tools.presentation import DEFAULT, Presentation
 from providers.tools.spec import Effect
 
 BUILT_IN: Final = Path(__file__).parent.parent / "toolset"
@@ -128,6 +129,7 @@ class Tool(_Part):
     scopes: frozenset[str] = Field(min_length=1)
     effect: Effect
     approval: bool = False  # needs the person's approval each time
+    presentation: Presentation = DEFAULT  # how a call reads to the person who approves it
     request: Request
     arguments: Mapping[Name, Argument] = Field(default_factory=dict[str, Argument])
     result: Result

@@ -24,6 +24,7 @@ from providers.definitions.model import Provider
 from providers.definitions.suggestions import did_you_mean
 from providers.outbound.json_values import at, integer_at, is_array, objects_at, put, text_at
 from providers.tools.declarations import Argument, Output, Tool, ToolFile, ToolFileRefused
+from providers.tools.presentation import problem
 from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput, ToolSpec
 
 LIST_BUDGET: Final = 40_000  # characters of texts in one answer; later items are left out
@@ -56,6 +57,7 @@ def tool_of(declared: Tool, provider: Provider, *, source: Path) -> ToolSpec:
         output=runner.output,
         call=runner.call,
         approval=declared.approval,
+        presentation=declared.presentation,
     )
 
 
@@ -105,6 +107,8 @@ def _check(declared: Tool, provider: Provider, source: Path) -> None:
             f"{declared.request.path}: add it to `query` or `body` of the rule in the provider's file, if it shows and "
             "reaches nothing beyond the rule's scopes"
         )
+    if (wrong := problem(declared.presentation, provider, (*declared.arguments, "account"))) is not None:
+        raise ToolFileRefused(f"{where}: {wrong}")
     for name in (*query, *declared.request.body):
         if changes_method(provider, name):
             raise ToolFileRefused(f"{where}: {name} changes the method of the call; write the method in `method`")

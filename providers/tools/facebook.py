@@ -15,6 +15,7 @@ from providers.api.api import UpstreamAPI, UpstreamRefused
 from providers.api.text import as_data, as_id, quote
 from providers.outbound.json_values import at, is_array, objects_at, text_at
 from providers.tools.arguments import Cursor
+from providers.tools.presentation import Presentation
 from providers.tools.spec import UNTRUSTED, ToolInput, ToolOutput
 from providers.tools.tool import tool
 
@@ -109,6 +110,7 @@ async def facebook_pages(
     title="Post on a Facebook Page",
     scopes={"pages_manage_posts", "pages_read_engagement", "pages_show_list"},
     effect="create",
+    presentation=Presentation(sentence="publish on the Page {page}", texts=("text",), target=("page",)),
 )
 async def facebook_post(api: UpstreamAPI, arguments: FacebookPostInput) -> FacebookPostOutput:
     """Publish a post on a Facebook Page in the Page's name, for everybody to see. Not undone by calling again: a

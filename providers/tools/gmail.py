@@ -19,6 +19,7 @@ from providers.api.text import as_data, as_id, quote
 from providers.outbound.json_values import at, integer_at, is_array, objects_at, text_at
 from providers.tools.arguments import Address, Cursor
 from providers.tools.mail_text import Attachment, attachments, compose, header, readable
+from providers.tools.presentation import Presentation
 from providers.tools.spec import UNTRUSTED, ToolInput, ToolOutput
 from providers.tools.tool import tool
 
@@ -259,7 +260,18 @@ def _message_body(arguments: WriteInput) -> dict[str, object]:
     return message if arguments.thread_id is None else {**message, "threadId": arguments.thread_id}
 
 
-@tool("google", title="Write a draft", scopes={COMPOSE}, effect="create")
+def _mail_presentation(sentence: str) -> Presentation:
+    people = ("to", "cc", "bcc")
+    return Presentation(sentence=sentence, texts=("text",), people=people, target_domains=people)
+
+
+@tool(
+    "google",
+    title="Write a draft",
+    scopes={COMPOSE},
+    effect="create",
+    presentation=_mail_presentation("write the draft {subject}"),
+)
 async def gmail_draft(api: UpstreamAPI, arguments: WriteInput) -> DraftOutput:
     """Write a draft into the person's Gmail; the person sends it. A repeated call writes a second one."""
     answer = await api.post("gmail", f"{_ME}/drafts", body={"message": _message_body(arguments)})
@@ -270,7 +282,13 @@ async def gmail_draft(api: UpstreamAPI, arguments: WriteInput) -> DraftOutput:
     )
 
 
-@tool("google", title="Send a mail", scopes={SEND}, effect="create")
+@tool(
+    "google",
+    title="Send a mail",
+    scopes={SEND},
+    effect="create",
+    presentation=_mail_presentation("send the mail {subject}"),
+)
 async def gmail_send(api: UpstreamAPI, arguments: WriteInput) -> SendOutput:
     """Send a mail in the person's name. Not undone by calling again: a repeated call sends it again."""
     answer = await api.post("gmail", f"{_ME}/messages/send", body=_message_body(arguments))

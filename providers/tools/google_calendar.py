@@ -17,11 +17,13 @@ from providers.api.api import RateLimited, UpstreamAPI
 from providers.api.text import as_data, as_id, quote
 from providers.outbound.json_values import objects_at, text_at
 from providers.tools.arguments import CLOCK, DAY, OFFSET, Address, Moment, ZoneName, parse_moment
+from providers.tools.presentation import Lookup, Presentation
 from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput
 from providers.tools.tool import tool
 
 EVENTS: Final = "https://www.googleapis.com/auth/calendar.events"
 EVENTS_READONLY: Final = "https://www.googleapis.com/auth/calendar.events.readonly"
+CALENDARS_READONLY: Final = "https://www.googleapis.com/auth/calendar.calendarlist.readonly"
 PAGE: Final = 100
 _MOST_PAGES: Final = 10
 
@@ -224,7 +226,27 @@ def _link(item: Mapping[str, object]) -> str | None:
     return link if re.fullmatch(r"https?://[\x21-\x7e]{1,2000}", link) else None
 
 
-@tool("google", title="Create a calendar event", scopes={EVENTS}, effect="create")
+@tool(
+    "google",
+    title="Create a calendar event",
+    scopes={EVENTS},
+    effect="create",
+    presentation=Presentation(
+        sentence="create the event {summary} in the calendar {calendar_id}",
+        texts=("description",),
+        people=("attendees",),
+        target=("calendar_id", "send_invitations"),
+        target_domains=("attendees",),
+        lookups=(
+            Lookup(
+                api="calendar",
+                path="/users/me/calendarList/{calendar_id}",
+                scopes=frozenset({CALENDARS_READONLY}),
+                names={"calendar_id": "{summary}"},
+            ),
+        ),
+    ),
+)
 async def calendar_create(api: UpstreamAPI, arguments: CreateInput) -> CreateOutput:
     """Create an event in the person's Google calendar. A repeated call creates a second event."""
     body: dict[str, object] = {

@@ -16,6 +16,7 @@ from providers.api.api import RateLimited, UpstreamAPI, UpstreamRefused
 from providers.api.text import as_data, as_id, quote
 from providers.outbound.json_values import at, integer_at, objects_at, text_at
 from providers.tools.arguments import GO_ON
+from providers.tools.presentation import Lookup, Presentation
 from providers.tools.spec import UNTRUSTED, Progress, ToolOutput
 from providers.tools.tool import tool
 
@@ -111,7 +112,25 @@ class HistoryOutput(ToolOutput):
         return f"{len(lines)} messages in {self.channel}, newest first. {UNTRUSTED}\n" + "\n".join(lines) + more
 
 
-@tool("slack", title="Post to Slack", scopes={"chat:write"}, effect="create")
+CHANNEL_NAME: Final = Lookup(
+    api="web",
+    path="/conversations.info",
+    query={"channel": "{channel}"},
+    scopes=frozenset({"channels:read"}),
+    only={"channel": "C[A-Z0-9]{2,30}"},
+    names={"channel": "#{channel.name}"},
+)
+
+
+@tool(
+    "slack",
+    title="Post to Slack",
+    scopes={"chat:write"},
+    effect="create",
+    presentation=Presentation(
+        sentence="post to {channel}", texts=("text",), target=("channel",), lookups=(CHANNEL_NAME,)
+    ),
+)
 async def slack_post(
     api: UpstreamAPI,
     channel: Annotated[

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from providers.tools.presentation import DEFAULT, Presentation
 from providers.tools.schemas import input_schema, output_schema
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class ToolSpec:
     output: type[BaseModel]
     call: Call
     approval: bool = False  # the person is asked each time
+    presentation: Presentation = DEFAULT
 
     @cached_property
     def input_schema(self) -> dict[str, object]:

@@ -13,15 +13,23 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, create_model
 
 from providers.api.api import UpstreamAPI
+from providers.tools.presentation import DEFAULT, Presentation
 from providers.tools.spec import Effect, Progress, ToolInput, ToolOutput, ToolSpec
 
 Function = Callable[..., Awaitable[ToolOutput]]
 
 
 def tool(
-    provider: str, *, title: str, scopes: Iterable[str], effect: Effect, approval: bool = False
+    provider: str,
+    *,
+    title: str,
+    scopes: Iterable[str],
+    effect: Effect,
+    approval: bool = False,
+    presentation: Presentation = DEFAULT,
 ) -> Callable[[Function], ToolSpec]:
-    """Make a tool from an async function. `scopes` are the least its calls need, `approval` asks the person each time.
+    """Make a tool from an async function. `scopes` are the least its calls need, `approval` asks the person each time,
+    on a page that shows the call by its `presentation`.
 
     A parameter of type UpstreamAPI gets the provider's API with the call's token, one of type Progress the caller's
     progress; every other one is an argument, described by `Annotated[..., Field(...)]`. A parameter whose type is a
@@ -48,6 +56,7 @@ def tool(
             output=output,
             call=call,
             approval=approval,
+            presentation=presentation,
         )
 
     return declare

@@ -1,0 +1,199 @@
+"""How a call of a tool reads to the person who is asked about it, declared with the tool.
+
+A sentence, which arguments are texts or people, what their ids mean at the provider, and what a change changes. The
+pages of the server draw it. A tool that declares nothing is shown by its title, with texts and addresses recognized.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from providers.api.rules import expand, of_path
+from providers.api.text import as_data
+from providers.definitions.model import Provider
+from providers.outbound.json_values import at, is_array
+
+AnswerPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_@$-]+(\.[A-Za-z0-9_@$-]+)*$", max_length=120)]
+_PLACE: Final = re.compile(r"\{([a-z0-9_]+)\}")
+_PEOPLE: Final = frozenset({"to", "cc", "bcc", "attendees", "recipients"})
+_TEXTS: Final = frozenset({"text", "body", "message", "description", "content"})
+_LONG: Final = 120  # characters from which a value is shown as a text
+_NAME: Final = 120  # characters of a name
+_VALUE: Final = 8000
+_ANSWERED: Final = re.compile(r"\{([A-Za-z0-9_@$.-]+)\}")
+_ADDRESS: Final = re.compile(r"[^@\s<>]+@([^@\s<>]+)")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Lookup(_Part):
+    """One read at the provider that says what arguments mean; `{argument}` in `path` and `query` stands for a value.
+
+    `names` has the name of what an argument identifies, a text with `{path}` for values of the answer; `before` the
+    paths of the value that an argument replaces, of which the first that is there counts. `only`: the whole pattern of
+    an argument without which nothing is read. `scopes` are the least that it needs, and only read.
+    """
+
+    api: str
+    path: str = Field(pattern=r"^(/([A-Za-z0-9._~:@-]+|\{[a-z0-9_]+\}))+$")
+    query: Mapping[str, str] = Field(default_factory=dict[str, str])
+    scopes: frozenset[str] = Field(min_length=1)
+    only: Mapping[str, str] = Field(default_factory=dict[str, str])
+    names: Mapping[str, str] = Field(default_factory=dict[str, str])
+    before: Mapping[str, tuple[AnswerPath, ...]] = Field(default_factory=dict[str, tuple[AnswerPath, ...]])
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments that it needs, those in the path first and in their order."""
+        places = [*_PLACE.findall(self.path), *(name for one in self.query.values() for name in _PLACE.findall(one))]
+        return tuple(dict.fromkeys(places))
+
+    @property
+    def template(self) -> str:
+        """The path with `{}` for each of `segments`."""
+        return _PLACE.sub("{}", self.path)
+
+    def segments(self, values: Mapping[str, str]) -> tuple[str, ...]:
+        """The values in the path, in its order."""
+        return tuple(values[name] for name in _PLACE.findall(self.path))
+
+    def parameters(self, values: Mapping[str, str]) -> Mapping[str, str]:
+        """The query with its values."""
+        return {name: _PLACE.sub(lambda place: values[place[1]], template) for name, template in self.query.items()}
+
+    def read_names(self, answer: Mapping[str, object]) -> Mapping[str, str]:
+        """The names in an answer, cleaned: text of the provider, and of whoever wrote it there."""
+        found: dict[str, str] = {}
+        for argument, template in self.names.items():
+            values = {path: _plain(at(answer, path)) for path in _ANSWERED.findall(template)}
+            if all(values.values()):
+                name = _ANSWERED.sub(lambda place, values=values: values[place[1]], template)
+                found[argument] = as_data(" ".join(name.split()), limit=_NAME)
+        return found
+
+    def read_before(self, answer: Mapping[str, object]) -> Mapping[str, str]:
+        """The present values of what arguments would change; absent ones are empty."""
+        return {
+            argument: as_data(next(filter(None, (_plain(at(answer, path)) for path in paths)), ""), limit=_VALUE)
+            for argument, paths in self.before.items()
+        }
+
+    def values_of(self, arguments: Mapping[str, object]) -> Mapping[str, str] | None:
+        """The values to ask with; None when one is missing or of another form."""
+        found: dict[str, str] = {}
+        for name in self.arguments:
+            value = arguments.get(name)
+            if not isinstance(value, str | int) or isinstance(value, bool) or not str(value):
+                return None
+            found[name] = str(value)
+        for name, pattern in self.only.items():
+            if re.fullmatch(pattern, str(arguments.get(name, ""))) is None:
+                return None
+        return found
+
+
+class Presentation(_Part):
+    """How a tool presents its arguments.
+
+    `sentence` completes "Cursor wants to ..." with `{argument}` for values; empty: the tool's title. `texts` are shown
+    as they will look, `people` one by one. `target` is what a standing approval binds: these arguments as they are, and
+    of `target_domains` the domains of their addresses; with neither, there is no standing approval for the tool.
+    """
+
+    sentence: Annotated[str, StringConstraints(max_length=200)] = ""
+    texts: tuple[str, ...] = ()
+    people: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    target_domains: tuple[str, ...] = ()
+    lookups: tuple[Lookup, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if not set(self.target_domains) <= set(self.people):
+            raise ValueError("target_domains are arguments of `people`")
+        return self
+
+    @property
+    def named_arguments(self) -> frozenset[str]:
+        """Every argument that it speaks of."""
+        named = {*_PLACE.findall(self.sentence), *self.texts, *self.people, *self.target}
+        for one in self.lookups:
+            named |= {*one.arguments, *one.only, *one.names, *one.before}
+        return frozenset(named)
+
+    def target_of(self, arguments: Mapping[str, object]) -> Mapping[str, object] | None:
+        """What a standing approval for this call binds; None where there can be none.
+
+        The domains are those of all recipients together: a call to one more domain is another target.
+        """
+        if not (self.target or self.target_domains):
+            return None
+        domains: set[str] = set()
+        for name in self.target_domains:
+            for address in addresses(arguments.get(name)):
+                found = _ADDRESS.fullmatch(address)
+                if found is None:
+                    return None
+                domains.add(found[1].lower())
+        if self.target_domains and not self.target and not domains:
+            return None
+        bound: dict[str, object] = {name: arguments.get(name) for name in self.target}
+        return bound | ({"domains": sorted(domains)} if self.target_domains else {})
+
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        """The sentence in pieces: pairs of a text, and the argument that follows it (empty after the last)."""
+        pieces = _PLACE.split(self.sentence)
+        return tuple(zip(pieces[::2], [*pieces[1::2], ""], strict=True))
+
+    def is_text(self, name: str, value: object) -> bool:
+        """Whether an argument is shown as the text that it becomes."""
+        if self.texts or not isinstance(value, str):
+            return name in self.texts
+        return name in _TEXTS or len(value) > _LONG or "\n" in value
+
+    def is_people(self, name: str, value: object) -> bool:
+        """Whether an argument is a list of recipients."""
+        return name in (self.people or _PEOPLE) and bool(addresses(value))
+
+
+DEFAULT: Final = Presentation()
+
+
+def _plain(value: object) -> str:
+    """A text or number of an answer; empty for anything else."""
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+
+
+def addresses(value: object) -> tuple[str, ...]:
+    """The recipients in an argument: one, or a list."""
+    if isinstance(value, str):
+        return (value,) if value else ()
+    return tuple(str(one) for one in value) if is_array(value) else ()
+
+
+def problem(presentation: Presentation, provider: Provider, arguments: Iterable[str]) -> str | None:
+    """What is wrong with it for a tool of this provider with these arguments, in words; None if nothing is."""
+    strange = sorted(presentation.named_arguments - set(arguments))
+    if strange:
+        return f"presentation names {', '.join(strange)}, which the tool doesn't take"
+    for one in presentation.lookups:
+        if one.api not in provider.apis:
+            return f"presentation: {provider.name} has no API {one.api!r}: {', '.join(provider.apis)}"
+        if not one.scopes <= provider.reading_scopes:
+            writing = ", ".join(sorted(one.scopes - provider.reading_scopes))
+            return f"presentation: {writing} isn't a scope of {provider.name} that only reads"
+        path = _PLACE.sub("x", one.path)
+        held = expand(provider, one.scopes)
+        rules = of_path(provider, api=one.api, method="GET", path=path)
+        if all(rule.scopes.isdisjoint(held) or not rule.needs <= held or rule.tells_secrets for rule in rules):
+            return (
+                f"presentation: no request rule of {provider.name} lets {', '.join(sorted(one.scopes))} "
+                f"call GET {one.path}"
+            )
+    return None
