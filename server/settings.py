@@ -343,10 +343,17 @@ class RetentionSettings(Section):
 
 
 class ApprovalSettings(Section):
-    """Calls that need the person's yes each time, whatever they chose themselves."""
+    """Calls that need the person's yes each time, whatever they chose themselves, and yeses that may stand."""
 
     ask: tuple[str, ...] = Field(
         default=(), description="Tools by name (`slack_post`), and scopes as `provider:scope` (`slack:chat:write`)"
+    )
+    no_standing: tuple[str, ...] = Field(
+        default=("destructive",),
+        description=(
+            "Tools for which people can't give a standing approval: names, `destructive` for those that change or "
+            "delete something, or `all`"
+        ),
     )
 
 

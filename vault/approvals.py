@@ -21,6 +21,7 @@ from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, ApprovalState, Principal
 from vault.refusals import ScopeRefused, StorageUnavailable, TemporarilyUnavailable, TransitionRefused
+from vault.standing_approvals import StandingUse
 from vault.storage.database import SWEEP_BATCH, Reader, Row, Transaction, Value, binary, integer, integer_or_none, text
 
 ASK_LIFETIME = 600  # seconds the person has to decide
@@ -50,14 +51,23 @@ _STATES: Mapping[str, Value] = {state.value: state.value for state in ApprovalSt
 class ToolCall:
     """A tool and its arguments, as a call within an exchange; read only when the person must be asked.
 
-    `arguments` returns plain JSON values.
+    `arguments` returns plain JSON values, `target` those that a standing approval binds; None: there can't be one.
+    `standing_use`: the use that allowed this call, so that its second exchange (after a 401) spends no other.
     """
 
-    __slots__ = ("_attempt", "arguments", "tool")
+    __slots__ = ("_attempt", "arguments", "standing_use", "target", "tool")
 
-    def __init__(self, tool: str, arguments: Callable[[], Mapping[str, object]]) -> None:
+    def __init__(
+        self,
+        tool: str,
+        arguments: Callable[[], Mapping[str, object]],
+        *,
+        target: Callable[[], Mapping[str, object] | None] = lambda: None,
+    ) -> None:
         self.tool = tool
         self.arguments = arguments
+        self.target = target
+        self.standing_use: StandingUse | None = None
         self._attempt = ""
 
     @property

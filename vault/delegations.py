@@ -39,7 +39,7 @@ _ALLOW = """
     on conflict (tenant, user_id, client_id, connection_id) do update set
         scopes = excluded.scopes, changed_at = excluded.changed_at, expires_at = excluded.expires_at, revoked_at = null
 """
-# A yes to one call that was given before the permission ended does not come back with it.
+# A yes that was given before the permission ended does not come back with it.
 _VOID_APPROVALS = """
     update approvals set expires_at = :now
     where tenant = :tenant and user_id = :user_id and client_id = :client_id and connection_id = :connection_id
@@ -47,6 +47,16 @@ _VOID_APPROVALS = """
             select 1 from delegations d
             where d.tenant = :tenant and d.user_id = :user_id and d.client_id = :client_id
                 and d.connection_id = :connection_id and (d.revoked_at is not null or d.expires_at <= :now)
+        )
+"""
+_VOID_STANDING = """
+    delete from standing_approvals
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and connection_id = :connection_id
+        and not exists (
+            select 1 from delegations d
+            where d.tenant = :tenant and d.user_id = :user_id and d.client_id = :client_id
+                and d.connection_id = :connection_id and d.revoked_at is null
+                and (d.expires_at is null or d.expires_at > :now)
         )
 """
 _STATES: Mapping[str, Value] = {"pending": ApprovalState.PENDING.value, "approved": ApprovalState.APPROVED.value}
@@ -115,6 +125,7 @@ async def allow(
         "connection_id": connection_id,
     }
     await transaction.execute(_VOID_APPROVALS, {**which, **_STATES, "now": now})
+    await transaction.execute(_VOID_STANDING, {**which, "now": now})
     changed = await transaction.execute(
         _ALLOW, {**which, "scopes": format_scope(scopes), "now": now, "expires_at": expires_at}
     )

@@ -65,6 +65,7 @@ class UpstreamPolicy:
         default_factory=dict[str, frozenset[str]]
     )  # tool -> its scopes: without a tool call, asking for a tool asks for these
     writing_tools: frozenset[str] = frozenset()  # tools that change something at the provider
+    standing_tools: frozenset[str] = frozenset()  # tools for which people may give a standing approval
     reading: frozenset[str] = frozenset()  # scopes that cannot change anything
     unruled: frozenset[str] = frozenset()  # scopes of ours, unknown to the provider: only its hosts limit such a call
 

@@ -150,6 +150,7 @@ def _show(setup: Setup, found: Explanation, handing: _HandedOut | None) -> None:
                 "narrowing": found.narrowing,
                 "refreshes": found.refreshes,
                 "asks": found.asks,
+                "standing": [asdict(one) for one in found.standing],
                 "release": None if handing is None else asdict(handing),
             }
         )
@@ -169,5 +170,8 @@ def _show(setup: Setup, found: Explanation, handing: _HandedOut | None) -> None:
     say(f"An exchange returns {' '.join(sorted(found.scopes)) or 'no scope'} ({found.narrowing}{after}).")
     if found.asks:
         say("A tool call waits for the person's approval; at /token, the exchange is refused.")
+        for one in found.standing:
+            left = f"{one.left} of {one.per_day} calls left today"
+            say(f"Standing approval {one.id} allows {one.tool} for one target: {left}.")
     elif handing is not None:
         say(f"At /token, this client receives {_GIVES[handing.gives]} (release policy {handing.policy}).")

@@ -16,7 +16,18 @@ from typing import Final
 from server.deployment import Deployment
 from server.live_providers import LOOK_EVERY
 from server.runtime.version import VERSION
-from vault import approvals, clients, handles, limits, replay, replicas, sessions, tickets, tokens
+from vault import (
+    approvals,
+    clients,
+    handles,
+    limits,
+    replay,
+    replicas,
+    sessions,
+    standing_approvals,
+    tickets,
+    tokens,
+)
 from vault.audit import segments
 from vault.audit.proof import ChainBroken
 from vault.notices import outbox
@@ -255,6 +266,7 @@ SWEEPS: Final = (
     UpkeepStep("sessions", SWEEP_EVERY, _batches(lambda t, d: sessions.sweep_sessions(t, now=d.now()))),
     UpkeepStep("approvals", SWEEP_EVERY, _batches(lambda t, d: approvals.sweep(t, now=d.now()))),
     UpkeepStep("old notices", SWEEP_EVERY, _batches(lambda t, d: outbox.sweep(t, now=d.now()))),
+    UpkeepStep("standing approvals", SWEEP_EVERY, _batches(lambda t, d: standing_approvals.sweep(t, now=d.now()))),
     UpkeepStep("handles", SWEEP_EVERY, _batches(lambda t, d: handles.sweep(t, now=d.now()))),
     UpkeepStep("clients", SWEEP_EVERY, _batches(lambda t, d: clients.reap_unused(t, before=_unused_since(d)))),
     UpkeepStep(

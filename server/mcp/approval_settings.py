@@ -17,15 +17,17 @@ from vault.exchange.approval_rules import TOOL
 from vault.upstream import UpstreamPolicy
 
 _NOTHING: frozenset[str] = frozenset()
+_GROUPS: frozenset[str] = frozenset({"destructive", "all"})
 
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRules:
-    """By provider: what the operator wants people to approve, and which tool uses which scopes."""
+    """By provider: what the operator wants people to approve, the scopes of each tool, and which yeses may stand."""
 
     ask: Mapping[str, frozenset[str]]
     tool_scopes: Mapping[str, Mapping[str, frozenset[str]]]
     writing_tools: Mapping[str, frozenset[str]]
+    standing_tools: Mapping[str, frozenset[str]]
 
     @classmethod
     def from_settings(cls, settings: Settings, catalog: Catalog, tools: Sequence[ToolSpec]) -> ApprovalRules:
@@ -58,7 +60,7 @@ class ApprovalRules:
             provider: frozenset(spec.name for spec in tools if spec.provider == provider and not spec.read_only)
             for provider in scopes
         }
-        return cls(ask, scopes, writing)
+        return cls(ask, scopes, writing, _standing_tools(settings.approvals.no_standing, tools))
 
     def apply(self, policy: UpstreamPolicy) -> UpstreamPolicy:
         """The policy with these rules."""
@@ -67,4 +69,23 @@ class ApprovalRules:
             ask=self.ask.get(policy.provider, _NOTHING),
             tool_scopes=self.tool_scopes.get(policy.provider, {}),
             writing_tools=self.writing_tools.get(policy.provider, _NOTHING),
+            standing_tools=self.standing_tools.get(policy.provider, _NOTHING),
         )
+
+
+def _standing_tools(forbidden: Sequence[str], tools: Sequence[ToolSpec]) -> Mapping[str, frozenset[str]]:
+    """By provider: the tools that may have a standing approval. Raises SettingsRefused for an unknown name."""
+    names = {spec.name for spec in tools}
+    for entry in forbidden:
+        if entry not in names | _GROUPS:
+            near = did_you_mean(entry, [*names, *_GROUPS])
+            raise SettingsRefused(
+                f"approvals.no_standing: no tool {entry!r}.{near} Use a name from `token-vault tools list`, "
+                "`destructive`, or `all`"
+            )
+    found: dict[str, frozenset[str]] = {}
+    for spec in tools:
+        is_forbidden = spec.name in forbidden or "all" in forbidden or (spec.destructive and "destructive" in forbidden)
+        if spec.provider is not None and not is_forbidden:
+            found[spec.provider] = found.get(spec.provider, _NOTHING) | {spec.name}
+    return found

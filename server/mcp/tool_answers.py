@@ -73,6 +73,7 @@ def success(output: BaseModel, token: UpstreamToken | None) -> CallToolResult:
                 "granted": sorted(token.granted),
                 "account": token.label,
                 "connection_id": token.connection_id,
+                **({"approval": token.approval} if token.approval else {}),
             }
         }
     # Several clients show their model nothing but this, so what the texts say of the result stands in it, too.
@@ -93,4 +94,6 @@ def _enforcement(token: UpstreamToken) -> str:
     how = _HOW[token.narrowing]
     wider = sorted(token.granted - token.scopes)
     rest = f"; the connection also has {' '.join(wider)}" if wider else ""
-    return f"[vault] as {token.label}, scopes {' '.join(sorted(token.scopes))} ({token.narrowing}: {how}{rest})"
+    allowed = f"; {token.approval}" if token.approval else ""
+    scopes = " ".join(sorted(token.scopes))
+    return f"[vault] as {token.label}, scopes {scopes} ({token.narrowing}: {how}{rest}){allowed}"

@@ -212,7 +212,7 @@ async def _answer(
         scopes=spec.scopes,
         account=_account(arguments) or request.asking.account,
         purpose=spec.name,
-        call=ToolCall(spec.name, partial(arguments.model_dump, mode="json")),
+        call=_tool_call(spec, arguments),
         tool_sets=deployment.offer.with_tool(spec.name),
     )
     is_last = False
@@ -230,6 +230,12 @@ async def _answer(
             if is_last or not await _is_answered(deployment, request):
                 return await _ask(deployment, request, spec, missing, wanted=wanted)
             is_last = True
+
+
+def _tool_call(spec: ToolSpec, arguments: BaseModel) -> ToolCall:
+    """The call as the person may be asked about it, and what a standing approval for it binds."""
+    plain_arguments = partial(arguments.model_dump, mode="json")
+    return ToolCall(spec.name, plain_arguments, target=lambda: spec.presentation.target_of(plain_arguments()))
 
 
 async def _look(deployment: Deployment, principal: Principal, spec: ToolSpec, arguments: BaseModel) -> _Outcome:
@@ -433,6 +439,7 @@ def _record(
     token = running.token
     if token is not None:
         details |= {"scopes": sorted(token.scopes), "narrowing": token.narrowing.value, "account": token.label}
+        details |= {"approval": token.approval} if token.approval else {}
     activity = deployment.activity
     is_refusal = outcome == "refused" or code == RateLimited.code
     note = activity.note_refusal if is_refusal else activity.note

@@ -4,8 +4,8 @@ A refresh token of a rotating provider may have been spent since the backup, and
 grant. It is destroyed, so that no code can present it; its connection works until its access token expires, then its
 owner must reconnect. Where refresh tokens survive their use, nothing changes. Connections whose keys were destroyed
 stay deleted. Everything that works once is void, because it may have been used since: sessions, codes and links,
-agents' refresh tokens, approvals; and assertions and proofs made before the restore, because their `jti` is no longer
-remembered.
+agents' refresh tokens, approvals, standing ones too; and assertions and proofs made before the restore, because their
+`jti` is no longer remembered.
 
 Every grant ends, because it may have been revoked since. Access tokens, whoever signed them when, count only with a
 live grant, so none from before the restore works, and no earlier yes is used again. Permissions stay, and count again
@@ -68,6 +68,8 @@ _CLEARED = (  # all of a tenant
     "delete from refresh_tokens where tenant = :tenant",
     "delete from notices where tenant = :tenant",  # one may have been sent since
     "delete from approvals where tenant = :tenant",  # an approval may have been used since, a refusal forgotten
+    "delete from standing_approvals where tenant = :tenant",  # revoked or used up since, perhaps
+    "delete from approval_answers where tenant = :tenant",
 )
 _END_GRANTS = """
     update grants set revoked_at = :now, revoked_reason = :reason where tenant = :tenant and revoked_at is null

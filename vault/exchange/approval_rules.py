@@ -62,3 +62,11 @@ class ApprovalQuestion:
             return False
         free = frozenset(scope for scope in self.delegated if expand(frozenset({scope}), covers).isdisjoint(asked))
         return not parts <= expand(free, covers)
+
+
+def can_stand(policy: UpstreamPolicy, *, delegated: frozenset[str], scopes: frozenset[str], tool: str) -> bool:
+    """Whether a standing approval may answer for a call of this tool: what the operator requires is asked each time."""
+    if tool not in policy.standing_tools:
+        return False
+    required = ApprovalQuestion(policy.ask, delegated, policy)
+    return not (required.entries and required.is_about(scopes, tool=tool))

@@ -15,7 +15,7 @@ from vault.exchange.recent import Basis
 from vault.records import ConnectionState, Event, Narrowing, Principal
 from vault.refresh.accounts import HeldAccount
 from vault.refusals import AccountRequired, ConnectionRequired, DelegationRequired, ScopeRefused, VaultError
-from vault.scopes import Plan, derives, plan
+from vault.scopes import Plan, derives, expand, plan
 from vault.upstream import UpstreamPolicy
 
 
@@ -27,7 +27,8 @@ class ExchangeRequest:
     adds to the event; `event` replaces the token's event, or suppresses it if the caller records the event with what it
     makes of the token. `call` is a tool call that the person can be asked about; None for what is handed out for later
     use. `tool_sets`: the names of the tool sets that have the called tool. `is_kept`: the caller wants the `basis` of
-    the token.
+    the token. `is_for_person`: a page of the person reads, with the connection's own authority and scopes that only
+    read; `principal` is the agent that the page is about, whose permission doesn't matter.
     """
 
     principal: Principal
@@ -42,6 +43,7 @@ class ExchangeRequest:
     tool_sets: frozenset[str] | None = None
     event: Callable[[UpstreamToken], Event | None] | None = None
     is_kept: bool = False
+    is_for_person: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class UpstreamToken:
     granted: frozenset[str]
     generation: int
     is_asked_beyond: bool = False  # the account holds scopes that need approval each time
+    approval: str = ""  # how the person approved this call, in words; empty: none was needed
     basis: Basis | None = field(default=None, repr=False, compare=False)  # None: not requested, or not all is stored
 
 
@@ -90,6 +93,9 @@ def select(
     """The selected account and its plan, whether or not the plan is allowed. Raises if no account is selected."""
     held = _which(request, accounts, now=now)
     delegated = held.delegated if held.is_delegated(now) else frozenset[str]()
+    if request.is_for_person:
+        _check_reads(request, policy)
+        delegated = held.scopes
     made = plan(
         request.scopes,
         delegation=delegated,
@@ -99,6 +105,14 @@ def select(
         item=request.item,
     )
     return held, made
+
+
+def _check_reads(request: ExchangeRequest, policy: UpstreamPolicy) -> None:
+    """What takes no permission of an agent must not be able to change anything, or be all that there is."""
+    if request.scopes is None or request.connection_id is None or request.call is not None:
+        raise ScopeRefused("A page of the person reads one account, for itself.", missing=frozenset())
+    if writing := expand(request.scopes, policy.covers) - policy.reading - policy.always_granted:
+        raise ScopeRefused(f"A page of the person only reads, and {words(writing)} does more.", missing=writing)
 
 
 def list_refusals(request: ExchangeRequest, held: HeldAccount, made: Plan, *, now: int) -> Iterator[VaultError]:
@@ -129,7 +143,7 @@ def list_refusals(request: ExchangeRequest, held: HeldAccount, made: Plan, *, no
             connection_id=held.id,
             missing=made.not_granted,
         )
-    if not held.is_delegated(now) or made.not_delegated:
+    if not request.is_for_person and (not held.is_delegated(now) or made.not_delegated):
         yield DelegationRequired(
             _why_not_delegated(provider, held, missing=made.not_delegated, now=now),
             provider=provider,

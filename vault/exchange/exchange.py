@@ -9,12 +9,14 @@ returned. The server turns a refusal into a link for the person.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 
-from vault import approvals
+from vault import approvals, standing_approvals
+from vault.approvals import ToolCall
 from vault.audit.audit import append
 from vault.connections import ACCESS_TOKEN, narrowed_token
-from vault.exchange.approval_rules import ApprovalQuestion
+from vault.exchange.approval_rules import ApprovalQuestion, can_stand
 from vault.exchange.decision import ExchangeRequest, UpstreamToken, choose, settle, words
 from vault.exchange.recent import Basis, basis_of
 from vault.records import Event, format_scope
@@ -36,6 +38,8 @@ from vault.refusals import (
 )
 from vault.scopes import Plan, scope_key
 from vault.spans import span
+from vault.standing_approvals import Binding, StandingUse
+from vault.storage.database import Transaction
 from vault.upstream import UpstreamPolicy
 
 __all__ = ["ExchangeRequest", "RefreshTasks", "UpstreamToken", "Vault", "exchange"]
@@ -91,9 +95,8 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         token = held.narrowed if made.needs_narrow_token else held.full
         scopes, item = (made.scopes, request.item) if made.needs_narrow_token else (None, None)
         if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
-            asked = ApprovalQuestion(held.ask | policy.ask, held.delegated, policy)
-            if asked.entries:
-                await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
+            asked = _question(request, held, policy)
+            approval = await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
             purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
             value = await _open(vault, held, token=token, purpose=purpose)
             wish = TokenWish(held.id, token.generation, scopes=scopes, item=item)
@@ -112,6 +115,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
                 granted=held.scopes,
                 generation=token.generation,
                 is_asked_beyond=bool(asked.entries) and asked.is_about(held.scopes | policy.unruled, tool=None),
+                approval=approval,
                 basis=basis,
             )
         known = 0 if token is None else token.generation
@@ -123,6 +127,12 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         except NarrowingRefused:
             continue  # enforced by us from now on, with the full token
     raise TemporarilyUnavailable("This account's tokens are changing. Nothing is lost.", retry_after=2)
+
+
+def _question(request: ExchangeRequest, held: HeldAccount, policy: UpstreamPolicy) -> ApprovalQuestion:
+    """What the person is asked about; nothing where their own page reads for them."""
+    entries = frozenset[str]() if request.is_for_person else held.ask | policy.ask
+    return ApprovalQuestion(entries, held.delegated, policy)
 
 
 async def _mint(
@@ -137,9 +147,8 @@ async def _mint(
     """Mint a token of ours for an API that verifies it: made now, with exactly these scopes, stored nowhere."""
     if policy.audience is None or vault.mint is None or request.item is not None:
         raise ItemRefused(f"{request.provider} can't limit a token to a single item.")
-    asked = ApprovalQuestion(held.ask | policy.ask, held.delegated, policy)
-    if asked.entries:
-        await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
+    asked = _question(request, held, policy)
+    approval = await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
     minted = vault.mint(request.principal, audience=policy.audience, scopes=made.scopes, now=now)
     return UpstreamToken(
         minted.value,
@@ -152,6 +161,7 @@ async def _mint(
         granted=held.scopes,
         generation=0,
         is_asked_beyond=False,  # the token is narrow: it leaves out what needs approval each time
+        approval=approval,
     )
 
 
@@ -163,11 +173,14 @@ async def _spend_approval(
     scopes: frozenset[str],
     asked: ApprovalQuestion,
     now: int,
-) -> None:
-    """Spend the person's approval of exactly this call, or refuse. The last step before a token is opened."""
+) -> str:
+    """Spend the person's approval of exactly this call, or a use of a standing one, or refuse; how it was approved.
+
+    The last step before a token is opened.
+    """
     call, principal = request.call, request.principal
-    if not asked.is_about(scopes, tool=None if call is None else call.tool):
-        return
+    if not asked.entries or not asked.is_about(scopes, tool=None if call is None else call.tool):
+        return ""
     what = f"{request.provider} as {held.label}"
     if call is None:
         text = f"The person approves each use of {words(scopes)} ({what}), so use a tool for it."
@@ -184,15 +197,13 @@ async def _spend_approval(
                 attempt=call.attempt,
                 now=now,
             ):
-                event = Event(
-                    "approval.consumed",
-                    user_id=principal.user_id,
-                    client_id=principal.client_id,
-                    connection_id=held.id,
-                    details={"tool": call.tool, "provider": request.provider, "call": digest.hex()},
-                )
-                await append(transaction, event, now=now)
-                return
+                details = {"tool": call.tool, "provider": request.provider, "call": digest.hex()}
+                await append(transaction, _approval_event("approval.consumed", request, held, details), now=now)
+                return "the person approved this call"
+            if can_stand(asked.policy, delegated=held.delegated, scopes=scopes, tool=call.tool) and (
+                use := await _use_standing(transaction, request, held, call=call, now=now)
+            ):
+                return f"standing approval {use.id}, call {use.used} of {use.per_day} today"
         text = f"The person approves each {call.tool} call ({what})."
     raise ApprovalRequired(
         text,
@@ -203,6 +214,36 @@ async def _spend_approval(
         label=held.label,
         can_ask=call is not None,
     )
+
+
+async def _use_standing(
+    transaction: Transaction, request: ExchangeRequest, held: HeldAccount, *, call: ToolCall, now: int
+) -> StandingUse | None:
+    """A use of a standing approval, spent once for each call; None when there is none left."""
+    if (before := call.standing_use) is not None:
+        return before if await standing_approvals.is_live(transaction, before.id, now=now) else None
+    target = call.target()
+    if target is None:
+        return None
+    who = request.principal
+    binding = Binding(who.user_id, who.client_id, held.id, tool=call.tool, target=target)
+    use = call.standing_use = await standing_approvals.spend(transaction, binding, now=now)
+    if use is not None:
+        details = {
+            "tool": call.tool,
+            "provider": request.provider,
+            "account": held.label,
+            "standing": use.id,
+            "used": use.used,
+            "per_day": use.per_day,
+        }
+        await append(transaction, _approval_event("approval.standing_used", request, held, details), now=now)
+    return use
+
+
+def _approval_event(kind: str, request: ExchangeRequest, held: HeldAccount, details: Mapping[str, object]) -> Event:
+    who = request.principal
+    return Event(kind, user_id=who.user_id, client_id=who.client_id, connection_id=held.id, details=details)
 
 
 async def _open(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: str) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from vault import clients, connections, grants, users
-from vault.exchange.approval_rules import ApprovalQuestion
+from vault import clients, connections, grants, standing_approvals, users
+from vault.exchange.approval_rules import ApprovalQuestion, can_stand
 from vault.exchange.decision import ExchangeRequest, choose, list_refusals, select, settle
 from vault.records import Client, Connection, ConnectionState, Grant, Principal, User, format_scope
 from vault.refresh import leases, rotation
@@ -27,6 +27,7 @@ from vault.refusals import (
 )
 from vault.scopes import Plan, derives, scope_key
 from vault.storage.database import Reader
+from vault.upstream import UpstreamPolicy
 
 
 class ExchangeStep(StrEnum):
@@ -75,10 +76,21 @@ class CheckedStep:
 
 
 @dataclass(frozen=True, slots=True)
+class StandingLeft:
+    """A standing approval, and how many of its calls are left today (UTC)."""
+
+    id: str
+    tool: str
+    left: int
+    per_day: int
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """`first_failure` None: the exchange would return a token with `scopes`, enforced as `narrowing` says.
 
-    `asks`: only for a tool call that the person approves; any other exchange is refused.
+    `asks`: only for a tool call that the person approves; any other exchange is refused. `standing`: the standing
+    approvals that allow some of these calls without asking.
     """
 
     steps: tuple[CheckedStep, ...]
@@ -86,6 +98,7 @@ class Explanation:
     narrowing: str = ""
     refreshes: bool = False  # a refresh at the provider comes first
     asks: bool = False
+    standing: tuple[StandingLeft, ...] = ()
 
     @property
     def first_failure(self) -> FailedStep | None:
@@ -177,10 +190,26 @@ async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Expl
     refreshes = await _check_token(held, made, steps, vault=vault, now=now)
     asked = ApprovalQuestion(held.ask | policy.ask, held.delegated, policy)
     asks = bool(asked.entries) and asked.is_about(made.scopes, tool=None)
+    standing: tuple[StandingLeft, ...] = ()
     if asks:
         steps.leave(ExchangeStep.APPROVAL, "the person approves each tool call with these scopes")
+        standing = await _list_standing(principal, held, made, policy=policy, vault=vault, now=now)
     steps.hold(ExchangeStep.APPROVAL)
-    return Explanation(steps.list(), made.scopes, made.narrowing.value, refreshes=refreshes, asks=asks)
+    return Explanation(
+        steps.list(), made.scopes, made.narrowing.value, refreshes=refreshes, asks=asks, standing=standing
+    )
+
+
+async def _list_standing(
+    principal: Principal, held: HeldAccount, made: Plan, *, policy: UpstreamPolicy, vault: Vault, now: int
+) -> tuple[StandingLeft, ...]:
+    """The standing approvals of this agent and account that the operator's rules let count."""
+    return tuple(
+        StandingLeft(one.id, one.tool, one.per_day - min(one.per_day, one.used_today(now)), one.per_day)
+        for one in await standing_approvals.list_live(vault.database, vault.keys, principal.user_id, now=now)
+        if (one.client_id, one.connection_id) == (principal.client_id, held.id)
+        and can_stand(policy, delegated=held.delegated, scopes=made.scopes, tool=one.tool)
+    )
 
 
 async def check_exchange(request: ExchangeRequest, *, vault: Vault, now: int) -> None:

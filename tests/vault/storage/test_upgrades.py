@@ -44,6 +44,7 @@ PUBLISHED = {
     "0014_activity_filters.sql": "06f931949301c5f0feb5cc297f205a43d10f04060e8058c7c17529816fd9b2c5",
     "0016_passkeys.sql": "c5d490b7826a3e7590014e45c06724cb56eede29f6aad1865b4a8728b84e08ee",
     "0017_notices.sql": "deb5dfa8bc00e170c6e8cadb9914cd7721540617b1c003ebf34c348d05cedd30",
+    "0018_standing_approvals.sql": "ea7650840820ca1c163cbac99e8b9aea4acddbac61a07cd159773413f78707a3",
 }
 PREVIOUS = "0.1.0"
 TAKES_AWAY = re.compile(r"\b(drop|rename|alter column|set not null|add constraint)\b")
