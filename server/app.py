@@ -30,6 +30,7 @@ from server.oauth.rules import canonical_resource, own_resources
 from server.provider_settings import SettingsRefused
 from server.runtime.catalog import read_catalog
 from server.runtime.data_directory import prepare_data_directory
+from server.runtime.kept_answers import KeptAnswers
 from server.runtime.rate_limits import HOUR, Budgets
 from server.settings import Settings
 from server.sign_in.discovery import endpoints_of_issuers
@@ -106,6 +107,8 @@ async def open_deployment(
         stack.callback(journal.close)
         tasks = RefreshTasks()
         stack.push_async_callback(tasks.close)
+        lookups = KeptAnswers()
+        stack.push_async_callback(lookups.close)
         vault = Vault(
             database=database,
             keys=keys,
@@ -130,6 +133,7 @@ async def open_deployment(
             vault=vault,
             vault_id=vault_id(keys),
             open_browser=open_browser,
+            lookups=lookups,
             budgets=Budgets(settings.tools.calls_per_minute),
             token_requests=Budgets(settings.tokens.per_agent_hourly, window=HOUR),
             proxy_calls=Budgets(settings.proxy.per_agent_hourly, window=HOUR),

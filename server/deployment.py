@@ -13,6 +13,7 @@ from providers.tools.sets import ToolOffer
 from providers.tools.spec import ToolSpec
 from server.http.draining import Drain
 from server.live_providers import LiveProviders
+from server.runtime.kept_answers import KeptAnswers
 from server.runtime.rate_limits import HOUR, Budgets
 from server.settings import Settings
 from vault.audit.audit import Activity
@@ -66,6 +67,7 @@ class Deployment:
     token_requests: Budgets = field(default_factory=lambda: Budgets(36_000, window=HOUR))  # by person and agent
     proxy_calls: Budgets = field(default_factory=lambda: Budgets(36_000, window=HOUR))
     rows: Budgets = field(default_factory=lambda: Budgets(ROWS_PER_MINUTE))  # of strangers, by address
+    lookups: KeptAnswers = field(default_factory=KeptAnswers)  # names for ids on pages
     failing_upkeep: dict[str, str] = field(default_factory=dict[str, str])  # code of the failure by step
     telemetry: Telemetry | None = None  # where metrics and traces go, if anywhere
 

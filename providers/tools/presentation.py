@@ -28,11 +28,11 @@ _ANSWERED: Final = re.compile(r"\{([A-Za-z0-9_@$.-]+)\}")
 _ADDRESS: Final = re.compile(r"[^@\s<>]+@([^@\s<>]+)")
 
 
-class _Part(BaseModel):
+class _Declared(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Lookup(_Part):
+class Lookup(_Declared):
     """One read at the provider that says what arguments mean; `{argument}` in `path` and `query` stands for a value.
 
     `names` has the name of what an argument identifies, a text with `{path}` for values of the answer; `before` the
@@ -98,7 +98,7 @@ class Lookup(_Part):
         return found
 
 
-class Presentation(_Part):
+class Presentation(_Declared):
     """How a tool presents its arguments.
 
     `sentence` completes "Cursor wants to ..." with `{argument}` for values; empty: the tool's title. `texts` are shown

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from server.deployment import Deployment
     from vault.approvals import Approval
     from vault.records import User
+    from vault.standing_approvals import StandingApproval
     from vault.storage.database import Reader
 
-app = typer.Typer(no_args_is_help=True, help="Calls that agents ask you to approve.")
+app = typer.Typer(no_args_is_help=True, help="Calls that agents ask you to approve, and those approved in advance.")
 ApprovalName = Annotated[
     str, typer.Argument(help="ID, tool, or agent.", show_default=False, autocompletion=complete_approvals)
 ]
@@ -61,20 +62,45 @@ async def _who_answers(reader: Reader) -> User:
     )
 
 
+async def _standing_fields(deployment: Deployment, held: StandingApproval) -> dict[str, object]:
+    from server.portal.asked_call import target_words
+    from vault import clients
+
+    client = await clients.get_client(deployment.database, held.client_id)
+    return {
+        "id": held.id,
+        "state": "standing",
+        "agent": None if client is None else client.name,
+        "client_id": held.client_id,
+        "tool": held.tool,
+        "provider": held.provider,
+        "account": held.account,
+        "target": target_words(held.target, held.names),
+        "per_day": held.per_day,
+        "used_today": held.used_today(deployment.now()),
+        "expires_at": when(held.expires_at),
+    }
+
+
 @command(app, "list")
 def list_(setup: Setup) -> None:
-    """List the calls that wait for your answer."""
+    """List the calls that wait for your answer, and your standing approvals."""
 
     async def read() -> list[dict[str, object]]:
-        from vault import approvals
+        from vault import approvals, standing_approvals
 
         async with setup.open() as deployment:
             owner = await _who_answers(deployment.database)
-            pending = await approvals.list_pending(deployment.database, deployment.keys, owner.id, now=deployment.now())
-            return [await _approval_fields(deployment, one) for one in pending]
+            reader, keys, now = deployment.database, deployment.keys, deployment.now()
+            pending = await approvals.list_pending(reader, keys, owner.id, now=now)
+            standing = await standing_approvals.list_live(reader, keys, owner.id, now=now)
+            return [
+                *[{**await _approval_fields(deployment, one), "state": "waiting"} for one in pending],
+                *[await _standing_fields(deployment, one) for one in standing],
+            ]
 
-    columns = ("tool", "agent", "provider", "account", "expires_at", "id")
-    setup.show(setup.run(read()), columns=columns, empty="No call is waiting for your answer.")
+    columns = ("state", "tool", "agent", "account", "expires_at", "id")
+    setup.show(setup.run(read()), columns=columns, empty="No call is waiting for your answer, and none stands.")
 
 
 @command(app, "approve")
@@ -89,6 +115,27 @@ def approve(setup: Setup, approval: ApprovalName) -> None:
 def refuse(setup: Setup, approval: ApprovalName) -> None:
     """Refuse a call."""
     _answer(setup, approval, is_approved=False)
+
+
+@command(app, "revoke")
+def revoke(
+    setup: Setup,
+    standing: Annotated[str, typer.Argument(help="ID of a standing approval.", show_default=False)],
+) -> None:
+    """End a standing approval: its calls ask you again."""
+
+    async def end() -> dict[str, object]:
+        from server.connecting.standing import end as end_standing
+
+        async with setup.open() as deployment:
+            owner = await _who_answers(deployment.database)
+            ended = await end_standing(deployment, standing, user=owner, method="command_line")
+            if ended is None:
+                fail(f"no standing approval {standing}; see token-vault approvals list")
+            return {**await _standing_fields(deployment, ended), "state": "revoked"}
+
+    row = setup.run(end())
+    setup.show_one(row, sentence=f"{row['tool']} of {row['agent']} asks you again.")
 
 
 def _answer(setup: Setup, named: str, *, is_approved: bool) -> None:

@@ -7,13 +7,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
+from server.connecting import lookups, standing
 from server.connecting.links import ConnectLink
+from server.connecting.standing import StandingWish
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.sign_in import step_up
-from vault import approvals
+from vault import approvals, standing_approvals
 from vault.approvals import Approval, ToolCall
 from vault.audit import audit
 from vault.records import ApprovalState, Event, Principal, Session, User
@@ -146,20 +149,36 @@ async def decide(
     session: Session | None,
     is_approved: bool,
     method: str | None = None,
+    standing_wish: StandingWish | None = None,
 ) -> None:
-    """Record the person's answer. Raises ApproveRefused when it comes too late, or a second time.
+    """Record the person's answer: the one place where an approval is answered, whatever the surface.
 
     `session` is the browser's, None on the command line; raises StepUpRequired when it does not prove enough for a yes.
-    `method` tells in the activity how it was given, if not on the person's page.
+    Raises ApproveRefused when it comes too late, or a second time. `method` tells in the activity how it was given, if
+    not on the person's page. `standing_wish`: they also approve further calls with the same target; refused where no
+    standing approval is offered.
     """
     if is_approved:
         await check_may_approve(deployment, approval, session)
     now = deployment.now()
     kind, outcome = ("approval.given", "ok") if is_approved else ("approval.refused", "refused")
+    events = [event_of(approval, kind, outcome=outcome, method=method)]
+    if standing_wish is not None and (not is_approved or await standing.offer(deployment, approval) is None):
+        raise ApproveRefused(
+            "This call can only be approved once. Go back and choose Approve once, or deny it.", kind="forbidden"
+        )
+    spec = deployment.tool(approval.tool)
+    names: Mapping[str, str] = {} if spec is None else lookups.known_values(deployment, approval, spec).names
     try:
         async with deployment.transaction() as transaction:
             await approvals.decide(transaction, approval.id, user_id=user.id, is_approved=is_approved, now=now)
-            await audit.append(transaction, event_of(approval, kind, outcome=outcome, method=method), now=now)
+            if (binding := standing.binding_of(deployment, approval)) is not None:
+                await standing_approvals.count_answer(transaction, binding, is_approved=is_approved, now=now)
+            if standing_wish is not None:
+                events.append(
+                    await standing.give(transaction, deployment, approval, standing_wish, names=names, now=now)
+                )
+            await audit.append(transaction, *events, now=now)
     except TransitionRefused as error:
         raise ApproveRefused(
             "This request was already answered, or is older than ten minutes. If you still want it, "

@@ -25,10 +25,11 @@ _MOST_SENTENCES: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What was saved last, and the secret that takes it back."""
+    """What was saved last, and the secret that takes it back; `undo_at`: where, if not at the page that shows it."""
 
     message: str
     handle: str
+    undo_at: str = ""
 
 
 async def save(
@@ -150,7 +151,7 @@ async def last_saved(deployment: Deployment, user: User, handle: str) -> Saved |
     )
     if found is None or found.user_id != user.id:
         return None
-    return Saved(str(found.payload["message"]), handle)
+    return Saved(str(found.payload["message"]), handle, "/approvals/undo" if "standing" in found.payload else "")
 
 
 async def undo(deployment: Deployment, user: User, handle: str, rows: Sequence[AccessRow]) -> str:
@@ -160,7 +161,7 @@ async def undo(deployment: Deployment, user: User, handle: str, rows: Sequence[A
     """
     now = deployment.now()
     found = await tickets.peek(deployment.database, deployment.keys, handle, purpose=TicketPurpose.UNDO, now=now)
-    if found is None or found.user_id != user.id:
+    if found is None or found.user_id != user.id or "standing" in found.payload:
         raise PageRefused("undo_over", kind="gone")
     changes = _back(found, rows)
     return await save(deployment, user, changes, says="saved.undone", spent=handle)

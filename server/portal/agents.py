@@ -9,7 +9,7 @@ from typing import Final
 from starlette.responses import Response
 
 from server.http import pages
-from server.portal import access, access_saving, texts, tool_sets
+from server.portal import access, access_saving, standing, texts, tool_sets
 from server.portal.activity import recent_rows
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
@@ -129,6 +129,7 @@ async def show_one(visit: OwnVisit) -> Response:
         "part": part,
         "days": access.DAYS,
         "tool_sets_of": await tool_sets.current_options(deployment, user, client_id=client.id, scopes=scopes),
+        "standing": await standing.rows(visit, client_id=client.id),
         "saved": await access_saving.last_saved(deployment, user, visit.visit.query("saved")),
         "events": await recent_rows(visit, client_id=client.id),
         "sign_ins": [(grant, texts.grant_end(grant)) for grant in signed_in],
@@ -176,8 +177,13 @@ async def confirm(visit: OwnVisit) -> Response:
 
 
 async def cut_off(visit: OwnVisit) -> Response:
+    """End the agent, as the person confirmed."""
+    await end_agent(visit, await _agent(visit))
+    return pages.go("/agents")
+
+
+async def end_agent(visit: OwnVisit, client: Client) -> None:
     """End the agent's grants, tokens and permissions in one transaction: its next call fails."""
-    client = await _agent(visit)
     deployment, user, now = visit.deployment, visit.user, visit.deployment.now()
     async with deployment.transaction() as transaction:
         ended = await grants.revoke_client_grants(
@@ -194,4 +200,3 @@ async def cut_off(visit: OwnVisit) -> Response:
         await audit.append(
             transaction, Event(kind="agent.cut_off", user_id=user.id, client_id=client.id, details=details), now=now
         )
-    return pages.go("/agents")

@@ -1,26 +1,40 @@
-"""The pages on which a person approves or refuses one tool call, with its exact arguments."""
+"""The pages on which a person answers an agent's question about one call, and sees what they approved in advance."""
 
 from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
 
 from starlette.responses import Response
 
 from server.connecting import approvals as approve
+from server.connecting import lookups
+from server.connecting import standing as standing_yes
+from server.connecting.lookups import Known
+from server.connecting.standing import StandingWish
 from server.http import pages
 from server.http.page_texts import text
-from server.portal import texts
-from server.portal.connect import scope_words
+from server.portal import access_saving, agents, standing, texts
+from server.portal.asked_call import asked_call, target_words
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from vault import approvals, clients
 from vault.approvals import USE_LIFETIME, Approval
 from vault.records import ApprovalState
 
+_ANSWERS: Final = frozenset({"allow", "deny", "cut_off", "standing"})
+
 
 async def show_all(visit: OwnVisit) -> Response:
-    """The person's open questions from agents."""
+    """The person's open questions from agents, and their standing approvals."""
     deployment = visit.deployment
     pending = await approvals.list_pending(deployment.database, deployment.keys, visit.user.id, now=deployment.now())
-    return visit.page("approvals.html", {"pending": [await _row(visit, one) for one in pending]})
+    context: dict[str, object] = {
+        "pending": [await question(visit, one) for one in pending],
+        "standing": await standing.rows(visit),
+        "saved": await access_saving.last_saved(deployment, visit.user, visit.visit.query("saved")),
+    }
+    return visit.page("approvals.html", context)
 
 
 async def show(visit: OwnVisit) -> Response:
@@ -35,22 +49,52 @@ async def show(visit: OwnVisit) -> Response:
                 "message": text(f"approval.{status}", minutes=USE_LIFETIME // 60),
             },
         )
-    return visit.page("approval.html", {"one": await _row(visit, approval)})
+    spec = visit.deployment.tool(approval.tool)
+    known = Known() if spec is None else await lookups.find(visit.deployment, approval, spec)
+    context: dict[str, object] = {"one": await question(visit, approval, known=known), "offer": None}
+    if (offered := await standing_yes.offer(visit.deployment, approval)) is not None:
+        target = target_words(offered.target, known.names)
+        context["offer"] = {"approved": offered.approved, "target": target, "days": standing.choices_of()}
+    return visit.page("approval.html", context)
 
 
 async def decide(visit: OwnVisit) -> Response:
     """The answer, once."""
     approval = await _load(visit)
     decision = visit.form.one("decision")
-    if decision not in {"allow", "deny"}:
+    if decision not in _ANSWERS:
         raise PageRefused("no_decision")
+    if decision == "cut_off":
+        return await _deny_and_cut_off(visit, approval)
+    wish = standing.read_wish(visit.form, now=visit.deployment.now()) if decision == "standing" else None
+    await _answer(visit, approval, is_approved=decision != "deny", wish=wish)
+    return pages.go(f"/approvals/{approval.id}")
+
+
+async def _deny_and_cut_off(visit: OwnVisit, approval: Approval) -> Response:
+    """End the agent, whether or not the question is still open."""
+    with suppress(PageRefused):
+        await _answer(visit, approval, is_approved=False, wish=None)
+    client = await clients.get_client(visit.deployment.database, approval.client_id)
+    if client is not None:
+        await agents.end_agent(visit, client)
+    return pages.go("/agents")
+
+
+async def _answer(visit: OwnVisit, approval: Approval, *, is_approved: bool, wish: StandingWish | None) -> None:
     try:
         await approve.decide(
-            visit.deployment, approval, user=visit.user, session=visit.session, is_approved=decision == "allow"
+            visit.deployment,
+            approval,
+            user=visit.user,
+            session=visit.session,
+            is_approved=is_approved,
+            standing_wish=wish,
         )
     except approve.ApproveRefused as refused:
-        raise PageRefused("too_late", refused.description, kind=refused.kind) from refused
-    return pages.go(f"/approvals/{approval.id}")
+        if refused.kind == "gone":
+            raise PageRefused("too_late", refused.description, kind="gone") from refused
+        raise PageRefused("no_standing", refused.description, kind=refused.kind) from refused
 
 
 async def _load(visit: OwnVisit) -> Approval:
@@ -61,23 +105,30 @@ async def _load(visit: OwnVisit) -> Approval:
         raise PageRefused("not_yours", refused.description, kind=refused.kind) from refused
 
 
-async def _row(visit: OwnVisit, approval: Approval) -> dict[str, object]:
+async def question(visit: OwnVisit, approval: Approval, *, known: Known | None = None) -> dict[str, object]:
+    """A question for a template; without `known`, with the names that are at hand."""
     deployment = visit.deployment
     client = await clients.get_client(deployment.database, approval.client_id)
     provider = deployment.catalog.get(approval.provider)
     spec = deployment.tool(approval.tool)
+    title = approval.tool if spec is None else spec.title
+    if spec is None:
+        call = asked_call(title, approval.arguments)
+    else:
+        found = lookups.known_values(deployment, approval, spec) if known is None else known
+        call = asked_call(title, approval.arguments, spec.presentation, found)
     return {
         "id": approval.id,
-        "client": client,
+        "agent": approval.client_id if client is None else client.name or client.id,
         "unverified": client is not None and texts.is_unverified(client),
-        "kind": "" if client is None else texts.client_kind(client),
         "tool": approval.tool,
-        "title": approval.tool if spec is None else spec.title,
+        "title": title,
+        "call": call,
         "destructive": spec is not None and spec.destructive,
         "provider": approval.provider if provider is None else provider.title,
+        "provider_name": approval.provider,
         "account": approval.account,
-        "scopes": [] if provider is None else scope_words(provider, frozenset(approval.scopes)),
-        "arguments": [(name, texts.visible(value)) for name, value in approval.arguments.items() if value is not None],
-        "asked_at": approval.created_at,
+        "ends_at": approval.expires_at,
+        "is_late": known is not None and known.is_late,
         "minutes": USE_LIFETIME // 60,
     }

@@ -23,6 +23,7 @@ from server.portal import (
     notifications,
     openid,
     sign_in,
+    standing,
 )
 from server.portal.administration.routes import admin_routes
 from server.portal.profile import deletion, own_data, page, passkeys, password, signed_in
@@ -64,6 +65,8 @@ def page_routes(deployment: Deployment) -> list[Route]:
         own_route(deployment, "/notifications/confirm", post=notifications.confirm),
         own_route(deployment, "/notifications/{channel}", post=notifications.change),
         own_route(deployment, "/approvals", get=approvals.show_all),
+        own_route(deployment, "/approvals/undo", post=standing.undo),
+        own_route(deployment, "/approvals/standing/{standing}/end", post=standing.end),
         own_route(deployment, "/approvals/{approval}", get=approvals.show, post=approvals.decide),
         own_route(deployment, "/consent", get=consent.show, post=consent.decide),
         own_route(deployment, "/device", get=device.show, post=device.enter),

@@ -137,7 +137,7 @@ async def test_what_does_not_fit_says_so_and_can_be_scrolled_by_keyboard(place: 
     for text, is_long in (("short", False), ("word " * 100, True), ("line\n" * 12, True)):
         page = (await browser.open(link_of(await post(place, agent, {**POST, "text": text})))).text
         assert (f"{len(text)} characters: scroll" in page) is is_long
-        assert ('<pre tabindex="0">' in page) is is_long
+        assert ('<pre class="text" tabindex="0"' in page) is is_long
 
 
 async def test_a_no_is_told_to_the_agent_and_not_asked_again(place: Room, browse: Browse) -> None:

@@ -1,0 +1,137 @@
+"""Names for the ids in a call, and what it would change, read at the provider for the person's own page.
+
+The page asks with the connection's own authority, through the vault's exchange and the provider's request rules, with
+the least scopes that read; an account without them is not asked. A page waits a moment and goes on without what has not
+come; a slow answer is there when the page is opened again. Nothing of this reaches the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final
+
+from providers.api.api import ToolRefused, UpstreamAPI
+from providers.api.rules import authority, expand
+from providers.tools.presentation import Lookup
+from providers.tools.spec import ToolSpec
+from server.deployment import Deployment
+from server.runtime.kept_answers import LIMIT, Read
+from vault import connections, grants
+from vault.approvals import Approval
+from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
+from vault.records import Connection, ConnectionState, Event, Narrowing, Principal
+from vault.refusals import VaultError
+
+PATIENCE: Final = 0.7  # seconds that a page waits
+logger = logging.getLogger("token_vault.lookups")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was found out: names, and present values, by argument. `is_late`: more may be known in a moment."""
+
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    before: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_late: bool = False
+
+
+async def find(deployment: Deployment, approval: Approval, spec: ToolSpec) -> Known:
+    """What is known about the ids of this call within `PATIENCE` seconds."""
+    reads: dict[Hashable, Read] = {
+        key: partial(_read, deployment, approval, one, values) for key, one, values in _possible_reads(approval, spec)
+    }
+    is_whole = await deployment.lookups.ask(reads, patience=PATIENCE)
+    return replace(known_values(deployment, approval, spec), is_late=not is_whole)
+
+
+def known_values(deployment: Deployment, approval: Approval, spec: ToolSpec) -> Known:
+    """What is known already; asks nobody."""
+    names: dict[str, str] = {}
+    before: dict[str, str] = {}
+    for key, one, _ in _possible_reads(approval, spec):
+        if (answer := deployment.lookups.get(key)) is not None:
+            names |= one.read_names(answer)
+            before |= one.read_before(answer)
+    return Known(names, before)
+
+
+def _possible_reads(approval: Approval, spec: ToolSpec) -> Iterator[tuple[Hashable, Lookup, Mapping[str, str]]]:
+    """The lookups that these arguments allow, each with its key and values."""
+    for one in spec.presentation.lookups:
+        if (values := one.values_of(approval.arguments)) is not None:
+            yield (approval.connection_id, one.api, one.path, tuple(values.items())), one, values
+
+
+async def _read(
+    deployment: Deployment, approval: Approval, lookup: Lookup, values: Mapping[str, str]
+) -> Mapping[str, object] | None:
+    """The provider's answer; None when there is none, for whatever reason: a page goes on without names."""
+    try:
+        return await _ask(deployment, approval, lookup, values)
+    except (VaultError, ToolRefused) as error:
+        logger.info("no names for an approval", extra={"tool": approval.tool, "reason": type(error).__name__})
+        return None
+
+
+async def _ask(
+    deployment: Deployment, approval: Approval, lookup: Lookup, values: Mapping[str, str]
+) -> Mapping[str, object] | None:
+    """The provider's answer; None for an account that can't be asked."""
+    connection = await connections.get_connection(deployment.database, approval.connection_id, user_id=approval.user_id)
+    provider = None if connection is None else deployment.catalog.get(connection.provider)
+    held = await grants.list_grants(deployment.database, approval.user_id)
+    grant = next((one for one in held if one.client_id == approval.client_id and one.is_live), None)
+    if connection is None or provider is None or grant is None or connection.state is not ConnectionState.ACTIVE:
+        return None
+    if not lookup.scopes <= expand(provider, connection.scopes):
+        return None
+    if deployment.budgets.spend(approval.user_id, connection.provider, now=time.monotonic()):
+        return None
+    request = ExchangeRequest(
+        Principal(grant.user_id, grant.client_id, grant.id, scopes=grant.scopes, audience=grant.resource),
+        connection.provider,
+        lookup.scopes,
+        connection_id=connection.id,
+        purpose="names for an approval",
+        event=lambda token: _event(connection, approval, token),
+        is_for_person=True,
+    )
+    token = await exchange(request, vault=deployment.vault, now=deployment.now())
+    is_narrow = token.narrowing is Narrowing.UPSTREAM
+    api = UpstreamAPI(
+        provider,
+        deployment.http,
+        token=token.value,
+        scopes=token.scopes,
+        account=token.account,
+        granted=authority(provider, scopes=token.scopes, granted=token.granted, is_narrow=is_narrow),
+        now=deployment.now(),
+        deadline=asyncio.get_running_loop().time() + LIMIT,
+    )
+    return await api.get(
+        lookup.api,
+        lookup.template,
+        segments=lookup.segments(values),
+        params=lookup.parameters(values),
+    )
+
+
+def _event(connection: Connection, approval: Approval, token: UpstreamToken) -> Event:
+    """A read of the person's page, not of the agent."""
+    return Event(
+        "approval.names_read",
+        user_id=connection.user_id,
+        connection_id=connection.id,
+        details={
+            "provider": connection.provider,
+            "account": connection.label,
+            "scopes": sorted(token.scopes),
+            "narrowing": token.narrowing.value,
+            "tool": approval.tool,
+        },
+    )
