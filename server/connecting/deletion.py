@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Final
 
 from server.deployment import Deployment
 from vault import connections, users
 from vault.audit import audit
 from vault.records import Connection, Event, User
+from vault.storage.database import Transaction
 from vault.upkeep import revocations
 
 PATIENCE: Final = 20.0  # seconds for all providers together; a running server tries again what is left
@@ -23,15 +25,27 @@ async def end_connection(deployment: Deployment, connection: Connection) -> str:
 
 
 async def delete_person(deployment: Deployment, user: User) -> None:
-    """End the person's connections, then delete them; their key goes with the last grant that a provider ended."""
-    owned = await connections.list_connections(deployment.database, user.id)
-    for connection in owned:
-        async with deployment.transaction() as transaction:
-            await connections.disconnect(transaction, deployment.keys, connection, now=deployment.now())
-    now = deployment.now()
+    """End the person's connections and delete them; their key goes with the last grant that a provider ended."""
     async with deployment.transaction() as transaction:
-        await users.delete_user(transaction, user.id, now=now)
-        await audit.append(transaction, Event(kind="user.removed", user_id=user.id), now=now)
+        owned = await remove_person(transaction, deployment, user, event=Event(kind="user.removed", user_id=user.id))
+    await end_at_providers(deployment, owned)
+
+
+async def remove_person(
+    transaction: Transaction, deployment: Deployment, user: User, *, event: Event
+) -> Sequence[Connection]:
+    """Delete the person with their connections, which are returned; `end_at_providers` ends these there."""
+    now = deployment.now()
+    owned = await connections.list_connections(transaction, user.id)
+    for connection in owned:
+        await connections.disconnect(transaction, deployment.keys, connection, now=now)
+    await users.delete_user(transaction, user.id, now=now)
+    await audit.append(transaction, event, now=now)
+    return owned
+
+
+async def end_at_providers(deployment: Deployment, owned: Sequence[Connection]) -> None:
+    """End the grants of a deleted person at their providers, in bounded time, and destroy what needs no grant."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):
             for connection in owned:

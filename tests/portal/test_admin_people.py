@@ -168,10 +168,12 @@ async def test_deleting_takes_the_typed_name_and_ends_the_accounts(room: Room) -
     wrong = await admin.submit(confirm, {"name": "alice"}, form="/delete")
     assert wrong.status_code == 400
     assert await users.get_user(room.deployment.database, bob.id) is not None
+    ended_before = len(room.simulator.books()["revocations"])
     gone = await admin.submit(confirm, {"name": "bob"}, form="/delete")
     assert "was deleted" in gone.text
     assert await users.get_user(room.deployment.database, bob.id) is None
     assert await connections.list_connections(room.deployment.database, bob.id) == ()
+    assert len(room.simulator.books()["revocations"]) > ended_before
     assert (await admin.submit(confirm, {"name": "bob"}, form="/delete")).status_code == 404
 
 

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 
 from starlette.responses import Response
 
+from server.connecting.deletion import end_at_providers, remove_person
 from server.errors import status_of
 from server.http.page_texts import text
 from server.portal.administration.room import ROOT, AdminVisit
@@ -19,7 +20,6 @@ from vault import clients, connections, users
 from vault.audit import audit
 from vault.records import User
 from vault.storage.database import Transaction
-from vault.upkeep import revocations
 from vault.users import NameRefused, NameTaken
 
 PAGE: Final = f"{ROOT}/people"
@@ -157,14 +157,15 @@ async def _confirm_page(visit: AdminVisit, person: User, *, error: str) -> Respo
 
 async def delete(visit: AdminVisit) -> Response:
     """Delete the person: their grants end now, at the providers as soon as these answer, and then their keys."""
-    person, now = await _other(visit), visit.deployment.now()
+    person = await _other(visit)
     if users.name_key(visit.form.one("name")) != users.name_key(person.name):
         return await _confirm_page(visit, person, error=text("admin_people.type_name", who=person.name))
     async with visit.change() as transaction:
         await _keep_an_admin(transaction, person)
-        _check_changed(await users.delete_user(transaction, person.id, now=now))
-        await audit.append(transaction, visit.event("user.removed", user_id=person.id, name=person.name), now=now)
-    await revocations.finish_deletions(visit.deployment.vault)
+        _check_changed(await users.get_user(transaction, person.id) is not None)
+        event = visit.event("user.removed", user_id=person.id, name=person.name)
+        owned = await remove_person(transaction, visit.deployment, person, event=event)
+    await end_at_providers(visit.deployment, owned)
     return await visit.go(PAGE, said=text("admin_people.deleted", who=person.name))
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from server.connecting.deletion import delete_person
+from server.connecting.deletion import end_at_providers, remove_person
 from server.errors import status_of
 from server.http.page_texts import text
 from server.portal.connections import end_row
@@ -15,6 +15,7 @@ from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from server.sign_in import password, step_up
 from vault import connections, users
+from vault.records import Event
 from vault.upkeep import revocations
 from vault.users import name_key
 
@@ -48,7 +49,11 @@ async def delete(visit: OwnVisit) -> Response:
     await _check_other_admin(visit)
     if name_key(visit.form.one("name")) != name_key(user.name):
         return await _form(visit, error=text("delete_account.wrong_name"), status=status_of("invalid_request"))
-    await delete_person(deployment, user)
+    async with deployment.transaction() as transaction:
+        if user.is_admin and await users.is_last_admin(transaction, user.id):  # another one left meanwhile
+            raise PageRefused("last_admin", kind="conflict")
+        owned = await remove_person(transaction, deployment, user, event=Event(kind="user.removed", user_id=user.id))
+    await end_at_providers(deployment, owned)
     ended = await revocations.list_revocations(deployment.database, user.id)
     stranger = replace(visit.visit, session=None, user=None)
     context: dict[str, object] = {"ended": [end_row(visit, one) for one in ended if not one.is_superseded]}
