@@ -41,6 +41,15 @@ class Form:
                 out.append((name, one))
         return out
 
+    def widest(self, filled: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """The levels that the page leaves open: who says yes to an agent in these tests allows what it asks for."""
+        sent = {name for name, _ in filled}
+        return [
+            (name, next(level for level in ("write", "read", "off") if level in levels))
+            for name, levels in self.choices.items()
+            if name.startswith("level.") and name not in sent
+        ]
+
 
 class _Forms(HTMLParser):
     def __init__(self) -> None:
@@ -96,16 +105,6 @@ def without_own_markup(html: str) -> str:
     return _OWN_MARKUP.sub("", html)
 
 
-def _must_choose(name: str, sent: set[str]) -> bool:
-    """Whether these are the levels of an agent of which the page has preselected none."""
-    return name.startswith("level.") and name not in sent
-
-
-def _widest(levels: list[str]) -> str:
-    """Who says yes to an agent in these tests allows what it asks for."""
-    return next(one for one in ("write", "read", "off") if one in levels)
-
-
 def forms_of(html: str) -> list[Form]:
     """Every form of a page."""
     parser = _Forms()
@@ -158,8 +157,7 @@ class Person:
         if button is not None:
             data.append(button)
         if button == ("decision", "allow"):
-            sent = {name for name, _ in data}
-            data += [(name, _widest(levels)) for name, levels in chosen.choices.items() if _must_choose(name, sent)]
+            data += chosen.widest(data)
         target = urljoin(str(page.url), chosen.action or str(page.url))
         body: dict[str, list[str]] = {}
         for name, value in data:
