@@ -35,7 +35,7 @@ serve: .venv/.runtime
 	@$(RUN) -m token_vault serve --sandbox
 
 test: .venv/.dev
-	$(RUN) -m pytest -n 2 --dist loadfile $(TESTS)
+	$(RUN) -m pytest -n 3 --dist loadfile $(TESTS)
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from vault import clients, handles, refusals, tokens, users
+from vault import clients, handles, passkeys, refusals, tokens, users
 from vault.audit import audit
 from vault.keys import passwords, sealed_file
 from vault.refusals import VaultError
@@ -193,6 +193,8 @@ TABLE: Final[dict[type[VaultError], Wording]] = {
     users.NameRefused: Wording("invalid_request"),
     users.NameTaken: Wording("conflict"),
     users.IdentityTaken: Wording("conflict"),
+    passkeys.PasskeyTaken: Wording("conflict"),
+    passkeys.TooManyPasskeys: Wording("conflict"),
     passwords.PasswordRefused: Wording("invalid_request"),
     database.Conflict: Wording(
         "temporarily_unavailable",

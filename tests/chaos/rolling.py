@@ -126,7 +126,7 @@ class Replica:
 
     async def start(self, proxy: Proxy) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "token_vault", "serve", "--data", str(self.data),
+            sys.executable, "-m", "token_vault" if self.code == ROOT else "server", "serve", "--data", str(self.data),
             stderr=asyncio.subprocess.DEVNULL, cwd=self.code, env=environment(),
         )  # fmt: skip
         async with asyncio.timeout(60):

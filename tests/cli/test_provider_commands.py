@@ -75,8 +75,8 @@ async def test_a_file_is_tested_and_each_step_is_told(place: Place) -> None:
 
 
 async def test_a_file_that_is_wrong_fails_its_test(place: Place, tmp_path: Path) -> None:
-    text = (Path(__file__).parent.parent.parent / "providers" / "services" / "asana.toml").read_text(encoding="utf-8")
-    wrong = tmp_path / "asana.toml"
+    text = (Path(__file__).parent.parent.parent / "providers" / "services" / "close.toml").read_text(encoding="utf-8")
+    wrong = tmp_path / "close.toml"
     wrong.write_text(text.replace("client_secret_post", "client_secret_basic"), encoding="utf-8")
     failed = await run(place, "providers", "test", str(wrong))
     assert failed.exit_code == 1 and "failed" in failed.stdout

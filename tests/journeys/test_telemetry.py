@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 import shutil
 import subprocess
@@ -25,13 +26,17 @@ from starlette.routing import Route
 from server.app import open_deployment
 from server.provider_settings import SettingsRefused
 from server.settings import load_settings
+from tests.conftest import Store
 from tests.support.harness import free_socket, serving
 from tests.support.mcp_room import Agent, Room, modern, modern_headers, room
-from tests.support.processes import ROOT, free_port
+from tests.support.processes import ROOT, Place, free_port
 
 WRITE = frozenset({"chat:write"})
 RULES = ROOT / "docs" / "operate" / "monitoring" / "alerts.yml"
 DASHBOARD = ROOT / "docs" / "operate" / "monitoring" / "dashboard.json"
+LATER = {  # absent while a vault has no accounts and no events
+    "token_vault_connections", "token_vault_activity_newest_seconds", "token_vault_activity_sealed_seconds",
+}  # fmt: skip
 LABELS = {  # every label there is: none can be multiplied by an outsider
     "code", "days", "error", "kind", "le", "narrowing", "operation", "outcome", "provider", "state", "status", "tool",
     "transport",
@@ -224,3 +229,84 @@ def test_the_alert_rules_are_valid_and_each_has_its_runbook() -> None:
     assert len(names) >= 6
     for name in names:
         assert f"### {name}\n" in page, f"{name} has no runbook"
+
+
+@dataclass
+class Replica(Place):
+    """A process of a vault whose database and key others share."""
+
+    more: dict[str, str] = field(default_factory=dict[str, str])
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | self.more
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Debian's package prometheus")
+async def test_prometheus_scrapes_two_replicas_and_understands_the_dashboard_and_the_rules(
+    postgres_store: Store, tmp_path: Path
+) -> None:
+    replicas, pages = [], []
+    for number in range(2):
+        (data := tmp_path / str(number)).mkdir(mode=0o700)
+        shutil.copy2(postgres_store.data / "master.key", data)
+        pages.append(f"127.0.0.1:{free_port()}")
+        shared = {
+            "TOKEN_VAULT_DATABASE__URL": postgres_store.url,
+            "TOKEN_VAULT_TELEMETRY__PROMETHEUS": pages[-1],
+        }
+        replicas.append(Replica(data, free_port(), shared))
+        replicas[-1].configure()
+    config = tmp_path / "prometheus.yml"
+    config.write_text(
+        json.dumps(
+            {
+                "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+                "rule_files": [str(RULES)],
+                "scrape_configs": [{"job_name": "token-vault", "static_configs": [{"targets": pages}]}],
+            }
+        ),
+        encoding="utf-8",
+    )
+    async with replicas[0].serve(), replicas[1].serve(), prometheus(config, tmp_path / "tsdb") as http:
+
+        async def query(expression: str) -> list[dict[str, object]]:
+            answer = (await http.get("/api/v1/query", params={"query": expression})).json()
+            assert answer["status"] == "success", (expression, answer)
+            return answer["data"]["result"]
+
+        async with asyncio.timeout(60):
+            while len(await query('up{job="token-vault"} == 1 and on(instance) token_vault_upkeep_failing')) < 2:
+                await asyncio.sleep(0.3)
+        for expression in queries():
+            await query(expression)
+        (group,) = (await http.get("/api/v1/rules")).json()["data"]["groups"]
+        assert {rule["health"] for rule in group["rules"]} == {"ok"}
+        assert {rule["name"] for rule in group["rules"] if rule["state"] == "firing"} == set()
+        known = set((await http.get("/api/v1/label/__name__/values")).json()["data"])
+        named = set(re.findall(r"token_vault_\w+", " ".join(queries()) + RULES.read_text(encoding="utf-8")))
+        # the others appear with the first call, exchange or refresh
+        assert {name for name in named if "_total" not in name and "_duration_" not in name} <= known | LATER
+
+
+@asynccontextmanager
+async def prometheus(config: Path, data: Path) -> AsyncGenerator[httpx2.AsyncClient]:
+    """Debian's Prometheus, with its API."""
+    address = f"127.0.0.1:{free_port()}"
+    process = await asyncio.create_subprocess_exec(
+        *("prometheus", f"--config.file={config}", f"--storage.tsdb.path={data}", f"--web.listen-address={address}"),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with httpx2.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=10) as http:
+            async with asyncio.timeout(30):
+                while True:
+                    try:
+                        if (await http.get("/-/ready")).status_code == 200:
+                            break
+                    except httpx2.HTTPError:
+                        pass
+                    await asyncio.sleep(0.1)
+            yield http
+    finally:
+        process.terminate()
+        await process.wait()

@@ -18,6 +18,7 @@ from vault.clients import ClientExists
 from vault.handles import HandleRefused
 from vault.keys.passwords import PasswordRefused
 from vault.keys.sealed_file import BackupRefused
+from vault.passkeys import PasskeyTaken, TooManyPasskeys
 from vault.records import Grant
 from vault.refusals import (
     AccountRequired,
@@ -163,6 +164,8 @@ MADE: dict[type[VaultError], tuple[Callable[[], VaultError], str, str]] = {
     NameRefused: (lambda: NameRefused("too long"), "invalid_request", "Too long."),
     NameTaken: (lambda: NameTaken("taken"), "invalid_request", "Taken."),
     IdentityTaken: (lambda: IdentityTaken("taken"), "invalid_request", "Taken."),
+    PasskeyTaken: (lambda: PasskeyTaken("taken"), "invalid_request", "Taken."),
+    TooManyPasskeys: (lambda: TooManyPasskeys("too many"), "invalid_request", "Too many."),
     PasswordRefused: (lambda: PasswordRefused("too short"), "invalid_request", "Too short."),
     BackupRefused: (lambda: BackupRefused("no backup"), "invalid_request", "No backup."),
     PersonRefused: (lambda: PersonRefused("not here"), "invalid_request", "Not here."),
@@ -209,6 +212,8 @@ WIRE: dict[type[VaultError], tuple[int, int, int, str]] = {
     NameRefused: (400, 400, 400, "words"),
     NameTaken: (409, 409, 409, "words"),
     IdentityTaken: (409, 409, 409, "words"),
+    PasskeyTaken: (409, 409, 409, "words"),
+    TooManyPasskeys: (409, 409, 409, "words"),
     PasswordRefused: (400, 400, 400, "words"),
     Conflict: (503, 503, 503, "words"),
     ChainBroken: (500, 500, 500, "words"),

@@ -89,8 +89,8 @@ async def test_a_provider_that_nobody_set_up_is_said_to_be_that(place: ExchangeR
 async def test_an_address_that_two_providers_have_needs_a_name_beside_it(place: ExchangeRoom, person: str) -> None:
     slack = place.deployment.catalog.provider("slack")
     twin = slack.model_copy(update={"name": "slack-bot", "aliases": {}})
-    both = replace(place.deployment, catalog=Catalog([slack, twin]))
-    base = slack.apis["web"]
+    both, base = place.deployment, slack.apis["web"]
+    both.live.current = replace(both.live.current, catalog=Catalog([slack, twin]))
     with pytest.raises(OAuthError) as refusal:
         await targets.resolve(both, audience=None, resource=base, user_id="nobody")
     assert refusal.value.code == "invalid_target"

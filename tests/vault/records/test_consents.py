@@ -86,7 +86,7 @@ class Place:
             await become(self.store, "off")
 
     def watch(self, at: Callable[[str], Awaitable[None]]) -> None:
-        made = self.room.deployment.vault.upstreams._made  # pyright: ignore
+        made = self.room.deployment.live.current.upstreams._made  # pyright: ignore
         made["slack"] = Watched(self.room.deployment.vault.upstreams["slack"], at)
 
     def fail_at(self, stage: str) -> None:
