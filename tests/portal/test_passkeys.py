@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import httpx2
 import pytest
@@ -98,9 +99,9 @@ async def test_each_property_of_an_answer_counts(room: Room) -> None:
     await other.add()
     browser, device = await room.browser(), one.device
 
-    async def status(make: object = None, **changes: object) -> int:
+    async def status(make: Callable[[Any], Any] | None = None, **changes: Any) -> int:
         page = await browser.open("/sign-in")
-        answer = device.get(options_of(page), **changes) if make is None else make(options_of(page))  # type: ignore[operator, arg-type]
+        answer = device.get(options_of(page), **changes) if make is None else make(options_of(page))
         return (await answered(browser, page, answer)).status_code
 
     def of_another_key(options: str) -> str:
