@@ -38,7 +38,7 @@ class Statement:
 Program = Generator[Statement, Sequence[Row], T]
 
 NO_PARAMETERS: Mapping[str, Value] = {}
-SWEEP_BATCH = 500  # rows that a sweep deletes per transaction: others write in between
+SWEEP_BATCH = 200  # rows that a sweep deletes per transaction: others write in between, also on a cold disk
 
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _COMPATIBLE_FROM = re.compile(r"^-- compatible-from: (\d+)$", re.MULTILINE)

@@ -60,7 +60,7 @@ _GRANTS: Final = _Kind(
         "delete from refresh_tokens where tenant = :tenant and grant_id = :id",
         "delete from grants where tenant = :tenant and id = :id",
     ),
-    batch=250,
+    batch=100,
 )
 # The grants of a removed agent ended with it, so they go first or at the same age.
 _CLIENTS: Final = _Kind(
@@ -77,7 +77,7 @@ _CLIENTS: Final = _Kind(
         "delete from api_clients where tenant = :tenant and client_id = :id",
         "delete from clients where tenant = :tenant and id = :id",
     ),
-    batch=250,
+    batch=100,
 )
 _DELEGATIONS: Final = """
     delete from delegations where (tenant, user_id, client_id, connection_id) in (
