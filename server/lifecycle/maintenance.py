@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -185,12 +186,20 @@ async def keep_alive(vault: Vault) -> int:
     return started
 
 
-async def keep_activity(deployment: Deployment) -> None:
-    """Verify and seal new activity, and prune what is older than its retention."""
-    database, now = deployment.database, deployment.now()
+async def keep_activity(
+    deployment: Deployment, *, events: int = segments.SEAL_LIMIT, pruned: int = segments.PRUNE_LIMIT
+) -> None:
+    """Verify and seal new activity, and prune what is older than its retention.
+
+    `events` to seal and segments to be `pruned` in one turn; turns follow each other while a busy vault has more.
+    """
+    database, now, days = deployment.database, deployment.now(), deployment.settings.activity.retention_days
+    stop = time.monotonic() + STEP_LIMIT / 2
     try:
-        await segments.seal(database, now=now)
-        await segments.prune(database, retention_days=deployment.settings.activity.retention_days, now=now)
+        while await segments.seal(database, now=now, limit=events) >= events and time.monotonic() < stop:
+            await asyncio.sleep(0)
+        while await segments.prune(database, retention_days=days, now=now, limit=pruned) and time.monotonic() < stop:
+            await asyncio.sleep(0)
     except ChainBroken as broken:  # reported at each sweep; nothing is sealed or pruned until somebody has looked
         logger.error("the activity does not fit its chain", extra={"code": broken.code, "detail": broken.description})  # noqa: TRY400
 

@@ -11,12 +11,16 @@ import httpx2
 import pytest
 
 import server.lifecycle.maintenance
+import vault.audit.segments
 import vault.storage.clock
 from server.deployment import Deployment
-from server.lifecycle.maintenance import SHED, STEPS, SWEEPS, UpkeepStep, run_step, upkeep
+from server.lifecycle.maintenance import SHED, STEPS, SWEEPS, UpkeepStep, keep_activity, run_step, upkeep
 from server.settings import SHORTEST_RETENTION, RetentionSettings, SettingsRefused, load_settings
 from tests.conftest import Store
 from tests.support.harness import RunningVault, running_vault
+from tests.vault.records.test_audit_keyed import fill
+from vault.audit.proof import prove
+from vault.audit.segments import SEAL_AFTER
 from vault.refresh.journal import KEEP
 from vault.refusals import StorageUnavailable
 from vault.storage.database import SWEEP_BATCH, Database
@@ -93,6 +97,21 @@ async def test_every_step_works_on_a_new_vault(running: RunningVault) -> None:
     for step in (*server.lifecycle.maintenance.FIRST, *STEPS, *SHED, *SWEEPS):
         await run_step(running.deployment, step)
     assert running.deployment.failing_upkeep == {}
+
+
+async def test_a_busy_vaults_activity_is_sealed_and_pruned_in_as_many_turns_as_it_takes(
+    running: RunningVault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault.audit.segments, "SEGMENT", 3)
+    deployment = running.deployment
+    await fill(deployment.database, 20)
+    deployment.database.clock_offset += deployment.settings.activity.retention_days * DAY + 2 * SEAL_AFTER
+    await keep_activity(deployment, events=4, pruned=2)
+    kept = "select count(*) as count from events where kind = :kind"
+    (row,) = await deployment.database.fetch(kept, {"kind": "tool.called"})
+    assert row["count"] == 0
+    report = await prove(deployment.database)
+    assert (report.pruned[0].first, len(report.pruned)) == (1, 1)
 
 
 async def test_a_sweep_ends_in_batches_and_touches_only_what_it_removes(running: RunningVault) -> None:

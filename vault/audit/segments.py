@@ -18,7 +18,7 @@ from vault.storage.event_chain import START, Link
 SEGMENT: Final = 500  # events; limits what one transaction deletes, also from a cold disk
 SEAL_AFTER: Final = 3600  # seconds: a shorter segment is sealed when its first event reaches this age
 SEAL_LIMIT: Final = 50_000  # events per run
-PRUNE_LIMIT: Final = 50  # segments per run
+PRUNE_LIMIT: Final = 200  # segments per run
 DAY: Final = 86400
 
 
