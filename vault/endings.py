@@ -77,12 +77,13 @@ _RENEW_ASIDE = """
         next_at = case when outcome = :held then next_at else cast(:now as bigint) end
     where tenant = :tenant and connection_id = :id and done_at is null
 """
+# `+ 0`: by the person's index; by that of the ended ones it would read everybody's.
 _RELEASE_HELD = """
     update upstream_revocations set outcome = :pending, next_at = :now
     where tenant = :tenant and user_id = :user_id and outcome = :held and done_at is null and connection_id in (
         select k.id from connections k
         where k.tenant = :tenant and k.user_id = :user_id and k.provider = :provider
-            and (k.account = :account or k.account = :unknown) and k.ended_at is not null
+            and (k.account = :account or k.account = :unknown) and k.ended_at + 0 is not null
     )
 """
 

@@ -40,8 +40,9 @@ _SELECT: Final = """
         s.expires_at, s.revoked_at
     from standing_approvals s where s.tenant = :tenant and s.user_id = :user_id
 """
+# `+ 0`: by the person's index; by that of the ends SQLite would read what everybody gave.
 _LIST: Final = f"""
-    {_SELECT} and s.revoked_at is null and s.expires_at > :now and {_LIVE_DELEGATION} order by s.created_at, s.id
+    {_SELECT} and s.revoked_at is null and s.expires_at + 0 > :now and {_LIVE_DELEGATION} order by s.created_at, s.id
 """
 _GET: Final = f"{_SELECT} and s.id = :id"
 _THIS: Final = """tenant = :tenant and user_id = :user_id and client_id = :client_id

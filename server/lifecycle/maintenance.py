@@ -196,10 +196,12 @@ async def keep_activity(
     database, now, days = deployment.database, deployment.now(), deployment.settings.activity.retention_days
     stop = time.monotonic() + STEP_LIMIT / 2
     try:
-        while await segments.seal(database, now=now, limit=events) >= events and time.monotonic() < stop:
-            await asyncio.sleep(0)
-        while await segments.prune(database, retention_days=days, now=now, limit=pruned) and time.monotonic() < stop:
-            await asyncio.sleep(0)
+        has_more = True
+        while has_more and time.monotonic() < stop:
+            has_more = await segments.seal(database, now=now, limit=events) >= events
+        has_more = True
+        while has_more and time.monotonic() < stop:
+            has_more = await segments.prune(database, retention_days=days, now=now, limit=pruned) > 0
     except ChainBroken as broken:  # reported at each sweep; nothing is sealed or pruned until somebody has looked
         logger.error("the activity does not fit its chain", extra={"code": broken.code, "detail": broken.description})  # noqa: TRY400
 
