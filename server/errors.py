@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from vault import clients, handles, passkeys, refusals, tokens, users
+from vault import clients, handles, refusals, users
 from vault.audit import audit
 from vault.keys import passwords, sealed_file
 from vault.refusals import VaultError
+from vault.sign_in import passkeys
 from vault.storage import database
+from vault.tokens import tokens
 
 
 class PersonRefused(VaultError):

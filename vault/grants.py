@@ -1,8 +1,8 @@
 """What users allowed their agents: the record behind every token. Revoking a grant ends all tokens made from it.
 
 Access and refresh tokens have no life of their own: each use reads its grant through `live_principal_facts`.
-`vault.tokens` makes and rotates refresh tokens; `vault.delegations` holds the permissions per connection. Grants that a
-client derives from another token end with the grant they are based on.
+`vault.tokens.tokens` makes and rotates refresh tokens; `vault.delegations` holds the permissions per connection. Grants
+that a client derives from another token end with the grant they are based on.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ from server.terminal.names import approval_called
 
 if TYPE_CHECKING:
     from server.deployment import Deployment
-    from vault.approvals import Approval
+    from vault.approvals.approvals import Approval
+    from vault.approvals.standing_approvals import StandingApproval
     from vault.records import User
-    from vault.standing_approvals import StandingApproval
     from vault.storage.database import Reader
 
 app = typer.Typer(no_args_is_help=True, help="Calls that agents ask you to approve, and those approved in advance.")
@@ -87,7 +87,7 @@ def list_(setup: Setup) -> None:
     """List the calls that wait for your answer, and your standing approvals."""
 
     async def read() -> list[dict[str, object]]:
-        from vault import approvals, standing_approvals
+        from vault.approvals import approvals, standing_approvals
 
         async with setup.open() as deployment:
             owner = await _who_answers(deployment.database)

@@ -16,8 +16,8 @@ from server.connecting.standing import StandingWish
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.sign_in import step_up
-from vault import approvals, standing_approvals
-from vault.approvals import Approval, ToolCall
+from vault.approvals import approvals, standing_approvals
+from vault.approvals.approvals import Approval, ToolCall
 from vault.audit import audit
 from vault.records import ApprovalState, Event, Principal, Session, User
 from vault.refusals import ApprovalRequired, TransitionRefused

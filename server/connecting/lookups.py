@@ -22,7 +22,7 @@ from providers.tools.spec import ToolSpec
 from server.deployment import Deployment
 from server.runtime.kept_answers import LIMIT, Read
 from vault import connections, grants
-from vault.approvals import Approval
+from vault.approvals.approvals import Approval
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Connection, ConnectionState, Event, Narrowing, Principal
 from vault.refusals import VaultError

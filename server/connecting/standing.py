@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.deployment import Deployment
-from vault import delegations, standing_approvals
-from vault.approvals import Approval
+from vault import delegations
+from vault.approvals import standing_approvals
+from vault.approvals.approvals import Approval
+from vault.approvals.standing_approvals import Binding, StandingApproval
 from vault.audit import audit
 from vault.exchange.approval_rules import can_stand
 from vault.records import Event, User
-from vault.standing_approvals import Binding, StandingApproval
 from vault.storage.database import Transaction
 
 

@@ -17,18 +17,8 @@ from typing import Final
 from server.deployment import Deployment
 from server.live_providers import LOOK_EVERY
 from server.runtime.version import VERSION
-from vault import (
-    approvals,
-    clients,
-    handles,
-    limits,
-    replay,
-    replicas,
-    sessions,
-    standing_approvals,
-    tickets,
-    tokens,
-)
+from vault import clients, handles, limits, replay, tickets
+from vault.approvals import approvals, standing_approvals
 from vault.audit import segments
 from vault.audit.proof import ChainBroken
 from vault.notices import outbox
@@ -36,9 +26,11 @@ from vault.refresh import consents, recovery, rotation
 from vault.refresh.concurrency import Vault
 from vault.refresh.journal import KEEP
 from vault.refusals import VaultError
-from vault.replicas import Replica
+from vault.sign_in import sessions
 from vault.storage.database import SWEEP_BATCH, Transaction
-from vault.upkeep import expiries, retention, revocations, sign_ins
+from vault.tokens import tokens
+from vault.upkeep import expiries, replicas, retention, revocations, sign_ins
+from vault.upkeep.replicas import Replica
 from vault.upstream import RotationMode
 
 INTERVAL: Final = 30.0  # seconds

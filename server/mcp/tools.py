@@ -35,7 +35,7 @@ from server.mcp.retry_later import STORAGE_AWAY
 from server.mcp.tool_answers import count_items, failure, misfit, success
 from server.sign_in.password import owner_link
 from vault import tickets
-from vault.approvals import ToolCall
+from vault.approvals.approvals import ToolCall
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Event, Narrowing, Principal, TicketPurpose
 from vault.refusals import (

@@ -12,7 +12,8 @@ from server.http import page_texts
 from server.notifying.schedule import due_at
 from server.notifying.sending import NotAccepted, Uncertain, send
 from server.notifying.wording import message_of
-from vault import approvals, connections
+from vault import connections
+from vault.approvals import approvals
 from vault.notices import outbox
 from vault.notices.channels import NoticeChannel, get_channel, get_settings, record_result
 from vault.notices.outbox import Notice

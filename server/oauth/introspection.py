@@ -16,11 +16,11 @@ from server.oauth.clients import authentication
 from server.oauth.clients.authentication import invalid_client
 from server.oauth.wire import read_form
 from vault import apis, grants, handles
-from vault import tokens as refresh_tokens
 from vault.exchange.exchange import ExchangeRequest
 from vault.exchange.explain import check_exchange
 from vault.records import Client, format_scope
 from vault.refusals import VaultError
+from vault.tokens import tokens as refresh_tokens
 
 
 async def introspect(deployment: Deployment, request: Request) -> Response:

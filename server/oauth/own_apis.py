@@ -12,8 +12,8 @@ from typing import Final
 from server.oauth import tokens
 from server.settings import Settings
 from vault.keys.key_ring import KeyRing
-from vault.minting import Minted
 from vault.records import Principal
+from vault.refresh.minting import Minted
 
 LONGEST: Final = 300  # seconds: an API that checks only the signature notices the end of a permission this late
 

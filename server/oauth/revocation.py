@@ -15,9 +15,9 @@ from server.oauth import tokens
 from server.oauth.clients import authentication
 from server.oauth.wire import read_form
 from vault import grants, handles, revoked_tokens
-from vault import tokens as refresh_tokens
 from vault.audit import audit
 from vault.records import Event
+from vault.tokens import tokens as refresh_tokens
 
 
 async def revoke(deployment: Deployment, request: Request) -> Response:

@@ -31,12 +31,12 @@ from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ExchangeAnswer, TokenGrant, TokenRequest
 from server.oauth.wire import as_oauth_error, refusal_answer
 from vault import clients, grants, users
-from vault import tokens as refresh_tokens
 from vault.audit import audit
 from vault.records import Client, Event, Grant, Ticket, format_scope, parse_scope
 from vault.refusals import TransitionRefused, VaultError
 from vault.storage.database import Reader
-from vault.token_rules import RepeatVerdict
+from vault.tokens import tokens as refresh_tokens
+from vault.tokens.token_rules import RepeatVerdict
 
 
 async def token(deployment: Deployment, request: Request, *, repeats: RepeatedExchanges) -> Response:
@@ -300,7 +300,7 @@ async def _redeem_device_code(deployment: Deployment, asked: TokenRequest) -> To
 
 
 async def _refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
-    """Rotate; `vault.token_rules` judges a used token that comes back."""
+    """Rotate; `vault.tokens.token_rules` judges a used token that comes back."""
     wanted = refresh_tokens.RefreshRequest(
         client_id=asked.client.id,
         scopes=asked.scopes,

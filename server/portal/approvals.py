@@ -18,8 +18,9 @@ from server.portal import access_saving, agents, standing, texts
 from server.portal.asked_call import asked_call, target_words
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
-from vault import approvals, clients
-from vault.approvals import USE_LIFETIME, Approval
+from vault import clients
+from vault.approvals import approvals
+from vault.approvals.approvals import USE_LIFETIME, Approval
 from vault.records import ApprovalState
 
 _ANSWERS: Final = frozenset({"allow", "deny", "cut_off", "standing"})

@@ -17,8 +17,9 @@ from server.oauth.clients.rules import appearance
 from server.portal import access, access_saving, recognition, texts, tool_sets
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, sign_in_path
-from vault import connections, tokens
+from vault import connections
 from vault.records import Client
+from vault.tokens import tokens
 
 _TYPE_THE_CODE: Final = "/device"  # for a browser that did not type a device's code
 _MOST_ACCOUNTS: Final = 25  # the others are on the agent's page

@@ -14,7 +14,7 @@ from server.portal.agents import own_agents, with_accounts
 from server.portal.connections import account_title
 from server.portal.requests import OwnVisit
 from vault import clients, connections
-from vault.approvals import Approval
+from vault.approvals.approvals import Approval
 
 _SHOWN: Final = 5  # events
 

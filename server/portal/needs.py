@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from server.deployment import Deployment
-from vault import approvals, connections
-from vault.approvals import Approval
+from vault import connections
+from vault.approvals import approvals
+from vault.approvals.approvals import Approval
 from vault.records import Connection, User
 
 _TROUBLE: Final = frozenset({"needs_reauth", "expiring"})

@@ -16,9 +16,10 @@ from server.portal import access, access_saving
 from server.portal.asked_call import target_words
 from server.portal.forms import Form, PageRefused
 from server.portal.requests import OwnVisit
-from vault import clients, standing_approvals, tickets
+from vault import clients, tickets
+from vault.approvals import standing_approvals
+from vault.approvals.standing_approvals import DAY, MOST_PER_DAY, StandingApproval
 from vault.records import TicketPurpose
-from vault.standing_approvals import DAY, MOST_PER_DAY, StandingApproval
 
 CHOICES: Final = (1, 7, 30, 90)  # days, today included, counted in UTC
 SUGGESTED_AFTER: Final = 3  # equal answers

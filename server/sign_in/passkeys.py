@@ -3,8 +3,8 @@
 A challenge is made when a page is shown and stored nowhere: it carries its end and a MAC over the browser's secret and
 what it is for, and its first use is remembered. The authenticator must verify its person (`uv`), and keep the
 credential so that no user name is needed (discoverable). Attestation is not asked for: which make of authenticator
-people use is theirs to choose. `vault.passkeys` stores, `server.portal.profile` and `server.portal.sign_in` have the
-pages.
+people use is theirs to choose. `vault.sign_in.passkeys` stores, `server.portal.profile` and `server.portal.sign_in`
+have the pages.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from server.errors import PersonRefused
 from server.http.addresses import counting_key
 from server.http.strict_json import parse_json
 from server.sign_in.password import WINDOW, SignInThrottled
-from vault import limits, passkeys, replay
+from vault import limits, replay
 from vault.audit import audit
-from vault.passkeys import Passkey
 from vault.records import Event, User
+from vault.sign_in import passkeys
+from vault.sign_in.passkeys import Passkey
 
 Ceremony = Literal["add", "sign_in"]
 CHALLENGE_LIFETIME: Final = 1800  # seconds that a page may stay open; the challenge works once, in one browser

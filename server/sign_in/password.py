@@ -23,12 +23,13 @@ from server.http.addresses import address_of, counting_key, network_of
 from server.runtime import peers
 from server.settings import Settings
 from server.sign_in.devices import describe_browser
-from vault import limits, sessions, tickets, users
+from vault import limits, tickets, users
 from vault.audit import audit
 from vault.keys.passwords import PasswordRefused, check_password, hash_password, needs_rehash, verify_password
 from vault.records import Event, Session, TicketPurpose, User
 from vault.refusals import TransitionRefused
-from vault.sessions import SessionFacts
+from vault.sign_in import sessions
+from vault.sign_in.sessions import SessionFacts
 from vault.storage.database import Transaction
 
 WINDOW: Final = 900  # seconds over which wrong passwords are counted

@@ -10,8 +10,8 @@ from typing import Final, Literal
 
 from server.deployment import Deployment
 from server.errors import PersonRefused
-from vault import passkeys
 from vault.records import Session
+from vault.sign_in import passkeys
 
 Action = Literal["destructive_tools", "connections"]
 RECOVERY: Final = frozenset({"owner_link", "link"})  # one-time links, which an admin made for this person

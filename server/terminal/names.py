@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from providers.definitions.model import Provider
     from providers.tools.spec import ToolSpec
     from server.deployment import Deployment
-    from vault.approvals import Approval
+    from vault.approvals.approvals import Approval
     from vault.records import Client, Connection, User
     from vault.storage.database import Reader
 
@@ -95,7 +95,8 @@ async def find_connection(deployment: Deployment, owner: User, named: str) -> tu
 async def approval_called(deployment: Deployment, owner: User, named: str) -> Approval:
     """The open question to the owner with that ID or beginning of it, or of that tool or agent."""
     from server.connecting import approvals as asked
-    from vault import approvals, clients
+    from vault import clients
+    from vault.approvals import approvals
 
     reader = deployment.database
     pending = await approvals.list_pending(reader, deployment.keys, owner.id, now=deployment.now())

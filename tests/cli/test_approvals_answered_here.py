@@ -21,8 +21,9 @@ from server.mcp.local_owner import find_owner
 from server.settings import load_settings
 from tests.support.processes import Place
 from tests.support.seeded import agent
-from vault import approvals, clients, users
-from vault.approvals import Approval, ToolCall
+from vault import clients, users
+from vault.approvals import approvals
+from vault.approvals.approvals import Approval, ToolCall
 from vault.audit.audit import list_events
 from vault.records import ApprovalState, Principal, User
 

@@ -16,8 +16,9 @@ from server.settings import load_settings
 from tests.conftest import Store
 from tests.support.processes import PROGRAM, Place, free_port
 from tests.support.seeded import agent
-from vault import approvals, clients, connections, users
-from vault.approvals import ToolCall
+from vault import clients, connections, users
+from vault.approvals import approvals
+from vault.approvals.approvals import ToolCall
 from vault.records import Principal, User
 from vault.upstream import Account, TokenAnswer
 

@@ -9,7 +9,8 @@ import pytest
 
 from server.connecting.links import load_link
 from tests.support.mcp_room import SLACK, Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
-from vault import approvals, delegations, users
+from vault import delegations, users
+from vault.approvals import approvals
 from vault.records import Connection
 
 FORMS: Mapping[str, object] = {"elicitation": {"form": {}}}

@@ -18,7 +18,6 @@ from vault.clients import ClientExists
 from vault.handles import HandleRefused
 from vault.keys.passwords import PasswordRefused
 from vault.keys.sealed_file import BackupRefused
-from vault.passkeys import PasskeyTaken, TooManyPasskeys
 from vault.records import Grant
 from vault.refusals import (
     AccountRequired,
@@ -37,10 +36,11 @@ from vault.refusals import (
     TransitionRefused,
     VaultError,
 )
+from vault.sign_in.passkeys import PasskeyTaken, TooManyPasskeys
 from vault.storage.database import Conflict
 from vault.tickets import TicketReplayed
-from vault.token_rules import RepeatVerdict
-from vault.tokens import RefreshTokenRefused, ResourceRefused, TokenReused
+from vault.tokens.token_rules import RepeatVerdict
+from vault.tokens.tokens import RefreshTokenRefused, ResourceRefused, TokenReused
 from vault.users import IdentityTaken, NameRefused, NameTaken
 
 # RFC 6749 §4.1.2.1 and §5.2, RFC 6750 §3.1, RFC 7591 §3.2.2, RFC 8707 §2

@@ -15,8 +15,9 @@ from server.oauth.device import INTERVAL
 from tests.support.harness import PASSWORD, RunningVault
 from tests.support.oauth_world import GENEROUS, World, claims_of, error_of, vault_with
 from tests.support.person import Person, session_token
-from vault import sessions, tickets
+from vault import tickets
 from vault.records import TicketPurpose
+from vault.sign_in import sessions
 
 BOTH = ["authorization_code", "refresh_token", DEVICE_GRANT]
 

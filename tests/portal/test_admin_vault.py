@@ -14,11 +14,12 @@ from server.lifecycle.maintenance import upkeep
 from server.portal.administration.effective_settings import effective_settings
 from server.settings import load_settings
 from tests.support.portal_room import Room, running_room
-from vault import clients, grants, replicas
+from vault import clients, grants
 from vault.audit import audit
 from vault.records import Client, ClientKind, Event
-from vault.replicas import Replica
 from vault.storage.database import Database
+from vault.upkeep import replicas
+from vault.upkeep.replicas import Replica
 
 AGENTS = "/administration/agents"
 

@@ -23,8 +23,9 @@ from tests.support.harness import PASSWORD
 from tests.support.mailbox import Mailbox, Receiver, running_mailbox, running_receiver
 from tests.support.person import Person, session_token
 from tests.support.portal_room import Room, running_room
-from vault import approvals, users
-from vault.approvals import ToolCall
+from vault import users
+from vault.approvals import approvals
+from vault.approvals.approvals import ToolCall
 from vault.audit import audit
 from vault.notices import channels, outbox
 from vault.notices.channels import NoticeSettings

@@ -21,8 +21,9 @@ from tests.support.authenticator import ALL, FLAG, Authenticator, decode
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, session_cookie, session_token
 from tests.support.portal_room import Room, running_room
-from vault import passkeys, sessions, users
+from vault import users
 from vault.records import Session, User
+from vault.sign_in import passkeys, sessions
 
 QUARTER = 900
 ALL_OF_THEM, ADD, SIGN_IN = "/account/passkeys", "/account/passkeys/new", "/sign-in/passkey"

@@ -15,9 +15,10 @@ from server.http import page_texts
 from server.portal.story import Storyteller
 from tests.support.person import Person
 from tests.support.portal_room import Room, running_room
-from vault import connections, sessions
+from vault import connections
 from vault.audit import audit
 from vault.records import Client, Connection, Event, User
+from vault.sign_in import sessions
 
 
 @pytest.fixture(scope="module")

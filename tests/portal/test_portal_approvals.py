@@ -21,11 +21,12 @@ from tests.mcp.test_approve import link_of, text_of
 from tests.support.harness import PASSWORD
 from tests.support.mcp_room import SLACK, Agent, Room, room
 from tests.support.person import Person
-from vault import approvals, delegations, standing_approvals
+from vault import delegations
+from vault.approvals import approvals, standing_approvals
+from vault.approvals.standing_approvals import StandingApproval
 from vault.audit.audit import list_events
 from vault.exchange.approval_rules import WRITES
 from vault.records import Connection, Event
-from vault.standing_approvals import StandingApproval
 
 GOOGLE = "https://www.googleapis.com/auth/"
 CALENDAR = frozenset({f"{GOOGLE}calendar.events"})

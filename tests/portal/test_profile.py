@@ -12,8 +12,9 @@ from server.connecting.deletion import delete_person
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of, session_cookie, session_token
 from tests.support.portal_room import Room, running_room
-from vault import connections, passkeys, sessions, users
+from vault import connections, users
 from vault.records import User
+from vault.sign_in import passkeys, sessions
 
 RECENT = 900
 

@@ -13,8 +13,10 @@ from tests.portal.test_step_up import question
 from tests.support.chromium import running_chromium
 from tests.support.harness import PASSWORD
 from tests.support.portal_room import Room, running_room
-from vault import approvals, passkeys, users
+from vault import users
+from vault.approvals import approvals
 from vault.records import ApprovalState
+from vault.sign_in import passkeys
 
 pytestmark = [pytest.mark.group("browser"), pytest.mark.timeout(120)]
 

@@ -21,9 +21,11 @@ from tests.support.harness import PASSWORD
 from tests.support.openid_double import OpenIDDouble, running_openid
 from tests.support.person import Person, session_token
 from tests.support.portal_room import Room, query_of, running_room
-from vault import approvals, connections, passkeys, sessions
-from vault.approvals import Approval, ToolCall
+from vault import connections
+from vault.approvals import approvals
+from vault.approvals.approvals import Approval, ToolCall
 from vault.records import ApprovalState, Principal, Session, User
+from vault.sign_in import passkeys, sessions
 from vault.upstream import Account, TokenAnswer
 
 RECENT = 900

@@ -16,9 +16,9 @@ from tests.support.mcp_room import SLACK, Agent, Room
 from tests.support.oauth_world import signed
 from tests.support.peeking import get_grant
 from vault import apis, clients, grants, users
-from vault import tokens as refresh_tokens
 from vault.audit import audit
 from vault.records import Client, ClientKind, Connection, Event, Principal, User, new_id
+from vault.tokens import tokens as refresh_tokens
 
 ACCESS = "urn:ietf:params:oauth:token-type:access_token"
 REFRESH = "urn:ietf:params:oauth:token-type:refresh_token"

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.support.portal_room import Room
-from vault import approvals, connections, delegations, grants
-from vault.approvals import ToolCall
+from vault import connections, delegations, grants
+from vault.approvals import approvals
+from vault.approvals.approvals import ToolCall
 from vault.audit import audit
 from vault.exchange.approval_rules import WRITES
 from vault.records import Client, ClientKind, Connection, Event, Principal, User

@@ -3,8 +3,8 @@
 Two honest processes share a store, as the clients in the field do: each keeps the token that it has in memory, and
 reads the store when it starts. A use is the answer and its storing; a crash comes between the two, or afterwards. The
 thief copies what the store holds, once, and uses it from a network of his. Time passes in steps that fall on either
-side of every limit. The rules are the product's own, `vault.token_rules`, and a test replaces them to see that the
-model notices.
+side of every limit. The rules are the product's own, `vault.tokens.token_rules`, and a test replaces them to see that
+the model notices.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vault.records import RefreshToken
-from vault.token_rules import Family, RepeatVerdict, judge_use
+from vault.tokens.token_rules import Family, RepeatVerdict, judge_use
 
 GRACE = 600
 HOME, AWAY = "198.51.0.0/16", "203.0.0.0/16"

@@ -1,6 +1,6 @@
 """Decide whether a call needs the person's approval, from the permission's and the operator's rules. Pure.
 
-`vault.approvals` asks and spends the answer; `vault.exchange` does so last, before it opens a token.
+`vault.approvals.approvals` asks and spends the answer; `vault.exchange` does so last, before it opens a token.
 """
 
 from __future__ import annotations

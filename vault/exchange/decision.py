@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from vault.approvals import ToolCall
+from vault.approvals.approvals import ToolCall
 from vault.connections import names_account
 from vault.exchange.recent import Basis
 from vault.records import ConnectionState, Event, Narrowing, Principal

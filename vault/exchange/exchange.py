@@ -12,8 +12,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
-from vault import approvals, standing_approvals
-from vault.approvals import ToolCall
+from vault.approvals import approvals, standing_approvals
+from vault.approvals.approvals import ToolCall
+from vault.approvals.standing_approvals import Binding, StandingUse
 from vault.audit.audit import append
 from vault.connections import ACCESS_TOKEN, narrowed_token
 from vault.exchange.approval_rules import ApprovalQuestion, can_stand
@@ -38,7 +39,6 @@ from vault.refusals import (
 )
 from vault.scopes import Plan, scope_key
 from vault.spans import span
-from vault.standing_approvals import Binding, StandingUse
 from vault.storage.database import Transaction
 from vault.upstream import UpstreamPolicy
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from vault import clients, connections, grants, standing_approvals, users
+from vault import clients, connections, grants, users
+from vault.approvals import standing_approvals
 from vault.exchange.approval_rules import ApprovalQuestion, can_stand
 from vault.exchange.decision import ExchangeRequest, choose, list_refusals, select, settle
 from vault.records import Client, Connection, ConnectionState, Grant, Principal, User, format_scope

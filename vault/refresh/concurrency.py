@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from vault.audit.audit import Activity
 from vault.keys.key_ring import KeyRing
-from vault.minting import Mint
 from vault.refresh.breakers import Breakers
 from vault.refresh.journal import Journal
+from vault.refresh.minting import Mint
 from vault.refusals import VaultError
 from vault.scopes import scope_key
 from vault.storage.database import Database, Transaction

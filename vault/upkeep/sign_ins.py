@@ -1,6 +1,7 @@
 """Tell people once, a day ahead, that an agent's sign-in ends: by its age, or because it is unused.
 
-The newest refresh token of each family (`vault.tokens`) has the end; `vault.upkeep.expiries` covers upstream grants.
+The newest refresh token of each family (`vault.tokens.tokens`) has the end; `vault.upkeep.expiries` covers upstream
+grants.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from server.oauth.rules import EXCHANGE_SCOPE, OAuthError, default_resource, own
 from server.oauth.token_request import ACCESS_TOKEN, JWT, TokenRequest
 from server.signatures import jose
 from vault import apis, clients, grants
-from vault import tokens as refresh_tokens
 from vault.records import Client, Principal
+from vault.tokens import tokens as refresh_tokens
 
 
 @dataclass(frozen=True, slots=True)

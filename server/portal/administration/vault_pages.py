@@ -16,11 +16,12 @@ from server.http.page_texts import text
 from server.portal.administration.effective_settings import effective_settings
 from server.portal.administration.room import ROOT, AdminVisit
 from server.portal.story import Storyteller, agent_names
-from vault import replicas, users
+from vault import users
 from vault.audit import audit
 from vault.records import Event
 from vault.refusals import VaultError
 from vault.storage.database import schema_files
+from vault.upkeep import replicas
 from vault.upkeep.health import check_keys, check_schema, check_writable
 from vault.upkeep.revocations import count_overdue
 

@@ -11,10 +11,11 @@ from starlette.responses import Response, StreamingResponse
 
 from server.http import pages
 from server.portal.requests import OwnVisit
-from vault import clients, connections, delegations, grants, passkeys, sessions, users
+from vault import clients, connections, delegations, grants, users
 from vault.audit import audit
 from vault.notices import channels
 from vault.records import Connection, Event
+from vault.sign_in import passkeys, sessions
 
 _EVENTS_AT_ONCE: Final = 500
 

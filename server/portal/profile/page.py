@@ -11,9 +11,10 @@ from server.http.page_texts import CATALOGUE
 from server.portal.profile.passkeys import adding_form
 from server.portal.requests import OwnVisit, safe_return
 from server.sign_in.password import OWNER_ISSUER
-from vault import passkeys, sessions, users
-from vault.passkeys import NAME_LIMIT
+from vault import users
 from vault.records import Session
+from vault.sign_in import passkeys, sessions
+from vault.sign_in.passkeys import NAME_LIMIT
 
 PATH: Final = "/account"
 _OFFERS_SIGN_OUT: Final = frozenset({"passkey_added", "passkey_removed"})  # OWASP ASVS 5.0, 7.4.3

@@ -15,10 +15,11 @@ from server.portal.stepping_up import link_of
 from server.sign_in import passkeys as ceremonies
 from server.sign_in import step_up
 from server.sign_in.devices import describe_browser
-from vault import passkeys, sessions, users
+from vault import users
 from vault.audit import audit
-from vault.passkeys import NAME_LIMIT, Passkey, PasskeyTaken, TooManyPasskeys
 from vault.records import Event
+from vault.sign_in import passkeys, sessions
+from vault.sign_in.passkeys import NAME_LIMIT, Passkey, PasskeyTaken, TooManyPasskeys
 
 
 @dataclass(frozen=True, slots=True)

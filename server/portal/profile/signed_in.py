@@ -10,9 +10,9 @@ from server.http import pages
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from server.sign_in import step_up
-from vault import sessions
 from vault.audit import audit
 from vault.records import Event
+from vault.sign_in import sessions
 
 OTHERS: Final = "others"  # every browser but this one
 

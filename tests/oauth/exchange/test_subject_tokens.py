@@ -8,7 +8,7 @@ from server.oauth.rules import TOKEN_EXCHANGE
 from tests.support.exchange_room import API, JWT, REFRESH, ExchangeRoom, refused
 from tests.support.peeking import get_grant
 from vault import clients, connections, grants, handles, users
-from vault import tokens as refresh_tokens
+from vault.tokens import tokens as refresh_tokens
 
 # Subject tokens
 

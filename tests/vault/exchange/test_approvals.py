@@ -10,8 +10,9 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import DRIVE, READ, WRITE, Room, open_room, principal_of
-from vault import approvals, connections, delegations
-from vault.approvals import ASK_LIFETIME, MOST_OPEN, USE_LIFETIME, Approval, ToolCall
+from vault import connections, delegations
+from vault.approvals import approvals
+from vault.approvals.approvals import ASK_LIFETIME, MOST_OPEN, USE_LIFETIME, Approval, ToolCall
 from vault.exchange.exchange import UpstreamToken, exchange
 from vault.records import ApprovalState, Connection
 from vault.refusals import ApprovalRequired, ScopeRefused, TemporarilyUnavailable, TransitionRefused

@@ -10,13 +10,14 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room, principal_of, second_process
-from vault import connections, delegations, standing_approvals, users
-from vault.approvals import ToolCall
+from vault import connections, delegations, users
+from vault.approvals import standing_approvals
+from vault.approvals.approvals import ToolCall
+from vault.approvals.standing_approvals import DAY, MOST_DAYS, MOST_PER_DAY, Binding
 from vault.exchange.exchange import UpstreamToken, exchange
 from vault.exchange.explain import ExchangeQuestion, explain
 from vault.records import Connection
 from vault.refusals import ApprovalRequired, GrantEnded, TransitionRefused
-from vault.standing_approvals import DAY, MOST_DAYS, MOST_PER_DAY, Binding
 
 TARGET: Mapping[str, object] = {"channel": "C1"}
 TOOL = "slack_post"

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from tests.support.seeded import NOW, RESOURCE, SCOPES, agent, allow, seed
-from vault import apis, clients, grants, tickets, tokens
+from vault import apis, clients, grants, tickets
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, Client, ClientKind, TicketPurpose
 from vault.refusals import StorageUnavailable, TransitionRefused
 from vault.storage.database import Database
+from vault.tokens import tokens
 
 DAY = clients.UNUSED_LIFETIME
 

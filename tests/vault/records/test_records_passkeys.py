@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from tests.support.seeded import NOW, seed
-from vault import passkeys, sessions, users
-from vault.passkeys import MOST, Passkey, PasskeyTaken, TooManyPasskeys
-from vault.sessions import SessionFacts
+from vault import users
+from vault.sign_in import passkeys, sessions
+from vault.sign_in.passkeys import MOST, Passkey, PasskeyTaken, TooManyPasskeys
+from vault.sign_in.sessions import SessionFacts
 from vault.storage.database import Database
 
 

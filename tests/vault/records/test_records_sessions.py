@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.seeded import NOW, seed
-from vault import sessions
+from vault.sign_in import sessions
 from vault.storage.database import Database
 
 

@@ -10,12 +10,13 @@ import pytest
 
 from tests.support.peeking import get_grant
 from tests.support.seeded import NOW, REDIRECT, RESOURCE, SCOPES, Seeded, seed
-from vault import clients, grants, tickets, tokens, users
+from vault import clients, grants, tickets, users
 from vault.audit import audit
 from vault.keys.key_ring import KeyRing
 from vault.records import Grant, Ticket, TicketPurpose
 from vault.refusals import CiphertextRejected, TransitionRefused
 from vault.storage.database import Database, Transaction
+from vault.tokens import tokens
 
 CODE = TicketPurpose.CODE
 PAYLOAD = {"code_challenge": "c" * 43, "scopes": ["tools"], "n": 1, "none": None}

@@ -10,12 +10,13 @@ import pytest
 from tests.conftest import Store
 from tests.support.peeking import get_grant
 from tests.support.seeded import NOW, RESOURCE, SCOPES, Seeded, seed
-from vault import grants, tokens
+from vault import grants
 from vault.audit import audit
 from vault.refusals import GrantEnded, ScopeRefused, VaultError
 from vault.storage.database import Database
-from vault.token_rules import RepeatVerdict
-from vault.tokens import AcceptedRefresh, Lifetimes, RefreshRequest, TokenReused
+from vault.tokens import tokens
+from vault.tokens.token_rules import RepeatVerdict
+from vault.tokens.tokens import AcceptedRefresh, Lifetimes, RefreshRequest, TokenReused
 
 DAY = 86400
 GRACE = Lifetimes().grace

@@ -9,11 +9,13 @@ import pytest
 
 from tests.support.peeking import get_grant
 from tests.support.seeded import NOW, RESOURCE, SCOPES, seed
-from vault import grants, sessions, tickets, tokens, users
+from vault import grants, tickets, users
 from vault.keys.key_ring import KeyRing
 from vault.records import TicketPurpose
 from vault.refusals import TransitionRefused
+from vault.sign_in import sessions
 from vault.storage.database import Database, Transaction
+from vault.tokens import tokens
 
 
 async def test_a_user_is_found_by_id_and_by_name_whatever_its_case(database: Database) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.support.seeded import NOW, RESOURCE, SCOPES, Seeded, seed
-from vault import grants, tokens
+from vault import grants
 from vault.audit import audit
 from vault.records import Event
 from vault.storage.database import Database
-from vault.tokens import Lifetimes, RefreshRequest
+from vault.tokens import tokens
+from vault.tokens.tokens import Lifetimes, RefreshRequest
 from vault.upkeep import sign_ins
 
 DAY = 86400

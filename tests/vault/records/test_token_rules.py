@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.token_model import AWAY, GRACE, HOME, Budget, Model
 from vault.records import RefreshToken
-from vault.token_rules import Family, RepeatVerdict, TokenRepeat, judge, judge_use
+from vault.tokens.token_rules import Family, RepeatVerdict, TokenRepeat, judge, judge_use
 
 HONEST = Budget(uses=5, steps=2, crashes=2)
 CARRIED = Budget(uses=4, steps=2, crashes=1, moves=1)

@@ -14,7 +14,8 @@ from tests.conftest import KeySettings, Store
 from tests.support.exchanging import Room, google, open_room, second_process, slack
 from tests.support.seeded import let_in_again
 from tests.support.upstream_double import UpstreamDouble
-from vault import approvals, connections, passkeys, sessions
+from vault import connections
+from vault.approvals import approvals
 from vault.audit.audit import list_events, verify
 from vault.backup import backups, quarantine
 from vault.backup.backups import Backup
@@ -26,6 +27,7 @@ from vault.keys.sources.passphrase import PassphraseKeySource
 from vault.records import Connection
 from vault.refresh import journal_recovery
 from vault.refusals import ConnectionRequired, KeyUnavailable, VaultError
+from vault.sign_in import passkeys, sessions
 from vault.storage.snapshots import snapshot, tables
 from vault.upstream import RotationMode
 

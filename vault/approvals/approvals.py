@@ -17,11 +17,11 @@ from typing import TypeGuard
 
 import rfc8785
 
+from vault.approvals.standing_approvals import StandingUse
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, ApprovalState, Principal
 from vault.refusals import ScopeRefused, StorageUnavailable, TemporarilyUnavailable, TransitionRefused
-from vault.standing_approvals import StandingUse
 from vault.storage.database import SWEEP_BATCH, Reader, Row, Transaction, Value, binary, integer, integer_or_none, text
 
 ASK_LIFETIME = 600  # seconds the person has to decide

@@ -1,10 +1,10 @@
 """Refresh tokens of our own authorization server: opaque, 256 bits, hashed, rotated on each use (OAuth 2.1 §4.3).
 
 A token is live when it is unused and unexpired and its grant lives; the family is the grant. A repeated predecessor
-gets the newest token, however many generations lie between, unless its uses contradict each other: `vault.token_rules`
-decides, and a contradiction revokes the grant. Each successor is kept sealed under a key derived from its predecessor,
-so the chain leads from a token in hand to the newest one, and the database alone cannot produce it.
-`server.oauth.tokens` makes access tokens.
+gets the newest token, however many generations lie between, unless its uses contradict each other:
+`vault.tokens.token_rules` decides, and a contradiction revokes the grant. Each successor is kept sealed under a key
+derived from its predecessor, so the chain leads from a token in hand to the newest one, and the database alone cannot
+produce it. `server.oauth.tokens` makes access tokens.
 
 RFC 6749 §6: a refresh may ask for fewer scopes or resources than its token has, never for more; the successor keeps
 what the token has.
@@ -40,7 +40,7 @@ from vault.storage.database import (
     text,
     text_or_none,
 )
-from vault.token_rules import Family, RepeatVerdict, judge_use
+from vault.tokens.token_rules import Family, RepeatVerdict, judge_use
 
 _NOT_VALID = "the refresh token isn't valid"
 _SEALED_UNDER = "predecessor"

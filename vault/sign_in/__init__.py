@@ -1,0 +1,1 @@
+"""How people are recognized in a browser: sessions and passkeys."""

@@ -1,0 +1,1 @@
+"""Our refresh tokens: issue, rotate, and what a spent one means when it comes back."""
