@@ -63,7 +63,7 @@ async def _who_answers(reader: Reader) -> User:
 
 
 async def _standing_fields(deployment: Deployment, held: StandingApproval) -> dict[str, object]:
-    from server.portal.asked_call import target_words
+    from server.portal.approvals.asked_call import target_words
     from vault import clients
 
     client = await clients.get_client(deployment.database, held.client_id)

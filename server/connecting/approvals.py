@@ -1,6 +1,6 @@
 """Ask the person about one tool call: the link to our page, and waiting for the answer.
 
-`vault.exchange` decides whether a call needs approval and spends it; `server.portal.approvals` is the page;
+`vault.exchange` decides whether a call needs approval and spends it; `server.portal.approvals.approvals` is the page;
 `server.mcp.elicitation` chooses how the link is offered.
 """
 

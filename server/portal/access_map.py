@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from server.portal.access import AccessRow
+from server.portal.access.access import AccessRow
 from server.portal.agents import OwnAgent
 from server.portal.connections import account_title
 from server.portal.requests import OwnVisit

@@ -9,8 +9,10 @@ from typing import Final
 from starlette.responses import Response
 
 from server.http import pages
-from server.portal import access, access_saving, standing, texts, tool_sets
+from server.portal import texts
+from server.portal.access import access, access_saving, tool_sets
 from server.portal.activity import recent_rows
+from server.portal.approvals import standing
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from vault import clients, connections, delegations, grants

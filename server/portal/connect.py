@@ -29,8 +29,9 @@ from server.connecting.provider_errors import no_refresh_token
 from server.errors import status_of
 from server.http import pages
 from server.http.page_texts import text
-from server.portal import access, texts
-from server.portal.access import Level
+from server.portal import texts
+from server.portal.access import access
+from server.portal.access.access import Level
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, Visit
 from vault import clients, connections, delegations

@@ -17,7 +17,8 @@ from server.connecting.provider_authorization import ConsentRequest, check_may_c
 from server.errors import status_of
 from server.http import pages
 from server.http.page_texts import section, text
-from server.portal import access, access_saving, texts
+from server.portal import texts
+from server.portal.access import access, access_saving
 from server.portal.activity import recent_rows
 from server.portal.agents import own_agents
 from server.portal.connect import (

@@ -14,7 +14,8 @@ from starlette.responses import Response
 from server.http import pages
 from server.oauth import authorize
 from server.oauth.clients.rules import appearance
-from server.portal import access, access_saving, recognition, texts, tool_sets
+from server.portal import recognition, texts
+from server.portal.access import access, access_saving, tool_sets
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, sign_in_path
 from vault import connections

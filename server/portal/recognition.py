@@ -14,8 +14,8 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.oauth.clients.rules import is_same_software
-from server.portal import access, access_saving, tool_sets
-from server.portal.access import AccessRow
+from server.portal.access import access, access_saving, tool_sets
+from server.portal.access.access import AccessRow
 from vault import clients, delegations, grants, tool_choices
 from vault.audit import audit
 from vault.records import Client, Event, User

@@ -13,7 +13,6 @@ from server.http.assets import ASSETS, LIFETIME
 from server.portal import (
     activity,
     agents,
-    approvals,
     connect,
     connections,
     consent,
@@ -23,9 +22,9 @@ from server.portal import (
     notifications,
     openid,
     sign_in,
-    standing,
 )
 from server.portal.administration.routes import admin_routes
+from server.portal.approvals import approvals, standing
 from server.portal.profile import deletion, own_data, page, passkeys, password, signed_in
 from server.portal.requests import open_route, own_route
 

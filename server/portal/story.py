@@ -15,7 +15,8 @@ from markupsafe import Markup
 
 from server.deployment import Deployment
 from server.http import page_texts
-from server.portal import access, texts
+from server.portal import texts
+from server.portal.access import access
 from vault import clients
 from vault.records import Connection, ConnectionState, Event, Narrowing, parse_scope
 

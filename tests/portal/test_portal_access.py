@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 import httpx2
 import pytest
 
-from server.portal.access_saving import UNDO_LIFETIME
+from server.portal.access.access_saving import UNDO_LIFETIME
 from tests.support.person import Person, forms_of
 from tests.support.portal_room import Room, running_room
 from vault import connections, delegations, grants

@@ -15,7 +15,7 @@ from mcp_types import CallToolResult
 
 from server.connecting import lookups
 from server.mcp.approval_settings import ApprovalRules
-from server.portal.asked_call import asked_call, target_words
+from server.portal.approvals.asked_call import asked_call, target_words
 from server.settings import Settings, SettingsRefused
 from tests.mcp.test_approve import link_of, text_of
 from tests.support.harness import PASSWORD

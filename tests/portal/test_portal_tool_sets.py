@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 import httpx2
 import pytest
 
-from server.portal.access import agent_path
+from server.portal.access.access import agent_path
 from tests.support.person import Form, Person, forms_of
 from tests.support.portal_room import Room, query_of, running_room
 from vault import tool_choices

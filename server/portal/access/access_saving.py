@@ -12,7 +12,7 @@ from typing import Final, TypeGuard
 
 from server.deployment import Deployment
 from server.http.page_texts import text
-from server.portal.access import AccessRow, Change, Level, Setting, end_of
+from server.portal.access.access import AccessRow, Change, Level, Setting, end_of
 from server.portal.forms import PageRefused
 from vault import delegations, tickets
 from vault.audit import audit

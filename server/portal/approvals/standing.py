@@ -12,8 +12,8 @@ from server.connecting import standing
 from server.connecting.standing import StandingWish
 from server.http import pages
 from server.http.page_texts import text
-from server.portal import access, access_saving
-from server.portal.asked_call import target_words
+from server.portal.access import access, access_saving
+from server.portal.approvals.asked_call import target_words
 from server.portal.forms import Form, PageRefused
 from server.portal.requests import OwnVisit
 from vault import clients, tickets

@@ -14,8 +14,10 @@ from server.connecting.lookups import Known
 from server.connecting.standing import StandingWish
 from server.http import pages
 from server.http.page_texts import text
-from server.portal import access_saving, agents, standing, texts
-from server.portal.asked_call import asked_call, target_words
+from server.portal import agents, texts
+from server.portal.access import access_saving
+from server.portal.approvals import standing
+from server.portal.approvals.asked_call import asked_call, target_words
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from vault import clients
