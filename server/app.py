@@ -24,7 +24,7 @@ from providers.outbound.client import Outbound
 from server.deployment import Deployment
 from server.live_providers import LiveProviders, ProviderSet
 from server.mcp.approval_settings import ApprovalRules
-from server.mcp.registry import load_offer, load_tools
+from server.mcp.offer.registry import load_offer, load_tools
 from server.oauth.own_apis import OwnApis
 from server.oauth.rules import canonical_resource, own_resources
 from server.provider_settings import SettingsRefused

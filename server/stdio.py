@@ -23,9 +23,9 @@ from mcp_types import INTERNAL_ERROR
 
 from server.mcp.duplex import DuplexCalls
 from server.mcp.local_names import local_client_id
-from server.mcp.registry import load_offer, load_tools
+from server.mcp.offer.registry import load_offer, load_tools
+from server.mcp.offer.tool_list import LiveToolList, ToolList
 from server.mcp.sdk_server import KNOWN, PRINCIPAL, Backing, Known, OpenVault, make_server
-from server.mcp.tool_list import LiveToolList, ToolList
 from server.runtime.catalog import read_catalog
 from server.runtime.sdk_pipe import SdkLines, SdkOutput, sdk_streams
 from server.runtime.stdio_streams import standard_lines, standard_streams

@@ -1,7 +1,7 @@
 """Tool sets: named parts of the tools, so that an agent is offered what it needs instead of everything.
 
 A set only leaves tools out; it gives no permission. The sets here are always there; an operator adds others in the
-settings (`server.mcp.registry`).
+settings (`server.mcp.offer.registry`).
 """
 
 from __future__ import annotations

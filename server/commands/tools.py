@@ -26,8 +26,8 @@ def list_(
     profile: Annotated[str | None, typer.Option(help="Only the tools of this set.", show_default=False)] = None,
 ) -> None:
     """List the tools with the service and minimum scopes of each."""
-    from server.mcp.connections_spec import SPEC
-    from server.mcp.registry import load_offer, load_tools
+    from server.mcp.offer.connections_spec import SPEC
+    from server.mcp.offer.registry import load_offer, load_tools
 
     specs = load_tools(setup.settings(), setup.catalog())
     if profile is not None:
@@ -42,9 +42,9 @@ def list_(
 @command(app, "sets")
 def sets_(setup: Setup) -> None:
     """List the tool sets that the settings and the person can choose for an agent."""
-    from server.mcp.connections_spec import SPEC
-    from server.mcp.registry import load_offer, load_tools
-    from server.mcp.tool_list import size_of
+    from server.mcp.offer.connections_spec import SPEC
+    from server.mcp.offer.registry import load_offer, load_tools
+    from server.mcp.offer.tool_list import size_of
 
     specs = load_tools(setup.settings(), setup.catalog())
     offer = load_offer(setup.settings(), specs, setup.catalog())

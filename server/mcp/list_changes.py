@@ -27,7 +27,7 @@ from mcp_types import (
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from server.deployment import Deployment
-from server.mcp import tool_list, tool_lookup
+from server.mcp.offer import tool_list, tool_lookup
 from vault import tool_choices
 from vault.records import Principal
 from vault.refusals import VaultError

@@ -16,13 +16,14 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from providers.tools.spec import Progress
 from server.connecting.telling import plain
 from server.deployment import Deployment
-from server.mcp import tool_lookup, tools
+from server.mcp import tools
 from server.mcp.elicitation import AskingOptions
 from server.mcp.fast_path import PlainCall
 from server.mcp.list_changes import ListChanges
+from server.mcp.offer import tool_lookup
+from server.mcp.offer.tool_list import LiveToolList, ToolList
 from server.mcp.retry_later import ON_AWAY, STORAGE_AWAY
 from server.mcp.sdk_server import KNOWN, PRINCIPAL, SERVER_NAME, Answer, Backing, Context, OpenVault, make_server
-from server.mcp.tool_list import LiveToolList, ToolList
 from vault.records import Principal
 from vault.refusals import VaultError
 

@@ -29,7 +29,7 @@ from mcp_types import (
 
 from providers.tools.spec import Progress
 from server.mcp.fast_path import PlainCall
-from server.mcp.tool_list import ToolList
+from server.mcp.offer.tool_list import ToolList
 from server.runtime.version import VERSION
 from vault.records import Principal
 

@@ -27,10 +27,11 @@ from server.connecting.links import ConnectLink, has_unused_link
 from server.connecting.telling import Told, plain, tell
 from server.deployment import Deployment
 from server.errors import STORAGE_RETRY, PagesElsewhere
-from server.mcp import connections_tool, discovery, elicitation, tool_lookup
-from server.mcp.connections_spec import SPEC as CONNECTIONS
-from server.mcp.discovery import CallToolInput, FindToolsInput
+from server.mcp import elicitation
 from server.mcp.elicitation import AskingOptions
+from server.mcp.offer import connections_tool, discovery, tool_lookup
+from server.mcp.offer.connections_spec import SPEC as CONNECTIONS
+from server.mcp.offer.discovery import CallToolInput, FindToolsInput
 from server.mcp.retry_later import STORAGE_AWAY
 from server.mcp.tool_answers import count_items, failure, misfit, success
 from server.sign_in.password import owner_link

@@ -36,9 +36,10 @@ from server.http.bodies import read_body, replay
 from server.http.draining import EndableStream, is_stream_request
 from server.http.guards import BODY_LIMIT
 from server.lifecycle import health, loopback
-from server.mcp import discovery, event_stream, fast_path, mcp_bodies, tools
+from server.mcp import event_stream, fast_path, mcp_bodies, tools
 from server.mcp.bearer import Bearer
 from server.mcp.elicitation import AskingOptions
+from server.mcp.offer import discovery
 from server.mcp.plain_answers import PlainAnswer
 from server.mcp.retry_later import ON_AWAY, RetryLater
 from server.mcp.sdk_calls import ON_LIVE, build_server, current_principal, open_vault

@@ -108,7 +108,7 @@ def complete_providers(ctx: typer.Context, incomplete: str) -> Iterable[tuple[st
 def complete_tools(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
     """Tools that ship, and those of the settings."""
     from providers.definitions.catalog import load_catalog
-    from server.mcp.registry import load_tools
+    from server.mcp.offer.registry import load_tools
     from server.settings import load_settings
 
     config, data = _place(ctx)

@@ -24,9 +24,9 @@ from starlette.responses import Response
 from server.app import open_deployment
 from server.deployment import Deployment
 from server.lifecycle.loopback import Holder, address_of, hosts_of, look
-from server.mcp.connections_tool import ConnectionsInput
-from server.mcp.connections_tool import look as list_connections
 from server.mcp.local_owner import local_principal
+from server.mcp.offer.connections_tool import ConnectionsInput
+from server.mcp.offer.connections_tool import look as list_connections
 from server.runtime import browser, peers
 from server.runtime.browser import browser_opener, forget
 from server.runtime.logs import configure

@@ -11,7 +11,7 @@ import pytest
 from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult, TextContent
 
 from providers.tools.spec import UNTRUSTED
-from server.mcp.discovery import DISCOVERY
+from server.mcp.offer.discovery import DISCOVERY
 from server.mcp.tool_answers import META_KEY
 from tests.support.harness import PASSWORD
 from tests.support.mcp_room import SLACK, Agent, Room, modern, modern_headers, room

@@ -13,7 +13,7 @@ from mcp.server.request_state import AESGCMRequestStateCodec
 
 from server.app import build_app, open_deployment
 from server.connecting.links import consume_link
-from server.mcp import connections_tool
+from server.mcp.offer import connections_tool
 from server.mcp.sdk_server import SERVER_NAME
 from tests.conftest import Store
 from tests.support.harness import RunningVault, free_socket, running_vault, serving

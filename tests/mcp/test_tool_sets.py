@@ -10,9 +10,9 @@ from mcp_types import CallToolResult, TextContent
 
 from providers.definitions.catalog import load_catalog
 from providers.tools.declarations import ToolFileRefused
-from server.mcp import connections_spec
-from server.mcp.discovery import DISCOVERY
-from server.mcp.registry import RESERVED, load_offer, load_tools
+from server.mcp.offer import connections_spec
+from server.mcp.offer.discovery import DISCOVERY
+from server.mcp.offer.registry import RESERVED, load_offer, load_tools
 from server.settings import Settings, SettingsRefused, load_settings
 from tests.conftest import Store
 from tests.support.mcp_room import SLACK, Agent, Room, room

@@ -16,8 +16,8 @@ from providers.tools.builtin import builtin_tools
 from providers.tools.declarations import ToolFileRefused, read_tool_file
 from providers.tools.declared import data_tools
 from providers.tools.spec import ToolSpec
-from server.mcp import connections_spec
-from server.mcp.registry import hidden_tools, load_tools
+from server.mcp.offer import connections_spec
+from server.mcp.offer.registry import hidden_tools, load_tools
 from server.settings import SettingsRefused, load_settings
 from tests.support.documented import DOCS, section
 from tests.support.mcp_room import SLACK, Agent, Room, room

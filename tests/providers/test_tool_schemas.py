@@ -14,9 +14,9 @@ from providers.tools.schemas import VAULT, input_schema, output_schema
 from providers.tools.search import ToolIndex
 from providers.tools.sets import builtin_sets
 from providers.tools.spec import ToolInput, ToolOutput, ToolSpec
-from server.mcp import connections_spec, discovery
-from server.mcp.discovery import DISCOVERY, FOUND
-from server.mcp.tool_list import size_of
+from server.mcp.offer import connections_spec, discovery
+from server.mcp.offer.discovery import DISCOVERY, FOUND
+from server.mcp.offer.tool_list import size_of
 from tests.support.shipped_tools import shipped
 
 SPECS = (*builtin_tools(), *shipped().values(), connections_spec.SPEC)

@@ -21,7 +21,7 @@ from providers.tools.spec import ToolSpec
 from server.app import build_app, open_deployment
 from server.deployment import Deployment
 from server.http.connections import ConnectionLimits
-from server.mcp.registry import load_offer
+from server.mcp.offer.registry import load_offer
 from server.runtime.serving import server_config
 from server.settings import Settings, load_settings
 from tests.support.person import Person

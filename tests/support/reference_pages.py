@@ -15,7 +15,7 @@ from providers.definitions.catalog import load_catalog
 from providers.definitions.model import Provider
 from providers.tools.builtin import builtin_tools
 from providers.tools.spec import ToolSpec
-from server.mcp import connections_spec, discovery
+from server.mcp.offer import connections_spec, discovery
 from server.settings import Settings
 from tests.support.documented import (
     COMMON,

@@ -93,7 +93,7 @@ def _files(setup: Setup, name: str) -> Files:
 
 
 def _guide(setup: Setup, provider: Provider) -> Guide:
-    from server.mcp.registry import load_tools
+    from server.mcp.offer.registry import load_tools
     from server.setup.provider_consoles import guide_for
 
     settings = setup.settings()

@@ -1,4 +1,4 @@
-"""The `connections` tool as clients see it. `server.mcp.connections_tool` answers it."""
+"""The `connections` tool as clients see it. `server.mcp.offer.connections_tool` answers it."""
 
 from __future__ import annotations
 

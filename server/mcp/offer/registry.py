@@ -18,8 +18,8 @@ from providers.tools.search import ToolIndex
 from providers.tools.sets import ToolOffer, ToolSet, builtin_sets, matching_names
 from providers.tools.spec import ToolSpec
 from providers.tools.unruled import unruled_tools
-from server.mcp.connections_spec import SPEC
-from server.mcp.discovery import DISCOVERY
+from server.mcp.offer.connections_spec import SPEC
+from server.mcp.offer.discovery import DISCOVERY
 from server.settings import Settings, SettingsRefused
 from server.tool_settings import ToolChoice
 

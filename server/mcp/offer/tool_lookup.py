@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from providers.tools.spec import ToolSpec
 from server.deployment import Deployment
-from server.mcp import discovery
-from server.mcp.discovery import DescribeToolOutput, FindToolsInput, FindToolsOutput
+from server.mcp.offer import discovery
+from server.mcp.offer.discovery import DescribeToolOutput, FindToolsInput, FindToolsOutput
 from vault import tool_choices
 from vault.records import Principal
 from vault.refusals import ToolNotOffered

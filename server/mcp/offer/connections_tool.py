@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from server.deployment import Deployment
-from server.mcp.connections_spec import ConnectionEntry, ConnectionsInput, ConnectionsOutput
+from server.mcp.offer.connections_spec import ConnectionEntry, ConnectionsInput, ConnectionsOutput
 from vault import connections, delegations, grants
 from vault.records import Connection, Principal
 from vault.refusals import GrantEnded

@@ -1,4 +1,4 @@
-"""What `tools/list` answers, also before the vault is open. `server.mcp.registry` says which tools there are.
+"""What `tools/list` answers, also before the vault is open. `server.mcp.offer.registry` says which tools there are.
 
 A tool that is left out is refused by name as well (`server.mcp.tools`); one that is left out only because the list is
 too long is found by `find_tools`, and answers to its name as before.
@@ -15,8 +15,8 @@ from pydantic_core import to_json
 
 from providers.tools.sets import ToolOffer
 from providers.tools.spec import ToolSpec
-from server.mcp import discovery
-from server.mcp.connections_spec import SPEC
+from server.mcp.offer import discovery
+from server.mcp.offer.connections_spec import SPEC
 
 if TYPE_CHECKING:
     from server.live_providers import LiveProviders
