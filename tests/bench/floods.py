@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx2
 
 from server.lifecycle.maintenance import sweep
-from tests.oauth.test_rfc9449 import KEY, proof
+from tests.oauth.rfcs.test_rfc9449 import KEY, proof
 from tests.support.harness import RunningVault, running_vault
 from tests.support.oauth_world import World
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from providers.simulator.running import Simulator, running_simulator
-from tests.cli.test_installing import make_wheel
+from tests.cli.installation.test_installing import make_wheel
 from tests.support.documented import ROOT, required
 from tests.support.processes import Place, free_port
 

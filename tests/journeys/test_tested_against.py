@@ -9,7 +9,7 @@ from pathlib import Path
 
 from providers.tools.builtin import builtin_tools
 from tests.generating import github
-from tests.journeys import test_foreign_services
+from tests.journeys.foreign import test_foreign_services
 from tests.support import emulated, toolset_cases
 from tests.support.documented import DOCS
 from tests.support.shipped_tools import shipped

@@ -23,7 +23,7 @@ from server.oauth.parameters import parse_parameters
 from server.oauth.rules import OAuthError
 from server.runtime.recent import KEPT
 from tests.conftest import Store
-from tests.oauth.test_rfc9449 import proof
+from tests.oauth.rfcs.test_rfc9449 import proof
 from tests.support.exchange_room import ACCESS, READONLY, Caller, ExchangeRoom, refused
 from tests.support.mcp_room import SLACK, Agent, room
 from tests.support.peeking import get_grant

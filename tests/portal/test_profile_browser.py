@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
+from tests.portal.sign_in.test_step_up import question
 from tests.portal.test_portal_accessible import violations
-from tests.portal.test_step_up import question
 from tests.support.chromium import running_chromium
 from tests.support.harness import PASSWORD
 from tests.support.portal_room import Room, running_room

@@ -11,8 +11,8 @@ import pytest
 from providers.definitions.catalog import load_catalog
 from providers.simulator.running import running_simulator
 from server.oauth.dpop import token_hash
-from tests.oauth.test_rfc9449 import KEY, OTHER
-from tests.oauth.test_rfc9449 import proof as proof_for
+from tests.oauth.rfcs.test_rfc9449 import KEY, OTHER
+from tests.oauth.rfcs.test_rfc9449 import proof as proof_for
 from tests.support.exchange_room import ACCESS, API, JWT, READONLY, REFRESH, ExchangeRoom, refused
 from tests.support.mcp_room import SLACK, room
 from tests.support.simulating import family_settings

@@ -1,1 +1,1 @@
-"""Tests of tables, keys and the activity."""
+"""Tests of tables and keys."""

@@ -370,7 +370,7 @@ async def test_a_client_that_closes_its_end_in_the_middle_ends_stdio_quietly(pla
 async def test_a_user_without_a_home_is_told_to_name_a_data_directory(tmp_path: Path) -> None:
     code = "import os\nos.setgroups([]); os.setgid(54321); os.setuid(54321)\nfrom server.settings import *\n"
     code += "try:\n    default_data_directory()\nexcept SettingsRefused as refused:\n    print(refused)\n"
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[3])}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", "import server.settings\n" + code, stdout=asyncio.subprocess.PIPE, env=environment
     )

@@ -16,7 +16,7 @@ from server.connecting import provider_authorization
 from server.connecting.provider_authorization import ConsentRequest
 from server.sign_in import password as signin
 from server.sign_in.step_up import StepUpRequired
-from tests.portal.test_passkeys import Holder, answered, holder, options_of
+from tests.portal.sign_in.test_passkeys import Holder, answered, holder, options_of
 from tests.support.harness import PASSWORD
 from tests.support.openid_double import OpenIDDouble, running_openid
 from tests.support.person import Person, session_token

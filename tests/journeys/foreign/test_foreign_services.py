@@ -1,8 +1,8 @@
 """Happy paths at services that other people wrote: emulate's Slack, Google, GitHub, Microsoft and Linear.
 
 Each call goes through the MCP endpoint and the vault, with an account that was connected on our pages. In front of
-emulate stands the strict layer, which tests/journeys/test_strict_layer.py tries by itself: emulate alone would take
-anything.
+emulate stands the strict layer, which tests/journeys/foreign/test_strict_layer.py tries by itself: emulate alone would
+take anything.
 """
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from server.cli import app
 from tests.conftest import unavailable
-from tests.journeys.test_foreign_inspector import settings_file
+from tests.journeys.foreign.test_foreign_inspector import settings_file
 from tests.support.foreign import run
 from tests.support.mcp_room import Agent, Room, room
 
-SDKS = Path(__file__).parents[2] / ".venv" / "sdks"
+SDKS = Path(__file__).parents[3] / ".venv" / "sdks"
 ENVIRONMENTS = {"langgraph": "mcp-1", "openai-agents": "mcp-2", "pydantic-ai": "mcp-2"}
 POST = {"channel": "#general", "text": "Hello from an SDK"}
 CALLS = {  # a call with what the program made, in the SDK's own words

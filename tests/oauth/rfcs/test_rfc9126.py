@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.oauth.test_rfc9449 import KEY, OTHER, proof
+from tests.oauth.rfcs.test_rfc9449 import KEY, OTHER, proof
 from tests.support.oauth_world import REDIRECT, SCOPE, Code, World, error_of, pkce, query_of, vault_with
 
 pytest_plugins = ["tests.support.oauth_fixtures"]

@@ -21,7 +21,7 @@ from tests.support.documented import commands, options_of
 from tests.support.processes import free_port
 from tests.support.starting import data_directory, listed
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 STRANGERS = ("server", "providers", "vault")
 
 

@@ -13,7 +13,7 @@ from providers.tools.builtin import builtin_tools
 from providers.tools.search import ToolIndex
 from tests.support.shipped_tools import shipped
 
-REQUESTS = Path(__file__).parent.parent / "mcp" / "tool_requests.toml"
+REQUESTS = Path(__file__).parents[2] / "mcp" / "tool_requests.toml"
 SPECS = (*builtin_tools(), *shipped().values())
 NAMES = frozenset(spec.name for spec in SPECS)
 FIRST = 5

@@ -22,7 +22,7 @@ from tests.support.person import Person
 pytestmark = pytest.mark.group("node")
 
 LAUNCHER = MODULES / "@modelcontextprotocol/inspector/clients/launcher/build/index.js"
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 POST = {"channel": "#general", "text": "hello from the Inspector"}
 AUTH_REQUIRED, TOOL_ERROR = 3, 5  # its exit codes
 

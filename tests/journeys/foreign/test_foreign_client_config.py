@@ -12,8 +12,8 @@ import pytest_asyncio
 from typer.testing import CliRunner
 
 from server.cli import app
-from tests.journeys.test_foreign_inspector import Inspector, settings_file
-from tests.journeys.test_foreign_remote import proxied
+from tests.journeys.foreign.test_foreign_inspector import Inspector, settings_file
+from tests.journeys.foreign.test_foreign_remote import proxied
 from tests.support.foreign import MODULES, newcomer, node, open_screen
 from tests.support.mcp_room import Room, room
 

@@ -14,7 +14,7 @@ from vault.storage import host_files
 from vault.storage.sqlite import connect
 from vault.storage.sqlite_files import SqliteFiles, prepare
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # What our modules find on Windows. Other packages, and ours for `resource`, go by sys.platform, which stays what it is.
 WITHOUT = """
 import asyncio, builtins, os, signal, sys

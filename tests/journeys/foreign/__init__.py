@@ -1,0 +1,1 @@
+"""Programs of others at the vault, and servers of others as its providers: clients, agent SDKs, OAuth servers."""

@@ -1,0 +1,1 @@
+"""`stdio --url`: a client on this machine at a vault elsewhere."""

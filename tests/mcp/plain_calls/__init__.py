@@ -1,0 +1,1 @@
+"""The fast path: calls that are read and answered in one step."""

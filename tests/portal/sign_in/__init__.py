@@ -1,0 +1,1 @@
+"""Signing in: passwords, passkeys, OpenID Connect, and proving more for one page."""

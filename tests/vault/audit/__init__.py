@@ -1,0 +1,1 @@
+"""The activity: its chain, proof, segments, repeats, and search."""
