@@ -21,8 +21,8 @@ import pytest
 from server.bridge.address import remote_vault
 from server.bridge.credentials import Credentials, FileStore
 from tests.attacks.target import LEGACY, MODERN
+from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.processes import PROGRAM, ROOT
-from tests.support.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 
 AGENT, TOKEN, REFRESH = "Attacked", "access-canary", "refresh-canary"
 MEMORY = 220  # MiB: an idle bridge has about 110

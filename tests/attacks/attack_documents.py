@@ -18,8 +18,8 @@ from joserfc.jwk import ECKey
 from tests.attacks.attack_people import let_in
 from tests.attacks.attack_races import POST, is_done
 from tests.attacks.target import EXCHANGE, REDIRECT, Agent, Target, new_key, query_of, running_target
-from tests.support.oauth_world import signed
-from tests.support.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.rooms.oauth_world import signed
 
 EVIL = "https://evil.example/callback"
 FRESH = 60  # seconds that the vault keeps a document at least

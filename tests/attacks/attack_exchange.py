@@ -10,7 +10,7 @@ import pytest
 
 from tests.attacks.handles import handle, ready
 from tests.attacks.target import ACCESS, API, EXCHANGE, JWT, Target, new_key
-from tests.support.oauth_world import claims_of, signed
+from tests.support.rooms.oauth_world import claims_of, signed
 
 CHAT = "chat:write"
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.attacks.target import EXCHANGE, REDIRECT, Target, new_key
-from tests.support.oauth_world import signed
+from tests.support.rooms.oauth_world import signed
 
 REFUSED: dict[str, dict[str, object]] = {
     "a javascript redirect": {"redirect_uris": ["javascript:alert(1)"]},

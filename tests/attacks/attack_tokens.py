@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, hmac
 
 from tests.attacks.target import REDIRECT, REFRESH_GRACE, Agent, Target, new_key, proof, thumbprint
-from tests.support.oauth_world import b64, claims_of, header_of, signed
+from tests.support.rooms.oauth_world import b64, claims_of, header_of, signed
 
 
 def forged(token: str, *, header: dict[str, object] | None = None, claims: dict[str, object] | None = None) -> str:

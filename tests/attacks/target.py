@@ -26,10 +26,10 @@ from joserfc.jwk import ECKey
 
 from providers.definitions.catalog import load_catalog
 from providers.simulator.person import consent
-from tests.support.oauth_world import signed
+from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.person import Person
 from tests.support.processes import Place, free_port
-from tests.support.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.rooms.oauth_world import signed
 
 PASSWORD = "a long enough test password"
 REDIRECT = "https://agent.example/callback"

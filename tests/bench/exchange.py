@@ -25,7 +25,7 @@ from urllib.parse import urlencode
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.bench.__main__ import CONNECTIONS, CORES, Contender, free_port, start, wait_for
 from tests.bench.load import drive
-from tests.support.foreign import FOLDER, node
+from tests.support.foreign.foreign import FOLDER, node
 
 ACCESS = "urn:ietf:params:oauth:token-type:access_token"
 SECRET = "s" * 43

@@ -21,7 +21,7 @@ import httpx2
 from server.lifecycle.maintenance import sweep
 from tests.oauth.rfcs.test_rfc9449 import KEY, proof
 from tests.support.harness import RunningVault, running_vault
-from tests.support.oauth_world import World
+from tests.support.rooms.oauth_world import World
 
 Send = Callable[[], Awaitable[int]]
 WORKERS = 8

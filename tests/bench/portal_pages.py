@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.support.portal_room import running_room
+from tests.support.rooms.portal_room import running_room
 from tests.support.screenshots import paths_of
 from tests.support.showcase import furnish, provider_settings
 

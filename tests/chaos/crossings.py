@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx2
 
 from tests.chaos.figures import Figure, Scale
-from tests.support.exchange_room import ACCESS, API, EVENTS, READONLY, REFRESH, Caller, ExchangeRoom
-from tests.support.mcp_room import SLACK, Agent, room
+from tests.support.rooms.exchange_room import ACCESS, API, EVENTS, READONLY, REFRESH, Caller, ExchangeRoom
+from tests.support.rooms.mcp_room import SLACK, Agent, room
 from vault.records import ClientKind, Connection
 
 AT_ONCE = 24

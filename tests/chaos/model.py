@@ -10,8 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from tests.chaos.figures import Figure, Scale
-from tests.support.exploring import Findings, explore
-from tests.support.refresh_model import (
+from tests.support.models.exploring import Findings, explore
+from tests.support.models.refresh_model import (
     FILES,
     FULL,
     HOUR,

@@ -17,10 +17,10 @@ import pytest
 
 from providers.simulator.running import Simulator
 from tests.cli.test_stdio_journeys import follow, place, simulator
-from tests.support.foreign import run
-from tests.support.mcp_room import SLACK, room
+from tests.support.foreign.foreign import run
+from tests.support.foreign.scripted_model import Call, ScriptedModel, Turn, scripted_model
 from tests.support.processes import Place
-from tests.support.scripted_model import Call, ScriptedModel, Turn, scripted_model
+from tests.support.rooms.mcp_room import SLACK, room
 
 __all__ = ["place", "simulator"]
 CLAUDE = os.environ.get("CLAUDE_CODE", "")

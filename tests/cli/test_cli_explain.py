@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from server.cli import app
 from server.oauth.rules import TOKEN_EXCHANGE
-from tests.support.mcp_room import SLACK, Agent, Room, room
+from tests.support.rooms.mcp_room import SLACK, Agent, Room, room
 from vault import clients
 from vault.records import ClientKind, Connection
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from server.setup import client_json, client_toml, client_yaml
 from server.setup.client_files import FORMATS
 from server.setup.client_json import EntryRefused
-from tests.support.foreign import FOLDER, node
+from tests.support.foreign.foreign import FOLDER, node
 
 NAME = "token-vault"
 OURS: dict[str, object] = {

@@ -10,8 +10,8 @@ import pytest
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET, PUBLIC_CLIENT_ID
 from providers.simulator.running import Simulator
 from tests.support.examining import answering, assert_problem, configure, examine, section_of, slack
-from tests.support.mcp_room import Room, room
 from tests.support.processes import Place, free_port
+from tests.support.rooms.mcp_room import Room, room
 
 
 async def test_a_providers_clock_that_is_off(place: Place, simulator: Simulator) -> None:

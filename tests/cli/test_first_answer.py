@@ -18,8 +18,8 @@ from server.app import build_app, open_deployment
 from server.runtime.deferred_app import LatePart
 from server.settings import load_settings
 from tests.support.harness import serving
-from tests.support.oauth_world import listening_socket
 from tests.support.processes import ROOT
+from tests.support.rooms.oauth_world import listening_socket
 
 _LOADED = """
 import json, sys, token_vault

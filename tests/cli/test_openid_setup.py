@@ -13,7 +13,7 @@ import pytest
 
 from server.settings import load_settings
 from tests.support.commands import content, run, run_on_terminal
-from tests.support.openid_double import CLIENT_ID, OpenIDDouble, running_openid
+from tests.support.doubles.openid_double import CLIENT_ID, OpenIDDouble, running_openid
 from tests.support.processes import Place
 
 SECRET = "0123456789abcdef-of-the-test"

@@ -32,8 +32,8 @@ from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
 from server.app import open_deployment
 from server.settings import SettingsRefused, load_settings
 from tests.support.commands import content, run
+from tests.support.doubles.scripted import Arrival, Reply, json_reply, scripted_server
 from tests.support.processes import Place
-from tests.support.scripted import Arrival, Reply, json_reply, scripted_server
 from vault.upstream import Account
 
 

@@ -12,7 +12,7 @@ from tests.clients.habits import HABITS, Habit
 from tests.clients.playing import Installation, Server
 from tests.clients.week import Clicks, play
 from tests.support.harness import PASSWORD
-from tests.support.oauth_world import GENEROUS, query_of, vault_with
+from tests.support.rooms.oauth_world import GENEROUS, query_of, vault_with
 
 
 async def play_here(

@@ -13,7 +13,7 @@ from tests.clients.local import play_here
 from tests.clients.playing import Server
 from tests.clients.week import play_now
 from tests.support.harness import PASSWORD
-from tests.support.oauth_world import GENEROUS, query_of, vault_with
+from tests.support.rooms.oauth_world import GENEROUS, query_of, vault_with
 
 ORDINARY = tuple(habit for habit in HABITS if not habit.signs_in_by_itself)
 

@@ -22,11 +22,11 @@ from starlette.routing import Route
 
 from tests.support.chromium import running_chromium
 from tests.support.documented import DOCS
-from tests.support.exchange_room import SECRET, Caller, ExchangeRoom
-from tests.support.foreign import FOLDER, node
+from tests.support.foreign.foreign import FOLDER, node
 from tests.support.harness import PASSWORD, free_socket, running_vault, serving
-from tests.support.mcp_room import Agent, Room
-from tests.support.proxy_room import HOUR, Proxied, issue
+from tests.support.rooms.exchange_room import SECRET, Caller, ExchangeRoom
+from tests.support.rooms.mcp_room import Agent, Room
+from tests.support.rooms.proxy_room import HOUR, Proxied, issue
 from tests.support.services import running_services
 from tests.support.simulating import family_settings
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from server.cli import app
 from tests.conftest import unavailable
 from tests.support.harness import PASSWORD, serving
-from tests.support.oauth_world import World, listening_socket, vault_with
+from tests.support.rooms.oauth_world import World, listening_socket, vault_with
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "guides/register.md").read_text(encoding="utf-8")
 

@@ -18,11 +18,11 @@ from server.lifecycle.sandbox import EXAMPLES
 from server.oauth import tokens
 from server.settings import load_settings
 from server.signatures import jose
-from tests.support.exchange_room import API, ExchangeRoom, refused
 from tests.support.harness import PASSWORD, running_vault
-from tests.support.mcp_room import Agent, Room
-from tests.support.oauth_world import claims_of
 from tests.support.person import Person
+from tests.support.rooms.exchange_room import API, ExchangeRoom, refused
+from tests.support.rooms.mcp_room import Agent, Room
+from tests.support.rooms.oauth_world import claims_of
 from vault import apis, connections, delegations, users
 from vault.audit.audit import list_events
 from vault.exchange.explain import ExchangeQuestion, explain

@@ -28,8 +28,8 @@ from server.provider_settings import SettingsRefused
 from server.settings import load_settings
 from tests.conftest import Store
 from tests.support.harness import free_socket, serving
-from tests.support.mcp_room import Agent, Room, modern, modern_headers, room
 from tests.support.processes import ROOT, Place, free_port
+from tests.support.rooms.mcp_room import Agent, Room, modern, modern_headers, room
 
 WRITE = frozenset({"chat:write"})
 RULES = ROOT / "docs" / "operate" / "monitoring" / "alerts.yml"

@@ -12,10 +12,10 @@ from providers.check.trial import PLAIN
 from providers.simulator.running import running_simulator
 from tests.support.commands import run
 from tests.support.documented import DOCS
+from tests.support.doubles.scripted import Arrival, Reply, json_reply, scripted_server
 from tests.support.harness import running_vault
-from tests.support.mcp_room import Room
 from tests.support.processes import Place, free_port
-from tests.support.scripted import Arrival, Reply, json_reply, scripted_server
+from tests.support.rooms.mcp_room import Room
 from tests.support.simulating import family_settings
 
 PAGE = (DOCS / "guides/add-a-provider.md").read_text(encoding="utf-8")

@@ -10,8 +10,9 @@ from pathlib import Path
 from providers.tools.builtin import builtin_tools
 from tests.generating import github
 from tests.journeys.foreign import test_foreign_services
-from tests.support import emulated, toolset_cases
+from tests.support import toolset_cases
 from tests.support.documented import DOCS
+from tests.support.foreign import emulated
 from tests.support.shipped_tools import shipped
 
 ROOT = DOCS.parent

@@ -17,8 +17,8 @@ import aiohttp
 import httpx2
 import pytest
 
-from tests.support.exchange_room import ExchangeRoom
-from tests.support.mcp_room import SLACK, modern, modern_headers, room
+from tests.support.rooms.exchange_room import ExchangeRoom
+from tests.support.rooms.mcp_room import SLACK, modern, modern_headers, room
 
 ROOT = Path(__file__).parents[2]
 OURS = tuple(f"{ROOT / package}/" for package in ("server", "providers", "vault"))

@@ -15,8 +15,17 @@ from server.mcp.approval_settings import ApprovalRules
 from server.portal.texts import visible
 from server.settings import SettingsRefused
 from tests.support.harness import PASSWORD
-from tests.support.mcp_room import SLACK, Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
 from tests.support.person import Person
+from tests.support.rooms.mcp_room import (
+    SLACK,
+    Agent,
+    Room,
+    legacy_headers,
+    legacy_session,
+    modern,
+    modern_headers,
+    room,
+)
 from tests.support.simulating import wait_until_held
 from vault import delegations
 from vault.audit.audit import list_events

@@ -10,8 +10,8 @@ from mcp_types import CallToolResult, TextContent
 
 from server.runtime import rate_limits
 from server.runtime.rate_limits import Budgets
-from tests.support.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
 from tests.support.peeking import note_repeats
+from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
 from vault import grants
 from vault.audit.audit import list_events
 

@@ -11,7 +11,7 @@ import pytest
 
 from server.http.strict_json import has_more_parts
 from server.mcp import mcp_bodies
-from tests.support.mcp_room import Room, legacy_headers, modern, modern_headers, room
+from tests.support.rooms.mcp_room import Room, legacy_headers, modern, modern_headers, room
 
 COSTLY: dict[str, object] = {
     "objects": [{}] * 30_000,

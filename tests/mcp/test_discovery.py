@@ -14,8 +14,8 @@ from providers.tools.spec import UNTRUSTED
 from server.mcp.offer.discovery import DISCOVERY
 from server.mcp.tool_answers import META_KEY
 from tests.support.harness import PASSWORD
-from tests.support.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
 from tests.support.person import Person
+from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
 from vault import delegations, grants, tool_choices
 from vault.audit.audit import list_events
 

@@ -14,8 +14,8 @@ from mcp_types import ToolListChangedNotification
 
 from server.mcp import list_changes, stream_watch
 from tests.conftest import Store
-from tests.support.mcp_room import Agent, Room, modern, modern_headers, room
 from tests.support.processes import Place, free_port
+from tests.support.rooms.mcp_room import Agent, Room, modern, modern_headers, room
 from vault import grants, tool_choices, users
 from vault.storage.database import Database, open_database
 

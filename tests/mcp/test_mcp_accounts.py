@@ -8,7 +8,16 @@ from collections.abc import AsyncGenerator, Mapping
 import pytest
 
 from server.connecting.links import load_link
-from tests.support.mcp_room import SLACK, Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
+from tests.support.rooms.mcp_room import (
+    SLACK,
+    Agent,
+    Room,
+    legacy_headers,
+    legacy_session,
+    modern,
+    modern_headers,
+    room,
+)
 from vault import delegations, users
 from vault.approvals import approvals
 from vault.records import Connection

@@ -9,7 +9,7 @@ import pytest
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
-from tests.support.mcp_room import INITIALIZE, MODERN, SLACK, Room, legacy_headers, modern, modern_headers, room
+from tests.support.rooms.mcp_room import INITIALIZE, MODERN, SLACK, Room, legacy_headers, modern, modern_headers, room
 from vault import grants
 from vault.storage.database import NO_PARAMETERS, Row, Value
 from vault.storage.sqlite import SqliteDatabase

@@ -15,8 +15,8 @@ from mcp.client.streamable_http import streamable_http_client
 
 from server.oauth.dpop import token_hash
 from tests.support.harness import PASSWORD
-from tests.support.mcp_room import Room, modern, modern_headers, room
-from tests.support.oauth_world import claims_of, signed
+from tests.support.rooms.mcp_room import Room, modern, modern_headers, room
+from tests.support.rooms.oauth_world import claims_of, signed
 from vault import grants
 
 KEY = ECKey.generate_key("P-256")

@@ -10,7 +10,7 @@ import pytest
 
 from server.http.guards import GuardRules
 from server.settings import load_settings
-from tests.support.mcp_room import Room, modern, modern_headers, room
+from tests.support.rooms.mcp_room import Room, modern, modern_headers, room
 
 ROUTES = ("/mcp", "/mcp/", "/sse", "/messages/", "/authorize", "/connections", "/healthz")
 FOREIGN = (

@@ -21,8 +21,8 @@ from server.demo.story import Wallet
 from server.mcp.tool_answers import META_KEY
 from tests.conftest import Store
 from tests.support.harness import PASSWORD
-from tests.support.mcp_room import Room, room
 from tests.support.person import Person
+from tests.support.rooms.mcp_room import Room, room
 
 POST = {"channel": "#general", "text": "hello"}
 

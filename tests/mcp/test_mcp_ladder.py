@@ -17,7 +17,7 @@ from server.mcp.offer import connections_tool
 from server.mcp.sdk_server import SERVER_NAME
 from tests.conftest import Store
 from tests.support.harness import RunningVault, free_socket, running_vault, serving
-from tests.support.mcp_room import Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
+from tests.support.rooms.mcp_room import Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
 
 ARGUMENTS = {"channel": "#general", "text": "hello"}
 URL = {"elicitation": {"url": {}}}

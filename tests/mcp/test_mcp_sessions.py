@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from server.mcp.sessions import PER_CLIENT, PER_PERSON, Roster, SessionLimits
-from tests.support.mcp_room import (
+from tests.support.rooms.mcp_room import (
     ACCEPT,
     INITIALIZE,
     SLACK,

@@ -9,7 +9,7 @@ import pytest
 
 from server.connecting.links import LINKS
 from tests.conftest import Store
-from tests.support.mcp_room import Agent, Room, modern, modern_headers, room
+from tests.support.rooms.mcp_room import Agent, Room, modern, modern_headers, room
 from vault import connections
 from vault.records import Connection
 from vault.refresh import leases

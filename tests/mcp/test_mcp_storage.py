@@ -11,7 +11,16 @@ import pytest
 from mcp.shared.exceptions import MCPError
 
 from server.mcp.retry_later import STORAGE_AWAY
-from tests.support.mcp_room import SLACK, Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
+from tests.support.rooms.mcp_room import (
+    SLACK,
+    Agent,
+    Room,
+    legacy_headers,
+    legacy_session,
+    modern,
+    modern_headers,
+    room,
+)
 
 POST: dict[str, object] = {"name": "slack_post", "arguments": {"channel": "#general", "text": "x"}}
 

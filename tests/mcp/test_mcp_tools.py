@@ -11,7 +11,7 @@ from mcp_types import CallToolResult, TextContent
 
 from server.mcp import tools
 from server.mcp.tool_answers import META_KEY
-from tests.support.mcp_room import Agent, Room, room
+from tests.support.rooms.mcp_room import Agent, Room, room
 from vault.audit import audit
 
 SLACK = frozenset({"chat:write", "channels:read", "channels:history"})

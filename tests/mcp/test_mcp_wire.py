@@ -15,7 +15,16 @@ from mcp_types import CallToolResult
 from providers.tools.spec import ToolOutput
 from server.mcp import tools
 from server.mcp.elicitation import AskingOptions
-from tests.support.mcp_room import ACCEPT, SLACK, Room, legacy_headers, legacy_session, modern, modern_headers, room
+from tests.support.rooms.mcp_room import (
+    ACCEPT,
+    SLACK,
+    Room,
+    legacy_headers,
+    legacy_session,
+    modern,
+    modern_headers,
+    room,
+)
 from tests.support.simulating import wait_until_held
 
 POST = {"name": "slack_post", "arguments": {"channel": "#general", "text": "hi"}}

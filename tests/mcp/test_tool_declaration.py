@@ -21,7 +21,7 @@ from providers.tools.declared import data_tools
 from providers.tools.spec import Progress, ToolInput, ToolOutput, ToolSpec
 from providers.tools.tool import tool
 from tests.support.harness import running_vault
-from tests.support.mcp_room import Room
+from tests.support.rooms.mcp_room import Room
 from tests.support.tool_bench import Bench, open_bench
 
 GUIDE = Path(__file__).parent.parent.parent / "CONTRIBUTING.md"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from server.oauth.rules import TOKEN_EXCHANGE
-from tests.support.oauth_world import REDIRECT, World, claims_of, query_of
+from tests.support.rooms.oauth_world import REDIRECT, World, claims_of, query_of
 from vault import apis, clients
 from vault.records import Client, ClientKind
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 API = "https://invoices.example/"
 
 

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from server.oauth.clients.metadata_documents import freshness, is_document_url
 from tests.support.harness import PASSWORD, serving
-from tests.support.oauth_world import GENEROUS, REDIRECT, World, error_of, listening_socket, signed, vault_with
+from tests.support.rooms.oauth_world import GENEROUS, REDIRECT, World, error_of, listening_socket, signed, vault_with
 
 SANDBOX = {"loopback_client_metadata": True}
 

@@ -9,10 +9,10 @@ import pytest
 import pytest_asyncio
 
 from tests.support.harness import PASSWORD
-from tests.support.mcp_room import Room, modern, modern_headers, room
-from tests.support.oauth_world import REDIRECT, World, claims_of, pkce, query_of
+from tests.support.rooms.mcp_room import Room, modern, modern_headers, room
+from tests.support.rooms.oauth_world import REDIRECT, World, claims_of, pkce, query_of
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 
 @pytest_asyncio.fixture(scope="module")

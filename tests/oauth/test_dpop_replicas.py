@@ -16,8 +16,8 @@ from server.app import build_app, open_deployment
 from server.oauth.dpop import token_hash
 from tests.conftest import Store
 from tests.support.harness import PASSWORD, RunningVault, free_socket, running_vault, serving
-from tests.support.mcp_room import modern, modern_headers
-from tests.support.oauth_world import signed
+from tests.support.rooms.mcp_room import modern, modern_headers
+from tests.support.rooms.oauth_world import signed
 
 KEY = ECKey.generate_key("P-256")
 CALLBACK = "http://127.0.0.1:33418/callback"

@@ -10,10 +10,10 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from tests.support.exchange_room import JWT, Caller, ExchangeRoom, refused
-from tests.support.mcp_room import room
-from tests.support.oauth_world import claims_of, signed
-from tests.support.openid_double import OpenIDDouble, running_openid
+from tests.support.doubles.openid_double import OpenIDDouble, running_openid
+from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, refused
+from tests.support.rooms.mcp_room import room
+from tests.support.rooms.oauth_world import claims_of, signed
 from vault import handles, users
 from vault.records import ClientKind, User
 

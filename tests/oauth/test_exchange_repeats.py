@@ -24,9 +24,9 @@ from server.oauth.rules import OAuthError
 from server.runtime.recent import KEPT
 from tests.conftest import Store
 from tests.oauth.rfcs.test_rfc9449 import proof
-from tests.support.exchange_room import ACCESS, READONLY, Caller, ExchangeRoom, refused
-from tests.support.mcp_room import SLACK, Agent, room
 from tests.support.peeking import get_grant
+from tests.support.rooms.exchange_room import ACCESS, READONLY, Caller, ExchangeRoom, refused
+from tests.support.rooms.mcp_room import SLACK, Agent, room
 from vault import clients, connections, delegations, grants, users
 from vault.audit import audit
 from vault.records import Connection

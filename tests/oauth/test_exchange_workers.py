@@ -10,8 +10,8 @@ import pytest
 from joserfc.jwk import ECKey
 
 from server.oauth.exchange.workers import WorkerRules, rules_of
-from tests.support.exchange_room import JWT, READONLY, Caller, ExchangeRoom, refused
-from tests.support.mcp_room import SLACK, Agent, room
+from tests.support.rooms.exchange_room import JWT, READONLY, Caller, ExchangeRoom, refused
+from tests.support.rooms.mcp_room import SLACK, Agent, room
 from vault import clients, connections, grants, handles, users
 from vault.records import ClientKind, Connection, User
 

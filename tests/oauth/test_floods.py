@@ -16,7 +16,7 @@ from server.oauth.pushed_requests import LIMIT
 from server.runtime.rate_limits import Budgets
 from tests.oauth.rfcs.test_rfc9449 import KEY, proof
 from tests.support.harness import RunningVault, running_vault
-from tests.support.oauth_world import REDIRECT, World, error_of, vault_with
+from tests.support.rooms.oauth_world import REDIRECT, World, error_of, vault_with
 from vault.storage.database import integer
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"

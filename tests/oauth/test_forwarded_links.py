@@ -14,10 +14,10 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.support.harness import PASSWORD
-from tests.support.oauth_world import REDIRECT, World, claims_of, error_of, pkce, query_of
 from tests.support.person import Person
+from tests.support.rooms.oauth_world import REDIRECT, World, claims_of, error_of, pkce, query_of
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from server.signatures.key_sets import (
     keys_behind,
     usable_keys,
 )
-from tests.support.oauth_world import signed
-from tests.support.openid_double import OUTAGES, Claims, OpenIDDouble, running_openid
+from tests.support.doubles.openid_double import OUTAGES, Claims, OpenIDDouble, running_openid
+from tests.support.rooms.oauth_world import signed
 
 LOOPBACK = AddressPolicy(allow_loopback=True)
 CLAIMS: Claims = {"sub": "s"}

@@ -9,9 +9,9 @@ import pytest
 
 from server.oauth.clients.rules import DEVICE_GRANT, REDIRECTS_LIMIT
 from server.oauth.rules import TOKEN_EXCHANGE
-from tests.support.oauth_world import WEB, World, error_of, pkce
+from tests.support.rooms.oauth_world import WEB, World, error_of, pkce
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 TEXT = "a" * 2048
 LINK = "https://client.example/" + "a" * (2048 - len("https://client.example/"))

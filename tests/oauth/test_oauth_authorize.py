@@ -14,13 +14,13 @@ from server.oauth import authorize
 from server.oauth.authorization_request import stored_request
 from server.oauth.redirect_uris import without_loopback_port
 from tests.support.harness import PASSWORD
-from tests.support.oauth_world import REDIRECT, WEB, World, pkce, query_of, vault_with
+from tests.support.rooms.oauth_world import REDIRECT, WEB, World, pkce, query_of, vault_with
 from vault import clients, grants, users
 from vault.audit.audit import list_events
 from vault.records import Client, ClientKind, Session
 from vault.refusals import TransitionRefused
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 
 def refused(answer: httpx2.Response, world: World, *, state: str | None = None) -> str:

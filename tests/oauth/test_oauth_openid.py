@@ -13,10 +13,10 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from tests.support.harness import PASSWORD
-from tests.support.oauth_world import WEB, Code, World, claims_of, pkce, query_of
 from tests.support.person import Person
+from tests.support.rooms.oauth_world import WEB, Code, World, claims_of, pkce, query_of
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 
 async def test_an_id_token_names_the_person_to_this_client(world: World) -> None:

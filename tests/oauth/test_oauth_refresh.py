@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from tests.support.oauth_world import World, claims_of, error_of
+from tests.support.rooms.oauth_world import World, claims_of, error_of
 from vault.audit import audit
 from vault.records import Event
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 
 async def events_of(world: World, client_id: str) -> list[Event]:

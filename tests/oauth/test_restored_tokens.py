@@ -10,9 +10,9 @@ import pytest
 
 from server.oauth.rules import default_resource
 from tests.conftest import KeySettings, Store
-from tests.support.exchange_room import ExchangeRoom
 from tests.support.going_back import Past
-from tests.support.mcp_room import Agent, modern, modern_headers, room
+from tests.support.rooms.exchange_room import ExchangeRoom
+from tests.support.rooms.mcp_room import Agent, modern, modern_headers, room
 from vault import delegations, grants
 from vault.backup import backups, quarantine
 from vault.backup.backups import Backup

@@ -15,11 +15,11 @@ from server.mcp import stream_watch
 from server.oauth import tokens
 from server.oauth.rules import default_resource
 from tests.conftest import Store
-from tests.support.exchange_room import API, Caller, ExchangeRoom, refused
 from tests.support.harness import free_socket, serving
-from tests.support.mcp_room import Agent, legacy_session, modern, modern_headers, room
-from tests.support.oauth_world import claims_of
 from tests.support.peeking import get_grant
+from tests.support.rooms.exchange_room import API, Caller, ExchangeRoom, refused
+from tests.support.rooms.mcp_room import Agent, legacy_session, modern, modern_headers, room
+from tests.support.rooms.oauth_world import claims_of
 from vault import revoked_tokens
 
 SCOPES = frozenset({"tools", "exchange", "openid"})

@@ -11,9 +11,9 @@ import pytest
 from server.oauth.rules import default_resource
 from server.runtime.rate_limits import HOUR, Budgets
 from tests.conftest import Store
-from tests.support.exchange_room import Caller, ExchangeRoom, refused
-from tests.support.mcp_room import SLACK, Agent, room
 from tests.support.peeking import note_repeats
+from tests.support.rooms.exchange_room import Caller, ExchangeRoom, refused
+from tests.support.rooms.mcp_room import SLACK, Agent, room
 from vault.audit import audit
 
 MOST = 60

@@ -11,8 +11,8 @@ import pytest
 
 from server import errors
 from tests.oauth.test_errors import MADE, SECRET
-from tests.support.exchange_room import Caller, ExchangeRoom
-from tests.support.mcp_room import Agent, modern, modern_headers, room
+from tests.support.rooms.exchange_room import Caller, ExchangeRoom
+from tests.support.rooms.mcp_room import Agent, modern, modern_headers, room
 from vault import delegations
 from vault.records import Connection
 from vault.refusals import GrantEnded, VaultError

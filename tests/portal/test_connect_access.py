@@ -9,7 +9,7 @@ import pytest
 
 from providers.simulator.person import consent
 from tests.support.person import Person, forms_of
-from tests.support.portal_room import Room, query_of, running_room
+from tests.support.rooms.portal_room import Room, query_of, running_room
 from vault import connections, delegations
 from vault.exchange.approval_rules import WRITES
 from vault.records import Client, Delegation, User

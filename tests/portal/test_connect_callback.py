@@ -12,7 +12,7 @@ import pytest
 from providers.simulator.person import consent
 from providers.simulator.running import running_simulator
 from tests.support.harness import PASSWORD, running_vault
-from tests.support.portal_room import (
+from tests.support.rooms.portal_room import (
     CHAT,
     Room,
     accounts_of,

@@ -10,7 +10,7 @@ import pytest
 from providers.simulator.person import consent
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
-from tests.support.portal_room import (
+from tests.support.rooms.portal_room import (
     CHAT,
     Room,
     accounts_of,

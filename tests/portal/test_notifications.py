@@ -19,10 +19,10 @@ from server.notifying.schedule import due_at
 from server.portal.csrf import form_token
 from server.provider_settings import SettingsRefused
 from server.settings import MailSettings, load_settings
+from tests.support.doubles.mailbox import Mailbox, Receiver, running_mailbox, running_receiver
 from tests.support.harness import PASSWORD
-from tests.support.mailbox import Mailbox, Receiver, running_mailbox, running_receiver
 from tests.support.person import Person, session_token
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import users
 from vault.approvals import approvals
 from vault.approvals.approvals import ToolCall

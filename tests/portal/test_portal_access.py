@@ -10,7 +10,7 @@ import pytest
 
 from server.portal.access.access_saving import UNDO_LIFETIME
 from tests.support.person import Person, forms_of
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import connections, delegations, grants
 from vault.exchange.approval_rules import WRITES
 from vault.records import Client, ClientKind, Connection, Delegation, User

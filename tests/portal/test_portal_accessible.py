@@ -10,9 +10,9 @@ from playwright.async_api import Browser, Page
 
 from tests.conftest import unavailable
 from tests.support.chromium import running_chromium
-from tests.support.foreign import MODULES
+from tests.support.foreign.foreign import MODULES
 from tests.support.harness import PASSWORD
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import connections
 
 pytestmark = [pytest.mark.group("browser"), pytest.mark.timeout(120)]

@@ -20,7 +20,7 @@ from server.portal.agents import PAGE_SIZE
 from server.portal.connections import PAGE_SIZE as CONNECTIONS
 from tests.support.harness import running_vault
 from tests.support.person import forms_of, session_token, without_own_markup
-from tests.support.portal_room import CHAT, Room, query_of, running_room
+from tests.support.rooms.portal_room import CHAT, Room, query_of, running_room
 from tests.support.simulating import family_settings
 from vault import connections, delegations, grants
 from vault.audit import audit

@@ -14,7 +14,7 @@ import pytest
 from server.http import page_texts
 from server.portal.story import Storyteller
 from tests.support.person import Person
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import connections
 from vault.audit import audit
 from vault.records import Client, Connection, Event, User

@@ -19,8 +19,8 @@ from server.portal.approvals.asked_call import asked_call, target_words
 from server.settings import Settings, SettingsRefused
 from tests.mcp.test_approve import link_of, text_of
 from tests.support.harness import PASSWORD
-from tests.support.mcp_room import SLACK, Agent, Room, room
 from tests.support.person import Person
+from tests.support.rooms.mcp_room import SLACK, Agent, Room, room
 from vault import delegations
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.standing_approvals import StandingApproval

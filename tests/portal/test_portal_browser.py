@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from tests.support.doubles.openid_double import running_openid
 from tests.support.harness import PASSWORD, free_socket, serving
-from tests.support.openid_double import running_openid
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import connections, delegations, grants
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.harness import PASSWORD
 from tests.support.person import forms_of, without_own_markup
-from tests.support.portal_room import CHAT, Room, query_of, running_room
+from tests.support.rooms.portal_room import CHAT, Room, query_of, running_room
 from vault import connections, delegations, grants
 from vault.records import ClientKind
 

@@ -13,7 +13,7 @@ from server.sign_in import password
 from server.sign_in.password import cookie_name
 from tests.support.harness import PASSWORD, free_socket, running_vault
 from tests.support.person import Person, forms_of, session_token, without_own_markup
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import connections
 from vault.sign_in import sessions
 

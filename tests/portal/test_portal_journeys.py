@@ -12,7 +12,7 @@ from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, ex
 from tests.portal.test_portal_accessible import violations
 from tests.support.chromium import running_chromium
 from tests.support.harness import PASSWORD
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from tests.support.screenshots import paths_of
 from tests.support.showcase import Showcase, furnish, provider_settings
 from vault import delegations

@@ -10,7 +10,7 @@ import pytest
 
 from server.portal.access.access import agent_path
 from tests.support.person import Form, Person, forms_of
-from tests.support.portal_room import Room, query_of, running_room
+from tests.support.rooms.portal_room import Room, query_of, running_room
 from vault import tool_choices
 from vault.records import Client, User
 

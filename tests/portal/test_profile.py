@@ -11,7 +11,7 @@ import pytest
 from server.connecting.deletion import delete_person
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of, session_cookie, session_token
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import connections, users
 from vault.records import User
 from vault.sign_in import passkeys, sessions

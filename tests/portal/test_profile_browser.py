@@ -12,7 +12,7 @@ from tests.portal.sign_in.test_step_up import question
 from tests.portal.test_portal_accessible import violations
 from tests.support.chromium import running_chromium
 from tests.support.harness import PASSWORD
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import users
 from vault.approvals import approvals
 from vault.records import ApprovalState

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from server.oauth.clients.rules import is_same_software
-from tests.support.portal_room import CHAT, Room, query_of, running_room
+from tests.support.rooms.portal_room import CHAT, Room, query_of, running_room
 from vault import clients, connections, delegations, grants
 from vault.records import Client, ClientKind, Connection, Delegation, User
 

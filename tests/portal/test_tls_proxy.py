@@ -18,7 +18,7 @@ from providers.simulator.person import consent
 from providers.simulator.running import running_simulator
 from tests.support.harness import RunningVault, free_socket, running_vault
 from tests.support.person import Person
-from tests.support.portal_room import query_of
+from tests.support.rooms.portal_room import query_of
 from tests.support.tls import Authority, Through, make_authority, tls_proxy
 
 REDIRECT = "http://127.0.0.1:33418/callback"

@@ -12,10 +12,10 @@ from providers.api.api import UpstreamRefused
 from providers.definitions.catalog import load_catalog
 from providers.tools.declarations import ToolFileRefused, read_tool_file
 from providers.tools.declared import data_tools
+from tests.support.doubles.scripted import Arrival, Reply, json_reply
 from tests.support.harness import running_vault
-from tests.support.mcp_room import Agent, Room
-from tests.support.proxy_room import Proxied, issue
-from tests.support.scripted import Arrival, Reply, json_reply
+from tests.support.rooms.mcp_room import Agent, Room
+from tests.support.rooms.proxy_room import Proxied, issue
 from tests.support.services import running_services
 from tests.support.services.facebook import NOT_MINE, PAGE
 from tests.support.simulating import family_settings

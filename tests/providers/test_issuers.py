@@ -14,10 +14,10 @@ from providers.definitions.issuers import NoMetadata, fetch_metadata, is_same_is
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from server.connecting.provider_authorization import is_issuer_of
-from tests.support.exchange_room import JWT, Caller, ExchangeRoom, refused
-from tests.support.mcp_room import room
-from tests.support.openid_double import OUTAGES, Claims, OpenIDDouble, running_openid
+from tests.support.doubles.openid_double import OUTAGES, Claims, OpenIDDouble, running_openid
 from tests.support.person import Person
+from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, refused
+from tests.support.rooms.mcp_room import room
 from vault import users
 
 AUDIENCE = "api://vault"

@@ -22,7 +22,7 @@ from providers.definitions.model import Provider
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from tests.providers.test_provider_check import MUTATIONS, PUBLIC, changed
-from tests.support.scripted import ScriptedServer, json_reply, scripted_server
+from tests.support.doubles.scripted import ScriptedServer, json_reply, scripted_server
 
 Content = dict[str, Any]
 OWN_API: Content = tomllib.loads("""

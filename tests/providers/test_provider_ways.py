@@ -14,10 +14,10 @@ from providers.simulator.running import Simulator, running_simulator
 from server.app import build_app, open_deployment
 from server.connecting.provider_errors import FIXES, fix_for
 from server.settings import load_settings
-from tests.support import mcp_room
 from tests.support.harness import RunningVault, free_socket, running_vault, serving
 from tests.support.person import Person
-from tests.support.portal_room import Room, query_of
+from tests.support.rooms import mcp_room
+from tests.support.rooms.portal_room import Room, query_of
 from tests.support.simulating import public_slack_settings
 from vault import connections
 from vault.records import Client, Connection, User

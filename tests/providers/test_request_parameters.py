@@ -11,8 +11,8 @@ import pytest_asyncio
 from providers.api.rules import Call, Payload, allows, authority, changes_method, unknown_body
 from providers.definitions.catalog import SHELF, check_file, load_catalog
 from tests.providers.test_providers_catalog import GOOD, written
-from tests.support.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, proxy_room
-from tests.support.scripted import Arrival, Reply, json_reply
+from tests.support.doubles.scripted import Arrival, Reply, json_reply
+from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, proxy_room
 
 CATALOG = load_catalog()
 

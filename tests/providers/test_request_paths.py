@@ -15,7 +15,7 @@ from providers.api.rules import of_path
 from providers.definitions.catalog import load_catalog
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
-from tests.support.mcp_room import room
+from tests.support.rooms.mcp_room import room
 
 RULES = (
     ("/items/{}", "read"),

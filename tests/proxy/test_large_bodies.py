@@ -16,7 +16,7 @@ from server.proxy.large_bodies import LARGE, MOST_EACH
 from server.proxy.wire import ProxyRefused, read_body
 from tests.proxy.test_proxy_answers import Upstream, replying
 from tests.support.harness import free_socket, serving
-from tests.support.proxy_room import Proxied, ProxyRoom, proxy_room
+from tests.support.rooms.proxy_room import Proxied, ProxyRoom, proxy_room
 
 MIB = 1024 * 1024
 FILE = "/repos/o/r/contents/notes.txt"

@@ -17,9 +17,9 @@ from providers.outbound.messages import Crowded, HttpError, NoAnswer, NotReached
 from server.connecting.links import LINKS
 from server.proxy.endpoint import Proxy
 from server.proxy.refusals import of_http
+from tests.support.doubles.scripted import Reply, json_reply
 from tests.support.harness import free_socket, serving
-from tests.support.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
-from tests.support.scripted import Reply, json_reply
+from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
 from vault.audit.audit import list_events
 
 MASK = "*" * len(UPSTREAM_TOKEN)

@@ -10,8 +10,8 @@ import pytest
 from joserfc.jwk import ECKey
 
 from server.oauth.dpop import token_hash
-from tests.support.oauth_world import signed
-from tests.support.proxy_room import ALL, HOUR, POST, READ, Proxied, ProxyRoom, posted, proxy_room
+from tests.support.rooms.oauth_world import signed
+from tests.support.rooms.proxy_room import ALL, HOUR, POST, READ, Proxied, ProxyRoom, posted, proxy_room
 from vault import clients, connections, delegations, grants, users
 
 KEY, OTHER = ECKey.generate_key("P-256"), ECKey.generate_key("P-256")

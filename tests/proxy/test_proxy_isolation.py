@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.support.proxy_room import Proxied, ProxyRoom, proxy_room
+from tests.support.rooms.proxy_room import Proxied, ProxyRoom, proxy_room
 from vault import clients, delegations, grants
 from vault.records import Client, ClientKind, Connection, Principal
 

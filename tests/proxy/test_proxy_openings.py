@@ -9,7 +9,7 @@ import pytest
 
 from server.runtime.recent import KEPT
 from tests.conftest import Store
-from tests.support.proxy_room import ALL, UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
+from tests.support.rooms.proxy_room import ALL, UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
 from vault import connections, delegations, grants, users
 from vault.audit import audit
 from vault.storage.database import text

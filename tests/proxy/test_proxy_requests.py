@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from providers.definitions.catalog import SHELF
-from tests.support.proxy_room import ALL, POST, READ, UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
-from tests.support.scripted import Reply
+from tests.support.doubles.scripted import Reply
+from tests.support.rooms.proxy_room import ALL, POST, READ, UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from mcp_types import CallToolResult, TextContent
 
 from providers.api import rules
 from providers.definitions.catalog import ProviderFileRefused, ProviderOverrides, load_catalog
+from tests.support.doubles.scripted import Reply, json_reply
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
-from tests.support.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
-from tests.support.scripted import Reply, json_reply
+from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
 from vault.audit.audit import list_events
 
 READ, CALL = "any:read", "any:call"

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from server.http.connections import ConnectionLimits
 from tests.support import strict_http, wire_bytes
 from tests.support.harness import free_socket, serving
-from tests.support.proxy_room import proxy_room
+from tests.support.rooms.proxy_room import proxy_room
 
 _EXAMPLES = settings.default.max_examples if settings.default else 100
 PATIENCE = 15.0  # seconds until a connection that does not end counts as a hang

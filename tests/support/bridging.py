@@ -19,9 +19,9 @@ from mcp.client.stdio import StdioServerParameters
 from providers.simulator.person import consent
 from server.bridge.address import remote_vault
 from tests.support.harness import PASSWORD
-from tests.support.mcp_room import Agent
 from tests.support.person import Person
 from tests.support.processes import PROGRAM, ROOT, opened_url
+from tests.support.rooms.mcp_room import Agent
 
 
 @dataclass

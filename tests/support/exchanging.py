@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from tests.conftest import Store
+from tests.support.doubles.upstream_double import UpstreamDouble
 from tests.support.seeded import Seeded, seed
-from tests.support.upstream_double import UpstreamDouble
 from vault import connections, delegations
 from vault.audit.audit import Activity, list_events
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, Vault, exchange

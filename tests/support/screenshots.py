@@ -13,7 +13,7 @@ from playwright.async_api import Browser, Page
 
 from tests.support.chromium import running_chromium
 from tests.support.harness import PASSWORD
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from tests.support.showcase import Showcase, furnish, provider_settings
 
 TARGET: Final = Path(__file__).parents[2] / "docs" / "screenshots"

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
-from tests.support.portal_room import Room
+from tests.support.rooms.portal_room import Room
 from vault import connections, delegations, grants
 from vault.approvals import approvals
 from vault.approvals.approvals import ToolCall

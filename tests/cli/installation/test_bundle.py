@@ -16,7 +16,7 @@ from uv import find_uv_bin
 
 from tests.generating.bundle import SANDBOX_PORT, build
 from tests.support.documented import ROOT
-from tests.support.foreign import FOLDER, MODULES, environment, node
+from tests.support.foreign.foreign import FOLDER, MODULES, environment, node
 from tests.support.processes import free_port
 from tests.support.starting import data_directory, listed
 

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from server.cli import app
 from tests.journeys.foreign.test_foreign_inspector import Inspector, settings_file
 from tests.journeys.foreign.test_foreign_remote import proxied
-from tests.support.foreign import MODULES, newcomer, node, open_screen
-from tests.support.mcp_room import Room, room
+from tests.support.foreign.foreign import MODULES, newcomer, node, open_screen
+from tests.support.rooms.mcp_room import Room, room
 
 pytestmark = pytest.mark.group("node")
 

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from tests.support.foreign_place import BOTH, Place, Service, open_place
+from tests.support.foreign.foreign_place import BOTH, Place, Service, open_place
 from tests.support.person import Person
 from vault import connections
 from vault.records import ConnectionState, Narrowing
@@ -62,8 +62,8 @@ async def agree(there: Person, page: httpx2.Response) -> httpx2.Response:
     return await there.submit(page, button=("allow", "Authorize"))
 
 
-DJANGO = Service("support/django_server.py", FILE, agree)
-CARELESS = Service("support/django_server.py", FILE.replace("destructive = true", ""), agree)
+DJANGO = Service("support/foreign/django_server.py", FILE, agree)
+CARELESS = Service("support/foreign/django_server.py", FILE.replace("destructive = true", ""), agree)
 
 
 @pytest_asyncio.fixture

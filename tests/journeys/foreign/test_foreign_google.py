@@ -22,11 +22,11 @@ from googleapiclient.discovery import build
 from googleapiclient.errors import HttpError
 from googleapiclient.http import MediaInMemoryUpload, MediaIoBaseDownload, build_http
 
+from tests.support.doubles.scripted import Arrival, Reply, json_reply
 from tests.support.harness import free_socket
-from tests.support.mcp_room import Room
-from tests.support.mcp_room import room as open_room
-from tests.support.proxy_room import HOUR, Proxied, ProxyRoom, issue, proxy_room
-from tests.support.scripted import Arrival, Reply, json_reply
+from tests.support.rooms.mcp_room import Room
+from tests.support.rooms.mcp_room import room as open_room
+from tests.support.rooms.proxy_room import HOUR, Proxied, ProxyRoom, issue, proxy_room
 from tests.support.tls import Authority, make_authority, tls_proxy
 
 AUTH = "https://www.googleapis.com/auth/"

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.support.foreign import newcomer
+from tests.support.foreign.foreign import newcomer
 from tests.support.harness import RunningVault, running_vault
 
 REDIRECT = "http://127.0.0.1:33418/callback"

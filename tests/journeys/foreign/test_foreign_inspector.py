@@ -14,10 +14,10 @@ import pytest_asyncio
 
 from server.mcp.elicitation import META_KEY
 from tests.support.bridging import Machine, connect, in_the_browser
-from tests.support.foreign import MODULES, Message, Ran, Somebody, newcomer, node, open_screen, run
+from tests.support.foreign.foreign import MODULES, Message, Ran, Somebody, newcomer, node, open_screen, run
 from tests.support.harness import free_socket
-from tests.support.mcp_room import Room, room
 from tests.support.person import Person
+from tests.support.rooms.mcp_room import Room, room
 
 pytestmark = pytest.mark.group("node")
 

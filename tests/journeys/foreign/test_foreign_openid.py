@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.foreign import driving, newcomer, node
+from tests.support.foreign.foreign import driving, newcomer, node
 from tests.support.harness import running_vault
 from vault import users
 from vault.audit import audit

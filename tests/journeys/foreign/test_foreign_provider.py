@@ -17,7 +17,7 @@ import pytest_asyncio
 from server.app import open_deployment
 from tests.chaos.nursery import open_nursery
 from tests.conftest import Store
-from tests.support.foreign_place import BOTH, Place, Service, open_place
+from tests.support.foreign.foreign_place import BOTH, Place, Service, open_place
 from tests.support.person import Person
 from vault import connections
 from vault.records import ConnectionState, Narrowing

@@ -14,9 +14,9 @@ from googleapiclient.errors import HttpError
 from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError
 
-from tests.support.foreign import FOLDER, node
-from tests.support.foreign import run as run_program
-from tests.support.proxy_room import Proxied, ProxyRoom, proxy_room
+from tests.support.foreign.foreign import FOLDER, node
+from tests.support.foreign.foreign import run as run_program
+from tests.support.rooms.proxy_room import Proxied, ProxyRoom, proxy_room
 from vault.handles import PREFIX
 
 SCOPES = {

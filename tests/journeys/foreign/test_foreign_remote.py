@@ -13,8 +13,8 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult, TextContent
 
 from server.mcp.elicitation import META_KEY
-from tests.support.foreign import MODULES, Screen, Somebody, environment, newcomer, node, open_screen
-from tests.support.mcp_room import Room, room
+from tests.support.foreign.foreign import MODULES, Screen, Somebody, environment, newcomer, node, open_screen
+from tests.support.rooms.mcp_room import Room, room
 
 pytestmark = pytest.mark.group("node")
 

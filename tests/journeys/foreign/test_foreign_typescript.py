@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.support.foreign import Driver, Message, Somebody, driving, newcomer, node
-from tests.support.mcp_room import Room, room
+from tests.support.foreign.foreign import Driver, Message, Somebody, driving, newcomer, node
+from tests.support.rooms.mcp_room import Room, room
 from vault import clients
 
 pytestmark = pytest.mark.group("node")

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from server.cli import app
 from tests.conftest import unavailable
 from tests.journeys.foreign.test_foreign_inspector import settings_file
-from tests.support.foreign import run
-from tests.support.mcp_room import Agent, Room, room
+from tests.support.foreign.foreign import run
+from tests.support.rooms.mcp_room import Agent, Room, room
 
 SDKS = Path(__file__).parents[3] / ".venv" / "sdks"
 ENVIRONMENTS = {"langgraph": "mcp-1", "openai-agents": "mcp-2", "pydantic-ai": "mcp-2"}

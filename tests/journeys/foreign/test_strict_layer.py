@@ -11,8 +11,8 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from tests.support.emulated import AUTH, FACES, HOUR, NAMES, Emulated, open_emulated
-from tests.support.strict_layer import App, challenge_of
+from tests.support.foreign.emulated import AUTH, FACES, HOUR, NAMES, Emulated, open_emulated
+from tests.support.foreign.strict_layer import App, challenge_of
 
 pytestmark = pytest.mark.group("node")
 

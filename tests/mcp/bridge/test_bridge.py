@@ -17,8 +17,8 @@ from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult, Text
 from server.app import build_app, open_deployment
 from tests.support.bridging import Machine, by_code, connect, in_the_browser
 from tests.support.harness import PASSWORD, free_socket, running_vault, serving
-from tests.support.mcp_room import INITIALIZE, Agent, Room, room
 from tests.support.person import Person
+from tests.support.rooms.mcp_room import INITIALIZE, Agent, Room, room
 from tests.support.simulating import wait_until_held
 from vault import clients, grants
 from vault.audit import audit
@@ -149,7 +149,10 @@ async def test_a_person_who_refuses_is_not_asked_again_at_once(person: Person, m
 
 async def test_a_keyring_is_used_where_there_is_one(person: Person, machine: Machine) -> None:
     entries = machine.data.parent / "keyring"
-    machine.extra |= {"PYTHON_KEYRING_BACKEND": "tests.support.keyring_double.Keyring", "KEYRING_DOUBLE": str(entries)}
+    machine.extra |= {
+        "PYTHON_KEYRING_BACKEND": "tests.support.doubles.keyring_double.Keyring",
+        "KEYRING_DOUBLE": str(entries),
+    }
     await signed_in(machine, person)
     assert list(json.loads(entries.read_text())) == [
         f"token-vault/{machine.url} {machine.agent}",
@@ -164,7 +167,10 @@ async def test_a_keyring_is_used_where_there_is_one(person: Person, machine: Mac
 
 async def test_a_keyring_that_takes_nothing_leaves_it_to_the_file(person: Person, machine: Machine) -> None:
     entries = machine.data.parent / "keyring"
-    machine.extra |= {"PYTHON_KEYRING_BACKEND": "tests.support.keyring_double.Refusing", "KEYRING_DOUBLE": str(entries)}
+    machine.extra |= {
+        "PYTHON_KEYRING_BACKEND": "tests.support.doubles.keyring_double.Refusing",
+        "KEYRING_DOUBLE": str(entries),
+    }
     await signed_in(machine, person)
     assert machine.stored()["refresh_token"]
     async with machine.client() as client:

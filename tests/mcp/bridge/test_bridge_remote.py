@@ -19,7 +19,7 @@ from server.bridge.refusals import RemoteUnreachable
 from server.bridge.remote import RemoteClient
 from server.bridge.sign_in import SignInFlow, Way
 from tests.support.bridging import Machine
-from tests.support.scripted import Arrival, Reply, json_reply, scripted_server
+from tests.support.doubles.scripted import Arrival, Reply, json_reply, scripted_server
 
 OK = json_reply({"jsonrpc": "2.0", "id": 1, "result": {}})
 

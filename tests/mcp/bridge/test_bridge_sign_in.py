@@ -21,7 +21,7 @@ from server.bridge.credentials import Credentials, FileStore, one_at_a_time
 from server.bridge.refusals import BridgeRefused, GrantOver, RemoteUnreachable
 from tests.support.bridging import decide
 from tests.support.harness import RunningVault, free_socket, running_vault, serving
-from tests.support.oauth_world import claims_of
+from tests.support.rooms.oauth_world import claims_of
 from vault.refusals import KeyUnavailable
 
 

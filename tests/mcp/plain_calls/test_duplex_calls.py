@@ -18,7 +18,7 @@ from server.mcp import duplex, event_stream, fast_path
 from server.mcp.sdk_calls import build_server, open_vault
 from server.mcp.sdk_server import PRINCIPAL, OpenVault
 from server.runtime.sdk_pipe import SdkLines, SdkOutput
-from tests.support.mcp_room import SLACK, Agent, Room, modern, room
+from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, room
 from tests.support.simulating import wait_until_held
 
 HELD = "slack.api.conversations.list"

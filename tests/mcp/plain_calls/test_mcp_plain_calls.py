@@ -18,7 +18,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, TextContent
 
 from server.mcp import fast_path
-from tests.support.mcp_room import ACCEPT, SLACK, Agent, Room, modern, modern_headers, room
+from tests.support.rooms.mcp_room import ACCEPT, SLACK, Agent, Room, modern, modern_headers, room
 
 LEFT_TO_SDK = {"mcp-param-none": "1"}
 META = "io.modelcontextprotocol/"

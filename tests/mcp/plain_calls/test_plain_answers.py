@@ -12,7 +12,7 @@ import pytest
 
 from server.mcp import fast_path, sessions
 from tests.mcp.plain_calls.test_mcp_plain_calls import LEFT_TO_SDK, comparable, events, without_date
-from tests.support.mcp_room import ACCEPT, SLACK, Agent, Room, modern, modern_headers, room
+from tests.support.rooms.mcp_room import ACCEPT, SLACK, Agent, Room, modern, modern_headers, room
 from tests.support.simulating import wait_until_held
 from vault import grants
 from vault.audit import audit

@@ -35,7 +35,7 @@ from starlette.types import Message
 
 from server.mcp import fast_path
 from server.mcp.fast_path import PlainCall, trace_of
-from tests.support.mcp_room import ACCEPT, LEGACY, MODERN
+from tests.support.rooms.mcp_room import ACCEPT, LEGACY, MODERN
 
 META = "io.modelcontextprotocol/"
 MANY = settings(

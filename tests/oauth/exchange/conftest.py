@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator
 import httpx2
 import pytest
 
-from tests.support.exchange_room import ExchangeRoom
-from tests.support.mcp_room import room
+from tests.support.rooms.exchange_room import ExchangeRoom
+from tests.support.rooms.mcp_room import room
 from vault import users
 
 

@@ -10,7 +10,7 @@ import pytest
 from providers.definitions.catalog import load_catalog
 from server.oauth.exchange import targets
 from server.oauth.rules import TOKEN_EXCHANGE
-from tests.support.exchange_room import ACCESS, EVENTS, JWT, READONLY, REFRESH, ExchangeRoom, refused
+from tests.support.rooms.exchange_room import ACCESS, EVENTS, JWT, READONLY, REFRESH, ExchangeRoom, refused
 from vault import handles
 
 # What is answered

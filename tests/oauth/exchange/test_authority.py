@@ -13,8 +13,8 @@ from providers.simulator.running import running_simulator
 from server.connecting.links import LINKS
 from server.oauth.exchange import targets
 from server.oauth.rules import OAuthError
-from tests.support.exchange_room import ExchangeRoom, refused
-from tests.support.mcp_room import SLACK, room
+from tests.support.rooms.exchange_room import ExchangeRoom, refused
+from tests.support.rooms.mcp_room import SLACK, room
 
 
 @pytest.mark.requirement("S-112")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.exchange_room import ACCESS, API, JWT, REFRESH, ExchangeRoom, refused
-from tests.support.oauth_world import claims_of
+from tests.support.rooms.exchange_room import ACCESS, API, JWT, REFRESH, ExchangeRoom, refused
+from tests.support.rooms.oauth_world import claims_of
 from vault import grants
 
 # On behalf of: our own audiences

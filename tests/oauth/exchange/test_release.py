@@ -13,8 +13,8 @@ from providers.simulator.running import running_simulator
 from server.oauth.dpop import token_hash
 from tests.oauth.rfcs.test_rfc9449 import KEY, OTHER
 from tests.oauth.rfcs.test_rfc9449 import proof as proof_for
-from tests.support.exchange_room import ACCESS, API, JWT, READONLY, REFRESH, ExchangeRoom, refused
-from tests.support.mcp_room import SLACK, room
+from tests.support.rooms.exchange_room import ACCESS, API, JWT, READONLY, REFRESH, ExchangeRoom, refused
+from tests.support.rooms.mcp_room import SLACK, room
 from tests.support.simulating import family_settings
 from vault import connections, delegations, handles
 from vault.records import ClientKind

@@ -14,11 +14,11 @@ from urllib.parse import quote
 import httpx2
 import pytest
 
-from tests.support.oauth_world import REDIRECT, SCOPE, World, claims_of, error_of, pkce, vault_with
+from tests.support.rooms.oauth_world import REDIRECT, SCOPE, World, claims_of, error_of, pkce, vault_with
 from vault import grants, users
 from vault.keys import passwords
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 
 async def test_an_honest_client_gets_tokens(world: World) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.oauth_world import World, error_of
+from tests.support.rooms.oauth_world import World, error_of
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 
 @pytest.mark.requirement("S-084")

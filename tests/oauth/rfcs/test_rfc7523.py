@@ -8,9 +8,9 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey, RSAKey
 
-from tests.support.oauth_world import Code, World, b64, error_of, signed
+from tests.support.rooms.oauth_world import Code, World, b64, error_of, signed
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 KEY = RSAKey.generate_key(2048, parameters={"kid": "first"})
 CURVE = ECKey.generate_key("P-256", parameters={"kid": "second"})

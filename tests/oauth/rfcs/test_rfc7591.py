@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.support.oauth_world import GENEROUS, REDIRECT, World, b64, error_of, vault_with
+from tests.support.rooms.oauth_world import GENEROUS, REDIRECT, World, b64, error_of, vault_with
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 GOOD: dict[str, object] = {"client_name": "Agent", "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none"}
 

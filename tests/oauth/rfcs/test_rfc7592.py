@@ -5,9 +5,9 @@ from __future__ import annotations
 import httpx2
 import pytest
 
-from tests.support.oauth_world import REDIRECT, WEB, World, error_of
+from tests.support.rooms.oauth_world import REDIRECT, WEB, World, error_of
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 
 def bearer(client: dict[str, object]) -> dict[str, str]:

@@ -6,11 +6,11 @@ import httpx2
 import pytest
 
 from server.oauth.clients.authentication import secret_hash
-from tests.support.oauth_world import World, error_of
+from tests.support.rooms.oauth_world import World, error_of
 from vault import apis, clients
 from vault.records import Client, ClientKind
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 
 async def confidential(world: World) -> tuple[str, str]:

@@ -14,11 +14,11 @@ from server.oauth import tokens
 from server.oauth.clients.rules import DEVICE_GRANT
 from server.oauth.rules import TOKEN_EXCHANGE
 from server.signatures import jose
-from tests.support.oauth_world import World, b64, claims_of, header_of, vault_with
+from tests.support.rooms.oauth_world import World, b64, claims_of, header_of, vault_with
 from vault.keys.key_ring import KeyRing
 from vault.keys.sources import key_source
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 DOCUMENTS = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
 

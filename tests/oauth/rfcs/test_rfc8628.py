@@ -13,8 +13,8 @@ import pytest
 from server.oauth.clients.rules import DEVICE_GRANT
 from server.oauth.device import INTERVAL
 from tests.support.harness import PASSWORD, RunningVault
-from tests.support.oauth_world import GENEROUS, World, claims_of, error_of, vault_with
 from tests.support.person import Person, session_token
+from tests.support.rooms.oauth_world import GENEROUS, World, claims_of, error_of, vault_with
 from vault import tickets
 from vault.records import TicketPurpose
 from vault.sign_in import sessions

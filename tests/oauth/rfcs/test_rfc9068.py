@@ -16,10 +16,10 @@ from joserfc.jwk import ECKey, RSAKey
 
 from server.oauth import tokens
 from tests.support.harness import PASSWORD
-from tests.support.oauth_world import World, b64, claims_of, header_of, signed, vault_with
 from tests.support.person import session_token
+from tests.support.rooms.oauth_world import World, b64, claims_of, header_of, signed, vault_with
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 
 async def forge(world: World, token: str) -> None:

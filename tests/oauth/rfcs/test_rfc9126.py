@@ -8,9 +8,9 @@ import httpx2
 import pytest
 
 from tests.oauth.rfcs.test_rfc9449 import KEY, OTHER, proof
-from tests.support.oauth_world import REDIRECT, SCOPE, Code, World, error_of, pkce, query_of, vault_with
+from tests.support.rooms.oauth_world import REDIRECT, SCOPE, Code, World, error_of, pkce, query_of, vault_with
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 
 def request_of(world: World, client_id: str, challenge: str, **changes: str | None) -> dict[str, str]:

@@ -11,10 +11,10 @@ from joserfc.jwk import ECKey, RSAKey
 
 from server.oauth import tokens
 from server.oauth.dpop import token_hash
-from tests.support.oauth_world import World, b64, claims_of, error_of, signed, vault_with
+from tests.support.rooms.oauth_world import World, b64, claims_of, error_of, signed, vault_with
 from vault import grants
 
-pytest_plugins = ["tests.support.oauth_fixtures"]
+pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 KEY = ECKey.generate_key("P-256")
 OTHER = ECKey.generate_key("P-256")

@@ -10,7 +10,7 @@ from playwright.async_api import Browser, BrowserContext, Page, expect
 from tests.portal.test_portal_accessible import violations
 from tests.support.chromium import running_chromium
 from tests.support.harness import PASSWORD
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault.audit import audit
 from vault.records import Event
 

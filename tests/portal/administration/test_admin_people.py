@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import connections, users
 from vault.records import User
 from vault.storage.database import Database

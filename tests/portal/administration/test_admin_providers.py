@@ -19,7 +19,7 @@ from server.settings import load_settings
 from tests.conftest import Store
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import registrations, users
 from vault.refusals import CiphertextRejected
 from vault.registrations import EnteredRegistration

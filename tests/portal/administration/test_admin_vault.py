@@ -13,7 +13,7 @@ import pytest
 from server.lifecycle.maintenance import upkeep
 from server.portal.administration.effective_settings import effective_settings
 from server.settings import load_settings
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import clients, grants
 from vault.audit import audit
 from vault.records import Client, ClientKind, Event

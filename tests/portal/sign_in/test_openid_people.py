@@ -12,10 +12,10 @@ from server.settings import OpenIDSettings
 from server.sign_in import password
 from server.sign_in.openid import Claims as OpenIDClaims
 from server.sign_in.openid import is_of_domain
-from tests.support.openid_double import Claims, OpenIDDouble
-from tests.support.openid_room import begin, provider, room, shared, sign_in, user_of, whoami
+from tests.support.doubles.openid_double import Claims, OpenIDDouble
 from tests.support.person import Person
-from tests.support.portal_room import Room, query_of, running_room
+from tests.support.rooms.openid_room import begin, provider, room, shared, sign_in, user_of, whoami
+from tests.support.rooms.portal_room import Room, query_of, running_room
 from vault import users
 
 __all__ = ["provider", "room", "shared"]  # fixtures

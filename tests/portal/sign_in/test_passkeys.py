@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from server.sign_in import passkeys as ceremonies
 from server.sign_in.devices import describe_browser
 from server.sign_in.passkeys import MALFORMED, PasskeyRefused, encode, read_answer
-from tests.support.authenticator import ALL, FLAG, Authenticator, decode
+from tests.support.doubles.authenticator import ALL, FLAG, Authenticator, decode
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, session_cookie, session_token
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import users
 from vault.records import Session, User
 from vault.sign_in import passkeys, sessions

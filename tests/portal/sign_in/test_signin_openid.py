@@ -12,11 +12,11 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from server.settings import OpenIDSettings
-from tests.support.oauth_world import claims_of, signed
-from tests.support.openid_double import CLIENT_ID, Claims, OpenIDDouble
-from tests.support.openid_room import begin, callback_of, provider, room, shared, sign_in, user_of, whoami
+from tests.support.doubles.openid_double import CLIENT_ID, Claims, OpenIDDouble
 from tests.support.person import Person, without_own_markup
-from tests.support.portal_room import Room, query_of, running_room
+from tests.support.rooms.oauth_world import claims_of, signed
+from tests.support.rooms.openid_room import begin, callback_of, provider, room, shared, sign_in, user_of, whoami
+from tests.support.rooms.portal_room import Room, query_of, running_room
 
 __all__ = ["provider", "room", "shared"]  # fixtures
 

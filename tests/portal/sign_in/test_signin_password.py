@@ -16,7 +16,7 @@ from server.app import build_app, open_deployment
 from server.sign_in import password as signin
 from tests.support.harness import PASSWORD, free_socket, serving
 from tests.support.person import Person, forms_of, session_cookie
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import grants, users
 
 QUARTER = 900

@@ -17,10 +17,10 @@ from server.connecting.provider_authorization import ConsentRequest
 from server.sign_in import password as signin
 from server.sign_in.step_up import StepUpRequired
 from tests.portal.sign_in.test_passkeys import Holder, answered, holder, options_of
+from tests.support.doubles.openid_double import OpenIDDouble, running_openid
 from tests.support.harness import PASSWORD
-from tests.support.openid_double import OpenIDDouble, running_openid
 from tests.support.person import Person, session_token
-from tests.support.portal_room import Room, query_of, running_room
+from tests.support.rooms.portal_room import Room, query_of, running_room
 from vault import connections
 from vault.approvals import approvals
 from vault.approvals.approvals import Approval, ToolCall

@@ -20,7 +20,7 @@ from providers.simulator.app import GOOGLE_APIS
 from providers.simulator.google import drives
 from providers.simulator.google.caller import Method
 from tests.generating import github
-from tests.support import official
+from tests.support.foreign import official
 from tests.support.services import running_services
 from tests.support.simulating import CLIENT, REDIRECT, GoogleApp, parameters
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from providers.api.api import UpstreamRefused
 from providers.tools.google_free_time import FreeInput, gaps, windows
-from tests.support.scripted import Reply, json_reply
+from tests.support.doubles.scripted import Reply, json_reply
 from tests.support.tool_bench import TOOLS, Bench, open_bench
 
 

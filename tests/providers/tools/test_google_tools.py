@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from providers.api.api import RateLimited, UpstreamRefused
 from providers.tools.mail_text import readable
-from tests.support.scripted import Arrival, Reply, json_reply
+from tests.support.doubles.scripted import Arrival, Reply, json_reply
 from tests.support.tool_bench import Bench, open_bench
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import Store
+from tests.support.doubles.upstream_double import INVALID_CLIENT, LOST_ANSWER, Fault
 from tests.support.exchanging import DRIVE, GOOGLE_SCOPES, READ, SLACK_SCOPES, WRITE, Room, google, open_room
-from tests.support.upstream_double import INVALID_CLIENT, LOST_ANSWER, Fault
 from vault import clients, connections, delegations, grants, users
 from vault.exchange.exchange import exchange
 from vault.records import Narrowing

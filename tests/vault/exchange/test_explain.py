@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import Store
+from tests.support.doubles.upstream_double import Fault
 from tests.support.exchanging import Room, open_room, principal_of
-from tests.support.upstream_double import Fault
 from vault import clients, connections, delegations, grants, users
 from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.exchange.explain import ExchangeQuestion, ExchangeStep, Explanation, explain

@@ -17,7 +17,7 @@ from providers.oauth.client import OAuthUpstream
 from providers.simulator import Simulator, running_simulator
 from tests.conftest import Store
 from tests.support.exchanging import principal_of
-from tests.support.narrowing_room import BY_NAME, Family, Place, place_for, scopes
+from tests.support.rooms.narrowing_room import BY_NAME, Family, Place, place_for, scopes
 from tests.support.simulating import wait_until_held
 from vault import connections
 from vault.exchange.exchange import ExchangeRequest, exchange

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import Store
+from tests.support.doubles.upstream_double import Fault
 from tests.support.exchanging import SLACK_SCOPES, Room, open_room
 from tests.support.seeded import seed
-from tests.support.upstream_double import Fault
 from vault import connections
 from vault.connections import find, get_connection, list_connections
 from vault.records import Connection, ConnectionState

@@ -17,7 +17,7 @@ from server.app import open_deployment
 from tests.conftest import Store
 from tests.support.harness import running_vault
 from tests.support.person import Person
-from tests.support.portal_room import CHAT, Room
+from tests.support.rooms.portal_room import CHAT, Room
 from tests.vault.storage.test_storage_faults import become
 from vault import connections, delegations, users
 from vault.backup import quarantine

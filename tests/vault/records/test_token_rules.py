@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.token_model import AWAY, GRACE, HOME, Budget, Model
+from tests.support.models.token_model import AWAY, GRACE, HOME, Budget, Model
 from vault.records import RefreshToken
 from vault.tokens.token_rules import Family, RepeatVerdict, TokenRepeat, judge, judge_use
 

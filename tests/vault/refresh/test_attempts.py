@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import Store
+from tests.support.doubles.upstream_double import LOST_REQUEST
 from tests.support.exchanging import Room, open_room, second_process
-from tests.support.upstream_double import LOST_REQUEST
 from vault.records import Connection
 from vault.refresh import attempts, leases, rotation, takeover
 from vault.refresh.recovery import take_up, watch

@@ -8,8 +8,8 @@ from contextlib import suppress
 import pytest
 
 from tests.conftest import Store
+from tests.support.doubles.upstream_double import LOST_ANSWER
 from tests.support.exchanging import WAIT, Room, open_room, second_process, shown
-from tests.support.upstream_double import LOST_ANSWER
 from vault.records import Connection
 from vault.refresh import leases
 from vault.refresh.rotation import refresh

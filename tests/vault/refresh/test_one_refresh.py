@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import Store
+from tests.support.doubles.upstream_double import UNREACHABLE
 from tests.support.exchanging import READ, WAIT, Room, herd, open_room, second_process
-from tests.support.upstream_double import UNREACHABLE
 from vault.refresh import leases
 from vault.refresh.concurrency import RefreshTasks, TokenWish
 from vault.upstream import RotationMode

@@ -17,8 +17,8 @@ from server.deployment import Deployment
 from server.lifecycle import maintenance
 from server.settings import load_settings
 from tests.conftest import Store
+from tests.support.doubles.upstream_double import LOST_ANSWER, LOST_REQUEST
 from tests.support.exchanging import Room, open_room, second_process
-from tests.support.upstream_double import LOST_ANSWER, LOST_REQUEST
 from vault.records import Connection, ConnectionState
 from vault.refresh import leases
 from vault.refresh.recovery import take_up

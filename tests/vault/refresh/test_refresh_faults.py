@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from providers.oauth import client
-from tests.support.mcp_room import Room, room
+from tests.support.rooms.mcp_room import Room, room
 from vault.exchange.exchange import ExchangeRequest, Vault, exchange
 from vault.refresh.concurrency import RefreshTasks
 from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.support.exploring import Seen, SeenWhole, explore
-from tests.support.refresh_model import PROVIDERS, Budget, Provider, Rules
+from tests.support.models.exploring import Seen, SeenWhole, explore
+from tests.support.models.refresh_model import PROVIDERS, Budget, Provider, Rules
 from vault.refresh import rules as rotation_rules
 from vault.refresh.rules import SendDecision, Unresolved, may_send
 from vault.upstream import UpstreamPolicy

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from tests.support.doubles.upstream_double import BUSY, INVALID_CLIENT, LOST_REQUEST, UNREACHABLE, Fault
 from tests.support.exchanging import WAIT, Room, shown
-from tests.support.upstream_double import BUSY, INVALID_CLIENT, LOST_REQUEST, UNREACHABLE, Fault
 from vault import connections
 from vault.connections import list_connections
 from vault.refresh import leases

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.refresh_model import PROVIDERS, Budget, Provider
-from tests.support.rollback_model import RollbackRules, explore
+from tests.support.models.refresh_model import PROVIDERS, Budget, Provider
+from tests.support.models.rollback_model import RollbackRules, explore
 
 BUDGETS = (
     Budget(kills=1, pauses=0, losses=0, failures=0, claims=3),

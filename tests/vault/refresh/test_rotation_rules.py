@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import open_room, second_process
-from tests.support.refresh_model import Rules
+from tests.support.models.refresh_model import Rules
 from tests.vault.refresh.test_refresh_model import BROKEN
 from vault.refresh import leases, rotation, rules, takeover
 from vault.refresh.accounts import Wanted, read_accounts

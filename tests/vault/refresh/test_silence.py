@@ -8,8 +8,8 @@ import itertools
 import pytest
 
 from tests.conftest import Store
+from tests.support.doubles.upstream_double import LOST_ANSWER, LOST_REQUEST, UNREACHABLE, Fault
 from tests.support.exchanging import Room, open_room, second_process, shown
-from tests.support.upstream_double import LOST_ANSWER, LOST_REQUEST, UNREACHABLE, Fault
 from vault.records import Connection
 from vault.refresh import breakers, leases
 from vault.refresh.recovery import take_up

@@ -33,9 +33,9 @@ from tests.chaos.nursery import Mortal
 from tests.chaos.remote import write_outcome
 from tests.chaos.world import ROOT, environment
 from tests.conftest import KeySettings, PostgresCluster, Store
+from tests.support.doubles.upstream_double import BUSY, INVALID_CLIENT, LOST_ANSWER, LOST_REQUEST, UNREACHABLE, Fault
 from tests.support.exchanging import Room, google, open_room, second_process, slack
 from tests.support.seeded import let_in_again
-from tests.support.upstream_double import BUSY, INVALID_CLIENT, LOST_ANSWER, LOST_REQUEST, UNREACHABLE, Fault
 from vault.backup import backups
 from vault.backup.backups import Backup
 from vault.keys.sources import key_source

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import KeySettings, Store
+from tests.support.doubles.upstream_double import UpstreamDouble
 from tests.support.exchanging import Room, google, open_room, second_process, slack
 from tests.support.seeded import let_in_again
-from tests.support.upstream_double import UpstreamDouble
 from vault import connections
 from vault.approvals import approvals
 from vault.audit.audit import list_events, verify

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from operator import ge
 from typing import NamedTuple
 
-from tests.support.refresh_model import OLD, REFUSED, SMALL, THIN, YOUNG, Budget, Model, Provider, Rules, State
+from tests.support.models.refresh_model import OLD, REFUSED, SMALL, THIN, YOUNG, Budget, Model, Provider, Rules, State
 
 
 @dataclass

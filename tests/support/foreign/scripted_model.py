@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tests.support.harness import serving
-from tests.support.oauth_world import listening_socket
+from tests.support.rooms.oauth_world import listening_socket
 
 
 @dataclass(frozen=True)

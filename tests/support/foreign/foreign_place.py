@@ -14,7 +14,7 @@ from server.connecting.links import connect_link
 from server.deployment import Deployment
 from server.oauth import tokens
 from tests.conftest import Store
-from tests.support.foreign import Driver, Somebody, driving, newcomer
+from tests.support.foreign.foreign import Driver, Somebody, driving, newcomer
 from tests.support.harness import RunningVault, free_socket, running_vault
 from tests.support.person import Person
 from vault import connections

@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator
 import httpx2
 import pytest
 
-from tests.support.openid_double import OpenIDDouble, running_openid
+from tests.support.doubles.openid_double import OpenIDDouble, running_openid
 from tests.support.person import Person
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import users
 from vault.records import User
 

@@ -13,9 +13,9 @@ import httpx2
 
 from providers.definitions.catalog import load_catalog
 from providers.simulator.running import running_simulator
+from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.harness import RunningVault, running_vault
-from tests.support.mcp_room import Agent, Room
-from tests.support.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
+from tests.support.rooms.mcp_room import Agent, Room
 from vault import connections, handles
 from vault.audit import audit
 from vault.records import Connection, Event

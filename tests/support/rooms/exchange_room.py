@@ -12,9 +12,9 @@ from joserfc.jwk import ECKey
 from server.oauth import tokens
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.rules import TOKEN_EXCHANGE
-from tests.support.mcp_room import SLACK, Agent, Room
-from tests.support.oauth_world import signed
 from tests.support.peeking import get_grant
+from tests.support.rooms.mcp_room import SLACK, Agent, Room
+from tests.support.rooms.oauth_world import signed
 from vault import apis, clients, grants, users
 from vault.audit import audit
 from vault.records import Client, ClientKind, Connection, Event, Principal, User, new_id

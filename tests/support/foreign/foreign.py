@@ -24,7 +24,7 @@ from tests.conftest import unavailable
 from tests.support.harness import PASSWORD, RunningVault
 from tests.support.person import Person
 
-FOLDER = Path(__file__).parent.parent / "node"
+FOLDER = Path(__file__).parents[2] / "node"
 MODULES = FOLDER / "node_modules"
 Message = dict[str, Any]  # JSON of foreign programs; what a test says of it is checked by its assertions
 PATIENCE = 30.0  # seconds for one answer of a foreign program

@@ -24,10 +24,10 @@ from starlette.datastructures import Headers
 
 from server.oauth import tokens
 from tests.generating import google
-from tests.support.foreign import Somebody, driving, newcomer
+from tests.support.foreign.foreign import Somebody, driving, newcomer
+from tests.support.foreign.strict_layer import App, Face, StrictLayer
 from tests.support.harness import RunningVault, free_socket, running_vault, serving
 from tests.support.person import Person
-from tests.support.strict_layer import App, Face, StrictLayer
 from vault import connections
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Connection, Principal

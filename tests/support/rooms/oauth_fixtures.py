@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.harness import PASSWORD
-from tests.support.oauth_world import GENEROUS, World, vault_with
+from tests.support.rooms.oauth_world import GENEROUS, World, vault_with
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""Models that visit every interleaving, with the rules that the product uses."""
