@@ -256,7 +256,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
         edge.call_directly(routes)
         pages = Starlette(
             routes=[*routes, *server.portal.routes(deployment)],
-            exception_handlers=dict.fromkeys(FAILURES, answer_failure),
+            exception_handlers=dict.fromkeys((*FAILURES, 500), answer_failure),
         )
         pages.router.redirect_slashes = False
         return pages
@@ -277,7 +277,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
 
 
 async def _answer_failure(request: Request, error: Exception) -> Response:
-    from server.http.pages import answer_failure  # with all that pages need, for a transport's rare failure
+    from server.http.pages import answer_failure  # with all that pages need, for a rare request
 
     return await answer_failure(request, error)
 

@@ -73,6 +73,20 @@ def json_answer(
     return WholeAnswer(status, [JSON, *SECRET, *raw(headers or {})], to_json(dict(content)))
 
 
+def message_error(
+    status: int,
+    code: int,
+    message: str,
+    *,
+    identity: str | int | None = None,
+    data: Mapping[str, object] | None = None,
+    headers: Headers = (),
+) -> WholeAnswer:
+    """A JSON-RPC error (JSON-RPC 2.0 §5), without the id of a request that was not read."""
+    error = {"code": code, "message": message, **({} if data is None else {"data": data})}
+    return WholeAnswer(status, [JSON, *headers], to_json({"jsonrpc": "2.0", "id": identity, "error": error}))
+
+
 def text_answer(text: str, status: int, headers: Headers = ()) -> WholeAnswer:
     """A plain sentence as the answer."""
     return WholeAnswer(status, [TEXT, *SANDBOXED, *headers], text.encode())

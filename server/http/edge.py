@@ -8,14 +8,13 @@ a process still has to finish.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Final
 
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http import cors, guards
+from server.http import cors, failures, guards
 from server.http.answers import with_headers
 from server.http.draining import CallInFlight, Drain, EndableStream, is_stream_request
 from server.http.guards import PROXY, BoundedBody, GuardRules
@@ -44,8 +43,14 @@ class Edge:
         with self._drain.call() as call:
             channels = _Channels(receive, send)
             app = self._admit(scope, channels, call)
-            with suppress(ClientDisconnect):  # what a route makes of a client that left, or of a body that we ended
+            try:
                 await app(scope, channels.receive, channels.send)
+            except ClientDisconnect:  # what a route makes of a client that left, or of a body that we ended
+                pass
+            except Exception as error:  # the outermost handler
+                if channels.is_answering:  # cut it off, so that no client takes it for complete
+                    raise
+                await failures.answer(error, scope, channels.receive, channels.send)
             for layer in reversed(channels.layers):
                 await layer.finish()
 
@@ -69,12 +74,18 @@ class Edge:
 class _Channels:
     """The two channels of a request, with the layers around them, outermost first."""
 
-    __slots__ = ("layers", "receive", "send")
+    __slots__ = ("_out", "is_answering", "layers", "receive", "send")
 
     def __init__(self, receive: Receive, send: Send) -> None:
+        self._out = send
+        self.is_answering = False
         self.receive = receive
-        self.send = send
+        self.send: Send = self._pass
         self.layers: list[EndableStream | BoundedBody] = []
+
+    async def _pass(self, message: Message) -> None:
+        self.is_answering = True
+        await self._out(message)
 
     def add(self, layer: EndableStream | BoundedBody) -> None:
         self.layers.append(layer)

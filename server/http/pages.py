@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from server.errors import status_of
 from server.http import page_texts
 from server.http.answers import json_answer
 from server.http.assets import asset_url, initials, logo_url, slug
@@ -28,11 +29,6 @@ _TEXT_LIMIT: Final = 400  # characters of an explanation on an error page
 FAILURES: Final[Mapping[int, tuple[str, str, str]]] = {  # status: text of the page; code and description for programs
     404: ("error.no_page", "not_found", "no endpoint has this path; docs/reference/endpoints.md lists them"),
     405: ("error.wrong_method", "method_not_allowed", "this path takes {allow} only"),
-    500: (
-        "error.broken",
-        "server_error",
-        "the vault failed; try again, then ask its operator for the log",
-    ),
 }
 _HOST_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
 
@@ -195,10 +191,22 @@ def error_page(request: Request, title: str, message: str, status: int) -> HTMLR
     )
 
 
+def failure_page(request: Request, correlation: str) -> HTMLResponse:
+    """Our own failure, with the id under which the log has its cause."""
+    with page_texts.use_language(language_of(request)):
+        message = page_texts.text("error.broken", id=correlation)
+        return error_page(request, page_texts.text("error.broken_title"), message, status_of("server_error"))
+
+
 async def answer_failure(request: Request, error: Exception) -> Response:
-    """What nothing else answered, as FAILURES says: a page for a person's browser, JSON for a program."""
-    headers: Mapping[str, str] = (error.headers or {}) if isinstance(error, HTTPException) else {}
-    status = error.status_code if isinstance(error, HTTPException) else 500
+    """What no endpoint answers, as FAILURES says: a page for a person's browser, JSON for a program.
+
+    Raises any other error: `server.http.failures` answers those.
+    """
+    if not isinstance(error, HTTPException):
+        raise error
+    headers: Mapping[str, str] = error.headers or {}
+    status = error.status_code
     page, code, description = FAILURES[status]
     if "text/html" in request.headers.get("accept", ""):
         with page_texts.use_language(language_of(request)):

@@ -16,9 +16,8 @@ from starlette.types import Scope
 from server.connecting.telling import plain
 from server.deployment import Deployment
 from server.errors import KINDS, RefusalKind
-from server.http.answers import JSON, UNSTORED, WholeAnswer, raw
+from server.http.answers import JSON, UNSTORED, WholeAnswer, message_error, raw
 from server.http.answers import Headers as RawHeaders
-from server.mcp.mcp_bodies import error_answer
 from server.mcp.retry_later import STORAGE_AWAY
 from server.oauth import tokens
 from server.oauth.clients.commands import sign_in_words
@@ -82,7 +81,7 @@ class Bearer:
             return _answer(told.answer.status, {"error": told.answer.oauth_error})
         later = [UNSTORED, *raw(told.headers)]
         data = {"retry_after": told.retry_after}
-        return error_answer(told.answer.status, STORAGE_AWAY, told.text, data=data, headers=later)
+        return message_error(told.answer.status, STORAGE_AWAY, told.text, data=data, headers=later)
 
     def _challenge(self, scope: Scope, kind: RefusalKind) -> WholeAnswer:
         error, is_dpop = kind.oauth_error, _is_dpop(scope)
@@ -101,7 +100,7 @@ class Bearer:
             told["sign_in"] = sign_in_words(Headers(scope=scope).get("user-agent", ""))
             message = f"Your sign-in has ended. {told['sign_in']}"
         # as a JSON-RPC error: clients that cannot sign in show its message where the tool's result would stand
-        return error_answer(kind.status, SIGN_IN_ENDED, message, data=told, headers=[UNSTORED, *named])
+        return message_error(kind.status, SIGN_IN_ENDED, message, data=told, headers=[UNSTORED, *named])
 
 
 def _is_dpop(scope: Scope) -> bool:

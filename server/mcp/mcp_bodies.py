@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from mcp_types import INVALID_REQUEST, PARSE_ERROR, JSONRPCNotification, jsonrpc_message_adapter
 from pydantic import ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 from starlette.types import Scope
 
 from providers.outbound.json_values import is_object
 from server.errors import status_of
-from server.http.answers import JSON, Headers, WholeAnswer
+from server.http.answers import WholeAnswer, message_error
 from server.http.strict_json import has_more_parts
 
 # A message with more holds up every other caller while it is read, and again with each check that finds it wrong.
@@ -64,21 +63,13 @@ def is_costly(body: bytes) -> bool:
 def refuse_costly() -> WholeAnswer:
     """The JSON-RPC error for such a message."""
     limits = f"{_MOST_NESTED} objects and arrays, {_MOST_VALUES} values, and {_MOST_NAMES} arguments"
-    return error_answer(status_of("invalid_request"), INVALID_REQUEST, f"The message may have at most {limits}")
+    return message_error(status_of("invalid_request"), INVALID_REQUEST, f"The message may have at most {limits}")
 
 
 def refuse_message(code: int) -> WholeAnswer:
     """The JSON-RPC error for a body whose id was not read."""
     message = "Parse error" if code == PARSE_ERROR else "The body must be one JSON-RPC message with an unused id"
-    return error_answer(status_of("invalid_request"), code, message)
-
-
-def error_answer(
-    status: int, code: int, message: str, *, data: Mapping[str, object] | None = None, headers: Headers = ()
-) -> WholeAnswer:
-    """A JSON-RPC error without the id of a request."""
-    error = {"code": code, "message": message, **({} if data is None else {"data": data})}
-    return WholeAnswer(status, [JSON, *headers], to_json({"jsonrpc": "2.0", "id": None, "error": error}))
+    return message_error(status_of("invalid_request"), code, message)
 
 
 def refuse_method(*, allowed: bytes) -> WholeAnswer:

@@ -30,8 +30,8 @@ from pydantic_core import from_json
 from starlette.types import Message, Receive, Scope, Send
 
 from server.errors import status_of
-from server.http.answers import WholeAnswer, is_start
-from server.mcp.mcp_bodies import error_answer, header
+from server.http.answers import WholeAnswer, is_start, message_error
+from server.mcp.mcp_bodies import header
 from server.mcp.plain_answers import PlainAnswer, Stop
 
 PER_CLIENT: Final = 32
@@ -296,4 +296,4 @@ def _capabilities(message: JSONRPCRequest | JSONRPCNotification, answer: bytes) 
 
 def _too_many() -> WholeAnswer:
     later = [(b"retry-after", str(_RETRY).encode())]
-    return error_answer(status_of("too_many_requests"), INTERNAL_ERROR, _TOO_MANY, headers=later)
+    return message_error(status_of("too_many_requests"), INTERNAL_ERROR, _TOO_MANY, headers=later)

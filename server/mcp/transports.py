@@ -34,6 +34,7 @@ from server.deployment import Deployment
 from server.http.answers import WholeAnswer, with_headers
 from server.http.bodies import read_body, replay
 from server.http.draining import EndableStream, is_stream_request
+from server.http.failures import MESSAGE
 from server.http.guards import BODY_LIMIT
 from server.lifecycle import health, loopback
 from server.mcp import event_stream, fast_path, mcp_bodies, tools
@@ -234,7 +235,7 @@ class _StreamableHTTP:
             fields = [one for one in scope["headers"] if one[0] != b"last-event-id"]
             await managers.answering.handle_request({**scope, "headers": fields}, receive, send)
             return
-        body = await read_body(receive, limit=BODY_LIMIT)
+        scope[MESSAGE] = body = await read_body(receive, limit=BODY_LIMIT)
         if mcp_bodies.is_costly(body):
             await mcp_bodies.refuse_costly().write(send)
             return

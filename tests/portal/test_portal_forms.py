@@ -258,11 +258,12 @@ async def test_a_failure_of_ours_is_a_page_for_a_browser_and_json_for_a_program(
     browser = await person.http.get("/sign-in", headers={"accept": BROWSER})
     program = await person.http.get("/sign-in")
     assert browser.status_code == program.status_code == 500
-    assert "look at its log" in browser.text
+    assert "its log has the cause" in browser.text
     assert program.json()["error"] == "server_error"
     for answer in (browser, program):
         assert "hunter2" not in answer.text
-        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "frame-ancestors 'none'" in browser.headers["content-security-policy"]
 
 
 async def test_a_refusal_stands_on_a_page_as_a_sentence(room: Room) -> None:
