@@ -28,6 +28,8 @@ _DRAIN_LIMIT: Final = 64 * 1024 * 1024  # bytes to discard after a chunked body 
 _DRAIN_TIMEOUT: Final = 2.0  # seconds
 # Our own pages send no referrer and post their forms with `Origin: null`; these paths have no forms, so never there.
 _FORMLESS: Final = ("/mcp", "/sse", "/messages")
+# Many load balancers and Kubernetes ask by address and can send no other Host. It says yes or no, to everybody alike.
+_PROBE: Final = "/readyz"
 _ALLOWED_METHODS: Final = ("GET", "POST", "DELETE", "OPTIONS")
 
 
@@ -108,7 +110,7 @@ def refusal(path: str, headers: HeaderValues, rules: GuardRules) -> WholeAnswer 
     origin = _origin_refusal(headers, path, rules)
     if origin is not None:
         return _refuse("origin_not_allowed", origin)
-    if not _has_known_host(headers, rules):
+    if not (_has_known_host(headers, rules) or (path == _PROBE and not rules.any_loopback_port)):
         return _refuse("unknown_host", "this server doesn't accept that Host header: see server.allowed_hosts")
     limit = rules.limit_of(path)
     return _too_large(limit) if _announces_too_much(headers, limit) else None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.http.guards import GuardRules
+from server.http.guards import GuardRules, refusal
 from server.settings import load_settings
 from tests.support.rooms.mcp_room import Room, modern, modern_headers, room
 
@@ -116,6 +116,29 @@ def test_elsewhere_only_the_public_host_and_configured_ones_are_known() -> None:
         assert not plain.allows_host(host)
     added = {"server": {"public_url": "https://vault.example", "allowed_hosts": ["10.0.0.7"]}}
     assert GuardRules.from_settings(load_settings(overrides=added)).allows_host("10.0.0.7")
+
+
+@pytest.mark.requirement("S-151")
+@pytest.mark.parametrize(
+    ("public_url", "path", "is_refused"),
+    [
+        ("https://vault.example", "/readyz", False),
+        ("https://vault.example", "/healthz", True),
+        ("http://localhost:8765", "/readyz", True),
+    ],
+)
+def test_a_load_balancer_may_ask_by_address_whether_a_public_vault_is_ready(
+    public_url: str, path: str, is_refused: bool
+) -> None:
+    rules = GuardRules.from_settings(load_settings(overrides={"server": {"public_url": public_url}}))
+    assert (refusal(path, {b"host": [b"10.0.0.7:8765"]}, rules) is not None) is is_refused
+
+
+@pytest.mark.requirement("S-151")
+def test_a_foreign_page_may_not_ask_whether_a_vault_is_ready() -> None:
+    rules = GuardRules.from_settings(load_settings(overrides={"server": {"public_url": "https://vault.example"}}))
+    asked = {b"host": [b"10.0.0.7:8765"], b"origin": [b"https://evil.example"]}
+    assert refusal("/readyz", asked, rules) is not None
 
 
 @pytest.mark.requirement("S-156")
