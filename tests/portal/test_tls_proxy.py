@@ -5,23 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx2
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from providers.simulator.person import consent
 from providers.simulator.running import running_simulator
-from tests.support.harness import RunningVault, free_socket, running_vault
-from tests.support.person import Person
+from tests.support.front import Front, post, sign_in_agent
+from tests.support.harness import free_socket, running_vault
 from tests.support.rooms.portal_room import query_of
-from tests.support.tls import Authority, Through, make_authority, tls_proxy
+from tests.support.tls import make_authority, tls_proxy
 
-REDIRECT = "http://127.0.0.1:33418/callback"
 FORGED = {
     "X-Forwarded-Host": "evil.example",
     "X-Forwarded-Proto": "http",
@@ -31,27 +28,6 @@ FORGED = {
     "X-Original-Host": "evil.example",
     "X-Host": "evil.example",
 }
-
-
-@dataclass
-class Front:
-    """A vault behind the proxy, and clients that reach it through there only."""
-
-    vault: RunningVault
-    authority: Authority
-
-    @property
-    def url(self) -> str:
-        return self.vault.url
-
-    def way(self, headers: Mapping[str, str] | None = None) -> Through:
-        return Through(urlsplit(self.url).hostname or "", self.authority, headers=headers)
-
-    def http(self, headers: Mapping[str, str] | None = None, **more: str) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(base_url=self.url, transport=self.way(headers), timeout=30, headers=more)
-
-    def person(self, headers: Mapping[str, str] | None = None) -> Person:
-        return Person(self.url, transport=self.way(headers))
 
 
 @asynccontextmanager
@@ -69,49 +45,15 @@ async def _front(
         yield Front(vault, authority)
 
 
-async def _sign_in_agent(front: Front, person: Person) -> dict[str, str]:
-    """Discover, register, authorize, redeem, as an MCP client does; the token answer and the client id."""
-    async with front.http() as http:
-        asked = await http.post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
-        assert asked.status_code == 401
-        found = re.search(r'resource_metadata="([^"]+)"', asked.headers["www-authenticate"])
-        assert found is not None
-        resource = (await http.get(found[1])).json()
-        assert resource["resource"] == f"{front.url}/mcp"
-        issuer = resource["authorization_servers"][0]
-        assert issuer == front.url
-        metadata = (await http.get(f"{issuer}/.well-known/oauth-authorization-server")).json()
-        assert metadata["issuer"] == issuer
-        body = {"client_name": "Agent", "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none"}
-        client_id = str((await http.post(metadata["registration_endpoint"], json=body)).json()["client_id"])
-        answer, verifier = await front.vault.authorize(person, client_id)
-        assert answer["iss"] == issuer
-        form = {"grant_type": "authorization_code", "client_id": client_id, "code": answer["code"]}
-        form |= {"code_verifier": verifier, "redirect_uri": REDIRECT}
-        redeemed = await http.post(metadata["token_endpoint"], data=form)
-        assert redeemed.status_code == 200, redeemed.text
-        return {**redeemed.json(), "client_id": client_id}
-
-
-async def _post(front: Front, token: str, text: str) -> tuple[bool, str]:
-    """Call slack_post; whether it worked, and what was said."""
-    async with (
-        front.http(authorization=f"Bearer {token}") as http,
-        Client(streamable_http_client(f"{front.url}/mcp", http_client=http)) as client,
-    ):
-        result = await client.call_tool("slack_post", {"channel": "#general", "text": text})
-        return not result.is_error, " ".join(getattr(part, "text", "") for part in result.content)
-
-
 async def test_with_only_a_public_url_the_whole_journey_goes_through_a_tls_proxy(tmp_path: Path) -> None:
     async with running_simulator() as simulator:
         sections = {"slack": simulator.slack_settings()}
         async with _front(tmp_path, "localhost", providers=sections) as front, front.person() as person:
-            tokens = await _sign_in_agent(front, person)
+            tokens = await sign_in_agent(front, person)
             cookies = {cookie.name: cookie for cookie in person.http.cookies.jar}
             assert "__Host-token_vault" in cookies
             assert all(cookie.secure and cookie.path == "/" for cookie in cookies.values())
-            worked, said = await _post(front, tokens["access_token"], "too early")
+            worked, said = await post(front, tokens["access_token"], "too early")
             assert not worked
             link = re.search(rf"{re.escape(front.url)}/connect/[\w-]+", said)
             assert link is not None, said
@@ -121,14 +63,14 @@ async def test_with_only_a_public_url_the_whole_journey_goes_through_a_tls_proxy
             assert redirect == f"{front.url}/connect/callback/slack"
             done = await person.open(await consent(away.headers["location"]))
             assert "Slack is connected" in done.text
-            assert (await _post(front, tokens["access_token"], "first"))[0]
+            assert (await post(front, tokens["access_token"], "first"))[0]
             simulator.control("expire")
-            assert (await _post(front, tokens["access_token"], "after a refresh at the provider"))[0]
+            assert (await post(front, tokens["access_token"], "after a refresh at the provider"))[0]
             async with front.http() as http:
                 form = {"grant_type": "refresh_token", "client_id": tokens["client_id"]}
                 answer = await http.post("/token", data={**form, "refresh_token": tokens["refresh_token"]})
             assert answer.status_code == 200, answer.text
-            assert (await _post(front, answer.json()["access_token"], "after a refresh here"))[0]
+            assert (await post(front, answer.json()["access_token"], "after a refresh here"))[0]
             books = simulator.books()
             assert [post["text"] for post in books["posts"]] == [
                 "first",
@@ -140,7 +82,7 @@ async def test_with_only_a_public_url_the_whole_journey_goes_through_a_tls_proxy
 
 async def test_a_public_name_is_all_that_a_vault_answers_to(tmp_path: Path) -> None:
     async with _front(tmp_path, "vault.test", open_registration=True) as front, front.person() as person:
-        tokens = await _sign_in_agent(front, person)
+        tokens = await sign_in_agent(front, person)
         async with front.http(authorization=f"Bearer {tokens['access_token']}") as http:
             client = Client(streamable_http_client(f"{front.url}/mcp", http_client=http))
             async with client:
@@ -171,7 +113,7 @@ async def test_headers_of_a_proxy_or_of_a_liar_change_nothing(tmp_path: Path) ->
                     (303, urlsplit(front.url).netloc),
                 )
             async with front.person(FORGED) as person:
-                tokens = await _sign_in_agent(front, person)
+                tokens = await sign_in_agent(front, person)
                 assert all(cookie.secure for cookie in person.http.cookies.jar)
                 assert "__Host-token_vault" in {cookie.name for cookie in person.http.cookies.jar}
                 page = await person.open("/connections/connect?provider=slack")
@@ -179,7 +121,7 @@ async def test_headers_of_a_proxy_or_of_a_liar_change_nothing(tmp_path: Path) ->
                 assert query_of(away.headers["location"])["redirect_uri"] == f"{front.url}/connect/callback/slack"
                 done = await person.open(await consent(away.headers["location"]))
                 assert done.status_code == 200, done.text
-            _, said = await _post(front, tokens["access_token"], "x")
+            _, said = await post(front, tokens["access_token"], "x")
             assert "evil" not in said
 
 

@@ -136,12 +136,17 @@ async def tls_proxy(
 
 
 class Through(httpx2.AsyncBaseTransport):
-    """Reaches one host, whatever its name, at a port of this machine, over TLS for that name. Adds `headers`."""
+    """Reaches one host, whatever its name, at a port of this machine, over TLS for that name. Adds `headers`.
 
-    def __init__(self, host: str, authority: Authority, *, headers: Mapping[str, str] | None = None) -> None:
+    `address` is the loopback address that it connects from.
+    """
+
+    def __init__(
+        self, host: str, authority: Authority, *, headers: Mapping[str, str] | None = None, address: str | None = None
+    ) -> None:
         self._host = host
         self._headers = dict(headers or {})
-        self._inner = httpx2.AsyncHTTPTransport(verify=authority.client())
+        self._inner = httpx2.AsyncHTTPTransport(verify=authority.client(), local_address=address)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         assert request.url.host == self._host, request.url
