@@ -1,0 +1,1 @@
+"""What `deploy/` ships: container, units, proxies, and charts, run where this machine can."""
