@@ -232,13 +232,13 @@ async def _first_contact(stage: Stage, stack: AsyncExitStack) -> Client:
 
 
 async def _slack(stage: Stage, agent: Client) -> None:
-    async with stage.step("slack_post: not connected yet, so the answer is a link for {PERSON}") as facts:
+    async with stage.step(f"slack_post: not connected yet, so the answer is a link for {PERSON}") as facts:
         asked = await _ask(agent, "slack_post", POST)
         facts.append(_link(asked))
     async with stage.step(f"{PERSON} opens the link and agrees, here and at Slack") as facts:
         await stage.person.connect(_link(asked), account="alice")
         facts += await _connected_accounts(stage, "slack")
-    async with stage.step("The same call again: posted as {PERSON}") as facts:
+    async with stage.step(f"The same call again: posted as {PERSON}") as facts:
         result = await _retry(agent, "slack_post", POST, asked)
         _insist(len(stage.simulator.books()["posts"]) == 1, "Slack has no post")
         facts += _facts(result)

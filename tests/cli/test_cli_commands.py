@@ -411,6 +411,7 @@ async def test_the_demo_does_what_it_says(tmp_path: Path) -> None:
         assert line in out
     assert "✗" not in out
     assert "make demo KEEP=1" in out
+    assert "{" not in out, "a name that was not filled in"
 
 
 async def test_the_demo_that_is_left_running_can_be_used_as_it_says(tmp_path: Path) -> None:
