@@ -1,0 +1,119 @@
+"""The files of a release are the same bytes each time, and hold what they should; `make release` tries them all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.release import debian
+from tests.release.artifacts import build_packages, write_sums
+from tests.support.documented import ROOT
+
+EPOCH = 1_800_000_000
+LOCK = """\
+editables==0.5 \\
+    --hash=sha256:aaa
+mcp==2.3 ; python_version > '3.10' \\
+    --hash=sha256:bbb \\
+    --hash=sha256:ccc
+pluggy==1.6 \\
+    --hash=sha256:ddd
+"""
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two copies of what is built, at different places, with different times and modes."""
+    names = ["pyproject.toml", "README.md", "LICENSE", ".gitignore", "SECURITY.md", "CHANGELOG.md", "mcp.json"]
+    names += ["server.json", "vault", "tests/release"]
+    made: list[Path] = []
+    for number in (1, 2):
+        folder = tmp_path_factory.mktemp(f"copy-{number}") / ("x" * number)
+        folder.mkdir()
+        for path in ("providers", "server"):
+            (folder / path).mkdir()
+        (folder / "server/launcher/token_vault").mkdir(parents=True)
+        subprocess.run(["cp", "-r", "--parents", *names, folder], cwd=ROOT, check=True)
+        for path in folder.rglob("*"):
+            os.utime(path, (number * 1000, number * 1000))
+            path.chmod(0o755 if path.is_dir() else (0o664 if number == 1 else 0o600))
+        made.append(folder)
+    return made[0], made[1]
+
+
+def test_the_same_sources_make_the_same_bytes(copies: tuple[Path, Path], tmp_path: Path) -> None:
+    hashes: list[tuple[str, ...]] = []
+    for number, copy in enumerate(copies):
+        folder = tmp_path / str(number)
+        built = build_packages(copy, folder, epoch=EPOCH)
+        hashes.append(tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in built))
+    assert hashes[0] == hashes[1]
+    wheel, archive = build_packages(copies[0], tmp_path / "later", epoch=EPOCH + 86400)
+    assert hashlib.sha256(wheel.read_bytes()).hexdigest() != hashes[0][0]  # the time is the only difference
+    with zipfile.ZipFile(wheel) as files:
+        assert {one.date_time[:3] for one in files.infolist()} == {(2027, 1, 16)}
+    with tarfile.open(archive) as files:
+        assert {one.mtime for one in files.getmembers()} == {EPOCH + 86400}
+
+
+def test_what_only_builds_is_left_out_of_a_lock() -> None:
+    kept = debian.without(LOCK, frozenset({"editables", "pluggy"}))
+    assert kept == "".join(line + "\n" for line in LOCK.splitlines()[2:5])
+    names = {line.partition("==")[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line}
+    assert names >= debian.BUILD_ONLY
+
+
+@pytest.mark.parametrize(("version", "shown"), [("1.2.0", "1.2.0"), ("1.2.0rc1", "1.2.0~rc1"), ("1.2.0b2", "1.2.0~b2")])
+def test_debian_sorts_a_candidate_before_its_release(version: str, shown: str) -> None:
+    assert debian.debian_version(version) == shown
+    if version != shown:
+        command = ["dpkg", "--compare-versions", shown, "lt", "1.2.0"]
+        assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_sums_can_be_checked_by_the_usual_program(tmp_path: Path) -> None:
+    (tmp_path / "a.whl").write_bytes(b"a")
+    (tmp_path / "b.deb").write_bytes(b"b")
+    sums = write_sums(tmp_path)
+    check = ["sha256sum", "--check", "--strict", "--quiet", sums.name]
+    assert subprocess.run(check, cwd=tmp_path, check=False).returncode == 0
+    (tmp_path / "a.whl").write_bytes(b"changed")
+    assert subprocess.run(check, cwd=tmp_path, check=False, capture_output=True).returncode == 1
+
+
+def test_the_program_of_the_package_finds_its_libraries_wherever_it_is_unpacked(tmp_path: Path) -> None:
+    place = tmp_path / "usr/bin/token-vault"
+    place.parent.mkdir(parents=True)
+    place.write_bytes((ROOT / "deploy/debian/token-vault").read_bytes())
+    library = tmp_path / "usr/lib/token-vault/token_vault"
+    library.mkdir(parents=True)
+    (library / "__init__.py").write_text("import sys\n\n\ndef main():\n    print(sys.argv[1:], sys.flags.isolated)\n")
+    stranger = tmp_path / "stranger" / "token_vault.py"
+    stranger.parent.mkdir()
+    stranger.write_text("raise SystemExit('a stranger')\n")
+    variables = {**os.environ, "PYTHONPATH": str(stranger.parent)}
+    done = subprocess.run(
+        [sys.executable, "-I", place, "serve"], cwd=stranger.parent, env=variables, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "['serve'] 1", done.stderr
+    assert place.read_text(encoding="utf-8").startswith("#!/usr/bin/python3 -I\n")
+
+
+@pytest.mark.parametrize("name", ["postinst", "prerm", "postrm"])
+def test_scripts_of_the_package_are_sound(name: str) -> None:
+    script = ROOT / "deploy/debian" / name
+    assert subprocess.run(["sh", "-n", script], check=False).returncode == 0
+    assert "set -e" in script.read_text(encoding="utf-8")
+    assert "/var/lib/token-vault" not in code_of(script)  # data outlives the package
+
+
+def code_of(script: Path) -> str:
+    lines = script.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.startswith("#") and "adduser" not in line)

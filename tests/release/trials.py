@@ -1,0 +1,151 @@
+"""Each file of a release, installed into an empty place by the program that people use, and the demo run there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from uv import find_uv_bin
+
+from tests.release.artifacts import ROOT, tools
+
+PYTHONS = tuple(f"3.{minor}" for minor in range(11, 15))
+DEMO = 300  # seconds
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to install. `run` gets an empty folder and a function that runs a command there."""
+
+    name: str
+    run: Callable[[Path, Callable[..., str]], None]
+
+
+class TrialFailed(Exception):
+    """A command of a trial failed; with its output."""
+
+
+def runner(folder: Path) -> Callable[..., str]:
+    """Runs commands in the folder, which is also the home; returns what they print."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TOKEN_VAULT_")}
+
+    def run(*command: str | Path, **more: str) -> str:
+        environment: Mapping[str, str] = {**kept, "HOME": str(folder), "BROWSER": "", **more}
+        words = [str(word) for word in command]
+        done = subprocess.run(
+            words, cwd=folder, env=environment, capture_output=True, text=True, timeout=DEMO, check=False
+        )
+        if done.returncode != 0:
+            raise TrialFailed(f"{' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return done.stdout
+
+    return run
+
+
+def use(run: Callable[..., str], *program: str | Path, version: str) -> None:
+    """The demo, and a name for the release."""
+    said = run(*program, "version").strip()
+    if said != version:
+        raise TrialFailed(f"the program says that it is {said}, not {version}")
+    run(*program, "demo")
+
+
+def pythons() -> dict[str, str]:
+    """The interpreters of the supported releases on this machine."""
+    found: dict[str, str] = {}
+    for version in PYTHONS:
+        command = [find_uv_bin(), "python", "find", "--no-python-downloads", "--no-project", "--system", version]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+        if done.returncode == 0:
+            found[version] = done.stdout.strip()
+    return found
+
+
+def trials(wheel: Path, archive: Path, package: Path) -> Sequence[Trial]:
+    """All that can run here."""
+    version = wheel.name.split("-")[1]
+    lock = ROOT / "requirements.txt"
+
+    def from_wheel(python: str) -> Callable[[Path, Callable[..., str]], None]:
+        def install(folder: Path, run: Callable[..., str]) -> None:
+            run(find_uv_bin(), "venv", "--python", python, "venv")
+            pip = (find_uv_bin(), "pip", "install", "--no-deps", "--python", "venv/bin/python")
+            run(*pip, "--require-hashes", "-r", lock)
+            run(*pip, wheel)
+            run(find_uv_bin(), "pip", "check", "--python", "venv/bin/python")
+            run(folder / "venv/bin/python", "-m", "compileall", "-q", "venv/lib")
+            use(run, folder / "venv/bin/token-vault", version=version)
+
+        return install
+
+    def from_source(folder: Path, run: Callable[..., str]) -> None:
+        run(sys.executable, "-m", "venv", "venv")
+        run(folder / "venv/bin/pip", "install", "-q", archive)
+        use(run, folder / "venv/bin/token-vault", version=version)
+
+    def by_pipx(folder: Path, run: Callable[..., str]) -> None:
+        places = {"PIPX_HOME": str(folder / "pipx"), "PIPX_BIN_DIR": str(folder / "bin")}
+        run(tools() / "pipx", "install", "-q", "--python", sys.executable, wheel, **places)
+        use(run, folder / "bin/token-vault", version=version)
+
+    def by_uvx(folder: Path, run: Callable[..., str]) -> None:
+        program = (find_uv_bin(), "tool", "run", "--python", sys.executable, "--from", wheel, "mcp-token-vault")
+        use(run, *program, version=version)
+
+    def unpacked(folder: Path, run: Callable[..., str]) -> None:
+        run("dpkg-deb", "--extract", package, "root")
+        use(run, folder / "root/usr/bin/token-vault", version=version)
+
+    def in_debian(folder: Path, run: Callable[..., str]) -> None:
+        """A Debian of its own: apt installs the package and what it depends on, then its own user runs it."""
+        root = folder / "debian"
+        run("debootstrap", "--variant=minbase", "--include=ca-certificates", codename(), root)
+        shutil.copy(package, root / "root")
+        inside = ("chroot", root, "/usr/bin/env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1")
+        run(*inside, "apt-get", "install", "-y", "-q", "--no-install-recommends", f"/root/{package.name}")
+        as_user = ("chroot", "--userspec=token-vault:token-vault", root, "/usr/bin/env", "HOME=/tmp")
+        use(run, *as_user, "token-vault", version=version)
+        run(*inside, "apt-get", "purge", "-y", "-q", "token-vault")
+        if (root / "usr/lib/token-vault").exists():
+            raise TrialFailed("the package left files behind")
+
+    known = [Trial(f"wheel, Python {name}", from_wheel(path)) for name, path in pythons().items()]
+    known += [Trial("source archive, pip", from_source), Trial("pipx", by_pipx), Trial("uvx", by_uvx)]
+    known += [Trial("Debian package, unpacked", unpacked)]
+    if os.geteuid() == 0 and shutil.which("debootstrap"):
+        known += [Trial("Debian package, in a Debian of its own", in_debian)]
+    return known
+
+
+def codename() -> str:
+    """This Debian's."""
+    lines = Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
+    return dict(line.partition("=")[::2] for line in lines)["VERSION_CODENAME"]
+
+
+def run_all(wheel: Path, archive: Path, package: Path, *, only: str = "") -> bool:
+    """Run them one after the other and print how each went; whether all worked."""
+    works = True
+    missing = [name for name in PYTHONS if name not in pythons()]
+    if missing:
+        print(f"not here, so not tried: Python {', '.join(missing)}")
+    for trial in trials(wheel, archive, package):
+        if only not in trial.name:
+            continue
+        begun = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="token-vault-trial-") as folder:
+            try:
+                trial.run(Path(folder), runner(Path(folder)))
+            except (TrialFailed, subprocess.TimeoutExpired) as failed:
+                works = False
+                print(f"FAILED  {trial.name}: {failed}", flush=True)
+            else:
+                print(f"works   {trial.name} ({time.monotonic() - begun:.0f} s, demo included)", flush=True)
+    return works
