@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types bench million screenshots chaos soak ha fuzz attack clients first-hour clean lock serve node sdks bundle
+.PHONY: help demo test lint types bench million screenshots chaos soak ha fuzz attack clients first-hour clean lock serve node sdks bundle release version docs recordings chart
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,11 @@ help:
 	@echo "make clients      a week of what MCP clients do to their tokens, and how often a person had to sign in (DAYS=1; URL=https://... plays against any server)"
 	@echo "make first-hour   the guides word by word, timed: from git clone to a posted message, against simulated services; then every mistake (3 minutes)"
 	@echo "make bundle       dist/token-vault-VERSION.mcpb, which Claude Desktop installs with a double click"
+	@echo "make release      all files of a release into dist/, each installed into an empty place and tried there (10 minutes; TRY=\"--only pipx\" tries one)"
+	@echo "make version      V=1.2.0 writes the version everywhere; with DATE=2026-12-01 it is released in the changelog"
+	@echo "make docs         the documentation site into dist/site; fails at a broken link"
+	@echo "make recordings   the terminal pictures of the documentation, from real runs"
+	@echo "make chart        the Helm chart rendered and checked against the schemas of Kubernetes"
 	@echo "make lock         rewrite the hashed lock files"
 	@echo "make clean        remove .venv and all generated files"
 
@@ -98,13 +103,36 @@ clients: .venv/.dev
 bundle: .venv/.dev
 	$(RUN) -m tests.generating.bundle dist
 
+release: .venv/.dev
+	$(RUN) -m tests.release $(TRY)
+
+version: .venv/.dev
+	$(RUN) -m tests.release.version $(V) $(if $(DATE),--date $(DATE))
+	$(RUN) -m pip install -q --no-deps --no-build-isolation -e .
+
+docs: .venv/site/.done
+	NO_MKDOCS_2_WARNING=1 .venv/site/bin/mkdocs build --clean
+
+chart: .venv/helm/.done
+	.venv/helm/bin/python tests/deploying/chart.py
+
+recordings: .venv/.dev
+	$(RUN) -m tests.generating.recordings
+
 lock: .venv/.dev
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --universal --generate-hashes --no-annotate --no-header -q -o requirements.txt
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --group dev --universal --generate-hashes --no-annotate --no-header -q -o requirements-dev.txt
+	for one in tests/release/tools deploy/site/requirements deploy/helm/requirements; do $(BIN)/uv pip compile $$one.in --python-version 3.11 --universal --generate-hashes --no-annotate --no-header -q -o $$one.txt || exit 1; done
 	for one in $(SDKS); do $(BIN)/uv pip compile tests/sdks/$$one.in --python-version 3.11 --universal --generate-hashes --no-annotate --no-header -q -o tests/sdks/$$one.txt || exit 1; done
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage* htmlcov dist build tests/node/node_modules
+
+# tools with a lock of their own: of the documentation site, and of the Helm chart
+.venv/site/.done .venv/helm/.done: .venv/%/.done: deploy/%/requirements.txt | .venv/.dev
+	$(BIN)/uv venv -q --clear --python $(RUN) .venv/$*
+	$(BIN)/uv pip install -q --python .venv/$*/bin/python --require-hashes -r $<
+	@touch $@
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'

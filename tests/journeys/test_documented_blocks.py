@@ -18,6 +18,30 @@ from server.settings import Settings, SettingsRefused, load_settings
 from tests.support.documented import DOCS, ROOT, leaves, lines_to_type
 
 PAGES_WITH_BLOCKS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+WHEEL = "dist/mcp_token_vault-VERSION-py3-none-any.whl"
+# docs/operate/install.md: what `make release` runs with its own folders and paths
+INSTALLING = (
+    f"uvx --from {WHEEL} mcp-token-vault demo",
+    f"pipx install {WHEEL}",
+    "python3 -m venv /opt/token-vault",
+    "/opt/token-vault/bin/pip install --no-deps --require-hashes -r requirements.txt",
+    f"/opt/token-vault/bin/pip install --no-deps {WHEEL}",
+    "apt-get install ./dist/token-vault_VERSION_amd64.deb",
+)
+SECRET = ('key="$(openssl rand -base64 32)" --from-literal=database-url=postgresql://vault:PASSWORD@postgres/vault',)
+# and what nothing here can run as it stands; the page says what was run instead
+NOT_HERE = (
+    "systemctl enable --now token-vault",
+    "journalctl -u token-vault",
+    "install -m 600 /dev/stdin /etc/token-vault/slack-secret",
+    "systemctl edit token-vault",
+    "VAULT_HOST=vault.example.com podman compose -f deploy/container/compose.yaml up -d",
+    "podman compose -f deploy/container/compose.yaml logs vault",
+    *(f"kubectl create secret generic token-vault --from-literal={one}" for one in SECRET),
+    "helm install vault deploy/helm/token-vault --values values.yaml",
+    f"sigstore sign {WHEEL}",
+    f"sigstore verify identity --cert-identity EMAIL --cert-oidc-issuer ISSUER {WHEEL}",
+)
 # what is neither ours nor make's, and the test that runs it as it stands on the page
 RUN_BY = {
     "git clone REPOSITORY token-vault": "tests/first_hour/__main__.py",
@@ -28,6 +52,9 @@ RUN_BY = {
     "openssl ecparam -name prime256v1 -genkey -noout -out key.pem": "tests/journeys/test_exchange_guide.py",
     "openssl ec -in key.pem -pubout -out worker.pem": "tests/journeys/test_exchange_guide.py",
     "export SSL_CERT_FILE=/etc/ssl/with-our-own.pem": "tests/cli/test_client_config.py",
+    **dict.fromkeys(INSTALLING, "tests/release/trials.py"),
+    **dict.fromkeys(NOT_HERE, "needs systemd, a container engine's registry, a cluster, or a publisher's account"),
+    "sudo sh deploy/container/make-secrets.sh deploy/container/secrets": "tests/deploying/test_files.py",
 }
 # blocks that are no commands of ours and no settings: what they are, and the test that compares or runs them
 OTHERS = {
