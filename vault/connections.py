@@ -450,8 +450,12 @@ _END_DELEGATIONS = """
 """
 
 
-async def disconnect(transaction: Transaction, ring: KeyRing, connection: Connection, *, now: int) -> PendingRevocation:
-    """End a connection: refused from this commit on. Call it last in the transaction; records `connection.closed`.
+async def disconnect(
+    transaction: Transaction, ring: KeyRing, connection: Connection, *, now: int, by: str = ""
+) -> PendingRevocation:
+    """End a connection: refused from this commit on. Call it last in the transaction.
+
+    Records `connection.closed`, or `connection.closed_by_admin` with the name `by` of whoever did it for the person.
 
     Seals what the provider's revocation needs into the pending revocation. The connection's key is destroyed once that
     is done or given up (`vault.upkeep.revocations`), or here if its tokens do not open.
@@ -480,10 +484,15 @@ async def disconnect(transaction: Transaction, ring: KeyRing, connection: Connec
     await append(
         transaction,
         Event(
-            "connection.closed",
+            "connection.closed_by_admin" if by else "connection.closed",
             user_id=connection.user_id,
             connection_id=connection.id,
-            details={"provider": connection.provider, "account": connection.label, "revocation_pending": bool(sealed)},
+            details={
+                "provider": connection.provider,
+                "account": connection.label,
+                "revocation_pending": bool(sealed),
+                **({"by": by} if by else {}),
+            },
         ),
         now=now,
     )

@@ -57,48 +57,14 @@ def add(
 async def _add(
     setup: Setup, url: str, *, named: list[str], name: str | None, scopes: list[str] | None
 ) -> dict[str, object]:
-    from server.oauth.rules import clean_name
-    from vault import apis
-    from vault.audit import audit
-    from vault.records import Event
+    from server.administration import own_apis
+    from server.administration.actor import Actor
 
     async with setup.open() as deployment:
-        _check(url, public_url=deployment.public_url, scopes=scopes or [])
         linked = [await client_called(deployment.database, one) for one in named]
-        for client in linked:
-            if client.is_public:
-                fail(
-                    f"{client.name} is a public client, so it can't be an API. Register one with a secret: "
-                    "token-vault clients add --confidential"
-                )
-        now = deployment.now()
-        known = await apis.find_api(deployment.database, url)
-        called = clean_name(name or "") or (url if known is None else known.name)
-        async with deployment.transaction() as transaction:
-            wanted = None if scopes is None else frozenset(scopes)
-            api = await apis.add_api(transaction, url, name=called, now=now, scopes=wanted)
-            for client in linked:
-                await apis.link_client(transaction, url, client_id=client.id, now=now)
-            details = {"resource": url, "clients": [one.id for one in linked], "scopes": sorted(api.scopes)}
-            await audit.append(transaction, Event("api.added", details=details), now=now)
+        actor = Actor(deployment, None, "command_line")
+        api = await own_apis.save(actor, url, name=name, scopes=scopes, linked=linked)
         return await _api_fields(deployment.database, api)
-
-
-def _check(url: str, *, public_url: str, scopes: list[str]) -> None:
-    """Check that the identifier can be an audience (RFC 8707 §2), and that no scope has one of our names."""
-    import re
-    from urllib.parse import urlsplit
-
-    from server.oauth.rules import SCOPES, canonical_resource, own_resources
-
-    parts = urlsplit(url)
-    if parts.scheme not in {"https", "http", "urn"} or not (parts.netloc or parts.path) or parts.fragment:
-        fail(f"{url}: use an absolute URL without a fragment as the API's identifier")
-    if canonical_resource(url, public_url=public_url) in own_resources(public_url):
-        fail(f"{url} belongs to the vault; choose another URL")
-    for scope in scopes:
-        if scope in SCOPES or re.fullmatch(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}", scope) is None:
-            fail(f"--scope {scope}: choose a valid scope name (RFC 6749 section 3.3) that the vault doesn't use itself")
 
 
 @command(app, "list")
@@ -149,22 +115,19 @@ def remove(
     """Remove an API and revoke every grant for it."""
 
     async def end() -> Client | None:
+        from server.administration import own_apis
+        from server.administration.actor import Actor
         from vault import apis
-        from vault.audit import audit
-        from vault.records import Event
 
         async with setup.open() as deployment:
-            now, reader = deployment.now(), deployment.database
+            reader, actor = deployment.database, Actor(deployment, None, "command_line")
             if await apis.find_api(reader, url) is None:
                 fail(await _no_api(reader, url))
             linked = None if client is None else await client_called(reader, client)
-            async with deployment.transaction() as transaction:
-                if linked is None:
-                    await apis.remove_api(transaction, url, now=now)
-                elif not await apis.unlink_client(transaction, url, client_id=linked.id, now=now):
-                    fail(f"{linked.name} isn't linked to {url}. See token-vault apis list")
-                details = {"resource": url} | ({} if linked is None else {"client": linked.id})
-                await audit.append(transaction, Event("api.removed", details=details), now=now)
+            if linked is None:
+                await own_apis.remove(actor, url)
+            elif not await own_apis.unlink(actor, url, linked):
+                fail(f"{linked.name} isn't linked to {url}. See token-vault apis list")
             return linked
 
     unlinked = setup.run(end())

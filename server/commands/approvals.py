@@ -125,13 +125,15 @@ def revoke(
     """End a standing approval: its calls ask you again."""
 
     async def end() -> dict[str, object]:
-        from server.connecting.standing import end as end_standing
+        from server.administration import access
+        from server.administration.actor import Actor, ChangeRefused
 
         async with setup.open() as deployment:
             owner = await _who_answers(deployment.database)
-            ended = await end_standing(deployment, standing, user=owner, method="command_line")
-            if ended is None:
-                fail(f"no standing approval {standing}; see token-vault approvals list")
+            try:
+                ended = await access.end_standing(Actor(deployment, None, "command_line"), owner, standing)
+            except ChangeRefused as refused:
+                fail(f"{refused.description}; see token-vault approvals list")
             return {**await _standing_fields(deployment, ended), "state": "revoked"}
 
     row = setup.run(end())

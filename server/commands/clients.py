@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from providers.definitions.suggestions import did_you_mean
 from server.event_texts import when
-from server.terminal.completion import complete_providers
+from server.terminal.completion import complete_providers, complete_users
 from server.terminal.context import Setup, command, fail, note
-from server.terminal.names import ClientName, client_called, provider_called
+from server.terminal.names import ClientName, client_called, user_called
 
 if TYPE_CHECKING:
-    from server.deployment import Deployment
-    from server.oauth.exchange.workers import WorkerRules
     from vault.records import Client
 
 app = typer.Typer(no_args_is_help=True, help="Agents (OAuth clients).")
@@ -77,43 +73,27 @@ def remove(setup: Setup, client: ClientName) -> None:
     """Remove an agent and revoke all its grants and tokens immediately."""
 
     async def end() -> Client:
-        from vault import clients
-        from vault.audit import audit
-        from vault.records import Event
+        from server.administration import agents
+        from server.administration.actor import Actor
 
         async with setup.open() as deployment:
             found = await client_called(deployment.database, client)
-            now = deployment.now()
-            async with deployment.transaction() as transaction:
-                await clients.remove_client(transaction, found.id, now=now)
-                await audit.append(transaction, Event(kind="client.removed", client_id=found.id), now=now)
+            await agents.remove(Actor(deployment, None, "command_line"), found)
             return found
 
     removed = setup.run(end())
     setup.show_one(client_fields(removed), sentence=f"Removed {removed.name}; its tokens no longer work.")
 
 
-RELEASES = ("proxy", "narrowed", "full")
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    name: str
-    redirect_uris: tuple[str, ...]
-    secret: bool
-    key: Path | None
-    resources: tuple[str, ...]
-    by_device: bool
-    exchanges: bool
-    release: str | None
-    origins: tuple[str, ...]
-    addresses: tuple[str, ...]
-    connections: tuple[str, ...]
-    scopes: tuple[str, ...]
-
-    @property
-    def is_worker(self) -> bool:
-        return bool(self.addresses or self.connections or self.scopes)
+_OPTIONS: Final = {  # what each field of a refused agent is called here
+    "redirect_uris": "--redirect-uri",
+    "origins": "--origin",
+    "jwks": "--key",
+    "worker.addresses": "--worker-address",
+    "worker.connections": "--worker-connection",
+    "worker.scopes": "--worker-scope",
+    "service_account": "--admin",
+}
 
 
 @command(app, "add")
@@ -153,23 +133,34 @@ def add(
     worker_scope: Annotated[
         list[str] | None, typer.Option("--worker-scope", help="A scope that its workers can request.")
     ] = None,
+    admin: Annotated[
+        str | None,
+        typer.Option(
+            "--admin",
+            help="Make it a service account that calls the Admin API in the name of this admin.",
+            autocompletion=complete_users,
+        ),
+    ] = None,
+    admin_scope: Annotated[
+        list[str] | None, typer.Option("--admin-scope", help="With --admin: a scope, such as admin:read.")
+    ] = None,
 ) -> None:
     """Register an agent. If it has a secret, the secret is printed only once."""
-    options = _Options(
-        name=name,
-        redirect_uris=tuple(dict.fromkeys(redirect_uri or ())),
-        secret=confidential,
-        key=key,
-        resources=tuple(resource or ()),
-        by_device=device,
-        exchanges=exchange,
-        release=release,
-        origins=tuple(origin or ()),
-        addresses=tuple(worker_address or ()),
-        connections=tuple(worker_connection or ()),
-        scopes=tuple(worker_scope or ()),
+    worker = tuple(tuple(one or ()) for one in (worker_address, worker_connection, worker_scope))
+    wish = {
+        "name": name,
+        "redirect_uris": tuple(dict.fromkeys(redirect_uri or ())),
+        "has_secret": confidential,
+        "resources": tuple(resource or ()),
+        "by_device": device,
+        "exchanges": exchange,
+        "release": release,
+        "origins": tuple(origin or ()),
+    }
+    _check_combination(wish, worker, key=key, admin=admin)
+    client, secret = setup.run(
+        _add(setup, wish, worker=worker, key=key, admin=admin, admin_scopes=frozenset(admin_scope or ()))
     )
-    client, secret = setup.run(_add(setup, options))
     row = client_fields(client)
     sentence = f"client_id      {client.id}"
     if secret is not None:
@@ -197,122 +188,54 @@ def release_(
     setup.show_one(client_fields(changed), sentence=f"{changed.name}: {target} {policy}")
 
 
-async def _add(setup: Setup, options: _Options) -> tuple[Client, str | None]:
-    from server.oauth.clients.authentication import secret_hash
-    from vault import apis, clients
-    from vault.audit import audit
-    from vault.records import Event
-
-    async with setup.open() as deployment:
-        value = secrets.token_urlsafe(32) if options.secret else None
-        now = deployment.now()
-        reached = frozenset([await _check_target(deployment, one) for one in options.connections])
-        client = replace(
-            _client(deployment, options, reached=reached, now=now),
-            secret_hash=None if value is None else secret_hash(value),
-        )
-        async with deployment.transaction() as transaction:
-            for resource in options.resources:
-                if await apis.find_api(transaction, resource) is None:
-                    await apis.add_api(transaction, resource, name=client.name, now=now)
-            await clients.save_client(transaction, client)
-            event = Event(kind="client.registered", client_id=client.id, details={"kind": client.kind.value})
-            await audit.append(transaction, event, now=now)
-        return client, value
-
-
-def _client(deployment: Deployment, options: _Options, *, reached: frozenset[str], now: int) -> Client:
-    """The client that the options describe; contradictory options end the command."""
-    from server.oauth.clients.rules import DEVICE_GRANT, USUAL_GRANT_TYPES
-    from server.oauth.redirect_uris import check_redirect_uri
-    from server.oauth.rules import TOKEN_EXCHANGE, OAuthError, clean_name
-    from vault.records import Client, ClientKind, new_id
-
-    for uri in options.redirect_uris:
-        try:
-            check_redirect_uri(uri, private_use_schemes=deployment.settings.registration.private_use_schemes)
-        except OAuthError as error:
-            fail(f"--redirect-uri {uri}: {error.description}")
-    exchanges = options.exchanges or options.is_worker
-    if not options.redirect_uris and not exchanges:
+def _check_combination(
+    wish: Mapping[str, object], worker: tuple[tuple[str, ...], ...], *, key: Path | None, admin: str | None
+) -> None:
+    """Contradictory options end the command in its own words."""
+    is_worker = any(worker)
+    if not wish["redirect_uris"] and not wish["exchanges"] and not is_worker and admin is None:
         fail(
             "add --redirect-uri with the address to return to after sign-in; only a client with --exchange can "
             "go without it"
         )
-    grant_types = set[str](USUAL_GRANT_TYPES) if options.redirect_uris else set[str]()
-    if options.by_device:
-        grant_types.add(DEVICE_GRANT)
-    if exchanges:
-        grant_types.add(TOKEN_EXCHANGE)
-    method = "none"
-    if options.secret:
-        method = "client_secret_basic"
-    elif options.key is not None:
-        method = "private_key_jwt"
-    if not options.redirect_uris and method == "none":
-        fail("a client without a user sign-in must authenticate: add --confidential or --key")
-    return Client(
-        id=new_id(),
-        kind=ClientKind.MANUAL,
-        name=clean_name(options.name) or fail("use a name with at least one visible character"),
-        auth_method=method,
-        redirect_uris=options.redirect_uris,
-        grant_types=frozenset(grant_types),
-        resources=options.resources,
-        created_at=now,
-        metadata=_metadata(deployment, options, reached),
-    )
-
-
-def _metadata(deployment: Deployment, options: _Options, reached: frozenset[str]) -> dict[str, object]:
-    from server.http.cors import ORIGINS, origin_of
-    from server.oauth.exchange import release, workers
-
-    metadata: dict[str, object] = {}
-    if options.key is not None:
-        metadata["jwks"] = _jwks(options.key)
-    for origin in options.origins:
-        if origin_of(origin) != origin:
-            fail(f"--origin {origin}: write it as https://host[:port]")
-    if options.origins:
-        metadata[ORIGINS] = list(options.origins)
-    if options.release is not None:
-        if options.release not in RELEASES[:2]:
-            fail("--release takes proxy or narrowed. Set full for one provider: token-vault clients release")
-        metadata[release.MEMBER] = {release.DEFAULT: options.release}
-    if options.is_worker:
-        metadata[workers.MEMBER] = workers.stored_rules(_worker_rules(deployment, options, reached))
-    return metadata
-
-
-async def _check_target(deployment: Deployment, named: str) -> str:
-    """The name of the provider, or the ID of the connection, that rules are about."""
-    from vault import connections
-
-    if deployment.catalog.get(named) is None and await connections.exists(deployment.database, named):
-        return named
-    return provider_called(deployment.catalog, named).name
-
-
-def _worker_rules(deployment: Deployment, options: _Options, reached: frozenset[str]) -> WorkerRules:
-    from ipaddress import ip_network
-
-    from server.oauth.exchange.subjects import Limits
-    from server.oauth.exchange.workers import WorkerRules
-
-    if not (options.addresses and options.connections and options.scopes and options.key is not None):
+    if is_worker and not (all(worker) and key is not None):
         fail("a worker needs --key, --worker-address, --worker-connection, and --worker-scope")
-    for address in options.addresses:
+    if not wish["redirect_uris"] and not wish["has_secret"] and key is None:
+        fail("a client without a user sign-in must authenticate: add --confidential or --key")
+    if wish["release"] not in {None, "proxy", "narrowed"}:
+        fail("--release takes proxy or narrowed. Set full for one provider: token-vault clients release")
+
+
+async def _add(
+    setup: Setup,
+    wish: Mapping[str, Any],
+    *,
+    worker: tuple[tuple[str, ...], ...],
+    key: Path | None,
+    admin: str | None,
+    admin_scopes: frozenset[str],
+) -> tuple[Client, str | None]:
+    from server.administration import agents
+    from server.administration.actor import Actor, ChangeRefused
+    from server.oauth.rules import ADMIN_READ
+
+    async with setup.open() as deployment:
+        service = None
+        if admin is not None:
+            person = await user_called(deployment.database, admin)
+            service = agents.ServiceWish(person, admin_scopes or frozenset({ADMIN_READ}))
+        wanted = agents.NewAgent(
+            **wish,
+            jwks=None if key is None else _jwks(key),
+            worker=agents.WorkerWish(*worker),
+            service=service,
+        )
         try:
-            ip_network(address, strict=False)
-        except ValueError:
-            fail(f"--worker-address {address}: use an address, or a network such as 10.1.0.0/16")
-    known = {scope for provider in deployment.catalog for scope in provider.scopes}
-    for scope in options.scopes:
-        if scope not in known:
-            near = did_you_mean(scope, known)
-            fail(f"--worker-scope {scope}: no provider has this scope.{near} See token-vault providers show NAME")
-    return WorkerRules(options.addresses, Limits(reached, frozenset(options.scopes)))
+            made = await agents.register(Actor(deployment, None, "command_line"), wanted)
+        except ChangeRefused as refused:
+            option = _OPTIONS.get(refused.field)
+            fail(refused.description if option is None else f"{option} {refused.description}")
+        return made.client, made.secret
 
 
 def _jwks(path: Path) -> dict[str, object]:
@@ -347,26 +270,9 @@ def _jwks(path: Path) -> dict[str, object]:
 
 async def _release(setup: Setup, named: str, target: str, *, policy: str) -> tuple[Client, str]:
     """The changed client, and the policy that applied before."""
-    from server.oauth.exchange import release
-    from vault import clients
-    from vault.audit import audit
-    from vault.records import Event
+    from server.administration import agents
+    from server.administration.actor import Actor
 
-    if policy not in RELEASES:
-        fail(f"no release policy {policy}; choose one of: {', '.join(RELEASES)}")
     async with setup.open() as deployment:
-        client = await client_called(deployment.database, named)
-        if policy != "proxy" and release.ceiling_of(client) is release.ReleasePolicy.PROXY:
-            fail(
-                "only a registered client with a secret or key can receive upstream tokens; add one with "
-                "token-vault clients add"
-            )
-        name = await _check_target(deployment, target)
-        chosen = {one: value.value for one, value in release.policies_of(client).items()} | {name: policy}
-        changed = replace(client, metadata={**client.metadata, release.MEMBER: chosen})
-        now = deployment.now()
-        async with deployment.transaction() as transaction:
-            await clients.update_client(transaction, changed)
-            details = {"target": name, "release": policy, "narrowing": "none" if policy == "full" else "kept"}
-            await audit.append(transaction, Event("release.changed", client_id=client.id, details=details), now=now)
-        return changed, release.policy_of(client, provider=name, connection_id=name).value
+        actor, client = Actor(deployment, None, "command_line"), await client_called(deployment.database, named)
+        return await agents.set_release(actor, client, target=target, policy=policy)

@@ -96,20 +96,21 @@ def disconnect(
     """Disconnect an account: revoke access at the provider and destroy its key."""
 
     async def end() -> tuple[dict[str, object], str]:
-        from server.connecting.deletion import end_connection
-        from vault.upkeep import revocations
+        from server.administration import access
+        from server.administration.actor import Actor
 
         async with setup.open() as deployment:
             owner = await user_named(deployment.database, user)
             found = await connection_called(deployment, owner, connection)
-            outcome = await end_connection(deployment, found)
-            row = connection_fields(found, now=deployment.now()) | {"status": "revoked", "at_provider": outcome}
-            said = f"Disconnected {row['provider']} {row['account']} (at the provider: {outcome})."
-            if outcome in revocations.LEFT_OPEN:
-                provider = deployment.catalog.get(found.provider)
-                pages = [] if provider is None else list(provider.revoke.pages.values())
-                row["remove_at"] = pages
-                said = " ".join((said, "Also remove the app in the account's settings there.", *pages))
+            ended = await access.disconnect(Actor(deployment, None, "command_line"), found)
+            row = connection_fields(found, now=deployment.now()) | {
+                "status": "revoked",
+                "at_provider": ended.at_provider,
+            }
+            said = f"Disconnected {row['provider']} {row['account']} (at the provider: {ended.at_provider})."
+            if ended.is_left_open:
+                row["remove_at"] = list(ended.pages)
+                said = " ".join((said, "Also remove the app in the account's settings there.", *ended.pages))
             return row, said
 
     row, said = setup.run(end())

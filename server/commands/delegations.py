@@ -72,9 +72,8 @@ def ask(
     entries = frozenset(scope or ()) | {f"tool:{name}" for name in tool or ()}
 
     async def change() -> tuple[str, str, list[str]]:
-        from vault import delegations
-        from vault.audit import audit
-        from vault.records import Event
+        from server.administration import access
+        from server.administration.actor import Actor
 
         async with setup.open() as deployment:
             owner = await user_named(deployment.database, user)
@@ -84,25 +83,9 @@ def ask(
             for unknown in sorted(frozenset(scope or ()) - held.scopes):
                 near = did_you_mean(unknown, held.scopes)
                 fail(f"the agent doesn't have {unknown} there.{near} See token-vault delegations list")
-            now = deployment.now()
-            async with deployment.transaction() as transaction:
-                await delegations.set_ask(
-                    transaction,
-                    user_id=owner.id,
-                    client_id=held.client_id,
-                    connection_id=held.connection_id,
-                    ask=entries,
-                    now=now,
-                )
-                event = Event(
-                    kind="delegation.asks",
-                    user_id=owner.id,
-                    client_id=held.client_id,
-                    connection_id=held.connection_id,
-                    details={"ask": sorted(entries)},
-                )
-                await audit.append(transaction, event, now=now)
-            return held.client_id, held.connection_id, sorted(held.ask)
+            actor = Actor(deployment, None, "command_line")
+            before = await access.set_ask(actor, held, scopes=frozenset(scope or ()), tools=tool or ())
+            return held.client_id, held.connection_id, sorted(before)
 
     client_id, connection_id, asked = setup.run(change())
     row = {"client_id": client_id, "connection_id": connection_id, "ask": sorted(entries)}
@@ -125,30 +108,13 @@ def revoke(
     """Remove an agent's access to a connection."""
 
     async def end() -> tuple[str, str]:
-        from vault import delegations
-        from vault.audit import audit
-        from vault.records import Event
+        from server.administration import access
+        from server.administration.actor import Actor
 
         async with setup.open() as deployment:
             owner = await user_named(deployment.database, user)
             held = await _find_delegation(deployment, owner, client, connection)
-            event = Event(
-                kind="delegation.revoked",
-                user_id=owner.id,
-                client_id=held.client_id,
-                connection_id=held.connection_id,
-            )
-            now = deployment.now()
-            async with deployment.transaction() as transaction:
-                if not await delegations.revoke(
-                    transaction,
-                    user_id=owner.id,
-                    client_id=held.client_id,
-                    connection_id=held.connection_id,
-                    now=now,
-                ):
-                    fail(_NO_ACCESS)
-                await audit.append(transaction, event, now=now)
+            await access.revoke(Actor(deployment, None, "command_line"), held)
             return held.client_id, held.connection_id
 
     client_id, connection_id = setup.run(end())

@@ -19,15 +19,11 @@ def rotate_signing(setup: Setup) -> None:
     """Create a signing key. It's published now and used in one hour; the old one stays until its tokens expire."""
 
     async def rotate() -> str:
-        from vault.audit import audit
-        from vault.records import Event
+        from server.administration import signing_keys
+        from server.administration.actor import Actor
 
         async with setup.open() as deployment:
-            now = deployment.now()
-            kid = await deployment.keys.signing.rotate(deployment.database, now=now)
-            async with deployment.transaction() as transaction:
-                await audit.append(transaction, Event(kind="signing_key.rotated", details={"kid": kid}), now=now)
-            return kid
+            return await signing_keys.rotate(Actor(deployment, None, "command_line"))
 
     kid = setup.run(rotate())
     setup.show_one(

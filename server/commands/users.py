@@ -55,20 +55,12 @@ def add(
 
 
 async def _add(setup: Setup, name: str, password: str, *, is_admin: bool) -> User:
-    from vault import users
-    from vault.audit import audit
-    from vault.keys import passwords
-    from vault.records import Event
+    from server.administration import people
+    from server.administration.actor import Actor
 
     async with setup.open() as deployment:
-        passwords.check_password(password, name=name)
-        hashed = await passwords.hash_password(password)
-        now = deployment.now()
-        async with deployment.transaction() as transaction:
-            user = await users.create_user(transaction, name, password_hash=hashed, is_admin=is_admin, now=now)
-            event = Event(kind="user.created", user_id=user.id, details={"method": "command_line"})
-            await audit.append(transaction, event, now=now)
-        return user
+        actor = Actor(deployment, None, "command_line")
+        return (await people.add_person(actor, name, is_admin=is_admin, password=password)).user
 
 
 @command(app, "list")
@@ -141,17 +133,13 @@ def link(
     """Link a user to an external identity, for sign-in and for JWTs of trusted issuers."""
 
     async def make() -> User:
-        from vault import users
-        from vault.audit import audit
-        from vault.records import Event
+        from server.administration import people
+        from server.administration.actor import Actor
 
         async with setup.open() as deployment:
             user = await user_called(deployment.database, name)
-            now = deployment.now()
-            async with deployment.transaction() as transaction:
-                await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=user.id, now=now)
-                event = Event(kind="user.linked", user_id=user.id, details={"issuer": issuer})
-                await audit.append(transaction, event, now=now)
+            actor = Actor(deployment, None, "command_line")
+            await people.link_identity(actor, user, issuer=issuer, subject=subject)
             return user
 
     user = setup.run(make())
@@ -159,21 +147,15 @@ def link(
 
 
 async def _change(setup: Setup, name: str, *, what: str) -> User:
-    from server.connecting.deletion import delete_person
+    from server.administration import people
+    from server.administration.actor import Actor
     from vault import users
-    from vault.audit import audit
-    from vault.records import Event
 
     async with setup.open() as deployment:
         user = await user_called(deployment.database, name)
+        actor = Actor(deployment, None, "command_line")
         if what == "removed":
-            await delete_person(deployment, user)
+            await people.delete(actor, user)
             return user
-        now = deployment.now()
-        async with deployment.transaction() as transaction:
-            if what == "disabled":
-                await users.disable_user(transaction, user.id, now=now)
-            else:
-                await users.enable_user(transaction, user.id)
-            await audit.append(transaction, Event(kind=f"user.{what}", user_id=user.id), now=now)
+        await people.set_disabled(actor, user, is_disabled=what == "disabled")
         return await users.get_user(deployment.database, user.id) or user

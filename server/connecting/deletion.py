@@ -1,4 +1,4 @@
-"""End a connection, and a person with everything that is theirs: what the commands and the pages both do."""
+"""End a person with everything that is theirs: what they and administrators both do."""
 
 from __future__ import annotations
 
@@ -15,20 +15,6 @@ from vault.storage.database import Transaction
 from vault.upkeep import revocations
 
 PATIENCE: Final = 20.0  # seconds for all providers together; a running server tries again what is left
-
-
-async def end_connection(deployment: Deployment, connection: Connection) -> str:
-    """Disconnect, then try once to revoke at the provider; a running server retries what is left."""
-    async with deployment.transaction() as transaction:
-        await connections.disconnect(transaction, deployment.keys, connection, now=deployment.now())
-    return await revocations.revoke_upstream(deployment.vault, connection.id) or "pending"
-
-
-async def delete_person(deployment: Deployment, user: User) -> None:
-    """End the person's connections and delete them; their key goes with the last grant that a provider ended."""
-    async with deployment.transaction() as transaction:
-        owned = await remove_person(transaction, deployment, user, event=Event(kind="user.removed", user_id=user.id))
-    await end_at_providers(deployment, owned)
 
 
 async def remove_person(

@@ -103,15 +103,18 @@ async def give(
 
 
 async def end(
-    deployment: Deployment, standing_id: str, *, user: User, method: str | None = None
+    deployment: Deployment, standing_id: str, *, user: User, method: str | None = None, by: str = ""
 ) -> StandingApproval | None:
-    """End the person's standing approval of that id; None when there is none that lives."""
+    """End the person's standing approval of that id; None when there is none that lives.
+
+    `by` names who does it for them.
+    """
     now = deployment.now()
     async with deployment.transaction() as transaction:
         held = await standing_approvals.get(transaction, deployment.keys, standing_id, user_id=user.id)
         if held is None or not await standing_approvals.revoke(transaction, standing_id, user_id=user.id, now=now):
             return None
-        event = _event_of(held, "approval.standing_revoked", method=method)
+        event = _event_of(held, "approval.standing_revoked", method=method, by=by)
         await audit.append(transaction, event, now=now)
     return held
 
@@ -129,12 +132,12 @@ async def give_back(deployment: Deployment, standing_id: str, *, user: User, rev
     return True
 
 
-def _event_of(held: StandingApproval, kind: str, *, method: str | None = None) -> Event:
+def _event_of(held: StandingApproval, kind: str, *, method: str | None = None, by: str = "") -> Event:
     details = {"tool": held.tool, "provider": held.provider, "account": held.account, "standing": held.id}
     return Event(
         kind,
         user_id=held.user_id,
         client_id=held.client_id,
         connection_id=held.connection_id,
-        details=details | ({} if method is None else {"method": method}),
+        details=details | ({} if method is None else {"method": method}) | ({"by": by} if by else {}),
     )

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 
+from server.administration.actor import ChangeRefused
 from server.errors import PersonRefused
 from server.http.bodies import BodyTooLarge, read_body
 from server.http.page_texts import text
@@ -30,6 +31,12 @@ class PageRefused(PersonRefused):
     ) -> None:
         super().__init__(description or text(f"refused.{name}", **values), kind=kind, detail=detail)
         self.title = text(f"refused.{name}_title", **values)
+
+    @classmethod
+    def of_change(cls, refused: ChangeRefused) -> PageRefused:
+        """Of a change that an administrator cannot make."""
+        kind = "conflict" if refused.kind == "changed_meanwhile" else refused.kind
+        return cls(refused.reason, kind=kind, **refused.values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ _HANDLERS = [
     *sorted(Path(str(resources.files("server.portal"))).rglob("*.py")),
     *sorted(Path(str(resources.files("server.http"))).glob("*.py")),
     *sorted(Path(str(resources.files("server.bridge"))).glob("*.py")),
+    *sorted(Path(str(resources.files("server.administration"))).glob("*.py")),
 ]
 _SHOWN_ATTRIBUTES = ("title", "aria-label", "alt", "data-label")
 _ASIDE = {
@@ -78,6 +79,10 @@ def _asked_for() -> set[str]:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "PageRefused":
                 name = ast.literal_eval(node.args[0])
                 found |= {f"refused.{name}_title"} | ({f"refused.{name}"} if len(node.args) == 1 else set[str]())
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "ChangeRefused":
+                name = ast.literal_eval(node.args[0])
+                if name in page_texts.CATALOGUE["refused"]:  # others never reach a page
+                    found |= {f"refused.{name}_title", f"refused.{name}"}
     return found
 
 

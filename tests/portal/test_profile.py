@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from server.connecting.deletion import delete_person
+from server.administration import people
+from server.administration.actor import Actor
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of, session_cookie, session_token
 from tests.support.rooms.portal_room import Room, running_room
@@ -212,7 +213,7 @@ async def test_the_only_admin_stays(room: Room) -> None:
 async def test_a_command_and_the_page_delete_the_same(room: Room) -> None:
     user, client = await room.user(), await room.agent()
     await room.connect(await room.signed_in(user), user, client)
-    await delete_person(room.deployment, user)
+    await people.delete(Actor(room.deployment, None, "command_line"), user)
     assert await _traces(room, user) == 0
 
 

@@ -7,12 +7,11 @@ from urllib.parse import quote, urlencode
 
 from starlette.responses import Response
 
+from server.administration import agents
 from server.http.page_texts import text
 from server.portal import texts
 from server.portal.administration.room import ROOT, AdminVisit
-from server.portal.forms import PageRefused
 from vault import clients, grants
-from vault.audit import audit
 from vault.records import Client
 
 PAGE: Final = f"{ROOT}/agents"
@@ -50,10 +49,7 @@ def path_of(client: Client) -> str:
 
 
 async def _client(visit: AdminVisit) -> Client:
-    found = await clients.get_client(visit.deployment.database, visit.param("client"))
-    if found is None:
-        raise PageRefused("no_client", kind="not_found")
-    return found
+    return await agents.agent_with_id(visit.actor, visit.param("client"))
 
 
 async def show_one(visit: AdminVisit) -> Response:
@@ -79,11 +75,6 @@ async def confirm(visit: AdminVisit) -> Response:
 
 async def cut_off(visit: AdminVisit) -> Response:
     """End the client: its grants, tokens, codes and permissions of everybody, at the next call."""
-    client, now = await _client(visit), visit.deployment.now()
-    async with visit.change() as transaction:
-        ended = await clients.remove_client(transaction, client.id, now=now)
-        if ended is None:
-            raise PageRefused("no_client", kind="not_found")
-        event = visit.event("client.removed", client_id=client.id, agent=client.name, grants=len(ended))
-        await audit.append(transaction, event, now=now)
+    client = await _client(visit)
+    await agents.remove(visit.actor, client)
     return await visit.go(PAGE, said=text("admin_agents.done", agent=client.name or client.id))

@@ -1,29 +1,27 @@
 """The guard of all administration pages: an administrator, live; a recent sign-in for what changes something.
 
-`is_admin` is read with the session of each request, and once more in the transaction that changes something. Every
-change is recorded with the administrator's name.
+`is_admin` is read with the session of each request. `server.administration` makes the changes: it reads it once more,
+and records each with the administrator's name.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from starlette.responses import Response
 from starlette.routing import Route
 
+from server.administration.actor import RECENT, Actor, ChangeRefused
 from server.deployment import Deployment
 from server.http import pages
 from server.portal.forms import Form, PageRefused
 from server.portal.requests import OwnVisit, own_route, sign_in_path
-from vault import tickets, users
-from vault.records import Event, TicketPurpose, User
-from vault.storage.database import Transaction
+from vault import tickets
+from vault.records import TicketPurpose, User
 
 ROOT: Final = "/administration"
-RECENT: Final = 1800  # seconds since sign-in in which an administrator can change something
 NOTICE_LIFETIME: Final = 900  # seconds
 
 
@@ -80,20 +78,10 @@ class AdminVisit:
         url = self.own.visit.request.url
         return url.path + (f"?{url.query}" if url.query else "")
 
-    @asynccontextmanager
-    async def change(self) -> AsyncGenerator[Transaction]:
-        """A transaction in which the person still is an administrator when it is their turn. Raises PageRefused."""
-        async with self.deployment.transaction() as transaction:
-            current = await users.get_user(transaction, self.user.id)
-            if current is None or current.disabled_at is not None or not current.is_admin:
-                raise PageRefused("not_admin", kind="forbidden")
-            yield transaction
-
-    def event(self, kind: str, *, user_id: str | None = None, client_id: str | None = None, **about: object) -> Event:
-        """What the administrator did: in the activity of the person it is about, or else in their own."""
-        return Event(
-            kind, user_id=user_id or self.user.id, client_id=client_id, details={**about, "by": self.user.name}
-        )
+    @property
+    def actor(self) -> Actor:
+        """Who changes something."""
+        return Actor(self.deployment, self.user, "administration")
 
     async def go(self, path: str, *, said: str = "", secret: str = "", undo: str = "") -> Response:
         """Show a page next that says what was done. `secret` is shown there once; `undo` is a path that takes it back.
@@ -154,6 +142,9 @@ def _guard(page: AdminPage, *, changes: bool, back: str) -> Callable[[OwnVisit],
         if changes and not visit.is_recent:
             target = visit.path.rpartition("/")[0] if back == ".." else back or visit.path
             return pages.go(sign_in_path(target, is_again=True))
-        return await page(visit)
+        try:
+            return await page(visit)
+        except ChangeRefused as refused:
+            raise PageRefused.of_change(refused) from refused
 
     return check_and_answer

@@ -8,22 +8,15 @@ from urllib.parse import quote, urlencode
 
 from starlette.responses import Response
 
+from server.administration.effective_settings import effective_settings
+from server.administration.overview import find_troubles
 from server.deployment import Deployment
-from server.doctor.database import check_history, check_pooler
-from server.doctor.findings import Finding, ok, problem
-from server.doctor.refreshes import check_refreshes
-from server.http.page_texts import text
-from server.portal.administration.effective_settings import effective_settings
 from server.portal.administration.room import ROOT, AdminVisit
 from server.portal.story import Storyteller, agent_names
 from vault import users
 from vault.audit import audit
 from vault.records import Event
-from vault.refusals import VaultError
-from vault.storage.database import schema_files
 from vault.upkeep import replicas
-from vault.upkeep.health import check_keys, check_schema, check_writable
-from vault.upkeep.revocations import count_overdue
 
 SHOWN: Final = 50  # events
 
@@ -34,34 +27,11 @@ async def show_overview(visit: AdminVisit) -> Response:
     seen = await replicas.list_replicas(deployment.database)
     context: dict[str, object] = {
         "replicas": [(one, now - one.seen_at > replicas.LATE, one.id == deployment.vault.owner) for one in seen],
-        "findings": await _findings(deployment),
+        "findings": await find_troubles(deployment),
         "unusable": deployment.live.current.unusable,
         "key_source": deployment.settings.keys.source,
     }
     return await visit.page("overview.html", context)
-
-
-async def _findings(deployment: Deployment) -> list[Finding]:
-    """The doctor's checks that cost little, and the upkeep that is late."""
-    database, found = deployment.database, list[Finding]()
-    for check, name, sentence in (
-        (check_schema, "schema", text("admin_overview.schema", number=len(schema_files()), shape=database.fingerprint)),
-        (check_keys, "keys", text("admin_overview.keys")),
-        (check_writable, "storage", text("admin_overview.writes")),
-    ):
-        try:
-            await check(database)
-            found.append(ok(name, sentence))
-        except VaultError as refusal:
-            found.append(problem(name, refusal.description, fix=text("admin_overview.see_log")))
-    found += [await check_history(deployment), *check_pooler(database), *await check_refreshes(deployment)]
-    overdue, since = await count_overdue(database, now=deployment.now())
-    if overdue:
-        late = text("admin_overview.overdue", number=overdue, minutes=(deployment.now() - since) // 60)
-        found.append(problem("revocations", late, fix=text("admin_overview.overdue_fix")))
-    else:
-        found.append(ok("revocations", text("admin_overview.on_time")))
-    return found
 
 
 async def show_settings(visit: AdminVisit) -> Response:

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from server.administration.effective_settings import effective_settings
 from server.lifecycle.maintenance import upkeep
-from server.portal.administration.effective_settings import effective_settings
 from server.settings import load_settings
 from tests.support.rooms.portal_room import Room, running_room
 from vault import clients, grants

@@ -1,0 +1,97 @@
+"""What people connected and allowed: end a connection, take it from an agent, ask for more, end a standing approval.
+
+Nobody but the person gives access; others can only look, ask for approval more often, and end it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from providers.definitions.suggestions import did_you_mean
+from server.administration.actor import Actor, ChangeRefused
+from server.connecting import standing
+from vault import connections, delegations
+from vault.audit import audit
+from vault.records import Connection, Delegation, User
+from vault.standing_approvals import StandingApproval
+from vault.upkeep import revocations
+
+
+@dataclass(frozen=True, slots=True)
+class EndedConnection:
+    """How it ended at the provider; `pages` are where the person removes the rest there, if anything is left."""
+
+    connection: Connection
+    at_provider: str
+    is_left_open: bool = False
+    pages: Sequence[str] = ()
+
+
+async def connection_of(actor: Actor, person: User, connection_id: str) -> Connection:
+    """The person's live connection. Raises ChangeRefused."""
+    found = await connections.get_connection(actor.deployment.database, connection_id, user_id=person.id)
+    if found is None or found.status(actor.deployment.now()) == "revoked":
+        raise ChangeRefused("no_connection", "This person has no connection with this ID.", kind="not_found")
+    return found
+
+
+async def disconnect(actor: Actor, connection: Connection) -> EndedConnection:
+    """End it here, and revoke its grant at the provider; a running server retries what is left."""
+    deployment = actor.deployment
+    by = "" if actor.user is None else actor.user.name
+    async with actor.change() as transaction:
+        await connections.disconnect(transaction, deployment.keys, connection, now=deployment.now(), by=by)
+    outcome = await revocations.revoke_upstream(deployment.vault, connection.id) or "pending"
+    if outcome not in revocations.LEFT_OPEN:
+        return EndedConnection(connection, outcome)
+    provider = deployment.catalog.get(connection.provider)
+    pages = [] if provider is None else list(provider.revoke.pages.values())
+    return EndedConnection(connection, outcome, is_left_open=True, pages=pages)
+
+
+async def permission_of(actor: Actor, person: User, *, client_id: str, connection_id: str) -> Delegation:
+    """What the agent may do with the connection. Raises ChangeRefused."""
+    found = await delegations.get(
+        actor.deployment.database, user_id=person.id, client_id=client_id, connection_id=connection_id
+    )
+    if found is None or found.revoked_at is not None:
+        raise ChangeRefused("no_permission", "That agent has no access to that connection.", kind="not_found")
+    return found
+
+
+async def set_ask(actor: Actor, held: Delegation, *, scopes: frozenset[str], tools: Sequence[str]) -> frozenset[str]:
+    """Ask the person each time for exactly these scopes and tools; what they were asked before."""
+    deployment, known = actor.deployment, [one.name for one in actor.deployment.tools]
+    for name in tools:
+        if name not in known and f"tool:{name}" not in held.ask:
+            raise ChangeRefused("ask_refused", f"no tool {name!r}.{did_you_mean(name, known)}", field="tools")
+    for unknown in sorted(scopes - held.scopes - held.ask):
+        near = did_you_mean(unknown, held.scopes)
+        raise ChangeRefused("ask_refused", f"the agent doesn't have {unknown} there.{near}", field="scopes")
+    entries, now = scopes | {f"tool:{name}" for name in tools}, deployment.now()
+    which = {"user_id": held.user_id, "client_id": held.client_id}
+    async with actor.change() as transaction:
+        await delegations.set_ask(transaction, **which, connection_id=held.connection_id, ask=entries, now=now)
+        event = replace(actor.event("delegation.asks", **which, ask=sorted(entries)), connection_id=held.connection_id)
+        await audit.append(transaction, event, now=now)
+    return held.ask
+
+
+async def revoke(actor: Actor, held: Delegation) -> None:
+    """Take the connection away from the agent. Raises ChangeRefused when it has none any more."""
+    now, which = actor.deployment.now(), {"user_id": held.user_id, "client_id": held.client_id}
+    async with actor.change() as transaction:
+        if not await delegations.revoke(transaction, **which, connection_id=held.connection_id, now=now):
+            raise ChangeRefused("no_permission", "That agent has no access to that connection.", kind="not_found")
+        event = replace(actor.event("delegation.revoked", **which), connection_id=held.connection_id)
+        await audit.append(transaction, event, now=now)
+
+
+async def end_standing(actor: Actor, person: User, standing_id: str) -> StandingApproval:
+    """End the person's standing approval: its calls ask them again. Raises ChangeRefused."""
+    by = "" if actor.user is None else actor.user.name
+    ended = await standing.end(actor.deployment, standing_id, user=person, method=actor.method, by=by)
+    if ended is None:
+        raise ChangeRefused("no_standing", f"no standing approval {standing_id}", kind="not_found")
+    return ended

@@ -1,0 +1,68 @@
+"""Who changes something for everybody, and the refusal of such a change.
+
+A person must be an admin when it is their turn: `is_admin` is read in the transaction of each change. Whoever has the
+data directory needs no account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from server.deployment import Deployment
+from server.errors import PersonRefused
+from vault import users
+from vault.records import Client, Event, User
+from vault.storage.database import Transaction
+
+Method = Literal["administration", "admin_api", "command_line"]
+RECENT: Final = 1800  # seconds since sign-in in which an admin can change something
+
+
+class ChangeRefused(PersonRefused):
+    """A change that cannot be made. `reason` names the page's texts (`refused.REASON`); `field` is what to correct.
+
+    `values` are what these texts are filled in with.
+    """
+
+    code = "change_refused"
+
+    def __init__(
+        self, reason: str, description: str, *, kind: str = "invalid_request", field: str = "", **values: str
+    ) -> None:
+        super().__init__(description, kind=kind, detail=reason)
+        self.reason = reason
+        self.field = field
+        self.values = values
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts, by which way. `user` is None for whoever has the data directory; `agent` is the Admin API's client."""
+
+    deployment: Deployment
+    user: User | None
+    method: Method
+    agent: Client | None = None
+
+    @asynccontextmanager
+    async def change(self) -> AsyncGenerator[Transaction]:
+        """A transaction in which the person still is an admin when it is their turn. Raises ChangeRefused."""
+        async with self.deployment.transaction() as transaction:
+            if self.user is not None:
+                current = await users.get_user(transaction, self.user.id)
+                if current is None or current.disabled_at is not None or not current.is_admin:
+                    raise ChangeRefused("not_admin", "You aren't an admin of this vault any more.", kind="forbidden")
+            yield transaction
+
+    def event(
+        self, kind: str, /, *, user_id: str | None = None, client_id: str | None = None, **about: object
+    ) -> Event:
+        """What was done: in the activity of the person it is about, or else in the admin's own."""
+        details = {**about, **({} if self.user is None else {"by": self.user.name})}
+        if self.agent is not None:
+            details |= {"via": self.agent.name or self.agent.id}
+        own = None if self.user is None else self.user.id
+        return Event(kind, user_id=user_id or own, client_id=client_id, details=details)

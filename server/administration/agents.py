@@ -1,0 +1,287 @@
+"""Agents: register one, set how far upstream tokens go to it, and remove it for everybody.
+
+A service account is an agent for the Admin API without a person present: it is made in the name of an admin, with the
+grant behind all its tokens (`server.oauth.service_accounts`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
+from typing import Final
+
+from providers.definitions.suggestions import did_you_mean
+from server.administration.actor import Actor, ChangeRefused
+from server.http.cors import ORIGINS, origin_of
+from server.oauth.clients.authentication import secret_hash
+from server.oauth.clients.rules import DEVICE_GRANT, USUAL_GRANT_TYPES, public_keys
+from server.oauth.exchange import release, workers
+from server.oauth.exchange.subjects import Limits
+from server.oauth.redirect_uris import check_redirect_uri
+from server.oauth.rules import (
+    ADMIN_SCOPES,
+    CLIENT_CREDENTIALS,
+    TOKEN_EXCHANGE,
+    OAuthError,
+    admin_resource,
+    canonical_resource,
+    clean_name,
+)
+from vault import apis, clients, connections, grants
+from vault.audit import audit
+from vault.records import Client, ClientKind, Grant, User, new_id
+
+RELEASES: Final = ("proxy", "narrowed", "full")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerWish:
+    """What a worker may do: call from these addresses, use these providers or connections, request these scopes."""
+
+    addresses: tuple[str, ...] = ()
+    connections: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+
+    @property
+    def is_asked(self) -> bool:
+        return bool(self.addresses or self.connections or self.scopes)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceWish:
+    """A service account: the admin in whose name it acts, and what it may do."""
+
+    person: User
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class NewAgent:
+    """An agent to register. `jwks` are public keys, for signing instead of a secret; `client_id` None: a new one."""
+
+    name: str
+    redirect_uris: tuple[str, ...] = ()
+    has_secret: bool = False
+    jwks: Mapping[str, object] | None = None
+    resources: tuple[str, ...] = ()
+    by_device: bool = False
+    exchanges: bool = False
+    release: str | None = None
+    origins: tuple[str, ...] = ()
+    worker: WorkerWish = WorkerWish()
+    service: ServiceWish | None = None
+    declared: str = ""  # the name under which a declaration manages it
+    client_id: str | None = None
+    secret: str | None = field(repr=False, default=None)  # instead of a new one
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredAgent:
+    """A new agent with its secret, which is known only now."""
+
+    client: Client
+    secret: str | None = field(repr=False, default=None)
+
+
+async def agent_with_id(actor: Actor, client_id: str) -> Client:
+    """The agent. Raises ChangeRefused."""
+    found = await clients.get_client(actor.deployment.database, client_id)
+    if found is None:
+        raise ChangeRefused("no_client", "There is no agent with this ID.", kind="not_found")
+    return found
+
+
+async def register(actor: Actor, wanted: NewAgent) -> RegisteredAgent:
+    """Store a new agent. Raises ChangeRefused for a wish that contradicts itself or cannot be."""
+    now = actor.deployment.now()
+    value = (wanted.secret or secrets.token_urlsafe(32)) if wanted.has_secret else None
+    client = await client_of(actor, wanted)
+    client = replace(client, secret_hash=None if value is None else secret_hash(value))
+    own = admin_resource(actor.deployment.public_url)
+    async with actor.change() as transaction:
+        for resource in client.resources:
+            if resource != own and await apis.find_api(transaction, resource) is None:
+                await apis.add_api(transaction, resource, name=client.name, now=now)
+        await clients.save_client(transaction, client)
+        event = actor.event("client.registered", client_id=client.id, kind=client.kind.value)
+        if wanted.service is not None:
+            held = await grants.create_grant(
+                transaction,
+                user_id=wanted.service.person.id,
+                client_id=client.id,
+                scopes=wanted.service.scopes,
+                resource=own,
+                redirect_uri="",
+                now=now,
+            )
+            event = actor.event(
+                "client.registered",
+                user_id=wanted.service.person.id,
+                client_id=client.id,
+                kind="service_account",
+                scopes=sorted(held.scopes),
+            )
+        await audit.append(transaction, event, now=now)
+    return RegisteredAgent(client, value)
+
+
+async def client_of(actor: Actor, wanted: NewAgent) -> Client:
+    """The agent as it would be stored, without its secret. Raises ChangeRefused."""
+    deployment = actor.deployment
+    _check_combination(wanted)
+    for uri in wanted.redirect_uris:
+        try:
+            check_redirect_uri(uri, private_use_schemes=deployment.settings.registration.private_use_schemes)
+        except OAuthError as error:
+            raise _refuse("redirect_uris", f"{uri}: {error.description}") from error
+    name = clean_name(wanted.name)
+    if not name:
+        raise _refuse("name", "use a name with at least one visible character")
+    own = admin_resource(deployment.public_url)
+    resources = tuple(canonical_resource(one, public_url=deployment.public_url) for one in wanted.resources)
+    return Client(
+        id=wanted.client_id or new_id(),
+        kind=ClientKind.MANUAL,
+        name=name,
+        auth_method=_auth_method(wanted),
+        redirect_uris=wanted.redirect_uris,
+        grant_types=_grant_types(wanted),
+        resources=resources if wanted.service is None else (own,),
+        created_at=deployment.now(),
+        metadata=await _metadata(actor, wanted),
+    )
+
+
+def _check_combination(wanted: NewAgent) -> None:
+    exchanges = wanted.exchanges or wanted.worker.is_asked
+    if wanted.has_secret and wanted.jwks is not None:
+        raise _refuse("jwks", "an agent has a secret or keys, not both")
+    if wanted.service is not None:
+        if wanted.redirect_uris or exchanges or wanted.by_device or wanted.resources:
+            raise _refuse("service_account", "a service account has no sign-in, exchange, or resources")
+        if not wanted.service.person.is_admin or wanted.service.person.disabled_at is not None:
+            raise _refuse("service_account", f"{wanted.service.person.name} isn't an admin")
+        if not wanted.service.scopes or not wanted.service.scopes <= ADMIN_SCOPES:
+            raise _refuse("service_account", f"choose among the scopes {', '.join(sorted(ADMIN_SCOPES))}")
+    elif not wanted.redirect_uris and not exchanges:
+        raise _refuse("redirect_uris", "name where to return to after sign-in; only an agent that exchanges needs none")
+    if not wanted.redirect_uris and _auth_method(wanted) == "none":
+        raise _refuse("confidential", "an agent without a user sign-in must authenticate with a secret or a key")
+
+
+def _auth_method(wanted: NewAgent) -> str:
+    if wanted.has_secret:
+        return "client_secret_basic"
+    return "none" if wanted.jwks is None else "private_key_jwt"
+
+
+def _grant_types(wanted: NewAgent) -> frozenset[str]:
+    if wanted.service is not None:
+        return frozenset({CLIENT_CREDENTIALS})
+    found = set[str](USUAL_GRANT_TYPES) if wanted.redirect_uris else set[str]()
+    if wanted.by_device:
+        found.add(DEVICE_GRANT)
+    if wanted.exchanges or wanted.worker.is_asked:
+        found.add(TOKEN_EXCHANGE)
+    return frozenset(found)
+
+
+async def _metadata(actor: Actor, wanted: NewAgent) -> dict[str, object]:
+    found: dict[str, object] = {}
+    if wanted.jwks is not None:
+        keys = public_keys(wanted.jwks)
+        if not keys:
+            raise _refuse(
+                "jwks", "no usable public key: use EC P-256 or RSA with at least 2048 bits, without private parts"
+            )
+        found["jwks"] = {"keys": list(keys)}
+    for origin in wanted.origins:
+        if origin_of(origin) != origin:
+            raise _refuse("origins", f"{origin}: write it as https://host[:port]")
+    if wanted.origins:
+        found[ORIGINS] = list(wanted.origins)
+    if wanted.release is not None:
+        if wanted.release not in RELEASES[:2]:
+            raise _refuse("release", "choose proxy or narrowed; full is set for one provider at a time")
+        found[release.MEMBER] = {release.DEFAULT: wanted.release}
+    if wanted.worker.is_asked:
+        found[workers.MEMBER] = workers.stored_rules(await _worker_rules(actor, wanted))
+    if wanted.declared:
+        found[DECLARED] = wanted.declared
+    return found
+
+
+DECLARED: Final = "declared"  # member of a client's metadata
+
+
+async def _worker_rules(actor: Actor, wanted: NewAgent) -> workers.WorkerRules:
+    wish = wanted.worker
+    if not (wish.addresses and wish.connections and wish.scopes and wanted.jwks is not None):
+        raise _refuse("worker", "a worker needs a key, addresses, connections, and scopes")
+    for address in wish.addresses:
+        try:
+            ip_network(address, strict=False)
+        except ValueError as error:
+            problem = f"{address}: use an address, or a network such as 10.1.0.0/16"
+            raise _refuse("worker.addresses", problem) from error
+    known = {scope for provider in actor.deployment.catalog for scope in provider.scopes}
+    for scope in wish.scopes:
+        if scope not in known:
+            near = did_you_mean(scope, known)
+            raise _refuse(
+                "worker.scopes", f"{scope}: no provider has this scope.{near} See token-vault providers show NAME"
+            )
+    reached = frozenset([await check_target(actor, one, field="worker.connections") for one in wish.connections])
+    return workers.WorkerRules(wish.addresses, Limits(reached, frozenset(wish.scopes)))
+
+
+async def check_target(actor: Actor, named: str, *, field: str) -> str:
+    """The name of the provider, or the ID of the connection, that rules are about. Raises ChangeRefused."""
+    found = actor.deployment.catalog.get(named)
+    if found is not None:
+        return found.name
+    if await connections.exists(actor.deployment.database, named):
+        return named
+    known = [name for one in actor.deployment.catalog.all_providers() for name in (one.name, *one.aliases)]
+    raise _refuse(field, f"no provider {named!r}.{did_you_mean(named, known)} See token-vault providers list")
+
+
+async def set_release(actor: Actor, client: Client, *, target: str, policy: str) -> tuple[Client, str]:
+    """How an agent receives upstream tokens of a provider or connection; the changed agent, and the policy before."""
+    if policy not in RELEASES:
+        raise _refuse("release", f"no release policy {policy}; choose one of: {', '.join(RELEASES)}")
+    if policy != "proxy" and release.ceiling_of(client) is release.ReleasePolicy.PROXY:
+        raise ChangeRefused(
+            "agent_refused",
+            "only a registered client with a secret or key can receive upstream tokens; add one with "
+            "token-vault clients add",
+            kind="conflict",
+            field="release",
+        )
+    name = target if target == release.DEFAULT else await check_target(actor, target, field="release")
+    chosen = {one: value.value for one, value in release.policies_of(client).items()} | {name: policy}
+    changed, now = replace(client, metadata={**client.metadata, release.MEMBER: chosen}), actor.deployment.now()
+    async with actor.change() as transaction:
+        await clients.update_client(transaction, changed)
+        narrowing = "none" if policy == "full" else "kept"
+        event = actor.event("release.changed", client_id=client.id, target=name, release=policy, narrowing=narrowing)
+        await audit.append(transaction, event, now=now)
+    return changed, release.policy_of(client, provider=name, connection_id=name).value
+
+
+async def remove(actor: Actor, client: Client) -> tuple[Grant, ...]:
+    """End the agent: its grants, tokens, codes and permissions of everybody, at the next call."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        ended = await clients.remove_client(transaction, client.id, now=now)
+        if ended is None:
+            raise ChangeRefused("no_client", "This agent was removed already.", kind="not_found")
+        event = actor.event("client.removed", client_id=client.id, agent=client.name, grants=len(ended))
+        await audit.append(transaction, event, now=now)
+    return ended
+
+
+def _refuse(field: str, description: str) -> ChangeRefused:
+    return ChangeRefused("agent_refused", description, field=field)

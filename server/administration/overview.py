@@ -1,0 +1,36 @@
+"""How the vault does as a whole: the cheap checks of the doctor, and the upkeep that is late."""
+
+from __future__ import annotations
+
+from server.deployment import Deployment
+from server.doctor.database import check_history, check_pooler
+from server.doctor.findings import Finding, ok, problem
+from server.doctor.refreshes import check_refreshes
+from server.http.page_texts import text
+from vault.refusals import VaultError
+from vault.storage.database import schema_files
+from vault.upkeep.health import check_keys, check_schema, check_writable
+from vault.upkeep.revocations import count_overdue
+
+
+async def find_troubles(deployment: Deployment) -> list[Finding]:
+    """The doctor's checks that cost little, and the upkeep that is late."""
+    database, found = deployment.database, list[Finding]()
+    for check, name, sentence in (
+        (check_schema, "schema", text("admin_overview.schema", number=len(schema_files()), shape=database.fingerprint)),
+        (check_keys, "keys", text("admin_overview.keys")),
+        (check_writable, "storage", text("admin_overview.writes")),
+    ):
+        try:
+            await check(database)
+            found.append(ok(name, sentence))
+        except VaultError as refusal:
+            found.append(problem(name, refusal.description, fix=text("admin_overview.see_log")))
+    found += [await check_history(deployment), *check_pooler(database), *await check_refreshes(deployment)]
+    overdue, since = await count_overdue(database, now=deployment.now())
+    if overdue:
+        late = text("admin_overview.overdue", number=overdue, minutes=(deployment.now() - since) // 60)
+        found.append(problem("revocations", late, fix=text("admin_overview.overdue_fix")))
+    else:
+        found.append(ok("revocations", text("admin_overview.on_time")))
+    return found

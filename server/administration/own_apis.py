@@ -1,0 +1,92 @@
+"""A developer's own APIs: audiences of access tokens, their scopes, and the clients that are those APIs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from server.administration.actor import Actor, ChangeRefused
+from server.oauth.rules import SCOPES, admin_resource, canonical_resource, clean_name, own_resources
+from vault import apis
+from vault.apis import Api
+from vault.audit import audit
+from vault.records import Client
+
+_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")  # RFC 6749 §3.3
+_LONGEST: Final = 2000  # characters of an identifier
+
+
+async def api_with_url(actor: Actor, url: str) -> Api:
+    """The API with this identifier. Raises ChangeRefused."""
+    found = await apis.find_api(actor.deployment.database, url)
+    if found is None:
+        raise ChangeRefused("no_api", "There is no API with this identifier.", kind="not_found")
+    return found
+
+
+async def save(
+    actor: Actor, url: str, *, name: str | None, scopes: Sequence[str] | None, linked: Sequence[Client] = ()
+) -> Api:
+    """Register an API, or change a registered one; None keeps what is there. Clients are linked, none unlinked."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    _check(url, public_url=deployment.public_url, scopes=scopes or ())
+    for client in linked:
+        if client.is_public:
+            raise ChangeRefused(
+                "api_refused",
+                f"{client.name} is a public client, so it can't be an API. Register one with a secret: "
+                "token-vault clients add --confidential",
+                field="clients",
+            )
+    known = await apis.find_api(deployment.database, url)
+    called = clean_name(name or "") or (url if known is None else known.name)
+    async with actor.change() as transaction:
+        wanted = None if scopes is None else frozenset(scopes)
+        api = await apis.add_api(transaction, url, name=called, now=now, scopes=wanted)
+        for client in linked:
+            await apis.link_client(transaction, url, client_id=client.id, now=now)
+        event = actor.event("api.added", resource=url, clients=[one.id for one in linked], scopes=sorted(api.scopes))
+        await audit.append(transaction, event, now=now)
+    return api
+
+
+async def remove(actor: Actor, url: str) -> None:
+    """Remove an API and end every grant for it."""
+    await api_with_url(actor, url)
+    async with actor.change() as transaction:
+        await apis.remove_api(transaction, url, now=actor.deployment.now())
+        await audit.append(transaction, actor.event("api.removed", resource=url), now=actor.deployment.now())
+
+
+async def unlink(actor: Actor, url: str, client: Client) -> bool:
+    """Unlink a client from an API, which stays. False when it was not linked."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        if not await apis.unlink_client(transaction, url, client_id=client.id, now=now):
+            return False
+        await audit.append(transaction, actor.event("api.removed", resource=url, client=client.id), now=now)
+    return True
+
+
+def _check(url: str, *, public_url: str, scopes: Sequence[str]) -> None:
+    """Check that the identifier can be an audience (RFC 8707 §2), and that no scope has one of our names."""
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in {"https", "http", "urn"} and bool(parts.netloc or parts.path) and not parts.fragment
+    except ValueError:
+        is_usable = False
+    if not is_usable or len(url) > _LONGEST or not all("!" <= letter <= "~" for letter in url):
+        raise _refuse("resource", f"{url}: use an absolute URL without a fragment as the API's identifier")
+    canonical = canonical_resource(url, public_url=public_url)
+    if canonical in own_resources(public_url) or canonical == admin_resource(public_url):
+        raise _refuse("resource", f"{url} belongs to the vault; choose another URL")
+    for scope in scopes:
+        if scope in SCOPES or _SCOPE.fullmatch(scope) is None:
+            problem = "choose a valid scope name (RFC 6749 section 3.3) that the vault doesn't use itself"
+            raise _refuse("scopes", f"{scope}: {problem}")
+
+
+def _refuse(field: str, description: str) -> ChangeRefused:
+    return ChangeRefused("api_refused", description, field=field)

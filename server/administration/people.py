@@ -1,0 +1,121 @@
+"""People: add, disable, make or remove admins, help back in, link an identity, and delete.
+
+Whoever has the data directory may do all of it to anybody; an admin neither ends their own account nor leaves the
+vault without an admin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from server.administration.actor import Actor, ChangeRefused
+from server.connecting.deletion import end_at_providers, remove_person
+from server.sign_in.password import make_sign_in_link
+from vault import users
+from vault.audit import audit
+from vault.keys import passwords
+from vault.records import User
+from vault.storage.database import Reader, Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class AddedPerson:
+    """A new person, and the link with which they sign in once, if they have no password yet."""
+
+    user: User
+    link: str | None = field(repr=False, default=None)
+
+
+async def person_with_id(reader: Reader, user_id: str) -> User:
+    """The person. Raises ChangeRefused."""
+    found = await users.get_user(reader, user_id)
+    if found is None:
+        raise ChangeRefused("no_person", "There is no person with this ID.", kind="not_found")
+    return found
+
+
+async def add_person(actor: Actor, name: str, *, is_admin: bool, password: str | None = None) -> AddedPerson:
+    """A new person with a password, or with a one-time link. Raises NameRefused, NameTaken or PasswordRefused."""
+    now, hashed = actor.deployment.now(), None
+    if password is not None:
+        passwords.check_password(password, name=name)
+        hashed = await passwords.hash_password(password)
+    async with actor.change() as transaction:
+        person = await users.create_user(transaction, name, password_hash=hashed, is_admin=is_admin, now=now)
+        link = None if hashed else await make_sign_in_link(actor.deployment, transaction, person.id)
+        event = actor.event("user.created", user_id=person.id, method=actor.method, admin=is_admin)
+        await audit.append(transaction, event, now=now)
+    return AddedPerson(person, link)
+
+
+async def make_link(actor: Actor, person: User) -> str:
+    """A one-time link with which the person signs in anew."""
+    if person.disabled_at is not None:
+        raise ChangeRefused("person_changed", "This person is disabled: enable them first.", kind="conflict")
+    async with actor.change() as transaction:
+        link = await make_sign_in_link(actor.deployment, transaction, person.id)
+        await audit.append(transaction, actor.event("user.link_made", user_id=person.id), now=actor.deployment.now())
+    return link
+
+
+async def set_disabled(actor: Actor, person: User, *, is_disabled: bool) -> bool:
+    """End all sessions and agents of the person and let them in no more, or let them in again.
+
+    False when that is already so.
+    """
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        if is_disabled:
+            _check_other(actor, person)
+            await _keep_an_admin(actor, transaction, person)
+            has_changed = await users.disable_user(transaction, person.id, now=now)
+        else:
+            has_changed = await users.enable_user(transaction, person.id)
+        if has_changed:
+            kind = "user.disabled" if is_disabled else "user.enabled"
+            await audit.append(transaction, actor.event(kind, user_id=person.id), now=now)
+    return has_changed
+
+
+async def set_admin(actor: Actor, person: User, *, is_admin: bool) -> bool:
+    """Let the person administer this vault, or no more; somebody must be left who can. False when already so."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        if not is_admin:
+            await _keep_an_admin(actor, transaction, person)
+        has_changed = await users.set_admin(transaction, person.id, is_admin=is_admin)
+        if has_changed:
+            kind = "user.admin_added" if is_admin else "user.admin_removed"
+            await audit.append(transaction, actor.event(kind, user_id=person.id), now=now)
+    return has_changed
+
+
+async def link_identity(actor: Actor, person: User, *, issuer: str, subject: str) -> None:
+    """Bind the person to who they are elsewhere. Raises IdentityTaken."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=person.id, now=now)
+        await audit.append(transaction, actor.event("user.linked", user_id=person.id, issuer=issuer), now=now)
+
+
+async def delete(actor: Actor, person: User) -> None:
+    """Delete the person: their grants end now, at the providers as soon as these answer, and then their keys."""
+    _check_other(actor, person)
+    async with actor.change() as transaction:
+        await _keep_an_admin(actor, transaction, person)
+        await person_with_id(transaction, person.id)
+        event = actor.event("user.removed", user_id=person.id, name=person.name)
+        owned = await remove_person(transaction, actor.deployment, person, event=event)
+    await end_at_providers(actor.deployment, owned)
+
+
+def _check_other(actor: Actor, person: User) -> None:
+    if actor.user is not None and person.id == actor.user.id:
+        raise ChangeRefused("not_yourself", "Another admin can disable or delete you.", kind="conflict")
+
+
+async def _keep_an_admin(actor: Actor, transaction: Transaction, person: User) -> None:
+    if actor.user is not None and person.is_admin and await users.is_last_admin(transaction, person.id):
+        raise ChangeRefused(
+            "last_admin", "Nobody else could administer this vault: make somebody else an admin first.", kind="conflict"
+        )

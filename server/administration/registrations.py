@@ -1,0 +1,225 @@
+"""Our registrations at providers: how each provider does, and entering, testing and removing one.
+
+What is entered is sealed in the database and counts in every process within seconds. A registration in the settings
+comes first and cannot be changed here. A stored secret is never shown again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from providers.definitions.catalog import SHELF, Provider
+from providers.definitions.inputs import value_problem
+from server.administration.actor import Actor, ChangeRefused
+from server.deployment import Deployment
+from server.doctor.findings import Finding
+from server.doctor.providers import check_provider
+from server.live_providers import REFUSALS
+from server.runtime.catalog import is_set_here
+from server.setup.provider_consoles import Guide, guide_for, id_problem, secret_problem, service_of
+from vault import connections, registrations
+from vault.audit import audit
+from vault.connections import SEEN_AT_PROVIDER
+from vault.refusals import CiphertextRejected
+from vault.registrations import EnteredRegistration, StoredRegistration
+from vault.upkeep import revocations
+
+_TEST_WAIT: Final = 20.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a provider that is set up does: in a sentence, and whether that is good. `since`: of a trouble."""
+
+    kind: str  # a text of `provider_health`
+    is_good: bool
+    count: int = 0
+    to_reconnect: int = 0
+    since: int | None = None
+    reason: str = ""
+
+    @property
+    def number(self) -> str:
+        """The number of accounts, as it is shown."""
+        return f"{SEEN_AT_PROVIDER - 1}+" if self.count >= SEEN_AT_PROVIDER else str(self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationWish:
+    """What an admin enters. An empty secret keeps the stored one."""
+
+    client_id: str
+    client_secret: str = field(repr=False, default="")
+    inputs: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_testing: bool = False
+
+
+def provider_named(deployment: Deployment, name: str) -> Provider:
+    """The provider. Raises ChangeRefused for one that needs no registration, too."""
+    found = deployment.catalog.get(name)
+    if found is None or found.name != name or found.audience is not None:
+        raise ChangeRefused("no_provider", "There is no provider with this name.", kind="not_found")
+    return found
+
+
+def is_known_here(deployment: Deployment, provider: Provider) -> bool:
+    """Whether it is set up, or somebody tried to."""
+    is_unusable = provider.name in deployment.live.current.unusable
+    return is_unusable or deployment.vault.upstreams[provider.name].is_configured
+
+
+async def health_of(deployment: Deployment, provider: Provider) -> Health:
+    """What this process and the database know of it."""
+    reason = deployment.live.current.unusable.get(provider.name)
+    if reason is not None:
+        return Health("unusable", is_good=False, reason=reason)
+    if not deployment.vault.upstreams[provider.name].is_configured:
+        return Health("missing", is_good=False)
+    trouble = deployment.vault.tasks.breakers.trouble(provider.name)
+    seen = await connections.count_at_provider(deployment.database, provider.name)
+    if trouble is not None:
+        return Health(trouble.kind, is_good=False, count=seen.count, since=trouble.since)
+    if seen.to_reconnect:
+        return Health("reconnect", is_good=False, count=seen.count, to_reconnect=seen.to_reconnect)
+    if not seen.count:
+        return Health("unused", is_good=True)
+    return Health("works", is_good=True, count=seen.count, since=seen.refreshed_at)
+
+
+def guide_of(deployment: Deployment, provider: Provider) -> Guide:
+    """What to enter at its console."""
+    settings = deployment.settings
+    return guide_for(provider, deployment.tools, public_url=settings.public_url, is_loopback=settings.is_loopback)
+
+
+async def own_registration(actor: Actor, provider: Provider, *, revision: str | None) -> StoredRegistration | None:
+    """What is stored, if it still has the `revision` that the caller knows (None: whichever).
+
+    Raises ChangeRefused when it changed, or when the settings have it.
+    """
+    if is_set_here(actor.deployment.settings, provider.name):
+        raise ChangeRefused(
+            "in_settings",
+            f"{provider.title} is set in the settings file, which comes first: change it there.",
+            kind="conflict",
+            provider=provider.title,
+        )
+    stored = await registrations.get_registration(actor.deployment.database, provider.name)
+    if revision is not None and revision != ("" if stored is None else stored.revision):
+        raise _out_of_date()
+    return stored
+
+
+async def save(
+    actor: Actor, provider: Provider, wanted: RegistrationWish, *, stored: StoredRegistration | None
+) -> StoredRegistration:
+    """Store our registration there in place of the `stored` one, if it can be right. Raises ChangeRefused."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    entered = await _check_wish(deployment, provider, wanted, stored)
+    try:
+        await deployment.live.check(provider.name, entered)
+    except REFUSALS as refusal:
+        raise _wrong("", str(refusal)) from refusal
+    async with actor.change() as transaction:
+        kept = await registrations.save_registration(
+            transaction,
+            deployment.keys,
+            entered,
+            provider=provider.name,
+            by="" if actor.user is None else actor.user.id,
+            now=now,
+            known=stored,
+        )
+        if kept is None:
+            raise _out_of_date()
+        event = actor.event("provider.set_up", provider=provider.name, client=entered.client_id)
+        await audit.append(transaction, event, now=now)
+    await _take_effect(deployment, had_secret=stored is not None)
+    return kept
+
+
+async def remove(actor: Actor, provider: Provider, *, stored: StoredRegistration | None) -> None:
+    """Delete our registration and destroy its secret's key."""
+    deployment = actor.deployment
+    async with actor.change() as transaction:
+        if stored is None or not await registrations.remove_registration(transaction, deployment.keys, stored):
+            raise _out_of_date()
+        event = actor.event("provider.removed", provider=provider.name, client=stored.client_id)
+        await audit.append(transaction, event, now=deployment.now())
+    await _take_effect(deployment, had_secret=True)
+
+
+async def ask_provider(deployment: Deployment, provider: Provider) -> list[Finding] | None:
+    """Whether the provider knows our registration, as `token-vault doctor` asks; None if it doesn't answer in time."""
+    try:
+        async with asyncio.timeout(_TEST_WAIT):
+            return await check_provider(deployment, provider)
+    except TimeoutError:
+        return None
+
+
+async def _check_wish(
+    deployment: Deployment, provider: Provider, wanted: RegistrationWish, stored: StoredRegistration | None
+) -> EnteredRegistration:
+    secret = await _secret(deployment, provider, wanted, stored)
+    for name in wanted.inputs:
+        if name not in provider.inputs:
+            raise _wrong(f"inputs.{name}", f"{provider.title} has no input {name}")
+    for name, about in provider.inputs.items():
+        if name not in wanted.inputs and about.default is None:
+            raise ChangeRefused(
+                "input_missing",
+                f"Enter {about.title}, for example {about.example}.",
+                field=f"inputs.{name}",
+                title=about.title,
+                example=about.example,
+            )
+        if name in wanted.inputs and (problem := value_problem(provider, name, wanted.inputs[name])):
+            raise _wrong(f"inputs.{name}", problem)
+    is_testing = wanted.is_testing and provider.expires.testing is not None
+    return EnteredRegistration(wanted.client_id, secret, wanted.inputs, is_testing)
+
+
+async def _secret(
+    deployment: Deployment, provider: Provider, wanted: RegistrationWish, stored: StoredRegistration | None
+) -> str | None:
+    ships = (SHELF / f"{provider.name}.toml").is_file()
+    service = service_of(provider.name, token_url=provider.hosts.token_url, ships=ships)
+    if problem := id_problem(service, wanted.client_id):
+        raise _wrong("client_id", problem)
+    if guide_of(deployment, provider).client == "public":
+        return None
+    has_kept = stored is not None and stored.sealed is not None and stored.client_id == wanted.client_id
+    if not wanted.client_secret and stored is not None and has_kept:
+        try:
+            kept = await registrations.open_registration(deployment.database, deployment.keys, stored)
+        except CiphertextRejected as error:
+            raise ChangeRefused(
+                "unreadable", "The stored secret can't be opened: enter it again.", field="client_secret"
+            ) from error
+        return kept.client_secret
+    if problem := secret_problem(wanted.client_secret, service=service, client_id=wanted.client_id):
+        raise _wrong("client_secret", problem)
+    return wanted.client_secret
+
+
+async def _take_effect(deployment: Deployment, *, had_secret: bool) -> None:
+    """Here at once; other processes look by themselves."""
+    await deployment.live.refresh(deployment.database, deployment.keys)
+    if had_secret:
+        await revocations.scrub(deployment.vault, ())
+
+
+def _out_of_date() -> ChangeRefused:
+    return ChangeRefused(
+        "registration_changed",
+        "Somebody changed this registration meanwhile: read it again.",
+        kind="changed_meanwhile",
+    )
+
+
+def _wrong(field: str, description: str) -> ChangeRefused:
+    return ChangeRefused("registration_refused", description, field=field)

@@ -1,0 +1,17 @@
+"""The keys that the vault signs its own tokens with: rotate them."""
+
+from __future__ import annotations
+
+from server.administration.actor import Actor
+from vault.audit import audit
+
+
+async def rotate(actor: Actor) -> str:
+    """Publish a new signing key, which signs an hour later; its key ID."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    async with actor.change():
+        pass  # only somebody who may do this creates a key
+    kid = await deployment.keys.signing.rotate(deployment.database, now=now)
+    async with actor.change() as transaction:
+        await audit.append(transaction, actor.event("signing_key.rotated", kid=kid), now=now)
+    return kid
