@@ -76,6 +76,7 @@ KINDS: Final[dict[str, RefusalKind]] = {
     # The same codes with another status
     "no_token": RefusalKind(401, ""),  # RFC 6750 §3.1: no error code where no token was sent
     "key_not_proved": RefusalKind(401, "invalid_dpop_proof"),  # RFC 9449 §7.1: at a protected resource
+    "sign_in_again": RefusalKind(401, "insufficient_user_authentication"),  # RFC 9470 §3
     "refused_by_person": RefusalKind(400, "access_denied"),  # RFC 8628 §3.5
     "unknown_agent": RefusalKind(400, "invalid_client"),  # on the page of /authorize: nothing authenticates there
     "too_many_requests": RefusalKind(429, "temporarily_unavailable"),
@@ -87,6 +88,7 @@ KINDS: Final[dict[str, RefusalKind]] = {
     "not_found": RefusalKind(404),
     "conflict": RefusalKind(409),
     "gone": RefusalKind(410),
+    "changed_meanwhile": RefusalKind(412),  # RFC 9110 §13.1.1: If-Match
     "unsupported_form": RefusalKind(415),
     "not_ready": RefusalKind(503),
     # Before a request is complete (`server.http.connections`)

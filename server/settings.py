@@ -26,6 +26,7 @@ from pydantic_settings import (
 
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.outbound.json_values import is_object
+from server.admin_settings import AdminSettings
 from server.provider_settings import OutboundSettings, ProviderSettings, Section, SettingsRefused, read_secret
 from server.telemetry_settings import TelemetrySettings
 from server.tool_settings import ToolSettings
@@ -452,6 +453,7 @@ class Settings(BaseSettings):
     transports: TransportSettings = TransportSettings()
     proxy: ProxySettings = ProxySettings()
     outbound: OutboundSettings = OutboundSettings()
+    admin: AdminSettings = AdminSettings()
     sandbox: SandboxSettings = SandboxSettings()
     stdio: StdioSettings = StdioSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

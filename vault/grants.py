@@ -194,6 +194,17 @@ async def list_sign_ins(reader: Reader, user_id: str, *, client_id: str, limit: 
     return tuple(grant_from(row) for row in rows)
 
 
+async def find_of_client(reader: Reader, client_id: str, *, resource: str) -> Grant | None:
+    """The newest live grant of a client for a resource, of whichever user."""
+    rows = await reader.fetch(
+        "select id, user_id, client_id, scopes, resource, redirect_uri, created_at, revoked_at, revoked_reason"
+        " from grants where tenant = :tenant and client_id = :client_id and resource = :resource"
+        " and revoked_at is null order by created_at desc, id limit 1",
+        {"tenant": TENANT, "client_id": client_id, "resource": resource},
+    )
+    return grant_from(rows[0]) if rows else None
+
+
 async def live_principal_facts(reader: Reader, grant_id: str, *, token_id: str = "") -> LiveGrant | None:
     """The grant with its client and user, unless any of the three, or the access token with this id, has ended.
 

@@ -54,6 +54,7 @@ class Principal:
     actors: tuple[str, ...] = ()  # RFC 8693 §4.1: the chain of `act`, outermost first; empty: the agent itself
     expires_at: int | None = None
     token_id: str = ""  # `jti` of the access token behind the call; what is made from it ends with it
+    auth_time: int | None = None  # when the person signed in, if the token says so (RFC 9068 §2.2.1)
 
 
 @dataclass(frozen=True, slots=True)

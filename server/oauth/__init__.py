@@ -50,7 +50,12 @@ def routes(deployment: Deployment) -> list[Route]:
         ),
         *(
             route
-            for path in (resource_document, f"{resource_document}/mcp", f"{resource_document}/sse")
+            for path in (
+                resource_document,
+                f"{resource_document}/mcp",
+                f"{resource_document}/sse",
+                f"{resource_document}/admin/v1",
+            )
             for route in endpoint(deployment, path, {"GET": metadata.protected_resource}, is_cross_origin=True)
         ),
         *endpoint(deployment, "/.well-known/jwks.json", {"GET": metadata.jwks}, is_cross_origin=True),

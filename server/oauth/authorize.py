@@ -28,7 +28,7 @@ from server.oauth.clients.rules import is_loopback_only, trusts_consent
 from server.oauth.parameters import Parameters, parse_parameters, with_parameters
 from server.oauth.pkce import check_challenge
 from server.oauth.redirect_uris import is_loopback_redirect, redirect_host, redirect_matches, without_loopback_port
-from server.oauth.rules import OAuthError, choose_scopes, parse_max_age, parse_prompt
+from server.oauth.rules import OAuthError, admin_resource, choose_scopes, parse_max_age, parse_prompt
 from server.oauth.wire import as_oauth_error, read_form
 from server.sign_in import password
 from vault import clients, grants, limits, tickets
@@ -179,6 +179,7 @@ async def _read(
             None if scope is None else parse_scope(scope),
             client=client,
             api_scopes=await resources.api_scopes(deployment, resource),
+            ordinary=resources.ordinary_scopes(deployment, resource),
         ),
         resource=resource,
         state=state,
@@ -354,6 +355,8 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
             raise TransitionRefused("this agent is no longer registered", detail="client or redirect URI gone")
         if not wanted.accepts(session):
             raise TransitionRefused("sign in again first", detail="session older than the client asked for")
+        if wanted.resource == admin_resource(deployment.public_url) and not user.is_admin:
+            raise TransitionRefused("only an admin can allow this", detail="not an administrator")
         granted = replace(wanted, scopes=wanted.scopes & scopes, auth_time=session.auth_time)
         if not granted.scopes:
             raise TransitionRefused("choose at least one permission, or deny", detail="no scope left")

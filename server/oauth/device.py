@@ -21,7 +21,7 @@ from server.oauth.authorization_request import AuthorizationRequest, DeviceFacts
 from server.oauth.authorize import REQUEST_LIFETIME, may_wait
 from server.oauth.clients import authentication
 from server.oauth.clients.rules import DEVICE_GRANT
-from server.oauth.resources import api_scopes, known_resource
+from server.oauth.resources import api_scopes, known_resource, ordinary_scopes
 from server.oauth.rules import OAuthError, choose_scopes
 from server.oauth.wire import read_form
 from vault import replay, tickets
@@ -40,7 +40,12 @@ async def authorize_device(deployment: Deployment, request: Request) -> Response
     scope, address = form.get("scope"), address_of(request)
     resource = await known_resource(deployment, form.get("resource"), client=client)
     known = await api_scopes(deployment, resource)
-    scopes = choose_scopes(None if scope is None else parse_scope(scope), client=client, api_scopes=known)
+    scopes = choose_scopes(
+        None if scope is None else parse_scope(scope),
+        client=client,
+        api_scopes=known,
+        ordinary=ordinary_scopes(deployment, resource),
+    )
     if not await may_wait(deployment, address):
         raise OAuthError(
             "too_many_requests",

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from server.deployment import Deployment
 from server.oauth.clients.rules import AUTH_METHODS, GRANT_TYPES
-from server.oauth.rules import ORDINARY_SCOPES, SCOPES
+from server.oauth.rules import ADMIN_SCOPES, CLIENT_CREDENTIALS, ORDINARY_SCOPES, SCOPES, admin_resource
 from server.oauth.wire import cached_answer
 from server.signatures.jose import FOREIGN_ALGORITHMS, SIGNING_ALGORITHM
 
@@ -34,10 +34,10 @@ def server_document(deployment: Deployment) -> dict[str, object]:
         "revocation_endpoint": deployment.url("/revoke"),
         "introspection_endpoint": deployment.url("/introspect"),
         "userinfo_endpoint": deployment.url("/userinfo"),
-        "scopes_supported": sorted(SCOPES),
+        "scopes_supported": sorted(SCOPES | ADMIN_SCOPES),
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
-        "grant_types_supported": list(GRANT_TYPES),
+        "grant_types_supported": [*GRANT_TYPES, CLIENT_CREDENTIALS],
         "token_endpoint_auth_methods_supported": list(AUTH_METHODS),
         "token_endpoint_auth_signing_alg_values_supported": algorithms,
         "revocation_endpoint_auth_methods_supported": list(AUTH_METHODS),
@@ -64,7 +64,11 @@ def server_document(deployment: Deployment) -> dict[str, object]:
             "at_hash",
             "preferred_username",
         ],
-        "protected_resources": [deployment.url("/mcp"), deployment.url("/sse")],
+        "protected_resources": [
+            deployment.url("/mcp"),
+            deployment.url("/sse"),
+            admin_resource(deployment.public_url),
+        ],
         "service_documentation": deployment.url("/"),
     }
     if deployment.settings.registration_mode != "closed":
@@ -78,14 +82,15 @@ async def authorization_server(deployment: Deployment, request: Request) -> Resp
 
 
 async def protected_resource(deployment: Deployment, request: Request) -> Response:
-    """GET /.well-known/oauth-protected-resource[/mcp|/sse]: `resource` is the URL the document was derived from."""
+    """GET /.well-known/oauth-protected-resource[/mcp|/sse|/admin/v1]: `resource` is the URL that the path names."""
     path = request.url.path.removeprefix("/.well-known/oauth-protected-resource").rstrip("/")
+    is_admin = deployment.public_url + path == admin_resource(deployment.public_url)
     document: dict[str, object] = {
         "resource": deployment.public_url + path,
         "authorization_servers": [deployment.public_url],
-        "scopes_supported": sorted(ORDINARY_SCOPES),
+        "scopes_supported": sorted(ADMIN_SCOPES if is_admin else ORDINARY_SCOPES),
         "bearer_methods_supported": ["header"],
-        "resource_name": "Token Vault",
+        "resource_name": "Token Vault Admin API" if is_admin else "Token Vault",
         "dpop_signing_alg_values_supported": list(FOREIGN_ALGORITHMS),
         "dpop_bound_access_tokens_required": deployment.settings.tokens.require_dpop,
     }

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from server.deployment import Deployment
-from server.oauth.rules import OAuthError, canonical_resource, default_resource, own_resources
+from server.oauth.rules import (
+    ADMIN_READ,
+    ADMIN_SCOPES,
+    ORDINARY_SCOPES,
+    OAuthError,
+    admin_resource,
+    canonical_resource,
+    default_resource,
+    own_resources,
+)
 from vault import apis
-from vault.records import Client
+from vault.records import Client, ClientKind
 
 
 async def known_resource(deployment: Deployment, asked: str | None, *, client: Client) -> str:
@@ -13,6 +22,8 @@ async def known_resource(deployment: Deployment, asked: str | None, *, client: C
     if asked is None:
         return client.resources[0] if client.resources else default_resource(deployment.public_url)
     resource = canonical_resource(asked, public_url=deployment.public_url)
+    if resource == admin_resource(deployment.public_url) and may_administer(client, deployment.public_url):
+        return resource
     ours = own_resources(deployment.public_url)
     is_open = resource in (client.resources or ours)
     if any(provider.audience == resource for provider in deployment.catalog):
@@ -22,8 +33,21 @@ async def known_resource(deployment: Deployment, asked: str | None, *, client: C
     return resource
 
 
+def may_administer(client: Client, public_url: str) -> bool:
+    """Whether an operator registered this client for the Admin API; whoever registers by themselves never gets in."""
+    return client.kind is ClientKind.MANUAL and admin_resource(public_url) in client.resources
+
+
+def ordinary_scopes(deployment: Deployment, resource: str) -> frozenset[str]:
+    """What a client gets that asks for no scope."""
+    is_admin = resource == admin_resource(deployment.public_url)
+    return frozenset({ADMIN_READ}) if is_admin else ORDINARY_SCOPES
+
+
 async def api_scopes(deployment: Deployment, resource: str) -> frozenset[str]:
-    """The scopes of a registered API; none for our own endpoints."""
+    """The scopes of a registered API, or of the Admin API; none for our MCP endpoints."""
+    if resource == admin_resource(deployment.public_url):
+        return ADMIN_SCOPES
     if resource in own_resources(deployment.public_url):
         return frozenset()
     registered = await apis.find_api(deployment.database, resource)

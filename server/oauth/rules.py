@@ -17,6 +17,15 @@ SCOPES: Final = frozenset({"tools", "exchange", "connections", "openid", "offlin
 ORDINARY_SCOPES: Final = frozenset({"tools", "connections"})
 EXCHANGE_SCOPE: Final = "exchange"  # tokens that their client, or the API they are for, may exchange
 TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # RFC 8693 §2.1
+CLIENT_CREDENTIALS: Final = "client_credentials"  # RFC 6749 §4.4; of service accounts only
+
+# Of tokens for the Admin API, which work as long as their person is an admin.
+ADMIN_READ: Final = "admin:read"
+ADMIN_WRITE: Final = "admin:write"  # every change that has a scope of its own below, but for `admin:access`
+ADMIN_ACCESS: Final = "admin:access"  # what people connected and allowed, which `admin:read` doesn't show
+ADMIN_SCOPES: Final = frozenset(
+    {ADMIN_READ, ADMIN_WRITE, ADMIN_ACCESS, "admin:people", "admin:agents", "admin:providers", "admin:keys"}
+)
 
 
 class OAuthError(Exception):
@@ -53,6 +62,11 @@ def own_resources(public_url: str) -> frozenset[str]:
     return frozenset({public_url, f"{public_url}/", *(public_url + path for path in MCP_PATHS)})
 
 
+def admin_resource(public_url: str) -> str:
+    """The audience of the Admin API, for which only clients that an operator bound to it get tokens."""
+    return f"{public_url}/admin/v1"
+
+
 def default_resource(public_url: str) -> str:
     return f"{public_url}/mcp"
 
@@ -60,19 +74,23 @@ def default_resource(public_url: str) -> str:
 def canonical_resource(resource: str, *, public_url: str) -> str:
     """One of our resources without its trailing slash; anything else unchanged."""
     bare = resource.removesuffix("/")
-    return bare if bare in own_resources(public_url) else resource
+    return bare if bare in own_resources(public_url) or bare == admin_resource(public_url) else resource
 
 
 def choose_scopes(
-    asked: frozenset[str] | None, *, client: Client, api_scopes: frozenset[str] = frozenset()
+    asked: frozenset[str] | None,
+    *,
+    client: Client,
+    api_scopes: frozenset[str] = frozenset(),
+    ordinary: frozenset[str] = ORDINARY_SCOPES,
 ) -> frozenset[str]:
     """The scopes to ask the person about: those requested, minus unknown ones and those beyond this client.
 
-    `api_scopes` are those of the registered API that the token is for. An empty request means ordinary use. Asking only
-    for unavailable scopes is `invalid_scope` (RFC 6749 §3.3).
+    `api_scopes` are those of the registered API that the token is for. An empty request means `ordinary` use. Asking
+    only for unavailable scopes is `invalid_scope` (RFC 6749 §3.3).
     """
     if not asked:
-        return ORDINARY_SCOPES
+        return ordinary
     chosen = asked & (known_scopes(client.grant_types) | api_scopes)
     if not chosen:
         raise OAuthError("invalid_scope", "this client can't get any of the requested scopes")

@@ -17,7 +17,7 @@ from server.deployment import Deployment
 from server.http import cors
 from server.http.addresses import address_of, network_of
 from server.http.answers import json_answer
-from server.oauth import device, dpop, identity, tokens, wire
+from server.oauth import device, dpop, identity, service_accounts, tokens, wire
 from server.oauth.authorization_request import AuthorizationRequest, stored_request
 from server.oauth.clients import authentication
 from server.oauth.clients.rules import DEVICE_GRANT, is_same_software
@@ -26,7 +26,14 @@ from server.oauth.exchange.recent import RepeatableRequest, RepeatedExchanges, q
 from server.oauth.parameters import Parameters
 from server.oauth.pkce import verifier_matches
 from server.oauth.redirect_uris import without_loopback_port
-from server.oauth.rules import TOKEN_EXCHANGE, OAuthError, canonical_resource, own_resources
+from server.oauth.rules import (
+    CLIENT_CREDENTIALS,
+    TOKEN_EXCHANGE,
+    OAuthError,
+    admin_resource,
+    canonical_resource,
+    own_resources,
+)
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ExchangeAnswer, TokenGrant, TokenRequest
 from server.oauth.wire import as_oauth_error, refusal_answer
@@ -123,7 +130,8 @@ async def _answer(deployment: Deployment, issue: TokenGrant, asked: TokenRequest
     A client that cannot refresh, or does not, signs in again when its access token ends, so that one lives longer.
     """
     settings = deployment.settings.tokens
-    is_alone = issue.refresh_token is None or issue.is_left_alone
+    is_alone = (issue.refresh_token is None or issue.is_left_alone) and not issue.asks_anew
+    is_admin = issue.resource == admin_resource(deployment.public_url)
     access_token, lifetime = tokens.mint(
         deployment,
         issue.grant,
@@ -131,7 +139,8 @@ async def _answer(deployment: Deployment, issue: TokenGrant, asked: TokenRequest
         audience=issue.resource,
         now=asked.now,
         key_thumbprint=asked.key_thumbprint,
-        lifetime=settings.access_lifetime_alone if is_alone else settings.access_lifetime,
+        lifetime=settings.access_lifetime_alone if is_alone and not is_admin else settings.access_lifetime,
+        auth_time=issue.auth_time if is_admin else None,
     )
     content: dict[str, object] = {
         "access_token": access_token,
@@ -362,5 +371,6 @@ _GRANTS: Final[dict[str, _Grant]] = {
     "authorization_code": _redeem_code,
     "refresh_token": _refresh,
     DEVICE_GRANT: _redeem_device_code,
+    CLIENT_CREDENTIALS: service_accounts.issue_token,
     TOKEN_EXCHANGE: exchange.exchange,
 }

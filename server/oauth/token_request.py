@@ -40,6 +40,7 @@ class TokenGrant:
     nonce: str | None = None
     auth_time: int | None = None  # of the original sign-in; a refresh does not repeat it
     is_left_alone: bool = False  # the client will not use its refresh token
+    asks_anew: bool = False  # it gets another token whenever it likes, so this one need not live long
 
 
 @dataclass(frozen=True, slots=True)

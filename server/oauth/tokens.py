@@ -51,6 +51,7 @@ class AccessClaims:
     token_id: str
     actors: tuple[str, ...] = ()
     key_thumbprint: str | None = None
+    auth_time: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class AccessTokenFacts:
     actors: tuple[str, ...] = ()
     key_thumbprint: str | None = None
     parent: str = ""
+    auth_time: int | None = None
 
 
 class _Verdicts:
@@ -104,11 +106,13 @@ def mint(
     expires_at: int | None = None,
     lifetime: int | None = None,
     parent: str = "",
+    auth_time: int | None = None,
 ) -> tuple[str, int]:
     """An access token for the grant's client, and its lifetime in seconds (RFC 9068 §2.2).
 
     `actors` become the nested `act` (RFC 8693 §4.1), outermost first; `expires_at` can only shorten the lifetime, by
-    default the operator's for access tokens. `parent` is the id of the token that this one is made from and ends with.
+    default the operator's for access tokens. `parent` is the id of the token that this one is made from and ends with,
+    `auth_time` when its person signed in (RFC 9068 §2.2.1).
     """
     lifetime = lifetime or deployment.settings.tokens.access_lifetime
     if expires_at is not None:
@@ -123,6 +127,7 @@ def mint(
         actors=actors,
         key_thumbprint=key_thumbprint,
         parent=parent,
+        auth_time=auth_time,
     )
     return sign(deployment.keys, facts, now=now, expires_at=now + lifetime), lifetime
 
@@ -145,6 +150,8 @@ def sign(keys: KeyRing, facts: AccessTokenFacts, *, now: int, expires_at: int) -
         claims["cnf"] = {"jkt": facts.key_thumbprint}
     if facts.actors:
         claims["act"] = act_of(facts.actors)
+    if facts.auth_time is not None:
+        claims["auth_time"] = facts.auth_time
     return jose.sign(claims, keys.signing.current(now), typ=TYPE)
 
 
@@ -189,6 +196,7 @@ async def _verify_claims(
         actors=claims.actors,
         expires_at=claims.expires_at,
         token_id=claims.token_id,
+        auth_time=claims.auth_time,
     )
 
 
@@ -292,6 +300,7 @@ def _access_claims(claims: Mapping[str, object], *, issuer: str) -> AccessClaims
         token_id=values["jti"],
         actors=actors_of(claims.get("act")),
         key_thumbprint=_thumbprint(claims.get("cnf")),
+        auth_time=jose.integer_claim(claims, "auth_time"),
     )
 
 

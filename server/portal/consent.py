@@ -14,6 +14,7 @@ from starlette.responses import Response
 from server.http import pages
 from server.oauth import authorize
 from server.oauth.clients.rules import appearance
+from server.oauth.rules import admin_resource
 from server.portal import recognition, texts
 from server.portal.access import access, access_saving, tool_sets
 from server.portal.forms import PageRefused
@@ -40,6 +41,8 @@ async def show(visit: OwnVisit) -> Response:
         return pages.go(_TYPE_THE_CODE)
     if not pending.wanted.accepts(visit.session):
         return _sign_in_again(pending)
+    if pending.resource == admin_resource(visit.deployment.public_url) and not visit.user.is_admin:
+        raise PageRefused("not_admin", kind="forbidden")
     # A person who had to sign in first comes here with a request that would have been answered at once.
     if not pending.asks_always and await authorize.find_consent(visit.deployment, pending, user=visit.user) is not None:
         return pages.leave(visit.visit.request, await _approve(visit, pending))

@@ -40,6 +40,15 @@ class _SigningKey:
         return self.retired_at is None or now < self.retired_at
 
 
+@dataclass(frozen=True, slots=True)
+class SigningKeyFacts:
+    """One published signing key, without the key: from when it signs, and when it is no longer published."""
+
+    kid: str
+    active_at: int
+    retired_at: int | None
+
+
 class SigningKeys:
     """The signing keys of one vault as this process knows them."""
 
@@ -68,6 +77,13 @@ class SigningKeys:
     def public_jwks(self, now: int) -> dict[str, object]:
         """The JWK set to publish (RFC 7517 §5), including a key that will sign soon."""
         return {"keys": [key.as_dict(private=False) for key in self.verification(now)]}
+
+    def list_published(self, now: int) -> tuple[SigningKeyFacts, ...]:
+        """The published keys, the oldest first."""
+        found = [SigningKeyFacts(kid, one.active_at, one.retired_at) for kid, one in self._known.items()]
+        return tuple(
+            sorted((one for one in found if self._known[one.kid].is_published(now)), key=lambda one: one.active_at)
+        )
 
     async def rotate(self, database: Database, *, now: int) -> str:
         """Publish a new key now and sign with it from `now + PUBLISH_AHEAD`; its key id."""

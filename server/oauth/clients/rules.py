@@ -29,7 +29,9 @@ GRANT_TYPES: Final = ("authorization_code", "refresh_token", DEVICE_GRANT, TOKEN
 USUAL_GRANT_TYPES: Final = ("authorization_code", "refresh_token")
 # Kept in `Client.metadata` beside what the client said; never shown to it.
 CHANGED_AT: Final = "redirects_changed_at"  # when redirects or the shown data changed; named as 0.1.0 reads it
-PRIVATE_MEMBERS: Final = frozenset({CHANGED_AT, "fetched_at", "fresh_until", "origins", "release", "worker"})
+PRIVATE_MEMBERS: Final = frozenset(
+    {CHANGED_AT, "fetched_at", "fresh_until", "origins", "release", "worker", "declared"}
+)
 REDIRECTS_LIMIT: Final = 8192  # characters of all redirect URIs together
 _KEPT: Final = 32 * 1024  # characters stored per client
 _SHOWN: Final = 200

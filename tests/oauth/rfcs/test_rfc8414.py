@@ -60,7 +60,9 @@ async def test_no_implicit_and_no_password_grant_is_offered_or_served(world: Wor
     found = await document(world)
     assert found["response_types_supported"] == ["code"]
     assert found["response_modes_supported"] == ["query"]
-    assert set(found["grant_types_supported"]) == {"authorization_code", "refresh_token", DEVICE_GRANT, TOKEN_EXCHANGE}
+    assert set(found["grant_types_supported"]) == {
+        "authorization_code", "refresh_token", "client_credentials", DEVICE_GRANT, TOKEN_EXCHANGE
+    }  # fmt: skip
     client_id = await world.public_client()
     for grant_type in ("password", "client_credentials", "urn:ietf:params:oauth:grant-type:jwt-bearer", "implicit"):
         answer = await world.token({"grant_type": grant_type, "client_id": client_id, "username": "alice"})

@@ -1,0 +1,19 @@
+"""The settings of the Admin API."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from server.provider_settings import Section
+
+
+class AdminSettings(Section):
+    """The Admin API."""
+
+    api: bool = Field(default=True, description="Serve the Admin API at /admin/v1")
+    requests_per_minute: int = Field(
+        default=600,
+        ge=10,
+        le=1_000_000,
+        description="Requests per minute of one admin's client, in each process",
+    )
