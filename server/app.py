@@ -137,6 +137,7 @@ async def open_deployment(
             budgets=Budgets(settings.tools.calls_per_minute),
             token_requests=Budgets(settings.tokens.per_agent_hourly, window=HOUR),
             proxy_calls=Budgets(settings.proxy.per_agent_hourly, window=HOUR),
+            admin_requests=Budgets(settings.admin.requests_per_minute),
             telemetry=telemetry,
         )
 
@@ -248,6 +249,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
         return edge.proxy
 
     def build_rest() -> ASGIApp:
+        import server.api
         import server.oauth
         import server.portal
         from server.http.pages import FAILURES, answer_failure
@@ -255,7 +257,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
         routes = server.oauth.routes(deployment)
         edge.call_directly(routes)
         pages = Starlette(
-            routes=[*routes, *server.portal.routes(deployment)],
+            routes=[*routes, *server.api.routes(deployment), *server.portal.routes(deployment)],
             exception_handlers=dict.fromkeys((*FAILURES, 500), answer_failure),
         )
         pages.router.redirect_slashes = False

@@ -66,6 +66,7 @@ class Deployment:
     budgets: Budgets = field(default_factory=lambda: Budgets(600))
     token_requests: Budgets = field(default_factory=lambda: Budgets(36_000, window=HOUR))  # by person and agent
     proxy_calls: Budgets = field(default_factory=lambda: Budgets(36_000, window=HOUR))
+    admin_requests: Budgets = field(default_factory=lambda: Budgets(600))  # by admin and client
     rows: Budgets = field(default_factory=lambda: Budgets(ROWS_PER_MINUTE))  # of strangers, by address
     lookups: KeptAnswers = field(default_factory=KeptAnswers)  # names for ids on pages
     failing_upkeep: dict[str, str] = field(default_factory=dict[str, str])  # code of the failure by step

@@ -12,9 +12,9 @@ from providers.definitions.suggestions import did_you_mean
 from server.administration.actor import Actor, ChangeRefused
 from server.connecting import standing
 from vault import connections, delegations
+from vault.approvals.standing_approvals import StandingApproval
 from vault.audit import audit
 from vault.records import Connection, Delegation, User
-from vault.standing_approvals import StandingApproval
 from vault.upkeep import revocations
 
 

@@ -1,0 +1,194 @@
+"""What people connected and allowed, in the Admin API; `server.administration.access` makes the changes.
+
+Nobody gives access here, or answers for another person: an admin can look, ask for approval more often, and end it.
+"""
+
+from __future__ import annotations
+
+from server.administration import access
+from server.api.models import (
+    ApprovalRecord,
+    AskMore,
+    ConnectionRecord,
+    DisconnectedRecord,
+    PermissionRecord,
+    StandingRecord,
+)
+from server.api.operations import AdminCall, Answered, instant, instant_of, operation
+from server.api.people import person_of
+from vault import clients, connections, delegations
+from vault.approvals import approvals, standing_approvals
+from vault.records import Connection, Delegation
+
+
+class ConnectionList(Answered):
+    """Connected accounts."""
+
+    items: list[ConnectionRecord]
+
+
+class Permissions(Answered):
+    """What agents can do with accounts."""
+
+    items: list[PermissionRecord]
+
+
+class WaitingApprovals(Answered):
+    """Calls that wait for an answer."""
+
+    items: list[ApprovalRecord]
+
+
+class StandingApprovals(Answered):
+    """Calls that were approved in advance."""
+
+    items: list[StandingRecord]
+
+
+@operation("GET", "/people/{person_id}/connections", scope="admin:access")
+async def list_connections(call: AdminCall) -> ConnectionList:
+    """List a person's connected accounts."""
+    person = await person_of(call)
+    found = await connections.list_connections(call.deployment.database, person.id)
+    return ConnectionList(items=[_connection_record(one, now=call.deployment.now()) for one in found])
+
+
+@operation("DELETE", "/people/{person_id}/connections/{connection_id}", scope="admin:access")
+async def disconnect(call: AdminCall) -> DisconnectedRecord:
+    """Disconnect an account: revoke access at the provider and destroy its key."""
+    person = await person_of(call)
+    found = await access.connection_of(call.actor, person, call.param("connection_id"))
+    ended = await access.disconnect(call.actor, found)
+    return DisconnectedRecord(id=found.id, at_provider=ended.at_provider, remove_at=list(ended.pages))
+
+
+@operation("GET", "/people/{person_id}/permissions", scope="admin:access")
+async def list_permissions(call: AdminCall) -> Permissions:
+    """List what a person's agents can use."""
+    person, deployment = await person_of(call), call.deployment
+    known = {one.id: one for one in await connections.list_connections(deployment.database, person.id)}
+    held = await delegations.list_for_user(deployment.database, person.id)
+    live = [one for one in held if one.is_live(deployment.now()) and one.connection_id in known]
+    return Permissions(items=[await _permission_record(call, one, known[one.connection_id]) for one in live])
+
+
+@operation(
+    "POST", "/people/{person_id}/connections/{connection_id}/permissions/{client_id:path}/ask", scope="admin:access"
+)
+async def ask_more(call: AdminCall, body: AskMore) -> PermissionRecord:
+    """Have the person approve further uses each time. Only the person takes one away."""
+    person = await person_of(call)
+    connection = await access.connection_of(call.actor, person, call.param("connection_id"))
+    held = await access.permission_of(
+        call.actor, person, client_id=call.param("client_id"), connection_id=connection.id
+    )
+    kept_tools = [one.removeprefix("tool:") for one in held.ask if one.startswith("tool:")]
+    scopes = frozenset(body.scopes) | {one for one in held.ask if not one.startswith("tool:")}
+    await access.set_ask(call.actor, held, scopes=scopes, tools=[*dict.fromkeys([*kept_tools, *body.tools])])
+    again = await access.permission_of(call.actor, person, client_id=held.client_id, connection_id=connection.id)
+    return await _permission_record(call, again, connection)
+
+
+@operation(
+    "DELETE",
+    "/people/{person_id}/connections/{connection_id}/permissions/{client_id:path}",
+    scope="admin:access",
+    status=204,
+)
+async def revoke_permission(call: AdminCall) -> None:
+    """Take a connection away from an agent."""
+    person = await person_of(call)
+    held = await access.permission_of(
+        call.actor, person, client_id=call.param("client_id"), connection_id=call.param("connection_id")
+    )
+    await access.revoke(call.actor, held)
+
+
+@operation("GET", "/people/{person_id}/approvals", scope="admin:access")
+async def list_approvals(call: AdminCall) -> WaitingApprovals:
+    """List the calls that wait for a person's answer, without their arguments."""
+    person, deployment = await person_of(call), call.deployment
+    found = await approvals.list_pending(deployment.database, deployment.keys, person.id, now=deployment.now())
+    return WaitingApprovals(
+        items=[
+            ApprovalRecord(
+                id=one.id,
+                client_id=one.client_id,
+                tool=one.tool,
+                provider=one.provider,
+                account=one.account,
+                scopes=list(one.scopes),
+                asked_at=instant_of(one.created_at),
+                expires_at=instant_of(one.expires_at),
+            )
+            for one in found
+        ]
+    )
+
+
+@operation("GET", "/people/{person_id}/standing-approvals", scope="admin:access")
+async def list_standing_approvals(call: AdminCall) -> StandingApprovals:
+    """List what a person approved in advance."""
+    person, deployment, now = await person_of(call), call.deployment, call.deployment.now()
+    found = await standing_approvals.list_live(deployment.database, deployment.keys, person.id, now=now)
+    return StandingApprovals(
+        items=[
+            StandingRecord(
+                id=one.id,
+                client_id=one.client_id,
+                tool=one.tool,
+                provider=one.provider,
+                account=one.account,
+                per_day=one.per_day,
+                used_today=one.used_today(now),
+                expires_at=instant_of(one.expires_at),
+            )
+            for one in found
+        ]
+    )
+
+
+@operation("DELETE", "/people/{person_id}/standing-approvals/{standing_id}", scope="admin:access", status=204)
+async def end_standing_approval(call: AdminCall) -> None:
+    """End a standing approval: its calls ask the person again."""
+    await access.end_standing(call.actor, await person_of(call), call.param("standing_id"))
+
+
+def _connection_record(one: Connection, *, now: int) -> ConnectionRecord:
+    return ConnectionRecord(
+        id=one.id,
+        provider=one.provider,
+        account=one.label,
+        status=one.status(now),
+        scopes=sorted(one.scopes),
+        connected_at=instant_of(one.created_at),
+        refreshed_at=instant(one.refreshed_at),
+        ends_at=instant(one.ends_at),
+    )
+
+
+async def _permission_record(call: AdminCall, held: Delegation, connection: Connection) -> PermissionRecord:
+    client = await clients.get_client(call.deployment.database, held.client_id)
+    return PermissionRecord(
+        client_id=held.client_id,
+        agent=None if client is None else client.name,
+        connection_id=connection.id,
+        provider=connection.provider,
+        account=connection.label,
+        scopes=sorted(held.scopes),
+        ask_scopes=sorted(one for one in held.ask if not one.startswith("tool:")),
+        ask_tools=sorted(one.removeprefix("tool:") for one in held.ask if one.startswith("tool:")),
+        expires_at=instant(held.expires_at),
+    )
+
+
+OPERATIONS = (
+    list_connections,
+    disconnect,
+    list_permissions,
+    ask_more,
+    revoke_permission,
+    list_approvals,
+    list_standing_approvals,
+    end_standing_approval,
+)

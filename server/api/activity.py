@@ -1,0 +1,154 @@
+"""What everybody did, in the Admin API: filtered, a page at a time or as a file.
+
+An agent, account, kind or outcome is looked for among a bounded number of events at a time; the cursor says where to
+go on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from starlette.responses import Response, StreamingResponse
+
+from server.api.models import EventRecord, EventsFilter, EventsQuery, ExportQuery
+from server.api.operations import AdminCall, ListPage, instant_of, operation, read_cursor, write_cursor
+from server.api.problems import ApiRefused, FieldProblem
+from server.deployment import Deployment
+from server.http.answers import SECRET
+from vault.audit import audit
+from vault.records import Event
+
+EXAMINED: Final = 5000  # events that one request reads at most
+_BATCH: Final = 500
+_COLUMNS: Final = ("sequence", "at", "kind", "outcome", "person_id", "client_id", "connection_id", "details")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for a formula (OWASP, CSV injection)
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """The filters, with instants as numbers; `until` is excluded."""
+
+    filter: EventsFilter
+    since: int
+    until: int
+
+    def finds(self, event: Event) -> bool:
+        wanted = self.filter
+        return (
+            self.since <= event.at < self.until
+            and (not wanted.agent or event.client_id == wanted.agent)
+            and (not wanted.connection or event.connection_id == wanted.connection)
+            and (not wanted.kind or event.kind == wanted.kind)
+            and (not wanted.outcome or event.outcome == wanted.outcome)
+        )
+
+
+@operation("GET", "/activity", scope="admin:read")
+async def list_events(call: AdminCall, query: EventsQuery) -> ListPage[EventRecord]:
+    """List what people and agents did, newest first."""
+    place = read_cursor(query.cursor, int)
+    wanted, before = _read_filter(query), None if place is None else int(place[0])
+    found, rest = await _read(call.deployment, wanted, before=before, limit=query.limit)
+    cursor = None if rest is None else write_cursor(rest)
+    return ListPage[EventRecord](items=[event_record(one) for one in found], next_cursor=cursor)
+
+
+@operation("GET", "/activity/export", scope="admin:read", media_types=["application/jsonl", "text/csv"])
+async def export_events(call: AdminCall, query: ExportQuery) -> Response:
+    """Export the activity as JSON lines or CSV, newest first. It is written while it is read."""
+    wanted = _read_filter(query)
+    media_type = "text/csv; charset=utf-8" if query.format == "csv" else "application/jsonl"
+    day = datetime.fromtimestamp(call.deployment.now(), UTC).strftime("%Y-%m-%d")
+    headers = {name.decode(): value.decode() for name, value in SECRET}
+    headers["content-disposition"] = f'attachment; filename="activity-{day}.{query.format}"'
+    lines = _write(call.deployment, wanted, is_csv=query.format == "csv")
+    return StreamingResponse(lines, media_type=media_type, headers=headers)
+
+
+def event_record(event: Event) -> EventRecord:
+    """An event as JSON."""
+    return EventRecord(
+        sequence=event.sequence,
+        at=instant_of(event.at),
+        kind=event.kind,
+        outcome=event.outcome,
+        person_id=event.user_id,
+        client_id=event.client_id,
+        connection_id=event.connection_id,
+        details=dict(event.details),
+    )
+
+
+def _read_filter(query: EventsFilter) -> _Filter:
+    since, until = _instant(query.since, "since"), _instant(query.until, "until")
+    return _Filter(query, since or 0, 2**62 if until is None else until)
+
+
+def _instant(text: str | None, name: str) -> int | None:
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+        return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError, OSError) as error:
+        problem = FieldProblem(pointer=name, message="use a date such as 2026-11-30, or 2026-11-30T18:00:00Z")
+        raise ApiRefused("invalid_request", "The query has a wrong value.", errors=[problem]) from error
+
+
+async def _read(
+    deployment: Deployment, wanted: _Filter, *, before: int | None, limit: int
+) -> tuple[list[Event], int | None]:
+    """At most `limit` events that are wanted, and where older ones are looked for; None at the end."""
+    found: list[Event] = []
+    for _ in range(EXAMINED // _BATCH):
+        some = await audit.list_events(
+            deployment.database,
+            user_id=wanted.filter.person or None,
+            before=before,
+            limit=_BATCH,
+            newest_first=True,
+        )
+        for event in some:
+            if wanted.finds(event):
+                if len(found) == limit:
+                    return found, found[-1].sequence
+                found.append(event)
+        if len(some) < _BATCH or some[-1].at < wanted.since:
+            return found, None
+        before = some[-1].sequence
+    return found, before
+
+
+async def _write(deployment: Deployment, wanted: _Filter, *, is_csv: bool) -> AsyncGenerator[str]:
+    before: int | None = None
+    if is_csv:
+        yield _csv_row(list(_COLUMNS))
+    while True:
+        found, before = await _read(deployment, wanted, before=before, limit=_BATCH)
+        if is_csv:
+            yield "".join(_csv_row(_cells(event)) for event in found)
+        else:
+            yield "".join(event_record(event).model_dump_json() + "\n" for event in found)
+        if before is None:
+            return
+
+
+def _cells(event: Event) -> list[str]:
+    facts = event_record(event)
+    cells = [str(getattr(facts, name) if getattr(facts, name) is not None else "") for name in _COLUMNS[:-1]]
+    return [*cells, audit.format_details(event.details)]
+
+
+def _csv_row(cells: list[str]) -> str:
+    """RFC 4180. A cell that a spreadsheet would run as a formula gets an apostrophe in front."""
+    written = io.StringIO()
+    csv.writer(written).writerow([f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in cells])
+    return written.getvalue()
+
+
+OPERATIONS = (list_events, export_events)

@@ -1,0 +1,456 @@
+"""What the Admin API takes and answers, as JSON. Never a secret that is stored; a new one once, where it is made."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from server.api.operations import Answered, Instant, PageQuery, Strict
+
+ReleaseName = Literal["proxy", "narrowed", "full"]
+
+# People
+
+
+class PersonRecord(Answered):
+    """A person with an account here."""
+
+    id: str
+    name: str
+    admin: bool
+    disabled: bool
+    created_at: Instant
+    disabled_at: Instant | None
+
+
+class PersonDetails(PersonRecord):
+    """A person, how much they have, and who they are elsewhere."""
+
+    connections: int = Field(description="Connected accounts")
+    agents: int = Field(description="Agents that are signed in or allowed something")
+    identities: list[IdentityRecord]
+
+
+class IdentityRecord(Answered):
+    """Who a person is at an identity provider."""
+
+    issuer: str
+    subject: str
+
+
+class PeopleQuery(PageQuery):
+    """Which people."""
+
+    find: str = Field(default="", max_length=200, description="Beginning of the name")
+
+
+class NewPerson(Strict):
+    """A person to add."""
+
+    name: str = Field(min_length=1, max_length=200)
+    admin: bool = Field(default=False, description="Make them an admin")
+
+
+class AddedPersonRecord(Answered):
+    """A new person, with the link that they sign in with once."""
+
+    person: PersonRecord
+    sign_in_link: str = Field(description="Works once, for a day. Shown only here")
+
+
+class PersonChange(Strict):
+    """What changes; a member that is missing stays."""
+
+    admin: bool | None = None
+    disabled: bool | None = Field(default=None, description="Ends all their sessions and agents")
+
+
+class SignInLink(Answered):
+    """A link that signs a person in once, where they choose a new password."""
+
+    url: str
+
+
+class NewIdentity(Strict):
+    """Who a person is at an identity provider."""
+
+    issuer: str = Field(min_length=1, max_length=500, description="The provider's issuer")
+    subject: str = Field(min_length=1, max_length=255, description="The person's `sub` there")
+
+
+class DeletionRecord(Answered):
+    """A deleted person some of whose grants aren't revoked at their providers yet."""
+
+    id: str
+    name: str
+    requested_at: Instant
+    grants: int
+
+
+# Agents
+
+
+class WorkerRecord(Answered):
+    """What a worker may do."""
+
+    addresses: list[str]
+    connections: list[str]
+    scopes: list[str]
+
+
+class AgentRecord(Answered):
+    """An agent: an OAuth client."""
+
+    id: str
+    name: str
+    kind: str = Field(description="manual, dynamic, metadata, or local")
+    auth_method: str
+    redirect_uris: list[str]
+    grant_types: list[str]
+    resources: list[str]
+    release: dict[str, ReleaseName] = Field(description="How upstream tokens go to it, by provider or connection")
+    worker: WorkerRecord | None
+    service_account: bool
+    created_at: Instant
+    last_used_at: Instant | None
+
+
+class AgentsQuery(PageQuery):
+    """Which agents, the youngest first."""
+
+    find: str = Field(default="", max_length=200, description="Part of the name or ID")
+
+
+class WorkerRegistration(Strict):
+    """What a worker may do: all three are needed."""
+
+    addresses: list[str] = Field(min_length=1, max_length=100, description="Addresses or networks it calls from")
+    connections: list[str] = Field(min_length=1, max_length=100, description="Providers or connections")
+    scopes: list[str] = Field(min_length=1, max_length=200)
+
+
+class ServiceAccountRegistration(Strict):
+    """A service account for the Admin API."""
+
+    person_id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The admin in whose name it acts")
+    scopes: list[str] = Field(min_length=1, max_length=10, description="Scopes of the Admin API")
+
+
+class AgentRegistration(Strict):
+    """An agent to register."""
+
+    name: str = Field(min_length=1, max_length=200, description="Shown to people")
+    redirect_uris: list[str] = Field(default=[], max_length=30)
+    confidential: bool = Field(default=False, description="Make a client secret")
+    jwks: dict[str, object] | None = Field(default=None, description="Public keys instead of a secret")
+    resources: list[str] = Field(default=[], max_length=30, description="Your own APIs that it can call")
+    device: bool = Field(default=False, description="Allow sign-in with a code on another device")
+    exchange: bool = Field(default=False, description="Allow token exchange")
+    release: Literal["proxy", "narrowed"] | None = None
+    origins: list[str] = Field(default=[], max_length=30, description="Web origins whose pages run it")
+    worker: WorkerRegistration | None = None
+    service_account: ServiceAccountRegistration | None = None
+
+
+class RegisteredAgentRecord(Answered):
+    """A new agent."""
+
+    agent: AgentRecord
+    client_secret: str | None = Field(description="Shown only here. The vault stores its hash")
+
+
+class AgentChange(Strict):
+    """What changes."""
+
+    release: dict[str, ReleaseName] = Field(
+        min_length=1, max_length=20, description="By provider, connection ID, or `default`"
+    )
+
+
+class AgentUser(Answered):
+    """A person who signed an agent in."""
+
+    id: str
+    name: str
+
+
+# APIs of one's own
+
+
+class ApiRecord(Answered):
+    """An API whose access tokens this vault issues."""
+
+    resource: str
+    name: str
+    scopes: list[str]
+    clients: list[str] = Field(description="IDs of the clients that are this API")
+    created_at: Instant
+
+
+class ApiDefinition(Strict):
+    """An API. A member that is missing stays as it is."""
+
+    name: str | None = Field(default=None, max_length=200)
+    scopes: list[str] | None = Field(default=None, max_length=200)
+    clients: list[str] | None = Field(default=None, max_length=50, description="The clients that are this API")
+
+
+# Providers
+
+
+class ProviderHealth(Answered):
+    """How a provider does here."""
+
+    state: str = Field(description="works, unused, missing, unusable, reconnect, or the trouble it has")
+    good: bool
+    connections: int
+    to_reconnect: int
+    since: Instant | None
+    reason: str
+
+
+class ProviderRecord(Answered):
+    """A provider."""
+
+    name: str
+    title: str
+    set_up: bool
+    in_settings: bool = Field(description="Set in the settings file, which comes first")
+    client_id: str | None
+    health: ProviderHealth
+
+
+class ProviderInput(Answered):
+    """A value that a provider needs, such as a tenant."""
+
+    name: str
+    title: str
+    example: str
+    default: str | None
+    value: str | None
+
+
+class ProviderDetails(ProviderRecord):
+    """A provider, with what to enter at its console and here."""
+
+    redirect_uri: str = Field(description="To register there")
+    console: list[str] = Field(description="What to do at its console")
+    public: bool = Field(description="Has no client secret")
+    inputs: list[ProviderInput]
+    testing: bool
+    changed_at: Instant | None
+    revision: str = Field(description="For If-Match; empty where nothing is stored")
+
+
+class ProvidersQuery(Strict):
+    """Which providers."""
+
+    find: str = Field(default="", max_length=60, description="Part of the name")
+    set_up: bool | None = Field(default=None, description="Only those that are, or are not, set up")
+
+
+class ProviderRegistration(Strict):
+    """Our registration at a provider."""
+
+    client_id: str = Field(min_length=1, max_length=200)
+    client_secret: str = Field(default="", max_length=4096, description="Empty keeps the stored one")
+    inputs: dict[str, str] = Field(default={}, max_length=30)
+    testing: bool = False
+
+
+class FindingRecord(Answered):
+    """What a check found."""
+
+    check: str
+    verdict: Literal["ok", "note", "problem"]
+    sentence: str
+    fix: str
+
+
+# What people connected and allowed
+
+
+class ConnectionRecord(Answered):
+    """A connected account."""
+
+    id: str
+    provider: str
+    account: str
+    status: str
+    scopes: list[str]
+    connected_at: Instant
+    refreshed_at: Instant | None
+    ends_at: Instant | None
+
+
+class DisconnectedRecord(Answered):
+    """How a connection ended."""
+
+    id: str
+    at_provider: str = Field(description="What came of the revocation there")
+    remove_at: list[str] = Field(description="Where the person removes the rest, if something is left")
+
+
+class PermissionRecord(Answered):
+    """What one agent may do with one connection."""
+
+    client_id: str
+    agent: str | None
+    connection_id: str
+    provider: str
+    account: str
+    scopes: list[str]
+    ask_scopes: list[str] = Field(description="Of these, the person approves each use")
+    ask_tools: list[str]
+    expires_at: Instant | None
+
+
+class AskMore(Strict):
+    """What the person also approves each time."""
+
+    scopes: list[str] = Field(default=[], max_length=200)
+    tools: list[str] = Field(default=[], max_length=200)
+
+
+class ApprovalRecord(Answered):
+    """A call that waits for its person's answer. Its arguments are for that person only."""
+
+    id: str
+    client_id: str
+    tool: str
+    provider: str
+    account: str
+    scopes: list[str]
+    asked_at: Instant
+    expires_at: Instant
+
+
+class StandingRecord(Answered):
+    """Calls that a person approved in advance."""
+
+    id: str
+    client_id: str
+    tool: str
+    provider: str
+    account: str
+    per_day: int
+    used_today: int
+    expires_at: Instant
+
+
+# The vault
+
+
+class EventRecord(Answered):
+    """What somebody did."""
+
+    sequence: int
+    at: Instant
+    kind: str
+    outcome: str
+    person_id: str | None
+    client_id: str | None
+    connection_id: str | None
+    details: dict[str, object]
+
+
+class EventsFilter(Strict):
+    """Which events, newest first. With a filter, a page can hold fewer than `limit` and still have a next one."""
+
+    person: str = Field(default="", pattern=r"^[A-Za-z0-9_-]{0,64}$", description="ID of a person")
+    agent: str = Field(default="", pattern=r"^[!-~]{0,2048}$", description="ID of an agent")
+    connection: str = Field(default="", pattern=r"^[A-Za-z0-9_-]{0,64}$", description="ID of a connection")
+    kind: str = Field(default="", max_length=60, pattern=r"^[a-z_.]*$", description="Such as tool.called")
+    outcome: Literal["", "ok", "refused", "failed"] = ""
+    since: str | None = Field(default=None, max_length=40, description="RFC 3339, or a date (UTC)")
+    until: str | None = Field(default=None, max_length=40, description="RFC 3339, or a date (UTC); excluded")
+
+
+class EventsQuery(EventsFilter, PageQuery):
+    """Which events, and which page of them."""
+
+
+class ExportQuery(EventsFilter):
+    """Which events, and in which form."""
+
+    format: Literal["jsonl", "csv"] = "jsonl"
+
+
+class ReplicaRecord(Answered):
+    """A process that serves this vault."""
+
+    id: str
+    host: str
+    role: str
+    version: str
+    started_at: Instant
+    seen_at: Instant
+    late: bool = Field(description="Said nothing for too long")
+    this: bool = Field(description="Answered this request")
+    failing: dict[str, str]
+    providers: dict[str, str] = Field(description="Those in trouble")
+
+
+class VaultHealth(Answered):
+    """How the vault does."""
+
+    good: bool = Field(description="No check found a problem")
+    version: str
+    vault: str = Field(description="ID of this vault")
+    replicas: list[ReplicaRecord]
+    findings: list[FindingRecord]
+
+
+class SigningKeyRecord(Answered):
+    """A key that tokens are signed with."""
+
+    kid: str
+    state: Literal["next", "current", "retiring"]
+    signs_from: Instant
+    retires_at: Instant | None
+
+
+class KeysRecord(Answered):
+    """The vault's keys. Never a key itself."""
+
+    source: str = Field(description="Where the key-encryption key comes from")
+    signing: list[SigningKeyRecord]
+
+
+class RotatedKey(Answered):
+    """A new signing key."""
+
+    kid: str
+    signs_from: Instant
+
+
+class SettingRecord(Answered):
+    """A setting in effect."""
+
+    name: str
+    value: str | None = Field(description="null for a secret that is set")
+    origin: Literal["default", "environment", "file"]
+    variable: str = Field(description="Variable of the environment, if it comes from there")
+
+
+class ToolRecord(Answered):
+    """A tool that agents can have."""
+
+    name: str
+    title: str
+    provider: str | None
+    scopes: list[str]
+    effect: Literal["read", "create", "change"]
+    asks: bool = Field(description="The person approves each call")
+
+
+class ToolSetRecord(Answered):
+    """Tools that are offered together."""
+
+    name: str
+    title: str
+    tools: list[str]
+
+
+PersonDetails.model_rebuild()

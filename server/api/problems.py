@@ -1,0 +1,99 @@
+"""Refusals of the Admin API as problem documents (RFC 9457), from the one table of refusals."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
+
+from server import errors
+from server.administration.actor import ChangeRefused
+from server.deployment import Deployment
+from server.errors import KINDS, PersonRefused
+from server.http.answers import SECRET, WholeAnswer, raw
+from server.oauth.rules import admin_resource
+from vault.refusals import VaultError
+
+_log = logging.getLogger("token_vault.api")
+_JSON = (b"content-type", b"application/problem+json")
+
+
+class FieldProblem(BaseModel):
+    """One value of a request that must be corrected."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pointer: str = Field(description="The value in the body, as a JSON pointer, or the query parameter's name")
+    message: str = Field(description="What is wrong with it")
+
+
+class Problem(BaseModel):
+    """A refusal (RFC 9457)."""
+
+    type: str = Field(description="Address of the kind of problem; `code` is easier to compare")
+    title: str = Field(description="The kind of problem in words")
+    status: int = Field(description="The HTTP status")
+    detail: str = Field(description="What happened, and what to do")
+    code: str = Field(description="Stable name of the problem")
+    errors: list[FieldProblem] = Field(default=[], description="Values to correct")
+
+
+class ApiRefused(PersonRefused):
+    """A request that the API does not carry out. `kind` is one of `server.errors.KINDS`."""
+
+    code = "request_refused"
+
+    def __init__(
+        self,
+        kind: str,
+        description: str,
+        *,
+        errors: Sequence[FieldProblem] = (),
+        headers: Mapping[str, str] | None = None,
+        detail: str = "",
+    ) -> None:
+        super().__init__(description, kind=kind, detail=detail)
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+
+def title_of(kind: str) -> str:
+    """A kind of refusal in words."""
+    return kind.replace("_", " ").capitalize()
+
+
+def problem_of(deployment: Deployment, refusal: VaultError) -> WholeAnswer:
+    """The answer to a refused request."""
+    match refusal:
+        case ApiRefused():
+            kind, code, fields, headers = refusal.kind, refusal.kind, refusal.errors, refusal.headers
+        case ChangeRefused():
+            pointer = "/" + refusal.field.replace(".", "/")
+            fields = (FieldProblem(pointer=pointer, message=refusal.description),) if refusal.field else ()
+            kind, code, headers = refusal.kind, refusal.reason, dict[str, str]()
+        case PersonRefused():
+            kind, code, fields, headers = refusal.kind, refusal.code, (), dict[str, str]()
+        case _:
+            wording = errors.wording_of(refusal)
+            kind = wording.paged or wording.kind
+            code, fields, headers = refusal.code, (), dict[str, str]()
+    wait = errors.retry_after(refusal)
+    if wait is not None:
+        headers = {**headers, "Retry-After": str(wait)}
+    status = KINDS[kind].status
+    _log.log(
+        logging.ERROR if status >= 500 else logging.DEBUG,
+        "request refused",
+        extra={"code": code, "detail": refusal.detail, "status": status},
+    )
+    problem = Problem(
+        type=f"{admin_resource(deployment.public_url)}#{kind}",
+        title=title_of(kind),
+        status=status,
+        detail=errors.words_of(refusal),
+        code=code,
+        errors=list(fields),
+    )
+    return WholeAnswer(status, [_JSON, *SECRET, *raw(headers)], to_json(problem.model_dump(exclude_defaults=False)))

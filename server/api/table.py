@@ -1,0 +1,18 @@
+"""The table of operations: everything that the Admin API can do."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from server.api import access, activity, agents, people, providers, vault_state
+from server.api.operations import AdminOperation
+
+OPERATIONS: Final[tuple[tuple[str, tuple[AdminOperation, ...]], ...]] = (
+    ("Vault", vault_state.OPERATIONS),
+    ("People", people.OPERATIONS),
+    ("Access", access.OPERATIONS),
+    ("Agents and APIs", agents.OPERATIONS),
+    ("Providers and tools", providers.OPERATIONS),
+    ("Activity", activity.OPERATIONS),
+)
+ROOT: Final = "/admin/v1"

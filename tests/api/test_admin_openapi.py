@@ -1,0 +1,119 @@
+"""The OpenAPI document is true: requests made from it, right and wrong, over HTTP, and answers as it says.
+
+Schemathesis makes the requests. A longer run: SCHEMATHESIS_EXAMPLES=200 make test TESTS=tests/api/test_admin_openapi.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+
+import httpx2
+import jsonschema
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
+from schemathesis.schemas import APIOperation
+from schemathesis.specs.openapi import checks
+
+from server.api.document import openapi_document
+from server.api.endpoint import sufficient_scopes
+from server.api.table import OPERATIONS
+from server.oauth.rules import ADMIN_SCOPES
+from tests.support.rooms.admin_room import AdminRoom, running_admin_room
+
+EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "2"))
+OURS = [
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+]
+# Asks a provider for up to 20 s, which is tested by itself
+SLOW = {"test_provider"}
+NAMES = [one.name for _, group in OPERATIONS for one in group if one.name not in SLOW]
+
+
+@pytest.fixture(scope="module")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AdminRoom]:
+    place = tmp_path_factory.mktemp("openapi") / "vault"
+    async with running_admin_room(place, admin={"requests_per_minute": 1_000_000}) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def operations(room: AdminRoom) -> dict[str, APIOperation]:
+    """Those of the document, by name."""
+    found = [one.ok() for one in schemathesis.openapi.from_dict(openapi_document(room.room.url)).get_all_operations()]
+    return {one.definition.raw["operationId"]: one for one in found}
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_an_operation_answers_as_the_document_says(
+    room: AdminRoom, operations: dict[str, APIOperation], name: str
+) -> None:
+    operation = operations[name]
+    headers = {"Authorization": f"Bearer {room.token}"}
+
+    def run(mode: schemathesis.GenerationMode) -> None:
+        @given(data=st.data())
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        def try_it(data: st.DataObject) -> None:
+            case = data.draw(operation.as_strategy(generation_mode=mode))
+            response = case.call(base_url=room.room.url, headers=headers)
+            if response.status_code in {414, 431}:  # before it reaches the API: too long for any
+                return
+            case.validate_response(response, checks=OURS, headers=headers)
+
+        try_it()
+
+    await asyncio.to_thread(run, schemathesis.GenerationMode.POSITIVE)
+    if operation.query or operation.body or operation.path_parameters:
+        await asyncio.to_thread(run, schemathesis.GenerationMode.NEGATIVE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_an_operation_refuses_a_token_without_its_scope_and_none_at_all(room: AdminRoom, name: str) -> None:
+    """The twin is the test above: the same operations answer with the scope."""
+    one = next(found for _, group in OPERATIONS for found in group if found.name == name)
+    path = "/admin/v1" + one.template.replace("{", "").replace("}", "")
+    bare = await room.http.request(one.method, path)
+    assert bare.status_code == 401
+    others = ADMIN_SCOPES - sufficient_scopes(one)
+    cache = _tokens.setdefault(id(room), {})
+    if one.scope not in cache:
+        cache[one.scope] = await room.token_with(*others)
+    refused = await room.http.request(one.method, path, headers={"Authorization": f"Bearer {cache[one.scope]}"})
+    assert refused.status_code == 403
+    assert refused.json()["code"] == "insufficient_scope"
+
+
+_tokens: dict[int, dict[str, str]] = {}
+
+
+async def test_the_document_is_valid_and_says_what_each_operation_needs(room: AdminRoom) -> None:
+    document = (await room.http.get("/admin/v1/openapi.json")).json()
+    assert document == httpx2.Response(200, json=openapi_document(room.room.url)).json()
+    assert document["openapi"] == "3.1.0"
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    scopes = document["components"]["securitySchemes"]["oauth"]["flows"]["clientCredentials"]["scopes"]
+    assert set(scopes) == ADMIN_SCOPES
+    names = [one["operationId"] for path in document["paths"].values() for one in path.values()]
+    assert len(names) == len(set(names)) > 35
+    for path in document["paths"].values():
+        for one in path.values():
+            assert one["summary"]
+            assert one["security"]
