@@ -1,0 +1,95 @@
+"""An exchange for the person's own page takes no permission of an agent; so it reads one account, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import pytest
+
+from tests.conftest import Store
+from tests.support.exchanging import READ, WRITE, Room, google, open_room
+from vault.approvals import ToolCall
+from vault.exchange.exchange import ExchangeRequest, exchange
+from vault.records import Connection
+from vault.refusals import ConnectionRequired, DelegationRequired, ScopeRefused
+
+
+@pytest.fixture
+async def room(store: Store) -> AsyncGenerator[Room]:
+    async with open_room(store) as opened:
+        policies = opened.vault.policies
+        assert isinstance(policies, dict)
+        policies["google"] = google(reading=frozenset({READ}), ask=frozenset({READ}))
+        yield opened
+
+
+async def connected(room: Room, *granted: str) -> tuple[Connection, ExchangeRequest]:
+    """An account that the agent may not use at all, and what a page of its person asks for."""
+    held = await room.connect(
+        "google", scopes=frozenset({"openid", *(granted or (READ, WRITE))}), delegated=frozenset()
+    )
+    wanted = replace(room.request("google", READ), connection_id=held.id, is_for_person=True)
+    return held, wanted
+
+
+async def test_a_page_reads_without_the_agents_permission_and_without_a_question(room: Room) -> None:
+    held, wanted = await connected(room)
+    token = await exchange(wanted, vault=room.vault, now=room.now)
+    assert (token.connection_id, token.scopes) == (held.id, frozenset({READ}))
+    with pytest.raises(DelegationRequired):  # the twin: the same for the agent
+        await exchange(replace(wanted, is_for_person=False), vault=room.vault, now=room.now)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"scopes": frozenset({WRITE})}, "calendar.events does more"),
+        ({"scopes": frozenset({READ, WRITE})}, "calendar.events does more"),
+        ({"scopes": frozenset({"calendar"})}, "does more"),  # it covers one that writes
+        ({"scopes": None}, "reads one account"),
+        ({"connection_id": None}, "reads one account"),
+        ({"call": ToolCall("calendar_list", dict)}, "reads one account"),
+    ],
+    ids=["writes", "writes too", "covers what writes", "everything", "any account", "a call of an agent"],
+)
+async def test_what_is_more_than_reading_one_account_is_refused(
+    room: Room, change: dict[str, object], said: str
+) -> None:
+    _, wanted = await connected(room)
+    with pytest.raises(ScopeRefused, match=said):
+        await exchange(replace(wanted, **change), vault=room.vault, now=room.now)  # pyright: ignore[reportArgumentType] -- fields by name
+    assert (await exchange(wanted, vault=room.vault, now=room.now)).value
+
+
+async def test_what_every_connection_has_is_read_too(room: Room) -> None:
+    _, wanted = await connected(room)
+    token = await exchange(replace(wanted, scopes=frozenset({READ, "openid"})), vault=room.vault, now=room.now)
+    assert READ in token.scopes
+
+
+async def test_an_account_lends_its_page_no_more_than_it_has(room: Room) -> None:
+    _, wanted = await connected(room, WRITE)
+    with pytest.raises(ConnectionRequired, match="hasn't granted"):
+        await exchange(wanted, vault=room.vault, now=room.now)
+
+
+async def test_the_operators_limit_holds_for_pages_too(room: Room) -> None:
+    _, wanted = await connected(room)
+    policies = room.vault.policies
+    assert isinstance(policies, dict)
+    policies["google"] = replace(policies["google"], operator_scopes=frozenset({WRITE}))
+    with pytest.raises(ScopeRefused, match="settings don't allow"):
+        await exchange(wanted, vault=room.vault, now=room.now)
+    policies["google"] = replace(policies["google"], operator_scopes=frozenset({READ}))
+    assert (await exchange(wanted, vault=room.vault, now=room.now)).value
+
+
+async def test_another_persons_account_is_not_read(room: Room) -> None:
+    from tests.support.seeded import seed
+
+    bob = await seed(room.database, name="bob", client_id="agent-of-bob")
+    theirs = await room.connect("google", whose=bob)
+    _, wanted = await connected(room)
+    with pytest.raises(ConnectionRequired):
+        await exchange(replace(wanted, connection_id=theirs.id), vault=room.vault, now=room.now)
