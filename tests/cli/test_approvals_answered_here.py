@@ -21,11 +21,13 @@ from server.mcp.local_owner import find_owner
 from server.settings import load_settings
 from tests.support.processes import Place
 from tests.support.seeded import agent
-from vault import clients, users
-from vault.approvals import approvals
+from vault import clients, connections, delegations, users
+from vault.approvals import approvals, standing_approvals
 from vault.approvals.approvals import Approval, ToolCall
+from vault.approvals.standing_approvals import DAY, Binding
 from vault.audit.audit import list_events
 from vault.records import ApprovalState, Principal, User
+from vault.upstream import Account, TokenAnswer
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,64 @@ async def test_another_persons_request_is_neither_shown_nor_answered(asked: Aske
     assert await asked.state(theirs) == ApprovalState.PENDING
     (event,) = await list_events(asked.deployment.database, newest_first=True, limit=1)
     assert (event.kind, event.details["reason"]) == ("approval.refused", "another_user")
+
+
+async def stand(asked: Asked, user: User) -> str:
+    """A standing approval of this person for Cursor; its id."""
+    deployment, now, scopes = asked.deployment, asked.deployment.now(), frozenset({"chat:write"})
+    answer = TokenAnswer("made-up", "made-up", scopes=scopes, account=Account("alice", "alice@team"))
+    async with deployment.transaction() as transaction:
+        made = await connections.open_connection(
+            transaction,
+            deployment.keys,
+            user_id=user.id,
+            provider="slack",
+            answer=answer,
+            asked=scopes,
+            policy=deployment.vault.policies["slack"],
+            now=now,
+        )
+        which = {"user_id": user.id, "client_id": "cursor-1", "connection_id": made.id}
+        await delegations.allow(transaction, **which, scopes=scopes, now=now)
+        return await standing_approvals.give(
+            transaction,
+            deployment.keys,
+            binding=Binding(user.id, "cursor-1", made.id, tool="slack_post", target={"channel": "#general"}),
+            provider="slack",
+            account="alice@team",
+            names={},
+            per_day=5,
+            expires_at=now + DAY,
+            now=now,
+        )
+
+
+async def test_a_standing_approval_is_listed_and_ended_once(asked: Asked) -> None:
+    standing = await stand(asked, asked.owner)
+    (listed,) = json.loads((await asked.run("list", "--json")).stdout)
+    assert (listed["id"], listed["state"], listed["target"]) == (standing, "standing", "channel #general")
+    row = json.loads((await asked.run("revoke", standing, "--json")).stdout)
+    assert (row["id"], row["state"], row["per_day"]) == (standing, "revoked", 5)
+    assert json.loads((await asked.run("list", "--json")).stdout) == []
+    (event,) = await list_events(asked.deployment.database, newest_first=True, limit=1)
+    assert (event.kind, event.user_id, event.details["method"]) == (
+        "approval.standing_revoked",
+        asked.owner.id,
+        "command_line",
+    )
+    again = await asked.run("revoke", standing)
+    assert again.exit_code == 1
+    assert f"no standing approval {standing}" in again.stderr
+
+
+async def test_another_persons_standing_approval_is_neither_shown_nor_ended(asked: Asked) -> None:
+    async with asked.deployment.transaction() as transaction:
+        bob = await users.create_user(transaction, "bob", is_admin=True, now=asked.deployment.now())
+    theirs, own = await stand(asked, bob), await stand(asked, asked.owner)
+    assert [one["id"] for one in json.loads((await asked.run("list", "--json")).stdout)] == [own]
+    assert (await asked.run("revoke", theirs)).exit_code == 1
+    assert await standing_approvals.is_live(asked.deployment.database, theirs, now=asked.deployment.now())
+    assert "asks you again" in (await asked.run("revoke", own)).stdout  # the twin
 
 
 async def test_an_ambiguous_or_mistyped_name_says_the_candidates(asked: Asked) -> None:
