@@ -11,7 +11,24 @@ from typing import Final
 
 LIFETIME: Final = 86400  # seconds
 _LETTERS: Final = 2  # of a name, where a service has no logo
-_TYPES: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_TYPES: Final = {
+    "css": "text/css",
+    "js": "text/javascript",
+    "png": "image/png",
+    "svg": "image/svg+xml",
+    "webmanifest": "application/manifest+json",
+}
+_NAMES: Final = (
+    "portal.css",
+    "portal.js",
+    "passkeys.js",
+    "push.js",
+    "push-worker.js",
+    "icons.svg",
+    "favicon.svg",
+    "icon.png",
+    "site.webmanifest",
+)
 _FOLDER: Final = resources.files("server.portal").joinpath("static")
 
 
@@ -30,8 +47,7 @@ def _asset(path: str, content: bytes) -> Asset:
 
 
 def _read() -> Mapping[str, Asset]:
-    names = ("portal.css", "portal.js", "passkeys.js", "icons.svg", "favicon.svg")
-    found = {name: _asset(name, _FOLDER.joinpath(name).read_bytes()) for name in names}
+    found = {name: _asset(name, _FOLDER.joinpath(name).read_bytes()) for name in _NAMES}
     logos = json.loads(_FOLDER.joinpath("logos.json").read_text("utf-8"))["logos"]
     for name, logo in logos.items():
         svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" fill="#{logo["hex"]}">'

@@ -113,6 +113,7 @@ def content_policy(form_targets: Iterable[str] = ()) -> str:
     targets = " ".join(["'self'", *form_targets])
     return (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "manifest-src 'self'; "
         f"object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action {targets}"
     )
 

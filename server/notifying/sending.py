@@ -1,8 +1,8 @@
 """Sending a message: by mail through the operator's server, or by HTTP through the guarded client.
 
-`NotAccepted` says that it surely did not arrive, so that it may be sent again; `Uncertain` that nobody knows. ntfy and
-webhooks go through `providers.outbound`, which checks every address. Libraries that do their own HTTP (apprise) could
-reach the operator's network on behalf of anybody with an account here.
+`NotAccepted` says that it surely did not arrive, so that it may be sent again; `Uncertain` that nobody knows. Whatever
+goes by HTTP goes through `providers.outbound`, which checks every address. Libraries that do their own HTTP (apprise)
+could reach the operator's network on behalf of anybody with an account here.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from urllib.parse import urlsplit
 
 from providers.outbound.messages import AddressRefused, HttpError, NotReached, OutboundRequest
 from server.deployment import Deployment
+from server.http.page_texts import text
+from server.notifying import web_push
 from server.notifying.wording import NoticeMessage
 from server.settings import MailSettings
-from vault.notices.channels import NoticeChannel
+from vault.notices.channels import GONE, PUSH, NoticeChannel
 
 MAIL_TIMEOUT: Final = 15.0  # seconds for each step of SMTP
 PUSH_TIMEOUT: Final = 10.0
@@ -51,6 +53,8 @@ async def send(deployment: Deployment, channel: NoticeChannel, message: NoticeMe
     match channel.kind:
         case "ntfy":
             url, body = _for_ntfy(channel.target, message)
+        case "push":
+            url, headers, body = _for_browser(deployment, channel.target, message)
         case "slack":
             body = _json({"text": f"*{_escape(message.title)}*\n{_escape(message.body)}"})
         case _:
@@ -68,6 +72,39 @@ def _json(content: dict[str, object]) -> bytes:
 def _escape(words: str) -> str:
     """Slack's control characters: https://docs.slack.dev/messaging/formatting-message-text#escaping"""
     return words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _for_browser(deployment: Deployment, target: str, message: NoticeMessage) -> tuple[str, dict[str, str], bytes]:
+    """Push services drop what can't be delivered within TTL seconds, and wake a phone as Urgency says (RFC 8030 §5)."""
+    subscription = web_push.read_subscription(target)
+    if subscription is None:
+        raise NotAccepted(GONE, is_final=True)
+    title, body = (text("common.product"), message.title) if len(message.lines) == 1 else (message.title, message.short)
+    shown = body.encode()[: web_push.TEXT_LIMIT].decode(errors="ignore")
+    content = _json({"title": title, "body": shown, "url": message.url, "kind": message.kind})
+    key = web_push.application_key(deployment.keys.subkey(web_push.KEY))
+    is_urgent = message.kind == "approval"
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Content-Encoding": "aes128gcm",
+        "TTL": str(message.lifetime),
+        "Urgency": "high" if is_urgent else "normal",
+        "Authorization": web_push.authorization(
+            key, subscription.endpoint, contact=_contact(deployment), now=deployment.now()
+        ),
+        "User-Agent": "token-vault",
+    }
+    return subscription.endpoint, headers, web_push.encrypt(content, subscription)
+
+
+def _contact(deployment: Deployment) -> str:
+    """Whom a push service can ask about this vault (RFC 8292 §2.1)."""
+    url = deployment.public_url
+    return url if url.startswith("https://") else f"mailto:{_sender(deployment)}"
+
+
+def _sender(deployment: Deployment) -> str:
+    return deployment.settings.mail.sender or f"token-vault@{urlsplit(deployment.public_url).hostname}"
 
 
 def _for_ntfy(target: str, message: NoticeMessage) -> tuple[str, bytes]:
@@ -107,6 +144,8 @@ async def _post(deployment: Deployment, channel: NoticeChannel, request: Outboun
         raise Uncertain from error
     if answer.status >= 500 or answer.status == 429:
         raise NotAccepted("busy")
+    if channel.kind == PUSH and answer.status in {404, 410}:  # RFC 8030 §7.3
+        raise NotAccepted(GONE, is_final=True)
     if answer.status >= 300:
         raise NotAccepted("refused", is_final=True)
 
@@ -116,7 +155,7 @@ async def _send_mail(deployment: Deployment, address: str, message: NoticeMessag
     if settings.host is None:
         raise NotAccepted("no_mail", is_final=True)
     mail = EmailMessage()
-    mail["From"] = settings.sender or f"token-vault@{urlsplit(deployment.public_url).hostname}"
+    mail["From"] = _sender(deployment)
     mail["To"] = address
     mail["Subject"] = message.title
     mail["Date"] = formatdate()

@@ -17,6 +17,7 @@ from vault import clients
 from vault.notices.outbox import Notice
 from vault.records import Event
 
+SAMPLE_LIFETIME: Final = 300  # seconds in which a test is worth showing
 _NAME_LIMIT: Final = 80  # characters
 
 
@@ -36,6 +37,12 @@ class NoticeMessage:
     lines: tuple[Line, ...]
     url: str
     kind: str  # of its notices, or `digest`
+    lifetime: int = SAMPLE_LIFETIME  # seconds in which it is worth showing
+
+    @property
+    def short(self) -> str:
+        """The text without addresses, for what opens `url` itself."""
+        return "\n".join(line.words for line in self.lines) or text("notice.test_body")
 
     @property
     def body(self) -> str:
@@ -49,10 +56,11 @@ class NoticeMessage:
 async def message_of(deployment: Deployment, notices: Sequence[Notice]) -> NoticeMessage:
     """One message about one thing, or one digest of several."""
     lines = [await line_of(deployment, one) for one in notices]
+    lifetime = max(one.expires_at for one in notices) - deployment.now()
     if len(lines) == 1:
-        return NoticeMessage(lines[0].words, tuple(lines), lines[0].url, notices[0].kind)
+        return NoticeMessage(lines[0].words, tuple(lines), lines[0].url, notices[0].kind, lifetime)
     title = text("notice.digest", number=len(lines))
-    return NoticeMessage(title, tuple(lines), deployment.url("/"), "digest")
+    return NoticeMessage(title, tuple(lines), deployment.url("/"), "digest", lifetime)
 
 
 async def line_of(deployment: Deployment, notice: Notice) -> Line:

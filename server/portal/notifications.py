@@ -13,12 +13,13 @@ from providers.outbound.addresses import url_problem
 from server.deployment import Deployment
 from server.http import pages
 from server.http.page_texts import LANGUAGES, section, text
-from server.notifying import sending, wording
+from server.notifying import sending, web_push, wording
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
+from server.sign_in.devices import describe_browser
 from vault import limits, tickets
 from vault.notices import channels
-from vault.notices.channels import CHANNEL_KINDS, HOWS, KINDS, MOST_CHANNELS, NoticeChannel, NoticeSettings
+from vault.notices.channels import CHANNEL_KINDS, HOWS, KINDS, MOST_CHANNELS, PUSH, NoticeChannel, NoticeSettings
 from vault.records import TicketPurpose
 
 CONFIRM_LIFETIME: Final = 86400  # seconds
@@ -43,7 +44,8 @@ async def _page(visit: OwnVisit, *, error: str = "", target: str = "", kind: str
     confirm = visit.visit.query("confirm")
     done = visit.visit.query("done")
     context: dict[str, object] = {
-        "channels": [(one, _failure(one)) for one in owned],
+        "channels": [(one, _failure(one), _endpoint(one)) for one in owned],
+        "push_key": _push_key(deployment),
         "kinds": KINDS,
         "hows": HOWS,
         "settings": settings,
@@ -67,6 +69,18 @@ async def _page(visit: OwnVisit, *, error: str = "", target: str = "", kind: str
 
 def _failure(channel: NoticeChannel) -> str:
     return section("notice_failure").get(channel.failure, "") if channel.failure else ""
+
+
+def _endpoint(channel: NoticeChannel) -> str:
+    """What the script compares its own browser's subscription with; empty for other channels."""
+    found = web_push.read_subscription(channel.target) if channel.kind == PUSH else None
+    return "" if found is None else web_push.endpoint_hash(found.endpoint)
+
+
+def _push_key(deployment: Deployment) -> str:
+    """The key that a browser subscribes with, so that only this vault can send to it (RFC 8292 §4)."""
+    key = web_push.application_key(deployment.keys.subkey(web_push.KEY))
+    return web_push.encode(web_push.point_of(key.public_key()))
 
 
 def _clock(minute: int) -> str:
@@ -110,31 +124,53 @@ async def save(visit: OwnVisit) -> Response:
 
 async def add(visit: OwnVisit) -> Response:
     """Add a channel. A mail address gets a link first, which only the person it belongs to can open."""
-    deployment, user_id = visit.deployment, visit.user.id
+    deployment = visit.deployment
     kind, target = visit.form.one("kind"), visit.form.one("target").strip()
-    problem = _problem(deployment, kind, target)
-    owned = await channels.list_channels(deployment.database, deployment.keys, user_id)
-    if not problem and len(owned) >= MOST_CHANNELS:
-        problem = text("notifications.full", number=MOST_CHANNELS)
-    if not problem and any((one.kind, one.target) == (kind, target) for one in owned):
-        problem = text("notifications.known")
+    problem = _problem(deployment, kind, target) or await _no_room(visit, kind, target)
     if problem:
         return await _page(visit, error=problem, target=target[:_TARGET_LIMIT], kind=kind, status=400)
     if kind == "email":
         await _spend(visit)
-    async with deployment.transaction() as transaction:
-        channel = await channels.add_channel(
-            transaction,
-            deployment.keys,
-            user_id=user_id,
-            kind=kind,
-            label=_label(kind, target),
-            target=target,
-            now=deployment.now(),
-        )
+    channel = await _add(visit, kind, _label(kind, target), target)
     if kind != "email":
         return _go_back("added")
     return _go_back("confirm_sent" if await _send_confirmation(visit, channel) else "failed")
+
+
+async def add_browser(visit: OwnVisit) -> Response:
+    """Add the browser that sent the form, by the subscription that it made for this vault's key."""
+    found = web_push.read_subscription(visit.form.one("subscription"))
+    if found is None:
+        raise PageRefused("notice_choice")
+    if url_problem(found.endpoint, visit.deployment.http.policy) is not None:
+        return await _page(visit, error=text("notifications.bad_push"), status=400)
+    if problem := await _no_room(visit, PUSH, found.stored):
+        return await _page(visit, error=problem, status=400)
+    browser = describe_browser(visit.visit.request.headers.get("user-agent", ""))
+    await _add(visit, PUSH, browser, found.stored)
+    return _go_back("added")
+
+
+async def _no_room(visit: OwnVisit, kind: str, target: str) -> str:
+    """Why the person can't have this channel too; empty if they can."""
+    owned = await channels.list_channels(visit.deployment.database, visit.deployment.keys, visit.user.id)
+    if len(owned) >= MOST_CHANNELS:
+        return text("notifications.full", number=MOST_CHANNELS)
+    return text("notifications.known") if any((one.kind, one.target) == (kind, target) for one in owned) else ""
+
+
+async def _add(visit: OwnVisit, kind: str, label: str, target: str) -> NoticeChannel:
+    deployment = visit.deployment
+    async with deployment.transaction() as transaction:
+        return await channels.add_channel(
+            transaction,
+            deployment.keys,
+            user_id=visit.user.id,
+            kind=kind,
+            label=label,
+            target=target,
+            now=deployment.now(),
+        )
 
 
 def _label(kind: str, target: str) -> str:

@@ -61,6 +61,7 @@ def page_routes(deployment: Deployment) -> list[Route]:
         own_route(deployment, "/account/delete", get=deletion.confirm, post=deletion.delete),
         own_route(deployment, "/notifications", get=notifications.show, post=notifications.save),
         own_route(deployment, "/notifications/channels", post=notifications.add),
+        own_route(deployment, "/notifications/browser", post=notifications.add_browser),
         own_route(deployment, "/notifications/confirm", post=notifications.confirm),
         own_route(deployment, "/notifications/{channel}", post=notifications.change),
         own_route(deployment, "/approvals", get=approvals.show_all),

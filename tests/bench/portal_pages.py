@@ -16,7 +16,7 @@ from rich.table import Table
 
 from tests.support.rooms.portal_room import running_room
 from tests.support.screenshots import paths_of
-from tests.support.showcase import furnish, provider_settings
+from tests.support.showcase import furnish, provider_settings, settle_in
 
 AGENTS, ACCOUNTS, EVENTS = 100, 50, 100_000
 ROUNDS = 15
@@ -27,6 +27,7 @@ async def measure() -> None:
         async with running_room(Path(data) / "vault", overrides={"providers": provider_settings()}) as room:
             user = await room.user("alice")
             shown = await furnish(room, user, agents=AGENTS, accounts=ACCOUNTS, events=EVENTS)
+            await settle_in(room, shown)
             person = await room.signed_in("alice")
             asking = await room.agent(name="Windsurf")
             consent = await person.open(room.authorize_path(asking))

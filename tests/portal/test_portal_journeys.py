@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -11,11 +13,15 @@ from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, ex
 
 from tests.portal.test_portal_accessible import violations
 from tests.support.chromium import running_chromium
+from tests.support.doubles.push_service import running_push_service
 from tests.support.harness import PASSWORD
 from tests.support.rooms.portal_room import Room, running_room
 from tests.support.screenshots import paths_of
-from tests.support.showcase import Showcase, furnish, provider_settings
+from tests.support.showcase import POST, Showcase, ask, furnish, provider_settings, settle_in
 from vault import delegations
+from vault.approvals import approvals
+from vault.approvals.approvals import Approval, ToolCall
+from vault.notices import channels
 from vault.records import Event
 
 pytestmark = [pytest.mark.group("browser"), pytest.mark.timeout(180)]
@@ -46,7 +52,9 @@ async def stage(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> A
     del browser  # first, so that nothing is started only to be skipped
     overrides = {"providers": provider_settings()}
     async with running_room(tmp_path_factory.mktemp("journeys"), overrides=overrides) as room:
-        yield Stage(room, await furnish(room, await room.user("alice")))
+        shown = await furnish(room, await room.user("alice"))
+        await settle_in(room, shown)
+        yield Stage(room, shown)
 
 
 async def signed_in(browser: Browser, stage: Stage, *, viewport: ViewportSize = DESKTOP, **options: object) -> Page:
@@ -64,6 +72,29 @@ async def signed_in(browser: Browser, stage: Stage, *, viewport: ViewportSize = 
 
 
 complaints: list[str] = []
+
+
+async def asked(stage: Stage, text: str) -> Approval:
+    """A new call of Cursor that waits for the person: a message to a channel whose name the vault knows."""
+    shown = stage.shown
+    call = ToolCall("slack_post", lambda: {**POST, "text": f"{POST['text']}\n\n{text}"})
+    return await ask(stage.room, shown.user, shown.agents[0], shown.accounts[0], call)
+
+
+async def state(stage: Stage, approval: Approval) -> str:
+    deployment = stage.room.deployment
+    found = await approvals.get(deployment.database, deployment.keys, approval.id)
+    assert found is not None
+    return found.state.value
+
+
+async def tab_to(page: Page, words: str, *, within: int = 40) -> int:
+    """Press Tab until what has these words has the focus; how often."""
+    for count in range(1, within + 1):
+        await page.keyboard.press("Tab")
+        if words in await page.evaluate("document.activeElement.textContent"):
+            return count
+    pytest.fail(f"{words!r} is not reached with {within} presses of Tab")
 
 
 @pytest.fixture(autouse=True)
@@ -237,3 +268,181 @@ async def test_pages_read_from_right_to_left_too(stage: Stage, browser: Browser)
         assert sides[0] > sides[1], path
         assert sides[2] <= 0, path
     await page.context.close()
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_an_approval_is_understood_and_answered_on_a_phone_in_one_screen(
+    stage: Stage, browser: Browser, scheme: str, script: bool
+) -> None:
+    approval = await asked(stage, f"on a phone, {scheme}, {script}")
+    page = await signed_in(browser, stage, viewport=PHONE, color_scheme=scheme, java_script_enabled=script)
+    await page.goto(f"{stage.url}/approvals/{approval.id}")
+    sentence = page.get_by_role("heading", level=1)
+    await expect(sentence).to_have_text("Cursor wants to post to #launch C0LAUNCH24 in Slack as alice (Acme).")
+    yes, no = page.get_by_role("button", name="Approve once"), page.get_by_role("button", name="Deny", exact=True)
+    message = page.locator("pre.text").filter(has_text="The release is out")
+    for shown in (sentence, message, page.get_by_text("Answer within"), yes, no):
+        await expect(shown).to_be_in_viewport(ratio=1)
+    box, answers = await message.bounding_box(), await yes.bounding_box()
+    assert box is not None
+    assert answers is not None
+    assert box["y"] + box["height"] <= answers["y"], "the answers hide nothing of the text"
+    assert answers["height"] >= 44, "for a thumb"
+    await yes.click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Approved")
+    assert await state(stage, approval) == "approved"
+    await page.context.close()
+    assert complaints == []
+
+
+async def test_an_approval_is_answered_by_keyboard_alone(stage: Stage, browser: Browser) -> None:
+    page = await signed_in(browser, stage)
+    for words, said, then in (("Approve once", "Approved", "approved"), ("Deny", "Denied", "refused")):
+        approval = await asked(stage, words)
+        await page.goto(f"{stage.url}/approvals/{approval.id}")
+        assert await tab_to(page, words) < 12
+        assert await page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", level=1)).to_have_text(said)
+        assert await state(stage, approval) == then
+    await page.context.close()
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
+async def test_calls_are_approved_in_advance_by_keyboard_and_that_is_ended_and_taken_back(
+    stage: Stage, browser: Browser, script: bool
+) -> None:
+    approval = await asked(stage, f"in advance, {script}")
+    page = await signed_in(browser, stage, viewport=PHONE, java_script_enabled=script)
+    await page.goto(f"{stage.url}/approvals/{approval.id}")
+    offer = page.locator("summary", has_text="Approve calls like this in advance")
+    await offer.press("Enter")
+    await expect(page.get_by_text("channel #launch (C0LAUNCH24)")).to_be_visible()
+    await page.get_by_label("Calls a day, at most").fill("3")
+    await page.get_by_role("combobox", name=re.compile("^For")).select_option("1")
+    await page.get_by_role("button", name="Approve, and calls like it").press("Enter")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Approved")
+    await page.goto(f"{stage.url}/approvals")
+    end = page.get_by_role("button", name="End Post to Slack Cursor channel #launch (C0LAUNCH24)")
+    await end.press("Enter")
+    await expect(page.get_by_text("Cursor asks you again before")).to_be_visible()
+    await expect(end).to_have_count(0)
+    await page.get_by_role("button", name="Undo").press("Enter")
+    await expect(end).to_have_count(1)
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    await page.context.close()
+
+
+async def test_the_map_is_read_with_the_keyboard_and_as_a_table(stage: Stage, browser: Browser) -> None:
+    page = await signed_in(browser, stage)
+    cursor = page.locator(".map li[data-from='0'] a")
+    await cursor.focus()
+    marked = "[...document.querySelectorAll('.map path.on')].map(line => line.dataset.from)"
+    lines: list[str] = await page.evaluate(marked)
+    assert lines
+    assert set(lines) == {"0"}
+    await cursor.press("Enter")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Cursor")
+    await page.context.close()
+    plain = await signed_in(browser, stage, viewport=PHONE, java_script_enabled=False)
+    await plain.locator("summary", has_text="As a table").press("Enter")
+    await expect(plain.get_by_role("row", name=re.compile("^Cursor Slack .*times$"))).to_be_visible()
+    assert await plain.locator(".map").evaluate("map => map.scrollWidth <= map.clientWidth")
+    await plain.context.close()
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
+async def test_quiet_hours_are_chosen_by_keyboard_on_a_phone(stage: Stage, browser: Browser, script: bool) -> None:
+    page = await signed_in(browser, stage, viewport=PHONE, java_script_enabled=script, locale="en-GB")
+    await page.goto(f"{stage.url}/notifications")
+    await page.get_by_label("A new agent was allowed").select_option("daily")
+    await page.get_by_label("Quiet from").fill("22:00")
+    await page.get_by_label("Quiet until").fill("07:00")
+    await page.get_by_label("Time zone").fill("Europe/Berlin")
+    await page.get_by_role("button", name="Save").press("Enter")
+    await expect(page.get_by_role("status")).to_contain_text("Saved.")
+    await expect(page.get_by_label("Quiet from")).to_have_value("22:00")
+    held = await channels.get_settings(stage.room.deployment.database, stage.shown.user.id)
+    assert (held.quiet, held.zone, held.how("agent")) == ((22 * 60, 7 * 60), "Europe/Berlin", "daily")
+    await page.context.close()
+
+
+# What stands in for the browser's own push service, which a browser without a network doesn't have. Our script is real.
+_PUSH_SERVICE = """([made, endpoint]) => {
+  const unsubscribe = async () => localStorage.removeItem("sub");
+  const subscription = { endpoint, unsubscribe, toJSON: () => JSON.parse(made) };
+  PushManager.prototype.getSubscription = async () => localStorage.getItem("sub") ? subscription : null;
+  PushManager.prototype.subscribe = async (options) => {
+    localStorage.setItem("sub", JSON.stringify([options.userVisibleOnly, options.applicationServerKey]));
+    return subscription; }; }"""
+_CLICK = """async () => {
+  const opened = [], [shown] = await self.registration.getNotifications();
+  self.clients.openWindow = async (url) => opened.push(url);
+  self.dispatchEvent(new NotificationEvent("notificationclick", { notification: shown }));
+  while (!opened.length) await new Promise((done) => setTimeout(done, 20));
+  return [...opened, (await self.registration.getNotifications()).length]; }"""
+
+
+async def test_a_browser_is_told_of_an_approval_and_a_click_opens_its_page(stage: Stage, browser: Browser) -> None:
+    async with running_push_service() as service:
+        subscribed = service.browser("chromium")
+        page = await signed_in(browser, stage)
+        await page.context.grant_permissions(["notifications"], origin=stage.url)
+        stand_in = f"({_PUSH_SERVICE})({json.dumps([subscribed.subscription(), subscribed.endpoint])})"
+        await page.context.add_init_script(stand_in)
+        await page.goto(f"{stage.url}/notifications")
+        key = await page.locator("form[data-push]").get_attribute("data-push")
+        await page.get_by_role("button", name="Turn on").press("Enter")
+        await expect(page.get_by_role("status")).to_contain_text("Added.")
+        assert json.loads(await page.evaluate("localStorage.getItem('sub')")) == [True, key]
+        row = page.get_by_role("listitem").filter(has=page.get_by_text("This browser"))
+        await expect(row).to_contain_text("Chrome on Linux")
+        await expect(page.get_by_role("button", name="Turn on")).to_be_hidden()
+        await row.get_by_role("button", name="Send a test").click()
+        await expect(page.get_by_role("status")).to_contain_text("The test was sent.")
+        (sent,) = service.sent_to(subscribed)
+
+        session = await page.context.new_cdp_session(page)
+        found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def note(event: dict[str, list[dict[str, str]]]) -> None:
+            for one in event["registrations"]:
+                if not found.done():
+                    found.set_result(one["registrationId"])
+
+        session.on("ServiceWorker.workerRegistrationUpdated", note)
+        await session.send("ServiceWorker.enable")
+        registration = await asyncio.wait_for(found, 10)
+        (worker,) = page.context.service_workers
+        for url, opened in (("", f"{stage.url}/notifications"), ("https://evil.example/", stage.url)):
+            message = json.loads(subscribed.read(sent.body))
+            message["url"] = url or message["url"]
+            told = {"origin": stage.url, "registrationId": registration, "data": json.dumps(message)}
+            await session.send("ServiceWorker.deliverPushMessage", told)
+            shown = "(await (await navigator.serviceWorker.getRegistration('/static/')).getNotifications())"
+            titles = f"async () => {shown}.map((one) => one.title + ': ' + one.body)"
+            async with asyncio.timeout(10):
+                while not (said := await page.evaluate(titles)):
+                    await asyncio.sleep(0.05)
+            assert said == ["Token Vault reaches you here: This is a test. Your notifications look like it."]
+            assert await worker.evaluate(_CLICK) == [opened, 0]
+        await row.get_by_role("button", name="Remove").click()
+        await expect(page.get_by_role("status")).to_contain_text("Removed.")
+        await expect(page.get_by_role("button", name="Turn on")).to_be_visible()
+        await page.context.close()
+    assert complaints == []
+
+
+async def test_a_browser_without_permission_says_what_to_do(stage: Stage, browser: Browser) -> None:
+    page = await signed_in(browser, stage)
+    await page.goto(f"{stage.url}/notifications")
+    await page.evaluate("Notification.requestPermission = async () => 'denied'")
+    await page.get_by_role("button", name="Turn on").click()
+    await expect(page.get_by_role("alert")).to_contain_text("Notifications are blocked for this site.")
+    await page.context.close()
+    plain = await signed_in(browser, stage, java_script_enabled=False)
+    await plain.goto(f"{stage.url}/notifications")
+    await expect(plain.get_by_text("can't show notifications of the vault")).to_be_visible()
+    await expect(plain.get_by_role("button", name="Turn on")).to_be_hidden()
+    await plain.context.close()

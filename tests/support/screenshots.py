@@ -14,12 +14,20 @@ from playwright.async_api import Browser, Page
 from tests.support.chromium import running_chromium
 from tests.support.harness import PASSWORD
 from tests.support.rooms.portal_room import Room, running_room
-from tests.support.showcase import Showcase, furnish, provider_settings
+from tests.support.showcase import Showcase, furnish, provider_settings, settle_in
 
 TARGET: Final = Path(__file__).parents[2] / "docs" / "screenshots"
 DESKTOP: Final = {"width": 1280, "height": 800}
 PHONE: Final = {"width": 390, "height": 844}
-IN_BOTH: Final = ("home", "accounts", "agents", "agent", "consent", "sign-in")  # the others are drawn light only
+IN_BOTH: Final = (
+    "home",
+    "accounts",
+    "agents",
+    "agent",
+    "approval",
+    "consent",
+    "sign-in",
+)  # the others are drawn light only
 # encodes a PNG as WebP: Chromium has the encoder, so no library is needed
 _ENCODE: Final = """async ([png, quality]) => {
   const image = new Image(); image.src = 'data:image/png;base64,' + png; await image.decode();
@@ -37,12 +45,18 @@ def paths_of(room: Room, shown: Showcase) -> dict[str, str]:
         "agents": "/agents",
         "agent": f"/agents/{shown.agents[0].id}",
         "cut-off": f"/agents/{shown.agents[0].id}/cut-off",
+        "approval": f"/approvals/{shown.questions[0].id}",
         "approvals": "/approvals",
         "activity": "/activity",
         "person": "/account",
         "notifications": "/notifications",
         "connect": "/connections/connect?provider=google",
+        "first-steps": "/first-run",
         "device": "/device",
+        "admin": "/administration",
+        "admin-providers": "/administration/providers",
+        "admin-provider": "/administration/providers/slack",
+        "admin-people": "/administration/people",
     }
 
 
@@ -54,6 +68,7 @@ async def take(folder: Path, *, only: frozenset[str] = frozenset()) -> None:
         async with running_chromium() as browser, running_room(Path(data) / "vault", overrides=overrides) as room:
             user = await room.user("alice")
             shown = await furnish(room, user)
+            await settle_in(room, shown)
             asking = await room.agent(name="Windsurf", redirect_uris=("http://127.0.0.1:33418/callback",))
             link = await room.link(user, shown.agents[0], provider="google", scopes=frozenset({"openid"}))
             paths = paths_of(room, shown) | {

@@ -6,16 +6,21 @@ For screenshots and for tests of what pages become with much on them. Names and 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from server.runtime.kept_answers import Read
 from tests.support.rooms.portal_room import Room
 from vault import connections, delegations, grants
-from vault.approvals import approvals
-from vault.approvals.approvals import ToolCall
+from vault.approvals import approvals, standing_approvals
+from vault.approvals.approvals import Approval, ToolCall
+from vault.approvals.standing_approvals import DAY, Binding
 from vault.audit import audit
 from vault.exchange.approval_rules import WRITES
+from vault.notices import channels
 from vault.records import Client, ClientKind, Connection, Event, Principal, User
+from vault.sign_in import passkeys
 from vault.upstream import Account, TokenAnswer
 
 GOOGLE: Final = "https://www.googleapis.com/auth/"
@@ -53,6 +58,21 @@ ACCOUNTS: Final = (
 )
 
 
+CHANNELS: Final = {"C0LAUNCH24": "launch", "C0RELEASES": "releases"}  # of the Slack account
+POST: Final = {
+    "channel": "C0LAUNCH24",
+    "text": "The release is out.\n\n• Approvals read as sentences\n• They reach your phone\n\nThanks, everybody!",
+}
+EVENT: Final = {
+    "calendar_id": "primary",
+    "summary": "Launch review",
+    "start": "2026-12-01T10:00:00+01:00",
+    "end": "2026-12-01T10:45:00+01:00",
+    "location": "Room 4",
+    "attendees": ["bob@example.com", "carol@example.com"],
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Showcase:
     """What was made."""
@@ -60,6 +80,7 @@ class Showcase:
     user: User
     agents: tuple[Client, ...]
     accounts: tuple[Connection, ...]
+    questions: tuple[Approval, ...] = ()
 
 
 def provider_settings() -> dict[str, object]:
@@ -87,8 +108,76 @@ async def furnish(
                     f"update connections set {change} where id = :id",
                     {"id": made_accounts[account].id},
                 )
-    await _ask(room, user, made_agents, made_accounts, count=questions)
-    return Showcase(user, made_agents, made_accounts)
+    await _know_channels(room, made_accounts[0])
+    calls = (ToolCall("slack_post", lambda: POST), ToolCall("calendar_create", lambda: EVENT))
+    asked = [
+        await ask(room, user, made_agents[number], made_accounts[number], call)
+        for number, call in enumerate(calls[:questions])
+    ]
+    return Showcase(user, made_agents, made_accounts, tuple(asked))
+
+
+async def settle_in(room: Room, shown: Showcase) -> None:
+    """What a person chose over time: ways to be reached, passkeys, and calls approved in advance."""
+    deployment, user, now = room.deployment, shown.user, room.deployment.now()
+    slack = shown.accounts[0]
+    async with deployment.transaction() as transaction:
+        for name, is_synced, number in (("iPhone", True, 1), ("Security key", False, 2)):
+            credential = bytes([number] * 16)
+            await passkeys.add(
+                transaction,
+                user.id,
+                credential_id=credential,
+                public_key=credential,
+                sign_count=0,
+                is_synced=is_synced,
+                name=name,
+                now=now - number * 20 * DAY,
+            )
+        for kind, label, failure in (
+            ("push", "Chrome on Android", ""),
+            ("email", "alice@example.com", ""),
+            ("ntfy", "ntfy.example", "unreachable"),
+        ):
+            made = await channels.add_channel(
+                transaction,
+                deployment.keys,
+                user_id=user.id,
+                kind=kind,
+                label=label,
+                target="https://push.example.invalid/made-up",
+                now=now - 9 * DAY,
+            )
+            await channels.confirm_channel(transaction, made.id, user_id=user.id, now=now - 9 * DAY)
+            await channels.record_result(transaction, made.id, failure=failure, now=now - 7_000)
+        for place, (channel, used) in enumerate((("C0LAUNCH24", 2), ("C0RELEASES", 0))):
+            binding = Binding(user.id, shown.agents[place * 4].id, slack.id, "slack_post", {"channel": channel})
+            await standing_approvals.give(
+                transaction,
+                deployment.keys,
+                binding=binding,
+                provider="slack",
+                account=slack.label,
+                names={"channel": f"#{CHANNELS[channel]}"},
+                per_day=5,
+                expires_at=(now // DAY + 7) * DAY,
+                now=now,
+            )
+            for _ in range(used):
+                await standing_approvals.spend(transaction, binding, now=now)
+
+
+async def _know_channels(room: Room, slack: Connection) -> None:
+    """Let the pages know what Slack would answer about the channels: nothing here is real enough to be asked."""
+
+    def read(channel: str) -> Read:
+        async def answer() -> Mapping[str, object]:
+            return {"channel": {"name": CHANNELS[channel]}}
+
+        return answer
+
+    keys = {(slack.id, "web", "/conversations.info", (("channel", one),)): read(one) for one in CHANNELS}
+    await room.deployment.lookups.ask(dict(keys), patience=5)
 
 
 async def _account(room: Room, user: User, number: int) -> Connection:
@@ -170,26 +259,20 @@ def _event(lucky: random.Random, user: User, agents: tuple[Client, ...], account
     )
 
 
-async def _ask(
-    room: Room, user: User, agents: tuple[Client, ...], accounts: tuple[Connection, ...], *, count: int
-) -> None:
-    calls = (
-        ToolCall("slack_post", lambda: {"channel": "#launch", "text": "The release is out. Thanks, everybody!"}),
-        ToolCall("calendar_create", lambda: {"title": "Planning", "start": "2026-12-01T10:00:00+01:00"}),
-    )
-    for number, call in enumerate(calls[:count]):
-        agent, account = agents[number], accounts[number]
-        principal = Principal(user.id, agent.id, "showcase", frozenset({"tools"}), f"{room.url}/mcp")
-        async with room.deployment.transaction() as transaction:
-            await approvals.ask(
-                transaction,
-                room.deployment.keys,
-                call=call,
-                principal=principal,
-                connection_id=account.id,
-                provider=account.provider,
-                account=account.account,
-                label=account.label,
-                scopes=account.scopes,
-                now=room.deployment.now() - 90,
-            )
+async def ask(room: Room, user: User, agent: Client, account: Connection, call: ToolCall) -> Approval:
+    """An agent's call that waits for the person."""
+    principal = Principal(user.id, agent.id, "showcase", frozenset({"tools"}), f"{room.url}/mcp")
+    async with room.deployment.transaction() as transaction:
+        asked, _ = await approvals.ask(
+            transaction,
+            room.deployment.keys,
+            call=call,
+            principal=principal,
+            connection_id=account.id,
+            provider=account.provider,
+            account=account.account,
+            label=account.label,
+            scopes=account.scopes,
+            now=room.deployment.now() - 90,
+        )
+    return asked

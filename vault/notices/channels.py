@@ -1,7 +1,7 @@
 """A person's choices about notices, and the channels that they reach them by.
 
-Where a channel leads (a mail address, a URL that may hold a token) is sealed under the subkey `notices`; `label` is the
-part that pages show.
+Where a channel leads (a mail address, a URL that may hold a token, a browser's push subscription) is sealed under the
+subkey `notices`; `label` is the part that pages show.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from vault.storage.database import Reader, Row, Transaction, binary, integer, in
 MOST_CHANNELS: Final = 8  # of one person
 KINDS: Final = ("approval", "reconnect", "expiring", "agent")  # of notices
 HOWS: Final = ("at_once", "daily", "off")
-CHANNEL_KINDS: Final = ("email", "ntfy", "slack", "webhook")
+CHANNEL_KINDS: Final = ("email", "ntfy", "slack", "webhook")  # that a person enters an address for
+PUSH: Final = "push"  # a browser, which makes its address itself
+GONE: Final = "gone"  # why a message did not arrive, where none will any more
 DEFAULT_HOW: Final[Mapping[str, str]] = {
     "approval": "at_once",
     "reconnect": "at_once",
@@ -57,11 +59,11 @@ class NoticeSettings:
 
 @dataclass(frozen=True, slots=True)
 class NoticeChannel:
-    """A way to reach a person. `target` is a mail address or a URL; unconfirmed ones get nothing."""
+    """A way to reach a person. `target` is a mail address, a URL or a subscription; unconfirmed ones get nothing."""
 
     id: str
     user_id: str
-    kind: str  # one of CHANNEL_KINDS
+    kind: str  # one of CHANNEL_KINDS, or PUSH
     label: str
     target: str = field(repr=False)
     created_at: int
@@ -69,6 +71,10 @@ class NoticeChannel:
     sent_at: int | None = None
     failed_at: int | None = None
     failure: str = ""  # why the last message did not arrive; empty after one that did
+
+    @property
+    def gets_notices(self) -> bool:
+        return self.confirmed_at is not None and self.failure != GONE
 
 
 async def get_settings(reader: Reader, user_id: str) -> NoticeSettings:

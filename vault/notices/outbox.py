@@ -119,7 +119,7 @@ async def _rows(
         if event.user_id is None:
             continue
         if event.user_id not in people:
-            channels = [one for one in await list_channels(reader, ring, event.user_id) if one.confirmed_at is not None]
+            channels = [one for one in await list_channels(reader, ring, event.user_id) if one.gets_notices]
             settings = await get_settings(reader, event.user_id) if channels else NoticeSettings()
             people[event.user_id] = (settings, channels)
         settings, channels = people[event.user_id]

@@ -26,6 +26,7 @@ from vault.approvals.approvals import USE_LIFETIME, Approval
 from vault.records import ApprovalState
 
 _ANSWERS: Final = frozenset({"allow", "deny", "cut_off", "standing"})
+_ICONS: Final = {"approved": "check", "consumed": "check", "refused": "cross", "expired": "clock"}  # of an answer
 
 
 async def show_all(visit: OwnVisit) -> Response:
@@ -46,10 +47,12 @@ async def show(visit: OwnVisit) -> Response:
     status = approval.status(visit.deployment.now())
     if status != ApprovalState.PENDING.value:
         return visit.page(
-            "message.html",
+            "answered.html",
             {
                 "title": text(f"approval.{status}_title"),
                 "message": text(f"approval.{status}", minutes=USE_LIFETIME // 60),
+                "icon": _ICONS.get(status, "approvals"),
+                "waiting": visit.needs.approvals,
             },
         )
     spec = visit.deployment.tool(approval.tool)
