@@ -42,8 +42,7 @@ class PushSubscription:
     public_key: bytes  # uncompressed point, 65 bytes
     auth: bytes = field(repr=False)  # 16 bytes
 
-    @property
-    def stored(self) -> str:
+    def to_json(self) -> str:
         """What `read_subscription` reads."""
         keys = {"p256dh": encode(self.public_key), "auth": encode(self.auth)}
         return json.dumps({"endpoint": self.endpoint, "keys": keys}, sort_keys=True)

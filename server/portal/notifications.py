@@ -144,10 +144,10 @@ async def add_browser(visit: OwnVisit) -> Response:
         raise PageRefused("notice_choice")
     if url_problem(found.endpoint, visit.deployment.http.policy) is not None:
         return await _page(visit, error=text("notifications.bad_push"), status=400)
-    if problem := await _no_room(visit, PUSH, found.stored):
+    if problem := await _no_room(visit, PUSH, found.to_json()):
         return await _page(visit, error=problem, status=400)
     browser = describe_browser(visit.visit.request.headers.get("user-agent", ""))
-    await _add(visit, PUSH, browser, found.stored)
+    await _add(visit, PUSH, browser, found.to_json())
     return _go_back("added")
 
 

@@ -139,7 +139,7 @@ async def test_a_person_adds_scopes_to_an_account_or_connects_another_one(room: 
     await room.connect(person, user, client, provider="google", account="alice", scopes=frozenset({READONLY}))
     before = await _only(room, user)
     page = await person.open("/connections/connect?provider=google-calendar")
-    assert "keeps its permissions" in page.text
+    assert "Keeps its permissions" in page.text
     answer = await person.submit(page, {"scope": [EVENTS]}, form="/connections/connect")
     query = query_of(answer.headers["location"])
     assert {EVENTS, READONLY} <= set(query["scope"].split())

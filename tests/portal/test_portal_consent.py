@@ -181,7 +181,7 @@ async def test_the_page_says_who_asks_for_what_and_where_the_answer_goes(room: R
     known = await room.agent(ClientKind.MANUAL, name="House bot")
     text = (await person.open(room.authorize_path(known))).text
     assert "unverified" not in text
-    assert "added by an admin" in text
+    assert "Added by an admin" in text
 
 
 @pytest.mark.requirement("S-052")

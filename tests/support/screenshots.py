@@ -53,7 +53,6 @@ def paths_of(room: Room, shown: Showcase) -> dict[str, str]:
         "connect": "/connections/connect?provider=google",
         "first-steps": "/first-run",
         "device": "/device",
-        "admin": "/administration",
         "admin-providers": "/administration/providers",
         "admin-provider": "/administration/providers/slack",
         "admin-people": "/administration/people",
@@ -70,7 +69,7 @@ async def take(folder: Path, *, only: frozenset[str] = frozenset()) -> None:
             shown = await furnish(room, user)
             await settle_in(room, shown)
             asking = await room.agent(name="Windsurf", redirect_uris=("http://127.0.0.1:33418/callback",))
-            link = await room.link(user, shown.agents[0], provider="google", scopes=frozenset({"openid"}))
+            link = await room.link(user, shown.agents[3])
             paths = paths_of(room, shown) | {
                 "consent": room.authorize_path(asking),
                 "link": link.url.removeprefix(room.url),

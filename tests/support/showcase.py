@@ -124,7 +124,7 @@ async def settle_in(room: Room, shown: Showcase) -> None:
     async with deployment.transaction() as transaction:
         for name, is_synced, number in (("iPhone", True, 1), ("Security key", False, 2)):
             credential = bytes([number] * 16)
-            await passkeys.add(
+            made_passkey = await passkeys.add(
                 transaction,
                 user.id,
                 credential_id=credential,
@@ -134,6 +134,7 @@ async def settle_in(room: Room, shown: Showcase) -> None:
                 name=name,
                 now=now - number * 20 * DAY,
             )
+            await passkeys.note_use(transaction, made_passkey, sign_count=1, now=now - number * 7_500)
         for kind, label, failure in (
             ("push", "Chrome on Android", ""),
             ("email", "alice@example.com", ""),

@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const language = document.documentElement.lang;
-  const parts = { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" };
+  const parts = { month: "short", day: "numeric", hour: "numeric", minute: "2-digit" };
   const whole = new Intl.DateTimeFormat(language, { ...parts, year: "numeric", timeZoneName: "short" });
   const thisYear = new Intl.DateTimeFormat(language, { ...parts, timeZoneName: "short" });
   const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
@@ -24,6 +24,9 @@
   for (const field of document.querySelectorAll("[data-zone]")) {
     if (!field.value) field.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
   }
+
+  // A long form that is rarely needed is folded on a phone.
+  for (const one of document.querySelectorAll("details[data-folds]:not([data-stays])")) one.open = matchMedia("(min-width: 40rem)").matches;
 
   // New events of the activity page: asked for while somebody looks, until the session is over.
   const story = document.getElementById("story");

@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import READ, WRITE, Room, google, open_room
-from vault.approvals import ToolCall
+from tests.support.seeded import seed
+from vault.approvals.approvals import ToolCall
 from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.records import Connection
 from vault.refusals import ConnectionRequired, DelegationRequired, ScopeRefused
@@ -86,8 +87,6 @@ async def test_the_operators_limit_holds_for_pages_too(room: Room) -> None:
 
 
 async def test_another_persons_account_is_not_read(room: Room) -> None:
-    from tests.support.seeded import seed
-
     bob = await seed(room.database, name="bob", client_id="agent-of-bob")
     theirs = await room.connect("google", whose=bob)
     _, wanted = await connected(room)
