@@ -156,6 +156,16 @@ async def test_every_route_is_described_with_its_methods(tmp_path: Path) -> None
                 assert set(re.split(", *", answer.headers["allow"])) - {"HEAD", "OPTIONS"} == methods, path
 
 
+def test_the_proxy_is_described_with_its_methods() -> None:
+    from server.http.guards import PROXY
+    from server.proxy.endpoint import METHODS
+
+    rows = section(DOCS / "reference/endpoints.md", "Proxy").rows
+    written = {path: set(row["Methods"].split(", ")) for row in rows for path in quoted(row["Path"])}
+    assert {path.partition("{")[0] for path in written} == set(PROXY)
+    assert set[str]().union(*written.values()) == set(METHODS)
+
+
 def test_token_scopes_are_described() -> None:
     from server.oauth.rules import SCOPES
 

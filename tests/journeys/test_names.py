@@ -1,4 +1,4 @@
-"""The names of the product: one class for each name, and functions that are verbs or nouns."""
+"""The shape of the product: one class for each name, functions that are verbs or nouns, folders that one can read."""
 
 from __future__ import annotations
 
@@ -77,3 +77,13 @@ def test_no_two_classes_have_one_name() -> None:
                 places[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert len(places) > 300
     assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
+def test_no_folder_holds_more_than_25_modules_and_no_module_more_than_600_lines() -> None:
+    folders: defaultdict[str, int] = defaultdict(int)
+    for path in product():
+        folders[path.parent.relative_to(ROOT).as_posix()] += path.name != "__init__.py"
+    assert len(folders) > 40
+    assert not {folder: count for folder, count in folders.items() if count > 25}, "look for the subject that can leave"
+    lengths = {path.relative_to(ROOT).as_posix(): path.read_bytes().count(b"\n") for path in product()}
+    assert not {name: length for name, length in lengths.items() if length > 600}, "look for the seam"
