@@ -131,17 +131,7 @@ async def connect_link(
         account=(account or "")[:_ACCOUNT_LIMIT],
     )
     handle = await issue_link(deployment, request)
-    async with deployment.transaction() as transaction:
-        user_code = await tickets.issue(
-            transaction,
-            deployment.keys,
-            purpose=TicketPurpose.DEVICE,
-            payload=request.payload(),
-            lifetime=LIFETIME,
-            now=deployment.now(),
-            user_id=request.user_id,
-            client_id=request.client_id,
-        )
+    user_code = await _issue(deployment, request, TicketPurpose.DEVICE)
     return ConnectLink(
         url=deployment.url(f"/connect/{handle}"),
         device_url=deployment.url("/device"),
@@ -181,11 +171,15 @@ def link_message(title: str, *, reason: str, tool: str) -> str:
 
 async def issue_link(deployment: Deployment, request: ConnectRequest) -> str:
     """The handle of a new connect link."""
+    return await _issue(deployment, request, TicketPurpose.CONNECT)
+
+
+async def _issue(deployment: Deployment, request: ConnectRequest, purpose: TicketPurpose) -> str:
     async with deployment.transaction() as transaction:
         return await tickets.issue(
             transaction,
             deployment.keys,
-            purpose=TicketPurpose.CONNECT,
+            purpose=purpose,
             payload=request.payload(),
             lifetime=LIFETIME,
             now=deployment.now(),

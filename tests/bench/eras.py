@@ -16,7 +16,7 @@ import signal
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,31 +34,25 @@ _MODERN = {
     "Mcp-Name": "slack_post",
 }
 _OTHER = {**_MODERN, "Content-Type": "application/json; charset=utf-8", "Accept": "text/event-stream,application/json"}
-_ENVELOPE: Mapping[str, object] = {
+ENVELOPE: Mapping[str, object] = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
     "io.modelcontextprotocol/clientCapabilities": {},
 }
 _SESSION = {**{name: _MODERN[name] for name in ("Content-Type", "Accept")}, "MCP-Protocol-Version": HANDSHAKE}
 ERAS: Mapping[str, tuple[Mapping[str, str], Mapping[str, object], bool]] = {
-    "2026-07-28, as in make bench": (_MODERN, _ENVELOPE, False),
-    "2026-07-28, with progress token": (_MODERN, _ENVELOPE, True),
-    "2026-07-28, other spelling": (_OTHER, _ENVELOPE, True),
+    "2026-07-28, as in make bench": (_MODERN, ENVELOPE, False),
+    "2026-07-28, with progress token": (_MODERN, ENVELOPE, True),
+    "2026-07-28, other spelling": (_OTHER, ENVELOPE, True),
     "2025-11-25, session": (_SESSION, {}, True),
 }
 
 
 def open_session(contender: Contender) -> str:
     """The id of an initialized handshake session."""
-    params = {
-        "protocolVersion": HANDSHAKE,
-        "capabilities": {},
-        "clientInfo": {"name": "bench", "version": "1"},
-    }
-    message = {"jsonrpc": "2.0", "id": "first", "method": "initialize", "params": params}
     headers = dict(_SESSION) | ({"Authorization": f"Bearer {contender.token}"} if contender.token else {})
     connection = http.client.HTTPConnection("127.0.0.1", contender.port, timeout=30)
-    connection.request("POST", "/mcp", json.dumps(message), headers)
+    connection.request("POST", "/mcp", opening("first"), headers)
     answer = connection.getresponse()
     answer.read()
     session = answer.getheader("mcp-session-id")
@@ -81,10 +75,7 @@ def make_calls(contender: Contender, era: str, session: str) -> Callable[[int], 
         lines.append(f"Authorization: Bearer {contender.token}")
 
     def make(number: int) -> bytes:
-        meta = {**envelope, **({"progressToken": number} if has_token else {})}
-        params = {"name": "slack_post", "arguments": {"channel": "general", "text": "hi"}, "_meta": meta}
-        message = {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}
-        body = json.dumps(message).encode()
+        body = make_message(number, envelope=envelope, has_token=has_token)
         head = ["POST /mcp HTTP/1.1", *lines, f"Content-Length: {len(body)}"]
         return ("\r\n".join(head) + "\r\n\r\n").encode() + body
 
@@ -112,14 +103,32 @@ async def compare(bare: Contender, vault: Contender, *, rounds: int, calls: int)
             if number >= 0:  # the first only warms up
                 found[era].append((used[bare.name], used[vault.name]))
     print(f"load {os.getloadavg()[0]:.0f}; {rounds} rounds of {calls} calls over {CONNECTIONS} connections\n")
+    print_ratios(found)
+
+
+def print_ratios(found: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    """A line for each row: CPU us per call of (bare, vault) in each round, as medians and as the vault's ratio."""
     print(f"{'':<34}{'bare us':>9}{'vault us':>10}   vault over bare (min-max)")
-    for era, each in found.items():
+    for name, each in found.items():
         ratios = [ours / theirs for theirs, ours in each]
         theirs, ours = (statistics.median(one[place] for one in each) for place in (0, 1))
         print(
-            f"{era:<34}{theirs:>9.0f}{ours:>10.0f}   "
+            f"{name:<34}{theirs:>9.0f}{ours:>10.0f}   "
             f"{statistics.median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})"
         )
+
+
+def make_message(number: int, *, envelope: Mapping[str, object], has_token: bool) -> bytes:
+    """The JSON-RPC message of one call."""
+    meta = {**envelope, **({"progressToken": number} if has_token else {})}
+    params = {"name": "slack_post", "arguments": {"channel": "general", "text": "hi"}, "_meta": meta}
+    return json.dumps({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}).encode()
+
+
+def opening(identity: str) -> bytes:
+    """The JSON-RPC message that opens a session of the handshake era."""
+    params = {"protocolVersion": HANDSHAKE, "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
+    return json.dumps({"jsonrpc": "2.0", "id": identity, "method": "initialize", "params": params}).encode()
 
 
 def main() -> None:

@@ -9,27 +9,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.__main__ import CONNECTIONS, CORES, Contender, free_port, start, start_vault, wait_for
-from tests.bench.eras import HANDSHAKE
+from tests.bench.eras import ENVELOPE, make_message, opening, print_ratios
 
 WANTED = b"1764000000.000100"
 LIMIT = 2**20  # bytes of a line
-ENVELOPE: Mapping[str, object] = {
-    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-    "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
-    "io.modelcontextprotocol/clientCapabilities": {},
-}
 
 
 @dataclass
@@ -48,15 +41,12 @@ class Line:
 
 def call(number: int, *, is_modern: bool) -> bytes:
     """One call with a progress token, as most clients send it."""
-    meta = {**(ENVELOPE if is_modern else {}), "progressToken": number}
-    params = {"name": "slack_post", "arguments": {"channel": "general", "text": "hi"}, "_meta": meta}
-    return json.dumps({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}).encode()
+    return make_message(number, envelope=ENVELOPE if is_modern else {}, has_token=True)
 
 
 async def shake_hands(line: Line) -> None:
     """Open a session of the handshake era."""
-    params = {"protocolVersion": HANDSHAKE, "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
-    await line.send(json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}).encode())
+    await line.send(opening("first"))
     if b'"result"' not in await line.receive():
         raise SystemExit("no session")
     await line.send(b'{"jsonrpc":"2.0","method":"notifications/initialized"}')
@@ -175,14 +165,7 @@ async def compare(folder: Path, upstream: int, vault: Contender, bare: Contender
                 if number >= 0:  # the first only warms up
                     found.setdefault(name, []).append((used[0], used[1]))
     print(f"load {os.getloadavg()[0]:.0f}; {rounds} rounds of {calls} calls, {CONNECTIONS} in flight\n")
-    print(f"{'':<34}{'bare us':>9}{'vault us':>10}   vault over bare (min-max)")
-    for name, each in found.items():
-        ratios = [ours / theirs for theirs, ours in each]
-        theirs, ours = (statistics.median(one[place] for one in each) for place in (0, 1))
-        print(
-            f"{name:<34}{theirs:>9.0f}{ours:>10.0f}   "
-            f"{statistics.median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})"
-        )
+    print_ratios(found)
 
 
 def main() -> None:

@@ -20,9 +20,9 @@ from tests.support.rooms.portal_room import (
     someone,
     with_parameters,
 )
-from vault import delegations, grants, users
+from vault import delegations, users
 from vault.exchange.exchange import ExchangeRequest, exchange
-from vault.records import Client, ConnectionState, Principal, User
+from vault.records import ConnectionState, Principal, User
 
 EVENTS = "https://www.googleapis.com/auth/calendar.events"
 READONLY = "https://www.googleapis.com/auth/calendar.events.readonly"
@@ -121,26 +121,12 @@ async def test_an_answer_without_a_refresh_token_keeps_the_one_there_is(room: Ro
     assert after.has_refresh_token
     room.deployment.database.clock_offset += 3600
     try:
-        principal = Principal(user.id, client.id, await _grant(room, user, client), frozenset({"tools"}), room.url)
+        principal = Principal(user.id, client.id, await room.grant(user, client), frozenset({"tools"}), room.url)
         request = ExchangeRequest(principal, "google", frozenset({READONLY}))
         token = await exchange(request, vault=room.deployment.vault, now=room.deployment.now())
     finally:
         room.deployment.database.clock_offset -= 3600
     assert token.generation > after.generation, "the old refresh token was spent for it"
-
-
-async def _grant(room: Room, user: User, client: Client) -> str:
-    async with room.deployment.transaction() as transaction:
-        grant = await grants.create_grant(
-            transaction,
-            user_id=user.id,
-            client_id=client.id,
-            scopes=frozenset({"tools"}),
-            resource=f"{room.url}/mcp",
-            redirect_uri="https://agent.example/callback",
-            now=room.deployment.now(),
-        )
-    return grant.id
 
 
 async def test_a_link_for_an_alias_leads_to_its_provider(room: Room) -> None:

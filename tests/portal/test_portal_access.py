@@ -11,10 +11,9 @@ import pytest
 from server.portal.access.access_saving import UNDO_LIFETIME
 from tests.support.person import Person, forms_of
 from tests.support.rooms.portal_room import Room, running_room
-from vault import connections, delegations, grants
+from vault import connections, delegations
 from vault.exchange.approval_rules import WRITES
 from vault.records import Client, ClientKind, Connection, Delegation, User
-from vault.upstream import Account, TokenAnswer
 
 READS = frozenset({"channels:read", "channels:history"})
 ALL = READS | {"chat:write"}
@@ -30,32 +29,12 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]
 async def _account(
     room: Room, user: User, provider: str = "slack", *, label: str = "alice (Acme)", scopes: frozenset[str] = ALL
 ) -> Connection:
-    answer = TokenAnswer("made-up", "made-up", scopes=scopes, expires_in=3600, account=Account(label, label))
-    async with room.deployment.transaction() as transaction:
-        return await connections.open_connection(
-            transaction,
-            room.deployment.keys,
-            user_id=user.id,
-            provider=provider,
-            answer=answer,
-            asked=scopes,
-            policy=room.deployment.catalog.provider(provider).policy(),
-            now=room.deployment.now(),
-        )
+    return await room.account(user, provider, label=label, scopes=scopes)
 
 
 async def _agent(room: Room, user: User, name: str = "Cursor") -> Client:
     client = await room.agent(name=name)
-    async with room.deployment.transaction() as transaction:
-        await grants.create_grant(
-            transaction,
-            user_id=user.id,
-            client_id=client.id,
-            scopes=frozenset({"tools"}),
-            resource=f"{room.url}/mcp",
-            redirect_uri=client.redirect_uris[0],
-            now=room.deployment.now(),
-        )
+    await room.grant(user, client)
     return client
 
 

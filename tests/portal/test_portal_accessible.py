@@ -9,7 +9,6 @@ import pytest
 from playwright.async_api import Browser, Page
 
 from tests.conftest import unavailable
-from tests.support.chromium import running_chromium
 from tests.support.foreign.foreign import MODULES
 from tests.support.harness import PASSWORD
 from tests.support.rooms.portal_room import Room, running_room
@@ -18,12 +17,6 @@ from vault import connections
 pytestmark = [pytest.mark.group("browser"), pytest.mark.timeout(120)]
 _RUN = """() => axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map(
   one => one.id + ': ' + one.nodes.map(node => node.target.join(' ')).join(', ')))"""
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncGenerator[Browser]:
-    async with running_chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -44,19 +44,6 @@ async def _only(room: Room, user: User) -> Connection:
     return connection
 
 
-async def _grant(room: Room, user: User, client: Client) -> None:
-    async with room.deployment.transaction() as transaction:
-        await grants.create_grant(
-            transaction,
-            user_id=user.id,
-            client_id=client.id,
-            scopes=frozenset({"tools"}),
-            resource=f"{room.url}/mcp",
-            redirect_uri="https://agent.example/callback",
-            now=room.deployment.now(),
-        )
-
-
 # Connections
 
 
@@ -120,7 +107,7 @@ async def test_the_agents_page_says_the_address_to_enter_until_there_is_one(room
     person = await room.signed_in(user)
     address = f"{room.url}/mcp"
     assert address in (await person.open("/agents")).text
-    await _grant(room, user, client)
+    await room.grant(user, client)
     assert address not in (await person.open("/agents")).text
 
 
@@ -296,8 +283,8 @@ def _page(client: Client) -> str:
 async def test_the_agents_page_says_what_each_may_use_and_changes_it(room: Room) -> None:
     user, client, other = await room.user(), await room.agent(name="Changed bot"), await room.agent(name="Idle bot")
     person = await room.signed_in(user)
-    await _grant(room, user, client)
-    await _grant(room, user, other)
+    await room.grant(user, client)
+    await room.grant(user, other)
     await room.connect(person, user, client)
     connection = await _only(room, user)
     page = await person.open("/agents")
@@ -327,7 +314,7 @@ async def test_many_agents_are_shown_a_page_at_a_time(room: Room) -> None:
     user = await room.user()
     person = await room.signed_in(user)
     for number in range(PAGE_SIZE + 1):
-        await _grant(room, user, await room.agent(name=f"Bot number {number}."))
+        await room.grant(user, await room.agent(name=f"Bot number {number}."))
     first = await person.open("/agents")
     assert first.text.count("<h2") == PAGE_SIZE
     assert 'href="/agents?page=2">More agents' in first.text
@@ -361,7 +348,7 @@ async def test_many_connections_are_shown_a_page_at_a_time(room: Room) -> None:
 async def test_a_page_of_older_permissions_is_not_saved_over_newer_ones(room: Room) -> None:
     user, client = await room.user(), await room.agent()
     person = await room.signed_in(user)
-    await _grant(room, user, client)
+    await room.grant(user, client)
     await room.connect(person, user, client)
     level = f"level.{(await _only(room, user)).id}"
     old = await person.open(_page(client))
@@ -412,7 +399,7 @@ async def test_cutting_an_agent_off_ends_its_tokens_and_permissions_at_once(room
     tokens = await room.vault.agent(person, name=user.name)
     client = await room.agent()
     await room.connect(person, user, client)
-    await _grant(room, user, client)
+    await room.grant(user, client)
     page = await person.open(f"/agents/{tokens.client_id}/cut-off")
     assert len(await grants.list_grants(room.deployment.database, user.id)) == 2
     assert await _is_accepted(room, tokens.access_token)
@@ -440,7 +427,7 @@ async def test_agents_with_addresses_for_ids_can_be_changed_too(room: Room) -> N
     user = await room.user()
     person = await room.signed_in(user)
     client = await room.agent(ClientKind.METADATA, id="https://agent.example/a//b.json", name="Document bot")
-    await _grant(room, user, client)
+    await room.grant(user, client)
     page = await person.open("/agents")
     assert "Document bot" in page.text
     page = await person.open(f"/agents/{quote(client.id, safe='')}/cut-off")
@@ -450,7 +437,7 @@ async def test_agents_with_addresses_for_ids_can_be_changed_too(room: Room) -> N
 
 async def test_an_agent_of_somebody_else_is_not_there(room: Room) -> None:
     owner, client = await room.user(), await room.agent()
-    await _grant(room, owner, client)
+    await room.grant(owner, client)
     stranger = await room.signed_in(await room.user())
     assert (await stranger.http.get(f"/agents/{quote(client.id, safe='')}/cut-off")).status_code == 404
     person = await room.signed_in(owner)
@@ -461,7 +448,7 @@ async def test_a_hostile_agent_name_stays_text_on_every_page(room: Room) -> None
     user = await room.user()
     person = await room.signed_in(user)
     client = await room.agent(name="<script>alert(1)</script>\u202e")
-    await _grant(room, user, client)
+    await room.grant(user, client)
     await room.connect(person, user, client)
     for path in (
         "/",

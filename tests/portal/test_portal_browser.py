@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import os
 import secrets
 import time
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Page, expect
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
@@ -24,30 +22,7 @@ from tests.support.harness import PASSWORD, free_socket, serving
 from tests.support.rooms.portal_room import Room, running_room
 from vault import connections, delegations, grants
 
-CHROMIUM = Path("/usr/bin/chromium")
-HINT = "browser tests need Chromium: apt-get install -y chromium"
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 pytestmark = [pytest.mark.group("browser"), pytest.mark.timeout(120)]
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncGenerator[Browser]:
-    if not CHROMIUM.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(HINT)
-        pytest.skip(HINT)
-    async with async_playwright() as playwright:
-        started = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield started
-        await started.close()
 
 
 @pytest.fixture(scope="module")
@@ -60,25 +35,6 @@ async def room(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> As
         }
         async with running_room(tmp_path_factory.mktemp("browser"), overrides=overrides) as opened:
             yield opened
-
-
-@pytest.fixture
-async def context(browser: Browser) -> AsyncGenerator[BrowserContext]:
-    """A fresh profile."""
-    opened = await browser.new_context()
-    opened.set_default_timeout(10_000)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def page(context: BrowserContext) -> AsyncGenerator[Page]:
-    """A tab that fails the test when the page breaks its own policy."""
-    tab = await context.new_page()
-    complaints: list[str] = []
-    tab.on("console", lambda message: complaints.append(message.text) if "Security Policy" in message.text else None)
-    yield tab
-    assert complaints == []
 
 
 class Agent:
@@ -210,16 +166,7 @@ async def test_refusing_brings_the_agent_an_error(room: Room, page: Page, agent:
 @pytest.mark.requirement("S-140", "S-142")
 async def test_an_account_is_connected_from_a_link_and_taken_back(room: Room, page: Page) -> None:
     user, client = await room.user(), await room.agent(name="Post bot")
-    async with room.deployment.transaction() as transaction:
-        await grants.create_grant(
-            transaction,
-            user_id=user.id,
-            client_id=client.id,
-            scopes=frozenset({"tools"}),
-            resource=f"{room.url}/mcp",
-            redirect_uri=client.redirect_uris[0],
-            now=room.deployment.now(),
-        )
+    await room.grant(user, client)
     link = await room.link(user, client)
     await page.goto(link.url)
     await _sign_in(page, user.name)

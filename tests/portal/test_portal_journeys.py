@@ -12,7 +12,6 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, expect
 
 from tests.portal.test_portal_accessible import violations
-from tests.support.chromium import running_chromium
 from tests.support.doubles.push_service import running_push_service
 from tests.support.harness import PASSWORD
 from tests.support.rooms.portal_room import Room, running_room
@@ -39,12 +38,6 @@ class Stage:
     @property
     def url(self) -> str:
         return self.room.url
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncGenerator[Browser]:
-    async with running_chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

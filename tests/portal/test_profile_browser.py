@@ -6,11 +6,10 @@ import re
 from collections.abc import AsyncGenerator
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, expect
+from playwright.async_api import Browser, Page, expect
 
 from tests.portal.sign_in.test_step_up import question
 from tests.portal.test_portal_accessible import violations
-from tests.support.chromium import running_chromium
 from tests.support.harness import PASSWORD
 from tests.support.rooms.portal_room import Room, running_room
 from vault import users
@@ -22,35 +21,11 @@ pytestmark = [pytest.mark.group("browser"), pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
-async def browser() -> AsyncGenerator[Browser]:
-    async with running_chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 async def room(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
     del browser  # first, so that nothing is started only to be skipped
     overrides = {"sign_in": {"passkey_for": ["destructive_tools"]}}
     async with running_room(tmp_path_factory.mktemp("profile-browser"), overrides=overrides) as opened:
         yield opened
-
-
-@pytest.fixture
-async def context(browser: Browser) -> AsyncGenerator[BrowserContext]:
-    opened = await browser.new_context()
-    opened.set_default_timeout(20_000)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def page(context: BrowserContext) -> AsyncGenerator[Page]:
-    """A tab that fails the test when the page breaks its own policy."""
-    tab = await context.new_page()
-    complaints: list[str] = []
-    tab.on("console", lambda message: complaints.append(message.text) if "Security Policy" in message.text else None)
-    yield tab
-    assert complaints == []
 
 
 async def _device(page: Page, *, verifies: bool = True) -> None:

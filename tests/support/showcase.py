@@ -12,7 +12,7 @@ from typing import Final
 
 from server.runtime.kept_answers import Read
 from tests.support.rooms.portal_room import Room
-from vault import connections, delegations, grants
+from vault import delegations, grants
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.approvals import Approval, ToolCall
 from vault.approvals.standing_approvals import DAY, Binding
@@ -21,7 +21,6 @@ from vault.exchange.approval_rules import WRITES
 from vault.notices import channels
 from vault.records import Client, ClientKind, Connection, Event, Principal, User
 from vault.sign_in import passkeys
-from vault.upstream import Account, TokenAnswer
 
 GOOGLE: Final = "https://www.googleapis.com/auth/"
 PROVIDERS: Final = ("github", "notion", "linear", "dropbox", "microsoft", "hubspot")  # beside the simulator's
@@ -187,18 +186,7 @@ async def _account(room: Room, user: User, number: int) -> Connection:
     label = f"{label} {again + 1}" if again else label
     provider = room.deployment.catalog.provider(name)
     scopes = frozenset(wanted) or provider.scope.default or frozenset(list(provider.scopes)[:6])
-    answer = TokenAnswer("made-up", "made-up", scopes=scopes, expires_in=3600, account=Account(label, label))
-    async with room.deployment.transaction() as transaction:
-        return await connections.open_connection(
-            transaction,
-            room.deployment.keys,
-            user_id=user.id,
-            provider=name,
-            answer=answer,
-            asked=scopes,
-            policy=provider.policy(),
-            now=room.deployment.now() - 86400 * (40 - number % 30),
-        )
+    return await room.account(user, name, label=label, scopes=scopes, age=86400 * (40 - number % 30))
 
 
 async def _agent(room: Room, user: User, number: int, *, accounts: tuple[Connection, ...]) -> Client:

@@ -15,15 +15,10 @@ import pytest_asyncio
 
 from tests.support.foreign.foreign_place import BOTH, Place, Service, open_place
 from tests.support.person import Person
-from vault import connections
-from vault.records import ConnectionState, Narrowing
+from vault.records import Narrowing
 from vault.refusals import ConnectionRequired
 
 FILE = """
-name = "foreign"
-title = "Foreign Files"
-client_auth = "client_secret_basic"
-
 [hosts]
 authorize_url = "{issuer}/authorize/"
 token_url = "{issuer}/token/"
@@ -40,19 +35,6 @@ mode = "revokes"
 mode = "refresh_scope"
 destructive = true
 
-[identity]
-url = "{issuer}/me"
-id = "{{sub}}"
-label = "{{email}}"
-
-[apis]
-files = "{issuer}/files"
-
-[scopes."files:read"]
-title = "Read your files"
-
-[scopes."files:write"]
-title = "Change your files"
 """
 
 
@@ -79,22 +61,11 @@ async def granted(place: Place) -> frozenset[str]:
 
 async def test_an_account_lives_through_rotations_until_it_is_disconnected(place: Place) -> None:
     connection = await place.connect()
-    assert connection.label == "carol@foreign.example"
-    assert connection.scopes >= BOTH
-    seen: list[str] = []
-    for _ in range(4):
-        token = await place.exchange()
-        assert token.scopes == BOTH
-        assert set((await place.scope_of(token) or "").split()) >= BOTH
-        seen.append(token.value)
-        place.let_expire()
-    assert len(set(seen)) == 4
+    await place.rotate(connection, 4)
     assert await place.books() == {"refresh tokens": 4, "used": 3}
 
     full = await place.exchange()
-    browser = place.somebody.browser
-    page = await browser.open(f"/connections/{connection.id}/disconnect")
-    assert (await browser.submit(page, form="/disconnect")).status_code == 200
+    await place.disconnect(connection)
     assert await place.scope_of(full) is None
     assert await granted(place) == frozenset()
     with pytest.raises(ConnectionRequired):
@@ -129,15 +100,7 @@ async def test_when_a_stolen_token_was_used_twice_the_person_is_asked_to_connect
     await place.exchange()
     assert (await place.provider.ask(ask="replay"))["error"] == "invalid_grant"
     assert await granted(place) == frozenset()  # re-use protection ended the grant
-    place.let_expire()
-    with pytest.raises(ConnectionRequired) as refused:
-        await place.exchange()
-    assert refused.value.reason == "needs_reauth"
-    [kept] = await connections.list_connections(place.deployment.database, place.agent.user_id)
-    assert (kept.id, kept.state) == (connection.id, ConnectionState.NEEDS_REAUTH)
-    again = await place.connect()
-    assert again.id == connection.id
-    assert (await place.exchange()).scopes == BOTH
+    await place.check_that_it_must_be_reconnected(connection)
 
 
 async def test_it_takes_no_code_without_its_proof(place: Place) -> None:

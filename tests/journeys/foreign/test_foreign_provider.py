@@ -19,17 +19,12 @@ from tests.chaos.nursery import open_nursery
 from tests.conftest import Store
 from tests.support.foreign.foreign_place import BOTH, Place, Service, open_place
 from tests.support.person import Person
-from vault import connections
-from vault.records import ConnectionState, Narrowing
+from vault.records import Narrowing
 from vault.refusals import ConnectionRequired
 
 pytestmark = pytest.mark.group("node")
 
 FILE = """
-name = "foreign"
-title = "Foreign Files"
-client_auth = "client_secret_basic"
-
 [hosts]
 authorize_url = "{issuer}/auth"
 token_url = "{issuer}/token"
@@ -49,19 +44,6 @@ mode = "revokes"
 [downscope]
 mode = "refresh_scope"
 
-[identity]
-url = "{issuer}/me"
-id = "{{sub}}"
-label = "{{email}}"
-
-[apis]
-files = "{issuer}/files"
-
-[scopes."files:read"]
-title = "Read your files"
-
-[scopes."files:write"]
-title = "Change your files"
 """
 
 
@@ -82,16 +64,7 @@ async def place(tmp_path: Path) -> AsyncGenerator[Place]:
 
 async def test_an_account_lives_through_many_rotations_until_it_is_disconnected(place: Place) -> None:
     connection = await place.connect()
-    assert connection.label == "carol@foreign.example"
-    assert connection.scopes >= BOTH
-    seen: list[str] = []
-    for _ in range(4):
-        token = await place.exchange()
-        assert token.scopes == BOTH
-        assert set((await place.scope_of(token) or "").split()) >= BOTH
-        seen.append(token.value)
-        place.let_expire()
-    assert len(set(seen)) == 4
+    await place.rotate(connection, 4)
     assert await place.books() == {"refresh tokens": 4, "refreshes": 3}  # nothing refused, no grant ended
 
     narrow = await place.exchange("files:read")
@@ -101,9 +74,7 @@ async def test_an_account_lives_through_many_rotations_until_it_is_disconnected(
     assert set((await place.scope_of(full) or "").split()) >= BOTH  # the grant did not shrink
     assert await place.books() == {"refresh tokens": 6, "refreshes": 5}
 
-    browser = place.somebody.browser
-    page = await browser.open(f"/connections/{connection.id}/disconnect")
-    assert (await browser.submit(page, form="/disconnect")).status_code == 200
+    await place.disconnect(connection)
     assert await place.scope_of(full) is None
     assert (await place.books())["ended grants"] == 1
     with pytest.raises(ConnectionRequired):
@@ -156,12 +127,4 @@ async def test_when_a_stolen_token_was_used_twice_the_person_is_asked_to_connect
     await place.exchange()
     assert (await place.provider.ask(ask="replay"))["error"] == "invalid_grant"
     assert (await place.books())["ended grants"] == 1
-    place.let_expire()
-    with pytest.raises(ConnectionRequired) as refused:
-        await place.exchange()
-    assert refused.value.reason == "needs_reauth"
-    [kept] = await connections.list_connections(place.deployment.database, place.agent.user_id)
-    assert (kept.id, kept.state) == (connection.id, ConnectionState.NEEDS_REAUTH)
-    again = await place.connect()
-    assert again.id == connection.id
-    assert (await place.exchange()).scopes == BOTH
+    await place.check_that_it_must_be_reconnected(connection)

@@ -7,49 +7,24 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from mcp.server.stdio import stdio_server
 from starlette.types import Scope
 
 from server import stdio
-from server.mcp import duplex, event_stream, fast_path
+from server.mcp import duplex, event_stream
 from server.mcp.sdk_calls import build_server, open_vault
 from server.mcp.sdk_server import PRINCIPAL, OpenVault
 from server.runtime.sdk_pipe import SdkLines, SdkOutput
-from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, room
+from tests.support.plain_calls import CALLS, HELD, LINKS, LIST, call_message, note_reading
+from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern
 from tests.support.simulating import wait_until_held
 
-HELD = "slack.api.conversations.list"
 LEFT_TO_SDK = "x-left-to-sdk"
 CLIENT = {"name": "x", "version": "1"}
 WAYS = ["pipe", "stream"]
-LINKS = {"elicitation": {"url": {}}}
-LIST: dict[str, object] = {"name": "slack_channels", "arguments": {"limit": 1}}
 BOUND = 20.0  # seconds
-CALLS: dict[str, tuple[str, dict[str, object]]] = {
-    "a post": ("slack_post", {"channel": "#general", "text": "gr\u00fc\u00dfe \u2028"}),
-    "a list": ("slack_channels", {}),
-    "what is connected": ("connections", {}),
-    "a refusal of the service": ("slack_history", {"channel": "C9999999999"}),
-    "arguments that do not fit": ("slack_post", {"channel": "not a channel!"}),
-    "a service that is not connected": ("calendar_list", {}),
-    "a tool that does not exist": ("no_such_tool", {}),
-}
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncGenerator[Room]:
-    async with room(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def agent(place: Room) -> Agent:
-    found = await place.agent()
-    await place.connect(found, "slack", scopes=SLACK)
-    return found
 
 
 class Line:
@@ -169,10 +144,9 @@ async def pipe(place: Room, agent: Agent, *, is_sdk: bool) -> AsyncGenerator[Lin
 def message_of(
     revision: str, name: str, arguments: object, *, capabilities: Mapping[str, object], **more: object
 ) -> dict[str, object]:
-    params = {"name": name, "arguments": arguments}
     if revision != "2026-07-28":
-        return {"jsonrpc": "2.0", "id": "a-1", "method": "tools/call", "params": {**params, **more}}
-    message = modern("tools/call", params, id="a-1")
+        return call_message(name, arguments, **more)
+    message = modern("tools/call", {"name": name, "arguments": arguments}, id="a-1")
     message["params"]["_meta"] |= {"io.modelcontextprotocol/clientCapabilities": dict(capabilities)}
     message["params"]["_meta"] |= more.get("_meta", {})
     return message
@@ -198,17 +172,7 @@ def leave_to_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each call was read by ours."""
-    found: list[bool] = []
-    reading = fast_path.read_message
-
-    def noted(*arguments: object) -> object:
-        call = reading(*arguments)
-        if b'"tools/call"' in bytes(arguments[0]):
-            found.append(call is not None)
-        return call
-
-    monkeypatch.setattr(fast_path, "read_message", noted)
-    return found
+    return note_reading(monkeypatch, "read_message", body=0)
 
 
 @pytest.mark.parametrize("way", WAYS)

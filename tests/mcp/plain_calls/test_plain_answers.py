@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import httpx2
 import pytest
 
-from server.mcp import fast_path, sessions
+from server.mcp import sessions
 from tests.mcp.plain_calls.test_mcp_plain_calls import LEFT_TO_SDK, comparable, events, without_date
-from tests.support.rooms.mcp_room import ACCEPT, SLACK, Agent, Room, modern, modern_headers, room
+from tests.support.plain_calls import CALLS, HELD, LINKS, LIST, call_message, note_reading
+from tests.support.rooms.mcp_room import ACCEPT, SLACK, Agent, Room, modern, modern_headers
 from tests.support.simulating import wait_until_held
 from vault import grants
 from vault.audit import audit
-
-HELD = "slack.api.conversations.list"
-LIST: dict[str, object] = {"name": "slack_channels", "arguments": {"limit": 1}}
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncGenerator[Room]:
-    async with room(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def agent(place: Room) -> Agent:
-    found = await place.agent()
-    await place.connect(found, "slack", scopes=SLACK)
-    return found
 
 
 async def modern_call(http: httpx2.AsyncClient, token: object = None) -> httpx2.Response:
@@ -89,16 +72,6 @@ async def test_a_grant_that_ends_before_any_answer_is_a_challenge(
 
 
 REVISIONS = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"]
-LINKS = {"elicitation": {"url": {}}}
-SESSION_CALLS: dict[str, tuple[str, dict[str, object]]] = {
-    "a post": ("slack_post", {"channel": "#general", "text": "grüße \u2028"}),
-    "a list": ("slack_channels", {}),
-    "what is connected": ("connections", {}),
-    "a refusal of the service": ("slack_history", {"channel": "C9999999999"}),
-    "arguments that do not fit": ("slack_post", {"channel": "not a channel!"}),
-    "a service that is not connected": ("calendar_list", {}),
-    "a tool that does not exist": ("no_such_tool", {}),
-}
 
 
 async def open_session(http: httpx2.AsyncClient, revision: str, capabilities: dict[str, object]) -> dict[str, str]:
@@ -113,25 +86,10 @@ async def open_session(http: httpx2.AsyncClient, revision: str, capabilities: di
     return headers
 
 
-def message_of(name: str, arguments: dict[str, object], **more: object) -> dict[str, object]:
-    params = {"name": name, "arguments": arguments, **more}
-    return {"jsonrpc": "2.0", "id": "a-1", "method": "tools/call", "params": params}
-
-
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each call of a session was read by ours."""
-    found: list[bool] = []
-    reading = fast_path.read_in_session
-
-    def noted(*arguments: object) -> object:
-        call = reading(*arguments)
-        if b'"tools/call"' in bytes(arguments[1]):
-            found.append(call is not None)
-        return call
-
-    monkeypatch.setattr(fast_path, "read_in_session", noted)
-    return found
+    return note_reading(monkeypatch, "read_in_session", body=1)
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
@@ -144,29 +102,31 @@ async def test_each_outcome_in_a_session_is_answered_as_the_sdk_answers_it(
     async with place.http(agent) as http, place.http(twin) as other:
         headers = await open_session(http, revision, capabilities)
         headers_too = await open_session(other, revision, capabilities)
-        for name, arguments in SESSION_CALLS.values():
-            message = message_of(name, arguments)
+        for name, arguments in CALLS.values():
+            message = call_message(name, arguments)
             ours = await http.post("/mcp", json=message, headers=headers)
             theirs = await other.post("/mcp", json=message, headers={**headers_too, **LEFT_TO_SDK})
             shown = [re.sub(r'"elicitationId": "[^"]+"', "*", comparable(answer)[2]) for answer in (ours, theirs)]
             assert shown[0] == shown[1]
             assert (ours.status_code, without_date(ours).keys()) == (theirs.status_code, without_date(theirs).keys())
             assert ours.headers["mcp-session-id"] == headers["mcp-session-id"]
-    assert read == [True, False] * len(SESSION_CALLS)
+    assert read == [True, False] * len(CALLS)
 
 
 async def test_progress_comes_on_the_stream_of_the_call_itself(place: Room, agent: Agent) -> None:
     async with place.http(agent) as http:
         headers = await open_session(http, "2025-11-25", {})
-        answer = await http.post("/mcp", json=message_of(**LIST, _meta={"progressToken": 0}), headers=headers)
+        answer = await http.post("/mcp", json=call_message(**LIST, _meta={"progressToken": 0}), headers=headers)
         assert answer.headers["content-type"] == "text/event-stream"
         first, last = events(answer)
         assert first["params"]["progressToken"] == 0
         assert last["id"] == "a-1"
-        plain = await http.post("/mcp", json=message_of("connections", {}, _meta={"progressToken": 0}), headers=headers)
+        plain = await http.post(
+            "/mcp", json=call_message("connections", {}, _meta={"progressToken": 0}), headers=headers
+        )
         assert plain.headers["content-type"] == "application/json"
         alone = {**headers, "accept": "application/json"}
-        answer = await http.post("/mcp", json=message_of(**LIST, _meta={"progressToken": 0}), headers=alone)
+        answer = await http.post("/mcp", json=call_message(**LIST, _meta={"progressToken": 0}), headers=alone)
         assert answer.headers["content-type"] == "application/json"
 
 
@@ -188,7 +148,7 @@ async def held_call(
     place: Room, http: httpx2.AsyncClient, headers: dict[str, str], **more: object
 ) -> asyncio.Task[httpx2.Response]:
     place.simulator.fault(HELD, "hold")
-    call = asyncio.create_task(http.post("/mcp", json=message_of(**LIST, **more), headers=headers))
+    call = asyncio.create_task(http.post("/mcp", json=call_message(**LIST, **more), headers=headers))
     await wait_until_held(place.simulator, HELD)
     return call
 
@@ -207,7 +167,7 @@ async def test_a_call_that_is_stopped_is_answered_as_the_sdk_answers_it(
             answer = await call
             assert answer.status_code == 500
             assert answer.json()["error"]["message"] == "Session terminated before the request completed"
-            again = await http.post("/mcp", json=message_of(**LIST), headers=headers)
+            again = await http.post("/mcp", json=call_message(**LIST), headers=headers)
             assert again.status_code == 404
         else:
             for wanted in ("another", "a-1"):
@@ -228,11 +188,11 @@ async def test_an_id_in_flight_is_refused_whoever_answers_it(place: Room, agent:
         headers = await open_session(http, "2025-11-25", {})
         found = [{**headers, **(LEFT_TO_SDK if way else {})} for way in ways]
         call = await held_call(place, http, found[0])
-        second = await http.post("/mcp", json=message_of("connections", {}), headers=found[1])
+        second = await http.post("/mcp", json=call_message("connections", {}), headers=found[1])
         assert second.status_code == 400
         place.simulator.control("release")
         assert (await call).status_code == 200
-        assert (await http.post("/mcp", json=message_of("connections", {}), headers=found[1])).status_code == 200
+        assert (await http.post("/mcp", json=call_message("connections", {}), headers=found[1])).status_code == 200
 
 
 async def test_a_session_serves_its_own_principal_and_nobody_cut_off(place: Room, agent: Agent) -> None:
@@ -240,7 +200,7 @@ async def test_a_session_serves_its_own_principal_and_nobody_cut_off(place: Room
     bob = await place.agent("bob")
     async with place.http(agent) as http:
         headers = await open_session(http, "2025-11-25", {})
-        message = message_of("connections", {})
+        message = call_message("connections", {})
         assert (await http.post("/mcp", json=message, headers=headers)).status_code == 200
         assert (await http.post("/mcp", json=message, headers=headers | bob.headers)).status_code == 404
         async with deployment.transaction() as transaction:
@@ -257,7 +217,7 @@ async def test_a_session_that_is_initialized_again_is_left_to_the_sdk(
         again = {"protocolVersion": "2025-11-25", "capabilities": LINKS, "clientInfo": {"name": "x", "version": "1"}}
         message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": again}
         await http.post("/mcp", json=message, headers=headers)
-        assert (await http.post("/mcp", json=message_of("connections", {}), headers=headers)).status_code == 200
+        assert (await http.post("/mcp", json=call_message("connections", {}), headers=headers)).status_code == 200
     assert read == []  # not even tried
 
 
@@ -268,7 +228,7 @@ async def test_a_session_whose_calls_the_sdk_never_sees_is_kept_there(
     async with place.http(agent) as http:
         headers = await open_session(http, "2025-11-25", {})
         for _ in range(2):
-            assert (await http.post("/mcp", json=message_of("connections", {}), headers=headers)).status_code == 200
+            assert (await http.post("/mcp", json=call_message("connections", {}), headers=headers)).status_code == 200
         told: list[str] = []
         tell = sessions.Sessions._tell
 
@@ -278,6 +238,6 @@ async def test_a_session_whose_calls_the_sdk_never_sees_is_kept_there(
             return await tell(self, key, *more)
 
         monkeypatch.setattr(sessions.Sessions, "_tell", ended)
-        assert (await http.post("/mcp", json=message_of("connections", {}), headers=headers)).status_code == 404
+        assert (await http.post("/mcp", json=call_message("connections", {}), headers=headers)).status_code == 404
         assert told == [headers["mcp-session-id"]]
     assert read == [True, True]

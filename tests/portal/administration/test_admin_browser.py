@@ -8,7 +8,6 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from tests.portal.test_portal_accessible import violations
-from tests.support.chromium import running_chromium
 from tests.support.harness import PASSWORD
 from tests.support.rooms.portal_room import Room, running_room
 from vault.audit import audit
@@ -16,12 +15,6 @@ from vault.records import Event
 
 pytestmark = [pytest.mark.group("browser"), pytest.mark.timeout(180)]
 PHONE = {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncGenerator[Browser]:
-    async with running_chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -227,16 +227,7 @@ async def test_password_fields_may_be_pasted_into_and_filled_by_a_manager(room: 
 async def test_a_new_password_ends_other_sessions_and_agents(room: Room) -> None:
     user, client = await room.user(), await room.agent()
     here, elsewhere = await room.signed_in(user), await room.signed_in(user)
-    async with room.deployment.transaction() as transaction:
-        await grants.create_grant(
-            transaction,
-            user_id=user.id,
-            client_id=client.id,
-            scopes=frozenset({"tools"}),
-            resource=f"{room.url}/mcp",
-            redirect_uri="https://agent.example/callback",
-            now=room.deployment.now(),
-        )
+    await room.grant(user, client)
     assert (await elsewhere.http.get("/connections")).status_code == 200
     new = "another good long password"
     for current, status, live in (("wrong", 400, 1), (PASSWORD, 200, 0)):

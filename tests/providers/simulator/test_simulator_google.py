@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urljoin, urlsplit
 
@@ -12,7 +11,7 @@ from joserfc import jwt
 from joserfc.errors import BadSignatureError
 from joserfc.jwk import KeySet
 
-from providers.simulator import Simulator, consent, running_simulator
+from providers.simulator import Simulator, consent
 from providers.simulator.person import ConsentRefused
 from tests.support.simulating import (
     API,
@@ -30,12 +29,6 @@ from tests.support.simulating import (
 EMAIL = f"{API}userinfo.email"
 PRIMARY = "/calendars/primary/events"
 TEAM = "/calendars/team-sandbox@group.calendar.example.com/events"
-
-
-@pytest.fixture(scope="module")
-async def running() -> AsyncGenerator[tuple[Simulator, httpx2.AsyncClient]]:
-    async with running_simulator() as simulator, httpx2.AsyncClient(trust_env=False) as http:
-        yield simulator, http
 
 
 @pytest.fixture

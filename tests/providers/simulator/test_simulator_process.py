@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import httpx2
@@ -17,18 +16,6 @@ from providers.simulator import Simulator, consent, running_simulator
 from tests.support.simulating import CLIENT, REDIRECT, VERIFIER, GoogleApp, SlackApp, parameters
 
 ROOT = Path(__file__).parent.parent.parent.parent
-
-
-@pytest.fixture(scope="module")
-async def running() -> AsyncGenerator[tuple[Simulator, httpx2.AsyncClient]]:
-    async with running_simulator() as simulator, httpx2.AsyncClient(trust_env=False) as http:
-        yield simulator, http
-
-
-@pytest.fixture
-def simulator(running: tuple[Simulator, httpx2.AsyncClient]) -> Simulator:
-    running[0].reset()
-    return running[0]
 
 
 async def test_the_books_hold_no_token_code_verifier_or_secret(

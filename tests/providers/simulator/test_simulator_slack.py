@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-
 import httpx2
 import pytest
 
-from providers.simulator import Simulator, consent, running_simulator
+from providers.simulator import Simulator, consent
 from providers.simulator.person import ConsentRefused
 from tests.support.simulating import (
     CHALLENGE,
@@ -19,12 +17,6 @@ from tests.support.simulating import (
     SlackApp,
     parameters,
 )
-
-
-@pytest.fixture(scope="module")
-async def running() -> AsyncGenerator[tuple[Simulator, httpx2.AsyncClient]]:
-    async with running_simulator() as simulator, httpx2.AsyncClient(trust_env=False) as http:
-        yield simulator, http
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
+import pytest
 from starlette.datastructures import Headers
 
 from server.connecting.links import connect_link
@@ -19,16 +20,40 @@ from tests.support.harness import RunningVault, free_socket, running_vault
 from tests.support.person import Person
 from vault import connections
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
-from vault.records import Connection, Principal
+from vault.records import Connection, ConnectionState, Principal
+from vault.refusals import ConnectionRequired
 
 LIFETIME = 600  # seconds, of the provider's access tokens
 BOTH = frozenset({"files:read", "files:write"})
 CLIENT = {"client_id": "vault", "client_secret": "a-secret-of-the-vault"}
 
 
+# What the operator's file says of each; its addresses and what else is special stand between the two.
+FIRST = """
+name = "foreign"
+title = "Foreign Files"
+client_auth = "client_secret_basic"
+"""
+LAST = """
+[identity]
+url = "{issuer}/me"
+id = "{{sub}}"
+label = "{{email}}"
+
+[apis]
+files = "{issuer}/files"
+
+[scopes."files:read"]
+title = "Read your files"
+
+[scopes."files:write"]
+title = "Change your files"
+"""
+
+
 @dataclass(frozen=True)
 class Service:
-    """A program of other people's, the operator's file for it, and what a person does on its pages."""
+    """A program of other people's, what is special in the operator's file, and what a person does on its pages."""
 
     script: str
     file: str
@@ -113,6 +138,37 @@ class Place:
         [connection] = await connections.list_connections(self.deployment.database, self.agent.user_id)
         return connection
 
+    async def rotate(self, connection: Connection, times: int) -> None:
+        """The new account's tokens expire that often, and each call gets a new one with everything."""
+        assert connection.label == "carol@foreign.example"
+        assert connection.scopes >= BOTH
+        seen: list[str] = []
+        for _ in range(times):
+            token = await self.exchange()
+            assert token.scopes == BOTH
+            assert set((await self.scope_of(token) or "").split()) >= BOTH
+            seen.append(token.value)
+            self.let_expire()
+        assert len(set(seen)) == times
+
+    async def disconnect(self, connection: Connection) -> None:
+        """On our page."""
+        browser = self.somebody.browser
+        page = await browser.open(f"/connections/{connection.id}/disconnect")
+        assert (await browser.submit(page, form="/disconnect")).status_code == 200
+
+    async def check_that_it_must_be_reconnected(self, connection: Connection) -> None:
+        """The provider ended the grant: the next call says so, and connecting again restores the same account."""
+        self.let_expire()
+        with pytest.raises(ConnectionRequired) as refused:
+            await self.exchange()
+        assert refused.value.reason == "needs_reauth"
+        [kept] = await connections.list_connections(self.deployment.database, self.agent.user_id)
+        assert (kept.id, kept.state) == (connection.id, ConnectionState.NEEDS_REAUTH)
+        again = await self.connect()
+        assert again.id == connection.id
+        assert (await self.exchange()).scopes == BOTH
+
 
 @asynccontextmanager
 async def open_place(folder: Path, service: Service, store: Store | None = None) -> AsyncGenerator[Place]:
@@ -123,7 +179,7 @@ async def open_place(folder: Path, service: Service, store: Store | None = None)
         issuer = (await provider.answer())["issuer"]
         files = folder / "providers"
         files.mkdir()
-        (files / "foreign.toml").write_text(service.file.format(issuer=issuer))
+        (files / "foreign.toml").write_text((FIRST + service.file + LAST).format(issuer=issuer))
         async with (
             running_vault(
                 folder / "data" if store is None else store.data,

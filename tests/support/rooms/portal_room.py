@@ -18,9 +18,10 @@ from server.connecting.links import ConnectLink, connect_link
 from server.deployment import Deployment
 from tests.support.harness import PASSWORD, RunningVault, running_vault
 from tests.support.person import Person
-from vault import clients, connections, delegations, users
+from vault import clients, connections, delegations, grants, users
 from vault.audit import audit
 from vault.records import Client, ClientKind, Connection, Event, Principal, User
+from vault.upstream import Account, TokenAnswer
 
 _NO_AUTHORITIES = ssl.SSLContext(
     ssl.PROTOCOL_TLS_CLIENT
@@ -84,6 +85,37 @@ class Room:
         async with self.deployment.transaction() as transaction:
             await clients.save_client(transaction, client)
         return client
+
+    async def grant(self, user: User, client: Client) -> str:
+        """The user lets the agent in; the id of that."""
+        async with self.deployment.transaction() as transaction:
+            grant = await grants.create_grant(
+                transaction,
+                user_id=user.id,
+                client_id=client.id,
+                scopes=frozenset({"tools"}),
+                resource=f"{self.url}/mcp",
+                redirect_uri=client.redirect_uris[0],
+                now=self.deployment.now(),
+            )
+        return grant.id
+
+    async def account(
+        self, user: User, provider: str, *, label: str, scopes: frozenset[str], age: int = 0
+    ) -> Connection:
+        """A connected account with made-up tokens, without a way to the provider; `age` in seconds."""
+        answer = TokenAnswer("made-up", "made-up", scopes=scopes, expires_in=3600, account=Account(label, label))
+        async with self.deployment.transaction() as transaction:
+            return await connections.open_connection(
+                transaction,
+                self.deployment.keys,
+                user_id=user.id,
+                provider=provider,
+                answer=answer,
+                asked=scopes,
+                policy=self.deployment.catalog.provider(provider).policy(),
+                now=self.deployment.now() - age,
+            )
 
     def authorize_path(self, client: Client, **changes: str) -> str:
         """The path of an authorization request of the client."""

@@ -1,0 +1,35 @@
+"""A browser for the tests of pages, started once for each module, and a tab of a fresh profile for each test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page
+
+from tests.support.chromium import running_chromium
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncGenerator[Browser]:
+    async with running_chromium() as started:
+        yield started
+
+
+@pytest.fixture
+async def context(browser: Browser) -> AsyncGenerator[BrowserContext]:
+    """A fresh profile."""
+    opened = await browser.new_context()
+    opened.set_default_timeout(20_000)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def page(context: BrowserContext) -> AsyncGenerator[Page]:
+    """A tab that fails the test when the page breaks its own policy."""
+    tab = await context.new_page()
+    complaints: list[str] = []
+    tab.on("console", lambda message: complaints.append(message.text) if "Security Policy" in message.text else None)
+    yield tab
+    assert complaints == []

@@ -1,0 +1,33 @@
+"""A running simulator, one for each module, with nothing left of the test before; and a small app at each face."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import httpx2
+import pytest
+
+from providers.simulator.running import Simulator, running_simulator
+from tests.support.simulating import GoogleApp, SlackApp
+
+
+@pytest.fixture(scope="module")
+async def running() -> AsyncGenerator[tuple[Simulator, httpx2.AsyncClient]]:
+    async with running_simulator() as simulator, httpx2.AsyncClient(trust_env=False, timeout=10) as http:
+        yield simulator, http
+
+
+@pytest.fixture
+def simulator(running: tuple[Simulator, httpx2.AsyncClient]) -> Simulator:
+    running[0].reset()
+    return running[0]
+
+
+@pytest.fixture
+def slack(simulator: Simulator, running: tuple[Simulator, httpx2.AsyncClient]) -> SlackApp:
+    return SlackApp(simulator, running[1])
+
+
+@pytest.fixture
+def google(simulator: Simulator, running: tuple[Simulator, httpx2.AsyncClient]) -> GoogleApp:
+    return GoogleApp(simulator, running[1])
