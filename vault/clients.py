@@ -83,7 +83,7 @@ async def save_client(transaction: Transaction, client: Client) -> None:
         },
     )
     if row is None:
-        raise ClientExists("a client with this id exists")
+        raise ClientExists("a client with this ID already exists")
 
 
 async def get_client(reader: Reader, client_id: str) -> Client | None:

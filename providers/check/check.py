@@ -111,7 +111,9 @@ def _check_expiry(trial: Trial, answer: TokenAnswer) -> None:
     if trial.mode.long_lived is not None:
         life = 60 * 86400
         if trial.provider.long_lived is None:
-            raise StepFailed("long_lived: a fresh token lives an hour; the file does not change it for a long one")
+            raise StepFailed(
+                "long_lived: a fresh token lives an hour; the file doesn't exchange it for a long-lived one"
+            )
     if trial.mode.shape.expiry == "absent":
         if answer.expires_in is not None:
             raise StepFailed("the answer doesn't say when the token expires, but the file reads an expiry")

@@ -233,7 +233,7 @@ class _Runner:
         result = self._tool.result
         if result.needs is not None and at(answer, result.needs) is None:
             message = text_at(answer, "errors.0.message") or "it didn't say why"
-            raise UpstreamRefused("refused", f"{api.title} didn't do it: {as_data(message, limit=200)}")
+            raise UpstreamRefused("refused", f"{api.title} rejected the call: {as_data(message, limit=200)}")
         if any(at(answer, path) != value for path, value in result.expect.items()):
             raise self._refusal_of_shape(api)
         if result.items is None:

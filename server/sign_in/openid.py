@@ -140,7 +140,7 @@ def callback_url(deployment: Deployment, name: str) -> str:
 def _registered_provider(deployment: Deployment, name: str) -> OpenIDSettings:
     found = deployment.settings.sign_in.openid.get(name)
     if found is None:
-        raise OpenIDRefused("This sign-in method doesn't exist here.", detail="unknown provider")
+        raise OpenIDRefused("This vault has no such sign-in method.", detail="unknown provider")
     return found
 
 

@@ -238,7 +238,7 @@ async def _count_session(deployment: Deployment, user_id: str) -> None:
         may = await limits.spend(transaction, bucket, limit=_SESSIONS, window=WINDOW, now=deployment.now())
     if not may:
         raise SignInThrottled(
-            "You signed in too many times. Wait a quarter of an hour and try again, or go on in a browser where you"
+            "You signed in too many times. Wait a quarter of an hour and try again, or continue in a browser where you"
             " are signed in.",
             retry_after=WINDOW,
         )

@@ -218,7 +218,7 @@ async def test_what_waited_comes_as_one_digest(place: Place) -> None:
     await make_due(place.room)
     await deliver(place.room.deployment)
     (message,) = posted(place, user)
-    assert message["title"] == "2 things need you"
+    assert message["title"] == "2 things need your attention"
     assert message["kind"] == "digest"
 
 

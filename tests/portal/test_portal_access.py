@@ -318,5 +318,5 @@ async def test_what_needs_the_person_is_counted_on_every_page_and_in_the_title(r
         assert "<title>(1) " in text, path
         assert 'class="count">1<' in text, path
     home = (await person.open("/")).text
-    assert "Needs you" in home
+    assert "Needs your attention" in home
     assert "Slack: Reconnect needed" in home

@@ -185,7 +185,7 @@ async def test_a_change_is_made_by_keyboard_alone(stage: Stage, browser: Browser
 
 async def test_everything_works_without_javascript(stage: Stage, browser: Browser) -> None:
     page = await signed_in(browser, stage, java_script_enabled=False)
-    await expect(page.get_by_role("heading", name="Needs you")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Needs your attention")).to_be_visible()
     await expect(page.get_by_text("answer within").first).to_contain_text("UTC")
     await page.get_by_role("link", name="Accounts", exact=True).click()
     await page.get_by_role("link", name="Manage Slack").click()
@@ -202,7 +202,7 @@ async def test_everything_works_without_javascript(stage: Stage, browser: Browse
 async def test_a_new_event_appears_on_the_open_activity_page(stage: Stage, browser: Browser) -> None:
     page = await signed_in(browser, stage)
     await page.goto(f"{stage.url}/activity?outcome=failed")
-    await expect(page.get_by_text("New events appear by themselves")).to_be_visible()
+    await expect(page.get_by_text("New events appear automatically")).to_be_visible()
     event = Event("tool.called", "failed", stage.shown.user.id, stage.shown.agents[0].id, None, {"code": "timeout"})
     await stage.room.deployment.activity.record(event)
     await expect(page.locator(".event.new")).to_contain_text("It took too long.", timeout=15_000)

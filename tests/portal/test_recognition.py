@@ -62,7 +62,7 @@ async def test_one_click_gives_a_new_registration_what_the_old_one_had(room: Roo
     person = await room.signed_in(user)
     page = await person.open(room.authorize_path(new))
     assert QUESTION in page.text
-    assert "Any program on this computer can say the same." in page.text
+    assert "Any program on this computer can claim this." in page.text
     assert await held(room, user, new) == (), "never silently"
     answer = await person.submit(page, form="/consent", button=("decision", "again"))
     assert answer.headers["location"].startswith("http://localhost:40002/callback?code=")

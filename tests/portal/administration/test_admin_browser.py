@@ -89,7 +89,7 @@ async def test_the_first_call_appears_by_itself(room: Room, browser: Browser) ->
     user = await room.user("henry")
     page = await _signed_in(room, context, "henry")
     await page.get_by_role("link", name="Get started").click()
-    await expect(page.get_by_role("link", name="Look again")).to_be_visible()
+    await expect(page.get_by_role("link", name="Check again")).to_be_visible()
     async with room.deployment.transaction() as transaction:
         event = Event("tool.called", user_id=user.id, client_id="agent", details={"tool": "slack_post"})
         await audit.append(transaction, event, now=room.deployment.now())
