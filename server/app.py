@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from server.deployment import Deployment
-from server.live_providers import LiveProviders, ProviderSet
+from server.live_providers import LiveProviders, ProviderSet, make_of_usable
 from server.mcp.approval_settings import ApprovalRules
 from server.mcp.offer.registry import load_offer, load_tools
 from server.oauth.own_apis import OwnApis
@@ -42,8 +42,8 @@ from vault.refresh import consents
 from vault.refresh.journal import Journal
 from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.rotation import RefreshTasks
-from vault.registrations import EnteredRegistration
-from vault.storage.database import open_database
+from vault.registrations import EnteredRegistration, list_registrations
+from vault.storage.database import Reader, open_database
 from vault.storage.presence import Presence
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
 
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from server.telemetry.export import Telemetry
 
 Made = TypeVar("Made")
+Policies = Mapping[str, UpstreamPolicy]  # what the vault must know about each provider
 _AT_ONCE: Final = ("server.mcp.transports", "server.http.edge")
 _SOON: Final = (
     "server.oauth.token",
@@ -160,12 +161,40 @@ def outbound_of(settings: Settings, *, kind: type[Outbound] = Outbound) -> Outbo
     return kind(policy, proxy=settings.outbound.proxy_address())
 
 
-async def open_catalog(settings: Settings, *, data: Path, outbound: Outbound) -> Catalog:
-    """The providers under these settings, with the files in the folder `providers` of the data directory.
+async def providers_of_settings(settings: Settings, *, data: Path) -> ProviderSet:
+    """The providers as the settings have them, with the files in the folder `providers` of the data directory.
 
-    Raises ProviderFileRefused or SettingsRefused with one line.
+    What was entered in the browser is in the database and not here. Raises ProviderFileRefused, SettingsRefused or
+    ToolFileRefused with one line.
     """
-    return _checked_catalog(settings, data, await endpoints_of_issuers(settings, data=data, outbound=outbound), {})
+    async with outbound_of(settings) as outbound:
+        endpoints = await endpoints_of_issuers(settings, data=data, outbound=outbound)
+        return _provider_set(settings, data, endpoints, outbound, {})
+
+
+async def catalog_of_settings(settings: Settings, *, data: Path) -> Catalog:
+    """Their catalog alone, for what must work while other settings are wrong."""
+    async with outbound_of(settings) as outbound:
+        return _checked_catalog(settings, data, await endpoints_of_issuers(settings, data=data, outbound=outbound), {})
+
+
+async def open_policies(settings: Settings, *, data: Path) -> Callable[[Reader], Awaitable[Policies]]:
+    """How to read the policies of all providers as they are set up in the settings and in a database.
+
+    Needs no keys: of a client secret it only matters whether there is one. Raises ProviderFileRefused or
+    SettingsRefused with one line.
+    """
+    async with outbound_of(settings) as outbound:
+        endpoints = await endpoints_of_issuers(settings, data=data, outbound=outbound)
+    make = partial(_checked_catalog, settings, data, endpoints)
+    make({})
+
+    async def read(reader: Reader) -> Policies:
+        stored = await list_registrations(reader)
+        entered = {one.provider: one.without_secret() for one in stored}
+        return _ByProvider(make_of_usable(make, entered, {}), Provider.policy)
+
+    return read
 
 
 def _checked_catalog(
@@ -202,11 +231,6 @@ class _ByProvider(Mapping[str, Made]):
 
     def __len__(self) -> int:
         return len(self._catalog.names)
-
-
-def policies_of(catalog: Catalog) -> Mapping[str, UpstreamPolicy]:
-    """What the vault must know about each provider, as it is registered here."""
-    return _ByProvider(catalog, Provider.policy)
 
 
 def _provider_set(

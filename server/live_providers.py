@@ -11,13 +11,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from providers.definitions.catalog import Catalog, ProviderFileRefused
 from providers.tools.declarations import ToolFileRefused
 from providers.tools.sets import ToolOffer
 from providers.tools.spec import ToolSpec
 from server.provider_settings import SettingsRefused
+from server.runtime.catalog import is_set_here
+from server.settings import Settings
 from vault import registrations
 from vault.keys.key_ring import KeyRing
 from vault.refusals import CiphertextRejected
@@ -46,6 +48,13 @@ class ProviderSet:
     upstreams: Mapping[str, UpstreamOAuth]
     entered: Entered
     unusable: Mapping[str, str]
+
+
+def registered_in(settings: Settings, current: ProviderSet, name: str) -> Literal["settings", "browser"] | None:
+    """Where our registration at this provider is, usable or not. The settings come first."""
+    if is_set_here(settings, name):
+        return "settings"
+    return "browser" if name in current.entered or name in current.unusable else None
 
 
 class LiveProviders:
@@ -88,20 +97,24 @@ class LiveProviders:
         self._stored = stored
 
     def _made_of(self, entered: Entered, unusable: dict[str, str]) -> ProviderSet:
-        """Made of as many as can be used together."""
-        try:
-            return replace(self._make(entered), unusable=unusable)
-        except REFUSALS:
-            usable: dict[str, EnteredRegistration] = {}
-            for name, one in entered.items():
-                try:
-                    self._make({**usable, name: one})
-                except REFUSALS as refusal:
-                    unusable[name] = str(refusal)
-                    logger.error("a registration cannot be used", extra={"provider": name, "cause": str(refusal)})  # noqa: TRY400
-                else:
-                    usable[name] = one
-            return replace(self._make(usable), unusable=unusable)
+        return replace(make_of_usable(self._make, entered, unusable), unusable=unusable)
+
+
+def make_of_usable(make: Callable[[Entered], Made], entered: Entered, unusable: dict[str, str]) -> Made:
+    """What `make` makes of as many registrations as can be used together; why not of the others goes to `unusable`."""
+    try:
+        return make(entered)
+    except REFUSALS:
+        usable: dict[str, EnteredRegistration] = {}
+        for name, one in entered.items():
+            try:
+                make({**usable, name: one})
+            except REFUSALS as refusal:
+                unusable[name] = str(refusal)
+                logger.error("a registration cannot be used", extra={"provider": name, "cause": str(refusal)})  # noqa: TRY400
+            else:
+                usable[name] = one
+        return make(usable)
 
 
 class _Current(Mapping[str, Made]):

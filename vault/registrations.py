@@ -67,6 +67,12 @@ class StoredRegistration:
         """Where the salt of its key is kept."""
         return f"provider:{self.provider}:{self.revision}"
 
+    def without_secret(self) -> EnteredRegistration:
+        """What was entered, with a placeholder for a secret: for what only depends on whether there is one."""
+        return EnteredRegistration(
+            self.client_id, None if self.sealed is None else "-", self.inputs, is_testing=self.is_testing
+        )
+
     @property
     def context(self) -> Context:
         """What its secret is bound to."""

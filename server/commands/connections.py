@@ -74,7 +74,8 @@ def connect(
             is_set_up = deployment.vault.upstreams[found.name].is_configured
             if not is_set_up and not is_sandbox(deployment.data):  # a running sandbox knows its stand-ins
                 fail(
-                    f"{found.title} isn't set up. Run token-vault providers setup {found.name}, then restart the vault"
+                    f"{found.title} isn't set up. Run token-vault providers setup {found.name}, then restart the "
+                    f"vault, or set it up at {deployment.url(f'/administration/providers/{found.name}')}"
                 )
             owner = await user_at_browser(deployment, user)
             await check_pages(deployment)

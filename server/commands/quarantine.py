@@ -10,7 +10,6 @@ from server.commands.restore import RunningOption, VerboseOption, alone_with, re
 from server.terminal.context import Setup, fail
 
 if TYPE_CHECKING:
-    from providers.definitions.catalog import Catalog
     from vault.backup.quarantine import Restored
 
 
@@ -27,8 +26,7 @@ def quarantine(
     """Make a database safe after it went back in time without restore: by a copy, a volume snapshot, or a failover."""
     if dry_run and accept:
         fail("use either --dry-run or --accept")
-    catalog = setup.catalog()
-    judged = setup.run(_quarantine(setup, catalog, is_dry=dry_run, accepts=accept, ignores_running=ignore_running))
+    judged = setup.run(_quarantine(setup, is_dry=dry_run, accepts=accept, ignores_running=ignore_running))
     if judged is None:
         sentence = "Accepted the database in its current state. Changes on this host are tracked from here on."
         setup.show_one({"accepted": True}, sentence=sentence)
@@ -38,9 +36,9 @@ def quarantine(
 
 
 async def _quarantine(
-    setup: Setup, catalog: Catalog, *, is_dry: bool, accepts: bool, ignores_running: bool
+    setup: Setup, *, is_dry: bool, accepts: bool, ignores_running: bool
 ) -> tuple[Restored, ...] | None:
-    from server.app import policies_of
+    from server.app import open_policies
     from server.runtime.data_directory import prepare_data_directory
     from server.terminal.progress import show_progress
     from vault.audit.audit import append
@@ -50,14 +48,15 @@ async def _quarantine(
     from vault.records import Event
     from vault.refresh import sightings
 
-    settings, policies = setup.settings(), policies_of(catalog)
+    settings = setup.settings()
     setup.check_vault(settings)
     data = prepare_data_directory(setup.directory())
+    read_policies = await open_policies(settings, data=data)
     async with alone_with(settings, data, vault=None, ignores_running=ignores_running or is_dry) as database:
         keys = await KeyRing.open(database, key_source(settings.keys, data=data), creates=False)
         if not (ignores_running or is_dry):
             refuse_serving(settings, vault_id(keys))
-        now = database.now()
+        now, policies = database.now(), await read_policies(database)
         if is_dry:
             return await quarantine.preview(database, policies, now=now)
         judged = None

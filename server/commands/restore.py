@@ -17,7 +17,6 @@ from server.event_texts import when
 from server.terminal.context import Setup, fail, note
 
 if TYPE_CHECKING:
-    from providers.definitions.catalog import Catalog
     from server.settings import Settings
     from vault.backup.quarantine import Restored
     from vault.storage.database import Database
@@ -43,9 +42,8 @@ def restore(
     verbose: VerboseOption = False,
 ) -> None:
     """Restore a backup into a stopped vault, and list the accounts that must be reconnected."""
-    catalog = setup.catalog()  # as it is set up here: an app without a secret may get other refresh tokens
     how = _How(force=force, ignores_running=ignore_running, passphrase_file=passphrase_file)
-    judged = setup.run(_restore(setup, file.expanduser().absolute(), catalog, how))
+    judged = setup.run(_restore(setup, file.expanduser().absolute(), how))
     report(setup, judged, done=f"Restored into {setup.directory()}:", is_whole=verbose)
 
 
@@ -56,8 +54,8 @@ class _How:
     passphrase_file: Path | None
 
 
-async def _restore(setup: Setup, file: Path, catalog: Catalog, how: _How) -> tuple[Restored, ...]:
-    from server.app import policies_of
+async def _restore(setup: Setup, file: Path, how: _How) -> tuple[Restored, ...]:
+    from server.app import open_policies
     from server.runtime.data_directory import prepare_data_directory
     from server.terminal.progress import show_progress
     from vault.backup import backups
@@ -66,6 +64,7 @@ async def _restore(setup: Setup, file: Path, catalog: Catalog, how: _How) -> tup
 
     settings = setup.settings()
     data = prepare_data_directory(setup.directory())
+    policies = await open_policies(settings, data=data)  # an app without a secret may get other refresh tokens
     opened = await backups.Backup.open(file, sealing_key(settings, data, how.passphrase_file))
     async with alone_with(settings, data, vault=opened.header.vault, ignores_running=how.ignores_running) as database:
         with show_progress() as tell:
@@ -73,7 +72,7 @@ async def _restore(setup: Setup, file: Path, catalog: Catalog, how: _How) -> tup
                 opened,
                 database,
                 source=key_source(settings.keys, data=data),
-                policies=policies_of(catalog),
+                policies=policies,
                 force=how.force,
                 tell=tell,
             )

@@ -27,14 +27,14 @@ def list_(
 ) -> None:
     """List the tools with the service and minimum scopes of each."""
     from server.mcp.offer.connections_spec import SPEC
-    from server.mcp.offer.registry import load_offer, load_tools
 
-    specs = load_tools(setup.settings(), setup.catalog())
+    here = setup.providers()
+    specs = here.tools
     if profile is not None:
-        sets = load_offer(setup.settings(), specs, setup.catalog()).sets
+        sets = here.offer.sets
         if profile not in sets:
             fail(f"--profile: no tool set {profile!r}; use one of: {', '.join(sets)}")
-        specs = tuple(spec for spec in specs if spec.name in sets[profile].tools)
+        specs = [spec for spec in specs if spec.name in sets[profile].tools]
     rows = [_tool(spec) for spec in (*specs, SPEC)]
     setup.show(rows, columns=("name", "provider", "scopes", "changes_something", "title"), empty="No tools.")
 
@@ -43,11 +43,10 @@ def list_(
 def sets_(setup: Setup) -> None:
     """List the tool sets that the settings and the person can choose for an agent."""
     from server.mcp.offer.connections_spec import SPEC
-    from server.mcp.offer.registry import load_offer, load_tools
     from server.mcp.offer.tool_list import size_of
 
-    specs = load_tools(setup.settings(), setup.catalog())
-    offer = load_offer(setup.settings(), specs, setup.catalog())
+    here = setup.providers()
+    specs, offer = here.tools, here.offer
     rows = [
         {
             "name": one.name,
@@ -68,7 +67,7 @@ def check(setup: Setup, file: Annotated[Path, typer.Argument(help="A tool file (
     from providers.tools.declared import data_tools
 
     try:
-        found = data_tools([(file, read_tool_file(file))], setup.catalog())
+        found = data_tools([(file, read_tool_file(file))], setup.catalog_of_settings())
     except ToolFileRefused as refused:
         if setup.as_json:
             setup.show_json({"file": str(file), "problems": [str(refused)]})

@@ -85,8 +85,9 @@ async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, ses
     upstream = deployment.vault.upstreams[provider.name]
     if not upstream.is_configured:
         raise ConnectRefused(
-            f"{provider.title} isn't set up on this vault. Ask an admin to run token-vault providers "
-            f"setup {provider.name}",
+            f"{provider.title} isn't set up on this vault. Ask an admin to set it up at "
+            f"{deployment.url(f'/administration/providers/{provider.name}')}, or with token-vault providers setup "
+            f"{provider.name}",
             kind="conflict",
         )
     if needs_https(provider, deployment.public_url):

@@ -11,7 +11,9 @@ from typing import Final
 
 _AGAIN: Final = "Nothing was connected; start again."
 _ASK: Final = "Ask an admin"
-_SETUP: Final = f"{_ASK} to run: token-vault providers setup {{name}}"
+_SETUP: Final = (
+    f"{_ASK} to enter it again under Administration, Providers, or with: token-vault providers setup {{name}}"
+)
 _REDIRECT: Final = (
     f"This vault's redirect URL isn't registered there. {_ASK} to add exactly {{redirect}} to the app at {{title}}."
 )

@@ -114,8 +114,9 @@ async def tell(
     upstream = deployment.vault.upstreams.get(refusal.provider)
     if upstream is None or not upstream.is_configured:
         text = (
-            f"{refusal.provider} isn't set up on this vault. Its operator can run `token-vault "
-            f"providers setup {refusal.provider}`, or follow the steps at {deployment.url('/first-run')}."
+            f"{refusal.provider} isn't set up on this vault. An admin can set it up at "
+            f"{deployment.url(f'/administration/providers/{refusal.provider}')}, or with `token-vault providers setup "
+            f"{refusal.provider}`."
         )
         members = {"reason": NOT_CONFIGURED, "provider": refusal.provider}
         return replace(told, text=text, description=text, members=members, answer=KINDS["invalid_target"])

@@ -20,6 +20,7 @@ from providers.outbound.messages import HttpError, OutboundRequest, OutboundResp
 from server.connecting.provider_errors import FIXES, fix_for
 from server.deployment import Deployment
 from server.doctor.findings import Finding, note, ok, problem
+from server.live_providers import registered_in
 
 LIMIT: Final = 2_000_000  # bytes of a sign-in page
 _SENTENCES: Final = {
@@ -66,10 +67,29 @@ async def check_authorize_page(deployment: Deployment, provider: Provider, *, re
         fix = f"add these user scopes to the app at {title}: {asked}"
         return problem(f"{name}.scopes", f"the {title} app isn't allowed to request its scopes ({code})", fix=fix)
     if code in _CLIENT:
-        fix = f"correct providers.{name}.client_id: token-vault providers setup {name}"
+        fix = fix_of_client(deployment, provider, "client_id")
         return problem(f"{name}.client", f"{title} doesn't know our client ID ({code})", fix=fix)
     fix = fix_for(code, name=name, title=title, redirect=redirect)
     return problem(f"{name}.authorize", f"{title} would reject everyone who connects ({code})", fix=fix)
+
+
+def page_of(deployment: Deployment, provider: Provider) -> str:
+    """Where an admin sets it up in the browser."""
+    return deployment.url(f"/administration/providers/{provider.name}")
+
+
+def page_of_entered(deployment: Deployment, provider: Provider) -> str | None:
+    """That page if our registration was entered there, so that no setting is wrong."""
+    is_entered = registered_in(deployment.settings, deployment.live.current, provider.name) == "browser"
+    return page_of(deployment, provider) if is_entered else None
+
+
+def fix_of_client(deployment: Deployment, provider: Provider, what: str) -> str:
+    """How to correct our registration, where it is. `what` names the part in the settings."""
+    entered = page_of_entered(deployment, provider)
+    if entered is not None:
+        return f"enter the client ID and secret again at {entered}"
+    return f"correct providers.{provider.name}.{what}: token-vault providers setup {provider.name}"
 
 
 def _of_tools(deployment: Deployment, provider: Provider) -> Iterator[frozenset[str]]:

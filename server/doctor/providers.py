@@ -17,7 +17,7 @@ from providers.outbound.addresses import is_loopback_host
 from providers.outbound.messages import AddressRefused, HttpError, OutboundRequest
 from server.connecting.provider_authorization import needs_https
 from server.deployment import Deployment
-from server.doctor.authorize_page import check_authorize_page
+from server.doctor.authorize_page import check_authorize_page, fix_of_client, page_of, page_of_entered
 from server.doctor.findings import Finding, note, ok, problem
 from server.doctor.serving import SKEW, instant
 from vault import connections, users
@@ -31,7 +31,7 @@ _REDIRECT: Final = frozenset({"redirect_uri_mismatch", "bad_redirect_uri"})
 
 
 async def check_providers(deployment: Deployment) -> list[Finding]:
-    """Every provider that the settings name, and what the tools need from it."""
+    """Every provider that is set up or that the settings name, and what the tools need from it."""
     findings: list[Finding] = []
     for provider in deployment.catalog:
         if provider.audience is not None:
@@ -47,7 +47,10 @@ async def check_providers(deployment: Deployment) -> list[Finding]:
 async def check_provider(deployment: Deployment, provider: Provider) -> list[Finding]:
     """Our registration at one provider, as it says itself: https, redirect URI, client id and secret, scopes."""
     if not deployment.vault.upstreams[provider.name].is_configured:
-        fix = f"run token-vault providers setup {provider.name}, or set providers.{provider.name}.client_id"
+        fix = (
+            f"run token-vault providers setup {provider.name}, set it up at {page_of(deployment, provider)}, or set "
+            f"providers.{provider.name}.client_id"
+        )
         return [
             _redirect_finding(deployment, provider),
             note(f"{provider.name}.client", "the client ID or secret isn't set", fix=fix),
@@ -111,6 +114,8 @@ async def _check_reachable(deployment: Deployment, provider: Provider) -> list[F
         sentence = f"{provider.title} doesn't answer: {error.reason}"
         mine = deployment.settings.providers.get(provider.name)
         fix = f"check this machine's network access to {provider.hosts.token_url}"
+        if provider.inputs and (entered := page_of_entered(deployment, provider)) is not None:
+            fix += f", or correct its {' and '.join(provider.inputs)} at {entered}"
         if mine is not None and (mine.token_url or mine.issuer or mine.inputs):
             setting = "token_url" if mine.token_url else "issuer" if mine.issuer else "inputs"
             fix += f", or correct providers.{provider.name}.{setting}"
@@ -137,14 +142,14 @@ async def _refusal(deployment: Deployment, provider: Provider) -> str:
 
 
 def _client(deployment: Deployment, provider: Provider, code: str) -> Finding:
-    check, title, again = f"{provider.name}.client", provider.title, f"token-vault providers setup {provider.name}"
+    check, title = f"{provider.name}.client", provider.title
     if code in _KNOWN:
         return ok(check, f"{title} accepts our client ID" + ("" if provider.client_auth == "none" else " and secret"))
     if code in _CLIENT:
         return problem(
             check,
             f"{title} rejects our client ID or secret ({code})",
-            fix=f"correct providers.{provider.name}.client_id and its secret: {again}",
+            fix=fix_of_client(deployment, provider, "client_id and its secret"),
         )
     if code in _REDIRECT:
         fix = f"register exactly {_redirect(deployment, provider)} there, or correct server.public_url"

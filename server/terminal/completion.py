@@ -6,9 +6,10 @@ it says nothing: somebody is typing.
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -104,13 +105,23 @@ def complete_providers(ctx: typer.Context, incomplete: str) -> Iterable[tuple[st
     return [(name, "") for name in names if name.startswith(incomplete)]
 
 
+def _set_up(ctx: typer.Context) -> Mapping[str, Mapping[str, str]]:
+    """Providers that were set up in the browser, with their inputs; none where there is no vault."""
+    try:
+        return {name: json.loads(inputs) for name, inputs in _rows(ctx, "registrations")}
+    except Exception:  # noqa: BLE001 -- tools of the settings are completed without
+        return {}
+
+
 @_quietly
 def complete_tools(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
-    """Tools that ship, and those of the settings."""
-    from providers.definitions.catalog import load_catalog
+    """Tools that ship for the providers that are set up, and those of the settings."""
+    from providers.definitions.catalog import ProviderOverrides, load_catalog
     from server.mcp.offer.registry import load_tools
     from server.settings import load_settings
 
     config, data = _place(ctx)
-    tools = load_tools(load_settings(config, data=data), load_catalog())
+    settings = load_settings(config, data=data)
+    set_up = {name: ProviderOverrides(inputs=inputs) for name, inputs in _set_up(ctx).items()}
+    tools = load_tools(settings, load_catalog(overrides=set_up))
     return [(one.name, one.title) for one in tools if one.name.startswith(incomplete)]

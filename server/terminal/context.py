@@ -22,6 +22,7 @@ from server.terminal.completion import complete_users
 if TYPE_CHECKING:
     from providers.definitions.catalog import Catalog
     from server.deployment import Deployment
+    from server.live_providers import ProviderSet
     from server.settings import Settings
     from server.terminal.listing import Listing
     from vault.records import User
@@ -71,17 +72,31 @@ class Setup:
 
         return load_settings(self.config, data=self.directory(), overrides=overrides)
 
-    def catalog(self) -> Catalog:
-        """The providers as the settings have them; opens nothing else. Raises ProviderFileRefused, SettingsRefused."""
-        from server.app import open_catalog, outbound_of
+    def providers(self) -> ProviderSet:
+        """The providers as they are set up here: by the settings, and in the browser where a vault is.
+
+        Raises ProviderFileRefused, SettingsRefused, ToolFileRefused, and what opening a vault raises.
+        """
+        from server.app import providers_of_settings
 
         settings = self.settings()
 
-        async def read() -> Catalog:
-            async with outbound_of(settings) as outbound:
-                return await open_catalog(settings, data=self.directory(), outbound=outbound)
+        async def read() -> ProviderSet:
+            if missing_vault(settings, data=self.directory()) is not None:
+                return await providers_of_settings(settings, data=self.directory())
+            async with self.open() as deployment:
+                return deployment.live.current
 
         return self.run(read())
+
+    def catalog_of_settings(self) -> Catalog:
+        """The providers as the settings have them, for commands that need no more: opens no vault.
+
+        Raises ProviderFileRefused, SettingsRefused.
+        """
+        from server.app import catalog_of_settings
+
+        return self.run(catalog_of_settings(self.settings(), data=self.directory()))
 
     @asynccontextmanager
     async def open(self, *, creates: bool = False) -> AsyncGenerator[Deployment]:

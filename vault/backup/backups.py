@@ -14,7 +14,7 @@ import base64
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -27,12 +27,13 @@ from vault.keys.sources import KeySource
 from vault.keys.sources.private_file import sync_folder
 from vault.records import Event, Tell, tell_nobody
 from vault.refusals import CiphertextRejected, KeyUnavailable
-from vault.storage.database import Database, Row, Transaction, Value, binary, schema_files, text
+from vault.storage.database import Database, Reader, Row, Transaction, Value, binary, schema_files, text
 from vault.storage.host_files import sync
 from vault.storage.snapshots import Snapshot, tables
 from vault.upstream import UpstreamPolicy
 
 KEY_LENGTH = 32
+PoliciesIn = Callable[[Reader], Awaitable[Mapping[str, UpstreamPolicy]]]  # of the providers set up in a database
 LOAD_PAGE = 500  # rows per statement
 
 _CONTEXT = b"token-vault backup key\x00"
@@ -242,13 +243,14 @@ async def restore(
     database: Database,
     *,
     source: KeySource,
-    policies: Mapping[str, UpstreamPolicy],
+    policies: Mapping[str, UpstreamPolicy] | PoliciesIn,
     force: bool,
     tell: Tell = tell_nobody,
 ) -> tuple[quarantine.Restored, ...]:
     """Replace the database's content with the backup, in one transaction, quarantined. A refusal changes nothing.
 
-    An existing key store is kept and never goes back to an older one: what was deleted stays deleted.
+    An existing key store is kept and never goes back to an older one: what was deleted stays deleted. `policies` are
+    those of the providers, or how to read them once the registrations of the backup are back.
     """
     root, total = await asyncio.to_thread(backup.check, tell)
     keeps_keys = await database.fetch_one("select id from keys.ring limit 1") is not None
@@ -272,7 +274,8 @@ async def restore(
         await _load(transaction, backup, keeps_keys=keeps_keys, tell=lambda done: tell("Loading rows", done, total))
         now = database.now()
         await _key_head(transaction, database.event_key, now=now)
-        judged = await quarantine.quarantine(transaction, policies, now=now, tell=tell)
+        current = await policies(transaction) if callable(policies) else policies
+        judged = await quarantine.quarantine(transaction, current, now=now, tell=tell)
         await append(transaction, *_events(backup, judged, keeps_keys=keeps_keys), now=now)
     return judged
 

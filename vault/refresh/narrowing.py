@@ -146,7 +146,7 @@ class Narrower:
         await self.vault.activity.record(event_of(self.facts, "narrowing.failed", reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
         return TemporarilyUnavailable(
-            f"{self.facts.provider} rejected this server's request ({refused.code}). Ask an admin to "
-            f"run token-vault providers setup {self.facts.provider}",
+            f"{self.facts.provider} rejected this server's request ({refused.code}). Ask an admin to check its "
+            f"registration under Administration, Providers, or with token-vault providers setup {self.facts.provider}",
             retry_after=BROKEN_PAUSE,
         )

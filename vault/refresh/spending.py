@@ -222,12 +222,13 @@ class Spender:
         await self._unsend(lease, event=event_of(self.facts, kind, reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
         fix = (
-            f"Ask an admin to run token-vault providers setup {self.facts.provider}"
+            "Ask an admin to check its registration under Administration, Providers, or with token-vault providers "
+            f"setup {self.facts.provider}"
             if is_about_us(refused.code)
-            else "Ask its operator to check the log"
+            else "Ask an admin to check the log"
         )
         return TemporarilyUnavailable(
-            f"{self.facts.provider} refused this server's request ({refused.code}); its operator {fix}.",
+            f"{self.facts.provider} rejected this server's request ({refused.code}). {fix}",
             retry_after=BROKEN_PAUSE,
         )
 

@@ -28,6 +28,7 @@ _STATEMENTS: Final = {  # kind -> the name that is completed, then what tells it
     "and user_id in (select id from users where tenant = :tenant and name_key = :name_key "
     "union all select user_id from identities "
     "where tenant = :tenant and issuer = :issuer and subject = :subject) limit :most",
+    "registrations": "select provider, inputs from provider_registrations where tenant = :tenant limit :most",
     "approvals": "select id, tool from approvals where tenant = :tenant and state = :pending and user_id "
     "in (select id from users where tenant = :tenant and name_key = :name_key union all select user_id from identities "
     "where tenant = :tenant and issuer = :issuer and subject = :subject) limit :most",
@@ -44,9 +45,9 @@ class Whose:
 
 
 def read_names(kind: str, url: str, *, sqlite: Path | None, whose: Whose) -> Sequence[tuple[str, ...]]:
-    """The rows of one kind: `users`, `clients`, or one person's `connections` or `approvals`. Blocking.
+    """The rows of one kind: `users`, `clients`, `registrations`, or one person's `connections` or `approvals`.
 
-    `sqlite`: the database's file, None for PostgreSQL at `url`.
+    Blocking. `sqlite`: the database's file, None for PostgreSQL at `url`.
     """
     facts: dict[str, Value] = {"tenant": TENANT, "most": MOST, "latest": _LATEST, **asdict(whose)}
     facts["pending"] = ApprovalState.PENDING.value

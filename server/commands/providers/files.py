@@ -18,20 +18,23 @@ if TYPE_CHECKING:
 
     from providers.definitions.discovery import Endpoints
     from providers.definitions.model import Provider, Source
+    from server.live_providers import ProviderSet
     from server.settings import Settings
 
 
 def list_providers(setup: Setup) -> None:
     """List the services that this vault supports, which are set up, and how well each is verified."""
-    settings, catalog = setup.settings(), setup.catalog()
+    settings, here = setup.settings(), setup.providers()
     tested = live_tests(setup)
-    rows = [_row(settings, provider, tested=tested) for provider in catalog.all_providers()]
+    rows = [_row(settings, provider, here, tested=tested) for provider in here.catalog.all_providers()]
     columns = ("name", "configured", "narrowing", "checked", "cited", "unknown", "live_tested")
     drafts = ("draft",) if any(row["draft"] for row in rows) else ()
     setup.show(rows, columns=(*columns, *drafts), empty="No providers.")
 
 
-def _row(settings: Settings, provider: Provider, *, tested: dict[str, str]) -> dict[str, object]:
+def _row(settings: Settings, provider: Provider, here: ProviderSet, *, tested: dict[str, str]) -> dict[str, object]:
+    from server.live_providers import registered_in
+
     registration = provider.registration
     has_secret = bool(registration.client_secret) or provider.client_auth == "none"
     days = [
@@ -41,6 +44,8 @@ def _row(settings: Settings, provider: Provider, *, tested: dict[str, str]) -> d
         "name": provider.name,
         "title": provider.title,
         "configured": provider.audience is not None or (bool(registration.client_id) and has_secret),
+        "set_up_in": registered_in(settings, here, provider.name),
+        "unusable": here.unusable.get(provider.name),
         "aliases": sorted(provider.aliases),
         "narrowing": provider.policy().narrows_by.value if provider.audience is None else "minted",
         "refresh_tokens": provider.refresh_tokens,
@@ -57,9 +62,9 @@ def _row(settings: Settings, provider: Provider, *, tested: dict[str, str]) -> d
 
 def show_provider(setup: Setup, name: ProviderName) -> None:
     """Show a service: its scopes, the redirect URL to register, and its sources."""
-    settings, catalog = setup.settings(), setup.catalog()
-    found = provider_called(catalog, name)
-    row = _row(settings, found, tested=live_tests(setup))
+    settings, here = setup.settings(), setup.providers()
+    found = provider_called(here.catalog, name)
+    row = _row(settings, found, here, tested=live_tests(setup))
     scopes = [(scope, about.title) for scope, about in found.scopes.items()]
     facts = {
         fact: {"status": known.status, "sources": [_source_text(found.sources[source]) for source in known.sources]}

@@ -53,7 +53,7 @@ def set_up(
     from providers.definitions.catalog import SHELF
     from server.setup.provider_consoles import service_of
 
-    found = provider_called(setup.catalog(), name)
+    found = provider_called(setup.catalog_of_settings(), name)
     if found.audience is not None:
         fail(
             f"{found.name} accepts this vault's own tokens, so no registration is needed. Set "
@@ -97,7 +97,7 @@ def _guide(setup: Setup, provider: Provider) -> Guide:
     from server.setup.provider_consoles import guide_for
 
     settings = setup.settings()
-    tools = load_tools(settings, setup.catalog())
+    tools = load_tools(settings, setup.catalog_of_settings())
     return guide_for(provider, tools, public_url=settings.public_url, is_loopback=settings.is_loopback)
 
 

@@ -68,7 +68,7 @@ def _choose_providers(setup: Setup, name: str | None) -> Sequence[Provider]:
 
     if name is not None and name.endswith(".toml"):
         return (_with_oauth(read_provider(Path(name))),)
-    catalog = setup.catalog()
+    catalog = setup.catalog_of_settings()
     if name is None:
         return [provider for provider in catalog.all_providers() if provider.audience is None]
     return (_with_oauth(provider_called(catalog, name)),)
@@ -102,7 +102,7 @@ def _show_findings(setup: Setup, rows: Sequence[dict[str, object]], *, single: b
 def _test_live(setup: Setup, name: str) -> None:
     from providers.check.live import live_test
 
-    provider = _with_oauth(provider_called(setup.catalog(), name))
+    provider = _with_oauth(provider_called(setup.providers().catalog, name))
     settings = setup.settings()
     redirect = f"{settings.public_url}/connect/callback/{provider.name}"
 
