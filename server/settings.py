@@ -250,10 +250,10 @@ class SignInSettings(Section):
         le=100_000,
         description="Pending requests of agents per address and 10 minutes, for users who aren't signed in yet",
     )
-    passkey_for: tuple[Literal["destructive_tools", "connections"], ...] = Field(
+    passkey_for: tuple[Literal["destructive_tools", "connections", "administration"], ...] = Field(
         default=(),
         description="What people confirm with a passkey: `destructive_tools` (approving a call that can change or "
-        "delete), `connections` (connecting an account)",
+        "delete), `connections` (connecting an account), `administration` (every change on its pages)",
     )
     recent_lifetime: int = Field(
         default=900,

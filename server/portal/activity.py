@@ -1,12 +1,15 @@
-"""What happened, as a story: the person's own events, newest first, filtered by the address, live, and as a file."""
+"""What happened, as a story: newest first, filtered by the address, live, and as a file.
+
+Of the person themselves; `server.portal.administration.activity` tells administrators that of everybody.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Final
 from urllib.parse import urlencode
@@ -14,13 +17,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from starlette.responses import Response, StreamingResponse
 
+from server.deployment import Deployment
 from server.http import pages
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
-from server.portal.story import StoryRow, Storyteller, agent_names
+from server.portal.story import StoryRow, Storyteller, agent_names, people_of
 from vault import clients, connections
 from vault.audit import audit, search
-from vault.audit.search import OUTCOMES, EventFilter
+from vault.audit.search import OUTCOMES, EventFilter, Found
 from vault.records import Connection, ConnectionState, Event
 
 PAGE_SIZE: Final = 50
@@ -31,6 +35,7 @@ _LOOK_BACK: Final = 300  # events among which those are looked for
 _FIELD_LIMIT: Final = 200  # characters of a filter
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for a formula (OWASP, CSV injection)
 _COLUMNS: Final = ("time", "event", "outcome", "agent", "agent_id", "account", "connection_id", "details")
+_OF_PEOPLE: Final = ("person", "person_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,69 +81,102 @@ def _midnight(day: str, zone: tzinfo, *, later: int = 0) -> int | None:
         return None
 
 
-def _number(value: str) -> int | None:
+def place_in(value: str) -> int | None:
+    """A place in the activity, from an address."""
     return int(value) if value.isascii() and value.isdigit() and len(value) < 16 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """The events of one person, or of everybody (`user_id` None), and the page at `path` that tells them.
+
+    `accounts` are known by id. `names_people`: an administrator reads it, so each row says whose it is.
+    """
+
+    deployment: Deployment
+    path: str
+    user_id: str | None
+    accounts: Mapping[str, Connection] = field(default_factory=dict[str, Connection])
+    names_people: bool = False
+
+    async def find(self, wish: Wish, *, limit: int, before: int | None = None, after: int = 0) -> Found:
+        """The events that the filters find."""
+        reader = self.deployment.database
+        return await search.search(reader, self.user_id, wish.filter, limit=limit, before=before, after=after)
+
+    async def tell(self, events: Sequence[Event]) -> list[StoryRow]:
+        """Their rows."""
+        names = await agent_names(self.deployment, events)
+        people = await people_of(self.deployment, events) if self.names_people else None
+        return Storyteller(self.deployment, agents=names, accounts=self.accounts, people=people).rows(events)
+
+    def live(self, wish: Wish, events: Sequence[Event], *, after: int = 0) -> str:
+        """Where the script asks for what happened since."""
+        newest = max((event.sequence for event in events), default=after)
+        return f"{self.path}/new?{wish.query(after=str(newest))}"
+
+    def page(self, wish: Wish, found: Found, *, before: int | None) -> dict[str, object]:
+        """What every such page shows around its rows."""
+        return {
+            "path": self.path,
+            "outcomes": OUTCOMES,
+            "fields": wish.fields,
+            "is_filtered": any(value for name, value in wish.fields.items() if name != "zone"),
+            "older": "" if found.before is None else f"{self.path}?{wish.query(before=str(found.before))}",
+            "newest": f"{self.path}?{wish.query()}".rstrip("?"),
+            "exports": [(kind, f"{self.path}/export?{wish.query(format=kind)}") for kind in _WRITERS],
+            "is_first": before is None,
+            "is_cut": found.before is not None and len(found.events) < PAGE_SIZE,
+            "live": self.live(wish, found.events) if before is None else "",
+        }
+
+
+async def own_feed(visit: OwnVisit) -> Feed:
+    """The person's own events."""
+    owned = await connections.list_connections(visit.deployment.database, visit.user.id, include_ended=True)
+    return Feed(visit.deployment, "/activity", visit.user.id, {one.id: one for one in owned})
 
 
 async def show(visit: OwnVisit) -> Response:
     """One page of the story."""
-    wish, before = read_wish(visit.visit.query), _number(visit.visit.query("before"))
-    database, user_id = visit.deployment.database, visit.user.id
-    found = await search.search(database, user_id, wish.filter, limit=PAGE_SIZE, before=before)
-    owned = await connections.list_connections(database, user_id, include_ended=True)
-    own = await clients.list_own(database, user_id, now=visit.deployment.now())
-    names = await agent_names(visit.deployment, found.events) | {one.id: one.name or one.id for one in own}
-    teller = Storyteller(visit.deployment, agents=names, accounts={one.id: one for one in owned})
+    wish, before = read_wish(visit.visit.query), place_in(visit.visit.query("before"))
+    deployment, feed = visit.deployment, await own_feed(visit)
+    found = await feed.find(wish, limit=PAGE_SIZE, before=before)
+    own = await clients.list_own(deployment.database, visit.user.id, now=deployment.now())
+    names = await agent_names(deployment, found.events) | {one.id: one.name or one.id for one in own}
+    owned = feed.accounts.values()
     providers = {one.provider for one in owned}
-    context: dict[str, object] = {
-        "rows": teller.rows(found.events),
+    context: dict[str, object] = feed.page(wish, found, before=before) | {
+        "rows": Storyteller(deployment, agents=names, accounts=feed.accounts).rows(found.events),
         "agents": sorted(names.items(), key=lambda item: item[1].casefold()),
         "accounts": [
             one for one in owned if one.state is not ConnectionState.REVOKED or one.id == wish.filter.connection_id
         ],
-        "titles": {one: spec.title for one in providers if (spec := visit.deployment.catalog.get(one)) is not None},
-        "tools": sorted(one.name for one in visit.deployment.tools if one.provider in providers),
-        "outcomes": OUTCOMES,
-        "fields": wish.fields,
-        "is_filtered": any(value for name, value in wish.fields.items() if name != "zone"),
-        "older": "" if found.before is None else f"/activity?{wish.query(before=str(found.before))}",
-        "newest": f"/activity?{wish.query()}".rstrip("?"),
-        "exports": [(kind, f"/activity/export?{wish.query(format=kind)}") for kind in ("csv", "jsonl")],
-        "is_first": before is None,
-        "is_cut": found.before is not None and len(found.events) < PAGE_SIZE,
-        "live": _live(wish, found.events) if before is None else "",
+        "titles": {one: spec.title for one in providers if (spec := deployment.catalog.get(one)) is not None},
+        "tools": sorted(one.name for one in deployment.tools if one.provider in providers),
     }
     return visit.page("activity.html", context)
 
 
-def _live(wish: Wish, events: Sequence[Event], *, after: int = 0) -> str:
-    """Where the script asks for what happened since."""
-    newest = max((event.sequence for event in events), default=after)
-    return f"/activity/new?{wish.query(after=str(newest))}"
-
-
 async def show_new(visit: OwnVisit) -> Response:
     """The events since `after`, as rows for the page that is open; the next address to ask is among them."""
-    wish, after = read_wish(visit.visit.query), _number(visit.visit.query("after")) or 0
-    found = await search.search(visit.deployment.database, visit.user.id, wish.filter, limit=_NEW, after=after)
-    rows = await _tell(visit, found.events)
-    live = _live(wish, found.events, after=after)
-    return visit.page("activity_new.html", {"rows": rows, "live": live, "number": len(found.events)})
+    return visit.page("activity_new.html", await news(await own_feed(visit), read_wish(visit.visit.query), visit))
 
 
-async def _tell(visit: OwnVisit, events: Sequence[Event]) -> list[StoryRow]:
-    owned = await connections.list_connections(visit.deployment.database, visit.user.id, include_ended=True)
-    names = await agent_names(visit.deployment, events)
-    return Storyteller(visit.deployment, agents=names, accounts={one.id: one for one in owned}).rows(events)
+async def news(feed: Feed, wish: Wish, visit: OwnVisit) -> dict[str, object]:
+    """What happened since the request's `after`."""
+    after = place_in(visit.visit.query("after")) or 0
+    found = await feed.find(wish, limit=_NEW, after=after)
+    rows, live = await feed.tell(found.events), feed.live(wish, found.events, after=after)
+    return {"rows": rows, "live": live, "number": len(found.events)}
 
 
 async def recent_rows(
     visit: OwnVisit, *, client_id: str = "", connection_id: str = "", limit: int = _SHORT
 ) -> list[StoryRow]:
     """The last events of one agent or account, or of all, as rows."""
-    wanted = EventFilter(client_id=client_id, connection_id=connection_id)
-    found = await search.search(visit.deployment.database, visit.user.id, wanted, limit=limit)
-    return await _tell(visit, found.events)
+    wanted, feed = EventFilter(client_id=client_id, connection_id=connection_id), await own_feed(visit)
+    return await feed.tell((await feed.find(Wish({}, wanted), limit=limit)).events)
 
 
 # Export
@@ -146,38 +184,45 @@ async def recent_rows(
 
 async def export(visit: OwnVisit) -> Response:
     """All events that the filters find, newest first, as CSV or as lines of JSON; written while it is read."""
-    wish, kind = read_wish(visit.visit.query), visit.visit.query("format")
+    return export_of(await own_feed(visit), read_wish(visit.visit.query), kind=visit.visit.query("format"))
+
+
+def export_of(feed: Feed, wish: Wish, *, kind: str) -> Response:
+    """The file with what these filters find. Raises PageRefused for an unknown kind."""
     if kind not in _WRITERS:
         raise PageRefused("export_format")
     media_type, write = _WRITERS[kind]
-    day = datetime.fromtimestamp(visit.deployment.now(), UTC).strftime("%Y-%m-%d")
-    response = pages.secure(StreamingResponse(_write_export(visit, wish, write), media_type=media_type))
+    day = datetime.fromtimestamp(feed.deployment.now(), UTC).strftime("%Y-%m-%d")
+    response = pages.secure(StreamingResponse(_write_export(feed, wish, write), media_type=media_type))
     response.headers["content-disposition"] = f'attachment; filename="activity-{day}.{kind}"'
     return response
 
 
-async def _write_export(
-    visit: OwnVisit, wish: Wish, write: Callable[[Sequence[list[str]]], str]
-) -> AsyncGenerator[str]:
-    owned = await connections.list_connections(visit.deployment.database, visit.user.id, include_ended=True)
-    accounts = {one.id: one for one in owned}
+async def _write_export(feed: Feed, wish: Wish, write: _Write) -> AsyncGenerator[str]:
+    columns = (*_COLUMNS, *_OF_PEOPLE) if feed.names_people else _COLUMNS
     names: dict[str, str] = {}
     before: int | None = None
     if write is _csv:
-        yield write([list(_COLUMNS)])
+        yield write(columns, [list(columns)])
     while True:
-        found = await search.search(
-            visit.deployment.database, visit.user.id, wish.filter, limit=EXPORT_BATCH, before=before
-        )
-        names |= await agent_names(visit.deployment, [one for one in found.events if one.client_id not in names])
+        found = await feed.find(wish, limit=EXPORT_BATCH, before=before)
+        names |= await agent_names(feed.deployment, [one for one in found.events if one.client_id not in names])
+        people = await people_of(feed.deployment, found.events) if feed.names_people else {}
         if found.events:
-            yield write([_cells(event, names=names, accounts=accounts) for event in found.events])
+            yield write(
+                columns,
+                [
+                    _cells(event, names=names, accounts=feed.accounts)
+                    + ([people.get(event.user_id or "", ("", ""))[0], event.user_id or ""] if feed.names_people else [])
+                    for event in found.events
+                ],
+            )
         before = found.before
         if before is None:
             return
 
 
-def _cells(event: Event, *, names: dict[str, str], accounts: dict[str, Connection]) -> list[str]:
+def _cells(event: Event, *, names: Mapping[str, str], accounts: Mapping[str, Connection]) -> list[str]:
     account = accounts.get(event.connection_id or "")
     return [
         datetime.fromtimestamp(event.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -185,26 +230,30 @@ def _cells(event: Event, *, names: dict[str, str], accounts: dict[str, Connectio
         event.outcome,
         names.get(event.client_id or "", ""),
         event.client_id or "",
-        "" if account is None else account.label,
+        str(event.details.get("account", "")) if account is None else account.label,
         event.connection_id or "",
         audit.format_details(event.details),
     ]
 
 
-def _csv(rows: Sequence[list[str]]) -> str:
+def _csv(_columns: Sequence[str], rows: Sequence[list[str]]) -> str:
     """RFC 4180. A cell that a spreadsheet would run as a formula gets an apostrophe in front."""
     written = io.StringIO()
     csv.writer(written).writerows([f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in row] for row in rows)
     return written.getvalue()
 
 
-def _json_lines(rows: Sequence[list[str]]) -> str:
+def _json_lines(columns: Sequence[str], rows: Sequence[list[str]]) -> str:
     lines: list[str] = []
     for row in rows:
-        named: dict[str, object] = {name: cell or None for name, cell in zip(_COLUMNS, row, strict=True)}
-        named["details"] = json.loads(row[-1])
+        named: dict[str, object] = {name: cell or None for name, cell in zip(columns, row, strict=True)}
+        named["details"] = json.loads(row[columns.index("details")])
         lines.append(json.dumps(named, ensure_ascii=False) + "\n")
     return "".join(lines)
 
 
-_WRITERS: Final = {"csv": ("text/csv; charset=utf-8", _csv), "jsonl": ("application/jsonl", _json_lines)}
+_Write = Callable[[Sequence[str], Sequence[list[str]]], str]
+_WRITERS: Final[Mapping[str, tuple[str, _Write]]] = {
+    "csv": ("text/csv; charset=utf-8", _csv),
+    "jsonl": ("application/jsonl", _json_lines),
+}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from markupsafe import Markup
 
@@ -17,7 +17,7 @@ from server.deployment import Deployment
 from server.http import page_texts
 from server.portal import texts
 from server.portal.access import access
-from vault import clients
+from vault import clients, users
 from vault.records import Connection, ConnectionState, Event, Narrowing, parse_scope
 
 _MOST_SCOPES: Final = 6  # named in a sentence
@@ -48,20 +48,31 @@ class StoryRow:
     facts: tuple[tuple[str, str], ...] = ()
     count: int = 1
     since: int = 0  # when the first of several happened
+    person: tuple[str, str] | None = None  # whose it is, and their page: for administrators
+    by: str = ""  # the administrator who did it, likewise
 
     def is_like(self, other: StoryRow) -> bool:
         """Whether both read the same."""
-        return (self.sentence, self.outcome, self.why, self.limit) == (
-            other.sentence, other.outcome, other.why, other.limit,
+        return (self.sentence, self.outcome, self.why, self.limit, self.person, self.by) == (
+            other.sentence, other.outcome, other.why, other.limit, other.person, other.by,
         )  # fmt: skip
 
 
 class Storyteller:
-    """Tells events of one person; `agents` and `accounts` are names by id."""
+    """Tells events of one person; `agents` and `accounts` are names by id.
+
+    With `people` (name and page by id), it tells an administrator whose each is, and offers no fix: that is theirs.
+    """
 
     def __init__(
-        self, deployment: Deployment, *, agents: Mapping[str, str], accounts: Mapping[str, Connection]
+        self,
+        deployment: Deployment,
+        *,
+        agents: Mapping[str, str],
+        accounts: Mapping[str, Connection],
+        people: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
+        self._people = people
         self._deployment = deployment
         self._agents = agents
         self._accounts = accounts
@@ -80,7 +91,8 @@ class Storyteller:
     def row(self, event: Event) -> StoryRow:
         """One event."""
         code = _code(event)
-        fix, fix_path = self._fix(event, code)
+        fix, fix_path = self._fix(event, code) if self._people is None else ("", "")
+        is_told = self._people is not None
         return StoryRow(
             sequence=event.sequence,
             at=event.at,
@@ -96,6 +108,8 @@ class Storyteller:
             fix=fix,
             fix_path=fix_path,
             facts=tuple((name, shown) for name, shown in self._facts(event) if shown),
+            person=(self._people or {}).get(event.user_id or "", (event.user_id or "", "")) if is_told else None,
+            by=str(event.details.get("by", "")) if is_told else "",
         )
 
     def agent(self, event: Event) -> str:
@@ -239,3 +253,13 @@ async def agent_names(deployment: Deployment, events: Sequence[Event]) -> dict[s
         if client is not None:
             names[client_id] = client.name or client_id
     return names
+
+
+async def people_of(deployment: Deployment, events: Sequence[Event]) -> dict[str, tuple[str, str]]:
+    """Whose these events are: name and page in the administration by id, as far as they still exist."""
+    found: dict[str, tuple[str, str]] = {}
+    for user_id in {event.user_id for event in events if event.user_id is not None}:
+        user = await users.get_user(deployment.database, user_id)
+        if user is not None:
+            found[user_id] = user.name, f"/administration/people/{quote(user_id, safe='')}"
+    return found

@@ -13,11 +13,12 @@ from server.errors import PersonRefused
 from vault.records import Session
 from vault.sign_in import passkeys
 
-Action = Literal["destructive_tools", "connections"]
+Action = Literal["destructive_tools", "connections", "administration"]
 RECOVERY: Final = frozenset({"owner_link", "link"})  # one-time links, which an admin made for this person
 _WHAT: Final[dict[Action, str]] = {
     "destructive_tools": "Approving a tool that changes or deletes data",
     "connections": "Connecting an account",
+    "administration": "Changing something in administration",
 }
 
 
@@ -43,16 +44,20 @@ def check_recent(deployment: Deployment, session: Session, *, back: str = "") ->
         )
 
 
+def lacks_proof(deployment: Deployment, session: Session, action: Action) -> bool:
+    """Whether the operator wants a passkey for this action and none proved this session recently."""
+    settings = deployment.settings.sign_in
+    is_asked = action in settings.passkey_for
+    return is_asked and not session.is_proved(deployment.now(), lifetime=settings.recent_lifetime)
+
+
 async def check_passkey(deployment: Deployment, session: Session | None, action: Action, *, back: str = "") -> None:
     """Raises StepUpRequired unless the operator lets this action pass, or a passkey proved the person recently.
 
     A sign-in elsewhere counts where its provider says that it used several factors. `session` is None for the command
     line, whose user reads the settings' own files.
     """
-    settings = deployment.settings.sign_in
-    if session is None or action not in settings.passkey_for:
-        return
-    if session.is_proved(deployment.now(), lifetime=settings.recent_lifetime):
+    if session is None or not lacks_proof(deployment, session, action):
         return
     if await passkeys.list_passkeys(deployment.database, session.user_id):
         description = f"{_WHAT[action]} needs your passkey here. Confirm with it; then you come back to this page."

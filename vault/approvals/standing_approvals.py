@@ -68,6 +68,9 @@ _IS_LIVE: Final = f"""
     select s.id from standing_approvals s
     where s.tenant = :tenant and s.id = :id and s.revoked_at is null and s.expires_at > :now and {_LIVE_DELEGATION}
 """  # noqa: S608 -- our own texts
+_COUNT: Final = """
+    select count(*) as n from standing_approvals where tenant = :tenant and expires_at > :now and revoked_at is null
+"""
 _REVOKE: Final = """
     update standing_approvals set revoked_at = :now
     where tenant = :tenant and user_id = :user_id and id = :id and revoked_at is null
@@ -203,6 +206,12 @@ async def list_live(reader: Reader, ring: KeyRing, user_id: str, *, now: int) ->
     """The person's standing approvals that can still allow something, oldest first."""
     rows = await reader.fetch(_LIST, {"tenant": TENANT, "user_id": user_id, "now": now})
     return tuple(_read_row(row, ring) for row in rows)
+
+
+async def count_live(reader: Reader, *, now: int) -> int:
+    """How many of everybody have not been ended and go on, whether or not their permission still stands."""
+    row = await reader.fetch_one(_COUNT, {"tenant": TENANT, "now": now})
+    return 0 if row is None else integer(row, "n")
 
 
 async def get(reader: Reader, ring: KeyRing, standing_id: str, *, user_id: str) -> StandingApproval | None:

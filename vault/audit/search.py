@@ -1,7 +1,8 @@
-"""A person's events by agent, account, tool, outcome and time, newest first, at a bounded cost whatever is looked for.
+"""Events by agent, account, tool, outcome and time, newest first, at a bounded cost whatever is looked for.
 
-Agents and accounts have indexes. A tool or an outcome is looked for among at most `EXAMINED` events at a time;
-`Found.before` says where to go on. A time is first turned into a place in the activity, which is in its order.
+Of one person, agents and accounts have indexes. Anything else, and everything among the events of everybody, is looked
+for among at most `EXAMINED` events at a time; `Found.before` says where to go on. A time is first turned into a place
+in the activity, which is in its order.
 """
 
 from __future__ import annotations
@@ -9,21 +10,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 from vault.audit.audit import event_of
 from vault.records import TENANT, Event
 from vault.storage.database import Reader, Value, integer, integer_or_none
 
-EXAMINED: Final = 10_000  # events of the person, agent or account that one search reads at most
+EXAMINED: Final = 10_000  # events that one search reads at most: of the person, agent, account, or everybody
 OUTCOMES: Final = ("ok", "refused", "failed")
 _LAST: Final = 2**62
-_Kind = tuple[bool, bool, bool, bool]  # by agent, account, tool, outcome
 
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """What is looked for; empty means any. `since` and `until` are instants, the second excluded."""
+    """What is looked for; empty means any. `since` and `until` are instants, the second excluded.
+
+    `account` is an account's name as the events have it, `connection_id` the account itself.
+    """
 
     client_id: str = ""
     connection_id: str = ""
@@ -31,11 +35,52 @@ class EventFilter:
     outcome: str = ""  # one of OUTCOMES
     since: int | None = None
     until: int | None = None
+    account: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Conditions:
+    """Which conditions a statement has."""
+
+    person: bool
+    agent: bool
+    connection: bool
+    tool: bool
+    outcome: bool
+    account: bool
 
     @property
-    def kind(self) -> _Kind:
-        """Which statement finds it."""
-        return bool(self.client_id), bool(self.connection_id), bool(self.tool), bool(self.outcome)
+    def is_indexed(self) -> bool:
+        """Whether an index leads to each event that is found."""
+        is_scanned = self.tool or self.outcome or self.account
+        return not is_scanned and (self.person or not (self.agent or self.connection))
+
+    @property
+    def examined_rows(self) -> str:
+        """The rows that are read: those that an index leads to."""
+        of_person = " and user_id = :user_id" if self.person else ""
+        return (
+            f"from events where tenant = :tenant{of_person}"
+            + (" and client_id = :client_id" if self.person and self.agent else "")
+            + (" and connection_id = :connection_id" if self.person and self.connection else "")
+            + " and sequence > :after and sequence < :before"
+        )
+
+    @property
+    def statement(self) -> str:
+        return (
+            f"select * {self.examined_rows}"
+            + (" and client_id = :client_id" if self.agent and not self.person else "")
+            + (" and connection_id = :connection_id" if self.connection and not self.person else "")
+            + (" and outcome = :outcome" if self.outcome else "")
+            + (" and details like :tool escape :escape" if self.tool else "")
+            + (" and details like :account escape :escape" if self.account else "")
+            + " order by sequence desc limit :limit"
+        )
+
+    @property
+    def reach(self) -> str:
+        return f"select sequence {self.examined_rows} order by sequence desc limit 1 offset :skipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +92,9 @@ class Found:
 
 
 async def search(
-    reader: Reader, user_id: str, wanted: EventFilter, *, limit: int, before: int | None = None, after: int = 0
+    reader: Reader, user_id: str | None, wanted: EventFilter, *, limit: int, before: int | None = None, after: int = 0
 ) -> Found:
-    """At most `limit` events with `after < sequence < before`."""
+    """At most `limit` events of a person, or of everybody, with `after < sequence < before`."""
     low = after if wanted.since is None else max(after, await _first_at(reader, wanted.since) - 1)
     high = _LAST if wanted.until is None else await _first_at(reader, wanted.until)
     which: dict[str, Value] = {
@@ -58,31 +103,38 @@ async def search(
         "client_id": wanted.client_id,
         "connection_id": wanted.connection_id,
         "outcome": wanted.outcome,
-        "pattern": _pattern(wanted.tool),
+        "tool": _pattern("tool", wanted.tool),
+        "account": _pattern("account", wanted.account),
         "escape": "!",
         "after": low,
         "before": min(high, _LAST if before is None else before),
     }
-    rest = await _rest(reader, wanted.kind, which)
+    kind = _Conditions(
+        user_id is not None,
+        bool(wanted.client_id),
+        bool(wanted.connection_id),
+        bool(wanted.tool),
+        bool(wanted.outcome),
+        bool(wanted.account),
+    )
+    rest = None if kind.is_indexed else await _rest(reader, kind, which)
     if rest is not None:
         which["after"] = rest - 1
-    rows = await reader.fetch(_SEARCH[wanted.kind], {**which, "limit": limit + 1})
+    rows = await reader.fetch(_SEARCH[kind], {**which, "limit": limit + 1})
     events = tuple(event_of(row) for row in rows[:limit])
     return Found(events, events[-1].sequence if len(rows) > limit else rest)
 
 
-async def _rest(reader: Reader, kind: _Kind, which: Mapping[str, Value]) -> int | None:
+async def _rest(reader: Reader, kind: _Conditions, which: Mapping[str, Value]) -> int | None:
     """The number below which nothing is looked for this time; None if everything is within reach."""
-    if not any(kind[2:]):  # an index leads to each event
-        return None
     row = await reader.fetch_one(_REACH[kind], {**which, "skipped": EXAMINED - 1})
     return None if row is None else integer(row, "sequence")
 
 
-def _pattern(tool: str) -> str:
-    """The `like` pattern for a tool in the stored details, which are canonical JSON."""
-    quoted = "".join(f"!{letter}" if letter in "!%_" else letter for letter in json.dumps(tool))
-    return f'%"tool":{quoted}%'
+def _pattern(name: str, value: str) -> str:
+    """The `like` pattern for a text in the stored details, which are canonical JSON."""
+    quoted = "".join(f"!{letter}" if letter in "!%_" else letter for letter in json.dumps(value))
+    return f'%"{name}":{quoted}%'
 
 
 async def _first_at(reader: Reader, at: int) -> int:
@@ -107,29 +159,7 @@ _ENDS: Final = """
 _AT: Final = "select at from events where tenant = :tenant and sequence >= :sequence order by sequence limit 1"
 
 
-def _from(kind: _Kind) -> str:
-    of_agent, of_account, _, _ = kind
-    return (
-        "from events where tenant = :tenant and user_id = :user_id"
-        + (" and client_id = :client_id" if of_agent else "")
-        + (" and connection_id = :connection_id" if of_account else "")
-        + " and sequence > :after and sequence < :before"
-    )
-
-
-def _statement(kind: _Kind) -> str:
-    _, _, of_tool, of_outcome = kind
-    return (
-        f"select * {_from(kind)}"
-        + (" and outcome = :outcome" if of_outcome else "")
-        + (" and details like :pattern escape :escape" if of_tool else "")
-        + " order by sequence desc limit :limit"
-    )
-
-
 _BOTH: Final = (False, True)
-_KINDS: Final[tuple[_Kind, ...]] = tuple((a, b, c, d) for a in _BOTH for b in _BOTH for c in _BOTH for d in _BOTH)
-_SEARCH: Final = {kind: _statement(kind) for kind in _KINDS}
-_REACH: Final = {
-    kind: f"select sequence {_from(kind)} order by sequence desc limit 1 offset :skipped" for kind in _KINDS
-}
+_KINDS: Final = tuple(_Conditions(*which) for which in product(_BOTH, repeat=6))
+_SEARCH: Final = {kind: kind.statement for kind in _KINDS}
+_REACH: Final = {kind: kind.reach for kind in _KINDS}

@@ -1,7 +1,8 @@
 """The guard of all administration pages: an administrator, live; a recent sign-in for what changes something.
 
 `is_admin` is read with the session of each request. `server.administration` makes the changes: it reads it once more,
-and records each with the administrator's name.
+and records each with the administrator's name. Where `sign_in.passkey_for` names administration, a change also needs a
+passkey.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from server.deployment import Deployment
 from server.http import pages
 from server.portal.forms import Form, PageRefused
 from server.portal.requests import OwnVisit, own_route, sign_in_path
+from server.portal.stepping_up import link_of
+from server.sign_in import step_up
 from vault import tickets
 from vault.records import TicketPurpose, User
 
@@ -69,10 +72,18 @@ class AdminVisit:
         """Render a page of the room: its tabs, what was just done, and whether changes need a new sign-in."""
         values: dict[str, object] = {
             "done": await self._notice(),
-            "sign_in_again": "" if self.is_recent else sign_in_path(self._with_query(), is_again=True),
+            "to_change": self._way_to_change(),
             **context,
         }
         return self.own.page(f"administration/{template}", values, status=status)
+
+    def _way_to_change(self) -> dict[str, str]:
+        """What the person must do before they can change something, and where; empty when nothing."""
+        back = self._with_query()
+        if step_up.lacks_proof(self.deployment, self.own.session, "administration"):
+            needed = step_up.StepUpRequired("", needs="passkey")
+            return {"path": link_of(needed, back=back), "needs": "passkey"}
+        return {} if self.is_recent else {"path": sign_in_path(back, is_again=True), "needs": "recent"}
 
     def _with_query(self) -> str:
         url = self.own.visit.request.url
@@ -120,17 +131,24 @@ AdminPage = Callable[[AdminVisit], Awaitable[Response]]
 
 
 def admin_route(
-    deployment: Deployment, path: str, *, get: AdminPage | None = None, post: AdminPage | None = None, back: str = ""
+    deployment: Deployment,
+    path: str,
+    *,
+    get: AdminPage | None = None,
+    post: AdminPage | None = None,
+    back: str = "",
+    is_presence: bool = True,
 ) -> Route:
     """A page for administrators. A change after a long time leads to signing in again, and then to the page.
 
-    `back` is that page, relative to a path without one of its own.
+    `back` is that page, relative to a path without one of its own. `is_presence`: as in `own_route`.
     """
     return own_route(
         deployment,
         ROOT + path,
         get=None if get is None else _guard(get, changes=False, back=back),
         post=None if post is None else _guard(post, changes=True, back=back),
+        is_presence=is_presence,
     )
 
 
@@ -139,9 +157,11 @@ def _guard(page: AdminPage, *, changes: bool, back: str) -> Callable[[OwnVisit],
         if not own.user.is_admin:
             raise PageRefused("not_admin", kind="forbidden", detail=f"not an administrator: {own.user.id}")
         visit = AdminVisit(own)
-        if changes and not visit.is_recent:
+        if changes:
             target = visit.path.rpartition("/")[0] if back == ".." else back or visit.path
-            return pages.go(sign_in_path(target, is_again=True))
+            await step_up.check_passkey(own.deployment, own.session, "administration", back=target)
+            if not visit.is_recent:
+                return pages.go(sign_in_path(target, is_again=True))
         try:
             return await page(visit)
         except ChangeRefused as refused:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.routing import Route
 
 from server.deployment import Deployment
-from server.portal.administration import agents, people, providers, vault_pages
+from server.portal.administration import activity, agents, keys, people, providers, rules, vault_pages
 from server.portal.administration.room import admin_route
 
 
@@ -30,5 +30,11 @@ def admin_routes(deployment: Deployment) -> list[Route]:
         admin_route(deployment, "/agents/{client:path}/cut-off", get=agents.confirm, post=agents.cut_off),
         admin_route(deployment, "/agents/{client:path}", get=agents.show_one),
         admin_route(deployment, "/settings", get=vault_pages.show_settings),
-        admin_route(deployment, "/activity", get=vault_pages.show_activity),
+        admin_route(deployment, "/tools", get=rules.show_tools),
+        admin_route(deployment, "/policies", get=rules.show_policies),
+        admin_route(deployment, "/keys", get=keys.show),
+        admin_route(deployment, "/keys/rotate", post=keys.rotate, back=".."),
+        admin_route(deployment, "/activity", get=activity.show),
+        admin_route(deployment, "/activity/new", get=activity.show_new, is_presence=False),
+        admin_route(deployment, "/activity/export", get=activity.export),
     ]

@@ -1,0 +1,92 @@
+"""What happened to everybody, for administrators: the filters, files and live rows of people's own activity pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from starlette.responses import Response
+
+from server.http.page_texts import text
+from server.portal.activity import PAGE_SIZE, Feed, Wish, export_of, news, place_in, read_wish
+from server.portal.administration.room import ROOT, AdminVisit
+from vault import clients, users
+from vault.records import Client, User
+
+PAGE: Final = f"{ROOT}/activity"
+_CHOICES: Final = 10  # agents of one name to choose from
+_FIELD_LIMIT: Final = 200  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the address asks for. `problem`: why nothing is found; `choices`: agents that it may mean."""
+
+    feed: Feed
+    wish: Wish
+    person: User | None = None
+    agent: Client | None = None
+    problem: str = ""
+    choices: tuple[Client, ...] = ()
+
+
+async def _read(visit: AdminVisit) -> _Asked:
+    deployment, named = visit.deployment, visit.query("person").strip()[:_FIELD_LIMIT]
+    wish, account = read_wish(visit.query), visit.query("account").strip()[:_FIELD_LIMIT]
+    wish = Wish(
+        {"person": named, **wish.fields, "account": account}, replace(wish.filter, connection_id="", account=account)
+    )
+    asked = _Asked(Feed(deployment, PAGE, None, names_people=True), wish)
+    if named:
+        reader = deployment.database
+        person = await users.find_user(reader, named) or await users.get_user(reader, named)
+        if person is None:
+            nobody = replace(asked.feed, user_id=named)  # finds nothing, instead of what everybody did
+            return replace(asked, feed=nobody, problem=text("admin_activity.no_person", named=named))
+        asked = replace(asked, person=person, feed=replace(asked.feed, user_id=person.id))
+    return await _with_agent(visit, asked)
+
+
+async def _with_agent(visit: AdminVisit, asked: _Asked) -> _Asked:
+    """The agent that is named, by its id or by a name that only one has."""
+    named = asked.wish.fields["agent"].strip()
+    if not named:
+        return asked
+    reader = visit.deployment.database
+    found = await clients.get_client(reader, named)
+    if found is None:
+        near, _ = await clients.find_page(reader, named=named, limit=_CHOICES)
+        exact = tuple(one for one in near if one.name.casefold() == named.casefold()) or near
+        if len(exact) != 1:
+            problem = text("admin_activity.several_agents" if exact else "admin_activity.no_agent", named=named)
+            return replace(asked, problem=problem, choices=exact)
+        (found,) = exact
+    wish = Wish(asked.wish.fields, replace(asked.wish.filter, client_id=found.id))
+    return replace(asked, wish=wish, agent=found)
+
+
+async def show(visit: AdminVisit) -> Response:
+    """One page of it."""
+    asked, before = await _read(visit), place_in(visit.query("before"))
+    found = await asked.feed.find(asked.wish, limit=PAGE_SIZE, before=before)
+    context: dict[str, object] = asked.feed.page(asked.wish, found, before=before) | {
+        "rows": await asked.feed.tell(found.events),
+        "person": asked.person,
+        "agent": asked.agent,
+        "problem": asked.problem,
+        "choices": [(one, f"{PAGE}?{asked.wish.query(agent=one.id)}") for one in asked.choices],
+        "tools": sorted(one.name for one in visit.deployment.tools),
+    }
+    return await visit.page("activity.html", context)
+
+
+async def show_new(visit: AdminVisit) -> Response:
+    """The events since `after`, as rows for the page that is open."""
+    asked = await _read(visit)
+    return visit.own.page("activity_new.html", await news(asked.feed, asked.wish, visit.own))
+
+
+async def export(visit: AdminVisit) -> Response:
+    """All that the filters find, with the names of the people, as CSV or as lines of JSON."""
+    asked = await _read(visit)
+    return export_of(asked.feed, asked.wish, kind=visit.query("format"))
