@@ -11,7 +11,7 @@ from jinja2 import Environment
 from pydantic import BaseModel
 
 from server.http import page_texts
-from server.settings import Settings
+from server.settings import load_settings
 
 _TEMPLATES = sorted(Path(str(resources.files("server.portal").joinpath("templates"))).rglob("*.html"))
 _HANDLERS = [
@@ -97,7 +97,7 @@ def _asked_for() -> set[str]:
 def _is_setting(name: str) -> bool:
     """Whether a page names the setting `section.field`."""
     section, _, setting = name.partition(".")
-    found = getattr(Settings(), section, None)
+    found = getattr(load_settings(), section, None)
     return isinstance(found, BaseModel) and setting in type(found).model_fields
 
 

@@ -16,7 +16,7 @@ from server.deployment import Deployment
 from server.http.page_texts import section, text
 from server.portal.administration.room import AdminVisit
 from server.settings import Settings
-from vault import standing_approvals
+from vault.approvals import standing_approvals
 
 _SECONDS: Final = (("days", 86400), ("hours", 3600), ("minutes", 60), ("seconds", 1))
 

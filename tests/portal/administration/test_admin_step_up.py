@@ -10,12 +10,13 @@ import pytest
 
 from server.portal import csrf
 from server.portal.administration.routes import admin_routes
-from tests.portal.test_passkeys import Holder, holder, options_of
-from tests.portal.test_step_up import action_of, confirm
+from tests.portal.sign_in.test_passkeys import Holder, holder, options_of
+from tests.portal.sign_in.test_step_up import action_of, confirm
 from tests.support.person import Person, session_token
-from tests.support.portal_room import Room, running_room
-from vault import clients, sessions, users
+from tests.support.rooms.portal_room import Room, running_room
+from vault import clients, users
 from vault.records import User
+from vault.sign_in import sessions
 
 RECENT = 900
 

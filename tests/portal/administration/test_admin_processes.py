@@ -12,8 +12,8 @@ from server.live_providers import LOOK_EVERY
 from tests.conftest import Store
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of
-from tests.support.portal_room import query_of
 from tests.support.processes import Place, free_port
+from tests.support.rooms.portal_room import query_of
 from vault import users
 from vault.keys import passwords
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.portal.test_portal_activity import record, rows
 from tests.support.person import Person
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import users
 from vault.audit import search
 from vault.keys.inventory import list_keys
