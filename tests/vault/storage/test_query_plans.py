@@ -43,6 +43,9 @@ ALLOWED = {
     "select id from clients limit 1": "as above",
     "select id from connections limit 1": "as above",
     "select count(*) as n from users where tenant = :tenant": "a command of the owner",
+    "select count(*) as n from standing_approvals where tenant = :tenant and expires_at": (
+        "a page of administrators: those in force, by an index"
+    ),
     "select id, name, password_hash, is_admin, created_at, disabled_at from users where tenant": (
         "the admins, by an index of them alone"
     ),
