@@ -8,7 +8,6 @@ from starlette.responses import Response
 
 from server.administration.effective_settings import effective_settings
 from server.administration.overview import find_troubles
-from server.deployment import Deployment
 from server.portal.administration.room import AdminVisit
 from vault.upkeep import replicas
 
