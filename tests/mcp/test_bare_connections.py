@@ -7,13 +7,24 @@ import contextlib
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.server import ServerState
 
-from server.http.connections import HEAD, LINE, PIPELINED, ConnectionLimits, capacity
+from server.http.connections import (
+    HEAD,
+    LINE,
+    PIPELINED,
+    BoundedConfig,
+    BoundedProtocol,
+    ConnectionLimits,
+    capacity,
+)
+from server.runtime.serving import server_config
 from tests.support.harness import free_socket, serving
 from tests.support.processes import Place, free_port
 
@@ -271,14 +282,86 @@ async def test_who_has_waited_longest_makes_room_and_answers_are_never_cut_for_i
             writer.transport.abort()
 
 
-def test_an_address_far_away_has_a_share_and_this_machine_and_named_proxies_have_a_reserve() -> None:
-    bounds = ConnectionLimits(total=100, per_address=10, proxies=("10.0.0.0/8",))
-    assert bounds.is_near("127.0.0.1")
-    assert bounds.is_near("::1")
-    assert bounds.is_near("::ffff:127.0.0.1")
-    assert bounds.is_near("10.1.2.3")
-    assert not bounds.is_near("192.0.2.1")
-    assert not bounds.is_near("2001:db8::1")
+class Far(asyncio.Transport):
+    """A connection from somewhere that no socket of a test can come from."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__({"peername": (address, 50_000), "sockname": ("198.51.100.1", 443)})
+        self.is_cut = False
+
+    def abort(self) -> None:
+        self.is_cut = True
+
+    def close(self) -> None:
+        self.is_cut = True
+
+    def is_closing(self) -> bool:
+        return self.is_cut
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Nobody reads it."""
+
+
+@dataclass
+class Door:
+    """Where connections arrive, without a socket."""
+
+    bounds: ConnectionLimits
+    config: BoundedConfig = field(init=False)
+    protocols: list[BoundedProtocol] = field(default_factory=list[BoundedProtocol])
+
+    def __post_init__(self) -> None:
+        config = server_config(answering, self.bounds)
+        assert isinstance(config, BoundedConfig)
+        self.config = config
+
+    def arrive(self, address: str, *, is_busy: bool = False) -> Far:
+        """A new connection from there; `is_busy`: with a request that is being answered."""
+        made = BoundedProtocol(self.config, ServerState(), {})
+        transport = Far(address)
+        made.connection_made(transport)
+        if is_busy:
+            self.config.open_connections.work(made)
+        self.protocols.append(made)
+        return transport
+
+    def close(self) -> None:
+        for one in self.protocols:
+            one.connection_lost(None)
+
+
+@pytest.fixture
+async def door() -> AsyncGenerator[Door]:
+    made = Door(ConnectionLimits(total=32, per_address=4, proxies=("10.0.0.0/8",)))
+    yield made
+    made.close()
+
+
+async def test_an_address_far_away_has_a_share(door: Door) -> None:
+    first, *others = [door.arrive("192.0.2.1") for _ in range(5)]
+    assert first.is_cut, "the one that waited longest makes room"
+    assert not any(one.is_cut for one in others)
+    network = [door.arrive(f"2001:db8::{number}", is_busy=True) for number in range(1, 6)]
+    assert [one.is_cut for one in network] == [False] * 4 + [True], "a /64 is one, and answers are never cut"
+    for near in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "10.1.2.3"):  # the twins: many people may be behind these
+        assert not any(door.arrive(near, is_busy=True).is_cut for _ in range(5))
+
+
+async def test_this_machine_and_named_proxies_have_a_reserve(door: Door) -> None:
+    far = [door.arrive(f"192.0.2.{number}", is_busy=True) for number in range(1, 32)]
+    assert [one.is_cut for one in far] == [False] * 30 + [True]
+    near = [door.arrive(address, is_busy=True) for address in ("127.0.0.1", "10.1.2.3", "127.0.0.1")]
+    assert [one.is_cut for one in near] == [False, False, True]
+
+
+async def test_who_is_far_takes_no_place_from_who_is_near(door: Door) -> None:
+    near = [door.arrive("127.0.0.1") for _ in range(31)]
+    assert door.arrive("192.0.2.1").is_cut
+    assert not any(one.is_cut for one in near)
+    assert [door.arrive("127.0.0.1").is_cut for _ in range(2)] == [False, False]
+    assert [one.is_cut for one in near] == [True] + [
+        False
+    ] * 30  # the twin: those who are near make room for each other
 
 
 def test_half_of_few_files_and_all_but_256_of_many_are_for_connections() -> None:
