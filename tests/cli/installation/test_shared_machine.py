@@ -21,10 +21,10 @@ from mcp_types import CallToolResult, TextContent
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.app import open_deployment
+from server.app import build_app, open_deployment
 from server.deployment import Deployment
 from server.lifecycle.loopback import Holder, address_of, hosts_of, look
-from server.mcp.local_owner import local_principal
+from server.mcp.local_owner import find_owner, local_principal
 from server.mcp.offer.connections_tool import ConnectionsInput
 from server.mcp.offer.connections_tool import look as list_connections
 from server.runtime import browser, peers
@@ -34,9 +34,9 @@ from server.runtime.printable import printable
 from server.settings import SettingsRefused, load_settings
 from server.sign_in import password
 from tests.support.chromium import running_chromium
-from tests.support.harness import PASSWORD, RunningVault, running_vault
+from tests.support.harness import PASSWORD, RunningVault, free_socket, running_vault, serving
 from tests.support.other_user import NOBODY, ask, can_bind, listening, needs_root
-from tests.support.person import forms_of, session_cookie
+from tests.support.person import Person, forms_of, session_cookie
 from tests.support.processes import Place
 from vault import grants
 from vault.refusals import GrantEnded
@@ -227,6 +227,39 @@ async def test_another_user_cannot_use_the_owners_link_or_use_it_up(vault: Runni
     assert not [value for name, value in fields if name == "set-cookie" and "token_vault_browser" not in value]
     async with vault.person() as person:
         assert (await person.open(link)).url.path == "/agents"
+
+
+@needs_root
+async def test_another_user_opens_no_window_of_the_owners(vault: RunningVault) -> None:
+    opened: list[str] = []
+
+    def open_browser(url: str) -> bool:
+        opened.append(url)
+        return True
+
+    sock = free_socket()
+    host = f"localhost:{sock.getsockname()[1]}"
+    server = vault.settings.server.model_copy(update={"public_url": f"http://{host}"})
+    settings = vault.settings.model_copy(update={"server": server})
+    async with (
+        open_deployment(settings, data=vault.deployment.data, open_browser=open_browser) as deployment,
+        serving(build_app(deployment), sock),
+        Person(f"http://{host}") as owner,
+    ):
+        await find_owner(deployment)
+        port = sock.getsockname()[1]
+        _, fields, page = await ask(port, "/sign-in", headers={"host": host})
+        cookie = next(value for name, value in fields if name == "set-cookie").partition(";")[0]
+        form = next(one for one in forms_of(page) if one.action == "/sign-in/local")
+        headers = {"host": host, "cookie": cookie, "origin": f"http://{host}"}
+        headers["content-type"] = "application/x-www-form-urlencoded"
+        body = urlencode(form.filled({}))
+        status, _, page = await ask(port, "/sign-in/local", method="POST", body=body, headers=headers)
+        assert status == 403
+        assert "another user of this computer" in page
+        assert opened == []
+        await owner.submit(await owner.open("/sign-in"), form="/sign-in/local")  # the twin
+        assert len(opened) == 1
 
 
 @needs_root
