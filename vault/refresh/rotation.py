@@ -34,6 +34,7 @@ from vault.refusals import (
 )
 from vault.scopes import derives
 from vault.spans import span
+from vault.storage.clock import boot_time
 from vault.upstream import UpstreamPolicy
 
 __all__ = ["RefreshTasks", "Vault", "keep_fresh", "obstacle", "refresh", "refresh_ahead"]
@@ -151,7 +152,7 @@ async def _get(vault: Vault, wish: TokenWish) -> int:
     wait = WATCH[0]
     await attempts.pay(vault, wish.connection_id)
     while True:
-        started = loop.time()
+        started = boot_time()
         facts = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key)
         now = vault.database.now()
         facts, newer = _look(vault, wish, facts=facts, now=now)
@@ -179,7 +180,7 @@ async def _in_place(
     at_once = await _enter(vault, provider, patience=until - loop.time())
     try:
         if not at_once:
-            read_at = loop.time()
+            read_at = boot_time()
             found = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key)
             now = vault.database.now()
             facts, newer = _look(vault, wish, facts=found, now=now)
@@ -213,7 +214,7 @@ async def _attempt(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, rea
     await vault.database.hold_liveness(vault.owner)
     await vault.journal.reserve(facts.connection_id, now=now, tokens=facts.answer_size)
     lease = await _claim(vault, facts, gone=facts.lease_owner if facts.is_leased(now) else None)
-    if lease is not None and not is_claim_void(asyncio.get_running_loop().time() - read_at):
+    if lease is not None and not is_claim_void(boot_time() - read_at):
         with span("refresh", provider=facts.provider):
             return await spender.spend(lease)
     if lease is not None:  # we slept: the decision may be stale

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import time
 from dataclasses import fields
 
 import pytest
@@ -82,6 +84,26 @@ async def test_a_claim_that_slept_too_long_is_let_go_unsent(
         assert len(room.slack.sends) == sends
         facts = await room.row(connection)
         assert (facts.lease_owner, facts.sent_at) == (None, None)
+
+
+@pytest.mark.parametrize(("asleep", "sends"), [(rules.SEND_DEADLINE + 1, 0), (0, 1)])
+async def test_a_claim_during_which_the_machine_slept_is_let_go_unsent(
+    store: Store, monkeypatch: pytest.MonkeyPatch, *, asleep: int, sends: int
+) -> None:
+    """Rule 6: on a suspended machine the monotonic clock stands still, while other hosts wait for the lease to end."""
+    async with open_room(store, rotation=RotationMode.STRICT) as room:
+        await room.connect()
+        room.pass_time(3600)
+        monkeypatch.setattr(rotation, "PATIENCE", 1.3)
+        boot, naps = time.clock_gettime, itertools.count(step=asleep)
+        monkeypatch.setattr(time, "clock_gettime", lambda clock: boot(clock) + next(naps))
+        if asleep:
+            with pytest.raises(TemporarilyUnavailable):
+                await room.exchange()
+        else:
+            assert await room.exchange()
+        await room.settle()
+        assert len(room.slack.sends) == sends
 
 
 @pytest.mark.parametrize("holder_lives", [True, False])
