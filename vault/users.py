@@ -204,6 +204,13 @@ async def set_admin(transaction: Transaction, user_id: str, *, is_admin: bool) -
     )
 
 
+async def hold_user(transaction: Transaction, user_id: str) -> None:
+    """Until the transaction ends, no other one passes this call for the same user: what it counts stays true."""
+    await transaction.execute(
+        "update users set name = name where tenant = :tenant and id = :id", {"tenant": TENANT, "id": user_id}
+    )
+
+
 async def is_last_admin(transaction: Transaction, user_id: str) -> bool:
     """Whether nobody but this user could administer the vault.
 

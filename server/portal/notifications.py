@@ -17,7 +17,7 @@ from server.notifying import sending, web_push, wording
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from server.sign_in.devices import describe_browser
-from vault import limits, tickets
+from vault import limits, tickets, users
 from vault.notices import channels
 from vault.notices.channels import CHANNEL_KINDS, HOWS, KINDS, MOST_CHANNELS, PUSH, NoticeChannel, NoticeSettings
 from vault.records import TicketPurpose
@@ -126,15 +126,16 @@ async def add(visit: OwnVisit) -> Response:
     """Add a channel. A mail address gets a link first, which only the person it belongs to can open."""
     deployment = visit.deployment
     kind, target = visit.form.one("kind"), visit.form.one("target").strip()
-    problem = _problem(deployment, kind, target) or await _no_room(visit, kind, target)
-    if problem:
+    if problem := _problem(deployment, kind, target):
         return await _page(visit, error=problem, target=target[:_TARGET_LIMIT], kind=kind, status=400)
     if kind == "email":
         await _spend(visit)
-    channel = await _add(visit, kind, _label(kind, target), target)
+    added = await _add(visit, kind, _label(kind, target), target)
+    if isinstance(added, str):
+        return await _page(visit, error=added, target=target, kind=kind, status=400)
     if kind != "email":
         return _go_back("added")
-    return _go_back("confirm_sent" if await _send_confirmation(visit, channel) else "failed")
+    return _go_back("confirm_sent" if await _send_confirmation(visit, added) else "failed")
 
 
 async def add_browser(visit: OwnVisit) -> Response:
@@ -144,28 +145,25 @@ async def add_browser(visit: OwnVisit) -> Response:
         raise PageRefused("notice_choice")
     if url_problem(found.endpoint, visit.deployment.http.policy) is not None:
         return await _page(visit, error=text("notifications.bad_push"), status=400)
-    if problem := await _no_room(visit, PUSH, found.to_json()):
-        return await _page(visit, error=problem, status=400)
     browser = describe_browser(visit.visit.request.headers.get("user-agent", ""))
-    await _add(visit, PUSH, browser, found.to_json())
-    return _go_back("added")
+    added = await _add(visit, PUSH, browser, found.to_json())
+    return await _page(visit, error=added, status=400) if isinstance(added, str) else _go_back("added")
 
 
-async def _no_room(visit: OwnVisit, kind: str, target: str) -> str:
-    """Why the person can't have this channel too; empty if they can."""
-    owned = await channels.list_channels(visit.deployment.database, visit.deployment.keys, visit.user.id)
-    if len(owned) >= MOST_CHANNELS:
-        return text("notifications.full", number=MOST_CHANNELS)
-    return text("notifications.known") if any((one.kind, one.target) == (kind, target) for one in owned) else ""
-
-
-async def _add(visit: OwnVisit, kind: str, label: str, target: str) -> NoticeChannel:
-    deployment = visit.deployment
+async def _add(visit: OwnVisit, kind: str, label: str, target: str) -> NoticeChannel | str:
+    """The new channel, or why the person can't have it too."""
+    deployment, user_id = visit.deployment, visit.user.id
     async with deployment.transaction() as transaction:
+        await users.hold_user(transaction, user_id)
+        owned = await channels.list_channels(transaction, deployment.keys, user_id)
+        if len(owned) >= MOST_CHANNELS:
+            return text("notifications.full", number=MOST_CHANNELS)
+        if any((one.kind, one.target) == (kind, target) for one in owned):
+            return text("notifications.known")
         return await channels.add_channel(
             transaction,
             deployment.keys,
-            user_id=visit.user.id,
+            user_id=user_id,
             kind=kind,
             label=label,
             target=target,

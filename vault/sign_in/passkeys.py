@@ -11,7 +11,7 @@ from typing import Final
 from vault.records import TENANT, User, new_id
 from vault.refusals import VaultError
 from vault.storage.database import Reader, Row, Transaction, binary, integer, integer_or_none, text
-from vault.users import user_from_row
+from vault.users import hold_user, user_from_row
 
 MOST: Final = 20  # passkeys of one person
 NAME_LIMIT: Final = 60  # characters
@@ -83,6 +83,7 @@ async def add(
     now: int,
 ) -> Passkey:
     """Store a new passkey. Raises PasskeyTaken or TooManyPasskeys."""
+    await hold_user(transaction, user_id)
     if len(await list_passkeys(transaction, user_id)) >= MOST:
         raise TooManyPasskeys(f"You have {MOST} passkeys already. Remove one that you no longer use.")
     made = Passkey(new_id(), user_id, credential_id, public_key, sign_count, is_synced, name, now)

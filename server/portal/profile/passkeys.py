@@ -97,6 +97,7 @@ async def remove(visit: OwnVisit) -> Response:
     await step_up.check_passkey_change(deployment, visit.session)
     which = str(visit.visit.request.path_params["passkey"])
     async with deployment.transaction() as transaction:
+        await users.hold_user(transaction, user.id)
         held = {one.id: one for one in await passkeys.list_passkeys(transaction, user.id)}
         if which not in held:
             raise PageRefused("no_passkey", kind="not_found")

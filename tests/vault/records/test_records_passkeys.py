@@ -79,6 +79,16 @@ async def test_a_person_has_a_bounded_number_of_passkeys(database: Database) -> 
     await _add(database, alice.id)
 
 
+async def test_passkeys_that_come_at_once_keep_within_the_number(database: Database) -> None:
+    alice = (await seed(database)).user
+    for number in range(MOST - 1):
+        await _add(database, alice.id, bytes([number]))
+    tries = (_add(database, alice.id, bytes([MOST, number])) for number in range(6))
+    outcomes = await asyncio.gather(*tries, return_exceptions=True)
+    assert [type(one) for one in outcomes if not isinstance(one, Passkey)] == [TooManyPasskeys] * 5
+    assert len(await passkeys.list_passkeys(database, alice.id)) == MOST
+
+
 async def test_a_deleted_person_leaves_no_passkey_and_no_session(database: Database) -> None:
     alice, bob = (await seed(database)).user, (await seed(database, name="bob", client_id="agent-2")).user
     await _add(database, alice.id)
