@@ -7,8 +7,8 @@ Everything but the address stands in OpenTelemetry's own variables (`OTEL_EXPORT
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
@@ -20,12 +20,12 @@ from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetr
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from providers.outbound.client import Outbound
 from server.live_providers import LiveProviders
-from server.provider_settings import SettingsRefused
 from server.runtime.version import VERSION
+from server.telemetry.figures_page import figures_page
 from server.telemetry.gauges import Gauges
 from server.telemetry.meters import Meters
 from server.telemetry.observed import ObservedDatabase, ObservedOutbound
@@ -84,29 +84,10 @@ class Telemetry:
         """Read the gauges and serve `/metrics` while the block runs. Raises SettingsRefused."""
         gauges = Gauges(self._meters.get_meter(_NAME, VERSION), deployment)
         task = asyncio.create_task(gauges.run(), name="gauges")
+        address = self._settings.prometheus
         try:
-            with self._page():
+            async with nullcontext() if address is None else figures_page(address, self.registry):
                 yield
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-
-    @contextmanager
-    def _page(self) -> Generator[None]:
-        if self._settings.prometheus is None:
-            yield
-            return
-        host, _, port = self._settings.prometheus.rpartition(":")
-        try:
-            server, thread = start_http_server(int(port), host.strip("[]"), self.registry)
-        except OSError as error:
-            raise SettingsRefused(
-                f"telemetry.prometheus: can't listen on {self._settings.prometheus} ({error.strerror}); "
-                "choose another port, or stop the program that has it"
-            ) from error
-        try:
-            yield
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()

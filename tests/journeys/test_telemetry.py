@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from starlette.routing import Route
 from server.app import open_deployment
 from server.provider_settings import SettingsRefused
 from server.settings import load_settings
+from server.telemetry.figures_page import CONNECTIONS
 from tests.conftest import Store
 from tests.support.harness import free_socket, serving
 from tests.support.processes import ROOT, Place, free_port
@@ -211,6 +213,22 @@ async def test_a_taken_port_stops_the_start_and_names_the_setting(tmp_path: Path
             with pytest.raises(SettingsRefused, match=r"telemetry\.prometheus"):
                 async with deployment.telemetry.run(deployment):
                     pass
+
+
+async def test_silent_connections_to_the_page_make_room_and_cost_no_thread(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    settings = load_settings(overrides={"telemetry": {"prometheus": address}})
+    async with open_deployment(settings, data=tmp_path, is_measured=True) as deployment:
+        assert deployment.telemetry is not None
+        async with deployment.telemetry.run(deployment):
+            threads, host, port = threading.active_count(), *address.split(":")
+            silent = [await asyncio.open_connection(host, int(port)) for _ in range(2 * CONNECTIONS)]
+            assert await scrape(address)
+            assert threading.active_count() < threads + CONNECTIONS // 2
+            async with asyncio.timeout(10):  # the first ones had to go
+                assert await silent[0][0].read() == b""
+            for _, writer in silent:
+                writer.transport.abort()
 
 
 def queries() -> Iterator[str]:
