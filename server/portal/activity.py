@@ -33,7 +33,7 @@ _NEW: Final = 100  # events that one look for new ones brings
 _SHORT: Final = 8  # events on another page
 _LOOK_BACK: Final = 300  # events among which those are looked for
 _FIELD_LIMIT: Final = 200  # characters of a filter
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for a formula (OWASP, CSV injection)
+_FORMULA: Final = (*"=+-@", *"＝＋－＠", *"\t\r\n")  # what spreadsheets take for a formula (OWASP, CSV injection)
 _COLUMNS: Final = ("time", "event", "outcome", "agent", "agent_id", "account", "connection_id", "details")
 _OF_PEOPLE: Final = ("person", "person_id")
 
