@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import chain
 from typing import Final
 
 _BASE64_FROM: Final = 12  # characters: a shorter secret leaves too few of them in base64 to be distinctive
@@ -22,14 +21,21 @@ _ESCAPE: Final = re.compile(
     rb"|%(?:25){0,4}(?P<url>[2-7][0-9A-Fa-f]|0[9AaDd])"
     rb"|&#(?:[xX]0{0,4}(?P<html>[2-7][0-9A-Fa-f]|[9AaDd])|0{0,4}(?P<decimal>3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-6]|9|10|13));"
 )
+_ESCAPES: Final = re.compile(b"(%s)" % re.sub(rb"\?P<[a-z]+>", b"?:", _ESCAPE.pattern))
 # Those of them that are written as a number, by their first letter, which is in none of the others.
 _NUMBERED: Final = {
-    b"\\": re.compile(rb"\\\\{0,7}(?:u00|x)(?:[2-7][0-9A-Fa-f]|0[9AaDd])"),
-    b"%": re.compile(rb"%(?:25){0,4}(?:[2-7][0-9A-Fa-f]|0[9AaDd])"),
-    b"&": re.compile(
-        rb"&#(?:[xX]0{0,4}(?:[2-7][0-9A-Fa-f]|[9AaDd])|0{0,4}(?:3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-6]|9|10|13));"
-    ),
+    b"\\": rb"\\\\{0,7}(?:u00|x)(?:[2-7][0-9A-Fa-f]|0[9AaDd])",
+    b"%": rb"%(?:25){0,4}(?:[2-7][0-9A-Fa-f]|0[9AaDd])",
+    b"&": rb"&#(?:[xX]0{0,4}(?:[2-7][0-9A-Fa-f]|[9AaDd])|0{0,4}(?:3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-6]|9|10|13));",
 }
+# Escaped ends of line in their usual spellings, by how they begin; a body in lines has one every few dozen bytes.
+_ENDS_OF_LINE: Final = {
+    b"\\u000": (b"\\u000a", b"\\u000d", b"\\u000A", b"\\u000D"),
+    b"\\n": (b"\\n", b"\\r"),
+    b"%0": (b"%0A", b"%0D", b"%0a", b"%0d"),
+    b"&#1": (b"&#10;", b"&#13;"),
+}
+_GLANCE: Final = 4096  # bytes that show what is escaped in a body
 _AS_LETTER: Final = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _LETTERS: Final = b"".join(_AS_LETTER)
 _LONGEST: Final = 14  # bytes of an escaped character
@@ -72,12 +78,13 @@ class Replacer:
     regular expressions from secrets: they would stay in a process-wide cache, and the secret with them.
     """
 
-    __slots__ = ("_exact", "_held", "_in_lines", "_letters", "_secrets", "_thin")
+    __slots__ = ("_exact", "_held", "_in_lines", "_joined", "_letters", "_secrets", "_thin")
 
     def __init__(self, secrets: Sequence[bytes], exact: Mapping[bytes, bytes] | None = None) -> None:
         self._secrets = secrets
         self._in_lines: Sequence[bytes] | None = None
-        self._thin: Sequence[bytes] = ()
+        self._joined: Collection[bytes] = ()
+        self._thin: Collection[bytes] = ()
         self._letters = b""  # of the secrets, and what breaks lines
         self._exact = exact or {}
         self._held = b""
@@ -151,7 +158,11 @@ class Replacer:
         Once its numbered escapes are read, a spelling of a secret and the secret itself are the same without the
         characters of `_THINNED`.
         """
-        self._thin = self._thin or [_thin(secret) for secret in self._secrets]
+        self._joined = self._joined or {_solid(one) for one in _headless(self._secrets)}
+        joined = _join_lines(content)
+        if not _has_escapes(joined):
+            return not any(secret in joined for secret in self._joined)
+        self._thin = self._thin or {_thin(secret) for secret in self._secrets}
         thin = _thin(_read_numbers(content))
         return not any(secret in thin for secret in self._thin)
 
@@ -226,19 +237,41 @@ def _character(escape: bytes) -> bytes:
 
 
 def _unescape(content: bytes) -> bytes:
-    return _ESCAPE.sub(lambda match: _character(match[0]), content)
+    return _read(_ESCAPES, content)
+
+
+def _read(escapes: re.Pattern[bytes], content: bytes) -> bytes:
+    """The content with these escapes read; the pattern captures each."""
+    parts = escapes.split(content)
+    parts[1::2] = map(_character, parts[1::2])
+    return b"".join(parts)
+
+
+def _join_lines(content: bytes) -> bytes:
+    """The content without line breaks, escaped in their usual spellings or not, if that is all that is escaped in it.
+
+    Otherwise something else, which still has escapes: without their first letters, none can come about by joining.
+    """
+    if len(content) > _GLANCE:
+        head = content[:_GLANCE]
+        if _has_escapes(_join_lines(head[: max(map(head.rfind, _NUMBERED))])):
+            return content
+    for beginning, ends in _ENDS_OF_LINE.items():
+        first = beginning[:1]  # a single byte is found much faster
+        if first in content and beginning in content:
+            for end in ends:
+                content = b"".join(content.split(end)) if first in content else content
+    return content if _has_escapes(content) else _solid(content)
 
 
 def _read_numbers(content: bytes) -> bytes:
     """The content with the escapes of `_NUMBERED` read."""
-    kinds = (kind.finditer(content) for first, kind in _NUMBERED.items() if first in content)
-    found = sorted(chain(*kinds), key=lambda match: match.start())
-    parts: list[bytes] = []
-    end = 0
-    for match in found:
-        parts += (content[end : match.start()], _character(match[0]))
-        end = match.end()
-    return b"".join([*parts, content[end:]]) if parts else content
+    return _read(_any_of(tuple(kind for first, kind in _NUMBERED.items() if first in content)), content)
+
+
+@lru_cache(maxsize=8)
+def _any_of(kinds: tuple[bytes, ...]) -> re.Pattern[bytes]:
+    return re.compile(b"(%s)" % b"|".join(kinds))
 
 
 def _thin(content: bytes) -> bytes:
@@ -247,7 +280,8 @@ def _thin(content: bytes) -> bytes:
 
 def _solid(content: bytes) -> bytes:
     """The content without line breaks."""
-    return content.translate(None, _BREAKS)
+    found = bytes(one for one in _BREAKS if one in content)
+    return content.translate(None, found) if len(found) > 1 else content.replace(found, b"") if found else content
 
 
 def _positions(content: bytes) -> list[int]:

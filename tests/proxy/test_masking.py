@@ -6,7 +6,8 @@ import itertools
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers.api.masking import Replacer, needles
@@ -172,12 +173,29 @@ def test_line_breaks_hold_nothing_back_and_join_nothing_that_is_apart() -> None:
         max_size=len(LONG),
     ),
     st.sampled_from([LONG, LONG.replace("c", "n").replace("E", "/"), "n%41b/r\\t-uu=&#65;x"]),
+    st.sampled_from(["", "abc\\n" * 900, "abc\\u000a" * 500, "%0Aab" * 900, 'ab\\"' * 1100]),
 )
 def test_a_quick_look_masks_what_an_exact_one_does(
-    spelled: list[tuple[Callable[[str], str], str]], secret: str
+    spelled: list[tuple[Callable[[str], str], str]], secret: str, before: str
 ) -> None:
-    body = "".join(spell(letter) + after for letter, (spell, after) in zip(secret, spelled, strict=False)).encode()
+    """Before a secret, so much else that what is escaped there decides how to look."""
+    letters = "".join(spell(letter) + after for letter, (spell, after) in zip(secret, spelled, strict=False))
+    body = (before + letters).encode()
     replacer = Replacer(needles(secret))
     exact = replacer.whole(body + b'"\n\n"' + secret.encode())  # which a quick look cannot rule out
     assert exact[: len(body)] == replacer.whole(body)
     assert exact.endswith(b"*" * len(secret))
+
+
+@pytest.mark.parametrize("end", ["\\u000a", "\\u000D\\u000A", "\\n", "\\r\\n", "%0A", "&#10;", "\\\\n", "\n"])
+@given(st.integers(0, 8_000), st.integers(4, 80), st.integers(1, 12_000))
+@settings(max_examples=10, deadline=None)
+def test_a_secret_in_a_large_body_in_lines_is_masked(end: str, at: int, width: int, cut: int) -> None:
+    letters = ("abcdefgh" * 1000)[:at] + LONG + "x" * 2000
+    body = in_lines(letters.encode(), width, end)
+    masked = through(Replacer(needles(LONG)), [body[:cut], body[cut:]])
+    assert len(masked) == len(body)
+    assert len(LONG) <= masked.count(b"*") <= len(LONG) * (1 + len(end))
+    assert Replacer(needles(LONG)).whole(body) == masked
+    apart = body.replace(b"x", b"y").replace(LONG[:1].encode(), b"z")  # the twin
+    assert Replacer(needles(LONG)).whole(apart) == apart
