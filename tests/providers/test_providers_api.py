@@ -421,6 +421,23 @@ async def test_a_token_that_dies_between_two_writes_is_renewed_for_the_second_al
     assert renewals == 1
 
 
+async def test_a_token_that_was_renewed_during_a_call_is_masked_as_the_one_before(bench: Bench) -> None:
+    fresh = "xoxp-fresh-token-canary-5544"
+
+    async def renew() -> Authority:
+        return Authority(fresh, scopes=frozenset({"chat:write"}))
+
+    def answer(arrived: Arrival) -> Reply:
+        is_new = arrived.headers["authorization"] == f"Bearer {fresh}"
+        return json_reply({"ok": is_new, "error": "token_revoked", "old": TOKEN, "new": fresh})
+
+    bench.server.answer = answer
+    scopes, provider = frozenset({"chat:write"}), provider_at("slack", bench.server.url)
+    api = UpstreamAPI(provider, bench.outbound, token=TOKEN, scopes=scopes, renew=renew, now=0)
+    said = await api.post("web", "/chat.postMessage", body={"channel": "C1", "text": "x"})
+    assert (said["old"], said["new"]) == ("*" * len(TOKEN), "*" * len(fresh))
+
+
 async def test_a_renewed_token_that_is_refused_too_ends_the_call(bench: Bench) -> None:
     async def renew() -> Authority:
         return Authority("fresh", scopes=frozenset({"chat:write"}))

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from providers.api.rules import Call, Payload, allows, authority, changes_method, unknown_body
+from providers.api.rules import Call, Payload, allows, authority, changes_method, header_changes_method, unknown_body
 from providers.definitions.catalog import SHELF, check_file, load_catalog
+from providers.definitions.method_overrides import Overrides
 from tests.providers.test_providers_catalog import GOOD, written
 from tests.support.doubles.scripted import Arrival, Reply, json_reply
 from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, proxy_room
@@ -131,6 +132,13 @@ async def test_no_parameter_of_a_tool_changes_the_method() -> None:
     scopes = frozenset({"pages_manage_posts"})
     assert not allows(facebook, Call("main", "POST", "/1/feed", {"message": "x", "method": "get"}), scopes)
     assert allows(facebook, Call("main", "POST", "/1/feed", {"message": "x"}), scopes)
+
+
+async def test_a_header_that_a_file_names_changes_the_method_there_only() -> None:
+    provider = CATALOG.provider("dropbox")
+    tunnels = provider.model_copy(update={"overrides": Overrides(headers=frozenset({"x-tunnelled"}))})
+    assert header_changes_method(tunnels, "x-tunnelled")
+    assert not header_changes_method(provider, "x-tunnelled")  # the twin
 
 
 async def test_every_file_with_rules_says_that_somebody_looked_for_overrides(tmp_path: Path) -> None:
