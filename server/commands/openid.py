@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from server.terminal.context import Setup, command, fail, note, say
+from server.terminal.registering import ClientIdOption, SecretInputOption, ShowOption
 
 if TYPE_CHECKING:
     from server.settings import OpenIDSettings
@@ -55,12 +56,8 @@ def set_up_openid(
     title: Annotated[
         str | None, typer.Option("--title", help="Label of its button on the sign-in page.", show_default=False)
     ] = None,
-    client_id: Annotated[
-        str | None, typer.Option("--client-id", help="The client ID. Without it, you're asked.", show_default=False)
-    ] = None,
-    client_secret_stdin: Annotated[
-        bool, typer.Option("--client-secret-stdin", help="Read the client secret from standard input.")
-    ] = False,
+    client_id: ClientIdOption = None,
+    client_secret_stdin: SecretInputOption = False,
     public: Annotated[bool, typer.Option("--public", help="Register as a public client, without a secret.")] = False,
     domain: Annotated[
         list[str] | None,
@@ -71,9 +68,7 @@ def set_up_openid(
         ),
     ] = None,
     everybody: Annotated[bool, typer.Option("--everybody", help="Let in everyone with an account there.")] = False,
-    show: Annotated[
-        bool, typer.Option("--show", help="Print what to enter at the provider, without changing anything.")
-    ] = False,
+    show: ShowOption = False,
     undo: Annotated[bool, typer.Option("--undo", help="Undo the last setup of this name.")] = False,
 ) -> None:
     """Set up sign-in through an OpenID Connect provider: print what to enter there, and ask for the values."""

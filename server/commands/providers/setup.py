@@ -13,6 +13,7 @@ import typer
 
 from server.terminal.context import Setup, fail, missing_vault, note, say
 from server.terminal.names import ProviderName, provider_called
+from server.terminal.registering import ClientIdOption, SecretInputOption, ShowOption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,12 +28,8 @@ def set_up(
     setup: Setup,
     name: ProviderName,
     *,
-    client_id: Annotated[
-        str | None, typer.Option("--client-id", help="The client ID. Without it, you're asked.", show_default=False)
-    ] = None,
-    client_secret_stdin: Annotated[
-        bool, typer.Option("--client-secret-stdin", help="Read the client secret from standard input.")
-    ] = False,
+    client_id: ClientIdOption = None,
+    client_secret_stdin: SecretInputOption = False,
     given: Annotated[
         list[str] | None,
         typer.Option(
@@ -44,9 +41,7 @@ def set_up(
     published: Annotated[
         bool, typer.Option("--published", help="Google: the app is in production, so its connections don't expire.")
     ] = False,
-    show: Annotated[
-        bool, typer.Option("--show", help="Print what to enter at the provider, without changing anything.")
-    ] = False,
+    show: ShowOption = False,
     undo: Annotated[bool, typer.Option("--undo", help="Undo the last setup of this provider.")] = False,
 ) -> None:
     """Print what to enter in the provider's console, ask for client ID and secret, and save them in the settings."""
