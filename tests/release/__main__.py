@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 from tests.release import trials
-from tests.release.artifacts import ROOT, build_all
+from tests.release.artifacts import ROOT, build_all, found_in
 from tests.release.version import written
 
 
@@ -18,16 +18,17 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="make release")
     parser.add_argument("--only", default="", help="only the trials whose name contains this")
+    parser.add_argument("--built", action="store_true", help="try what dist/ has, and build nothing")
     parser.add_argument("--dirty", action="store_true", help="allow changes that aren't committed; they aren't built")
     given = parser.parse_args()
     versions = written(ROOT)
     if len(versions) != 1:
         sys.exit(f"the files name several versions ({', '.join(sorted(versions))}): run make version V=...")
     changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, text=True)
-    if changed.stdout and not given.dirty:
+    if changed.stdout and not (given.dirty or given.built):
         sys.exit(f"commit first, a release is built from the commit:\n{changed.stdout}")
     folder = ROOT / "dist"
-    files = build_all(folder)
+    files = found_in(folder) if given.built else build_all(folder)
     for path in sorted(folder.iterdir()):
         print(f"{path.stat().st_size / 1024:9.0f} KiB  {path.name}")
     if not trials.run_all(*files, only=given.only):

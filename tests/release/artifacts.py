@@ -123,3 +123,10 @@ def build_all(folder: Path) -> tuple[Path, Path, Path]:
     package = debian.build(wheel, folder, epoch=epoch)
     write_sums(folder)
     return wheel, archive, package
+
+
+def found_in(folder: Path) -> tuple[Path, Path, Path]:
+    """What `build_all` left in the folder."""
+    (wheel,), (archive,) = folder.glob("mcp_token_vault-*.whl"), folder.glob("mcp_token_vault-*.tar.gz")
+    (package,) = folder.glob("token-vault_*.deb")
+    return wheel, archive, package

@@ -60,7 +60,7 @@ def build(wheel: Path, folder: Path, *, epoch: int) -> Path:
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
         environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch)}
-        command = ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(tree), str(target)]
+        command = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z3", "--build", str(tree), str(target)]
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     return target
 

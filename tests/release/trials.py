@@ -60,9 +60,13 @@ def use(run: Callable[..., str], *program: str | Path, version: str) -> None:
 def pythons() -> dict[str, str]:
     """The interpreters of the supported releases on this machine."""
     found: dict[str, str] = {}
+    managed = [str(folder) for folder in Path.home().glob(".pyenv/versions/*/bin")]
+    path = os.pathsep.join([*managed, os.environ.get("PATH", "")])
     for version in PYTHONS:
         command = [find_uv_bin(), "python", "find", "--no-python-downloads", "--no-project", "--system", version]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd="/", env={**os.environ, "PATH": path}
+        )
         if done.returncode == 0:
             found[version] = done.stdout.strip()
     return found
