@@ -274,11 +274,12 @@ def build_app(deployment: Deployment) -> ASGIApp:
 
     def build_rest() -> ASGIApp:
         import server.api
+        import server.auth0
         import server.oauth
         import server.portal
         from server.http.pages import FAILURES, answer_failure
 
-        routes = server.oauth.routes(deployment)
+        routes = [*server.oauth.routes(deployment), *server.auth0.routes(deployment)]
         edge.call_directly(routes)
         pages = Starlette(
             routes=[*routes, *server.api.routes(deployment), *server.portal.routes(deployment)],

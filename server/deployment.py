@@ -96,8 +96,13 @@ class Deployment:
 
     @property
     def public_url(self) -> str:
-        """Our origin without a trailing slash; the issuer."""
+        """Our origin without a trailing slash."""
         return self.settings.public_url
+
+    @property
+    def issuer(self) -> str:
+        """See `Settings.issuer`."""
+        return self.settings.issuer
 
     def url(self, path: str) -> str:
         """An absolute URL of ours; `path` starts with a slash."""

@@ -82,6 +82,9 @@ KINDS: Final[dict[str, RefusalKind]] = {
     "too_many_requests": RefusalKind(429, "temporarily_unavailable"),
     "method_not_allowed": RefusalKind(405),
     "body_too_large": RefusalKind(413),
+    # Auth0's wire: clients branch on these codes
+    "no_connected_account": RefusalKind(401, "federated_connection_refresh_token_not_found"),
+    "no_such_account": RefusalKind(401, "user_not_found"),
     # Pages
     "not_signed_in": RefusalKind(401),
     "forbidden": RefusalKind(403),

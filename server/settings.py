@@ -50,6 +50,9 @@ class ServerSettings(Section):
     """Where the server listens, and the address that people and clients know it by."""
 
     public_url: str | None = Field(default=None, description="Address that clients see; default http://localhost:PORT")
+    issuer_slash: bool = Field(
+        default=False, description="End the issuer (`iss`) with a slash, as Auth0's does. Tokens of before then end"
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535, description="Port to listen on")
     allowed_hosts: tuple[str, ...] = Field(
@@ -279,6 +282,16 @@ class ExchangeSettings(Section):
     )
 
 
+class Auth0Settings(Section):
+    """The wire of Auth0's Token Vault and My Account API, for clients that were written for it."""
+
+    enabled: bool = Field(default=False, description="Serve /oauth/token, /me/v1 and the other paths of Auth0's wire")
+    connections: Annotated[
+        Mapping[str, str],
+        Field(default_factory=dict[str, str], description="Provider by further names of Auth0 connections"),
+    ]
+
+
 class IssuerSettings(Section):
     """Another issuer whose JWTs say for whom a client acts."""
 
@@ -444,6 +457,7 @@ class Settings(BaseSettings):
     tokens: TokenSettings = TokenSettings()
     sign_in: SignInSettings = SignInSettings()
     exchange: ExchangeSettings = ExchangeSettings()
+    auth0: Annotated[Auth0Settings, Field(default_factory=Auth0Settings)]
     issuers: Annotated[Mapping[str, IssuerSettings], Field(default_factory=dict[str, IssuerSettings])]
     approvals: ApprovalSettings = ApprovalSettings()
     activity: ActivitySettings = ActivitySettings()
@@ -476,6 +490,11 @@ class Settings(BaseSettings):
     def public_url(self) -> str:
         """Origin that everything derives from, without a trailing slash."""
         return self.server.public_url or f"http://localhost:{self.server.port}"
+
+    @property
+    def issuer(self) -> str:
+        """The `iss` of tokens and documents (RFC 8414 §2): the public URL, with a trailing slash if set so."""
+        return f"{self.public_url}/" if self.server.issuer_slash else self.public_url
 
     @property
     def is_loopback(self) -> bool:

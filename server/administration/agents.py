@@ -15,6 +15,7 @@ from typing import Final
 from providers.definitions.suggestions import did_you_mean
 from server.administration.actor import Actor, ChangeRefused
 from server.http.cors import ORIGINS, origin_of
+from server.oauth.clients import auth0
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.clients.rules import DEVICE_GRANT, USUAL_GRANT_TYPES, public_keys
 from server.oauth.exchange import release, workers
@@ -68,6 +69,7 @@ class NewAgent:
     resources: tuple[str, ...] = ()
     by_device: bool = False
     exchanges: bool = False
+    speaks_auth0: bool = False  # it was written for Auth0's wire
     release: str | None = None
     origins: tuple[str, ...] = ()
     worker: WorkerWish = WorkerWish()
@@ -189,7 +191,7 @@ def _grant_types(wanted: NewAgent) -> frozenset[str]:
 
 
 async def _metadata(actor: Actor, wanted: NewAgent) -> dict[str, object]:
-    found: dict[str, object] = {}
+    found: dict[str, object] = {auth0.MEMBER: True} if wanted.speaks_auth0 else {}
     if wanted.jwks is not None:
         keys = public_keys(wanted.jwks)
         if not keys:

@@ -115,6 +115,9 @@ def add(
         bool, typer.Option("--device", help="Allow sign-in with a code that the user enters on another device.")
     ] = False,
     exchange: Annotated[bool, typer.Option("--exchange", help="Allow token exchange at /token.")] = False,
+    auth0: Annotated[
+        bool, typer.Option("--auth0", help="It was written for Auth0's Token Vault: allow what such clients use.")
+    ] = False,
     release: Annotated[
         str | None,
         typer.Option(
@@ -153,7 +156,8 @@ def add(
         "has_secret": confidential,
         "resources": tuple(resource or ()),
         "by_device": device,
-        "exchanges": exchange,
+        "exchanges": exchange or auth0,
+        "speaks_auth0": auth0,
         "release": release,
         "origins": tuple(origin or ()),
     }

@@ -82,7 +82,7 @@ async def place_data(
     prepare_data_directory(setup.directory())  # the folder above the sandbox's own must be closed, too
     port = settings.server.port + 1
     placed = place(setup.directory(), settings, port=port)
-    async with standing_in(port=port, issuer=settings.public_url):
+    async with standing_in(port=port, issuer=settings.issuer):
         yield setup.settings({**overrides, **placed.overrides}), placed.data
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from providers.definitions.catalog import Provider
+from server.connecting.app_returns import AppReturn, read_return
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from vault import connections, delegations, limits, tickets
@@ -86,9 +87,11 @@ class ConnectRequest:
     reason: str
     tool: str
     account: str = ""
+    back: AppReturn | None = None  # where the browser goes afterwards; None: our own page
 
     def payload(self) -> dict[str, object]:
         return {
+            "back": None if self.back is None else self.back.payload(),
             "provider": self.provider,
             "scopes": format_scope(self.scopes),
             "reason": self.reason,
@@ -170,7 +173,7 @@ def link_message(title: str, *, reason: str, tool: str) -> str:
 
 
 async def issue_link(deployment: Deployment, request: ConnectRequest) -> str:
-    """The handle of a new connect link."""
+    """The handle of a new connect link; lasts LIFETIME."""
     return await _issue(deployment, request, TicketPurpose.CONNECT)
 
 
@@ -197,6 +200,7 @@ def _request_of(ticket: Ticket) -> ConnectRequest:
         reason=str(ticket.payload["reason"]),
         tool=str(ticket.payload["tool"]),
         account=str(ticket.payload.get("account", "")),
+        back=read_return(ticket.payload.get("back")),
     )
 
 

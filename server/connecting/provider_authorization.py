@@ -17,6 +17,7 @@ from urllib.parse import urlencode, urlsplit
 
 from providers.definitions.catalog import Provider
 from providers.definitions.issuers import is_same_issuer
+from server.connecting.app_returns import AppReturn, read_return
 from server.connecting.links import LIFETIME, ConnectRefused, ConnectRequest, issue_link, known_provider
 from server.connecting.provider_errors import fix_for
 from server.deployment import Deployment
@@ -47,6 +48,7 @@ class ConsentRequest:
     ask: frozenset[str] = frozenset()
     ends_at: int | None = None
     login_hint: str | None = None
+    back: AppReturn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, ses
                 "delegated": format_scope(trip.delegated),
                 "ask": format_scope(trip.ask),
                 "ends_at": trip.ends_at,
+                "back": None if trip.back is None else trip.back.payload(),
                 "verifier": verifier,
             },
             lifetime=LIFETIME,
@@ -126,6 +129,12 @@ async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, ses
         code_verifier=verifier,
         login_hint=trip.login_hint,
     )
+
+
+async def return_of(deployment: Deployment, state: str, *, user: User) -> AppReturn | None:
+    """Where the browser goes after this redirect, whatever became of it; None: our own page."""
+    used = await tickets.state_with_outcome(deployment.database, deployment.keys, state, now=deployment.now())
+    return None if used is None or used[0].user_id != user.id else read_return(used[0].payload.get("back"))
 
 
 async def check_may_connect(deployment: Deployment, session: Session, provider: Provider, *, back: str = "") -> None:

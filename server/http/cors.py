@@ -76,8 +76,10 @@ def preflight(origin: str, *, methods: Iterable[str], headers: str = ALLOWED_HEA
 
 
 # Paths whose answers any web page may read (without credentials); never /authorize or a page.
-CROSS_ORIGIN_PATHS: Final = frozenset({"/token", "/register", "/revoke", "/par"})
-CROSS_ORIGIN_PREFIXES: Final = ("/.well-known/", "/register/", "/proxy/", "/upload/")
+CROSS_ORIGIN_PATHS: Final = frozenset(
+    {"/token", "/register", "/revoke", "/par", "/oauth/token", "/oauth/revoke", "/oidc/register", "/oauth/userinfo"}
+)
+CROSS_ORIGIN_PREFIXES: Final = ("/.well-known/", "/register/", "/proxy/", "/upload/", "/me/v1/")
 
 
 def is_cross_origin_path(path: str) -> bool:

@@ -20,15 +20,24 @@ from server.deployment import Deployment
 from server.errors import status_of
 from server.http.addresses import address_of, counting_key
 from server.http.pages import error_page, go
+from server.http.redirects import with_parameters
 from server.oauth import pushed_requests, resources
 from server.oauth.authorization_request import AuthorizationRequest, payload_of, stored_request, with_sign_in_rule
-from server.oauth.clients import authentication
+from server.oauth.clients import auth0, authentication
 from server.oauth.clients.commands import sign_in_words
 from server.oauth.clients.rules import is_loopback_only, trusts_consent
-from server.oauth.parameters import Parameters, parse_parameters, with_parameters
+from server.oauth.parameters import Parameters, parse_parameters
 from server.oauth.pkce import check_challenge
 from server.oauth.redirect_uris import is_loopback_redirect, redirect_host, redirect_matches, without_loopback_port
-from server.oauth.rules import OAuthError, admin_resource, choose_scopes, parse_max_age, parse_prompt
+from server.oauth.rules import (
+    EXCHANGE_SCOPE,
+    TOKEN_EXCHANGE,
+    OAuthError,
+    admin_resource,
+    choose_scopes,
+    parse_max_age,
+    parse_prompt,
+)
 from server.oauth.wire import as_oauth_error, read_form
 from server.sign_in import password
 from vault import clients, grants, limits, tickets
@@ -170,7 +179,10 @@ async def _read(
     dpop_jkt = parameters.get("dpop_jkt")
     if dpop_jkt is not None and not _THUMBPRINT.fullmatch(dpop_jkt):
         raise OAuthError("invalid_request", "dpop_jkt isn't the SHA-256 thumbprint of a key (RFC 9449 §10)")
-    resource = await resources.known_resource(deployment, parameters.get("resource"), client=client)
+    named = parameters.get("resource")
+    if named is None and auth0.speaks_auth0(deployment, client):
+        named = parameters.get("audience")
+    resource = await resources.known_resource(deployment, named, client=client)
     return AuthorizationRequest(
         client_id=client.id,
         redirect_uri=redirect_uri,
@@ -180,14 +192,21 @@ async def _read(
             client=client,
             api_scopes=await resources.api_scopes(deployment, resource),
             ordinary=resources.ordinary_scopes(deployment, resource),
-        ),
+        )
+        | implied_scopes(deployment, client),
         resource=resource,
         state=state,
         nonce=nonce,
         dpop_thumbprint=dpop_jkt,
         names_redirect_uri=parameters.get("redirect_uri") is not None,
-        names_resource=parameters.get("resource") is not None,
+        names_resource=named is not None,
     )
+
+
+def implied_scopes(deployment: Deployment, client: Client) -> frozenset[str]:
+    """What a client of Auth0's wire needs and never asks for by name: the person is shown it like any scope."""
+    is_exchanging = auth0.speaks_auth0(deployment, client) and TOKEN_EXCHANGE in client.grant_types
+    return frozenset({EXCHANGE_SCOPE}) if is_exchanging else frozenset()
 
 
 def _check_response(parameters: Parameters) -> None:
@@ -431,4 +450,4 @@ def _event(kind: str, wanted: AuthorizationRequest, *, user_id: str) -> Event:
 def _answer_url(deployment: Deployment, redirect_uri: str, known: dict[str, str], *, state: str | None) -> str:
     """RFC 6749 §4.1.2 and RFC 9207 §2: `iss` in success and error alike, `state` exactly as received."""
     more = {} if state is None else {"state": state}
-    return with_parameters(redirect_uri, {**known, **more, "iss": deployment.public_url})
+    return with_parameters(redirect_uri, {**known, **more, "iss": deployment.issuer})

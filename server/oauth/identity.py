@@ -33,7 +33,7 @@ async def id_token(deployment: Deployment, grant: Grant, *, sign_in: SignInFacts
     if user is None:
         raise GrantEnded("the grant has ended", detail="user gone")
     claims: dict[str, object] = {
-        "iss": deployment.public_url,
+        "iss": deployment.issuer,
         "sub": user.id,
         "aud": grant.client_id,
         "azp": grant.client_id,

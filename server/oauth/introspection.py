@@ -52,7 +52,7 @@ async def _access_facts(deployment: Deployment, token: str, client: Client) -> d
     if live is None:
         return None
     facts: dict[str, object] = {
-        "iss": deployment.public_url,
+        "iss": deployment.issuer,
         "sub": claims.subject,
         "aud": claims.audience,
         "client_id": claims.client_id,
@@ -88,7 +88,7 @@ async def _handle_facts(deployment: Deployment, token: str, client: Client) -> d
     except VaultError:
         return None
     facts: dict[str, object] = {
-        "iss": deployment.public_url,
+        "iss": deployment.issuer,
         "sub": handle.principal.user_id,
         "aud": deployment.url(f"/proxy/{handle.connection_id}"),
         "client_id": handle.principal.client_id,
@@ -107,7 +107,7 @@ async def _refresh_facts(deployment: Deployment, token: str, client: Client) -> 
         return None
     stored, live = found
     return {
-        "iss": deployment.public_url,
+        "iss": deployment.issuer,
         "sub": live.grant.user_id,
         "client_id": stored.client_id,
         "scope": format_scope(stored.scopes),

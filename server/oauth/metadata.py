@@ -24,7 +24,7 @@ def server_document(deployment: Deployment) -> dict[str, object]:
     confidential = [method for method in AUTH_METHODS if method != "none"]
     algorithms = list(FOREIGN_ALGORITHMS)
     document: dict[str, object] = {
-        "issuer": deployment.public_url,
+        "issuer": deployment.issuer,
         "authorization_endpoint": deployment.url("/authorize"),
         "device_authorization_endpoint": deployment.url("/device_authorization"),
         "pushed_authorization_request_endpoint": deployment.url("/par"),
@@ -87,7 +87,7 @@ async def protected_resource(deployment: Deployment, request: Request) -> Respon
     is_admin = deployment.public_url + path == admin_resource(deployment.public_url)
     document: dict[str, object] = {
         "resource": deployment.public_url + path,
-        "authorization_servers": [deployment.public_url],
+        "authorization_servers": [deployment.issuer],
         "scopes_supported": sorted(ADMIN_SCOPES if is_admin else ORDINARY_SCOPES),
         "bearer_methods_supported": ["header"],
         "resource_name": "Token Vault Admin API" if is_admin else "Token Vault",

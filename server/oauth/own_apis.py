@@ -30,7 +30,7 @@ class OwnApis:
         if principal.expires_at is not None:
             ends = min(ends, principal.expires_at)
         facts = tokens.AccessTokenFacts(
-            issuer=self.settings.public_url,
+            issuer=self.settings.issuer,
             user_id=principal.user_id,
             client_id=principal.client_id,
             grant_id=principal.grant_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import unquote_to_bytes, urlencode
+from urllib.parse import unquote_to_bytes
 
 from server.oauth.rules import OAuthError
 
@@ -70,8 +70,3 @@ def _decode(text: str) -> str:
     if "\0" in text:
         raise _unreadable()
     return text
-
-
-def with_parameters(uri: str, parameters: Mapping[str, str]) -> str:
-    """`uri` with parameters appended to its query; everything is percent-encoded, so nothing can be injected."""
-    return f"{uri}{'&' if '?' in uri else '?'}{urlencode(parameters)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.deployment import Deployment
+from server.oauth.clients.auth0 import ME_SCOPES, me_audience, speaks_auth0
 from server.oauth.rules import (
     ADMIN_READ,
     ADMIN_SCOPES,
@@ -21,6 +22,8 @@ async def known_resource(deployment: Deployment, asked: str | None, *, client: C
     """RFC 8707 §2: one of our endpoints, or a registered API that the client is bound to. Raises invalid_target."""
     if asked is None:
         return client.resources[0] if client.resources else default_resource(deployment.public_url)
+    if asked == me_audience(deployment) and speaks_auth0(deployment, client):
+        return asked
     resource = canonical_resource(asked, public_url=deployment.public_url)
     if resource == admin_resource(deployment.public_url) and may_administer(client, deployment.public_url):
         return resource
@@ -50,5 +53,7 @@ async def api_scopes(deployment: Deployment, resource: str) -> frozenset[str]:
         return ADMIN_SCOPES
     if resource in own_resources(deployment.public_url):
         return frozenset()
+    if resource == me_audience(deployment):
+        return ME_SCOPES
     registered = await apis.find_api(deployment.database, resource)
     return frozenset() if registered is None else registered.scopes

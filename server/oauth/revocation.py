@@ -13,7 +13,8 @@ from server.deployment import Deployment
 from server.http.answers import SECRET, WholeAnswer
 from server.oauth import tokens
 from server.oauth.clients import authentication
-from server.oauth.wire import read_form
+from server.oauth.parameters import Parameters
+from server.oauth.wire import is_json, read_form, read_json_parameters
 from vault import grants, handles, revoked_tokens
 from vault.audit import audit
 from vault.records import Event
@@ -22,7 +23,16 @@ from vault.tokens import tokens as refresh_tokens
 
 async def revoke(deployment: Deployment, request: Request) -> Response:
     """POST /revoke. Only a refresh token ends its grant, and with it every token (§2.1)."""
-    form = await read_form(request)
+    return await _revoke(deployment, request, await read_form(request))
+
+
+async def revoke_either(deployment: Deployment, request: Request) -> Response:
+    """The same, with the parameters as a form or as JSON."""
+    form = await read_json_parameters(request) if is_json(request) else await read_form(request)
+    return await _revoke(deployment, request, form)
+
+
+async def _revoke(deployment: Deployment, request: Request, form: Parameters) -> Response:
     client = await authentication.authenticate(deployment, request, form)
     token = form.require("token")
     claims = await _access_claims(deployment, token)

@@ -6,8 +6,8 @@ tokens and store them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from starlette.requests import Request
@@ -45,8 +45,27 @@ from vault.storage.database import Reader
 from vault.tokens import tokens as refresh_tokens
 from vault.tokens.token_rules import RepeatVerdict
 
+GrantHandler = Callable[[Deployment, TokenRequest], Awaitable[TokenGrant | ExchangeAnswer]]
 
-async def token(deployment: Deployment, request: Request, *, repeats: RepeatedExchanges) -> Response:
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What another spelling of this endpoint takes beside or instead of ours; it takes every grant as JSON, too.
+
+    `grant_types` names, for a grant of its own, the grant type that the client must be registered for.
+    """
+
+    grants: Mapping[str, GrantHandler]
+    grant_types: Mapping[str, str]
+
+
+async def token(
+    deployment: Deployment,
+    request: Request,
+    *,
+    repeats: RepeatedExchanges,
+    dialect: Dialect | None = None,
+) -> Response:
     """POST /token. Pages of the client's own origins may read the answer (`server.http.cors`)."""
     question: RepeatableRequest | None = None
     if is_json := wire.is_json(request):
@@ -59,7 +78,7 @@ async def token(deployment: Deployment, request: Request, *, repeats: RepeatedEx
         form = wire.form_of(body)
     client = await authentication.authenticate(deployment, request, form)
     try:
-        asked, issue = await _issue(deployment, request, form, client=client, is_json=is_json)
+        asked, issue = await _issue(deployment, request, form, client=client, is_json=is_json, dialect=dialect)
         if isinstance(issue, ExchangeAnswer):
             if question is not None:
                 await repeats.keep(deployment, question, client=client, exchanged=issue, now=asked.now)
@@ -78,21 +97,29 @@ async def token(deployment: Deployment, request: Request, *, repeats: RepeatedEx
 
 
 async def _issue(
-    deployment: Deployment, request: Request, form: Parameters, *, client: Client, is_json: bool
+    deployment: Deployment,
+    request: Request,
+    form: Parameters,
+    *,
+    client: Client,
+    is_json: bool,
+    dialect: Dialect | None,
 ) -> tuple[TokenRequest, TokenGrant | ExchangeAnswer]:
-    grant = _grant_type(form, client, is_json=is_json)
+    grant = _grant_type(form, client, is_json=is_json and dialect is None, dialect=dialect)
     asked = await _request_of(deployment, request, form, client)
     return asked, await grant(deployment, asked)
 
 
-def _grant_type(form: Parameters, client: Client, *, is_json: bool) -> _Grant:
+def _grant_type(form: Parameters, client: Client, *, is_json: bool, dialect: Dialect | None) -> GrantHandler:
     name = form.require("grant_type")
     if is_json and name != TOKEN_EXCHANGE:  # RFC 6749 §3.2; the exchange takes both, for clients that come from Auth0
         raise OAuthError("invalid_request", "send the parameters as application/x-www-form-urlencoded")
-    grant = _GRANTS.get(name)
+    grant, needed = _GRANTS.get(name), name
+    if dialect is not None and name in dialect.grants:
+        grant, needed = dialect.grants[name], dialect.grant_types.get(name, name)
     if grant is None:
         raise OAuthError("unsupported_grant_type", "this grant type isn't supported")
-    if name not in client.grant_types:
+    if needed not in client.grant_types:
         raise OAuthError("unauthorized_client", "this client isn't allowed to use this grant type")
     return grant
 
@@ -308,7 +335,7 @@ async def _redeem_device_code(deployment: Deployment, asked: TokenRequest) -> To
 # refresh_token (OAuth 2.1 §4.3) -----------------------------------------------------------------------------------
 
 
-async def _refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
+async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
     """Rotate; `vault.tokens.token_rules` judges a used token that comes back."""
     wanted = refresh_tokens.RefreshRequest(
         client_id=asked.client.id,
@@ -366,10 +393,9 @@ def _event(kind: str, grant: Grant) -> Event:
     )
 
 
-_Grant = Callable[[Deployment, TokenRequest], Awaitable[TokenGrant | ExchangeAnswer]]
-_GRANTS: Final[dict[str, _Grant]] = {
+_GRANTS: Final[dict[str, GrantHandler]] = {
     "authorization_code": _redeem_code,
-    "refresh_token": _refresh,
+    "refresh_token": refresh,
     DEVICE_GRANT: _redeem_device_code,
     CLIENT_CREDENTIALS: service_accounts.issue_token,
     TOKEN_EXCHANGE: exchange.exchange,

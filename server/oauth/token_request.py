@@ -26,6 +26,7 @@ class TokenRequest:
     key_thumbprint: str | None  # of the DPoP key that was proved
     now: int
     address: str = ""  # of the peer
+    needs_token: bool = False  # a handle is no answer: the client calls the provider itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ def mint(
     if expires_at is not None:
         lifetime = min(lifetime, expires_at - now)
     facts = AccessTokenFacts(
-        issuer=deployment.public_url,
+        issuer=deployment.issuer,
         user_id=grant.user_id,
         client_id=grant.client_id,
         grant_id=grant.id,
@@ -278,7 +278,7 @@ async def _read_signed(deployment: Deployment, token: str, *, now: int) -> Acces
         key = jose.key_of(signing.verification(now), kid)
     if key is None:
         raise jose.TokenMalformed("unknown kid")
-    return _access_claims(jose.verified_claims(token, key, algorithm=algorithm), issuer=deployment.public_url)
+    return _access_claims(jose.verified_claims(token, key, algorithm=algorithm), issuer=deployment.issuer)
 
 
 def _access_claims(claims: Mapping[str, object], *, issuer: str) -> AccessClaims:

@@ -14,7 +14,8 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from providers.definitions.catalog import Provider
-from server.connecting import provider_authorization
+from server.connecting import app_returns, provider_authorization
+from server.connecting.app_returns import AppReturn
 from server.connecting.links import (
     ConnectRefused,
     ConnectRequest,
@@ -177,21 +178,22 @@ async def decide(visit: OwnVisit) -> Response:
         await provider_authorization.check_may_connect(deployment, visit.session, provider, back=f"/connect/{handle}")
     await consume_link(deployment, handle)
     if decision == "deny":
-        await deployment.activity.record(
-            Event(
-                kind="connect.declined",
-                outcome="refused",
-                user_id=visit.user.id,
-                client_id=request.client_id,
-                details={"provider": request.provider},
-            )
+        event = Event(
+            kind="connect.declined",
+            outcome="refused",
+            user_id=visit.user.id,
+            client_id=request.client_id,
+            details={"provider": request.provider},
         )
+        await deployment.activity.record(event)
+        if request.back is not None:
+            return pages.leave(visit.visit.request, request.back.address(error="access_denied"))
         return visit.page(
             "message.html", {"title": text("connect.declined_title"), "message": text("connect.declined")}
         )
     if chosen is not None and is_ready:
         await allow(deployment, request, connection=chosen, ask=terms.ask, ends_at=terms.ends_at)
-        return pages.go(_done_path(chosen, client_id=request.client_id, not_granted=frozenset()))
+        return await _finish(visit, chosen, request.back, client_id=request.client_id)
     trip = ConsentRequest(
         provider=request.provider,
         scopes=asked_scopes(request.scopes, chosen),
@@ -199,6 +201,7 @@ async def decide(visit: OwnVisit) -> Response:
         delegated=request.scopes,
         ask=terms.ask,
         ends_at=terms.ends_at,
+        back=request.back,
         login_hint=login_hint(chosen) or _named_address(request.account),
     )
     return await go_to_provider(visit, trip)
@@ -248,10 +251,37 @@ async def callback(visit: Visit) -> Response:
         error_description=visit.query("error_description"),
         issuer=visit.query("iss") or None,
     )
-    connected = await provider_authorization.finish_callback(
-        visit.deployment, provider, answer, user=visit.user, session=visit.session
+    own = OwnVisit(visit, visit.session, visit.user)
+    try:
+        connected = await provider_authorization.finish_callback(
+            visit.deployment, provider, answer, user=visit.user, session=visit.session
+        )
+    except ConnectRefused as refusal:
+        back = await provider_authorization.return_of(visit.deployment, answer.state, user=visit.user)
+        if back is None:
+            raise
+        return pages.leave(visit.request, back.address(error="access_denied", error_description=refusal.description))
+    back = await provider_authorization.return_of(visit.deployment, answer.state, user=visit.user)
+    return await _finish(
+        own, connected.connection, back, client_id=connected.client_id, not_granted=connected.not_granted
     )
-    return pages.go(_done_path(connected.connection, client_id=connected.client_id, not_granted=connected.not_granted))
+
+
+async def _finish(
+    visit: OwnVisit,
+    connection: Connection,
+    back: AppReturn | None,
+    *,
+    client_id: str | None,
+    not_granted: frozenset[str] = frozenset(),
+) -> Response:
+    """To the application that waits for the account, else to our page about it."""
+    if back is None:
+        return pages.go(_done_path(connection, client_id=client_id, not_granted=not_granted))
+    target = await app_returns.issue_code(
+        visit.deployment, back, connection_id=connection.id, user_id=visit.user.id, client_id=client_id
+    )
+    return pages.leave(visit.visit.request, target)
 
 
 def _done_path(connection: Connection, *, client_id: str | None, not_granted: frozenset[str]) -> str:

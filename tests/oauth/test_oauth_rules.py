@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.http.cors import is_cross_origin_path
+from server.http.redirects import with_parameters
 from server.http.strict_json import MAX_JSON_DEPTH, json_object, parse_json
-from server.oauth.parameters import parse_parameters, with_parameters
+from server.oauth.parameters import parse_parameters
 from server.oauth.pkce import check_challenge, verifier_matches
 from server.oauth.redirect_uris import check_redirect_uri, redirect_host, redirect_matches, without_loopback_port
 from server.oauth.rules import OAuthError, canonical_resource, clean_name, own_resources

@@ -175,6 +175,8 @@ def check_rows(deployment: Deployment, client: Client, *, address: str) -> None:
 def is_for_us(deployment: Deployment, claims: dict[str, object]) -> bool:
     """§3 item 3: issuer or token endpoint; in a list, nothing but these."""
     ours = {deployment.public_url, f"{deployment.public_url}/", deployment.url("/token")}
+    if deployment.settings.auth0.enabled:
+        ours.add(deployment.url("/oauth/token"))
     match claims.get("aud"):
         case str() as audience:
             return audience in ours

@@ -185,6 +185,12 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         raise OAuthError("invalid_scope", "this agent has no usable permissions left for this account")
     if narrowing is None and target.item is not None:
         raise _not_one_thing()
+    if narrowing is None and asked.needs_token:
+        raise OAuthError(
+            "access_denied",
+            f"this client can't receive a token of {provider.name}: ask an admin to run token-vault clients release "
+            f"{asked.client.id} {provider.name} full",
+        )
     if narrowing is None:
         return await _handle(deployment, made, target, token)
     return _release(deployment, made, target, token, narrowing=narrowing)

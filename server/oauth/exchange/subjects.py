@@ -8,6 +8,7 @@ log.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from server.deployment import Deployment
 from server.oauth import tokens
@@ -51,7 +52,10 @@ class Subject:
     token_id: str = ""  # of an access token of ours; what is made from it ends with it
 
 
-def refusal(detail: str, description: str = "the subject token isn't valid here") -> OAuthError:
+UNKNOWN: Final = "the subject token isn't valid here"
+
+
+def refusal(detail: str, description: str = UNKNOWN) -> OAuthError:
     """RFC 8693 §2.2.2: an invalid or unacceptable token is an invalid request."""
     return OAuthError("invalid_request", description, detail=detail)
 

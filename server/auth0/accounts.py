@@ -1,0 +1,138 @@
+"""The My Account API's connected accounts: list, disconnect, and which connections there are.
+
+An application sees and ends the accounts that its person lets it use, and no others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.auth0.names import connection_name
+from server.auth0.problems import Problem, invalid, me_route, no_content
+from server.connecting.deletion import end_connection
+from server.deployment import Deployment
+from server.http.answers import json_answer
+from server.oauth.clients.auth0 import me_audience
+from vault import connections, delegations
+from vault.records import Connection, ConnectionState, Principal
+
+PREFIX: Final = "cac_"
+_MOST: Final = 20
+_USUAL: Final = 10
+_FILTERS: Final = 20
+_NUMBER: Final = re.compile(r"[0-9]{1,3}")
+
+
+def routes(deployment: Deployment) -> list[Route]:
+    """The routes of this API's accounts and connections."""
+    audience = me_audience(deployment)
+    base = "/me/v1/connected-accounts"
+    return [
+        me_route(deployment, f"{base}/accounts", audience, {"GET": ("read:me:connected_accounts", list_accounts)}),
+        me_route(
+            deployment, f"{base}/accounts/{{id}}", audience, {"DELETE": ("delete:me:connected_accounts", disconnect)}
+        ),
+        me_route(deployment, f"{base}/connections", audience, {"GET": ("read:me:connected_accounts", list_names)}),
+    ]
+
+
+async def list_accounts(deployment: Deployment, request: Request, principal: Principal) -> Response:
+    """GET accounts?connection=NAME&from=CURSOR&take=N, the oldest first."""
+    wanted = request.query_params.getlist("connection")
+    if len(wanted) > _FILTERS:
+        raise invalid({"connection": f"at most {_FILTERS} can be named"})
+    owned = [
+        one
+        for one in await list_usable(deployment, user_id=principal.user_id, client_id=principal.client_id)
+        if not wanted or {connection_name(deployment, one.provider), one.provider} & set(wanted)
+    ]
+    chosen, following = _page(request, [one.id for one in owned])
+    by_id = {one.id: one for one in owned}
+    return json_answer(
+        {"accounts": [account(deployment, by_id[one]) for one in chosen], **_next(following)},
+    )
+
+
+async def list_usable(deployment: Deployment, *, user_id: str, client_id: str) -> list[Connection]:
+    """The accounts that the person lets this client use, the oldest first."""
+    now = deployment.now()
+    permitted = await delegations.list_for_client(deployment.database, user_id, client_id=client_id)
+    held = {one.connection_id for one in permitted if one.is_live(now)}
+    owned = await connections.list_connections(deployment.database, user_id)
+    return sorted((one for one in owned if one.id in held), key=lambda one: (one.created_at, one.id))
+
+
+def account(deployment: Deployment, connection: Connection) -> dict[str, object]:
+    """One account; `state` only where its person has to connect it again."""
+    content: dict[str, object] = {
+        "id": PREFIX + connection.id,
+        "connection": connection_name(deployment, connection.provider),
+        "access_type": "offline",
+        "scopes": sorted(connection.scopes),
+        "created_at": _time(connection.created_at),
+    }
+    if connection.ends_at is not None:
+        content["expires_at"] = _time(connection.ends_at)
+    if connection.state is not ConnectionState.ACTIVE:
+        content["state"] = connection.state.value
+    return content
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _page(request: Request, ids: Sequence[str]) -> tuple[Sequence[str], str | None]:
+    """The ids of the page that was asked for, and where the next one begins. Some clients send `next` as `next`."""
+    asked = request.query_params
+    take = asked.get("take", str(_USUAL))
+    if _NUMBER.fullmatch(take) is None or not 1 <= int(take) <= _MOST:
+        raise invalid({"take": f"a number from 1 to {_MOST}"})
+    start = asked.get("from") or asked.get("next")
+    if start is not None and start not in ids:
+        raise invalid({"from": "this cursor is unknown or over: start again without one"})
+    first = 0 if start is None else ids.index(start)
+    rest = ids[first + int(take) :]
+    return ids[first : first + int(take)], rest[0] if rest else None
+
+
+def _next(following: str | None) -> Mapping[str, object]:
+    return {} if following is None else {"next": following}
+
+
+async def list_names(deployment: Deployment, request: Request, principal: Principal) -> Response:
+    """GET connections: those that a person can link here, by Auth0's names."""
+    known = {
+        connection_name(deployment, one.name): one
+        for one in deployment.catalog
+        if one.audience is None and deployment.vault.upstreams[one.name].is_configured
+    }
+    chosen, following = _page(request, sorted(known))
+    found: list[dict[str, object]] = [
+        {"name": name, "strategy": name, "scopes": sorted(known[name].scope.default)} for name in chosen
+    ]
+    return json_answer({"connections": found, **_next(following)})
+
+
+async def disconnect(deployment: Deployment, request: Request, principal: Principal) -> Response:
+    """DELETE accounts/{id}: ended here at once, and, unlike at Auth0, at the provider."""
+    wanted = str(request.path_params["id"]).removeprefix(PREFIX)
+    found = next(
+        (
+            one
+            for one in await list_usable(deployment, user_id=principal.user_id, client_id=principal.client_id)
+            if one.id == wanted
+        ),
+        None,
+    )
+    if found is None:
+        raise Problem(404, "This connected account doesn't exist")
+    await end_connection(deployment, found)
+    return no_content()

@@ -1,0 +1,133 @@
+"""The grants of Auth0's token endpoint that ours lacks: a connected account's token, and one token for several APIs.
+
+Both are translations: the exchange decides what a client gets, and the refresh token's rules hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from server.auth0.accounts import list_usable
+from server.auth0.names import provider_of
+from server.deployment import Deployment
+from server.oauth import token
+from server.oauth.clients.auth0 import ME_SCOPES, me_audience, speaks_auth0
+from server.oauth.exchange import exchange, subjects
+from server.oauth.parameters import Parameters
+from server.oauth.rules import TOKEN_EXCHANGE, OAuthError
+from server.oauth.token_request import JWT, REFRESH_TOKEN, ExchangeAnswer, TokenGrant, TokenRequest
+from vault.connections import names_account
+from vault.records import Narrowing, format_scope
+from vault.tokens import tokens as refresh_tokens
+
+FEDERATED: Final = "urn:auth0:params:oauth:grant-type:token-exchange:federated-connection-access-token"
+_ACCOUNT_TOKEN: Final = "http://auth0.com/oauth/token-type/federated-connection-access-token"
+_WORKER_TOKEN: Final = "http://auth0.com/oauth/token-type/token-vault-access-token"
+# What the person has to act on looks the same to Auth0's clients: they then ask to connect the account.
+_NOT_CONNECTED: Final = frozenset({"missing", "needs_reauth", "delegation", "ambiguous"})
+
+
+@dataclass(frozen=True, slots=True)
+class AccountToken(ExchangeAnswer):
+    """The answer with the five members that Auth0's clients read."""
+
+    issued_token_type: str = _ACCOUNT_TOKEN
+
+    def content(self) -> dict[str, object]:
+        return {
+            "access_token": self.access_token,
+            "scope": format_scope(self.scopes),
+            "expires_in": self.expires_in,
+            "issued_token_type": self.issued_token_type,
+            "token_type": "Bearer",
+        }
+
+
+async def account_token(deployment: Deployment, asked: TokenRequest) -> ExchangeAnswer:
+    """A token of an account at `connection`, for a refresh token, an access token or a worker's JWT.
+
+    Unlike Auth0's, `scope` counts: the token has these scopes, or the request is refused.
+    """
+    form = asked.form
+    requested = form.get("requested_token_type")
+    if requested not in {None, _ACCOUNT_TOKEN, _WORKER_TOKEN}:
+        raise OAuthError("invalid_request", f"the only supported requested_token_type is {_ACCOUNT_TOKEN}")
+    provider = provider_of(deployment, form.require("connection"))
+    if provider is None:
+        raise OAuthError(
+            "invalid_request", "this connection isn't known here: see GET /me/v1/connected-accounts/connections"
+        )
+    kept = {
+        name: value
+        for name in ("subject_token", "subject_token_type", "login_hint", "scope")
+        if (value := form.get(name)) is not None
+    }
+    translated = replace(asked, form=Parameters({**kept, "audience": provider.name}), resource=None, needs_token=True)
+    try:
+        answer = await exchange.exchange(deployment, translated)
+    except OAuthError as error:
+        raise await _as_auth0(deployment, error, translated, provider=provider.name) from error
+    if asked.scopes is not None and answer.narrowing == Narrowing.FULL.value and answer.scopes - asked.scopes:
+        raise OAuthError("invalid_scope", f"{provider.title} can't limit a token to these scopes: leave scope out")
+    is_worker = form.get("subject_token_type") == JWT
+    return AccountToken(
+        answer.access_token,
+        scopes=answer.scopes,
+        expires_in=answer.expires_in,
+        narrowing=answer.narrowing,
+        issued_token_type=requested or (_WORKER_TOKEN if is_worker else _ACCOUNT_TOKEN),
+    )
+
+
+async def _as_auth0(deployment: Deployment, error: OAuthError, asked: TokenRequest, *, provider: str) -> OAuthError:
+    """The code that Auth0's clients branch on; our own members stay, with the link for the person."""
+    reason = error.members.get("reason")
+    if reason in _NOT_CONNECTED:
+        kind, words = "no_connected_account", f"Federated connection Refresh Token not found. {error.description}"
+        if await _names_nobody(deployment, asked, provider=provider):
+            kind, words = "no_such_account", f"Identity User not found. {error.description}"
+        return OAuthError(kind, words, detail=error.detail, headers=error.headers, members=error.members)
+    is_subject = error.code == "invalid_request" and error.description == subjects.UNKNOWN
+    if is_subject and asked.form.get("subject_token_type") == REFRESH_TOKEN:
+        return OAuthError("invalid_grant", "Unknown or invalid refresh token.", detail=error.detail)
+    return error
+
+
+async def _names_nobody(deployment: Deployment, asked: TokenRequest, *, provider: str) -> bool:
+    """Whether the hint names none of the accounts that this client may use, although it may use some."""
+    hint = asked.form.get("login_hint")
+    found = await refresh_tokens.find_live(deployment.database, asked.form.require("subject_token"), now=asked.now)
+    if hint is None or found is None:
+        return False
+    usable = await list_usable(deployment, user_id=found[1].grant.user_id, client_id=asked.client.id)
+    held = [one for one in usable if one.provider == provider]
+    return bool(held) and not any(names_account(hint, id=one.id, account=one.account, label=one.label) for one in held)
+
+
+async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant | ExchangeAnswer:
+    """A refresh, also for the My Account API: `audience` names it (a multi-resource refresh token).
+
+    A confidential client's refresh token is not used up by that: an exchange under way with it goes on.
+    """
+    audience = asked.form.get("audience")
+    if audience is None or not speaks_auth0(deployment, asked.client):
+        return await token.refresh(deployment, asked)
+    if audience.rstrip("/") + "/" != me_audience(deployment):
+        return await token.refresh(deployment, replace(asked, resource=audience))
+    wanted = ME_SCOPES if asked.scopes is None else asked.scopes & ME_SCOPES
+    if not wanted:
+        raise OAuthError("invalid_scope", f"the scopes of this API are {format_scope(ME_SCOPES)}")
+    if asked.client.is_public:
+        rotated = await token.refresh(deployment, replace(asked, scopes=None))
+        return replace(rotated, scopes=wanted, resource=me_audience(deployment))
+    found = await refresh_tokens.find_live(deployment.database, asked.form.require("refresh_token"), now=asked.now)
+    if found is None or found[0].client_id != asked.client.id:
+        raise OAuthError("invalid_grant", "Unknown or invalid refresh token.")
+    stored, live = found
+    if stored.key_thumbprint not in {None, asked.key_thumbprint}:
+        raise OAuthError("invalid_grant", "the refresh token is bound to another key")
+    return TokenGrant(live.grant, wanted, me_audience(deployment), is_left_alone=False)
+
+
+DIALECT: Final = token.Dialect({FEDERATED: account_token, "refresh_token": refresh}, {FEDERATED: TOKEN_EXCHANGE})

@@ -1,0 +1,141 @@
+"""The answers of the My Account API: JSON, and problems in Auth0's form (RFC 7807 with numbered types)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.deployment import Deployment
+from server.http import cors
+from server.http.answers import SECRET, WholeAnswer, json_answer
+from server.oauth import dpop, tokens, wire
+from server.oauth.rules import OAuthError
+from vault.records import Principal
+from vault.refusals import TransitionRefused, VaultError
+
+_BODY_LIMIT: Final = 64 * 1024
+_TITLES: Final = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    409: "Conflict",
+    413: "Payload Too Large",
+    415: "Unsupported Media Type",
+    429: "Too Many Requests",
+    503: "Service Unavailable",
+}
+Handler = Callable[[Deployment, Request, Principal], Awaitable[Response]]
+
+
+class Problem(Exception):
+    """A refused request; `number` distinguishes the problems of one status, `fields` are faults by JSON pointer."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        number: int = 1,
+        fields: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.number = number
+        self.fields = dict(fields or {})
+        self.headers = dict(headers or {})
+
+    def answer(self) -> Response:
+        content: dict[str, object] = {
+            "type": f"https://auth0.com/api-errors/A0E-{self.status}-{self.number:04d}",
+            "status": self.status,
+            "title": _TITLES.get(self.status, "Error"),
+            "detail": self.detail,
+        }
+        if self.fields:
+            content["validation_errors"] = [
+                {"detail": text, "field": name, "pointer": f"/{name}", "source": "body"}
+                for name, text in self.fields.items()
+            ]
+        return json_answer(content, status=self.status, headers=self.headers)
+
+
+def as_problem(refusal: VaultError) -> Problem:
+    """A vault refusal as a problem."""
+    if isinstance(refusal, TransitionRefused):
+        return Problem(404, refusal.description)
+    error = wire.as_oauth_error(refusal)
+    return Problem(error.status, error.description, headers=error.headers)
+
+
+def no_content() -> Response:
+    return WholeAnswer(204, SECRET)
+
+
+async def read_object(request: Request, known: frozenset[str]) -> dict[str, object]:
+    """The members of a JSON body. Raises Problem, also for members that this API does not have."""
+    try:
+        content = await wire.read_json_object(request, limit=_BODY_LIMIT, code="invalid_request")
+    except OAuthError as error:
+        status = 415 if "application/json" in error.description else error.status
+        raise Problem(status, error.description, number=3) from error
+    if unknown := sorted(content.keys() - known):
+        raise invalid({name: f"unknown; the members are {', '.join(sorted(known))}" for name in unknown})
+    return content
+
+
+def invalid(fields: Mapping[str, str]) -> Problem:
+    return Problem(400, "Invalid request payload input", number=3, fields=fields)
+
+
+class MeRoute:
+    """ASGI: the handlers of one path of the My Account API, each for a token of one scope."""
+
+    def __init__(self, deployment: Deployment, audience: str, handlers: Mapping[str, tuple[str, Handler]]) -> None:
+        self._deployment = deployment
+        self._audience = audience
+        self._handlers = handlers
+
+    async def __call__(self, request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return cors.preflight(cors.ANY, methods=(*self._handlers, "OPTIONS"))
+        try:
+            answer = await self._answer(request)
+        except Problem as problem:
+            answer = problem.answer()
+        except VaultError as refusal:
+            answer = as_problem(refusal).answer()
+        answer.raw_headers.extend(cors.answer_headers(cors.ANY))
+        return answer
+
+    async def _answer(self, request: Request) -> Response:
+        found = self._handlers.get("GET" if request.method == "HEAD" else request.method)
+        if found is None:
+            raise Problem(405, "This method isn't supported", headers={"Allow": ", ".join(self._handlers)})
+        scope, handler = found
+        try:
+            principal = await tokens.authenticate(
+                self._deployment,
+                request.headers,
+                method=request.method,
+                path=dpop.sent_path(request.scope),
+                audiences=frozenset({self._audience}),
+            )
+        except tokens.TokenRefused as error:
+            raise Problem(401, "Invalid Token", number=3, headers={"WWW-Authenticate": "Bearer"}) from error
+        if scope not in principal.scopes:
+            raise Problem(403, f"Insufficient scope, expected {scope}", number=2)
+        return await handler(self._deployment, request, principal)
+
+
+def me_route(deployment: Deployment, path: str, audience: str, handlers: Mapping[str, tuple[str, Handler]]) -> Route:
+    """`handlers`: by method, the scope that the token must have, and the function."""
+    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+    return Route(path, MeRoute(deployment, audience, handlers).__call__, methods=methods)

@@ -1,0 +1,1 @@
+"""Auth0's wire: paths, grants, My Account API."""

@@ -1,0 +1,167 @@
+"""The My Account API: connect, complete, list, disconnect, and what is refused."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.auth0.application import CALLBACK, VERIFIER, Application
+from tests.support.portal_room import CHALLENGE, Room, query_of
+
+CREATE, READ, DELETE = (f"{verb}:me:connected_accounts" for verb in ("create", "read", "delete"))
+
+
+async def test_an_account_is_connected_listed_and_disconnected(application: Application) -> None:
+    started = await application.start()
+    assert started.status_code == 201
+    content = started.json()
+    assert set(content) == {"auth_session", "connect_uri", "connect_params", "expires_in"}
+    back = await application.to_return(started)
+    assert urlsplit(back)._replace(query="").geturl() == CALLBACK
+    assert query_of(back)["state"] == "connect-state"
+    body = {
+        "auth_session": content["auth_session"],
+        "connect_code": query_of(back)["connect_code"],
+        "redirect_uri": CALLBACK,
+    }
+    completed = await application.me("POST", "complete", json=body)
+    assert completed.status_code == 201
+    account = completed.json()
+    assert account["id"].startswith("cac_")
+    assert (account["connection"], account["access_type"]) == ("slack", "offline")
+    again = await application.me("POST", "complete", json=body)
+    assert (again.status_code, again.json()["detail"]) == (404, "Invalid or expired session")
+    listed = (await application.me("GET", "accounts")).json()
+    assert [one["id"] for one in listed["accounts"]] == [account["id"]]
+    gone = await application.me("DELETE", f"accounts/{account['id']}")
+    assert (gone.status_code, gone.content) == (204, b"")
+    assert (await application.me("GET", "accounts")).json() == {"accounts": []}
+    assert (await application.account_token()).json()["error"] == "federated_connection_refresh_token_not_found"
+    assert (await application.me("DELETE", f"accounts/{account['id']}")).status_code == 404
+
+
+async def test_a_list_is_walked_page_by_page_with_either_cursor(application: Application) -> None:
+    for account in ("alice", "bob", "carol"):
+        await application.connect(account=account)
+    token = await application.me_token()
+    seen: list[str] = []
+    cursor: dict[str, str] = {}
+    for name in ("from", "next", "from"):
+        page = (await application.me("GET", "accounts", token=token, params={"take": "1", **cursor})).json()
+        seen += [one["id"] for one in page["accounts"]]
+        if "next" not in page:
+            break
+        cursor = {name: page["next"]}
+    assert len(seen) == len(set(seen)) == 3
+    none = await application.me("GET", "accounts", token=token, params={"connection": "google-oauth2"})
+    assert none.json() == {"accounts": []}
+    for wrong in ({"take": "0"}, {"take": "21"}, {"take": "x"}, {"from": "nowhere"}):
+        assert (await application.me("GET", "accounts", token=token, params=wrong)).status_code == 400
+
+
+async def test_the_connections_have_auth0s_names(application: Application) -> None:
+    listed = (await application.me("GET", "connections", params={"take": "20"})).json()["connections"]
+    names = {one["name"] for one in listed}
+    assert "google-oauth2" in names
+    assert "google" not in names
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"connection": "nobody-knows"}, 404),
+        ({"connection": None}, 400),
+        ({"connection": "x" * 129}, 400),
+        ({"redirect_uri": "https://evil.example/"}, 400),
+        ({"state": "x" * 4097}, 400),
+        ({"scopes": ["chat:write", "chat:write"]}, 400),
+        ({"scopes": ["no:such"]}, 400),
+        ({"scopes": "chat:write"}, 400),
+        ({"code_challenge": "short", "code_challenge_method": "S256"}, 400),
+        ({"unknown": 1}, 400),
+    ],
+)
+async def test_a_start_that_does_not_fit_is_a_problem_with_its_fields(
+    application: Application, changes: dict[str, object], status: int
+) -> None:
+    refused = await application.start(**changes)
+    assert refused.status_code == status, refused.text
+    problem = refused.json()
+    assert problem["type"].startswith(f"https://auth0.com/api-errors/A0E-{status}-")
+    assert {"type", "status", "title", "detail"} <= set(problem)
+    assert ("validation_errors" in problem) == (status == 400)
+    assert (await application.start(scopes=["chat:write"], authorization_params={})).status_code == 201
+
+
+async def test_a_code_works_only_for_its_session_verifier_address_and_client(
+    room: Room, application: Application
+) -> None:
+    started = await application.start(code_challenge=CHALLENGE, code_challenge_method="S256")
+    other_session = (await application.start()).json()["auth_session"]
+    code = query_of(await application.to_return(started))["connect_code"]
+    honest = {
+        "auth_session": started.json()["auth_session"],
+        "connect_code": code,
+        "redirect_uri": CALLBACK,
+        "code_verifier": VERIFIER,
+    }
+    wrong: tuple[dict[str, str | None], ...] = (
+        {"auth_session": other_session},
+        {"code_verifier": "x" * 43},
+        {"code_verifier": None},
+        {"redirect_uri": CALLBACK + "/other"},
+        {"connect_code": "unknown"},
+    )
+    for changes in wrong:
+        body = {name: value for name, value in (honest | changes).items() if value is not None}
+        assert (await application.me("POST", "complete", json=body)).status_code == 404, changes
+    other = await Application.registered(room, application.http)
+    await other.sign_in()
+    assert (await other.me("POST", "complete", json=honest)).status_code == 404
+    assert (await application.me("POST", "complete", json=honest)).status_code == 201
+
+
+async def test_a_ticket_in_another_persons_browser_connects_nothing(room: Room, application: Application) -> None:
+    stranger = await room.signed_in(await room.user())
+    content = (await application.start()).json()
+    page = await stranger.open(f"{content['connect_uri']}?ticket={content['connect_params']['ticket']}")
+    assert page.status_code == 403
+    assert "nothing was connected" in page.text
+
+
+async def test_a_person_who_refuses_is_brought_back_with_the_error(application: Application) -> None:
+    content = (await application.start()).json()
+    page = await application.person.open(f"{content['connect_uri']}?ticket={content['connect_params']['ticket']}")
+    answer = await application.person.submit(page, form="/connect/", button=("decision", "deny"))
+    assert query_of(answer.headers["location"]) == {"error": "access_denied", "state": "connect-state"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [("POST", "connect", CREATE), ("POST", "complete", CREATE), ("GET", "accounts", READ),
+     ("GET", "connections", READ), ("DELETE", "accounts/cac_x", DELETE)],
+)  # fmt: skip
+async def test_each_call_needs_its_scope_and_a_token_of_this_api(
+    application: Application, method: str, path: str, scope: str
+) -> None:
+    others = " ".join({CREATE, READ, DELETE} - {scope})
+    refused = await application.me(method, path, token=await application.me_token(others), json={})
+    assert refused.status_code == 403
+    assert scope in refused.json()["detail"]
+    foreign = await application.me(method, path, token=str(application.tokens["access_token"]), json={})
+    assert (foreign.status_code, foreign.json()["detail"]) == (401, "Invalid Token")
+    admitted = await application.me(method, path, token=await application.me_token(scope), json={})
+    assert admitted.status_code not in {401, 403}
+
+
+async def test_two_applications_see_only_the_accounts_that_the_person_lets_them_use(
+    room: Room, application: Application
+) -> None:
+    account = await application.connect()
+    other = await Application.registered(room, application.http)
+    other.user, other.person = application.user, application.person
+    await other.sign_in()
+    assert (await other.me("GET", "accounts")).json() == {"accounts": []}
+    assert (await other.me("DELETE", f"accounts/{account['id']}")).status_code == 404
+    assert len((await application.me("GET", "accounts")).json()["accounts"]) == 1
