@@ -15,6 +15,7 @@ import pytest
 from starlette.routing import Route
 
 import server
+import server.auth0
 import server.mcp.transports
 import server.oauth
 import server.portal
@@ -134,12 +135,13 @@ async def test_every_route_is_described_with_its_methods(tmp_path: Path) -> None
             if "Path" in row
             for path in quoted(row["Path"])
         }
-        for title in ("MCP", "Authorization server", "Pages")
+        for title in ("MCP", "Authorization server", "Auth0", "Pages")
     }
-    async with running_vault(tmp_path / "data") as running:
+    async with running_vault(tmp_path / "data", overrides={"auth0": {"enabled": True}}) as running:
         groups: dict[str, Callable[..., list[Any]]] = {
             "MCP": server.mcp.transports.routes,
             "Authorization server": server.oauth.routes,
+            "Auth0": server.auth0.routes,
             "Pages": server.portal.routes,
         }
         real = {
