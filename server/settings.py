@@ -286,10 +286,9 @@ class Auth0Settings(Section):
     """The wire of Auth0's Token Vault and My Account API, for clients that were written for it."""
 
     enabled: bool = Field(default=False, description="Serve /oauth/token, /me/v1 and the other paths of Auth0's wire")
-    connections: Annotated[
-        Mapping[str, str],
-        Field(default_factory=dict[str, str], description="Provider by further names of Auth0 connections"),
-    ]
+    connections: Mapping[str, str] = Field(
+        default_factory=dict[str, str], description="Provider by further names of Auth0 connections"
+    )
 
 
 class IssuerSettings(Section):
@@ -457,7 +456,7 @@ class Settings(BaseSettings):
     tokens: TokenSettings = TokenSettings()
     sign_in: SignInSettings = SignInSettings()
     exchange: ExchangeSettings = ExchangeSettings()
-    auth0: Annotated[Auth0Settings, Field(default_factory=Auth0Settings)]
+    auth0: Auth0Settings = Auth0Settings()
     issuers: Annotated[Mapping[str, IssuerSettings], Field(default_factory=dict[str, IssuerSettings])]
     approvals: ApprovalSettings = ApprovalSettings()
     activity: ActivitySettings = ActivitySettings()

@@ -29,7 +29,7 @@ def server_document(deployment: Deployment) -> dict[str, object]:
         "device_authorization_endpoint": deployment.url("/device_authorization"),
         "pushed_authorization_request_endpoint": deployment.url("/par"),
         "require_pushed_authorization_requests": deployment.settings.tokens.require_pushed,
-        "token_endpoint": deployment.url("/token"),
+        "token_endpoint": deployment.url("/oauth/token" if deployment.settings.auth0.enabled else "/token"),
         "jwks_uri": deployment.url("/.well-known/jwks.json"),
         "revocation_endpoint": deployment.url("/revoke"),
         "introspection_endpoint": deployment.url("/introspect"),
