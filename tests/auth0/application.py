@@ -12,7 +12,7 @@ from providers.simulator.person import consent
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.support.person import Person
-from tests.support.portal_room import CHALLENGE, Room, query_of
+from tests.support.rooms.portal_room import CHALLENGE, Room, query_of
 from vault.records import Client, ClientKind, User
 
 FEDERATED = "urn:auth0:params:oauth:grant-type:token-exchange:federated-connection-access-token"

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from tests.auth0.application import Application
-from tests.support.portal_room import Room, running_room
+from tests.support.rooms.portal_room import Room, running_room
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.auth0.application import ACCOUNT_TOKEN, Application
-from tests.support.portal_room import Room, accounts_of
+from tests.support.rooms.portal_room import Room, accounts_of
 
 FIVE = {"access_token", "scope", "expires_in", "issued_token_type", "token_type"}
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.auth0.application import CALLBACK, VERIFIER, Application
-from tests.support.portal_room import CHALLENGE, Room, query_of
+from tests.support.rooms.portal_room import CHALLENGE, Room, query_of
 
 CREATE, READ, DELETE = (f"{verb}:me:connected_accounts" for verb in ("create", "read", "delete"))
 

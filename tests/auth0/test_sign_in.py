@@ -10,7 +10,7 @@ import pytest
 
 from tests.auth0.application import Application
 from tests.support.harness import running_vault
-from tests.support.portal_room import Room
+from tests.support.rooms.portal_room import Room
 
 
 async def test_the_issuer_ends_with_a_slash_everywhere(room: Room, application: Application) -> None:

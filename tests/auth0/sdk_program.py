@@ -1,0 +1,119 @@
+"""An application with Auth0's Python SDKs as published: run by `test_python_sdks.py` in an environment of its own.
+
+It prints an address for the person's browser, and reads the one to which the browser was sent; its last line is what it
+found, as JSON. Its only settings are a domain, a client, and an API of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import Any
+
+from auth0.authentication.get_token import GetToken
+from auth0_ai.authorizers.token_vault_authorizer import (
+    TokenVaultAuthorizerBase,
+    TokenVaultAuthorizerParams,
+    get_access_token_from_token_vault,
+)
+from auth0_ai.interrupts.token_vault_interrupt import TokenVaultInterrupt
+from auth0_api_python import ApiClient, ApiClientOptions
+from auth0_server_python.auth_server.server_client import ServerClient
+from auth0_server_python.auth_types import ConnectAccountOptions, StartInteractiveLoginOptions
+from auth0_server_python.store.abstract import AbstractDataStore
+
+DOMAIN, REDIRECT, API = os.environ["DOMAIN"], os.environ["REDIRECT"], os.environ["API"]
+CLIENT = {"client_id": os.environ["CLIENT_ID"], "client_secret": os.environ["CLIENT_SECRET"]}
+API_CLIENT = {"client_id": os.environ["API_CLIENT_ID"], "client_secret": os.environ["CLIENT_SECRET"]}
+CONNECTION = "sign-in-with-slack"
+
+
+class Store(AbstractDataStore[Any]):
+    """In memory."""
+
+    def __init__(self) -> None:
+        super().__init__({"secret": "x" * 32})
+        self.kept: dict[str, Any] = {}
+
+    async def set(self, identifier: str, state: Any, remove_if_expires: bool = False, options: Any = None) -> None:
+        self.kept[identifier] = state
+
+    async def get(self, identifier: str, options: Any = None) -> Any:
+        return self.kept.get(identifier)
+
+    async def delete(self, identifier: str, options: Any = None) -> None:
+        self.kept.pop(identifier, None)
+
+
+async def browse(url: str) -> str:
+    print(url, flush=True)
+    return (await asyncio.to_thread(input)).strip()
+
+
+async def call_tool(refresh_token: str, *scopes: str) -> str:
+    """What a tool of auth0-ai gets: the token, or the interrupt that asks for the account."""
+    authorizer = TokenVaultAuthorizerBase(
+        TokenVaultAuthorizerParams(scopes=list(scopes), connection=CONNECTION, refresh_token=refresh_token),
+        {"domain": DOMAIN, **CLIENT},
+    )
+
+    async def tool(**_: object) -> str:
+        return str(get_access_token_from_token_vault())
+
+    def context(*_: object, **__: object) -> dict[str, str]:
+        return {"thread_id": "1", "tool_call_id": "1", "tool_name": "tool"}
+
+    try:
+        return str(await authorizer.protect(context, tool)())
+    except TokenVaultInterrupt as interrupt:
+        return f"interrupt: {sorted(interrupt.required_scopes)}"
+
+
+async def main() -> None:
+    states = Store()
+    server = ServerClient(
+        domain=DOMAIN, **CLIENT, redirect_uri=REDIRECT, secret="x" * 32, transaction_store=Store(), state_store=states
+    )
+    found: dict[str, object] = {}
+    await server.complete_interactive_login(
+        await browse(
+            await server.start_interactive_login(
+                StartInteractiveLoginOptions(authorization_params={"scope": "openid profile email offline_access"})
+            )
+        )
+    )
+    refresh_token = next(
+        str(kept["refresh_token"] if isinstance(kept, dict) else kept.refresh_token) for kept in states.kept.values()
+    )
+    found["interrupt before"] = await call_tool(refresh_token, "chat:write")
+    started = await server.start_connect_account(
+        ConnectAccountOptions(connection=CONNECTION, scopes=["chat:write", "channels:read"], redirect_uri=REDIRECT)
+    )
+    completed = await server.complete_connect_account(await browse(started))
+    found["connected"] = completed.model_dump(mode="json")
+    listed = await server.list_connected_accounts()
+    found["listed"] = [one.id for one in listed.accounts]
+    names = await server.list_connected_account_connections(take=20)
+    found["connections"] = [one.name for one in names.connections]
+    found["server"] = await server.get_access_token_for_connection({"connection": CONNECTION})
+    raw = GetToken(DOMAIN, **CLIENT).access_token_for_connection(
+        subject_token_type="urn:ietf:params:oauth:token-type:refresh_token",
+        subject_token=refresh_token,
+        requested_token_type="http://auth0.com/oauth/token-type/federated-connection-access-token",
+        connection=CONNECTION,
+    )
+    found["members"] = sorted(raw)
+    found["tool"] = await call_tool(refresh_token, "chat:write")
+    found["tool that needs more"] = await call_tool(refresh_token, "chat:write", "users:read")
+    api_token = await browse(API)
+    api = ApiClient(ApiClientOptions(domain=DOMAIN, audience=API, **API_CLIENT))
+    found["verified"] = (await api.verify_access_token(api_token))["iss"]
+    exchanged = await api.get_access_token_for_connection({"connection": CONNECTION, "access_token": api_token})
+    found["api"] = exchanged["access_token"]
+    await server.delete_connected_account(completed.id)
+    found["after"] = await call_tool(refresh_token, "chat:write")
+    print(json.dumps(found), flush=True)
+
+
+asyncio.run(main())
