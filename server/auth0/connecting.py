@@ -26,7 +26,7 @@ from server.oauth.clients.auth0 import me_audience
 from server.oauth.pkce import check_challenge, verifier_matches
 from server.oauth.redirect_uris import redirect_matches
 from server.oauth.rules import OAuthError
-from vault import clients, connections, limits, tickets
+from vault import apis, clients, connections, limits, tickets
 from vault.records import Principal, TicketPurpose
 from vault.refusals import TransitionRefused
 
@@ -114,6 +114,8 @@ async def connect(deployment: Deployment, request: Request, principal: Principal
         bucket = f"link:{principal.grant_id}"
         if not await limits.spend(transaction, bucket, limit=_PER_GRANT, window=LIFETIME, now=deployment.now()):
             raise Problem(429, "Too many requests", headers={"Retry-After": str(LIFETIME)})
+    linked = [await apis.linked_clients(deployment.database, resource) for resource in client.resources]
+    services = tuple(dict.fromkeys(one for found in linked for one in found if one != client.id))
     secret = secrets.token_urlsafe(32)
     ticket = await issue_link(
         deployment,
@@ -125,7 +127,7 @@ async def connect(deployment: Deployment, request: Request, principal: Principal
             reason="missing",
             tool="",
             account=_login_hint(content),
-            back=AppReturn(given["redirect_uri"], given.get("state"), session_digest(secret), proof),
+            back=AppReturn(given["redirect_uri"], given.get("state"), session_digest(secret), proof, services),
         ),
     )
     answer = {

@@ -13,8 +13,10 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.http.redirects import with_parameters
-from vault import tickets
-from vault.records import TicketPurpose
+from vault import clients, delegations, tickets
+from vault.audit import audit
+from vault.records import Connection, TicketPurpose
+from vault.storage.database import Transaction
 
 LIFETIME: Final = 300  # seconds, of a code
 
@@ -24,13 +26,15 @@ class AppReturn:
     """Where the browser goes afterwards, and what the code will be bound to.
 
     `session` is the SHA-256 of the secret that only the application has, in hex; `challenge` its PKCE challenge (RFC
-    7636), empty if it sent none.
+    7636), empty if it sent none. `services` are the clients that are the application's own APIs: the person's answer is
+    for them, too.
     """
 
     redirect_uri: str
     state: str | None = field(repr=False)
     session: str = field(repr=False)
     challenge: str = ""
+    services: tuple[str, ...] = ()
 
     def payload(self) -> dict[str, object]:
         return {
@@ -38,6 +42,7 @@ class AppReturn:
             "state": self.state,
             "session": self.session,
             "challenge": self.challenge,
+            "services": list(self.services),
         }
 
     def address(self, **answer: str) -> str:
@@ -51,12 +56,13 @@ def read_return(stored: object) -> AppReturn | None:
     if not isinstance(stored, Mapping):
         return None
     kept: dict[str, object] = {str(name): value for name, value in stored.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- stored JSON
-    state = kept.get("state")
+    state, services = kept.get("state"), kept.get("services")
     return AppReturn(
         redirect_uri=str(kept["redirect_uri"]),
         state=None if state is None else str(state),
         session=str(kept["session"]),
         challenge=str(kept["challenge"]),
+        services=tuple(str(one) for one in services) if isinstance(services, list) else (),  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- stored JSON
     )
 
 
@@ -65,19 +71,46 @@ def session_digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
 
 
-async def issue_code(
-    deployment: Deployment, back: AppReturn, *, connection_id: str, user_id: str, client_id: str | None
-) -> str:
-    """The address with a new code for the connection."""
+async def issue_code(deployment: Deployment, back: AppReturn, *, connection: Connection, client_id: str | None) -> str:
+    """The address with a new code for the connection, which the application's services may use as it may."""
     async with deployment.transaction() as transaction:
+        if client_id is not None:
+            await _allow_services(transaction, back, connection, client_id=client_id, now=deployment.now())
         code = await tickets.issue(
             transaction,
             deployment.keys,
             purpose=TicketPurpose.APP_CODE,
-            payload={"connection": connection_id, **back.payload()},
+            payload={"connection": connection.id, **back.payload()},
             lifetime=LIFETIME,
             now=deployment.now(),
-            user_id=user_id,
+            user_id=connection.user_id,
             client_id=client_id,
         )
     return back.address(connect_code=code)
+
+
+async def _allow_services(
+    transaction: Transaction, back: AppReturn, connection: Connection, *, client_id: str, now: int
+) -> None:
+    held = await delegations.get(
+        transaction, user_id=connection.user_id, client_id=client_id, connection_id=connection.id
+    )
+    if held is None or not held.is_live(now):
+        return
+    for service in back.services:
+        if await clients.get_client(transaction, service) is None:
+            continue
+        await delegations.extend(
+            transaction,
+            user_id=connection.user_id,
+            client_id=service,
+            connection_id=connection.id,
+            scopes=held.scopes,
+            now=now,
+            ask=held.ask,
+            expires_at=held.expires_at,
+        )
+        event = delegations.extended_event(
+            connection, client_id=service, scopes=held.scopes, ask=held.ask, expires_at=held.expires_at
+        )
+        await audit.append(transaction, event, now=now)

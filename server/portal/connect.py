@@ -66,6 +66,7 @@ async def _question(
     context: dict[str, object] = {
         "handle": handle,
         "client": client,
+        "services": await _services(visit, request),
         "unverified": client is not None and texts.is_unverified(client),
         "kind": "" if client is None else texts.client_kind(client),
         "provider": provider,
@@ -83,6 +84,12 @@ async def _question(
         "in_testing": provider.registration.is_testing,
     }
     return visit.page("connect.html", context, status=status, form_targets=provider_targets([provider]))
+
+
+async def _services(visit: OwnVisit, request: ConnectRequest) -> str:
+    """The names of the application's own services, which get what it gets."""
+    found = [await _agent(visit, one) for one in (() if request.back is None else request.back.services)]
+    return ", ".join(one.name for one in found if one is not None)
 
 
 def _row(visit: OwnVisit, client: Client, provider: Provider, request: ConnectRequest) -> access.AccessRow | None:
@@ -278,9 +285,7 @@ async def _finish(
     """To the application that waits for the account, else to our page about it."""
     if back is None:
         return pages.go(_done_path(connection, client_id=client_id, not_granted=not_granted))
-    target = await app_returns.issue_code(
-        visit.deployment, back, connection_id=connection.id, user_id=visit.user.id, client_id=client_id
-    )
+    target = await app_returns.issue_code(visit.deployment, back, connection=connection, client_id=client_id)
     return pages.leave(visit.visit.request, target)
 
 

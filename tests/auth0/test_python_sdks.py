@@ -117,7 +117,7 @@ async def test_the_sdks_sign_in_connect_exchange_and_disconnect(tmp_path: Path) 
         unavailable("the SDKs need: make sdks")
     async with tenant(tmp_path) as place, Person(place.vault.url, transport=place.way()) as person:
         await person.sign_in("alice", PASSWORD)
-        client = await place.client("app")
+        client = await place.client("app", resources=(API,))
         api_client = await place.client("orders-api", redirect_uris=())
         async with place.vault.deployment.transaction() as transaction:
             now = place.vault.deployment.now()
