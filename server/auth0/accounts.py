@@ -5,8 +5,10 @@ An application sees and ends the accounts that its person lets it use, and no ot
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -16,17 +18,18 @@ from starlette.routing import Route
 
 from server.auth0.names import connection_name
 from server.auth0.problems import Problem, invalid, me_route, no_content
-from server.connecting.deletion import end_connection
 from server.deployment import Deployment
 from server.http.answers import json_answer
 from server.oauth.clients.auth0 import me_audience
 from vault import connections, delegations
 from vault.records import Connection, ConnectionState, Principal
+from vault.upkeep import revocations
 
 PREFIX: Final = "cac_"
 _MOST: Final = 20
 _USUAL: Final = 10
 _FILTERS: Final = 20
+_PATIENCE: Final = 8.0  # seconds for the provider
 _NUMBER: Final = re.compile(r"[0-9]{1,3}")
 
 
@@ -134,5 +137,9 @@ async def disconnect(deployment: Deployment, request: Request, principal: Princi
     )
     if found is None:
         raise Problem(404, "This connected account doesn't exist")
-    await end_connection(deployment, found)
+    async with deployment.transaction() as transaction:
+        await connections.disconnect(transaction, deployment.keys, found, now=deployment.now())
+    with suppress(TimeoutError):  # what is left is due, and repeated
+        async with asyncio.timeout(_PATIENCE):
+            await revocations.revoke_upstream(deployment.vault, found.id)
     return no_content()
