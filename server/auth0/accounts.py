@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.auth0.names import connection_name
-from server.auth0.problems import Problem, invalid, me_route, no_content
+from server.auth0.problems import MeProblem, invalid, me_route, no_content
 from server.deployment import Deployment
 from server.http.answers import json_answer
 from server.oauth.clients.auth0 import me_audience
@@ -136,7 +136,7 @@ async def disconnect(deployment: Deployment, request: Request, principal: Princi
         None,
     )
     if found is None:
-        raise Problem(404, "This connected account doesn't exist")
+        raise MeProblem(404, "This connected account doesn't exist")
     async with deployment.transaction() as transaction:
         await connections.disconnect(transaction, deployment.keys, found, now=deployment.now())
     with suppress(TimeoutError):  # what is left is due, and repeated

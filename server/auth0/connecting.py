@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from server.auth0.accounts import account
 from server.auth0.names import provider_of
-from server.auth0.problems import Problem, invalid, me_route, read_object
+from server.auth0.problems import MeProblem, invalid, me_route, read_object
 from server.connecting.app_returns import AppReturn, read_return, session_digest
 from server.connecting.links import LIFETIME, ConnectRequest, issue_link
 from server.deployment import Deployment
@@ -99,7 +99,7 @@ async def connect(deployment: Deployment, request: Request, principal: Principal
     given, wanted = _texts(content, "connection", "redirect_uri"), _scopes(content)
     provider = provider_of(deployment, given["connection"])
     if provider is None or not deployment.vault.upstreams[provider.name].is_configured:
-        raise Problem(404, "This connection doesn't exist here: see GET /me/v1/connected-accounts/connections")
+        raise MeProblem(404, "This connection doesn't exist here: see GET /me/v1/connected-accounts/connections")
     client = await clients.get_client(deployment.database, principal.client_id)
     if client is None or not redirect_matches(client.redirect_uris, given["redirect_uri"]):
         raise invalid({"redirect_uri": "not registered for this client"})
@@ -113,7 +113,7 @@ async def connect(deployment: Deployment, request: Request, principal: Principal
     async with deployment.transaction() as transaction:
         bucket = f"link:{principal.grant_id}"
         if not await limits.spend(transaction, bucket, limit=_PER_GRANT, window=LIFETIME, now=deployment.now()):
-            raise Problem(429, "Too many requests", headers={"Retry-After": str(LIFETIME)})
+            raise MeProblem(429, "Too many requests", headers={"Retry-After": str(LIFETIME)})
     linked = [await apis.linked_clients(deployment.database, resource) for resource in client.resources]
     services = tuple(dict.fromkeys(one for found in linked for one in found if one != client.id))
     secret = secrets.token_urlsafe(32)
@@ -178,8 +178,8 @@ async def complete(deployment: Deployment, request: Request, principal: Principa
             verifier=given.get("code_verifier"),
         )
     except TransitionRefused as error:
-        raise Problem(404, "Invalid or expired session") from error
+        raise MeProblem(404, "Invalid or expired session") from error
     connection = await connections.get_connection(deployment.database, found, user_id=principal.user_id)
     if connection is None:
-        raise Problem(404, "Invalid or expired session")
+        raise MeProblem(404, "Invalid or expired session")
     return json_answer(account(deployment, connection), status=201)

@@ -33,7 +33,7 @@ _TITLES: Final = {
 Handler = Callable[[Deployment, Request, Principal], Awaitable[Response]]
 
 
-class Problem(Exception):
+class MeProblem(Exception):
     """A refused request; `number` distinguishes the problems of one status, `fields` are faults by JSON pointer."""
 
     def __init__(
@@ -67,12 +67,12 @@ class Problem(Exception):
         return json_answer(content, status=self.status, headers=self.headers)
 
 
-def as_problem(refusal: VaultError) -> Problem:
+def as_me_problem(refusal: VaultError) -> MeProblem:
     """A vault refusal as a problem."""
     if isinstance(refusal, TransitionRefused):
-        return Problem(404, refusal.description)
+        return MeProblem(404, refusal.description)
     error = wire.as_oauth_error(refusal)
-    return Problem(error.status, error.description, headers=error.headers)
+    return MeProblem(error.status, error.description, headers=error.headers)
 
 
 def no_content() -> Response:
@@ -80,19 +80,19 @@ def no_content() -> Response:
 
 
 async def read_object(request: Request, known: frozenset[str]) -> dict[str, object]:
-    """The members of a JSON body. Raises Problem, also for members that this API does not have."""
+    """The members of a JSON body. Raises MeProblem, also for members that this API does not have."""
     try:
         content = await wire.read_json_object(request, limit=_BODY_LIMIT, code="invalid_request")
     except OAuthError as error:
         status = 415 if "application/json" in error.description else error.status
-        raise Problem(status, error.description, number=3) from error
+        raise MeProblem(status, error.description, number=3) from error
     if unknown := sorted(content.keys() - known):
         raise invalid({name: f"unknown; the members are {', '.join(sorted(known))}" for name in unknown})
     return content
 
 
-def invalid(fields: Mapping[str, str]) -> Problem:
-    return Problem(400, "Invalid request payload input", number=3, fields=fields)
+def invalid(fields: Mapping[str, str]) -> MeProblem:
+    return MeProblem(400, "Invalid request payload input", number=3, fields=fields)
 
 
 class MeRoute:
@@ -108,17 +108,17 @@ class MeRoute:
             return cors.preflight(cors.ANY, methods=(*self._handlers, "OPTIONS"))
         try:
             answer = await self._answer(request)
-        except Problem as problem:
+        except MeProblem as problem:
             answer = problem.answer()
         except VaultError as refusal:
-            answer = as_problem(refusal).answer()
+            answer = as_me_problem(refusal).answer()
         answer.raw_headers.extend(cors.answer_headers(cors.ANY))
         return answer
 
     async def _answer(self, request: Request) -> Response:
         found = self._handlers.get("GET" if request.method == "HEAD" else request.method)
         if found is None:
-            raise Problem(405, "This method isn't supported", headers={"Allow": ", ".join(self._handlers)})
+            raise MeProblem(405, "This method isn't supported", headers={"Allow": ", ".join(self._handlers)})
         scope, handler = found
         try:
             principal = await tokens.authenticate(
@@ -129,9 +129,9 @@ class MeRoute:
                 audiences=frozenset({self._audience}),
             )
         except tokens.TokenRefused as error:
-            raise Problem(401, "Invalid Token", number=3, headers={"WWW-Authenticate": "Bearer"}) from error
+            raise MeProblem(401, "Invalid Token", number=3, headers={"WWW-Authenticate": "Bearer"}) from error
         if scope not in principal.scopes:
-            raise Problem(403, f"Insufficient scope, expected {scope}", number=2)
+            raise MeProblem(403, f"Insufficient scope, expected {scope}", number=2)
         return await handler(self._deployment, request, principal)
 
 
