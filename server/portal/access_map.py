@@ -11,7 +11,7 @@ from server.portal.access.access import AccessRow
 from server.portal.agents import OwnAgent
 from server.portal.connections import account_title
 from server.portal.requests import OwnVisit
-from vault.audit import audit
+from vault.audit.audit import LastUse
 from vault.records import Connection
 
 MOST_AGENTS: Final = 10
@@ -46,16 +46,18 @@ class AccessMap:
     more_accounts: int
 
 
-async def draw(
-    visit: OwnVisit, agents: Sequence[tuple[OwnAgent, list[AccessRow]]], *, owned: Sequence[Connection], all_agents: int
+def draw(
+    visit: OwnVisit,
+    agents: Sequence[tuple[OwnAgent, list[AccessRow]]],
+    *,
+    owned: Sequence[Connection],
+    uses: Sequence[LastUse],
+    all_agents: int,
 ) -> AccessMap:
     """The map of these agents with what each may use; `owned` are all accounts."""
-    uses = {
-        (one.client_id, one.connection_id or ""): one.count
-        for one in await audit.list_last_uses(visit.deployment.database, visit.user.id)
-    }
-    accounts = _most_used(owned, uses)
-    busiest = max(uses.values(), default=0)
+    counts = {(one.client_id, one.connection_id or ""): one.count for one in uses}
+    accounts = _most_used(owned, counts)
+    busiest = max(counts.values(), default=0)
     places = {one.id: place for place, one in enumerate(accounts)}
     lines: list[MapLine] = []
     for place, (agent, rows) in enumerate(agents):
@@ -63,7 +65,7 @@ async def draw(
             to = places.get(row.connection.id)
             if to is None:
                 continue
-            count = uses.get((agent.client.id, row.connection.id), 0)
+            count = counts.get((agent.client.id, row.connection.id), 0)
             lines.append(
                 MapLine(
                     agent=agent,

@@ -17,6 +17,7 @@ from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from vault import clients, connections, delegations, grants
 from vault.audit import audit
+from vault.audit.audit import LastUse
 from vault.records import Client, Connection, Event, Grant
 
 PAGE_SIZE: Final = 25  # agents
@@ -49,14 +50,17 @@ class OwnAgent:
         return texts.is_unverified(self.client)
 
 
-async def own_agents(visit: OwnVisit) -> list[OwnAgent]:
-    """Every client with a grant or a live delegation of this person, the last used first."""
+async def own_agents(visit: OwnVisit, *, uses: Sequence[LastUse] | None = None) -> list[OwnAgent]:
+    """Every client with a grant or a live delegation of this person, the last used first.
+
+    `uses` is what `audit.list_last_uses` returned, where the caller has read it already.
+    """
     database, now = visit.deployment.database, visit.deployment.now()
     live: dict[str, list[Grant]] = {}
     for grant in await grants.list_grants(database, visit.user.id):
         live.setdefault(grant.client_id, []).append(grant)
     used: dict[str, int] = {}
-    for use in await audit.list_last_uses(database, visit.user.id):
+    for use in await audit.list_last_uses(database, visit.user.id) if uses is None else uses:
         used[use.client_id] = max(use.at, used.get(use.client_id, 0))
     agents = [
         OwnAgent(client, tuple(live.get(client.id, ())), used.get(client.id))

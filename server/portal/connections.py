@@ -7,7 +7,7 @@ there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from starlette.responses import Response
@@ -116,8 +116,9 @@ async def show_one(visit: OwnVisit) -> Response:
 
 async def _account_page(visit: OwnVisit, connection: Connection, *, error: str, status: int) -> Response:
     deployment, now = visit.deployment, visit.deployment.now()
-    used = _last_uses(await audit.list_last_uses(deployment.database, visit.user.id))
-    part = pages.part(await _access_rows(visit, connection), visit.visit.query("page"), size=ROWS)
+    uses = await audit.list_last_uses(deployment.database, visit.user.id)
+    used = _last_uses(uses)
+    part = pages.part(await _access_rows(visit, connection, uses=uses), visit.visit.query("page"), size=ROWS)
     context: dict[str, object] = {
         "one": _row(visit, connection, now=now) | {"used_at": used.get(connection.id)},
         "connection": connection,
@@ -135,10 +136,12 @@ async def _account_page(visit: OwnVisit, connection: Connection, *, error: str, 
     return visit.page("account.html", context, status=status, form_targets=targets)
 
 
-async def _access_rows(visit: OwnVisit, connection: Connection) -> tuple[access.AccessRow, ...]:
+async def _access_rows(
+    visit: OwnVisit, connection: Connection, *, uses: Sequence[audit.LastUse] | None = None
+) -> tuple[access.AccessRow, ...]:
     deployment = visit.deployment
     held = await delegations.list_for_connection(deployment.database, visit.user.id, connection_id=connection.id)
-    agents = [one.client for one in await own_agents(visit)]
+    agents = [one.client for one in await own_agents(visit, uses=uses)]
     owned = await connections.list_connections(deployment.database, visit.user.id)
     account = next(
         (one for one in access.offered_accounts(deployment, owned) if one.connection.id == connection.id), None

@@ -15,6 +15,7 @@ from server.portal.connections import account_title
 from server.portal.requests import OwnVisit
 from vault import clients, connections
 from vault.approvals.approvals import Approval
+from vault.audit import audit
 
 _SHOWN: Final = 5  # events
 
@@ -23,7 +24,8 @@ async def show(visit: OwnVisit) -> Response:
     """Everything at a glance."""
     deployment, now = visit.deployment, visit.deployment.now()
     owned = await connections.list_connections(deployment.database, visit.user.id)
-    agents = await own_agents(visit)
+    uses = await audit.list_last_uses(deployment.database, visit.user.id)
+    agents = await own_agents(visit, uses=uses)
     shown = await with_accounts(visit, agents[:MOST_AGENTS], owned=owned)
     needs = visit.needs
     context: dict[str, object] = {
@@ -32,7 +34,7 @@ async def show(visit: OwnVisit) -> Response:
             (one, account_title(visit, one.provider), texts.status(one.status(now)), texts.status_hint(one.status(now)))
             for one in needs.connections
         ],
-        "map": await draw(visit, shown, owned=owned, all_agents=len(agents)),
+        "map": draw(visit, shown, owned=owned, uses=uses, all_agents=len(agents)),
         "titles": {one.provider: account_title(visit, one.provider) for one in owned},
         "states": {one.id: texts.status(one.status(now)) for one in owned if one.status(now) != "active"},
         "events": await recent_rows(visit, limit=_SHOWN),
