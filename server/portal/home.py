@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from starlette.responses import Response
@@ -11,10 +10,10 @@ from server.portal import texts
 from server.portal.access_map import MOST_AGENTS, draw
 from server.portal.activity import recent_rows
 from server.portal.agents import own_agents, with_accounts
+from server.portal.approvals.approvals import question
 from server.portal.connections import account_title
 from server.portal.requests import OwnVisit
-from vault import clients, connections
-from vault.approvals.approvals import Approval
+from vault import connections
 from vault.audit import audit
 
 _SHOWN: Final = 5  # events
@@ -29,7 +28,7 @@ async def show(visit: OwnVisit) -> Response:
     shown = await with_accounts(visit, agents[:MOST_AGENTS], owned=owned)
     needs = visit.needs
     context: dict[str, object] = {
-        "asked": [await _question(visit, one) for one in needs.approvals],
+        "asked": [await question(visit, one) for one in needs.approvals],
         "troubled": [
             (one, account_title(visit, one.provider), texts.status(one.status(now)), texts.status_hint(one.status(now)))
             for one in needs.connections
@@ -42,17 +41,3 @@ async def show(visit: OwnVisit) -> Response:
         "mcp": deployment.url("/mcp"),
     }
     return visit.page("home.html", context)
-
-
-async def _question(visit: OwnVisit, approval: Approval) -> Mapping[str, object]:
-    client = await clients.get_client(visit.deployment.database, approval.client_id)
-    spec = visit.deployment.tool(approval.tool)
-    return {
-        "id": approval.id,
-        "title": approval.tool if spec is None else spec.title,
-        "agent": approval.client_id if client is None else client.name or client.id,
-        "provider": account_title(visit, approval.provider),
-        "provider_name": approval.provider,
-        "account": approval.account,
-        "ends_at": approval.expires_at,
-    }

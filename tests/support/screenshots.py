@@ -68,6 +68,8 @@ async def take(folder: Path, *, only: frozenset[str] = frozenset()) -> None:
             user = await room.user("alice")
             shown = await furnish(room, user)
             await settle_in(room, shown)
+            for name in ("bob", "carol", "dora"):
+                await room.user(name)
             asking = await room.agent(name="Windsurf", redirect_uris=("http://127.0.0.1:33418/callback",))
             link = await room.link(user, shown.agents[3])
             paths = paths_of(room, shown) | {
