@@ -280,3 +280,10 @@ def test_every_page_is_in_the_index() -> None:
         name = path.relative_to(DOCS).as_posix()
         if path.parent.name not in {"examples", "decisions"} and name != "README.md":
             assert f"]({name})" in index, name
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    shown = set(re.findall(r"[\w/.-]+\.md$", site, flags=re.MULTILINE))
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")} - {"README.md"}  # shown as pages.md
+    assert pages - shown == set(), "add them to nav in mkdocs.yml"

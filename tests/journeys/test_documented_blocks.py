@@ -65,7 +65,6 @@ OTHERS = {
     ("docs/operate/postgresql.md", "yaml"): "tests/ha/pieces.py",
     ("docs/operate/postgresql.md", "haproxy"): "tests/ha/pieces.py",
     ("docs/operate/postgresql.md", "ini"): "tests/ha/pieces.py",
-    ("docs/operate/tls-proxy.md", ""): "written from the manuals of Caddy and nginx, and said there",
     ("docs/guides/register.md", "bash"): "tests/journeys/test_register_page.py",
     ("docs/guides/examples/slack-sdk.md", "python"): "tests/journeys/test_examples.py",
     ("docs/guides/examples/google-api-python-client.md", "python"): "tests/journeys/test_examples.py",

@@ -1,4 +1,4 @@
-"""`make release`: build everything into dist/, install each file into an empty place, and run the demo there.
+"""`make release`: build everything into dist/, install each file into an empty place, run the demo there, and upgrade.
 
 python -m tests.release [--only TRIAL] [--dirty]
 """
@@ -31,8 +31,11 @@ def main() -> None:
     files = found_in(folder) if given.built else build_all(folder)
     for path in sorted(folder.iterdir()):
         print(f"{path.stat().st_size / 1024:9.0f} KiB  {path.name}")
-    if not trials.run_all(*files, only=given.only):
-        sys.exit(1)
+    works = trials.run_all(*files, only=given.only)
+    if not given.only:  # the data of the release before
+        upgrade = [sys.executable, "-m", "pytest", "-q", "tests/vault/storage/test_upgrades.py"]
+        works = subprocess.run(upgrade, cwd=ROOT, check=False).returncode == 0 and works
+    sys.exit(not works)
 
 
 if __name__ == "__main__":
