@@ -194,6 +194,7 @@ async def driving(
     *arguments: str,
     folder: Path,
     authorize: Callable[[str], Awaitable[str]] = _nobody,
+    env: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Driver]:
     """Run a program of `tests/node`, or a Python program beside this one, until the block ends."""
     is_python = script.endswith(".py")
@@ -204,7 +205,7 @@ async def driving(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env=environment(folder),
+        env=environment(folder, **(env or {})),
         cwd=folder,
         limit=2**22,
     )
