@@ -419,7 +419,7 @@ async def test_a_browser_is_told_of_an_approval_and_a_click_opens_its_page(stage
             async with asyncio.timeout(10):
                 while not (said := await page.evaluate(titles)):
                     await asyncio.sleep(0.05)
-            assert said == ["Token Vault reaches you here: This is a test. Your notifications look like it."]
+            assert said == ["Token Vault can notify you here: This is a test. Your notifications will look like this."]
             assert await worker.evaluate(_CLICK) == [opened, 0]
         await row.get_by_role("button", name="Remove").click()
         await expect(page.get_by_role("status")).to_contain_text("Removed.")

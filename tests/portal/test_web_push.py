@@ -96,7 +96,7 @@ async def test_a_test_reaches_the_browser_from_its_page(place: Place) -> None:
     answer = await person.submit(page, form=f"/notifications/{channel.id}", button=("action", "test"))
     assert "The test was sent." in answer.text
     (sent,) = place.service.sent_to(browser)
-    assert json.loads(browser.read(sent.body))["title"] == "Token Vault reaches you here"
+    assert json.loads(browser.read(sent.body))["title"] == "Token Vault can notify you here"
     assert web_push.endpoint_hash(browser.endpoint) in page.text
     assert browser.endpoint not in page.text
     assert encode(browser.auth) not in page.text
@@ -164,7 +164,7 @@ async def test_what_is_no_subscription_is_refused(place: Place, text: str) -> No
 
 async def test_a_browser_signs_up_once_and_a_person_has_so_many(place: Place) -> None:
     _, _, person, browser = await signed_up(place)
-    assert "You have this channel already." in await sign_up(person, browser.subscription())
+    assert "You already have this channel." in await sign_up(person, browser.subscription())
     for number in range(MOST_CHANNELS - 2):
         assert "Added." in await sign_up(person, place.service.browser(str(number)).subscription())
     page = await person.open("/notifications")  # with room for one more
