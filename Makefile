@@ -64,9 +64,8 @@ sdks: .venv/.dev
 
 bench: .venv/.dev
 	$(RUN) -m tests.bench
-	$(RUN) -m tests.bench.eras
-	$(RUN) -m tests.bench.eras --postgres
-	$(RUN) -m tests.bench.transports
+	$(RUN) -m tests.bench.calls
+	$(RUN) -m tests.bench.calls --postgres
 	$(RUN) -m tests.bench.people
 	$(RUN) -m tests.bench.start
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from server.oauth.rules import TOKEN_EXCHANGE
-from tests.bench.__main__ import CONNECTIONS, CORES, Contender, free_port, start, wait_for
+from tests.bench.contenders import CONNECTIONS, CORES, LOAD_CORE, SERVER_CORE, Contender, free_port, start, wait_for
 from tests.bench.load import drive
 from tests.support.foreign.foreign import FOLDER, node
 
@@ -120,14 +120,14 @@ async def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--calls", type=int, default=2000, help="requests per kind and round")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
-    os.sched_setaffinity(0, {CORES[-1]})
+    os.sched_setaffinity(0, {LOAD_CORE})
     processes: list[subprocess.Popen[str]] = []
     try:
         with tempfile.TemporaryDirectory() as name:
-            peer = start_peer(core=CORES[0])
+            peer = start_peer(core=SERVER_CORE)
             processes.append(peer.server.process)
             warm = 2000  # oidc-provider gets faster for a while
-            kinds = [peer, *start_vault(Path(name), core=CORES[0], tokens=1 + warm + chosen.rounds * chosen.calls)]
+            kinds = [peer, *start_vault(Path(name), core=SERVER_CORE, tokens=1 + warm + chosen.rounds * chosen.calls)]
             processes.append(kinds[1].server.process)
             for kind in kinds:
                 wait_for(kind.server.port, kind.server.process)

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
+import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench.__main__ import CONNECTIONS, CORES, Contender, free_port, start, start_vault, wait_for
-from tests.bench.load import drive, request_bytes
+from tests.bench.calls import raw
+from tests.bench.contenders import LOAD_CORE, ending, start_upstream, start_vault, wait_for
+from tests.bench.load import request_bytes
+from tests.bench.rounds import Pair, Way, compare
 from tests.bench.tables import print_ratios
 from tests.bench.vaulted import PEOPLE
 
@@ -23,66 +27,38 @@ SIZES = (500, 100_000)
 WANTED = 1.10
 
 
-def start_with(people: int, folder: Path, upstream: int) -> tuple[Contender, Sequence[str]]:
-    """A vault with so many people beside the first, and the tokens of those who call."""
+def start_with(people: int, folder: Path, upstream: int, running: list[subprocess.Popen[str]]) -> Way:
+    """A vault with so many people beside the first, of whom some hundred call in turn."""
     os.environ[PEOPLE] = str(people)
     folder.mkdir()
-    contender = start_vault(folder, upstream, core=CORES[0])
+    contender = start_vault(folder, upstream)
+    running.append(contender.process)
     assert contender.process.stdout is not None
     contender.process.stdout.readline()  # the path of the proxy
-    tokens = contender.process.stdout.readline().split()
-    return contender, tokens
-
-
-async def measure(contender: Contender, tokens: Sequence[str], calls: int) -> float:
-    """CPU us per call."""
+    tokens: Sequence[str] = contender.process.stdout.readline().split()
+    wait_for(contender.port, contender.process)
+    sent = itertools.count()
 
     def make(number: int) -> bytes:
-        return request_bytes(contender.port, number, token=tokens[number % len(tokens)])
+        return request_bytes(contender.port, number, token=tokens[next(sent) % len(tokens)])
 
-    before = contender.cpu_seconds()
-    run = await drive(contender.port, connections=CONNECTIONS, calls=calls, token=None, make=make)
-    return (contender.cpu_seconds() - before) / len(run.latencies) * 1e6
-
-
-async def compare(
-    vaults: Sequence[tuple[Contender, Sequence[str]]], *, rounds: int, calls: int
-) -> dict[str, list[tuple[float, float]]]:
-    """Figures of the vault with one person and of each other, by round; the first round only warms up."""
-    found: dict[str, list[tuple[float, float]]] = {f"{size:,} people": [] for size in SIZES}
-    for number in range(-1, rounds):
-        turn = list(enumerate(vaults))[:: 1 if number % 2 else -1]
-        used = {place: await measure(vault, tokens, 1000 if number < 0 else calls) for place, (vault, tokens) in turn}
-        for place, name in enumerate(found, start=1):
-            if number >= 0:
-                found[name].append((used[0], used[place]))
-    return found
+    return raw(contender, make)
 
 
 def main() -> None:
     """Fill, start, compare, end."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.people", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--calls", type=int, default=400)
+    parser.add_argument("--calls", type=int, default=400, help="calls per vault and round")
     options = parser.parse_args()
-    os.sched_setaffinity(0, {CORES[-1]})
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:
-        upstream = free_port()
-        running = [start("tests.bench.upstream", str(upstream), core=CORES[-1])]
-        try:
-            wait_for(upstream, running[0])
-            vaults = [start_with(people, Path(name) / str(people), upstream) for people in (0, *SIZES)]
-            for contender, _ in vaults:
-                running.append(contender.process)
-                wait_for(contender.port, contender.process)
-            found = asyncio.run(compare(vaults, rounds=options.rounds, calls=options.calls))
-        finally:
-            for process in running:
-                process.terminate()
-            for process in running:
-                process.wait(timeout=30)
-    rows = {name: (each, WANTED) for name, each in found.items()}
-    print_ratios("Many people: CPU us per call", rows, columns=("1 person", "people"))
+    os.sched_setaffinity(0, {LOAD_CORE})
+    with tempfile.TemporaryDirectory(dir="/tmp") as name, ending() as running:
+        upstream = start_upstream(running)
+        one, *many = (start_with(people, Path(name) / str(people), upstream, running) for people in (0, *SIZES))
+        pairs = {f"{size:,} people": Pair(one, way, WANTED) for size, way in zip(SIZES, many, strict=True)}
+        found = asyncio.run(compare(pairs, rounds=options.rounds, calls=options.calls, warm_up=1000))
+    title = f"Many people: CPU us per call, SQLite; {options.rounds} rounds of {options.calls}"
+    print_ratios(title, found, columns=("1 person", "people"))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m tests.bench.start [--rounds N]
 
-Over stdio: from the start of the process to its list of tools. Over HTTP: to the first answer. Both contenders start
+Over stdio: from the start of the process to its list of tools. Over HTTP: to the first answers. Both contenders start
 in turn on the first core, the vault on a data directory that is there already; a ratio is taken within a round.
 """
 
@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,9 +19,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.bench.__main__ import CORES, free_port
-from tests.bench.eras import HANDSHAKE
+from tests.bench.contenders import LOAD_CORE, SERVER_CORE, cpu_seconds, free_port, memory_mb
+from tests.bench.messages import INITIALIZE, READY, request
+from tests.bench.tables import Row, print_ratios
 
+WANTED, WANTED_MEMORY = 1.3, 1.25
+ACCEPTED = "application/json, text/event-stream"
 REST = 3.0  # seconds after which memory is read
 Figures = dict[str, float]
 
@@ -31,23 +32,11 @@ Figures = dict[str, float]
 def run(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     """`python -m` these, on the first core."""
     return subprocess.Popen(
-        ["taskset", "-c", str(CORES[0]), sys.executable, "-m", *arguments],
+        ["taskset", "-c", str(SERVER_CORE), sys.executable, "-m", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of all threads so far."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
-
-
-def resident_mb(pid: int) -> float:
-    """Resident memory, shared pages included."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Rss:")) / 1024
 
 
 def list_over_stdio(arguments: Sequence[str]) -> Figures:
@@ -56,64 +45,72 @@ def list_over_stdio(arguments: Sequence[str]) -> Figures:
     process = run(arguments)
     assert process.stdin is not None
     assert process.stdout is not None
-    params = {"protocolVersion": HANDSHAKE, "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
-    messages: list[dict[str, object]] = [
-        {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params},
-        {"jsonrpc": "2.0", "method": "notifications/initialized"},
-        {"jsonrpc": "2.0", "id": 2, "method": "tools/list"},
-    ]
-    for message in messages:
-        process.stdin.write(json.dumps(message).encode() + b"\n")
+    for message in (request(1, "initialize", INITIALIZE), READY, request(2, "tools/list", {})):
+        process.stdin.write(message + b"\n")
         process.stdin.flush()
-        if message.get("id") == 1:
+        if b'"initialize"' in message:
             process.stdout.readline()
     if b'"slack_post"' not in process.stdout.readline():
         raise SystemExit(f"no list from {arguments}")
-    found = {"to the list, s": time.perf_counter() - started, "CPU to the list, s": cpu_seconds(process.pid)}
+    found = {"stdio: lists, s": time.perf_counter() - started, "stdio: lists, CPU s": cpu_seconds(process.pid)}
     time.sleep(REST)
-    found["resident after it, MB"] = resident_mb(process.pid)
+    found["stdio: before a call, MB"] = memory_mb(process.pid, "Rss")
     process.stdin.close()
     process.wait(30)
     return found
 
 
-def answer_over_http(arguments: Sequence[str], port: int, path: str) -> Figures:
-    """Seconds and CPU seconds to the first answer."""
+def answer_over_http(arguments: Sequence[str], port: int) -> Figures:
+    """Seconds and CPU seconds to the first answer of any kind, and CPU seconds to the first to an MCP client.
+
+    The bare server accepts that client, the vault asks it to sign in.
+    """
     started = time.perf_counter()
     process = run(arguments)
-    while True:
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            connection.request("GET", path, headers={"Host": f"localhost:{port}"})
-            connection.getresponse().read()
-            break
-        except OSError:
-            if process.poll() is not None:
-                raise SystemExit(f"{arguments} ended") from None
-            time.sleep(0.01)
-    found = {"serve: to an answer, s": time.perf_counter() - started, "serve: CPU, s": cpu_seconds(process.pid)}
+    while not ask(port, "GET", "/healthz", b""):
+        if process.poll() is not None:
+            raise SystemExit(f"{arguments} ended")
+        time.sleep(0.01)
+    found = {"serve: listens, s": time.perf_counter() - started, "serve: listens, CPU s": cpu_seconds(process.pid)}
+    ask(port, "POST", "/mcp", request(1, "initialize", INITIALIZE))
+    found["serve: answers a client, CPU s"] = cpu_seconds(process.pid)
     process.send_signal(signal.SIGTERM)
     process.wait(30)
     return found
 
 
-def compare(contenders: Sequence[Callable[[], Figures]], rounds: int) -> dict[str, list[tuple[float, float]]]:
+def ask(port: int, method: str, path: str, body: bytes) -> bool:
+    """Whether there was an answer."""
+    headers = {"Host": f"localhost:{port}", "Content-Type": "application/json", "Accept": ACCEPTED}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, body, headers)
+        connection.getresponse().read()
+    except OSError:
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def compare(contenders: Sequence[Callable[[], Figures]], rounds: int) -> dict[str, Row]:
     """Each figure of both, by round; the first round only warms up."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, Row] = {}
     for number in range(-1, rounds):
         turn = list(enumerate(contenders))[:: 1 if number % 2 else -1]
         figures = {place: contender() for place, contender in turn}
         for name in figures[0] if number >= 0 else ():
-            found.setdefault(name, []).append((figures[0][name], figures[1][name]))
+            row = found.setdefault(name, Row(WANTED_MEMORY if name.endswith("MB") else WANTED))
+            row.rounds.append((figures[0][name], figures[1][name]))
     return found
 
 
 def main() -> None:
     """Start both again and again, and print."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.start", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
-    os.sched_setaffinity(0, {CORES[-1]})
+    os.sched_setaffinity(0, {LOAD_CORE})
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         data = ["--data", str(Path(folder) / "data")]
@@ -126,20 +123,12 @@ def main() -> None:
         )
         served = compare(
             [
-                lambda: answer_over_http(["tests.bench.bare", str(port), "1"], port, "/mcp"),
-                lambda: answer_over_http(["token_vault", "serve", "--port", str(port), *data], port, "/healthz"),
+                lambda: answer_over_http(["tests.bench.bare", str(port), "1"], port),
+                lambda: answer_over_http(["token_vault", "serve", "--port", str(port), *data], port),
             ],
             rounds,
         )
-    print(f"load {os.getloadavg()[0]:.0f}; {rounds} rounds\n")
-    print(f"{'':<28}{'bare':>9}{'vault':>9}   vault over bare (min-max)")
-    for name, each in {**pipes, **served}.items():
-        ratios = [ours / theirs for theirs, ours in each]
-        theirs, ours = (statistics.median(one[place] for one in each) for place in (0, 1))
-        print(
-            f"{name:<28}{theirs:>9.2f}{ours:>9.2f}   "
-            f"{statistics.median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})"
-        )
+    print_ratios(f"Start, {rounds} rounds", pipes | served, digits=2)
 
 
 if __name__ == "__main__":

@@ -6,26 +6,50 @@ import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-Rounds = Sequence[tuple[float, float]]  # the bare server's figure and ours, by round
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table: the other contender's figure and ours in each round, and the ratio that is wanted.
+
+    `seconds`: how long each call took, theirs and ours; empty where nothing is called.
+    """
+
+    wanted: float
+    rounds: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    seconds: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
+
+
+def heading(title: str) -> str:
+    """What was measured, when, and how busy the machine was."""
+    when = f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
+    return f"\n{title}\n{when}\n"
+
+
+def p99_ms(seconds: Sequence[float]) -> float:
+    """The 99th percentile in ms."""
+    return sorted(seconds)[int(len(seconds) * 0.99)] * 1e3
+
+
+def gate(ratio: float, wanted: float) -> str:
+    """What was wanted, and whether it held."""
+    return f"{wanted:.2f}  {'held' if ratio <= wanted else 'MISSED'}"
 
 
 def print_ratios(
-    title: str,
-    rows: Mapping[str, tuple[Rounds, float]],
-    *,
-    columns: tuple[str, str] = ("bare", "vault"),
-    digits: int = 0,
+    title: str, rows: Mapping[str, Row], *, columns: tuple[str, str] = ("bare", "vault"), digits: int = 0
 ) -> None:
-    """One table: the medians of each row, the median ratio with its extremes, and its gate."""
-    print(f"\n{title}")
-    print(f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}\n")
-    print(f"{'':<40}{columns[0]:>10}{columns[1]:>10}   ratio (min-max)        wanted")
-    for name, (rounds, wanted) in rows.items():
-        ratios = [ours / theirs for theirs, ours in rounds]
-        theirs, ours = (statistics.median(one[place] for one in rounds) for place in (0, 1))
+    """One table: the medians of each row, the median ratio with its extremes, its gate, and both 99th percentiles."""
+    print(heading(title))
+    print(f"{'':<34}{columns[0]:>10}{columns[1]:>10}   {'ratio (min-max)':<22}{'wanted':<14}p99 ms of both")
+    for name, row in rows.items():
+        ratios = [ours / theirs for theirs, ours in row.rounds]
+        theirs, ours = (statistics.median(one[place] for one in row.rounds) for place in (0, 1))
         middle = statistics.median(ratios)
         span = f"{middle:.2f}x ({min(ratios):.2f}-{max(ratios):.2f})"
-        held = "held" if middle <= wanted else "missed"
-        print(f"{name:<40}{theirs:>10.{digits}f}{ours:>10.{digits}f}   {span:<22} {wanted:.2f}  {held}")
+        slowest = ", ".join(f"{p99_ms(one):.1f}" for one in row.seconds if one)
+        print(
+            f"{name:<34}{theirs:>10.{digits}f}{ours:>10.{digits}f}   {span:<22}{gate(middle, row.wanted):<14}{slowest}"
+        )

@@ -1,0 +1,160 @@
+"""The servers under test: started on the first core, asked what they used, ended. Load and upstream run on the last."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from joserfc import jwt
+from joserfc.jwk import RSAKey
+
+from tests.bench import where
+
+CONNECTIONS = 8
+CORES = sorted(os.sched_getaffinity(0))
+SERVER_CORE, LOAD_CORE = CORES[0], CORES[-1]
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of a process so far (schedstat, nanoseconds)."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
+
+
+def memory_mb(pid: int, kind: str) -> float:
+    """Memory of a process in MB: `Pss`, shared pages divided among their users, or `Rss`, shared pages included."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")) / 1024
+
+
+@dataclass
+class Contender:
+    """One server under test."""
+
+    name: str
+    process: subprocess.Popen[str]
+    port: int
+    token: str | None = None
+    path: str | None = None  # of a proxy; None: an MCP server
+
+    def cpu_seconds(self) -> float:
+        """CPU time of all its threads so far."""
+        return cpu_seconds(self.process.pid)
+
+    def main_thread_seconds(self) -> float:
+        """CPU time of its main thread so far."""
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/schedstat")
+        return int(path.read_text(encoding="ascii").split()[0]) / 1e9
+
+    def memory_mb(self) -> float:
+        """Proportional set size in MB."""
+        return memory_mb(self.process.pid, "Pss")
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(module: str, *arguments: str, core: int, counts: Path | None = None) -> subprocess.Popen[str]:
+    """Start `python -m module` on one core; with `counts` it is one whose time is taken apart."""
+    return subprocess.Popen(
+        ["taskset", "-c", str(core), sys.executable, "-m", module, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | ({} if counts is None else {where.VARIABLE: str(counts)}),
+    )
+
+
+def wait_for(port: int, process: subprocess.Popen[str]) -> None:
+    """Wait until something listens, at most 30 s."""
+    for _ in range(600):
+        if process.poll() is not None:
+            raise SystemExit(f"a contender ended with code {process.returncode} before it listened")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise SystemExit("a contender did not start within 30 s")
+
+
+@contextmanager
+def ending() -> Generator[list[subprocess.Popen[str]]]:
+    """Processes that end with the block."""
+    running: list[subprocess.Popen[str]] = []
+    try:
+        yield running
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def start_upstream(running: list[subprocess.Popen[str]]) -> int:
+    """Start what every contender calls; its port."""
+    port = free_port()
+    running.append(start("tests.bench.upstream", str(port), core=LOAD_CORE))
+    wait_for(port, running[-1])
+    return port
+
+
+def start_fast(folder: Path, upstream: int) -> Contender:
+    """FastMCP with a key pair made for this run."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    public = folder / "public.pem"
+    public.write_bytes(
+        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    now = int(time.time())
+    claims = {"iss": "bench", "aud": "bench", "sub": "person", "client_id": "agent", "iat": now, "exp": now + 3600}
+    token = jwt.encode({"alg": "RS256"}, claims, RSAKey.import_key(private))
+    port = free_port()
+    process = start("tests.bench.fast", str(port), str(upstream), str(public), "bench", "bench", core=SERVER_CORE)
+    return Contender("FastMCP + JWTVerifier", process, port, token)
+
+
+def start_bare(upstream: int, transport: str = "http", *, counts: Path | None = None) -> Contender:
+    """The SDK's server alone."""
+    port = free_port()
+    process = start("tests.bench.bare", str(port), str(upstream), transport, core=SERVER_CORE, counts=counts)
+    return Contender("bare MCP server", process, port)
+
+
+def start_vault(folder: Path, upstream: int, *, counts: Path | None = None, is_proxy: bool = False) -> Contender:
+    """This server."""
+    port = free_port()
+    process = start(
+        "tests.bench.vaulted", str(port), str(upstream), str(folder / "data"), core=SERVER_CORE, counts=counts
+    )
+    assert process.stdout is not None
+    token = process.stdout.readline().strip()
+    if not token:
+        raise SystemExit("the vault did not start: run python -m tests.bench.vaulted PORT UPSTREAM DIR to see why")
+    path, handle = process.stdout.readline().split() if is_proxy else (None, token)
+    return Contender("token vault", process, port, handle, path)
+
+
+def start_passing(upstream: int, *, counts: Path | None = None) -> Contender:
+    """The bare proxy."""
+    port = free_port()
+    process = start("tests.bench.passing", str(port), str(upstream), core=SERVER_CORE, counts=counts)
+    return Contender("bare pass-through proxy", process, port, "any", "/proxy/x/web")
