@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp
 
-    from server.runtime.deferred_app import LatePart
+    from server.runtime.deferred_app import DeferredApp, LatePart
     from server.telemetry.export import Telemetry
 
 Made = TypeVar("Made")
@@ -333,10 +333,10 @@ def _lifespan(
     return live
 
 
-def build_late_app(deployment: Deployment) -> ASGIApp:
-    """The whole application, loaded when its first request arrives.
+def build_late_app(deployment: Deployment) -> DeferredApp:
+    """The whole application, loaded on demand.
 
-    Other processes that look who holds the address are answered at once.
+    Whoever only looks whether somebody listens, and who, is answered at once.
     """
     from starlette.applications import Starlette
 

@@ -16,6 +16,7 @@ from server.terminal.context import Setup, fail, note
 if TYPE_CHECKING:
     from server.deployment import Deployment
     from server.lifecycle.loopback import Companion
+    from server.runtime.deferred_app import DeferredApp
     from server.settings import Settings
 
 SandboxOption = Annotated[
@@ -42,7 +43,7 @@ def serve(
 
 
 async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -> None:
-    from server.app import build_app, open_deployment
+    from server.app import build_late_app, open_deployment
     from server.lifecycle.maintenance import upkeep
     from server.runtime.browser import browser_opener
 
@@ -64,7 +65,8 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
         say_move(deployment)
         _say_who_comes_in(deployment)
         warn_if_slow()
-        await _until_told(Companion(build_app(deployment), address_of(deployment)), deployment)
+        app = build_late_app(deployment)
+        await _until_told(Companion(app, address_of(deployment)), app, deployment)
 
 
 @asynccontextmanager
@@ -116,8 +118,11 @@ async def _say_first_run(deployment: Deployment) -> None:
         )
 
 
-async def _until_told(companion: Companion, deployment: Deployment) -> None:
-    """Serve until SIGINT or SIGTERM. Waits for another process of this vault at the address, not for a stranger."""
+async def _until_told(companion: Companion, app: DeferredApp, deployment: Deployment) -> None:
+    """Serve until SIGINT or SIGTERM. Waits for another process of this vault at the address, not for a stranger.
+
+    Listens first, and loads the application then: supervisors and other processes wait for the address.
+    """
     from server.app import HEAD_START
     from server.lifecycle.loopback import Holder
     from server.runtime.serving import tune
@@ -147,6 +152,7 @@ async def _until_told(companion: Companion, deployment: Deployment) -> None:
                 )
             case _:
                 note(f"MCP {deployment.url('/mcp')}   portal {deployment.public_url}   Press Ctrl+C to stop")
+        await app.load()
         await _say_first_run(deployment)
         await asyncio.wait({running, ending}, timeout=HEAD_START, return_when=asyncio.FIRST_COMPLETED)
         await deployment.http.load()  # so that the first call does not wait for it
@@ -159,3 +165,4 @@ async def _until_told(companion: Companion, deployment: Deployment) -> None:
         ending.cancel()
         running.cancel()
         await asyncio.gather(running, ending, deployment.drain.finish(), return_exceptions=True)
+        await app.end()

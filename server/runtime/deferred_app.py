@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,7 +44,8 @@ class LatePart:
 class DeferredApp:
     """Loads `modules` in a thread, then makes the application and starts it (ASGI lifespan 2.0).
 
-    The paths in `at_once` are answered without it.
+    That begins with `load`, or with the first request. Until then the paths in `at_once` are answered without it; every
+    other request waits.
     """
 
     def __init__(self, make: Callable[[], ASGIApp], *, modules: Sequence[str], at_once: Mapping[str, ASGIApp]) -> None:
@@ -52,32 +53,49 @@ class DeferredApp:
         self._modules = modules
         self._at_once = at_once
         self._starting: asyncio.Task[_Started] | None = None
+        self._started: _Started | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Once the application lives, this costs it no frame of its own."""
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
-            return
+            return self._live(receive, send)
+        if self._started is not None:
+            return self._started(scope, receive, send)
         if (app := self._at_once.get(scope["path"])) is not None:
-            await app(scope, receive, send)
-            return
+            return app(scope, receive, send)
+        return self._answer_late(scope, receive, send)
+
+    async def load(self) -> None:
+        """Wait until the application lives. Raises what keeps it from that."""
+        await self._load()
+
+    async def end(self) -> None:
+        """Let it close what it has open, if it lives; also where no server ever told it to start."""
+        starting, self._starting, self._started = self._starting, None, None
+        if starting is not None:
+            await (await starting).end()
+
+    async def _load(self) -> _Started:
         if self._starting is None:
             self._starting = asyncio.create_task(self._start())
-        started = await asyncio.shield(self._starting)
-        scope["state"] = {**scope.get("state", {}), **started.state}
-        await started.app(scope, receive, send)
+        return await asyncio.shield(self._starting)
+
+    async def _answer_late(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = await self._load()
+        await started(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": _STARTED})
         await receive()
-        if self._starting is not None:
-            await (await self._starting).end()
+        await self.end()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self) -> _Started:
         await load_modules(self._modules)
         started = _Started(self._make())
         await started.begin()
+        self._started = started
         return started
 
 
@@ -85,15 +103,19 @@ class _Started:
     """The application while it lives."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-        self.state: MutableMapping[str, object] = {}
+        self._app = app
+        self._state: MutableMapping[str, object] = {}
         self._told: asyncio.Queue[Message] = asyncio.Queue()
         self._said: asyncio.Queue[Message] = asyncio.Queue()
         self._living: asyncio.Task[None] | None = None
 
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        scope.setdefault("state", {}).update(self._state)
+        return self._app(scope, receive, send)
+
     async def begin(self) -> None:
         """Start it. Raises RuntimeError when it does not want to."""
-        scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+        scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self._state}
         self._living = asyncio.create_task(self._live(scope))
         await self._tell("lifespan.startup")
 
@@ -104,7 +126,7 @@ class _Started:
             await self._living
 
     async def _live(self, scope: Scope) -> None:
-        await self.app(scope, self._told.get, self._said.put)
+        await self._app(scope, self._told.get, self._said.put)
 
     async def _tell(self, what: str) -> None:
         await self._told.put({"type": what})

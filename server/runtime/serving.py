@@ -35,6 +35,7 @@ def server_config(
     """How an application is served; `patience` is for open requests at the end, in seconds."""
     config = BoundedConfig(
         app,
+        interface="asgi3",  # an application may be a plain function that returns an awaitable
         http=BoundedProtocol,
         ws="none",  # nothing here uses it
         lifespan="on",
