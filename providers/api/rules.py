@@ -173,11 +173,17 @@ def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Ru
     Among rules whose paths both fit, the more specific decide: `/files/trash` is not `/files/{}`. A path that some
     server could read so that other rules decide has none.
     """
+    known = provider.literal_rules.get((api, method, path))
+    if known is not None:
+        return known
     if path_problem(path) is not None:
         return ()
     rules = provider.rules_by_call.get((api, method), ())
     found = _closest([rule for rule in rules if rule.path_pattern.fullmatch(path) is not None])
-    if not found or found[0].openness[:2] == (0, 0):  # nothing, or a path that the file names literally
+    if not found:
+        return found
+    if found[0].openness[:2] == (0, 0):  # a path that the file names literally, of which there are few
+        provider.literal_rules[api, method, path] = found
         return found
     decoded, folded = readings(path)
     if decoded != path and found != _closest([rule for rule in rules if rule.path_pattern.fullmatch(decoded)]):

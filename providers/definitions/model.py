@@ -487,6 +487,11 @@ class Provider(FilePart):
         return {}
 
     @cached_property
+    def literal_rules(self) -> dict[tuple[str, str, str], tuple[Rule, ...]]:
+        """The rules that were found for calls of paths that the file names; `providers.api.rules` fills it."""
+        return {}
+
+    @cached_property
     def rules_by_call(self) -> Mapping[tuple[str, str], tuple[Rule, ...]]:
         """The rules by API and method, in the order of the file."""
         found: dict[tuple[str, str], tuple[Rule, ...]] = {}

@@ -248,7 +248,9 @@ def read_authorization(headers: Headers) -> tuple[str, str]:
 
 async def read_claims(deployment: Deployment, token: str, *, now: int) -> AccessClaims:
     """Check signature, type, issuer and times. Caches a valid signature. Raises TokenRefused."""
-    verdicts = _verdicts.setdefault(deployment.keys, _Verdicts())
+    verdicts = _verdicts.get(deployment.keys)
+    if verdicts is None:
+        verdicts = _verdicts[deployment.keys] = _Verdicts()
     key = hashlib.sha256(token.encode("utf-8", "replace")).digest()
     claims = verdicts.get(key)
     if claims is None:
