@@ -57,6 +57,7 @@ async def ask(model: ScriptedModel, entry: Mapping[str, object], folder: Path) -
     assert (done.code, done.out.strip()) == (0, "Done."), done.err
 
 
+@pytest.mark.client("claude-code", "stdio", "words: it cancels by itself", "2026-07-28")
 async def test_its_model_gets_the_link_in_words_and_posts_when_it_was_followed(
     place: Place, simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -86,6 +87,7 @@ async def test_its_model_gets_the_link_in_words_and_posts_when_it_was_followed(
     assert [post["text"] for post in simulator.books()["posts"]] == [POST.arguments["text"]]
 
 
+@pytest.mark.client("claude-code", "HTTP", "posts and reads", "2026-07-28")
 async def test_over_http_its_model_reads_whose_account_it_was_and_that_texts_are_data(tmp_path: Path) -> None:
     async def script(turn: Turn) -> Call | str:
         return (load(POST, READ), POST, READ, "Done.")[len(turn.results)]

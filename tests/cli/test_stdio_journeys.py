@@ -51,7 +51,13 @@ async def follow(place: Place, link: str) -> None:
         assert page.status_code == 200, page.text
 
 
-@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param("auto", marks=pytest.mark.client("python", "stdio", "words, code", "2026-07-28")),
+        pytest.param("legacy", marks=pytest.mark.client("python", "stdio", "words, code", "2025-11-25")),
+    ],
+)
 async def test_the_owner_connects_once_and_later_runs_ask_nothing(
     place: Place, simulator: Simulator, mode: str
 ) -> None:
@@ -71,6 +77,7 @@ async def test_the_owner_connects_once_and_later_runs_ask_nothing(
     assert len(simulator.books()["posts"]) == 2
 
 
+@pytest.mark.client("python", "stdio", "input required", "2026-07-28")
 async def test_a_client_that_opens_links_is_asked_and_retries_by_itself(place: Place, simulator: Simulator) -> None:
     async def elicited(context: object, params: object) -> ElicitResult:
         assert isinstance(params, ElicitRequestURLParams)

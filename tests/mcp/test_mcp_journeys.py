@@ -25,6 +25,8 @@ from tests.support.person import Person
 from tests.support.rooms.mcp_room import Room, room
 
 POST = {"channel": "#general", "text": "hello"}
+MODERN, HANDSHAKE = "2026-07-28", "2025-11-25"
+ran = pytest.mark.client
 
 
 @pytest.fixture
@@ -99,7 +101,15 @@ def text(result: CallToolResult) -> str:
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
 
 
-@pytest.mark.parametrize(("path", "mode"), [("/mcp", "auto"), ("/mcp", "legacy"), ("/sse", "auto"), ("/sse", "legacy")])
+@pytest.mark.parametrize(
+    ("path", "mode"),
+    [
+        pytest.param("/mcp", "auto", marks=ran("python", "HTTP", "input required", MODERN)),
+        pytest.param("/mcp", "legacy", marks=ran("python", "HTTP", "-32042", HANDSHAKE)),
+        pytest.param("/sse", "auto", marks=ran("python", "SSE", "input required", MODERN)),
+        pytest.param("/sse", "legacy", marks=ran("python", "SSE", "-32042", HANDSHAKE)),
+    ],
+)
 async def test_a_newcomer_connects_once_and_later_runs_ask_nothing(place: Room, path: str, mode: str) -> None:
     async with Person(place.url) as person:
         alice = Newcomer(place, person, path)
@@ -128,7 +138,14 @@ async def test_a_newcomer_connects_once_and_later_runs_ask_nothing(place: Room, 
     assert len(place.simulator.books()["posts"]) == 2
 
 
-@pytest.mark.parametrize(("path", "mode"), [("/mcp", "auto"), ("/mcp", "legacy"), ("/sse", "legacy")])
+@pytest.mark.parametrize(
+    ("path", "mode"),
+    [
+        pytest.param("/mcp", "auto", marks=ran("python", "HTTP", "words, code", MODERN)),
+        pytest.param("/mcp", "legacy", marks=ran("python", "HTTP", "words, code", HANDSHAKE)),
+        pytest.param("/sse", "legacy", marks=ran("python", "SSE", "words, code", HANDSHAKE)),
+    ],
+)
 async def test_a_client_that_cannot_open_links_gets_words_and_a_code_for_another_device(
     place: Room, path: str, mode: str
 ) -> None:

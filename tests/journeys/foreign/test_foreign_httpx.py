@@ -55,6 +55,7 @@ async def call(http: httpx.AsyncClient, endpoint: str, token: str) -> int:
         return answer.status_code
 
 
+@pytest.mark.client("httpx", "/token", "401 to a revoked token")
 @pytest.mark.parametrize("method", ["none", "client_secret_basic", "client_secret_post"])
 async def test_plain_httpx_registers_redeems_refreshes_introspects_and_revokes(
     vault: RunningVault, method: str

@@ -20,6 +20,7 @@ from tests.support.person import Person
 from tests.support.rooms.mcp_room import Room, room
 
 pytestmark = pytest.mark.group("node")
+ran = pytest.mark.client
 
 LAUNCHER = MODULES / "@modelcontextprotocol/inspector/clients/launcher/build/index.js"
 ROOT = Path(__file__).parents[3]
@@ -79,9 +80,12 @@ def result_of(ran: Ran) -> Message:
 @pytest.mark.parametrize(
     ("path", "options"),
     [
-        ("/mcp", ("--transport", "http")),
-        ("/mcp", ("--transport", "http", "--protocol-era", "modern")),
-        ("/sse", ("--transport", "sse")),
+        pytest.param("/mcp", ("--transport", "http"), marks=ran("inspector", "HTTP", "words", "2025-11-25")),
+        pytest.param(
+            *("/mcp", ("--transport", "http", "--protocol-era", "modern")),
+            marks=ran("inspector", "HTTP", "words", "2026-07-28"),
+        ),
+        pytest.param("/sse", ("--transport", "sse"), marks=ran("inspector", "SSE", "words", "2025-11-25")),
     ],
 )
 async def test_the_inspector_signs_in_once_and_then_lives_on_what_it_stored(
@@ -120,6 +124,7 @@ def settings_file(place: Room) -> str:
     return "\n".join(lines) + "\n"
 
 
+@ran("inspector", "stdio", "words", "2025-11-25")
 async def test_over_stdio_the_inspector_calls_as_the_owner_and_needs_no_sign_in(place: Room, tmp_path: Path) -> None:
     """Each call starts a `stdio` process; the links it gives out lead to the vault that serves the same data."""
     data = place.vault.deployment.data
@@ -140,6 +145,7 @@ async def test_over_stdio_the_inspector_calls_as_the_owner_and_needs_no_sign_in(
     assert (owner.sign_ins, owner.links) == (0, 2)
 
 
+@ran("inspector", "bridge", "words", "2025-11-25")
 async def test_through_the_bridge_the_inspector_reaches_a_vault_elsewhere_over_stdio(
     place: Room, somebody: Somebody, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.group("node")
 REDIRECT = "http://127.0.0.1:33418/callback"
 
 
+@pytest.mark.client("openid-client", "/token", "discovery to revocation")
 async def test_openid_client_registers_signs_in_checks_refreshes_and_revokes(tmp_path: Path) -> None:
     """The library checks `iss`, `state`, `nonce`, signature, audience and `at_hash` by itself, and fails otherwise."""
     node()

@@ -62,7 +62,13 @@ def text(result: CallToolResult) -> str:
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
 
 
-@pytest.mark.parametrize(("path", "transport"), [("/mcp", "http-only"), ("/sse", "sse-only")])
+@pytest.mark.parametrize(
+    ("path", "transport"),
+    [
+        pytest.param("/mcp", "http-only", marks=pytest.mark.client("mcp-remote", "HTTP", "words", "2025-11-25")),
+        pytest.param("/sse", "sse-only", marks=pytest.mark.client("mcp-remote", "SSE", "words", "2025-11-25")),
+    ],
+)
 async def test_a_stdio_host_behind_mcp_remote_is_asked_once_and_never_again(
     place: Room, somebody: Somebody, tmp_path: Path, path: str, transport: str
 ) -> None:
@@ -87,6 +93,7 @@ async def test_a_stdio_host_behind_mcp_remote_is_asked_once_and_never_again(
     assert len(place.simulator.books()["posts"]) == posts + 2
 
 
+@pytest.mark.client("mcp-remote", "HTTP", "input required", "2026-07-28")
 async def test_a_host_of_the_newest_revision_opens_the_link_and_repeats_the_call_through_the_proxy(
     place: Room, somebody: Somebody, tmp_path: Path
 ) -> None:

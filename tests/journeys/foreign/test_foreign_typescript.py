@@ -37,6 +37,7 @@ async def call(agent: Driver, tool: str, **arguments: object) -> Message:
     return answer["result"]
 
 
+@pytest.mark.client("typescript", "HTTP", "-32042", "2025-11-25")
 async def test_over_http_the_sdk_is_handed_links_and_later_runs_ask_nothing(
     place: Room, somebody: Somebody, tmp_path: Path
 ) -> None:
@@ -60,6 +61,7 @@ async def test_over_http_the_sdk_is_handed_links_and_later_runs_ask_nothing(
     assert len(place.simulator.books()["posts"]) == posts + 2
 
 
+@pytest.mark.client("typescript", "SSE", "words", "2025-11-25")
 async def test_over_sse_the_sdk_is_told_in_words_and_refreshes_its_token_unseen(
     place: Room, somebody: Somebody, tmp_path: Path
 ) -> None:

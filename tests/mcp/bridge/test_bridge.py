@@ -204,6 +204,8 @@ async def test_a_client_of_the_operators_is_used_where_nobody_can_register(tmp_p
 # Forwarding
 
 
+@pytest.mark.client("python", "bridge", "input required", "2026-07-28")
+@pytest.mark.client("python", "bridge", "-32042", "2025-11-25")
 async def test_a_client_that_opens_links_is_asked_and_retries_by_itself(
     place: Room, person: Person, machine: Machine
 ) -> None:
@@ -227,7 +229,13 @@ async def test_a_client_that_opens_links_is_asked_and_retries_by_itself(
         assert not (await client.call_tool("slack_post", POST)).is_error
 
 
-@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param("auto", marks=pytest.mark.client("python", "bridge", "words, code", "2026-07-28")),
+        pytest.param("legacy", marks=pytest.mark.client("python", "bridge", "words, code", "2025-11-25")),
+    ],
+)
 async def test_a_client_that_opens_no_links_gets_words_and_a_code(
     place: Room, person: Person, machine: Machine, mode: str
 ) -> None:
