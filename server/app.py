@@ -298,9 +298,11 @@ def build_app(deployment: Deployment) -> ASGIApp:
     )
     app.router.redirect_slashes = False  # a redirect behind a TLS proxy would lose the bearer token
     app.router.default = rest
-    edge = Edge(app, GuardRules.from_settings(deployment.settings), deployment.drain, proxy=proxy)
+    trusted = deployment.settings.server.trusted_proxies
+    rules = GuardRules.from_settings(deployment.settings)
+    edge = Edge(app, rules, deployment.drain, proxy=proxy, takes_ids=bool(trusted))
     edge.call_directly(transports)
-    return behind_proxies(edge, deployment.settings.server.trusted_proxies)
+    return behind_proxies(edge, trusted)
 
 
 async def _answer_failure(request: Request, error: Exception) -> Response:

@@ -28,7 +28,7 @@ from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.outbound.json_values import is_object
 from server.admin_settings import AdminSettings
 from server.provider_settings import OutboundSettings, ProviderSettings, Section, SettingsRefused, read_secret
-from server.telemetry_settings import TelemetrySettings
+from server.telemetry_settings import LogSettings, TelemetrySettings
 from server.tool_settings import ToolSettings
 
 PREFIX = "TOKEN_VAULT_"
@@ -470,6 +470,7 @@ class Settings(BaseSettings):
     sandbox: SandboxSettings = SandboxSettings()
     stdio: StdioSettings = StdioSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    logs: LogSettings = LogSettings()
     providers: Annotated[Mapping[str, ProviderSettings], Field(default_factory=dict[str, ProviderSettings])]
     provider_folders: tuple[Path, ...] = Field(default=(), description="Folders with your own provider files")
 

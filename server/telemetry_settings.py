@@ -1,12 +1,23 @@
-"""The section `telemetry`: where metrics and traces go."""
+"""The sections `telemetry` and `logs`: where metrics and traces go, and the form of log records."""
 
 from __future__ import annotations
 
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from server.provider_settings import Section
+
+LogForm = Literal["auto", "json", "console"]
+
+
+class LogSettings(Section):
+    """The log of `serve`, on standard error."""
+
+    format: LogForm = Field(
+        default="auto", description="auto | json | console: auto is console on a terminal, JSON elsewhere"
+    )
 
 
 class TelemetrySettings(Section):

@@ -1,15 +1,23 @@
-"""Work that a trace shows and a histogram measures: an exchange, a refresh, a tool call, a request to a provider.
+"""Work that a trace shows and a histogram measures, and the id of the request that it is done for.
 
-Nobody listens by default, and a span then costs two function calls. `server.telemetry` listens.
+An exchange, a refresh, a tool call, a request to a provider: nobody listens by default, and a span then costs two
+function calls. `server.telemetry` listens. The request's id goes into log records, events, answers, and spans. Uses of
+keys are counted here, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+import secrets
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Final, Protocol
 
 Attribute = str | int | bool
+# How often this process used a key, by key and operation. Keys of single people count together, by their purpose.
+KEY_USES: Final[Counter[tuple[str, str]]] = Counter()
+REQUEST_ID: Final = ContextVar("request_id", default="")  # empty outside of a request
 
 
 class Span(Protocol):
@@ -36,6 +44,24 @@ class _Nothing:
 
 _NOTHING: Final = _Nothing()
 _listener: Listener | None = None
+
+
+def new_request_id() -> str:
+    """16 hexadecimal digits."""
+    return secrets.token_hex(8)
+
+
+@contextmanager
+def request() -> Generator[None]:
+    """Give what runs in the block the id of a request, unless it has one."""
+    if REQUEST_ID.get():
+        yield
+        return
+    reset = REQUEST_ID.set(new_request_id())
+    try:
+        yield
+    finally:
+        REQUEST_ID.reset(reset)
 
 
 def span(

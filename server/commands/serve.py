@@ -7,7 +7,7 @@ import signal
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -31,11 +31,15 @@ def serve(
     port: Annotated[int | None, typer.Option("--port", help="Port to listen on.", show_default="8765")] = None,
     sandbox: SandboxOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
+    log_format: Annotated[
+        Literal["auto", "json", "console"] | None,
+        typer.Option("--log-format", help="Form of log records.", show_default="JSON unless on a terminal"),
+    ] = None,
 ) -> None:
     """Serve agents and users over HTTP: MCP, sign-in, connect pages, and the portal."""
     from server.runtime.logs import configure
 
-    configure(verbose=verbose)
+    configure(verbose=verbose, form=log_format or setup.settings().logs.format)
     server = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     if port is not None:
         note("--port applies to this run only. Set server.port so that sign-in, connect, and stdio use it too.")

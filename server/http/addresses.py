@@ -9,8 +9,10 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from server.http import request_ids
 
 UNKNOWN = "unknown"
 _PREFIX = 64  # bits of an IPv6 address: a customer holds at least a /64 (RFC 6177)
@@ -58,7 +60,17 @@ def parse_address(address: str) -> IPv4Address | IPv6Address | None:
 
 
 def behind_proxies(app: ASGIApp, trusted: tuple[str, ...]) -> ASGIApp:
-    """Wrap `app` to see the address that these proxies put last into X-Forwarded-For; for all others, their own."""
+    """Wrap `app` to see the address that these proxies put last into X-Forwarded-For, and their X-Request-Id.
+
+    For all others: their own address, and no id.
+    """
     if not trusted:
         return app
-    return ProxyHeadersMiddleware(app, trusted_hosts=list(trusted))  # type: ignore[arg-type, return-value] -- uvicorn's names for the same ASGI types
+    proxies = ProxyHeadersMiddleware(app, trusted_hosts=list(trusted))  # type: ignore[arg-type] -- uvicorn's names for the same ASGI types
+
+    async def see(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (scope["client"] or ("",))[0] not in proxies.trusted_hosts:
+            request_ids.forget(scope)
+        await proxies(scope, receive, send)  # type: ignore[arg-type] -- as above
+
+    return see

@@ -12,6 +12,8 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from server.http.request_ids import request_member
+
 Headers = Sequence[tuple[bytes, bytes]]  # names in lower case
 
 JSON: Final = (b"content-type", b"application/json")
@@ -83,7 +85,9 @@ def message_error(
     headers: Headers = (),
 ) -> WholeAnswer:
     """A JSON-RPC error (JSON-RPC 2.0 §5), without the id of a request that was not read."""
-    error = {"code": code, "message": message, **({} if data is None else {"data": data})}
+    error: dict[str, object] = {"code": code, "message": message}
+    if named := {**(data or {}), **request_member()}:
+        error["data"] = named
     return WholeAnswer(status, [JSON, *headers], to_json({"jsonrpc": "2.0", "id": identity, "error": error}))
 
 

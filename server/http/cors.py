@@ -16,7 +16,7 @@ from vault.records import Client
 
 ORIGINS: Final = "origins"  # the member of a client's metadata that names more of them
 ANY: Final = "*"
-EXPOSED: Final = "WWW-Authenticate, DPoP-Nonce, Retry-After, Mcp-Session-Id"
+EXPOSED: Final = "WWW-Authenticate, DPoP-Nonce, Retry-After, Mcp-Session-Id, X-Request-Id"
 ALLOWED_HEADERS: Final = "Authorization, Content-Type, DPoP, MCP-Protocol-Version"
 _VARY: Final = (b"vary", b"Origin")
 

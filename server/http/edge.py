@@ -1,4 +1,4 @@
-"""The entry of every request: counted, checked, and handed to the endpoint of its path.
+"""The entry of every request: named, counted, checked, and handed to the endpoint of its path.
 
 Busy endpoints and the proxy are called directly, past the web framework's layers and routes, which cost 15 to 40 us a
 call; the framework keeps the same routes for look-ups. `server.http.guards` has the checks, `server.http.draining` what
@@ -14,22 +14,29 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http import cors, failures, guards
+from server.http import cors, failures, guards, request_ids
 from server.http.answers import with_headers
 from server.http.draining import CallInFlight, Drain, EndableStream, is_stream_request
 from server.http.guards import PROXY, BoundedBody, GuardRules
+from vault.spans import REQUEST_ID
 
 _BUSY: Final = frozenset({"/mcp", "/mcp/", "/token", "/token/"})
 
 
 class Edge:
-    """ASGI: the whole application. `framework` has all routes; the busy paths and `proxy` are called directly."""
+    """ASGI: the whole application. `framework` has all routes; the busy paths and `proxy` are called directly.
 
-    def __init__(self, framework: ASGIApp, rules: GuardRules, drain: Drain, *, proxy: ASGIApp) -> None:
+    `takes_ids`: requests can bring an id, because `server.http.addresses` lets only those of trusted proxies through.
+    """
+
+    def __init__(
+        self, framework: ASGIApp, rules: GuardRules, drain: Drain, *, proxy: ASGIApp, takes_ids: bool = False
+    ) -> None:
         self._framework = framework
         self._rules = rules
         self._drain = drain
         self._direct: dict[str, ASGIApp] = {}
+        self._takes_ids = takes_ids
         self.proxy = proxy
 
     def call_directly(self, routes: Iterable[BaseRoute]) -> None:
@@ -40,19 +47,24 @@ class Edge:
         if scope["type"] != "http":
             await self._framework(scope, receive, send)
             return
-        with self._drain.call() as call:
-            channels = _Channels(receive, send)
-            app = self._admit(scope, channels, call)
-            try:
-                await app(scope, channels.receive, channels.send)
-            except ClientDisconnect:  # what a route makes of a client that left, or of a body that we ended
-                pass
-            except Exception as error:  # the outermost handler
-                if channels.is_answering:  # cut it off, so that no client takes it for complete
-                    raise
-                await failures.answer(error, scope, channels.receive, channels.send)
-            for layer in reversed(channels.layers):
-                await layer.finish()
+        identity = request_ids.request_id(scope, takes_given=self._takes_ids)
+        reset = REQUEST_ID.set(identity)
+        try:
+            with self._drain.call() as call:
+                channels = _Channels(receive, request_ids.named(send, identity))
+                app = self._admit(scope, channels, call)
+                try:
+                    await app(scope, channels.receive, channels.send)
+                except ClientDisconnect:  # what a route makes of a client that left, or of a body that we ended
+                    pass
+                except Exception as error:  # the outermost handler
+                    if channels.is_answering:  # cut it off, so that no client takes it for complete
+                        raise
+                    await failures.answer(error, scope, channels.receive, channels.send)
+                for layer in reversed(channels.layers):
+                    await layer.finish()
+        finally:
+            REQUEST_ID.reset(reset)
 
     def _admit(self, scope: Scope, channels: _Channels, call: CallInFlight) -> ASGIApp:
         """Who answers: a guard, or the endpoint, with channels limited as the request needs it."""

@@ -1,13 +1,12 @@
 """What is answered when our own code raises, at every door: in the form that the path's callers read.
 
-The log gets the cause under an id, and the caller gets the id. `server.http.edge` calls this, and cuts off an answer
+The log gets the cause under the request's id, and the caller gets the id. `server.http.edge` calls this, and cuts off an answer
 that has begun. The proxy and the tools answer their own failures, with what they know of the call.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
 from typing import Final
 
 from pydantic_core import from_json
@@ -18,6 +17,8 @@ from providers.outbound.json_values import is_object
 from server.errors import status_of
 from server.http import cors
 from server.http.answers import SECRET, WholeAnswer, json_answer, message_error
+from server.http.request_ids import request_member
+from vault.spans import REQUEST_ID
 
 MESSAGE: Final = "token_vault.message"  # of an ASGI scope: the body with the JSON-RPC message that is answered
 _INTERNAL_ERROR: Final = -32603  # JSON-RPC 2.0 §5.1
@@ -28,24 +29,23 @@ logger = logging.getLogger("token_vault.http")
 
 async def answer(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
     """Log the error, and say where: nothing was answered yet."""
-    correlation = secrets.token_hex(8)
-    logger.error("request failed", extra={"correlation": correlation}, exc_info=error)
+    logger.error("request failed", extra={"request_id": REQUEST_ID.get()}, exc_info=error)
     path: str = scope["path"]
     if path.startswith(_MESSAGE_PATHS):
-        await _for_client(scope, correlation).write(send)
+        await _for_client(scope).write(send)
     elif "text/html" in (request := Request(scope)).headers.get("accept", ""):
         from server.http.pages import failure_page  # with all that pages need, for a rare failure
 
-        await failure_page(request, correlation)(scope, receive, send)
+        await failure_page(request)(scope, receive, send)
     else:
-        await _for_program(path, correlation).write(send)
+        await _for_program(path).write(send)
 
 
-def _words(correlation: str) -> str:
-    return f"The vault failed. Try again; its operator can find the cause in the log under {correlation}."
+def _words() -> str:
+    return f"The vault failed. Try again; its operator can find the cause in the log under {REQUEST_ID.get()}."
 
 
-def _for_client(scope: Scope, correlation: str) -> WholeAnswer:
+def _for_client(scope: Scope) -> WholeAnswer:
     """A JSON-RPC error, which names the request if it was read."""
     try:
         message: object = from_json(scope.get(MESSAGE, b""))
@@ -54,12 +54,12 @@ def _for_client(scope: Scope, correlation: str) -> WholeAnswer:
     identity = message.get("id") if is_object(message) else None
     named = identity if isinstance(identity, str | int) else None
     status = status_of("server_error")
-    return message_error(status, _INTERNAL_ERROR, _words(correlation), identity=named, headers=SECRET)
+    return message_error(status, _INTERNAL_ERROR, _words(), identity=named, headers=SECRET)
 
 
-def _for_program(path: str, correlation: str) -> WholeAnswer:
+def _for_program(path: str) -> WholeAnswer:
     """RFC 6749 §5.2; pages of other origins may read it where they may read other refusals."""
-    content = {"error": "server_error", "error_description": _words(correlation)}
+    content = {"error": "server_error", "error_description": _words(), **request_member()}
     made = json_answer(content, status=status_of("server_error"))
     if cors.is_cross_origin_path(path):
         made.raw_headers.extend(cors.answer_headers(cors.ANY))

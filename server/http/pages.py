@@ -22,6 +22,8 @@ from server.errors import status_of
 from server.http import page_texts
 from server.http.answers import json_answer
 from server.http.assets import asset_url, initials, logo_url, slug
+from server.http.request_ids import request_member
+from vault.spans import REQUEST_ID
 
 Item = TypeVar("Item")
 LANGUAGE_COOKIE: Final = "token_vault_language"  # what the person chose on the Notifications page
@@ -192,10 +194,10 @@ def error_page(request: Request, title: str, message: str, status: int) -> HTMLR
     )
 
 
-def failure_page(request: Request, correlation: str) -> HTMLResponse:
-    """Our own failure, with the id under which the log has its cause."""
+def failure_page(request: Request) -> HTMLResponse:
+    """Our own failure, with the request's id, under which the log has its cause."""
     with page_texts.use_language(language_of(request)):
-        message = page_texts.text("error.broken", id=correlation)
+        message = page_texts.text("error.broken", id=REQUEST_ID.get())
         return error_page(request, page_texts.text("error.broken_title"), message, status_of("server_error"))
 
 
@@ -214,5 +216,6 @@ async def answer_failure(request: Request, error: Exception) -> Response:
             answer = error_page(request, page_texts.text(f"{page}_title"), page_texts.text(page), status=status)
         answer.headers.update(headers)
         return answer
-    content = {"error": code, "error_description": description.format(allow=headers.get("Allow", ""))}
+    told = {"error": code, "error_description": description.format(allow=headers.get("Allow", ""))}
+    content = told | request_member()
     return secure(json_answer(content, status=status, headers=headers))

@@ -33,13 +33,13 @@ class _Readiness:
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self._lock = asyncio.Lock()
-        self._failing: str | None = None
+        self._failing: tuple[str, str] | None = None
         self._until = 0.0
 
-    async def find_problem(self) -> str | None:
-        """What is not ready; None when everything is."""
+    async def find_problem(self) -> tuple[str, str] | None:
+        """What is not ready, and the code of the reason; None when everything is."""
         if self._deployment.drain.is_draining:
-            return "draining"
+            return "draining", "ends"
         loop = asyncio.get_running_loop()
         async with self._lock:
             if loop.time() >= self._until:
@@ -47,7 +47,7 @@ class _Readiness:
                 self._until = loop.time() + KEPT
             return self._failing
 
-    async def _check(self) -> str | None:
+    async def _check(self) -> tuple[str, str] | None:
         name = "schema"
         try:
             async with asyncio.timeout(PATIENCE):
@@ -55,24 +55,25 @@ class _Readiness:
                     await check(self._deployment.database)
         except TimeoutError:
             logger.warning("not ready", extra={"check": name, "code": "timeout"})
+            return name, "timeout"
         except VaultError as error:
             logger.warning("not ready", extra={"check": name, "code": error.code, "detail": error.detail})
-        else:
-            return None
-        return name
+            return name, error.code
+        return None
 
 
 def ready_route(deployment: Deployment) -> Route:
-    """`/readyz`: 200 when keys, schema and storage work; otherwise 503 with the name of what does not."""
+    """`/readyz`: 200 when keys, schema and storage work; otherwise 503 with what does not, and why."""
     readiness = _Readiness(deployment)
 
     async def readyz(request: Request) -> JSONResponse:
         failing = await readiness.find_problem()
         headers = {"cache-control": "no-store"}
         if failing is None:
-            late = sorted(deployment.failing_upkeep)  # reported, but not a reason to send calls elsewhere
+            late = dict(sorted(deployment.failing_upkeep.items()))  # reported, but no reason to send calls elsewhere
             return JSONResponse({"status": "ready"} | ({"upkeep": late} if late else {}), headers=headers)
         later = {**headers, "retry-after": "1"}
-        return JSONResponse({"status": "not ready", "failing": failing}, status_of("not_ready"), headers=later)
+        content = {"status": "not ready", "failing": failing[0], "reason": failing[1]}
+        return JSONResponse(content, status_of("not_ready"), headers=later)
 
     return Route("/readyz", readyz, methods=["GET"])

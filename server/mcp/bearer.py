@@ -18,6 +18,7 @@ from server.deployment import Deployment
 from server.errors import KINDS, RefusalKind
 from server.http.answers import JSON, UNSTORED, WholeAnswer, message_error, raw
 from server.http.answers import Headers as RawHeaders
+from server.http.request_ids import request_member
 from server.mcp.retry_later import STORAGE_AWAY
 from server.oauth import tokens
 from server.oauth.clients.commands import sign_in_words
@@ -78,7 +79,7 @@ class Bearer:
         logger.error("token can't be checked", extra={"code": refused.code}, exc_info=refused)
         told = plain(refused)
         if told.retry_after is None:
-            return _answer(told.answer.status, {"error": told.answer.oauth_error})
+            return _answer(told.answer.status, {"error": told.answer.oauth_error, **request_member()})
         later = [UNSTORED, *raw(told.headers)]
         data = {"retry_after": told.retry_after}
         return message_error(told.answer.status, STORAGE_AWAY, told.text, data=data, headers=later)
@@ -93,7 +94,7 @@ class Bearer:
         challenge = f"{'DPoP' if is_dpop else 'Bearer'} {', '.join(parts)}"
         named = [(b"www-authenticate", challenge.encode())]
         if not error:
-            return _answer(kind.status, {"message": self._signpost}, named)
+            return _answer(kind.status, {"message": self._signpost, **request_member()}, named)
         told: dict[str, object] = {"error": error, "error_description": _DESCRIPTIONS.get(error, error)}
         message = _DESCRIPTIONS.get(error, error)
         if error == "invalid_token":

@@ -26,6 +26,7 @@ from server.mcp.retry_later import ON_AWAY, STORAGE_AWAY
 from server.mcp.sdk_server import KNOWN, PRINCIPAL, SERVER_NAME, Answer, Backing, Context, OpenVault, make_server
 from vault.records import Principal
 from vault.refusals import VaultError
+from vault.spans import request
 
 ON_LIVE: ContextVar[Callable[[], None] | None] = ContextVar("on_live", default=None)
 _STATE_LIFETIME: Final = 600.0  # seconds
@@ -57,7 +58,7 @@ def open_vault(deployment: Deployment, *, transport: str) -> OpenVault:
             raise known
         if known is not None:
             return known
-        request = tools.ToolRequest(
+        wanted = tools.ToolRequest(
             principal=current_principal(),
             name=params.name,
             arguments=params.arguments or {},
@@ -66,13 +67,13 @@ def open_vault(deployment: Deployment, *, transport: str) -> OpenVault:
             on_live=ON_LIVE.get(),
             on_away=ON_AWAY.get(),
         )
-        with deployment.drain.call():
+        with request(), deployment.drain.call():
             progress = _Progress(context, on_get_stream=transport == "http")
-            return await tools.call(deployment, request, progress=progress)
+            return await tools.call(deployment, wanted, progress=progress)
 
     async def call_plain(call: PlainCall, progress: Progress) -> Answer:
         is_modern = call.session is None
-        request = tools.ToolRequest(
+        wanted = tools.ToolRequest(
             principal=current_principal(),
             name=call.name,
             arguments=call.arguments,
@@ -80,8 +81,8 @@ def open_vault(deployment: Deployment, *, transport: str) -> OpenVault:
             transport=transport,
             trace=call.trace,
         )
-        with deployment.drain.call():
-            return await tools.call(deployment, request, progress=progress)
+        with request(), deployment.drain.call():
+            return await tools.call(deployment, wanted, progress=progress)
 
     security = RequestStateSecurity(
         keys=[deployment.keys.subkey("request-state")], ttl=_STATE_LIFETIME, bind_principal=lambda _: _principal_name()

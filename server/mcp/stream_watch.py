@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
+from contextvars import Context
 from typing import Final
 
 from server.deployment import Deployment
@@ -36,7 +37,7 @@ class StreamWatch:
         key = principal.grant_id, principal.token_id
         self._of.setdefault(key, set()).add(over)
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
+            self._looking = asyncio.create_task(self._look(), context=Context())  # of no one request
         try:
             yield over
         finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -46,7 +45,7 @@ from vault.refusals import (
     DelegationRequired,
     VaultError,
 )
-from vault.spans import span
+from vault.spans import REQUEST_ID, new_request_id, span
 
 DEADLINE: Final = 14.5  # seconds for a whole call, so that the answer is out within 15
 logger = logging.getLogger("token_vault.tools")
@@ -156,11 +155,9 @@ def _failure(request: ToolRequest, spec: ToolSpec, error: Exception) -> _Outcome
             text = f"{spec.title} didn't finish in time. {_unknown_outcome(spec)}"
             return _Outcome(failure(text), "failed", "timeout")
         case _:  # the log gets the cause, the caller an id to quote
-            correlation = secrets.token_hex(8)
-            logger.error("tool failed", extra={"tool": spec.name, "correlation": correlation}, exc_info=error)
-            text = (
-                f"{spec.title} failed inside the vault. The operator can find the cause in the log under {correlation}."
-            )
+            identity = REQUEST_ID.get() or new_request_id()
+            logger.error("tool failed", extra={"tool": spec.name, "request_id": identity}, exc_info=error)
+            text = f"{spec.title} failed inside the vault. The operator can find the cause in the log under {identity}."
             return _Outcome(failure(text), "failed", "internal_error")
 
 

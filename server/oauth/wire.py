@@ -20,6 +20,7 @@ from server.deployment import Deployment
 from server.http import cors
 from server.http.answers import JSON, WholeAnswer, json_answer
 from server.http.bodies import BodyTooLarge, read_body
+from server.http.request_ids import request_member
 from server.http.strict_json import json_object
 from server.oauth.parameters import Parameters, parse_parameters
 from server.oauth.rules import OAuthError
@@ -42,7 +43,7 @@ def cached_answer(content: Mapping[str, object], *, seconds: int) -> Response:
 def refusal_answer(error: OAuthError) -> Response:
     """RFC 6749 §5.2."""
     _log.debug("request refused", extra={"code": error.code, "detail": error.detail})
-    content = {"error": error.code, "error_description": error.description, **error.members}
+    content = {"error": error.code, "error_description": error.description, **error.members, **request_member()}
     return json_answer(content, status=error.status, headers=error.headers)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Final
@@ -55,6 +54,7 @@ from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.handles import Handle, HandleRefused, Standing
 from vault.records import Event, Narrowing
 from vault.refusals import VaultError
+from vault.spans import REQUEST_ID
 
 _AGEING: Final = 120  # seconds before expiry from which each call exchanges the token, so that it is renewed in time
 _LATER: Final = 5  # seconds: longer than the deadline of the whole call, which is the one reported
@@ -115,9 +115,8 @@ class Proxy:
         except (VaultError, OAuthError) as error:
             refused = await refusals.of_vault(self._deployment, error, handle=incoming.handle)
         except Exception:  # the log gets the cause, the caller an id to quote
-            correlation = secrets.token_hex(8)
-            logger.exception("call failed", extra={"correlation": correlation})
-            refused = refusals.internal_error(correlation)
+            logger.exception("call failed")
+            refused = refusals.internal_error(REQUEST_ID.get())
         logger.info("call refused", extra={"code": refused.code, "detail": refused.detail})
         if not incoming.is_answering:  # otherwise cut the answer off, so that no client takes it for complete
             await self._refuse(incoming, refused)

@@ -17,6 +17,7 @@ from server import errors
 from server.connecting.telling import tell
 from server.deployment import Deployment
 from server.errors import as_sentence, status_of
+from server.http.request_ids import request_member
 from server.oauth.rules import OAuthError
 from server.proxy.wire import ProxyRefused
 from server.signatures.jose import FOREIGN_ALGORITHMS
@@ -42,6 +43,7 @@ def content_of(refused: ProxyRefused, provider: Provider | None) -> object:
         "status": refused.status,
         "code": refused.code,
         **refused.more,
+        **request_member(),
     }
     shaped: dict[str, object] = {}
     if provider is None:
@@ -123,11 +125,11 @@ def timeout(deadline: int, *, is_write: bool) -> ProxyRefused:
     return ProxyRefused("timeout", f"The call didn't finish within {deadline} s.{advice}")
 
 
-def internal_error(correlation: str) -> ProxyRefused:
+def internal_error(request_id: str) -> ProxyRefused:
     """An internal defect."""
     return ProxyRefused(
         "internal_error",
-        f"The call failed inside the vault. The operator can find the cause in the log under {correlation}.",
+        f"The call failed inside the vault. The operator can find the cause in the log under {request_id}.",
     )
 
 

@@ -88,7 +88,7 @@ async def test_readiness_names_a_failing_step_until_it_works(
         monkeypatch.setattr(server.lifecycle.maintenance, "STEP_LIMIT", 0.01)
         await run_step(running.deployment, UpkeepStep("revocations", 30.0, hangs))
         answer = await http.get("/readyz")
-        assert (answer.status_code, answer.json()) == (200, {"status": "ready", "upkeep": ["revocations"]})
+        assert (answer.status_code, answer.json()) == (200, {"status": "ready", "upkeep": {"revocations": "timeout"}})
         await run_step(running.deployment, UpkeepStep("revocations", 30.0, works))
         assert (await http.get("/readyz")).json() == {"status": "ready"}
 

@@ -50,7 +50,7 @@ def check_told(answer: httpx2.Response, text: object, caplog: pytest.LogCaptureF
     assert not [internal for internal in INTERNAL if internal in answer.text]
     records = [one for one in caplog.records if one.name == "token_vault.http" and one.levelno == logging.ERROR]
     assert records[-1].exc_info
-    assert records[-1].correlation in str(text)
+    assert records[-1].request_id in str(text)
     assert not [one for one in caplog.records if one.name == "uvicorn.error"], "logged once"
 
 

@@ -39,7 +39,8 @@ async def test_a_vault_without_its_key_store_is_alive_but_not_ready(running: Run
     async with running.deployment.transaction() as transaction:
         await transaction.execute("delete from keys.ring")
     answer = await get(running, "/readyz")
-    assert (answer.status_code, answer.json()["failing"]) == (503, "keys")
+    assert answer.status_code == 503
+    assert answer.json() == {"status": "not ready", "failing": "keys", "reason": "key_unavailable"}
     assert answer.headers["retry-after"] == "1"
     assert (await get(running, "/healthz")).status_code == 200
 
@@ -47,7 +48,8 @@ async def test_a_vault_without_its_key_store_is_alive_but_not_ready(running: Run
 async def test_a_database_of_another_schema_is_not_ready(running: RunningVault) -> None:
     async with running.deployment.transaction() as transaction:
         await transaction.execute("insert into schema_versions (number, applied_at) values (99, 0)")
-    assert (await get(running, "/readyz")).json()["failing"] == "schema"
+    said = (await get(running, "/readyz")).json()
+    assert (said["failing"], said["reason"]) == ("schema", "storage_unavailable")
 
 
 async def test_a_storage_that_takes_no_write_is_not_ready_and_calls_say_when_to_try_again(tmp_path: Path) -> None:

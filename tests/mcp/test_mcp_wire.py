@@ -210,7 +210,7 @@ async def test_a_tool_that_breaks_is_logged_under_an_id_and_says_nothing_else(
     text = result.content[0].model_dump()["text"]
     assert not [internal for internal in INTERNAL if internal in text]
     logged = [record for record in caplog.records if record.name == "token_vault.tools" and record.exc_info]
-    assert logged[0].correlation in text
+    assert logged[0].request_id in text
     assert not (await tools.call(deployment, request, progress=silent)).is_error
 
 

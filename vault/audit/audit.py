@@ -12,6 +12,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 
 from pydantic_core import PydanticSerializationError, to_json
@@ -20,6 +21,7 @@ from vault.audit.proof import ChainBroken, Head, head, is_keyed, load_start, ver
 from vault.audit.repeats import RepeatedRefusals
 from vault.records import TENANT, Event
 from vault.refusals import StorageUnavailable, VaultError
+from vault.spans import REQUEST_ID
 from vault.storage.database import Database, Reader, Row, Transaction, Value, binary, integer, text, text_or_none
 from vault.storage.event_chain import START, Batch, ChainEntry, begin
 
@@ -53,8 +55,16 @@ DETAILS_LIMIT = 8192  # characters of all details as JSON
 async def append(transaction: Transaction, *events: Event, now: int) -> None:
     """Append events as one batch. Call it last: a refusal by the head's lock surfaces at the commit."""
     if events:
-        entries = [_entry(event, format_details(event.details)) for event in events]
+        entries = [_entry(event, _with_request(format_details(event.details))) for event in events]
         await transaction.append_events(Batch(now, entries))
+
+
+def _with_request(details: str) -> str:
+    """The formatted details, with the id of the request that the event belongs to."""
+    identity = REQUEST_ID.get()
+    if not identity:
+        return details
+    return f'{details[:-1]}{"" if details == "{}" else ","}"request_id":"{identity}"}}'
 
 
 def _entry(event: Event, details: str) -> ChainEntry:
@@ -236,7 +246,7 @@ class Activity:
     def _await_repeats(self, loop: asyncio.AbstractEventLoop) -> None:
         when = self._repeats.next_due()
         if when is not None and self._repeats_alarm is None:
-            self._repeats_alarm = loop.call_at(when, self._note_repeats, loop)
+            self._repeats_alarm = loop.call_at(when, self._note_repeats, loop, context=Context())  # of no one request
 
     def _note_repeats(self, loop: asyncio.AbstractEventLoop) -> None:
         self._repeats_alarm = None
@@ -267,10 +277,11 @@ class Activity:
     def _put(self, event: Event, done: asyncio.Future[None] | None, details: str | None = None) -> None:
         if self._closing:
             raise StorageUnavailable("the activity is closed")
-        self._pending.append((event, format_details(event.details) if details is None else details, done))
+        formatted = format_details(event.details) if details is None else details
+        self._pending.append((event, _with_request(formatted), done))
         self._idle.clear()
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="activity-writer")
+            self._task = asyncio.create_task(self._run(), name="activity-writer", context=Context())
 
     async def close(self) -> None:
         """Write pending events and stop."""

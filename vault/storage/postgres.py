@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextvars import Context
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
@@ -326,7 +327,7 @@ class PostgresDatabase:
         self._resting: list[_Connection] = []  # between two uses: the pool's way is three times a read
         self._waiting = 0  # callers of the pool, who get a connection before one rests
         self._clock_difference = clock_difference  # the server's clock minus ours, see `clock`
-        self._calibrating = asyncio.create_task(self._calibrate(), name="postgres-clock")
+        self._calibrating = asyncio.create_task(self._calibrate(), name="postgres-clock", context=Context())
 
     @classmethod
     async def open(cls, url: str, *, data: Path, has_locks: bool = True) -> PostgresDatabase:

@@ -13,6 +13,7 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import Context
 
 from vault.storage.postgres_hosts import ERRORS, DriverConnection
 
@@ -53,7 +54,7 @@ class OwnerSessions:
         if owner not in self._wanted:
             self._wanted.append(owner)
         if self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep(), name="postgres-owner")
+            self._keeper = asyncio.create_task(self._keep(), name="postgres-owner", context=Context())
         async with self._turn:
             await self._restore()
 

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextvars import Context
 
 import aiosqlite
 
@@ -243,7 +244,7 @@ class _Writer:
         self._wake = asyncio.Event()
         self._closing = False
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.create_task(self._run(), name="sqlite-writer")
+        self._task = asyncio.create_task(self._run(), name="sqlite-writer", context=Context())
 
     @asynccontextmanager
     async def transaction(self, *, event_key: bytes | None) -> AsyncGenerator[SqliteTransaction]:
