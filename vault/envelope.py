@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vault.refusals import CiphertextRejected
+from vault.spans import KEY_USES
 
 VERSION = 1
 KEY_LENGTH = 32
@@ -52,6 +53,7 @@ def seal(plaintext: bytes, *, key: bytes, key_id: str, context: Context) -> byte
     name = key_id.encode()
     if not 0 < len(name) < 256:
         raise ValueError("a key id has 1 to 255 bytes")
+    KEY_USES[context.purpose, "seal"] += 1
     head = bytes((VERSION, len(name))) + name
     bound = head + context.encode()
     data_key = AESGCM.generate_key(bit_length=8 * KEY_LENGTH)
@@ -64,6 +66,7 @@ def seal(plaintext: bytes, *, key: bytes, key_id: str, context: Context) -> byte
 
 def open_sealed(sealed: bytes, *, key: bytes, context: Context) -> bytes:
     """The plaintext. Raises CiphertextRejected for anything altered, moved, or sealed under another key."""
+    KEY_USES[context.purpose, "open"] += 1
     head = _head(sealed)
     bound = head + context.encode()
     wrapped, payload = sealed[len(head) :][: _NONCE + _WRAPPED], sealed[len(head) + _NONCE + _WRAPPED :]

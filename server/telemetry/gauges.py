@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from server.deployment import Deployment
-from vault.refresh.journal import FOLDER
 from vault.refusals import VaultError
-from vault.upkeep.census import Census, Pulse, take_census, take_pulse
+from vault.spans import KEY_USES
+from vault.upkeep.census import Census, Pulse, journal_size, take_census, take_pulse
 
 PULSE_EVERY: Final = 5.0  # seconds
 CENSUS_SHARE: Final = 100  # a census, which grows with the vault, may take one part in this many of the time
@@ -50,6 +49,9 @@ class Gauges:
             ("token_vault.upkeep.failing", "", "Upkeep steps that failed at their last turn", self._upkeep),
         ):
             add(name, callbacks=[_callback(read)], unit=unit, description=text)
+        meter.create_observable_counter(
+            "token_vault.key.uses", [_callback(_count_key_uses)], description="Uses of keys by key and operation"
+        )
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -57,7 +59,7 @@ class Gauges:
         due = loop.time()
         while True:
             try:
-                self._journal = await asyncio.to_thread(_size_of, self._deployment.data / FOLDER)
+                self._journal = await asyncio.to_thread(journal_size, self._deployment.data)
                 self._pulse = await take_pulse(self._deployment.database)
                 if (began := loop.time()) >= due:
                     self._census = await take_census(self._deployment.database)
@@ -103,9 +105,10 @@ class Gauges:
         yield Observation(self._journal)
 
 
+def _count_key_uses() -> Iterable[Observation]:
+    for (key, operation), uses in list(KEY_USES.items()):
+        yield Observation(uses, {"key": key, "operation": operation})
+
+
 def _callback(read: _Read) -> Callable[[CallbackOptions], Iterable[Observation]]:
     return lambda _: list(read())
-
-
-def _size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())

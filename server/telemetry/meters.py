@@ -17,16 +17,12 @@ from opentelemetry.propagate import extract
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
 
 from vault.refusals import VaultError
-from vault.spans import Attribute
+from vault.spans import REQUEST_ID, Attribute
 from vault.storage.event_chain import ChainEntry
+from vault.upkeep.census import REFRESHES
 
 OTHER: Final = "other"  # in place of a value that is none of ours
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
-_REFRESHES: Final = {
-    "connection.refreshed": "ok",
-    "connection.refresh_unanswered": "unanswered",
-    "connection.needs_reauth": "needs_reauth",
-}
 _CONVENTIONS: Final = {  # OpenTelemetry's names
     "error": "error.type",
     "http_status": "http.response.status_code",
@@ -87,10 +83,10 @@ class Meters:
                     said = _Details(entry)
                     provider = self._label("provider", said["provider"])
                     self._refusals.add(said.times, {"provider": provider, "code": said["code"]})
-                case kind if kind in _REFRESHES:
+                case kind if kind in REFRESHES:
                     said = _Details(entry)
                     provider = self._label("provider", said["provider"])
-                    self._refreshes.add(1, {"provider": provider, "outcome": _REFRESHES[kind]})
+                    self._refreshes.add(1, {"provider": provider, "outcome": REFRESHES[kind]})
                 case _:
                     pass
 
@@ -107,6 +103,8 @@ class Meters:
         ) as current:
             running = RunningSpan(current)
             running.note(**attributes)
+            if identity := REQUEST_ID.get():
+                current.set_attribute("token_vault.request_id", identity)
             try:
                 yield running
             except BaseException as error:

@@ -40,8 +40,8 @@ LATER = {  # absent while a vault has no accounts and no events
     "token_vault_connections", "token_vault_activity_newest_seconds", "token_vault_activity_sealed_seconds",
 }  # fmt: skip
 LABELS = {  # every label there is: none can be multiplied by an outsider
-    "code", "days", "error", "kind", "le", "narrowing", "operation", "outcome", "provider", "state", "status", "tool",
-    "transport",
+    "code", "days", "error", "key", "kind", "le", "narrowing", "operation", "outcome", "provider", "state", "status",
+    "tool", "transport",
 }  # fmt: skip
 
 
@@ -153,6 +153,12 @@ async def test_a_call_a_refusal_and_a_refresh_reach_prometheus_and_the_collector
     assert value(samples, "token_vault_upstream_duration_seconds_count", provider="slack", status="2xx") >= 3
     assert value(samples, "token_vault_connections", provider="slack", state="active") == 1
     assert value(samples, "token_vault_breakers_open") == 0
+    assert value(samples, "token_vault_key_uses_total", key="access_token", operation="open") >= 2
+    assert value(samples, "token_vault_key_uses_total", operation="sign") >= 1
+    assert value(samples, "token_vault_key_uses_total", operation="wrap") >= 1
+    assert value(samples, "token_vault_journal_size_bytes") > 0
+    assert value(samples, "token_vault_activity_newest_seconds") > 0
+    assert ("token_vault_approvals_waiting", frozenset()) in samples
     ours = [(name, labels) for name, labels in samples if name.startswith("token_vault_")]
     assert {label for _, labels in ours for label, _ in labels} <= LABELS
 

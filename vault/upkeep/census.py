@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 from vault.audit.proof import last_checkpoint
 from vault.records import TENANT, ApprovalState
+from vault.refresh.journal import FOLDER
 from vault.storage.database import Database, integer, integer_or_none, text
 
 DAY = 86400
 ENDING = (1, 7, 30)  # days
+LOOK_BACK: Final = 5000  # events in which to look for refreshes
+REFRESHES: Final[Mapping[str, str]] = {  # the outcome of a refresh by the kind of its event
+    "connection.refreshed": "ok",
+    "connection.refresh_unanswered": "unanswered",
+    "connection.needs_reauth": "needs_reauth",
+}
 
 _CONNECTIONS = """
     select provider, state, count(*) as n from connections
@@ -28,6 +37,11 @@ _WAITING = "select count(*) as n from approvals where expires_at > :now and stat
 _NEWEST = """
     select at from events
     where tenant = :tenant and sequence = (select sequence from event_heads where tenant = :tenant)
+"""
+_REFRESHES = """
+    select kind, count(*) as n from (
+        select kind, at from events where tenant = :tenant order by sequence desc limit :limit
+    ) e where at >= :since and kind in (:ok, :unanswered, :needs_reauth) group by kind
 """
 
 
@@ -71,3 +85,16 @@ async def take_census(database: Database) -> Census:
         row = await database.fetch_one(_ENDING, {"tenant": TENANT, "now": now, "soon": now + days * DAY})
         ending[days] = 0 if row is None else integer(row, "n")
     return Census({(text(row, "provider"), text(row, "state")): integer(row, "n") for row in rows}, ending)
+
+
+async def count_refreshes(database: Database, *, since: int) -> Mapping[str, int]:
+    """Refreshes since an instant by outcome, as far as the newest `LOOK_BACK` events have them."""
+    names = {outcome: kind for kind, outcome in REFRESHES.items()}
+    rows = await database.fetch(_REFRESHES, {**names, "tenant": TENANT, "limit": LOOK_BACK, "since": since})
+    counted = {REFRESHES[text(row, "kind")]: integer(row, "n") for row in rows}
+    return {outcome: counted.get(outcome, 0) for outcome in names}
+
+
+def journal_size(data: Path) -> int:
+    """Bytes of the answer journal of this host."""
+    return sum(path.stat().st_size for path in (data / FOLDER).glob("*") if path.is_file())

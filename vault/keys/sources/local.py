@@ -13,6 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vault.refusals import CiphertextRejected, KeyUnavailable
+from vault.spans import KEY_USES
 
 KEY_LENGTH = 32
 WRAP_VERSION = 1
@@ -34,11 +35,13 @@ class LocalKey:
         self.id = f"{kind}-{hmac.new(key, b'token-vault key id', hashlib.sha256).hexdigest()[:16]}"
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
+        KEY_USES[self.id, "wrap"] += 1
         nonce = secrets.token_bytes(_NONCE)
         return bytes((WRAP_VERSION,)) + nonce + self._cipher.encrypt(nonce, key, _LABEL + context)
 
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         """Raises CiphertextRejected for another key, another context or altered bytes."""
+        KEY_USES[self.id, "unwrap"] += 1
         if len(wrapped) < 1 + _NONCE + 16 or wrapped[0] != WRAP_VERSION:
             raise CiphertextRejected("a wrapped key doesn't open", detail="unknown format")
         try:
