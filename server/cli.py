@@ -7,6 +7,7 @@ from server.commands import (
     apis,
     approvals,
     backup,
+    bench,
     client_config,
     clients,
     connections,
@@ -22,6 +23,7 @@ from server.commands import (
     restore,
     serve,
     sign_in,
+    status,
     stdio,
     tools,
     try_exchange,
@@ -40,9 +42,11 @@ command(app, "init")(init.init)
 command(app, "version")(version.version)
 command(app, "client-config")(client_config.client_config)
 command(app, "doctor")(doctor.doctor)
+command(app, "status")(status.status)
 command(app, "explain")(explain.explain)
 command(app, "sign-in")(sign_in.sign_in)
 command(app, "try-exchange")(try_exchange.try_exchange)
+command(app, "bench")(bench.bench)
 command(app, "backup")(backup.backup)
 command(app, "restore")(restore.restore)
 command(app, "quarantine")(quarantine.quarantine)
