@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types bench million screenshots chaos soak ha fuzz attack clients first-hour clean lock serve node sdks bundle release version docs recordings chart
+.PHONY: help demo test lint types bench million screenshots chaos soak ha fuzz attack clients conformance first-hour clean lock serve node sdks bundle release version docs recordings chart
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make fuzz         every property of the suite with 20,000 random examples, raw HTTP connections among them (TESTS=tests/proxy/test_masking.py runs one file)"
 	@echo "make attack       about 1,300 black-box attacks on a running vault; prints what held and what failed (not part of make test)"
 	@echo "make clients      a week of what MCP clients do to their tokens, and how often a person had to sign in (DAYS=1; URL=https://... plays against any server)"
+	@echo "make conformance  the official MCP conformance suite against a running vault, a minute (after make node; WRITE=1 also writes docs/evidence/conformance.md)"
 	@echo "make first-hour   the guides word by word, timed: from git clone to a posted message, against simulated services; then every mistake (3 minutes)"
 	@echo "make bundle       dist/token-vault-VERSION.mcpb, which Claude Desktop installs with a double click"
 	@echo "make release      all files of a release into dist/, each installed into an empty place and tried there (10 minutes; TRY=\"--only pipx\" tries one)"
@@ -67,6 +68,7 @@ bench: .venv/.dev
 	$(RUN) -m tests.bench.calls
 	$(RUN) -m tests.bench.calls --postgres
 	$(RUN) -m tests.bench.people
+	$(RUN) -m tests.bench.telemetry
 	$(RUN) -m tests.bench.start
 
 million: .venv/.dev
@@ -98,6 +100,9 @@ attack: .venv/.dev
 
 clients: .venv/.dev
 	$(RUN) -m tests.clients $(if $(URL),--url $(URL)) $(if $(DAYS),--days $(DAYS))
+
+conformance: .venv/.dev
+	$(RUN) -m tests.conformance $(if $(WRITE),--write)
 
 bundle: .venv/.dev
 	$(RUN) -m tests.generating.bundle dist

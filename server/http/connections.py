@@ -291,7 +291,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, not a trailer."""
         if self._is_in_head:
-            super().on_header(name, value)
+            super().on_header(name, value.strip(b" \t"))  # RFC 9110 §5.5; the parser leaves what follows the value
 
     def on_headers_complete(self) -> None:
         """The body follows. An exception stops the parser."""

@@ -1,0 +1,1 @@
+"""The official MCP conformance suite against a running vault: `make conformance`."""
