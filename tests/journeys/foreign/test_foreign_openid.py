@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -48,3 +49,29 @@ async def test_openid_client_registers_signs_in_checks_refreshes_and_revokes(tmp
     assert again == later
     assert somebody.sign_ins == 5
     assert [event.kind for event in seen].count("session.started") == 2
+
+
+async def test_openid_client_pushes_proves_keys_and_signs_in_on_a_device(tmp_path: Path) -> None:
+    """Pushed requests, DPoP, a client that signs its assertions, and the device grant, as the library does them."""
+    node()
+    async with running_vault(tmp_path / "data") as vault, newcomer(vault) as somebody:
+
+        async def authorize(url: str) -> str:
+            code = parse_qs(urlsplit(url).query).get("user_code")
+            if code is None:
+                return await somebody.authorize(url)
+            page = await somebody.browser.submit(
+                await somebody.browser.open("/device"), {"user_code": code[0]}, form="/device"
+            )
+            await somebody.browser.submit(page, form="/consent", button=("decision", "allow"))
+            return url
+
+        async with driving("openid_flows.mjs", vault.url, REDIRECT, folder=tmp_path, authorize=authorize) as party:
+            told = await party.answer()
+        user = await users.find_user(vault.deployment.database, somebody.name)
+    assert user is not None
+    pushed = ["client_id", "request_uri"]
+    assert told["par"] == {"parameters": pushed, "kind": "bearer", "sub": user.id, "refreshed": "bearer"}
+    assert told["dpop"] == {"parameters": pushed, "kind": "dpop", "sub": user.id, "refreshed": "dpop"}
+    assert told["privateKey"] == told["par"]
+    assert told["device"] == {"kind": "bearer", "sub": user.id}
