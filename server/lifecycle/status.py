@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from server.deployment import Deployment
-from vault import replicas
 from vault.records import TENANT
-from vault.replicas import Replica
 from vault.storage.database import Database
+from vault.upkeep import replicas
 from vault.upkeep.census import Census, Pulse, count_refreshes, journal_size, take_census, take_pulse
 from vault.upkeep.health import check_writable
+from vault.upkeep.replicas import Replica
 
 HOUR: Final = 3600  # seconds of refreshes
 _READS: Final = 5  # whose median is shown

@@ -14,13 +14,13 @@ import pytest
 
 from server.lifecycle.status import StatusReader
 from tests.support.commands import content, run
-from tests.support.mcp_room import room
 from tests.support.processes import Place
-from vault import replicas
+from tests.support.rooms.mcp_room import room
 from vault.audit.audit import append
 from vault.records import Event
 from vault.refresh.journal import FOLDER
-from vault.replicas import LATE, Replica
+from vault.upkeep import replicas
+from vault.upkeep.replicas import LATE, Replica
 
 KINDS = {"connection.refreshed": 3, "connection.refresh_unanswered": 2, "connection.needs_reauth": 1, "tool.called": 5}
 

@@ -19,11 +19,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from providers.simulator.running import running_simulator
 from server.app import build_app
 from tests.conformance.fixture_tools import SCOPES, TOOLS
-from tests.support.foreign import MODULES, environment, node
+from tests.support.foreign.foreign import MODULES, environment, node
 from tests.support.harness import PASSWORD, free_socket, running_vault, serving
-from tests.support.mcp_room import Room
 from tests.support.person import Person
 from tests.support.processes import free_port
+from tests.support.rooms.mcp_room import Room
 
 PACKAGE: Final = MODULES / "@modelcontextprotocol" / "conformance"
 REVISIONS: Final = ("2025-11-25", "2026-07-28")

@@ -17,8 +17,8 @@ import httpx2
 import pytest
 
 from server.runtime.logs import JsonRecords, is_json
-from tests.support.mcp_room import Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
 from tests.support.processes import ROOT, Place, free_port
+from tests.support.rooms.mcp_room import Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
 from vault.audit.audit import Activity, list_events
 from vault.records import Event
 from vault.spans import REQUEST_ID
