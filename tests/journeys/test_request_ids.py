@@ -243,11 +243,11 @@ async def test_serve_writes_records_in_the_form_that_was_asked_for(tmp_path: Pat
     place.configure()
     config = place.data / "config.toml"
     config.write_text(config.read_text() + f'[logs]\nformat = "{form}"\n')
-    async with place.serve() as process, httpx2.AsyncClient(trust_env=False) as http:
+    async with place.serve() as process, httpx2.AsyncClient(trust_env=False, timeout=60) as http:
         headers = {"authorization": "Bearer x"}
         answer = await http.get(f"http://localhost:{place.port}/proxy/x/y", headers=headers)
         assert process.stderr is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while b"call refused" not in (line := await process.stderr.readline()):
                 assert line
     identity = answer.headers["x-request-id"]
