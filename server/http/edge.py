@@ -51,7 +51,7 @@ class Edge:
         reset = REQUEST_ID.set(identity)
         try:
             with self._drain.call() as call:
-                channels = _Channels(receive, request_ids.named(send, identity))
+                channels = _Channels(receive, request_ids.with_request_id(send, identity))
                 app = self._admit(scope, channels, call)
                 try:
                     await app(scope, channels.receive, channels.send)

@@ -37,7 +37,7 @@ def request_member() -> dict[str, str]:
     return {"request_id": identity} if identity else {}
 
 
-def named(send: Send, identity: str) -> Send:
+def with_request_id(send: Send, identity: str) -> Send:
     """Wrap `send` to name the request in its answer."""
     value = identity.encode("ascii")
 

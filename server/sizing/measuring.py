@@ -18,7 +18,7 @@ from typing import Final
 from server.app import open_deployment
 from server.deployment import Deployment
 from server.sizing.load import answering_provider, drive
-from server.sizing.place import BenchPlace, bench_place, seed, serving
+from server.sizing.place import BenchPlace, bench_place, seed, serve_place
 from vault.keys.key_ring import ConnectionKey
 from vault.records import TENANT, Tell
 from vault.storage.database import sqlite_path
@@ -82,7 +82,7 @@ async def measure(*, seconds: float, server_url: str | None, program: Sequence[s
             tell("keys", 1, STEPS)
             seals, opens = _time_keys(seconds=seconds / 2)
         tell("start", 2, STEPS)
-        async with serving(place, program) as process:
+        async with serve_place(place, program) as process:
             for request in (requests.exchange, requests.call):  # the process loads a part of itself for its first ones
                 await drive(place.port, request, seconds=_WARM_UP, wanted=b"")
             tell("tool calls", 3, STEPS)

@@ -62,7 +62,7 @@ async def bench_place(provider: int, *, server_url: str | None) -> AsyncGenerato
 
 
 @asynccontextmanager
-async def serving(place: BenchPlace, program: Sequence[str]) -> AsyncGenerator[int]:
+async def serve_place(place: BenchPlace, program: Sequence[str]) -> AsyncGenerator[int]:
     """The vault as a process of its own, as `serve` runs it; its process id. Raises SettingsRefused if it ends."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     environment["TOKEN_VAULT_DATABASE__URL"] = place.database

@@ -1,25 +1,28 @@
 """Where the figures go: an OTLP collector, and a page for Prometheus on a listener of its own.
 
 Everything but the address stands in OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`,
-`OTEL_TRACES_SAMPLER`, ...); the SDK reads them.
+`OTEL_TRACES_SAMPLER`, ...); the SDK reads them. Without a sampler there, one trace in twenty is recorded, and each that
+the caller records.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import MetricReader, MetricsData, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from providers.outbound.client import Outbound
@@ -27,8 +30,9 @@ from server.live_providers import LiveProviders
 from server.runtime.version import VERSION
 from server.telemetry.figures_page import figures_page
 from server.telemetry.gauges import Gauges
-from server.telemetry.meters import Meters
+from server.telemetry.meters import TIMES, Meters
 from server.telemetry.observed import ObservedDatabase, ObservedOutbound
+from server.telemetry.tally import Tally
 from server.telemetry_settings import TelemetrySettings
 from vault import spans
 from vault.storage.database import Database
@@ -36,7 +40,9 @@ from vault.storage.database import Database
 if TYPE_CHECKING:
     from server.deployment import Deployment
 
-_NAME = "token_vault"
+_NAME: Final = "token_vault"
+_SCOPE: Final = InstrumentationScope(_NAME, VERSION)
+_SAMPLED: Final = 0.05  # of the traces that begin here
 
 
 class Telemetry:
@@ -45,14 +51,17 @@ class Telemetry:
     def __init__(self, settings: TelemetrySettings) -> None:
         self._settings = settings
         resource = Resource.create({"service.name": "token-vault", "service.version": VERSION})
+        self._tally = Tally(TIMES)
         self.registry = CollectorRegistry()
         readers: list[MetricReader] = []
-        self._tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._tracers: TracerProvider | None = None
         if settings.prometheus:
             ProcessCollector(registry=self.registry)
-            readers.append(PrometheusMetricReader(registry=self.registry))
+            readers.append(_PageReader(self._tally, resource, registry=self.registry))
         if settings.otlp_endpoint is not None:
-            readers.append(PeriodicExportingMetricReader(OTLPMetricExporter(f"{settings.otlp_endpoint}/v1/metrics")))
+            metrics = OTLPMetricExporter(f"{settings.otlp_endpoint}/v1/metrics")
+            readers.append(_SendingReader(self._tally, resource, metrics))
+            self._tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
             exporter = OTLPSpanExporter(f"{settings.otlp_endpoint}/v1/traces")
             self._tracers.add_span_processor(BatchSpanProcessor(exporter))
             trace.set_tracer_provider(self._tracers)  # for the spans of the MCP SDK
@@ -64,9 +73,11 @@ class Telemetry:
         """Measure what goes through these and `vault.spans` from now on; use the database that this returns."""
         meters = Meters(
             self._meters.get_meter(_NAME, VERSION),
-            self._tracers.get_tracer(_NAME, VERSION),
+            None if self._tracers is None else self._tracers.get_tracer(_NAME, VERSION),
+            self._tally,
+            share=None if "OTEL_TRACES_SAMPLER" in os.environ else _SAMPLED,
             is_provider=lambda name: name in live.policies,
-            is_tool=lambda name: any(spec.name == name for spec in live.current.tools),
+            is_tool=_ToolNames(live).has,
         )
         spans.listen(meters.span)
         if isinstance(outbound, ObservedOutbound):
@@ -76,7 +87,8 @@ class Telemetry:
     async def close(self) -> None:
         """Send what is left, within a few seconds."""
         spans.listen(None)
-        await asyncio.to_thread(self._tracers.shutdown)
+        if self._tracers is not None:
+            await asyncio.to_thread(self._tracers.shutdown)
         await asyncio.to_thread(self._meters.shutdown)
 
     @asynccontextmanager
@@ -91,3 +103,44 @@ class Telemetry:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+class _ToolNames:
+    """The names of the tools, as the providers are now."""
+
+    def __init__(self, live: LiveProviders) -> None:
+        self._live = live
+        self._of = live.current
+        self._names = frozenset(spec.name for spec in self._of.tools)
+
+    def has(self, name: str) -> bool:
+        if self._live.current is not self._of:
+            self._of = self._live.current
+            self._names = frozenset(spec.name for spec in self._of.tools)
+        return name in self._names
+
+
+class _PageReader(PrometheusMetricReader):
+    """The SDK's page, with the times of the tally."""
+
+    def __init__(self, tally: Tally, resource: Resource, *, registry: CollectorRegistry) -> None:
+        self._tally = tally
+        self._resource = resource
+        super().__init__(registry=registry)
+
+    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **options: object) -> None:
+        data = self._tally.with_times(metrics_data, self._resource, _SCOPE)
+        super()._receive_metrics(data, timeout_millis)  # pyright: ignore[reportUnknownMemberType] -- untyped options
+
+
+class _SendingReader(PeriodicExportingMetricReader):
+    """The SDK's sender, with the times of the tally."""
+
+    def __init__(self, tally: Tally, resource: Resource, exporter: OTLPMetricExporter) -> None:
+        self._tally = tally
+        self._resource = resource
+        super().__init__(exporter)
+
+    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **options: object) -> None:
+        data = self._tally.with_times(metrics_data, self._resource, _SCOPE)
+        super()._receive_metrics(data, timeout_millis)  # pyright: ignore[reportUnknownMemberType] -- untyped options

@@ -1,4 +1,4 @@
-"""The instruments: what is counted and timed, with values that an outsider can't multiply.
+"""What is counted and timed, with values that an outsider can't multiply.
 
 Every label comes from a closed set: the providers and tools of this vault, and codes of our own. No label names a
 person, an agent or an account.
@@ -6,23 +6,28 @@ person, an agent or an account.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from functools import partial
+from random import random
+from types import TracebackType
 from typing import Final
 
-from opentelemetry.metrics import Meter
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.propagate import extract
-from opentelemetry.trace import Span, Status, StatusCode, Tracer
+from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode, Tracer, get_current_span
+from pydantic_core import from_json
 
+from server.telemetry.tally import Labels, Tally
 from vault.refusals import VaultError
 from vault.spans import REQUEST_ID, Attribute
 from vault.storage.event_chain import ChainEntry
 from vault.upkeep.census import REFRESHES
 
 OTHER: Final = "other"  # in place of a value that is none of ours
-_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
 _CONVENTIONS: Final = {  # OpenTelemetry's names
     "error": "error.type",
     "http_status": "http.response.status_code",
@@ -30,96 +35,120 @@ _CONVENTIONS: Final = {  # OpenTelemetry's names
     "tool": "gen_ai.tool.name",
 }
 _LABELS: Final = frozenset({"provider", "tool", "transport", "operation", "status", "error"})
-_HISTOGRAMS: Final = {
+TIMES: Final[Mapping[str, tuple[str, str]]] = {
     "exchange": ("token_vault.exchange.duration", "From the request to the token or its refusal"),
     "refresh": ("token_vault.refresh.duration", "A claim, the request to the provider, and the commit of its answer"),
     "execute_tool": ("token_vault.tool.duration", "A tool call, from its arguments to its answer"),
     "upstream": ("token_vault.upstream.duration", "A request to a provider, until its whole answer is here"),
     "storage": ("token_vault.storage.duration", "A statement or a transaction"),
 }
+_COUNTS: Final[Mapping[str, str]] = {
+    "token_vault.tool.calls": "Tool calls by outcome and code",
+    "token_vault.proxy.calls": "Calls to providers' APIs by proxy",
+    "token_vault.exchanges": "Tokens handed out, by the way in which they were narrowed",
+    "token_vault.refusals": "Refused exchanges by code",
+    "token_vault.refreshes": "Refreshes by provider and outcome",
+    "token_vault.events": "Events of the activity by kind",
+}
+
+
+_UNRECORDED: Final = ContextVar("unrecorded", default=False)
 
 
 class Meters:
-    """Counts events that were committed, and times spans. `is_provider` and `is_tool` say which names may be labels."""
+    """Counts events that were committed, and times spans. `is_provider` and `is_tool` say which names may be labels.
+
+    Without a `tracer`, spans are timed only. `share`: of the traces that begin here and are recorded; None leaves the
+    choice to the tracer, which costs each call more.
+    """
 
     def __init__(
-        self, meter: Meter, tracer: Tracer, *, is_provider: Callable[[str], bool], is_tool: Callable[[str], bool]
+        self,
+        meter: Meter,
+        tracer: Tracer | None,
+        tally: Tally,
+        *,
+        share: float | None = None,
+        is_provider: Callable[[str], bool],
+        is_tool: Callable[[str], bool],
     ) -> None:
         self._tracer = tracer
+        self._share = share
+        self._tally = tally
         self._is_known = {"provider": is_provider, "tool": is_tool}
-        self._calls = meter.create_counter("token_vault.tool.calls", description="Tool calls by outcome and code")
-        self._proxied = meter.create_counter("token_vault.proxy.calls", description="Calls to providers' APIs by proxy")
-        self._exchanges = meter.create_counter(
-            "token_vault.exchanges", description="Tokens handed out, by the way in which they were narrowed"
-        )
-        self._refusals = meter.create_counter("token_vault.refusals", description="Refused exchanges by code")
-        self._refreshes = meter.create_counter("token_vault.refreshes", description="Refreshes by provider and outcome")
-        self._events = meter.create_counter("token_vault.events", description="Events of the activity by kind")
-        self._times = {
-            name: meter.create_histogram(
-                full, unit="s", description=text, explicit_bucket_boundaries_advisory=list(_SECONDS)
-            )
-            for name, (full, text) in _HISTOGRAMS.items()
-        }
+        for name, text in _COUNTS.items():
+            counted = tally.counts[name] = Counter()
+            meter.create_observable_counter(name, [partial(_observe, counted)], description=text)
+        self._calls = tally.counts["token_vault.tool.calls"]
+        self._proxied = tally.counts["token_vault.proxy.calls"]
+        self._exchanges = tally.counts["token_vault.exchanges"]
+        self._refusals = tally.counts["token_vault.refusals"]
+        self._refreshes = tally.counts["token_vault.refreshes"]
+        self._events = tally.counts["token_vault.events"]
 
     def count(self, entries: Sequence[ChainEntry]) -> None:
         """Count events, once they are committed."""
         for entry in entries:
-            self._events.add(1, {"kind": entry.kind, "outcome": entry.outcome})
-            match entry.kind:
+            kind, outcome = entry.kind, ("outcome", entry.outcome)
+            self._events[("kind", kind), outcome] += 1
+            match kind:
                 case "tool.called":
                     said = _Details(entry)
-                    labels = {"tool": self._label("tool", said["tool"]), "outcome": entry.outcome}
-                    self._calls.add(said.times, labels | {"code": said["code"], "narrowing": said["narrowing"]})
+                    labels = (self._label("tool", said["tool"]), outcome, said.pair("code"), said.pair("narrowing"))
+                    self._calls[labels] += said.times
                 case "proxy.called":
                     said = _Details(entry)
-                    provider = self._label("provider", said["provider"])
-                    self._proxied.add(said.times, {"provider": provider, "outcome": entry.outcome})
+                    self._proxied[self._label("provider", said["provider"]), outcome] += said.times
                 case "token.exchanged":
                     said = _Details(entry)
-                    provider = self._label("provider", said["provider"])
-                    self._exchanges.add(1, {"provider": provider, "narrowing": said["narrowing"]})
+                    self._exchanges[self._label("provider", said["provider"]), said.pair("narrowing")] += 1
                 case "exchange.refused":
                     said = _Details(entry)
-                    provider = self._label("provider", said["provider"])
-                    self._refusals.add(said.times, {"provider": provider, "code": said["code"]})
-                case kind if kind in REFRESHES:
+                    self._refusals[self._label("provider", said["provider"]), said.pair("code")] += said.times
+                case _ if kind in REFRESHES:
                     said = _Details(entry)
-                    provider = self._label("provider", said["provider"])
-                    self._refreshes.add(1, {"provider": provider, "outcome": REFRESHES[kind]})
+                    self._refreshes[self._label("provider", said["provider"]), ("outcome", REFRESHES[kind])] += 1
                 case _:
                     pass
 
-    @contextmanager
-    def span(
-        self, name: str, attributes: dict[str, Attribute], parent: Mapping[str, str] | None = None
-    ) -> Generator[RunningSpan]:
+    def span(self, name: str, attributes: dict[str, Attribute], parent: Mapping[str, str] | None = None) -> RunningSpan:
         """The listener of `vault.spans`: a span of the trace, and its time in the histogram of that name."""
-        began = time.perf_counter()
+        return RunningSpan(self, name, attributes, parent)
+
+    def begin(
+        self, name: str, attributes: Mapping[str, Attribute], parent: Mapping[str, str] | None
+    ) -> AbstractContextManager[Span] | None:
+        """The span of the trace; None where none is to be made.
+
+        Storage begins no trace, and what stands under work that is not recorded has no span of its own.
+        """
+        if self._tracer is None:
+            return None
+        if not parent:
+            above = get_current_span().get_span_context()
+            if above.is_valid:
+                if not above.trace_flags.sampled:
+                    return None
+            elif name == "storage" or _UNRECORDED.get():
+                return None
+            elif self._share is not None and random() >= self._share:  # noqa: S311 -- no secret
+                return _Unrecorded()
         title = " ".join(str(part) for part in (name, attributes.get("tool") or attributes.get("provider")) if part)
         context = extract(parent) if parent else None
-        with self._tracer.start_as_current_span(
-            title, context, record_exception=False, set_status_on_exception=False
-        ) as current:
-            running = RunningSpan(current)
-            running.note(**attributes)
-            if identity := REQUEST_ID.get():
-                current.set_attribute("token_vault.request_id", identity)
-            try:
-                yield running
-            except BaseException as error:
-                running.note(error=code_of(error))
-                raise
-            finally:
-                self._observe(name, time.perf_counter() - began, running.attributes)
+        return self._tracer.start_as_current_span(title, context, record_exception=False, set_status_on_exception=False)
 
-    def _observe(self, name: str, seconds: float, attributes: Mapping[str, Attribute]) -> None:
-        labels = {key: self._label(key, str(value)) for key, value in attributes.items() if key in _LABELS}
-        self._times[name].record(seconds, labels)
+    def end(self, name: str, seconds: float, attributes: Mapping[str, Attribute]) -> None:
+        """Keep the time."""
+        labels = tuple(self._label(key, str(value)) for key, value in attributes.items() if key in _LABELS)
+        self._tally.time(name, labels, seconds)
 
-    def _label(self, key: str, value: str) -> str:
+    def _label(self, key: str, value: str) -> tuple[str, str]:
         is_known = self._is_known.get(key)
-        return value if is_known is None or not value or is_known(value) else OTHER
+        return key, value if is_known is None or not value or is_known(value) else OTHER
+
+
+def _observe(counted: Mapping[Labels, int], options: CallbackOptions) -> Iterable[Observation]:
+    return [Observation(number, dict(labels)) for labels, number in list(counted.items())]
 
 
 def code_of(error: BaseException) -> str:
@@ -127,30 +156,75 @@ def code_of(error: BaseException) -> str:
     return error.code if isinstance(error, VaultError) else type(error).__name__
 
 
-class RunningSpan:
-    """Work under way, as a span of OpenTelemetry. A `vault.spans.Span`."""
+class _Unrecorded(AbstractContextManager[Span]):
+    """Work at the root of a trace that is not recorded."""
 
-    def __init__(self, current: Span) -> None:
-        self._current = current
-        self.attributes: dict[str, Attribute] = {}
+    def __enter__(self) -> Span:
+        self._reset = _UNRECORDED.set(True)
+        return INVALID_SPAN
+
+    def __exit__(self, *raised: object) -> None:
+        _UNRECORDED.reset(self._reset)
+
+
+class RunningSpan:
+    """Work under way, timed, and as a span of OpenTelemetry where there is one. A `vault.spans.Span`."""
+
+    __slots__ = ("_began", "_meters", "_name", "_parent", "_shown", "attributes")
+
+    def __init__(
+        self, meters: Meters, name: str, attributes: dict[str, Attribute], parent: Mapping[str, str] | None
+    ) -> None:
+        self._meters = meters
+        self._name = name
+        self._parent = parent
+        self.attributes = attributes
+
+    def __enter__(self) -> RunningSpan:
+        self._began = time.perf_counter()
+        entered = self._meters.begin(self._name, self.attributes, self._parent)
+        self._shown = None if entered is None else (entered, entered.__enter__())
+        return self
 
     def note(self, **attributes: Attribute) -> None:
         self.attributes |= attributes
-        for key, value in attributes.items():
-            self._current.set_attribute(_CONVENTIONS.get(key, f"token_vault.{key}"), value)
-        if attributes.get("error"):
-            self._current.set_status(Status(StatusCode.ERROR))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.attributes["error"] = code_of(error)
+        self._meters.end(self._name, time.perf_counter() - self._began, self.attributes)
+        if self._shown is not None:
+            entered, current = self._shown
+            if current is not INVALID_SPAN:
+                _describe(current, self.attributes)
+            entered.__exit__(None, None, None)
+
+
+def _describe(current: Span, attributes: Mapping[str, Attribute]) -> None:
+    """What is known of the work once it is done."""
+    for key, value in attributes.items():
+        current.set_attribute(_CONVENTIONS.get(key, f"token_vault.{key}"), value)
+    if identity := REQUEST_ID.get():
+        current.set_attribute("token_vault.request_id", identity)
+    if attributes.get("error"):
+        current.set_status(Status(StatusCode.ERROR))
 
 
 class _Details:
     """The details of an event as labels: what is not there is empty."""
 
     def __init__(self, entry: ChainEntry) -> None:
-        self._read: dict[str, object] = json.loads(entry.details)
+        self._read: dict[str, object] = from_json(entry.details)
 
     def __getitem__(self, name: str) -> str:
         value = self._read.get(name, "")
         return value if isinstance(value, str) else ""
+
+    def pair(self, name: str) -> tuple[str, str]:
+        """The label of that name."""
+        return name, self[name]
 
     @property
     def times(self) -> int:

@@ -123,8 +123,9 @@ def value(samples: dict[tuple[str, frozenset[tuple[str, str]]], float], name: st
 
 
 async def test_a_call_a_refusal_and_a_refresh_reach_prometheus_and_the_collector_without_a_secret(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_on")
     address = f"127.0.0.1:{free_port()}"
     text, trace = f"words {secrets.token_hex(8)}", f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
     async with collector() as received:
@@ -177,6 +178,26 @@ async def test_a_call_a_refusal_and_a_refresh_reach_prometheus_and_the_collector
     sent = b"".join(received.bodies)
     for one in secret:
         assert one.encode() not in sent, one
+
+
+async def test_a_trace_is_recorded_if_its_caller_records_it_and_rarely_otherwise(tmp_path: Path) -> None:
+    async with collector() as received, room(tmp_path, telemetry={"otlp_endpoint": received.url}) as there:
+        agent = await there.agent()
+        await there.connect(agent, "slack", scopes=WRITE)
+        posted = {"channel": "#general", "text": "hello"}
+        traces = [f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-0{recorded}" for recorded in (0, 1)]
+        for trace in traces:
+            await call(there, agent, "slack_post", posted, traceparent=trace)
+        for _ in range(20):
+            await call(there, agent, "slack_post", posted)
+        assert there.vault.deployment.telemetry is not None
+    spans = received.spans()
+    found = {one.trace_id.hex() for one in spans["execute_tool slack_post"]}  # pyright: ignore[reportAttributeAccessIssue]
+    assert traces[1].split("-")[1] in found
+    assert traces[0].split("-")[1] not in found
+    assert len(found) < 15  # of 20, one is expected
+    of_calls = {one.trace_id.hex() for one in spans["storage"]}  # pyright: ignore[reportAttributeAccessIssue]
+    assert of_calls <= found  # storage begins no trace
 
 
 async def test_the_labels_of_a_stranger_are_not_multiplied(tmp_path: Path) -> None:
