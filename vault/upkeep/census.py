@@ -39,9 +39,10 @@ _NEWEST = """
     where tenant = :tenant and sequence = (select sequence from event_heads where tenant = :tenant)
 """
 _REFRESHES = """
-    select kind, count(*) as n from (
-        select kind, at from events where tenant = :tenant order by sequence desc limit :limit
-    ) e where at >= :since and kind in (:ok, :unanswered, :needs_reauth) group by kind
+    select kind, count(*) as n from events
+    where tenant = :tenant and sequence > (select sequence from event_heads where tenant = :tenant) - :limit
+        and at >= :since and kind in (:ok, :unanswered, :needs_reauth)
+    group by kind
 """
 
 
