@@ -243,7 +243,8 @@ async def test_a_method_that_an_address_does_not_take_says_what_to_do(room: Room
     assert browser.status_code == program.status_code == 405
     assert browser.headers["allow"] == program.headers["allow"] == "POST"
     assert "Go to the start page" in browser.text
-    assert program.json() == {"error": "method_not_allowed", "error_description": "this path takes POST only"}
+    told = {"error": "method_not_allowed", "error_description": "this path takes POST only"}
+    assert program.json() == told | {"request_id": program.headers["x-request-id"]}
 
 
 async def test_a_failure_of_ours_is_a_page_for_a_browser_and_json_for_a_program(
