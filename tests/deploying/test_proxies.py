@@ -6,6 +6,7 @@ nginx and HAProxy always run; Caddy and Traefik where they are installed.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import time
 from collections import Counter
@@ -180,6 +181,19 @@ async def test_clients_count_as_their_own_address_whatever_they_say(estate: Esta
     answers = [await register("127.0.0.5", one) for one in forged]
     assert answers == [201] * PER_ADDRESS + [429]
     assert await register("127.0.0.6", {}) == 201  # so it is not the proxy's address that is full
+
+
+async def test_browsers_that_speak_http_2_reach_the_vault_by_its_name(estate: Estate) -> None:
+    curl = shutil.which("curl")
+    if curl is None:
+        unavailable("tests of HTTP/2 need: apt-get install curl")
+    process = await asyncio.create_subprocess_exec(
+        str(curl), "-s", "--http2", "--noproxy", "*", "--cacert", str(estate.authority.authority), "--max-time", "20",
+        "--resolve", f"{HOST}:{estate.ports.tls}:127.0.0.1", "-w", " %{http_version} %{http_code}",
+        f"{estate.url}/healthz", stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    said, _ = await process.communicate()
+    assert said.decode().endswith(" 2 200"), said
 
 
 async def test_plain_http_leads_to_https(estate: Estate) -> None:

@@ -29,7 +29,7 @@ def main() -> None:
         sys.exit(f"commit first, a release is built from the commit:\n{changed.stdout}")
     folder = ROOT / "dist"
     files = found_in(folder) if given.built else build_all(folder)
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
         print(f"{path.stat().st_size / 1024:9.0f} KiB  {path.name}")
     works = trials.run_all(*files, only=given.only)
     if not given.only:  # the data of the release before

@@ -72,7 +72,7 @@ def nginx(folder: Path, authority: Authority, ports: Ports) -> Command:
         (SHIPPED / "nginx.conf").read_text(encoding="utf-8"),
         {
             "listen 80;": f"listen 127.0.0.1:{ports.plain};",
-            "listen 443 ssl;": f"listen 127.0.0.1:{ports.tls} ssl;",
+            "listen 443 ssl http2;": f"listen 127.0.0.1:{ports.tls} ssl http2;",
             "server_name vault.example.com;": f"server_name {HOST};",
             "/etc/ssl/token-vault/certificate.pem": str(authority.certificate),
             "/etc/ssl/token-vault/key.pem": str(authority.key),
