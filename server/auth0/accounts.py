@@ -56,7 +56,7 @@ async def list_accounts(deployment: Deployment, request: Request, principal: Pri
         for one in await list_usable(deployment, user_id=principal.user_id, client_id=principal.client_id)
         if not wanted or {connection_name(deployment, one.provider), one.provider} & set(wanted)
     ]
-    chosen, following = _page(request, [one.id for one in owned])
+    chosen, following = page_of(request, [one.id for one in owned])
     by_id = {one.id: one for one in owned}
     return json_answer(
         {"accounts": [account(deployment, by_id[one]) for one in chosen], **_next(following)},
@@ -92,7 +92,7 @@ def _time(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _page(request: Request, ids: Sequence[str]) -> tuple[Sequence[str], str | None]:
+def page_of(request: Request, ids: Sequence[str]) -> tuple[Sequence[str], str | None]:
     """The ids of the page that was asked for, and where the next one begins. Some clients send `next` as `next`."""
     asked = request.query_params
     take = asked.get("take", str(_USUAL))
@@ -117,7 +117,7 @@ async def list_names(deployment: Deployment, request: Request, principal: Princi
         for one in deployment.catalog
         if one.audience is None and deployment.vault.upstreams[one.name].is_configured
     }
-    chosen, following = _page(request, sorted(known))
+    chosen, following = page_of(request, sorted(known))
     found: list[dict[str, object]] = [
         {"name": name, "strategy": name, "scopes": sorted(known[name].scope.default)} for name in chosen
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from server.auth0 import management
 from server.auth0.accounts import list_usable
 from server.auth0.names import provider_of
 from server.deployment import Deployment
@@ -15,7 +16,7 @@ from server.oauth import token
 from server.oauth.clients.auth0 import ME_SCOPES, me_audience, speaks_auth0
 from server.oauth.exchange import exchange, subjects
 from server.oauth.parameters import Parameters
-from server.oauth.rules import TOKEN_EXCHANGE, OAuthError
+from server.oauth.rules import CLIENT_CREDENTIALS, TOKEN_EXCHANGE, OAuthError
 from server.oauth.token_request import JWT, REFRESH_TOKEN, ExchangeAnswer, TokenGrant, TokenRequest
 from vault.connections import names_account
 from vault.records import Narrowing, format_scope
@@ -130,4 +131,7 @@ async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant | E
     return TokenGrant(live.grant, wanted, me_audience(deployment), is_left_alone=False)
 
 
-DIALECT: Final = token.Dialect({FEDERATED: account_token, "refresh_token": refresh}, {FEDERATED: TOKEN_EXCHANGE})
+DIALECT: Final = token.Dialect(
+    {FEDERATED: account_token, "refresh_token": refresh, CLIENT_CREDENTIALS: management.issue_token},
+    {FEDERATED: TOKEN_EXCHANGE},
+)

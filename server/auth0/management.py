@@ -1,0 +1,56 @@
+"""The one call of Auth0's Management API that concerns connected accounts: an administrator lists a person's.
+
+Tokens are those of our Admin API: a service account gets one by its credentials for the audience `PUBLIC_URL/api/v2/`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.auth0.accounts import account, page_of
+from server.auth0.names import connection_name
+from server.auth0.problems import MeProblem, me_route
+from server.deployment import Deployment
+from server.http.answers import json_answer
+from server.oauth import service_accounts
+from server.oauth.rules import ADMIN_READ, OAuthError, admin_resource
+from server.oauth.token_request import TokenGrant, TokenRequest
+from vault import connections, users
+from vault.records import Principal
+
+
+def routes(deployment: Deployment) -> list[Route]:
+    """The route, for tokens of the Admin API."""
+    path, audience = "/api/v2/users/{id}/connected-accounts", admin_resource(deployment.public_url)
+    return [me_route(deployment, path, audience, {"GET": (ADMIN_READ, list_for_admin)})]
+
+
+async def issue_token(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
+    """The client credentials grant with Auth0's audience; `read:users` stands for our scope."""
+    audience = asked.form.get("audience")
+    if audience not in {None, f"{deployment.public_url}/api/v2/", admin_resource(deployment.public_url)}:
+        raise OAuthError("invalid_target", f"the only audience of service accounts is {deployment.public_url}/api/v2/")
+    scopes = None if asked.scopes is None else asked.scopes - {"read:users"} | {ADMIN_READ}
+    return await service_accounts.issue_token(deployment, replace(asked, scopes=scopes, resource=None))
+
+
+async def list_for_admin(deployment: Deployment, request: Request, principal: Principal) -> Response:
+    """GET users/{id}/connected-accounts: every account of the person, never a token."""
+    admin = await users.get_user(deployment.database, principal.user_id)
+    if admin is None or not admin.is_admin or admin.disabled_at is not None:
+        raise MeProblem(403, "This token's person isn't an admin of this vault", number=2)
+    person = await users.get_user(deployment.database, str(request.path_params["id"]))
+    if person is None:
+        raise MeProblem(404, "The user does not exist")
+    owned = {one.id: one for one in await connections.list_connections(deployment.database, person.id)}
+    chosen, following = page_of(request, sorted(owned, key=lambda one: (owned[one].created_at, one)))
+    shown = [
+        {**account(deployment, owned[one]), "connection_id": owned[one].provider}
+        | {"strategy": connection_name(deployment, owned[one].provider)}
+        for one in chosen
+    ]
+    return json_answer({"connected_accounts": shown, **({} if following is None else {"next": following})})

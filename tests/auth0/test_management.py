@@ -1,0 +1,42 @@
+"""An administrator's program lists a person's connected accounts, as with Auth0's Management API."""
+
+from __future__ import annotations
+
+import httpx2
+
+from server.administration.actor import Actor
+from server.administration.agents import NewAgent, ServiceWish, register
+from server.oauth.rules import ADMIN_READ
+from tests.auth0.application import Application
+from tests.support.rooms.portal_room import Room
+
+
+async def service_token(room: Room, http: httpx2.AsyncClient, **changes: str) -> httpx2.Response:
+    service = ServiceWish(await room.user("alice"), frozenset({ADMIN_READ}))
+    made = await register(
+        Actor(room.deployment, None, "command_line"), NewAgent("Report", has_secret=True, service=service)
+    )
+    body = {"grant_type": "client_credentials", "client_id": made.client.id, "client_secret": made.secret}
+    return await http.post("/oauth/token", json={**body, "audience": f"{room.url}/api/v2/", **changes})
+
+
+async def test_a_service_account_lists_a_persons_accounts_without_tokens(room: Room, application: Application) -> None:
+    connected = await application.connect()
+    http = application.http
+    token = (await service_token(room, http, scope="read:users")).json()["access_token"]
+    path = f"/api/v2/users/{application.user.id}/connected-accounts"
+    answer = await http.get(path, headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 200, answer.text
+    (account,) = answer.json()["connected_accounts"]
+    assert (account["id"], account["strategy"]) == (connected["id"], "slack")
+    assert not {"access_token", "refresh_token"} & set(account)
+    nobody = await http.get("/api/v2/users/nobody/connected-accounts", headers={"Authorization": f"Bearer {token}"})
+    assert nobody.status_code == 404
+    mine = await http.get(path, headers={"Authorization": f"Bearer {await application.me_token()}"})
+    assert mine.status_code == 401
+
+
+async def test_credentials_for_another_audience_get_nothing(room: Room, application: Application) -> None:
+    refused = await service_token(room, application.http, audience="https://other.example/")
+    assert refused.json()["error"] == "invalid_target"
+    assert (await service_token(room, application.http)).status_code == 200
