@@ -8,7 +8,7 @@ import typer
 
 from providers.definitions.suggestions import did_you_mean
 from server.event_texts import when
-from server.terminal.completion import complete_clients
+from server.terminal.completion import complete_apis, complete_clients
 from server.terminal.context import Setup, command, fail
 from server.terminal.names import client_called
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from vault.storage.database import Reader
 
 app = typer.Typer(no_args_is_help=True, help="Your own APIs: audiences of access tokens.")
-Url = Annotated[str, typer.Argument(help="The API's identifier, an absolute URL.", show_default=False)]
+Url = Annotated[
+    str,
+    typer.Argument(help="The API's identifier, an absolute URL.", show_default=False, autocompletion=complete_apis),
+]
 
 
 async def _api_fields(reader: Reader, api: Api) -> dict[str, object]:

@@ -15,9 +15,9 @@ import typer
 
 from server.event_texts import when
 from server.runtime.printable import printable
-from server.terminal.completion import complete_approvals
+from server.terminal.completion import complete_approvals, complete_standing
 from server.terminal.context import Setup, command, fail, note, owner_here
-from server.terminal.names import approval_called
+from server.terminal.names import approval_called, standing_called
 
 if TYPE_CHECKING:
     from server.deployment import Deployment
@@ -120,7 +120,9 @@ def refuse(setup: Setup, approval: ApprovalName) -> None:
 @command(app, "revoke")
 def revoke(
     setup: Setup,
-    standing: Annotated[str, typer.Argument(help="ID of a standing approval.", show_default=False)],
+    standing: Annotated[
+        str, typer.Argument(help="ID, tool, or agent.", show_default=False, autocompletion=complete_standing)
+    ],
 ) -> None:
     """End a standing approval: its calls ask you again."""
 
@@ -130,8 +132,9 @@ def revoke(
 
         async with setup.open() as deployment:
             owner = await _who_answers(deployment.database)
+            found = await standing_called(deployment, owner, standing)
             try:
-                ended = await access.end_standing(Actor(deployment, None, "command_line"), owner, standing)
+                ended = await access.end_standing(Actor(deployment, None, "command_line"), owner, found.id)
             except ChangeRefused as refused:
                 fail(f"{refused.description}; see token-vault approvals list")
             return {**await _standing_fields(deployment, ended), "state": "revoked"}

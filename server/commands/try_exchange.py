@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from server.commands.serve import SandboxOption, place_data
+from server.terminal.completion import complete_users
 from server.terminal.context import Setup, fail, missing_vault, note, say, user_at_browser
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ def try_exchange(
     *,
     sandbox: SandboxOption = False,
     user: Annotated[
-        str | None, typer.Option("--user", help="Whose accounts. Default: the owner of the data directory.")
+        str | None,
+        typer.Option(
+            "--user", help="Whose accounts. Default: the owner of the data directory.", autocompletion=complete_users
+        ),
     ] = None,
 ) -> None:
     """Register a backend on the running vault and print shell variables and a curl line for its first exchange."""

@@ -95,6 +95,18 @@ def complete_approvals(ctx: typer.Context, incomplete: str) -> Iterable[tuple[st
 
 
 @_quietly
+def complete_standing(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+    """Standing approvals by ID."""
+    return [(row_id, tool) for row_id, tool in _rows(ctx, "standing") if row_id.startswith(incomplete)]
+
+
+@_quietly
+def complete_apis(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+    """APIs by their identifiers."""
+    return [(url, name) for url, name in _rows(ctx, "apis") if url.startswith(incomplete)]
+
+
+@_quietly
 def complete_providers(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
     """Providers: the names of their files."""
     from providers.definitions.catalog import SHELF

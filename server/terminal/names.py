@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from providers.tools.spec import ToolSpec
     from server.deployment import Deployment
     from vault.approvals.approvals import Approval
+    from vault.approvals.standing_approvals import StandingApproval
     from vault.records import Client, Connection, User
     from vault.storage.database import Reader
 
@@ -122,6 +123,30 @@ async def approval_called(deployment: Deployment, owner: User, named: str) -> Ap
         near = did_you_mean(named, [*(one.tool for one in pending), *names.values()])
         return fail(f"no open request {named!r}.{near} See token-vault approvals list")
     return fail(f"this request is {over.status(deployment.now())}. If you still want it, have the agent try again")
+
+
+async def standing_called(deployment: Deployment, owner: User, named: str) -> StandingApproval:
+    """The owner's standing approval with that ID or beginning of it, or of that tool or agent."""
+    from vault import clients
+    from vault.approvals import standing_approvals
+
+    reader = deployment.database
+    live = await standing_approvals.list_live(reader, deployment.keys, owner.id, now=deployment.now())
+    agents = {one.client_id: await clients.get_client(reader, one.client_id) for one in live}
+    names = {client_id: "" if client is None else client.name for client_id, client in agents.items()}
+    wanted = named.casefold()
+    matching = [
+        one
+        for one in live
+        if one.id == named
+        or (len(named) >= SHORTEST and one.id.startswith(named))
+        or wanted in (one.tool.casefold(), names[one.client_id].casefold())
+    ]
+    if len(matching) > 1:
+        found = [f"{one.id} ({one.tool} of {names[one.client_id]})" for one in matching]
+        fail(_several("standing approvals", named, found))
+    near = did_you_mean(named, [*(one.tool for one in live), *names.values()])
+    return matching[0] if matching else fail(f"no standing approval {named!r}.{near} See token-vault approvals list")
 
 
 def provider_called(catalog: Catalog, named: str) -> Provider:

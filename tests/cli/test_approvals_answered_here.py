@@ -19,6 +19,7 @@ from server.cli import app
 from server.deployment import Deployment
 from server.mcp.local_owner import find_owner
 from server.settings import load_settings
+from tests.cli.test_completion import complete
 from tests.support.processes import Place
 from tests.support.seeded import agent
 from vault import clients, connections, delegations, users
@@ -194,6 +195,7 @@ async def test_a_standing_approval_is_listed_and_ended_once(asked: Asked) -> Non
     standing = await stand(asked, asked.owner)
     (listed,) = json.loads((await asked.run("list", "--json")).stdout)
     assert (listed["id"], listed["state"], listed["target"]) == (standing, "standing", "channel #general")
+    assert await complete(asked.place, "approvals", "revoke", standing[:3]) == [standing]
     row = json.loads((await asked.run("revoke", standing, "--json")).stdout)
     assert (row["id"], row["state"], row["per_day"]) == (standing, "revoked", 5)
     assert json.loads((await asked.run("list", "--json")).stdout) == []
@@ -205,7 +207,7 @@ async def test_a_standing_approval_is_listed_and_ended_once(asked: Asked) -> Non
     )
     again = await asked.run("revoke", standing)
     assert again.exit_code == 1
-    assert f"no standing approval {standing}" in again.stderr
+    assert f"no standing approval '{standing}'" in again.stderr
 
 
 async def test_another_persons_standing_approval_is_neither_shown_nor_ended(asked: Asked) -> None:
@@ -216,6 +218,17 @@ async def test_another_persons_standing_approval_is_neither_shown_nor_ended(aske
     assert (await asked.run("revoke", theirs)).exit_code == 1
     assert await standing_approvals.is_live(asked.deployment.database, theirs, now=asked.deployment.now())
     assert "asks you again" in (await asked.run("revoke", own)).stdout  # the twin
+
+
+@pytest.mark.parametrize("named", ["slack_post", "CURSOR", "the beginning of its ID"])
+async def test_a_standing_approval_is_ended_by_tool_agent_or_the_beginning_of_its_id(asked: Asked, named: str) -> None:
+    standing = await stand(asked, asked.owner)
+    mistyped = await asked.run("revoke", "slack_pots")
+    assert mistyped.exit_code == 1
+    assert "Did you mean slack_post?" in mistyped.stderr
+    ended = await asked.run("revoke", standing[:8] if " " in named else named)
+    assert ended.exit_code == 0, ended.stderr
+    assert not await standing_approvals.is_live(asked.deployment.database, standing, now=asked.deployment.now())
 
 
 async def test_an_ambiguous_or_mistyped_name_says_the_candidates(asked: Asked) -> None:

@@ -66,7 +66,9 @@ async def test_an_account_there_gets_a_link(place: Place) -> None:
     assert made.exit_code == 0, made.stderr
 
 
-async def test_its_tools_are_completed(place: Place) -> None:
+async def test_its_tools_are_completed_and_so_are_apis(place: Place) -> None:
+    assert (await run(place, "apis", "add", "https://api.example")).exit_code == 0
+    assert await complete(place, "apis", "show", "ht") == ["https://api.example"]
     words = ("delegations", "ask", "Cursor", "github", "--tool", "github_issue_cr")
     assert [one for one in await complete(place, *words) if one] == []
     await enter(place, "github", GITHUB)

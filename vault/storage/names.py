@@ -6,6 +6,7 @@ Every error of the database is the caller's to hide: a completion that fails say
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -29,6 +30,11 @@ _STATEMENTS: Final = {  # kind -> the name that is completed, then what tells it
     "union all select user_id from identities "
     "where tenant = :tenant and issuer = :issuer and subject = :subject) limit :most",
     "registrations": "select provider, inputs from provider_registrations where tenant = :tenant limit :most",
+    "apis": "select resource, name from apis limit :most",
+    "standing": "select id, tool from standing_approvals where tenant = :tenant and revoked_at is null "
+    "and expires_at > :now and user_id in (select id from users where tenant = :tenant and name_key = :name_key "
+    "union all select user_id from identities where tenant = :tenant and issuer = :issuer and subject = :subject) "
+    "limit :most",
     "approvals": "select id, tool from approvals where tenant = :tenant and state = :pending and user_id "
     "in (select id from users where tenant = :tenant and name_key = :name_key union all select user_id from identities "
     "where tenant = :tenant and issuer = :issuer and subject = :subject) limit :most",
@@ -45,12 +51,13 @@ class Whose:
 
 
 def read_names(kind: str, url: str, *, sqlite: Path | None, whose: Whose) -> Sequence[tuple[str, ...]]:
-    """The rows of one kind: `users`, `clients`, `registrations`, or one person's `connections` or `approvals`.
+    """The rows of one kind: `users`, `clients`, `registrations`, `apis`, or a person's `connections`, `approvals`, or
+    `standing` ones.
 
     Blocking. `sqlite`: the database's file, None for PostgreSQL at `url`.
     """
     facts: dict[str, Value] = {"tenant": TENANT, "most": MOST, "latest": _LATEST, **asdict(whose)}
-    facts["pending"] = ApprovalState.PENDING.value
+    facts |= {"pending": ApprovalState.PENDING.value, "now": int(time.time())}
     if sqlite is None:
         import asyncio
 
