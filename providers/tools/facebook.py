@@ -79,7 +79,15 @@ class FacebookPostOutput(ToolOutput, title="PostOutput"):
         return f"Posted: {self.link}"
 
 
-@tool("facebook", title="List Facebook Pages", scopes={"pages_show_list"}, effect="read")
+@tool(
+    "facebook",
+    title="List Facebook Pages",
+    scopes={"pages_show_list"},
+    effect="read",
+    presentation=Presentation(
+        done="{agent} listed {count}Facebook Pages of {account}", done_one="{agent} listed 1 Facebook Page of {account}"
+    ),
+)
 async def facebook_pages(
     api: UpstreamAPI,
     limit: Annotated[int, Field(ge=1, le=100, description="Maximum number of Pages")] = 25,
@@ -110,7 +118,12 @@ async def facebook_pages(
     title="Post on a Facebook Page",
     scopes={"pages_manage_posts", "pages_read_engagement", "pages_show_list"},
     effect="create",
-    presentation=Presentation(sentence="publish on the Page {page}", texts=("text",), target=("page",)),
+    presentation=Presentation(
+        done="{agent} posted on a Facebook Page as {account}",
+        sentence="publish on the Page {page}",
+        texts=("text",),
+        target=("page",),
+    ),
 )
 async def facebook_post(api: UpstreamAPI, arguments: FacebookPostInput) -> FacebookPostOutput:
     """Publish a post on a Facebook Page in the Page's name, for everybody to see. Not undone by calling again: a

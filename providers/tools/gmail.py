@@ -145,7 +145,13 @@ class SendOutput(ToolOutput):
         return f"Sent (id {self.id}, thread {self.thread_id})."
 
 
-@tool("google", title="Search mail", scopes={READ}, effect="read")
+@tool(
+    "google",
+    title="Search mail",
+    scopes={READ},
+    effect="read",
+    presentation=Presentation(done="{agent} searched the mail of {account}"),
+)
 async def gmail_search(
     api: UpstreamAPI,
     query: Annotated[
@@ -221,7 +227,13 @@ def _labels(item: Mapping[str, object]) -> list[str]:
     return [as_id(one, limit=60) for one in found if isinstance(one, str)][:30] if is_array(found) else []
 
 
-@tool("google", title="Read a mail", scopes={READ}, effect="read")
+@tool(
+    "google",
+    title="Read a mail",
+    scopes={READ},
+    effect="read",
+    presentation=Presentation(done="{agent} read a mail of {account}"),
+)
 async def gmail_read(
     api: UpstreamAPI,
     message: Annotated[MessageId, Field(description="ID of the message, from gmail_search")],
@@ -260,9 +272,9 @@ def _message_body(arguments: WriteInput) -> dict[str, object]:
     return message if arguments.thread_id is None else {**message, "threadId": arguments.thread_id}
 
 
-def _mail_presentation(sentence: str) -> Presentation:
+def _mail_presentation(sentence: str, *, done: str) -> Presentation:
     people = ("to", "cc", "bcc")
-    return Presentation(sentence=sentence, texts=("text",), people=people, target_domains=people)
+    return Presentation(sentence=sentence, done=done, texts=("text",), people=people, target_domains=people)
 
 
 @tool(
@@ -270,7 +282,7 @@ def _mail_presentation(sentence: str) -> Presentation:
     title="Write a draft",
     scopes={COMPOSE},
     effect="create",
-    presentation=_mail_presentation("write the draft {subject}"),
+    presentation=_mail_presentation("write the draft {subject}", done="{agent} wrote a draft as {account}"),
 )
 async def gmail_draft(api: UpstreamAPI, arguments: WriteInput) -> DraftOutput:
     """Write a draft into the person's Gmail; the person sends it. A repeated call writes a second one."""
@@ -287,7 +299,7 @@ async def gmail_draft(api: UpstreamAPI, arguments: WriteInput) -> DraftOutput:
     title="Send a mail",
     scopes={SEND},
     effect="create",
-    presentation=_mail_presentation("send the mail {subject}"),
+    presentation=_mail_presentation("send the mail {subject}", done="{agent} sent a mail as {account}"),
 )
 async def gmail_send(api: UpstreamAPI, arguments: WriteInput) -> SendOutput:
     """Send a mail in the person's name. Not undone by calling again: a repeated call sends it again."""

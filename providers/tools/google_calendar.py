@@ -160,7 +160,15 @@ class CreateOutput(ToolOutput):
         return f"Created {quote(self.title)} from {self.start} to {self.end} (id {self.id}).{link}"
 
 
-@tool("google", title="List calendar events", scopes={EVENTS_READONLY}, effect="read")
+@tool(
+    "google",
+    title="List calendar events",
+    scopes={EVENTS_READONLY},
+    effect="read",
+    presentation=Presentation(
+        done="{agent} listed {count}events of {account}", done_one="{agent} listed 1 event of {account}"
+    ),
+)
 async def calendar_list(api: UpstreamAPI, arguments: ListInput, progress: Progress) -> ListOutput:
     """List events of the person's Google calendar, earliest first, from now on unless a time is given."""
     time_min = arguments.time_min and _rfc3339(parse_moment(arguments.time_min))
@@ -232,6 +240,7 @@ def _link(item: Mapping[str, object]) -> str | None:
     scopes={EVENTS},
     effect="create",
     presentation=Presentation(
+        done="{agent} created an event in the calendar of {account}",
         sentence="create the event {summary} in the calendar {calendar_id}",
         texts=("description",),
         people=("attendees",),

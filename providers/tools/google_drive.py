@@ -15,6 +15,7 @@ from providers.api.api import ANSWER_LIMIT, UpstreamAPI, UpstreamRefused
 from providers.api.text import as_data, as_id, quote
 from providers.outbound.json_values import at, integer_at, objects_at, text_at
 from providers.tools.arguments import GO_ON
+from providers.tools.presentation import Presentation
 from providers.tools.spec import UNTRUSTED, ToolInput, ToolOutput
 from providers.tools.tool import tool
 
@@ -103,7 +104,13 @@ class FileReadOutput(ToolOutput, title="ReadOutput"):
         return "\n".join([head, quote(self.text), *more])
 
 
-@tool("google", title="Search files", scopes={READ}, effect="read")
+@tool(
+    "google",
+    title="Search files",
+    scopes={READ},
+    effect="read",
+    presentation=Presentation(done="{agent} searched the files of {account}"),
+)
 async def drive_search(api: UpstreamAPI, arguments: FileSearchInput) -> FileSearchOutput:
     """Search the person's Google Drive by words in files, by name, or in a folder."""
     params: dict[str, str | int | bool] = {
@@ -162,7 +169,13 @@ def _link(item: Mapping[str, object]) -> str | None:
     return link if link.startswith("https://") else None
 
 
-@tool("google", title="Read a file", scopes={READ}, effect="read")
+@tool(
+    "google",
+    title="Read a file",
+    scopes={READ},
+    effect="read",
+    presentation=Presentation(done="{agent} read a file of {account}"),
+)
 async def drive_read(
     api: UpstreamAPI,
     file: Annotated[FileId, Field(description="ID of the file, from drive_search")],

@@ -17,6 +17,7 @@ from providers.api.api import UpstreamAPI, UpstreamRefused
 from providers.api.text import as_id
 from providers.outbound.json_values import at, is_object, objects_at, text_at
 from providers.tools.arguments import Moment, ZoneName, parse_moment
+from providers.tools.presentation import Presentation
 from providers.tools.spec import ToolInput, ToolOutput
 from providers.tools.tool import tool
 
@@ -125,7 +126,13 @@ def _zone(name: str) -> ZoneInfo:
         raise ValueError("no such time zone; use an IANA name such as Europe/Berlin") from error
 
 
-@tool("google", title="Find free time", scopes={FREE_BUSY}, effect="read")
+@tool(
+    "google",
+    title="Find free time",
+    scopes={FREE_BUSY},
+    effect="read",
+    presentation=Presentation(done="{agent} looked for free time in the calendar of {account}"),
+)
 async def calendar_free(api: UpstreamAPI, arguments: FreeInput) -> FreeOutput:
     """Find times at which given Google calendars are all free, with a least length, also within working hours. It sees
     when calendars are busy, not with what.

@@ -19,6 +19,7 @@ from providers.outbound.json_values import at, is_array
 
 AnswerPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_@$-]+(\.[A-Za-z0-9_@$-]+)*$", max_length=120)]
 _PLACE: Final = re.compile(r"\{([a-z0-9_]+)\}")
+_TOLD: Final = frozenset({"agent", "account", "count"})
 _PEOPLE: Final = frozenset({"to", "cc", "bcc", "attendees", "recipients"})
 _TEXTS: Final = frozenset({"text", "body", "message", "description", "content"})
 _LONG: Final = 120  # characters from which a value is shown as a text
@@ -104,9 +105,14 @@ class Presentation(_Declared):
     `sentence` completes "Cursor wants to ..." with `{argument}` for values; empty: the tool's title. `texts` are shown
     as they will look, `people` one by one. `target` is what a standing approval binds: these arguments as they are, and
     of `target_domains` the domains of their addresses; with neither, there is no standing approval for the tool.
+
+    `done` tells in the activity what a call did, with `{agent}`, `{account}`, and `{count}` for the number of results
+    and a blank, or nothing: "{agent} listed {count}issues as {account}". `done_one` is for a single result.
     """
 
     sentence: Annotated[str, StringConstraints(max_length=200)] = ""
+    done: Annotated[str, StringConstraints(max_length=200)] = ""
+    done_one: Annotated[str, StringConstraints(max_length=200)] = ""
     texts: tuple[str, ...] = ()
     people: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
@@ -117,6 +123,9 @@ class Presentation(_Declared):
     def _is_complete(self) -> Self:
         if not set(self.target_domains) <= set(self.people):
             raise ValueError("target_domains are arguments of `people`")
+        for told in (self.done, self.done_one):
+            if not set(_PLACE.findall(told)) <= _TOLD or set("{}") & set(_PLACE.sub("", told)):
+                raise ValueError(f"done takes {', '.join(f'{{{name}}}' for name in sorted(_TOLD))}, no others")
         return self
 
     @property
@@ -126,6 +135,10 @@ class Presentation(_Declared):
         for one in self.lookups:
             named |= {*one.arguments, *one.only, *one.names, *one.before}
         return frozenset(named)
+
+    def words_for(self, items: object) -> str:
+        """What a call with so many results did; empty where the tool does not say."""
+        return self.done_one if items == 1 and self.done_one else self.done
 
     def target_of(self, arguments: Mapping[str, object]) -> Mapping[str, object] | None:
         """What a standing approval for this call binds; None where there can be none.

@@ -128,7 +128,11 @@ CHANNEL_NAME: Final = Lookup(
     scopes={"chat:write"},
     effect="create",
     presentation=Presentation(
-        sentence="post to {channel}", texts=("text",), target=("channel",), lookups=(CHANNEL_NAME,)
+        done="{agent} posted a message to Slack as {account}",
+        sentence="post to {channel}",
+        texts=("text",),
+        target=("channel",),
+        lookups=(CHANNEL_NAME,),
     ),
 )
 async def slack_post(
@@ -161,7 +165,15 @@ def _link(api: UpstreamAPI, channel: str) -> str | None:
     return f"https://slack.com/app_redirect?team={team}&channel={channel}"
 
 
-@tool("slack", title="List Slack channels", scopes={"channels:read"}, effect="read")
+@tool(
+    "slack",
+    title="List Slack channels",
+    scopes={"channels:read"},
+    effect="read",
+    presentation=Presentation(
+        done="{agent} listed {count}Slack channels of {account}", done_one="{agent} listed 1 Slack channel of {account}"
+    ),
+)
 async def slack_channels(
     api: UpstreamAPI,
     progress: Progress,
@@ -209,7 +221,16 @@ def _channel(found: Mapping[str, object]) -> Channel:
     )
 
 
-@tool("slack", title="Read a Slack channel", scopes={"channels:history", "channels:read"}, effect="read")
+@tool(
+    "slack",
+    title="Read a Slack channel",
+    scopes={"channels:history", "channels:read"},
+    effect="read",
+    presentation=Presentation(
+        done="{agent} read {count}messages of a Slack channel as {account}",
+        done_one="{agent} read 1 message of a Slack channel as {account}",
+    ),
+)
 async def slack_history(
     api: UpstreamAPI,
     channel: Annotated[

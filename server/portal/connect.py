@@ -30,6 +30,7 @@ from server.connecting.provider_errors import no_refresh_token
 from server.errors import status_of
 from server.http import pages
 from server.http.page_texts import text
+from server.http.translations import translate_filled
 from server.portal import texts
 from server.portal.access import access
 from server.portal.access.access import Level
@@ -113,10 +114,7 @@ def _preselect(account: str, known: tuple[Connection, ...], ready: set[str]) -> 
 
 def scope_words(provider: Provider, scopes: frozenset[str]) -> list[tuple[str, str]]:
     """Scopes in plain words, without those that only identify the account."""
-    return [
-        (scope, provider.scopes[scope].title if scope in provider.scopes else scope)
-        for scope in sorted(scopes - provider.always_granted)
-    ]
+    return [(scope, texts.scope_title(provider, scope)) for scope in sorted(scopes - provider.always_granted)]
 
 
 def provider_targets(providers: Iterable[Provider]) -> list[str]:
@@ -324,6 +322,6 @@ async def show_done(visit: OwnVisit) -> Response:
         "without": scope_words(provider, (named & provider.scopes.keys()) - connection.scopes),
         "no_refresh": ""
         if connection.has_refresh_token or provider.audience is not None
-        else no_refresh_token(provider.name, title=provider.title),
+        else translate_filled(no_refresh_token(provider.name, title=provider.title)),
     }
     return visit.page("connected.html", context)

@@ -243,8 +243,8 @@ async def _choice_page(
     included = expand(ticked, provider.covers)
     used = included.union(*(spec.scopes for spec in visit.deployment.tools if spec.provider == provider.name))
     choices = [
-        (scope, facts.title, scope in included)
-        for scope, facts in provider.scopes.items()
+        (scope, texts.scope_title(provider, scope), scope in included)
+        for scope in provider.scopes
         if scope not in provider.always_granted | provider.unruled_scopes
     ]
     first = [choice for choice in choices if choice[0] in used] or choices

@@ -16,6 +16,7 @@ from server.http.page_texts import text
 from server.oauth import device as device_grant
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
+from server.portal.texts import refusal_words
 from vault import limits
 
 _TRIES: Final = 10  # codes per user, and per address, in a window
@@ -44,7 +45,7 @@ async def enter(visit: OwnVisit) -> Response:
         request = await device_grant.open_request(deployment, typed, session=visit.session)
         if request is not None:
             return pages.go(f"/consent?request={request}")
-        return visit.page("device.html", {"error": refusal.description, "typed": typed[:20]}, status=refusal.status)
+        return visit.page("device.html", {"error": refusal_words(refusal), "typed": typed[:20]}, status=refusal.status)
     return pages.go(f"/connect/{handle}")
 
 

@@ -13,6 +13,7 @@ from server.errors import status_of
 from server.http import pages
 from server.portal.needs import read_needs
 from server.portal.requests import OwnVisit, Visit, sign_in_path
+from server.portal.texts import refusal_words
 from server.setup.client_config import ClientConfig, VaultLocation, client_config
 from server.setup.client_kinds import CLIENTS, Machine, Program
 from server.sign_in import password
@@ -86,7 +87,7 @@ async def create(visit: Visit) -> Response:
         )
     except (password.SignInRefused, PasswordRefused, NameRefused, NameTaken, TransitionRefused) as refusal:
         context: dict[str, object] = {
-            "error": refusal.description,
+            "error": refusal_words(refusal),
             "name": form.one("name")[:200],
             "minimum": MIN_LENGTH,
         }

@@ -28,6 +28,7 @@ from server.portal import csrf
 from server.portal.forms import Form, PageRefused, read_form
 from server.portal.needs import Needs, read_needs
 from server.portal.stepping_up import page_of
+from server.portal.texts import refusal_words
 from server.sign_in import password
 from server.sign_in.step_up import StepUpRequired
 from vault.records import Session, User
@@ -248,12 +249,12 @@ def _refusal(request: Request, visit: Visit | None, refusal: VaultError) -> Resp
         extra={"code": refusal.code, "detail": refusal.detail, "status": status},
     )
     if visit is None:
-        return _with_retry(pages.error_page(request, title, refusal.description, status), refusal)
+        return _with_retry(pages.error_page(request, title, refusal_words(refusal), status), refusal)
     if isinstance(refusal, StepUpRequired):
         # After a form of ours: the page that had it, since the form's own address answers no GET.
         back = request.url.path if request.method == "GET" else "/account"
         return visit.page("step_up.html", page_of(refusal, back=back), status=status)
-    context: dict[str, object] = {"title": title, "message": refusal.description, "foreign": foreign, "retry": retry}
+    context: dict[str, object] = {"title": title, "message": refusal_words(refusal), "foreign": foreign, "retry": retry}
     return _with_retry(visit.page("error.html", context, status=status), refusal)
 
 

@@ -13,6 +13,7 @@ from server.http.addresses import address_of
 from server.http.page_texts import text
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, Visit, safe_return
+from server.portal.texts import refusal_words
 from server.runtime.browser import forget
 from server.sign_in import passkeys, password
 from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
@@ -140,7 +141,7 @@ async def _refusal_page(
         return_to=return_to,
         name=name,
         needs_passkey=needs_passkey,
-        error=refusal.description,
+        error=refusal_words(refusal),
         status=status,
     )
     if isinstance(refusal, password.SignInThrottled):
@@ -221,7 +222,7 @@ async def with_link(visit: Visit) -> Response:
         password.check_same(form.one("password"), form.one("password_again"))
         user = await password.use_sign_in_link(deployment, ticket, new=new)
     except PasswordRefused as refusal:
-        return await _link_page(visit, ticket, user, error=refusal.description, status=status_of("invalid_request"))
+        return await _link_page(visit, ticket, user, error=refusal_words(refusal), status=status_of("invalid_request"))
     except password.SignInRefused as refusal:
         raise PageRefused("link_over", refusal.description, kind="forbidden") from refusal
     response = pages.go("/first-run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote, urlencode
 
 from server.http.page_texts import text
+from server.portal.texts import refusal_words
 from server.sign_in.step_up import StepUpRequired
 
 
@@ -20,7 +21,7 @@ def page_of(needed: StepUpRequired, *, back: str) -> dict[str, object]:
     """What the page of the refusal says."""
     return {
         "title": text("step_up.title"),
-        "message": needed.description,
+        "message": refusal_words(needed),
         "link": link_of(needed, back=needed.back or back),
         "action": text(f"step_up.{needed.needs}"),
     }

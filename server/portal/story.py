@@ -1,6 +1,6 @@
 """The activity as sentences: who did what with which account, how far a token went, and why something was refused.
 
-All words are in the catalogue: `event.KIND` says what happened, `did.TOOL` what a tool did, `why.CODE` why not, and
+All words are in the catalogue: `event.KIND` says what happened, `why.CODE` why not, and
 `fix.CODE` what to do about it. Only names and numbers of the event itself come in.
 """
 
@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from server.deployment import Deployment
 from server.http import page_texts
+from server.http.translations import translate
 from server.portal import texts
 from server.portal.access import access
 from vault import clients, users
@@ -126,11 +127,14 @@ class Storyteller:
             "agent": _name(self.agent(event)) or page_texts.markup("story.an_agent"),
             "account": _name(self._account(event)) or page_texts.markup("story.an_account"),
             "provider": page_texts.markup("story.the_provider") if provider is None else provider.title,
-            "tool": (spec.title if spec is not None else tool) or page_texts.markup("story.a_tool"),
+            "tool": texts.tool_title(spec, tool) or page_texts.markup("story.a_tool"),
             "count": f"{items} " if isinstance(items, int) and not isinstance(items, bool) else "",
             "name": str(event.details.get("name", "")),
         }
-        return page_texts.markup(_sentence_name(event, tool, items), **values)
+        told = spec.presentation.words_for(items) if spec is not None and event.outcome == "ok" else ""
+        if event.kind == "tool.called" and told:
+            return Markup.escape(translate(told)).format(**values)
+        return page_texts.markup(_sentence_name(event), **values)
 
     def _account(self, event: Event) -> str:
         found = self._accounts.get(event.connection_id or "")
@@ -150,7 +154,7 @@ class Storyteller:
         if provider is None or narrowing not in {one.value for one in Narrowing}:
             return ""
         scopes = sorted(_scopes(event) - provider.always_granted)
-        words = [provider.scopes[one].title if one in provider.scopes else one for one in scopes]
+        words = [texts.scope_title(provider, one) for one in scopes]
         shown = ", ".join(words[:_MOST_SCOPES]) + (" …" if len(words) > _MOST_SCOPES else "")
         if narrowing == Narrowing.FULL.value or not shown:
             return page_texts.text("story.full") if narrowing == Narrowing.FULL.value else ""
@@ -203,16 +207,11 @@ class Storyteller:
         return facts
 
 
-def _sentence_name(event: Event, tool: str, items: object) -> str:
+def _sentence_name(event: Event) -> str:
     """The text that tells this event."""
     if event.kind == "tool.called":
         if event.outcome != "ok":
             return "story.tool_refused" if event.outcome == "refused" else "story.tool_failed"
-        told = page_texts.section("did")
-        if items == 1 and f"{tool}_one" in told:
-            return f"did.{tool}_one"
-        if tool in told:
-            return f"did.{tool}"
         return "story.tool_used_with" if event.connection_id is not None else "event.tool.called"
     if event.kind in page_texts.section("event"):
         return f"event.{event.kind}"

@@ -4,14 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from providers.definitions.model import Provider
+from providers.tools.spec import ToolSpec
 from server.http.page_texts import section, text
 from server.http.page_texts import visible as visible
+from server.http.translations import translate, translate_filled
 from vault.records import Client, ClientKind, Grant
+from vault.refusals import VaultError
 
 
 def token_scope(scope: str) -> str:
     """A scope of our own tokens in words."""
     return section("token_scopes").get(scope, scope)
+
+
+def scope_title(provider: Provider | None, scope: str) -> str:
+    """A scope of a provider in words; the scope itself where there are none."""
+    known = None if provider is None else provider.scopes.get(scope)
+    return scope if known is None else translate(known.title)
+
+
+def tool_title(spec: ToolSpec | None, name: str = "") -> str:
+    """A tool in words, or its `name` where it is gone."""
+    return name if spec is None else translate_filled(spec.title)
+
+
+def refusal_words(refusal: VaultError) -> str:
+    """What a refusal says to the person."""
+    return translate_filled(refusal.description)
 
 
 def client_kind(client: Client) -> str:

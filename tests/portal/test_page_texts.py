@@ -38,7 +38,6 @@ _CHOSEN = (
     "notice_failure",
     "notifications_done",
     "language",
-    "did",
     "outcome",
     "why",
     "fix",

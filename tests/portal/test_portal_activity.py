@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -100,10 +101,32 @@ def test_every_code_that_is_recorded_has_words(room: Room) -> None:
     codes = {kind.code for kind in TABLE} - internal - {"vault_error", "invalid_token"}
     assert {code for code in codes if code not in known} == set()
     assert set(page_texts.section("fix")) <= set(known)
-    for tool in room.deployment.tools:
-        if tool.name in page_texts.section("did"):
-            event = Event("tool.called", details={"tool": tool.name, "items": 2})
-            assert "{" not in Storyteller(room.deployment, agents={}, accounts={}).sentence(event)
+
+
+async def test_what_a_tool_did_is_told_in_its_own_words_and_language(room: Room) -> None:
+    teller = Storyteller(room.deployment, agents={"c": "<i>Cursor</i>"}, accounts={})
+    details: dict[str, object] = {"tool": "slack_channels", "items": 2, "account": "a@b.example"}
+    event = Event("tool.called", client_id="c", connection_id="k", details=details)
+    agent = "<bdi>&lt;i&gt;Cursor&lt;/i&gt;</bdi>"
+    assert teller.sentence(event) == f"{agent} listed 2 Slack channels of <bdi>a@b.example</bdi>"
+    with page_texts.use_language("de"):
+        assert teller.sentence(event) == f"{agent} hat 2 Slack-Kanäle von <bdi>a@b.example</bdi> aufgelistet"
+    one = replace(event, details=details | {"items": 1})
+    assert teller.sentence(one) == f"{agent} listed 1 Slack channel of <bdi>a@b.example</bdi>"
+    gone = replace(event, details=details | {"tool": "of_yesterday"})
+    assert teller.sentence(gone) == f"{agent} used “of_yesterday” with <bdi>a@b.example</bdi>"
+
+
+def test_every_event_that_is_recorded_has_words() -> None:
+    """The kinds that stand in the code, wherever an event is made."""
+    known, kinds = page_texts.section("event"), set[str]()
+    for room_ in ("vault", "server"):
+        for path in (Path(__file__).parents[2] / room_).rglob("*.py"):
+            kinds |= set(
+                re.findall(r'(?:[Ee]vent\(|event_of\([^,()]+,|kind=)\s*"([a-z_]+\.[a-z_]+)"', path.read_text("utf-8"))
+            )
+    assert len(kinds) > 50
+    assert sorted(kinds - set(known)) == []
 
 
 async def test_filters_are_in_the_address_and_hold_together(room: Room) -> None:

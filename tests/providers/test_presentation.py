@@ -153,3 +153,39 @@ def test_a_tool_that_declares_nothing_has_its_texts_and_recipients_recognized() 
     assert not DEFAULT.is_people("to", [])
     assert not DEFAULT.is_people("channel", "#a")
     assert not Presentation(texts=("note",)).is_text("body", "short"), "the tool said which are texts"
+
+
+@pytest.mark.parametrize("told", ["{agent} did {what}", "{agent", "agent}", "{agent} {count}{ }"])
+def test_what_a_call_did_takes_agent_account_and_count_only(told: str) -> None:
+    with pytest.raises(ValidationError, match="done takes"):
+        Presentation(done=told)
+    told = "{agent} read {count}things of {account}"
+    shown = Presentation(done=told, done_one="{agent} read 1 thing of {account}")
+    assert (shown.words_for(2), shown.words_for(None), DEFAULT.words_for(1)) == (told, told, "")
+    assert shown.words_for(1) == "{agent} read 1 thing of {account}"
+    assert Presentation(done=told).words_for(1) == told
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "answer", "named"),
+    [
+        ("figma_comment", {"file": "Fk1"}, {"file": {"name": "Landing page"}}, "Landing page"),
+        ("digitalocean_droplet_action", {"droplet": 7}, {"droplet": {"name": "web-1"}}, "web-1"),
+        ("pagerduty_note", {"incident": "Q1"}, {"incident": {"title": "Disk full"}}, "Disk full"),
+        ("jira_comment", {"site": "s", "issue": "AB-1"}, {"fields": {"summary": "Login fails"}}, "Login fails"),
+        ("hubspot_note", {"contact": "5"}, {"properties": {"firstname": "Ann", "lastname": "Lee"}}, "Ann Lee"),
+        ("asana_task_create", {"workspace": "9"}, {"data": {"name": "Acme"}}, "Acme"),
+        (
+            "notion_comment",
+            {"page": "p"},
+            {"properties": {"title": {"title": [{"plain_text": "Handbook"}]}}},
+            "Handbook",
+        ),
+    ],
+)
+def test_ids_get_the_names_that_their_services_answer_with(
+    tool: str, arguments: Mapping[str, object], answer: Mapping[str, object], named: str
+) -> None:
+    (lookup,) = shipped()[tool].presentation.lookups
+    assert lookup.values_of(arguments) is not None
+    assert list(lookup.read_names(answer).values()) == [named]

@@ -20,6 +20,7 @@ from urllib.parse import quote
 from providers.definitions.catalog import Catalog, Provider
 from providers.definitions.unruled import ANY_CALL, ANY_READ
 from server.deployment import Deployment
+from server.portal import texts
 from server.portal.forms import Form, PageRefused
 from vault import connections, delegations
 from vault.exchange.approval_rules import TOOL, WRITES
@@ -285,9 +286,10 @@ def _account_offer(deployment: Deployment, connection: Connection, *, is_one_of_
         provider=provider,
         status=connection.status(deployment.now()),
         offers=tuple(
-            Offer(scope, _title(provider, scope), scope in provider.reading_scopes) for scope in sorted(offered)
+            Offer(scope, texts.scope_title(provider, scope), scope in provider.reading_scopes)
+            for scope in sorted(offered)
         ),
-        tools=tuple(AskableTool(f"{TOOL}{one.name}", one.title, not one.read_only) for one in tools),
+        tools=tuple(AskableTool(f"{TOOL}{one.name}", texts.tool_title(one), not one.read_only) for one in tools),
         write_asks=_write_asks(
             provider,
             offered=offered,
@@ -310,7 +312,7 @@ def _row(client: Client, account: OfferedAccount, *, held: Delegation | None, ke
     if asks:
         named = {one.entry for one in tools}
         tools += tuple(
-            AskableTool(one, _title(provider, one), one not in provider.reading_scopes)
+            AskableTool(one, texts.scope_title(provider, one), one not in provider.reading_scopes)
             for one in sorted(asks - named)
             if one in provider.scopes
         )
@@ -325,10 +327,6 @@ def _row(client: Client, account: OfferedAccount, *, held: Delegation | None, ke
         is_default=held.is_default,
     )
     return AccessRow(key, client, account, tools, setting, held.expires_at)
-
-
-def _title(provider: Provider, scope: str) -> str:
-    return provider.scopes[scope].title if scope in provider.scopes else scope
 
 
 def _write_asks(

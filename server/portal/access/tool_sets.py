@@ -11,6 +11,7 @@ from typing import Final
 
 from providers.tools.sets import EVERYTHING
 from server.deployment import Deployment
+from server.http.translations import translate
 from server.portal.forms import Form, PageRefused
 from vault import tool_choices
 from vault.audit import audit
@@ -34,11 +35,11 @@ class ToolSetOption:
 def options(deployment: Deployment, *, client_id: str, chosen: str | None) -> tuple[ToolSetOption, ...]:
     """What a person can choose for this agent: the sets that make a difference, and the current one."""
     offer, offered = deployment.offer, deployment.offer.names_for(client_id)
-    found = [ToolSetOption("", offer.sets[EVERYTHING].title, len(offered), is_chosen=chosen is None)]
+    found = [ToolSetOption("", translate(offer.sets[EVERYTHING].title), len(offered), is_chosen=chosen is None)]
     for one in offer.sets.values():
         left = one.tools & offered
         if one.name == chosen or (left and left != offered):
-            found.append(ToolSetOption(one.name, one.title, len(left), is_chosen=one.name == chosen))
+            found.append(ToolSetOption(one.name, translate(one.title), len(left), is_chosen=one.name == chosen))
     if chosen is not None and chosen not in offer.sets:  # the operator has removed it, and nothing is left
         found.append(ToolSetOption(chosen, chosen, 0, is_chosen=True))
     return tuple(found)

@@ -15,6 +15,7 @@ from server.errors import status_of
 from server.http.page_texts import text
 from server.portal.administration.room import ROOT, AdminVisit
 from server.portal.forms import PageRefused
+from server.portal.texts import refusal_words
 from vault import clients, connections, users
 from vault.records import User
 from vault.users import NameRefused, NameTaken
@@ -77,7 +78,7 @@ async def add(visit: AdminVisit) -> Response:
     try:
         added = await people.add_person(visit.actor, name, is_admin=is_admin)
     except (NameRefused, NameTaken) as refusal:
-        return await _new_page(visit, name=name[: users.MAX_NAME], error=refusal.description)
+        return await _new_page(visit, name=name[: users.MAX_NAME], error=refusal_words(refusal))
     said = text("admin_people.added", who=added.user.name)
     return await visit.go(path_of(added.user), said=said, secret=added.link or "")
 

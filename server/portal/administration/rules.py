@@ -14,6 +14,8 @@ from starlette.responses import Response
 from providers.tools.spec import ToolSpec
 from server.deployment import Deployment
 from server.http.page_texts import section, text
+from server.http.translations import translate
+from server.portal import texts
 from server.portal.administration.room import AdminVisit
 from server.settings import Settings
 from vault.approvals import standing_approvals
@@ -34,6 +36,7 @@ class OfferedTool:
     """A tool with what it needs, in words."""
 
     spec: ToolSpec
+    title: str
     scopes: tuple[str, ...]
     is_asked: bool  # each call needs its person's approval, whoever they are
 
@@ -103,7 +106,7 @@ def _of_people(settings: Settings) -> Iterator[Policy]:
 def _of_approvals(deployment: Deployment, standing: int) -> Iterator[Policy]:
     rules = deployment.settings.approvals
     yield _policy("ask", "approvals.ask", what=_list_of(rules.ask))
-    if declared := [spec.title for spec in deployment.tools if spec.approval]:
+    if declared := [texts.tool_title(spec) for spec in deployment.tools if spec.approval]:
         yield _policy("ask_declared", "", what=_list_of(declared))
     words = [section("policy").get(f"standing_{one}", one) for one in rules.no_standing]
     yield _policy("no_standing" if words else "all_standing", "approvals.no_standing", what=_list_of(words))
@@ -151,14 +154,14 @@ async def show_tools(visit: AdminVisit) -> Response:
     deployment = visit.deployment
     wanted = visit.query("find").strip()[:60].casefold()
     tools = [_offered_tool(deployment, one) for one in deployment.tools]
-    found = [one for one in tools if wanted in one.spec.name or wanted in one.spec.title.casefold()]
+    found = [one for one in tools if wanted in one.spec.name or wanted in one.title.casefold()]
     offer = deployment.offer
     context: dict[str, object] = {
         "groups": _by_provider(deployment, found),
         "number": len(tools),
         "find": visit.query("find").strip()[:60],
-        "sets": [(one, one.name == offer.profile) for one in offer.sets.values()],
-        "profile": offer.sets[offer.profile].title,
+        "sets": [(one, translate(one.title), one.name == offer.profile) for one in offer.sets.values()],
+        "profile": translate(offer.sets[offer.profile].title),
         "limit": offer.list_limit,
         "profiles": sorted(offer.profiles.items()),
         "hidden": sorted((client, len(names)) for client, names in offer.hidden.items() if names),
@@ -168,11 +171,10 @@ async def show_tools(visit: AdminVisit) -> Response:
 
 def _offered_tool(deployment: Deployment, spec: ToolSpec) -> OfferedTool:
     provider = None if spec.provider is None else deployment.catalog.get(spec.provider)
-    known = dict[str, str]() if provider is None else {name: one.title for name, one in provider.scopes.items()}
-    scopes = tuple(known.get(one, one) for one in sorted(spec.scopes))
+    scopes = tuple(texts.scope_title(provider, one) for one in sorted(spec.scopes))
     asked = deployment.settings.approvals.ask
     is_asked = spec.approval or spec.name in asked or any(f"{spec.provider}:{one}" in asked for one in spec.scopes)
-    return OfferedTool(spec, scopes, is_asked)
+    return OfferedTool(spec, texts.tool_title(spec), scopes, is_asked)
 
 
 def _by_provider(

@@ -117,7 +117,7 @@ async def question(visit: OwnVisit, approval: Approval, *, known: Known | None =
     client = await clients.get_client(deployment.database, approval.client_id)
     provider = deployment.catalog.get(approval.provider)
     spec = deployment.tool(approval.tool)
-    title = approval.tool if spec is None else spec.title
+    title = texts.tool_title(spec, approval.tool)
     if spec is None:
         call = asked_call(title, approval.arguments)
     else:

@@ -17,6 +17,7 @@ from providers.outbound.json_values import is_array
 from providers.tools.presentation import DEFAULT, Presentation, addresses
 from server.connecting.lookups import Known
 from server.http.page_texts import text
+from server.http.translations import translate
 from server.portal.texts import visible
 
 _SHORT: Final = 80  # characters of a value within a sentence
@@ -85,6 +86,7 @@ def asked_call(
 ) -> AskedCall:
     """The call with these arguments; `known` are names and present values that were found out."""
     found = known or Known()
+    presentation = presentation.model_copy(update={"sentence": translate(presentation.sentence)})
     given = {name: value for name, value in arguments.items() if value is not None and value != []}
     ids = {name for one in presentation.lookups for name in one.names}
     values = {name: _value(value, name=found.names.get(name, ""), is_id=name in ids) for name, value in given.items()}

@@ -12,6 +12,7 @@ from server.connecting import standing
 from server.connecting.standing import StandingWish
 from server.http import pages
 from server.http.page_texts import text
+from server.portal import texts
 from server.portal.access import access, access_saving
 from server.portal.approvals.asked_call import target_words
 from server.portal.forms import Form, PageRefused
@@ -55,7 +56,7 @@ async def rows(visit: OwnVisit, *, client_id: str | None = None) -> list[Standin
             StandingRow(
                 one,
                 agent=one.client_id if client is None else client.name or client.id,
-                title=one.tool if spec is None else spec.title,
+                title=texts.tool_title(spec, one.tool),
                 provider=one.provider if provider is None else provider.title,
                 target=target_words(one.target, one.names),
                 used=one.used_today(now),
@@ -85,7 +86,7 @@ async def end(visit: OwnVisit) -> Response:
     client = await clients.get_client(deployment.database, ended.client_id)
     agent = ended.client_id if client is None else client.name or client.id
     spec = deployment.tool(ended.tool)
-    message = text("standing.ended", agent=agent, title=ended.tool if spec is None else spec.title)
+    message = text("standing.ended", agent=agent, title=texts.tool_title(spec, ended.tool))
     async with deployment.transaction() as transaction:
         await access_saving.forget_ways_back(transaction, user, now=now)
         handle = await tickets.issue(

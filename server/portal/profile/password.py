@@ -8,6 +8,7 @@ from server.errors import status_of
 from server.http import pages
 from server.http.addresses import address_of
 from server.portal.requests import OwnVisit
+from server.portal.texts import refusal_words
 from server.sign_in import password, step_up
 from vault.keys.passwords import MIN_LENGTH, PasswordRefused
 
@@ -46,9 +47,9 @@ async def change(visit: OwnVisit) -> Response:
             address=address_of(request),
         )
     except (PasswordRefused, password.SignInRefused) as refusal:
-        return _form(visit, error=refusal.description, status=status_of("invalid_request"))
+        return _form(visit, error=refusal_words(refusal), status=status_of("invalid_request"))
     except password.SignInThrottled as refusal:
-        return _form(visit, error=refusal.description, status=status_of("too_many_requests"))
+        return _form(visit, error=refusal_words(refusal), status=status_of("too_many_requests"))
     response = pages.go("/account?done=password")
     method = password.PASSWORD_CHANGED
     await password.begin_session(visit.deployment, request, response, user=visit.user, method=method)

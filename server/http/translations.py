@@ -1,0 +1,53 @@
+"""What the program says in English where it arises, in the language of a page: refusals, and the words of tools.
+
+The English text is its own name in `server/portal/sentences.de.toml`. A refusal comes with its values filled in: they
+are found again by the text around them, and a value that is itself such a text is translated as well. What the file
+lacks stays English.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Final
+
+from server.http import page_texts
+
+_PLACE: Final = re.compile(r"\{\d+\}")
+_LONGEST: Final = 1200  # characters: anything longer is none of our sentences
+_Form = tuple[re.Pattern[str], str]
+
+
+def translate(english: str) -> str:
+    """A title, or a sentence whose places are not filled in."""
+    return _texts(page_texts.language()).get(english, english)
+
+
+def translate_filled(english: str) -> str:
+    """A refusal with its values."""
+    known = _texts(page_texts.language()).get(english)
+    if known is not None or len(english) > _LONGEST:
+        return known or english
+    for form, there in _forms(page_texts.language()):
+        found = form.fullmatch(english)
+        if found is not None:
+            return there.format(*map(translate_filled, found.groups()))
+    return english
+
+
+@cache
+def _texts(language: str) -> Mapping[str, str]:
+    """All texts by their English ones; none for English."""
+    if language == page_texts.LANGUAGES[0]:
+        return {}
+    read = page_texts.read(f"sentences.{language}.toml")
+    return {english: there for section in read.values() for english, there in section.items()}
+
+
+@cache
+def _forms(language: str) -> Sequence[_Form]:
+    """The texts with values, those with most words of their own first."""
+    forms = [(one, there) for one, there in _texts(language).items() if _PLACE.search(one)]
+    forms.sort(key=lambda form: -len(_PLACE.sub("", form[0])))
+    return [(re.compile("(.+?)".join(map(re.escape, _PLACE.split(one))), re.DOTALL), there) for one, there in forms]

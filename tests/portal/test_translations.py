@@ -1,0 +1,180 @@
+"""What the program says in English where it arises has its German: refusals, titles and sentences of tools, scopes."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from providers.definitions import opening
+from providers.definitions.catalog import SHELF, read_provider
+from providers.tools.builtin import builtin_tools
+from providers.tools.sets import builtin_sets
+from server.connecting.provider_errors import _UNKNOWN as UNKNOWN  # pyright: ignore[reportPrivateUsage]
+from server.connecting.provider_errors import FIXES, no_refresh_token
+from server.http import page_texts
+from server.http.translations import translate, translate_filled
+from tests.support.shipped_tools import shipped
+
+ROOT = Path(__file__).parents[2]
+# Where refusals are made that a page can show. Elsewhere they are for operators, programs, and agents only.
+ROOMS = (
+    "vault",
+    "server/connecting",
+    "server/sign_in",
+    "server/oauth/authorize.py",
+    "server/oauth/authorization_request.py",
+)
+FOR_OPERATORS = (
+    "vault/audit",
+    "vault/backup",
+    "vault/storage",
+    "vault/keys",
+    "vault/refresh/journal",
+    "vault/upkeep/health",
+)
+SHOWN_THERE = ("vault/keys/passwords.py",)
+REFUSAL = re.compile(r"\w*(Refused|Required|Unavailable|Ended|Taken|Throttled|Passkeys|Exists|Rejected|Offered)")
+OTHERS = {"PageRefused", "SettingsRefused", "StorageUnavailable", "Refused", "CandidateRefused", "ChangeRefused"}
+STORED = re.compile(r"a stored \w+ cannot be read|a sealed value doesn't open|.* already exists")
+
+
+@cache
+def german() -> Mapping[str, str]:
+    return {
+        english: there
+        for section in page_texts.read("sentences.de.toml").values()
+        for english, there in section.items()
+    }
+
+
+def modules() -> list[Path]:
+    found = [
+        path for room in ROOMS for path in ([ROOT / room] if room.endswith(".py") else (ROOT / room).rglob("*.py"))
+    ]
+    names = {path: str(path.relative_to(ROOT)) for path in found}
+    return [path for path, name in sorted(names.items()) if name in SHOWN_THERE or not name.startswith(FOR_OPERATORS)]
+
+
+def refusals_of(tree: ast.AST) -> Iterator[str]:
+    """The sentences of refusals: classes named as such, called with a text, or with a name for one."""
+    for scope in ast.walk(tree):
+        if not isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef | ast.Module):
+            continue
+        assigned: dict[str, list[ast.expr]] = {}
+        for node in ast.walk(scope):
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                assigned.setdefault(node.targets[0].id, []).append(node.value)
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+                assigned.setdefault(node.target.id, []).append(node.value)
+        for node in ast.walk(scope):
+            if isinstance(node, ast.Call) and is_refusal(node) and node.args:
+                yield from sentences_in(node.args[0], assigned)
+
+
+def is_refusal(call: ast.Call) -> bool:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    return REFUSAL.fullmatch(name) is not None and name not in OTHERS
+
+
+def sentences_in(node: ast.expr, assigned: Mapping[str, Sequence[ast.expr]]) -> Iterator[str]:
+    """The texts that an expression can be, with `{0}`, `{1}` for what is filled in."""
+    match node:
+        case ast.Constant(value=str(text)):
+            yield text
+        case ast.JoinedStr(values=parts):
+            number = iter(range(len(parts)))
+            yield "".join(
+                str(part.value) if isinstance(part, ast.Constant) else f"{{{next(number)}}}" for part in parts
+            )
+        case ast.IfExp(body=body, orelse=other):
+            yield from sentences_in(body, assigned)
+            yield from sentences_in(other, assigned)
+        case ast.Name(id=name) if name in assigned:
+            for value in assigned[name]:
+                yield from sentences_in(value, {})
+        case _:
+            return
+
+
+@cache
+def sentences() -> frozenset[str]:
+    found = {one for path in modules() for one in refusals_of(ast.parse(path.read_text("utf-8")))}
+    return frozenset(one for one in found if one and not STORED.fullmatch(one) and not re.fullmatch(r"[{}0-9 .]*", one))
+
+
+def test_every_refusal_that_a_page_can_show_has_its_german_with_the_same_values() -> None:
+    assert len(sentences()) > 90
+    assert sorted(one for one in sentences() if one not in german()) == [], "add these to sentences.de.toml"
+
+
+def test_what_a_provider_s_error_means_is_translated() -> None:
+    texts = {*FIXES.values(), UNKNOWN, *(no_refresh_token(name, title="{title}") for name in ("slack", "asana"))}
+    for text in texts:
+        filled = text.replace("{title}", "Ex").replace("{name}", "ex").replace("{redirect}", "https://a.example/b")
+        with page_texts.use_language("de"):
+            assert translate_filled(filled) != filled, text
+
+
+def test_titles_and_sentences_of_tools_and_titles_of_scopes_are_translated() -> None:
+    tools = [*builtin_tools(), *shipped().values()]
+    files = [*SHELF.glob("*.toml"), *(ROOT / "providers" / "examples" / "providers").glob("*.toml")]
+    everything = {one.title for one in tools} | {one.presentation.sentence for one in tools}
+    everything |= {text for one in tools for text in (one.presentation.done, one.presentation.done_one)}
+    everything |= {scope.title for file in files for scope in read_provider(file).scopes.values()}
+    everything |= {
+        one.title for one in builtin_sets(tools, titles={}) if one.name not in {tool.provider for tool in tools}
+    }
+    everything |= {opening._READ_SCOPE.title, opening._CALL_SCOPE.title}  # pyright: ignore[reportPrivateUsage]
+    assert sorted(one for one in everything - {""} if one not in german()) == [], "add these to sentences.de.toml"
+
+
+def test_every_tool_that_ships_says_what_it_did() -> None:
+    assert [one.name for one in (*builtin_tools(), *shipped().values()) if not one.presentation.done] == []
+
+
+def test_a_translation_has_the_values_of_its_english() -> None:
+    def places(text: str) -> list[str]:
+        return sorted(re.findall(r"\{[a-z0-9_]*\}", text))
+
+    assert [english for english, there in german().items() if places(english) != places(there)] == []
+
+
+def test_nothing_is_translated_that_is_never_said() -> None:
+    sections = page_texts.read("sentences.de.toml")
+    said = sentences() | set(server_words())
+    assert sorted(one for one in sections["refusals"] if one not in said) == []
+
+
+def server_words() -> Iterator[str]:
+    """Texts of the modules that are refusals' values, or become refusals in another function."""
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant | ast.JoinedStr):
+                yield from sentences_in(node, {})
+
+
+@pytest.mark.parametrize(
+    ("english", "expected"),
+    [
+        ("You have 20 passkeys already. Remove one that you no longer use.", "Du hast schon 20 Passkeys."),
+        ("the password needs at least 12 characters; several random words work well", "mindestens 12 Zeichen"),
+        ("Connecting an account needs your passkey here. Confirm with it; then you come back to this page.",
+         "nötig: ein Konto verbinden. Bestätige"),
+        ("GitHub refused. You didn't agree. Nothing was connected; start again.", "GitHub hat abgelehnt. Du hast"),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_recognized_with_its_values(english: str, expected: str) -> None:
+    assert translate_filled(english) == english
+    with page_texts.use_language("de"):
+        assert expected in translate_filled(english)
+
+
+@pytest.mark.parametrize("text", ["", "{0}", "Something that nobody says", "x" * 5000, "a {agent} b"])
+def test_anything_else_stays_as_it_is(text: str) -> None:
+    with page_texts.use_language("de"):
+        assert translate(text) == translate_filled(text) == text
