@@ -31,8 +31,9 @@ _STATEMENTS: Final = {  # kind -> the name that is completed, then what tells it
     "where tenant = :tenant and issuer = :issuer and subject = :subject) limit :most",
     "registrations": "select provider, inputs from provider_registrations where tenant = :tenant limit :most",
     "apis": "select resource, name from apis limit :most",
+    # `+ 0`: by the person, not by the index of what ends
     "standing": "select id, tool from standing_approvals where tenant = :tenant and revoked_at is null "
-    "and expires_at > :now and user_id in (select id from users where tenant = :tenant and name_key = :name_key "
+    "and expires_at + 0 > :now and user_id in (select id from users where tenant = :tenant and name_key = :name_key "
     "union all select user_id from identities where tenant = :tenant and issuer = :issuer and subject = :subject) "
     "limit :most",
     "approvals": "select id, tool from approvals where tenant = :tenant and state = :pending and user_id "
