@@ -211,14 +211,19 @@ async def hold_user(transaction: Transaction, user_id: str) -> None:
     )
 
 
+async def hold_admins(transaction: Transaction) -> None:
+    """Until the transaction ends, no other one passes this call: who is an admin stays true."""
+    await transaction.execute(
+        "update users set is_admin = 1 where tenant = :tenant and is_admin = 1", {"tenant": TENANT}
+    )
+
+
 async def is_last_admin(transaction: Transaction, user_id: str) -> bool:
     """Whether nobody but this user could administer the vault.
 
     Holds the rows of all admins until the transaction ends: two of them cannot remove each other at once.
     """
-    await transaction.execute(
-        "update users set is_admin = 1 where tenant = :tenant and is_admin = 1", {"tenant": TENANT}
-    )
+    await hold_admins(transaction)
     row = await transaction.fetch_one(
         "select id from users where tenant = :tenant and is_admin = 1 and disabled_at is null and id <> :id limit 1",
         {"tenant": TENANT, "id": user_id},
