@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, expect
 
+from server.http.page_texts import text
 from tests.portal.test_portal_accessible import violations
 from tests.support.doubles.push_service import running_push_service
 from tests.support.harness import PASSWORD
@@ -250,7 +251,8 @@ async def test_furnished_pages_fit_and_keep_nobody_out(
 
 async def test_pages_read_from_right_to_left_too(stage: Stage, browser: Browser) -> None:
     page = await signed_in(browser, stage)
-    for path in ("/", "/agents", f"/agents/{stage.shown.agents[0].id}", "/connections"):
+    lists = ("/", "/agents", "/connections", "/approvals", "/activity", "/notifications", "/account", "/first-run")
+    for path in (*lists, f"/agents/{stage.shown.agents[0].id}"):
         await page.goto(f"{stage.url}{path}")
         await page.evaluate("document.documentElement.dir = 'rtl'")
         sides = await page.evaluate(
@@ -419,7 +421,7 @@ async def test_a_browser_is_told_of_an_approval_and_a_click_opens_its_page(stage
             async with asyncio.timeout(10):
                 while not (said := await page.evaluate(titles)):
                     await asyncio.sleep(0.05)
-            assert said == ["Token Vault can notify you here: This is a test. Your notifications will look like this."]
+            assert said == [f"{text('notice.test_title')}: {text('notice.test_body')}"]
             assert await worker.evaluate(_CLICK) == [opened, 0]
         await row.get_by_role("button", name="Remove").click()
         await expect(page.get_by_role("status")).to_contain_text("Removed.")

@@ -6,11 +6,13 @@ import json
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from html import unescape
 
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from server.http.page_texts import text
 from server.notifying import web_push
 from server.notifying.delivery import deliver
 from tests.portal.test_notifications import SECRET, ask, ask_about
@@ -96,7 +98,7 @@ async def test_a_test_reaches_the_browser_from_its_page(place: Place) -> None:
     answer = await person.submit(page, form=f"/notifications/{channel.id}", button=("action", "test"))
     assert "The test was sent." in answer.text
     (sent,) = place.service.sent_to(browser)
-    assert json.loads(browser.read(sent.body))["title"] == "Token Vault can notify you here"
+    assert json.loads(browser.read(sent.body))["title"] == text("notice.test_title")
     assert web_push.endpoint_hash(browser.endpoint) in page.text
     assert browser.endpoint not in page.text
     assert encode(browser.auth) not in page.text
@@ -155,22 +157,22 @@ async def test_messages_go_to_public_addresses_only(place: Place, endpoint: str,
 
 
 @pytest.mark.parametrize(
-    "text", ["", "no JSON", "[]", '{"endpoint": 1, "keys": {}}', '{"endpoint": "https://a.example"}']
+    "sent", ["", "no JSON", "[]", '{"endpoint": 1, "keys": {}}', '{"endpoint": "https://a.example"}']
 )
-async def test_what_is_no_subscription_is_refused(place: Place, text: str) -> None:
-    assert web_push.read_subscription(text) is None
+async def test_what_is_no_subscription_is_refused(place: Place, sent: str) -> None:
+    assert web_push.read_subscription(sent) is None
     assert web_push.read_subscription(SubscribedBrowser("https://a.example").subscription()) is not None
 
 
 async def test_a_browser_signs_up_once_and_a_person_has_so_many(place: Place) -> None:
     _, _, person, browser = await signed_up(place)
-    assert "You already have this channel." in await sign_up(person, browser.subscription())
+    assert text("notifications.known") in unescape(await sign_up(person, browser.subscription()))
     for number in range(MOST_CHANNELS - 2):
         assert "Added." in await sign_up(person, place.service.browser(str(number)).subscription())
     page = await person.open("/notifications")  # with room for one more
-    for number, said in ((8, "Added."), (9, f"You have {MOST_CHANNELS} channels")):
+    for number, said in ((8, "Added."), (9, text("notifications.full", number=MOST_CHANNELS))):
         wanted = {"subscription": place.service.browser(str(number)).subscription()}
-        assert said in (await person.submit(page, wanted, form="/notifications/browser")).text
+        assert said in unescape((await person.submit(page, wanted, form="/notifications/browser")).text)
 
 
 def test_the_vaults_key_is_the_same_in_every_process_and_another_in_every_vault() -> None:
