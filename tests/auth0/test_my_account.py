@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from server.auth0.names import connection_name, provider_of
 from tests.auth0.application import CALLBACK, VERIFIER, Application
+from tests.support.harness import running_vault
 from tests.support.rooms.portal_room import CHALLENGE, Room, query_of
 
 CREATE, READ, DELETE = (f"{verb}:me:connected_accounts" for verb in ("create", "read", "delete"))
@@ -165,3 +168,47 @@ async def test_two_applications_see_only_the_accounts_that_the_person_lets_them_
     assert (await other.me("GET", "accounts")).json() == {"accounts": []}
     assert (await other.me("DELETE", f"accounts/{account['id']}")).status_code == 404
     assert len((await application.me("GET", "accounts")).json()["accounts"]) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "google-oauth2",
+        "google-apps",
+        "windowslive",
+        "waad",
+        "github",
+        "bitbucket",
+        "slack",
+        "box",
+        "dropbox",
+        "basecamp",
+        "figma",
+        "digitalocean",
+        "hugging-face",
+        "salesforce",
+        "amazon",
+        "discord",
+        "fitbit",
+        "freshbooks",
+        "paypal",
+        "snapchat",
+        "spotify",
+        "stripe-connect",
+        "tumblr",
+        "twitch",
+        "twitter",
+    ],
+)
+def test_every_connection_of_auth0s_vault_has_a_provider_here(room: Room, name: str) -> None:
+    provider = provider_of(room.deployment, name)
+    assert provider is not None
+    assert connection_name(room.deployment, provider.name) in {name, "google-oauth2", "windowslive"}
+
+
+async def test_an_operators_own_name_of_a_connection_leads_to_its_provider(tmp_path: Path) -> None:
+    overrides = {"auth0": {"enabled": True, "connections": {"work-slack": "slack"}}}
+    async with running_vault(tmp_path / "data", overrides=overrides) as vault:
+        found = provider_of(vault.deployment, "work-slack")
+        assert found is not None
+        assert (found.name, connection_name(vault.deployment, "slack")) == ("slack", "work-slack")
