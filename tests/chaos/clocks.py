@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 
 from tests.chaos.estate import Estate, open_estate
 from tests.chaos.figures import Figure, Scale
-from tests.chaos.nursery import Mortal, Nursery, open_nursery
+from tests.chaos.processes.nursery import Mortal, Nursery, open_nursery
 from tests.chaos.world import Server, fresh_store, postgres_server
 
 OFF = 300  # seconds

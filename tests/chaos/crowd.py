@@ -136,7 +136,7 @@ class Crowd:
         }
         await asyncio.to_thread(Path.write_text, path, json.dumps(facts))
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.chaos.crowd_worker", str(path),
+            sys.executable, "-m", "tests.chaos.processes.crowd_worker", str(path),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=environment(), limit=1 << 26,
         )  # fmt: skip
         self.stack.push_async_callback(end, process)

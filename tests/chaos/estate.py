@@ -81,7 +81,7 @@ class Estate:
         }
 
     def order(self, **more: object) -> dict[str, object]:
-        """What a process of `tests.chaos.mortal` is told of this vault."""
+        """What a process of `tests.chaos.processes.mortal` is told of this vault."""
         return {
             "data": str(self.store.data),
             "settings": self.settings,

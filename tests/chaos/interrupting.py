@@ -20,7 +20,7 @@ from typing import Any
 
 from providers.definitions.catalog import load_catalog
 from tests.chaos.figures import Figure, Scale
-from tests.chaos.nursery import Nursery, open_nursery
+from tests.chaos.processes.nursery import Nursery, open_nursery
 from tests.chaos.world import Server, fresh_store, postgres_server
 from tests.conftest import KeySettings, Store
 from vault import connections, users

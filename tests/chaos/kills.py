@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from tests.chaos.dying import STEPS
 from tests.chaos.figures import Figure, Scale
-from tests.chaos.nursery import Nursery, open_nursery
+from tests.chaos.processes.dying import STEPS
+from tests.chaos.processes.nursery import Nursery, open_nursery
 from tests.chaos.world import PATIENCE, Server, World, fresh_store, open_world, postgres_server, strict_provider
 
 GRACE = 60

@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.chaos.estate import Estate, Held, open_estate
 from tests.chaos.figures import Figure, Scale, quantile
-from tests.chaos.nursery import Mortal, Nursery, open_nursery
+from tests.chaos.processes.nursery import Mortal, Nursery, open_nursery
 from tests.chaos.world import Server, fresh_store, postgres_server
 from vault.refresh.journal import Journal
 

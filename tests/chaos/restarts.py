@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from tests.chaos.estate import RESENDS, REVOKES, STRICT, Estate, Held, open_estate
 from tests.chaos.figures import Figure, Scale, quantile
 from tests.chaos.hang import configuration, ready
-from tests.chaos.nursery import Nursery, open_nursery
+from tests.chaos.processes.nursery import Nursery, open_nursery
 from tests.chaos.world import PATIENCE, ROOT, Server, environment, fresh_store, postgres_server
 from tests.support.processes import free_port
 

@@ -23,7 +23,7 @@ from tests.chaos.estate import Estate, Held, open_estate
 from tests.chaos.faults import freeze, holding
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.kills import GRACE
-from tests.chaos.nursery import Mortal, Nursery, open_nursery
+from tests.chaos.processes.nursery import Mortal, Nursery, open_nursery
 from tests.chaos.world import Server, fresh_store, postgres_server
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable
 from vault.upstream import SEND_DEADLINE

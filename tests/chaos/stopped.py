@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 
 from tests.chaos.estate import RESENDS, REVOKES, SIBLING, STRICT, Estate, open_estate
 from tests.chaos.figures import Figure, Scale
-from tests.chaos.nursery import Mortal, Nursery, open_nursery
+from tests.chaos.processes.nursery import Mortal, Nursery, open_nursery
 from tests.chaos.world import PATIENCE, Server, fresh_store, postgres_server
 
 CLASSES = (RESENDS, SIBLING, STRICT, REVOKES)

@@ -36,7 +36,7 @@ PATIENCE = 120.0  # seconds that any answer may take
 
 
 class Worker:
-    """A process of `tests.chaos.worker`."""
+    """A process of `tests.chaos.processes.worker`."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -112,7 +112,7 @@ class World:
             "principal": self.principal,
         }
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.chaos.worker", json.dumps(about),
+            sys.executable, "-m", "tests.chaos.processes.worker", json.dumps(about),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=environment(), limit=1 << 26,
         )  # fmt: skip
         self.stack.push_async_callback(end, process)

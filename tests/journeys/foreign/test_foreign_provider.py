@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from server.app import open_deployment
-from tests.chaos.nursery import open_nursery
+from tests.chaos.processes.nursery import open_nursery
 from tests.conftest import Store
 from tests.support.foreign.foreign_place import BOTH, Place, Service, open_place
 from tests.support.person import Person

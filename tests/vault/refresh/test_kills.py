@@ -12,7 +12,7 @@ from tests.chaos.estate import open_estate
 from tests.chaos.figures import Scale
 from tests.chaos.interrupting import Interrupting, Seen, kill_backups, kill_restores
 from tests.chaos.kills import CLASSES, kill_at
-from tests.chaos.nursery import Nursery, open_nursery
+from tests.chaos.processes.nursery import Nursery, open_nursery
 from tests.chaos.random_kills import Killing
 from tests.chaos.stopped import stopped
 from tests.chaos.world import open_world, strict_provider

@@ -29,8 +29,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.chaos.nursery import Mortal
-from tests.chaos.remote import write_outcome
+from tests.chaos.processes.nursery import Mortal
+from tests.chaos.processes.remote import write_outcome
 from tests.chaos.world import ROOT, environment
 from tests.conftest import KeySettings, PostgresCluster, Store
 from tests.support.doubles.upstream_double import BUSY, INVALID_CLIENT, LOST_ANSWER, LOST_REQUEST, UNREACHABLE, Fault
@@ -59,7 +59,7 @@ class VaultMachine(RuleBasedStateMachine):
     """One account at the provider, one or two vaults in this process over one storage, and others that are killed."""
 
     place: Place  # where each history's vault stands after its first run
-    nursery: subprocess.Popen[bytes]  # of `tests.chaos.nursery`
+    nursery: subprocess.Popen[bytes]  # of `tests.chaos.processes.nursery`
 
     def __init__(self) -> None:
         super().__init__()
@@ -329,7 +329,7 @@ def on_postgres(prepared: Path, cluster: PostgresCluster) -> Place:
 def drive(place: Place, *, examples: int, steps: int, is_random: bool) -> None:
     """Run the machine; raises what it finds."""
     run: Callable[..., None] = run_state_machine_as_test
-    command = [sys.executable, "-m", "tests.chaos.nursery"]
+    command = [sys.executable, "-m", "tests.chaos.processes.nursery"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, env=environment()) as nursery:
         machine = type("Machine", (VaultMachine,), {"place": staticmethod(place), "nursery": nursery})
         run(

@@ -1,4 +1,4 @@
-"""Parts of a vault that end their process by SIGKILL at a named step of a refresh; for `tests.chaos.mortal`.
+"""Parts of a vault that end their process by SIGKILL at a named step of a refresh; for `tests.chaos.processes.mortal`.
 
 They are put around the vault's own parts from outside: nothing in the product knows of them.
 """

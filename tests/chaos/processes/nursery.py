@@ -1,7 +1,8 @@
 """Starts processes of a vault fast: everything is imported once, and each process is a fork that opens it anew.
 
-`python -m tests.chaos.nursery` reads one JSON object a line and forks for each; `open_nursery` is the driver's side. A
-process does what `tests.chaos.mortal`, `remote` or `interrupting` says, until its driver goes away or kills it.
+`python -m tests.chaos.processes.nursery` reads one JSON object a line and forks for each; `open_nursery` is the
+driver's side. A process does what `tests.chaos.processes.mortal`, `remote` or `interrupting` says, until its driver
+goes away or kills it.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ async def open_nursery() -> AsyncGenerator[Nursery]:
     """Use in a block; processes still running at its end are killed."""
     with tempfile.TemporaryDirectory(prefix="tvn", dir="/tmp") as folder:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.chaos.nursery",
+            sys.executable, "-m", "tests.chaos.processes.nursery",
             stdin=asyncio.subprocess.PIPE, cwd=ROOT, env=environment(),
         )  # fmt: skip
         nursery = Nursery(process, Path(folder) / "s")
@@ -151,7 +152,8 @@ def _fork(order: Mapping[str, Any], programs: Mapping[str, Callable[[Mapping[str
 
 def main() -> None:
     """Import, then fork on demand."""
-    from tests.chaos import interrupting, mortal, remote
+    from tests.chaos import interrupting
+    from tests.chaos.processes import mortal, remote
 
     programs = {"mortal": mortal.live, "remote": remote.live, "interrupting": interrupting.live}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children here
