@@ -52,6 +52,7 @@ class Actor:
         """A transaction in which the person still is an admin when it is their turn. Raises ChangeRefused."""
         async with self.deployment.transaction() as transaction:
             if self.user is not None:
+                await users.hold_admins(transaction)  # whoever ends this one's rights comes before or after
                 current = await users.get_user(transaction, self.user.id)
                 if current is None or current.disabled_at is not None or not current.is_admin:
                     raise ChangeRefused("not_admin", "You aren't an admin of this vault any more.", kind="forbidden")

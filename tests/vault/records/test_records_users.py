@@ -176,3 +176,19 @@ async def test_a_fresh_hash_keeps_sessions_and_yields_to_a_password_set_meanwhil
     stored = await users.get_user(database, alice.user.id)
     assert stored is not None
     assert stored.password_hash == "fresh"
+
+
+async def test_of_two_admins_who_end_each_other_at_once_one_stays(database: Database) -> None:
+    async with database.transaction() as transaction:
+        one, other = [await users.create_user(transaction, name, is_admin=True, now=NOW) for name in ("one", "other")]
+
+    async def end(by: str, whom: str) -> bool:
+        async with database.transaction() as transaction:
+            await users.hold_admins(transaction)
+            current = await users.get_user(transaction, by)
+            if current is None or not current.is_admin:
+                return False
+            return await users.set_admin(transaction, whom, is_admin=False)
+
+    assert sorted(await asyncio.gather(end(one.id, other.id), end(other.id, one.id))) == [False, True]
+    assert len(await users.list_admins(database)) == 1
