@@ -18,6 +18,7 @@ from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
 from server.http.strict_json import json_object
+from vault.spans import KEY_USES
 
 SIGNING_ALGORITHM: Final = "RS256"  # every client library verifies it
 # For foreign tokens (client assertions, DPoP proofs). Never `none`, never HMAC (RFC 8725 §3.1).
@@ -159,6 +160,7 @@ def public_key(jwk: object, *, algorithm: str) -> PublicKey:
 
 def sign(claims: Mapping[str, object], key: RSAKey, *, typ: str) -> str:
     """A signed JWT of ours."""
+    KEY_USES[key.kid or "", "sign"] += 1
     header = {"alg": SIGNING_ALGORITHM, "kid": key.kid, "typ": typ}
     return jwt.encode(header, dict(claims), key, algorithms=[SIGNING_ALGORITHM])
 

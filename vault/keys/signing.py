@@ -22,7 +22,6 @@ from joserfc.jwk import KeySet, RSAKey
 from vault.envelope import Context, open_sealed, seal
 from vault.records import TENANT
 from vault.refusals import KeyUnavailable
-from vault.spans import KEY_USES
 from vault.storage.database import Database, Reader, Row, Transaction, binary, integer, integer_or_none, text
 
 PURPOSE = "signing"
@@ -69,9 +68,7 @@ class SigningKeys:
         active = [known for known in self._known.values() if known.active_at <= now and known.is_published(now)]
         if not active:
             raise KeyUnavailable("there is no active signing key", detail="rotation went wrong")
-        key = max(active, key=lambda known: (known.active_at, known.key.kid or "")).key
-        KEY_USES[_kid(key), "sign"] += 1
-        return key
+        return max(active, key=lambda known: (known.active_at, known.key.kid or "")).key
 
     def verification(self, now: int) -> KeySet:
         """Every key that a live token may be signed with."""
