@@ -2,7 +2,7 @@
 
     python -m tests.bench.curve [--connections 1000 100000 1000000] [--rounds N] [--calls N]
 
-One connection and two grants per person; the calls are those of up to 500 of them. A ratio is taken within its round.
+One connection and two grants per person; the calls are those of up to 500 of them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from tests.bench.__main__ import CORES, free_port, start, wait_for
-from tests.bench.people import measure, start_with
+from tests.bench.contenders import LOAD_CORE, ending, start_upstream
+from tests.bench.people import start_with
+from tests.bench.rounds import Pair, compare
 from tests.bench.tables import print_ratios
 
 WANTED = 1.15  # of a vault with one connection
@@ -22,40 +23,19 @@ WANTED = 1.15  # of a vault with one connection
 
 def main() -> None:
     """Fill, start, compare, end."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.curve", description=__doc__)
     parser.add_argument("--connections", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--calls", type=int, default=400)
+    parser.add_argument("--calls", type=int, default=400, help="calls per vault and round")
     options = parser.parse_args()
-    os.sched_setaffinity(0, {CORES[-1]})
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:
-        upstream = free_port()
-        running = [start("tests.bench.upstream", str(upstream), core=CORES[-1])]
-        try:
-            wait_for(upstream, running[0])
-            vaults = [start_with(size, Path(name) / str(size), upstream) for size in (0, *options.connections)]
-            for contender, _ in vaults:
-                running.append(contender.process)
-                wait_for(contender.port, contender.process)
-            found: dict[str, list[tuple[float, float]]] = {f"{size:,} connections": [] for size in options.connections}
-
-            async def rounds() -> None:
-                for number in range(-1, options.rounds):
-                    turn = list(enumerate(vaults))[:: 1 if number % 2 else -1]
-                    calls = 1000 if number < 0 else options.calls
-                    used = {place: await measure(vault, tokens, calls) for place, (vault, tokens) in turn}
-                    for place, title in enumerate(found, start=1):
-                        if number >= 0:
-                            found[title].append((used[0], used[place]))
-
-            asyncio.run(rounds())
-        finally:
-            for process in running:
-                process.terminate()
-            for process in running:
-                process.wait(timeout=60)
-    rows = {title: (pairs, WANTED) for title, pairs in found.items()}
-    print_ratios("Cost over size: CPU us per call", rows, columns=("one", "this"))
+    os.sched_setaffinity(0, {LOAD_CORE})
+    sizes: list[int] = options.connections
+    with tempfile.TemporaryDirectory(dir="/tmp") as name, ending() as running:
+        upstream = start_upstream(running)
+        one, *many = (start_with(size, Path(name) / str(size), upstream, running) for size in (0, *sizes))
+        pairs = {f"{size:,} connections": Pair(one, way, WANTED) for size, way in zip(sizes, many, strict=True)}
+        found = asyncio.run(compare(pairs, rounds=options.rounds, calls=options.calls, warm_up=1000))
+    print_ratios("Cost over size: CPU us per call, SQLite", found, columns=("one", "this"))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import subprocess
 import tempfile
+import time
 import timeit
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from tests.bench.__main__ import CORES, Contender, free_port, measure, start, wait_for
+from tests.bench.calls import raw
+from tests.bench.contenders import LOAD_CORE, SERVER_CORE, Contender, ending, free_port, start, start_upstream, wait_for
+from tests.bench.load import request_bytes
+from tests.bench.rounds import Pair, Way, compare
 from tests.bench.tables import print_ratios
 from vault.spans import span
 
@@ -25,31 +30,22 @@ PROMETHEUS = "TOKEN_VAULT_TELEMETRY__PROMETHEUS"
 OTLP = "TOKEN_VAULT_TELEMETRY__OTLP_ENDPOINT"
 
 
-def start_vault(folder: Path, name: str, upstream: int, settings: Mapping[str, str]) -> Contender:
-    """A vault with these settings in its environment."""
-    port, before = free_port(), dict(os.environ)
+def start_with(
+    name: str, settings: Mapping[str, str], folder: Path, upstream: int, running: list[subprocess.Popen[str]]
+) -> Way:
+    """A vault with these settings in its environment, and calls to it."""
+    port = free_port()
     os.environ.update(settings)
-    process = start("tests.bench.observed", str(port), str(upstream), str(folder / name), core=CORES[0])
+    process = start("tests.bench.observed", str(port), str(upstream), str(folder / name), core=SERVER_CORE)
+    running.append(process)
     for variable in settings:
         del os.environ[variable]
-    assert before == dict(os.environ)
     assert process.stdout is not None
     token = process.stdout.readline().strip()
     if not token:
         raise SystemExit(f"the vault with {settings} did not start")
-    return Contender(name, process, port, token)
-
-
-async def compare(contenders: Sequence[Contender], *, rounds: int, calls: int) -> dict[str, list[tuple[float, float]]]:
-    """CPU us per call of the first and of each other, by round; the first round only warms up."""
-    found: dict[str, list[tuple[float, float]]] = {one.name: [] for one in contenders[1:]}
-    for number in range(-1, rounds):
-        turn = contenders[:: 1 if number % 2 else -1]
-        used = {one.name: (await measure(one, 400 if number < 0 else calls))[0] for one in turn}
-        if number >= 0:
-            for name, pairs in found.items():
-                pairs.append((used[contenders[0].name], used[name]))
-    return found
+    wait_for(port, process)
+    return raw(Contender(name, process, port, token), lambda number: request_bytes(port, number, token=token))
 
 
 def enter_a_span() -> None:
@@ -59,42 +55,25 @@ def enter_a_span() -> None:
 
 def main() -> None:
     """Start, compare, end."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.telemetry", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--calls", type=int, default=1000)
+    parser.add_argument("--calls", type=int, default=1000, help="calls per vault and round")
     options = parser.parse_args()
-    os.sched_setaffinity(0, {CORES[-1]})
-    each = min(timeit.repeat(enter_a_span, number=100_000, repeat=5)) / 100_000 * 1e6
-    upstream = free_port()
-    running = [start("tests.bench.upstream", str(upstream), core=CORES[-1])]
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            wait_for(upstream, running[0])
-            folder, settings = (
-                Path(name),
-                {
-                    "off": {},
-                    "off again": {},
-                    "metrics for Prometheus": {PROMETHEUS: f"127.0.0.1:{free_port()}"},
-                    "metrics and traces by OTLP": {OTLP: f"http://127.0.0.1:{upstream}"},
-                },
-            )
-            contenders = []
-            for what, variables in settings.items():
-                contenders.append(start_vault(folder, what, upstream, variables))
-                running.append(contenders[-1].process)
-                wait_for(contenders[-1].port, contenders[-1].process)
-            found = asyncio.run(compare(contenders, rounds=options.rounds, calls=options.calls))
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait(timeout=30)
-    print_ratios(
-        "Telemetry: CPU us per tool call",
-        {name: (pairs, WANTED) for name, pairs in found.items()},
-        columns=("off", "this"),
-    )
+    os.sched_setaffinity(0, {LOAD_CORE})
+    took = timeit.repeat(enter_a_span, number=100_000, repeat=5, timer=time.process_time)
+    each = min(took) / 100_000 * 1e6
+    with tempfile.TemporaryDirectory() as name, ending() as running:
+        folder, upstream = Path(name), start_upstream(running)
+        kinds: Mapping[str, Mapping[str, str]] = {
+            "off": {},
+            "off, a second process": {},
+            "metrics for Prometheus": {PROMETHEUS: f"127.0.0.1:{free_port()}"},
+            "metrics and traces by OTLP": {OTLP: f"http://127.0.0.1:{upstream}"},
+        }
+        off, *others = (start_with(kind, chosen, folder, upstream, running) for kind, chosen in kinds.items())
+        pairs = {kind: Pair(off, way, WANTED) for kind, way in zip(list(kinds)[1:], others, strict=True)}
+        found = asyncio.run(compare(pairs, rounds=options.rounds, calls=options.calls))
+    print_ratios("Telemetry: CPU us per tool call", found, columns=("off", "this"))
     print(f"\nOff: {SPANS} spans of {each:.2f} us each, {SPANS * each:.1f} us of a call")
 
 
