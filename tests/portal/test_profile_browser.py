@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from server.http.page_texts import text
 from tests.portal.sign_in.test_step_up import question
 from tests.portal.test_portal_accessible import violations
 from tests.support.harness import PASSWORD
@@ -100,7 +101,7 @@ async def test_an_approval_is_confirmed_by_keyboard_on_a_phone(room: Room, brows
         await _sign_in(page, user.name)
         await page.get_by_role("button", name="Approve once").press("Enter")
         await page.get_by_role("link", name="Add a passkey").press("Enter")
-        await expect(page.get_by_text("Then you go back to what you were doing")).to_be_visible()
+        await expect(page.get_by_text(text("profile.then_back"))).to_be_visible()
         await page.get_by_role("button", name="Add a passkey").press("Enter")
         await page.wait_for_url(f"**/approvals/{asked.id}")
         await page.get_by_role("button", name="Approve once").press("Enter")
