@@ -40,6 +40,7 @@ def serve(application: object, port: int) -> None:
         loop="uvloop",
         log_level="warning",
         access_log=False,
+        timeout_keep_alive=600,  # a contender that waits for its turn keeps its connections
         timeout_graceful_shutdown=2,
     )
     uvicorn.Server(config).run(sockets=[listening])
