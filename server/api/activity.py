@@ -15,8 +15,8 @@ from typing import Final
 
 from starlette.responses import Response, StreamingResponse
 
-from server.api.models import EventRecord, EventsFilter, EventsQuery, ExportQuery
-from server.api.operations import AdminCall, ListPage, instant_of, operation, read_cursor, write_cursor
+from server.api.models import EventRecord, EventsFilter, EventsPage, EventsQuery, ExportQuery
+from server.api.operations import AdminCall, instant_of, operation, read_cursor, write_cursor
 from server.api.problems import ApiRefused, FieldProblem
 from server.deployment import Deployment
 from server.http.answers import SECRET
@@ -49,13 +49,13 @@ class _Filter:
 
 
 @operation("GET", "/activity", scope="admin:read")
-async def list_events(call: AdminCall, query: EventsQuery) -> ListPage[EventRecord]:
+async def list_events(call: AdminCall, query: EventsQuery) -> EventsPage:
     """List what people and agents did, newest first."""
     place = read_cursor(query.cursor, int)
     wanted, before = _read_filter(query), None if place is None else int(place[0])
     found, rest = await _read(call.deployment, wanted, before=before, limit=query.limit)
     cursor = None if rest is None else write_cursor(rest)
-    return ListPage[EventRecord](items=[event_record(one) for one in found], next_cursor=cursor)
+    return EventsPage(items=[event_record(one) for one in found], next_cursor=cursor)
 
 
 @operation("GET", "/activity/export", scope="admin:read", media_types=["application/jsonl", "text/csv"])

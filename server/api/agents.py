@@ -13,6 +13,7 @@ from server.api.models import (
     AgentChange,
     AgentRecord,
     AgentRegistration,
+    AgentsPage,
     AgentsQuery,
     AgentUser,
     ApiDefinition,
@@ -23,7 +24,6 @@ from server.api.models import (
 from server.api.operations import (
     AdminCall,
     Answered,
-    ListPage,
     instant,
     instant_of,
     operation,
@@ -55,7 +55,7 @@ class Apis(Answered):
 
 
 @operation("GET", "/agents", scope="admin:read")
-async def list_agents(call: AdminCall, query: AgentsQuery) -> ListPage[AgentRecord]:
+async def list_agents(call: AdminCall, query: AgentsQuery) -> AgentsPage:
     """List agents, the youngest first."""
     place = read_cursor(query.cursor, int, str)
     found, rest = await clients.find_page(
@@ -64,7 +64,7 @@ async def list_agents(call: AdminCall, query: AgentsQuery) -> ListPage[AgentReco
         before=None if place is None else (int(place[0]), str(place[1])),
         limit=query.limit,
     )
-    return ListPage[AgentRecord](
+    return AgentsPage(
         items=[agent_record(one) for one in found], next_cursor=None if rest is None else write_cursor(*rest)
     )
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from server.api.operations import Answered, Instant, PageQuery, Strict
+from server.api.operations import Answered, Instant, ListPage, PageQuery, Strict
 
 ReleaseName = Literal["proxy", "narrowed", "full"]
 
@@ -451,6 +451,18 @@ class ToolSetRecord(Answered):
     name: str
     title: str
     tools: list[str]
+
+
+class PeoplePage(ListPage[PersonRecord]):
+    """A page of people."""
+
+
+class AgentsPage(ListPage[AgentRecord]):
+    """A page of agents."""
+
+
+class EventsPage(ListPage[EventRecord]):
+    """A page of events."""
 
 
 PersonDetails.model_rebuild()

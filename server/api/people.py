@@ -9,6 +9,7 @@ from server.api.models import (
     IdentityRecord,
     NewIdentity,
     NewPerson,
+    PeoplePage,
     PeopleQuery,
     PersonChange,
     PersonDetails,
@@ -18,7 +19,6 @@ from server.api.models import (
 from server.api.operations import (
     AdminCall,
     Answered,
-    ListPage,
     instant,
     instant_of,
     operation,
@@ -36,7 +36,7 @@ class Deletions(Answered):
 
 
 @operation("GET", "/people", scope="admin:read")
-async def list_people(call: AdminCall, query: PeopleQuery) -> ListPage[PersonRecord]:
+async def list_people(call: AdminCall, query: PeopleQuery) -> PeoplePage:
     """List people by name."""
     place = read_cursor(query.cursor, str)
     found, rest = await users.find_page(
@@ -45,9 +45,7 @@ async def list_people(call: AdminCall, query: PeopleQuery) -> ListPage[PersonRec
         after="" if place is None else str(place[0]),
         limit=query.limit,
     )
-    return ListPage[PersonRecord](
-        items=[person_record(one) for one in found], next_cursor=write_cursor(rest) if rest else None
-    )
+    return PeoplePage(items=[person_record(one) for one in found], next_cursor=write_cursor(rest) if rest else None)
 
 
 @operation("POST", "/people", scope="admin:people", status=201, refusals=["conflict"])

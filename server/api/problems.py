@@ -6,18 +6,16 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import to_json
 
 from server import errors
 from server.administration.actor import ChangeRefused
 from server.deployment import Deployment
 from server.errors import KINDS, PersonRefused
-from server.http.answers import SECRET, WholeAnswer, raw
+from server.http.answers import WholeAnswer, problem_answer
 from server.oauth.rules import admin_resource
 from vault.refusals import VaultError
 
 _log = logging.getLogger("token_vault.api")
-_JSON = (b"content-type", b"application/problem+json")
 
 
 class FieldProblem(BaseModel):
@@ -96,4 +94,4 @@ def problem_of(deployment: Deployment, refusal: VaultError) -> WholeAnswer:
         code=code,
         errors=list(fields),
     )
-    return WholeAnswer(status, [_JSON, *SECRET, *raw(headers)], to_json(problem.model_dump(exclude_defaults=False)))
+    return problem_answer(status, problem.model_dump(), headers)

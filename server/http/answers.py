@@ -17,6 +17,7 @@ from server.http.request_ids import request_member
 Headers = Sequence[tuple[bytes, bytes]]  # names in lower case
 
 JSON: Final = (b"content-type", b"application/json")
+PROBLEM: Final = (b"content-type", b"application/problem+json")
 TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
 UNSTORED: Final = (b"cache-control", b"no-store")
 SECRET: Final[Headers] = (UNSTORED, (b"pragma", b"no-cache"), (b"x-content-type-options", b"nosniff"))
@@ -89,6 +90,11 @@ def message_error(
     if named := {**(data or {}), **request_member()}:
         error["data"] = named
     return WholeAnswer(status, [JSON, *headers], to_json({"jsonrpc": "2.0", "id": identity, "error": error}))
+
+
+def problem_answer(status: int, content: Mapping[str, object], headers: Mapping[str, str] | None = None) -> WholeAnswer:
+    """A problem document (RFC 9457)."""
+    return WholeAnswer(status, [PROBLEM, *SECRET, *raw(headers or {})], to_json(dict(content)))
 
 
 def text_answer(text: str, status: int, headers: Headers = ()) -> WholeAnswer:

@@ -16,12 +16,13 @@ from starlette.types import Receive, Scope, Send
 from providers.outbound.json_values import is_object
 from server.errors import status_of
 from server.http import cors
-from server.http.answers import SECRET, WholeAnswer, json_answer, message_error
+from server.http.answers import SECRET, WholeAnswer, json_answer, message_error, problem_answer
 from server.http.request_ids import request_member
 from vault.spans import REQUEST_ID
 
 MESSAGE: Final = "token_vault.message"  # of an ASGI scope: the body with the JSON-RPC message that is answered
 _INTERNAL_ERROR: Final = -32603  # JSON-RPC 2.0 §5.1
+_PROBLEM_PATH: Final = "/admin/v1/"
 _MESSAGE_PATHS: Final = ("/mcp", "/sse", "/messages")
 
 logger = logging.getLogger("token_vault.http")
@@ -58,8 +59,14 @@ def _for_client(scope: Scope) -> WholeAnswer:
 
 
 def _for_program(path: str) -> WholeAnswer:
-    """RFC 6749 §5.2; pages of other origins may read it where they may read other refusals."""
-    content = {"error": "server_error", "error_description": _words(), **request_member()}
+    """RFC 6749 §5.2, which pages of other origins may read as other refusals; RFC 9457 for the Admin API."""
+    content: dict[str, object] = {"error": "server_error", "error_description": _words(), **request_member()}
+    if path.startswith(_PROBLEM_PATH):
+        status = status_of("server_error")
+        told: dict[str, object] = {"type": "about:blank", "title": "Server error", "status": status}
+        none: list[object] = []
+        rest = {"detail": _words(), "code": "server_error", "errors": none, **request_member()}
+        return problem_answer(status, told | rest)
     made = json_answer(content, status=status_of("server_error"))
     if cors.is_cross_origin_path(path):
         made.raw_headers.extend(cors.answer_headers(cors.ANY))

@@ -426,6 +426,19 @@ async def test_the_reference_page_names_every_operation(room: AdminRoom) -> None
     assert 'id="insufficient_scope"' in page.text
 
 
+async def test_our_own_failure_is_a_problem_document_too(room: AdminRoom) -> None:
+    """A stored client of a kind that this program doesn't know, as after a downgrade."""
+    client = await room.room.agent(name="Damaged")
+    write = "update clients set kind = :kind where id = :id"
+    async with room.deployment.transaction() as transaction:
+        await transaction.execute(write, {"kind": "stranger", "id": client.id})
+    failed = problem(await room.call("GET", f"/agents/{client.id}"), 500, "server_error")
+    assert "stranger" not in str(failed)
+    async with room.deployment.transaction() as transaction:
+        await transaction.execute(write, {"kind": "dynamic", "id": client.id})
+    assert (await _ok(await room.call("GET", f"/agents/{client.id}")))["name"] == "Damaged"
+
+
 async def test_nothing_is_left_of_removed_agents(room: AdminRoom) -> None:
     """A permission of a removed agent is not shown any more."""
     user, connection, agent = await _account(room)

@@ -6,7 +6,9 @@ Schemathesis makes the requests. A longer run: SCHEMATHESIS_EXAMPLES=200 make te
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 from collections.abc import AsyncGenerator
 
 import httpx2
@@ -109,6 +111,8 @@ async def test_the_document_is_valid_and_says_what_each_operation_needs(room: Ad
     assert document["openapi"] == "3.1.0"
     for schema in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
+    named = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
+    assert named <= set(document["components"]["schemas"])
     scopes = document["components"]["securitySchemes"]["oauth"]["flows"]["clientCredentials"]["scopes"]
     assert set(scopes) == ADMIN_SCOPES
     names = [one["operationId"] for path in document["paths"].values() for one in path.values()]
