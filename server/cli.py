@@ -5,6 +5,7 @@ from __future__ import annotations
 from server.commands import (
     activity,
     apis,
+    apply,
     approvals,
     backup,
     bench,
@@ -46,6 +47,7 @@ command(app, "status")(status.status)
 command(app, "explain")(explain.explain)
 command(app, "sign-in")(sign_in.sign_in)
 command(app, "try-exchange")(try_exchange.try_exchange)
+command(app, "apply")(apply.apply)
 command(app, "bench")(bench.bench)
 command(app, "backup")(backup.backup)
 command(app, "restore")(restore.restore)

@@ -273,6 +273,15 @@ async def set_release(actor: Actor, client: Client, *, target: str, policy: str)
     return changed, release.policy_of(client, provider=name, connection_id=name).value
 
 
+async def update(actor: Actor, changed: Client) -> None:
+    """Store a changed registration of an agent that a declaration made; its secret and tokens stay."""
+    async with actor.change() as transaction:
+        if not await clients.update_client(transaction, changed):
+            raise ChangeRefused("no_client", "This agent was removed already.", kind="not_found")
+        event = actor.event("client.changed", client_id=changed.id, agent=changed.name)
+        await audit.append(transaction, event, now=actor.deployment.now())
+
+
 async def remove(actor: Actor, client: Client) -> tuple[Grant, ...]:
     """End the agent: its grants, tokens, codes and permissions of everybody, at the next call."""
     now = actor.deployment.now()

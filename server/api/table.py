@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from server.api import access, activity, agents, people, providers, vault_state
+from server.api import access, activity, agents, declarations, people, providers, vault_state
 from server.api.operations import AdminOperation
 
 OPERATIONS: Final[tuple[tuple[str, tuple[AdminOperation, ...]], ...]] = (
@@ -14,5 +14,6 @@ OPERATIONS: Final[tuple[tuple[str, tuple[AdminOperation, ...]], ...]] = (
     ("Agents and APIs", agents.OPERATIONS),
     ("Providers and tools", providers.OPERATIONS),
     ("Activity", activity.OPERATIONS),
+    ("Declarations", declarations.OPERATIONS),
 )
 ROOT: Final = "/admin/v1"

@@ -1,0 +1,370 @@
+"""Make the vault as a declaration says: first the plan, then each change by the function that pages and commands use.
+
+Applying again changes nothing. Nothing is removed unless asked for: then what a present section does not name, of
+agents only those that a declaration made.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from server.administration import agents, own_apis, people, registrations
+from server.administration.actor import Actor, ChangeRefused
+from server.administration.agents import DECLARED, NewAgent, WorkerWish
+from server.administration.declaration import (
+    Declaration,
+    DeclaredAgent,
+    DeclaredApi,
+    DeclaredPerson,
+    DeclaredProvider,
+)
+from server.administration.registrations import RegistrationWish
+from server.oauth.exchange import release
+from vault import apis, clients, users
+from vault import registrations as stored_registrations
+from vault.records import Client, User
+from vault.refusals import CiphertextRejected
+from vault.users import LinkedIdentity
+
+Verb = Literal["create", "update", "remove"]
+_SECRET: Final = "(secret)"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldDifference:
+    """One value that changes; never a secret."""
+
+    name: str
+    before: object
+    after: object
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedChange:
+    """One thing to make, change or remove. `run` does it; what it returns is shown once: a link or a secret."""
+
+    verb: Verb
+    kind: Literal["person", "agent", "api", "provider"]
+    name: str
+    differences: Sequence[FieldDifference]
+    run: Callable[[], Awaitable[str | None]] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedChange:
+    """A change that was made. `secret` is a new sign-in link or client secret, known only now."""
+
+    change: PlannedChange
+    secret: str | None = field(repr=False, default=None)
+
+
+async def plan(actor: Actor, wanted: Declaration, *, prunes: bool = False) -> tuple[PlannedChange, ...]:
+    """What is to do, in the order in which it is done. Raises ChangeRefused for what can never be."""
+    found: list[PlannedChange] = []
+    if wanted.people is not None:
+        found += [one async for one in _plan_people(actor, wanted.people, prunes=prunes)]
+    if wanted.agents is not None:
+        found += [one async for one in _plan_agents(actor, wanted.agents, prunes=prunes)]
+    if wanted.apis is not None:
+        found += [one async for one in _plan_apis(actor, wanted.apis, wanted.agents or {}, prunes=prunes)]
+    if wanted.providers is not None:
+        found += [one async for one in _plan_providers(actor, wanted.providers, prunes=prunes)]
+    return tuple(found)
+
+
+async def apply(changes: Sequence[PlannedChange]) -> tuple[AppliedChange, ...]:
+    """Make the changes one after the other. The first refusal ends it; what was done stays, and applying goes on."""
+    return tuple([AppliedChange(one, await one.run()) for one in changes])
+
+
+def _differences(before: Mapping[str, object], after: Mapping[str, object]) -> tuple[FieldDifference, ...]:
+    return tuple(
+        FieldDifference(name, before.get(name), value) for name, value in after.items() if before.get(name) != value
+    )
+
+
+# People
+
+
+async def _plan_people(
+    actor: Actor, wanted: Mapping[str, DeclaredPerson], *, prunes: bool
+) -> AsyncIterator[PlannedChange]:
+    reader = actor.deployment.database
+    for name, declared in wanted.items():
+        person = await users.find_user(reader, name)
+        after = _person_facts(declared)
+        if person is None:
+            run = _create_person(actor, name, declared)
+            yield PlannedChange("create", "person", name, _differences({}, after), run)
+            continue
+        linked = await users.list_identities(reader, person.id)
+        before = {
+            "admin": person.is_admin,
+            "disabled": person.disabled_at is not None,
+            "identities": [one for one in map(name_of, linked) if one in _names_of(declared)],
+        }
+        if differences := _differences(before, after):
+            yield PlannedChange("update", "person", name, differences, _update_person(actor, person, declared))
+    if prunes:
+        kept = {users.name_key(name) for name in wanted}
+        async for page in users.walk_users(reader):
+            for person in page:
+                is_self = actor.user is not None and person.id == actor.user.id
+                if users.name_key(person.name) not in kept and not is_self:
+                    yield PlannedChange("remove", "person", person.name, (), _remove_person(actor, person))
+
+
+def _person_facts(declared: DeclaredPerson) -> dict[str, object]:
+    return {"admin": declared.admin, "disabled": declared.disabled, "identities": _names_of(declared)}
+
+
+def _names_of(declared: DeclaredPerson) -> list[str]:
+    return [name_of(LinkedIdentity(one.issuer, one.subject)) for one in declared.identities]
+
+
+def name_of(identity: LinkedIdentity) -> str:
+    """An identity in words."""
+    return f"{identity.subject} at {identity.issuer}"
+
+
+def _create_person(actor: Actor, name: str, declared: DeclaredPerson) -> Callable[[], Awaitable[str | None]]:
+    async def run() -> str | None:
+        added = await people.add_person(actor, name, is_admin=declared.admin)
+        await _update_person(actor, added.user, declared)()
+        return added.link
+
+    return run
+
+
+def _update_person(actor: Actor, person: User, declared: DeclaredPerson) -> Callable[[], Awaitable[str | None]]:
+    async def run() -> str | None:
+        await people.set_admin(actor, person, is_admin=declared.admin)
+        await people.set_disabled(actor, person, is_disabled=declared.disabled)
+        known = await users.list_identities(actor.deployment.database, person.id)
+        for one in declared.identities:
+            if LinkedIdentity(one.issuer, one.subject) not in known:
+                await people.link_identity(actor, person, issuer=one.issuer, subject=one.subject)
+        return None
+
+    return run
+
+
+def _remove_person(actor: Actor, person: User) -> Callable[[], Awaitable[str | None]]:
+    async def run() -> str | None:
+        await people.delete(actor, person)
+        return None
+
+    return run
+
+
+# Agents
+
+
+async def declared_agents(actor: Actor) -> dict[str, Client]:
+    """The agents that a declaration made, by the name there."""
+    found: dict[str, Client] = {}
+    async for page in clients.walk_clients(actor.deployment.database):
+        found |= {str(one.metadata[DECLARED]): one for one in page if DECLARED in one.metadata}
+    return found
+
+
+async def _plan_agents(
+    actor: Actor, wanted: Mapping[str, DeclaredAgent], *, prunes: bool
+) -> AsyncIterator[PlannedChange]:
+    known = await declared_agents(actor)
+    for name, declared in wanted.items():
+        new = _new_agent(name, declared)
+        client = await agents.client_of(actor, new)
+        chosen = dict(declared.release)
+        if chosen:
+            client = replace(client, metadata={**client.metadata, release.MEMBER: chosen})
+        after, held = _agent_facts(client), known.get(name)
+        if held is None:
+            yield PlannedChange("create", "agent", name, _differences({}, after), _create_agent(actor, new, chosen))
+            continue
+        before = _agent_facts(held)
+        if before["auth_method"] != after["auth_method"]:
+            raise ChangeRefused(
+                "agent_refused",
+                f"agents.{name}: how an agent authenticates can't change. Give it another name in the file",
+                field=f"agents.{name}",
+            )
+        if differences := _differences(before, after):
+            changed = replace(client, id=held.id, created_at=held.created_at, secret_hash=held.secret_hash)
+            yield PlannedChange("update", "agent", name, differences, _update_agent(actor, changed))
+    if prunes:
+        for name in sorted(known.keys() - wanted.keys()):
+            yield PlannedChange("remove", "agent", name, (), _remove_agent(actor, known[name]))
+
+
+def _new_agent(name: str, declared: DeclaredAgent) -> NewAgent:
+    worker = declared.worker
+    return NewAgent(
+        name=declared.title or name,
+        redirect_uris=tuple(dict.fromkeys(declared.redirect_uris)),
+        has_secret=declared.confidential,
+        jwks=declared.jwks,
+        resources=tuple(declared.resources),
+        by_device=declared.device,
+        exchanges=declared.exchange,
+        origins=tuple(declared.origins),
+        worker=WorkerWish()
+        if worker is None
+        else WorkerWish(tuple(worker.addresses), tuple(worker.connections), tuple(worker.scopes)),
+        declared=name,
+    )
+
+
+def _agent_facts(client: Client) -> dict[str, object]:
+    rest = {name: value for name, value in client.metadata.items() if name != DECLARED}
+    return {
+        "title": client.name,
+        "auth_method": client.auth_method,
+        "redirect_uris": list(client.redirect_uris),
+        "grant_types": sorted(client.grant_types),
+        "resources": list(client.resources),
+        "release": rest.pop(release.MEMBER, {}),
+        "metadata": rest,
+    }
+
+
+def _create_agent(actor: Actor, wanted: NewAgent, chosen: Mapping[str, str]) -> Callable[[], Awaitable[str | None]]:
+    async def run() -> str | None:
+        made = await agents.register(actor, wanted)
+        client = made.client
+        for target, policy in chosen.items():
+            client, _ = await agents.set_release(actor, client, target=target, policy=policy)
+        return made.secret
+
+    return run
+
+
+def _update_agent(actor: Actor, changed: Client) -> Callable[[], Awaitable[str | None]]:
+    async def run() -> str | None:
+        await agents.update(actor, changed)
+        return None
+
+    return run
+
+
+def _remove_agent(actor: Actor, client: Client) -> Callable[[], Awaitable[str | None]]:
+    async def run() -> str | None:
+        await agents.remove(actor, client)
+        return None
+
+    return run
+
+
+# APIs of one's own
+
+
+async def _plan_apis(
+    actor: Actor, wanted: Mapping[str, DeclaredApi], named: Mapping[str, DeclaredAgent], *, prunes: bool
+) -> AsyncIterator[PlannedChange]:
+    reader, known = actor.deployment.database, await declared_agents(actor)
+    for url, declared in wanted.items():
+        held = await apis.find_api(reader, url)
+        linked = await apis.linked_clients(reader, url)
+        titles = {client.id: name for name, client in known.items()}
+        before: dict[str, object] = {}
+        if held is not None:
+            listed = sorted(titles.get(one, one) for one in linked)
+            before = {"name": held.name, "scopes": sorted(held.scopes), "clients": listed}
+        for one in declared.clients:
+            if one not in named and one not in known and await clients.get_client(reader, one) is None:
+                raise ChangeRefused("api_refused", f"apis.{url}: there is no agent {one}", field="apis")
+        after: dict[str, object] = {
+            "name": declared.name or (url if held is None else held.name),
+            "scopes": sorted(declared.scopes),
+            "clients": sorted(declared.clients),
+        }
+        if differences := _differences(before, after):
+            verb: Verb = "create" if held is None else "update"
+            yield PlannedChange(verb, "api", url, differences, _save_api(actor, url, declared))
+    if prunes:
+        for one in await apis.list_apis(reader):
+            if one.resource not in wanted:
+                yield PlannedChange("remove", "api", one.resource, (), _remove_api(actor, one.resource))
+
+
+def _save_api(actor: Actor, url: str, declared: DeclaredApi) -> Callable[[], Awaitable[str | None]]:
+    async def run() -> str | None:
+        known = await declared_agents(actor)
+        linked = [known.get(one) or await agents.agent_with_id(actor, one) for one in declared.clients]
+        await own_apis.save(actor, url, name=declared.name, scopes=declared.scopes, linked=linked)
+        wanted = {one.id for one in linked}
+        for other in await apis.linked_clients(actor.deployment.database, url):
+            if other not in wanted:
+                await own_apis.unlink(actor, url, await agents.agent_with_id(actor, other))
+        return None
+
+    return run
+
+
+def _remove_api(actor: Actor, url: str) -> Callable[[], Awaitable[str | None]]:
+    async def run() -> str | None:
+        await own_apis.remove(actor, url)
+        return None
+
+    return run
+
+
+# Providers
+
+
+async def _plan_providers(
+    actor: Actor, wanted: Mapping[str, DeclaredProvider], *, prunes: bool
+) -> AsyncIterator[PlannedChange]:
+    deployment = actor.deployment
+    for name, declared in wanted.items():
+        provider = registrations.provider_named(deployment, name)
+        stored = await registrations.own_registration(actor, provider, revision=None)
+        secret = "" if declared.client_secret is None else declared.client_secret.get_secret_value()
+        before: dict[str, object] = {}
+        if stored is not None:
+            before = {"client_id": stored.client_id, "inputs": dict(stored.inputs), "testing": stored.is_testing}
+        after: dict[str, object] = {
+            "client_id": declared.client_id,
+            "inputs": declared.inputs,
+            "testing": declared.testing and provider.expires.testing is not None,
+        }
+        if secret:
+            is_same = False
+            if stored is not None:
+                try:
+                    kept = await stored_registrations.open_registration(deployment.database, deployment.keys, stored)
+                    is_same = hmac.compare_digest((kept.client_secret or "").encode(), secret.encode())
+                except CiphertextRejected:
+                    is_same = False
+            before["client_secret"], after["client_secret"] = (_SECRET if is_same else None), _SECRET
+        if differences := _differences(before, after):
+            wish = RegistrationWish(declared.client_id, secret, declared.inputs, declared.testing)
+            verb: Verb = "create" if stored is None else "update"
+            yield PlannedChange(verb, "provider", name, differences, _save_registration(actor, name, wish))
+    if prunes:
+        for one in await stored_registrations.list_registrations(deployment.database):
+            if one.provider not in wanted:
+                yield PlannedChange("remove", "provider", one.provider, (), _remove_registration(actor, one.provider))
+
+
+def _save_registration(actor: Actor, name: str, wish: RegistrationWish) -> Callable[[], Awaitable[str | None]]:
+    async def run() -> str | None:
+        provider = registrations.provider_named(actor.deployment, name)
+        stored = await registrations.own_registration(actor, provider, revision=None)
+        await registrations.save(actor, provider, wish, stored=stored)
+        return None
+
+    return run
+
+
+def _remove_registration(actor: Actor, name: str) -> Callable[[], Awaitable[str | None]]:
+    async def run() -> str | None:
+        provider = registrations.provider_named(actor.deployment, name)
+        stored = await registrations.own_registration(actor, provider, revision=None)
+        await registrations.remove(actor, provider, stored=stored)
+        return None
+
+    return run

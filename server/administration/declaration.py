@@ -1,0 +1,142 @@
+"""What a declaration file says: people, agents, APIs, and providers as they should be.
+
+A section that is missing is not managed. Unknown keys are refused with what was probably meant.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from providers.definitions.suggestions import suggest_field
+
+
+class DeclarationRefused(Exception):
+    """The file cannot be used. The message is one line that names the place and the fix."""
+
+
+class _DeclaredPart(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, str_max_length=4096)
+
+
+class DeclaredIdentity(_DeclaredPart):
+    """Who a person is at an identity provider."""
+
+    issuer: str = Field(min_length=1, max_length=500)
+    subject: str = Field(min_length=1, max_length=255)
+
+
+class DeclaredPerson(_DeclaredPart):
+    """A person, by name. New ones get a one-time sign-in link."""
+
+    admin: bool = False
+    disabled: bool = False
+    identities: list[DeclaredIdentity] = Field(default=[], max_length=20)
+
+
+class DeclaredWorker(_DeclaredPart):
+    """What a worker may do."""
+
+    addresses: list[str] = Field(min_length=1, max_length=100)
+    connections: list[str] = Field(min_length=1, max_length=100)
+    scopes: list[str] = Field(min_length=1, max_length=200)
+
+
+class DeclaredAgent(_DeclaredPart):
+    """An agent, by a name of the file. `confidential` makes a secret, which is answered once."""
+
+    title: str | None = Field(default=None, max_length=200, description="Shown to people. Default: the name")
+    redirect_uris: list[str] = Field(default=[], max_length=30)
+    confidential: bool = False
+    jwks: dict[str, object] | None = None
+    resources: list[str] = Field(default=[], max_length=30)
+    device: bool = False
+    exchange: bool = False
+    release: dict[str, Literal["proxy", "narrowed", "full"]] = Field(default={}, max_length=20)
+    origins: list[str] = Field(default=[], max_length=30)
+    worker: DeclaredWorker | None = None
+
+
+class DeclaredApi(_DeclaredPart):
+    """An API of one's own, by its identifier. `clients` are agents of the file, or client IDs."""
+
+    name: str | None = Field(default=None, max_length=200)
+    scopes: list[str] = Field(default=[], max_length=200)
+    clients: list[str] = Field(default=[], max_length=50)
+
+
+class DeclaredProvider(_DeclaredPart):
+    """Our registration at a provider, by its name."""
+
+    client_id: str = Field(min_length=1, max_length=200)
+    client_secret: SecretStr | None = Field(default=None, description="Missing: keeps the stored one")
+    client_secret_file: Path | None = Field(default=None, description="File that holds it, beside this one")
+    inputs: dict[str, str] = Field(default={}, max_length=30)
+    testing: bool = False
+
+
+class Declaration(_DeclaredPart):
+    """The whole file."""
+
+    people: dict[str, DeclaredPerson] | None = Field(default=None, max_length=5000)
+    agents: dict[str, DeclaredAgent] | None = Field(default=None, max_length=1000)
+    apis: dict[str, DeclaredApi] | None = Field(default=None, max_length=1000)
+    providers: dict[str, DeclaredProvider] | None = Field(default=None, max_length=300)
+
+
+def parse_declaration(content: Mapping[str, object]) -> Declaration:
+    """The declaration in parsed TOML or JSON. Raises DeclarationRefused."""
+    try:
+        return Declaration.model_validate(content)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            near = suggest_field(Declaration, first["loc"]) or f" Valid ones: {_valid_names(first['loc'])}"
+            message = f"there is no such key.{near}"
+        raise DeclarationRefused(f"{place}: {message}") from None
+
+
+def _valid_names(place: tuple[int | str, ...]) -> str:
+    models: Mapping[str, type[BaseModel]] = {
+        "people": DeclaredPerson,
+        "agents": DeclaredAgent,
+        "apis": DeclaredApi,
+        "providers": DeclaredProvider,
+    }
+    model = Declaration if len(place) == 1 else models.get(str(place[0]), Declaration)
+    return ", ".join(model.model_fields)
+
+
+def read_declaration(file: Path) -> Declaration:
+    """The declaration in a TOML file, with the secrets that it keeps in files beside it. Raises DeclarationRefused."""
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeclarationRefused(f"can't read {file}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise DeclarationRefused(f"{file} isn't valid TOML: {error}") from error
+    found = parse_declaration(content)
+    if found.providers is None:
+        return found
+    providers = {name: _with_secret(name, one, file.parent) for name, one in found.providers.items()}
+    return found.model_copy(update={"providers": providers})
+
+
+def _with_secret(name: str, declared: DeclaredProvider, folder: Path) -> DeclaredProvider:
+    if declared.client_secret_file is None:
+        return declared
+    if declared.client_secret is not None:
+        raise DeclarationRefused(f"providers.{name}: client_secret and client_secret_file are both set: remove one")
+    file = folder / declared.client_secret_file.expanduser()
+    try:
+        secret = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeclarationRefused(f"providers.{name}.client_secret_file: can't read {file}: {error}") from error
+    return declared.model_copy(update={"client_secret": SecretStr(secret), "client_secret_file": None})

@@ -1,0 +1,74 @@
+"""Applying a declaration through the Admin API: a plan, or the changes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from server.administration import applying
+from server.administration.applying import PlannedChange
+from server.administration.declaration import Declaration
+from server.api.operations import AdminCall, Answered, Strict, operation
+from server.api.problems import ApiRefused, FieldProblem
+
+
+class ApplyQuery(Strict):
+    """How a declaration is applied."""
+
+    plan: bool = Field(default=False, description="Only say what would change")
+    prune: bool = Field(default=False, description="Also remove what a section that is present doesn't name")
+
+
+class DifferenceRecord(Answered):
+    """One value that changes; never a secret."""
+
+    name: str
+    before: object
+    after: object
+
+
+class ChangeRecord(Answered):
+    """One thing that is made, changed or removed."""
+
+    change: Literal["create", "update", "remove"]
+    kind: Literal["person", "agent", "api", "provider"]
+    name: str
+    differences: list[DifferenceRecord]
+    secret: str | None = Field(description="A new sign-in link or client secret. Shown only here")
+
+
+class AppliedRecord(Answered):
+    """What was changed, or would be."""
+
+    applied: bool
+    changes: list[ChangeRecord]
+
+
+@operation("POST", "/apply", scope="admin:write", refusals=["conflict", "not_found", "changed_meanwhile"])
+async def apply_declaration(call: AdminCall, query: ApplyQuery, body: Declaration) -> AppliedRecord:
+    """Make people, agents, APIs, and providers as a declaration says. Applying it again changes nothing.
+
+    A section that is missing is not managed. Secrets stand in the body, never as files.
+    """
+    for name, provider in (body.providers or {}).items():
+        if provider.client_secret_file is not None:
+            problem = FieldProblem(
+                pointer=f"/providers/{name}/client_secret_file", message="send client_secret instead"
+            )
+            raise ApiRefused("invalid_request", "Files are read by the command only.", errors=[problem])
+    pending = await applying.plan(call.actor, body, prunes=query.prune)
+    if query.plan:
+        return AppliedRecord(applied=False, changes=[_record(one, secret=None) for one in pending])
+    made = await applying.apply(pending)
+    return AppliedRecord(applied=True, changes=[_record(one.change, secret=one.secret) for one in made])
+
+
+def _record(one: PlannedChange, *, secret: str | None) -> ChangeRecord:
+    differences = [
+        DifferenceRecord(name=found.name, before=found.before, after=found.after) for found in one.differences
+    ]
+    return ChangeRecord(change=one.verb, kind=one.kind, name=one.name, differences=differences, secret=secret)
+
+
+OPERATIONS = (apply_declaration,)

@@ -1,0 +1,153 @@
+"""`token-vault apply`, and the same through the Admin API: a plan, changes once, and nothing removed unasked."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from server.administration import applying
+from server.administration.actor import ChangeRefused
+from server.administration.declaration import DeclarationRefused, parse_declaration, read_declaration
+from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
+from vault import apis, users
+
+FILE = """
+[people.alice]
+admin = true
+
+[people.grace]
+identities = [{ issuer = "https://id.example", subject = "42" }]
+
+[agents.reporting]
+title = "Reporting"
+redirect_uris = ["https://app.example/cb"]
+confidential = true
+release = { slack = "proxy" }
+
+[apis."https://api.example/v1"]
+name = "Orders"
+scopes = ["orders:read"]
+clients = ["reporting"]
+
+[providers.dropbox]
+client_id = "client-at-dropbox"
+client_secret_file = "dropbox.secret"
+"""
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncGenerator[AdminRoom]:
+    async with running_admin_room(tmp_path / "vault") as opened:
+        yield opened
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "dropbox.secret").write_text("a-secret-of-dropbox\n")
+    found = tmp_path / "vault.toml"
+    found.write_text(FILE)
+    return found
+
+
+def _said(changes: tuple[applying.PlannedChange, ...]) -> list[str]:
+    return [f"{one.verb} {one.kind} {one.name}" for one in changes]
+
+
+async def test_a_file_is_planned_applied_and_then_has_nothing_to_change(room: AdminRoom, file: Path) -> None:
+    wanted = read_declaration(file)
+    pending = await applying.plan(room.operator, wanted)
+    assert _said(pending) == [
+        "create person grace",
+        "create agent reporting",
+        "create api https://api.example/v1",
+        "create provider dropbox",
+    ]
+    assert await users.find_user(room.deployment.database, "grace") is None  # a plan changes nothing
+    made = await applying.apply(pending)
+    assert [bool(one.secret) for one in made] == [True, True, False, False]  # link and secret, once
+    assert "a-secret-of-dropbox" not in repr(pending) + repr(made)
+    assert await applying.plan(room.operator, wanted) == ()
+    (linked,) = await apis.linked_clients(room.deployment.database, "https://api.example/v1")
+    assert (await applying.declared_agents(room.operator))["reporting"].id == linked
+
+
+async def test_what_differs_is_named_and_changed(room: AdminRoom, file: Path) -> None:
+    await applying.apply(await applying.plan(room.operator, read_declaration(file)))
+    file.write_text(FILE.replace("Reporting", "Reports").replace("[people.grace]", "[people.grace]\ndisabled = true"))
+    (file.parent / "dropbox.secret").write_text("another-secret-of-dropbox")
+    pending = await applying.plan(room.operator, read_declaration(file))
+    assert {one.name: [(d.name, d.before, d.after) for d in one.differences] for one in pending} == {
+        "grace": [("disabled", False, True)],
+        "reporting": [("title", "Reporting", "Reports")],
+        "dropbox": [("client_secret", None, "(secret)")],
+    }
+    before = await applying.declared_agents(room.operator)
+    await applying.apply(pending)
+    assert await applying.plan(room.operator, read_declaration(file)) == ()
+    after = await applying.declared_agents(room.operator)
+    assert (after["reporting"].id, after["reporting"].name) == (before["reporting"].id, "Reports")
+    assert after["reporting"].secret_hash == before["reporting"].secret_hash
+    assert "client.changed" in await room.room.kinds()
+
+
+async def test_nothing_is_removed_unless_asked_and_only_from_sections_that_are_there(
+    room: AdminRoom, file: Path
+) -> None:
+    await applying.apply(await applying.plan(room.operator, read_declaration(file)))
+    by_hand = await room.room.agent()
+    less = parse_declaration({"agents": {}, "people": {"alice": {"admin": True}}})
+    assert await applying.plan(room.operator, less) == ()
+    pending = await applying.plan(room.operator, less, prunes=True)
+    assert _said(pending) == ["remove person grace", "remove agent reporting"]
+    await applying.apply(pending)
+    assert [one.resource for one in await apis.list_apis(room.deployment.database)] == ["https://api.example/v1"]
+    assert (await room.call("GET", f"/agents/{by_hand.id}")).status_code == 200
+
+
+async def test_unknown_keys_and_places_are_refused_with_what_was_meant() -> None:
+    for content, said in (
+        ({"poeple": {}}, "poeple: there is no such key. Did you mean people?"),
+        ({"people": {"grace": {"amdin": True}}}, "people.grace.amdin: there is no such key. Did you mean admin?"),
+        ({"people": {"grace": {"xyz": 1}}}, "Valid ones: admin, disabled, identities"),
+        ({"people": {"grace": {"admin": "perhaps"}}}, "people.grace.admin: "),
+    ):
+        with pytest.raises(DeclarationRefused) as refused:
+            parse_declaration(content)
+        assert said in str(refused.value)
+    assert parse_declaration({"people": {"grace": {"admin": True}}}).people
+
+
+async def test_what_cannot_be_is_refused_before_anything_is_done(room: AdminRoom) -> None:
+    for content in (
+        {"agents": {"bad": {}}},
+        {"apis": {"https://api.example/": {"clients": ["nobody"]}}},
+        {"providers": {"slack": {"client_id": "another"}}},  # the settings have it
+        {"providers": {"nothing": {"client_id": "x"}}},
+    ):
+        with pytest.raises(ChangeRefused):
+            await applying.plan(room.operator, parse_declaration(content))
+
+
+async def test_the_admin_api_applies_the_same(room: AdminRoom) -> None:
+    agent = {"redirect_uris": ["https://b.example/"]}
+    wanted = {"people": {"alice": {"admin": True}, "henry": {}}, "agents": {"bot": agent}}
+    planned = (await room.call("POST", "/apply?plan=true", json=wanted)).json()
+    assert [(one["change"], one["kind"], one["name"]) for one in planned["changes"]] == [
+        ("create", "person", "henry"),
+        ("create", "agent", "bot"),
+    ]
+    assert planned["applied"] is False
+    made = (await room.call("POST", "/apply", json=wanted)).json()
+    assert "/sign-in/link?ticket=" in made["changes"][0]["secret"]
+    again = (await room.call("POST", "/apply", json=wanted)).json()
+    assert again == {"applied": True, "changes": []}
+    problem(await room.call("POST", "/apply", json={"poeple": {}}), 400, "invalid_request")
+    by_file = {"providers": {"dropbox": {"client_id": "x", "client_secret_file": "/etc/hostname"}}}
+    refused = problem(await room.call("POST", "/apply", json=by_file), 400, "invalid_request")
+    assert "/etc" not in str(refused)
+    reader = await room.token_with("admin:read")
+    problem(await room.call("POST", "/apply", json=wanted, token=reader), 403, "insufficient_scope")
+    last = {"people": {"alice": {"admin": False}}}
+    problem(await room.call("POST", "/apply", json=last), 409, "last_admin")
