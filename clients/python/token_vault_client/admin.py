@@ -1,0 +1,856 @@
+"""The Admin API, generated from its OpenAPI document; `admin_base` has what it stands on."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+from urllib.parse import quote
+
+from token_vault_client.admin_base import AdminBase
+
+
+class AddedPersonRecord(TypedDict):
+    """A new person, with the link that they sign in with once."""
+
+    person: PersonRecord
+    sign_in_link: str
+
+
+class AgentChange(TypedDict):
+    """What changes."""
+
+    release: dict[str, Literal["proxy", "narrowed", "full"]]
+
+
+class AgentRecord(TypedDict):
+    """An agent: an OAuth client."""
+
+    id: str
+    name: str
+    kind: str
+    auth_method: str
+    redirect_uris: list[str]
+    grant_types: list[str]
+    resources: list[str]
+    release: dict[str, Literal["proxy", "narrowed", "full"]]
+    worker: WorkerRecord | None
+    service_account: bool
+    created_at: str
+    last_used_at: str | None
+
+
+class AgentRegistration(TypedDict):
+    """An agent to register."""
+
+    name: str
+    redirect_uris: NotRequired[list[str]]
+    confidential: NotRequired[bool]
+    jwks: NotRequired[dict[str, Any] | None]
+    resources: NotRequired[list[str]]
+    device: NotRequired[bool]
+    exchange: NotRequired[bool]
+    release: NotRequired[Literal["proxy", "narrowed"] | None]
+    origins: NotRequired[list[str]]
+    worker: NotRequired[WorkerRegistration | None]
+    service_account: NotRequired[ServiceAccountRegistration | None]
+
+
+class AgentUser(TypedDict):
+    """A person who signed an agent in."""
+
+    id: str
+    name: str
+
+
+class AgentUsers(TypedDict):
+    """Who signed an agent in; `complete` is false where there may be more."""
+
+    items: list[AgentUser]
+    complete: bool
+
+
+class AgentsPage(TypedDict):
+    """A page of agents."""
+
+    items: list[AgentRecord]
+    next_cursor: NotRequired[str | None]
+
+
+class ApiDefinition(TypedDict):
+    """An API. A member that is missing stays as it is."""
+
+    name: NotRequired[str | None]
+    scopes: NotRequired[list[str] | None]
+    clients: NotRequired[list[str] | None]
+
+
+class ApiRecord(TypedDict):
+    """An API whose access tokens this vault issues."""
+
+    resource: str
+    name: str
+    scopes: list[str]
+    clients: list[str]
+    created_at: str
+
+
+class Apis(TypedDict):
+    """APIs of one's own."""
+
+    items: list[ApiRecord]
+
+
+class AppliedRecord(TypedDict):
+    """What was changed, or would be."""
+
+    applied: bool
+    changes: list[ChangeRecord]
+
+
+class ApprovalRecord(TypedDict):
+    """A call that waits for its person's answer. Its arguments are for that person only."""
+
+    id: str
+    client_id: str
+    tool: str
+    provider: str
+    account: str
+    scopes: list[str]
+    asked_at: str
+    expires_at: str
+
+
+class AskMore(TypedDict):
+    """What the person also approves each time."""
+
+    scopes: NotRequired[list[str]]
+    tools: NotRequired[list[str]]
+
+
+class CallerRecord(TypedDict):
+    """Who calls."""
+
+    person: PersonRecord
+    client_id: str
+    scopes: list[str]
+
+
+class ChangeRecord(TypedDict):
+    """One thing that is made, changed or removed."""
+
+    change: Literal["create", "update", "remove"]
+    kind: Literal["person", "agent", "api", "provider"]
+    name: str
+    differences: list[DifferenceRecord]
+    secret: str | None
+
+
+class ConnectionList(TypedDict):
+    """Connected accounts."""
+
+    items: list[ConnectionRecord]
+
+
+class ConnectionRecord(TypedDict):
+    """A connected account."""
+
+    id: str
+    provider: str
+    account: str
+    status: str
+    scopes: list[str]
+    connected_at: str
+    refreshed_at: str | None
+    ends_at: str | None
+
+
+class CurrentSettings(TypedDict):
+    """Settings in effect."""
+
+    items: list[SettingRecord]
+
+
+class Declaration(TypedDict):
+    """The whole file."""
+
+    people: NotRequired[dict[str, DeclaredPerson] | None]
+    agents: NotRequired[dict[str, DeclaredAgent] | None]
+    apis: NotRequired[dict[str, DeclaredApi] | None]
+    providers: NotRequired[dict[str, DeclaredProvider] | None]
+
+
+class DeclaredAgent(TypedDict):
+    """An agent, by a name of the file. `confidential` makes a secret, which is answered once."""
+
+    title: NotRequired[str | None]
+    redirect_uris: NotRequired[list[str]]
+    confidential: NotRequired[bool]
+    jwks: NotRequired[dict[str, Any] | None]
+    resources: NotRequired[list[str]]
+    device: NotRequired[bool]
+    exchange: NotRequired[bool]
+    release: NotRequired[dict[str, Literal["proxy", "narrowed", "full"]]]
+    origins: NotRequired[list[str]]
+    worker: NotRequired[DeclaredWorker | None]
+
+
+class DeclaredApi(TypedDict):
+    """An API of one's own, by its identifier. `clients` are agents of the file, or client IDs."""
+
+    name: NotRequired[str | None]
+    scopes: NotRequired[list[str]]
+    clients: NotRequired[list[str]]
+
+
+class DeclaredIdentity(TypedDict):
+    """Who a person is at an identity provider."""
+
+    issuer: str
+    subject: str
+
+
+class DeclaredPerson(TypedDict):
+    """A person, by name. New ones get a one-time sign-in link."""
+
+    admin: NotRequired[bool]
+    disabled: NotRequired[bool]
+    identities: NotRequired[list[DeclaredIdentity]]
+
+
+class DeclaredProvider(TypedDict):
+    """Our registration at a provider, by its name."""
+
+    client_id: str
+    client_secret: NotRequired[str | None]
+    client_secret_file: NotRequired[str | None]
+    inputs: NotRequired[dict[str, str]]
+    testing: NotRequired[bool]
+
+
+class DeclaredWorker(TypedDict):
+    """What a worker may do."""
+
+    addresses: list[str]
+    connections: list[str]
+    scopes: list[str]
+
+
+class DeletionRecord(TypedDict):
+    """A deleted person some of whose grants aren't revoked at their providers yet."""
+
+    id: str
+    name: str
+    requested_at: str
+    grants: int
+
+
+class Deletions(TypedDict):
+    """Deletions that wait for providers."""
+
+    items: list[DeletionRecord]
+
+
+class DifferenceRecord(TypedDict):
+    """One value that changes; never a secret."""
+
+    name: str
+    before: Any
+    after: Any
+
+
+class DisconnectedRecord(TypedDict):
+    """How a connection ended."""
+
+    id: str
+    at_provider: str
+    remove_at: list[str]
+
+
+class EventRecord(TypedDict):
+    """What somebody did."""
+
+    sequence: int
+    at: str
+    kind: str
+    outcome: str
+    person_id: str | None
+    client_id: str | None
+    connection_id: str | None
+    details: dict[str, Any]
+
+
+class EventsPage(TypedDict):
+    """A page of events."""
+
+    items: list[EventRecord]
+    next_cursor: NotRequired[str | None]
+
+
+class FieldProblem(TypedDict):
+    """One value of a request that must be corrected."""
+
+    pointer: str
+    message: str
+
+
+class FindingRecord(TypedDict):
+    """What a check found."""
+
+    check: str
+    verdict: Literal["ok", "note", "problem"]
+    sentence: str
+    fix: str
+
+
+class IdentityRecord(TypedDict):
+    """Who a person is at an identity provider."""
+
+    issuer: str
+    subject: str
+
+
+class KeysRecord(TypedDict):
+    """The vault's keys. Never a key itself."""
+
+    source: str
+    signing: list[SigningKeyRecord]
+
+
+class NewIdentity(TypedDict):
+    """Who a person is at an identity provider."""
+
+    issuer: str
+    subject: str
+
+
+class NewPerson(TypedDict):
+    """A person to add."""
+
+    name: str
+    admin: NotRequired[bool]
+
+
+class PeoplePage(TypedDict):
+    """A page of people."""
+
+    items: list[PersonRecord]
+    next_cursor: NotRequired[str | None]
+
+
+class PermissionRecord(TypedDict):
+    """What one agent may do with one connection."""
+
+    client_id: str
+    agent: str | None
+    connection_id: str
+    provider: str
+    account: str
+    scopes: list[str]
+    ask_scopes: list[str]
+    ask_tools: list[str]
+    expires_at: str | None
+
+
+class Permissions(TypedDict):
+    """What agents can do with accounts."""
+
+    items: list[PermissionRecord]
+
+
+class PersonChange(TypedDict):
+    """What changes; a member that is missing stays."""
+
+    admin: NotRequired[bool | None]
+    disabled: NotRequired[bool | None]
+
+
+class PersonDetails(TypedDict):
+    """A person, how much they have, and who they are elsewhere."""
+
+    id: str
+    name: str
+    admin: bool
+    disabled: bool
+    created_at: str
+    disabled_at: str | None
+    connections: int
+    agents: int
+    identities: list[IdentityRecord]
+
+
+class PersonRecord(TypedDict):
+    """A person with an account here."""
+
+    id: str
+    name: str
+    admin: bool
+    disabled: bool
+    created_at: str
+    disabled_at: str | None
+
+
+class Problem(TypedDict):
+    """A refusal (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: NotRequired[list[FieldProblem]]
+
+
+class ProviderDetails(TypedDict):
+    """A provider, with what to enter at its console and here."""
+
+    name: str
+    title: str
+    set_up: bool
+    in_settings: bool
+    client_id: str | None
+    health: ProviderHealth
+    redirect_uri: str
+    console: list[str]
+    public: bool
+    inputs: list[ProviderInput]
+    testing: bool
+    changed_at: str | None
+    revision: str
+
+
+class ProviderHealth(TypedDict):
+    """How a provider does here."""
+
+    state: str
+    good: bool
+    connections: int
+    to_reconnect: int
+    since: str | None
+    reason: str
+
+
+class ProviderInput(TypedDict):
+    """A value that a provider needs, such as a tenant."""
+
+    name: str
+    title: str
+    example: str
+    default: str | None
+    value: str | None
+
+
+class ProviderRecord(TypedDict):
+    """A provider."""
+
+    name: str
+    title: str
+    set_up: bool
+    in_settings: bool
+    client_id: str | None
+    health: ProviderHealth
+
+
+class ProviderRegistration(TypedDict):
+    """Our registration at a provider."""
+
+    client_id: str
+    client_secret: NotRequired[str]
+    inputs: NotRequired[dict[str, str]]
+    testing: NotRequired[bool]
+
+
+class ProviderTest(TypedDict):
+    """What the provider says of our registration; null if it didn't answer in time."""
+
+    findings: list[FindingRecord] | None
+
+
+class Providers(TypedDict):
+    """Providers by name."""
+
+    items: list[ProviderRecord]
+
+
+class RegisteredAgentRecord(TypedDict):
+    """A new agent."""
+
+    agent: AgentRecord
+    client_secret: str | None
+
+
+class ReplicaRecord(TypedDict):
+    """A process that serves this vault."""
+
+    id: str
+    host: str
+    role: str
+    version: str
+    started_at: str
+    seen_at: str
+    late: bool
+    this: bool
+    failing: dict[str, str]
+    providers: dict[str, str]
+
+
+class RotatedKey(TypedDict):
+    """A new signing key."""
+
+    kid: str
+    signs_from: str
+
+
+class ServiceAccountRegistration(TypedDict):
+    """A service account for the Admin API."""
+
+    person_id: str
+    scopes: list[str]
+
+
+class SettingRecord(TypedDict):
+    """A setting in effect."""
+
+    name: str
+    value: str | None
+    origin: Literal["default", "environment", "file"]
+    variable: str
+
+
+class SignInLink(TypedDict):
+    """A link that signs a person in once, where they choose a new password."""
+
+    url: str
+
+
+class SigningKeyRecord(TypedDict):
+    """A key that tokens are signed with."""
+
+    kid: str
+    state: Literal["next", "current", "retiring"]
+    signs_from: str
+    retires_at: str | None
+
+
+class StandingApprovals(TypedDict):
+    """Calls that were approved in advance."""
+
+    items: list[StandingRecord]
+
+
+class StandingRecord(TypedDict):
+    """Calls that a person approved in advance."""
+
+    id: str
+    client_id: str
+    tool: str
+    provider: str
+    account: str
+    per_day: int
+    used_today: int
+    expires_at: str
+
+
+class ToolRecord(TypedDict):
+    """A tool that agents can have."""
+
+    name: str
+    title: str
+    provider: str | None
+    scopes: list[str]
+    effect: Literal["read", "create", "change"]
+    asks: bool
+
+
+class ToolSetRecord(TypedDict):
+    """Tools that are offered together."""
+
+    name: str
+    title: str
+    tools: list[str]
+
+
+class ToolSets(TypedDict):
+    """Tool sets by name."""
+
+    items: list[ToolSetRecord]
+
+
+class Tools(TypedDict):
+    """Tools by name."""
+
+    items: list[ToolRecord]
+
+
+class VaultHealth(TypedDict):
+    """How the vault does."""
+
+    good: bool
+    version: str
+    vault: str
+    replicas: list[ReplicaRecord]
+    findings: list[FindingRecord]
+
+
+class WaitingApprovals(TypedDict):
+    """Calls that wait for an answer."""
+
+    items: list[ApprovalRecord]
+
+
+class WorkerRecord(TypedDict):
+    """What a worker may do."""
+
+    addresses: list[str]
+    connections: list[str]
+    scopes: list[str]
+
+
+class WorkerRegistration(TypedDict):
+    """What a worker may do: all three are needed."""
+
+    addresses: list[str]
+    connections: list[str]
+    scopes: list[str]
+
+
+class AdminClient(AdminBase):
+    """Every operation of the Admin API."""
+
+    def get_caller(self) -> CallerRecord:
+        """Show who calls, and with which scopes."""
+        return self._call("GET", "/admin/v1/me")
+
+    def get_health(self) -> VaultHealth:
+        """Show which processes serve this vault, what fails in them, and cheap checks of `doctor`."""
+        return self._call("GET", "/admin/v1/health")
+
+    def list_keys(self) -> KeysRecord:
+        """List the keys that tokens are signed with. Never a key itself."""
+        return self._call("GET", "/admin/v1/keys")
+
+    def rotate_signing_key(self) -> RotatedKey:
+        """Create a signing key. It is published now and used in one hour; the old one stays until its tokens expire."""
+        return self._call("POST", "/admin/v1/keys/signing")
+
+    def list_settings(self) -> CurrentSettings:
+        """List the settings in effect, and where each comes from. Secrets are masked."""
+        return self._call("GET", "/admin/v1/settings")
+
+    def list_people(
+        self, *, limit: int | None = None, cursor: str | None = None, find: str | None = None
+    ) -> PeoplePage:
+        """List people by name."""
+        return self._call("GET", "/admin/v1/people", query={"limit": limit, "cursor": cursor, "find": find})
+
+    def add_person(self, body: NewPerson) -> AddedPersonRecord:
+        """Add a person, who signs in with a one-time link."""
+        return self._call("POST", "/admin/v1/people", body={**body})
+
+    def get_person(self, person_id: str) -> PersonDetails:
+        """Show one person, and how many accounts and agents they have."""
+        return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}")
+
+    def change_person(self, person_id: str, body: PersonChange) -> PersonDetails:
+        """Disable or enable a person, make them an admin, or no longer one."""
+        return self._call("PATCH", f"/admin/v1/people/{quote(person_id, safe='')}", body={**body})
+
+    def delete_person(self, person_id: str) -> None:
+        """Delete a person."""
+        self._call("DELETE", f"/admin/v1/people/{quote(person_id, safe='')}")
+
+    def make_sign_in_link(self, person_id: str) -> SignInLink:
+        """Make a one-time link with which a person signs in anew."""
+        return self._call("POST", f"/admin/v1/people/{quote(person_id, safe='')}/sign-in-links")
+
+    def link_identity(self, person_id: str, body: NewIdentity) -> IdentityRecord:
+        """Link a person to an external identity, for sign-in and for JWTs of trusted issuers."""
+        return self._call("POST", f"/admin/v1/people/{quote(person_id, safe='')}/identities", body={**body})
+
+    def list_deletions(self) -> Deletions:
+        """List deleted people some of whose grants aren't revoked at their providers yet."""
+        return self._call("GET", "/admin/v1/deletions")
+
+    def list_connections(self, person_id: str) -> ConnectionList:
+        """List a person's connected accounts."""
+        return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/connections")
+
+    def disconnect(self, person_id: str, connection_id: str) -> DisconnectedRecord:
+        """Disconnect an account: revoke access at the provider and destroy its key."""
+        return self._call(
+            "DELETE", f"/admin/v1/people/{quote(person_id, safe='')}/connections/{quote(connection_id, safe='')}"
+        )
+
+    def list_permissions(self, person_id: str) -> Permissions:
+        """List what a person's agents can use."""
+        return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/permissions")
+
+    def ask_more(self, person_id: str, connection_id: str, client_id: str, body: AskMore) -> PermissionRecord:
+        """Have the person approve further uses each time. Only the person takes one away."""
+        return self._call(
+            "POST",
+            f"/admin/v1/people/{quote(person_id, safe='')}/connections/{quote(connection_id, safe='')}/permissions/{quote(client_id, safe='')}/ask",
+            body={**body},
+        )
+
+    def revoke_permission(self, person_id: str, connection_id: str, client_id: str) -> None:
+        """Take a connection away from an agent."""
+        self._call(
+            "DELETE",
+            f"/admin/v1/people/{quote(person_id, safe='')}/connections/{quote(connection_id, safe='')}/permissions/{quote(client_id, safe='')}",
+        )
+
+    def list_approvals(self, person_id: str) -> WaitingApprovals:
+        """List the calls that wait for a person's answer, without their arguments."""
+        return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/approvals")
+
+    def list_standing_approvals(self, person_id: str) -> StandingApprovals:
+        """List what a person approved in advance."""
+        return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/standing-approvals")
+
+    def end_standing_approval(self, person_id: str, standing_id: str) -> None:
+        """End a standing approval: its calls ask the person again."""
+        self._call(
+            "DELETE", f"/admin/v1/people/{quote(person_id, safe='')}/standing-approvals/{quote(standing_id, safe='')}"
+        )
+
+    def list_agents(
+        self, *, limit: int | None = None, cursor: str | None = None, find: str | None = None
+    ) -> AgentsPage:
+        """List agents, the youngest first."""
+        return self._call("GET", "/admin/v1/agents", query={"limit": limit, "cursor": cursor, "find": find})
+
+    def register_agent(self, body: AgentRegistration, *, idempotency_key: str | None = None) -> RegisteredAgentRecord:
+        """Register an agent, a worker, or a service account."""
+        return self._call("POST", "/admin/v1/agents", body={**body}, headers={"Idempotency-Key": idempotency_key})
+
+    def list_agent_people(self, client_id: str) -> AgentUsers:
+        """List the people who signed an agent in."""
+        return self._call("GET", f"/admin/v1/agents/{quote(client_id, safe='')}/people")
+
+    def get_agent(self, client_id: str) -> AgentRecord:
+        """Show one agent."""
+        return self._call("GET", f"/admin/v1/agents/{quote(client_id, safe='')}")
+
+    def change_agent(self, client_id: str, body: AgentChange) -> AgentRecord:
+        """Set how an agent receives upstream tokens."""
+        return self._call("PATCH", f"/admin/v1/agents/{quote(client_id, safe='')}", body={**body})
+
+    def remove_agent(self, client_id: str) -> None:
+        """Remove an agent for everybody: its grants, tokens, and permissions end at the next call."""
+        self._call("DELETE", f"/admin/v1/agents/{quote(client_id, safe='')}")
+
+    def list_apis(self) -> Apis:
+        """List your own APIs: audiences of access tokens."""
+        return self._call("GET", "/admin/v1/apis")
+
+    def get_api(self, resource: str) -> ApiRecord:
+        """Show one API."""
+        return self._call("GET", f"/admin/v1/apis/{quote(resource, safe='')}")
+
+    def save_api(self, resource: str, body: ApiDefinition) -> ApiRecord:
+        """Register an API, or change one. `clients` replaces those that are this API."""
+        return self._call("PUT", f"/admin/v1/apis/{quote(resource, safe='')}", body={**body})
+
+    def remove_api(self, resource: str) -> None:
+        """Remove an API and revoke every grant for it."""
+        self._call("DELETE", f"/admin/v1/apis/{quote(resource, safe='')}")
+
+    def list_providers(self, *, find: str | None = None, set_up: bool | None = None) -> Providers:
+        """List providers, and how those that are set up do."""
+        return self._call("GET", "/admin/v1/providers", query={"find": find, "set_up": set_up})
+
+    def get_provider(self, provider: str) -> ProviderDetails:
+        """Show one provider: what to enter at its console, and our registration there. Never its secret."""
+        return self._call("GET", f"/admin/v1/providers/{quote(provider, safe='')}")
+
+    def save_registration(
+        self, provider: str, body: ProviderRegistration, *, if_match: str | None = None
+    ) -> ProviderDetails:
+        """Set a provider up, or change its registration. It counts in every process within seconds."""
+        return self._call(
+            "PUT",
+            f"/admin/v1/providers/{quote(provider, safe='')}/registration",
+            body={**body},
+            headers={"If-Match": if_match},
+        )
+
+    def remove_registration(self, provider: str, *, if_match: str | None = None) -> None:
+        """Remove our registration and destroy its secret."""
+        self._call(
+            "DELETE", f"/admin/v1/providers/{quote(provider, safe='')}/registration", headers={"If-Match": if_match}
+        )
+
+    def test_provider(self, provider: str) -> ProviderTest:
+        """Ask the provider whether it knows our registration. Nothing is changed there."""
+        return self._call("POST", f"/admin/v1/providers/{quote(provider, safe='')}/test")
+
+    def list_tools(self) -> Tools:
+        """List the tools that agents can have."""
+        return self._call("GET", "/admin/v1/tools")
+
+    def list_tool_sets(self) -> ToolSets:
+        """List the tool sets that agents can be offered."""
+        return self._call("GET", "/admin/v1/tool-sets")
+
+    def list_events(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        person: str | None = None,
+        agent: str | None = None,
+        connection: str | None = None,
+        kind: str | None = None,
+        outcome: Literal["", "ok", "refused", "failed"] | None = None,
+        since: str | None = None,
+        until: str | None = None,
+    ) -> EventsPage:
+        """List what people and agents did, newest first."""
+        return self._call(
+            "GET",
+            "/admin/v1/activity",
+            query={
+                "limit": limit,
+                "cursor": cursor,
+                "person": person,
+                "agent": agent,
+                "connection": connection,
+                "kind": kind,
+                "outcome": outcome,
+                "since": since,
+                "until": until,
+            },
+        )
+
+    def export_events(
+        self,
+        *,
+        person: str | None = None,
+        agent: str | None = None,
+        connection: str | None = None,
+        kind: str | None = None,
+        outcome: Literal["", "ok", "refused", "failed"] | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        format: Literal["jsonl", "csv"] | None = None,
+    ) -> str:
+        """Export the activity as JSON lines or CSV, newest first. It is written while it is read."""
+        return self._call(
+            "GET",
+            "/admin/v1/activity/export",
+            query={
+                "person": person,
+                "agent": agent,
+                "connection": connection,
+                "kind": kind,
+                "outcome": outcome,
+                "since": since,
+                "until": until,
+                "format": format,
+            },
+        )
+
+    def apply_declaration(
+        self, body: Declaration, *, plan: bool | None = None, prune: bool | None = None
+    ) -> AppliedRecord:
+        """Make people, agents, APIs, and providers as a declaration says. Applying it again changes nothing."""
+        return self._call("POST", "/admin/v1/apply", query={"plan": plan, "prune": prune}, body={**body})

@@ -1,0 +1,121 @@
+"""An upstream token, the request for one (RFC 8693), and the tokens that are kept for a while."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
+JWT = "urn:ietf:params:oauth:token-type:jwt"
+_MARGIN = 30  # seconds before its end in which a token is not used any more
+_KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamToken:
+    """A token for a provider's API, or a handle that works through the vault's proxy at `api_base_url`."""
+
+    value: str = field(repr=False)
+    scopes: frozenset[str]
+    expires_at: float | None
+    narrowing: str | None = None
+    api_base_url: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header that a request to the API needs."""
+        return {"Authorization": f"Bearer {self.value}"}
+
+    def __str__(self) -> str:
+        return "UpstreamToken(...)"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenWish:
+    """What is asked for."""
+
+    audience: str
+    scopes: frozenset[str]
+    subject: str = field(repr=False)
+    subject_type: str = ACCESS_TOKEN
+    account: str | None = None
+    resource: str | None = None
+
+    def form(self) -> dict[str, str]:
+        """The parameters of the exchange."""
+        found = {
+            "grant_type": EXCHANGE,
+            "subject_token": self.subject,
+            "subject_token_type": self.subject_type,
+            "audience": self.audience,
+        }
+        if self.scopes:
+            found["scope"] = " ".join(sorted(self.scopes))
+        if self.account is not None:
+            found["account"] = self.account
+        if self.resource is not None:
+            found["resource"] = self.resource
+        return found
+
+    def key(self) -> bytes:
+        """Under which the answer is kept: never the subject token itself."""
+        parts = (self.audience, " ".join(sorted(self.scopes)), self.subject, self.subject_type)
+        said = "\0".join((*parts, self.account or "", self.resource or ""))
+        return hashlib.sha256(said.encode()).digest()
+
+
+def wish_of(
+    audience: str,
+    scopes: Iterable[str],
+    *,
+    subject: str,
+    subject_type: str = ACCESS_TOKEN,
+    account: str | None = None,
+    resource: str | None = None,
+) -> TokenWish:
+    """The wish, with one scope string taken as one scope."""
+    wanted = frozenset(scopes.split() if isinstance(scopes, str) else scopes)
+    return TokenWish(audience, wanted, subject, subject_type, account, resource)
+
+
+def token_of(content: Mapping[str, object], *, now: float) -> UpstreamToken:
+    """The token in an answer (RFC 8693 §2.2.1)."""
+    lifetime, scope = content.get("expires_in"), content.get("scope")
+    base, narrowing = content.get("api_base_url"), content.get("narrowing")
+    return UpstreamToken(
+        value=str(content["access_token"]),
+        scopes=frozenset(scope.split()) if isinstance(scope, str) else frozenset(),
+        expires_at=now + lifetime if isinstance(lifetime, int) else None,
+        narrowing=narrowing if isinstance(narrowing, str) else None,
+        api_base_url=base if isinstance(base, str) else None,
+    )
+
+
+class KeptTokens:
+    """Tokens until shortly before they end, the least recently used out first; only in memory."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[bytes, UpstreamToken] = OrderedDict()
+
+    def find(self, wish: TokenWish) -> UpstreamToken | None:
+        """One that still works for a while. One without an end is never kept."""
+        found = self._kept.get(wish.key())
+        if found is None or found.expires_at is None or found.expires_at - _MARGIN <= time.time():
+            return None
+        self._kept.move_to_end(wish.key())
+        return found
+
+    def keep(self, wish: TokenWish, token: UpstreamToken) -> UpstreamToken:
+        """Keep it; the same token."""
+        self._kept[wish.key()] = token
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        return token
+
+    def forget(self, wish: TokenWish) -> None:
+        """Ask the vault again next time."""
+        self._kept.pop(wish.key(), None)

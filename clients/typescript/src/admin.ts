@@ -1,0 +1,746 @@
+// The Admin API, generated from its OpenAPI document; `admin-base.ts` has what it stands on.
+import { AdminBase } from "./admin-base.js";
+
+/** A new person, with the link that they sign in with once. */
+export interface AddedPersonRecord {
+  person: PersonRecord;
+  sign_in_link: string;
+}
+
+/** What changes. */
+export interface AgentChange {
+  release: Record<string, "proxy" | "narrowed" | "full">;
+}
+
+/** An agent: an OAuth client. */
+export interface AgentRecord {
+  id: string;
+  name: string;
+  kind: string;
+  auth_method: string;
+  redirect_uris: Array<string>;
+  grant_types: Array<string>;
+  resources: Array<string>;
+  release: Record<string, "proxy" | "narrowed" | "full">;
+  worker: WorkerRecord | null;
+  service_account: boolean;
+  created_at: string;
+  last_used_at: string | null;
+}
+
+/** An agent to register. */
+export interface AgentRegistration {
+  name: string;
+  redirect_uris?: Array<string>;
+  confidential?: boolean;
+  jwks?: Record<string, unknown> | null;
+  resources?: Array<string>;
+  device?: boolean;
+  exchange?: boolean;
+  release?: "proxy" | "narrowed" | null;
+  origins?: Array<string>;
+  worker?: WorkerRegistration | null;
+  service_account?: ServiceAccountRegistration | null;
+}
+
+/** A person who signed an agent in. */
+export interface AgentUser {
+  id: string;
+  name: string;
+}
+
+/** Who signed an agent in; `complete` is false where there may be more. */
+export interface AgentUsers {
+  items: Array<AgentUser>;
+  complete: boolean;
+}
+
+/** A page of agents. */
+export interface AgentsPage {
+  items: Array<AgentRecord>;
+  next_cursor?: string | null;
+}
+
+/** An API. A member that is missing stays as it is. */
+export interface ApiDefinition {
+  name?: string | null;
+  scopes?: Array<string> | null;
+  clients?: Array<string> | null;
+}
+
+/** An API whose access tokens this vault issues. */
+export interface ApiRecord {
+  resource: string;
+  name: string;
+  scopes: Array<string>;
+  clients: Array<string>;
+  created_at: string;
+}
+
+/** APIs of one's own. */
+export interface Apis {
+  items: Array<ApiRecord>;
+}
+
+/** What was changed, or would be. */
+export interface AppliedRecord {
+  applied: boolean;
+  changes: Array<ChangeRecord>;
+}
+
+/** A call that waits for its person's answer. Its arguments are for that person only. */
+export interface ApprovalRecord {
+  id: string;
+  client_id: string;
+  tool: string;
+  provider: string;
+  account: string;
+  scopes: Array<string>;
+  asked_at: string;
+  expires_at: string;
+}
+
+/** What the person also approves each time. */
+export interface AskMore {
+  scopes?: Array<string>;
+  tools?: Array<string>;
+}
+
+/** Who calls. */
+export interface CallerRecord {
+  person: PersonRecord;
+  client_id: string;
+  scopes: Array<string>;
+}
+
+/** One thing that is made, changed or removed. */
+export interface ChangeRecord {
+  change: "create" | "update" | "remove";
+  kind: "person" | "agent" | "api" | "provider";
+  name: string;
+  differences: Array<DifferenceRecord>;
+  secret: string | null;
+}
+
+/** Connected accounts. */
+export interface ConnectionList {
+  items: Array<ConnectionRecord>;
+}
+
+/** A connected account. */
+export interface ConnectionRecord {
+  id: string;
+  provider: string;
+  account: string;
+  status: string;
+  scopes: Array<string>;
+  connected_at: string;
+  refreshed_at: string | null;
+  ends_at: string | null;
+}
+
+/** Settings in effect. */
+export interface CurrentSettings {
+  items: Array<SettingRecord>;
+}
+
+/** The whole file. */
+export interface Declaration {
+  people?: Record<string, DeclaredPerson> | null;
+  agents?: Record<string, DeclaredAgent> | null;
+  apis?: Record<string, DeclaredApi> | null;
+  providers?: Record<string, DeclaredProvider> | null;
+}
+
+/** An agent, by a name of the file. `confidential` makes a secret, which is answered once. */
+export interface DeclaredAgent {
+  title?: string | null;
+  redirect_uris?: Array<string>;
+  confidential?: boolean;
+  jwks?: Record<string, unknown> | null;
+  resources?: Array<string>;
+  device?: boolean;
+  exchange?: boolean;
+  release?: Record<string, "proxy" | "narrowed" | "full">;
+  origins?: Array<string>;
+  worker?: DeclaredWorker | null;
+}
+
+/** An API of one's own, by its identifier. `clients` are agents of the file, or client IDs. */
+export interface DeclaredApi {
+  name?: string | null;
+  scopes?: Array<string>;
+  clients?: Array<string>;
+}
+
+/** Who a person is at an identity provider. */
+export interface DeclaredIdentity {
+  issuer: string;
+  subject: string;
+}
+
+/** A person, by name. New ones get a one-time sign-in link. */
+export interface DeclaredPerson {
+  admin?: boolean;
+  disabled?: boolean;
+  identities?: Array<DeclaredIdentity>;
+}
+
+/** Our registration at a provider, by its name. */
+export interface DeclaredProvider {
+  client_id: string;
+  client_secret?: string | null;
+  client_secret_file?: string | null;
+  inputs?: Record<string, string>;
+  testing?: boolean;
+}
+
+/** What a worker may do. */
+export interface DeclaredWorker {
+  addresses: Array<string>;
+  connections: Array<string>;
+  scopes: Array<string>;
+}
+
+/** A deleted person some of whose grants aren't revoked at their providers yet. */
+export interface DeletionRecord {
+  id: string;
+  name: string;
+  requested_at: string;
+  grants: number;
+}
+
+/** Deletions that wait for providers. */
+export interface Deletions {
+  items: Array<DeletionRecord>;
+}
+
+/** One value that changes; never a secret. */
+export interface DifferenceRecord {
+  name: string;
+  before: unknown;
+  after: unknown;
+}
+
+/** How a connection ended. */
+export interface DisconnectedRecord {
+  id: string;
+  at_provider: string;
+  remove_at: Array<string>;
+}
+
+/** What somebody did. */
+export interface EventRecord {
+  sequence: number;
+  at: string;
+  kind: string;
+  outcome: string;
+  person_id: string | null;
+  client_id: string | null;
+  connection_id: string | null;
+  details: Record<string, unknown>;
+}
+
+/** A page of events. */
+export interface EventsPage {
+  items: Array<EventRecord>;
+  next_cursor?: string | null;
+}
+
+/** One value of a request that must be corrected. */
+export interface FieldProblem {
+  pointer: string;
+  message: string;
+}
+
+/** What a check found. */
+export interface FindingRecord {
+  check: string;
+  verdict: "ok" | "note" | "problem";
+  sentence: string;
+  fix: string;
+}
+
+/** Who a person is at an identity provider. */
+export interface IdentityRecord {
+  issuer: string;
+  subject: string;
+}
+
+/** The vault's keys. Never a key itself. */
+export interface KeysRecord {
+  source: string;
+  signing: Array<SigningKeyRecord>;
+}
+
+/** Who a person is at an identity provider. */
+export interface NewIdentity {
+  issuer: string;
+  subject: string;
+}
+
+/** A person to add. */
+export interface NewPerson {
+  name: string;
+  admin?: boolean;
+}
+
+/** A page of people. */
+export interface PeoplePage {
+  items: Array<PersonRecord>;
+  next_cursor?: string | null;
+}
+
+/** What one agent may do with one connection. */
+export interface PermissionRecord {
+  client_id: string;
+  agent: string | null;
+  connection_id: string;
+  provider: string;
+  account: string;
+  scopes: Array<string>;
+  ask_scopes: Array<string>;
+  ask_tools: Array<string>;
+  expires_at: string | null;
+}
+
+/** What agents can do with accounts. */
+export interface Permissions {
+  items: Array<PermissionRecord>;
+}
+
+/** What changes; a member that is missing stays. */
+export interface PersonChange {
+  admin?: boolean | null;
+  disabled?: boolean | null;
+}
+
+/** A person, how much they have, and who they are elsewhere. */
+export interface PersonDetails {
+  id: string;
+  name: string;
+  admin: boolean;
+  disabled: boolean;
+  created_at: string;
+  disabled_at: string | null;
+  connections: number;
+  agents: number;
+  identities: Array<IdentityRecord>;
+}
+
+/** A person with an account here. */
+export interface PersonRecord {
+  id: string;
+  name: string;
+  admin: boolean;
+  disabled: boolean;
+  created_at: string;
+  disabled_at: string | null;
+}
+
+/** A refusal (RFC 9457). */
+export interface Problem {
+  type: string;
+  title: string;
+  status: number;
+  detail: string;
+  code: string;
+  errors?: Array<FieldProblem>;
+}
+
+/** A provider, with what to enter at its console and here. */
+export interface ProviderDetails {
+  name: string;
+  title: string;
+  set_up: boolean;
+  in_settings: boolean;
+  client_id: string | null;
+  health: ProviderHealth;
+  redirect_uri: string;
+  console: Array<string>;
+  public: boolean;
+  inputs: Array<ProviderInput>;
+  testing: boolean;
+  changed_at: string | null;
+  revision: string;
+}
+
+/** How a provider does here. */
+export interface ProviderHealth {
+  state: string;
+  good: boolean;
+  connections: number;
+  to_reconnect: number;
+  since: string | null;
+  reason: string;
+}
+
+/** A value that a provider needs, such as a tenant. */
+export interface ProviderInput {
+  name: string;
+  title: string;
+  example: string;
+  default: string | null;
+  value: string | null;
+}
+
+/** A provider. */
+export interface ProviderRecord {
+  name: string;
+  title: string;
+  set_up: boolean;
+  in_settings: boolean;
+  client_id: string | null;
+  health: ProviderHealth;
+}
+
+/** Our registration at a provider. */
+export interface ProviderRegistration {
+  client_id: string;
+  client_secret?: string;
+  inputs?: Record<string, string>;
+  testing?: boolean;
+}
+
+/** What the provider says of our registration; null if it didn't answer in time. */
+export interface ProviderTest {
+  findings: Array<FindingRecord> | null;
+}
+
+/** Providers by name. */
+export interface Providers {
+  items: Array<ProviderRecord>;
+}
+
+/** A new agent. */
+export interface RegisteredAgentRecord {
+  agent: AgentRecord;
+  client_secret: string | null;
+}
+
+/** A process that serves this vault. */
+export interface ReplicaRecord {
+  id: string;
+  host: string;
+  role: string;
+  version: string;
+  started_at: string;
+  seen_at: string;
+  late: boolean;
+  this: boolean;
+  failing: Record<string, string>;
+  providers: Record<string, string>;
+}
+
+/** A new signing key. */
+export interface RotatedKey {
+  kid: string;
+  signs_from: string;
+}
+
+/** A service account for the Admin API. */
+export interface ServiceAccountRegistration {
+  person_id: string;
+  scopes: Array<string>;
+}
+
+/** A setting in effect. */
+export interface SettingRecord {
+  name: string;
+  value: string | null;
+  origin: "default" | "environment" | "file";
+  variable: string;
+}
+
+/** A link that signs a person in once, where they choose a new password. */
+export interface SignInLink {
+  url: string;
+}
+
+/** A key that tokens are signed with. */
+export interface SigningKeyRecord {
+  kid: string;
+  state: "next" | "current" | "retiring";
+  signs_from: string;
+  retires_at: string | null;
+}
+
+/** Calls that were approved in advance. */
+export interface StandingApprovals {
+  items: Array<StandingRecord>;
+}
+
+/** Calls that a person approved in advance. */
+export interface StandingRecord {
+  id: string;
+  client_id: string;
+  tool: string;
+  provider: string;
+  account: string;
+  per_day: number;
+  used_today: number;
+  expires_at: string;
+}
+
+/** A tool that agents can have. */
+export interface ToolRecord {
+  name: string;
+  title: string;
+  provider: string | null;
+  scopes: Array<string>;
+  effect: "read" | "create" | "change";
+  asks: boolean;
+}
+
+/** Tools that are offered together. */
+export interface ToolSetRecord {
+  name: string;
+  title: string;
+  tools: Array<string>;
+}
+
+/** Tool sets by name. */
+export interface ToolSets {
+  items: Array<ToolSetRecord>;
+}
+
+/** Tools by name. */
+export interface Tools {
+  items: Array<ToolRecord>;
+}
+
+/** How the vault does. */
+export interface VaultHealth {
+  good: boolean;
+  version: string;
+  vault: string;
+  replicas: Array<ReplicaRecord>;
+  findings: Array<FindingRecord>;
+}
+
+/** Calls that wait for an answer. */
+export interface WaitingApprovals {
+  items: Array<ApprovalRecord>;
+}
+
+/** What a worker may do. */
+export interface WorkerRecord {
+  addresses: Array<string>;
+  connections: Array<string>;
+  scopes: Array<string>;
+}
+
+/** What a worker may do: all three are needed. */
+export interface WorkerRegistration {
+  addresses: Array<string>;
+  connections: Array<string>;
+  scopes: Array<string>;
+}
+
+/** Every operation of the Admin API. */
+export class AdminClient extends AdminBase {
+  /** Show who calls, and with which scopes. */
+  async getCaller(): Promise<CallerRecord> {
+    return this.call("GET", `/admin/v1/me`) as Promise<CallerRecord>;
+  }
+
+  /** Show which processes serve this vault, what fails in them, and cheap checks of `doctor`. */
+  async getHealth(): Promise<VaultHealth> {
+    return this.call("GET", `/admin/v1/health`) as Promise<VaultHealth>;
+  }
+
+  /** List the keys that tokens are signed with. Never a key itself. */
+  async listKeys(): Promise<KeysRecord> {
+    return this.call("GET", `/admin/v1/keys`) as Promise<KeysRecord>;
+  }
+
+  /** Create a signing key. It is published now and used in one hour; the old one stays until its tokens expire. */
+  async rotateSigningKey(): Promise<RotatedKey> {
+    return this.call("POST", `/admin/v1/keys/signing`) as Promise<RotatedKey>;
+  }
+
+  /** List the settings in effect, and where each comes from. Secrets are masked. */
+  async listSettings(): Promise<CurrentSettings> {
+    return this.call("GET", `/admin/v1/settings`) as Promise<CurrentSettings>;
+  }
+
+  /** List people by name. */
+  async listPeople(query: { limit?: number; cursor?: string; find?: string } = {}): Promise<PeoplePage> {
+    return this.call("GET", `/admin/v1/people`, { query }) as Promise<PeoplePage>;
+  }
+
+  /** Add a person, who signs in with a one-time link. */
+  async addPerson(body: NewPerson): Promise<AddedPersonRecord> {
+    return this.call("POST", `/admin/v1/people`, { body }) as Promise<AddedPersonRecord>;
+  }
+
+  /** Show one person, and how many accounts and agents they have. */
+  async getPerson(personId: string): Promise<PersonDetails> {
+    return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}`) as Promise<PersonDetails>;
+  }
+
+  /** Disable or enable a person, make them an admin, or no longer one. */
+  async changePerson(personId: string, body: PersonChange): Promise<PersonDetails> {
+    return this.call("PATCH", `/admin/v1/people/${encodeURIComponent(personId)}`, { body }) as Promise<PersonDetails>;
+  }
+
+  /** Delete a person. */
+  async deletePerson(personId: string): Promise<void> {
+    await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}`);
+  }
+
+  /** Make a one-time link with which a person signs in anew. */
+  async makeSignInLink(personId: string): Promise<SignInLink> {
+    return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/sign-in-links`) as Promise<SignInLink>;
+  }
+
+  /** Link a person to an external identity, for sign-in and for JWTs of trusted issuers. */
+  async linkIdentity(personId: string, body: NewIdentity): Promise<IdentityRecord> {
+    return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/identities`, { body }) as Promise<IdentityRecord>;
+  }
+
+  /** List deleted people some of whose grants aren't revoked at their providers yet. */
+  async listDeletions(): Promise<Deletions> {
+    return this.call("GET", `/admin/v1/deletions`) as Promise<Deletions>;
+  }
+
+  /** List a person's connected accounts. */
+  async listConnections(personId: string): Promise<ConnectionList> {
+    return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/connections`) as Promise<ConnectionList>;
+  }
+
+  /** Disconnect an account: revoke access at the provider and destroy its key. */
+  async disconnect(personId: string, connectionId: string): Promise<DisconnectedRecord> {
+    return this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/connections/${encodeURIComponent(connectionId)}`) as Promise<DisconnectedRecord>;
+  }
+
+  /** List what a person's agents can use. */
+  async listPermissions(personId: string): Promise<Permissions> {
+    return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/permissions`) as Promise<Permissions>;
+  }
+
+  /** Have the person approve further uses each time. Only the person takes one away. */
+  async askMore(personId: string, connectionId: string, clientId: string, body: AskMore): Promise<PermissionRecord> {
+    return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/connections/${encodeURIComponent(connectionId)}/permissions/${encodeURIComponent(clientId)}/ask`, { body }) as Promise<PermissionRecord>;
+  }
+
+  /** Take a connection away from an agent. */
+  async revokePermission(personId: string, connectionId: string, clientId: string): Promise<void> {
+    await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/connections/${encodeURIComponent(connectionId)}/permissions/${encodeURIComponent(clientId)}`);
+  }
+
+  /** List the calls that wait for a person's answer, without their arguments. */
+  async listApprovals(personId: string): Promise<WaitingApprovals> {
+    return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/approvals`) as Promise<WaitingApprovals>;
+  }
+
+  /** List what a person approved in advance. */
+  async listStandingApprovals(personId: string): Promise<StandingApprovals> {
+    return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/standing-approvals`) as Promise<StandingApprovals>;
+  }
+
+  /** End a standing approval: its calls ask the person again. */
+  async endStandingApproval(personId: string, standingId: string): Promise<void> {
+    await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/standing-approvals/${encodeURIComponent(standingId)}`);
+  }
+
+  /** List agents, the youngest first. */
+  async listAgents(query: { limit?: number; cursor?: string; find?: string } = {}): Promise<AgentsPage> {
+    return this.call("GET", `/admin/v1/agents`, { query }) as Promise<AgentsPage>;
+  }
+
+  /** Register an agent, a worker, or a service account. */
+  async registerAgent(body: AgentRegistration, headers: { "Idempotency-Key"?: string } = {}): Promise<RegisteredAgentRecord> {
+    return this.call("POST", `/admin/v1/agents`, { body, headers }) as Promise<RegisteredAgentRecord>;
+  }
+
+  /** List the people who signed an agent in. */
+  async listAgentPeople(clientId: string): Promise<AgentUsers> {
+    return this.call("GET", `/admin/v1/agents/${encodeURIComponent(clientId)}/people`) as Promise<AgentUsers>;
+  }
+
+  /** Show one agent. */
+  async getAgent(clientId: string): Promise<AgentRecord> {
+    return this.call("GET", `/admin/v1/agents/${encodeURIComponent(clientId)}`) as Promise<AgentRecord>;
+  }
+
+  /** Set how an agent receives upstream tokens. */
+  async changeAgent(clientId: string, body: AgentChange): Promise<AgentRecord> {
+    return this.call("PATCH", `/admin/v1/agents/${encodeURIComponent(clientId)}`, { body }) as Promise<AgentRecord>;
+  }
+
+  /** Remove an agent for everybody: its grants, tokens, and permissions end at the next call. */
+  async removeAgent(clientId: string): Promise<void> {
+    await this.call("DELETE", `/admin/v1/agents/${encodeURIComponent(clientId)}`);
+  }
+
+  /** List your own APIs: audiences of access tokens. */
+  async listApis(): Promise<Apis> {
+    return this.call("GET", `/admin/v1/apis`) as Promise<Apis>;
+  }
+
+  /** Show one API. */
+  async getApi(resource: string): Promise<ApiRecord> {
+    return this.call("GET", `/admin/v1/apis/${encodeURIComponent(resource)}`) as Promise<ApiRecord>;
+  }
+
+  /** Register an API, or change one. `clients` replaces those that are this API. */
+  async saveApi(resource: string, body: ApiDefinition): Promise<ApiRecord> {
+    return this.call("PUT", `/admin/v1/apis/${encodeURIComponent(resource)}`, { body }) as Promise<ApiRecord>;
+  }
+
+  /** Remove an API and revoke every grant for it. */
+  async removeApi(resource: string): Promise<void> {
+    await this.call("DELETE", `/admin/v1/apis/${encodeURIComponent(resource)}`);
+  }
+
+  /** List providers, and how those that are set up do. */
+  async listProviders(query: { find?: string; set_up?: boolean } = {}): Promise<Providers> {
+    return this.call("GET", `/admin/v1/providers`, { query }) as Promise<Providers>;
+  }
+
+  /** Show one provider: what to enter at its console, and our registration there. Never its secret. */
+  async getProvider(provider: string): Promise<ProviderDetails> {
+    return this.call("GET", `/admin/v1/providers/${encodeURIComponent(provider)}`) as Promise<ProviderDetails>;
+  }
+
+  /** Set a provider up, or change its registration. It counts in every process within seconds. */
+  async saveRegistration(provider: string, body: ProviderRegistration, headers: { "If-Match"?: string } = {}): Promise<ProviderDetails> {
+    return this.call("PUT", `/admin/v1/providers/${encodeURIComponent(provider)}/registration`, { body, headers }) as Promise<ProviderDetails>;
+  }
+
+  /** Remove our registration and destroy its secret. */
+  async removeRegistration(provider: string, headers: { "If-Match"?: string } = {}): Promise<void> {
+    await this.call("DELETE", `/admin/v1/providers/${encodeURIComponent(provider)}/registration`, { headers });
+  }
+
+  /** Ask the provider whether it knows our registration. Nothing is changed there. */
+  async testProvider(provider: string): Promise<ProviderTest> {
+    return this.call("POST", `/admin/v1/providers/${encodeURIComponent(provider)}/test`) as Promise<ProviderTest>;
+  }
+
+  /** List the tools that agents can have. */
+  async listTools(): Promise<Tools> {
+    return this.call("GET", `/admin/v1/tools`) as Promise<Tools>;
+  }
+
+  /** List the tool sets that agents can be offered. */
+  async listToolSets(): Promise<ToolSets> {
+    return this.call("GET", `/admin/v1/tool-sets`) as Promise<ToolSets>;
+  }
+
+  /** List what people and agents did, newest first. */
+  async listEvents(query: { limit?: number; cursor?: string; person?: string; agent?: string; connection?: string; kind?: string; outcome?: "" | "ok" | "refused" | "failed"; since?: string; until?: string } = {}): Promise<EventsPage> {
+    return this.call("GET", `/admin/v1/activity`, { query }) as Promise<EventsPage>;
+  }
+
+  /** Export the activity as JSON lines or CSV, newest first. It is written while it is read. */
+  async exportEvents(query: { person?: string; agent?: string; connection?: string; kind?: string; outcome?: "" | "ok" | "refused" | "failed"; since?: string; until?: string; format?: "jsonl" | "csv" } = {}): Promise<string> {
+    return this.call("GET", `/admin/v1/activity/export`, { query }) as Promise<string>;
+  }
+
+  /** Make people, agents, APIs, and providers as a declaration says. Applying it again changes nothing. */
+  async applyDeclaration(body: Declaration, query: { plan?: boolean; prune?: boolean } = {}): Promise<AppliedRecord> {
+    return this.call("POST", `/admin/v1/apply`, { query, body }) as Promise<AppliedRecord>;
+  }
+}

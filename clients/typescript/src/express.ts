@@ -1,0 +1,44 @@
+// Express: middleware that puts the upstream token of the caller into the request.
+import { ConnectionNeeded, type TokenOptions, type UpstreamToken, type Vault, VaultRefused } from "./index.js";
+
+/** What the middleware needs of Express, of any release. */
+interface Request {
+  headers: { authorization?: string };
+  upstreamToken?: UpstreamToken;
+}
+interface Response {
+  status(code: number): Response;
+  set(name: string, value: string): Response;
+  json(content: unknown): unknown;
+}
+
+/** The caller's bearer token is the subject. 401 without one; 403 with `connect_uri` if the person must act first. */
+export function upstreamToken(vault: Vault, audience: string, options: Omit<TokenOptions, "subject"> = {}) {
+  return async (request: Request, response: Response, next: (error?: unknown) => void): Promise<void> => {
+    const [scheme, subject] = (request.headers.authorization ?? "").split(" ");
+    if (scheme?.toLowerCase() !== "bearer" || !subject) {
+      response.status(401).set("WWW-Authenticate", "Bearer").json({ error: "invalid_token" });
+      return;
+    }
+    try {
+      request.upstreamToken = await vault.token(audience, { ...options, subject });
+    } catch (error) {
+      if (!(error instanceof VaultRefused)) return next(error);
+      answer(response, error);
+      return;
+    }
+    next();
+  };
+}
+
+function answer(response: Response, refused: VaultRefused): void {
+  if (refused instanceof ConnectionNeeded) {
+    const said = { error: refused.code, connect_uri: refused.connectUri, description: refused.description };
+    response.status(403).json(said);
+  } else if (refused.status >= 500 || refused.retryAfter !== null) {
+    response.status(503).set("Retry-After", String(refused.retryAfter ?? 5)).json({ error: refused.code });
+  } else {
+    const hasEnded = ["invalid_grant", "invalid_request", "invalid_token"].includes(refused.code);
+    response.status(hasEnded ? 401 : 403).json({ error: refused.code });
+  }
+}
