@@ -109,6 +109,8 @@ async def _new_agent(call: AdminCall, body: AgentRegistration) -> agents.NewAgen
     if body.service_account is not None:
         person = await people.person_with_id(call.deployment.database, body.service_account.person_id)
         service = agents.ServiceWish(person, frozenset(body.service_account.scopes))
+        if person.id != call.user.id:
+            raise ApiRefused("forbidden", "A service account acts in your own name only; an operator makes others.")
         if not service.scopes <= call.principal.scopes:
             raise ApiRefused("forbidden", "A service account can't have scopes that this token lacks.")
     worker = agents.WorkerWish()

@@ -14,6 +14,7 @@ from server.errors import KINDS, PersonRefused
 from server.http.answers import WholeAnswer, problem_answer
 from server.oauth.rules import admin_resource
 from vault.refusals import VaultError
+from vault.spans import REQUEST_ID
 
 _log = logging.getLogger("token_vault.api")
 
@@ -36,6 +37,7 @@ class Problem(BaseModel):
     detail: str = Field(description="What happened, and what to do")
     code: str = Field(description="Stable name of the problem")
     errors: list[FieldProblem] = Field(default=[], description="Values to correct")
+    request_id: str = Field(default="", description="Under which the log and the activity have this request")
 
 
 class ApiRefused(PersonRefused):
@@ -93,5 +95,6 @@ def problem_of(deployment: Deployment, refusal: VaultError) -> WholeAnswer:
         detail=errors.words_of(refusal),
         code=code,
         errors=list(fields),
+        request_id=REQUEST_ID.get() or "",
     )
     return problem_answer(status, problem.model_dump(), headers)

@@ -213,6 +213,9 @@ async def test_a_service_account_never_has_more_than_who_makes_it(room: AdminRoo
     made = await _ok(await room.call("POST", "/agents", json=wish, token=await room.token_with()), 201)
     assert isinstance(made["agent"], dict)
     assert made["agent"]["service_account"] is True
+    other = await _added(room, "another-admin", admin=True)
+    theirs = wish | {"service_account": {"person_id": other["id"], "scopes": ["admin:keys"]}}
+    problem(await room.call("POST", "/agents", json=theirs), 403, "forbidden")
 
 
 async def test_agents_with_an_address_as_id_and_who_uses_them(room: AdminRoom) -> None:

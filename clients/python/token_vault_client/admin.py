@@ -397,6 +397,7 @@ class Problem(TypedDict):
     detail: str
     code: str
     errors: NotRequired[list[FieldProblem]]
+    request_id: NotRequired[str]
 
 
 class ProviderDetails(TypedDict):

@@ -346,6 +346,7 @@ export interface Problem {
   detail: string;
   code: string;
   errors?: Array<FieldProblem>;
+  request_id?: string;
 }
 
 /** A provider, with what to enter at its console and here. */
