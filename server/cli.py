@@ -5,7 +5,6 @@ from __future__ import annotations
 from server.commands import (
     activity,
     apis,
-    apply,
     approvals,
     backup,
     bench,
@@ -31,6 +30,7 @@ from server.commands import (
     users,
     version,
 )
+from server.commands.apply import apply
 from server.terminal.context import command
 from server.terminal.root import make_app
 

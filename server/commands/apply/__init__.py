@@ -1,0 +1,1 @@
+"""`apply FILE`: what a declaration says, made so."""
