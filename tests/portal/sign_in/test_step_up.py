@@ -14,6 +14,7 @@ import pytest
 from server.connecting import approvals as approve
 from server.connecting import provider_authorization
 from server.connecting.provider_authorization import ConsentRequest
+from server.http.page_texts import text
 from server.sign_in import password as signin
 from server.sign_in.step_up import StepUpRequired
 from tests.portal.sign_in.test_passkeys import Holder, answered, holder, options_of
@@ -179,7 +180,7 @@ async def test_who_has_no_passkey_is_led_to_add_one_and_back(room: Room) -> None
     assert refused.status_code == 403
     assert "you have none. Add one" in refused.text
     page = await one.person.open(action_of(refused))
-    assert "Then you go back to what you were doing" in page.text
+    assert text("profile.then_back") in page.text
     page = await one.person.submit(page, {"answer": one.device.create(options_of(page))}, form="/passkeys/new")
     assert page.url.path == f"/approvals/{asked.id}"
     assert "Approved" in (await answer(one.person, asked, "allow")).text
