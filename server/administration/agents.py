@@ -166,7 +166,7 @@ def _check_combination(wanted: NewAgent) -> None:
         if not wanted.service.person.is_admin or wanted.service.person.disabled_at is not None:
             raise _refuse("service_account", f"{wanted.service.person.name} isn't an admin")
         if not wanted.service.scopes or not wanted.service.scopes <= ADMIN_SCOPES:
-            raise _refuse("service_account", f"choose among the scopes {', '.join(sorted(ADMIN_SCOPES))}")
+            raise _refuse("service_account.scopes", f"choose among {', '.join(sorted(ADMIN_SCOPES))}")
     elif not wanted.redirect_uris and not exchanges:
         raise _refuse("redirect_uris", "name where to return to after sign-in; only an agent that exchanges needs none")
     if not wanted.redirect_uris and _auth_method(wanted) == "none":

@@ -93,6 +93,7 @@ _OPTIONS: Final = {  # what each field of a refused agent is called here
     "worker.connections": "--worker-connection",
     "worker.scopes": "--worker-scope",
     "service_account": "--admin",
+    "service_account.scopes": "--admin-scope:",
 }
 
 

@@ -75,6 +75,8 @@ def _lines(one: PlannedChange) -> list[str]:
     sign = {"create": "+", "update": "~", "remove": "-"}[one.verb]
     lines = [f"{sign} {one.kind} {one.name}"]
     for found in one.differences:
+        if one.verb == "create" and not found.after:
+            continue  # as it is without being said
         before, after = (json.dumps(value, ensure_ascii=False, default=str) for value in (found.before, found.after))
         lines.append(f"    {found.name}: {after}" if one.verb == "create" else f"    {found.name}: {before} -> {after}")
     return lines
