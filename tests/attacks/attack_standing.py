@@ -12,7 +12,7 @@ from tests.attacks.attack_administration import someone
 from tests.attacks.attack_people import form_of, let_in, send, software
 from tests.attacks.attack_races import is_done, link_of
 from tests.attacks.target import LOOPBACK, Agent, Target
-from tests.support.person import Form, Person, forms_of
+from tests.support.person import Form, Person
 
 GENERAL: dict[str, object] = {"channel": "#general", "text": "hello"}
 
@@ -257,22 +257,3 @@ async def test_a_foreign_page_gives_none_and_ends_none(target: Target, origin: s
     end = await one.end()
     assert (await one.person.http.post(end.action, data=dict(end.fields), headers=headers)).status_code == 403
     assert is_done(await one.call())
-
-
-async def test_a_tool_that_changes_or_deletes_gets_none_whatever_the_form_says(target: Target) -> None:
-    _, person = await someone(target)
-    await target.connect(person, "google", account="alice")
-    agent = await target.agent(person, client=await software(target), redirect_uri=LOOPBACK)
-    call = {"calendar_id": "primary", "event_id": "abc123"}
-    answer = await target.call(agent, "calendar_delete", call)
-    page = await person.open(link_of(target, answer, "connect"))
-    assert (await person.submit(page, form="/connect/", button=("decision", "allow"))).status_code == 200
-    await ask_first(target, person, agent, tool="calendar_delete")
-    answer = await target.call(agent, "calendar_delete", call)
-    assert "/approvals/" in answer.text, answer.text
-    page = await person.open(link_of(target, answer, "approvals"))
-    assert "per_day" not in page.text
-    wish = {"decision": "standing", "per_day": "5", "days": "7"}
-    assert (await send(target, person, form_of(page, "/approvals/"), **wish)).status_code == 403
-    assert "/approvals/standing/" not in (await person.open("/approvals")).text
-    assert all("per_day" not in dict(form.fields) for form in forms_of((await person.open("/approvals")).text))
