@@ -34,7 +34,7 @@ def main() -> None:
         upstream = start_upstream(running)
         one, *many = (start_with(size, Path(name) / str(size), upstream, running) for size in (0, *sizes))
         pairs = {f"{size:,} connections": Pair(one, way, WANTED) for size, way in zip(sizes, many, strict=True)}
-        found = asyncio.run(compare(pairs, rounds=options.rounds, calls=options.calls, warm_up=1000))
+        found = asyncio.run(compare(pairs, rounds=options.rounds, calls=options.calls, warm_up=500))
     print_ratios("Cost over size: CPU us per call, SQLite", found, columns=("one", "this"))
 
 
