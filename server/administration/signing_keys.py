@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from server.administration.actor import Actor
 from vault.audit import audit
+from vault.storage.database import Transaction
 
 
 async def rotate(actor: Actor) -> str:
     """Publish a new signing key, which signs an hour later; its key ID."""
     deployment, now = actor.deployment, actor.deployment.now()
+
+    async def record(transaction: Transaction, kid: str) -> None:
+        await audit.append(transaction, actor.event("signing_key.rotated", kid=kid), now=now)
+
     async with actor.change():
         pass  # only somebody who may do this creates a key
-    kid = await deployment.keys.signing.rotate(deployment.database, now=now)
-    async with actor.change() as transaction:
-        await audit.append(transaction, actor.event("signing_key.rotated", kid=kid), now=now)
-    return kid
+    return await deployment.keys.signing.rotate(deployment.database, now=now, record=record)

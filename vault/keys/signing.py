@@ -7,7 +7,7 @@ A new key is published before it signs, and an old one stays published as long a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -85,8 +85,13 @@ class SigningKeys:
             sorted((one for one in found if self._known[one.kid].is_published(now)), key=lambda one: one.active_at)
         )
 
-    async def rotate(self, database: Database, *, now: int) -> str:
-        """Publish a new key now and sign with it from `now + PUBLISH_AHEAD`; its key id."""
+    async def rotate(
+        self, database: Database, *, now: int, record: Callable[[Transaction, str], Awaitable[None]] | None = None
+    ) -> str:
+        """Publish a new key now and sign with it from `now + PUBLISH_AHEAD`; its key id.
+
+        `record` runs in the same transaction: a key without its event would have come from nowhere.
+        """
         key = await asyncio.to_thread(generate_key)
         active_at = now + PUBLISH_AHEAD
         async with database.transaction() as transaction:
@@ -101,6 +106,8 @@ class SigningKeys:
                 {"purpose": PURPOSE, "now": now},
             )
             rows = await _rows(transaction)
+            if record is not None:
+                await record(transaction, _kid(key))
         self._loaded_at = now
         self._take(rows)
         return _kid(key)

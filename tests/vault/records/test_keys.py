@@ -18,8 +18,8 @@ from tests.conftest import KeySettings, Store
 from vault.keys.key_ring import ConnectionKey, KeyRing
 from vault.keys.signing import LONGEST_TOKEN, PUBLISH_AHEAD, RELOAD_EVERY, SigningKeys
 from vault.keys.sources import KeySource, key_source
-from vault.refusals import CiphertextRejected, KeyUnavailable
-from vault.storage.database import Database, binary
+from vault.refusals import CiphertextRejected, KeyUnavailable, StorageUnavailable
+from vault.storage.database import Database, Transaction, binary
 
 SECRET = "xoxp-canary-of-the-key-tests"
 PASSPHRASE = "a passphrase that only tests use"
@@ -422,6 +422,18 @@ async def test_another_process_learns_of_a_rotation_at_most_once_a_minute(store:
     finally:
         await database.close()
         await other_database.close()
+
+
+async def test_a_signing_key_whose_event_cannot_be_written_is_not_there(database: Database, key_ring: KeyRing) -> None:
+    async def fail(transaction: Transaction, kid: str) -> None:
+        raise StorageUnavailable("no", detail="on purpose")
+
+    before = await database.fetch("select id from keys.ring")
+    with pytest.raises(StorageUnavailable):
+        await key_ring.signing.rotate(database, now=database.now(), record=fail)
+    assert await database.fetch("select id from keys.ring") == before
+    await key_ring.signing.rotate(database, now=database.now())
+    assert len(await database.fetch("select id from keys.ring")) == len(before) + 1
 
 
 async def test_signing_keys_survive_a_restart_and_retired_ones_are_removed(
