@@ -73,6 +73,8 @@ OTHERS = {
     ("docs/guides/examples/langgraph.md", "python"): "tests/journeys/test_examples.py",
     ("docs/guides/examples/node-backend.md", "js"): "tests/journeys/test_examples.py",
     ("docs/guides/examples/oauth4webapi.md", "js"): "tests/journeys/test_examples.py",
+    ("docs/guides/clients-for-programs.md", "python"): "tests/api/test_documented_admin.py",
+    ("docs/guides/clients-for-programs.md", "ts"): "tests/api/test_documented_admin.py",
     ("docs/guides/examples/browser.md", "js"): "tests/journeys/test_examples.py",
 }
 
@@ -81,7 +83,8 @@ FILES = {
     f"docs/{name}.md" for name in ("guides/add-a-provider", "guides/own-api", "reference/tool-files")
 }  # show provider and tool files, too
 CURL = {
-    "docs/guides/token-exchange.md": "tests/journeys/test_exchange_guide.py"
+    "docs/guides/token-exchange.md": "tests/journeys/test_exchange_guide.py",
+    "docs/operate/admin-api.md": "tests/api/test_documented_admin.py",
 }  # the pages whose blocks of `curl` are run there
 
 
@@ -110,7 +113,7 @@ def test_no_block_has_a_kind_that_nobody_looks_at() -> None:
 def test_every_line_to_type_is_ours_or_is_run_by_a_named_test() -> None:
     ours = {line.partition(": ")[2].strip() for line, _ in lines_to_type()}
     for block in blocks():
-        if block.kind != "sh" or (block.page in CURL and block.text.startswith("curl ")):
+        if block.kind != "sh" or (block.page in CURL and "curl " in block.text):
             continue
         for line in re.sub(r"\\\n\s*", " ", block.text).splitlines():
             if line.strip():
@@ -123,6 +126,8 @@ def test_every_block_of_settings_is_accepted(tmp_path: Path) -> None:
             continue
         if any(one in block.text for one in ("name = ", "[[rules]]", "[tool.")) and block.page in FILES:
             assert tomllib.loads(block.text), block
+            continue
+        if block.page == "docs/operate/admin-api.md":  # a declaration: `tests/api/test_documented_admin.py` applies it
             continue
         file = tmp_path / "config.toml"
         file.write_text(block.text, encoding="utf-8")
