@@ -1,0 +1,1 @@
+"""`import ...`: accounts that people connected in another vault, a file for each kind of source."""
