@@ -41,7 +41,7 @@ serve: .venv/.runtime
 	@$(RUN) -m token_vault serve --sandbox
 
 test: .venv/.dev
-	$(RUN) -m pytest -n 3 --dist loadfile $(TESTS)
+	$(RUN) -m pytest -n 4 --dist loadfile $(TESTS)
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .
@@ -57,11 +57,11 @@ node: .venv/.dev
 
 # agent SDKs that the suite runs as clients; they need different releases of the mcp package
 SDKS := mcp-1 mcp-2 auth0 clients
-sdks: .venv/.dev
-	@for one in $(SDKS); do \
-		$(RUN) -m venv --clear .venv/sdks/$$one && \
-		.venv/sdks/$$one/bin/python -m pip install -q --no-deps --require-hashes -r tests/sdks/$$one.txt || exit 1; \
-	done
+sdks: $(SDKS:%=sdk-%)
+
+sdk-%: .venv/.dev
+	@$(RUN) -m venv --clear .venv/sdks/$*
+	@.venv/sdks/$*/bin/python -m pip install -q --no-deps --require-hashes -r tests/sdks/$*.txt
 
 bench: .venv/.dev
 	$(RUN) -m tests.bench

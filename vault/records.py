@@ -24,9 +24,9 @@ def tell_nobody(step: str, done: int, total: int | None) -> None:
     """For long work that nobody watches."""
 
 
-def new_id() -> str:
-    """A random id of 128 bits. It never begins with a dash, so that it works as a command-line argument."""
-    while (made := secrets.token_urlsafe(16)).startswith("-"):
+def new_id(size: int = 16) -> str:
+    """A random id of `size` bytes. It never begins with a dash, so that it works as a command-line argument."""
+    while (made := secrets.token_urlsafe(size)).startswith("-"):
         pass
     return made
 

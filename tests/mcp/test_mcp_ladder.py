@@ -215,9 +215,9 @@ async def test_a_handshake_client_that_left_the_last_link_unused_gets_the_next_o
         assert (await ask(agent))["error"]["code"] == -32042
 
 
-async def test_without_a_registered_provider_the_answer_leads_to_the_first_run_page(tmp_path: Path) -> None:
+async def test_without_a_registered_provider_the_answer_leads_to_the_page_that_sets_it_up(tmp_path: Path) -> None:
     async with running_vault(tmp_path) as vault:
         place = Room(vault, None)
         answer = await call(place, await place.agent())
     assert answer["result"]["isError"]
-    assert f"{place.url}/first-run" in answer["result"]["content"][0]["text"]
+    assert f"{place.url}/administration/providers/slack" in answer["result"]["content"][0]["text"]

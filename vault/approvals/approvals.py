@@ -20,7 +20,7 @@ import rfc8785
 from vault.approvals.standing_approvals import StandingUse
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
-from vault.records import TENANT, ApprovalState, Principal
+from vault.records import TENANT, ApprovalState, Principal, new_id
 from vault.refusals import ScopeRefused, StorageUnavailable, TemporarilyUnavailable, TransitionRefused
 from vault.storage.database import SWEEP_BATCH, Reader, Row, Transaction, Value, binary, integer, integer_or_none, text
 
@@ -151,7 +151,7 @@ async def ask(
             retry_after=60,
             detail="too many open approvals",
         )
-    approval_id = secrets.token_urlsafe(24)
+    approval_id = new_id(24)
     payload = {"arguments": dict(call.arguments()), "provider": provider, "account": label, "scopes": sorted(scopes)}
     facts: dict[str, Value] = {
         **asked,

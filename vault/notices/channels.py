@@ -7,14 +7,13 @@ subkey `notices`; `label` is the part that pages show.
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
-from vault.records import TENANT
+from vault.records import TENANT, new_id
 from vault.storage.database import Reader, Row, Transaction, binary, integer, integer_or_none, text, text_or_none
 
 MOST_CHANNELS: Final = 8  # of one person
@@ -122,7 +121,7 @@ async def add_channel(
     transaction: Transaction, ring: KeyRing, *, user_id: str, kind: str, label: str, target: str, now: int
 ) -> NoticeChannel:
     """A new channel; one that leads to a mail address still has to be confirmed."""
-    channel_id = secrets.token_urlsafe(12)
+    channel_id = new_id(12)
     confirmed_at = None if kind == "email" else now
     sealed = seal(target.encode(), key=ring.subkey(_KEY), key_id=_KEY, context=_context(channel_id))
     await transaction.execute(
