@@ -41,7 +41,7 @@ serve: .venv/.runtime
 	@$(RUN) -m token_vault serve --sandbox
 
 test: .venv/.dev
-	$(RUN) -m pytest -n 4 --dist loadfile $(TESTS)
+	$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .

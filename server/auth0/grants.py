@@ -17,9 +17,10 @@ from server.oauth.clients.auth0 import ME_SCOPES, me_audience, speaks_auth0
 from server.oauth.exchange import exchange, subjects
 from server.oauth.parameters import Parameters
 from server.oauth.rules import CLIENT_CREDENTIALS, TOKEN_EXCHANGE, OAuthError
+from server.oauth.token_rate import spend_request
 from server.oauth.token_request import JWT, REFRESH_TOKEN, ExchangeAnswer, TokenGrant, TokenRequest
 from vault.connections import names_account
-from vault.records import Narrowing, format_scope
+from vault.records import Event, Narrowing, format_scope
 from vault.tokens import tokens as refresh_tokens
 
 FEDERATED: Final = "urn:auth0:params:oauth:grant-type:token-exchange:federated-connection-access-token"
@@ -128,6 +129,11 @@ async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant | E
     stored, live = found
     if stored.key_thumbprint not in {None, asked.key_thumbprint}:
         raise OAuthError("invalid_grant", "the refresh token is bound to another key")
+    spend_request(deployment, user_id=live.grant.user_id, client_id=asked.client.id)
+    details = {"grant": live.grant.id, "scopes": sorted(wanted), "resource": me_audience(deployment)}
+    await deployment.activity.record(
+        Event("token.issued", user_id=live.grant.user_id, client_id=asked.client.id, details=details)
+    )
     return TokenGrant(live.grant, wanted, me_audience(deployment), is_left_alone=False)
 
 

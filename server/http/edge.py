@@ -20,7 +20,7 @@ from server.http.draining import CallInFlight, Drain, EndableStream, is_stream_r
 from server.http.guards import PROXY, BoundedBody, GuardRules
 from vault.spans import REQUEST_ID
 
-_BUSY: Final = frozenset({"/mcp", "/mcp/", "/token", "/token/"})
+_BUSY: Final = frozenset({"/mcp", "/mcp/", "/token", "/token/", "/oauth/token"})
 
 
 class Edge:

@@ -28,6 +28,8 @@ async def test_one_refresh_token_serves_two_audiences_and_is_not_used_up(room: R
     for _ in range(2):
         claims = jwt.decode(await application.me_token(), options={"verify_signature": False})
         assert claims["aud"] == f"{room.url}/me/"
+    issued = [one for one in await room.events(application.user) if one.kind == "token.issued"]
+    assert [one.details["resource"] for one in issued] == [f"{room.url}/me/"] * 2
     again = await application.http.post(
         "/oauth/token",
         data={"grant_type": "refresh_token", **application.credentials, "refresh_token": application.refresh_token},
