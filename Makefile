@@ -41,7 +41,7 @@ serve: .venv/.runtime
 	@$(RUN) -m token_vault serve --sandbox
 
 test: .venv/.dev
-	$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(RUN) -m pytest -n 3 --dist loadfile $(TESTS)
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -28,12 +28,7 @@ from vault.audit.audit import Activity
 from vault.keys import passwords
 from vault.keys.key_ring import KeyRing
 from vault.keys.sources import key_source
-from vault.storage import postgres
 from vault.storage.database import Database, open_database
-
-# The server ends a transaction whose process is silent for a second: on a machine with more workers than processors an
-# honest pause can be as long. Processes that tests start keep the real limit, and the tests of stopped ones use those.
-postgres.SESSION["idle_in_transaction_session_timeout"] = "5000"
 
 settings.register_profile("fuzz", max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
