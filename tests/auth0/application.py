@@ -40,8 +40,8 @@ class Application:
     async def registered(cls, room: Room, http: httpx2.AsyncClient, **changes: object) -> Application:
         """Registered by an operator for this wire; receives Slack's and Google's own tokens."""
         client = await room.agent(
-            kind=ClientKind.MANUAL,
             **{
+                "kind": ClientKind.MANUAL,
                 "name": "Assistant",
                 "auth_method": "client_secret_post",
                 "secret_hash": secret_hash(SECRET),
@@ -56,7 +56,7 @@ class Application:
 
     @property
     def credentials(self) -> dict[str, str]:
-        return {"client_id": self.client.id, "client_secret": SECRET}
+        return {"client_id": self.client.id} | ({} if self.client.is_public else {"client_secret": SECRET})
 
     async def sign_in(self, **changes: str) -> None:
         """The person signs in at the application, which gets its tokens by the code, as JSON."""
@@ -90,18 +90,14 @@ class Application:
     async def me_token(self, scope: str = "create:me:connected_accounts read:me:connected_accounts "
                        "delete:me:connected_accounts") -> str:  # fmt: skip
         """An access token for the My Account API, by the multi-resource refresh token."""
-        answer = await self.http.post(
-            "/oauth/token",
-            json={
-                "grant_type": "refresh_token",
-                **self.credentials,
-                "refresh_token": self.refresh_token,
-                "audience": f"{self.room.url}/me/",
-                "scope": scope,
-            },
-        )
+        answer = await self.refresh(scope=scope)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["access_token"])
+
+    async def refresh(self, **changes: str) -> httpx2.Response:
+        """A refresh for the My Account API."""
+        asked = {"grant_type": "refresh_token", **self.credentials, "refresh_token": self.refresh_token}
+        return await self.http.post("/oauth/token", json={**asked, "audience": f"{self.room.url}/me/", **changes})
 
     async def me(self, method: str, path: str, *, token: str | None = None, **options: object) -> httpx2.Response:
         """A call of the My Account API."""

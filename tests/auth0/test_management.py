@@ -9,10 +9,14 @@ from server.administration.agents import NewAgent, ServiceWish, register
 from server.oauth.rules import ADMIN_READ
 from tests.auth0.application import Application
 from tests.support.rooms.portal_room import Room
+from vault import users
+from vault.records import User
 
 
-async def service_token(room: Room, http: httpx2.AsyncClient, **changes: str) -> httpx2.Response:
-    service = ServiceWish(await room.user("alice"), frozenset({ADMIN_READ}))
+async def service_token(
+    room: Room, http: httpx2.AsyncClient, *, person: User | None = None, **changes: str
+) -> httpx2.Response:
+    service = ServiceWish(person or await room.user("alice"), frozenset({ADMIN_READ}))
     made = await register(
         Actor(room.deployment, None, "command_line"), NewAgent("Report", has_secret=True, service=service)
     )
@@ -40,3 +44,14 @@ async def test_credentials_for_another_audience_get_nothing(room: Room, applicat
     refused = await service_token(room, application.http, audience="https://other.example/")
     assert refused.json()["error"] == "invalid_target"
     assert (await service_token(room, application.http)).status_code == 200
+
+
+async def test_a_token_is_worth_nothing_once_its_person_is_no_admin(room: Room, application: Application) -> None:
+    person = await room.vault.add_user(f"admin-{application.user.id}", is_admin=True)
+    token = (await service_token(room, application.http, person=person)).json()["access_token"]
+    path = f"/api/v2/users/{application.user.id}/connected-accounts"
+    for is_admin, status in ((True, 200), (False, 403)):
+        async with room.deployment.transaction() as transaction:
+            await users.set_admin(transaction, person.id, is_admin=is_admin)
+        answer = await application.http.get(path, headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == status, answer.text

@@ -8,9 +8,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from server.auth0.names import connection_name, provider_of
+from server.connecting.app_returns import AppReturn, issue_code
 from tests.auth0.application import CALLBACK, VERIFIER, Application
 from tests.support.harness import running_vault
-from tests.support.rooms.portal_room import CHALLENGE, Room, query_of
+from tests.support.rooms.portal_room import CHALLENGE, Room, accounts_of, query_of
+from vault import apis, delegations
+from vault.records import ClientKind
 
 CREATE, READ, DELETE = (f"{verb}:me:connected_accounts" for verb in ("create", "read", "delete"))
 
@@ -212,3 +215,40 @@ async def test_an_operators_own_name_of_a_connection_leads_to_its_provider(tmp_p
         found = provider_of(vault.deployment, "work-slack")
         assert found is not None
         assert (found.name, connection_name(vault.deployment, "slack")) == ("slack", "work-slack")
+
+
+async def test_an_applications_own_api_gets_what_the_person_lets_the_application_have(
+    room: Room, application: Application
+) -> None:
+    deployment, database = room.deployment, room.deployment.database
+    api = f"https://{application.client.id}.example/api"
+    service = await room.agent(kind=ClientKind.MANUAL, name="Orders API")
+    async with deployment.transaction() as transaction:
+        await apis.add_api(transaction, api, name="Orders", now=deployment.now())
+        await apis.link_client(transaction, api, client_id=service.id, now=deployment.now())
+    owner = await Application.registered(room, application.http, resources=(api,))
+    await owner.sign_in()
+    content = (await owner.start()).json()
+    page = await owner.person.open(f"{content['connect_uri']}?ticket={content['connect_params']['ticket']}")
+    assert "Orders API" in page.text
+    await owner.connect()
+    (account,) = await accounts_of(room, owner.user)
+    which = {"user_id": owner.user.id, "connection_id": account.id}
+    held = await delegations.get(database, client_id=owner.client.id, **which)
+    given = await delegations.get(database, client_id=service.id, **which)
+    assert held is not None
+    assert given is not None
+    assert given.scopes == held.scopes
+
+    back = AppReturn(CALLBACK, None, "", services=((await room.agent()).id,))
+    for is_over in (True, False):
+        async with deployment.transaction() as transaction:
+            if is_over:
+                await delegations.revoke(transaction, client_id=owner.client.id, now=deployment.now(), **which)
+            else:
+                await delegations.allow(
+                    transaction, client_id=owner.client.id, scopes=held.scopes, now=deployment.now(), **which
+                )
+        await issue_code(deployment, back, connection=account, client_id=owner.client.id)
+        found = await delegations.get(database, client_id=back.services[0], **which)
+        assert (found is None) is is_over

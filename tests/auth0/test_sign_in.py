@@ -11,6 +11,11 @@ import pytest
 from tests.auth0.application import Application
 from tests.support.harness import running_vault
 from tests.support.rooms.portal_room import Room
+from vault.records import ClientKind
+
+
+def audience_of(answer: httpx2.Response) -> str:
+    return str(jwt.decode(answer.json()["access_token"], options={"verify_signature": False})["aud"])
 
 
 async def test_the_issuer_ends_with_a_slash_everywhere(room: Room, application: Application) -> None:
@@ -38,36 +43,44 @@ async def test_one_refresh_token_serves_two_audiences_and_is_not_used_up(room: R
     assert jwt.decode(again.json()["access_token"], options={"verify_signature": False})["aud"] == f"{room.url}/mcp"
 
 
-async def test_a_client_that_was_not_registered_for_this_wire_gets_no_token_of_my_account(
-    room: Room, application: Application
+@pytest.mark.parametrize("changes", [{"metadata": {}}, {"kind": ClientKind.DYNAMIC}], ids=["unmarked", "by itself"])
+async def test_a_client_that_no_operator_marked_gets_no_token_of_my_account(
+    room: Room, application: Application, changes: dict[str, object]
 ) -> None:
-    other = await Application.registered(room, application.http, metadata={})
+    other = await Application.registered(room, application.http, **changes)
     await other.sign_in(scope="openid offline_access exchange")
-    refused = await other.http.post(
-        "/oauth/token",
-        json={
-            "grant_type": "refresh_token",
-            **other.credentials,
-            "refresh_token": other.refresh_token,
-            "audience": f"{room.url}/me/",
-        },
-    )
-    assert refused.status_code == 200  # `audience` isn't a parameter of its refresh (RFC 6749 §6)
-    assert jwt.decode(refused.json()["access_token"], options={"verify_signature": False})["aud"] == f"{room.url}/mcp"
+    answer = await other.refresh()
+    assert answer.status_code == 200  # `audience` isn't a parameter of its refresh (RFC 6749 §6)
+    assert audience_of(answer) == f"{room.url}/mcp"
+    assert audience_of(await application.refresh()) == f"{room.url}/me/"
 
 
-async def test_an_unknown_scope_of_my_account_is_refused(room: Room, application: Application) -> None:
-    refused = await application.http.post(
-        "/oauth/token",
-        json={
-            "grant_type": "refresh_token",
-            **application.credentials,
-            "refresh_token": application.refresh_token,
-            "audience": f"{room.url}/me/",
-            "scope": "tools",
-        },
-    )
-    assert refused.json()["error"] == "invalid_scope"
+async def test_a_public_clients_refresh_token_is_used_up_by_each_use(room: Room, application: Application) -> None:
+    page = await Application.registered(room, application.http, auth_method="none", secret_hash=None)
+    await page.sign_in()
+    answer = await page.refresh()
+    assert audience_of(answer) == f"{room.url}/me/"
+    assert answer.json()["refresh_token"] != page.refresh_token
+    assert "refresh_token" not in (await application.refresh()).json()
+
+
+async def test_another_clients_refresh_token_gets_no_token_of_my_account(room: Room, application: Application) -> None:
+    other = await Application.registered(room, application.http)
+    refused = await other.refresh(refresh_token=application.refresh_token)
+    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_grant")
+    assert (await application.refresh()).status_code == 200
+
+
+async def test_a_refresh_token_that_is_bound_to_a_key_needs_it(room: Room, application: Application) -> None:
+    bound = "update refresh_tokens set key_thumbprint = :key where client_id = :client"
+    for key, code in (("k" * 43, "invalid_grant"), (None, None)):
+        async with room.deployment.transaction() as transaction:
+            await transaction.execute(bound, {"key": key, "client": application.client.id})
+        assert (await application.refresh()).json().get("error") == code
+
+
+async def test_an_unknown_scope_of_my_account_is_refused(application: Application) -> None:
+    assert (await application.refresh(scope="tools")).json()["error"] == "invalid_scope"
     assert await application.me_token("read:me:connected_accounts")
 
 
