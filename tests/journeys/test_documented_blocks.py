@@ -153,7 +153,7 @@ def test_every_setting_that_any_page_names_exists() -> None:
     for page in PAGES_WITH_BLOCKS:
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         for span in re.findall(r"`([a-z_]+(?:\.[A-Za-z_-]+)+)(?: = [^`]*)?`", text):
-            is_file, is_event = span.endswith((".toml", ".py", ".md")), f'"{span}"' in sources
+            is_file, is_event = span.endswith((".toml", ".py", ".ts", ".md")), f'"{span}"' in sources
             if span.split(".")[0] not in Settings.model_fields or is_file or is_event:
                 continue
             name = re.sub(r"^(providers|sign_in\.openid)\.[A-Za-z-]+(?=\.|$)", r"\1.NAME", span)

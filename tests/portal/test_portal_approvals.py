@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from html import unescape
+from itertools import count
 
 import httpx2
 import pytest
@@ -30,6 +31,7 @@ from vault.records import Connection, Event
 
 GOOGLE = "https://www.googleapis.com/auth/"
 CALENDAR = frozenset({f"{GOOGLE}calendar.events"})
+NUMBERS = count()  # people of all tests share one database
 POST: Mapping[str, object] = {"channel": "#general", "text": "CANARY-hello"}
 
 
@@ -80,7 +82,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
 
 class Maker:
     def __init__(self, place: Room, stack: AsyncExitStack) -> None:
-        self.place, self.stack, self.number = place, stack, 0
+        self.place, self.stack = place, stack
 
     async def __call__(
         self,
@@ -91,8 +93,7 @@ class Maker:
         account: str = "alice",
     ) -> Asking:
         place = self.place
-        name = f"person-{id(self)}-{self.number}"
-        self.number += 1
+        name = f"person-{next(NUMBERS)}"
         await place.vault.add_user(name)
         agent = await place.agent(name, client_name="Cursor")
         connection = await place.connect(agent, provider, scopes=scopes, delegated=delegated, account=account)
