@@ -52,39 +52,31 @@ class ProviderSettings(Section):
     revoke_url: str | None = Field(default=None, description="Replaces `hosts.revoke_url`")
     userinfo_url: str | None = Field(default=None, description="Replaces the `[identity]` address")
     apis: Mapping[str, str] = Field(default_factory=dict[str, str], description="Base URLs by key; replaces `[apis]`")
-    issuer: str | None = Field(
-        default=None, description="OpenID Connect issuer of a provider without a file; its endpoints are discovered"
-    )
+    issuer: str | None = Field(default=None, description="OpenID Connect issuer of a provider without a file")
     title: str | None = Field(default=None, description="Name on pages of a provider without a file")
     inputs: Mapping[str, str] = Field(
         default_factory=dict[str, str], description="Inputs of the provider file: tenant, region, instance"
     )
-    scopes: tuple[str, ...] | None = Field(
-        default=None, description="Upper limit: no token here ever carries more scopes"
-    )
+    scopes: tuple[str, ...] | None = Field(default=None, description="Upper limit of every token's scopes")
     testing: bool = Field(
-        default=False, description="The app there is unpublished (Google's testing mode): its grants expire sooner"
+        default=False, description="The app is unpublished (Google's testing mode): grants expire sooner"
     )
 
     unruled_calls: UnruledCalls = Field(
         default="refuse",
-        description="Calls that no request rule judges: `refuse`, `read` (an agent can be allowed any GET of its "
-        "APIs), or `any` (any method). Only host and method are checked",
+        description="Calls that no request rule judges: `refuse`, `read` (any GET), or `any`. Only host and method are "
+        "checked",
     )
     unruled_approval: bool = Field(
         default=True,
-        description="Such calls other than GET need the person's approval each time, so they work as tool calls only, "
-        "not through the proxy",
+        description="Such calls other than GET need approval each time, so they work as tool calls only",
     )
 
     private: tuple[str, ...] = Field(
         default=(),
-        description="Hosts, or networks inside of private ranges, that only this provider is reached at "
-        "although they aren't public",
+        description="Hosts or private networks that this provider alone is reached at",
     )
-    ca_file: Path | None = Field(
-        default=None, description="PEM file of a certificate authority trusted for this provider alone"
-    )
+    ca_file: Path | None = Field(default=None, description="PEM file of an authority trusted for this provider alone")
 
     @field_validator("private")
     @classmethod
@@ -123,8 +115,8 @@ class OutboundSettings(Section):
 
     proxy: SecretStr | None = Field(
         default=None,
-        description="HTTP proxy for all of them, http://[USER:PASSWORD@]HOST:PORT, or `environment` for "
-        "HTTPS_PROXY; loopback and hosts in `providers.NAME.private` are reached directly",
+        description="HTTP proxy, http://[USER:PASSWORD@]HOST:PORT, or `environment` for HTTPS_PROXY; not for loopback "
+        "and `providers.NAME.private`",
     )
     proxy_file: Path | None = Field(default=None, description="File that holds the proxy's address")
 

@@ -49,32 +49,30 @@ def is_loopback_host(host: str) -> bool:
 class ServerSettings(Section):
     """Where the server listens, and the address that people and clients know it by."""
 
-    public_url: str | None = Field(default=None, description="Address that clients see; default http://localhost:PORT")
+    public_url: str | None = Field(default=None, description="Address that clients see. Default: http://localhost:PORT")
     issuer_slash: bool = Field(
-        default=False, description="End the issuer (`iss`) with a slash, as Auth0's does. Tokens of before then end"
+        default=False, description="End the issuer (`iss`) with a slash, as Auth0's. Ends earlier tokens"
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535, description="Port to listen on")
-    allowed_hosts: tuple[str, ...] = Field(
-        default=(), description="Additional Host header values to accept, host[:port]"
-    )
+    allowed_hosts: tuple[str, ...] = Field(default=(), description="Further Host values to accept, host[:port]")
     allowed_origins: tuple[str, ...] = Field(
-        default=(), description="Additional browser origins that can call, scheme://host[:port]"
+        default=(), description="Further origins that can call, scheme://host[:port]"
     )
     trusted_proxies: tuple[str, ...] = Field(
-        default=(), description="Proxies whose X-Forwarded-For counts, as addresses or networks; default none"
+        default=(), description="Proxies whose X-Forwarded-For counts: addresses, networks"
     )
     connections: int | None = Field(
         default=None, ge=16, le=100_000, description="Concurrent connections. Default: from the limit of open files"
     )
     connections_per_address: int = Field(
-        default=200, ge=8, le=100_000, description="Concurrent connections from one address other than this machine"
+        default=200, ge=8, le=100_000, description="Concurrent connections from another machine's address"
     )
     drain_notice: int = Field(
         default=0,
         ge=0,
         le=60,
-        description="Seconds between SIGTERM, when /readyz starts to fail, and refusing new connections",
+        description="Seconds from SIGTERM, when /readyz fails, to refusing new connections",
     )
 
     @field_validator("trusted_proxies")
@@ -115,12 +113,10 @@ class DatabaseSettings(Section):
 
     url: SecretStr | None = Field(
         default=None,
-        description="sqlite:///ABSOLUTE/PATH or postgresql://HOST[,HOST]/NAME; default SQLite in the data directory",
+        description="sqlite:///ABSOLUTE/PATH or postgresql://HOST[,HOST]/NAME. Default: SQLite in the data directory",
     )
     url_file: Path | None = Field(default=None, description="File that holds the URL")
-    liveness: Literal["locks", "none"] = Field(
-        default="locks", description="locks | none: how to tell a dead process from a silent one"
-    )
+    liveness: Literal["locks", "none"] = Field(default="locks", description="locks | none")
 
 
 class KeySettings(Section):
@@ -140,62 +136,58 @@ class RegistrationSettings(Section):
         default=None, description="open | allow_list | closed; default: open on loopback, allow_list elsewhere"
     )
     allowed_hosts: tuple[str, ...] = Field(
-        default=(), description="For allow_list: hosts of metadata documents and https redirect URIs"
+        default=(), description="For allow_list: hosts of documents and https redirect URIs"
     )
-    private_use_schemes: tuple[str, ...] = Field(
-        default=("cursor",), description="Redirect URI schemes of native apps to accept"
-    )
+    private_use_schemes: tuple[str, ...] = Field(default=("cursor",), description="Redirect URI schemes of native apps")
     per_address_hourly: int = Field(default=60, ge=1, description="Registrations per address and hour")
     total_hourly: int = Field(default=300, ge=1, description="Registrations in total per hour")
-    unused_lifetime: int = Field(
-        default=86400, ge=60, description="Seconds after which a client that was never used is removed"
-    )
+    unused_lifetime: int = Field(default=86400, ge=60, description="Seconds until a never-used client is removed")
 
 
 class TokenSettings(Section):
     """Lifetimes of our own codes and tokens, in seconds."""
 
-    code_lifetime: int = Field(default=60, ge=5, le=60, description="Lifetime of an authorization code in seconds")
+    code_lifetime: int = Field(default=60, ge=5, le=60, description="Seconds that a code lives")
     access_lifetime: int = Field(
         default=3600,
         ge=30,
         le=86400,
-        description="Lifetime of an access token in seconds",
+        description="Seconds that an access token lives",
     )
     access_lifetime_alone: int = Field(
         default=86400,
         ge=30,
         le=86400,
-        description="Lifetime in seconds of an access token for clients that didn't register the grant "
-        "`refresh_token`, or that registered anew after they let the last one end without a refresh",
+        description="Seconds that an access token lives for clients without the grant `refresh_token`, and those that "
+        "register anew instead of refreshing",
     )
     refresh_lifetime: int = Field(
         default=365 * 86400,
         ge=3600,
-        description="Seconds from consent until the grant's last refresh token expires; each refresh by a client that "
-        "authenticates or proves a DPoP key restarts them",
+        description="Seconds from consent to the grant's end; restarted by each refresh of a client that authenticates "
+        "or proves a DPoP key",
     )
     refresh_idle_lifetime: int = Field(
-        default=90 * 86400, ge=600, description="Lifetime of an unused refresh token in seconds"
+        default=90 * 86400, ge=600, description="Seconds that an unused refresh token lives"
     )
     refresh_grace: int = Field(
         default=600,
         ge=0,
         le=3600,
-        description="Seconds in which a used refresh token gets the newest one; using it later ends the grant "
-        "(SECURITY.md, Repeated refresh tokens); 0: each works only once",
+        description="Seconds in which a used refresh token gets the newest one; later it ends the grant. 0: each works "
+        "once",
     )
     per_agent_hourly: int = Field(
         default=36_000, ge=60, le=100_000_000, description="Tokens per hour for one agent of one user, in each process"
     )
     require_dpop: bool = Field(default=False, description="Reject access tokens without DPoP")
-    require_pushed: bool = Field(default=False, description="Reject authorization requests that weren't pushed (PAR)")
+    require_pushed: bool = Field(default=False, description="Reject authorization requests without PAR")
 
 
 class OpenIDSettings(Section):
     """One OpenID Connect provider that people may sign in with."""
 
-    issuer: str = Field(description="Issuer, below which its discovery document is")
+    issuer: str = Field(description="Its issuer")
     client_id: str = Field(description="The vault's client ID there")
     client_secret: SecretStr | None = Field(default=None, description="Its client secret. Omit it for a public client")
     client_secret_file: Path | None = Field(default=None, description="File that holds the secret")
@@ -206,8 +198,7 @@ class OpenIDSettings(Section):
     )
     domains: tuple[str, ...] = Field(
         default=(),
-        description="Create a user at the first sign-in of an unknown subject with a verified email address in one of "
-        "these domains",
+        description="Let in everyone with a verified email address in these domains",
     )
 
     @field_validator("domains")
@@ -251,26 +242,24 @@ class SignInSettings(Section):
         default=300,
         ge=3,
         le=100_000,
-        description="Pending requests of agents per address and 10 minutes, for users who aren't signed in yet",
+        description="Agents' requests per address and 10 minutes that wait for a sign-in",
     )
     passkey_for: tuple[Literal["destructive_tools", "connections", "administration"], ...] = Field(
         default=(),
-        description="What people confirm with a passkey: `destructive_tools` (approving a call that can change or "
-        "delete), `connections` (connecting an account), `administration` (every change on its pages)",
+        description="What needs a passkey: `destructive_tools` (approving a call that can change or delete), "
+        "`connections` (connecting an account), `administration` (every change)",
     )
     recent_lifetime: int = Field(
         default=900,
         ge=60,
         le=86400,
-        description="Seconds for which a sign-in counts as recent: for `passkey_for`, and for changing passkeys, "
-        "sessions, or deleting the account",
+        description="Seconds that a sign-in counts as recent, for `passkey_for` and changes of passkeys, sessions, and "
+        "the account",
     )
     session_idle_lifetime: int = Field(
-        default=12 * 3600, ge=300, description="Idle timeout of a browser session in seconds"
+        default=12 * 3600, ge=300, description="Seconds until an idle browser session ends"
     )
-    session_lifetime: int = Field(
-        default=7 * 86400, ge=300, description="Maximum lifetime of a browser session in seconds"
-    )
+    session_lifetime: int = Field(default=7 * 86400, ge=300, description="Seconds until any browser session ends")
 
 
 class ExchangeSettings(Section):
@@ -278,14 +267,14 @@ class ExchangeSettings(Section):
 
     confidential_only: bool = Field(default=False, description="Refuse token exchange to public clients")
     handle_lifetime: int = Field(
-        default=300, ge=30, le=3600, description="Lifetime of a proxy handle in seconds. For public clients at most 300"
+        default=300, ge=30, le=3600, description="Seconds that a proxy handle lives; public clients' at most 300"
     )
 
 
 class Auth0Settings(Section):
     """The wire of Auth0's Token Vault and My Account API, for clients that were written for it."""
 
-    enabled: bool = Field(default=False, description="Serve /oauth/token, /me/v1 and the other paths of Auth0's wire")
+    enabled: bool = Field(default=False, description="Serve the paths of Auth0's wire")
     connections: Mapping[str, str] = Field(
         default_factory=dict[str, str], description="Provider by further names of Auth0 connections"
     )
@@ -294,16 +283,16 @@ class Auth0Settings(Section):
 class IssuerSettings(Section):
     """Another issuer whose JWTs say for whom a client acts."""
 
-    issuer: str = Field(description="The `iss` of its tokens. Without `jwks_uri`, its discovery document is below it")
-    audience: str = Field(description="Value that `aud` must contain")
-    jwks_uri: str | None = Field(default=None, description="URL of its keys. Default: from its discovery document")
+    issuer: str = Field(description="The `iss` of its tokens")
+    audience: str = Field(description="What `aud` must contain")
+    jwks_uri: str | None = Field(default=None, description="URL of its keys. Default: discovered")
     identity_issuer: str | None = Field(
-        default=None, description="Issuer under which its users are linked here. Default: the issuer itself"
+        default=None, description="Issuer under which its users are linked. Default: itself"
     )
     subject_claim: str = Field(default="sub", description="Claim that identifies the user")
     clients: tuple[str, ...] = Field(
         default=(),
-        description="Client IDs that can present its tokens. Empty: every client that an admin registered",
+        description="Client IDs that can present its tokens. Default: all that an admin registered",
     )
 
     @field_validator("issuer", "jwks_uri", "identity_issuer")
@@ -326,7 +315,7 @@ class ActivitySettings(Section):
         default=400,
         ge=0,
         le=36500,
-        description="Days after which events are pruned in sealed segments. 0 keeps everything",
+        description="Days until events are pruned. 0 keeps all",
     )
 
 
@@ -363,10 +352,7 @@ class ApprovalSettings(Section):
     )
     no_standing: tuple[str, ...] = Field(
         default=("destructive",),
-        description=(
-            "Tools for which people can't give a standing approval: names, `destructive` for those that change or "
-            "delete something, or `all`"
-        ),
+        description=("Tools without standing approvals: names, `destructive` (those that change or delete), or `all`"),
     )
 
 
@@ -376,11 +362,11 @@ class MailSettings(Section):
     host: str | None = Field(default=None, description="Host of the SMTP server")
     port: int = Field(default=587, ge=1, le=65535, description="Its port")
     security: Literal["starttls", "tls", "none"] = Field(default="starttls", description="starttls | tls | none")
-    username: str | None = Field(default=None, description="User name there. Without it, the vault doesn't sign in")
+    username: str | None = Field(default=None, description="User name there, if it needs one")
     password: SecretStr | None = Field(default=None, description="Password there")
     password_file: Path | None = Field(default=None, description="File that holds the password")
     sender: str | None = Field(
-        default=None, description="Address that mail comes from; default token-vault@ and the host of the public URL"
+        default=None, description="Sender's address. Default: token-vault@ and the host of the public URL"
     )
 
     @model_validator(mode="after")
@@ -407,12 +393,10 @@ class ProxySettings(Section):
         default=8 * 1024 * 1024,
         ge=65536,
         le=64 * 1024 * 1024,
-        description="Largest JSON, form, or body checked by a rule, in bytes: it is read before the call is judged",
+        description="Largest body that is read to judge a call, in bytes",
     )
     answer_limit: int = Field(default=256 * 1024 * 1024, ge=65536, description="Largest answer body in bytes")
-    deadline: int = Field(
-        default=120, ge=1, le=3600, description="Time limit for a call in seconds, from first to last byte"
-    )
+    deadline: int = Field(default=120, ge=1, le=3600, description="Seconds for a call, from first to last byte")
     per_agent_hourly: int = Field(
         default=36_000, ge=60, le=100_000_000, description="Calls per hour for one agent of one user, in each process"
     )
@@ -425,17 +409,15 @@ class SandboxSettings(Section):
         default=False, description="Allow providers at loopback addresses; `--sandbox` sets it"
     )
     loopback_client_metadata: bool = Field(
-        default=False, description="Allow client ID metadata documents at loopback addresses"
+        default=False, description="Allow client metadata documents at loopback addresses"
     )
-    loopback_openid: bool = Field(
-        default=False, description="Allow OpenID Connect providers for sign-in at loopback addresses"
-    )
+    loopback_openid: bool = Field(default=False, description="Allow OpenID Connect sign-in at loopback addresses")
 
 
 class StdioSettings(Section):
     """The stdio transport and its loopback companion."""
 
-    open_browser: bool = Field(default=True, description="Open the owner's browser when a link must be followed")
+    open_browser: bool = Field(default=True, description="Open the owner's browser for links")
 
 
 class Settings(BaseSettings):

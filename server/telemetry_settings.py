@@ -25,11 +25,11 @@ class TelemetrySettings(Section):
 
     prometheus: str | None = Field(
         default=None,
-        description="Address of a listener of its own that serves /metrics for Prometheus, as 127.0.0.1:9464",
+        description="Address that serves /metrics for Prometheus, as 127.0.0.1:9464",
     )
     otlp_endpoint: str | None = Field(
         default=None,
-        description="OpenTelemetry collector that gets metrics and traces by OTLP over HTTP, as http://localhost:4318",
+        description="Collector that gets metrics and traces (OTLP over HTTP), as http://localhost:4318",
     )
 
     @property

@@ -17,7 +17,7 @@ class ToolChoice(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     enable: tuple[str, ...] = Field(
-        default=(), description="Only these tools, by name or pattern (`slack_*`). Empty: all"
+        default=(), description="Only these tools, by name or pattern (`slack_*`). Default: all"
     )
     disable: tuple[str, ...] = Field(default=(), description="Hide these tools, by name or pattern")
 
@@ -25,8 +25,8 @@ class ToolChoice(BaseModel):
 class ClientToolSettings(ToolChoice):
     """What one client is offered."""
 
-    profile: str | None = Field(default=None, description="Tool set of this client instead of `tools.profile`")
-    list_limit: _Limit | None = Field(default=None, description="Replaces `tools.list_limit` for this client")
+    profile: str | None = Field(default=None, description="Replaces `tools.profile`")
+    list_limit: _Limit | None = Field(default=None, description="Replaces `tools.list_limit`")
 
 
 class ToolSetSettings(ToolChoice):
@@ -51,10 +51,7 @@ class ToolSettings(ToolChoice):
     )
     list_limit: _Limit = Field(
         default=80,  # from about here on, widespread clients drop tools or refuse the list
-        description=(
-            "Longest list of tools. An agent with more tools finds them with `find_tools` and calls them with "
-            "`call_tool`. 0: no limit"
-        ),
+        description=("Longest list of tools; an agent with more uses `find_tools` and `call_tool`. 0: no limit"),
     )
     sets: Mapping[str, ToolSetSettings] = Field(default_factory=dict[str, ToolSetSettings])
     clients: Mapping[str, ClientToolSettings] = Field(default_factory=dict[str, ClientToolSettings])

@@ -54,16 +54,14 @@ def verify(
     *,
     since: Annotated[
         str | None,
-        typer.Option("--since", help="Trust the sealed record of events before this UTC date, or date and time."),
+        typer.Option("--since", help="Trust the sealed record before this UTC date, or date and time."),
     ] = None,
     allow_unkeyed: Annotated[
         bool,
-        typer.Option(
-            "--allow-unkeyed", help="Accept events written by an earlier release that ran alongside this one."
-        ),
+        typer.Option("--allow-unkeyed", help="Accept events of an earlier release that ran beside this one."),
     ] = False,
 ) -> None:
-    """Verify that no event was changed, removed, or inserted, and show what was pruned."""
+    """Verify that no event was changed, removed, or inserted."""
     if not setup.run(_verify(setup, since=since, allow_unkeyed=allow_unkeyed)):
         raise typer.Exit(1)
 

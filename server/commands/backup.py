@@ -20,7 +20,7 @@ PassphraseOption = Annotated[
     Path | None,
     typer.Option(
         "--passphrase-file",
-        help="Use the passphrase in this file instead of the vault's key.",
+        help="Use this file's passphrase instead of the vault's key.",
         show_default=False,
     ),
 ]
@@ -32,11 +32,11 @@ def backup(
     *,
     with_keys: Annotated[
         bool,
-        typer.Option("--with-keys", help="Include the key store. Data deleted later stays readable in this backup."),
+        typer.Option("--with-keys", help="Include the key store. Data deleted later stays readable."),
     ] = False,
     passphrase_file: PassphraseOption = None,
 ) -> None:
-    """Write an encrypted backup of the vault. The vault can keep running."""
+    """Write an encrypted backup, also of a running vault."""
     file = file.expanduser().absolute()
     made = setup.run(_backup(setup, file, with_keys=with_keys, passphrase_file=passphrase_file))
     if not with_keys:

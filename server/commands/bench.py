@@ -21,12 +21,12 @@ def bench(
         typer.Option(
             "--database",
             envvar="TOKEN_VAULT_BENCH_DATABASE",
-            help="A PostgreSQL server, as postgresql://USER@HOST/NAME. It gets a database that is dropped afterwards.",
+            help="A PostgreSQL server, as postgresql://USER@HOST/NAME, for a temporary database.",
             show_default="SQLite in a temporary folder",
         ),
     ] = None,
 ) -> None:
-    """Measure calls, exchanges, storage, and keys on this machine with a temporary vault."""
+    """Measure this machine with a temporary vault."""
     from server.commands.client_config import program
     from server.sizing.load import LoadFailed
     from server.sizing.measuring import measure

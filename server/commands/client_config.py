@@ -45,7 +45,7 @@ def client_config(
     ] = None,
     sandbox: SandboxOption = False,
 ) -> None:
-    """Print the MCP client configuration for this vault, and the file to put it in."""
+    """Print an MCP client's configuration for this vault, and its file."""
     kind = _choose_transport(client, transport)
     if url is not None or kind == "stdio":
         check_host()  # an entry that starts this program here

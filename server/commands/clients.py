@@ -70,7 +70,7 @@ def show(setup: Setup, client: ClientName) -> None:
 
 @command(app, "remove")
 def remove(setup: Setup, client: ClientName) -> None:
-    """Remove an agent and revoke all its grants and tokens immediately."""
+    """Remove an agent and end all its grants and tokens."""
 
     async def end() -> Client:
         from server.administration import agents
@@ -112,18 +112,12 @@ def add(
     resource: Annotated[
         list[str] | None, typer.Option("--resource", help="An API of your own that it can call.")
     ] = None,
-    device: Annotated[
-        bool, typer.Option("--device", help="Allow sign-in with a code that the user enters on another device.")
-    ] = False,
+    device: Annotated[bool, typer.Option("--device", help="Allow sign-in with a code on another device.")] = False,
     exchange: Annotated[bool, typer.Option("--exchange", help="Allow token exchange at /token.")] = False,
-    auth0: Annotated[
-        bool, typer.Option("--auth0", help="It was written for Auth0's Token Vault: allow what such clients use.")
-    ] = False,
+    auth0: Annotated[bool, typer.Option("--auth0", help="Allow what clients of Auth0's Token Vault use.")] = False,
     release: Annotated[
         str | None,
-        typer.Option(
-            "--release", help="proxy: it never receives upstream tokens. narrowed (the default): only narrowed ones."
-        ),
+        typer.Option("--release", help="Upstream tokens it receives: proxy (none) or narrowed (the default)."),
     ] = None,
     origin: Annotated[
         list[str] | None, typer.Option("--origin", help="A web origin whose pages run this client.")
@@ -141,7 +135,7 @@ def add(
         str | None,
         typer.Option(
             "--admin",
-            help="Make it a service account that calls the Admin API in the name of this admin.",
+            help="Make it a service account of this admin, for the Admin API.",
             autocompletion=complete_users,
         ),
     ] = None,
@@ -149,7 +143,7 @@ def add(
         list[str] | None, typer.Option("--admin-scope", help="With --admin: a scope, such as admin:read.")
     ] = None,
 ) -> None:
-    """Register an agent. If it has a secret, the secret is printed only once."""
+    """Register an agent. A secret is printed only once."""
     worker = tuple(tuple(one or ()) for one in (worker_address, worker_connection, worker_scope))
     wish = {
         "name": name,
@@ -185,7 +179,7 @@ def release_(
     ],
     policy: Annotated[str, typer.Argument(help="proxy, narrowed, or full.", show_default=False)],
 ) -> None:
-    """Set how an agent receives the upstream tokens of a provider."""
+    """Set how an agent receives a provider's upstream tokens: proxy, narrowed, or full."""
     changed, before = setup.run(_release(setup, client, target, policy=policy))
     if policy == "full":
         note(f"{changed.name} receives the account's full authority, whatever scopes it requests.")

@@ -61,7 +61,7 @@ def connect(
     *,
     user: UserOption = None,
 ) -> None:
-    """Print a one-time link that signs in a browser and opens the page to connect an account."""
+    """Print a one-time link to the page that connects an account."""
 
     async def make() -> str:
         from urllib.parse import urlencode

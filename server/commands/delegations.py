@@ -68,7 +68,7 @@ def ask(
     ] = None,
     user: UserOption = None,
 ) -> None:
-    """Set which actions need the user's approval. Without --scope and --tool, none do."""
+    """Set which actions need approval. Without --scope and --tool, none do."""
     entries = frozenset(scope or ()) | {f"tool:{name}" for name in tool or ()}
 
     async def change() -> tuple[str, str, list[str]]:

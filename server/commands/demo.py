@@ -14,7 +14,7 @@ def demo(
     *,
     keep: Annotated[bool, typer.Option("--keep", help="Keep it running and print how to use it.")] = False,
 ) -> None:
-    """Run the whole flow against the sandbox with an unmodified MCP client, and show each step."""
+    """Show the whole flow against the sandbox with an unmodified MCP client."""
     from server.demo.story import play
 
     if not setup.run(play(keep=keep, data=setup.data)):

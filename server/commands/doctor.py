@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def doctor(setup: Setup) -> None:
-    """Check the installation for known problems and print a fix for each."""
+    """Check the installation and print a fix for each problem."""
     from server.doctor.findings import Verdict
 
     findings = setup.run(_examine(setup))

@@ -55,10 +55,11 @@ def explain(
     ],
     user: UserOption = None,
     scopes: Annotated[
-        list[str] | None, typer.Option("--scopes", help="Scopes to request. Repeat, or separate them with spaces.")
+        list[str] | None,
+        typer.Option("--scopes", help="Scopes to request; repeat for several. Default: all that it was given."),
     ] = None,
 ) -> None:
-    """Explain why an agent can't use an account. Read-only."""
+    """Explain why an agent can't use an account."""
     wanted = None if scopes is None else frozenset(" ".join(scopes).split())
     found, handing = setup.run(_explain(setup, user, client=client, connection=connection, scopes=wanted))
     _show(setup, found, handing)

@@ -6,7 +6,7 @@ from server.terminal.context import Setup
 
 
 def init(setup: Setup) -> None:
-    """Create an empty vault: its key and its database. `serve`, `stdio`, and `demo` do so on their own."""
+    """Create an empty vault, as `serve`, `stdio`, and `demo` do on their own."""
 
     async def make() -> dict[str, object]:
         async with setup.open(creates=True) as deployment:

@@ -22,7 +22,7 @@ def keys_() -> None:
 
 @command(app, "list")
 def list_(setup: Setup) -> None:
-    """List the master keys and the signing keys, with what each does now. No key is printed."""
+    """List the master and signing keys, with what each does now."""
 
     async def read() -> list[dict[str, object]]:
         from vault.keys.inventory import list_keys
@@ -48,7 +48,7 @@ def _signing_fields(one: RingKey) -> dict[str, object]:
 
 @command(app, "rotate-signing")
 def rotate_signing(setup: Setup) -> None:
-    """Create a signing key. It's published now and used in one hour; the old one stays until its tokens expire."""
+    """Create a signing key: published now, used in one hour; the old one stays until its tokens expire."""
 
     async def rotate() -> str:
         from server.administration import signing_keys

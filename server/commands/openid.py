@@ -25,7 +25,7 @@ NOBODY, DOMAINS, EVERYBODY = "nobody", "domains", "everybody"
 
 @command(app, "list")
 def list_openid(setup: Setup) -> None:
-    """List the OpenID Connect providers for sign-in, and who can sign in through each."""
+    """List the OpenID Connect providers for sign-in, and whom each lets in."""
     settings = setup.settings()
     rows = [
         {
@@ -63,7 +63,7 @@ def set_up_openid(
         list[str] | None,
         typer.Option(
             "--domain",
-            help="Let in users with a verified email address in this domain. Repeat for several.",
+            help="Let in verified email addresses of this domain. Repeat for several.",
             show_default=False,
         ),
     ] = None,
@@ -71,7 +71,7 @@ def set_up_openid(
     show: ShowOption = False,
     undo: Annotated[bool, typer.Option("--undo", help="Undo the last setup of this name.")] = False,
 ) -> None:
-    """Set up sign-in through an OpenID Connect provider: print what to enter there, and ask for the values."""
+    """Print what to enter at an OpenID Connect provider for sign-in, and ask for its values."""
     if _NAME.fullmatch(name) is None:
         fail("use lowercase letters, digits, and _ in the name, and start it with a letter")
     files = _files(setup, name)

@@ -41,7 +41,7 @@ def restore(
     passphrase_file: PassphraseOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Restore a backup into a stopped vault, and list the accounts that must be reconnected."""
+    """Restore a backup into a stopped vault, and list the accounts to reconnect."""
     how = _How(force=force, ignores_running=ignore_running, passphrase_file=passphrase_file)
     judged = setup.run(_restore(setup, file.expanduser().absolute(), how))
     report(setup, judged, done=f"Restored into {setup.directory()}:", is_whole=verbose)

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from server.runtime.deferred_app import DeferredApp
     from server.settings import Settings
 
-SandboxOption = Annotated[
-    bool, typer.Option("--sandbox", help="Use built-in stand-ins for Slack and Google, with their own data.")
-]
+SandboxOption = Annotated[bool, typer.Option("--sandbox", help="Use simulated Slack and Google, with their own data.")]
 
 
 def serve(
@@ -36,7 +34,7 @@ def serve(
         typer.Option("--log-format", help="Form of log records.", show_default="JSON unless on a terminal"),
     ] = None,
 ) -> None:
-    """Serve agents and users over HTTP: MCP, sign-in, connect pages, and the portal."""
+    """Serve agents and users over HTTP."""
     from server.runtime.logs import configure
 
     configure(verbose=verbose, form=log_format or setup.settings().logs.format)

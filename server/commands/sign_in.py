@@ -20,7 +20,7 @@ def sign_in(
         ),
     ] = None,
 ) -> None:
-    """Print a one-time link that signs in a browser. Valid for two minutes."""
+    """Print a link that signs in a browser once, within two minutes."""
 
     async def make() -> tuple[str, str]:
         async with setup.open() as deployment:

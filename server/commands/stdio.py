@@ -38,7 +38,7 @@ def stdio(
         bool, typer.Option("--sign-out", help="With --url: revoke access, erase credentials, then exit.")
     ] = False,
 ) -> None:
-    """Serve MCP on standard input and output, as the owner of the data directory or for a vault on another machine."""
+    """Serve MCP over stdio, as the owner of the data directory or for a vault elsewhere."""
     from server.runtime.logs import configure
 
     configure(verbose=verbose)

@@ -41,7 +41,7 @@ def list_(
 
 @command(app, "sets")
 def sets_(setup: Setup) -> None:
-    """List the tool sets that the settings and the person can choose for an agent."""
+    """List the tool sets to choose for an agent."""
     from server.mcp.offer.connections_spec import SPEC
     from server.mcp.offer.tool_list import size_of
 

@@ -28,7 +28,7 @@ def try_exchange(
         ),
     ] = None,
 ) -> None:
-    """Register a backend on the running vault and print shell variables and a curl line for its first exchange."""
+    """Register a backend on the running vault and print a curl line for its first exchange."""
     variables, name = setup.run(_prepare(setup, user, sandbox=sandbox))
     from server.demo.trial import curl_line
 

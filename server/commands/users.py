@@ -130,7 +130,7 @@ def link(
     issuer: Annotated[str, typer.Option("--issuer", help="The identity provider's issuer.", show_default=False)],
     subject: Annotated[str, typer.Option("--subject", help="The user's `sub` claim there.", show_default=False)],
 ) -> None:
-    """Link a user to an external identity, for sign-in and for JWTs of trusted issuers."""
+    """Link a user to an external identity, for sign-in and trusted issuers' JWTs."""
 
     async def make() -> User:
         from server.administration import people

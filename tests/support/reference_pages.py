@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from providers.definitions.catalog import load_catalog
@@ -32,16 +32,15 @@ from tests.support.shipped_tools import shipped
 REFERENCE = DOCS / "reference"
 _TOOLS = """# Tools
 
-The tools that ship with Token Vault; see [Use tools](../guides/tools.md). Each line has the effect, the scopes, and
-what the tool does; `token-vault tools list --json` prints arguments and results. The effect is `read`, `create` (a
-repeated call creates another), or `change` (can change or delete); with `ask`, the person approves each call.
-Everything happens as the person.
+The tools that ship with Token Vault, by effect and scopes: `read`, `create` (a repeated call creates another), or
+`change` (can change or delete). With `ask`, the person approves each call. `token-vault tools list` prints titles,
+with `--json` also descriptions, arguments, and results. See [Use tools](../guides/tools.md).
 """
 _SERVICES = """# Services
 
-{count} provider files ship with Token Vault. `token-vault providers list` adds how sure each file is; `providers
-show NAME` prints scopes and sources. In parentheses: the name, if it differs, names for parts of the service, and
-inputs that the settings must give (`providers.NAME.inputs`).
+{count} provider files ship with Token Vault. In parentheses: the name, if it differs, names for parts of the service,
+and inputs that the settings must give (`providers.NAME.inputs`). `token-vault providers list` shows how sure each
+file is, `providers show NAME` scopes and sources.
 """
 _ROTATIONS = {
     "none": "A used refresh token stays valid",
@@ -57,18 +56,17 @@ def tools_page() -> str:
     groups: dict[str, list[ToolSpec]] = {}
     for spec in (*builtin_tools(), *shipped().values(), connections_spec.SPEC, *discovery.DISCOVERY):
         groups.setdefault(spec.provider or "Any agent", []).append(spec)
-    return _TOOLS + "".join(
-        f"\n## {name}\n\n{''.join(_tool(spec) for spec in specs)}" for name, specs in sorted(groups.items())
-    )
+    return _TOOLS + "".join(f"\n## {name}\n\n{_tools(specs)}" for name, specs in sorted(groups.items()))
 
 
-def _tool(spec: ToolSpec) -> str:
-    effect = "read" if spec.read_only else "change" if spec.destructive else "create"
-    facts = [effect, *(["ask"] if spec.approval else []), *(f"`{scope}`" for scope in sorted(spec.scopes))]
-    about = re.sub(r"[.;] ?(Not undone by calling again|A repeated call).*", ".", spec.description).strip()
-    about = re.sub(r",? (as the person|(under|in) the person's( own)? name)\b", "", about)
-    about = about.replace("the person's", "the")
-    return f"- `{spec.name}` ({', '.join(facts)}): {about}\n"
+def _tools(specs: Sequence[ToolSpec]) -> str:
+    """A line for each effect and its scopes."""
+    lines: dict[str, list[str]] = {}
+    for spec in specs:
+        effect = "read" if spec.read_only else "change" if spec.destructive else "create"
+        facts = [effect, *(["ask"] if spec.approval else []), *(f"`{scope}`" for scope in sorted(spec.scopes))]
+        lines.setdefault(", ".join(facts), []).append(f"`{spec.name}`")
+    return "".join(f"- {facts}: {', '.join(names)}\n" for facts, names in lines.items())
 
 
 def services_page() -> str:
@@ -118,7 +116,7 @@ def settings_page(text: str) -> str:
 
     page = _by_heading(text, "## ", replace)
     assert not lines, f"settings.md lacks the sections {sorted(lines)}"
-    return page
+    return re.sub(r"\n+## ", "\n\n## ", re.sub(r"\n{3,}", "\n\n", page))
 
 
 def commands_page(text: str) -> str:
@@ -141,7 +139,7 @@ def commands_page(text: str) -> str:
 
 def _command(command: Any, shared: set[str]) -> str:
     arguments = [one for one in command.params if one.param_type_name == "argument"]
-    lines = [f"- `{one.name.upper()}`: {one.help}\n" for one in arguments if len(one.help.split()) > 3]
+    lines = [f"- `{one.name.upper()}`: {one.help}\n" for one in arguments if len(one.help.split()) > 6]
     names = {line.split("`")[1] for line in shared}
     brief = {line for line in _options(command) if _is_plain(line) and line.split("`")[1] not in names}
     lines += [line for line in _options(command) if line not in shared | brief]
@@ -153,7 +151,7 @@ def _command(command: Any, shared: set[str]) -> str:
 
 def _is_plain(line: str) -> bool:
     """Whether an option's name says what its few words say."""
-    return len(line.split()) <= 7 and not line.endswith("Required.\n")
+    return len(line.split()) <= 9 and not line.endswith("Required.\n")
 
 
 def _options(command: Any) -> list[str]:

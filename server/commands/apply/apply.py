@@ -30,7 +30,7 @@ def apply(
         bool, typer.Option("--prune", help="Also remove what a section of the file doesn't name.")
     ] = False,
 ) -> None:
-    """Make people, agents, APIs, and providers as a file says. Applying it again changes nothing."""
+    """Make people, agents, APIs, and providers as a file says."""
     from server.administration.declaration import DeclarationRefused, read_declaration
 
     try:

@@ -24,7 +24,7 @@ def csv_(
     *,
     apply: Annotated[bool, typer.Option("--apply", help="Store them. Otherwise only say what would be done.")] = False,
 ) -> None:
-    """Take over refresh tokens from a CSV file. First stop whatever used them: a token must have one owner."""
+    """Take over refresh tokens from a CSV file. First stop whatever used them."""
 
     async def work() -> list[dict[str, object]]:
         from server.administration.actor import Actor

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def list_providers(setup: Setup) -> None:
-    """List the services that this vault supports, which are set up, and how well each is verified."""
+    """List the services, which are set up, and how well each is verified."""
     settings, here = setup.settings(), setup.providers()
     tested = live_tests(setup)
     rows = [_row(settings, provider, here, tested=tested) for provider in here.catalog.all_providers()]
@@ -61,7 +61,7 @@ def _row(settings: Settings, provider: Provider, here: ProviderSet, *, tested: d
 
 
 def show_provider(setup: Setup, name: ProviderName) -> None:
-    """Show a service: its scopes, the redirect URL to register, and its sources."""
+    """Show a service: scopes, redirect URL, and sources."""
     settings, here = setup.settings(), setup.providers()
     found = provider_called(here.catalog, name)
     row = _row(settings, found, here, tested=live_tests(setup))
@@ -92,7 +92,7 @@ def _source_text(source: Source) -> str:
 def check_provider(
     setup: Setup, file: Annotated[Path, typer.Argument(help="A provider file (TOML).", show_default=False)]
 ) -> None:
-    """Check a provider file and print each problem on a line."""
+    """Check a provider file and print each problem."""
     from providers.definitions.catalog import check_file
 
     problems = check_file(file)
@@ -108,7 +108,7 @@ def check_provider(
 
 
 def print_schema(setup: Setup) -> None:
-    """Print the JSON Schema of provider files, for editors that validate and complete TOML."""
+    """Print the JSON Schema of provider files, for editors."""
     from providers.definitions.catalog import schema
 
     setup.show_json(schema())
@@ -121,9 +121,7 @@ def new_provider(
     title: Annotated[str | None, typer.Option("--title", help="Its name on pages.", show_default=False)] = None,
     issuer: Annotated[
         str | None,
-        typer.Option(
-            "--issuer", help="Its OpenID Connect issuer, whose metadata has the endpoints.", show_default=False
-        ),
+        typer.Option("--issuer", help="Its OpenID Connect issuer, if it has one.", show_default=False),
     ] = None,
     authorize_url: Annotated[
         str | None, typer.Option("--authorize-url", help="Its authorization endpoint.", show_default=False)
@@ -139,7 +137,7 @@ def new_provider(
         list[str] | None, typer.Option("--scope", help="A scope to request. Repeat for several.", show_default=False)
     ] = None,
 ) -> None:
-    """Create a provider file in the data directory. Asks for missing values."""
+    """Create a provider file, asking for missing values."""
     from providers.definitions.catalog import check_file
     from server.runtime.catalog import OWN_FILES
     from server.runtime.data_directory import prepare_data_directory

@@ -34,17 +34,17 @@ def set_up(
         list[str] | None,
         typer.Option(
             "--input",
-            help="Value for an input of the provider file, as name=value. Repeat for several.",
+            help="Input of the provider file, as name=value. Repeat for several.",
             show_default=False,
         ),
     ] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="Google: the app is in production, so its connections don't expire.")
+        bool, typer.Option("--published", help="Google: the app is in production; connections don't expire.")
     ] = False,
     show: ShowOption = False,
     undo: Annotated[bool, typer.Option("--undo", help="Undo the last setup of this provider.")] = False,
 ) -> None:
-    """Print what to enter in the provider's console, ask for client ID and secret, and save them in the settings."""
+    """Print what to enter at the provider, ask for client ID and secret, and save them."""
     from providers.definitions.catalog import SHELF
     from server.setup.provider_consoles import service_of
 

@@ -42,7 +42,7 @@ def test_provider(
         typer.Option("--live", help="Test against the live service, with your registration and a browser."),
     ] = False,
 ) -> None:
-    """Test a provider file through the whole life of a connection, from consent to revocation."""
+    """Test a provider file through the life of a connection."""
     if (name is None) == (not everything):
         fail("pass one provider or file, or --all")
     if live:
