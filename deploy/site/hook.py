@@ -23,6 +23,8 @@ OUTSIDE: Final = {
     "CHANGELOG.md": "development/changelog.md",
     "CONTRIBUTING.md": "development/contributing.md",
     "vault/FORMATS.md": "development/formats.md",
+    "clients/python/README.md": "guides/python-client.md",
+    "clients/typescript/README.md": "guides/typescript-client.md",
     "mcp.json": "mcp.json",
 }
 _FENCE: Final = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
