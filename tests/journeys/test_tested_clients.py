@@ -41,3 +41,11 @@ def test_what_was_not_run_again_keeps_its_row_and_its_day() -> None:
     page = "before\n" + replaced(PAGE.read_text(encoding="utf-8"), merged(old, new))
     assert rows_in(page) == [old[1], new[0]]
     assert page.startswith("before\n# Tested clients")
+
+
+def test_a_line_holds_all_transports_and_forms_of_a_day() -> None:
+    ways = [("HTTP", "-32042"), ("HTTP", "words, code"), ("SSE", "words: it cancels"), ("/token", "")]
+    rows = [("`mcp-remote`", "1", "", transport, form, "2026-01-01", "`a`") for transport, form in ways]
+    page = replaced(PAGE.read_text(encoding="utf-8"), rows)
+    assert "| HTTP: -32042 or words, code; SSE: words: it cancels; /token | `a` |" in page
+    assert rows_in(page) == rows

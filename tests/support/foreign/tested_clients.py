@@ -2,9 +2,9 @@
 
     python -m tests.support.foreign.tested_clients [FILE...]
 
-runs every test that has a mark `client(key, transport, form, revision)`, or those of some files, and writes a row for
-each client, revision, transport and form whose tests passed, with today's date. Rows that were not run again stay as
-they are.
+runs every test that has a mark `client(key, transport, form, revision)`, or those of some files, and writes each
+client, revision, transport and form whose tests passed, with today's date. What was not run again stays as it is. The
+table has one line for what a client ran on one day and revision.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs/evidence/clients.md"
-HEADER = "| Client | Version | Revision | Transport | Form | Ran | Test |"
-RULE = "| --- | --- | --- | --- | --- | --- | --- |"
+HEADER = "| Client | Version | Revision | Ran | Transport: form | Test |"
+RULE = "| --- | --- | --- | --- | --- | --- |"
 
 
 def _installed(package: str) -> str:
@@ -122,10 +122,31 @@ def row_of(place: Place, files: Iterable[str], day: str) -> tuple[str, ...]:
 
 
 def rows_in(page: str) -> list[tuple[str, ...]]:
-    """The cells of the table as it is."""
+    """What the table says, as `row_of` has it: a line's tests stand for each transport and form in it."""
     _, _, rest = page.partition(f"{HEADER}\n{RULE}\n")
-    lines = rest.partition("\n\n")[0].splitlines()
-    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+    found: list[tuple[str, ...]] = []
+    for line in rest.partition("\n\n")[0].splitlines():
+        name, version, revision, day, ways, files = (cell.strip() for cell in line.strip("|").split("|"))
+        for way in ways.split("; "):
+            transport, _, forms = way.partition(": ")
+            found += [(name, version, revision, transport, form, day, files) for form in forms.split(" or ")]
+    return found
+
+
+def lines_of(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """The lines of the table."""
+    lines: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    files: dict[tuple[str, ...], set[str]] = {}
+    for name, version, revision, transport, form, day, named in rows:
+        line = (name, version, revision, day)
+        lines.setdefault(line, {}).setdefault(transport, []).append(form)
+        files.setdefault(line, set()).update(named.split(", "))
+    found: list[str] = []
+    for line, ways in lines.items():
+        shown = "; ".join(f"{transport}: {' or '.join(forms)}".removesuffix(": ") for transport, forms in ways.items())
+        cells = (*line, shown, ", ".join(sorted(files[line])))
+        found.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
+    return found
 
 
 def merged(old: Sequence[tuple[str, ...]], new: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -142,8 +163,7 @@ def replaced(page: str, rows: Sequence[tuple[str, ...]]) -> str:
     if not found:
         raise ValueError("the page has no such table")
     _, _, after = rest.partition("\n\n")
-    lines = [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows]
-    return before + found + "\n".join(lines) + "\n\n" + after
+    return before + found + "\n".join(lines_of(rows)) + "\n\n" + after
 
 
 def main(chosen: Sequence[str]) -> None:
