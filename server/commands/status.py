@@ -24,7 +24,7 @@ def status(
         bool, typer.Option("--once", help="Print it once. Without a terminal, that is the default.")
     ] = False,
 ) -> None:
-    """Show how the vault does, renewed until Ctrl+C."""
+    """Show the state of the vault, renewed until Ctrl+C."""
     with suppress(KeyboardInterrupt):
         setup.run(_show(setup, is_live=not (once or setup.as_json) and sys.stdout.isatty()))
 

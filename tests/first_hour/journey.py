@@ -205,7 +205,7 @@ class Journey:
             named = re.search(r"^settings_file +(\S+)$", shown.text, flags=re.MULTILINE)
             assert named is not None, shown.text
         async with self.step("write the settings file, start the proxy"):
-            block = self.guide.blocks("operate/tls-proxy.md", "Behind a TLS proxy or a tunnel", "toml")[0]
+            block = self.guide.blocks("operate/tls-proxy.md", "Run behind a TLS proxy or a tunnel", "toml")[0]
             assert VAULT in block
             agents = self.guide.blocks("operate/tls-proxy.md", "Agents", "toml")[0]
             Path(named[1]).write_text(f"{self.slips.public_url(block)}\n{self.slips.agents(agents)}", encoding="utf-8")

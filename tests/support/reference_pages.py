@@ -151,7 +151,7 @@ def _command(command: Any, shared: set[str]) -> str:
 
 def _is_plain(line: str) -> bool:
     """Whether an option's name says what its few words say."""
-    return len(line.split()) <= 9 and not line.endswith("Required.\n")
+    return len(line.split()) <= 10 and not line.endswith("Required.\n")
 
 
 def _options(command: Any) -> list[str]:
