@@ -66,16 +66,8 @@ OTHERS = {
     ("docs/operate/postgresql.md", "haproxy"): "tests/ha/pieces.py",
     ("docs/operate/postgresql.md", "ini"): "tests/ha/pieces.py",
     ("docs/guides/register.md", "bash"): "tests/journeys/test_register_page.py",
-    ("docs/guides/examples/slack-sdk.md", "python"): "tests/journeys/test_examples.py",
-    ("docs/guides/examples/google-api-python-client.md", "python"): "tests/journeys/test_examples.py",
-    ("docs/guides/examples/pygithub.md", "python"): "tests/journeys/test_examples.py",
-    ("docs/guides/examples/octokit.md", "js"): "tests/journeys/test_examples.py",
-    ("docs/guides/examples/langgraph.md", "python"): "tests/journeys/test_examples.py",
-    ("docs/guides/examples/node-backend.md", "js"): "tests/journeys/test_examples.py",
-    ("docs/guides/examples/oauth4webapi.md", "js"): "tests/journeys/test_examples.py",
     ("docs/guides/clients-for-programs.md", "python"): "tests/api/test_documented_admin.py",
     ("docs/guides/clients-for-programs.md", "ts"): "tests/api/test_documented_admin.py",
-    ("docs/guides/examples/browser.md", "js"): "tests/journeys/test_examples.py",
 }
 
 

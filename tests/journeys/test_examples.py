@@ -1,4 +1,4 @@
-"""The documentation's examples, run unchanged: third-party SDKs at the vault, against the sandbox."""
+"""The examples in docs/guides/examples, run unchanged: third-party SDKs at the vault, against the sandbox."""
 
 from __future__ import annotations
 
@@ -40,22 +40,17 @@ HANDLES = {"default": "proxy"}  # what `clients add --release proxy` stores
 GITHUB = frozenset({"metadata:read", "issues:write", "pull_requests:write"})
 
 
-def example(title: str, *, language: str) -> str:
+def example(name: str) -> str:
     """The code of an example, as a reader copies it."""
-    texts = [page.read_text(encoding="utf-8") for page in EXAMPLES.glob("[a-z]*.md")]
-    (text,) = [text for text in texts if text.startswith(f"# {title}\n")]
-    (code,) = re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    return code
+    return (EXAMPLES / name).read_text(encoding="utf-8")
 
 
-def test_every_page_with_an_example_is_listed_and_run() -> None:
-    pages = {page.name: page.read_text(encoding="utf-8") for page in EXAMPLES.glob("[a-z]*.md")}
+def test_every_example_is_listed_and_run() -> None:
+    files = {path.name for path in EXAMPLES.iterdir()} - {"README.md", "__pycache__"}
     here = Path(__file__).read_text(encoding="utf-8")
-    listed = dict(re.findall(r"^\| \[(.+)\]\((.+\.md)\)", (EXAMPLES / "README.md").read_text("utf-8"), re.MULTILINE))
-    assert {name: title for title, name in listed.items()} == {
-        name: text.partition("\n")[0].removeprefix("# ") for name, text in pages.items()
-    }
-    assert all(f'"{title}"' in here for title in listed)
+    listed = set(re.findall(r"\]\((\w+\.m?[jp][sy])\)", (EXAMPLES / "README.md").read_text("utf-8")))
+    assert listed == files
+    assert all(f'"{name}"' in here for name in files)
 
 
 async def run(command: Sequence[str], *, folder: Path, **variables: str) -> str:
@@ -75,16 +70,16 @@ async def run(command: Sequence[str], *, folder: Path, **variables: str) -> str:
     return out.decode().strip()
 
 
-async def run_python(title: str, folder: Path, **variables: str) -> str:
+async def run_python(name: str, folder: Path, **variables: str) -> str:
     program = folder / "example.py"
-    program.write_text(example(title, language="python"), encoding="utf-8")
+    program.write_text(example(name), encoding="utf-8")
     return await run([sys.executable, str(program)], folder=folder, **variables)
 
 
-async def run_node(title: str, folder: Path, **variables: str) -> str:
+async def run_node(name: str, folder: Path, **variables: str) -> str:
     """As a module beside the packages, where Node looks for them."""
     program = FOLDER / f"example-{secrets.token_hex(4)}.mjs"
-    program.write_text(example(title, language="js"), encoding="utf-8")
+    program.write_text(example(name), encoding="utf-8")
     try:
         return await run([node(), str(program)], folder=folder, NODE_OPTIONS="--no-warnings", **variables)
     finally:
@@ -92,10 +87,10 @@ async def run_node(title: str, folder: Path, **variables: str) -> str:
 
 
 @asynccontextmanager
-async def node_backend(title: str, folder: Path, **variables: str) -> AsyncGenerator[str]:
+async def node_backend(name: str, folder: Path, **variables: str) -> AsyncGenerator[str]:
     """The route handler behind a server; its address."""
     route = folder / "route.mjs"
-    route.write_text(example(title, language="js"), encoding="utf-8")
+    route.write_text(example(name), encoding="utf-8")
     environment = {"HOME": str(folder), "PATH": os.environ.get("PATH", "")} | variables
     process = await asyncio.create_subprocess_exec(
         *(node(), str(FOLDER / "serve_route.mjs"), str(route)),
@@ -166,7 +161,7 @@ async def connected(place: Room, provider: str, scopes: frozenset[str], *, narro
 
 async def test_slack_sdk_lists_and_posts(place: Room, tmp_path: Path) -> None:
     handle = await connected(place, "slack", SLACK, narrow=SLACK)
-    printed = await run_python("Slack with slack_sdk", tmp_path, HANDLE=handle.value, API_BASE_URL=handle.base())
+    printed = await run_python("slack_post.py", tmp_path, HANDLE=handle.value, API_BASE_URL=handle.base())
     post = place.simulator.books()["posts"][-1]
     assert (post["text"], post["ts"]) == ("Hello from my own program", printed)
 
@@ -174,8 +169,8 @@ async def test_slack_sdk_lists_and_posts(place: Room, tmp_path: Path) -> None:
 async def test_googles_client_makes_and_finds_an_event(place: Room, tmp_path: Path) -> None:
     everything = CALENDAR.removesuffix(".events")
     handle = await connected(place, "google", frozenset({CALENDAR, everything}), narrow=frozenset({CALENDAR}))
-    title = "Google Calendar with google-api-python-client"
-    assert await run_python(title, tmp_path, HANDLE=handle.value, API_BASE_URL=handle.base("calendar")) == "True"
+    api = handle.base("calendar")
+    assert await run_python("google_event.py", tmp_path, HANDLE=handle.value, API_BASE_URL=api) == "True"
     assert len(place.simulator.books()["events"]) == 1
     calls = [one for one in place.simulator.books()["api_calls"] if "/calendar/" in str(one["path"])]
     assert len(calls) == 2
@@ -185,8 +180,7 @@ async def test_googles_client_makes_and_finds_an_event(place: Room, tmp_path: Pa
 
 async def test_pygithub_opens_comments_and_pages(place: Room, tmp_path: Path) -> None:
     handle = await connected(place, "github", GITHUB, narrow=GITHUB)
-    title = "GitHub with PyGithub"
-    printed = await run_python(title, tmp_path, HANDLE=handle.value, API_BASE_URL=handle.base("rest"))
+    printed = await run_python("github_issue.py", tmp_path, HANDLE=handle.value, API_BASE_URL=handle.base("rest"))
     number, count = printed.split()
     assert int(count) >= 6
     posts = [one["text"] for one in place.simulator.books()["posts"] if one.get("face") == "github"]
@@ -197,7 +191,7 @@ async def test_pygithub_opens_comments_and_pages(place: Room, tmp_path: Path) ->
 @pytest.mark.group("node")
 async def test_octokit_opens_and_pages(place: Room, tmp_path: Path) -> None:
     handle = await connected(place, "github", GITHUB, narrow=GITHUB)
-    printed = await run_node("GitHub with octokit", tmp_path, HANDLE=handle.value, API_BASE_URL=handle.base("rest"))
+    printed = await run_node("github_issue.mjs", tmp_path, HANDLE=handle.value, API_BASE_URL=handle.base("rest"))
     number, count = printed.split()
     assert int(count) >= 6
     assert place.simulator.books()["posts"][-1]["text"] == "Rake the leaves"
@@ -230,10 +224,10 @@ def last_post(exchanging: ExchangeRoom) -> tuple[object, object]:
 async def test_a_langgraph_tool_acts_as_whoever_asks(exchanging: ExchangeRoom, tmp_path: Path) -> None:
     caller = await exchanging.caller(auth_method="client_secret_basic", release=HANDLES)
     agent = await exchanging.agent(caller)
-    told = await run_python("A LangGraph tool", tmp_path, **variables(exchanging, caller, agent))
+    told = await run_python("langgraph_tool.py", tmp_path, **variables(exchanging, caller, agent))
     assert f"{exchanging.url}/connect/" in told  # nothing is connected for this program: the person gets a link
     await exchanging.room.connect(agent, "slack", scopes=POSTING)  # as the link does: no more than was asked
-    printed = await run_python("A LangGraph tool", tmp_path, **variables(exchanging, caller, agent))
+    printed = await run_python("langgraph_tool.py", tmp_path, **variables(exchanging, caller, agent))
     assert last_post(exchanging) == ("Hello from a graph", printed)
 
 
@@ -248,7 +242,7 @@ async def test_a_node_backend_exchanges_the_token_that_its_page_brings(
     backend = await exchanging.agent(caller)
     await exchanging.room.connect(backend, "slack", scopes=POSTING)
     person = await exchanging.agent(page, audience=api, scopes=frozenset({"exchange"}))
-    async with node_backend("A backend in Node", tmp_path, **variables(exchanging, caller, backend)) as url:
+    async with node_backend("backend_route.mjs", tmp_path, **variables(exchanging, caller, backend)) as url:
         message = {"channel": CHANNEL, "text": "Hello from a backend"}
         async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             posted = await http.post(url, json=message, headers=person.headers)
@@ -262,7 +256,7 @@ async def test_oauth4webapi_gets_a_handle_bound_to_its_key(exchanging: ExchangeR
     caller = await exchanging.caller(auth_method="client_secret_basic", release=HANDLES)
     agent = await exchanging.agent(caller)
     await exchanging.room.connect(agent, "slack", scopes=POSTING)
-    printed = await run_node("DPoP with oauth4webapi", tmp_path, **variables(exchanging, caller, agent))
+    printed = await run_node("dpop.mjs", tmp_path, **variables(exchanging, caller, agent))
     kind, ts = printed.split()
     assert (kind.lower(), last_post(exchanging)) == ("dpop", ("Hello with a key", ts))
 
@@ -271,7 +265,7 @@ async def test_oauth4webapi_gets_a_handle_bound_to_its_key(exchanging: ExchangeR
 async def test_a_browser_page_signs_in_and_calls_with_a_key_of_its_own(
     exchanging: ExchangeRoom, browser: Browser
 ) -> None:
-    async with page_server(example("A page in a browser", language="js"), exchanging) as (url, caller):
+    async with page_server(example("browser_page.mjs"), exchanging) as (url, caller):
         await exchanging.slack(await exchanging.agent(caller))
         context = await browser.new_context()
         context.set_default_timeout(15_000)

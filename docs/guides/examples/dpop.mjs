@@ -1,8 +1,4 @@
-# DPoP with oauth4webapi
-
-The handle is bound to this process's key, so a stolen handle is useless. Register as for [a LangGraph tool](langgraph.md).
-
-```js
+// DPoP with oauth4webapi: a handle that is bound to the key of this process.
 import * as oauth from "oauth4webapi";
 
 const http = { [oauth.allowInsecureRequests]: true }; // only where the vault is on this machine, without https
@@ -35,6 +31,3 @@ const posted = await oauth.protectedResourceRequest(
   { DPoP, ...http },
 );
 console.log(handle.token_type, (await posted.json()).ts);
-```
-
-A proof is valid once, for one method and address.

@@ -1,8 +1,5 @@
-# Slack with slack_sdk
+"""Slack with slack_sdk: list channels and post a message, with a handle."""
 
-Exchange for `audience=slack` and `scope=chat:write channels:read` ([variables](README.md)).
-
-```python
 import os
 
 from slack_sdk import WebClient
@@ -13,6 +10,3 @@ channels = slack.conversations_list(types="public_channel")["channels"]
 general = next(channel for channel in channels if channel["name"] == "general")
 posted = slack.chat_postMessage(channel=general["id"], text="Hello from my own program")
 print(posted["ts"])
-```
-
-File uploads and WebSockets (Socket Mode) don't pass.

@@ -1,8 +1,5 @@
-# GitHub with PyGithub
+"""GitHub with PyGithub: open an issue, comment, and list, with a handle."""
 
-Exchange for `audience=github` and `scope=metadata:read issues:write pull_requests:write` ([variables](README.md)); a pull request is also an issue.
-
-```python
 import os
 
 from github import Auth, Github
@@ -13,4 +10,3 @@ repository = github.get_repo("alice/garden")
 issue = repository.create_issue(title="Water the roses", body="Every evening")
 issue.create_comment("Done today")
 print(issue.number, len(list(repository.get_issues(state="open"))))
-```

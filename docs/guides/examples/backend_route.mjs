@@ -1,16 +1,4 @@
-# A backend in Node
-
-A route handler as in Next.js (`app/api/post/route.js`). The page calls it with an access token for this API, which the API's client can exchange. The person lets the backend, not the page, use the account;
-when the page's access ends, so does the backend's.
-
-```sh
-token-vault clients add "My backend" --confidential --exchange --release proxy
-token-vault apis add https://api.example/v1 --client CLIENT_ID
-```
-
-Register the page as its own client with `--resource https://api.example/v1`.
-
-```js
+// A backend in Node, as a route handler of Next.js (app/api/post/route.js): exchanges the token that its page brings.
 export async function POST(request) {
   const { channel, text } = await request.json();
   const exchanged = await fetch(`${process.env.VAULT_URL}/token`, {
@@ -33,4 +21,3 @@ export async function POST(request) {
   });
   return Response.json(await posted.json(), { status: posted.status });
 }
-```

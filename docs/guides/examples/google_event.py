@@ -1,8 +1,5 @@
-# Google Calendar with google-api-python-client
+"""Google Calendar with google-api-python-client: make and find an event, with a handle."""
 
-Exchange for `audience=google` and `scope=https://www.googleapis.com/auth/calendar.events` ([variables](README.md)). For Gmail or Drive, request its scope or, as `resource`, its base URL, and `build` it.
-
-```python
 import os
 
 from google.oauth2.credentials import Credentials
@@ -23,6 +20,3 @@ event = {
 created = calendar.events().insert(calendarId="primary", body=event).execute()
 found = calendar.events().list(calendarId="primary", q="garden").execute()["items"]
 print(created["id"] in [one["id"] for one in found])
-```
-
-Uploads work, whole (`media_body`) and in pieces (`resumable=True`), if the vault has an https address. Batch requests don't: the client sends them to Google itself.

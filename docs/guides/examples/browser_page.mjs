@@ -1,13 +1,5 @@
-# A page in a browser
-
-A public client without a server signs the person in (PKCE), and exchanges its token for a handle of at most five minutes, bound to a key that never leaves the browser. Insert `VAULT_URL` and `CLIENT_ID` when
-you build the page.
-
-```sh
-token-vault clients add "My page" --redirect-uri https://app.example/ --exchange
-```
-
-```js
+// A page in a browser: signs the person in (PKCE), and exchanges its token for a handle that is bound to its key.
+// Insert VAULT_URL and CLIENT_ID when you build the page.
 const encode = (bytes) => btoa(String.fromCharCode(...new Uint8Array(bytes))).replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
 const digest = async (text) => encode(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text)));
 const here = location.origin + location.pathname;
@@ -63,4 +55,3 @@ export async function post(channel, text) {
   };
   return (await fetch(url, { method: "POST", headers, body: JSON.stringify({ channel, text }) })).json();
 }
-```

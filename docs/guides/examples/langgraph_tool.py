@@ -1,12 +1,5 @@
-# A LangGraph tool
+"""A LangGraph tool that posts to Slack as the person whose access token the graph is called with."""
 
-The tool acts as the person whose access token (scope `exchange`) the graph is called with. Each call gets its own handle for this scope only; if the person must act first, the tool answers with a link.
-
-```sh
-token-vault clients add "My graph" --redirect-uri https://graph.example/callback --confidential --exchange --release proxy
-```
-
-```python
 import os
 
 import httpx
@@ -46,4 +39,3 @@ answer = graph.invoke(
     {"configurable": {"access_token": os.environ["ACCESS_TOKEN"]}},
 )
 print(answer["messages"][-1].content)
-```
