@@ -28,16 +28,16 @@ _NUMBERED: Final = {
     b"%": rb"%(?:25){0,4}(?:[2-7][0-9A-Fa-f]|0[9AaDd])",
     b"&": rb"&#(?:[xX]0{0,4}(?:[2-7][0-9A-Fa-f]|[9AaDd])|0{0,4}(?:3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-6]|9|10|13));",
 }
-# Escaped ends of line in their usual spellings, by how they begin; a body in lines has one every few dozen bytes.
-_ENDS_OF_LINE: Final = {
-    b"\\u000": (b"\\u000a", b"\\u000d", b"\\u000A", b"\\u000D"),
-    b"\\n": (b"\\n", b"\\r"),
-    b"%0": (b"%0A", b"%0D", b"%0a", b"%0d"),
-    b"&#1": (b"&#10;", b"&#13;"),
-}
-_GLANCE: Final = 4096  # bytes that show what is escaped in a body
+# An escaped end of line in its usual spellings, also in JSON inside JSON. A body in lines has many.
+_END_OF_LINE: Final = re.compile(
+    rb"\\{1,2}r\\{1,2}n|\\{1,2}[nr]|\\{1,2}u000[Dd]\\{1,2}u000[Aa]|\\{1,2}u000[AaDd]"
+    rb"|%0[Dd]%0[Aa]|%0[AaDd]|&#13;&#10;|&#1[03];"
+)
+_GLANCE: Final = 1024  # bytes that show what is escaped in a body
+_SPELLINGS: Final = 4  # of ends of line that are looked for in one body
 _AS_LETTER: Final = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _LETTERS: Final = b"".join(_AS_LETTER)
+_OF_ESCAPES: Final = b"\\%&#;/+=_.~:-0123456789ABCDEFXabcdefnrtux"  # all that an escaped character consists of
 _LONGEST: Final = 14  # bytes of an escaped character
 _UNFINISHED: Final = re.compile(
     rb"(?:\\{1,8}(?:u(?:0(?:0[0-7]?)?)?|x[0-7]?)?|%(?:25){0,4}[0-7]?|&(?:#(?:[xX]0{0,4}[0-7]?[0-9A-Fa-f]?|[0-9]{0,7}))?)\Z"
@@ -78,7 +78,7 @@ class Replacer:
     regular expressions from secrets: they would stay in a process-wide cache, and the secret with them.
     """
 
-    __slots__ = ("_exact", "_held", "_in_lines", "_joined", "_letters", "_secrets", "_thin")
+    __slots__ = ("_exact", "_held", "_in_lines", "_joined", "_letters", "_secrets", "_spelled", "_thin")
 
     def __init__(self, secrets: Sequence[bytes], exact: Mapping[bytes, bytes] | None = None) -> None:
         self._secrets = secrets
@@ -86,6 +86,7 @@ class Replacer:
         self._joined: Collection[bytes] = ()
         self._thin: Collection[bytes] = ()
         self._letters = b""  # of the secrets, and what breaks lines
+        self._spelled = b""  # what spellings of the secrets consist of, with line breaks
         self._exact = exact or {}
         self._held = b""
 
@@ -100,15 +101,18 @@ class Replacer:
 
     def feed(self, piece: bytes) -> bytes:
         """What can be sent now."""
-        done, rest = self._replace(self._held + piece)
+        content = self._held + piece
+        unfinished = _UNFINISHED.search(content, max(0, len(content) - _LONGEST))
+        ends = len(content) if unfinished is None else unfinished.start()
+        done, rest = self._replace(content[:ends])
         keep = self._beginning(rest)
-        self._held = rest[len(rest) - keep :]
+        self._held = rest[len(rest) - keep :] + content[ends:]
         return done + rest[: len(rest) - keep]
 
     def finish(self) -> bytes:
         """What was held back."""
         held, self._held = self._held, b""
-        return held
+        return self.whole(held)
 
     def _replace(self, content: bytes) -> tuple[bytes, bytes]:
         """Everything up to the end of the last string that was replaced, and the rest."""
@@ -160,7 +164,7 @@ class Replacer:
         """
         self._joined = self._joined or {_solid(one) for one in _headless(self._secrets)}
         joined = _join_lines(content)
-        if not _has_escapes(joined):
+        if joined is not None:
             return not any(secret in joined for secret in self._joined)
         self._thin = self._thin or {_thin(secret) for secret in self._secrets}
         thin = _thin(_read_numbers(content))
@@ -178,6 +182,8 @@ class Replacer:
         if not self._secrets:
             return longest
         tail = rest[-2 * _LONGEST * max(len(secret) for secret in self._secrets) :]
+        self._spelled = self._spelled or bytes({*b"".join(self._secrets), *_BREAKS, *_OF_ESCAPES})
+        tail = tail[len(tail.rstrip(self._spelled)) :]
         has_escapes = _has_escapes(tail)
         unfinished = _UNFINISHED.search(tail, max(0, len(tail) - _LONGEST)) if has_escapes else None
         read = tail if unfinished is None else tail[: unfinished.start()]
@@ -247,21 +253,35 @@ def _read(escapes: re.Pattern[bytes], content: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _join_lines(content: bytes) -> bytes:
-    """The content without line breaks, escaped in their usual spellings or not, if that is all that is escaped in it.
+def _join_lines(content: bytes) -> bytes | None:
+    """The content without line breaks, if escaped ones in their usual spellings are all that is escaped in it."""
+    head = content[(start := _first_escape(content)) : start + _GLANCE]
+    ends = _ends_of_line(head[: max(map(head.rfind, _NUMBERED))].rstrip(b"\\") or head)
+    if not ends:
+        return None
+    joined = b"".join(content.split(ends[0]))
+    if _has_escapes(joined) and len(ends) > 1:
+        joined = content
+        for end in ends:
+            joined = b"\n".join(joined.split(end))  # so that none comes about by taking out another
+    return None if _has_escapes(joined) else _solid(joined)
 
-    Otherwise something else, which still has escapes: without their first letters, none can come about by joining.
-    """
-    if len(content) > _GLANCE:
-        head = content[:_GLANCE]
-        if _has_escapes(_join_lines(head[: max(map(head.rfind, _NUMBERED))])):
-            return content
-    for beginning, ends in _ENDS_OF_LINE.items():
-        first = beginning[:1]  # a single byte is found much faster
-        if first in content and beginning in content:
-            for end in ends:
-                content = b"".join(content.split(end)) if first in content else content
-    return content if _has_escapes(content) else _solid(content)
+
+def _ends_of_line(content: bytes) -> Sequence[bytes]:
+    """The spellings of the ends of line in it; none if anything else is escaped, too."""
+    ends: list[bytes] = []
+    while (at := _first_escape(content)) >= 0:
+        found = _END_OF_LINE.match(content, at)
+        if found is None or len(ends) == _SPELLINGS:
+            return ()
+        ends.append(found[0])
+        content = b"\n".join(content.split(found[0]))
+    return ends
+
+
+def _first_escape(content: bytes) -> int:
+    """Where the first escape begins; -1 if none does."""
+    return min((at for at in map(content.find, _NUMBERED) if at >= 0), default=-1)
 
 
 def _read_numbers(content: bytes) -> bytes:

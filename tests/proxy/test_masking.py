@@ -101,6 +101,7 @@ LONG = "gho_16C7e42F292c6912E7710c838347Ae178B4a"
 BREAKS = (
     *("\n", "\r\n", "\r", "\n ", " \n", "\r\n\t", "=\n", "=\r\n"),
     *("\\n", "\\r\\n", "\\\\n", "\\u000a", "\\u000D\\u000A", "%0A", "%0d%0a", "%250A", "&#10;", "&#xD;&#xA;"),
+    *("\\\\u000a", "\\\\r\\\\n", "\\u000d\\n", "&#13;&#10;"),
 )
 
 
@@ -185,6 +186,17 @@ def test_a_quick_look_masks_what_an_exact_one_does(
     exact = replacer.whole(body + b'"\n\n"' + secret.encode())  # which a quick look cannot rule out
     assert exact[: len(body)] == replacer.whole(body)
     assert exact.endswith(b"*" * len(secret))
+
+
+@pytest.mark.parametrize("end", [one for one in BREAKS if len(one) > 3])
+@pytest.mark.parametrize("before", ["", "abc\\u000a", "abc%0A", "abc\\n"])
+def test_a_letter_after_a_break_is_no_part_of_it(end: str, before: str) -> None:
+    """Without the break, the backslashes before it and this letter would be another."""
+    secret = "ghp_nrnrnnrr0123nrtnrt"
+    replacer = Replacer(needles(secret))
+    for at in range(1, len(secret)):
+        masked = replacer.whole(f"{before}{secret[:at]}{end}{secret[at:]}".encode())
+        assert masked == before.encode() + b"*" * (len(secret) + len(end)), (at, masked)
 
 
 @pytest.mark.parametrize("end", ["\\u000a", "\\u000D\\u000A", "\\n", "\\r\\n", "%0A", "&#10;", "\\\\n", "\n"])
