@@ -13,6 +13,7 @@ from ipaddress import ip_network
 from typing import Final
 
 from providers.definitions.suggestions import did_you_mean
+from server.administration import own_apis
 from server.administration.actor import Actor, ChangeRefused
 from server.http.cors import ORIGINS, origin_of
 from server.oauth.clients import auth0
@@ -21,6 +22,7 @@ from server.oauth.clients.rules import DEVICE_GRANT, USUAL_GRANT_TYPES, public_k
 from server.oauth.exchange import release, workers
 from server.oauth.exchange.subjects import Limits
 from server.oauth.redirect_uris import check_redirect_uri
+from server.oauth.resources import own_audiences
 from server.oauth.rules import (
     ADMIN_SCOPES,
     CLIENT_CREDENTIALS,
@@ -29,6 +31,7 @@ from server.oauth.rules import (
     admin_resource,
     canonical_resource,
     clean_name,
+    own_resources,
 )
 from vault import apis, clients, connections, grants
 from vault.audit import audit
@@ -102,9 +105,10 @@ async def register(actor: Actor, wanted: NewAgent) -> RegisteredAgent:
     client = await client_of(actor, wanted)
     client = replace(client, secret_hash=None if value is None else secret_hash(value))
     own = admin_resource(actor.deployment.public_url)
+    ours = own_audiences(actor.deployment)
     async with actor.change() as transaction:
         for resource in client.resources:
-            if resource != own and await apis.find_api(transaction, resource) is None:
+            if resource not in ours and await apis.find_api(transaction, resource) is None:
                 await apis.add_api(transaction, resource, name=client.name, now=now)
         await clients.save_client(transaction, client)
         event = actor.event("client.registered", client_id=client.id, kind=client.kind.value)
@@ -143,6 +147,9 @@ async def client_of(actor: Actor, wanted: NewAgent) -> Client:
         raise _refuse("name", "use a name with at least one visible character")
     own = admin_resource(deployment.public_url)
     resources = tuple(canonical_resource(one, public_url=deployment.public_url) for one in wanted.resources)
+    for resource in resources:
+        if resource != own and resource not in own_resources(deployment.public_url):
+            own_apis.check_identifier(deployment, resource, field="resources")
     return Client(
         id=wanted.client_id or new_id(),
         kind=ClientKind.MANUAL,

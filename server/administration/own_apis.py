@@ -8,7 +8,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from server.administration.actor import Actor, ChangeRefused
-from server.oauth.rules import SCOPES, admin_resource, canonical_resource, clean_name, own_resources
+from server.deployment import Deployment
+from server.oauth.resources import own_audiences
+from server.oauth.rules import SCOPES, clean_name
 from vault import apis
 from vault.apis import Api
 from vault.audit import audit
@@ -31,7 +33,8 @@ async def save(
 ) -> Api:
     """Register an API, or change a registered one; None keeps what is there. Clients are linked, none unlinked."""
     deployment, now = actor.deployment, actor.deployment.now()
-    _check(url, public_url=deployment.public_url, scopes=scopes or ())
+    check_identifier(deployment, url)
+    _check_scopes(scopes or ())
     for client in linked:
         if client.is_public:
             raise ChangeRefused(
@@ -70,18 +73,20 @@ async def unlink(actor: Actor, url: str, client: Client) -> bool:
     return True
 
 
-def _check(url: str, *, public_url: str, scopes: Sequence[str]) -> None:
-    """Check that the identifier can be an audience (RFC 8707 §2), and that no scope has one of our names."""
+def check_identifier(deployment: Deployment, url: str, *, field: str = "resource") -> None:
+    """An identifier can be an audience (RFC 8707 §2) and is none of the vault's own. Raises ChangeRefused."""
     try:
         parts = urlsplit(url)
         is_usable = parts.scheme in {"https", "http", "urn"} and bool(parts.netloc or parts.path) and not parts.fragment
     except ValueError:
         is_usable = False
     if not is_usable or len(url) > _LONGEST or not all("!" <= letter <= "~" for letter in url):
-        raise _refuse("resource", f"{url}: use an absolute URL without a fragment as the API's identifier")
-    canonical = canonical_resource(url, public_url=public_url)
-    if canonical in own_resources(public_url) or canonical == admin_resource(public_url):
-        raise _refuse("resource", f"{url} belongs to the vault; choose another URL")
+        raise _refuse(field, f"{url}: use an absolute URL without a fragment as the API's identifier")
+    if _bare(url) in set(map(_bare, own_audiences(deployment))):
+        raise _refuse(field, f"{url} belongs to the vault; choose another URL")
+
+
+def _check_scopes(scopes: Sequence[str]) -> None:
     for scope in scopes:
         if scope in SCOPES or _SCOPE.fullmatch(scope) is None:
             problem = "choose a valid scope name (RFC 6749 section 3.3) that the vault doesn't use itself"
@@ -90,3 +95,8 @@ def _check(url: str, *, public_url: str, scopes: Sequence[str]) -> None:
 
 def _refuse(field: str, description: str) -> ChangeRefused:
     return ChangeRefused("api_refused", description, field=field)
+
+
+def _bare(url: str) -> str:
+    """As somebody reads it who is careless about case and a slash at the end."""
+    return url.removesuffix("/").lower()

@@ -36,6 +36,13 @@ async def known_resource(deployment: Deployment, asked: str | None, *, client: C
     return resource
 
 
+def own_audiences(deployment: Deployment) -> frozenset[str]:
+    """Every audience that is an API of the vault itself, which nobody else can be."""
+    public_url = deployment.public_url
+    more = {admin_resource(public_url), me_audience(deployment), f"{public_url}/api/v2/"}
+    return own_resources(public_url) | more
+
+
 def may_administer(client: Client, public_url: str) -> bool:
     """Whether an operator registered this client for the Admin API; whoever registers by themselves never gets in."""
     return client.kind is ClientKind.MANUAL and admin_resource(public_url) in client.resources

@@ -266,6 +266,31 @@ async def test_an_api_is_saved_linked_and_removed(room: AdminRoom) -> None:
     assert await apis.list_apis(room.deployment.database) == ()
 
 
+@pytest.mark.parametrize(
+    ("path", "is_refused"),
+    [("/mcp", False), ("/admin/v1", False), ("/me/", True), ("/ME", True), ("/api/v2/", True), ("/orders", False)],
+)
+async def test_no_agent_is_bound_to_an_api_of_the_vaults_own_that_is_not_for_agents(
+    room: AdminRoom, path: str, is_refused: bool
+) -> None:
+    """What an agent is bound to becomes an API, which it would get tokens for."""
+    wish = {"name": "Agent", "redirect_uris": ["https://a.example/"], "resources": [room.room.url + path]}
+    answer = await room.call("POST", "/agents", json=wish)
+    if is_refused:
+        assert problem(answer, 400, "api_refused")["errors"]
+    else:
+        await _ok(answer, 201)
+    listed = (await _ok(await room.call("GET", "/apis")))["items"]
+    assert isinstance(listed, list)
+    is_new = path == "/orders"
+    assert [one["resource"] for one in listed] == ([room.room.url + path] if is_new else [])
+    put = await room.call("PUT", "/apis/" + (room.room.url + path).replace("/", "%2F"), json={})
+    if is_new:
+        await _ok(put)
+    else:
+        problem(put, 400, "api_refused")
+
+
 # Providers
 
 
