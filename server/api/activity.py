@@ -6,8 +6,6 @@ go on.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,13 +18,13 @@ from server.api.operations import AdminCall, instant_of, operation, read_cursor,
 from server.api.problems import ApiRefused, FieldProblem
 from server.deployment import Deployment
 from server.http.answers import SECRET
+from server.http.csv_files import csv_lines
 from vault.audit import audit
 from vault.records import Event
 
 EXAMINED: Final = 5000  # events that one request reads at most
 _BATCH: Final = 500
 _COLUMNS: Final = ("sequence", "at", "kind", "outcome", "person_id", "client_id", "connection_id", "details")
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for a formula (OWASP, CSV injection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +125,11 @@ async def _read(
 async def _write(deployment: Deployment, wanted: _Filter, *, is_csv: bool) -> AsyncGenerator[str]:
     before: int | None = None
     if is_csv:
-        yield _csv_row(list(_COLUMNS))
+        yield csv_lines([_COLUMNS])
     while True:
         found, before = await _read(deployment, wanted, before=before, limit=_BATCH)
         if is_csv:
-            yield "".join(_csv_row(_cells(event)) for event in found)
+            yield csv_lines(_cells(event) for event in found)
         else:
             yield "".join(event_record(event).model_dump_json() + "\n" for event in found)
         if before is None:
@@ -142,13 +140,6 @@ def _cells(event: Event) -> list[str]:
     facts = event_record(event)
     cells = [str(getattr(facts, name) if getattr(facts, name) is not None else "") for name in _COLUMNS[:-1]]
     return [*cells, audit.format_details(event.details)]
-
-
-def _csv_row(cells: list[str]) -> str:
-    """RFC 4180. A cell that a spreadsheet would run as a formula gets an apostrophe in front."""
-    written = io.StringIO()
-    csv.writer(written).writerow([f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in cells])
-    return written.getvalue()
 
 
 OPERATIONS = (list_events, export_events)

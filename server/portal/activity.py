@@ -5,8 +5,6 @@ Of the person themselves; `server.portal.administration.activity` tells administ
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 
 from server.deployment import Deployment
 from server.http import pages
+from server.http.csv_files import csv_lines
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from server.portal.story import StoryRow, Storyteller, agent_names, people_of
@@ -33,7 +32,6 @@ _NEW: Final = 100  # events that one look for new ones brings
 _SHORT: Final = 8  # events on another page
 _LOOK_BACK: Final = 300  # events among which those are looked for
 _FIELD_LIMIT: Final = 200  # characters of a filter
-_FORMULA: Final = (*"=+-@", *"＝＋－＠", *"\t\r\n")  # what spreadsheets take for a formula (OWASP, CSV injection)
 _COLUMNS: Final = ("time", "event", "outcome", "agent", "agent_id", "account", "connection_id", "details")
 _OF_PEOPLE: Final = ("person", "person_id")
 
@@ -237,10 +235,7 @@ def _cells(event: Event, *, names: Mapping[str, str], accounts: Mapping[str, Con
 
 
 def _csv(_columns: Sequence[str], rows: Sequence[list[str]]) -> str:
-    """RFC 4180. A cell that a spreadsheet would run as a formula gets an apostrophe in front."""
-    written = io.StringIO()
-    csv.writer(written).writerows([f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in row] for row in rows)
-    return written.getvalue()
+    return csv_lines(rows)
 
 
 def _json_lines(columns: Sequence[str], rows: Sequence[list[str]]) -> str:
