@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
+import socket
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -14,7 +16,8 @@ from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of, session_cookie, session_token
 from tests.support.rooms.portal_room import Room, running_room
 from vault import connections, users
-from vault.records import User
+from vault.audit import audit
+from vault.records import Event, User
 from vault.sign_in import passkeys, sessions
 
 RECENT = 900
@@ -145,10 +148,36 @@ async def test_the_download_has_what_is_kept_and_nothing_secret(room: Room) -> N
     assert stranger["accounts"] == []
 
 
-async def test_a_long_activity_is_written_in_parts(room: Room) -> None:
-    from vault.audit import audit
-    from vault.records import Event
+async def test_a_file_that_is_read_slowly_tells_nothing_of_what_happens_meanwhile(room: Room) -> None:
+    """Whoever took a session would otherwise go on learning after it ended."""
+    user = await room.user()
+    person = await room.signed_in(user)
+    long = {"note": "x" * 3000}
+    async with room.deployment.transaction() as transaction:
+        some = (Event("tool.called", user_id=user.id, details=long) for _ in range(1500))
+        await audit.append(transaction, *some, now=room.deployment.now())
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        slow.connect(("127.0.0.1", room.deployment.settings.server.port))
+        head = f"GET /account/data HTTP/1.1\r\nhost: localhost:{room.deployment.settings.server.port}\r\n"
+        slow.sendall(f"{head}connection: close\r\ncookie: {session_cookie(person.http)}\r\n\r\n".encode())
+        assert b"200 OK" in await asyncio.to_thread(slow.recv, 1024)
+        async with room.deployment.transaction() as transaction:
+            later = Event("account.canary", user_id=user.id, details={})
+            await audit.append(transaction, later, now=room.deployment.now())
+        text = await asyncio.to_thread(_read_all, slow)
+    assert text.count('"tool.called"') >= 1500
+    assert "account.canary" not in text
+    assert "account.canary" in (await person.http.get("/account/data")).text  # the twin
 
+
+def _read_all(one: socket.socket) -> str:
+    one.settimeout(20)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    return b"".join(iter(lambda: one.recv(1 << 16), b"")).decode()
+
+
+async def test_a_long_activity_is_written_in_parts(room: Room) -> None:
     user = await room.user()
     person = await room.signed_in(user)
     async with room.deployment.transaction() as transaction:

@@ -28,14 +28,16 @@ async def download(visit: OwnVisit) -> Response:
 
 
 async def _write_parts(visit: OwnVisit) -> AsyncGenerator[str]:
+    """What there is now: whoever reads slowly, with a session that has ended since, learns of nothing later."""
+    newest = await audit.list_events(visit.deployment.database, user_id=visit.user.id, limit=1, newest_first=True)
+    end = newest[0].sequence + 1 if newest else 0
     yield "{"
     for name, content in (await _records(visit)).items():
         yield f"{json.dumps(name)}: {json.dumps(content, ensure_ascii=False)},\n"
     yield '"activity": ['
+    reader, user_id = visit.deployment.database, visit.user.id
     after, comma = 0, ""
-    while events := await audit.list_events(
-        visit.deployment.database, user_id=visit.user.id, after=after, limit=_EVENTS_AT_ONCE
-    ):
+    while events := await audit.list_events(reader, user_id=user_id, after=after, before=end, limit=_EVENTS_AT_ONCE):
         for one in events:
             yield comma + json.dumps(_event(one), ensure_ascii=False)
             comma = ",\n"
