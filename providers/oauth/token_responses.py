@@ -129,10 +129,14 @@ def _lifetime(provider: Provider, root: object, *, now: int) -> int | None:
 def account_of(provider: Provider, content: object) -> Account | None:
     """The account that an answer names; None when it names none."""
     identity = provider.identity
-    account_id = fill(identity.id, content)
-    if account_id is None or len(account_id) > 255 or not account_id.isprintable():
+    return account_named(fill(identity.id, content) or "", fill(identity.label, content))
+
+
+def account_named(account_id: str, label: str | None) -> Account | None:
+    """The account with a label that can be shown anywhere; None for what can't be an account's ID."""
+    if not 0 < len(account_id) <= 255 or not account_id.isprintable():
         return None
-    return Account(id=account_id, label=as_data(fill(identity.label, content) or account_id, limit=200))
+    return Account(id=account_id, label=as_data(label or "", limit=200) or as_data(account_id, limit=200))
 
 
 def scopes_in(provider: Provider, said: object) -> frozenset[str] | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from providers.oauth.token_responses import account_named
 from server.administration.actor import Actor, ChangeRefused
 from vault import connections, users
 from vault.audit import audit
@@ -76,15 +77,19 @@ def _rows(file: Path, reader: csv.DictReader[str]) -> Iterator[ImportedAccount]:
         values = {name: (row.get(name) or "").strip() for name in (*COLUMNS, *OPTIONAL)}
         empty = [name for name in COLUMNS if not values[name]]
         too_long = [name for name, value in values.items() if len(value) > _LONGEST]
-        if empty or too_long or None in row or count > _MOST:
-            what = f"{empty[0]} is empty" if empty else "too many or too long values"
+        odd = [name for name in COLUMNS if not values[name].isprintable()]
+        account = account_named(values["account"], values["label"])
+        if account is None or empty or odd or too_long or None in row or count > _MOST:
+            what = "too many or too long values"
+            if empty or odd:
+                what = f"{empty[0]} is empty" if empty else f"{odd[0]} has characters that can't be shown"
             raise ChangeRefused("import_unreadable", f"{file}, line {reader.line_num}: {what}")
         yield ImportedAccount(
             reader.line_num,
             values["user"],
             values["provider"],
-            values["account"],
-            values["label"] or values["account"],
+            account.id,
+            account.label,
             parse_scope(values["scopes"]),
             values["refresh_token"],
         )
