@@ -8,39 +8,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import AsyncGenerator
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.attacks.attack_administration import someone
 from tests.attacks.attack_people import form_of, send
-from tests.attacks.target import PASSWORD, Target
+from tests.attacks.target import Target
 from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, scripted_server
 from tests.support.person import Form, Person, forms_of
-from tests.support.processes import Place, free_port
 
 CHANNELS = "/notifications/channels"
-
-
-@pytest.fixture(scope="module")
-async def person(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Person]:
-    """Somebody at a vault without a sandbox."""
-    place = Place(tmp_path_factory.mktemp("plain"), free_port())
-    place.configure()
-    async with place.serve(), Person(place.url) as browser:
-        code, _, err = await place.run("users", "add", "mallory", "--admin", "--password-stdin", feed=PASSWORD + "\n")
-        assert code == 0, err
-        page = await browser.sign_in("mallory", PASSWORD)
-        assert page.status_code == 200
-        yield browser
-
-
-@pytest.fixture(scope="module")
-async def inside() -> AsyncGenerator[ScriptedServer]:
-    """A server of the operator's that nobody but the operator may reach."""
-    async with scripted_server(lambda _: Reply(200, b"inside")) as server:
-        yield server
 
 
 async def add(person: Person, kind: str, wanted: str) -> bool:

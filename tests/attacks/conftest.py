@@ -2,15 +2,55 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator
 
 import pytest
 
-from tests.attacks.target import Target, running_target
+from tests.attacks.target import LOOPBACK, PASSWORD, REDIRECT, Target, running_target
+from tests.support.doubles.scripted import Reply, ScriptedServer, scripted_server
+from tests.support.person import Person
+from tests.support.processes import Place, free_port
 
 
 @pytest.fixture(scope="session")
 async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Target]:
     """The running vault."""
     async with running_target(tmp_path_factory.mktemp("attacked")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def person(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Person]:
+    """Somebody at a vault without a sandbox."""
+    place = Place(tmp_path_factory.mktemp("plain"), free_port())
+    place.configure()
+    async with place.serve(), Person(place.url) as browser:
+        code, _, err = await place.run("users", "add", "mallory", "--admin", "--password-stdin", feed=PASSWORD + "\n")
+        assert code == 0, err
+        page = await browser.sign_in("mallory", PASSWORD)
+        assert page.status_code == 200
+        yield browser
+
+
+@pytest.fixture(scope="module")
+async def inside() -> AsyncGenerator[ScriptedServer]:
+    """A server of the operator's that nobody but the operator may reach."""
+    async with scripted_server(lambda _: Reply(200, b"inside")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def tenant(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Target]:
+    """A vault with Auth0's wire on, and applications that an operator registered for it."""
+    async with running_target(tmp_path_factory.mktemp("auth0"), more="[auth0]\nenabled = true\n") as running:
+        for name, words in {
+            "app": ("--confidential", "--redirect-uri", REDIRECT),
+            "app2": ("--confidential", "--redirect-uri", REDIRECT),
+            "spa": ("--redirect-uri", LOOPBACK),
+        }.items():
+            made = json.loads(await running.command("clients", "add", name, "--auth0", *words, "--json"))
+            running.clients[name] = {key: str(made[key]) for key in ("client_id", "client_secret") if made.get(key)}
+        for name in ("app", "app2"):
+            await running.command("clients", "release", running.clients[name]["client_id"], "slack", "full")
         yield running

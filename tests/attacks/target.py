@@ -53,6 +53,7 @@ _WORKER = (
     *("--exchange", "--worker-connection", "slack", "--worker-scope", "chat:write"),
     *("--worker-address", "127.0.0.1", "--worker-address", "::1"),
 )
+ADMIN_CALLS = 2000  # a minute, of one client at the Admin API
 REFRESH_GRACE = 2  # seconds, so that an attack need not wait for ten minutes
 _CONFIG = f"""
 [server]
@@ -64,6 +65,8 @@ total_hourly = 100000
 failures_per_account = 100
 failures_per_address = 1000
 waiting_requests_per_address = 100000
+[admin]
+requests_per_minute = {ADMIN_CALLS}
 [tools]
 calls_per_minute = 100000
 [tokens]

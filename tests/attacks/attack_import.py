@@ -1,0 +1,167 @@
+"""`import csv`: files whose values are code, other people's, or too much; labels that people chose elsewhere."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.attack_administration import id_of, someone
+from tests.attacks.target import Target
+from tests.support.person import Person, without_own_markup
+
+HEAD = "user,provider,account,refresh_token,scopes"
+
+
+async def person_of(target: Target) -> tuple[str, Person]:
+    """A new person; their name."""
+    _, person = await someone(target)
+    return str((await person.http.get("/account/data")).json()["user"]["name"]), person
+
+
+async def take_over(target: Target, folder: Path, text: str | bytes, *options: str) -> tuple[int, str, str]:
+    """The command beside the running vault: exit code, standard output, standard error."""
+    file = folder / f"{secrets.token_hex(4)}.csv"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
+    code, out, err = await target.place.run("import", "csv", str(file), "--apply", *options)
+    assert "Traceback" not in out + err
+    return code, out, err
+
+
+async def accounts(person: Person) -> list[dict[str, object]]:
+    found = (await person.http.get("/account/data")).json()["accounts"]
+    return [{str(name): value for name, value in one.items()} for one in found]
+
+
+async def test_an_honest_row_is_taken_over(target: Target, tmp_path: Path) -> None:
+    """The twin of what follows."""
+    name, person = await person_of(target)
+    code, out, err = await take_over(target, tmp_path, f"{HEAD}\n{name},slack,U1,rt-canary-1,chat:write\n", "--json")
+    assert (code, json.loads(out)[0]["outcome"]) == (0, "imported"), err
+    assert [one["provider"] for one in await accounts(person)] == ["slack"]
+    assert "rt-canary-1" not in out + err
+
+
+LABELS = (
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "{{ 7*7 }}", "=cmd|' /C calc'!A0", "@SUM(1)", "+1",
+    "\x1b[2Jgone", "a\x07b", "\u202egnp.exe", "a\u2028b", "a\u009b31m", "a\tb", "'; drop table users; --",
+    "x" * 16_000, "javascript:alert(1)", "\ufeffx", "a\x7fb",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("label", LABELS, ids=lambda one: ascii(one)[:30])
+async def test_a_label_is_no_code_anywhere(target: Target, tmp_path: Path, label: str) -> None:
+    name, person = await person_of(target)
+    quoted = label.replace('"', '""')
+    rows = f'{HEAD},label\n{name},slack,U{secrets.token_hex(3)},rt-canary-2,chat:write,"{quoted}"\n'
+    code, out, err = await take_over(target, tmp_path, rows)
+    for text in (out, err, await target.command("connections", "list", "--user", name)):
+        assert not any(one in text for one in "\x1b\x07\u202e\u009b\u2028\x7f\r"), ascii(text)[:300]
+    if code != 0:
+        assert await accounts(person) == []
+        return
+    (account,) = await accounts(person)
+    for path in ("/", "/connections", f"/connections/{account['id']}", "/activity", "/account", "/notifications"):
+        page = without_own_markup((await person.open(path)).text)
+        assert "<script" not in page, path
+        assert "<img src=x" not in page
+        assert ">49<" not in page
+        assert not any(one in page for one in "\x1b\x07\u202e\u009b"), path
+    for path in ("/activity/export?format=csv",):
+        for line in (await person.http.get(path)).text.splitlines()[1:]:
+            for cell in line.split(","):
+                assert cell[:1] not in {"=", "+", "@", "\t"}, line[:200]
+
+
+OTHERS: dict[str, str] = {
+    "nobody": "nobody,slack,U1,rt,chat:write",
+    "a name with a blank": "{name} x,slack,U1,rt,chat:write",
+    "a pattern": "%,slack,U1,rt,chat:write",
+    "an id": "{id},slack,U1,rt,chat:write",
+    "a name with a Cyrillic letter": "m\u0430llory,slack,U1,rt,chat:write",
+    "NUL": "{name}\x00,slack,U1,rt,chat:write",
+    "an unknown provider": "{name},unknown,U1,rt,chat:write",
+    "a path": "{name},../slack,U1,rt,chat:write",
+    "a provider that isn't set up": "{name},dropbox,U1,rt,files.content.read",
+    "a scope it doesn't have": "{name},slack,U1,rt,admin",
+    "every scope": "{name},slack,U1,rt,*",
+    "an account with NUL": "{name},slack,U\x00,rt,chat:write",
+    "a token with NUL": "{name},slack,U1,r\x00t,chat:write",
+    "no token": "{name},slack,U1,,chat:write",
+    "no scope": "{name},slack,U1,rt,",
+    "a column more": "{name},slack,U1,rt,chat:write,label,more",
+    "a column less": "{name},slack,U1,rt",
+    "a quote that stays open": '{name},slack,"U1,rt,chat:write',
+    "a token of 20,000 characters": "{name},slack,U1," + "x" * 20_000 + ",chat:write",
+    "a value of 200,000": "{name},slack,U1," + "x" * 200_000 + ",chat:write",
+    "half a pair": "{name},slack,U\ud800,rt,chat:write",
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+async def test_a_row_that_is_wrong_takes_nothing_over(target: Target, tmp_path: Path, what: str) -> None:
+    name, person = await person_of(target)
+    row = OTHERS[what].replace("{name}", name).replace("{id}", await id_of(person))
+    code, out, err = await take_over(
+        target, tmp_path, f"{HEAD},label\n{row}\n".replace("chat:write\n", "chat:write,\n")
+    )
+    assert code != 0, (out, err)
+    assert await accounts(person) == []
+    assert (out + err).strip()
+
+
+FILES: dict[str, bytes] = {
+    "nothing": b"",
+    "no head": b"alice,slack,U1,rt,chat:write\n",
+    "another head": b"user,provider,account,access_token,scopes\n",
+    "UTF-16": f"{HEAD}\n".encode("utf-16"),
+    "broken UTF-8": HEAD.encode() + b"\nalice,slack,\xff,rt,chat:write\n",
+    "a picture": b"\x89PNG\r\n\x1a\n" + bytes(2000),
+    "a column twice": b"user,user,provider,account,refresh_token,scopes\nmallory,alice,slack,U1,rt,chat:write\n",
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+async def test_a_file_that_is_none_is_refused_in_words(target: Target, tmp_path: Path, what: str) -> None:
+    before = await target.command("connections", "list", "--user", "alice", "--json")
+    code, out, err = await take_over(target, tmp_path, FILES[what])
+    assert code != 0 or "no rows" in out + err, (out, err)
+    assert (out + err).strip()
+    assert await target.command("connections", "list", "--user", "alice", "--json") == before
+
+
+async def test_a_token_that_was_taken_over_is_nowhere_to_be_read(target: Target, tmp_path: Path) -> None:
+    name, person = await person_of(target)
+    secret = f"rt-{secrets.token_hex(16)}"
+    await take_over(target, tmp_path, f"{HEAD}\n{name},slack,U9,{secret},chat:write\n")
+    assert len(await accounts(person)) == 1
+    for path in ("/connections", "/account/data", "/activity/export?format=jsonl"):
+        assert secret not in (await person.http.get(path)).text
+    for folder in (target.place.data, target.server.data):
+        for file in folder.rglob("*"):
+            assert not file.is_file() or secret.encode() not in file.read_bytes(), file
+
+
+async def test_an_account_comes_once_and_not_over_one_that_is_connected(target: Target, tmp_path: Path) -> None:
+    name, person = await person_of(target)
+    rows = "".join(f"{name},slack,U7,rt-{number},chat:write\n" for number in range(5))
+    code, _, _ = await take_over(target, tmp_path, f"{HEAD}\n{rows}")
+    assert code != 0
+    assert len(await accounts(person)) == 1
+    await target.connect(target.mallory, "slack", account="bob")
+    before = await accounts(target.mallory)
+    held = json.loads(await target.command("connections", "list", "--user", "mallory", "--json"))
+    known = next(one for one in held if one["provider"] == "slack")
+    await take_over(
+        target, tmp_path, f"{HEAD}\nmallory,slack,{known.get('account_id', known['account'])},rt-evil,chat:write\n"
+    )
+    slack = [one for one in await accounts(target.mallory) if one["provider"] == "slack"]
+    assert len(slack) <= len([one for one in before if one["provider"] == "slack"]) + 1
+
+
+async def test_nobody_can_ask_for_it_over_the_network(target: Target) -> None:
+    for path in ("/import", "/admin/v1/import", "/administration/import", "/connections/import"):
+        answer = await target.alice.http.post(path, data={"file": "x"}, headers={"origin": target.url})
+        assert answer.status_code in {403, 404, 405}, path
