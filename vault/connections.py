@@ -451,11 +451,18 @@ _END_DELEGATIONS = """
 
 
 async def disconnect(
-    transaction: Transaction, ring: KeyRing, connection: Connection, *, now: int, by: str = ""
+    transaction: Transaction,
+    ring: KeyRing,
+    connection: Connection,
+    *,
+    now: int,
+    by: str = "",
+    client_id: str | None = None,
 ) -> PendingRevocation:
     """End a connection: refused from this commit on. Call it last in the transaction.
 
-    Records `connection.closed`, or `connection.closed_by_admin` with the name `by` of whoever did it for the person.
+    Records `connection.closed`, `connection.closed_by_admin` with the name `by` of whoever did it for the person, or
+    `connection.closed_by_agent` with the `client_id` of the agent that did.
 
     Seals what the provider's revocation needs into the pending revocation. The connection's key is destroyed once that
     is done or given up (`vault.upkeep.revocations`), or here if its tokens do not open.
@@ -481,11 +488,13 @@ async def disconnect(
     await add_pending(transaction, {**mine, "provider": connection.provider}, sealed=sealed, due_at=due_at, now=now)
     if sealed is None:
         await ring.destroy_connection_key(transaction, connection.id)
+    kind = "connection.closed" if client_id is None else "connection.closed_by_agent"
     await append(
         transaction,
         Event(
-            "connection.closed_by_admin" if by else "connection.closed",
+            "connection.closed_by_admin" if by else kind,
             user_id=connection.user_id,
+            client_id=client_id,
             connection_id=connection.id,
             details={
                 "provider": connection.provider,

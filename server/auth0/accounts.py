@@ -138,7 +138,9 @@ async def disconnect(deployment: Deployment, request: Request, principal: Princi
     if found is None:
         raise MeProblem(404, "This connected account doesn't exist")
     async with deployment.transaction() as transaction:
-        await connections.disconnect(transaction, deployment.keys, found, now=deployment.now())
+        await connections.disconnect(
+            transaction, deployment.keys, found, now=deployment.now(), client_id=principal.client_id
+        )
     with suppress(TimeoutError):  # what is left is due, and repeated
         async with asyncio.timeout(_PATIENCE):
             await revocations.revoke_upstream(deployment.vault, found.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -42,6 +43,9 @@ async def test_an_account_is_connected_listed_and_disconnected(application: Appl
     assert [one["id"] for one in listed["accounts"]] == [account["id"]]
     gone = await application.me("DELETE", f"accounts/{account['id']}")
     assert (gone.status_code, gone.content) == (204, b"")
+    story = re.sub(r"<[^>]+>", "", (await application.person.open("/activity")).text)
+    assert "Assistant disconnected" in story
+    assert "You disconnected" not in story
     assert (await application.me("GET", "accounts")).json() == {"accounts": []}
     assert (await application.account_token()).json()["error"] == "federated_connection_refresh_token_not_found"
     assert (await application.me("DELETE", f"accounts/{account['id']}")).status_code == 404
