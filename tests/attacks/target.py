@@ -43,6 +43,8 @@ ACCESS = "urn:ietf:params:oauth:token-type:access_token"
 JWT = "urn:ietf:params:oauth:token-type:jwt"
 _PORTAL = re.compile(r"(portal)")
 _PROMPT = re.compile(r"enter this one-time secret:\s+(\S+)")
+_RECENT = 1200  # seconds
+RUNNING: list[Target] = []
 _CLIENTS = {
     "backend": ("--confidential", "--exchange", "--redirect-uri", REDIRECT, "--release", "proxy"),
     "rival": ("--confidential", "--exchange", "--redirect-uri", REDIRECT, "--resource", API),
@@ -145,6 +147,15 @@ class Target:
     clients: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     worker_key: ECKey | None = None
     kept: dict[str, object] = field(default_factory=dict[str, object])
+    signed_in_at: float = field(default_factory=time.monotonic)
+
+    async def keep_admin(self) -> None:
+        """Have alice sign in again before her sign-in is too old to administer with (30 minutes)."""
+        if time.monotonic() - self.signed_in_at > _RECENT:
+            self.alice.http.cookies.clear()
+            page = await self.alice.sign_in("alice", PASSWORD)
+            assert page.status_code == 200, page.text
+            self.signed_in_at = time.monotonic()
 
     @property
     def url(self) -> str:
@@ -349,7 +360,11 @@ async def running_target(folder: Path, *, database: str | None = None, more: str
         page = await alice.submit(page, again, form="/first-run")
         assert page.status_code == 200, page.text
         await _populate(target, folder)
-        yield target
+        RUNNING.append(target)
+        try:
+            yield target
+        finally:
+            RUNNING.remove(target)
 
 
 @dataclass
