@@ -17,7 +17,7 @@ from server.auth0.problems import MeProblem, me_route
 from server.deployment import Deployment
 from server.http.answers import json_answer
 from server.oauth import service_accounts
-from server.oauth.rules import ADMIN_READ, OAuthError, admin_resource
+from server.oauth.rules import ADMIN_ACCESS, OAuthError, admin_resource
 from server.oauth.token_request import TokenGrant, TokenRequest
 from vault import connections, users
 from vault.records import Principal
@@ -26,15 +26,17 @@ from vault.records import Principal
 def routes(deployment: Deployment) -> list[Route]:
     """The route, for tokens of the Admin API."""
     path, audience = "/api/v2/users/{id}/connected-accounts", admin_resource(deployment.public_url)
-    return [me_route(deployment, path, audience, {"GET": (ADMIN_READ, list_for_admin)})]
+    return [me_route(deployment, path, audience, {"GET": (ADMIN_ACCESS, list_for_admin)})]
 
 
 async def issue_token(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
-    """The client credentials grant with Auth0's audience; `read:users` stands for our scope."""
+    """The client credentials grant with Auth0's audience; `read:users` stands for `admin:access`."""
     audience = asked.form.get("audience")
     if audience not in {None, f"{deployment.public_url}/api/v2/", admin_resource(deployment.public_url)}:
         raise OAuthError("invalid_target", f"the only audience of service accounts is {deployment.public_url}/api/v2/")
-    scopes = None if asked.scopes is None else asked.scopes - {"read:users"} | {ADMIN_READ}
+    scopes = asked.scopes
+    if scopes is not None and "read:users" in scopes:
+        scopes = scopes - {"read:users"} | {ADMIN_ACCESS}
     return await service_accounts.issue_token(deployment, replace(asked, scopes=scopes, resource=None))
 
 

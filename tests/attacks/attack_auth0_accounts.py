@@ -137,9 +137,9 @@ async def test_the_list_of_a_persons_accounts_is_for_admins_and_tells_no_token(t
     for value in (token, agent.token, agent.refresh, "x"):
         assert (await tenant.http.get(path, headers={"authorization": f"Bearer {value}"})).status_code == 401
     assert (await tenant.http.get(path)).status_code == 401
-    narrow = await admin_token(tenant, "people", "keys")
+    narrow = await admin_token(tenant, "read", "write", "people", "agents", "providers", "keys")
     assert (await tenant.http.get(path, headers={"authorization": f"Bearer {narrow}"})).status_code == 403
-    right = {"authorization": f"Bearer {await admin_token(tenant, 'read')}"}
+    right = {"authorization": f"Bearer {await admin_token(tenant, 'access')}"}
     answer = await tenant.http.get(path, headers=right)
     assert answer.status_code == 200
     assert "token" not in answer.text

@@ -6,7 +6,7 @@ import httpx2
 
 from server.administration.actor import Actor
 from server.administration.agents import NewAgent, ServiceWish, register
-from server.oauth.rules import ADMIN_READ
+from server.oauth.rules import ADMIN_ACCESS, ADMIN_READ
 from tests.auth0.application import Application
 from tests.support.rooms.portal_room import Room
 from vault import users
@@ -14,9 +14,14 @@ from vault.records import User
 
 
 async def service_token(
-    room: Room, http: httpx2.AsyncClient, *, person: User | None = None, **changes: str
+    room: Room,
+    http: httpx2.AsyncClient,
+    *,
+    person: User | None = None,
+    scopes: frozenset[str] = frozenset({ADMIN_ACCESS}),
+    **changes: str,
 ) -> httpx2.Response:
-    service = ServiceWish(person or await room.user("alice"), frozenset({ADMIN_READ}))
+    service = ServiceWish(person or await room.user("alice"), scopes)
     made = await register(
         Actor(room.deployment, None, "command_line"), NewAgent("Report", has_secret=True, service=service)
     )
@@ -55,3 +60,18 @@ async def test_a_token_is_worth_nothing_once_its_person_is_no_admin(room: Room, 
             await users.set_admin(transaction, person.id, is_admin=is_admin)
         answer = await application.http.get(path, headers={"Authorization": f"Bearer {token}"})
         assert answer.status_code == status, answer.text
+
+
+async def test_the_list_takes_the_scope_that_the_admin_api_takes_for_it(room: Room, application: Application) -> None:
+    path, http = f"/api/v2/users/{application.user.id}/connected-accounts", application.http
+    both = frozenset({ADMIN_READ, ADMIN_ACCESS})
+    for scopes, asked, status in (
+        (frozenset({ADMIN_READ}), "admin:read", 403),
+        (both, "admin:read", 403),
+        (both, "admin:read read:users", 200),
+    ):
+        issued = await service_token(room, http, scopes=scopes, scope=asked)
+        headers = {"Authorization": f"Bearer {issued.json()['access_token']}"}
+        assert (await http.get(path, headers=headers)).status_code == status, asked
+    refused = await service_token(room, http, scopes=frozenset({ADMIN_READ}), scope="read:users")
+    assert refused.json()["error"] == "invalid_scope"
