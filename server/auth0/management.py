@@ -24,7 +24,9 @@ from vault.records import Principal
 
 
 def routes(deployment: Deployment) -> list[Route]:
-    """The route, for tokens of the Admin API."""
+    """The route, for tokens of the Admin API; none where that is switched off."""
+    if not deployment.settings.admin.api:
+        return []
     path, audience = "/api/v2/users/{id}/connected-accounts", admin_resource(deployment.public_url)
     return [me_route(deployment, path, audience, {"GET": (ADMIN_ACCESS, list_for_admin)})]
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx2
+import pytest
 
 from server.administration.actor import Actor
 from server.administration.agents import NewAgent, ServiceWish, register
 from server.oauth.rules import ADMIN_ACCESS, ADMIN_READ
 from tests.auth0.application import Application
-from tests.support.rooms.portal_room import Room
+from tests.support.rooms.portal_room import Room, running_room
 from vault import users
 from vault.records import User
 
@@ -75,3 +78,12 @@ async def test_the_list_takes_the_scope_that_the_admin_api_takes_for_it(room: Ro
         assert (await http.get(path, headers=headers)).status_code == status, asked
     refused = await service_token(room, http, scopes=frozenset({ADMIN_READ}), scope="read:users")
     assert refused.json()["error"] == "invalid_scope"
+
+
+@pytest.mark.parametrize(("api", "status"), [(False, 404), (True, 401)])
+async def test_the_list_is_not_there_where_the_admin_api_is_switched_off(
+    tmp_path: Path, api: bool, status: int
+) -> None:
+    overrides = {"auth0": {"enabled": True}, "admin": {"api": api}}
+    async with running_room(tmp_path / "data", overrides=overrides) as room, httpx2.AsyncClient() as http:
+        assert (await http.get(f"{room.url}/api/v2/users/x/connected-accounts")).status_code == status
