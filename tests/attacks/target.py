@@ -427,7 +427,7 @@ class Server:
         arguments = Place(self.data, place.port).arguments("serve", "--sandbox", "--config", str(place.config))
         with errors.open("wb") as out:
             self.process = await asyncio.create_subprocess_exec(*arguments, stderr=out, env=place.environment())
-        late = time.monotonic() + 90
+        late = time.monotonic() + 300
         while (found := until.search(errors.read_text(encoding="utf-8"))) is None:
             assert self.process.returncode is None and time.monotonic() < late, errors.read_text(encoding="utf-8")
             await asyncio.sleep(0.1)
