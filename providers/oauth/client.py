@@ -307,13 +307,13 @@ class OAuthUpstream:
             raise UpstreamError("account_unknown", f"{provider.title} didn't say which account this is")
         return account
 
-    def _request(self, written: TokenRequestBytes, *, timeout: float = TOTAL_TIMEOUT) -> OutboundRequest:
+    def _request(self, written: TokenRequestBytes, *, timeout: float | None = None) -> OutboundRequest:
         return OutboundRequest(
             method=written.method,
             url=written.url,
             headers=written.headers,
             body=written.body,
-            timeout=timeout,
+            timeout=TOTAL_TIMEOUT if timeout is None else timeout,
             max_bytes=ANSWER_LIMIT,
             policy=self._provider.registration.reach,
             peer=f"{self._provider.name}.oauth",

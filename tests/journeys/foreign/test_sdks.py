@@ -1,12 +1,13 @@
 """The programs that `client-config` prints for agent SDKs, run as printed by the SDKs themselves.
 
 Each SDK lives in an environment of its own (`make sdks`): LangGraph's adapters need mcp 1, the others run with mcp 2.
+All programs of an SDK run one after the other in one process, because an SDK takes seconds to import.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from server.cli import app
 from tests.conftest import unavailable
 from tests.journeys.foreign.test_foreign_inspector import settings_file
 from tests.support.foreign.foreign import run
-from tests.support.rooms.mcp_room import Agent, Room, room
+from tests.support.rooms.mcp_room import Room, room
 
 SDKS = Path(__file__).parents[3] / ".venv" / "sdks"
 ENVIRONMENTS = {"langgraph": "mcp-1", "openai-agents": "mcp-2", "pydantic-ai": "mcp-2"}
@@ -43,7 +44,21 @@ async def main() -> None:
 
 asyncio.run(main())
 """
-PATIENCE = 90.0  # seconds; the SDKs take some to import
+RUNNER = """
+import os
+import runpy
+import sys
+import traceback
+
+for name, token in {programs}:
+    os.environ["ACCESS_TOKEN"] = token
+    print("==", name, flush=True)
+    try:
+        runpy.run_path(name, run_name="__main__")
+    except BaseException:
+        traceback.print_exc(file=sys.stdout)
+"""
+PATIENCE = 120.0  # seconds; the SDKs take some to import
 
 pytestmark = pytest.mark.group("sdks")
 ran = pytest.mark.client
@@ -58,11 +73,6 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
         yield opened
 
 
-@pytest_asyncio.fixture(scope="module")
-async def agent(place: Room) -> Agent:
-    return await place.agent()
-
-
 async def printed(place: Room, client: str, *options: str) -> str:
     arguments = ["client-config", client, *options, "--data", str(place.vault.deployment.data)]
     result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
@@ -70,57 +80,70 @@ async def printed(place: Room, client: str, *options: str) -> str:
     return result.stdout
 
 
-async def run_program(client: str, program: str, folder: Path, **variables: str) -> str:
+Play = Callable[[str], Awaitable[Mapping[str, str]]]
+
+
+@pytest_asyncio.fixture(scope="module")
+async def play(place: Room, tmp_path_factory: pytest.TempPathFactory) -> Play:
+    """Runs a client's programs once; what each printed, by its name."""
+    played: dict[str, Mapping[str, str]] = {}
+
+    async def play(client: str) -> Mapping[str, str]:
+        if client not in played:
+            played[client] = await _play(place, client, tmp_path_factory.mktemp(client))
+        return played[client]
+
+    return play
+
+
+async def _play(place: Room, client: str, folder: Path) -> Mapping[str, str]:
+    own = await place.agent()
+    await place.connect(own, "slack", scopes=frozenset({"chat:write", "channels:read"}))
+    over_http = await printed(place, client, "--transport", "http")
+    made, end, nothing = over_http.partition("\nasyncio.run(main())\n")
+    assert (bool(end), nothing) == (True, "")
+    wishes = [("slack_post", POST), ("calendar_list", {})]
+    programs = {
+        "stdio": (await printed(place, client), ""),
+        "http": (over_http, own.token),
+        "calls": (made + CALLING.format(opened=OPENED[client], call=CALLS[client], wishes=wishes), own.token),
+        "ended": (over_http, "ended"),
+    }
+    if client == "openai-agents":
+        programs["sse"] = (await printed(place, client, "--transport", "sse"), own.token)
+    for name, (program, _) in programs.items():
+        (folder / name).write_text(program)
+    tokens = [(name, token) for name, (_, token) in programs.items()]
+    (folder / "runner.py").write_text(RUNNER.format(programs=tokens))
     python = SDKS / ENVIRONMENTS[client] / "bin" / "python"
-    (folder / "program.py").write_text(program)
-    done = await run(
-        str(python), "-W", "ignore", str(folder / "program.py"), folder=folder, env=variables, patience=PATIENCE
-    )
+    done = await run(str(python), "-W", "ignore", "runner.py", folder=folder, env={}, patience=PATIENCE)
     assert done.code == 0, done.err
-    return done.out
-
-
-@pytest.mark.parametrize(
-    "client",
-    [
-        pytest.param("langgraph", marks=ran("langgraph", "stdio", "tools listed")),
-        pytest.param("openai-agents", marks=ran("openai-agents", "stdio", "tools listed")),
-        pytest.param("pydantic-ai", marks=ran("pydantic-ai", "stdio", "tools listed")),
-    ],
-)
-async def test_a_program_for_stdio_starts_the_vault_and_lists_its_tools(
-    place: Room, tmp_path: Path, client: str
-) -> None:
-    out = await run_program(client, await printed(place, client), tmp_path)
-    assert {"slack_post", "calendar_list"} <= set(out.split())
+    parts = [part.partition("\n") for part in done.out.split("== ")[1:]]
+    return {name: said for name, _, said in parts}
 
 
 @pytest.mark.parametrize(
     ("client", "transport"),
     [
+        pytest.param("langgraph", "stdio", marks=ran("langgraph", "stdio", "tools listed")),
+        pytest.param("openai-agents", "stdio", marks=ran("openai-agents", "stdio", "tools listed")),
+        pytest.param("pydantic-ai", "stdio", marks=ran("pydantic-ai", "stdio", "tools listed")),
         ("langgraph", "http"),
         ("openai-agents", "http"),
         pytest.param("openai-agents", "sse", marks=ran("openai-agents", "SSE", "tools listed")),
         ("pydantic-ai", "http"),
     ],
 )
-async def test_a_program_for_an_address_lists_the_tools_with_the_persons_token(
-    place: Room, agent: Agent, tmp_path: Path, client: str, transport: str
-) -> None:
-    program = await printed(place, client, "--transport", transport)
-    out = await run_program(client, program, tmp_path, ACCESS_TOKEN=agent.token)
-    assert {"slack_post", "calendar_list"} <= set(out.split())
+async def test_a_program_as_printed_lists_the_tools(play: Play, client: str, transport: str) -> None:
+    out = (await play(client))[transport]
+    assert {"slack_post", "calendar_list"} <= set(out.split()), out
 
 
 @pytest.mark.parametrize("client", ["openai-agents", "pydantic-ai"])  # mcp 1 shows the status alone
-async def test_a_program_whose_token_ended_shows_how_to_sign_in_again(place: Room, tmp_path: Path, client: str) -> None:
-    (tmp_path / "program.py").write_text(await printed(place, client, "--transport", "http"))
-    python = SDKS / ENVIRONMENTS[client] / "bin" / "python"
-    done = await run(
-        *(str(python), "-W", "ignore", "program.py"), folder=tmp_path, env={"ACCESS_TOKEN": "ended"}, patience=PATIENCE
-    )
-    assert done.code != 0
-    assert "Your sign-in has ended. Sign in again from the client." in done.err
+async def test_a_program_whose_token_ended_shows_how_to_sign_in_again(play: Play, client: str) -> None:
+    out = (await play(client))["ended"]
+    assert "Traceback" in out
+    assert "Your sign-in has ended. Sign in again from the client." in out
 
 
 @pytest.mark.parametrize(
@@ -132,17 +155,9 @@ async def test_a_program_whose_token_ended_shows_how_to_sign_in_again(place: Roo
     ],
 )
 async def test_calls_through_the_sdk_post_and_show_the_link_for_an_account_that_is_missing(
-    place: Room, tmp_path: Path, client: str
+    place: Room, play: Play, client: str
 ) -> None:
-    own = await place.agent()
-    await place.connect(own, "slack", scopes=frozenset({"chat:write", "channels:read"}))
-    program, end, nothing = (await printed(place, client, "--transport", "http")).partition("\nasyncio.run(main())\n")
-    assert (bool(end), nothing) == (True, "")
-    calling = CALLING.format(
-        opened=OPENED[client], call=CALLS[client], wishes=[("slack_post", POST), ("calendar_list", {})]
-    )
-    told = await run_program(client, program + calling, tmp_path, ACCESS_TOKEN=own.token)
-    post = place.simulator.books()["posts"][-1]
-    assert post["text"] == POST["text"]
-    assert str(post["ts"]) in told
+    told = (await play(client))["calls"]
+    posts = {str(post["ts"]) for post in place.simulator.books()["posts"] if post["text"] == POST["text"]}
+    assert any(ts in told for ts in posts), told
     assert f"{place.url}/connect/" in told

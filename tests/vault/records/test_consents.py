@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import httpx2
 import pytest
 
+import vault.storage.sqlite
 from providers.simulator.person import consent
 from providers.simulator.running import running_simulator
 from server.app import open_deployment
@@ -156,6 +157,11 @@ async def opened(store: Store) -> AsyncGenerator[Place]:
         place = Place(Room(vault, simulator, stack), store)
         yield place
         await place.bring_storage_back()
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vault.storage.sqlite, "BUSY_WAIT", 1.0)
 
 
 @pytest.fixture
