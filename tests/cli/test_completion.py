@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from typer.testing import CliRunner
+
 from server.app import open_deployment
+from server.cli import app
 from server.deployment import Deployment
 from server.mcp.local_owner import find_owner
 from server.settings import load_settings
@@ -63,10 +66,24 @@ async def _add(deployment: Deployment, owner: User) -> str:
     return asked.id
 
 
+def _question(place: Place, words: Sequence[str]) -> dict[str, str]:
+    asks = {"_TOKEN_VAULT_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(("token-vault", *words))}
+    return asks | {"COMP_CWORD": str(len(words)), "TOKEN_VAULT_DATA": str(place.data)}
+
+
+async def complete_here(place: Place, *words: str, environment: Mapping[str, str] | None = None) -> list[str]:
+    """What bash would offer for the last of the words, asked in this process."""
+    asks = _question(place, words) | dict(environment or {})
+    result = await asyncio.to_thread(
+        CliRunner().invoke, app, [], env=asks, prog_name="token-vault", catch_exceptions=False
+    )
+    assert result.stderr == ""
+    return result.stdout.split()
+
+
 async def complete(place: Place, *words: str, environment: Mapping[str, str] | None = None) -> list[str]:
     """What bash would offer for the last of the words."""
-    asks = {"_TOKEN_VAULT_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(("token-vault", *words))}
-    asks |= {"COMP_CWORD": str(len(words)), "TOKEN_VAULT_DATA": str(place.data), **(environment or {})}
+    asks = _question(place, words) | dict(environment or {})
     process = await asyncio.create_subprocess_exec(
         *PROGRAM,
         stdout=asyncio.subprocess.PIPE,
@@ -96,7 +113,8 @@ async def test_names_are_completed_from_the_database_and_nothing_is_made(place: 
         (("delegations", "ask", "Cursor", "slack", "--tool", "slack_po"), ["slack_post"]),
         (("users", "disable", "zz"), []),
     ):
-        assert sorted(one for one in await complete(place, *words) if one) == expected, words
+        assert sorted(await complete_here(place, *words)) == expected, words
+    assert await complete(place, "users", "disable", "al") == ["alice"]
     assert {file.name: file.read_bytes() for file in place.data.iterdir() if file.is_file()} == before
 
 
@@ -117,15 +135,15 @@ async def test_the_data_directory_of_the_command_line_counts(place: Place, tmp_p
 
 async def test_whatever_is_wrong_a_completion_says_nothing_and_makes_nothing(place: Place) -> None:
     new = Place(place.data.with_name("new"), 0)
-    assert await complete(new, "users", "disable", "al") in ([], [""])
+    assert await complete_here(new, "users", "disable", "al") == []
     assert not new.data.exists()
     (place.data / "config.toml").write_text("[server]\nprot = 1\n")
-    assert await complete(place, "users", "disable", "al") in ([], [""])
+    assert await complete_here(place, "users", "disable", "al") == []
     (place.data / "config.toml").unlink()
     with closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
         database.execute("drop table users")
         database.commit()
-    assert await complete(place, "users", "disable", "al") in ([], [""])
+    assert await complete_here(place, "users", "disable", "al") == []
     closed = {"TOKEN_VAULT_DATABASE__URL": f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"}
     assert await complete(place, "users", "disable", "al", environment=closed) in ([], [""])
 
@@ -140,4 +158,5 @@ async def test_names_are_completed_from_postgresql(postgres_store: Store) -> Non
         (("connections", "disconnect", "--user", "alice", "ali"), "alice@team.example"),
         (("approvals", "approve", asked[:4]), asked),
     ):
-        assert await complete(place, *words, environment=here) == [expected]
+        assert await complete_here(place, *words, environment=here) == [expected]
+    assert await complete(place, "users", "disable", "al", environment=here) == ["alice"]
