@@ -1,4 +1,4 @@
-"""The guides, followed word by word in front of stand-ins for Slack and Google under their own names; and six mistakes.
+"""The guides, followed word by word in front of stand-ins for Slack and Google under their own names; and three mistakes.
 
 Clone and installation are left to `make first-hour`, which plays the same journeys after them, and all mistakes
 (`FIRST_HOUR=all`): each costs some seconds of processes that start. What `providers setup` refuses at once is in
@@ -21,15 +21,12 @@ from tests.support.private import private_mounts
 from tests.support.processes import ROOT
 
 pytestmark = pytest.mark.timeout(300)  # all journeys of a kind are played before the first test of it
-SIX = (
+FIRST = (
     "the redirect at Slack without its path",
-    "token rotation left off",
-    "scopes of a bot instead of the user's",
     "the Calendar API not enabled",
-    "not a test user",
     "a proxy that changes Host",
 )
-NAMES = list(MISTAKES) if os.environ.get("FIRST_HOUR") == "all" else list(SIX)
+NAMES = list(MISTAKES) if os.environ.get("FIRST_HOUR") == "all" else list(FIRST)
 Played = dict[str, dict[str, object]]
 
 
