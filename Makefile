@@ -4,13 +4,14 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types bench million screenshots chaos soak ha fuzz attack clients conformance first-hour clean lock serve node sdks bundle release version docs recordings chart
+.PHONY: help demo test long lint types bench million screenshots chaos soak ha fuzz attack clients conformance first-hour clean lock serve node sdks bundle release version docs recordings chart
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         the whole story against the sandbox, about 20 s after the first install (KEEP=1 leaves it running)"
 	@echo "make serve        the server on http://localhost:8765 with the sandbox providers"
 	@echo "make test         the suite on SQLite and PostgreSQL; says what it skipped and how to enable it"
+	@echo "make long         the tests that are too long for make test (3 minutes)"
 	@echo "make node         third-party clients for the suite (npm packages, Node from a wheel)"
 	@echo "make sdks         agent SDKs for the suite, each set in an environment of its own"
 	@echo "make lint types   ruff, import contracts, pyright"
@@ -41,7 +42,10 @@ serve: .venv/.runtime
 	@$(RUN) -m token_vault serve --sandbox
 
 test: .venv/.dev
-	$(RUN) -m pytest -n 3 --dist loadfile $(TESTS)
+	$(RUN) -m pytest -n 3 --dist loadfile -m "not long" $(TESTS)
+
+long: .venv/.dev
+	$(RUN) -m pytest -n 2 -m long $(TESTS)
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .

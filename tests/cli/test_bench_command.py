@@ -43,6 +43,7 @@ async def test_it_measures_sqlite_and_leaves_nothing(
     assert sorted(place.data.iterdir()) == before
 
 
+@pytest.mark.long
 async def test_it_measures_a_database_of_its_own_on_postgresql_and_drops_it(postgres_store: Store) -> None:
     found = await content(postgres_store, "bench", "--seconds", "1", "--database", postgres_store.url)
     assert found["database"] == "PostgreSQL"

@@ -18,6 +18,7 @@ from tests.support.rooms.oauth_world import GENEROUS, query_of, vault_with
 ORDINARY = tuple(habit for habit in HABITS if not habit.signs_in_by_itself)
 
 
+@pytest.mark.long
 async def test_no_client_falls_out(tmp_path: Path) -> None:
     playing, clicks = await play_here(tmp_path / "data", days=2)
     figures = {one.habit.name: one.figures for one in playing}

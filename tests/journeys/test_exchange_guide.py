@@ -118,6 +118,7 @@ async def test_the_page_can_be_followed_word_by_word(folder: Path) -> None:
     assert introspected["active"] is True
 
 
+@pytest.mark.long
 async def test_the_printed_line_works_alone_and_a_second_run_ends_the_first_backend(folder: Path) -> None:
     ask = "token-vault try-exchange --sandbox --json"
     async with program("bash", "-u", folder=folder) as shell:

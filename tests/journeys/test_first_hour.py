@@ -1,4 +1,4 @@
-"""The guides, followed word by word in front of stand-ins for Slack and Google under their own names; and three mistakes.
+"""The guides, followed word by word in front of stand-ins for Slack and Google; and three mistakes.
 
 Clone and installation are left to `make first-hour`, which plays the same journeys after them, and all mistakes
 (`FIRST_HOUR=all`): each costs some seconds of processes that start. What `providers setup` refuses at once is in

@@ -146,6 +146,7 @@ async def test_over_stdio_the_inspector_calls_as_the_owner_and_needs_no_sign_in(
 
 
 @ran("inspector", "bridge", "words", "2025-11-25")
+@pytest.mark.long
 async def test_through_the_bridge_the_inspector_reaches_a_vault_elsewhere_over_stdio(
     place: Room, somebody: Somebody, tmp_path: Path
 ) -> None:

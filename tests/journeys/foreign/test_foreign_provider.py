@@ -94,6 +94,7 @@ async def test_two_processes_on_one_database_refresh_once(place: Place) -> None:
             assert await place.books() == {"refresh tokens": 1 + round_number, "refreshes": round_number}
 
 
+@pytest.mark.long
 async def test_the_grant_survives_two_processes_of_which_one_is_killed_at_every_step_outside_the_gap(
     store: Store, tmp_path: Path
 ) -> None:

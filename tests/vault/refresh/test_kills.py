@@ -48,6 +48,7 @@ async def test_in_the_gap_of_a_provider_without_grace_the_next_caller_is_told_at
         assert await kill_at(world, nursery, STRICT, "answered") == []
 
 
+@pytest.mark.long
 async def test_kills_at_random_moments_lose_nothing_outside_the_gap_and_spend_nothing_twice(
     sqlite_store: Store, nursery: Nursery
 ) -> None:
@@ -59,6 +60,7 @@ async def test_kills_at_random_moments_lose_nothing_outside_the_gap_and_spend_no
     assert tally.recovered["sibling"] == tally.hit["sibling"]
 
 
+@pytest.mark.long
 async def test_the_answer_of_a_process_that_was_stopped_is_kept_and_its_token_not_sent_again(
     sqlite_store: Store, nursery: Nursery
 ) -> None:
@@ -68,6 +70,7 @@ async def test_the_answer_of_a_process_that_was_stopped_is_kept_and_its_token_no
 
 
 @pytest.mark.parametrize("off", [OFF, -OFF])
+@pytest.mark.long
 async def test_a_process_whose_clock_is_off_sends_nothing_twice_and_asks_nobody(
     sqlite_store: Store, nursery: Nursery, off: int
 ) -> None:

