@@ -247,7 +247,7 @@ class SignInSettings(Section):
     passkey_for: tuple[Literal["destructive_tools", "connections", "administration"], ...] = Field(
         default=(),
         description="What needs a passkey: `destructive_tools` (approving a call that can change or delete), "
-        "`connections` (connecting an account), `administration` (every change)",
+        "`connections` (connecting an account), `administration` (every change, also by programs at the Admin API)",
     )
     recent_lifetime: int = Field(
         default=900,

@@ -55,6 +55,7 @@ class Principal:
     expires_at: int | None = None
     token_id: str = ""  # `jti` of the access token behind the call; what is made from it ends with it
     auth_time: int | None = None  # when the person signed in, if the token says so (RFC 9068 §2.2.1)
+    is_strong: bool = False  # with a passkey or several factors, likewise (RFC 8176 §2, `mfa`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,11 @@ class Session:
     def is_proved(self, now: int, *, lifetime: int) -> bool:
         """Whether a passkey or several factors proved within `lifetime` seconds that it was the person."""
         return self.proved_at is not None and now - self.proved_at < lifetime
+
+    @property
+    def is_strong(self) -> bool:
+        """Whether a passkey or several factors proved at all that it was the person."""
+        return self.proved_at is not None
 
     @property
     def auth_time(self) -> int | None:

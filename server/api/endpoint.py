@@ -193,16 +193,20 @@ def _check_rate(deployment: Deployment, principal: Principal) -> None:
 def _check_sign_in(
     deployment: Deployment, request: Request, operation: AdminOperation, principal: Principal, client: Client
 ) -> None:
-    """RFC 9470: a person who changes something signed in a short while ago, as on the pages."""
+    """RFC 9470: a person who changes something signed in a short while ago, and with what the pages ask for."""
     if not operation.changes or is_service_account(client):
         return
-    if principal.auth_time is not None and deployment.now() - principal.auth_time < RECENT:
+    settings = deployment.settings.sign_in
+    needs_passkey = "administration" in settings.passkey_for
+    longest = min(RECENT, settings.recent_lifetime) if needs_passkey else RECENT
+    is_recent = principal.auth_time is not None and deployment.now() - principal.auth_time < longest
+    if is_recent and (principal.is_strong or not needs_passkey):
         return
-    parts = {"error": "insufficient_user_authentication", "max_age": str(RECENT)}
+    parts = {"error": "insufficient_user_authentication", "max_age": str(longest)}
     raise ApiRefused(
         "sign_in_again",
-        f"A change needs a sign-in within the last {RECENT // 60} minutes: ask for authorization again with "
-        f"max_age={RECENT}.",
+        f"A change needs a sign-in{' with a passkey' if needs_passkey else ''} within the last {longest // 60} "
+        f"minutes: ask for authorization again with max_age={longest}.",
         headers=_authenticate(deployment, request, parts),
     )
 

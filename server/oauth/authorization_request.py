@@ -41,6 +41,7 @@ class AuthorizationRequest:
     stale_session: str | None = None  # nor does this session, by its hash: the client asked for another sign-in
     asks_always: bool = False  # the client wants the person asked, whatever was allowed before
     auth_time: int | None = None  # when the person who allowed it signed in
+    is_strong: bool = False  # with a passkey or several factors
     device: DeviceFacts | None = None  # the answer waits for a device instead of going to a redirect URI
 
     def accepts(self, session: Session) -> bool:

@@ -39,7 +39,7 @@ from server.oauth.rules import (
     parse_prompt,
 )
 from server.oauth.wire import as_oauth_error, read_form
-from server.sign_in import password
+from server.sign_in import password, step_up
 from vault import clients, grants, limits, tickets
 from vault.audit import audit
 from vault.records import Client, ClientKind, Event, Grant, Session, TicketPurpose, User, parse_scope
@@ -238,7 +238,8 @@ async def _proceed(
     wanted = with_sign_in_rule(checked, session, prompt=prompt, max_age=max_age, now=deployment.now())
     if browser is not None and wanted.accepts(browser[0]):
         pending = _pending_from("", wanted, client)
-        if not wanted.asks_always and await find_consent(deployment, pending, user=browser[1]) is not None:
+        is_answered = not (wanted.asks_always or lacks_proof(deployment, wanted.resource, session=browser[0]))
+        if is_answered and await find_consent(deployment, pending, user=browser[1]) is not None:
             handle = await _keep(deployment, wanted)
             return go(await approve(deployment, handle, user=browser[1], session=browser[0], scopes=wanted.scopes))
         if "none" in prompt:
@@ -344,6 +345,12 @@ def _may_answer(client: Client, wanted: AuthorizationRequest) -> bool:
     return wanted.device is not None or redirect_matches(client.redirect_uris, wanted.redirect_uri)
 
 
+def lacks_proof(deployment: Deployment, resource: str, *, session: Session) -> bool:
+    """Whether a token for this resource can change what the pages change only after a passkey, and none was used."""
+    is_admin = resource == admin_resource(deployment.public_url)
+    return is_admin and step_up.lacks_proof(deployment, session, "administration")
+
+
 async def find_consent(deployment: Deployment, pending: PendingAuthorization, *, user: User) -> Grant | None:
     """This user's earlier consent for the same client, redirect URI, resource and scopes, if it may be reused."""
     found = await grants.find_consent(
@@ -376,7 +383,11 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
             raise TransitionRefused("sign in again first", detail="session older than the client asked for")
         if wanted.resource == admin_resource(deployment.public_url) and not user.is_admin:
             raise TransitionRefused("only an admin can allow this", detail="not an administrator")
-        granted = replace(wanted, scopes=wanted.scopes & scopes, auth_time=session.auth_time)
+        if lacks_proof(deployment, wanted.resource, session=session):
+            raise TransitionRefused("confirm with your passkey first", detail="no passkey proved this session")
+        granted = replace(
+            wanted, scopes=wanted.scopes & scopes, auth_time=session.auth_time, is_strong=session.is_strong
+        )
         if not granted.scopes:
             raise TransitionRefused("choose at least one permission, or deny", detail="no scope left")
         code = await tickets.issue(

@@ -168,6 +168,7 @@ async def _answer(deployment: Deployment, issue: TokenGrant, asked: TokenRequest
         key_thumbprint=asked.key_thumbprint,
         lifetime=settings.access_lifetime_alone if is_alone and not is_admin else settings.access_lifetime,
         auth_time=issue.auth_time if is_admin else None,
+        is_strong=issue.is_strong and is_admin,
     )
     content: dict[str, object] = {
         "access_token": access_token,
@@ -264,6 +265,7 @@ async def _redeem(
         ends_at,
         wanted.nonce,
         wanted.auth_time,
+        wanted.is_strong,
         is_left_alone=is_left_alone,
     )
 

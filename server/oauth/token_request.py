@@ -40,6 +40,7 @@ class TokenGrant:
     refresh_expires_at: int | None = None  # unless it is used before
     nonce: str | None = None
     auth_time: int | None = None  # of the original sign-in; a refresh does not repeat it
+    is_strong: bool = False  # likewise
     is_left_alone: bool = False  # the client will not use its refresh token
     asks_anew: bool = False  # it gets another token whenever it likes, so this one need not live long
 

@@ -26,6 +26,7 @@ from vault.records import Grant, Principal, format_scope, parse_scope
 TYPE: Final = "at+jwt"
 MAX_LIFETIME: Final = 86400
 MAX_ACTORS: Final = 4  # of a chain, by any issuer
+_STRONG: Final = "mfa"  # RFC 8176 §2
 _REMEMBERED: Final = 4096  # verdicts per process
 _CLOCK_SKEW: Final = 30
 
@@ -52,6 +53,7 @@ class AccessClaims:
     actors: tuple[str, ...] = ()
     key_thumbprint: str | None = None
     auth_time: int | None = None
+    is_strong: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class AccessTokenFacts:
     key_thumbprint: str | None = None
     parent: str = ""
     auth_time: int | None = None
+    is_strong: bool = False
 
 
 class _Verdicts:
@@ -107,12 +110,13 @@ def mint(
     lifetime: int | None = None,
     parent: str = "",
     auth_time: int | None = None,
+    is_strong: bool = False,
 ) -> tuple[str, int]:
     """An access token for the grant's client, and its lifetime in seconds (RFC 9068 §2.2).
 
     `actors` become the nested `act` (RFC 8693 §4.1), outermost first; `expires_at` can only shorten the lifetime, by
     default the operator's for access tokens. `parent` is the id of the token that this one is made from and ends with,
-    `auth_time` when its person signed in (RFC 9068 §2.2.1).
+    `auth_time` when its person signed in (RFC 9068 §2.2.1), `is_strong` whether with a passkey or several factors.
     """
     lifetime = lifetime or deployment.settings.tokens.access_lifetime
     if expires_at is not None:
@@ -128,6 +132,7 @@ def mint(
         key_thumbprint=key_thumbprint,
         parent=parent,
         auth_time=auth_time,
+        is_strong=is_strong,
     )
     return sign(deployment.keys, facts, now=now, expires_at=now + lifetime), lifetime
 
@@ -152,6 +157,8 @@ def sign(keys: KeyRing, facts: AccessTokenFacts, *, now: int, expires_at: int) -
         claims["act"] = act_of(facts.actors)
     if facts.auth_time is not None:
         claims["auth_time"] = facts.auth_time
+    if facts.is_strong:
+        claims["amr"] = [_STRONG]
     return jose.sign(claims, keys.signing.current(now), typ=TYPE)
 
 
@@ -197,6 +204,7 @@ async def _verify_claims(
         expires_at=claims.expires_at,
         token_id=claims.token_id,
         auth_time=claims.auth_time,
+        is_strong=claims.is_strong,
     )
 
 
@@ -303,6 +311,7 @@ def _access_claims(claims: Mapping[str, object], *, issuer: str) -> AccessClaims
         actors=actors_of(claims.get("act")),
         key_thumbprint=_thumbprint(claims.get("cnf")),
         auth_time=jose.integer_claim(claims, "auth_time"),
+        is_strong=claims.get("amr") == [_STRONG],
     )
 
 

@@ -19,6 +19,7 @@ from server.portal import recognition, texts
 from server.portal.access import access, access_saving, tool_sets
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, sign_in_path
+from server.sign_in import step_up
 from vault import connections
 from vault.records import Client
 from vault.tokens import tokens
@@ -41,8 +42,7 @@ async def show(visit: OwnVisit) -> Response:
         return pages.go(_TYPE_THE_CODE)
     if not pending.wanted.accepts(visit.session):
         return _sign_in_again(pending)
-    if pending.resource == admin_resource(visit.deployment.public_url) and not visit.user.is_admin:
-        raise PageRefused("not_admin", kind="forbidden")
+    await _check_admin(visit, pending)
     # A person who had to sign in first comes here with a request that would have been answered at once.
     if not pending.asks_always and await authorize.find_consent(visit.deployment, pending, user=visit.user) is not None:
         return pages.leave(visit.visit.request, await _approve(visit, pending))
@@ -72,6 +72,16 @@ async def show(visit: OwnVisit) -> Response:
         "ends_earlier": earlier is not None and await _rests(visit, earlier),
     }
     return visit.page("consent.html", context, form_targets=_targets(pending))
+
+
+async def _check_admin(visit: OwnVisit, pending: authorize.PendingAuthorization) -> None:
+    """Tokens for the Admin API are for admins, and need the passkey that the administration pages need."""
+    if pending.resource != admin_resource(visit.deployment.public_url):
+        return
+    if not visit.user.is_admin:
+        raise PageRefused("not_admin", kind="forbidden")
+    back = f"/consent?request={pending.handle}"
+    await step_up.check_passkey(visit.deployment, visit.session, "administration", back=back)
 
 
 async def _rows(visit: OwnVisit, pending: authorize.PendingAuthorization) -> Sequence[access.AccessRow]:
@@ -110,7 +120,10 @@ async def decide(visit: OwnVisit) -> Response:
         return _sign_in_again(pending)
     if visit.form.one("seen") != appearance(pending.client):  # its name changed while the person looked: ask again
         return pages.go(f"/consent?request={pending.handle}")
-    match visit.form.one("decision"):
+    decision = visit.form.one("decision")
+    if decision != "deny":
+        await _check_admin(visit, pending)
+    match decision:
         case "deny":
             return _onward(visit, pending, await authorize.deny(deployment, pending.handle, session=visit.session))
         case "allow":
