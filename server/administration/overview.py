@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from server.deployment import Deployment
 from server.doctor.database import check_history, check_pooler
 from server.doctor.findings import Finding, ok, problem
 from server.doctor.refreshes import check_refreshes
 from server.http.page_texts import text
+from server.http.translations import translate_filled
 from vault.refusals import VaultError
 from vault.storage.database import schema_files
 from vault.upkeep.health import check_keys, check_schema, check_writable
@@ -25,8 +28,9 @@ async def find_troubles(deployment: Deployment) -> list[Finding]:
             await check(database)
             found.append(ok(name, sentence))
         except VaultError as refusal:
-            found.append(problem(name, refusal.description, fix=text("admin_overview.see_log")))
-    found += [await check_history(deployment), *check_pooler(database), *await check_refreshes(deployment)]
+            found.append(problem(name, translate_filled(refusal.description), fix=text("admin_overview.see_log")))
+    for one in (await check_history(deployment), *check_pooler(database), *await check_refreshes(deployment)):
+        found.append(replace(one, sentence=translate_filled(one.sentence), fix=translate_filled(one.fix)))
     overdue, since = await count_overdue(database, now=deployment.now())
     if overdue:
         late = text("admin_overview.overdue", number=overdue, minutes=(deployment.now() - since) // 60)

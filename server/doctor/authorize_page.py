@@ -46,9 +46,8 @@ async def check_authorize_page(deployment: Deployment, provider: Provider, *, re
             if further in _SCOPES:
                 asked = " ".join(sorted(everything - provider.scope.default))
                 fix = f"add these user scopes to the app at {title}, or skip those tools: {asked}"
-                return note(
-                    f"{name}.scopes", f"the {title} app isn't allowed to request all scopes that tools use", fix=fix
-                )
+                sentence = f"the {title} app isn't allowed to request all scopes that tools use"
+                return note(f"{name}.scopes", sentence, fix=fix, wrong="scopes")
     except HttpError:
         return None
     if code is None:
@@ -61,14 +60,15 @@ async def check_authorize_page(deployment: Deployment, provider: Provider, *, re
         )
         if provider.public_client is not None and redirect.startswith("http:"):
             fix += "; and turn on PKCE there, because without PKCE it accepts https only"
-        return problem(f"{name}.redirect", f"{title} doesn't know our redirect URL ({code})", fix=fix)
+        return problem(f"{name}.redirect", f"{title} doesn't know our redirect URL ({code})", fix=fix, wrong="redirect")
     if code in _SCOPES:
         asked = " ".join(sorted(everything))
         fix = f"add these user scopes to the app at {title}: {asked}"
-        return problem(f"{name}.scopes", f"the {title} app isn't allowed to request its scopes ({code})", fix=fix)
+        sentence = f"the {title} app isn't allowed to request its scopes ({code})"
+        return problem(f"{name}.scopes", sentence, fix=fix, wrong="scopes")
     if code in _CLIENT:
         fix = fix_of_client(deployment, provider, "client_id")
-        return problem(f"{name}.client", f"{title} doesn't know our client ID ({code})", fix=fix)
+        return problem(f"{name}.client", f"{title} doesn't know our client ID ({code})", fix=fix, wrong="client")
     fix = fix_for(code, name=name, title=title, redirect=redirect)
     return problem(f"{name}.authorize", f"{title} would reject everyone who connects ({code})", fix=fix)
 

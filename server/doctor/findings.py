@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
+Part = Literal["", "client", "redirect", "scopes"]
 _SETTING: Final = re.compile(r"\w+(\.[\w-]+)*")  # or an environment variable
 
 
@@ -20,12 +21,16 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check. A note or problem always has a fix."""
+    """The result of one check. A note or problem always has a fix.
+
+    `wrong` is the part of a registration at a provider to correct; a page where that can be done says so itself.
+    """
 
     check: str
     verdict: Verdict
     sentence: str
     fix: str = ""
+    wrong: Part = ""
 
 
 def ok(check: str, sentence: str) -> Finding:
@@ -33,14 +38,14 @@ def ok(check: str, sentence: str) -> Finding:
     return Finding(check, Verdict.OK, sentence)
 
 
-def note(check: str, sentence: str, *, fix: str) -> Finding:
+def note(check: str, sentence: str, *, fix: str, wrong: Part = "") -> Finding:
     """It works, but."""
-    return Finding(check, Verdict.NOTE, sentence, fix)
+    return Finding(check, Verdict.NOTE, sentence, fix, wrong)
 
 
-def problem(check: str, sentence: str, *, fix: str) -> Finding:
+def problem(check: str, sentence: str, *, fix: str, wrong: Part = "") -> Finding:
     """It does not work, or is not safe."""
-    return Finding(check, Verdict.PROBLEM, sentence, fix)
+    return Finding(check, Verdict.PROBLEM, sentence, fix, wrong)
 
 
 def correct_setting(refused: Exception) -> str:

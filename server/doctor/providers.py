@@ -53,7 +53,7 @@ async def check_provider(deployment: Deployment, provider: Provider) -> list[Fin
         )
         return [
             _redirect_finding(deployment, provider),
-            note(f"{provider.name}.client", "the client ID or secret isn't set", fix=fix),
+            note(f"{provider.name}.client", "the client ID or secret isn't set", fix=fix, wrong="client"),
         ]
     return [
         *_https(deployment, provider),
@@ -144,16 +144,18 @@ async def _refusal(deployment: Deployment, provider: Provider) -> str:
 def _client(deployment: Deployment, provider: Provider, code: str) -> Finding:
     check, title = f"{provider.name}.client", provider.title
     if code in _KNOWN:
-        return ok(check, f"{title} accepts our client ID" + ("" if provider.client_auth == "none" else " and secret"))
+        is_public = provider.client_auth == "none"
+        return ok(check, f"{title} accepts our client ID" if is_public else f"{title} accepts our client ID and secret")
     if code in _CLIENT:
         return problem(
             check,
             f"{title} rejects our client ID or secret ({code})",
             fix=fix_of_client(deployment, provider, "client_id and its secret"),
+            wrong="client",
         )
     if code in _REDIRECT:
         fix = f"register exactly {_redirect(deployment, provider)} there, or correct server.public_url"
-        return problem(check, f"{title} doesn't know our redirect URL ({code})", fix=fix)
+        return problem(check, f"{title} doesn't know our redirect URL ({code})", fix=fix, wrong="redirect")
     if code == "temporarily_unavailable":
         return note(check, f"{title} couldn't say whether it knows us", fix="run doctor again")
     return note(check, f"{title} answered {code} to a made-up code", fix="check its documentation")

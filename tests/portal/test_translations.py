@@ -18,6 +18,7 @@ from server.connecting.provider_errors import _UNKNOWN as UNKNOWN  # pyright: ig
 from server.connecting.provider_errors import FIXES, no_refresh_token
 from server.http import page_texts
 from server.http.translations import translate, translate_filled
+from server.setup.provider_consoles import id_problem, secret_problem
 from tests.support.shipped_tools import shipped
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,7 @@ FOR_OPERATORS = (
 SHOWN_THERE = ("vault/keys/passwords.py",)
 REFUSAL = re.compile(r"\w*(Refused|Required|Unavailable|Ended|Taken|Throttled|Passkeys|Exists|Rejected|Offered)")
 OTHERS = {"PageRefused", "SettingsRefused", "StorageUnavailable", "Refused", "CandidateRefused", "ChangeRefused"}
+FOR_COMMANDS = {"check_providers", "_lacks"}  # of the doctor; no page shows what these find
 STORED = re.compile(r"a stored \w+ cannot be read|a sealed value doesn't open|.* already exists")
 
 
@@ -110,6 +112,44 @@ def sentences() -> frozenset[str]:
 def test_every_refusal_that_a_page_can_show_has_its_german_with_the_same_values() -> None:
     assert len(sentences()) > 90
     assert sorted(one for one in sentences() if one not in german()) == [], "add these to sentences.de.toml"
+
+
+def findings() -> frozenset[str]:
+    """The sentences and fixes of checks whose findings a page of the administration shows."""
+    found: set[str] = set()
+    for name in ("database", "refreshes", "providers", "authorize_page"):
+        for scope in ast.walk(ast.parse((ROOT / "server" / "doctor" / f"{name}.py").read_text("utf-8"))):
+            if not isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef) or scope.name in FOR_COMMANDS:
+                continue
+            assigned: dict[str, list[ast.expr]] = {}
+            for node in ast.walk(scope):
+                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                    assigned.setdefault(node.targets[0].id, []).append(node.value)
+                if isinstance(node, ast.Return) and scope.name == "fix_of_client" and node.value is not None:
+                    found |= set(sentences_in(node.value, {}))
+            for node in ast.walk(scope):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"ok", "note", "problem", "say"}:
+                    for said in (*node.args[1:2], *(one.value for one in node.keywords if one.arg == "fix")):
+                        found |= set(sentences_in(said, assigned))
+    return frozenset(found)
+
+
+def test_what_the_doctor_finds_is_translated_for_the_administration_s_pages() -> None:
+    assert len(findings()) >= 40
+    with page_texts.use_language("de"):
+        assert sorted(one for one in findings() if translate_filled(re.sub(r"[{]\d[}]", "x", one)) == one) == []
+
+
+@pytest.mark.parametrize("service", ["google", "slack", "github", "microsoft", "square", ""])
+def test_why_a_registration_cannot_be_right_is_translated(service: str) -> None:
+    ids = ("", "GOCSPX-1", "xoxb-1", "ghp_1", "sq0csp-1", "x.apps.googleusercontent.com", "1234567.1234567", "x")
+    problems = {id_problem(service, one) for one in ids}
+    problems |= {secret_problem(one, service=service, client_id="x") for one in ids}
+    problems |= {secret_problem("1-2", service=service, client_id="1-2")}
+    told = problems - {None}
+    assert len(told) > 4
+    with page_texts.use_language("de"):
+        assert [one for one in told if one is not None and translate_filled(one) == one] == []
 
 
 def test_what_a_provider_s_error_means_is_translated() -> None:

@@ -20,7 +20,8 @@ from server.administration.registrations import RegistrationWish
 from server.connecting.provider_authorization import callback_url
 from server.doctor.findings import Finding
 from server.errors import status_of
-from server.http.page_texts import CATALOGUE, text
+from server.http.page_texts import section, text
+from server.http.translations import translate_filled
 from server.portal.administration.room import ROOT, AdminVisit
 from server.portal.forms import PageRefused
 from server.runtime.catalog import is_set_here
@@ -146,7 +147,7 @@ def _in_page_words(refused: ChangeRefused) -> str:
         case "unreadable":
             return text("admin_provider.unreadable")
         case _:
-            return refused.description
+            return translate_filled(refused.description)
 
 
 async def test(visit: AdminVisit) -> Response:
@@ -166,8 +167,8 @@ async def test(visit: AdminVisit) -> Response:
 
 def _in_words(one: Finding) -> dict[str, object]:
     """A finding, with the fix that an administrator can do here where there is one."""
-    fix = CATALOGUE["admin_fix"].get(one.check.rpartition(".")[2], one.fix) if one.fix else ""
-    return {"verdict": one.verdict.value, "sentence": one.sentence, "fix": fix}
+    fix = section("admin_fix")[one.wrong] if one.wrong else translate_filled(one.fix)
+    return {"verdict": one.verdict.value, "sentence": translate_filled(one.sentence), "fix": fix}
 
 
 async def confirm(visit: AdminVisit) -> Response:

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from server.administration.effective_settings import effective_settings
 from server.administration.overview import find_troubles
+from server.http.translations import translate_filled
 from server.portal.administration.room import AdminVisit
 from vault.upkeep import replicas
 
@@ -19,7 +20,7 @@ async def show_overview(visit: AdminVisit) -> Response:
     context: dict[str, object] = {
         "replicas": [(one, now - one.seen_at > replicas.LATE, one.id == deployment.vault.owner) for one in seen],
         "findings": await find_troubles(deployment),
-        "unusable": deployment.live.current.unusable,
+        "unusable": {name: translate_filled(why) for name, why in deployment.live.current.unusable.items()},
         "key_source": deployment.settings.keys.source,
     }
     return await visit.page("overview.html", context)

@@ -208,6 +208,11 @@ async def test_the_test_button_says_what_the_provider_says(room: Room) -> None:
     refused = await admin.submit(await admin.open(slack), form=f"{slack}/test")
     assert "rejects our client ID or secret" in refused.text
     assert "Correct the client ID and secret on this page" in refused.text
+    kept = provider.hosts
+    object.__setattr__(provider, "hosts", kept.model_copy(update={"token_url": "http://127.0.0.1:1/token"}))
+    silent = await admin.submit(await admin.open(slack), form=f"{slack}/test")
+    object.__setattr__(provider, "hosts", kept)
+    assert "network access" in silent.text, "entering the registration again would not help"
 
 
 @asynccontextmanager
