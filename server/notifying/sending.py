@@ -81,9 +81,10 @@ def _for_browser(deployment: Deployment, target: str, message: NoticeMessage) ->
         raise NotAccepted(GONE, is_final=True)
     title, body = (text("common.product"), message.title) if len(message.lines) == 1 else (message.title, message.short)
     shown = body.encode()[: web_push.TEXT_LIMIT].decode(errors="ignore")
-    content = _json({"title": title, "body": shown, "url": message.url, "kind": message.kind})
-    key = web_push.application_key(deployment.keys.subkey(web_push.KEY))
     is_urgent = message.kind == "approval"
+    action = {"action": text("notice.review")} if is_urgent else {}
+    content = _json({"title": title, "body": shown, "url": message.url, "kind": message.kind, **action})
+    key = web_push.application_key(deployment.keys.subkey(web_push.KEY))
     headers = {
         "Content-Type": "application/octet-stream",
         "Content-Encoding": "aes128gcm",

@@ -375,7 +375,7 @@ _PUSH_SERVICE = """([made, endpoint]) => {
 _CLICK = """async () => {
   const opened = [], [shown] = await self.registration.getNotifications();
   self.clients.openWindow = async (url) => opened.push(url);
-  self.dispatchEvent(new NotificationEvent("notificationclick", { notification: shown }));
+  self.dispatchEvent(new NotificationEvent("notificationclick", { notification: shown, action: shown.actions[0]?.action }));
   while (!opened.length) await new Promise((done) => setTimeout(done, 20));
   return [...opened, (await self.registration.getNotifications()).length]; }"""
 
@@ -413,15 +413,15 @@ async def test_a_browser_is_told_of_an_approval_and_a_click_opens_its_page(stage
         (worker,) = page.context.service_workers
         for url, opened in (("", f"{stage.url}/notifications"), ("https://evil.example/", stage.url)):
             message = json.loads(subscribed.read(sent.body))
-            message["url"] = url or message["url"]
+            message |= {"url": url or message["url"], "action": "Review"}
             told = {"origin": stage.url, "registrationId": registration, "data": json.dumps(message)}
             await session.send("ServiceWorker.deliverPushMessage", told)
             shown = "(await (await navigator.serviceWorker.getRegistration('/static/')).getNotifications())"
-            titles = f"async () => {shown}.map((one) => one.title + ': ' + one.body)"
+            titles = f"async () => {shown}.map((one) => [one.title, one.body, one.actions[0].title])"
             async with asyncio.timeout(10):
                 while not (said := await page.evaluate(titles)):
                     await asyncio.sleep(0.05)
-            assert said == [f"{text('notice.test_title')}: {text('notice.test_body')}"]
+            assert said == [[text("notice.test_title"), text("notice.test_body"), "Review"]]
             assert await worker.evaluate(_CLICK) == [opened, 0]
         await row.get_by_role("button", name="Remove").click()
         await expect(page.get_by_role("status")).to_contain_text("Removed.")

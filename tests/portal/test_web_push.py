@@ -77,6 +77,7 @@ async def test_a_browser_gets_the_page_of_an_approval_and_nobody_on_the_way_can_
         "body": "Cursor asks for your approval: Post to Slack (alice)",
         "url": f"{place.room.url}/approvals/{approval}",
         "kind": "approval",
+        "action": "Review",
     }
     assert SECRET not in message.decode()
     assert b"Cursor" not in sent.body

@@ -11,6 +11,7 @@ self.addEventListener("push", (event) => {
     tag: message.url,
     renotify: Boolean(message.url),
     requireInteraction: message.kind === "approval",
+    actions: message.action ? [{ action: "open", title: message.action }] : [], // as a click: the page asks for a passkey, which no worker can
   };
   event.waitUntil(self.registration.showNotification(message.title ?? "Token Vault", options));
 });
