@@ -15,7 +15,7 @@ from providers.api.api import UpstreamAPI, UpstreamRefused
 from providers.api.text import as_data, as_id, quote
 from providers.outbound.json_values import at, is_array, objects_at, text_at
 from providers.tools.arguments import Cursor
-from providers.tools.presentation import Presentation
+from providers.tools.presentation import Lookup, Presentation
 from providers.tools.spec import UNTRUSTED, ToolInput, ToolOutput
 from providers.tools.tool import tool
 
@@ -123,6 +123,15 @@ async def facebook_pages(
         sentence="publish on the Page {page}",
         texts=("text",),
         target=("page",),
+        lookups=(
+            Lookup(
+                api="main",
+                path="/{page}",
+                query={"fields": "name"},
+                scopes=frozenset({"pages_read_engagement"}),
+                names={"page": "{name}"},
+            ),
+        ),
     ),
 )
 async def facebook_post(api: UpstreamAPI, arguments: FacebookPostInput) -> FacebookPostOutput:

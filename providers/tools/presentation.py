@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -36,6 +36,8 @@ class _Declared(BaseModel):
 class Lookup(_Declared):
     """One read at the provider that says what arguments mean; `{argument}` in `path` and `query` stands for a value.
 
+    `graphql` is a query that is posted there instead, with `variables`, in which `{argument}` stands for one, too.
+
     `names` has the name of what an argument identifies, a text with `{path}` for values of the answer; `before` the
     paths of the value that an argument replaces, of which the first that is there counts. `only`: the whole pattern of
     an argument without which nothing is read. `scopes` are the least that it needs, and only read.
@@ -44,6 +46,8 @@ class Lookup(_Declared):
     api: str
     path: str = Field(pattern=r"^(/([A-Za-z0-9._~:@-]+|\{[a-z0-9_]+\}))+$")
     query: Mapping[str, str] = Field(default_factory=dict[str, str])
+    graphql: str = Field(default="", max_length=1000)
+    variables: Mapping[str, str] = Field(default_factory=dict[str, str])
     scopes: frozenset[str] = Field(min_length=1)
     only: Mapping[str, str] = Field(default_factory=dict[str, str])
     names: Mapping[str, str] = Field(default_factory=dict[str, str])
@@ -52,8 +56,13 @@ class Lookup(_Declared):
     @property
     def arguments(self) -> tuple[str, ...]:
         """The arguments that it needs, those in the path first and in their order."""
-        places = [*_PLACE.findall(self.path), *(name for one in self.query.values() for name in _PLACE.findall(one))]
-        return tuple(dict.fromkeys(places))
+        templates = (self.path, *self.query.values(), *self.variables.values())
+        return tuple(dict.fromkeys(name for one in templates for name in _PLACE.findall(one)))
+
+    @property
+    def method(self) -> Literal["GET", "POST"]:
+        """How it is asked."""
+        return "POST" if self.graphql else "GET"
 
     @property
     def template(self) -> str:
@@ -66,7 +75,11 @@ class Lookup(_Declared):
 
     def parameters(self, values: Mapping[str, str]) -> Mapping[str, str]:
         """The query with its values."""
-        return {name: _PLACE.sub(lambda place: values[place[1]], template) for name, template in self.query.items()}
+        return _fill(self.query, values)
+
+    def body(self, values: Mapping[str, str]) -> Mapping[str, object]:
+        """What is posted: the GraphQL query with its values."""
+        return {"query": self.graphql, "variables": _fill(self.variables, values)}
 
     def read_names(self, answer: Mapping[str, object]) -> Mapping[str, str]:
         """The names in an answer, cleaned: text of the provider, and of whoever wrote it there."""
@@ -178,6 +191,10 @@ class Presentation(_Declared):
 DEFAULT: Final = Presentation()
 
 
+def _fill(templates: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
+    return {name: _PLACE.sub(lambda place: values[place[1]], template) for name, template in templates.items()}
+
+
 def _plain(value: object) -> str:
     """A text or number of an answer; empty for anything else."""
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
@@ -203,10 +220,10 @@ def problem(presentation: Presentation, provider: Provider, arguments: Iterable[
             return f"presentation: {writing} isn't a scope of {provider.name} that only reads"
         path = _PLACE.sub("x", one.path)
         held = expand(provider, one.scopes)
-        rules = of_path(provider, api=one.api, method="GET", path=path)
+        rules = of_path(provider, api=one.api, method=one.method, path=path)
         if all(rule.scopes.isdisjoint(held) or not rule.needs <= held or rule.tells_secrets for rule in rules):
             return (
                 f"presentation: no request rule of {provider.name} lets {', '.join(sorted(one.scopes))} "
-                f"call GET {one.path}"
+                f"call {one.method} {one.path}"
             )
     return None

@@ -120,6 +120,14 @@ CHANNEL_NAME: Final = Lookup(
     only={"channel": "C[A-Z0-9]{2,30}"},
     names={"channel": "#{channel.name}"},
 )
+_THREAD: Final = Lookup(
+    api="web",
+    path="/conversations.replies",
+    query={"channel": "{channel}", "ts": "{thread_ts}", "limit": "1"},
+    scopes=frozenset({"channels:history"}),
+    only={"channel": "C[A-Z0-9]{2,30}"},
+    names={"thread_ts": "{messages.0.text}"},
+)
 
 
 @tool(
@@ -132,7 +140,7 @@ CHANNEL_NAME: Final = Lookup(
         sentence="post to {channel}",
         texts=("text",),
         target=("channel",),
-        lookups=(CHANNEL_NAME,),
+        lookups=(CHANNEL_NAME, _THREAD),
     ),
 )
 async def slack_post(

@@ -64,7 +64,7 @@ def _possible_reads(approval: Approval, spec: ToolSpec) -> Iterator[tuple[Hashab
     """The lookups that these arguments allow, each with its key and values."""
     for one in spec.presentation.lookups:
         if (values := one.values_of(approval.arguments)) is not None:
-            yield (approval.connection_id, one.api, one.path, tuple(values.items())), one, values
+            yield (approval.connection_id, one.api, one.path, one.graphql, tuple(values.items())), one, values
 
 
 async def _read(
@@ -113,11 +113,14 @@ async def _ask(
         now=deployment.now(),
         deadline=asyncio.get_running_loop().time() + LIMIT,
     )
-    return await api.get(
+    return await api.send(
+        lookup.method,
         lookup.api,
         lookup.template,
         segments=lookup.segments(values),
         params=lookup.parameters(values),
+        body=lookup.body(values) if lookup.graphql else None,
+        is_write=False,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 import jsonschema
 import pytest
@@ -12,11 +12,14 @@ from mcp_types import CallToolResult, TextContent
 from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from providers.tools.schemas import VAULT
+from server.connecting import lookups
 from tests.support.harness import running_vault
 from tests.support.rooms.mcp_room import Agent, Room
 from tests.support.services import running_services
 from tests.support.shipped_tools import shipped
 from tests.support.toolset_cases import CASES, Case, endpoint_of, settings_of_families
+from vault.approvals import approvals
+from vault.approvals.approvals import ToolCall
 from vault.records import Connection
 
 SPECS = {**{spec.name: spec for spec in builtin_tools()}, **shipped()}
@@ -115,6 +118,63 @@ async def test_a_busy_provider_is_said_to_be_busy(place: Room, name: str) -> Non
     assert busy.is_error
     assert "11 s" in text_of(busy)
     assert not again.is_error, text_of(again)  # the twin: once it is not
+
+
+NAMES: Mapping[str, Mapping[str, str]] = {
+    "slack_post": {},  # by its channel's name
+    "slack_reply": {"channel": "#general", "thread_ts": "Any news?"},
+    "slack_react": {"channel": "#general", "ts": "Any news?"},
+    "slack_direct_message": {"user": "bob"},
+    "calendar_update": {"calendar_id": "alice@example.com", "event_id": "Standup"},
+    "calendar_delete": {"calendar_id": "alice@example.com", "event_id": "Standup"},
+    "calendar_create": {"calendar_id": "alice@example.com"},
+    "github_issue_comment": {"number": "text"},
+    "github_pull_comment": {"number": "text"},
+    "notion_create": {"parent": "text"},
+    "notion_comment": {"page": "text"},
+    "linear_create": {"team": "Engineering"},
+    "linear_comment": {"issue": "Login fails on Safari"},
+    "jira_create": {"project": "Operations"},
+    "jira_comment": {"issue": "Rotate the certificates"},
+    "hubspot_note": {"contact": "text"},
+    "facebook_post": {"page": "Sandbox Garden"},
+    "asana_task_create": {"workspace": "text"},
+    "digitalocean_droplet_action": {"droplet": "text"},
+    "figma_comment": {"file": "text"},
+    "pagerduty_note": {"incident": "text"},
+}
+
+
+def test_every_tool_that_looks_names_up_is_tried_below() -> None:
+    assert set(NAMES) == {name for name, spec in SPECS.items() if spec.presentation.lookups}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+async def test_the_person_reads_names_for_ids_that_the_account_may_read(place: Room, name: str) -> None:
+    case, spec, deployment = CASES[name], SPECS[name], place.vault.deployment
+    agent = await place.agent(f"person-{secrets.token_hex(4)}")
+    read = frozenset[str]().union(*(one.scopes for one in spec.presentation.lookups))
+    scopes = spec.scopes | deployment.catalog.provider(case.provider).scope.default | read
+    connection = await place.connect(agent, case.provider, scopes=scopes, delegated=spec.scopes)
+    more = {} if case.prepare is None else case.prepare(place.simulator)
+    arguments = spec.input.model_validate({**case.arguments, **more})
+    call = ToolCall(name, lambda: arguments.model_dump(mode="json"))
+    async with deployment.transaction() as transaction:
+        asked, _ = await approvals.ask(
+            transaction,
+            deployment.keys,
+            call=call,
+            principal=agent.principal,
+            connection_id=connection.id,
+            provider=case.provider,
+            account=connection.label,
+            label=connection.label,
+            scopes=spec.scopes,
+            now=deployment.now(),
+        )
+    found = await lookups.find(deployment, asked, spec)
+    assert not found.is_late
+    assert dict(found.names) == dict(NAMES[name])
 
 
 async def test_what_is_gone_is_said_to_be_gone(place: Room) -> None:

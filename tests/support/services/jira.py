@@ -32,6 +32,8 @@ def _at_site(visit: ServiceCall, issues: list[Record], method: str, rest: list[s
             jql = visit.call.query.get("jql", "").lower()
             found: list[JsonValue] = [_issue(one) for one in issues if _fits(one, jql)]
             return reply({"issues": found, "isLast": True})
+        case "GET", ["project", "OPS"]:
+            return reply({"id": "10000", "key": "OPS", "name": "Operations"})
         case "GET", ["issue", key]:
             wanted = _find_issue(issues, key)
             return _not_found() if wanted is None else reply(_issue(wanted))

@@ -27,6 +27,10 @@ def answer(visit: ServiceCall) -> Response:
     match found[1] if found else "":
         case "teams":
             return _data({"teams": {"nodes": [{"id": TEAM, "key": "ENG", "name": "Engineering"}]}})
+        case "team":
+            is_known = text(variables, "id") == TEAM
+            team: JsonValue = {"id": TEAM, "key": "ENG", "name": "Engineering"}
+            return _data({"team": team}) if is_known else _refusal("Entity not found: Team")
         case "searchIssues":
             words = text(variables, "term").lower().split()
             nodes: list[JsonValue] = [
