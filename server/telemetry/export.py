@@ -1,7 +1,7 @@
 """Where the figures go: an OTLP collector, and a page for Prometheus on a listener of its own.
 
 Everything but the address stands in OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME`,
-`OTEL_TRACES_SAMPLER`, ...); the SDK reads them. Without a sampler there, one trace in twenty is recorded, and each that
+`OTEL_TRACES_SAMPLER`, ...); the SDK reads them. Without a sampler there, one trace in fifty is recorded, and each that
 the caller records.
 """
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _NAME: Final = "token_vault"
 _SCOPE: Final = InstrumentationScope(_NAME, VERSION)
-_SAMPLED: Final = 0.05  # of the traces that begin here
+_SAMPLED: Final = 0.02  # of the traces that begin here
 
 
 class Telemetry:

@@ -27,6 +27,9 @@ from vault.spans import REQUEST_ID, Attribute
 from vault.storage.event_chain import ChainEntry
 from vault.upkeep.census import REFRESHES
 
+_STORAGE: Final = "storage"
+_READS: Final = frozenset({"read", "look_up"})
+_QUICK: Final = 0.001  # seconds: a read that took less has no span of its own
 OTHER: Final = "other"  # in place of a value that is none of ours
 _CONVENTIONS: Final = {  # OpenTelemetry's names
     "error": "error.type",
@@ -120,22 +123,35 @@ class Meters:
     ) -> AbstractContextManager[Span] | None:
         """The span of the trace; None where none is to be made.
 
-        Storage begins no trace, and what stands under work that is not recorded has no span of its own.
+        What stands under work that is not recorded has no span of its own.
         """
         if self._tracer is None:
             return None
         if not parent:
+            if _UNRECORDED.get():
+                return None
             above = get_current_span().get_span_context()
             if above.is_valid:
                 if not above.trace_flags.sampled:
                     return None
-            elif name == "storage" or _UNRECORDED.get():
-                return None
             elif self._share is not None and random() >= self._share:  # noqa: S311 -- no secret
                 return _Unrecorded()
         title = " ".join(str(part) for part in (name, attributes.get("tool") or attributes.get("provider")) if part)
         context = extract(parent) if parent else None
         return self._tracer.start_as_current_span(title, context, record_exception=False, set_status_on_exception=False)
+
+    def add_storage(self, began: float, attributes: Mapping[str, Attribute]) -> None:
+        """The span of what storage did within a recorded trace: made when it is over, since nothing stands under it."""
+        if self._tracer is None or _UNRECORDED.get():
+            return
+        took = time.perf_counter() - began
+        if took < _QUICK and attributes.get("operation") in _READS:
+            return
+        above = get_current_span().get_span_context()
+        if above.is_valid and above.trace_flags.sampled:  # it begins no trace
+            span = self._tracer.start_span(_STORAGE, start_time=time.time_ns() - int(took * 1e9))
+            _describe(span, attributes)
+            span.end()
 
     def end(self, name: str, seconds: float, attributes: Mapping[str, Attribute]) -> None:
         """Keep the time."""
@@ -182,7 +198,9 @@ class RunningSpan:
 
     def __enter__(self) -> RunningSpan:
         self._began = time.perf_counter()
-        entered = self._meters.begin(self._name, self.attributes, self._parent)
+        entered = None
+        if self._name != _STORAGE:
+            entered = self._meters.begin(self._name, self.attributes, self._parent)
         self._shown = None if entered is None else (entered, entered.__enter__())
         return self
 
@@ -195,7 +213,9 @@ class RunningSpan:
         if error is not None:
             self.attributes["error"] = code_of(error)
         self._meters.end(self._name, time.perf_counter() - self._began, self.attributes)
-        if self._shown is not None:
+        if self._name == _STORAGE:
+            self._meters.add_storage(self._began, self.attributes)
+        elif self._shown is not None:
             entered, current = self._shown
             if current is not INVALID_SPAN:
                 _describe(current, self.attributes)
@@ -204,10 +224,10 @@ class RunningSpan:
 
 def _describe(current: Span, attributes: Mapping[str, Attribute]) -> None:
     """What is known of the work once it is done."""
-    for key, value in attributes.items():
-        current.set_attribute(_CONVENTIONS.get(key, f"token_vault.{key}"), value)
+    found = {_CONVENTIONS.get(key) or f"token_vault.{key}": value for key, value in attributes.items()}
     if identity := REQUEST_ID.get():
-        current.set_attribute("token_vault.request_id", identity)
+        found["token_vault.request_id"] = identity
+    current.set_attributes(found)
     if attributes.get("error"):
         current.set_status(Status(StatusCode.ERROR))
 
