@@ -182,8 +182,12 @@ async def _plan_agents(
         if chosen:
             client = replace(client, metadata={**client.metadata, release.MEMBER: chosen})
         after, held = _agent_facts(client), known.get(name)
+        if declared.id is not None:
+            await _check_id(actor, name, declared.id, held)
         if held is None:
-            yield PlannedChange("create", "agent", name, _differences({}, after), _create_agent(actor, new, chosen))
+            named = {} if declared.id is None else {"id": declared.id}
+            differences = _differences({}, named | after)
+            yield PlannedChange("create", "agent", name, differences, _create_agent(actor, new, chosen))
             continue
         before = _agent_facts(held)
         if before["auth_method"] != after["auth_method"]:
@@ -198,6 +202,21 @@ async def _plan_agents(
     if prunes:
         for name in sorted(known.keys() - wanted.keys()):
             yield PlannedChange("remove", "agent", name, (), _remove_agent(actor, known[name]))
+
+
+async def _check_id(actor: Actor, name: str, client_id: str, held: Client | None) -> None:
+    if held is not None and held.id != client_id:
+        raise ChangeRefused(
+            "agent_refused",
+            f"agents.{name}: its client ID is {held.id} and can't change. Give it another name in the file",
+            field=f"agents.{name}.id",
+        )
+    if held is None and await clients.get_client(actor.deployment.database, client_id) is not None:
+        raise ChangeRefused(
+            "agent_refused",
+            f"agents.{name}: another agent has the client ID {client_id}: choose another one",
+            field=f"agents.{name}.id",
+        )
 
 
 def _new_agent(name: str, declared: DeclaredAgent) -> NewAgent:
@@ -215,6 +234,7 @@ def _new_agent(name: str, declared: DeclaredAgent) -> NewAgent:
         if worker is None
         else WorkerWish(tuple(worker.addresses), tuple(worker.connections), tuple(worker.scopes)),
         declared=name,
+        client_id=declared.id,
     )
 
 

@@ -49,6 +49,9 @@ class DeclaredWorker(_DeclaredPart):
 class DeclaredAgent(_DeclaredPart):
     """An agent, by a name of the file. `confidential` makes a secret, which is answered once."""
 
+    id: str | None = Field(
+        default=None, pattern=r"^[a-z][a-z0-9-]{2,63}$", description="Client ID, for the settings. Default: a new one"
+    )
     title: str | None = Field(default=None, max_length=200, description="Shown to people. Default: the name")
     redirect_uris: list[str] = Field(default=[], max_length=30)
     confidential: bool = False

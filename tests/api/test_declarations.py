@@ -9,7 +9,7 @@ import pytest
 
 from server.administration import applying
 from server.administration.actor import ChangeRefused
-from server.administration.declaration import DeclarationRefused, parse_declaration, read_declaration
+from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import apis, users
 
@@ -104,6 +104,26 @@ async def test_nothing_is_removed_unless_asked_and_only_from_sections_that_are_t
     await applying.apply(pending)
     assert [one.resource for one in await apis.list_apis(room.deployment.database)] == ["https://api.example/v1"]
     assert (await room.call("GET", f"/agents/{by_hand.id}")).status_code == 200
+
+
+async def test_an_agent_gets_the_id_that_the_settings_name_and_keeps_it(room: AdminRoom, tmp_path: Path) -> None:
+    def wanted(client_id: str, name: str = "reporting") -> Declaration:
+        agent = {"id": client_id, "redirect_uris": ["https://app.example/cb"]}
+        return parse_declaration({"agents": {name: agent}})
+
+    pending = await applying.plan(room.operator, wanted("reporting-bot"))
+    first = pending[0].differences[0]
+    assert (first.name, first.after) == ("id", "reporting-bot")
+    await applying.apply(pending)
+    assert (await applying.declared_agents(room.operator))["reporting"].id == "reporting-bot"
+    assert await applying.plan(room.operator, wanted("reporting-bot")) == ()
+    with pytest.raises(ChangeRefused, match="can't change"):
+        await applying.plan(room.operator, wanted("another-bot"))
+    with pytest.raises(ChangeRefused, match="another agent has the client ID"):
+        await applying.plan(room.operator, wanted("reporting-bot", name="second"))
+    for bad in ("", "ab", "Reporting", "https://app.example/", "a b", "a" * 65):
+        with pytest.raises(DeclarationRefused, match="id"):
+            wanted(bad)
 
 
 async def test_unknown_keys_and_places_are_refused_with_what_was_meant() -> None:

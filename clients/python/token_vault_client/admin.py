@@ -181,6 +181,7 @@ class Declaration(TypedDict):
 class DeclaredAgent(TypedDict):
     """An agent, by a name of the file. `confidential` makes a secret, which is answered once."""
 
+    id: NotRequired[str | None]
     title: NotRequired[str | None]
     redirect_uris: NotRequired[list[str]]
     confidential: NotRequired[bool]

@@ -154,6 +154,7 @@ export interface Declaration {
 
 /** An agent, by a name of the file. `confidential` makes a secret, which is answered once. */
 export interface DeclaredAgent {
+  id?: string | null;
   title?: string | null;
   redirect_uris?: Array<string>;
   confidential?: boolean;
