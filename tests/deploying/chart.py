@@ -18,6 +18,7 @@ import kubernetes_validate
 import yaml
 
 CHART: Final = Path(__file__).parents[2] / "deploy" / "helm" / "token-vault"
+OPERATOR: Final = "monitoring.coreos.com/v1"  # of Prometheus
 RELEASES: Final = ("1.27", "1.31", "1.37")
 WARNING: Final = 2  # the severity, of Helm's four
 NEEDED: Final[Mapping[str, Any]] = {"publicUrl": "https://vault.example.com", "existingSecret": "token-vault"}
@@ -31,7 +32,7 @@ EVERYTHING: Final[Mapping[str, Any]] = {
     "trustedProxies": ["10.1.0.0/16"],
     "ingress": {"enabled": True, "className": "nginx"},
     "storage": {"size": "5Gi", "className": "fast"},
-    "metrics": {"enabled": True, "port": 9464},
+    "metrics": {"enabled": True, "port": 9464, "serviceMonitor": True},
     "networkPolicy": {"enabled": True, "from": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}]},
     "nodeSelector": {"disk": "ssd"},
     "tolerations": [{"key": "vault", "operator": "Exists"}],
@@ -84,6 +85,8 @@ def check(name: str, values: Mapping[str, Any]) -> None:
     """All of one set of values."""
     manifests = render(values)
     for one in manifests:
+        if one["apiVersion"] == OPERATOR:  # whose schemas aren't Kubernetes' own
+            continue
         for release in RELEASES:
             kubernetes_validate.validate(one, release, strict=True)
     kinds = [one["kind"] for one in manifests]
@@ -93,6 +96,11 @@ def check(name: str, values: Mapping[str, Any]) -> None:
     for service in (one for one in manifests if one["kind"] == "Service"):
         labels = stateful["spec"]["template"]["metadata"]["labels"]
         assert service["spec"]["selector"].items() <= labels.items()
+    for monitor in (one for one in manifests if one["apiVersion"] == OPERATOR):
+        services = [one for one in manifests if one["kind"] == "Service"]
+        wanted, (endpoint,) = monitor["spec"]["selector"]["matchLabels"], monitor["spec"]["endpoints"]
+        found = [one for one in services if wanted.items() <= one["metadata"]["labels"].items()]
+        assert [port["name"] for one in found for port in one["spec"]["ports"]].count(endpoint["port"]) == 1
     text = yaml.safe_dump_all(manifests)
     assert not re.search(r"://[^/\s:]+:[^/\s]+@", text)
     assert base64.b64encode(b"0" * 32).decode() not in text
