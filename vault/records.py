@@ -224,6 +224,7 @@ class TicketPurpose(StrEnum):
     NOTICE = "notice"  # what a page says once after a change, possibly a secret; 15 min
     CHANNEL = "channel"  # confirms that a mail address reaches its person, 1 day
     APP_CODE = "app_code"  # tells an application which account its person connected, 5 min
+    TASK = "task"  # the result of an MCP task, 15 min
     PUSHED = "pushed"  # an authorization request pushed ahead (RFC 9126), 60 s
 
 

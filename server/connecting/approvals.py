@@ -33,10 +33,10 @@ class ApproveRefused(PersonRefused):
     code = "approve_refused"
 
 
-async def approval_link(
+async def ask(
     deployment: Deployment, *, principal: Principal, refusal: ApprovalRequired, call: ToolCall
-) -> tuple[ConnectLink | None, bool]:
-    """Where the person approves or refuses this call, None when they refused a moment ago; and whether it is new."""
+) -> tuple[Approval, bool]:
+    """The question about this call, or the person's refusal of a moment ago; and whether it is new."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         approval, is_new = await approvals.ask(
@@ -53,15 +53,19 @@ async def approval_link(
         )
         if is_new:
             await audit.append(transaction, event_of(approval, "approval.requested"), now=now)
+    return approval, is_new
+
+
+def link_of(deployment: Deployment, approval: Approval) -> ConnectLink | None:
+    """Where the person approves or refuses this call; None when they refused."""
     if approval.state is ApprovalState.REFUSED:
-        return None, False
-    link = ConnectLink(
+        return None
+    return ConnectLink(
         url=deployment.url(f"{_PATH}{approval.id}"),
         device_url=deployment.url("/approvals"),
         user_code="",
-        message=f"{call.tool} as {approval.account} needs the person's approval for these exact arguments.",
+        message=f"{approval.tool} as {approval.account} needs the person's approval for these exact arguments.",
     )
-    return link, is_new
 
 
 def event_of(approval: Approval, kind: str, *, outcome: str = "ok", method: str | None = None) -> Event:

@@ -2,7 +2,8 @@
 
 From the top: `InputRequiredResult` with URL elicitation (MCP 2026-07-28), error -32042 (2025-11-25), and an error text
 with the link and a device code for clients that support neither, or that claimed to and did not.
-`server.connecting.links` makes the link and says what the page behind it does.
+`server.connecting.links` makes the link and says what the page behind it does. Clients that follow tasks get a question
+about one call as a task, once they have opened the link, or where they can't.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.connecting.links import ConnectLink
+from server.mcp.task_offer import TaskOffered, follows_tasks, instant
 
 INPUT_KEY: Final = "connect"
 ACCOUNT_KEY: Final = "account"
@@ -55,6 +57,7 @@ class AskingOptions:
     opens_urls: bool = False
     fills_forms: bool = False
     is_modern: bool = False
+    takes_tasks: bool = False
     offered: ConnectLink | None = None
     answer: Literal["accept", "decline", "cancel"] | None = None
     account: str | None = None  # the one the person chose when asked
@@ -72,16 +75,30 @@ class AskingOptions:
         response, choice = answers.get(INPUT_KEY), answers.get(ACCOUNT_KEY)
         state = _state(params.request_state)
         chosen = choice.content.get(ACCOUNT_KEY) if isinstance(choice, ElicitResult) and choice.content else None
+        is_modern = context.protocol_version in MODERN_PROTOCOL_VERSIONS
         return cls(
             opens_urls=elicitation is not None and elicitation.url is not None,
             fills_forms=elicitation is not None and (elicitation.form is not None or elicitation.url is None),
-            is_modern=context.protocol_version in MODERN_PROTOCOL_VERSIONS,
+            is_modern=is_modern,
+            takes_tasks=is_modern and capabilities is not None and follows_tasks(capabilities.extensions),
             offered=_offered_link(state),
             answer=response.action if isinstance(response, ElicitResult) else None,
             account=chosen if isinstance(chosen, str) else state.account,
             leaves_account=isinstance(choice, ElicitResult) and choice.action == "decline",
             cancels_account=isinstance(choice, ElicitResult) and choice.action == "cancel",
         )
+
+
+def is_task_due(asking: AskingOptions) -> bool:
+    """Whether a call that needs a yes becomes a task now: whoever can open links for the person does that first."""
+    return asking.takes_tasks and (asking.offered is not None or not asking.opens_urls)
+
+
+def in_task(link: ConnectLink, *, task_id: str, created_at: int) -> TaskOffered:
+    """A task for the question behind this link, which the person may not have seen yet."""
+    told = f"{link.message} Ask the person to open {link.url}"
+    at = instant(created_at)
+    return TaskOffered(task_id=task_id, status_message=told, created_at=at, last_updated_at=at)
 
 
 def _state(sealed: str | None) -> _RequestState:

@@ -29,6 +29,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 from starlette.requests import Request
 
+from server.mcp.task_offer import follows_tasks
+
 _METHOD: Final = b"tools/call"
 _REVISION: Final = b"2026-07-28"
 _ACCEPT: Final = b"accept"
@@ -110,13 +112,14 @@ class _DuplexMessage(_Message):
 
 @dataclass(frozen=True, slots=True)
 class PlainCall:
-    """A call that needs nothing from the SDK. Its client can open a link for the person, or show them a form."""
+    """A call that needs nothing from the SDK. Its client can open a link, show a form, or follow a task."""
 
     id: Id
     name: str
     arguments: Mapping[str, object] = field(repr=False)
     opens_urls: bool
     fills_forms: bool
+    takes_tasks: bool = False
     trace: Mapping[str, str] | None = None  # W3C trace context
     progress_token: Id | None = None
     session: str | None = None  # the id of a handshake session, empty where it has none; None: 2026-07-28
@@ -231,6 +234,7 @@ def _call(
         params.arguments,
         opens_urls=elicitation is not None and elicitation.url is not None,
         fills_forms=elicitation is not None and (elicitation.form is not None or elicitation.url is None),
+        takes_tasks=session is None and follows_tasks(capabilities.extensions),
         trace=trace_of(meta.traceparent, meta.tracestate),
         progress_token=meta.progress_token,
         session=session,

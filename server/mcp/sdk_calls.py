@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Final
 
 from mcp.server.lowlevel import Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolRequestParams, ProgressNotification, ProgressNotificationParams
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from mcp_types import METHOD_NOT_FOUND, CallToolRequestParams, ProgressNotification, ProgressNotificationParams
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
 from providers.tools.spec import Progress
 from server.connecting.telling import plain
@@ -23,7 +23,19 @@ from server.mcp.list_changes import ListChanges
 from server.mcp.offer import tool_lookup
 from server.mcp.offer.tool_list import LiveToolList, ToolList
 from server.mcp.retry_later import ON_AWAY, STORAGE_AWAY
-from server.mcp.sdk_server import KNOWN, PRINCIPAL, SERVER_NAME, Answer, Backing, Context, OpenVault, make_server
+from server.mcp.sdk_server import (
+    KNOWN,
+    PRINCIPAL,
+    SERVER_NAME,
+    Answer,
+    Backing,
+    Context,
+    OpenVault,
+    TaskMethod,
+    make_server,
+)
+from server.mcp.task_offer import TaskAnswer, TaskParams
+from server.mcp.tasks import Tasks
 from vault.records import Principal
 from vault.refusals import VaultError
 from vault.spans import request
@@ -72,12 +84,11 @@ def open_vault(deployment: Deployment, *, transport: str) -> OpenVault:
             return await tools.call(deployment, wanted, progress=progress)
 
     async def call_plain(call: PlainCall, progress: Progress) -> Answer:
-        is_modern = call.session is None
         wanted = tools.ToolRequest(
             principal=current_principal(),
             name=call.name,
             arguments=call.arguments,
-            asking=AskingOptions(opens_urls=call.opens_urls, fills_forms=call.fills_forms, is_modern=is_modern),
+            asking=asking_of(call),
             transport=transport,
             trace=call.trace,
         )
@@ -87,9 +98,38 @@ def open_vault(deployment: Deployment, *, transport: str) -> OpenVault:
     security = RequestStateSecurity(
         keys=[deployment.keys.subkey("request-state")], ttl=_STATE_LIFETIME, bind_principal=lambda _: _principal_name()
     )
+    tasks = Tasks(deployment, transport)
     changes = ListChanges(deployment, whose=current_principal, is_listed_early=transport == "stdio")
     boundary = RequestStateBoundary(security, default_audience=SERVER_NAME)
-    return OpenVault(call_tool, call_plain, boundary, changes.follow_session, changes.listen)
+    answers = {
+        "tasks/get": _on_task(deployment, tasks.get),
+        "tasks/update": _on_task(deployment, tasks.update),
+        "tasks/cancel": _on_task(deployment, tasks.cancel),
+    }
+    return OpenVault(call_tool, call_plain, boundary, changes.follow_session, changes.listen, answers)
+
+
+def asking_of(call: PlainCall) -> AskingOptions:
+    """How the person behind a plain call can be asked."""
+    return AskingOptions(
+        opens_urls=call.opens_urls,
+        fills_forms=call.fills_forms,
+        is_modern=call.session is None,
+        takes_tasks=call.takes_tasks,
+    )
+
+
+def _on_task(deployment: Deployment, answer: Callable[[Principal, str], Awaitable[TaskAnswer]]) -> TaskMethod:
+    async def handle(context: Context, params: TaskParams) -> TaskAnswer:
+        if context.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+            raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=context.method)
+        with request(), deployment.drain.call():
+            try:
+                return await answer(current_principal(), params.task_id)
+            except VaultError as refused:
+                raise MCPError(code=STORAGE_AWAY, message=plain(refused).text) from refused
+
+    return handle
 
 
 async def read_choice(deployment: Deployment, principal: Principal) -> str | None:

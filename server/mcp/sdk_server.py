@@ -30,11 +30,12 @@ from mcp_types import (
 from providers.tools.spec import Progress
 from server.mcp.fast_path import PlainCall
 from server.mcp.offer.tool_list import ToolList
+from server.mcp.task_offer import METHODS, TASKS, TaskAnswer, TaskOffered, TaskParams
 from server.runtime.version import VERSION
 from vault.records import Principal
 
 Context = ServerRequestContext[dict[str, object], object]
-Answer = CallToolResult | InputRequiredResult
+Answer = CallToolResult | InputRequiredResult | TaskOffered
 # What a call came to that was read without the SDK, where the SDK has to word the answer.
 Known = Answer | Exception | None
 KNOWN: ContextVar[Known] = ContextVar("known", default=None)
@@ -45,6 +46,9 @@ _INSTRUCTIONS: Final = (
     "These tools act on the person's own accounts. If an answer contains a link, give it to the person "
     "and call the tool again after they open it. `connections` lists connected accounts."
 )
+
+
+TaskMethod = Callable[[Context, TaskParams], Awaitable[TaskAnswer]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class OpenVault:
     boundary: RequestStateBoundary
     follow: Callable[[Context], Awaitable[None]]
     listen: Callable[[Context, SubscriptionsListenRequestParams], Awaitable[SubscriptionsListenResult]]
+    tasks: Mapping[str, TaskMethod]  # by their methods
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,9 @@ def make_server(
     async def listen(context: Context, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
         return await (await backing.vault()).listen(context, params)
 
+    async def on_task(context: Context, params: TaskParams) -> TaskAnswer:
+        return await (await backing.vault()).tasks[context.method](context, params)
+
     async def open_state(ctx: Context, call_next: CallNext) -> HandlerResult:
         if ctx.method != "tools/call":
             return await call_next(ctx)
@@ -111,9 +119,12 @@ def make_server(
         website_url=website_url,
         get_tool_input_schema=schema_of,
         on_list_tools=list_tools,
-        on_call_tool=call_tool,
         on_subscriptions_listen=listen,
     )
+    server.add_request_handler("tools/call", CallToolRequestParams, call_tool)  # whose answer can be a task
+    server.extensions = {TASKS: {}}
+    for method in METHODS:
+        server.add_request_handler(method, TaskParams, on_task)
     server.add_notification_handler("notifications/initialized", NotificationParams, follow)
     server.middleware[:] = [open_state]  # in place of the SDK's tracing, which costs 20 us and has no exporter here
     return server

@@ -32,6 +32,7 @@ from server.mcp.offer import connections_tool, discovery, tool_lookup
 from server.mcp.offer.connections_spec import SPEC as CONNECTIONS
 from server.mcp.offer.discovery import CallToolInput, FindToolsInput
 from server.mcp.retry_later import STORAGE_AWAY
+from server.mcp.task_offer import TaskOffered
 from server.mcp.tool_answers import count_items, failure, misfit, success
 from server.sign_in.password import owner_link
 from vault import tickets
@@ -69,7 +70,7 @@ class ToolRequest:
 class _Outcome:
     """What goes to the client, and what the activity records."""
 
-    result: CallToolResult | InputRequiredResult | MCPError
+    result: CallToolResult | InputRequiredResult | TaskOffered | MCPError
     outcome: str = "ok"  # ok | refused | failed
     code: str | None = None
 
@@ -115,7 +116,7 @@ def _resolve(deployment: Deployment, request: ToolRequest, spec: ToolSpec) -> tu
 
 async def call(
     deployment: Deployment, request: ToolRequest, *, progress: Progress
-) -> CallToolResult | InputRequiredResult:
+) -> CallToolResult | InputRequiredResult | TaskOffered:
     """Answer one `tools/call` within 15 s. Raises MCPError for an unknown tool and for -32042 only.
 
     The outermost handler of a tool: every failure becomes an answer here, and nothing internal gets out.
@@ -373,10 +374,14 @@ async def _ask_approval(
     """Ask for approval of this call; the same call asks once, and a refusal holds for minutes."""
     if call is None:
         raise missing
-    link, is_new = await approvals.approval_link(deployment, principal=request.principal, refusal=missing, call=call)
+    approval, is_new = await approvals.ask(deployment, principal=request.principal, refusal=missing, call=call)
+    link = approvals.link_of(deployment, approval)
     if link is None:
         text = f"The person denied this call of {call.tool}, so nothing was done. Don't ask again; tell them instead."
         return _Outcome(failure(text), "refused", "approval_refused")
+    if elicitation.is_task_due(request.asking):
+        task = elicitation.in_task(link, task_id=approval.id, created_at=approval.created_at)
+        return _Outcome(task, "refused", missing.code)
     was_ignored = _may_be_ignored(request.asking) and not is_new
     return await _offer(deployment, request, link, code=missing.code, was_ignored=was_ignored)
 

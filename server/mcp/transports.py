@@ -39,11 +39,10 @@ from server.http.guards import BODY_LIMIT
 from server.lifecycle import health, loopback
 from server.mcp import event_stream, fast_path, mcp_bodies, tools
 from server.mcp.bearer import Bearer
-from server.mcp.elicitation import AskingOptions
 from server.mcp.offer import discovery
 from server.mcp.plain_answers import PlainAnswer
 from server.mcp.retry_later import ON_AWAY, RetryLater
-from server.mcp.sdk_calls import ON_LIVE, build_server, current_principal, open_vault
+from server.mcp.sdk_calls import ON_LIVE, asking_of, build_server, current_principal, open_vault
 from server.mcp.sdk_server import KNOWN, PRINCIPAL, Known
 from server.mcp.sessions import McpSession, SessionLimits, Sessions
 from server.mcp.stream_watch import StreamWatch
@@ -311,12 +310,11 @@ class _StreamableHTTP:
 
 
 def _request(call: fast_path.PlainCall, answer: PlainAnswer) -> tools.ToolRequest:
-    asking = AskingOptions(opens_urls=call.opens_urls, fills_forms=call.fills_forms, is_modern=call.session is None)
     return tools.ToolRequest(
         principal=current_principal(),
         name=call.name,
         arguments=call.arguments,
-        asking=asking,
+        asking=asking_of(call),
         transport="http",
         on_live=ON_LIVE.get(),
         on_away=answer.later.mark,

@@ -228,6 +228,22 @@ async def consume(
     return changed == 1
 
 
+async def withdraw(transaction: Transaction, approval_id: str, *, now: int) -> bool:
+    """End a question, or a yes that nobody used. False when it is over already."""
+    changed = await transaction.execute(
+        "update approvals set expires_at = :now where tenant = :tenant and id = :id "
+        "and state in (:pending, :approved) and expires_at > :now",
+        {
+            "tenant": TENANT,
+            "id": approval_id,
+            "pending": ApprovalState.PENDING.value,
+            "approved": ApprovalState.APPROVED.value,
+            "now": now,
+        },
+    )
+    return changed == 1
+
+
 async def sweep(transaction: Transaction, *, now: int) -> int:
     """Delete what ended a day ago; the activity keeps the question and its outcome."""
     return await transaction.execute(

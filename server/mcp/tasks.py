@@ -1,0 +1,159 @@
+"""Calls that wait for their person's yes, as tasks of MCP 2026-07-28 (SEP-2663, `io.modelcontextprotocol/tasks`).
+
+A task is the open question about one call, and has its ID. It is made when the client polls after the yes, with the
+token of that request and once; the result is then kept for a while, for clients that missed the answer. Only the agent
+that asked sees its task. `server.mcp.tools` offers it.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, CallToolResult
+
+from providers.tools.spec import Progress
+from server.connecting import approvals as asked
+from server.deployment import Deployment
+from server.mcp import tools
+from server.mcp.elicitation import AskingOptions
+from server.mcp.retry_later import ON_AWAY
+from server.mcp.task_offer import POLL, TTL, TaskAnswer, instant
+from server.mcp.tool_answers import failure
+from vault import replay, tickets
+from vault.approvals import approvals
+from vault.approvals.approvals import Approval
+from vault.audit import audit
+from vault.records import ApprovalState, Principal, TicketPurpose
+
+_KEPT: Final = 900  # seconds for which a result can be asked for again
+_RUNS: Final = 30  # seconds after which a call that was begun has ended in any case
+_DENIED: Final = "The person denied this call, so nothing was done. Don't ask again; tell them instead."
+_LATE: Final = "Nobody approved this call in time, so nothing was done. If it's still wanted, call the tool again."
+_UNKNOWN: Final = "This call was begun, and its result isn't known. Check whether it was done before you try again."
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """The tasks of a vault, over one transport."""
+
+    deployment: Deployment
+    transport: str
+
+    async def get(self, principal: Principal, task_id: str) -> TaskAnswer:
+        """The task as it is now; where its person has said yes, this makes the call. Raises MCPError."""
+        deployment, approval = self.deployment, await self._find(principal, task_id)
+        now = deployment.now()
+        kept = await tickets.peek(
+            deployment.database, deployment.keys, self._secret(task_id), purpose=TicketPurpose.TASK, now=now
+        )
+        if kept is not None:
+            return _state(approval, now=now) | dict(kept.payload)
+        match approval.status(now):
+            case ApprovalState.PENDING.value:
+                told = f"Waits for the person's answer at {deployment.url(f'/approvals/{task_id}')}"
+                return _state(approval, now=now) | {"status": "working", "statusMessage": told}
+            case ApprovalState.APPROVED.value:
+                if await self._claim(approval, now=now):
+                    return _state(approval, now=now) | await self._run(principal, approval)
+                return _state(approval, now=now) | {"status": "working"}
+            case ApprovalState.REFUSED.value:
+                return _state(approval, now=now) | _completed(failure(_DENIED))
+            case ApprovalState.CONSUMED.value:
+                if now - (approval.consumed_at or 0) < _RUNS:
+                    return _state(approval, now=now) | {"status": "working"}
+                return _state(approval, now=now) | _completed(failure(_UNKNOWN))
+            case _:
+                return _state(approval, now=now) | _completed(failure(_LATE))
+
+    async def update(self, principal: Principal, task_id: str) -> TaskAnswer:
+        """Acknowledge: a task asks the client for nothing, so there is nothing to take. Raises MCPError."""
+        await self._find(principal, task_id)
+        return {}
+
+    async def cancel(self, principal: Principal, task_id: str) -> TaskAnswer:
+        """Withdraw the question, unless the call has begun. Raises MCPError."""
+        deployment, approval = self.deployment, await self._find(principal, task_id)
+        now = deployment.now()
+        if approval.status(now) not in {ApprovalState.PENDING.value, ApprovalState.APPROVED.value}:
+            return {}
+        if not await self._claim(approval, now=now):
+            return {}
+        async with deployment.transaction() as transaction:
+            if await approvals.withdraw(transaction, approval.id, now=now):
+                event = asked.event_of(approval, "approval.refused", outcome="refused", method="withdrawn")
+                await audit.append(transaction, event, now=now)
+        await self._keep(approval, {"status": "cancelled"})
+        return {}
+
+    async def _find(self, principal: Principal, task_id: str) -> Approval:
+        found = await approvals.get(self.deployment.database, self.deployment.keys, task_id)
+        owner = None if found is None else (found.user_id, found.client_id)
+        if found is None or owner != (principal.user_id, principal.client_id):
+            raise MCPError(code=INVALID_PARAMS, message="Unknown task: call the tool again")
+        return found
+
+    async def _claim(self, approval: Approval, *, now: int) -> bool:
+        """True for one of any number of requests: for it, the call is made or withdrawn."""
+        async with self.deployment.transaction() as transaction:
+            ends_at = approval.expires_at + _KEPT
+            return await replay.first_use(transaction, "task", approval.id, expires_at=ends_at, now=now)
+
+    async def _run(self, principal: Principal, approval: Approval) -> TaskAnswer:
+        request = tools.ToolRequest(
+            principal=principal,
+            name=approval.tool,
+            arguments=approval.arguments,
+            asking=AskingOptions(account=approval.connection_id),
+            transport=self.transport,
+            on_away=ON_AWAY.get(),
+        )
+        result = await tools.call(self.deployment, request, progress=_UNHEARD)
+        content = _completed(result if isinstance(result, CallToolResult) else failure(_LATE))
+        await self._keep(approval, content)
+        return content
+
+    async def _keep(self, approval: Approval, content: TaskAnswer) -> None:
+        deployment = self.deployment
+        async with deployment.transaction() as transaction:
+            await tickets.issue(
+                transaction,
+                deployment.keys,
+                purpose=TicketPurpose.TASK,
+                payload=content,
+                lifetime=_KEPT,
+                now=deployment.now(),
+                user_id=approval.user_id,
+                client_id=approval.client_id,
+                secret=self._secret(approval.id),
+            )
+
+    def _secret(self, task_id: str) -> str:
+        """Nobody who can only read the database finds a result by the ID of its task."""
+        return hmac.digest(self.deployment.keys.subkey("task"), task_id.encode(), sha256).hex()
+
+
+async def _unheard(done: int, total: int | None, message: str) -> None:
+    """Progress of a task goes nowhere: `notifications/progress` are not for tasks."""
+
+
+_UNHEARD: Final[Progress] = _unheard
+
+
+def _state(approval: Approval, *, now: int) -> TaskAnswer:
+    """What every answer about a task has."""
+    changed = max(one or 0 for one in (approval.created_at, approval.decided_at, approval.consumed_at))
+    return {
+        "taskId": approval.id,
+        "createdAt": instant(approval.created_at),
+        "lastUpdatedAt": instant(min(changed, now)),
+        "ttlMs": TTL,
+        "pollIntervalMs": POLL,
+    }
+
+
+def _completed(result: CallToolResult) -> TaskAnswer:
+    return {"status": "completed", "result": result.model_dump(mode="json", by_alias=True, exclude_none=True)}
