@@ -40,6 +40,8 @@ from server.runtime.stdio_streams import standard_streams
 logger = logging.getLogger("token_vault.bridge")
 _INITIALIZE: Final = "initialize"
 _HEADER: Final = re.compile(r"[!-~]{1,200}")  # what may stand in a header; without it the vault says what is missing
+_TASKS: Final = ("tasks/get", "tasks/update", "tasks/cancel")  # SEP-2663
+_NAMES: Final = {**NAME_BEARING_METHODS, **dict.fromkeys(_TASKS, "taskId")}
 _READY: Final = "notifications/initialized"
 _GREETING: Final = "token-vault-bridge"  # the id of our own `initialize`
 
@@ -146,7 +148,7 @@ class Relay:
         if version is None or not isinstance(message, JSONRPCRequest) or not _HEADER.fullmatch(message.method):
             return None if self._version is None else {MCP_PROTOCOL_VERSION_HEADER: self._version}
         headers = {MCP_PROTOCOL_VERSION_HEADER: version, MCP_METHOD_HEADER: message.method}
-        name = params.get(NAME_BEARING_METHODS.get(message.method, ""))
+        name = params.get(_NAMES.get(message.method, ""))
         return headers | ({MCP_NAME_HEADER: encode_header_value(name)} if isinstance(name, str) else {})
 
     def _note_version(self, answer: JSONRPCResponse | JSONRPCError) -> None:
