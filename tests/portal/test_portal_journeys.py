@@ -375,7 +375,8 @@ _PUSH_SERVICE = """([made, endpoint]) => {
 _CLICK = """async () => {
   const opened = [], [shown] = await self.registration.getNotifications();
   self.clients.openWindow = async (url) => opened.push(url);
-  self.dispatchEvent(new NotificationEvent("notificationclick", { notification: shown, action: shown.actions[0]?.action }));
+  const action = shown.actions[0]?.action;
+  self.dispatchEvent(new NotificationEvent("notificationclick", { notification: shown, action }));
   while (!opened.length) await new Promise((done) => setTimeout(done, 20));
   return [...opened, (await self.registration.getNotifications()).length]; }"""
 
