@@ -9,7 +9,7 @@ import typer
 
 from server.terminal.completion import complete_clients, complete_connections
 from server.terminal.context import Setup, UserOption, note, say, say_with_label, user_named
-from server.terminal.names import find_client, find_connection
+from server.terminal.names import find_client, find_connection, find_user
 
 if TYPE_CHECKING:
     from server.deployment import Deployment
@@ -73,8 +73,9 @@ async def _explain(
     from vault.exchange.explain import ExchangeQuestion, explain
 
     async with setup.open() as deployment:
-        owner = await _find_owner(deployment.database, user)
-        agent, near = await find_client(deployment.database, client)
+        owner, near = await _find_owner(deployment.database, user)
+        agent, near_client = await find_client(deployment.database, client)
+        near += near_client
         account = None
         if owner is not None:
             account, near_account = await find_connection(deployment, owner, connection)
@@ -91,11 +92,9 @@ async def _explain(
         return found, await _handed_out(deployment, question, found)
 
 
-async def _find_owner(reader: Reader, named: str | None) -> User | None:
-    """As `user_named`; None for an unknown name, which is a finding here."""
-    from vault import users
-
-    return await user_named(reader, None) if named is None else await users.find_user(reader, named)
+async def _find_owner(reader: Reader, named: str | None) -> tuple[User | None, str]:
+    """As `user_named`; None with a suggestion for an unknown name, which is a finding here."""
+    return (await user_named(reader, None), "") if named is None else await find_user(reader, named)
 
 
 async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found: Explanation) -> _HandedOut | None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from providers.definitions.suggestions import did_you_mean
+from server.terminal.completion import complete_tool_sets
 from server.terminal.context import Setup, command, fail, say
 
 if TYPE_CHECKING:
@@ -23,7 +25,10 @@ def tools_() -> None:
 @command(app, "list")
 def list_(
     setup: Setup,
-    profile: Annotated[str | None, typer.Option(help="Only the tools of this set.", show_default=False)] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Only the tools of this set.", show_default=False, autocompletion=complete_tool_sets),
+    ] = None,
 ) -> None:
     """List the tools with the service and minimum scopes of each."""
     from server.mcp.offer.connections_spec import SPEC
@@ -33,7 +38,8 @@ def list_(
     if profile is not None:
         sets = here.offer.sets
         if profile not in sets:
-            fail(f"--profile: no tool set {profile!r}; use one of: {', '.join(sets)}")
+            near = did_you_mean(profile, sets) or f" Use one of: {', '.join(sets)}"
+            fail(f"--profile: no tool set {profile!r}.{near}")
         specs = [spec for spec in specs if spec.name in sets[profile].tools]
     rows = [_tool(spec) for spec in (*specs, SPEC)]
     setup.show(rows, columns=("name", "provider", "scopes", "changes_something", "title"), empty="No tools.")

@@ -11,9 +11,14 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import typer
+
+if TYPE_CHECKING:
+    from providers.definitions.catalog import Catalog
+    from providers.tools.spec import ToolSpec
+    from server.settings import Settings
 
 Completion = list[tuple[str, str]]  # what is inserted, and what explains it
 _PLAIN: Final = re.compile(r"[\w.@+-]+")  # a shell takes it as one word; for other names the id is inserted
@@ -125,9 +130,8 @@ def _set_up(ctx: typer.Context) -> Mapping[str, Mapping[str, str]]:
         return {}
 
 
-@_quietly
-def complete_tools(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
-    """Tools that ship for the providers that are set up, and those of the settings."""
+def _offered(ctx: typer.Context) -> tuple[Settings, Catalog, Sequence[ToolSpec]]:
+    """The tools that ship for the providers that are set up, and those of the settings."""
     from providers.definitions.catalog import ProviderOverrides, load_catalog
     from server.mcp.offer.registry import load_tools
     from server.settings import load_settings
@@ -135,5 +139,22 @@ def complete_tools(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, s
     config, data = _place(ctx)
     settings = load_settings(config, data=data)
     set_up = {name: ProviderOverrides(inputs=inputs) for name, inputs in _set_up(ctx).items()}
-    tools = load_tools(settings, load_catalog(overrides=set_up))
+    catalog = load_catalog(overrides=set_up)
+    return settings, catalog, load_tools(settings, catalog)
+
+
+@_quietly
+def complete_tools(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+    """Tools."""
+    _, _, tools = _offered(ctx)
     return [(one.name, one.title) for one in tools if one.name.startswith(incomplete)]
+
+
+@_quietly
+def complete_tool_sets(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
+    """Tool sets."""
+    from server.mcp.offer.registry import load_offer
+
+    settings, catalog, tools = _offered(ctx)
+    sets = load_offer(settings, tools, catalog).sets.values()
+    return [(one.name, one.title) for one in sets if one.name.startswith(incomplete)]

@@ -31,13 +31,18 @@ NEAR: Final = 2000  # names among which a mistyped one is looked for
 
 async def user_called(reader: Reader, named: str) -> User:
     """The user with that name or ID."""
+    found, near = await find_user(reader, named)
+    return found or fail(f"no user {named!r}.{near} See token-vault users list")
+
+
+async def find_user(reader: Reader, named: str) -> tuple[User | None, str]:
+    """As `user_called`; None with a suggestion if there is none."""
     from vault import users
 
     found = await users.find_user(reader, named) or await users.get_user(reader, named)
     if found is not None:
-        return found
-    known = [one.name for one in await users.list_users(reader, limit=NEAR)]
-    return fail(f"no user {named!r}.{did_you_mean(named, known)} See token-vault users list")
+        return found, ""
+    return None, did_you_mean(named, [one.name for one in await users.list_users(reader, limit=NEAR)])
 
 
 async def client_called(reader: Reader, named: str, *, among: Iterable[str] | None = None) -> Client:

@@ -111,6 +111,7 @@ async def test_names_are_completed_from_the_database_and_nothing_is_made(place: 
         (("providers", "setup", "githu"), ["github", "github-oauth-app"]),
         (("connections", "connect", "sla"), ["slack", "slack-bot"]),
         (("delegations", "ask", "Cursor", "slack", "--tool", "slack_po"), ["slack_post"]),
+        (("tools", "list", "--profile", "every"), ["everyday", "everything"]),
         (("users", "disable", "zz"), []),
     ):
         assert sorted(await complete_here(place, *words)) == expected, words
