@@ -24,6 +24,7 @@ from providers.simulator.google.calendar_methods import (
     FREE_BUSY,
     GET_CALENDAR,
     GET_EVENT,
+    GET_LIST_ENTRY,
     INSERT_EVENT,
     LIST_EVENTS,
     PATCH_EVENT,
@@ -44,6 +45,7 @@ _CALENDARS = "/google/calendar/v3/calendars/{calendar}"
 _MAIL, _FILES = "/google/gmail/v1/users/me", "/google/drive/v3/files"
 GOOGLE_APIS: tuple[tuple[str, str, Method], ...] = (
     ("GET", "/google/calendar/v3/users/me/calendarList", CALENDAR_LIST),
+    ("GET", "/google/calendar/v3/users/me/calendarList/{calendar}", GET_LIST_ENTRY),
     ("POST", "/google/calendar/v3/freeBusy", FREE_BUSY),
     ("GET", _CALENDARS, GET_CALENDAR),
     ("GET", f"{_CALENDARS}/events", LIST_EVENTS),

@@ -44,8 +44,8 @@ async def admin(room: AdminRoom) -> Holder:
     return one
 
 
-async def console(room: AdminRoom) -> Client:
-    wanted = NewAgent("Console", redirect_uris=(REDIRECT,), resources=(room.resource,))
+async def console(room: AdminRoom, redirect: str = REDIRECT) -> Client:
+    wanted = NewAgent("Console", redirect_uris=(redirect,), resources=(room.resource,))
     return (await register(room.operator, wanted)).client
 
 
@@ -53,12 +53,12 @@ async def ask(room: AdminRoom, person: Person, client: Client) -> httpx2.Respons
     """The program sends the admin's browser to the vault."""
     challenge = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
     wish = {"scope": "admin:read admin:people", "resource": room.resource, "code_challenge": challenge}
-    return await person.open(room.room.authorize_path(client, redirect_uri=REDIRECT, **wish))
+    return await person.open(room.room.authorize_path(client, **wish))
 
 
 async def redeem(room: AdminRoom, client: Client, answer: httpx2.Response) -> str:
     code = query_of(answer.headers["location"])["code"]
-    redeemed = await room.room.vault.redeem(client.id, code, VERIFIER)
+    redeemed = await room.room.vault.redeem(client.id, code, VERIFIER, redirect_uri=client.redirect_uris[0])
     return redeemed.json()["access_token"]
 
 
@@ -89,9 +89,10 @@ async def test_an_admin_allows_a_program_with_the_passkey_and_then_it_changes_th
 
 
 async def test_what_was_allowed_before_is_not_allowed_again_without_the_passkey(room: AdminRoom) -> None:
-    one, client = await admin(room), await console(room)
+    one, client = await admin(room), await console(room, "https://console.example/callback")
     first = await allow(one, await ask(room, one.person, client))
     assert first.status_code == 303, "adding a passkey proved it"
+    await redeem(room, client, first)
     assert (await ask(room, one.person, client)).status_code == 303, "the same again is answered at once"
     room.deployment.database.clock_offset += RECENT
     assert (await ask(room, one.person, client)).status_code == 403

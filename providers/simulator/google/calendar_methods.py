@@ -35,19 +35,26 @@ _FREE_TEXT = (
 )
 
 
+def _list_entry(caller: GoogleCaller, calendar: Calendar) -> dict[str, JsonValue]:
+    return {
+        "kind": "calendar#calendarListEntry",
+        "etag": '"1"',
+        "id": calendar.id,
+        "summary": calendar.summary,
+        "timeZone": calendar.time_zone,
+        "accessRole": calendar.roles[caller.person.email],
+        "selected": True,
+        **({"primary": True} if calendar.id == caller.person.email else {}),
+    }
+
+
+def _get_list_entry(caller: GoogleCaller) -> Response:
+    return JSONResponse(_list_entry(caller, caller.calendar()))
+
+
 def _calendar_list(caller: GoogleCaller) -> Response:
     items: list[JsonValue] = [
-        {
-            "kind": "calendar#calendarListEntry",
-            "etag": '"1"',
-            "id": calendar.id,
-            "summary": calendar.summary,
-            "timeZone": calendar.time_zone,
-            "accessRole": calendar.roles[caller.person.email],
-            "selected": True,
-            **({"primary": True} if calendar.id == caller.person.email else {}),
-        }
-        for calendar in caller.calendars.for_account(caller.person.email)
+        _list_entry(caller, calendar) for calendar in caller.calendars.for_account(caller.person.email)
     ]
     page, following = caller.page(items, default=100, largest=250)
     return JSONResponse({"kind": "calendar#calendarList", "items": page, **_next(following)})
@@ -296,6 +303,7 @@ def _next(token: str | None) -> dict[str, JsonValue]:
 
 
 CALENDAR_LIST = Method("CalendarList.List", _READ_LIST, _calendar_list)
+GET_LIST_ENTRY = Method("CalendarList.Get", _READ_LIST, _get_list_entry)
 GET_CALENDAR = Method("Calendars.Get", _READ_CALENDAR, _get_calendar)
 LIST_EVENTS = Method("Events.List", _READ_EVENTS, _list_events)
 GET_EVENT = Method("Events.Get", _READ_EVENTS, _get_event)

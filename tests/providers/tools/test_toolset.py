@@ -120,37 +120,40 @@ async def test_a_busy_provider_is_said_to_be_busy(place: Room, name: str) -> Non
     assert not again.is_error, text_of(again)  # the twin: once it is not
 
 
+WELCOME = "Welcome to the sandbox workspace. Nothing here is real."
 NAMES: Mapping[str, Mapping[str, str]] = {
-    "slack_post": {},  # by its channel's name
-    "slack_reply": {"channel": "#general", "thread_ts": "Any news?"},
-    "slack_react": {"channel": "#general", "ts": "Any news?"},
-    "slack_direct_message": {"user": "bob"},
-    "calendar_update": {"calendar_id": "alice@example.com", "event_id": "Standup"},
-    "calendar_delete": {"calendar_id": "alice@example.com", "event_id": "Standup"},
+    "slack_post": {},  # by its channel's name, which is none to look up
+    "slack_reply": {"channel": "#general", "thread_ts": WELCOME},
+    "slack_react": {"channel": "#general", "ts": WELCOME},
+    "slack_direct_message": {"user": "Bob Example"},
     "calendar_create": {"calendar_id": "alice@example.com"},
-    "github_issue_comment": {"number": "text"},
-    "github_pull_comment": {"number": "text"},
-    "notion_create": {"parent": "text"},
-    "notion_comment": {"page": "text"},
+    "calendar_update": {"calendar_id": "alice@example.com", "event_id": "Moving target"},
+    "calendar_delete": {"calendar_id": "alice@example.com", "event_id": "Moving target"},
+    "github_issue_comment": {"number": "Water the tomatoes"},
+    "github_pull_comment": {"number": "Add a herb bed"},
+    "notion_create": {"parent": "Team handbook"},
+    "notion_comment": {"page": "Team handbook"},
     "linear_create": {"team": "Engineering"},
     "linear_comment": {"issue": "Login fails on Safari"},
     "jira_create": {"project": "Operations"},
     "jira_comment": {"issue": "Rotate the certificates"},
-    "hubspot_note": {"contact": "text"},
+    "hubspot_note": {"contact": "Dana Reed"},
     "facebook_post": {"page": "Sandbox Garden"},
-    "asana_task_create": {"workspace": "text"},
-    "digitalocean_droplet_action": {"droplet": "text"},
     "figma_comment": {"file": "text"},
-    "pagerduty_note": {"incident": "text"},
+    "pagerduty_note": {"incident": "The server is on fire."},
 }
+UNPLAYED = {"asana_task_create", "digitalocean_droplet_action"}  # their doubles have only what tools call
 
 
 def test_every_tool_that_looks_names_up_is_tried_below() -> None:
-    assert set(NAMES) == {name for name, spec in SPECS.items() if spec.presentation.lookups}
+    assert set(NAMES) | UNPLAYED == {name for name, spec in SPECS.items() if spec.presentation.lookups}
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-async def test_the_person_reads_names_for_ids_that_the_account_may_read(place: Room, name: str) -> None:
+async def test_the_person_reads_names_for_ids_that_the_account_may_read(
+    place: Room, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "PATIENCE", 10.0)
     case, spec, deployment = CASES[name], SPECS[name], place.vault.deployment
     agent = await place.agent(f"person-{secrets.token_hex(4)}")
     read = frozenset[str]().union(*(one.scopes for one in spec.presentation.lookups))

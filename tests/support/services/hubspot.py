@@ -30,6 +30,10 @@ def answer(visit: ServiceCall) -> Response:
             )
             paging: Record = {} if following is None else {"paging": {"next": {"after": following}}}
             return reply({"total": len(found), "results": shown, **paging})
+        case "GET", ["crm", "v3", "objects", "contacts", wanted] if found := [
+            one for one in contacts if one["id"] == wanted
+        ]:
+            return reply(_contact(visit, found[0]))
         case "POST", ["crm", "v3", "objects", "notes"]:
             about = at(dict(visit.body), "associations", 0, "to", "id")
             if not any(one["id"] == about for one in contacts):

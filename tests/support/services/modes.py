@@ -23,6 +23,7 @@ WITH_APIS: Mapping[str, Mode] = {
         "notion",
         ("POST", "/search", ""),
         ("GET", "/blocks/{}/children", ""),
+        ("GET", "/pages/{}", ""),
         ("POST", "/pages", ""),
         ("POST", "/comments", ""),
     ),
@@ -32,6 +33,7 @@ WITH_APIS: Mapping[str, Mode] = {
         "jira",
         ("GET", "/oauth/token/accessible-resources", ""),
         ("GET", f"{_JIRA}/search/jql", "read:jira-work"),
+        ("GET", f"{_JIRA}/project/{{}}", "read:jira-work"),
         ("GET", f"{_JIRA}/issue/{{}}", "read:jira-work"),
         ("POST", f"{_JIRA}/issue", "write:jira-work"),
         ("POST", f"{_JIRA}/issue/{{}}/comment", "write:jira-work"),
@@ -40,6 +42,7 @@ WITH_APIS: Mapping[str, Mode] = {
         "hubspot",
         "hubspot",
         ("POST", "/crm/v3/objects/contacts/search", "crm.objects.contacts.read"),
+        ("GET", "/crm/v3/objects/contacts/{}", "crm.objects.contacts.read"),
         ("POST", "/crm/v3/objects/notes", "crm.objects.contacts.write"),
     ),
     "api-salesforce": _with_api(
@@ -52,7 +55,7 @@ WITH_APIS: Mapping[str, Mode] = {
         "facebook",
         "facebook",
         ("GET", "/me/accounts", "pages_show_list"),
-        ("GET", "/{}", "pages_show_list"),
+        ("GET", "/{}", "pages_show_list pages_read_engagement"),
         ("POST", "/{}/feed", "pages_manage_posts"),
     ),
     "api-asana": _with_api(

@@ -36,6 +36,8 @@ def answer(visit: ServiceCall) -> Response:
             return _list(
                 [{"object": "block", "id": f"b-{wanted}", "type": "paragraph", "paragraph": {"rich_text": rich}}], None
             )
+        case "GET", ["pages", wanted] if found := [one for one in pages if one["id"] == wanted]:
+            return reply(_page(visit, found[0]))
         case "POST", ["pages"]:
             parent = text(dict(visit.body), "parent", "page_id")
             title = text(dict(visit.body), "properties", "title", "title", 0, "text", "content")
