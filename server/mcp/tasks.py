@@ -61,13 +61,13 @@ class Tasks:
                     return _state(approval, now=now) | await self._run(principal, approval)
                 return _state(approval, now=now) | {"status": "working"}
             case ApprovalState.REFUSED.value:
-                return _state(approval, now=now) | _completed(failure(_DENIED))
+                return _state(approval, now=now) | _completion(failure(_DENIED))
             case ApprovalState.CONSUMED.value:
                 if now - (approval.consumed_at or 0) < _RUNS:
                     return _state(approval, now=now) | {"status": "working"}
-                return _state(approval, now=now) | _completed(failure(_UNKNOWN))
+                return _state(approval, now=now) | _completion(failure(_UNKNOWN))
             case _:
-                return _state(approval, now=now) | _completed(failure(_LATE))
+                return _state(approval, now=now) | _completion(failure(_LATE))
 
     async def update(self, principal: Principal, task_id: str) -> TaskAnswer:
         """Acknowledge: a task asks the client for nothing, so there is nothing to take. Raises MCPError."""
@@ -112,7 +112,7 @@ class Tasks:
             on_away=ON_AWAY.get(),
         )
         result = await tools.call(self.deployment, request, progress=_UNHEARD)
-        content = _completed(result if isinstance(result, CallToolResult) else failure(_LATE))
+        content = _completion(result if isinstance(result, CallToolResult) else failure(_LATE))
         await self._keep(approval, content)
         return content
 
@@ -155,5 +155,5 @@ def _state(approval: Approval, *, now: int) -> TaskAnswer:
     }
 
 
-def _completed(result: CallToolResult) -> TaskAnswer:
+def _completion(result: CallToolResult) -> TaskAnswer:
     return {"status": "completed", "result": result.model_dump(mode="json", by_alias=True, exclude_none=True)}

@@ -130,7 +130,7 @@ def _set_up(ctx: typer.Context) -> Mapping[str, Mapping[str, str]]:
         return {}
 
 
-def _offered(ctx: typer.Context) -> tuple[Settings, Catalog, Sequence[ToolSpec]]:
+def _load_tools(ctx: typer.Context) -> tuple[Settings, Catalog, Sequence[ToolSpec]]:
     """The tools that ship for the providers that are set up, and those of the settings."""
     from providers.definitions.catalog import ProviderOverrides, load_catalog
     from server.mcp.offer.registry import load_tools
@@ -146,7 +146,7 @@ def _offered(ctx: typer.Context) -> tuple[Settings, Catalog, Sequence[ToolSpec]]
 @_quietly
 def complete_tools(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
     """Tools."""
-    _, _, tools = _offered(ctx)
+    _, _, tools = _load_tools(ctx)
     return [(one.name, one.title) for one in tools if one.name.startswith(incomplete)]
 
 
@@ -155,6 +155,6 @@ def complete_tool_sets(ctx: typer.Context, incomplete: str) -> Iterable[tuple[st
     """Tool sets."""
     from server.mcp.offer.registry import load_offer
 
-    settings, catalog, tools = _offered(ctx)
+    settings, catalog, tools = _load_tools(ctx)
     sets = load_offer(settings, tools, catalog).sets.values()
     return [(one.name, one.title) for one in sets if one.name.startswith(incomplete)]
