@@ -312,7 +312,11 @@ async def _reconnect(
     policy: UpstreamPolicy,
     facts: Mapping[str, Value],
 ) -> bool:
-    """Replace the old tokens with those of a new consent; False when a refresh changed the row in the meanwhile."""
+    """Replace the old tokens with those of a new consent; False when a refresh changed the row in the meanwhile.
+
+    A new grant's generation is at least the time of its consent: a host's journal may hold answers of a later
+    generation than this row's, from before the database went back, and they are older than the consent.
+    """
     connection_id, previous = text(existing, "id"), integer(existing, "generation")
     # A lost salt or user key is made again: what it sealed is lost, but the account is not.
     key = await ring.create_keys(
@@ -320,8 +324,11 @@ async def _reconnect(
     )
     before = _aside_of_row(key, existing)
     kept = before.refresh_token if answer.refresh_token is None else None
+    following = previous + 1
+    if answer.refresh_token is not None:
+        following = max(following, integer_or_none(facts, "consented_ms") or 0)
     sealed = _seal_answer(
-        key, answer, account=account, policy=policy, generation=previous + 1, kept=kept, now=integer(facts, "now")
+        key, answer, account=account, policy=policy, generation=following, kept=kept, now=integer(facts, "now")
     )
     which: Mapping[str, Value] = {"tenant": TENANT, "id": connection_id, "previous": previous}
     update = {name: value for name, value in facts.items() if name not in ("user_id", "provider", "account")}
@@ -333,7 +340,7 @@ async def _reconnect(
     await transaction.execute(_DROP_NARROWED, only_id)
     if answer.refresh_token is None:
         # The row keeps the old refresh token, so its unresolved sends stay unresolved.
-        await transaction.execute(_CARRY_INTENTS, {**which, "generation": previous + 1})
+        await transaction.execute(_CARRY_INTENTS, {**which, "generation": following})
     else:
         await transaction.execute(_DROP_INTENTS, only_id)
         await transaction.execute(_FREE_LEASE, only_id)

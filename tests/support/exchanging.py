@@ -73,6 +73,7 @@ class Room:
         delegated: frozenset[str] | None = None,
         whose: Seeded | None = None,
         refreshable: bool = True,
+        consented_ms: int | None = None,
     ) -> Connection:
         """Connect an account, and let the agent use all of it (or `delegated`; an empty set: nothing)."""
         upstream, default = (self.slack, SLACK_SCOPES) if provider == "slack" else (self.google, GOOGLE_SCOPES)
@@ -88,6 +89,7 @@ class Room:
                 asked=granted,
                 policy=self.vault.policies[provider],
                 now=self.now,
+                consented_ms=consented_ms,
             )
         allowed = granted if delegated is None else delegated
         if allowed:

@@ -261,8 +261,8 @@ async def _take_what_is_newer(vault: Vault, consent: Consent, answer: TokenAnswe
         if known.account != answer.account.id:
             continue
         facts = await leases.read(vault.database, known.id)
-        if facts is not None and (facts.sent_at is not None or facts.lease_owner is not None):
-            await journal_recovery.adopt(vault, facts)
+        if facts is not None:
+            await journal_recovery.adopt_if_ahead(vault, facts)
 
 
 async def give_up(vault: Vault, consent: Consent, answer: TokenAnswer) -> None:

@@ -2,7 +2,8 @@
 
 At some moment somebody copies the row; later the row returns to that copy: a restored volume, a lagging standby. Both
 happen while no refresh is in progress: a lagging standby loses a claim that the new server never received, and no rule
-of ours restores it. The journal keeps the last answer of each process.
+of ours restores it. The journal keeps the last answer of each process. After that the person may connect the account
+again, as somebody does whose refresh was refused on another host: the provider forgets the old grant.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tests.support.models.exploring import Findings, Way
 from tests.support.models.refresh_model import Answer, Budget, Model, Provider, Rules, State
 
 _ROW = ("generation", "token", "active", "access", "lease", "intents", "waits")
+OUTRUNS = 100  # generations: more than any history here has
 _AT_REST = frozenset({"idle", "down"})
 
 
@@ -24,6 +26,7 @@ class RollbackRules(Rules):
     """`looks_always` False: the journal is read only where the row shows a send, as it once was."""
 
     looks_always: bool = True
+    consents_outrun: bool = True  # False: a consent's generation is the next of its row
 
 
 class World(NamedTuple):
@@ -33,6 +36,7 @@ class World(NamedTuple):
     copy: tuple[object, ...] | None
     has_gone_back: bool
     kept: tuple[Answer | None, Answer | None]
+    has_consented: bool = False
 
 
 class RollbackModel(Model):
@@ -41,6 +45,7 @@ class RollbackModel(Model):
     def __init__(self, provider: Provider, rules: RollbackRules) -> None:
         super().__init__(provider, rules)
         self._looks_always = rules.looks_always
+        self._step = OUTRUNS if rules.consents_outrun else 1
 
     def world_steps(self, world: World) -> Iterator[tuple[str, World]]:
         s = world.state
@@ -51,13 +56,33 @@ class RollbackModel(Model):
                 kept = (after.journal[0], kept[1]) if i == 0 else (kept[0], after.journal[1])
             yield name, world._replace(state=after, kept=kept)
         is_busy = any(process.doing not in _AT_REST for process in s.processes) or s.late != (None, None)
-        if is_busy or s.stray is not None or world.has_gone_back:
+        if is_busy or s.stray is not None or world.has_consented:
+            return
+        if world.has_gone_back:
+            yield "consent", world._replace(state=self._consent(s), has_consented=True)
             return
         if world.copy is None and not self._shows_send(s):
             yield "copy", world._replace(copy=tuple(getattr(s, name) for name in _ROW))
         elif world.copy is not None and s.journal == (None, None):
             row = dict(zip(_ROW, world.copy, strict=True))
             yield "back", world._replace(state=s._replace(**row, journal=world.kept), has_gone_back=True)
+
+    def _consent(self, s: State) -> State:
+        """A new grant in the row; what the journal holds is of the old one."""
+        return s._replace(
+            live=s.fresh,
+            token=s.fresh,
+            fresh=s.fresh + 1,
+            family=True,
+            grace=False,
+            generation=s.generation + self._step,
+            active=True,
+            access=True,
+            lease=None,
+            intents=(None, None),
+            waits=False,
+            gap=False,
+        )
 
     @staticmethod
     def _shows_send(s: State) -> bool:

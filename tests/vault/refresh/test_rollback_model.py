@@ -37,3 +37,9 @@ def test_without_a_look_into_the_journal_at_each_attempt_the_model_finds_the_los
 ) -> None:
     found = explore(provider, rules=rules, budget=CALM, until_harm=True)
     assert "back" in found.lost
+
+
+@pytest.mark.parametrize("provider", [RESENDS, SIBLING, STRICT, REVOKES], ids=lambda provider: provider.name)
+def test_where_a_consent_only_follows_its_row_the_model_finds_an_older_answer_in_its_place(provider: Provider) -> None:
+    found = explore(provider, rules=RollbackRules(consents_outrun=False), budget=CALM, until_harm=True)
+    assert "consent" in found.lost

@@ -11,16 +11,19 @@ import pytest
 
 from tests.chaos.world import postgres_server
 from tests.conftest import Store, first_run
-from tests.support.exchanging import Room, open_room, second_process
+from tests.support.exchanging import SLACK_SCOPES, Room, open_room, second_process
 from tests.support.going_back import Past
 from tests.vault.storage.test_backup import spent_presented
+from vault import connections
 from vault.audit.audit import Event, append
-from vault.refresh import recovery, sightings
+from vault.refresh import consents, recovery, sightings
+from vault.refresh.consents import Consent
 from vault.refresh.journal import JournalEntry
 from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.sightings import Rollback
 from vault.refusals import VaultError
 from vault.storage.database import open_database
+from vault.upkeep.revocations import run_due
 from vault.upstream import RotationMode
 
 HOUR = 3600
@@ -65,6 +68,39 @@ async def test_the_answer_of_another_process_of_the_host_is_found_as_well(room: 
     await room.exchange()
     assert spent_presented(room.slack) == 0
     assert [send.outcome for send in room.slack.sends] == ["Rotated", "Rotated"]
+
+
+async def test_what_the_person_connected_after_the_loss_is_replaced_by_no_answer_from_before_it(room: Room) -> None:
+    """The journal of another host, which was away: nothing took its answers up before the person came."""
+    await room.connect()
+    past = await Past.of(room.database)
+    for _ in range(3):
+        room.pass_time(HOUR)
+        await room.exchange()
+    await past.come_back(room.database)
+    await room.connect(consented_ms=room.now * 1000)
+    newest = room.slack.families[-1].refresh_token
+    assert await adopt_all(room.vault) == 0
+    room.pass_time(HOUR)
+    await room.exchange()
+    assert room.slack.sends[-1].refresh_token == newest
+
+
+async def test_connecting_again_after_the_loss_leaves_the_newest_token_of_the_old_grant_to_be_ended(room: Room) -> None:
+    connection = await room.connect()
+    past = await Past.of(room.database)
+    for _ in range(2):
+        room.pass_time(HOUR)
+        await room.exchange()
+    newest = room.slack.families[0].refresh_token
+    await past.come_back(room.database)
+    answer = room.slack.consent("alice", SLACK_SCOPES)
+    consent = Consent(room.alice.user.id, "slack", SLACK_SCOPES)
+    assert await consents.store(room.vault, consent, answer, at_ms=room.now * 1000, is_late=False)
+    async with room.database.transaction() as transaction:
+        await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+    assert await run_due(room.vault) == 2
+    assert {token for token, _ in room.slack.revocations} == {newest, answer.refresh_token}
 
 
 async def test_where_nothing_went_back_nothing_is_adopted_or_noted(room: Room) -> None:
