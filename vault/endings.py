@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from vault.keys.key_ring import ConnectionKey, KeyRing
 from vault.records import TENANT, ConnectionState, format_scope, new_id
-from vault.storage.database import Transaction, Value, text
+from vault.refusals import CiphertextRejected
+from vault.storage.database import Reader, Transaction, Value, binary, text
 from vault.upstream import UpstreamPolicy
 
 REFRESH_TOKEN = "refresh_token"
@@ -27,6 +28,10 @@ _PENDING = """
     insert into upstream_revocations
         (tenant, connection_id, user_id, provider, sealed, attempts, outcome, next_at, created_at, done_at)
     values (:tenant, :id, :user_id, :provider, :sealed, 0, :outcome, :next_at, :now, :done_at)
+"""
+_FIND_PENDING = """
+    select sealed from upstream_revocations
+    where tenant = :tenant and connection_id = :id and done_at is null and sealed is not null
 """
 # Changing the counter voids the result of a running attempt with the older tokens.
 _REPLACE_PENDING = """
@@ -71,6 +76,7 @@ _SUPERSEDED = """
     where k.tenant = r.tenant and k.id = r.connection_id
         and r.tenant = :tenant and r.user_id = :user_id and r.done_at is null and k.reason = :superseded
         and k.provider = :provider and k.account = :account and k.generation = :generation
+        and k.ended_at >= (select c.created_at from connections c where c.tenant = :tenant and c.id = :former)
 """
 _RENEW_ASIDE = """
     update upstream_revocations set sealed = :sealed, attempts = attempts + 1,
@@ -162,8 +168,11 @@ def _seal_grant(key: ConnectionKey, grant: Aside) -> bytes:
     )
 
 
-async def renew_aside(transaction: Transaction, ring: KeyRing, grant: Aside, *, now: int) -> bool:
-    """Keep newer tokens that arrived for a grant after it was set aside; whether there is such a grant."""
+async def renew_aside(transaction: Transaction, ring: KeyRing, grant: Aside, *, former: str, now: int) -> bool:
+    """Keep newer tokens that arrived for a grant after it was set aside; whether there is such a grant.
+
+    `former`: the connection that had it. An earlier connection of the account had the same generations.
+    """
     named: Mapping[str, Value] = {
         "tenant": TENANT,
         "user_id": grant.user_id,
@@ -171,6 +180,7 @@ async def renew_aside(transaction: Transaction, ring: KeyRing, grant: Aside, *, 
         "account": grant.account,
         "generation": grant.generation,
         "superseded": SUPERSEDED,
+        "former": former,
     }
     row = await transaction.fetch_one(_SUPERSEDED, named)
     if row is None:
@@ -196,6 +206,19 @@ def open_revocation(key: ConnectionKey, sealed: bytes, *, provider: str, account
         key.open(sealed, purpose=REVOCATION, provider=provider, account=account, generation=0)
     )
     return tokens.get(REFRESH_TOKEN), tokens.get(ACCESS_TOKEN)
+
+
+async def find_pending(
+    reader: Reader, key: ConnectionKey, connection_id: str, *, provider: str, account: str
+) -> tuple[str | None, str | None] | None:
+    """Refresh token and access token of a pending revocation, if they open; None when there is none."""
+    row = await reader.fetch_one(_FIND_PENDING, {"tenant": TENANT, "id": connection_id})
+    if row is None:
+        return None
+    try:
+        return open_revocation(key, binary(row, "sealed"), provider=provider, account=account)
+    except CiphertextRejected:
+        return None, None
 
 
 async def replace_pending(transaction: Transaction, connection_id: str, *, sealed: bytes, now: int) -> bool:

@@ -33,7 +33,6 @@ from vault.upstream import (
     NotSent,
     RefreshOutcome,
     Refused,
-    RevokeOutcome,
     Rotated,
     RotationMode,
     Silent,
@@ -123,7 +122,6 @@ def is_about_us(code: str) -> bool:
 class _Fate(Enum):
     STORED = auto()
     MOVED = auto()  # the row holds something newer already
-    ENDED = auto()  # disconnected in the meantime, and its revocation is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,9 +302,6 @@ class Spender:
                 return generation
             case _Fate.MOVED:
                 return None
-            case _Fate.ENDED:
-                await self._revoke_at_once(answer)
-                return None
 
     async def _store(
         self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int
@@ -321,8 +316,10 @@ class Spender:
                 return _Fate.STORED, following
             current = await leases.read(transaction, facts.connection_id)
             if current is None or current.is_ended:
+                is_newest = current is None or lease.generation >= current.generation
                 await leases.outdate(transaction, lease)
-                return (_Fate.MOVED if await self._revoke_later(transaction, answer, now=now) else _Fate.ENDED), 0
+                await self._end_late(transaction, lease, answer, is_newest=is_newest, now=now)
+                return _Fate.MOVED, 0
             facts = current
             holds = (current.lease_owner, current.fence) == (lease.owner, lease.fence)
             newer = is_newer(spent_generation=lease.generation, row_generation=current.generation, holds_lease=holds)
@@ -332,12 +329,13 @@ class Spender:
         await self._set_aside(transaction, lease, answer, now=now)
         return _Fate.MOVED, 0
 
-    async def _set_aside(self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int) -> None:
+    async def _set_aside(self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, now: int) -> bool:
         """The person connected this account again in the meantime: the old grant to end is now this answer."""
         if answer.refresh_token is None:
-            return
+            return False
         grant = self._aside(answer, generation=lease.generation)
-        await endings.renew_aside(transaction, self.vault.keys, grant, now=now)
+        former = self.facts.connection_id
+        return await endings.renew_aside(transaction, self.vault.keys, grant, former=former, now=now)
 
     def _aside(self, answer: TokenAnswer, *, generation: int) -> endings.Aside:
         facts = self.facts
@@ -359,30 +357,32 @@ class Spender:
         except CiphertextRejected:
             return False
 
-    async def _revoke_later(self, transaction: Transaction, answer: TokenAnswer, *, now: int) -> bool:
-        """The person disconnected while the answer was on its way: give it to the pending revocation."""
-        sealed = endings.seal_revocation(
-            self.key,
-            refresh_token=answer.refresh_token or self.refresh_token,
-            access_token=answer.access_token,
-            provider=self.facts.provider,
-            account=self.facts.account,
-        )
-        return await endings.replace_pending(transaction, self.facts.connection_id, sealed=sealed, now=now)
+    async def _end_late(
+        self, transaction: Transaction, lease: Lease, answer: TokenAnswer, *, is_newest: bool, now: int
+    ) -> None:
+        """The person disconnected while the answer was on its way: have these tokens ended instead of those spent.
 
-    async def _revoke_at_once(self, answer: TokenAnswer) -> None:
-        """Disconnected, and its revocation is over: only we know these tokens."""
-        outcome = await self.upstream.revoke(refresh_token=answer.refresh_token, access_token=answer.access_token)
-        done = outcome is RevokeOutcome.REVOKED
-        kind = "connection.upstream_revoked" if done else "connection.upstream_revocation_failed"
-        event = event_of(self.facts, kind, outcome="ok" if done else "failed", reason="late_answer")
-        if outcome is not RevokeOutcome.FAILED:
-            await self.vault.activity.record(event)
-            return
-        now, grant = self.vault.database.now(), self._aside(answer, generation=self.facts.generation)
-        async with self.vault.database.transaction() as transaction:
+        If the revocation is over, only we know them: they become a grant of their own to be ended, held while the
+        account is connected again. `is_newest` False: the person connected again before disconnecting.
+        """
+        facts = self.facts
+        pending = await endings.find_pending(
+            transaction, self.key, facts.connection_id, provider=facts.provider, account=facts.account
+        )
+        is_ours = pending is None or is_newest or pending[0] == self.refresh_token
+        if is_ours and pending is not None:
+            sealed = endings.seal_revocation(
+                self.key,
+                refresh_token=answer.refresh_token or self.refresh_token,
+                access_token=answer.access_token,
+                provider=facts.provider,
+                account=facts.account,
+            )
+            if await endings.replace_pending(transaction, facts.connection_id, sealed=sealed, now=now):
+                return
+        if not await self._set_aside(transaction, lease, answer, now=now) and is_ours:
+            grant = self._aside(answer, generation=lease.generation)
             await endings.set_aside(transaction, self.vault.keys, grant, policy=self.policy, now=now, is_over=True)
-            await append(transaction, event, now=now)
 
     def _seal(self, answer: TokenAnswer, *, facts: ConnectionFacts, generation: int, now: int) -> SealedAnswer:
         scopes, narrowed = self.wish.scopes, self.wish.scope_key

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import WAIT, Room, open_room, second_process, shown
+from vault import connections
+from vault.records import Connection
 from vault.refresh import leases
 from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
+from vault.upkeep.revocations import revoke_upstream, run_due
 from vault.upstream import RotationMode
 
 
@@ -101,6 +105,56 @@ async def test_connecting_again_wins_over_the_answer_of_an_older_consent(room: R
     room.pass_time(3600)
     assert await room.exchange()
     assert room.slack.sends[-1].refresh_token not in room.slack.families[0].spent
+
+
+async def disconnected(room: Room, connection: Connection) -> None:
+    async with room.database.transaction() as transaction:
+        await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+
+
+async def test_an_answer_that_comes_after_its_revocation_ends_no_newer_consent(room: Room) -> None:
+    room.slack.ends_everything = True
+    connection = await room.connect()
+    room.pass_time(3600)
+    room.slack.gate = asyncio.Event()
+    async with asyncio.timeout(WAIT):
+        slow = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        await disconnected(room, connection)
+        room.pass_time(61)
+        assert await revoke_upstream(room.vault, connection.id) == "revoked"
+        room.slack.families[0].is_alive = True  # a provider that takes its time
+        again = await room.connect()
+        room.slack.gate.set()
+        with suppress(VaultError):
+            await slow
+        room.slack.gate = None
+    late = room.slack.families[0].refresh_token
+    await run_due(room.vault)
+    assert room.slack.families[-1].is_alive
+    room.pass_time(3600)
+    assert await room.exchange()
+    await disconnected(room, again)
+    await run_due(room.vault)
+    assert late in {token for token, _ in room.slack.revocations}
+
+
+async def test_an_answer_of_an_older_consent_leaves_the_revocation_of_the_newest_alone(room: Room) -> None:
+    connection = await room.connect()
+    room.pass_time(3600)
+    room.slack.gate = asyncio.Event()
+    async with asyncio.timeout(WAIT):
+        slow = asyncio.create_task(room.exchange())
+        await room.slack.arrived.wait()
+        await room.connect()
+        await disconnected(room, connection)
+        room.slack.gate.set()
+        with suppress(VaultError):
+            await slow
+    room.pass_time(61)
+    await run_due(room.vault)
+    newest = {family.refresh_token for family in room.slack.families}
+    assert {token for token, _ in room.slack.revocations} == newest
 
 
 async def test_an_answer_on_its_way_survives_a_consent_that_brought_no_refresh_token(room: Room) -> None:

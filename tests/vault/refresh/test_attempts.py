@@ -13,12 +13,14 @@ import pytest
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import LOST_REQUEST
 from tests.support.exchanging import Room, open_room, second_process
+from vault import connections
 from vault.records import Connection
 from vault.refresh import attempts, leases, rotation, takeover
 from vault.refresh.recovery import take_up, watch
 from vault.refresh.rules import HANDLING, Unresolved
 from vault.refusals import StorageBusy, StorageUnavailable, TemporarilyUnavailable, VaultError
 from vault.storage.database import Database, Transaction
+from vault.upkeep.revocations import list_revocations
 from vault.upstream import RotationMode
 
 WAIT = 20.0  # seconds: the bound of every wait here
@@ -188,6 +190,22 @@ async def test_a_silence_whose_writing_is_reported_failed_is_written_down_once(
     facts = await room.row(connection)
     assert (facts.lease_owner, facts.retry_at is not None) == (None, True)
     assert (await room.kinds()).count("connection.refresh_unanswered") == 1
+
+
+async def test_an_answer_stored_and_reported_failed_changes_no_earlier_grant_of_the_account(room: Room) -> None:
+    first = await room.connect()
+    await room.connect()
+    async with room.database.transaction() as transaction:
+        await connections.disconnect(transaction, room.vault.keys, first, now=room.now)
+    room.pass_time(3600)
+    second = await room.connect()  # its generations are those of the first
+    before = await list_revocations(room.database, room.alice.user.id)
+    room.pass_time(3600)
+    forgetful = forget(room, 2)
+    assert await room.exchange(account=second.id)
+    assert forgetful.commits > 2
+    assert (await room.row(second)).generation == 2
+    assert await list_revocations(room.database, room.alice.user.id) == before
 
 
 async def test_a_late_settling_leaves_a_newer_send_alone(room: Room) -> None:
