@@ -86,21 +86,30 @@ def _tokens(provider: Provider, content: Mapping[str, object], asked: ResponseCo
             root = inner
         elif not asked.is_refresh:
             return None
-    access_token = text_at(root, shape.access_token)
-    if access_token is None:
+    access_token, refresh_token = text_at(root, shape.access_token), text_at(root, shape.refresh_token)
+    if access_token is None or not _is_text(access_token) or not _is_text(refresh_token or ""):
         return None
     lifetime = _lifetime(provider, root, now=asked.now)
     grant = None if shape.grant_expires is None else integer_at(content, shape.grant_expires)
     metadata = {name: found for name, path in shape.keep.items() if (found := text_at(content, path)) is not None}
     return TokenAnswer(
         access_token=access_token,
-        refresh_token=text_at(root, shape.refresh_token),
+        refresh_token=refresh_token,
         scopes=scopes_in(provider, at(root, shape.scope)),
         expires_in=min(lifetime, _LONGEST) if lifetime is not None and lifetime > 0 else None,
         grant_expires_in=min(grant, _LONGEST) if grant is not None and grant > 0 else None,
         account=account_of(provider, content) if provider.identity.source == "answer" else None,
         metadata={name: as_data(value, limit=200) for name, value in metadata.items()},
     )
+
+
+def _is_text(token: str) -> bool:
+    """Whether it can be written at all: JSON allows halves of characters, such as `\\ud800` alone."""
+    try:
+        token.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _lifetime(provider: Provider, root: object, *, now: int) -> int | None:
@@ -140,7 +149,10 @@ def account_named(account_id: str, label: str | None) -> Account | None:
 
 
 def scopes_in(provider: Provider, said: object) -> frozenset[str] | None:
-    """The scopes that an answer names, as text or array; None when it names none or the app has them."""
+    """The scopes that an answer names, as text or array; None when it names none or the app has them.
+
+    Without those that no column can hold, such as one with a NUL.
+    """
     syntax = provider.scope
     if syntax.app_level:
         return None
@@ -150,7 +162,7 @@ def scopes_in(provider: Provider, said: object) -> frozenset[str] | None:
         found = re.split(rf"[\s{re.escape(syntax.response_separator or syntax.separator)}]+", said)
     else:
         return None
-    return frozenset(syntax.synonyms.get(name, name) for name in found if name)
+    return frozenset(syntax.synonyms.get(name, name) for name in found if name and name.isprintable())
 
 
 def clean_code(code: str, secrets: Sequence[str]) -> str:

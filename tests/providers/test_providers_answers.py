@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from providers.api.text import as_data
 from providers.definitions.catalog import load_catalog
+from providers.oauth.token_responses import ResponseContext, judge
 from providers.outbound.json_values import at, fill, integer_at, objects_at, parse_object, text_at
+from providers.outbound.messages import OutboundResponse
+from vault.upstream import Silent, TokenAnswer
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -45,6 +51,24 @@ def test_only_objects_are_answers() -> None:
     assert parse_object(b'{"a": 1}') == {"a": 1}
     for body in (b"", b"[1]", b"nonsense", b"[" * 100_000, b"\xff\xfe"):
         assert parse_object(body) is None
+
+
+def test_an_answer_keeps_only_scopes_and_tokens_that_a_database_can_hold() -> None:
+    google = load_catalog().provider("google")
+
+    def judged(**changes: object) -> object:
+        content = {"access_token": "at", "refresh_token": "rt", "expires_in": 60, "scope": "openid"} | changes
+        return judge(
+            google,
+            OutboundResponse(200, {}, json.dumps(content).encode()),
+            ResponseContext(is_refresh=True, secrets=()),
+        )
+
+    assert isinstance(plain := judged(), TokenAnswer)
+    assert judged(scope="openid nul\0 half\ud800") == plain
+    assert isinstance(judged(access_token="at\ud800"), Silent)
+    assert isinstance(judged(refresh_token="rt\ud800"), Silent)
+    assert as_data("na\ud800me", limit=9) == "name"
 
 
 @given(JSON, st.text(alphabet="abc.012", min_size=1, max_size=8))

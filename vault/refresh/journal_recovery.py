@@ -20,7 +20,7 @@ from vault.refresh.rules import is_newer
 from vault.refresh.spending import Spender
 from vault.refusals import CiphertextRejected, VaultError
 from vault.storage.database import integer, page_names, page_values, text
-from vault.upstream import UpstreamPolicy
+from vault.upstream import RotationMode, UpstreamPolicy
 
 log = logging.getLogger("token_vault.rotation")
 
@@ -44,7 +44,8 @@ async def adopt_if_ahead(vault: Vault, facts: ConnectionFacts) -> bool:
         if not await vault.journal.is_ahead(facts.connection_id, generation=facts.generation, era=era):
             return False
         if await adopt(vault, facts):
-            _note_older(vault, [facts.connection_id])
+            if _rotates(vault, facts):
+                _note_older(vault, [facts.connection_id])
             return True
         return False
     return await adopt(vault, facts)
@@ -87,7 +88,8 @@ async def adopt_all(vault: Vault) -> int:
         for done, facts in zip(await _adopt_page(vault, page), page, strict=True):
             generation, _ = newest[facts.connection_id]
             adopted += done is True
-            if done is not None and _went_back(facts, generation) and (done or generation > facts.generation):
+            is_older = done is not None and _went_back(facts, generation) and (done or generation > facts.generation)
+            if is_older and _rotates(vault, facts):
                 older.append(facts.connection_id)
     if older:
         _note_older(vault, older)
@@ -128,6 +130,15 @@ def _went_back(facts: ConnectionFacts, generation: int) -> bool:
     return not facts.is_ended and (generation > facts.generation or is_untouched)
 
 
+def _rotates(vault: Vault, facts: ConnectionFacts) -> bool:
+    """Whether its refresh tokens end when they are used: otherwise an older row, as a restore leaves, costs nothing."""
+    return _policy(vault, facts).rotation is not RotationMode.NONE
+
+
+def _policy(vault: Vault, facts: ConnectionFacts) -> UpstreamPolicy:
+    return vault.policies.get(facts.provider) or UpstreamPolicy(facts.provider)
+
+
 def _note_older(vault: Vault, connections: Sequence[str]) -> None:
     log.warning(
         "the database is older than this host's journal, which had the newer tokens: run token-vault doctor",
@@ -159,13 +170,13 @@ async def _commit(vault: Vault, facts: ConnectionFacts, entry: JournalEntry) -> 
     spender = Spender(
         vault,
         upstream,
-        vault.policies.get(facts.provider) or UpstreamPolicy(facts.provider),
+        _policy(vault, facts),
         facts=facts,
         wish=TokenWish(facts.connection_id, entry.generation, scopes=scopes),
         key=key,
         refresh_token=spent,
     )
     lease = Lease(facts.connection_id, entry.owner, generation=entry.generation, fence=entry.fence)
-    generation = await spender.commit(lease, answer, at=entry.at)
+    generation = await spender.commit(lease, answer, at=entry.at, is_kept=True)
     log.info("answer adopted", extra={"connection": facts.connection_id})
     return generation is not None

@@ -283,8 +283,12 @@ class Spender:
             )
         return await self.commit(lease, answer, at=at)
 
-    async def commit(self, lease: Lease, answer: TokenAnswer, *, at: int) -> int | None:
-        """Store an answer that arrived `at`, however long it takes; its generation, or None when the row is newer."""
+    async def commit(self, lease: Lease, answer: TokenAnswer, *, at: int, is_kept: bool = False) -> int | None:
+        """Store an answer that arrived `at`, however long it takes; its generation, or None when the row is newer.
+
+        `is_kept`: a journal has it and offers it again, so a storage that fails is refused instead. Waiting would keep
+        a vault from starting while the storage refuses one answer.
+        """
         wait = STORE_WAIT[0]
         while True:
             try:
@@ -292,6 +296,8 @@ class Spender:
                     fate, generation = await self._store(transaction, lease, answer, now=at)
                 break
             except (StorageUnavailable, TemporarilyUnavailable):
+                if is_kept:
+                    raise
                 # We hold the only copy of a live token: giving up would lose the connection.
                 log.error("answer not stored yet", extra={"connection": self.facts.connection_id})  # noqa: TRY400
             await asyncio.sleep(wait)

@@ -16,7 +16,7 @@ from vault import connections
 from vault.records import Connection
 from vault.refresh import leases
 from vault.refresh.concurrency import TokenWish
-from vault.refresh.journal import FOLDER, GROWTH, KEEP, SLOT, Journal, JournalEntry, encode, write_answer
+from vault.refresh.journal import FOLDER, GROWTH, JOURNAL, KEEP, SLOT, Journal, JournalEntry, encode, write_answer
 from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.journal_slots import LONGEST, slots_for
 from vault.refresh.spending import Spender, open_refresh_token
@@ -389,6 +389,23 @@ async def test_an_answer_that_cannot_be_committed_keeps_no_other_from_it(store: 
             await room.vault.keys.destroy_connection_key(transaction, held[1].id)
         assert await adopt_all(room.vault) == 2
         assert [(await room.row(one)).generation for one in held] == [2, 1, 2]
+
+
+async def test_an_answer_that_the_storage_never_takes_keeps_no_start_waiting(room: Room) -> None:
+    bad, good = await room.connect(account="bad"), await die_before_the_commit(room, account="good")
+    facts = await room.row(bad)
+    answer = TokenAnswer("at", "rt", scopes=frozenset({"half of a character: \ud800"}), expires_in=3600)
+    sealed = (await facts.key(room.vault.keys)).seal(
+        write_answer("spent", None, answer),
+        purpose=JOURNAL,
+        provider=facts.provider,
+        account=facts.account,
+        generation=1,
+    )
+    await room.vault.journal.append(JournalEntry(bad.id, 1, "gone", fence=1, at=room.now, sealed=sealed))
+    async with asyncio.timeout(WAIT):
+        assert await adopt_all(room.vault) == 1
+    assert [(await room.row(one)).generation for one in (bad, good)] == [1, 2]
 
 
 async def test_a_database_that_came_back_older_is_brought_up_again(sqlite_store: Store, tmp_path: Path) -> None:
