@@ -32,7 +32,7 @@ _UNFINISHED = """
     ) i
     cross join connections k
     where k.tenant = :tenant and k.id = i.connection_id and k.generation = i.generation
-        and k.state = :active and k.ended_at is null and (i.sends = 1 or k.retry_at <= :now)
+        and k.state = :active and k.ended_at is null and (k.retry_at is null or k.retry_at <= :now)
     order by k.id
 """
 # Like `Connection.status`: a send without a lease whose answer can no longer come.

@@ -162,6 +162,19 @@ async def test_a_silence_is_followed_by_one_attempt_at_once_and_then_by_a_pause(
         assert (await room.row(connection)).generation == 2
 
 
+async def test_a_second_attempt_that_died_with_its_process_is_taken_up_as_well(sqlite_store: Store) -> None:
+    async with open_room(sqlite_store, rotation=RotationMode.STRICT) as room:
+        connection = await room.connect()
+        room.pass_time(3600)
+        room.slack.faults.append(LOST_REQUEST)
+        with pytest.raises(TemporarilyUnavailable):
+            await room.exchange()
+        async with refreshing(room, connection, sends=False):
+            pass
+        assert await take_up(room.vault) == 1
+        assert (await room.row(connection)).generation == 2
+
+
 async def test_a_lost_answer_comes_again_within_the_grace(sqlite_store: Store) -> None:
     async with open_room(sqlite_store, rotation=RotationMode.GRACE) as room:
         room.slack.has_grace = True
