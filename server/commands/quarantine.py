@@ -63,12 +63,9 @@ async def _quarantine(
         with show_progress() as tell:
             async with database.transaction(patient=True) as transaction:
                 if accepts:
-                    events = [Event("vault.rollback_accepted")]
+                    await append(transaction, Event("vault.rollback_accepted"), now=now)
                 else:
                     judged = await quarantine.quarantine(transaction, policies, now=now, tell=tell)
-                    held = [one for one in judged if one.verdict is not quarantine.RestoreVerdict.UNAFFECTED]
-                    counts: dict[str, object] = {"connections": len(judged), "quarantined": len(held)}
-                    events = [*(one.event for one in held), Event("vault.quarantined", details=counts)]
-                await append(transaction, *events, now=now)
+                    await quarantine.record(transaction, judged, Event("vault.quarantined"), now=now)
         sightings.forget(data)
         return judged

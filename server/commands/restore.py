@@ -124,7 +124,7 @@ def refuse_serving(settings: Settings, vault: str) -> None:
 
 def report(setup: Setup, judged: tuple[Restored, ...], *, done: str, is_whole: bool) -> None:
     """Print what happens to each account, or to the first ones; `done` begins the sentence that counts them."""
-    from vault.backup.quarantine import RestoreVerdict
+    from vault.backup.quarantine import RestoreVerdict, sort_for_people
 
     rows = [
         {
@@ -135,7 +135,7 @@ def report(setup: Setup, judged: tuple[Restored, ...], *, done: str, is_whole: b
             "until": when(one.until),
             "id": one.connection_id,
         }
-        for one in judged
+        for one in sort_for_people(judged)
     ]
     if not setup.as_json:
         counted = Counter(one.verdict.value for one in judged)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from vault.audit.audit import append, restart_keyed_head
+from vault.audit.audit import restart_keyed_head
 from vault.backup import quarantine
 from vault.keys.key_ring import ROOT, KeyRing, event_key, open_root, vault_id
 from vault.keys.sealed_file import BackupRefused, SealedWriter, read_content, read_header
@@ -200,10 +200,11 @@ class Backup:
         """All rows in table order; the end proves that none is missing. Raises BackupRefused."""
         counts: dict[str, int] = {}
         total: object = None
+        known = frozenset(tables())
         for line in self._lines():
             content: object = json.loads(line)
             match content:
-                case [str() as table, dict() as row] if table in tables():  # pyright: ignore[reportUnknownVariableType] -- JSON
+                case [str() as table, dict() as row] if table in known:  # pyright: ignore[reportUnknownVariableType] -- JSON
                     counts[table] = counts.get(table, 0) + 1
                     yield table, {str(name): _value(value) for name, value in row.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- JSON
                 case {"rows": dict() as total}:  # pyright: ignore[reportUnknownVariableType] -- JSON
@@ -276,7 +277,7 @@ async def restore(
         await _key_head(transaction, database.event_key, now=now)
         current = await policies(transaction) if callable(policies) else policies
         judged = await quarantine.quarantine(transaction, current, now=now, tell=tell)
-        await append(transaction, *_events(backup, judged, keeps_keys=keeps_keys), now=now)
+        await quarantine.record(transaction, judged, _event(backup, keeps_keys=keeps_keys), now=now)
     return judged
 
 
@@ -314,12 +315,6 @@ async def _insert(transaction: Transaction, table: str, page: list[dict[str, Val
     await transaction.execute_many(f"insert into {table} ({', '.join(names)}) values ({values})", page)  # noqa: S608 -- checked names
 
 
-def _events(backup: Backup, judged: tuple[quarantine.Restored, ...], *, keeps_keys: bool) -> list[Event]:
-    held = [one for one in judged if one.verdict is not quarantine.RestoreVerdict.UNAFFECTED]
-    details: dict[str, object] = {
-        "backup_made_at": backup.header.created_at,
-        "key_store": "kept" if keeps_keys else "restored",
-        "connections": len(judged),
-        "quarantined": len(held),
-    }
-    return [*(one.event for one in held), Event("vault.restored", details=details)]
+def _event(backup: Backup, *, keeps_keys: bool) -> Event:
+    how = "kept" if keeps_keys else "restored"
+    return Event("vault.restored", details={"backup_made_at": backup.header.created_at, "key_store": how})

@@ -14,11 +14,12 @@ once the person has let the agent in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from vault import replay
+from vault.audit.audit import append
 from vault.records import TENANT, ConnectionState, Event, Tell, tell_nobody
 from vault.refresh.accounts import MARGIN
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
@@ -27,9 +28,9 @@ from vault.upstream import RotationMode, UpstreamPolicy
 # Added to the generation of a connection that lost its refresh token: an answer that a journal still holds, which may
 # have been spent too, is then older than the row and changes nothing.
 EPOCH = 1_000_000_000
-_TOLD = 100  # connections between two calls of `tell`
+PAGE = 500  # connections, or events, of one step: PostgreSQL ends a transaction whose process is silent for a second
 
-_ALL = """
+_PAGE = """
     select k.id, k.user_id, k.provider, k.account, k.label, k.state, k.generation, k.access_expires_at, u.name,
         case when k.refresh_sealed is null then 0 else 1 end as has_refresh_token,
         case when k.access_sealed is null then 0 else 1 end as has_access_token,
@@ -38,8 +39,8 @@ _ALL = """
     left join users u on u.tenant = k.tenant and u.id = k.user_id
     left join keys.connection_keys ck on ck.tenant = k.tenant and ck.connection_id = k.id
     left join keys.user_keys uk on uk.tenant = k.tenant and uk.user_id = k.user_id
-    where k.tenant = :tenant and k.ended_at is null
-    order by u.name, k.provider, k.label, k.id
+    where k.tenant = :tenant and k.ended_at is null and k.id > :after
+    order by k.id limit :page
 """
 _FORGET_REFRESH = """
     update connections set refresh_sealed = null, generation = generation + :epoch, state = :state, reason = :reason
@@ -124,7 +125,7 @@ def judge(row: Row, *, policy: UpstreamPolicy, now: int) -> RestoreVerdict:
 async def quarantine(
     transaction: Transaction, policies: Mapping[str, UpstreamPolicy], *, now: int, tell: Tell = tell_nobody
 ) -> tuple[Restored, ...]:
-    """Make a restored vault safe to use, in the transaction that restored it. Appends no event."""
+    """Make a restored vault safe to use, in the transaction that restored it. `record` appends its events."""
     tenant: Mapping[str, Value] = {"tenant": TENANT}
     for statement in (*_CLEARED, _FREE):
         await transaction.execute(statement, tenant)
@@ -132,25 +133,49 @@ async def quarantine(
     await transaction.execute(_DESTROY_CONSENT_KEYS, {**tenant, "consent": "consent:"})
     await replay.note_restore(transaction, now=now)
     judged: list[Restored] = []
-    rows = await transaction.fetch(_ALL, tenant)
-    for row in rows:
-        one, policy = _judge_row(row, policies, now=now)
-        await _apply(transaction, row, verdict=one.verdict, rotates=policy.rotation is not RotationMode.NONE, now=now)
-        judged.append(one)
-        if len(judged) % _TOLD == 0:
-            tell("Checking connections", len(judged), len(rows))
+    async for page in _pages(transaction, policies, now=now):
+        for statement, changes in _changes(page, policies, now=now).items():
+            await transaction.execute_many(statement, changes)
+        judged += page
+        tell("Checking connections", len(judged), None)
     return tuple(judged)
+
+
+async def record(transaction: Transaction, judged: Sequence[Restored], event: Event, *, now: int) -> None:
+    """Append the events of connections that are not as before, and the one that says what happened to all."""
+    held = [one for one in judged if one.verdict is not RestoreVerdict.UNAFFECTED]
+    for first in range(0, len(held), PAGE):
+        await append(transaction, *(one.event for one in held[first : first + PAGE]), now=now)
+    counts = {"connections": len(judged), "quarantined": len(held)}
+    await append(transaction, replace(event, details={**event.details, **counts}), now=now)
 
 
 async def preview(reader: Reader, policies: Mapping[str, UpstreamPolicy], *, now: int) -> tuple[Restored, ...]:
     """Preview what `quarantine` would do with each connection; changes nothing."""
-    return tuple([_judge_row(row, policies, now=now)[0] for row in await reader.fetch(_ALL, {"tenant": TENANT})])
+    return tuple([one async for page in _pages(reader, policies, now=now) for one in page])
 
 
-def _judge_row(row: Row, policies: Mapping[str, UpstreamPolicy], *, now: int) -> tuple[Restored, UpstreamPolicy]:
-    policy = policies.get(text(row, "provider")) or UpstreamPolicy(text(row, "provider"))
-    verdict = judge(row, policy=policy, now=now)
-    judged = Restored(
+def sort_for_people(judged: Iterable[Restored]) -> Sequence[Restored]:
+    """By person, provider, and account."""
+    return sorted(judged, key=lambda one: (one.user, one.provider, one.label, one.connection_id))
+
+
+async def _pages(
+    reader: Reader, policies: Mapping[str, UpstreamPolicy], *, now: int
+) -> AsyncGenerator[Sequence[Restored]]:
+    after = ""
+    while rows := await reader.fetch(_PAGE, {"tenant": TENANT, "after": after, "page": PAGE}):
+        yield [_judge_row(row, policies, now=now) for row in rows]
+        after = text(rows[-1], "id")
+
+
+def _policy(policies: Mapping[str, UpstreamPolicy], provider: str) -> UpstreamPolicy:
+    return policies.get(provider) or UpstreamPolicy(provider)
+
+
+def _judge_row(row: Row, policies: Mapping[str, UpstreamPolicy], *, now: int) -> Restored:
+    verdict = judge(row, policy=_policy(policies, text(row, "provider")), now=now)
+    return Restored(
         text(row, "id"),
         text(row, "user_id"),
         text_or_none(row, "name") or text(row, "user_id"),
@@ -159,20 +184,23 @@ def _judge_row(row: Row, policies: Mapping[str, UpstreamPolicy], *, now: int) ->
         verdict,
         integer_or_none(row, "access_expires_at") if verdict is RestoreVerdict.UNTIL_EXPIRY else None,
     )
-    return judged, policy
 
 
-async def _apply(transaction: Transaction, row: Row, *, verdict: RestoreVerdict, rotates: bool, now: int) -> None:
-    which: Mapping[str, Value] = {"tenant": TENANT, "id": text(row, "id")}
-    if verdict is RestoreVerdict.DELETED:
-        ended: Mapping[str, Value] = {**which, "now": now}
-        state = ConnectionState.REVOKED.value
-        await transaction.execute(_END, {**ended, "state": state, "reason": "key_destroyed"})
-        await transaction.execute(_END_DELEGATIONS, ended)
-    elif verdict is not RestoreVerdict.UNAFFECTED and rotates:
-        is_usable = verdict is RestoreVerdict.UNTIL_EXPIRY
-        state = ConnectionState.ACTIVE.value if is_usable else ConnectionState.NEEDS_REAUTH.value
-        await transaction.execute(
-            _FORGET_REFRESH,
-            {**which, "epoch": EPOCH, "state": state, "reason": None if is_usable else "restored"},
-        )
+def _changes(
+    page: Sequence[Restored], policies: Mapping[str, UpstreamPolicy], *, now: int
+) -> Mapping[str, Sequence[Mapping[str, Value]]]:
+    """What to change, by statement."""
+    changes: dict[str, list[Mapping[str, Value]]] = {_END: [], _END_DELEGATIONS: [], _FORGET_REFRESH: []}
+    for one in page:
+        which: Mapping[str, Value] = {"tenant": TENANT, "id": one.connection_id}
+        rotates = _policy(policies, one.provider).rotation is not RotationMode.NONE
+        if one.verdict is RestoreVerdict.DELETED:
+            state = ConnectionState.REVOKED.value
+            changes[_END].append({**which, "now": now, "state": state, "reason": "key_destroyed"})
+            changes[_END_DELEGATIONS].append({**which, "now": now})
+        elif one.verdict is not RestoreVerdict.UNAFFECTED and rotates:
+            is_usable = one.verdict is RestoreVerdict.UNTIL_EXPIRY
+            state = ConnectionState.ACTIVE.value if is_usable else ConnectionState.NEEDS_REAUTH.value
+            reason = None if is_usable else "restored"
+            changes[_FORGET_REFRESH].append({**which, "epoch": EPOCH, "state": state, "reason": reason})
+    return {statement: sets for statement, sets in changes.items() if sets}

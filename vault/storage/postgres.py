@@ -41,6 +41,7 @@ WAIT = 2.5  # seconds that a caller waits for a connection
 LOCK_WAIT = 3.0  # seconds for a row's or an owner's lock: longer than a stopped process can hold one
 IDLE_LIMIT = 1.0  # seconds after which the server ends a transaction whose process stays silent
 STATEMENT_TIMEOUT = 3.5  # with WAIT, the time after which we hang up on a frozen server
+EVENTS_WITH_COMMIT = 1000  # what has more, a restore, appends them before: one message holds 1 GB at most
 CALIBRATE_EVERY = 60.0  # seconds between looks at the server's clock
 
 # For each session; behind a pooler, where no session is ours, for each transaction. Names and values are constants.
@@ -247,16 +248,25 @@ class PostgresTransaction(StatementTurns[_Connection]):
             return end.value
 
     async def append_events(self, batch: Batch) -> None:
-        self._enter()
-        self.failed = False
+        connection = self._enter()
         self._batches.append(batch)
+        if sum(len(one.entries) for one in self._batches) > EVENTS_WITH_COMMIT:
+            try:
+                await connection.execute("; ".join(self._scripts()), timeout=self._timeout)
+            except _ERRORS as error:
+                raise _given_up(connection, error) from error
+        self.failed = False
+
+    def _scripts(self) -> list[str]:
+        """The statements that append the events so far."""
+        batches, self._batches = self._batches, []
+        return [postgres_events.script(batch, key=self._event_key) for batch in batches]
 
     async def commit(self, connection: _Connection) -> None:
         """Append the events and commit, in one message. Raises the driver's errors."""
         if self.failed:
             raise StorageUnavailable("the transaction failed", detail="a refused statement was passed over")
-        statements = [postgres_events.script(batch, key=self._event_key) for batch in self._batches]
-        status = await connection.execute("; ".join([*statements, "commit"]), timeout=self._timeout)
+        status = await connection.execute("; ".join([*self._scripts(), "commit"]), timeout=self._timeout)
         if status != "COMMIT":
             raise StorageUnavailable("the transaction failed", detail=f"COMMIT ended as {status}")
 

@@ -25,9 +25,10 @@ from vault.keys.sealed_file import BackupRefused
 from vault.keys.sources import KeySource, key_source
 from vault.keys.sources.passphrase import PassphraseKeySource
 from vault.records import Connection
-from vault.refresh import journal_recovery
+from vault.refresh import journal_recovery, recovery, sightings
 from vault.refusals import ConnectionRequired, KeyUnavailable, VaultError
 from vault.sign_in import passkeys, sessions
+from vault.storage import postgres
 from vault.storage.snapshots import snapshot, tables
 from vault.upstream import RotationMode
 
@@ -149,6 +150,11 @@ async def test_a_provider_whose_refresh_tokens_stay_goes_on_after_a_restore(room
     room.pass_time(2 * HOUR)
     await room.exchange("google")
     assert await restored(room, path) == {connection.id: RestoreVerdict.UNAFFECTED}
+    sightings.forget(room.store.data)  # like the command
+    room.pass_time(60)
+    async with second_process(room) as started:
+        await journal_recovery.adopt_all(started.vault)
+        assert await recovery.watch(started.vault) is None  # nothing that a person should look at
     await room.exchange("google")
     room.pass_time(2 * HOUR)
     await room.exchange("google")
@@ -190,6 +196,19 @@ async def test_a_restore_is_written_into_the_activity_and_the_chain_holds(room: 
     (quarantined,) = await room.events("connection.quarantined")
     assert (quarantined.connection_id, quarantined.user_id) == (connection.id, connection.user_id)
     assert await verify(room.database) == len(kinds)
+
+
+async def test_a_large_vault_is_judged_and_recorded_in_steps(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quarantine, "PAGE", 2)
+    monkeypatch.setattr(postgres, "EVENTS_WITH_COMMIT", 2)
+    held = {(await room.connect(account=f"account-{number}")).id for number in range(5)}
+    path = await backed_up(room)
+    room.pass_time(2 * HOUR)
+    assert await restored(room, path) == dict.fromkeys(held, RestoreVerdict.RECONNECT)
+    assert {event.connection_id for event in await room.events("connection.quarantined")} == held
+    (told,) = await room.events("vault.restored")
+    assert (told.details["connections"], told.details["quarantined"]) == (5, 5)
+    await verify(room.database)
 
 
 async def test_sessions_links_and_agents_refresh_tokens_of_the_backup_count_no_more(room: Room) -> None:
