@@ -248,7 +248,7 @@ FIRST: Final = (
 )
 STEPS: Final = (
     UpkeepStep("consents", INTERVAL, lambda d: consents.adopt_all(d.vault)),
-    UpkeepStep("revocations", INTERVAL, lambda d: revocations.run_due(d.vault)),
+    UpkeepStep("revocations", INTERVAL, lambda d: revocations.run_rounds(d.vault, seconds=INTERVAL)),
     UpkeepStep("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
     UpkeepStep("notices", NOTICES_EVERY, _deliver_notices),
     UpkeepStep("activity", SWEEP_EVERY, keep_activity),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -136,7 +137,7 @@ def _revocation(row: Row) -> Revocation:
 
 
 async def run_due(vault: Vault) -> int:
-    """Make one attempt at every revocation that is due, at most a batch; how many. Call it about every half minute."""
+    """Make one attempt at every revocation that is due, at most a batch; how many."""
     which = {"tenant": TENANT, "now": vault.database.now(), "limit": BATCH, "nothing": ""}
     due = [_revocation(row) for row in await vault.database.fetch(_DUE, which)]
     places = asyncio.Semaphore(AT_ONCE)
@@ -153,6 +154,18 @@ async def run_due(vault: Vault) -> int:
             raise outcome
     await finish_deletions(vault)
     return len(due)
+
+
+async def run_rounds(vault: Vault, *, seconds: float) -> int:
+    """Batch after batch while any is full, begun within so many seconds; how many attempts. For each half minute.
+
+    Ending many people, or a provider, leaves thousands at once.
+    """
+    stop, total, count = time.monotonic() + seconds, 0, BATCH
+    while count >= BATCH and (not total or time.monotonic() < stop):
+        count = await run_due(vault)
+        total += count
+    return total
 
 
 async def count_overdue(reader: Reader, *, now: int) -> tuple[int, int]:

@@ -173,6 +173,16 @@ async def test_a_provider_that_does_not_answer_holds_up_no_other(room: Room) -> 
     assert await outcomes(room) == ["revoked", "revoked"]
 
 
+async def test_many_grants_that_are_due_at_once_are_ended_in_one_round(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocations, "BATCH", 2)
+    for number in range(5):
+        await disconnect(room, await room.connect(account=f"account-{number}"))
+    assert await revocations.run_rounds(room.vault, seconds=WAIT) == 5
+    assert await outcomes(room) == ["revoked"] * 5
+
+
 # Connecting again: the grant before
 
 
