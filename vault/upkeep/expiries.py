@@ -6,7 +6,7 @@ which unused connections may be kept alive; `server.lifecycle.maintenance` does 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vault import replay
@@ -22,9 +22,9 @@ _NEXT_END = """
     case when idle_expires_at > :now and (grant_expires_at is null or grant_expires_at <= :now
         or idle_expires_at < grant_expires_at) then idle_expires_at else grant_expires_at end
 """
-# A page of coming ends that are not announced yet, after the end and the id at which the last page stopped (many may
-# end in one second). By age and by rest separately: each has its index of unannounced ends; a grant that ends by both
-# is announced for the nearer one, which comes first.
+# A page of coming ends that are not announced yet, after an end and an id (many may end in one second). By age and by
+# rest separately: each has its index of unannounced ends; a grant that ends by both is announced for the nearer one,
+# which comes first.
 _SOON = tuple(
     f"""
     select id, user_id, provider, label, grant_expires_at, idle_expires_at, {end} as ends_at from connections
@@ -60,11 +60,14 @@ async def announce(database: Database) -> int:
 
 async def _announce(database: Database, sql: str) -> int:
     now, announced = database.now(), 0
-    page: dict[str, Value] = {"from": now + 1, "after": "", "limit": BATCH}
     which: dict[str, Value] = {"active": ConnectionState.ACTIVE.value, "soon": now + EXPIRING, "now": now}
-    while rows := await database.fetch(sql, {"tenant": TENANT, **which, **page}):
+    which |= {"tenant": TENANT, "limit": BATCH}
+    start: Mapping[str, Value] = {"from": now + 1, "after": ""}
+    end = start
+    while rows := await database.fetch(sql, {**which, **start}):
         announced += await _announce_page(database, rows, now=now)
-        page |= {"from": integer(rows[-1], "ends_at"), "after": text(rows[-1], "id")}
+        start = end  # see `sign_ins`
+        end = {"from": integer(rows[-1], "ends_at"), "after": text(rows[-1], "id")}
     return announced
 
 

@@ -6,7 +6,7 @@ grants.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from vault import replay
@@ -17,7 +17,7 @@ from vault.storage.database import Database, Row, Value, binary, integer, text
 BATCH: Final = 200  # families per read and transaction
 DAY: Final = 86400
 _PURPOSE: Final = "token.expiring"
-# A page of tokens that end soon and were not judged yet, after the end and the token at which the last page stopped.
+# A page of tokens that end soon and were not judged yet, after an end and a token.
 # Families that live less than a day tell nothing: each use of theirs would be announced.
 _SOON: Final = """
     select t.token_hash, t.family, t.grant_id, t.client_id, t.expires_at, t.idle_expires_at as ends_at, g.user_id,
@@ -39,11 +39,15 @@ _ANNOUNCED: Final = "update refresh_tokens set announced_end = :end where tenant
 async def announce(database: Database) -> int:
     """Record `token.expiring` once for every family that ends within a day unless it is used; how many."""
     now, announced = database.now(), 0
-    page: dict[str, Value] = {"from": now + 1, "after": b""}
     which: dict[str, Value] = {"tenant": TENANT, "soon": now + DAY, "day": DAY, "limit": BATCH}
-    while rows := await database.fetch(_SOON, {**which, **page}):
+    start: Mapping[str, Value] = {"from": now + 1, "after": b""}
+    end = start
+    while rows := await database.fetch(_SOON, {**which, **start}):
         announced += await _announce_page(database, rows, now=now)
-        page = {"from": integer(rows[-1], "ends_at"), "after": binary(rows[-1], "token_hash")}
+        # From where the page before this one ended: PostgreSQL drops the entries of judged tokens from its index as it
+        # passes them again, a page at a time; otherwise the next round would pass all of them in one statement.
+        start = end
+        end = {"from": integer(rows[-1], "ends_at"), "after": binary(rows[-1], "token_hash")}
     return announced
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
+import asyncpg
 import pytest
 
+from tests.conftest import Store
 from tests.support.seeded import NOW, RESOURCE, SCOPES, Seeded, seed
 from vault import grants
 from vault.audit import audit
-from vault.records import Event
-from vault.storage.database import Database
+from vault.records import TENANT, Event
+from vault.storage.database import Database, open_database
 from vault.tokens import tokens
 from vault.tokens.tokens import Lifetimes, RefreshRequest
 from vault.upkeep import sign_ins
@@ -101,3 +105,38 @@ async def test_a_token_that_tells_nothing_is_judged_once_and_hides_no_other(
         assert len(rows) == 6 and all(row["announced_end"] for row in rows)
     finally:
         database.clock_offset = start
+
+
+_COPIES = """
+    insert into refresh_tokens (tenant, token_hash, grant_id, client_id, family, generation, scopes, resource,
+        issued_at, expires_at, idle_expires_at)
+    select tenant, sha256(convert_to(cast(n as text), :encoding)), grant_id, client_id, family, generation, scopes,
+        resource, issued_at, expires_at, idle_expires_at
+    from refresh_tokens cross join generate_series(1, 300) as copies (n)
+"""
+
+
+async def test_what_was_judged_costs_the_next_round_no_look_at_its_row(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL keeps the entries of judged tokens in its index until a search passes them again."""
+    monkeypatch.setattr(sign_ins, "BATCH", 50)
+    setting = await asyncpg.connect(postgres_store.url)
+    name = await setting.fetchval("select current_database()")
+    for plan in ("seqscan", "bitmapscan", "sort"):  # the table is small here
+        await setting.execute(f"alter database {name} set enable_{plan} = off")
+    await setting.close()
+    database = await open_database(postgres_store.url, data=postgres_store.data)
+    try:
+        await issue(database, await seed(database))
+        async with database.transaction() as transaction:
+            await transaction.execute(_COPIES, {"encoding": "UTF8"})
+        database.clock_offset += 89 * DAY + 60
+        assert await sign_ins.announce(database) == 1
+        now = database.now()
+        which = {"tenant": TENANT, "soon": now + DAY, "day": DAY, "limit": 50, "from": now + 1, "after": b""}
+        (found,) = await database.fetch(f"explain (analyze, buffers, format json) {sign_ins._SOON}", which)
+        (explained,) = json.loads(str(found["QUERY PLAN"]))
+        assert explained["Plan"]["Shared Hit Blocks"] < 100
+    finally:
+        await database.close()
