@@ -124,6 +124,18 @@ async def test_deleted_events_cannot_be_passed_off_as_pruned(database: Database,
         await verify(database)
 
 
+async def test_what_was_rewritten_without_the_key_differs_from_its_checkpoint_and_is_not_pruned(
+    database: Database, key_ring: KeyRing
+) -> None:
+    await days(database, count=2)
+    await change(database, "update events set user_id = kind where sequence = 2")
+    await change(database, "update event_batches set tag = null where height = 2")
+    await forge(database, after=1)
+    with pytest.raises(ChainBroken):
+        await prune(database, retention_days=1, now=database.now() + DAY)
+    assert await rows(database, "select count(*) from events") == [12]
+
+
 async def test_neither_sealing_nor_pruning_goes_over_a_broken_chain(database: Database, key_ring: KeyRing) -> None:
     await days(database, count=2)
     await change(database, "update events set user_id = kind where sequence = 2")

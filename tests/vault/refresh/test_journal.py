@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from contextlib import suppress
 from hashlib import sha256
@@ -206,6 +207,22 @@ async def test_what_another_process_wrote_is_known_within_a_moment_and_at_once_b
     assert await mine.is_ahead("one", generation=2, era=2)
     mine.close()
     other.close()
+
+
+async def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path) -> None:
+    mine, other = Journal(tmp_path), Journal(tmp_path)
+    await mine.append(entry("mine", 1))
+    await other.append(entry("one", 1))
+    other.close()
+    path = tmp_path / FOLDER / "001.journal"
+    os.utime(path, ns=(DAY, DAY))  # long ago: a file that was written just now may be written again unseen
+    assert await mine.is_ahead("one", generation=1, era=1)
+    path.write_bytes(bytes(path.stat().st_size))
+    os.utime(path, ns=(DAY, DAY))
+    assert await mine.is_ahead("one", generation=1, era=2)
+    os.utime(path)
+    assert not await mine.is_ahead("one", generation=1, era=3)
+    mine.close()
 
 
 async def test_a_file_whose_answers_are_over_is_cut_to_what_is_left_of_it(tmp_path: Path) -> None:

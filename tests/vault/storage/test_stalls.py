@@ -6,6 +6,9 @@ import pytest
 
 from tests.chaos.stalls import LOCKS, MOST, forced, is_whole
 from tests.conftest import Store
+from vault.audit.audit import Activity, append
+from vault.records import Event
+from vault.storage import postgres
 
 
 @pytest.mark.parametrize("what", LOCKS)
@@ -18,3 +21,19 @@ async def test_a_stopped_replica_holds_the_others_up_for_seconds_and_refuses_nob
     assert not said.refused, said
     assert own.ok, own  # it works again when it goes on
     assert await is_whole(postgres_store)
+
+
+async def test_who_has_appended_and_not_committed_yet_keeps_no_other_from_appending(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(postgres.SESSION, "idle_in_transaction_session_timeout", "60000")  # nothing else frees a lock
+    first, second = await postgres_store.open(), await postgres_store.open()
+    activity = Activity(second)
+    try:
+        async with first.transaction() as transaction:
+            await append(transaction, Event("first"), now=first.now())
+            await activity.record(Event("second"))
+    finally:
+        await activity.close()
+        await first.close()
+        await second.close()
