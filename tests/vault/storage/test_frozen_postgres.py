@@ -131,7 +131,8 @@ async def test_a_refresh_that_could_not_be_written_down_is_not_sent(postgres_sto
         assert len(room.slack.sends) == 1
 
 
-async def test_bulk_work_may_take_longer_than_a_call(postgres_store: Store) -> None:
+async def test_bulk_work_may_take_longer_than_a_call(postgres_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vault.storage.postgres, "WAIT", 10.0)  # a busy machine opens connections slowly
     database = await postgres_store.open()
     try:
         slow = "select cast(pg_sleep(0.9) as text) as slept"
