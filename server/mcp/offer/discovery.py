@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 
-from mcp_types import ToolAnnotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from providers.definitions.suggestions import did_you_mean
@@ -132,18 +131,18 @@ CALL: Final = _spec(
 DISCOVERY: Final = (FIND, DESCRIBE, CALL)
 
 
-def hints(spec: ToolSpec) -> ToolAnnotations:
-    """What the tool does to data, in MCP's words. `call_tool` can do all that any tool does, whatever is offered now:
+def hints(spec: ToolSpec) -> dict[str, bool]:
+    """What the tool does to data: MCP's `ToolAnnotations` without the title.
 
-    a client may keep its list for longer than a person keeps a tool set.
+    `call_tool` can do all that any tool does, whatever is offered now: a client may keep its list for longer than a
+    person keeps a tool set.
     """
-    return ToolAnnotations(
-        title=spec.title,
-        read_only_hint=spec.read_only,
-        destructive_hint=spec.destructive,
-        idempotent_hint=spec.idempotent and spec is not CALL,
-        open_world_hint=spec.provider is not None or spec is CALL,
-    )
+    return {
+        "readOnlyHint": spec.read_only,
+        "destructiveHint": spec.destructive,
+        "idempotentHint": spec.idempotent and spec is not CALL,
+        "openWorldHint": spec.provider is not None or spec is CALL,
+    }
 
 
 def findings(specs: Sequence[ToolSpec], *, titles: Mapping[str, str], services: Sequence[str]) -> FindToolsOutput:
@@ -163,14 +162,13 @@ def findings(specs: Sequence[ToolSpec], *, titles: Mapping[str, str], services: 
 
 def description_of(spec: ToolSpec, *, titles: Mapping[str, str]) -> DescribeToolOutput:
     """The answer of `describe_tool`."""
-    shown = hints(spec).model_dump(by_alias=True, exclude_none=True, exclude={"title"})
     return DescribeToolOutput(
         name=spec.name,
         title=spec.title,
         service=titles.get(spec.provider or "", "Token Vault"),
         description=spec.description,
         input_schema=spec.input_schema,
-        annotations=shown,
+        annotations=hints(spec),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mcp_types import ListToolsResult, Tool
+from mcp_types import ListToolsResult, Tool, ToolAnnotations
 from pydantic_core import to_json
 
 from providers.tools.sets import ToolOffer
@@ -84,5 +84,5 @@ def _describe(spec: ToolSpec) -> Tool:
         description=spec.description,
         input_schema=spec.input_schema,
         output_schema=None if is_call else spec.output_schema,
-        annotations=discovery.hints(spec),
+        annotations=ToolAnnotations.model_validate({"title": spec.title, **discovery.hints(spec)}),
     )

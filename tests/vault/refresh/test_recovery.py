@@ -212,7 +212,15 @@ async def test_a_start_settles_what_a_dead_process_left_before_it_loads_what_it_
 
 
 def test_what_opens_a_vault_loads_no_web_server() -> None:
-    heavy = ("mcp", "uvicorn", "jinja2", "starlette.applications", "server.mcp.transports", "server.portal")
+    heavy = (
+        "mcp",
+        "mcp_types",
+        "uvicorn",
+        "jinja2",
+        "starlette.applications",
+        "server.mcp.transports",
+        "server.portal",
+    )
     found = f"print([name for name in {heavy} if name in sys.modules])"
     look = f"import sys, server.app, server.lifecycle.maintenance; {found}"
     assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout == "[]\n"
