@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
+_HOST: Final = re.compile(r"hosts\.(\w+): ")
 Part = Literal["", "client", "redirect", "scopes"]
 _SETTING: Final = re.compile(r"\w+(\.[\w-]+)*")  # or an environment variable
 
@@ -50,9 +51,11 @@ def problem(check: str, sentence: str, *, fix: str, wrong: Part = "") -> Finding
 
 def correct_setting(refused: Exception) -> str:
     """The fix for settings that were refused: their message begins with the name of the wrong one."""
-    name = str(refused).partition(":")[0]
+    name, _, rest = str(refused).partition(": ")
     if _SETTING.fullmatch(name) is None:
         return "correct the settings file"
+    if name.startswith("providers.") and (host := _HOST.match(rest)) is not None:
+        name += f".{host[1]}"  # the address of the provider file that this setting replaces
     if "cannot read" in str(refused):
         return f"make the file readable for this user, or correct {name}"
     return f"correct {name}; docs/reference/settings.md has every setting and its limits"

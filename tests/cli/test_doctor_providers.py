@@ -246,3 +246,10 @@ async def test_whom_a_provider_of_sign_in_lets_in(place: Place, said: str, words
     assert found["sign_in"]["verdict"] == "note"
     for word in words:
         assert word in found["sign_in"]["sentence"] + found["sign_in"]["fix"]
+
+
+async def test_an_address_that_cannot_be_is_blamed_on_its_own_setting(place: Place) -> None:
+    configure(place, "[providers.slack]", 'client_id = "1"', 'token_url = "http://slack.example/token"')
+    (place.data / "config.toml").chmod(0o600)
+    found = await examine(place, fails=True)
+    assert_problem(found, "providers", "not https", "correct providers.slack.token_url")
