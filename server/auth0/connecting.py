@@ -21,7 +21,7 @@ from server.connecting.app_returns import AppReturn, read_return, session_digest
 from server.connecting.links import LIFETIME, ConnectRequest, issue_link
 from server.deployment import Deployment
 from server.http import pages
-from server.http.answers import json_answer
+from server.http.answers import json_answer, too_often
 from server.oauth.clients.auth0 import me_audience
 from server.oauth.pkce import check_challenge, verifier_matches
 from server.oauth.redirect_uris import redirect_matches
@@ -113,7 +113,8 @@ async def connect(deployment: Deployment, request: Request, principal: Principal
     async with deployment.transaction() as transaction:
         bucket = f"link:{principal.grant_id}"
         if not await limits.spend(transaction, bucket, limit=_PER_GRANT, window=LIFETIME, now=deployment.now()):
-            raise MeProblem(429, "Too many requests", headers={"Retry-After": str(LIFETIME)})
+            headers = too_often(LIFETIME, limit=_PER_GRANT, now=deployment.now())
+            raise MeProblem(429, "Too many requests", headers=headers)
     linked = [await apis.linked_clients(deployment.database, resource) for resource in client.resources]
     services = tuple(dict.fromkeys(one for found in linked for one in found if one != client.id))
     secret = secrets.token_urlsafe(32)

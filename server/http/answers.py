@@ -92,6 +92,16 @@ def message_error(
     return WholeAnswer(status, [JSON, *headers], to_json({"jsonrpc": "2.0", "id": identity, "error": error}))
 
 
+def too_often(wait: int, *, limit: int, now: int) -> dict[str, str]:
+    """Headers of a 429 after `limit` requests: seconds to wait (RFC 9110 §10.2.3), and what Auth0's SDKs read."""
+    return {
+        "Retry-After": str(wait),
+        "X-RateLimit-Limit": str(limit),
+        "X-RateLimit-Remaining": "0",
+        "X-RateLimit-Reset": str(now + wait),
+    }
+
+
 def problem_answer(status: int, content: Mapping[str, object], headers: Mapping[str, str] | None = None) -> WholeAnswer:
     """A problem document (RFC 9457)."""
     return WholeAnswer(status, [PROBLEM, *SECRET, *raw(headers or {})], to_json(dict(content)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from server.deployment import Deployment
+from server.http.answers import too_often
 from server.oauth.rules import OAuthError
 from vault.records import Event
 
@@ -22,5 +23,5 @@ def spend_request(deployment: Deployment, *, user_id: str, client_id: str) -> No
     raise OAuthError(
         "too_many_requests",
         "this agent requested too many tokens: keep each token for its expires_in, and try again later",
-        headers={"Retry-After": str(wait)},
+        headers=too_often(wait, limit=deployment.token_requests.limit, now=deployment.now()),
     )

@@ -21,6 +21,7 @@ class Budgets:
     """
 
     def __init__(self, calls: int, *, window: float = MINUTE) -> None:
+        self.limit = calls
         self._window = window
         self._step = window / calls
         self._paid_until: dict[tuple[str, str], float] = {}
