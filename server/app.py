@@ -31,6 +31,7 @@ from server.provider_settings import SettingsRefused
 from server.runtime.catalog import read_catalog
 from server.runtime.data_directory import prepare_data_directory
 from server.runtime.kept_answers import KeptAnswers
+from server.runtime.policy_point import PolicyPoint
 from server.runtime.rate_limits import HOUR, Budgets
 from server.settings import Settings
 from server.sign_in.discovery import endpoints_of_issuers
@@ -120,6 +121,7 @@ async def open_deployment(
             journal=journal,
             owner=secrets.token_urlsafe(16),
             mint=OwnApis(settings, keys),
+            policy_check=None if settings.exchange.policy_url is None else PolicyPoint(settings.exchange, outbound),
         )
         await adopt_all(vault)
         await consents.adopt_all(vault)

@@ -65,6 +65,8 @@ KINDS: Final[dict[str, RefusalKind]] = {
             *("invalid_request_uri", "request_not_supported", "request_uri_not_supported"),  # RFC 9101 §7
             *("login_required", "consent_required"),  # OpenID Connect Core §3.1.2.6
             "invalid_dpop_proof",  # RFC 9449 §5
+            *("unknown_user_id", "invalid_binding_message"),  # OpenID CIBA Core 1.0 §13
+            "invalid_authorization_details",  # RFC 9396 §5
         )
     },
     "invalid_client": RefusalKind(401, "invalid_client"),
@@ -172,6 +174,7 @@ TABLE: Final[dict[type[VaultError], Wording]] = {
     refusals.ApprovalRequired: Wording("access_denied", "approval"),
     refusals.AccountRequired: Wording("invalid_target", "account", next_step="Accounts: {accounts}."),
     refusals.ToolNotOffered: Wording("access_denied"),
+    refusals.PolicyRefused: Wording("access_denied"),
     refusals.ItemRefused: Wording("invalid_target"),
     refusals.ScopeRefused: Wording("invalid_scope", proxied="forbidden"),
     refusals.GrantEnded: Wording("invalid_grant", proxied="invalid_token"),

@@ -269,6 +269,23 @@ class ExchangeSettings(Section):
     handle_lifetime: int = Field(
         default=300, ge=30, le=3600, description="Seconds that a proxy handle lives; public clients' at most 300"
     )
+    policy_url: str | None = Field(
+        default=None,
+        description="Ask this address (OpenID AuthZEN, access evaluation) each time an account is used, by tools, too",
+    )
+    policy_token: SecretStr | None = Field(default=None, description="Bearer token for `policy_url`")
+    policy_token_file: Path | None = Field(default=None, description="File that holds the token")
+
+    @field_validator("policy_url")
+    @classmethod
+    def _is_secure(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "https://policy")
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback_host(parts.hostname or "")):
+            raise ValueError("use https, or http on this machine")
+        return url
+
+    def policy_secret(self) -> str | None:
+        return read_secret(self.policy_token, self.policy_token_file, name="exchange.policy_token")
 
 
 class Auth0Settings(Section):

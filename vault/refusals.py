@@ -77,7 +77,7 @@ class DelegationRequired(VaultError):
 class ApprovalRequired(VaultError):
     """The person wants to approve each such call and has not approved this one.
 
-    `can_ask`: the call is a tool call, whose arguments can be shown. What is handed out for later use never is.
+    `can_ask`: the call is a tool call, whose arguments can be shown, or hands out the account's whole token, once.
     """
 
     code = "approval_required"
@@ -122,6 +122,12 @@ class ToolNotOffered(VaultError):
     def __init__(self, description: str, *, tool_set: str, detail: str = "") -> None:
         super().__init__(description, detail=detail)
         self.tool_set = tool_set
+
+
+class PolicyRefused(VaultError):
+    """The operator's own policy forbids this use of the account (`vault.refresh.policy_checks`)."""
+
+    code = "policy_refused"
 
 
 class ScopeRefused(VaultError):

@@ -28,6 +28,7 @@ from vault.refusals import (
     GrantEnded,
     ItemRefused,
     KeyUnavailable,
+    PolicyRefused,
     ScopeRefused,
     StorageBusy,
     StorageUnavailable,
@@ -122,6 +123,7 @@ MADE: dict[type[VaultError], tuple[Callable[[], VaultError], str, str]] = {
         "access_denied",
         "Choose a larger tool set.",
     ),
+    PolicyRefused: (lambda: PolicyRefused("Not here."), "access_denied", "Not here."),
     DelegationRequired: (
         lambda: DelegationRequired("Allow it.", provider="slack", scopes=NONE, connection_id="c"),
         "access_denied",
@@ -196,6 +198,7 @@ WIRE: dict[type[VaultError], tuple[int, int, int, str]] = {
     DelegationRequired: (403, 403, 403, "link"),
     ApprovalRequired: (403, 403, 403, "approval"),
     ToolNotOffered: (403, 403, 403, "words"),
+    PolicyRefused: (403, 403, 403, "words"),
     AccountRequired: (400, 400, 400, "account"),
     ItemRefused: (400, 400, 400, "words"),
     ScopeRefused: (400, 403, 400, "words"),

@@ -18,6 +18,7 @@ from vault.keys.key_ring import KeyRing
 from vault.refresh.breakers import Breakers
 from vault.refresh.journal import Journal
 from vault.refresh.minting import Mint
+from vault.refresh.policy_checks import PolicyCheck
 from vault.refusals import VaultError
 from vault.scopes import scope_key
 from vault.storage.database import Database, Transaction
@@ -219,6 +220,7 @@ class Vault:
     journal: Journal
     owner: str
     mint: Mint | None = None  # for APIs that accept tokens of ours
+    policy_check: PolicyCheck | None = None  # an operator's own policy, which can only forbid
 
 
 PLACES = 96  # refreshes in progress

@@ -1,0 +1,77 @@
+"""Ask the operator's own policy before an account is used (OpenID AuthZEN Authorization API 1.0 §6).
+
+The policy can only forbid: whatever the vault refuses is not even asked about. No answer is a refusal for now.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+from urllib.parse import urlsplit
+
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import Outbound
+from providers.outbound.messages import HttpError, OutboundRequest
+from server.settings import ExchangeSettings, is_loopback_host
+from vault.refresh.policy_checks import PolicyQuestion
+from vault.refusals import TemporarilyUnavailable
+
+_TIMEOUT: Final = 3.0  # seconds
+_ANSWER_LIMIT: Final = 64 * 1024  # bytes
+_RETRY: Final = 5  # seconds
+
+
+class PolicyPoint:
+    """The policy decision point at `exchange.policy_url`."""
+
+    def __init__(self, settings: ExchangeSettings, http: Outbound) -> None:
+        self._url = settings.policy_url or ""
+        self._token = settings.policy_secret()
+        self._http = http
+        host = (urlsplit(self._url).hostname or "").lower()
+        self._policy = AddressPolicy(allow_loopback=is_loopback_host(host), private_hosts=frozenset({host}))
+
+    async def __call__(self, question: PolicyQuestion) -> bool:
+        """Whether the policy allows it. Raises TemporarilyUnavailable."""
+        headers = {"Content-Type": "application/json", "User-Agent": "token-vault"}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
+        asked = OutboundRequest(
+            "POST",
+            self._url,
+            headers=headers,
+            body=json.dumps(_evaluation(question)).encode(),
+            timeout=_TIMEOUT,
+            max_bytes=_ANSWER_LIMIT,
+            policy=self._policy,
+            peer="policy",
+            account=question.user_id,
+        )
+        try:
+            answer = await self._http.send(asked)
+        except HttpError as error:
+            raise _no_answer(error.reason) from error
+        content = answer.json_object() if answer.status == 200 else None
+        decision = None if content is None else content.get("decision")
+        if not isinstance(decision, bool):
+            raise _no_answer(f"status {answer.status}")
+        return decision
+
+
+def _no_answer(detail: str) -> TemporarilyUnavailable:
+    return TemporarilyUnavailable(
+        "This vault's policy can't be asked right now. Nothing was done.", retry_after=_RETRY, detail=detail
+    )
+
+
+def _evaluation(question: PolicyQuestion) -> dict[str, object]:
+    return {
+        "subject": {"type": "user", "id": question.user_id},
+        "action": {"name": question.purpose, "properties": {"scopes": sorted(question.scopes)}},
+        "resource": {
+            "type": "connection",
+            "id": question.connection_id,
+            "properties": {"provider": question.provider, "account": question.account},
+        },
+        "context": {"client_id": question.client_id, "actors": list(question.actors)},
+    }

@@ -1,0 +1,137 @@
+"""An operator's own policy (OpenID AuthZEN) is asked each time an account is used, and can only forbid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+import httpx2
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from server.settings import SettingsRefused, load_settings
+from tests.support.harness import free_socket, serving
+from tests.support.rooms.exchange_room import ExchangeRoom, refused
+from tests.support.rooms.mcp_room import Agent, room
+
+
+@dataclass
+class Policy:
+    """A policy decision point; `answer` is what it says."""
+
+    url: str
+    answer: object = True
+    status: int = 200
+    asked: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
+    authorization: str = ""
+
+    async def decide(self, request: Request) -> Response:
+        self.asked.append(json.loads(await request.body()))
+        self.authorization = request.headers.get("authorization", "")
+        return JSONResponse({"decision": self.answer}, status_code=self.status)
+
+
+@pytest.fixture(scope="module")
+async def policy() -> AsyncGenerator[Policy]:
+    listening = free_socket()
+    made = Policy(f"http://127.0.0.1:{listening.getsockname()[1]}/access/v1/evaluation")
+    app = Starlette(routes=[Route("/access/v1/evaluation", made.decide, methods=["POST"])])
+    async with serving(app, listening):
+        yield made
+
+
+@pytest.fixture(scope="module")
+async def place(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ExchangeRoom]:
+    exchange = {"policy_url": policy.url, "policy_token": "of-the-vault"}
+    async with (
+        room(tmp_path_factory.mktemp("policy") / "data", exchange=exchange) as opened,
+        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
+    ):
+        yield ExchangeRoom(opened, http)
+
+
+@pytest.fixture(autouse=True)
+def fresh(policy: Policy) -> None:
+    policy.answer, policy.status = True, 200
+    policy.asked.clear()
+
+
+async def an_agent(place: ExchangeRoom, name: str) -> tuple[Agent, str]:
+    """An agent with a Slack account of this person; the account's id."""
+    agent = await place.agent(await place.caller(), name)
+    return agent, (await place.slack(agent)).id
+
+
+async def call(place: ExchangeRoom, agent: Agent) -> str:
+    async with place.room.client(agent) as client:
+        result = await client.call_tool("slack_channels", {})
+    return json.dumps(result.model_dump(mode="json"))
+
+
+async def test_each_use_is_asked_about_and_a_no_is_a_refusal(place: ExchangeRoom, policy: Policy) -> None:
+    caller = await place.caller()
+    agent = await place.agent(caller, "asked")
+    connection = await place.slack(agent)
+    for _ in range(2):
+        assert (await place.exchange(caller, agent.token, scope="chat:write")).status_code == 200
+    assert len(policy.asked) == 2, "no answer is kept"
+    assert policy.asked[0] == {
+        "subject": {"type": "user", "id": agent.principal.user_id},
+        "action": {"name": "token exchange", "properties": {"scopes": ["chat:write"]}},
+        "resource": {
+            "type": "connection",
+            "id": connection.id,
+            "properties": {"provider": "slack", "account": connection.account},
+        },
+        "context": {"client_id": caller.client.id, "actors": [caller.client.id]},
+    }
+    assert policy.authorization == "Bearer of-the-vault"
+    policy.answer = False
+    no = await place.exchange(caller, agent.token, scope="chat:write")
+    assert (no.status_code, refused(no)) == (403, "access_denied")
+    events = [one for one in await place.events("exchange.refused") if one.client_id == caller.client.id]
+    assert [one.details["code"] for one in events] == ["policy_refused"]
+
+
+async def test_tools_are_asked_about_by_name(place: ExchangeRoom, policy: Policy) -> None:
+    agent, _ = await an_agent(place, "tools")
+    assert "general" in await call(place, agent)
+    assert [one["action"] for one in policy.asked] == [
+        {"name": "slack_channels", "properties": {"scopes": ["channels:read"]}}
+    ]
+    policy.answer = False
+    assert "policy doesn't allow" in await call(place, agent)
+
+
+@pytest.mark.parametrize("fault", ["status", "no decision", "text"])
+async def test_without_an_answer_nothing_is_done(place: ExchangeRoom, policy: Policy, fault: str) -> None:
+    caller = await place.caller()
+    agent = await place.agent(caller, "silent")
+    await place.slack(agent)
+    policy.status, policy.answer = (
+        (500, True) if fault == "status" else (200, None if fault == "no decision" else "yes")
+    )
+    answer = await place.exchange(caller, agent.token, scope="chat:write")
+    assert (answer.status_code, refused(answer)) == (503, "temporarily_unavailable")
+    policy.status, policy.answer = 200, True
+    assert (await place.exchange(caller, agent.token, scope="chat:write")).status_code == 200
+
+
+async def test_what_the_vault_itself_refuses_is_not_asked_about(place: ExchangeRoom, policy: Policy) -> None:
+    caller = await place.caller()
+    agent = await place.agent(caller, "unconnected")
+    assert (await place.exchange(caller, agent.token, scope="chat:write")).status_code == 400
+    assert policy.asked == []
+
+
+@pytest.mark.parametrize(("url", "is_taken"), [("http://policy.example/", False), ("https://policy.example/", True)])
+def test_the_policy_is_asked_over_tls_or_on_this_machine(url: str, is_taken: bool) -> None:
+    if is_taken:
+        assert load_settings(overrides={"exchange": {"policy_url": url}}).exchange.policy_url == url
+    else:
+        with pytest.raises(SettingsRefused, match="https"):
+            load_settings(overrides={"exchange": {"policy_url": url}})
