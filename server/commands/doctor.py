@@ -90,10 +90,11 @@ async def _examine_database(deployment: Deployment) -> list[Finding]:
 
 
 async def _examine_settings(deployment: Deployment) -> list[Finding]:
+    from server.doctor.auth0 import check_auth0
     from server.doctor.providers import check_providers
     from server.doctor.serving import check_serving
 
-    return [*await check_serving(deployment), *await check_providers(deployment)]
+    return [*await check_serving(deployment), *check_auth0(deployment), *await check_providers(deployment)]
 
 
 Checks = Sequence[Callable[["Deployment"], Awaitable[list["Finding"]]]]

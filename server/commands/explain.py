@@ -1,4 +1,7 @@
-"""`explain`: which precondition of an exchange fails, and how to fix it. Nothing is called or recorded."""
+"""`explain`: which precondition of an exchange fails, and how to fix it. Nothing is called or recorded.
+
+For an application of Auth0's wire, also what that wire needs before the exchange (`server.auth0.explaining`).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ from server.terminal.context import Setup, UserOption, note, say, say_with_label
 from server.terminal.names import find_client, find_connection, find_user
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from server.auth0.explaining import WireStep
     from server.deployment import Deployment
     from vault.exchange.explain import ExchangeQuestion, Explanation
     from vault.records import User
@@ -61,15 +67,17 @@ def explain(
 ) -> None:
     """Explain why an agent can't use an account."""
     wanted = None if scopes is None else frozenset(" ".join(scopes).split())
-    found, handing = setup.run(_explain(setup, user, client=client, connection=connection, scopes=wanted))
-    _show(setup, found, handing)
-    if found.first_failure is not None:
+    found, handing, wire = setup.run(_explain(setup, user, client=client, connection=connection, scopes=wanted))
+    _show(setup, found, handing, wire)
+    if found.first_failure is not None or any(one.fix for one in wire):
         raise typer.Exit(1)
 
 
 async def _explain(
     setup: Setup, user: str | None, *, client: str, connection: str, scopes: frozenset[str] | None
-) -> tuple[Explanation, _HandedOut | None]:
+) -> tuple[Explanation, _HandedOut | None, Sequence[WireStep]]:
+    from server.auth0.explaining import WireQuestion, explain_wire, is_about_auth0
+    from server.auth0.names import provider_of
     from vault.exchange.explain import ExchangeQuestion, explain
 
     async with setup.open() as deployment:
@@ -77,8 +85,12 @@ async def _explain(
         agent, near_client = await find_client(deployment.database, client)
         near += near_client
         account = None
+        is_auth0 = agent is not None and is_about_auth0(agent)
         if owner is not None:
-            account, near_account = await find_connection(deployment, owner, connection)
+            named = provider_of(deployment, connection) if is_auth0 else None
+            account, near_account = await find_connection(
+                deployment, owner, connection if named is None else named.name
+            )
             near += near_account
         if near:
             note(near.strip())
@@ -89,7 +101,11 @@ async def _explain(
             scopes=scopes,
         )
         found = await explain(question, vault=deployment.vault, now=deployment.now())
-        return found, await _handed_out(deployment, question, found)
+        wire: Sequence[WireStep] = ()
+        if agent is not None and is_auth0:
+            provider = None if account is None else account.provider
+            wire = await explain_wire(deployment, WireQuestion(agent, owner, question.connection_id, provider))
+        return found, await _handed_out(deployment, question, found), wire
 
 
 async def _find_owner(reader: Reader, named: str | None) -> tuple[User | None, str]:
@@ -120,14 +136,14 @@ async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found:
     return _HandedOut(policy.value, gives, narrowing=None if narrowing is None else narrowing.value)
 
 
-def _show(setup: Setup, found: Explanation, handing: _HandedOut | None) -> None:
+def _show(setup: Setup, found: Explanation, handing: _HandedOut | None, wire: Sequence[WireStep]) -> None:
     from vault.exchange.explain import StepOutcome
 
     failing = found.first_failure
     if setup.as_json:
         setup.show_json(
             {
-                "works": failing is None,
+                "works": failing is None and not any(one.fix for one in wire),
                 "steps": [
                     {
                         "step": one.step.value,
@@ -152,9 +168,14 @@ def _show(setup: Setup, found: Explanation, handing: _HandedOut | None) -> None:
                 "asks": found.asks,
                 "standing": [asdict(one) for one in found.standing],
                 "release": None if handing is None else asdict(handing),
+                "auth0": [asdict(one) for one in wire],
             }
         )
         return
+    for one in wire:
+        if one.fix:
+            say_with_label(f"{one.step:{_WIDTH}}", f"Auth0's wire: {one.sentence}")
+            say_with_label(f"{'':{_WIDTH}}fix: ", one.fix)
     for one in found.steps:
         label = f"{one.step.value:{_WIDTH}}"
         if one.failure is not None:
@@ -166,10 +187,12 @@ def _show(setup: Setup, found: Explanation, handing: _HandedOut | None) -> None:
             say_with_label(label, f"{one.outcome.value}: {one.why}")
     if failing is not None:
         return
+    if setup.settings().exchange.policy_url is not None:
+        say("The policy at exchange.policy_url is asked at each use, and wasn't now.")
     after = ", after a refresh at the provider" if found.refreshes else ""
     say(f"An exchange returns {' '.join(sorted(found.scopes)) or 'no scope'} ({found.narrowing}{after}).")
     if found.asks:
-        say("A tool call waits for the person's approval; at /token, the exchange is refused.")
+        say("A tool call waits for the person's approval; at /token, only an exchange under release policy full does.")
         for one in found.standing:
             left = f"{one.left} of {one.per_day} calls left today"
             say(f"Standing approval {one.id} allows {one.tool} for one target: {left}.")
