@@ -9,6 +9,7 @@ from providers.tools.spec import ToolSpec
 from server.http.page_texts import section, text
 from server.http.page_texts import visible as visible
 from server.http.translations import translate, translate_filled
+from vault.approvals.approvals import RELEASE
 from vault.records import Client, ClientKind, Grant
 from vault.refusals import VaultError
 
@@ -26,6 +27,8 @@ def scope_title(provider: Provider | None, scope: str) -> str:
 
 def tool_title(spec: ToolSpec | None, name: str = "") -> str:
     """A tool in words, or its `name` where it is gone."""
+    if name == RELEASE:
+        return text("approval.release_title")
     return name if spec is None else translate_filled(spec.title)
 
 

@@ -93,6 +93,8 @@ async def test_a_connection_or_an_address_outside_the_lists_is_refused(place: Ex
     caller, user = await worker(place)
     other = await ask(place, caller, signed(place, caller, user), connection="google-oauth2")
     assert refused(other) in {"invalid_target", "invalid_scope"}
+    (event,) = [one for one in await place.events("worker.refused") if one.client_id == caller.client.id]
+    assert (event.outcome, event.details["provider"]) == ("refused", "google")
     elsewhere, somebody = await worker(place, addresses=["203.0.113.0/24"])
     assert refused(await ask(place, elsewhere, signed(place, elsewhere, somebody))) == "access_denied"
     assert [one.outcome for one in await place.events("worker.refused") if one.client_id == elsewhere.client.id]

@@ -24,6 +24,7 @@ from vault.records import Event, format_scope
 from vault.refresh import rotation
 from vault.refresh.accounts import HeldAccount, HeldToken, Wanted, read_accounts
 from vault.refresh.concurrency import RefreshTasks, TokenWish, Vault
+from vault.refresh.policy_checks import PolicyQuestion
 from vault.refresh.spending import NarrowingRefused
 from vault.refusals import (
     ApprovalRequired,
@@ -31,6 +32,7 @@ from vault.refusals import (
     ConnectionRequired,
     DelegationRequired,
     ItemRefused,
+    PolicyRefused,
     ScopeRefused,
     StorageBusy,
     StorageUnavailable,
@@ -95,6 +97,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         token = held.narrowed if made.needs_narrow_token else held.full
         scopes, item = (made.scopes, request.item) if made.needs_narrow_token else (None, None)
         if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
+            await _check_policy(vault, request, held, scopes=made.scopes)
             asked = _question(request, held, policy)
             approval = await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
             purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
@@ -102,7 +105,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             wish = TokenWish(held.id, token.generation, scopes=scopes, item=item)
             rotation.keep_fresh(vault, held, token, wish=wish, now=now)
             basis: Basis | None = None
-            if request.is_kept and made is planned and token.is_good(now):  # whatever was tried before
+            if request.is_kept and made is planned and token.is_good(now) and vault.policy_check is None:
                 basis = basis_of(wanted, accounts, held, token=token, wish=wish, now=now)
             return UpstreamToken(
                 value,
@@ -147,6 +150,7 @@ async def _mint(
     """Mint a token of ours for an API that verifies it: made now, with exactly these scopes, stored nowhere."""
     if policy.audience is None or vault.mint is None or request.item is not None:
         raise ItemRefused(f"{request.provider} can't limit a token to a single item.")
+    await _check_policy(vault, request, held, scopes=made.scopes)
     asked = _question(request, held, policy)
     approval = await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
     minted = vault.mint(request.principal, audience=policy.audience, scopes=made.scopes, now=now)
@@ -165,6 +169,25 @@ async def _mint(
     )
 
 
+async def _check_policy(vault: Vault, request: ExchangeRequest, held: HeldAccount, *, scopes: frozenset[str]) -> None:
+    """Ask the operator's own policy, before an approval is spent. Raises PolicyRefused or TemporarilyUnavailable."""
+    if vault.policy_check is None or request.is_for_person:
+        return
+    who = request.principal
+    question = PolicyQuestion(
+        who.user_id,
+        who.client_id,
+        who.actors,
+        provider=request.provider,
+        connection_id=held.id,
+        account=held.account,
+        scopes=scopes,
+        purpose=request.purpose,
+    )
+    if not await vault.policy_check(question):
+        raise PolicyRefused(f"This vault's policy doesn't allow {words(scopes)} with {request.provider} here.")
+
+
 async def _spend_approval(
     vault: Vault,
     request: ExchangeRequest,
@@ -179,7 +202,8 @@ async def _spend_approval(
     The last step before a token is opened.
     """
     call, principal = request.call, request.principal
-    if not asked.entries or not asked.is_about(scopes, tool=None if call is None else call.tool):
+    is_release = call is not None and call.tool == approvals.RELEASE
+    if not asked.entries or not asked.is_about(scopes, tool=None if call is None or is_release else call.tool):
         return ""
     what = f"{request.provider} as {held.label}"
     if call is None:
@@ -204,7 +228,8 @@ async def _spend_approval(
                 use := await _use_standing(transaction, request, held, call=call, now=now)
             ):
                 return f"standing approval {use.id}, call {use.used} of {use.per_day} today"
-        text = f"The person approves each {call.tool} call ({what})."
+        each = f"use of {words(scopes)}" if is_release else f"{call.tool} call"
+        text = f"The person approves each {each} ({what})."
     raise ApprovalRequired(
         text,
         provider=request.provider,

@@ -11,8 +11,10 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
+from server.connecting.approvals import approval_link
+from server.connecting.telling import plain
 from server.deployment import Deployment
-from server.oauth import tokens
+from server.oauth import identity, tokens
 from server.oauth.exchange import issuers, release, subjects, targets, workers
 from server.oauth.exchange.refusals import as_answer
 from server.oauth.exchange.subjects import Limits, Subject, refusal
@@ -21,17 +23,21 @@ from server.oauth.resources import known_resource
 from server.oauth.rules import SCOPES, OAuthError
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, ExchangeAnswer, ReleasedToken, TokenRequest
+from server.oauth.wire import told_error
 from server.signatures import jose
 from vault import connections, grants, handles, revoked_tokens
+from vault.approvals import approvals
+from vault.approvals.approvals import ToolCall
 from vault.audit import audit
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken
 from vault.exchange.exchange import exchange as exchange_upstream
 from vault.records import Event, Narrowing, Principal, format_scope
-from vault.refusals import VaultError
+from vault.refusals import ApprovalRequired, VaultError
 from vault.scopes import expand
 
 PURPOSE: Final = "token exchange"
 PUBLIC_LIFETIME: Final = 300  # longest life of a public client's handle, in seconds
+APPROVAL_INTERVAL: Final = 5  # seconds between two attempts at an exchange that its person is asked about
 SHORTEST: Final = 5  # seconds: a token with less left counts as over
 _SCOPE: Final = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,4096}")  # RFC 6749 §3.3
 
@@ -168,14 +174,18 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         event=lambda token: _release_event(made, target, token),
         is_kept=_is_plain(deployment, made),
     )
+    if release.ReleasePolicy.FULL in release.policies_of(asked.client).values():
+        request = replace(request, call=_release_call(asked))
     if target.item is not None:
         early = release.policy_of(asked.client, provider=provider.name, connection_id=target.connection_id or "")
         if early is release.ReleasePolicy.PROXY:
             raise _not_one_thing()
     if subject.limits is not None:
-        request = await _within_limits(deployment, request, subject.limits)
+        request = await _recorded_limits(deployment, made, request, subject.limits)
     try:
         token = await exchange_upstream(request, vault=deployment.vault, now=asked.now)
+    except ApprovalRequired as refusal:
+        raise await _asked(deployment, made, refusal, request.call) from refusal
     except VaultError as refusal:
         raise await as_answer(
             deployment, refusal, made.principal, client_name=asked.client.name, account=request.account
@@ -196,6 +206,31 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
     return _release(deployment, made, target, token, narrowing=narrowing)
 
 
+def _release_call(asked: TokenRequest) -> ToolCall:
+    """What a person is asked who approves each use of something that the account's whole token can do."""
+    wanted = "" if asked.scopes is None else format_scope(asked.scopes)
+    return ToolCall(approvals.RELEASE, lambda: {"scopes": wanted, "token": release.ReleasePolicy.FULL.value})
+
+
+async def _asked(
+    deployment: Deployment, made: _Exchange, refusal: ApprovalRequired, call: ToolCall | None
+) -> OAuthError:
+    """Ask the person about this one exchange, where the account's own token goes out; elsewhere nobody can be asked."""
+    client, told = made.asked.client, plain(refusal)
+    policy = release.policy_of(client, provider=refusal.provider, connection_id=refusal.connection_id)
+    if call is None or policy is not release.ReleasePolicy.FULL:
+        return told_error(told)
+    link, _ = await approval_link(deployment, principal=made.principal, refusal=refusal, call=call)
+    if link is None:
+        return OAuthError("refused_by_person", "the person denied this a moment ago", members=told.members)
+    return OAuthError(
+        "authorization_pending",
+        f"{told.description} Repeat this exchange until the person has answered.",
+        headers={"Retry-After": str(APPROVAL_INTERVAL)},
+        members={**told.members, "approval_uri": link.url, "interval": APPROVAL_INTERVAL},
+    )
+
+
 def _is_plain(deployment: Deployment, made: _Exchange) -> bool:
     """Whether only the client, its own grant and the accounts decide: no proof, no other actor, no address."""
     form, subject = made.asked.form, made.subject
@@ -212,8 +247,8 @@ def _outside(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> N
     """How the token's scopes hold once it is outside; None if it stays inside."""
     policy = release.policy_of(made.asked.client, provider=target.provider.name, connection_id=token.connection_id)
     narrowing = release.released_narrowing(policy, token.narrowing, expires=token.expires_at is not None)
-    if narrowing is Narrowing.FULL and token.is_asked_beyond:  # what needs the person's approval would go out with it
-        return None
+    if narrowing is Narrowing.FULL and token.is_asked_beyond and not token.approval:
+        return None  # what needs the person's approval would go out with it
     return narrowing
 
 
@@ -227,7 +262,10 @@ def _release_event(made: _Exchange, target: UpstreamTarget, token: UpstreamToken
 
 def _released_event(made: _Exchange, target: UpstreamTarget, token: UpstreamToken, narrowing: Narrowing) -> Event:
     carried = format_scope(_carried_scopes(token, narrowing))
-    return _event("token.released", made, target, token, narrowing=narrowing.value, carried=carried)
+    thumbprint = identity.thumbprint(token.value)
+    return _event(
+        "token.released", made, target, token, narrowing=narrowing.value, carried=carried, token_thumbprint=thumbprint
+    )
 
 
 def _carried_scopes(token: UpstreamToken, narrowing: Narrowing) -> frozenset[str]:
@@ -239,6 +277,24 @@ def _not_one_thing() -> OAuthError:
     return OAuthError(
         "invalid_target", "a handle can't be limited to a single item: set resource to the API's base address"
     )
+
+
+async def _recorded_limits(
+    deployment: Deployment, made: _Exchange, request: ExchangeRequest, limits: Limits
+) -> ExchangeRequest:
+    """As `_within_limits`; the refusal is an event, as a worker's others are."""
+    try:
+        return await _within_limits(deployment, request, limits)
+    except OAuthError:
+        event = Event(
+            "worker.refused",
+            outcome="refused",
+            user_id=made.principal.user_id,
+            client_id=made.principal.client_id,
+            details={"reason": "limits", "provider": request.provider, "address": made.asked.address},
+        )
+        await deployment.activity.record_refusal(event)
+        raise
 
 
 async def _within_limits(deployment: Deployment, request: ExchangeRequest, limits: Limits) -> ExchangeRequest:
@@ -317,7 +373,7 @@ def _release(
     lifetime = deployment.settings.exchange.handle_lifetime
     expires_in = release.seconds_left(*ends, now=made.asked.now) if ends else lifetime
     kept: ReleasedToken | None = None
-    if token.basis is not None:
+    if token.basis is not None and not token.approval:
         kept = ReleasedToken(token.basis, lambda: _released_event(made, target, token, narrowing), token.expires_at)
     return ExchangeAnswer(
         token.value,

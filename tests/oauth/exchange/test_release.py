@@ -10,14 +10,17 @@ import pytest
 
 from providers.definitions.catalog import load_catalog
 from providers.simulator.running import running_simulator
+from server.connecting.approvals import decide
 from server.oauth.dpop import token_hash
 from tests.oauth.rfcs.test_rfc9449 import KEY, OTHER
 from tests.oauth.rfcs.test_rfc9449 import proof as proof_for
 from tests.support.rooms.exchange_room import ACCESS, API, JWT, READONLY, REFRESH, ExchangeRoom, refused
-from tests.support.rooms.mcp_room import SLACK, room
+from tests.support.rooms.mcp_room import SLACK, Agent, room
 from tests.support.simulating import family_settings
-from vault import connections, delegations, handles
-from vault.records import ClientKind
+from vault import connections, delegations, handles, users
+from vault.approvals import approvals
+from vault.approvals.approvals import Approval
+from vault.records import ClientKind, Connection
 
 
 def proof(place: ExchangeRoom, **options: object) -> dict[str, str]:
@@ -140,36 +143,83 @@ async def test_a_client_can_be_held_to_handles(place: ExchangeRoom, person: str)
     assert content["narrowing"] == "upstream"
 
 
-async def test_what_the_person_is_asked_about_each_time_is_handed_out_to_nobody(
+async def ask_each_time(place: ExchangeRoom, agent: Agent, connection: Connection, *entries: str) -> None:
+    async with place.deployment.transaction() as transaction:
+        await delegations.set_ask(
+            transaction,
+            user_id=agent.principal.user_id,
+            client_id=agent.principal.client_id,
+            connection_id=connection.id,
+            ask=frozenset(entries),
+            now=place.now(),
+        )
+
+
+async def answer_question(place: ExchangeRoom, agent: Agent, *, yes: bool) -> Approval:
+    """The person answers the one question that waits."""
+    deployment, user_id = place.deployment, agent.principal.user_id
+    (asked,) = await approvals.list_pending(deployment.database, deployment.keys, user_id, now=place.now())
+    user = await users.get_user(deployment.database, user_id)
+    assert user is not None
+    await decide(deployment, asked, user=user, session=None, is_approved=yes)
+    return asked
+
+
+async def test_each_exchange_of_what_the_person_is_asked_about_waits_for_a_yes_of_its_own(
     place: ExchangeRoom, person: str
 ) -> None:
     caller = await place.caller(release={"slack": "full"})
     agent = await place.agent(caller, person)
-    connection = await place.slack(agent)
-    async with place.deployment.transaction() as transaction:
-        await delegations.set_ask(
-            transaction,
-            user_id=agent.principal.user_id,
-            client_id=caller.client.id,
-            connection_id=connection.id,
-            ask=frozenset({"chat:write"}),
-            now=place.now(),
+    await ask_each_time(place, agent, await place.slack(agent), "chat:write")
+    for _ in range(2):
+        waiting = await place.exchange(caller, agent.token, scope="chat:write")
+        assert (waiting.status_code, refused(waiting)) == (400, "authorization_pending")
+        assert (waiting.json()["reason"], waiting.headers["retry-after"]) == ("approval", "5")
+        other = await place.exchange(caller, agent.token, scope="chat:write channels:read")
+        assert refused(other) == "authorization_pending"
+        asked = await approvals.list_pending(
+            place.deployment.database, place.deployment.keys, agent.principal.user_id, now=place.now()
         )
-    answer = await place.exchange(caller, agent.token, scope="chat:write")
+        assert waiting.json()["approval_uri"] in {f"{place.url}/approvals/{one.id}" for one in asked}
+        (mine,) = [one for one in asked if waiting.json()["approval_uri"].endswith(one.id)]
+        user = await users.get_user(place.deployment.database, agent.principal.user_id)
+        assert user is not None
+        await decide(place.deployment, mine, user=user, session=None, is_approved=True)
+        assert refused(await place.exchange(caller, agent.token, scope="chat:write channels:read")) == (
+            "authorization_pending"
+        ), "the yes is for that exchange only"
+        content = (await place.exchange(caller, agent.token, scope="chat:write")).json()
+        assert content["access_token"].startswith("xox"), content
+        assert content["narrowing"] == "none"
+
+
+async def test_a_no_to_an_exchange_is_told(place: ExchangeRoom, person: str) -> None:
+    caller = await place.caller(release={"slack": "full"})
+    agent = await place.agent(caller, person)
+    await ask_each_time(place, agent, await place.slack(agent), "chat:write")
+    assert refused(await place.exchange(caller, agent.token, scope="chat:write")) == "authorization_pending"
+    await answer_question(place, agent, yes=False)
+    denied = await place.exchange(caller, agent.token, scope="chat:write")
+    assert (denied.status_code, refused(denied)) == (400, "access_denied")
+
+
+async def test_what_the_person_is_asked_about_each_time_is_handed_out_to_nobody_else(
+    place: ExchangeRoom, person: str
+) -> None:
+    narrow = await place.caller(release={"google": "full"})
+    held = await place.agent(narrow, person)
+    await ask_each_time(place, held, await place.slack(held), "chat:write")
+    answer = await place.exchange(narrow, held.token, scope="chat:write")
     assert (answer.status_code, refused(answer)) == (403, "access_denied")
     assert answer.json()["reason"] == "approval"
+    caller = await place.caller(release={"slack": "full"})
+    agent = await place.agent(caller, person)
+    connection = await place.slack(agent)
+    await ask_each_time(place, agent, connection, "chat:write")
     # the whole token holds it, too: a handle goes out instead, whatever the operator lets this client have
     content = (await place.exchange(caller, agent.token, scope="channels:read")).json()
     assert content["access_token"].startswith("tvp_")
-    async with place.deployment.transaction() as transaction:
-        await delegations.set_ask(
-            transaction,
-            user_id=agent.principal.user_id,
-            client_id=caller.client.id,
-            connection_id=connection.id,
-            ask=frozenset(),
-            now=place.now(),
-        )
+    await ask_each_time(place, agent, connection)
     content = (await place.exchange(caller, agent.token, scope="channels:read")).json()
     assert content["narrowing"] == "none"
 
