@@ -5,6 +5,7 @@ Both are translations: the exchange decides what a client gets, and the refresh 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,12 +17,15 @@ from server.oauth import token
 from server.oauth.clients.auth0 import ME_SCOPES, me_audience, speaks_auth0
 from server.oauth.exchange import exchange, subjects
 from server.oauth.parameters import Parameters
+from server.oauth.resources import named_resource
 from server.oauth.rules import CLIENT_CREDENTIALS, TOKEN_EXCHANGE, OAuthError
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import JWT, REFRESH_TOKEN, ExchangeAnswer, TokenGrant, TokenRequest
 from vault.connections import names_account
 from vault.records import Event, Narrowing, format_scope
 from vault.tokens import tokens as refresh_tokens
+
+_log = logging.getLogger("token_vault.auth0")
 
 FEDERATED: Final = "urn:auth0:params:oauth:grant-type:token-exchange:federated-connection-access-token"
 _ACCOUNT_TOKEN: Final = "http://auth0.com/oauth/token-type/federated-connection-access-token"
@@ -69,6 +73,8 @@ async def account_token(deployment: Deployment, asked: TokenRequest) -> Exchange
     try:
         answer = await exchange.exchange(deployment, translated)
     except OAuthError as error:
+        facts = {"client_id": asked.client.id, "code": error.code, "detail": error.detail or error.description}
+        _log.info("account token refused", extra={**facts, "reason": error.members.get("reason", "")})
         raise await _as_auth0(deployment, error, translated, provider=provider.name) from error
     if asked.scopes is not None and answer.narrowing == Narrowing.FULL.value and answer.scopes - asked.scopes:
         raise OAuthError("invalid_scope", f"{provider.title} can't limit a token to these scopes: leave scope out")
@@ -115,6 +121,7 @@ async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant | E
     audience = asked.form.get("audience")
     if audience is None or not speaks_auth0(deployment, asked.client):
         return await token.refresh(deployment, asked)
+    named_resource(deployment, asked.form, client=asked.client)  # refuses two that differ
     if audience.rstrip("/") + "/" != me_audience(deployment):
         return await token.refresh(deployment, replace(asked, resource=audience))
     wanted = ME_SCOPES if asked.scopes is None else asked.scopes & ME_SCOPES

@@ -179,9 +179,7 @@ async def _read(
     dpop_jkt = parameters.get("dpop_jkt")
     if dpop_jkt is not None and not _THUMBPRINT.fullmatch(dpop_jkt):
         raise OAuthError("invalid_request", "dpop_jkt isn't the SHA-256 thumbprint of a key (RFC 9449 §10)")
-    named = parameters.get("resource")
-    if named is None and auth0.speaks_auth0(deployment, client):
-        named = parameters.get("audience")
+    named = resources.named_resource(deployment, parameters, client=client)
     resource = await resources.known_resource(deployment, named, client=client)
     return AuthorizationRequest(
         client_id=client.id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from server.deployment import Deployment
 from server.oauth.clients.auth0 import ME_SCOPES, me_audience, speaks_auth0
+from server.oauth.parameters import Parameters
 from server.oauth.rules import (
     ADMIN_READ,
     ADMIN_SCOPES,
@@ -16,6 +17,20 @@ from server.oauth.rules import (
 )
 from vault import apis
 from vault.records import Client, ClientKind
+
+
+def named_resource(deployment: Deployment, parameters: Parameters, *, client: Client) -> str | None:
+    """What the request is for: `resource`, or `audience` from a client of Auth0's wire. Raises invalid_target."""
+    resource = parameters.get("resource")
+    audience = parameters.get("audience") if speaks_auth0(deployment, client) else None
+    if audience == "None":  # how auth0-python 4.13 spells none in a form
+        audience = None
+    if resource is None or audience is None:
+        return resource or audience
+    url = deployment.public_url
+    if canonical_resource(resource, public_url=url) != canonical_resource(audience, public_url=url):
+        raise OAuthError("invalid_target", "resource and audience name different targets")
+    return resource
 
 
 async def known_resource(deployment: Deployment, asked: str | None, *, client: Client) -> str:
