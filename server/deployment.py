@@ -20,6 +20,7 @@ from vault.audit.audit import Activity
 from vault.exchange.exchange import Vault
 from vault.keys.key_ring import KeyRing
 from vault.storage.database import Database, Transaction
+from vault.tokens.tokens import Lifetimes
 
 if TYPE_CHECKING:
     from providers.outbound.client import Outbound
@@ -93,6 +94,14 @@ class Deployment:
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         return self.database.transaction()
+
+    @property
+    def refresh_lifetimes(self) -> Lifetimes:
+        """How long refresh tokens live."""
+        settings = self.settings.tokens
+        return Lifetimes(
+            absolute=settings.refresh_lifetime, idle=settings.refresh_idle_lifetime, grace=settings.refresh_grace
+        )
 
     @property
     def public_url(self) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vault import grants, revoked_tokens, tickets
+from vault.approvals import requests
 from vault.audit import audit
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, ClientKind, Event, Grant, Ticket, TicketPurpose, format_scope, new_id, parse_scope
@@ -284,14 +285,16 @@ async def revoke_grant(transaction: Transaction, grant_id: str, *, reason: str, 
 async def revoke_client_grants(
     transaction: Transaction, *, user_id: str, client_id: str, reason: str, now: int
 ) -> tuple[Grant, ...]:
-    """Disconnect one agent from one user: end its grants and unused codes."""
+    """Disconnect one agent from one user: end its grants, its unused codes, and its requests to the person."""
     await tickets.expire_client_tickets(transaction, client_id, user_id=user_id, now=now)
+    await requests.void(transaction, user_id=user_id, client_id=client_id, now=now)
     whose = {"user_id": user_id, "client_id": client_id}
     return await _revoke(transaction, _REVOKE_CLIENT_OF_USER, whose, reason=reason, now=now)
 
 
 async def revoke_user_grants(transaction: Transaction, user_id: str, *, reason: str, now: int) -> tuple[Grant, ...]:
-    """End every grant of a user."""
+    """End every grant of a user, and the requests of clients to them."""
+    await requests.void(transaction, user_id=user_id, client_id=None, now=now)
     return await _revoke(transaction, _REVOKE_USER, {"user_id": user_id}, reason=reason, now=now)
 
 

@@ -16,9 +16,11 @@ from providers.definitions.suggestions import did_you_mean
 from server.administration import own_apis
 from server.administration.actor import Actor, ChangeRefused
 from server.http.cors import ORIGINS, origin_of
+from server.notifying import client_pings
+from server.oauth.backchannel.clients import DETAILS_TYPES
 from server.oauth.clients import auth0
 from server.oauth.clients.authentication import secret_hash
-from server.oauth.clients.rules import DEVICE_GRANT, USUAL_GRANT_TYPES, public_keys
+from server.oauth.clients.rules import BACKCHANNEL_GRANT, DEVICE_GRANT, USUAL_GRANT_TYPES, public_keys
 from server.oauth.exchange import release, workers
 from server.oauth.exchange.subjects import Limits
 from server.oauth.redirect_uris import check_redirect_uri
@@ -38,6 +40,7 @@ from vault.audit import audit
 from vault.records import Client, ClientKind, Grant, User, new_id
 
 RELEASES: Final = ("proxy", "narrowed", "full")
+_ADDRESS_LIMIT: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,14 @@ class WorkerWish:
     @property
     def is_asked(self) -> bool:
         return bool(self.addresses or self.connections or self.scopes)
+
+
+@dataclass(frozen=True, slots=True)
+class AskingWish:
+    """A client that asks people in the background: where it is told of answers, which authorization details it uses."""
+
+    notify: str = ""  # an https address; empty: it polls
+    details_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,7 @@ class NewAgent:
     release: str | None = None
     origins: tuple[str, ...] = ()
     worker: WorkerWish = WorkerWish()
+    asking: AskingWish | None = None
     service: ServiceWish | None = None
     declared: str = ""  # the name under which a declaration manages it
     client_id: str | None = None
@@ -168,16 +180,25 @@ def _check_combination(wanted: NewAgent) -> None:
     if wanted.has_secret and wanted.jwks is not None:
         raise _refuse("jwks", "an agent has a secret or keys, not both")
     if wanted.service is not None:
-        if wanted.redirect_uris or exchanges or wanted.by_device or wanted.resources:
+        if wanted.redirect_uris or exchanges or wanted.by_device or wanted.resources or wanted.asking is not None:
             raise _refuse("service_account", "a service account has no sign-in, exchange, or resources")
         if not wanted.service.person.is_admin or wanted.service.person.disabled_at is not None:
             raise _refuse("service_account", f"{wanted.service.person.name} isn't an admin")
         if not wanted.service.scopes or not wanted.service.scopes <= ADMIN_SCOPES:
             raise _refuse("service_account.scopes", f"choose among {', '.join(sorted(ADMIN_SCOPES))}")
-    elif not wanted.redirect_uris and not exchanges:
+    elif not wanted.redirect_uris and not exchanges and wanted.asking is None:
         raise _refuse("redirect_uris", "name where to return to after sign-in; only an agent that exchanges needs none")
+    if wanted.asking is not None:
+        _check_asking(wanted, wanted.asking)
     if not wanted.redirect_uris and _auth_method(wanted) == "none":
         raise _refuse("confidential", "an agent without a user sign-in must authenticate with a secret or a key")
+
+
+def _check_asking(wanted: NewAgent, asking: AskingWish) -> None:
+    if _auth_method(wanted) == "none":
+        raise _refuse("asking", "an agent that asks people must authenticate with a secret or a key")
+    if asking.notify and (not asking.notify.startswith("https://") or len(asking.notify) > _ADDRESS_LIMIT):
+        raise _refuse("asking.notify", "use an https address")
 
 
 def _auth_method(wanted: NewAgent) -> str:
@@ -194,6 +215,8 @@ def _grant_types(wanted: NewAgent) -> frozenset[str]:
         found.add(DEVICE_GRANT)
     if wanted.exchanges or wanted.worker.is_asked:
         found.add(TOKEN_EXCHANGE)
+    if wanted.asking is not None:
+        found.add(BACKCHANNEL_GRANT)
     return frozenset(found)
 
 
@@ -217,6 +240,12 @@ async def _metadata(actor: Actor, wanted: NewAgent) -> dict[str, object]:
         found[release.MEMBER] = {release.DEFAULT: wanted.release}
     if wanted.worker.is_asked:
         found[workers.MEMBER] = workers.stored_rules(await _worker_rules(actor, wanted))
+    if wanted.asking is not None:
+        found[client_pings.DELIVERY] = "ping" if wanted.asking.notify else "poll"
+        if wanted.asking.notify:
+            found[client_pings.ENDPOINT] = wanted.asking.notify
+        if wanted.asking.details_types:
+            found[DETAILS_TYPES] = list(wanted.asking.details_types)
     if wanted.declared:
         found[DECLARED] = wanted.declared
     return found

@@ -56,7 +56,7 @@ def is_about_auth0(client: Client) -> bool:
     return client.metadata.get(MEMBER) is True
 
 
-async def _setting(deployment: Deployment, question: WireQuestion) -> Found:
+async def _check_setting(deployment: Deployment, question: WireQuestion) -> Found:
     if deployment.settings.auth0.enabled:
         return None
     return "Auth0's wire is off, so /oauth/token and /me/v1 answer 404.", "set auth0.enabled = true"
@@ -155,7 +155,7 @@ def _provider_name(deployment: Deployment, question: WireQuestion) -> str | None
 
 
 _CHECKS: Final[dict[str, Check]] = {
-    "wire": _setting,
+    "wire": _check_setting,
     "issuer": _issuer,
     "registered": _registration,
     "secret": _secret,

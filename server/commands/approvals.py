@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vault.storage.database import Reader
 
 app = typer.Typer(no_args_is_help=True, help="Calls that agents ask you to approve, and those approved in advance.")
+_REQUEST = "(request)"  # of a client, which is about no tool
 ApprovalName = Annotated[
     str, typer.Argument(help="ID, tool, or agent.", show_default=False, autocompletion=complete_approvals)
 ]
@@ -43,7 +44,7 @@ async def _approval_fields(deployment: Deployment, approval: Approval) -> dict[s
         "agent": None if client is None else client.name,
         "agent_name_verified": client is not None and not is_unverified(client),
         "client_id": approval.client_id,
-        "tool": approval.tool,
+        "tool": approval.tool or _REQUEST,
         "destructive": spec is not None and spec.destructive,
         "provider": approval.provider,
         "account": approval.account,
@@ -84,7 +85,7 @@ async def _standing_fields(deployment: Deployment, held: StandingApproval) -> di
 
 @command(app, "list")
 def list_(setup: Setup) -> None:
-    """List the calls that wait for your answer, and your standing approvals."""
+    """List the calls and requests that wait for your answer, and your standing approvals."""
 
     async def read() -> list[dict[str, object]]:
         from vault.approvals import approvals, standing_approvals
@@ -105,7 +106,7 @@ def list_(setup: Setup) -> None:
 
 @command(app, "approve")
 def approve(setup: Setup, approval: ApprovalName) -> None:
-    """Show a call with its exact arguments, and approve it if you confirm. Needs a terminal."""
+    """Show a call or request exactly as it is, and approve it if you confirm. Needs a terminal."""
     if not sys.stdin.isatty():
         fail("a person must confirm an approval: run this on a terminal, or approve it on the page /approvals")
     _answer(setup, approval, is_approved=True)
@@ -113,7 +114,7 @@ def approve(setup: Setup, approval: ApprovalName) -> None:
 
 @command(app, "refuse")
 def refuse(setup: Setup, approval: ApprovalName) -> None:
-    """Refuse a call."""
+    """Refuse a call or request."""
     _answer(setup, approval, is_approved=False)
 
 
@@ -161,7 +162,9 @@ def _answer(setup: Setup, named: str, *, is_approved: bool) -> None:
     row = setup.run(decide())
     sentence = f"Refused {row['tool']} of {row['agent']}."
     if is_approved:
-        sentence = f"Approved {row['tool']} of {row['agent']}. It must call again within five minutes."
+        sentence = f"Approved {row['tool']} of {row['agent']}."
+        if row["tool"] != _REQUEST:
+            sentence += " It must call again within five minutes."
     setup.show_one(row, sentence=sentence)
 
 
@@ -173,7 +176,7 @@ def _confirm(row: dict[str, object]) -> None:
     lines = {
         "agent": f"{row['agent']}{verified}",
         "tool": f"{row['tool']}{effect}",
-        "account": f"{row['provider']} {row['account']}",
+        "account": f"{row['provider']} {row['account']}".strip() or "none: it gets an access token",
         "expires": str(row["expires_at"]),
     }
     for name, value in lines.items():
@@ -182,5 +185,5 @@ def _confirm(row: dict[str, object]) -> None:
     if isinstance(arguments, dict):
         for name, value in arguments.items():  # pyright: ignore[reportUnknownVariableType] -- made for print
             note(f"  {printable(str(name))}: {printable(json.dumps(value, ensure_ascii=False))}")  # pyright: ignore[reportUnknownArgumentType] -- made for print
-    if not typer.confirm("Approve exactly this call, once?", err=True):
+    if not typer.confirm("Approve exactly this, once?", err=True):
         fail("you didn't confirm, so the call still waits. To refuse it: token-vault approvals refuse")

@@ -89,6 +89,8 @@ _OPTIONS: Final = {  # what each field of a refused agent is called here
     "redirect_uris": "--redirect-uri",
     "origins": "--origin",
     "jwks": "--key",
+    "asking": "--ciba:",
+    "asking.notify": "--ciba-notify",
     "worker.addresses": "--worker-address",
     "worker.connections": "--worker-connection",
     "worker.scopes": "--worker-scope",
@@ -115,6 +117,16 @@ def add(
     device: Annotated[bool, typer.Option("--device", help="Allow sign-in with a code on another device.")] = False,
     exchange: Annotated[bool, typer.Option("--exchange", help="Allow token exchange at /token.")] = False,
     auth0: Annotated[bool, typer.Option("--auth0", help="Allow what clients of Auth0's Token Vault use.")] = False,
+    ciba: Annotated[
+        bool, typer.Option("--ciba", help="Allow it to ask people for approval in the background (CIBA).")
+    ] = False,
+    ciba_notify: Annotated[
+        str | None, typer.Option("--ciba-notify", help="With --ciba: the address at which it is told of answers.")
+    ] = None,
+    ciba_details: Annotated[
+        list[str] | None,
+        typer.Option("--ciba-details", help="With --ciba: a type of authorization details that it can send."),
+    ] = None,
     release: Annotated[
         str | None,
         typer.Option("--release", help="Upstream tokens it receives: proxy (none) or narrowed (the default)."),
@@ -155,10 +167,12 @@ def add(
         "speaks_auth0": auth0,
         "release": release,
         "origins": tuple(origin or ()),
+        "asks": ciba or ciba_notify is not None or bool(ciba_details),
     }
+    asking = (ciba_notify or "", tuple(ciba_details or ()))
     _check_combination(wish, worker, key=key, admin=admin)
     client, secret = setup.run(
-        _add(setup, wish, worker=worker, key=key, admin=admin, admin_scopes=frozenset(admin_scope or ()))
+        _add(setup, wish, worker=worker, asking=asking, key=key, admin=admin, admin_scopes=frozenset(admin_scope or ()))
     )
     row = client_fields(client)
     sentence = f"client_id      {client.id}"
@@ -192,10 +206,10 @@ def _check_combination(
 ) -> None:
     """Contradictory options end the command in its own words."""
     is_worker = any(worker)
-    if not wish["redirect_uris"] and not wish["exchanges"] and not is_worker and admin is None:
+    if not (wish["redirect_uris"] or wish["exchanges"] or wish["asks"]) and not is_worker and admin is None:
         fail(
-            "add --redirect-uri with the address to return to after sign-in; only a client with --exchange can "
-            "go without it"
+            "add --redirect-uri with the address to return to after sign-in; only a client with --exchange or --ciba "
+            "can go without it"
         )
     if is_worker and not (all(worker) and key is not None):
         fail("a worker needs --key, --worker-address, --worker-connection, and --worker-scope")
@@ -210,6 +224,7 @@ async def _add(
     wish: Mapping[str, Any],
     *,
     worker: tuple[tuple[str, ...], ...],
+    asking: tuple[str, tuple[str, ...]],
     key: Path | None,
     admin: str | None,
     admin_scopes: frozenset[str],
@@ -224,7 +239,8 @@ async def _add(
             person = await user_called(deployment.database, admin)
             service = agents.ServiceWish(person, admin_scopes or frozenset({ADMIN_READ}))
         wanted = agents.NewAgent(
-            **wish,
+            **{name: value for name, value in wish.items() if name != "asks"},
+            asking=agents.AskingWish(*asking) if wish["asks"] else None,
             jwks=None if key is None else _jwks(key),
             worker=agents.WorkerWish(*worker),
             service=service,

@@ -1,4 +1,4 @@
-"""Ask the person about one tool call: the link to our page, and waiting for the answer.
+"""Ask the person about one tool call: the link to our page, and waiting for the answer; and every answer.
 
 `vault.exchange` decides whether a call needs approval and spends it; `server.portal.approvals.approvals` is the page;
 `server.mcp.elicitation` chooses how the link is offered.
@@ -16,7 +16,7 @@ from server.connecting.standing import StandingWish
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.sign_in import step_up
-from vault.approvals import approvals, standing_approvals
+from vault.approvals import approvals, requests, standing_approvals
 from vault.approvals.approvals import Approval, ToolCall
 from vault.audit import audit
 from vault.records import ApprovalState, Event, Principal, Session, User
@@ -70,16 +70,18 @@ def link_of(deployment: Deployment, approval: Approval) -> ConnectLink | None:
 
 def event_of(approval: Approval, kind: str, *, outcome: str = "ok", method: str | None = None) -> Event:
     """An event about an approval. It leaves out the arguments: their hash identifies what was approved."""
+    about: dict[str, object] = {"tool": approval.tool, "provider": approval.provider, "account": approval.account}
+    if approval.is_request:
+        wish = requests.wish_of(approval)
+        about = {"scopes": sorted(wish.scopes), "resource": wish.resource, "until": approval.expires_at}
     return Event(
         kind=kind,
         outcome=outcome,
         user_id=approval.user_id,
         client_id=approval.client_id,
-        connection_id=approval.connection_id,
+        connection_id=approval.connection_id or None,
         details={
-            "tool": approval.tool,
-            "provider": approval.provider,
-            "account": approval.account,
+            **about,
             "call": approval.digest.hex(),
             "approval": approval.id,
             **({} if method is None else {"method": method}),
@@ -175,7 +177,15 @@ async def decide(
     names: Mapping[str, str] = {} if spec is None else lookups.known_values(deployment, approval, spec).names
     try:
         async with deployment.transaction() as transaction:
-            await approvals.decide(transaction, approval.id, user_id=user.id, is_approved=is_approved, now=now)
+            await approvals.decide(
+                transaction,
+                approval.id,
+                user_id=user.id,
+                is_approved=is_approved,
+                now=now,
+                kept_until=approval.expires_at if approval.is_request else 0,
+            )
+            await requests.note_ping(transaction, approval, now=now)
             if (binding := standing.binding_of(deployment, approval)) is not None:
                 await standing_approvals.count_answer(transaction, binding, is_approved=is_approved, now=now)
             if standing_wish is not None:
@@ -185,7 +195,6 @@ async def decide(
             await audit.append(transaction, *events, now=now)
     except TransitionRefused as error:
         raise ApproveRefused(
-            "This request was already answered, or is older than ten minutes. If you still want it, "
-            "have the agent try again.",
+            "This request was already answered, or has expired. If you still want it, have the agent try again.",
             kind="gone",
         ) from error

@@ -198,14 +198,6 @@ async def keep_activity(
         logger.error("the activity does not fit its chain", extra={"code": broken.code, "detail": broken.description})  # noqa: TRY400
 
 
-def refresh_lifetimes(deployment: Deployment) -> tokens.Lifetimes:
-    """How long refresh tokens of this deployment live."""
-    settings = deployment.settings.tokens
-    return tokens.Lifetimes(
-        absolute=settings.refresh_lifetime, idle=settings.refresh_idle_lifetime, grace=settings.refresh_grace
-    )
-
-
 def _batches(forget: Callable[[Transaction, Deployment], Awaitable[int]]) -> Callable[[Deployment], Awaitable[None]]:
     """Batch after batch, each a separate transaction: others write in between."""
 
@@ -242,6 +234,12 @@ async def _deliver_notices(deployment: Deployment) -> None:
     await deliver(deployment)
 
 
+async def _tell_clients(deployment: Deployment) -> None:
+    from server.notifying.client_pings import send_pings
+
+    await send_pings(deployment)
+
+
 FIRST: Final = (
     UpkeepStep("watch", INTERVAL, lambda d: recovery.watch(d.vault)),
     UpkeepStep("refreshes", INTERVAL, lambda d: recovery.take_up(d.vault)),
@@ -251,6 +249,7 @@ STEPS: Final = (
     UpkeepStep("revocations", INTERVAL, lambda d: revocations.run_rounds(d.vault, seconds=INTERVAL)),
     UpkeepStep("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
     UpkeepStep("notices", NOTICES_EVERY, _deliver_notices),
+    UpkeepStep("pings", NOTICES_EVERY, _tell_clients),
     UpkeepStep("activity", SWEEP_EVERY, keep_activity),
     UpkeepStep("providers", LOOK_EVERY, lambda d: d.live.refresh(d.database, d.keys)),
 )
@@ -275,7 +274,7 @@ SWEEPS: Final = (
     UpkeepStep(
         "refresh tokens",
         SWEEP_EVERY,
-        _batches(lambda t, d: tokens.sweep_tokens(t, now=d.now(), lifetimes=refresh_lifetimes(d))),
+        _batches(lambda t, d: tokens.sweep_tokens(t, now=d.now(), lifetimes=d.refresh_lifetimes)),
     ),
     UpkeepStep("ended records", SWEEP_EVERY, _forget_ended),
 )

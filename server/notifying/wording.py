@@ -70,8 +70,9 @@ async def line_of(deployment: Deployment, notice: Notice) -> Line:
     provider = deployment.catalog.get(str(event.details.get("provider", "")))
     tool = str(event.details.get("tool", ""))
     spec = deployment.tool(tool) if tool else None
+    is_request = notice.kind == "approval" and not tool
     words = text(
-        f"notice.{notice.kind}",
+        "notice.request" if is_request else f"notice.{notice.kind}",
         agent=_plain("" if client is None else client.name) or text("story.an_agent"),
         provider=text("story.the_provider") if provider is None else provider.title,
         account=_plain(str(event.details.get("account", ""))),

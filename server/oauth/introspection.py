@@ -63,6 +63,8 @@ async def _access_facts(deployment: Deployment, token: str, client: Client) -> d
         "exp": claims.expires_at,
         "jti": claims.token_id,
     }
+    if claims.details is not None:
+        facts["authorization_details"] = claims.details  # RFC 9396 §9.2
     return facts | _binding_claims(claims.key_thumbprint, claims.actors)
 
 

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deployment import Deployment
-from server.oauth.clients.rules import AUTH_METHODS, GRANT_TYPES
+from server.oauth.clients.rules import AUTH_METHODS, BACKCHANNEL_GRANT, GRANT_TYPES
 from server.oauth.rules import ADMIN_SCOPES, CLIENT_CREDENTIALS, ORDINARY_SCOPES, SCOPES, admin_resource
 from server.oauth.wire import cached_answer
 from server.signatures.jose import FOREIGN_ALGORITHMS, SIGNING_ALGORITHM
@@ -20,13 +20,16 @@ _FRESH: Final = 300  # seconds; far below the hour for which a new key is publis
 
 
 def server_document(deployment: Deployment) -> dict[str, object]:
-    """RFC 8414 §2 and OpenID Connect Discovery §3 in one."""
+    """RFC 8414 §2, OpenID Connect Discovery §3 and CIBA Core §4 in one."""
     confidential = [method for method in AUTH_METHODS if method != "none"]
     algorithms = list(FOREIGN_ALGORITHMS)
     document: dict[str, object] = {
         "issuer": deployment.issuer,
         "authorization_endpoint": deployment.url("/authorize"),
         "device_authorization_endpoint": deployment.url("/device_authorization"),
+        "backchannel_authentication_endpoint": deployment.url("/bc-authorize"),
+        "backchannel_token_delivery_modes_supported": ["poll", "ping"],
+        "backchannel_user_code_parameter_supported": False,
         "pushed_authorization_request_endpoint": deployment.url("/par"),
         "require_pushed_authorization_requests": deployment.settings.tokens.require_pushed,
         "token_endpoint": deployment.url("/oauth/token" if deployment.settings.auth0.enabled else "/token"),
@@ -37,7 +40,7 @@ def server_document(deployment: Deployment) -> dict[str, object]:
         "scopes_supported": sorted(SCOPES | ADMIN_SCOPES),
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
-        "grant_types_supported": [*GRANT_TYPES, CLIENT_CREDENTIALS],
+        "grant_types_supported": [*GRANT_TYPES, BACKCHANNEL_GRANT, CLIENT_CREDENTIALS],
         "token_endpoint_auth_methods_supported": list(AUTH_METHODS),
         "token_endpoint_auth_signing_alg_values_supported": algorithms,
         "revocation_endpoint_auth_methods_supported": list(AUTH_METHODS),

@@ -19,8 +19,9 @@ from server.http.addresses import address_of, network_of
 from server.http.answers import json_answer
 from server.oauth import device, dpop, identity, service_accounts, tokens, wire
 from server.oauth.authorization_request import AuthorizationRequest, stored_request
+from server.oauth.backchannel import redeeming
 from server.oauth.clients import authentication
-from server.oauth.clients.rules import DEVICE_GRANT, is_same_software
+from server.oauth.clients.rules import BACKCHANNEL_GRANT, DEVICE_GRANT, is_same_software
 from server.oauth.exchange import exchange
 from server.oauth.exchange.recent import RepeatableRequest, RepeatedExchanges, question_of
 from server.oauth.parameters import Parameters
@@ -169,6 +170,7 @@ async def _answer(deployment: Deployment, issue: TokenGrant, asked: TokenRequest
         lifetime=settings.access_lifetime_alone if is_alone and not is_admin else settings.access_lifetime,
         auth_time=issue.auth_time if is_admin else None,
         is_strong=issue.is_strong and is_admin,
+        details=issue.details,
     )
     content: dict[str, object] = {
         "access_token": access_token,
@@ -180,6 +182,8 @@ async def _answer(deployment: Deployment, issue: TokenGrant, asked: TokenRequest
         content["refresh_token"] = issue.refresh_token
     if issue.refresh_expires_at is not None:  # draft-ietf-oauth-refresh-token-expiration
         content["refresh_token_expires_in"] = issue.refresh_expires_at - asked.now
+    if issue.details:  # RFC 9396 §7
+        content["authorization_details"] = [dict(one) for one in issue.details]
     if "openid" in issue.scopes:
         content["id_token"] = await identity.id_token(
             deployment,
@@ -239,7 +243,7 @@ async def _redeem(
                 redirect_uri=without_loopback_port(wanted.redirect_uri),
                 now=asked.now,
             )
-            refresh_token, lifetimes = None, _lifetimes(deployment)
+            refresh_token, lifetimes = None, deployment.refresh_lifetimes
             if "refresh_token" in asked.client.grant_types:
                 refresh_token = await refresh_tokens.issue_refresh_token(
                     redemption.transaction,
@@ -351,7 +355,7 @@ async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
     def admit(grant: Grant) -> None:
         spend_request(deployment, user_id=grant.user_id, client_id=grant.client_id)
 
-    presented, lifetimes = asked.form.require("refresh_token"), _lifetimes(deployment)
+    presented, lifetimes = asked.form.require("refresh_token"), deployment.refresh_lifetimes
     rotation = await refresh_tokens.rotate(
         deployment.database, presented, request=wanted, now=asked.now, lifetimes=lifetimes, admit=admit
     )
@@ -379,13 +383,6 @@ def _refresh_event(rotation: refresh_tokens.AcceptedRefresh, *, network: str) ->
     return replace(event, details={**event.details, **facts})
 
 
-def _lifetimes(deployment: Deployment) -> refresh_tokens.Lifetimes:
-    settings = deployment.settings.tokens
-    return refresh_tokens.Lifetimes(
-        absolute=settings.refresh_lifetime, idle=settings.refresh_idle_lifetime, grace=settings.refresh_grace
-    )
-
-
 def _event(kind: str, grant: Grant) -> Event:
     return Event(
         kind=kind,
@@ -399,6 +396,7 @@ _GRANTS: Final[dict[str, GrantHandler]] = {
     "authorization_code": _redeem_code,
     "refresh_token": refresh,
     DEVICE_GRANT: _redeem_device_code,
+    BACKCHANNEL_GRANT: redeeming.redeem,
     CLIENT_CREDENTIALS: service_accounts.issue_token,
     TOKEN_EXCHANGE: exchange.exchange,
 }

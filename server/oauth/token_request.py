@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -43,6 +43,7 @@ class TokenGrant:
     is_strong: bool = False  # likewise
     is_left_alone: bool = False  # the client will not use its refresh token
     asks_anew: bool = False  # it gets another token whenever it likes, so this one need not live long
+    details: tuple[Mapping[str, object], ...] = ()  # authorization details (RFC 9396 §2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ class AccessClaims:
     key_thumbprint: str | None = None
     auth_time: int | None = None
     is_strong: bool = False
+    details: object = None  # authorization details as they were signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class AccessTokenFacts:
     parent: str = ""
     auth_time: int | None = None
     is_strong: bool = False
+    details: tuple[Mapping[str, object], ...] = ()
 
 
 class _Verdicts:
@@ -111,12 +113,14 @@ def mint(
     parent: str = "",
     auth_time: int | None = None,
     is_strong: bool = False,
+    details: tuple[Mapping[str, object], ...] = (),
 ) -> tuple[str, int]:
     """An access token for the grant's client, and its lifetime in seconds (RFC 9068 §2.2).
 
     `actors` become the nested `act` (RFC 8693 §4.1), outermost first; `expires_at` can only shorten the lifetime, by
     default the operator's for access tokens. `parent` is the id of the token that this one is made from and ends with,
-    `auth_time` when its person signed in (RFC 9068 §2.2.1), `is_strong` whether with a passkey or several factors.
+    `auth_time` when its person signed in (RFC 9068 §2.2.1), `is_strong` whether with a passkey or several factors,
+    `details` what exactly it is for (RFC 9396 §9.1).
     """
     lifetime = lifetime or deployment.settings.tokens.access_lifetime
     if expires_at is not None:
@@ -133,6 +137,7 @@ def mint(
         parent=parent,
         auth_time=auth_time,
         is_strong=is_strong,
+        details=details,
     )
     return sign(deployment.keys, facts, now=now, expires_at=now + lifetime), lifetime
 
@@ -159,6 +164,8 @@ def sign(keys: KeyRing, facts: AccessTokenFacts, *, now: int, expires_at: int) -
         claims["auth_time"] = facts.auth_time
     if facts.is_strong:
         claims["amr"] = [_STRONG]
+    if facts.details:
+        claims["authorization_details"] = [dict(one) for one in facts.details]
     return jose.sign(claims, keys.signing.current(now), typ=TYPE)
 
 
@@ -263,7 +270,7 @@ async def read_claims(deployment: Deployment, token: str, *, now: int) -> Access
     claims = verdicts.get(key)
     if claims is None:
         try:
-            claims = await _read_signed(deployment, token, now=now)
+            claims = _access_claims(await read_signed(deployment, token, typ=TYPE, now=now), issuer=deployment.issuer)
         except jose.TokenMalformed as error:
             raise TokenRefused(str(error)) from error
         verdicts.remember(key, claims)
@@ -275,9 +282,10 @@ async def read_claims(deployment: Deployment, token: str, *, now: int) -> Access
     return claims
 
 
-async def _read_signed(deployment: Deployment, token: str, *, now: int) -> AccessClaims:
+async def read_signed(deployment: Deployment, token: str, *, typ: str, now: int) -> dict[str, object]:
+    """The claims of a JWT of this type that one of our own keys signed, expired or not. Raises TokenMalformed."""
     header = jose.unverified_header(token)
-    algorithm = jose.check_header(header, algorithms=(jose.SIGNING_ALGORITHM,), allowed=("alg", "kid", "typ"), typ=TYPE)
+    algorithm = jose.check_header(header, algorithms=(jose.SIGNING_ALGORITHM,), allowed=("alg", "kid", "typ"), typ=typ)
     kid = header.get("kid")
     if not isinstance(kid, str):
         raise jose.TokenMalformed("no kid")
@@ -288,7 +296,7 @@ async def _read_signed(deployment: Deployment, token: str, *, now: int) -> Acces
         key = jose.key_of(signing.verification(now), kid)
     if key is None:
         raise jose.TokenMalformed("unknown kid")
-    return _access_claims(jose.verified_claims(token, key, algorithm=algorithm), issuer=deployment.issuer)
+    return jose.verified_claims(token, key, algorithm=algorithm)
 
 
 def _access_claims(claims: Mapping[str, object], *, issuer: str) -> AccessClaims:
@@ -312,6 +320,7 @@ def _access_claims(claims: Mapping[str, object], *, issuer: str) -> AccessClaims
         key_thumbprint=_thumbprint(claims.get("cnf")),
         auth_time=jose.integer_claim(claims, "auth_time"),
         is_strong=claims.get("amr") == [_STRONG],
+        details=claims.get("authorization_details"),
     )
 
 

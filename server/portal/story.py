@@ -28,6 +28,12 @@ _IN_SENTENCE: Final = frozenset({"account", "provider", "items", "code", "scopes
 _AT_AGENT: Final = frozenset({"delegation_required", "account_required", "tool_not_offered"})
 _AT_ACCOUNT: Final = frozenset({"ciphertext_rejected", "upstream_unauthorized"})
 _AT_APPROVALS: Final = frozenset({"approval_required"})
+_OF_REQUESTS: Final = {  # a client's request, which is about no tool
+    "requested": "story.request_sent",
+    "given": "story.request_approved",
+    "refused": "story.request_denied",
+    "consumed": "story.request_used",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +215,9 @@ class Storyteller:
 
 def _sentence_name(event: Event) -> str:
     """The text that tells this event."""
+    family, _, what = event.kind.partition(".")
+    if family == "approval" and what in _OF_REQUESTS and "resource" in event.details:
+        return _OF_REQUESTS[what]
     if event.kind == "tool.called":
         if event.outcome != "ok":
             return "story.tool_refused" if event.outcome == "refused" else "story.tool_failed"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from typing import Any
 
 from auth0.authentication.get_token import GetToken
 from auth0_ai.authorizers.token_vault_authorizer import (
@@ -21,29 +20,12 @@ from auth0_ai.interrupts.token_vault_interrupt import TokenVaultInterrupt
 from auth0_api_python import ApiClient, ApiClientOptions
 from auth0_server_python.auth_server.server_client import ServerClient
 from auth0_server_python.auth_types import ConnectAccountOptions, StartInteractiveLoginOptions
-from auth0_server_python.store.abstract import AbstractDataStore
+from sdk_store import Store
 
 DOMAIN, REDIRECT, API = os.environ["DOMAIN"], os.environ["REDIRECT"], os.environ["API"]
 CLIENT = {"client_id": os.environ["CLIENT_ID"], "client_secret": os.environ["CLIENT_SECRET"]}
 API_CLIENT = {"client_id": os.environ["API_CLIENT_ID"], "client_secret": os.environ["CLIENT_SECRET"]}
 CONNECTION = "sign-in-with-slack"
-
-
-class Store(AbstractDataStore[Any]):
-    """In memory."""
-
-    def __init__(self) -> None:
-        super().__init__({"secret": "x" * 32})
-        self.kept: dict[str, Any] = {}
-
-    async def set(self, identifier: str, state: Any, remove_if_expires: bool = False, options: Any = None) -> None:
-        self.kept[identifier] = state
-
-    async def get(self, identifier: str, options: Any = None) -> Any:
-        return self.kept.get(identifier)
-
-    async def delete(self, identifier: str, options: Any = None) -> None:
-        self.kept.pop(identifier, None)
 
 
 async def browse(url: str) -> str:

@@ -219,7 +219,7 @@ def test_the_table_of_kinds_has_what_the_sources_name_and_nothing_else() -> None
             if isinstance(node, ast.Call) and ast.unparse(node.func) in {"OAuthError", "status_of"}:
                 kinds = [str(one.value) for one in node.args[:1] if isinstance(one, ast.Constant)]
                 assert set(kinds) <= set(errors.KINDS), path
-    put_together = {"request_not_supported", "request_uri_not_supported"}
+    put_together = {"request_uri_not_supported"}
     assert named - {""} == set(errors.KINDS) - put_together
 
 

@@ -24,8 +24,9 @@ from tests.support.harness import PASSWORD
 from tests.support.person import Person, session_token
 from tests.support.rooms.portal_room import Room, running_room
 from vault import users
-from vault.approvals import approvals
+from vault.approvals import approvals, requests
 from vault.approvals.approvals import ToolCall
+from vault.approvals.requests import AccessWish
 from vault.audit import audit
 from vault.notices import channels, outbox
 from vault.notices.channels import NoticeSettings
@@ -175,6 +176,34 @@ async def test_an_answered_question_is_not_sent_and_an_open_one_is(place: Place)
     (message,) = posted(place, user)
     assert message["title"] == "Zed asks for your approval: Post to Slack (alice)"
     assert SECRET not in json.dumps(message)
+
+
+async def test_a_clients_request_is_sent_as_long_as_it_can_be_answered(place: Place) -> None:
+    user, client, _ = await reached(place)
+    room, now = place.room, place.room.deployment.now()
+    wish = AccessWish(frozenset({"openid"}), f"{room.url}/mcp", SECRET[:20])
+    async with room.deployment.transaction() as transaction:
+        asked, _ = await requests.ask(
+            transaction,
+            room.deployment.keys,
+            wish=wish,
+            user_id=user.id,
+            client_id=client.id,
+            lifetime=3000,
+            ping_token=None,
+            now=now,
+        )
+        await audit.append(transaction, event_of(asked, "approval.requested"), now=now)
+    await outbox.enter(room.deployment.database, room.deployment.keys, due_at=due_at)
+    rows = await room.deployment.database.fetch(
+        "select expires_at - created_at as lifetime from notices where user_id = :id", {"id": user.id}
+    )
+    assert 2990 <= int(str(rows[0]["lifetime"])) <= 3000
+    await deliver(room.deployment)
+    (message,) = posted(place, user)
+    assert str(message["title"]).endswith("asks you to approve a request")
+    assert message["url"] == f"{room.url}/approvals/{asked.id}"
+    assert SECRET[:20] not in json.dumps(message)
 
 
 @pytest.mark.parametrize(

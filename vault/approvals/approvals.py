@@ -1,9 +1,9 @@
-"""Approvals: the person decides about one tool call with exactly these arguments.
+"""Approvals: the person decides about one tool call with exactly these arguments, or one request of a client.
 
 `pending -> approved | refused | expired -> consumed`. An approval is bound to the SHA-256 of the canonical JSON (RFC
 8785) of tool, arguments, account, client and user, lives for minutes, and lets one call through. The arguments are
 stored sealed and are shown to that person only. `vault.exchange` decides whether a call needs an approval; the server
-owns the page and the link.
+owns the page and the link. `vault.approvals.requests` keeps clients' requests here, which have no tool.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from vault.storage.database import SWEEP_BATCH, Reader, Row, Transaction, Value,
 
 ASK_LIFETIME = 600  # seconds the person has to decide
 USE_LIFETIME = 300  # seconds in which an approved call must arrive
+RELEASE = "token:release"  # stands for a tool where an exchange hands out the account's own token; no tool is called so
 MOST_OPEN = 20  # open questions from one agent to one person: people who are asked too often approve without reading
 
 _KEY = "approvals"
@@ -78,6 +79,14 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Ping:
+    """What a client is sent once its person has answered: the id of its request, under a token of its choice."""
+
+    auth_req_id: str = field(repr=False)
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Approval:
     """What the person is, or was, asked. `expires_at` ends the question or, once approved, the permission."""
 
@@ -96,6 +105,12 @@ class Approval:
     expires_at: int
     decided_at: int | None = None
     consumed_at: int | None = None
+    ping: Ping | None = field(repr=False, default=None)
+
+    @property
+    def is_request(self) -> bool:
+        """Whether a client asks for a token (`vault.approvals.requests`), not for a call of a tool."""
+        return not self.tool
 
     def status(self, now: int) -> str:
         """The state, or `expired` when it ended undecided or unused."""
@@ -144,23 +159,32 @@ async def ask(
     row = await transaction.fetch_one(_ASKED, {**_STATES, **asked, "now": now})
     if row is not None:
         return _approval(row, ring), False
-    row = await transaction.fetch_one(_OPEN, {**_STATES, **_which(principal, digest), "now": now})
-    if row is not None and integer(row, "open") >= MOST_OPEN:
+    if await count_open(transaction, user_id=principal.user_id, client_id=principal.client_id, now=now) >= MOST_OPEN:
         raise TemporarilyUnavailable(
             f"{MOST_OPEN} requests of this agent are already waiting for the person's answer, so this one wasn't sent.",
             retry_after=60,
             detail="too many open approvals",
         )
-    approval_id = new_id(24)
     payload = {"arguments": dict(call.arguments()), "provider": provider, "account": label, "scopes": sorted(scopes)}
-    facts: dict[str, Value] = {
-        **asked,
-        "id": approval_id,
-        "tool": call.tool,
-        "payload": _seal(ring, payload, approval_id=approval_id),
+    facts = asked | {"id": new_id(24), "tool": call.tool, "created_at": now, "expires_at": now + ASK_LIFETIME}
+    return await keep_question(transaction, ring, facts, payload=payload), True
+
+
+async def count_open(reader: Reader, *, user_id: str, client_id: str, now: int) -> int:
+    """How many questions of this agent wait for this person."""
+    which: dict[str, Value] = {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "now": now}
+    row = await reader.fetch_one(_OPEN, {**_STATES, **which})
+    return 0 if row is None else integer(row, "open")
+
+
+async def keep_question(
+    transaction: Transaction, ring: KeyRing, facts: Mapping[str, Value], *, payload: Mapping[str, object]
+) -> Approval:
+    """Store a new question; `facts` are its columns, but for the state and the payload, which is sealed here."""
+    row: dict[str, Value] = {
+        **facts,
+        "payload": _seal(ring, payload, approval_id=str(facts["id"])),
         "state": ApprovalState.PENDING.value,
-        "created_at": now,
-        "expires_at": now + ASK_LIFETIME,
         "decided_at": None,
         "consumed_at": None,
     }
@@ -168,9 +192,9 @@ async def ask(
         "insert into approvals (tenant, id, user_id, client_id, connection_id, tool, digest, payload, state, "
         "created_at, expires_at) values (:tenant, :id, :user_id, :client_id, :connection_id, :tool, :digest, "
         ":payload, :state, :created_at, :expires_at)",
-        facts,
+        row,
     )
-    return _approval(facts, ring), True
+    return _approval(row, ring)
 
 
 async def get(reader: Reader, ring: KeyRing, approval_id: str) -> Approval | None:
@@ -185,8 +209,13 @@ async def list_pending(reader: Reader, ring: KeyRing, user_id: str, *, now: int)
     return tuple(_approval(row, ring) for row in rows)
 
 
-async def decide(transaction: Transaction, approval_id: str, *, user_id: str, is_approved: bool, now: int) -> None:
-    """Record the person's answer, once. Raises TransitionRefused when already given, late, or not theirs."""
+async def decide(
+    transaction: Transaction, approval_id: str, *, user_id: str, is_approved: bool, now: int, kept_until: int = 0
+) -> None:
+    """Record the person's answer, once. Raises TransitionRefused when already given, late, or not theirs.
+
+    What was approved must come within minutes, or until `kept_until` if that is later.
+    """
     changed = await transaction.execute(
         "update approvals set state = :state, decided_at = :now, expires_at = :expires_at "
         "where tenant = :tenant and id = :id and user_id = :user_id and state = :pending and expires_at > :now",
@@ -196,12 +225,12 @@ async def decide(transaction: Transaction, approval_id: str, *, user_id: str, is
             "user_id": user_id,
             "pending": ApprovalState.PENDING.value,
             "state": (ApprovalState.APPROVED if is_approved else ApprovalState.REFUSED).value,
-            "expires_at": now + USE_LIFETIME,
+            "expires_at": max(now + USE_LIFETIME, kept_until),
             "now": now,
         },
     )
     if changed != 1:
-        raise TransitionRefused("this was already decided, or is older than ten minutes", detail="approval not pending")
+        raise TransitionRefused("this was already decided, or has expired", detail="approval not pending")
 
 
 async def consume(
@@ -272,7 +301,7 @@ def _approval(row: Row, ring: KeyRing) -> Approval:
     payload: object = json.loads(plain)
     if not _is_object(payload):
         raise StorageUnavailable("a stored approval cannot be read", detail="its payload is not an object")
-    arguments, scopes = payload.get("arguments"), payload.get("scopes")
+    arguments, scopes, ping = payload.get("arguments"), payload.get("scopes"), payload.get("ping")
     return Approval(
         id=approval_id,
         user_id=text(row, "user_id"),
@@ -289,6 +318,7 @@ def _approval(row: Row, ring: KeyRing) -> Approval:
         expires_at=integer(row, "expires_at"),
         decided_at=integer_or_none(row, "decided_at"),
         consumed_at=integer_or_none(row, "consumed_at"),
+        ping=Ping(str(ping.get("auth_req_id")), str(ping.get("token"))) if _is_object(ping) else None,
     )
 
 

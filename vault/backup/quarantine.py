@@ -69,6 +69,7 @@ _CLEARED = (  # all of a tenant
     "delete from refresh_tokens where tenant = :tenant",
     "delete from notices where tenant = :tenant",  # one may have been sent since
     "delete from approvals where tenant = :tenant",  # an approval may have been used since, a refusal forgotten
+    "delete from backchannel_pings where tenant = :tenant",
     "delete from standing_approvals where tenant = :tenant",  # revoked or used up since, perhaps
     "delete from approval_answers where tenant = :tenant",
 )

@@ -228,8 +228,9 @@ async def _spend_approval(
                 use := await _use_standing(transaction, request, held, call=call, now=now)
             ):
                 return f"standing approval {use.id}, call {use.used} of {use.per_day} today"
-        each = f"use of {words(scopes)}" if is_release else f"{call.tool} call"
-        text = f"The person approves each {each} ({what})."
+        text = f"The person approves each {call.tool} call ({what})."
+        if is_release:
+            text = f"The person approves each use of {words(scopes)} ({what})."
     raise ApprovalRequired(
         text,
         provider=request.provider,

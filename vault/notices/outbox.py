@@ -125,7 +125,7 @@ async def _rows(
         settings, channels = people[event.user_id]
         kind = KIND_OF_EVENT[event.kind]
         how = settings.how(kind)
-        lifetime = APPROVAL_LIFETIME if kind == "approval" else LIFETIME
+        lifetime = _lifetime(event, kind)
         if how == "off" or event.at + lifetime <= now:
             continue
         found += [
@@ -143,6 +143,14 @@ async def _rows(
             for channel in channels
         ]
     return found
+
+
+def _lifetime(event: Event, kind: str) -> int:
+    """Seconds in which it is worth sending: a question as long as it can be answered."""
+    until = event.details.get("until")
+    if kind != "approval":
+        return LIFETIME
+    return until - event.at if isinstance(until, int) else APPROVAL_LIFETIME
 
 
 async def list_due(reader: Reader, *, now: int) -> tuple[str, ...]:

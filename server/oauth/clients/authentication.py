@@ -17,6 +17,7 @@ from starlette.requests import Request
 
 from server.deployment import Deployment
 from server.http.addresses import address_of, counting_key
+from server.http.answers import too_often
 from server.oauth.clients import metadata_documents
 from server.oauth.clients.keys import keys_of
 from server.oauth.clients.rules import is_metadata_client
@@ -168,13 +169,14 @@ def check_rows(deployment: Deployment, client: Client, *, address: str) -> None:
         raise OAuthError(
             "too_many_requests",
             "too many requests from this address: try again later",
-            headers={"Retry-After": str(wait)},
+            headers=too_often(wait, limit=deployment.rows.limit, now=deployment.now()),
         )
 
 
 def is_for_us(deployment: Deployment, claims: dict[str, object]) -> bool:
     """§3 item 3: issuer or token endpoint; in a list, nothing but these."""
     ours = {deployment.public_url, f"{deployment.public_url}/", deployment.url("/token")}
+    ours.add(deployment.url("/bc-authorize"))  # OpenID CIBA Core 1.0 §7.1
     if deployment.settings.auth0.enabled:
         ours.add(deployment.url("/oauth/token"))
     match claims.get("aud"):

@@ -24,6 +24,7 @@ from vault.records import Client, ClientKind, format_scope, parse_scope
 
 AUTH_METHODS: Final = ("none", "client_secret_basic", "client_secret_post", "private_key_jwt")
 DEVICE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"  # RFC 8628 §3.4
+BACKCHANNEL_GRANT: Final = "urn:openid:params:grant-type:ciba"  # OpenID CIBA Core 1.0 §4; only by an operator's act
 GRANT_TYPES: Final = ("authorization_code", "refresh_token", DEVICE_GRANT, TOKEN_EXCHANGE)
 # What a client gets that names none. The device grant must be requested: it is the easiest to abuse against a person.
 USUAL_GRANT_TYPES: Final = ("authorization_code", "refresh_token")

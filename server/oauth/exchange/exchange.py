@@ -185,7 +185,7 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
     try:
         token = await exchange_upstream(request, vault=deployment.vault, now=asked.now)
     except ApprovalRequired as refusal:
-        raise await _asked(deployment, made, refusal, request.call) from refusal
+        raise await _ask_person(deployment, made, refusal, request.call) from refusal
     except VaultError as refusal:
         raise await as_answer(
             deployment, refusal, made.principal, client_name=asked.client.name, account=request.account
@@ -212,7 +212,7 @@ def _release_call(asked: TokenRequest) -> ToolCall:
     return ToolCall(approvals.RELEASE, lambda: {"scopes": wanted, "token": release.ReleasePolicy.FULL.value})
 
 
-async def _asked(
+async def _ask_person(
     deployment: Deployment, made: _Exchange, refusal: ApprovalRequired, call: ToolCall | None
 ) -> OAuthError:
     """Ask the person about this one exchange, where the account's own token goes out; elsewhere nobody can be asked."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from starlette.responses import Response
 
+from providers.definitions.catalog import Provider
 from server.connecting import approvals as approve
 from server.connecting import lookups
 from server.connecting import standing as standing_yes
@@ -17,15 +19,17 @@ from server.http.page_texts import text
 from server.portal import agents, texts
 from server.portal.access import access_saving
 from server.portal.approvals import standing
-from server.portal.approvals.asked_call import asked_call, target_words
+from server.portal.approvals.asked_call import Piece, asked_call, target_words
+from server.portal.approvals.asked_request import asked_request, permissions
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
-from vault import clients
+from vault import clients, connections
 from vault.approvals import approvals
-from vault.approvals.approvals import USE_LIFETIME, Approval
+from vault.approvals.approvals import RELEASE, USE_LIFETIME, Approval
 from vault.records import ApprovalState
 
 _ANSWERS: Final = frozenset({"allow", "deny", "cut_off", "standing"})
+_TOLD_APART: Final = frozenset({"approved", "consumed"})  # a client comes for the answer by itself
 _ICONS: Final = {"approved": "check", "consumed": "check", "refused": "cross", "expired": "clock"}  # of an answer
 
 
@@ -46,11 +50,12 @@ async def show(visit: OwnVisit) -> Response:
     approval = await _load(visit)
     status = approval.status(visit.deployment.now())
     if status != ApprovalState.PENDING.value:
+        name = f"request_{status}" if approval.is_request and status in _TOLD_APART else status
         return visit.page(
             "answered.html",
             {
                 "title": text(f"approval.{status}_title"),
-                "message": text(f"approval.{status}", minutes=USE_LIFETIME // 60),
+                "message": text(f"approval.{name}", minutes=USE_LIFETIME // 60),
                 "icon": _ICONS.get(status, "approvals"),
                 "waiting": visit.needs.approvals,
             },
@@ -111,27 +116,45 @@ async def _load(visit: OwnVisit) -> Approval:
         raise PageRefused("not_yours", refused.description, kind=refused.kind) from refused
 
 
+async def _permissions(visit: OwnVisit, approval: Approval, provider: Provider | None) -> list[tuple[str, str]]:
+    """What a token that goes out can do, each with its words: one of an account may have all that the account has."""
+    if approval.is_request:
+        return permissions(approval)
+    if approval.tool != RELEASE:
+        return []
+    held = await connections.get_connection(visit.deployment.database, approval.connection_id, user_id=approval.user_id)
+    scopes = set(approval.scopes) if held is None else {*approval.scopes, *held.scopes}
+    return [(scope, texts.scope_title(provider, scope)) for scope in sorted(scopes)]
+
+
 async def question(visit: OwnVisit, approval: Approval, *, known: Known | None = None) -> dict[str, object]:
     """A question for a template; without `known`, with the names that are at hand."""
     deployment = visit.deployment
     client = await clients.get_client(deployment.database, approval.client_id)
     provider = deployment.catalog.get(approval.provider)
     spec = deployment.tool(approval.tool)
-    title = texts.tool_title(spec, approval.tool)
-    if spec is None:
+    agent = approval.client_id if client is None else client.name or client.id
+    title = text("approval.a_request") if approval.is_request else texts.tool_title(spec, approval.tool)
+    if approval.is_request:
+        call = await asked_request(deployment, approval)
+    elif approval.tool == RELEASE:
+        call = replace(asked_call(title, approval.arguments), pieces=(Piece(text("approval.release"), None),))
+    elif spec is None:
         call = asked_call(title, approval.arguments)
     else:
         found = lookups.known_values(deployment, approval, spec) if known is None else known
         call = asked_call(title, approval.arguments, spec.presentation, found)
     return {
         "id": approval.id,
-        "agent": approval.client_id if client is None else client.name or client.id,
+        "agent": agent,
+        "is_request": approval.is_request,
+        "permissions": await _permissions(visit, approval, provider),
         "unverified": client is not None and texts.is_unverified(client),
         "tool": approval.tool,
         "title": title,
         "call": call,
         "destructive": spec is not None and spec.destructive,
-        "provider": approval.provider if provider is None else provider.title,
+        "provider": (agent if approval.is_request else approval.provider) if provider is None else provider.title,
         "provider_name": approval.provider,
         "account": approval.account,
         "ends_at": approval.expires_at,

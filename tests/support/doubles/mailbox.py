@@ -66,8 +66,10 @@ class Receiver:
     url: str
     posted: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])  # path, body
     status: int = 200
+    headers: dict[str, str] = field(default_factory=dict[str, str], repr=False)  # of the last one
 
     async def take(self, request: Request) -> Response:
+        self.headers = dict(request.headers)
         self.posted.append((request.url.path, await request.body()))
         return Response(status_code=self.status)
 

@@ -292,7 +292,7 @@ async def test_nothing_that_counts_once_is_left_of_a_backup(room: Room) -> None:
     await restored(room, path)
     cleared = {
         "sessions", "tickets", "handles", "refresh_tokens", "approvals", "standing_approvals", "approval_answers",
-        "intents", "replicas", "notices",
+        "intents", "replicas", "notices", "backchannel_pings",
     }  # fmt: skip
     for table in cleared:
         assert await room.database.fetch(f"select * from {table}") == [], table

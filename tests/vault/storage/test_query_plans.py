@@ -65,6 +65,7 @@ ALLOWED = {
     "update grants set revoked_at = :now, revoked_reason = :reason where tenant = :tenant and revoked_at": "as above",
     "delete from notices where tenant = :tenant": "as above",
     "delete from approvals where tenant = :tenant": "as above",
+    "delete from backchannel_pings where tenant = :tenant": "as above",
     "delete from standing_approvals where tenant = :tenant": "as above",
     "delete from approval_answers where tenant = :tenant": "as above",
     "delete from sessions where tenant = :tenant": "as above",

@@ -45,6 +45,7 @@ PUBLISHED = {
     "0016_passkeys.sql": "c5d490b7826a3e7590014e45c06724cb56eede29f6aad1865b4a8728b84e08ee",
     "0017_notices.sql": "deb5dfa8bc00e170c6e8cadb9914cd7721540617b1c003ebf34c348d05cedd30",
     "0018_standing_approvals.sql": "ea7650840820ca1c163cbac99e8b9aea4acddbac61a07cd159773413f78707a3",
+    "0019_backchannel_pings.sql": "5bf16c8c6a2114b67f3b5ce92d3cf1bd81cbfca55755a342495d6a2a9c087ea5",
 }
 PREVIOUS = "0.1.0"
 TAKES_AWAY = re.compile(r"\b(drop|rename|alter column|set not null|add constraint)\b")

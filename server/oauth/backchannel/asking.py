@@ -1,0 +1,110 @@
+"""The endpoint at which a client asks (OpenID CIBA Core 1.0 §7): checks, limits, and the question to the person."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.connecting.approvals import event_of
+from server.deployment import Deployment
+from server.http.answers import json_answer, too_often
+from server.oauth.backchannel.clients import check_may_ask
+from server.oauth.backchannel.hints import hinted_person
+from server.oauth.backchannel.redeeming import INTERVAL
+from server.oauth.backchannel.wishes import details_of, expiry_of, message_of, ping_token_of
+from server.oauth.clients import authentication
+from server.oauth.parameters import Parameters
+from server.oauth.resources import api_scopes, known_resource, named_resource, ordinary_scopes
+from server.oauth.rules import OAuthError, admin_resource, choose_scopes
+from server.oauth.wire import read_form
+from vault import limits
+from vault.approvals import requests
+from vault.approvals.requests import AccessWish
+from vault.audit import audit
+from vault.records import Client, Event, User, parse_scope
+from vault.refusals import ScopeRefused
+
+PER_CLIENT: Final = 600  # in a minute, whomever it asks; hints that name nobody count, too
+PER_PERSON_AND_CLIENT: Final = 5  # in a minute
+PER_PERSON: Final = 20  # in ten minutes, by all clients together
+MOST_DENIED: Final = 3  # in an hour: who is asked again and again says yes to be left alone
+_MINUTE: Final = 60
+_HOUR: Final = 3600
+
+
+async def ask(deployment: Deployment, request: Request) -> Response:
+    """POST /bc-authorize (§7.1, §7.3)."""
+    form = await read_form(request)
+    client = await authentication.authenticate(deployment, request, form)
+    check_may_ask(client)
+    await _count(deployment, f"ciba:{client.id}", limit=PER_CLIENT, window=_MINUTE)
+    if form.get("request") is not None:
+        raise OAuthError("request_not_supported", "request objects aren't supported")
+    wish = await _wish(deployment, form, client)
+    lifetime, ping_token = expiry_of(form), ping_token_of(form, client)
+    person = await hinted_person(deployment, form, client=client)
+    await _check_patience(deployment, client, person, resource=wish.resource)
+    now = deployment.now()
+    try:
+        async with deployment.transaction() as transaction:
+            approval, auth_req_id = await requests.ask(
+                transaction,
+                deployment.keys,
+                wish=wish,
+                user_id=person.id,
+                client_id=client.id,
+                lifetime=lifetime,
+                ping_token=ping_token,
+                now=now,
+            )
+            await audit.append(transaction, event_of(approval, "approval.requested"), now=now)
+    except ScopeRefused as refusal:
+        raise OAuthError("invalid_authorization_details", refusal.description) from refusal
+    return json_answer({"auth_req_id": auth_req_id, "expires_in": lifetime, "interval": INTERVAL})
+
+
+async def _wish(deployment: Deployment, form: Parameters, client: Client) -> AccessWish:
+    """The checks that need nobody, in order."""
+    asked = parse_scope(form.get("scope") or "")
+    if "openid" not in asked:
+        raise OAuthError("invalid_scope", "scope must include openid")
+    named = named_resource(deployment, form, client=client)
+    resource = await known_resource(deployment, named, client=client)
+    if resource == admin_resource(deployment.public_url):
+        raise OAuthError("invalid_target", "a person can't give access to the Admin API this way")
+    known = await api_scopes(deployment, resource)
+    scopes = choose_scopes(asked, client=client, api_scopes=known, ordinary=ordinary_scopes(deployment, resource))
+    return AccessWish(scopes, resource, message_of(form), details_of(form, client))
+
+
+async def _check_patience(deployment: Deployment, client: Client, person: User, *, resource: str) -> None:
+    """A person who is asked too often says yes without reading. Raises OAuthError."""
+    try:
+        await _count(deployment, f"ciba:{person.id}:{client.id}", limit=PER_PERSON_AND_CLIENT, window=_MINUTE)
+        await _count(deployment, f"ciba:person:{person.id}", limit=PER_PERSON, window=10 * _MINUTE)
+        denied = await requests.count_refused(
+            deployment.database, user_id=person.id, client_id=client.id, since=deployment.now() - _HOUR
+        )
+        if denied >= MOST_DENIED:
+            raise _too_often(deployment, f"the person denied {denied} requests of this client", MOST_DENIED, _HOUR)
+    except OAuthError:
+        details = {"code": "rate_limited", "resource": resource}
+        deployment.activity.note_refusal(
+            Event("approval.refused", outcome="refused", user_id=person.id, client_id=client.id, details=details)
+        )
+        raise
+
+
+async def _count(deployment: Deployment, bucket: str, *, limit: int, window: int) -> None:
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        if await limits.spend(transaction, bucket, limit=limit, window=window, now=now):
+            return
+    raise _too_often(deployment, "this client asks too often", limit, window)
+
+
+def _too_often(deployment: Deployment, why: str, limit: int, window: int) -> OAuthError:
+    headers = too_often(window, limit=limit, now=deployment.now())
+    return OAuthError("too_many_requests", f"{why}: try again later", headers=headers)

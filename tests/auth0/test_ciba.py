@@ -1,0 +1,163 @@
+"""CIBA as Auth0's SDKs spell it: the issuer with a slash, `audience`, JSON at /oauth/token, and each SDK itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from pathlib import Path
+
+import httpx2
+import jwt
+import pytest
+
+from server.oauth.backchannel.clients import DETAILS_TYPES
+from server.oauth.clients.rules import BACKCHANNEL_GRANT
+from tests.auth0.application import SECRET, Application
+from tests.auth0.tenant import API, GRANTS, Tenant, tenant
+from tests.auth0.test_python_sdks import PATIENCE, PYTHON
+from tests.conftest import unavailable
+from tests.support.foreign.foreign import driving, node
+from tests.support.harness import PASSWORD
+from tests.support.person import Person
+from tests.support.rooms.portal_room import Room
+from vault import apis, users
+from vault.approvals import approvals
+from vault.records import User
+
+PROGRAM = Path(__file__).parent / "ciba_program.py"
+
+
+async def asking(room: Room, http: httpx2.AsyncClient) -> Application:
+    grants = GRANTS | {BACKCHANNEL_GRANT}
+    return await Application.registered(
+        room, http, grant_types=grants, resources=(API, f"{room.url}/mcp"), metadata={"auth0": True}
+    )
+
+
+async def ask(application: Application, **changes: str) -> httpx2.Response:
+    hint = {"format": "iss_sub", "iss": f"{application.room.url}/", "sub": application.user.id}
+    form = {
+        **application.credentials,
+        "scope": "openid",
+        "login_hint": json.dumps(hint),
+        "binding_message": "Buy 3 shares",
+        "audience": "",
+        **changes,
+    }
+    return await application.http.post("/bc-authorize", data=form)
+
+
+async def decide(room: Room, person: Person, user: User, decision: str) -> None:
+    deployment = room.deployment
+    (asked,) = await approvals.list_pending(deployment.database, deployment.keys, user.id, now=deployment.now())
+    page = await person.open(f"/approvals/{asked.id}")
+    await person.submit(page, form="/approvals/", button=("decision", decision))
+
+
+@pytest.mark.parametrize(("decision", "error"), [("allow", None), ("deny", "access_denied")])
+async def test_the_wire_of_auth0_leads_to_the_approvals_page(
+    room: Room, application: Application, decision: str, error: str | None
+) -> None:
+    client = await asking(room, application.http)
+    async with room.deployment.transaction() as transaction:
+        await apis.add_api(transaction, API, name="Orders", now=room.deployment.now(), scopes=frozenset({"buy:stock"}))
+    asked = await ask(client, audience=API, scope="openid buy:stock unknown:scope")
+    assert asked.status_code == 200, asked.text
+    poll = {"grant_type": BACKCHANNEL_GRANT, **client.credentials, "auth_req_id": asked.json()["auth_req_id"]}
+    waiting = await client.http.post("/oauth/token", json=poll)
+    assert (waiting.status_code, waiting.json()["error"]) == (400, "authorization_pending")
+    await decide(room, client.person, client.user, decision)
+    answer = await client.http.post("/oauth/token", json=poll)
+    assert answer.json().get("error") == error
+    if error is None:
+        claims = jwt.decode(answer.json()["access_token"], options={"verify_signature": False})
+        assert (claims["aud"], claims["iss"]) == (API, f"{room.url}/")
+        assert answer.json()["scope"] == "buy:stock openid"
+
+
+async def test_an_empty_audience_counts_as_none(room: Room, application: Application) -> None:
+    assert (await ask(await asking(room, application.http))).status_code == 200
+    assert (await ask(application)).json()["error"] == "unauthorized_client"
+
+
+async def approve(person: Person) -> str:
+    """The person says yes to the one request that waits."""
+    listed = (await person.open("/approvals")).text
+    (path,) = set(re.findall(r'href="(/approvals/r[\w-]+)"', listed))
+    await person.submit(await person.open(path), form="/approvals/", button=("decision", "allow"))
+    return "approved"
+
+
+async def asking_client(place: Tenant) -> str:
+    made = await place.client(
+        "asker",
+        grant_types=GRANTS | {BACKCHANNEL_GRANT},
+        metadata={"auth0": True, DETAILS_TYPES: ["payment"]},
+    )
+    return made.id
+
+
+async def subject(place: Tenant) -> str:
+    found = await users.find_user(place.vault.deployment.database, "alice")
+    assert found is not None
+    return found.id
+
+
+@pytest.mark.group("sdks")
+async def test_the_python_sdks_ask_and_get_what_the_person_approved(tmp_path: Path) -> None:
+    if not PYTHON.exists():
+        unavailable("the SDKs need: make sdks")
+    async with tenant(tmp_path) as place, Person(place.vault.url, transport=place.way()) as person:
+        await person.sign_in("alice", PASSWORD)
+        environment = {
+            **os.environ,
+            "DOMAIN": place.domain,
+            "CLIENT_ID": await asking_client(place),
+            "CLIENT_SECRET": SECRET,
+            "SUBJECT": await subject(place),
+            "SSL_CERT_FILE": str(place.authority.authority),
+            "REQUESTS_CA_BUNDLE": str(place.authority.authority),
+        }
+        process = await asyncio.create_subprocess_exec(
+            str(PYTHON), "-W", "ignore", str(PROGRAM), env=environment,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        said = ""
+        async with asyncio.timeout(PATIENCE):
+            while line := (await process.stdout.readline()).decode().strip():
+                said = line
+                if line.startswith("{"):
+                    break
+                process.stdin.write(f"{await approve(person)}\n".encode())
+                await process.stdin.drain()
+            errors = (await process.stderr.read()).decode()
+            await process.wait()
+        assert process.returncode == 0, errors
+        found = json.loads(said)
+    assert found["before"] == "AuthorizationPendingInterrupt"
+    assert found["tool"] == [True, ["openid", "tools"]]
+    assert found["details"] == [{"type": "payment", "amount": "12.50"}]
+    assert found["again"] == "invalid_grant"
+
+
+@pytest.mark.group("node")
+async def test_the_javascript_sdk_asks_and_gets_what_the_person_approved(tmp_path: Path) -> None:
+    node()
+    async with tenant(tmp_path) as place, Person(place.vault.url, transport=place.way()) as person:
+        await person.sign_in("alice", PASSWORD)
+
+        async def go(url: str) -> str:
+            return f"https://app.example/{await approve(person)}"
+
+        alice = await subject(place)
+        program = ("auth0_ciba.mjs", place.domain, await asking_client(place), SECRET, alice)
+        trusting = {"NODE_EXTRA_CA_CERTS": str(place.authority.authority)}
+        async with driving(*program, folder=tmp_path, authorize=go, env=trusting) as application:
+            told = await application.answer()
+    assert (told["subject"], told["again"]) == (alice, "invalid_grant")
+    assert told["details"] == [{"type": "payment", "amount": "12.50"}]

@@ -1,0 +1,458 @@
+"""OpenID CIBA Core 1.0: a client asks its person in the background, who answers on the approvals' pages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, replace
+from html import unescape
+
+import httpx2
+import pytest
+
+from server.notifying import client_pings
+from server.notifying.client_pings import DELIVERY, ENDPOINT, send_pings
+from server.oauth.backchannel import asking
+from server.oauth.backchannel.clients import DETAILS_TYPES
+from server.oauth.clients.authentication import secret_hash
+from server.oauth.clients.rules import BACKCHANNEL_GRANT
+from server.oauth.rules import admin_resource
+from tests.oauth.rfcs.test_rfc9449 import proof
+from tests.support.doubles.mailbox import Receiver, running_receiver
+from tests.support.harness import PASSWORD, RunningVault
+from tests.support.rooms.oauth_world import GENEROUS, World, claims_of, error_of, vault_with
+from vault import clients
+from vault.audit import audit
+from vault.records import Client, ClientKind, Event, User
+
+SECRET = "s" * 43
+PAYMENT = {"type": "payment", "amount": {"value": "12.50", "currency": "EUR"}, "to": "Bakery"}
+Vault = tuple[RunningVault, httpx2.AsyncClient]
+
+
+@pytest.fixture(scope="module")
+async def vault(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Vault]:
+    sandbox = {"loopback_upstreams": True}  # where the receiver of pings is
+    async with vault_with(tmp_path_factory.mktemp("ciba"), sandbox=sandbox, **GENEROUS) as opened:
+        yield opened
+
+
+@dataclass
+class Asker:
+    """A confidential client that an operator allowed to ask, and the person whom it asks."""
+
+    world: World
+    client: Client
+    person: User
+
+    async def post(self, changes: Mapping[str, str | None] | None = None) -> httpx2.Response:
+        form: dict[str, str | None] = {
+            "client_id": self.client.id,
+            "client_secret": SECRET,
+            "scope": "openid tools",
+            "login_hint": self.person.id,
+            "binding_message": "Order 4711: 12,50 EUR",
+            **(changes or {}),
+        }
+        sent = {name: value for name, value in form.items() if value is not None}
+        return await self.world.http.post("/bc-authorize", data=sent)
+
+    async def ask(self, **changes: str | None) -> str:
+        answer = await self.post(changes)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["cache-control"] == "no-store"
+        return str(answer.json()["auth_req_id"])
+
+    async def poll(self, auth_req_id: str, *, headers: Mapping[str, str] | None = None, **more: str) -> httpx2.Response:
+        form = {"grant_type": BACKCHANNEL_GRANT, "client_id": self.client.id, "client_secret": SECRET}
+        return await self.world.token({**form, "auth_req_id": auth_req_id, **more}, headers=dict(headers or {}))
+
+    async def page(self) -> httpx2.Response:
+        """The page of the one question that is open."""
+        listed = await self.world.alice.open("/approvals")
+        (path,) = set(re.findall(r'href="(/approvals/r[\w-]+)"', listed.text))
+        return await self.world.alice.open(path)
+
+    async def answer(self, decision: str = "allow") -> httpx2.Response:
+        return await self.world.alice.submit(await self.page(), form="/approvals/", button=("decision", decision))
+
+    async def approved(self, **changes: str | None) -> str:
+        auth_req_id = await self.ask(**changes)
+        assert "Approved" in (await self.answer()).text
+        return auth_req_id
+
+    async def events(self, kind: str) -> list[Event]:
+        deployment = self.world.vault.deployment
+        await deployment.activity.settle()
+        found = await audit.list_events(deployment.database, user_id=self.person.id, limit=1000)
+        return [one for one in found if one.kind == kind]
+
+    async def other(self, **changes: object) -> Asker:
+        """Another client that asks the same person."""
+        return replace(self, client=await asker_client(self.world, **changes))
+
+
+async def asker_client(world: World, **changes: object) -> Client:
+    facts: dict[str, object] = {
+        "id": secrets.token_hex(8),
+        "kind": ClientKind.MANUAL,
+        "name": "Bakery bot",
+        "auth_method": "client_secret_post",
+        "secret_hash": secret_hash(SECRET),
+        "redirect_uris": (),
+        "grant_types": frozenset({BACKCHANNEL_GRANT, "refresh_token"}),
+        "created_at": world.now(),
+        "metadata": {DETAILS_TYPES: ["payment"]},
+        **changes,
+    }
+    made = Client(**facts)  # pyright: ignore[reportArgumentType]
+    async with world.vault.deployment.transaction() as transaction:
+        await clients.save_client(transaction, made)
+    return made
+
+
+@pytest.fixture
+async def asker(vault: Vault) -> AsyncGenerator[Asker]:
+    """With a person of its own: requests are counted by person."""
+    running, http = vault
+    user = await running.add_user(secrets.token_hex(6))
+    async with running.person() as person:
+        await person.sign_in(user.name, PASSWORD)
+        world = World(running, person, http)
+        yield Asker(world, await asker_client(world), user)
+
+
+def read(page: httpx2.Response) -> str:
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", page.text)).split())
+
+
+async def test_the_person_says_yes_on_another_device_and_the_client_gets_one_token(asker: Asker) -> None:
+    sent = await asker.post({"authorization_details": json.dumps([PAYMENT]), "requested_expiry": "120"})
+    found = sent.json()
+    assert (found["expires_in"], found["interval"]) == (120, 5)
+    waiting = await asker.poll(found["auth_req_id"])
+    assert (waiting.status_code, error_of(waiting)) == (400, "authorization_pending")
+    page = read(await asker.page())
+    for told in ("Bakery bot asks you to confirm: Order 4711: 12,50 EUR", "payment", "to: Bakery", "See your user ID"):
+        assert told in page, page
+    assert "Call this vault's tools" in page
+    done = read(await asker.answer())
+    assert "The agent learns of it by itself" in done
+    issued = await asker.poll(found["auth_req_id"])
+    assert issued.status_code == 200, issued.text
+    tokens = issued.json()
+    assert tokens["authorization_details"] == [PAYMENT]
+    assert "refresh_token" not in tokens
+    claims = claims_of(tokens["access_token"])
+    assert (claims["sub"], claims["client_id"]) == (asker.person.id, asker.client.id)
+    assert (claims["scope"], claims["authorization_details"]) == ("openid tools", [PAYMENT])
+    assert claims_of(tokens["id_token"])["aud"] == asker.client.id
+    assert await asker.world.probe(tokens["access_token"]) == 200
+    told = await asker.world.http.post(
+        "/introspect", data={"client_id": asker.client.id, "client_secret": SECRET, "token": tokens["access_token"]}
+    )
+    assert told.json()["authorization_details"] == [PAYMENT]
+    calls = {str(one.details["call"]) for kind in ("requested", "given", "consumed") for one in
+             await asker.events(f"approval.{kind}")}  # fmt: skip
+    assert len(calls) == 1, "one digest binds question, yes and token"
+    activity = read(await asker.world.alice.open("/activity"))
+    assert "You approved a request of Bakery bot" in activity
+    assert "Bakery bot got the access that you approved" in activity
+
+
+async def test_what_the_vault_offers_is_advertised(asker: Asker) -> None:
+    found = (await asker.world.http.get("/.well-known/openid-configuration")).json()
+    assert found["backchannel_authentication_endpoint"] == f"{asker.world.url}/bc-authorize"
+    assert found["backchannel_token_delivery_modes_supported"] == ["poll", "ping"]
+    assert BACKCHANNEL_GRANT in found["grant_types_supported"]
+
+
+async def test_a_denial_and_the_end_are_told_and_nothing_is_issued(asker: Asker) -> None:
+    denied = await asker.ask()
+    await asker.answer("deny")
+    for _ in range(2):
+        answer = await asker.poll(denied)
+        assert (answer.status_code, error_of(answer)) == (400, "access_denied")
+    late = await asker.ask(requested_expiry="60")
+    with asker.world.elapsed(60):
+        assert error_of(await asker.poll(late)) == "expired_token"
+        assert "Nothing to approve" in read(await asker.world.alice.open("/approvals"))
+    with asker.world.elapsed(59):
+        assert error_of(await asker.poll(late)) == "authorization_pending"
+    assert await asker.events("grant.created") == []
+
+
+async def test_a_yes_waits_until_the_announced_end_and_at_least_minutes(asker: Asker) -> None:
+    brief, long = await asker.approved(requested_expiry="30"), await asker.approved(requested_expiry="3000")
+    with asker.world.elapsed(299):
+        assert (await asker.poll(brief)).status_code == 200
+    with asker.world.elapsed(2999):
+        assert (await asker.poll(long)).status_code == 200
+    missed = await asker.approved(requested_expiry="30")
+    with asker.world.elapsed(301):
+        assert error_of(await asker.poll(missed)) == "expired_token"
+
+
+async def test_of_many_polls_at_once_exactly_one_gets_a_token_and_later_ones_none(asker: Asker) -> None:
+    auth_req_id = await asker.approved()
+    answers = await asyncio.gather(*(asker.poll(auth_req_id) for _ in range(8)))
+    assert sorted(one.status_code for one in answers) == [200] + [400] * 7
+    assert {error_of(one) for one in answers if one.status_code == 400} == {"invalid_grant"}
+    assert error_of(await asker.poll(auth_req_id)) == "invalid_grant"
+    assert len(await asker.events("grant.created")) == 1
+
+
+async def test_polling_too_fast_is_told_for_how_long_to_wait(asker: Asker) -> None:
+    auth_req_id = await asker.ask()
+    assert error_of(await asker.poll(auth_req_id)) == "authorization_pending"
+    hurried = await asker.poll(auth_req_id)
+    assert (hurried.status_code, error_of(hurried)) == (400, "slow_down")
+    assert (hurried.headers["retry-after"], hurried.json()["interval"]) == ("10", 10)
+    with asker.world.elapsed(5):
+        assert error_of(await asker.poll(auth_req_id)) == "authorization_pending"
+
+
+async def test_another_client_gets_nothing_for_an_auth_req_id(asker: Asker) -> None:
+    auth_req_id, other = await asker.approved(), await asker.other()
+    for wrong in (auth_req_id, "unknown", auth_req_id + "x"):
+        assert error_of(await other.poll(wrong)) == "invalid_grant"
+    assert (await asker.poll(auth_req_id)).status_code == 200
+
+
+async def test_another_person_can_not_answer(asker: Asker) -> None:
+    await asker.ask()
+    path = (await asker.page()).url.path
+    async with asker.world.vault.person() as other:
+        await other.sign_in("alice", PASSWORD)
+        assert (await other.open(path)).status_code == 403
+    assert (await asker.world.alice.open(path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"grant_types": frozenset({"refresh_token"})},
+        {"kind": ClientKind.DYNAMIC},
+        {"auth_method": "none", "secret_hash": None},
+    ],
+    ids=["no grant", "by itself", "public"],
+)
+async def test_only_a_confidential_client_that_an_operator_allowed_may_ask(
+    asker: Asker, changes: dict[str, object]
+) -> None:
+    other = await asker.other(**changes)
+    secret = None if "secret_hash" in changes else SECRET
+    assert error_of(await other.post({"client_secret": secret})) == "unauthorized_client"
+    assert error_of(await asker.post({"client_secret": "wrong"})) == "invalid_client"
+    assert (await asker.post()).status_code == 200
+
+
+async def test_nobody_registers_by_themselves_for_it(asker: Asker) -> None:
+    made = await asker.world.register(grant_types=["authorization_code", BACKCHANNEL_GRANT])
+    assert made["grant_types"] == ["authorization_code"]
+
+
+async def test_each_form_of_hint_names_the_person(asker: Asker) -> None:
+    issuer, subject = asker.world.url, asker.person.id
+    tokens = (await asker.poll(await asker.approved())).json()
+    for hint in (
+        f'{{ "format": "iss_sub", "iss": "{issuer}/", "sub": "{subject}" }}',
+        json.dumps({"format": "iss_sub", "iss": issuer, "sub": subject}, separators=(",", ":")),
+        asker.person.name,
+    ):
+        assert (await asker.post({"login_hint": hint})).status_code == 200, hint
+    answer = await asker.post({"login_hint": None, "id_token_hint": tokens["id_token"]})
+    assert answer.status_code == 200, answer.text
+
+
+async def test_hints_that_name_nobody_or_two_are_refused(asker: Asker) -> None:
+    other = await asker.other()
+    issued = (await asker.poll(await asker.approved())).json()["id_token"]
+    at = {"format": "iss_sub", "iss": asker.world.url, "sub": asker.person.id}
+    for changes, error in (
+        ({"login_hint": "nobody"}, "unknown_user_id"),
+        ({"login_hint": json.dumps(at | {"iss": "https://other.example/"})}, "unknown_user_id"),
+        ({"login_hint": json.dumps(at | {"format": "email"})}, "invalid_request"),
+        ({"login_hint": json.dumps(at | {"sub": 7})}, "invalid_request"),
+        ({"login_hint": "{"}, "invalid_request"),
+        ({"login_hint": None}, "invalid_request"),
+        ({"id_token_hint": issued}, "invalid_request"),
+        ({"login_hint": None, "login_hint_token": "token"}, "invalid_request"),
+        ({"login_hint": None, "id_token_hint": "a.b.c"}, "invalid_request"),
+    ):
+        assert error_of(await asker.post(changes)) == error, changes
+    assert error_of(await other.post({"login_hint": None, "id_token_hint": issued})) == "invalid_request"
+
+
+async def test_whoever_can_not_sign_in_is_not_asked_and_gets_no_client_a_token(asker: Asker) -> None:
+    auth_req_id = await asker.approved()
+    for is_disabled, status in ((True, 400), (False, 200)):
+        async with asker.world.vault.deployment.transaction() as transaction:
+            at = "update users set disabled_at = :at where id = :id"
+            await transaction.execute(at, {"at": 1 if is_disabled else None, "id": asker.person.id})
+        assert (await asker.post()).status_code == status
+        assert (await asker.poll(auth_req_id)).status_code == status
+
+
+async def test_each_fault_is_refused_and_the_same_request_without_it_is_not(asker: Asker) -> None:
+    for name, value, error in (
+        ("scope", "tools", "invalid_scope"),
+        ("scope", None, "invalid_scope"),
+        ("resource", "https://unknown.example", "invalid_target"),
+        ("binding_message", "x" * 65, "invalid_binding_message"),
+        ("binding_message", "two\nlines", "invalid_binding_message"),
+        ("binding_message", "grüß", "invalid_binding_message"),
+        ("requested_expiry", "0", "invalid_request"),
+        ("requested_expiry", "259201", "invalid_request"),
+        ("requested_expiry", "-5", "invalid_request"),
+        ("request", "a.b.c", "request_not_supported"),
+        ("authorization_details", "{}", "invalid_authorization_details"),
+        ("authorization_details", "[]", "invalid_authorization_details"),
+        ("authorization_details", '[{"type": "other"}]', "invalid_authorization_details"),
+        ("authorization_details", '[{"type": "payment"}, 7]', "invalid_authorization_details"),
+        ("authorization_details", '[{"type": "payment", "n": NaN}]', "invalid_authorization_details"),
+    ):
+        assert error_of(await asker.post({name: value})) == error, (name, value)
+    unsayable = '[{"type": "payment", "n": 123456789012345678901}]'
+    assert error_of(await asker.post({"authorization_details": unsayable})) == "invalid_authorization_details"
+    honest = {"binding_message": "A b+c-d_e.f,g:h#i 9", "requested_expiry": "259200"}
+    honest |= {"resource": f"{asker.world.url}/mcp", "authorization_details": '[{"type": "payment", "n": 7}]'}
+    assert (await asker.post(honest)).status_code == 200
+
+
+async def test_the_admin_api_can_not_be_asked_for(asker: Asker) -> None:
+    admin = admin_resource(asker.world.url)
+    other = await asker.other(resources=(admin, f"{asker.world.url}/mcp"))
+    assert error_of(await other.post({"resource": admin})) == "invalid_target"
+    assert (await other.post({"resource": f"{asker.world.url}/mcp"})).status_code == 200
+
+
+async def test_a_token_is_for_the_resource_that_the_person_saw(asker: Asker) -> None:
+    auth_req_id = await asker.approved(resource=f"{asker.world.url}/mcp")
+    other = await asker.poll(auth_req_id, resource=f"{asker.world.url}/sse")
+    assert error_of(other) == "invalid_target"
+    tokens = (await asker.poll(auth_req_id, resource=f"{asker.world.url}/mcp")).json()
+    assert claims_of(tokens["access_token"])["aud"] == f"{asker.world.url}/mcp"
+
+
+async def test_staying_signed_in_is_asked_for_and_never_with_details(asker: Asker) -> None:
+    scope = "openid offline_access tools"
+    tokens = (await asker.poll(await asker.approved(scope=scope))).json()
+    again = await asker.world.refresh(asker.client.id, tokens["refresh_token"], client_secret=SECRET)
+    assert again.status_code == 200, again.text
+    once = await asker.approved(scope=scope, authorization_details=json.dumps([PAYMENT]))
+    assert "refresh_token" not in (await asker.poll(once)).json()
+
+
+async def test_a_token_is_bound_to_the_key_that_the_client_proves(asker: Asker) -> None:
+    auth_req_id = await asker.approved()
+    shown = {"DPoP": proof(asker.world, "POST", "/token")}
+    tokens = (await asker.poll(auth_req_id, headers=shown)).json()
+    assert tokens["token_type"] == "DPoP"
+    assert await asker.world.probe(tokens["access_token"]) == 401
+
+
+async def test_floods_are_limited_by_person_and_client(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(asking.PER_PERSON_AND_CLIENT):
+        await asker.ask()
+    refused = await asker.post()
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "60"
+    assert refused.headers["x-ratelimit-limit"] == str(asking.PER_PERSON_AND_CLIENT)
+    assert int(refused.headers["x-ratelimit-reset"]) == asker.world.now() + 60
+    assert (await asker.events("approval.refused"))[0].details["code"] == "rate_limited"
+    other = await asker.other()
+    assert (await other.post()).status_code == 200, "another client has its own number"
+    monkeypatch.setattr(asking, "PER_PERSON", asking.PER_PERSON_AND_CLIENT + 1)
+    assert (await other.post()).status_code == 429, "together they have one, too"
+    monkeypatch.setattr(asking, "PER_CLIENT", 1)
+    guessing = await asker.other()
+    assert error_of(await guessing.post({"login_hint": "nobody"})) == "unknown_user_id"
+    assert (await guessing.post({"login_hint": "nobody"})).status_code == 429
+
+
+async def test_whoever_denied_a_client_again_and_again_is_left_alone_for_an_hour(asker: Asker) -> None:
+    for number in range(asking.MOST_DENIED):
+        assert (await asker.post()).status_code == 200, number
+        await asker.answer("deny")
+    assert (await asker.post()).status_code == 429
+    assert (await (await asker.other()).post()).status_code == 200
+    with asker.world.elapsed(3601):
+        assert (await asker.post()).status_code == 200
+
+
+async def test_cutting_the_client_off_ends_what_was_approved_and_not_used(asker: Asker) -> None:
+    approved, kept = await asker.approved(), await asker.other()
+    kept_id = await kept.approved()
+    await asker.ask()
+    assert (await asker.answer("cut_off")).status_code == 200
+    assert error_of(await asker.poll(approved)) == "expired_token"
+    assert (await kept.poll(kept_id)).status_code == 200
+
+
+@pytest.fixture(scope="module")
+async def receiver() -> AsyncGenerator[Receiver]:
+    async with running_receiver() as running:
+        yield running
+
+
+async def pinged(asker: Asker, receiver: Receiver) -> Asker:
+    receiver.posted.clear()
+    receiver.status = 204
+    address = f"{receiver.url}/{secrets.token_hex(4)}"
+    return await asker.other(metadata={DELIVERY: "ping", ENDPOINT: address})
+
+
+@pytest.mark.parametrize("decision", ["allow", "deny"])
+async def test_a_client_that_wants_it_is_told_once_that_the_person_answered(
+    asker: Asker, receiver: Receiver, decision: str
+) -> None:
+    told, deployment = await pinged(asker, receiver), asker.world.vault.deployment
+    auth_req_id = await told.ask(client_notification_token="bearer-of-the-client")
+    assert await send_pings(deployment) == 0, "nobody answered yet"
+    await told.answer(decision)
+    assert await send_pings(deployment) == 1
+    ((path, body),) = receiver.posted
+    assert path == str(told.client.metadata[ENDPOINT]).removeprefix(receiver.url)
+    assert json.loads(body) == {"auth_req_id": auth_req_id}
+    assert receiver.headers["authorization"] == "Bearer bearer-of-the-client"
+    assert await send_pings(deployment) == 0
+    assert (await told.poll(auth_req_id)).status_code == (200 if decision == "allow" else 400)
+
+
+async def test_what_was_not_taken_is_sent_again_until_the_client_was_here(asker: Asker, receiver: Receiver) -> None:
+    told, deployment = await pinged(asker, receiver), asker.world.vault.deployment
+    auth_req_id = await told.ask(client_notification_token="t")
+    await told.answer()
+    receiver.status = 503
+    assert await send_pings(deployment) == 0
+    assert await send_pings(deployment) == 0
+    assert len(receiver.posted) == 1, "not at once again"
+    with asker.world.elapsed(11):
+        assert await send_pings(deployment) == 0
+    assert len(receiver.posted) == 2
+    assert (await told.poll(auth_req_id)).status_code == 200
+    with asker.world.elapsed(3600):
+        await send_pings(deployment)
+    assert len(receiver.posted) == 2
+
+
+async def test_a_client_that_is_told_must_name_its_token(asker: Asker, receiver: Receiver) -> None:
+    told = await pinged(asker, receiver)
+    for token in (None, "a b", "x" * 1025):
+        assert error_of(await told.post({"client_notification_token": token})) == "invalid_request"
+    assert (await told.post({"client_notification_token": "t"})).status_code == 200
+
+
+async def test_no_client_is_told_at_an_address_in_a_private_network(
+    asker: Asker, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = await asker.other(metadata={DELIVERY: "ping", ENDPOINT: "https://10.1.2.3/ping"})
+    await told.ask(client_notification_token="t")
+    await told.answer()
+    with caplog.at_level("WARNING", client_pings.logger.name):
+        assert await send_pings(asker.world.vault.deployment) == 0
+    assert [getattr(one, "code", "") for one in caplog.records] == ["address"]

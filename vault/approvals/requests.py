@@ -1,0 +1,228 @@
+"""Requests of clients that wait for the person's yes (OpenID CIBA Core 1.0): approvals that are worth one token.
+
+A request is an approval without a tool and a connection. Its id is a hash of the `auth_req_id`, which only the client
+holds. Nothing is remembered from one request to the next: each is a question of its own. `server.oauth.backchannel`
+takes them in and issues the token; writing functions record no event.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeGuard
+
+import rfc8785
+
+from vault.approvals import approvals
+from vault.approvals.approvals import MOST_OPEN, Approval
+from vault.keys.key_ring import KeyRing
+from vault.records import TENANT, ApprovalState, format_scope, parse_scope
+from vault.refusals import ScopeRefused, TemporarilyUnavailable
+from vault.storage.database import SWEEP_BATCH, Reader, Transaction, Value, integer, text
+
+PING_HELD: Final = 60  # seconds; more than sending takes
+PING_BACKOFF: Final = (10, 30, 120, 600)  # seconds after each failure; then the client has to poll
+
+_CONSUME: Final = """
+    update approvals set state = :consumed, consumed_at = :now
+    where tenant = :tenant and id = :id and client_id = :client_id and tool = :none and state = :approved
+        and expires_at > :now
+"""
+_VOID: Final = """
+    update approvals set expires_at = :now
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and tool = :none
+        and state in (:pending, :approved) and expires_at > :now
+"""
+_VOID_ALL: Final = """
+    update approvals set expires_at = :now
+    where tenant = :tenant and user_id = :user_id and tool = :none and state in (:pending, :approved)
+        and expires_at > :now
+"""
+_REFUSED: Final = """
+    select count(*) as n from approvals where tenant = :tenant and user_id = :user_id and client_id = :client_id
+    and tool = :none and state = :refused and decided_at > :since
+"""
+_TAKE: Final = """
+    update backchannel_pings set attempts = attempts + 1, due_at = :held
+    where tenant = :tenant and due_at <= :now and approval_id in (
+        select approval_id from backchannel_pings where tenant = :tenant and due_at <= :now order by due_at limit :batch
+    )
+    returning approval_id, attempts
+"""
+_DUE: Final = "select approval_id from backchannel_pings where tenant = :tenant and due_at <= :now limit 1"
+_STATES: Final[Mapping[str, Value]] = {"none": "", **{state.value: state.value for state in ApprovalState}}
+
+
+@dataclass(frozen=True, slots=True)
+class AccessWish:
+    """What a client asks the person for: a token with these scopes for this resource, and for what purpose.
+
+    `details` are the authorization details (RFC 9396), JSON objects.
+    """
+
+    scopes: frozenset[str]
+    resource: str
+    message: str = ""
+    details: tuple[Mapping[str, object], ...] = field(default=())
+
+    def arguments(self) -> dict[str, object]:
+        """As the person sees it, and as it is bound."""
+        found: dict[str, object] = {"scope": format_scope(self.scopes), "resource": self.resource}
+        if self.message:
+            found["binding_message"] = self.message
+        if self.details:
+            found["authorization_details"] = [dict(one) for one in self.details]
+        return found
+
+
+def wish_of(approval: Approval) -> AccessWish:
+    """What was asked."""
+    given = approval.arguments
+    details = given.get("authorization_details")
+    return AccessWish(
+        scopes=parse_scope(str(given.get("scope", ""))),
+        resource=str(given.get("resource", "")),
+        message=str(given.get("binding_message", "")),
+        details=tuple(one for one in details if _is_object(one)) if _is_list(details) else (),
+    )
+
+
+def approval_id_of(auth_req_id: str) -> str:
+    """The id of the approval: nobody who sees it can poll."""
+    digest = hashlib.sha256(b"auth_req_id " + auth_req_id.encode("utf-8", "replace")).digest()
+    return "r" + urlsafe_b64encode(digest[:24]).decode()
+
+
+async def ask(
+    transaction: Transaction,
+    ring: KeyRing,
+    *,
+    wish: AccessWish,
+    user_id: str,
+    client_id: str,
+    lifetime: int,
+    ping_token: str | None,
+    now: int,
+) -> tuple[Approval, str]:
+    """Store a request for its person; with the `auth_req_id`, which is stored only if the client wants to be told.
+
+    Raises TemporarilyUnavailable when the client has `MOST_OPEN` open questions to this person, tools' calls included.
+    """
+    if await approvals.count_open(transaction, user_id=user_id, client_id=client_id, now=now) >= MOST_OPEN:
+        raise TemporarilyUnavailable(
+            f"{MOST_OPEN} requests of this client already wait for the person's answer, so this one wasn't sent.",
+            retry_after=60,
+            detail="too many open approvals",
+        )
+    auth_req_id = secrets.token_urlsafe(32)
+    payload: dict[str, object] = {"arguments": wish.arguments(), "scopes": sorted(wish.scopes)}
+    payload |= {"provider": "", "account": ""}
+    if ping_token is not None:
+        payload["ping"] = {"auth_req_id": auth_req_id, "token": ping_token}
+    facts: dict[str, Value] = {
+        "tenant": TENANT,
+        "id": approval_id_of(auth_req_id),
+        "user_id": user_id,
+        "client_id": client_id,
+        "connection_id": "",
+        "tool": "",
+        "digest": _digest(wish, user_id=user_id, client_id=client_id),
+        "created_at": now,
+        "expires_at": now + lifetime,
+    }
+    return await approvals.keep_question(transaction, ring, facts, payload=payload), auth_req_id
+
+
+async def find(reader: Reader, ring: KeyRing, auth_req_id: str, *, client_id: str) -> Approval | None:
+    """The request of this client, in any state, for about a day after its end."""
+    found = await approvals.get(reader, ring, approval_id_of(auth_req_id))
+    return found if found is not None and found.is_request and found.client_id == client_id else None
+
+
+async def consume(transaction: Transaction, approval: Approval, *, now: int) -> bool:
+    """Spend the person's yes on one token: True for one of any number of contenders."""
+    which = {"tenant": TENANT, "id": approval.id, "client_id": approval.client_id, "now": now}
+    return await transaction.execute(_CONSUME, {**_STATES, **which}) == 1
+
+
+async def void(transaction: Transaction, *, user_id: str, client_id: str | None, now: int) -> None:
+    """End the open and unused requests to a person, of one client or of all: they die with what they were let in by."""
+    which: dict[str, Value] = {**_STATES, "tenant": TENANT, "user_id": user_id, "now": now}
+    if client_id is None:
+        await transaction.execute(_VOID_ALL, which)
+    else:
+        await transaction.execute(_VOID, which | {"client_id": client_id})
+
+
+async def count_refused(reader: Reader, *, user_id: str, client_id: str, since: int) -> int:
+    """How many requests of this client the person denied lately."""
+    which = {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "since": since}
+    row = await reader.fetch_one(_REFUSED, {**_STATES, **which})
+    return 0 if row is None else integer(row, "n")
+
+
+# Telling the client (§10.2)
+
+
+@dataclass(frozen=True, slots=True)
+class DuePing:
+    """An answer to tell a client about; `attempts` counts this one."""
+
+    approval_id: str
+    attempts: int
+
+
+async def note_ping(transaction: Transaction, approval: Approval, *, now: int) -> None:
+    """The person answered: the client is to be told, if it wants that."""
+    if approval.ping is not None:
+        await transaction.execute(
+            "insert into backchannel_pings (tenant, approval_id, attempts, due_at) values (:tenant, :id, 0, :now)"
+            " on conflict (tenant, approval_id) do nothing",
+            {"tenant": TENANT, "id": approval.id, "now": now},
+        )
+
+
+async def is_ping_due(reader: Reader, *, now: int) -> bool:
+    """Whether there is anything to take."""
+    return await reader.fetch_one(_DUE, {"tenant": TENANT, "now": now}) is not None
+
+
+async def take_pings(transaction: Transaction, *, now: int) -> tuple[DuePing, ...]:
+    """What is due, held by this process until it was sent; what it does not settle is due again."""
+    which: dict[str, Value] = {"tenant": TENANT, "now": now, "held": now + PING_HELD, "batch": SWEEP_BATCH}
+    rows = await transaction.fetch(_TAKE, which)
+    return tuple(DuePing(text(row, "approval_id"), integer(row, "attempts")) for row in rows)
+
+
+async def settle_ping(transaction: Transaction, ping: DuePing, *, was_told: bool, now: int) -> None:
+    """Forget it once the client was told or was tried too often; otherwise try again later."""
+    which: dict[str, Value] = {"tenant": TENANT, "id": ping.approval_id}
+    if was_told or ping.attempts > len(PING_BACKOFF):
+        await transaction.execute("delete from backchannel_pings where tenant = :tenant and approval_id = :id", which)
+        return
+    await transaction.execute(
+        "update backchannel_pings set due_at = :due_at where tenant = :tenant and approval_id = :id",
+        which | {"due_at": now + PING_BACKOFF[ping.attempts - 1]},
+    )
+
+
+def _digest(wish: AccessWish, *, user_id: str, client_id: str) -> bytes:
+    bound: dict[str, object] = {"client": client_id, "request": wish.arguments(), "user": user_id}
+    try:
+        return hashlib.sha256(rfc8785.dumps(bound)).digest()  # pyright: ignore[reportArgumentType] -- checked by dumps
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+        raise ScopeRefused(
+            "These details can't be shown to the person exactly as they are: use plain text and smaller numbers.",
+            missing=frozenset(),
+        ) from error
+
+
+def _is_object(value: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(value, dict)
+
+
+def _is_list(value: object) -> TypeGuard[list[object]]:
+    return isinstance(value, list)
