@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
-from server.connecting.approvals import approval_link
+from server.connecting import approvals as questions
 from server.connecting.telling import plain
 from server.deployment import Deployment
 from server.oauth import identity, tokens
@@ -220,7 +220,8 @@ async def _ask_person(
     policy = release.policy_of(client, provider=refusal.provider, connection_id=refusal.connection_id)
     if call is None or policy is not release.ReleasePolicy.FULL:
         return told_error(told)
-    link, _ = await approval_link(deployment, principal=made.principal, refusal=refusal, call=call)
+    asked, _ = await questions.ask(deployment, principal=made.principal, refusal=refusal, call=call)
+    link = questions.link_of(deployment, asked)
     if link is None:
         return OAuthError("refused_by_person", "the person denied this a moment ago", members=told.members)
     return OAuthError(
