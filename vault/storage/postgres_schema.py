@@ -63,7 +63,7 @@ async def upgrade(
     Raises StorageUnavailable for a schema that this program cannot use, and asyncpg's errors.
     """
     applied, found = await _examine(working)
-    if applied >= len(schema_files()) and not _missing_indexes(found):
+    if applied >= len(schema_files()) and not _missing_indexes(found) and not schema_shape.dropped_indexes(found):
         return found  # nothing is written or locked
     async with borrow() as locking, _turn(locking):
         applied, found = await _examine(working)  # another process may have been first
@@ -72,6 +72,8 @@ async def upgrade(
             _, found = await _examine(working)
         for statement in _missing_indexes(found):
             await _build(working, statement, is_pooled=is_pooled)
+        for name in schema_shape.dropped_indexes(found):
+            await _change(working, f"drop index concurrently if exists {name}", is_pooled=is_pooled)
         _, found = await _examine(working)
     return found
 
@@ -188,10 +190,15 @@ async def _build(connection: DriverConnection, statement: str, *, is_pooled: boo
     name = schema_shape.index_name(statement)
     if await connection.fetchval(_BROKEN, name):  # of an interrupted build
         await connection.execute(f"drop index concurrently if exists {name}", timeout=PATIENT_TIMEOUT)
+    await _change(connection, statement.replace("index ", "index concurrently ", 1), is_pooled=is_pooled)
+
+
+async def _change(connection: DriverConnection, statement: str, *, is_pooled: bool) -> None:
+    """Build or drop concurrently: waits for running transactions while others write."""
     if not is_pooled:
-        await connection.execute("set lock_timeout = 0")  # it waits for running transactions while others write
+        await connection.execute("set lock_timeout = 0")
     try:
-        await connection.execute(statement.replace("index ", "index concurrently ", 1), timeout=PATIENT_TIMEOUT)
+        await connection.execute(statement, timeout=PATIENT_TIMEOUT)
     finally:
         if not is_pooled:
             await _end(connection, "reset lock_timeout")

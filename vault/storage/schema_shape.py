@@ -28,6 +28,7 @@ BOOKKEEPING = (
 )
 
 _INDEX = re.compile(r"create (?:unique )?index (?P<name>[a-z_]+)\s+on (?P<table>[a-z_.]+)")
+_DROPPED = re.compile(r"drop index (?P<name>[a-z_]+)")
 _NAMED = 6  # missing things that an error names
 _BOOKS = ("schema_versions", "schema_migrations")  # created by the drivers, in no file
 
@@ -145,7 +146,7 @@ def pending_files(
     """The files after `applied`, each with its statements for the transaction.
 
     An index on an existing table is left to `missing_indexes`: building it may take long, and blocking other processes
-    meanwhile would fail their calls.
+    meanwhile would fail their calls. One that goes is left to `dropped_indexes`, for after that.
     """
     known = {line.removeprefix("table ") for line in expected_shape(applied, keys=False) if line.startswith("table ")}
     return tuple(
@@ -154,7 +155,20 @@ def pending_files(
     )
 
 
+def dropped_indexes(found: Shape) -> tuple[str, ...]:
+    """Names of indexes that a file drops and that are still there, or there again.
+
+    Drop them once no index is missing, for others may read by them until then. No program needs to know: an older one
+    that starts later only builds its own again.
+    """
+    names = {line.partition("index ")[2].partition(" ")[0] for line in found if _is_index(line)}
+    return tuple(sorted(names & _dropped_names()))
+
+
 def _index_table(statement: str) -> str | None:
+    """The table of the index that a statement builds or drops."""
+    if match := _DROPPED.match(statement):
+        statement = _index_statements()[match["name"]]
     match = _INDEX.match(statement)
     return None if match is None else match["table"]
 
@@ -172,6 +186,12 @@ def _index_statements() -> Mapping[str, str]:
             if match := _INDEX.match(statement):
                 found[match["name"]] = statement
     return found
+
+
+@cache
+def _dropped_names() -> frozenset[str]:
+    matches = (_DROPPED.match(one) for file in schema_files() for one in (*file.vault, *file.keys))
+    return frozenset(match["name"] for match in matches if match)
 
 
 def _is_index(line: str) -> bool:

@@ -98,9 +98,10 @@ def _upgrade(connection: sqlite3.Connection, *, prefix: str) -> schema_shape.Sha
             raise
         _, found = _examine(connection, prefix)
     wanted = schema_shape.expected_shape(len(schema_files()), keys=bool(prefix))
-    if building := schema_shape.missing_indexes(found, wanted):
-        for statement in building:
-            connection.execute(statement)  # separately: others write in between
+    building, dropping = schema_shape.missing_indexes(found, wanted), schema_shape.dropped_indexes(found)
+    for statement in (*building, *(f"drop index if exists {name}" for name in dropping)):
+        connection.execute(statement)  # separately: others write in between
+    if building or dropping:
         _, found = _examine(connection, prefix)
     return found  # a start that stops here has written nothing
 

@@ -89,3 +89,17 @@ async def test_a_rare_tool_is_looked_for_in_bounded_steps(database: Database) ->
     assert first.before == 2
     second = await search.search(database, USER, EventFilter(tool="rare"), limit=50, before=first.before)
     assert ([event.sequence for event in second.events], second.before) == ([1], None)
+
+
+async def test_a_rare_agent_is_looked_for_among_a_bounded_number_of_entries(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "ENTRIES", 20)
+    await record(database, call(client_id="rare"), *(call() for _ in range(20)), at=START)
+    wanted = EventFilter(client_id="rare")
+    first = await search.search(database, USER, wanted, limit=50)
+    assert (first.events, first.before) == ((), 2)
+    second = await search.search(database, USER, wanted, limit=50, before=first.before)
+    assert ([event.sequence for event in second.events], second.before) == ([1], None)
+    everything = await search.search(database, USER, EventFilter(), limit=50)  # the index leads to each of these
+    assert (len(everything.events), everything.before) == (21, None)
