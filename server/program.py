@@ -5,21 +5,24 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from typing import Final
+
+from server.runtime.garbage import put_off
+from server.runtime.lean_sdk import load_lean
 
 _WAITED_FOR: Final = frozenset({"serve", "stdio"})
 
 
 def main() -> None:
     """Run the program."""
-    gc.set_threshold(50_000, 50, 100)  # loaded objects stay: scanning them for garbage costs a tenth of a start
+    put_off()
     if _WAITED_FOR.isdisjoint(sys.argv[1:2]):
         from server.cli import main as run
 
         run()
         return
+    load_lean()
     from server.commands import serve, stdio
     from server.terminal.context import command
     from server.terminal.root import make_app

@@ -186,7 +186,7 @@ class _Opening:
         from server.lifecycle.maintenance import upkeep
         from server.mcp.local_owner import local_principal
         from server.mcp.sdk_calls import open_vault, read_choice
-        from server.runtime.serving import tune
+        from server.runtime.garbage import tune
 
         options = self._options
         async with (

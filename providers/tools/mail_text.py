@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Iterator, Mapping, Sequence
-from email.message import EmailMessage
-from email.policy import SMTP
 from html.parser import HTMLParser
 from typing import Final
 
@@ -69,6 +67,9 @@ def compose(
     *, to: Sequence[str], cc: Sequence[str], bcc: Sequence[str], subject: str, text: str, in_reply_to: str | None
 ) -> bytes:
     """A plain message for RFC 5322; the server adds sender and date."""
+    from email.message import EmailMessage  # not at a start: these take a hundredth of it
+    from email.policy import SMTP
+
     message = EmailMessage(policy=SMTP)
     for name, addresses in (("To", to), ("Cc", cc), ("Bcc", bcc)):
         if addresses:

@@ -127,7 +127,7 @@ async def _until_told(companion: Companion, app: DeferredApp, deployment: Deploy
     """
     from server.app import HEAD_START
     from server.lifecycle.loopback import Holder
-    from server.runtime.serving import tune
+    from server.runtime.garbage import tune
 
     server = deployment.settings.server
     told = asyncio.Event()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -16,6 +17,8 @@ from server.terminal.context import Setup, complain, fail, note, say, words_of_r
 if TYPE_CHECKING:
     from server.bridge.access import Access
     from server.bridge.background_sign_in import SignInProcess
+
+_SETTLED: Final = 5.0  # seconds after which a bridge has loaded everything
 
 
 def stdio(
@@ -140,11 +143,13 @@ async def bridge(setup: Setup, wish: BridgeOptions) -> None:
             return
         from server.bridge.relay import Relay
         from server.bridge.remote import RemoteClient
+        from server.runtime.garbage import tune
 
         async with (
             access.open(_sign_in_process(setup, wish, resource=vault.resource)),
             RemoteClient(vault, access) as remote,
         ):
+            asyncio.get_running_loop().call_later(_SETTLED, tune)  # not while the client waits
             await Relay(vault, remote).run()
 
 

@@ -35,6 +35,7 @@ from vault.upstream import RotationMode
 
 INTERVAL: Final = 30.0  # seconds
 HEAD_START: Final = 1.0  # seconds
+ANSWERS_FIRST: Final = 1.0  # seconds for clients of a program that has just started, before the other steps
 SWEEP_EVERY: Final = 600.0  # seconds
 NOTICES_EVERY: Final = 5.0  # seconds: an approval waits for ten minutes only
 SHED_EVERY: Final = 120.0  # seconds
@@ -80,6 +81,7 @@ async def _work(deployment: Deployment, settled: asyncio.Event, presence: Upkeep
         with suppress(TimeoutError):
             async with asyncio.timeout(HEAD_START):
                 await settled.wait()
+        await asyncio.sleep(ANSWERS_FIRST)
         for step in (*STEPS, _scrub_step(deployment), presence):
             group.create_task(_repeat(deployment, (step,)))
         group.create_task(_repeat(deployment, SHED))

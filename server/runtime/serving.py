@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import importlib.util
 import logging
 import socket
@@ -79,13 +78,6 @@ class Listener:
         while not self._server.started and not serving.done():  # noqa: ASYNC110 -- uvicorn has no event for it
             await asyncio.sleep(_POLL)
         self.started.set()
-
-
-def tune() -> None:
-    """After everything is imported and open: keep it out of garbage collection (which causes long pauses)."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
 
 
 def warn_if_slow() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import uvloop
 
 from server.app import build_app, open_deployment
-from server.runtime.serving import Listener, tune
+from server.runtime.garbage import tune
+from server.runtime.serving import Listener
 from tests.bench.vaulted import seed, settings_of
 
 
