@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Scope
 
     from server.runtime.deferred_app import DeferredApp, LatePart
     from server.telemetry.export import Telemetry
@@ -340,16 +340,23 @@ def _lifespan(
 def build_late_app(deployment: Deployment) -> DeferredApp:
     """The whole application, loaded on demand.
 
-    Whoever only looks whether somebody listens, and who, is answered at once.
+    Whoever only looks whether somebody listens, and who, is answered at once, and so is a client without a token.
     """
     from starlette.applications import Starlette
 
     from server.http.edge import Edge
     from server.http.guards import GuardRules
     from server.lifecycle.loopback import health_route
+    from server.mcp.bearer import signposts
     from server.runtime.deferred_app import DeferredApp
 
-    health = health_route(deployment)
+    health, doors = health_route(deployment), signposts(deployment)
     rules, nothing = GuardRules.from_settings(deployment.settings), Starlette()
-    looks = Edge(Starlette(routes=[health]), rules, deployment.drain, proxy=nothing)
-    return DeferredApp(lambda: build_app(deployment), modules=_AT_ONCE, at_once={health.path: looks})
+    looks = Edge(Starlette(routes=[health, *doors]), rules, deployment.drain, proxy=nothing)
+    for_strangers = frozenset(door.path for door in doors)
+
+    def at_once(scope: Scope) -> ASGIApp | None:
+        is_stranger = scope["path"] in for_strangers and all(name != b"authorization" for name, _ in scope["headers"])
+        return looks if is_stranger or scope["path"] == health.path else None
+
+    return DeferredApp(lambda: build_app(deployment), modules=_AT_ONCE, at_once=at_once)

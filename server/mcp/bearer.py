@@ -11,7 +11,8 @@ from typing import Final
 
 from pydantic_core import to_json
 from starlette.datastructures import Headers
-from starlette.types import Scope
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from server.connecting.telling import plain
 from server.deployment import Deployment
@@ -102,6 +103,25 @@ class Bearer:
             message = f"Your sign-in has ended. {told['sign_in']}"
         # as a JSON-RPC error: clients that cannot sign in show its message where the tool's result would stand
         return message_error(kind.status, SIGN_IN_ENDED, message, data=told, headers=[UNSTORED, *named])
+
+
+def signposts(deployment: Deployment) -> list[Route]:
+    """Routes of the MCP endpoints for requests without a token: a client that has none waits for nothing else."""
+    paths = ("/mcp", "/sse") if deployment.settings.transports.sse else ("/mcp",)
+    return [Route(path + end, _Signpost(Bearer(deployment, path=path))) for path in paths for end in ("", "/")]
+
+
+class _Signpost:
+    """ASGI: tells whoever comes without a token where to sign in."""
+
+    def __init__(self, bearer: Bearer) -> None:
+        self._bearer = bearer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = await self._bearer.check(scope)
+        if isinstance(found, Principal):
+            raise TypeError("a request with a token was sent to the signpost")
+        await found.write(send)
 
 
 def _is_dpop(scope: Scope) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,11 +44,13 @@ class LatePart:
 class DeferredApp:
     """Loads `modules` in a thread, then makes the application and starts it (ASGI lifespan 2.0).
 
-    That begins with `load`, or with the first request. Until then the paths in `at_once` are answered without it; every
-    other request waits.
+    That begins with `load`, or with the first request. Until then `at_once` says who can answer a request without it;
+    every other request waits.
     """
 
-    def __init__(self, make: Callable[[], ASGIApp], *, modules: Sequence[str], at_once: Mapping[str, ASGIApp]) -> None:
+    def __init__(
+        self, make: Callable[[], ASGIApp], *, modules: Sequence[str], at_once: Callable[[Scope], ASGIApp | None]
+    ) -> None:
         self._make = make
         self._modules = modules
         self._at_once = at_once
@@ -61,7 +63,7 @@ class DeferredApp:
             return self._live(receive, send)
         if self._started is not None:
             return self._started(scope, receive, send)
-        if (app := self._at_once.get(scope["path"])) is not None:
+        if (app := self._at_once(scope)) is not None:
             return app(scope, receive, send)
         return self._answer_late(scope, receive, send)
 

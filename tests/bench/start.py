@@ -9,6 +9,7 @@ in turn on the first core, the vault on a data directory that is there already; 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import http.client
 import os
 import signal
@@ -19,9 +20,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from server.app import open_deployment
+from server.settings import load_settings
 from tests.bench.contenders import LOAD_CORE, SERVER_CORE, cpu_seconds, free_port, memory_mb
 from tests.bench.messages import INITIALIZE, READY, request
 from tests.bench.tables import Row, print_ratios
+from tests.bench.vaulted import seed
 
 WANTED, WANTED_MEMORY = 1.3, 1.25
 ACCEPTED = "application/json, text/event-stream"
@@ -60,10 +64,11 @@ def list_over_stdio(arguments: Sequence[str]) -> Figures:
     return found
 
 
-def answer_over_http(arguments: Sequence[str], port: int) -> Figures:
+def answer_over_http(arguments: Sequence[str], port: int, token: str | None = None) -> Figures:
     """Seconds and CPU seconds to the first answer of any kind, and CPU seconds to the first to an MCP client.
 
-    The bare server accepts that client, the vault asks it to sign in.
+    The bare server accepts that client. The vault asks it to sign in, and accepts one with a `token`, for which it
+    needs everything.
     """
     started = time.perf_counter()
     process = run(arguments)
@@ -72,25 +77,37 @@ def answer_over_http(arguments: Sequence[str], port: int) -> Figures:
             raise SystemExit(f"{arguments} ended")
         time.sleep(0.01)
     found = {"serve: listens, s": time.perf_counter() - started, "serve: listens, CPU s": cpu_seconds(process.pid)}
-    ask(port, "POST", "/mcp", request(1, "initialize", INITIALIZE))
+    begin = request(1, "initialize", INITIALIZE)
+    ask(port, "POST", "/mcp", begin)
     found["serve: answers a client, CPU s"] = cpu_seconds(process.pid)
+    if b'"serverInfo"' not in ask(port, "POST", "/mcp", begin, token):
+        raise SystemExit(f"{arguments} opened no session")
+    found["serve: opens a session, CPU s"] = cpu_seconds(process.pid)
     process.send_signal(signal.SIGTERM)
     process.wait(30)
     return found
 
 
-def ask(port: int, method: str, path: str, body: bytes) -> bool:
-    """Whether there was an answer."""
+def ask(port: int, method: str, path: str, body: bytes, token: str | None = None) -> bytes:
+    """The answer; empty without one."""
     headers = {"Host": f"localhost:{port}", "Content-Type": "application/json", "Accept": ACCEPTED}
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request(method, path, body, headers)
-        connection.getresponse().read()
+        return connection.getresponse().read() or b"-"
     except OSError:
-        return False
+        return b""
     finally:
         connection.close()
-    return True
+
+
+async def agent_token(port: int, data: Path) -> str:
+    """A token of an agent in that vault."""
+    async with open_deployment(load_settings(overrides={"server": {"port": port}}), data=data) as deployment:
+        token, _ = await seed(deployment)
+        return token
 
 
 def compare(contenders: Sequence[Callable[[], Figures]], rounds: int) -> dict[str, Row]:
@@ -113,7 +130,8 @@ def main() -> None:
     os.sched_setaffinity(0, {LOAD_CORE})
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
-        data = ["--data", str(Path(folder) / "data")]
+        place = Path(folder) / "data"
+        token, data = asyncio.run(agent_token(port, place)), ["--data", str(place)]
         pipes = compare(
             [
                 lambda: list_over_stdio(["tests.bench.bare", "0", "1", "stdio"]),
@@ -124,7 +142,7 @@ def main() -> None:
         served = compare(
             [
                 lambda: answer_over_http(["tests.bench.bare", str(port), "1"], port),
-                lambda: answer_over_http(["token_vault", "serve", "--port", str(port), *data], port),
+                lambda: answer_over_http(["token_vault", "serve", "--port", str(port), *data], port, token),
             ],
             rounds,
         )

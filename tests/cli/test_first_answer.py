@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncGenerator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx2
@@ -13,9 +14,11 @@ import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+import server.app
 from server.app import build_app, build_late_app, open_deployment
+from server.runtime import lean_sdk
 from server.runtime.deferred_app import DeferredApp, LatePart
 from server.settings import load_settings
 from tests.support.harness import serving
@@ -33,19 +36,48 @@ print(json.dumps([name for name in sys.modules if name.startswith("server.comman
 """
 
 
-async def loaded(words: Sequence[str]) -> set[str]:
+async def printed(code: str) -> str:
+    """The last line that it prints in a process of its own."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _LOADED.format(words=list(words))), stdout=asyncio.subprocess.PIPE, cwd=ROOT
+        *(sys.executable, "-c", code), stdout=asyncio.subprocess.PIPE, cwd=ROOT
     )
     async with asyncio.timeout(30):
         out, _ = await process.communicate()
-    return {name.rpartition(".")[2] for name in json.loads(out.decode().splitlines()[-1])}
+    return out.decode().splitlines()[-1]
+
+
+async def loaded(words: Sequence[str]) -> set[str]:
+    found: list[str] = json.loads(await printed(_LOADED.format(words=list(words))))
+    return {name.rpartition(".")[2] for name in found}
 
 
 async def test_commands_that_are_waited_for_load_no_other_command() -> None:
     few, all_of_them = await asyncio.gather(loaded(["serve", "--help"]), loaded(["users", "--help"]))
     assert few == {"serve", "stdio"}
     assert {"serve", "stdio", "users", "doctor"} <= all_of_them
+
+
+_USED = """
+import sys
+from server.runtime import lean_sdk
+lean_sdk.TRIED = {tried!r}
+lean_sdk.load_lean()
+import mcp.server.sse, server.mcp.transports, server.stdio, server.bridge.relay
+unused = [name for name in ("mcp.client.client", "mcp.server.mcpserver") if name in sys.modules]
+from mcp import Client, types
+from mcp.server import MCPServer
+from mcp_types import methods
+assert mcp.server.MCPServer is MCPServer and types.Tool and not hasattr(mcp, "nothing")
+methods.parse_client_request("tools/list", "2025-11-25", None)
+print(unused)
+"""
+
+
+async def test_a_waited_for_program_loads_of_the_sdk_what_it_uses_and_the_rest_when_it_is_asked_for() -> None:
+    assert version("mcp").startswith(lean_sdk.TRIED), "try its modules one by one, then set TRIED"
+    lean, whole = await asyncio.gather(*(printed(_USED.format(tried=tried)) for tried in (lean_sdk.TRIED, "0.")))
+    assert lean == "[]"
+    assert whole == "['mcp.client.client', 'mcp.server.mcpserver']"
 
 
 @pytest.fixture(params=[build_app, build_late_app])
@@ -80,6 +112,29 @@ async def test_whatever_comes_first_is_answered(url: str, method: str, path: str
     async with httpx2.AsyncClient(trust_env=False) as http:
         assert (await http.request(method, url + path)).status_code == status
         assert (await http.get(f"{url}/static/portal.css")).status_code == 200
+
+
+async def test_a_client_without_a_token_is_asked_to_sign_in_before_the_application_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    monkeypatch.setattr(server.app, "build_app", lambda deployment: built.append("app") or build_app(deployment))
+    listening = listening_socket()
+    settings = load_settings(overrides={"server": {"port": listening.getsockname()[1]}})
+    async with (
+        open_deployment(settings, data=tmp_path / "data") as deployment,
+        serving(build_late_app(deployment), listening),
+        httpx2.AsyncClient(trust_env=False, base_url=deployment.public_url) as http,
+    ):
+        paths = ("/mcp", "/mcp/", "/sse", "/sse/")
+        early = [(await http.request(method, path)) for path in paths for method in ("GET", "POST")]
+        assert {answer.status_code for answer in early} == {401}
+        assert built == []
+        twin = await http.post("/mcp", headers={"Authorization": "Bearer no-token"})
+        assert (twin.status_code, built) == (401, ["app"])
+        late = [(await http.request(method, path)) for path in paths for method in ("GET", "POST")]
+        told = [[(one.headers["www-authenticate"], one.json()["message"]) for one in some] for some in (early, late)]
+        assert told[0] == told[1]
 
 
 async def test_a_late_part_is_made_once_for_all_who_wait() -> None:
@@ -122,7 +177,11 @@ class Counted:
 
 async def test_an_application_is_loaded_behind_a_listener_that_already_answers() -> None:
     app, loaded = Counted(), asyncio.Event()
-    at_once = {"/healthz": PlainTextResponse("here")}
+    here = PlainTextResponse("here")
+
+    def at_once(scope: Scope) -> ASGIApp | None:
+        return here if scope["path"] == "/healthz" else None
+
     deferred = DeferredApp(lambda: loaded.set() or app, modules=["json"], at_once=at_once)
     listening = listening_socket()
     there = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -137,7 +196,7 @@ async def test_an_application_is_loaded_behind_a_listener_that_already_answers()
 
 async def test_an_application_that_nobody_served_ends_too() -> None:
     app = Counted()
-    deferred = DeferredApp(lambda: app, modules=[], at_once={})
+    deferred = DeferredApp(lambda: app, modules=[], at_once=lambda _: None)
     await deferred.load()
     await deferred.end()
     await deferred.end()
@@ -145,6 +204,6 @@ async def test_an_application_that_nobody_served_ends_too() -> None:
 
 
 async def test_what_keeps_an_application_from_loading_is_raised() -> None:
-    deferred = DeferredApp(Counted, modules=["server.no_such_module"], at_once={})
+    deferred = DeferredApp(Counted, modules=["server.no_such_module"], at_once=lambda _: None)
     with pytest.raises(ModuleNotFoundError):
         await deferred.load()
