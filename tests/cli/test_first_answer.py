@@ -41,7 +41,7 @@ async def printed(code: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code), stdout=asyncio.subprocess.PIPE, cwd=ROOT
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):  # of a busy machine
         out, _ = await process.communicate()
     return out.decode().splitlines()[-1]
 

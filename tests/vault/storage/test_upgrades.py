@@ -46,6 +46,7 @@ PUBLISHED = {
     "0017_notices.sql": "deb5dfa8bc00e170c6e8cadb9914cd7721540617b1c003ebf34c348d05cedd30",
     "0018_standing_approvals.sql": "ea7650840820ca1c163cbac99e8b9aea4acddbac61a07cd159773413f78707a3",
     "0019_backchannel_pings.sql": "5bf16c8c6a2114b67f3b5ce92d3cf1bd81cbfca55755a342495d6a2a9c087ea5",
+    "0020_activity_index.sql": "adad3a10feb016e065a161c8e0e7e0b4baef8340a42e4f71fef715ed43db05f7",
 }
 PREVIOUS = "0.1.0"
 # An index is missed by no program: one that knows it builds it again when it starts.
