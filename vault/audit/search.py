@@ -56,7 +56,7 @@ class _Conditions:
         return self.tool or self.outcome or self.account or (not self.person and (self.agent or self.connection))
 
     @property
-    def examined(self) -> int | None:
+    def limit(self) -> int | None:
         """How much is read at most; None where the index leads to each event that is found."""
         if self.reads_rows:
             return EXAMINED
@@ -119,7 +119,7 @@ async def search(
         bool(wanted.outcome),
         bool(wanted.account),
     )
-    rest = None if kind.examined is None else await _rest(reader, kind, which, kind.examined)
+    rest = None if kind.limit is None else await _rest(reader, kind, which, kind.limit)
     if rest is not None:
         which["after"] = rest - 1
     rows = await reader.fetch(_SEARCH[kind], {**which, "limit": limit + 1})
