@@ -31,7 +31,7 @@ from server.commands import (
     version,
 )
 from server.commands.apply import apply
-from server.commands.import_ import csv_files
+from server.commands.import_ import files as import_files
 from server.terminal.context import command
 from server.terminal.root import make_app
 
@@ -58,7 +58,7 @@ app.add_typer(users.app, name="users")
 app.add_typer(clients.app, name="clients")
 app.add_typer(apis.app, name="apis")
 app.add_typer(connections.app, name="connections")
-app.add_typer(csv_files.app, name="import")
+app.add_typer(import_files.app, name="import")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(delegations.app, name="delegations")
 app.add_typer(providers.app, name="providers")

@@ -193,6 +193,13 @@ class UpstreamOAuth(Protocol):
         """
         ...
 
+    async def identify(self, access_token: str, answer: Mapping[str, object]) -> Account:
+        """The account behind a live access token that was issued elsewhere. Raises UpstreamError.
+
+        `answer` is what the token endpoint said with it, for providers that name the account there.
+        """
+        ...
+
     async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
         """One attempt, total deadline 10 s, no redirects. `scopes` asks for a narrower token (RFC 6749 §6)."""
         ...

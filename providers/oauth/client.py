@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -270,6 +270,15 @@ class OAuthUpstream:
             ends = answer.expires_in if answer.grant_expires_in is None else answer.grant_expires_in
             answer = replace(answer, refresh_token=None, grant_expires_in=ends)
         return answer
+
+    async def identify(self, access_token: str, answer: Mapping[str, object]) -> Account:
+        """The account behind a live access token that was issued elsewhere. Raises UpstreamError.
+
+        `answer` is what the token endpoint said with it, for providers that name the account there.
+        """
+        provider = self._provider
+        told = account_of(provider, answer) if provider.identity.source == "answer" else None
+        return await self._account(TokenAnswer(access_token, account=told))
 
     async def _account(self, tokens: TokenAnswer) -> Account:
         """The account behind a new token: reading it is harmless, so a failed connection is retried once."""

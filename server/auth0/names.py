@@ -9,7 +9,7 @@ from providers.definitions.catalog import Provider
 from server.deployment import Deployment
 
 # Where Auth0's name of a social or enterprise connection is another than that of our provider file.
-_CONNECTIONS: Final[Mapping[str, str]] = {
+CONNECTIONS: Final[Mapping[str, str]] = {
     "google-oauth2": "google",
     "google-apps": "google",
     "windowslive": "microsoft",
@@ -26,7 +26,7 @@ _SHOWN: Final[Mapping[str, str]] = {"google": "google-oauth2", "microsoft": "win
 
 def provider_of(deployment: Deployment, connection: str) -> Provider | None:
     """The provider behind the name of a connection: the operator's names, Auth0's, then ours."""
-    named = deployment.settings.auth0.connections.get(connection) or _CONNECTIONS.get(connection) or connection
+    named = deployment.settings.auth0.connections.get(connection) or CONNECTIONS.get(connection) or connection
     return deployment.catalog.get(named)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from vault.upstream import (
@@ -105,6 +105,9 @@ class UpstreamDouble:
         state: str = "",
         keep: Callable[[TokenAnswer], Awaitable[None]] | None = None,
     ) -> TokenAnswer:
+        raise NotImplementedError
+
+    async def identify(self, access_token: str, answer: Mapping[str, object]) -> Account:
         raise NotImplementedError
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:

@@ -39,6 +39,7 @@ class Watched:
         self.at = at
         self.is_configured = True
         self.authorization_url = inner.authorization_url
+        self.identify = inner.identify
         self.refresh: Callable[..., Awaitable[RefreshOutcome]] = inner.refresh
         self.narrow: Callable[..., Awaitable[RefreshOutcome]] = inner.narrow
         self.revoke: Callable[..., Awaitable[RevokeOutcome]] = inner.revoke

@@ -1,0 +1,133 @@
+"""One account of an import file, whatever the file's form, and reading JSON exports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from providers.outbound.json_values import is_array, is_object
+from server.administration.actor import ChangeRefused
+
+LONGEST: Final = 16 * 1024  # characters of one value
+MOST: Final = 100_000  # accounts
+_LARGEST: Final = 512 * 1024 * 1024  # bytes
+NO_REFRESH_TOKEN: Final = "the file has no refresh token of it: the person connects it again"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedAccount:
+    """One account as its file has it.
+
+    `people` are the names that its person may have here; a new person gets the first. `provider` and `scopes` are in
+    the source's words; `scopes` is None where it doesn't say what was granted. `account` is the provider's id of the
+    account, in the form of our provider file if `account_is_ours`. `answer` is the token endpoint's, where the source
+    keeps it. `access_is_lasting`: the access token has no end, so it can stand for a refresh token. `client_id` and
+    `token_url` are those of the OAuth app, empty if unknown. `obstacle` says why the account can't be taken over.
+    """
+
+    line: int
+    people: tuple[str, ...]
+    provider: str
+    account: str = ""
+    label: str = ""
+    nickname: str = ""
+    scopes: object = None
+    refresh_token: str = field(default="", repr=False)
+    access_token: str = field(default="", repr=False)
+    answer: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    grant_expires_at: int | None = None
+    client_id: str = ""
+    token_url: str = ""
+    obstacle: str = ""
+    account_is_ours: bool = False
+    access_is_lasting: bool = False
+
+    @property
+    def user(self) -> str:
+        """The person, as reports name them."""
+        return self.people[0] if self.people else ""
+
+
+def unreadable(file: Path, why: str) -> ChangeRefused:
+    return ChangeRefused("import_unreadable", f"can't read {file}: {why}")
+
+
+def read_records(file: Path, *members: str) -> Sequence[Mapping[str, object]]:
+    """The objects of a JSON file: an array, JSON lines, one object, or an object that has them in one of `members`.
+
+    Raises ChangeRefused.
+    """
+    found = _objects(file, _content(file), members)
+    if len(found) > MOST:
+        raise unreadable(file, f"it has more than {MOST:,} records: split it")
+    return found
+
+
+def _content(file: Path) -> object:
+    try:
+        if file.stat().st_size > _LARGEST:
+            raise unreadable(file, f"it is larger than {_LARGEST // 1024 // 1024} MiB: split it")
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(file, str(error)) from error
+    return parse_json(file, text)
+
+
+def parse_json(file: Path, text: str) -> object:
+    """JSON, or JSON lines as an array. Raises ChangeRefused."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    found: list[object] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            found.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise unreadable(file, f"line {number} is not JSON") from error
+    return found
+
+
+def _objects(file: Path, content: object, members: tuple[str, ...]) -> list[Mapping[str, object]]:
+    if is_object(content):
+        content = next((content[name] for name in members if is_array(content.get(name))), [content])
+    if not is_array(content):
+        raise unreadable(file, "it holds no JSON object")
+    found = [one for one in content if is_object(one)]
+    if len(found) != len(content):
+        raise unreadable(file, "it holds values that are no JSON objects")
+    return found
+
+
+def text_of(record: Mapping[str, object], *names: str) -> str:
+    """The first of these members that is a text or a whole number; empty if none is."""
+    for name in names:
+        value = record.get(name)
+        if isinstance(value, str) and value.strip():
+            return value.strip() if len(value) <= LONGEST else ""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+    return ""
+
+
+def object_of(record: Mapping[str, object], name: str) -> Mapping[str, object]:
+    """The member if it is an object, or else an empty one."""
+    value = record.get(name)
+    return value if is_object(value) else {}
+
+
+def objects_of(record: Mapping[str, object], name: str) -> Sequence[Mapping[str, object]]:
+    """The objects of an array member."""
+    value = record.get(name)
+    return [one for one in value if is_object(one)] if is_array(value) else []
+
+
+def names_of(*candidates: str) -> tuple[str, ...]:
+    """The names that are there, each once."""
+    return tuple(dict.fromkeys(name for name in candidates if name))

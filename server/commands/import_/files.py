@@ -1,0 +1,264 @@
+"""`import SOURCE FILE`: accounts that people connected in another vault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.terminal.context import Setup, command, fail, note
+
+if TYPE_CHECKING:
+    from server.administration.importing.accounts import ImportedAccount
+    from server.administration.importing.taking_over import ImportOutcome, ImportRules
+    from server.deployment import Deployment
+
+app = typer.Typer(no_args_is_help=True, help="Take over accounts from another vault.")
+
+COLUMNS = ("line", "user", "provider", "account", "outcome")
+FileArgument = Annotated[Path, typer.Argument(help="The exported file. It's only read.", show_default=False)]
+ApplyOption = Annotated[bool, typer.Option("--apply", help="Store them. Otherwise only say what would be done.")]
+CreateOption = Annotated[
+    bool, typer.Option("--create-people", help="Add people who aren't here, without a password (users link).")
+]
+PeopleOption = Annotated[
+    Path | None,
+    typer.Option("--people", help="CSV file with the columns source and user: who is who here.", show_default=False),
+]
+ProviderOption = Annotated[
+    list[str] | None,
+    typer.Option("--provider", help="SOURCE=NAME: another name of a provider. Repeat it.", show_default=False),
+]
+ScopesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scopes", help="PROVIDER='SCOPE ...': what was granted where the file doesn't say. Repeat it.",
+        show_default=False,
+    ),
+]  # fmt: skip
+SecretOption = Annotated[
+    Path | None,
+    typer.Option("--secret-file", help="File with AUTH_ENCRYPTION_SECRET, if it is set.", show_default=False),
+]
+Reader = Callable[[Path], Sequence["ImportedAccount"]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Choices:
+    """The options of a source that has other names than we do."""
+
+    people: Path | None = None
+    providers: Sequence[str] = ()
+    scopes: Sequence[str] = ()
+    creates_people: bool = False
+
+    def rules(self, names: Mapping[str, str]) -> ImportRules:
+        from server.administration.importing.taking_over import ImportRules
+        from vault.records import parse_scope
+
+        return ImportRules(
+            {**names, **_pairs("--provider", self.providers)},
+            {} if self.people is None else _read_people(self.people),
+            {name: parse_scope(text) for name, text in _pairs("--scopes", self.scopes).items()},
+            self.creates_people,
+        )
+
+
+def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for one in given:
+        name, separator, value = one.partition("=")
+        if not (name and separator and value.strip()):
+            fail(f"{option} takes NAME=VALUE, not {one!r}")
+        found[name] = value.strip()
+    return found
+
+
+def _read_people(file: Path) -> dict[str, str]:
+    import csv
+
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            reader = csv.DictReader(opened)
+            if set(reader.fieldnames or ()) != {"source", "user"}:
+                fail(f"{file}: the first line must name the columns source and user")
+            return {row["source"]: row["user"] for row in reader if row["source"] and row["user"]}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return fail(f"can't read {file}: {error}")
+
+
+@command(app, "csv")
+def csv_(
+    setup: Setup,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Columns: user, provider, account, refresh_token, scopes, and optionally label.", show_default=False
+        ),
+    ],
+    *,
+    apply: ApplyOption = False,
+    create_people: CreateOption = False,
+) -> None:
+    """Take over refresh tokens from a CSV file. First stop whatever used them."""
+    from server.administration.importing import csv_file
+
+    _run(setup, file, csv_file.read, _Choices(creates_people=create_people), apply=apply)
+
+
+@command(app, "auth0")
+def auth0(
+    setup: Setup,
+    file: FileArgument,
+    *,
+    apply: ApplyOption = False,
+    create_people: CreateOption = False,
+    people: PeopleOption = None,
+    provider: ProviderOption = None,
+    scopes: ScopesOption = None,
+) -> None:
+    """Take over identities of Auth0's users, from its Management API. It gives no tokens of connected accounts."""
+    from server.administration.importing import auth0 as source
+    from server.auth0.names import CONNECTIONS
+
+    def names(deployment: Deployment) -> Mapping[str, str]:
+        return {**CONNECTIONS, **deployment.settings.auth0.connections}
+
+    choices = _Choices(people, provider or (), scopes or (), create_people)
+    _run(setup, file, source.read, choices, apply=apply, names=names)
+
+
+@command(app, "nango")
+def nango(
+    setup: Setup,
+    file: FileArgument,
+    *,
+    apply: ApplyOption = False,
+    create_people: CreateOption = False,
+    people: PeopleOption = None,
+    provider: ProviderOption = None,
+    scopes: ScopesOption = None,
+) -> None:
+    """Take over Nango's connections, as its API gives them with credentials."""
+    from server.administration.importing import nango as source
+
+    choices = _Choices(people, provider or (), scopes or (), create_people)
+    _run(setup, file, source.read, choices, apply=apply, names=lambda _: source.NAMES)
+
+
+@command(app, "better-auth")
+def better_auth(
+    setup: Setup,
+    file: FileArgument,
+    *,
+    apply: ApplyOption = False,
+    create_people: CreateOption = False,
+    people: PeopleOption = None,
+    provider: ProviderOption = None,
+    scopes: ScopesOption = None,
+) -> None:
+    """Take over rows of Better Auth's account table, as JSON."""
+    from server.administration.importing import better_auth as source
+
+    choices = _Choices(people, provider or (), scopes or (), create_people)
+    _run(setup, file, source.read, choices, apply=apply, names=lambda _: source.NAMES)
+
+
+@command(app, "contextforge")
+def contextforge(
+    setup: Setup,
+    file: Annotated[Path, typer.Argument(help="Its SQLite file, or rows as JSON. It's only read.", show_default=False)],
+    *,
+    apply: ApplyOption = False,
+    secret_file: SecretOption = None,
+    create_people: CreateOption = False,
+    people: PeopleOption = None,
+    provider: ProviderOption = None,
+    scopes: ScopesOption = None,
+) -> None:
+    """Take over the OAuth tokens of ContextForge's gateways."""
+    from server.administration.importing import contextforge as source
+
+    try:
+        secret = source.Secret("" if secret_file is None else secret_file.read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"can't read {secret_file}: {error}")
+    choices = _Choices(people, provider or (), scopes or (), create_people)
+    _run(setup, file, lambda path: source.read(path, secret), choices, apply=apply)
+
+
+@command(app, "composio")
+def composio(
+    setup: Setup,
+    file: FileArgument,
+    *,
+    apply: ApplyOption = False,
+    create_people: CreateOption = False,
+    people: PeopleOption = None,
+    provider: ProviderOption = None,
+    scopes: ScopesOption = None,
+) -> None:
+    """Take over Composio's connected accounts, of OAuth apps of your own."""
+    from server.administration.importing import composio as source
+
+    choices = _Choices(people, provider or (), scopes or (), create_people)
+    _run(setup, file, source.read, choices, apply=apply, names=lambda _: source.NAMES)
+
+
+def _run(
+    setup: Setup,
+    file: Path,
+    read: Reader,
+    choices: _Choices,
+    *,
+    apply: bool,
+    names: Callable[[Deployment], Mapping[str, str]] = lambda _: {},
+) -> None:
+    """Judge the file's accounts, store them with `apply`, and report each."""
+
+    rows = read(file.expanduser())
+
+    async def work() -> tuple[list[ImportOutcome], str]:
+        from server.administration.actor import Actor
+        from server.administration.importing.taking_over import ImportOutcome, judge, take_over
+
+        async with setup.open() as deployment:
+            actor = Actor(deployment, None, "command_line")
+            outcomes: list[ImportOutcome] = []
+            for number, one in enumerate(await judge(actor, rows, choices.rules(names(deployment))), start=1):
+                outcome = one
+                if apply and one.is_new and one.planned is not None:
+                    outcome = ImportOutcome(one.row, await take_over(actor, one.row, one.planned), one.planned)
+                    if number % 1000 == 0:
+                        note(f"{number} of {len(rows)}")
+                outcomes.append(outcome)
+            return outcomes, deployment.url("/connections")
+
+    outcomes, page = setup.run(work())
+    setup.show([_shown(one, apply=apply) for one in outcomes], columns=COLUMNS, empty="The file has no accounts.")
+    done = sum(one.is_new for one in outcomes)
+    refused = [one for one in outcomes if one.is_refused]
+    if apply:
+        note(f"{done} imported, {len(refused)} refused. Each refreshes at its first use.")
+    else:
+        note(f"{done} would be imported, {len(refused)} refused. To store them, run the same with --apply")
+    if any(one.row.obstacle for one in refused):
+        note(f"People whose accounts have no tokens here connect them again at {page}")
+    if refused:
+        raise typer.Exit(1)
+
+
+def _shown(one: ImportOutcome, *, apply: bool) -> dict[str, object]:
+    planned = one.planned
+    return {
+        "line": one.row.line,
+        "user": one.row.user if planned is None else planned.person,
+        "provider": one.row.provider if planned is None else planned.provider.name,
+        "account": one.row.label or one.row.account if planned is None else planned.account.label,
+        "outcome": "imported" if apply and one.is_new else one.outcome,
+        "new_user": planned is not None and planned.is_new_person and one.is_new,
+        "left_out": [] if planned is None else sorted(planned.left_out),
+    }

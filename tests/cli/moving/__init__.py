@@ -1,0 +1,1 @@
+"""Bringing accounts in and taking them out, by commands."""

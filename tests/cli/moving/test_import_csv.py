@@ -1,0 +1,89 @@
+"""`token-vault import csv`: accounts of another vault, judged first, stored once, refreshed at their first use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.moving.moving import Moving, account_of, token_of
+from tests.support.rooms.mcp_room import SLACK
+from vault import delegations
+
+UNSET = "dropbox isn't set up: enter the OAuth app that these tokens belong to"
+HEAD = "user,provider,account,refresh_token,scopes"
+
+
+async def test_an_account_is_judged_imported_once_and_refreshed_at_its_first_use(place: Moving, tmp_path: Path) -> None:
+    person, former = await place.user(), await place.former("slack")
+    account, token = account_of(former), token_of(former)
+    file = tmp_path / "accounts.csv"
+    file.write_text(f"{HEAD}\n{person.name},slack,{account},{token},{' '.join(sorted(SLACK))}\n")
+    before = file.read_bytes()
+    judged = await place.typed("import", "csv", file)
+    assert judged.exit_code == 0, judged.output
+    assert json.loads(judged.stdout)[0]["outcome"] == "new"
+    assert await place.connected(person) == ()
+    for outcome in ("imported", "already connected"):
+        done = await place.typed("import", "csv", file, "--apply")
+        assert (done.exit_code, json.loads(done.stdout)[0]["outcome"]) == (0, outcome), done.output
+    assert file.read_bytes() == before
+    (imported,) = await place.connected(person)
+    assert (imported.account, imported.scopes) == (account, SLACK)
+    stored = place.deployment.data.glob("*.sqlite*")
+    assert token not in "".join(path.read_bytes().decode("latin-1") for path in stored)
+
+    caller = await place.room.caller(release={"slack": "full"})
+    agent = await place.room.agent(caller, person.name)
+    async with place.deployment.transaction() as transaction:
+        await delegations.allow(
+            transaction,
+            user_id=person.id,
+            client_id=caller.client.id,
+            connection_id=imported.id,
+            scopes=SLACK,
+            now=place.room.now(),
+        )
+    answer = await place.room.exchange(caller, agent.token)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["access_token"] != "-"
+    refreshed = [one for one in await place.room.events("connection.refreshed") if one.user_id == person.id]
+    assert len(refreshed) == 1
+    (opened,) = [one for one in await place.room.events("connection.opened") if one.user_id == person.id]
+    assert opened.details["method"] == "import"
+
+
+async def test_a_row_that_cannot_be_taken_over_says_why_and_the_others_go_in(place: Moving, tmp_path: Path) -> None:
+    person = await place.user()
+    rows = {
+        "nobody,slack,U1,rt,chat:write": "no such user, or disabled",
+        f"{person.name},nothing,U1,rt,chat:write": "unknown provider",
+        f"{person.name},dropbox,U1,rt,files.content.read": UNSET,
+        f"{person.name},slack,U1,rt,no:such": "slack doesn't have the scope no:such",
+        f"{person.name},slack,U2,rt-2,chat:write": "imported",
+        f"{person.name},slack,U2,rt-3,chat:write": "the file has this account twice",
+    }
+    file = tmp_path / "accounts.csv"
+    file.write_text("\n".join((HEAD, *rows)))
+    assert await place.outcomes("csv", file, "--apply") == list(rows.values())
+    assert len(await place.connected(person)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("user,provider\nalice,slack\n", "the first line must name the columns"),
+        (f"{HEAD},more\nalice,slack,U1,rt,chat:write,x\n", "the first line must name the columns"),
+        (f"{HEAD}\nalice,slack,,rt,chat:write\n", "line 2: account is empty"),
+        (f"{HEAD}\nalice,slack,U1,rt,chat:write,one more\n", "line 2: too many or too long values"),
+    ],
+)
+async def test_a_file_that_cannot_be_read_names_the_line(
+    place: Moving, tmp_path: Path, content: str, said: str
+) -> None:
+    file = tmp_path / "accounts.csv"
+    file.write_text(content)
+    refused = await place.typed("import", "csv", file)
+    assert refused.exit_code != 0
+    assert said in refused.output
