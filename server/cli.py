@@ -15,6 +15,7 @@ from server.commands import (
     demo,
     doctor,
     explain,
+    export,
     init,
     keys,
     openid,
@@ -52,6 +53,7 @@ command(app, "apply")(apply.apply)
 command(app, "bench")(bench.bench)
 command(app, "backup")(backup.backup)
 command(app, "restore")(restore.restore)
+command(app, "export")(export.export)
 command(app, "quarantine")(quarantine.quarantine)
 app.add_typer(activity.app, name="activity")
 app.add_typer(users.app, name="users")

@@ -43,6 +43,9 @@ SecretOption = Annotated[
     Path | None,
     typer.Option("--secret-file", help="File with AUTH_ENCRYPTION_SECRET, if it is set.", show_default=False),
 ]
+KeyOption = Annotated[
+    Path, typer.Option("--key", help="File of the age key, as age-keygen writes it.", show_default=False)
+]
 Reader = Callable[[Path], Sequence["ImportedAccount"]]
 
 
@@ -206,6 +209,23 @@ def composio(
 
     choices = _Choices(people, provider or (), scopes or (), create_people)
     _run(setup, file, source.read, choices, apply=apply, names=lambda _: source.NAMES)
+
+
+@command(app, "token-vault")
+def token_vault(
+    setup: Setup,
+    file: FileArgument,
+    *,
+    key: KeyOption,
+    apply: ApplyOption = False,
+    create_people: CreateOption = False,
+    people: PeopleOption = None,
+) -> None:
+    """Take over the accounts that another Token Vault exported."""
+    from server.administration.importing import exported
+
+    choices = _Choices(people, creates_people=create_people)
+    _run(setup, file, lambda path: exported.read(path, identity=key.expanduser()), choices, apply=apply)
 
 
 def _run(

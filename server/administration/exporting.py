@@ -1,0 +1,121 @@
+"""Take accounts out of this vault: a JSON document of their tokens, encrypted to the operator's age key.
+
+The document, version 1: `format`, `version`, `exported_at`, `vault` (its address), and `accounts`, each with `user`,
+`provider`, `account` (the provider's id), `label`, `nickname`, `scopes`, `client_id` (of the OAuth app that the tokens
+belong to), `refresh_token`, or `access_token` where the provider gives no other, `grant_expires_at` (Unix time, or
+null), `metadata`, and `connected_at`. `import token-vault` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field, replace
+
+from server.administration.actor import Actor
+from server.administration.sealed_files import FORMAT, seal
+from vault import connections, users
+from vault.audit import audit
+from vault.backup.exports import HeldTokens, open_tokens
+from vault.records import Connection, ConnectionState, User
+
+BATCH = 500  # events of one transaction
+DEAD = "its person must reconnect it first"
+BUSY = "is being refreshed: export again in a minute"
+SHUT = "its tokens don't open"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedAccount:
+    """One account and its tokens; `obstacle` says why it is left out."""
+
+    owner: User
+    connection: Connection
+    tokens: HeldTokens | None = field(repr=False, default=None)
+    obstacle: str = ""
+
+
+async def collect(
+    actor: Actor, *, person: User | None = None, provider: str | None = None
+) -> tuple[ExportedAccount, ...]:
+    """The live accounts, of everybody or one person, at all providers or one; nothing is recorded yet."""
+    return tuple([one async for one in _walk(actor, person=person, provider=provider)])
+
+
+async def _walk(actor: Actor, *, person: User | None, provider: str | None) -> AsyncGenerator[ExportedAccount]:
+    deployment = actor.deployment
+    pages = users.walk_users(deployment.database) if person is None else _only(person)
+    async for page in pages:
+        for owner in page:
+            for one in await connections.list_connections(deployment.database, owner.id):
+                known = deployment.catalog.get(one.provider)
+                if provider not in {None, one.provider} or (known is not None and known.audience is not None):
+                    continue  # an API of one's own has no tokens to take away
+                yield await _read(actor, owner, one)
+
+
+async def _only(person: User) -> AsyncGenerator[tuple[User, ...]]:
+    yield (person,)
+
+
+async def _read(actor: Actor, owner: User, connection: Connection) -> ExportedAccount:
+    if connection.state is not ConnectionState.ACTIVE:
+        return ExportedAccount(owner, connection, obstacle=DEAD)
+    if connection.is_ambiguous:
+        return ExportedAccount(owner, connection, obstacle=BUSY)
+    tokens = await open_tokens(actor.deployment.database, actor.deployment.keys, connection)
+    return ExportedAccount(owner, connection, tokens, obstacle=SHUT if tokens is None else "")
+
+
+async def export(actor: Actor, accounts: Sequence[ExportedAccount], *, recipients: tuple[str, ...]) -> bytes:
+    """The encrypted document. Each account's person finds it in their activity, before anybody has it.
+
+    Raises SealRefused.
+    """
+    now = actor.deployment.now()
+    sealed = seal(document(actor, accounts).encode(), recipients=recipients)
+    for start in range(0, len(accounts), BATCH):
+        async with actor.change() as transaction:
+            for one in accounts[start : start + BATCH]:
+                event = actor.event(
+                    "connection.exported",
+                    user_id=one.owner.id,
+                    provider=one.connection.provider,
+                    account=one.connection.label,
+                    recipients=list(recipients),
+                )
+                await audit.append(transaction, replace(event, connection_id=one.connection.id), now=now)
+    return sealed
+
+
+def document(actor: Actor, accounts: Sequence[ExportedAccount]) -> str:
+    """The accounts as JSON, with their tokens."""
+    deployment = actor.deployment
+    content = {
+        "format": FORMAT,
+        "version": 1,
+        "exported_at": deployment.now(),
+        "vault": deployment.public_url,
+        "accounts": [_entry(actor, one, one.tokens) for one in accounts if one.tokens is not None],
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False)
+
+
+def _entry(actor: Actor, one: ExportedAccount, tokens: HeldTokens) -> dict[str, object]:
+    connection = one.connection
+    provider = actor.deployment.catalog.get(connection.provider)
+    token = {"access_token": tokens.access_token} if tokens.refresh_token is None else {}
+    return {
+        "user": one.owner.name,
+        "provider": connection.provider,
+        "account": connection.account,
+        "label": connection.label,
+        "nickname": connection.nickname,
+        "scopes": sorted(connection.scopes),
+        "client_id": None if provider is None else provider.registration.client_id,
+        "refresh_token": tokens.refresh_token,
+        **token,
+        "grant_expires_at": connection.grant_expires_at,
+        "metadata": dict(connection.metadata),
+        "connected_at": connection.created_at,
+    }

@@ -1,0 +1,47 @@
+"""Files for other programs, encrypted with age (age-encryption.org/v1): to an operator's key, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pyrage
+
+FORMAT: Final = "token-vault-accounts"
+_Recipient = pyrage.x25519.Recipient | pyrage.ssh.Recipient
+_Identity = pyrage.x25519.Identity | pyrage.ssh.Identity
+
+
+class SealRefused(Exception):
+    """A key that can't be used, or a file that doesn't open with it; the text may be shown."""
+
+
+def seal(content: bytes, *, recipients: tuple[str, ...]) -> bytes:
+    """The content for whoever holds the key of one of these recipients. Raises SealRefused."""
+    return pyrage.encrypt(content, [_recipient(one) for one in recipients])
+
+
+def _recipient(text: str) -> _Recipient:
+    kind = pyrage.ssh.Recipient if text.startswith("ssh-") else pyrage.x25519.Recipient
+    try:
+        return kind.from_str(text.strip())
+    except pyrage.RecipientError as error:
+        raise SealRefused(f"{text[:80]} is no age recipient: give the public key that age-keygen -y prints") from error
+
+
+def open_sealed(content: bytes, *, identity: Path) -> bytes:
+    """The content. `identity` is a file as age-keygen writes it, or an SSH key. Raises SealRefused."""
+    try:
+        keys = _identities(identity.read_bytes())
+        return pyrage.decrypt(content, keys)
+    except (OSError, UnicodeDecodeError, pyrage.IdentityError) as error:
+        raise SealRefused(f"can't read the key {identity}: {error}") from error
+    except pyrage.DecryptError as error:
+        raise SealRefused(f"this file doesn't open with the key {identity}: {error}") from error
+
+
+def _identities(content: bytes) -> list[_Identity]:
+    if content.startswith(b"-----BEGIN"):
+        return [pyrage.ssh.Identity.from_buffer(content)]
+    lines = (line.strip() for line in content.decode().splitlines())
+    return [pyrage.x25519.Identity.from_str(line) for line in lines if line and not line.startswith("#")]

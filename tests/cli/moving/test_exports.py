@@ -1,0 +1,121 @@
+"""`token-vault export`: accounts leave encrypted to the operator's key, recorded, and another vault takes them in."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from tests.cli.moving.moving import Moving, token_of
+from tests.support.rooms.mcp_room import SLACK
+from vault import connections
+from vault.records import User
+from vault.upstream import TokenAnswer
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> tuple[Path, str]:
+    """A key as age-keygen writes it, and its recipient."""
+    identity = pyrage.x25519.Identity.generate()
+    file = tmp_path / "key.txt"
+    file.write_text(f"# created: today\n# public key: {identity.to_public()}\n{identity}\n")
+    return file, str(identity.to_public())
+
+
+async def with_account(place: Moving, provider: str = "slack") -> tuple[User, TokenAnswer]:
+    """Somebody with a connected account, and its tokens."""
+    person, answer = await place.user(), await place.former(provider)
+    async with place.deployment.transaction() as transaction:
+        opened = await connections.open_connection(
+            transaction,
+            place.deployment.keys,
+            user_id=person.id,
+            provider=provider,
+            answer=answer,
+            asked=SLACK,
+            policy=place.deployment.vault.policies[provider],
+            now=place.room.now(),
+        )
+        await connections.rename(transaction, opened, nickname="Work")
+    return person, answer
+
+
+def opened(file: Path, key: Path) -> dict[str, object]:
+    identity = pyrage.x25519.Identity.from_str(key.read_text().splitlines()[-1])
+    return json.loads(pyrage.decrypt(file.read_bytes(), [identity]))
+
+
+async def test_an_export_is_sealed_recorded_and_another_vault_takes_it_in(
+    place: Moving, tmp_path: Path, key: tuple[Path, str]
+) -> None:
+    person, answer = await with_account(place)
+    secret, recipient = key
+    file, again, data = tmp_path / "out.age", tmp_path / "again.age", tmp_path / "other" / "data"
+    wanted = ("export", file, "--to", recipient, "--person", person.name)
+    unconfirmed = await place.typed(*wanted)
+    assert unconfirmed.exit_code == 1
+    assert not file.exists()
+    done = await place.typed(*wanted, "--yes")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"file": str(file), "accounts": 1, "left_out": 0}
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert token_of(answer).encode() not in file.read_bytes()
+    document = opened(file, secret)
+    (account,) = document["accounts"]  # pyright: ignore[reportGeneralTypeIssues] -- JSON
+    assert (account["user"], account["refresh_token"]) == (person.name, token_of(answer))
+    (event,) = [one for one in await place.room.events("connection.exported") if one.user_id == person.id]
+    assert event.details["recipients"] == [recipient]
+
+    data.mkdir(parents=True, mode=0o700)
+    (data / "config.toml").write_text(place.settings)
+    await place.typed("init", data=data)
+    taken = ("import", "token-vault", file, "--key", secret, "--create-people", "--apply")
+    for outcome in ("imported", "already connected"):
+        imported = await place.typed(*taken, data=data)
+        assert json.loads(imported.stdout)[0]["outcome"] == outcome, imported.output
+    back = await place.typed("export", again, "--to", recipient, "--yes", data=data)
+    assert back.exit_code == 0, back.output
+    (returned,) = opened(again, secret)["accounts"]  # pyright: ignore[reportGeneralTypeIssues] -- JSON
+    assert {**returned, "connected_at": None} == {**account, "connected_at": None}
+
+
+async def test_an_export_can_be_of_one_provider_and_never_replaces_a_file(
+    place: Moving, tmp_path: Path, key: tuple[Path, str]
+) -> None:
+    person, _ = await with_account(place)
+    secret, recipient = key
+    file = tmp_path / "out.age"
+    wanted = ("export", file, "--to", recipient, "--person", person.name, "--yes", "--provider")
+    none = await place.typed(*wanted, "google")
+    assert "there is no account to export" in none.output
+    bad = await place.typed("export", file, "--to", "age1nothing", "--yes")
+    assert "is no age recipient" in bad.output
+    assert not file.exists()
+    assert (await place.typed(*wanted, "slack")).exit_code == 0
+    before = file.read_bytes()
+    again = await place.typed(*wanted, "slack")
+    assert "exists: name another file" in again.output
+    assert file.read_bytes() == before
+
+    other = tmp_path / "other.txt"
+    other.write_text(str(pyrage.x25519.Identity.generate()))
+    shut = await place.typed("import", "token-vault", file, "--key", other)
+    assert "doesn't open with the key" in shut.output
+    assert (await place.typed("import", "token-vault", file, "--key", secret)).exit_code == 0
+
+
+async def test_an_account_that_its_person_must_reconnect_is_named_and_left_out(
+    place: Moving, tmp_path: Path, key: tuple[Path, str]
+) -> None:
+    person, _ = await with_account(place)
+    state = "update connections set state = :state where user_id = :user"
+    wanted = ("--to", key[1], "--person", person.name, "--yes")
+    for name, number, value in (("dead", 1, "needs_reauth"), ("alive", 0, "active")):
+        async with place.deployment.transaction() as transaction:
+            await transaction.execute(state, {"state": value, "user": person.id})
+        done = await place.typed("export", tmp_path / name, *wanted)
+        assert done.exit_code == number, done.output
+        assert ("reconnect it first" in done.output) is bool(number)

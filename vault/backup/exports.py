@@ -1,0 +1,57 @@
+"""The tokens of live accounts for an export: opened one by one, so that another program can own them.
+
+The account stays as it is. While its vault runs, a refresh may replace what was read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vault.endings import ACCESS_TOKEN, REFRESH_TOKEN
+from vault.keys.key_ring import KeyRing
+from vault.records import TENANT, Connection
+from vault.refusals import CiphertextRejected
+from vault.storage.database import Reader, binary_or_none, integer
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTokens:
+    """What an account's row holds; `access_token` only where there is no refresh token."""
+
+    refresh_token: str | None = field(repr=False)
+    access_token: str | None = field(repr=False)
+
+
+_SEALED = """
+    select generation, access_generation, refresh_sealed, access_sealed from connections
+    where tenant = :tenant and user_id = :user_id and id = :id and ended_at is null
+"""
+
+
+async def open_tokens(reader: Reader, ring: KeyRing, connection: Connection) -> HeldTokens | None:
+    """The tokens of a live account; None when it has ended or its tokens don't open."""
+    named = {"tenant": TENANT, "user_id": connection.user_id, "id": connection.id}
+    row = await reader.fetch_one(_SEALED, named)
+    if row is None:
+        return None
+    try:
+        key = await ring.load_key(reader, user_id=connection.user_id, connection_id=connection.id)
+
+        def open_value(column: str, purpose: str, generation: int) -> str | None:
+            sealed = binary_or_none(row, column)
+            if sealed is None:
+                return None
+            return key.open(
+                sealed,
+                purpose=purpose,
+                provider=connection.provider,
+                account=connection.account,
+                generation=generation,
+            )
+
+        refresh_token = open_value("refresh_sealed", REFRESH_TOKEN, integer(row, "generation"))
+        if refresh_token is not None:
+            return HeldTokens(refresh_token, None)
+        return HeldTokens(None, open_value("access_sealed", ACCESS_TOKEN, integer(row, "access_generation")))
+    except CiphertextRejected:
+        return None
