@@ -92,12 +92,14 @@ def _time(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def page_of(request: Request, ids: Sequence[str]) -> tuple[Sequence[str], str | None]:
+def page_of(
+    request: Request, ids: Sequence[str], *, usual: int = _USUAL, most: int = _MOST
+) -> tuple[Sequence[str], str | None]:
     """The ids of the page that was asked for, and where the next one begins. Some clients send `next` as `next`."""
     asked = request.query_params
-    take = asked.get("take", str(_USUAL))
-    if _NUMBER.fullmatch(take) is None or not 1 <= int(take) <= _MOST:
-        raise invalid({"take": f"a number from 1 to {_MOST}"})
+    take = asked.get("take", str(usual))
+    if _NUMBER.fullmatch(take) is None or not 1 <= int(take) <= most:
+        raise invalid({"take": f"a number from 1 to {most}"})
     start = asked.get("from") or asked.get("next")
     if start is not None and start not in ids:
         raise invalid({"from": "this cursor is unknown or over: start again without one"})

@@ -6,6 +6,7 @@ Tokens are those of our Admin API: a service account gets one by its credentials
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,6 +22,9 @@ from server.oauth.rules import ADMIN_ACCESS, OAuthError, admin_resource
 from server.oauth.token_request import TokenGrant, TokenRequest
 from vault import connections, users
 from vault.records import Principal
+
+_USUAL: Final = 50  # accounts of a page, as the node SDK asks for
+_MOST: Final = 100
 
 
 def routes(deployment: Deployment) -> list[Route]:
@@ -51,7 +55,8 @@ async def list_for_admin(deployment: Deployment, request: Request, principal: Pr
     if person is None:
         raise MeProblem(404, "The user does not exist")
     owned = {one.id: one for one in await connections.list_connections(deployment.database, person.id)}
-    chosen, following = page_of(request, sorted(owned, key=lambda one: (owned[one].created_at, one)))
+    ordered = sorted(owned, key=lambda one: (owned[one].created_at, one))
+    chosen, following = page_of(request, ordered, usual=_USUAL, most=_MOST)
     shown = [
         {**account(deployment, owned[one]), "connection_id": owned[one].provider}
         | {"strategy": connection_name(deployment, owned[one].provider)}

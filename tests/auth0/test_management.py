@@ -42,6 +42,9 @@ async def test_a_service_account_lists_a_persons_accounts_without_tokens(room: R
     (account,) = answer.json()["connected_accounts"]
     assert (account["id"], account["strategy"]) == (connected["id"], "slack")
     assert not {"access_token", "refresh_token"} & set(account)
+    for take, status in ((1, 200), (100, 200), (101, 400)):  # node-auth0 asks for 50
+        asked = await http.get(path, params={"take": take}, headers={"Authorization": f"Bearer {token}"})
+        assert asked.status_code == status
     nobody = await http.get("/api/v2/users/nobody/connected-accounts", headers={"Authorization": f"Bearer {token}"})
     assert nobody.status_code == 404
     mine = await http.get(path, headers={"Authorization": f"Bearer {await application.me_token()}"})
