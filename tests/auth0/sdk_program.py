@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+from pathlib import Path
 
 from auth0.authentication.get_token import GetToken
 from auth0_ai.authorizers.token_vault_authorizer import (
@@ -17,9 +19,12 @@ from auth0_ai.authorizers.token_vault_authorizer import (
     get_access_token_from_token_vault,
 )
 from auth0_ai.interrupts.token_vault_interrupt import TokenVaultInterrupt
+from auth0_ai_langchain.auth0_ai import Auth0AI
 from auth0_api_python import ApiClient, ApiClientOptions
 from auth0_server_python.auth_server.server_client import ServerClient
 from auth0_server_python.auth_types import ConnectAccountOptions, StartInteractiveLoginOptions
+from langchain_core.tools import StructuredTool
+from langgraph.errors import GraphInterrupt
 from sdk_store import Store
 
 DOMAIN, REDIRECT, API = os.environ["DOMAIN"], os.environ["REDIRECT"], os.environ["API"]
@@ -52,6 +57,30 @@ async def call_tool(refresh_token: str, *scopes: str) -> str:
         return f"interrupt: {sorted(interrupt.required_scopes)}"
 
 
+async def call_langchain(refresh_token: str, *scopes: str) -> str:
+    """The same of LangChain's tools: the interrupt is the graph's."""
+
+    async def post() -> str:
+        return str(get_access_token_from_token_vault())
+
+    protect = Auth0AI({"domain": DOMAIN, **CLIENT}).with_token_vault(connection=CONNECTION, scopes=list(scopes))
+    tool = protect(StructuredTool.from_function(coroutine=post, name="post", description="Posts"))
+    settings = {"thread_id": "1", "_credentials": {"refresh_token": refresh_token}}
+    try:
+        answer = await tool.ainvoke({"name": "post", "args": {}, "id": "1", "type": "tool_call"},
+                                    {"configurable": settings})  # fmt: skip
+        return str(answer.content)
+    except GraphInterrupt as interrupt:
+        return f"interrupt: {sorted(interrupt.args[0][0].value['required_scopes'])}"
+
+
+def call_llamaindex(refresh_token: str) -> dict[str, str]:
+    """The same of LlamaIndex's, which needs other packages."""
+    environment = {**os.environ, "REFRESH_TOKEN": refresh_token}
+    program = (os.environ["LLAMAINDEX"], "-W", "ignore", str(Path(__file__).with_name("llamaindex_program.py")))
+    return json.loads(subprocess.run(program, env=environment, check=True, capture_output=True).stdout)
+
+
 async def main() -> None:
     states = Store()
     server = ServerClient(
@@ -69,6 +98,7 @@ async def main() -> None:
         str(kept["refresh_token"] if isinstance(kept, dict) else kept.refresh_token) for kept in states.kept.values()
     )
     found["interrupt before"] = await call_tool(refresh_token, "chat:write")
+    found["langchain before"] = await call_langchain(refresh_token, "chat:write")
     started = await server.start_connect_account(
         ConnectAccountOptions(connection=CONNECTION, scopes=["chat:write", "channels:read"], redirect_uri=REDIRECT)
     )
@@ -88,6 +118,8 @@ async def main() -> None:
     found["members"] = sorted(raw)
     found["tool"] = await call_tool(refresh_token, "chat:write")
     found["tool that needs more"] = await call_tool(refresh_token, "chat:write", "users:read")
+    found["langchain"] = await call_langchain(refresh_token, "chat:write")
+    found["llamaindex"] = await asyncio.to_thread(call_llamaindex, refresh_token)
     api_token = await browse(API)
     api = ApiClient(ApiClientOptions(domain=DOMAIN, audience=API, **API_CLIENT))
     found["verified"] = (await api.verify_access_token(api_token))["iss"]

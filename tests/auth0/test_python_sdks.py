@@ -16,7 +16,8 @@ from tests.support.harness import PASSWORD
 from tests.support.person import Person
 from vault import apis
 
-PYTHON = Path(__file__).parents[2] / ".venv" / "sdks" / "auth0" / "bin" / "python"
+SDKS = Path(__file__).parents[2] / ".venv" / "sdks"
+PYTHON, LLAMAINDEX = (SDKS / name / "bin" / "python" for name in ("auth0", "clients"))
 PROGRAM = Path(__file__).parent / "sdk_program.py"
 PATIENCE = 120.0
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.group("sdks")
 
 
 async def test_the_sdks_sign_in_connect_exchange_and_disconnect(tmp_path: Path) -> None:
-    if not PYTHON.exists():
+    if not (PYTHON.exists() and LLAMAINDEX.exists()):
         unavailable("the SDKs need: make sdks")
     async with tenant(tmp_path) as place, Person(place.vault.url, transport=place.way()) as person:
         await person.sign_in("alice", PASSWORD)
@@ -42,6 +43,7 @@ async def test_the_sdks_sign_in_connect_exchange_and_disconnect(tmp_path: Path) 
             "API_CLIENT_ID": api_client.id,
             "REDIRECT": CALLBACK,
             "API": API,
+            "LLAMAINDEX": str(LLAMAINDEX),
             "SSL_CERT_FILE": str(place.authority.authority),
             "REQUESTS_CA_BUNDLE": str(place.authority.authority),
         }
@@ -65,13 +67,15 @@ async def test_the_sdks_sign_in_connect_exchange_and_disconnect(tmp_path: Path) 
             await process.wait()
         assert process.returncode == 0, errors
         found = json.loads(said)
-    assert found["interrupt before"] == "interrupt: ['chat:write']"
+    assert found["interrupt before"] == found["langchain before"] == "interrupt: ['chat:write']"
     assert found["connected"]["connection"] == "slack"
     assert found["listed"] == [found["connected"]["id"]]
     assert "google-oauth2" in found["connections"]
     assert found["members"] == ["access_token", "expires_in", "issued_token_type", "scope", "token_type"]
     assert found["tool"].startswith("xoxp-") or found["tool"] == found["server"]
     assert found["tool that needs more"].startswith("interrupt: ")
+    assert found["langchain"] == found["llamaindex"]["token"] == found["tool"]
+    assert found["llamaindex"]["more"] == found["tool that needs more"]
     assert found["verified"] == f"{place.vault.url}/"
     assert found["api"]
     assert found["after"] == "interrupt: ['chat:write']"

@@ -1,0 +1,63 @@
+"""Auth0's SDKs for Next.js, agents and administrators, unmodified, over TLS: one application's journey."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.administration.actor import Actor
+from server.administration.agents import NewAgent, ServiceWish, register
+from server.oauth.rules import ADMIN_READ
+from tests.auth0.application import CALLBACK, SECRET
+from tests.auth0.tenant import tenant
+from tests.conftest import unavailable
+from tests.support.foreign.foreign import FOLDER, driving, node
+from tests.support.harness import PASSWORD
+from tests.support.person import Person
+from vault import users
+
+pytestmark = pytest.mark.group("node")
+NOT_CONNECTED = "federated_connection_refresh_token_not_found"
+
+
+async def test_nextjs_a_tool_of_an_agent_and_an_administrators_program(tmp_path: Path) -> None:
+    node()
+    if not (FOLDER / "auth0" / "node_modules" / ".package-lock.json").exists():
+        unavailable("Auth0's SDKs need: make node")
+    async with tenant(tmp_path) as place, Person(place.vault.url, transport=place.way()) as person:
+        await person.sign_in("alice", PASSWORD)
+        client = await place.client("app")
+        alice = await users.find_user(place.vault.deployment.database, "alice")
+        assert alice is not None
+        service = await register(
+            Actor(place.vault.deployment, None, "command_line"),
+            NewAgent("Report", has_secret=True, service=ServiceWish(alice, frozenset({ADMIN_READ}))),
+        )
+
+        async def go(url: str) -> str:
+            return await place.allow(person, url)
+
+        application = CALLBACK.removesuffix("/auth/callback")
+        program = (
+            "auth0/sdks.mjs",
+            place.domain,
+            client.id,
+            SECRET,
+            application,
+            service.client.id,
+            str(service.secret),
+        )
+        trusting = {"NODE_EXTRA_CA_CERTS": str(place.authority.authority)}
+        async with driving(*program, folder=tmp_path, authorize=go, env=trusting) as running:
+            told = await running.answer()
+    assert told["subject"] == alice.id
+    assert told["before"] == told["after"] == NOT_CONNECTED
+    assert told["interrupt"] == {"interrupt": "TOKEN_VAULT_ERROR", "required": ["chat:write"]}
+    assert told["connected"] == f"{application}/done"
+    (account,) = told["listed"]
+    assert account["scopes"] == ["channels:read", "chat:write"]
+    assert told["token"]["token"] == told["tool"]["token"] == told["legacy"]["access_token"]
+    assert "users:read" in told["more"]["required"]
+    assert told["wrong"] == "invalid_grant"
+    assert [one["id"] for one in told["administered"]] == [account["id"]]

@@ -1,0 +1,96 @@
+// An application on @auth0/nextjs-auth0, an agent's tool on @auth0/ai-vercel, and an administrator's program on auth0, as
+// published. Arguments: domain, client id, client secret, the application's address, id and secret of a service account.
+import { createRequire } from 'node:module';
+import { Auth0Client } from '@auth0/nextjs-auth0/server';
+import { ManagementClient } from 'auth0';
+import { AuthenticationClient } from 'auth0/legacy';
+import { NextRequest } from 'next/server.js';
+import { main, open, say } from '../lines.mjs';
+
+// The ES modules of these two name files without their endings, which only bundlers find.
+const require = createRequire(import.meta.url);
+const { tool } = require('ai');
+const { z } = require('zod');
+const { Auth0AI, getAccessTokenFromTokenVault, setAIContext } = require('@auth0/ai-vercel');
+
+const [domain, clientId, clientSecret, appBaseUrl, serviceId, serviceSecret] = process.argv.slice(2);
+const connection = 'sign-in-with-slack';
+const cookies = new Map();
+
+const next = new Auth0Client({
+  domain: `https://${domain}`, // a port needs the whole address, and the switch below; TLS is used all the same
+  allowInsecureRequests: true,
+  clientId,
+  clientSecret,
+  secret: 'x'.repeat(64),
+  appBaseUrl,
+  enableConnectAccountEndpoint: true,
+  authorizationParameters: { scope: 'openid profile email offline_access' },
+});
+
+function request(url) {
+  const cookie = [...cookies].map(([name, value]) => `${name}=${value}`).join('; ');
+  return new NextRequest(new URL(url, appBaseUrl), { headers: { cookie } });
+}
+
+/** What the mounted routes answer to the browser; where it goes next. */
+async function visit(url) {
+  const answer = await next.middleware(request(url));
+  for (const { name, value } of answer.cookies.getAll()) cookies.set(name, value);
+  const location = answer.headers.get('location');
+  return location ?? `HTTP ${answer.status} ${await answer.text()}`;
+}
+
+async function refusal(work) {
+  try {
+    await work;
+    return 'accepted';
+  } catch (error) {
+    return error.cause?.code ?? error.error ?? error.code ?? error.message;
+  }
+}
+
+async function called(refreshToken, ...scopes) {
+  const auth0 = new Auth0AI({ auth0: { domain, clientId, clientSecret } });
+  const protect = auth0.withTokenVault({ connection, scopes, refreshToken: async () => refreshToken });
+  const made = protect(
+    tool({ description: 'Posts', inputSchema: z.object({}), execute: async () => getAccessTokenFromTokenVault() }),
+  );
+  try {
+    return { token: await made.execute({}, { toolCallId: '1', messages: [] }) };
+  } catch (error) {
+    return { interrupt: error.code, required: error.requiredScopes?.toSorted() };
+  }
+}
+
+await main(async () => {
+  setAIContext({ threadID: '1' });
+  await visit(await open(await visit('/auth/login')));
+  const session = await next.getSession(request('/'));
+  const { refreshToken } = session.tokenSet;
+  const token = () => next.getAccessTokenForConnection({ connection }, request('/'), new Response());
+  const found = { subject: session.user.sub, before: await refusal(token()) };
+  found.interrupt = await called(refreshToken, 'chat:write');
+
+  const asked = new URLSearchParams({ connection, returnTo: '/done' });
+  for (const scope of ['chat:write', 'channels:read']) asked.append('scopes', scope);
+  found.connected = await visit(await open(await visit(`/auth/connect?${asked}`)));
+  found.listed = await next.getConnectedAccounts(request('/'), new Response());
+  found.token = await token();
+  found.tool = await called(refreshToken, 'chat:write');
+  found.more = await called(refreshToken, 'chat:write', 'users:read');
+
+  const login = new AuthenticationClient({ domain, clientId, clientSecret });
+  const exchange = { connection, subject_token: refreshToken, client_id: clientId };
+  found.legacy = (await login.oauth.tokenForConnection(exchange)).data;
+  found.wrong = await refusal(login.oauth.tokenForConnection({ ...exchange, subject_token: 'unknown' }));
+  const management = new ManagementClient({ domain, clientId: serviceId, clientSecret: serviceSecret });
+  found.administered = [];
+  for await (const account of await management.users.connectedAccounts.list(session.user.sub)) {
+    found.administered.push(account);
+  }
+
+  await next.disconnectAccount({ connection }, request('/'), new Response());
+  found.after = await refusal(token());
+  say(found);
+});
