@@ -91,7 +91,6 @@ def _tokens(provider: Provider, content: Mapping[str, object], asked: ResponseCo
         return None
     lifetime = _lifetime(provider, root, now=asked.now)
     grant = None if shape.grant_expires is None else integer_at(content, shape.grant_expires)
-    metadata = {name: found for name, path in shape.keep.items() if (found := text_at(content, path)) is not None}
     return TokenAnswer(
         access_token=access_token,
         refresh_token=refresh_token,
@@ -99,7 +98,7 @@ def _tokens(provider: Provider, content: Mapping[str, object], asked: ResponseCo
         expires_in=min(lifetime, _LONGEST) if lifetime is not None and lifetime > 0 else None,
         grant_expires_in=min(grant, _LONGEST) if grant is not None and grant > 0 else None,
         account=account_of(provider, content) if provider.identity.source == "answer" else None,
-        metadata={name: as_data(value, limit=200) for name, value in metadata.items()},
+        metadata=kept_facts(provider, content),
     )
 
 
@@ -110,6 +109,12 @@ def _is_text(token: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def kept_facts(provider: Provider, content: Mapping[str, object]) -> dict[str, str]:
+    """What the provider file keeps of a token endpoint's answer, as data."""
+    found = {name: text_at(content, path) for name, path in provider.response.keep.items()}
+    return {name: as_data(value, limit=200) for name, value in found.items() if value is not None}
 
 
 def _lifetime(provider: Provider, root: object, *, now: int) -> int | None:

@@ -42,12 +42,10 @@ def export(
     if file.exists():
         fail(f"{file} exists: name another file")
     accounts = setup.run(_export(setup, file, tuple(to), person=person, provider=provider, asks=not yes))
-    left_out = [one for one in accounts if one.obstacle]
-    for one in left_out:
-        note(f"left out: {one.owner.name}, {one.connection.provider} {one.connection.label}: {one.obstacle}")
-    count = len(accounts) - len(left_out)
+    left_out = sum(bool(one.obstacle) for one in accounts)
+    count = len(accounts) - left_out
     note("Stop this vault before another program uses these tokens: a token must have one owner.")
-    row = {"file": str(file), "accounts": count, "left_out": len(left_out)}
+    row = {"file": str(file), "accounts": count, "left_out": left_out}
     setup.show_one(
         row, sentence=f"{file}: {count} accounts, encrypted to {len(to)} {'keys' if len(to) > 1 else 'key'}."
     )
@@ -71,6 +69,9 @@ async def _export(
         owner = None if person is None else await user_called(deployment.database, person)
         name = None if provider is None else provider_called(deployment.catalog, provider).name
         found = await exporting.collect(actor, person=owner, provider=name)
+        for one in found:
+            if one.obstacle:
+                note(f"left out: {one.owner.name}, {one.connection.provider} {one.connection.label}: {one.obstacle}")
         usable = tuple(one for one in found if not one.obstacle)
         if not usable:
             fail("there is no account to export")

@@ -54,10 +54,16 @@ async def test_nextjs_a_tool_of_an_agent_and_an_administrators_program(tmp_path:
     assert told["subject"] == alice.id
     assert told["before"] == told["after"] == NOT_CONNECTED
     assert told["interrupt"] == {"interrupt": "TOKEN_VAULT_ERROR", "required": ["chat:write"]}
+    assert told["interruptInGraph"]["required"] == ["chat:write"]
     assert told["connected"] == f"{application}/done"
     (account,) = told["listed"]
     assert account["scopes"] == ["channels:read", "chat:write"]
-    assert told["token"]["token"] == told["tool"]["token"] == told["legacy"]["access_token"]
+    assert (
+        told["token"]["token"]
+        == told["tool"]["token"]
+        == told["toolInGraph"]["token"]
+        == told["legacy"]["access_token"]
+    )
     assert "users:read" in told["more"]["required"]
     assert told["wrong"] == "invalid_grant"
     assert [one["id"] for one in told["administered"]] == [account["id"]]

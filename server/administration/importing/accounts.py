@@ -84,7 +84,7 @@ def parse_json(file: Path, text: str) -> object:
     except (ValueError, RecursionError):
         pass
     found: list[object] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from providers.definitions.model import Provider
-from providers.oauth.token_responses import scopes_in
+from providers.oauth.token_responses import kept_facts
+from providers.outbound.json_values import is_array
 from server.administration.actor import Actor
 from server.administration.importing.accounts import ImportedAccount
 from vault import connections, users
@@ -91,11 +92,9 @@ async def judge(actor: Actor, rows: Sequence[ImportedAccount], rules: ImportRule
             except _Obstacle as obstacle:
                 return ImportOutcome(row, str(obstacle))
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(row)) for row in rows]
     found: list[ImportOutcome] = []
     seen: set[tuple[str, str, str]] = set()
-    for judged in (task.result() for task in tasks):
+    for judged in await asyncio.gather(*(one(row) for row in rows)):
         if judged.planned is not None and judged.outcome == NEW:
             key = (users.name_key(judged.planned.person), judged.planned.provider.name, judged.planned.account.id)
             judged = ImportOutcome(judged.row, TWICE) if key in seen else judged
@@ -131,10 +130,9 @@ def _provider(actor: Actor, row: ImportedAccount, rules: ImportRules) -> Provide
 
 def _scopes(provider: Provider, row: ImportedAccount, rules: ImportRules) -> tuple[frozenset[str], frozenset[str]]:
     """What counts as granted here, and what is left out since our provider file doesn't have it."""
-    if provider.scope.app_level:
+    said = _named_scopes(provider, row.scopes) or rules.scopes.get(provider.name)
+    if said is None and is_array(row.scopes) and row.account_is_ours:
         return frozenset(), frozenset()
-    given = scopes_in(provider, _separated(provider, row.scopes))
-    said = rules.scopes.get(provider.name) if given is None else given
     if said is None:
         raise _Obstacle(f"the file doesn't say what was granted: add --scopes {provider.name}='SCOPE ...'")
     unknown = said - provider.scopes.keys() - provider.always_granted
@@ -143,9 +141,11 @@ def _scopes(provider: Provider, row: ImportedAccount, rules: ImportRules) -> tup
     return said - unknown, unknown
 
 
-def _separated(provider: Provider, said: object) -> object:
-    """Scopes in a text, whatever separates them in the source."""
-    return re.split(r"[\s,]+", said) if isinstance(said, str) and said.strip() else said
+def _named_scopes(provider: Provider, said: object) -> frozenset[str]:
+    """The scopes of an array, or of a text, whatever separates them in the source."""
+    given = said if is_array(said) else re.split(r"[\s,]+", said) if isinstance(said, str) else ()
+    synonyms = provider.scope.synonyms
+    return frozenset(synonyms.get(name, name) for name in given if isinstance(name, str) and name)
 
 
 async def _person(actor: Actor, row: ImportedAccount, rules: ImportRules) -> tuple[str, User | None]:
@@ -233,7 +233,7 @@ def _answer(row: ImportedAccount, planned: PlannedAccount, *, now: int) -> Token
         expires_in=0 if row.refresh_token else None,
         account=planned.account,
         grant_expires_in=ends_in,
-        metadata=row.metadata,
+        metadata=row.metadata or kept_facts(planned.provider, row.answer),
     )
 
 

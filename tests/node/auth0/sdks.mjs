@@ -1,5 +1,5 @@
-// An application on @auth0/nextjs-auth0, an agent's tool on @auth0/ai-vercel, and an administrator's program on auth0, as
-// published. Arguments: domain, client id, client secret, the application's address, id and secret of a service account.
+// An application on @auth0/nextjs-auth0, an agent's tool on @auth0/ai-vercel and @auth0/ai-langchain, and an administrator's
+// program on auth0, as published. Arguments: domain, client id, client secret, the application's address, id and secret of a service account.
 import { createRequire } from 'node:module';
 import { Auth0Client } from '@auth0/nextjs-auth0/server';
 import { ManagementClient } from 'auth0';
@@ -7,10 +7,12 @@ import { AuthenticationClient } from 'auth0/legacy';
 import { NextRequest } from 'next/server.js';
 import { main, open, say } from '../lines.mjs';
 
-// The ES modules of these two name files without their endings, which only bundlers find.
+// Their ES modules name files without endings, which only bundlers find. @auth0/ai-langchain needs an older @auth0/ai.
 const require = createRequire(import.meta.url);
 const { tool } = require('ai');
 const { z } = require('zod');
+const langchain = require('@auth0/ai-langchain');
+const { tool: langchainTool } = require('@langchain/core/tools');
 const { Auth0AI, getAccessTokenFromTokenVault, setAIContext } = require('@auth0/ai-vercel');
 
 const [domain, clientId, clientSecret, appBaseUrl, serviceId, serviceSecret] = process.argv.slice(2);
@@ -63,6 +65,18 @@ async function called(refreshToken, ...scopes) {
   }
 }
 
+async function calledInGraph(refreshToken, ...scopes) {
+  const protect = new langchain.Auth0AI({ auth0: { domain, clientId, clientSecret } }).withTokenForConnection({ connection, scopes });
+  const settings = { name: 'post', description: 'Posts', schema: z.object({}) };
+  const made = protect(langchainTool(async () => langchain.getAccessTokenForConnection(), settings));
+  try {
+    return { token: await made.invoke({}, { configurable: { thread_id: '1', _credentials: { refreshToken } } }) };
+  } catch (error) {
+    const [{ value }] = error.interrupts ?? [{ value: { code: error.message } }];
+    return { interrupt: value.code, required: value.requiredScopes?.toSorted() };
+  }
+}
+
 await main(async () => {
   setAIContext({ threadID: '1' });
   await visit(await open(await visit('/auth/login')));
@@ -71,6 +85,7 @@ await main(async () => {
   const token = () => next.getAccessTokenForConnection({ connection }, request('/'), new Response());
   const found = { subject: session.user.sub, before: await refusal(token()) };
   found.interrupt = await called(refreshToken, 'chat:write');
+  found.interruptInGraph = await calledInGraph(refreshToken, 'chat:write');
 
   const asked = new URLSearchParams({ connection, returnTo: '/done' });
   for (const scope of ['chat:write', 'channels:read']) asked.append('scopes', scope);
@@ -78,6 +93,7 @@ await main(async () => {
   found.listed = await next.getConnectedAccounts(request('/'), new Response());
   found.token = await token();
   found.tool = await called(refreshToken, 'chat:write');
+  found.toolInGraph = await calledInGraph(refreshToken, 'chat:write');
   found.more = await called(refreshToken, 'chat:write', 'users:read');
 
   const login = new AuthenticationClient({ domain, clientId, clientSecret });
