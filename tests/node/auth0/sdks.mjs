@@ -4,7 +4,7 @@ import { createRequire } from 'node:module';
 import { Auth0Client } from '@auth0/nextjs-auth0/server';
 import { ManagementClient } from 'auth0';
 import { AuthenticationClient } from 'auth0/legacy';
-import { NextRequest } from 'next/server.js';
+import { NextRequest, NextResponse } from 'next/server.js';
 import { main, open, say } from '../lines.mjs';
 
 // Their ES modules name files without endings, which only bundlers find. @auth0/ai-langchain needs an older @auth0/ai.
@@ -35,10 +35,25 @@ function request(url) {
   return new NextRequest(new URL(url, appBaseUrl), { headers: { cookie } });
 }
 
+function keep(answer) {
+  for (const { name, value } of answer.cookies.getAll()) {
+    if (value) cookies.set(name, value);
+    else cookies.delete(name);
+  }
+}
+
+/** Call what changes the session, as a middleware does. */
+async function within(call) {
+  const answer = new NextResponse();
+  const result = await call(request('/'), answer);
+  keep(answer);
+  return result;
+}
+
 /** What the mounted routes answer to the browser; where it goes next. */
 async function visit(url) {
   const answer = await next.middleware(request(url));
-  for (const { name, value } of answer.cookies.getAll()) cookies.set(name, value);
+  keep(answer);
   const location = answer.headers.get('location');
   return location ?? `HTTP ${answer.status} ${await answer.text()}`;
 }
@@ -82,7 +97,7 @@ await main(async () => {
   await visit(await open(await visit('/auth/login')));
   const session = await next.getSession(request('/'));
   const { refreshToken } = session.tokenSet;
-  const token = () => next.getAccessTokenForConnection({ connection }, request('/'), new Response());
+  const token = () => within((...sides) => next.getAccessTokenForConnection({ connection }, ...sides));
   const found = { subject: session.user.sub, before: await refusal(token()) };
   found.interrupt = await called(refreshToken, 'chat:write');
   found.interruptInGraph = await calledInGraph(refreshToken, 'chat:write');
@@ -90,7 +105,7 @@ await main(async () => {
   const asked = new URLSearchParams({ connection, returnTo: '/done' });
   for (const scope of ['chat:write', 'channels:read']) asked.append('scopes', scope);
   found.connected = await visit(await open(await visit(`/auth/connect?${asked}`)));
-  found.listed = await next.getConnectedAccounts(request('/'), new Response());
+  found.listed = await within((...sides) => next.getConnectedAccounts(...sides));
   found.token = await token();
   found.tool = await called(refreshToken, 'chat:write');
   found.toolInGraph = await calledInGraph(refreshToken, 'chat:write');
@@ -106,7 +121,7 @@ await main(async () => {
     found.administered.push(account);
   }
 
-  await next.disconnectAccount({ connection }, request('/'), new Response());
+  await within((...sides) => next.disconnectAccount({ connection }, ...sides));
   found.after = await refusal(token());
   say(found);
 });
