@@ -21,7 +21,13 @@ CONNECTIONS: Final[Mapping[str, str]] = {
     "paypal-sandbox": "paypal",
     "salesforce-sandbox": "salesforce",
 }
-_SHOWN: Final[Mapping[str, str]] = {"google": "google-oauth2", "microsoft": "windowslive", "x": "twitter"}
+# SDKs compare this name with the one they asked for: it is that of Auth0's own connection.
+_SHOWN: Final[Mapping[str, str]] = {
+    "google": "google-oauth2",
+    "microsoft": "windowslive",
+    "slack": "sign-in-with-slack",
+    "x": "twitter",
+}
 
 
 def provider_of(deployment: Deployment, connection: str) -> Provider | None:

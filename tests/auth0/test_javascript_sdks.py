@@ -36,7 +36,7 @@ async def test_the_sdks_sign_in_connect_exchange_and_check_tokens(tmp_path: Path
     assert alice is not None
     assert told["subject"] == alice.id
     assert told["before"] == "federated_connection_refresh_token_not_found"
-    assert told["completed"]["connection"] == "slack"
+    assert told["completed"]["connection"] == "sign-in-with-slack"
     assert told["token"]
     assert told["lasts"] > 0
     assert "chat:write" in told["scope"].split()

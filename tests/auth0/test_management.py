@@ -40,7 +40,7 @@ async def test_a_service_account_lists_a_persons_accounts_without_tokens(room: R
     answer = await http.get(path, headers={"Authorization": f"Bearer {token}"})
     assert answer.status_code == 200, answer.text
     (account,) = answer.json()["connected_accounts"]
-    assert (account["id"], account["strategy"]) == (connected["id"], "slack")
+    assert (account["id"], account["strategy"]) == (connected["id"], "sign-in-with-slack")
     assert not {"access_token", "refresh_token"} & set(account)
     for take, status in ((1, 200), (100, 200), (101, 400)):  # node-auth0 asks for 50
         asked = await http.get(path, params={"take": take}, headers={"Authorization": f"Bearer {token}"})

@@ -68,7 +68,7 @@ async def test_the_sdks_sign_in_connect_exchange_and_disconnect(tmp_path: Path) 
         assert process.returncode == 0, errors
         found = json.loads(said)
     assert found["interrupt before"] == found["langchain before"] == "interrupt: ['chat:write']"
-    assert found["connected"]["connection"] == "slack"
+    assert found["connected"]["connection"] == "sign-in-with-slack"
     assert found["listed"] == [found["connected"]["id"]]
     assert "google-oauth2" in found["connections"]
     assert found["members"] == ["access_token", "expires_in", "issued_token_type", "scope", "token_type"]
