@@ -17,7 +17,8 @@ from vault.records import Client
 ORIGINS: Final = "origins"  # the member of a client's metadata that names more of them
 ANY: Final = "*"
 EXPOSED: Final = "WWW-Authenticate, DPoP-Nonce, Retry-After, Mcp-Session-Id, X-Request-Id"
-ALLOWED_HEADERS: Final = "Authorization, Content-Type, DPoP, MCP-Protocol-Version"
+# Auth0-Client: which SDK it is, which single-page applications of Auth0 send along
+ALLOWED_HEADERS: Final = "Authorization, Auth0-Client, Content-Type, DPoP, MCP-Protocol-Version"
 _VARY: Final = (b"vary", b"Origin")
 
 
