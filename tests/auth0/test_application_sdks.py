@@ -8,7 +8,7 @@ import pytest
 
 from server.administration.actor import Actor
 from server.administration.agents import NewAgent, ServiceWish, register
-from server.oauth.rules import ADMIN_READ
+from server.oauth.rules import ADMIN_ACCESS
 from tests.auth0.application import CALLBACK, SECRET
 from tests.auth0.tenant import tenant
 from tests.conftest import unavailable
@@ -32,7 +32,7 @@ async def test_nextjs_a_tool_of_an_agent_and_an_administrators_program(tmp_path:
         assert alice is not None
         service = await register(
             Actor(place.vault.deployment, None, "command_line"),
-            NewAgent("Report", has_secret=True, service=ServiceWish(alice, frozenset({ADMIN_READ}))),
+            NewAgent("Report", has_secret=True, service=ServiceWish(alice, frozenset({ADMIN_ACCESS}))),
         )
 
         async def go(url: str) -> str:

@@ -106,11 +106,11 @@ def _objects(file: Path, content: object, members: tuple[str, ...]) -> list[Mapp
 
 
 def text_of(record: Mapping[str, object], *names: str) -> str:
-    """The first of these members that is a text or a whole number; empty if none is."""
+    """The first of these members that is a text that can be shown, or a whole number; empty if none is."""
     for name in names:
         value = record.get(name)
         if isinstance(value, str) and value.strip():
-            return value.strip() if len(value) <= LONGEST else ""
+            return value.strip() if len(value) <= LONGEST and value.strip().isprintable() else ""
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
     return ""

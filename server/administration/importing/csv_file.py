@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from providers.oauth.token_responses import account_named
 from server.administration.actor import ChangeRefused
 from server.administration.importing.accounts import LONGEST, MOST, ImportedAccount, unreadable
 
@@ -38,15 +39,19 @@ def _rows(file: Path, reader: csv.DictReader[str]) -> Iterator[ImportedAccount]:
         values = {name: (row.get(name) or "").strip() for name in (*COLUMNS, *OPTIONAL)}
         empty = [name for name in COLUMNS if not values[name]]
         too_long = [name for name, value in values.items() if len(value) > LONGEST]
-        if empty or too_long or None in row or count > MOST:
-            what = f"{empty[0]} is empty" if empty else "too many or too long values"
+        odd = [name for name in COLUMNS if not values[name].isprintable()]
+        account = account_named(values["account"], values["label"])
+        if account is None or empty or odd or too_long or None in row or count > MOST:
+            what = "too many or too long values"
+            if empty or odd:
+                what = f"{empty[0]} is empty" if empty else f"{odd[0]} has characters that can't be shown"
             raise ChangeRefused("import_unreadable", f"{file}, line {reader.line_num}: {what}")
         yield ImportedAccount(
             reader.line_num,
             (values["user"],),
             values["provider"],
-            account=values["account"],
-            label=values["label"],
+            account=account.id,
+            label=account.label,
             scopes=values["scopes"],
             refresh_token=values["refresh_token"],
             account_is_ours=True,

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from providers.api.text import as_data
 from providers.definitions.model import Provider
-from providers.oauth.token_responses import kept_facts
+from providers.oauth.token_responses import account_named, kept_facts
 from providers.outbound.json_values import is_array
 from server.administration.actor import Actor
 from server.administration.importing.accounts import ImportedAccount
@@ -164,18 +165,19 @@ async def _person(actor: Actor, row: ImportedAccount, rules: ImportRules) -> tup
 
 async def _account(actor: Actor, provider: Provider, row: ImportedAccount) -> Account:
     """The provider's id of the account: from the file, or from the provider."""
-    if row.account_is_ours and row.account:
-        return Account(row.account, row.label or row.account)
-    is_usable = bool(row.account) and _PLAIN_ID.fullmatch(provider.identity.id) is not None
+    named = account_named(row.account, row.label)
+    if row.account_is_ours and named is not None:
+        return named
+    is_usable = _PLAIN_ID.fullmatch(provider.identity.id) is not None
     why = "the file doesn't say which account this is"
     if row.access_token:
         try:
             return await actor.deployment.vault.upstreams[provider.name].identify(row.access_token, row.answer)
         except UpstreamError as error:
             why = f"{error.description} ({error.code}): fetch the file again while its access tokens live"
-    if not is_usable or row.access_is_lasting:
+    if named is None or not is_usable or row.access_is_lasting:
         raise _Obstacle(why)
-    return Account(row.account, row.label or row.account)
+    return named
 
 
 async def _standing(actor: Actor, person: User | None, planned: PlannedAccount) -> str:
@@ -208,7 +210,7 @@ async def take_over(actor: Actor, row: ImportedAccount, planned: PlannedAccount)
                 now=now,
             )
             if row.nickname:
-                await connections.rename(transaction, opened, nickname=row.nickname)
+                await connections.rename(transaction, opened, nickname=as_data(row.nickname, limit=60))
             event = actor.event(
                 "connection.opened",
                 user_id=owner.id,

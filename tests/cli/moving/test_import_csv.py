@@ -76,6 +76,9 @@ async def test_a_row_that_cannot_be_taken_over_says_why_and_the_others_go_in(pla
         ("user,provider\nalice,slack\n", "the first line must name the columns"),
         (f"{HEAD},more\nalice,slack,U1,rt,chat:write,x\n", "the first line must name the columns"),
         (f"{HEAD}\nalice,slack,,rt,chat:write\n", "line 2: account is empty"),
+        (f"{HEAD}\nalice,slack,U1\x1b,rt,chat:write\n", "line 2: account has characters that can't be shown"),
+        (f"{HEAD}\nalice,slack,U1,r\x00t,chat:write\n", "line 2: refresh_token has characters that can't be shown"),
+        (f"{HEAD}\nalice,slack,{'U' * 256},rt,chat:write\n", "line 2: too many or too long values"),
         (f"{HEAD}\nalice,slack,U1,rt,chat:write,one more\n", "line 2: too many or too long values"),
     ],
 )
@@ -87,3 +90,13 @@ async def test_a_file_that_cannot_be_read_names_the_line(
     refused = await place.typed("import", "csv", file)
     assert refused.exit_code != 0
     assert said in refused.output
+
+
+async def test_a_label_is_cleaned_as_that_of_a_provider_is(place: Moving, tmp_path: Path) -> None:
+    person = await place.user()
+    file = tmp_path / "accounts.csv"
+    file.write_text(f'{HEAD},label\n{person.name},slack,U1,rt,chat:write,"a\u202eb\x1b[2J{"x" * 300}"\n')
+    assert await place.outcomes("csv", file, "--apply") == ["imported"]
+    (imported,) = await place.connected(person)
+    assert imported.label.startswith("ab[2Jx")
+    assert len(imported.label) == 200
