@@ -15,7 +15,6 @@ from server.commands import (
     demo,
     doctor,
     explain,
-    export,
     init,
     keys,
     openid,
@@ -32,6 +31,7 @@ from server.commands import (
     version,
 )
 from server.commands.apply import apply
+from server.commands.export import export
 from server.commands.import_ import files as import_files
 from server.terminal.context import command
 from server.terminal.root import make_app

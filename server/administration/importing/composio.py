@@ -1,7 +1,7 @@
 """Accounts from Composio: connected accounts as its API v3 gives them.
 
 Read 2026-11-27, not run: ComposioHQ/composio@3e989ec (docs/public/openapi.json `GET /api/v3/connected_accounts`,
-docs/content/docs/connected-accounts.mdx, changelog of 2025-12-10). `state.val` has the tokens, if the project's setting
+its page on connected accounts, changelog of 2025-12-10). `state.val` has the tokens, if the project's setting
 "Mask Connected Account Secrets" is off. Accounts of an OAuth app that Composio manages belong to that app: they can't
 leave. `user_id` is announced to go; the account's id is not in it, so the provider is asked with the access token.
 """

@@ -112,7 +112,7 @@ async def _judge(actor: Actor, row: ImportedAccount, rules: ImportRules) -> Impo
     name, person = await _person(actor, row, rules)
     account = await _account(actor, provider, row)
     planned = PlannedAccount(name, person is None, provider, account, scopes, left_out)
-    return ImportOutcome(row, await _standing(actor, person, planned), planned)
+    return ImportOutcome(row, await _judge_account(actor, person, planned), planned)
 
 
 def _provider(actor: Actor, row: ImportedAccount, rules: ImportRules) -> Provider:
@@ -180,7 +180,7 @@ async def _account(actor: Actor, provider: Provider, row: ImportedAccount) -> Ac
     return named
 
 
-async def _standing(actor: Actor, person: User | None, planned: PlannedAccount) -> str:
+async def _judge_account(actor: Actor, person: User | None, planned: PlannedAccount) -> str:
     if person is None:
         return NEW
     held = await connections.find(actor.deployment.database, person.id, provider=planned.provider.name)
@@ -191,7 +191,7 @@ async def take_over(actor: Actor, row: ImportedAccount, planned: PlannedAccount)
     """Store one account, in a transaction of its own; NEW, KNOWN, or why not. Running it again stores nothing twice."""
     deployment, provider = actor.deployment, planned.provider
     person = await users.find_user(deployment.database, planned.person)
-    if person is not None and (person.disabled_at is not None or await _standing(actor, person, planned) == KNOWN):
+    if person is not None and (person.disabled_at is not None or await _judge_account(actor, person, planned) == KNOWN):
         return NOBODY if person.disabled_at is not None else KNOWN
     if person is None and not planned.is_new_person:
         return NOBODY

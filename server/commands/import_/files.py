@@ -258,7 +258,7 @@ def _run(
             return outcomes, deployment.url("/connections")
 
     outcomes, page = setup.run(work())
-    setup.show([_shown(one, apply=apply) for one in outcomes], columns=COLUMNS, empty="The file has no accounts.")
+    setup.show([_report_row(one, apply=apply) for one in outcomes], columns=COLUMNS, empty="The file has no accounts.")
     done = sum(one.is_new for one in outcomes)
     refused = [one for one in outcomes if one.is_refused]
     if apply:
@@ -271,7 +271,7 @@ def _run(
         raise typer.Exit(1)
 
 
-def _shown(one: ImportOutcome, *, apply: bool) -> dict[str, object]:
+def _report_row(one: ImportOutcome, *, apply: bool) -> dict[str, object]:
     planned = one.planned
     return {
         "line": one.row.line,

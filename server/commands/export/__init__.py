@@ -1,0 +1,1 @@
+"""`export`: accounts with their tokens, for another program."""
