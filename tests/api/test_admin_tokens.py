@@ -115,7 +115,7 @@ async def test_a_person_who_is_no_admin_cannot_allow_it(room: AdminRoom) -> None
     assert "see people, agents, providers" in asked.text
     await people.set_admin(room.operator, erin, is_admin=False)  # after the page was shown
     late = await browser.submit(asked, form="/consent", button=("decision", "allow"))
-    assert late.status_code == 409
+    assert late.status_code == 403
     assert "code=" not in late.headers.get("location", "")
 
 

@@ -168,8 +168,10 @@ async def test_a_call_a_refusal_and_a_refresh_reach_prometheus_and_the_collector
     assert posted.trace_id.hex() == trace.split("-")[1]  # pyright: ignore[reportAttributeAccessIssue]
     assert posted.parent_span_id.hex() == trace.split("-")[2]  # pyright: ignore[reportAttributeAccessIssue]
     below = {name for name, found in spans.items() for one in found if one.trace_id == posted.trace_id}  # pyright: ignore[reportAttributeAccessIssue]
-    assert {"exchange slack", "upstream slack", "storage"} <= below
-    assert len(spans["refresh slack"]) == 1
+    assert {"exchange slack", "upstream slack"} <= below
+    (refreshed,) = spans["refresh slack"]
+    written = {one.trace_id for one in spans["storage"]}  # pyright: ignore[reportAttributeAccessIssue]
+    assert refreshed.trace_id in written  # pyright: ignore[reportAttributeAccessIssue]
     assert received.metrics
 
     assert held is not None
@@ -196,7 +198,7 @@ async def test_a_trace_is_recorded_if_its_caller_records_it_and_rarely_otherwise
     assert traces[1].split("-")[1] in found
     assert traces[0].split("-")[1] not in found
     assert len(found) < 15  # of 20, one is expected
-    of_calls = {one.trace_id.hex() for one in spans["storage"]}  # pyright: ignore[reportAttributeAccessIssue]
+    of_calls = {one.trace_id.hex() for one in spans.get("storage", [])}  # pyright: ignore[reportAttributeAccessIssue]
     assert of_calls <= found  # storage begins no trace
 
 
