@@ -55,7 +55,10 @@ _END_DELEGATIONS = """
     update delegations set revoked_at = :now, changed_at = :now
     where tenant = :tenant and connection_id = :id and revoked_at is null
 """
-_FREE = "update connections set lease_owner = null, lease_until = null where tenant = :tenant"
+_FREE = """
+    update connections set lease_owner = null, lease_until = null
+    where tenant = :tenant and (lease_owner is not null or lease_until is not null)
+"""
 # Keys of consents whose answer was on its way: with the `state` goes the only thing that would have led to their end.
 _DESTROY_CONSENT_KEYS = """
     delete from keys.connection_keys where tenant = :tenant and substr(connection_id, 1, 8) = :consent
