@@ -21,6 +21,7 @@ from tests.support.doubles.upstream_double import LOST_ANSWER, LOST_REQUEST
 from tests.support.exchanging import Room, open_room, second_process
 from vault.records import Connection, ConnectionState
 from vault.refresh import leases
+from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.recovery import take_up
 from vault.refresh.rules import PAUSE
 from vault.refresh.spending import open_refresh_token
@@ -124,6 +125,17 @@ async def test_a_round_asks_as_little_of_many_unfinished_refreshes_as_of_one(sto
         vault = replace(room.vault, database=counted)  # pyright: ignore[reportArgumentType] -- as above
         assert await take_up(vault) == 0  # the old access tokens are used up first
         assert counted.asked <= 8
+
+
+async def test_a_start_reads_only_the_rows_that_the_journal_is_ahead_of(store: Store) -> None:
+    async with open_room(store) as room:
+        held = [await room.connect(account=name) for name in ("one", "two", "three")]
+        room.pass_time(3600)
+        for connection in held:
+            await room.exchange(account=connection.id)
+        counted = Counted(room.database)
+        assert await adopt_all(replace(room.vault, database=counted)) == 0
+        assert counted.asked == 1  # the generations of all
 
 
 async def test_nothing_is_sent_while_the_process_that_sent_first_lives(store: Store) -> None:
