@@ -61,7 +61,7 @@ ALLOWED = {
     "select k.id, k.user_id, k.provider, k.account, k.label, k.state, k.generation, k.access_expires_at, u.name": (
         "quarantine and restore judge every connection"
     ),
-    "update connections set lease_owner = null, lease_until = null where tenant = :tenant": "as above",
+    "update connections set lease_owner = null, lease_until = null where tenant = :tenant and (": "as above",
     "update grants set revoked_at = :now, revoked_reason = :reason where tenant = :tenant and revoked_at": "as above",
     "delete from notices where tenant = :tenant": "as above",
     "delete from approvals where tenant = :tenant": "as above",
