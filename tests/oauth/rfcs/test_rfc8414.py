@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from server.oauth import tokens
-from server.oauth.clients.rules import DEVICE_GRANT
+from server.oauth.clients.rules import BACKCHANNEL_GRANT, DEVICE_GRANT
 from server.oauth.rules import TOKEN_EXCHANGE
 from server.signatures import jose
 from tests.support.rooms.oauth_world import World, b64, claims_of, header_of, vault_with
@@ -61,7 +61,7 @@ async def test_no_implicit_and_no_password_grant_is_offered_or_served(world: Wor
     assert found["response_types_supported"] == ["code"]
     assert found["response_modes_supported"] == ["query"]
     assert set(found["grant_types_supported"]) == {
-        "authorization_code", "refresh_token", "client_credentials", DEVICE_GRANT, TOKEN_EXCHANGE
+        "authorization_code", "refresh_token", "client_credentials", BACKCHANNEL_GRANT, DEVICE_GRANT, TOKEN_EXCHANGE
     }  # fmt: skip
     client_id = await world.public_client()
     for grant_type in ("password", "urn:ietf:params:oauth:grant-type:jwt-bearer", "implicit"):
@@ -98,7 +98,7 @@ async def test_every_endpoint_is_on_the_origin_of_the_issuer(world: World) -> No
         for name, value in (await document(world)).items()
         if name.endswith("_endpoint") or name == "jwks_uri"
     }
-    assert len(endpoints) == 9
+    assert len(endpoints) == 10
     for url in endpoints.values():
         assert urlsplit(url).netloc == urlsplit(world.url).netloc
         assert (await world.http.get(url)).status_code in {200, 400, 401, 405}
