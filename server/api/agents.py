@@ -35,6 +35,7 @@ from server.oauth.exchange import release, workers
 from server.oauth.service_accounts import is_service_account
 from vault import apis, clients, grants
 from vault.apis import Api
+from vault.clients import ClientExists
 from vault.records import Client
 
 MOST_PEOPLE: Final = 200  # sign-ins among which people are looked for
@@ -80,17 +81,24 @@ async def register_agent(call: AdminCall, body: AgentRegistration) -> Registered
         made = await agents.register(call.actor, wanted)
         return RegisteredAgentRecord(agent=agent_record(made.client), client_secret=made.secret)
     wanted = replace(wanted, client_id=_derive_value(call, "id")[:22], secret=_derive_value(call, "secret"))
-    known = await clients.get_client(call.deployment.database, wanted.client_id or "")
+    try:
+        made = await agents.register(call.actor, wanted)
+        return RegisteredAgentRecord(agent=agent_record(made.client), client_secret=made.secret)
+    except ClientExists:
+        return await _answer_again(call, body, wanted)
+
+
+async def _answer_again(call: AdminCall, body: AgentRegistration, wanted: agents.NewAgent) -> RegisteredAgentRecord:
+    """What the registration with this key was answered, if it was the same one, a while ago at most."""
+    async with call.deployment.transaction() as transaction:  # after the one that it may be the same as
+        known = await clients.get_client(transaction, wanted.client_id or "")
     if known is not None:
         same = replace(await agents.client_of(call.actor, wanted), created_at=known.created_at)
         known_facts = replace(known, secret_hash=None, last_used_at=None)
-        if same != replace(known_facts, metadata=dict(known.metadata)) or not _is_fresh(call, known):
-            raise ApiRefused("conflict", "This Idempotency-Key was used for another registration.")
-        return RegisteredAgentRecord(
-            agent=agent_record(known), client_secret=wanted.secret if body.confidential else None
-        )
-    made = await agents.register(call.actor, wanted)
-    return RegisteredAgentRecord(agent=agent_record(made.client), client_secret=made.secret)
+        if same == replace(known_facts, metadata=dict(known.metadata)) and _is_fresh(call, known):
+            secret = wanted.secret if body.confidential else None
+            return RegisteredAgentRecord(agent=agent_record(known), client_secret=secret)
+    raise ApiRefused("conflict", "This Idempotency-Key was used for another registration.")
 
 
 def _derive_value(call: AdminCall, what: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Final
 
 from providers.definitions.model import Provider
 from server.administration import registrations
@@ -25,6 +26,8 @@ from server.doctor.findings import Finding
 from server.runtime.catalog import is_set_here
 from vault import registrations as stored_registrations
 from vault.registrations import StoredRegistration
+
+NO_REVISION: Final = "none"  # the entity tag of a provider without a registration
 
 
 class Providers(Answered):
@@ -83,7 +86,7 @@ async def get_provider(call: AdminCall) -> Tagged[ProviderDetails]:
 async def save_registration(call: AdminCall, body: ProviderRegistration) -> Tagged[ProviderDetails]:
     """Set a provider up, or change its registration. It counts in every process within seconds."""
     provider = registrations.provider_named(call.deployment, call.param("provider"))
-    stored = await registrations.own_registration(call.actor, provider, revision=call.if_match)
+    stored = await registrations.own_registration(call.actor, provider, revision=_revision(call))
     secret = body.client_secret.strip()
     wanted = RegistrationWish(body.client_id.strip(), secret, body.inputs, body.testing)
     await registrations.save(call.actor, provider, wanted, stored=stored)
@@ -101,8 +104,13 @@ async def save_registration(call: AdminCall, body: ProviderRegistration) -> Tagg
 async def remove_registration(call: AdminCall) -> None:
     """Remove our registration and destroy its secret."""
     provider = registrations.provider_named(call.deployment, call.param("provider"))
-    stored = await registrations.own_registration(call.actor, provider, revision=call.if_match)
+    stored = await registrations.own_registration(call.actor, provider, revision=_revision(call))
     await registrations.remove(call.actor, provider, stored=stored)
+
+
+def _revision(call: AdminCall) -> str | None:
+    """The revision that `If-Match` names: empty where the provider had no registration."""
+    return "" if call.if_match == NO_REVISION else call.if_match
 
 
 @operation("POST", "/providers/{provider}/test", scope="admin:providers")
@@ -186,7 +194,7 @@ async def _details(call: AdminCall, provider: Provider) -> Tagged[ProviderDetail
         changed_at=None if stored is None else instant(stored.changed_at),
         revision="" if stored is None else stored.revision,
     )
-    return Tagged(content, content.revision or "none")
+    return Tagged(content, content.revision or NO_REVISION)
 
 
 OPERATIONS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 from collections.abc import AsyncGenerator
@@ -193,6 +194,12 @@ async def test_a_repeated_registration_is_answered_again_with_its_secret(room: A
     assert again == first
     other = await room.call("POST", "/agents", json=wish | {"name": "Twice"}, headers=key)
     problem(other, 409, "conflict")
+    at_once = {"Idempotency-Key": "3f6f1c8e-many-at-once"}
+    many = await asyncio.gather(*(room.call("POST", "/agents", json=wish, headers=at_once) for _ in range(6)))
+    assert {(one.status_code, one.text) for one in many} == {(201, many[0].text)}
+    removed = many[0].json()["agent"]["id"]
+    await _ok(await room.call("DELETE", f"/agents/{removed}"), 204)
+    problem(await room.call("POST", "/agents", json=wish, headers=at_once), 409, "conflict")
     anew = await _ok(await room.call("POST", "/agents", json=wish), 201)
     assert anew != first
     short = await room.call("POST", "/agents", json=wish, headers={"Idempotency-Key": "short"})
@@ -300,7 +307,10 @@ async def test_a_provider_is_set_up_and_removed_by_the_revision_that_was_read(ro
     assert ("dropbox", False) in [(one["name"], one["set_up"]) for one in listed["items"]]
     path = "/providers/dropbox/registration"
     wish = {"client_id": "client-at-dropbox", "client_secret": "a-secret-of-dropbox"}
-    saved = await room.call("PUT", path, json=wish)
+    none = {"If-Match": (await room.call("GET", "/providers/dropbox")).headers["etag"]}
+    both = await asyncio.gather(*(room.call("PUT", path, json=wish, headers=none) for _ in range(2)))
+    assert sorted(one.status_code for one in both) == [200, 412]
+    saved = next(one for one in both if one.status_code == 200)
     shown = await _ok(saved)
     assert (shown["set_up"], shown["client_id"]) == (True, "client-at-dropbox")
     assert "a-secret-of-dropbox" not in saved.text
