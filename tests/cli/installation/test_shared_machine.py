@@ -20,10 +20,11 @@ import pytest
 from mcp_types import CallToolResult, TextContent
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from server.app import build_app, open_deployment
 from server.deployment import Deployment
-from server.lifecycle.loopback import Holder, address_of, hosts_of, look
+from server.lifecycle.loopback import Companion, Holder, address_of, hosts_of, look
 from server.mcp.local_owner import find_owner, local_principal
 from server.mcp.offer.connections_tool import ConnectionsInput
 from server.mcp.offer.connections_tool import look as list_connections
@@ -140,6 +141,22 @@ async def test_a_holder_proves_itself_and_nobody_can_pass_the_proof_on(vault: Ru
         sight = await asyncio.to_thread(look, address)
         assert (sight.holder, sight.stranger) == (Holder.FOREIGN, "::1")
     assert (await asyncio.to_thread(look, address)).holder is Holder.OURS
+
+
+async def test_a_stranger_who_came_since_the_last_look_gets_no_link(vault: RunningVault) -> None:
+    companion = Companion(no_app, address_of(vault.deployment))
+    looking = asyncio.create_task(companion.run())
+    assert await companion.first_look() is Holder.OURS
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+    assert await companion.trouble() is None
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "::1", port_of(vault)):
+        assert "[::1]" in (await companion.trouble() or "")
+    assert await companion.trouble() is None  # the twin
+
+
+async def no_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Nobody asks it."""
 
 
 def test_only_loopback_has_several_addresses() -> None:
