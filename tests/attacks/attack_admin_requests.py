@@ -61,7 +61,8 @@ QUERIES = (
 @pytest.mark.parametrize("path", ["/people", "/agents", "/activity"])
 async def test_a_query_that_is_none_is_refused_in_words(target: Target, path: str, query: str) -> None:
     answer = await call(target, "GET", f"{path}?{query}", await admin_token(target, "read"))
-    assert answer.status_code == 400 or (answer.status_code == 200 and query == "cursor=WyJ4Il0"), answer.text[:200]
+    is_place = (path, query) in {("/people", "cursor=WyJ4Il0"), ("/activity", "cursor=WzFd")}  # which ours look like
+    assert answer.status_code == (200 if is_place else 400), answer.text[:200]
     if answer.status_code == 400:
         assert answer.json()["code"] == "invalid_request"
 
@@ -70,8 +71,8 @@ async def test_a_query_that_is_none_is_refused_in_words(target: Target, path: st
 async def test_a_search_means_itself(target: Target, wanted: str) -> None:
     token = await admin_token(target, "read")
     for path in ("/people", "/agents"):
-        answer = await call(target, "GET", f"{path}?find={quote(wanted, safe='')}", token)
-        assert answer.json()["items"] == []
+        items = (await call(target, "GET", f"{path}?find={quote(wanted, safe='')}", token)).json()["items"]
+        assert all(wanted in one["name"] or wanted in one["id"] for one in items)
 
 
 PLACES = (

@@ -161,6 +161,8 @@ async def test_a_refresh_token_that_was_used_up_or_revoked_gets_nothing(tenant: 
     agent = await signed_in(tenant, person, "spa")
     fresh = await me_token(tenant, agent, "spa")
     assert fresh.status_code == 200
+    successor = Agent(agent.client_id, "", fresh.json()["refresh_token"])
+    assert (await me_token(tenant, successor, "spa")).status_code == 200
     await asyncio.sleep(2.5)  # the grace is over
     for answer in (await me_token(tenant, agent, "spa"), await account_token(tenant, agent, "spa")):
         assert answer.status_code in {400, 401, 403}

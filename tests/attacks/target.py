@@ -55,7 +55,7 @@ _WORKER = (
     *("--exchange", "--worker-connection", "slack", "--worker-scope", "chat:write"),
     *("--worker-address", "127.0.0.1", "--worker-address", "::1"),
 )
-ADMIN_CALLS = 2000  # a minute, of one client at the Admin API
+ADMIN_CALLS = 600  # a minute, of one client at the Admin API
 REFRESH_GRACE = 2  # seconds, so that an attack need not wait for ten minutes
 _CONFIG = f"""
 [server]
