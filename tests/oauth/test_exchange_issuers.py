@@ -10,6 +10,8 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
+from server.oauth import tokens
+from server.signatures.jose import TokenMalformed
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
 from tests.support.rooms.exchange_room import JWT, Caller, ExchangeRoom, refused
 from tests.support.rooms.mcp_room import room
@@ -242,6 +244,12 @@ def _act(*actors: object) -> object:
     for actor in reversed(actors):
         nested = {"sub": actor} if nested is None else {"sub": actor, "act": nested}
     return nested
+
+
+def test_a_token_names_four_actors_at_most() -> None:
+    assert tokens.actors_of(_act("a", "b", "c", "d")) == ("a", "b", "c", "d")
+    with pytest.raises(TokenMalformed):
+        tokens.actors_of(_act("a", "b", "c", "d", "e"))
 
 
 @pytest.mark.requirement("S-114")
