@@ -259,24 +259,42 @@ def _join_lines(content: bytes) -> bytes | None:
     ends = _ends_of_line(head[: max(map(head.rfind, _NUMBERED))].rstrip(b"\\") or head)
     if not ends:
         return None
-    joined = b"".join(content.split(ends[0]))
+    inner = _without_half_pairs(content, start)
+    joined = b"".join(inner.split(ends[0]))
     if _has_escapes(joined) and len(ends) > 1:
-        joined = content
+        joined = inner
         for end in ends:
             joined = b"\n".join(joined.split(end))  # so that none comes about by taking out another
     return None if _has_escapes(joined) else _solid(joined)
 
 
+def _without_half_pairs(content: bytes, start: int) -> bytes:
+    """The content without what it begins and ends with of line breaks: it may be half of one that was cut in two."""
+    if (first := _END_OF_LINE.match(content, start)) is not None:
+        content = b"\n".join((content[:start], content[first.end() :]))
+    for _ in range(2):
+        last = max(map(content.rfind, _NUMBERED))
+        content = content[:last] if last >= 0 and _END_OF_LINE.fullmatch(content, last) else content
+    return content
+
+
 def _ends_of_line(content: bytes) -> Sequence[bytes]:
-    """The spellings of the ends of line in it; none if anything else is escaped, too."""
-    ends: list[bytes] = []
-    while (at := _first_escape(content)) >= 0:
+    """The spellings of the ends of line in it, the longest first; none if anything else is escaped, too."""
+    ends = set[bytes]()
+    for _ in range(_SPELLINGS):
+        at = _first_escape(content)
+        if at < 0:
+            return sorted(ends, key=len, reverse=True)
         found = _END_OF_LINE.match(content, at)
-        if found is None or len(ends) == _SPELLINGS:
+        if found is None:
             return ()
-        ends.append(found[0])
-        content = b"\n".join(content.split(found[0]))
-    return ends
+        if ends:  # more than the first, which may be half of one
+            for end in sorted({*ends, found[0]}, key=len, reverse=True):
+                content = b"\n".join(content.split(end))
+        else:
+            content = content[found.end() :]
+        ends.add(found[0])
+    return ()
 
 
 def _first_escape(content: bytes) -> int:
