@@ -79,7 +79,7 @@ million: .venv/.dev
 	$(RUN) -m tests.bench.million $(or $(MILLION),--sqlite)
 
 screenshots: .venv/.dev
-	$(RUN) -m tests.support.screenshots
+	$(RUN) -m tests.generating.screenshots
 
 # clones this checkout and follows the guides in it; needs Linux and the package index
 first-hour: .venv/.dev

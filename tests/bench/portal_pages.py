@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.generating.screenshots import paths_of
+from tests.generating.showcase import furnish, provider_settings, settle_in
 from tests.support.rooms.portal_room import running_room
-from tests.support.screenshots import paths_of
-from tests.support.showcase import furnish, provider_settings, settle_in
 
 AGENTS, ACCOUNTS, EVENTS = 100, 50, 100_000
 ROUNDS = 15

@@ -16,7 +16,7 @@ import pytest
 
 from providers.simulator.running import Simulator, running_simulator
 from tests.cli.installation.test_installing import make_wheel
-from tests.support.documented import ROOT, required
+from tests.generating.documented import ROOT, required
 from tests.support.processes import Place, free_port
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from providers.simulator.running import Simulator
-from tests.cli.test_stdio_journeys import follow, place, simulator
+from tests.cli.starting.test_stdio_journeys import follow, place, simulator
 from tests.support.foreign.foreign import run
 from tests.support.foreign.scripted_model import Call, ScriptedModel, Turn, scripted_model
 from tests.support.processes import Place

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from tests.generating.documented import DOCS, commands, options_of
 from tests.generating.recordings import RECORDED, TARGET, draw
-from tests.support.documented import DOCS, commands, options_of
 
 
 @pytest.mark.parametrize("name", RECORDED)

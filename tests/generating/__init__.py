@@ -1,1 +1,1 @@
-"""Programs that write data into the repository from other projects' published descriptions, with their version."""
+"""Programs that write parts of the repository, from published descriptions with their version or from the product."""

@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
+from tests.generating.showcase import furnish, provider_settings
 from tests.support.processes import ROOT, Place
 from tests.support.rooms.portal_room import running_room
-from tests.support.showcase import furnish, provider_settings
 
 TARGET: Final = ROOT / "docs" / "recordings"
 WIDTH, HEIGHT = 110, 45

@@ -23,8 +23,8 @@ from providers.api.api import ToolRefused
 from server import errors
 from server.mcp.tool_answers import META_KEY
 from server.settings import OTHER_VARIABLES, Settings, load_settings
-from tests.support import reference_pages
-from tests.support.documented import (
+from tests.generating import reference_pages
+from tests.generating.documented import (
     COMMON,
     DOCS,
     PAGES,
@@ -57,7 +57,7 @@ SIMULATED = {"docs/beds.md", "docs/guide.md"}  # in repositories of the simulato
 @pytest.mark.parametrize("name", reference_pages.PAGES)
 def test_a_generated_reference_page_is_up_to_date(name: str) -> None:
     text = (reference_pages.REFERENCE / name).read_text(encoding="utf-8")
-    assert text == reference_pages.PAGES[name](text), "write it again: python -m tests.support.reference_pages"
+    assert text == reference_pages.PAGES[name](text), "write it again: python -m tests.generating.reference_pages"
 
 
 def test_every_setting_and_every_option_says_what_it_means() -> None:

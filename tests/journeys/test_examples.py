@@ -20,8 +20,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from tests.generating.documented import DOCS
 from tests.support.chromium import running_chromium
-from tests.support.documented import DOCS
 from tests.support.foreign.foreign import FOLDER, node
 from tests.support.harness import PASSWORD, free_socket, running_vault, serving
 from tests.support.rooms.exchange_room import SECRET, Caller, ExchangeRoom

@@ -2,7 +2,7 @@
 
 Clone and installation are left to `make first-hour`, which plays the same journeys after them, and all mistakes
 (`FIRST_HOUR=all`): each costs some seconds of processes that start. What `providers setup` refuses at once is in
-tests/cli/test_provider_setup.py.
+tests/cli/providers/test_provider_setup.py.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.generating.documented import DOCS, ROOT, section
 from tests.support.chromium import running_chromium
-from tests.support.documented import DOCS, ROOT, section
 
 PICTURES = sorted((DOCS / "concepts").rglob("*.svg"))  # `make recordings` draws the others
 SVG = "{http://www.w3.org/2000/svg}"

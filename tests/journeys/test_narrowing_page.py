@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from providers.definitions.catalog import load_catalog
-from tests.support.documented import ROOT
+from tests.generating.documented import ROOT
 from vault.upstream import Downscope, ItemLimit, UpstreamPolicy
 
 PAGE = (ROOT / "docs" / "concepts/narrowing.md").read_text(encoding="utf-8")

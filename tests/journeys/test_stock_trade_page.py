@@ -22,8 +22,8 @@ from mcp_types import CallToolResult
 from providers.simulator.running import running_simulator
 from server.lifecycle.sandbox import EXAMPLES
 from server.oauth.own_apis import LONGEST
+from tests.generating.documented import DOCS
 from tests.support.commands import run
-from tests.support.documented import DOCS
 from tests.support.harness import PASSWORD, RunningVault
 from tests.support.person import Person
 from tests.support.processes import Place, free_port

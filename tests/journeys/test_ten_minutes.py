@@ -10,8 +10,8 @@ from mcp_types import CallToolResult, TextContent
 
 from providers.check.trial import PLAIN
 from providers.simulator.running import running_simulator
+from tests.generating.documented import DOCS
 from tests.support.commands import run
-from tests.support.documented import DOCS
 from tests.support.doubles.scripted import Arrival, Reply, json_reply, scripted_server
 from tests.support.harness import running_vault
 from tests.support.processes import Place, free_port

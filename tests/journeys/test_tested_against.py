@@ -9,11 +9,11 @@ from pathlib import Path
 
 from providers.tools.builtin import builtin_tools
 from tests.generating import github
+from tests.generating.documented import DOCS
+from tests.generating.shipped_tools import shipped
 from tests.journeys.foreign import test_foreign_services
 from tests.support import toolset_cases
-from tests.support.documented import DOCS
 from tests.support.foreign import emulated
-from tests.support.shipped_tools import shipped
 
 ROOT = DOCS.parent
 PAGE = (DOCS / "evidence/tested-against.md").read_text(encoding="utf-8")

@@ -13,11 +13,11 @@ from mcp_types import CallToolResult, Request, RequestParams, Result, TextConten
 
 from providers.tools.builtin import builtin_tools
 from server.connecting import approvals
+from tests.generating.shipped_tools import shipped
 from tests.mcp.test_approve import POST, asking_agent
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
-from tests.support.shipped_tools import shipped
 from tests.support.toolset_cases import CASES
 from vault.audit.audit import list_events
 

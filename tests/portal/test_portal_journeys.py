@@ -12,12 +12,12 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, expect
 
 from server.http.page_texts import text
+from tests.generating.screenshots import paths_of
+from tests.generating.showcase import POST, Showcase, ask, furnish, provider_settings, settle_in
 from tests.portal.test_portal_accessible import violations
 from tests.support.doubles.push_service import running_push_service
 from tests.support.harness import PASSWORD
 from tests.support.rooms.portal_room import Room, running_room
-from tests.support.screenshots import paths_of
-from tests.support.showcase import POST, Showcase, ask, furnish, provider_settings, settle_in
 from vault import delegations
 from vault.approvals import approvals
 from vault.approvals.approvals import Approval, ToolCall

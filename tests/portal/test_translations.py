@@ -19,7 +19,7 @@ from server.connecting.provider_errors import FIXES, no_refresh_token
 from server.http import page_texts
 from server.http.translations import translate, translate_filled
 from server.setup.provider_consoles import id_problem, secret_problem
-from tests.support.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped
 
 ROOT = Path(__file__).parents[2]
 # Where refusals are made that a page can show. Elsewhere they are for operators, programs, and agents only.

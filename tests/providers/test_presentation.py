@@ -13,7 +13,7 @@ from providers.tools.builtin import builtin_tools
 from providers.tools.declarations import ToolFileRefused, read_tool_file
 from providers.tools.declared import data_tools
 from providers.tools.presentation import DEFAULT, Lookup, Presentation, problem
-from tests.support.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped
 
 FILE = """
 provider = "slack"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.generating.documented import ROOT
 from tests.release import debian
 from tests.release.artifacts import build_packages, write_sums
-from tests.support.documented import ROOT
 
 EPOCH = 1_800_000_000
 LOCK = """\

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.documented import ROOT
+from tests.generating.documented import ROOT
 from tests.support.tls import Authority
 
 SHIPPED = ROOT / "deploy" / "proxy"

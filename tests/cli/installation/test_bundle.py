@@ -15,7 +15,7 @@ from mcp.client.stdio import StdioServerParameters
 from uv import find_uv_bin
 
 from tests.generating.bundle import SANDBOX_PORT, build
-from tests.support.documented import ROOT
+from tests.generating.documented import ROOT
 from tests.support.foreign.foreign import FOLDER, MODULES, environment, node
 from tests.support.processes import free_port
 from tests.support.starting import data_directory, listed

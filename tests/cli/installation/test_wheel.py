@@ -17,7 +17,7 @@ from mcp.client.stdio import StdioServerParameters
 from uv import find_uv_bin
 
 from server.settings import OTHER_VARIABLES
-from tests.support.documented import commands, options_of
+from tests.generating.documented import commands, options_of
 from tests.support.processes import free_port
 from tests.support.starting import data_directory, listed
 

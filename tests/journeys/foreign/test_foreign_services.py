@@ -19,10 +19,10 @@ import pytest_asyncio
 from mcp_types import CallToolResult
 
 from providers.tools.builtin import builtin_tools
+from tests.generating.shipped_tools import shipped
 from tests.support.foreign.emulated import ACCOUNT, FACES, HOUR, MAIL, NAMES, Emulated, open_emulated, text_of
 from tests.support.foreign.strict_layer import NEVER
 from tests.support.harness import PASSWORD
-from tests.support.shipped_tools import shipped
 from vault.refusals import ConnectionRequired
 
 pytestmark = pytest.mark.group("node")

@@ -19,7 +19,7 @@ from providers.tools.spec import ToolSpec
 from server.mcp.offer import connections_spec
 from server.mcp.offer.registry import hidden_tools, load_tools
 from server.settings import SettingsRefused, load_settings
-from tests.support.documented import DOCS, section
+from tests.generating.documented import DOCS, section
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, room
 
 POST = """

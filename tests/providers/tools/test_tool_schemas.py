@@ -17,7 +17,7 @@ from providers.tools.spec import ToolInput, ToolOutput, ToolSpec
 from server.mcp.offer import connections_spec, discovery
 from server.mcp.offer.discovery import DISCOVERY, FOUND
 from server.mcp.offer.tool_list import size_of
-from tests.support.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped
 
 SPECS = (*builtin_tools(), *shipped().values(), connections_spec.SPEC)
 BUDGETS = {  # characters of names, descriptions and input schemas: 4.4 for a token of o200k

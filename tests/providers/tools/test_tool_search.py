@@ -11,7 +11,7 @@ import pytest
 from providers.definitions.catalog import load_catalog
 from providers.tools.builtin import builtin_tools
 from providers.tools.search import ToolIndex
-from tests.support.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped
 
 REQUESTS = Path(__file__).parents[2] / "mcp" / "tool_requests.toml"
 SPECS = (*builtin_tools(), *shipped().values())

@@ -13,10 +13,10 @@ from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from providers.tools.schemas import VAULT
 from server.connecting import lookups
+from tests.generating.shipped_tools import shipped
 from tests.support.harness import running_vault
 from tests.support.rooms.mcp_room import Agent, Room
 from tests.support.services import running_services
-from tests.support.shipped_tools import shipped
 from tests.support.toolset_cases import CASES, Case, endpoint_of, settings_of_families
 from vault.approvals import approvals
 from vault.approvals.approvals import ToolCall

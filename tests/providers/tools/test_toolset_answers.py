@@ -15,9 +15,9 @@ from providers.outbound.json_values import put
 from providers.tools import declarations
 from providers.tools.declarations import Output, Tool
 from providers.tools.declared import LIST_BUDGET, tool_of
+from tests.generating.shipped_tools import shipped
 from tests.providers.tools.test_toolset_arguments import usual_arguments
 from tests.support.doubles.scripted import json_reply
-from tests.support.shipped_tools import shipped
 from tests.support.tool_bench import Bench, open_bench
 
 SPECS = shipped()

@@ -16,8 +16,8 @@ from providers.api.api import RuleRefused, UpstreamRefused
 from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from providers.tools.spec import ToolSpec
+from tests.generating.shipped_tools import shipped
 from tests.support.doubles.scripted import Arrival
-from tests.support.shipped_tools import shipped
 from tests.support.tool_bench import Bench, open_bench
 from tests.support.toolset_cases import CASES
 

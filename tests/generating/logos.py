@@ -1,4 +1,4 @@
-"""Vendor the logos of services from npm's `simple-icons` (CC0 1.0): `python -m tests.support.logos [FOLDER]`.
+"""Vendor the logos of services from npm's `simple-icons` (CC0 1.0): `python -m tests.generating.logos [FOLDER]`.
 
 FOLDER is an unpacked package; without it `npm pack` fetches the version below. Services without a
 logo there are shown by their initials. CC0 waives copyright, not trademarks: a logo stands only for its service.

@@ -11,10 +11,10 @@ from typing import Final
 
 from playwright.async_api import Browser, Page
 
+from tests.generating.showcase import Showcase, furnish, provider_settings, settle_in
 from tests.support.chromium import running_chromium
 from tests.support.harness import PASSWORD
 from tests.support.rooms.portal_room import Room, running_room
-from tests.support.showcase import Showcase, furnish, provider_settings, settle_in
 
 TARGET: Final = Path(__file__).parents[2] / "docs" / "screenshots"
 DESKTOP: Final = {"width": 1280, "height": 800}

@@ -1,4 +1,4 @@
-"""The generated parts of docs/reference: `python -m tests.support.reference_pages` writes them.
+"""The generated parts of docs/reference: `python -m tests.generating.reference_pages` writes them.
 
 It writes `tools.md` and `services.md` whole. In `settings.md` and `commands.md` it replaces the list of settings, or
 the description and options, below each heading, and keeps the notes after it.
@@ -17,7 +17,7 @@ from providers.tools.builtin import builtin_tools
 from providers.tools.spec import ToolSpec
 from server.mcp.offer import connections_spec, discovery
 from server.settings import Settings
-from tests.support.documented import (
+from tests.generating.documented import (
     COMMON,
     DOCS,
     arguments_of,
@@ -27,7 +27,7 @@ from tests.support.documented import (
     leaves,
     options_of,
 )
-from tests.support.shipped_tools import shipped
+from tests.generating.shipped_tools import shipped
 
 REFERENCE = DOCS / "reference"
 _TOOLS = """# Tools

@@ -1,0 +1,1 @@
+"""Tests of setting up providers, OpenID Connect, and what doctor says of them."""

@@ -1,0 +1,1 @@
+"""Tests of how stdio and serve start."""
