@@ -61,7 +61,7 @@ async def _quarantine(
             return await quarantine.preview(database, policies, now=now)
         judged = None
         with show_progress() as tell:
-            async with database.transaction(patient=True) as transaction:
+            async with database.transaction(patient=True, alone=True) as transaction:
                 if accepts:
                     await append(transaction, Event("vault.rollback_accepted"), now=now)
                 else:

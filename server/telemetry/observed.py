@@ -45,9 +45,9 @@ class ObservedDatabase:
         self._meters.count(batch.entries)
 
     @asynccontextmanager
-    async def transaction(self, *, patient: bool = False) -> AsyncGenerator[Transaction]:
+    async def transaction(self, *, patient: bool = False, alone: bool = False) -> AsyncGenerator[Transaction]:
         with self._meters.span("storage", {"operation": "bulk" if patient else "transaction"}):
-            async with self._real.transaction(patient=patient) as real:
+            async with self._real.transaction(patient=patient, alone=alone) as real:
                 watched = _ObservedTransaction(real)
                 yield watched
         for batch in watched.batches:

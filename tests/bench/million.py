@@ -120,11 +120,11 @@ class Timed:
         return await self._count(self._real.perform(program), "a program")
 
     @asynccontextmanager
-    async def transaction(self, *, patient: bool = False) -> AsyncGenerator[Timed]:
+    async def transaction(self, *, patient: bool = False, alone: bool = False) -> AsyncGenerator[Timed]:
         began, inner = time.perf_counter(), None
         self._times.begin()
         try:
-            async with self._real.transaction(patient=patient) as transaction:
+            async with self._real.transaction(patient=patient, alone=alone) as transaction:
                 inner = Timed(transaction, self._times, is_transaction=True)
                 yield inner
         finally:

@@ -271,7 +271,7 @@ async def restore(
         for statement in _USED:
             if await database.fetch_one(statement) is not None:
                 raise BackupRefused("a vault already exists here: use --force to replace its content")
-    async with database.transaction(patient=True) as transaction:
+    async with database.transaction(patient=True, alone=True) as transaction:
         await _load(transaction, backup, keeps_keys=keeps_keys, tell=lambda done: tell("Loading rows", done, total))
         now = database.now()
         await _key_head(transaction, database.event_key, now=now)

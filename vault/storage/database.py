@@ -141,10 +141,12 @@ class Database(Reader, Protocol):
         """
         ...
 
-    def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[Transaction]:
+    def transaction(self, *, patient: bool = False, alone: bool = False) -> AbstractAsyncContextManager[Transaction]:
         """Commits durably on leaving the block, rolls back on an exception.
 
-        `patient`: for bulk work without a waiting caller; its statements may take minutes.
+        `patient`: for bulk work without a waiting caller; its statements may take minutes. `alone`: nobody else uses
+        the vault, so this process may be silent for as long between two statements; otherwise PostgreSQL soon ends a
+        transaction of a process that stopped.
         """
         ...
 

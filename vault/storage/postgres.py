@@ -55,6 +55,7 @@ _SET_LOCAL = "; ".join(f"set local {name} = '{value}'" for name, value in SESSIO
 
 _BEGIN = "begin isolation level read committed"
 _BEGIN_POOLED = f"{_BEGIN}; {_SET_LOCAL}"
+_UNHURRIED = f"set local idle_in_transaction_session_timeout = '{int(PATIENT_TIMEOUT * 1000)}'"
 
 _PARAMETER = re.compile(r":([a-z_][a-z0-9_]*)")
 _OTHERS = """
@@ -424,13 +425,14 @@ class PostgresDatabase:
             await self._pool.release(connection)
 
     @asynccontextmanager
-    async def _transaction(self, *, patient: bool = False) -> AsyncGenerator[PostgresTransaction]:
+    async def _transaction(self, *, patient: bool = False, alone: bool = False) -> AsyncGenerator[PostgresTransaction]:
         async with self._connection() as connection:
             timeout = PATIENT_TIMEOUT if patient else None
             transaction = PostgresTransaction(connection, event_key=self.event_key, timeout=timeout)
             callers: BaseException | None = None
             try:
-                await connection.execute(_BEGIN_POOLED if self._servers.is_pooled else _BEGIN)
+                begin = _BEGIN_POOLED if self._servers.is_pooled else _BEGIN
+                await connection.execute(f"{begin}; {_UNHURRIED}" if alone else begin)
                 try:
                     yield transaction
                 except BaseException as error:
@@ -463,8 +465,10 @@ class PostgresDatabase:
             except _ERRORS as error:
                 raise _given_up(connection, error) from error
 
-    def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[PostgresTransaction]:
-        return self._transaction(patient=patient)
+    def transaction(
+        self, *, patient: bool = False, alone: bool = False
+    ) -> AbstractAsyncContextManager[PostgresTransaction]:
+        return self._transaction(patient=patient, alone=alone)
 
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
         query, names = translate(sql)

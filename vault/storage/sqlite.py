@@ -486,7 +486,9 @@ class SqliteDatabase:
         except ERRORS:
             return None  # closed, or another process holds the files briefly: the following read reports it
 
-    def transaction(self, *, patient: bool = False) -> AbstractAsyncContextManager[SqliteTransaction]:
+    def transaction(
+        self, *, patient: bool = False, alone: bool = False
+    ) -> AbstractAsyncContextManager[SqliteTransaction]:
         return self._writer.transaction(event_key=self.event_key)
 
     async def perform(self, program: Program[T]) -> T:

@@ -44,8 +44,8 @@ class Forgetful:
         return getattr(self._database, name)
 
     @asynccontextmanager
-    async def transaction(self, *, patient: bool = False) -> AsyncGenerator[Transaction]:
-        async with self._database.transaction(patient=patient) as transaction:
+    async def transaction(self, *, patient: bool = False, alone: bool = False) -> AsyncGenerator[Transaction]:
+        async with self._database.transaction(patient=patient, alone=alone) as transaction:
             yield transaction
         self.commits += 1
         if self.commits in self.swallowed:

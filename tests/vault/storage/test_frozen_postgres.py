@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
@@ -141,5 +141,18 @@ async def test_bulk_work_may_take_longer_than_a_call(postgres_store: Store, monk
                 await transaction.fetch(slow)
         async with database.transaction(patient=True) as transaction:
             assert len(await transaction.fetch(slow)) == 1
+    finally:
+        await database.close()
+
+
+async def test_work_that_is_alone_with_the_vault_may_pause_for_longer_than_a_call(postgres_store: Store) -> None:
+    database = await postgres_store.open()
+    try:
+        for alone, ends in ((False, pytest.raises(StorageBusy)), (True, nullcontext())):
+            with ends:
+                async with database.transaction(patient=True, alone=alone) as transaction:
+                    await transaction.fetch("select count(*) as n from users")
+                    await asyncio.sleep(vault.storage.postgres.IDLE_LIMIT + 0.5)
+                    await transaction.fetch("select count(*) as n from users")
     finally:
         await database.close()
