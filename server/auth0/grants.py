@@ -129,7 +129,10 @@ async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant | E
         raise OAuthError("invalid_scope", f"the scopes of this API are {format_scope(ME_SCOPES)}")
     if asked.client.is_public:
         rotated = await token.refresh(deployment, replace(asked, scopes=None))
-        return replace(rotated, scopes=wanted, resource=me_audience(deployment))
+        known = _IDENTITY if "openid" in rotated.scopes else frozenset[str]()
+        return replace(
+            rotated, scopes=wanted | (known & (asked.scopes or frozenset())), resource=me_audience(deployment)
+        )
     found = await refresh_tokens.find_live(deployment.database, asked.form.require("refresh_token"), now=asked.now)
     if found is None or found[0].client_id != asked.client.id:
         raise OAuthError("invalid_grant", "Unknown or invalid refresh token.")
@@ -144,6 +147,9 @@ async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant | E
     return TokenGrant(live.grant, wanted, me_audience(deployment), is_left_alone=False)
 
 
+# Auth0's SDK for single-page applications asks for these beside the API's own, and takes no answer without an ID token
+# and each of them. OpenID Connect Core §5.4 lets claims that are not known be left out.
+_IDENTITY: Final = frozenset({"openid", "profile", "email", "offline_access"})
 DIALECT: Final = token.Dialect(
     {FEDERATED: account_token, "refresh_token": refresh, CLIENT_CREDENTIALS: management.issue_token},
     {FEDERATED: TOKEN_EXCHANGE},
