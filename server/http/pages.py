@@ -143,6 +143,7 @@ def secure(response: Response, *, form_targets: Iterable[str] = ()) -> Response:
     response.headers["referrer-policy"] = "no-referrer"
     response.headers["cache-control"] = "no-store"
     response.headers["cross-origin-opener-policy"] = "same-origin"
+    response.headers["cross-origin-resource-policy"] = "same-origin"
     return response
 
 

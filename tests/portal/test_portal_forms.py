@@ -84,6 +84,7 @@ async def test_every_answer_is_private_to_the_browser(room: Room) -> None:
     for answer in await _pages(room):
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
         assert answer.headers["cache-control"] == "no-store"
         if answer.text:
             assert answer.headers["content-type"] == "text/html; charset=utf-8"
