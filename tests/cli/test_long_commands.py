@@ -68,7 +68,7 @@ async def test_long_commands_say_how_far_they_are_on_a_terminal_only(place: Plac
     for command, words in (
         (("backup", file), "Writing rows"),
         (("activity", "verify"), "Verifying events"),
-        (("restore", file, "--force"), "Loading rows"),
+        (("restore", file, "--force"), "Checking connections"),
         (("providers", "test", "slack"), "Testing slack"),
     ):
         code, seen = await run_on_terminal(place, *command)

@@ -176,7 +176,7 @@ async def _know_channels(room: Room, slack: Connection) -> None:
 
         return answer
 
-    keys = {(slack.id, "web", "/conversations.info", (("channel", one),)): read(one) for one in CHANNELS}
+    keys = {(slack.id, "web", "/conversations.info", "", (("channel", one),)): read(one) for one in CHANNELS}
     await room.deployment.lookups.ask(dict(keys), patience=5)
 
 

@@ -377,7 +377,7 @@ REFUSED: dict[Change, str] = {
     disconnect: "invalid_target",
     revoke_delegation: "access_denied",
     narrow_delegation: "invalid_scope",
-    ask_each_time: "access_denied",
+    ask_each_time: "authorization_pending",
     change_secret: "invalid_client",
     take_the_grant_type: "unauthorized_client",
     need_proofs: "invalid_dpop_proof",

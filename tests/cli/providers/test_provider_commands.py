@@ -33,7 +33,7 @@ from server.app import open_deployment
 from server.settings import SettingsRefused, load_settings
 from tests.support.commands import content, run
 from tests.support.doubles.scripted import Arrival, Reply, json_reply, scripted_server
-from tests.support.processes import Place
+from tests.support.processes import ROOT, Place
 from vault.upstream import Account
 
 
@@ -75,7 +75,7 @@ async def test_a_file_is_tested_and_each_step_is_told(place: Place) -> None:
 
 
 async def test_a_file_that_is_wrong_fails_its_test(place: Place, tmp_path: Path) -> None:
-    text = (Path(__file__).parent.parent.parent / "providers" / "services" / "close.toml").read_text(encoding="utf-8")
+    text = (ROOT / "providers" / "services" / "close.toml").read_text(encoding="utf-8")
     wrong = tmp_path / "close.toml"
     wrong.write_text(text.replace("client_secret_post", "client_secret_basic"), encoding="utf-8")
     failed = await run(place, "providers", "test", str(wrong))
@@ -148,7 +148,7 @@ async def test_what_nobody_can_be_asked_has_to_be_given(place: Place) -> None:
 
 
 async def test_the_walk_through_works_as_it_is_written(place: Place) -> None:
-    page = (Path(__file__).parent.parent.parent / "docs" / "guides/add-a-provider.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "guides/add-a-provider.md").read_text(encoding="utf-8")
     blocks = [block.replace("\\\n", " ") for block in re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)]
     by_addresses = next(block for block in blocks if "--userinfo-url" in block)
     assert (await run(place, *shlex.split(by_addresses)[1:])).exit_code == 0

@@ -66,6 +66,7 @@ FILES = (drives.DOC, drives.SHEET, drives.NOTES, drives.BIG, drives.FOLDER, driv
 RAW = base64.urlsafe_b64encode(b"To: bob@example.com\r\nSubject: Lunch\r\n\r\nAt one?\r\n").decode()
 CALLS: Mapping[str, tuple[Asked, ...]] = {
     "calendar.calendarList.list": (Asked(), Asked(query={"maxResults": "1"})),
+    "calendar.calendarList.get": (Asked(),),
     "calendar.freebusy.query": (Asked({**WEEK, "items": [{"id": "primary"}, {"id": "nobody@example.com"}]}),),
     "calendar.calendars.get": (Asked(),),
     "calendar.events.list": (

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 import pytest
 
 import vault.storage.postgres
-from tests.conftest import Store
+from tests.conftest import SILENCE, Store
 from tests.support.exchanging import open_room
 from vault.audit.audit import Activity, list_events, verify
 from vault.records import Event
@@ -145,14 +145,18 @@ async def test_bulk_work_may_take_longer_than_a_call(postgres_store: Store, monk
         await database.close()
 
 
-async def test_work_that_is_alone_with_the_vault_may_pause_for_longer_than_a_call(postgres_store: Store) -> None:
+async def test_work_that_is_alone_with_the_vault_may_pause_for_longer_than_a_call(
+    postgres_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = vault.storage.postgres.IDLE_LIMIT
+    monkeypatch.setitem(vault.storage.postgres.SESSION, SILENCE, str(int(limit * 1000)))
     database = await postgres_store.open()
     try:
         for alone, ends in ((False, pytest.raises(StorageBusy)), (True, nullcontext())):
             with ends:
                 async with database.transaction(patient=True, alone=alone) as transaction:
                     await transaction.fetch("select count(*) as n from users")
-                    await asyncio.sleep(vault.storage.postgres.IDLE_LIMIT + 0.5)
+                    await asyncio.sleep(limit + 0.5)
                     await transaction.fetch("select count(*) as n from users")
     finally:
         await database.close()

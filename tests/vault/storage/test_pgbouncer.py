@@ -12,7 +12,7 @@ import pytest
 
 import vault.storage.postgres
 import vault.storage.postgres_owners
-from tests.conftest import Store
+from tests.conftest import SILENCE, Store
 from tests.support.exchanging import open_room
 from tests.support.poolers import pgbouncer
 from tests.vault.storage.test_liveness import holder, until_dead
@@ -20,6 +20,12 @@ from vault.audit.audit import Activity, append, verify
 from vault.records import Event
 from vault.refusals import StorageBusy, StorageUnavailable
 from vault.storage.database import Database, Transaction, open_database
+
+
+@pytest.fixture(autouse=True)
+def real_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = str(int(vault.storage.postgres.IDLE_LIMIT * 1000))
+    monkeypatch.setitem(vault.storage.postgres.SESSION, SILENCE, limit)
 
 
 @pytest.fixture
