@@ -89,6 +89,7 @@ def started_by(client: str, text: str) -> tuple[str, list[str]]:
     return command, arguments
 
 
+@pytest.mark.long
 async def test_the_printed_command_works_from_another_folder_without_any_environment(
     place: VaultPlace, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ async def test_the_guide_leads_to_a_posted_message_and_a_listed_calendar(clean: 
     assert ended["lists"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 async def test_the_first_message_after_a_mistake_names_the_fix(clean: Played, mistaken: Played, name: str) -> None:
     mistake = MISTAKES[name]

@@ -130,6 +130,7 @@ async def test_what_happens_happens_in_the_sandbox(place: Place) -> None:
             assert len({one["sub"] for one in books}) == 1
 
 
+@pytest.mark.long
 async def test_another_program_at_the_port_of_the_sandbox_is_no_provider(place: Place) -> None:
     place.configure()
     with socket.socket() as stranger:

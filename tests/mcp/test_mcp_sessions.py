@@ -214,6 +214,7 @@ async def _all(agent: Agent, http: httpx2.AsyncClient, path: str) -> list[httpx2
         return found
 
 
+@pytest.mark.long
 async def test_many_handshakes_cost_one_agent_its_own_sessions_only(tmp_path: Path) -> None:
     async with room(tmp_path) as place:
         flooding, quiet = await place.agent("alice"), await place.agent("bob")

@@ -41,6 +41,7 @@ async def test_the_lease_of_a_dead_process_is_taken_over_at_once(sqlite_store: S
         assert await shown(room, connection) == "active"
 
 
+@pytest.mark.long
 async def test_a_process_that_other_hosts_cannot_see_is_dead_when_its_lease_is_over(
     postgres_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

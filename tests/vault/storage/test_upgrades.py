@@ -268,6 +268,7 @@ async def test_an_index_whose_build_was_cut_short_is_built_again(
     await database.close()
 
 
+@pytest.mark.long
 async def test_the_release_before_and_this_one_serve_one_database_side_by_side(empty_store: Store) -> None:
     async with strict_provider() as provider:
         figure = await upgrading(empty_store, provider, version=PREVIOUS, rate=4.0)
