@@ -11,7 +11,7 @@ help:
 	@echo "make demo         the whole story against the sandbox, about 20 s after the first install (KEEP=1 leaves it running)"
 	@echo "make serve        the server on http://localhost:8765 with the sandbox providers"
 	@echo "make test         the suite on SQLite and PostgreSQL; says what it skipped and how to enable it"
-	@echo "make long         the tests that are too long for make test (5 minutes)"
+	@echo "make long         the tests that are too long for make test (3 minutes)"
 	@echo "make node         third-party clients for the suite (npm packages, Node from a wheel)"
 	@echo "make sdks         agent SDKs for the suite, each set in an environment of its own"
 	@echo "make lint types   ruff, import contracts, pyright"

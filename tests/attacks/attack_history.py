@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.target import Target, verify_copy
+from vault.refresh import sightings
 from vault.storage.event_chain import digest, entry_of, tail
 
 
@@ -100,7 +102,10 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 @pytest.fixture
 async def copied(target: Target, tmp_path: Path) -> Path:
-    """What the running vault has, as of now."""
+    """What the running vault has, as of now; not before its host saw events, which it looks at each half minute."""
+    async with asyncio.timeout(90):
+        while (seen := sightings.read(target.place.data)) is None or not seen.sequence:
+            await asyncio.sleep(0.5)
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
     for found in target.place.data.iterdir():
