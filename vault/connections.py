@@ -519,23 +519,10 @@ async def disconnect(
 
 async def _seal_pending(transaction: Transaction, ring: KeyRing, row: Row, *, connection: Connection) -> bytes | None:
     """The tokens of a row, sealed for its revocation; None when there are none or they do not open."""
-    refresh_sealed, access_sealed = binary_or_none(row, "refresh_sealed"), binary_or_none(row, "access_sealed")
     try:
         key = await ring.load_key(transaction, user_id=connection.user_id, connection_id=connection.id)
-
-        def open_value(sealed: bytes | None, purpose: str, generation: int) -> str | None:
-            if sealed is None:
-                return None
-            return key.open(
-                sealed,
-                purpose=purpose,
-                provider=connection.provider,
-                account=connection.account,
-                generation=generation,
-            )
-
-        refresh_token = open_value(refresh_sealed, REFRESH_TOKEN, integer(row, "generation"))
-        access_token = open_value(access_sealed, ACCESS_TOKEN, integer(row, "access_generation"))
+        refresh_token = open_refresh_token(key, row, connection)
+        access_token = open_access_token(key, row, connection)
     except CiphertextRejected:
         return None
     if refresh_token is None and access_token is None:
@@ -546,4 +533,26 @@ async def _seal_pending(transaction: Transaction, ring: KeyRing, row: Row, *, co
         access_token=access_token,
         provider=connection.provider,
         account=connection.account,
+    )
+
+
+def open_refresh_token(key: ConnectionKey, row: Row, connection: Connection) -> str | None:
+    """The refresh token in a row of this connection, if it has one. Raises CiphertextRejected."""
+    generation = integer(row, "generation")
+    return _open(key, binary_or_none(row, "refresh_sealed"), REFRESH_TOKEN, connection, generation=generation)
+
+
+def open_access_token(key: ConnectionKey, row: Row, connection: Connection) -> str | None:
+    """The access token in a row of this connection, if it has one. Raises CiphertextRejected."""
+    generation = integer(row, "access_generation")
+    return _open(key, binary_or_none(row, "access_sealed"), ACCESS_TOKEN, connection, generation=generation)
+
+
+def _open(
+    key: ConnectionKey, sealed: bytes | None, purpose: str, connection: Connection, *, generation: int
+) -> str | None:
+    if sealed is None:
+        return None
+    return key.open(
+        sealed, purpose=purpose, provider=connection.provider, account=connection.account, generation=generation
     )

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vault.endings import ACCESS_TOKEN, REFRESH_TOKEN
+from vault.connections import open_access_token, open_refresh_token
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, Connection
 from vault.refusals import CiphertextRejected
-from vault.storage.database import Reader, binary_or_none, integer
+from vault.storage.database import Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +36,9 @@ async def open_tokens(reader: Reader, ring: KeyRing, connection: Connection) -> 
         return None
     try:
         key = await ring.load_key(reader, user_id=connection.user_id, connection_id=connection.id)
-
-        def open_value(column: str, purpose: str, generation: int) -> str | None:
-            sealed = binary_or_none(row, column)
-            if sealed is None:
-                return None
-            return key.open(
-                sealed,
-                purpose=purpose,
-                provider=connection.provider,
-                account=connection.account,
-                generation=generation,
-            )
-
-        refresh_token = open_value("refresh_sealed", REFRESH_TOKEN, integer(row, "generation"))
+        refresh_token = open_refresh_token(key, row, connection)
         if refresh_token is not None:
             return HeldTokens(refresh_token, None)
-        return HeldTokens(None, open_value("access_sealed", ACCESS_TOKEN, integer(row, "access_generation")))
+        return HeldTokens(None, open_access_token(key, row, connection))
     except CiphertextRejected:
         return None
