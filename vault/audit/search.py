@@ -1,13 +1,15 @@
 """Events by agent, account, tool, outcome and time, newest first, at a bounded cost whatever is looked for.
 
 The index of a person's events has their agents and accounts: these are looked for among `ENTRIES` of its entries at a
-time. Anything else, and everything among the events of everybody, is looked for among `EXAMINED` events. `Found.before`
-says where to go on. A time is first turned into a place in the activity, which is in its order.
+time. Anything else, and everything among the events of everybody, is looked for among `EXAMINED` events. Both are read
+in slices, and none after `PATIENCE`: from a disk, each entry may cost a read of its own. `Found.before` says where to
+go on. A time is first turned into a place in the activity, which is in its order.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -19,6 +21,8 @@ from vault.storage.database import Reader, Value, integer, integer_or_none
 
 EXAMINED: Final = 10_000  # events that one search reads at most: of the person, or of everybody
 ENTRIES: Final = 100_000  # entries of a person's index that it reads at most, in some 20 ms
+SLICE: Final = 5_000  # of either, read at once
+PATIENCE: Final = 0.25  # seconds of one search after which it reads no further slice
 OUTCOMES: Final = ("ok", "refused", "failed")
 _LAST: Final = 2**62
 
@@ -119,12 +123,19 @@ async def search(
         bool(wanted.outcome),
         bool(wanted.account),
     )
-    rest = None if kind.limit is None else await _rest(reader, kind, which, kind.limit)
-    if rest is not None:
-        which["after"] = rest - 1
-    rows = await reader.fetch(_SEARCH[kind], {**which, "limit": limit + 1})
-    events = tuple(event_of(row) for row in rows[:limit])
-    return Found(events, events[-1].sequence if len(rows) > limit else rest)
+    events: list[Event] = []
+    examined, began = 0, time.monotonic()
+    while True:
+        rest = None if kind.limit is None else await _rest(reader, kind, which, min(SLICE, kind.limit - examined))
+        within: dict[str, Value] = which if rest is None else {**which, "after": rest - 1}
+        rows = await reader.fetch(_SEARCH[kind], {**within, "limit": limit + 1 - len(events)})
+        events += map(event_of, rows)
+        if len(events) > limit:
+            return Found(tuple(events[:limit]), events[limit - 1].sequence)
+        examined += SLICE
+        if rest is None or kind.limit is None or examined >= kind.limit or time.monotonic() - began > PATIENCE:
+            return Found(tuple(events), rest)
+        which["before"] = rest
 
 
 async def _rest(reader: Reader, kind: _Conditions, which: Mapping[str, Value], examined: int) -> int | None:

@@ -103,3 +103,20 @@ async def test_a_rare_agent_is_looked_for_among_a_bounded_number_of_entries(
     assert ([event.sequence for event in second.events], second.before) == ([1], None)
     everything = await search.search(database, USER, EventFilter(), limit=50)  # the index leads to each of these
     assert (len(everything.events), everything.before) == (21, None)
+
+
+@pytest.mark.parametrize("patience", [0.0, 60.0])
+async def test_a_search_that_takes_long_reads_no_further_slice(
+    database: Database, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    monkeypatch.setattr(search, "SLICE", 10)
+    monkeypatch.setattr(search, "PATIENCE", patience)
+    rare = call(client_id="rare")
+    await record(database, rare, *(call() for _ in range(20)), rare, *(call() for _ in range(15)), at=START)
+    found: list[list[int]] = []
+    before = None
+    while not found or before is not None:
+        page = await search.search(database, USER, EventFilter(client_id="rare"), limit=50, before=before)
+        found.append([event.sequence for event in page.events])
+        before = page.before
+    assert found == ([[22, 1]] if patience else [[], [22], [], [1]])
