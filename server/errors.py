@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from vault import clients, handles, refusals, users
+from vault import clients, directory, groups, handles, refusals, users
 from vault.audit import audit
 from vault.keys import passwords, sealed_file
 from vault.refusals import VaultError
@@ -203,6 +203,9 @@ TABLE: Final[dict[type[VaultError], Wording]] = {
     users.NameRefused: Wording("invalid_request"),
     users.NameTaken: Wording("conflict"),
     users.IdentityTaken: Wording("conflict"),
+    groups.GroupNameRefused: Wording("invalid_request"),
+    groups.GroupNameTaken: Wording("conflict"),
+    directory.UserNameTaken: Wording("conflict"),
     passkeys.PasskeyTaken: Wording("conflict"),
     passkeys.TooManyPasskeys: Wording("conflict"),
     passwords.PasswordRefused: Wording("invalid_request"),

@@ -6,7 +6,6 @@ This module only reads; `server.app` and `server.cli` make objects from settings
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
@@ -27,6 +26,7 @@ from pydantic_settings import (
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.outbound.json_values import is_object
 from server.admin_settings import AdminSettings
+from server.openid_settings import OpenIDSettings
 from server.provider_settings import OutboundSettings, ProviderSettings, Section, SettingsRefused, read_secret
 from server.telemetry_settings import LogSettings, TelemetrySettings
 from server.tool_settings import ToolSettings
@@ -182,49 +182,6 @@ class TokenSettings(Section):
     )
     require_dpop: bool = Field(default=False, description="Reject access tokens without DPoP")
     require_pushed: bool = Field(default=False, description="Reject authorization requests without PAR")
-
-
-class OpenIDSettings(Section):
-    """One OpenID Connect provider that people may sign in with."""
-
-    issuer: str = Field(description="Its issuer")
-    client_id: str = Field(description="The vault's client ID there")
-    client_secret: SecretStr | None = Field(default=None, description="Its client secret. Omit it for a public client")
-    client_secret_file: Path | None = Field(default=None, description="File that holds the secret")
-    title: str = Field(default="OpenID Connect", description="Label of its button on the sign-in page")
-    create_users: bool = Field(
-        default=False,
-        description="Let in everyone with an account there",
-    )
-    domains: tuple[str, ...] = Field(
-        default=(),
-        description="Let in everyone with a verified email address in these domains",
-    )
-
-    @field_validator("domains")
-    @classmethod
-    def _are_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for one in value:
-            if not is_domain(one):
-                raise ValueError(f"{one!r} isn't a domain; use the form company.example, in ASCII and lowercase")
-        return value
-
-    @model_validator(mode="after")
-    def _says_one_thing(self) -> Self:
-        if self.create_users and self.domains:
-            raise ValueError("create_users lets everyone in, so domains has no effect: remove one of them")
-        return self
-
-    def secret(self, name: str) -> str | None:
-        return read_secret(self.client_secret, self.client_secret_file, name=f"sign_in.openid.{name}.client_secret")
-
-
-def is_domain(text: str) -> bool:
-    """Whether this is a domain as mail addresses are compared with: in ASCII and lower case, with a dot."""
-    return (
-        len(text) <= 253
-        and re.fullmatch(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*", text) is not None
-    )
 
 
 class SignInSettings(Section):

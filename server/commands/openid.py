@@ -13,7 +13,7 @@ from server.terminal.context import Setup, command, fail, note, say
 from server.terminal.registering import ClientIdOption, SecretInputOption, ShowOption
 
 if TYPE_CHECKING:
-    from server.settings import OpenIDSettings
+    from server.openid_settings import OpenIDSettings
     from server.setup.provider_registration import Files
     from server.setup.settings_file import Setting
     from server.sign_in.openid import Metadata
@@ -203,7 +203,7 @@ def _who(domains: list[str] | None, *, everybody: bool) -> tuple[bool, list[str]
 
 def _who_problem(text: str) -> str | None:
     """What is wrong with an answer to who may sign in."""
-    from server.settings import is_domain
+    from server.openid_settings import is_domain
 
     if text.lower() in {NOBODY, EVERYBODY}:
         return None

@@ -23,13 +23,14 @@ from providers.definitions.issuers import NoMetadata, fetch_metadata, is_same_is
 from providers.oauth.authorization_request import authorization_url
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
+from providers.outbound.json_values import is_array
 from providers.outbound.messages import HttpError, OutboundRequest
 from server.deployment import Deployment
 from server.errors import PersonRefused
-from server.settings import OpenIDSettings
+from server.openid_settings import OpenIDSettings
 from server.signatures import jose
 from server.signatures.key_sets import NoKeys, claims_of_issuer
-from vault import tickets, users
+from vault import directory, groups, tickets, users
 from vault.audit import audit
 from vault.records import Event, TicketPurpose, User
 from vault.refusals import TransitionRefused
@@ -76,7 +77,9 @@ class _TokenAnswer(_Document):
 
 
 class Claims(_Document):
-    """The claims of an ID token that are checked or used (OpenID Connect Core §2)."""
+    """The claims of an ID token that are checked or used (OpenID Connect Core §2); settings name others."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     iss: str
     sub: Annotated[str, Field(min_length=1, max_length=255)]
@@ -98,6 +101,10 @@ class Claims(_Document):
     def is_strong(self) -> bool:
         """Whether the provider says that the person used several factors (RFC 8176 §2: `mfa`)."""
         return isinstance(self.amr, list) and "mfa" in self.amr  # pyright: ignore[reportUnknownMemberType] -- JSON
+
+    def other(self, name: str) -> object:
+        """What a claim says that the settings name, None where it isn't there."""
+        return getattr(self, name, None) if name in type(self).model_fields else (self.model_extra or {}).get(name)
 
     def audience(self) -> list[str]:
         return [self.aud] if isinstance(self.aud, str) else self.aud
@@ -209,7 +216,7 @@ async def start(deployment: Deployment, name: str, *, return_to: str, is_again: 
     query = {
         "client_id": registered.client_id,
         "redirect_uri": callback_url(deployment, name),
-        "scope": f"{SCOPE} email" if registered.domains else SCOPE,
+        "scope": " ".join((SCOPE, *(("email",) if registered.domains else ()), *registered.groups_scope.split())),
         "state": state,
         "nonce": nonce,
     } | ({"prompt": "login", "max_age": "0"} if is_again else {})
@@ -233,6 +240,7 @@ async def finish(deployment: Deployment, name: str, answer: SignInAnswer) -> Sig
         claims = await _verify(deployment, registered, metadata, token, nonce=payload["nonce"])
         signed_in_at = _signed_in_at(claims, asked_again_at=payload.get("asked_again_at", ""))
         user = await _user_of(deployment, registered, claims)
+        await _take_groups(deployment, name, registered, claims, user)
     except OpenIDRefused as refusal:
         logger.info("OpenID Connect sign-in refused", extra={"provider": name, "detail": refusal.detail})
         details: dict[str, object] = {"method": "openid", "provider": name[:60], "reason": refusal.detail}
@@ -372,6 +380,8 @@ def _signed_in_at(claims: Claims, *, asked_again_at: str) -> int | None:
 async def _user_of(deployment: Deployment, registered: OpenIDSettings, claims: Claims) -> User:
     """The user of (issuer, subject); a new one at first sight, never an existing one of the same name."""
     found = await users.find_by_identity(deployment.database, issuer=claims.iss, subject=claims.sub)
+    if found is None and registered.directory_claim:
+        found = await _link_provisioned(deployment, registered, claims)
     if found is None:
         if not registered.create_users and not is_of_domain(claims, registered.domains):
             raise OpenIDRefused(
@@ -383,6 +393,58 @@ async def _user_of(deployment: Deployment, registered: OpenIDSettings, claims: C
     if found.disabled_at is not None:
         raise OpenIDRefused("This account is disabled. Ask an admin.", detail="user disabled")
     return found
+
+
+async def _link_provisioned(deployment: Deployment, registered: OpenIDSettings, claims: Claims) -> User | None:
+    """The person that the directory knows by this claim, linked to this identity from now on.
+
+    One who has an identity of this issuer already is somebody else's account, whatever the claim says.
+    """
+    value, now = claims.other(registered.directory_claim), deployment.now()
+    if not isinstance(value, str) or not value:
+        return None
+    async with deployment.transaction() as transaction:
+        known = await directory.with_external_id(transaction, value)
+        person = await users.get_user(transaction, known[0].user_id) if len(known) == 1 else None
+        if person is None:
+            return None
+        if any(one.issuer == claims.iss for one in await users.list_identities(transaction, person.id)):
+            raise OpenIDRefused(
+                "Your account here belongs to another identity of this sign-in service. Ask an admin.",
+                detail="provisioned person has another subject",
+            )
+        await users.link_identity(transaction, issuer=claims.iss, subject=claims.sub, user_id=person.id, now=now)
+        details: dict[str, object] = {"issuer": claims.iss, "method": "scim"}
+        await audit.append(transaction, Event("user.linked", user_id=person.id, details=details), now=now)
+    return person
+
+
+async def _take_groups(
+    deployment: Deployment, name: str, registered: OpenIDSettings, claims: Claims, user: User
+) -> None:
+    """Put the person into the groups that the provider names, and out of those that it names no more.
+
+    Without the claim they are in none of them.
+    """
+    if not registered.groups_claim:
+        return
+    given, now = claims.other(registered.groups_claim), deployment.now()
+    values = [given] if isinstance(given, str) else given if is_array(given) else []
+    names = [value for value in values if isinstance(value, str)]
+    if registered.groups:
+        names = [registered.groups[value] for value in names if value in registered.groups]
+    async with deployment.transaction() as transaction:
+        joined, left = await groups.set_groups(
+            transaction,
+            user.id,
+            names,
+            source=f"openid:{name}",
+            now=now,
+            expires_at=now + registered.groups_days * 86400,
+        )
+        if joined or left:
+            details: dict[str, object] = {"joined": list(joined)[:20], "left": list(left)[:20], "provider": name[:60]}
+            await audit.append(transaction, Event("user.groups_changed", user_id=user.id, details=details), now=now)
 
 
 def is_of_domain(claims: Claims, domains: tuple[str, ...]) -> bool:

@@ -15,6 +15,8 @@ from server.errors import PersonRefused, retry_after, wording_of, words_of
 from server.oauth.wire import as_oauth_error
 from vault.audit.audit import ChainBroken
 from vault.clients import ClientExists
+from vault.directory import UserNameTaken
+from vault.groups import GroupNameRefused, GroupNameTaken
 from vault.handles import HandleRefused
 from vault.keys.passwords import PasswordRefused
 from vault.keys.sealed_file import BackupRefused
@@ -165,6 +167,9 @@ MADE: dict[type[VaultError], tuple[Callable[[], VaultError], str, str]] = {
     ClientExists: (lambda: ClientExists("a client exists"), "invalid_client_metadata", "A client exists."),
     NameRefused: (lambda: NameRefused("too long"), "invalid_request", "Too long."),
     NameTaken: (lambda: NameTaken("taken"), "invalid_request", "Taken."),
+    GroupNameRefused: (lambda: GroupNameRefused("too long"), "invalid_request", "Too long."),
+    GroupNameTaken: (lambda: GroupNameTaken("taken"), "invalid_request", "Taken."),
+    UserNameTaken: (lambda: UserNameTaken("taken"), "invalid_request", "Taken."),
     IdentityTaken: (lambda: IdentityTaken("taken"), "invalid_request", "Taken."),
     PasskeyTaken: (lambda: PasskeyTaken("taken"), "invalid_request", "Taken."),
     TooManyPasskeys: (lambda: TooManyPasskeys("too many"), "invalid_request", "Too many."),
@@ -214,6 +219,9 @@ WIRE: dict[type[VaultError], tuple[int, int, int, str]] = {
     ClientExists: (400, 400, 400, "words"),
     NameRefused: (400, 400, 400, "words"),
     NameTaken: (409, 409, 409, "words"),
+    GroupNameRefused: (400, 400, 400, "words"),
+    GroupNameTaken: (409, 409, 409, "words"),
+    UserNameTaken: (409, 409, 409, "words"),
     IdentityTaken: (409, 409, 409, "words"),
     PasskeyTaken: (409, 409, 409, "words"),
     TooManyPasskeys: (409, 409, 409, "words"),

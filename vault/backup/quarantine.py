@@ -75,6 +75,7 @@ _CLEARED = (  # all of a tenant
     "delete from backchannel_pings where tenant = :tenant",
     "delete from standing_approvals where tenant = :tenant",  # revoked or used up since, perhaps
     "delete from approval_answers where tenant = :tenant",
+    "delete from directory_tokens where tenant = :tenant",  # ended since, perhaps; a new one starts over
 )
 _END_GRANTS = """
     update grants set revoked_at = :now, revoked_reason = :reason where tenant = :tenant and revoked_at is null

@@ -8,7 +8,7 @@ import html
 import pytest
 
 from server.mcp.local_owner import find_owner, local_principal
-from server.settings import OpenIDSettings
+from server.openid_settings import OpenIDSettings
 from server.sign_in import password
 from server.sign_in.openid import Claims as OpenIDClaims
 from server.sign_in.openid import is_of_domain

@@ -11,7 +11,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from server.settings import OpenIDSettings
+from server.openid_settings import OpenIDSettings
 from tests.support.doubles.openid_double import CLIENT_ID, Claims, OpenIDDouble
 from tests.support.person import Person, without_own_markup
 from tests.support.rooms.oauth_world import claims_of, signed

@@ -25,7 +25,7 @@ from vault.storage.snapshots import tables
 
 SMALL = {  # what an operator enters, one row each, one row for 2,000 events, and what is under way just now
     "intents", "deletions",
-    "apis", "api_clients", "provider_registrations", "replicas",
+    "apis", "api_clients", "provider_registrations", "replicas", "directory_tokens",
     "event_heads", "notice_feeds", "event_checkpoints", "keys.ring", "keys.event_starts",
     "schema_versions", "schema_migrations",
 }  # fmt: skip
@@ -57,6 +57,10 @@ ALLOWED = {
     "select h.height, h.sequence, h.hash, h.keyed, (select max(sequence)": "the end of an index, not all of it",
     "select (select min(sequence) from events where tenant = :tenant) as first": "both ends of an index",
     "select g.provider, g.scopes, g.n, k.user_id, k.label from": "`doctor`, a command",
+    "select count(*) as n from provisioned_people where tenant = :tenant": "a directory's list says how long it is",
+    "select p.user_id, p.user_name, p.user_name_key, p.external_id, p.attributes, p.created_at, p.changed_at, u.name, "
+    "u.disabled_at from provisioned_people p join users u on u.tenant = p.tenant and u.id = p.user_id where p.tenant "
+    "= :tenant order by": "a directory's list, a page by its number (RFC 7644 §3.4.2.4)",
     "select provider, state, count(*) as n from connections": "an entry of an index each, where metrics are on",
     "select k.id, k.user_id, k.provider, k.account, k.label, k.state, k.generation, k.access_expires_at, u.name": (
         "quarantine and restore judge every connection"

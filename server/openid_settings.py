@@ -1,0 +1,67 @@
+"""The settings of one OpenID Connect provider that people sign in with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from server.provider_settings import Section, read_secret
+
+
+class OpenIDSettings(Section):
+    """One OpenID Connect provider that people may sign in with."""
+
+    issuer: str = Field(description="Its issuer")
+    client_id: str = Field(description="The vault's client ID there")
+    client_secret: SecretStr | None = Field(default=None, description="Its client secret. Omit it for a public client")
+    client_secret_file: Path | None = Field(default=None, description="File that holds the secret")
+    title: str = Field(default="OpenID Connect", description="Label of its button on the sign-in page")
+    create_users: bool = Field(
+        default=False,
+        description="Let in everyone with an account there",
+    )
+    domains: tuple[str, ...] = Field(
+        default=(),
+        description="Let in everyone with a verified email address in these domains",
+    )
+    groups_claim: str = Field(default="", description="Claim with the names of the person's groups, as `groups`")
+    groups_scope: str = Field(default="", description="Scope to ask for so that the claim is sent")
+    groups: Mapping[str, str] = Field(
+        default_factory=dict[str, str],
+        description="Take these values of the claim only, each as the group that it names here",
+    )
+    groups_days: int = Field(default=30, ge=1, le=400, description="Days that these groups count after a sign-in")
+    directory_claim: str = Field(
+        default="",
+        description="Claim that equals the directory's `externalId` (SCIM): `sub`, or `oid` at Entra. Links a "
+        "provisioned person at their first sign-in",
+    )
+
+    @field_validator("domains")
+    @classmethod
+    def _are_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            if not is_domain(one):
+                raise ValueError(f"{one!r} isn't a domain; use the form company.example, in ASCII and lowercase")
+        return value
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if self.create_users and self.domains:
+            raise ValueError("create_users lets everyone in, so domains has no effect: remove one of them")
+        return self
+
+    def secret(self, name: str) -> str | None:
+        return read_secret(self.client_secret, self.client_secret_file, name=f"sign_in.openid.{name}.client_secret")
+
+
+def is_domain(text: str) -> bool:
+    """Whether this is a domain as mail addresses are compared with: in ASCII and lower case, with a dot."""
+    return (
+        len(text) <= 253
+        and re.fullmatch(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*", text) is not None
+    )

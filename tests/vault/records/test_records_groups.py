@@ -1,0 +1,141 @@
+"""Groups: who is in one by which source, and what a company's directory says of people."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.support.seeded import NOW
+from vault import directory, groups, users
+from vault.directory import ProvisionedPerson
+from vault.records import User
+from vault.storage.database import Database, Transaction
+
+DAY = 86400
+
+
+async def make_user(database: Database, name: str = "alice") -> User:
+    async with database.transaction() as transaction:
+        return await users.create_user(transaction, name, now=NOW)
+
+
+async def bring(
+    transaction: Transaction, user: User, *names: str, source: str = "openid:company", days: int = 30
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return await groups.set_groups(transaction, user.id, names, source=source, now=NOW, expires_at=NOW + days * DAY)
+
+
+async def test_a_group_is_found_by_its_name_whatever_its_case_and_is_made_once(database: Database) -> None:
+    async with database.transaction() as transaction:
+        made = await groups.create_group(transaction, "  Straße 7 ", now=NOW)
+        with pytest.raises(groups.GroupNameTaken):
+            await groups.create_group(transaction, "STRASSE 7", now=NOW)
+        other = await groups.create_group(transaction, "STRASSE 8", now=NOW)
+    assert await groups.find_group(database, "strasse 7") == made
+    assert await groups.get_group(database, other.id) == other
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 201, "ad\u202emins", "a\nb"])
+async def test_a_group_name_that_cannot_be_seen_is_refused(database: Database, name: str) -> None:
+    async with database.transaction() as transaction:
+        with pytest.raises(groups.GroupNameRefused):
+            await groups.create_group(transaction, name, now=NOW)
+        await groups.create_group(transaction, "x" * 200, now=NOW)
+
+
+async def test_the_claims_of_a_sign_in_replace_those_of_the_one_before_and_no_others(database: Database) -> None:
+    user = await make_user(database)
+    async with database.transaction() as transaction:
+        local = await groups.create_group(transaction, "On call", now=NOW)
+        await groups.add_member(transaction, local.id, user.id, source=groups.LOCAL, now=NOW)
+        assert await bring(transaction, user, "Sales", "on CALL", "bad\nname") == (("on CALL", "Sales"), ())
+        assert await bring(transaction, user, "Sales", "Research", source="openid:other") == (("Research", "Sales"), ())
+        assert await bring(transaction, user, "Legal") == (("Legal",), ("On call", "Sales"))
+    found = {one.group.name: one.sources for one in await groups.of_person(database, user.id, now=NOW)}
+    assert found == {
+        "Legal": ("openid:company",),
+        "On call": ("local",),
+        "Research": ("openid:other",),
+        "Sales": ("openid:other",),
+    }
+
+
+async def test_what_a_claim_says_counts_until_its_end_and_what_lasts_without_one_goes_on(database: Database) -> None:
+    user = await make_user(database)
+    async with database.transaction() as transaction:
+        await bring(transaction, user, "Sales", "Legal")
+        legal = await groups.find_group(transaction, "Legal")
+        assert legal is not None
+        await groups.add_member(transaction, legal.id, user.id, source=groups.LOCAL, now=NOW)
+    end = NOW + 30 * DAY
+    assert await groups.names_of_person(database, user.id, now=end - 1) == {"sales", "legal"}
+    assert await groups.names_of_person(database, user.id, now=end) == {"legal"}
+    by_name = {one.group.name: one.expires_at for one in await groups.of_person(database, user.id, now=NOW)}
+    assert by_name == {"Sales": end, "Legal": None}
+    assert await groups.is_member(database, legal.id, user.id, now=end)
+
+
+async def test_a_directory_replaces_its_own_members_only(database: Database) -> None:
+    alice, bob = await make_user(database), await make_user(database, "bob")
+    async with database.transaction() as transaction:
+        group = await groups.create_group(transaction, "Sales", is_provisioned=True, now=NOW)
+        await bring(transaction, alice, "Sales")
+        added = await groups.set_members(transaction, group.id, [alice.id, bob.id], source="scim", now=NOW)
+        assert added == ({alice.id, bob.id}, frozenset())
+        assert await groups.set_members(transaction, group.id, [], source="scim", now=NOW) == (
+            frozenset(),
+            {alice.id, bob.id},
+        )
+    assert [one.name for one in await groups.members(database, group.id, now=NOW)] == ["alice"]
+    assert await groups.count_members(database, group.id, now=NOW) == 1
+
+
+async def test_nothing_of_a_deleted_person_or_group_is_left(database: Database) -> None:
+    alice, bob = await make_user(database), await make_user(database, "bob")
+    async with database.transaction() as transaction:
+        await bring(transaction, alice, "Sales")
+        await bring(transaction, bob, "Sales", "Legal")
+        await directory.store_person(transaction, ProvisionedPerson(alice.id, "alice@company.example", NOW, NOW))
+        await users.delete_user(transaction, alice.id, now=NOW)
+        group = await groups.find_group(transaction, "Sales")
+        assert group is not None
+        assert await groups.count_members(transaction, group.id, now=NOW) == 1
+        assert await groups.delete_group(transaction, group.id)
+        assert not await groups.delete_group(transaction, group.id)
+    assert await directory.count_people(database) == 0
+    assert await groups.names_of_person(database, bob.id, now=NOW) == {"legal"}
+    assert await database.fetch("select user_id from memberships") == [{"user_id": bob.id}]
+
+
+async def test_a_user_name_of_the_directory_is_unique_without_case(database: Database) -> None:
+    alice, bob = await make_user(database), await make_user(database, "bob")
+    told = ProvisionedPerson(alice.id, "A@company.example", NOW, NOW, external_id="00u1", attributes={"emails": [1]})
+    async with database.transaction() as transaction:
+        await directory.store_person(transaction, told)
+        with pytest.raises(directory.UserNameTaken):
+            await directory.store_person(transaction, replace(told, user_id=bob.id, user_name="a@COMPANY.example"))
+        await directory.store_person(transaction, replace(told, user_id=bob.id, user_name="b@company.example"))
+    found = await directory.find_person(database, "a@company.EXAMPLE")
+    assert found == replace(told, name="alice")
+    assert {one.user_id for one in await directory.with_external_id(database, "00u1")} == {alice.id, bob.id}
+
+
+async def test_a_rotated_token_of_a_directory_works_until_its_grace_is_over(database: Database) -> None:
+    async with database.transaction() as transaction:
+        first = await directory.make_token(transaction, "okta", expires_at=NOW + 100, grace=0, now=NOW)
+        second = await directory.make_token(transaction, "okta", expires_at=None, grace=600, now=NOW + 10)
+    assert first != second
+    assert await directory.find_token(database, first, now=NOW + 99) is not None
+    assert await directory.find_token(database, first, now=NOW + 100) is None  # its own end comes before the grace's
+    assert await directory.find_token(database, second, now=NOW + 10**6) is not None
+    async with database.transaction() as transaction:
+        third = await directory.make_token(transaction, "okta", expires_at=None, grace=600, now=NOW + 200)
+    assert await directory.find_token(database, second, now=NOW + 799) is not None
+    assert await directory.find_token(database, second, now=NOW + 800) is None
+    stored = await database.fetch("select * from directory_tokens")
+    assert third not in repr(stored)
+    async with database.transaction() as transaction:
+        assert await directory.remove_token(transaction, "okta")
+        assert not await directory.remove_token(transaction, "okta")
+    assert await directory.find_token(database, third, now=NOW + 200) is None
