@@ -279,12 +279,18 @@ def build_app(deployment: Deployment) -> ASGIApp:
         import server.auth0
         import server.oauth
         import server.portal
+        import server.signals
         from server.http.pages import FAILURES, answer_failure
 
         routes = [*server.oauth.routes(deployment), *server.auth0.routes(deployment)]
         edge.call_directly(routes)
         pages = Starlette(
-            routes=[*routes, *server.api.routes(deployment), *server.portal.routes(deployment)],
+            routes=[
+                *routes,
+                *server.signals.routes(deployment),
+                *server.api.routes(deployment),
+                *server.portal.routes(deployment),
+            ],
             exception_handlers=dict.fromkeys((*FAILURES, 500), answer_failure),
         )
         pages.router.redirect_slashes = False

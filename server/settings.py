@@ -28,6 +28,7 @@ from providers.outbound.json_values import is_object
 from server.admin_settings import AdminSettings
 from server.openid_settings import OpenIDSettings
 from server.provider_settings import OutboundSettings, ProviderSettings, Section, SettingsRefused, read_secret
+from server.signal_settings import SignalSettings
 from server.telemetry_settings import LogSettings, TelemetrySettings
 from server.tool_settings import ToolSettings
 
@@ -414,6 +415,7 @@ class Settings(BaseSettings):
     exchange: ExchangeSettings = ExchangeSettings()
     auth0: Auth0Settings = Auth0Settings()
     issuers: Annotated[Mapping[str, IssuerSettings], Field(default_factory=dict[str, IssuerSettings])]
+    signals: Annotated[SignalSettings, Field(default_factory=SignalSettings)]
     approvals: ApprovalSettings = ApprovalSettings()
     activity: ActivitySettings = ActivitySettings()
     retention: RetentionSettings = RetentionSettings()

@@ -219,7 +219,7 @@ async def live_principal_facts(reader: Reader, grant_id: str, *, token_id: str =
         " join clients c on c.tenant = g.tenant and c.id = g.client_id"
         " join users u on u.tenant = g.tenant and u.id = g.user_id"
         " where g.tenant = :tenant and g.id = :id"
-        " and g.revoked_at is null and c.removed_at is null and u.disabled_at is null",
+        " and g.revoked_at is null and c.removed_at is null and u.disabled_at is null and u.stopped_at is null",
         {"tenant": TENANT, "id": grant_id},
     )
     if not rows or revoked_tokens.is_revoked(rows[0], token_id):
@@ -249,7 +249,7 @@ _LIVE_AMONG: Final = f"""
     select g.id, g.revoked_tokens from grants g
     join clients c on c.tenant = g.tenant and c.id = g.client_id
     join users u on u.tenant = g.tenant and u.id = g.user_id
-    where g.revoked_at is null and c.removed_at is null and u.disabled_at is null
+    where g.revoked_at is null and c.removed_at is null and u.disabled_at is null and u.stopped_at is null
         and g.tenant = :tenant and g.id in ({_IDS})
 """  # noqa: S608 -- names of parameters
 

@@ -72,9 +72,9 @@ class Standing:
 _STANDING: Final = """
     select h.user_id, h.client_id, h.grant_id, h.actors, h.connection_id, h.provider, h.scopes, h.key_thumbprint,
         h.issued_at, h.expires_at, h.token_id, g.revoked_tokens, g.revoked_at as grant_revoked_at, g.id as found_grant,
-        c.id as found_client, c.removed_at, u.id as found_user, u.disabled_at, k.id as found_connection, k.label,
-        k.scopes as granted,
-        k.state, k.generation, k.access_generation, k.access_expires_at, k.ended_at, d.scopes as delegated,
+        c.id as found_client, c.removed_at, u.id as found_user, u.disabled_at, u.stopped_at,
+        k.id as found_connection, k.label, k.scopes as granted, k.state, k.generation, k.access_generation,
+        k.access_expires_at, k.ended_at, d.scopes as delegated,
         d.expires_at as delegated_until, d.revoked_at as delegation_revoked_at, d.ask
     from handles h
     left join grants g on g.tenant = h.tenant and g.id = h.grant_id and g.user_id = h.user_id

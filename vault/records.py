@@ -60,7 +60,10 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person. `password_hash` is argon2id, None for people who sign in through OpenID Connect."""
+    """A person. `password_hash` is argon2id, None for people who sign in through OpenID Connect.
+
+    `stopped_at`: their agents stand still until they sign in at the issuer `stopped_by`, or an admin enables them.
+    """
 
     id: str
     name: str
@@ -68,7 +71,14 @@ class User:
     password_hash: str | None = field(default=None, repr=False)
     is_admin: bool = False
     disabled_at: int | None = None
+    stopped_at: int | None = None
+    stopped_by: str = ""
     tenant: str = TENANT
+
+    @property
+    def has_agents(self) -> bool:
+        """Whether agents may act for them."""
+        return self.disabled_at is None and self.stopped_at is None
 
 
 @dataclass(frozen=True, slots=True)

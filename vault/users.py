@@ -71,7 +71,7 @@ async def create_user(
 async def get_user(reader: Reader, user_id: str) -> User | None:
     """The user with this id, disabled or not."""
     row = await reader.fetch_one(
-        "select id, name, password_hash, is_admin, created_at, disabled_at from users"
+        "select id, name, password_hash, is_admin, created_at, disabled_at, stopped_at, stopped_by from users"
         " where tenant = :tenant and id = :id",
         {"tenant": TENANT, "id": user_id},
     )
@@ -81,7 +81,7 @@ async def get_user(reader: Reader, user_id: str) -> User | None:
 async def find_user(reader: Reader, name: str) -> User | None:
     """The user with this name, ignoring case, disabled or not."""
     row = await reader.fetch_one(
-        "select id, name, password_hash, is_admin, created_at, disabled_at from users"
+        "select id, name, password_hash, is_admin, created_at, disabled_at, stopped_at, stopped_by from users"
         " where tenant = :tenant and name_key = :name_key",
         {"tenant": TENANT, "name_key": name_key(name[: 2 * MAX_NAME])},
     )
@@ -102,7 +102,7 @@ async def list_users(reader: Reader, *, limit: int = PAGE) -> tuple[User, ...]:
 async def list_admins(reader: Reader) -> tuple[User, ...]:
     """All admins by name, disabled or not."""
     rows = await reader.fetch(
-        "select id, name, password_hash, is_admin, created_at, disabled_at from users"
+        "select id, name, password_hash, is_admin, created_at, disabled_at, stopped_at, stopped_by from users"
         " where tenant = :tenant and is_admin = 1 order by name_key",
         {"tenant": TENANT},
     )
@@ -126,7 +126,7 @@ async def find_page(
     """
     wanted = name_key(beginning[:MAX_NAME])
     rows = await reader.fetch(
-        "select id, name, name_key, password_hash, is_admin, created_at, disabled_at from users"
+        "select id, name, name_key, password_hash, is_admin, created_at, disabled_at, stopped_at, stopped_by from users"
         " where tenant = :tenant and name_key >= :beginning and name_key > :after order by name_key limit :limit",
         {"tenant": TENANT, "beginning": wanted, "after": after, "limit": PAGE if wanted else limit + 1},
     )
@@ -142,7 +142,7 @@ async def find_page(
 
 async def _read_page(reader: Reader, *, after: str, limit: int) -> Sequence[Row]:
     return await reader.fetch(
-        "select id, name, name_key, password_hash, is_admin, created_at, disabled_at from users"
+        "select id, name, name_key, password_hash, is_admin, created_at, disabled_at, stopped_at, stopped_by from users"
         " where tenant = :tenant and name_key > :after order by name_key limit :limit",
         {"tenant": TENANT, "after": after, "limit": limit},
     )
@@ -183,11 +183,37 @@ async def disable_user(transaction: Transaction, user_id: str, *, now: int) -> b
 
 
 async def enable_user(transaction: Transaction, user_id: str) -> bool:
-    """Let the user sign in again; what was ended stays ended."""
+    """Let the user sign in again, and stopped agents go on; what was ended stays ended."""
     return (
         await transaction.execute(
-            "update users set disabled_at = null where tenant = :tenant and id = :id and disabled_at is not null",
+            "update users set disabled_at = null, stopped_at = null, stopped_by = null"
+            " where tenant = :tenant and id = :id and (disabled_at is not null or stopped_at is not null)",
             {"tenant": TENANT, "id": user_id},
+        )
+        > 0
+    )
+
+
+async def stop_agents(transaction: Transaction, user_id: str, *, by: str, now: int) -> None:
+    """Sign the user out and refuse their agents, until they sign in at the issuer `by` or an admin enables them.
+
+    Ends no grant and no permission. A later stop by another issuer replaces who can lift it.
+    """
+    await transaction.execute(
+        "update users set stopped_at = :now, stopped_by = :by where tenant = :tenant and id = :id",
+        {"tenant": TENANT, "id": user_id, "by": by, "now": now},
+    )
+    await end_user_sessions(transaction, user_id, now=now)
+    await tickets.expire_user_tickets(transaction, user_id, now=now)
+
+
+async def lift_stop(transaction: Transaction, user_id: str, *, by: str) -> bool:
+    """Let the agents go on after a sign-in at the issuer that stopped them; False where there was no such stop."""
+    return (
+        await transaction.execute(
+            "update users set stopped_at = null, stopped_by = null"
+            " where tenant = :tenant and id = :id and stopped_at is not null and stopped_by = :by",
+            {"tenant": TENANT, "id": user_id, "by": by},
         )
         > 0
     )
@@ -317,10 +343,36 @@ async def list_identities(reader: Reader, user_id: str) -> tuple[LinkedIdentity,
 async def find_by_identity(reader: Reader, *, issuer: str, subject: str) -> User | None:
     """The user behind an identity, disabled or not."""
     row = await reader.fetch_one(
-        "select u.id, u.name, u.password_hash, u.is_admin, u.created_at, u.disabled_at"
+        "select u.id, u.name, u.password_hash, u.is_admin, u.created_at, u.disabled_at, u.stopped_at, u.stopped_by"
         " from identities i join users u on u.tenant = i.tenant and u.id = i.user_id"
         " where i.tenant = :tenant and i.issuer = :issuer and i.subject = :subject",
         {"tenant": TENANT, "issuer": issuer, "subject": subject},
+    )
+    return None if row is None else user_from_row(row)
+
+
+async def note_email(transaction: Transaction, *, issuer: str, subject: str, email: str) -> None:
+    """Remember the address that an issuer confirmed for one of its people, who then alone has it there."""
+    which = {"tenant": TENANT, "issuer": issuer, "subject": subject, "email": email}
+    await transaction.execute(
+        "update identities set email = null"
+        " where tenant = :tenant and issuer = :issuer and email = :email and subject <> :subject",
+        which,
+    )
+    await transaction.execute(
+        "update identities set email = :email where tenant = :tenant and issuer = :issuer and subject = :subject"
+        " and (email is null or email <> :email)",
+        which,
+    )
+
+
+async def find_by_email(reader: Reader, *, issuer: str, email: str) -> User | None:
+    """The user whom an issuer knows by this confirmed address, in lower case."""
+    row = await reader.fetch_one(
+        "select u.id, u.name, u.password_hash, u.is_admin, u.created_at, u.disabled_at, u.stopped_at, u.stopped_by"
+        " from identities i join users u on u.tenant = i.tenant and u.id = i.user_id"
+        " where i.tenant = :tenant and i.issuer = :issuer and i.email = :email",
+        {"tenant": TENANT, "issuer": issuer, "email": email},
     )
     return None if row is None else user_from_row(row)
 
@@ -349,7 +401,7 @@ def name_key(name: str) -> str:
 
 
 def user_from_row(row: Row) -> User:
-    """A user from the columns id, name, password_hash, is_admin, created_at, disabled_at."""
+    """A user from the columns id, name, password_hash, is_admin, created_at, disabled_at, stopped_at, stopped_by."""
     return User(
         id=text(row, "id"),
         name=text(row, "name"),
@@ -357,6 +409,8 @@ def user_from_row(row: Row) -> User:
         password_hash=text_or_none(row, "password_hash"),
         is_admin=bool(integer(row, "is_admin")),
         disabled_at=integer_or_none(row, "disabled_at"),
+        stopped_at=integer_or_none(row, "stopped_at"),
+        stopped_by=text_or_none(row, "stopped_by") or "",
     )
 
 

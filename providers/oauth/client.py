@@ -309,7 +309,8 @@ class OAuthUpstream:
         content = answer.json_object() if answer.status < 300 else None
         ok_flag = self._provider.errors.ok_flag
         if content is None or (ok_flag is not None and at(content, ok_flag) is not True):
-            code = clean_code(text_at(content, "error") or "account_unknown", self._secrets(access_token))
+            unsaid = "invalid_token" if answer.status == 401 else "account_unknown"
+            code = clean_code(text_at(content, "error") or unsaid, self._secrets(access_token))
             raise UpstreamError(code, f"{self._provider.title} didn't say which account this is")
         account = account_of(provider, content)
         if account is None:

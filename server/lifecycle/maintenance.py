@@ -242,6 +242,13 @@ async def _tell_clients(deployment: Deployment) -> None:
     await send_pings(deployment)
 
 
+async def _poll_transmitters(deployment: Deployment) -> None:
+    if any(one.poll_url is not None for one in deployment.settings.signals.transmitters.values()):
+        from server.signals import polling
+
+        await polling.poll(deployment)
+
+
 FIRST: Final = (
     UpkeepStep("watch", INTERVAL, lambda d: recovery.watch(d.vault)),
     UpkeepStep("refreshes", INTERVAL, lambda d: recovery.take_up(d.vault)),
@@ -252,6 +259,7 @@ STEPS: Final = (
     UpkeepStep("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
     UpkeepStep("notices", NOTICES_EVERY, _deliver_notices),
     UpkeepStep("pings", NOTICES_EVERY, _tell_clients),
+    UpkeepStep("signals", NOTICES_EVERY, _poll_transmitters),
     UpkeepStep("activity", SWEEP_EVERY, keep_activity),
     UpkeepStep("providers", LOOK_EVERY, lambda d: d.live.refresh(d.database, d.keys)),
 )

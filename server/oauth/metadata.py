@@ -74,6 +74,8 @@ def server_document(deployment: Deployment) -> dict[str, object]:
         ],
         "service_documentation": deployment.url("/"),
     }
+    if any(one.can_revoke for one in deployment.settings.signals.transmitters.values()):
+        document["global_token_revocation_endpoint"] = deployment.url("/global-token-revocation")
     if deployment.settings.registration_mode != "closed":
         document["registration_endpoint"] = deployment.url("/register")
     return document

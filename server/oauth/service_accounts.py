@@ -27,7 +27,7 @@ async def issue_token(deployment: Deployment, asked: TokenRequest) -> TokenGrant
         raise OAuthError("invalid_target", f"service accounts get tokens for {resource} only")
     held = await grants.find_of_client(deployment.database, asked.client.id, resource=resource)
     person = None if held is None else await users.get_user(deployment.database, held.user_id)
-    if held is None or person is None or person.disabled_at is not None or not person.is_admin:
+    if held is None or person is None or not person.has_agents or not person.is_admin:
         raise OAuthError("invalid_grant", "this service account has ended: an operator registers another one")
     scopes = held.scopes if asked.scopes is None else held.scopes & asked.scopes
     if not scopes:

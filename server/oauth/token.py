@@ -230,7 +230,7 @@ async def _redeem(
             resource = check(wanted)
             user_id = redemption.ticket.user_id
             user = None if user_id is None else await users.get_user(redemption.transaction, user_id)
-            if user is None or user.disabled_at is not None:
+            if user is None or not user.has_agents:
                 raise _invalid_code("user gone")
             scopes = wanted.scopes if asked.scopes is None else wanted.scopes & asked.scopes
             if not scopes:

@@ -40,6 +40,7 @@ SCOPE: Final = "openid profile"
 # Allowed in an ID token's header. We ignore members that name keys: the provider's `jwks_uri` has them.
 _HEADER_MEMBERS: Final = (*jose.HEADER_MEMBERS, "cty", "jku", "x5u", "x5c")
 _GOOGLE: Final = "https://accounts.google.com"
+_EMAIL_LIMIT: Final = 320  # characters
 _LEEWAY: Final = 60  # seconds between the provider's clock and ours
 _DOCUMENT_LIMIT: Final = 262_144  # bytes
 _TOKEN_LIMIT: Final = 16_384  # characters
@@ -216,11 +217,18 @@ async def start(deployment: Deployment, name: str, *, return_to: str, is_again: 
     query = {
         "client_id": registered.client_id,
         "redirect_uri": callback_url(deployment, name),
-        "scope": " ".join((SCOPE, *(("email",) if registered.domains else ()), *registered.groups_scope.split())),
+        "scope": _scope(deployment, registered),
         "state": state,
         "nonce": nonce,
     } | ({"prompt": "login", "max_age": "0"} if is_again else {})
     return SignInStart(authorization_url(metadata.authorization_endpoint, query, code_verifier=verifier), browser)
+
+
+def _scope(deployment: Deployment, registered: OpenIDSettings) -> str:
+    """What is asked for: also the address, where it lets people in, or signals may name people by it."""
+    transmitters = deployment.settings.signals.transmitters.values()
+    needs_email = registered.domains or any(one.people_of == registered.issuer for one in transmitters)
+    return " ".join((SCOPE, *(("email",) if needs_email else ()), *registered.groups_scope.split()))
 
 
 # Coming back
@@ -241,6 +249,7 @@ async def finish(deployment: Deployment, name: str, answer: SignInAnswer) -> Sig
         signed_in_at = _signed_in_at(claims, asked_again_at=payload.get("asked_again_at", ""))
         user = await _user_of(deployment, registered, claims)
         await _take_groups(deployment, name, registered, claims, user)
+        await _note_sign_in(deployment, claims, user)
     except OpenIDRefused as refusal:
         logger.info("OpenID Connect sign-in refused", extra={"provider": name, "detail": refusal.detail})
         details: dict[str, object] = {"method": "openid", "provider": name[:60], "reason": refusal.detail}
@@ -459,6 +468,20 @@ def is_of_domain(claims: Claims, domains: tuple[str, ...]) -> bool:
         return False
     _, sign, domain = claims.email.rpartition("@")
     return sign == "@" and domain.lower() in domains
+
+
+async def _note_sign_in(deployment: Deployment, claims: Claims, user: User) -> None:
+    """Remember the confirmed address, by which signals name the person, and let stopped agents go on."""
+    email = claims.email.lower() if isinstance(claims.email, str) and claims.email_verified in (True, "true") else ""
+    if not email and user.stopped_by != claims.iss:
+        return
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        if 3 <= len(email) <= _EMAIL_LIMIT and email.isprintable():
+            await users.note_email(transaction, issuer=claims.iss, subject=claims.sub, email=email)
+        if await users.lift_stop(transaction, user.id, by=claims.iss):
+            event = Event(kind="user.agents_resumed", user_id=user.id, details={"issuer": claims.iss})
+            await audit.append(transaction, event, now=now)
 
 
 async def _create_user(deployment: Deployment, claims: Claims) -> User:

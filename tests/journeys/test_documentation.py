@@ -19,6 +19,7 @@ import server.auth0
 import server.mcp.transports
 import server.oauth
 import server.portal
+import server.signals
 from providers.api.api import ToolRefused
 from server import errors
 from server.mcp.tool_answers import META_KEY
@@ -135,12 +136,13 @@ async def test_every_route_is_described_with_its_methods(tmp_path: Path) -> None
             if "Path" in row
             for path in quoted(row["Path"])
         }
-        for title in ("MCP", "Authorization server", "Auth0", "Pages")
+        for title in ("MCP", "Authorization server", "Signals", "Auth0", "Pages")
     }
     async with running_vault(tmp_path / "data", overrides={"auth0": {"enabled": True}}) as running:
         groups: dict[str, Callable[..., list[Any]]] = {
             "MCP": server.mcp.transports.routes,
             "Authorization server": server.oauth.routes,
+            "Signals": server.signals.routes,
             "Auth0": server.auth0.routes,
             "Pages": server.portal.routes,
         }

@@ -253,7 +253,7 @@ async def _who(reader: Reader, question: ExchangeQuestion, steps: _Steps) -> tup
             fix = f"run token-vault connections connect {connection.provider}"
             steps.fail(FailedStep(ExchangeStep.STATE, ConnectionRequired.code, sentence, fix))
         steps.hold(ExchangeStep.STATE)
-    is_enabled = user is not None and user.disabled_at is None
+    is_enabled = user is not None and user.has_agents
     return grant if is_enabled else None, connection
 
 
@@ -264,6 +264,10 @@ async def _user(reader: Reader, question: ExchangeQuestion, steps: _Steps) -> Us
         steps.fail(FailedStep(ExchangeStep.USER, "not_found", sentence, "token-vault users list"))
     elif user.disabled_at is not None:
         sentence, fix = f"The user {user.name} is disabled.", f"token-vault users enable {user.name}"
+        steps.fail(_grant_finding(ExchangeStep.USER, sentence, fix))
+    elif user.stopped_at is not None:
+        sentence = f"A signal from {user.stopped_by} stopped the agents of {user.name}."
+        fix = f"let them sign in there again, or run token-vault users enable {user.name}"
         steps.fail(_grant_finding(ExchangeStep.USER, sentence, fix))
     steps.hold(ExchangeStep.USER)
     return user

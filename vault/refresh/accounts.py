@@ -34,7 +34,7 @@ COLUMNS: Final = """k.id, k.created_at, k.account, k.label, k.scopes, k.state, k
 SOURCES: Final = """
     from grants g
     join clients c on c.tenant = g.tenant and c.id = g.client_id and c.removed_at is null
-    join users u on u.tenant = g.tenant and u.id = g.user_id and u.disabled_at is null
+    join users u on u.tenant = g.tenant and u.id = g.user_id and u.disabled_at is null and u.stopped_at is null
     left join connections k on k.tenant = g.tenant and k.user_id = g.user_id and k.provider = :provider
         and k.ended_at is null
     left join delegations d on d.tenant = g.tenant and d.user_id = g.user_id and d.client_id = g.client_id

@@ -48,7 +48,7 @@ async def _issue(deployment: Deployment, asked: TokenRequest, approval: Approval
         raise OAuthError("invalid_target", "the person was asked for another resource")
     await known_resource(deployment, wish.resource, client=asked.client)
     user = await users.get_user(deployment.database, approval.user_id)
-    if user is None or user.disabled_at is not None:
+    if user is None or not user.has_agents:
         raise OAuthError("invalid_grant", "the person can't sign in any more", detail="user gone")
     spend_request(deployment, user_id=user.id, client_id=asked.client.id)
     refresh_token = None

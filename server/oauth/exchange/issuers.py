@@ -43,7 +43,7 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str, *, unv
     user = None
     if isinstance(identity, str) and identity:
         user = await users.find_by_identity(deployment.database, issuer=linked_to, subject=identity)
-    if user is None or user.disabled_at is not None:
+    if user is None or not user.has_agents:
         raise refusal("no user is linked to this identity", "no user here is linked to the subject of this token")
     scope = claims.get("scope")
     return Subject(

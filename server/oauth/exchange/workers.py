@@ -107,7 +107,7 @@ async def _verify(deployment: Deployment, asked: TokenRequest, token: str, rules
     reason = _reason(claims)
     subject = claims.get("sub")
     user = await users.get_user(deployment.database, subject) if isinstance(subject, str) else None
-    if user is None or user.disabled_at is not None:
+    if user is None or not user.has_agents:
         raise refusal("user unknown or disabled")
     await _spend(deployment, asked, token_id, issued_at=issued_at)
     return Subject(

@@ -1,0 +1,122 @@
+"""The settings of signals: who may tell this vault about people and grants, and what then happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from server.provider_settings import Section, read_secret
+
+Effect = Literal["note", "sign_out", "stop_agents", "disable"]
+EFFECTS: Final[tuple[Effect, ...]] = ("note", "sign_out", "stop_agents", "disable")
+GOOGLE: Final = "https://accounts.google.com"  # as ID tokens name it; its signals end it with a slash
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_EFFECT: Final = "`note`, `sign_out`, `stop_agents`, or `disable`"
+
+
+class TransmitterSettings(Section):
+    """A transmitter of security events (OpenID Shared Signals Framework 1.0)."""
+
+    issuer: str = Field(description="The `iss` of its events")
+    audiences: tuple[str, ...] = Field(
+        default=(), description="`aud` must contain one of them. Default: PUBLIC_URL/signals/NAME. Google: client IDs"
+    )
+    jwks_uri: str | None = Field(
+        default=None, description="URL of its keys. Default: discovered at /.well-known/ssf-configuration"
+    )
+    identity_issuer: str | None = Field(
+        default=None, description="Issuer under which its people are linked. Default: `issuer`"
+    )
+    provider: str | None = Field(
+        default=None, description="Provider whose accounts its events are about, too: these are checked at once"
+    )
+    is_google: bool = Field(default=False, description="Google's Cross-Account Protection, which departs from SSF")
+    push_token: SecretStr | None = Field(default=None, description="Bearer token that it must send with each event")
+    push_token_file: Path | None = Field(default=None, description="File that holds the token")
+    poll_url: str | None = Field(default=None, description="Poll it for events here (RFC 8936)")
+    poll_token: SecretStr | None = Field(default=None, description="Bearer token for `poll_url`")
+    poll_token_file: Path | None = Field(default=None, description="File that holds the token")
+    poll_every: int = Field(default=10, ge=5, le=3600, description="Seconds between two polls")
+    revocation_token: SecretStr | None = Field(
+        default=None, description="Bearer token with which it may call /global-token-revocation"
+    )
+    revocation_token_file: Path | None = Field(default=None, description="File that holds the token")
+    revokes: bool = Field(
+        default=False, description="Let it call /global-token-revocation with JWTs that its keys sign, as Okta does"
+    )
+    max_age: int = Field(default=86400, ge=60, le=604_800, description="Seconds after which an event is refused as old")
+    per_minute: int = Field(default=600, ge=1, le=60_000, description="Events per minute")
+    session_revoked: Effect = Field(default="sign_out", description=f"A session ended there: {_EFFECT}")
+    credential_change: Effect = Field(default="sign_out", description=f"A password, key, or factor changed: {_EFFECT}")
+    token_claims_change: Effect = Field(default="note", description=f"A claim changed, such as a group: {_EFFECT}")
+    account_disabled: Effect = Field(
+        default="stop_agents", description=f"The account was disabled or purged: {_EFFECT}"
+    )
+
+    @field_validator("issuer", "jwks_uri", "identity_issuer", "poll_url")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment:
+            raise ValueError("use the form https://host[:port][/path]")
+        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            raise ValueError("use https; plain http works on loopback only")
+        return value
+
+    @model_validator(mode="after")
+    def _names_clients_at_google(self) -> Self:
+        if self.is_google and not self.audiences:
+            raise ValueError("set audiences to the client IDs that you have at Google: its events are for these")
+        return self
+
+    @property
+    def people_of(self) -> str:
+        """The issuer under which its people are linked here."""
+        return self.identity_issuer or (GOOGLE if self.is_google else self.issuer)
+
+    @property
+    def can_revoke(self) -> bool:
+        """Whether it may use the Global Token Revocation endpoint."""
+        return self.revokes or self.revocation_token is not None or self.revocation_token_file is not None
+
+    def secret(self, which: Literal["push_token", "poll_token", "revocation_token"], name: str) -> str | None:
+        """One of its bearer tokens. Raises SettingsRefused."""
+        value, file = {
+            "push_token": (self.push_token, self.push_token_file),
+            "poll_token": (self.poll_token, self.poll_token_file),
+            "revocation_token": (self.revocation_token, self.revocation_token_file),
+        }[which]
+        return read_secret(value, file, name=f"signals.transmitters.{name}.{which}")
+
+
+class ProviderWebhookSettings(Section):
+    """Webhooks in which a provider tells that a person ended a grant."""
+
+    secret: SecretStr | None = Field(
+        default=None, description="Webhook secret (GitHub), signing secret (Slack), or signature key (Square)"
+    )
+    secret_file: Path | None = Field(default=None, description="File that holds the secret")
+    url: str | None = Field(default=None, description="Address that Square signs. Default: PUBLIC_URL/webhooks/NAME")
+
+    @model_validator(mode="after")
+    def _has_secret(self) -> Self:
+        if self.secret is None and self.secret_file is None:
+            raise ValueError("set secret or secret_file: webhooks without a signature are refused")
+        return self
+
+    def key(self, name: str) -> str:
+        """The secret. Raises SettingsRefused."""
+        return read_secret(self.secret, self.secret_file, name=f"signals.providers.{name}.secret") or ""
+
+
+class SignalSettings(Section):
+    """Signals from identity providers and services."""
+
+    transmitters: Mapping[str, TransmitterSettings] = Field(default_factory=dict[str, TransmitterSettings])
+    providers: Mapping[str, ProviderWebhookSettings] = Field(default_factory=dict[str, ProviderWebhookSettings])

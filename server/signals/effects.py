@@ -1,0 +1,149 @@
+"""What follows from a verified event: by the operator's rule for the person, a look for an account at a provider.
+
+All of it, with the event's line in the activity, is one transaction, so that every process refuses from its commit on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from server.deployment import Deployment
+from server.signal_settings import Effect, TransmitterSettings
+from server.signals import subjects
+from server.signals.security_events import SecurityEvent
+from server.signals.subjects import SubjectUnsupported
+from vault import replay, users
+from vault.audit import audit
+from vault.records import Event, User
+from vault.refresh import looking
+from vault.refresh.looking import Hinted
+from vault.storage.database import Transaction
+
+_CAEP: Final = "https://schemas.openid.net/secevent/caep/event-type/"
+_RISC: Final = "https://schemas.openid.net/secevent/risc/event-type/"
+_OAUTH: Final = "https://schemas.openid.net/secevent/oauth/event-type/"
+_SSF: Final = "https://schemas.openid.net/secevent/ssf/event-type/"
+VERIFICATIONS: Final = frozenset({f"{_SSF}verification", f"{_RISC}verification"})  # SSF 1.0 §8.1.4.1, and Google's
+# The rule of an event's type (CAEP 1.0 §3, RISC 1.0 §2).
+RULES: Final = {
+    f"{_CAEP}session-revoked": "session_revoked",
+    f"{_RISC}sessions-revoked": "session_revoked",
+    f"{_CAEP}credential-change": "credential_change",
+    f"{_RISC}account-credential-change-required": "credential_change",
+    f"{_RISC}credential-compromise": "credential_change",
+    f"{_CAEP}token-claims-change": "token_claims_change",
+    f"{_RISC}account-disabled": "account_disabled",
+    f"{_RISC}account-purged": "account_disabled",
+}
+_DONE: Final[Mapping[Effect, str]] = {
+    "note": "noted",
+    "sign_out": "signed_out",
+    "stop_agents": "stopped",
+    "disable": "disabled",
+}
+# After these, a grant at the provider may be dead.
+HINTS: Final = frozenset({*RULES, f"{_OAUTH}tokens-revoked", f"{_OAUTH}token-revoked"}) - {
+    f"{_CAEP}token-claims-change"
+}
+
+
+async def apply(deployment: Deployment, name: str, transmitter: TransmitterSettings, event: SecurityEvent) -> bool:
+    """Do what the event's rule says, once; False if the token was already used."""
+    now = deployment.now()
+    person, is_named = await _find_person(deployment, transmitter, event)
+    hinted = await _find_accounts(deployment, transmitter, event)
+    wanted = effect_of(transmitter, event.kind)
+    async with deployment.transaction() as transaction:
+        is_first = await replay.first_use(
+            transaction,
+            f"set:{transmitter.issuer}",
+            event.token_id,
+            expires_at=event.issued_at + transmitter.max_age + 120,
+            now=now,
+        )
+        if not is_first:
+            return False
+        due = await looking.claim(transaction, hinted, now=now)
+        facts: dict[str, object] = {"name": name, "event": event.kind.rpartition("/")[2][:80]}
+        lines = [_hint(one, source=name) for one in due]
+        if person is not None:
+            done = await affect(transaction, person, wanted, by=transmitter.people_of, now=now)
+            lines.append(Event(f"signal.{_DONE[done]}", user_id=person.id, details=facts))
+        elif not hinted and event.kind not in VERIFICATIONS:
+            reason = "unknown_subject" if is_named else "unsupported_subject"
+            lines.append(Event("signal.unmatched", outcome="refused", details={**facts, "reason": reason}))
+        await audit.append(transaction, *lines, now=now)
+    looking.start(deployment.vault, due)
+    return True
+
+
+async def affect(transaction: Transaction, person: User, wanted: Effect, *, by: str, now: int) -> Effect:
+    """Apply an effect to a person; the one applied: nothing disables the last admin, who could not be enabled."""
+    if wanted == "disable" and await users.is_last_admin(transaction, person.id):
+        wanted = "stop_agents"
+    match wanted:
+        case "note":
+            pass
+        case "sign_out":
+            await users.end_user_sessions(transaction, person.id, now=now)
+        case "stop_agents":
+            await users.stop_agents(transaction, person.id, by=by, now=now)
+        case "disable":
+            await users.disable_user(transaction, person.id, now=now)
+    return wanted
+
+
+def effect_of(transmitter: TransmitterSettings, kind: str) -> Effect:
+    """The operator's rule for a type of event; others are only noted."""
+    match RULES.get(kind):
+        case "session_revoked":
+            return transmitter.session_revoked
+        case "credential_change":
+            return transmitter.credential_change
+        case "token_claims_change":
+            return transmitter.token_claims_change
+        case "account_disabled":
+            return transmitter.account_disabled
+        case _:
+            return "note"
+
+
+async def _find_person(
+    deployment: Deployment, transmitter: TransmitterSettings, event: SecurityEvent
+) -> tuple[User | None, bool]:
+    """The person, and whether any identifier has a format that we know."""
+    try:
+        return await subjects.find_person(deployment.database, transmitter, event.subjects), True
+    except SubjectUnsupported:
+        return None, False
+
+
+async def _find_accounts(
+    deployment: Deployment, transmitter: TransmitterSettings, event: SecurityEvent
+) -> Sequence[Hinted]:
+    if transmitter.provider is None or event.kind not in HINTS:
+        return ()
+    found: list[Hinted] = []
+    for account in subjects.accounts_at_provider(transmitter, event.subjects):
+        found += await looking.find_accounts(deployment.database, provider=transmitter.provider, account=account)
+    return found
+
+
+def _hint(one: Hinted, *, source: str) -> Event:
+    return Event("connection.hinted", user_id=one.user_id, connection_id=one.connection_id, details={"name": source})
+
+
+async def hint(deployment: Deployment, hinted: Sequence[Hinted], *, source: str, once: str) -> bool:
+    """Look at these connections, as a message says that is known by `once`; False if it was already used."""
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        if not await replay.first_use(transaction, f"webhook:{source}", once, expires_at=now + _REMEMBERED, now=now):
+            return False
+        due = await looking.claim(transaction, hinted, now=now)
+        await audit.append(transaction, *(_hint(one, source=source) for one in due), now=now)
+    looking.start(deployment.vault, due)
+    return True
+
+
+_REMEMBERED: Final = 3 * 86400  # seconds; providers repeat a delivery for up to a day

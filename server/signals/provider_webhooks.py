@@ -1,0 +1,90 @@
+"""Receive webhooks in which a provider tells of an ended grant: POST /webhooks/PROVIDER.
+
+Each is signed, small, counted once, and no more than a hint: the vault refreshes or probes the account at once, and
+believes only what the provider then answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from server.deployment import Deployment
+from server.errors import status_of
+from server.http.answers import SECRET, WholeAnswer, json_answer
+from server.http.bodies import BodyTooLarge, read_body
+from server.signal_settings import ProviderWebhookSettings
+from server.signals import effects
+from server.signals.provider_schemes import SCHEMES, GrantHint, SignedMessage, WebhookRefused
+from server.signals.receiving import TooMany, count_stranger
+from vault import limits
+from vault.records import Event
+from vault.refresh import looking
+from vault.refresh.looking import Hinted
+
+_LIMIT: Final = 256 * 1024  # bytes
+_PER_MINUTE: Final = 600
+_log = logging.getLogger("token_vault.signals")
+
+
+async def receive(deployment: Deployment, request: Request) -> Response:
+    """204, whether or not somebody here has the account; 401 for a wrong signature."""
+    name = str(request.path_params["name"])
+    settings, scheme = deployment.settings.signals.providers.get(name), SCHEMES.get(name)
+    if settings is None or scheme is None:
+        return _refuse("not_found", "no webhooks are set up for this provider")
+    try:
+        count_stranger(deployment, request)
+        message = await _read(deployment, request, name, settings)
+        hint = scheme(message, settings.key(name), deployment.now())
+        if hint.challenge:
+            return json_answer({"challenge": hint.challenge})
+        await _count(deployment, name)
+        await effects.hint(deployment, await _find(deployment, name, hint), source=name, once=hint.once)
+    except WebhookRefused as refused:
+        _log.info("webhook refused", extra={"provider": name, "detail": refused.reason})
+        details: dict[str, object] = {"name": name, "reason": refused.reason}
+        await deployment.activity.record_refusal(Event("signal.refused", outcome="refused", details=details))
+        return _refuse("invalid_token" if refused.is_forged else "invalid_request", refused.reason)
+    except BodyTooLarge:
+        return _refuse("body_too_large", "the body is too large")
+    except TooMany as many:
+        return _refuse("too_many_requests", "too many requests", headers={"Retry-After": str(many.wait)})
+    return WholeAnswer(204, list(SECRET))
+
+
+def _refuse(kind: str, description: str, *, headers: dict[str, str] | None = None) -> Response:
+    return json_answer({"error": kind, "error_description": description}, status=status_of(kind), headers=headers)
+
+
+async def _read(
+    deployment: Deployment, request: Request, name: str, settings: ProviderWebhookSettings
+) -> SignedMessage:
+    try:
+        body = await read_body(request.receive, limit=_LIMIT)
+    except ClientDisconnect as error:
+        raise WebhookRefused("the body didn't arrive whole", is_forged=False) from error
+    names = [header for header, _ in request.headers.items()]
+    headers = {header: value for header, value in request.headers.items() if names.count(header) == 1}
+    return SignedMessage(headers, body, settings.url or deployment.url(f"/webhooks/{name}"))
+
+
+async def _count(deployment: Deployment, name: str) -> None:
+    async with deployment.transaction() as transaction:
+        may = await limits.spend(transaction, f"webhooks:{name}", limit=_PER_MINUTE, window=60, now=deployment.now())
+    if not may:
+        raise TooMany(60)
+
+
+async def _find(deployment: Deployment, name: str, hint: GrantHint) -> Sequence[Hinted]:
+    database = deployment.database
+    if hint.prefix:
+        return await looking.find_group(database, provider=name, prefix=hint.prefix)
+    found: list[Hinted] = []
+    for account in sorted(hint.accounts):
+        found += await looking.find_accounts(database, provider=name, account=account)
+    return found[: looking.MOST]

@@ -1,0 +1,1 @@
+"""Tests of signals: what others tell this vault, and what it tells others."""

@@ -1,0 +1,264 @@
+"""Webhooks of providers: each signed as its provider says, and only a hint that the provider must confirm."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+
+import httpx2
+import pytest
+
+from tests.support.doubles.transmitter_double import RISC
+from tests.support.rooms.portal_room import accounts_of, someone
+from tests.support.rooms.signal_room import SignalRoom
+from vault import connections
+from vault.records import Connection, User
+from vault.refresh import looking
+from vault.upstream import Account, TokenAnswer
+
+KEYS = {"github": "github's webhook secret", "slack": "slack's signing secret", "square": "square's signature key"}
+
+
+def signature(name: str, content: bytes) -> bytes:
+    return hmac.digest(KEYS[name].encode(), content, "sha256")
+
+
+def github(place: SignalRoom, body: Mapping[str, object], **changes: str) -> tuple[bytes, dict[str, str]]:
+    raw = json.dumps(body).encode()
+    headers = {
+        "x-github-event": "github_app_authorization",
+        "x-github-delivery": secrets.token_hex(8),
+        "x-hub-signature-256": "sha256=" + signature("github", raw).hex(),
+    }
+    return raw, headers | changes
+
+
+def slack(place: SignalRoom, body: Mapping[str, object], *, age: int = 0) -> tuple[bytes, dict[str, str]]:
+    raw, at = json.dumps(body).encode(), str(place.room.deployment.now() - age)
+    signed = "v0=" + signature("slack", f"v0:{at}:".encode() + raw).hex()
+    return raw, {"x-slack-request-timestamp": at, "x-slack-signature": signed}
+
+
+def square(place: SignalRoom, body: Mapping[str, object]) -> tuple[bytes, dict[str, str]]:
+    raw = json.dumps(body).encode()
+    signed = base64.b64encode(signature("square", b"https://vault.example/webhooks/square" + raw)).decode()
+    return raw, {"x-square-hmacsha256-signature": signed}
+
+
+def revoked(account: str, **changes: object) -> dict[str, object]:
+    """Slack's event about one person of a workspace."""
+    team, _, person = account.partition(":")
+    return {
+        "type": "event_callback",
+        "team_id": team,
+        "event_id": f"Ev{secrets.token_hex(6)}",
+        "event": {"type": "tokens_revoked", "tokens": {"oauth": [person], "bot": []}},
+    } | changes
+
+
+async def send(place: SignalRoom, name: str, message: tuple[bytes, dict[str, str]]) -> httpx2.Response:
+    body, headers = message
+    return await place.http.post(f"/webhooks/{name}", content=body, headers=headers)
+
+
+async def connected(place: SignalRoom, *, account: str = "alice") -> tuple[User, Connection]:
+    """Somebody with a real account at the simulated Slack."""
+    user, person, client = await someone(place.room)
+    await place.room.connect(person, user, client, account=account)
+    (held,) = await accounts_of(place.room, user)
+    return user, held
+
+
+async def state_of(place: SignalRoom, held: Connection) -> str:
+    found = await connections.get_connection(place.room.deployment.database, held.id, user_id=held.user_id)
+    assert found is not None
+    return found.state.value
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+def next_minute(place: SignalRoom) -> None:
+    """A connection is looked at once a minute."""
+    place.room.deployment.database.clock_offset += 130
+
+
+async def test_a_hint_that_the_provider_confirms_is_known_before_the_next_call(place: SignalRoom) -> None:
+    _, held = await connected(place, account="carol")
+    place.room.simulator.control("revoke_grant", face="slack", account="carol")
+    assert (await send(place, "slack", slack(place, revoked(held.account)))).status_code == 204
+
+    async def is_known() -> bool:
+        return await state_of(place, held) == "needs_reauth"
+
+    await until(is_known)
+    kinds = [one.kind for one in await place.room.events() if one.connection_id == held.id]
+    assert kinds[-2:] == ["connection.hinted", "connection.needs_reauth"]
+
+
+async def test_a_hint_that_the_provider_does_not_confirm_ends_nothing(place: SignalRoom) -> None:
+    _, held = await connected(place)
+    before = await _generation(place, held)
+    assert (await send(place, "slack", slack(place, revoked(held.account)))).status_code == 204
+
+    async def is_refreshed() -> bool:
+        return await _generation(place, held) > before
+
+    await until(is_refreshed)
+    assert await state_of(place, held) == "active"
+
+
+async def _generation(place: SignalRoom, held: Connection) -> int:
+    found = await connections.get_connection(place.room.deployment.database, held.id, user_id=held.user_id)
+    assert found is not None
+    return found.generation
+
+
+async def _hints(place: SignalRoom, held: Connection) -> int:
+    return sum(one.kind == "connection.hinted" and one.connection_id == held.id for one in await place.room.events())
+
+
+async def stored(place: SignalRoom, provider: str, account: str) -> Connection:
+    """An account with tokens that its provider never issued."""
+    user, deployment = await place.room.user(), place.room.deployment
+    answer = TokenAnswer("made-up", None, scopes=frozenset({"a"}), account=Account(account, account))
+    async with deployment.transaction() as transaction:
+        return await connections.open_connection(
+            transaction,
+            deployment.keys,
+            user_id=user.id,
+            provider=provider,
+            answer=answer,
+            asked=frozenset({"a"}),
+            policy=deployment.catalog.provider(provider).policy(),
+            now=deployment.now(),
+        )
+
+
+async def test_each_provider_names_the_account_in_its_own_way(place: SignalRoom) -> None:
+    at_github = await stored(place, "github", "4711")
+    at_square = await stored(place, "square", "MERCHANT1")
+    in_team, elsewhere = await stored(place, "slack", "T77:U1"), await stored(place, "slack", "T7:U1")
+    assert (
+        await send(place, "github", github(place, {"action": "revoked", "sender": {"id": 4711}}))
+    ).status_code == 204
+    event = {"type": "oauth.authorization.revoked", "merchant_id": "MERCHANT1", "event_id": secrets.token_hex(8)}
+    assert (await send(place, "square", square(place, event))).status_code == 204
+    gone = revoked("T77:U1", event={"type": "app_uninstalled"})
+    assert (await send(place, "slack", slack(place, gone))).status_code == 204
+    assert [await _hints(place, one) for one in (at_github, at_square, in_team, elsewhere)] == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("name", KEYS)
+async def test_a_forged_or_altered_message_is_no_hint(place: SignalRoom, name: str) -> None:
+    account = {"github": "815", "slack": "T1:U815", "square": "M815"}[name]
+    held = await stored(place, name, account)
+    body: dict[str, object] = {
+        "github": {"action": "revoked", "sender": {"id": 815}},
+        "slack": revoked(account),
+        "square": {"type": "oauth.authorization.revoked", "merchant_id": account, "event_id": "e1"},
+    }[name]
+    make = {"github": github, "slack": slack, "square": square}[name]
+    raw, headers = make(place, body)
+    signed = next(one for one in headers if "signature" in one)
+    for forged in (
+        (raw + b" ", headers),
+        (raw, {key: value for key, value in headers.items() if key != signed}),
+        (raw, headers | {signed: headers[signed][:-2] + "AA"}),
+        (raw, headers | {signed: ""}),
+    ):
+        assert (await send(place, name, forged)).status_code == 401
+    assert await _hints(place, held) == 0
+    assert (await send(place, name, (raw, headers))).status_code == 204
+    assert await _hints(place, held) == 1
+
+
+async def test_a_repeated_message_is_acknowledged_and_counts_once(place: SignalRoom) -> None:
+    held = await stored(place, "square", "M900")
+    event = {"type": "oauth.authorization.revoked", "merchant_id": "M900", "event_id": "e900"}
+    for _ in range(2):
+        assert (await send(place, "square", square(place, event))).status_code == 204
+        next_minute(place)
+    assert await _hints(place, held) == 1
+    assert (await send(place, "square", square(place, event | {"event_id": "e901"}))).status_code == 204
+    assert await _hints(place, held) == 2
+
+
+async def test_a_connection_is_looked_at_once_a_minute_whatever_arrives(place: SignalRoom) -> None:
+    held = await stored(place, "github", "901")
+    body = {"action": "revoked", "sender": {"id": 901}}
+    for _ in range(3):  # GitHub doesn't sign the delivery's id, so a replay is another message
+        assert (await send(place, "github", github(place, body))).status_code == 204
+    assert await _hints(place, held) == 1
+    next_minute(place)
+    assert (await send(place, "github", github(place, body))).status_code == 204
+    assert await _hints(place, held) == 2
+
+
+async def test_an_old_message_of_slack_is_refused_and_its_address_check_is_answered(place: SignalRoom) -> None:
+    held = await stored(place, "slack", "T1:U902")
+    assert (await send(place, "slack", slack(place, revoked("T1:U902"), age=301))).status_code == 401
+    assert (await send(place, "slack", slack(place, revoked("T1:U902"), age=-301))).status_code == 401
+    assert await _hints(place, held) == 0
+    assert (await send(place, "slack", slack(place, revoked("T1:U902"), age=299))).status_code == 204
+    assert await _hints(place, held) == 1
+    answer = await send(place, "slack", slack(place, {"type": "url_verification", "challenge": "abc"}))
+    assert answer.json() == {"challenge": "abc"}
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("github", {"action": "created", "sender": {"id": 903}}),
+        ("github", {"action": "revoked", "sender": {"id": "903"}}),
+        ("github", {"action": "revoked"}),
+        ("slack", {"team_id": "T1", "event_id": "E1", "event": {"type": "message"}}),
+        ("slack", {"team_id": "T1", "event_id": "E2", "event": {"type": "tokens_revoked", "tokens": ["U903"]}}),
+        ("square", {"type": "payment.created", "merchant_id": "M903", "event_id": "e903"}),
+    ],
+)
+async def test_other_events_are_acknowledged_and_mean_nothing(
+    place: SignalRoom, name: str, body: dict[str, object]
+) -> None:
+    before = (await place.room.kinds()).count("connection.hinted")
+    message = {"github": github, "slack": slack, "square": square}[name](place, body)
+    assert (await send(place, name, message)).status_code == 204
+    assert (await place.room.kinds()).count("connection.hinted") == before
+
+
+async def test_only_bounded_messages_of_known_providers_are_read(place: SignalRoom) -> None:
+    assert (await send(place, "gitlab", github(place, {}))).status_code == 404
+    assert (await send(place, "slack-bot", slack(place, {}))).status_code == 404, "no secret is set"
+    assert (await send(place, "github", github(place, {"pad": "x" * 300_000}))).status_code == 413
+    raw = b"[]"
+    headers = {"x-hub-signature-256": "sha256=" + signature("github", raw).hex()}
+    assert (await send(place, "github", (raw, headers))).status_code == 400
+
+
+async def test_a_grant_without_refresh_token_ends_only_if_the_provider_says_so(place: SignalRoom) -> None:
+    dead, unclear = await stored(place, "slack", "T1:U904"), await stored(place, "slack", "T1:U905")
+    place.room.simulator.fault("slack.api.auth.test", "status", status=503, times=2)
+    vault = place.room.deployment.vault
+    await looking.look(vault, unclear.id)
+    assert await state_of(place, unclear) == "active"
+    place.room.simulator.control("clear_faults")
+    with pytest.raises(Exception, match="Reconnect"):
+        await looking.look(vault, dead.id)
+    assert await state_of(place, dead) == "needs_reauth"
+
+
+async def test_events_of_a_transmitter_make_its_providers_accounts_looked_at(place: SignalRoom) -> None:
+    held = await stored(place, "slack", "T1:U906")
+    subject = {"format": "iss_sub", "iss": place.transmitter.url, "sub": "T1:U906"}
+    other = subject | {"iss": "https://other.example"}
+    assert (await place.event(f"{RISC}sessions-revoked", other, name="provider")).status_code == 202
+    assert await _hints(place, held) == 0
+    assert (await place.event(f"{RISC}sessions-revoked", subject, name="provider")).status_code == 202
+    assert await _hints(place, held) == 1

@@ -1,0 +1,98 @@
+"""From a signal to the refused call, where two processes serve one vault: within a second at each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import httpx2
+import pytest
+
+from server.app import build_app, open_deployment
+from tests.conftest import Store
+from tests.support.doubles.transmitter_double import RISC, Transmitter, running_transmitter
+from tests.support.harness import PASSWORD, RunningVault, Tokens, free_socket, running_vault, serving
+from vault import users
+from vault.audit import audit
+
+LIMIT = 1.0  # seconds
+
+
+@dataclass
+class Two:
+    """One vault behind two doors, and its transmitter."""
+
+    vault: RunningVault
+    doors: tuple[httpx2.AsyncClient, httpx2.AsyncClient]
+    transmitter: Transmitter
+
+    async def statuses(self, tokens: Tokens) -> list[int]:
+        headers = {"authorization": f"Bearer {tokens.access_token}"}
+        return [(await door.get("/userinfo", headers=headers)).status_code for door in self.doors]
+
+
+@pytest.fixture
+async def two(store: Store) -> AsyncGenerator[Two]:
+    async with AsyncExitStack() as stack:
+        transmitter = await stack.enter_async_context(running_transmitter(lambda: int(time.time())))
+        overrides = {
+            "signals": {"transmitters": {"company": {"issuer": transmitter.url}}},
+            "sandbox": {"loopback_openid": True},
+        }
+        vault = await stack.enter_async_context(running_vault(store.data, database_url=store.url, overrides=overrides))
+        transmitter.now = vault.deployment.now
+        other = await stack.enter_async_context(open_deployment(vault.settings, data=store.data))
+        listening = free_socket()
+        await stack.enter_async_context(serving(build_app(other), listening))
+        host = {"host": vault.url.removeprefix("http://")}  # as a load balancer hands it on
+        doors = [
+            await stack.enter_async_context(httpx2.AsyncClient(base_url=url, headers=host, trust_env=False))
+            for url in (vault.url, f"http://127.0.0.1:{listening.getsockname()[1]}")
+        ]
+        yield Two(vault, (doors[0], doors[1]), transmitter)
+
+
+@pytest.mark.parametrize("door", [0, 1])
+async def test_a_signal_at_one_process_is_known_to_every_process_within_a_second(two: Two, door: int) -> None:
+    deployment = two.vault.deployment
+    user = await two.vault.add_user("carol")
+    async with deployment.transaction() as transaction:
+        await users.link_identity(
+            transaction, issuer=two.transmitter.url, subject="carol-there", user_id=user.id, now=deployment.now()
+        )
+    async with two.vault.person() as browser:
+        await browser.sign_in("carol", PASSWORD)
+        tokens = await two.vault.agent(browser, name="carol", scope="tools openid")
+    assert await two.statuses(tokens) == [200, 200]  # and each has the token's signature in its cache
+    subject = {"format": "iss_sub", "iss": two.transmitter.url, "sub": "carol-there"}
+    claims = two.transmitter.claims(f"{two.vault.url}/signals/company", f"{RISC}account-disabled", subject)
+    started = time.monotonic()
+    answer = await two.doors[door].post(
+        "/signals/company",
+        content=two.transmitter.sign(claims),
+        headers={"content-type": "application/secevent+jwt"},
+    )
+    assert answer.status_code == 202, answer.text
+    assert await two.statuses(tokens) == [401, 401]
+    assert time.monotonic() - started < LIMIT
+
+
+async def test_an_event_that_reaches_both_processes_at_once_counts_once(two: Two) -> None:
+    deployment = two.vault.deployment
+    user = await two.vault.add_user("dave")
+    async with deployment.transaction() as transaction:
+        await users.link_identity(
+            transaction, issuer=two.transmitter.url, subject="dave-there", user_id=user.id, now=deployment.now()
+        )
+    subject = {"format": "iss_sub", "iss": two.transmitter.url, "sub": "dave-there"}
+    claims = two.transmitter.claims(f"{two.vault.url}/signals/company", f"{RISC}account-disabled", subject)
+    token, headers = two.transmitter.sign(claims), {"content-type": "application/secevent+jwt"}
+    answers = await asyncio.gather(
+        *(door.post("/signals/company", content=token, headers=headers) for door in two.doors for _ in range(3))
+    )
+    assert {one.status_code for one in answers} == {202}
+    events = await audit.list_events(deployment.database, user_id=user.id, limit=100)
+    assert [one.kind for one in events].count("signal.stopped") == 1

@@ -1,0 +1,134 @@
+"""A vault that hears a company's transmitter, and whose people sign in at the company, as fixtures and helpers."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+import httpx2
+import pytest
+
+from tests.support.doubles.openid_double import OpenIDDouble, running_openid
+from tests.support.doubles.transmitter_double import Claims, Transmitter, running_transmitter
+from tests.support.harness import PASSWORD, Tokens
+from tests.support.person import Person
+from tests.support.rooms.portal_room import Room, running_room
+from vault import users
+from vault.records import User
+
+SCOPE = "tools connections openid offline_access"
+TOKEN = "the company's own bearer token"
+
+
+@dataclass
+class Linked:
+    """A person whom the company knows as `subject`, in a browser, with an agent."""
+
+    user: User
+    subject: str
+    browser: Person
+    tokens: Tokens
+
+
+@dataclass
+class SignalRoom:
+    """The vault, the company's transmitter, and the company's sign-in."""
+
+    room: Room
+    transmitter: Transmitter
+    openid: OpenIDDouble
+    http: httpx2.AsyncClient
+
+    async def linked(self, *, email: str = "", is_admin: bool = False) -> Linked:
+        """Somebody new with everything that a signal can end."""
+        user = await self.room.vault.add_user(f"person-{secrets.token_hex(4)}", is_admin=is_admin)
+        subject = secrets.token_hex(8)
+        now = self.room.deployment.now()
+        async with self.room.deployment.transaction() as transaction:
+            await users.link_identity(transaction, issuer=self.openid.url, subject=subject, user_id=user.id, now=now)
+            if email:
+                await users.note_email(transaction, issuer=self.openid.url, subject=subject, email=email)
+        browser = await self.room.signed_in(user)
+        tokens = await self.room.vault.agent(browser, scope=SCOPE, name=user.name)
+        return Linked(user, subject, browser, tokens)
+
+    def subject(self, linked: Linked) -> Claims:
+        return {"format": "iss_sub", "iss": self.openid.url, "sub": linked.subject}
+
+    def claims(self, kind: str, subject: object, *, name: str = "company", **changes: object) -> Claims:
+        return self.transmitter.claims(f"{self.room.url}/signals/{name}", kind, subject, **changes)
+
+    async def push(self, token: str | bytes, *, name: str = "company", **headers: str) -> httpx2.Response:
+        sent = {"content-type": "application/secevent+jwt"} | {k.replace("_", "-"): v for k, v in headers.items()}
+        return await self.http.post(f"/signals/{name}", content=token, headers=sent)
+
+    async def event(self, kind: str, subject: object, *, name: str = "company", **changes: object) -> httpx2.Response:
+        """An honest event, pushed."""
+        return await self.push(self.transmitter.sign(self.claims(kind, subject, name=name, **changes)), name=name)
+
+    async def can_call(self, linked: Linked) -> bool:
+        """Whether the agent's access token works now."""
+        bearer = {"authorization": f"Bearer {linked.tokens.access_token}"}
+        answer = await self.http.get("/userinfo", headers=bearer)
+        assert answer.status_code in {200, 401}, answer.text
+        return answer.status_code == 200
+
+    async def can_refresh(self, linked: Linked) -> bool:
+        """Whether the agent's refresh token works now; it then has new ones."""
+        form = {"grant_type": "refresh_token", "client_id": linked.tokens.client_id}
+        answer = await self.http.post("/token", data=form | {"refresh_token": linked.tokens.refresh_token or ""})
+        if answer.status_code != 200:
+            assert answer.json()["error"] == "invalid_grant", answer.text
+            return False
+        found = answer.json()
+        linked.tokens = Tokens(
+            linked.tokens.client_id, found["access_token"], found["refresh_token"], linked.tokens.scope
+        )
+        return True
+
+    async def is_signed_in(self, linked: Linked) -> bool:
+        answer = await linked.browser.http.get("/account")
+        return answer.status_code == 200
+
+    async def sign_in_again(self, linked: Linked) -> None:
+        if not await self.is_signed_in(linked):
+            page = await linked.browser.sign_in(linked.user.name, PASSWORD)
+            assert page.status_code == 200, page.text
+
+    async def kinds(self, linked: Linked) -> list[str]:
+        return await self.room.kinds(linked.user)
+
+
+@pytest.fixture(scope="package")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[SignalRoom]:
+    """One vault for all files of tests; `company` has the defaults, the others one more setting each."""
+    async with (
+        running_openid(lambda: int(time.time())) as openid,
+        running_transmitter(lambda: int(time.time())) as transmitter,
+    ):
+        company = {"issuer": transmitter.url, "identity_issuer": openid.url}
+        overrides: dict[str, object] = {
+            "signals": {
+                "transmitters": {
+                    "company": company,
+                    "strict": company | {"account_disabled": "disable", "push_token": TOKEN},
+                    "polled": company | {"poll_url": f"{transmitter.url}/poll", "poll_token": TOKEN},
+                    "revoking": company | {"revocation_token": TOKEN, "revokes": True},
+                    "provider": company | {"provider": "slack"},
+                    "slow": company | {"per_minute": 1},
+                },
+                "providers": {
+                    "github": {"secret": "github's webhook secret"},
+                    "slack": {"secret": "slack's signing secret"},
+                    "square": {"secret": "square's signature key", "url": "https://vault.example/webhooks/square"},
+                },
+            },
+            "sign_in": {"openid": {"company": openid.settings()}},
+            "sandbox": {"loopback_openid": True},
+        }
+        data = tmp_path_factory.mktemp("signals")
+        async with running_room(data, overrides=overrides) as room, httpx2.AsyncClient(base_url=room.url) as http:
+            transmitter.now = openid.now = room.deployment.now
+            yield SignalRoom(room, transmitter, openid, http)
