@@ -46,7 +46,7 @@ ALLOWED = {
     "select count(*) as n from standing_approvals where tenant = :tenant and expires_at": (
         "a page of administrators: those in force, by an index"
     ),
-    "select id, name, password_hash, is_admin, created_at, disabled_at from users where tenant": (
+    "select id, name, password_hash, is_admin, created_at, disabled_at, stopped_at, stopped_by from users where ": (
         "the admins, by an index of them alone"
     ),
     "update users set is_admin = 1 where tenant = :tenant and is_admin = 1": "the admins, by an index of them alone",
