@@ -80,6 +80,8 @@ KINDS: Final[dict[str, RefusalKind]] = {
     "key_not_proved": RefusalKind(401, "invalid_dpop_proof"),  # RFC 9449 §7.1: at a protected resource
     "sign_in_again": RefusalKind(401, "insufficient_user_authentication"),  # RFC 9470 §3
     "refused_by_person": RefusalKind(400, "access_denied"),  # RFC 8628 §3.5
+    "not_allowed_by_company": RefusalKind(400, "access_denied"),
+    "authenticate_again": RefusalKind(400, "insufficient_user_authentication"),  # RFC 9470 §3, at /token
     "unknown_agent": RefusalKind(400, "invalid_client"),  # on the page of /authorize: nothing authenticates there
     "too_many_requests": RefusalKind(429, "temporarily_unavailable"),
     "method_not_allowed": RefusalKind(405),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from server.provider_settings import Section, read_secret
+from server.provider_settings import Section, checked_domains, read_secret
 
 
 class OpenIDSettings(Section):
@@ -44,10 +43,7 @@ class OpenIDSettings(Section):
     @field_validator("domains")
     @classmethod
     def _are_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for one in value:
-            if not is_domain(one):
-                raise ValueError(f"{one!r} isn't a domain; use the form company.example, in ASCII and lowercase")
-        return value
+        return checked_domains(value)
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Self:
@@ -57,11 +53,3 @@ class OpenIDSettings(Section):
 
     def secret(self, name: str) -> str | None:
         return read_secret(self.client_secret, self.client_secret_file, name=f"sign_in.openid.{name}.client_secret")
-
-
-def is_domain(text: str) -> bool:
-    """Whether this is a domain as mail addresses are compared with: in ASCII and lower case, with a dot."""
-    return (
-        len(text) <= 253
-        and re.fullmatch(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*", text) is not None
-    )

@@ -6,6 +6,7 @@ With what every section of the settings shares: `server.settings` has the others
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from providers.definitions.unruled import UnruledCalls
 from providers.outbound.addresses import AddressPolicy, private_network
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
 class SettingsRefused(Exception):
@@ -37,6 +40,22 @@ def read_secret(value: SecretStr | None, file: Path | None, *, name: str) -> str
         return file.expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsRefused(f"{name}_file: cannot read {file}: {error}") from error
+
+
+def is_domain(text: str) -> bool:
+    """Whether this is a domain as mail addresses are compared with: in ASCII and lower case, with a dot."""
+    return (
+        len(text) <= 253
+        and re.fullmatch(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*", text) is not None
+    )
+
+
+def checked_domains(value: tuple[str, ...]) -> tuple[str, ...]:
+    """The same domains. Raises ValueError for what isn't one."""
+    for one in value:
+        if not is_domain(one):
+            raise ValueError(f"{one!r} isn't a domain; use the form company.example, in ASCII and lowercase")
+    return value
 
 
 class ProviderSettings(Section):

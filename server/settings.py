@@ -26,15 +26,22 @@ from pydantic_settings import (
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.outbound.json_values import is_object
 from server.admin_settings import AdminSettings
+from server.issuer_settings import EnterpriseSettings, IssuerSettings
 from server.openid_settings import OpenIDSettings
-from server.provider_settings import OutboundSettings, ProviderSettings, Section, SettingsRefused, read_secret
+from server.provider_settings import (
+    LOOPBACK_HOSTS,
+    OutboundSettings,
+    ProviderSettings,
+    Section,
+    SettingsRefused,
+    read_secret,
+)
 from server.signal_settings import SignalSettings
 from server.telemetry_settings import LogSettings, TelemetrySettings
 from server.tool_settings import ToolSettings
 
 PREFIX = "TOKEN_VAULT_"
 DEFAULT_PORT = 8765
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 # read separately, not settings: the settings file, the data directory and the key of `keys.source = "environment"`
 OTHER_VARIABLES = frozenset({"TOKEN_VAULT_CONFIG", "TOKEN_VAULT_DATA", "TOKEN_VAULT_KEY", "TOKEN_VAULT_PASSPHRASE"})
 
@@ -255,34 +262,6 @@ class Auth0Settings(Section):
     )
 
 
-class IssuerSettings(Section):
-    """Another issuer whose JWTs say for whom a client acts."""
-
-    issuer: str = Field(description="The `iss` of its tokens")
-    audience: str = Field(description="What `aud` must contain")
-    jwks_uri: str | None = Field(default=None, description="URL of its keys. Default: discovered")
-    identity_issuer: str | None = Field(
-        default=None, description="Issuer under which its users are linked. Default: itself"
-    )
-    subject_claim: str = Field(default="sub", description="Claim that identifies the user")
-    clients: tuple[str, ...] = Field(
-        default=(),
-        description="Client IDs that can present its tokens. Default: all that an admin registered",
-    )
-
-    @field_validator("issuer", "jwks_uri", "identity_issuer")
-    @classmethod
-    def _is_address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment:
-            raise ValueError("use the form https://host[:port][/path]")
-        if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
-            raise ValueError("use https; plain http works on loopback only")
-        return value
-
-
 class ActivitySettings(Section):
     """How long it is kept what people and agents did."""
 
@@ -416,6 +395,7 @@ class Settings(BaseSettings):
     auth0: Auth0Settings = Auth0Settings()
     issuers: Annotated[Mapping[str, IssuerSettings], Field(default_factory=dict[str, IssuerSettings])]
     signals: Annotated[SignalSettings, Field(default_factory=SignalSettings)]
+    enterprise: Annotated[Mapping[str, EnterpriseSettings], Field(default_factory=dict[str, EnterpriseSettings])]
     approvals: ApprovalSettings = ApprovalSettings()
     activity: ActivitySettings = ActivitySettings()
     retention: RetentionSettings = RetentionSettings()

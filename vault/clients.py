@@ -12,7 +12,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, TypeGuard
 
-from vault import grants, tickets
+from vault import company_permissions, grants, tickets
 from vault.records import TENANT, Client, ClientKind, Grant, format_scope, parse_scope
 from vault.refusals import StorageUnavailable, VaultError
 from vault.storage.database import (
@@ -232,6 +232,7 @@ async def remove_client(transaction: Transaction, client_id: str, *, now: int) -
         " where tenant = :tenant and client_id = :client_id and revoked_at is null",
         {"tenant": TENANT, "client_id": client_id, "now": now},
     )
+    await company_permissions.forget_client(transaction, client_id)
     return await grants.revoke_all_client_grants(transaction, client_id, reason="client_removed", now=now)
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from vault import grants, revoked_tokens, tickets
+from vault import company_permissions, grants, revoked_tokens, tickets
 from vault.approvals import requests
 from vault.audit import audit
 from vault.keys.key_ring import KeyRing
@@ -285,9 +285,13 @@ async def revoke_grant(transaction: Transaction, grant_id: str, *, reason: str, 
 async def revoke_client_grants(
     transaction: Transaction, *, user_id: str, client_id: str, reason: str, now: int
 ) -> tuple[Grant, ...]:
-    """Disconnect one agent from one user: end its grants, its unused codes, and its requests to the person."""
+    """Disconnect one agent from one user: end its grants, its unused codes, and its requests to the person.
+
+    What a company allows it ends, too.
+    """
     await tickets.expire_client_tickets(transaction, client_id, user_id=user_id, now=now)
     await requests.void(transaction, user_id=user_id, client_id=client_id, now=now)
+    await company_permissions.end(transaction, user_id=user_id, client_id=client_id, reason=reason, now=now)
     whose = {"user_id": user_id, "client_id": client_id}
     return await _revoke(transaction, _REVOKE_CLIENT_OF_USER, whose, reason=reason, now=now)
 
@@ -397,25 +401,65 @@ async def derived_grant(
     if (held := await _find_derived(database, which)) is not None:
         return held
     async with database.transaction() as transaction:
-        if (held := await _find_derived(transaction, which)) is not None:
-            return held
-        grant = await grants.create_grant(
+        grant, is_new = await derive_grant(
             transaction,
             user_id=user_id,
             client_id=client_id,
+            derived_from=derived_from,
             scopes=scopes,
             resource=resource,
-            redirect_uri="",
             now=now,
         )
-        await transaction.execute(
-            "update grants set derived_from = :derived_from where tenant = :tenant and id = :id",
-            {"tenant": TENANT, "id": grant.id, "derived_from": derived_from},
-        )
-        if ":" not in derived_from:
-            await revoked_tokens.inherit(transaction, grant.id, derived_from=derived_from)
-        await audit.append(transaction, _derived_event(grant, derived_from), now=now)
+        if is_new:
+            await audit.append(transaction, _derived_event(grant, derived_from), now=now)
     return grant
+
+
+async def derive_grant(
+    transaction: Transaction,
+    *,
+    user_id: str,
+    client_id: str,
+    derived_from: str,
+    scopes: frozenset[str],
+    resource: str,
+    now: int,
+) -> tuple[Grant, bool]:
+    """`derived_grant` as a part of a transaction, and whether it is new: then the caller records the event.
+
+    A grant with fewer scopes gets the missing ones.
+    """
+    which: Mapping[str, Value] = {
+        "tenant": TENANT,
+        "user_id": user_id,
+        "client_id": client_id,
+        "derived_from": derived_from,
+        "resource": resource,
+    }
+    if (held := await _find_derived(transaction, which)) is not None:
+        if scopes <= held.scopes:
+            return held, False
+        await transaction.execute(
+            "update grants set scopes = :scopes where tenant = :tenant and id = :id",
+            {"tenant": TENANT, "id": held.id, "scopes": format_scope(held.scopes | scopes)},
+        )
+        return replace(held, scopes=held.scopes | scopes), False
+    grant = await grants.create_grant(
+        transaction,
+        user_id=user_id,
+        client_id=client_id,
+        scopes=scopes,
+        resource=resource,
+        redirect_uri="",
+        now=now,
+    )
+    await transaction.execute(
+        "update grants set derived_from = :derived_from where tenant = :tenant and id = :id",
+        {"tenant": TENANT, "id": grant.id, "derived_from": derived_from},
+    )
+    if ":" not in derived_from:
+        await revoked_tokens.inherit(transaction, grant.id, derived_from=derived_from)
+    return grant, True
 
 
 def _derived_event(grant: Grant, derived_from: str) -> Event:

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from vault import directory, grants, groups, tickets
+from vault import company_permissions, directory, grants, groups, tickets
 from vault.notices.channels import forget_person
 from vault.records import TENANT, User, new_id
 from vault.refusals import VaultError
@@ -275,6 +275,7 @@ async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bo
     await transaction.execute("delete from sessions where tenant = :tenant and user_id = :id", key)
     await transaction.execute("delete from passkeys where tenant = :tenant and user_id = :id", key)
     await transaction.execute("delete from tool_choices where tenant = :tenant and user_id = :id", key)
+    await company_permissions.forget_user(transaction, user_id)
     await forget_person(transaction, user_id)
     await groups.forget_person(transaction, user_id)
     await directory.forget_person(transaction, user_id)

@@ -203,7 +203,7 @@ def _who(domains: list[str] | None, *, everybody: bool) -> tuple[bool, list[str]
 
 def _who_problem(text: str) -> str | None:
     """What is wrong with an answer to who may sign in."""
-    from server.openid_settings import is_domain
+    from server.provider_settings import is_domain
 
     if text.lower() in {NOBODY, EVERYBODY}:
         return None

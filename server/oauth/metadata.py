@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from server.deployment import Deployment
 from server.oauth.clients.rules import AUTH_METHODS, BACKCHANNEL_GRANT, GRANT_TYPES
+from server.oauth.enterprise.assertions import JWT_BEARER, PROFILE
 from server.oauth.rules import ADMIN_SCOPES, CLIENT_CREDENTIALS, ORDINARY_SCOPES, SCOPES, admin_resource
 from server.oauth.wire import cached_answer
 from server.signatures.jose import FOREIGN_ALGORITHMS, SIGNING_ALGORITHM
@@ -40,7 +41,8 @@ def server_document(deployment: Deployment) -> dict[str, object]:
         "scopes_supported": sorted(SCOPES | ADMIN_SCOPES),
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
-        "grant_types_supported": [*GRANT_TYPES, BACKCHANNEL_GRANT, CLIENT_CREDENTIALS],
+        "grant_types_supported": [*GRANT_TYPES, BACKCHANNEL_GRANT, CLIENT_CREDENTIALS, JWT_BEARER],
+        "authorization_grant_profiles_supported": [PROFILE],
         "token_endpoint_auth_methods_supported": list(AUTH_METHODS),
         "token_endpoint_auth_signing_alg_values_supported": algorithms,
         "revocation_endpoint_auth_methods_supported": list(AUTH_METHODS),

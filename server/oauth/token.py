@@ -22,6 +22,8 @@ from server.oauth.authorization_request import AuthorizationRequest, stored_requ
 from server.oauth.backchannel import redeeming
 from server.oauth.clients import authentication
 from server.oauth.clients.rules import BACKCHANNEL_GRANT, DEVICE_GRANT, is_same_software
+from server.oauth.enterprise import redeeming as assertions
+from server.oauth.enterprise.assertions import JWT_BEARER
 from server.oauth.exchange import exchange
 from server.oauth.exchange.recent import RepeatableRequest, RepeatedExchanges, question_of
 from server.oauth.parameters import Parameters
@@ -120,7 +122,7 @@ def _grant_type(form: Parameters, client: Client, *, is_json: bool, dialect: Dia
         grant, needed = dialect.grants[name], dialect.grant_types.get(name, name)
     if grant is None:
         raise OAuthError("unsupported_grant_type", "this grant type isn't supported")
-    if needed not in client.grant_types:
+    if needed not in client.grant_types and needed != JWT_BEARER:  # a company's rules name its clients
         raise OAuthError("unauthorized_client", "this client isn't allowed to use this grant type")
     return grant
 
@@ -398,5 +400,6 @@ _GRANTS: Final[dict[str, GrantHandler]] = {
     DEVICE_GRANT: _redeem_device_code,
     BACKCHANNEL_GRANT: redeeming.redeem,
     CLIENT_CREDENTIALS: service_accounts.issue_token,
+    JWT_BEARER: assertions.redeem,
     TOKEN_EXCHANGE: exchange.exchange,
 }

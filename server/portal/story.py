@@ -136,6 +136,7 @@ class Storyteller:
             "tool": texts.tool_title(spec, tool) or page_texts.markup("story.a_tool"),
             "count": f"{items} " if isinstance(items, int) and not isinstance(items, bool) else "",
             "name": str(event.details.get("name", "")),
+            "company": _name(str(event.details.get("company", ""))),
         }
         told = spec.presentation.words_for(items) if spec is not None and event.outcome == "ok" else ""
         if event.kind == "tool.called" and told:

@@ -28,9 +28,10 @@ from providers.outbound.messages import HttpError, OutboundRequest
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.openid_settings import OpenIDSettings
+from server.sign_in.newcomers import confirmed_address, create_user, link_provisioned
 from server.signatures import jose
 from server.signatures.key_sets import NoKeys, claims_of_issuer
-from vault import directory, groups, tickets, users
+from vault import groups, tickets, users
 from vault.audit import audit
 from vault.records import Event, TicketPurpose, User
 from vault.refusals import TransitionRefused
@@ -39,7 +40,6 @@ LIFETIME: Final = 600  # seconds for the redirect and back
 SCOPE: Final = "openid profile"
 # Allowed in an ID token's header. We ignore members that name keys: the provider's `jwks_uri` has them.
 _HEADER_MEMBERS: Final = (*jose.HEADER_MEMBERS, "cty", "jku", "x5u", "x5c")
-_GOOGLE: Final = "https://accounts.google.com"
 _EMAIL_LIMIT: Final = 320  # characters
 _LEEWAY: Final = 60  # seconds between the provider's clock and ours
 _DOCUMENT_LIMIT: Final = 262_144  # bytes
@@ -398,34 +398,26 @@ async def _user_of(deployment: Deployment, registered: OpenIDSettings, claims: C
                 f"identity, {claims.sub!r} at {claims.iss}.",
                 detail="unknown subject",
             )
-        found = await _create_user(deployment, claims)
+        shown = claims.preferred_username or claims.name or ""
+        created = await create_user(deployment, issuer=claims.iss, subject=claims.sub, shown=shown, method="openid")
+        if created is None:
+            raise OpenIDRefused("Couldn't create your account. Try again.", detail="no free name")
+        found = created
     if found.disabled_at is not None:
         raise OpenIDRefused("This account is disabled. Ask an admin.", detail="user disabled")
     return found
 
 
 async def _link_provisioned(deployment: Deployment, registered: OpenIDSettings, claims: Claims) -> User | None:
-    """The person that the directory knows by this claim, linked to this identity from now on.
-
-    One who has an identity of this issuer already is somebody else's account, whatever the claim says.
-    """
-    value, now = claims.other(registered.directory_claim), deployment.now()
-    if not isinstance(value, str) or not value:
-        return None
-    async with deployment.transaction() as transaction:
-        known = await directory.with_external_id(transaction, value)
-        person = await users.get_user(transaction, known[0].user_id) if len(known) == 1 else None
-        if person is None:
-            return None
-        if any(one.issuer == claims.iss for one in await users.list_identities(transaction, person.id)):
-            raise OpenIDRefused(
-                "Your account here belongs to another identity of this sign-in service. Ask an admin.",
-                detail="provisioned person has another subject",
-            )
-        await users.link_identity(transaction, issuer=claims.iss, subject=claims.sub, user_id=person.id, now=now)
-        details: dict[str, object] = {"issuer": claims.iss, "method": "scim"}
-        await audit.append(transaction, Event("user.linked", user_id=person.id, details=details), now=now)
-    return person
+    """The person that the directory knows by this claim, linked to this identity from now on."""
+    value = claims.other(registered.directory_claim)
+    try:
+        return await link_provisioned(deployment, issuer=claims.iss, subject=claims.sub, external_id=value)
+    except users.IdentityTaken as error:
+        raise OpenIDRefused(
+            "Your account here belongs to another identity of this sign-in service. Ask an admin.",
+            detail="provisioned person has another subject",
+        ) from error
 
 
 async def _take_groups(
@@ -457,17 +449,8 @@ async def _take_groups(
 
 
 def is_of_domain(claims: Claims, domains: tuple[str, ...]) -> bool:
-    """Whether the provider confirms an address of the person in one of the domains.
-
-    An unconfirmed address (`email_verified` is not true) can be somebody else's: Microsoft Entra's is. At Google
-    anybody can confirm an address of a domain without a Workspace, and keeps it; `hd` names the Workspace.
-    """
-    if claims.iss == _GOOGLE:
-        return isinstance(claims.hd, str) and claims.hd.lower() in domains
-    if not isinstance(claims.email, str) or claims.email_verified not in (True, "true"):
-        return False
-    _, sign, domain = claims.email.rpartition("@")
-    return sign == "@" and domain.lower() in domains
+    """Whether the provider confirms an address of the person in one of the domains."""
+    return confirmed_address(claims.iss, claims.model_dump(), domains=domains) is not None
 
 
 async def _note_sign_in(deployment: Deployment, claims: Claims, user: User) -> None:
@@ -482,24 +465,3 @@ async def _note_sign_in(deployment: Deployment, claims: Claims, user: User) -> N
         if await users.lift_stop(transaction, user.id, by=claims.iss):
             event = Event(kind="user.agents_resumed", user_id=user.id, details={"issuer": claims.iss})
             await audit.append(transaction, event, now=now)
-
-
-async def _create_user(deployment: Deployment, claims: Claims) -> User:
-    """A user with a unique name; two simultaneous first sign-ins become one user."""
-    shown = "".join(c for c in (claims.preferred_username or claims.name or "") if c.isprintable()).strip()[:100]
-    base, now = shown or "user", deployment.now()
-    for name in (base, *(f"{base} ({secrets.token_hex(3)})" for _ in range(4))):
-        try:
-            async with deployment.transaction() as transaction:
-                # In the transaction: what another process is just committing is not visible outside it yet.
-                found = await users.find_by_identity(transaction, issuer=claims.iss, subject=claims.sub)
-                if found is not None:
-                    return found
-                user = await users.create_user(transaction, name, now=now)
-                await users.link_identity(transaction, issuer=claims.iss, subject=claims.sub, user_id=user.id, now=now)
-                event = Event(kind="user.created", user_id=user.id, details={"method": "openid", "issuer": claims.iss})
-                await audit.append(transaction, event, now=now)
-                return user
-        except (users.NameTaken, users.IdentityTaken):
-            continue
-    raise OpenIDRefused("Couldn't create your account. Try again.", detail="no free name")

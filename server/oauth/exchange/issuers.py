@@ -8,23 +8,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from providers.definitions.issuers import NoMetadata, fetch_metadata, is_same_issuer
+from providers.definitions.issuers import is_same_issuer
 from providers.outbound.addresses import AddressPolicy
-from providers.outbound.json_values import text_at
 from server.deployment import Deployment
+from server.issuer_settings import IssuerSettings
 from server.oauth.exchange.subjects import Subject, refusal
 from server.oauth.token_request import TokenRequest
 from server.oauth.tokens import MAX_ACTORS, actors_of
-from server.settings import IssuerSettings
 from server.signatures import jose
-from server.signatures.key_sets import KEPT, claims_of_issuer
+from server.signatures.issuers import claims_of_trusted
 from vault import users
 from vault.records import ClientKind, parse_scope
 
 MAX_LIFETIME: Final = 24 * 3600  # seconds from `iat` to `exp`
 TYPES: Final = frozenset({None, "JWT", "at+jwt", "application/at+jwt"})
 _CLOCK_SKEW: Final = 30
-_FETCH_TIME: Final = 3.0  # seconds
 
 
 async def verify(deployment: Deployment, asked: TokenRequest, token: str, *, unverified_issuer: object) -> Subject:
@@ -72,8 +70,9 @@ async def _claims(deployment: Deployment, trusted: IssuerSettings, token: str, *
     """The claims under one of the issuer's keys, for the agreed audience."""
     try:
         policy = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid)
-        url = trusted.jwks_uri or await _key_address(deployment, trusted, policy, now=now)
-        claims = await claims_of_issuer(deployment.http, token, url, policy=policy, now=now)
+        claims = await claims_of_trusted(
+            deployment.http, token, issuer=trusted.issuer, jwks_uri=trusted.jwks_uri, policy=policy, now=now
+        )
     except jose.TokenMalformed as error:
         raise refusal(str(error)) from error
     if jose.unverified_header(token).get("typ") not in TYPES:
@@ -83,20 +82,6 @@ async def _claims(deployment: Deployment, trusted: IssuerSettings, token: str, *
     if not is_same_issuer(claims.get("iss"), trusted.issuer) or trusted.audience not in audiences:
         raise refusal("iss or aud is another")
     return claims
-
-
-async def _key_address(deployment: Deployment, trusted: IssuerSettings, policy: AddressPolicy, *, now: int) -> str:
-    """Where the issuer's keys are, by its own metadata."""
-    try:
-        content = await fetch_metadata(
-            trusted.issuer, deployment.http, policy=policy, timeout=_FETCH_TIME, now=now, max_age=KEPT
-        )
-    except NoMetadata as error:
-        raise refusal(f"discovery: {error}") from error
-    url = text_at(content, "jwks_uri")
-    if url is None or not (url.startswith("https://") or policy.allow_loopback):
-        raise refusal("discovery: no keys, or keys without TLS")
-    return url
 
 
 def _check_may_act(claims: dict[str, object], asked: TokenRequest) -> None:

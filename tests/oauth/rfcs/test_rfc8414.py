@@ -12,6 +12,7 @@ import pytest
 
 from server.oauth import tokens
 from server.oauth.clients.rules import BACKCHANNEL_GRANT, DEVICE_GRANT
+from server.oauth.enterprise.assertions import JWT_BEARER
 from server.oauth.rules import TOKEN_EXCHANGE
 from server.signatures import jose
 from tests.support.rooms.oauth_world import World, b64, claims_of, header_of, vault_with
@@ -61,10 +62,11 @@ async def test_no_implicit_and_no_password_grant_is_offered_or_served(world: Wor
     assert found["response_types_supported"] == ["code"]
     assert found["response_modes_supported"] == ["query"]
     assert set(found["grant_types_supported"]) == {
-        "authorization_code", "refresh_token", "client_credentials", BACKCHANNEL_GRANT, DEVICE_GRANT, TOKEN_EXCHANGE
+        "authorization_code", "refresh_token", "client_credentials",
+        BACKCHANNEL_GRANT, DEVICE_GRANT, JWT_BEARER, TOKEN_EXCHANGE,
     }  # fmt: skip
     client_id = await world.public_client()
-    for grant_type in ("password", "urn:ietf:params:oauth:grant-type:jwt-bearer", "implicit"):
+    for grant_type in ("password", "urn:ietf:params:oauth:grant-type:saml2-bearer", "implicit"):
         answer = await world.token({"grant_type": grant_type, "client_id": client_id, "username": "alice"})
         assert (answer.status_code, answer.json()["error"]) == (400, "unsupported_grant_type")
     by_itself = await world.token({"grant_type": "client_credentials", "client_id": client_id})

@@ -47,7 +47,9 @@ PUBLISHED = {
     "0018_standing_approvals.sql": "ea7650840820ca1c163cbac99e8b9aea4acddbac61a07cd159773413f78707a3",
     "0019_backchannel_pings.sql": "5bf16c8c6a2114b67f3b5ce92d3cf1bd81cbfca55755a342495d6a2a9c087ea5",
     "0020_activity_index.sql": "adad3a10feb016e065a161c8e0e7e0b4baef8340a42e4f71fef715ed43db05f7",
+    "0021_groups.sql": "5957d3b72677b7ab1c923ac6b2a32f69a911cb0c7fd463f5380611c7689b8dd0",
     "0022_signals.sql": "dc1dde5e1d98e6488470736e3b0a89b70be97d876c44124882348cd7f412cb2d",
+    "0023_company_permissions.sql": "77e94e1ee1c74f8c392fcf2c711a653d2c6df1580dd71801c0fc7c7f276ec8e8",
 }
 PREVIOUS = "0.1.0"
 # An index is missed by no program: one that knows it builds it again when it starts.

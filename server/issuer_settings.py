@@ -1,0 +1,110 @@
+"""Issuers whose tokens the vault accepts: for whom a client acts, and what a company's identity provider allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from server.provider_settings import LOOPBACK_HOSTS, Section, checked_domains
+
+
+def _checked_address(value: str | None) -> str | None:
+    if value is None:
+        return None
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment:
+        raise ValueError("use the form https://host[:port][/path]")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
+        raise ValueError("use https; plain http works on loopback only")
+    return value
+
+
+class IssuerSettings(Section):
+    """Another issuer whose JWTs say for whom a client acts."""
+
+    issuer: str = Field(description="The `iss` of its tokens")
+    audience: str = Field(description="What `aud` must contain")
+    jwks_uri: str | None = Field(default=None, description="URL of its keys. Default: discovered")
+    identity_issuer: str | None = Field(
+        default=None, description="Issuer under which its users are linked. Default: itself"
+    )
+    subject_claim: str = Field(default="sub", description="Claim that identifies the user")
+    clients: tuple[str, ...] = Field(
+        default=(),
+        description="Client IDs that can present its tokens. Default: all that an admin registered",
+    )
+
+    @field_validator("issuer", "jwks_uri", "identity_issuer")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        return _checked_address(value)
+
+
+class AllowedAgents(Section):
+    """What a company lets some agents do for its people, without asking each of them."""
+
+    agents: tuple[str, ...] = Field(min_length=1, description="Client IDs, or names of agents that an admin registered")
+    groups: tuple[str, ...] = Field(default=(), description="Only people in one of these groups. Default: everyone")
+    scopes: tuple[str, ...] = Field(default=("connections", "tools"), description="Most that its tokens can hold")
+    accounts: Mapping[str, tuple[str, ...]] = Field(
+        default_factory=dict[str, tuple[str, ...]],
+        description="By provider, what it can do with the person's accounts: `read`, `all`, or scopes",
+    )
+    tools: tuple[str, ...] = Field(default=(), description="Tools that it can use: adds the scopes that they need")
+    ask_writes: bool = Field(default=False, description="Ask the person before each change")
+
+
+class EnterpriseSettings(Section):
+    """A company's identity provider that lets its people's agents in (ID-JAG)."""
+
+    issuer: str = Field(description="The `iss` of its assertions")
+    title: str | None = Field(
+        default=None, min_length=1, max_length=60, description="The company's name on people's pages. Default: NAME"
+    )
+    jwks_uri: str | None = Field(default=None, description="URL of its keys. Default: discovered")
+    identity_issuer: str | None = Field(
+        default=None, description="Issuer under which its people are linked. Default: itself"
+    )
+    tenant: str | None = Field(default=None, description="What `tenant` must be, for an issuer of many companies")
+    domains: tuple[str, ...] = Field(
+        default=(),
+        description="Match people who aren't linked by their verified email address in these domains: the person with "
+        "that name, who must not be an admin",
+    )
+    create_people: bool = Field(
+        default=False, description="Create people who aren't known yet; with `domains`, only those with such an address"
+    )
+    directory_claim: str | None = Field(
+        default=None, description="Claim that equals the directory's `externalId` (SCIM): links a provisioned person"
+    )
+    groups_claim: str = Field(
+        default="groups", description="Claim with the person's groups, which count beside those that the vault knows"
+    )
+    longest: int = Field(default=600, ge=10, le=3600, description="Most seconds from `iat` to `exp`")
+    max_age: int | None = Field(
+        default=None, ge=60, description="Most seconds since the person signed in there (`auth_time`)"
+    )
+    acr: tuple[str, ...] = Field(default=(), description="What `acr` must be one of")
+    public_clients: bool = Field(
+        default=False, description="Accept unbound assertions from clients that can't authenticate"
+    )
+    permission_days: int = Field(
+        default=30, ge=1, le=365, description="Days that permissions last after the agent's last assertion"
+    )
+    allow: Mapping[str, AllowedAgents] = Field(default_factory=dict[str, AllowedAgents])
+
+    @field_validator("issuer", "jwks_uri", "identity_issuer")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        return _checked_address(value)
+
+    @field_validator("domains")
+    @classmethod
+    def _are_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return checked_domains(value)
+
+    def title_for(self, name: str) -> str:
+        """The company's name on pages, where it is called `name` in the settings."""
+        return self.title or name.capitalize()

@@ -1,0 +1,259 @@
+"""Read an identity assertion and check everything in it that needs no storage.
+
+draft-ietf-oauth-identity-assertion-authz-grant-03 §3.1 (claims) and §4.4.1 (processing); MCP Enterprise-Managed
+Authorization §5.1 and §7; RFC 7523 §3. `redeeming` uses the assertion up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from providers.definitions.issuers import is_same_issuer
+from providers.outbound.addresses import AddressPolicy
+from server.deployment import Deployment
+from server.issuer_settings import EnterpriseSettings
+from server.oauth.enterprise.refusals import AssertionRefused
+from server.oauth.rules import SCOPES, canonical_resource, default_resource, own_resources
+from server.oauth.token_request import TokenRequest
+from server.oauth.tokens import actors_of
+from server.signatures import jose
+from server.signatures.issuers import claims_of_trusted
+from server.signatures.key_sets import NoKeys
+from vault.groups import name_key
+from vault.records import ClientKind, parse_scope
+
+JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523 §2.1
+PROFILE: Final = "urn:ietf:params:oauth:grant-profile:id-jag"  # §7.2
+TYPE: Final = "oauth-id-jag+jwt"
+SKEW: Final = 30  # seconds between the issuer's clock and ours
+_MOST_GROUPS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityAssertion:
+    """A verified assertion. `scopes` None: it names none. `claims` are about the person."""
+
+    company: str  # its name in the settings
+    trusted: EnterpriseSettings
+    subject: str
+    token_id: str
+    issued_at: int
+    expires_at: int
+    resource: str
+    scopes: frozenset[str] | None
+    groups: frozenset[str]
+    actors: tuple[str, ...]
+    claims: Mapping[str, object] = field(repr=False)
+
+    @property
+    def identity_issuer(self) -> str:
+        """Under which issuer the person is linked here."""
+        return self.trusted.identity_issuer or self.trusted.issuer
+
+
+@dataclass(frozen=True, slots=True)
+class _Presented:
+    deployment: Deployment
+    asked: TokenRequest
+    trusted: EnterpriseSettings
+    claims: Mapping[str, object]
+
+    def text(self, name: str, *, limit: int) -> str | None:
+        found = self.claims.get(name)
+        return found if isinstance(found, str) and 1 <= len(found) <= limit and "\0" not in found else None
+
+
+async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> IdentityAssertion:
+    """The assertion, after every check of its own. Raises AssertionRefused."""
+    company, trusted = trusted_company(deployment, token)
+    _check_client_kind(asked)
+    claims = await _verified_claims(deployment, trusted, token, now=asked.now)
+    presented = _Presented(deployment, asked, trusted, claims)
+    for check in _CHECKS:
+        check(presented)
+    return IdentityAssertion(
+        company,
+        trusted,
+        subject=presented.text("sub", limit=255) or "",
+        token_id=presented.text("jti", limit=256) or "",
+        issued_at=jose.integer_claim(claims, "iat") or 0,
+        expires_at=jose.integer_claim(claims, "exp") or 0,
+        resource=_resource(presented),
+        scopes=_scopes(presented),
+        groups=_groups(claims.get(trusted.groups_claim)),
+        actors=_actors(claims),
+        claims=claims,
+    )
+
+
+def trusted_company(deployment: Deployment, token: str) -> tuple[str, EnterpriseSettings]:
+    """Which company's assertion it says it is. Raises AssertionRefused."""
+    try:
+        header, issuer = jose.unverified_header(token), jose.unverified_claims(token).get("iss")
+    except jose.TokenMalformed as error:
+        raise AssertionRefused("unreadable", str(error)) from error
+    if header.get("typ") != TYPE:  # §4.4.1, RFC 8725 §3.11
+        raise AssertionRefused("typ")
+    for name, trusted in deployment.settings.enterprise.items():
+        if is_same_issuer(issuer, trusted.issuer):
+            return name, trusted
+    raise AssertionRefused("issuer")
+
+
+def _check_client_kind(asked: TokenRequest) -> None:
+    """Anybody can register; the identity provider must know the client by an id that it was told."""
+    if asked.client.kind not in {ClientKind.MANUAL, ClientKind.METADATA}:
+        raise AssertionRefused("registration")
+
+
+async def _verified_claims(
+    deployment: Deployment, trusted: EnterpriseSettings, token: str, *, now: int
+) -> Mapping[str, object]:
+    policy = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid)
+    try:
+        jose.check_header(
+            jose.unverified_header(token), algorithms=jose.ISSUER_ALGORITHMS, allowed=jose.HEADER_MEMBERS, typ=TYPE
+        )
+    except jose.TokenMalformed as error:
+        raise AssertionRefused("header", str(error)) from error
+    try:
+        return await claims_of_trusted(
+            deployment.http, token, issuer=trusted.issuer, jwks_uri=trusted.jwks_uri, policy=policy, now=now
+        )
+    except NoKeys as error:
+        raise AssertionRefused("keys", str(error)) from error
+    except jose.TokenMalformed as error:
+        raise AssertionRefused("signature", str(error)) from error
+
+
+# The checks, in their order ---------------------------------------------------------------------------------------
+
+
+def _check_audience(presented: _Presented) -> None:
+    """§4.4.1: our issuer, alone, as text or in a list of one."""
+    audience = presented.claims.get("aud")
+    if isinstance(audience, list):
+        audience = audience[0] if len(audience) == 1 else None  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] -- parsed JSON
+    ours = presented.deployment.public_url
+    if audience not in {ours, f"{ours}/"}:
+        raise AssertionRefused("audience")
+
+
+def _check_client(presented: _Presented) -> None:
+    """§4.4.1: exactly the client that authenticated."""
+    if presented.claims.get("client_id") != presented.asked.client.id:
+        raise AssertionRefused("client")
+
+
+def _check_lifetime(presented: _Presented) -> None:
+    """§3.1, MCP §7.4.2: short-lived, and now."""
+    claims, now = presented.claims, presented.asked.now
+    issued_at, expires_at = jose.integer_claim(claims, "iat"), jose.integer_claim(claims, "exp")
+    if issued_at is None or expires_at is None or not 0 < expires_at - issued_at <= presented.trusted.longest:
+        raise AssertionRefused("lifetime")
+    if expires_at <= now:
+        raise AssertionRefused("expired")
+    not_before = 0 if "nbf" not in claims else jose.integer_claim(claims, "nbf")
+    if not_before is None or max(issued_at, not_before) > now + SKEW:
+        raise AssertionRefused("future")
+
+
+def _check_identifiers(presented: _Presented) -> None:
+    if presented.text("jti", limit=256) is None:
+        raise AssertionRefused("jti")
+    if presented.text("sub", limit=255) is None:
+        raise AssertionRefused("subject")
+
+
+def _check_tenant(presented: _Presented) -> None:
+    """§6: a subject of an issuer with many tenants is unique within its tenant only."""
+    if presented.claims.get("tenant") != presented.trusted.tenant:
+        raise AssertionRefused("tenant")
+
+
+def _check_key(presented: _Presented) -> None:
+    """§8.6.1.2: an assertion bound to a key needs a proof of that key. Another kind of binding can't be checked."""
+    confirmation = presented.claims.get("cnf")
+    if confirmation is None:
+        return
+    thumbprint: object = confirmation.get("jkt") if isinstance(confirmation, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- parsed JSON
+    if not isinstance(thumbprint, str) or thumbprint != presented.asked.key_thumbprint:
+        raise AssertionRefused("key")
+
+
+def _check_authentication(presented: _Presented) -> None:
+    """§8.1: a client that anybody can name needs a binding, or the operator's switch."""
+    client, trusted = presented.asked.client, presented.trusted
+    if client.is_public and "cnf" not in presented.claims and not trusted.public_clients:
+        raise AssertionRefused("public")
+
+
+def _check_sign_in(presented: _Presented) -> None:
+    """§8.2, RFC 9470 §3: how and when the person signed in there."""
+    trusted, claims = presented.trusted, presented.claims
+    if trusted.max_age is not None:
+        signed_in_at = jose.integer_claim(claims, "auth_time")
+        if signed_in_at is None or signed_in_at + trusted.max_age + SKEW < presented.asked.now:
+            raise AssertionRefused("age", members={"max_age": trusted.max_age})
+    if trusted.acr and claims.get("acr") not in trusted.acr:
+        raise AssertionRefused("acr", members={"acr_values": " ".join(trusted.acr)})
+
+
+def _check_details(presented: _Presented) -> None:
+    """What can't be enforced must not be left out silently."""
+    if presented.claims.get("authorization_details") not in (None, []):
+        raise AssertionRefused("details")
+
+
+_CHECKS: Final[tuple[Callable[[_Presented], None], ...]] = (
+    _check_audience,
+    _check_client,
+    _check_lifetime,
+    _check_identifiers,
+    _check_tenant,
+    _check_key,
+    _check_authentication,
+    _check_sign_in,
+    _check_details,
+)
+
+
+def _resource(presented: _Presented) -> str:
+    """The MCP endpoint that the token is for (RFC 8707 §2, MCP §7.6.2): of the claim, the request, or the default."""
+    public_url = presented.deployment.public_url
+    ours = own_resources(public_url)
+    named = presented.claims.get("resource")
+    listed: list[object] = named if isinstance(named, list) else [] if named is None else [named]  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
+    found = [canonical_resource(one, public_url=public_url) if isinstance(one, str) else "" for one in listed]
+    if (named is not None and not found) or not ours.issuperset(found):
+        raise AssertionRefused("resource")
+    asked = presented.asked.resource
+    if asked is not None and asked not in ours:
+        raise AssertionRefused("resource", "requested")
+    return asked or (found[0] if found else default_resource(public_url))
+
+
+def _scopes(presented: _Presented) -> frozenset[str] | None:
+    """The scopes of ours in it (MCP §7.6.2); None if it names none at all."""
+    if "scope" not in presented.claims:
+        return None
+    named = presented.claims["scope"]
+    known = parse_scope(named) & SCOPES if isinstance(named, str) else frozenset[str]()
+    if not known:
+        raise AssertionRefused("scope")
+    return known
+
+
+def _groups(named: object) -> frozenset[str]:
+    """Names or ids of groups in the form in which they are compared; one may stand alone."""
+    listed: list[object] = [named] if isinstance(named, str) else named if isinstance(named, list) else []  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
+    return frozenset(name_key(one) for one in listed[:_MOST_GROUPS] if isinstance(one, str))
+
+
+def _actors(claims: Mapping[str, object]) -> tuple[str, ...]:
+    try:
+        return actors_of(claims.get("act"))
+    except jose.TokenMalformed as error:
+        raise AssertionRefused("actor", str(error)) from error

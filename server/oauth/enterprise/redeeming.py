@@ -1,0 +1,141 @@
+"""The grant `urn:ietf:params:oauth:grant-type:jwt-bearer` with an identity assertion (ID-JAG): one token for each.
+
+draft-ietf-oauth-identity-assertion-authz-grant-03 §4.4; no refresh token (§4.4.3): the client comes with another one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from server.deployment import Deployment
+from server.oauth.enterprise import assertions, people, permissions
+from server.oauth.enterprise.assertions import SKEW, IdentityAssertion
+from server.oauth.enterprise.refusals import AssertionRefused
+from server.oauth.enterprise.rules import Allowed, allowed_by, rules_about
+from server.oauth.rules import EXCHANGE_SCOPE, TOKEN_EXCHANGE
+from server.oauth.token_rate import spend_request
+from server.oauth.token_request import TokenGrant, TokenRequest
+from vault import clients, company_permissions, grants, groups, replay, users
+from vault.audit import audit
+from vault.company_permissions import CompanyPermission
+from vault.records import Event, Grant, User
+from vault.storage.database import Transaction
+
+_PURPOSE: Final = "id-jag"  # of used identifiers
+
+
+async def redeem(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
+    """The token's grant. Raises AssertionRefused, which is an event if the assertion is a trusted issuer's."""
+    token = asked.form.require("assertion")
+    try:
+        assertion = await assertions.verify(deployment, asked, token)
+        about = rules_about(assertion.trusted, asked.client)
+        person = await people.resolve(deployment, assertion)
+        known = await groups.names_of_person(deployment.database, person.id, now=asked.now)
+        allowed = allowed_by(about, groups=assertion.groups | known, tool=deployment.tool)
+        scopes = issued_scopes(asked, assertion, allowed)
+        spend_request(deployment, user_id=person.id, client_id=asked.client.id)
+        grant = await _issue(deployment, asked, assertion, person, allowed, scopes)
+    except AssertionRefused as refusal:
+        await _record_refusal(deployment, asked, token, refusal)
+        raise
+    return TokenGrant(grant, scopes, assertion.resource, asks_anew=True)
+
+
+def issued_scopes(asked: TokenRequest, assertion: IdentityAssertion, allowed: Allowed) -> frozenset[str]:
+    """The token's scopes: those requested, asserted, and allowed (MCP §7.2.1). Raises AssertionRefused."""
+    scopes = allowed.scopes if assertion.scopes is None else allowed.scopes & assertion.scopes
+    if asked.scopes is not None:
+        scopes &= asked.scopes
+    if TOKEN_EXCHANGE not in asked.client.grant_types:
+        scopes -= {EXCHANGE_SCOPE}
+    scopes -= {"offline_access"}
+    if not scopes:
+        raise AssertionRefused("request")
+    return scopes
+
+
+async def _issue(
+    deployment: Deployment,
+    asked: TokenRequest,
+    assertion: IdentityAssertion,
+    person: User,
+    allowed: Allowed,
+    scopes: frozenset[str],
+) -> Grant:
+    """Use the assertion up and store what it gives, in one transaction: a refusal leaves it unused."""
+    now, client_id = asked.now, asked.client.id
+    async with deployment.transaction() as transaction:
+        if not await _is_first_use(transaction, assertion, now=now):
+            raise AssertionRefused("replayed")
+        current = await users.get_user(transaction, person.id)
+        if current is None or not current.has_agents:
+            raise AssertionRefused("disabled")
+        permission = await company_permissions.hold(
+            transaction, user_id=person.id, client_id=client_id, company=assertion.company, now=now
+        )
+        await _check_not_ended(transaction, permission)
+        grant, is_new = await grants.derive_grant(
+            transaction,
+            user_id=person.id,
+            client_id=client_id,
+            derived_from=f"company:{assertion.company}",
+            scopes=allowed.scopes,
+            resource=assertion.resource,
+            now=now,
+        )
+        changes = await permissions.settle(transaction, deployment, permission, allowed, now=now)
+        await clients.touch(transaction, client_id, now=now)
+        first = (_event("company.admitted", grant, assertion, allowed, scopes),) if is_new else ()
+        issued = _event("token.issued", grant, assertion, allowed, scopes)
+        await audit.append(transaction, *first, *changes, issued, now=now)
+    return grant
+
+
+async def _is_first_use(transaction: Transaction, assertion: IdentityAssertion, *, now: int) -> bool:
+    """MCP §7.4.2: once, however many processes it is sent to."""
+    return await replay.first_use(
+        transaction,
+        _PURPOSE,
+        f"{assertion.trusted.issuer} {assertion.token_id}",
+        expires_at=assertion.expires_at + SKEW,
+        now=now,
+        made_at=assertion.issued_at - SKEW,
+    )
+
+
+async def _check_not_ended(transaction: Transaction, permission: CompanyPermission) -> None:
+    """A person's end stays, until they sign the agent in themselves."""
+    if permission.ended_at is None:
+        return
+    live = await grants.list_grants(transaction, permission.user_id)
+    own = [one for one in live if one.client_id == permission.client_id and one.created_at >= permission.ended_at]
+    if not own:
+        raise AssertionRefused("ended")
+
+
+def _event(kind: str, grant: Grant, assertion: IdentityAssertion, allowed: Allowed, scopes: frozenset[str]) -> Event:
+    details: dict[str, object] = {
+        "grant": grant.id,
+        "scopes": sorted(scopes),
+        "resource": grant.resource,
+        "company": assertion.trusted.title_for(assertion.company),
+        "rules": list(allowed.names),
+        **({"actors": list(assertion.actors)} if assertion.actors else {}),
+    }
+    return Event(kind, user_id=grant.user_id, client_id=grant.client_id, details=details)
+
+
+async def _record_refusal(deployment: Deployment, asked: TokenRequest, token: str, refusal: AssertionRefused) -> None:
+    """Only of an issuer that is trusted: anybody can send others."""
+    try:
+        company, _ = assertions.trusted_company(deployment, token)
+    except AssertionRefused:
+        return
+    event = Event(
+        "assertion.refused",
+        outcome="refused",
+        client_id=asked.client.id,
+        details={"company": company, "reason": refusal.reason},
+    )
+    await deployment.activity.record_refusal(event)

@@ -1,0 +1,79 @@
+"""Which of a company's rules count for an agent and a person, and what they allow together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from providers.tools.spec import ToolSpec
+from server.issuer_settings import AllowedAgents, EnterpriseSettings
+from server.oauth.enterprise.refusals import AssertionRefused
+from server.oauth.rules import SCOPES
+from vault.groups import name_key
+from vault.records import Client, ClientKind
+from vault.scopes import expand
+from vault.upstream import UpstreamPolicy
+
+READ: Final = "read"
+ALL: Final = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What the rules allow together. `accounts`: by provider, `read`, `all`, or scopes."""
+
+    names: tuple[str, ...]
+    scopes: frozenset[str]
+    accounts: Mapping[str, frozenset[str]]
+    ask_writes: bool
+
+
+def rules_about(trusted: EnterpriseSettings, client: Client) -> Mapping[str, AllowedAgents]:
+    """The company's rules that name this agent. Raises AssertionRefused."""
+    about = {name: rule for name, rule in trusted.allow.items() if _is_about(rule, client)}
+    if not about:
+        raise AssertionRefused("agent")
+    return about
+
+
+def allowed_by(
+    about: Mapping[str, AllowedAgents], *, groups: frozenset[str], tool: Callable[[str], ToolSpec | None]
+) -> Allowed:
+    """What these rules allow together for a person of these groups (`name_key`s). Raises AssertionRefused."""
+    counting = {name: one for name, one in about.items() if not one.groups or groups & set(map(name_key, one.groups))}
+    if not counting:
+        raise AssertionRefused("group")
+    rules = counting.values()
+    return Allowed(
+        tuple(sorted(counting)),
+        scopes=frozenset(one for rule in rules for one in rule.scopes) & SCOPES,
+        accounts=_accounts(rules, tool),
+        ask_writes=any(rule.ask_writes for rule in rules),
+    )
+
+
+def _is_about(rule: AllowedAgents, client: Client) -> bool:
+    """By its id; by its name only if an admin gave it that name."""
+    return client.id in rule.agents or (client.kind is ClientKind.MANUAL and client.name in rule.agents)
+
+
+def _accounts(rules: Iterable[AllowedAgents], tool: Callable[[str], ToolSpec | None]) -> Mapping[str, frozenset[str]]:
+    found: dict[str, frozenset[str]] = {}
+    for rule in rules:
+        for provider, words in rule.accounts.items():
+            found[provider] = found.get(provider, frozenset()) | frozenset(words)
+        for name in rule.tools:
+            spec = tool(name)
+            if spec is not None and spec.provider is not None:
+                found[spec.provider] = found.get(spec.provider, frozenset()) | spec.scopes
+    return found
+
+
+def scopes_of(words: frozenset[str], *, granted: frozenset[str], policy: UpstreamPolicy) -> frozenset[str]:
+    """What these words mean for an account with these granted scopes: never more than it holds."""
+    held = expand(granted, policy.covers) - policy.always_granted
+    if ALL in words:
+        return held | (words & policy.unruled)
+    reads = held & policy.reading if READ in words else frozenset[str]()
+    return reads | (expand(words - {READ}, policy.covers) & (held | policy.unruled))

@@ -1,0 +1,421 @@
+"""Identity assertions (ID-JAG) at the token endpoint: who gets a token for one, and every reason to refuse one."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
+
+import httpx2
+import pytest
+from joserfc.jwk import ECKey, RSAKey
+
+from server.oauth.enterprise.assertions import JWT_BEARER, PROFILE, TYPE
+from server.oauth.enterprise.refusals import REFUSALS
+from tests.support.doubles.openid_double import OUTAGES
+from tests.support.rooms.enterprise_room import Company, issuer_of, running_company
+from tests.support.rooms.oauth_world import b64, claims_of, signed
+from vault import users
+from vault.records import ClientKind
+
+KEY = ECKey.generate_key("P-256")
+OTHER = ECKey.generate_key("P-256")
+Claims = Mapping[str, object]
+
+
+@pytest.fixture(scope="module")
+async def company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Company]:
+    async with running_company(tmp_path_factory.mktemp("company") / "data") as found:
+        yield found
+
+
+def told(reason: str) -> str:
+    return REFUSALS[reason].description
+
+
+def check_refused(answer: httpx2.Response, reason: str) -> None:
+    """Refused for exactly this reason, with the registered code and nothing issued."""
+    assert answer.status_code in {400, 503}, answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.json()["error_description"] == told(reason), answer.text
+    assert "access_token" not in answer.json()
+
+
+def check_issued(answer: httpx2.Response) -> dict[str, object]:
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def proof(company: Company, key: ECKey = KEY) -> dict[str, str]:
+    claims = {
+        "jti": secrets.token_urlsafe(12),
+        "htm": "POST",
+        "htu": f"{company.place.url}/token",
+        "iat": company.now(),
+    }
+    return {"DPoP": signed({"typ": "dpop+jwt", "alg": "ES256", "jwk": key.as_dict(private=False)}, claims, key)}
+
+
+async def test_an_assertion_becomes_a_token_for_the_linked_person(company: Company) -> None:
+    answer = await company.ask()
+    issued = check_issued(answer)
+    claims = claims_of(str(issued["access_token"]))
+    assert claims["sub"] == company.user.id
+    assert claims["client_id"] == company.caller.client.id
+    assert claims["aud"] == f"{company.place.url}/mcp"
+    assert issued["scope"] == "connections tools"
+    assert issued["token_type"] == "Bearer"
+    assert "refresh_token" not in issued, "the client comes with another assertion"
+    async with company.place.room.http() as http:
+        http.headers["authorization"] = f"Bearer {issued['access_token']}"
+        assert (await http.get("/userinfo")).status_code == 403, "it has no scope openid"
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_the_metadata_says_that_assertions_are_taken(company: Company) -> None:
+    found = (await company.place.http.get("/.well-known/oauth-authorization-server")).json()
+    assert JWT_BEARER in found["grant_types_supported"]
+    assert found["authorization_grant_profiles_supported"] == [PROFILE]
+
+
+@dataclass(frozen=True)
+class Lie:
+    """One thing that is wrong, and the same assertion without it."""
+
+    reason: str
+    claims: Callable[[Company], Claims] = lambda _: {}
+    header: Claims = field(default_factory=dict[str, object])
+    honest: Callable[[Company], Claims] | None = None
+
+
+def fixed(**claims: object) -> Callable[[Company], Claims]:
+    return lambda _: claims
+
+
+def at(**offsets: int) -> Callable[[Company], Claims]:
+    return lambda company: {name: company.now() + offset for name, offset in offsets.items()}
+
+
+def of(company: str, **claims: object) -> Callable[[Company], Claims]:
+    return lambda _: {"iss": issuer_of(company), **claims}
+
+
+LIES: dict[str, Lie] = {
+    "wrong typ": Lie("typ", header={"typ": "JWT"}),
+    "no typ": Lie("typ", header={"typ": None}),
+    "access token": Lie("typ", header={"typ": "at+jwt"}),
+    "long typ": Lie("typ", header={"typ": f"application/{TYPE}"}),
+    "foreign issuer": Lie("issuer", fixed(iss="https://evil.example")),
+    "no issuer": Lie("issuer", fixed(iss=None)),
+    "issuer with a slash": Lie("issuer", lambda one: {"iss": f"{one.idp.url}/"}),
+    "header jwk": Lie("header", header={"jwk": OTHER.as_dict(private=False)}),
+    "header jku": Lie("header", header={"jku": "https://evil.example/keys"}),
+    "header crit": Lie("header", header={"crit": ["exp"]}),
+    "alg none": Lie("header", header={"alg": "none"}),
+    "alg of a shared secret": Lie("header", header={"alg": "HS256"}),
+    "another audience": Lie("audience", fixed(aud="https://other.example")),
+    "no audience": Lie("audience", fixed(aud=None)),
+    "two audiences": Lie(
+        "audience",
+        lambda one: {"aud": [one.place.url, "https://other.example"]},
+        honest=lambda one: {"aud": [one.place.url]},
+    ),
+    "the token endpoint as audience": Lie("audience", lambda one: {"aud": f"{one.place.url}/token"}),
+    "the resource as audience": Lie("audience", lambda one: {"aud": f"{one.place.url}/mcp"}),
+    "another client": Lie("client", fixed(client_id="another")),
+    "no client": Lie("client", fixed(client_id=None)),
+    "no exp": Lie("lifetime", fixed(exp=None)),
+    "no iat": Lie("lifetime", fixed(iat=None)),
+    "too long": Lie("lifetime", at(exp=601), honest=at(exp=600)),
+    "backwards": Lie("lifetime", at(iat=20, exp=10), honest=at(iat=20, exp=30)),
+    "expired": Lie("expired", at(iat=-60, exp=0), honest=at(iat=-60, exp=60)),
+    "old": Lie("expired", at(iat=-4000, exp=-3700)),
+    "of the future": Lie("future", at(iat=60, exp=200), honest=at(iat=10, exp=200)),
+    "not before": Lie("future", at(nbf=60), honest=at(nbf=0)),
+    "unreadable nbf": Lie("future", fixed(nbf="soon")),
+    "no jti": Lie("jti", fixed(jti=None)),
+    "empty jti": Lie("jti", fixed(jti="")),
+    "long jti": Lie("jti", fixed(jti="j" * 257)),
+    "no sub": Lie("subject", fixed(sub=None)),
+    "sub that is no text": Lie("subject", fixed(sub=1)),
+    "a tenant nobody named": Lie("tenant", fixed(tenant="t-1")),
+    "another tenant": Lie("tenant", of("tenant", tenant="t-2"), honest=of("tenant", tenant="t-1")),
+    "no tenant": Lie("tenant", of("tenant"), honest=of("tenant", tenant="t-1")),
+    "bound without a proof": Lie("key", fixed(cnf={"jkt": KEY.thumbprint()})),
+    "bound in another way": Lie("key", fixed(cnf={"x5t#S256": "abc"})),
+    "unreadable binding": Lie("key", fixed(cnf="abc")),
+    "details": Lie("details", fixed(authorization_details=[{"type": "x"}]), honest=fixed(authorization_details=[])),
+    "another resource": Lie("resource", fixed(resource="https://other.example/mcp")),
+    "one of two resources is another's": Lie(
+        "resource",
+        lambda one: {"resource": [f"{one.place.url}/mcp", "https://other.example/mcp"]},
+        honest=lambda one: {"resource": [f"{one.place.url}/mcp"]},
+    ),
+    "no resource in the list": Lie("resource", fixed(resource=[]), honest=fixed(resource=None)),
+    "the Admin API": Lie("resource", lambda one: {"resource": f"{one.place.url}/admin/v1"}),
+    "scopes of another": Lie("scope", fixed(scope="chat.read"), honest=fixed(scope="chat.read tools")),
+    "admin scopes": Lie("scope", fixed(scope="admin:write")),
+    "scope that is no text": Lie("scope", fixed(scope=["tools"])),
+    "actor without a name": Lie("actor", fixed(act={}), honest=fixed(act={"sub": "orchestrator"})),
+    "unknown person": Lie("person", fixed(sub="employee-2")),
+    "old sign-in": Lie(
+        "age",
+        lambda one: {"iss": issuer_of("stepped"), "acr": "phr", "auth_time": one.now() - 700},
+        honest=lambda one: {"iss": issuer_of("stepped"), "acr": "phr", "auth_time": one.now() - 500},
+    ),
+    "no auth_time": Lie("age", of("stepped", acr="phr"), honest=lambda one: STEPPED(one) | {"acr": "phr"}),
+    "weak sign-in": Lie(
+        "acr", lambda one: STEPPED(one) | {"acr": "pwd"}, honest=lambda one: STEPPED(one) | {"acr": "phrh"}
+    ),
+    "no acr": Lie("acr", lambda one: STEPPED(one), honest=lambda one: STEPPED(one) | {"acr": "phr"}),
+    "no confirmed address": Lie("address", of("matching", sub="m-1", email="alice@acme.example")),
+}
+
+
+def STEPPED(company: Company) -> dict[str, object]:  # noqa: N802 -- a constant but for the time
+    return {"iss": issuer_of("stepped"), "auth_time": company.now()}
+
+
+@pytest.mark.parametrize("name", LIES)
+async def test_an_assertion_that_is_wrong_in_one_thing_is_refused(company: Company, name: str) -> None:
+    lie = LIES[name]
+    check_refused(await company.ask(company.assertion(header=lie.header, **lie.claims(company))), lie.reason)
+    honest = {} if lie.honest is None else lie.honest(company)
+    check_issued(await company.ask(company.assertion(**honest)))
+
+
+async def test_only_the_issuers_keys_count(company: Company) -> None:
+    """A foreign key under the issuer's key id, an unknown key id, the public key as a shared secret, no signature."""
+    own = company.idp.key
+    foreign = RSAKey.generate_key(2048, {"kid": own.kid})
+    good = company.assertion()
+    content = f"{b64({'alg': 'HS256', 'typ': TYPE, 'kid': own.kid})}.{b64(company.claims())}"
+    confused = f"{content}.{b64(hmac.digest(own.as_pem(private=False), content.encode(), 'sha256'))}"
+    lies = {
+        company.assertion(key=foreign): "signature",
+        company.assertion(header={"kid": "foreign-1"}, key=foreign): "signature",
+        good.rpartition(".")[0] + "." + good[-1:] + good.rpartition(".")[2][:-1]: "signature",
+        company.assertion(header={"alg": "PS256"}, key=foreign): "signature",
+        confused: "header",
+        good.rpartition(".")[0] + ".": "unreadable",
+        good.rpartition(".")[0]: "unreadable",
+        f"{good}.AAAA.AAAA": "unreadable",
+        "": "unreadable",
+        "A" * 20_000: "unreadable",
+    }
+    for token, reason in lies.items():
+        answer = await company.ask(token)
+        if token:
+            check_refused(answer, reason)
+        else:
+            assert answer.json()["error"] == "invalid_request", "an empty parameter counts as missing"
+    check_issued(await company.ask(good))
+
+
+async def test_an_assertion_counts_once(company: Company) -> None:
+    token = company.assertion(jti="once")
+    check_issued(await company.ask(token))
+    check_refused(await company.ask(token), "replayed")
+    check_refused(await company.ask(company.assertion(jti="once")), "replayed")
+    check_issued(await company.ask(company.assertion(jti="once", iss=issuer_of("public"))))
+    check_issued(await company.ask(company.assertion(jti="twice")))
+
+
+async def test_a_refused_assertion_is_not_used_up(company: Company) -> None:
+    token = company.assertion(jti="kept")
+    check_refused(await company.ask(token, scope="openid"), "request")
+    check_issued(await company.ask(token))
+
+
+async def test_scopes_narrow_and_never_grow(company: Company) -> None:
+    """MCP Enterprise-Managed Authorization §7.2.1."""
+    cases = {
+        (None, None): "connections tools",
+        ("tools", None): "tools",
+        ("tools connections exchange openid", None): "connections tools",
+        (None, "tools"): "tools",
+        ("tools", "tools connections"): "tools",
+        ("tools connections", "tools exchange"): "tools",
+        ("tools connections admin:write", None): "connections tools",
+    }
+    for (asserted, asked), given in cases.items():
+        issued = check_issued(await company.ask(company.assertion(scope=asserted), scope=asked))
+        assert issued["scope"] == given, (asserted, asked)
+    check_refused(await company.ask(company.assertion(scope="tools"), scope="connections"), "request")
+
+
+async def test_the_request_may_name_another_of_our_endpoints_only(company: Company) -> None:
+    for asked in (f"{company.place.url}/mcp", company.place.url, f"{company.place.url}/sse"):
+        issued = check_issued(await company.ask(resource=asked))
+        assert claims_of(str(issued["access_token"]))["aud"] == asked
+    check_refused(await company.ask(resource="https://other.example"), "resource")
+    check_refused(await company.ask(resource=f"{company.place.url}/admin/v1"), "resource")
+
+
+async def test_groups_choose_the_rules(company: Company) -> None:
+    granted = {"connections tools": ["staff"], "connections exchange tools": ["engineering", "staff"]}
+    for scope, groups in granted.items():
+        issued = check_issued(await company.ask(company.assertion(groups=groups, scope=None)))
+        assert issued["scope"] == scope
+    for groups in ("engineering", ["x", 1, "engineering"]):
+        issued = check_issued(await company.ask(company.assertion(groups=groups, scope="tools exchange")))
+        assert issued["scope"] == "exchange tools"
+
+
+async def test_an_agent_that_no_rule_names_gets_nothing(company: Company) -> None:
+    place = company.place
+    stranger = await place.caller()
+    async with place.deployment.transaction() as transaction:
+        await transaction.execute("update clients set name = 'Nobody' where id = :id", {"id": stranger.client.id})
+    token = company.assertion(client_id=stranger.client.id)
+    check_refused(await company.ask(token, caller=stranger), "agent")
+    async with place.deployment.transaction() as transaction:
+        await transaction.execute("update clients set name = 'Secret agent' where id = :id", {"id": stranger.client.id})
+    check_refused(await company.ask(token, caller=stranger), "group")
+    allowed = company.assertion(client_id=stranger.client.id, groups=["secret service"])
+    check_issued(await company.ask(allowed, caller=stranger))
+
+
+async def test_a_client_must_authenticate_as_itself(company: Company) -> None:
+    wrong = await company.ask(client_secret="x" * 43)
+    assert (wrong.status_code, wrong.json()["error"]) == (401, "invalid_client")
+    other = await company.place.caller()
+    check_refused(await company.ask(caller=other), "client")
+    check_issued(await company.ask(company.assertion(client_id=other.client.id), caller=other))
+
+
+async def test_a_client_that_registered_itself_cannot_use_one(company: Company) -> None:
+    for kind, is_issued in ((ClientKind.DYNAMIC, False), (ClientKind.MANUAL, True)):
+        caller = await company.place.caller(kind=kind)
+        answer = await company.ask(company.assertion(client_id=caller.client.id), caller=caller)
+        check_issued(answer) if is_issued else check_refused(answer, "registration")
+        assert is_issued or answer.json()["error"] == "unauthorized_client"
+
+
+async def test_a_public_client_needs_a_binding_or_the_operators_switch(company: Company) -> None:
+    caller = await company.place.caller(public=True)
+    named = {"client_id": caller.client.id}
+    check_refused(await company.ask(company.assertion(**named), caller=caller), "public")
+    check_issued(await company.ask(company.assertion(**named, iss=issuer_of("public")), caller=caller))
+    bound = company.assertion(**named, cnf={"jkt": KEY.thumbprint()})
+    issued = check_issued(await company.ask(bound, caller=caller, headers=proof(company)))
+    assert issued["token_type"] == "DPoP"
+
+
+async def test_a_bound_assertion_needs_a_proof_of_its_key(company: Company) -> None:
+    bound = company.assertion(cnf={"jkt": KEY.thumbprint()})
+    check_refused(await company.ask(bound), "key")
+    check_refused(await company.ask(bound, headers=proof(company, OTHER)), "key")
+    issued = check_issued(await company.ask(bound, headers=proof(company)))
+    assert issued["token_type"] == "DPoP"
+    assert claims_of(str(issued["access_token"]))["cnf"] == {"jkt": KEY.thumbprint()}
+    unbound = check_issued(await company.ask(headers=proof(company)))
+    assert unbound["token_type"] == "DPoP", "a proof binds the token, whether or not the assertion was bound"
+
+
+async def test_a_disabled_person_gets_nothing(company: Company) -> None:
+    place = company.place
+    async with place.deployment.transaction() as transaction:
+        await users.disable_user(transaction, company.user.id, now=place.now())
+    check_refused(await company.ask(), "disabled")
+    async with place.deployment.transaction() as transaction:
+        await users.enable_user(transaction, company.user.id)
+    check_issued(await company.ask())
+
+
+async def test_a_person_whose_agents_are_stopped_gets_nothing(company: Company) -> None:
+    place = company.place
+    async with place.deployment.transaction() as transaction:
+        await users.stop_agents(transaction, company.user.id, by=company.idp.url, now=place.now())
+    check_refused(await company.ask(), "stopped")
+    async with place.deployment.transaction() as transaction:
+        await users.lift_stop(transaction, company.user.id, by=company.idp.url)
+    check_issued(await company.ask())
+
+
+async def test_keys_that_cannot_be_read_are_no_verdict(company: Company) -> None:
+    """The issuer's outage is temporary: the same assertion counts once its keys are back."""
+    place, idp, token = company.place, company.idp, company.assertion()
+    place.deployment.database.clock_offset += 10_000  # what was read before is too old to count
+    token = company.assertion()
+    idp.broken = next(iter(OUTAGES))
+    try:
+        check_refused(await company.ask(token), "keys")
+    finally:
+        idp.broken = ""
+    place.deployment.database.clock_offset += 60
+    check_issued(await company.ask(token))
+
+
+async def test_refusals_of_a_trusted_issuer_are_in_the_activity(company: Company) -> None:
+    caller = await company.place.caller()  # repeats of another agent's refusals are only counted
+    mine = {"client_id": caller.client.id}
+    foreign = company.assertion(**mine, iss="https://evil.example")
+    check_refused(await company.ask(foreign, caller=caller), "issuer")
+    check_refused(await company.ask(company.assertion(**mine, aud="x"), caller=caller), "audience")
+    found = [one for one in await company.place.events("assertion.refused") if one.client_id == caller.client.id]
+    reasons = [(one.details["company"], one.details["reason"]) for one in found]
+    assert reasons == [("acme", "audience")], "anybody can send foreign ones"
+    check_issued(await company.ask(company.assertion(**mine), caller=caller))
+
+
+async def test_people_are_matched_by_a_confirmed_address_once(company: Company) -> None:
+    place = company.place
+    carol = await place.user("carol@acme.example")
+    mine = {"iss": issuer_of("matching"), "sub": "m-1", "email": "Carol@acme.example"}
+    check_refused(await company.ask(company.assertion(**mine)), "address")
+    check_refused(await company.ask(company.assertion(**mine, email_verified=False)), "address")
+    other = mine | {"email": "carol@other.example"}
+    check_refused(await company.ask(company.assertion(**other, email_verified=True)), "address")
+    issued = check_issued(await company.ask(company.assertion(**mine, email_verified=True)))
+    assert claims_of(str(issued["access_token"]))["sub"] == carol.id
+    moved = {**mine, "email": "carol@elsewhere.example"}
+    issued = check_issued(await company.ask(company.assertion(**moved)))
+    assert claims_of(str(issued["access_token"]))["sub"] == carol.id, "the link counts from now on"
+    inherited = mine | {"sub": "m-2", "email_verified": True}
+    check_refused(await company.ask(company.assertion(**inherited)), "linked")
+    nobody = {"iss": issuer_of("matching"), "sub": "m-3", "email": "dan@acme.example", "email_verified": True}
+    check_refused(await company.ask(company.assertion(**nobody)), "person")
+
+
+async def test_an_admin_is_not_matched_by_an_address(company: Company) -> None:
+    place = company.place
+    erin = await place.user("erin@acme.example")
+    async with place.deployment.transaction() as transaction:
+        await users.set_admin(transaction, erin.id, is_admin=True)
+    claims = {"iss": issuer_of("matching"), "sub": "e-1", "email": "erin@acme.example", "email_verified": True}
+    check_refused(await company.ask(company.assertion(**claims)), "admin")
+    async with place.deployment.transaction() as transaction:
+        await users.set_admin(transaction, erin.id, is_admin=False)
+    check_issued(await company.ask(company.assertion(**claims)))
+
+
+async def test_people_are_created_only_where_the_operator_says_so(company: Company) -> None:
+    database = company.place.deployment.database
+    claims = {"iss": issuer_of("creating"), "sub": "new-1", "preferred_username": "alice"}
+    issued = check_issued(await company.ask(company.assertion(**claims)))
+    found = await users.find_by_identity(database, issuer=issuer_of("creating"), subject="new-1")
+    assert found is not None
+    assert claims_of(str(issued["access_token"]))["sub"] == found.id
+    assert found.id != company.user.id, "a name never makes somebody an existing person"
+    assert found.name.startswith("alice (")
+    check_issued(await company.ask(company.assertion(**claims)))
+    assert not found.is_admin
+    joining = {"iss": issuer_of("joining"), "sub": "new-2", "email": "frank@acme.example"}
+    check_refused(await company.ask(company.assertion(**joining)), "address")
+    check_issued(await company.ask(company.assertion(**joining, email_verified=True)))
+    frank = await users.find_by_identity(database, issuer=issuer_of("joining"), subject="new-2")
+    assert frank is not None
+    assert frank.name == "frank@acme.example"
+
+
+def test_each_reason_has_a_lie() -> None:
+    tested = {lie.reason for lie in LIES.values()}
+    elsewhere = {
+        *("unreadable", "signature", "replayed", "request", "agent", "group", "registration", "public", "disabled"),
+        *("keys", "linked", "admin", "stopped", "ended"),
+    }
+    assert tested | elsewhere == set(REFUSALS)
+    assert tested.isdisjoint(elsewhere)
+    assert len(LIES) >= 25

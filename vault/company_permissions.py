@@ -1,0 +1,203 @@
+"""What a company's identity provider lets agents do for its people: one row for a person, an agent, and a company.
+
+The row remembers what the company gave of each connection (`given`), so that what the person took away since stays
+away, and that a person or an admin ended it. `vault.delegations` has the permissions themselves. Writing functions
+record no event: the caller appends it last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from vault.records import TENANT, Delegation, format_scope, parse_scope
+from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
+
+_COLUMNS: Final = """
+    user_id, client_id, company, scopes, accounts, given, created_at, renewed_at, expires_at, ended_at, ended_reason
+"""
+_FOR_USER: Final = f"""
+    select {_COLUMNS} from company_permissions
+    where tenant = :tenant and user_id = :user_id order by client_id, company
+"""  # noqa: S608 -- names of columns
+_GET: Final = f"""
+    select {_COLUMNS} from company_permissions
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and company = :company
+"""  # noqa: S608 -- names of columns
+_HOLD: Final = f"""
+    insert into company_permissions
+        (tenant, user_id, client_id, company, scopes, accounts, created_at, renewed_at, expires_at)
+    values (:tenant, :user_id, :client_id, :company, :scopes, :accounts, :now, :now, :now)
+    on conflict (tenant, user_id, client_id, company) do update set renewed_at = company_permissions.renewed_at
+    returning {_COLUMNS}
+"""  # noqa: S608 -- names of columns
+_SAVE: Final = """
+    update company_permissions set scopes = :scopes, accounts = :accounts, given = :given, renewed_at = :now,
+        expires_at = :expires_at, ended_at = null, ended_reason = null
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and company = :company
+"""
+_END: Final = """
+    update company_permissions set ended_at = :now, ended_reason = :reason
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and ended_at is null
+"""
+
+DROPPED: Final = "!"  # no provider has a scope of that name
+_DROPPED: Final = frozenset({DROPPED})
+
+Scopes = Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class CompanyPermission:
+    """What a company allowed. `accounts`: by provider, in the operator's words; `given`: by connection, in scopes.
+
+    `expires_at` is also the end of the permissions that were given with it.
+    """
+
+    user_id: str
+    client_id: str
+    company: str  # its name in the settings
+    scopes: frozenset[str]
+    accounts: Scopes
+    created_at: int
+    renewed_at: int
+    expires_at: int
+    given: Scopes = field(default_factory=dict[str, frozenset[str]])
+    ended_at: int | None = None
+    ended_reason: str | None = None
+
+    def is_live(self, now: int) -> bool:
+        return self.ended_at is None and now < self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What becomes of one permission. `scopes` None: it stays as it is; empty: it ends. `given` is remembered."""
+
+    given: frozenset[str] | None
+    scopes: frozenset[str] | None = None
+    expires_at: int | None = None
+
+
+def renew(
+    held: Delegation | None,
+    *,
+    given: frozenset[str] | None,
+    wanted: frozenset[str],
+    end_before: int,
+    end: int,
+) -> Renewal:
+    """What the permission of a connection becomes when the company allows `wanted` of it. Pure.
+
+    `given`: what it allowed before, with `DROPPED` if it took it back since; None if nothing yet. What the person
+    allowed by themselves is left alone, what they took away stays away, an end that they chose stays, and so does a
+    permission that was ended.
+    """
+    if held is None:
+        is_new = given is None and bool(wanted)
+        return Renewal(wanted, wanted, end) if is_new else Renewal(given)
+    if given is None:
+        return Renewal(None)
+    taken = given - held.scopes - _DROPPED
+    if given >= _DROPPED:
+        if held.revoked_at is None:
+            return Renewal(None)
+        return Renewal(wanted, wanted - taken, end) if wanted - taken else Renewal(given)
+    if held.revoked_at is not None:
+        return Renewal(given)
+    own = held.scopes - given
+    scopes = (wanted - taken) | own
+    if not wanted:
+        return Renewal(None if own else given | _DROPPED, scopes, held.expires_at)
+    return Renewal(wanted, scopes, end if held.expires_at == end_before else held.expires_at)
+
+
+async def get(reader: Reader, *, user_id: str, client_id: str, company: str) -> CompanyPermission | None:
+    """The row, live or not."""
+    row = await reader.fetch_one(
+        _GET, {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "company": company}
+    )
+    return None if row is None else _permission(row)
+
+
+async def list_for_user(reader: Reader, user_id: str) -> tuple[CompanyPermission, ...]:
+    """Every row of a person, live or not."""
+    rows = await reader.fetch(_FOR_USER, {"tenant": TENANT, "user_id": user_id})
+    return tuple(_permission(row) for row in rows)
+
+
+async def hold(transaction: Transaction, *, user_id: str, client_id: str, company: str, now: int) -> CompanyPermission:
+    """The row, made if need be; until the transaction ends, no other one passes this call for the same row."""
+    values = {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "company": company}
+    row = await transaction.fetch_one(_HOLD, {**values, "scopes": "", "accounts": "{}", "now": now})
+    if row is None:
+        raise RuntimeError("an upsert returned no row")
+    return _permission(row)
+
+
+async def save(transaction: Transaction, permission: CompanyPermission, *, now: int) -> None:
+    """Store what a renewal made of the row; it counts again if it had ended."""
+    await transaction.execute(
+        _SAVE,
+        {
+            "tenant": TENANT,
+            "user_id": permission.user_id,
+            "client_id": permission.client_id,
+            "company": permission.company,
+            "scopes": format_scope(permission.scopes),
+            "accounts": _as_json(permission.accounts),
+            "given": _as_json(permission.given),
+            "expires_at": permission.expires_at,
+            "now": now,
+        },
+    )
+
+
+async def end(transaction: Transaction, *, user_id: str, client_id: str, reason: str, now: int) -> int:
+    """End what companies allow this agent for this person: further assertions are refused. How many ended."""
+    which = {"tenant": TENANT, "user_id": user_id, "client_id": client_id}
+    return await transaction.execute(_END, {**which, "reason": reason, "now": now})
+
+
+async def forget_user(transaction: Transaction, user_id: str) -> None:
+    """Delete the rows of a deleted person."""
+    await transaction.execute(
+        "delete from company_permissions where tenant = :tenant and user_id = :user_id",
+        {"tenant": TENANT, "user_id": user_id},
+    )
+
+
+async def forget_client(transaction: Transaction, client_id: str) -> None:
+    """Delete the rows of a removed agent."""
+    await transaction.execute(
+        "delete from company_permissions where tenant = :tenant and client_id = :client_id",
+        {"tenant": TENANT, "client_id": client_id},
+    )
+
+
+def _as_json(scopes: Scopes) -> str:
+    plain = {name: sorted(some) for name, some in scopes.items()}
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
+def _read(stored_json: str) -> dict[str, frozenset[str]]:
+    stored: dict[str, list[str]] = json.loads(stored_json)
+    return {name: frozenset(some) for name, some in stored.items()}
+
+
+def _permission(row: Row) -> CompanyPermission:
+    return CompanyPermission(
+        user_id=text(row, "user_id"),
+        client_id=text(row, "client_id"),
+        company=text(row, "company"),
+        scopes=parse_scope(text(row, "scopes")),
+        accounts=_read(text(row, "accounts")),
+        given=_read(text(row, "given")),
+        created_at=integer(row, "created_at"),
+        renewed_at=integer(row, "renewed_at"),
+        expires_at=integer(row, "expires_at"),
+        ended_at=integer_or_none(row, "ended_at"),
+        ended_reason=text_or_none(row, "ended_reason"),
+    )
