@@ -107,6 +107,10 @@ _CARRY_INTENTS = """
 _DROP_NARROWED = "delete from narrowed_tokens where tenant = :tenant and connection_id = :id"
 
 
+def _as_json(facts: Mapping[str, str]) -> str:
+    return json.dumps(dict(facts), sort_keys=True, separators=(",", ":"))
+
+
 def connection_from(row: Row) -> Connection:
     """The record from one row of the listing queries."""
     metadata: dict[str, str] = json.loads(text(row, "metadata"))
@@ -238,6 +242,21 @@ def idle_expiry(policy: UpstreamPolicy, *, now: int) -> int | None:
     return None if policy.grant_idle is None else now + policy.grant_idle
 
 
+async def note_fact(transaction: Transaction, connection_id: str, name: str, value: str) -> None:
+    """Keep something about the account beside what its provider said, until it is connected again."""
+    which: dict[str, Value] = {"tenant": TENANT, "id": connection_id}
+    row = await transaction.fetch_one(
+        "select metadata from connections where tenant = :tenant and id = :id and ended_at is null", which
+    )
+    if row is None:
+        return
+    facts: dict[str, str] = json.loads(text(row, "metadata"))
+    await transaction.execute(
+        "update connections set metadata = :metadata where tenant = :tenant and id = :id and metadata = :before",
+        which | {"metadata": _as_json(facts | {name: value}), "before": text(row, "metadata")},
+    )
+
+
 async def open_connection(
     transaction: Transaction,
     ring: KeyRing,
@@ -276,7 +295,7 @@ async def open_connection(
         "state": ConnectionState.ACTIVE.value,
         "grant_expires_at": None if lifetime is None else now + lifetime,
         "idle_expires_at": idle_expiry(policy, now=now),
-        "metadata": json.dumps(dict(answer.metadata), sort_keys=True, separators=(",", ":")),
+        "metadata": _as_json(answer.metadata),
         "now": now,
         "consented_ms": consented_ms,
     }

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.auth0.names import connection_name
+from server.auth0.names import connection_name, names_of, stands_for, strategy_of
 from server.auth0.problems import MeProblem, invalid, me_route, no_content
 from server.deployment import Deployment
 from server.http.answers import json_answer
@@ -54,12 +54,12 @@ async def list_accounts(deployment: Deployment, request: Request, principal: Pri
     owned = [
         one
         for one in await list_usable(deployment, user_id=principal.user_id, client_id=principal.client_id)
-        if not wanted or {connection_name(deployment, one.provider), one.provider} & set(wanted)
+        if not wanted or any(stands_for(deployment, name, one) for name in wanted)
     ]
     chosen, following = page_of(request, [one.id for one in owned])
     by_id = {one.id: one for one in owned}
     return json_answer(
-        {"accounts": [account(deployment, by_id[one]) for one in chosen], **_next(following)},
+        {"accounts": [account(deployment, by_id[one], asked=wanted) for one in chosen], **_next(following)},
     )
 
 
@@ -72,11 +72,11 @@ async def list_usable(deployment: Deployment, *, user_id: str, client_id: str) -
     return sorted((one for one in owned if one.id in held), key=lambda one: (one.created_at, one.id))
 
 
-def account(deployment: Deployment, connection: Connection) -> dict[str, object]:
-    """One account; `state` only where its person has to connect it again."""
+def account(deployment: Deployment, connection: Connection, *, asked: Sequence[str] = ()) -> dict[str, object]:
+    """One account, by a name that was `asked` for; `state` only where its person has to connect it again."""
     content: dict[str, object] = {
         "id": PREFIX + connection.id,
-        "connection": connection_name(deployment, connection.provider),
+        "connection": connection_name(deployment, connection, asked=asked),
         "access_type": "offline",
         "scopes": sorted(connection.scopes),
         "created_at": _time(connection.created_at),
@@ -115,13 +115,15 @@ def _next(following: str | None) -> Mapping[str, object]:
 async def list_names(deployment: Deployment, request: Request, principal: Principal) -> Response:
     """GET connections: those that a person can link here, by Auth0's names."""
     known = {
-        connection_name(deployment, one.name): one
+        name: one
         for one in deployment.catalog
         if one.audience is None and deployment.vault.upstreams[one.name].is_configured
+        for name in names_of(deployment, one.name)
     }
     chosen, following = page_of(request, sorted(known))
     found: list[dict[str, object]] = [
-        {"name": name, "strategy": name, "scopes": sorted(known[name].scope.default)} for name in chosen
+        {"name": name, "strategy": strategy_of(known[name].name), "scopes": sorted(known[name].scope.default)}
+        for name in chosen
     ]
     return json_answer({"connections": found, **_next(following)})
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.auth0.accounts import account
-from server.auth0.names import provider_of
+from server.auth0.names import NAME, provider_of
 from server.auth0.problems import MeProblem, invalid, me_route, read_object
 from server.connecting.app_returns import AppReturn, read_return, session_digest
 from server.connecting.links import LIFETIME, ConnectRequest, issue_link
@@ -128,7 +128,14 @@ async def connect(deployment: Deployment, request: Request, principal: Principal
             reason="missing",
             tool="",
             account=_login_hint(content),
-            back=AppReturn(given["redirect_uri"], given.get("state"), session_digest(secret), proof, services),
+            back=AppReturn(
+                given["redirect_uri"],
+                given.get("state"),
+                session_digest(secret),
+                proof,
+                services,
+                name=given["connection"],
+            ),
         ),
     )
     answer = {
@@ -148,8 +155,11 @@ def _login_hint(content: dict[str, object]) -> str:
 
 async def _redeem_code(
     deployment: Deployment, principal: Principal, code: str, *, secret: str, redirect_uri: str, verifier: str | None
-) -> str:
-    """The id of the connection. A request that does not fit leaves the code unused. Raises TransitionRefused."""
+) -> tuple[str, str]:
+    """The id of the connection, and what the application calls it. A request that does not fit leaves the code unused.
+
+    Raises TransitionRefused.
+    """
     now = deployment.now()
     ticket = await tickets.peek(deployment.database, deployment.keys, code, purpose=TicketPurpose.APP_CODE, now=now)
     back = None if ticket is None else read_return(ticket.payload)
@@ -162,7 +172,7 @@ async def _redeem_code(
         raise TransitionRefused("the code belongs to another session", detail="verifier does not fit")
     async with deployment.transaction() as transaction:
         await tickets.consume(transaction, deployment.keys, code, purpose=TicketPurpose.APP_CODE, now=now)
-    return str(ticket.payload["connection"])
+    return str(ticket.payload["connection"]), back.name
 
 
 async def complete(deployment: Deployment, request: Request, principal: Principal) -> Response:
@@ -170,7 +180,7 @@ async def complete(deployment: Deployment, request: Request, principal: Principa
     content = await read_object(request, _COMPLETED)
     given = _texts(content, "auth_session", "connect_code", "redirect_uri")
     try:
-        found = await _redeem_code(
+        found, name = await _redeem_code(
             deployment,
             principal,
             given["connect_code"],
@@ -183,4 +193,6 @@ async def complete(deployment: Deployment, request: Request, principal: Principa
     connection = await connections.get_connection(deployment.database, found, user_id=principal.user_id)
     if connection is None:
         raise MeProblem(404, "Invalid or expired session")
-    return json_answer(account(deployment, connection), status=201)
+    async with deployment.transaction() as transaction:
+        await connections.note_fact(transaction, connection.id, NAME, name)
+    return json_answer(account(deployment, connection, asked=[name]), status=201)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.auth0.accounts import account, page_of
-from server.auth0.names import connection_name
+from server.auth0.names import strategy_of
 from server.auth0.problems import MeProblem, me_route
 from server.deployment import Deployment
 from server.http.answers import json_answer
@@ -59,7 +59,7 @@ async def list_for_admin(deployment: Deployment, request: Request, principal: Pr
     chosen, following = page_of(request, ordered, usual=_USUAL, most=_MOST)
     shown = [
         {**account(deployment, owned[one]), "connection_id": owned[one].provider}
-        | {"strategy": connection_name(deployment, owned[one].provider)}
+        | {"strategy": strategy_of(owned[one].provider)}
         for one in chosen
     ]
     return json_answer({"connected_accounts": shown, **({} if following is None else {"next": following})})

@@ -27,7 +27,7 @@ class AppReturn:
 
     `session` is the SHA-256 of the secret that only the application has, in hex; `challenge` its PKCE challenge (RFC
     7636), empty if it sent none. `services` are the clients that are the application's own APIs: the person's answer is
-    for them, too.
+    for them, too. `name`: what the application calls the account's connection.
     """
 
     redirect_uri: str
@@ -35,6 +35,7 @@ class AppReturn:
     session: str = field(repr=False)
     challenge: str = ""
     services: tuple[str, ...] = ()
+    name: str = ""
 
     def payload(self) -> dict[str, object]:
         return {
@@ -43,6 +44,7 @@ class AppReturn:
             "session": self.session,
             "challenge": self.challenge,
             "services": list(self.services),
+            "name": self.name,
         }
 
     def address(self, **answer: str) -> str:
@@ -63,6 +65,7 @@ def read_return(stored: object) -> AppReturn | None:
         session=str(kept["session"]),
         challenge=str(kept["challenge"]),
         services=tuple(str(one) for one in services) if isinstance(services, list) else (),  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- stored JSON
+        name=str(kept.get("name", "")),
     )
 
 

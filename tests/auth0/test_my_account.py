@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 
-from server.auth0.names import connection_name, provider_of
+from server.auth0.names import names_of, provider_of
 from server.connecting.app_returns import AppReturn, issue_code
 from tests.auth0.application import CALLBACK, VERIFIER, Application
 from tests.support.harness import running_vault
-from tests.support.rooms.portal_room import CHALLENGE, Room, accounts_of, query_of
+from tests.support.rooms.portal_room import CHALLENGE, Room, accounts_of, query_of, running_room
 from vault import apis, delegations
 from vault.records import ClientKind
 
@@ -213,7 +214,7 @@ SHOWN = ("google-oauth2", "windowslive", "sign-in-with-slack")  # where several 
 def test_every_connection_of_auth0s_vault_has_a_provider_here(room: Room, name: str) -> None:
     provider = provider_of(room.deployment, name)
     assert provider is not None
-    assert connection_name(room.deployment, provider.name) in {name, *SHOWN}
+    assert set(names_of(room.deployment, provider.name)) <= {name, *SHOWN}
 
 
 async def test_an_operators_own_name_of_a_connection_leads_to_its_provider(tmp_path: Path) -> None:
@@ -221,7 +222,37 @@ async def test_an_operators_own_name_of_a_connection_leads_to_its_provider(tmp_p
     async with running_vault(tmp_path / "data", overrides=overrides) as vault:
         found = provider_of(vault.deployment, "work-slack")
         assert found is not None
-        assert (found.name, connection_name(vault.deployment, "slack")) == ("slack", "work-slack")
+        assert (found.name, names_of(vault.deployment, "slack")) == ("slack", ["work-slack"])
+
+
+async def test_an_account_is_called_what_the_application_calls_its_connection(
+    tmp_path: Path,
+) -> None:
+    names = {"team-slack": "slack", "sales-slack": "slack"}
+    overrides = {"auth0": {"enabled": True, "connections": names}, "server": {"issuer_slash": True}}
+    async with (
+        running_room(tmp_path / "data", overrides=overrides) as own,
+        httpx2.AsyncClient(base_url=own.url, timeout=20, trust_env=False) as http,
+    ):
+        application = await Application.registered(own, http)
+        await application.sign_in()
+        assert (await application.connect("sales-slack"))["connection"] == "sales-slack"
+        for query, shown in (
+            ("", "sales-slack"),
+            ("?connection=team-slack", "team-slack"),
+            ("?connection=team-slack&connection=sales-slack", "sales-slack"),
+            ("?connection=slack", "slack"),
+            ("?connection=google-oauth2", None),
+        ):
+            listed = (await application.me("GET", f"accounts{query}")).json()["accounts"]
+            assert [one["connection"] for one in listed] == ([] if shown is None else [shown]), query
+        known = (await application.me("GET", "connections?take=20")).json()["connections"]
+        by_name = {one["name"]: one["strategy"] for one in known}
+        assert {by_name[name] for name in names} == {"sign-in-with-slack"}
+        assert by_name["google-oauth2"] == "google-oauth2"
+        for name in names:
+            answer = await application.account_token({"connection": name})
+            assert answer.status_code == 200, answer.text
 
 
 async def test_an_applications_own_api_gets_what_the_person_lets_the_application_have(
