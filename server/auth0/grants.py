@@ -22,7 +22,7 @@ from server.oauth.rules import CLIENT_CREDENTIALS, TOKEN_EXCHANGE, OAuthError
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import JWT, REFRESH_TOKEN, ExchangeAnswer, TokenGrant, TokenRequest
 from vault.connections import names_account
-from vault.records import Event, Narrowing, format_scope
+from vault.records import Event, format_scope
 from vault.tokens import tokens as refresh_tokens
 
 _log = logging.getLogger("token_vault.auth0")
@@ -69,15 +69,14 @@ async def account_token(deployment: Deployment, asked: TokenRequest) -> Exchange
         for name in ("subject_token", "subject_token_type", "login_hint", "scope")
         if (value := form.get(name)) is not None
     }
-    translated = replace(asked, form=Parameters({**kept, "audience": provider.name}), resource=None, needs_token=True)
+    form_of_ours = Parameters({**kept, "audience": provider.name})
+    translated = replace(asked, form=form_of_ours, resource=None, needs_token=True, needs_narrow=True)
     try:
         answer = await exchange.exchange(deployment, translated)
     except OAuthError as error:
         facts = {"client_id": asked.client.id, "code": error.code, "detail": error.detail or error.description}
         _log.info("account token refused", extra={**facts, "reason": error.members.get("reason", "")})
         raise await _as_auth0(deployment, error, translated, provider=provider.name) from error
-    if asked.scopes is not None and answer.narrowing == Narrowing.FULL.value and answer.scopes - asked.scopes:
-        raise OAuthError("invalid_scope", f"{provider.title} can't limit a token to these scopes: leave scope out")
     is_worker = form.get("subject_token_type") == JWT
     return AccountToken(
         answer.access_token,

@@ -27,6 +27,7 @@ class TokenRequest:
     now: int
     address: str = ""  # of the peer
     needs_token: bool = False  # a handle is no answer: the client calls the provider itself
+    needs_narrow: bool = False  # nor is a token that can do more than `scopes`
 
 
 @dataclass(frozen=True, slots=True)

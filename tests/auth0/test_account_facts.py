@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -231,3 +232,41 @@ async def test_the_activity_names_the_token_that_went_out(room: Room, applicatio
     (released,) = [one for one in await room.events(application.user) if one.kind == "token.released"]
     assert released.details["token_thumbprint"] == thumbprint(token)
     assert released.client_id == application.client.id
+
+
+async def test_an_exchange_of_what_needs_a_yes_waits_for_one_which_counts_for_that_exchange_only(
+    room: Room, application: Application
+) -> None:
+    deployment = room.deployment
+    connected = await application.connect()
+    which = {"user_id": application.user.id, "client_id": application.client.id}
+    which["connection_id"] = str(connected["id"]).removeprefix("cac_")
+    async with deployment.transaction() as transaction:
+        await delegations.set_ask(transaction, **which, ask=frozenset({"chat:write"}), now=deployment.now())
+    impossible = await application.account_token({"scope": "chat:write"})
+    assert impossible.json()["error"] == "invalid_scope", "Slack narrows nothing, so nobody is asked in vain"
+    for decision, error in (("allow", None), ("deny", "access_denied")):
+        waiting = await application.account_token()
+        assert (waiting.status_code, waiting.json()["error"]) == (400, "authorization_pending")
+        page = await application.person.open(urlsplit(waiting.json()["approval_uri"]).path)
+        await application.person.submit(page, form="/approvals/", button=("decision", decision))
+        answer = await application.account_token()
+        assert answer.json().get("error") == error, answer.text
+        if error is None:
+            assert set(answer.json()) == {"access_token", "scope", "expires_in", "issued_token_type", "token_type"}
+            assert answer.json()["access_token"].startswith("xox")
+    async with deployment.transaction() as transaction:
+        await delegations.set_ask(transaction, **which, ask=frozenset(), now=deployment.now())
+    assert (await application.account_token()).status_code == 200
+
+
+async def test_a_token_that_is_refused_for_what_it_could_do_was_not_released(
+    room: Room, application: Application
+) -> None:
+    await application.connect(scopes=["chat:write", "channels:read"])
+    refused = await application.account_token({"scope": "chat:write"})
+    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_scope")
+    assert "token.released" not in await room.kinds(application.user)
+    whole = (await application.account_token()).json()["scope"]
+    assert (await application.account_token({"scope": whole})).status_code == 200
+    assert (await room.kinds(application.user)).count("token.released") == 2

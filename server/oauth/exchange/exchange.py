@@ -34,6 +34,7 @@ from vault.exchange.exchange import exchange as exchange_upstream
 from vault.records import Event, Narrowing, Principal, format_scope
 from vault.refusals import ApprovalRequired, VaultError
 from vault.scopes import expand
+from vault.upstream import Downscope
 
 PURPOSE: Final = "token exchange"
 PUBLIC_LIFETIME: Final = 300  # longest life of a public client's handle, in seconds
@@ -185,11 +186,14 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
     try:
         token = await exchange_upstream(request, vault=deployment.vault, now=asked.now)
     except ApprovalRequired as refusal:
+        await _check_narrows(deployment, made, refusal)
         raise await _ask_person(deployment, made, refusal, request.call) from refusal
     except VaultError as refusal:
         raise await as_answer(
             deployment, refusal, made.principal, client_name=asked.client.name, account=request.account
         ) from refusal
+    if _carries_more(made, target, token):
+        raise _not_narrow(provider.title)
     narrowing = _outside(made, target, token)
     if not token.scopes:
         raise OAuthError("invalid_scope", "this agent has no usable permissions left for this account")
@@ -253,10 +257,34 @@ def _outside(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> N
     return narrowing
 
 
+def _carries_more(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> bool:
+    """Whether the token could do more outside than the client takes."""
+    narrowing, wanted = _outside(made, target, token), made.asked.scopes
+    if not made.asked.needs_narrow or wanted is None or narrowing is None:
+        return False
+    return not _carried_scopes(token, narrowing) <= wanted
+
+
+async def _check_narrows(deployment: Deployment, made: _Exchange, refusal: ApprovalRequired) -> None:
+    """Nobody is asked about a token that the client would not take. Raises OAuthError."""
+    wanted, provider = made.asked.scopes, deployment.catalog.provider(refusal.provider)
+    if not made.asked.needs_narrow or wanted is None:
+        return
+    if deployment.vault.policies[provider.name].downscope is not Downscope.NONE:
+        return
+    held = await connections.get_connection(deployment.database, refusal.connection_id, user_id=made.principal.user_id)
+    if held is not None and not held.scopes <= wanted:
+        raise _not_narrow(provider.title)
+
+
+def _not_narrow(provider: str) -> OAuthError:
+    return OAuthError("invalid_scope", f"{provider} can't limit a token to these scopes: leave scope out")
+
+
 def _release_event(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Event | None:
     """The event that is durable before a provider's token goes out; a handle's event is written with the handle."""
     narrowing = _outside(made, target, token)
-    if narrowing is None or not token.scopes:
+    if narrowing is None or not token.scopes or _carries_more(made, target, token):
         return None
     return _released_event(made, target, token, narrowing)
 
