@@ -1,6 +1,7 @@
-"""`explain`: which precondition of an exchange fails, and how to fix it. Nothing is called or recorded.
+"""`explain`: which precondition of an exchange fails, and how to fix it.
 
-For an application of Auth0's wire, also what that wire needs before the exchange (`server.auth0.explaining`).
+Nothing is recorded, and only the operator's own policy is asked. For an application of Auth0's wire, also what that
+wire needs before the exchange (`server.auth0.explaining`).
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ async def _explain(
 ) -> tuple[Explanation, _HandedOut | None, Sequence[WireStep]]:
     from server.auth0.explaining import WireQuestion, explain_wire, is_about_auth0
     from server.auth0.names import provider_of
+    from server.oauth.exchange.exchange import PURPOSE
     from vault.exchange.explain import ExchangeQuestion, explain
 
     async with setup.open() as deployment:
@@ -99,6 +101,7 @@ async def _explain(
             client_id=client if agent is None else agent.id,
             connection_id=connection if account is None else account.id,
             scopes=scopes,
+            purpose=PURPOSE,
         )
         found = await explain(question, vault=deployment.vault, now=deployment.now())
         wire: Sequence[WireStep] = ()
@@ -182,13 +185,11 @@ def _show(setup: Setup, found: Explanation, handing: _HandedOut | None, wire: Se
             say_with_label(label, f"{one.failure.code}: {one.failure.sentence}")
             say_with_label(f"{'':{_WIDTH}}fix: ", one.failure.fix)
         elif one.outcome is StepOutcome.OK:
-            say(f"{label}ok")
+            say_with_label(label, f"ok, {one.why}" if one.why else "ok")
         else:
             say_with_label(label, f"{one.outcome.value}: {one.why}")
     if failing is not None:
         return
-    if setup.settings().exchange.policy_url is not None:
-        say("The policy at exchange.policy_url is asked at each use, and wasn't now.")
     after = ", after a refresh at the provider" if found.refreshes else ""
     say(f"An exchange returns {' '.join(sorted(found.scopes)) or 'no scope'} ({found.narrowing}{after}).")
     if found.asks:

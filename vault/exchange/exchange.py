@@ -97,7 +97,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         token = held.narrowed if made.needs_narrow_token else held.full
         scopes, item = (made.scopes, request.item) if made.needs_narrow_token else (None, None)
         if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
-            await _check_policy(vault, request, held, scopes=made.scopes)
+            await check_policy(vault, request, held, scopes=made.scopes)
             asked = _question(request, held, policy)
             approval = await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
             purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
@@ -150,7 +150,7 @@ async def _mint(
     """Mint a token of ours for an API that verifies it: made now, with exactly these scopes, stored nowhere."""
     if policy.audience is None or vault.mint is None or request.item is not None:
         raise ItemRefused(f"{request.provider} can't limit a token to a single item.")
-    await _check_policy(vault, request, held, scopes=made.scopes)
+    await check_policy(vault, request, held, scopes=made.scopes)
     asked = _question(request, held, policy)
     approval = await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
     minted = vault.mint(request.principal, audience=policy.audience, scopes=made.scopes, now=now)
@@ -169,7 +169,7 @@ async def _mint(
     )
 
 
-async def _check_policy(vault: Vault, request: ExchangeRequest, held: HeldAccount, *, scopes: frozenset[str]) -> None:
+async def check_policy(vault: Vault, request: ExchangeRequest, held: HeldAccount, *, scopes: frozenset[str]) -> None:
     """Ask the operator's own policy, before an approval is spent. Raises PolicyRefused or TemporarilyUnavailable."""
     if vault.policy_check is None or request.is_for_person:
         return

@@ -1,8 +1,9 @@
 """Explain which precondition of an exchange fails and how to fix it, for operators, before any call.
 
-Reads what `vault.exchange` reads and calls the same pure functions in the same order; opens, sends and records nothing.
-The first failure is therefore what the exchange would refuse with. Each step is checked on its own; one that cannot be
-is said to be not checked, and so is always what only the provider knows.
+Reads what `vault.exchange` reads and calls the same pure functions in the same order; opens and records nothing, and
+sends nothing but the question to the operator's own policy. The first failure is therefore what the exchange would
+refuse with. Each step is checked on its own; one that cannot be is said to be not checked, and so is always what only
+the provider knows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from vault import clients, connections, grants, users
 from vault.approvals import standing_approvals
 from vault.exchange.approval_rules import ApprovalQuestion, can_stand
 from vault.exchange.decision import ExchangeRequest, choose, list_refusals, select, settle
+from vault.exchange.exchange import check_policy
 from vault.records import Client, Connection, ConnectionState, Grant, Principal, User, format_scope
 from vault.refresh import leases, rotation
 from vault.refresh.accounts import HeldAccount, Wanted, read_accounts
@@ -22,8 +24,10 @@ from vault.refusals import (
     CiphertextRejected,
     ConnectionRequired,
     DelegationRequired,
+    PolicyRefused,
     ProviderSilent,
     ScopeRefused,
+    TemporarilyUnavailable,
     VaultError,
 )
 from vault.scopes import Plan, derives, scope_key
@@ -44,6 +48,7 @@ class ExchangeStep(StrEnum):
     SCOPES = "scopes"
     DELEGATION = "delegation"
     TOKEN = "token"
+    POLICY = "policy"
     APPROVAL = "approval"
     UPSTREAM = "upstream"
 
@@ -68,7 +73,7 @@ class FailedStep:
 
 @dataclass(frozen=True, slots=True)
 class CheckedStep:
-    """One step; `failure` if it failed, `why` if it was not checked."""
+    """One step; `failure` if it failed, `why` if it was not checked, or there is more to say."""
 
     step: ExchangeStep
     outcome: StepOutcome
@@ -122,6 +127,9 @@ class _Steps:
         for step in steps:
             self._known.setdefault(step, CheckedStep(step, StepOutcome.OK))
 
+    def hold_because(self, step: ExchangeStep, why: str) -> None:
+        self._known.setdefault(step, CheckedStep(step, StepOutcome.OK, why))
+
     def fail(self, failure: FailedStep) -> None:
         self._known.setdefault(failure.step, CheckedStep(failure.step, StepOutcome.FAILED, failure=failure))
 
@@ -140,12 +148,13 @@ class _Steps:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeQuestion:
-    """Whose exchange, by which client, with which connection; `scopes` None: everything delegated."""
+    """Whose exchange, by which client, with which connection, for what; `scopes` None: everything delegated."""
 
     user_name: str
     client_id: str
     connection_id: str
     scopes: frozenset[str] | None = None
+    purpose: str = ""
 
 
 async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Explanation:
@@ -168,7 +177,9 @@ async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Expl
     if grant is None or connection is None or policy is None:
         return Explanation(steps.list())
     principal = Principal(grant.user_id, grant.client_id, grant.id, scopes=grant.scopes, audience=grant.resource)
-    request = ExchangeRequest(principal, connection.provider, question.scopes, connection_id=connection.id)
+    request = ExchangeRequest(
+        principal, connection.provider, question.scopes, connection_id=connection.id, purpose=question.purpose
+    )
     key = "" if question.scopes is None else scope_key(question.scopes)
     wanted = Wanted(principal, connection.provider, key)
     ceiling = policy.operator_scopes
@@ -196,9 +207,28 @@ async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Expl
         steps.leave(ExchangeStep.APPROVAL, "the person approves each tool call with these scopes")
         standing = await _list_standing(principal, held, made, policy=policy, vault=vault, now=now)
     steps.hold(ExchangeStep.APPROVAL)
+    if not steps.has_failed:
+        await _ask_policy(request, held, made, steps, vault=vault)
     return Explanation(
         steps.list(), made.scopes, made.narrowing.value, refreshes=refreshes, asks=asks, standing=standing
     )
+
+
+async def _ask_policy(request: ExchangeRequest, held: HeldAccount, made: Plan, steps: _Steps, *, vault: Vault) -> None:
+    """What the operator's own policy answers now; for a tool's call, it is asked under that tool's name."""
+    if vault.policy_check is None:
+        steps.hold_because(ExchangeStep.POLICY, "this vault asks no policy of its operator's")
+        return
+    try:
+        await check_policy(vault, request, held, scopes=made.scopes)
+    except PolicyRefused as refusal:
+        fix = "change the policy at exchange.policy_url, or request other scopes"
+        steps.fail(FailedStep(ExchangeStep.POLICY, refusal.code, refusal.description, fix))
+    except TemporarilyUnavailable as refusal:
+        fix = f"check that exchange.policy_url answers ({refusal.detail})"
+        steps.fail(FailedStep(ExchangeStep.POLICY, refusal.code, refusal.description, fix))
+    else:
+        steps.hold_because(ExchangeStep.POLICY, f'the policy at exchange.policy_url allows "{request.purpose}"')
 
 
 async def _list_standing(

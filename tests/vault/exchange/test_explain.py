@@ -14,8 +14,9 @@ from vault import clients, connections, delegations, grants, users
 from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.exchange.explain import ExchangeQuestion, ExchangeStep, Explanation, explain
 from vault.records import Connection
+from vault.refresh.policy_checks import PolicyQuestion
 from vault.refresh.rules import HANDLING
-from vault.refusals import VaultError
+from vault.refusals import TemporarilyUnavailable, VaultError
 from vault.storage.database import Row, Value
 from vault.upstream import RotationMode, Silent
 
@@ -298,7 +299,8 @@ async def test_each_step_is_checked_on_its_own_and_the_first_failure_is_that_of_
     await assert_same(room, connection, ExchangeStep.STATE)
     said = outcomes(await ask(room, connection))
     assert [step for step, outcome in said.items() if outcome == "failed"] == ["state", "scopes", "delegation"]
-    assert [step for step, outcome in said.items() if outcome == "not checked"] == ["token", "approval", "upstream"]
+    unchecked = [step for step, outcome in said.items() if outcome == "not checked"]
+    assert unchecked == ["token", "policy", "approval", "upstream"]
 
 
 @pytest.mark.parametrize("is_dead", [True, False])
@@ -344,3 +346,34 @@ async def test_a_call_that_needs_a_yes_is_said_to(room: Room) -> None:
         await delegations.set_ask(transaction, **which, ask=frozenset(), now=room.now)
     found = await ask(room, connection)
     assert (found.asks, outcomes(found)["approval"]) == (False, "ok")
+
+
+async def test_the_operators_policy_is_asked_and_what_it_says_is_said(room: Room) -> None:
+    connection = await room.connect()
+    none = await assert_works(room, connection)
+    assert "asks no policy" in why(none, ExchangeStep.POLICY)
+    asked: list[PolicyQuestion] = []
+    answers: list[bool | TemporarilyUnavailable] = []
+
+    async def check(question: PolicyQuestion) -> bool:
+        asked.append(question)
+        answer = answers[-1]
+        if isinstance(answer, TemporarilyUnavailable):
+            raise answer
+        return answer
+
+    room = replace(room, vault=replace(room.vault, policy_check=check))
+    answers.append(True)
+    allowed = await assert_works(room, connection)
+    assert "allows" in why(allowed, ExchangeStep.POLICY)
+    assert (asked[-1].connection_id, asked[-1].scopes) == (connection.id, WISH)
+    for answer in (False, TemporarilyUnavailable("The policy can't be asked.", retry_after=5, detail="refused")):
+        answers.append(answer)
+        await assert_same(room, connection, ExchangeStep.POLICY)
+    count = len(asked)
+    assert (await ask(room, connection, scopes=frozenset({"nothing:known"}))).first_failure is not None
+    assert len(asked) == count, "what the vault refuses is not even asked about"
+
+
+def why(found: Explanation, step: ExchangeStep) -> str:
+    return next(one.why for one in found.steps if one.step is step)
