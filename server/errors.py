@@ -66,6 +66,7 @@ KINDS: Final[dict[str, RefusalKind]] = {
             *("login_required", "consent_required"),  # OpenID Connect Core §3.1.2.6
             "invalid_dpop_proof",  # RFC 9449 §5
             *("unknown_user_id", "invalid_binding_message"),  # OpenID CIBA Core 1.0 §13
+            *("missing_user_code", "invalid_user_code", "expired_login_hint_token"),  # likewise
             "invalid_authorization_details",  # RFC 9396 §5
         )
     },

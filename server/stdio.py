@@ -186,6 +186,7 @@ class _Opening:
         from server.lifecycle.maintenance import upkeep
         from server.mcp.local_owner import local_principal
         from server.mcp.sdk_calls import open_vault, read_choice
+        from server.oauth.backchannel import telling
         from server.runtime.garbage import tune
 
         options = self._options
@@ -196,7 +197,7 @@ class _Opening:
                 open_browser=options.opener,
                 is_measured=options.settings.telemetry.otlp_endpoint is not None,
             ) as deployment,
-            upkeep(deployment, role="stdio"),
+            upkeep(deployment, role="stdio", further=(telling.STEP,)),
         ):
             options.greet(deployment)
             principal = await local_principal(deployment, options.client_name)

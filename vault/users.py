@@ -281,6 +281,7 @@ async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bo
     await directory.forget_person(transaction, user_id)
     await transaction.execute("delete from standing_approvals where tenant = :tenant and user_id = :id", key)
     await transaction.execute("delete from approval_answers where tenant = :tenant and user_id = :id", key)
+    await transaction.execute("delete from user_codes where tenant = :tenant and user_id = :id", key)
     return await transaction.execute("delete from users where tenant = :tenant and id = :id", key) > 0
 
 

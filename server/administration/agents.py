@@ -16,8 +16,17 @@ from providers.definitions.suggestions import did_you_mean
 from server.administration import own_apis
 from server.administration.actor import Actor, ChangeRefused
 from server.http.cors import ORIGINS, origin_of
-from server.notifying import client_pings
-from server.oauth.backchannel.clients import DETAILS_TYPES
+from server.oauth.backchannel.clients import (
+    DELIVERY,
+    DETAILS_TYPES,
+    ENDPOINT,
+    SIGNING_ALG,
+    USER_CODE,
+    details_types,
+    is_pushed_to,
+    needs_user_code,
+    signing_algorithm,
+)
 from server.oauth.clients import auth0
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.clients.rules import BACKCHANNEL_GRANT, DEVICE_GRANT, USUAL_GRANT_TYPES, public_keys
@@ -35,6 +44,7 @@ from server.oauth.rules import (
     clean_name,
     own_resources,
 )
+from server.signatures.jose import FOREIGN_ALGORITHMS
 from vault import apis, clients, connections, grants
 from vault.audit import audit
 from vault.records import Client, ClientKind, Grant, User, new_id
@@ -58,10 +68,16 @@ class WorkerWish:
 
 @dataclass(frozen=True, slots=True)
 class AskingWish:
-    """A client that asks people in the background: where it is told of answers, which authorization details it uses."""
+    """A client that asks people in the background (CIBA): how answers reach it, what it sends.
+
+    `is_pushed`: at `notify` it is sent the tokens themselves. `signing_alg`: it signs its requests with its key.
+    """
 
     notify: str = ""  # an https address; empty: it polls
     details_types: tuple[str, ...] = ()
+    is_pushed: bool = False
+    signing_alg: str = ""
+    sends_user_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +212,15 @@ def _check_combination(wanted: NewAgent) -> None:
 
 def _check_asking(wanted: NewAgent, asking: AskingWish) -> None:
     if _auth_method(wanted) == "none":
-        raise _refuse("asking", "an agent that asks people must authenticate with a secret or a key")
+        raise _refuse("ciba", "an agent that asks people must authenticate with a secret or a key")
     if asking.notify and (not asking.notify.startswith("https://") or len(asking.notify) > _ADDRESS_LIMIT):
-        raise _refuse("asking.notify", "use an https address")
+        raise _refuse("ciba.notify", "use an https address")
+    if asking.is_pushed and not asking.notify:
+        raise _refuse("ciba.notify", "name the address to which tokens are pushed")
+    if asking.signing_alg and asking.signing_alg not in FOREIGN_ALGORITHMS:
+        raise _refuse("ciba.signing_alg", f"choose among {', '.join(FOREIGN_ALGORITHMS)}")
+    if asking.signing_alg and wanted.jwks is None:
+        raise _refuse("ciba.signing_alg", "an agent that signs its requests needs a key instead of a secret")
 
 
 def _auth_method(wanted: NewAgent) -> str:
@@ -241,14 +263,36 @@ async def _metadata(actor: Actor, wanted: NewAgent) -> dict[str, object]:
     if wanted.worker.is_asked:
         found[workers.MEMBER] = workers.stored_rules(await _worker_rules(actor, wanted))
     if wanted.asking is not None:
-        found[client_pings.DELIVERY] = "ping" if wanted.asking.notify else "poll"
-        if wanted.asking.notify:
-            found[client_pings.ENDPOINT] = wanted.asking.notify
-        if wanted.asking.details_types:
-            found[DETAILS_TYPES] = list(wanted.asking.details_types)
+        found |= _asking_members(wanted.asking)
     if wanted.declared:
         found[DECLARED] = wanted.declared
     return found
+
+
+def _asking_members(asking: AskingWish) -> dict[str, object]:
+    found: dict[str, object] = {DELIVERY: "poll"}
+    if asking.notify:
+        found = {DELIVERY: "push" if asking.is_pushed else "ping", ENDPOINT: asking.notify}
+    if asking.details_types:
+        found[DETAILS_TYPES] = list(asking.details_types)
+    if asking.signing_alg:
+        found[SIGNING_ALG] = asking.signing_alg
+    if asking.sends_user_code:
+        found[USER_CODE] = True
+    return found
+
+
+def asking_of(client: Client) -> AskingWish | None:
+    """How a registered client asks people; None: it can't."""
+    if BACKCHANNEL_GRANT not in client.grant_types:
+        return None
+    return AskingWish(
+        notify=str(client.metadata.get(ENDPOINT, "")),
+        details_types=tuple(details_types(client)),
+        is_pushed=is_pushed_to(client),
+        signing_alg=signing_algorithm(client) or "",
+        sends_user_code=needs_user_code(client),
+    )
 
 
 DECLARED: Final = "declared"  # member of a client's metadata

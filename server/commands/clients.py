@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -21,9 +22,10 @@ app = typer.Typer(no_args_is_help=True, help="Agents (OAuth clients).")
 
 def client_fields(client: Client) -> dict[str, object]:
     """A client as printed; never the secret's hash."""
+    from server.administration.agents import asking_of
     from server.oauth.exchange import release, workers
 
-    rules = workers.rules_of(client)
+    rules, asking = workers.rules_of(client), asking_of(client)
     return {
         "client_id": client.id,
         "name": client.name,
@@ -34,6 +36,7 @@ def client_fields(client: Client) -> dict[str, object]:
         "resources": list(client.resources),
         "release": {name: chosen.value for name, chosen in release.policies_of(client).items()},
         "worker": None if rules is None else workers.stored_rules(rules),
+        "ciba": None if asking is None else asdict(asking),
         "created_at": when(client.created_at),
         "last_used_at": when(client.last_used_at),
     }
@@ -89,8 +92,9 @@ _OPTIONS: Final = {  # what each field of a refused agent is called here
     "redirect_uris": "--redirect-uri",
     "origins": "--origin",
     "jwks": "--key",
-    "asking": "--ciba:",
-    "asking.notify": "--ciba-notify",
+    "ciba": "--ciba:",
+    "ciba.notify": "--ciba-notify",
+    "ciba.signing_alg": "--ciba-sign",
     "worker.addresses": "--worker-address",
     "worker.connections": "--worker-connection",
     "worker.scopes": "--worker-scope",
@@ -127,6 +131,16 @@ def add(
         list[str] | None,
         typer.Option("--ciba-details", help="With --ciba: a type of authorization details that it can send."),
     ] = None,
+    ciba_push: Annotated[
+        bool, typer.Option("--ciba-push", help="With --ciba-notify: send it the tokens themselves.")
+    ] = False,
+    ciba_sign: Annotated[
+        str | None,
+        typer.Option("--ciba-sign", help="With --ciba and --key: the algorithm with which it signs every request."),
+    ] = None,
+    ciba_user_code: Annotated[
+        bool, typer.Option("--ciba-user-code", help="With --ciba: it must send the code that the person has set.")
+    ] = False,
     release: Annotated[
         str | None,
         typer.Option("--release", help="Upstream tokens it receives: proxy (none) or narrowed (the default)."),
@@ -157,6 +171,7 @@ def add(
 ) -> None:
     """Register an agent. A secret is printed only once."""
     worker = tuple(tuple(one or ()) for one in (worker_address, worker_connection, worker_scope))
+    asking = (ciba_notify or "", tuple(ciba_details or ()), ciba_push, ciba_sign or "", ciba_user_code)
     wish = {
         "name": name,
         "redirect_uris": tuple(dict.fromkeys(redirect_uri or ())),
@@ -167,9 +182,8 @@ def add(
         "speaks_auth0": auth0,
         "release": release,
         "origins": tuple(origin or ()),
-        "asks": ciba or ciba_notify is not None or bool(ciba_details),
+        "asks": ciba or any(asking),
     }
-    asking = (ciba_notify or "", tuple(ciba_details or ()))
     _check_combination(wish, worker, key=key, admin=admin)
     client, secret = setup.run(
         _add(setup, wish, worker=worker, asking=asking, key=key, admin=admin, admin_scopes=frozenset(admin_scope or ()))
@@ -224,7 +238,7 @@ async def _add(
     wish: Mapping[str, Any],
     *,
     worker: tuple[tuple[str, ...], ...],
-    asking: tuple[str, tuple[str, ...]],
+    asking: tuple[str, tuple[str, ...], bool, str, bool],
     key: Path | None,
     admin: str | None,
     admin_scopes: frozenset[str],

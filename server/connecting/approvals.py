@@ -16,7 +16,7 @@ from server.connecting.standing import StandingWish
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.sign_in import step_up
-from vault.approvals import approvals, requests, standing_approvals
+from vault.approvals import approvals, client_notices, requests, standing_approvals
 from vault.approvals.approvals import Approval, ToolCall
 from vault.audit import audit
 from vault.records import ApprovalState, Event, Principal, Session, User
@@ -185,7 +185,7 @@ async def decide(
                 now=now,
                 kept_until=approval.expires_at if approval.is_request else 0,
             )
-            await requests.note_ping(transaction, approval, now=now)
+            await client_notices.note(transaction, approval, due_at=now)
             if (binding := standing.binding_of(deployment, approval)) is not None:
                 await standing_approvals.count_answer(transaction, binding, is_approved=is_approved, now=now)
             if standing_wish is not None:

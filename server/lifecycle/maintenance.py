@@ -44,16 +44,27 @@ STEP_LIMIT: Final = 300.0  # seconds for one step of one round
 logger = logging.getLogger("token_vault.upkeep")
 
 
+@dataclass(frozen=True, slots=True)
+class UpkeepStep:
+    """One part of the upkeep, named in the log and by `/readyz` when it fails."""
+
+    name: str
+    every: float  # seconds
+    work: Callable[[Deployment], Awaitable[object]]
+
+
 @asynccontextmanager
-async def upkeep(deployment: Deployment, *, role: str = "serve") -> AsyncGenerator[None]:
-    """Do the upkeep as long as the block runs.
+async def upkeep(
+    deployment: Deployment, *, role: str = "serve", further: Sequence[UpkeepStep] = ()
+) -> AsyncGenerator[None]:
+    """Do the upkeep as long as the block runs, with `further` steps of the layers above.
 
     First, for a moment alone, what a dead process left unfinished: its accounts work again, or are known to need their
     person, before the program loads what it needs to listen.
     """
     settled = asyncio.Event()
-    presence = _presence_step(deployment, role)
-    working = asyncio.create_task(_work(deployment, settled, presence))
+    more = (_scrub_step(deployment), _presence_step(deployment, role), *further)
+    working = asyncio.create_task(_work(deployment, settled, more))
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(HEAD_START):
@@ -65,16 +76,7 @@ async def upkeep(deployment: Deployment, *, role: str = "serve") -> AsyncGenerat
         await _leave(deployment)
 
 
-@dataclass(frozen=True, slots=True)
-class UpkeepStep:
-    """One part of the upkeep, named in the log and by `/readyz` when it fails."""
-
-    name: str
-    every: float  # seconds
-    work: Callable[[Deployment], Awaitable[object]]
-
-
-async def _work(deployment: Deployment, settled: asyncio.Event, presence: UpkeepStep) -> None:
+async def _work(deployment: Deployment, settled: asyncio.Event, more: Sequence[UpkeepStep]) -> None:
     """Each step separately, so that a slow or failing one delays no other; the unfinished refreshes first."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_repeat(deployment, FIRST, settled))
@@ -82,7 +84,7 @@ async def _work(deployment: Deployment, settled: asyncio.Event, presence: Upkeep
             async with asyncio.timeout(HEAD_START):
                 await settled.wait()
         await asyncio.sleep(ANSWERS_FIRST)
-        for step in (*STEPS, _scrub_step(deployment), presence):
+        for step in (*STEPS, *more):
             group.create_task(_repeat(deployment, (step,)))
         group.create_task(_repeat(deployment, SHED))
         group.create_task(_repeat(deployment, SWEEPS))
@@ -236,12 +238,6 @@ async def _deliver_notices(deployment: Deployment) -> None:
     await deliver(deployment)
 
 
-async def _tell_clients(deployment: Deployment) -> None:
-    from server.notifying.client_pings import send_pings
-
-    await send_pings(deployment)
-
-
 async def _poll_transmitters(deployment: Deployment) -> None:
     if any(one.poll_url is not None for one in deployment.settings.signals.transmitters.values()):
         from server.signals import polling
@@ -258,7 +254,6 @@ STEPS: Final = (
     UpkeepStep("revocations", INTERVAL, lambda d: revocations.run_rounds(d.vault, seconds=INTERVAL)),
     UpkeepStep("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
     UpkeepStep("notices", NOTICES_EVERY, _deliver_notices),
-    UpkeepStep("pings", NOTICES_EVERY, _tell_clients),
     UpkeepStep("signals", NOTICES_EVERY, _poll_transmitters),
     UpkeepStep("activity", SWEEP_EVERY, keep_activity),
     UpkeepStep("providers", LOOK_EVERY, lambda d: d.live.refresh(d.database, d.keys)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -27,8 +28,16 @@ class SignInFacts:
     auth_time: int | None
 
 
-async def id_token(deployment: Deployment, grant: Grant, *, sign_in: SignInFacts, access_token: str, now: int) -> str:
-    """A signed ID token for the grant's client."""
+async def id_token(
+    deployment: Deployment,
+    grant: Grant,
+    *,
+    sign_in: SignInFacts,
+    access_token: str,
+    now: int,
+    more: Mapping[str, object],
+) -> str:
+    """A signed ID token for the grant's client; `more` are claims of its protocol."""
     user = await users.get_user(deployment.database, grant.user_id)
     if user is None:
         raise GrantEnded("the grant has ended", detail="user gone")
@@ -39,8 +48,9 @@ async def id_token(deployment: Deployment, grant: Grant, *, sign_in: SignInFacts
         "azp": grant.client_id,
         "exp": now + deployment.settings.tokens.access_lifetime,
         "iat": now,
-        "at_hash": access_token_hash(access_token),
+        "at_hash": token_hash(access_token),
         "preferred_username": user.name,
+        **more,
     }
     if sign_in.nonce is not None:
         claims["nonce"] = sign_in.nonce
@@ -49,9 +59,9 @@ async def id_token(deployment: Deployment, grant: Grant, *, sign_in: SignInFacts
     return jose.sign(claims, deployment.keys.signing.current(now), typ="JWT")
 
 
-def access_token_hash(access_token: str) -> str:
-    """`at_hash` (§3.1.3.6): the left half of the SHA-256."""
-    digest = hashlib.sha256(access_token.encode()).digest()
+def token_hash(token: str) -> str:
+    """`at_hash` (§3.1.3.6), and `rt_hash` of OpenID CIBA Core 1.0 §10.3.1: the left half of the SHA-256."""
+    digest = hashlib.sha256(token.encode()).digest()
     return urlsafe_b64encode(digest[:16]).rstrip(b"=").decode()
 
 

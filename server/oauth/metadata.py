@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deployment import Deployment
+from server.oauth.backchannel.clients import MODES
 from server.oauth.clients.rules import AUTH_METHODS, BACKCHANNEL_GRANT, GRANT_TYPES
 from server.oauth.enterprise.assertions import JWT_BEARER, PROFILE
 from server.oauth.rules import ADMIN_SCOPES, CLIENT_CREDENTIALS, ORDINARY_SCOPES, SCOPES, admin_resource
@@ -29,8 +30,9 @@ def server_document(deployment: Deployment) -> dict[str, object]:
         "authorization_endpoint": deployment.url("/authorize"),
         "device_authorization_endpoint": deployment.url("/device_authorization"),
         "backchannel_authentication_endpoint": deployment.url("/bc-authorize"),
-        "backchannel_token_delivery_modes_supported": ["poll", "ping"],
-        "backchannel_user_code_parameter_supported": False,
+        "backchannel_token_delivery_modes_supported": list(MODES),
+        "backchannel_user_code_parameter_supported": True,
+        "backchannel_authentication_request_signing_alg_values_supported": algorithms,
         "pushed_authorization_request_endpoint": deployment.url("/par"),
         "require_pushed_authorization_requests": deployment.settings.tokens.require_pushed,
         "token_endpoint": deployment.url("/oauth/token" if deployment.settings.auth0.enabled else "/token"),

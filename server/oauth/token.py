@@ -17,7 +17,7 @@ from server.deployment import Deployment
 from server.http import cors
 from server.http.addresses import address_of, network_of
 from server.http.answers import json_answer
-from server.oauth import device, dpop, identity, service_accounts, tokens, wire
+from server.oauth import device, dpop, service_accounts, wire
 from server.oauth.authorization_request import AuthorizationRequest, stored_request
 from server.oauth.backchannel import redeeming
 from server.oauth.clients import authentication
@@ -33,16 +33,16 @@ from server.oauth.rules import (
     CLIENT_CREDENTIALS,
     TOKEN_EXCHANGE,
     OAuthError,
-    admin_resource,
     canonical_resource,
     own_resources,
 )
+from server.oauth.token_answers import answer_content
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ExchangeAnswer, TokenGrant, TokenRequest
 from server.oauth.wire import as_oauth_error, refusal_answer
 from vault import clients, grants, users
 from vault.audit import audit
-from vault.records import Client, Event, Grant, Ticket, format_scope, parse_scope
+from vault.records import Client, Event, Grant, Ticket, parse_scope
 from vault.refusals import TransitionRefused, VaultError
 from vault.storage.database import Reader
 from vault.tokens import tokens as refresh_tokens
@@ -87,7 +87,8 @@ async def token(
                 await repeats.keep(deployment, question, client=client, exchanged=issue, now=asked.now)
             answer = json_answer(issue.content())
         else:
-            answer = await _answer(deployment, issue, asked)
+            content = await answer_content(deployment, issue, now=asked.now, key_thumbprint=asked.key_thumbprint)
+            answer = json_answer(content)
     except OAuthError as error:
         answer = refusal_answer(error)
     except VaultError as refusal:
@@ -152,49 +153,6 @@ async def _proved_key(deployment: Deployment, request: Request, client: Client) 
     authentication.check_rows(deployment, client, address=address_of(request))
     await dpop.spend(deployment, proof, now=now)
     return proof.thumbprint
-
-
-async def _answer(deployment: Deployment, issue: TokenGrant, asked: TokenRequest) -> Response:
-    """RFC 6749 §5.1. Always names the scope: it can be less than requested.
-
-    A client that cannot refresh, or does not, signs in again when its access token ends, so that one lives longer.
-    """
-    settings = deployment.settings.tokens
-    is_alone = (issue.refresh_token is None or issue.is_left_alone) and not issue.asks_anew
-    is_admin = issue.resource == admin_resource(deployment.public_url)
-    access_token, lifetime = tokens.mint(
-        deployment,
-        issue.grant,
-        scopes=issue.scopes,
-        audience=issue.resource,
-        now=asked.now,
-        key_thumbprint=asked.key_thumbprint,
-        lifetime=settings.access_lifetime_alone if is_alone and not is_admin else settings.access_lifetime,
-        auth_time=issue.auth_time if is_admin else None,
-        is_strong=issue.is_strong and is_admin,
-        details=issue.details,
-    )
-    content: dict[str, object] = {
-        "access_token": access_token,
-        "token_type": "Bearer" if asked.key_thumbprint is None else "DPoP",
-        "expires_in": lifetime,
-        "scope": format_scope(issue.scopes),
-    }
-    if issue.refresh_token is not None:
-        content["refresh_token"] = issue.refresh_token
-    if issue.refresh_expires_at is not None:  # draft-ietf-oauth-refresh-token-expiration
-        content["refresh_token_expires_in"] = issue.refresh_expires_at - asked.now
-    if issue.details:  # RFC 9396 §7
-        content["authorization_details"] = [dict(one) for one in issue.details]
-    if "openid" in issue.scopes:
-        content["id_token"] = await identity.id_token(
-            deployment,
-            issue.grant,
-            sign_in=identity.SignInFacts(issue.nonce, issue.auth_time),
-            access_token=access_token,
-            now=asked.now,
-        )
-    return json_answer(content)
 
 
 # authorization_code (OAuth 2.1 §4.1.3) ----------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from server.portal import (
     sign_in,
 )
 from server.portal.administration.routes import admin_routes
-from server.portal.approvals import approvals, standing
+from server.portal.approvals import approvals, standing, user_code
 from server.portal.profile import deletion, own_data, page, passkeys, password, signed_in
 from server.portal.requests import open_route, own_route
 
@@ -65,6 +65,7 @@ def page_routes(deployment: Deployment) -> list[Route]:
         own_route(deployment, "/notifications/confirm", post=notifications.confirm),
         own_route(deployment, "/notifications/{channel}", post=notifications.change),
         own_route(deployment, "/approvals", get=approvals.show_all),
+        own_route(deployment, "/approvals/code", post=user_code.change),
         own_route(deployment, "/approvals/undo", post=standing.undo),
         own_route(deployment, "/approvals/standing/{standing}/end", post=standing.end),
         own_route(deployment, "/approvals/{approval}", get=approvals.show, post=approvals.decide),

@@ -2,7 +2,8 @@
 
 A request is an approval without a tool and a connection. Its id is a hash of the `auth_req_id`, which only the client
 holds. Nothing is remembered from one request to the next: each is a question of its own. `server.oauth.backchannel`
-takes them in and issues the token; writing functions record no event.
+takes them in and issues the token, `vault.approvals.client_notices` has what a client is still to be told; writing
+functions record no event.
 """
 
 from __future__ import annotations
@@ -16,15 +17,12 @@ from typing import Final, TypeGuard
 
 import rfc8785
 
-from vault.approvals import approvals
+from vault.approvals import approvals, client_notices
 from vault.approvals.approvals import MOST_OPEN, Approval
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, ApprovalState, format_scope, parse_scope
 from vault.refusals import ScopeRefused, TemporarilyUnavailable
-from vault.storage.database import SWEEP_BATCH, Reader, Transaction, Value, integer, text
-
-PING_HELD: Final = 60  # seconds; more than sending takes
-PING_BACKOFF: Final = (10, 30, 120, 600)  # seconds after each failure; then the client has to poll
+from vault.storage.database import Reader, Transaction, Value, integer
 
 _CONSUME: Final = """
     update approvals set state = :consumed, consumed_at = :now
@@ -45,14 +43,6 @@ _REFUSED: Final = """
     select count(*) as n from approvals where tenant = :tenant and user_id = :user_id and client_id = :client_id
     and tool = :none and state = :refused and decided_at > :since
 """
-_TAKE: Final = """
-    update backchannel_pings set attempts = attempts + 1, due_at = :held
-    where tenant = :tenant and due_at <= :now and approval_id in (
-        select approval_id from backchannel_pings where tenant = :tenant and due_at <= :now order by due_at limit :batch
-    )
-    returning approval_id, attempts
-"""
-_DUE: Final = "select approval_id from backchannel_pings where tenant = :tenant and due_at <= :now limit 1"
 _STATES: Final[Mapping[str, Value]] = {"none": "", **{state.value: state.value for state in ApprovalState}}
 
 
@@ -105,9 +95,12 @@ async def ask(
     client_id: str,
     lifetime: int,
     ping_token: str | None,
+    is_pushed: bool = False,
     now: int,
 ) -> tuple[Approval, str]:
     """Store a request for its person; with the `auth_req_id`, which is stored only if the client wants to be told.
+
+    `is_pushed`: the answer itself is sent, also that nobody answered.
 
     Raises TemporarilyUnavailable when the client has `MOST_OPEN` open questions to this person, tools' calls included.
     """
@@ -133,7 +126,10 @@ async def ask(
         "created_at": now,
         "expires_at": now + lifetime,
     }
-    return await approvals.keep_question(transaction, ring, facts, payload=payload), auth_req_id
+    approval = await approvals.keep_question(transaction, ring, facts, payload=payload)
+    if is_pushed:
+        await client_notices.note(transaction, approval, due_at=approval.expires_at)
+    return approval, auth_req_id
 
 
 async def find(reader: Reader, ring: KeyRing, auth_req_id: str, *, client_id: str) -> Approval | None:
@@ -162,51 +158,6 @@ async def count_refused(reader: Reader, *, user_id: str, client_id: str, since: 
     which = {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "since": since}
     row = await reader.fetch_one(_REFUSED, {**_STATES, **which})
     return 0 if row is None else integer(row, "n")
-
-
-# Telling the client (§10.2)
-
-
-@dataclass(frozen=True, slots=True)
-class DuePing:
-    """An answer to tell a client about; `attempts` counts this one."""
-
-    approval_id: str
-    attempts: int
-
-
-async def note_ping(transaction: Transaction, approval: Approval, *, now: int) -> None:
-    """The person answered: the client is to be told, if it wants that."""
-    if approval.ping is not None:
-        await transaction.execute(
-            "insert into backchannel_pings (tenant, approval_id, attempts, due_at) values (:tenant, :id, 0, :now)"
-            " on conflict (tenant, approval_id) do nothing",
-            {"tenant": TENANT, "id": approval.id, "now": now},
-        )
-
-
-async def is_ping_due(reader: Reader, *, now: int) -> bool:
-    """Whether there is anything to take."""
-    return await reader.fetch_one(_DUE, {"tenant": TENANT, "now": now}) is not None
-
-
-async def take_pings(transaction: Transaction, *, now: int) -> tuple[DuePing, ...]:
-    """What is due, held by this process until it was sent; what it does not settle is due again."""
-    which: dict[str, Value] = {"tenant": TENANT, "now": now, "held": now + PING_HELD, "batch": SWEEP_BATCH}
-    rows = await transaction.fetch(_TAKE, which)
-    return tuple(DuePing(text(row, "approval_id"), integer(row, "attempts")) for row in rows)
-
-
-async def settle_ping(transaction: Transaction, ping: DuePing, *, was_told: bool, now: int) -> None:
-    """Forget it once the client was told or was tried too often; otherwise try again later."""
-    which: dict[str, Value] = {"tenant": TENANT, "id": ping.approval_id}
-    if was_told or ping.attempts > len(PING_BACKOFF):
-        await transaction.execute("delete from backchannel_pings where tenant = :tenant and approval_id = :id", which)
-        return
-    await transaction.execute(
-        "update backchannel_pings set due_at = :due_at where tenant = :tenant and approval_id = :id",
-        which | {"due_at": now + PING_BACKOFF[ping.attempts - 1]},
-    )
 
 
 def _digest(wish: AccessWish, *, user_id: str, client_id: str) -> bytes:

@@ -9,8 +9,10 @@ from starlette.responses import Response
 
 from server.connecting.approvals import event_of
 from server.deployment import Deployment
+from server.http.addresses import address_of
 from server.http.answers import json_answer, too_often
-from server.oauth.backchannel.clients import check_may_ask
+from server.oauth.backchannel import signed_requests
+from server.oauth.backchannel.clients import check_may_ask, is_pushed_to, needs_user_code
 from server.oauth.backchannel.hints import hinted_person
 from server.oauth.backchannel.redeeming import INTERVAL
 from server.oauth.backchannel.wishes import details_of, expiry_of, message_of, ping_token_of
@@ -20,7 +22,7 @@ from server.oauth.resources import api_scopes, known_resource, named_resource, o
 from server.oauth.rules import OAuthError, admin_resource, choose_scopes
 from server.oauth.wire import read_form
 from vault import limits
-from vault.approvals import requests
+from vault.approvals import requests, user_codes
 from vault.approvals.requests import AccessWish
 from vault.audit import audit
 from vault.records import Client, Event, User, parse_scope
@@ -29,6 +31,7 @@ from vault.refusals import ScopeRefused
 PER_CLIENT: Final = 600  # in a minute, whomever it asks; hints that name nobody count, too
 PER_PERSON_AND_CLIENT: Final = 5  # in a minute
 PER_PERSON: Final = 20  # in ten minutes, by all clients together
+WRONG_CODES: Final = 10  # of one client for one person, in an hour
 MOST_DENIED: Final = 3  # in an hour: who is asked again and again says yes to be left alone
 _MINUTE: Final = 60
 _HOUR: Final = 3600
@@ -40,12 +43,12 @@ async def ask(deployment: Deployment, request: Request) -> Response:
     client = await authentication.authenticate(deployment, request, form)
     check_may_ask(client)
     await _count(deployment, f"ciba:{client.id}", limit=PER_CLIENT, window=_MINUTE)
-    if form.get("request") is not None:
-        raise OAuthError("request_not_supported", "request objects aren't supported")
+    form = await signed_requests.parameters_of(deployment, form, client=client, address=address_of(request))
     wish = await _wish(deployment, form, client)
     lifetime, ping_token = expiry_of(form), ping_token_of(form, client)
     person = await hinted_person(deployment, form, client=client)
     await _check_patience(deployment, client, person, resource=wish.resource)
+    await _check_user_code(deployment, form, client=client, person=person)
     now = deployment.now()
     try:
         async with deployment.transaction() as transaction:
@@ -57,12 +60,16 @@ async def ask(deployment: Deployment, request: Request) -> Response:
                 client_id=client.id,
                 lifetime=lifetime,
                 ping_token=ping_token,
+                is_pushed=is_pushed_to(client),
                 now=now,
             )
             await audit.append(transaction, event_of(approval, "approval.requested"), now=now)
     except ScopeRefused as refusal:
         raise OAuthError("invalid_authorization_details", refusal.description) from refusal
-    return json_answer({"auth_req_id": auth_req_id, "expires_in": lifetime, "interval": INTERVAL})
+    answer: dict[str, object] = {"auth_req_id": auth_req_id, "expires_in": lifetime}
+    if not is_pushed_to(client):  # §7.3
+        answer["interval"] = INTERVAL
+    return json_answer(answer)
 
 
 async def _wish(deployment: Deployment, form: Parameters, client: Client) -> AccessWish:
@@ -95,6 +102,21 @@ async def _check_patience(deployment: Deployment, client: Client, person: User, 
             Event("approval.refused", outcome="refused", user_id=person.id, client_id=client.id, details=details)
         )
         raise
+
+
+async def _check_user_code(deployment: Deployment, form: Parameters, *, client: Client, person: User) -> None:
+    """The person's own code, from a client that has to send it; only wrong ones count. Raises OAuthError."""
+    code = form.get("user_code")
+    if not needs_user_code(client):
+        return
+    if code is None:
+        raise OAuthError("missing_user_code", "send user_code, which the person has set on the Approvals page")
+    bucket = f"ciba:code:{person.id}:{client.id}"
+    await _count(deployment, bucket, limit=WRONG_CODES, window=_HOUR)  # before: many at once are no way around it
+    if len(code) > user_codes.LONGEST or not await user_codes.is_right(deployment.database, person.id, code):
+        raise OAuthError("invalid_user_code", "this isn't the person's code, or they have set none")
+    async with deployment.transaction() as transaction:
+        await limits.spend(transaction, bucket, limit=WRONG_CODES, window=_HOUR, now=deployment.now(), cost=-1)
 
 
 async def _count(deployment: Deployment, bucket: str, *, limit: int, window: int) -> None:

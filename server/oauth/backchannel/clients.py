@@ -9,7 +9,14 @@ from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from server.oauth.rules import OAuthError
 from vault.records import Client, ClientKind
 
-DETAILS_TYPES: Final = "authorization_details_types"  # of a client's metadata
+# Of a client's metadata
+DETAILS_TYPES: Final = "authorization_details_types"
+DELIVERY: Final = "backchannel_token_delivery_mode"
+ENDPOINT: Final = "backchannel_client_notification_endpoint"
+SIGNING_ALG: Final = "backchannel_authentication_request_signing_alg"
+USER_CODE: Final = "backchannel_user_code_parameter"
+MEMBERS: Final = frozenset({DETAILS_TYPES, DELIVERY, ENDPOINT, SIGNING_ALG, USER_CODE})
+MODES: Final = ("poll", "ping", "push")
 
 
 def check_may_ask(client: Client) -> None:
@@ -26,3 +33,24 @@ def details_types(client: Client) -> Sequence[str]:
     """The types of authorization details that this client may ask for."""
     named = client.metadata.get(DETAILS_TYPES)
     return [str(one) for one in named] if isinstance(named, list) else []  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- parsed JSON
+
+
+def is_told(client: Client) -> bool:
+    """Whether this client wants to hear of the answer."""
+    return client.metadata.get(DELIVERY) in {"ping", "push"}
+
+
+def is_pushed_to(client: Client) -> bool:
+    """Whether this client is sent the answer itself, and so can't come for it."""
+    return client.metadata.get(DELIVERY) == "push"
+
+
+def signing_algorithm(client: Client) -> str | None:
+    """The algorithm with which this client signs every request; None: it signs none."""
+    named = client.metadata.get(SIGNING_ALG)
+    return named if isinstance(named, str) else None
+
+
+def needs_user_code(client: Client) -> bool:
+    """Whether this client has to send the code of the person whom it asks."""
+    return client.metadata.get(USER_CODE) is True

@@ -1,7 +1,8 @@
 """Whom a request is for (OpenID CIBA Core 1.0 §7.1): exactly one hint, read strictly.
 
 `login_hint` is a subject identifier as Auth0's SDKs write it (`iss_sub`, RFC 9493 §3.2.3; the issuer with or without
-its slash), a person's ID, or the name with which they sign in.
+its slash), a person's ID, or the name with which they sign in. `login_hint_token` is a JWT of an issuer that an
+operator trusts (`server.oauth.exchange.issuers`), about the person who is linked to that identity.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 from server.deployment import Deployment
 from server.http.strict_json import json_object
 from server.oauth import tokens
+from server.oauth.exchange import issuers
 from server.oauth.parameters import Parameters
 from server.oauth.rules import OAuthError
 from server.signatures import jose
@@ -25,7 +27,7 @@ async def hinted_person(deployment: Deployment, form: Parameters, *, client: Cli
     """The person. Raises OAuthError: `unknown_user_id` for nobody, and for whoever cannot sign in."""
     given = [name for name in _HINTS if form.get(name) is not None]
     if len(given) != 1:
-        raise OAuthError("invalid_request", "send one of login_hint and id_token_hint")
+        raise OAuthError("invalid_request", "send one of login_hint, id_token_hint, and login_hint_token")
     hint = form.require(given[0])
     match given[0]:
         case "login_hint":
@@ -33,7 +35,7 @@ async def hinted_person(deployment: Deployment, form: Parameters, *, client: Cli
         case "id_token_hint":
             found = await users.get_user(deployment.database, await _subject_of(deployment, hint, client=client))
         case _:
-            raise OAuthError("invalid_request", "login_hint_token isn't supported: send login_hint")
+            found = await _by_issuers_token(deployment, hint, client=client)
     if found is None or found.disabled_at is not None:
         raise OAuthError("unknown_user_id", "this hint names nobody here")
     return found
@@ -59,6 +61,23 @@ def _subject_in(deployment: Deployment, hint: str) -> str:
     if issuer.removesuffix("/") != deployment.public_url:
         raise OAuthError("unknown_user_id", "this hint names a person of another issuer")
     return subject
+
+
+async def _by_issuers_token(deployment: Deployment, token: str, *, client: Client) -> User | None:
+    now = deployment.now()
+    try:
+        issuer = jose.unverified_claims(token).get("iss")
+        verified = await issuers.read(deployment, client, token, unverified_issuer=issuer, now=now)
+    except (jose.TokenMalformed, OAuthError) as error:
+        raise OAuthError(
+            "invalid_request",
+            "login_hint_token must be a JWT of an issuer that this vault trusts for this client",
+            detail=str(error),
+        ) from error
+    expires_at = jose.integer_claim(verified.claims, "exp")
+    if expires_at is None or expires_at <= now:
+        raise OAuthError("expired_login_hint_token", "login_hint_token has expired: get a new one from its issuer")
+    return await issuers.linked_person(deployment, verified)
 
 
 async def _subject_of(deployment: Deployment, token: str, *, client: Client) -> str:

@@ -6,7 +6,7 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.http.addresses import network_of
-from server.oauth.backchannel.clients import check_may_ask
+from server.oauth.backchannel.clients import check_may_ask, is_pushed_to
 from server.oauth.resources import known_resource
 from server.oauth.rules import OAuthError
 from server.oauth.token_rate import spend_request
@@ -14,8 +14,9 @@ from server.oauth.token_request import TokenGrant, TokenRequest
 from vault import clients, grants, replay, users
 from vault.approvals import requests
 from vault.approvals.approvals import Approval
+from vault.approvals.requests import AccessWish
 from vault.audit import audit
-from vault.records import ApprovalState, Event, Grant
+from vault.records import ApprovalState, Client, Event, Grant
 from vault.storage.database import Transaction
 from vault.tokens import tokens as refresh_tokens
 
@@ -25,6 +26,8 @@ INTERVAL: Final = 5  # seconds between two polls
 async def redeem(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
     """The grant `urn:openid:params:grant-type:ciba`. Raises what the client is told instead."""
     check_may_ask(asked.client)
+    if is_pushed_to(asked.client):  # §10.1
+        raise OAuthError("unauthorized_client", "this client is sent its tokens, and can't come for them")
     auth_req_id = asked.form.require("auth_req_id")
     approval = await requests.find(deployment.database, deployment.keys, auth_req_id, client_id=asked.client.id)
     if approval is None:
@@ -46,50 +49,67 @@ async def _issue(deployment: Deployment, asked: TokenRequest, approval: Approval
     wish = requests.wish_of(approval)
     if asked.resource not in {None, wish.resource}:
         raise OAuthError("invalid_target", "the person was asked for another resource")
-    await known_resource(deployment, wish.resource, client=asked.client)
+    await check_may_issue(deployment, approval, asked.client)
+    spend_request(deployment, user_id=approval.user_id, client_id=asked.client.id)
+    async with deployment.transaction() as transaction:
+        issued = await issue(
+            deployment, transaction, approval, asked.client, network=network_of(asked.address), now=asked.now
+        )
+    if issued is None:
+        raise _already_used()
+    return issued
+
+
+async def check_may_issue(deployment: Deployment, approval: Approval, client: Client) -> None:
+    """What can have changed since the client asked. Raises OAuthError."""
+    await known_resource(deployment, requests.wish_of(approval).resource, client=client)
     user = await users.get_user(deployment.database, approval.user_id)
     if user is None or not user.has_agents:
         raise OAuthError("invalid_grant", "the person can't sign in any more", detail="user gone")
-    spend_request(deployment, user_id=user.id, client_id=asked.client.id)
-    refresh_token = None
-    async with deployment.transaction() as transaction:
-        if not await requests.consume(transaction, approval, now=asked.now):
-            raise _already_used()
-        grant = await grants.create_grant(
-            transaction,
-            user_id=user.id,
-            client_id=asked.client.id,
-            scopes=wish.scopes,
-            resource=wish.resource,
-            redirect_uri="",
-            now=asked.now,
-        )
-        # What was approved with details is one thing: it isn't renewed.
-        if "offline_access" in wish.scopes and "refresh_token" in asked.client.grant_types and not wish.details:
-            refresh_token = await _refresh_token(deployment, transaction, asked, grant)
-        await clients.touch(transaction, asked.client.id, now=asked.now)
-        await audit.append(transaction, *_events(approval, grant), now=asked.now)
-    return TokenGrant(
-        grant,
-        wish.scopes,
-        wish.resource,
-        refresh_token,
-        None if refresh_token is None else deployment.refresh_lifetimes.first_end(asked.now),
-        asks_anew=True,
-        details=wish.details,
-    )
 
 
-async def _refresh_token(deployment: Deployment, transaction: Transaction, asked: TokenRequest, grant: Grant) -> str:
-    return await refresh_tokens.issue_refresh_token(
+async def issue(
+    deployment: Deployment, transaction: Transaction, approval: Approval, client: Client, *, network: str, now: int
+) -> TokenGrant | None:
+    """Spend the yes on a grant, with its events; None if another request was faster."""
+    wish = requests.wish_of(approval)
+    if not await requests.consume(transaction, approval, now=now):
+        return None
+    # What was approved with details is one thing: it isn't renewed.
+    stays = "offline_access" in wish.scopes and "refresh_token" in client.grant_types and not wish.details
+    grant = await grants.create_grant(
         transaction,
-        grant,
-        scopes=grant.scopes,
-        resource=grant.resource,
-        now=asked.now,
-        lifetimes=deployment.refresh_lifetimes,
-        key_thumbprint=None,
-        network=network_of(asked.address),
+        user_id=approval.user_id,
+        client_id=client.id,
+        scopes=wish.scopes,
+        resource=wish.resource,
+        redirect_uri="",
+        now=now,
+    )
+    refresh_token, lifetimes = None, deployment.refresh_lifetimes
+    if stays:
+        refresh_token = await refresh_tokens.issue_refresh_token(
+            transaction,
+            grant,
+            scopes=grant.scopes,
+            resource=grant.resource,
+            now=now,
+            lifetimes=lifetimes,
+            key_thumbprint=None,
+            network=network,
+        )
+    await clients.touch(transaction, client.id, now=now)
+    await audit.append(transaction, *_events(approval, grant), now=now)
+    ends_at = None if refresh_token is None else lifetimes.first_end(now)
+    return token_grant(grant, wish, refresh_token=refresh_token, refresh_expires_at=ends_at)
+
+
+def token_grant(
+    grant: Grant, wish: AccessWish, *, refresh_token: str | None, refresh_expires_at: int | None
+) -> TokenGrant:
+    """What a grant that was made of a yes lets the client have."""
+    return TokenGrant(
+        grant, wish.scopes, wish.resource, refresh_token, refresh_expires_at, asks_anew=True, details=wish.details
     )
 
 

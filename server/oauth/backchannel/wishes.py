@@ -7,8 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Final, TypeGuard
 
-from server.notifying.client_pings import pings
-from server.oauth.backchannel.clients import details_types
+from server.oauth.backchannel.clients import details_types, is_told
 from server.oauth.parameters import Parameters
 from server.oauth.rules import OAuthError
 from vault.records import Client
@@ -46,7 +45,7 @@ def expiry_of(form: Parameters) -> int:
 
 def ping_token_of(form: Parameters, client: Client) -> str | None:
     """`client_notification_token` of a client that is told (§7.1); others need none."""
-    if not pings(client):
+    if not is_told(client):
         return None
     token = form.get("client_notification_token")
     if token is None or _PING_TOKEN.fullmatch(token) is None:

@@ -6,6 +6,7 @@ The person behind one is the user here who is linked to that identity; such a to
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from providers.definitions.issuers import is_same_issuer
@@ -18,17 +19,26 @@ from server.oauth.tokens import MAX_ACTORS, actors_of
 from server.signatures import jose
 from server.signatures.issuers import claims_of_trusted
 from vault import users
-from vault.records import ClientKind, parse_scope
+from vault.records import Client, ClientKind, User, parse_scope
 
 MAX_LIFETIME: Final = 24 * 3600  # seconds from `iat` to `exp`
 TYPES: Final = frozenset({None, "JWT", "at+jwt", "application/at+jwt"})
 _CLOCK_SKEW: Final = 30
 
 
+@dataclass(frozen=True, slots=True)
+class TrustedClaims:
+    """The verified claims of a token, whatever its times, and the issuer under its name in the settings."""
+
+    name: str
+    issuer: IssuerSettings
+    claims: dict[str, object]
+
+
 async def verify(deployment: Deployment, asked: TokenRequest, token: str, *, unverified_issuer: object) -> Subject:
     """The user whom a trusted issuer's token is about. Raises OAuthError."""
-    name, trusted = _trusted_issuer(deployment, asked, unverified_issuer)
-    claims = await _claims(deployment, trusted, token, now=asked.now)
+    found = await read(deployment, asked.client, token, unverified_issuer=unverified_issuer, now=asked.now)
+    claims = found.claims
     expires_at, issued_at = jose.integer_claim(claims, "exp"), jose.integer_claim(claims, "iat")
     not_before = jose.integer_claim(claims, "nbf") or 0
     if expires_at is None or issued_at is None or not asked.now < expires_at <= issued_at + MAX_LIFETIME:
@@ -36,32 +46,48 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str, *, unv
     if max(issued_at, not_before) > asked.now + _CLOCK_SKEW:
         raise refusal("of the future")
     _check_may_act(claims, asked)
-    identity = claims.get(trusted.subject_claim)
-    linked_to = trusted.identity_issuer or trusted.issuer
-    user = None
-    if isinstance(identity, str) and identity:
-        user = await users.find_by_identity(deployment.database, issuer=linked_to, subject=identity)
+    user = await linked_person(deployment, found)
     if user is None or not user.has_agents:
         raise refusal("no user is linked to this identity", "no user here is linked to the subject of this token")
     scope = claims.get("scope")
     return Subject(
         user_id=user.id,
         grant_id="",
-        derived_from=f"issuer:{name}",
-        actors=_actors(name, claims),
+        derived_from=f"issuer:{found.name}",
+        actors=_actors(found.name, claims),
         scopes=parse_scope(scope) if isinstance(scope, str) else frozenset(),
         audience="",
         expires_at=expires_at,
         kind="issuer",
-        details={"issuer": name},
+        details={"issuer": found.name},
     )
 
 
-def _trusted_issuer(deployment: Deployment, asked: TokenRequest, issuer: object) -> tuple[str, IssuerSettings]:
-    if asked.client.kind is not ClientKind.MANUAL:
+async def read(
+    deployment: Deployment, client: Client, token: str, *, unverified_issuer: object, now: int
+) -> TrustedClaims:
+    """The claims of a token that an issuer trusted for this client signed for the agreed audience. Raises OAuthError.
+
+    Its times are the caller's to check.
+    """
+    name, trusted = _trusted_issuer(deployment, client, unverified_issuer)
+    return TrustedClaims(name, trusted, await _claims(deployment, trusted, token, now=now))
+
+
+async def linked_person(deployment: Deployment, found: TrustedClaims) -> User | None:
+    """The user who is linked to the identity that a token is about."""
+    identity = found.claims.get(found.issuer.subject_claim)
+    linked_to = found.issuer.identity_issuer or found.issuer.issuer
+    if not isinstance(identity, str) or not identity:
+        return None
+    return await users.find_by_identity(deployment.database, issuer=linked_to, subject=identity)
+
+
+def _trusted_issuer(deployment: Deployment, client: Client, issuer: object) -> tuple[str, IssuerSettings]:
+    if client.kind is not ClientKind.MANUAL:
         raise refusal("not registered by an operator")
     for name, trusted in deployment.settings.issuers.items():
-        if is_same_issuer(issuer, trusted.issuer) and asked.client.id in (trusted.clients or (asked.client.id,)):
+        if is_same_issuer(issuer, trusted.issuer) and client.id in (trusted.clients or (client.id,)):
             return name, trusted
     raise refusal("issuer not trusted, or not for this client")
 

@@ -18,7 +18,7 @@ from server.http import pages
 from server.http.page_texts import text
 from server.portal import agents, texts
 from server.portal.access import access_saving
-from server.portal.approvals import standing
+from server.portal.approvals import standing, user_code
 from server.portal.approvals.asked_call import Piece, asked_call, target_words
 from server.portal.approvals.asked_request import asked_request, permissions
 from server.portal.forms import PageRefused
@@ -40,6 +40,7 @@ async def show_all(visit: OwnVisit) -> Response:
     context: dict[str, object] = {
         "pending": [await question(visit, one) for one in pending],
         "standing": await standing.rows(visit),
+        "code": await user_code.state(visit),
         "saved": await access_saving.last_saved(deployment, visit.user, visit.visit.query("saved")),
     }
     return visit.page("approvals.html", context)

@@ -5,124 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import secrets
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, replace
 from html import unescape
 
 import httpx2
 import pytest
 
-from server.notifying import client_pings
-from server.notifying.client_pings import DELIVERY, ENDPOINT, send_pings
 from server.oauth.backchannel import asking
-from server.oauth.backchannel.clients import DETAILS_TYPES
-from server.oauth.clients.authentication import secret_hash
 from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from server.oauth.rules import admin_resource
 from tests.oauth.rfcs.test_rfc9449 import proof
-from tests.support.doubles.mailbox import Receiver, running_receiver
-from tests.support.harness import PASSWORD, RunningVault
-from tests.support.rooms.oauth_world import GENEROUS, World, claims_of, error_of, vault_with
-from vault import clients
-from vault.audit import audit
-from vault.records import Client, ClientKind, Event, User
-
-SECRET = "s" * 43
-PAYMENT = {"type": "payment", "amount": {"value": "12.50", "currency": "EUR"}, "to": "Bakery"}
-Vault = tuple[RunningVault, httpx2.AsyncClient]
-
-
-@pytest.fixture(scope="module")
-async def vault(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Vault]:
-    sandbox = {"loopback_upstreams": True}  # where the receiver of pings is
-    async with vault_with(tmp_path_factory.mktemp("ciba"), sandbox=sandbox, **GENEROUS) as opened:
-        yield opened
-
-
-@dataclass
-class Asker:
-    """A confidential client that an operator allowed to ask, and the person whom it asks."""
-
-    world: World
-    client: Client
-    person: User
-
-    async def post(self, changes: Mapping[str, str | None] | None = None) -> httpx2.Response:
-        form: dict[str, str | None] = {
-            "client_id": self.client.id,
-            "client_secret": SECRET,
-            "scope": "openid tools",
-            "login_hint": self.person.id,
-            "binding_message": "Order 4711: 12,50 EUR",
-            **(changes or {}),
-        }
-        sent = {name: value for name, value in form.items() if value is not None}
-        return await self.world.http.post("/bc-authorize", data=sent)
-
-    async def ask(self, **changes: str | None) -> str:
-        answer = await self.post(changes)
-        assert answer.status_code == 200, answer.text
-        assert answer.headers["cache-control"] == "no-store"
-        return str(answer.json()["auth_req_id"])
-
-    async def poll(self, auth_req_id: str, *, headers: Mapping[str, str] | None = None, **more: str) -> httpx2.Response:
-        form = {"grant_type": BACKCHANNEL_GRANT, "client_id": self.client.id, "client_secret": SECRET}
-        return await self.world.token({**form, "auth_req_id": auth_req_id, **more}, headers=dict(headers or {}))
-
-    async def page(self) -> httpx2.Response:
-        """The page of the one question that is open."""
-        listed = await self.world.alice.open("/approvals")
-        (path,) = set(re.findall(r'href="(/approvals/r[\w-]+)"', listed.text))
-        return await self.world.alice.open(path)
-
-    async def answer(self, decision: str = "allow") -> httpx2.Response:
-        return await self.world.alice.submit(await self.page(), form="/approvals/", button=("decision", decision))
-
-    async def approved(self, **changes: str | None) -> str:
-        auth_req_id = await self.ask(**changes)
-        assert "Approved" in (await self.answer()).text
-        return auth_req_id
-
-    async def events(self, kind: str) -> list[Event]:
-        deployment = self.world.vault.deployment
-        await deployment.activity.settle()
-        found = await audit.list_events(deployment.database, user_id=self.person.id, limit=1000)
-        return [one for one in found if one.kind == kind]
-
-    async def other(self, **changes: object) -> Asker:
-        """Another client that asks the same person."""
-        return replace(self, client=await asker_client(self.world, **changes))
-
-
-async def asker_client(world: World, **changes: object) -> Client:
-    facts: dict[str, object] = {
-        "id": secrets.token_hex(8),
-        "kind": ClientKind.MANUAL,
-        "name": "Bakery bot",
-        "auth_method": "client_secret_post",
-        "secret_hash": secret_hash(SECRET),
-        "redirect_uris": (),
-        "grant_types": frozenset({BACKCHANNEL_GRANT, "refresh_token"}),
-        "created_at": world.now(),
-        "metadata": {DETAILS_TYPES: ["payment"]},
-        **changes,
-    }
-    made = Client(**facts)  # pyright: ignore[reportArgumentType]
-    async with world.vault.deployment.transaction() as transaction:
-        await clients.save_client(transaction, made)
-    return made
-
-
-@pytest.fixture
-async def asker(vault: Vault) -> AsyncGenerator[Asker]:
-    """With a person of its own: requests are counted by person."""
-    running, http = vault
-    user = await running.add_user(secrets.token_hex(6))
-    async with running.person() as person:
-        await person.sign_in(user.name, PASSWORD)
-        world = World(running, person, http)
-        yield Asker(world, await asker_client(world), user)
+from tests.support.harness import PASSWORD
+from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker
+from tests.support.rooms.oauth_world import claims_of, error_of
+from vault.records import ClientKind
 
 
 def read(page: httpx2.Response) -> str:
@@ -166,7 +61,7 @@ async def test_the_person_says_yes_on_another_device_and_the_client_gets_one_tok
 async def test_what_the_vault_offers_is_advertised(asker: Asker) -> None:
     found = (await asker.world.http.get("/.well-known/openid-configuration")).json()
     assert found["backchannel_authentication_endpoint"] == f"{asker.world.url}/bc-authorize"
-    assert found["backchannel_token_delivery_modes_supported"] == ["poll", "ping"]
+    assert found["backchannel_token_delivery_modes_supported"] == ["poll", "ping", "push"]
     assert BACKCHANNEL_GRANT in found["grant_types_supported"]
 
 
@@ -280,7 +175,7 @@ async def test_hints_that_name_nobody_or_two_are_refused(asker: Asker) -> None:
         ({"login_hint": "{"}, "invalid_request"),
         ({"login_hint": None}, "invalid_request"),
         ({"id_token_hint": issued}, "invalid_request"),
-        ({"login_hint": None, "login_hint_token": "token"}, "invalid_request"),
+        ({"login_hint": None, "login_hint_token": "a.b.c"}, "invalid_request"),
         ({"login_hint": None, "id_token_hint": "a.b.c"}, "invalid_request"),
     ):
         assert error_of(await asker.post(changes)) == error, changes
@@ -391,68 +286,3 @@ async def test_cutting_the_client_off_ends_what_was_approved_and_not_used(asker:
     assert (await asker.answer("cut_off")).status_code == 200
     assert error_of(await asker.poll(approved)) == "expired_token"
     assert (await kept.poll(kept_id)).status_code == 200
-
-
-@pytest.fixture(scope="module")
-async def receiver() -> AsyncGenerator[Receiver]:
-    async with running_receiver() as running:
-        yield running
-
-
-async def pinged(asker: Asker, receiver: Receiver) -> Asker:
-    receiver.posted.clear()
-    receiver.status = 204
-    address = f"{receiver.url}/{secrets.token_hex(4)}"
-    return await asker.other(metadata={DELIVERY: "ping", ENDPOINT: address})
-
-
-@pytest.mark.parametrize("decision", ["allow", "deny"])
-async def test_a_client_that_wants_it_is_told_once_that_the_person_answered(
-    asker: Asker, receiver: Receiver, decision: str
-) -> None:
-    told, deployment = await pinged(asker, receiver), asker.world.vault.deployment
-    auth_req_id = await told.ask(client_notification_token="bearer-of-the-client")
-    assert await send_pings(deployment) == 0, "nobody answered yet"
-    await told.answer(decision)
-    assert await send_pings(deployment) == 1
-    ((path, body),) = receiver.posted
-    assert path == str(told.client.metadata[ENDPOINT]).removeprefix(receiver.url)
-    assert json.loads(body) == {"auth_req_id": auth_req_id}
-    assert receiver.headers["authorization"] == "Bearer bearer-of-the-client"
-    assert await send_pings(deployment) == 0
-    assert (await told.poll(auth_req_id)).status_code == (200 if decision == "allow" else 400)
-
-
-async def test_what_was_not_taken_is_sent_again_until_the_client_was_here(asker: Asker, receiver: Receiver) -> None:
-    told, deployment = await pinged(asker, receiver), asker.world.vault.deployment
-    auth_req_id = await told.ask(client_notification_token="t")
-    await told.answer()
-    receiver.status = 503
-    assert await send_pings(deployment) == 0
-    assert await send_pings(deployment) == 0
-    assert len(receiver.posted) == 1, "not at once again"
-    with asker.world.elapsed(11):
-        assert await send_pings(deployment) == 0
-    assert len(receiver.posted) == 2
-    assert (await told.poll(auth_req_id)).status_code == 200
-    with asker.world.elapsed(3600):
-        await send_pings(deployment)
-    assert len(receiver.posted) == 2
-
-
-async def test_a_client_that_is_told_must_name_its_token(asker: Asker, receiver: Receiver) -> None:
-    told = await pinged(asker, receiver)
-    for token in (None, "a b", "x" * 1025):
-        assert error_of(await told.post({"client_notification_token": token})) == "invalid_request"
-    assert (await told.post({"client_notification_token": "t"})).status_code == 200
-
-
-async def test_no_client_is_told_at_an_address_in_a_private_network(
-    asker: Asker, caplog: pytest.LogCaptureFixture
-) -> None:
-    told = await asker.other(metadata={DELIVERY: "ping", ENDPOINT: "https://10.1.2.3/ping"})
-    await told.ask(client_notification_token="t")
-    await told.answer()
-    with caplog.at_level("WARNING", client_pings.logger.name):
-        assert await send_pings(asker.world.vault.deployment) == 0
-    assert [getattr(one, "code", "") for one in caplog.records] == ["address"]

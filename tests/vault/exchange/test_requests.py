@@ -10,9 +10,10 @@ import pytest
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room
 from vault import grants
-from vault.approvals import approvals, requests
+from vault.approvals import approvals, client_notices, requests
 from vault.approvals.approvals import MOST_OPEN, Approval
-from vault.approvals.requests import PING_BACKOFF, PING_HELD, AccessWish
+from vault.approvals.client_notices import BACKOFF, HELD, DueNotice, IssuedTokens
+from vault.approvals.requests import AccessWish
 from vault.refusals import TemporarilyUnavailable
 
 WISH = AccessWish(frozenset({"openid"}), "https://vault.example/mcp", "Order 1", ({"type": "payment", "n": 1},))
@@ -24,7 +25,9 @@ async def room(store: Store) -> AsyncGenerator[Room]:
         yield opened
 
 
-async def ask(room: Room, *, ping_token: str | None = None, wish: AccessWish = WISH) -> tuple[Approval, str]:
+async def ask(
+    room: Room, *, ping_token: str | None = None, is_pushed: bool = False, wish: AccessWish = WISH
+) -> tuple[Approval, str]:
     async with room.database.transaction() as transaction:
         return await requests.ask(
             transaction,
@@ -34,6 +37,7 @@ async def ask(room: Room, *, ping_token: str | None = None, wish: AccessWish = W
             client_id=room.alice.client.id,
             lifetime=300,
             ping_token=ping_token,
+            is_pushed=is_pushed,
             now=room.now,
         )
 
@@ -43,7 +47,7 @@ async def decide(room: Room, approval: Approval, *, yes: bool = True) -> None:
         await approvals.decide(
             transaction, approval.id, user_id=approval.user_id, is_approved=yes, now=room.now, kept_until=0
         )
-        await requests.note_ping(transaction, approval, now=room.now)
+        await client_notices.note(transaction, approval, due_at=room.now)
 
 
 async def consume(room: Room, approval: Approval) -> bool:
@@ -116,20 +120,42 @@ async def test_a_ping_is_taken_by_one_process_and_given_up_after_some_attempts(r
     await decide(room, quiet)
     await decide(room, told)
 
-    async def take(now: int) -> tuple[requests.DuePing, ...]:
+    async def take(now: int) -> tuple[DueNotice, ...]:
         async with room.database.transaction() as transaction:
-            return await requests.take_pings(transaction, now=now)
+            return await client_notices.take(transaction, now=now)
 
     taken = [one for found in await asyncio.gather(*(take(room.now) for _ in range(5))) for one in found]
     assert [one.approval_id for one in taken] == [told.id]
-    (again,) = await take(room.now + PING_HELD)  # the process that took it died
+    (again,) = await take(room.now + HELD)  # the process that took it died
     assert again.attempts == 2
-    now = room.now + PING_HELD
-    for pause in PING_BACKOFF[1:]:
+    now = room.now + HELD
+    for pause in BACKOFF[1:]:
         async with room.database.transaction() as transaction:
-            await requests.settle_ping(transaction, again, was_told=False, now=now)
+            await client_notices.settle(transaction, again, is_over=False, now=now)
         assert await take(now + pause - 1) == ()
         (again,) = await take(now := now + pause)
     async with room.database.transaction() as transaction:
-        await requests.settle_ping(transaction, again, was_told=False, now=now)
+        await client_notices.settle(transaction, again, is_over=False, now=now)
     assert await take(now + 100_000) == ()
+
+
+async def test_what_was_issued_is_kept_for_the_next_attempt_and_the_end_is_told_too(room: Room) -> None:
+    pushed, _ = await ask(room, ping_token="bearer", is_pushed=True)
+
+    async def take(now: int) -> tuple[DueNotice, ...]:
+        async with room.database.transaction() as transaction:
+            return await client_notices.take(transaction, now=now)
+
+    assert await take(pushed.expires_at - 1) == ()
+    (first,) = await take(pushed.expires_at)
+    assert client_notices.issued_before(first, room.vault.keys) is None
+    issued = IssuedTokens("grant", "the-refresh-token", 7)
+    async with room.database.transaction() as transaction:
+        await client_notices.keep_issued(transaction, room.vault.keys, pushed.id, issued)
+        assert not await client_notices.settle(transaction, first, is_over=False, now=pushed.expires_at)
+    (again,) = await take(pushed.expires_at + BACKOFF[0])
+    assert client_notices.issued_before(again, room.vault.keys) == issued
+    assert b"the-refresh-token" not in (again.sealed or b"")
+    async with room.database.transaction() as transaction:
+        assert await client_notices.settle(transaction, again, is_over=True, now=pushed.expires_at)
+    assert await take(pushed.expires_at + 100_000) == ()

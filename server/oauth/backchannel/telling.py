@@ -1,0 +1,191 @@
+"""Tell clients that their person has answered (OpenID CIBA Core 1.0 §10.2), or send them the answer (§10.3).
+
+A step of the upkeep. A client that is only told comes for the answer, and can always poll. One that is sent the answer
+gets the same grant and refresh token at each attempt; if it takes none of them, the grant ends. Operators enter the
+addresses; each goes through the guard of `providers.outbound`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from providers.outbound.messages import AddressRefused, HttpError, OutboundRequest
+from server.deployment import Deployment
+from server.lifecycle.maintenance import NOTICES_EVERY, UpkeepStep
+from server.oauth import identity
+from server.oauth.backchannel import redeeming
+from server.oauth.backchannel.clients import ENDPOINT, is_pushed_to, is_told
+from server.oauth.rules import OAuthError
+from server.oauth.token_answers import answer_content
+from server.oauth.token_request import TokenGrant
+from vault import clients, grants
+from vault.approvals import approvals, client_notices, requests
+from vault.approvals.approvals import Approval, Ping
+from vault.approvals.client_notices import DueNotice, IssuedTokens
+from vault.audit import audit
+from vault.records import ApprovalState, Client
+
+_ANSWERED: Final = frozenset({ApprovalState.APPROVED.value, ApprovalState.REFUSED.value})
+_CLAIM: Final = "urn:openid:params:jwt:claim:"
+_AT_ONCE: Final = 5
+_TIMEOUT: Final = 10.0  # seconds
+_ANSWER_LIMIT: Final = 16 * 1024  # bytes
+_NOT_DELIVERED: Final = "not_delivered"
+_REFUSED: Final = {"error": "access_denied", "error_description": "the person denied the request"}
+_EXPIRED: Final = {"error": "expired_token", "error_description": "the request has expired: send a new one"}
+_FAILED: Final = {"error": "transaction_failed", "error_description": "the access that was approved has ended"}
+logger = logging.getLogger("token_vault.pings")
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What came of it: whether the client took it, and whether trying again is useless."""
+
+    was_taken: bool
+    is_over: bool
+
+
+_NOTHING_TO_SEND: Final = _Sent(was_taken=False, is_over=True)
+
+
+async def tell_clients(deployment: Deployment) -> int:
+    """Send what is due; how many clients took it."""
+    if not await client_notices.is_due(deployment.database, now=deployment.now()):
+        return 0
+    async with deployment.transaction() as transaction:
+        due = await client_notices.take(transaction, now=deployment.now())
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(notice: DueNotice) -> bool:
+        async with places:
+            return await _tell(deployment, notice)
+
+    return sum(await asyncio.gather(*map(one, due)))
+
+
+async def _tell(deployment: Deployment, due: DueNotice) -> bool:
+    approval = await approvals.get(deployment.database, deployment.keys, due.approval_id)
+    client = None if approval is None else await clients.get_client(deployment.database, approval.client_id)
+    sent, issued = _NOTHING_TO_SEND, client_notices.issued_before(due, deployment.keys)
+    if approval is not None and client is not None and approval.ping is not None and is_told(client):
+        body: Mapping[str, object] | None = {}
+        if is_pushed_to(client):
+            body, issued = await _answer(deployment, approval, client, issued=issued)
+        elif approval.status(deployment.now()) not in _ANSWERED:
+            body = None  # the client was here already, or is too late
+        if body is not None:
+            sent = await _send(deployment, client, approval.ping, body)
+    await _settle(deployment, due, sent, issued=issued)
+    return sent.was_taken
+
+
+async def _settle(deployment: Deployment, due: DueNotice, sent: _Sent, *, issued: IssuedTokens | None) -> None:
+    """Tokens that nobody took are worth nothing from now on."""
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        is_forgotten = await client_notices.settle(transaction, due, is_over=sent.was_taken or sent.is_over, now=now)
+        if not is_forgotten or sent.was_taken or issued is None:
+            return
+        ended = await grants.revoke_grant(transaction, issued.grant_id, reason=_NOT_DELIVERED, now=now)
+        if ended is not None:
+            await audit.append(transaction, grants.revocation_event(ended), now=now)
+
+
+# The answer itself (§10.3.1, §12)
+
+
+async def _answer(
+    deployment: Deployment, approval: Approval, client: Client, *, issued: IssuedTokens | None
+) -> tuple[Mapping[str, object] | None, IssuedTokens | None]:
+    """What is pushed, None if nothing is, and what it gives out."""
+    if issued is not None:
+        return await _answer_again(deployment, approval, issued), issued
+    match approval.status(deployment.now()):
+        case ApprovalState.REFUSED.value:
+            return _REFUSED, None
+        case ApprovalState.APPROVED.value:
+            return await _first_answer(deployment, approval, client)
+        case ApprovalState.PENDING.value | ApprovalState.CONSUMED.value:  # it polled, before it was registered anew
+            return None, None
+        case _:
+            return _EXPIRED, None
+
+
+async def _first_answer(
+    deployment: Deployment, approval: Approval, client: Client
+) -> tuple[Mapping[str, object] | None, IssuedTokens | None]:
+    now = deployment.now()
+    try:
+        await redeeming.check_may_issue(deployment, approval, client)
+    except OAuthError as refusal:
+        logger.warning("nothing issued", extra={"client_id": client.id, "code": refusal.code})
+        return _FAILED, None
+    async with deployment.transaction() as transaction:
+        made = await redeeming.issue(deployment, transaction, approval, client, network="", now=now)
+        if made is None:
+            return None, None
+        issued = IssuedTokens(made.grant.id, made.refresh_token, made.refresh_expires_at)
+        await client_notices.keep_issued(transaction, deployment.keys, approval.id, issued)
+    return await _tokens(deployment, approval, made), issued
+
+
+async def _answer_again(deployment: Deployment, approval: Approval, issued: IssuedTokens) -> Mapping[str, object]:
+    live = await grants.live_principal_facts(deployment.database, issued.grant_id)
+    if live is None:
+        return _FAILED
+    made = redeeming.token_grant(
+        live.grant,
+        requests.wish_of(approval),
+        refresh_token=issued.refresh_token,
+        refresh_expires_at=issued.refresh_expires_at,
+    )
+    return await _tokens(deployment, approval, made)
+
+
+async def _tokens(deployment: Deployment, approval: Approval, made: TokenGrant) -> Mapping[str, object]:
+    """The ID token binds the whole answer to the request."""
+    claims: dict[str, object] = {}
+    if approval.ping is not None:
+        claims[f"{_CLAIM}auth_req_id"] = approval.ping.auth_req_id
+    if made.refresh_token is not None:
+        claims[f"{_CLAIM}rt_hash"] = identity.token_hash(made.refresh_token)
+    return await answer_content(deployment, made, now=deployment.now(), key_thumbprint=None, id_claims=claims)
+
+
+async def _send(deployment: Deployment, client: Client, ping: Ping, answer: Mapping[str, object]) -> _Sent:
+    asked = OutboundRequest(
+        "POST",
+        str(client.metadata.get(ENDPOINT)),
+        headers={
+            "Authorization": f"Bearer {ping.token}",
+            "Content-Type": "application/json",
+            "User-Agent": "token-vault",
+        },
+        body=json.dumps({"auth_req_id": ping.auth_req_id, **answer}).encode(),
+        timeout=_TIMEOUT,
+        max_bytes=_ANSWER_LIMIT,
+        peer="pings",
+        account=client.id,
+        is_foreign=True,
+        reuse=False,
+    )
+    try:
+        status = (await deployment.http.send(asked)).status
+    except AddressRefused:
+        logger.warning("client not told", extra={"client_id": client.id, "code": "address"})
+        return _Sent(was_taken=False, is_over=True)
+    except HttpError as error:
+        logger.warning("client not told", extra={"client_id": client.id, "code": error.reason})
+        return _Sent(was_taken=False, is_over=False)
+    if status < 300:
+        return _Sent(was_taken=True, is_over=True)
+    logger.warning("client not told", extra={"client_id": client.id, "code": str(status)})
+    return _Sent(was_taken=False, is_over=status < 500 and status != 429)
+
+
+STEP: Final = UpkeepStep("pings", NOTICES_EVERY, tell_clients)

@@ -1,0 +1,184 @@
+"""OpenID CIBA Core 1.0 §10.2, §10.3: a client is told that its person answered, or is sent the answer itself."""
+
+from __future__ import annotations
+
+import json
+import secrets
+
+import pytest
+
+from server.oauth.backchannel import telling
+from server.oauth.backchannel.clients import DELIVERY, DETAILS_TYPES, ENDPOINT
+from server.oauth.backchannel.telling import tell_clients
+from server.oauth.identity import token_hash
+from tests.support.doubles.mailbox import Receiver
+from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker
+from tests.support.rooms.oauth_world import claims_of, error_of
+
+
+async def pinged(asker: Asker, receiver: Receiver, mode: str = "ping") -> Asker:
+    receiver.posted.clear()
+    receiver.status = 204
+    address = f"{receiver.url}/{secrets.token_hex(4)}"
+    return await asker.other(metadata={DELIVERY: mode, ENDPOINT: address, DETAILS_TYPES: ["payment"]})
+
+
+@pytest.mark.parametrize("decision", ["allow", "deny"])
+async def test_a_client_that_wants_it_is_told_once_that_the_person_answered(
+    asker: Asker, receiver: Receiver, decision: str
+) -> None:
+    told, deployment = await pinged(asker, receiver), asker.world.vault.deployment
+    auth_req_id = await told.ask(client_notification_token="bearer-of-the-client")
+    assert await tell_clients(deployment) == 0, "nobody answered yet"
+    await told.answer(decision)
+    assert await tell_clients(deployment) == 1
+    ((path, body),) = receiver.posted
+    assert path == str(told.client.metadata[ENDPOINT]).removeprefix(receiver.url)
+    assert json.loads(body) == {"auth_req_id": auth_req_id}
+    assert receiver.headers["authorization"] == "Bearer bearer-of-the-client"
+    assert await tell_clients(deployment) == 0
+    assert (await told.poll(auth_req_id)).status_code == (200 if decision == "allow" else 400)
+
+
+async def test_what_was_not_taken_is_sent_again_until_the_client_was_here(asker: Asker, receiver: Receiver) -> None:
+    told, deployment = await pinged(asker, receiver), asker.world.vault.deployment
+    auth_req_id = await told.ask(client_notification_token="t")
+    await told.answer()
+    receiver.status = 503
+    assert await tell_clients(deployment) == 0
+    assert await tell_clients(deployment) == 0
+    assert len(receiver.posted) == 1, "not at once again"
+    with asker.world.elapsed(11):
+        assert await tell_clients(deployment) == 0
+    assert len(receiver.posted) == 2
+    assert (await told.poll(auth_req_id)).status_code == 200
+    with asker.world.elapsed(3600):
+        await tell_clients(deployment)
+    assert len(receiver.posted) == 2
+
+
+async def test_a_client_that_is_told_must_name_its_token(asker: Asker, receiver: Receiver) -> None:
+    told = await pinged(asker, receiver)
+    for token in (None, "a b", "x" * 1025):
+        assert error_of(await told.post({"client_notification_token": token})) == "invalid_request"
+    assert (await told.post({"client_notification_token": "t"})).status_code == 200
+
+
+async def test_no_client_is_told_at_an_address_in_a_private_network(
+    asker: Asker, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = await asker.other(metadata={DELIVERY: "ping", ENDPOINT: "https://10.1.2.3/ping"})
+    await told.ask(client_notification_token="t")
+    await told.answer()
+    with caplog.at_level("WARNING", telling.logger.name):
+        assert await tell_clients(asker.world.vault.deployment) == 0
+    assert [getattr(one, "code", "") for one in caplog.records] == ["address"]
+
+
+async def pushed(asker: Asker, receiver: Receiver) -> Asker:
+    return await pinged(asker, receiver, "push")
+
+
+def last(receiver: Receiver) -> dict[str, object]:
+    found = json.loads(receiver.posted[-1][1])
+    assert isinstance(found, dict)
+    return {str(name): value for name, value in found.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- parsed JSON
+
+
+async def test_a_client_is_sent_its_tokens_which_its_id_token_binds_to_the_request(
+    asker: Asker, receiver: Receiver
+) -> None:
+    told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
+    wish = {"scope": "openid offline_access tools", "client_notification_token": "bearer-of-the-client"}
+    asked = (await told.post(wish)).json()
+    assert "interval" not in asked
+    await told.answer()
+    assert await tell_clients(deployment) == 1
+    assert receiver.headers["authorization"] == "Bearer bearer-of-the-client"
+    answer = last(receiver)
+    assert answer["auth_req_id"] == asked["auth_req_id"]
+    about = claims_of(str(answer["id_token"]))
+    assert about["urn:openid:params:jwt:claim:auth_req_id"] == asked["auth_req_id"]
+    assert about["urn:openid:params:jwt:claim:rt_hash"] == token_hash(str(answer["refresh_token"]))
+    assert about["at_hash"] == token_hash(str(answer["access_token"]))
+    assert await asker.world.probe(str(answer["access_token"])) == 200
+    again = await asker.world.refresh(told.client.id, str(answer["refresh_token"]), client_secret=SECRET)
+    assert again.status_code == 200, again.text
+    assert await tell_clients(deployment) == 0
+
+
+async def test_details_are_pushed_too_and_without_staying_signed_in_there_is_no_refresh_token(
+    asker: Asker, receiver: Receiver
+) -> None:
+    told = await pushed(asker, receiver)
+    await told.ask(client_notification_token="t", authorization_details=json.dumps([PAYMENT]))
+    await told.answer()
+    assert await tell_clients(asker.world.vault.deployment) == 1
+    assert last(receiver)["authorization_details"] == [PAYMENT]
+    assert "refresh_token" not in last(receiver)
+    assert "urn:openid:params:jwt:claim:rt_hash" not in claims_of(str(last(receiver)["id_token"]))
+
+
+async def test_a_client_that_is_sent_its_tokens_can_not_come_for_them(asker: Asker, receiver: Receiver) -> None:
+    told, polls = await pushed(asker, receiver), await asker.other()
+    auth_req_id = await told.ask(client_notification_token="t")
+    await told.answer()
+    assert error_of(await told.poll(auth_req_id)) == "unauthorized_client"
+    assert await tell_clients(asker.world.vault.deployment) == 1
+    assert (await polls.poll(await polls.approved())).status_code == 200
+
+
+async def test_a_denial_and_the_end_are_pushed_as_errors(asker: Asker, receiver: Receiver) -> None:
+    told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
+    await told.ask(client_notification_token="t")
+    await told.answer("deny")
+    assert await tell_clients(deployment) == 1
+    assert last(receiver)["error"] == "access_denied"
+    late = await told.ask(client_notification_token="t", requested_expiry="60")
+    with asker.world.elapsed(59):
+        assert await tell_clients(deployment) == 0
+    with asker.world.elapsed(60):
+        assert await tell_clients(deployment) == 1
+    assert (last(receiver)["auth_req_id"], last(receiver)["error"]) == (late, "expired_token")
+
+
+async def test_each_attempt_sends_the_same_grant_and_refresh_token(asker: Asker, receiver: Receiver) -> None:
+    told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
+    await told.ask(client_notification_token="t", scope="openid offline_access tools")
+    await told.answer()
+    receiver.status = 503
+    assert await tell_clients(deployment) == 0
+    first, receiver.status = last(receiver), 200
+    with asker.world.elapsed(11):
+        assert await tell_clients(deployment) == 1
+    assert last(receiver)["refresh_token"] == first["refresh_token"]
+    grants_of = [claims_of(str(one["access_token"]))["gid"] for one in (first, last(receiver))]
+    assert grants_of[0] == grants_of[1]
+    assert len(await told.events("grant.created")) == 1
+
+
+async def test_tokens_that_the_client_never_takes_end(asker: Asker, receiver: Receiver) -> None:
+    told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
+    await told.ask(client_notification_token="t")
+    await told.answer()
+    receiver.status = 404
+    assert await tell_clients(deployment) == 0
+    assert await asker.world.probe(str(last(receiver)["access_token"])) == 401
+    assert [one.details["reason"] for one in await told.events("grant.revoked")] == ["not_delivered"]
+    with asker.world.elapsed(3600):
+        assert await tell_clients(deployment) == 0
+
+
+async def test_access_that_ended_meanwhile_is_not_pushed(asker: Asker, receiver: Receiver) -> None:
+    told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
+    await told.ask(client_notification_token="t")
+    await told.answer()
+    receiver.status = 503
+    assert await tell_clients(deployment) == 0
+    person, path = asker.world.alice, f"/agents/{told.client.id}/cut-off"
+    await person.submit(await person.open(path), form=path)
+    receiver.status = 200
+    with asker.world.elapsed(11):
+        assert await tell_clients(deployment) == 1
+    assert last(receiver)["error"] == "transaction_failed"
+    assert "access_token" not in last(receiver)

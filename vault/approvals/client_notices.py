@@ -1,0 +1,121 @@
+"""What clients are still to be told of their requests (OpenID CIBA Core 1.0 §10.2, §10.3): when, and what was issued.
+
+Rows of `backchannel_pings`. Each is held by the process that sends it, and tried again for some minutes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeGuard
+
+from vault.approvals.approvals import Approval
+from vault.envelope import Context, open_sealed, seal
+from vault.keys.key_ring import KeyRing
+from vault.records import TENANT
+from vault.refusals import StorageUnavailable
+from vault.storage.database import SWEEP_BATCH, Reader, Transaction, Value, binary_or_none, integer, text
+
+HELD: Final = 60  # seconds; more than sending takes
+BACKOFF: Final = (10, 30, 120, 600)  # seconds after each failure; then the client has to poll, or to ask anew
+LONGEST: Final = sum(BACKOFF) + (len(BACKOFF) + 1) * HELD  # seconds from the first attempt to the last
+_KEY: Final = "approvals"
+_TAKE: Final = """
+    update backchannel_pings set attempts = attempts + 1, due_at = :held
+    where tenant = :tenant and due_at <= :now and approval_id in (
+        select approval_id from backchannel_pings where tenant = :tenant and due_at <= :now order by due_at limit :batch
+    )
+    returning approval_id, attempts, issued
+"""
+_DUE: Final = "select approval_id from backchannel_pings where tenant = :tenant and due_at <= :now limit 1"
+
+
+@dataclass(frozen=True, slots=True)
+class DueNotice:
+    """A request to tell its client about; `attempts` counts this one. `sealed`: what an earlier one issued."""
+
+    approval_id: str
+    attempts: int
+    sealed: bytes | None = field(repr=False, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedTokens:
+    """What was issued for a yes: the grant, from which access tokens can be made again, and its refresh token."""
+
+    grant_id: str
+    refresh_token: str | None = field(repr=False, default=None)
+    refresh_expires_at: int | None = None
+
+
+async def note(transaction: Transaction, approval: Approval, *, due_at: int) -> None:
+    """The client is to be told then, if it wants to be told; earlier than noted before if the person answers."""
+    if approval.ping is not None:
+        await transaction.execute(
+            "insert into backchannel_pings (tenant, approval_id, attempts, due_at) values (:tenant, :id, 0, :due_at)"
+            " on conflict (tenant, approval_id) do update set due_at = excluded.due_at",
+            {"tenant": TENANT, "id": approval.id, "due_at": due_at},
+        )
+
+
+async def is_due(reader: Reader, *, now: int) -> bool:
+    """Whether there is anything to take."""
+    return await reader.fetch_one(_DUE, {"tenant": TENANT, "now": now}) is not None
+
+
+async def take(transaction: Transaction, *, now: int) -> tuple[DueNotice, ...]:
+    """What is due, held by this process until it was sent; what it does not settle is due again."""
+    which: dict[str, Value] = {"tenant": TENANT, "now": now, "held": now + HELD, "batch": SWEEP_BATCH}
+    rows = await transaction.fetch(_TAKE, which)
+    return tuple(
+        DueNotice(text(row, "approval_id"), integer(row, "attempts"), binary_or_none(row, "issued")) for row in rows
+    )
+
+
+async def keep_issued(transaction: Transaction, ring: KeyRing, approval_id: str, issued: IssuedTokens) -> None:
+    """Keep what was issued until the client has it, so that every attempt sends the same grant and refresh token."""
+    content = {"grant": issued.grant_id, "refresh": issued.refresh_token, "refresh_ends": issued.refresh_expires_at}
+    plain = json.dumps(content, separators=(",", ":")).encode()
+    sealed = seal(plain, key=ring.subkey(_KEY), key_id=_KEY, context=_context(approval_id))
+    await transaction.execute(
+        "update backchannel_pings set issued = :issued where tenant = :tenant and approval_id = :id",
+        {"tenant": TENANT, "id": approval_id, "issued": sealed},
+    )
+
+
+def issued_before(notice: DueNotice, ring: KeyRing) -> IssuedTokens | None:
+    """What an earlier attempt issued."""
+    if notice.sealed is None:
+        return None
+    plain = open_sealed(notice.sealed, key=ring.subkey(_KEY), context=_context(notice.approval_id))
+    content: object = json.loads(plain)
+    if not _is_object(content):
+        raise StorageUnavailable("a stored answer cannot be read", detail="it is not an object")
+    refresh_token, ends = content.get("refresh"), content.get("refresh_ends")
+    return IssuedTokens(
+        grant_id=str(content.get("grant")),
+        refresh_token=refresh_token if isinstance(refresh_token, str) else None,
+        refresh_expires_at=ends if isinstance(ends, int) else None,
+    )
+
+
+async def settle(transaction: Transaction, notice: DueNotice, *, is_over: bool, now: int) -> bool:
+    """Forget it once the client was told or was tried too often; otherwise try again later. Whether it is forgotten."""
+    which: dict[str, Value] = {"tenant": TENANT, "id": notice.approval_id}
+    if is_over or notice.attempts > len(BACKOFF):
+        await transaction.execute("delete from backchannel_pings where tenant = :tenant and approval_id = :id", which)
+        return True
+    await transaction.execute(
+        "update backchannel_pings set due_at = :due_at where tenant = :tenant and approval_id = :id",
+        which | {"due_at": now + BACKOFF[notice.attempts - 1]},
+    )
+    return False
+
+
+def _context(approval_id: str) -> Context:
+    return Context(purpose="backchannel-answer", tenant=TENANT, record_id=approval_id)
+
+
+def _is_object(value: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(value, dict)
