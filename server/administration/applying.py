@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from server.administration import agents, own_apis, people, registrations
 from server.administration.actor import Actor, ChangeRefused
-from server.administration.agents import DECLARED, NewAgent, WorkerWish
+from server.administration.agents import DECLARED, AskingWish, NewAgent, WorkerWish
 from server.administration.declaration import (
     Declaration,
     DeclaredAgent,
@@ -220,7 +220,7 @@ async def _check_id(actor: Actor, name: str, client_id: str, held: Client | None
 
 
 def _new_agent(name: str, declared: DeclaredAgent) -> NewAgent:
-    worker = declared.worker
+    worker, asking = declared.worker, declared.ciba
     return NewAgent(
         name=declared.title or name,
         redirect_uris=tuple(dict.fromkeys(declared.redirect_uris)),
@@ -228,7 +228,17 @@ def _new_agent(name: str, declared: DeclaredAgent) -> NewAgent:
         jwks=declared.jwks,
         resources=tuple(declared.resources),
         by_device=declared.device,
-        exchanges=declared.exchange,
+        exchanges=declared.exchange or declared.auth0,
+        speaks_auth0=declared.auth0,
+        asking=None
+        if asking is None
+        else AskingWish(
+            notify=asking.notify,
+            details_types=tuple(asking.details_types),
+            is_pushed=asking.push,
+            signing_alg=asking.signing_alg or "",
+            sends_user_code=asking.user_code,
+        ),
         origins=tuple(declared.origins),
         worker=WorkerWish()
         if worker is None

@@ -46,6 +46,16 @@ class DeclaredWorker(_DeclaredPart):
     scopes: list[str] = Field(min_length=1, max_length=200)
 
 
+class DeclaredAsking(_DeclaredPart):
+    """How an agent asks people in the background (CIBA)."""
+
+    notify: str = Field(default="", max_length=2048)
+    push: bool = False
+    details_types: list[str] = Field(default=[], max_length=30)
+    signing_alg: Literal["ES256", "RS256", "PS256"] | None = None
+    user_code: bool = False
+
+
 class DeclaredAgent(_DeclaredPart):
     """An agent, by a name of the file. `confidential` makes a secret, which is answered once."""
 
@@ -59,6 +69,8 @@ class DeclaredAgent(_DeclaredPart):
     resources: list[str] = Field(default=[], max_length=30)
     device: bool = False
     exchange: bool = False
+    auth0: bool = False
+    ciba: DeclaredAsking | None = None
     release: dict[str, Literal["proxy", "narrowed", "full"]] = Field(default={}, max_length=20)
     origins: list[str] = Field(default=[], max_length=30)
     worker: DeclaredWorker | None = None

@@ -18,6 +18,8 @@ from server.api.operations import AdminCall, Answered, instant, instant_of, oper
 from server.api.people import person_of
 from vault import clients, connections, delegations
 from vault.approvals import approvals, standing_approvals
+from vault.approvals.approvals import RELEASE, Approval
+from vault.approvals.requests import wish_of
 from vault.records import Connection, Delegation
 
 
@@ -106,23 +108,29 @@ async def revoke_permission(call: AdminCall) -> None:
 
 @operation("GET", "/people/{person_id}/approvals", scope="admin:access")
 async def list_approvals(call: AdminCall) -> WaitingApprovals:
-    """List the calls that wait for a person's answer, without their arguments."""
+    """List what waits for a person's answer, without the arguments."""
     person, deployment = await person_of(call), call.deployment
     found = await approvals.list_pending(deployment.database, deployment.keys, person.id, now=deployment.now())
-    return WaitingApprovals(
-        items=[
-            ApprovalRecord(
-                id=one.id,
-                client_id=one.client_id,
-                tool=one.tool,
-                provider=one.provider,
-                account=one.account,
-                scopes=list(one.scopes),
-                asked_at=instant_of(one.created_at),
-                expires_at=instant_of(one.expires_at),
-            )
-            for one in found
-        ]
+    return WaitingApprovals(items=[_approval_record(one) for one in found])
+
+
+def _approval_record(approval: Approval) -> ApprovalRecord:
+    kind, resource = "tool", None
+    if approval.is_request:
+        kind, resource = "request", wish_of(approval).resource
+    elif approval.tool == RELEASE:
+        kind = "token"
+    return ApprovalRecord(
+        id=approval.id,
+        client_id=approval.client_id,
+        kind=kind,
+        tool=approval.tool if kind == "tool" else None,
+        provider=approval.provider or None,
+        account=approval.account or None,
+        resource=resource,
+        scopes=list(approval.scopes),
+        asked_at=instant_of(approval.created_at),
+        expires_at=instant_of(approval.expires_at),
     )
 
 

@@ -18,6 +18,8 @@ from server.api.models import (
     AgentUser,
     ApiDefinition,
     ApiRecord,
+    AskingRecord,
+    AskingRegistration,
     RegisteredAgentRecord,
     WorkerRecord,
 )
@@ -31,6 +33,7 @@ from server.api.operations import (
     write_cursor,
 )
 from server.api.problems import ApiRefused
+from server.oauth.clients import auth0
 from server.oauth.exchange import release, workers
 from server.oauth.service_accounts import is_service_account
 from vault import apis, clients, grants
@@ -133,11 +136,23 @@ async def _new_agent(call: AdminCall, body: AgentRegistration) -> agents.NewAgen
         jwks=body.jwks,
         resources=tuple(body.resources),
         by_device=body.device,
-        exchanges=body.exchange,
+        exchanges=body.exchange or body.auth0,
+        speaks_auth0=body.auth0,
+        asking=None if body.ciba is None else _asking_wish(body.ciba),
         release=body.release,
         origins=tuple(body.origins),
         worker=worker,
         service=service,
+    )
+
+
+def _asking_wish(body: AskingRegistration) -> agents.AskingWish:
+    return agents.AskingWish(
+        notify=body.notify,
+        details_types=tuple(body.details_types),
+        is_pushed=body.push,
+        signing_alg=body.signing_alg or "",
+        sends_user_code=body.user_code,
     )
 
 
@@ -172,7 +187,7 @@ async def remove_agent(call: AdminCall) -> None:
 
 def agent_record(client: Client) -> AgentRecord:
     """An agent as JSON; never the secret's hash."""
-    rules = workers.rules_of(client)
+    rules, asking = workers.rules_of(client), agents.asking_of(client)
     return AgentRecord(
         id=client.id,
         name=client.name,
@@ -183,9 +198,21 @@ def agent_record(client: Client) -> AgentRecord:
         resources=list(client.resources),
         release={name: chosen.value for name, chosen in release.policies_of(client).items()},
         worker=None if rules is None else WorkerRecord.model_validate(workers.stored_rules(rules)),
+        auth0=client.metadata.get(auth0.MEMBER) is True,
+        ciba=None if asking is None else _asking_record(asking),
         service_account=is_service_account(client),
         created_at=instant_of(client.created_at),
         last_used_at=instant(client.last_used_at),
+    )
+
+
+def _asking_record(asking: agents.AskingWish) -> AskingRecord:
+    return AskingRecord(
+        notify=asking.notify or None,
+        push=asking.is_pushed,
+        details_types=list(asking.details_types),
+        signing_alg=asking.signing_alg or None,
+        user_code=asking.sends_user_code,
     )
 
 

@@ -99,6 +99,16 @@ class WorkerRecord(Answered):
     scopes: list[str]
 
 
+class AskingRecord(Answered):
+    """How an agent asks people in the background (CIBA)."""
+
+    notify: str | None
+    push: bool
+    details_types: list[str]
+    signing_alg: str | None
+    user_code: bool
+
+
 class AgentRecord(Answered):
     """An agent: an OAuth client."""
 
@@ -111,6 +121,8 @@ class AgentRecord(Answered):
     resources: list[str]
     release: dict[str, ReleaseName] = Field(description="How upstream tokens go to it, by provider or connection")
     worker: WorkerRecord | None
+    auth0: bool
+    ciba: AskingRecord | None
     service_account: bool
     created_at: Instant
     last_used_at: Instant | None
@@ -130,6 +142,22 @@ class WorkerRegistration(Strict):
     scopes: list[str] = Field(min_length=1, max_length=200)
 
 
+class AskingRegistration(Strict):
+    """How an agent asks people in the background (CIBA)."""
+
+    notify: str = Field(
+        default="", max_length=2048, description="The https address at which it is told of answers. Default: it polls"
+    )
+    push: bool = Field(default=False, description="Send it the tokens themselves there")
+    details_types: list[str] = Field(
+        default=[], max_length=30, description="Types of authorization details that it can send"
+    )
+    signing_alg: Literal["ES256", "RS256", "PS256"] | None = Field(
+        default=None, description="It signs every request, with a key of its `jwks`"
+    )
+    user_code: bool = Field(default=False, description="It must send the code that the person has set")
+
+
 class ServiceAccountRegistration(Strict):
     """A service account for the Admin API."""
 
@@ -147,6 +175,8 @@ class AgentRegistration(Strict):
     resources: list[str] = Field(default=[], max_length=30, description="Your own APIs that it can call")
     device: bool = Field(default=False, description="Allow sign-in with a code on another device")
     exchange: bool = Field(default=False, description="Allow token exchange")
+    auth0: bool = Field(default=False, description="Allow what clients of Auth0's Token Vault use")
+    ciba: AskingRegistration | None = None
     release: Literal["proxy", "narrowed"] | None = None
     origins: list[str] = Field(default=[], max_length=30, description="Web origins whose pages run it")
     worker: WorkerRegistration | None = None
@@ -314,13 +344,17 @@ class AskMore(Strict):
 
 
 class ApprovalRecord(Answered):
-    """A call that waits for its person's answer. Its arguments are for that person only."""
+    """What waits for its person's answer: a call, or a client's own request. Its arguments are for that person only."""
 
     id: str
     client_id: str
-    tool: str
-    provider: str
-    account: str
+    kind: Literal["tool", "token", "request"] = Field(
+        description="A tool's call, the account's own token in an exchange, or access for a client that asks (CIBA)"
+    )
+    tool: str | None
+    provider: str | None
+    account: str | None
+    resource: str | None = Field(description="Where the access of a `request` is to")
     scopes: list[str]
     asked_at: Instant
     expires_at: Instant

@@ -11,11 +11,15 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey
 
+from server.oauth.backchannel.clients import DELIVERY
+from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import apis, clients, connections, delegations
-from vault.approvals import standing_approvals
+from vault.approvals import approvals, requests, standing_approvals
+from vault.approvals.approvals import RELEASE, ToolCall
+from vault.approvals.requests import AccessWish
 from vault.approvals.standing_approvals import Binding
-from vault.records import ClientKind, Connection, User
+from vault.records import ClientKind, Connection, Principal, User
 
 
 @pytest.fixture(scope="module")
@@ -489,3 +493,58 @@ async def test_nothing_is_left_of_removed_agents(room: AdminRoom) -> None:
     )
     assert held is not None
     assert held.revoked_at is not None
+
+
+@pytest.mark.parametrize(
+    ("wish", "field"),
+    [
+        ({"push": True}, "/ciba/notify"),
+        ({"notify": "http://shop.example/"}, "/ciba/notify"),
+        ({"signing_alg": "ES256"}, "/ciba/signing_alg"),
+    ],
+    ids=["push to nowhere", "plain http", "signs without key"],
+)
+async def test_an_agent_that_asks_people_is_registered_with_how(
+    room: AdminRoom, wish: dict[str, object], field: str
+) -> None:
+    agent: dict[str, object] = {"name": "Shop", "confidential": True, "auth0": True}
+    asking = {"notify": "https://shop.example/told", "push": True, "details_types": ["payment"], "user_code": True}
+    made = await _ok(await room.call("POST", "/agents", json=agent | {"ciba": asking}), 201)
+    assert isinstance(made["agent"], dict)
+    assert made["agent"]["ciba"] == asking | {"signing_alg": None}
+    assert made["agent"]["auth0"] is True
+    held = await clients.get_client(room.deployment.database, str(made["agent"]["id"]))
+    assert held is not None
+    assert (held.metadata[DELIVERY], BACKCHANNEL_GRANT in held.grant_types) == ("push", True)
+    refused = problem(await room.call("POST", "/agents", json=agent | {"ciba": wish}), 400, "agent_refused")
+    assert refused["errors"][0]["pointer"] == field  # pyright: ignore[reportIndexIssue]
+    key = ECKey.generate_key("P-256").as_dict(private=False) | {"kid": "one"}
+    signs = {"name": "Signs", "jwks": {"keys": [key]}, "ciba": {"signing_alg": "ES256"}}
+    assert (await room.call("POST", "/agents", json=signs)).status_code == 201
+    assert (await room.call("POST", "/agents", json=agent)).json()["agent"]["ciba"] is None
+
+
+async def test_each_kind_of_waiting_question_is_listed_by_what_it_is(room: AdminRoom) -> None:
+    user, connection, agent = await _account(room)
+    deployment, now = room.deployment, room.deployment.now()
+    about = {"connection_id": connection.id, "provider": "slack", "account": connection.account}
+    principal = Principal(user.id, agent, "", scopes=frozenset(), audience="")
+    async with deployment.transaction() as transaction:
+        for tool in ("slack_post", RELEASE):
+            await approvals.ask(
+                transaction, deployment.keys, call=ToolCall(tool, lambda: {"text": "hidden"}), principal=principal,
+                label=connection.label, scopes=frozenset({"chat:write"}), now=now, **about,
+            )  # fmt: skip
+        wish = AccessWish(frozenset({"openid"}), f"{room.room.url}/mcp", "hidden")
+        await requests.ask(
+            transaction, deployment.keys, wish=wish, user_id=user.id, client_id=agent, lifetime=300, ping_token=None,
+            now=now,
+        )  # fmt: skip
+    answer = await room.call("GET", f"/people/{user.id}/approvals")
+    assert "hidden" not in answer.text
+    found = {one["kind"]: one for one in answer.json()["items"]}
+    assert {name: one["tool"] for name, one in found.items()} == {"tool": "slack_post", "token": None, "request": None}
+    assert (found["tool"]["provider"], found["tool"]["resource"]) == ("slack", None)
+    asked = found["request"]
+    assert (asked["provider"], asked["account"], asked["resource"]) == (None, None, f"{room.room.url}/mcp")
+    assert asked["scopes"] == ["openid"]

@@ -9,6 +9,7 @@ import pytest
 
 from server.administration import applying
 from server.administration.actor import ChangeRefused
+from server.administration.agents import AskingWish, asking_of
 from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import apis, users
@@ -171,3 +172,20 @@ async def test_the_admin_api_applies_the_same(room: AdminRoom) -> None:
     problem(await room.call("POST", "/apply", json=wanted, token=reader), 403, "insufficient_scope")
     last = {"people": {"alice": {"admin": False}}}
     problem(await room.call("POST", "/apply", json=last), 409, "last_admin")
+
+
+async def test_how_an_agent_asks_people_is_declared_and_changed(room: AdminRoom) -> None:
+    def wanted(**asking: object) -> Declaration:
+        agent = {"confidential": True, "auth0": True, "ciba": asking}
+        return parse_declaration({"agents": {"shop": agent}})
+
+    await applying.apply(await applying.plan(room.operator, wanted(details_types=["payment"])))
+    assert await applying.plan(room.operator, wanted(details_types=["payment"])) == ()
+    told = wanted(notify="https://shop.example/told", push=True, user_code=True)
+    pending = await applying.plan(room.operator, told)
+    assert [one.name for one in pending[0].differences] == ["metadata"]
+    await applying.apply(pending)
+    held = asking_of((await applying.declared_agents(room.operator))["shop"])
+    assert held == AskingWish("https://shop.example/told", is_pushed=True, sends_user_code=True)
+    with pytest.raises(ChangeRefused):
+        await applying.plan(room.operator, wanted(push=True))

@@ -33,6 +33,8 @@ class AgentRecord(TypedDict):
     resources: list[str]
     release: dict[str, Literal["proxy", "narrowed", "full"]]
     worker: WorkerRecord | None
+    auth0: bool
+    ciba: AskingRecord | None
     service_account: bool
     created_at: str
     last_used_at: str | None
@@ -48,6 +50,8 @@ class AgentRegistration(TypedDict):
     resources: NotRequired[list[str]]
     device: NotRequired[bool]
     exchange: NotRequired[bool]
+    auth0: NotRequired[bool]
+    ciba: NotRequired[AskingRegistration | None]
     release: NotRequired[Literal["proxy", "narrowed"] | None]
     origins: NotRequired[list[str]]
     worker: NotRequired[WorkerRegistration | None]
@@ -107,13 +111,15 @@ class AppliedRecord(TypedDict):
 
 
 class ApprovalRecord(TypedDict):
-    """A call that waits for its person's answer. Its arguments are for that person only."""
+    """What waits for its person's answer: a call, or a client's own request. Its arguments are for that person only."""
 
     id: str
     client_id: str
-    tool: str
-    provider: str
-    account: str
+    kind: Literal["tool", "token", "request"]
+    tool: str | None
+    provider: str | None
+    account: str | None
+    resource: str | None
     scopes: list[str]
     asked_at: str
     expires_at: str
@@ -124,6 +130,26 @@ class AskMore(TypedDict):
 
     scopes: NotRequired[list[str]]
     tools: NotRequired[list[str]]
+
+
+class AskingRecord(TypedDict):
+    """How an agent asks people in the background (CIBA)."""
+
+    notify: str | None
+    push: bool
+    details_types: list[str]
+    signing_alg: str | None
+    user_code: bool
+
+
+class AskingRegistration(TypedDict):
+    """How an agent asks people in the background (CIBA)."""
+
+    notify: NotRequired[str]
+    push: NotRequired[bool]
+    details_types: NotRequired[list[str]]
+    signing_alg: NotRequired[Literal["ES256", "RS256", "PS256"] | None]
+    user_code: NotRequired[bool]
 
 
 class CallerRecord(TypedDict):
@@ -189,6 +215,8 @@ class DeclaredAgent(TypedDict):
     resources: NotRequired[list[str]]
     device: NotRequired[bool]
     exchange: NotRequired[bool]
+    auth0: NotRequired[bool]
+    ciba: NotRequired[DeclaredAsking | None]
     release: NotRequired[dict[str, Literal["proxy", "narrowed", "full"]]]
     origins: NotRequired[list[str]]
     worker: NotRequired[DeclaredWorker | None]
@@ -200,6 +228,16 @@ class DeclaredApi(TypedDict):
     name: NotRequired[str | None]
     scopes: NotRequired[list[str]]
     clients: NotRequired[list[str]]
+
+
+class DeclaredAsking(TypedDict):
+    """How an agent asks people in the background (CIBA)."""
+
+    notify: NotRequired[str]
+    push: NotRequired[bool]
+    details_types: NotRequired[list[str]]
+    signing_alg: NotRequired[Literal["ES256", "RS256", "PS256"] | None]
+    user_code: NotRequired[bool]
 
 
 class DeclaredIdentity(TypedDict):
@@ -701,7 +739,7 @@ class AdminClient(AdminBase):
         )
 
     def list_approvals(self, person_id: str) -> WaitingApprovals:
-        """List the calls that wait for a person's answer, without their arguments."""
+        """List what waits for a person's answer, without the arguments."""
         return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/approvals")
 
     def list_standing_approvals(self, person_id: str) -> StandingApprovals:

@@ -23,6 +23,8 @@ export interface AgentRecord {
   resources: Array<string>;
   release: Record<string, "proxy" | "narrowed" | "full">;
   worker: WorkerRecord | null;
+  auth0: boolean;
+  ciba: AskingRecord | null;
   service_account: boolean;
   created_at: string;
   last_used_at: string | null;
@@ -37,6 +39,8 @@ export interface AgentRegistration {
   resources?: Array<string>;
   device?: boolean;
   exchange?: boolean;
+  auth0?: boolean;
+  ciba?: AskingRegistration | null;
   release?: "proxy" | "narrowed" | null;
   origins?: Array<string>;
   worker?: WorkerRegistration | null;
@@ -88,13 +92,15 @@ export interface AppliedRecord {
   changes: Array<ChangeRecord>;
 }
 
-/** A call that waits for its person's answer. Its arguments are for that person only. */
+/** What waits for its person's answer: a call, or a client's own request. Its arguments are for that person only. */
 export interface ApprovalRecord {
   id: string;
   client_id: string;
-  tool: string;
-  provider: string;
-  account: string;
+  kind: "tool" | "token" | "request";
+  tool: string | null;
+  provider: string | null;
+  account: string | null;
+  resource: string | null;
   scopes: Array<string>;
   asked_at: string;
   expires_at: string;
@@ -104,6 +110,24 @@ export interface ApprovalRecord {
 export interface AskMore {
   scopes?: Array<string>;
   tools?: Array<string>;
+}
+
+/** How an agent asks people in the background (CIBA). */
+export interface AskingRecord {
+  notify: string | null;
+  push: boolean;
+  details_types: Array<string>;
+  signing_alg: string | null;
+  user_code: boolean;
+}
+
+/** How an agent asks people in the background (CIBA). */
+export interface AskingRegistration {
+  notify?: string;
+  push?: boolean;
+  details_types?: Array<string>;
+  signing_alg?: "ES256" | "RS256" | "PS256" | null;
+  user_code?: boolean;
 }
 
 /** Who calls. */
@@ -162,6 +186,8 @@ export interface DeclaredAgent {
   resources?: Array<string>;
   device?: boolean;
   exchange?: boolean;
+  auth0?: boolean;
+  ciba?: DeclaredAsking | null;
   release?: Record<string, "proxy" | "narrowed" | "full">;
   origins?: Array<string>;
   worker?: DeclaredWorker | null;
@@ -172,6 +198,15 @@ export interface DeclaredApi {
   name?: string | null;
   scopes?: Array<string>;
   clients?: Array<string>;
+}
+
+/** How an agent asks people in the background (CIBA). */
+export interface DeclaredAsking {
+  notify?: string;
+  push?: boolean;
+  details_types?: Array<string>;
+  signing_alg?: "ES256" | "RS256" | "PS256" | null;
+  user_code?: boolean;
 }
 
 /** Who a person is at an identity provider. */
@@ -631,7 +666,7 @@ export class AdminClient extends AdminBase {
     await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/connections/${encodeURIComponent(connectionId)}/permissions/${encodeURIComponent(clientId)}`);
   }
 
-  /** List the calls that wait for a person's answer, without their arguments. */
+  /** List what waits for a person's answer, without the arguments. */
   async listApprovals(personId: string): Promise<WaitingApprovals> {
     return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/approvals`) as Promise<WaitingApprovals>;
   }
