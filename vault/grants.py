@@ -114,8 +114,9 @@ async def create_grant(
     resource: str,
     redirect_uri: str,
     now: int,
+    ends_at: int | None = None,
 ) -> Grant:
-    """A new live grant."""
+    """A new live grant; `ends_at`: when the only access token that it is for ends, and the grant with it."""
     grant = Grant(
         id=new_id(),
         user_id=user_id,
@@ -126,8 +127,8 @@ async def create_grant(
         created_at=now,
     )
     await transaction.execute(
-        "insert into grants (tenant, id, user_id, client_id, scopes, resource, redirect_uri, created_at)"
-        " values (:tenant, :id, :user_id, :client_id, :scopes, :resource, :redirect_uri, :now)",
+        "insert into grants (tenant, id, user_id, client_id, scopes, resource, redirect_uri, created_at, ends_at)"
+        " values (:tenant, :id, :user_id, :client_id, :scopes, :resource, :redirect_uri, :now, :ends_at)",
         {
             "tenant": TENANT,
             "id": grant.id,
@@ -137,9 +138,47 @@ async def create_grant(
             "resource": resource,
             "redirect_uri": redirect_uri,
             "now": now,
+            "ends_at": ends_at,
         },
     )
     return grant
+
+
+async def let_older_end(transaction: Transaction, newer: Grant, *, lifetime: int) -> None:
+    """Let earlier sign-ins end with their access tokens, of at most `lifetime`, where a newer one allows all the same.
+
+    The newest stays: it remembers the person's consent (`find_consent`). So does one with refresh tokens.
+    """
+    rows = await transaction.fetch(
+        "select g.id, g.scopes, g.created_at from grants g"
+        " where g.tenant = :tenant and g.user_id = :user_id and g.client_id = :client_id"
+        " and g.redirect_uri = :redirect_uri and g.resource = :resource and g.derived_from = :nothing and g.id <> :id"
+        " and g.revoked_at is null and g.ends_at is null and not exists"
+        " (select 1 from refresh_tokens t where t.tenant = g.tenant and t.grant_id = g.id)",
+        {
+            "tenant": TENANT,
+            "user_id": newer.user_id,
+            "client_id": newer.client_id,
+            "redirect_uri": newer.redirect_uri,
+            "resource": newer.resource,
+            "nothing": "",
+            "id": newer.id,
+        },
+    )
+    older = [row for row in rows if parse_scope(text(row, "scopes")) <= newer.scopes]
+    await transaction.execute_many(
+        "update grants set ends_at = :ends_at where tenant = :tenant and id = :id",
+        [{"tenant": TENANT, "id": text(row, "id"), "ends_at": integer(row, "created_at") + lifetime} for row in older],
+    )
+
+
+async def end_run_out(transaction: Transaction, *, now: int) -> int:
+    """End grants whose last access token has ended, a batch; how many. No event: the person decided nothing."""
+    rows = await transaction.fetch(
+        _RUN_OUT, {"tenant": TENANT, "now": now, "reason": "run_out", "batch": RUN_OUT_BATCH}
+    )
+    await ended_with(transaction, rows, now=now)
+    return len(rows)
 
 
 async def find_consent(
@@ -274,6 +313,13 @@ async def _revoke(
 ) -> tuple[Grant, ...]:
     rows = await transaction.fetch(statement, {**whose, "tenant": TENANT, "now": now, "reason": reason})
     return await ended_with(transaction, rows, now=now)
+
+
+RUN_OUT_BATCH: Final = 100
+_RUN_OUT: Final = _revocation(
+    "id in (select id from grants where tenant = :tenant and ends_at <= :now and revoked_at is null"
+    " order by ends_at limit :batch)"
+)
 
 
 async def revoke_grant(transaction: Transaction, grant_id: str, *, reason: str, now: int) -> Grant | None:

@@ -17,7 +17,7 @@ from typing import Final
 from server.deployment import Deployment
 from server.live_providers import LOOK_EVERY
 from server.runtime.version import VERSION
-from vault import clients, handles, limits, replay, tickets
+from vault import clients, grants, handles, limits, replay, tickets
 from vault.approvals import approvals, standing_approvals
 from vault.audit import segments
 from vault.audit.proof import ChainBroken
@@ -202,14 +202,16 @@ async def keep_activity(
         logger.error("the activity does not fit its chain", extra={"code": broken.code, "detail": broken.description})  # noqa: TRY400
 
 
-def _batches(forget: Callable[[Transaction, Deployment], Awaitable[int]]) -> Callable[[Deployment], Awaitable[None]]:
+def _batches(
+    forget: Callable[[Transaction, Deployment], Awaitable[int]], *, batch: int = SWEEP_BATCH
+) -> Callable[[Deployment], Awaitable[None]]:
     """Batch after batch, each a separate transaction: others write in between."""
 
     async def work(deployment: Deployment) -> None:
         while True:
             async with deployment.database.transaction(patient=True) as transaction:
                 count = await forget(transaction, deployment)
-            if count < SWEEP_BATCH:
+            if count < batch:
                 return
             await asyncio.sleep(0)
 
@@ -280,6 +282,11 @@ SWEEPS: Final = (
         "refresh tokens",
         SWEEP_EVERY,
         _batches(lambda t, d: tokens.sweep_tokens(t, now=d.now(), lifetimes=d.refresh_lifetimes)),
+    ),
+    UpkeepStep(
+        "ended sign-ins",
+        SWEEP_EVERY,
+        _batches(lambda t, d: grants.end_run_out(t, now=d.now()), batch=grants.RUN_OUT_BATCH),
     ),
     UpkeepStep("ended records", SWEEP_EVERY, _forget_ended),
 )

@@ -39,6 +39,7 @@ from server.oauth.rules import (
 from server.oauth.token_answers import answer_content
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ExchangeAnswer, TokenGrant, TokenRequest
+from server.oauth.tokens import MAX_LIFETIME
 from server.oauth.wire import as_oauth_error, refusal_answer
 from vault import clients, grants, users
 from vault.audit import audit
@@ -203,6 +204,7 @@ async def _redeem(
                 redirect_uri=without_loopback_port(wanted.redirect_uri),
                 now=asked.now,
             )
+            await grants.let_older_end(redemption.transaction, grant, lifetime=MAX_LIFETIME)
             refresh_token, lifetimes = None, deployment.refresh_lifetimes
             if "refresh_token" in asked.client.grant_types:
                 refresh_token = await refresh_tokens.issue_refresh_token(

@@ -36,7 +36,7 @@ async def hinted_person(deployment: Deployment, form: Parameters, *, client: Cli
             found = await users.get_user(deployment.database, await _subject_of(deployment, hint, client=client))
         case _:
             found = await _by_issuers_token(deployment, hint, client=client)
-    if found is None or found.disabled_at is not None:
+    if found is None or not found.has_agents:
         raise OAuthError("unknown_user_id", "this hint names nobody here")
     return found
 

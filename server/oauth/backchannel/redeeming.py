@@ -12,7 +12,7 @@ from server.oauth.rules import OAuthError
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import TokenGrant, TokenRequest
 from vault import clients, grants, replay, users
-from vault.approvals import requests
+from vault.approvals import client_notices, requests
 from vault.approvals.approvals import Approval
 from vault.approvals.requests import AccessWish
 from vault.audit import audit
@@ -85,6 +85,7 @@ async def issue(
         resource=wish.resource,
         redirect_uri="",
         now=now,
+        ends_at=None if stays else now + client_notices.LONGEST + deployment.settings.tokens.access_lifetime,
     )
     refresh_token, lifetimes = None, deployment.refresh_lifetimes
     if stays:

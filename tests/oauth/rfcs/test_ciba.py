@@ -10,6 +10,7 @@ from html import unescape
 import httpx2
 import pytest
 
+from server.lifecycle.maintenance import sweep
 from server.oauth.backchannel import asking
 from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from server.oauth.rules import admin_resource
@@ -17,6 +18,8 @@ from tests.oauth.rfcs.test_rfc9449 import proof
 from tests.support.harness import PASSWORD
 from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker
 from tests.support.rooms.oauth_world import claims_of, error_of
+from vault import grants
+from vault.approvals import client_notices
 from vault.records import ClientKind
 
 
@@ -286,3 +289,22 @@ async def test_cutting_the_client_off_ends_what_was_approved_and_not_used(asker:
     assert (await asker.answer("cut_off")).status_code == 200
     assert error_of(await asker.poll(approved)) == "expired_token"
     assert (await kept.poll(kept_id)).status_code == 200
+
+
+async def test_access_for_once_ends_with_its_token_and_the_persons_permissions_stay(asker: Asker) -> None:
+    """Nothing of it is listed as a sign-in afterwards; what the agent may do with accounts is another matter."""
+    deployment, person = asker.world.vault.deployment, asker.world.alice
+    issued = await asker.poll(await asker.approved())
+    lasting = await asker.poll(await asker.approved(scope="openid offline_access tools"))
+    once, kept = (str(claims_of(one.json()["access_token"])["gid"]) for one in (issued, lasting))
+    lifetime = deployment.settings.tokens.access_lifetime
+    with asker.world.elapsed(lifetime):
+        await sweep(deployment)
+    assert await grants.live_principal_facts(deployment.database, once) is not None, "a push can be late"
+    with asker.world.elapsed(lifetime + client_notices.LONGEST):
+        await sweep(deployment)
+    assert await grants.live_principal_facts(deployment.database, once) is None
+    assert await grants.live_principal_facts(deployment.database, kept) is not None
+    page = read(await person.open(f"/agents/{asker.client.id}"))
+    assert "Its access token expired" in page
+    assert await asker.events("grant.revoked") == []

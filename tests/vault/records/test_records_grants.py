@@ -14,6 +14,7 @@ from vault import clients, grants, tickets, users
 from vault.keys.key_ring import KeyRing
 from vault.records import ClientKind, Grant, TicketPurpose
 from vault.storage.database import Database, Transaction
+from vault.tokens.tokens import issue_refresh_token
 
 
 async def test_the_live_read_brings_grant_client_and_user(database: Database) -> None:
@@ -152,3 +153,70 @@ async def test_the_event_of_a_revocation_names_who_and_why(database: Database) -
     assert (event.kind, event.user_id, event.client_id) == ("grant.revoked", seeded.user.id, seeded.client.id)
     assert event.details == {"grant": seeded.grant.id, "reason": "cut_off"}
     assert seeded.grant.scopes == SCOPES
+
+
+async def _new_grant(database: Database, like: Grant, **changes: object) -> Grant:
+    facts: dict[str, object] = {
+        "user_id": like.user_id,
+        "client_id": like.client_id,
+        "scopes": like.scopes,
+        "resource": like.resource,
+        "redirect_uri": like.redirect_uri,
+        "now": NOW,
+        **changes,
+    }
+    async with database.transaction() as transaction:
+        return await grants.create_grant(transaction, **facts)  # pyright: ignore[reportArgumentType]
+
+
+async def _end_run_out(database: Database, now: int) -> int:
+    async with database.transaction() as transaction:
+        return await grants.end_run_out(transaction, now=now)
+
+
+async def test_a_grant_ends_with_its_only_access_token_and_takes_along_what_is_based_on_it(database: Database) -> None:
+    seeded = await seed(database)
+    brief, stays = await _new_grant(database, seeded.grant, ends_at=NOW + 60), await _new_grant(database, seeded.grant)
+    based = await grants.derived_grant(
+        database, user_id=brief.user_id, client_id="another", derived_from=brief.id, scopes=SCOPES, resource=RESOURCE,
+        now=NOW,
+    )  # fmt: skip
+    assert await _end_run_out(database, NOW + 59) == 0
+    assert await _end_run_out(database, NOW + 60) == 1
+    ended = [await get_grant(database, one.id) for one in (brief, based, stays)]
+    reasons = [None if one is None else one.revoked_reason for one in ended]
+    assert reasons == ["run_out", "derived_from_ended", None]
+    assert await _end_run_out(database, NOW + 60) == 0
+
+
+async def test_grants_end_a_batch_at_a_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grants, "RUN_OUT_BATCH", 2)
+    seeded = await seed(database)
+    for number in range(3):
+        await _new_grant(database, seeded.grant, ends_at=NOW + number)
+    assert [await _end_run_out(database, NOW + 9) for _ in range(3)] == [2, 1, 0]
+
+
+async def test_an_earlier_sign_in_ends_with_its_token_and_never_the_consent_or_one_that_refreshes(
+    database: Database,
+) -> None:
+    seeded = await seed(database)
+    older = seeded.grant
+    wider = await _new_grant(database, older, scopes=SCOPES | {"more"})
+    elsewhere = await _new_grant(database, older, redirect_uri="https://other.example/cb")
+    refreshes = await _new_grant(database, older)
+    async with database.transaction() as transaction:
+        await issue_refresh_token(transaction, refreshes, scopes=SCOPES, resource=RESOURCE, now=NOW)
+    newest = await _new_grant(database, older)
+    async with database.transaction() as transaction:
+        await grants.let_older_end(transaction, newest, lifetime=3600)
+    assert await _end_run_out(database, NOW + 3599) == 0
+    assert await _end_run_out(database, NOW + 100_000) == 1
+    assert await grants.live_principal_facts(database, older.id) is None
+    for kept in (wider, elsewhere, refreshes, newest):
+        assert await grants.live_principal_facts(database, kept.id) is not None
+    consent = await grants.find_consent(
+        database, user_id=older.user_id, client_id=older.client_id, redirect_uri=older.redirect_uri,
+        resource=older.resource, scopes=older.scopes,
+    )  # fmt: skip
+    assert consent is not None

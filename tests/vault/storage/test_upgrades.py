@@ -51,6 +51,7 @@ PUBLISHED = {
     "0022_signals.sql": "dc1dde5e1d98e6488470736e3b0a89b70be97d876c44124882348cd7f412cb2d",
     "0023_company_permissions.sql": "77e94e1ee1c74f8c392fcf2c711a653d2c6df1580dd71801c0fc7c7f276ec8e8",
     "0024_backchannel_push.sql": "91adbde792a4bf3fb2bb16d1992008e821e78fff5afb6114b9009fc8ed14d6e1",
+    "0025_grant_ends.sql": "558a7c6ea7fc1119dd49b91103933924f2dbc9e53e5e804fc8fa662c9a2c0720",
 }
 PREVIOUS = "0.1.0"
 # An index is missed by no program: one that knows it builds it again when it starts.
