@@ -34,8 +34,8 @@ _HOLD: Final = f"""
     returning {_COLUMNS}
 """  # noqa: S608 -- names of columns
 _SAVE: Final = """
-    update company_permissions set scopes = :scopes, accounts = :accounts, given = :given, renewed_at = :now,
-        expires_at = :expires_at, ended_at = null, ended_reason = null
+    update company_permissions set scopes = :scopes, accounts = :accounts, given = :given, renewed_at = :renewed_at,
+        expires_at = :expires_at, ended_at = :ended_at, ended_reason = :ended_reason
     where tenant = :tenant and user_id = :user_id and client_id = :client_id and company = :company
 """
 _END: Final = """
@@ -137,8 +137,8 @@ async def hold(transaction: Transaction, *, user_id: str, client_id: str, compan
     return _permission(row)
 
 
-async def save(transaction: Transaction, permission: CompanyPermission, *, now: int) -> None:
-    """Store what a renewal made of the row; it counts again if it had ended."""
+async def save(transaction: Transaction, permission: CompanyPermission) -> None:
+    """Store what a renewal made of the row."""
     await transaction.execute(
         _SAVE,
         {
@@ -149,8 +149,10 @@ async def save(transaction: Transaction, permission: CompanyPermission, *, now: 
             "scopes": format_scope(permission.scopes),
             "accounts": _as_json(permission.accounts),
             "given": _as_json(permission.given),
+            "renewed_at": permission.renewed_at,
             "expires_at": permission.expires_at,
-            "now": now,
+            "ended_at": permission.ended_at,
+            "ended_reason": permission.ended_reason,
         },
     )
 

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from typing import Final
 
 from vault.records import TENANT, ApprovalState, Connection, Delegation, Event, format_scope, parse_scope
 from vault.refusals import TemporarilyUnavailable, TransitionRefused
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text
+
+WRITES: Final = "effect:write"  # among what is asked about: whatever may change something, tools to come included
 
 _SELECT = """
     select user_id, client_id, connection_id, scopes, created_at, expires_at, revoked_at, ask, is_default

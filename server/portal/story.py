@@ -136,12 +136,17 @@ class Storyteller:
             "tool": texts.tool_title(spec, tool) or page_texts.markup("story.a_tool"),
             "count": f"{items} " if isinstance(items, int) and not isinstance(items, bool) else "",
             "name": str(event.details.get("name", "")),
-            "company": _name(str(event.details.get("company", ""))),
+            "company": _name(self._company(event)),
         }
         told = spec.presentation.words_for(items) if spec is not None and event.outcome == "ok" else ""
         if event.kind == "tool.called" and told:
             return Markup.escape(translate(told)).format(**values)
         return page_texts.markup(_sentence_name(event), **values)
+
+    def _company(self, event: Event) -> str:
+        name = str(event.details.get("company", ""))
+        trusted = self._deployment.settings.enterprise.get(name)
+        return name.capitalize() if trusted is None else trusted.title_for(name)
 
     def _account(self, event: Event) -> str:
         found = self._accounts.get(event.connection_id or "")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vault.delegations import WRITES
 from vault.scopes import expand
 from vault.upstream import UpstreamPolicy
 
 TOOL = "tool:"  # prefix of a tool's name among the things that the person is asked about each time
-WRITES = "effect:write"  # among the same things: whatever may change something, tools of a later release included
 _NOTHING: frozenset[str] = frozenset()
 
 

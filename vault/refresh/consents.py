@@ -14,7 +14,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from vault import connections, delegations, endings, tickets
+from vault import company_access, connections, delegations, endings, tickets
 from vault.audit.audit import append
 from vault.endings import Aside
 from vault.keys.key_ring import ConnectionKey
@@ -222,6 +222,7 @@ async def _store(
             details=details | ({"late": True} if is_late else {}),
         )
     ]
+    events += await company_access.allow_opened(transaction, connection, policy, now=now)
     delegated = frozenset[str]()
     if consent.client_id is not None:
         delegated = meet(consent.delegated, connection.scopes | policy.unruled, policy.covers)

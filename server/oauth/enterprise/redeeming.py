@@ -5,22 +5,25 @@ draft-ietf-oauth-identity-assertion-authz-grant-03 §4.4; no refresh token (§4.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from server.deployment import Deployment
-from server.oauth.enterprise import assertions, people, permissions
+from server.oauth.enterprise import assertions, people
 from server.oauth.enterprise.assertions import SKEW, IdentityAssertion
 from server.oauth.enterprise.refusals import AssertionRefused
 from server.oauth.enterprise.rules import Allowed, allowed_by, rules_about
 from server.oauth.rules import EXCHANGE_SCOPE, TOKEN_EXCHANGE
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import TokenGrant, TokenRequest
-from vault import clients, company_permissions, grants, groups, replay, users
+from vault import clients, company_access, company_permissions, connections, grants, groups, replay, users
 from vault.audit import audit
+from vault.company_access import OwnedAccount
 from vault.company_permissions import CompanyPermission
 from vault.records import Event, Grant, User
 from vault.storage.database import Transaction
 
+_DAY: Final = 86400
 _PURPOSE: Final = "id-jag"  # of used identifiers
 
 
@@ -84,7 +87,20 @@ async def _issue(
             resource=assertion.resource,
             now=now,
         )
-        changes = await permissions.settle(transaction, deployment, permission, allowed, now=now)
+        renewed = replace(
+            permission,
+            scopes=allowed.scopes,
+            accounts=allowed.accounts,
+            renewed_at=now,
+            expires_at=now + assertion.trusted.permission_days * _DAY,
+            ended_at=None,
+            ended_reason=None,
+        )
+        owned = [
+            OwnedAccount(one, deployment.vault.policies.get(one.provider))
+            for one in await connections.list_connections(transaction, person.id)
+        ]
+        changes = await company_access.settle(transaction, renewed, owned, end_before=permission.expires_at, now=now)
         await clients.touch(transaction, client_id, now=now)
         first = (_event("company.admitted", grant, assertion, allowed, scopes),) if is_new else ()
         issued = _event("token.issued", grant, assertion, allowed, scopes)
@@ -119,7 +135,7 @@ def _event(kind: str, grant: Grant, assertion: IdentityAssertion, allowed: Allow
         "grant": grant.id,
         "scopes": sorted(scopes),
         "resource": grant.resource,
-        "company": assertion.trusted.title_for(assertion.company),
+        "company": assertion.company,
         "rules": list(allowed.names),
         **({"actors": list(assertion.actors)} if assertion.actors else {}),
     }

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from providers.tools.spec import ToolSpec
 from server.issuer_settings import AllowedAgents, EnterpriseSettings
 from server.oauth.enterprise.refusals import AssertionRefused
 from server.oauth.rules import SCOPES
+from vault.company_access import ASK
 from vault.groups import name_key
 from vault.records import Client, ClientKind
-from vault.scopes import expand
-from vault.upstream import UpstreamPolicy
-
-READ: Final = "read"
-ALL: Final = "all"
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What the rules allow together. `accounts`: by provider, `read`, `all`, or scopes."""
+    """What the rules allow together. `accounts`: by provider, the words of `vault.company_access`, and scopes."""
 
     names: tuple[str, ...]
     scopes: frozenset[str]
     accounts: Mapping[str, frozenset[str]]
-    ask_writes: bool
 
 
 def rules_about(trusted: EnterpriseSettings, client: Client) -> Mapping[str, AllowedAgents]:
@@ -49,7 +43,6 @@ def allowed_by(
         tuple(sorted(counting)),
         scopes=frozenset(one for rule in rules for one in rule.scopes) & SCOPES,
         accounts=_accounts(rules, tool),
-        ask_writes=any(rule.ask_writes for rule in rules),
     )
 
 
@@ -61,19 +54,11 @@ def _is_about(rule: AllowedAgents, client: Client) -> bool:
 def _accounts(rules: Iterable[AllowedAgents], tool: Callable[[str], ToolSpec | None]) -> Mapping[str, frozenset[str]]:
     found: dict[str, frozenset[str]] = {}
     for rule in rules:
+        asked = frozenset({ASK} if rule.ask_writes else ())
         for provider, words in rule.accounts.items():
-            found[provider] = found.get(provider, frozenset()) | frozenset(words)
+            found[provider] = found.get(provider, frozenset()) | frozenset(words) | asked
         for name in rule.tools:
             spec = tool(name)
             if spec is not None and spec.provider is not None:
-                found[spec.provider] = found.get(spec.provider, frozenset()) | spec.scopes
+                found[spec.provider] = found.get(spec.provider, frozenset()) | spec.scopes | asked
     return found
-
-
-def scopes_of(words: frozenset[str], *, granted: frozenset[str], policy: UpstreamPolicy) -> frozenset[str]:
-    """What these words mean for an account with these granted scopes: never more than it holds."""
-    held = expand(granted, policy.covers) - policy.always_granted
-    if ALL in words:
-        return held | (words & policy.unruled)
-    reads = held & policy.reading if READ in words else frozenset[str]()
-    return reads | (expand(words - {READ}, policy.covers) & (held | policy.unruled))

@@ -50,6 +50,7 @@ class Company:
     idp: OpenIDDouble
     caller: Caller
     user: User
+    subject: str = SUBJECT
 
     def now(self) -> int:
         return self.place.now()
@@ -59,7 +60,7 @@ class Company:
         now = self.now()
         claims: dict[str, object] = {
             "iss": self.idp.url,
-            "sub": SUBJECT,
+            "sub": self.subject,
             "aud": self.place.url,
             "client_id": self.caller.client.id,
             "jti": secrets.token_urlsafe(12),

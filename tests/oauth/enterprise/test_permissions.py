@@ -1,0 +1,297 @@
+"""What a company's assertions leave behind: permissions that the person narrows and ends like any other."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import httpx2
+import pytest
+
+from server.app import build_app, open_deployment
+from tests.conftest import Store
+from tests.support.harness import free_socket, serving
+from tests.support.peeking import get_grant
+from tests.support.rooms.enterprise_room import Company, running_company
+from tests.support.rooms.exchange_room import Caller
+from tests.support.rooms.mcp_room import SLACK, Agent, modern, modern_headers
+from tests.support.rooms.oauth_world import claims_of
+from vault import company_access, company_permissions, delegations, grants, users
+from vault.company_permissions import DROPPED, Renewal, renew
+from vault.records import Connection, Delegation, Principal
+
+READS = frozenset({"channels:read", "channels:history"})
+DAY = 86400
+
+
+@pytest.fixture(scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Company]:
+    async with running_company(tmp_path_factory.mktemp("permissions") / "data") as found:
+        yield found
+
+
+@pytest.fixture
+async def company(shared: Company) -> Company:
+    """The company with a new person and a new agent."""
+    subject = f"employee-{secrets.token_hex(4)}"
+    user = await shared.place.user(subject)
+    async with shared.place.deployment.transaction() as transaction:
+        await users.link_identity(
+            transaction, issuer=shared.idp.url, subject=subject, user_id=user.id, now=shared.now()
+        )
+    return replace(shared, caller=await shared.place.caller(), user=user, subject=subject)
+
+
+async def admit(company: Company, caller: Caller | None = None, **claims: object) -> Agent:
+    """The agent with a token of a new assertion."""
+    caller = caller or company.caller
+    answer = await company.ask(company.assertion(client_id=caller.client.id, **claims), caller=caller)
+    assert answer.status_code == 200, answer.text
+    token, told = str(answer.json()["access_token"]), frozenset(answer.json()["scope"].split())
+    claimed = claims_of(token)
+    return Agent(
+        Principal(str(claimed["sub"]), caller.client.id, str(claimed["gid"]), told, str(claimed["aud"])), token
+    )
+
+
+async def connect(company: Company) -> Connection:
+    """An account of the person, connected without any agent."""
+    place = company.place
+    other = await place.room.agent(company.user.name)
+    return await place.room.connect(other, "slack", scopes=SLACK)
+
+
+async def held(company: Company, connection: Connection) -> Delegation:
+    found = await delegations.get(
+        company.place.deployment.database,
+        user_id=company.user.id,
+        client_id=company.caller.client.id,
+        connection_id=connection.id,
+    )
+    assert found is not None
+    return found
+
+
+async def live_scopes(company: Company, connection: Connection) -> frozenset[str]:
+    found = await delegations.get(
+        company.place.deployment.database,
+        user_id=company.user.id,
+        client_id=company.caller.client.id,
+        connection_id=connection.id,
+    )
+    return found.scopes if found is not None and found.is_live(company.now()) else frozenset()
+
+
+async def allow(company: Company, connection: Connection, scopes: frozenset[str], *, end: int | None = None) -> None:
+    """As the person does on the agent's page."""
+    which = {"user_id": company.user.id, "client_id": company.caller.client.id, "connection_id": connection.id}
+    async with company.place.deployment.transaction() as transaction:
+        await delegations.allow(transaction, **which, scopes=scopes, now=company.now(), expires_at=end)
+
+
+async def cut_off(company: Company) -> None:
+    """As the person does on the agent's page."""
+    deployment, now = company.place.deployment, company.now()
+    async with deployment.transaction() as transaction:
+        which = {"user_id": company.user.id, "client_id": company.caller.client.id}
+        await grants.revoke_client_grants(transaction, **which, reason="cut_off", now=now)
+        await delegations.revoke_for_client(transaction, **which, now=now)
+
+
+async def test_an_agent_calls_a_tool_without_any_page(company: Company) -> None:
+    await connect(company)
+    agent = await admit(company)
+    async with company.place.room.client(agent) as client:
+        listed = await client.call_tool("slack_channels", {})
+        assert not listed.is_error, listed
+        posted = await client.call_tool("slack_post", {"channel": "C024BE91L", "text": "hello"})
+        assert posted.is_error, "the rule lets it read only"
+    event = (await company.place.events("company.allowed"))[-1]
+    assert event.details["company"] == "acme"
+    assert event.user_id == company.user.id
+    admitted = [one for one in await company.place.events("company.admitted") if one.user_id == company.user.id]
+    assert [one.details["rules"] for one in admitted] == [["everyone"]]
+
+
+async def test_an_account_that_is_connected_later_is_allowed_at_once(company: Company) -> None:
+    agent = await admit(company)
+    connection = await connect(company)
+    assert await live_scopes(company, connection) == frozenset()
+    deployment, policies = company.place.deployment, company.place.deployment.vault.policies
+    async with deployment.transaction() as transaction:
+        events = await company_access.allow_opened(transaction, connection, policies["slack"], now=company.now())
+    assert [one.kind for one in events] == ["company.allowed"]
+    assert await live_scopes(company, connection) >= READS
+    async with company.place.room.client(agent) as client:
+        assert not (await client.call_tool("slack_channels", {})).is_error
+
+
+async def test_groups_give_more_and_take_it_back(company: Company) -> None:
+    connection = await connect(company)
+    await admit(company)
+    reads = await live_scopes(company, connection)
+    assert "chat:write" not in reads
+    await admit(company, groups=["writers"])
+    found = await held(company, connection)
+    assert "chat:write" in found.scopes
+    assert found.ask == frozenset(), "the permission was there before"
+    await admit(company)
+    assert await live_scopes(company, connection) == reads
+    taken = (await company.place.events("company.taken"))[-1]
+    assert taken.details["scopes"] == sorted(reads)
+
+
+async def test_a_rule_can_have_changes_approved(company: Company) -> None:
+    connection = await connect(company)
+    await admit(company, groups=["writers"])
+    assert (await held(company, connection)).ask == {delegations.WRITES}
+
+
+async def test_what_the_person_narrows_stays_narrow(company: Company) -> None:
+    connection = await connect(company)
+    await admit(company)
+    end = (await held(company, connection)).expires_at
+    assert end == company.now() + 30 * DAY
+    await allow(company, connection, frozenset({"channels:read"}), end=end)
+    company.place.deployment.database.clock_offset += DAY
+    await admit(company, groups=["writers"])
+    found = await held(company, connection)
+    assert "channels:history" not in found.scopes
+    assert {"channels:read", "chat:write"} <= found.scopes, "what the company gives anew is given"
+    assert found.expires_at == company.now() + 30 * DAY
+
+
+async def test_an_end_that_the_person_chose_stays(company: Company) -> None:
+    connection = await connect(company)
+    await admit(company)
+    chosen = company.now() + DAY
+    await allow(company, connection, (await held(company, connection)).scopes, end=chosen)
+    await admit(company)
+    assert (await held(company, connection)).expires_at == chosen
+
+
+async def test_a_permission_that_was_ended_stays_ended(company: Company) -> None:
+    connection = await connect(company)
+    await admit(company)
+    which = {"user_id": company.user.id, "client_id": company.caller.client.id, "connection_id": connection.id}
+    async with company.place.deployment.transaction() as transaction:
+        await delegations.revoke(transaction, **which, now=company.now())
+    await admit(company)
+    assert await live_scopes(company, connection) == frozenset()
+
+
+async def test_what_the_person_allowed_is_left_alone(company: Company) -> None:
+    connection = await connect(company)
+    own = frozenset({"chat:write"})
+    await allow(company, connection, own)
+    await admit(company, groups=["writers"])
+    found = await held(company, connection)
+    assert (found.scopes, found.expires_at) == (own, None)
+
+
+async def test_an_agent_that_the_person_cut_off_comes_back_only_by_the_person(company: Company) -> None:
+    connection = await connect(company)
+    agent = await admit(company)
+    await cut_off(company)
+    async with company.place.room.http(agent) as http:
+        answer = await http.post("/mcp", json=modern("tools/list"), headers=modern_headers("tools/list"))
+        assert answer.status_code == 401
+    refused = await company.ask()
+    assert (refused.status_code, refused.json()["error"]) == (400, "access_denied")
+    await company.place.agent(company.caller, company.user.name)  # the person signs the agent in
+    await admit(company)
+    found = await company_permissions.get(
+        company.place.deployment.database,
+        user_id=company.user.id,
+        client_id=company.caller.client.id,
+        company="acme",
+    )
+    assert found is not None
+    assert found.is_live(company.now())
+    assert await live_scopes(company, connection) == frozenset(), "it was taken away, so the person gives it"
+
+
+async def test_the_permission_ends_some_time_after_the_last_assertion(company: Company) -> None:
+    connection = await connect(company)
+    await admit(company)
+    company.place.deployment.database.clock_offset += 30 * DAY
+    assert await live_scopes(company, connection) == frozenset()
+    await admit(company)
+    assert await live_scopes(company, connection) >= READS
+
+
+async def test_one_grant_holds_all_its_tokens(company: Company) -> None:
+    first = await admit(company)
+    second = await admit(company, groups=["engineering"], scope=None)
+    assert first.principal.grant_id == second.principal.grant_id
+    grant = await get_grant(company.place.deployment.database, first.principal.grant_id)
+    assert grant is not None
+    assert {"tools", "connections"} <= grant.scopes
+
+
+async def test_a_deleted_person_leaves_nothing(company: Company) -> None:
+    await admit(company)
+    database = company.place.deployment.database
+    assert await company_permissions.list_for_user(database, company.user.id)
+    async with company.place.deployment.transaction() as transaction:
+        await users.delete_user(transaction, company.user.id, now=company.now())
+    assert await company_permissions.list_for_user(database, company.user.id) == ()
+
+
+async def test_an_assertion_counts_once_on_all_replicas(store: Store) -> None:
+    async with AsyncExitStack() as stack:
+        company = await stack.enter_async_context(running_company(store.data, database_url=store.url))
+        vault = company.place.room.vault
+        other = await stack.enter_async_context(open_deployment(vault.settings, data=store.data))
+        listening = free_socket()
+        await stack.enter_async_context(serving(build_app(other), listening))
+        host = {"host": vault.url.removeprefix("http://")}
+        door = await stack.enter_async_context(
+            httpx2.AsyncClient(
+                base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", headers=host, trust_env=False, timeout=20
+            )
+        )
+        token = company.assertion()
+        second = replace(company, place=replace(company.place, http=door))
+        answers = await asyncio.gather(*(one.ask(token) for one in (company, second) * 4))
+        assert sorted(one.status_code for one in answers) == [200, *[400] * 7]
+        assert len(await company.place.events("company.admitted")) == 1
+        assert (await second.ask(company.assertion())).status_code == 200
+
+
+NOW, END = 1_000, 5_000
+
+
+def permission(scopes: str, **changes: object) -> Delegation:
+    made = Delegation("u", "c", "k", scopes=frozenset(scopes.split()), created_at=NOW, expires_at=END)
+    return replace(made, **changes)
+
+
+@pytest.mark.parametrize(
+    ("held", "given", "wanted", "expected"),
+    [
+        (None, None, "a b", Renewal(frozenset("ab"), frozenset("ab"), 9_000)),
+        (None, None, "", Renewal(None)),
+        (None, "a", "a", Renewal(frozenset("a"))),  # its record was deleted long after it had ended
+        (permission("a"), None, "a b", Renewal(None)),
+        (permission("a b"), "a b", "a b", Renewal(frozenset("ab"), frozenset("ab"), 9_000)),
+        (permission("a"), "a b", "a b c", Renewal(frozenset("abc"), frozenset("ac"), 9_000)),
+        (permission("a b x"), "a b", "a", Renewal(frozenset("a"), frozenset("ax"), 9_000)),
+        (permission("a", expires_at=2_000), "a", "a b", Renewal(frozenset("ab"), frozenset("ab"), 2_000)),
+        (permission("a", expires_at=None), "a", "a b", Renewal(frozenset("ab"), frozenset("ab"), None)),
+        (permission("a", revoked_at=NOW), "a", "a b", Renewal(frozenset("a"))),
+        (permission("a b"), "a b", "", Renewal(frozenset({"a", "b", DROPPED}), frozenset(), END)),
+        (permission("a x"), "a b", "", Renewal(None, frozenset("x"), END)),
+        (permission("a", revoked_at=NOW), f"a b {DROPPED}", "a b", Renewal(frozenset("ab"), frozenset("a"), 9_000)),
+        (permission("a"), f"a {DROPPED}", "a b", Renewal(None)),  # the person allowed it meanwhile
+        (permission("a", revoked_at=NOW), f"a {DROPPED}", "", Renewal(frozenset({"a", DROPPED}))),
+    ],
+)
+def test_a_renewal_gives_back_nothing_that_was_taken(
+    held: Delegation | None, given: str | None, wanted: str, expected: Renewal
+) -> None:
+    before = None if given is None else frozenset(given.split())
+    assert renew(held, given=before, wanted=frozenset(wanted.split()), end_before=END, end=9_000) == expected
