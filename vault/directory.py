@@ -207,8 +207,8 @@ async def note_use(transaction: Transaction, name: str, *, now: int) -> None:
     """Remember when a token was last used, to the minute."""
     await transaction.execute(
         "update directory_tokens set used_at = :now where tenant = :tenant and name = :name"
-        " and (used_at is null or used_at < :now - :every)",
-        {"tenant": TENANT, "name": name, "now": now, "every": USED_EVERY},
+        " and (used_at is null or used_at < :stale)",
+        {"tenant": TENANT, "name": name, "now": now, "stale": now - USED_EVERY},
     )
 
 
