@@ -30,7 +30,9 @@ from vault.upstream import RotationMode, UpstreamPolicy
 EPOCH = 1_000_000_000
 PAGE = 500  # connections, or events, of one step: PostgreSQL ends a transaction whose process is silent for a second
 
-_PAGE = """
+# That the keys' page begins where the connections' does is said twice: PostgreSQL may merge both by their indexes, and
+# then reads the keys from their beginning.
+_PAGE = f"""
     select k.id, k.user_id, k.provider, k.account, k.label, k.state, k.generation, k.access_expires_at, u.name,
         case when k.refresh_sealed is null then 0 else 1 end as has_refresh_token,
         case when k.access_sealed is null then 0 else 1 end as has_access_token,
@@ -38,10 +40,11 @@ _PAGE = """
     from connections k
     left join users u on u.tenant = k.tenant and u.id = k.user_id
     left join keys.connection_keys ck on ck.tenant = k.tenant and ck.connection_id = k.id
+        and ck.connection_id > :after
     left join keys.user_keys uk on uk.tenant = k.tenant and uk.user_id = k.user_id
     where k.tenant = :tenant and k.ended_at is null and k.id > :after
-    order by k.id limit :page
-"""
+    order by k.id limit {PAGE}
+"""  # noqa: S608 -- a constant
 _FORGET_REFRESH = """
     update connections set refresh_sealed = null, generation = generation + :epoch, state = :state, reason = :reason
     where tenant = :tenant and id = :id
@@ -169,7 +172,7 @@ async def _pages(
     reader: Reader, policies: Mapping[str, UpstreamPolicy], *, now: int
 ) -> AsyncGenerator[Sequence[Restored]]:
     after = ""
-    while rows := await reader.fetch(_PAGE, {"tenant": TENANT, "after": after, "page": PAGE}):
+    while rows := await reader.fetch(_PAGE, {"tenant": TENANT, "after": after}):
         yield [_judge_row(row, policies, now=now) for row in rows]
         after = text(rows[-1], "id")
 

@@ -19,6 +19,7 @@ import pytest
 
 from tests.chaos.world import ROOT
 from tests.conftest import Store
+from vault.backup import quarantine
 from vault.storage.postgres import translate
 from vault.storage.schema_shape import BOOKKEEPING
 from vault.storage.snapshots import tables
@@ -225,6 +226,25 @@ async def test_no_statement_reads_a_growing_table_whole_on_postgresql(postgres_s
     finally:
         await connection.close()
     assert found == [], "\n".join(found)
+
+
+async def test_a_page_of_the_quarantine_begins_in_the_keys_where_it_begins_in_the_connections(
+    postgres_store: Store,
+) -> None:
+    """PostgreSQL merges the two by their indexes: without it, each page reads all keys of the pages before."""
+    import asyncpg
+
+    query, names = translate(quarantine._PAGE)
+    connection = await asyncpg.connect(postgres_store.url)
+    try:
+        await connection.execute("set plan_cache_mode = force_generic_plan")
+        await connection.execute("set enable_seqscan = off; set enable_nestloop = off; set enable_hashjoin = off")
+        await connection.execute(f"prepare planned as {query}")
+        plan = await connection.fetch(f"explain execute planned({', '.join(['null'] * len(names))})")
+    finally:
+        await connection.close()
+    keys = next(number for number, row in enumerate(plan) if "on connection_keys " in row[0])
+    assert "(connection_id > $" in plan[keys + 1][0], "\n".join(row[0] for row in plan)
 
 
 def test_the_search_finds_statements_and_the_judgment_finds_scans(sqlite_store: Store) -> None:
