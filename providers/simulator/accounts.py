@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 Face = str  # the name of one simulated provider; those of `families` begin with `families.`
-FACES: tuple[Face, ...] = ("slack", "google")
+FACES: tuple[Face, ...] = ("slack", "google", "company")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from providers.simulator.brokerage.api import brokerage_routes
+from providers.simulator.company.identity import company_routes
 from providers.simulator.consenting import authorization_handler
 from providers.simulator.control import COMMANDS
 from providers.simulator.families.routes import family_routes
@@ -70,6 +71,7 @@ def build_app(sandbox: Sandbox) -> Starlette:
             *_slack_routes(sandbox),
             *_google_routes(sandbox),
             *brokerage_routes(sandbox),
+            *company_routes(sandbox),
             *family_routes(sandbox),
             *_own_routes(sandbox),
         ],

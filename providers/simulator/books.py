@@ -18,6 +18,7 @@ PAGES = (
     "redemptions",
     "refreshes",
     "derivations",
+    "assertions",
     "api_calls",
     "brokerage",
     "posts",
@@ -26,7 +27,17 @@ PAGES = (
     "trapped",
 )
 SECRET_NAMES = frozenset(
-    {"access_token", "client_secret", "code", "code_verifier", "id_token", "password", "refresh_token", "token"}
+    {
+        "access_token",
+        "assertion",
+        "client_secret",
+        "code",
+        "code_verifier",
+        "id_token",
+        "password",
+        "refresh_token",
+        "token",
+    }
 )
 
 

@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse
 
 from providers.simulator.accounts import PEOPLE, Face
 
-_SERVICE: dict[Face, str] = {"slack": "Slack", "google": "Google"}
+_SERVICE: dict[Face, str] = {"slack": "Slack", "google": "Google", "company": "company"}
 _ACCENT: dict[Face, str] = {"slack": "#611f69", "google": "#1a66d2"}
 _NO_ACCENT = "#3b5bdb"
 _HEADERS = {
@@ -42,6 +42,12 @@ def consent_page(face: Face, view: ConsentView) -> HTMLResponse:
     """Account picker, the scopes, Allow and Cancel."""
     values: dict[str, object] = {field.name: getattr(view, field.name) for field in fields(view)}
     return _render("consent.html", face, {**values, "people": list(PEOPLE.values())})
+
+
+def sign_in_page(face: Face, *, client: str, action: str, hidden: Mapping[str, str]) -> HTMLResponse:
+    """Who signs in to the company; `hidden` is the request that it answers."""
+    values: dict[str, object] = {"client": client, "action": action, "hidden": hidden}
+    return _render("sign_in.html", face, {**values, "people": list(PEOPLE.values())})
 
 
 def refused_page(face: Face, *, error: str, description: str, status: int = 400) -> HTMLResponse:

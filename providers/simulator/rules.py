@@ -55,6 +55,8 @@ def default_rules(face: Face) -> FaceRules:
         return FaceRules(
             rotation=RotationRule.STRICT, access_lifetime=43200, revoke="token", additive_scopes=True, page_size=4
         )
+    if face == "company":
+        return FaceRules(rotation=RotationRule.REUSE_REVOKES_FAMILY, access_lifetime=300, revoke="family")
     return FaceRules(
         rotation=RotationRule.NONE,
         access_lifetime=3600,

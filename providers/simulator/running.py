@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 
 import uvicorn
@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
 from providers.simulator.app import build_app
 from providers.simulator.books import Entry
+from providers.simulator.company.directory import Enrolment
 from providers.simulator.control import COMMANDS, Answer
 from providers.simulator.misbehave import TRANSPORT
 from providers.simulator.sandbox import Sandbox
@@ -98,6 +99,23 @@ class Simulator:
     def brokerage_settings(self) -> SettingsSection:
         """For `[providers.brokerage]`, whose API trusts nobody until `trust` is called."""
         return {"apis": {"main": f"{self.url}/brokerage/v1"}}
+
+    def company_settings(self) -> dict[str, object]:
+        """For `[sign_in.openid.NAME]`: the company whose people sign in."""
+        return {
+            "issuer": f"{self.url}/company",
+            "client_id": CLIENT_ID,
+            "client_secret": CLIENT_SECRET,
+            "title": "Sandbox company",
+            "create_users": True,
+            "id_jag": True,
+        }
+
+    def enroll(self, mode: str, *, scopes: Collection[str] | None = None) -> dict[str, JsonValue]:
+        """Let the company vouch for its people at this mode of the families' server; for `providers.NAME.id_jag`."""
+        issuer = self.sandbox.issuer_of(mode)
+        self.sandbox.directory.services[issuer] = Enrolment(None if scopes is None else frozenset(scopes))
+        return {"audience": issuer, "resource": f"{issuer}/api"}
 
     def trust(self, issuer: str, *, audience: str) -> None:
         """Let the brokerage accept the tokens that this issuer makes for this audience."""

@@ -15,6 +15,7 @@ from providers.simulator.authorize import Authorizations, ConsentDecision
 from providers.simulator.books import Books, Entry
 from providers.simulator.brokerage.market import Market
 from providers.simulator.clock import Clock
+from providers.simulator.company.directory import Directory
 from providers.simulator.families import SERVED, Mode
 from providers.simulator.families.modes import PREFIX
 from providers.simulator.faults import Faults
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 PUBLIC_REFRESH_LIFETIME = 30 * 86400  # seconds, at Slack, of each refresh token of an app with PKCE turned on
 
 
-_MINTS: dict[Face, Mint] = {"slack": slack_token, "google": google_token}
+_MINTS: dict[Face, Mint] = {"slack": slack_token, "google": google_token, "company": partial(plain_token, "")}
 
 
 class IdTokenChanges(BaseModel):
@@ -100,6 +101,7 @@ class Sandbox:
         }
         self.inactive: set[str] = set()
         self.id_token = IdTokenChanges()
+        self.directory = Directory()
         self.workspace = Workspace(now=self.clock.now())
         self.calendars = Calendars(now=self.clock.now())
         self.mailboxes = Mailboxes(now=self.clock.now())
@@ -121,6 +123,10 @@ class Sandbox:
     def mode(self, name: str) -> Mode:
         """The mode of a family face. KeyError when there is none."""
         return self.modes[name.removeprefix(PREFIX)]
+
+    def issuer_of(self, name: str) -> str:
+        """The issuer of a family face's authorization server, as the company knows it."""
+        return f"{self.url}/families/{name.removeprefix(PREFIX)}"
 
     def register(self, client: RegisteredClient) -> None:
         """Create or change an app, as its owner does at the provider's console."""

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from providers.simulator import token_endpoint
 from providers.simulator.accounts import RegisteredClient
 from providers.simulator.authorize import CodeRefused
+from providers.simulator.company.assertions import AssertionInvalid, redeem
 from providers.simulator.families.answers import refusal, success, tokens_answer
 from providers.simulator.families.modes import Mode
 from providers.simulator.families.reading import (
@@ -23,6 +24,7 @@ from providers.simulator.tokens import PresentedTokenRefused, RefreshAnswer
 from providers.simulator.wire import ClientRefused, SimulatedCall
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 ACCESS_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"
 _CLIENT_ERRORS = {
     "missing": (400, "invalid_request", "Who asks is missing."),
@@ -38,6 +40,8 @@ def endpoint_name(call: SimulatedCall) -> str:
     text = " ".join(str(value) for value in (*call.arguments.values(), *call.query.values()))
     if EXCHANGE in text:
         return "token.exchange"
+    if JWT_BEARER in text:
+        return "token.assertion"
     return "token.refresh" if "refresh" in text.split() or "refresh_token" in text.split() else "token.code"
 
 
@@ -66,6 +70,8 @@ def token(sandbox: Sandbox, call: SimulatedCall) -> Response:
         return _refresh(sandbox, call, client, method=method)
     if grant_type == "authorization_code":
         return _redeem(sandbox, call, client, method=method)
+    if grant_type == JWT_BEARER:
+        return _redeem_assertion(sandbox, call, client)
     if grant_type == EXCHANGE and mode.downscope == "exchange":
         return _exchange(sandbox, call, client)
     return refusal(mode, "unsupported_grant_type", "There is no such grant type here.")
@@ -124,6 +130,27 @@ def _redeem(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, 
         now=now,
     )
     entry.update(family=issued.family.label, account=code.account, scopes=sorted(issued.scopes))
+    return tokens_answer(mode, call, issued, now=now)
+
+
+def _redeem_assertion(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient) -> Response:
+    """RFC 7523 §2.1, for assertions of the company; without a refresh token (ID-JAG -03 §4.4.3)."""
+    name, now = face_name(call), sandbox.clock.now()
+    mode, issuer = sandbox.mode(name), sandbox.issuer_of(name)
+    if issuer not in sandbox.directory.services:
+        return refusal(mode, "unsupported_grant_type", "There is no such grant type here.")
+    entry = sandbox.books.write(
+        "assertions", now, outcome="redeemed", audience=issuer, client_id=client.client_id, account=None, scopes=[]
+    )
+    try:
+        account, scopes = redeem(sandbox, call.text("assertion") or "", audience=issuer, client=client)
+    except AssertionInvalid as refused:
+        entry["outcome"] = f"refused:{refused.reason}"
+        return refusal(mode, "invalid_grant", f"The assertion is no good: {refused.reason}.")
+    issued = sandbox.face(name).tokens.open_family(
+        client_id=client.client_id, account=account, kind="user", scopes=scopes, with_refresh=False, now=now
+    )
+    entry.update(family=issued.family.label, account=account, scopes=sorted(issued.scopes))
     return tokens_answer(mode, call, issued, now=now)
 
 
