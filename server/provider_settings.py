@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from providers.definitions.enterprise import IdJag
 from providers.definitions.unruled import UnruledCalls
 from providers.outbound.addresses import AddressPolicy, private_network
 
@@ -71,6 +72,9 @@ class ProviderSettings(Section):
     revoke_url: str | None = Field(default=None, description="Replaces `hosts.revoke_url`")
     userinfo_url: str | None = Field(default=None, description="Replaces the `[identity]` address")
     apis: Mapping[str, str] = Field(default_factory=dict[str, str], description="Base URLs by key; replaces `[apis]`")
+    id_jag: IdJag | None = Field(
+        default=None, description="Replaces `id_jag` of `[enterprise]`: `audience`, `resource`, `scopes`"
+    )
     issuer: str | None = Field(default=None, description="OpenID Connect issuer of a provider without a file")
     title: str | None = Field(default=None, description="Name on pages of a provider without a file")
     inputs: Mapping[str, str] = Field(

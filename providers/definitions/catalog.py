@@ -16,6 +16,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from providers.definitions.discovery import Endpoints, generic_provider
+from providers.definitions.enterprise import IdJag
 from providers.definitions.inputs import InputRefused, input_values, names_in, with_inputs
 from providers.definitions.model import Provider, Registration
 from providers.definitions.opening import opening_problem, with_unruled_calls
@@ -65,6 +66,7 @@ class ProviderOverrides:
     is_loopback: bool = False  # our redirect address is on this machine
     reach: AddressPolicy | None = None  # how its addresses are reached, if otherwise than the others
     unruled_calls: UnruledCalls = "refuse"  # what happens to a call that no request rule judges
+    id_jag: IdJag | None = None  # instead of the file's
 
 
 class Catalog:
@@ -322,6 +324,8 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
         changes["identity"] = provider.identity.model_copy(
             update={"url": settings.userinfo_url, "api": None, "path": None}
         )
+    if settings.id_jag is not None:
+        changes["enterprise"] = provider.enterprise.model_copy(update={"id_jag": settings.id_jag})
     changed = Provider.model_validate({**{n: getattr(provider, n) for n in provider.model_fields_set}, **changes})
     for line in address_problems(changed, reach=settings.reach):
         raise ProviderFileRefused(f"providers.{provider.name}: {line}")

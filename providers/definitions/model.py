@@ -16,7 +16,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field, PrivateAttr, StringConstraints
 
-from providers.definitions.method_overrides import FilePart, Key, Overrides, QueryName
+from providers.definitions.enterprise import Enterprise
+from providers.definitions.method_overrides import FilePart, Key, Overrides, QueryName, ScopeName
 from providers.definitions.paths import fold
 from providers.definitions.unruled import EVERYTHING, UNRULED, Unruled
 from providers.outbound.addresses import AddressPolicy
@@ -26,9 +27,6 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 
 
 Title = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
-
-
-ScopeName = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$", max_length=200)]  # RFC 6749 §3.3
 
 
 # Of a body: a field of a form, or the path to a member of a JSON object, `a/b`; arrays on the path do not count.
@@ -415,7 +413,17 @@ class Provider(FilePart):
     sources: Mapping[Key, Source] = Field(default_factory=dict[str, Source])
     live_tested: date | None = None
     proxied: Proxied = Proxied()
+    enterprise: Enterprise = Enterprise()
     _registration: Registration = PrivateAttr(default=Registration())
+
+    @property
+    def company_scopes(self) -> frozenset[str] | None:
+        """What a company's connection asks for, within the operator's limit; None where no assertion makes one."""
+        facts, limit = self.enterprise.id_jag, self.registration.scopes
+        if facts is None or self.registration.client_id is None:
+            return None
+        scopes = facts.scopes or self.scope.default
+        return scopes if limit is None else scopes & limit
 
     @property
     def registration(self) -> Registration:

@@ -198,6 +198,10 @@ def _scope_problems(provider: Provider) -> Iterator[str]:
     for index, rule in enumerate(provider.rules):
         named += [(f"rules.{index}.scopes", rule.scopes), (f"rules.{index}.inseparable", rule.inseparable)]
         named.append((f"rules.{index}.needs", rule.needs))
+    if (facts := provider.enterprise.id_jag) is not None:
+        named.append(("enterprise.id_jag.scopes", facts.scopes))
+        if not facts.scopes and not provider.scope.default:
+            yield "enterprise.id_jag.scopes: missing; name what a company's connection asks for"
     for where, scopes in named:
         for scope in sorted(scopes - known):
             yield f"{where}: unknown scope {scope!r}; add it under [scopes]"

@@ -76,5 +76,6 @@ def _overrides(name: str, registered: ProviderSettings, settings: Settings) -> P
         testing=registered.testing,
         is_loopback=settings.is_loopback,
         unruled_calls=registered.unruled_calls,
+        id_jag=registered.id_jag,
         reach=registered.reach(name, allow_loopback=settings.sandbox.loopback_upstreams),
     )

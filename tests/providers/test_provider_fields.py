@@ -91,6 +91,9 @@ FORM: list[tuple[str, str, str, object]] = [
     ("unruled.unsafe_reads", "slack", "unruled.unsafe_reads", ["no path"]),
     ("unruled.closed", "instagram", "unruled.closed", ["access_token"]),
     ("unruled.sources", "slack", "unruled.sources", ["nobody"]),
+    ("enterprise.id_jag.audience", "company", "enterprise.id_jag.audience", "not an issuer"),
+    ("enterprise.id_jag.resource", "company", "enterprise.id_jag.resource", "not an address"),
+    ("enterprise.id_jag.scopes", "company", "enterprise.id_jag.scopes", ["no-such-scope"]),
 ]
 # by what the API answers
 ERRORS: list[tuple[str, object]] = [
@@ -135,6 +138,9 @@ def test_every_field_of_the_schema_has_a_wrong_value_that_is_noticed() -> None:
 def content_of(name: str) -> Content:
     if name == "brokerage":
         return OWN_API
+    if name == "company":
+        facts = {"audience": "https://asana.example", "resource": "https://asana.example/api", "scopes": ["default"]}
+        return {**content_of("asana"), "enterprise": {"id_jag": facts}}
     return tomllib.loads((SHELF / f"{name}.toml").read_text(encoding="utf-8"))
 
 
