@@ -42,6 +42,9 @@ from vault.storage.database import (
 )
 from vault.upstream import Account, TokenAnswer, UpstreamPolicy
 
+DISCONNECTED: Final = "disconnected"
+UNVOUCHED: Final = "identity_disconnected"  # the reason of a connection whose identity provider's was disconnected
+
 
 def narrowed_token(scope_key: str) -> str:
     """The purpose under which a token for one set of scopes is sealed."""
@@ -51,8 +54,8 @@ def narrowed_token(scope_key: str) -> str:
 # An unresolved send without a lease: the process that sent it got no answer or is gone.
 _COLUMNS = """
     k.id, k.user_id, k.provider, k.account, k.label, k.scopes, k.state, k.reason, k.generation, k.created_at,
-    k.access_expires_at, k.grant_expires_at, k.idle_expires_at, k.refreshed_at, k.metadata, k.nickname,
-    case when k.refresh_sealed is null then 0 else 1 end as has_refresh_token,
+    k.access_expires_at, k.grant_expires_at, k.idle_expires_at, k.refreshed_at, k.metadata, k.nickname, k.renewed_by,
+    case when k.refresh_sealed is null and k.renewed_by is null then 0 else 1 end as has_refresh_token,
     case when k.lease_owner is null and exists (
         select 1 from intents i
         where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation
@@ -85,17 +88,17 @@ _EXISTING = """
 _INSERT = """
     insert into connections (tenant, id, user_id, provider, account, label, scopes, state, generation, refresh_sealed,
         access_sealed, access_generation, access_expires_at, grant_expires_at, idle_expires_at, metadata, created_at,
-        refreshed_at, consented_ms)
+        refreshed_at, consented_ms, renewed_by)
     values (:tenant, :id, :user_id, :provider, :account, :label, :scopes, :state, :generation, :refresh_sealed,
         :access_sealed, :generation, :access_expires_at, :grant_expires_at, :idle_expires_at, :metadata, :now, :now,
-        :consented_ms)
+        :consented_ms, :renewed_by)
 """
 _RECONNECT = """
     update connections set label = :label, scopes = :scopes, state = :state, reason = null, generation = :generation,
         refresh_sealed = :refresh_sealed, access_sealed = :access_sealed, access_generation = :generation,
         access_expires_at = :access_expires_at, grant_expires_at = :grant_expires_at,
         idle_expires_at = :idle_expires_at, metadata = :metadata, refreshed_at = :now, retry_at = null,
-        consented_ms = :consented_ms
+        consented_ms = :consented_ms, renewed_by = :renewed_by
     where tenant = :tenant and id = :id and generation = :previous and ended_at is null
 """
 _FREE_LEASE = "update connections set lease_owner = null, lease_until = null where tenant = :tenant and id = :id"
@@ -135,6 +138,7 @@ def connection_from(row: Row) -> Connection:
         retry_at=integer_or_none(row, "retry_at"),
         metadata=metadata,
         nickname=text_or_none(row, "nickname") or "",
+        renewed_by=text_or_none(row, "renewed_by"),
     )
 
 
@@ -268,12 +272,14 @@ async def open_connection(
     policy: UpstreamPolicy,
     now: int,
     consented_ms: int | None = None,
+    renewed_by: str | None = None,
 ) -> Connection:
     """Store a provider's answer to a consent: a new connection, or the same account connected again.
 
     Connecting again keeps the id and the delegations. The granted scopes are those of the new answer; the refresh token
     stays if the answer has none. An answer without `scope` means the requested scopes (RFC 6749 §5.1). `consented_ms`
     is when the answer came: an answer older than the account's newest consent changes nothing but is kept to be ended.
+    `renewed_by`: the answer came by an assertion of that connection's identity provider, and so will the next.
     The caller records `connection.opened` as the last step of its transaction. Raises Conflict when another process
     just connected the same account: the whole transaction can be retried.
     """
@@ -286,6 +292,7 @@ async def open_connection(
         "provider": provider,
         "account": account.id,
     }
+    policy = policy.for_renewal(renewed_by)
     granted = asked if answer.scopes is None else answer.scopes
     lifetime = policy.grant_lifetime if answer.grant_expires_in is None else answer.grant_expires_in
     facts: Mapping[str, Value] = {
@@ -298,13 +305,14 @@ async def open_connection(
         "metadata": _as_json(answer.metadata),
         "now": now,
         "consented_ms": consented_ms,
+        "renewed_by": renewed_by,
     }
     for _ in range(5):
         existing = await transaction.fetch_one(_EXISTING, named)
         if existing is None:
             connection_id = new_id()
             key = await ring.create_keys(transaction, user_id=user_id, connection_id=connection_id, now=now)
-            sealed = _seal_answer(key, answer, account=account, policy=policy, generation=1, kept=None, now=now)
+            sealed = _seal_answer(key, answer, account=account, policy=policy, generation=1, kept=None, facts=facts)
             await transaction.execute(_INSERT, {**facts, **sealed, "id": connection_id})
             break
         connection_id = text(existing, "id")
@@ -342,13 +350,12 @@ async def _reconnect(
         transaction, user_id=text(facts, "user_id"), connection_id=connection_id, now=integer(facts, "now")
     )
     before = _aside_of_row(key, existing)
-    kept = before.refresh_token if answer.refresh_token is None else None
+    is_whole = answer.refresh_token is not None or facts["renewed_by"] is not None  # it needs nothing of the old grant
+    kept = None if is_whole else before.refresh_token
     following = previous + 1
-    if answer.refresh_token is not None:
+    if is_whole:
         following = max(following, integer_or_none(facts, "consented_ms") or 0)
-    sealed = _seal_answer(
-        key, answer, account=account, policy=policy, generation=following, kept=kept, now=integer(facts, "now")
-    )
+    sealed = _seal_answer(key, answer, account=account, policy=policy, generation=following, kept=kept, facts=facts)
     which: Mapping[str, Value] = {"tenant": TENANT, "id": connection_id, "previous": previous}
     update = {name: value for name, value in facts.items() if name not in ("user_id", "provider", "account")}
     if kept is not None:  # the old refresh token stays, with its original end
@@ -357,13 +364,13 @@ async def _reconnect(
         return False
     only_id: Mapping[str, Value] = {"tenant": TENANT, "id": connection_id}
     await transaction.execute(_DROP_NARROWED, only_id)
-    if answer.refresh_token is None:
+    if not is_whole:
         # The row keeps the old refresh token, so its unresolved sends stay unresolved.
         await transaction.execute(_CARRY_INTENTS, {**which, "generation": following})
     else:
         await transaction.execute(_DROP_INTENTS, only_id)
         await transaction.execute(_FREE_LEASE, only_id)
-    if _is_another_grant(existing, before, answer, now=integer(facts, "now")):
+    if _is_another_grant(existing, before, answer, is_whole=is_whole, now=integer(facts, "now")):
         await set_aside(transaction, ring, before, policy=policy, now=integer(facts, "now"))
     return True
 
@@ -376,7 +383,7 @@ def _seal_answer(
     policy: UpstreamPolicy,
     generation: int,
     kept: str | None,
-    now: int,
+    facts: Mapping[str, Value],
 ) -> dict[str, Value]:
     """The sealed columns for an answer; `kept` is the refresh token to keep if the answer has none."""
 
@@ -384,11 +391,13 @@ def _seal_answer(
         return key.seal(token, purpose=purpose, provider=policy.provider, account=account.id, generation=generation)
 
     refresh_token = answer.refresh_token or kept
+    is_renewed = refresh_token is not None or facts["renewed_by"] is not None
+    now = integer(facts, "now")
     return {
         "generation": generation,
         "refresh_sealed": None if refresh_token is None else seal(refresh_token, REFRESH_TOKEN),
         "access_sealed": seal(answer.access_token, ACCESS_TOKEN),
-        "access_expires_at": access_expiry(answer, policy=policy, refreshable=refresh_token is not None, now=now),
+        "access_expires_at": access_expiry(answer, policy=policy, refreshable=is_renewed, now=now),
     }
 
 
@@ -436,13 +445,13 @@ def _aside_of_answer(existing: Row, answer: TokenAnswer) -> Aside:
     )
 
 
-def _is_another_grant(existing: Row, before: Aside, answer: TokenAnswer, *, now: int) -> bool:
+def _is_another_grant(existing: Row, before: Aside, answer: TokenAnswer, *, is_whole: bool, now: int) -> bool:
     """Whether the old tokens belong to a grant that may live on beside the new one."""
     has_refresh_token = binary_or_none(existing, "refresh_sealed") is not None
     if has_refresh_token and text(existing, "state") == ConnectionState.NEEDS_REAUTH.value:
         return False  # the provider itself reported it dead
     if has_refresh_token:
-        return answer.refresh_token is not None and answer.refresh_token != before.refresh_token
+        return is_whole and answer.refresh_token != before.refresh_token
     if answer.refresh_token is None and answer.access_token == before.access_token:
         return False
     expires_at = integer_or_none(existing, "access_expires_at")
@@ -470,6 +479,11 @@ _END = """
 _FORGET = """
     update connections set refresh_sealed = null, access_sealed = null where tenant = :tenant and id = :id
 """
+# What an identity provider vouched for ends with the connection to it.
+_END_VOUCHED = """
+    update connections set state = :needs_reauth, reason = :reason
+    where tenant = :tenant and user_id = :user_id and renewed_by = :id and state = :active and ended_at is null
+"""
 _END_DELEGATIONS = """
     update delegations set revoked_at = :now, changed_at = :now
     where tenant = :tenant and user_id = :user_id and connection_id = :id and revoked_at is null
@@ -495,13 +509,15 @@ async def disconnect(
     """
     which: Mapping[str, Value] = {"tenant": TENANT, "id": connection.id}
     mine: Mapping[str, Value] = {**which, "user_id": connection.user_id, "now": now}
-    row = await transaction.fetch_one(_END, {**mine, "state": ConnectionState.REVOKED.value, "reason": "disconnected"})
+    row = await transaction.fetch_one(_END, {**mine, "state": ConnectionState.REVOKED.value, "reason": DISCONNECTED})
     if row is None:
         raise TransitionRefused("This connection is already disconnected.")
     sealed = await _seal_pending(transaction, ring, row, connection=connection)
     await transaction.execute(_FORGET, which)
     await transaction.execute(_DROP_NARROWED, which)
     await transaction.execute(_END_DELEGATIONS, mine)
+    states = {"needs_reauth": ConnectionState.NEEDS_REAUTH.value, "active": ConnectionState.ACTIVE.value}
+    await transaction.execute(_END_VOUCHED, {**which, **states, "user_id": connection.user_id, "reason": UNVOUCHED})
     await release_held(
         transaction,
         user_id=connection.user_id,

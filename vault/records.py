@@ -293,6 +293,7 @@ class Connection:
     retry_at: int | None = None  # not before this time
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     nickname: str = ""  # the person's own name for it
+    renewed_by: str | None = None  # the connection to the identity provider whose assertions renew this one
     tenant: str = TENANT
 
     @property

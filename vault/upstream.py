@@ -6,8 +6,8 @@ nothing of ours, so both packages can depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -68,11 +68,32 @@ class UpstreamPolicy:
     standing_tools: frozenset[str] = frozenset()  # tools for which people may give a standing approval
     reading: frozenset[str] = frozenset()  # scopes that cannot change anything
     unruled: frozenset[str] = frozenset()  # scopes of ours, unknown to the provider: only its hosts limit such a call
+    is_identity: bool = False  # people sign in there: its tokens vouch for them and are never handed out
 
     @property
     def narrows_by(self) -> Downscope:
         """How to ask it for narrower tokens: not at all if that does harm."""
         return Downscope.NONE if self.downscope_is_destructive else self.downscope
+
+    def for_renewal(self, renewed_by: str | None) -> UpstreamPolicy:
+        """The same for a connection that is renewed by identity assertions of that connection; itself for None.
+
+        Each renewal uses a new assertion, so repeating one is free, and a narrower token comes by a narrower assertion.
+        The grant ends when the identity provider stops vouching, not by age.
+        """
+        if renewed_by is None:
+            return self
+        return replace(
+            self,
+            rotation=RotationMode.NONE,
+            grace=0,
+            downscope=Downscope.NONE if self.grants_more_than_asked else Downscope.REFRESH_SCOPE,
+            downscope_is_destructive=False,
+            items=ItemLimit.NONE,
+            grant_lifetime=None,
+            grant_idle=None,
+            refresh_ends_access_token=False,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +177,48 @@ class UpstreamError(Exception):
         super().__init__(f"{code}: {description}")
         self.code = code
         self.description = description
+
+
+class TokenRenewal(Protocol):
+    """What gets a new access token: for a refresh token, or for an ID token by way of an assertion."""
+
+    async def refresh(self, refresh_token: str, /, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+        """One attempt. `scopes` asks for a narrower token."""
+        ...
+
+
+class VouchedAccess(Protocol):
+    """Access to one service for a person for whom an identity provider vouches."""
+
+    async def refresh(self, id_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+        """A new access token by a new assertion; two requests of at most 10 s, which spend nothing."""
+        ...
+
+    async def connect(self, id_token: str) -> TokenAnswer:
+        """The first access token, with its account. Raises UpstreamError."""
+        ...
+
+
+class IdentityAssertions(Protocol):
+    """Which identity providers vouch for people, and where (`server.sign_in.assertions`)."""
+
+    @property
+    def identities(self) -> Mapping[str, str]:
+        """The names of identity providers, as connections have them, with their titles."""
+        ...
+
+    @property
+    def services(self) -> Sequence[str]:
+        """The names of the providers at which assertions make connections."""
+        ...
+
+    def scopes_at(self, provider: str) -> frozenset[str] | None:
+        """What a company's connection asks for there; None where no assertion makes one."""
+        ...
+
+    def access(self, provider: str, *, identity: str, subject: str) -> VouchedAccess | None:
+        """Access for the person that this identity provider calls `subject`; None where there is no such way."""
+        ...
 
 
 class UpstreamOAuth(Protocol):

@@ -53,6 +53,7 @@ from vault.upstream import (
     UpstreamError,
 )
 
+JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 TOTAL_TIMEOUT: Final = 10.0
 _LEAST: Final = 1.0  # seconds: with less of a refresh's time left, nothing more is asked
 ANSWER_LIMIT: Final = 1_000_000  # bytes
@@ -165,6 +166,21 @@ class OAuthUpstream:
             if left > _LEAST:
                 outcome = replace(outcome, scopes=await self._ask_scopes(outcome.access_token, timeout=left))
         return Rotated(outcome)
+
+    async def redeem_assertion(self, assertion: str) -> TokenOutcome:
+        """An access token for an assertion that was issued for us (RFC 7523 §2.1); one attempt, nothing else is asked.
+
+        A refresh token is left out: the next access token comes by the next assertion.
+        """
+        provider = self._provider
+        parameters = {"grant_type": JWT_BEARER, "assertion": assertion}
+        written = token_request(provider, provider.hosts.token_url, parameters)
+        outcome = await self._ask(written, self._judge(self._context(assertion, is_refresh=True)))
+        return replace(outcome, refresh_token=None) if isinstance(outcome, TokenAnswer) else outcome
+
+    async def name_account(self, answer: TokenAnswer) -> TokenAnswer:
+        """The same answer with the account behind it. Raises UpstreamError."""
+        return replace(answer, account=await self._account(answer))
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
         """A narrower access token from an access token; one attempt, which spends nothing."""

@@ -14,6 +14,7 @@ from vault.connections import names_account
 from vault.exchange.recent import Basis
 from vault.records import ConnectionState, Event, Narrowing, Principal
 from vault.refresh.accounts import HeldAccount
+from vault.refresh.spending import reconnect_text
 from vault.refusals import AccountRequired, ConnectionRequired, DelegationRequired, ScopeRefused, VaultError
 from vault.scopes import Plan, derives, expand, plan
 from vault.upstream import UpstreamPolicy
@@ -101,7 +102,7 @@ def select(
         delegation=delegated,
         connection=held.scopes,
         policy_scopes=ceiling,
-        policy=policy,
+        policy=policy.for_renewal(held.renewed_by),
         item=request.item,
     )
     return held, made
@@ -127,7 +128,7 @@ def list_refusals(request: ExchangeRequest, held: HeldAccount, made: Plan, *, no
         )
     if held.state is not ConnectionState.ACTIVE:
         yield ConnectionRequired(
-            f"{provider} no longer accepts the connection of {held.label}. Reconnect this account.",
+            reconnect_text(provider, held.label, renewed_by=held.renewed_by),
             provider=provider,
             reason="needs_reauth",
             scopes=asked,
@@ -242,7 +243,7 @@ def words(scopes: frozenset[str]) -> str:
 
 
 def settle(made: Plan, held: HeldAccount, *, policy: UpstreamPolicy, now: int, is_refused: bool = False) -> Plan:
-    """Fall back to enforcing the scopes in the vault.
+    """Fall back to enforcing the scopes in the vault. `policy` is that of the account (`UpstreamPolicy.for_renewal`).
 
     For when no narrow token is available but the full one is alive, or the provider does not issue such a token
     (`is_refused`).

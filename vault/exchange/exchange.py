@@ -21,7 +21,7 @@ from vault.exchange.approval_rules import ApprovalQuestion, can_stand
 from vault.exchange.decision import ExchangeRequest, UpstreamToken, choose, settle, words
 from vault.exchange.recent import Basis, basis_of
 from vault.records import Event, format_scope
-from vault.refresh import rotation
+from vault.refresh import company, rotation
 from vault.refresh.accounts import HeldAccount, HeldToken, Wanted, read_accounts
 from vault.refresh.concurrency import RefreshTasks, TokenWish, Vault
 from vault.refresh.policy_checks import PolicyQuestion
@@ -75,15 +75,22 @@ async def exchange(
 
 async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: int) -> UpstreamToken:
     """Read, decide, open; read again after a refresh."""
-    policy = vault.policies.get(request.provider)
-    if policy is None:
+    known_policy = vault.policies.get(request.provider)
+    if known_policy is None or known_policy.is_identity:
         raise ScopeRefused(f"This vault doesn't know the provider {request.provider}.", missing=frozenset())
     key = "" if request.scopes is None else scope_key(request.scopes, request.item)
     wanted = Wanted(request.principal, request.provider, scope_key=key, tool_sets=request.tool_sets)
-    arrived = 0
+    arrived, is_healed = 0, False
     for _ in range(ROUNDS):
         accounts = await read_accounts(vault.database, wanted)
-        held, made = choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
+        try:
+            held, made = choose(request, accounts, policy=known_policy, ceiling=known_policy.operator_scopes, now=now)
+        except ConnectionRequired as refusal:
+            if is_healed or not await company.heal(vault, request.principal.user_id, refusal):
+                raise
+            is_healed = True
+            continue
+        policy = known_policy.for_renewal(held.renewed_by)
         if policy.audience is not None:
             return await _mint(vault, request, held, made, policy=policy, now=now)
         if made.needs_narrow_token and made.scope_key != wanted.scope_key:

@@ -17,7 +17,7 @@ from vault.exchange.approval_rules import ApprovalQuestion, can_stand
 from vault.exchange.decision import ExchangeRequest, choose, list_refusals, select, settle
 from vault.exchange.exchange import check_policy
 from vault.records import Client, Connection, ConnectionState, Grant, Principal, User, format_scope
-from vault.refresh import leases, rotation
+from vault.refresh import company, leases, rotation
 from vault.refresh.accounts import HeldAccount, Wanted, read_accounts
 from vault.refresh.concurrency import Vault
 from vault.refusals import (
@@ -161,7 +161,7 @@ async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Expl
     """What is known about each precondition, and what the exchange would return."""
     steps = _Steps()
     steps.leave(ExchangeStep.UPSTREAM, "only a call shows whether the provider still accepts the account")
-    grant, connection = await _who(vault.database, question, steps)
+    grant, connection = await _who(vault, question, steps)
     policy = None if connection is None else vault.policies.get(connection.provider)
     if connection is not None and policy is None:
         steps.fail(
@@ -198,6 +198,7 @@ async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Expl
     steps.hold(ExchangeStep.OPERATOR, ExchangeStep.STATE, ExchangeStep.SCOPES, ExchangeStep.DELEGATION)
     if steps.has_failed:
         return Explanation(steps.list())
+    policy = policy.for_renewal(held.renewed_by)
     made = settle(made, held, policy=policy, now=now)
     refreshes = await _check_token(held, made, steps, vault=vault, now=now)
     asked = ApprovalQuestion(held.ask | policy.ask, held.delegated, policy)
@@ -252,8 +253,9 @@ async def check_exchange(request: ExchangeRequest, *, vault: Vault, now: int) ->
     choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
 
 
-async def _who(reader: Reader, question: ExchangeQuestion, steps: _Steps) -> tuple[Grant | None, Connection | None]:
+async def _who(vault: Vault, question: ExchangeQuestion, steps: _Steps) -> tuple[Grant | None, Connection | None]:
     """The live grant and the connection, checked each on its own."""
+    reader = vault.database
     user, client = await _user(reader, question, steps), await _client(reader, question, steps)
     connection = grant = None
     if user is not None and client is not None:
@@ -274,13 +276,15 @@ async def _who(reader: Reader, question: ExchangeQuestion, steps: _Steps) -> tup
                 else f"{connection.label} ({connection.provider}) was disconnected."
             )
             fix = "run token-vault connections list; reconnect a disconnected account"
+            if connection is None and (why := await company.explain(vault, user.id, question.connection_id)):
+                sentence, fix = f"{sentence} {why.refusal}", why.fix
             steps.fail(FailedStep(ExchangeStep.CONNECTION, ConnectionRequired.code, sentence, fix))
             connection = None
         steps.hold(ExchangeStep.CONNECTION)
     if grant is None and connection is not None:  # otherwise the accounts that the grant reaches say so
         if connection.state is ConnectionState.NEEDS_REAUTH:
             sentence = f"{connection.provider} no longer accepts the connection of {connection.label}."
-            fix = f"run token-vault connections connect {connection.provider}"
+            fix = _reconnect_fix(connection)
             steps.fail(FailedStep(ExchangeStep.STATE, ConnectionRequired.code, sentence, fix))
         steps.hold(ExchangeStep.STATE)
     is_enabled = user is not None and user.has_agents
@@ -317,9 +321,16 @@ def _grant_finding(step: ExchangeStep, sentence: str, fix: str) -> FailedStep:
     return FailedStep(step, "invalid_grant", sentence, fix)
 
 
+def _reconnect_fix(connection: Connection) -> str:
+    again = f"run token-vault connections connect {connection.provider}"
+    if connection.renewed_by is None:
+        return again
+    return f"let the person sign in through their identity provider again, check its policy, or {again}"
+
+
 def _refusal_finding(refusal: VaultError, connection: Connection) -> FailedStep:
     """The finding for a refusal of the pure decision: its own sentence, and where to fix it."""
-    again = f"run token-vault connections connect {connection.provider}"
+    again = _reconnect_fix(connection)
     match refusal:
         case ScopeRefused():
             limit = f"providers.{connection.provider}.scopes"
@@ -327,7 +338,12 @@ def _refusal_finding(refusal: VaultError, connection: Connection) -> FailedStep:
                 ExchangeStep.OPERATOR, refusal.code, refusal.description, f"the limit is the setting {limit}"
             )
         case ConnectionRequired(reason="needs_reauth"):
-            return FailedStep(ExchangeStep.STATE, refusal.code, refusal.description, again)
+            why = (
+                ""
+                if connection.renewed_by is None
+                else f"{company.refusal_text(connection.provider, connection.reason or '')} "
+            )
+            return FailedStep(ExchangeStep.STATE, refusal.code, f"{why}{refusal.description}", again)
         case ConnectionRequired(reason="scopes"):
             return FailedStep(
                 ExchangeStep.SCOPES,
@@ -348,7 +364,7 @@ async def _check_token(held: HeldAccount, made: Plan, steps: _Steps, *, vault: V
     """Check that a token is at hand or can be fetched; whether it is fetched."""
     token = held.narrowed if made.needs_narrow_token else held.full
     refreshes = token is None or not token.is_good(now)
-    if made.needs_narrow_token and derives(vault.policies[held.provider]):
+    if made.needs_narrow_token and derives(vault.policy_of(held.provider, held.renewed_by)):
         refreshes = refreshes and (held.full is None or not held.full.is_good(now))  # it is made from the full one
     again = f"run token-vault connections connect {held.provider}"
     if held.wrapped is None or held.salt is None:

@@ -23,7 +23,8 @@ MARGIN = 5  # seconds before expiry from which a token may expire in transit, an
 
 COLUMNS: Final = """k.id, k.created_at, k.account, k.label, k.scopes, k.state, k.access_sealed, k.access_generation,
         k.access_expires_at, k.refreshed_at, k.lease_until,
-        case when k.refresh_sealed is null then 0 else 1 end as has_refresh_token,
+        case when k.refresh_sealed is null and k.renewed_by is null then 0 else 1 end as has_refresh_token,
+        k.renewed_by,
         (select min(i.sent_at) from intents i
          where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation) as sent_at, k.retry_at,
         d.scopes as delegated, d.expires_at as delegated_until, d.revoked_at as delegation_revoked_at,
@@ -117,6 +118,7 @@ class HeldAccount:
     kek_id: str
     salt: bytes | None = field(repr=False)
     retry_at: int | None = None  # its sends got no answer: no further send before this time
+    renewed_by: str | None = None  # the identity provider's connection whose assertions renew this one
 
     def is_delegated(self, now: int) -> bool:
         """Whether this agent has any permission for it."""
@@ -133,6 +135,7 @@ class HeldAccount:
         """Whether a refresh can bring a token, even if an earlier one may still be answered."""
         if not self.has_refresh_token:
             return False
+        policy = policy.for_renewal(self.renewed_by)
         if self.sent_at is None or self.is_leased(now):
             return True
         sends = (Unresolved("", self.sent_at),)
@@ -228,6 +231,7 @@ def _account(row: Row, wanted: Wanted) -> HeldAccount:
         lease_until=integer_or_none(row, "lease_until"),
         sent_at=integer_or_none(row, "sent_at"),
         retry_at=integer_or_none(row, "retry_at"),
+        renewed_by=text_or_none(row, "renewed_by"),
         delegated=frozenset() if delegated is None else parse_scope(delegated),
         delegation_state="none" if delegated is None else "revoked" if is_revoked else "live",
         delegated_until=integer_or_none(row, "delegated_until"),

@@ -22,7 +22,7 @@ from vault.refresh.policy_checks import PolicyCheck
 from vault.refusals import VaultError
 from vault.scopes import scope_key
 from vault.storage.database import Database, Transaction
-from vault.upstream import UpstreamOAuth, UpstreamPolicy
+from vault.upstream import IdentityAssertions, UpstreamOAuth, UpstreamPolicy
 
 log = logging.getLogger("token_vault.rotation")
 
@@ -106,6 +106,7 @@ class RefreshTasks:
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
         self._pauses: dict[tuple[str, str], tuple[int, int]] = {}
         self._refused: dict[tuple[str, str], int] = {}
+        self.unvouched: dict[tuple[str, str], str] = {}  # by user and provider: `vault.refresh.company`
 
     def join(
         self, wish: TokenWish, fly: Callable[[], Coroutine[None, None, int | VaultError]]
@@ -221,6 +222,11 @@ class Vault:
     owner: str
     mint: Mint | None = None  # for APIs that accept tokens of ours
     policy_check: PolicyCheck | None = None  # an operator's own policy, which can only forbid
+    assertions: IdentityAssertions | None = None  # of identity providers that vouch for people
+
+    def policy_of(self, provider: str, renewed_by: str | None) -> UpstreamPolicy:
+        """What is known of a provider, for a connection that is renewed by assertions of `renewed_by`, or not."""
+        return (self.policies.get(provider) or UpstreamPolicy(provider)).for_renewal(renewed_by)
 
 
 PLACES = 96  # refreshes in progress

@@ -49,7 +49,7 @@ class Consent:
     """What a person went to a provider for, and what an agent gets from it afterwards.
 
     `ask`: what the person is asked about each time. `ends_at`: when the agent's permission ends. `ticket_hash` names
-    the `state` of the redirect; None for a consent given on one of our own pages.
+    the `state` of the redirect; None for a consent given on one of our own pages, or by a company.
     """
 
     user_id: str
@@ -60,6 +60,7 @@ class Consent:
     ask: frozenset[str] = frozenset()
     ends_at: int | None = None
     ticket_hash: bytes | None = None
+    renewed_by: str | None = None  # the identity provider's connection that vouched for it
 
     @property
     def name(self) -> str:
@@ -209,13 +210,14 @@ async def _store(
         policy=policy,
         now=now,
         consented_ms=at_ms,
+        renewed_by=consent.renewed_by,
     )
     if is_late and consent.ticket_hash is not None:
         await tickets.settle_state(transaction, consent.ticket_hash, outcome=LATE + connection.id, before=LATE)
     details = {"provider": consent.provider, "account": connection.label, "scopes": sorted(connection.scopes)}
     events = [
         Event(
-            kind="connection.opened",
+            kind="connection.opened" if consent.renewed_by is None else "connection.opened_by_company",
             user_id=consent.user_id,
             client_id=consent.client_id,
             connection_id=connection.id,

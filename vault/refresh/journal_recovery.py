@@ -136,7 +136,7 @@ def _rotates(vault: Vault, facts: ConnectionFacts) -> bool:
 
 
 def _policy(vault: Vault, facts: ConnectionFacts) -> UpstreamPolicy:
-    return vault.policies.get(facts.provider) or UpstreamPolicy(facts.provider)
+    return vault.policy_of(facts.provider, facts.renewed_by)
 
 
 def _note_older(vault: Vault, connections: Sequence[str]) -> None:

@@ -42,7 +42,7 @@ _PAGE_IDS = page_names("id", PAGE)
 _FACTS = """
     select k.id, k.user_id, k.provider, k.account, k.label, k.scopes, k.state, k.reason, k.generation, k.fence,
         k.refresh_sealed, k.access_sealed, k.access_generation, k.access_expires_at, k.refreshed_at,
-        k.lease_owner, k.lease_until, k.retry_at, k.ended_at,
+        k.lease_owner, k.lease_until, k.retry_at, k.ended_at, k.renewed_by,
         uk.wrapped, uk.kek_id, ck.salt,
         t.generation as narrowed_generation,
         (select min(i.sent_at) from intents i
@@ -170,6 +170,7 @@ class ConnectionFacts:
     kek_id: str = ""
     salt: bytes | None = field(repr=False, default=None)
     retry_at: int | None = None  # its sends got no answer: none before this time
+    renewed_by: str | None = None  # the identity provider's connection whose assertions renew this one
 
     def is_leased(self, now: int) -> bool:
         return self.lease_until is not None and now < self.lease_until
@@ -234,6 +235,7 @@ def _to_facts(row: Row) -> ConnectionFacts:
         kek_id=text_or_none(row, "kek_id") or "",
         salt=binary_or_none(row, "salt"),
         retry_at=integer_or_none(row, "retry_at"),
+        renewed_by=text_or_none(row, "renewed_by"),
     )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from vault.audit.audit import append
 from vault.records import ConnectionState
-from vault.refresh import attempts, journal_recovery, leases, narrowing, takeover
+from vault.refresh import assertions, attempts, journal_recovery, leases, narrowing, takeover
 from vault.refresh.accounts import HeldAccount, HeldToken
 from vault.refresh.concurrency import RefreshTasks, TokenWish, Vault
 from vault.refresh.leases import ConnectionFacts, Lease
@@ -92,8 +92,10 @@ def keep_fresh(vault: Vault, held: HeldAccount, token: HeldToken, *, wish: Token
     Not if a refresh kills the old token, which other processes or agents may be using: that one is used until it
     expires. `wish` asks for the token after `token`.
     """
-    policy = vault.policies.get(held.provider)
-    if policy is None or policy.refresh_ends_access_token or not held.may_refresh(policy, now=now):
+    if held.provider not in vault.policies:
+        return
+    policy = vault.policy_of(held.provider, held.renewed_by)
+    if policy.refresh_ends_access_token or not held.may_refresh(policy, now=now):
         return
     if token.is_ageing(now):
         if not held.is_leased(now):
@@ -253,7 +255,7 @@ def _look(
 
 
 def _policy(vault: Vault, facts: ConnectionFacts) -> UpstreamPolicy:
-    return vault.policies.get(facts.provider) or UpstreamPolicy(facts.provider)
+    return vault.policy_of(facts.provider, facts.renewed_by)
 
 
 async def _refuse_unresolved(
@@ -289,6 +291,8 @@ async def obstacle(
     refusal = await takeover.refusal(vault, facts, policy=_policy(vault, facts), now=now, sends=sends)
     if refusal is not None:
         return refusal
+    if facts.renewed_by is not None:
+        return await assertions.obstacle(vault, facts)
     upstream = vault.upstreams.get(facts.provider)
     if upstream is None or not upstream.is_configured:
         return _not_set_up(facts.provider)
@@ -309,6 +313,19 @@ async def _claim(vault: Vault, facts: ConnectionFacts, *, gone: str | None) -> L
 
 async def _prepare(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, policy: UpstreamPolicy) -> Spender:
     """Open what is to be spent, before anything is claimed for it."""
+    if facts.renewed_by is not None:
+        asserted = await assertions.prepare(vault, facts, renew=refresh)
+        key = await facts.key(vault.keys)
+        return Spender(
+            vault,
+            asserted.access,
+            policy,
+            facts=facts,
+            wish=wish,
+            key=key,
+            refresh_token="",
+            id_token=asserted.id_token,
+        )
     upstream = vault.upstreams.get(facts.provider)
     if upstream is None or not upstream.is_configured:
         raise _not_set_up(facts.provider)

@@ -37,7 +37,7 @@ from vault.upstream import (
     RotationMode,
     Silent,
     TokenAnswer,
-    UpstreamOAuth,
+    TokenRenewal,
     UpstreamPolicy,
 )
 
@@ -48,10 +48,20 @@ NARROWING_PAUSE = 600  # seconds without a new attempt after the provider refuse
 BROKEN_PAUSE = 60  # seconds without a new attempt after our registration or a narrowing was refused
 
 
+def reconnect_text(provider: str, label: str, *, renewed_by: str | None) -> str:
+    """Why an account must be connected again."""
+    if renewed_by is None:
+        return f"{provider} no longer accepts the connection of {label}. Reconnect this account."
+    return (
+        f"The person's identity provider no longer vouches for {label} at {provider}, or {provider} no longer accepts "
+        "that. Sign in to the vault again, or reconnect this account."
+    )
+
+
 def needs_reauth(facts: ConnectionFacts) -> ConnectionRequired:
     """The refusal for a connection that its person must reconnect."""
     return ConnectionRequired(
-        f"{facts.provider} no longer accepts the connection of {facts.label}. Reconnect this account.",
+        reconnect_text(facts.provider, facts.label, renewed_by=facts.renewed_by),
         provider=facts.provider,
         reason="needs_reauth",
         scopes=facts.scopes,
@@ -126,21 +136,22 @@ class _Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Spender:
-    """One refresh token, opened and about to be sent for one wish."""
+    """One refresh token or ID token, opened and about to be sent for one wish."""
 
     vault: Vault
-    upstream: UpstreamOAuth
+    upstream: TokenRenewal
     policy: UpstreamPolicy
     facts: ConnectionFacts
     wish: TokenWish
     key: ConnectionKey = field(repr=False)
-    refresh_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)  # empty for a connection that identity assertions renew
+    id_token: str = field(repr=False, default="")  # for such a connection: what gets the assertion
 
     async def spend(self, lease: Lease) -> int | None:
         """Send, settle, and return the generation of the new token; None: read the row again."""
-        outcome = await self.upstream.refresh(self.refresh_token, self.wish.scopes)
+        outcome = await self.upstream.refresh(self.refresh_token or self.id_token, self.wish.scopes)
         if isinstance(outcome, Silent) and self.policy.rotation is RotationMode.NONE:
-            outcome = await self.upstream.refresh(self.refresh_token, self.wish.scopes)
+            outcome = await self.upstream.refresh(self.refresh_token or self.id_token, self.wish.scopes)
         self._note(outcome)
         match outcome:
             case Rotated():
@@ -379,7 +390,7 @@ class Spender:
         if is_ours and pending is not None:
             sealed = endings.seal_revocation(
                 self.key,
-                refresh_token=answer.refresh_token or self.refresh_token,
+                refresh_token=answer.refresh_token or self.refresh_token or None,
                 access_token=answer.access_token,
                 provider=facts.provider,
                 account=facts.account,
@@ -400,8 +411,9 @@ class Spender:
 
         purpose = connections.ACCESS_TOKEN if scopes is None else connections.narrowed_token(narrowed)
         lifetime = self.policy.access_lifetime if answer.expires_in is None else answer.expires_in
+        kept = answer.refresh_token or self.refresh_token
         return SealedAnswer(
-            refresh_sealed=seal(answer.refresh_token or self.refresh_token, connections.REFRESH_TOKEN),
+            refresh_sealed=seal(kept, connections.REFRESH_TOKEN) if facts.renewed_by is None else None,
             access_sealed=seal(answer.access_token, purpose) if self._is_usable(answer) else None,
             expires_at=now + lifetime,
             scopes=facts.scopes | self._gained_scopes(answer),
