@@ -12,12 +12,14 @@ import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from providers.definitions.catalog import Catalog, ProviderFileRefused
 from providers.definitions.discovery import Endpoints
 from providers.definitions.model import Provider
+from providers.oauth.assertions import CompanyAssertions
 from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
@@ -35,6 +37,7 @@ from server.runtime.policy_point import PolicyPoint
 from server.runtime.rate_limits import HOUR, Budgets
 from server.settings import Settings
 from server.sign_in.discovery import endpoints_of_issuers
+from server.sign_in.identities import identity_policy, identity_upstreams
 from vault.audit.audit import Activity
 from vault.exchange.exchange import Vault
 from vault.keys.key_ring import KeyRing, vault_id
@@ -121,6 +124,7 @@ async def open_deployment(
             journal=journal,
             owner=secrets.token_urlsafe(16),
             mint=OwnApis(settings, keys),
+            assertions=live.assertions if any(one.id_jag for one in settings.sign_in.openid.values()) else None,
             policy_check=None if settings.exchange.policy_url is None else PolicyPoint(settings.exchange, outbound),
         )
         await adopt_all(vault)
@@ -215,10 +219,13 @@ def _checked_catalog(
 class _ByProvider(Mapping[str, Made]):
     """Objects per provider, made on first use: most provider files are never read."""
 
-    def __init__(self, catalog: Catalog, make: Callable[[Provider], Made]) -> None:
+    def __init__(
+        self, catalog: Catalog, make: Callable[[Provider], Made], identities: Mapping[str, Made] | None = None
+    ) -> None:
         self._catalog = catalog
         self._make = make
-        self._made: dict[str, Made] = {}
+        self._identities = identities or {}  # providers that people only sign in with
+        self._made: dict[str, Made] = dict(self._identities)
 
     def __getitem__(self, name: str) -> Made:
         if name not in self._made:
@@ -229,10 +236,10 @@ class _ByProvider(Mapping[str, Made]):
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._catalog.names)
+        return chain(self._catalog.names, self._identities)
 
     def __len__(self) -> int:
-        return len(self._catalog.names)
+        return len(self._catalog.names) + len(self._identities)
 
 
 def _provider_set(
@@ -248,14 +255,17 @@ def _provider_set(
     offer = load_offer(settings, tools, catalog)
     asking = ApprovalRules.from_settings(settings, catalog, tools)
 
-    def upstream(provider: Provider) -> UpstreamOAuth:
+    def upstream(provider: Provider) -> OAuthUpstream:
         return OAuthUpstream(provider, outbound)
 
     def policy(provider: Provider) -> UpstreamPolicy:
         return asking.apply(provider.policy())
 
-    policies, upstreams = _ByProvider(catalog, policy), _ByProvider(catalog, upstream)
-    return ProviderSet(catalog, tools, offer, policies, upstreams, entered=entered, unusable={})
+    identities = identity_upstreams(settings, outbound)
+    policies = _ByProvider(catalog, policy, {name: identity_policy(name) for name in identities})
+    upstreams = _ByProvider[UpstreamOAuth](catalog, upstream, identities)
+    assertions = CompanyAssertions(catalog, identities, upstream)
+    return ProviderSet(catalog, tools, offer, policies, upstreams, assertions, entered=entered, unusable={})
 
 
 def build_app(deployment: Deployment) -> ASGIApp:

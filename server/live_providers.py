@@ -25,7 +25,7 @@ from vault.keys.key_ring import KeyRing
 from vault.refusals import CiphertextRejected
 from vault.registrations import EnteredRegistration, StoredRegistration
 from vault.storage.database import Database
-from vault.upstream import UpstreamOAuth, UpstreamPolicy
+from vault.upstream import IdentityAssertions, UpstreamOAuth, UpstreamPolicy, VouchedAccess
 
 Made = TypeVar("Made")
 Entered = Mapping[str, EnteredRegistration]
@@ -46,6 +46,7 @@ class ProviderSet:
     offer: ToolOffer
     policies: Mapping[str, UpstreamPolicy]
     upstreams: Mapping[str, UpstreamOAuth]
+    assertions: IdentityAssertions
     entered: Entered
     unusable: Mapping[str, str]
 
@@ -68,6 +69,7 @@ class LiveProviders:
         self.initial = self.current = make({})  # by the settings alone
         self.policies: Mapping[str, UpstreamPolicy] = _Current(lambda: self.current.policies)
         self.upstreams: Mapping[str, UpstreamOAuth] = _Current(lambda: self.current.upstreams)
+        self.assertions: IdentityAssertions = _CurrentAssertions(self)
 
     async def refresh(self, database: Database, keys: KeyRing) -> None:
         """Look for registrations that were entered, changed or removed, by any process."""
@@ -115,6 +117,27 @@ def make_of_usable(make: Callable[[Entered], Made], entered: Entered, unusable: 
             else:
                 usable[name] = one
         return make(usable)
+
+
+class _CurrentAssertions:
+    """Those of the current providers (`vault.upstream.IdentityAssertions`)."""
+
+    def __init__(self, live: LiveProviders) -> None:
+        self._live = live
+
+    @property
+    def identities(self) -> Mapping[str, str]:
+        return self._live.current.assertions.identities
+
+    @property
+    def services(self) -> Sequence[str]:
+        return self._live.current.assertions.services
+
+    def scopes_at(self, provider: str) -> frozenset[str] | None:
+        return self._live.current.assertions.scopes_at(provider)
+
+    def access(self, provider: str, *, identity: str, subject: str) -> VouchedAccess | None:
+        return self._live.current.assertions.access(provider, identity=identity, subject=subject)
 
 
 class _Current(Mapping[str, Made]):

@@ -39,6 +39,10 @@ class OpenIDSettings(Section):
         description="Claim that equals the directory's `externalId` (SCIM): `sub`, or `oid` at Entra. Links a "
         "provisioned person at their first sign-in",
     )
+    id_jag: bool = Field(
+        default=False,
+        description="It issues identity assertions (ID-JAG), so that accounts at providers connect without a page",
+    )
 
     @field_validator("domains")
     @classmethod

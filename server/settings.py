@@ -6,6 +6,7 @@ This module only reads; `server.app` and `server.cli` make objects from settings
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
@@ -225,6 +226,14 @@ class SignInSettings(Section):
         default=12 * 3600, ge=300, description="Seconds until an idle browser session ends"
     )
     session_lifetime: int = Field(default=7 * 86400, ge=300, description="Seconds until any browser session ends")
+
+    @field_validator("openid")
+    @classmethod
+    def _can_be_connected(cls, openid: Mapping[str, OpenIDSettings]) -> Mapping[str, OpenIDSettings]:
+        for name, one in openid.items():
+            if one.id_jag and (len(name) > 32 or re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) is None):
+                raise ValueError(f"openid.{name}: id_jag needs a name of at most 32 a-z, 0-9, and single hyphens")
+        return openid
 
 
 class ExchangeSettings(Section):

@@ -18,15 +18,25 @@ from urllib.parse import urlencode, urlsplit
 from providers.definitions.catalog import Provider
 from providers.definitions.issuers import is_same_issuer
 from server.connecting.app_returns import AppReturn, read_return
-from server.connecting.links import LIFETIME, ConnectRefused, ConnectRequest, issue_link, known_provider
+from server.connecting.links import LIFETIME, ConnectRefused, ConnectRequest, allow, issue_link, known_provider
 from server.connecting.provider_errors import fix_for
 from server.deployment import Deployment
 from server.settings import LOOPBACK_HOSTS
 from server.sign_in import step_up
 from vault import connections, tickets
 from vault.keys.key_ring import ConnectionKey
-from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, format_scope, parse_scope
-from vault.refresh import consents
+from vault.records import (
+    Connection,
+    ConnectionState,
+    Event,
+    Session,
+    Ticket,
+    TicketPurpose,
+    User,
+    format_scope,
+    parse_scope,
+)
+from vault.refresh import company, consents
 from vault.refresh.consents import Consent, Stored
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable, TransitionRefused
 from vault.scopes import meet, missing_scopes
@@ -49,6 +59,7 @@ class ConsentRequest:
     ends_at: int | None = None
     login_hint: str | None = None
     back: AppReturn | None = None
+    is_by_hand: bool = False  # the person wants the service's own page, whatever their company offers
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +312,28 @@ async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: Us
     if stored is None:
         raise ConnectRefused("Nothing was connected. Try again.", detail="state")
     return _connection_outcome(deployment, consent, stored)
+
+
+async def by_company(deployment: Deployment, trip: ConsentRequest, *, user: User) -> Connected | None:
+    """A connection without the provider's page, if the person's company vouches for them there.
+
+    None: it does not, or the person already has an account there and wants another or more of it.
+    """
+    if trip.back is not None or deployment.vault.assertions is None:
+        return None
+    for known in await connections.find(deployment.database, user.id, provider=trip.provider):
+        if known.state is ConnectionState.ACTIVE:
+            return None
+    connection = (await company.connect(deployment.vault, user.id, trip.provider, is_asked=True)).connection
+    if connection is None:
+        return None
+    policy = deployment.vault.policies[trip.provider]
+    delegated = meet(trip.delegated, connection.scopes | policy.unruled, policy.covers)
+    if trip.client_id is not None and delegated:
+        request = ConnectRequest(user.id, trip.client_id, trip.provider, delegated, reason="missing", tool="")
+        await allow(deployment, request, connection=connection, ask=trip.ask, ends_at=trip.ends_at)
+    not_granted = missing_scopes(trip.scopes, connection.scopes, policy.covers) - policy.always_granted
+    return Connected(connection, trip.client_id, delegated, not_granted)
 
 
 async def _claim_state(

@@ -131,6 +131,10 @@ async def go_to_provider(visit: OwnVisit, trip: ConsentRequest) -> Response:
     if provider.audience is not None:
         connected = await provider_authorization.consent_here(deployment, trip, user=visit.user, session=visit.session)
         return pages.go(_done_path(connected.connection, client_id=trip.client_id, not_granted=connected.not_granted))
+    if not trip.is_by_hand and (
+        connected := await provider_authorization.by_company(deployment, trip, user=visit.user)
+    ):
+        return pages.go(_done_path(connected.connection, client_id=trip.client_id, not_granted=connected.not_granted))
     target = await provider_authorization.start(deployment, trip, user=visit.user, session=visit.session)
     return pages.leave(visit.visit.request, target)
 

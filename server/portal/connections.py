@@ -34,7 +34,7 @@ from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from vault import clients, connections, delegations
 from vault.audit import audit
-from vault.records import Client, Connection, Event
+from vault.records import Client, Connection, ConnectionState, Event
 from vault.scopes import expand
 from vault.upkeep import revocations
 
@@ -198,7 +198,16 @@ def _is_configured(visit: OwnVisit, provider: Provider) -> bool:
 def account_title(visit: OwnVisit, provider_name: str) -> str:
     """The provider's name as people write it."""
     provider = visit.deployment.catalog.get(provider_name)
-    return provider_name if provider is None else provider.title
+    if provider is None:
+        return visit.deployment.live.assertions.identities.get(provider_name, provider_name)
+    return provider.title
+
+
+def _by_company(connection: Connection, *, is_identity: bool) -> str:
+    """What a company has to do with an account; empty: nothing."""
+    if is_identity:
+        return text("connections.identity")
+    return "" if connection.renewed_by is None else text("connections.by_company")
 
 
 def _removal_pages(visit: OwnVisit, provider_name: str) -> Mapping[str, str]:
@@ -210,7 +219,10 @@ def _removal_pages(visit: OwnVisit, provider_name: str) -> Mapping[str, str]:
 def _row(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, object]:
     provider = visit.deployment.catalog.get(connection.provider)
     status = connection.status(now)
+    is_identity = connection.provider in visit.deployment.live.assertions.identities
     return {
+        "is_identity": is_identity,
+        "by_company": _by_company(connection, is_identity=is_identity),
         "id": connection.id,
         "provider": connection.provider,
         "nickname": connection.nickname,
@@ -301,7 +313,12 @@ async def reconnect(visit: OwnVisit) -> Response:
     """Ask the provider again for what the connection has; agents keep what they may use."""
     connection = await _own(visit)
     provider, _ = _wanted_provider(visit, connection.provider)
-    trip = ConsentRequest(provider=provider.name, scopes=connection.scopes, login_hint=login_hint(connection))
+    trip = ConsentRequest(
+        provider=provider.name,
+        scopes=connection.scopes,
+        login_hint=login_hint(connection),
+        is_by_hand=connection.state is ConnectionState.ACTIVE,
+    )
     return await go_to_provider(visit, trip)
 
 

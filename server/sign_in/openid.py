@@ -28,6 +28,7 @@ from providers.outbound.messages import HttpError, OutboundRequest
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.openid_settings import OpenIDSettings
+from server.sign_in import identities
 from server.sign_in.newcomers import confirmed_address, create_user, link_provisioned
 from server.signatures import jose
 from server.signatures.key_sets import NoKeys, claims_of_issuer
@@ -75,6 +76,7 @@ class Metadata(_Document):
 
 class _TokenAnswer(_Document):
     id_token: Annotated[str, Field(max_length=_TOKEN_LIMIT)] = Field(repr=False)
+    refresh_token: Annotated[str, Field(max_length=_TOKEN_LIMIT)] | None = Field(default=None, repr=False)
 
 
 class Claims(_Document):
@@ -225,10 +227,14 @@ async def start(deployment: Deployment, name: str, *, return_to: str, is_again: 
 
 
 def _scope(deployment: Deployment, registered: OpenIDSettings) -> str:
-    """What is asked for: also the address, where it lets people in, or signals may name people by it."""
+    """What is asked for: also the address, where it lets people in, or signals may name people by it.
+
+    `offline_access` (OpenID Connect Core §11) where assertions are to come after the ID token has ended.
+    """
     transmitters = deployment.settings.signals.transmitters.values()
     needs_email = registered.domains or any(one.people_of == registered.issuer for one in transmitters)
-    return " ".join((SCOPE, *(("email",) if needs_email else ()), *registered.groups_scope.split()))
+    more = (("email", needs_email), (identities.OFFLINE, registered.id_jag))
+    return " ".join((SCOPE, *(name for name, is_asked in more if is_asked), *registered.groups_scope.split()))
 
 
 # Coming back
@@ -244,8 +250,8 @@ async def finish(deployment: Deployment, name: str, answer: SignInAnswer) -> Sig
     try:
         metadata = await discover(deployment, registered)
         _check_answer(metadata, answer)
-        token = await _redeem(deployment, name, registered, metadata, code=answer.code, verifier=payload["verifier"])
-        claims = await _verify(deployment, registered, metadata, token, nonce=payload["nonce"])
+        tokens = await _redeem(deployment, name, registered, metadata, code=answer.code, verifier=payload["verifier"])
+        claims = await _verify(deployment, registered, metadata, tokens.id_token, nonce=payload["nonce"])
         signed_in_at = _signed_in_at(claims, asked_again_at=payload.get("asked_again_at", ""))
         user = await _user_of(deployment, registered, claims)
         await _take_groups(deployment, name, registered, claims, user)
@@ -255,6 +261,15 @@ async def finish(deployment: Deployment, name: str, answer: SignInAnswer) -> Sig
         details: dict[str, object] = {"method": "openid", "provider": name[:60], "reason": refusal.detail}
         await deployment.activity.record(Event(kind="session.refused", outcome="refused", details=details))
         raise
+    if registered.id_jag:
+        await identities.keep(
+            deployment,
+            name,
+            user,
+            subject=claims.sub,
+            id_token=tokens.id_token,
+            refresh_token=tokens.refresh_token,
+        )
     return SignedIn(user, payload["return_to"], signed_in_at=signed_in_at, is_strong=claims.is_strong)
 
 
@@ -292,8 +307,8 @@ def _check_answer(metadata: Metadata, answer: SignInAnswer) -> None:
 
 async def _redeem(
     deployment: Deployment, name: str, registered: OpenIDSettings, metadata: Metadata, *, code: str, verifier: str
-) -> str:
-    """The ID token for the code (OpenID Connect Core §3.1.3)."""
+) -> _TokenAnswer:
+    """The ID token for the code (OpenID Connect Core §3.1.3), and the refresh token if one came."""
     form = {
         "grant_type": "authorization_code",
         "code": code,
@@ -327,7 +342,7 @@ async def _redeem(
     if answer.status != 200:
         raise OpenIDRefused(_UNUSABLE, detail=f"token: status {answer.status}")
     try:
-        return _TokenAnswer.model_validate_json(answer.body).id_token
+        return _TokenAnswer.model_validate_json(answer.body)
     except ValidationError as error:
         raise OpenIDRefused(_UNUSABLE, detail="token answer") from error
 

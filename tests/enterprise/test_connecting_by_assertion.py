@@ -1,0 +1,306 @@
+"""Accounts that connect without a page, because the person's identity provider vouches for them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import pytest
+
+from providers.simulator.person import consent
+from tests.support.rooms.company_room import IDENTITY, LINEAR, CompanyRoom, mode, running_company
+from vault import connections
+from vault.exchange.explain import ExchangeQuestion, FailedStep, explain
+from vault.records import Connection, ConnectionState, Narrowing, User
+from vault.refresh import company as companies
+from vault.refusals import ConnectionRequired, DelegationRequired, ScopeRefused, TemporarilyUnavailable
+from vault.upkeep import revocations
+
+READ = frozenset({"read"})
+PROVIDER_TOKEN = f"families.{mode('linear')}.token.assertion"
+
+
+@pytest.fixture(scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[CompanyRoom]:
+    async with running_company(tmp_path_factory.mktemp("company")) as company:
+        yield company
+
+
+@pytest.fixture
+def company(shared: CompanyRoom) -> CompanyRoom:
+    shared.pass_time(120)  # beyond pauses, and a window of its own for starts per address
+    shared.allow("linear")
+    directory = shared.simulator.sandbox.directory
+    directory.renews_id_tokens, directory.prefix = True, secrets.token_hex(4)  # people whom the vault doesn't know yet
+    return shared
+
+
+async def connected(company: CompanyRoom, name: str) -> tuple[User, Connection]:
+    user, _ = await company.sign_in(name)
+    return user, (await company.accounts(user))["linear"]
+
+
+async def test_a_first_sign_in_connects_every_enrolled_service_without_a_consent_page(company: CompanyRoom) -> None:
+    user, person = await company.sign_in("alice")
+    accounts = await company.accounts(user)
+    assert set(accounts) == {IDENTITY, "linear", "asana"}
+    assert accounts["linear"].renewed_by == accounts[IDENTITY].id
+    assert accounts["linear"].label == "alice@example.com"
+    books = company.simulator.books()
+    assert (books["authorizations"], books["consents"]) == ([], [])
+    assert {one["audience"] for one in company.assertions("redeemed")} == {
+        company.issuer("asana"),
+        company.issuer("linear"),
+    }
+    assert (await company.room.kinds(user)).count("connection.opened_by_company") == 2
+    page = (await person.open("/connections")).text
+    assert "Sandbox company" in page
+    assert "Connected by your company" in page
+
+
+async def test_no_agent_may_use_what_a_company_connected_until_somebody_lets_it(company: CompanyRoom) -> None:
+    user, _ = await connected(company, "alice")
+    agent = await company.agent(user)
+    with pytest.raises(DelegationRequired):
+        await company.exchange(agent, "linear", READ)
+    agent = await company.agent(user, allows={"linear": READ})
+    assert (await company.exchange(agent, "linear", READ)).scopes == READ
+
+
+async def test_the_identity_itself_is_never_handed_out(company: CompanyRoom) -> None:
+    user, _ = await connected(company, "alice")
+    agent = await company.agent(user, allows={IDENTITY: frozenset({"openid"}), "linear": READ})
+    with pytest.raises(ScopeRefused, match="doesn't know the provider"):
+        await company.exchange(agent, IDENTITY)
+    assert (await company.exchange(agent, "linear", READ)).scopes == READ
+
+
+async def test_each_renewal_uses_a_new_assertion_and_a_new_id_token_when_that_has_ended(company: CompanyRoom) -> None:
+    user, account = await connected(company, "alice")
+    agent = await company.agent(user, allows={"linear": LINEAR})
+    first = await company.exchange(agent, "linear")
+    before, refreshed = len(company.assertions("redeemed")), len(company.refreshes())
+    company.pass_time(2 * 86400)
+    tokens = await asyncio.gather(*(company.exchange(agent, "linear") for _ in range(20)))
+    assert {one.value for one in tokens} == {tokens[0].value} != {first.value}
+    assert len(company.assertions("redeemed")) == before + 1
+    assert company.refreshes()[refreshed:] == ["rotated"]
+    assert (await company.accounts(user))["linear"].id == account.id
+    entries = await company.vault.journal.find(account.id)
+    assert entries, "the answer was journalled before it was stored"
+
+
+async def test_a_narrower_token_comes_by_a_narrower_assertion(company: CompanyRoom) -> None:
+    """Linear itself can't narrow a token: its file says nothing about it."""
+    user, _ = await connected(company, "alice")
+    agent = await company.agent(user, allows={"linear": LINEAR})
+    whole, narrow = await company.exchange(agent, "linear"), await company.exchange(agent, "linear", READ)
+    assert whole.value != narrow.value
+    assert narrow.narrowing is Narrowing.UPSTREAM
+    assert company.assertions("redeemed")[-1]["scopes"] == ["read"]
+
+
+async def test_an_answer_that_is_lost_costs_nothing(company: CompanyRoom) -> None:
+    user, account = await connected(company, "alice")
+    agent = await company.agent(user, allows={"linear": LINEAR})
+    company.pass_time(2 * 86400)
+    for _ in range(2):  # the vault asks twice at once, each time with an assertion of its own
+        company.simulator.fault(PROVIDER_TOKEN, "drop_after")
+    with pytest.raises(TemporarilyUnavailable, match="Nothing is lost"):
+        await company.exchange(agent, "linear")
+    assert (await company.exchange(agent, "linear")).connection_id == account.id
+    found = (await company.accounts(user))["linear"]
+    assert (found.state, found.is_ambiguous) == (ConnectionState.ACTIVE, False)
+
+
+async def test_a_company_that_no_longer_vouches_ends_the_connection_until_it_does_again(company: CompanyRoom) -> None:
+    user, account = await connected(company, "alice")
+    agent = await company.agent(user, allows={"linear": LINEAR})
+    company.deny("linear", "alice")
+    company.pass_time(2 * 86400)
+    with pytest.raises(ConnectionRequired, match="no longer vouches") as refused:
+        await company.exchange(agent, "linear")
+    assert refused.value.reason == "needs_reauth"
+    found = (await company.accounts(user))["linear"]
+    assert (found.state, found.reason) == (ConnectionState.NEEDS_REAUTH, "identity_access_denied")
+    with pytest.raises(ConnectionRequired, match="doesn't vouch for them at linear \\(access_denied\\): ask its admin"):
+        await company.exchange(agent, "linear")
+    asked = len(company.assertions("refused:access_denied"))
+    with pytest.raises(ConnectionRequired, match="access_denied"):
+        await company.exchange(agent, "linear")
+    assert len(company.assertions("refused:access_denied")) == asked, "not asked again within a minute"
+    company.allow("linear")
+    company.pass_time(companies.PAUSE)
+    assert (await company.exchange(agent, "linear")).connection_id == account.id
+
+
+async def test_a_service_that_refuses_the_assertion_falls_back_to_a_connection_by_hand(company: CompanyRoom) -> None:
+    company.deny("linear", "bob")
+    user, person = await company.sign_in("bob")
+    agent = await company.agent(user)
+    with pytest.raises(ConnectionRequired, match="ask its admin") as refused:
+        await company.exchange(agent, "linear", READ)
+    assert refused.value.reason == "missing"
+    assert [one.kind for one in await company.room.events(user)].count("connection.unvouched") == 1
+    client = await company.room.agent()
+    page = await company.room.connect(person, user, client, provider="linear", scopes=READ, account="bob")
+    assert "connected" in page.text
+    account = (await company.accounts(user))["linear"]
+    assert account.renewed_by is None
+    company.allow("linear")
+    company.pass_time(86400)
+    await company.sign_in("bob")
+    assert (await company.accounts(user))["linear"].renewed_by is None, "what the person connected stays theirs"
+
+
+async def test_the_connect_page_uses_the_company_first(company: CompanyRoom) -> None:
+    """The person ended it, so only they can bring it back, and then without the service's page."""
+    user, account = await connected(company, "carol")
+    await disconnect(company, user, account)
+    agent = await company.agent(user)
+    with pytest.raises(ConnectionRequired, match="No linear account"):
+        await company.exchange(agent, "linear", READ)
+    _, person = await company.sign_in("carol")
+    assert "linear" not in await company.accounts(user), "signing in doesn't bring it back"
+    client = await company.room.agent()
+    link = await company.room.link(user, client, provider="linear", scopes=READ)
+    page = await person.open(link.url)
+    page = await person.submit(page, form="/connect/", button=("decision", "allow"))
+    assert "connected" in page.text
+    found = (await company.accounts(user))["linear"]
+    assert found.renewed_by is not None
+    assert (
+        await company.exchange(
+            replace(agent, client_id=client.id, grant_id=await company.room.grant(user, client)), "linear", READ
+        )
+    ).scopes == READ
+
+
+async def disconnect(company: CompanyRoom, user: User, account: Connection) -> None:
+    async with company.room.deployment.transaction() as transaction:
+        now = company.room.deployment.now()
+        await connections.disconnect(transaction, company.room.deployment.keys, account, now=now)
+    assert await revocations.revoke_upstream(company.vault, account.id) == "revoked"
+    assert account.id not in {one.id for one in (await company.accounts(user)).values()}
+
+
+async def test_disconnecting_ends_the_token_at_the_service(company: CompanyRoom) -> None:
+    user, account = await connected(company, "bob")
+    await disconnect(company, user, account)
+    ended = company.simulator.books()["revocations"][-1]
+    assert ended["face"] == "families.known-linear"
+    family = next(one for one in company.simulator.books()["families"] if one["family"] == ended["family"])
+    assert family["ended"] == "revoked"
+
+
+async def test_ending_the_identity_ends_what_it_vouched_for_and_signing_in_brings_it_back(
+    company: CompanyRoom,
+) -> None:
+    user, account = await connected(company, "bob")
+    agent = await company.agent(user, allows={"linear": LINEAR})
+    await disconnect(company, user, (await company.accounts(user))[IDENTITY])
+    ended = company.simulator.books()["revocations"][-1]
+    assert (ended["face"], ended["outcome"]) == ("company", "ok")
+    with pytest.raises(ConnectionRequired, match="Sign in to the vault again"):
+        await company.exchange(agent, "linear")
+    await company.sign_in("bob")
+    assert (await company.exchange(agent, "linear")).connection_id == account.id
+
+
+async def test_a_company_that_ends_the_sign_in_stops_renewals_until_the_next_one(company: CompanyRoom) -> None:
+    user, account = await connected(company, "bob")
+    agent = await company.agent(user, allows={"linear": LINEAR})
+    company.simulator.sandbox.inactive.add("bob")
+    company.pass_time(2 * 86400)
+    with pytest.raises(ConnectionRequired, match="Sign in to the vault again"):
+        await company.exchange(agent, "linear")
+    assert (await company.accounts(user))[IDENTITY].state is ConnectionState.NEEDS_REAUTH
+    company.simulator.sandbox.inactive.discard("bob")
+    await company.sign_in("bob")
+    assert (await company.exchange(agent, "linear")).connection_id == account.id
+
+
+async def test_a_refresh_without_an_id_token_keeps_the_refresh_token(company: CompanyRoom) -> None:
+    """OpenID Connect Core §12.2 allows that: nothing can be asserted then, and nothing is lost."""
+    user, _ = await connected(company, "bob")
+    agent = await company.agent(user, allows={"linear": LINEAR})
+    company.simulator.sandbox.directory.renews_id_tokens = False
+    company.pass_time(2 * 86400)
+    with pytest.raises(ConnectionRequired, match="Sign in to the vault again"):
+        await company.exchange(agent, "linear")
+    company.simulator.sandbox.directory.renews_id_tokens = True
+    company.pass_time(2 * 3600)
+    assert (await company.exchange(agent, "linear")).scopes
+    assert company.refreshes()[-2:] == ["rotated", "rotated"]
+
+
+async def test_an_id_token_of_somebody_else_asserts_nothing(company: CompanyRoom) -> None:
+    user, _ = await connected(company, "bob")
+    agent = await company.agent(user, allows={"linear": LINEAR})
+    families = company.simulator.sandbox.faces["company"].tokens.families
+    families[-1].account = "carol"
+    company.pass_time(2 * 86400)
+    asked = len(company.simulator.books()["assertions"])
+    with pytest.raises(ConnectionRequired, match="no longer vouches"):
+        await company.exchange(agent, "linear")
+    assert len(company.simulator.books()["assertions"]) == asked
+    assert (await company.accounts(user))["linear"].reason == "identity_wrong_subject"
+
+
+async def test_a_connection_by_hand_replaces_the_companys(company: CompanyRoom) -> None:
+    user, person = await company.sign_in("bob")
+    account = (await company.accounts(user))["linear"]
+    agent = await company.agent(user, allows={"linear": LINEAR})
+    page = await person.open(f"/connections/{account.id}")
+    answer = await person.submit(page, form="/reconnect")
+    page = await person.open(await consent(answer.headers["location"], account="bob"))
+    assert page.status_code == 200, page.text
+    found = (await company.accounts(user))["linear"]
+    assert (found.id, found.renewed_by, found.has_refresh_token) == (account.id, None, True)
+    asked = len(company.simulator.books()["assertions"])
+    company.pass_time(2 * 86400)
+    await company.exchange(agent, "linear")
+    assert len(company.simulator.books()["assertions"]) == asked
+
+
+async def test_explain_says_why_a_company_connects_nothing(company: CompanyRoom) -> None:
+    user, _ = await company.sign_in("carol")
+    agent = await company.agent(user, allows={"linear": LINEAR})
+
+    async def failure() -> FailedStep | None:
+        question = ExchangeQuestion(user.name, agent.client_id, "linear")
+        account = (await company.accounts(user)).get("linear")
+        question = question if account is None else replace(question, connection_id=account.id)
+        found = await explain(question, vault=company.vault, now=company.vault.database.now())
+        return found.first_failure
+
+    assert await failure() is None
+    company.deny("linear", "carol")
+    company.pass_time(2 * 86400)
+    with pytest.raises(ConnectionRequired):
+        await company.exchange(agent, "linear")
+    found = await failure()
+    assert found is not None
+    assert "doesn't vouch for them at linear (access_denied)" in found.sentence
+    assert "sign in through their identity provider again" in found.fix
+    await disconnect(company, user, (await company.accounts(user))["linear"])
+    found = await failure()
+    assert found is not None
+    assert "They ended the one that their company had opened." in found.sentence
+    await disconnect(company, user, (await company.accounts(user))[IDENTITY])
+    found = await failure()
+    assert found is not None
+    assert found.fix == "let them sign in with Sandbox company"
+
+
+async def test_explain_says_that_a_company_refused_a_first_connection(company: CompanyRoom) -> None:
+    company.deny("linear", "carol")
+    user, _ = await company.sign_in("carol")
+    agent = await company.agent(user)
+    question = ExchangeQuestion(user.name, agent.client_id, "linear")
+    found = (await explain(question, vault=company.vault, now=company.vault.database.now())).first_failure
+    assert found is not None
+    assert "(access_denied)" in found.sentence
+    assert "at the identity provider" in found.fix
