@@ -289,6 +289,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
         import server.auth0
         import server.oauth
         import server.portal
+        import server.scim
         import server.signals
         from server.http.pages import FAILURES, answer_failure
 
@@ -299,6 +300,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
                 *routes,
                 *server.signals.routes(deployment),
                 *server.api.routes(deployment),
+                *server.scim.routes(deployment),
                 *server.portal.routes(deployment),
             ],
             exception_handlers=dict.fromkeys((*FAILURES, 500), answer_failure),

@@ -32,7 +32,9 @@ from server.commands import (
 )
 from server.commands.apply import apply
 from server.commands.export import export
+from server.commands.groups import membership
 from server.commands.import_ import files as import_files
+from server.commands.scim import directories
 from server.terminal.context import command
 from server.terminal.root import make_app
 
@@ -57,6 +59,8 @@ command(app, "export")(export.export)
 command(app, "quarantine")(quarantine.quarantine)
 app.add_typer(activity.app, name="activity")
 app.add_typer(users.app, name="users")
+app.add_typer(membership.app, name="groups")
+app.add_typer(directories.app, name="scim")
 app.add_typer(clients.app, name="clients")
 app.add_typer(apis.app, name="apis")
 app.add_typer(connections.app, name="connections")

@@ -150,6 +150,23 @@ async def find_provisioned(reader: Reader, external_id: str) -> tuple[Group, ...
     return tuple(sorted((_group(row) for row in rows if integer(row, "is_provisioned")), key=lambda one: one.name))
 
 
+async def count_provisioned(reader: Reader) -> int:
+    """How many groups a company's directory made."""
+    row = await reader.fetch_one(
+        "select count(*) as n from people_groups where tenant = :tenant and is_provisioned = 1", {"tenant": TENANT}
+    )
+    return 0 if row is None else integer(row, "n")
+
+
+async def list_provisioned(reader: Reader, *, offset: int, limit: int) -> tuple[Group, ...]:
+    """Groups of a company's directory by name (RFC 7644 §3.4.2.4: by index)."""
+    rows = await reader.fetch(
+        f"{_GROUP} and is_provisioned = 1 order by name_key limit :limit offset :offset",
+        {"tenant": TENANT, "limit": limit, "offset": offset},
+    )
+    return tuple(_group(row) for row in rows)
+
+
 async def list_page(reader: Reader, *, after: str = "", limit: int) -> tuple[tuple[Group, ...], str]:
     """Groups by name, and the `after` of the next page, empty at the end."""
     rows = await reader.fetch(
@@ -175,6 +192,24 @@ async def members(reader: Reader, group_id: str, *, now: int) -> tuple[Member, .
         )
         for some in by_person.values()
     )
+
+
+async def members_by(reader: Reader, group_id: str, *, source: str) -> frozenset[str]:
+    """The ids of those who are members by this source."""
+    rows = await reader.fetch(
+        "select user_id from memberships where tenant = :tenant and group_id = :group_id and source = :source",
+        {"tenant": TENANT, "group_id": group_id, "source": source},
+    )
+    return frozenset(text(row, "user_id") for row in rows)
+
+
+async def has_other_members(reader: Reader, group_id: str, *, source: str) -> bool:
+    """Whether somebody is a member by another source than this one."""
+    row = await reader.fetch_one(
+        "select user_id from memberships where tenant = :tenant and group_id = :group_id and source <> :source limit 1",
+        {"tenant": TENANT, "group_id": group_id, "source": source},
+    )
+    return row is not None
 
 
 async def count_members(reader: Reader, group_id: str, *, now: int) -> int:
@@ -263,11 +298,7 @@ async def set_members(
 ) -> tuple[frozenset[str], frozenset[str]]:
     """Make these people, and no others, members by this source: who was added and who was removed."""
     wanted = frozenset(user_ids)
-    rows = await transaction.fetch(
-        "select user_id from memberships where tenant = :tenant and group_id = :group_id and source = :source",
-        {"tenant": TENANT, "group_id": group_id, "source": source},
-    )
-    there = frozenset(text(row, "user_id") for row in rows)
+    there = await members_by(transaction, group_id, source=source)
     for user_id in sorted(wanted - there):
         await add_member(transaction, group_id, user_id, source=source, now=now)
     for user_id in sorted(there - wanted):

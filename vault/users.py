@@ -148,6 +148,18 @@ async def _read_page(reader: Reader, *, after: str, limit: int) -> Sequence[Row]
     )
 
 
+async def rename_user(transaction: Transaction, user_id: str, name: str) -> None:
+    """Give the user another name. Raises NameRefused or NameTaken."""
+    shown = _checked_name(name)
+    other = await find_user(transaction, shown)
+    if other is not None and other.id != user_id:
+        raise NameTaken("a user with this name already exists")
+    await transaction.execute(
+        "update users set name = :name, name_key = :name_key where tenant = :tenant and id = :id",
+        {"tenant": TENANT, "id": user_id, "name": shown, "name_key": name_key(shown)},
+    )
+
+
 async def set_password(transaction: Transaction, user_id: str, *, password_hash: str, now: int) -> bool:
     """Store a new password's hash and end everything that the old one opened. False when there is no such user."""
     changed = await transaction.execute(

@@ -17,7 +17,7 @@ from vault import users
 from vault.records import Client, Event, User
 from vault.storage.database import Transaction
 
-Method = Literal["administration", "admin_api", "command_line"]
+Method = Literal["administration", "admin_api", "command_line", "scim"]
 RECENT: Final = 1800  # seconds since sign-in in which an admin can change something
 
 
@@ -40,12 +40,21 @@ class ChangeRefused(PersonRefused):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts, by which way. `user` is None for whoever has the data directory; `agent` is the Admin API's client."""
+    """Who acts, by which way. `user` is None for whoever has the data directory, and for a company's directory.
+
+    `agent` is the Admin API's client, `directory` the name of the directory's token.
+    """
 
     deployment: Deployment
     user: User | None
     method: Method
     agent: Client | None = None
+    directory: str = ""
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether this is whoever has the data directory."""
+        return self.user is None and not self.directory
 
     @asynccontextmanager
     async def change(self) -> AsyncGenerator[Transaction]:
@@ -65,5 +74,7 @@ class Actor:
         details = {**about, **({} if self.user is None else {"by": self.user.name})}
         if self.agent is not None:
             details |= {"via": self.agent.name or self.agent.id}
+        if self.directory:
+            details |= {"via": self.directory}
         own = None if self.user is None else self.user.id
         return Event(kind, user_id=user_id or own, client_id=client_id, details=details)

@@ -63,17 +63,22 @@ async def set_disabled(actor: Actor, person: User, *, is_disabled: bool) -> bool
 
     False when that is already so.
     """
-    now = actor.deployment.now()
     async with actor.change() as transaction:
-        if is_disabled:
-            _check_other(actor, person)
-            await _keep_an_admin(actor, transaction, person)
-            has_changed = await users.disable_user(transaction, person.id, now=now)
-        else:
-            has_changed = await users.enable_user(transaction, person.id)
-        if has_changed:
-            kind = "user.disabled" if is_disabled else "user.enabled"
-            await audit.append(transaction, actor.event(kind, user_id=person.id), now=now)
+        return await change_disabled(actor, transaction, person, is_disabled=is_disabled)
+
+
+async def change_disabled(actor: Actor, transaction: Transaction, person: User, *, is_disabled: bool) -> bool:
+    """`set_disabled` within a change that does more."""
+    now = actor.deployment.now()
+    if is_disabled:
+        _check_other(actor, person)
+        await _keep_an_admin(actor, transaction, person)
+        has_changed = await users.disable_user(transaction, person.id, now=now)
+    else:
+        has_changed = await users.enable_user(transaction, person.id)
+    if has_changed:
+        kind = "user.disabled" if is_disabled else "user.enabled"
+        await audit.append(transaction, actor.event(kind, user_id=person.id), now=now)
     return has_changed
 
 
@@ -115,7 +120,7 @@ def _check_other(actor: Actor, person: User) -> None:
 
 
 async def _keep_an_admin(actor: Actor, transaction: Transaction, person: User) -> None:
-    if actor.user is not None and person.is_admin and await users.is_last_admin(transaction, person.id):
+    if not actor.is_operator and person.is_admin and await users.is_last_admin(transaction, person.id):
         raise ChangeRefused(
             "last_admin", "Nobody else could administer this vault: make somebody else an admin first.", kind="conflict"
         )

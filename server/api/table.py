@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from server.api import access, activity, agents, declarations, people, providers, vault_state
+from server.api import access, activity, agents, declarations, groups, people, providers, vault_state
 from server.api.operations import AdminOperation
 
 OPERATIONS: Final[tuple[tuple[str, tuple[AdminOperation, ...]], ...]] = (
     ("Vault", vault_state.OPERATIONS),
     ("People", people.OPERATIONS),
+    ("Groups", groups.OPERATIONS),
     ("Access", access.OPERATIONS),
     ("Agents and APIs", agents.OPERATIONS),
     ("Providers and tools", providers.OPERATIONS),

@@ -445,3 +445,21 @@ async def test_the_demo_that_is_left_running_can_be_used_as_it_says(tmp_path: Pa
         process.terminate()
         async with asyncio.timeout(20):
             assert await process.wait() == 0
+
+
+async def test_groups_and_directories_are_made_shown_and_ended(place: Place) -> None:
+    await content(place, "users", "add", "bob", "--password-stdin", feed=PASSWORD + "\n")
+    await content(place, "groups", "create", "Sales")
+    await content(place, "groups", "add", "sales", "bob")
+    assert [(one["user"], one["by"]) for one in await content(place, "groups", "show", "Sales")] == [("bob", ["local"])]
+    await content(place, "groups", "remove", "Sales", "bob")
+    assert (await run(place, "groups", "remove", "Sales", "bob")).exit_code == 1
+    assert [one["members"] for one in await content(place, "groups", "list")] == [0]
+    await content(place, "groups", "delete", "Sales")
+    assert (await run(place, "groups", "show", "Sales")).stderr.startswith("token-vault: no group 'Sales'")
+    made = await content(place, "scim", "token", "okta")
+    assert made["token"] not in (await run(place, "scim", "list", "--json")).stdout
+    assert (await run(place, "scim", "adopt", "bob", "--external-id", "00u1")).exit_code == 0
+    assert (await run(place, "scim", "adopt", "bob")).exit_code == 1
+    await content(place, "scim", "end", "okta")
+    assert await content(place, "scim", "list") == []

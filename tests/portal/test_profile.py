@@ -15,8 +15,9 @@ from server.administration.actor import Actor
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of, session_cookie, session_token
 from tests.support.rooms.portal_room import Room, running_room
-from vault import connections, users
+from vault import connections, directory, groups, users
 from vault.audit import audit
+from vault.directory import ProvisionedPerson
 from vault.records import Event, User
 from vault.sign_in import passkeys, sessions
 
@@ -127,12 +128,17 @@ async def test_the_download_has_what_is_kept_and_nothing_secret(room: Room) -> N
             name="Blue key",
             now=room.deployment.now(),
         )
+        told = ProvisionedPerson(user.id, "a@x.example", 0, 0, external_id="00u1", attributes={"displayName": "A"})
+        await directory.store_person(transaction, told)
+        await groups.set_groups(transaction, user.id, ["Sales"], source="openid:company", now=0, expires_at=None)
     file = await person.http.get("/account/data")
     assert file.headers["content-disposition"] == 'attachment; filename="token-vault-account.json"'
     found = json.loads(file.text)
     assert found["user"]["name"] == user.name
     assert found["identities"] == [{"issuer": "https://login.example", "subject": "alice-1"}]
     assert found["passkeys"][0]["name"] == "Blue key"
+    assert found["groups"] == [{"name": "Sales", "by": ["openid:company"], "until": None}]
+    assert found["directory"] == {"userName": "a@x.example", "externalId": "00u1", "displayName": "A"}
     assert [one["provider"] for one in found["accounts"]] == ["slack"]
     assert found["permissions"][0]["scopes"] == ["chat:write"]
     assert [one["name"] for one in found["agents"]] == ["Report bot"]
@@ -249,7 +255,7 @@ async def test_a_command_and_the_page_delete_the_same(room: Room) -> None:
 async def _traces(room: Room, user: User) -> int:
     """Rows that still name the person as theirs, besides the activity and ended records."""
     found = 0
-    for table in ("users", "identities", "sessions", "passkeys", "tool_choices"):
+    for table in ("users", "identities", "sessions", "passkeys", "tool_choices", "memberships"):
         column = "id" if table == "users" else "user_id"
         row = await room.deployment.database.fetch_one(
             f"select count(*) as n from {table} where {column} = :id", {"id": user.id}

@@ -296,6 +296,22 @@ class DifferenceRecord(TypedDict):
     after: Any
 
 
+class DirectoryTokenRecord(TypedDict):
+    """A token of a directory, without its secret."""
+
+    name: str
+    created_at: str
+    expires_at: str | None
+    used_at: str | None
+    previous_until: str | None
+
+
+class DirectoryTokens(TypedDict):
+    """Tokens of directories."""
+
+    items: list[DirectoryTokenRecord]
+
+
 class DisconnectedRecord(TypedDict):
     """How a connection ended."""
 
@@ -340,6 +356,34 @@ class FindingRecord(TypedDict):
     fix: str
 
 
+class GroupDetails(TypedDict):
+    """A group with its members."""
+
+    id: str
+    name: str
+    members: int
+    directory: bool
+    created_at: str
+    people: list[MemberRecord]
+
+
+class GroupRecord(TypedDict):
+    """A group of people."""
+
+    id: str
+    name: str
+    members: int
+    directory: bool
+    created_at: str
+
+
+class GroupsPage(TypedDict):
+    """Groups by name."""
+
+    items: list[GroupRecord]
+    next_cursor: NotRequired[str | None]
+
+
 class IdentityRecord(TypedDict):
     """Who a person is at an identity provider."""
 
@@ -352,6 +396,37 @@ class KeysRecord(TypedDict):
 
     source: str
     signing: list[SigningKeyRecord]
+
+
+class MadeDirectoryToken(TypedDict):
+    """A new token."""
+
+    url: str
+    token: str
+
+
+class MemberRecord(TypedDict):
+    """A person in a group."""
+
+    person_id: str
+    name: str
+    disabled: bool
+    sources: list[str]
+    expires_at: str | None
+
+
+class NewDirectoryToken(TypedDict):
+    """A token to make, or to rotate."""
+
+    name: str
+    days: NotRequired[int | None]
+    keep_hours: NotRequired[int]
+
+
+class NewGroup(TypedDict):
+    """A group to make."""
+
+    name: str
 
 
 class NewIdentity(TypedDict):
@@ -708,6 +783,46 @@ class AdminClient(AdminBase):
     def list_deletions(self) -> Deletions:
         """List deleted people some of whose grants aren't revoked at their providers yet."""
         return self._call("GET", "/admin/v1/deletions")
+
+    def list_groups(self, *, limit: int | None = None, cursor: str | None = None) -> GroupsPage:
+        """List groups by name."""
+        return self._call("GET", "/admin/v1/groups", query={"limit": limit, "cursor": cursor})
+
+    def create_group(self, body: NewGroup) -> GroupRecord:
+        """Create a group."""
+        return self._call("POST", "/admin/v1/groups", body={**body})
+
+    def get_group(self, group_id: str) -> GroupDetails:
+        """Show a group and who is in it."""
+        return self._call("GET", f"/admin/v1/groups/{quote(group_id, safe='')}")
+
+    def rename_group(self, group_id: str, body: NewGroup) -> GroupDetails:
+        """Rename a group that no directory manages."""
+        return self._call("PATCH", f"/admin/v1/groups/{quote(group_id, safe='')}", body={**body})
+
+    def delete_group(self, group_id: str) -> None:
+        """Delete a group that no directory manages."""
+        self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}")
+
+    def add_group_member(self, group_id: str, person_id: str) -> None:
+        """Put a person into a group; one who is there already stays."""
+        self._call("PUT", f"/admin/v1/groups/{quote(group_id, safe='')}/people/{quote(person_id, safe='')}")
+
+    def remove_group_member(self, group_id: str, person_id: str) -> None:
+        """Take a person whom an admin added out of a group."""
+        self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}/people/{quote(person_id, safe='')}")
+
+    def list_directory_tokens(self) -> DirectoryTokens:
+        """List the tokens with which directories write people and groups (SCIM 2.0)."""
+        return self._call("GET", "/admin/v1/directory-tokens")
+
+    def make_directory_token(self, body: NewDirectoryToken) -> MadeDirectoryToken:
+        """Make a directory's token, or rotate the one of this name."""
+        return self._call("POST", "/admin/v1/directory-tokens", body={**body})
+
+    def end_directory_token(self, token_name: str) -> None:
+        """End a directory's token at once; people and groups stay."""
+        self._call("DELETE", f"/admin/v1/directory-tokens/{quote(token_name, safe='')}")
 
     def list_connections(self, person_id: str) -> ConnectionList:
         """List a person's connected accounts."""

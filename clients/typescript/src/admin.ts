@@ -258,6 +258,20 @@ export interface DifferenceRecord {
   after: unknown;
 }
 
+/** A token of a directory, without its secret. */
+export interface DirectoryTokenRecord {
+  name: string;
+  created_at: string;
+  expires_at: string | null;
+  used_at: string | null;
+  previous_until: string | null;
+}
+
+/** Tokens of directories. */
+export interface DirectoryTokens {
+  items: Array<DirectoryTokenRecord>;
+}
+
 /** How a connection ended. */
 export interface DisconnectedRecord {
   id: string;
@@ -297,6 +311,31 @@ export interface FindingRecord {
   fix: string;
 }
 
+/** A group with its members. */
+export interface GroupDetails {
+  id: string;
+  name: string;
+  members: number;
+  directory: boolean;
+  created_at: string;
+  people: Array<MemberRecord>;
+}
+
+/** A group of people. */
+export interface GroupRecord {
+  id: string;
+  name: string;
+  members: number;
+  directory: boolean;
+  created_at: string;
+}
+
+/** Groups by name. */
+export interface GroupsPage {
+  items: Array<GroupRecord>;
+  next_cursor?: string | null;
+}
+
 /** Who a person is at an identity provider. */
 export interface IdentityRecord {
   issuer: string;
@@ -307,6 +346,33 @@ export interface IdentityRecord {
 export interface KeysRecord {
   source: string;
   signing: Array<SigningKeyRecord>;
+}
+
+/** A new token. */
+export interface MadeDirectoryToken {
+  url: string;
+  token: string;
+}
+
+/** A person in a group. */
+export interface MemberRecord {
+  person_id: string;
+  name: string;
+  disabled: boolean;
+  sources: Array<string>;
+  expires_at: string | null;
+}
+
+/** A token to make, or to rotate. */
+export interface NewDirectoryToken {
+  name: string;
+  days?: number | null;
+  keep_hours?: number;
+}
+
+/** A group to make. */
+export interface NewGroup {
+  name: string;
 }
 
 /** Who a person is at an identity provider. */
@@ -639,6 +705,56 @@ export class AdminClient extends AdminBase {
   /** List deleted people some of whose grants aren't revoked at their providers yet. */
   async listDeletions(): Promise<Deletions> {
     return this.call("GET", `/admin/v1/deletions`) as Promise<Deletions>;
+  }
+
+  /** List groups by name. */
+  async listGroups(query: { limit?: number; cursor?: string } = {}): Promise<GroupsPage> {
+    return this.call("GET", `/admin/v1/groups`, { query }) as Promise<GroupsPage>;
+  }
+
+  /** Create a group. */
+  async createGroup(body: NewGroup): Promise<GroupRecord> {
+    return this.call("POST", `/admin/v1/groups`, { body }) as Promise<GroupRecord>;
+  }
+
+  /** Show a group and who is in it. */
+  async getGroup(groupId: string): Promise<GroupDetails> {
+    return this.call("GET", `/admin/v1/groups/${encodeURIComponent(groupId)}`) as Promise<GroupDetails>;
+  }
+
+  /** Rename a group that no directory manages. */
+  async renameGroup(groupId: string, body: NewGroup): Promise<GroupDetails> {
+    return this.call("PATCH", `/admin/v1/groups/${encodeURIComponent(groupId)}`, { body }) as Promise<GroupDetails>;
+  }
+
+  /** Delete a group that no directory manages. */
+  async deleteGroup(groupId: string): Promise<void> {
+    await this.call("DELETE", `/admin/v1/groups/${encodeURIComponent(groupId)}`);
+  }
+
+  /** Put a person into a group; one who is there already stays. */
+  async addGroupMember(groupId: string, personId: string): Promise<void> {
+    await this.call("PUT", `/admin/v1/groups/${encodeURIComponent(groupId)}/people/${encodeURIComponent(personId)}`);
+  }
+
+  /** Take a person whom an admin added out of a group. */
+  async removeGroupMember(groupId: string, personId: string): Promise<void> {
+    await this.call("DELETE", `/admin/v1/groups/${encodeURIComponent(groupId)}/people/${encodeURIComponent(personId)}`);
+  }
+
+  /** List the tokens with which directories write people and groups (SCIM 2.0). */
+  async listDirectoryTokens(): Promise<DirectoryTokens> {
+    return this.call("GET", `/admin/v1/directory-tokens`) as Promise<DirectoryTokens>;
+  }
+
+  /** Make a directory's token, or rotate the one of this name. */
+  async makeDirectoryToken(body: NewDirectoryToken): Promise<MadeDirectoryToken> {
+    return this.call("POST", `/admin/v1/directory-tokens`, { body }) as Promise<MadeDirectoryToken>;
+  }
+
+  /** End a directory's token at once; people and groups stay. */
+  async endDirectoryToken(tokenName: string): Promise<void> {
+    await this.call("DELETE", `/admin/v1/directory-tokens/${encodeURIComponent(tokenName)}`);
   }
 
   /** List a person's connected accounts. */

@@ -94,8 +94,12 @@ class AdminVisit:
         """Who changes something."""
         return Actor(self.deployment, self.user, "administration")
 
-    async def go(self, path: str, *, said: str = "", secret: str = "", undo: str = "") -> Response:
+    async def go(
+        self, path: str, *, said: str = "", secret: str = "", undo: str = "", is_token: bool = False
+    ) -> Response:
         """Show a page next that says what was done. `secret` is shown there once; `undo` is a path that takes it back.
+
+        `is_token`: the secret is one for a program, not a link for a person.
 
         Kept sealed in a ticket: neither is in the address.
         """
@@ -106,7 +110,7 @@ class AdminVisit:
                 transaction,
                 self.deployment.keys,
                 purpose=TicketPurpose.NOTICE,
-                payload={"said": said, "secret": secret, "undo": undo},
+                payload={"said": said, "secret": secret, "undo": undo, "is_token": "yes" if is_token else ""},
                 lifetime=NOTICE_LIFETIME,
                 now=self.deployment.now(),
                 user_id=self.user.id,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from starlette.routing import Route
 
 from server.deployment import Deployment
-from server.portal.administration import activity, agents, keys, people, providers, rules, vault_pages
-from server.portal.administration.room import admin_route
+from server.portal.administration import activity, agents, groups, keys, people, providers, rules, vault_pages
+from server.portal.administration.room import ROOT, admin_route
 
 
 def admin_routes(deployment: Deployment) -> list[Route]:
@@ -26,6 +26,13 @@ def admin_routes(deployment: Deployment) -> list[Route]:
         admin_route(deployment, "/people/{user}/admin", post=people.make_admin, back=".."),
         admin_route(deployment, "/people/{user}/not-admin", post=people.end_admin, back=".."),
         admin_route(deployment, "/people/{user}/delete", get=people.confirm, post=people.delete),
+        admin_route(deployment, "/groups", get=groups.show, post=groups.create),
+        admin_route(deployment, "/groups/directory", post=groups.make_token, back=".."),
+        admin_route(deployment, "/groups/directory/end", post=groups.end_token, back=f"{ROOT}/groups"),
+        admin_route(deployment, "/groups/{group}", get=groups.show_one),
+        admin_route(deployment, "/groups/{group}/add", post=groups.add_member, back=".."),
+        admin_route(deployment, "/groups/{group}/remove", post=groups.remove_member, back=".."),
+        admin_route(deployment, "/groups/{group}/delete", post=groups.delete, back=".."),
         admin_route(deployment, "/agents", get=agents.show),
         admin_route(deployment, "/agents/{client:path}/cut-off", get=agents.confirm, post=agents.cut_off),
         admin_route(deployment, "/agents/{client:path}", get=agents.show_one),

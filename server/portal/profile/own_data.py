@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from server.http import pages
 from server.portal.requests import OwnVisit
-from vault import clients, connections, delegations, grants, users
+from vault import clients, connections, delegations, directory, grants, groups, users
 from vault.audit import audit
 from vault.notices import channels
 from vault.records import Connection, Event
@@ -45,6 +45,14 @@ async def _write_parts(visit: OwnVisit) -> AsyncGenerator[str]:
     yield "]}\n"
 
 
+async def _said_by_directory(visit: OwnVisit) -> Mapping[str, object] | None:
+    """What a company's directory says of the person, None where it does not manage them."""
+    found = await directory.get_person(visit.deployment.database, visit.user.id)
+    if found is None:
+        return None
+    return {"userName": found.user_name, "externalId": found.external_id, **found.attributes}
+
+
 async def _records(visit: OwnVisit) -> Mapping[str, object]:
     """Everything but the activity, by the name in the file."""
     database, user, now = visit.deployment.database, visit.user, visit.deployment.now()
@@ -55,6 +63,11 @@ async def _records(visit: OwnVisit) -> Mapping[str, object]:
         "identities": [
             {"issuer": one.issuer, "subject": one.subject} for one in await users.list_identities(database, user.id)
         ],
+        "groups": [
+            {"name": one.group.name, "by": list(one.sources), "until": _when(one.expires_at)}
+            for one in await groups.of_person(database, user.id, now=now)
+        ],
+        "directory": await _said_by_directory(visit),
         "passkeys": [
             {"name": one.name, "created_at": _when(one.created_at), "used_at": _when(one.used_at)}
             for one in await passkeys.list_passkeys(database, user.id)

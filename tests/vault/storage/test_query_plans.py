@@ -58,6 +58,9 @@ ALLOWED = {
     "select h.height, h.sequence, h.hash, h.keyed, (select max(sequence)": "the end of an index, not all of it",
     "select (select min(sequence) from events where tenant = :tenant) as first": "both ends of an index",
     "select g.provider, g.scopes, g.n, k.user_id, k.label from": "`doctor`, a command",
+    "select count(*) as n from people_groups where tenant = :tenant and is_provisioned": "as the next",
+    "select id, name, name_key, external_id, is_provisioned, created_at, changed_at from people_groups where tenant = "
+    ":tenant and is_provisioned = 1 order by": "as the next but one",
     "select count(*) as n from provisioned_people where tenant = :tenant": "a directory's list says how long it is",
     "select p.user_id, p.user_name, p.user_name_key, p.external_id, p.attributes, p.created_at, p.changed_at, u.name, "
     "u.disabled_at from provisioned_people p join users u on u.tenant = p.tenant and u.id = p.user_id where p.tenant "

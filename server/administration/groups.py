@@ -1,0 +1,81 @@
+"""Groups that admins make, and people whom they put into any group. A directory changes its groups itself."""
+
+from __future__ import annotations
+
+from server.administration.actor import Actor, ChangeRefused
+from vault import groups
+from vault.audit import audit
+from vault.groups import LOCAL, Group
+from vault.records import User
+from vault.storage.database import Reader
+
+
+async def group_with_id(reader: Reader, group_id: str) -> Group:
+    """The group. Raises ChangeRefused."""
+    found = await groups.get_group(reader, group_id)
+    if found is None:
+        raise ChangeRefused("no_group", "There is no group with this ID.", kind="not_found")
+    return found
+
+
+async def create(actor: Actor, name: str) -> Group:
+    """A new group. Raises GroupNameRefused or GroupNameTaken."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        made = await groups.create_group(transaction, name, now=now)
+        await audit.append(transaction, actor.event("group.created", group=made.name), now=now)
+    return made
+
+
+async def rename(actor: Actor, group: Group, name: str) -> Group:
+    """Another name, which rules that name the group must follow. Raises GroupNameRefused or GroupNameTaken."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        _check_own(group)
+        await groups.change_group(transaction, group, name=name, external_id=None, is_provisioned=False, now=now)
+        event = actor.event("group.renamed", group=name, before=group.name)
+        await audit.append(transaction, event, now=now)
+    return await group_with_id(actor.deployment.database, group.id)
+
+
+async def delete(actor: Actor, group: Group) -> None:
+    """Delete a group; its members lose at the next call what they had through it."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        _check_own(group)
+        for one in await groups.members(transaction, group.id, now=now):
+            event = actor.event("user.groups_changed", user_id=one.user_id, joined=[], left=[group.name])
+            await audit.append(transaction, event, now=now)
+        if not await groups.delete_group(transaction, group.id):
+            raise ChangeRefused("no_group", "There is no group with this ID.", kind="not_found")
+        await audit.append(transaction, actor.event("group.removed", group=group.name), now=now)
+
+
+async def add_member(actor: Actor, group: Group, person: User) -> bool:
+    """Put the person into the group. False when an admin did already."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        await group_with_id(transaction, group.id)
+        if person.id in await groups.members_by(transaction, group.id, source=LOCAL):
+            return False
+        await groups.add_member(transaction, group.id, person.id, source=LOCAL, now=now)
+        event = actor.event("user.groups_changed", user_id=person.id, joined=[group.name], left=[])
+        await audit.append(transaction, event, now=now)
+    return True
+
+
+async def remove_member(actor: Actor, group: Group, person: User) -> None:
+    """Take the person out. Raises ChangeRefused for one whom a directory or a sign-in put there, or nobody."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        if not await groups.remove_member(transaction, group.id, person.id, source=LOCAL):
+            is_there = await groups.is_member(transaction, group.id, person.id, now=now)
+            said = "A directory or a sign-in put this person into the group: change it there."
+            raise ChangeRefused("not_member", said if is_there else "This person isn't in the group.", kind="conflict")
+        event = actor.event("user.groups_changed", user_id=person.id, joined=[], left=[group.name])
+        await audit.append(transaction, event, now=now)
+
+
+def _check_own(group: Group) -> None:
+    if group.is_provisioned:
+        raise ChangeRefused("group_managed", "A directory manages this group: change it there.", kind="conflict")

@@ -1,0 +1,192 @@
+"""What a company's directory does with people and groups: make, change, disable, and remove those that are its own.
+
+A directory sees provisioned people only. A person who was here before becomes one when an administrator says so
+(`take_over`): otherwise a directory could make itself somebody's identity provider by knowing their name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from server.administration import people
+from server.administration.actor import Actor, ChangeRefused
+from vault import directory, groups, users
+from vault.audit import audit
+from vault.directory import ProvisionedPerson
+from vault.groups import PROVISIONED, Group
+from vault.records import User
+from vault.storage.database import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class PersonWish:
+    """How the directory wants a person to be."""
+
+    user_name: str
+    external_id: str | None = None
+    is_active: bool = True
+    attributes: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
+# People
+
+
+async def add_person(actor: Actor, wish: PersonWish) -> ProvisionedPerson:
+    """A new person. Raises NameRefused, NameTaken or UserNameTaken."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        user = await users.create_user(transaction, wish.user_name, now=now)
+        person = _record_of(user, wish, now=now)
+        await directory.store_person(transaction, person)
+        event = actor.event("user.created", user_id=user.id, method=actor.method, admin=False)
+        await audit.append(transaction, event, now=now)
+        if not wish.is_active:
+            await people.change_disabled(actor, transaction, user, is_disabled=True)
+    return await _person(actor, user.id)
+
+
+async def take_over(actor: Actor, user: User, *, external_id: str | None) -> ProvisionedPerson:
+    """Let the directory manage a person who is here already, under the name that they have. Raises UserNameTaken."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        if await directory.get_person(transaction, user.id) is not None:
+            raise ChangeRefused("person_changed", "The directory manages this person already.", kind="conflict")
+        await directory.store_person(transaction, _record_of(user, PersonWish(user.name, external_id), now=now))
+        await audit.append(transaction, actor.event("user.provisioned", user_id=user.id), now=now)
+    return await _person(actor, user.id)
+
+
+async def change_person(actor: Actor, person: ProvisionedPerson, wish: PersonWish) -> ProvisionedPerson:
+    """Make the person as the directory wants them. Raises NameRefused, NameTaken, UserNameTaken or ChangeRefused."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        user = await people.person_with_id(transaction, person.user_id)
+        if person.name == person.user_name != wish.user_name:  # a person taken over may have a name of their own
+            await users.rename_user(transaction, user.id, wish.user_name)
+        changed = replace(
+            person,
+            user_name=wish.user_name,
+            external_id=wish.external_id,
+            attributes=wish.attributes,
+            changed_at=now,
+        )
+        await directory.store_person(transaction, changed)
+        await people.change_disabled(actor, transaction, user, is_disabled=not wish.is_active)
+    return await _person(actor, person.user_id)
+
+
+async def remove_person(actor: Actor, person: ProvisionedPerson) -> None:
+    """Delete the person with all that is theirs (RFC 7644 §3.6). Raises ChangeRefused for the last admin."""
+    await people.delete(actor, await people.person_with_id(actor.deployment.database, person.user_id))
+
+
+def _record_of(user: User, wish: PersonWish, *, now: int) -> ProvisionedPerson:
+    return ProvisionedPerson(
+        user.id, wish.user_name, now, now, external_id=wish.external_id, attributes=wish.attributes
+    )
+
+
+async def _person(actor: Actor, user_id: str) -> ProvisionedPerson:
+    found = await directory.get_person(actor.deployment.database, user_id)
+    if found is None:
+        raise ChangeRefused("no_person", "There is no person with this ID.", kind="not_found")
+    return found
+
+
+# Groups
+
+
+async def add_group(actor: Actor, name: str, *, external_id: str | None, members: Iterable[str]) -> Group:
+    """A new group; one that only sign-ins made so far becomes the directory's. Raises what `vault.groups` does."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        known = await groups.find_group(transaction, name)
+        if known is None:
+            made = await groups.create_group(transaction, name, external_id=external_id, is_provisioned=True, now=now)
+        elif known.is_provisioned or await groups.members_by(transaction, known.id, source=groups.LOCAL):
+            raise groups.GroupNameTaken("a group with this name already exists")
+        else:
+            made = replace(known, name=name, external_id=external_id, is_provisioned=True)
+            await groups.change_group(
+                transaction, made, name=name, external_id=external_id, is_provisioned=True, now=now
+            )
+        await audit.append(transaction, actor.event("group.created", group=made.name), now=now)
+        await _set_members(actor, transaction, made, members)
+    return await _group(actor, made.id)
+
+
+async def change_group(
+    actor: Actor, group: Group, *, name: str, external_id: str | None, members: Iterable[str]
+) -> Group:
+    """Make the group as the directory wants it. Raises what `vault.groups` does, and ChangeRefused."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        await groups.change_group(transaction, group, name=name, external_id=external_id, is_provisioned=True, now=now)
+        if name != group.name:
+            event = actor.event("group.renamed", group=name, before=group.name)
+            await audit.append(transaction, event, now=now)
+        await _set_members(actor, transaction, replace(group, name=name), members)
+    return await _group(actor, group.id)
+
+
+async def remove_group(actor: Actor, group: Group) -> None:
+    """Take the directory's members out; the group itself goes unless somebody is in it by another source."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        await _set_members(actor, transaction, group, ())
+        if await groups.has_other_members(transaction, group.id, source=PROVISIONED):
+            await groups.change_group(
+                transaction, group, name=group.name, external_id=None, is_provisioned=False, now=now
+            )
+        else:
+            await groups.delete_group(transaction, group.id)
+        await audit.append(transaction, actor.event("group.removed", group=group.name), now=now)
+
+
+async def _set_members(actor: Actor, transaction: Transaction, group: Group, members: Iterable[str]) -> None:
+    wanted, now = frozenset(members), actor.deployment.now()
+    there = await groups.members_by(transaction, group.id, source=PROVISIONED)
+    for user_id in sorted(wanted - there):
+        if await directory.get_person(transaction, user_id) is None:
+            raise ChangeRefused(
+                "no_person", f"The directory has no person with the ID {user_id[:100]}.", field="members"
+            )
+    joined, left = await groups.set_members(transaction, group.id, wanted, source=PROVISIONED, now=now)
+    for user_id in sorted(joined | left):
+        now_in, now_out = ([group.name], []) if user_id in joined else ([], [group.name])
+        event = actor.event("user.groups_changed", user_id=user_id, joined=now_in, left=now_out)
+        await audit.append(transaction, event, now=now)
+
+
+async def _group(actor: Actor, group_id: str) -> Group:
+    found = await groups.get_group(actor.deployment.database, group_id)
+    if found is None:
+        raise ChangeRefused("no_group", "There is no group with this ID.", kind="not_found")
+    return found
+
+
+# Tokens
+
+
+async def make_token(actor: Actor, name: str, *, days: int | None, grace: int) -> tuple[str, bool]:
+    """A token for a directory, shown once, and whether it replaces one, which works for `grace` seconds more."""
+    if not (name and len(name) <= 60 and all(letter.isalnum() or letter in "._-" for letter in name)):
+        raise ChangeRefused("token_name", "Use up to 60 letters, digits, and . _ - for the token's name.", field="name")
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        is_rotation = any(one.name == name for one in await directory.list_tokens(transaction))
+        expires_at = None if days is None else now + days * 86400
+        secret = await directory.make_token(transaction, name, expires_at=expires_at, grace=grace, now=now)
+        kind = "directory_token.rotated" if is_rotation else "directory_token.created"
+        await audit.append(transaction, actor.event(kind, directory=name), now=now)
+    return secret, is_rotation
+
+
+async def end_token(actor: Actor, name: str) -> None:
+    """End a directory's token, and the one before its rotation. Raises ChangeRefused when there is none."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        if not await directory.remove_token(transaction, name):
+            raise ChangeRefused("no_token", "There is no directory token with this name.", kind="not_found")
+        await audit.append(transaction, actor.event("directory_token.ended", directory=name), now=now)

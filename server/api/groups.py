@@ -1,0 +1,216 @@
+"""Groups, who is in them, and tokens of directories in the Admin API."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from server.administration import groups, people, provisioning
+from server.api.operations import (
+    AdminCall,
+    Answered,
+    Instant,
+    ListPage,
+    PageQuery,
+    Strict,
+    instant,
+    instant_of,
+    operation,
+    read_cursor,
+    write_cursor,
+)
+from vault import directory
+from vault import groups as stored
+from vault.groups import Group
+
+
+class GroupRecord(Answered):
+    """A group of people."""
+
+    id: str
+    name: str
+    members: int
+    directory: bool = Field(description="Whether a company's directory made it and changes it")
+    created_at: Instant
+
+
+class MemberRecord(Answered):
+    """A person in a group."""
+
+    person_id: str
+    name: str
+    disabled: bool
+    sources: list[str] = Field(description="`local`: an admin; `scim`: the directory; `openid:NAME`: a sign-in")
+    expires_at: Instant | None = Field(description="When a sign-in's word stops counting, if nothing else keeps them")
+
+
+class GroupDetails(GroupRecord):
+    """A group with its members."""
+
+    people: list[MemberRecord]
+
+
+class GroupsPage(ListPage[GroupRecord]):
+    """Groups by name."""
+
+
+class NewGroup(Strict):
+    """A group to make."""
+
+    name: str = Field(min_length=1, max_length=200)
+
+
+class DirectoryTokenRecord(Answered):
+    """A token of a directory, without its secret."""
+
+    name: str
+    created_at: Instant
+    expires_at: Instant | None
+    used_at: Instant | None
+    previous_until: Instant | None = Field(description="The token before its rotation works until then")
+
+
+class DirectoryTokens(Answered):
+    """Tokens of directories."""
+
+    items: list[DirectoryTokenRecord]
+
+
+class NewDirectoryToken(Strict):
+    """A token to make, or to rotate."""
+
+    name: str = Field(min_length=1, max_length=60)
+    days: int | None = Field(default=None, ge=1, le=3650, description="Days until it ends; null for never")
+    keep_hours: int = Field(default=24, ge=0, le=168, description="Hours that the token before it works on")
+
+
+class MadeDirectoryToken(Answered):
+    """A new token."""
+
+    url: str = Field(description="What the directory calls")
+    token: str = Field(description="Shown only here")
+
+
+@operation("GET", "/groups", scope="admin:read")
+async def list_groups(call: AdminCall, query: PageQuery) -> GroupsPage:
+    """List groups by name."""
+    place = read_cursor(query.cursor, str)
+    after = "" if place is None else str(place[0])
+    found, rest = await stored.list_page(call.deployment.database, after=after, limit=query.limit)
+    items = [await _record(call, one) for one in found]
+    return GroupsPage(items=items, next_cursor=write_cursor(rest) if rest else None)
+
+
+@operation("POST", "/groups", scope="admin:people", status=201, refusals=["conflict"])
+async def create_group(call: AdminCall, body: NewGroup) -> GroupRecord:
+    """Create a group."""
+    return await _record(call, await groups.create(call.actor, body.name))
+
+
+@operation("GET", "/groups/{group_id}", scope="admin:read")
+async def get_group(call: AdminCall) -> GroupDetails:
+    """Show a group and who is in it."""
+    return await _details(call, await _group_of(call))
+
+
+@operation("PATCH", "/groups/{group_id}", scope="admin:people", refusals=["conflict"])
+async def rename_group(call: AdminCall, body: NewGroup) -> GroupDetails:
+    """Rename a group that no directory manages."""
+    return await _details(call, await groups.rename(call.actor, await _group_of(call), body.name))
+
+
+@operation("DELETE", "/groups/{group_id}", scope="admin:people", status=204, refusals=["conflict"])
+async def delete_group(call: AdminCall) -> None:
+    """Delete a group that no directory manages."""
+    await groups.delete(call.actor, await _group_of(call))
+
+
+@operation("PUT", "/groups/{group_id}/people/{person_id}", scope="admin:people", status=204)
+async def add_group_member(call: AdminCall) -> None:
+    """Put a person into a group; one who is there already stays."""
+    person = await people.person_with_id(call.deployment.database, call.param("person_id"))
+    await groups.add_member(call.actor, await _group_of(call), person)
+
+
+@operation("DELETE", "/groups/{group_id}/people/{person_id}", scope="admin:people", status=204, refusals=["conflict"])
+async def remove_group_member(call: AdminCall) -> None:
+    """Take a person whom an admin added out of a group."""
+    person = await people.person_with_id(call.deployment.database, call.param("person_id"))
+    await groups.remove_member(call.actor, await _group_of(call), person)
+
+
+@operation("GET", "/directory-tokens", scope="admin:read")
+async def list_directory_tokens(call: AdminCall) -> DirectoryTokens:
+    """List the tokens with which directories write people and groups (SCIM 2.0)."""
+    found = await directory.list_tokens(call.deployment.database)
+    return DirectoryTokens(
+        items=[
+            DirectoryTokenRecord(
+                name=one.name,
+                created_at=instant_of(one.created_at),
+                expires_at=instant(one.expires_at),
+                used_at=instant(one.used_at),
+                previous_until=instant(one.previous_until),
+            )
+            for one in found
+        ]
+    )
+
+
+@operation("POST", "/directory-tokens", scope="admin:people", status=201)
+async def make_directory_token(call: AdminCall, body: NewDirectoryToken) -> MadeDirectoryToken:
+    """Make a directory's token, or rotate the one of this name."""
+    secret, _ = await provisioning.make_token(call.actor, body.name, days=body.days, grace=body.keep_hours * 3600)
+    return MadeDirectoryToken(url=call.deployment.url("/scim/v2"), token=secret)
+
+
+@operation("DELETE", "/directory-tokens/{token_name}", scope="admin:people", status=204)
+async def end_directory_token(call: AdminCall) -> None:
+    """End a directory's token at once; people and groups stay."""
+    await provisioning.end_token(call.actor, call.param("token_name"))
+
+
+async def _group_of(call: AdminCall) -> Group:
+    return await groups.group_with_id(call.deployment.database, call.param("group_id"))
+
+
+async def _record(call: AdminCall, group: Group) -> GroupRecord:
+    deployment = call.deployment
+    return GroupRecord(
+        id=group.id,
+        name=group.name,
+        members=await stored.count_members(deployment.database, group.id, now=deployment.now()),
+        directory=group.is_provisioned,
+        created_at=instant_of(group.created_at),
+    )
+
+
+async def _details(call: AdminCall, group: Group) -> GroupDetails:
+    deployment = call.deployment
+    found = await stored.members(deployment.database, group.id, now=deployment.now())
+    return GroupDetails(
+        **(await _record(call, group)).model_dump(),
+        people=[
+            MemberRecord(
+                person_id=one.user_id,
+                name=one.name,
+                disabled=one.is_disabled,
+                sources=list(one.sources),
+                expires_at=instant(one.expires_at),
+            )
+            for one in found
+        ],
+    )
+
+
+OPERATIONS = (
+    list_groups,
+    create_group,
+    get_group,
+    rename_group,
+    delete_group,
+    add_group_member,
+    remove_group_member,
+    list_directory_tokens,
+    make_directory_token,
+    end_directory_token,
+)

@@ -1,0 +1,1 @@
+"""`groups ...`: groups of people, and who is in them."""

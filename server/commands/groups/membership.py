@@ -1,0 +1,140 @@
+"""`groups ...`: groups of people, and who is in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.event_texts import when
+from server.terminal.context import Setup, command, fail
+from server.terminal.names import UserName, user_called
+
+if TYPE_CHECKING:
+    from vault.groups import Group
+    from vault.storage.database import Reader
+
+app = typer.Typer(no_args_is_help=True, help="Groups of users.")
+Name = Annotated[str, typer.Argument(help="The group's name.", show_default=False)]
+
+
+@command(app, "list")
+def list_(setup: Setup) -> None:
+    """List all groups."""
+    listing = setup.listing(columns=("name", "members", "managed_by", "created_at"), empty="No groups yet.")
+
+    async def read() -> None:
+        from vault import groups
+
+        async with setup.open() as deployment:
+            after, now = "", deployment.now()
+            while True:
+                found, after = await groups.list_page(deployment.database, after=after, limit=200)
+                for one in found:
+                    number = await groups.count_members(deployment.database, one.id, now=now)
+                    listing.add([_fields(one) | {"members": number}])
+                if not after:
+                    break
+        listing.end()
+
+    setup.run(read())
+
+
+def _fields(group: Group) -> dict[str, object]:
+    return {
+        "name": group.name,
+        "id": group.id,
+        "managed_by": "directory" if group.is_provisioned else "vault",
+        "created_at": when(group.created_at),
+    }
+
+
+@command(app, "show")
+def show(setup: Setup, name: Name) -> None:
+    """Show who is in a group, by which source."""
+
+    async def read() -> list[dict[str, object]]:
+        from vault import groups
+
+        async with setup.open() as deployment:
+            group = await _group_called(deployment.database, name)
+            return [
+                {
+                    "user": one.name,
+                    "by": list(one.sources),
+                    "until": when(one.expires_at),
+                    "disabled": one.is_disabled,
+                }
+                for one in await groups.members(deployment.database, group.id, now=deployment.now())
+            ]
+
+    setup.show(setup.run(read()), columns=("user", "by", "until", "disabled"), empty="Nobody is in this group.")
+
+
+@command(app, "create")
+def create(setup: Setup, name: Name) -> None:
+    """Create a group."""
+
+    async def make() -> Group:
+        from server.administration import groups
+        from server.administration.actor import Actor
+
+        async with setup.open() as deployment:
+            return await groups.create(Actor(deployment, None, "command_line"), name)
+
+    made = setup.run(make())
+    setup.show_one(_fields(made), sentence=f"Created the group {made.name}.")
+
+
+@command(app, "delete")
+def delete(setup: Setup, name: Name) -> None:
+    """Delete a group that no directory manages."""
+
+    async def end() -> Group:
+        from server.administration import groups
+        from server.administration.actor import Actor
+
+        async with setup.open() as deployment:
+            group = await _group_called(deployment.database, name)
+            await groups.delete(Actor(deployment, None, "command_line"), group)
+            return group
+
+    ended = setup.run(end())
+    setup.show_one(_fields(ended), sentence=f"Deleted the group {ended.name}.")
+
+
+@command(app, "add")
+def add(setup: Setup, name: Name, user: UserName) -> None:
+    """Add a user to a group."""
+    group = setup.run(_change(setup, name, user, is_in=True))
+    setup.show_one({"group": group, "user": user}, sentence=f"{user} is in {group}.")
+
+
+@command(app, "remove")
+def remove(setup: Setup, name: Name, user: UserName) -> None:
+    """Remove a user whom an admin added to a group."""
+    group = setup.run(_change(setup, name, user, is_in=False))
+    setup.show_one({"group": group, "user": user}, sentence=f"Removed {user} from {group}.")
+
+
+async def _change(setup: Setup, name: str, user: str, *, is_in: bool) -> str:
+    from server.administration import groups
+    from server.administration.actor import Actor
+
+    async with setup.open() as deployment:
+        actor, reader = Actor(deployment, None, "command_line"), deployment.database
+        group, person = await _group_called(reader, name), await user_called(reader, user)
+        if is_in:
+            await groups.add_member(actor, group, person)
+        else:
+            await groups.remove_member(actor, group, person)
+        return group.name
+
+
+async def _group_called(reader: Reader, name: str) -> Group:
+    from vault import groups
+
+    found = await groups.find_group(reader, name)
+    if found is None:
+        fail(f"no group {name!r}. See token-vault groups list")
+    return found

@@ -1,0 +1,1 @@
+"""`scim ...`: a company's directory."""

@@ -1,0 +1,127 @@
+"""Groups: who is in them, by which source; and the tokens of directories, as `token-vault groups` and `scim`."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from starlette.responses import Response
+
+from server.administration import groups, people, provisioning
+from server.administration.actor import ChangeRefused
+from server.errors import status_of
+from server.http.page_texts import text
+from server.portal.administration.room import ROOT, AdminVisit
+from server.portal.texts import refusal_words
+from vault import directory, users
+from vault import groups as stored
+from vault.groups import MAX_NAME, Group, GroupNameRefused, GroupNameTaken
+
+PAGE: Final = f"{ROOT}/groups"
+SHOWN: Final = 50
+GRACE: Final = 86400  # seconds that a rotated token works on
+
+
+async def show(visit: AdminVisit) -> Response:
+    """Groups by name, a page at a time, and directories."""
+    return await _list_page(visit)
+
+
+async def _list_page(visit: AdminVisit, *, name: str = "", error: str = "") -> Response:
+    deployment, after = visit.deployment, visit.query("after")[:400]
+    found, rest = await stored.list_page(deployment.database, after=after, limit=SHOWN)
+    now = deployment.now()
+    context: dict[str, object] = {
+        "groups": [
+            (one, path_of(one), await stored.count_members(deployment.database, one.id, now=now)) for one in found
+        ],
+        "next": f"{PAGE}?{urlencode({'after': rest})}" if rest else "",
+        "is_first": not after,
+        "tokens": await directory.list_tokens(deployment.database),
+        "url": deployment.url("/scim/v2"),
+        "name": name,
+        "error": error,
+        "longest": MAX_NAME,
+        "path": PAGE,
+    }
+    return await visit.page("groups.html", context, status=status_of("invalid_request") if error else 200)
+
+
+def path_of(group: Group) -> str:
+    """The page of a group."""
+    return f"{PAGE}/{quote(group.id, safe='')}"
+
+
+async def create(visit: AdminVisit) -> Response:
+    """A new group."""
+    name = visit.form.one("name")
+    try:
+        made = await groups.create(visit.actor, name)
+    except (GroupNameRefused, GroupNameTaken) as refusal:
+        return await _list_page(visit, name=name[:MAX_NAME], error=refusal_words(refusal))
+    return await visit.go(path_of(made), said=text("admin_groups.created", name=made.name))
+
+
+async def show_one(visit: AdminVisit) -> Response:
+    """One group: who is in it, and by which source."""
+    return await _group_page(visit, await _group(visit))
+
+
+async def _group_page(visit: AdminVisit, group: Group, *, named: str = "", error: str = "") -> Response:
+    deployment = visit.deployment
+    context: dict[str, object] = {
+        "group": group,
+        "path": path_of(group),
+        "members": await stored.members(deployment.database, group.id, now=deployment.now()),
+        "named": named,
+        "error": error,
+    }
+    return await visit.page("group.html", context, status=status_of("invalid_request") if error else 200)
+
+
+async def add_member(visit: AdminVisit) -> Response:
+    """Put a person into the group, by their name."""
+    group, named = await _group(visit), visit.form.one("name")
+    person = await users.find_user(visit.deployment.database, named)
+    if person is None:
+        error = text("admin_groups.nobody", named=named[:MAX_NAME])
+        return await _group_page(visit, group, named=named[:MAX_NAME], error=error)
+    await groups.add_member(visit.actor, group, person)
+    return await visit.go(path_of(group), said=text("admin_groups.added", who=person.name, name=group.name))
+
+
+async def remove_member(visit: AdminVisit) -> Response:
+    """Take a person out whom an administrator put there."""
+    group = await _group(visit)
+    person = await people.person_with_id(visit.deployment.database, visit.form.one("person")[:100])
+    await groups.remove_member(visit.actor, group, person)
+    return await visit.go(path_of(group), said=text("admin_groups.removed", who=person.name, name=group.name))
+
+
+async def delete(visit: AdminVisit) -> Response:
+    """Delete the group."""
+    group = await _group(visit)
+    await groups.delete(visit.actor, group)
+    return await visit.go(PAGE, said=text("admin_groups.deleted", name=group.name))
+
+
+async def make_token(visit: AdminVisit) -> Response:
+    """A token for a directory, or another one for the same."""
+    name = visit.form.one("name").strip()
+    try:
+        secret, is_rotation = await provisioning.make_token(visit.actor, name, days=None, grace=GRACE)
+    except ChangeRefused as refused:
+        return await _list_page(visit, error=refusal_words(refused))
+    said = text("admin_groups.token_rotated" if is_rotation else "admin_groups.token_made", name=name)
+    return await visit.go(PAGE, said=said, secret=secret, is_token=True)
+
+
+async def end_token(visit: AdminVisit) -> Response:
+    """End a directory's token at once."""
+    name = visit.form.one("name")
+    await provisioning.end_token(visit.actor, name)
+    return await visit.go(PAGE, said=text("admin_groups.token_ended", name=name))
+
+
+async def _group(visit: AdminVisit) -> Group:
+    return await groups.group_with_id(visit.deployment.database, visit.param("group"))

@@ -1,0 +1,122 @@
+"""`/Groups`: the directory's groups. Whoever is in one by another source is not shown, and stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scim2_models import Context, InvalidValueException, NotFoundException, PatchOp
+from starlette.responses import Response
+
+from server.administration import provisioning
+from server.scim.listing import ResourceList
+from server.scim.resources import POLICY, ScimGroup, group_of
+from server.scim.wire import ScimCall, empty_answer, parse, resource_answer
+from vault import groups
+
+
+async def show(call: ScimCall) -> Response:
+    """One group."""
+    return resource_answer(call, await _resource(call, await _group(call)), Context.RESOURCE_QUERY_RESPONSE)
+
+
+async def add(call: ScimCall) -> Response:
+    """A new group (RFC 7644 §3.3)."""
+    sent = parse(ScimGroup, await call.body(), Context.RESOURCE_CREATION_REQUEST)
+    made = await provisioning.add_group(
+        call.actor, _name(sent), external_id=sent.external_id or None, members=_members(sent)
+    )
+    return resource_answer(call, await _resource(call, made), Context.RESOURCE_CREATION_RESPONSE, status=201)
+
+
+async def replace(call: ScimCall) -> Response:
+    """Another state of a group (RFC 7644 §3.5.1)."""
+    group = await _group(call)
+    before = await _resource(call, group)
+    call.check_version(before)
+    sent = parse(ScimGroup, await call.body(), Context.RESOURCE_REPLACEMENT_REQUEST)
+    sent.replace(before)
+    return await _change(call, group, sent, Context.RESOURCE_REPLACEMENT_RESPONSE)
+
+
+async def patch(call: ScimCall) -> Response:
+    """Change a group's name or some of its members (RFC 7644 §3.5.2)."""
+    group = await _group(call)
+    found = await _resource(call, group)
+    call.check_version(found)
+    wanted = PatchOp[ScimGroup].model_validate(
+        await call.body(), scim_ctx=Context.RESOURCE_PATCH_REQUEST, scim_policy=POLICY
+    )
+    wanted.patch(found, scim_policy=POLICY)
+    return await _change(call, group, found, Context.RESOURCE_PATCH_RESPONSE)
+
+
+async def remove(call: ScimCall) -> Response:
+    """Delete a group; people whom another source put into it stay there."""
+    group = await _group(call)
+    call.check_version(await _resource(call, group))
+    await provisioning.remove_group(call.actor, group)
+    return empty_answer()
+
+
+async def _change(call: ScimCall, group: groups.Group, wanted: ScimGroup, context: Context) -> Response:
+    changed = await provisioning.change_group(
+        call.actor, group, name=_name(wanted), external_id=wanted.external_id or None, members=_members(wanted)
+    )
+    return resource_answer(call, await _resource(call, changed), context)
+
+
+def _name(sent: ScimGroup) -> str:
+    if not sent.display_name:
+        raise InvalidValueException(detail="displayName is required.")
+    return sent.display_name.strip()
+
+
+def _members(sent: ScimGroup) -> list[str]:
+    """The ids of the people. Groups in groups are not known here."""
+    if any(one.type not in {None, "User"} for one in sent.members or ()):
+        raise InvalidValueException(detail="Only people can be members of a group here.")
+    return [one.value for one in sent.members or () if one.value is not None]
+
+
+async def _group(call: ScimCall) -> groups.Group:
+    found = await groups.get_group(call.deployment.database, call.param("id"))
+    if found is None or not found.is_provisioned:
+        raise NotFoundException(detail="The directory has no group with this ID.")
+    return found
+
+
+async def _resource(call: ScimCall, group: groups.Group) -> ScimGroup:
+    deployment = call.deployment
+    return group_of(deployment, group, await groups.members(deployment.database, group.id, now=deployment.now()))
+
+
+async def _resources(call: ScimCall, found: Sequence[groups.Group | None]) -> list[ScimGroup]:
+    return [await _resource(call, one) for one in found if one is not None and one.is_provisioned]
+
+
+async def _count(call: ScimCall) -> int:
+    return await groups.count_provisioned(call.deployment.database)
+
+
+async def _page(call: ScimCall, offset: int, limit: int) -> list[ScimGroup]:
+    return await _resources(call, await groups.list_provisioned(call.deployment.database, offset=offset, limit=limit))
+
+
+async def _with_name(call: ScimCall, value: str) -> list[ScimGroup]:
+    return await _resources(call, [await groups.find_group(call.deployment.database, value)])
+
+
+async def _with_external_id(call: ScimCall, value: str) -> list[ScimGroup]:
+    return await _resources(call, await groups.find_provisioned(call.deployment.database, value))
+
+
+async def _with_id(call: ScimCall, value: str) -> list[ScimGroup]:
+    return await _resources(call, [await groups.get_group(call.deployment.database, value)])
+
+
+LISTING = ResourceList(
+    ScimGroup,
+    count=_count,
+    page=_page,
+    equals={"displayname": _with_name, "externalid": _with_external_id, "id": _with_id},
+)

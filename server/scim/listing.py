@@ -1,0 +1,83 @@
+"""Lists and searches (RFC 7644 §3.4.2, §3.4.3): a page by its number, an equality by an index.
+
+Any other filter looks at up to `LOOKED_AT` resources; where there are more, it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+from scim2_models import Context, ListResponse, Resource, ScimFilter, SearchRequest, TooManyException
+from scim2_models.path import CompareOperator, Comparison
+from starlette.responses import Response
+
+from server.scim.resources import MOST, POLICY
+from server.scim.wire import ScimCall, document_answer
+
+LOOKED_AT: Final = 2000
+PAGE: Final = 100  # if the directory does not say how many it wants
+Item = TypeVar("Item", bound=Resource[Any])
+
+
+class ResourceList(Generic[Item]):
+    """What can be asked about all resources of one kind.
+
+    `page(offset, limit)` and `count()` read all of them; `equals` finds those whose attribute has a value, by the name
+    of the attribute in lower case.
+    """
+
+    def __init__(
+        self,
+        model: type[Item],
+        *,
+        count: Callable[[ScimCall], Awaitable[int]],
+        page: Callable[[ScimCall, int, int], Awaitable[Sequence[Item]]],
+        equals: Mapping[str, Callable[[ScimCall, str], Awaitable[Sequence[Item]]]],
+    ) -> None:
+        self._model = model
+        self._count = count
+        self._page = page
+        self._equals = equals
+
+    async def answer_query(self, call: ScimCall) -> Response:
+        """`GET` on all resources."""
+        return await self._answer(call, call.query())
+
+    async def answer_search(self, call: ScimCall) -> Response:
+        """`POST` to `.search`."""
+        return await self._answer(call, await call.body())
+
+    async def _answer(self, call: ScimCall, asked: Mapping[str, object]) -> Response:
+        search: SearchRequest[Item] = SearchRequest[self._model].model_validate(
+            dict(asked), scim_ctx=Context.SEARCH_REQUEST, scim_policy=POLICY
+        )
+        first = search.start_index or 1
+        limit = PAGE if search.count is None else min(search.count, MOST)
+        if search.filter is None:
+            total = await self._count(call)
+            found = await self._page(call, first - 1, limit) if limit else ()
+        else:
+            matching = await self._find_matching(call, search.filter)
+            total, found = len(matching), matching[first - 1 : first - 1 + limit]
+        content = ListResponse[self._model](
+            total_results=total, start_index=first, items_per_page=len(found), resources=list(found)
+        )
+        return document_answer(
+            content.model_dump_json(scim_ctx=Context.RESOURCE_QUERY_RESPONSE, response_parameters=search)
+        )
+
+    async def _find_matching(self, call: ScimCall, wanted: ScimFilter[Item]) -> Sequence[Item]:
+        match wanted.ast:
+            case Comparison(attr_path=path, op=CompareOperator.eq, value=str() as value) if path.sub_attr is None:
+                find = self._equals.get(path.attr.lower())
+                if find is not None:
+                    return await find(call, value)
+            case _:
+                pass
+        if await self._count(call) > LOOKED_AT:
+            raise TooManyException(detail="Filter by an equality of userName, displayName, externalId or id.")
+        looked: list[Item] = []
+        while some := await self._page(call, len(looked), MOST):
+            looked += some
+        return [one for one in looked if wanted.match(one)]

@@ -1,0 +1,111 @@
+"""`/Users`: the people that the directory made, or that an administrator let it manage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scim2_models import Context, InvalidValueException, NotFoundException, PatchOp
+from starlette.responses import Response
+
+from server.administration import provisioning
+from server.scim.listing import ResourceList
+from server.scim.resources import POLICY, ScimUser, user_of, wish_of, with_active
+from server.scim.wire import ScimCall, empty_answer, parse, resource_answer
+from vault import directory, groups
+from vault.directory import ProvisionedPerson
+
+
+async def show(call: ScimCall) -> Response:
+    """One person."""
+    return resource_answer(call, await _user(call, await _person(call)), Context.RESOURCE_QUERY_RESPONSE)
+
+
+async def add(call: ScimCall) -> Response:
+    """A new person (RFC 7644 §3.3)."""
+    content = with_active(await call.body(), is_active=True)
+    sent = parse(ScimUser, content, Context.RESOURCE_CREATION_REQUEST)
+    made = await provisioning.add_person(call.actor, wish_of(sent))
+    return resource_answer(call, await _user(call, made), Context.RESOURCE_CREATION_RESPONSE, status=201)
+
+
+async def replace(call: ScimCall) -> Response:
+    """Another state of a person (RFC 7644 §3.5.1). One that does not say `active` keeps it."""
+    person = await _person(call)
+    before = await _user(call, person)
+    call.check_version(before)
+    content = with_active(await call.body(), is_active=not person.is_disabled)
+    sent = parse(ScimUser, content, Context.RESOURCE_REPLACEMENT_REQUEST)
+    sent.replace(before)
+    return await _change(call, person, sent, Context.RESOURCE_REPLACEMENT_RESPONSE)
+
+
+async def patch(call: ScimCall) -> Response:
+    """Change parts of a person (RFC 7644 §3.5.2)."""
+    person = await _person(call)
+    found = await _user(call, person)
+    call.check_version(found)
+    wanted = PatchOp[ScimUser].model_validate(
+        await call.body(), scim_ctx=Context.RESOURCE_PATCH_REQUEST, scim_policy=POLICY
+    )
+    wanted.patch(found, scim_policy=POLICY)
+    return await _change(call, person, found, Context.RESOURCE_PATCH_RESPONSE)
+
+
+async def remove(call: ScimCall) -> Response:
+    """Delete a person with all that is theirs (RFC 7644 §3.6)."""
+    person = await _person(call)
+    call.check_version(await _user(call, person))
+    await provisioning.remove_person(call.actor, person)
+    return empty_answer()
+
+
+async def _change(call: ScimCall, person: ProvisionedPerson, user: ScimUser, context: Context) -> Response:
+    if not user.user_name:
+        raise InvalidValueException(detail="userName is required.")
+    changed = await provisioning.change_person(call.actor, person, wish_of(user))
+    return resource_answer(call, await _user(call, changed), context)
+
+
+async def _person(call: ScimCall) -> ProvisionedPerson:
+    found = await directory.get_person(call.deployment.database, call.param("id"))
+    if found is None:
+        raise NotFoundException(detail="The directory has no person with this ID.")
+    return found
+
+
+async def _user(call: ScimCall, person: ProvisionedPerson) -> ScimUser:
+    deployment = call.deployment
+    memberships = await groups.of_person(deployment.database, person.user_id, now=deployment.now())
+    return user_of(deployment, person, memberships)
+
+
+async def _users(call: ScimCall, people: Sequence[ProvisionedPerson | None]) -> list[ScimUser]:
+    return [await _user(call, one) for one in people if one is not None]
+
+
+async def _count(call: ScimCall) -> int:
+    return await directory.count_people(call.deployment.database)
+
+
+async def _page(call: ScimCall, offset: int, limit: int) -> list[ScimUser]:
+    return await _users(call, await directory.list_people(call.deployment.database, offset=offset, limit=limit))
+
+
+async def _with_name(call: ScimCall, value: str) -> list[ScimUser]:
+    return await _users(call, [await directory.find_person(call.deployment.database, value)])
+
+
+async def _with_external_id(call: ScimCall, value: str) -> list[ScimUser]:
+    return await _users(call, await directory.with_external_id(call.deployment.database, value))
+
+
+async def _with_id(call: ScimCall, value: str) -> list[ScimUser]:
+    return await _users(call, [await directory.get_person(call.deployment.database, value)])
+
+
+LISTING = ResourceList(
+    ScimUser,
+    count=_count,
+    page=_page,
+    equals={"username": _with_name, "externalid": _with_external_id, "id": _with_id},
+)

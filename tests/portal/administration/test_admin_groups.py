@@ -1,0 +1,99 @@
+"""Groups and directories as an administrator manages them, in the browser, at the Admin API, and by commands."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from server.administration import provisioning
+from server.administration.actor import Actor
+from tests.support.person import forms_of
+from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
+from vault import groups
+
+GROUPS = "/administration/groups"
+
+
+@pytest.fixture
+async def admin(tmp_path: Path) -> AsyncGenerator[AdminRoom]:
+    async with running_admin_room(tmp_path) as opened:
+        yield opened
+
+
+async def test_a_group_is_made_filled_and_deleted_in_the_browser(admin: AdminRoom) -> None:
+    bob = await admin.room.user("bob")
+    browser = await admin.room.signed_in("alice")
+    page = await browser.open(GROUPS)
+    refused = await browser.submit(page, {"name": "\u202e"}, form=GROUPS)
+    assert refused.status_code == 400
+    made = await browser.submit(page, {"name": "On <b>call</b>"}, form=GROUPS)
+    assert "On &lt;b&gt;call" in made.text
+    twice = await browser.submit(page, {"name": "ON <b>CALL</b>"}, form=GROUPS)
+    assert twice.status_code == 400
+    assert "already exists" in twice.text
+    nobody = await browser.submit(made, {"name": "nobody"}, form="/add")
+    assert nobody.status_code == 400
+    added = await browser.submit(made, {"name": "BOB"}, form="/add")
+    assert f"/administration/people/{bob.id}" in added.text
+    removed = await browser.submit(added, form="/remove")
+    assert f"/administration/people/{bob.id}" not in removed.text
+    again = await browser.submit(added, form="/remove")  # from the page before
+    assert again.status_code == 409
+    gone = await browser.submit(removed, form="/delete")
+    assert gone.url.path == GROUPS
+    assert (await browser.submit(removed, form="/delete")).status_code == 404
+
+
+async def test_a_directorys_token_is_shown_once_and_ends(admin: AdminRoom) -> None:
+    browser = await admin.room.signed_in("alice")
+    page = await browser.open(GROUPS)
+    wrong = await browser.submit(page, {"name": "a b"}, form="/directory")
+    assert wrong.status_code == 400
+    made = await browser.submit(page, {"name": "okta"}, form="/directory")
+    token = made.text.partition('data-copy="tvs_')[2].partition('"')[0]
+    headers = {"Authorization": f"Bearer tvs_{token}"}
+    assert (await admin.http.get("/scim/v2/Users", headers=headers)).status_code == 200
+    assert token not in (await browser.open(GROUPS)).text
+    assert token not in (await browser.open("/administration/activity")).text
+    await browser.submit(await browser.open(GROUPS), form="/directory/end")
+    assert (await admin.http.get("/scim/v2/Users", headers=headers)).status_code == 401
+
+
+async def test_a_directorys_group_is_changed_by_the_directory_alone(admin: AdminRoom) -> None:
+    directory = Actor(admin.deployment, None, "scim", directory="okta")
+    group = await provisioning.add_group(directory, "Sales", external_id=None, members=())
+    await admin.room.user("bob")
+    browser = await admin.room.signed_in("alice")
+    page = await browser.open(f"{GROUPS}/{group.id}")
+    assert not [one for one in forms_of(page.text) if one.action.endswith("/delete")]
+    problem(await admin.call("DELETE", f"/groups/{group.id}"), 409, "group_managed")
+    problem(await admin.call("PATCH", f"/groups/{group.id}", json={"name": "Other"}), 409, "group_managed")
+    assert "bob" in (await browser.submit(page, {"name": "bob"}, form="/add")).text  # beside the directory's
+    other = await admin.call("POST", "/groups", json={"name": "Own"})
+    assert (await admin.call("PATCH", f"/groups/{other.json()['id']}", json={"name": "Other"})).status_code == 200
+    assert (await admin.call("DELETE", f"/groups/{other.json()['id']}")).status_code == 204
+
+
+async def test_the_admin_api_has_groups_and_directories(admin: AdminRoom) -> None:
+    bob = await admin.room.user("bob")
+    made = (await admin.call("POST", "/groups", json={"name": "Sales"})).json()
+    path = f"/groups/{made['id']}/people/{bob.id}"
+    assert (await admin.call("PUT", path)).status_code == 204
+    assert (await admin.call("PUT", path)).status_code == 204  # there already
+    shown = (await admin.call("GET", f"/groups/{made['id']}")).json()
+    assert [(one["name"], one["sources"]) for one in shown["people"]] == [("bob", ["local"])]
+    assert (await admin.call("DELETE", path)).status_code == 204
+    problem(await admin.call("DELETE", path), 409, "not_member")
+    problem(await admin.call("POST", "/groups", json={"name": "SALES"}), 409, "group_name_taken")
+    assert [one["name"] for one in (await admin.call("GET", "/groups")).json()["items"]] == ["Sales"]
+    token = (await admin.call("POST", "/directory-tokens", json={"name": "okta"})).json()["token"]
+    listed = await admin.call("GET", "/directory-tokens")
+    assert token not in listed.text
+    assert [one["name"] for one in listed.json()["items"]] == ["okta"]
+    assert (await admin.call("DELETE", "/directory-tokens/okta")).status_code == 204
+    problem(await admin.call("DELETE", "/directory-tokens/okta"), 404, "no_token")
+    reader = await admin.token_with("admin:read")
+    problem(await admin.call("POST", "/groups", token=reader, json={"name": "No"}), 403, "insufficient_scope")
+    assert await groups.find_group(admin.deployment.database, "No") is None
