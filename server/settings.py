@@ -128,14 +128,23 @@ class DatabaseSettings(Section):
     liveness: Literal["locks", "none"] = Field(default="locks", description="locks | none")
 
 
-class KeySettings(Section):
-    """Where the key-encryption key comes from."""
+class KeySourceSettings(Section):
+    """One place that the key-encryption key comes from."""
 
     source: Literal["file", "environment", "passphrase"] = Field(
         default="file", description="file | environment | passphrase"
     )
     file: Path | None = Field(default=None, description="Key file; default master.key in the data directory")
     passphrase_file: Path | None = Field(default=None, description="File that holds the passphrase")
+
+
+class KeySettings(KeySourceSettings):
+    """Where the key-encryption key comes from."""
+
+    also: KeySourceSettings | None = Field(
+        default=None,
+        description="A second source (same settings) that opens keys too, to move to another source",
+    )
 
 
 class RegistrationSettings(Section):

@@ -43,6 +43,7 @@ class KeySettings:
     source: str = "file"
     file: Path | None = None
     passphrase_file: Path | None = None
+    also: KeySettings | None = None
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,8 @@ async def _backup(setup: Setup, file: Path, *, with_keys: bool, passphrase_file:
     from vault.storage import snapshots
 
     async with setup.open() as deployment:
-        source = sealing_key(deployment.settings, deployment.data, passphrase_file)
         url = deployment.settings.database_url()
-        if passphrase_file is None:  # the same source opened the ring, so its key is at hand
+        if passphrase_file is None:
             note(f"Encrypting the backup with the vault's key (source: {deployment.settings.keys.source}).")
         with show_progress() as tell:
             async with snapshots.snapshot(url, data=deployment.data) as seen:
@@ -68,9 +67,8 @@ async def _backup(setup: Setup, file: Path, *, with_keys: bool, passphrase_file:
                     file,
                     seen,
                     ring=deployment.keys,
-                    source=source,
+                    passphrase=passphrase_of(passphrase_file),
                     with_keys=with_keys,
-                    is_passphrase=passphrase_file is not None,
                     now=deployment.now(),
                     tell=tell,
                 )
@@ -81,10 +79,14 @@ async def _backup(setup: Setup, file: Path, *, with_keys: bool, passphrase_file:
 
 
 def sealing_key(settings: Settings, data: Path, passphrase_file: Path | None) -> KeySource:
-    """What seals a backup: the vault's own key, or a passphrase."""
+    """What opens a backup: the vault's own keys, or a passphrase."""
     from vault.keys.sources import key_source
+
+    return passphrase_of(passphrase_file) or key_source(settings.keys, data=data)
+
+
+def passphrase_of(file: Path | None) -> KeySource | None:
+    """The passphrase in a file, if one is named."""
     from vault.keys.sources.passphrase import PassphraseKeySource
 
-    if passphrase_file is not None:
-        return PassphraseKeySource({}, file=passphrase_file)
-    return key_source(settings.keys, data=data)
+    return None if file is None else PassphraseKeySource({}, file=file)

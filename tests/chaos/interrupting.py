@@ -62,9 +62,7 @@ async def make_backup(store: Store, path: Path) -> None:
                 path,
                 seen,
                 ring=await store.open_keys(database),
-                source=source_of(store),
                 with_keys=True,
-                is_passphrase=False,
                 now=database.now(),
             )
     finally:

@@ -25,9 +25,7 @@ async def restored(world: World, *, refreshes: int) -> Figure:
             path,
             seen,
             ring=await world.store.open_keys(world.database),
-            source=source,
             with_keys=False,
-            is_passphrase=False,
             now=world.database.now(),
         )
     worker = await world.worker()

@@ -122,9 +122,7 @@ async def back_up_and_restore(crowd: Crowd) -> int:
     source = key_source(KeySettings(), data=crowd.store.data)
     path = Path(crowd.store.data.parent / "row.backup")
     async with snapshot(crowd.store.url, data=crowd.store.data) as seen:
-        await backups.write_backup(
-            path, seen, ring=crowd.keys, source=source, with_keys=False, is_passphrase=False, now=crowd.database.now()
-        )
+        await backups.write_backup(path, seen, ring=crowd.keys, with_keys=False, now=crowd.database.now())
     policies = {provider.name: provider.policy() for provider in load_catalog()}
     opened = await Backup.open(path, source)
     await backups.restore(opened, crowd.database, source=source, policies=policies, force=True)

@@ -39,9 +39,7 @@ async def backed_up(place: ExchangeRoom, store: Store) -> Path:
             path,
             seen,
             ring=place.deployment.keys,
-            source=key_source(KeySettings(), data=store.data),
             with_keys=False,
-            is_passphrase=False,
             now=place.now(),
         )
     return path

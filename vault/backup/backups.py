@@ -14,20 +14,23 @@ import base64
 import json
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from vault.audit.audit import restart_keyed_head
 from vault.backup import quarantine
-from vault.keys.key_ring import ROOT, KeyRing, event_key, open_root, vault_id
+from vault.keys.held_keys import ROOT, HeldKeys, open_root
+from vault.keys.key_ring import KeyRing, event_key, vault_id
+from vault.keys.masters import read_master
 from vault.keys.sealed_file import BackupRefused, SealedWriter, read_content, read_header
 from vault.keys.sources import KeySource
 from vault.keys.sources.private_file import sync_folder
+from vault.keys.sources.source import StoredKey
 from vault.records import Event, Tell, tell_nobody
 from vault.refusals import CiphertextRejected, KeyUnavailable
-from vault.storage.database import Database, Reader, Row, Transaction, Value, binary, schema_files, text
+from vault.storage.database import Database, Reader, Row, Transaction, Value, schema_files
 from vault.storage.host_files import sync
 from vault.storage.snapshots import Snapshot, tables
 from vault.upstream import UpstreamPolicy
@@ -57,6 +60,7 @@ class Header:
     kek_id: str
     is_passphrase: bool
     wrapped: bytes
+    master: bytes | None = None  # the key of `kek_id` as its source wrapped it, where the source doesn't store it
 
     def encode(self) -> bytes:
         facts = {
@@ -68,6 +72,8 @@ class Header:
             "is_passphrase": self.is_passphrase,
             "wrapped": base64.b64encode(self.wrapped).decode(),
         }
+        if self.master is not None:
+            facts["master"] = base64.b64encode(self.master).decode()
         return json.dumps(facts, sort_keys=True).encode()
 
     @classmethod
@@ -82,6 +88,7 @@ class Header:
                 kek_id=str(facts["kek_id"]),
                 is_passphrase=facts["is_passphrase"] is True,
                 wrapped=base64.b64decode(facts["wrapped"], validate=True),
+                master=base64.b64decode(facts["master"], validate=True) if "master" in facts else None,
             )
         except (ValueError, KeyError, TypeError) as error:
             raise BackupRefused("the backup is damaged: use another one", detail="header") from error
@@ -100,18 +107,33 @@ async def write_backup(
     seen: Snapshot,
     *,
     ring: KeyRing,
-    source: KeySource,
+    passphrase: KeySource | None = None,
     with_keys: bool,
-    is_passphrase: bool,
     now: int,
     tell: Tell = tell_nobody,
 ) -> Summary:
-    """Write a backup to a new file; it appears whole or not at all. Raises BackupRefused."""
+    """Write a backup to a new file; it appears whole or not at all. Raises BackupRefused.
+
+    It is sealed under the vault's master key, or under a passphrase.
+    """
     if await asyncio.to_thread(path.exists):
         raise BackupRefused(f"{path} already exists: choose another name")
     key = secrets.token_bytes(KEY_LENGTH)
-    wrapped = await source.wrap(key, _CONTEXT)
-    header = Header(now, vault_id(ring), len(schema_files()), with_keys, source.id, is_passphrase, wrapped)
+    if passphrase is None:
+        master, kept = ring.current_master()
+    else:
+        made = await passphrase.create(())
+        master, kept = made.key, made.wrapped
+    header = Header(
+        created_at=now,
+        vault=vault_id(ring),
+        schema=len(schema_files()),
+        with_keys=with_keys,
+        kek_id=master.id,
+        is_passphrase=passphrase is not None,
+        wrapped=master.wrap(key, _CONTEXT),
+        master=kept,
+    )
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -189,12 +211,15 @@ class Backup:
                 f"the backup has schema version {header.schema}, but this program supports {len(known)}: "
                 "restore it with the version that made it, then upgrade"
             )
+        how = "pass the passphrase that it was made with" if header.is_passphrase else source.fix
+        refusal = KeyUnavailable(f"can't open the backup: {how}", detail=header.kek_id)
+        master = await source.open(StoredKey(header.kek_id, header.master or header.wrapped))
+        if master is None:
+            raise refusal
         try:
-            key = await source.unwrap(header.wrapped, _CONTEXT)
+            return cls(path, header, master.unwrap(header.wrapped, _CONTEXT))
         except CiphertextRejected as error:
-            how = "pass the passphrase that it was made with" if header.is_passphrase else source.fix
-            raise KeyUnavailable(f"can't open the backup: {how}", detail=header.kek_id) from error
-        return cls(path, header, key)
+            raise refusal from error
 
     def rows(self) -> Iterator[tuple[str, dict[str, Value]]]:
         """All rows in table order; the end proves that none is missing. Raises BackupRefused."""
@@ -224,11 +249,12 @@ class Backup:
             if pending:
                 raise BackupRefused("the backup is damaged: use another one", detail="cut line")
 
-    def check(self, tell: Tell = tell_nobody) -> tuple[Row | None, int]:
+    def check(self, tell: Tell = tell_nobody) -> tuple[Sequence[Row], Row | None, int]:
         """Read everything once. Blocking. Raises BackupRefused.
 
-        Returns the root of the key store if it is included, and the number of rows.
+        Returns the master keys and the root of the key store if it is included, and the number of rows.
         """
+        masters: list[Row] = []
         root: Row | None = None
         count = 0
         for count, (table, row) in enumerate(self.rows(), start=1):
@@ -236,7 +262,9 @@ class Backup:
                 tell("Checking the backup, row", count, None)
             if table == "keys.ring" and row["id"] == ROOT:
                 root = row
-        return root, count
+            if table == "keys.masters":
+                masters.append(row)
+        return masters, root, count
 
 
 async def restore(
@@ -253,7 +281,7 @@ async def restore(
     An existing key store is kept and never goes back to an older one: what was deleted stays deleted. `policies` are
     those of the providers, or how to read them once the registrations of the backup are back.
     """
-    root, total = await asyncio.to_thread(backup.check, tell)
+    masters, root, total = await asyncio.to_thread(backup.check, tell)
     keeps_keys = await database.fetch_one("select id from keys.ring limit 1") is not None
     if keeps_keys:
         if vault_id(await KeyRing.open(database, source)) != backup.header.vault:
@@ -264,9 +292,8 @@ async def restore(
             "first, or use a backup made with --with-keys"
         )
     else:
-        database.event_key = event_key(
-            await open_root(source, sealed=binary(root, "sealed"), kek_id=text(root, "kek_id"))
-        )
+        rows = tuple(map(read_master, masters))
+        database.event_key = event_key(await open_root(HeldKeys(source), root, rows, now=database.now()))
     if not force:
         for statement in _USED:
             if await database.fetch_one(statement) is not None:

@@ -282,7 +282,7 @@ def _approval_event(kind: str, request: ExchangeRequest, held: HeldAccount, deta
 async def _open(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: str) -> str:
     """Open a token of this row; refuse a ciphertext that does not belong here, with an event of its own."""
     try:
-        key = await held.key(vault.keys)
+        key = held.key(vault.keys)
         return key.open(
             token.sealed, purpose=purpose, provider=held.provider, account=held.account, generation=token.generation
         )

@@ -5,27 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from vault.keys.key_ring import ROOT
+from vault.keys import masters
+from vault.keys.held_keys import ROOT
+from vault.keys.masters import MasterState
 from vault.keys.signing import PURPOSE
-from vault.records import TENANT
+from vault.keys.sources.source import fingerprint_of
 from vault.storage.database import Reader, Row, integer, integer_or_none, text
 
 SigningState = Literal["next", "signing", "verifying", "ended"]
 _RING: Final = "select id, purpose, kek_id, created_at, active_at, retired_at from keys.ring order by active_at, id"
-_PEOPLE: Final = """
-    select kek_id, count(*) as n, min(created_at) as first
-    from keys.user_keys where tenant = :tenant group by kek_id order by kek_id
-"""
 
 
 @dataclass(frozen=True, slots=True)
 class MasterKey:
-    """A key-encryption key, by its id: what is sealed under it. `since` is when the first of that was sealed."""
+    """A key-encryption key, by its id, and what still needs it. `uses`: wraps and unwraps that processes counted."""
 
     id: str
-    since: int
+    state: MasterState
+    described: str
+    created_at: int
+    active_at: int | None  # since when it is, or was, the current one
     has_root: bool
     people: int  # whose keys it wraps
+    uses: int
+    retired_at: int | None
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether something can't be opened without it."""
+        return self.has_root or self.people > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +58,26 @@ class Inventory:
 async def list_keys(reader: Reader, *, now: int) -> Inventory:
     """What is in the key store now."""
     ring = await reader.fetch(_RING, {})
-    counts = {text(row, "kek_id"): row for row in await reader.fetch(_PEOPLE, {"tenant": TENANT})}
-    roots = {text(row, "kek_id"): integer(row, "created_at") for row in ring if text(row, "id") == ROOT}
-    masters = tuple(
+    people = await masters.count_people(reader)
+    roots = {fingerprint_of(text(row, "kek_id")) for row in ring if text(row, "id") == ROOT}
+    found = tuple(
         MasterKey(
-            kek_id,
-            min(roots.get(kek_id, now), integer(counts[kek_id], "first") if kek_id in counts else now),
-            kek_id in roots,
-            integer(counts[kek_id], "n") if kek_id in counts else 0,
+            one.id,
+            one.state,
+            one.described,
+            one.created_at,
+            one.current_at,
+            one.stored.fingerprint in roots,
+            people.get(one.stored.fingerprint, 0),
+            one.uses,
+            one.retired_at,
         )
-        for kek_id in sorted({*counts, *roots}, key=lambda one: (one not in roots, one))
+        for one in await masters.list_masters(reader)
     )
     mine = [row for row in ring if text(row, "purpose") == PURPOSE]
     able = [(integer(row, "active_at"), text(row, "id")) for row in mine if _is_published(row, now)]
     _, current = max((one for one in able if one[0] <= now), default=(0, ""))  # as `SigningKeys.current` chooses
-    return Inventory(masters, tuple(_ring_key(row, current=current, now=now) for row in mine))
+    return Inventory(found, tuple(_ring_key(row, current=current, now=now) for row in mine))
 
 
 def _is_published(row: Row, now: int) -> bool:

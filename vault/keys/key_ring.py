@@ -1,6 +1,6 @@
 """The key ring: root secret, user keys, connection keys. The layers are drawn in `FORMATS.md`.
 
-A key source (KEK) wraps the root secret and each user's key; a user's key and a connection's random salt give the
+A master key (KEK) wraps the root secret and each user's key; a user's key and a connection's random salt give the
 connection's key, which wraps the fresh data key of each sealed value. Destroying a user's key or a connection's salt
 destroys what was sealed under it, in old backups of the main database too.
 """
@@ -18,19 +18,18 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from vault.audit import audit
 from vault.envelope import KEY_LENGTH, Context, open_sealed, seal
-from vault.keys import signing
+from vault.keys import masters, signing
+from vault.keys.held_keys import ROOT, ROOT_CONTEXT, HeldKeys, open_root, root_row, stored_of
 from vault.keys.signing import SigningKeys
 from vault.keys.sources import KeySource
+from vault.keys.sources.local import LocalKey
 from vault.records import TENANT
 from vault.refusals import CiphertextRejected, KeyUnavailable
 from vault.storage.clock import boot_time
-from vault.storage.database import Database, Reader, Row, Transaction, binary, text
+from vault.storage.database import Database, Reader, Transaction, binary, text
 
-ROOT = "root"
 CACHE_LIMIT = 4096  # connection keys
 CACHE_SECONDS = 300.0
-
-_ROOT_CONTEXT = Context(purpose="root", tenant=TENANT).encode()
 
 
 def derive(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
@@ -83,9 +82,10 @@ class SaltedKey:
 class KeyRing:
     """The keys of one vault. Unwrapped connection keys are cached briefly under the wrapped bytes just read."""
 
-    def __init__(self, source: KeySource, root: bytes, signing_keys: SigningKeys) -> None:
+    def __init__(self, held: HeldKeys, root: bytes, signing_keys: SigningKeys) -> None:
         self.signing = signing_keys
-        self._source = source
+        self.held = held
+        self.late = frozenset(row.id for row in held.lacking())  # keys that this process started without
         self._root = root
         self._subkeys: dict[str, bytes] = {}
         self._unwrapped: OrderedDict[tuple[bytes, bytes, str, str], tuple[float, ConnectionKey]] = OrderedDict()
@@ -93,21 +93,53 @@ class KeyRing:
     @classmethod
     async def open(cls, database: Database, source: KeySource, *, creates: bool = True) -> KeyRing:
         """Open the ring; the first run creates it. A missing or wrong key raises KeyUnavailable and changes nothing."""
-        row = await _root_row(database)
+        held = HeldKeys(source)
+        row = await root_row(database)
         if row is None and not creates:
             raise KeyUnavailable("there is no vault in this database: correct database.url, or run token-vault init")
         if row is None:
             await _create(database, source)
-            row = await _root_row(database)
+            row = await root_row(database)
             if row is None:
                 raise KeyUnavailable("couldn't create the key ring", detail="no root after creating it")
-        root = await open_root(source, sealed=binary(row, "sealed"), kek_id=text(row, "kek_id"))
+        rows = await masters.list_masters(database)
+        root = await open_root(held, row, rows, now=database.now())
+        for one in held.lacking():
+            if one.state == "current" or await masters.wraps_somebody(database, one.id):
+                raise held.refusal(one.id)
+        if not rows:
+            await _list_first(database, held, text(row, "kek_id"))
         try:
             keys = await SigningKeys.load(database, sealing_key=_signing_key(root), now=database.now())
         except CiphertextRejected as error:
             raise KeyUnavailable("the key store is damaged: restore it from a backup", detail=error.detail) from error
         await audit.begin_keyed_head(database, event_key(root))
-        return cls(source, root, keys)
+        return cls(held, root, keys)
+
+    async def learn_masters(self, database: Database) -> None:
+        """Hold what other processes added, and forget what they retired. Raises KeyUnavailable where a key is missing.
+
+        A root secret that was wrapped again is not read: this process has it open.
+        """
+        trouble = await self.held.learn(await masters.list_masters(database), now=database.now())
+        for one in self.held.lacking():
+            raise trouble or self.held.refusal(one.id)
+
+    def current_master(self) -> tuple[LocalKey, bytes | None]:
+        """The master key that wraps now, as far as this process knows, and what opens it. Raises KeyUnavailable."""
+        row = next((row for row in self.held.rows if row.state == "current"), None)
+        if row is None:
+            raise KeyUnavailable("the key store names no master key: restore it from a backup")
+        return self.held.key(row.id), row.stored.wrapped
+
+    def rewrap_root(self, key_id: str) -> bytes:
+        """The root secret under another master key. Raises KeyUnavailable."""
+        return self.held.key(key_id).wrap(self._root, ROOT_CONTEXT)
+
+    def rewrap_user_key(self, wrapped: bytes, *, user_id: str, from_id: str, to_id: str) -> bytes:
+        """A person's key under another master key. Raises CiphertextRejected, KeyUnavailable."""
+        context = _user_context(user_id)
+        return self.held.key(to_id).wrap(self.held.key(from_id).unwrap(wrapped, context), context)
 
     def subkey(self, purpose: str) -> bytes:
         """32 bytes of the root secret for one purpose; the same in every process of this vault."""
@@ -121,16 +153,19 @@ class KeyRing:
     ) -> ConnectionKey:
         """Make the connection's salt, and the user's key if there is none. Keeps what exists.
 
-        Today's sources only compute here; one that waits for a network must wrap before the transaction.
+        The master key is the one that is current in this transaction: after a rotation, none wraps under the former.
         """
         names = {"tenant": TENANT, "user_id": user_id, "connection_id": connection_id}
         sql = "select wrapped from keys.user_keys where tenant = :tenant and user_id = :user_id"
         if await transaction.fetch_one(sql, names) is None:
-            wrapped = await self._source.wrap(secrets.token_bytes(KEY_LENGTH), _user_context(user_id))
+            current = await masters.current_id(transaction)
+            if current is None:
+                raise KeyUnavailable("the key store names no master key: restore it from a backup")
+            wrapped = self.held.key(current).wrap(secrets.token_bytes(KEY_LENGTH), _user_context(user_id))
             await transaction.execute(
                 "insert into keys.user_keys (tenant, user_id, wrapped, kek_id, created_at) "
                 "values (:tenant, :user_id, :wrapped, :kek_id, :now) on conflict (tenant, user_id) do nothing",
-                names | {"wrapped": wrapped, "kek_id": self._source.id, "now": now},
+                names | {"wrapped": wrapped, "kek_id": current, "now": now},
             )
         await transaction.execute(
             "insert into keys.connection_keys (tenant, connection_id, salt, created_at) "
@@ -149,7 +184,7 @@ class KeyRing:
         )
         if row is None:
             raise CiphertextRejected("the key of this connection was destroyed", detail=connection_id)
-        return await self.connection_key(
+        return self.connection_key(
             wrapped=binary(row, "wrapped"),
             kek_id=text(row, "kek_id"),
             salt=binary(row, "salt"),
@@ -157,7 +192,7 @@ class KeyRing:
             connection_id=connection_id,
         )
 
-    async def connection_key(
+    def connection_key(
         self, *, wrapped: bytes, kek_id: str, salt: bytes, user_id: str, connection_id: str
     ) -> ConnectionKey:
         """The connection's key from columns read in this call. Raises CiphertextRejected when rows were swapped."""
@@ -167,7 +202,7 @@ class KeyRing:
         if known is not None and now < known[0]:
             return known[1]
         try:
-            user_key = await self._source.unwrap(wrapped, _user_context(user_id))
+            user_key = self.held.key(kek_id).unwrap(wrapped, _user_context(user_id))
         except CiphertextRejected as error:
             raise CiphertextRejected("a user's key doesn't open", detail=f"wrapped under {kek_id}") from error
         key = ConnectionKey(user_key, salt=salt, user_id=user_id, connection_id=connection_id)
@@ -218,24 +253,9 @@ class KeyRing:
         )
 
 
-async def open_root(source: KeySource, *, sealed: bytes, kek_id: str) -> bytes:
-    """The root secret of a key store. Raises KeyUnavailable for another KEK."""
-    try:
-        return await source.unwrap(sealed, _ROOT_CONTEXT)
-    except CiphertextRejected as error:
-        raise KeyUnavailable(
-            f"this key didn't seal the database: {source.fix}",
-            detail=f"sealed under {kek_id}",
-        ) from error
-
-
 def vault_id(ring: KeyRing) -> str:
     """Names the vault of this root; not secret, the same in every process and every copy of the vault."""
     return ring.subkey("vault-id").hex()[:32]
-
-
-async def _root_row(reader: Reader) -> Row | None:
-    return await reader.fetch_one("select sealed, kek_id from keys.ring where id = :id", {"id": ROOT})
 
 
 async def _create(database: Database, source: KeySource) -> None:
@@ -246,17 +266,27 @@ async def _create(database: Database, source: KeySource) -> None:
     if used is not None:
         raise KeyUnavailable("the key store of this database is empty: restore it from a backup")
     root = secrets.token_bytes(KEY_LENGTH)
-    sealed = await source.wrap(root, _ROOT_CONTEXT)
+    made = await source.create(())
+    sealed = made.key.wrap(root, ROOT_CONTEXT)
     first = await asyncio.to_thread(signing.generate_key)
     now = database.now()
     async with database.transaction() as transaction:
         row = await transaction.fetch_one(
             "insert into keys.ring (id, purpose, sealed, kek_id, created_at, active_at) "
             "values (:id, :id, :sealed, :kek_id, :now, :now) on conflict (id) do nothing returning id",
-            {"id": ROOT, "sealed": sealed, "kek_id": source.id, "now": now},
+            {"id": ROOT, "sealed": sealed, "kek_id": made.key.id, "now": now},
         )
         if row is not None:  # otherwise another process was first, and its root counts
+            await masters.add_master(transaction, made.stored, state="current", described=source.describe(), now=now)
             await signing.store_key(transaction, first, sealing_key=_signing_key(root), now=now, active_at=now)
+
+
+async def _list_first(database: Database, held: HeldKeys, key_id: str) -> None:
+    """Enter the master key of a vault of an earlier release, which had one only and listed none."""
+    now, stored = database.now(), stored_of(held.key(key_id), key_id)
+    async with database.transaction() as transaction:
+        await masters.add_master(transaction, stored, state="current", described="", now=now)
+    await held.learn(await masters.list_masters(database), now=now)
 
 
 def _subkey(root: bytes, purpose: str) -> bytes:

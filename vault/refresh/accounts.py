@@ -142,11 +142,11 @@ class HeldAccount:
         decided = may_send(policy, sends, now=now, access_expires_at=None, retry_at=self.retry_at)
         return decided is SendDecision.SEND
 
-    async def key(self, ring: KeyRing) -> ConnectionKey:
+    def key(self, ring: KeyRing) -> ConnectionKey:
         """The connection's key, from the columns of the same read."""
         if self.wrapped is None or self.salt is None:
             raise CiphertextRejected("This connection's key was destroyed.")
-        return await ring.connection_key(
+        return ring.connection_key(
             wrapped=self.wrapped, kek_id=self.kek_id, salt=self.salt, user_id=self.user_id, connection_id=self.id
         )
 

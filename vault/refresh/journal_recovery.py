@@ -155,7 +155,7 @@ async def _commit(vault: Vault, facts: ConnectionFacts, entry: JournalEntry) -> 
     if upstream is None:
         return False
     try:
-        key = await facts.key(vault.keys)
+        key = facts.key(vault.keys)
         opened = key.open(
             entry.sealed,
             purpose=JOURNAL,

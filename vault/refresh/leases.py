@@ -180,11 +180,11 @@ class ConnectionFacts:
         """Bytes of the tokens that a refresh handles, if the new ones are as long: the spent one and both new ones."""
         return 2 * len(self.refresh_sealed or b"") + len(self.access_sealed or b"")
 
-    async def key(self, ring: KeyRing) -> ConnectionKey:
+    def key(self, ring: KeyRing) -> ConnectionKey:
         """The connection's key, from the columns read with it."""
         if self.wrapped is None or self.salt is None:
             raise CiphertextRejected("This connection's key was destroyed.")
-        return await ring.connection_key(
+        return ring.connection_key(
             wrapped=self.wrapped,
             kek_id=self.kek_id,
             salt=self.salt,

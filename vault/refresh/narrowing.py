@@ -58,7 +58,7 @@ class Narrower:
         facts = self.facts
         if facts.access_sealed is None:
             return None
-        key = await facts.key(self.vault.keys)
+        key = facts.key(self.vault.keys)
         parent = key.open(
             facts.access_sealed,
             purpose=ACCESS_TOKEN,

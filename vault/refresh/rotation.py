@@ -336,7 +336,7 @@ async def _prepare(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, pol
                 await append(transaction, event, now=vault.database.now())
         raise needs_reauth(facts)
     try:
-        key = await facts.key(vault.keys)
+        key = facts.key(vault.keys)
         refresh_token = open_refresh_token(key, facts)
     except CiphertextRejected:
         await vault.activity.record(event_of(facts, "connection.ciphertext_rejected", column="refresh_token"))

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -292,15 +293,18 @@ ENVIRONMENT = {
 
 
 @pytest.mark.parametrize("kind", ["file", "environment", "passphrase", "passphrase file"])
-async def test_every_key_source_opens_what_it_wrapped(tmp_path: Path, kind: str) -> None:
+async def test_every_key_source_opens_the_key_it_made_and_no_other(tmp_path: Path, kind: str) -> None:
     first, second = (_sources(tmp_path, ENVIRONMENT)[kind] for _ in range(2))
-    wrapped = await first.wrap(b"k" * 32, b"context")
-    assert await second.unwrap(wrapped, b"context") == b"k" * 32
-    assert first.id == second.id
-    assert await first.unwrap(await second.wrap(b"l" * 32, b"context"), b"context") == b"l" * 32
+    made = await first.create(())
+    opened = await second.open(made.stored)
+    assert opened is not None
+    assert (opened.id, opened.check) == (made.key.id, made.key.check)
+    wrapped = made.key.wrap(b"k" * 32, b"context")
+    assert opened.unwrap(wrapped, b"context") == b"k" * 32
     for broken, context in ((wrapped, b"another"), (wrapped[:-1], b"context"), (b"", b"context"), (b"\x09" * 80, b"")):
         with pytest.raises(CiphertextRejected):
-            await second.unwrap(broken, context)
+            opened.unwrap(broken, context)
+    assert await second.open(replace(made.stored, id=f"{kind}-0123456789abcdef")) is None
 
 
 @pytest.mark.parametrize("kind", ["environment", "passphrase"])
@@ -337,11 +341,9 @@ async def test_a_key_that_is_not_usable_is_refused_with_the_fix(
 ) -> None:
     source = _sources(tmp_path, environment)[kind]
     with pytest.raises(KeyUnavailable, match=words) as refused:
-        await source.wrap(b"k" * 32, b"")
+        await source.create(())
     assert not any(value in str(refused.value) for value in environment.values())
-    with pytest.raises(KeyUnavailable):
-        assert source.id
-    await _sources(tmp_path, ENVIRONMENT)[kind].wrap(b"k" * 32, b"")
+    await _sources(tmp_path, ENVIRONMENT)[kind].create(())
 
 
 def test_an_unknown_key_source_is_refused(tmp_path: Path) -> None:
@@ -351,9 +353,8 @@ def test_an_unknown_key_source_is_refused(tmp_path: Path) -> None:
 
 async def test_two_first_runs_agree_on_one_key_file(tmp_path: Path) -> None:
     sources = [key_source(KeySettings(), data=tmp_path / "new") for _ in range(5)]
-    wrapped = await asyncio.gather(*(source.wrap(b"k" * 32, b"") for source in sources))
-    assert len({source.id for source in sources}) == 1
-    assert [await sources[0].unwrap(each, b"") for each in wrapped] == [b"k" * 32] * 5
+    made = await asyncio.gather(*(source.create(()) for source in sources))
+    assert len({one.key.id for one in made}) == 1
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["master.key"]
 
 

@@ -351,7 +351,7 @@ async def die_before_the_commit(room: Room, *, account: str = "alice") -> Connec
         async with dying.database.transaction() as transaction:
             lease = await leases.claim(transaction, facts, owner=dying.vault.owner, now=room.now)
         assert lease is not None
-        key = await facts.key(dying.vault.keys)
+        key = facts.key(dying.vault.keys)
         spender = Spender(
             dying.vault,
             room.slack,
@@ -412,7 +412,7 @@ async def test_an_answer_that_the_storage_never_takes_keeps_no_start_waiting(roo
     bad, good = await room.connect(account="bad"), await die_before_the_commit(room, account="good")
     facts = await room.row(bad)
     answer = TokenAnswer("at", "rt", scopes=frozenset({"half of a character: \ud800"}), expires_in=3600)
-    sealed = (await facts.key(room.vault.keys)).seal(
+    sealed = facts.key(room.vault.keys).seal(
         write_answer("spent", None, answer),
         purpose=JOURNAL,
         provider=facts.provider,

@@ -39,7 +39,7 @@ async def refreshing(room: Room, connection: Connection, *, sends: bool) -> Asyn
         async with dying.database.transaction() as transaction:
             assert await leases.claim(transaction, facts, owner=dying.vault.owner, now=room.now)
         if sends:
-            await room.slack.refresh(open_refresh_token(await facts.key(dying.vault.keys), facts))
+            await room.slack.refresh(open_refresh_token(facts.key(dying.vault.keys), facts))
         yield
 
 

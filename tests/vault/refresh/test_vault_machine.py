@@ -239,9 +239,7 @@ class VaultMachine(RuleBasedStateMachine):
                     self.folder / f"{self.backups}.backup",
                     seen,
                     ring=self.room.vault.keys,
-                    source=key_source(KeySettings(), data=self.room.store.data),
                     with_keys=False,
-                    is_passphrase=False,
                     now=self.room.now,
                 )
 

@@ -54,9 +54,8 @@ async def backed_up(room: Room, *, with_keys: bool = False, source: KeySource | 
             path,
             seen,
             ring=room.vault.keys,
-            source=source or source_of(room.store),
+            passphrase=source,
             with_keys=with_keys,
-            is_passphrase=source is not None,
             now=room.now,
         )
     return path

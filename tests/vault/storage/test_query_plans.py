@@ -27,7 +27,7 @@ from vault.storage.snapshots import tables
 SMALL = {  # what an operator enters, one row each, one row for 2,000 events, and what is under way just now
     "intents", "deletions",
     "apis", "api_clients", "provider_registrations", "replicas", "directory_tokens",
-    "event_heads", "notice_feeds", "event_checkpoints", "keys.ring", "keys.event_starts",
+    "event_heads", "notice_feeds", "event_checkpoints", "keys.ring", "keys.masters", "keys.event_starts",
     "schema_versions", "schema_migrations",
 }  # fmt: skip
 DRIVERS = ("postgres", "sqlite", "schema_shape", "__init__")  # their modules speak to one database

@@ -60,7 +60,7 @@ async def started(room: Room, data: Path, connection: Connection) -> str | None:
         await adopt_all(vault)
         facts = await leases.read(database, connection.id)
         assert facts is not None
-        return open_refresh_token(await facts.key(vault.keys), facts)
+        return open_refresh_token(facts.key(vault.keys), facts)
     except VaultError:
         return None
     finally:

@@ -1,47 +1,27 @@
-"""Where the key-encryption key (KEK) comes from: a file, the environment, a passphrase.
+"""Where the key-encryption key (KEK), or master key, comes from: a file, the environment, a passphrase.
 
-A source wraps and unwraps keys and never reveals its own key, so that a remote one (a KMS) fits too.
+A key is opened once at start and then held in memory, so that a remote source costs no call anything.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from vault.keys.sources.environment import EnvironmentKeySource
 from vault.keys.sources.file import FileKeySource
+from vault.keys.sources.local import LocalKey
 from vault.keys.sources.passphrase import PassphraseKeySource
+from vault.keys.sources.source import KeySource, MadeKey, StoredKey
 from vault.refusals import KeyUnavailable
 
-__all__ = ["KeySource", "KeySourceSettings", "key_source"]
-
-
-class KeySource(Protocol):
-    """Wraps keys under a KEK. `context` is authenticated; a remote source may wait."""
-
-    @property
-    def id(self) -> str:
-        """Identifies the KEK without revealing it. Raises KeyUnavailable before the key is at hand."""
-        ...
-
-    @property
-    def fix(self) -> str:
-        """What an operator can do when the key is missing or wrong: half a sentence."""
-        ...
-
-    async def wrap(self, key: bytes, context: bytes) -> bytes:
-        """Wrap; the first wrap may create the KEK if the source stores it itself. Raises KeyUnavailable."""
-        ...
-
-    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """Unwrap; never creates a KEK. Raises KeyUnavailable without one, CiphertextRejected with another."""
-        ...
+__all__ = ["KeySettings", "KeySource", "KeySourceSettings", "key_source"]
 
 
 class KeySourceSettings(Protocol):
-    """The settings that a key source is made from."""
+    """The settings that one key source is made from."""
 
     @property
     def source(self) -> str: ...
@@ -51,8 +31,22 @@ class KeySourceSettings(Protocol):
     def passphrase_file(self) -> Path | None: ...
 
 
-def key_source(settings: KeySourceSettings, *, data: Path, environment: Mapping[str, str] = os.environ) -> KeySource:
-    """The source named in the settings; nothing is read until it is used."""
+class KeySettings(KeySourceSettings, Protocol):
+    """Those of all key sources of a vault."""
+
+    @property
+    def also(self) -> KeySourceSettings | None: ...
+
+
+def key_source(settings: KeySettings, *, data: Path, environment: Mapping[str, str] = os.environ) -> KeySource:
+    """The source named in the settings, with the other one if they name two; nothing is read until it is used."""
+    first = _one_source(settings, data=data, environment=environment)
+    if settings.also is None:
+        return first
+    return _TwoSources(first, _one_source(settings.also, data=data, environment=environment))
+
+
+def _one_source(settings: KeySourceSettings, *, data: Path, environment: Mapping[str, str]) -> KeySource:
     match settings.source:
         case "file":
             return FileKeySource((settings.file or data / "master.key").expanduser())
@@ -62,3 +56,36 @@ def key_source(settings: KeySourceSettings, *, data: Path, environment: Mapping[
             return PassphraseKeySource(environment, file=settings.passphrase_file)
         case other:
             raise KeyUnavailable(f"keys.source: unknown value {other!r}; use file, environment, or passphrase")
+
+
+class _TwoSources:
+    """While a vault moves from one source to another: new keys come from the first, both open keys."""
+
+    def __init__(self, first: KeySource, second: KeySource) -> None:
+        self._both = (first, second)
+
+    @property
+    def fix(self) -> str:
+        return " or ".join(one.fix for one in self._both)
+
+    def describe(self) -> str:
+        return self._both[0].describe()
+
+    async def open(self, stored: StoredKey) -> LocalKey | None:
+        """The key, from whichever has it. Raises KeyUnavailable when one that might have it can't say."""
+        trouble: KeyUnavailable | None = None
+        for source in self._both:
+            try:
+                found = await source.open(stored)
+            except KeyUnavailable as error:
+                trouble = trouble or error
+                continue
+            if found is not None:
+                return found
+        if trouble is not None:
+            raise trouble
+        return None
+
+    async def create(self, known: Collection[str]) -> MadeKey:
+        """A key of the first. Raises KeyUnavailable."""
+        return await self._both[0].create(known)

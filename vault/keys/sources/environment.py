@@ -1,28 +1,36 @@
-"""The KEK in the environment variable TOKEN_VAULT_KEY, base64 of 32 bytes; for containers whose platform keeps it."""
+"""The KEK in the variable `TOKEN_VAULT_KEY`, base64 of 32 bytes; several with blanks between them, to change it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vault.keys.sources.local import LocalKey, LocalKeySource, parse_key
+from vault.keys.sources.local import LocalKey, LocalKeySource, parse_keys
 from vault.refusals import KeyUnavailable
 
 VARIABLE = "TOKEN_VAULT_KEY"
 
 
 class EnvironmentKeySource(LocalKeySource):
-    """Reads the variable once, when first needed."""
+    """Reads the variable each time it is asked."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        super().__init__()
         self._environment = environment
 
     @property
     def fix(self) -> str:
         return f"set {VARIABLE} to the key that belongs to this database"
 
-    def read(self, *, may_create: bool) -> LocalKey:
+    def describe(self) -> str:
+        return VARIABLE
+
+    def read(self) -> tuple[LocalKey, ...]:
         text = self._environment.get(VARIABLE)
         if not text:
             raise KeyUnavailable(f'keys.source is "environment", but {VARIABLE} isn\'t set: set it to the key')
-        return LocalKey(parse_key(text, where=VARIABLE), kind="environment")
+        return parse_keys(text, where=VARIABLE, kind="environment")
+
+    def add(self) -> tuple[LocalKey, ...]:
+        raise KeyUnavailable(
+            f"{VARIABLE} holds no new key: set it to the present key, a blank, and a new one "
+            "(openssl rand -base64 32), here and in every process of the vault"
+        )

@@ -1,31 +1,46 @@
-"""The KEK in a file of its own, mode 0600, created on the first run. Back it up separately from the database."""
+"""The KEK in a file of its own, mode 0600, created on the first run. Back it up separately from the database.
+
+A line for each key; there are several while the vault moves from one to the next.
+"""
 
 from __future__ import annotations
 
 import secrets
 from pathlib import Path
 
-from vault.keys.sources.local import KEY_LENGTH, LocalKey, LocalKeySource, format_key, parse_key
-from vault.keys.sources.private_file import create_private, read_private
+from vault.keys.sources.local import KEY_LENGTH, LocalKey, LocalKeySource, format_key, parse_keys
+from vault.keys.sources.private_file import append_private, create_private, read_private
 from vault.refusals import KeyUnavailable
 
 
 class FileKeySource(LocalKeySource):
-    """Reads the file once, when first needed."""
+    """Reads the file each time it is asked."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
         self._path = path
 
     @property
     def fix(self) -> str:
         return f"restore the key file {self._path} that belongs to this database"
 
-    def read(self, *, may_create: bool) -> LocalKey:
+    def describe(self) -> str:
+        return str(self._path)
+
+    def read(self) -> tuple[LocalKey, ...]:
         text = read_private(self._path)
-        if text is None and may_create:
-            create_private(self._path, format_key(secrets.token_bytes(KEY_LENGTH)) + "\n")
-            text = read_private(self._path)  # ours, or that of a process that was first
         if text is None:
             raise KeyUnavailable(f"the key file {self._path} is missing: restore it, or correct keys.file")
-        return LocalKey(parse_key(text, where=str(self._path)), kind="file")
+        return parse_keys(text, where=str(self._path), kind="file")
+
+    def first(self) -> tuple[LocalKey, ...]:
+        if read_private(self._path) is None:
+            create_private(self._path, _new_line())  # or another process is first, and its key counts
+        return self.read()
+
+    def add(self) -> tuple[LocalKey, ...]:
+        append_private(self._path, _new_line())
+        return self.read()
+
+
+def _new_line() -> str:
+    return format_key(secrets.token_bytes(KEY_LENGTH)) + "\n"

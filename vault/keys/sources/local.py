@@ -1,4 +1,4 @@
-"""A KEK in this process: wrapping with AES-256-GCM, and the text form of a key. The sources say where it is stored."""
+"""A master key in this process: wrapping with AES-256-GCM, and its text form. The sources say where it is stored."""
 
 from __future__ import annotations
 
@@ -6,42 +6,61 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Collection
+from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from vault.keys.sources.source import MadeKey, StoredKey
 from vault.refusals import CiphertextRejected, KeyUnavailable
 from vault.spans import KEY_USES
 
-KEY_LENGTH = 32
-WRAP_VERSION = 1
+KEY_LENGTH: Final = 32
+WRAP_VERSION: Final = 1
 
 _NONCE = 12
 _LABEL = b"token-vault key wrap\x00"
+_BETWEEN = re.compile(r"[\s,]+")
 
 
 class LocalKey:
-    """A key-encryption key held in memory. Random 96-bit nonces: far from 2^32 wraps, one per user and rotation."""
+    """A key-encryption key held in memory. `kind` names its source; `prefix` stands before everything it wraps.
 
-    __slots__ = ("_cipher", "id")
+    A nonce is derived from random bytes, the wrapped key, and its context: it differs for two keys even where the same
+    random bytes come twice, as in two copies of one machine image.
+    """
 
-    def __init__(self, key: bytes, *, kind: str) -> None:
+    __slots__ = ("_cipher", "_key", "check", "fingerprint", "id", "prefix")
+
+    def __init__(self, key: bytes, *, kind: str, prefix: bytes = b"") -> None:
         if len(key) != KEY_LENGTH:
             raise ValueError("a key-encryption key has 32 bytes")
+        self._key = key
         self._cipher = AESGCM(key)
-        # one-way, so that the id can appear in the database and in logs
-        self.id = f"{kind}-{hmac.new(key, b'token-vault key id', hashlib.sha256).hexdigest()[:16]}"
+        self.prefix = prefix
+        # one-way, so that they can appear in the database, the id in logs too
+        self.fingerprint = hmac.digest(key, b"token-vault key id", hashlib.sha256).hex()[:16]
+        self.id = f"{kind}-{self.fingerprint}"
+        self.check = hmac.digest(key, b"token-vault key check\x00", hashlib.sha256)
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
+        """Wrap a key for one context."""
         KEY_USES[self.id, "wrap"] += 1
-        nonce = secrets.token_bytes(_NONCE)
-        return bytes((WRAP_VERSION,)) + nonce + self._cipher.encrypt(nonce, key, _LABEL + context)
+        seed = b"token-vault key wrap nonce\x00" + secrets.token_bytes(KEY_LENGTH) + key + context
+        nonce = hmac.digest(self._key, seed, hashlib.sha256)[:_NONCE]
+        sealed = self._cipher.encrypt(nonce, key, _LABEL + context)
+        return self.prefix + bytes((WRAP_VERSION,)) + nonce + sealed
 
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         """Raises CiphertextRejected for another key, another context or altered bytes."""
         KEY_USES[self.id, "unwrap"] += 1
+        if not wrapped.startswith(self.prefix):
+            raise CiphertextRejected("a wrapped key doesn't open", detail="of another kind of key")
+        wrapped = wrapped[len(self.prefix) :]
         if len(wrapped) < 1 + _NONCE + 16 or wrapped[0] != WRAP_VERSION:
             raise CiphertextRejected("a wrapped key doesn't open", detail="unknown format")
         try:
@@ -51,29 +70,39 @@ class LocalKey:
 
 
 class LocalKeySource(ABC):
-    """A source whose key is in this process: read once, when first needed."""
-
-    def __init__(self) -> None:
-        self._key: LocalKey | None = None
+    """A source that stores keys themselves: one, or several while the vault moves from one to the next."""
 
     @abstractmethod
-    def read(self, *, may_create: bool) -> LocalKey:
-        """The key. Raises KeyUnavailable."""
+    def read(self) -> tuple[LocalKey, ...]:
+        """The keys that are there. Raises KeyUnavailable when there are none."""
+
+    @abstractmethod
+    def add(self) -> tuple[LocalKey, ...]:
+        """Store a new one; returns all of them. Raises KeyUnavailable where only an operator can."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """See `KeySource`."""
 
     @property
-    def id(self) -> str:
-        return self._load().id
+    @abstractmethod
+    def fix(self) -> str:
+        """See `KeySource`."""
 
-    async def wrap(self, key: bytes, context: bytes) -> bytes:
-        return self._load(may_create=True).wrap(key, context)
+    def first(self) -> tuple[LocalKey, ...]:
+        """The keys of a first run, which may have to make one. Raises KeyUnavailable."""
+        return self.read()
 
-    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        return self._load().unwrap(wrapped, context)
+    async def open(self, stored: StoredKey) -> LocalKey | None:
+        """The key with the fingerprint of `stored`, if it is there. Raises KeyUnavailable."""
+        return next((key for key in self.read() if key.fingerprint == stored.fingerprint), None)
 
-    def _load(self, *, may_create: bool = False) -> LocalKey:
-        if self._key is None:
-            self._key = self.read(may_create=may_create)
-        return self._key
+    async def create(self, known: Collection[str]) -> MadeKey:
+        """A key here that is not `known`, or else a new one. Raises KeyUnavailable."""
+        found = self.read() if known else self.first()
+        if all(key.fingerprint in known for key in found):
+            found = self.add()
+        return MadeKey(next(key for key in found if key.fingerprint not in known), None)
 
 
 def parse_key(text: str, *, where: str) -> bytes:
@@ -85,6 +114,12 @@ def parse_key(text: str, *, where: str) -> bytes:
     if len(key) != KEY_LENGTH:
         raise KeyUnavailable(f"{where} doesn't contain a key: it must be 32 random bytes in base64")
     return key
+
+
+def parse_keys(text: str, *, where: str, kind: str) -> tuple[LocalKey, ...]:
+    """Keys in their text form, with blanks, commas, or line ends between them."""
+    words = [word for word in _BETWEEN.split(text) if word]
+    return tuple(LocalKey(parse_key(word, where=where), kind=kind) for word in words or [""])
 
 
 def format_key(key: bytes) -> str:

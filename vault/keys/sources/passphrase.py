@@ -1,17 +1,18 @@
-"""The KEK derived from a passphrase with argon2id. The salt travels in every wrapped key, so nothing else is stored."""
+"""The KEK derived from a passphrase with argon2id. The salt stands in everything that it wraps, and in the database."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from argon2.low_level import Type, hash_secret_raw
 
 from vault.keys.sources.local import KEY_LENGTH, LocalKey
 from vault.keys.sources.private_file import read_private
-from vault.refusals import CiphertextRejected, KeyUnavailable
+from vault.keys.sources.source import MadeKey, StoredKey
+from vault.refusals import KeyUnavailable
 
 VARIABLE = "TOKEN_VAULT_PASSPHRASE"
 MIN_LENGTH = 20  # it protects everything against offline guessing
@@ -21,45 +22,35 @@ _SALT = 16
 
 
 class PassphraseKeySource:
-    """Derives the KEK once per salt; all keys of one vault share the salt of the first."""
+    """Derives a key for each salt; a new salt makes a new key."""
 
     def __init__(self, environment: Mapping[str, str], *, file: Path | None) -> None:
         self._environment = environment
         self._file = file
-        self._salt: bytes | None = None
-        self._keys: dict[bytes, LocalKey] = {}
-
-    @property
-    def id(self) -> str:
-        if self._salt is None:
-            raise KeyUnavailable("the passphrase has not been used yet")
-        return self._keys[self._salt].id
 
     @property
     def fix(self) -> str:
         return "pass the passphrase that this database was made with"
 
-    async def wrap(self, key: bytes, context: bytes) -> bytes:
-        salt = self._salt or secrets.token_bytes(_SALT)
-        local = await self._local_key(salt)
-        return bytes((WRAP_VERSION,)) + salt + local.wrap(key, context)
+    def describe(self) -> str:
+        return f"a passphrase from {self._file or VARIABLE}"
 
-    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        if len(wrapped) < 1 + _SALT or wrapped[0] != WRAP_VERSION:
-            raise CiphertextRejected("a wrapped key doesn't open", detail="not wrapped under a passphrase")
-        salt = wrapped[1 : 1 + _SALT]
-        local = await self._local_key(salt)
-        key = local.unwrap(wrapped[1 + _SALT :], context)
-        self._salt = salt  # it opened: wrap later keys under the same salt
-        return key
+    async def open(self, stored: StoredKey) -> LocalKey | None:
+        """The key for the salt of `stored`, if the passphrase gives that key. Raises KeyUnavailable."""
+        salt = salt_of(stored.wrapped)
+        if salt is None:
+            return None
+        key = await self._derive(salt)
+        return key if key.fingerprint == stored.fingerprint else None
 
-    async def _local_key(self, salt: bytes) -> LocalKey:
-        local = self._keys.get(salt)
-        if local is None:
-            local = LocalKey(await asyncio.to_thread(_derive, self._passphrase(), salt), kind="passphrase")
-            self._keys[salt] = local
-            self._salt = self._salt or salt
-        return local
+    async def create(self, known: Collection[str]) -> MadeKey:
+        """A key with a new salt. Raises KeyUnavailable."""
+        salt = secrets.token_bytes(_SALT)
+        return MadeKey(await self._derive(salt), _prefix(salt))
+
+    async def _derive(self, salt: bytes) -> LocalKey:
+        key = await asyncio.to_thread(_derive, self._passphrase(), salt)
+        return LocalKey(key, kind="passphrase", prefix=_prefix(salt))
 
     def _passphrase(self) -> bytes:
         if self._file is not None:
@@ -75,6 +66,16 @@ class PassphraseKeySource:
                 f"{MIN_LENGTH} characters"
             )
         return text.encode()
+
+
+def salt_of(wrapped: bytes | None) -> bytes | None:
+    """The salt at the front of anything wrapped under a passphrase."""
+    is_ours = wrapped is not None and len(wrapped) >= 1 + _SALT and wrapped[0] == WRAP_VERSION
+    return wrapped[1 : 1 + _SALT] if is_ours and wrapped is not None else None
+
+
+def _prefix(salt: bytes) -> bytes:
+    return bytes((WRAP_VERSION,)) + salt
 
 
 def _derive(passphrase: bytes, salt: bytes) -> bytes:

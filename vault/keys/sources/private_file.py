@@ -62,6 +62,23 @@ def create_private(path: Path, text: str) -> bool:
     return True
 
 
+def append_private(path: Path, line: str) -> None:
+    """Add a line to a file that `read_private` accepts; durable on return. Raises KeyUnavailable."""
+    text = read_private(path)
+    start = "" if not text or text.endswith("\n") else "\n"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, (start + line).encode())  # one call: it appears whole
+            sync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise KeyUnavailable(
+            f"can't write {path}: {error.strerror}. Add a line with a new key to it yourself (openssl rand -base64 32)"
+        ) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names of files in it durable, as `fsync` does their bytes. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,0 +1,91 @@
+"""What a key source is: it opens the master keys that the database names, and makes new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from vault.keys.sources.local import LocalKey
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """What the database keeps of a master key.
+
+    `id` is its kind and fingerprint; `wrapped` is the key as its source wrapped it (for a passphrase, the salt), None
+    where the source stores the key itself. `check` tells it from any other key; None: kept by an earlier release.
+    """
+
+    id: str
+    wrapped: bytes | None = field(default=None, repr=False)
+    check: bytes | None = field(default=None, repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """The same wherever the key is stored: moving it from a file to the environment changes the kind only."""
+        return fingerprint_of(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeKey:
+    """A new master key, and what the database must keep so that its source can open it again."""
+
+    key: LocalKey
+    wrapped: bytes | None = field(repr=False)
+
+    @property
+    def stored(self) -> StoredKey:
+        """What to keep of it."""
+        return StoredKey(self.key.id, self.wrapped, self.key.check)
+
+
+class KeySource(Protocol):
+    """Where master keys come from. It is asked at start, and when the database names a key that is not held yet."""
+
+    @property
+    def fix(self) -> str:
+        """What an operator can do when a key is missing or wrong: half a sentence."""
+        ...
+
+    def describe(self) -> str:
+        """Where the keys are, for people; nothing secret."""
+        ...
+
+    async def open(self, stored: StoredKey) -> LocalKey | None:
+        """That key, or None when this source has another one. Raises KeyUnavailable."""
+        ...
+
+    async def create(self, known: Collection[str]) -> MadeKey:
+        """A key whose fingerprint is not in `known`: one that waits in the source, or a new one.
+
+        Raises KeyUnavailable.
+        """
+        ...
+
+
+class KeyService(Protocol):
+    """A key that never leaves its service or device. Blocking: called off the loop, at start and for a new key only."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in `keys.source`."""
+        ...
+
+    def describe(self) -> str:
+        """Which key at which service, for people; nothing secret."""
+        ...
+
+    def wrap(self, key: bytes) -> bytes:
+        """Encrypt 32 bytes. Raises KeyUnavailable."""
+        ...
+
+    def unwrap(self, wrapped: bytes) -> bytes | None:
+        """What `wrap` was given; None when the service refuses these bytes. Raises KeyUnavailable."""
+        ...
+
+
+def fingerprint_of(key_id: str) -> str:
+    """The part of a key's id that depends on the key alone."""
+    return key_id.rpartition("-")[2]
