@@ -20,12 +20,16 @@ async def find_troubles(deployment: Deployment) -> list[Finding]:
     """The doctor's checks that cost little, and the upkeep that is late."""
     database, found = deployment.database, list[Finding]()
     for check, name, sentence in (
-        (check_schema, "schema", text("admin_overview.schema", number=len(schema_files()), shape=database.fingerprint)),
-        (check_keys, "keys", text("admin_overview.keys")),
-        (check_writable, "storage", text("admin_overview.writes")),
+        (
+            check_schema(database),
+            "schema",
+            text("admin_overview.schema", number=len(schema_files()), shape=database.fingerprint),
+        ),
+        (check_keys(database, deployment.keys), "keys", text("admin_overview.keys")),
+        (check_writable(database), "storage", text("admin_overview.writes")),
     ):
         try:
-            await check(database)
+            await check
             found.append(ok(name, sentence))
         except VaultError as refusal:
             found.append(problem(name, translate_filled(refusal.description), fix=text("admin_overview.see_log")))

@@ -61,7 +61,7 @@ async def _examine_without_vault(setup: Setup, settings: Settings) -> list[Findi
     own = setup.directory() / OWN_FILES
     overrides: dict[str, object] = {
         "database": {"url": "sqlite:", "url_file": None},
-        "keys": {"source": "file", "file": None},
+        "keys": {"source": "file", "file": None, "also": None},
         "provider_folders": [*([own] if own.is_dir() else []), *settings.provider_folders],
     }
     with TemporaryDirectory(prefix="token-vault-doctor-") as scratch:
@@ -77,7 +77,7 @@ async def _examine_database(deployment: Deployment) -> list[Finding]:
     from vault.upkeep import health
 
     await health.check_schema(deployment.database)
-    await health.check_keys(deployment.database)
+    await health.check_keys(deployment.database, deployment.keys)
     await health.check_writable(deployment.database)
     schema = f"schema {len(schema_files())} ({deployment.database.fingerprint})"
     return [

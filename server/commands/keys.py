@@ -1,8 +1,9 @@
-"""`keys ...`: which keys this vault has, and a new one for signing."""
+"""`keys ...`: which keys this vault has, and how one follows another."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,28 +23,113 @@ def keys_() -> None:
 
 @command(app, "list")
 def list_(setup: Setup) -> None:
-    """List the master and signing keys, with what each does now."""
+    """List the master and signing keys, with what each does now, and how much needs it."""
 
     async def read() -> list[dict[str, object]]:
         from vault.keys.inventory import list_keys
+        from vault.upkeep.key_rotation import list_without
 
         async with setup.open() as deployment:
             found = await list_keys(deployment.database, now=deployment.now())
-            return [*map(_master_fields, found.masters), *map(_signing_fields, found.signing)]
+            rows: list[dict[str, object]] = []
+            for one in found.masters:
+                without = await list_without(deployment.database, one.id, now=deployment.now())
+                rows.append(_master_fields(one, () if one.state == "retired" else [each.host for each in without]))
+            return [*rows, *map(_signing_fields, found.signing)]
 
-    columns = ("kind", "state", "created_at", "active_at", "retired_at", "id")
+    columns = ("kind", "state", "people", "uses", "created_at", "active_at", "retired_at", "missing_on", "id")
     setup.show(setup.run(read()), columns=columns, empty="No keys.")
 
 
-def _master_fields(one: MasterKey) -> dict[str, object]:
-    state = "in use" if one.has_root else "people only"
-    times: dict[str, object] = {"created_at": when(one.since), "active_at": None, "retired_at": None}
-    return {"kind": "master", "state": state, **times, "people": one.people, "id": one.id}
+@command(app, "add")
+def add(setup: Setup) -> None:
+    """Add a master key to rotate to; nothing uses it yet."""
+
+    async def work() -> tuple[str, str]:
+        from server.administration import master_keys
+        from server.administration.actor import Actor
+
+        async with setup.open() as deployment:
+            made = await master_keys.add(Actor(deployment, None, "command_line"))
+            return made, deployment.keys.held.source.describe()
+
+    key_id, where = setup.run(work())
+    setup.show_one(
+        {"id": key_id, "source": where},
+        sentence=f"Added {key_id} (in {where}). Give it to every process of the vault, keep a copy, and then run "
+        "token-vault keys rotate.",
+    )
+
+
+@command(app, "rotate")
+def rotate(
+    setup: Setup,
+    key: Annotated[
+        str | None, typer.Argument(help="ID of the key. Default: the added one.", show_default=False)
+    ] = None,
+    *,
+    wait: Annotated[
+        int, typer.Option("--wait", min=0, help="Seconds to wait for processes that don't have the key yet.")
+    ] = 120,
+) -> None:
+    """Use the added master key from now on, and wrap everybody's keys under it; also goes on with an earlier run."""
+
+    async def work() -> tuple[str, int]:
+        from server.administration import master_keys
+        from server.administration.actor import Actor
+        from server.terminal.progress import show_progress
+
+        async with setup.open() as deployment:
+            with show_progress() as tell:
+                actor = Actor(deployment, None, "command_line")
+                return await master_keys.rotate(actor, key, patience=wait, tell=tell)
+
+    key_id, count = setup.run(work())
+    setup.show_one(
+        {"id": key_id, "wrapped_again": count},
+        sentence=f"{key_id} is the master key now. Wrapped the keys of {count:,} people under it; running processes "
+        "wrap the rest. When token-vault keys list shows no people under the former key, retire it.",
+    )
+
+
+@command(app, "retire")
+def retire(setup: Setup, key: Annotated[str, typer.Argument(help="ID of the key.", show_default=False)]) -> None:
+    """End a master key that nothing needs any more."""
+
+    async def work() -> None:
+        from server.administration import master_keys
+        from server.administration.actor import Actor
+
+        async with setup.open() as deployment:
+            await master_keys.retire(Actor(deployment, None, "command_line"), key)
+
+    setup.run(work())
+    setup.show_one(
+        {"id": key, "state": "retired"},
+        sentence=f"Retired {key}. Backups made under it still need it: keep a copy apart as long as you keep them, and "
+        "remove it from every process.",
+    )
+
+
+def _master_fields(one: MasterKey, without: Sequence[str]) -> dict[str, object]:
+    return {
+        "kind": "master",
+        "state": one.state,
+        "people": one.people,
+        "uses": one.uses,
+        "created_at": when(one.created_at),
+        "active_at": when(one.active_at),
+        "retired_at": when(one.retired_at),
+        "missing_on": ", ".join(without) or None,
+        "root": one.has_root,
+        "source": one.described or None,
+        "id": one.id,
+    }
 
 
 def _signing_fields(one: RingKey) -> dict[str, object]:
     times = {"created_at": when(one.created_at), "active_at": when(one.active_at), "retired_at": when(one.retired_at)}
-    return {"kind": "signing", "state": one.state, **times, "people": None, "id": one.id}
+    return {"kind": "signing", "state": one.state, **times, "id": one.id}
 
 
 @command(app, "rotate-signing")

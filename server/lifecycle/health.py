@@ -14,15 +14,14 @@ from starlette.routing import Route
 from server.deployment import Deployment
 from server.errors import status_of
 from vault.refusals import VaultError
-from vault.storage.database import Database
 from vault.upkeep import health
 
 KEPT: Final = 1.0  # seconds that a verdict is cached: anybody may ask, and each check is a commit
 PATIENCE: Final = 3.0  # seconds for all checks together
-CHECKS: Final[tuple[tuple[str, Callable[[Database], Awaitable[None]]], ...]] = (
-    ("schema", health.check_schema),
-    ("keys", health.check_keys),
-    ("storage", health.check_writable),
+CHECKS: Final[tuple[tuple[str, Callable[[Deployment], Awaitable[None]]], ...]] = (
+    ("schema", lambda d: health.check_schema(d.database)),
+    ("keys", lambda d: health.check_keys(d.database, d.keys)),
+    ("storage", lambda d: health.check_writable(d.database)),
 )
 logger = logging.getLogger("token_vault.readiness")
 
@@ -52,7 +51,7 @@ class _Readiness:
         try:
             async with asyncio.timeout(PATIENCE):
                 for name, check in CHECKS:  # noqa: B007 -- named by the handlers below
-                    await check(self._deployment.database)
+                    await check(self._deployment)
         except TimeoutError:
             logger.warning("not ready", extra={"check": name, "code": "timeout"})
             return name, "timeout"

@@ -29,7 +29,8 @@ from vault.refusals import VaultError
 from vault.sign_in import sessions
 from vault.storage.database import SWEEP_BATCH, Transaction
 from vault.tokens import tokens
-from vault.upkeep import expiries, replicas, retention, revocations, sign_ins
+from vault.upkeep import expiries, key_rotation, replicas, retention, revocations, sign_ins
+from vault.upkeep.key_rotation import KeyUpkeep
 from vault.upkeep.replicas import Replica
 from vault.upstream import RotationMode
 
@@ -38,6 +39,7 @@ HEAD_START: Final = 1.0  # seconds
 ANSWERS_FIRST: Final = 1.0  # seconds for clients of a program that has just started, before the other steps
 SWEEP_EVERY: Final = 600.0  # seconds
 NOTICES_EVERY: Final = 5.0  # seconds: an approval waits for ten minutes only
+KEYS_EVERY: Final = 5.0  # seconds: an operator who rotates the master key waits for each process
 SHED_EVERY: Final = 120.0  # seconds
 _LEAVE: Final = 2.0  # seconds for saying that this process ends
 STEP_LIMIT: Final = 300.0  # seconds for one step of one round
@@ -63,7 +65,7 @@ async def upkeep(
     person, before the program loads what it needs to listen.
     """
     settled = asyncio.Event()
-    more = (_scrub_step(deployment), _presence_step(deployment, role), *further)
+    more = (_scrub_step(deployment), *_key_steps(), _presence_step(deployment, role), *further)
     working = asyncio.create_task(_work(deployment, settled, more))
     try:
         with suppress(TimeoutError):
@@ -155,11 +157,25 @@ def _presence_step(deployment: Deployment, role: str) -> UpkeepStep:
             seen_at=deployment.now(),
             failing=dict(deployment.failing_upkeep),
             providers={name: one.kind for name, one in troubles.items()},
+            master_keys=frozenset(deployment.keys.held.ids()),
         )
         async with deployment.transaction() as transaction:
             await replicas.note_replica(transaction, said)
 
     return UpkeepStep("presence", replicas.SAID_EVERY, work)
+
+
+def _key_steps() -> tuple[UpkeepStep, UpkeepStep]:
+    """Follow a rotation of the master key, and count what this process does with master keys."""
+    state = KeyUpkeep()
+
+    async def keep(deployment: Deployment) -> None:
+        await key_rotation.keep(deployment.database, deployment.keys, state, owner=deployment.vault.owner)
+
+    async def count(deployment: Deployment) -> None:
+        await key_rotation.count_uses(deployment.database, deployment.keys, state)
+
+    return UpkeepStep("master keys", KEYS_EVERY, keep), UpkeepStep("uses of keys", INTERVAL, count)
 
 
 async def _leave(deployment: Deployment) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from vault.keys import masters
+from vault.keys.key_ring import KeyRing
+from vault.keys.masters import MasterRow
 from vault.refusals import KeyUnavailable, StorageUnavailable
 from vault.storage.database import Database, integer, schema_files
 
@@ -19,10 +22,30 @@ async def check_schema(database: Database) -> None:
         raise StorageUnavailable("the database has another schema version", detail=f"{row}")
 
 
-async def check_keys(database: Database) -> None:
-    """Check that the key store is readable and holds the ring. Raises KeyUnavailable, StorageUnavailable."""
+async def check_keys(database: Database, ring: KeyRing) -> None:
+    """Check that the key store holds the ring, and this process the master keys that calls need.
+
+    A key that was added while it ran may reach it later; one that waited when it started may not: nothing depends on
+    such a process yet. Raises KeyUnavailable, StorageUnavailable.
+    """
     if await database.fetch_one("select id from keys.ring limit 1") is None:
         raise KeyUnavailable("the key store of this database is empty: restore it from a backup")
+    for one in await masters.list_masters(database):
+        if not ring.held.holds(one.id) and await _is_due(database, ring, one):
+            refusal = ring.held.refusal(one.id)
+            raise KeyUnavailable(refusal.description, detail=refusal.description)
+
+
+async def _is_due(database: Database, ring: KeyRing, one: MasterRow) -> bool:
+    match one.state:
+        case "current":
+            return True
+        case "added":
+            return one.id in ring.late
+        case "previous":
+            return await masters.wraps_somebody(database, one.id)
+        case "retired":
+            return False
 
 
 async def check_writable(database: Database) -> None:

@@ -6,12 +6,12 @@ For people who look: nothing is decided by it. Whether a process has ended, `vau
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from vault.records import TENANT
-from vault.storage.database import Reader, Row, Transaction, integer, text
+from vault.storage.database import Reader, Row, Transaction, integer, text, text_or_none
 
 SAID_EVERY: Final = 30  # seconds
 LATE: Final = 90  # seconds after which one that said nothing is missed
@@ -20,7 +20,10 @@ _KEPT: Final = 86400
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One process. `failing`: step of the upkeep to the code of its failure; `providers`: those in trouble to why."""
+    """One process. `failing`: step of the upkeep to the code of its failure; `providers`: those in trouble to why.
+
+    `master_keys`: those that it holds; None: it is of an earlier release.
+    """
 
     id: str
     host: str
@@ -30,15 +33,17 @@ class Replica:
     seen_at: int
     failing: Mapping[str, str]
     providers: Mapping[str, str]
+    master_keys: frozenset[str] | None = None
 
 
 async def note_replica(transaction: Transaction, replica: Replica) -> None:
     """Say that it is there, and forget those that said nothing for a day."""
     await transaction.execute(
-        "insert into replicas (tenant, id, host, role, version, started_at, seen_at, failing, providers)"
-        " values (:tenant, :id, :host, :role, :version, :started_at, :seen_at, :failing, :providers)"
+        "insert into replicas (tenant, id, host, role, version, started_at, seen_at, failing, providers,"
+        " master_keys)"
+        " values (:tenant, :id, :host, :role, :version, :started_at, :seen_at, :failing, :providers, :master_keys)"
         " on conflict (tenant, id) do update set seen_at = excluded.seen_at, failing = excluded.failing,"
-        " providers = excluded.providers",
+        " providers = excluded.providers, master_keys = excluded.master_keys",
         {
             "tenant": TENANT,
             "id": replica.id,
@@ -49,11 +54,20 @@ async def note_replica(transaction: Transaction, replica: Replica) -> None:
             "seen_at": replica.seen_at,
             "failing": json.dumps(dict(replica.failing), sort_keys=True),
             "providers": json.dumps(dict(replica.providers), sort_keys=True),
+            "master_keys": None if replica.master_keys is None else " ".join(sorted(replica.master_keys)),
         },
     )
     await transaction.execute(
         "delete from replicas where tenant = :tenant and seen_at < :before",
         {"tenant": TENANT, "before": replica.seen_at - _KEPT},
+    )
+
+
+async def note_masters(transaction: Transaction, replica_id: str, held: Sequence[str]) -> None:
+    """Say at once which master keys it holds, if it has said that it is there."""
+    await transaction.execute(
+        "update replicas set master_keys = :held where tenant = :tenant and id = :id",
+        {"tenant": TENANT, "id": replica_id, "held": " ".join(sorted(held))},
     )
 
 
@@ -67,7 +81,7 @@ async def forget_replica(transaction: Transaction, replica_id: str) -> None:
 async def list_replicas(reader: Reader) -> tuple[Replica, ...]:
     """Those seen within a day, the last started first."""
     rows = await reader.fetch(
-        "select id, host, role, version, started_at, seen_at, failing, providers from replicas"
+        "select id, host, role, version, started_at, seen_at, failing, providers, master_keys from replicas"
         " where tenant = :tenant order by started_at desc, id limit 500",
         {"tenant": TENANT},
     )
@@ -81,6 +95,7 @@ async def list_replicas(reader: Reader) -> tuple[Replica, ...]:
             integer(row, "seen_at"),
             _texts(row, "failing"),
             _texts(row, "providers"),
+            None if (held := text_or_none(row, "master_keys")) is None else frozenset(held.split()),
         )
         for row in rows
     )
