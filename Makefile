@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test long lint types bench million screenshots chaos soak ha fuzz attack clients conformance first-hour clean lock serve node sdks bundle release version docs recordings chart
+.PHONY: help demo test long keyservices lint types bench million screenshots chaos soak ha fuzz attack clients conformance first-hour clean lock serve node sdks bundle release version docs recordings chart
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make serve        the server on http://localhost:8765 with the sandbox providers"
 	@echo "make test         the suite on SQLite and PostgreSQL; says what it skipped and how to enable it"
 	@echo "make long         the tests that are too long for make test (3 minutes)"
+	@echo "make keyservices  the master key in OpenBao, in AWS KMS as moto has it, in SoftHSM, and in stand-ins for Google's and Azure's services (apt-get install softhsm2; a minute)"
 	@echo "make node         third-party clients for the suite (npm packages, Node from a wheel)"
 	@echo "make sdks         agent SDKs for the suite, each set in an environment of its own"
 	@echo "make lint types   ruff, import contracts, pyright"
@@ -46,6 +47,15 @@ test: .venv/.dev
 
 long: .venv/.dev
 	$(RUN) -m pytest -n 2 -m long $(TESTS)
+
+# the clients of key services, and services to run; they are added to the path of the suite's own environment
+keyservices: .venv/keyservices/.done
+	$(RUN) -m pytest -q tests/keyservices/keys_at_services.py
+
+.venv/keyservices/.done: tests/keyservices/requirements.txt | .venv/.dev
+	$(BIN)/uv venv -q --clear --python $(RUN) .venv/keyservices
+	$(BIN)/uv pip install -q --python .venv/keyservices/bin/python --require-hashes -r $<
+	@touch $@
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .
@@ -127,10 +137,12 @@ chart: .venv/helm/.done
 recordings: .venv/.dev
 	$(RUN) -m tests.generating.recordings
 
+# those of key services are large: they have a lock of their own, with the services for their tests
+EXTRAS := keyring postgres telemetry
 lock: .venv/.dev
-	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --universal --generate-hashes --no-annotate --no-header -q -o requirements.txt
-	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --group dev --universal --generate-hashes --no-annotate --no-header -q -o requirements-dev.txt
-	for one in tests/release/tools deploy/site/requirements deploy/helm/requirements; do $(BIN)/uv pip compile $$one.in --python-version 3.11 --universal --generate-hashes --no-annotate --no-header -q -o $$one.txt || exit 1; done
+	$(BIN)/uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --group build --universal --generate-hashes --no-annotate --no-header -q -o requirements.txt
+	$(BIN)/uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --group build --group dev --universal --generate-hashes --no-annotate --no-header -q -o requirements-dev.txt
+	for one in tests/release/tools tests/keyservices/requirements deploy/site/requirements deploy/helm/requirements; do $(BIN)/uv pip compile $$one.in --python-version 3.11 --universal --generate-hashes --no-annotate --no-header -q -o $$one.txt || exit 1; done
 	for one in $(SDKS); do $(BIN)/uv pip compile tests/sdks/$$one.in --python-version 3.11 --universal --generate-hashes --no-annotate --no-header -q -o tests/sdks/$$one.txt || exit 1; done
 
 clean:

@@ -44,7 +44,9 @@ from server.tool_settings import ToolSettings
 PREFIX = "TOKEN_VAULT_"
 DEFAULT_PORT = 8765
 # read separately, not settings: the settings file, the data directory and the key of `keys.source = "environment"`
-OTHER_VARIABLES = frozenset({"TOKEN_VAULT_CONFIG", "TOKEN_VAULT_DATA", "TOKEN_VAULT_KEY", "TOKEN_VAULT_PASSPHRASE"})
+OTHER_VARIABLES = frozenset(
+    {"TOKEN_VAULT_CONFIG", "TOKEN_VAULT_DATA", "TOKEN_VAULT_KEY", "TOKEN_VAULT_PASSPHRASE", "TOKEN_VAULT_PIN"}
+)
 
 
 def is_loopback_host(host: str) -> bool:
@@ -128,20 +130,38 @@ class DatabaseSettings(Section):
     liveness: Literal["locks", "none"] = Field(default="locks", description="locks | none")
 
 
-class KeySourceSettings(Section):
+class KeyPlace(Section):
     """One place that the key-encryption key comes from."""
 
-    source: Literal["file", "environment", "passphrase"] = Field(
-        default="file", description="file | environment | passphrase"
+    source: Literal[
+        "file", "environment", "passphrase", "aws_kms", "google_kms", "azure_key_vault", "hashicorp_vault", "pkcs11"
+    ] = Field(
+        default="file",
+        description="file | environment | passphrase | aws_kms | google_kms | azure_key_vault | hashicorp_vault | "
+        "pkcs11",
     )
     file: Path | None = Field(default=None, description="Key file; default master.key in the data directory")
     passphrase_file: Path | None = Field(default=None, description="File that holds the passphrase")
+    key: str | None = Field(
+        default=None,
+        description="Key at the service: AWS ID, ARN, or alias; Google resource name; Azure address; name of the "
+        "transit key; PKCS #11 label",
+    )
+    address: str | None = Field(default=None, description="Address of the service; required for `hashicorp_vault`")
+    token_file: Path | None = Field(
+        default=None, description="File with the token for `hashicorp_vault`. Default: the variable `VAULT_TOKEN`"
+    )
+    module: Path | None = Field(default=None, description="PKCS #11 library of the device")
+    token: str | None = Field(default=None, description="Label of the PKCS #11 token")
+    pin_file: Path | None = Field(
+        default=None, description="File with its user PIN. Default: the variable `TOKEN_VAULT_PIN`"
+    )
 
 
-class KeySettings(KeySourceSettings):
+class KeySettings(KeyPlace):
     """Where the key-encryption key comes from."""
 
-    also: KeySourceSettings | None = Field(
+    also: KeyPlace | None = Field(
         default=None,
         description="A second source (same settings) that opens keys too, to move to another source",
     )

@@ -43,6 +43,12 @@ class KeySettings:
     source: str = "file"
     file: Path | None = None
     passphrase_file: Path | None = None
+    key: str | None = None
+    address: str | None = None
+    token_file: Path | None = None
+    module: Path | None = None
+    token: str | None = None
+    pin_file: Path | None = None
     also: KeySettings | None = None
 
 

@@ -26,7 +26,7 @@ async def add(actor: Actor) -> str:
             raise TransitionRefused(f"{one.id} was added already: rotate to it, or retire it")
     made = await source.create({one.stored.fingerprint for one in known})
     async with actor.change() as transaction:
-        await masters.add_master(transaction, made.stored, state="added", described=source.describe(), now=now)
+        await masters.add_master(transaction, made.record, state="added", described=source.describe(), now=now)
         await audit.append(transaction, actor.event("master_key.added", key=made.key.id), now=now)
     deployment.keys.held.take(made)
     return made.key.id

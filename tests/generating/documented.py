@@ -215,13 +215,17 @@ def imported_in(path: Path) -> set[str]:
             found.add(node.module.split(".")[0])
             if node.module.endswith("_impl"):  # uvicorn's protocols
                 found.add(node.module.rpartition(".")[2].removesuffix("_impl"))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "load":  # of vault.keys.sources.service
+            found |= {str(one.value).split(".")[0] for one in node.args if isinstance(one, ast.Constant)}
     return found
 
 
 def import_name(package: str) -> str:
     if package.startswith("opentelemetry-"):
         return "opentelemetry"
-    return {"argon2-cffi": "argon2"}.get(package, package.replace("-", "_"))
+    if package.startswith(("google-cloud-", "azure-")):
+        return package.partition("-")[0]
+    return {"argon2-cffi": "argon2", "python-pkcs11": "pkcs11"}.get(package, package.replace("-", "_"))
 
 
 def package_rows() -> dict[str, list[str]]:

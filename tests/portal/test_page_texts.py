@@ -31,6 +31,7 @@ _CHOSEN = (
     "status_hint",
     "status",
     "event",
+    "master_state",
     "channel",
     "notice",
     "notice_kind",

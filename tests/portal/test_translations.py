@@ -37,6 +37,7 @@ FOR_OPERATORS = (
     "vault/keys",
     "vault/refresh/journal",
     "vault/upkeep/health",
+    "vault/upkeep/key_rotation",
 )
 SHOWN_THERE = ("vault/keys/passwords.py",)
 REFUSAL = re.compile(r"\w*(Refused|Required|Unavailable|Ended|Taken|Throttled|Passkeys|Exists|Rejected|Offered)")

@@ -53,7 +53,7 @@ class HeldKeys:
         """Whether that key is at hand."""
         return fingerprint_of(key_id) in self._keys
 
-    def lacking(self) -> tuple[MasterRow, ...]:
+    def list_missing(self) -> tuple[MasterRow, ...]:
         """Those that the database names, that are not retired, and that this process doesn't hold."""
         return tuple(row for row in self.rows if row.is_live and not self.holds(row.id))
 

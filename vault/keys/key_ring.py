@@ -85,7 +85,7 @@ class KeyRing:
     def __init__(self, held: HeldKeys, root: bytes, signing_keys: SigningKeys) -> None:
         self.signing = signing_keys
         self.held = held
-        self.late = frozenset(row.id for row in held.lacking())  # keys that this process started without
+        self.late = frozenset(row.id for row in held.list_missing())  # keys that this process started without
         self._root = root
         self._subkeys: dict[str, bytes] = {}
         self._unwrapped: OrderedDict[tuple[bytes, bytes, str, str], tuple[float, ConnectionKey]] = OrderedDict()
@@ -104,7 +104,7 @@ class KeyRing:
                 raise KeyUnavailable("couldn't create the key ring", detail="no root after creating it")
         rows = await masters.list_masters(database)
         root = await open_root(held, row, rows, now=database.now())
-        for one in held.lacking():
+        for one in held.list_missing():
             if one.state == "current" or await masters.wraps_somebody(database, one.id):
                 raise held.refusal(one.id)
         if not rows:
@@ -122,7 +122,7 @@ class KeyRing:
         A root secret that was wrapped again is not read: this process has it open.
         """
         trouble = await self.held.learn(await masters.list_masters(database), now=database.now())
-        for one in self.held.lacking():
+        for one in self.held.list_missing():
             raise trouble or self.held.refusal(one.id)
 
     def current_master(self) -> tuple[LocalKey, bytes | None]:
@@ -277,7 +277,7 @@ async def _create(database: Database, source: KeySource) -> None:
             {"id": ROOT, "sealed": sealed, "kek_id": made.key.id, "now": now},
         )
         if row is not None:  # otherwise another process was first, and its root counts
-            await masters.add_master(transaction, made.stored, state="current", described=source.describe(), now=now)
+            await masters.add_master(transaction, made.record, state="current", described=source.describe(), now=now)
             await signing.store_key(transaction, first, sealing_key=_signing_key(root), now=now, active_at=now)
 
 

@@ -61,7 +61,7 @@ async def add(room: Room) -> str:
     ring = room.vault.keys
     made = await ring.held.source.create({row.stored.fingerprint for row in ring.held.rows})
     async with room.database.transaction() as transaction:
-        await masters.add_master(transaction, made.stored, state="added", described="here", now=room.now)
+        await masters.add_master(transaction, made.record, state="added", described="here", now=room.now)
     await ring.learn_masters(room.database)
     return made.key.id
 
@@ -390,4 +390,4 @@ async def test_a_variable_may_hold_the_present_and_the_next_key(tmp_path: Path) 
         await one.create({made.key.fingerprint})
     both = key_source(KeySettings("environment"), data=tmp_path, environment={"TOKEN_VAULT_KEY": f"{first} {second}"})
     assert (await both.create({made.key.fingerprint})).key.id != made.key.id
-    assert await both.open(made.stored)
+    assert await both.open(made.record)

@@ -296,7 +296,7 @@ ENVIRONMENT = {
 async def test_every_key_source_opens_the_key_it_made_and_no_other(tmp_path: Path, kind: str) -> None:
     first, second = (_sources(tmp_path, ENVIRONMENT)[kind] for _ in range(2))
     made = await first.create(())
-    opened = await second.open(made.stored)
+    opened = await second.open(made.record)
     assert opened is not None
     assert (opened.id, opened.check) == (made.key.id, made.key.check)
     wrapped = made.key.wrap(b"k" * 32, b"context")
@@ -304,7 +304,7 @@ async def test_every_key_source_opens_the_key_it_made_and_no_other(tmp_path: Pat
     for broken, context in ((wrapped, b"another"), (wrapped[:-1], b"context"), (b"", b"context"), (b"\x09" * 80, b"")):
         with pytest.raises(CiphertextRejected):
             opened.unwrap(broken, context)
-    assert await second.open(replace(made.stored, id=f"{kind}-0123456789abcdef")) is None
+    assert await second.open(replace(made.record, id=f"{kind}-0123456789abcdef")) is None
 
 
 @pytest.mark.parametrize("kind", ["environment", "passphrase"])

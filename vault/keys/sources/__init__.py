@@ -1,6 +1,7 @@
-"""Where the key-encryption key (KEK), or master key, comes from: a file, the environment, a passphrase.
+"""Where the key-encryption key (KEK), or master key, comes from: a file, the environment, a passphrase, a key service.
 
-A key is opened once at start and then held in memory, so that a remote source costs no call anything.
+A key is opened once at start and then held in memory, so that a remote source costs no call anything. Each service has
+one module, which is loaded, with the packages it needs, only where the settings name it.
 """
 
 from __future__ import annotations
@@ -8,19 +9,33 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol, TypeVar
 
 from vault.keys.sources.environment import EnvironmentKeySource
 from vault.keys.sources.file import FileKeySource
 from vault.keys.sources.local import LocalKey
 from vault.keys.sources.passphrase import PassphraseKeySource
-from vault.keys.sources.source import KeySource, MadeKey, StoredKey
+from vault.keys.sources.service import ServiceKeySource
+from vault.keys.sources.source import KeyService, KeySource, MadeKey, StoredKey
 from vault.refusals import KeyUnavailable
 
-__all__ = ["KeySettings", "KeySource", "KeySourceSettings", "key_source"]
+__all__ = ["KeyPlaceSettings", "KeySource", "KeySourceSettings", "key_source"]
 
 
-class KeySourceSettings(Protocol):
+SOURCES: Final = (
+    "file",
+    "environment",
+    "passphrase",
+    "aws_kms",
+    "google_kms",
+    "azure_key_vault",
+    "hashicorp_vault",
+    "pkcs11",
+)
+Needed = TypeVar("Needed")
+
+
+class KeyPlaceSettings(Protocol):
     """The settings that one key source is made from."""
 
     @property
@@ -29,16 +44,28 @@ class KeySourceSettings(Protocol):
     def file(self) -> Path | None: ...
     @property
     def passphrase_file(self) -> Path | None: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
+    def address(self) -> str | None: ...
+    @property
+    def token_file(self) -> Path | None: ...
+    @property
+    def module(self) -> Path | None: ...
+    @property
+    def token(self) -> str | None: ...
+    @property
+    def pin_file(self) -> Path | None: ...
 
 
-class KeySettings(KeySourceSettings, Protocol):
+class KeySourceSettings(KeyPlaceSettings, Protocol):
     """Those of all key sources of a vault."""
 
     @property
-    def also(self) -> KeySourceSettings | None: ...
+    def also(self) -> KeyPlaceSettings | None: ...
 
 
-def key_source(settings: KeySettings, *, data: Path, environment: Mapping[str, str] = os.environ) -> KeySource:
+def key_source(settings: KeySourceSettings, *, data: Path, environment: Mapping[str, str] = os.environ) -> KeySource:
     """The source named in the settings, with the other one if they name two; nothing is read until it is used."""
     first = _one_source(settings, data=data, environment=environment)
     if settings.also is None:
@@ -46,7 +73,7 @@ def key_source(settings: KeySettings, *, data: Path, environment: Mapping[str, s
     return _TwoSources(first, _one_source(settings.also, data=data, environment=environment))
 
 
-def _one_source(settings: KeySourceSettings, *, data: Path, environment: Mapping[str, str]) -> KeySource:
+def _one_source(settings: KeyPlaceSettings, *, data: Path, environment: Mapping[str, str]) -> KeySource:
     match settings.source:
         case "file":
             return FileKeySource((settings.file or data / "master.key").expanduser())
@@ -54,8 +81,48 @@ def _one_source(settings: KeySourceSettings, *, data: Path, environment: Mapping
             return EnvironmentKeySource(environment)
         case "passphrase":
             return PassphraseKeySource(environment, file=settings.passphrase_file)
+        case _:
+            return ServiceKeySource(_service(settings))
+
+
+def _service(settings: KeyPlaceSettings) -> KeyService:
+    match settings.source:
+        case "aws_kms":
+            from vault.keys.sources.aws_kms import AwsKms
+
+            return AwsKms(_present(settings, "key", settings.key), address=settings.address)
+        case "hashicorp_vault":
+            from vault.keys.sources.hashicorp_vault import TransitEngine
+
+            address = _present(settings, "address", settings.address)
+            return TransitEngine(
+                _present(settings, "key", settings.key), address=address, token_file=settings.token_file
+            )
+        case "google_kms":
+            from vault.keys.sources.google_kms import GoogleKms
+
+            return GoogleKms(_present(settings, "key", settings.key), address=settings.address)
+        case "azure_key_vault":
+            from vault.keys.sources.azure_key_vault import AzureKey
+
+            return AzureKey(_present(settings, "key", settings.key))
+        case "pkcs11":
+            from vault.keys.sources.pkcs11 import Pkcs11Key
+
+            return Pkcs11Key(
+                _present(settings, "key", settings.key),
+                module=_present(settings, "module", settings.module),
+                token=_present(settings, "token", settings.token),
+                pin_file=settings.pin_file,
+            )
         case other:
-            raise KeyUnavailable(f"keys.source: unknown value {other!r}; use file, environment, or passphrase")
+            raise KeyUnavailable(f"keys.source: unknown value {other!r}; use {', '.join(SOURCES)}")
+
+
+def _present(settings: KeyPlaceSettings, name: str, value: Needed | None) -> Needed:
+    if value is None:
+        raise KeyUnavailable(f'keys.source is "{settings.source}": set keys.{name} too')
+    return value
 
 
 class _TwoSources:

@@ -36,7 +36,7 @@ class MadeKey:
     wrapped: bytes | None = field(repr=False)
 
     @property
-    def stored(self) -> StoredKey:
+    def record(self) -> StoredKey:
         """What to keep of it."""
         return StoredKey(self.key.id, self.wrapped, self.key.check)
 
