@@ -73,7 +73,7 @@ async def id_token(vault: Vault, identity: ConnectionFacts, *, renew: Renew) -> 
         identity = await leases.read(vault.database, identity.connection_id) or identity
     if identity.is_ended or identity.state is not ConnectionState.ACTIVE or identity.access_sealed is None:
         raise needs_reauth(identity)
-    key = await identity.key(vault.keys)
+    key = identity.key(vault.keys)
     token = key.open(
         identity.access_sealed,
         purpose=ACCESS_TOKEN,

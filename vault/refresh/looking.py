@@ -113,7 +113,7 @@ async def _is_refused(vault: Vault, facts: ConnectionFacts) -> bool:
     upstream = vault.upstreams.get(facts.provider)
     if upstream is None or not upstream.is_configured or facts.access_sealed is None:
         return False
-    key = await facts.key(vault.keys)
+    key = facts.key(vault.keys)
     access_token = key.open(
         facts.access_sealed,
         purpose="access_token",

@@ -315,7 +315,7 @@ async def _prepare(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, pol
     """Open what is to be spent, before anything is claimed for it."""
     if facts.renewed_by is not None:
         asserted = await assertions.prepare(vault, facts, renew=refresh)
-        key = await facts.key(vault.keys)
+        key = facts.key(vault.keys)
         return Spender(
             vault,
             asserted.access,
