@@ -28,6 +28,12 @@ _NUMBERED: Final = {
     b"%": rb"%(?:25){0,4}(?:[2-7][0-9A-Fa-f]|0[9AaDd])",
     b"&": rb"&#(?:[xX]0{0,4}(?:[2-7][0-9A-Fa-f]|[9AaDd])|0{0,4}(?:3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-6]|9|10|13));",
 }
+# Each of these has one of such a shape in it, which is faster to look for.
+_SIGNS: Final = {
+    b"\\": (re.compile(rb"\\u00[0-7]"), re.compile(rb"\\x[0-7]")),
+    b"%": (re.compile(rb"%[0-7]"),),
+    b"&": (re.compile(rb"&#"),),
+}
 # An escaped end of line in its usual spellings, also in JSON inside JSON. A body in lines has many.
 _END_OF_LINE: Final = re.compile(
     rb"\\{1,2}r\\{1,2}n|\\{1,2}[nr]|\\{1,2}u000[Dd]\\{1,2}u000[Aa]|\\{1,2}u000[AaDd]"
@@ -260,12 +266,18 @@ def _join_lines(content: bytes) -> bytes | None:
     if not ends:
         return None
     inner = _without_half_pairs(content, start)
-    joined = b"".join(inner.split(ends[0]))
+    joined = b"".join(_literally(ends[0]).split(inner))
     if _has_escapes(joined) and len(ends) > 1:
         joined = inner
         for end in ends:
-            joined = b"\n".join(joined.split(end))  # so that none comes about by taking out another
+            joined = b"\n".join(_literally(end).split(joined))  # so that none comes about by taking out another
     return None if _has_escapes(joined) else _solid(joined)
+
+
+@lru_cache(maxsize=64)
+def _literally(end: bytes) -> re.Pattern[bytes]:
+    """Splits at this spelling of an end of line, faster than `bytes.split`, which sets out anew at each."""
+    return re.compile(re.escape(end))
 
 
 def _without_half_pairs(content: bytes, start: int) -> bytes:
@@ -304,7 +316,8 @@ def _first_escape(content: bytes) -> int:
 
 def _read_numbers(content: bytes) -> bytes:
     """The content with the escapes of `_NUMBERED` read."""
-    return _read(_any_of(tuple(kind for first, kind in _NUMBERED.items() if first in content)), content)
+    shown = [first for first in _NUMBERED if first in content and any(one.search(content) for one in _SIGNS[first])]
+    return _read(_any_of(tuple(_NUMBERED[first] for first in shown)), content) if shown else content
 
 
 @lru_cache(maxsize=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers.api.masking import Replacer, needles
+from tests.support.models import masking_model
 
 SECRET = "xoxp-1/2=abab"
 
@@ -211,3 +213,63 @@ def test_a_secret_in_a_large_body_in_lines_is_masked(end: str, at: int, width: i
     assert Replacer(needles(LONG)).whole(body) == masked
     apart = body.replace(b"x", b"y").replace(LONG[:1].encode(), b"z")  # the twin
     assert Replacer(needles(LONG)).whole(apart) == apart
+
+
+EDGES = (
+    "\\u000a",
+    "\\u000D",
+    "\\n",
+    "\\r",
+    "\\",
+    "\\\\",
+    "%",
+    "%0",
+    "%25",
+    "&#1",
+    "&#10;",
+    "\\u00",
+    "\\u0041",
+    "n",
+    "",
+)
+AROUND = (
+    *("", "abc\\n" * 300, "abc\\u000d\\u000a" * 120, "%0D%0Aab" * 200, "ab\\/" * 300, "&#13;&#10;a" * 120),
+    *("Gr\\u00fc\\u00dfe " * 100, "\\u003cb\\u003e" * 100, "abc\n" * 300, "\\\\u000aab" * 150),
+)
+
+SECRETS = (
+    *(LONG, LONG.replace("c", "n").replace("E", "/"), "n%41b/r\\t-uu=&#65;x", "0123456789abcdef0a0d09"),
+    *("nrtnrt0123nnrr", "ghp_nrnrnnrr0123nrtnrt", SECRET),
+)
+
+
+def body_with(secret: str, chance: random.Random) -> bytes:
+    """A body that repeats this secret somehow: escaped, in base64, in lines, or hardly at all."""
+    shown, escaped, broken = secret, chance.choice((0.0, 0.02, 0.1, 0.5, 1.0)), chance.choice((0.0, 0.02, 0.1, 0.3))
+    if chance.random() < 0.4:
+        before = chance.randbytes(chance.randrange(4))
+        shown = chance.choice((b64encode, urlsafe_b64encode))(before + secret.encode() + b"xyz").decode()
+    spoiled, kinds = chance.choice((0.0, 0.0, 0.01)), chance.choice((SPELLINGS, [chance.choice(SPELLINGS)]))
+    parts = list[str]()
+    for letter in shown:
+        spell = chance.choice(kinds) if chance.random() < escaped else SPELLINGS[0]
+        parts.append(chance.choice(("", f"\\{letter}")) if chance.random() < spoiled else spell(letter))
+        parts.append(chance.choice(BREAKS) if chance.random() < broken else "")
+        parts.append(chance.choice(("\n\n", '"', "\\", "&#37;", "%25")) if chance.random() < spoiled else "")
+    before, behind = chance.choice(AROUND), chance.choice(AROUND)
+    return (before + chance.choice(EDGES) + "".join(parts) + chance.choice(EDGES) + behind).encode()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_masking_finds_what_a_slow_plain_reader_finds(seed: int) -> None:
+    chance, found = random.Random(seed), 0
+    for _ in range(30):
+        secret = chance.choice(SECRETS)
+        body = body_with(secret, chance)
+        expected = masking_model.masked(body, secret)
+        found += expected != body
+        places = sorted({0, len(body), *(chance.randrange(len(body) + 1) for _ in range(chance.randrange(5)))})
+        pieces = [body[a:b] for a, b in itertools.pairwise(places)]
+        assert Replacer(needles(secret)).whole(body) == expected, (secret, body)
+        assert through(Replacer(needles(secret)), pieces) == expected, (secret, body, places)
+    assert 15 < found < 30, "both kinds"
