@@ -27,16 +27,20 @@ ALL = tuple(one for _, some in OPERATIONS for one in some)
 NAMES = [f"{one.method} {one.template}" for one in ALL]
 
 
+async def new_account(target: Target, *scopes: str, admin: str = "alice") -> dict[str, str]:
+    """The credentials of a new service account in the name of an admin, made by the operator."""
+    words = [word for one in scopes for word in ("--admin-scope", f"admin:{one}")]
+    made = json.loads(
+        await target.command("clients", "add", "Auto", "--confidential", "--admin", admin, *words, "--json")
+    )
+    return {name: str(made[name]) for name in ("client_id", "client_secret")}
+
+
 async def account(target: Target, *scopes: str, admin: str = "alice") -> dict[str, str]:
-    """The credentials of a service account in the name of an admin, made by the operator."""
+    """A service account that the attacks share: none may end it."""
     key = f"service {admin} {sorted(scopes)}"
-    if not isinstance(target.kept.get(key), dict):
-        words = [word for one in scopes for word in ("--admin-scope", f"admin:{one}")]
-        made = json.loads(
-            await target.command("clients", "add", "Auto", "--confidential", "--admin", admin, *words, "--json")
-        )
-        target.kept[key] = {name: str(made[name]) for name in ("client_id", "client_secret")}
-    found = target.kept[key]
+    found = target.kept.get(key) or await new_account(target, *scopes, admin=admin)
+    target.kept[key] = found
     assert isinstance(found, dict)
     return {str(name): str(one) for name, one in found.items()}
 
@@ -209,7 +213,7 @@ async def test_a_refreshed_token_is_no_younger_sign_in(target: Target) -> None:
 async def test_a_token_is_worth_nothing_once_its_admin_is_none(target: Target, how: str) -> None:
     user_id, person = await someone(target, is_admin=True)
     name = str((await person.http.get("/account/data")).json()["user"]["name"])
-    credentials = await account(target, *SCOPES, admin=name)
+    credentials = await new_account(target, *SCOPES, admin=name)
     token = str((await ask(target, credentials)).json()["access_token"])
     assert (await call(target, "GET", "/people", token)).status_code == 200
     page = await target.alice.open(f"/administration/people/{user_id}" + ("/delete" if how == "delete" else ""))
@@ -222,7 +226,7 @@ async def test_a_token_is_worth_nothing_once_its_admin_is_none(target: Target, h
 
 
 async def test_a_removed_service_account_ends_at_once(target: Target) -> None:
-    credentials = await account(target, "read", "people", "keys")
+    credentials = await new_account(target, "read", "people", "keys")
     token = str((await ask(target, credentials)).json()["access_token"])
     full = await admin_token(target)
     assert (await call(target, "DELETE", f"/agents/{credentials['client_id']}", full)).status_code == 204
