@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import httpx2
@@ -17,6 +17,7 @@ from server.settings import SettingsRefused, load_settings
 from tests.support.harness import free_socket, serving
 from tests.support.rooms.exchange_room import ExchangeRoom, refused
 from tests.support.rooms.mcp_room import Agent, room
+from vault import connections
 
 
 @dataclass
@@ -28,10 +29,13 @@ class Policy:
     status: int = 200
     asked: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
     authorization: str = ""
+    meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def decide(self, request: Request) -> Response:
         self.asked.append(json.loads(await request.body()))
         self.authorization = request.headers.get("authorization", "")
+        if self.meanwhile is not None:
+            await self.meanwhile()
         return JSONResponse({"decision": self.answer}, status_code=self.status)
 
 
@@ -56,7 +60,7 @@ async def place(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Asy
 
 @pytest.fixture(autouse=True)
 def fresh(policy: Policy) -> None:
-    policy.answer, policy.status = True, 200
+    policy.answer, policy.status, policy.meanwhile = True, 200, None
     policy.asked.clear()
 
 
@@ -119,6 +123,28 @@ async def test_without_an_answer_nothing_is_done(place: ExchangeRoom, policy: Po
     assert (answer.status_code, refused(answer)) == (503, "temporarily_unavailable")
     policy.status, policy.answer = 200, True
     assert (await place.exchange(caller, agent.token, scope="chat:write")).status_code == 200
+
+
+@pytest.mark.parametrize("way", ["exchange", "tool"])
+async def test_what_ends_while_the_policy_thinks_is_not_used(place: ExchangeRoom, policy: Policy, way: str) -> None:
+    caller = await place.caller()
+    agent = await place.agent(caller, f"ending-{way}")
+    connection = await place.slack(agent)
+
+    async def use() -> str:
+        if way == "tool":
+            return await call(place, agent)
+        return (await place.exchange(caller, agent.token, scope="chat:write")).text
+
+    async def disconnect() -> None:
+        async with place.deployment.transaction() as transaction:
+            await connections.disconnect(transaction, place.deployment.keys, connection, now=place.deployment.now())
+
+    worked = "general" if way == "tool" else "access_token"
+    assert worked in await use()
+    policy.meanwhile = disconnect
+    assert worked not in await use()
+    assert len(policy.asked) == 2
 
 
 async def test_what_the_vault_itself_refuses_is_not_asked_about(place: ExchangeRoom, policy: Policy) -> None:

@@ -81,7 +81,8 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     key = "" if request.scopes is None else scope_key(request.scopes, request.item)
     wanted = Wanted(request.principal, request.provider, scope_key=key, tool_sets=request.tool_sets)
     arrived, is_healed = 0, False
-    for _ in range(ROUNDS):
+    answered: PolicyQuestion | None = None
+    for _ in range(ROUNDS if vault.policy_check is None else ROUNDS + 1):
         accounts = await read_accounts(vault.database, wanted)
         try:
             held, made = choose(request, accounts, policy=known_policy, ceiling=known_policy.operator_scopes, now=now)
@@ -92,6 +93,10 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             continue
         policy = known_policy.for_renewal(held.renewed_by)
         if policy.audience is not None:
+            asking = await check_policy(vault, request, held, scopes=made.scopes, answered=answered)
+            if asking != answered:
+                answered = asking
+                continue
             return await _mint(vault, request, held, made, policy=policy, now=now)
         if made.needs_narrow_token and made.scope_key != wanted.scope_key:
             wanted = replace(wanted, scope_key=made.scope_key)  # the request was "all": now the set is known
@@ -104,7 +109,10 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         token = held.narrowed if made.needs_narrow_token else held.full
         scopes, item = (made.scopes, request.item) if made.needs_narrow_token else (None, None)
         if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
-            await check_policy(vault, request, held, scopes=made.scopes)
+            asking = await check_policy(vault, request, held, scopes=made.scopes, answered=answered)
+            if asking != answered:
+                answered = asking
+                continue
             asked = _question(request, held, policy)
             approval = await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
             purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
@@ -157,7 +165,6 @@ async def _mint(
     """Mint a token of ours for an API that verifies it: made now, with exactly these scopes, stored nowhere."""
     if policy.audience is None or vault.mint is None or request.item is not None:
         raise ItemRefused(f"{request.provider} can't limit a token to a single item.")
-    await check_policy(vault, request, held, scopes=made.scopes)
     asked = _question(request, held, policy)
     approval = await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
     minted = vault.mint(request.principal, audience=policy.audience, scopes=made.scopes, now=now)
@@ -176,10 +183,21 @@ async def _mint(
     )
 
 
-async def check_policy(vault: Vault, request: ExchangeRequest, held: HeldAccount, *, scopes: frozenset[str]) -> None:
-    """Ask the operator's own policy, before an approval is spent. Raises PolicyRefused or TemporarilyUnavailable."""
+async def check_policy(
+    vault: Vault,
+    request: ExchangeRequest,
+    held: HeldAccount,
+    *,
+    scopes: frozenset[str],
+    answered: PolicyQuestion | None = None,
+) -> PolicyQuestion | None:
+    """Ask the operator's own policy, before an approval is spent. Raises PolicyRefused or TemporarilyUnavailable.
+
+    What it was asked, or None; what it has `answered` already isn't asked again. The answer can take seconds: whoever
+    waited for it reads again, since what is used may have been taken away meanwhile.
+    """
     if vault.policy_check is None or request.is_for_person:
-        return
+        return None
     who = request.principal
     question = PolicyQuestion(
         who.user_id,
@@ -191,8 +209,9 @@ async def check_policy(vault: Vault, request: ExchangeRequest, held: HeldAccount
         scopes=scopes,
         purpose=request.purpose,
     )
-    if not await vault.policy_check(question):
+    if question != answered and not await vault.policy_check(question):
         raise PolicyRefused(f"This vault's policy doesn't allow {words(scopes)} with {request.provider} here.")
+    return question
 
 
 async def _spend_approval(
