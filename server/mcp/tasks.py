@@ -25,7 +25,7 @@ from server.mcp.task_offer import POLL, TTL, TaskAnswer, instant
 from server.mcp.tool_answers import failure
 from vault import replay, tickets
 from vault.approvals import approvals
-from vault.approvals.approvals import Approval
+from vault.approvals.approvals import RELEASE, Approval
 from vault.audit import audit
 from vault.records import ApprovalState, Principal, TicketPurpose
 
@@ -83,16 +83,18 @@ class Tasks:
         if not await self._claim(approval, now=now):
             return {}
         async with deployment.transaction() as transaction:
-            if await approvals.withdraw(transaction, approval.id, now=now):
-                event = asked.event_of(approval, "approval.refused", outcome="refused", method="withdrawn")
-                await audit.append(transaction, event, now=now)
+            if not await approvals.withdraw(transaction, approval.id, now=now):
+                return {}  # another call has just spent the yes
+            event = asked.event_of(approval, "approval.refused", outcome="refused", method="withdrawn")
+            await audit.append(transaction, event, now=now)
         await self._keep(approval, {"status": "cancelled"})
         return {}
 
     async def _find(self, principal: Principal, task_id: str) -> Approval:
         found = await approvals.get(self.deployment.database, self.deployment.keys, task_id)
         owner = None if found is None else (found.user_id, found.client_id)
-        if found is None or owner != (principal.user_id, principal.client_id):
+        is_call = found is not None and not found.is_request and found.tool != RELEASE
+        if found is None or not is_call or owner != (principal.user_id, principal.client_id):
             raise MCPError(code=INVALID_PARAMS, message="Unknown task: call the tool again")
         return found
 

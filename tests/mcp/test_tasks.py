@@ -19,7 +19,12 @@ from tests.support.harness import PASSWORD
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
 from tests.support.toolset_cases import CASES
+from vault.approvals import approvals as vault_approvals
+from vault.approvals import requests
+from vault.approvals.approvals import RELEASE
+from vault.approvals.requests import AccessWish
 from vault.audit.audit import list_events
+from vault.records import TENANT
 
 TASKS = "io.modelcontextprotocol/tasks"
 FOLLOWS: Mapping[str, object] = {"extensions": {TASKS: {}}}
@@ -151,6 +156,31 @@ async def test_a_task_is_nobody_elses(place: Room) -> None:
     acknowledged = await ask(place, agent, "tasks/update", {"taskId": task, "inputResponses": {"x": {}}})
     assert acknowledged["result"]["resultType"] == "complete"
     assert (await get(place, agent, task))["status"] == "working"  # the twin: untouched by all of this
+
+
+async def test_a_question_about_no_call_is_no_task(place: Room) -> None:
+    """A client's own request and an exchange are questions, too, and answered elsewhere."""
+    agent, _ = await asking_agent(place, "other-questions", "tool:slack_post")
+    deployment, who = place.vault.deployment, agent.principal
+    wish = AccessWish(frozenset({"openid"}), f"{place.url}/mcp")
+    bound = {"user_id": who.user_id, "client_id": who.client_id}
+    async with deployment.transaction() as transaction:
+        now = deployment.now()
+        request, _ = await requests.ask(
+            transaction, deployment.keys, wish=wish, lifetime=300, ping_token=None, now=now, **bound
+        )
+        facts = {"tenant": TENANT, "id": "released", "connection_id": "c", "tool": RELEASE, "digest": b"d", **bound}
+        times = {"created_at": now, "expires_at": now + 300}
+        exchange = await vault_approvals.keep_question(transaction, deployment.keys, {**facts, **times}, payload={})
+    for one in (request, exchange):
+        for method in ("tasks/get", "tasks/update", "tasks/cancel"):
+            refused = await ask(place, agent, method, {"taskId": one.id, "inputResponses": {}})
+            assert refused["error"]["code"] == -32602, (one.tool, method)
+        found = await vault_approvals.get(deployment.database, deployment.keys, one.id)
+        assert found is not None
+        assert found.status(deployment.now()) == "pending"
+    task = (await post(place, agent))["taskId"]  # the twin
+    assert (await get(place, agent, task))["status"] == "working"
 
 
 async def test_of_many_that_poll_at_once_one_makes_the_call(place: Room) -> None:
