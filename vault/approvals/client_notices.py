@@ -15,9 +15,10 @@ from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT
 from vault.refusals import StorageUnavailable
-from vault.storage.database import SWEEP_BATCH, Reader, Transaction, Value, binary_or_none, integer, text
+from vault.storage.database import Reader, Transaction, Value, binary_or_none, integer, text
 
-HELD: Final = 60  # seconds; more than sending takes
+HELD: Final = 60  # seconds; more than sending what a process takes at once
+BATCH: Final = 20  # that a process takes at once
 BACKOFF: Final = (10, 30, 120, 600)  # seconds after each failure; then the client has to poll, or to ask anew
 LONGEST: Final = sum(BACKOFF) + (len(BACKOFF) + 1) * HELD  # seconds from the first attempt to the last
 _KEY: Final = "approvals"
@@ -66,7 +67,7 @@ async def is_due(reader: Reader, *, now: int) -> bool:
 
 async def take(transaction: Transaction, *, now: int) -> tuple[DueNotice, ...]:
     """What is due, held by this process until it was sent; what it does not settle is due again."""
-    which: dict[str, Value] = {"tenant": TENANT, "now": now, "held": now + HELD, "batch": SWEEP_BATCH}
+    which: dict[str, Value] = {"tenant": TENANT, "now": now, "held": now + HELD, "batch": BATCH}
     rows = await transaction.fetch(_TAKE, which)
     return tuple(
         DueNotice(text(row, "approval_id"), integer(row, "attempts"), binary_or_none(row, "issued")) for row in rows

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,8 +32,8 @@ from vault.records import ApprovalState, Client
 
 _ANSWERED: Final = frozenset({ApprovalState.APPROVED.value, ApprovalState.REFUSED.value})
 _CLAIM: Final = "urn:openid:params:jwt:claim:"
-_AT_ONCE: Final = 5
-_TIMEOUT: Final = 10.0  # seconds
+AT_ONCE: Final = 5
+TIMEOUT: Final = 10.0  # seconds
 _ANSWER_LIMIT: Final = 16 * 1024  # bytes
 _NOT_DELIVERED: Final = "not_delivered"
 _REFUSED: Final = {"error": "access_denied", "error_description": "the person denied the request"}
@@ -55,17 +55,23 @@ _NOTHING_TO_SEND: Final = _Sent(was_taken=False, is_over=True)
 
 async def tell_clients(deployment: Deployment) -> int:
     """Send what is due; how many clients took it."""
-    if not await client_notices.is_due(deployment.database, now=deployment.now()):
-        return 0
-    async with deployment.transaction() as transaction:
-        due = await client_notices.take(transaction, now=deployment.now())
-    places = asyncio.Semaphore(_AT_ONCE)
+    told = 0
+    while await client_notices.is_due(deployment.database, now=deployment.now()):
+        async with deployment.transaction() as transaction:
+            due = await client_notices.take(transaction, now=deployment.now())
+        told += sum(await asyncio.gather(*_telling(deployment, due)))
+    return told
+
+
+def _telling(deployment: Deployment, due: Sequence[DueNotice]) -> Iterator[Awaitable[bool]]:
+    """A few at a time, and all of them before another process would take them."""
+    places = asyncio.Semaphore(AT_ONCE)
 
     async def one(notice: DueNotice) -> bool:
         async with places:
             return await _tell(deployment, notice)
 
-    return sum(await asyncio.gather(*map(one, due)))
+    return map(one, due)
 
 
 async def _tell(deployment: Deployment, due: DueNotice) -> bool:
@@ -167,7 +173,7 @@ async def _send(deployment: Deployment, client: Client, ping: Ping, answer: Mapp
             "User-Agent": "token-vault",
         },
         body=json.dumps({"auth_req_id": ping.auth_req_id, **answer}).encode(),
-        timeout=_TIMEOUT,
+        timeout=TIMEOUT,
         max_bytes=_ANSWER_LIMIT,
         peer="pings",
         account=client.id,

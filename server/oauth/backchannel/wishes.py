@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Final, TypeGuard
 
+from server.http.strict_json import parse_json
 from server.oauth.backchannel.clients import details_types, is_told
 from server.oauth.parameters import Parameters
 from server.oauth.rules import OAuthError
@@ -59,7 +59,7 @@ def details_of(form: Parameters, client: Client) -> tuple[Mapping[str, object], 
     if sent is None:
         return ()
     try:
-        content: object = json.loads(sent, parse_constant=_refuse_constant) if len(sent) <= _LONGEST_DETAILS else None
+        content = parse_json(sent.encode()) if len(sent) <= _LONGEST_DETAILS else None
     except (ValueError, RecursionError) as error:
         raise _wrong_details("authorization_details isn't valid JSON") from error
     if not _is_list(content) or not 1 <= len(content) <= _MOST_DETAILS:
@@ -74,10 +74,6 @@ def details_of(form: Parameters, client: Client) -> tuple[Mapping[str, object], 
 
 def _wrong_details(description: str) -> OAuthError:
     return OAuthError("invalid_authorization_details", description)
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(name)
 
 
 def _is_list(value: object) -> TypeGuard[list[object]]:

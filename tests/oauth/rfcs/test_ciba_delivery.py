@@ -14,6 +14,7 @@ from server.oauth.identity import token_hash
 from tests.support.doubles.mailbox import Receiver
 from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker
 from tests.support.rooms.oauth_world import claims_of, error_of
+from vault.approvals import client_notices
 
 
 async def pinged(asker: Asker, receiver: Receiver, mode: str = "ping") -> Asker:
@@ -55,6 +56,20 @@ async def test_what_was_not_taken_is_sent_again_until_the_client_was_here(asker:
     with asker.world.elapsed(3600):
         await tell_clients(deployment)
     assert len(receiver.posted) == 2
+
+
+async def test_all_answers_are_told_though_a_process_takes_a_few_at_once(
+    asker: Asker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = client_notices.BATCH / telling.AT_ONCE * telling.TIMEOUT
+    assert longest < client_notices.HELD, "or another process would tell them, too"
+    monkeypatch.setattr(client_notices, "BATCH", 1)
+    told, deployment = await pinged(asker, receiver), asker.world.vault.deployment
+    for _ in range(3):
+        await told.ask(client_notification_token="t")
+        await told.answer()
+    assert await tell_clients(deployment) == 3
+    assert len(receiver.posted) == 3
 
 
 async def test_a_client_that_is_told_must_name_its_token(asker: Asker, receiver: Receiver) -> None:
