@@ -116,6 +116,15 @@ def text_of(record: Mapping[str, object], *names: str) -> str:
     return ""
 
 
+def verified_email(record: Mapping[str, object]) -> str:
+    """The address, unless the source says that nobody proved to have it.
+
+    Names that people choose there, such as nicknames, make nobody one of the people here.
+    """
+    said = record.get("email_verified", record.get("emailVerified", True))
+    return text_of(record, "email") if said in (True, "true", "t", "1") else ""
+
+
 def object_of(record: Mapping[str, object], name: str) -> Mapping[str, object]:
     """The member if it is an object, or else an empty one."""
     value = record.get(name)

@@ -21,6 +21,7 @@ from server.administration.importing.accounts import (
     objects_of,
     read_records,
     text_of,
+    verified_email,
 )
 
 _OWN: Final = frozenset({"auth0", "email", "sms"})  # sign-in at Auth0 itself: no account at a provider
@@ -39,7 +40,7 @@ def read(file: Path) -> tuple[ImportedAccount, ...]:
 def _accounts(users: Sequence[Mapping[str, object]]) -> Iterator[ImportedAccount]:
     line = 0
     for user in users:
-        people = names_of(*(text_of(user, name) for name in ("email", "username", "nickname", "user_id")))
+        people = names_of(verified_email(user), text_of(user, "user_id"))
         for identity in objects_of(user, "identities"):
             if text_of(identity, "provider") not in _OWN:
                 line += 1

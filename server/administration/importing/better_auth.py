@@ -19,6 +19,7 @@ from server.administration.importing.accounts import (
     names_of,
     read_records,
     text_of,
+    verified_email,
 )
 
 ENCRYPTED: Final = "its tokens are encrypted: decrypt them with symmetricDecrypt of better-auth/crypto first"
@@ -40,7 +41,7 @@ def _account(line: int, row: Mapping[str, object]) -> ImportedAccount:
     token = refresh_token or (access_token if is_lasting else "")
     return ImportedAccount(
         line,
-        names_of(text_of(row, "email"), text_of(row, "userId", "user_id")),
+        names_of(verified_email(row), text_of(row, "userId", "user_id")),
         text_of(row, "providerId", "provider_id"),
         account=text_of(row, "accountId", "account_id"),
         scopes=text_of(row, "scope").replace(",", " ") or None,

@@ -60,6 +60,12 @@ async def test_auth0_gives_identities_and_names_connected_accounts(place: Moving
     assert await place.outcomes("auth0", file) == [auth0.ASK, NO_REFRESH_TOKEN, unsaid, auth0.KEPT]
     granted = f"google={EVENTS}"
     assert (await place.outcomes("auth0", file, "--apply", "--scopes", granted))[2] == "imported"
+    another = {**user, "email": "other@example.com", "nickname": person.name, "username": person.name}
+    unproved = [another, {**user, "email_verified": False}, {**user, "email_verified": True}]
+    file = written(tmp_path / "others.json", [{**one, "identities": [identity]} for one in unproved])
+    nobody, known = "no such user, or disabled", "already connected"
+    told = await place.outcomes("auth0", file, "--scopes", granted)
+    assert [one for one in told if one != auth0.KEPT] == [nobody, nobody, known], "nobody chooses who they are here"
     (imported,) = await place.connected(person)
     assert (imported.account, imported.label, imported.scopes) == (
         account_of(google),
@@ -140,6 +146,8 @@ async def test_better_auth_gives_rows_that_are_not_encrypted(place: Moving, tmp_
         ({**row, "refreshToken": f"$ba$1${'0f' * 60}"}, better_auth.ENCRYPTED),
         ({**row, "refreshToken": "0f" * 60}, better_auth.ENCRYPTED),
         ({**row, "refreshToken": None}, NO_REFRESH_TOKEN),
+        ({**row, "emailVerified": False}, "no such user, or disabled"),
+        ({**row, "emailVerified": True}, "the file has this account twice"),
     ]
     rows = [
         *(one for one, _ in cases),
