@@ -52,6 +52,8 @@ def main() -> int:
     options += ["-o", "timeout_func_only=true"]  # a vault that starts beside other work takes longer than an attack
     chosen = sys.argv[1:]
     places = [] if any(not one.startswith("-") and ".py" in one for one in chosen) else [str(FOLDER)]
+    if places and "-n" not in chosen:
+        options += ["-n", "2", "--dist", "loadfile"]  # each surface whole, two of them at a time
     code = pytest.main([*options, *places, *chosen], plugins=[tally])
     tally.show()
     return int(code)

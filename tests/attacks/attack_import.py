@@ -1,4 +1,4 @@
-"""`import csv`: files whose values are code, other people's, or too much; labels that people chose elsewhere."""
+"""`import csv`, on both databases: files whose values are code, others', or too much; labels chosen elsewhere."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ async def accounts(person: Person) -> list[dict[str, object]]:
     return [{str(name): value for name, value in one.items()} for one in found]
 
 
-async def test_an_honest_row_is_taken_over(target: Target, tmp_path: Path) -> None:
+async def test_an_honest_row_is_taken_over(vault: Target, tmp_path: Path) -> None:
     """The twin of what follows."""
-    name, person = await person_of(target)
-    code, out, err = await take_over(target, tmp_path, f"{HEAD}\n{name},dropbox,U1,rt-canary-1,{SCOPE}\n", "--json")
+    name, person = await person_of(vault)
+    code, out, err = await take_over(vault, tmp_path, f"{HEAD}\n{name},dropbox,U1,rt-canary-1,{SCOPE}\n", "--json")
     assert (code, json.loads(out)[0]["outcome"]) == (0, "imported"), err
     assert [one["provider"] for one in await accounts(person)] == ["dropbox"]
     assert "rt-canary-1" not in out + err
@@ -55,13 +55,13 @@ LABELS = (
 )  # fmt: skip
 
 
-async def test_no_label_is_code_anywhere(target: Target, tmp_path: Path) -> None:
+async def test_no_label_is_code_anywhere(vault: Target, tmp_path: Path) -> None:
     """All in one file, since each command takes its time."""
-    name, person = await person_of(target)
+    name, person = await person_of(vault)
     rows = [f'{name},dropbox,U{number},rt-canary-2,{SCOPE},"{label}"' for number, label in enumerate(LABELS)]
-    code, out, err = await take_over(target, tmp_path, "\n".join([f"{HEAD},label", *rows]) + "\n")
+    code, out, err = await take_over(vault, tmp_path, "\n".join([f"{HEAD},label", *rows]) + "\n")
     assert code == 0, out + err
-    for text in (out, err, await target.command("connections", "list", "--user", name)):
+    for text in (out, err, await vault.command("connections", "list", "--user", name)):
         assert not any(one in text for one in HIDDEN + "\r"), ascii(text)[:300]
     owned = await accounts(person)
     assert len(owned) == len(LABELS)
@@ -102,11 +102,11 @@ OTHERS: dict[str, str] = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-async def test_a_row_that_is_wrong_takes_nothing_over(target: Target, tmp_path: Path, what: str) -> None:
-    name, person = await person_of(target)
+async def test_a_row_that_is_wrong_takes_nothing_over(vault: Target, tmp_path: Path, what: str) -> None:
+    name, person = await person_of(vault)
     row = OTHERS[what].replace("{name}", name).replace("{id}", await id_of(person))
     code, out, err = await take_over(
-        target, tmp_path, f"{HEAD},label\n{row}\n".replace("files.content.read\n", "files.content.read,\n")
+        vault, tmp_path, f"{HEAD},label\n{row}\n".replace("files.content.read\n", "files.content.read,\n")
     )
     assert code != 0, (out, err)
     assert await accounts(person) == []
@@ -133,25 +133,25 @@ async def test_a_file_that_is_none_is_refused_in_words(target: Target, tmp_path:
     assert await target.command("connections", "list", "--user", "alice", "--json") == before
 
 
-async def test_a_token_that_was_taken_over_is_nowhere_to_be_read(target: Target, tmp_path: Path) -> None:
-    name, person = await person_of(target)
+async def test_a_token_that_was_taken_over_is_nowhere_to_be_read(vault: Target, tmp_path: Path) -> None:
+    name, person = await person_of(vault)
     secret = f"rt-{secrets.token_hex(16)}"
-    await take_over(target, tmp_path, f"{HEAD}\n{name},dropbox,U9,{secret},files.content.read\n")
+    await take_over(vault, tmp_path, f"{HEAD}\n{name},dropbox,U9,{secret},files.content.read\n")
     assert len(await accounts(person)) == 1
     for path in ("/connections", "/account/data", "/activity/export?format=jsonl"):
         assert secret not in (await person.http.get(path)).text
-    for folder in (target.place.data, target.server.data):
+    for folder in (vault.place.data, vault.server.data):
         for file in folder.rglob("*"):
             assert not file.is_file() or secret.encode() not in file.read_bytes(), file
 
 
-async def test_an_account_comes_once_and_not_over_one_that_is_there(target: Target, tmp_path: Path) -> None:
-    name, person = await person_of(target)
+async def test_an_account_comes_once_and_not_over_one_that_is_there(vault: Target, tmp_path: Path) -> None:
+    name, person = await person_of(vault)
     rows = "".join(f"{name},dropbox,U7,rt-{number},{SCOPE}\n" for number in range(5))
-    code, _, _ = await take_over(target, tmp_path, f"{HEAD}\n{rows}")
+    code, _, _ = await take_over(vault, tmp_path, f"{HEAD}\n{rows}")
     assert code != 0
     (account,) = await accounts(person)
-    code, out, _ = await take_over(target, tmp_path, f"{HEAD}\n{name},dropbox,U7,rt-evil,{SCOPE}\n", "--json")
+    code, out, _ = await take_over(vault, tmp_path, f"{HEAD}\n{name},dropbox,U7,rt-evil,{SCOPE}\n", "--json")
     assert (code, json.loads(out)[0]["outcome"]) == (0, "already connected")
     assert await accounts(person) == [account]
 

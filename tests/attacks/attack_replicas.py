@@ -4,44 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
 
 import httpx2
 import pytest
 from joserfc.jwk import ECKey
 
 from tests.attacks.attack_tokens import _ath
+from tests.attacks.conftest import Pair
 from tests.attacks.handles import Handle, handle, ready
-from tests.attacks.target import ACCESS, EXCHANGE, Agent, Target, new_key, proof, replica, running_target
-from tests.conftest import PostgresCluster
+from tests.attacks.target import ACCESS, EXCHANGE, Agent, Target, new_key, proof
 from tests.support.person import forms_of
 
 PATH = "/repos/alice/notes/readme"
-
-
-@dataclass
-class Pair:
-    """The vault, and a client of each process. Both are addressed by the one public address."""
-
-    target: Target
-    other: httpx2.AsyncClient = field(repr=False)
-
-    @property
-    def clients(self) -> list[httpx2.AsyncClient]:
-        return [self.target.http, self.other]
-
-
-@pytest.fixture(scope="session")
-async def pair(postgres: PostgresCluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Pair]:
-    folder = tmp_path_factory.mktemp("pair")
-    database = postgres.url(await postgres.create())
-    async with running_target(folder, database=database) as target, replica(target, folder) as port:
-        headers = {"host": target.host}
-        async with httpx2.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30, trust_env=False
-        ) as other:
-            yield Pair(target, other)
 
 
 async def bound(target: Target) -> tuple[Handle, ECKey, Agent]:

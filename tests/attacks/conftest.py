@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
 
+import httpx2
 import pytest
 
-from tests.attacks.target import LOOPBACK, PASSWORD, REDIRECT, RUNNING, Target, running_target
+from tests.attacks.target import LOOPBACK, PASSWORD, REDIRECT, RUNNING, Target, replica, running_target
+from tests.conftest import PostgresCluster
 from tests.support.doubles.scripted import Reply, ScriptedServer, scripted_server
 from tests.support.person import Person
 from tests.support.processes import Place, free_port
@@ -18,6 +21,36 @@ async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Tar
     """The running vault."""
     async with running_target(tmp_path_factory.mktemp("attacked")) as running:
         yield running
+
+
+@dataclass
+class Pair:
+    """The vault, and a client of each process. Both are addressed by the one public address."""
+
+    target: Target
+    other: httpx2.AsyncClient = field(repr=False)
+
+    @property
+    def clients(self) -> list[httpx2.AsyncClient]:
+        return [self.target.http, self.other]
+
+
+@pytest.fixture(scope="session")
+async def pair(postgres: PostgresCluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Pair]:
+    folder = tmp_path_factory.mktemp("pair")
+    database = postgres.url(await postgres.create())
+    async with running_target(folder, database=database) as target, replica(target, folder) as port:
+        headers = {"host": target.host}
+        async with httpx2.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30, trust_env=False
+        ) as other:
+            yield Pair(target, other)
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+async def vault(request: pytest.FixtureRequest, target: Target, pair: Pair) -> Target:
+    """A vault on each database."""
+    return target if request.param == "SQLite" else pair.target
 
 
 @pytest.fixture(scope="module")
