@@ -39,6 +39,7 @@ _ROWS: Final = """
     select o.app_user_email, o.access_token, o.refresh_token, o.expires_at, o.scopes, g.name as gateway, g.oauth_config
     from oauth_tokens o join gateways g on g.id = o.gateway_id order by o.created_at, o.id
 """
+_VIEWS: Final = "select 1 from sqlite_master where type <> 'table' and name in ('oauth_tokens', 'gateways')"
 
 
 class _NotOpened(Exception):
@@ -88,6 +89,9 @@ def _sqlite_rows(file: Path) -> Sequence[Mapping[str, object]]:
             )
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as opened:
             opened.row_factory = sqlite3.Row
+            opened.execute("pragma trusted_schema = off")
+            if opened.execute(_VIEWS).fetchone() is not None:  # which could be anything, without end
+                raise unreadable(file, "oauth_tokens and gateways must be tables, as ContextForge makes them")
             return [dict(row) for row in opened.execute(_ROWS)]
     except (OSError, sqlite3.Error) as error:
         raise unreadable(file, str(error)) from error

@@ -282,3 +282,17 @@ async def test_a_lasting_access_token_stands_for_a_refresh_token(place: Moving, 
     assert await place.outcomes("nango", file, "--apply") == [nango.ASK, "imported"]
     (imported,) = await place.connected(person)
     assert (imported.has_refresh_token, imported.access_expires_at) == (False, None)
+
+
+async def test_a_database_whose_tables_are_views_is_not_read(place: Moving, tmp_path: Path) -> None:
+    """A view can be anything, such as rows without end."""
+    columns = "id, gateway_id, app_user_email, access_token, refresh_token, expires_at, scopes, created_at"
+    for kind, said in (("view", "must be tables"), ("table", "The file has no accounts")):
+        file = tmp_path / f"{kind}.db"
+        with closing(sqlite3.connect(file)) as made:
+            made.execute("create table gateways (id, name, oauth_config)")
+            named = ", ".join(f"1 as {one}" for one in columns.split(", "))
+            made.execute(f"create {kind} oauth_tokens " + (f"as select {named}" if kind == "view" else f"({columns})"))
+        done = await place.typed("import", "contextforge", file)
+        assert said in done.output or (kind == "table" and done.stdout.strip() == "[]"), done.output
+        assert (done.exit_code == 0) == (kind == "table")
