@@ -59,12 +59,12 @@ async def tell_clients(deployment: Deployment) -> int:
     while await client_notices.is_due(deployment.database, now=deployment.now()):
         async with deployment.transaction() as transaction:
             due = await client_notices.take(transaction, now=deployment.now())
-        told += sum(await asyncio.gather(*_telling(deployment, due)))
+        told += sum(await asyncio.gather(*_tell_some(deployment, due)))
     return told
 
 
-def _telling(deployment: Deployment, due: Sequence[DueNotice]) -> Iterator[Awaitable[bool]]:
-    """A few at a time, and all of them before another process would take them."""
+def _tell_some(deployment: Deployment, due: Sequence[DueNotice]) -> Iterator[Awaitable[bool]]:
+    """Start telling, a few at a time, and all of them before another process would take them."""
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(notice: DueNotice) -> bool:
