@@ -8,12 +8,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from pathlib import Path
 
 from auth0_ai.authorizers.async_authorization import AsyncAuthorizerBase
 from auth0_ai.authorizers.async_authorization.async_authorizer_base import get_async_authorization_credentials
 from auth0_ai.interrupts.async_authorization_interrupts import AuthorizationPendingInterrupt
+from auth0_ai_langchain.async_authorization import get_async_authorization_credentials as credentials_in_graph
+from auth0_ai_langchain.auth0_ai import Auth0AI
 from auth0_server_python.auth_server.server_client import ServerClient
 from auth0_server_python.error import PollingApiError
+from langchain_core.tools import StructuredTool
+from langgraph.errors import GraphInterrupt
 from sdk_store import Store
 
 DOMAIN, SUBJECT = os.environ["DOMAIN"], os.environ["SUBJECT"]
@@ -24,6 +29,41 @@ DETAILS = [{"type": "payment", "amount": "12.50"}]
 async def answered() -> None:
     print("answer", flush=True)
     await asyncio.to_thread(input)
+
+
+async def call_langchain() -> list[str]:
+    """A tool of LangChain's: the interrupt is the graph's, and the same call goes on after the answer."""
+
+    async def buy(count: int) -> str:
+        credentials = credentials_in_graph()
+        assert credentials is not None
+        return f"bought {count} with {' '.join(sorted(credentials['scope']))}"
+
+    protect = Auth0AI({"domain": DOMAIN, **CLIENT}).with_async_authorization(
+        scopes=["openid", "tools"],
+        binding_message=lambda count: f"Buy {count} shares",
+        user_id=lambda *_, **__: SUBJECT,
+    )
+    tool = protect(StructuredTool.from_function(coroutine=buy, name="buy", description="Buys"))
+    call = {"name": "buy", "args": {"count": 4}, "id": "1", "type": "tool_call"}
+    settings = {"configurable": {"thread_id": "1"}}
+    try:
+        await tool.ainvoke(call, settings)
+        before = "no interrupt"
+    except GraphInterrupt as interrupt:
+        before = str(interrupt.args[0][0].value["code"])
+    await answered()
+    return [before, str((await tool.ainvoke(call, settings)).content)]
+
+
+async def call_llamaindex() -> list[object]:
+    """A tool of LlamaIndex's, which needs other packages, and waits for the answer."""
+    program = (os.environ["LLAMAINDEX"], "-W", "ignore", str(Path(__file__).with_name("llamaindex_ciba.py")))
+    process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
+    await answered()
+    said, _ = await process.communicate()
+    found: list[object] = json.loads(said)
+    return found
 
 
 async def main() -> None:
@@ -68,6 +108,8 @@ async def main() -> None:
         await server.backchannel_authentication_grant(started["auth_req_id"])
     except PollingApiError as error:
         found["again"] = error.code
+    found["langchain"] = await call_langchain()
+    found["llamaindex"] = await call_llamaindex()
     print(json.dumps(found), flush=True)
 
 

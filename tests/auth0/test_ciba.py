@@ -16,9 +16,9 @@ from server.oauth.backchannel.clients import DETAILS_TYPES
 from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from tests.auth0.application import SECRET, Application
 from tests.auth0.tenant import API, GRANTS, Tenant, tenant
-from tests.auth0.test_python_sdks import PATIENCE, PYTHON
+from tests.auth0.test_python_sdks import LLAMAINDEX, PATIENCE, PYTHON
 from tests.conftest import unavailable
-from tests.support.foreign.foreign import driving, node
+from tests.support.foreign.foreign import FOLDER, driving, node
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
 from tests.support.rooms.portal_room import Room
@@ -27,6 +27,7 @@ from vault.approvals import approvals
 from vault.records import User
 
 PROGRAM = Path(__file__).parent / "ciba_program.py"
+REQUEST = r'href="(/approvals/r[\w-]+)"'
 
 
 async def asking(room: Room, http: httpx2.AsyncClient) -> Application:
@@ -82,12 +83,14 @@ async def test_an_empty_audience_counts_as_none(room: Room, application: Applica
     assert (await ask(application)).json()["error"] == "unauthorized_client"
 
 
-async def approve(person: Person) -> str:
-    """The person says yes to the one request that waits."""
-    listed = (await person.open("/approvals")).text
-    (path,) = set(re.findall(r'href="(/approvals/r[\w-]+)"', listed))
-    await person.submit(await person.open(path), form="/approvals/", button=("decision", "allow"))
-    return "approved"
+async def answer(person: Person, decision: str = "allow") -> str:
+    """The person answers the one request that waits, or comes in a moment."""
+    async with asyncio.timeout(PATIENCE):
+        while not (paths := set(re.findall(REQUEST, (await person.open("/approvals")).text))):
+            await asyncio.sleep(0.1)
+    (path,) = paths
+    await person.submit(await person.open(path), form="/approvals/", button=("decision", decision))
+    return decision
 
 
 async def asking_client(place: Tenant) -> str:
@@ -107,7 +110,7 @@ async def subject(place: Tenant) -> str:
 
 @pytest.mark.group("sdks")
 async def test_the_python_sdks_ask_and_get_what_the_person_approved(tmp_path: Path) -> None:
-    if not PYTHON.exists():
+    if not (PYTHON.exists() and LLAMAINDEX.exists()):
         unavailable("the SDKs need: make sdks")
     async with tenant(tmp_path) as place, Person(place.vault.url, transport=place.way()) as person:
         await person.sign_in("alice", PASSWORD)
@@ -117,6 +120,7 @@ async def test_the_python_sdks_ask_and_get_what_the_person_approved(tmp_path: Pa
             "CLIENT_ID": await asking_client(place),
             "CLIENT_SECRET": SECRET,
             "SUBJECT": await subject(place),
+            "LLAMAINDEX": str(LLAMAINDEX),
             "SSL_CERT_FILE": str(place.authority.authority),
             "REQUESTS_CA_BUNDLE": str(place.authority.authority),
         }
@@ -133,7 +137,7 @@ async def test_the_python_sdks_ask_and_get_what_the_person_approved(tmp_path: Pa
                 said = line
                 if line.startswith("{"):
                     break
-                process.stdin.write(f"{await approve(person)}\n".encode())
+                process.stdin.write(f"{await answer(person)}\n".encode())
                 await process.stdin.drain()
             errors = (await process.stderr.read()).decode()
             await process.wait()
@@ -143,6 +147,9 @@ async def test_the_python_sdks_ask_and_get_what_the_person_approved(tmp_path: Pa
     assert found["tool"] == [True, ["openid", "tools"]]
     assert found["details"] == [{"type": "payment", "amount": "12.50"}]
     assert found["again"] == "invalid_grant"
+    pending = "ASYNC_AUTHORIZATION_PENDING"
+    assert found["langchain"] == [pending, "bought 4 with openid tools"]
+    assert found["llamaindex"] == [5, True, ["openid", "tools"]]
 
 
 @pytest.mark.group("node")
@@ -152,7 +159,7 @@ async def test_the_javascript_sdk_asks_and_gets_what_the_person_approved(tmp_pat
         await person.sign_in("alice", PASSWORD)
 
         async def go(url: str) -> str:
-            return f"https://app.example/{await approve(person)}"
+            return f"https://app.example/{await answer(person)}"
 
         alice = await subject(place)
         program = ("auth0_ciba.mjs", place.domain, await asking_client(place), SECRET, alice)
@@ -161,3 +168,28 @@ async def test_the_javascript_sdk_asks_and_gets_what_the_person_approved(tmp_pat
             told = await application.answer()
     assert (told["subject"], told["again"]) == (alice, "invalid_grant")
     assert told["details"] == [{"type": "payment", "amount": "12.50"}]
+
+
+@pytest.mark.group("node")
+async def test_the_javascript_wrappers_of_tools_ask_and_go_on_after_the_answer(tmp_path: Path) -> None:
+    node()
+    if not (FOLDER / "auth0" / "node_modules" / ".package-lock.json").exists():
+        unavailable("Auth0's SDKs need: make node")
+    async with tenant(tmp_path) as place, Person(place.vault.url, transport=place.way()) as person:
+        await person.sign_in("alice", PASSWORD)
+
+        async def go(url: str) -> str:
+            return f"https://app.example/{await answer(person, url.rpartition('/')[2])}"
+
+        program = ("auth0/ciba.mjs", place.domain, await asking_client(place), SECRET, await subject(place))
+        trusting = {"NODE_EXTRA_CA_CERTS": str(place.authority.authority)}
+        async with driving(*program, folder=tmp_path, authorize=go, env=trusting) as application:
+            told = await application.answer()
+    got = {"token": True, "scopes": ["openid", "tools"]}
+    pending = "ASYNC_AUTHORIZATION_AUTHORIZATION_PENDING"
+    assert told == {
+        "vercel": [pending, got],
+        "denied": [pending, "ASYNC_AUTHORIZATION_ACCESS_DENIED"],
+        "langchain": ["CIBA_AUTHORIZATION_PENDING", got],
+        "llamaindex": got,
+    }
