@@ -8,6 +8,7 @@ import pytest
 
 from server.administration.actor import Actor
 from server.administration.agents import NewAgent, ServiceWish, register
+from server.deployment import Deployment
 from server.oauth.rules import ADMIN_ACCESS
 from tests.auth0.application import CALLBACK, SECRET
 from tests.auth0.tenant import tenant
@@ -15,10 +16,39 @@ from tests.conftest import unavailable
 from tests.support.foreign.foreign import FOLDER, driving, node
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
-from vault import users
+from vault import connections, delegations, users
+from vault.records import User
+from vault.upstream import Account, TokenAnswer
 
 pytestmark = pytest.mark.group("node")
+MORE, OPENID = 15, frozenset({"openid"})
 NOT_CONNECTED = "federated_connection_refresh_token_not_found"
+
+
+async def more_accounts(deployment: Deployment, person: User, client_id: str) -> None:
+    """Accounts that the person lets the application use, too."""
+    for number in range(MORE):
+        async with deployment.transaction() as transaction:
+            opened = await connections.open_connection(
+                transaction,
+                deployment.keys,
+                user_id=person.id,
+                provider="google",
+                answer=TokenAnswer("access", "refresh", OPENID, 3600, Account(f"id-{number}", f"account {number}")),
+                asked=OPENID,
+                policy=deployment.vault.policies["google"],
+                now=deployment.now(),
+            )
+            which = {"user_id": person.id, "client_id": client_id, "connection_id": opened.id}
+            await delegations.allow(transaction, **which, scopes=OPENID, now=deployment.now())
+
+
+async def fewer_accounts(deployment: Deployment, person: User, client_id: str) -> None:
+    """Take them away from it."""
+    for one in await connections.find(deployment.database, person.id, provider="google"):
+        async with deployment.transaction() as transaction:
+            which = {"user_id": person.id, "client_id": client_id, "connection_id": one.id}
+            await delegations.revoke(transaction, **which, now=deployment.now())
 
 
 async def test_nextjs_a_tool_of_an_agent_and_an_administrators_program(tmp_path: Path) -> None:
@@ -35,10 +65,15 @@ async def test_nextjs_a_tool_of_an_agent_and_an_administrators_program(tmp_path:
             NewAgent("Report", has_secret=True, service=ServiceWish(alice, frozenset({ADMIN_ACCESS}))),
         )
 
+        application = CALLBACK.removesuffix("/auth/callback")
+
         async def go(url: str) -> str:
+            if url in {f"{application}/fill", f"{application}/empty"}:
+                change = more_accounts if url.endswith("/fill") else fewer_accounts
+                await change(place.vault.deployment, alice, client.id)
+                return url
             return await place.allow(person, url)
 
-        application = CALLBACK.removesuffix("/auth/callback")
         program = (
             "auth0/sdks.mjs",
             place.domain,
@@ -58,6 +93,7 @@ async def test_nextjs_a_tool_of_an_agent_and_an_administrators_program(tmp_path:
     assert told["connected"] == f"{application}/done"
     (account,) = told["listed"]
     assert account["scopes"] == ["channels:read", "chat:write"]
+    assert told["many"] == 1 + MORE, "its pages are walked to the end"
     assert (
         told["token"]["token"]
         == told["tool"]["token"]
@@ -66,4 +102,5 @@ async def test_nextjs_a_tool_of_an_agent_and_an_administrators_program(tmp_path:
     )
     assert "users:read" in told["more"]["required"]
     assert told["wrong"] == "invalid_grant"
-    assert [one["id"] for one in told["administered"]] == [account["id"]]
+    administered = {one["id"] for one in told["administered"]}
+    assert (len(administered), account["id"] in administered) == (1 + MORE, True)

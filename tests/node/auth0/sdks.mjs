@@ -106,6 +106,9 @@ await main(async () => {
   for (const scope of ['chat:write', 'channels:read']) asked.append('scopes', scope);
   found.connected = await visit(await open(await visit(`/auth/connect?${asked}`)));
   found.listed = await within((...sides) => next.getConnectedAccounts(...sides));
+  await open(`${appBaseUrl}/fill`); // the person has more accounts
+  found.many = (await within((...sides) => next.getConnectedAccounts(...sides))).length;
+  await open(`${appBaseUrl}/empty`);
   found.token = await token();
   found.tool = await called(refreshToken, 'chat:write');
   found.toolInGraph = await calledInGraph(refreshToken, 'chat:write');
