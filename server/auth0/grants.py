@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Final
 
-from server.auth0 import management
+from server.auth0 import foreign_tokens, management
 from server.auth0.accounts import list_usable
 from server.auth0.names import provider_of
 from server.deployment import Deployment
@@ -150,6 +150,11 @@ async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant | E
 # and each of them. OpenID Connect Core §5.4 lets claims that are not known be left out.
 _IDENTITY: Final = frozenset({"openid", "profile", "email", "offline_access"})
 DIALECT: Final = token.Dialect(
-    {FEDERATED: account_token, "refresh_token": refresh, CLIENT_CREDENTIALS: management.issue_token},
+    {
+        FEDERATED: account_token,
+        "refresh_token": refresh,
+        TOKEN_EXCHANGE: foreign_tokens.exchange_token,
+        CLIENT_CREDENTIALS: management.issue_token,
+    },
     {FEDERATED: TOKEN_EXCHANGE},
 )

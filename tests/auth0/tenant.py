@@ -71,10 +71,10 @@ class Tenant:
 
 
 @asynccontextmanager
-async def tenant(folder: Path) -> AsyncGenerator[Tenant]:
+async def tenant(folder: Path, **more: object) -> AsyncGenerator[Tenant]:
     authority, outside = make_authority(folder, "localhost"), free_socket()
     public = f"https://localhost:{outside.getsockname()[1]}"
-    overrides = {"auth0": {"enabled": True}, "server": {"public_url": public, "issuer_slash": True}}
+    overrides = {"auth0": {"enabled": True}, "server": {"public_url": public, "issuer_slash": True}, **more}
     async with (
         running_simulator() as simulator,
         running_vault(folder / "data", providers=simulator.settings(), overrides=overrides) as vault,
@@ -86,17 +86,23 @@ async def tenant(folder: Path) -> AsyncGenerator[Tenant]:
 async def single_page_token(place: Tenant, person: Person) -> str:
     """An access token for the API, as a single-page application of Auth0's gets it."""
     client = await place.client("spa", auth_method="none", secret_hash=None, resources=(API,), metadata={"auth0": True})
+    return (await signed_in(place, person, client, audience=API))["access_token"]
+
+
+async def signed_in(place: Tenant, person: Person, client: Client, **more: str) -> dict[str, str]:
+    """The tokens of an application at which the person signs in."""
     query = {
         "response_type": "code",
         "client_id": client.id,
         "redirect_uri": CALLBACK,
         "scope": "openid offline_access",
-        "audience": API,
         "code_challenge": CHALLENGE,
         "code_challenge_method": "S256",
+        **more,
     }
     answer = query_of(await place.allow(person, f"{place.vault.url}/authorize?{urlencode(query)}"))
+    form = {"grant_type": "authorization_code", "client_id": client.id, "code": answer["code"]}
+    form |= {} if client.is_public else {"client_secret": SECRET}
     async with httpx2.AsyncClient(base_url=place.vault.url, transport=place.way()) as http:
-        form = {"grant_type": "authorization_code", "client_id": client.id, "code": answer["code"]}
         redeemed = await http.post("/oauth/token", json={**form, "redirect_uri": CALLBACK, "code_verifier": VERIFIER})
-    return str(redeemed.json()["access_token"])
+    return redeemed.json()

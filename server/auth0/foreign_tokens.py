@@ -1,0 +1,86 @@
+"""Auth0's Custom Token Exchange: a token of another issuer gets a client one for an API, or for the My Account API.
+
+The issuer is one of `[issuers]`, which names this client: it stands for the person's sign-in at a first-party
+application. What the client may do with accounts is decided by the person's permissions, as ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from server.deployment import Deployment
+from server.oauth import tokens
+from server.oauth.clients.auth0 import me_audience, speaks_auth0
+from server.oauth.exchange import exchange, issuers, subjects
+from server.oauth.resources import api_scopes, known_resource, named_resource, ordinary_scopes
+from server.oauth.rules import EXCHANGE_SCOPE, OAuthError, choose_scopes
+from server.oauth.token_rate import spend_request
+from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, ExchangeAnswer, TokenRequest
+from server.signatures import jose
+from vault import grants
+from vault.records import Event, format_scope
+from vault.refusals import GrantEnded
+
+_OURS: Final = frozenset({ACCESS_TOKEN, REFRESH_TOKEN})
+
+
+async def exchange_token(deployment: Deployment, asked: TokenRequest) -> ExchangeAnswer:
+    """RFC 8693 as such clients send it: their type of a foreign token is any name, and the token a JWT all the same."""
+    kind = asked.form.require("subject_token_type")
+    if kind in _OURS or not speaks_auth0(deployment, asked.client):
+        return await exchange.exchange(deployment, asked)
+    token = asked.form.require("subject_token")
+    try:
+        issuer = jose.unverified_claims(token).get("iss")
+    except jose.TokenMalformed as error:
+        raise subjects.refusal(str(error)) from error
+    if issuer == asked.client.id:  # a worker's own
+        return await exchange.exchange(deployment, asked)
+    resource = named_resource(deployment, asked.form, client=asked.client)
+    if kind == JWT and resource != me_audience(deployment):  # scopes then stay within the foreign token's
+        return await exchange.exchange(deployment, asked)
+    return await _token_for(deployment, asked, token, issuer=issuer, resource=resource)
+
+
+async def _token_for(
+    deployment: Deployment, asked: TokenRequest, token: str, *, issuer: object, resource: str | None
+) -> ExchangeAnswer:
+    client, now = asked.client, asked.now
+    if resource is None:
+        raise OAuthError("invalid_request", "set audience to say what the token is for")
+    audience = await known_resource(deployment, resource, client=client)
+    subject = await issuers.verify(deployment, asked, token, unverified_issuer=issuer)
+    if client.id not in deployment.settings.issuers[str(subject.details["issuer"])].clients:
+        raise subjects.refusal(
+            "the issuer is trusted for every client", "name this client in the issuer's clients (issuers.NAME.clients)"
+        )
+    scopes = choose_scopes(
+        asked.scopes,
+        client=client,
+        api_scopes=await api_scopes(deployment, audience),
+        ordinary=ordinary_scopes(deployment, audience),
+    )
+    spend_request(deployment, user_id=subject.user_id, client_id=client.id)
+    carried = scopes if audience == me_audience(deployment) else scopes | {EXCHANGE_SCOPE}
+    meant = replace(subject, scopes=carried, audience=audience)
+    principal = await subjects.principal_of(deployment, asked, meant, actor=client.id)
+    live = await grants.live_principal_facts(deployment.database, principal.grant_id)
+    if live is None:
+        raise GrantEnded("the grant has ended", detail="derived grant ended")
+    value, lifetime = tokens.mint(
+        deployment,
+        live.grant,
+        scopes=carried,
+        audience=audience,
+        now=now,
+        key_thumbprint=asked.key_thumbprint,
+        expires_at=subject.expires_at,
+    )
+    details = {"resource": audience, "scopes": format_scope(scopes), "actors": list(principal.actors)}
+    await deployment.activity.record(
+        Event("token.issued", user_id=subject.user_id, client_id=client.id, details=details)
+    )
+    return ExchangeAnswer(
+        value, scopes=scopes, expires_in=lifetime, token_type="DPoP" if asked.key_thumbprint else "Bearer"
+    )
