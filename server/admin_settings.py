@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 from pydantic import Field
 
 from server.provider_settings import Section
 
 
 class AdminSettings(Section):
-    """The Admin API."""
+    """The Admin API, and who administers."""
 
     api: bool = Field(default=True, description="Serve the Admin API at /admin/v1")
     requests_per_minute: int = Field(
@@ -16,4 +19,9 @@ class AdminSettings(Section):
         ge=10,
         le=1_000_000,
         description="Requests per minute of one admin's client, in each process",
+    )
+    group_roles: Mapping[str, Literal["administrator", "auditor"]] = Field(
+        default_factory=dict[str, Literal["administrator", "auditor"]],
+        description="Role by group, for those who are in it now: `administrator`, or `auditor`, who reads the "
+        "administration and changes nothing",
     )

@@ -7,7 +7,7 @@ hold a secret is hidden from `repr`.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -58,10 +58,43 @@ class Principal:
     is_strong: bool = False  # with a passkey or several factors, likewise (RFC 8176 §2, `mfa`)
 
 
+class Role(StrEnum):
+    """What a person may do for everybody. Each may all that the later ones may."""
+
+    OWNER = "owner"  # also changes owners
+    ADMINISTRATOR = "administrator"
+    AUDITOR = "auditor"  # reads what administrators read, and changes nothing
+    MEMBER = "member"
+
+    @property
+    def administers(self) -> bool:
+        """Whether they change what is everybody's."""
+        return self in {Role.OWNER, Role.ADMINISTRATOR}
+
+    @property
+    def audits(self) -> bool:
+        """Whether they read what is everybody's."""
+        return self is not Role.MEMBER
+
+    @staticmethod
+    def of_row(role: str | None, *, is_admin: bool) -> Role:
+        """The role that is stored; the release before writes `is_admin` alone."""
+        if is_admin:
+            return Role.ADMINISTRATOR if role == Role.ADMINISTRATOR else Role.OWNER
+        return Role.AUDITOR if role == Role.AUDITOR else Role.MEMBER
+
+
+def highest(roles: Iterable[Role]) -> Role:
+    """The one that may most."""
+    order = tuple(Role)
+    return min(roles, key=order.index, default=Role.MEMBER)
+
+
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person. `password_hash` is argon2id, None for people who sign in through OpenID Connect.
+    """A person. `role` is their own one; `server.sign_in.roles` adds what their groups give.
 
+    `password_hash` is argon2id, None for people who sign in through OpenID Connect.
     `stopped_at`: their agents stand still until they sign in at the issuer `stopped_by`, or an admin enables them.
     """
 
@@ -69,11 +102,16 @@ class User:
     name: str
     created_at: int
     password_hash: str | None = field(default=None, repr=False)
-    is_admin: bool = False
+    role: Role = Role.MEMBER
     disabled_at: int | None = None
     stopped_at: int | None = None
     stopped_by: str = ""
     tenant: str = TENANT
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether they administer this vault."""
+        return self.role.administers
 
     @property
     def has_agents(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from vault import company_permissions, directory, grants, groups, tickets
 from vault.notices.channels import forget_person
-from vault.records import TENANT, User, new_id
+from vault.records import TENANT, Role, User, new_id
 from vault.refusals import VaultError
 from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
 
@@ -39,19 +39,25 @@ class IdentityTaken(VaultError):
 
 
 async def create_user(
-    transaction: Transaction, name: str, *, password_hash: str | None = None, is_admin: bool = False, now: int
+    transaction: Transaction,
+    name: str,
+    *,
+    password_hash: str | None = None,
+    is_admin: bool = False,
+    role: Role | None = None,
+    now: int,
 ) -> User:
-    """A new user. Raises NameRefused or NameTaken."""
+    """A new user: an owner with `is_admin`, unless there is another role. Raises NameRefused or NameTaken."""
     user = User(
         id=new_id(),
         name=_checked_name(name),
         created_at=now,
         password_hash=password_hash,
-        is_admin=is_admin,
+        role=role or (Role.OWNER if is_admin else Role.MEMBER),
     )
     row = await transaction.fetch_one(
-        "insert into users (tenant, id, name, name_key, password_hash, is_admin, created_at)"
-        " values (:tenant, :id, :name, :name_key, :password_hash, :is_admin, :now)"
+        "insert into users (tenant, id, name, name_key, password_hash, is_admin, role, created_at)"
+        " values (:tenant, :id, :name, :name_key, :password_hash, :is_admin, :role, :now)"
         " on conflict (tenant, name_key) do nothing returning id",
         {
             "tenant": TENANT,
@@ -59,7 +65,8 @@ async def create_user(
             "name": user.name,
             "name_key": name_key(user.name),
             "password_hash": password_hash,
-            "is_admin": int(is_admin),
+            "is_admin": int(user.is_admin),
+            "role": user.role.value,
             "now": now,
         },
     )
@@ -71,7 +78,8 @@ async def create_user(
 async def get_user(reader: Reader, user_id: str) -> User | None:
     """The user with this id, disabled or not."""
     row = await reader.fetch_one(
-        "select id, name, password_hash, is_admin, created_at, disabled_at, stopped_at, stopped_by from users"
+        "select id, name, password_hash, is_admin, role, created_at, disabled_at, stopped_at, stopped_by"
+        " from users"
         " where tenant = :tenant and id = :id",
         {"tenant": TENANT, "id": user_id},
     )
@@ -81,7 +89,8 @@ async def get_user(reader: Reader, user_id: str) -> User | None:
 async def find_user(reader: Reader, name: str) -> User | None:
     """The user with this name, ignoring case, disabled or not."""
     row = await reader.fetch_one(
-        "select id, name, password_hash, is_admin, created_at, disabled_at, stopped_at, stopped_by from users"
+        "select id, name, password_hash, is_admin, role, created_at, disabled_at, stopped_at, stopped_by"
+        " from users"
         " where tenant = :tenant and name_key = :name_key",
         {"tenant": TENANT, "name_key": name_key(name[: 2 * MAX_NAME])},
     )
@@ -102,7 +111,8 @@ async def list_users(reader: Reader, *, limit: int = PAGE) -> tuple[User, ...]:
 async def list_admins(reader: Reader) -> tuple[User, ...]:
     """All admins by name, disabled or not."""
     rows = await reader.fetch(
-        "select id, name, password_hash, is_admin, created_at, disabled_at, stopped_at, stopped_by from users"
+        "select id, name, password_hash, is_admin, role, created_at, disabled_at, stopped_at, stopped_by"
+        " from users"
         " where tenant = :tenant and is_admin = 1 order by name_key",
         {"tenant": TENANT},
     )
@@ -126,7 +136,8 @@ async def find_page(
     """
     wanted = name_key(beginning[:MAX_NAME])
     rows = await reader.fetch(
-        "select id, name, name_key, password_hash, is_admin, created_at, disabled_at, stopped_at, stopped_by from users"
+        "select id, name, name_key, password_hash, is_admin, role, created_at, disabled_at, stopped_at, stopped_by"
+        " from users"
         " where tenant = :tenant and name_key >= :beginning and name_key > :after order by name_key limit :limit",
         {"tenant": TENANT, "beginning": wanted, "after": after, "limit": PAGE if wanted else limit + 1},
     )
@@ -142,7 +153,8 @@ async def find_page(
 
 async def _read_page(reader: Reader, *, after: str, limit: int) -> Sequence[Row]:
     return await reader.fetch(
-        "select id, name, name_key, password_hash, is_admin, created_at, disabled_at, stopped_at, stopped_by from users"
+        "select id, name, name_key, password_hash, is_admin, role, created_at, disabled_at, stopped_at, stopped_by"
+        " from users"
         " where tenant = :tenant and name_key > :after order by name_key limit :limit",
         {"tenant": TENANT, "after": after, "limit": limit},
     )
@@ -231,12 +243,12 @@ async def lift_stop(transaction: Transaction, user_id: str, *, by: str) -> bool:
     )
 
 
-async def set_admin(transaction: Transaction, user_id: str, *, is_admin: bool) -> bool:
-    """Make the user an admin, or no longer one. False when that changes nothing."""
+async def set_role(transaction: Transaction, user_id: str, role: Role) -> bool:
+    """Give the user another role. False when there is no such user."""
     return (
         await transaction.execute(
-            "update users set is_admin = :is_admin where tenant = :tenant and id = :id and is_admin <> :is_admin",
-            {"tenant": TENANT, "id": user_id, "is_admin": int(is_admin)},
+            "update users set is_admin = :is_admin, role = :role where tenant = :tenant and id = :id",
+            {"tenant": TENANT, "id": user_id, "is_admin": int(role.administers), "role": role.value},
         )
         > 0
     )
@@ -357,7 +369,8 @@ async def list_identities(reader: Reader, user_id: str) -> tuple[LinkedIdentity,
 async def find_by_identity(reader: Reader, *, issuer: str, subject: str) -> User | None:
     """The user behind an identity, disabled or not."""
     row = await reader.fetch_one(
-        "select u.id, u.name, u.password_hash, u.is_admin, u.created_at, u.disabled_at, u.stopped_at, u.stopped_by"
+        "select u.id, u.name, u.password_hash, u.is_admin, u.role, u.created_at, u.disabled_at,"
+        " u.stopped_at, u.stopped_by"
         " from identities i join users u on u.tenant = i.tenant and u.id = i.user_id"
         " where i.tenant = :tenant and i.issuer = :issuer and i.subject = :subject",
         {"tenant": TENANT, "issuer": issuer, "subject": subject},
@@ -383,7 +396,8 @@ async def note_email(transaction: Transaction, *, issuer: str, subject: str, ema
 async def find_by_email(reader: Reader, *, issuer: str, email: str) -> User | None:
     """The user whom an issuer knows by this confirmed address, in lower case."""
     row = await reader.fetch_one(
-        "select u.id, u.name, u.password_hash, u.is_admin, u.created_at, u.disabled_at, u.stopped_at, u.stopped_by"
+        "select u.id, u.name, u.password_hash, u.is_admin, u.role, u.created_at, u.disabled_at,"
+        " u.stopped_at, u.stopped_by"
         " from identities i join users u on u.tenant = i.tenant and u.id = i.user_id"
         " where i.tenant = :tenant and i.issuer = :issuer and i.email = :email",
         {"tenant": TENANT, "issuer": issuer, "email": email},
@@ -415,13 +429,13 @@ def name_key(name: str) -> str:
 
 
 def user_from_row(row: Row) -> User:
-    """A user from the columns id, name, password_hash, is_admin, created_at, disabled_at, stopped_at, stopped_by."""
+    """A user from the columns that `get_user` reads."""
     return User(
         id=text(row, "id"),
         name=text(row, "name"),
         created_at=integer(row, "created_at"),
         password_hash=text_or_none(row, "password_hash"),
-        is_admin=bool(integer(row, "is_admin")),
+        role=Role.of_row(text_or_none(row, "role"), is_admin=bool(integer(row, "is_admin"))),
         disabled_at=integer_or_none(row, "disabled_at"),
         stopped_at=integer_or_none(row, "stopped_at"),
         stopped_by=text_or_none(row, "stopped_by") or "",

@@ -1,6 +1,6 @@
 """Who changes something for everybody, and the refusal of such a change.
 
-A person must be an admin when it is their turn: `is_admin` is read in the transaction of each change. Whoever has the
+A person must be an admin when it is their turn: their role is read in the transaction of each change. Whoever has the
 data directory needs no account.
 """
 
@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from server.deployment import Deployment
 from server.errors import PersonRefused
+from server.sign_in import roles
 from vault import users
 from vault.records import Client, Event, User
 from vault.storage.database import Transaction
@@ -63,7 +64,10 @@ class Actor:
             if self.user is not None:
                 await users.hold_admins(transaction)  # whoever ends this one's rights comes before or after
                 current = await users.get_user(transaction, self.user.id)
-                if current is None or current.disabled_at is not None or not current.is_admin:
+                now_is = (
+                    None if current is None else await roles.with_groups(self.deployment, current, reader=transaction)
+                )
+                if now_is is None or not now_is.role.administers:
                     raise ChangeRefused("not_admin", "You aren't an admin of this vault any more.", kind="forbidden")
             yield transaction
 

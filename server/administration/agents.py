@@ -44,6 +44,7 @@ from server.oauth.rules import (
     clean_name,
     own_resources,
 )
+from server.sign_in import roles
 from server.signatures.jose import FOREIGN_ALGORITHMS
 from vault import apis, clients, connections, grants
 from vault.audit import audit
@@ -165,6 +166,10 @@ async def client_of(actor: Actor, wanted: NewAgent) -> Client:
     """The agent as it would be stored, without its secret. Raises ChangeRefused."""
     deployment = actor.deployment
     _check_combination(wanted)
+    if wanted.service is not None:
+        person = await roles.with_groups(actor.deployment, wanted.service.person)
+        if not person.role.administers:
+            raise _refuse("service_account", f"{person.name} isn't an admin")
     for uri in wanted.redirect_uris:
         try:
             check_redirect_uri(uri, private_use_schemes=deployment.settings.registration.private_use_schemes)
@@ -198,8 +203,6 @@ def _check_combination(wanted: NewAgent) -> None:
     if wanted.service is not None:
         if wanted.redirect_uris or exchanges or wanted.by_device or wanted.resources or wanted.asking is not None:
             raise _refuse("service_account", "a service account has no sign-in, exchange, or resources")
-        if not wanted.service.person.is_admin or wanted.service.person.disabled_at is not None:
-            raise _refuse("service_account", f"{wanted.service.person.name} isn't an admin")
         if not wanted.service.scopes or not wanted.service.scopes <= ADMIN_SCOPES:
             raise _refuse("service_account.scopes", f"choose among {', '.join(sorted(ADMIN_SCOPES))}")
     elif not wanted.redirect_uris and not exchanges and wanted.asking is None:

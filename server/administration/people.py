@@ -14,7 +14,7 @@ from server.sign_in.password import make_sign_in_link
 from vault import users
 from vault.audit import audit
 from vault.keys import passwords
-from vault.records import User
+from vault.records import Role, User
 from vault.storage.database import Reader, Transaction
 
 
@@ -41,11 +41,17 @@ async def add_person(actor: Actor, name: str, *, is_admin: bool, password: str |
         passwords.check_password(password, name=name)
         hashed = await passwords.hash_password(password)
     async with actor.change() as transaction:
-        person = await users.create_user(transaction, name, password_hash=hashed, is_admin=is_admin, now=now)
+        role = await _first_role(transaction) if is_admin else Role.MEMBER
+        person = await users.create_user(transaction, name, password_hash=hashed, role=role, now=now)
         link = None if hashed else await make_sign_in_link(actor.deployment, transaction, person.id)
         event = actor.event("user.created", user_id=person.id, method=actor.method, admin=is_admin)
         await audit.append(transaction, event, now=now)
     return AddedPerson(person, link)
+
+
+async def _first_role(transaction: Transaction) -> Role:
+    """Of a new admin: an owner where nobody administers yet."""
+    return Role.ADMINISTRATOR if await users.list_admins(transaction) else Role.OWNER
 
 
 async def make_link(actor: Actor, person: User) -> str:
@@ -53,6 +59,7 @@ async def make_link(actor: Actor, person: User) -> str:
     if person.disabled_at is not None:
         raise ChangeRefused("person_changed", "This person is disabled: enable them first.", kind="conflict")
     async with actor.change() as transaction:
+        await _check_may_touch(actor, transaction, person)
         link = await make_sign_in_link(actor.deployment, transaction, person.id)
         await audit.append(transaction, actor.event("user.link_made", user_id=person.id), now=actor.deployment.now())
     return link
@@ -72,6 +79,7 @@ async def change_disabled(actor: Actor, transaction: Transaction, person: User, 
     now = actor.deployment.now()
     if is_disabled:
         _check_other(actor, person)
+        await _check_may_touch(actor, transaction, person)
         await _keep_an_admin(actor, transaction, person)
         has_changed = await users.disable_user(transaction, person.id, now=now)
     else:
@@ -84,21 +92,50 @@ async def change_disabled(actor: Actor, transaction: Transaction, person: User, 
 
 async def set_admin(actor: Actor, person: User, *, is_admin: bool) -> bool:
     """Let the person administer this vault, or no more; somebody must be left who can. False when already so."""
+    if person.is_admin == is_admin:
+        return False
+    return await set_role(actor, person, Role.ADMINISTRATOR if is_admin else Role.MEMBER)
+
+
+async def set_role(actor: Actor, person: User, role: Role) -> bool:
+    """Give the person another role of their own. Only an owner makes and unmakes owners. False when already so."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
-        if not is_admin:
-            await _keep_an_admin(actor, transaction, person)
-        has_changed = await users.set_admin(transaction, person.id, is_admin=is_admin)
-        if has_changed:
-            kind = "user.admin_added" if is_admin else "user.admin_removed"
-            await audit.append(transaction, actor.event(kind, user_id=person.id), now=now)
-    return has_changed
+        current = await person_with_id(transaction, person.id)
+        if current.role is role:
+            return False
+        if role is Role.OWNER:
+            await _check_owner(actor, transaction)
+        await _check_may_touch(actor, transaction, current)
+        if not role.administers:
+            await _keep_an_admin(actor, transaction, current)
+        await users.set_role(transaction, person.id, role)
+        kind = "user.role_changed"
+        if current.is_admin != role.administers:
+            kind = "user.admin_added" if role.administers else "user.admin_removed"
+        await audit.append(transaction, actor.event(kind, user_id=person.id, role=role.value), now=now)
+    return True
+
+
+async def _check_may_touch(actor: Actor, transaction: Transaction, person: User) -> None:
+    """An administrator does nothing to an owner."""
+    if person.role is Role.OWNER:
+        await _check_owner(actor, transaction)
+
+
+async def _check_owner(actor: Actor, transaction: Transaction) -> None:
+    if actor.user is None:
+        return
+    current = await users.get_user(transaction, actor.user.id)
+    if current is None or current.role is not Role.OWNER:
+        raise ChangeRefused("owner_only", "Only an owner can do this to an owner, or make one.", kind="forbidden")
 
 
 async def link_identity(actor: Actor, person: User, *, issuer: str, subject: str) -> None:
     """Bind the person to who they are elsewhere. Raises IdentityTaken."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
+        await _check_may_touch(actor, transaction, person)
         await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=person.id, now=now)
         await audit.append(transaction, actor.event("user.linked", user_id=person.id, issuer=issuer), now=now)
 
@@ -107,6 +144,7 @@ async def delete(actor: Actor, person: User) -> None:
     """Delete the person: their grants end now, at the providers as soon as these answer, and then their keys."""
     _check_other(actor, person)
     async with actor.change() as transaction:
+        await _check_may_touch(actor, transaction, person)
         await _keep_an_admin(actor, transaction, person)
         await person_with_id(transaction, person.id)
         event = actor.event("user.removed", user_id=person.id, name=person.name)

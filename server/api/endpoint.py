@@ -30,6 +30,7 @@ from server.oauth import tokens
 from server.oauth.dpop import sent_path
 from server.oauth.rules import ADMIN_ACCESS, ADMIN_READ, ADMIN_WRITE, admin_resource
 from server.oauth.service_accounts import is_service_account
+from server.sign_in import roles
 from server.signatures.jose import FOREIGN_ALGORITHMS
 from vault import clients, users
 from vault.records import Client, Principal, User
@@ -132,8 +133,12 @@ async def _caller(
         raise _challenge(deployment, request, operation, refused) from refused
     user = await users.get_user(deployment.database, principal.user_id)
     client = await clients.get_client(deployment.database, principal.client_id)
-    if user is None or client is None or not user.is_admin:
+    if user is not None:
+        user = await roles.with_groups(deployment, user)
+    if user is None or client is None or not user.role.audits:
         raise ApiRefused("forbidden", "This token's person isn't an admin of this vault.", detail="not an admin")
+    if operation.changes and not user.role.administers:
+        raise ApiRefused("forbidden", "An auditor changes nothing.", detail="auditor")
     return principal, user, client
 
 

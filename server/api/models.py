@@ -8,6 +8,7 @@ from pydantic import Field
 
 from server.api.operations import Answered, Instant, ListPage, PageQuery, Strict
 
+RoleName = Literal["owner", "administrator", "auditor", "member"]
 ReleaseName = Literal["proxy", "narrowed", "full"]
 
 # People
@@ -19,6 +20,7 @@ class PersonRecord(Answered):
     id: str
     name: str
     admin: bool
+    role: RoleName = Field(description="Their own; `admin.group_roles` can give more")
     disabled: bool
     created_at: Instant
     disabled_at: Instant | None
@@ -63,6 +65,7 @@ class PersonChange(Strict):
     """What changes; a member that is missing stays."""
 
     admin: bool | None = None
+    role: RoleName | None = Field(default=None, description="An auditor reads and changes nothing")
     disabled: bool | None = Field(default=None, description="Ends all their sessions and agents")
 
 

@@ -26,7 +26,7 @@ from server.api.operations import (
     write_cursor,
 )
 from vault import clients, connections, users
-from vault.records import User
+from vault.records import Role, User
 
 
 class Deletions(Answered):
@@ -63,7 +63,7 @@ async def get_person(call: AdminCall) -> PersonDetails:
 
 @operation("PATCH", "/people/{person_id}", scope="admin:people", refusals=["conflict"])
 async def change_person(call: AdminCall, body: PersonChange) -> PersonDetails:
-    """Disable or enable a person, make them an admin, or no longer one.
+    """Disable or enable a person, or give them another role.
 
     What is so already stays without an error. An admin can't disable themselves, nor be removed as the last one.
     """
@@ -72,6 +72,8 @@ async def change_person(call: AdminCall, body: PersonChange) -> PersonDetails:
         await people.set_disabled(call.actor, person, is_disabled=body.disabled)
     if body.admin is not None:
         await people.set_admin(call.actor, person, is_admin=body.admin)
+    if body.role is not None:
+        await people.set_role(call.actor, await person_of(call), Role(body.role))
     return await _details(call, await person_of(call))
 
 
@@ -120,6 +122,7 @@ def person_record(user: User) -> PersonRecord:
         id=user.id,
         name=user.name,
         admin=user.is_admin,
+        role=user.role.value,
         disabled=user.disabled_at is not None,
         created_at=instant_of(user.created_at),
         disabled_at=instant(user.disabled_at),

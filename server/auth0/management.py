@@ -20,6 +20,7 @@ from server.http.answers import json_answer
 from server.oauth import service_accounts
 from server.oauth.rules import ADMIN_ACCESS, OAuthError, admin_resource
 from server.oauth.token_request import TokenGrant, TokenRequest
+from server.sign_in import roles
 from vault import connections, users
 from vault.records import Principal
 
@@ -49,7 +50,9 @@ async def issue_token(deployment: Deployment, asked: TokenRequest) -> TokenGrant
 async def list_for_admin(deployment: Deployment, request: Request, principal: Principal) -> Response:
     """GET users/{id}/connected-accounts: every account of the person, never a token."""
     admin = await users.get_user(deployment.database, principal.user_id)
-    if admin is None or not admin.is_admin or admin.disabled_at is not None:
+    if admin is not None:
+        admin = await roles.with_groups(deployment, admin)
+    if admin is None or not admin.role.administers:
         raise MeProblem(403, "This token's person isn't an admin of this vault", number=2)
     person = await users.get_user(deployment.database, str(request.path_params["id"]))
     if person is None:

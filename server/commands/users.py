@@ -26,6 +26,7 @@ def user_fields(user: User) -> dict[str, object]:
         "name": user.name,
         "id": user.id,
         "admin": user.is_admin,
+        "role": user.role.value,
         "created_at": when(user.created_at),
         "disabled_at": when(user.disabled_at),
         "deletion": None,
@@ -67,7 +68,7 @@ async def _add(setup: Setup, name: str, password: str, *, is_admin: bool) -> Use
 def list_(setup: Setup) -> None:
     """List all users."""
 
-    columns = ("name", "admin", "created_at", "disabled_at", "deletion")
+    columns = ("name", "role", "created_at", "disabled_at", "deletion")
     listing = setup.listing(columns=columns, empty="No users yet.")
 
     async def read() -> None:
@@ -77,12 +78,37 @@ def list_(setup: Setup) -> None:
             async for page in users.walk_users(deployment.database):
                 listing.add([user_fields(user) for user in page])
             for one in await users.list_deletions(deployment.database):
-                facts: dict[str, object] = {"name": one.name, "id": one.user_id, "admin": False}
+                facts: dict[str, object] = {"name": one.name, "id": one.user_id, "admin": False, "role": "member"}
                 waiting = f"{one.grants} grants still to be revoked"
                 listing.add([facts | {"created_at": None, "disabled_at": None, "deletion": waiting}])
         listing.end()
 
     setup.run(read())
+
+
+@command(app, "role")
+def change_role(
+    setup: Setup,
+    name: UserName,
+    role: Annotated[str, typer.Argument(help="owner, administrator, auditor, or member.", show_default=False)],
+) -> None:
+    """Give a user another role. An auditor reads what admins read and changes nothing."""
+    user = setup.run(_change_role(setup, name, role))
+    setup.show_one(user_fields(user), sentence=f"{user.name} is {user.role.value} now.")
+
+
+async def _change_role(setup: Setup, name: str, role: str) -> User:
+    from server.administration import people
+    from server.administration.actor import Actor
+    from vault import users
+    from vault.records import Role
+
+    if role not in set(Role):
+        fail(f"no role {role!r}; use owner, administrator, auditor, or member")
+    async with setup.open() as deployment:
+        user = await user_called(deployment.database, name)
+        await people.set_role(Actor(deployment, None, "command_line"), user, Role(role))
+        return await users.get_user(deployment.database, user.id) or user
 
 
 @command(app, "disable")

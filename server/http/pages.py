@@ -6,6 +6,7 @@ what a page says; `server.sign_in.password` knows who the person is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -32,6 +33,7 @@ FAILURES: Final[Mapping[int, tuple[str, str, str]]] = {  # status: text of the p
     404: ("error.no_page", "not_found", "no endpoint has this path; docs/reference/endpoints.md lists them"),
     405: ("error.wrong_method", "method_not_allowed", "this path takes {allow} only"),
 }
+_POSTED: Final = re.compile(r"<form\b[^>]*\bmethod=\"post\".*?</form>", re.DOTALL)
 _HOST_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
 
 
@@ -43,6 +45,11 @@ def _time(at: int | None) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(
         moment.strftime("%Y-%m-%dT%H:%M:%SZ"), moment.strftime(page_texts.text("common.time_format"))
     )
+
+
+def _without_changes(s: str) -> str:
+    """A page's content without its forms that post, for whoever only reads. Forms contain no forms."""
+    return Markup(_POSTED.sub("", s))  # noqa: S704 -- a part of what was escaped
 
 
 def _ago(at: int) -> Markup:
@@ -76,6 +83,7 @@ _ENVIRONMENT: Final = Environment(
     lstrip_blocks=True,
 )
 _ENVIRONMENT.filters["time"] = _time
+_ENVIRONMENT.filters["without_changes"] = _without_changes
 _ENVIRONMENT.filters["sentence"] = _sentence
 _ENVIRONMENT.filters["ago"] = _ago
 _ENVIRONMENT.filters["countdown"] = _countdown

@@ -39,7 +39,7 @@ from server.oauth.rules import (
     parse_prompt,
 )
 from server.oauth.wire import as_oauth_error, read_form
-from server.sign_in import password, step_up
+from server.sign_in import password, roles, step_up
 from vault import clients, grants, limits, tickets
 from vault.audit import audit
 from vault.records import Client, ClientKind, Event, Grant, Session, TicketPurpose, User, parse_scope
@@ -379,7 +379,8 @@ async def approve(deployment: Deployment, handle: str, *, user: User, session: S
             raise TransitionRefused("this agent is no longer registered", detail="client or redirect URI gone")
         if not wanted.accepts(session):
             raise TransitionRefused("sign in again first", detail="session older than the client asked for")
-        if wanted.resource == admin_resource(deployment.public_url) and not user.is_admin:
+        current = await roles.with_groups(deployment, user, reader=transaction)
+        if wanted.resource == admin_resource(deployment.public_url) and not current.role.audits:
             raise TransitionRefused("only an admin can allow this", detail="not an administrator")
         if lacks_proof(deployment, wanted.resource, session=session):
             raise TransitionRefused("confirm with your passkey first", detail="no passkey proved this session")

@@ -10,6 +10,7 @@ from server.deployment import Deployment
 from server.oauth.rules import CLIENT_CREDENTIALS, OAuthError, admin_resource
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import TokenGrant, TokenRequest
+from server.sign_in import roles
 from vault import clients, grants, users
 from vault.audit import audit
 from vault.records import Client, Event
@@ -27,7 +28,9 @@ async def issue_token(deployment: Deployment, asked: TokenRequest) -> TokenGrant
         raise OAuthError("invalid_target", f"service accounts get tokens for {resource} only")
     held = await grants.find_of_client(deployment.database, asked.client.id, resource=resource)
     person = None if held is None else await users.get_user(deployment.database, held.user_id)
-    if held is None or person is None or not person.has_agents or not person.is_admin:
+    if person is not None:
+        person = await roles.with_groups(deployment, person)
+    if held is None or person is None or not person.has_agents or not person.role.administers:
         raise OAuthError("invalid_grant", "this service account has ended: an operator registers another one")
     scopes = held.scopes if asked.scopes is None else held.scopes & asked.scopes
     if not scopes:

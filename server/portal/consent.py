@@ -78,7 +78,7 @@ async def _check_admin(visit: OwnVisit, pending: authorize.PendingAuthorization)
     """Tokens for the Admin API are for admins, and need the passkey that the administration pages need."""
     if pending.resource != admin_resource(visit.deployment.public_url):
         return
-    if not visit.user.is_admin:
+    if not visit.user.role.audits:
         raise PageRefused("not_admin", kind="forbidden")
     back = f"/consent?request={pending.handle}"
     await step_up.check_passkey(visit.deployment, visit.session, "administration", back=back)

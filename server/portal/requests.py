@@ -29,7 +29,7 @@ from server.portal.forms import Form, PageRefused, read_form
 from server.portal.needs import Needs, read_needs
 from server.portal.stepping_up import page_of
 from server.portal.texts import refusal_words
-from server.sign_in import password
+from server.sign_in import password, roles
 from server.sign_in.step_up import StepUpRequired
 from vault.records import Session, User
 from vault.refusals import TemporarilyUnavailable, TransitionRefused, VaultError
@@ -205,7 +205,7 @@ async def _visit(deployment: Deployment, request: Request, *, is_presence: bool)
         visit = Visit(deployment, request, secret if 20 <= len(secret) <= 128 else secrets.token_urlsafe(32))
     else:
         token = password.read_cookie(deployment, request, "session")
-        visit = Visit(deployment, request, token, session=found[0], user=found[1])
+        visit = Visit(deployment, request, token, session=found[0], user=await roles.with_groups(deployment, found[1]))
     if request.method != "POST":
         return visit
     form = await read_form(request)

@@ -17,7 +17,7 @@ from tests.support.rooms.admin_room import REDIRECT, AdminRoom, problem, running
 from tests.support.rooms.oauth_world import claims_of
 from tests.support.rooms.portal_room import query_of
 from vault import users
-from vault.records import Client
+from vault.records import Client, Role
 
 RECENT = 900
 VERIFIER = "v" * 64
@@ -39,7 +39,7 @@ async def room(shared: AdminRoom) -> AsyncGenerator[AdminRoom]:
 async def admin(room: AdminRoom) -> Holder:
     one = await holder(room.room)
     async with room.deployment.transaction() as transaction:
-        await users.set_admin(transaction, one.user.id, is_admin=True)
+        await users.set_role(transaction, one.user.id, Role.OWNER)
     await one.add()
     return one
 

@@ -13,7 +13,7 @@ from server.oauth.rules import ADMIN_ACCESS, ADMIN_READ
 from tests.auth0.application import Application
 from tests.support.rooms.portal_room import Room, running_room
 from vault import users
-from vault.records import User
+from vault.records import Role, User
 
 
 async def service_token(
@@ -63,7 +63,7 @@ async def test_a_token_is_worth_nothing_once_its_person_is_no_admin(room: Room, 
     path = f"/api/v2/users/{application.user.id}/connected-accounts"
     for is_admin, status in ((True, 200), (False, 403)):
         async with room.deployment.transaction() as transaction:
-            await users.set_admin(transaction, person.id, is_admin=is_admin)
+            await users.set_role(transaction, person.id, Role.OWNER if is_admin else Role.MEMBER)
         answer = await application.http.get(path, headers={"Authorization": f"Bearer {token}"})
         assert answer.status_code == status, answer.text
 

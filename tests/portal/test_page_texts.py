@@ -61,6 +61,7 @@ _CHOSEN = (
     "before_change",
     "key_source",
     "signing_state",
+    "role",
     "effect",
     "policy",
     "policy_about",

@@ -15,6 +15,7 @@ from tests.support.rooms.oauth_world import b64, signed
 from tests.support.rooms.openid_room import begin, callback_of
 from tests.support.rooms.signal_room import TOKEN, Linked, SignalRoom
 from vault import users
+from vault.records import Role
 
 DISABLED, SESSION = f"{RISC}account-disabled", f"{CAEP}session-revoked"
 OTHER = ECKey.generate_key("P-256", {"kid": "set-1"})
@@ -86,14 +87,14 @@ async def test_an_operator_can_let_a_disabled_account_be_disabled_here_but_never
     admin = await place.linked(is_admin=True)
     alice = await place.room.user("alice")
     async with place.room.deployment.transaction() as transaction:
-        await users.set_admin(transaction, alice.id, is_admin=False)
+        await users.set_role(transaction, alice.id, Role.MEMBER)
     try:
         claims = place.claims(DISABLED, place.subject(admin), name="strict")
         assert (await place.push(place.transmitter.sign(claims), name="strict", **bearer)).status_code == 202
     finally:
         async with place.room.deployment.transaction() as transaction:
-            await users.set_admin(transaction, alice.id, is_admin=True)
-            await users.set_admin(transaction, admin.user.id, is_admin=False)
+            await users.set_role(transaction, alice.id, Role.OWNER)
+            await users.set_role(transaction, admin.user.id, Role.MEMBER)
     found = await users.get_user(place.room.deployment.database, admin.user.id)
     assert found is not None
     assert found.disabled_at is None

@@ -22,8 +22,8 @@ _OF_USER: Final = f"""
     select {_COLUMNS} from passkeys p where p.tenant = :tenant and p.user_id = :user_id order by p.created_at, p.id
 """  # noqa: S608 -- names of columns
 _FIND: Final = f"""
-    select {_COLUMNS}, u.id as owner, u.name as owner_name, u.password_hash, u.is_admin, u.created_at as owner_since,
-        u.disabled_at
+    select {_COLUMNS}, u.id as owner, u.name as owner_name, u.password_hash, u.is_admin, u.role,
+        u.created_at as owner_since, u.disabled_at, u.stopped_at, u.stopped_by
     from passkeys p join users u on u.tenant = p.tenant and u.id = p.user_id
     where p.tenant = :tenant and p.credential_id = :credential_id
 """  # noqa: S608 -- names of columns

@@ -101,7 +101,7 @@ async def find_session(
     """The live session of this token and its user, unless the user is disabled."""
     row = await reader.fetch_one(
         f"select {_COLUMNS},"  # noqa: S608 -- names of columns
-        " u.id, u.name, u.password_hash, u.is_admin, u.created_at, u.disabled_at, u.stopped_at, u.stopped_by"
+        " u.id, u.name, u.password_hash, u.is_admin, u.role, u.created_at, u.disabled_at, u.stopped_at, u.stopped_by"
         " from sessions s join users u on u.tenant = s.tenant and u.id = s.user_id"
         " where s.tenant = :tenant and s.token_hash = :token_hash and s.ended_at is null"
         " and s.expires_at > :now and s.seen_at > :idle_since and u.disabled_at is null",

@@ -474,6 +474,7 @@ class PersonChange(TypedDict):
     """What changes; a member that is missing stays."""
 
     admin: NotRequired[bool | None]
+    role: NotRequired[Literal["owner", "administrator", "auditor", "member"] | None]
     disabled: NotRequired[bool | None]
 
 
@@ -483,6 +484,7 @@ class PersonDetails(TypedDict):
     id: str
     name: str
     admin: bool
+    role: Literal["owner", "administrator", "auditor", "member"]
     disabled: bool
     created_at: str
     disabled_at: str | None
@@ -497,6 +499,7 @@ class PersonRecord(TypedDict):
     id: str
     name: str
     admin: bool
+    role: Literal["owner", "administrator", "auditor", "member"]
     disabled: bool
     created_at: str
     disabled_at: str | None
@@ -765,7 +768,7 @@ class AdminClient(AdminBase):
         return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}")
 
     def change_person(self, person_id: str, body: PersonChange) -> PersonDetails:
-        """Disable or enable a person, make them an admin, or no longer one."""
+        """Disable or enable a person, or give them another role."""
         return self._call("PATCH", f"/admin/v1/people/{quote(person_id, safe='')}", body={**body})
 
     def delete_person(self, person_id: str) -> None:

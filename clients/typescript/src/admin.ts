@@ -414,6 +414,7 @@ export interface Permissions {
 /** What changes; a member that is missing stays. */
 export interface PersonChange {
   admin?: boolean | null;
+  role?: "owner" | "administrator" | "auditor" | "member" | null;
   disabled?: boolean | null;
 }
 
@@ -422,6 +423,7 @@ export interface PersonDetails {
   id: string;
   name: string;
   admin: boolean;
+  role: "owner" | "administrator" | "auditor" | "member";
   disabled: boolean;
   created_at: string;
   disabled_at: string | null;
@@ -435,6 +437,7 @@ export interface PersonRecord {
   id: string;
   name: string;
   admin: boolean;
+  role: "owner" | "administrator" | "auditor" | "member";
   disabled: boolean;
   created_at: string;
   disabled_at: string | null;
@@ -682,7 +685,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}`) as Promise<PersonDetails>;
   }
 
-  /** Disable or enable a person, make them an admin, or no longer one. */
+  /** Disable or enable a person, or give them another role. */
   async changePerson(personId: string, body: PersonChange): Promise<PersonDetails> {
     return this.call("PATCH", `/admin/v1/people/${encodeURIComponent(personId)}`, { body }) as Promise<PersonDetails>;
   }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from server.deployment import Deployment
 from server.oauth.enterprise.assertions import IdentityAssertion
 from server.oauth.enterprise.refusals import AssertionRefused
+from server.sign_in import roles
 from server.sign_in.newcomers import confirmed_address, create_user, link_provisioned
 from vault import users
 from vault.audit import audit
@@ -77,8 +78,9 @@ async def _match_address(deployment: Deployment, assertion: IdentityAssertion, a
         known = [one.subject for one in await users.list_identities(transaction, found.id) if one.issuer == issuer]
         if assertion.subject in known:  # linked by another request meanwhile
             return found
-        if found.is_admin or found.disabled_at is not None or known:
-            raise AssertionRefused("admin" if found.is_admin else "linked" if known else "disabled")
+        is_admin = (await roles.with_groups(deployment, found, reader=transaction)).role.audits
+        if is_admin or found.disabled_at is not None or known:
+            raise AssertionRefused("admin" if is_admin else "linked" if known else "disabled")
         await users.link_identity(transaction, issuer=issuer, subject=assertion.subject, user_id=found.id, now=now)
         details = {"method": "assertion", "issuer": issuer}
         await audit.append(transaction, Event("user.linked", user_id=found.id, details=details), now=now)

@@ -16,8 +16,9 @@ from server.http.page_texts import text
 from server.portal.administration.room import ROOT, AdminVisit
 from server.portal.forms import PageRefused
 from server.portal.texts import refusal_words
+from server.sign_in import roles
 from vault import clients, connections, users
-from vault.records import User
+from vault.records import Role, User
 from vault.users import NameRefused, NameTaken
 
 PAGE: Final = f"{ROOT}/people"
@@ -56,6 +57,8 @@ async def show_one(visit: AdminVisit) -> Response:
         "person": person,
         "path": path_of(person),
         "is_self": person.id == visit.user.id,
+        "roles": [one.value for one in Role if one is not person.role],
+        "effective": (await roles.with_groups(deployment, person)).role.value,
         "accounts": len(await connections.list_connections(deployment.database, person.id)),
         "agents": len(own),
     }
@@ -120,6 +123,15 @@ async def end_admin(visit: AdminVisit) -> Response:
         return await visit.go("/")
     undo = f"{path_of(person)}/admin"
     return await visit.go(path_of(person), said=text("admin_people.ended_admin", who=person.name), undo=undo)
+
+
+async def change_role(visit: AdminVisit) -> Response:
+    """Give the person another role."""
+    person, wanted = await _person(visit), visit.form.one("role")
+    if wanted not in set(Role):
+        raise PageRefused("person_changed", kind="invalid_request")
+    _check_changed(await people.set_role(visit.actor, person, Role(wanted)))
+    return await visit.go(path_of(person), said=text("admin_people.role_changed", who=person.name))
 
 
 async def confirm(visit: AdminVisit) -> Response:

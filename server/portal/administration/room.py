@@ -1,6 +1,6 @@
 """The guard of all administration pages: an administrator, live; a recent sign-in for what changes something.
 
-`is_admin` is read with the session of each request. `server.administration` makes the changes: it reads it once more,
+The role is read with the session of each request. `server.administration` makes the changes: it reads it once more,
 and records each with the administrator's name. Where `sign_in.passkey_for` names administration, a change also needs a
 passkey.
 """
@@ -72,7 +72,8 @@ class AdminVisit:
         """Render a page of the room: its tabs, what was just done, and whether changes need a new sign-in."""
         values: dict[str, object] = {
             "done": await self._notice(),
-            "to_change": self._way_to_change(),
+            "to_change": self._way_to_change() if self.user.role.administers else {},
+            "may_change": self.user.role.administers,
             **context,
         }
         return self.own.page(f"administration/{template}", values, status=status)
@@ -142,24 +143,32 @@ def admin_route(
     post: AdminPage | None = None,
     back: str = "",
     is_presence: bool = True,
+    is_form: bool = False,
 ) -> Route:
-    """A page for administrators. A change after a long time leads to signing in again, and then to the page.
+    """A page for administrators and, to read, auditors.
+
+    A change after a long time leads to signing in again, and then to the page.
 
     `back` is that page, relative to a path without one of its own. `is_presence`: as in `own_route`.
+    `is_form`: the page has nothing but the form of a change.
     """
     return own_route(
         deployment,
         ROOT + path,
-        get=None if get is None else _guard(get, changes=False, back=back),
-        post=None if post is None else _guard(post, changes=True, back=back),
+        get=None if get is None else _guard(get, is_for_admins=is_form, changes=False, back=back),
+        post=None if post is None else _guard(post, is_for_admins=True, changes=True, back=back),
         is_presence=is_presence,
     )
 
 
-def _guard(page: AdminPage, *, changes: bool, back: str) -> Callable[[OwnVisit], Awaitable[Response]]:
+def _guard(
+    page: AdminPage, *, is_for_admins: bool, changes: bool, back: str
+) -> Callable[[OwnVisit], Awaitable[Response]]:
     async def check_and_answer(own: OwnVisit) -> Response:
-        if not own.user.is_admin:
+        if not own.user.role.audits:
             raise PageRefused("not_admin", kind="forbidden", detail=f"not an administrator: {own.user.id}")
+        if is_for_admins and not own.user.role.administers:
+            raise PageRefused("auditor_reads", kind="forbidden", detail=f"auditor: {own.user.id}")
         visit = AdminVisit(own)
         if changes:
             target = visit.path.rpartition("/")[0] if back == ".." else back or visit.path

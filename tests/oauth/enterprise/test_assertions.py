@@ -17,7 +17,7 @@ from tests.support.doubles.openid_double import OUTAGES
 from tests.support.rooms.enterprise_room import Company, issuer_of, running_company
 from tests.support.rooms.oauth_world import b64, claims_of, signed
 from vault import users
-from vault.records import ClientKind
+from vault.records import ClientKind, Role
 
 KEY = ECKey.generate_key("P-256")
 OTHER = ECKey.generate_key("P-256")
@@ -383,11 +383,11 @@ async def test_an_admin_is_not_matched_by_an_address(company: Company) -> None:
     place = company.place
     erin = await place.user("erin@acme.example")
     async with place.deployment.transaction() as transaction:
-        await users.set_admin(transaction, erin.id, is_admin=True)
+        await users.set_role(transaction, erin.id, Role.OWNER)
     claims = {"iss": issuer_of("matching"), "sub": "e-1", "email": "erin@acme.example", "email_verified": True}
     check_refused(await company.ask(company.assertion(**claims)), "admin")
     async with place.deployment.transaction() as transaction:
-        await users.set_admin(transaction, erin.id, is_admin=False)
+        await users.set_role(transaction, erin.id, Role.MEMBER)
     check_issued(await company.ask(company.assertion(**claims)))
 
 

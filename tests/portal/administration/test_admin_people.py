@@ -14,7 +14,7 @@ from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of
 from tests.support.rooms.portal_room import Room, running_room
 from vault import connections, users
-from vault.records import User
+from vault.records import Role, User
 from vault.storage.database import Database
 
 PEOPLE = "/administration/people"
@@ -149,7 +149,7 @@ async def test_two_administrators_cannot_remove_each_other_at_once(database: Dat
             checked.set()
             if meanwhile is not None:  # which has to wait for this one: without that, it is done by then
                 await asyncio.wait({meanwhile}, timeout=0.3)
-            return await users.set_admin(transaction, user.id, is_admin=False)
+            return await users.set_role(transaction, user.id, Role.MEMBER)
 
     async def remove_later() -> bool:
         await checked.wait()

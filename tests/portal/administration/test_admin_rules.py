@@ -17,7 +17,7 @@ from vault import users
 from vault.audit import search
 from vault.keys.inventory import list_keys
 from vault.keys.signing import LONGEST_TOKEN, PUBLISH_AHEAD
-from vault.records import Client, Event, User
+from vault.records import Client, Event, Role, User
 
 ACTIVITY, KEYS = "/administration/activity", "/administration/keys"
 CHANGES = {
@@ -77,7 +77,7 @@ async def test_who_is_no_administrator_any_more_rotates_nothing(room: Room, admi
     page = await person.open(KEYS)
     known = await list_keys(room.deployment.database, now=room.deployment.now())
     async with room.deployment.transaction() as transaction:
-        await users.set_admin(transaction, user.id, is_admin=False)
+        await users.set_role(transaction, user.id, Role.MEMBER)
     assert (await person.submit(page, form=f"{KEYS}/rotate")).status_code == 403
     assert await list_keys(room.deployment.database, now=room.deployment.now()) == known
     assert (await admin.submit(await admin.open(KEYS), form=f"{KEYS}/rotate")).status_code == 200
@@ -86,7 +86,7 @@ async def test_who_is_no_administrator_any_more_rotates_nothing(room: Room, admi
 async def _second_admin(room: Room) -> tuple[Person, User]:
     user = await room.user()
     async with room.deployment.transaction() as transaction:
-        await users.set_admin(transaction, user.id, is_admin=True)
+        await users.set_role(transaction, user.id, Role.OWNER)
     return await room.signed_in(user), user
 
 

@@ -15,7 +15,7 @@ from tests.portal.sign_in.test_step_up import action_of, confirm
 from tests.support.person import Person, session_token
 from tests.support.rooms.portal_room import Room, running_room
 from vault import clients, users
-from vault.records import User
+from vault.records import Role, User
 from vault.sign_in import sessions
 
 RECENT = 900
@@ -37,7 +37,7 @@ async def room(shared: Room) -> AsyncGenerator[Room]:
 async def administrator(room: Room) -> Holder:
     one = await holder(room)
     async with room.deployment.transaction() as transaction:
-        await users.set_admin(transaction, one.user.id, is_admin=True)
+        await users.set_role(transaction, one.user.id, Role.OWNER)
     return one
 
 

@@ -11,7 +11,7 @@ from tests.support.peeking import get_grant
 from tests.support.seeded import NOW, RESOURCE, SCOPES, seed
 from vault import grants, tickets, users
 from vault.keys.key_ring import KeyRing
-from vault.records import TicketPurpose
+from vault.records import Role, TicketPurpose
 from vault.refusals import TransitionRefused
 from vault.sign_in import sessions
 from vault.storage.database import Database, Transaction
@@ -188,7 +188,7 @@ async def test_of_two_admins_who_end_each_other_at_once_one_stays(database: Data
             current = await users.get_user(transaction, by)
             if current is None or not current.is_admin:
                 return False
-            return await users.set_admin(transaction, whom, is_admin=False)
+            return await users.set_role(transaction, whom, Role.MEMBER)
 
     assert sorted(await asyncio.gather(end(one.id, other.id), end(other.id, one.id))) == [False, True]
     assert len(await users.list_admins(database)) == 1

@@ -47,9 +47,8 @@ ALLOWED = {
     "select count(*) as n from standing_approvals where tenant = :tenant and expires_at": (
         "a page of administrators: those in force, by an index"
     ),
-    "select id, name, password_hash, is_admin, created_at, disabled_at, stopped_at, stopped_by from users where ": (
-        "the admins, by an index of them alone"
-    ),
+    "select id, name, password_hash, is_admin, role, created_at, disabled_at, stopped_at, stopped_by from users where "
+    "tenant": "the admins, by an index of them alone",
     "update users set is_admin = 1 where tenant = :tenant and is_admin = 1": "the admins, by an index of them alone",
     "select id from users where tenant = :tenant and is_admin = 1": "as above",
     "update grants set revoked_at = :now, revoked_reason = :reason where tenant = :tenant and resource": (

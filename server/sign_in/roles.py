@@ -1,0 +1,24 @@
+"""What a person may do for everybody: their own role, and what the operator's rule gives to their groups.
+
+The one place that decides. Who acts is read again in the transaction of each change (`server.administration.actor`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from server.deployment import Deployment
+from vault import groups
+from vault.records import Role, User, highest
+from vault.storage.database import Reader
+
+
+async def with_groups(deployment: Deployment, user: User, *, reader: Reader | None = None) -> User:
+    """The user with the highest of their roles. A disabled person has none."""
+    if user.disabled_at is not None:
+        return replace(user, role=Role.MEMBER)
+    rule = {groups.name_key(name): role for name, role in deployment.settings.admin.group_roles.items()}
+    if not rule:
+        return user
+    names = await groups.names_of_person(reader or deployment.database, user.id, now=deployment.now())
+    return replace(user, role=highest((user.role, *(Role(rule[name]) for name in names & rule.keys()))))

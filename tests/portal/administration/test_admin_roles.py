@@ -1,0 +1,175 @@
+"""Roles: what an auditor reads, that it changes nothing anywhere, who touches an owner, and roles by group."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+
+import pytest
+from starlette.routing import Route
+
+import server.api.table
+from server.administration import people
+from server.administration.actor import Actor, ChangeRefused
+from server.portal import csrf
+from server.portal.administration.routes import admin_routes
+from tests.support.person import Person, forms_of, session_token
+from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
+from vault import groups, users
+from vault.audit import audit
+from vault.records import Role, User
+
+RULE = {"Security": "auditor", "Vault admins": "administrator"}
+
+
+@pytest.fixture(scope="module")
+async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AdminRoom]:
+    overrides = {"admin": {"group_roles": RULE, "requests_per_minute": 100_000}}
+    async with running_admin_room(tmp_path_factory.mktemp("roles"), **overrides) as running:
+        yield running
+
+
+async def someone(opened: AdminRoom, role: Role) -> User:
+    made = await opened.room.user()
+    await people.set_role(opened.operator, made, role)
+    return await opened.person(made.name)
+
+
+async def join(opened: AdminRoom, user: User, name: str, *, days: int | None = None) -> None:
+    now = opened.deployment.now()
+    async with opened.deployment.transaction() as transaction:
+        end = None if days is None else now + days * 86400
+        await groups.set_groups(transaction, user.id, [name], source="openid:company", now=now, expires_at=end)
+
+
+async def last_event(opened: AdminRoom) -> int:
+    return (await audit.list_events(opened.deployment.database, limit=1, newest_first=True))[0].sequence
+
+
+def filled(route: Route, user: User) -> str:
+    """An address of the route."""
+    given = {"user": user.id, "provider": "slack", "client": "nobody", "group": "none"}
+    return re.sub(r"\{(\w+)(?::path)?\}", lambda found: given[found[1]], route.path)
+
+
+async def test_an_auditor_reads_every_page_and_finds_no_form_that_changes_anything(opened: AdminRoom) -> None:
+    auditor = await opened.room.signed_in(await someone(opened, Role.AUDITOR))
+    admin = await opened.room.signed_in("alice")
+    target, read = await opened.room.user(), 0
+    for route in admin_routes(opened.deployment):
+        if "GET" not in (route.methods or ()):
+            continue
+        path = filled(route, target)
+        page, known = await auditor.open(path), await admin.open(path)
+        if known.status_code != 200:
+            assert page.status_code in {known.status_code, 403}, path
+            continue
+        if page.status_code == 403:
+            assert forms_of(known.text), path  # a page that is only the form of a change
+            continue
+        assert page.status_code == 200, path
+        read += 1
+        posting = re.findall(r'<form[^>]*method="post"[^>]*action="([^"]*)"', page.text)
+        assert not [one for one in posting if one.startswith("/administration")], path
+    assert read > 12
+
+
+async def test_every_changing_page_refuses_an_auditor_and_takes_an_administrator(opened: AdminRoom) -> None:
+    auditor = await opened.room.signed_in(await someone(opened, Role.AUDITOR))
+    target = await opened.room.user()
+    routes = [one for one in admin_routes(opened.deployment) if "POST" in (one.methods or ())]
+    assert len(routes) > 15
+    before = await last_event(opened)
+    for route in routes:
+        path = filled(route, target)
+        answer = await post(opened, auditor, path)
+        assert answer == 403, path
+    assert await last_event(opened) == before
+    admin = await opened.room.signed_in(await someone(opened, Role.ADMINISTRATOR))
+    assert await post(opened, admin, f"/administration/people/{target.id}/disable") == 303
+    changed = await users.get_user(opened.deployment.database, target.id)
+    assert changed is not None
+    assert changed.disabled_at is not None
+
+
+async def post(opened: AdminRoom, person: Person, path: str) -> int:
+    """Post a form with a token of this browser, as a page would have it."""
+    token = csrf.form_token(opened.deployment.keys.subkey("csrf"), session_token(person.http), action=path)
+    headers = {"Origin": person.origin}
+    return (await person.http.post(path, data={csrf.FIELD: token}, headers=headers)).status_code
+
+
+async def test_every_changing_operation_of_the_admin_api_refuses_an_auditor(opened: AdminRoom) -> None:
+    user = await someone(opened, Role.ADMINISTRATOR)
+    token = await opened.token_with(name=user.name)
+    await people.set_role(opened.operator, user, Role.AUDITOR)
+    assert (await opened.call("GET", "/people", token=token)).status_code == 200
+    before, walked = await last_event(opened), 0
+    for _, operations in server.api.table.OPERATIONS:
+        for one in operations:
+            if one.changes:
+                path = re.sub(r"\{(\w+)(?::path)?\}", "x", one.path)
+                problem(await opened.call(one.method, path, token=token, json={}), 403, "forbidden")
+                walked += 1
+    assert walked > 20
+    assert await last_event(opened) == before
+    await people.set_role(opened.operator, await opened.person(user.name), Role.ADMINISTRATOR)
+    assert (await opened.call("POST", "/groups", token=token, json={"name": "Twin"})).status_code == 201
+
+
+async def test_a_member_reads_nothing_of_it(opened: AdminRoom) -> None:
+    member = await opened.room.signed_in(await opened.room.user())
+    assert (await member.open("/administration/activity")).status_code == 403
+    assert 'href="/administration"' not in (await member.open("/")).text
+
+
+async def test_a_role_by_group_counts_while_the_person_is_in_it(opened: AdminRoom) -> None:
+    user = await opened.room.user()
+    browser = await opened.room.signed_in(user)
+    path = f"/administration/people/{(await opened.room.user()).id}/disable"
+    await join(opened, user, "security", days=1)
+    assert (await browser.open("/administration")).status_code == 200
+    assert 'href="/administration"' in (await browser.open("/")).text
+    assert await post(opened, browser, path) == 403
+    await join(opened, user, "VAULT ADMINS")
+    assert await post(opened, browser, path) == 303
+    actor = Actor(opened.deployment, user, "administration")
+    await people.set_admin(actor, await opened.room.user(), is_admin=True)
+    await join(opened, user, "Others")
+    assert (await browser.open("/administration")).status_code == 403
+    with pytest.raises(ChangeRefused) as refused:
+        await people.set_admin(actor, await opened.room.user(), is_admin=True)
+    assert refused.value.reason == "not_admin"
+
+
+async def test_a_group_does_not_let_the_last_admin_go(opened: AdminRoom) -> None:
+    for one in await users.list_admins(opened.deployment.database):
+        if one.name != "alice":
+            await people.set_role(opened.operator, one, Role.MEMBER)
+    by_group = await opened.room.user()
+    await join(opened, by_group, "Vault admins")
+    alice = await opened.person("alice")
+    with pytest.raises(ChangeRefused) as refused:
+        await people.set_admin(Actor(opened.deployment, alice, "administration"), alice, is_admin=False)
+    assert refused.value.reason == "last_admin"
+
+
+async def test_only_an_owner_touches_an_owner(opened: AdminRoom) -> None:
+    owner, admin = await someone(opened, Role.OWNER), await someone(opened, Role.ADMINISTRATOR)
+    actor = Actor(opened.deployment, admin, "administration")
+    for change in (
+        people.set_role(actor, owner, Role.MEMBER),
+        people.set_disabled(actor, owner, is_disabled=True),
+        people.make_link(actor, owner),
+        people.link_identity(actor, owner, issuer="https://login.example", subject="mine"),
+        people.delete(actor, owner),
+        people.set_role(actor, admin, Role.OWNER),
+    ):
+        with pytest.raises(ChangeRefused) as refused:
+            await change
+        assert refused.value.reason == "owner_only"
+    other = await someone(opened, Role.ADMINISTRATOR)
+    assert await people.set_role(actor, other, Role.AUDITOR)
+    by_owner = Actor(opened.deployment, owner, "administration")
+    assert await people.set_role(by_owner, other, Role.OWNER)
+    assert await people.set_role(by_owner, await opened.person(other.name), Role.MEMBER)
