@@ -29,6 +29,7 @@ from server.commands import (
     try_exchange,
     users,
     version,
+    webhooks,
 )
 from server.commands.apply import apply
 from server.commands.export import export
@@ -71,6 +72,7 @@ app.add_typer(providers.app, name="providers")
 app.add_typer(openid.app, name="openid")
 app.add_typer(tools.app, name="tools")
 app.add_typer(keys.app, name="keys")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 def main() -> None:

@@ -393,6 +393,15 @@ async def note_email(transaction: Transaction, *, issuer: str, subject: str, ema
     )
 
 
+async def has_identities(reader: Reader, *, issuer: str) -> bool:
+    """Whether anybody is linked under this issuer."""
+    row = await reader.fetch_one(
+        "select subject from identities where tenant = :tenant and issuer = :issuer limit 1",
+        {"tenant": TENANT, "issuer": issuer},
+    )
+    return row is not None
+
+
 async def find_by_email(reader: Reader, *, issuer: str, email: str) -> User | None:
     """The user whom an issuer knows by this confirmed address, in lower case."""
     row = await reader.fetch_one(

@@ -24,6 +24,7 @@ class PersonRecord(Answered):
     disabled: bool
     created_at: Instant
     disabled_at: Instant | None
+    stopped_at: Instant | None = Field(description="Since when a signal has kept their agents from acting")
 
 
 class PersonDetails(PersonRecord):
@@ -66,7 +67,9 @@ class PersonChange(Strict):
 
     admin: bool | None = None
     role: RoleName | None = Field(default=None, description="An auditor reads and changes nothing")
-    disabled: bool | None = Field(default=None, description="Ends all their sessions and agents")
+    disabled: bool | None = Field(
+        default=None, description="True ends all their sessions and agents; false also lets stopped agents go on"
+    )
 
 
 class SignInLink(Answered):

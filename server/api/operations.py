@@ -91,7 +91,7 @@ class AdminCall:
         return value
 
 
-_PLAIN: Final = frozenset({"person_id", "group_id", "connection_id", "standing_id", "provider"})
+_PLAIN: Final = frozenset({"person_id", "group_id", "connection_id", "standing_id", "provider", "webhook_id"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,7 @@ def person_record(user: User) -> PersonRecord:
         disabled=user.disabled_at is not None,
         created_at=instant_of(user.created_at),
         disabled_at=instant(user.disabled_at),
+        stopped_at=instant(user.stopped_at),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from server.api import access, activity, agents, declarations, groups, people, providers, vault_state
+from server.api import access, activity, agents, declarations, groups, people, providers, vault_state, webhooks
 from server.api.operations import AdminOperation
 
 OPERATIONS: Final[tuple[tuple[str, tuple[AdminOperation, ...]], ...]] = (
@@ -15,6 +15,7 @@ OPERATIONS: Final[tuple[tuple[str, tuple[AdminOperation, ...]], ...]] = (
     ("Agents and APIs", agents.OPERATIONS),
     ("Providers and tools", providers.OPERATIONS),
     ("Activity", activity.OPERATIONS),
+    ("Webhooks", webhooks.OPERATIONS),
     ("Declarations", declarations.OPERATIONS),
 )
 ROOT: Final = "/admin/v1"

@@ -73,6 +73,7 @@ async def _examine_database(deployment: Deployment) -> list[Finding]:
     from server.doctor.database import check_history, check_pooler
     from server.doctor.findings import ok
     from server.doctor.refreshes import check_refreshes
+    from server.doctor.signals import check_people_and_endpoints
     from vault.storage.database import schema_files
     from vault.upkeep import health
 
@@ -85,6 +86,7 @@ async def _examine_database(deployment: Deployment) -> list[Finding]:
         await check_history(deployment),
         *await check_refreshes(deployment),
         *await check_activity(deployment),
+        *await check_people_and_endpoints(deployment),
         *check_pooler(deployment.database),
     ]
 
@@ -93,8 +95,14 @@ async def _examine_settings(deployment: Deployment) -> list[Finding]:
     from server.doctor.auth0 import check_auth0
     from server.doctor.providers import check_providers
     from server.doctor.serving import check_serving
+    from server.doctor.signals import check_signals
 
-    return [*await check_serving(deployment), *check_auth0(deployment), *await check_providers(deployment)]
+    return [
+        *await check_serving(deployment),
+        *check_auth0(deployment),
+        *await check_signals(deployment),
+        *await check_providers(deployment),
+    ]
 
 
 Checks = Sequence[Callable[["Deployment"], Awaitable[list["Finding"]]]]

@@ -29,6 +29,7 @@ def user_fields(user: User) -> dict[str, object]:
         "role": user.role.value,
         "created_at": when(user.created_at),
         "disabled_at": when(user.disabled_at),
+        "stopped_at": when(user.stopped_at),
         "deletion": None,
     }
 
@@ -68,7 +69,7 @@ async def _add(setup: Setup, name: str, password: str, *, is_admin: bool) -> Use
 def list_(setup: Setup) -> None:
     """List all users."""
 
-    columns = ("name", "role", "created_at", "disabled_at", "deletion")
+    columns = ("name", "role", "created_at", "disabled_at", "stopped_at", "deletion")
     listing = setup.listing(columns=columns, empty="No users yet.")
 
     async def read() -> None:
@@ -80,7 +81,9 @@ def list_(setup: Setup) -> None:
             for one in await users.list_deletions(deployment.database):
                 facts: dict[str, object] = {"name": one.name, "id": one.user_id, "admin": False, "role": "member"}
                 waiting = f"{one.grants} grants still to be revoked"
-                listing.add([facts | {"created_at": None, "disabled_at": None, "deletion": waiting}])
+                listing.add(
+                    [facts | {"created_at": None, "disabled_at": None, "stopped_at": None, "deletion": waiting}]
+                )
         listing.end()
 
     setup.run(read())
@@ -121,7 +124,7 @@ def disable(setup: Setup, name: UserName) -> None:
 
 @command(app, "enable")
 def enable(setup: Setup, name: UserName) -> None:
-    """Enable a disabled user."""
+    """Enable a disabled user, or let the agents of a stopped one go on."""
     user = setup.run(_change(setup, name, what="enabled"))
     setup.show_one(user_fields(user), sentence=f"{user.name} can sign in again.")
 

@@ -9,13 +9,15 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.http import page_texts
+from server.notifying import webhooks
+from server.notifying.posting import NotAccepted, Uncertain
 from server.notifying.schedule import due_at
-from server.notifying.sending import NotAccepted, Uncertain, send
+from server.notifying.sending import send
 from server.notifying.wording import message_of
 from vault import connections
 from vault.approvals import approvals
 from vault.notices import outbox
-from vault.notices.channels import NoticeChannel, get_channel, get_settings, record_result
+from vault.notices.channels import ENDPOINT, NoticeChannel, get_channel, get_settings, record_result
 from vault.notices.outbox import Notice
 from vault.records import ApprovalState
 
@@ -39,11 +41,14 @@ async def deliver(deployment: Deployment) -> int:
 async def _deliver_by(deployment: Deployment, channel_id: str) -> bool:
     """One message with everything that is due by a channel; whether it was accepted."""
     now = deployment.now()
+    channel = await get_channel(deployment.database, deployment.keys, channel_id)
+    is_endpoint = channel is not None and channel.kind == ENDPOINT
     async with deployment.transaction() as transaction:
         if not await outbox.hold(transaction, channel_id, now=now):
             return False
-        taken = await outbox.take(transaction, channel_id, now=now)
-    channel = await get_channel(deployment.database, deployment.keys, channel_id)
+        taken = await outbox.take(transaction, channel_id, now=now, again_at=now + outbox.HELD if is_endpoint else None)
+    if channel is not None and is_endpoint:
+        return await webhooks.deliver_to(deployment, channel, taken)
     wanted = [] if channel is None else [one for one in taken if await _is_worth_saying(deployment, one, now=now)]
     over = [one for one in taken if one not in wanted]
     failure, state, goes_on = "", "sent", False

@@ -16,31 +16,17 @@ from email.utils import formatdate, make_msgid
 from typing import Final
 from urllib.parse import urlsplit
 
-from providers.outbound.messages import AddressRefused, HttpError, NotReached, OutboundRequest
 from server.deployment import Deployment
 from server.http.page_texts import text
 from server.notifying import web_push
+from server.notifying.posting import NotAccepted, Posted, Uncertain, post
 from server.notifying.wording import NoticeMessage
 from server.settings import MailSettings
 from vault.notices.channels import GONE, PUSH, NoticeChannel
 
 MAIL_TIMEOUT: Final = 15.0  # seconds for each step of SMTP
 PUSH_TIMEOUT: Final = 10.0
-_ANSWER_LIMIT: Final = 64 * 1024
 _TITLE_LIMIT: Final = 250  # bytes of a title that ntfy takes
-
-
-class NotAccepted(Exception):
-    """The message surely did not arrive. `code` is the key of a text in `notice_failure`."""
-
-    def __init__(self, code: str, *, is_final: bool = False) -> None:
-        super().__init__(code)
-        self.code = code
-        self.is_final = is_final
-
-
-class Uncertain(Exception):
-    """The message left, and nobody knows whether it arrived."""
 
 
 async def send(deployment: Deployment, channel: NoticeChannel, message: NoticeMessage) -> None:
@@ -48,7 +34,7 @@ async def send(deployment: Deployment, channel: NoticeChannel, message: NoticeMe
     if channel.kind == "email":
         await _send_mail(deployment, channel.target, message)
         return
-    headers, body = {"Content-Type": "application/json", "User-Agent": "token-vault"}, b""
+    headers, body = {"Content-Type": "application/json"}, b""
     url = channel.target
     match channel.kind:
         case "ntfy":
@@ -62,7 +48,8 @@ async def send(deployment: Deployment, channel: NoticeChannel, message: NoticeMe
             body = _json(
                 {"title": message.title, "text": message.body, "url": message.url, "kind": message.kind, "lines": lines}
             )
-    await _post(deployment, channel, OutboundRequest("POST", url, headers=headers, body=body))
+    posted = Posted(url, headers, body, peer="notices", sender=channel.user_id, timeout=PUSH_TIMEOUT)
+    await _post(deployment, channel, posted)
 
 
 def _json(content: dict[str, object]) -> bytes:
@@ -93,7 +80,6 @@ def _for_browser(deployment: Deployment, target: str, message: NoticeMessage) ->
         "Authorization": web_push.authorization(
             key, subscription.endpoint, contact=_contact(deployment), now=deployment.now()
         ),
-        "User-Agent": "token-vault",
     }
     return subscription.endpoint, headers, web_push.encrypt(content, subscription)
 
@@ -122,33 +108,13 @@ def _for_ntfy(target: str, message: NoticeMessage) -> tuple[str, bytes]:
     return f"{parts.scheme}://{parts.netloc}/", _json(content)
 
 
-async def _post(deployment: Deployment, channel: NoticeChannel, request: OutboundRequest) -> None:
-    asked = OutboundRequest(
-        request.method,
-        request.url,
-        headers=request.headers,
-        body=request.body,
-        timeout=PUSH_TIMEOUT,
-        max_bytes=_ANSWER_LIMIT,
-        peer="notices",
-        account=channel.user_id,
-        is_foreign=True,
-        reuse=False,
-    )
+async def _post(deployment: Deployment, channel: NoticeChannel, message: Posted) -> None:
     try:
-        answer = await deployment.http.send(asked)
-    except AddressRefused as error:
-        raise NotAccepted("address", is_final=True) from error
-    except NotReached as error:
-        raise NotAccepted("unreachable") from error
-    except HttpError as error:
-        raise Uncertain from error
-    if answer.status >= 500 or answer.status == 429:
-        raise NotAccepted("busy")
-    if channel.kind == PUSH and answer.status in {404, 410}:  # RFC 8030 §7.3
-        raise NotAccepted(GONE, is_final=True)
-    if answer.status >= 300:
-        raise NotAccepted("refused", is_final=True)
+        await post(deployment, message)
+    except NotAccepted as refused:
+        if channel.kind == PUSH and refused.status in {404, 410}:  # RFC 8030 §7.3
+            raise NotAccepted(GONE, is_final=True) from refused
+        raise
 
 
 async def _send_mail(deployment: Deployment, address: str, message: NoticeMessage) -> None:

@@ -26,7 +26,7 @@ async def show(visit: OwnVisit) -> Response:
     uses = await audit.list_last_uses(deployment.database, visit.user.id)
     agents = await own_agents(visit, uses=uses)
     shown = await with_accounts(visit, agents[:MOST_AGENTS], owned=owned)
-    needs = visit.needs
+    needs, signs_in = visit.needs, deployment.settings.sign_in.openid
     context: dict[str, object] = {
         "asked": [await question(visit, one) for one in needs.approvals],
         "troubled": [
@@ -39,5 +39,6 @@ async def show(visit: OwnVisit) -> Response:
         "events": await recent_rows(visit, limit=_SHOWN),
         "is_new": not agents or not owned,
         "mcp": deployment.url("/mcp"),
+        "signs_in": next((name for name, one in signs_in.items() if one.issuer == visit.user.stopped_by), ""),
     }
     return visit.page("home.html", context)

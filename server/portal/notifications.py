@@ -14,6 +14,7 @@ from server.deployment import Deployment
 from server.http import pages
 from server.http.page_texts import LANGUAGES, section, text
 from server.notifying import sending, web_push, wording
+from server.notifying.posting import NotAccepted, Uncertain
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from server.sign_in.devices import describe_browser
@@ -221,9 +222,9 @@ async def _send(visit: OwnVisit, channel: NoticeChannel, message: wording.Notice
     deployment, failure = visit.deployment, ""
     try:
         await sending.send(deployment, channel, message)
-    except sending.NotAccepted as refusal:
+    except NotAccepted as refusal:
         failure = refusal.code
-    except sending.Uncertain:
+    except Uncertain:
         failure = "uncertain"
     async with deployment.transaction() as transaction:
         await channels.record_result(transaction, channel.id, failure=failure, now=deployment.now())

@@ -13,13 +13,14 @@ from typing import Final
 
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
-from vault.records import TENANT, new_id
+from vault.records import TENANT, format_scope, new_id, parse_scope
 from vault.storage.database import Reader, Row, Transaction, binary, integer, integer_or_none, text, text_or_none
 
 MOST_CHANNELS: Final = 8  # of one person
 KINDS: Final = ("approval", "reconnect", "expiring", "agent")  # of notices
 HOWS: Final = ("at_once", "daily", "off")
 CHANNEL_KINDS: Final = ("email", "ntfy", "slack", "webhook")  # that a person enters an address for
+ENDPOINT: Final = "endpoint"  # of the operator's, for events of everybody: `vault.notices.endpoints`
 PUSH: Final = "push"  # a browser, which makes its address itself
 GONE: Final = "gone"  # why a message did not arrive, where none will any more
 DEFAULT_HOW: Final[Mapping[str, str]] = {
@@ -30,7 +31,8 @@ DEFAULT_HOW: Final[Mapping[str, str]] = {
 }
 _KEY: Final = "notices"
 _CHANNEL = """
-    select id, user_id, kind, label, sealed, created_at, confirmed_at, sent_at, failed_at, failure from notice_channels
+    select id, user_id, kind, label, sealed, created_at, confirmed_at, sent_at, failed_at, failure, events
+    from notice_channels
     where tenant = :tenant
 """
 _GET: Final = f"{_CHANNEL} and id = :id"
@@ -62,7 +64,7 @@ class NoticeChannel:
 
     id: str
     user_id: str
-    kind: str  # one of CHANNEL_KINDS, or PUSH
+    kind: str  # one of CHANNEL_KINDS, PUSH, or ENDPOINT
     label: str
     target: str = field(repr=False)
     created_at: int
@@ -70,6 +72,7 @@ class NoticeChannel:
     sent_at: int | None = None
     failed_at: int | None = None
     failure: str = ""  # why the last message did not arrive; empty after one that did
+    events: frozenset[str] = frozenset()  # of an endpoint: the types that it wants
 
     @property
     def gets_notices(self) -> bool:
@@ -118,15 +121,23 @@ async def save_settings(transaction: Transaction, user_id: str, settings: Notice
 
 
 async def add_channel(
-    transaction: Transaction, ring: KeyRing, *, user_id: str, kind: str, label: str, target: str, now: int
+    transaction: Transaction,
+    ring: KeyRing,
+    *,
+    user_id: str,
+    kind: str,
+    label: str,
+    target: str,
+    now: int,
+    events: frozenset[str] = frozenset(),
 ) -> NoticeChannel:
     """A new channel; one that leads to a mail address still has to be confirmed."""
     channel_id = new_id(12)
     confirmed_at = None if kind == "email" else now
     sealed = seal(target.encode(), key=ring.subkey(_KEY), key_id=_KEY, context=_context(channel_id))
     await transaction.execute(
-        "insert into notice_channels (tenant, id, user_id, kind, label, sealed, created_at, confirmed_at)"
-        " values (:tenant, :id, :user_id, :kind, :label, :sealed, :now, :confirmed_at)",
+        "insert into notice_channels (tenant, id, user_id, kind, label, sealed, created_at, confirmed_at,"
+        " events) values (:tenant, :id, :user_id, :kind, :label, :sealed, :now, :confirmed_at, :events)",
         {
             "tenant": TENANT,
             "id": channel_id,
@@ -136,9 +147,10 @@ async def add_channel(
             "sealed": sealed,
             "now": now,
             "confirmed_at": confirmed_at,
+            "events": format_scope(events) or None,
         },
     )
-    return NoticeChannel(channel_id, user_id, kind, label, target, now, confirmed_at)
+    return NoticeChannel(channel_id, user_id, kind, label, target, now, confirmed_at, events=events)
 
 
 async def list_channels(reader: Reader, ring: KeyRing, user_id: str) -> tuple[NoticeChannel, ...]:
@@ -210,4 +222,5 @@ def _channel(row: Row, ring: KeyRing) -> NoticeChannel:
         sent_at=integer_or_none(row, "sent_at"),
         failed_at=integer_or_none(row, "failed_at"),
         failure=text_or_none(row, "failure") or "",
+        events=parse_scope(text_or_none(row, "events") or ""),
     )

@@ -15,6 +15,7 @@ from typing import Final
 from vault.audit.audit import event_of
 from vault.keys.key_ring import KeyRing
 from vault.notices.channels import NoticeChannel, NoticeSettings, get_settings, list_channels
+from vault.notices.endpoints import NOBODY, TYPE_OF_EVENT
 from vault.records import TENANT, Event
 from vault.storage.database import SWEEP_BATCH, Database, Reader, Transaction, Value, integer, text
 
@@ -32,7 +33,9 @@ KIND_OF_EVENT: Final[Mapping[str, str]] = {
     "connection.expiring": "expiring",
     "consent.given": "agent",
 }
-_EVENTS: Final[Mapping[str, Value]] = {f"kind{number}": kind for number, kind in enumerate(KIND_OF_EVENT)}
+_EVENTS: Final[Mapping[str, Value]] = {
+    f"kind{number}": kind for number, kind in enumerate(sorted({*KIND_OF_EVENT, *TYPE_OF_EVENT}))
+}
 _NEW: Final = f"""
     select * from events where tenant = :tenant and sequence > :after and sequence <= :until
         and kind in ({", ".join(f":{name}" for name in _EVENTS)})
@@ -52,12 +55,16 @@ _WAITING: Final = """
     order by sequence limit :limit
 """
 _TAKE: Final = """
-    update notices set state = :sending, attempts = attempts + 1, due_at = null
-    where tenant = :tenant and channel_id = :id and sequence = :sequence and due_at is not null
+    update notices set state = :sending, attempts = attempts + 1, due_at = :again_at
+    where tenant = :tenant and channel_id = :id and sequence = :sequence and due_at <= :now
     returning sequence, kind, attempts, expires_at
 """
 _RECORD: Final = """
-    update notices set state = :state, due_at = :due_at
+    update notices set state = :state, due_at = :due_at, failure = :failure
+    where tenant = :tenant and channel_id = :id and sequence = :sequence
+"""
+_PUT_BACK: Final = """
+    update notices set state = :waiting, due_at = :due_at, attempts = attempts - 1
     where tenant = :tenant and channel_id = :id and sequence = :sequence
 """
 _EVENT: Final = "select * from events where tenant = :tenant and sequence = :sequence"
@@ -81,12 +88,8 @@ async def enter(database: Database, ring: KeyRing, *, due_at: DueAt) -> int:
     head = await database.fetch_one("select sequence from event_heads where tenant = :tenant", {"tenant": TENANT})
     last = 0 if head is None else integer(head, "sequence")
     feed = await database.fetch_one("select sequence from notice_feeds where tenant = :tenant", {"tenant": TENANT})
-    if feed is None:  # what happened before anybody could ask for notices is old
-        async with database.transaction() as transaction:
-            await transaction.execute(
-                "insert into notice_feeds (tenant, sequence) values (:tenant, :last) on conflict (tenant) do nothing",
-                {"tenant": TENANT, "last": last},
-            )
+    if feed is None:
+        await begin(database)
         return 0
     after = integer(feed, "sequence")
     until = min(last, after + EXAMINED)
@@ -94,7 +97,7 @@ async def enter(database: Database, ring: KeyRing, *, due_at: DueAt) -> int:
         return 0
     span: dict[str, Value] = {"tenant": TENANT, "after": after, "until": until}
     events = [event_of(row) for row in await database.fetch(_NEW, {**span, **_EVENTS})]
-    rows = await _rows(database, ring, events, due_at=due_at)
+    rows = [*await _rows(database, ring, events, due_at=due_at), *await _for_endpoints(database, ring, events)]
     async with database.transaction() as transaction:
         is_first = await transaction.execute(
             "update notice_feeds set sequence = :until where tenant = :tenant and sequence = :after", span
@@ -110,13 +113,24 @@ async def enter(database: Database, ring: KeyRing, *, due_at: DueAt) -> int:
     return len(rows)
 
 
+async def begin(database: Database) -> None:
+    """Follow the activity from now on, if nobody does yet: what happened before anybody could ask for it is old."""
+    async with database.transaction() as transaction:
+        await transaction.execute(
+            "insert into notice_feeds (tenant, sequence)"
+            " select :tenant, coalesce(max(h.sequence), 0) from event_heads h where h.tenant = :tenant"
+            " on conflict (tenant) do nothing",
+            {"tenant": TENANT},
+        )
+
+
 async def _rows(
     reader: Database, ring: KeyRing, events: Sequence[Event], *, due_at: DueAt
 ) -> list[Mapping[str, Value]]:
     now, found = reader.now(), list[Mapping[str, Value]]()
     people: dict[str, tuple[NoticeSettings, list[NoticeChannel]]] = {}
     for event in events:
-        if event.user_id is None:
+        if event.user_id is None or event.kind not in KIND_OF_EVENT:
             continue
         if event.user_id not in people:
             channels = [one for one in await list_channels(reader, ring, event.user_id) if one.gets_notices]
@@ -143,6 +157,29 @@ async def _rows(
             for channel in channels
         ]
     return found
+
+
+async def _for_endpoints(reader: Database, ring: KeyRing, events: Sequence[Event]) -> list[Mapping[str, Value]]:
+    """What the operator's endpoints hear, at once and each for itself."""
+    told = [event for event in events if event.kind in TYPE_OF_EVENT]
+    held = [one for one in await list_channels(reader, ring, NOBODY) if one.gets_notices] if told else []
+    now = reader.now()
+    return [
+        {
+            "tenant": TENANT,
+            "channel_id": one.id,
+            "sequence": event.sequence,
+            "user_id": NOBODY,
+            "kind": TYPE_OF_EVENT[event.kind],
+            "state": "waiting",
+            "now": now,
+            "expires_at": now + KEPT,
+            "due_at": now,
+        }
+        for event in told
+        for one in held
+        if TYPE_OF_EVENT[event.kind] in one.events
+    ]
 
 
 def _lifetime(event: Event, kind: str) -> int:
@@ -173,13 +210,18 @@ async def release(transaction: Transaction, channel_id: str) -> None:
     )
 
 
-async def take(transaction: Transaction, channel_id: str, *, now: int) -> tuple[Notice, ...]:
-    """Take what is due by a channel out of the outbox, oldest first. From now on only its taker sends it."""
+async def take(
+    transaction: Transaction, channel_id: str, *, now: int, again_at: int | None = None
+) -> tuple[Notice, ...]:
+    """Take what is due by a channel out of the outbox, oldest first. From now on only its taker sends it.
+
+    `again_at`: what its taker does not settle by then is due again, so it may be sent twice, but never not at all.
+    """
     which: dict[str, Value] = {"tenant": TENANT, "id": channel_id, "now": now}
     taken: list[Notice] = []
     for waiting in await transaction.fetch(_WAITING, {**which, "limit": MOST_AT_ONCE}):
         one = {"tenant": TENANT, "id": channel_id, "sequence": integer(waiting, "sequence")}
-        row = await transaction.fetch_one(_TAKE, {**one, "sending": "sending"})
+        row = await transaction.fetch_one(_TAKE, {**one, "sending": "sending", "again_at": again_at, "now": now})
         found = None if row is None else await transaction.fetch_one(_EVENT, one)
         if row is not None and found is not None:  # an event that was pruned meanwhile is old
             attempts, expires_at = integer(row, "attempts"), integer(row, "expires_at")
@@ -187,9 +229,16 @@ async def take(transaction: Transaction, channel_id: str, *, now: int) -> tuple[
     return tuple(taken)
 
 
-async def settle(transaction: Transaction, notices: Sequence[Notice], *, state: str) -> None:
+async def settle(transaction: Transaction, notices: Sequence[Notice], *, state: str, failure: str = "") -> None:
     """Record the end of notices: `sent`, `over` (nothing to say any more), `unknown` or `failed`."""
-    await transaction.execute_many(_RECORD, [{**_key(one), "state": state, "due_at": None} for one in notices])
+    ended: Mapping[str, Value] = {"state": state, "due_at": None, "failure": failure or None}
+    await transaction.execute_many(_RECORD, [{**_key(one), **ended} for one in notices])
+
+
+async def delay(transaction: Transaction, notices: Sequence[Notice], *, until: int, failure: str) -> None:
+    """Put back what is to be sent later, with why it was not accepted."""
+    later: Mapping[str, Value] = {"state": "waiting", "due_at": until, "failure": failure or None}
+    await transaction.execute_many(_RECORD, [{**_key(one), **later} for one in notices])
 
 
 async def try_again(transaction: Transaction, notices: Sequence[Notice], *, now: int) -> None:
@@ -198,8 +247,16 @@ async def try_again(transaction: Transaction, notices: Sequence[Notice], *, now:
     for one in notices:
         later = now + BACKOFF[one.attempts - 1] if one.attempts <= len(BACKOFF) else None
         is_over = later is None or later >= one.expires_at
-        rows.append({**_key(one), "state": "failed" if is_over else "waiting", "due_at": None if is_over else later})
+        state, due_at = ("failed", None) if is_over else ("waiting", later)
+        rows.append({**_key(one), "state": state, "due_at": due_at, "failure": None})
     await transaction.execute_many(_RECORD, rows)
+
+
+async def put_back(transaction: Transaction, notices: Sequence[Notice], *, due_at: int) -> None:
+    """Put back what was taken and not tried: it counts no attempt."""
+    await transaction.execute_many(
+        _PUT_BACK, [{**_key(one), "waiting": "waiting", "due_at": due_at} for one in notices]
+    )
 
 
 def _key(notice: Notice) -> dict[str, Value]:

@@ -8,6 +8,13 @@ from urllib.parse import quote
 from token_vault_client.admin_base import AdminBase
 
 
+class AddedEndpoint(TypedDict):
+    """A new endpoint, with the secret that its events are signed with, this once."""
+
+    endpoint: EndpointRecord
+    secret: str
+
+
 class AddedPersonRecord(TypedDict):
     """A new person, with the link that they sign in with once."""
 
@@ -320,6 +327,24 @@ class DisconnectedRecord(TypedDict):
     remove_at: list[str]
 
 
+class EndpointRecord(TypedDict):
+    """An endpoint, without its secret."""
+
+    id: str
+    url: str
+    events: list[str]
+    gone: bool
+    failure: str
+    created_at: str
+    sent_at: str | None
+
+
+class Endpoints(TypedDict):
+    """All endpoints."""
+
+    items: list[EndpointRecord]
+
+
 class EventRecord(TypedDict):
     """What somebody did."""
 
@@ -338,6 +363,23 @@ class EventsPage(TypedDict):
 
     items: list[EventRecord]
     next_cursor: NotRequired[str | None]
+
+
+class FailedEventRecord(TypedDict):
+    """An event that an endpoint did not accept in all attempts."""
+
+    endpoint_id: str
+    sequence: int
+    type: str
+    attempts: int
+    failure: str
+    created_at: str
+
+
+class FailedEvents(TypedDict):
+    """What failed within 7 days, at most 500 events of each endpoint."""
+
+    items: list[FailedEventRecord]
 
 
 class FieldProblem(TypedDict):
@@ -423,6 +465,13 @@ class NewDirectoryToken(TypedDict):
     keep_hours: NotRequired[int]
 
 
+class NewEndpoint(TypedDict):
+    """An endpoint to add."""
+
+    url: str
+    events: NotRequired[list[str]]
+
+
 class NewGroup(TypedDict):
     """A group to make."""
 
@@ -488,6 +537,7 @@ class PersonDetails(TypedDict):
     disabled: bool
     created_at: str
     disabled_at: str | None
+    stopped_at: str | None
     connections: int
     agents: int
     identities: list[IdentityRecord]
@@ -503,6 +553,7 @@ class PersonRecord(TypedDict):
     disabled: bool
     created_at: str
     disabled_at: str | None
+    stopped_at: str | None
 
 
 class Problem(TypedDict):
@@ -608,6 +659,18 @@ class ReplicaRecord(TypedDict):
     this: bool
     failing: dict[str, str]
     providers: dict[str, str]
+
+
+class ResendWish(TypedDict):
+    """What to send again."""
+
+    sequence: NotRequired[int | None]
+
+
+class ResentEvents(TypedDict):
+    """How many events are sent again."""
+
+    events: int
 
 
 class RotatedKey(TypedDict):
@@ -1006,6 +1069,26 @@ class AdminClient(AdminBase):
                 "format": format,
             },
         )
+
+    def list_webhooks(self) -> Endpoints:
+        """List the endpoints that hear what happens to accounts."""
+        return self._call("GET", "/admin/v1/webhooks")
+
+    def add_webhook(self, body: NewEndpoint) -> AddedEndpoint:
+        """Add an endpoint. Its secret is answered once."""
+        return self._call("POST", "/admin/v1/webhooks", body={**body})
+
+    def remove_webhook(self, webhook_id: str) -> None:
+        """Remove an endpoint, with what waits for it."""
+        self._call("DELETE", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}")
+
+    def list_webhook_failures(self) -> FailedEvents:
+        """List the events that endpoints didn't accept in all attempts."""
+        return self._call("GET", "/admin/v1/webhook-failures")
+
+    def resend_webhook(self, webhook_id: str, body: ResendWish) -> ResentEvents:
+        """Send failed events again, also to an endpoint that had answered 410."""
+        return self._call("POST", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}/resend", body={**body})
 
     def apply_declaration(
         self, body: Declaration, *, plan: bool | None = None, prune: bool | None = None

@@ -1,6 +1,12 @@
 // The Admin API, generated from its OpenAPI document; `admin-base.ts` has what it stands on.
 import { AdminBase } from "./admin-base.js";
 
+/** A new endpoint, with the secret that its events are signed with, this once. */
+export interface AddedEndpoint {
+  endpoint: EndpointRecord;
+  secret: string;
+}
+
 /** A new person, with the link that they sign in with once. */
 export interface AddedPersonRecord {
   person: PersonRecord;
@@ -279,6 +285,22 @@ export interface DisconnectedRecord {
   remove_at: Array<string>;
 }
 
+/** An endpoint, without its secret. */
+export interface EndpointRecord {
+  id: string;
+  url: string;
+  events: Array<string>;
+  gone: boolean;
+  failure: string;
+  created_at: string;
+  sent_at: string | null;
+}
+
+/** All endpoints. */
+export interface Endpoints {
+  items: Array<EndpointRecord>;
+}
+
 /** What somebody did. */
 export interface EventRecord {
   sequence: number;
@@ -295,6 +317,21 @@ export interface EventRecord {
 export interface EventsPage {
   items: Array<EventRecord>;
   next_cursor?: string | null;
+}
+
+/** An event that an endpoint did not accept in all attempts. */
+export interface FailedEventRecord {
+  endpoint_id: string;
+  sequence: number;
+  type: string;
+  attempts: number;
+  failure: string;
+  created_at: string;
+}
+
+/** What failed within 7 days, at most 500 events of each endpoint. */
+export interface FailedEvents {
+  items: Array<FailedEventRecord>;
 }
 
 /** One value of a request that must be corrected. */
@@ -370,6 +407,12 @@ export interface NewDirectoryToken {
   keep_hours?: number;
 }
 
+/** An endpoint to add. */
+export interface NewEndpoint {
+  url: string;
+  events?: Array<string>;
+}
+
 /** A group to make. */
 export interface NewGroup {
   name: string;
@@ -427,6 +470,7 @@ export interface PersonDetails {
   disabled: boolean;
   created_at: string;
   disabled_at: string | null;
+  stopped_at: string | null;
   connections: number;
   agents: number;
   identities: Array<IdentityRecord>;
@@ -441,6 +485,7 @@ export interface PersonRecord {
   disabled: boolean;
   created_at: string;
   disabled_at: string | null;
+  stopped_at: string | null;
 }
 
 /** A refusal (RFC 9457). */
@@ -536,6 +581,16 @@ export interface ReplicaRecord {
   this: boolean;
   failing: Record<string, string>;
   providers: Record<string, string>;
+}
+
+/** What to send again. */
+export interface ResendWish {
+  sequence?: number | null;
+}
+
+/** How many events are sent again. */
+export interface ResentEvents {
+  events: number;
 }
 
 /** A new signing key. */
@@ -893,6 +948,31 @@ export class AdminClient extends AdminBase {
   /** Export the activity as JSON lines or CSV, newest first. It is written while it is read. */
   async exportEvents(query: { person?: string; agent?: string; connection?: string; kind?: string; outcome?: "" | "ok" | "refused" | "failed"; since?: string; until?: string; format?: "jsonl" | "csv" } = {}): Promise<string> {
     return this.call("GET", `/admin/v1/activity/export`, { query }) as Promise<string>;
+  }
+
+  /** List the endpoints that hear what happens to accounts. */
+  async listWebhooks(): Promise<Endpoints> {
+    return this.call("GET", `/admin/v1/webhooks`) as Promise<Endpoints>;
+  }
+
+  /** Add an endpoint. Its secret is answered once. */
+  async addWebhook(body: NewEndpoint): Promise<AddedEndpoint> {
+    return this.call("POST", `/admin/v1/webhooks`, { body }) as Promise<AddedEndpoint>;
+  }
+
+  /** Remove an endpoint, with what waits for it. */
+  async removeWebhook(webhookId: string): Promise<void> {
+    await this.call("DELETE", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}`);
+  }
+
+  /** List the events that endpoints didn't accept in all attempts. */
+  async listWebhookFailures(): Promise<FailedEvents> {
+    return this.call("GET", `/admin/v1/webhook-failures`) as Promise<FailedEvents>;
+  }
+
+  /** Send failed events again, also to an endpoint that had answered 410. */
+  async resendWebhook(webhookId: string, body: ResendWish): Promise<ResentEvents> {
+    return this.call("POST", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}/resend`, { body }) as Promise<ResentEvents>;
   }
 
   /** Make people, agents, APIs, and providers as a declaration says. Applying it again changes nothing. */

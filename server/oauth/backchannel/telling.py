@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from providers.outbound.messages import AddressRefused, HttpError, OutboundRequest
 from server.deployment import Deployment
 from server.lifecycle.maintenance import NOTICES_EVERY, UpkeepStep
+from server.notifying.posting import NotAccepted, Posted, Uncertain, post
 from server.oauth import identity
 from server.oauth.backchannel import redeeming
 from server.oauth.backchannel.clients import ENDPOINT, is_pushed_to, is_told
@@ -34,7 +34,6 @@ _ANSWERED: Final = frozenset({ApprovalState.APPROVED.value, ApprovalState.REFUSE
 _CLAIM: Final = "urn:openid:params:jwt:claim:"
 AT_ONCE: Final = 5
 TIMEOUT: Final = 10.0  # seconds
-_ANSWER_LIMIT: Final = 16 * 1024  # bytes
 _NOT_DELIVERED: Final = "not_delivered"
 _REFUSED: Final = {"error": "access_denied", "error_description": "the person denied the request"}
 _EXPIRED: Final = {"error": "expired_token", "error_description": "the request has expired: send a new one"}
@@ -164,34 +163,23 @@ async def _tokens(deployment: Deployment, approval: Approval, made: TokenGrant) 
 
 
 async def _send(deployment: Deployment, client: Client, ping: Ping, answer: Mapping[str, object]) -> _Sent:
-    asked = OutboundRequest(
-        "POST",
+    told = Posted(
         str(client.metadata.get(ENDPOINT)),
-        headers={
-            "Authorization": f"Bearer {ping.token}",
-            "Content-Type": "application/json",
-            "User-Agent": "token-vault",
-        },
-        body=json.dumps({"auth_req_id": ping.auth_req_id, **answer}).encode(),
-        timeout=TIMEOUT,
-        max_bytes=_ANSWER_LIMIT,
+        {"Authorization": f"Bearer {ping.token}", "Content-Type": "application/json"},
+        json.dumps({"auth_req_id": ping.auth_req_id, **answer}).encode(),
         peer="pings",
-        account=client.id,
-        is_foreign=True,
-        reuse=False,
+        sender=client.id,
+        timeout=TIMEOUT,
     )
     try:
-        status = (await deployment.http.send(asked)).status
-    except AddressRefused:
-        logger.warning("client not told", extra={"client_id": client.id, "code": "address"})
-        return _Sent(was_taken=False, is_over=True)
-    except HttpError as error:
-        logger.warning("client not told", extra={"client_id": client.id, "code": error.reason})
+        await post(deployment, told)
+    except NotAccepted as refused:
+        logger.warning("client not told", extra={"client_id": client.id, "code": str(refused.status or refused.code)})
+        return _Sent(was_taken=False, is_over=refused.is_final)
+    except Uncertain:
+        logger.warning("client not told", extra={"client_id": client.id, "code": "uncertain"})
         return _Sent(was_taken=False, is_over=False)
-    if status < 300:
-        return _Sent(was_taken=True, is_over=True)
-    logger.warning("client not told", extra={"client_id": client.id, "code": str(status)})
-    return _Sent(was_taken=False, is_over=status < 500 and status != 429)
+    return _Sent(was_taken=True, is_over=True)
 
 
 STEP: Final = UpkeepStep("pings", NOTICES_EVERY, tell_clients)

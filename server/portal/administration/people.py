@@ -101,10 +101,12 @@ async def disable(visit: AdminVisit) -> Response:
 
 
 async def enable(visit: AdminVisit) -> Response:
-    """Let the person in again."""
+    """Let the person in again, or their stopped agents go on."""
     person = await _person(visit)
     _check_changed(await people.set_disabled(visit.actor, person, is_disabled=False))
-    return await visit.go(path_of(person), said=text("admin_people.enabled", who=person.name))
+    is_resumed = person.disabled_at is None
+    said = text("admin_people.resumed" if is_resumed else "admin_people.enabled", who=person.name)
+    return await visit.go(path_of(person), said=said)
 
 
 async def make_admin(visit: AdminVisit) -> Response:

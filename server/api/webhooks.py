@@ -1,0 +1,133 @@
+"""Endpoints that hear what happens, in the Admin API; `server.administration.webhooks` makes the changes."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from server.administration import webhooks
+from server.api.operations import AdminCall, Answered, Instant, Strict, instant, instant_of, operation
+from vault.notices.endpoints import Endpoint
+
+
+class EndpointRecord(Answered):
+    """An endpoint, without its secret."""
+
+    id: str
+    url: str
+    events: list[str]
+    gone: bool = Field(description="It answered 410, so it gets nothing any more")
+    failure: str = Field(description="Why the last event wasn't accepted; empty after one that was")
+    created_at: Instant
+    sent_at: Instant | None
+
+
+class NewEndpoint(Strict):
+    """An endpoint to add."""
+
+    url: str = Field(max_length=2000, description="Its https address")
+    events: list[str] = Field(
+        default_factory=list,
+        max_length=20,
+        description="`connected`, `expiring`, `needs_reauth`, `revoked`, `approval.waiting`; all if there is none",
+    )
+
+
+class AddedEndpoint(Answered):
+    """A new endpoint, with the secret that its events are signed with, this once."""
+
+    endpoint: EndpointRecord
+    secret: str
+
+
+class Endpoints(Answered):
+    """All endpoints."""
+
+    items: list[EndpointRecord]
+
+
+class FailedEventRecord(Answered):
+    """An event that an endpoint did not accept in all attempts."""
+
+    endpoint_id: str
+    sequence: int
+    type: str
+    attempts: int
+    failure: str
+    created_at: Instant
+
+
+class FailedEvents(Answered):
+    """What failed within 7 days, at most 500 events of each endpoint."""
+
+    items: list[FailedEventRecord]
+
+
+class ResendWish(Strict):
+    """What to send again."""
+
+    sequence: int | None = Field(default=None, ge=1, description="Only this event; without it, all that failed")
+
+
+class ResentEvents(Answered):
+    """How many events are sent again."""
+
+    events: int
+
+
+@operation("GET", "/webhooks", scope="admin:read")
+async def list_webhooks(call: AdminCall) -> Endpoints:
+    """List the endpoints that hear what happens to accounts."""
+    return Endpoints(items=[_record(one) for one in await webhooks.list_all(call.deployment)])
+
+
+@operation("POST", "/webhooks", scope="admin:access", status=201, refusals=["conflict"])
+async def add_webhook(call: AdminCall, body: NewEndpoint) -> AddedEndpoint:
+    """Add an endpoint. Its secret is answered once."""
+    made = await webhooks.add(call.actor, body.url, events=body.events)
+    return AddedEndpoint(endpoint=_record(made), secret=made.secret)
+
+
+@operation("DELETE", "/webhooks/{webhook_id}", scope="admin:access", status=204)
+async def remove_webhook(call: AdminCall) -> None:
+    """Remove an endpoint, with what waits for it."""
+    await webhooks.remove(call.actor, await webhooks.endpoint_with_id(call.actor, call.param("webhook_id")))
+
+
+@operation("GET", "/webhook-failures", scope="admin:read")
+async def list_webhook_failures(call: AdminCall) -> FailedEvents:
+    """List the events that endpoints didn't accept in all attempts."""
+    return FailedEvents(
+        items=[
+            FailedEventRecord(
+                endpoint_id=one.delivery.endpoint_id,
+                sequence=one.delivery.sequence,
+                type=one.delivery.type,
+                attempts=one.delivery.attempts,
+                failure=one.delivery.failure,
+                created_at=instant_of(one.delivery.created_at),
+            )
+            for one in await webhooks.list_failed(call.deployment)
+        ]
+    )
+
+
+@operation("POST", "/webhooks/{webhook_id}/resend", scope="admin:access")
+async def resend_webhook(call: AdminCall, body: ResendWish) -> ResentEvents:
+    """Send failed events again, also to an endpoint that had answered 410."""
+    endpoint = await webhooks.endpoint_with_id(call.actor, call.param("webhook_id"))
+    return ResentEvents(events=await webhooks.resend(call.actor, endpoint, sequence=body.sequence))
+
+
+def _record(one: Endpoint) -> EndpointRecord:
+    return EndpointRecord(
+        id=one.id,
+        url=one.url,
+        events=sorted(one.events),
+        gone=one.is_gone,
+        failure=one.failure,
+        created_at=instant_of(one.created_at),
+        sent_at=instant(one.sent_at),
+    )
+
+
+OPERATIONS = (list_webhooks, add_webhook, remove_webhook, list_webhook_failures, resend_webhook)

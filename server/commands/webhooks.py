@@ -1,0 +1,148 @@
+"""`webhooks ...`: endpoints of yours that hear what happens to accounts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from server.event_texts import when
+from server.terminal.context import Setup, command, fail, note
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from server.administration.actor import Actor
+    from server.administration.webhooks import FailedEvent
+    from vault.notices.endpoints import Endpoint
+
+app = typer.Typer(no_args_is_help=True, help="Endpoints of yours that hear what happens to accounts.")
+T = TypeVar("T")
+EndpointId = Annotated[str, typer.Argument(help="ID; webhooks list prints it.", show_default=False)]
+
+
+def _fields(endpoint: Endpoint) -> dict[str, object]:
+    return {
+        "id": endpoint.id,
+        "url": endpoint.url,
+        "events": sorted(endpoint.events),
+        "state": "gone" if endpoint.is_gone else "failing" if endpoint.failure else "works",
+        "failure": endpoint.failure or None,
+        "created_at": when(endpoint.created_at),
+        "sent_at": when(endpoint.sent_at),
+    }
+
+
+def _failed_fields(one: FailedEvent) -> dict[str, object]:
+    return {
+        "endpoint": one.delivery.endpoint_id,
+        "sequence": one.delivery.sequence,
+        "event": one.delivery.type,
+        "attempts": one.delivery.attempts,
+        "failure": one.delivery.failure,
+        "at": when(one.delivery.created_at),
+        "url": one.url,
+    }
+
+
+def _act(setup: Setup, work: Callable[[Actor], Awaitable[T]]) -> T:
+    async def run() -> T:
+        from server.administration.actor import Actor, ChangeRefused
+
+        async with setup.open() as deployment:
+            try:
+                return await work(Actor(deployment, None, "command_line"))
+            except ChangeRefused as refused:
+                fail(f"{refused.description} See token-vault webhooks list")
+
+    return setup.run(run())
+
+
+@command(app, "list")
+def list_(setup: Setup) -> None:
+    """List the endpoints, without their secrets."""
+
+    async def read(actor: Actor) -> list[dict[str, object]]:
+        from server.administration import webhooks
+
+        return [_fields(one) for one in await webhooks.list_all(actor.deployment)]
+
+    columns = ("id", "url", "events", "state", "sent_at")
+    setup.show(_act(setup, read), columns=columns, empty="No endpoints yet.")
+
+
+@command(app, "add")
+def add(
+    setup: Setup,
+    url: Annotated[str, typer.Argument(help="The endpoint's https address.", show_default=False)],
+    *,
+    event: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--event",
+            help="`connected`, `expiring`, `needs_reauth`, `revoked`, or `approval.waiting`. Repeat for several.",
+            show_default="all",
+        ),
+    ] = None,
+) -> None:
+    """Send events to an endpoint, signed with a secret that is printed once."""
+
+    async def make(actor: Actor) -> Endpoint:
+        from server.administration import webhooks
+
+        return await webhooks.add(actor, url, events=event or [])
+
+    made = _act(setup, make)
+    setup.show_one(_fields(made) | {"secret": made.secret}, sentence=f"Secret of {made.id}: {made.secret}")
+    note("Verify each request with it, as Standard Webhooks does. It isn't shown again.")
+
+
+@command(app, "remove")
+def remove(setup: Setup, endpoint: EndpointId) -> None:
+    """Remove an endpoint, with what waits for it."""
+
+    async def end(actor: Actor) -> Endpoint:
+        from server.administration import webhooks
+
+        found = await webhooks.endpoint_with_id(actor, endpoint)
+        await webhooks.remove(actor, found)
+        return found
+
+    gone = _act(setup, end)
+    setup.show_one(_fields(gone), sentence=f"Removed {gone.url}.")
+
+
+@command(app, "failed")
+def failed(setup: Setup) -> None:
+    """List the events that an endpoint didn't accept in all attempts. They are kept for 7 days."""
+
+    async def read(actor: Actor) -> list[dict[str, object]]:
+        from server.administration import webhooks
+
+        return [_failed_fields(one) for one in await webhooks.list_failed(actor.deployment)]
+
+    columns = ("endpoint", "sequence", "event", "attempts", "failure", "at")
+    setup.show(_act(setup, read), columns=columns, empty="No event has failed.")
+
+
+@command(app, "resend")
+def resend(
+    setup: Setup,
+    endpoint: EndpointId,
+    *,
+    sequence: Annotated[
+        int | None, typer.Option("--sequence", help="Only this event; webhooks failed prints it.", show_default="all")
+    ] = None,
+) -> None:
+    """Send failed events again, also to an endpoint that had answered 410."""
+
+    async def again(actor: Actor) -> int:
+        from server.administration import webhooks
+
+        found = await webhooks.endpoint_with_id(actor, endpoint)
+        return await webhooks.resend(actor, found, sequence=sequence)
+
+    count = _act(setup, again)
+    setup.show_one(
+        {"endpoint": endpoint, "events": count}, sentence=f"A running server sends {count} events again now."
+    )

@@ -1,0 +1,121 @@
+"""Checks of signals: whether transmitters' keys are there, whether people can be found, and endpoints that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from providers.outbound.addresses import AddressPolicy
+from server.deployment import Deployment
+from server.doctor.findings import Finding, note, ok, problem
+from server.provider_settings import SettingsRefused
+from server.signal_settings import TransmitterSettings
+from server.signals import security_events
+from server.signals.provider_schemes import SCHEMES
+from server.signals.security_events import KeysAway
+from server.signatures.key_sets import keys_behind
+from vault import users
+from vault.notices import endpoints
+
+CHECK = "signals"
+
+
+async def check_signals(deployment: Deployment) -> list[Finding]:
+    """Nothing where no signals are set up."""
+    found: list[Finding] = []
+    for name, one in deployment.settings.signals.transmitters.items():
+        found += await _check_transmitter(deployment, name, one)
+    return [*found, *_check_providers(deployment)]
+
+
+async def _check_transmitter(deployment: Deployment, name: str, transmitter: TransmitterSettings) -> list[Finding]:
+    setting = f"signals.transmitters.{name}"
+    found = [*_check_settings(deployment, name, transmitter)]
+    policy = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid)
+    try:
+        url = transmitter.jwks_uri or await security_events.find_keys(deployment, transmitter, policy=policy)
+    except KeysAway as away:
+        fix = f"correct {setting}.issuer, or set {setting}.jwks_uri"
+        return [*found, problem(CHECK, f"no events of {name} can be verified: {away}", fix=fix)]
+    keys = await keys_behind(deployment.http, url, kid=None, policy=policy, on_behalf_of=None, now=deployment.now())
+    if not keys:
+        fix = f"correct {setting}.jwks_uri; the vault takes ES256, ES384, RS256, PS256, and Ed25519"
+        return [
+            *found,
+            problem(CHECK, f"no events of {name} can be verified: there is no usable key at {url}", fix=fix),
+        ]
+    return found or [ok(CHECK, f"the keys of {name} are there, and people are linked under {transmitter.people_of}")]
+
+
+def _check_settings(deployment: Deployment, name: str, transmitter: TransmitterSettings) -> Sequence[Finding]:
+    setting, found = f"signals.transmitters.{name}", list[Finding]()
+    for which in ("push_token", "poll_token", "revocation_token"):
+        try:
+            transmitter.secret(which, name)
+        except SettingsRefused as refused:
+            found.append(
+                problem(CHECK, str(refused), fix=f"make the file readable for this user, or correct {setting}")
+            )
+    signs_in = {one.issuer for one in deployment.settings.sign_in.openid.values()}
+    trusted = {one.identity_issuer or one.issuer for one in deployment.settings.issuers.values()}
+    if transmitter.people_of not in signs_in | trusted and transmitter.provider is None:
+        sentence = (
+            f"nobody signs in through {transmitter.people_of}, so events of {name} find only people linked by hand"
+        )
+        fix = f"set {setting}.identity_issuer to the issuer of the sign-in, or run token-vault users link"
+        found.append(note(CHECK, sentence, fix=fix))
+    elif transmitter.people_of not in signs_in and "stop_agents" in _rules(transmitter):
+        sentence = f"only an admin can let people go on whom {name} stopped: nobody signs in through its issuer"
+        found.append(note(CHECK, sentence, fix="set up that sign-in: token-vault openid setup"))
+    if transmitter.provider is not None and deployment.catalog.get(transmitter.provider) is None:
+        near = f"correct {setting}.provider; token-vault providers list has the names"
+        found.append(problem(CHECK, f"{transmitter.provider} is no provider here", fix=near))
+    if transmitter.poll_url is None and not transmitter.audiences and deployment.settings.is_loopback:
+        sentence = f"{name} can't push to {deployment.url(f'/signals/{name}')}: only this machine reaches that address"
+        found.append(note(CHECK, sentence, fix=f"set server.public_url, or {setting}.poll_url"))
+    return found
+
+
+def _rules(transmitter: TransmitterSettings) -> set[str]:
+    return {transmitter.session_revoked, transmitter.credential_change, transmitter.account_disabled}
+
+
+def _check_providers(deployment: Deployment) -> list[Finding]:
+    found: list[Finding] = []
+    for name, one in deployment.settings.signals.providers.items():
+        setting = f"signals.providers.{name}"
+        if name not in SCHEMES:
+            sentence = f"webhooks of {name} can't be verified: the vault knows those of {', '.join(sorted(SCHEMES))}"
+            found.append(problem(CHECK, sentence, fix=f"remove {setting}"))
+            continue
+        try:
+            key = one.key(name)
+        except SettingsRefused as refused:
+            found.append(
+                problem(CHECK, str(refused), fix=f"make the file readable for this user, or correct {setting}")
+            )
+            continue
+        provider = deployment.catalog.get(name)
+        if not key:
+            found.append(problem(CHECK, f"the secret of {name}'s webhooks is empty", fix=f"correct {setting}.secret"))
+        elif provider is None or not deployment.vault.upstreams[name].is_configured:
+            sentence = f"webhooks of {name} are set up, but the provider isn't"
+            found.append(note(CHECK, sentence, fix=f"run token-vault providers setup {name}, or remove {setting}"))
+        else:
+            found.append(ok(CHECK, f"webhooks of {name} arrive at {one.url or deployment.url(f'/webhooks/{name}')}"))
+    return found
+
+
+async def check_people_and_endpoints(deployment: Deployment) -> list[Finding]:
+    """Transmitters under whose issuer nobody is linked, and endpoints that don't accept events."""
+    found: list[Finding] = []
+    for name, one in deployment.settings.signals.transmitters.items():
+        if one.provider is None and not await users.has_identities(deployment.database, issuer=one.people_of):
+            sentence = f"nobody here is linked under {one.people_of}, so no event of {name} has an effect"
+            fix = f"correct signals.transmitters.{name}.identity_issuer, or let people sign in there once"
+            found.append(note(CHECK, sentence, fix=fix))
+    for one in await endpoints.list_endpoints(deployment.database, deployment.keys):
+        if one.failure:
+            sentence = f"the endpoint {one.url} didn't accept the last event: {one.failure}"
+            fix = "correct it there, then see token-vault webhooks failed, and resend"
+            found.append(note("webhooks", sentence, fix=fix))
+    return found

@@ -1,0 +1,85 @@
+"""`doctor` and `explain` know why a signal cannot have an effect, and what to set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.app import open_deployment
+from server.doctor.findings import Verdict
+from server.doctor.signals import check_people_and_endpoints, check_signals
+from server.settings import load_settings
+from tests.support.doubles.transmitter_double import RISC
+from tests.support.rooms.signal_room import SignalRoom
+from vault.exchange.explain import ExchangeQuestion, explain
+from vault.notices import channels, endpoints
+
+
+async def said(data: Path, **signals: object) -> list[tuple[Verdict, str]]:
+    """What the doctor finds with these settings, problems and notes first."""
+    settings = load_settings(overrides={"signals": signals, "sandbox": {"loopback_openid": True}})
+    async with open_deployment(settings, data=data) as deployment:
+        found = await check_signals(deployment)
+    return sorted((one.verdict, f"{one.sentence}; {one.fix}") for one in found if one.verdict is not Verdict.OK)
+
+
+async def test_a_transmitter_in_order_is_fine(place: SignalRoom, tmp_path: Path) -> None:
+    await place.linked()
+    found = await check_signals(place.room.deployment)
+    about = [one for one in found if "company" in one.sentence]
+    assert [one.verdict for one in about if one.verdict is Verdict.PROBLEM] == []
+    assert await check_people_and_endpoints(place.room.deployment) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"issuer": "http://127.0.0.1:1"}, "no metadata"),
+        ({"jwks_uri": "http://127.0.0.1:1/jwks"}, "no usable key"),
+        ({"push_token_file": "/nonexistent/token"}, "cannot read"),
+        ({"provider": "nowhere"}, "no provider here"),
+    ],
+)
+async def test_what_is_wrong_with_a_transmitter_is_named(
+    place: SignalRoom, tmp_path: Path, changes: dict[str, object], word: str
+) -> None:
+    right: dict[str, object] = {"issuer": place.transmitter.url}
+    found = await said(tmp_path / "wrong", transmitters={"company": right | changes})
+    assert any(verdict is Verdict.PROBLEM and word in text for verdict, text in found), found
+    found = await said(tmp_path / "right", transmitters={"company": right})
+    assert not any(verdict is Verdict.PROBLEM for verdict, _ in found), found
+    assert any("nobody signs in" in text for _, text in found), "a note"
+
+
+async def test_webhooks_of_providers_that_cannot_work_are_named(tmp_path: Path) -> None:
+    found = await said(tmp_path, providers={"dropbox": {"secret": "x"}, "square": {"secret": "x"}})
+    assert [verdict for verdict, _ in found] == [Verdict.NOTE, Verdict.PROBLEM]
+    assert "square" in found[0][1]
+    assert "dropbox" in found[1][1]
+
+
+async def test_an_endpoint_that_fails_and_an_issuer_of_nobody_are_noted(place: SignalRoom) -> None:
+    deployment = place.room.deployment
+    async with deployment.transaction() as transaction:
+        made = await endpoints.add(
+            transaction, deployment.keys, url="https://hooks.example/x", events=frozenset({"revoked"}), now=1
+        )
+        await channels.record_result(transaction, made.id, failure="500", now=2)
+    (found,) = await check_people_and_endpoints(deployment)
+    assert "500" in found.sentence
+    async with deployment.transaction() as transaction:
+        await endpoints.remove(transaction, made.id)
+
+
+async def test_explain_names_the_signal_that_stopped_an_agent(place: SignalRoom) -> None:
+    person = await place.linked()
+    deployment = place.room.deployment
+
+    async def sentences() -> str:
+        question = ExchangeQuestion(user_name=person.user.name, client_id=person.tokens.client_id, connection_id="x")
+        return str(await explain(question, vault=deployment.vault, now=deployment.now()))
+
+    assert "stopped" not in await sentences()
+    assert (await place.event(f"{RISC}account-disabled", place.subject(person))).status_code == 202
+    assert f"A signal from {place.openid.url} stopped the agents of {person.user.name}." in await sentences()

@@ -1,0 +1,140 @@
+"""Endpoints of the operator's that hear what happens to everybody's accounts: channels of the outbox without a person.
+
+Unlike a notice, an event is sent until the endpoint accepts it, so perhaps twice, and after many failures it waits in a
+list for somebody to send it again. The secret that it is signed with is sealed with the address.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from vault.keys.key_ring import KeyRing
+from vault.notices import channels
+from vault.notices.channels import ENDPOINT, NoticeChannel
+from vault.records import TENANT
+from vault.storage.database import Reader, Row, Transaction, Value, integer, text, text_or_none
+
+NOBODY: Final = ""  # the person of these channels
+MOST: Final = 20  # endpoints
+LISTED: Final = 500  # failed events
+TYPE_OF_EVENT: Final[Mapping[str, str]] = {
+    "connection.opened": "connected",
+    "connection.expiring": "expiring",
+    "connection.needs_reauth": "needs_reauth",
+    "connection.quarantined": "needs_reauth",
+    "connection.closed": "revoked",
+    "connection.closed_by_admin": "revoked",
+    "connection.closed_by_agent": "revoked",
+    "approval.requested": "approval.waiting",
+}
+TYPES: Final = tuple(dict.fromkeys(TYPE_OF_EVENT.values()))
+FAILED: Final = "failed"
+_SECRET: Final = "whsec_"  # Standard Webhooks 1.0.0, "Signature scheme"
+_FAILED: Final = """
+    select channel_id, sequence, kind, attempts, created_at, failure from notices
+    where tenant = :tenant and channel_id = :id and state = :state order by sequence desc limit :limit
+"""
+_RESEND: Final = """
+    update notices set state = :waiting, attempts = 0, due_at = :now, expires_at = :until
+    where tenant = :tenant and channel_id = :id and state = :state
+"""
+_RESEND_ONE: Final = f"{_RESEND} and sequence = :sequence"
+_REVIVE: Final = "update notice_channels set failure = :nothing where tenant = :tenant and id = :id"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address with the types that it wants. `secret` as Standard Webhooks writes it."""
+
+    id: str
+    url: str
+    secret: str = field(repr=False)
+    events: frozenset[str]
+    created_at: int
+    sent_at: int | None = None
+    failed_at: int | None = None
+    failure: str = ""  # why the last event was not accepted; empty after one that was
+
+    @property
+    def is_gone(self) -> bool:
+        """It asked not to be sent anything any more."""
+        return self.failure == channels.GONE
+
+
+@dataclass(frozen=True, slots=True)
+class FailedDelivery:
+    """An event that an endpoint did not accept in all its attempts."""
+
+    endpoint_id: str
+    sequence: int
+    type: str
+    attempts: int
+    created_at: int
+    failure: str
+
+
+async def add(transaction: Transaction, ring: KeyRing, *, url: str, events: frozenset[str], now: int) -> Endpoint:
+    """A new endpoint with a secret of 32 random bytes."""
+    secret = _SECRET + base64.b64encode(secrets.token_bytes(32)).decode()
+    target = json.dumps({"url": url, "secret": secret}, separators=(",", ":"))
+    made = await channels.add_channel(
+        transaction, ring, user_id=NOBODY, kind=ENDPOINT, label=url[:200], target=target, now=now, events=events
+    )
+    return endpoint_from(made)
+
+
+async def list_endpoints(reader: Reader, ring: KeyRing) -> tuple[Endpoint, ...]:
+    """All endpoints, oldest first."""
+    return tuple(endpoint_from(one) for one in await channels.list_channels(reader, ring, NOBODY))
+
+
+async def remove(transaction: Transaction, endpoint_id: str) -> bool:
+    """Remove an endpoint with what waits for it and what failed; False if there is none."""
+    return await channels.remove_channel(transaction, endpoint_id, user_id=NOBODY)
+
+
+async def list_failed(reader: Reader, endpoint_id: str) -> tuple[FailedDelivery, ...]:
+    """What the endpoint did not accept, the newest first."""
+    rows = await reader.fetch(_FAILED, {"tenant": TENANT, "id": endpoint_id, "state": FAILED, "limit": LISTED})
+    return tuple(map(_failed, rows))
+
+
+async def resend(transaction: Transaction, endpoint_id: str, *, sequence: int | None, until: int, now: int) -> int:
+    """Send one failed event again, or all of the endpoint; how many. An endpoint that was gone gets events again."""
+    which: dict[str, Value] = {"tenant": TENANT, "id": endpoint_id}
+    await transaction.execute(_REVIVE, {**which, "nothing": ""})
+    values = {**which, "state": FAILED, "waiting": "waiting", "now": now, "until": until}
+    if sequence is None:
+        return await transaction.execute(_RESEND, values)
+    return await transaction.execute(_RESEND_ONE, {**values, "sequence": sequence})
+
+
+def endpoint_from(channel: NoticeChannel) -> Endpoint:
+    """The endpoint behind a channel of this kind."""
+    target: dict[str, str] = json.loads(channel.target)
+    return Endpoint(
+        channel.id,
+        target["url"],
+        target["secret"],
+        channel.events,
+        channel.created_at,
+        channel.sent_at,
+        channel.failed_at,
+        channel.failure,
+    )
+
+
+def _failed(row: Row) -> FailedDelivery:
+    return FailedDelivery(
+        text(row, "channel_id"),
+        integer(row, "sequence"),
+        text(row, "kind"),
+        integer(row, "attempts"),
+        integer(row, "created_at"),
+        text_or_none(row, "failure") or "",
+    )
