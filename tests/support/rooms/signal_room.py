@@ -14,6 +14,7 @@ from tests.support.doubles.openid_double import OpenIDDouble, running_openid
 from tests.support.doubles.transmitter_double import Claims, Transmitter, running_transmitter
 from tests.support.harness import PASSWORD, Tokens
 from tests.support.person import Person
+from tests.support.rooms.oauth_world import GENEROUS
 from tests.support.rooms.portal_room import Room, running_room
 from vault import users
 from vault.records import User
@@ -127,6 +128,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Sign
             },
             "sign_in": {"openid": {"company": openid.settings()}},
             "sandbox": {"loopback_openid": True},
+            **GENEROUS,
         }
         data = tmp_path_factory.mktemp("signals")
         async with running_room(data, overrides=overrides) as room, httpx2.AsyncClient(base_url=room.url) as http:
