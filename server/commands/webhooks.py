@@ -113,7 +113,7 @@ def remove(setup: Setup, endpoint: EndpointId) -> None:
 
 
 @command(app, "failed")
-def failed(setup: Setup) -> None:
+def list_failed(setup: Setup) -> None:
     """List the events that an endpoint didn't accept in all attempts. They are kept for 7 days."""
 
     async def read(actor: Actor) -> list[dict[str, object]]:

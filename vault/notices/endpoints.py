@@ -101,7 +101,7 @@ async def remove(transaction: Transaction, endpoint_id: str) -> bool:
 async def list_failed(reader: Reader, endpoint_id: str) -> tuple[FailedDelivery, ...]:
     """What the endpoint did not accept, the newest first."""
     rows = await reader.fetch(_FAILED, {"tenant": TENANT, "id": endpoint_id, "state": FAILED, "limit": LISTED})
-    return tuple(map(_failed, rows))
+    return tuple(map(_delivery, rows))
 
 
 async def resend(transaction: Transaction, endpoint_id: str, *, sequence: int | None, until: int, now: int) -> int:
@@ -129,7 +129,7 @@ def endpoint_from(channel: NoticeChannel) -> Endpoint:
     )
 
 
-def _failed(row: Row) -> FailedDelivery:
+def _delivery(row: Row) -> FailedDelivery:
     return FailedDelivery(
         text(row, "channel_id"),
         integer(row, "sequence"),
