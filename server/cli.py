@@ -29,13 +29,13 @@ from server.commands import (
     try_exchange,
     users,
     version,
-    webhooks,
 )
 from server.commands.apply import apply
 from server.commands.export import export
 from server.commands.groups import membership
 from server.commands.import_ import files as import_files
 from server.commands.scim import directories
+from server.commands.webhooks import endpoints as webhooks
 from server.terminal.context import command
 from server.terminal.root import make_app
 

@@ -13,7 +13,7 @@ from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
 from vault.audit import audit
 from vault.notices import endpoints, outbox
-from vault.notices.endpoints import Endpoint, FailedDelivery
+from vault.notices.endpoints import EventEndpoint, FailedDelivery
 
 _LONGEST: Final = 2000  # characters of an address
 
@@ -26,7 +26,7 @@ class FailedEvent:
     url: str
 
 
-async def add(actor: Actor, url: str, *, events: Sequence[str]) -> Endpoint:
+async def add(actor: Actor, url: str, *, events: Sequence[str]) -> EventEndpoint:
     """A new endpoint for these types, or all without any; its secret is shown this once. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     problem = "too long" if len(url) > _LONGEST else url_problem(url, deployment.http.policy)
@@ -50,12 +50,12 @@ async def add(actor: Actor, url: str, *, events: Sequence[str]) -> Endpoint:
     return made
 
 
-async def list_all(deployment: Deployment) -> tuple[Endpoint, ...]:
+async def list_all(deployment: Deployment) -> tuple[EventEndpoint, ...]:
     """All endpoints, oldest first."""
     return await endpoints.list_endpoints(deployment.database, deployment.keys)
 
 
-async def endpoint_with_id(actor: Actor, endpoint_id: str) -> Endpoint:
+async def endpoint_with_id(actor: Actor, endpoint_id: str) -> EventEndpoint:
     """The endpoint. Raises ChangeRefused."""
     known = await list_all(actor.deployment)
     found = next((one for one in known if one.id == endpoint_id), None)
@@ -65,7 +65,7 @@ async def endpoint_with_id(actor: Actor, endpoint_id: str) -> Endpoint:
     return found
 
 
-async def remove(actor: Actor, endpoint: Endpoint) -> None:
+async def remove(actor: Actor, endpoint: EventEndpoint) -> None:
     """Remove it, with what waits for it and what it didn't accept."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
@@ -84,7 +84,7 @@ async def list_failed(deployment: Deployment) -> list[FailedEvent]:
     ]
 
 
-async def resend(actor: Actor, endpoint: Endpoint, *, sequence: int | None = None) -> int:
+async def resend(actor: Actor, endpoint: EventEndpoint, *, sequence: int | None = None) -> int:
     """Send one failed event again, or all of an endpoint, which gets events again if it had asked for none; how many.
 
     Raises ChangeRefused for an event that did not fail.

@@ -1,4 +1,4 @@
-"""Endpoints that hear what happens, in the Admin API; `server.administration.webhooks` makes the changes."""
+"""WebhookList that hear what happens, in the Admin API; `server.administration.webhooks` makes the changes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import Field
 
 from server.administration import webhooks
 from server.api.operations import AdminCall, Answered, Instant, Strict, instant, instant_of, operation
-from vault.notices.endpoints import Endpoint
+from vault.notices.endpoints import EventEndpoint
 
 
 class EndpointRecord(Answered):
@@ -39,7 +39,7 @@ class AddedEndpoint(Answered):
     secret: str
 
 
-class Endpoints(Answered):
+class WebhookList(Answered):
     """All endpoints."""
 
     items: list[EndpointRecord]
@@ -75,9 +75,9 @@ class ResentEvents(Answered):
 
 
 @operation("GET", "/webhooks", scope="admin:read")
-async def list_webhooks(call: AdminCall) -> Endpoints:
+async def list_webhooks(call: AdminCall) -> WebhookList:
     """List the endpoints that hear what happens to accounts."""
-    return Endpoints(items=[_record(one) for one in await webhooks.list_all(call.deployment)])
+    return WebhookList(items=[_record(one) for one in await webhooks.list_all(call.deployment)])
 
 
 @operation("POST", "/webhooks", scope="admin:access", status=201, refusals=["conflict"])
@@ -118,7 +118,7 @@ async def resend_webhook(call: AdminCall, body: ResendWish) -> ResentEvents:
     return ResentEvents(events=await webhooks.resend(call.actor, endpoint, sequence=body.sequence))
 
 
-def _record(one: Endpoint) -> EndpointRecord:
+def _record(one: EventEndpoint) -> EndpointRecord:
     return EndpointRecord(
         id=one.id,
         url=one.url,

@@ -22,7 +22,7 @@ from server.deployment import Deployment
 from server.notifying.posting import NotAccepted, Posted, Uncertain, post
 from vault.notices import outbox
 from vault.notices.channels import GONE, NoticeChannel, record_result
-from vault.notices.endpoints import FAILED, Endpoint, endpoint_from
+from vault.notices.endpoints import FAILED, EventEndpoint, endpoint_from
 from vault.notices.outbox import Notice
 from vault.records import Event
 
@@ -55,7 +55,7 @@ async def deliver_to(deployment: Deployment, channel: NoticeChannel, taken: Sequ
     return not failure
 
 
-async def _attempt(deployment: Deployment, endpoint: Endpoint, notice: Notice) -> str:
+async def _attempt(deployment: Deployment, endpoint: EventEndpoint, notice: Notice) -> str:
     """Send one event and record what came of it; why it was not accepted."""
     failure, wait = "", None
     try:
@@ -85,7 +85,7 @@ def _later(attempts: int, *, wait: int | None) -> int:
     return max(planned + secrets.randbelow(max(1, int(planned * _SPREAD))), wait or 0)
 
 
-def message_of(deployment: Deployment, endpoint: Endpoint, notice: Notice, *, now: int) -> Posted:
+def message_of(deployment: Deployment, endpoint: EventEndpoint, notice: Notice, *, now: int) -> Posted:
     """The request with an event, signed for this attempt."""
     identity = event_id(deployment, notice.event)
     body = json.dumps(cloud_event(deployment, notice, identity), separators=(",", ":"), ensure_ascii=False).encode()

@@ -23,7 +23,7 @@ from tests.support.harness import free_socket, serving
 from tests.support.rooms.portal_room import Room, running_room
 from vault.audit import audit
 from vault.notices import endpoints, outbox
-from vault.notices.endpoints import Endpoint
+from vault.notices.endpoints import EventEndpoint
 from vault.records import Event
 
 KINDS = {
@@ -63,7 +63,7 @@ class Place:
     def actor(self) -> Actor:
         return Actor(self.room.deployment, None, "command_line")
 
-    async def endpoint(self, *events: str) -> Endpoint:
+    async def endpoint(self, *events: str) -> EventEndpoint:
         return await webhooks.add(self.actor, self.listener.url, events=events)
 
     async def happen(self, kind: str = "connection.needs_reauth", **details: object) -> Event:

@@ -48,7 +48,7 @@ _REVIVE: Final = "update notice_channels set failure = :nothing where tenant = :
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class EventEndpoint:
     """An address with the types that it wants. `secret` as Standard Webhooks writes it."""
 
     id: str
@@ -78,7 +78,7 @@ class FailedDelivery:
     failure: str
 
 
-async def add(transaction: Transaction, ring: KeyRing, *, url: str, events: frozenset[str], now: int) -> Endpoint:
+async def add(transaction: Transaction, ring: KeyRing, *, url: str, events: frozenset[str], now: int) -> EventEndpoint:
     """A new endpoint with a secret of 32 random bytes."""
     secret = _SECRET + base64.b64encode(secrets.token_bytes(32)).decode()
     target = json.dumps({"url": url, "secret": secret}, separators=(",", ":"))
@@ -88,7 +88,7 @@ async def add(transaction: Transaction, ring: KeyRing, *, url: str, events: froz
     return endpoint_from(made)
 
 
-async def list_endpoints(reader: Reader, ring: KeyRing) -> tuple[Endpoint, ...]:
+async def list_endpoints(reader: Reader, ring: KeyRing) -> tuple[EventEndpoint, ...]:
     """All endpoints, oldest first."""
     return tuple(endpoint_from(one) for one in await channels.list_channels(reader, ring, NOBODY))
 
@@ -114,10 +114,10 @@ async def resend(transaction: Transaction, endpoint_id: str, *, sequence: int | 
     return await transaction.execute(_RESEND_ONE, {**values, "sequence": sequence})
 
 
-def endpoint_from(channel: NoticeChannel) -> Endpoint:
+def endpoint_from(channel: NoticeChannel) -> EventEndpoint:
     """The endpoint behind a channel of this kind."""
     target: dict[str, str] = json.loads(channel.target)
-    return Endpoint(
+    return EventEndpoint(
         channel.id,
         target["url"],
         target["secret"],

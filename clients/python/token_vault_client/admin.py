@@ -339,12 +339,6 @@ class EndpointRecord(TypedDict):
     sent_at: str | None
 
 
-class Endpoints(TypedDict):
-    """All endpoints."""
-
-    items: list[EndpointRecord]
-
-
 class EventRecord(TypedDict):
     """What somebody did."""
 
@@ -777,6 +771,12 @@ class WaitingApprovals(TypedDict):
     items: list[ApprovalRecord]
 
 
+class WebhookList(TypedDict):
+    """All endpoints."""
+
+    items: list[EndpointRecord]
+
+
 class WorkerRecord(TypedDict):
     """What a worker may do."""
 
@@ -1070,7 +1070,7 @@ class AdminClient(AdminBase):
             },
         )
 
-    def list_webhooks(self) -> Endpoints:
+    def list_webhooks(self) -> WebhookList:
         """List the endpoints that hear what happens to accounts."""
         return self._call("GET", "/admin/v1/webhooks")
 

@@ -296,11 +296,6 @@ export interface EndpointRecord {
   sent_at: string | null;
 }
 
-/** All endpoints. */
-export interface Endpoints {
-  items: Array<EndpointRecord>;
-}
-
 /** What somebody did. */
 export interface EventRecord {
   sequence: number;
@@ -684,6 +679,11 @@ export interface WaitingApprovals {
   items: Array<ApprovalRecord>;
 }
 
+/** All endpoints. */
+export interface WebhookList {
+  items: Array<EndpointRecord>;
+}
+
 /** What a worker may do. */
 export interface WorkerRecord {
   addresses: Array<string>;
@@ -951,8 +951,8 @@ export class AdminClient extends AdminBase {
   }
 
   /** List the endpoints that hear what happens to accounts. */
-  async listWebhooks(): Promise<Endpoints> {
-    return this.call("GET", `/admin/v1/webhooks`) as Promise<Endpoints>;
+  async listWebhooks(): Promise<WebhookList> {
+    return this.call("GET", `/admin/v1/webhooks`) as Promise<WebhookList>;
   }
 
   /** Add an endpoint. Its secret is answered once. */

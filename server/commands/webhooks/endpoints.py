@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     from server.administration.actor import Actor
     from server.administration.webhooks import FailedEvent
-    from vault.notices.endpoints import Endpoint
+    from vault.notices.endpoints import EventEndpoint
 
 app = typer.Typer(no_args_is_help=True, help="Endpoints of yours that hear what happens to accounts.")
 T = TypeVar("T")
 EndpointId = Annotated[str, typer.Argument(help="ID; webhooks list prints it.", show_default=False)]
 
 
-def _fields(endpoint: Endpoint) -> dict[str, object]:
+def _fields(endpoint: EventEndpoint) -> dict[str, object]:
     return {
         "id": endpoint.id,
         "url": endpoint.url,
@@ -87,7 +87,7 @@ def add(
 ) -> None:
     """Send events to an endpoint, signed with a secret that is printed once."""
 
-    async def make(actor: Actor) -> Endpoint:
+    async def make(actor: Actor) -> EventEndpoint:
         from server.administration import webhooks
 
         return await webhooks.add(actor, url, events=event or [])
@@ -101,7 +101,7 @@ def add(
 def remove(setup: Setup, endpoint: EndpointId) -> None:
     """Remove an endpoint, with what waits for it."""
 
-    async def end(actor: Actor) -> Endpoint:
+    async def end(actor: Actor) -> EventEndpoint:
         from server.administration import webhooks
 
         found = await webhooks.endpoint_with_id(actor, endpoint)

@@ -1,0 +1,1 @@
+"""`webhooks ...`: endpoints of the operator's that hear what happens to accounts."""
