@@ -1,12 +1,15 @@
 """Seal and open bytes under a key with an authenticated context. Pure; the byte format is in `FORMATS.md`.
 
-Every seal draws a new data key (DEK), so no nonce can repeat under one. The context is authenticated in the wrap of the
-DEK and in the payload: a value moved to another row, column, owner or generation does not open. `vault.keys` supplies
-the keys.
+Every seal makes a new data key (DEK), so no nonce can repeat under one. It and the nonces come from random bytes and
+from what they are for: where two copies of a machine image draw the same random bytes, different values still get
+different ones. The context is authenticated in the wrap of the DEK and in the payload: a value moved to another row,
+column, owner or generation does not open. `vault.keys` supplies the keys.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import secrets
 from dataclasses import dataclass
 
@@ -24,6 +27,7 @@ _TAG = 16
 _WRAPPED = KEY_LENGTH + _TAG
 _WRAP_LABEL = b"token-vault envelope wrap\x00"
 _PAYLOAD_LABEL = b"token-vault envelope payload\x00"
+_FRESH_LABEL = b"token-vault envelope fresh\x00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,11 @@ def seal(plaintext: bytes, *, key: bytes, key_id: str, context: Context) -> byte
     KEY_USES[context.purpose, "seal"] += 1
     head = bytes((VERSION, len(name))) + name
     bound = head + context.encode()
-    data_key = AESGCM.generate_key(bit_length=8 * KEY_LENGTH)
-    nonce = secrets.token_bytes(_NONCE)
+    data_key, nonce, payload_nonce = _fresh(plaintext, key=key, bound=bound)
     wrapped = nonce + AESGCM(key).encrypt(nonce, data_key, _WRAP_LABEL + bound)
-    nonce = secrets.token_bytes(_NONCE)
     # The payload authenticates the wrapped DEK too: parts of two sealed values cannot be combined.
-    return head + wrapped + nonce + AESGCM(data_key).encrypt(nonce, plaintext, _PAYLOAD_LABEL + wrapped + bound)
+    payload = AESGCM(data_key).encrypt(payload_nonce, plaintext, _PAYLOAD_LABEL + wrapped + bound)
+    return head + wrapped + payload_nonce + payload
 
 
 def open_sealed(sealed: bytes, *, key: bytes, context: Context) -> bytes:
@@ -75,6 +78,14 @@ def open_sealed(sealed: bytes, *, key: bytes, context: Context) -> bytes:
         return AESGCM(data_key).decrypt(payload[:_NONCE], payload[_NONCE:], _PAYLOAD_LABEL + wrapped + bound)
     except InvalidTag as error:
         raise CiphertextRejected("a sealed value doesn't open", detail=context.purpose) from error
+
+
+def _fresh(plaintext: bytes, *, key: bytes, bound: bytes) -> tuple[bytes, bytes, bytes]:
+    """A data key, the nonce of its wrap, and the nonce of the payload."""
+    about = _FRESH_LABEL + key + len(bound).to_bytes(4, "big") + bound + plaintext
+    made = hmac.digest(secrets.token_bytes(KEY_LENGTH), about, hashlib.sha512)
+    end = KEY_LENGTH + _NONCE
+    return made[:KEY_LENGTH], made[KEY_LENGTH:end], made[end : end + _NONCE]
 
 
 def _head(sealed: bytes) -> bytes:

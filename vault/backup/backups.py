@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
+import hmac
 import json
 import os
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +121,7 @@ async def write_backup(
     """
     if await asyncio.to_thread(path.exists):
         raise BackupRefused(f"{path} already exists: choose another name")
-    key = secrets.token_bytes(KEY_LENGTH)
+    key = _file_key(ring, path)
     if passphrase is None:
         master, kept = ring.current_master()
     else:
@@ -150,6 +153,12 @@ async def write_backup(
     finally:
         partial.unlink(missing_ok=True)
     return Summary(header, rows)
+
+
+def _file_key(ring: KeyRing, path: Path) -> bytes:
+    """A fresh key: random, and different for each file even where a machine image was restored and draws alike."""
+    about = f"{path}\x00{os.getpid()}\x00{time.time_ns()}".encode()
+    return hmac.digest(secrets.token_bytes(KEY_LENGTH), ring.subkey("backup-file") + about, hashlib.sha256)
 
 
 async def _write(file: BinaryIO, seen: Snapshot, *, key: bytes, header: Header, tell: Tell) -> Mapping[str, int]:

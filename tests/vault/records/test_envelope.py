@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import secrets
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vault.envelope import Context, open_sealed, seal
-from vault.keys.key_ring import ConnectionKey
+from vault.keys.key_ring import ConnectionKey, derive
+from vault.keys.sealed_file import SealedWriter, read_content, read_header
 from vault.keys.sources.local import LocalKey
 from vault.keys.sources.passphrase import PassphraseKeySource
 from vault.keys.sources.source import StoredKey
@@ -115,6 +119,48 @@ def test_no_nonce_and_no_wrapped_key_repeats() -> None:
     assert len({sealed[63:75] for sealed in seen}) == count  # nonce of the payload
 
 
+def parts(sealed: bytes) -> tuple[bytes, bytes, bytes]:
+    """The nonce of the wrap, the wrapped data key, and the nonce of the payload, under a key id of one byte."""
+    return sealed[3:15], sealed[15:63], sealed[63:75]
+
+
+@pytest.mark.requirement("V-02")
+def test_two_copies_of_a_machine_image_repeat_no_nonce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both draw the same random bytes: whatever differs in what they seal gives other nonces and another data key."""
+    monkeypatch.setattr(secrets, "token_bytes", bytes)
+    variants = [
+        seal(text, key=key, key_id="k", context=replace(CONTEXT, generation=generation))
+        for text in (b"", b"a", b"b")
+        for key in (KEY, bytes(32))
+        for generation in (1, 2)
+    ]
+    for pieces in zip(*map(parts, variants), strict=True):
+        assert len(set(pieces)) == len(variants)
+    assert variants[0] == seal(b"", key=KEY, key_id="k", context=replace(CONTEXT, generation=1))
+    local = LocalKey(KEY, kind="file")
+    wraps = [local.wrap(key, context) for key in (KEY, bytes(32)) for context in (b"a", b"b")]
+    assert len({wrapped[1:13] for wrapped in wraps}) == len(wraps)
+
+
+@pytest.mark.requirement("V-02")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_repeats_no_nonce() -> None:
+    count, reading, writing = 50, *os.pipe()
+    child = os.fork()
+    made = b"".join(b"".join(parts(seal(b"", key=KEY, key_id="k", context=CONTEXT))) for _ in range(count))
+    made += b"".join(LocalKey(KEY, kind="file").wrap(KEY, b"")[1:13] for _ in range(count))
+    if child == 0:
+        os.write(writing, made)
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reading, len(made))
+    assert len(theirs) == len(made)
+    os.close(reading)
+    os.close(writing)
+    pieces = [both[start : start + 12] for both in (made, theirs) for start in range(0, len(made), 12)]
+    assert len(set(pieces)) == len(pieces)
+
+
 @pytest.mark.parametrize("vector", VECTORS["envelope"], ids=lambda vector: vector["name"])
 def test_frozen_values_stay_readable(vector: dict[str, object]) -> None:
     sealed, key = bytes.fromhex(str(vector["sealed"])), bytes.fromhex(str(vector["key"]))
@@ -156,3 +202,28 @@ def test_a_frozen_secret_of_a_connection_stays_readable() -> None:
     )
     named = {name: vector[name] for name in ("purpose", "provider", "account", "generation")}
     assert key.open(bytes.fromhex(vector["sealed"]), **named) == vector["plaintext"]
+
+
+def test_a_frozen_sealed_file_stays_readable() -> None:
+    vector = VECTORS["sealed_file"]
+    whole = bytes.fromhex(vector["file"])
+    file = io.BytesIO(whole)
+    header = read_header(file)
+    assert header.decode() == vector["header"]
+    content = b"".join(read_content(file, key=bytes.fromhex(vector["key"]), header=header))
+    assert content == bytes.fromhex(vector["content"])
+    again = io.BytesIO()
+    writer = SealedWriter(again, key=bytes.fromhex(vector["key"]), header=header)
+    writer.write(content)
+    writer.finish()
+    assert again.getvalue() == whole
+
+
+def test_what_is_derived_from_a_frozen_key_stays_the_same() -> None:
+    vector = VECTORS["master_key"]
+    key = LocalKey(bytes.fromhex(vector["key"]), kind="file")
+    assert (key.fingerprint, key.check.hex()) == (vector["fingerprint"], vector["check"])
+    subkeys = {name: value for name, value in VECTORS["subkeys"].items() if name != "root"}
+    root = bytes.fromhex(VECTORS["subkeys"]["root"])
+    info = b"token-vault subkey\x00"
+    assert {name: derive(root, salt=b"", info=info + name.encode()).hex() for name in subkeys} == subkeys

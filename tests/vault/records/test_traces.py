@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import shutil
 import sqlite3
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Store
+from tests.conftest import KeySettings, Store
 from tests.support.exchanging import Room, open_room, second_process
+from tests.vault.records.test_key_rotation import add, promote, upkeep
 from vault import connections, users
+from vault.backup import backups
+from vault.backup.backups import Backup
+from vault.envelope import Context
+from vault.keys.key_ring import ConnectionKey
+from vault.keys.sources import key_source
+from vault.keys.sources.local import LocalKey
+from vault.keys.sources.source import StoredKey
 from vault.records import Connection
-from vault.refusals import GrantEnded
-from vault.storage.database import Row, binary
+from vault.refusals import GrantEnded, KeyUnavailable
+from vault.storage.database import Row, Value, binary
+from vault.storage.snapshots import snapshot, tables
 from vault.upkeep import revocations
 from vault.upkeep.revocations import BACKOFF
 from vault.upstream import RevokeOutcome
@@ -73,8 +84,6 @@ async def secrets_of(room: Room, connection: Connection) -> set[bytes]:
 
 def left_in(data: Path, known: set[bytes]) -> dict[str, int]:
     """How many of the pieces stand in each file of the data directory, as they are or in base64."""
-    import base64
-
     found: dict[str, int] = {}
     for path in sorted(data.rglob("*")):
         if path.is_file():
@@ -174,6 +183,123 @@ async def test_the_journal_of_a_process_that_ended_is_wiped_too(local: Room) -> 
     await disconnect(local, connection)
     assert await revocations.revoke_upstream(local.vault, connection.id) == "revoked"
     assert left_in(local.store.data, known) == {}
+
+
+# What an attacker makes of an old backup
+
+
+async def held_rows(room: Room) -> bytes:
+    """Every byte that this host keeps, in files; a server's rows where the database is one."""
+    found = b"".join(path.read_bytes() for path in sorted(room.store.data.rglob("*")) if path.is_file())
+    if not room.store.is_sqlite:
+        for table in tables():
+            for row in await room.database.fetch(f"select * from {table}"):
+                found += b"".join(one if isinstance(one, bytes) else str(one).encode() for one in row.values())
+    return found
+
+
+async def write_backup(room: Room, name: str, *, with_keys: bool) -> Path:
+    path = room.store.data.parent / name
+    async with snapshot(room.store.url, data=room.store.data) as seen:
+        await backups.write_backup(path, seen, ring=room.vault.keys, with_keys=with_keys, now=room.now)
+    return path
+
+
+class Loot:
+    """Everything in one old backup, opened with the master key of that time."""
+
+    def __init__(self, rows: list[tuple[str, dict[str, Value]]], master: LocalKey) -> None:
+        self.rows = rows
+        self.master = master
+
+    @classmethod
+    async def of(cls, path: Path, old_key: Path) -> Loot:
+        source = key_source(KeySettings(file=old_key), data=old_key.parent)
+        backup = await Backup.open(path, source)
+        master = await source.open(StoredKey(backup.header.kek_id))
+        assert master is not None
+        return cls(list(backup.rows()), master)
+
+    def of_table(self, name: str) -> list[dict[str, Value]]:
+        return [row for table, row in self.rows if table == name]
+
+    def tokens(self, wrapped: bytes, salt: bytes) -> set[str]:
+        """The plaintext of what the backup holds of the account, for whoever has these two."""
+        (row,) = self.of_table("connections")
+        user_id, connection_id = str(row["user_id"]), str(row["id"])
+        context = Context(purpose="user_key", tenant="default", user_id=user_id).encode()
+        key = ConnectionKey(
+            self.master.unwrap(wrapped, context), salt=salt, user_id=user_id, connection_id=connection_id
+        )
+        found: set[str] = set()
+        for column, purpose in (("refresh", connections.REFRESH_TOKEN), ("access", connections.ACCESS_TOKEN)):
+            sealed = row[f"{column}_sealed"]
+            assert isinstance(sealed, bytes)
+            generation = row["generation" if column == "refresh" else "access_generation"]
+            assert isinstance(generation, int)
+            found.add(
+                key.open(sealed, purpose=purpose, provider="slack", account=str(row["account"]), generation=generation)
+            )
+        return found
+
+
+def pieces_in(content: bytes, secret: bytes) -> bool:
+    """Whether any 16 bytes of it stand there, as they are or in base64 at any phase."""
+    pieces = {secret[start : start + 16] for start in range(0, len(secret) - 15, 16)}
+    forms = pieces | {base64.b64encode(piece[shift:][:12]) for piece in pieces for shift in range(3)}
+    return any(form in content for form in forms)
+
+
+@pytest.mark.requirement("V-05")
+@pytest.mark.parametrize("end", ["disconnect", "delete"])
+async def test_an_old_backup_its_key_and_every_byte_left_give_no_token(room: Room, end: str) -> None:
+    """The master key is rotated in between, so that salts and keys lay there under two of them."""
+    connection, _ = await lived(room)
+    old_key = room.store.data.parent / "old.key"
+    shutil.copy2(room.store.data / "master.key", old_key)
+    path = await write_backup(room, "old.backup", with_keys=False)
+    whole = await write_backup(room, "whole.backup", with_keys=True)
+    read = await room.database.fetch_one(
+        "select u.wrapped, c.salt from keys.user_keys u, keys.connection_keys c where c.connection_id = :id",
+        {"id": connection.id},
+    )
+    assert read is not None
+    wrapped, salt = binary(read, "wrapped"), binary(read, "salt")
+    new = await add(room)
+    await promote(room, new)
+    await upkeep(room)
+    row = await room.database.fetch_one("select wrapped from keys.user_keys")
+    assert row is not None
+    again = binary(row, "wrapped")
+    assert again != wrapped
+    assert pieces_in(await held_rows(room), salt)
+    loot = await Loot.of(path, old_key)
+    tokens = loot.tokens(wrapped, salt)  # whoever copied the key store in time opens the backup
+    assert tokens & {family.refresh_token for family in room.slack.families}
+    if end == "disconnect":
+        await disconnect(room, connection)
+        await revocations.revoke_upstream(room.vault, connection.id)
+    else:
+        await delete(room)
+    left = await held_rows(room)
+    assert not pieces_in(left, salt)
+    if end == "delete":
+        assert not pieces_in(left, wrapped)
+        assert not pieces_in(left, again)
+    assert not any(pieces_in(left, token.encode()) for token in tokens)
+    backup = b"".join(str(row).encode() for _, row in loot.rows)
+    assert loot.of_table("keys.connection_keys") == []
+    assert repr(salt).encode() not in backup
+    # What SECURITY.md says that a backup with keys still opens, for whoever has the master key of that time.
+    kept = await Loot.of(whole, old_key)
+    (user,), salts = kept.of_table("keys.user_keys"), kept.of_table("keys.connection_keys")
+    (mine,) = [one["salt"] for one in salts if one["connection_id"] == connection.id]
+    assert isinstance(mine, bytes)
+    assert isinstance(user["wrapped"], bytes)
+    assert kept.tokens(user["wrapped"], mine) == tokens
+    old_key.write_text((room.store.data / "master.key").read_text().splitlines()[1] + "\n")
+    with pytest.raises(KeyUnavailable):  # and that nobody opens it once that master key is gone
+        await Backup.open(whole, key_source(KeySettings(file=old_key), data=old_key.parent))
 
 
 # Deleting a person

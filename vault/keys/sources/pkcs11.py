@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import secrets
 from pathlib import Path
@@ -32,7 +34,7 @@ class Pkcs11Key:
 
     def wrap(self, key: bytes) -> bytes:
         """A nonce and what the device encrypted. Raises KeyUnavailable."""
-        nonce = secrets.token_bytes(_NONCE)
+        nonce = hmac.digest(secrets.token_bytes(_NONCE), key, hashlib.sha256)[:_NONCE]  # another one for another key
         return nonce + self._use("encrypt", key, nonce)
 
     def unwrap(self, wrapped: bytes) -> bytes | None:
