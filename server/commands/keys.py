@@ -87,8 +87,8 @@ def rotate(
     key_id, count = setup.run(work())
     setup.show_one(
         {"id": key_id, "wrapped_again": count},
-        sentence=f"{key_id} is the master key now. Wrapped the keys of {count:,} people under it; running processes "
-        "wrap the rest. When token-vault keys list shows no people under the former key, retire it.",
+        sentence=f"{key_id} is the master key now. This command wrapped the keys of {count:,} people under it. "
+        "Retire the former one in a minute: token-vault keys retire ID.",
     )
 
 
@@ -129,7 +129,8 @@ def _master_fields(one: MasterKey, without: Sequence[str]) -> dict[str, object]:
 
 def _signing_fields(one: RingKey) -> dict[str, object]:
     times = {"created_at": when(one.created_at), "active_at": when(one.active_at), "retired_at": when(one.retired_at)}
-    return {"kind": "signing", "state": one.state, **times, "id": one.id}
+    only_masters = dict.fromkeys(("people", "uses", "missing_on", "root", "source"))
+    return {"kind": "signing", "state": one.state, **times, **only_masters, "id": one.id}
 
 
 @command(app, "rotate-signing")

@@ -97,7 +97,12 @@ def _secrets(settings: Settings, config: Path | None) -> Iterator[Finding]:
         f"sign_in.openid.{name}.client_secret_file": one.client_secret_file
         for name, one in settings.sign_in.openid.items()
     }
-    files |= {"database.url_file": settings.database.url_file, "keys.passphrase_file": settings.keys.passphrase_file}
+    files |= {"database.url_file": settings.database.url_file}
+    for place, section in (("keys", settings.keys), ("keys.also", settings.keys.also)):
+        if section is not None:
+            files |= {
+                f"{place}.{name}": getattr(section, name) for name in ("passphrase_file", "token_file", "pin_file")
+            }
     if any(one.client_secret is not None for one in settings.providers.values()):
         files["the settings file"] = config
     for name, file in files.items():

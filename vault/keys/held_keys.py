@@ -92,7 +92,9 @@ async def open_root(held: HeldKeys, row: Row, rows: Sequence[MasterRow], *, now:
     known = {one.stored.fingerprint for one in rows}
     named = rows if fingerprint_of(kek_id) in known else (*rows, from_root(kek_id, sealed))
     trouble = await held.learn(named, now=now)
-    refusal = KeyUnavailable(f"this key didn't seal the database: {held.source.fix}", detail=f"sealed under {kek_id}")
+    refusal = KeyUnavailable(
+        f"this key didn't seal the database, {kek_id} did: {held.source.fix}", detail=f"sealed under {kek_id}"
+    )
     if not held.holds(kek_id):
         raise trouble or refusal
     try:

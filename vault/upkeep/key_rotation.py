@@ -149,7 +149,9 @@ async def promote(transaction: Transaction, ring: KeyRing, key_id: str, *, now: 
     without = await list_without(transaction, key_id, now=now)
     if without:
         names = ", ".join(f"{one.host} ({one.role}, {one.id})" for one in without)
-        raise TransitionRefused(f"these processes don't have the key {key_id} yet: {names}")
+        raise TransitionRefused(
+            f"these processes don't have the key {key_id} yet: {names}. Give it to them, or stop them, and try again"
+        )
     if not await masters.promote(transaction, key_id, now=now):
         raise TransitionRefused(f"{key_id} isn't a key to rotate to: token-vault keys list shows which are")
     await transaction.execute(
