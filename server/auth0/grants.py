@@ -104,7 +104,8 @@ async def _as_auth0(deployment: Deployment, error: OAuthError, asked: TokenReque
 async def _names_nobody(deployment: Deployment, asked: TokenRequest, *, provider: str) -> bool:
     """Whether the hint names none of the accounts that this client may use, although it may use some."""
     hint = asked.form.get("login_hint")
-    found = await refresh_tokens.find_live(deployment.database, asked.form.require("subject_token"), now=asked.now)
+    token, grace = asked.form.require("subject_token"), deployment.refresh_lifetimes.grace
+    found = await refresh_tokens.find_live(deployment.database, token, now=asked.now, grace=grace)
     if hint is None or found is None:
         return False
     usable = await list_usable(deployment, user_id=found[1].grant.user_id, client_id=asked.client.id)
@@ -132,7 +133,8 @@ async def refresh(deployment: Deployment, asked: TokenRequest) -> TokenGrant | E
         return replace(
             rotated, scopes=wanted | (known & (asked.scopes or frozenset())), resource=me_audience(deployment)
         )
-    found = await refresh_tokens.find_live(deployment.database, asked.form.require("refresh_token"), now=asked.now)
+    presented, grace = asked.form.require("refresh_token"), deployment.refresh_lifetimes.grace
+    found = await refresh_tokens.find_live(deployment.database, presented, now=asked.now, grace=grace)
     if found is None or found[0].client_id != asked.client.id:
         raise OAuthError("invalid_grant", "Unknown or invalid refresh token.")
     stored, live = found

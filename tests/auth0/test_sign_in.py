@@ -8,7 +8,7 @@ import httpx2
 import jwt
 import pytest
 
-from tests.auth0.application import Application
+from tests.auth0.application import CALLBACK, Application
 from tests.support.harness import running_vault
 from tests.support.rooms.portal_room import Room
 from vault.records import ClientKind
@@ -41,6 +41,25 @@ async def test_one_refresh_token_serves_two_audiences_and_is_not_used_up(room: R
     )
     assert again.status_code == 200
     assert jwt.decode(again.json()["access_token"], options={"verify_signature": False})["aud"] == f"{room.url}/mcp"
+
+
+async def test_a_token_that_was_just_rotated_away_breaks_no_exchange(room: Room, application: Application) -> None:
+    await application.connect()
+    rotated = await application.http.post(
+        "/oauth/token",
+        data={"grant_type": "refresh_token", **application.credentials, "refresh_token": application.refresh_token},
+    )
+    assert rotated.json()["refresh_token"] != application.refresh_token
+    grace = room.deployment.refresh_lifetimes.grace
+    for seconds, status in ((0, 200), (grace - 60, 200), (grace, 400)):
+        room.deployment.database.clock_offset += seconds
+        try:
+            assert (await application.account_token()).status_code == status, seconds
+            assert (await application.refresh()).status_code == status, seconds
+        finally:
+            room.deployment.database.clock_offset -= seconds
+    newest = str(rotated.json()["refresh_token"])
+    assert (await application.account_token({"subject_token": newest})).status_code == 200
 
 
 @pytest.mark.parametrize("changes", [{"metadata": {}}, {"kind": ClientKind.DYNAMIC}], ids=["unmarked", "by itself"])
@@ -88,3 +107,14 @@ async def test_an_unknown_scope_of_my_account_is_refused(application: Applicatio
 async def test_without_the_setting_there_is_no_such_path(tmp_path: Path, path: str) -> None:
     async with running_vault(tmp_path / "data") as vault, httpx2.AsyncClient(base_url=vault.url) as http:
         assert (await http.post(path, json={})).status_code == 404
+
+
+async def test_a_client_registers_at_auth0s_address(application: Application) -> None:
+    metadata = {"client_name": "By itself", "redirect_uris": [CALLBACK], "token_endpoint_auth_method": "none"}
+    made = await application.http.post("/oidc/register", json=metadata)
+    assert made.status_code == 201, made.text
+    assert (made.json()["client_name"], made.json()["redirect_uris"]) == ("By itself", [CALLBACK])
+    found = (await application.http.get("/.well-known/openid-configuration")).json()
+    assert found["registration_endpoint"].endswith("/register")
+    refused = await application.http.post("/oidc/register", json={"client_name": "Nowhere"})
+    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_redirect_uri")

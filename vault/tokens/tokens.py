@@ -40,7 +40,7 @@ from vault.storage.database import (
     text,
     text_or_none,
 )
-from vault.tokens.token_rules import Family, RepeatVerdict, judge_use
+from vault.tokens.token_rules import PROMPT, Family, RepeatVerdict, judge_use
 
 _NOT_VALID = "the refresh token isn't valid"
 _SEALED_UNDER = "predecessor"
@@ -201,11 +201,19 @@ async def find(reader: Reader, token: str) -> RefreshToken | None:
     return None if row is None else _refresh_token(row)
 
 
-async def find_live(reader: Reader, token: str, *, now: int) -> tuple[RefreshToken, LiveGrant] | None:
-    """The token with its grant while it can be used: what introspection calls active (RFC 7662 §2.2)."""
+async def find_live(reader: Reader, token: str, *, now: int, grace: int = 0) -> tuple[RefreshToken, LiveGrant] | None:
+    """The token with its grant while it can be used: what introspection calls active (RFC 7662 §2.2).
+
+    With a `grace`, also one that was spent less than so many seconds ago: where its client only shows it, another of
+    its processes can have refreshed meanwhile. A bound one has a shorter grace, as in `token_rules`.
+    """
     stored = await find(reader, token)
-    if stored is None or stored.consumed_at is not None or stored.is_expired(now):
+    if stored is None or stored.is_expired(now):
         return None
+    if stored.consumed_at is not None:
+        kept = grace if stored.key_thumbprint is None else min(grace, PROMPT)
+        if now - stored.consumed_at >= kept:
+            return None
     facts = await grants.live_principal_facts(reader, stored.grant_id)
     return None if facts is None else (stored, facts)
 

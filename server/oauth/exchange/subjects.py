@@ -118,8 +118,9 @@ async def _check_live(deployment: Deployment, claims: tokens.AccessClaims) -> No
 
 
 async def refresh_token(deployment: Deployment, asked: TokenRequest, token: str) -> Subject:
-    """A backend's own. Presenting it here neither uses nor rotates it."""
-    found = await refresh_tokens.find_live(deployment.database, token, now=asked.now)
+    """A backend's own. Presenting it here neither uses nor rotates it; one that was just rotated away still counts."""
+    grace = deployment.refresh_lifetimes.grace
+    found = await refresh_tokens.find_live(deployment.database, token, now=asked.now, grace=grace)
     if found is None or found[0].client_id != asked.client.id:
         raise refusal("unknown, over, or another client's")
     stored, live = found
