@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -15,6 +14,7 @@ from server.terminal.context import Setup, command, fail, note
 from server.terminal.names import ClientName, client_called, user_called
 
 if TYPE_CHECKING:
+    from server.administration.agents import AskingWish
     from vault.records import Client
 
 app = typer.Typer(no_args_is_help=True, help="Agents (OAuth clients).")
@@ -36,9 +36,19 @@ def client_fields(client: Client) -> dict[str, object]:
         "resources": list(client.resources),
         "release": {name: chosen.value for name, chosen in release.policies_of(client).items()},
         "worker": None if rules is None else workers.stored_rules(rules),
-        "ciba": None if asking is None else asdict(asking),
+        "ciba": None if asking is None else _asking_fields(asking),
         "created_at": when(client.created_at),
         "last_used_at": when(client.last_used_at),
+    }
+
+
+def _asking_fields(asking: AskingWish) -> dict[str, object]:
+    return {
+        "notify": asking.notify or None,
+        "push": asking.is_pushed,
+        "details_types": list(asking.details_types),
+        "signing_alg": asking.signing_alg or None,
+        "user_code": asking.sends_user_code,
     }
 
 
@@ -93,8 +103,8 @@ _OPTIONS: Final = {  # what each field of a refused agent is called here
     "origins": "--origin",
     "jwks": "--key",
     "ciba": "--ciba:",
-    "ciba.notify": "--ciba-notify",
-    "ciba.signing_alg": "--ciba-sign",
+    "ciba.notify": "--ciba-notify:",
+    "ciba.signing_alg": "--ciba-sign:",
     "worker.addresses": "--worker-address",
     "worker.connections": "--worker-connection",
     "worker.scopes": "--worker-scope",

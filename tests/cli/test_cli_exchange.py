@@ -8,6 +8,7 @@ import pytest
 from joserfc.jwk import ECKey, RSAKey
 
 from server.app import open_deployment
+from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from server.oauth.exchange import release, workers
 from server.oauth.rules import TOKEN_EXCHANGE
 from server.settings import load_settings
@@ -53,6 +54,37 @@ async def test_a_client_without_redirects_needs_the_grant_and_a_proof(place: Pla
     for options in ((), ("--confidential",), ("--exchange",)):
         refused = await run(place, "clients", "add", "Backend", *options)
         assert (refused.exit_code, refused.stdout) == (1, "")
+
+
+async def test_how_a_client_asks_people_is_set_and_contradictions_are_named(place: Place, tmp_path: Path) -> None:
+    key, pem = ECKey.generate_key("P-256"), tmp_path / "shop.pem"
+    pem.write_bytes(key.as_pem(private=False))
+    told = (
+        "--ciba-push",
+        "--ciba-notify",
+        "https://shop.example/told",
+        "--ciba-user-code",
+        "--ciba-details",
+        "payment",
+    )
+    made = await added(place, "--key", str(pem), *told, "--ciba-sign", "ES256")
+    assert made["grant_types"] == [BACKCHANNEL_GRANT]
+    assert made["ciba"] == {
+        "notify": "https://shop.example/told",
+        "push": True,
+        "details_types": ["payment"],
+        "signing_alg": "ES256",
+        "user_code": True,
+    }
+    for option, wrong in (
+        ("--ciba-notify:", ("--confidential", "--ciba-push")),
+        ("--ciba-notify:", ("--confidential", "--ciba-notify", "http://shop.example/")),
+        ("--ciba-sign:", ("--confidential", "--ciba-sign", "ES256")),
+        ("--ciba-sign:", ("--key", str(pem), "--ciba-sign", "none")),
+    ):
+        refused = await run(place, "clients", "add", "Backend", *wrong)
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert option in refused.stderr
 
 
 async def test_a_worker_has_a_key_and_all_three_lists(place: Place, tmp_path: Path) -> None:
