@@ -4,12 +4,13 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test long keyservices lint types bench million screenshots chaos soak ha fuzz attack clients conformance first-hour clean lock serve node sdks bundle release version docs recordings chart
+.PHONY: help demo demo-enterprise test long keyservices lint types bench million screenshots chaos soak ha fuzz attack clients conformance first-hour clean lock serve node sdks bundle release version docs recordings chart
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         the whole story against the sandbox, about 20 s after the first install (KEEP=1 leaves it running)"
 	@echo "make serve        the server on http://localhost:8765 with the sandbox providers"
+	@echo "make demo-enterprise  a company's person signs in once; their agent reads at seven services, no consent page"
 	@echo "make test         the suite on SQLite and PostgreSQL; says what it skipped and how to enable it"
 	@echo "make long         the tests that are too long for make test (3 minutes)"
 	@echo "make keyservices  the master key in OpenBao, in AWS KMS as moto has it, in SoftHSM, and in stand-ins for Google's and Azure's services (apt-get install softhsm2; a minute)"
@@ -38,6 +39,9 @@ help:
 
 demo: .venv/.runtime
 	@$(RUN) -m token_vault demo $(if $(KEEP),--keep)
+
+demo-enterprise: .venv/.runtime
+	@$(RUN) -m token_vault demo --enterprise
 
 serve: .venv/.runtime
 	@$(RUN) -m token_vault serve --sandbox

@@ -13,9 +13,18 @@ def demo(
     setup: Setup,
     *,
     keep: Annotated[bool, typer.Option("--keep", help="Keep it running and print how to use it.")] = False,
+    enterprise: Annotated[
+        bool, typer.Option("--enterprise", help="Show a company's person and agent, at seven services.")
+    ] = False,
 ) -> None:
     """Show the whole flow against the sandbox with an unmodified MCP client."""
-    from server.demo.story import play
+    if enterprise:
+        from server.demo.enterprise import play as play_company
 
-    if not setup.run(play(keep=keep, data=setup.data)):
+        playing = play_company(data=setup.data)
+    else:
+        from server.demo.story import play
+
+        playing = play(keep=keep, data=setup.data)
+    if not setup.run(playing):
         raise typer.Exit(1)

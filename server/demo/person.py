@@ -47,6 +47,7 @@ class DemoPerson:
 
     def __init__(self, origin: str) -> None:
         self._origin = origin
+        self.visited: list[str] = []  # the paths of all pages
         self._http = httpx2.AsyncClient(base_url=origin, follow_redirects=False, timeout=15, trust_env=False)
 
     async def __aenter__(self) -> Self:
@@ -118,6 +119,7 @@ class DemoPerson:
 
     async def _follow(self, answer: httpx2.Response) -> httpx2.Response:
         for _ in range(10):
+            self.visited.append(answer.url.path)
             target = urljoin(str(answer.url), answer.headers.get("location", ""))
             if not answer.is_redirect or urlsplit(target).netloc != urlsplit(self._origin).netloc:
                 return answer

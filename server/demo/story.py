@@ -7,10 +7,8 @@ Each step says what happened, to whom, with which scopes, and how long it took; 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -24,20 +22,20 @@ import httpx2
 from mcp import Client
 from mcp.client.auth import OAuthClientProvider
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
+from mcp.shared.auth import AuthorizationCodeResult, OAuthClientMetadata
 from mcp_types import CallToolResult, ElicitRequestURLParams, InputRequiredResult, TextContent
 from pydantic import AnyUrl
 from rich.console import Console
 from rich.text import Text
 
 from providers.simulator.running import Simulator, running_simulator
-from server.app import build_app, open_deployment
+from server.app import open_deployment
 from server.demo.person import DemoFailed, DemoPerson
+from server.demo.screen import Wallet, insist, listen, play_all, serve_vault, show_step
 from server.deployment import Deployment
 from server.event_texts import event_fields, in_a_line, names_of
 from server.mcp.tool_answers import META_KEY
-from server.runtime.serving import Listener
-from server.settings import DEFAULT_PORT, load_settings
+from server.settings import load_settings
 from server.setup.client_config import VaultLocation, client_config
 from server.setup.client_kinds import Machine, Program
 from server.sign_in.password import first_admin_secret, owner_link
@@ -51,26 +49,6 @@ _ENDED: Final = (
     "\nTo try it with your own MCP client, run: make demo KEEP=1, or token-vault demo --keep. Everything stays running."
 )
 POST: Final = {"channel": "#general", "text": "Hello from an agent that never saw a Slack token."}
-
-
-@dataclass
-class Wallet:
-    """What the agent keeps between its runs: its registration and its tokens for the vault."""
-
-    tokens: OAuthToken | None = field(default=None, repr=False)
-    client: OAuthClientInformationFull | None = field(default=None, repr=False)
-
-    async def get_tokens(self) -> OAuthToken | None:
-        return self.tokens
-
-    async def set_tokens(self, tokens: OAuthToken) -> None:
-        self.tokens = tokens
-
-    async def get_client_info(self) -> OAuthClientInformationFull | None:
-        return self.client
-
-    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
-        self.client = client_info
 
 
 @dataclass
@@ -88,15 +66,8 @@ class Stage:
     @asynccontextmanager
     async def step(self, title: str) -> AsyncGenerator[list[str]]:
         """Print a step with its findings and duration."""
-        facts: list[str] = []
-        started = time.monotonic()
-        yield facts
-        line = Text.assemble(
-            ("✓ ", "green"), (title, "bold"), (f"  {1000 * (time.monotonic() - started):.0f} ms", "dim")
-        )
-        self.console.print(line, soft_wrap=True)
-        for fact in facts:
-            self.console.print(Text("    " + fact), soft_wrap=True)
+        async with show_step(self.console, title) as facts:
+            yield facts
 
     @asynccontextmanager
     async def agent(self) -> AsyncGenerator[Client]:
@@ -139,13 +110,7 @@ async def play(*, keep: bool, data: Path | None) -> bool:
     async with AsyncExitStack() as stack:
         directory = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="token-vault-demo-")))
         stage = await stack.enter_async_context(_stage(directory, console))
-        failures: list[str] = []
-        try:
-            await _story(stage)
-        except* DemoFailed as group:
-            failures.append(str(_innermost(group)))
-        if failures:
-            console.print(Text(f"✗ {failures[0]}", "bold red"))
+        if not await play_all(console, lambda: _story(stage)):
             return False
         if keep:
             await _keep(stage)
@@ -157,7 +122,7 @@ async def play(*, keep: bool, data: Path | None) -> bool:
 @asynccontextmanager
 async def _stage(data: Path, console: Console) -> AsyncGenerator[Stage]:
     """Sandbox, vault and person, and the first admin made on the first-run page."""
-    listening = _listen()
+    listening = listen()
     port: int = listening.getsockname()[1]
     started = time.monotonic()
     async with running_simulator() as simulator, AsyncExitStack() as stack:
@@ -167,10 +132,7 @@ async def _stage(data: Path, console: Console) -> AsyncGenerator[Stage]:
             "sandbox": {"loopback_upstreams": True},
         }
         deployment = await stack.enter_async_context(open_deployment(load_settings(overrides=sections), data=data))
-        listener = Listener(build_app(deployment), [listening])
-        serving = asyncio.create_task(listener.run())
-        stack.push_async_callback(_end, serving)
-        await listener.started.wait()
+        await stack.enter_async_context(serve_vault(deployment, listening))
         person = await stack.enter_async_context(DemoPerson(deployment.public_url))
         stage = Stage(deployment, simulator, person, console, secrets.token_urlsafe(12))
         console.print(
@@ -179,19 +141,6 @@ async def _stage(data: Path, console: Console) -> AsyncGenerator[Stage]:
             soft_wrap=True,
         )
         yield stage
-
-
-def _listen() -> socket.socket:
-    """The usual port if it is free, so that a kept demo has the usual address; otherwise any other."""
-    for port in (DEFAULT_PORT, 0):
-        with contextlib.suppress(OSError):
-            return socket.create_server(("127.0.0.1", port))
-    raise DemoFailed("no loopback port is free")
-
-
-async def _end(serving: asyncio.Task[None]) -> None:
-    serving.cancel()
-    await asyncio.gather(serving, return_exceptions=True)
 
 
 async def _story(stage: Stage) -> None:
@@ -223,7 +172,7 @@ async def _first_contact(stage: Stage, stack: AsyncExitStack) -> Client:
         agent = await stack.enter_async_context(stage.agent())
         tools = await agent.list_tools()
         client, tokens = stage.wallet.client, stage.wallet.tokens
-        _insist(client is not None and tokens is not None, "the agent got no token")
+        insist(client is not None and tokens is not None, "the agent got no token")
         facts += [
             f"client {client.client_id if client else ''}, token scopes: {tokens.scope if tokens else ''}",
             f"MCP {agent.protocol_version}, tools: {', '.join(tool.name for tool in tools.tools)}",
@@ -240,7 +189,7 @@ async def _slack(stage: Stage, agent: Client) -> None:
         facts += await _connected_accounts(stage, "slack")
     async with stage.step(f"The same call again: posted as {PERSON}") as facts:
         result = await _retry(agent, "slack_post", POST, asked)
-        _insist(len(stage.simulator.books()["posts"]) == 1, "Slack has no post")
+        insist(len(stage.simulator.books()["posts"]) == 1, "Slack has no post")
         facts += _facts(result)
 
 
@@ -259,7 +208,7 @@ async def _calendar(stage: Stage, agent: Client) -> None:
     async with stage.step("calendar_list: events, with a token that Google itself narrowed") as facts:
         result = await _retry(agent, "calendar_list", {}, asked)
         meta = _exchange_facts(result)
-        _insist(set(_strings(meta["scopes"])) < set(_strings(meta["granted"])), "the token was not narrowed")
+        insist(set(_strings(meta["scopes"])) < set(_strings(meta["granted"])), "the token was not narrowed")
         facts += [
             f"this token:     {' '.join(_strings(meta['scopes']))}",
             f"the connection: {' '.join(_strings(meta['granted']))}",
@@ -274,7 +223,7 @@ async def _beyond(stage: Stage, agent: Client) -> None:
         before = len(stage.simulator.books()["api_calls"])
         wanted = {"summary": "Surprise", "start": "2030-01-01T10:00:00Z", "end": "2030-01-01T11:00:00Z"}
         asked = await _ask(agent, "calendar_create", wanted)
-        _insist(len(stage.simulator.books()["api_calls"]) == before, "something was sent to Google")
+        insist(len(stage.simulator.books()["api_calls"]) == before, "something was sent to Google")
         facts += [f"Google received nothing; {PERSON} can allow it at", _link(asked)]
 
 
@@ -283,9 +232,9 @@ async def _refresh(stage: Stage, agent: Client) -> None:
         before = len(stage.simulator.books()["refreshes"])
         stage.simulator.control("expire", face="slack")
         result = await agent.call_tool("slack_post", {**POST, "text": "Still here."})
-        _insist(not result.is_error, f"the call failed: {_text(result)}")
+        insist(not result.is_error, f"the call failed: {_text(result)}")
         refreshes = len(stage.simulator.books()["refreshes"]) - before
-        _insist(refreshes == 1, f"{refreshes} refreshes instead of one")
+        insist(refreshes == 1, f"{refreshes} refreshes instead of one")
         facts += ["one refresh at Slack", *_facts(result)]
 
 
@@ -294,8 +243,8 @@ async def _afresh(stage: Stage) -> None:
         before = stage.prompts
         async with stage.agent() as agent:
             result = await agent.call_tool("calendar_list", {"limit": 2})
-        _insist(not result.is_error, f"the call failed: {_text(result)}")
-        _insist(stage.prompts == before, "a browser window opened")
+        insist(not result.is_error, f"the call failed: {_text(result)}")
+        insist(stage.prompts == before, "a browser window opened")
         facts += _facts(result)
 
 
@@ -306,11 +255,11 @@ async def _disconnect(stage: Stage) -> None:
         f"{PERSON} disconnects Slack: the grant is revoked at Slack too, and its key is destroyed"
     ) as facts:
         await stage.person.disconnect(next(one.id for one in found if one.provider == "slack"))
-        _insist(len(stage.simulator.books()["revocations"]) > 0, "Slack was not told")
+        insist(len(stage.simulator.books()["revocations"]) > 0, "Slack was not told")
         facts.append("revoked at Slack")
     async with stage.step("The next call says so"), stage.agent() as agent:
         asked = await _ask(agent, "slack_post", POST)
-        _insist(bool(_link(asked)), "there is no link")
+        insist(bool(_link(asked)), "there is no link")
 
 
 async def _ask(agent: Client, tool: str, arguments: Mapping[str, object]) -> InputRequiredResult:
@@ -325,7 +274,7 @@ async def _retry(
     agent: Client, tool: str, arguments: Mapping[str, object], asked: InputRequiredResult
 ) -> CallToolResult:
     result = await agent.call_tool(tool, dict(arguments), request_state=asked.request_state)
-    _insist(not result.is_error, f"{tool} failed: {_text(result)}")
+    insist(not result.is_error, f"{tool} failed: {_text(result)}")
     return result
 
 
@@ -360,21 +309,8 @@ async def _connected_accounts(stage: Stage, provider: str) -> list[str]:
     owner = await users.find_user(stage.deployment.database, PERSON)
     found = await connections.list_connections(stage.deployment.database, owner.id if owner else "")
     lines = [f"{one.label}: {' '.join(sorted(one.scopes))}" for one in found if one.provider == provider]
-    _insist(bool(lines), f"{provider} is not connected")
+    insist(bool(lines), f"{provider} is not connected")
     return lines
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """The first real error of a group."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    group: BaseExceptionGroup[BaseException] = error  # pyright: ignore[reportUnknownVariableType] -- of any kind
-    return _innermost(group.exceptions[0])
-
-
-def _insist(is_so: bool, otherwise: str) -> None:
-    if not is_so:
-        raise DemoFailed(otherwise)
 
 
 async def _keep(stage: Stage) -> None:

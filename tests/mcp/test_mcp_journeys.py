@@ -17,7 +17,7 @@ from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult, Text
 from pydantic import AnyUrl
 
 from providers.simulator.person import consent
-from server.demo.story import Wallet
+from server.demo.screen import Wallet
 from server.mcp.tool_answers import META_KEY
 from tests.conftest import Store
 from tests.support.harness import PASSWORD
