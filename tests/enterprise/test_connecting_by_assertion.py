@@ -54,7 +54,7 @@ async def test_a_first_sign_in_connects_every_enrolled_service_without_a_consent
         company.issuer("asana"),
         company.issuer("linear"),
     }
-    assert (await company.room.kinds(user)).count("connection.opened_by_company") == 2
+    assert (await company.room.kinds(user)).count("connection.vouched") == 2
     page = (await person.open("/connections")).text
     assert "Sandbox company" in page
     assert "Connected by your company" in page

@@ -74,8 +74,10 @@ async def heal(vault: Vault, user_id: str, refusal: ConnectionRequired) -> bool:
         return False
     answer = await connect(vault, user_id, refusal.provider)
     if answer.refusal:
+        way = "Connect an account yourself" if refusal.reason == "missing" else "Reconnect this account"
+        told = " ".join((answer.refusal, f"{way}, then try again."))
         raise ConnectionRequired(
-            f"{answer.refusal} {refusal.description}",
+            told,
             provider=refusal.provider,
             reason=refusal.reason,
             scopes=refusal.scopes,

@@ -217,7 +217,7 @@ async def _store(
     details = {"provider": consent.provider, "account": connection.label, "scopes": sorted(connection.scopes)}
     events = [
         Event(
-            kind="connection.opened" if consent.renewed_by is None else "connection.opened_by_company",
+            kind="connection.opened" if consent.renewed_by is None else "connection.vouched",
             user_id=consent.user_id,
             client_id=consent.client_id,
             connection_id=connection.id,
