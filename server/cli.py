@@ -31,6 +31,7 @@ from server.commands import (
     version,
 )
 from server.commands.apply import apply
+from server.commands.enterprise import enterprise
 from server.commands.export import export
 from server.commands.groups import membership
 from server.commands.import_ import files as import_files
@@ -70,6 +71,7 @@ app.add_typer(approvals.app, name="approvals")
 app.add_typer(delegations.app, name="delegations")
 app.add_typer(providers.app, name="providers")
 app.add_typer(openid.app, name="openid")
+app.add_typer(enterprise.app, name="enterprise")
 app.add_typer(tools.app, name="tools")
 app.add_typer(keys.app, name="keys")
 app.add_typer(webhooks.app, name="webhooks")

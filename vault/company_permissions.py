@@ -44,6 +44,7 @@ _END: Final = """
 """
 
 DROPPED: Final = "!"  # no provider has a scope of that name
+ENDED_BY_ADMIN: Final = "ended_by_admin"
 _DROPPED: Final = frozenset({DROPPED})
 
 Scopes = Mapping[str, frozenset[str]]
@@ -126,6 +127,16 @@ async def list_for_user(reader: Reader, user_id: str) -> tuple[CompanyPermission
     """Every row of a person, live or not."""
     rows = await reader.fetch(_FOR_USER, {"tenant": TENANT, "user_id": user_id})
     return tuple(_permission(row) for row in rows)
+
+
+async def list_givers(reader: Reader, user_id: str) -> dict[tuple[str, str], str]:
+    """Which company gave which permission of a person: by the ids of client and connection."""
+    return {
+        (one.client_id, connection_id): one.company
+        for one in await list_for_user(reader, user_id)
+        for connection_id, scopes in one.given.items()
+        if DROPPED not in scopes
+    }
 
 
 async def hold(transaction: Transaction, *, user_id: str, client_id: str, company: str, now: int) -> CompanyPermission:

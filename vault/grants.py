@@ -303,6 +303,7 @@ def _revocation(which: str) -> str:
 
 _REVOKE_ONE: Final = _revocation("id = :id")
 _REVOKE_CLIENT_OF_USER: Final = _revocation("user_id = :user_id and client_id = :client_id")
+_REVOKE_DERIVED: Final = _revocation("user_id = :user_id and client_id = :client_id and derived_from = :derived_from")
 _REVOKE_USER: Final = _revocation("user_id = :user_id")
 _REVOKE_CLIENT: Final = _revocation("client_id = :client_id")
 _REVOKE_RESOURCE: Final = _revocation("resource = :resource")
@@ -340,6 +341,14 @@ async def revoke_client_grants(
     await company_permissions.end(transaction, user_id=user_id, client_id=client_id, reason=reason, now=now)
     whose = {"user_id": user_id, "client_id": client_id}
     return await _revoke(transaction, _REVOKE_CLIENT_OF_USER, whose, reason=reason, now=now)
+
+
+async def revoke_company_grants(
+    transaction: Transaction, *, user_id: str, client_id: str, company: str, now: int
+) -> tuple[Grant, ...]:
+    """End what a company's assertions gave one agent for one user; what the user allowed stays."""
+    whose = {"user_id": user_id, "client_id": client_id, "derived_from": f"company:{company}"}
+    return await _revoke(transaction, _REVOKE_DERIVED, whose, reason="company_ended", now=now)
 
 
 async def revoke_user_grants(transaction: Transaction, user_id: str, *, reason: str, now: int) -> tuple[Grant, ...]:

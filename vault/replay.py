@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from vault.storage.database import SWEEP_BATCH, Transaction, integer_or_none
+from vault.storage.database import SWEEP_BATCH, Reader, Transaction, integer_or_none
 
 _RESTORED = "restored"
 _OF_RESTORE = hashlib.sha256(b"").digest()  # found by its primary key: PostgreSQL searched all rows for it
@@ -40,6 +40,15 @@ async def first_use(
         return False
     restored = integer_or_none(row, "restored")
     return made_at is None or restored is None or restored - _LONGEST < made_at
+
+
+async def is_seen(reader: Reader, purpose: str, value: str, *, now: int) -> bool:
+    """Whether a use is remembered; uses nothing up."""
+    row = await reader.fetch_one(
+        "select expires_at from seen where purpose = :purpose and value_hash = :value_hash and expires_at > :now",
+        {"purpose": purpose, "value_hash": hashlib.sha256(value.encode()).digest(), "now": now},
+    )
+    return row is not None
 
 
 async def note_restore(transaction: Transaction, *, now: int) -> None:

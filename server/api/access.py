@@ -5,10 +5,11 @@ Nobody gives access here, or answers for another person: an admin can look, ask 
 
 from __future__ import annotations
 
-from server.administration import access
+from server.administration import access, companies
 from server.api.models import (
     ApprovalRecord,
     AskMore,
+    CompanyPermissionRecord,
     ConnectionRecord,
     DisconnectedRecord,
     PermissionRecord,
@@ -16,10 +17,11 @@ from server.api.models import (
 )
 from server.api.operations import AdminCall, Answered, instant, instant_of, operation
 from server.api.people import person_of
-from vault import clients, connections, delegations
+from vault import clients, company_permissions, connections, delegations
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.approvals import RELEASE, Approval
 from vault.approvals.requests import wish_of
+from vault.company_permissions import CompanyPermission
 from vault.records import Connection, Delegation
 
 
@@ -33,6 +35,12 @@ class Permissions(Answered):
     """What agents can do with accounts."""
 
     items: list[PermissionRecord]
+
+
+class CompanyPermissions(Answered):
+    """What companies let agents do."""
+
+    items: list[CompanyPermissionRecord]
 
 
 class WaitingApprovals(Answered):
@@ -71,7 +79,11 @@ async def list_permissions(call: AdminCall) -> Permissions:
     known = {one.id: one for one in await connections.list_connections(deployment.database, person.id)}
     held = await delegations.list_for_user(deployment.database, person.id)
     live = [one for one in held if one.is_live(deployment.now()) and one.connection_id in known]
-    return Permissions(items=[await _permission_record(call, one, known[one.connection_id]) for one in live])
+    items = [await _permission_record(call, one, known[one.connection_id]) for one in live]
+    givers = await company_permissions.list_givers(deployment.database, person.id)
+    return Permissions(
+        items=[one.model_copy(update={"company": givers.get((one.client_id, one.connection_id))}) for one in items]
+    )
 
 
 @operation(
@@ -104,6 +116,56 @@ async def revoke_permission(call: AdminCall) -> None:
         call.actor, person, client_id=call.param("client_id"), connection_id=call.param("connection_id")
     )
     await access.revoke(call.actor, held)
+
+
+@operation("GET", "/people/{person_id}/company-permissions", scope="admin:access")
+async def list_company_permissions(call: AdminCall) -> CompanyPermissions:
+    """List what companies let a person's agents do, ended ones too."""
+    person = await person_of(call)
+    found = await company_permissions.list_for_user(call.deployment.database, person.id)
+    return CompanyPermissions(items=[_company_record(one) for one in found])
+
+
+@operation(
+    "DELETE",
+    "/people/{person_id}/company-permissions/{company}/{client_id:path}",
+    scope="admin:access",
+    status=204,
+)
+async def end_company_permission(call: AdminCall) -> None:
+    """End what a company lets an agent do for a person. What the person allowed stays."""
+    await companies.end(call.actor, await _company_permission_of(call))
+
+
+@operation(
+    "POST",
+    "/people/{person_id}/company-permissions/{company}/{client_id:path}/resume",
+    scope="admin:access",
+    refusals=["conflict"],
+)
+async def resume_company_permission(call: AdminCall) -> CompanyPermissionRecord:
+    """Let an agent in again whose company permission was ended."""
+    await companies.resume(call.actor, await _company_permission_of(call))
+    return _company_record(await _company_permission_of(call))
+
+
+async def _company_permission_of(call: AdminCall) -> CompanyPermission:
+    person = await person_of(call)
+    which = {"client_id": call.param("client_id"), "company": call.param("company")}
+    return await companies.permission_of(call.actor, person, **which)
+
+
+def _company_record(one: CompanyPermission) -> CompanyPermissionRecord:
+    return CompanyPermissionRecord(
+        company=one.company,
+        client_id=one.client_id,
+        scopes=sorted(one.scopes),
+        accounts={provider: sorted(words) for provider, words in one.accounts.items()},
+        renewed_at=instant_of(one.renewed_at),
+        expires_at=instant_of(one.expires_at),
+        ended_at=instant(one.ended_at),
+        ended_reason=one.ended_reason,
+    )
 
 
 @operation("GET", "/people/{person_id}/approvals", scope="admin:access")
@@ -196,6 +258,9 @@ OPERATIONS = (
     list_permissions,
     ask_more,
     revoke_permission,
+    list_company_permissions,
+    resume_company_permission,
+    end_company_permission,
     list_approvals,
     list_standing_approvals,
     end_standing_approval,

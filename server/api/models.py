@@ -340,6 +340,7 @@ class PermissionRecord(Answered):
     ask_scopes: list[str] = Field(description="Of these, the person approves each use")
     ask_tools: list[str]
     expires_at: Instant | None
+    company: str | None = Field(default=None, description="Company whose rules gave it: NAME of `enterprise.NAME`")
 
 
 class AskMore(Strict):
@@ -506,3 +507,19 @@ class EventsPage(ListPage[EventRecord]):
 
 
 PersonDetails.model_rebuild()
+
+
+# Companies
+
+
+class CompanyPermissionRecord(Answered):
+    """What a company lets one agent do for a person."""
+
+    company: str = Field(description="NAME of `enterprise.NAME`")
+    client_id: str
+    scopes: list[str]
+    accounts: dict[str, list[str]] = Field(description="By provider, in the words of its rules")
+    renewed_at: Instant
+    expires_at: Instant
+    ended_at: Instant | None
+    ended_reason: str | None

@@ -25,7 +25,7 @@ def list_(setup: Setup, *, user: UserOption = None) -> None:
     """List what a user's agents can use."""
 
     async def read() -> list[dict[str, object]]:
-        from vault import clients, connections, delegations
+        from vault import clients, company_permissions, connections, delegations
 
         async with setup.open() as deployment:
             owner = await user_named(deployment.database, user)
@@ -36,9 +36,14 @@ def list_(setup: Setup, *, user: UserOption = None) -> None:
             for client_id in {one.client_id for one in live}:
                 if (client := await clients.get_client(deployment.database, client_id)) is not None:
                     names[client_id] = client.name
-            return [_delegation_fields(one, known[one.connection_id], name=names.get(one.client_id)) for one in live]
+            givers = await company_permissions.list_givers(deployment.database, owner.id)
+            return [
+                _delegation_fields(one, known[one.connection_id], name=names.get(one.client_id))
+                | {"company": givers.get((one.client_id, one.connection_id))}
+                for one in live
+            ]
 
-    columns = ("agent", "provider", "account", "scopes", "expires_at")
+    columns = ("agent", "provider", "account", "scopes", "expires_at", "company")
     setup.show(setup.run(read()), columns=columns, empty="No agent can use any account.")
 
 

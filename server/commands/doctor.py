@@ -92,6 +92,7 @@ async def _examine_database(deployment: Deployment) -> list[Finding]:
 
 
 async def _examine_settings(deployment: Deployment) -> list[Finding]:
+    from server.administration.company_checks import check_companies
     from server.doctor.auth0 import check_auth0
     from server.doctor.providers import check_providers
     from server.doctor.serving import check_serving
@@ -101,6 +102,7 @@ async def _examine_settings(deployment: Deployment) -> list[Finding]:
         *await check_serving(deployment),
         *check_auth0(deployment),
         *await check_signals(deployment),
+        *await check_companies(deployment),
         *await check_providers(deployment),
     ]
 

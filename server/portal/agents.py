@@ -75,12 +75,13 @@ async def with_accounts(
     """The agents, each with the accounts that it may use."""
     database, now = visit.deployment.database, visit.deployment.now()
     accounts = access.offered_accounts(visit.deployment, owned)
+    givers = await access.titles_of_givers(visit.deployment, visit.user)
     found: list[tuple[OwnAgent, list[access.AccessRow]]] = []
     for one in agents:
         held = await delegations.list_for_client(database, visit.user.id, client_id=one.client.id)
         live = {each.connection_id for each in held if each.is_live(now)}
         usable = [account for account in accounts if account.connection.id in live]
-        rows = access.agent_rows(one.client, usable, delegated=held, now=now)
+        rows = access.agent_rows(one.client, usable, delegated=held, givers=givers, now=now)
         found.append((one, [row for row in rows if row.setting.scopes]))
     return found
 

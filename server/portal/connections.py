@@ -148,7 +148,8 @@ async def _access_rows(
     )
     if account is None:
         return ()
-    rows = access.account_rows(account, agents, delegated=held, now=deployment.now())
+    givers = await access.titles_of_givers(deployment, visit.user)
+    rows = access.account_rows(account, agents, delegated=held, givers=givers, now=deployment.now())
     return tuple(sorted(rows, key=lambda row: not row.setting.scopes))
 
 

@@ -177,6 +177,25 @@ class ChangeRecord(TypedDict):
     secret: str | None
 
 
+class CompanyPermissionRecord(TypedDict):
+    """What a company lets one agent do for a person."""
+
+    company: str
+    client_id: str
+    scopes: list[str]
+    accounts: dict[str, list[str]]
+    renewed_at: str
+    expires_at: str
+    ended_at: str | None
+    ended_reason: str | None
+
+
+class CompanyPermissions(TypedDict):
+    """What companies let agents do."""
+
+    items: list[CompanyPermissionRecord]
+
+
 class ConnectionList(TypedDict):
     """Connected accounts."""
 
@@ -505,6 +524,7 @@ class PermissionRecord(TypedDict):
     ask_scopes: list[str]
     ask_tools: list[str]
     expires_at: str | None
+    company: NotRequired[str | None]
 
 
 class Permissions(TypedDict):
@@ -917,6 +937,24 @@ class AdminClient(AdminBase):
         self._call(
             "DELETE",
             f"/admin/v1/people/{quote(person_id, safe='')}/connections/{quote(connection_id, safe='')}/permissions/{quote(client_id, safe='')}",
+        )
+
+    def list_company_permissions(self, person_id: str) -> CompanyPermissions:
+        """List what companies let a person's agents do, ended ones too."""
+        return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/company-permissions")
+
+    def resume_company_permission(self, person_id: str, company: str, client_id: str) -> CompanyPermissionRecord:
+        """Let an agent in again whose company permission was ended."""
+        return self._call(
+            "POST",
+            f"/admin/v1/people/{quote(person_id, safe='')}/company-permissions/{quote(company, safe='')}/{quote(client_id, safe='')}/resume",
+        )
+
+    def end_company_permission(self, person_id: str, company: str, client_id: str) -> None:
+        """End what a company lets an agent do for a person. What the person allowed stays."""
+        self._call(
+            "DELETE",
+            f"/admin/v1/people/{quote(person_id, safe='')}/company-permissions/{quote(company, safe='')}/{quote(client_id, safe='')}",
         )
 
     def list_approvals(self, person_id: str) -> WaitingApprovals:

@@ -152,6 +152,23 @@ export interface ChangeRecord {
   secret: string | null;
 }
 
+/** What a company lets one agent do for a person. */
+export interface CompanyPermissionRecord {
+  company: string;
+  client_id: string;
+  scopes: Array<string>;
+  accounts: Record<string, Array<string>>;
+  renewed_at: string;
+  expires_at: string;
+  ended_at: string | null;
+  ended_reason: string | null;
+}
+
+/** What companies let agents do. */
+export interface CompanyPermissions {
+  items: Array<CompanyPermissionRecord>;
+}
+
 /** Connected accounts. */
 export interface ConnectionList {
   items: Array<ConnectionRecord>;
@@ -442,6 +459,7 @@ export interface PermissionRecord {
   ask_scopes: Array<string>;
   ask_tools: Array<string>;
   expires_at: string | null;
+  company?: string | null;
 }
 
 /** What agents can do with accounts. */
@@ -838,6 +856,21 @@ export class AdminClient extends AdminBase {
   /** Take a connection away from an agent. */
   async revokePermission(personId: string, connectionId: string, clientId: string): Promise<void> {
     await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/connections/${encodeURIComponent(connectionId)}/permissions/${encodeURIComponent(clientId)}`);
+  }
+
+  /** List what companies let a person's agents do, ended ones too. */
+  async listCompanyPermissions(personId: string): Promise<CompanyPermissions> {
+    return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/company-permissions`) as Promise<CompanyPermissions>;
+  }
+
+  /** Let an agent in again whose company permission was ended. */
+  async resumeCompanyPermission(personId: string, company: string, clientId: string): Promise<CompanyPermissionRecord> {
+    return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/company-permissions/${encodeURIComponent(company)}/${encodeURIComponent(clientId)}/resume`) as Promise<CompanyPermissionRecord>;
+  }
+
+  /** End what a company lets an agent do for a person. What the person allowed stays. */
+  async endCompanyPermission(personId: string, company: string, clientId: string): Promise<void> {
+    await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/company-permissions/${encodeURIComponent(company)}/${encodeURIComponent(clientId)}`);
   }
 
   /** List what waits for a person's answer, without the arguments. */

@@ -6,85 +6,142 @@ a confirmed address, which links them from then on, or as a new person.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from server.deployment import Deployment
 from server.oauth.enterprise.assertions import IdentityAssertion
 from server.oauth.enterprise.refusals import AssertionRefused
 from server.sign_in import roles
 from server.sign_in.newcomers import confirmed_address, create_user, link_provisioned
-from vault import users
+from vault import directory, users
 from vault.audit import audit
 from vault.records import Event, User
+from vault.storage.database import Reader, Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """Who it is, and by what; `person` None: a new one, who will be called `name`."""
+
+    person: User | None
+    by: Literal["link", "directory", "address", "new"]
+    name: str = ""
 
 
 async def resolve(deployment: Deployment, assertion: IdentityAssertion) -> User:
-    """The person. Raises AssertionRefused."""
-    found = await users.find_by_identity(
-        deployment.database, issuer=assertion.identity_issuer, subject=assertion.subject
-    )
-    if found is None:
-        found = await _newcomer(deployment, assertion)
-    if not found.has_agents:
-        raise AssertionRefused("stopped" if found.disabled_at is None else "disabled")
-    return found
+    """The person, linked from now on. Raises AssertionRefused."""
+    seen = await foresee(deployment, assertion)
+    match seen.by, seen.person:
+        case "link", User() as person:
+            return person
+        case "directory", _:
+            return await _link_provisioned(deployment, assertion)
+        case "address", User() as person:
+            return await _link(deployment, assertion, person)
+        case _:
+            return await _create(deployment, assertion, seen.name)
 
 
-async def _newcomer(deployment: Deployment, assertion: IdentityAssertion) -> User:
-    trusted = assertion.trusted
-    if trusted.directory_claim and (provisioned := await _find_provisioned(deployment, assertion)) is not None:
-        return provisioned
+async def foresee(deployment: Deployment, assertion: IdentityAssertion) -> Foreseen:
+    """Who it will be; changes nothing. Raises AssertionRefused."""
+    database, trusted = deployment.database, assertion.trusted
+    linked = await users.find_by_identity(database, issuer=assertion.identity_issuer, subject=assertion.subject)
+    if linked is not None:
+        return Foreseen(_check_has_agents(linked), "link")
+    if (provisioned := await _provisioned_person(database, assertion)) is not None:
+        return Foreseen(_check_has_agents(provisioned), "directory")
     address = ""
     if trusted.domains:
         confirmed = confirmed_address(trusted.issuer, assertion.claims, domains=trusted.domains)
         if confirmed is None:
             raise AssertionRefused("address")
         address = confirmed
-        if address and (matched := await _match_address(deployment, assertion, address)) is not None:
-            return matched
+        named = await users.find_user(database, address) if address else None
+        if named is not None:
+            if (await roles.with_groups(deployment, named, reader=database)).role.audits:
+                raise AssertionRefused("admin")
+            await _check_unlinked(database, assertion, named)
+            return Foreseen(_check_has_agents(named), "address")
     if not trusted.create_people:
         raise AssertionRefused("person")
+    return Foreseen(None, "new", address or _shown_name(assertion))
+
+
+def _check_has_agents(person: User) -> User:
+    if not person.has_agents:
+        raise AssertionRefused("stopped" if person.disabled_at is None else "disabled")
+    return person
+
+
+async def _check_unlinked(reader: Reader, assertion: IdentityAssertion, person: User) -> None:
+    """An address can pass on to somebody else, and an id be entered twice."""
+    issuer = assertion.identity_issuer
+    if any(one.issuer == issuer for one in await users.list_identities(reader, person.id)):
+        raise AssertionRefused("linked")
+
+
+async def _provisioned_person(reader: Reader, assertion: IdentityAssertion) -> User | None:
+    external_id = assertion.claims.get(assertion.trusted.directory_claim or "")
+    if not isinstance(external_id, str) or not external_id:
+        return None
+    known = await directory.with_external_id(reader, external_id)
+    person = await users.get_user(reader, known[0].user_id) if len(known) == 1 else None
+    if person is not None:
+        await _check_unlinked(reader, assertion, person)
+    return person
+
+
+async def _link_provisioned(deployment: Deployment, assertion: IdentityAssertion) -> User:
+    external_id = assertion.claims.get(assertion.trusted.directory_claim or "")
+    try:
+        found = await link_provisioned(
+            deployment, issuer=assertion.identity_issuer, subject=assertion.subject, external_id=external_id
+        )
+    except users.IdentityTaken as error:
+        return await _linked_meanwhile(deployment, assertion, error)
+    if found is None:
+        raise AssertionRefused("person", "left the directory just now")
+    return found
+
+
+async def _link(deployment: Deployment, assertion: IdentityAssertion, person: User) -> User:
+    now = deployment.now()
+    try:
+        async with deployment.transaction() as transaction:
+            await _link_unlinked(transaction, assertion, person, now=now)
+    except users.IdentityTaken as error:
+        return await _linked_meanwhile(deployment, assertion, error)
+    return person
+
+
+async def _link_unlinked(transaction: Transaction, assertion: IdentityAssertion, person: User, *, now: int) -> None:
+    issuer = assertion.identity_issuer
+    await users.hold_user(transaction, person.id)
+    if any(one.issuer == issuer for one in await users.list_identities(transaction, person.id)):
+        raise users.IdentityTaken("this person has another identity of this issuer")
+    await users.link_identity(transaction, issuer=issuer, subject=assertion.subject, user_id=person.id, now=now)
+    details = {"method": "assertion", "issuer": issuer}
+    await audit.append(transaction, Event("user.linked", user_id=person.id, details=details), now=now)
+
+
+async def _linked_meanwhile(deployment: Deployment, assertion: IdentityAssertion, error: Exception) -> User:
+    """Another request of the same person came first; otherwise the person is somebody else's."""
+    found = await users.find_by_identity(
+        deployment.database, issuer=assertion.identity_issuer, subject=assertion.subject
+    )
+    if found is None:
+        raise AssertionRefused("linked") from error
+    return found
+
+
+async def _create(deployment: Deployment, assertion: IdentityAssertion, name: str) -> User:
     created = await create_user(
-        deployment,
-        issuer=assertion.identity_issuer,
-        subject=assertion.subject,
-        shown=address or _shown_name(assertion),
-        method="assertion",
+        deployment, issuer=assertion.identity_issuer, subject=assertion.subject, shown=name, method="assertion"
     )
     if created is None:
         raise AssertionRefused("person", "no free name")
     return created
-
-
-async def _find_provisioned(deployment: Deployment, assertion: IdentityAssertion) -> User | None:
-    external_id = assertion.claims.get(assertion.trusted.directory_claim or "")
-    try:
-        return await link_provisioned(
-            deployment, issuer=assertion.identity_issuer, subject=assertion.subject, external_id=external_id
-        )
-    except users.IdentityTaken as error:
-        raise AssertionRefused("linked") from error
-
-
-async def _match_address(deployment: Deployment, assertion: IdentityAssertion, address: str) -> User | None:
-    """The person whose name is the address, linked from now on. None if there is nobody of that name.
-
-    An address can pass on to somebody else: whoever is linked at this issuer already isn't matched.
-    """
-    now, issuer = deployment.now(), assertion.identity_issuer
-    async with deployment.transaction() as transaction:
-        found = await users.find_user(transaction, address)
-        if found is None:
-            return None
-        await users.hold_user(transaction, found.id)
-        known = [one.subject for one in await users.list_identities(transaction, found.id) if one.issuer == issuer]
-        if assertion.subject in known:  # linked by another request meanwhile
-            return found
-        is_admin = (await roles.with_groups(deployment, found, reader=transaction)).role.audits
-        if is_admin or found.disabled_at is not None or known:
-            raise AssertionRefused("admin" if is_admin else "linked" if known else "disabled")
-        await users.link_identity(transaction, issuer=issuer, subject=assertion.subject, user_id=found.id, now=now)
-        details = {"method": "assertion", "issuer": issuer}
-        await audit.append(transaction, Event("user.linked", user_id=found.id, details=details), now=now)
-    return found
 
 
 def _shown_name(assertion: IdentityAssertion) -> str:

@@ -19,9 +19,9 @@ from server.oauth.token_request import TokenGrant, TokenRequest
 from vault import clients, company_access, company_permissions, connections, grants, groups, replay, users
 from vault.audit import audit
 from vault.company_access import OwnedAccount
-from vault.company_permissions import CompanyPermission
+from vault.company_permissions import ENDED_BY_ADMIN, CompanyPermission
 from vault.records import Event, Grant, User
-from vault.storage.database import Transaction
+from vault.storage.database import Reader, Transaction
 
 _DAY: Final = 86400
 _PURPOSE: Final = "id-jag"  # of used identifiers
@@ -77,7 +77,7 @@ async def _issue(
         permission = await company_permissions.hold(
             transaction, user_id=person.id, client_id=client_id, company=assertion.company, now=now
         )
-        await _check_not_ended(transaction, permission)
+        await check_not_ended(transaction, permission)
         grant, is_new = await grants.derive_grant(
             transaction,
             user_id=person.id,
@@ -113,18 +113,29 @@ async def _is_first_use(transaction: Transaction, assertion: IdentityAssertion, 
     return await replay.first_use(
         transaction,
         _PURPOSE,
-        f"{assertion.trusted.issuer} {assertion.token_id}",
+        _identifier(assertion),
         expires_at=assertion.expires_at + SKEW,
         now=now,
         made_at=assertion.issued_at - SKEW,
     )
 
 
-async def _check_not_ended(transaction: Transaction, permission: CompanyPermission) -> None:
-    """A person's end stays, until they sign the agent in themselves."""
+async def is_used(reader: Reader, assertion: IdentityAssertion, *, now: int) -> bool:
+    """Whether it was used before; for explanations."""
+    return await replay.is_seen(reader, _PURPOSE, _identifier(assertion), now=now)
+
+
+def _identifier(assertion: IdentityAssertion) -> str:
+    return f"{assertion.trusted.issuer} {assertion.token_id}"
+
+
+async def check_not_ended(reader: Reader, permission: CompanyPermission) -> None:
+    """A person's end stays until they sign the agent in themselves, an admin's until an admin resumes it."""
     if permission.ended_at is None:
         return
-    live = await grants.list_grants(transaction, permission.user_id)
+    if permission.ended_reason == ENDED_BY_ADMIN:
+        raise AssertionRefused("ended_by_admin")
+    live = await grants.list_grants(reader, permission.user_id)
     own = [one for one in live if one.client_id == permission.client_id and one.created_at >= permission.ended_at]
     if not own:
         raise AssertionRefused("ended")

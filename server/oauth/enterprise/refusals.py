@@ -148,7 +148,12 @@ REFUSALS: Final[Mapping[str, AssertionRefusal]] = {
     ),
     "ended": AssertionRefusal(
         "the person disconnected this agent",
-        "let the person sign the agent in here once, or allow it again: token-vault enterprise resume",
+        "let the person sign the agent in here once, or let it in again: token-vault enterprise resume",
+        "not_allowed_by_company",
+    ),
+    "ended_by_admin": AssertionRefusal(
+        "an admin ended this agent's access",
+        "let it in again: token-vault enterprise resume",
         "not_allowed_by_company",
     ),
 }

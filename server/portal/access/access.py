@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
@@ -22,7 +22,7 @@ from providers.definitions.unruled import ANY_CALL, ANY_READ
 from server.deployment import Deployment
 from server.portal import texts
 from server.portal.forms import Form, PageRefused
-from vault import connections, delegations
+from vault import company_permissions, connections, delegations
 from vault.exchange.approval_rules import TOOL, WRITES
 from vault.records import Client, Connection, ConnectionState, Delegation, User
 from vault.scopes import expand
@@ -110,6 +110,7 @@ class AccessRow:
     tools: tuple[AskableTool, ...]
     setting: Setting
     expires_at: int | None = None
+    company: str = ""  # that gave the permission, if one did
 
     @property
     def connection(self) -> Connection:
@@ -205,7 +206,8 @@ async def rows_of_agent(
     owned = await connections.list_connections(deployment.database, user.id)
     accounts = offered_accounts(deployment, owned)
     wanted = [one for one in accounts if providers is None or one.connection.provider in providers]
-    return agent_rows(client, wanted, delegated=held, now=deployment.now())
+    givers = await titles_of_givers(deployment, user)
+    return agent_rows(client, wanted, delegated=held, givers=givers, now=deployment.now())
 
 
 def asked_row(
@@ -249,22 +251,46 @@ def offered_accounts(deployment: Deployment, owned: Sequence[Connection]) -> tup
     return tuple(one for one in found if one is not None)
 
 
+async def titles_of_givers(deployment: Deployment, user: User) -> Mapping[tuple[str, str], str]:
+    """The companies that gave the person's permissions: their names by the ids of client and connection."""
+    known, found = deployment.settings.enterprise, dict[tuple[str, str], str]()
+    for which, name in (await company_permissions.list_givers(deployment.database, user.id)).items():
+        trusted = known.get(name)
+        found[which] = name.capitalize() if trusted is None else trusted.title_for(name)
+    return found
+
+
 def agent_rows(
-    client: Client, accounts: Iterable[OfferedAccount], *, delegated: Sequence[Delegation], now: int
+    client: Client,
+    accounts: Iterable[OfferedAccount],
+    *,
+    delegated: Sequence[Delegation],
+    givers: Mapping[tuple[str, str], str],
+    now: int,
 ) -> tuple[AccessRow, ...]:
     """A row for each of these accounts."""
     held = {one.connection_id: one for one in delegated}
-    return tuple(
-        _row(client, one, held=held.get(one.connection.id), key=one.connection.id, now=now) for one in accounts
-    )
+    rows = (_row(client, one, held=held.get(one.connection.id), key=one.connection.id, now=now) for one in accounts)
+    return tuple(_with_giver(one, givers) for one in rows)
+
+
+def _with_giver(row: AccessRow, givers: Mapping[tuple[str, str], str]) -> AccessRow:
+    company = givers.get((row.client.id, row.connection.id), "") if row.setting.scopes else ""
+    return replace(row, company=company)
 
 
 def account_rows(
-    account: OfferedAccount, agents: Iterable[Client], *, delegated: Sequence[Delegation], now: int
+    account: OfferedAccount,
+    agents: Iterable[Client],
+    *,
+    delegated: Sequence[Delegation],
+    givers: Mapping[tuple[str, str], str],
+    now: int,
 ) -> tuple[AccessRow, ...]:
     """A row for each of these agents."""
     held = {one.client_id: one for one in delegated if one.connection_id == account.connection.id}
-    return tuple(_row(one, account, held=held.get(one.id), key=one.id, now=now) for one in agents)
+    rows = (_row(one, account, held=held.get(one.id), key=one.id, now=now) for one in agents)
+    return tuple(_with_giver(one, givers) for one in rows)
 
 
 def usable_providers(deployment: Deployment, client: Client, *, scopes: frozenset[str]) -> frozenset[str] | None:

@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from server.http import pages
 from server.portal.requests import OwnVisit
-from vault import clients, connections, delegations, directory, grants, groups, users
+from vault import clients, company_permissions, connections, delegations, directory, grants, groups, users
 from vault.audit import audit
 from vault.notices import channels
 from vault.records import Connection, Event
@@ -96,6 +96,18 @@ async def _records(visit: OwnVisit) -> Mapping[str, object]:
                 "revoked_at": _when(one.revoked_at),
             }
             for one in await delegations.list_for_user(database, user.id)
+        ],
+        "permissions_by_companies": [
+            {
+                "company": one.company,
+                "agent": one.client_id,
+                "scopes": sorted(one.scopes),
+                "accounts": {name: sorted(some) for name, some in one.accounts.items()},
+                "renewed_at": _when(one.renewed_at),
+                "expires_at": _when(one.expires_at),
+                "ended_at": _when(one.ended_at),
+            }
+            for one in await company_permissions.list_for_user(database, user.id)
         ],
     }
 

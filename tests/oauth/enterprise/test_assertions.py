@@ -414,7 +414,7 @@ def test_each_reason_has_a_lie() -> None:
     tested = {lie.reason for lie in LIES.values()}
     elsewhere = {
         *("unreadable", "signature", "replayed", "request", "agent", "group", "registration", "public", "disabled"),
-        *("keys", "linked", "admin", "stopped", "ended"),
+        *("keys", "linked", "admin", "stopped", "ended", "ended_by_admin"),
     }
     assert tested | elsewhere == set(REFUSALS)
     assert tested.isdisjoint(elsewhere)

@@ -154,14 +154,16 @@ async def test_what_the_person_narrows_stays_narrow(company: Company) -> None:
     connection = await connect(company)
     await admit(company)
     end = (await held(company, connection)).expires_at
-    assert end == company.now() + 30 * DAY
+    assert end is not None
+    assert 0 <= company.now() + 30 * DAY - end < 60
     await allow(company, connection, frozenset({"channels:read"}), end=end)
     company.place.deployment.database.clock_offset += DAY
     await admit(company, groups=["writers"])
     found = await held(company, connection)
     assert "channels:history" not in found.scopes
     assert {"channels:read", "chat:write"} <= found.scopes, "what the company gives anew is given"
-    assert found.expires_at == company.now() + 30 * DAY
+    assert found.expires_at is not None
+    assert found.expires_at - end >= DAY
 
 
 async def test_an_end_that_the_person_chose_stays(company: Company) -> None:

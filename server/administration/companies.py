@@ -1,0 +1,49 @@
+"""What companies let agents do for people: end it, and let an agent in again that a person or an admin ended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from server.administration.actor import Actor, ChangeRefused
+from vault import company_permissions, delegations, grants
+from vault.audit import audit
+from vault.company_permissions import DROPPED, ENDED_BY_ADMIN, CompanyPermission
+from vault.records import User
+
+
+async def permission_of(actor: Actor, person: User, *, client_id: str, company: str) -> CompanyPermission:
+    """The company's permission for this agent and person, ended or not. Raises ChangeRefused."""
+    found = await company_permissions.get(
+        actor.deployment.database, user_id=person.id, client_id=client_id, company=company
+    )
+    if found is None:
+        raise ChangeRefused(
+            "no_company_permission", "That company allows this agent nothing for this person.", kind="not_found"
+        )
+    return found
+
+
+async def end(actor: Actor, permission: CompanyPermission) -> None:
+    """End it with its tokens and what it gave of accounts; assertions are refused until it is resumed."""
+    now, which = actor.deployment.now(), {"user_id": permission.user_id, "client_id": permission.client_id}
+    async with actor.change() as transaction:
+        held = await company_permissions.hold(transaction, **which, company=permission.company, now=now)
+        await grants.revoke_company_grants(transaction, **which, company=held.company, now=now)
+        for connection_id, scopes in held.given.items():
+            if DROPPED not in scopes:
+                await delegations.revoke(transaction, **which, connection_id=connection_id, now=now)
+        dropped = {name: scopes | {DROPPED} for name, scopes in held.given.items()}
+        ended = replace(held, given=dropped, ended_at=now, ended_reason=ENDED_BY_ADMIN)
+        await company_permissions.save(transaction, ended)
+        await audit.append(transaction, actor.event("company.ended", **which, company=held.company), now=now)
+
+
+async def resume(actor: Actor, permission: CompanyPermission) -> None:
+    """Take the agent's assertions again. Raises ChangeRefused where it wasn't ended."""
+    if permission.ended_at is None:
+        raise ChangeRefused("not_ended", "This agent's assertions are taken already.", kind="conflict")
+    now, which = actor.deployment.now(), {"user_id": permission.user_id, "client_id": permission.client_id}
+    async with actor.change() as transaction:
+        held = await company_permissions.hold(transaction, **which, company=permission.company, now=now)
+        await company_permissions.save(transaction, replace(held, ended_at=None, ended_reason=None))
+        await audit.append(transaction, actor.event("company.resumed", **which, company=held.company), now=now)

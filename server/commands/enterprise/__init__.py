@@ -1,0 +1,1 @@
+"""`enterprise`: agents that a company's identity provider lets in."""
