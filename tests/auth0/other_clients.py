@@ -1,4 +1,4 @@
-"""Two further published clients of this wire, mcs-auth-auth0 and okta-ai-sdk-proto: run by `test_other_clients.py`.
+"""Further published clients of this wire: mcs-auth-auth0, acgs-auth0, okta-ai-sdk-proto; for `test_other_clients.py`.
 
 It prints an address for the person's browser, and reads the one to which the browser was sent; its last line is what it
 found, as JSON.
@@ -6,12 +6,15 @@ found, as JSON.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
 import os
 from urllib.parse import parse_qs, urlsplit
 
+from acgs_auth0.scope_policy import ConnectionScopeRule, MACIScopePolicy
+from acgs_auth0.token_vault import ConstitutionalTokenVault, TokenVaultRequest
 from mcs.auth.auth0 import Auth0Provider
 from mcs.auth.challenge import AuthChallenge
 from okta_ai_sdk.connected_accounts import (
@@ -62,6 +65,16 @@ def with_mcs() -> list[str]:
     return found
 
 
+def with_acgs() -> dict[str, object]:
+    """It asks for a token of the account that the first client connected, and checks scopes by itself."""
+    rule = ConnectionScopeRule("sign-in-with-slack", "EXECUTIVE", ["chat:write"])
+    vault = ConstitutionalTokenVault(
+        policy=MACIScopePolicy([rule]), auth0_domain=DOMAIN, auth0_client_id="mcs", auth0_client_secret=SECRET
+    )
+    asked = TokenVaultRequest("agent", "EXECUTIVE", rule.connection, ["chat:write"], os.environ["REFRESH_TOKEN"])
+    return asyncio.run(vault.exchange(asked)).as_credentials()
+
+
 def with_okta() -> dict[str, object]:
     base = f"https://{DOMAIN}"
     config = Auth0Config(
@@ -88,6 +101,6 @@ def with_okta() -> dict[str, object]:
     return {"linking": first.requires_linking, "linked": linked.token, "again": again.token, "scope": again.scope}
 
 
-with contextlib.redirect_stdout(io.StringIO()):  # the second one tells what it does
-    found = {"mcs": with_mcs(), "okta": with_okta()}
+with contextlib.redirect_stdout(io.StringIO()):  # one of them tells what it does
+    found = {"mcs": with_mcs(), "acgs": with_acgs(), "okta": with_okta()}
 print(json.dumps(found), file=OUT, flush=True)

@@ -25,7 +25,7 @@ AUDIENCE = "api://vault"
 
 
 @pytest.mark.group("sdks")
-async def test_mcs_and_oktas_prototype_connect_an_account_and_get_its_token(tmp_path: Path) -> None:
+async def test_mcs_acgs_and_oktas_prototype_get_an_accounts_token(tmp_path: Path) -> None:
     if not PYTHON.exists():
         unavailable("the SDKs need: make sdks")
     async with running_openid(lambda: 0) as issuer:
@@ -76,6 +76,7 @@ async def test_mcs_and_oktas_prototype_connect_an_account_and_get_its_token(tmp_
             found = json.loads(said)
     assert found["mcs"][0] == "challenge"
     assert found["mcs"][1].startswith("xox")
+    assert found["acgs"]["access_token"] == found["mcs"][1]
     assert found["okta"]["linking"] is True
     assert found["okta"]["linked"] == found["okta"]["again"]
     assert {"channels:read", "chat:write"} <= set(found["okta"]["scope"].split())
