@@ -7,6 +7,7 @@ import secrets
 
 import pytest
 
+from server.notifying.delivery import deliver
 from server.oauth.backchannel import telling
 from server.oauth.backchannel.clients import DELIVERY, DETAILS_TYPES, ENDPOINT
 from server.oauth.backchannel.telling import tell_clients
@@ -15,6 +16,7 @@ from tests.support.doubles.mailbox import Receiver
 from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker
 from tests.support.rooms.oauth_world import claims_of, error_of
 from vault.approvals import client_notices
+from vault.notices import channels
 
 
 async def pinged(asker: Asker, receiver: Receiver, mode: str = "ping") -> Asker:
@@ -197,3 +199,23 @@ async def test_access_that_ended_meanwhile_is_not_pushed(asker: Asker, receiver:
         assert await tell_clients(deployment) == 1
     assert last(receiver)["error"] == "transaction_failed"
     assert "access_token" not in last(receiver)
+
+
+async def test_the_person_is_notified_of_a_request_as_of_a_call(asker: Asker, receiver: Receiver) -> None:
+    deployment, now = asker.world.vault.deployment, asker.world.now()
+    receiver.posted.clear()
+    receiver.status = 200
+    await deliver(deployment)  # the feed begins
+    async with deployment.transaction() as transaction:
+        which = {"user_id": asker.person.id, "kind": "webhook", "label": "hook", "target": f"{receiver.url}/hook"}
+        added = await channels.add_channel(transaction, deployment.keys, **which, now=now)
+        await channels.confirm_channel(transaction, added.id, user_id=asker.person.id, now=now)
+    await asker.ask()
+    await deployment.activity.settle()
+    await deliver(deployment)
+    ((path, body),) = receiver.posted
+    assert path == "/hook"
+    said = body.decode()
+    assert "Bakery bot" in said
+    assert "/approvals/r" in said
+    assert "4711" not in said, "what it is about is for the page only"
