@@ -1,4 +1,4 @@
-"""From a signal to the refused call, where two processes serve one vault: within a second at each of them."""
+"""From a signal to the refused call, with two processes of one vault on PostgreSQL: within a second at each of them."""
 
 from __future__ import annotations
 
@@ -35,16 +35,18 @@ class Two:
 
 
 @pytest.fixture
-async def two(store: Store) -> AsyncGenerator[Two]:
+async def two(postgres_store: Store) -> AsyncGenerator[Two]:
     async with AsyncExitStack() as stack:
         transmitter = await stack.enter_async_context(running_transmitter(lambda: int(time.time())))
         overrides = {
             "signals": {"transmitters": {"company": {"issuer": transmitter.url}}},
             "sandbox": {"loopback_openid": True},
         }
-        vault = await stack.enter_async_context(running_vault(store.data, database_url=store.url, overrides=overrides))
+        vault = await stack.enter_async_context(
+            running_vault(postgres_store.data, database_url=postgres_store.url, overrides=overrides)
+        )
         transmitter.now = vault.deployment.now
-        other = await stack.enter_async_context(open_deployment(vault.settings, data=store.data))
+        other = await stack.enter_async_context(open_deployment(vault.settings, data=postgres_store.data))
         listening = free_socket()
         await stack.enter_async_context(serving(build_app(other), listening))
         host = {"host": vault.url.removeprefix("http://")}  # as a load balancer hands it on
