@@ -231,13 +231,13 @@ async def stop_agents(transaction: Transaction, user_id: str, *, by: str, now: i
     await tickets.expire_user_tickets(transaction, user_id, now=now)
 
 
-async def lift_stop(transaction: Transaction, user_id: str, *, by: str) -> bool:
-    """Let the agents go on after a sign-in at the issuer that stopped them; False where there was no such stop."""
+async def lift_stop(transaction: Transaction, user_id: str, *, by: str, signed_in_at: int) -> bool:
+    """Let the agents go on after a sign-in at the issuer that stopped them before; False where it did not."""
     return (
         await transaction.execute(
             "update users set stopped_at = null, stopped_by = null"
-            " where tenant = :tenant and id = :id and stopped_at is not null and stopped_by = :by",
-            {"tenant": TENANT, "id": user_id, "by": by},
+            " where tenant = :tenant and id = :id and stopped_at <= :at and stopped_by = :by",
+            {"tenant": TENANT, "id": user_id, "by": by, "at": signed_in_at},
         )
         > 0
     )

@@ -477,6 +477,6 @@ async def _note_sign_in(deployment: Deployment, claims: Claims, user: User) -> N
     async with deployment.transaction() as transaction:
         if 3 <= len(email) <= _EMAIL_LIMIT and email.isprintable():
             await users.note_email(transaction, issuer=claims.iss, subject=claims.sub, email=email)
-        if await users.lift_stop(transaction, user.id, by=claims.iss):
+        if await users.lift_stop(transaction, user.id, by=claims.iss, signed_in_at=int(claims.iat)):
             event = Event(kind="user.agents_resumed", user_id=user.id, details={"issuer": claims.iss})
             await audit.append(transaction, event, now=now)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
-from server.app import open_deployment
 from server.doctor.findings import Verdict
 from server.doctor.signals import check_people_and_endpoints, check_signals
 from server.settings import load_settings
@@ -16,15 +15,14 @@ from vault.exchange.explain import ExchangeQuestion, explain
 from vault.notices import channels, endpoints
 
 
-async def said(data: Path, **signals: object) -> list[tuple[Verdict, str]]:
-    """What the doctor finds with these settings, problems and notes first."""
+async def said(place: SignalRoom, **signals: object) -> list[tuple[Verdict, str]]:
+    """What the doctor finds with these settings, in the order of verdicts."""
     settings = load_settings(overrides={"signals": signals, "sandbox": {"loopback_openid": True}})
-    async with open_deployment(settings, data=data) as deployment:
-        found = await check_signals(deployment)
+    found = await check_signals(replace(place.room.deployment, settings=settings))
     return sorted((one.verdict, f"{one.sentence}; {one.fix}") for one in found if one.verdict is not Verdict.OK)
 
 
-async def test_a_transmitter_in_order_is_fine(place: SignalRoom, tmp_path: Path) -> None:
+async def test_a_transmitter_in_order_is_fine(place: SignalRoom) -> None:
     await place.linked()
     found = await check_signals(place.room.deployment)
     about = [one for one in found if "company" in one.sentence]
@@ -42,18 +40,18 @@ async def test_a_transmitter_in_order_is_fine(place: SignalRoom, tmp_path: Path)
     ],
 )
 async def test_what_is_wrong_with_a_transmitter_is_named(
-    place: SignalRoom, tmp_path: Path, changes: dict[str, object], word: str
+    place: SignalRoom, changes: dict[str, object], word: str
 ) -> None:
     right: dict[str, object] = {"issuer": place.transmitter.url}
-    found = await said(tmp_path / "wrong", transmitters={"company": right | changes})
+    found = await said(place, transmitters={"company": right | changes})
     assert any(verdict is Verdict.PROBLEM and word in text for verdict, text in found), found
-    found = await said(tmp_path / "right", transmitters={"company": right})
+    found = await said(place, transmitters={"company": right})
     assert not any(verdict is Verdict.PROBLEM for verdict, _ in found), found
     assert any("nobody signs in" in text for _, text in found), "a note"
 
 
-async def test_webhooks_of_providers_that_cannot_work_are_named(tmp_path: Path) -> None:
-    found = await said(tmp_path, providers={"dropbox": {"secret": "x"}, "square": {"secret": "x"}})
+async def test_webhooks_of_providers_that_cannot_work_are_named(place: SignalRoom) -> None:
+    found = await said(place, providers={"dropbox": {"secret": "x"}, "square": {"secret": "x"}})
     assert [verdict for verdict, _ in found] == [Verdict.NOTE, Verdict.PROBLEM]
     assert "square" in found[0][1]
     assert "dropbox" in found[1][1]
