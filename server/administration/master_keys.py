@@ -14,6 +14,7 @@ from vault.refusals import TransitionRefused
 from vault.upkeep import key_rotation
 
 LOOK_EVERY: Final = 1.0  # seconds
+STARTING: Final = 10  # seconds after which a process that starts has said that it is there
 
 
 async def add(actor: Actor) -> str:
@@ -45,7 +46,7 @@ async def rotate(actor: Actor, key_id: str | None, *, patience: int, tell: Tell 
     if found is None and not any(one.state == "previous" for one in rows):
         raise TransitionRefused("there is no new key to rotate to: run token-vault keys add first")
     if found is not None and found.state != "current":
-        await _await_holders(actor, found.id, patience=patience, tell=tell)
+        await _await_holders(actor, found, patience=patience, tell=tell)
         async with actor.change() as transaction:
             now = deployment.now()
             await key_rotation.promote(transaction, deployment.keys, found.id, now=now)
@@ -55,20 +56,21 @@ async def rotate(actor: Actor, key_id: str | None, *, patience: int, tell: Tell 
     return current.id, await key_rotation.rewrap_all(deployment.database, deployment.keys, tell=tell)
 
 
-async def _await_holders(actor: Actor, key_id: str, *, patience: int, tell: Tell) -> None:
-    database = actor.deployment.database
+async def _await_holders(actor: Actor, row: MasterRow, *, patience: int, tell: Tell) -> None:
+    """Wait for each process that serves, those too that began just before the key was added and have not said so."""
+    deployment = actor.deployment
     for passed in range(patience):
-        without = await key_rotation.list_without(database, key_id, now=actor.deployment.now())
-        if not without:
+        now = deployment.now()
+        without = await key_rotation.list_without(deployment.database, row.id, now=now)
+        if not without and now >= row.created_at + STARTING:
             return
-        tell(f"Waiting for {len(without)} processes to have the key", passed, patience)
+        tell("Waiting until every process has the key", passed, patience)
         await asyncio.sleep(LOOK_EVERY)
 
 
 async def retire(actor: Actor, key_id: str) -> MasterRow:
     """End a key that nothing needs any more, and wipe what the database files still hold of it."""
     deployment = actor.deployment
-    await deployment.keys.learn_masters(deployment.database)
     await key_rotation.rewrap_all(deployment.database, deployment.keys)  # what a call that began before may have left
     async with actor.change() as transaction:
         now = deployment.now()

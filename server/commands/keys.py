@@ -56,7 +56,7 @@ def add(setup: Setup) -> None:
     key_id, where = setup.run(work())
     setup.show_one(
         {"id": key_id, "source": where},
-        sentence=f"Added {key_id} (in {where}). Give it to every process of the vault, keep a copy, and then run "
+        sentence=f"Added {key_id} (source: {where}). Give it to every process of the vault, keep a copy, and then run "
         "token-vault keys rotate.",
     )
 

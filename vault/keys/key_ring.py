@@ -116,14 +116,14 @@ class KeyRing:
         await audit.begin_keyed_head(database, event_key(root))
         return cls(held, root, keys)
 
-    async def learn_masters(self, database: Database) -> None:
-        """Hold what other processes added, and forget what they retired. Raises KeyUnavailable where a key is missing.
+    async def learn_masters(self, database: Database) -> KeyUnavailable | None:
+        """Hold what other processes added, and forget what they retired; returns why a key is missing, if one is.
 
         A root secret that was wrapped again is not read: this process has it open.
         """
         trouble = await self.held.learn(await masters.list_masters(database), now=database.now())
-        for one in self.held.list_missing():
-            raise trouble or self.held.refusal(one.id)
+        missing = self.held.list_missing()
+        return (trouble or self.held.refusal(missing[0].id)) if missing else None
 
     def current_master(self) -> tuple[LocalKey, bytes | None]:
         """The master key that wraps now, as far as this process knows, and what opens it. Raises KeyUnavailable."""

@@ -59,14 +59,14 @@ async def keep(database: Database, ring: KeyRing, state: KeyUpkeep, *, owner: st
 
     Raises KeyUnavailable where this process lacks a key; others wrap then.
     """
-    try:
-        await ring.learn_masters(database)
-    finally:
-        held = ring.held.ids()
-        if held != state.told:
-            async with database.transaction() as transaction:
-                await replicas.note_masters(transaction, owner, held)
-            state.told = held
+    trouble = await ring.learn_masters(database)
+    held = ring.held.ids()
+    if held != state.told:
+        async with database.transaction() as transaction:
+            await replicas.note_masters(transaction, owner, held)
+        state.told = held
+    if trouble is not None:
+        raise trouble
     live = tuple(row.id for row in ring.held.rows if row.is_live)
     has_former = any(row.state == "previous" for row in ring.held.rows)
     is_due = has_former and (live != state.settled or database.now() >= state.next_pass)

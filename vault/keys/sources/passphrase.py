@@ -33,7 +33,7 @@ class PassphraseKeySource:
         return "pass the passphrase that this database was made with"
 
     def describe(self) -> str:
-        return f"a passphrase from {self._file or VARIABLE}"
+        return f"the passphrase in {self._file or VARIABLE}"
 
     async def open(self, stored: StoredKey) -> LocalKey | None:
         """The key for the salt of `stored`, if the passphrase gives that key. Raises KeyUnavailable."""
