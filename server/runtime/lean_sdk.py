@@ -2,7 +2,8 @@
 
 Each import from `mcp` runs the `__init__` of its packages, which load the SDK's client and its server framework too.
 With `load_lean` they run when one of their own names is first read. The models of the messages of each revision make
-their validators when the first such message comes. Together that is a fifth of a start.
+their validators when the first such message comes. Together that is a fifth of a start. The SDK could do the same
+itself: `docs/development/upstream/mcp-late-imports.patch`.
 """
 
 from __future__ import annotations

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
 from collections.abc import AsyncGenerator, Sequence
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
+from shutil import copytree
 
 import httpx2
 import pytest
@@ -78,6 +80,34 @@ async def test_a_waited_for_program_loads_of_the_sdk_what_it_uses_and_the_rest_w
     lean, whole = await asyncio.gather(*(printed(_USED.format(tried=tried)) for tried in (lean_sdk.TRIED, "0.")))
     assert lean == "[]"
     assert whole == "['mcp.client.client', 'mcp.server.mcpserver']"
+
+
+_PATCH = ROOT / "docs/development/upstream/mcp-late-imports.patch"
+_PATCHED = """
+import sys
+import mcp.server.lowlevel, mcp.server.streamable_http_manager
+unused = [name for name in ("mcp.client.client", "mcp.server.mcpserver") if name in sys.modules]
+from mcp import *
+from mcp.client import *
+from mcp.server import *
+from mcp_types import methods
+assert mcp.Client is mcp.client.Client and mcp.server.MCPServer is MCPServer and mcp.client.stdio and mcp.types.Tool
+assert not hasattr(mcp, "nothing")
+methods.parse_client_request("tools/list", "2025-11-25", None)
+print(mcp.__file__, unused)
+"""
+
+
+@pytest.mark.parametrize(("is_patched", "unused"), [(True, []), (False, ["mcp.client.client", "mcp.server.mcpserver"])])
+async def test_the_patch_for_the_sdk_applies_and_does_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_patched: bool, unused: list[str]
+) -> None:
+    for name in ("mcp", "mcp_types"):
+        copytree(str(distribution("mcp").locate_file(name)), tmp_path / name)
+    if is_patched:
+        subprocess.run(["git", "apply", str(_PATCH)], cwd=tmp_path, check=True)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert await printed(_PATCHED) == f"{tmp_path}/mcp/__init__.py {unused}"
 
 
 @pytest.fixture(params=[build_app, build_late_app])
