@@ -28,6 +28,7 @@ from vault.storage.postgres_attempts import Attempts
 from vault.storage.postgres_hosts import CONNECT_TIMEOUT, STARTED, Servers, place_of, split_hosts
 from vault.storage.postgres_hosts import ERRORS as _ERRORS
 from vault.storage.postgres_hosts import DriverConnection as _Connection
+from vault.storage.postgres_lookups import LookUps
 from vault.storage.postgres_owners import OwnerSessions
 from vault.storage.postgres_poolers import MIXED_UP, MIXES_UP, check_pooler
 from vault.storage.postgres_schema import PATIENT_TIMEOUT, upgrade
@@ -336,6 +337,7 @@ class PostgresDatabase:
         self._sessions = OwnerSessions(partial(_take, alone), is_pooled=lambda: servers.is_pooled)
         self._pool = pool
         self._resting: list[_Connection] = []  # between two uses: the pool's way is three times a read
+        self._look_ups = LookUps(self._ask, self._ask_many)
         self._waiting = 0  # callers of the pool, who get a connection before one rests
         self._clock_difference = clock_difference  # the server's clock minus ours, see `clock`
         self._calibrating = asyncio.create_task(self._calibrate(), name="postgres-clock", context=Context())
@@ -491,11 +493,20 @@ class PostgresDatabase:
         return None if record is None else dict(record)
 
     async def look_up(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
-        """On every call's way: returns the driver's own rows, without a copy."""
         query, names = translate(sql)
+        return await self._look_ups.find(query, [parameters[name] for name in names])
+
+    async def _ask(self, query: str, values: Sequence[Value]) -> Sequence[Row]:
         try:
             async with self._connection() as connection:
-                return await connection.fetch(query, *[parameters[name] for name in names])
+                return await connection.fetch(query, *values)
+        except _ERRORS as error:
+            raise refusal(error) from error
+
+    async def _ask_many(self, query: str, values: Sequence[Sequence[Value]]) -> Sequence[Row]:
+        try:
+            async with self._connection() as connection:
+                return await connection.fetchmany(query, values)
         except _ERRORS as error:
             raise refusal(error) from error
 

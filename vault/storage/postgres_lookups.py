@@ -1,0 +1,100 @@
+"""Look-ups of several callers in one message.
+
+Whatever a look-up finds, most of what it costs this process is the way to the server and back. Those that come in the
+same round of the event loop share it: one message runs the statement once for each caller. Nobody waits for company.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from functools import lru_cache
+from typing import Final
+
+from vault.refusals import StorageBusy, VaultError
+from vault.storage.database import Row, Value, integer
+
+TOGETHER: Final = 16  # callers of one message: they have one server process, which answers them in turn
+_WHOSE: Final = "asked_by"  # the column that says which caller's a row is, from 0
+_PLACES: Final = re.compile(r"\$(\d+)")
+
+Values = Sequence[Value]
+Rows = Sequence[Row]
+_Caller = tuple[Values, "asyncio.Future[Rows | None]"]  # None: ask alone
+
+
+class LookUps:
+    """The look-ups of one database.
+
+    `ask` runs PostgreSQL's SQL with one caller's values, `ask_many` with those of several and returns all rows. Both
+    raise a refusal.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[str, Values], Awaitable[Rows]],
+        ask_many: Callable[[str, Sequence[Values]], Awaitable[Rows]],
+    ) -> None:
+        self._ask = ask
+        self._ask_many = ask_many
+        self._waiting: dict[str, list[_Caller]] = {}  # by SQL, until the next round
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def find(self, query: str, values: Values) -> Rows:
+        """The rows that the query finds with these values."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Rows | None] = loop.create_future()
+        callers = self._waiting.get(query)
+        if callers is None:
+            self._waiting[query] = callers = []
+            loop.call_soon(self._send, query, context=Context())
+        callers.append((values, answer))
+        rows = await answer
+        return [dict(row) for row in await self._ask(query, values)] if rows is None else rows
+
+    def _send(self, query: str) -> None:
+        callers = [caller for caller in self._waiting.pop(query) if not caller[1].done()]  # the others were cancelled
+        for start in range(0, len(callers), TOGETHER):
+            some = callers[start : start + TOGETHER]
+            if len(some) == 1:
+                _let_ask_alone(some)
+                continue
+            task = asyncio.get_running_loop().create_task(self._answer(query, some), context=Context())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, query: str, callers: Sequence[_Caller]) -> None:
+        """Give each caller its rows. One whose values no column can hold leaves the others theirs."""
+        asked = [(*values, place) for place, (values, _) in enumerate(callers)]
+        found: list[list[Row]] = [[] for _ in callers]
+        try:
+            for record in await self._ask_many(mark_caller(query), asked):
+                row = dict(record)
+                found[integer(row, _WHOSE)].append(row)
+                del row[_WHOSE]
+            for rows, (_, answer) in zip(found, callers, strict=True):
+                if not answer.done():
+                    answer.set_result(rows)
+        except StorageBusy as refused:
+            for _, answer in callers:
+                if not answer.done():
+                    answer.set_exception(refused)
+        except VaultError:
+            pass
+        finally:
+            _let_ask_alone(callers)
+
+
+def _let_ask_alone(callers: Sequence[_Caller]) -> None:
+    for _, answer in callers:
+        if not answer.done():
+            answer.set_result(None)
+
+
+@lru_cache(maxsize=256)
+def mark_caller(query: str) -> str:
+    """The query, with the caller's number as one more parameter and column."""
+    place = max((int(number) for number in _PLACES.findall(query)), default=0) + 1
+    return f"select found.*, cast(${place} as bigint) as {_WHOSE} from ({query}) as found"  # noqa: S608 -- shared SQL
