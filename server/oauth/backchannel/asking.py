@@ -42,6 +42,8 @@ async def ask(deployment: Deployment, request: Request) -> Response:
     form = await read_form(request)
     client = await authentication.authenticate(deployment, request, form)
     check_may_ask(client)
+    if is_pushed_to(client) and deployment.settings.tokens.require_dpop:  # RFC 9449: nobody proves a key
+        raise OAuthError("unauthorized_client", "tokens must be bound to a key here, and pushed ones can't be")
     await _count(deployment, f"ciba:{client.id}", limit=PER_CLIENT, window=_MINUTE)
     form = await signed_requests.parameters_of(deployment, form, client=client, address=address_of(request))
     wish = await _wish(deployment, form, client)

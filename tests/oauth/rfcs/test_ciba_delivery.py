@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from server.oauth.backchannel.telling import tell_clients
 from server.oauth.identity import token_hash
 from tests.support.doubles.mailbox import Receiver
 from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker
-from tests.support.rooms.oauth_world import claims_of, error_of
+from tests.support.rooms.oauth_world import World, claims_of, error_of, vault_with
 from vault.approvals import client_notices
 from vault.notices import channels
 
@@ -219,3 +220,15 @@ async def test_the_person_is_notified_of_a_request_as_of_a_call(asker: Asker, re
     assert "Bakery bot" in said
     assert "/approvals/r" in said
     assert "4711" not in said, "what it is about is for the page only"
+
+
+async def test_nothing_is_pushed_where_tokens_must_be_bound_to_a_key(asker: Asker, tmp_path: Path) -> None:
+    async with vault_with(tmp_path, tokens={"require_dpop": True}) as (vault, http), vault.person() as person:
+        user = await vault.add_user("bound")
+        bound = Asker(World(vault, person, http), asker.client, user)
+        metadata: dict[str, object] = {DELIVERY: "push", ENDPOINT: "https://shop.example/told"}
+        token = {"client_notification_token": "t"}
+        assert error_of(await (await bound.other(metadata=metadata)).post(token)) == "unauthorized_client"
+        polls = await bound.other(metadata={**metadata, DELIVERY: "ping"})
+        assert (await polls.post(token)).status_code == 200
+    assert (await (await asker.other(metadata=metadata)).post(token)).status_code == 200
