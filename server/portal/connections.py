@@ -331,6 +331,7 @@ async def confirm(visit: OwnVisit) -> Response:
         "connection": connection,
         "title": account_title(visit, connection.provider),
         "ends_there": provider is not None and provider.can_revoke,
+        "is_identity": connection.provider in visit.deployment.live.assertions.identities,
         "pages": _removal_pages(visit, connection.provider),
     }
     return visit.page("disconnect.html", context)

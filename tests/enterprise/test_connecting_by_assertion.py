@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from providers.simulator.person import consent
+from tests.conftest import Store
 from tests.support.rooms.company_room import IDENTITY, LINEAR, CompanyRoom, mode, running_company
 from vault import connections
 from vault.exchange.explain import ExchangeQuestion, FailedStep, explain
@@ -58,6 +59,11 @@ async def test_a_first_sign_in_connects_every_enrolled_service_without_a_consent
     page = (await person.open("/connections")).text
     assert "Sandbox company" in page
     assert "Connected by your company" in page
+    page = (await person.open(f"/connections/{accounts[IDENTITY].id}")).text
+    assert "Agents that can use it" not in page
+    assert "Agents that can use it" in (await person.open(f"/connections/{accounts['linear'].id}")).text
+    page = (await person.open(f"/connections/{accounts[IDENTITY].id}/disconnect")).text
+    assert "stop working immediately, until you sign in with Sandbox company again" in page
 
 
 async def test_no_agent_may_use_what_a_company_connected_until_somebody_lets_it(company: CompanyRoom) -> None:
@@ -304,3 +310,18 @@ async def test_explain_says_that_a_company_refused_a_first_connection(company: C
     assert found is not None
     assert "(access_denied)" in found.sentence
     assert "at the identity provider" in found.fix
+
+
+async def test_a_company_connects_and_renews_on_both_databases(store: Store) -> None:
+    async with running_company(store.data, database_url=store.url) as company:
+        user, _ = await company.sign_in("alice")
+        agent = await company.agent(user, allows={"linear": LINEAR})
+        first = await company.exchange(agent, "linear")
+        second = await company.exchange(agent, "linear", spoiled=first.generation)
+        narrow = await company.exchange(agent, "linear", READ)
+        assert len({first.value, second.value, narrow.value}) == 3
+        await disconnect(company, user, (await company.accounts(user))[IDENTITY])
+        with pytest.raises(ConnectionRequired):
+            await company.exchange(agent, "linear")
+        await company.sign_in("alice")
+        assert (await company.exchange(agent, "linear")).scopes == {"write"}, "which covers reading"

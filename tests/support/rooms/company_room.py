@@ -86,7 +86,7 @@ class CompanyRoom:
         user = await users.find_by_identity(self.vault.database, issuer=issuer, subject=directory.subject_of(name))
         assert user is not None
         if waits:
-            await self.vault.tasks.wait_until_finished(f"company:{user.id}", patience=10)
+            await self.vault.tasks.wait_until_finished(f"company:{user.id}", patience=60)
         return user, person
 
     async def accounts(self, user: User) -> dict[str, Connection]:
