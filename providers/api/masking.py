@@ -84,12 +84,13 @@ class Replacer:
     regular expressions from secrets: they would stay in a process-wide cache, and the secret with them.
     """
 
-    __slots__ = ("_exact", "_held", "_in_lines", "_joined", "_letters", "_secrets", "_spelled", "_thin")
+    __slots__ = ("_end", "_exact", "_held", "_in_lines", "_joined", "_letters", "_secrets", "_spelled", "_thin")
 
     def __init__(self, secrets: Sequence[bytes], exact: Mapping[bytes, bytes] | None = None) -> None:
         self._secrets = secrets
         self._in_lines: Sequence[bytes] | None = None
         self._joined: Collection[bytes] = ()
+        self._end: re.Pattern[bytes] | None = None  # of a line, as the pieces so far spelled it
         self._thin: Collection[bytes] = ()
         self._letters = b""  # of the secrets, and what breaks lines
         self._spelled = b""  # what spellings of the secrets consist of, with line breaks
@@ -141,7 +142,7 @@ class Replacer:
         for string, by in self._exact.items():
             yield from ((at, at + len(string), by) for at in _places(string, content))
         has_escapes = _has_escapes(content)
-        if has_escapes and self._is_absent(content):
+        if (has_escapes or _has_lines(content)) and self._is_absent(content, has_escapes=has_escapes):
             return
         for secret in self._secrets:
             yield from ((at, at + len(secret), None) for at in _places(secret, content))
@@ -151,7 +152,7 @@ class Replacer:
             for at in _places(secret, plain):
                 origins = origins or _origins(content)
                 yield origins[at], origins[at + len(secret)], None
-        if b"\n" not in plain and b"\r" not in plain:
+        if not _has_lines(plain):
             return
         solid, kept = _solid(plain), list[int]()
         for secret in self._solid_secrets():
@@ -162,19 +163,32 @@ class Replacer:
                 if _is_in_lines(plain[start:stop]):
                     yield origins[start], origins[stop], None
 
-    def _is_absent(self, content: bytes) -> bool:
+    def _is_absent(self, content: bytes, *, has_escapes: bool) -> bool:
         """Whether a quick look shows that there is no secret, as it does nearly always.
 
         Once its numbered escapes are read, a spelling of a secret and the secret itself are the same without the
         characters of `_THINNED`.
         """
-        self._joined = self._joined or {_solid(one) for one in _headless(self._secrets)}
-        joined = _join_lines(content)
+        joined = self._join(content) if has_escapes else content
         if joined is not None:
-            return not any(secret in joined for secret in self._joined)
+            solid = _solid(joined)
+            return not any(secret in solid for secret in self._joined_secrets())
         self._thin = self._thin or {_thin(secret) for secret in self._secrets}
         thin = _thin(_read_numbers(content))
         return not any(secret in thin for secret in self._thin)
+
+    def _join(self, content: bytes) -> bytes | None:
+        """See `_join_lines`; first as the pieces before it would be joined."""
+        if self._end is not None:
+            joined = b"".join(self._end.split(content))
+            if not _has_escapes(joined):
+                return joined
+        joined, self._end = _join_lines(content)
+        return joined
+
+    def _joined_secrets(self) -> Collection[bytes]:
+        self._joined = self._joined or {_solid(one) for one in _headless(self._secrets)}
+        return self._joined
 
     def _solid_secrets(self) -> Sequence[bytes]:
         """The patterns between lines, without the line breaks."""
@@ -190,6 +204,8 @@ class Replacer:
         tail = rest[-2 * _LONGEST * max(len(secret) for secret in self._secrets) :]
         self._spelled = self._spelled or bytes({*b"".join(self._secrets), *_BREAKS, *_OF_ESCAPES})
         tail = tail[len(tail.rstrip(self._spelled)) :]
+        if self._begins_nowhere(tail):
+            return longest
         has_escapes = _has_escapes(tail)
         unfinished = _UNFINISHED.search(tail, max(0, len(tail) - _LONGEST)) if has_escapes else None
         read = tail if unfinished is None else tail[: unfinished.start()]
@@ -200,6 +216,16 @@ class Replacer:
         elif has_escapes:
             begins = len(read)
         return max(longest, len(tail) - begins)
+
+    def _begins_nowhere(self, tail: bytes) -> bool:
+        """Whether a quick look shows that no secret begins in lines or escapes here, as it does mostly."""
+        joined: bytes | None = tail
+        if _has_escapes(tail):
+            joined = None if self._end is None else b"".join(self._end.split(tail))
+        if joined is None or _has_escapes(joined) or any(one[:1] in _BREAKS for one in _headless(self._secrets)):
+            return False
+        last = _solid(joined)[-max(map(len, self._secrets)) :]
+        return not any(_overlap(last, one) for one in self._joined_secrets())
 
     def _begins(self, plain: bytes, *, has_escapes: bool) -> int:
         """Where a secret may begin in escaped or line-broken content; the length if none does."""
@@ -216,11 +242,15 @@ class Replacer:
 
 
 def _is_in_lines(content: bytes) -> bool:
-    return (b"\n" in content or b"\r" in content) and _BLANK_LINE.search(content) is None
+    return _has_lines(content) and _BLANK_LINE.search(content) is None
 
 
 def _has_escapes(content: bytes) -> bool:
     return b"\\" in content or b"%" in content or b"&" in content
+
+
+def _has_lines(content: bytes) -> bool:
+    return b"\n" in content or b"\r" in content
 
 
 def _places(string: bytes, content: bytes) -> Iterator[int]:
@@ -259,19 +289,23 @@ def _read(escapes: re.Pattern[bytes], content: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _join_lines(content: bytes) -> bytes | None:
-    """The content without line breaks, if escaped ones in their usual spellings are all that is escaped in it."""
+def _join_lines(content: bytes) -> tuple[bytes | None, re.Pattern[bytes] | None]:
+    """The content without escaped ends of line, if they are all that is escaped in it and in their usual spellings.
+
+    With what splits at them, if there is one spelling.
+    """
     head = content[(start := _first_escape(content)) : start + _GLANCE]
     ends = _ends_of_line(head[: max(map(head.rfind, _NUMBERED))].rstrip(b"\\") or head)
     if not ends:
-        return None
+        return None, None
     inner = _without_half_pairs(content, start)
-    joined = b"".join(_literally(ends[0]).split(inner))
+    end = _literally(ends[0])
+    joined = b"".join(end.split(inner))
     if _has_escapes(joined) and len(ends) > 1:
         joined = inner
-        for end in ends:
-            joined = b"\n".join(_literally(end).split(joined))  # so that none comes about by taking out another
-    return None if _has_escapes(joined) else _solid(joined)
+        for one in ends:
+            joined = b"\n".join(_literally(one).split(joined))  # so that none comes about by taking out another
+    return (None, None) if _has_escapes(joined) else (joined, end)
 
 
 @lru_cache(maxsize=64)
