@@ -16,7 +16,7 @@ import pyrage
 import pytest
 
 from tests.attacks.attack_import import HIDDEN, accounts, person_of
-from tests.attacks.target import Target
+from tests.attacks.target import Target, command_line
 from tests.support.doubles.scripted import Reply, scripted_server
 from tests.support.person import without_own_markup
 
@@ -28,7 +28,7 @@ SOURCES = ("auth0", "nango", "better-auth", "contextforge", "composio")
 async def bring(vault: Target, source: str, file: Path, *options: str | Path) -> tuple[int, list[str], str]:
     """The command beside the running vault: exit code, what became of each account, and all that it printed."""
     words = ("import", source, str(file), "--apply", "--json", *map(str, options))
-    code, out, err = await vault.place.run(*words)
+    code, out, err = await command_line(vault).run(*words)
     assert "Traceback" not in out + err, err
     assert code in {0, 1, 2}, (code, err)
     assert not any(one in out + err for one in HIDDEN), ascii(out + err)[:500]

@@ -383,6 +383,16 @@ async def verify_copy(target: Target, data: Path) -> tuple[int, str]:
     return code, out + err
 
 
+def command_line(target: Target) -> Place:
+    """The operator's, which may call the scripted providers as the sandbox does."""
+    place = target.place
+    assert isinstance(place, _Sandboxed)
+    config = place.config.with_name("command_line.toml")
+    text = place.config.read_text(encoding="utf-8")
+    config.write_text(f"{text}[sandbox]\nloopback_upstreams = true\n", encoding="utf-8")
+    return _Sandboxed(place.data, place.port, config)
+
+
 @asynccontextmanager
 async def replica(target: Target, folder: Path) -> AsyncGenerator[int]:
     """One more process of the same vault, with the same public address, behind a port of its own; that port."""
