@@ -10,7 +10,7 @@ from providers.outbound.addresses import AddressPolicy
 from server.deployment import Deployment
 from server.doctor.findings import Finding, note, ok, problem
 from server.issuer_settings import AllowedAgents, EnterpriseSettings
-from server.oauth.clients.rules import is_metadata_client
+from server.oauth.clients.rules import document_host_allowed, is_metadata_client
 from server.oauth.enterprise.refusals import REFUSALS
 from server.oauth.rules import SCOPES
 from server.signatures.issuers import key_address
@@ -57,6 +57,9 @@ async def _check_rules(deployment: Deployment, name: str, trusted: EnterpriseSet
         where = f"enterprise.{name}.allow.{rule_name}"
         found += [note(check, text, fix=f"correct {where}: {fix}") for text, fix in _unknown_names(deployment, rule)]
         for agent in rule.agents:
+            if is_metadata_client(agent) and not document_host_allowed(agent, deployment.settings):
+                fix = "add its host to registration.allowed_hosts"
+                found.append(note(check, f"documents of {agent} aren't accepted here", fix=fix))
             if not await _is_known(deployment, agent):
                 fix = f"correct {where}.agents, or register it: token-vault clients add {agent}"
                 found.append(note(check, f"the vault knows no agent {agent}", fix=fix))

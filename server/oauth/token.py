@@ -24,6 +24,7 @@ from server.oauth.clients import authentication
 from server.oauth.clients.rules import BACKCHANNEL_GRANT, DEVICE_GRANT, is_same_software
 from server.oauth.enterprise import redeeming as assertions
 from server.oauth.enterprise.assertions import JWT_BEARER
+from server.oauth.enterprise.rules import named_agents
 from server.oauth.exchange import exchange
 from server.oauth.exchange.recent import RepeatableRequest, RepeatedExchanges, question_of
 from server.oauth.parameters import Parameters
@@ -80,7 +81,10 @@ async def token(
         if question is not None and (repeated := await repeats.answer(deployment, question)) is not None:
             return repeated
         form = wire.form_of(body)
-    client = await authentication.authenticate(deployment, request, form)
+    expected = (
+        named_agents(deployment.settings.enterprise) if form.get("grant_type") == JWT_BEARER else frozenset[str]()
+    )
+    client = await authentication.authenticate(deployment, request, form, expected=expected)
     try:
         asked, issue = await _issue(deployment, request, form, client=client, is_json=is_json, dialect=dialect)
         if isinstance(issue, ExchangeAnswer):

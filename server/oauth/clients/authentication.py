@@ -45,14 +45,20 @@ def invalid_client(detail: str, *, with_challenge: bool = False) -> OAuthError:
     return OAuthError("invalid_client", "client authentication failed", detail=detail, headers=headers)
 
 
-async def authenticate(deployment: Deployment, request: Request, form: Parameters) -> Client:
-    """The client of this request, authenticated the way it registered. Raises OAuthError."""
+async def authenticate(
+    deployment: Deployment, request: Request, form: Parameters, *, expected: frozenset[str] = frozenset()
+) -> Client:
+    """The client of this request, authenticated the way it registered. Raises OAuthError.
+
+    `expected`: ids of clients with a metadata document that count although they never came to /authorize.
+    """
     basic = _read_basic(request)
     secret, assertion = form.get("client_secret"), form.get("client_assertion")
     if sum((basic is not None and basic[1] is not None, secret is not None, assertion is not None)) > 1:
         raise OAuthError("invalid_request", "use one method of client authentication")
     client_id = _one_client_id(form, basic, assertion)
-    client = await find_client(deployment, client_id, address=address_of(request))
+    may_be_new = client_id in expected
+    client = await find_client(deployment, client_id, address=address_of(request), may_be_new=may_be_new)
     if assertion is not None:
         if form.get("client_assertion_type") != ASSERTION_TYPE:
             raise OAuthError("invalid_request", "client_assertion_type isn't supported")
@@ -66,13 +72,15 @@ async def authenticate(deployment: Deployment, request: Request, form: Parameter
 
 
 async def find_client(
-    deployment: Deployment, client_id: str, *, address: str, must_be_fresh: bool = False
+    deployment: Deployment, client_id: str, *, address: str, must_be_fresh: bool = False, may_be_new: bool = False
 ) -> Client | None:
     """The client with this id, by registration or by its metadata document."""
     if len(client_id) > 512:
         return None
     if is_metadata_client(client_id):
-        return await metadata_documents.resolve(deployment, client_id, address=address, must_be_fresh=must_be_fresh)
+        return await metadata_documents.resolve(
+            deployment, client_id, address=address, must_be_fresh=must_be_fresh, may_be_new=may_be_new
+        )
     return await clients.get_client(deployment.database, client_id)
 
 

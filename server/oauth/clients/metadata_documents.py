@@ -54,18 +54,23 @@ def is_document_url(url: str, *, allow_loopback: bool) -> bool:
     return url.startswith("https://") or (allow_loopback and is_loopback_redirect(url))
 
 
-async def resolve(deployment: Deployment, client_id: str, *, address: str, must_be_fresh: bool) -> Client | None:
+async def resolve(
+    deployment: Deployment, client_id: str, *, address: str, must_be_fresh: bool, may_be_new: bool = False
+) -> Client | None:
     """The client behind a document URL; None for every reason that prevents it.
 
     At the authorization endpoint the document must be fresh. Elsewhere the client already holds something of ours; an
-    outage of its web server must not cost it that, so a copy up to a day old is enough.
+    outage of its web server must not cost it that, so a copy up to a day old is enough. `may_be_new`: the operator
+    named this client, so it needn't have come there.
     """
     settings, now = deployment.settings, deployment.now()
     policy = AddressPolicy(allow_loopback=settings.sandbox.loopback_client_metadata)
     if not is_document_url(client_id, allow_loopback=policy.allow_loopback):
         return None
     known = await clients.get_client(deployment.database, client_id)
-    if known is None and not must_be_fresh:  # it never came to the authorization endpoint, so it holds nothing of ours
+    if (
+        known is None and not must_be_fresh and not may_be_new
+    ):  # it never came to the authorization endpoint, so it holds nothing of ours
         return None
     if known is not None and known.kind is not ClientKind.METADATA:
         return None

@@ -12,7 +12,7 @@ from server.oauth.enterprise import assertions, people
 from server.oauth.enterprise.assertions import JWT_BEARER, IdentityAssertion
 from server.oauth.enterprise.redeeming import check_not_ended, is_used, issued_scopes
 from server.oauth.enterprise.refusals import AssertionRefused
-from server.oauth.enterprise.rules import Allowed, allowed_by, rules_about
+from server.oauth.enterprise.rules import Allowed, allowed_by, named_agents, rules_about
 from server.oauth.parameters import Parameters
 from server.oauth.token_request import TokenRequest
 from server.signatures import jose
@@ -61,7 +61,10 @@ async def explain_assertion(deployment: Deployment, token: str) -> AssertionExpl
 
 async def _client_of(deployment: Deployment, claims: Mapping[str, object]) -> Client:
     client_id = claims.get("client_id")
-    client = await find_client(deployment, client_id, address="") if isinstance(client_id, str) else None
+    if not isinstance(client_id, str):
+        raise AssertionRefused("client")
+    is_named = client_id in named_agents(deployment.settings.enterprise)
+    client = await find_client(deployment, client_id, address="", may_be_new=is_named)
     if client is None:
         raise AssertionRefused("client")
     return client

@@ -23,6 +23,11 @@ class Allowed:
     accounts: Mapping[str, frozenset[str]]
 
 
+def named_agents(companies: Mapping[str, EnterpriseSettings]) -> frozenset[str]:
+    """Every id and name of an agent in the rules."""
+    return frozenset(agent for one in companies.values() for rule in one.allow.values() for agent in rule.agents)
+
+
 def rules_about(trusted: EnterpriseSettings, client: Client) -> Mapping[str, AllowedAgents]:
     """The company's rules that name this agent. Raises AssertionRefused."""
     about = {name: rule for name, rule in trusted.allow.items() if _is_about(rule, client)}

@@ -97,7 +97,7 @@ class Memory:
         raise AssertionError("it registers nowhere")
 
 
-@pytest.mark.client("typescript", "HTTP", "ID-JAG", "2026-07-28")
+@pytest.mark.client("typescript-client", "/token", "ID-JAG")
 async def test_the_typescript_sdk_gets_in_by_an_assertion(office: Office, tmp_path: Path) -> None:
     given = {"vault": office.room.url, "idp": office.idp, "client_id": AGENT, "client_secret": SECRET}
     async with driving("enterprise_agent.mjs", json.dumps(given), folder=tmp_path) as agent:
@@ -107,6 +107,7 @@ async def test_the_typescript_sdk_gets_in_by_an_assertion(office: Office, tmp_pa
     assert "refresh_token" not in told["tokens"]
 
 
+@pytest.mark.client("python", "/token", "ID-JAG")
 @pytest.mark.parametrize("method", ["client_secret_post", "client_secret_basic"])
 async def test_the_python_sdk_gets_in_by_an_assertion(office: Office, method: str) -> None:
     idp, memory = office.idp, Memory()

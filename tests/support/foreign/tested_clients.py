@@ -64,6 +64,9 @@ class Software:
 SOFTWARE: Mapping[str, Software] = {
     "python": Software("Python `mcp`", partial(_installed, "mcp")),
     "typescript": Software("TypeScript `@modelcontextprotocol/sdk`", partial(_npm, "@modelcontextprotocol/sdk")),
+    "typescript-client": Software(
+        "TypeScript `@modelcontextprotocol/client`", partial(_npm, "@modelcontextprotocol/client")
+    ),
     "inspector": Software("Inspector, command line", partial(_npm, "@modelcontextprotocol/inspector")),
     "mcp-remote": Software("`mcp-remote`", partial(_npm, "mcp-remote")),
     "langgraph": Software("LangGraph, `langchain-mcp-adapters`", partial(_sdk, "langchain-mcp-adapters", "mcp-1")),
