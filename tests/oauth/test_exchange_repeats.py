@@ -312,6 +312,12 @@ async def disable_user(one: Scene) -> object:
         return await users.disable_user(transaction, one.agent.principal.user_id, now=one.place.now())
 
 
+async def stop_agents(one: Scene) -> object:
+    async with one.place.deployment.transaction() as transaction:
+        user_id = one.agent.principal.user_id
+        return await users.stop_agents(transaction, user_id, by="https://id.example", now=one.place.now())
+
+
 async def disconnect(one: Scene) -> object:
     deployment = one.place.deployment
     async with deployment.transaction() as transaction:
@@ -374,6 +380,7 @@ REFUSED: dict[Change, str] = {
     revoke_grant: "invalid_request",
     remove_client: "invalid_client",
     disable_user: "invalid_request",
+    stop_agents: "invalid_request",
     disconnect: "invalid_target",
     revoke_delegation: "access_denied",
     narrow_delegation: "invalid_scope",

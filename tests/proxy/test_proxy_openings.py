@@ -132,6 +132,13 @@ async def disable_user(room: ProxyRoom, handle: Proxied) -> object:
         return await users.disable_user(transaction, handle.agent.principal.user_id, now=deployment.now())
 
 
+async def stop_agents(room: ProxyRoom, handle: Proxied) -> object:
+    deployment = room.vault.deployment
+    async with deployment.transaction() as transaction:
+        user_id = handle.agent.principal.user_id
+        return await users.stop_agents(transaction, user_id, by="https://id.example", now=deployment.now())
+
+
 async def narrow_permission(room: ProxyRoom, handle: Proxied) -> object:
     deployment, principal = room.vault.deployment, handle.agent.principal
     found = await deployment.database.fetch_one("select connection_id from handles")
@@ -147,7 +154,7 @@ async def narrow_permission(room: ProxyRoom, handle: Proxied) -> object:
 
 
 @pytest.mark.parametrize(
-    "change", [revoke_grant, cut_off, disable_user, narrow_permission], ids=lambda change: change.__name__
+    "change", [revoke_grant, cut_off, disable_user, stop_agents, narrow_permission], ids=lambda change: change.__name__
 )
 async def test_what_ended_between_two_calls_is_not_outlived(stored: ProxyRoom, change: Change) -> None:
     handle = await stored.ready()

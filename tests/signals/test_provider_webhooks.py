@@ -262,3 +262,26 @@ async def test_events_of_a_transmitter_make_its_providers_accounts_looked_at(pla
     assert await _hints(place, held) == 0
     assert (await place.event(f"{RISC}sessions-revoked", subject, name="provider")).status_code == 202
     assert await _hints(place, held) == 1
+
+
+GOOGLE_REVOKED = "https://schemas.openid.net/secevent/oauth/event-type/tokens-revoked"
+
+
+async def test_google_reports_in_its_older_form_and_its_id_tokens_are_no_events(place: SignalRoom) -> None:
+    held = await stored(place, "google", "1188")
+    subject = {"subject_type": "iss-sub", "iss": "https://accounts.google.com/", "sub": "1188"}
+    now = place.transmitter.now()
+    claims = place.claims(GOOGLE_REVOKED, None, events={GOOGLE_REVOKED: {"subject": subject}}, aud="client-2")
+    claims |= {"exp": now + 600}
+    id_token = {name: value for name, value in claims.items() if name != "events"} | {"sub": "1188"}
+    for refused, header in (
+        (id_token, {"typ": None}),
+        (id_token, {"typ": "JWT"}),
+        (claims | {"aud": "client-3"}, {"typ": None}),
+        (claims, {"typ": "at+jwt"}),
+    ):
+        answer = await place.push(place.transmitter.sign(refused, **header), name="google")
+        assert answer.status_code == 400, answer.text
+    assert await _hints(place, held) == 0
+    assert (await place.push(place.transmitter.sign(claims, typ=None), name="google")).status_code == 202
+    assert await _hints(place, held) == 1

@@ -76,6 +76,7 @@ class Transmitter:
         return Starlette(
             routes=[
                 Route("/.well-known/ssf-configuration", self._metadata),
+                Route("/.well-known/risc-configuration", self._metadata),
                 Route("/jwks", self._jwks),
                 Route("/poll", self._poll, methods=["POST"]),
             ]

@@ -118,6 +118,12 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Sign
                     "polled": company | {"poll_url": f"{transmitter.url}/poll", "poll_token": TOKEN},
                     "revoking": company | {"revocation_token": TOKEN, "revokes": True},
                     "provider": company | {"provider": "slack"},
+                    "google": {
+                        "issuer": transmitter.url,
+                        "is_google": True,
+                        "audiences": ["client-1", "client-2"],
+                        "provider": "google",
+                    },
                     "slow": company | {"per_minute": 1},
                 },
                 "providers": {
@@ -131,6 +137,9 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Sign
             **GENEROUS,
         }
         data = tmp_path_factory.mktemp("signals")
-        async with running_room(data, overrides=overrides) as room, httpx2.AsyncClient(base_url=room.url) as http:
+        async with (
+            running_room(data, overrides=overrides) as room,
+            httpx2.AsyncClient(base_url=room.url, timeout=30) as http,
+        ):
             transmitter.now = openid.now = room.deployment.now
             yield SignalRoom(room, transmitter, openid, http)

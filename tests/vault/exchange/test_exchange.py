@@ -423,7 +423,9 @@ async def test_whatever_ends_an_agents_access_ends_the_very_next_exchange(room: 
         await room.exchange()
 
 
-@pytest.mark.parametrize("ending", ["removed_at of clients", "disabled_at of users", "revoked_at of grants"])
+@pytest.mark.parametrize(
+    "ending", ["removed_at of clients", "disabled_at of users", "stopped_at of users", "revoked_at of grants"]
+)
 async def test_each_end_counts_by_itself(room: Room, ending: str) -> None:
     column, _, table = ending.split()
     await room.connect()
