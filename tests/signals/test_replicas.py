@@ -13,7 +13,7 @@ import pytest
 
 from server.app import build_app, open_deployment
 from tests.conftest import Store
-from tests.support.doubles.transmitter_double import RISC, Transmitter, running_transmitter
+from tests.support.doubles.transmitter_double import CAEP, RISC, Transmitter, running_transmitter
 from tests.support.harness import PASSWORD, RunningVault, Tokens, free_socket, running_vault, serving
 from vault import users
 from vault.audit import audit
@@ -28,6 +28,13 @@ class Two:
     vault: RunningVault
     doors: tuple[httpx2.AsyncClient, httpx2.AsyncClient]
     transmitter: Transmitter
+
+    async def push(self, door: int, kind: str, subject: object) -> None:
+        """An event at one of the doors."""
+        claims = self.transmitter.claims(f"{self.vault.url}/signals/company", kind, subject)
+        headers = {"content-type": "application/secevent+jwt"}
+        sent = await self.doors[door].post("/signals/company", content=self.transmitter.sign(claims), headers=headers)
+        assert sent.status_code == 202, sent.text
 
     async def statuses(self, tokens: Tokens) -> list[int]:
         headers = {"authorization": f"Bearer {tokens.access_token}"}
@@ -70,14 +77,9 @@ async def test_a_signal_at_one_process_is_known_to_every_process_within_a_second
         tokens = await two.vault.agent(browser, name="carol", scope="tools openid")
     assert await two.statuses(tokens) == [200, 200]  # and each has the token's signature in its cache
     subject = {"format": "iss_sub", "iss": two.transmitter.url, "sub": "carol-there"}
-    claims = two.transmitter.claims(f"{two.vault.url}/signals/company", f"{RISC}account-disabled", subject)
+    await two.push(door, f"{CAEP}token-claims-change", subject)  # fetches the transmitter's keys
     started = time.monotonic()
-    answer = await two.doors[door].post(
-        "/signals/company",
-        content=two.transmitter.sign(claims),
-        headers={"content-type": "application/secevent+jwt"},
-    )
-    assert answer.status_code == 202, answer.text
+    await two.push(door, f"{RISC}account-disabled", subject)
     assert await two.statuses(tokens) == [401, 401]
     assert time.monotonic() - started < LIMIT
 
