@@ -32,13 +32,18 @@ _LIVE_USES = """
 _FOR_CLIENT = f"{_SELECT} and client_id = :client_id order by connection_id"
 _GET = f"{_SELECT} and client_id = :client_id and connection_id = :connection_id"
 
-# The insert selects from the connections: only a live connection of this user can be delegated.
+# The insert selects from the connections: only a live one of this user, or of a group that they are in, can be.
 _ALLOW = """
     insert into delegations (tenant, user_id, client_id, connection_id, scopes, created_at, changed_at, expires_at)
-    select k.tenant, k.user_id, cast(:client_id as text), k.id, cast(:scopes as text), cast(:now as bigint),
-        cast(:now as bigint), cast(:expires_at as bigint)
+    select k.tenant, cast(:user_id as text), cast(:client_id as text), k.id, cast(:scopes as text),
+        cast(:now as bigint), cast(:now as bigint), cast(:expires_at as bigint)
     from connections k
-    where k.tenant = :tenant and k.user_id = :user_id and k.id = :connection_id and k.ended_at is null
+    where k.tenant = :tenant and k.id = :connection_id and k.ended_at is null and (
+        k.user_id = :user_id or exists (
+            select 1 from memberships m where m.tenant = :tenant and m.user_id = :user_id and m.group_id = k.user_id
+                and (m.expires_at is null or m.expires_at > :now)
+        )
+    )
     on conflict (tenant, user_id, client_id, connection_id) do update set
         scopes = excluded.scopes, changed_at = excluded.changed_at, expires_at = excluded.expires_at, revoked_at = null
 """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from server.administration.actor import Actor, ChangeRefused
-from vault import groups
+from server.connecting.deletion import end_at_providers
+from vault import groups, sharing
 from vault.audit import audit
 from vault.groups import LOCAL, Group
 from vault.records import User
@@ -46,9 +47,11 @@ async def delete(actor: Actor, group: Group) -> None:
         for one in await groups.members(transaction, group.id, now=now):
             event = actor.event("user.groups_changed", user_id=one.user_id, joined=[], left=[group.name])
             await audit.append(transaction, event, now=now)
+        ended = await sharing.end_of_group(transaction, actor.deployment.keys, group, by=actor.method, now=now)
         if not await groups.delete_group(transaction, group.id):
             raise ChangeRefused("no_group", "There is no group with this ID.", kind="not_found")
         await audit.append(transaction, actor.event("group.removed", group=group.name), now=now)
+    await end_at_providers(actor.deployment, ended)
 
 
 async def add_member(actor: Actor, group: Group, person: User) -> bool:

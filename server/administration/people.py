@@ -149,7 +149,7 @@ async def delete(actor: Actor, person: User) -> None:
         await person_with_id(transaction, person.id)
         event = actor.event("user.removed", user_id=person.id, name=person.name)
         owned = await remove_person(transaction, actor.deployment, person, event=event)
-    await end_at_providers(actor.deployment, owned)
+    await end_at_providers(actor.deployment, [one.id for one in owned])
 
 
 def _check_other(actor: Actor, person: User) -> None:

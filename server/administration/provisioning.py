@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from server.administration import people
 from server.administration.actor import Actor, ChangeRefused
-from vault import directory, groups, users
+from server.connecting.deletion import end_at_providers
+from vault import directory, groups, sharing, users
 from vault.audit import audit
 from vault.directory import ProvisionedPerson
 from vault.groups import PROVISIONED, Group
@@ -132,7 +133,7 @@ async def change_group(
 
 async def remove_group(actor: Actor, group: Group) -> None:
     """Take the directory's members out; the group itself goes unless somebody is in it by another source."""
-    now = actor.deployment.now()
+    now, ended = actor.deployment.now(), tuple[str, ...]()
     async with actor.change() as transaction:
         await _set_members(actor, transaction, group, ())
         if await groups.has_other_members(transaction, group.id, source=PROVISIONED):
@@ -140,8 +141,10 @@ async def remove_group(actor: Actor, group: Group) -> None:
                 transaction, group, name=group.name, external_id=None, is_provisioned=False, now=now
             )
         else:
+            ended = await sharing.end_of_group(transaction, actor.deployment.keys, group, by=actor.method, now=now)
             await groups.delete_group(transaction, group.id)
         await audit.append(transaction, actor.event("group.removed", group=group.name), now=now)
+    await end_at_providers(actor.deployment, ended)
 
 
 async def _set_members(actor: Actor, transaction: Transaction, group: Group, members: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ from server.api.models import (
 )
 from server.api.operations import AdminCall, Answered, instant, instant_of, operation
 from server.api.people import person_of
-from vault import clients, company_permissions, connections, delegations
+from vault import clients, company_permissions, connections, delegations, sharing
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.approvals import RELEASE, Approval
 from vault.approvals.requests import wish_of
@@ -76,7 +76,8 @@ async def disconnect(call: AdminCall) -> DisconnectedRecord:
 async def list_permissions(call: AdminCall) -> Permissions:
     """List what a person's agents can use."""
     person, deployment = await person_of(call), call.deployment
-    known = {one.id: one for one in await connections.list_connections(deployment.database, person.id)}
+    usable = await sharing.usable_by(deployment.database, person.id, now=deployment.now())
+    known = {one.id: one for one in usable}
     held = await delegations.list_for_user(deployment.database, person.id)
     live = [one for one in held if one.is_live(deployment.now()) and one.connection_id in known]
     items = [await _permission_record(call, one, known[one.connection_id]) for one in live]

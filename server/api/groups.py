@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from server.administration import groups, people, provisioning
+from server.administration import group_accounts, groups, people, provisioning
 from server.api.operations import (
     AdminCall,
     Answered,
@@ -18,7 +18,7 @@ from server.api.operations import (
     read_cursor,
     write_cursor,
 )
-from vault import directory
+from vault import directory, sharing
 from vault import groups as stored
 from vault.groups import Group
 
@@ -57,6 +57,38 @@ class NewGroup(Strict):
     """A group to make."""
 
     name: str = Field(min_length=1, max_length=200)
+
+
+class GroupConnectionRecord(Answered):
+    """An account of a group."""
+
+    id: str
+    provider: str
+    account: str
+    status: str
+    scopes: list[str] = Field(description="What members' agents can have at most")
+    ask: list[str] = Field(description="What their person approves each time")
+    given_by: str
+
+
+class GroupConnections(Answered):
+    """A group's accounts."""
+
+    items: list[GroupConnectionRecord]
+
+
+class NewGroupConnection(Strict):
+    """An account to give."""
+
+    connection_id: str = Field(min_length=1, max_length=64, description="One of the caller's own")
+    reads_only: bool = Field(default=False, description="Members' agents only read")
+    asks_writes: bool = Field(default=False, description="Members approve each call that may change something")
+
+
+class GivenConnection(Answered):
+    """The account as it is now the group's."""
+
+    id: str = Field(description="Another ID than before")
 
 
 class DirectoryTokenRecord(Answered):
@@ -138,6 +170,47 @@ async def remove_group_member(call: AdminCall) -> None:
     await groups.remove_member(call.actor, await _group_of(call), person)
 
 
+@operation("GET", "/groups/{group_id}/connections", scope="admin:read")
+async def list_group_connections(call: AdminCall) -> GroupConnections:
+    """List a group's accounts, which its members' agents can use."""
+    found = await sharing.of_group(call.deployment.database, await _group_of(call))
+    return GroupConnections(
+        items=[
+            GroupConnectionRecord(
+                id=one.connection.id,
+                provider=one.connection.provider,
+                account=one.connection.label,
+                status=one.connection.status(call.deployment.now()),
+                scopes=sorted(one.rule.scopes),
+                ask=sorted(one.rule.ask),
+                given_by=one.given_by,
+            )
+            for one in found
+        ]
+    )
+
+
+@operation("POST", "/groups/{group_id}/connections", scope="admin:people", status=201, refusals=["conflict"])
+async def give_connection(call: AdminCall, body: NewGroupConnection) -> GivenConnection:
+    """Give an account of the caller's own to a group: it is the group's from now on."""
+    group = await _group_of(call)
+    given = await group_accounts.give(
+        call.actor,
+        call.user,
+        body.connection_id,
+        group,
+        reads_only=body.reads_only,
+        asks_writes=body.asks_writes,
+    )
+    return GivenConnection(id=given.id)
+
+
+@operation("DELETE", "/groups/{group_id}/connections/{connection_id}", scope="admin:people", status=204)
+async def end_group_connection(call: AdminCall) -> None:
+    """Disconnect a group's account for all its members."""
+    await group_accounts.end(call.actor, await _group_of(call), call.param("connection_id"))
+
+
 @operation("GET", "/directory-tokens", scope="admin:read")
 async def list_directory_tokens(call: AdminCall) -> DirectoryTokens:
     """List the tokens with which directories write people and groups (SCIM 2.0)."""
@@ -210,6 +283,9 @@ OPERATIONS = (
     delete_group,
     add_group_member,
     remove_group_member,
+    list_group_connections,
+    give_connection,
+    end_group_connection,
     list_directory_tokens,
     make_directory_token,
     end_directory_token,

@@ -30,10 +30,13 @@ async def remove_person(
     return owned
 
 
-async def end_at_providers(deployment: Deployment, owned: Sequence[Connection]) -> None:
-    """End the grants of a deleted person at their providers, in bounded time, and destroy what needs no grant."""
+async def end_at_providers(deployment: Deployment, owned: Sequence[str]) -> None:
+    """End the grants of a deleted person's or group's connections at their providers, in bounded time.
+
+    Destroys what needs no grant any more.
+    """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):
             for connection in owned:
-                await revocations.revoke_upstream(deployment.vault, connection.id)
+                await revocations.revoke_upstream(deployment.vault, connection)
     await revocations.finish_deletions(deployment.vault)

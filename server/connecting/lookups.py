@@ -21,7 +21,7 @@ from providers.tools.presentation import Lookup
 from providers.tools.spec import ToolSpec
 from server.deployment import Deployment
 from server.runtime.kept_answers import LIMIT, Read
-from vault import connections, grants
+from vault import grants, sharing
 from vault.approvals.approvals import Approval
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Connection, ConnectionState, Event, Narrowing, Principal
@@ -82,7 +82,9 @@ async def _ask(
     deployment: Deployment, approval: Approval, lookup: Lookup, values: Mapping[str, str]
 ) -> Mapping[str, object] | None:
     """The provider's answer; None for an account that can't be asked."""
-    connection = await connections.get_connection(deployment.database, approval.connection_id, user_id=approval.user_id)
+    connection = await sharing.usable(
+        deployment.database, approval.connection_id, user_id=approval.user_id, now=deployment.now()
+    )
     provider = None if connection is None else deployment.catalog.get(connection.provider)
     held = await grants.list_grants(deployment.database, approval.user_id)
     grant = next((one for one in held if one.client_id == approval.client_id and one.is_live), None)

@@ -14,7 +14,7 @@ from server.notifying.posting import NotAccepted, Uncertain
 from server.notifying.schedule import due_at
 from server.notifying.sending import send
 from server.notifying.wording import message_of
-from vault import connections
+from vault import sharing
 from vault.approvals import approvals
 from vault.notices import outbox
 from vault.notices.channels import ENDPOINT, NoticeChannel, get_channel, get_settings, record_result
@@ -92,6 +92,8 @@ async def _is_worth_saying(deployment: Deployment, notice: Notice, *, now: int) 
         found = await approvals.get(deployment.database, deployment.keys, str(event.details.get("approval", "")))
         return found is None or found.status(now) == ApprovalState.PENDING.value
     if notice.kind in {"reconnect", "expiring"} and event.connection_id is not None and event.user_id is not None:
-        held = await connections.get_connection(deployment.database, event.connection_id, user_id=event.user_id)
+        held = await sharing.usable(
+            deployment.database, event.connection_id, user_id=event.user_id, now=deployment.now()
+        )
         return held is not None and held.status(now) in {"needs_reauth", "expiring"}
     return True

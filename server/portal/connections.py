@@ -32,7 +32,7 @@ from server.portal.connect import (
 )
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
-from vault import clients, connections, delegations
+from vault import clients, connections, delegations, sharing
 from vault.audit import audit
 from vault.records import Client, Connection, ConnectionState, Event
 from vault.scopes import expand
@@ -67,6 +67,15 @@ async def show(visit: OwnVisit) -> Response:
             for one in part.items
         ],
         "part": part,
+        "shared": [
+            {
+                "provider": one.connection.provider,
+                "title": _title_of(visit, one.connection.provider),
+                "label": one.connection.label,
+                "group": one.group.name,
+            }
+            for one in await sharing.of_person(database, visit.user.id, now=now)
+        ],
         "ended": [end_row(visit, one) for one in ended],
         "closed": next((end_row(visit, one) for one in ended if one.connection_id == closed), None),
         "providers": configured,
@@ -74,6 +83,11 @@ async def show(visit: OwnVisit) -> Response:
         "no_provider": not configured,
     }
     return visit.page("connections.html", context, form_targets=provider_targets(configured))
+
+
+def _title_of(visit: OwnVisit, provider: str) -> str:
+    known = visit.deployment.catalog.get(provider)
+    return provider if known is None else known.title
 
 
 def end_row(visit: OwnVisit, one: revocations.Revocation) -> dict[str, object]:

@@ -92,7 +92,7 @@ def select(
     now: int,
 ) -> tuple[HeldAccount, Plan]:
     """The selected account and its plan, whether or not the plan is allowed. Raises if no account is selected."""
-    held = _which(request, accounts, now=now)
+    held = _which(request, [one for one in accounts if one.is_within(now)], now=now)
     delegated = held.delegated if held.is_delegated(now) else frozenset[str]()
     if request.is_for_person:
         _check_reads(request, policy)

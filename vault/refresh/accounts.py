@@ -21,7 +21,8 @@ from vault.upstream import UpstreamPolicy
 SKEW = 60  # seconds before expiry from which a token is refreshed ahead; at most a tenth of its life
 MARGIN = 5  # seconds before expiry from which a token may expire in transit, and counts as expired
 
-COLUMNS: Final = """k.id, k.created_at, k.account, k.label, k.scopes, k.state, k.access_sealed, k.access_generation,
+COLUMNS: Final = """k.id, k.user_id as owner_id, o.until as shared_until, s.scopes as rule_scopes, s.ask as rule_ask,
+        k.created_at, k.account, k.label, k.scopes, k.state, k.access_sealed, k.access_generation,
         k.access_expires_at, k.refreshed_at, k.lease_until,
         case when k.refresh_sealed is null and k.renewed_by is null then 0 else 1 end as has_refresh_token,
         k.renewed_by,
@@ -36,11 +37,18 @@ SOURCES: Final = """
     from grants g
     join clients c on c.tenant = g.tenant and c.id = g.client_id and c.removed_at is null
     join users u on u.tenant = g.tenant and u.id = g.user_id and u.disabled_at is null and u.stopped_at is null
-    left join connections k on k.tenant = g.tenant and k.user_id = g.user_id and k.provider = :provider
+    join (
+        select cast(:user_id as text) as owner_id, cast(null as bigint) as until
+        union all
+        select m.group_id, case when count(*) = count(m.expires_at) then max(m.expires_at) end
+        from memberships m where m.tenant = :tenant and m.user_id = :user_id group by m.group_id
+    ) o on 1 = 1
+    left join connections k on k.tenant = g.tenant and k.user_id = o.owner_id and k.provider = :provider
         and k.ended_at is null
+    left join shared_connections s on s.tenant = g.tenant and s.connection_id = k.id
     left join delegations d on d.tenant = g.tenant and d.user_id = g.user_id and d.client_id = g.client_id
         and d.connection_id = k.id
-    left join keys.user_keys uk on uk.tenant = g.tenant and uk.user_id = g.user_id
+    left join keys.user_keys uk on uk.tenant = g.tenant and uk.user_id = k.user_id
     left join keys.connection_keys ck on ck.tenant = g.tenant and ck.connection_id = k.id
     left join narrowed_tokens t on t.tenant = g.tenant and t.connection_id = k.id and t.scope_key = :scope_key
     where g.tenant = :tenant and g.id = :grant_id and g.user_id = :user_id and g.client_id = :client_id
@@ -119,6 +127,11 @@ class HeldAccount:
     salt: bytes | None = field(repr=False)
     retry_at: int | None = None  # its sends got no answer: no further send before this time
     renewed_by: str | None = None  # the identity provider's connection whose assertions renew this one
+    shared_until: int | None = None  # of a group's: when the person's membership stops counting
+
+    def is_within(self, now: int) -> bool:
+        """Whether it is the person's own, or of a group that they are in now."""
+        return self.shared_until is None or now < self.shared_until
 
     def is_delegated(self, now: int) -> bool:
         """Whether this agent has any permission for it."""
@@ -183,7 +196,8 @@ def parameters_of(wanted: Wanted) -> Mapping[str, Value]:
 
 def accounts_of(rows: Sequence[Row], wanted: Wanted) -> tuple[HeldAccount, ...]:
     """The accounts in rows with `COLUMNS` (at least one row), oldest first."""
-    if rows[0]["id"] is None:
+    rows = [row for row in rows if row["id"] is not None]  # each owner has a row, with or without an account
+    if not rows:
         return ()  # a live grant, and no account
     if len(rows) > 1:  # sorting one row in the database would cost more than everything else here
         rows = sorted(rows, key=lambda row: (integer(row, "created_at"), text(row, "id")))
@@ -196,7 +210,10 @@ def skew_of(issued_at: int | None, expires_at: int | None) -> int:
 
 
 def _account(row: Row, wanted: Wanted) -> HeldAccount:
-    delegated = text_or_none(row, "delegated")
+    delegated, is_own = text_or_none(row, "delegated"), text(row, "owner_id") == wanted.principal.user_id
+    rule = None if is_own else parse_scope(text_or_none(row, "rule_scopes") or "")
+    rule_ask = frozenset[str]() if is_own else parse_scope(text_or_none(row, "rule_ask") or "")
+    allowed = frozenset[str]() if delegated is None else parse_scope(delegated)
     is_revoked = integer_or_none(row, "delegation_revoked_at") is not None
     access_expires_at = integer_or_none(row, "access_expires_at")
     access_sealed, narrowed_sealed = binary_or_none(row, "access_sealed"), binary_or_none(row, "narrowed_sealed")
@@ -219,7 +236,7 @@ def _account(row: Row, wanted: Wanted) -> HeldAccount:
         )
     return HeldAccount(
         id=text(row, "id"),
-        user_id=wanted.principal.user_id,
+        user_id=text(row, "owner_id"),
         provider=wanted.provider,
         account=text(row, "account"),
         label=text(row, "label"),
@@ -232,10 +249,11 @@ def _account(row: Row, wanted: Wanted) -> HeldAccount:
         sent_at=integer_or_none(row, "sent_at"),
         retry_at=integer_or_none(row, "retry_at"),
         renewed_by=text_or_none(row, "renewed_by"),
-        delegated=frozenset() if delegated is None else parse_scope(delegated),
+        delegated=allowed if rule is None else allowed & rule,
         delegation_state="none" if delegated is None else "revoked" if is_revoked else "live",
         delegated_until=integer_or_none(row, "delegated_until"),
-        ask=parse_scope(text_or_none(row, "ask") or ""),
+        ask=parse_scope(text_or_none(row, "ask") or "") | rule_ask,
+        shared_until=integer_or_none(row, "shared_until"),
         is_default=integer(row, "is_default") == 1,
         wrapped=binary_or_none(row, "wrapped"),
         kek_id=text_or_none(row, "kek_id") or "",

@@ -411,6 +411,30 @@ class FindingRecord(TypedDict):
     fix: str
 
 
+class GivenConnection(TypedDict):
+    """The account as it is now the group's."""
+
+    id: str
+
+
+class GroupConnectionRecord(TypedDict):
+    """An account of a group."""
+
+    id: str
+    provider: str
+    account: str
+    status: str
+    scopes: list[str]
+    ask: list[str]
+    given_by: str
+
+
+class GroupConnections(TypedDict):
+    """A group's accounts."""
+
+    items: list[GroupConnectionRecord]
+
+
 class GroupDetails(TypedDict):
     """A group with its members."""
 
@@ -489,6 +513,14 @@ class NewGroup(TypedDict):
     """A group to make."""
 
     name: str
+
+
+class NewGroupConnection(TypedDict):
+    """An account to give."""
+
+    connection_id: str
+    reads_only: NotRequired[bool]
+    asks_writes: NotRequired[bool]
 
 
 class NewIdentity(TypedDict):
@@ -897,6 +929,18 @@ class AdminClient(AdminBase):
     def remove_group_member(self, group_id: str, person_id: str) -> None:
         """Take a person whom an admin added out of a group."""
         self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}/people/{quote(person_id, safe='')}")
+
+    def list_group_connections(self, group_id: str) -> GroupConnections:
+        """List a group's accounts, which its members' agents can use."""
+        return self._call("GET", f"/admin/v1/groups/{quote(group_id, safe='')}/connections")
+
+    def give_connection(self, group_id: str, body: NewGroupConnection) -> GivenConnection:
+        """Give an account of the caller's own to a group: it is the group's from now on."""
+        return self._call("POST", f"/admin/v1/groups/{quote(group_id, safe='')}/connections", body={**body})
+
+    def end_group_connection(self, group_id: str, connection_id: str) -> None:
+        """Disconnect a group's account for all its members."""
+        self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}/connections/{quote(connection_id, safe='')}")
 
     def list_directory_tokens(self) -> DirectoryTokens:
         """List the tokens with which directories write people and groups (SCIM 2.0)."""

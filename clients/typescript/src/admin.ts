@@ -360,6 +360,27 @@ export interface FindingRecord {
   fix: string;
 }
 
+/** The account as it is now the group's. */
+export interface GivenConnection {
+  id: string;
+}
+
+/** An account of a group. */
+export interface GroupConnectionRecord {
+  id: string;
+  provider: string;
+  account: string;
+  status: string;
+  scopes: Array<string>;
+  ask: Array<string>;
+  given_by: string;
+}
+
+/** A group's accounts. */
+export interface GroupConnections {
+  items: Array<GroupConnectionRecord>;
+}
+
 /** A group with its members. */
 export interface GroupDetails {
   id: string;
@@ -428,6 +449,13 @@ export interface NewEndpoint {
 /** A group to make. */
 export interface NewGroup {
   name: string;
+}
+
+/** An account to give. */
+export interface NewGroupConnection {
+  connection_id: string;
+  reads_only?: boolean;
+  asks_writes?: boolean;
 }
 
 /** Who a person is at an identity provider. */
@@ -816,6 +844,21 @@ export class AdminClient extends AdminBase {
   /** Take a person whom an admin added out of a group. */
   async removeGroupMember(groupId: string, personId: string): Promise<void> {
     await this.call("DELETE", `/admin/v1/groups/${encodeURIComponent(groupId)}/people/${encodeURIComponent(personId)}`);
+  }
+
+  /** List a group's accounts, which its members' agents can use. */
+  async listGroupConnections(groupId: string): Promise<GroupConnections> {
+    return this.call("GET", `/admin/v1/groups/${encodeURIComponent(groupId)}/connections`) as Promise<GroupConnections>;
+  }
+
+  /** Give an account of the caller's own to a group: it is the group's from now on. */
+  async giveConnection(groupId: string, body: NewGroupConnection): Promise<GivenConnection> {
+    return this.call("POST", `/admin/v1/groups/${encodeURIComponent(groupId)}/connections`, { body }) as Promise<GivenConnection>;
+  }
+
+  /** Disconnect a group's account for all its members. */
+  async endGroupConnection(groupId: string, connectionId: string): Promise<void> {
+    await this.call("DELETE", `/admin/v1/groups/${encodeURIComponent(groupId)}/connections/${encodeURIComponent(connectionId)}`);
   }
 
   /** List the tokens with which directories write people and groups (SCIM 2.0). */

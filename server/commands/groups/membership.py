@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.event_texts import when
-from server.terminal.context import Setup, command, fail
-from server.terminal.names import UserName, user_called
+from server.terminal.context import Setup, UserOption, command, fail, user_named
+from server.terminal.names import UserName, connection_called, user_called
 
 if TYPE_CHECKING:
     from vault.groups import Group
@@ -115,6 +115,82 @@ def remove(setup: Setup, name: Name, user: UserName) -> None:
     """Remove a user whom an admin added to a group."""
     group = setup.run(_change(setup, name, user, is_in=False))
     setup.show_one({"group": group, "user": user}, sentence=f"Removed {user} from {group}.")
+
+
+@command(app, "give")
+def give(
+    setup: Setup,
+    name: Name,
+    connection: Annotated[str, typer.Argument(help="The account: its ID, name, or service.", show_default=False)],
+    *,
+    user: UserOption = None,
+    reads_only: Annotated[bool, typer.Option("--reads-only", help="Members' agents only read.")] = False,
+    ask_writes: Annotated[
+        bool, typer.Option("--ask-writes", help="Members approve each call that may change something.")
+    ] = False,
+) -> None:
+    """Give a user's account to a group: its members' agents can use it, and the user's no longer."""
+
+    async def run() -> dict[str, object]:
+        from server.administration import group_accounts
+        from server.administration.actor import Actor
+
+        async with setup.open() as deployment:
+            group = await _group_called(deployment.database, name)
+            owner = await user_named(deployment.database, user)
+            found = await connection_called(deployment, owner, connection)
+            actor = Actor(deployment, None, "command_line")
+            given = await group_accounts.give(
+                actor, owner, found.id, group, reads_only=reads_only, asks_writes=ask_writes
+            )
+            return {"group": group.name, "provider": given.provider, "account": given.label, "id": given.id}
+
+    row = setup.run(run())
+    setup.show_one(row, sentence=f"{row['provider']} {row['account']} belongs to {row['group']} now.")
+
+
+@command(app, "accounts")
+def accounts(setup: Setup, name: Name) -> None:
+    """List a group's accounts."""
+
+    async def read() -> list[dict[str, object]]:
+        from vault import sharing
+
+        async with setup.open() as deployment:
+            group = await _group_called(deployment.database, name)
+            return [
+                {
+                    "provider": one.connection.provider,
+                    "account": one.connection.label,
+                    "status": one.connection.status(deployment.now()),
+                    "scopes": sorted(one.rule.scopes),
+                    "given_by": one.given_by,
+                    "id": one.connection.id,
+                }
+                for one in await sharing.of_group(deployment.database, group)
+            ]
+
+    columns = ("provider", "account", "status", "scopes", "given_by", "id")
+    setup.show(setup.run(read()), columns=columns, empty="This group has no accounts.")
+
+
+@command(app, "disconnect")
+def disconnect(
+    setup: Setup, name: Name, connection_id: Annotated[str, typer.Argument(help="The account's ID.")]
+) -> None:
+    """Disconnect a group's account for all its members."""
+
+    async def run() -> str:
+        from server.administration import group_accounts
+        from server.administration.actor import Actor
+
+        async with setup.open() as deployment:
+            group = await _group_called(deployment.database, name)
+            await group_accounts.end(Actor(deployment, None, "command_line"), group, connection_id)
+            return group.name
+
+    group = setup.run(run())
+    setup.show_one({"group": group, "id": connection_id}, sentence=f"Disconnected the account of {group}.")
 
 
 async def _change(setup: Setup, name: str, user: str, *, is_in: bool) -> str:

@@ -7,15 +7,16 @@ from urllib.parse import quote, urlencode
 
 from starlette.responses import Response
 
-from server.administration import groups, people, provisioning
+from server.administration import group_accounts, groups, people, provisioning
 from server.administration.actor import ChangeRefused
 from server.errors import status_of
 from server.http.page_texts import text
 from server.portal.administration.room import ROOT, AdminVisit
 from server.portal.texts import refusal_words
-from vault import directory, users
+from vault import connections, directory, sharing, users
 from vault import groups as stored
 from vault.groups import MAX_NAME, Group, GroupNameRefused, GroupNameTaken
+from vault.records import ConnectionState
 
 PAGE: Final = f"{ROOT}/groups"
 SHOWN: Final = 50
@@ -73,6 +74,12 @@ async def _group_page(visit: AdminVisit, group: Group, *, named: str = "", error
         "group": group,
         "path": path_of(group),
         "members": await stored.members(deployment.database, group.id, now=deployment.now()),
+        "accounts": await sharing.of_group(deployment.database, group),
+        "own": [
+            one
+            for one in await connections.list_connections(deployment.database, visit.user.id)
+            if one.state is ConnectionState.ACTIVE
+        ],
         "named": named,
         "error": error,
     }
@@ -96,6 +103,27 @@ async def remove_member(visit: AdminVisit) -> Response:
     person = await people.person_with_id(visit.deployment.database, visit.form.one("person")[:100])
     await groups.remove_member(visit.actor, group, person)
     return await visit.go(path_of(group), said=text("admin_groups.removed", who=person.name, name=group.name))
+
+
+async def give(visit: AdminVisit) -> Response:
+    """Give an account of one's own to the group."""
+    group, form = await _group(visit), visit.form
+    given = await group_accounts.give(
+        visit.actor,
+        visit.user,
+        form.one("connection")[:64],
+        group,
+        reads_only=form.one("reads_only") == "yes",
+        asks_writes=form.one("asks_writes") == "yes",
+    )
+    return await visit.go(path_of(group), said=text("admin_groups.given", account=given.label, name=group.name))
+
+
+async def disconnect(visit: AdminVisit) -> Response:
+    """End an account of the group for all its members."""
+    group = await _group(visit)
+    await group_accounts.end(visit.actor, group, visit.form.one("connection")[:64])
+    return await visit.go(path_of(group), said=text("admin_groups.account_ended", name=group.name))
 
 
 async def delete(visit: AdminVisit) -> Response:

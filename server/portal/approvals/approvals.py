@@ -23,7 +23,7 @@ from server.portal.approvals.asked_call import Piece, asked_call, target_words
 from server.portal.approvals.asked_request import asked_request, permissions
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
-from vault import clients, connections
+from vault import clients, sharing
 from vault.approvals import approvals
 from vault.approvals.approvals import RELEASE, USE_LIFETIME, Approval
 from vault.records import ApprovalState
@@ -123,7 +123,9 @@ async def _permissions(visit: OwnVisit, approval: Approval, provider: Provider |
         return permissions(approval)
     if approval.tool != RELEASE:
         return []
-    held = await connections.get_connection(visit.deployment.database, approval.connection_id, user_id=approval.user_id)
+    held = await sharing.usable(
+        visit.deployment.database, approval.connection_id, user_id=approval.user_id, now=visit.deployment.now()
+    )
     scopes = set(approval.scopes) if held is None else {*approval.scopes, *held.scopes}
     return [(scope, texts.scope_title(provider, scope)) for scope in sorted(scopes)]
 

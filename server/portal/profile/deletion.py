@@ -53,7 +53,7 @@ async def delete(visit: OwnVisit) -> Response:
         if user.is_admin and await users.is_last_admin(transaction, user.id):  # another one left meanwhile
             raise PageRefused("last_admin", kind="conflict")
         owned = await remove_person(transaction, deployment, user, event=Event(kind="user.removed", user_id=user.id))
-    await end_at_providers(deployment, owned)
+    await end_at_providers(deployment, [one.id for one in owned])
     ended = await revocations.list_revocations(deployment.database, user.id)
     stranger = replace(visit.visit, session=None, user=None)
     context: dict[str, object] = {"ended": [end_row(visit, one) for one in ended if not one.is_superseded]}

@@ -97,3 +97,40 @@ async def test_the_admin_api_has_groups_and_directories(admin: AdminRoom) -> Non
     reader = await admin.token_with("admin:read")
     problem(await admin.call("POST", "/groups", token=reader, json={"name": "No"}), 403, "insufficient_scope")
     assert await groups.find_group(admin.deployment.database, "No") is None
+
+
+async def test_an_account_is_given_to_a_group_used_and_ended(admin: AdminRoom) -> None:
+    room, bob = admin.room, await admin.room.user("bob")
+    browser, member = await room.signed_in("alice"), await room.signed_in("bob")
+    alice, agent = await admin.person("alice"), await room.agent(name="Report bot")
+    chat = frozenset({"chat:write", "channels:read"})
+    own = await room.account(alice, "slack", label="Team", scopes=chat)
+    made = await browser.submit(await browser.open(GROUPS), {"name": "Sales"}, form=GROUPS)
+    page = await browser.submit(made, {"name": "bob"}, form="/add")
+    given = await browser.submit(page, {"connection": own.id, "reads_only": "yes"}, form="/give")
+    assert "Team" in given.text
+    assert (
+        "Team"
+        not in (await browser.open("/connections")).text.partition('id="connect"')[0].partition('class="tiles"')[2]
+    )
+    assert "Accounts of your groups" in (await member.open("/connections")).text
+    group = await groups.find_group(admin.deployment.database, "Sales")
+    assert group is not None
+    listed = (await admin.call("GET", f"/groups/{group.id}/connections")).json()["items"]
+    assert [(one["account"], one["scopes"], one["given_by"]) for one in listed] == [
+        ("Team", ["channels:read"], "alice")
+    ]
+    await room.grant(bob, agent)
+    shown = await member.open(f"/agents/{agent.id}")
+    assert "Team" in shown.text
+    path = f"/groups/{group.id}/connections"
+    problem(await admin.call("POST", path, json={"connection_id": own.id}), 409, "transition_refused")
+    theirs = await room.account(bob, "slack", label="Bob", scopes=chat)
+    problem(await admin.call("POST", path, json={"connection_id": theirs.id}), 404, "no_connection")
+    again = await room.account(alice, "slack", label="Team", scopes=chat)
+    answer = await admin.call("POST", path, json={"connection_id": again.id})
+    assert answer.json()["id"] == listed[0]["id"]
+    gone = await browser.submit(await browser.open(f"{GROUPS}/{group.id}"), form="/disconnect")
+    assert gone.status_code == 200, gone.text
+    problem(await admin.call("DELETE", f"{path}/{listed[0]['id']}"), 404, "no_connection")
+    assert "Team" not in (await member.open("/connections")).text

@@ -322,6 +322,7 @@ async def test_nothing_that_counts_once_is_left_of_a_backup(room: Room) -> None:
         "seen",  # guarded by the instant of the restore
         "notice_settings", "notice_channels", "user_codes",
         "company_permissions",  # beside the delegations, which end with them
+        "shared_connections",
         "people_groups", "memberships", "provisioned_people",  # until the directory or a sign-in says otherwise
         "notice_feeds",  # up to an event that the backup has, too
         "deletions",  # asked for once more, they change nothing

@@ -55,6 +55,7 @@ PUBLISHED = {
     "0026_identity_assertions.sql": "df6719bec73c9eac8688381fd0666282651701f90d4b62c7a284746c93e562b8",
     "0027_master_keys.sql": "c1029ff12d8a925bb5d93454a0a70cbe0e4c242cda5aacda9bec635f385d6022",
     "0028_roles.sql": "1d243c1de77af48e3aaac72c95d02ee60d736eb350b5e6bbc5a91302e0ee69db",
+    "0029_shared_connections.sql": "4640f1e17a403df51184125951a133caa66c02c2866cd49f719252f549edb191",
 }
 PREVIOUS = "0.1.0"
 # An index is missed by no program: one that knows it builds it again when it starts.

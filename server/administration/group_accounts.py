@@ -1,0 +1,78 @@
+"""Accounts that belong to groups: given by the person who connected them, ended by admins.
+
+Nobody but the person gives an account away; whoever has the data directory can do it for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from server.administration.actor import Actor, ChangeRefused
+from vault import connections, sharing
+from vault.audit import audit
+from vault.delegations import WRITES
+from vault.groups import Group
+from vault.records import Connection, User
+from vault.sharing import SharedConnection, SharingRule
+from vault.upkeep import revocations
+
+_NO_CONNECTION: Final = "There is no such connection."
+
+
+async def give(
+    actor: Actor, person: User, connection_id: str, group: Group, *, reads_only: bool, asks_writes: bool
+) -> Connection:
+    """Make the person's account the group's: its members' agents use it under this rule, and the person's no more.
+
+    Giving an account that the group has already replaces its tokens and the rule. Raises ChangeRefused, and what
+    `vault.sharing.give` does.
+    """
+    deployment, now = actor.deployment, actor.deployment.now()
+    if actor.user is not None and actor.user.id != person.id:
+        raise ChangeRefused(
+            "not_yours_to_give", "Only the person who connected an account can give it.", kind="forbidden"
+        )
+    found = await connections.get_connection(deployment.database, connection_id, user_id=person.id)
+    provider = None if found is None else deployment.catalog.get(found.provider)
+    if found is None or provider is None:
+        raise ChangeRefused("no_connection", _NO_CONNECTION, kind="not_found")
+    policy = provider.policy()
+    if policy.audience is not None or policy.is_identity:
+        raise ChangeRefused("not_given", "This account stands for the person alone, so it can't be given to a group.")
+    scopes = found.scopes & (policy.reading | policy.always_granted) if reads_only else found.scopes
+    rule = SharingRule(scopes, frozenset({WRITES}) if asks_writes else frozenset())
+    async with actor.change() as transaction:
+        given = await sharing.give(
+            transaction, deployment.keys, found, group, rule=rule, by=person.name, policy=policy, now=now
+        )
+        event = actor.event(
+            "connection.given",
+            user_id=person.id,
+            provider=found.provider,
+            account=found.label,
+            group=group.name,
+            reads_only=reads_only,
+        )
+        await audit.append(transaction, replace(event, connection_id=given.id), now=now)
+    return given
+
+
+async def shared_with_id(actor: Actor, group: Group, connection_id: str) -> SharedConnection:
+    """The group's connection. Raises ChangeRefused."""
+    for one in await sharing.of_group(actor.deployment.database, group):
+        if one.connection.id == connection_id:
+            return one
+    raise ChangeRefused("no_connection", _NO_CONNECTION, kind="not_found")
+
+
+async def end(actor: Actor, group: Group, connection_id: str) -> None:
+    """End a group's connection for all its members, and its grant at the provider."""
+    deployment = actor.deployment
+    shared = await shared_with_id(actor, group, connection_id)
+    by = "" if actor.user is None else actor.user.name
+    async with actor.change() as transaction:
+        await connections.disconnect(
+            transaction, deployment.keys, shared.connection, now=deployment.now(), by=by or actor.method
+        )
+    await revocations.revoke_upstream(deployment.vault, shared.connection.id)

@@ -1,0 +1,221 @@
+"""Connections of a group: whose key seals them, who uses them, within which rule, and until when."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from tests.conftest import Store
+from tests.support.exchanging import Room, open_room
+from tests.support.seeded import Seeded, seed
+from vault import connections, groups, sharing, users
+from vault.groups import Group
+from vault.records import Connection
+from vault.refusals import (
+    AccountRequired,
+    ApprovalRequired,
+    ConnectionRequired,
+    DelegationRequired,
+    TemporarilyUnavailable,
+    TransitionRefused,
+    VaultError,
+)
+from vault.sharing import SharingRule
+from vault.upkeep import revocations
+
+READ, WRITE = frozenset({"channels:read"}), frozenset({"chat:write"})
+BOTH = READ | WRITE
+DAY = 86400
+
+
+@pytest.fixture
+async def room(store: Store) -> AsyncGenerator[Room]:
+    async with open_room(store) as opened:
+        yield opened
+
+
+async def make_group(room: Room, *members: Seeded, days: int | None = None) -> Group:
+    async with room.database.transaction() as transaction:
+        group = await groups.create_group(transaction, "Sales", now=room.now)
+        for one in members:
+            end = None if days is None else room.now + days * DAY
+            await groups.add_member(transaction, group.id, one.user.id, source="local", now=room.now, expires_at=end)
+    return group
+
+
+async def give(room: Room, connection: Connection, group: Group, *, rule: SharingRule | None = None) -> Connection:
+    async with room.database.transaction() as transaction:
+        return await sharing.give(
+            transaction,
+            room.vault.keys,
+            connection,
+            group,
+            rule=rule or SharingRule(BOTH),
+            by="alice",
+            policy=room.vault.policies[connection.provider],
+            now=room.now,
+        )
+
+
+async def leave(room: Room, group: Group, whose: Seeded) -> None:
+    async with room.database.transaction() as transaction:
+        assert await groups.remove_member(transaction, group.id, whose.user.id, source="local")
+
+
+async def refusal_of(room: Room, *scopes: str, whose: Seeded | None = None) -> type[VaultError]:
+    with pytest.raises(VaultError) as refused:
+        await room.exchange("slack", *scopes, whose=whose)
+    return type(refused.value)
+
+
+async def test_a_member_uses_it_by_their_own_permission_and_is_named(room: Room) -> None:
+    bob, carol = (
+        await seed(room.database, name="bob", client_id="agent-2"),
+        await seed(room.database, name="carol", client_id="agent-3"),
+    )
+    group = await make_group(room, bob)
+    given = await give(room, await room.connect(scopes=BOTH), group)
+    assert given.user_id == group.id
+    assert await refusal_of(room, whose=bob) is DelegationRequired
+    await room.allow(given, BOTH, whose=bob)
+    token = await room.exchange("slack", *BOTH, whose=bob)
+    assert token.connection_id == given.id
+    used = (await room.events("token.exchanged"))[-1]
+    assert (used.user_id, used.connection_id) == (bob.user.id, given.id)
+    with pytest.raises(TransitionRefused):
+        await room.allow(given, BOTH, whose=carol)
+    assert await refusal_of(room, whose=carol) is ConnectionRequired
+    assert await refusal_of(room) is ConnectionRequired  # it is no longer hers who gave it
+
+
+async def test_a_member_who_leaves_loses_it_at_the_next_call_and_has_it_again_as_a_member(room: Room) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    group = await make_group(room, bob)
+    given = await give(room, await room.connect(scopes=BOTH), group)
+    await room.allow(given, BOTH, whose=bob)
+    assert await room.exchange(whose=bob)
+    await leave(room, group, bob)
+    assert await refusal_of(room, whose=bob) is ConnectionRequired
+    async with room.database.transaction() as transaction:
+        await groups.add_member(transaction, group.id, bob.user.id, source="scim", now=room.now)
+    assert await room.exchange(whose=bob)
+
+
+async def test_a_membership_by_a_sign_in_gives_it_until_its_end(room: Room) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    group = await make_group(room, bob, days=1)
+    given = await give(room, await room.connect(scopes=BOTH), group)
+    await room.allow(given, BOTH, whose=bob)
+    room.pass_time(DAY - 60)
+    assert await room.exchange(whose=bob)
+    room.pass_time(60)
+    assert await refusal_of(room, whose=bob) is ConnectionRequired
+
+
+async def test_the_rule_limits_every_member(room: Room) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    group = await make_group(room, bob)
+    given = await give(room, await room.connect(scopes=BOTH), group, rule=SharingRule(READ))
+    await room.allow(given, BOTH, whose=bob)
+    assert (await room.exchange("slack", *READ, whose=bob)).scopes == READ
+    assert await refusal_of(room, *WRITE, whose=bob) is DelegationRequired
+
+
+async def test_what_the_rule_asks_about_is_asked_of_the_member(room: Room) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    group = await make_group(room, bob)
+    given = await give(room, await room.connect(scopes=BOTH), group, rule=SharingRule(BOTH, ask=WRITE))
+    await room.allow(given, BOTH, whose=bob)
+    assert await room.exchange("slack", *READ, whose=bob)
+    assert await refusal_of(room, *WRITE, whose=bob) is ApprovalRequired
+
+
+async def test_it_is_refreshed_and_outlives_the_person_who_gave_it(room: Room) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    group = await make_group(room, bob)
+    given = await give(room, await room.connect(scopes=BOTH), group)
+    await room.allow(given, BOTH, whose=bob)
+    async with room.database.transaction() as transaction:
+        for one in await connections.list_connections(transaction, room.alice.user.id):
+            await connections.disconnect(transaction, room.vault.keys, one, now=room.now)
+        await users.delete_user(transaction, room.alice.user.id, now=room.now)
+    await revocations.finish_deletions(room.vault)
+    rows = await room.database.fetch("select user_id from keys.user_keys")
+    assert {row["user_id"] for row in rows} == {group.id}
+    before = await room.exchange(whose=bob)
+    room.pass_time(13 * 3600)
+    after = await room.exchange(whose=bob)
+    assert after.generation > before.generation
+
+
+async def test_of_the_persons_own_nothing_is_left(room: Room) -> None:
+    own = await room.connect(scopes=BOTH)
+    given = await give(room, own, await make_group(room))
+    row = await room.database.fetch_one(
+        "select refresh_sealed, access_sealed, ended_at from connections where id = :id", {"id": own.id}
+    )
+    assert row is not None
+    assert (row["refresh_sealed"], row["access_sealed"]) == (None, None)
+    assert row["ended_at"] is not None
+    salts = await room.database.fetch("select connection_id from keys.connection_keys")
+    assert [one["connection_id"] for one in salts] == [given.id]
+    with pytest.raises(TransitionRefused):
+        await give(room, own, await groups_again(room))
+
+
+async def groups_again(room: Room) -> Group:
+    found = await groups.find_group(room.database, "Sales")
+    assert found is not None
+    return found
+
+
+async def test_while_it_is_being_refreshed_it_is_not_given(room: Room) -> None:
+    own, group = await room.connect(scopes=BOTH), await make_group(room)
+    async with room.database.transaction() as transaction:
+        await transaction.execute(
+            "update connections set lease_owner = :owner, lease_until = :until where id = :id",
+            {"owner": "x", "id": own.id, "until": room.now + 30},
+        )
+    with pytest.raises(TemporarilyUnavailable):
+        await give(room, own, group)
+    room.pass_time(30)
+    assert (await give(room, own, group)).user_id == group.id
+
+
+async def test_giving_it_again_replaces_its_tokens_and_its_rule_and_keeps_permissions(room: Room) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    group = await make_group(room, bob)
+    first = await give(room, await room.connect(scopes=BOTH), group)
+    await room.allow(first, BOTH, whose=bob)
+    again = await give(room, await room.connect(scopes=BOTH), group, rule=SharingRule(READ))
+    assert again.id == first.id
+    assert (await room.exchange("slack", *READ, whose=bob)).connection_id == first.id
+    assert await refusal_of(room, *WRITE, whose=bob) is DelegationRequired
+
+
+async def test_beside_an_own_account_a_call_names_which_one_it_means(room: Room) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    group = await make_group(room, bob)
+    given = await give(room, await room.connect(scopes=BOTH), group)
+    own = await room.connect(account="bob", scopes=BOTH, whose=bob)
+    assert (await room.exchange(whose=bob)).connection_id == own.id
+    await room.allow(given, BOTH, whose=bob)
+    assert await refusal_of(room, whose=bob) is AccountRequired
+    assert (await room.exchange(account="alice", whose=bob)).connection_id == given.id
+
+
+async def test_a_deleted_groups_accounts_end_and_then_its_key(room: Room) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    group = await make_group(room, bob)
+    given = await give(room, await room.connect(scopes=BOTH), group)
+    await room.allow(given, BOTH, whose=bob)
+    async with room.database.transaction() as transaction:
+        ended = await sharing.end_of_group(transaction, room.vault.keys, group, by="alice", now=room.now)
+        await groups.delete_group(transaction, group.id)
+    assert ended == (given.id,)
+    assert await refusal_of(room, whose=bob) is ConnectionRequired
+    await revocations.revoke_upstream(room.vault, given.id)
+    await revocations.finish_deletions(room.vault)
+    rows = await room.database.fetch("select user_id from keys.user_keys")
+    assert group.id not in {row["user_id"] for row in rows}

@@ -1,0 +1,186 @@
+"""Connections that belong to a group: given to it by a person, used by its members' agents under the group's rule.
+
+Such a connection's owner is the group: its `user_id` is the group's id, and its tokens are sealed under the group's own
+key, so that nothing of it ends with the person who gave it. `vault.refresh.accounts` reads membership with each call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from vault import connections, groups
+from vault.groups import Group
+from vault.keys.key_ring import KeyRing
+from vault.records import TENANT, Connection, ConnectionState, format_scope, parse_scope
+from vault.refusals import CiphertextRejected, TemporarilyUnavailable, TransitionRefused
+from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text
+from vault.upstream import Account, TokenAnswer, UpstreamPolicy
+
+GIVEN: Final = "given_to_group"  # why the person's own connection ended
+_TAKE: Final = """
+    update connections set state = :state, reason = :reason, ended_at = :now
+    where tenant = :tenant and id = :id and user_id = :user_id and ended_at is null and renewed_by is null
+        and (lease_until is null or lease_until <= :now)
+        and not exists (
+            select 1 from intents i where i.tenant = connections.tenant and i.connection_id = connections.id
+        )
+    returning generation, access_generation, refresh_sealed, access_sealed, access_expires_at, grant_expires_at
+"""
+_EMPTY: Final = "update connections set refresh_sealed = null, access_sealed = null where tenant = :tenant and id = :id"
+_DROP_NARROWED: Final = "delete from narrowed_tokens where tenant = :tenant and connection_id = :id"
+_END_DELEGATIONS: Final = """
+    update delegations set revoked_at = :now, changed_at = :now
+    where tenant = :tenant and user_id = :user_id and connection_id = :id and revoked_at is null
+"""
+_RULE: Final = """
+    insert into shared_connections (tenant, connection_id, group_id, scopes, ask, given_by, given_at)
+    values (:tenant, :id, :group_id, :scopes, :ask, :given_by, :now)
+    on conflict (tenant, connection_id) do update set scopes = excluded.scopes, ask = excluded.ask,
+        given_by = excluded.given_by, given_at = excluded.given_at
+"""
+_RULES_OF_GROUP: Final = """
+    select connection_id, group_id, scopes, ask, given_by, given_at from shared_connections
+    where tenant = :tenant and group_id = :group_id
+"""
+_FORGET_DELETED: Final = """
+    insert into deletions (tenant, user_id, name, requested_at) values (:tenant, :id, :name, :now)
+    on conflict (tenant, user_id) do nothing
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SharingRule:
+    """What members' agents can have at most, and what their person is asked about each time (as `Delegation.ask`)."""
+
+    scopes: frozenset[str]
+    ask: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class SharedConnection:
+    """A group's connection. Its record's `user_id` is the group's id."""
+
+    connection: Connection
+    group: Group
+    rule: SharingRule
+    given_by: str
+    given_at: int
+
+    @property
+    def for_members(self) -> Connection:
+        """The connection with what the rule leaves of its scopes."""
+        return replace(self.connection, scopes=self.connection.scopes & self.rule.scopes)
+
+
+async def give(
+    transaction: Transaction,
+    ring: KeyRing,
+    connection: Connection,
+    group: Group,
+    *,
+    rule: SharingRule,
+    by: str,
+    policy: UpstreamPolicy,
+    now: int,
+) -> Connection:
+    """Make the person's connection the group's. It ends for the person and their agents, not at the provider.
+
+    Raises TemporarilyUnavailable while it is being refreshed, and TransitionRefused when it can't be given. The caller
+    records who did it, as the last step of its transaction.
+    """
+    mine: Mapping[str, Value] = {"tenant": TENANT, "id": connection.id, "user_id": connection.user_id, "now": now}
+    state: Mapping[str, Value] = {"state": ConnectionState.REVOKED.value, "reason": GIVEN}
+    row = await transaction.fetch_one(_TAKE, {**mine, **state})
+    if row is None:
+        current = await connections.get_connection(transaction, connection.id, user_id=connection.user_id)
+        if current is None or current.state is ConnectionState.REVOKED:
+            raise TransitionRefused("This connection is already disconnected.")
+        raise TemporarilyUnavailable("This account is being refreshed.", retry_after=2)
+    answer = await _answer_of(transaction, ring, row, connection, now=now)
+    await transaction.execute(_EMPTY, {"tenant": TENANT, "id": connection.id})
+    await transaction.execute(_DROP_NARROWED, {"tenant": TENANT, "id": connection.id})
+    await transaction.execute(_END_DELEGATIONS, mine)
+    await ring.destroy_connection_key(transaction, connection.id)
+    given = await connections.open_connection(
+        transaction,
+        ring,
+        user_id=group.id,
+        provider=connection.provider,
+        answer=answer,
+        asked=connection.scopes,
+        policy=policy,
+        now=now,
+    )
+    facts: Mapping[str, Value] = {"scopes": format_scope(rule.scopes), "ask": format_scope(rule.ask), "given_by": by}
+    await transaction.execute(_RULE, {"tenant": TENANT, "id": given.id, "group_id": group.id, "now": now, **facts})
+    return given
+
+
+async def _answer_of(
+    transaction: Transaction, ring: KeyRing, row: Row, connection: Connection, *, now: int
+) -> TokenAnswer:
+    """The tokens of the row as the provider's answer that they were."""
+    try:
+        key = await ring.load_key(transaction, user_id=connection.user_id, connection_id=connection.id)
+        refresh_token = connections.open_refresh_token(key, row, connection)
+        access_token = connections.open_access_token(key, row, connection)
+    except CiphertextRejected as error:
+        raise TransitionRefused("This connection can't be opened: connect it again first.") from error
+    if access_token is None:
+        raise TransitionRefused("This connection has no tokens yet: use it once first.")
+    expires_at, ends_at = integer_or_none(row, "access_expires_at"), integer_or_none(row, "grant_expires_at")
+    return TokenAnswer(
+        access_token,
+        refresh_token,
+        scopes=connection.scopes,
+        expires_in=None if expires_at is None else max(1, expires_at - now),
+        account=Account(connection.account, connection.label),
+        grant_expires_in=None if ends_at is None else max(1, ends_at - now),
+        metadata=connection.metadata,
+    )
+
+
+async def of_group(reader: Reader, group: Group) -> tuple[SharedConnection, ...]:
+    """The group's live connections."""
+    rows = await reader.fetch(_RULES_OF_GROUP, {"tenant": TENANT, "group_id": group.id})
+    rules = {text(row, "connection_id"): row for row in rows}
+    found = await connections.list_connections(reader, group.id)
+    return tuple(_from_rule(one, group, rules[one.id]) for one in found if one.id in rules)
+
+
+async def of_person(reader: Reader, user_id: str, *, now: int) -> tuple[SharedConnection, ...]:
+    """The connections that the person's agents can use because of the groups that they are in now."""
+    memberships = await groups.of_person(reader, user_id, now=now)
+    return tuple([shared for one in memberships for shared in await of_group(reader, one.group)])
+
+
+async def usable_by(reader: Reader, user_id: str, *, now: int) -> tuple[Connection, ...]:
+    """The person's own connections, and those of their groups with what the rule leaves of their scopes."""
+    own = await connections.list_connections(reader, user_id)
+    return (*own, *(one.for_members for one in await of_person(reader, user_id, now=now)))
+
+
+async def usable(reader: Reader, connection_id: str, *, user_id: str, now: int) -> Connection | None:
+    """The person's own connection with this id, or one of their groups."""
+    own = await connections.get_connection(reader, connection_id, user_id=user_id)
+    if own is not None:
+        return own
+    shared = await of_person(reader, user_id, now=now)
+    return next((one.for_members for one in shared if one.connection.id == connection_id), None)
+
+
+async def end_of_group(transaction: Transaction, ring: KeyRing, group: Group, *, by: str, now: int) -> tuple[str, ...]:
+    """End all connections of a group that is deleted: their ids. Its key is destroyed once they ended at providers."""
+    owned = await connections.list_connections(transaction, group.id)
+    for connection in owned:
+        await connections.disconnect(transaction, ring, connection, now=now, by=by)
+    if owned:
+        await transaction.execute(_FORGET_DELETED, {"tenant": TENANT, "id": group.id, "name": group.name, "now": now})
+    return tuple(one.id for one in owned)
+
+
+def _from_rule(connection: Connection, group: Group, row: Row) -> SharedConnection:
+    rule = SharingRule(parse_scope(text(row, "scopes")), parse_scope(text(row, "ask")))
+    return SharedConnection(connection, group, rule, text(row, "given_by"), integer(row, "given_at"))
