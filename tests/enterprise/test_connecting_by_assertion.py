@@ -16,6 +16,8 @@ from vault import connections
 from vault.exchange.explain import ExchangeQuestion, FailedStep, explain
 from vault.records import Connection, ConnectionState, Narrowing, User
 from vault.refresh import company as companies
+from vault.refresh import leases
+from vault.refresh.rules import LEASE
 from vault.refusals import ConnectionRequired, DelegationRequired, ScopeRefused, TemporarilyUnavailable
 from vault.upkeep import revocations
 
@@ -116,6 +118,23 @@ async def test_an_answer_that_is_lost_costs_nothing(company: CompanyRoom) -> Non
         company.simulator.fault(PROVIDER_TOKEN, "drop_after")
     with pytest.raises(TemporarilyUnavailable, match="Nothing is lost"):
         await company.exchange(agent, "linear")
+    assert (await company.exchange(agent, "linear")).connection_id == account.id
+    found = (await company.accounts(user))["linear"]
+    assert (found.state, found.is_ambiguous) == (ConnectionState.ACTIVE, False)
+
+
+async def test_a_process_that_died_while_it_renewed_leaves_nothing_in_doubt(company: CompanyRoom) -> None:
+    """Linear's own refresh tokens die when they are used again; an assertion is another one each time."""
+    user, account = await connected(company, "alice")
+    agent = await company.agent(user, allows={"linear": LINEAR})
+    company.pass_time(2 * 86400)
+    database = company.vault.database
+    facts = await leases.read(database, account.id)
+    assert facts is not None
+    async with database.transaction() as transaction:
+        claimed = await leases.claim(transaction, facts, owner="a process that is gone", now=database.now())
+    assert claimed is not None
+    company.pass_time(LEASE)
     assert (await company.exchange(agent, "linear")).connection_id == account.id
     found = (await company.accounts(user))["linear"]
     assert (found.state, found.is_ambiguous) == (ConnectionState.ACTIVE, False)
