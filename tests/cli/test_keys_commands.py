@@ -41,20 +41,13 @@ async def test_the_master_key_is_changed_by_three_commands(place: Place) -> None
     twice = await run(place, "keys", "add")
     assert twice.exit_code == 1
     assert "rotate to it, or retire it" in twice.stderr
-    assert {key: row["state"] for key, row in (await masters(place)).items()} == {old: "current", new: "added"}
     rotated = await run(place, "keys", "rotate", "--wait", "0")
     assert rotated.exit_code == 0, rotated.output
     assert f"{new} is the master key now" in rotated.stdout
-    early = await run(place, "keys", "retire", old)
-    assert "try again in" in early.stderr
     pass_time(place)
-    current = await run(place, "keys", "retire", new)
-    assert "rotate to another one first" in current.stderr
     retired = await run(place, "keys", "retire", old)
     assert retired.exit_code == 0, retired.output
     assert "Backups made under it still need it" in retired.stdout
-    unknown = await run(place, "keys", "retire", "file-0")
-    assert "keys list shows them" in unknown.stderr
     found = await masters(place)
     assert {key: row["state"] for key, row in found.items()} == {old: "retired", new: "current"}
     assert found[new]["root"] is True
@@ -104,6 +97,5 @@ async def test_an_added_key_that_was_lost_can_be_taken_back(place: Place) -> Non
     lost = await run(place, "keys", "rotate", "--wait", "0")
     assert f"doesn't have the master key {new}" in lost.stderr
     assert (await run(place, "keys", "retire", new)).exit_code == 0
-    again = await content(place, "keys", "add")
-    assert again["id"] != new
-    assert (await run(place, "keys", "rotate", "--wait", "0")).exit_code == 0
+    unknown = await run(place, "keys", "retire", "file-0")
+    assert "keys list shows them" in unknown.stderr
