@@ -330,7 +330,7 @@ async def test_a_person_whose_agents_are_stopped_gets_nothing(company: Company) 
         await users.stop_agents(transaction, company.user.id, by=company.idp.url, now=place.now())
     check_refused(await company.ask(), "stopped")
     async with place.deployment.transaction() as transaction:
-        await users.lift_stop(transaction, company.user.id, by=company.idp.url)
+        await users.lift_stop(transaction, company.user.id, by=company.idp.url, signed_in_at=place.now() + 1)
     check_issued(await company.ask())
 
 
