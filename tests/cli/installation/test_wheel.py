@@ -61,7 +61,7 @@ def test_the_wheel_takes_one_name_in_site_packages(wheel: Path) -> None:
 def test_the_wheel_has_no_part_of_the_simulator_that_only_tests_use(
     wheel: Path, programs: Path, tmp_path: Path
 ) -> None:
-    users = "server.demo.story, server.lifecycle.sandbox, providers.check.check"
+    users = "server.demo.story, server.demo.enterprise, server.lifecycle.sandbox, providers.check.check"
     program = f"import sys, token_vault; token_vault.claim_names(); import {users}; print(*sys.modules)"
     loaded = run(programs / "python", "-c", program, cwd=tmp_path).split()
     with zipfile.ZipFile(wheel) as archive:
