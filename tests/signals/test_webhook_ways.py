@@ -57,7 +57,7 @@ async def test_commands_add_list_and_remove_an_endpoint_whose_secret_is_shown_on
     secret = made.pop("secret")
     assert len(base64.b64decode(secret.removeprefix("whsec_"))) == 32
     assert await content(sqlite_store, "webhooks", "list") == [made]
-    assert (made["events"], made["state"]) == (["revoked"], "works")
+    assert (made["events"], made["state"]) == (["revoked"], "unused")
     for wrong, word in (
         (("add", "http://hooks.example"), "not https"),
         (("add", "https://hooks.example", "--event", "revokd"), "revoked"),

@@ -26,11 +26,19 @@ def _fields(endpoint: EventEndpoint) -> dict[str, object]:
         "id": endpoint.id,
         "url": endpoint.url,
         "events": sorted(endpoint.events),
-        "state": "gone" if endpoint.is_gone else "failing" if endpoint.failure else "works",
+        "state": _state(endpoint),
         "failure": endpoint.failure or None,
         "created_at": when(endpoint.created_at),
         "sent_at": when(endpoint.sent_at),
     }
+
+
+def _state(endpoint: EventEndpoint) -> str:
+    if endpoint.is_gone:
+        return "gone"
+    if endpoint.failure:
+        return "failing"
+    return "unused" if endpoint.sent_at is None else "works"
 
 
 def _failed_fields(one: FailedEvent) -> dict[str, object]:
