@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from argon2.exceptions import Argon2Error
 from argon2.low_level import Type, hash_secret_raw
 from cryptography.fernet import Fernet, InvalidToken
 
@@ -147,7 +148,7 @@ def _open(stored: str, secret: Secret) -> str:
     try:
         key = _key(bundle, secret)
         return Fernet(key).decrypt(text_of(bundle, "token").encode()).decode()
-    except (InvalidToken, ValueError) as error:
+    except (Argon2Error, InvalidToken, ValueError) as error:
         raise _NotOpened(WRONG) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from providers.outbound.json_values import integer_at, is_object
 from server.administration.actor import ChangeRefused
@@ -18,6 +19,8 @@ from server.administration.importing.accounts import (
     unreadable,
 )
 from server.administration.sealed_files import FORMAT, SealRefused, open_sealed
+
+_LATEST: Final = 253_402_300_799  # the end of the year 9999, which every database can hold
 
 
 def read(file: Path, *, identity: Path) -> tuple[ImportedAccount, ...]:
@@ -35,6 +38,7 @@ def read(file: Path, *, identity: Path) -> tuple[ImportedAccount, ...]:
 
 def _account(line: int, one: Mapping[str, object]) -> ImportedAccount:
     refresh_token, access_token = text_of(one, "refresh_token"), text_of(one, "access_token")
+    ends_at = integer_at(one, "grant_expires_at")
     metadata = {name: value for name, value in object_of(one, "metadata").items() if isinstance(value, str)}
     return ImportedAccount(
         line,
@@ -47,7 +51,7 @@ def _account(line: int, one: Mapping[str, object]) -> ImportedAccount:
         refresh_token=refresh_token,
         access_token="" if refresh_token else access_token,
         metadata=metadata,
-        grant_expires_at=integer_at(one, "grant_expires_at"),
+        grant_expires_at=None if ends_at is None else min(ends_at, _LATEST),
         client_id=text_of(one, "client_id"),
         obstacle="" if refresh_token or access_token else NO_REFRESH_TOKEN,
         account_is_ours=True,

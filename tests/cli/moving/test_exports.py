@@ -119,3 +119,17 @@ async def test_an_account_that_its_person_must_reconnect_is_named_and_left_out(
         done = await place.typed("export", tmp_path / name, *wanted)
         assert done.exit_code == number, done.output
         assert ("reconnect it first" in done.output) is bool(number)
+
+
+async def test_an_end_that_no_database_holds_is_the_last_that_one_does(
+    place: Moving, tmp_path: Path, key: tuple[Path, str]
+) -> None:
+    secret, recipient = key
+    person, file = await place.user(), tmp_path / "odd.age"
+    account = {"user": person.name, "provider": "slack", "account": "U1", "scopes": sorted(SLACK), "refresh_token": "r"}
+    content = {"format": "token-vault-accounts", "version": 1, "accounts": [{**account, "grant_expires_at": 10**30}]}
+    file.write_bytes(pyrage.encrypt(json.dumps(content).encode(), [pyrage.x25519.Recipient.from_str(recipient)]))
+    done = await place.typed("import", "token-vault", file, "--key", secret, "--apply")
+    assert json.loads(done.stdout)[0]["outcome"] == "imported", done.output
+    (imported,) = await place.connected(person)
+    assert imported.grant_expires_at == 253_402_300_799

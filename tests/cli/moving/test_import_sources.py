@@ -217,6 +217,12 @@ async def test_contextforge_gives_its_tables_as_they_lie(place: Moving, tmp_path
     wrong.write_text("another")
     assert set(await place.outcomes("contextforge", file)) == {contextforge.LOCKED}
     assert set(await place.outcomes("contextforge", file, "--secret-file", wrong)) == {contextforge.WRONG}
+    unsalted = sealed("x").replace('"salt": "', '"salt": "", "was": "')
+    odd = written(
+        tmp_path / "odd.json", [{"app_user_email": person.name, "gateway": "slack", "refresh_token": unsalted}]
+    )
+    assert await place.outcomes("contextforge", odd, "--secret-file", secret) == [contextforge.WRONG]
+    odd.unlink()
     told = await place.outcomes("contextforge", file, "--secret-file", secret, "--apply")
     assert told[:3] == [
         "imported",
