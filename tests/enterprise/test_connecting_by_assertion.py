@@ -203,6 +203,40 @@ async def test_the_connect_page_uses_the_company_first(company: CompanyRoom) -> 
     ).scopes == READ
 
 
+async def test_an_account_connected_by_hand_that_was_disconnected_stays_away(company: CompanyRoom) -> None:
+    company.deny("linear", "bob")
+    user, person = await company.sign_in("bob")
+    client = await company.room.agent()
+    await company.room.connect(person, user, client, provider="linear", scopes=READ, account="bob")
+    account = (await company.accounts(user))["linear"]
+    assert account.renewed_by is None
+    await disconnect(company, user, account)
+    company.allow("linear")
+    company.pass_time(companies.PAUSE)
+    agent = await company.agent(user)
+    with pytest.raises(ConnectionRequired, match="No linear account"):
+        await company.exchange(agent, "linear", READ)
+    await company.sign_in("bob")
+    assert "linear" not in await company.accounts(user)
+    assert (await companies.connect(company.vault, user.id, "linear", is_asked=True)).connection is not None
+
+
+async def test_a_reconnected_account_heals_although_an_earlier_one_was_disconnected(company: CompanyRoom) -> None:
+    user, account = await connected(company, "carol")
+    await disconnect(company, user, account)
+    company.pass_time(companies.PAUSE)
+    answer = await companies.connect(company.vault, user.id, "linear", is_asked=True)
+    assert answer.connection is not None
+    agent = await company.agent(user, allows={"linear": LINEAR})
+    company.deny("linear", "carol")
+    company.pass_time(2 * 86400)
+    with pytest.raises(ConnectionRequired, match="no longer vouches"):
+        await company.exchange(agent, "linear")
+    company.allow("linear")
+    company.pass_time(companies.PAUSE)
+    assert (await company.exchange(agent, "linear")).connection_id == answer.connection.id
+
+
 async def disconnect(company: CompanyRoom, user: User, account: Connection) -> None:
     async with company.room.deployment.transaction() as transaction:
         now = company.room.deployment.now()
@@ -313,7 +347,7 @@ async def test_explain_says_why_a_company_connects_nothing(company: CompanyRoom)
     await disconnect(company, user, (await company.accounts(user))["linear"])
     found = await failure()
     assert found is not None
-    assert "They ended the one that their company had opened." in found.sentence
+    assert "They disconnected their account there." in found.sentence
     await disconnect(company, user, (await company.accounts(user))[IDENTITY])
     found = await failure()
     assert found is not None

@@ -108,7 +108,7 @@ async def explain(vault: Vault, user_id: str, provider: str) -> CompanyFinding |
             f"Their identity provider can connect {provider} once they sign in.", f"let them sign in with {titles}"
         )
     if await _was_disconnected(vault.database, user_id, provider=provider):
-        return CompanyFinding("They ended the one that their company had opened.", "they can connect it on a page")
+        return CompanyFinding("They disconnected their account there.", "they can connect it on a page")
     for event in await audit.list_events(vault.database, user_id=user_id, newest_first=True, limit=_LOOKED_AT):
         if event.kind == "connection.unvouched" and event.details.get("provider") == provider:
             reason = str(event.details.get("reason"))
@@ -148,10 +148,16 @@ async def _connect(
 
 
 async def _was_disconnected(reader: Reader, user_id: str, *, provider: str) -> bool:
-    """Whether the person ended a connection there that an identity assertion had opened, and has not opened another."""
+    """Whether the person disconnected an account there, opened by whatever, and has not opened another since.
+
+    A live account that an identity assertion opened isn't in question: it is the one that comes back to life.
+    """
     row = await reader.fetch_one(
-        "select id from connections where tenant = :tenant and user_id = :user_id and provider = :provider"
-        " and renewed_by is not null and reason = :reason and ended_at + 0 is not null limit 1",
+        "select ended.id from connections ended where ended.tenant = :tenant and ended.user_id = :user_id"
+        " and ended.provider = :provider and ended.reason = :reason and ended.ended_at + 0 is not null"
+        " and not exists (select 1 from connections live where live.tenant = :tenant and live.user_id = :user_id"
+        " and live.provider = :provider and live.ended_at is null"
+        " and (live.renewed_by is not null or live.created_at >= ended.ended_at)) limit 1",
         {"tenant": TENANT, "user_id": user_id, "provider": provider, "reason": connections.DISCONNECTED},
     )
     return row is not None
