@@ -67,11 +67,14 @@ class EnterpriseSettings(Section):
     identity_issuer: str | None = Field(
         default=None, description="Issuer under which its people are linked. Default: itself"
     )
-    tenant: str | None = Field(default=None, description="What `tenant` must be, for an issuer of many companies")
+    tenant: str | None = Field(
+        default=None,
+        description="What `tenant` must be, for an issuer of many companies: each needs its own `identity_issuer`",
+    )
     domains: tuple[str, ...] = Field(
         default=(),
-        description="Match people who aren't linked by their verified email address in these domains: the person with "
-        "that name, who must not be an admin",
+        description="Match people who are linked nowhere by their verified email address in these domains: the person "
+        "with that name, who must not be an admin",
     )
     create_people: bool = Field(
         default=False, description="Create people who aren't known yet; with `domains`, only those with such an address"

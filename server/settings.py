@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from providers.definitions.issuers import is_same_issuer
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.outbound.json_values import is_object
 from server.admin_settings import AdminSettings
@@ -496,6 +498,22 @@ class Settings(BaseSettings):
                 f"{self.public_url}. Set server.public_url to the https address that clients use, or set "
                 "server.host to 127.0.0.1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _companies_at_one_issuer_differ(self) -> Self:
+        """A subject is unique within its tenant only."""
+        for (one, first), (other, second) in combinations(self.enterprise.items(), 2):
+            if not is_same_issuer(first.issuer, second.issuer):
+                continue
+            if first.tenant == second.tenant:
+                raise ValueError(
+                    f"enterprise.{one} and enterprise.{other} have one issuer: set another tenant for each"
+                )
+            if (first.identity_issuer or first.issuer) == (second.identity_issuer or second.issuer):
+                raise ValueError(
+                    f"enterprise.{one} and enterprise.{other} have one issuer: set another identity_issuer for each"
+                )
         return self
 
     @model_validator(mode="after")

@@ -89,17 +89,19 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> Ide
 
 
 def trusted_company(deployment: Deployment, token: str) -> tuple[str, EnterpriseSettings]:
-    """Which company's assertion it says it is. Raises AssertionRefused."""
+    """Which company's assertion it says it is; of several at one issuer, the tenant's. Raises AssertionRefused."""
     try:
-        header, issuer = jose.unverified_header(token), jose.unverified_claims(token).get("iss")
+        header, claims = jose.unverified_header(token), jose.unverified_claims(token)
     except jose.TokenMalformed as error:
         raise AssertionRefused("unreadable", str(error)) from error
     if header.get("typ") != TYPE:  # §4.4.1, RFC 8725 §3.11
         raise AssertionRefused("typ")
-    for name, trusted in deployment.settings.enterprise.items():
-        if is_same_issuer(issuer, trusted.issuer):
-            return name, trusted
-    raise AssertionRefused("issuer")
+    companies = deployment.settings.enterprise.items()
+    at_issuer = [(name, one) for name, one in companies if is_same_issuer(claims.get("iss"), one.issuer)]
+    if not at_issuer:
+        raise AssertionRefused("issuer")
+    of_tenant = [(name, one) for name, one in at_issuer if one.tenant == claims.get("tenant")]
+    return (of_tenant or at_issuer)[0]
 
 
 def _check_client_kind(asked: TokenRequest) -> None:
@@ -186,7 +188,7 @@ def _check_key(presented: _Presented) -> None:
 def _check_authentication(presented: _Presented) -> None:
     """§8.1: a client that anybody can name needs a binding, or the operator's switch."""
     client, trusted = presented.asked.client, presented.trusted
-    if client.is_public and "cnf" not in presented.claims and not trusted.public_clients:
+    if client.is_public and presented.claims.get("cnf") is None and not trusted.public_clients:
         raise AssertionRefused("public")
 
 

@@ -61,7 +61,8 @@ async def foresee(deployment: Deployment, assertion: IdentityAssertion) -> Fores
         if named is not None:
             if (await roles.with_groups(deployment, named, reader=database)).role.audits:
                 raise AssertionRefused("admin")
-            await _check_unlinked(database, assertion, named)
+            if await users.list_identities(database, named.id):
+                raise AssertionRefused("linked")
             return Foreseen(_check_has_agents(named), "address")
     if not trusted.create_people:
         raise AssertionRefused("person")
@@ -75,7 +76,7 @@ def _check_has_agents(person: User) -> User:
 
 
 async def _check_unlinked(reader: Reader, assertion: IdentityAssertion, person: User) -> None:
-    """An address can pass on to somebody else, and an id be entered twice."""
+    """An id can be entered twice."""
     issuer = assertion.identity_issuer
     if any(one.issuer == issuer for one in await users.list_identities(reader, person.id)):
         raise AssertionRefused("linked")
@@ -118,8 +119,8 @@ async def _link(deployment: Deployment, assertion: IdentityAssertion, person: Us
 async def _link_unlinked(transaction: Transaction, assertion: IdentityAssertion, person: User, *, now: int) -> None:
     issuer = assertion.identity_issuer
     await users.hold_user(transaction, person.id)
-    if any(one.issuer == issuer for one in await users.list_identities(transaction, person.id)):
-        raise users.IdentityTaken("this person has another identity of this issuer")
+    if await users.list_identities(transaction, person.id):
+        raise users.IdentityTaken("this person has an identity: they may have chosen their name there")
     await users.link_identity(transaction, issuer=issuer, subject=assertion.subject, user_id=person.id, now=now)
     details = {"method": "assertion", "issuer": issuer}
     await audit.append(transaction, Event("user.linked", user_id=person.id, details=details), now=now)

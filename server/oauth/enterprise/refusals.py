@@ -138,8 +138,8 @@ REFUSALS: Final[Mapping[str, AssertionRefusal]] = {
         "link the admin: token-vault users link NAME --issuer ISSUER --subject SUBJECT",
     ),
     "linked": AssertionRefusal(
-        "this address belongs to another account of the identity provider",
-        "if both are the same person, link the new subject: token-vault users link",
+        "the person with this address or directory id has another sign-in",
+        "if both are the same person, link the subject: token-vault users link",
     ),
     "disabled": AssertionRefusal("this person is disabled here", "enable them: token-vault users enable NAME"),
     "stopped": AssertionRefusal(

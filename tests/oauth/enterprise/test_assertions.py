@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 import httpx2
 import pytest
 from joserfc.jwk import ECKey, RSAKey
+from pydantic import ValidationError
 
 from server.oauth.enterprise.assertions import JWT_BEARER, PROFILE, TYPE
 from server.oauth.enterprise.refusals import REFUSALS
+from server.settings import Settings
 from tests.support.doubles.openid_double import OUTAGES
 from tests.support.rooms.enterprise_room import Company, issuer_of, running_company
 from tests.support.rooms.oauth_world import b64, claims_of, signed
@@ -140,7 +142,7 @@ LIES: dict[str, Lie] = {
     "no sub": Lie("subject", fixed(sub=None)),
     "sub that is no text": Lie("subject", fixed(sub=1)),
     "a tenant nobody named": Lie("tenant", fixed(tenant="t-1")),
-    "another tenant": Lie("tenant", of("tenant", tenant="t-2"), honest=of("tenant", tenant="t-1")),
+    "another tenant": Lie("tenant", of("tenant", tenant="t-3"), honest=of("tenant", tenant="t-1")),
     "no tenant": Lie("tenant", of("tenant"), honest=of("tenant", tenant="t-1")),
     "bound without a proof": Lie("key", fixed(cnf={"jkt": KEY.thumbprint()})),
     "bound in another way": Lie("key", fixed(cnf={"x5t#S256": "abc"})),
@@ -298,6 +300,10 @@ async def test_a_public_client_needs_a_binding_or_the_operators_switch(company: 
     named = {"client_id": caller.client.id}
     check_refused(await company.ask(company.assertion(**named), caller=caller), "public")
     check_issued(await company.ask(company.assertion(**named, iss=issuer_of("public")), caller=caller))
+    own = company.idp.key
+    assert isinstance(own, RSAKey)
+    header, empty = {"alg": "RS256", "kid": own.kid, "typ": TYPE}, company.claims(**named) | {"cnf": None}
+    check_refused(await company.ask(signed(header, empty, own), caller=caller), "public")
     bound = company.assertion(**named, cnf={"jkt": KEY.thumbprint()})
     issued = check_issued(await company.ask(bound, caller=caller, headers=proof(company)))
     assert issued["token_type"] == "DPoP"
@@ -377,6 +383,50 @@ async def test_people_are_matched_by_a_confirmed_address_once(company: Company) 
     check_refused(await company.ask(company.assertion(**inherited)), "linked")
     nobody = {"iss": issuer_of("matching"), "sub": "m-3", "email": "dan@acme.example", "email_verified": True}
     check_refused(await company.ask(company.assertion(**nobody)), "person")
+
+
+async def test_a_name_that_was_chosen_at_another_sign_in_matches_nobody(company: Company) -> None:
+    place, named = company.place, [await company.place.user(f"{name}@acme.example") for name in ("gina", "hugo")]
+    async with place.deployment.transaction() as transaction:
+        await users.link_identity(
+            transaction, issuer="https://other.example", subject="x", user_id=named[0].id, now=place.now()
+        )
+    for person in named:
+        claims = {"iss": issuer_of("matching"), "sub": person.name, "email": person.name, "email_verified": True}
+        answer = await company.ask(company.assertion(**claims))
+        check_refused(answer, "linked") if person is named[0] else check_issued(answer)
+
+
+async def test_two_companies_at_one_issuer_are_told_apart_by_their_tenant(company: Company) -> None:
+    second = {"iss": issuer_of("tenant"), "tenant": "t-2", "sub": "second-1"}
+    check_refused(await company.ask(company.assertion(**second)), "person")
+    person = await company.place.user("second")
+    async with company.place.deployment.transaction() as transaction:
+        await users.link_identity(
+            transaction, issuer=f"{issuer_of('tenant')}/t-2", subject="second-1", user_id=person.id, now=company.now()
+        )
+    issued = check_issued(await company.ask(company.assertion(**second)))
+    assert claims_of(str(issued["access_token"]))["sub"] == person.id
+    check_issued(await company.ask(company.assertion(iss=issuer_of("tenant"), tenant="t-1")))
+    check_refused(await company.ask(company.assertion(iss=issuer_of("tenant"), tenant="t-3")), "tenant")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, "set another tenant for each"),
+        ({"tenant": "t-2"}, "set another identity_issuer for each"),
+        ({"tenant": "t-2", "identity_issuer": "https://acme.example/t-2"}, ""),
+    ],
+)
+def test_companies_at_one_issuer_must_differ(changes: dict[str, str], fault: str) -> None:
+    one = {"issuer": "https://acme.example"}
+    content = {"enterprise": {"one": one, "two": one | changes}}
+    if fault:
+        with pytest.raises(ValidationError, match=fault):
+            Settings.model_validate(content)
+    else:
+        assert len(Settings.model_validate(content).enterprise) == 2
 
 
 async def test_an_admin_is_not_matched_by_an_address(company: Company) -> None:

@@ -26,20 +26,23 @@ RULES: Mapping[str, object] = {
     "writers": {"agents": ["Invoices"], "groups": ["writers"], "accounts": {"slack": ["all"]}, "ask_writes": True},
     "secret": {"agents": ["Secret agent"], "groups": ["secret service"]},
 }
+
+
+def issuer_of(company: str) -> str:
+    """The issuer of one of `OTHERS`."""
+    return f"https://{company}.example"
+
+
 # Further companies with the same keys, by what differs. Their issuers exist in the settings only.
 OTHERS: Mapping[str, Mapping[str, object]] = {
     "tenant": {"tenant": "t-1"},
+    "second": {"issuer": issuer_of("tenant"), "tenant": "t-2", "identity_issuer": f"{issuer_of('tenant')}/t-2"},
     "stepped": {"max_age": 600, "acr": ["phr", "phrh"]},
     "matching": {"domains": ["acme.example"]},
     "creating": {"create_people": True},
     "joining": {"create_people": True, "domains": ["acme.example"]},
     "public": {"public_clients": True},
 }
-
-
-def issuer_of(company: str) -> str:
-    """The issuer of one of `OTHERS`."""
-    return f"https://{company}.example"
 
 
 @dataclass
