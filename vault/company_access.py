@@ -47,13 +47,13 @@ async def settle(
     permission: CompanyPermission,
     accounts: Sequence[OwnedAccount],
     *,
-    end_before: int,
+    before: CompanyPermission,
     now: int,
 ) -> tuple[Event, ...]:
     """Bring the agent's permissions into line with what the company allows now; the events to record.
 
-    `permission` says what is allowed until when, and what was given before, until `end_before`. All accounts of the
-    person, or those that are new.
+    `permission` says what is allowed until when, and what was given before; `before` is the row as it was. All accounts
+    of the person, or those that are new.
     """
     held = {
         one.connection_id: one
@@ -61,15 +61,19 @@ async def settle(
     }
     given, events = dict(permission.given), list[Event]()
     for one in accounts:
-        before = held.get(one.connection.id)
-        renewal = _renewal(permission, one, before, end_before=end_before)
+        was = held.get(one.connection.id)
+        renewal = _renewal(permission, one, was, end_before=before.expires_at)
         if renewal.given is None:
             given.pop(one.connection.id, None)
         else:
             given[one.connection.id] = renewal.given
         if renewal.scopes is not None:
-            await _store(transaction, permission, one.connection, renewal, is_new=before is None, now=now)
-            events += _events(permission, one.connection, before, renewal, now=now)
+            await _store(transaction, permission, one.connection.id, renewal, now=now)
+            if _adds_ask(one.connection, renewal, was, before=before, permission=permission):
+                which = {**_agent_of(permission), "connection_id": one.connection.id}
+                asked = frozenset({WRITES}) | (frozenset[str]() if was is None else was.ask)
+                await delegations.set_ask(transaction, **which, ask=asked, now=now)
+            events += _events(permission, one.connection, was, renewal, now=now)
     await company_permissions.save(transaction, replace(permission, given=given))
     return tuple(events)
 
@@ -85,8 +89,28 @@ async def allow_opened(
         which = {"user_id": known.user_id, "client_id": known.client_id, "company": known.company}
         permission = await company_permissions.hold(transaction, **which, now=now)
         account = OwnedAccount(connection, policy)
-        events += await settle(transaction, permission, [account], end_before=permission.expires_at, now=now)
+        events += await settle(transaction, permission, [account], before=permission, now=now)
     return events
+
+
+async def take_back(transaction: Transaction, permission: CompanyPermission, *, now: int) -> CompanyPermission:
+    """Take what the company gave; what the person allowed, or ended, stays as it is. The row that is then to be stored.
+
+    What was taken comes back with the next assertion, if the row takes one.
+    """
+    held = {
+        one.connection_id: one
+        for one in await delegations.list_for_client(transaction, permission.user_id, client_id=permission.client_id)
+    }
+    given = dict[str, frozenset[str]]()
+    for connection_id, scopes in permission.given.items():
+        end = permission.expires_at
+        renewal = renew(held.get(connection_id), given=scopes, wanted=frozenset(), end_before=end, end=end)
+        if renewal.given is not None:
+            given[connection_id] = renewal.given
+        if renewal.scopes is not None:
+            await _store(transaction, permission, connection_id, renewal, now=now)
+    return replace(permission, given=given)
 
 
 def _renewal(
@@ -104,26 +128,36 @@ def _renewal(
     )
 
 
-async def _store(
-    transaction: Transaction,
-    permission: CompanyPermission,
+def _adds_ask(
     connection: Connection,
     renewal: Renewal,
+    was: Delegation | None,
     *,
-    is_new: bool,
-    now: int,
+    before: CompanyPermission,
+    permission: CompanyPermission,
+) -> bool:
+    """Whether changes are asked about from now on: of what is given anew, or since the rule says so now.
+
+    Otherwise the person may have chosen not to be asked.
+    """
+    if not renewal.scopes or ASK not in permission.accounts.get(connection.provider, ()):
+        return False
+    is_more = was is None or bool(renewal.scopes - was.scopes)
+    return is_more or ASK not in before.accounts.get(connection.provider, ())
+
+
+def _agent_of(permission: CompanyPermission) -> Mapping[str, str]:
+    return {"user_id": permission.user_id, "client_id": permission.client_id}
+
+
+async def _store(
+    transaction: Transaction, permission: CompanyPermission, connection_id: str, renewal: Renewal, *, now: int
 ) -> None:
-    which: Mapping[str, str] = {
-        "user_id": permission.user_id,
-        "client_id": permission.client_id,
-        "connection_id": connection.id,
-    }
+    which = {**_agent_of(permission), "connection_id": connection_id}
     if not renewal.scopes:
         await delegations.revoke(transaction, **which, now=now)
         return
     await delegations.allow(transaction, **which, scopes=renewal.scopes, now=now, expires_at=renewal.expires_at)
-    if is_new and ASK in permission.accounts.get(connection.provider, ()):
-        await delegations.set_ask(transaction, **which, ask=frozenset({WRITES}), now=now)
 
 
 def _events(

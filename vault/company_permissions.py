@@ -42,6 +42,10 @@ _END: Final = """
     update company_permissions set ended_at = :now, ended_reason = :reason
     where tenant = :tenant and user_id = :user_id and client_id = :client_id and ended_at is null
 """
+_WAIT: Final = """
+    update company_permissions set renewed_at = renewed_at
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id
+"""
 
 DROPPED: Final = "!"  # no provider has a scope of that name
 ENDED_BY_ADMIN: Final = "ended_by_admin"
@@ -105,14 +109,14 @@ def renew(
     if given >= _DROPPED:
         if held.revoked_at is None:
             return Renewal(None)
-        return Renewal(wanted, wanted - taken, end) if wanted - taken else Renewal(given)
+        return Renewal(wanted | taken, wanted - taken, end) if wanted - taken else Renewal(given)
     if held.revoked_at is not None:
         return Renewal(given)
     own = held.scopes - given
     scopes = (wanted - taken) | own
     if not wanted:
         return Renewal(None if own else given | _DROPPED, scopes, held.expires_at)
-    return Renewal(wanted, scopes, end if held.expires_at == end_before else held.expires_at)
+    return Renewal(wanted | taken, scopes, end if held.expires_at == end_before else held.expires_at)
 
 
 async def get(reader: Reader, *, user_id: str, client_id: str, company: str) -> CompanyPermission | None:
@@ -146,6 +150,11 @@ async def hold(transaction: Transaction, *, user_id: str, client_id: str, compan
     if row is None:
         raise RuntimeError("an upsert returned no row")
     return _permission(row)
+
+
+async def wait_for_renewals(transaction: Transaction, *, user_id: str, client_id: str) -> None:
+    """Until the transaction ends, no renewal reads what this agent may do for this person: call it before a change."""
+    await transaction.execute(_WAIT, {"tenant": TENANT, "user_id": user_id, "client_id": client_id})
 
 
 async def save(transaction: Transaction, permission: CompanyPermission) -> None:

@@ -212,6 +212,16 @@ async def list_grants(reader: Reader, user_id: str) -> tuple[Grant, ...]:
     return tuple(grant_from(row) for row in rows)
 
 
+async def has_own_grant(reader: Reader, *, user_id: str, client_id: str, since: int) -> bool:
+    """Whether the user signed this client in since then, and that still counts; not by what stands for them."""
+    row = await reader.fetch_one(
+        "select id from grants where tenant = :tenant and user_id = :user_id and client_id = :client_id"
+        " and derived_from = :nothing and created_at >= :since and revoked_at is null limit 1",
+        {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "nothing": "", "since": since},
+    )
+    return row is not None
+
+
 async def list_people(reader: Reader, client_id: str, *, limit: int) -> tuple[tuple[str, str], ...]:
     """Id and name of people who signed this client in, of at most `limit` sign-ins."""
     rows = await reader.fetch(

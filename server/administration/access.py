@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from providers.definitions.suggestions import did_you_mean
 from server.administration.actor import Actor, ChangeRefused
 from server.connecting import standing
-from vault import connections, delegations
+from vault import company_permissions, connections, delegations
 from vault.approvals.standing_approvals import StandingApproval
 from vault.audit import audit
 from vault.records import Connection, Delegation, User
@@ -72,6 +72,7 @@ async def set_ask(actor: Actor, held: Delegation, *, scopes: frozenset[str], too
     entries, now = scopes | {f"tool:{name}" for name in tools}, deployment.now()
     which = {"user_id": held.user_id, "client_id": held.client_id}
     async with actor.change() as transaction:
+        await company_permissions.wait_for_renewals(transaction, **which)
         await delegations.set_ask(transaction, **which, connection_id=held.connection_id, ask=entries, now=now)
         event = replace(actor.event("delegation.asks", **which, ask=sorted(entries)), connection_id=held.connection_id)
         await audit.append(transaction, event, now=now)
@@ -82,6 +83,7 @@ async def revoke(actor: Actor, held: Delegation) -> None:
     """Take the connection away from the agent. Raises ChangeRefused when it has none any more."""
     now, which = actor.deployment.now(), {"user_id": held.user_id, "client_id": held.client_id}
     async with actor.change() as transaction:
+        await company_permissions.wait_for_renewals(transaction, **which)
         if not await delegations.revoke(transaction, **which, connection_id=held.connection_id, now=now):
             raise ChangeRefused("no_permission", "That agent has no access to that connection.", kind="not_found")
         event = replace(actor.event("delegation.revoked", **which), connection_id=held.connection_id)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from server.administration.actor import Actor, ChangeRefused
-from vault import company_permissions, delegations, grants
+from vault import company_access, company_permissions, grants
 from vault.audit import audit
-from vault.company_permissions import DROPPED, ENDED_BY_ADMIN, CompanyPermission
+from vault.company_permissions import ENDED_BY_ADMIN, CompanyPermission
 from vault.records import User
 
 
@@ -29,11 +29,8 @@ async def end(actor: Actor, permission: CompanyPermission) -> None:
     async with actor.change() as transaction:
         held = await company_permissions.hold(transaction, **which, company=permission.company, now=now)
         await grants.revoke_company_grants(transaction, **which, company=held.company, now=now)
-        for connection_id, scopes in held.given.items():
-            if DROPPED not in scopes:
-                await delegations.revoke(transaction, **which, connection_id=connection_id, now=now)
-        dropped = {name: scopes | {DROPPED} for name, scopes in held.given.items()}
-        ended = replace(held, given=dropped, ended_at=now, ended_reason=ENDED_BY_ADMIN)
+        rest = await company_access.take_back(transaction, held, now=now)
+        ended = replace(rest, ended_at=now, ended_reason=ENDED_BY_ADMIN)
         await company_permissions.save(transaction, ended)
         await audit.append(transaction, actor.event("company.ended", **which, company=held.company), now=now)
 

@@ -10,7 +10,7 @@ from server.issuer_settings import AllowedAgents
 from server.oauth.clients.authentication import find_client
 from server.oauth.enterprise import assertions, people
 from server.oauth.enterprise.assertions import JWT_BEARER, IdentityAssertion
-from server.oauth.enterprise.redeeming import check_not_ended, is_used, issued_scopes
+from server.oauth.enterprise.redeeming import check_not_ended, check_not_ended_by_person, is_used, issued_scopes
 from server.oauth.enterprise.refusals import AssertionRefused
 from server.oauth.enterprise.rules import Allowed, allowed_by, named_agents, rules_about
 from server.oauth.parameters import Parameters
@@ -103,5 +103,7 @@ async def _check_not_ended(deployment: Deployment, person: User | None, client: 
     held: CompanyPermission | None = await company_permissions.get(
         deployment.database, user_id=person.id, client_id=client.id, company=company
     )
-    if held is not None:
+    if held is None:
+        await check_not_ended_by_person(deployment.database, user_id=person.id, client_id=client.id)
+    else:
         await check_not_ended(deployment.database, held)

@@ -100,7 +100,7 @@ async def _issue(
             OwnedAccount(one, deployment.vault.policies.get(one.provider))
             for one in await connections.list_connections(transaction, person.id)
         ]
-        changes = await company_access.settle(transaction, renewed, owned, end_before=permission.expires_at, now=now)
+        changes = await company_access.settle(transaction, renewed, owned, before=permission, now=now)
         await clients.touch(transaction, client_id, now=now)
         first = (_event("company.admitted", grant, assertion, allowed, scopes),) if is_new else ()
         issued = _event("token.issued", grant, assertion, allowed, scopes)
@@ -130,14 +130,20 @@ def _identifier(assertion: IdentityAssertion) -> str:
 
 
 async def check_not_ended(reader: Reader, permission: CompanyPermission) -> None:
-    """A person's end stays until they sign the agent in themselves, an admin's until an admin resumes it."""
-    if permission.ended_at is None:
-        return
-    if permission.ended_reason == ENDED_BY_ADMIN:
+    """An admin's end counts for one company; a person's for all, until they sign the agent in themselves."""
+    if permission.ended_at is not None and permission.ended_reason == ENDED_BY_ADMIN:
         raise AssertionRefused("ended_by_admin")
-    live = await grants.list_grants(reader, permission.user_id)
-    own = [one for one in live if one.client_id == permission.client_id and one.created_at >= permission.ended_at]
-    if not own:
+    await check_not_ended_by_person(reader, user_id=permission.user_id, client_id=permission.client_id)
+
+
+async def check_not_ended_by_person(reader: Reader, *, user_id: str, client_id: str) -> None:
+    """What any company's row says of the person's end. Raises AssertionRefused."""
+    ends = [
+        one.ended_at
+        for one in await company_permissions.list_for_user(reader, user_id)
+        if one.client_id == client_id and one.ended_at is not None and one.ended_reason != ENDED_BY_ADMIN
+    ]
+    if ends and not await grants.has_own_grant(reader, user_id=user_id, client_id=client_id, since=max(ends)):
         raise AssertionRefused("ended")
 
 

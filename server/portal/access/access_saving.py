@@ -14,7 +14,7 @@ from server.deployment import Deployment
 from server.http.page_texts import text
 from server.portal.access.access import AccessRow, Change, Level, Setting, end_of
 from server.portal.forms import PageRefused
-from vault import delegations, tickets
+from vault import company_permissions, delegations, tickets
 from vault.audit import audit
 from vault.records import Event, Ticket, TicketPurpose, User
 from vault.storage.database import Transaction
@@ -59,6 +59,8 @@ async def save(
         if spent:
             await tickets.consume(transaction, deployment.keys, spent, purpose=TicketPurpose.UNDO, now=now)
         events: list[Event] = []
+        for client_id in sorted({one.row.client.id for one in changes}):
+            await company_permissions.wait_for_renewals(transaction, user_id=user.id, client_id=client_id)
         for one in changes:
             events += await _store(transaction, user, one, now=now)
         events += await _store_defaults(transaction, user, changes, now=now)

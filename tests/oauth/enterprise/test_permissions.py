@@ -11,16 +11,21 @@ from dataclasses import replace
 import httpx2
 import pytest
 
+from server.administration import access, companies
+from server.administration.actor import Actor
 from server.app import build_app, open_deployment
+from server.oauth.enterprise.explaining import explain_assertion
 from tests.conftest import Store
 from tests.support.harness import free_socket, serving
 from tests.support.peeking import get_grant
-from tests.support.rooms.enterprise_room import Company, running_company
+from tests.support.rooms.enterprise_room import Company, issuer_of, running_company
 from tests.support.rooms.exchange_room import Caller
 from tests.support.rooms.mcp_room import SLACK, Agent, modern, modern_headers
 from tests.support.rooms.oauth_world import claims_of
 from vault import company_access, company_permissions, delegations, grants, users
+from vault.company_access import OwnedAccount
 from vault.company_permissions import DROPPED, Renewal, renew
+from vault.grants import derive_grant
 from vault.records import Connection, Delegation, Principal
 
 READS = frozenset({"channels:read", "channels:history"})
@@ -62,6 +67,11 @@ async def connect(company: Company) -> Connection:
     place = company.place
     other = await place.room.agent(company.user.name)
     return await place.room.connect(other, "slack", scopes=SLACK)
+
+
+async def connect_another(company: Company) -> Connection:
+    place = company.place
+    return await place.room.connect(await place.room.agent(company.user.name), "slack", scopes=SLACK, account="bob")
 
 
 async def held(company: Company, connection: Connection) -> Delegation:
@@ -137,7 +147,7 @@ async def test_groups_give_more_and_take_it_back(company: Company) -> None:
     await admit(company, groups=["writers"])
     found = await held(company, connection)
     assert "chat:write" in found.scopes
-    assert found.ask == frozenset(), "the permission was there before"
+    assert found.ask == {delegations.WRITES}, "what it gives anew changes something"
     await admit(company)
     assert await live_scopes(company, connection) == reads
     taken = (await company.place.events("company.taken"))[-1]
@@ -164,6 +174,17 @@ async def test_what_the_person_narrows_stays_narrow(company: Company) -> None:
     assert {"channels:read", "chat:write"} <= found.scopes, "what the company gives anew is given"
     assert found.expires_at is not None
     assert found.expires_at - end >= DAY
+
+
+async def test_what_the_person_narrows_stays_narrow_when_the_offer_shrinks_and_grows(company: Company) -> None:
+    connection = await connect(company)
+    await admit(company, groups=["writers"])
+    found = await held(company, connection)
+    await allow(company, connection, found.scopes - {"chat:write"}, end=found.expires_at)
+    await admit(company)
+    await admit(company, groups=["writers"])
+    assert await live_scopes(company, connection) >= READS
+    assert "chat:write" not in await live_scopes(company, connection)
 
 
 async def test_an_end_that_the_person_chose_stays(company: Company) -> None:
@@ -214,6 +235,112 @@ async def test_an_agent_that_the_person_cut_off_comes_back_only_by_the_person(co
     assert found is not None
     assert found.is_live(company.now())
     assert await live_scopes(company, connection) == frozenset(), "it was taken away, so the person gives it"
+
+
+async def derive(company: Company, derived_from: str) -> None:
+    """A grant that stands for the person without them."""
+    async with company.place.deployment.transaction() as transaction:
+        await derive_grant(
+            transaction,
+            user_id=company.user.id,
+            client_id=company.caller.client.id,
+            derived_from=derived_from,
+            scopes=frozenset({"tools"}),
+            resource=f"{company.place.url}/mcp",
+            now=company.now(),
+        )
+
+
+@pytest.mark.parametrize("derived_from", ["issuer:x", "company:public"])
+async def test_a_persons_end_is_lifted_by_the_person_only(company: Company, derived_from: str) -> None:
+    await admit(company)
+    await cut_off(company)
+    await derive(company, derived_from)
+    assert (await company.ask()).json()["error"] == "access_denied"
+    await company.place.agent(company.caller, company.user.name)
+    await admit(company)
+
+
+async def test_a_persons_end_counts_for_each_company(company: Company) -> None:
+    """Also for one that had given nothing before."""
+    place, other = company.place, {"iss": issuer_of("public")}
+    async with place.deployment.transaction() as transaction:
+        await users.link_identity(
+            transaction, issuer=other["iss"], subject=company.subject, user_id=company.user.id, now=company.now()
+        )
+    await admit(company)
+    await cut_off(company)
+    refused = await company.ask(company.assertion(**other))
+    assert refused.json()["error"] == "access_denied"
+    assert (await explain_assertion(place.deployment, company.assertion(**other))).reason == "ended"
+    await place.agent(company.caller, company.user.name)
+    assert (await explain_assertion(place.deployment, company.assertion(**other))).reason == ""
+    await admit(company, **other)
+
+
+async def end_and_resume(company: Company) -> None:
+    """As an admin does, and then the agent comes back."""
+    which = {"user_id": company.user.id, "client_id": company.caller.client.id, "company": "acme"}
+    actor, database = Actor(company.place.deployment, None, "command_line"), company.place.deployment.database
+    for change in (companies.end, companies.resume):
+        found = await company_permissions.get(database, **which)
+        assert found is not None
+        await change(actor, found)
+    await admit(company)
+
+
+async def test_an_admins_end_gives_back_nothing_that_the_person_revoked(company: Company) -> None:
+    connection, other = await connect(company), await connect_another(company)
+    await admit(company)
+    which = {"user_id": company.user.id, "client_id": company.caller.client.id, "connection_id": connection.id}
+    async with company.place.deployment.transaction() as transaction:
+        await delegations.revoke(transaction, **which, now=company.now())
+    await end_and_resume(company)
+    assert await live_scopes(company, connection) == frozenset()
+    assert await live_scopes(company, other) >= READS
+
+
+async def test_an_admins_end_leaves_what_the_person_allowed(company: Company) -> None:
+    connection = await connect(company)
+    await admit(company)
+    own = frozenset({"chat:write"})
+    await allow(company, connection, (await held(company, connection)).scopes | own)
+    actor = Actor(company.place.deployment, None, "command_line")
+    which = {"user_id": company.user.id, "client_id": company.caller.client.id, "company": "acme"}
+    found = await company_permissions.get(company.place.deployment.database, **which)
+    assert found is not None
+    await companies.end(actor, found)
+    assert await live_scopes(company, connection) == own
+
+
+async def test_not_being_asked_is_the_persons_choice_until_more_is_given(company: Company) -> None:
+    connection = await connect(company)
+    await admit(company, groups=["writers"])
+    which = {"user_id": company.user.id, "client_id": company.caller.client.id, "connection_id": connection.id}
+    async with company.place.deployment.transaction() as transaction:
+        await delegations.set_ask(transaction, **which, ask=frozenset({"tool:slack_search"}), now=company.now())
+    await admit(company, groups=["writers"])
+    assert (await held(company, connection)).ask == {"tool:slack_search"}
+    await admit(company)
+    await admit(company, groups=["writers"])
+    assert (await held(company, connection)).ask == {"tool:slack_search", delegations.WRITES}
+
+
+async def test_a_change_waits_for_an_assertion_that_is_being_redeemed(store: Store) -> None:
+    async with running_company(store.data, database_url=store.url) as company:
+        connection = await connect(company)
+        await admit(company)
+        actor, now = Actor(company.place.deployment, None, "command_line"), company.now()
+        which = {"user_id": company.user.id, "client_id": company.caller.client.id}
+        async with company.place.deployment.transaction() as transaction:
+            renewed = await company_permissions.hold(transaction, **which, company="acme", now=now)
+            revoking = asyncio.create_task(access.revoke(actor, await held(company, connection)))
+            await asyncio.wait({revoking}, timeout=0.3)
+            assert not revoking.done()
+            account = OwnedAccount(connection, company.place.deployment.vault.policies["slack"])
+            await company_access.settle(transaction, renewed, [account], before=renewed, now=now)
+        await revoking
+        assert await live_scopes(company, connection) == frozenset()
 
 
 async def test_the_permission_ends_some_time_after_the_last_assertion(company: Company) -> None:
@@ -281,6 +408,8 @@ def permission(scopes: str, **changes: object) -> Delegation:
         (permission("a"), None, "a b", Renewal(None)),
         (permission("a b"), "a b", "a b", Renewal(frozenset("ab"), frozenset("ab"), 9_000)),
         (permission("a"), "a b", "a b c", Renewal(frozenset("abc"), frozenset("ac"), 9_000)),
+        (permission("a"), "a b", "a", Renewal(frozenset("ab"), frozenset("a"), 9_000)),
+        (permission("a", revoked_at=NOW), f"a b {DROPPED}", "a", Renewal(frozenset("ab"), frozenset("a"), 9_000)),
         (permission("a b x"), "a b", "a", Renewal(frozenset("a"), frozenset("ax"), 9_000)),
         (permission("a", expires_at=2_000), "a", "a b", Renewal(frozenset("ab"), frozenset("ab"), 2_000)),
         (permission("a", expires_at=None), "a", "a b", Renewal(frozenset("ab"), frozenset("ab"), None)),
