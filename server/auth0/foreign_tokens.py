@@ -14,7 +14,7 @@ from server.oauth import tokens
 from server.oauth.clients.auth0 import me_audience, speaks_auth0
 from server.oauth.exchange import exchange, issuers, subjects
 from server.oauth.resources import api_scopes, known_resource, named_resource, ordinary_scopes
-from server.oauth.rules import EXCHANGE_SCOPE, OAuthError, choose_scopes
+from server.oauth.rules import EXCHANGE_SCOPE, OAuthError, admin_resource, choose_scopes
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import ACCESS_TOKEN, JWT, REFRESH_TOKEN, ExchangeAnswer, TokenRequest
 from server.signatures import jose
@@ -50,6 +50,8 @@ async def _token_for(
     if resource is None:
         raise OAuthError("invalid_request", "set audience to say what the token is for")
     audience = await known_resource(deployment, resource, client=client)
+    if audience == admin_resource(deployment.public_url):
+        raise OAuthError("invalid_target", "another issuer's token gives no access to the Admin API")
     subject = await issuers.verify(deployment, asked, token, unverified_issuer=issuer)
     if client.id not in deployment.settings.issuers[str(subject.details["issuer"])].clients:
         raise subjects.refusal(

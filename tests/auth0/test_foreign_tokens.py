@@ -65,7 +65,7 @@ async def room(issuer: OpenIDDouble, tmp_path_factory: pytest.TempPathFactory) -
         "auth0": {"enabled": True},
         "server": {"issuer_slash": True},
         "issuers": {
-            "company": {"issuer": issuer.url, "audience": AUDIENCE, "clients": ["bringing", "plain"]},
+            "company": {"issuer": issuer.url, "audience": AUDIENCE, "clients": ["bringing", "plain", "managing"]},
             "for all": {"issuer": issuer.url, "audience": AUDIENCE},
         },
         "sandbox": {"loopback_openid": True},
@@ -78,7 +78,7 @@ async def room(issuer: OpenIDDouble, tmp_path_factory: pytest.TempPathFactory) -
 
 
 async def bringing(room: Room, http: httpx2.AsyncClient, issuer: OpenIDDouble, **changes: object) -> Bringing:
-    made = await Application.registered(room, http, resources=(API,), **changes)
+    made = await Application.registered(room, http, **{"resources": (API,), **changes})
     async with room.deployment.transaction() as transaction:
         await users.link_identity(
             transaction, issuer=issuer.url, subject=made.user.id, user_id=made.user.id, now=room.deployment.now()
@@ -123,6 +123,15 @@ async def test_a_foreign_token_gets_one_for_an_api_and_one_for_the_accounts(one:
 async def test_each_fault_of_the_request_is_refused(one: Bringing, changes: dict[str, str | None], error: str) -> None:
     assert (await one.exchange(changes)).json()["error"] == error
     assert (await one.exchange()).status_code == 200
+
+
+async def test_no_foreign_token_gives_access_to_the_admin_api(room: Room, issuer: OpenIDDouble, one: Bringing) -> None:
+    admin_api = f"{room.url}/admin/v1"
+    trusted = await bringing(room, one.application.http, issuer, id="managing", resources=(API, admin_api))
+    refused = await trusted.exchange({"audience": admin_api, "scope": "admin:read"})
+    assert refused.json()["error"] == "invalid_target"
+    assert "Admin API" in refused.json()["error_description"]
+    assert (await trusted.exchange()).status_code == 200
 
 
 @pytest.mark.parametrize(
