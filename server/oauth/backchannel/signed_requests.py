@@ -74,7 +74,7 @@ async def _check_claims(deployment: Deployment, claims: Mapping[str, object], *,
             f"{client.id} {token_id}",
             expires_at=expires_at + _CLOCK_SKEW,
             now=now,
-            made_at=expires_at - LONGEST - _CLOCK_SKEW,
+            made_at=not_before - _CLOCK_SKEW,  # it could not be used before
         )
     if not is_first:
         raise _refusal("sent before")
