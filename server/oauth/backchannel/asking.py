@@ -49,8 +49,8 @@ async def ask(deployment: Deployment, request: Request) -> Response:
     wish = await _wish(deployment, form, client)
     lifetime, ping_token = expiry_of(form), ping_token_of(form, client)
     person = await hinted_person(deployment, form, client=client)
+    await _check_user_code(deployment, form, client=client, person=person)  # first: the next is shared by all clients
     await _check_patience(deployment, client, person, resource=wish.resource)
-    await _check_user_code(deployment, form, client=client, person=person)
     now = deployment.now()
     try:
         async with deployment.transaction() as transaction:
@@ -113,16 +113,18 @@ async def _check_user_code(deployment: Deployment, form: Parameters, *, client: 
         return
     if code is None:
         raise OAuthError("missing_user_code", "send user_code, which the person has set on the Approvals page")
-    bucket = f"ciba:code:{person.id}:{client.id}"
-    await _count(deployment, bucket, limit=WRONG_CODES, window=_HOUR)  # before: many at once are no way around it
+    bucket, now = f"ciba:code:{person.id}:{client.id}", deployment.now()
+    await _count(
+        deployment, bucket, limit=WRONG_CODES, window=_HOUR, now=now
+    )  # before: many at once are no way around it
     if len(code) > user_codes.LONGEST or not await user_codes.is_right(deployment.database, person.id, code):
         raise OAuthError("invalid_user_code", "this isn't the person's code, or they have set none")
-    async with deployment.transaction() as transaction:
-        await limits.spend(transaction, bucket, limit=WRONG_CODES, window=_HOUR, now=deployment.now(), cost=-1)
+    async with deployment.transaction() as transaction:  # given back to the window that it was taken from
+        await limits.spend(transaction, bucket, limit=WRONG_CODES, window=_HOUR, now=now, cost=-1)
 
 
-async def _count(deployment: Deployment, bucket: str, *, limit: int, window: int) -> None:
-    now = deployment.now()
+async def _count(deployment: Deployment, bucket: str, *, limit: int, window: int, now: int | None = None) -> None:
+    now = deployment.now() if now is None else now
     async with deployment.transaction() as transaction:
         if await limits.spend(transaction, bucket, limit=limit, window=window, now=now):
             return

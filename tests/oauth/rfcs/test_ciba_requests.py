@@ -18,7 +18,7 @@ from server.oauth.clients.authentication import ASSERTION_TYPE
 from tests.support.doubles.openid_double import OpenIDDouble, running_openid
 from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker, Vault
 from tests.support.rooms.oauth_world import GENEROUS, error_of, signed, vault_with
-from vault import users
+from vault import replay, users
 from vault.approvals import approvals, user_codes
 from vault.approvals.requests import wish_of
 
@@ -70,7 +70,8 @@ class Signer:
 
     async def post(self, request: str | None, **beside: str) -> httpx2.Response:
         now, own = self.asker.world.now(), self.asker.client.id
-        assertion = {"iss": own, "sub": own, "aud": self.asker.world.url, "exp": now + 60, "jti": secrets.token_hex(8)}
+        assertion = {"iss": own, "sub": own, "aud": self.asker.world.url, "jti": secrets.token_hex(8)}
+        assertion |= {"iat": now, "exp": now + 60}
         form = {
             "client_assertion_type": ASSERTION_TYPE,
             "client_assertion": signed({"alg": "ES256", "kid": self.key.kid}, assertion, self.key),
@@ -113,6 +114,19 @@ async def test_a_signed_request_works_once(signer: Signer) -> None:
     request = signer.sign()
     assert (await signer.post(request)).status_code == 200
     assert error_of(await signer.post(request)) == "invalid_request"
+
+
+async def test_after_a_restore_only_requests_from_before_it_are_refused(signer: Signer) -> None:
+    """Which of those were used is no longer known."""
+    deployment, now = signer.asker.world.vault.deployment, signer.asker.world.now()
+    async with deployment.transaction() as transaction:
+        await replay.note_restore(transaction, now=now - 120)
+    try:
+        assert error_of(await signer.post(signer.sign(nbf=now - 125))) == "invalid_request"
+        assert (await signer.post(signer.sign())).status_code == 200
+    finally:
+        async with deployment.transaction() as transaction:
+            await transaction.execute("delete from seen where purpose = 'restored'", {})
 
 
 @pytest.mark.parametrize(
@@ -210,6 +224,19 @@ async def test_codes_can_not_be_guessed_for_long(asker: Asker, monkeypatch: pyte
         assert (await other.post({"user_code": "tulip-4711"})).status_code == 429
     with asker.world.elapsed(7300):
         assert (await other.post({"user_code": "tulip-4711"})).status_code == 200
+
+
+async def test_wrong_codes_use_up_nothing_that_other_clients_need(
+    asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "PER_PERSON", 2)
+    other = await asker.other(metadata={USER_CODE: True})
+    await set_code(asker, "tulip-4711")
+    for _ in range(3):
+        assert error_of(await other.post({"user_code": "wrong-one"})) == "invalid_user_code"
+    assert (await asker.post()).status_code == 200
+    assert (await other.post({"user_code": "tulip-4711"})).status_code == 200
+    assert (await asker.post()).status_code == 429, "questions that reached the person count for all"
 
 
 async def test_a_deleted_persons_code_is_gone(asker: Asker) -> None:
