@@ -43,11 +43,15 @@ class DueNotice:
 
 @dataclass(frozen=True, slots=True)
 class IssuedTokens:
-    """What was issued for a yes: the grant, from which access tokens can be made again, and its refresh token."""
+    """What was issued for a yes: the grant, from which access tokens can be made again, and its refresh token.
+
+    `may_be_there`: an attempt to send it may have arrived, although nobody knows.
+    """
 
     grant_id: str
     refresh_token: str | None = field(repr=False, default=None)
     refresh_expires_at: int | None = None
+    may_be_there: bool = False
 
 
 async def note(transaction: Transaction, approval: Approval, *, due_at: int) -> None:
@@ -76,7 +80,12 @@ async def take(transaction: Transaction, *, now: int) -> tuple[DueNotice, ...]:
 
 async def keep_issued(transaction: Transaction, ring: KeyRing, approval_id: str, issued: IssuedTokens) -> None:
     """Keep what was issued until the client has it, so that every attempt sends the same grant and refresh token."""
-    content = {"grant": issued.grant_id, "refresh": issued.refresh_token, "refresh_ends": issued.refresh_expires_at}
+    content: dict[str, object] = {
+        "grant": issued.grant_id,
+        "refresh": issued.refresh_token,
+        "refresh_ends": issued.refresh_expires_at,
+        "may_be_there": issued.may_be_there,
+    }
     plain = json.dumps(content, separators=(",", ":")).encode()
     sealed = seal(plain, key=ring.subkey(_KEY), key_id=_KEY, context=_context(approval_id))
     await transaction.execute(
@@ -98,6 +107,7 @@ def issued_before(notice: DueNotice, ring: KeyRing) -> IssuedTokens | None:
         grant_id=str(content.get("grant")),
         refresh_token=refresh_token if isinstance(refresh_token, str) else None,
         refresh_expires_at=ends if isinstance(ends, int) else None,
+        may_be_there=content.get("may_be_there") is True,
     )
 
 

@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from server.deployment import Deployment
@@ -29,6 +29,7 @@ from vault.approvals.approvals import Approval, Ping
 from vault.approvals.client_notices import DueNotice, IssuedTokens
 from vault.audit import audit
 from vault.records import ApprovalState, Client
+from vault.storage.database import Transaction
 
 _ANSWERED: Final = frozenset({ApprovalState.APPROVED.value, ApprovalState.REFUSED.value})
 _CLAIM: Final = "urn:openid:params:jwt:claim:"
@@ -47,6 +48,7 @@ class _Sent:
 
     was_taken: bool
     is_over: bool
+    is_uncertain: bool = False
 
 
 _NOTHING_TO_SEND: Final = _Sent(was_taken=False, is_over=True)
@@ -90,11 +92,14 @@ async def _tell(deployment: Deployment, due: DueNotice) -> bool:
 
 
 async def _settle(deployment: Deployment, due: DueNotice, sent: _Sent, *, issued: IssuedTokens | None) -> None:
-    """Tokens that nobody took are worth nothing from now on."""
+    """Tokens that surely nobody took are worth nothing from now on."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         is_forgotten = await client_notices.settle(transaction, due, is_over=sent.was_taken or sent.is_over, now=now)
-        if not is_forgotten or sent.was_taken or issued is None:
+        if issued is None or sent.was_taken or sent.is_uncertain or issued.may_be_there:
+            return
+        if not is_forgotten:  # this attempt surely did not arrive
+            await client_notices.keep_issued(transaction, deployment.keys, due.approval_id, issued)
             return
         ended = await grants.revoke_grant(transaction, issued.grant_id, reason=_NOT_DELIVERED, now=now)
         if ended is not None:
@@ -109,6 +114,9 @@ async def _answer(
 ) -> tuple[Mapping[str, object] | None, IssuedTokens | None]:
     """What is pushed, None if nothing is, and what it gives out."""
     if issued is not None:
+        if not issued.may_be_there:
+            async with deployment.transaction() as transaction:
+                await _keep_as_sent(transaction, deployment, approval, issued)
         return await _answer_again(deployment, approval, issued), issued
     match approval.status(deployment.now()):
         case ApprovalState.REFUSED.value:
@@ -135,8 +143,15 @@ async def _first_answer(
         if made is None:
             return None, None
         issued = IssuedTokens(made.grant.id, made.refresh_token, made.refresh_expires_at)
-        await client_notices.keep_issued(transaction, deployment.keys, approval.id, issued)
+        await _keep_as_sent(transaction, deployment, approval, issued)
     return await _tokens(deployment, approval, made), issued
+
+
+async def _keep_as_sent(
+    transaction: Transaction, deployment: Deployment, approval: Approval, issued: IssuedTokens
+) -> None:
+    """Before it is sent: this process may end before it knows what came of it."""
+    await client_notices.keep_issued(transaction, deployment.keys, approval.id, replace(issued, may_be_there=True))
 
 
 async def _answer_again(deployment: Deployment, approval: Approval, issued: IssuedTokens) -> Mapping[str, object]:
@@ -178,7 +193,7 @@ async def _send(deployment: Deployment, client: Client, ping: Ping, answer: Mapp
         return _Sent(was_taken=False, is_over=refused.is_final)
     except Uncertain:
         logger.warning("client not told", extra={"client_id": client.id, "code": "uncertain"})
-        return _Sent(was_taken=False, is_over=False)
+        return _Sent(was_taken=False, is_over=False, is_uncertain=True)
     return _Sent(was_taken=True, is_over=True)
 
 

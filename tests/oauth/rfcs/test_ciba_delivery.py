@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from pathlib import Path
@@ -185,6 +186,40 @@ async def test_tokens_that_the_client_never_takes_end(asker: Asker, receiver: Re
     assert [one.details["reason"] for one in await told.events("grant.revoked")] == ["not_delivered"]
     with asker.world.elapsed(3600):
         assert await tell_clients(deployment) == 0
+
+
+@pytest.mark.parametrize("first", ["lost", "killed", 503])
+async def test_tokens_that_an_earlier_attempt_may_have_brought_stay(
+    asker: Asker, receiver: Receiver, first: str | int
+) -> None:
+    """The client has them already, and says so by a refusal."""
+    told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
+    await told.ask(client_notification_token="t")
+    await told.answer()
+    receiver.status, receiver.overflows = (first, False) if isinstance(first, int) else (200, first == "lost")
+    receiver.holds = asyncio.Event() if first == "killed" else None
+    sending = asyncio.create_task(tell_clients(deployment))
+    while not receiver.posted:
+        await asyncio.sleep(0.01)
+    if receiver.holds is not None:
+        sending.cancel()
+        receiver.holds.set()
+    await asyncio.wait({sending})
+    receiver.overflows, receiver.holds = False, None
+    token, receiver.status = str(last(receiver)["access_token"]), 409
+    with asker.world.elapsed(61):
+        assert await tell_clients(deployment) == 0
+    assert await asker.world.probe(token) == (401 if first == 503 else 200)
+
+
+async def test_a_yes_in_the_last_second_is_pushed(asker: Asker, receiver: Receiver) -> None:
+    told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
+    await told.ask(client_notification_token="t", requested_expiry="60")
+    with asker.world.elapsed(59):
+        await told.answer()
+    with asker.world.elapsed(62):
+        assert await tell_clients(deployment) == 1
+    assert "access_token" in last(receiver)
 
 
 async def test_access_that_ended_meanwhile_is_not_pushed(asker: Asker, receiver: Receiver) -> None:

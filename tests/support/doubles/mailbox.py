@@ -67,11 +67,15 @@ class Receiver:
     posted: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])  # path, body
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict[str, str], repr=False)  # of the last one
+    overflows: bool = False  # with more than anybody reads
+    holds: asyncio.Event | None = None  # until this is set
 
     async def take(self, request: Request) -> Response:
         self.headers = dict(request.headers)
         self.posted.append((request.url.path, await request.body()))
-        return Response(status_code=self.status)
+        if self.holds is not None:
+            await self.holds.wait()
+        return Response(b"x" * 100_000 if self.overflows else b"", status_code=self.status)
 
 
 @asynccontextmanager
