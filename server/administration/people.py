@@ -92,7 +92,7 @@ async def change_disabled(actor: Actor, transaction: Transaction, person: User, 
 
 async def set_admin(actor: Actor, person: User, *, is_admin: bool) -> bool:
     """Let the person administer this vault, or no more; somebody must be left who can. False when already so."""
-    if person.is_admin == is_admin:
+    if (await person_with_id(actor.deployment.database, person.id)).is_admin == is_admin:
         return False
     return await set_role(actor, person, Role.ADMINISTRATOR if is_admin else Role.MEMBER)
 

@@ -104,8 +104,10 @@ async def test_a_name_is_there_once_and_the_last_admin_stays(room: AdminRoom) ->
     problem(await room.call("PATCH", f"/people/{alice.id}", json={"admin": False}), 409, "last_admin")
     other = await _added(room, "second-admin", admin=True)
     token = await room.token_with(name="second-admin")
+    problem(await room.call("PATCH", f"/people/{alice.id}", json={"admin": False}, token=token), 403, "owner_only")
+    await _ok(await room.call("PATCH", f"/people/{other['id']}", json={"role": "owner"}))
     await _ok(await room.call("PATCH", f"/people/{alice.id}", json={"admin": False}, token=token))
-    await _ok(await room.call("PATCH", f"/people/{alice.id}", json={"admin": True}, token=token))
+    await _ok(await room.call("PATCH", f"/people/{alice.id}", json={"role": "owner"}, token=token))
     await _ok(await room.call("DELETE", f"/people/{other['id']}"), 204)
 
 

@@ -263,7 +263,7 @@ async def test_an_exchange_of_what_needs_a_yes_waits_for_one_which_counts_for_th
 async def test_a_token_that_is_refused_for_what_it_could_do_was_not_released(
     room: Room, application: Application
 ) -> None:
-    await application.connect(scopes=["chat:write", "channels:read"])
+    await application.connect()
     refused = await application.account_token({"scope": "chat:write"})
     assert (refused.status_code, refused.json()["error"]) == (400, "invalid_scope")
     assert "token.released" not in await room.kinds(application.user)

@@ -97,6 +97,7 @@ def test_every_code_that_is_recorded_has_words(room: Room) -> None:
     known = page_texts.section("why")
     internal = {"chain_broken", "backup_refused", "client_exists", "conflict", "key_unavailable", "storage_unavailable"}
     internal |= {"name_refused", "name_taken", "identity_taken", "password_refused", "transition_refused"}
+    internal |= {"user_name_taken", "group_name_taken", "group_name_refused"}  # of the administration
     internal |= {"passkey_taken", "too_many_passkeys"}  # of the account page alone
     codes = {kind.code for kind in TABLE} - internal - {"vault_error", "invalid_token"}
     assert {code for code in codes if code not in known} == set()

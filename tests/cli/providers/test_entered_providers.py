@@ -99,9 +99,9 @@ async def test_restore_and_quarantine_judge_by_what_was_entered(place: Place) ->
 
 async def test_keys_are_listed_without_any_key(place: Place) -> None:
     (master, signing) = await _keys(place)
-    assert (master["kind"], master["state"], signing["state"]) == ("master", "in use", "signing")
+    assert (master["kind"], master["state"], signing["state"]) == ("master", "current", "signing")
     await content(place, "keys", "rotate-signing")
-    assert [one["state"] for one in await _keys(place)] == ["in use", "signing", "next"]
+    assert [one["state"] for one in await _keys(place)] == ["current", "signing", "next"]
 
 
 async def _keys(place: Place) -> list[dict[str, object]]:

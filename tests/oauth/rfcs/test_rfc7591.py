@@ -115,14 +115,16 @@ async def test_members_that_would_give_power_are_dropped(world: World) -> None:
 
 @pytest.mark.requirement("S-024")
 async def test_a_self_registered_client_gets_no_grant_that_needs_trust(world: World) -> None:
-    unsupported = ["password", "urn:ietf:params:oauth:grant-type:jwt-bearer", "implicit"]
-    wanted = ["authorization_code", "client_credentials", *unsupported]
+    unsupported, assertions = ["password", "implicit"], "urn:ietf:params:oauth:grant-type:jwt-bearer"
+    wanted = ["authorization_code", "client_credentials", assertions, *unsupported]
     answer = (await post(world, grant_types=wanted)).json()
     assert answer["grant_types"] == ["authorization_code"]
     for grant_type in ("client_credentials", *unsupported):
         refused = await world.token({"grant_type": grant_type, "client_id": answer["client_id"], "assertion": "x"})
         expected = "unsupported_grant_type" if grant_type in unsupported else "unauthorized_client"
         assert error_of(refused) == expected
+    refused = await world.token({"grant_type": assertions, "client_id": answer["client_id"], "assertion": "x"})
+    assert error_of(refused) == "invalid_grant"
     assert error_of(await post(world, grant_types=["client_credentials"])) == "invalid_client_metadata"
     code = await world.code(answer["client_id"])
     assert "refresh_token" not in (await world.token(code.form())).json()
