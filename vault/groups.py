@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vault.records import TENANT, new_id
-from vault.refusals import VaultError
+from vault.refusals import TransitionRefused, VaultError
 from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
 
 MAX_NAME: Final = 200
@@ -46,6 +46,8 @@ _REMOVE: Final = """
     delete from memberships
     where tenant = :tenant and group_id = :group_id and user_id = :user_id and source = :source
 """
+
+_GONE: Final = "This group doesn't exist any more."
 
 
 class GroupNameRefused(VaultError):
@@ -246,15 +248,28 @@ async def create_group(
     return group
 
 
+async def hold_group(transaction: Transaction, group_id: str) -> None:
+    """Until the transaction ends, no other one passes this call for the same group. Raises TransitionRefused."""
+    is_there = await transaction.execute(
+        "update people_groups set changed_at = changed_at where tenant = :tenant and id = :id",
+        {"tenant": TENANT, "id": group_id},
+    )
+    if not is_there:
+        raise TransitionRefused(_GONE)
+
+
 async def change_group(
     transaction: Transaction, group: Group, *, name: str, external_id: str | None, is_provisioned: bool, now: int
 ) -> None:
-    """Store another name or another id of the directory. Raises GroupNameRefused or GroupNameTaken."""
+    """Store another name or another id of the directory.
+
+    Raises GroupNameRefused, GroupNameTaken, and TransitionRefused for a group that was deleted.
+    """
     shown = _checked_name(name)
     other = await find_group(transaction, shown)
     if other is not None and other.id != group.id:
         raise GroupNameTaken("a group with this name already exists")
-    await transaction.execute(
+    is_there = await transaction.execute(
         "update people_groups set name = :name, name_key = :name_key, external_id = :external_id,"
         " is_provisioned = :is_provisioned, changed_at = :now where tenant = :tenant and id = :id",
         {
@@ -267,6 +282,8 @@ async def change_group(
             "now": now,
         },
     )
+    if not is_there:
+        raise TransitionRefused(_GONE)
 
 
 async def delete_group(transaction: Transaction, group_id: str) -> bool:

@@ -14,7 +14,7 @@ from vault import connections, groups
 from vault.groups import Group
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, Connection, ConnectionState, format_scope, parse_scope
-from vault.refusals import CiphertextRejected, TemporarilyUnavailable, TransitionRefused
+from vault.refusals import CiphertextRejected, TemporarilyUnavailable, TransitionRefused, VaultError
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text
 from vault.upstream import Account, TokenAnswer, UpstreamPolicy
 
@@ -22,6 +22,7 @@ GIVEN: Final = "given_to_group"  # why the person's own connection ended
 _TAKE: Final = """
     update connections set state = :state, reason = :reason, ended_at = :now
     where tenant = :tenant and id = :id and user_id = :user_id and ended_at is null and renewed_by is null
+        and state = :active
         and (lease_until is null or lease_until <= :now)
         and not exists (
             select 1 from intents i where i.tenant = connections.tenant and i.connection_id = connections.id
@@ -45,7 +46,9 @@ _RULES_OF_GROUP: Final = """
     where tenant = :tenant and group_id = :group_id
 """
 _FORGET_DELETED: Final = """
-    insert into deletions (tenant, user_id, name, requested_at) values (:tenant, :id, :name, :now)
+    insert into deletions (tenant, user_id, name, requested_at)
+    select cast(:tenant as text), cast(:id as text), cast(:name as text), cast(:now as bigint)
+    where exists (select 1 from keys.user_keys k where k.tenant = :tenant and k.user_id = :id)
     on conflict (tenant, user_id) do nothing
 """
 
@@ -88,21 +91,19 @@ async def give(
     """Make the person's connection the group's. It ends for the person and their agents, not at the provider.
 
     Raises TemporarilyUnavailable while it is being refreshed, and TransitionRefused when it can't be given. The caller
-    records who did it, as the last step of its transaction.
+    records who did it, as the last step of its transaction, and destroys the key of the person's connection after the
+    commit: on SQLite keys are a file of their own, which power loss may leave ahead of the tokens.
     """
+    await groups.hold_group(transaction, group.id)
     mine: Mapping[str, Value] = {"tenant": TENANT, "id": connection.id, "user_id": connection.user_id, "now": now}
     state: Mapping[str, Value] = {"state": ConnectionState.REVOKED.value, "reason": GIVEN}
-    row = await transaction.fetch_one(_TAKE, {**mine, **state})
+    row = await transaction.fetch_one(_TAKE, {**mine, **state, "active": ConnectionState.ACTIVE.value})
     if row is None:
-        current = await connections.get_connection(transaction, connection.id, user_id=connection.user_id)
-        if current is None or current.state is ConnectionState.REVOKED:
-            raise TransitionRefused("This connection is already disconnected.")
-        raise TemporarilyUnavailable("This account is being refreshed.", retry_after=2)
+        raise _refusal(await connections.get_connection(transaction, connection.id, user_id=connection.user_id))
     answer = await _answer_of(transaction, ring, row, connection, now=now)
     await transaction.execute(_EMPTY, {"tenant": TENANT, "id": connection.id})
     await transaction.execute(_DROP_NARROWED, {"tenant": TENANT, "id": connection.id})
     await transaction.execute(_END_DELEGATIONS, mine)
-    await ring.destroy_connection_key(transaction, connection.id)
     given = await connections.open_connection(
         transaction,
         ring,
@@ -116,6 +117,17 @@ async def give(
     facts: Mapping[str, Value] = {"scopes": format_scope(rule.scopes), "ask": format_scope(rule.ask), "given_by": by}
     await transaction.execute(_RULE, {"tenant": TENANT, "id": given.id, "group_id": group.id, "now": now, **facts})
     return given
+
+
+def _refusal(current: Connection | None) -> VaultError:
+    """Why this connection can't be given now."""
+    if current is None or current.state is ConnectionState.REVOKED:
+        return TransitionRefused("This connection is already disconnected.")
+    if current.renewed_by is not None:
+        return TransitionRefused("Your sign-in renews this account, so it can't be given to a group.")
+    if current.state is ConnectionState.NEEDS_REAUTH:
+        return TransitionRefused("This account must be reconnected before it can be given to a group.")
+    return TemporarilyUnavailable("This account is being refreshed.", retry_after=2)
 
 
 async def _answer_of(
@@ -172,12 +184,15 @@ async def usable(reader: Reader, connection_id: str, *, user_id: str, now: int) 
 
 
 async def end_of_group(transaction: Transaction, ring: KeyRing, group: Group, *, by: str, now: int) -> tuple[str, ...]:
-    """End all connections of a group that is deleted: their ids. Its key is destroyed once they ended at providers."""
+    """End all connections of a group that is deleted: their ids. Its key is destroyed once they ended at providers.
+
+    Raises TransitionRefused when it is deleted already.
+    """
+    await groups.hold_group(transaction, group.id)
     owned = await connections.list_connections(transaction, group.id)
     for connection in owned:
         await connections.disconnect(transaction, ring, connection, now=now, by=by)
-    if owned:
-        await transaction.execute(_FORGET_DELETED, {"tenant": TENANT, "id": group.id, "name": group.name, "now": now})
+    await transaction.execute(_FORGET_DELETED, {"tenant": TENANT, "id": group.id, "name": group.name, "now": now})
     return tuple(one.id for one in owned)
 
 

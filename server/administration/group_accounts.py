@@ -5,15 +5,18 @@ Nobody but the person gives an account away; whoever has the data directory can 
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Final
 
 from server.administration.actor import Actor, ChangeRefused
+from server.deployment import Deployment
 from vault import connections, sharing
 from vault.audit import audit
 from vault.delegations import WRITES
 from vault.groups import Group
 from vault.records import Connection, User
+from vault.refusals import StorageUnavailable, TemporarilyUnavailable
 from vault.sharing import SharedConnection, SharingRule
 from vault.upkeep import revocations
 
@@ -55,7 +58,16 @@ async def give(
             reads_only=reads_only,
         )
         await audit.append(transaction, replace(event, connection_id=given.id), now=now)
+    await _destroy_key(deployment, found)
     return given
+
+
+async def _destroy_key(deployment: Deployment, given: Connection) -> None:
+    """The key of the person's connection, whose tokens now are sealed for the group. Retention does it otherwise."""
+    with contextlib.suppress(StorageUnavailable, TemporarilyUnavailable):
+        async with deployment.transaction() as transaction:
+            await deployment.keys.destroy_connection_key(transaction, given.id)
+    await revocations.scrub(deployment.vault, (given.id,))
 
 
 async def shared_with_id(actor: Actor, group: Group, connection_id: str) -> SharedConnection:

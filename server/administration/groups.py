@@ -44,6 +44,7 @@ async def delete(actor: Actor, group: Group) -> None:
     now = actor.deployment.now()
     async with actor.change() as transaction:
         _check_own(group)
+        await groups.hold_group(transaction, group.id)
         for one in await groups.members(transaction, group.id, now=now):
             event = actor.event("user.groups_changed", user_id=one.user_id, joined=[], left=[group.name])
             await audit.append(transaction, event, now=now)
@@ -58,7 +59,7 @@ async def add_member(actor: Actor, group: Group, person: User) -> bool:
     """Put the person into the group. False when an admin did already."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
-        await group_with_id(transaction, group.id)
+        await groups.hold_group(transaction, group.id)
         if person.id in await groups.members_by(transaction, group.id, source=LOCAL):
             return False
         await groups.add_member(transaction, group.id, person.id, source=LOCAL, now=now)

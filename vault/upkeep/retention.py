@@ -41,6 +41,7 @@ _CONNECTIONS: Final = _Kind(
         "delete from delegations where tenant = :tenant and connection_id = :id",
         "delete from upstream_revocations where tenant = :tenant and connection_id = :id",
         "delete from keys.connection_keys where tenant = :tenant and connection_id = :id",
+        "delete from shared_connections where tenant = :tenant and connection_id = :id",
         "delete from connections where tenant = :tenant and id = :id",
     ),
     batch=100,

@@ -109,6 +109,8 @@ async def test_an_account_is_given_to_a_group_used_and_ended(admin: AdminRoom) -
     page = await browser.submit(made, {"name": "bob"}, form="/add")
     given = await browser.submit(page, {"connection": own.id, "reads_only": "yes"}, form="/give")
     assert "Team" in given.text
+    salts = await admin.deployment.database.fetch("select connection_id from keys.connection_keys")
+    assert own.id not in {one["connection_id"] for one in salts}
     assert (
         "Team"
         not in (await browser.open("/connections")).text.partition('id="connect"')[0].partition('class="tiles"')[2]

@@ -22,7 +22,7 @@ from vault.refusals import (
     VaultError,
 )
 from vault.sharing import SharingRule
-from vault.upkeep import revocations
+from vault.upkeep import retention, revocations
 
 READ, WRITE = frozenset({"channels:read"}), frozenset({"chat:write"})
 BOTH = READ | WRITE
@@ -158,10 +158,64 @@ async def test_of_the_persons_own_nothing_is_left(room: Room) -> None:
     assert row is not None
     assert (row["refresh_sealed"], row["access_sealed"]) == (None, None)
     assert row["ended_at"] is not None
-    salts = await room.database.fetch("select connection_id from keys.connection_keys")
-    assert [one["connection_id"] for one in salts] == [given.id]
+    assert given.id != own.id
     with pytest.raises(TransitionRefused):
         await give(room, own, await groups_again(room))
+
+
+async def test_what_is_given_still_opens_where_the_tokens_fell_back_and_the_keys_did_not(room: Room) -> None:
+    own = await room.connect(scopes=BOTH)
+    columns = "refresh_sealed, access_sealed, generation, access_generation"
+    row = await room.database.fetch_one(f"select {columns} from connections where id = :id", {"id": own.id})
+    assert row is not None
+    await give(room, own, await make_group(room))
+    key = await room.vault.keys.load_key(room.database, user_id=own.user_id, connection_id=own.id)
+    assert connections.open_refresh_token(key, row, own)
+
+
+async def test_nothing_is_given_to_a_group_that_was_deleted_meanwhile(room: Room) -> None:
+    own, group = await room.connect(scopes=BOTH), await make_group(room)
+    async with room.database.transaction() as transaction:
+        await sharing.end_of_group(transaction, room.vault.keys, group, by="alice", now=room.now)
+        await groups.delete_group(transaction, group.id)
+    with pytest.raises(TransitionRefused, match="exist any more"):
+        await give(room, own, group)
+    assert await room.exchange()
+    for change in (
+        lambda at: groups.change_group(at, group, name="X", external_id=None, is_provisioned=False, now=room.now),
+        lambda at: sharing.end_of_group(at, room.vault.keys, group, by="alice", now=room.now),
+    ):
+        with pytest.raises(TransitionRefused, match="exist any more"):
+            async with room.database.transaction() as transaction:
+                await change(transaction)
+    assert (await give(room, own, await make_group(room))).user_id != group.id
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "before", "said"),
+    [("state", "needs_reauth", "active", "must be reconnected"), ("renewed_by", "other", None, "sign-in renews")],
+)
+async def test_an_account_that_has_no_grant_of_its_own_that_works_is_not_given(
+    room: Room, column: str, value: str, before: str | None, said: str
+) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    group = await make_group(room, bob)
+    given = await give(room, await room.connect(scopes=BOTH), group)
+    await room.allow(given, BOTH, whose=bob)
+    own = await room.connect(scopes=BOTH)
+
+    async def change(to: str | None) -> None:
+        async with room.database.transaction() as transaction:
+            await transaction.execute(
+                f"update connections set {column} = :value where id = :id", {"value": to, "id": own.id}
+            )
+
+    await change(value)
+    with pytest.raises(TransitionRefused, match=said):
+        await give(room, own, group)
+    assert await room.exchange("slack", *BOTH, whose=bob)  # the group's own still works
+    await change(before)
+    assert (await give(room, own, group)).id == given.id
 
 
 async def groups_again(room: Room) -> Group:
@@ -219,3 +273,21 @@ async def test_a_deleted_groups_accounts_end_and_then_its_key(room: Room) -> Non
     await revocations.finish_deletions(room.vault)
     rows = await room.database.fetch("select user_id from keys.user_keys")
     assert group.id not in {row["user_id"] for row in rows}
+
+
+async def test_the_key_of_a_group_that_owned_something_once_goes_with_it(room: Room) -> None:
+    group = await make_group(room)
+    given = await give(room, await room.connect(scopes=BOTH), group)
+    async with room.database.transaction() as transaction:
+        await connections.disconnect(transaction, room.vault.keys, given, now=room.now)
+    await revocations.revoke_upstream(room.vault, given.id)
+    await revocations.finish_deletions(room.vault)
+    assert group.id in {row["user_id"] for row in await room.database.fetch("select user_id from keys.user_keys")}
+    async with room.database.transaction() as transaction:
+        assert await sharing.end_of_group(transaction, room.vault.keys, group, by="alice", now=room.now) == ()
+        await groups.delete_group(transaction, group.id)
+    await revocations.finish_deletions(room.vault)
+    assert group.id not in {row["user_id"] for row in await room.database.fetch("select user_id from keys.user_keys")}
+    assert await room.database.fetch("select connection_id from shared_connections")
+    await retention.forget_ended(room.database, before=room.now)
+    assert not await room.database.fetch("select connection_id from shared_connections")
