@@ -281,6 +281,17 @@ async def is_last_admin(transaction: Transaction, user_id: str) -> bool:
     return row is None
 
 
+async def is_last_owner(transaction: Transaction, user_id: str) -> bool:
+    """Whether nobody but this user could be the vault's owner. Holds the rows of all admins, as `is_last_admin`."""
+    await hold_admins(transaction)
+    row = await transaction.fetch_one(
+        "select id from users where tenant = :tenant and is_admin = 1 and (role is null or role = :owner)"
+        " and disabled_at is null and id <> :id limit 1",
+        {"tenant": TENANT, "id": user_id, "owner": Role.OWNER.value},
+    )
+    return row is None
+
+
 async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bool:
     """Delete the person: name, password and identities. Grants stay as revoked records without a name.
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from server.administration.actor import Actor, ChangeRefused
 from server.connecting.deletion import end_at_providers, remove_person
 from server.sign_in.password import make_sign_in_link
-from vault import users
+from vault import tickets, users
 from vault.audit import audit
 from vault.keys import passwords
-from vault.records import Role, User
+from vault.records import Role, TicketPurpose, User
 from vault.storage.database import Reader, Transaction
 
 
@@ -32,6 +32,14 @@ async def person_with_id(reader: Reader, user_id: str) -> User:
     if found is None:
         raise ChangeRefused("no_person", "There is no person with this ID.", kind="not_found")
     return found
+
+
+async def hold_person(transaction: Transaction, person_id: str) -> User:
+    """The person as they are until the transaction ends, also to whoever is an admin. Raises ChangeRefused."""
+    if (await person_with_id(transaction, person_id)).is_admin:
+        await users.hold_admins(transaction)  # first, as whoever acts as an admin does
+    await users.hold_user(transaction, person_id)
+    return await person_with_id(transaction, person_id)
 
 
 async def add_person(actor: Actor, name: str, *, is_admin: bool, password: str | None = None) -> AddedPerson:
@@ -79,8 +87,7 @@ async def change_disabled(actor: Actor, transaction: Transaction, person: User, 
     now = actor.deployment.now()
     if is_disabled:
         _check_other(actor, person)
-        await _check_may_touch(actor, transaction, person)
-        await _keep_an_admin(actor, transaction, person)
+        await _keep_an_admin(actor, transaction, await _check_may_touch(actor, transaction, person))
         has_changed = await users.disable_user(transaction, person.id, now=now)
     else:
         has_changed = await users.enable_user(transaction, person.id)
@@ -101,7 +108,7 @@ async def set_role(actor: Actor, person: User, role: Role) -> bool:
     """Give the person another role of their own. Only an owner makes and unmakes owners. False when already so."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
-        current = await person_with_id(transaction, person.id)
+        current = await hold_person(transaction, person.id)
         if current.role is role:
             return False
         if role is Role.OWNER:
@@ -109,6 +116,10 @@ async def set_role(actor: Actor, person: User, role: Role) -> bool:
         await _check_may_touch(actor, transaction, current)
         if not role.administers:
             await _keep_an_admin(actor, transaction, current)
+        if current.role is Role.OWNER:
+            await _keep_an_owner(actor, transaction, current)
+        if role.administers:  # an administrator may know a link that they made for somebody with fewer rights
+            await tickets.expire_purpose(transaction, person.id, purpose=TicketPurpose.BOOTSTRAP, now=now)
         await users.set_role(transaction, person.id, role)
         kind = "user.role_changed"
         if current.is_admin != role.administers:
@@ -117,16 +128,18 @@ async def set_role(actor: Actor, person: User, role: Role) -> bool:
     return True
 
 
-async def _check_may_touch(actor: Actor, transaction: Transaction, person: User) -> None:
-    """An administrator does nothing to an owner."""
-    if person.role is Role.OWNER:
+async def _check_may_touch(actor: Actor, transaction: Transaction, person: User) -> User:
+    """An administrator does nothing to an owner, nor does a company's directory. The person as they are now."""
+    current = await hold_person(transaction, person.id)
+    if current.role is Role.OWNER:
         await _check_owner(actor, transaction)
+    return current
 
 
 async def _check_owner(actor: Actor, transaction: Transaction) -> None:
-    if actor.user is None:
+    if actor.is_operator:
         return
-    current = await users.get_user(transaction, actor.user.id)
+    current = None if actor.user is None else await users.get_user(transaction, actor.user.id)
     if current is None or current.role is not Role.OWNER:
         raise ChangeRefused("owner_only", "Only an owner can do this to an owner, or make one.", kind="forbidden")
 
@@ -144,9 +157,7 @@ async def delete(actor: Actor, person: User) -> None:
     """Delete the person: their grants end now, at the providers as soon as these answer, and then their keys."""
     _check_other(actor, person)
     async with actor.change() as transaction:
-        await _check_may_touch(actor, transaction, person)
-        await _keep_an_admin(actor, transaction, person)
-        await person_with_id(transaction, person.id)
+        await _keep_an_admin(actor, transaction, await _check_may_touch(actor, transaction, person))
         event = actor.event("user.removed", user_id=person.id, name=person.name)
         owned = await remove_person(transaction, actor.deployment, person, event=event)
     await end_at_providers(actor.deployment, [one.id for one in owned])
@@ -161,4 +172,11 @@ async def _keep_an_admin(actor: Actor, transaction: Transaction, person: User) -
     if not actor.is_operator and person.is_admin and await users.is_last_admin(transaction, person.id):
         raise ChangeRefused(
             "last_admin", "Nobody else could administer this vault: make somebody else an admin first.", kind="conflict"
+        )
+
+
+async def _keep_an_owner(actor: Actor, transaction: Transaction, person: User) -> None:
+    if not actor.is_operator and await users.is_last_owner(transaction, person.id):
+        raise ChangeRefused(
+            "last_owner", "Nobody else is an owner of this vault: make somebody else an owner first.", kind="conflict"
         )

@@ -15,7 +15,7 @@ from server.signals.security_events import SecurityEvent
 from server.signals.subjects import SubjectUnsupported
 from vault import replay, users
 from vault.audit import audit
-from vault.records import Event, User
+from vault.records import Event, Role, User
 from vault.refresh import looking
 from vault.refresh.looking import Hinted
 from vault.storage.database import Transaction
@@ -79,8 +79,12 @@ async def apply(deployment: Deployment, name: str, transmitter: TransmitterSetti
 
 
 async def affect(transaction: Transaction, person: User, wanted: Effect, *, by: str, now: int) -> Effect:
-    """Apply an effect to a person; the one applied: nothing disables the last admin, who could not be enabled."""
-    if wanted == "disable" and await users.is_last_admin(transaction, person.id):
+    """Apply an effect to a person; the one applied: nothing disables the last admin or owner."""
+    is_owner = person.role is Role.OWNER
+    if wanted == "disable" and (
+        await users.is_last_admin(transaction, person.id)
+        or (is_owner and await users.is_last_owner(transaction, person.id))
+    ):
         wanted = "stop_agents"
     match wanted:
         case "note":

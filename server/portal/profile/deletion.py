@@ -15,7 +15,7 @@ from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from server.sign_in import password, step_up
 from vault import connections, users
-from vault.records import Event
+from vault.records import Event, Role
 from vault.upkeep import revocations
 from vault.users import name_key
 
@@ -52,6 +52,8 @@ async def delete(visit: OwnVisit) -> Response:
     async with deployment.transaction() as transaction:
         if user.is_admin and await users.is_last_admin(transaction, user.id):  # another one left meanwhile
             raise PageRefused("last_admin", kind="conflict")
+        if user.role is Role.OWNER and await users.is_last_owner(transaction, user.id):
+            raise PageRefused("last_owner", kind="conflict")
         owned = await remove_person(transaction, deployment, user, event=Event(kind="user.removed", user_id=user.id))
     await end_at_providers(deployment, [one.id for one in owned])
     ended = await revocations.list_revocations(deployment.database, user.id)

@@ -13,6 +13,8 @@ from server.administration import people
 from server.administration.actor import Actor, ChangeRefused
 from server.portal import csrf
 from server.portal.administration.routes import admin_routes
+from server.sign_in.password import SignInRefused, user_of_link
+from server.signals.effects import affect
 from tests.support.person import Person, forms_of, session_token
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import groups, users
@@ -173,3 +175,55 @@ async def test_only_an_owner_touches_an_owner(opened: AdminRoom) -> None:
     by_owner = Actor(opened.deployment, owner, "administration")
     assert await people.set_role(by_owner, other, Role.OWNER)
     assert await people.set_role(by_owner, await opened.person(other.name), Role.MEMBER)
+
+
+async def test_a_directory_touches_no_owner(opened: AdminRoom) -> None:
+    owner, directory = await someone(opened, Role.OWNER), Actor(opened.deployment, None, "scim", directory="okta")
+    for change in (people.set_disabled(directory, owner, is_disabled=True), people.delete(directory, owner)):
+        with pytest.raises(ChangeRefused) as refused:
+            await change
+        assert refused.value.reason == "owner_only"
+    await people.set_role(opened.operator, owner, Role.ADMINISTRATOR)
+    assert await people.set_disabled(directory, owner, is_disabled=True)
+
+
+async def test_who_became_an_owner_meanwhile_is_one(opened: AdminRoom) -> None:
+    member = await opened.room.user()
+    admin = Actor(opened.deployment, await someone(opened, Role.ADMINISTRATOR), "administration")
+    link = await people.make_link(admin, member)
+    secret = link.partition("ticket=")[2]
+    assert (await user_of_link(opened.deployment, secret)).id == member.id
+    await people.set_role(opened.operator, member, Role.OWNER)
+    with pytest.raises(SignInRefused):
+        await user_of_link(opened.deployment, secret)
+    for change in (people.make_link(admin, member), people.delete(admin, member)):  # with the record from before
+        with pytest.raises(ChangeRefused) as refused:
+            await change
+        assert refused.value.reason == "owner_only"
+    await people.set_role(opened.operator, member, Role.MEMBER)
+    assert await people.make_link(admin, member)
+
+
+async def test_the_last_owner_stays_one(opened: AdminRoom) -> None:
+    await someone(opened, Role.ADMINISTRATOR)
+    other = await someone(opened, Role.OWNER)
+    for one in await users.list_admins(opened.deployment.database):
+        if one.role is Role.OWNER and one.name not in ("alice", other.name):
+            await people.set_role(opened.operator, one, Role.MEMBER)
+    alice = await opened.person("alice")
+    actor = Actor(opened.deployment, alice, "administration")
+    assert await people.set_role(actor, other, Role.MEMBER)
+    with pytest.raises(ChangeRefused) as refused:
+        await people.set_role(actor, alice, Role.ADMINISTRATOR)
+    assert refused.value.reason == "last_owner"
+    async with opened.deployment.transaction() as transaction:
+        assert await affect(transaction, alice, "disable", by="x", now=0) == "stop_agents"
+        await users.enable_user(transaction, alice.id)
+    browser = await opened.room.signed_in("alice")
+    page = await browser.open("/account/delete")
+    kept = await browser.submit(page, {"name": "alice"}, form="/account/delete")
+    assert kept.status_code == 409
+    assert "nobody else is an owner" in kept.text
+    await people.set_role(opened.operator, other, Role.OWNER)
+    assert await people.set_role(actor, alice, Role.ADMINISTRATOR)
+    await people.set_role(opened.operator, alice, Role.OWNER)
