@@ -6,7 +6,7 @@ A directory sees provisioned people only. A person who was here before becomes o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from server.administration import people
@@ -17,7 +17,7 @@ from vault.audit import audit
 from vault.directory import ProvisionedPerson
 from vault.groups import PROVISIONED, Group
 from vault.records import User
-from vault.storage.database import Transaction
+from vault.storage.database import Reader, Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,23 @@ class PersonWish:
 
     user_name: str
     external_id: str | None = None
-    is_active: bool = True
+    is_active: bool | None = True  # None: as they are
     attributes: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
+@dataclass(frozen=True, slots=True)
+class GroupWish:
+    """How the directory wants a group to be: `members` are all whom it puts there."""
+
+    name: str
+    external_id: str | None
+    members: Iterable[str]
+
+
+# What is there while nobody else changes it -> what is wanted.
+DecidePerson = Callable[[Reader, ProvisionedPerson], Awaitable[PersonWish]]
+DecideGroup = Callable[[Reader, Group], Awaitable[GroupWish]]
+CheckGroup = Callable[[Reader, Group], Awaitable[None]]
 
 
 # People
@@ -42,9 +57,9 @@ async def add_person(actor: Actor, wish: PersonWish) -> ProvisionedPerson:
         await directory.store_person(transaction, person)
         event = actor.event("user.created", user_id=user.id, method=actor.method, admin=False)
         await audit.append(transaction, event, now=now)
-        if not wish.is_active:
+        if wish.is_active is False:
             await people.change_disabled(actor, transaction, user, is_disabled=True)
-    return await _person(actor, user.id)
+    return await _person(actor.deployment.database, user.id)
 
 
 async def take_over(actor: Actor, user: User, *, external_id: str | None) -> ProvisionedPerson:
@@ -55,14 +70,19 @@ async def take_over(actor: Actor, user: User, *, external_id: str | None) -> Pro
             raise ChangeRefused("person_changed", "The directory manages this person already.", kind="conflict")
         await directory.store_person(transaction, _record_of(user, PersonWish(user.name, external_id), now=now))
         await audit.append(transaction, actor.event("user.provisioned", user_id=user.id), now=now)
-    return await _person(actor, user.id)
+    return await _person(actor.deployment.database, user.id)
 
 
-async def change_person(actor: Actor, person: ProvisionedPerson, wish: PersonWish) -> ProvisionedPerson:
-    """Make the person as the directory wants them. Raises NameRefused, NameTaken, UserNameTaken or ChangeRefused."""
+async def change_person(actor: Actor, user_id: str, decide: DecidePerson) -> ProvisionedPerson:
+    """Make the person as the directory wants them, who sees them as they are until the change is made.
+
+    Raises NameRefused, NameTaken, UserNameTaken, ChangeRefused, or what `decide` does.
+    """
     now = actor.deployment.now()
     async with actor.change() as transaction:
-        user = await people.person_with_id(transaction, person.user_id)
+        user = await people.hold_person(transaction, user_id)
+        person = await _person(transaction, user_id)
+        wish = await decide(transaction, person)
         if person.name == person.user_name != wish.user_name:  # a person taken over may have a name of their own
             await users.rename_user(transaction, user.id, wish.user_name)
         changed = replace(
@@ -73,8 +93,9 @@ async def change_person(actor: Actor, person: ProvisionedPerson, wish: PersonWis
             changed_at=now,
         )
         await directory.store_person(transaction, changed)
-        await people.change_disabled(actor, transaction, user, is_disabled=not wish.is_active)
-    return await _person(actor, person.user_id)
+        if wish.is_active is not None:
+            await people.change_disabled(actor, transaction, user, is_disabled=not wish.is_active)
+    return await _person(actor.deployment.database, user_id)
 
 
 async def remove_person(actor: Actor, person: ProvisionedPerson) -> None:
@@ -88,8 +109,8 @@ def _record_of(user: User, wish: PersonWish, *, now: int) -> ProvisionedPerson:
     )
 
 
-async def _person(actor: Actor, user_id: str) -> ProvisionedPerson:
-    found = await directory.get_person(actor.deployment.database, user_id)
+async def _person(reader: Reader, user_id: str) -> ProvisionedPerson:
+    found = await directory.get_person(reader, user_id)
     if found is None:
         raise ChangeRefused("no_person", "There is no person with this ID.", kind="not_found")
     return found
@@ -99,13 +120,16 @@ async def _person(actor: Actor, user_id: str) -> ProvisionedPerson:
 
 
 async def add_group(actor: Actor, name: str, *, external_id: str | None, members: Iterable[str]) -> Group:
-    """A new group; one that only sign-ins made so far becomes the directory's. Raises what `vault.groups` does."""
+    """A new group; one that only sign-ins made so far, and that gives nothing, becomes the directory's.
+
+    Raises what `vault.groups` does.
+    """
     now = actor.deployment.now()
     async with actor.change() as transaction:
         known = await groups.find_group(transaction, name)
         if known is None:
             made = await groups.create_group(transaction, name, external_id=external_id, is_provisioned=True, now=now)
-        elif known.is_provisioned or await groups.members_by(transaction, known.id, source=groups.LOCAL):
+        elif known.is_provisioned or await _is_ours(actor, transaction, known):
             raise groups.GroupNameTaken("a group with this name already exists")
         else:
             made = replace(known, name=name, external_id=external_id, is_provisioned=True)
@@ -114,27 +138,34 @@ async def add_group(actor: Actor, name: str, *, external_id: str | None, members
             )
         await audit.append(transaction, actor.event("group.created", group=made.name), now=now)
         await _set_members(actor, transaction, made, members)
-    return await _group(actor, made.id)
+    return await _group(actor.deployment.database, made.id)
 
 
-async def change_group(
-    actor: Actor, group: Group, *, name: str, external_id: str | None, members: Iterable[str]
-) -> Group:
-    """Make the group as the directory wants it. Raises what `vault.groups` does, and ChangeRefused."""
+async def change_group(actor: Actor, group_id: str, decide: DecideGroup) -> Group:
+    """Make the group as the directory wants it, who sees it as it is until the change is made.
+
+    Raises what `vault.groups` does, ChangeRefused, and what `decide` does.
+    """
     now = actor.deployment.now()
     async with actor.change() as transaction:
-        await groups.change_group(transaction, group, name=name, external_id=external_id, is_provisioned=True, now=now)
-        if name != group.name:
-            event = actor.event("group.renamed", group=name, before=group.name)
+        group = await _held_group(transaction, group_id)
+        wish = await decide(transaction, group)
+        await groups.change_group(
+            transaction, group, name=wish.name, external_id=wish.external_id, is_provisioned=True, now=now
+        )
+        if wish.name != group.name:
+            event = actor.event("group.renamed", group=wish.name, before=group.name)
             await audit.append(transaction, event, now=now)
-        await _set_members(actor, transaction, replace(group, name=name), members)
-    return await _group(actor, group.id)
+        await _set_members(actor, transaction, replace(group, name=wish.name), wish.members)
+    return await _group(actor.deployment.database, group_id)
 
 
-async def remove_group(actor: Actor, group: Group) -> None:
+async def remove_group(actor: Actor, group_id: str, check: CheckGroup) -> None:
     """Take the directory's members out; the group itself goes unless somebody is in it by another source."""
     now, ended = actor.deployment.now(), tuple[str, ...]()
     async with actor.change() as transaction:
+        group = await _held_group(transaction, group_id)
+        await check(transaction, group)
         await _set_members(actor, transaction, group, ())
         if await groups.has_other_members(transaction, group.id, source=PROVISIONED):
             await groups.change_group(
@@ -145,6 +176,17 @@ async def remove_group(actor: Actor, group: Group) -> None:
             await groups.delete_group(transaction, group.id)
         await audit.append(transaction, actor.event("group.removed", group=group.name), now=now)
     await end_at_providers(actor.deployment, ended)
+
+
+async def _is_ours(actor: Actor, transaction: Transaction, group: Group) -> bool:
+    """Whether a group that no directory made has something to give: members of an admin, accounts, or a role."""
+    await groups.hold_group(transaction, group.id)
+    roles = {groups.name_key(name) for name in actor.deployment.settings.admin.group_roles}
+    return bool(
+        groups.name_key(group.name) in roles
+        or await groups.members_by(transaction, group.id, source=groups.LOCAL)
+        or await sharing.of_group(transaction, group)
+    )
 
 
 async def _set_members(actor: Actor, transaction: Transaction, group: Group, members: Iterable[str]) -> None:
@@ -162,9 +204,14 @@ async def _set_members(actor: Actor, transaction: Transaction, group: Group, mem
         await audit.append(transaction, event, now=now)
 
 
-async def _group(actor: Actor, group_id: str) -> Group:
-    found = await groups.get_group(actor.deployment.database, group_id)
-    if found is None:
+async def _held_group(transaction: Transaction, group_id: str) -> Group:
+    await groups.hold_group(transaction, group_id)
+    return await _group(transaction, group_id)
+
+
+async def _group(reader: Reader, group_id: str) -> Group:
+    found = await groups.get_group(reader, group_id)
+    if found is None or not found.is_provisioned:
         raise ChangeRefused("no_group", "There is no group with this ID.", kind="not_found")
     return found
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from scim2_models import Context, InvalidValueException, NotFoundException, PatchOp
 from starlette.responses import Response
 
 from server.administration import provisioning
+from server.administration.provisioning import GroupWish
 from server.scim.listing import ResourceList
 from server.scim.resources import POLICY, ScimGroup, group_of
 from server.scim.wire import ScimCall, empty_answer, parse, resource_answer
 from vault import groups
+from vault.storage.database import Reader
 
 
 async def show(call: ScimCall) -> Response:
@@ -31,37 +33,51 @@ async def add(call: ScimCall) -> Response:
 async def replace(call: ScimCall) -> Response:
     """Another state of a group (RFC 7644 §3.5.1)."""
     group = await _group(call)
-    before = await _resource(call, group)
-    call.check_version(before)
     sent = parse(ScimGroup, await call.body(), Context.RESOURCE_REPLACEMENT_REQUEST)
-    sent.replace(before)
-    return await _change(call, group, sent, Context.RESOURCE_REPLACEMENT_RESPONSE)
+
+    def change(found: ScimGroup) -> ScimGroup:
+        sent.replace(found)
+        return sent
+
+    return await _change(call, group, change, Context.RESOURCE_REPLACEMENT_RESPONSE)
 
 
 async def patch(call: ScimCall) -> Response:
     """Change a group's name or some of its members (RFC 7644 §3.5.2)."""
     group = await _group(call)
-    found = await _resource(call, group)
-    call.check_version(found)
     wanted = PatchOp[ScimGroup].model_validate(
         await call.body(), scim_ctx=Context.RESOURCE_PATCH_REQUEST, scim_policy=POLICY
     )
-    wanted.patch(found, scim_policy=POLICY)
-    return await _change(call, group, found, Context.RESOURCE_PATCH_RESPONSE)
+
+    def change(found: ScimGroup) -> ScimGroup:
+        wanted.patch(found, scim_policy=POLICY)
+        return found
+
+    return await _change(call, group, change, Context.RESOURCE_PATCH_RESPONSE)
 
 
 async def remove(call: ScimCall) -> Response:
     """Delete a group; people whom another source put into it stay there."""
-    group = await _group(call)
-    call.check_version(await _resource(call, group))
-    await provisioning.remove_group(call.actor, group)
+
+    async def check(reader: Reader, current: groups.Group) -> None:
+        call.check_version(await _resource(call, current, reader))
+
+    await provisioning.remove_group(call.actor, (await _group(call)).id, check)
     return empty_answer()
 
 
-async def _change(call: ScimCall, group: groups.Group, wanted: ScimGroup, context: Context) -> Response:
-    changed = await provisioning.change_group(
-        call.actor, group, name=_name(wanted), external_id=wanted.external_id or None, members=_members(wanted)
-    )
+async def _change(
+    call: ScimCall, group: groups.Group, change: Callable[[ScimGroup], ScimGroup], context: Context
+) -> Response:
+    """Change the group as it is when it is this request's turn: another one may change its members too."""
+
+    async def decide(reader: Reader, current: groups.Group) -> GroupWish:
+        found = await _resource(call, current, reader)
+        call.check_version(found)
+        wanted = change(found)
+        return GroupWish(_name(wanted), wanted.external_id or None, _members(wanted))
+
+    changed = await provisioning.change_group(call.actor, group.id, decide)
     return resource_answer(call, await _resource(call, changed), context)
 
 
@@ -85,9 +101,10 @@ async def _group(call: ScimCall) -> groups.Group:
     return found
 
 
-async def _resource(call: ScimCall, group: groups.Group) -> ScimGroup:
+async def _resource(call: ScimCall, group: groups.Group, reader: Reader | None = None) -> ScimGroup:
     deployment = call.deployment
-    return group_of(deployment, group, await groups.members(deployment.database, group.id, now=deployment.now()))
+    members = await groups.members(reader or deployment.database, group.id, now=deployment.now())
+    return group_of(deployment, group, members)
 
 
 async def _resources(call: ScimCall, found: Sequence[groups.Group | None]) -> list[ScimGroup]:

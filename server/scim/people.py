@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace as replace_fields
 
 from scim2_models import Context, InvalidValueException, NotFoundException, PatchOp
 from starlette.responses import Response
 
 from server.administration import provisioning
+from server.administration.provisioning import PersonWish
 from server.scim.listing import ResourceList
 from server.scim.resources import POLICY, ScimUser, user_of, wish_of, with_active
 from server.scim.wire import ScimCall, empty_answer, parse, resource_answer
 from vault import directory, groups
 from vault.directory import ProvisionedPerson
+from vault.storage.database import Reader
 
 
 async def show(call: ScimCall) -> Response:
@@ -30,25 +33,29 @@ async def add(call: ScimCall) -> Response:
 
 async def replace(call: ScimCall) -> Response:
     """Another state of a person (RFC 7644 §3.5.1). One that does not say `active` keeps it."""
-    person = await _person(call)
-    before = await _user(call, person)
-    call.check_version(before)
-    content = with_active(await call.body(), is_active=not person.is_disabled)
-    sent = parse(ScimUser, content, Context.RESOURCE_REPLACEMENT_REQUEST)
-    sent.replace(before)
-    return await _change(call, person, sent, Context.RESOURCE_REPLACEMENT_RESPONSE)
+    person, content = await _person(call), await call.body()
+
+    def change(found: ScimUser) -> ScimUser:
+        whole = with_active(content, is_active=bool(found.active))
+        sent = parse(ScimUser, whole, Context.RESOURCE_REPLACEMENT_REQUEST)
+        sent.replace(found)
+        return sent
+
+    return await _change(call, person, change, Context.RESOURCE_REPLACEMENT_RESPONSE)
 
 
 async def patch(call: ScimCall) -> Response:
     """Change parts of a person (RFC 7644 §3.5.2)."""
     person = await _person(call)
-    found = await _user(call, person)
-    call.check_version(found)
     wanted = PatchOp[ScimUser].model_validate(
         await call.body(), scim_ctx=Context.RESOURCE_PATCH_REQUEST, scim_policy=POLICY
     )
-    wanted.patch(found, scim_policy=POLICY)
-    return await _change(call, person, found, Context.RESOURCE_PATCH_RESPONSE)
+
+    def change(found: ScimUser) -> ScimUser:
+        wanted.patch(found, scim_policy=POLICY)
+        return found
+
+    return await _change(call, person, change, Context.RESOURCE_PATCH_RESPONSE)
 
 
 async def remove(call: ScimCall) -> Response:
@@ -59,10 +66,21 @@ async def remove(call: ScimCall) -> Response:
     return empty_answer()
 
 
-async def _change(call: ScimCall, person: ProvisionedPerson, user: ScimUser, context: Context) -> Response:
-    if not user.user_name:
-        raise InvalidValueException(detail="userName is required.")
-    changed = await provisioning.change_person(call.actor, person, wish_of(user))
+async def _change(
+    call: ScimCall, person: ProvisionedPerson, change: Callable[[ScimUser], ScimUser], context: Context
+) -> Response:
+    """Change the person as they are when it is this request's turn. `active` counts where the request changes it."""
+
+    async def decide(reader: Reader, current: ProvisionedPerson) -> PersonWish:
+        found = await _user(call, current, reader)
+        call.check_version(found)
+        wanted = change(found)
+        if not wanted.user_name:
+            raise InvalidValueException(detail="userName is required.")
+        wish = wish_of(wanted)
+        return replace_fields(wish, is_active=None) if wish.is_active is not current.is_disabled else wish
+
+    changed = await provisioning.change_person(call.actor, person.user_id, decide)
     return resource_answer(call, await _user(call, changed), context)
 
 
@@ -73,9 +91,9 @@ async def _person(call: ScimCall) -> ProvisionedPerson:
     return found
 
 
-async def _user(call: ScimCall, person: ProvisionedPerson) -> ScimUser:
+async def _user(call: ScimCall, person: ProvisionedPerson, reader: Reader | None = None) -> ScimUser:
     deployment = call.deployment
-    memberships = await groups.of_person(deployment.database, person.user_id, now=deployment.now())
+    memberships = await groups.of_person(reader or deployment.database, person.user_id, now=deployment.now())
     return user_of(deployment, person, memberships)
 
 

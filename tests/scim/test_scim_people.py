@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import httpx2
 import pytest
 
-from server.administration import people, provisioning
+from server.administration import group_accounts, people, provisioning
+from server.administration import groups as admin_groups
 from server.administration.actor import ChangeRefused
 from tests.support.harness import PASSWORD
-from tests.support.rooms.scim_room import USER, ScimRoom, refusal, running_scim_room
+from tests.support.rooms.scim_room import GROUP, USER, ScimRoom, refusal, running_scim_room
 from vault import directory, groups, users
 from vault.keys import passwords
-from vault.records import User
+from vault.records import Role, User
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +114,76 @@ async def test_a_directory_never_ends_the_last_admin(scim: ScimRoom) -> None:
     alice = await scim.room.user("alice")
     await provisioning.take_over(scim.operator, alice, external_id=None)
     path, off = f"/Users/{alice.id}", {"op": "replace", "path": "active", "value": False}
+    refusal(await scim.patch(path, off), 403)  # an owner
+    await people.set_role(scim.operator, alice, Role.ADMINISTRATOR)
     refusal(await scim.patch(path, off), 409)
     refusal(await scim.call("DELETE", path), 409)
     carol = await scim.room.vault.add_user("carol", is_admin=True)
     assert (await scim.patch(path, off)).json()["active"] is False
     await people.set_disabled(scim.operator, await person(scim, alice.id), is_disabled=False)
+    await people.set_role(scim.operator, alice, Role.OWNER)
     await people.set_admin(scim.operator, carol, is_admin=False)
+
+
+async def test_only_a_change_of_active_enables_or_lets_agents_go_on(scim: ScimRoom) -> None:
+    made = await scim.add_user("stopped")
+    path, user_id = f"/Users/{made['id']}", str(made["id"])
+    async with scim.deployment.transaction() as transaction:
+        await users.stop_agents(transaction, user_id, by="https://idp.example", now=scim.deployment.now())
+    same = {"op": "replace", "value": {"displayName": "S", "active": True}}
+    assert (await scim.patch(path, same)).json()["active"] is True
+    whole = {"schemas": [USER], "userName": "stopped", "active": True}
+    assert (await scim.call("PUT", path, whole)).status_code == 200
+    assert (await person(scim, user_id)).stopped_at is not None
+    for active in (False, True):
+        await scim.patch(path, {"op": "replace", "path": "active", "value": active})
+    assert (await person(scim, user_id)).stopped_at is None
+
+
+async def test_members_changed_at_once_are_all_changed(scim: ScimRoom) -> None:
+    ids = [str((await scim.add_user(f"crowd-{number}"))["id"]) for number in range(6)]
+    group = await scim.add_group("Crowd", *ids[:3])
+    added = [{"op": "add", "path": "members", "value": [{"value": one}]} for one in ids[3:]]
+    removed = [{"op": "remove", "path": f'members[value eq "{one}"]'} for one in ids[:3]]
+    answers = await asyncio.gather(*(scim.patch(f"/Groups/{group['id']}", one) for one in [*added, *removed]))
+    assert {one.status_code for one in answers} == {200}
+    assert await groups.members_by(scim.deployment.database, str(group["id"]), source="scim") == set(ids[3:])
+
+
+async def test_of_two_changes_of_one_version_one_is_refused(scim: ScimRoom) -> None:
+    made, group = await scim.add_user("version-once"), await scim.add_group("Version once")
+    for path, schema, name in (
+        (f"/Users/{made['id']}", USER, "userName"), (f"/Groups/{group['id']}", GROUP, "displayName"),
+    ):  # fmt: skip
+        tag = {"If-Match": (await scim.call("GET", path)).headers["etag"]}
+        change = {"schemas": [schema], "externalId": "x"}
+        answers = await asyncio.gather(
+            *(scim.call("PUT", path, change | {name: f"{path} {number}"}, headers=tag) for number in range(4))
+        )
+        assert sorted(one.status_code for one in answers) == [200, 412, 412, 412]
+
+
+async def test_a_directory_takes_no_group_that_gives_something(tmp_path: Path) -> None:
+    async with running_scim_room(tmp_path, admin={"group_roles": {"Vault admins": "administrator"}}) as opened:
+
+        async def take(name: str) -> int:
+            return (await opened.call("POST", "/Groups", {"schemas": [GROUP], "displayName": name})).status_code
+
+        alice = await opened.room.user("alice")
+        role = await admin_groups.create(opened.operator, "Vault admins")
+        owner, plain = [await admin_groups.create(opened.operator, name) for name in ("Owners", "Plain")]
+        account = await opened.room.account(alice, "slack", label="Team", scopes=frozenset({"chat:write"}))
+        given = await group_accounts.give(
+            opened.operator, alice, account.id, owner, reads_only=False, asks_writes=False
+        )
+        assert [await take(one) for one in ("vault ADMINS", "Owners", "Plain")] == [409, 409, 201]
+        moved = (await opened.add_group("Elsewhere"))["id"]
+        rename = {"op": "replace", "path": "displayName", "value": "Vault admins"}
+        refusal(await opened.patch(f"/Groups/{moved}", rename), 409, "uniqueness")
+        await group_accounts.end(opened.operator, owner, given.id)
+        await admin_groups.delete(opened.operator, role)
+        assert [await take(one) for one in ("Vault admins", "Owners")] == [201, 201]
+        assert plain.name == "Plain"
 
 
 async def test_a_deleted_person_is_gone_and_their_name_is_free(scim: ScimRoom) -> None:
