@@ -71,6 +71,7 @@ async def link_provisioned(deployment: Deployment, *, issuer: str, subject: str,
         person = await users.get_user(transaction, known[0].user_id) if len(known) == 1 else None
         if person is None:
             return None
+        await users.hold_user(transaction, person.id)  # of two identities at once one is first
         if any(one.issuer == issuer for one in await users.list_identities(transaction, person.id)):
             raise users.IdentityTaken("this person has another identity of this issuer")
         await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=person.id, now=now)
