@@ -67,6 +67,7 @@ class Standing:
     handle: Handle
     facts: tuple[Value, ...] = field(repr=False)
     until: int | None
+    is_own: bool = True  # of a group's account `facts` miss who is in the group, so a decision is for one use
 
 
 _STANDING: Final = """
@@ -170,7 +171,8 @@ async def look(reader: Reader, value: str, *, known: Standing | None, now: int) 
     facts = tuple(rows[0].values())
     standing = known
     if standing is None or standing.handle.digest != digest or standing.facts != facts:
-        standing = Standing(_handle(rows[0], digest), facts, integer_or_none(rows[0], "delegated_until"))
+        is_own = text_or_none(rows[0], "found_connection") is not None
+        standing = Standing(_handle(rows[0], digest), facts, integer_or_none(rows[0], "delegated_until"), is_own=is_own)
     if now >= standing.handle.expires_at:
         raise _refusal("handle expired")
     return standing

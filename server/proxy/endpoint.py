@@ -336,7 +336,8 @@ class Proxy:
             token = await exchange(request, vault=self._deployment.vault, now=now, after_unauthorized=spoiled)
             opening = OpenedToken(token, needles(token.value), standing)
             ends = (standing.handle.expires_at, standing.until, _renewal_of(token))
-            self._recent.keep(key, opening, facts=standing.facts, ends=ends, now=now)
+            if standing.is_own:
+                self._recent.keep(key, opening, facts=standing.facts, ends=ends, now=now)
         token = opening.token
         granted = rules.authority(
             call.provider,

@@ -12,7 +12,9 @@ from joserfc.jwk import ECKey
 from server.oauth.dpop import token_hash
 from tests.support.rooms.oauth_world import signed
 from tests.support.rooms.proxy_room import ALL, HOUR, POST, READ, Proxied, ProxyRoom, posted, proxy_room
-from vault import clients, connections, delegations, grants, users
+from vault import clients, connections, delegations, grants, groups, sharing, users
+from vault.records import Connection
+from vault.sharing import SharingRule
 
 KEY, OTHER = ECKey.generate_key("P-256"), ECKey.generate_key("P-256")
 PATH = "/conversations.list"
@@ -280,3 +282,43 @@ async def test_a_preflight_names_methods_and_headers_and_never_credentials(room:
         bare = await http.options(handle.base() + "/chat.postMessage")
     assert bare.status_code == 401
     assert room.provider.arrivals == []
+
+
+async def leave_group(room: ProxyRoom, handle: Proxied, group: groups.Group) -> None:
+    async with room.vault.deployment.transaction() as transaction:
+        await groups.remove_member(transaction, group.id, handle.agent.principal.user_id, source="local")
+
+
+async def give_again_for_less(room: ProxyRoom, handle: Proxied, group: groups.Group) -> None:
+    giver = await room.agent(f"person-{secrets.token_hex(4)}")
+    await give(room, await room.account(giver, name="T1:U8"), group, rule=SharingRule(POST))
+
+
+async def give(room: ProxyRoom, own: Connection, group: groups.Group, *, rule: SharingRule) -> Connection:
+    deployment = room.vault.deployment
+    async with deployment.transaction() as transaction:
+        return await sharing.give(
+            transaction, deployment.keys, own, group,
+            rule=rule, by="x", policy=deployment.vault.policies[own.provider], now=deployment.now(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "code"), [(leave_group, "connection_required"), (give_again_for_less, "delegation_required")]
+)
+async def test_what_a_group_takes_away_ends_with_the_next_call(
+    room: ProxyRoom, change: Callable[[ProxyRoom, Proxied, groups.Group], Awaitable[None]], code: str
+) -> None:
+    agent, deployment = await room.agent(f"person-{secrets.token_hex(4)}"), room.vault.deployment
+    own = await room.account(agent, name="T1:U8")
+    async with deployment.transaction() as transaction:
+        group = await groups.create_group(transaction, secrets.token_hex(4), now=deployment.now())
+        await groups.add_member(transaction, group.id, agent.principal.user_id, source="local", now=deployment.now())
+    given = await give(room, own, group, rule=SharingRule(ALL))
+    await room.allow(agent, given, ALL)
+    handle = await room.handle(agent, given)
+    for _ in range(2):
+        assert (await handle.call("GET", PATH)).status_code == 200
+    await change(room, handle, group)
+    answer = await handle.call("GET", PATH)
+    assert (answer.status_code, answer.json()["code"]) == (403, code)
