@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from vault import replay
+from vault import groups, replay
 from vault.audit.audit import append
 from vault.records import TENANT, ConnectionState, Event, Tell, tell_nobody
 from vault.refresh.accounts import MARGIN
@@ -80,6 +80,8 @@ _CLEARED = (  # all of a tenant
     "delete from approval_answers where tenant = :tenant",
     "delete from directory_tokens where tenant = :tenant",  # ended since, perhaps; a new one starts over
 )
+# A directory or a sign-in says again who is in a group.
+_LEAVE_GROUPS = "delete from memberships where tenant = :tenant and source <> :local"
 _END_GRANTS = """
     update grants set revoked_at = :now, revoked_reason = :reason where tenant = :tenant and revoked_at is null
 """
@@ -137,6 +139,7 @@ async def quarantine(
     tenant: Mapping[str, Value] = {"tenant": TENANT}
     for statement in (*_CLEARED, _FREE):
         await transaction.execute(statement, tenant)
+    await transaction.execute(_LEAVE_GROUPS, {**tenant, "local": groups.LOCAL})
     await transaction.execute(_END_GRANTS, {**tenant, "now": now, "reason": "restored"})
     await transaction.execute(_DESTROY_CONSENT_KEYS, {**tenant, "consent": "consent:"})
     await replay.note_restore(transaction, now=now)

@@ -14,7 +14,7 @@ from tests.conftest import KeySettings, Store
 from tests.support.doubles.upstream_double import UpstreamDouble
 from tests.support.exchanging import Room, google, open_room, second_process, slack
 from tests.support.seeded import let_in_again
-from vault import connections
+from vault import connections, groups
 from vault.approvals import approvals
 from vault.audit.audit import list_events, verify
 from vault.backup import backups, quarantine
@@ -285,6 +285,16 @@ async def test_passkeys_come_back_with_their_person_and_no_browser_stays_signed_
     await restored(room, path)
     assert await passkeys.find_passkey(room.database, b"\x00credential") == (made, room.alice.user)
     assert await sessions.find_session(room.database, cookie, now=room.now) is None
+
+
+async def test_after_a_restore_only_admins_have_put_people_into_groups(room: Room) -> None:
+    async with room.database.transaction() as transaction:
+        for source in ("local", "scim", "openid:company"):
+            group = await groups.create_group(transaction, source, now=room.now)
+            await groups.add_member(transaction, group.id, room.alice.user.id, source=source, now=room.now)
+    await restored(room, await backed_up(room))
+    left = await groups.of_person(room.database, room.alice.user.id, now=room.now)
+    assert [one.sources for one in left] == [("local",)]
 
 
 async def put_a_row(room: Room, table: str) -> None:
