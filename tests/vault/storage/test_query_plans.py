@@ -57,6 +57,7 @@ ALLOWED = {
     "select h.height, h.sequence, h.hash, h.keyed, (select max(sequence)": "the end of an index, not all of it",
     "select (select min(sequence) from events where tenant = :tenant) as first": "both ends of an index",
     "select g.provider, g.scopes, g.n, k.user_id, k.label from": "`doctor`, a command",
+    "delete from memberships where tenant = :tenant and source <> :local": "a restore",
     "select count(*) as n from people_groups where tenant = :tenant and is_provisioned": "as the next",
     "select id, name, name_key, external_id, is_provisioned, created_at, changed_at from people_groups where tenant = "
     ":tenant and is_provisioned = 1 order by": "as the next but one",
