@@ -479,9 +479,11 @@ _END = """
 _FORGET = """
     update connections set refresh_sealed = null, access_sealed = null where tenant = :tenant and id = :id
 """
-# What an identity provider vouched for ends with the connection to it.
+# What an identity provider vouched for ends with the connection to it. A renewal under way doesn't bring it back: its
+# answer is of an earlier generation, under a lease that is over. Nothing is spent to renew it.
 _END_VOUCHED = """
-    update connections set state = :needs_reauth, reason = :reason
+    update connections set state = :needs_reauth, reason = :reason, generation = generation + 1,
+        lease_owner = null, lease_until = null
     where tenant = :tenant and user_id = :user_id and renewed_by = :id and state = :active and ended_at is null
 """
 _END_DELEGATIONS = """

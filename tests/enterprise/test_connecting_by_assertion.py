@@ -378,3 +378,36 @@ async def test_a_company_connects_and_renews_on_both_databases(store: Store) -> 
             await company.exchange(agent, "linear")
         await company.sign_in("alice")
         assert (await company.exchange(agent, "linear")).scopes == {"write"}, "which covers reading"
+
+
+async def test_an_answer_that_comes_after_the_identity_ended_brings_nothing_back(store: Store) -> None:
+    async with running_company(store.data, database_url=store.url, services=["linear"]) as company:
+        faults = company.simulator.sandbox.faults
+
+        user, _ = await connected(company, "bob")
+        agent = await company.agent(user, allows={"linear": LINEAR})
+        for is_ended in (True, False):
+            company.pass_time(2 * 86400)
+            company.simulator.fault(PROVIDER_TOKEN, "hold", when="after")
+            renewing = asyncio.create_task(company.exchange(agent, "linear"))
+            await faults.wait_until_held(PROVIDER_TOKEN, count=1, seconds=10)
+            if is_ended:
+                await disconnect(company, user, (await company.accounts(user))[IDENTITY])
+            faults.release()
+            (outcome,) = await asyncio.gather(renewing, return_exceptions=True)
+            found = (await company.accounts(user))["linear"]
+            if is_ended:
+                assert isinstance(outcome, ConnectionRequired)
+                assert (found.state, found.reason) == (ConnectionState.NEEDS_REAUTH, connections.UNVOUCHED)
+                await company.sign_in("bob")
+            else:
+                assert found.state is ConnectionState.ACTIVE
+        for name, is_ended in (("carol", True), ("alice", False)):
+            company.simulator.fault(PROVIDER_TOKEN, "hold", when="after")
+            user, _ = await company.sign_in(name, waits=False)
+            await faults.wait_until_held(PROVIDER_TOKEN, count=1, seconds=10)
+            if is_ended:
+                await disconnect(company, user, (await company.accounts(user))[IDENTITY])
+            faults.release()
+            await company.vault.tasks.wait_until_finished(f"company:{user.id}", patience=60)
+            assert ("linear" in await company.accounts(user)) is not is_ended

@@ -24,6 +24,7 @@ from vault.refresh.concurrency import Vault
 from vault.refresh.journal import JournalEntry
 from vault.refusals import (
     CiphertextRejected,
+    ConnectionRequired,
     StorageUnavailable,
     TemporarilyUnavailable,
     TransitionRefused,
@@ -170,8 +171,8 @@ async def _wipe(vault: Vault, consent: Consent) -> None:
 async def store(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int, is_late: bool) -> Stored | None:
     """Connect the account and let the agent use it, in one transaction; None when this answer is already stored.
 
-    Raises TransitionRefused when the answer names no account or its person is gone; StorageUnavailable and
-    TemporarilyUnavailable when it may be retried.
+    Raises TransitionRefused when the answer names no account or its person is gone; ConnectionRequired when what
+    vouched for it has ended; StorageUnavailable and TemporarilyUnavailable when it may be retried.
     """
     await _take_what_is_newer(vault, consent, answer)
     for _ in range(5):
@@ -199,6 +200,13 @@ async def _store(
     )
     if person is None:
         raise TransitionRefused("This user was deleted, so nothing was connected.")
+    if consent.renewed_by is not None and not await _vouches(transaction, consent):
+        raise ConnectionRequired(
+            "The sign-in at the identity provider ended meanwhile, so nothing was connected.",
+            provider=consent.provider,
+            reason="missing",
+            scopes=consent.scopes,
+        )
     policy = _policy(vault, consent)
     connection = await connections.open_connection(
         transaction,
@@ -250,6 +258,16 @@ async def _store(
         )
     await append(transaction, *events, now=now)
     return Stored(connection, delegated)
+
+
+async def _vouches(transaction: Transaction, consent: Consent) -> bool:
+    """Whether the identity provider's connection is live, and stays so until the transaction ends."""
+    live = await transaction.execute(
+        "update connections set fence = fence"
+        " where tenant = :tenant and id = :id and user_id = :user_id and ended_at is null",
+        {"tenant": TENANT, "id": consent.renewed_by, "user_id": consent.user_id},
+    )
+    return live == 1
 
 
 def _policy(vault: Vault, consent: Consent) -> UpstreamPolicy:
