@@ -15,6 +15,8 @@ from server.administration import access, companies
 from server.administration.actor import Actor
 from server.app import build_app, open_deployment
 from server.oauth.enterprise.explaining import explain_assertion
+from server.portal.access.access import Change, rows_of_agent
+from server.portal.access.access_saving import save
 from tests.conftest import Store
 from tests.support.harness import free_socket, serving
 from tests.support.peeking import get_grant
@@ -326,21 +328,36 @@ async def test_not_being_asked_is_the_persons_choice_until_more_is_given(company
     assert (await held(company, connection)).ask == {"tool:slack_search", delegations.WRITES}
 
 
+async def revoke_as_admin(company: Company, held_now: Delegation) -> None:
+    await access.revoke(Actor(company.place.deployment, None, "command_line"), held_now)
+
+
+async def turn_off(company: Company, held_now: Delegation) -> None:
+    """As the person does on the agent's page."""
+    deployment = company.place.deployment
+    rows = await rows_of_agent(deployment, company.user, company.caller.client)
+    changes = [Change(row, replace(row.setting, scopes=frozenset())) for row in rows]
+    assert held_now.connection_id in {one.row.connection.id for one in changes}
+    await save(deployment, company.user, changes)
+
+
 async def test_a_change_waits_for_an_assertion_that_is_being_redeemed(store: Store) -> None:
-    async with running_company(store.data, database_url=store.url) as company:
-        connection = await connect(company)
-        await admit(company)
-        actor, now = Actor(company.place.deployment, None, "command_line"), company.now()
-        which = {"user_id": company.user.id, "client_id": company.caller.client.id}
-        async with company.place.deployment.transaction() as transaction:
-            renewed = await company_permissions.hold(transaction, **which, company="acme", now=now)
-            revoking = asyncio.create_task(access.revoke(actor, await held(company, connection)))
-            await asyncio.wait({revoking}, timeout=0.3)
-            assert not revoking.done()
-            account = OwnedAccount(connection, company.place.deployment.vault.policies["slack"])
-            await company_access.settle(transaction, renewed, [account], before=renewed, now=now)
-        await revoking
-        assert await live_scopes(company, connection) == frozenset()
+    async with running_company(store.data, database_url=store.url) as first:
+        for change in (revoke_as_admin, turn_off):
+            company = replace(first, caller=await first.place.caller())
+            connection = await connect_another(company) if change is turn_off else await connect(company)
+            await admit(company)
+            before, now = await held(company, connection), company.now()
+            which = {"user_id": company.user.id, "client_id": company.caller.client.id}
+            async with company.place.deployment.transaction() as transaction:
+                renewed = await company_permissions.hold(transaction, **which, company="acme", now=now)
+                changing = asyncio.create_task(change(company, before))
+                await asyncio.wait({changing}, timeout=0.3)
+                assert not changing.done()
+                account = OwnedAccount(connection, company.place.deployment.vault.policies["slack"])
+                await company_access.settle(transaction, renewed, [account], before=renewed, now=now)
+            await changing
+            assert await live_scopes(company, connection) == frozenset()
 
 
 async def test_the_permission_ends_some_time_after_the_last_assertion(company: Company) -> None:
