@@ -83,13 +83,21 @@ _RENEW_ASIDE = """
         next_at = case when outcome = :held then next_at else cast(:now as bigint) end
     where tenant = :tenant and connection_id = :id and done_at is null
 """
-# `+ 0`: by the person's index; by that of the ended ones it would read everybody's.
+# Anybody's: a group may have had the newest grant of an account that a person had before.
 _RELEASE_HELD = """
+    update upstream_revocations set outcome = :pending, next_at = :now
+    where tenant = :tenant and outcome = :held and done_at is null and connection_id in (
+        select k.id from connections k
+        where k.tenant = :tenant and k.provider = :provider and k.account = :account and k.ended_at is not null
+    )
+"""
+# `+ 0`: by the person's index; by that of the ended ones it would read everybody's.
+_RELEASE_UNKNOWN = """
     update upstream_revocations set outcome = :pending, next_at = :now
     where tenant = :tenant and user_id = :user_id and outcome = :held and done_at is null and connection_id in (
         select k.id from connections k
-        where k.tenant = :tenant and k.user_id = :user_id and k.provider = :provider
-            and (k.account = :account or k.account = :unknown) and k.ended_at + 0 is not null
+        where k.tenant = :tenant and k.user_id = :user_id and k.provider = :provider and k.account = :unknown
+            and k.ended_at + 0 is not null
     )
 """
 
@@ -153,9 +161,11 @@ async def add_pending(
 
 
 async def release_held(transaction: Transaction, *, user_id: str, provider: str, account: str, now: int) -> None:
-    """Release an account's held grants for ending: no newer grant exists."""
-    which: Mapping[str, Value] = {"tenant": TENANT, "user_id": user_id, "provider": provider, "account": account}
-    await transaction.execute(_RELEASE_HELD, {**which, "held": HELD, "pending": "pending", "unknown": "", "now": now})
+    """Release an account's held grants for ending, whosever they were: this newer one has ended."""
+    states: Mapping[str, Value] = {"tenant": TENANT, "held": HELD, "pending": "pending", "now": now}
+    which: Mapping[str, Value] = {**states, "provider": provider}
+    await transaction.execute(_RELEASE_HELD, {**which, "account": account})
+    await transaction.execute(_RELEASE_UNKNOWN, {**which, "user_id": user_id, "unknown": ""})
 
 
 def _seal_grant(key: ConnectionKey, grant: Aside) -> bytes:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vault import connections, tickets, users
 from vault.audit.audit import append
@@ -50,14 +50,18 @@ _TAKE = """
     update upstream_revocations set attempts = attempts + 1, next_at = :next_at
     where tenant = :tenant and connection_id = :id and attempts = :attempts and done_at is null
 """
+# Anybody's account: the grant of one that belongs to a group now is the provider's for the same account.
 _HOLD = """
     update upstream_revocations set outcome = :held, next_at = null
-    where tenant = :tenant and connection_id = :id and attempts = :attempts and done_at is null and exists (
+    where tenant = :tenant and connection_id = :id and attempts = :attempts and done_at is null and (exists (
         select 1 from connections k
-        where k.tenant = :tenant and k.user_id = :user_id and k.provider = :provider
-            and (k.account = :account or cast(:account as text) = cast(:unknown as text)) and k.ended_at is null
-    )
+        where k.tenant = :tenant and k.provider = :provider and k.account = :account and k.ended_at is null
+    ) or (cast(:account as text) = cast(:unknown as text) and exists (
+        select 1 from connections k
+        where k.tenant = :tenant and k.user_id = :user_id and k.provider = :provider and k.ended_at is null
+    )))
 """
+_DELETION = "select user_id from deletions where tenant = :tenant and user_id = :user_id"
 _RELEASE_ALL = """
     update upstream_revocations set outcome = :pending, next_at = :now
     where tenant = :tenant and user_id = :user_id and outcome = :held and done_at is null
@@ -242,6 +246,8 @@ async def _attempt(vault: Vault, pending: Revocation) -> str:
     if not _is_due(pending, now=now):  # another process took it in the meantime
         return pending.outcome
     claimed = await _claim(vault, pending, now=now)
+    if claimed == HELD and await _is_of_deleted(vault, pending):  # the key of somebody deleted doesn't wait for others
+        return await _finish(vault, replace(pending, attempts=pending.attempts - 1), outcome="given_up")
     if claimed is not None:
         return claimed
     try:
@@ -278,6 +284,11 @@ async def _claim(vault: Vault, pending: Revocation, *, now: int) -> str | None:
             return HELD
         taken = await transaction.execute(_TAKE, {**which, "next_at": now + wait})
     return None if taken else pending.outcome
+
+
+async def _is_of_deleted(vault: Vault, pending: Revocation) -> bool:
+    named = {"tenant": TENANT, "user_id": pending.user_id}
+    return await vault.database.fetch_one(_DELETION, named) is not None
 
 
 async def _send(vault: Vault, pending: Revocation) -> RevokeOutcome:

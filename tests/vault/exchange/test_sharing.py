@@ -291,3 +291,40 @@ async def test_the_key_of_a_group_that_owned_something_once_goes_with_it(room: R
     assert await room.database.fetch("select connection_id from shared_connections")
     await retention.forget_ended(room.database, before=room.now)
     assert not await room.database.fetch("select connection_id from shared_connections")
+
+
+async def older_grant_of(room: Room, group: Group) -> Connection:
+    """The group's account, of which its giver had an older grant, which is held."""
+    await room.connect(scopes=BOTH)
+    given = await give(room, await room.connect(scopes=BOTH), group)
+    assert [one.outcome for one in await revocations.list_revocations(room.database, room.alice.user.id)] == ["held"]
+    return given
+
+
+async def test_what_the_giver_had_before_ends_at_the_provider_with_the_groups_account(room: Room) -> None:
+    given = await older_grant_of(room, await make_group(room))
+    again = await room.connect(scopes=BOTH)
+    async with room.database.transaction() as transaction:
+        await connections.disconnect(transaction, room.vault.keys, again, now=room.now)
+    await revocations.run_due(room.vault)
+    await revocations.run_due(room.vault)
+    assert room.slack.revocations == []
+    async with room.database.transaction() as transaction:
+        await connections.disconnect(transaction, room.vault.keys, given, now=room.now)
+    await revocations.run_due(room.vault)
+    assert len(room.slack.revocations) == 3
+    left = await revocations.list_revocations(room.database, room.alice.user.id)
+    assert {one.outcome for one in left} == {"revoked"}
+
+
+async def test_a_givers_deletion_leaves_the_groups_grant_and_no_key(room: Room) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    group = await make_group(room, bob)
+    await room.allow(await older_grant_of(room, group), BOTH, whose=bob)
+    async with room.database.transaction() as transaction:
+        await users.delete_user(transaction, room.alice.user.id, now=room.now)
+    for _ in range(2):
+        await revocations.run_due(room.vault)
+    assert room.slack.revocations == []
+    assert {one["user_id"] for one in await room.database.fetch("select user_id from keys.user_keys")} == {group.id}
+    assert await room.exchange(whose=bob)

@@ -56,6 +56,7 @@ PUBLISHED = {
     "0027_master_keys.sql": "c1029ff12d8a925bb5d93454a0a70cbe0e4c242cda5aacda9bec635f385d6022",
     "0028_roles.sql": "1d243c1de77af48e3aaac72c95d02ee60d736eb350b5e6bbc5a91302e0ee69db",
     "0029_shared_connections.sql": "4640f1e17a403df51184125951a133caa66c02c2866cd49f719252f549edb191",
+    "0030_ended_accounts.sql": "e690357906f880822fb1b4d542667a82607f5db693b2cf1673ad97b50fcc177e",
 }
 PREVIOUS = "0.1.0"
 # An index is missed by no program: one that knows it builds it again when it starts.
