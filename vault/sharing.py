@@ -55,7 +55,10 @@ _FORGET_DELETED: Final = """
 
 @dataclass(frozen=True, slots=True)
 class SharingRule:
-    """What members' agents can have at most, and what their person is asked about each time (as `Delegation.ask`)."""
+    """What members' agents can have at most, and what their person is asked about each time (as `Delegation.ask`).
+
+    `scopes` name also what others of them include (`covers`), so that a member can allow an agent a part.
+    """
 
     scopes: frozenset[str]
     ask: frozenset[str] = frozenset()
@@ -74,7 +77,8 @@ class SharedConnection:
     @property
     def for_members(self) -> Connection:
         """The connection with what the rule leaves of its scopes."""
-        return replace(self.connection, scopes=self.connection.scopes & self.rule.scopes)
+        is_whole = self.connection.scopes <= self.rule.scopes
+        return self.connection if is_whole else replace(self.connection, scopes=self.rule.scopes)
 
 
 async def give(

@@ -17,6 +17,7 @@ from vault.delegations import WRITES
 from vault.groups import Group
 from vault.records import Connection, User
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable
+from vault.scopes import expand
 from vault.sharing import SharedConnection, SharingRule
 from vault.upkeep import revocations
 
@@ -43,7 +44,11 @@ async def give(
     policy = provider.policy()
     if policy.audience is not None or policy.is_identity:
         raise ChangeRefused("not_given", "This account stands for the person alone, so it can't be given to a group.")
-    scopes = found.scopes & (policy.reading | policy.always_granted) if reads_only else found.scopes
+    scopes = expand(found.scopes, policy.covers)
+    if reads_only:
+        scopes &= policy.reading | policy.always_granted
+        if not scopes - policy.always_granted:
+            raise ChangeRefused("nothing_to_read", "With reads only, nothing of this account is left to use.")
     rule = SharingRule(scopes, frozenset({WRITES}) if asks_writes else frozenset())
     async with actor.change() as transaction:
         given = await sharing.give(

@@ -181,7 +181,7 @@ async def list_group_connections(call: AdminCall) -> GroupConnections:
                 provider=one.connection.provider,
                 account=one.connection.label,
                 status=one.connection.status(call.deployment.now()),
-                scopes=sorted(one.rule.scopes),
+                scopes=sorted(one.for_members.scopes),
                 ask=sorted(one.rule.ask),
                 given_by=one.given_by,
             )

@@ -163,7 +163,7 @@ def accounts(setup: Setup, name: Name) -> None:
                     "provider": one.connection.provider,
                     "account": one.connection.label,
                     "status": one.connection.status(deployment.now()),
-                    "scopes": sorted(one.rule.scopes),
+                    "scopes": sorted(one.for_members.scopes),
                     "given_by": one.given_by,
                     "id": one.connection.id,
                 }

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from server.administration import provisioning
-from server.administration.actor import Actor
+from server.administration import group_accounts, provisioning
+from server.administration.actor import Actor, ChangeRefused
+from server.administration.groups import create as created
 from tests.support.person import forms_of
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import groups
@@ -136,3 +137,33 @@ async def test_an_account_is_given_to_a_group_used_and_ended(admin: AdminRoom) -
     assert gone.status_code == 200, gone.text
     problem(await admin.call("DELETE", f"{path}/{listed[0]['id']}"), 404, "no_connection")
     assert "Team" not in (await member.open("/connections")).text
+
+
+async def test_a_rule_names_what_the_accounts_scopes_include(admin: AdminRoom) -> None:
+    alice = await admin.person("alice")
+    operator = Actor(admin.deployment, None, "command_line")
+    group = await created(operator, "Sales")
+    policy = admin.deployment.vault.policies["google"]
+    whole = "https://www.googleapis.com/auth/calendar"
+    part = whole + ".readonly"
+    assert part in policy.covers[whole]
+    own = await admin.room.account(alice, "google", label="A", scopes=frozenset({whole}))
+    given = await group_accounts.give(operator, alice, own.id, group, reads_only=True, asks_writes=False)
+    shared = await group_accounts.shared_with_id(operator, group, given.id)
+    assert whole not in shared.for_members.scopes
+    assert part in shared.for_members.scopes
+    again = await admin.room.account(alice, "google", label="A", scopes=frozenset({whole}))
+    await group_accounts.give(operator, alice, again.id, group, reads_only=False, asks_writes=False)
+    shared = await group_accounts.shared_with_id(operator, group, given.id)
+    assert (shared.for_members.scopes, part in shared.rule.scopes) == ({whole}, True)
+
+
+async def test_an_account_that_only_writes_is_not_given_for_reading(admin: AdminRoom) -> None:
+    alice = await admin.person("alice")
+    operator = Actor(admin.deployment, None, "command_line")
+    group = await created(operator, "Sales")
+    own = await admin.room.account(alice, "slack", label="A", scopes=frozenset({"chat:write"}))
+    with pytest.raises(ChangeRefused) as refused:
+        await group_accounts.give(operator, alice, own.id, group, reads_only=True, asks_writes=False)
+    assert refused.value.reason == "nothing_to_read"
+    assert await group_accounts.give(operator, alice, own.id, group, reads_only=False, asks_writes=False)
