@@ -83,10 +83,11 @@ _RENEW_ASIDE = """
         next_at = case when outcome = :held then next_at else cast(:now as bigint) end
     where tenant = :tenant and connection_id = :id and done_at is null
 """
-# Anybody's: a group may have had the newest grant of an account that a person had before.
+# Anybody's: a group may have had the newest grant of an account that a person had before. Without `tenant`
+# and `done_at`, by which SQLite would read everybody's; nothing held is done.
 _RELEASE_HELD = """
     update upstream_revocations set outcome = :pending, next_at = :now
-    where tenant = :tenant and outcome = :held and done_at is null and connection_id in (
+    where outcome = :held and connection_id in (
         select k.id from connections k
         where k.tenant = :tenant and k.provider = :provider and k.account = :account and k.ended_at is not null
     )
