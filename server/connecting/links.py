@@ -7,14 +7,14 @@ page; `server.mcp.elicitation` chooses how a link is offered.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from providers.definitions.catalog import Provider
 from server.connecting.app_returns import AppReturn, read_return
 from server.deployment import Deployment
 from server.errors import PersonRefused
-from vault import connections, delegations, limits, tickets
+from vault import connections, delegations, limits, sharing, tickets
 from vault.audit import audit
 from vault.records import (
     Connection,
@@ -262,12 +262,19 @@ async def consume_link(deployment: Deployment, handle: str) -> None:
 
 
 async def covering_connections(deployment: Deployment, request: ConnectRequest) -> tuple[Connection, ...]:
-    """The user's working connections with all these scopes: only the agent's permission is missing."""
+    """Working connections of the user or their groups with all these scopes: only the agent's permission is missing.
+
+    An application that waits for an account gets one of the person's own.
+    """
     provider = known_provider(deployment, request.provider)
     wanted = request.scopes - provider.unruled_scopes
+    if request.back is None:
+        usable = await sharing.usable_by(deployment.database, request.user_id, now=deployment.now())
+    else:
+        usable = await connections.list_connections(deployment.database, request.user_id)
     return tuple(
         connection
-        for connection in await connections.list_connections(deployment.database, request.user_id)
+        for connection in usable
         if connection.provider == request.provider
         and connection.state is ConnectionState.ACTIVE
         and not connection.is_ambiguous
@@ -299,7 +306,11 @@ async def allow(
             expires_at=ends_at,
         )
         event = delegations.extended_event(
-            connection, client_id=request.client_id, scopes=request.scopes, ask=ask, expires_at=ends_at
+            replace(connection, user_id=request.user_id),
+            client_id=request.client_id,
+            scopes=request.scopes,
+            ask=ask,
+            expires_at=ends_at,
         )
         await audit.append(transaction, event, now=now)
 

@@ -36,7 +36,7 @@ from server.portal.access import access
 from server.portal.access.access import Level
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, Visit
-from vault import clients, connections, delegations
+from vault import clients, connections, delegations, sharing
 from vault.connections import names_account
 from vault.records import Client, Connection, Event
 
@@ -59,8 +59,10 @@ async def _question(
 ) -> Response:
     deployment = visit.deployment
     provider = known_provider(deployment, request.provider)
-    known = await connections.find(deployment.database, visit.user.id, provider=provider.name)
-    ready = {connection.id for connection in await covering_connections(deployment, request)}
+    own = await connections.find(deployment.database, visit.user.id, provider=provider.name)
+    covering = await covering_connections(deployment, request)
+    known = (*own, *(one for one in covering if one.user_id != visit.user.id))
+    ready = {connection.id for connection in covering}
     client = await _agent(visit, request.client_id)
     upstream = deployment.vault.upstreams[provider.name]
     row = None if client is None else _row(visit, client, provider, request)
@@ -180,8 +182,10 @@ async def decide(visit: OwnVisit) -> Response:
     if decision == "allow" and not terms.scopes:  # the choice Off
         decision = "deny"
     request = replace(request, scopes=terms.scopes)
-    chosen = await chosen_account(visit, request.provider)
-    is_ready = chosen is not None and chosen in await covering_connections(deployment, request)
+    covering = await covering_connections(deployment, request)
+    named = next((one for one in covering if one.id == visit.form.one("account")), None)
+    chosen = named or await chosen_account(visit, request.provider)
+    is_ready = named is not None
     if decision == "allow" and not is_ready:  # before the link is spent
         provider = known_provider(deployment, request.provider)
         await provider_authorization.check_may_connect(deployment, visit.session, provider, back=f"/connect/{handle}")
@@ -301,7 +305,7 @@ async def show_done(visit: OwnVisit) -> Response:
     """What is connected now, and what the agent may use of it: read again, whatever the address says."""
     deployment = visit.deployment
     wanted = str(visit.visit.request.path_params["connection"])
-    connection = await connections.get_connection(deployment.database, wanted, user_id=visit.user.id)
+    connection = await sharing.usable(deployment.database, wanted, user_id=visit.user.id, now=deployment.now())
     if connection is None:
         raise PageRefused("no_connection", kind="not_found")
     provider = known_provider(deployment, connection.provider)

@@ -8,6 +8,9 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from providers.simulator.person import consent
+from server.administration import group_accounts
+from server.administration import groups as admin_groups
+from server.administration.actor import Actor
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
 from tests.support.rooms.portal_room import (
@@ -64,6 +67,24 @@ async def test_an_account_that_is_there_needs_no_trip(room: Room) -> None:
     assert len(room.simulator.books()["redemptions"]) == trips_before
     assert await scopes_allowed(room, user, second) == [CHAT]
     assert len(await accounts_of(room, user)) == 1
+
+
+async def test_a_groups_account_needs_no_trip_while_the_person_is_in_the_group(room: Room) -> None:
+    (giver, giving, first), (user, person, client) = await someone(room), await someone(room)
+    await room.connect(giving, giver, first)
+    (own,) = await accounts_of(room, giver)
+    operator = Actor(room.deployment, None, "command_line")
+    group = await admin_groups.create(operator, f"Group of {user.name}")
+    given = await group_accounts.give(operator, giver, own.id, group, reads_only=False, asks_writes=False)
+    link = await room.link(user, client, reason="delegation")
+    assert given.id not in (await person.open(link.url)).text
+    await admin_groups.add_member(operator, group, user)
+    page = await person.open(link.url)
+    done = await person.submit(page, {"account": given.id}, form="/connect/", button=("decision", "allow"))
+    assert done.url.path == f"/connect/done/{given.id}"
+    assert done.status_code == 200
+    assert await scopes_allowed(room, user, client) == [CHAT]
+    assert (await room.kinds(user))[-1] == "delegation.extended"
 
 
 async def test_asking_for_more_keeps_what_the_account_has(room: Room) -> None:
