@@ -26,6 +26,12 @@ APPROVAL_LIFETIME: Final = 600  # as long as the person can answer
 HELD: Final = 90  # seconds; more than sending takes
 EXAMINED: Final = 5000  # events per transaction of `enter`
 MOST_AT_ONCE: Final = 50  # notices in one message
+MOST_TOLD: Final = 50  # members of a group who hear about its account
+_TOLD: Final = """
+    select distinct user_id from memberships
+    where tenant = :tenant and group_id = :group_id and (expires_at is null or expires_at > :now)
+    order by user_id limit :limit
+"""
 KIND_OF_EVENT: Final[Mapping[str, str]] = {
     "approval.requested": "approval",
     "connection.needs_reauth": "reconnect",
@@ -129,14 +135,14 @@ async def _rows(
 ) -> list[Mapping[str, Value]]:
     now, found = reader.now(), list[Mapping[str, Value]]()
     people: dict[str, tuple[NoticeSettings, list[NoticeChannel]]] = {}
-    for event in events:
-        if event.user_id is None or event.kind not in KIND_OF_EVENT:
-            continue
-        if event.user_id not in people:
-            channels = [one for one in await list_channels(reader, ring, event.user_id) if one.gets_notices]
-            settings = await get_settings(reader, event.user_id) if channels else NoticeSettings()
-            people[event.user_id] = (settings, channels)
-        settings, channels = people[event.user_id]
+    told = [one for one in events if one.user_id is not None and one.kind in KIND_OF_EVENT]
+    whom = {owner: await _whom(reader, owner) for owner in {str(one.user_id) for one in told}}
+    for event, user_id in [(one, person) for one in told for person in whom[str(one.user_id)]]:
+        if user_id not in people:
+            channels = [one for one in await list_channels(reader, ring, user_id) if one.gets_notices]
+            settings = await get_settings(reader, user_id) if channels else NoticeSettings()
+            people[user_id] = (settings, channels)
+        settings, channels = people[user_id]
         kind = KIND_OF_EVENT[event.kind]
         how = settings.how(kind)
         lifetime = _lifetime(event, kind)
@@ -147,7 +153,7 @@ async def _rows(
                 "tenant": TENANT,
                 "channel_id": channel.id,
                 "sequence": event.sequence,
-                "user_id": event.user_id,
+                "user_id": user_id,
                 "kind": kind,
                 "state": "waiting",
                 "now": now,
@@ -157,6 +163,12 @@ async def _rows(
             for channel in channels
         ]
     return found
+
+
+async def _whom(reader: Database, owner: str) -> Sequence[str]:
+    """The person, or the members of the group whose account it is about, at most MOST_TOLD of them."""
+    rows = await reader.fetch(_TOLD, {"tenant": TENANT, "group_id": owner, "now": reader.now(), "limit": MOST_TOLD})
+    return [text(row, "user_id") for row in rows] or [owner]
 
 
 async def _for_endpoints(reader: Database, ring: KeyRing, events: Sequence[Event]) -> list[Mapping[str, Value]]:

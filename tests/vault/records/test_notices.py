@@ -8,6 +8,8 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import open_room, second_process
+from tests.support.seeded import seed
+from vault import groups
 from vault.audit import audit
 from vault.notices import channels, outbox
 from vault.notices.channels import NoticeSettings
@@ -61,6 +63,28 @@ async def test_only_a_confirmed_channel_gets_notices(store: Store, *, has_channe
                 assert await channels.confirm_channel(transaction, channel.id, user_id=user_id, now=now)
             await audit.append(transaction, Event("connection.needs_reauth", user_id=user_id), now=now)
         assert await outbox.enter(room.database, keys, due_at=at_once) == int(has_channel)
+
+
+async def test_what_happens_to_a_groups_account_reaches_its_members(store: Store) -> None:
+    async with open_room(store) as room:
+        now, keys = room.now, room.vault.keys
+        people = [room.alice, await seed(room.database, name="bob", client_id="agent-2")]
+        await outbox.enter(room.database, keys, due_at=at_once)
+        async with room.database.transaction() as transaction:
+            group = await groups.create_group(transaction, "Sales", now=now)
+            for one in people:
+                await channels.add_channel(
+                    transaction, keys, user_id=one.user.id, kind="webhook", label="x", target="https://x.example/",
+                    now=now,
+                )  # fmt: skip
+            await groups.add_member(transaction, group.id, people[1].user.id, source="local", now=now)
+            await groups.add_member(
+                transaction, group.id, people[0].user.id, source="openid:x", now=now, expires_at=now
+            )
+            await audit.append(transaction, Event("connection.needs_reauth", user_id=group.id), now=now)
+        assert await outbox.enter(room.database, keys, due_at=at_once) == 1
+        rows = await room.database.fetch("select user_id from notices")
+        assert [one["user_id"] for one in rows] == [people[1].user.id]
 
 
 async def test_a_failed_notice_is_tried_a_bounded_number_of_times(store: Store) -> None:
