@@ -92,4 +92,11 @@ async def end(actor: Actor, group: Group, connection_id: str) -> None:
         await connections.disconnect(
             transaction, deployment.keys, shared.connection, now=deployment.now(), by=by or actor.method
         )
+        event = actor.event(
+            "connection.ended_for_group",
+            provider=shared.connection.provider,
+            account=shared.connection.label,
+            group=group.name,
+        )
+        await audit.append(transaction, replace(event, connection_id=connection_id), now=deployment.now())
     await revocations.revoke_upstream(deployment.vault, shared.connection.id)

@@ -135,6 +135,7 @@ async def test_an_account_is_given_to_a_group_used_and_ended(admin: AdminRoom) -
     assert answer.json()["id"] == listed[0]["id"]
     gone = await browser.submit(await browser.open(f"{GROUPS}/{group.id}"), form="/disconnect")
     assert gone.status_code == 200, gone.text
+    assert "for a group" in (await browser.open("/activity")).text
     problem(await admin.call("DELETE", f"{path}/{listed[0]['id']}"), 404, "no_connection")
     assert "Team" not in (await member.open("/connections")).text
 
