@@ -39,6 +39,10 @@ _VOID_ALL: Final = """
     where tenant = :tenant and user_id = :user_id and tool = :none and state in (:pending, :approved)
         and expires_at > :now
 """
+_CLOSE: Final = """
+    update approvals set expires_at = created_at
+    where tenant = :tenant and id = :id and state = :pending and expires_at <= :now
+"""
 _REFUSED: Final = """
     select count(*) as n from approvals where tenant = :tenant and user_id = :user_id and client_id = :client_id
     and tool = :none and state = :refused and decided_at > :since
@@ -142,6 +146,14 @@ async def consume(transaction: Transaction, approval: Approval, *, now: int) -> 
     """Spend the person's yes on one token: True for one of any number of contenders."""
     which = {"tenant": TENANT, "id": approval.id, "client_id": approval.client_id, "now": now}
     return await transaction.execute(_CONSUME, {**_STATES, **which}) == 1
+
+
+async def close(transaction: Transaction, approval: Approval, *, now: int) -> bool:
+    """End a question that nobody answered in time, for good; False if it was answered meanwhile.
+
+    A yes is judged by the time at which the person gave it, and stored a moment later.
+    """
+    return await transaction.execute(_CLOSE, {**_STATES, "tenant": TENANT, "id": approval.id, "now": now}) == 1
 
 
 async def void(transaction: Transaction, *, user_id: str, client_id: str | None, now: int) -> None:

@@ -118,6 +118,7 @@ async def _answer(
             async with deployment.transaction() as transaction:
                 await _keep_as_sent(transaction, deployment, approval, issued)
         return await _answer_again(deployment, approval, issued), issued
+    approval = await _close_if_over(deployment, approval)
     match approval.status(deployment.now()):
         case ApprovalState.REFUSED.value:
             return _REFUSED, None
@@ -127,6 +128,17 @@ async def _answer(
             return None, None
         case _:
             return _EXPIRED, None
+
+
+async def _close_if_over(deployment: Deployment, approval: Approval) -> Approval:
+    """The approval, to which no answer can come any more if it is over."""
+    now = deployment.now()
+    if approval.state is not ApprovalState.PENDING or now < approval.expires_at:
+        return approval
+    async with deployment.transaction() as transaction:
+        if await requests.close(transaction, approval, now=now):
+            return approval
+    return await approvals.get(deployment.database, deployment.keys, approval.id) or approval
 
 
 async def _first_answer(

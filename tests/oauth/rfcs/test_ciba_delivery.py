@@ -17,8 +17,9 @@ from server.oauth.identity import token_hash
 from tests.support.doubles.mailbox import Receiver
 from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker
 from tests.support.rooms.oauth_world import World, claims_of, error_of, vault_with
-from vault.approvals import client_notices
+from vault.approvals import approvals, client_notices, requests
 from vault.notices import channels
+from vault.refusals import TransitionRefused
 
 
 async def pinged(asker: Asker, receiver: Receiver, mode: str = "ping") -> Asker:
@@ -220,6 +221,26 @@ async def test_a_yes_in_the_last_second_is_pushed(asker: Asker, receiver: Receiv
     with asker.world.elapsed(62):
         assert await tell_clients(deployment) == 1
     assert "access_token" in last(receiver)
+
+
+async def test_no_yes_comes_after_the_client_was_told_that_nobody_answered(asker: Asker, receiver: Receiver) -> None:
+    """Of a process that read the time just before."""
+    told, deployment, now = await pushed(asker, receiver), asker.world.vault.deployment, asker.world.now()
+
+    async def say_yes(auth_req_id: str) -> None:
+        which = {"user_id": asker.person.id, "is_approved": True, "now": now + 30}
+        async with deployment.transaction() as transaction:
+            await approvals.decide(transaction, requests.approval_id_of(auth_req_id), **which)
+
+    asked = [await told.ask(client_notification_token="t", requested_expiry="60") for _ in range(2)]
+    await say_yes(asked[0])
+    with asker.world.elapsed(61):
+        assert await tell_clients(deployment) == 2
+        with pytest.raises(TransitionRefused):
+            await say_yes(asked[1])
+    answers = {str(one["auth_req_id"]): one for _, body in receiver.posted if (one := json.loads(body))}
+    assert "access_token" in answers[asked[0]]
+    assert answers[asked[1]]["error"] == "expired_token"
 
 
 async def test_access_that_ended_meanwhile_is_not_pushed(asker: Asker, receiver: Receiver) -> None:
