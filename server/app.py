@@ -88,6 +88,7 @@ async def open_deployment(
     Raises StorageUnavailable, KeyUnavailable, SettingsRefused, ProviderFileRefused or ToolFileRefused, each with one
     line that says the fix, before anything listens.
     """
+    _check_secrets(settings)
     data = prepare_data_directory(data)
     async with AsyncExitStack() as stack:
         telemetry = await _telemetry(settings, stack) if is_measured and settings.telemetry.is_on else None
@@ -147,6 +148,14 @@ async def open_deployment(
             admin_requests=Budgets(settings.admin.requests_per_minute),
             telemetry=telemetry,
         )
+
+
+def _check_secrets(settings: Settings) -> None:
+    """Those that are read only when they are needed. Raises SettingsRefused."""
+    settings.signals.check_secrets()
+    settings.mail.secret()
+    for name, one in settings.sign_in.openid.items():
+        one.secret(name)
 
 
 async def _telemetry(settings: Settings, stack: AsyncExitStack) -> Telemetry:

@@ -32,15 +32,23 @@ class Section(BaseModel):
 
 
 def read_secret(value: SecretStr | None, file: Path | None, *, name: str) -> str | None:
-    """A secret given directly or by file. Raises SettingsRefused when both are set or the file cannot be read."""
+    """A secret given directly or by file, never empty: anybody could send an empty one.
+
+    Raises SettingsRefused when both are set, the file cannot be read, or there is nothing in it.
+    """
     if value is not None and file is not None:
         raise SettingsRefused(f"{name} and {name}_file are both set: remove one of them")
     if file is None:
-        return None if value is None else value.get_secret_value()
-    try:
-        return file.expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsRefused(f"{name}_file: cannot read {file}: {error}") from error
+        secret = None if value is None else value.get_secret_value()
+    else:
+        try:
+            secret = file.expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsRefused(f"{name}_file: cannot read {file}: {error}") from error
+    if secret is not None and not secret.strip():
+        where = f"{name}: the value" if file is None else f"{name}_file: {file}"
+        raise SettingsRefused(f"{where} is empty: set it, or remove it")
+    return secret
 
 
 def is_domain(text: str) -> bool:

@@ -120,3 +120,12 @@ class SignalSettings(Section):
 
     transmitters: Mapping[str, TransmitterSettings] = Field(default_factory=dict[str, TransmitterSettings])
     providers: Mapping[str, ProviderWebhookSettings] = Field(default_factory=dict[str, ProviderWebhookSettings])
+
+    def check_secrets(self) -> None:
+        """Read each secret once. Raises SettingsRefused for one that can't be used."""
+        for name, one in self.transmitters.items():
+            one.secret("push_token", name)
+            one.secret("poll_token", name)
+            one.secret("revocation_token", name)
+        for name, webhooks in self.providers.items():
+            webhooks.key(name)

@@ -91,10 +91,11 @@ def _check_transmitter(transmitter: TransmitterSettings, name: str, request: Req
 
 
 def is_bearer(request: Request, expected: str) -> bool:
-    """Whether the one Authorization header has exactly this token."""
+    """Whether the one Authorization header has exactly this token; never where none is expected."""
     values = request.headers.getlist("authorization")
     scheme, _, token = values[0].partition(" ") if len(values) == 1 else ("", "", "")
-    return scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), expected.encode())
+    is_same = hmac.compare_digest(token.strip().encode(), expected.encode())
+    return bool(expected) and scheme.lower() == "bearer" and is_same
 
 
 async def take(deployment: Deployment, name: str, transmitter: TransmitterSettings, token: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from providers.definitions.catalog import ProviderFileRefused
 from server.app import open_deployment
-from server.settings import SettingsRefused, load_settings
+from server.settings import Settings, SettingsRefused, load_settings
 from tests.conftest import Store
 from vault.refusals import StorageUnavailable
 
@@ -66,6 +67,49 @@ def test_each_secret_can_come_from_a_file(tmp_path: Path) -> None:
     missing = load_settings(overrides={"database": {"url_file": str(tmp_path / "nowhere")}})
     with pytest.raises(SettingsRefused, match=r"database\.url_file: cannot read"):
         missing.database_url()
+
+
+EMPTY: Mapping[str, Callable[[Settings], object]] = {
+    "providers.slack.client_secret": lambda found: found.providers["slack"].secret("slack"),
+    "signals.transmitters.idp.revocation_token": lambda found: found.signals.check_secrets(),
+    "signals.transmitters.idp.push_token": lambda found: found.signals.check_secrets(),
+    "signals.providers.github.secret": lambda found: found.signals.check_secrets(),
+    "mail.password": lambda found: found.mail.secret(),
+    "exchange.policy_token": lambda found: found.exchange.policy_secret(),
+    "database.url": lambda found: found.database_url(),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+@pytest.mark.parametrize("empty", ["", " \n"])
+def test_an_empty_secret_is_refused_wherever_it_comes_from(tmp_path: Path, name: str, empty: str) -> None:
+    file = tmp_path / "secret"
+    file.write_text(empty, encoding="utf-8")
+    for changed, words in ((name, f"^{name}: the value is empty"), (f"{name}_file", f"^{name}_file: .* is empty")):
+        given = _with(changed, str(file) if changed.endswith("_file") else empty)
+        with pytest.raises(SettingsRefused, match=f"{words}: set it, or remove it$"):
+            EMPTY[name](load_settings(overrides=given))
+    file.write_text("there is one\n", encoding="utf-8")
+    EMPTY[name](load_settings(overrides=_with(f"{name}_file", str(file))))
+
+
+def _with(name: str, value: str) -> dict[str, object]:
+    *folders, last = name.split(".")
+    found: dict[str, object] = {last: value}
+    if "idp" in folders:
+        found["issuer"] = "https://idp.example"
+    for folder in reversed(folders):
+        found = {folder: found}
+    return found
+
+
+async def test_nothing_starts_with_a_secret_of_signals_that_is_empty(tmp_path: Path) -> None:
+    empty = _with("signals.providers.github.secret", "")
+    with pytest.raises(SettingsRefused, match=r"^signals\.providers\.github\.secret: the value is empty"):
+        async with open_deployment(load_settings(overrides=empty), data=tmp_path):
+            pytest.fail("it started")
+    async with open_deployment(load_settings(overrides=_with("signals.providers.github.secret", "s")), data=tmp_path):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import secrets
 
 import httpx2
 import pytest
+from starlette.requests import Request
 
+from server.signals.receiving import is_bearer
 from tests.support.doubles.transmitter_double import Claims
 from tests.support.rooms.signal_room import TOKEN, Linked, SignalRoom
 from vault import connections
@@ -112,6 +114,12 @@ async def test_nobody_else_may_ask(place: SignalRoom, token: str) -> None:
     assert answer.status_code == 401
     assert await place.can_call(person)
     assert (await ask(place, place.subject(person))).status_code == 204
+
+
+@pytest.mark.parametrize(("expected", "is_same"), [("", False), ("right", True)])
+def test_an_empty_token_is_nobodys(expected: str, is_same: bool) -> None:
+    headers = [(b"authorization", f"Bearer {expected}".encode())]
+    assert is_bearer(Request({"type": "http", "headers": headers}), expected) is is_same
 
 
 @pytest.mark.parametrize(
