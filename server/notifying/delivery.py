@@ -21,21 +21,31 @@ from vault.notices.channels import ENDPOINT, NoticeChannel, get_channel, get_set
 from vault.notices.outbox import Notice
 from vault.records import ApprovalState
 
-AT_ONCE: Final = 5  # channels at a time: one that does not answer delays few others
+AT_ONCE: Final = 5  # channels at a time that one round begins with
+PATIENCE: Final = 5.0  # seconds of a round; channels that take longer go on beside the next ones
 logger = logging.getLogger("token_vault.notices")
 
 
 async def deliver(deployment: Deployment) -> int:
-    """Enter what happened, then send what is due; how many messages were accepted."""
-    await outbox.enter(deployment.database, deployment.keys, due_at=due_at)
-    places = asyncio.Semaphore(AT_ONCE)
+    """Enter what happened, then send what is due; how many messages were accepted within a round.
 
-    async def one(channel_id: str) -> bool:
+    A channel that does not answer delays nobody's next round: it is held, so that no other round sends by it.
+    """
+    await outbox.enter(deployment.database, deployment.keys, due_at=due_at)
+    places, accepted = asyncio.Semaphore(AT_ONCE), list[str]()
+
+    async def one(channel_id: str) -> None:
         async with places:
-            return await _deliver_by(deployment, channel_id)
+            if await _deliver_by(deployment, channel_id):
+                accepted.append(channel_id)
 
     due = await outbox.list_due(deployment.database, now=deployment.now())
-    return sum(await asyncio.gather(*map(one, due)))
+    turns = [deployment.vault.tasks.tidy(one(channel_id)) for channel_id in due]
+    if turns:
+        done, _ = await asyncio.wait(turns, timeout=PATIENCE)
+        for turn in done:
+            turn.result()
+    return len(accepted)
 
 
 async def _deliver_by(deployment: Deployment, channel_id: str) -> bool:

@@ -37,9 +37,9 @@ logger = logging.getLogger("token_vault.webhooks")
 async def deliver_to(deployment: Deployment, channel: NoticeChannel, taken: Sequence[Notice]) -> bool:
     """Send what was taken for an endpoint, oldest first; whether all of it was accepted.
 
-    After a failure the rest waits for the next turn: it counts no attempt.
+    After a failure the rest waits for the next turn: it counts no attempt. An endpoint that is gone is sent nothing.
     """
-    endpoint, failure, sent = endpoint_from(channel), "", 0
+    endpoint, failure, sent = endpoint_from(channel), channel.failure if channel.failure == GONE else "", 0
     stop = time.monotonic() + _ROUND
     for one in taken:
         if failure or time.monotonic() > stop:
@@ -47,6 +47,9 @@ async def deliver_to(deployment: Deployment, channel: NoticeChannel, taken: Sequ
         failure = await _attempt(deployment, endpoint, one)
         sent += 1
     async with deployment.transaction() as transaction:
+        if not taken:
+            await outbox.release(transaction, channel.id)
+            return False
         if failure == GONE:
             await outbox.settle(transaction, taken[sent:], state=FAILED, failure=GONE)
         else:

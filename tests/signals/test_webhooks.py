@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import secrets
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -17,12 +18,13 @@ from starlette.routing import Route
 
 from server.administration import webhooks
 from server.administration.actor import Actor, ChangeRefused
+from server.notifying import delivery
 from server.notifying.delivery import deliver
-from server.notifying.webhooks import BACKOFF
+from server.notifying.webhooks import BACKOFF, deliver_to
 from tests.support.harness import free_socket, serving
 from tests.support.rooms.portal_room import Room, running_room
 from vault.audit import audit
-from vault.notices import endpoints, outbox
+from vault.notices import channels, endpoints, outbox
 from vault.notices.endpoints import EventEndpoint
 from vault.records import Event
 
@@ -46,9 +48,12 @@ class Listener:
     got: list[tuple[dict[str, str], bytes]]
     status: int = 204
     headers: dict[str, str] | None = None
+    released: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def take(self, request: Request) -> Response:
         self.got.append((dict(request.headers), await request.body()))
+        if request.query_params.get("slow"):
+            await self.released.wait()
         return Response(status_code=self.status, headers=self.headers)
 
 
@@ -263,6 +268,60 @@ async def test_a_failing_endpoint_delays_no_other_and_keeps_the_order(place: Pla
     assert len(set(ids)) == 3
 
 
+async def test_an_endpoint_that_does_not_answer_delays_no_next_round(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "PATIENCE", 0.5)
+    slow = await webhooks.add(place.actor, f"{place.listener.url}?slow=1", events=("revoked",))
+    await place.endpoint("needs_reauth")
+    try:
+        await place.happen("connection.closed")
+        assert await deliver(place.room.deployment) == 0
+        assert len(place.listener.got) == 1
+        await place.happen("connection.closed")
+        await place.happen("connection.needs_reauth")
+        await deliver(place.room.deployment)
+        await _until(lambda: len(place.listener.got) == 2)  # the slow one is held
+    finally:
+        place.listener.released.set()
+    async with asyncio.timeout(20):
+        while (await webhooks.endpoint_with_id(place.actor, slow.id)).sent_at is None:
+            await asyncio.sleep(0.01)
+    assert len(place.listener.got) == 2
+    await deliver(place.room.deployment)
+    await _until(lambda: len(place.listener.got) == 3)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+async def test_an_endpoint_that_is_gone_is_sent_nothing_of_what_waits(place: Place, *, is_gone: bool) -> None:
+    endpoint, deployment = await place.endpoint(), place.room.deployment
+    await place.happen()
+    await outbox.enter(deployment.database, deployment.keys, due_at=lambda settings, how, now: now)
+    async with deployment.transaction() as transaction:
+        failure = channels.GONE if is_gone else "500"
+        await channels.record_result(transaction, endpoint.id, failure=failure, now=deployment.now())
+    assert await deliver(deployment) == (0 if is_gone else 1)
+    assert len(place.listener.got) == (0 if is_gone else 1)
+    failed = await webhooks.list_failed(deployment)
+    assert [one.delivery.failure for one in failed] == (["gone"] if is_gone else [])
+    (known,) = await webhooks.list_all(deployment)
+    assert known.is_gone == is_gone
+
+
+async def test_a_turn_with_nothing_to_send_says_of_no_endpoint_that_it_was_sent_something(place: Place) -> None:
+    endpoint, deployment = await place.endpoint(), place.room.deployment
+    channel = await channels.get_channel(deployment.database, deployment.keys, endpoint.id)
+    assert channel is not None
+    assert not await deliver_to(deployment, channel, ())
+    assert (await webhooks.endpoint_with_id(place.actor, endpoint.id)).sent_at is None
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -302,9 +361,10 @@ async def test_unknown_events_and_too_many_endpoints_are_refused(place: Place) -
 async def test_the_secret_is_stored_sealed_and_in_no_event(place: Place) -> None:
     endpoint = await place.endpoint()
     row = await place.room.deployment.database.fetch_one(
-        "select sealed from notice_channels where id = :id", {"id": endpoint.id}
+        "select sealed, label from notice_channels where id = :id", {"id": endpoint.id}
     )
     assert row is not None
+    assert row["label"] == "127.0.0.1", "the address may hold a token, and is sealed, too"
     raw = endpoint.secret.removeprefix("whsec_")
     assert raw.encode() not in bytes(row["sealed"])  # pyright: ignore
     assert raw not in repr(endpoint)

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import urlsplit
 
 from vault.keys.key_ring import KeyRing
 from vault.notices import channels
@@ -81,9 +82,10 @@ class FailedDelivery:
 async def add(transaction: Transaction, ring: KeyRing, *, url: str, events: frozenset[str], now: int) -> EventEndpoint:
     """A new endpoint with a secret of 32 random bytes."""
     secret = _SECRET + base64.b64encode(secrets.token_bytes(32)).decode()
+    host = urlsplit(url).hostname or ""  # the rest of the address may be a secret
     target = json.dumps({"url": url, "secret": secret}, separators=(",", ":"))
     made = await channels.add_channel(
-        transaction, ring, user_id=NOBODY, kind=ENDPOINT, label=url[:200], target=target, now=now, events=events
+        transaction, ring, user_id=NOBODY, kind=ENDPOINT, label=host[:200], target=target, now=now, events=events
     )
     return endpoint_from(made)
 

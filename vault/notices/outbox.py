@@ -48,9 +48,8 @@ _NEW: Final = f"""
     order by sequence
 """  # noqa: S608 -- names of parameters
 _DUE: Final = """
-    select n.channel_id, min(n.due_at) as due_at from (
-        select channel_id, due_at from notices where tenant = :tenant and due_at <= :now order by due_at limit :limit
-    ) n group by n.channel_id order by due_at
+    select channel_id from notices where tenant = :tenant and due_at <= :now
+    group by channel_id order by min(due_at) limit :limit
 """
 _HOLD: Final = """
     update notice_channels set held_until = :until
@@ -203,7 +202,7 @@ def _lifetime(event: Event, kind: str) -> int:
 
 
 async def list_due(reader: Reader, *, now: int) -> tuple[str, ...]:
-    """The channels with notices that are due, the longest waiting first; at most a batch."""
+    """The channels with notices that are due, the longest waiting first; at most a batch, however much one has."""
     rows = await reader.fetch(_DUE, {"tenant": TENANT, "now": now, "limit": SWEEP_BATCH})
     return tuple(text(row, "channel_id") for row in rows)
 
@@ -276,9 +275,9 @@ def _key(notice: Notice) -> dict[str, Value]:
 
 
 async def sweep(transaction: Transaction, *, now: int) -> int:
-    """Delete old notices, at most a batch; how many."""
+    """Delete old notices that nobody sends any more, at most a batch; how many."""
     return await transaction.execute(
         "delete from notices where (tenant, channel_id, sequence) in (select tenant, channel_id, sequence from notices"
-        " where tenant = :tenant and created_at <= :before limit :batch)",
-        {"tenant": TENANT, "before": now - KEPT, "batch": SWEEP_BATCH},
+        " where tenant = :tenant and created_at <= :before and expires_at <= :now limit :batch)",
+        {"tenant": TENANT, "before": now - KEPT, "now": now, "batch": SWEEP_BATCH},
     )

@@ -126,11 +126,12 @@ class RefreshTasks:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("refresh broke", extra={"connection": key[0]}, exc_info=error)
 
-    def tidy(self, work: Coroutine[None, None, None]) -> None:
-        """Run something in the background that callers should not wait for."""
+    def tidy(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run something in the background that callers need not wait for."""
         task = asyncio.get_running_loop().create_task(work)
         self._tidying.add(task)
         task.add_done_callback(self._tidying.discard)
+        return task
 
     def finish(self, name: str, work: Coroutine[None, None, R]) -> asyncio.Task[R]:
         """Start work that no caller can cancel and that shutdown waits for; `name` says what it finishes."""

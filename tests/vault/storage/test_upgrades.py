@@ -57,6 +57,7 @@ PUBLISHED = {
     "0028_roles.sql": "1d243c1de77af48e3aaac72c95d02ee60d736eb350b5e6bbc5a91302e0ee69db",
     "0029_shared_connections.sql": "4640f1e17a403df51184125951a133caa66c02c2866cd49f719252f549edb191",
     "0030_ended_accounts.sql": "e690357906f880822fb1b4d542667a82607f5db693b2cf1673ad97b50fcc177e",
+    "0031_notices_by_channel.sql": "65828a38e7052745f1de2bdaa38f951a41ef627f7adfe2ca2f10c612d2855198",
 }
 PREVIOUS = "0.1.0"
 # An index is missed by no program: one that knows it builds it again when it starts.
