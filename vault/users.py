@@ -221,11 +221,12 @@ async def enable_user(transaction: Transaction, user_id: str) -> bool:
 async def stop_agents(transaction: Transaction, user_id: str, *, by: str, now: int) -> None:
     """Sign the user out and refuse their agents, until they sign in at the issuer `by` or an admin enables them.
 
-    Ends no grant and no permission. A later stop by another issuer replaces who can lift it.
+    Ends no grant and no permission. After stops by two issuers, only an admin lets them go on: `stopped_by` is empty.
     """
     await transaction.execute(
-        "update users set stopped_at = :now, stopped_by = :by where tenant = :tenant and id = :id",
-        {"tenant": TENANT, "id": user_id, "by": by, "now": now},
+        "update users set stopped_at = :now, stopped_by = case when stopped_at is null or stopped_by = :by"
+        " then cast(:by as text) else cast(:nobody as text) end where tenant = :tenant and id = :id",
+        {"tenant": TENANT, "id": user_id, "by": by, "nobody": "", "now": now},
     )
     await end_user_sessions(transaction, user_id, now=now)
     await tickets.expire_user_tickets(transaction, user_id, now=now)
@@ -236,8 +237,8 @@ async def lift_stop(transaction: Transaction, user_id: str, *, by: str, signed_i
     return (
         await transaction.execute(
             "update users set stopped_at = null, stopped_by = null"
-            " where tenant = :tenant and id = :id and stopped_at <= :at and stopped_by = :by",
-            {"tenant": TENANT, "id": user_id, "by": by, "at": signed_in_at},
+            " where tenant = :tenant and id = :id and stopped_at <= :at and stopped_by = :by and stopped_by <> :nobody",
+            {"tenant": TENANT, "id": user_id, "by": by, "at": signed_in_at, "nobody": ""},
         )
         > 0
     )

@@ -11,6 +11,7 @@ from server.doctor.signals import check_people_and_endpoints, check_signals
 from server.settings import load_settings
 from tests.support.doubles.transmitter_double import RISC
 from tests.support.rooms.signal_room import SignalRoom
+from vault import users
 from vault.exchange.explain import ExchangeQuestion, explain
 from vault.notices import channels, endpoints
 
@@ -81,3 +82,22 @@ async def test_explain_names_the_signal_that_stopped_an_agent(place: SignalRoom)
     assert "stopped" not in await sentences()
     assert (await place.event(f"{RISC}account-disabled", place.subject(person))).status_code == 202
     assert f"A signal from {place.openid.url} stopped the agents of {person.user.name}." in await sentences()
+
+
+@pytest.mark.parametrize("other", [True, False])
+async def test_after_stops_by_two_issuers_only_an_admin_lets_agents_go_on(place: SignalRoom, *, other: bool) -> None:
+    person, deployment = await place.linked(), place.room.deployment
+    first, now = place.openid.url, deployment.now()
+    second = "https://accounts.google.com" if other else first
+    async with deployment.transaction() as transaction:
+        for issuer in (first, second):
+            await users.stop_agents(transaction, person.user.id, by=issuer, now=now)
+        lifted = [
+            await users.lift_stop(transaction, person.user.id, by=issuer, signed_in_at=now) for issuer in (second, "")
+        ]
+    assert lifted == [not other, False]
+    question = ExchangeQuestion(user_name=person.user.name, client_id=person.tokens.client_id, connection_id="x")
+    said = str(await explain(question, vault=deployment.vault, now=now))
+    assert ("A signal from each of two issuers" in said) == other
+    async with deployment.transaction() as transaction:
+        assert await users.enable_user(transaction, person.user.id) == other

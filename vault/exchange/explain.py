@@ -300,8 +300,9 @@ async def _user(reader: Reader, question: ExchangeQuestion, steps: _Steps) -> Us
         sentence, fix = f"The user {user.name} is disabled.", f"token-vault users enable {user.name}"
         steps.fail(_grant_finding(ExchangeStep.USER, sentence, fix))
     elif user.stopped_at is not None:
-        sentence = f"A signal from {user.stopped_by} stopped the agents of {user.name}."
-        fix = f"let them sign in there again, or run token-vault users enable {user.name}"
+        sentence = f"A signal from {user.stopped_by or 'each of two issuers'} stopped the agents of {user.name}."
+        enable = f"run token-vault users enable {user.name}"
+        fix = f"let them sign in there again, or {enable}" if user.stopped_by else enable
         steps.fail(_grant_finding(ExchangeStep.USER, sentence, fix))
     steps.hold(ExchangeStep.USER)
     return user
