@@ -64,6 +64,7 @@ async def poll_one(deployment: Deployment, name: str, transmitter: TransmitterSe
         tokens = answer.get("sets", {})
         if not is_object(tokens):
             raise PollFailed("sets is not an object")
+        is_left = False
         for token_id, token in list(tokens.items())[:_MOST] if most else ():
             try:
                 await _take(deployment, name, transmitter, token_id, token)
@@ -72,11 +73,12 @@ async def poll_one(deployment: Deployment, name: str, transmitter: TransmitterSe
                 refused[token_id] = refusal
             except (KeysAway, TooMany) as away:  # it stays there for the next turn
                 _log.warning("event left", extra={"transmitter": name, "detail": str(away)})
-                return taken
+                is_left = True
+                break
             else:
                 taken += 1
                 acknowledged.append(token_id)
-        has_more = bool(most) and answer.get("moreAvailable") is True and bool(tokens)
+        has_more = bool(most) and not is_left and answer.get("moreAvailable") is True and bool(tokens)
     return taken
 
 

@@ -93,3 +93,16 @@ async def test_a_transmitter_out_of_order_is_asked_again_in_the_next_turn(place:
     (step,) = [one for one in STEPS if one.name == "signals"]
     await step.work(place.room.deployment)
     assert not await place.is_signed_in(person)
+
+
+@pytest.mark.parametrize(("per_minute", "left"), [(2, 1), (3, 0)])
+async def test_what_took_effect_is_acknowledged_when_the_rest_is_too_much(
+    place: SignalRoom, per_minute: int, left: int
+) -> None:
+    deployment = place.room.deployment
+    deployment.database.clock_offset += 130  # what other tests counted is over
+    people = [await place.linked() for _ in range(3)]
+    ids = [queue(place, one) for one in people]
+    transmitter = deployment.settings.signals.transmitters["polled"].model_copy(update={"per_minute": per_minute})
+    assert await polling.poll_one(deployment, "polled", transmitter) == per_minute
+    assert list(place.transmitter.queue) == ids[3 - left :]
