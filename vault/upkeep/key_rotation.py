@@ -19,7 +19,7 @@ from vault.keys.key_ring import KeyRing
 from vault.keys.masters import MasterRow
 from vault.keys.sources.source import fingerprint_of
 from vault.records import TENANT, Tell, new_id, tell_nobody
-from vault.refusals import CiphertextRejected, TransitionRefused
+from vault.refusals import CiphertextRejected, KeyUnavailable, TransitionRefused
 from vault.spans import KEY_USES
 from vault.storage.database import Database, Reader, Row, Transaction, Value, binary, text
 from vault.upkeep import replicas
@@ -91,10 +91,10 @@ async def count_uses(database: Database, ring: KeyRing, state: KeyUpkeep) -> Non
 async def rewrap_all(database: Database, ring: KeyRing, *, tell: Tell = tell_nobody) -> int:
     """Wrap every person's key under the current master key; how many were under another.
 
-    Begins anywhere, so that processes that do it at once rarely meet.
+    Begins anywhere, so that processes that do it at once rarely meet. Raises KeyUnavailable after all others.
     """
     start = new_id()
-    done, total = 0, None
+    done, total, missing = 0, None, list[KeyUnavailable]()
     if tell is not tell_nobody:
         total = sum((await masters.count_people(database)).values())
     seen = 0
@@ -103,15 +103,17 @@ async def rewrap_all(database: Database, ring: KeyRing, *, tell: Tell = tell_nob
         while last is not None:
             page = await database.fetch(_PAGE_AFTER, {"tenant": TENANT, "after": last, "limit": PAGE})
             rows = [row for row in page if until is None or text(row, "user_id") <= until]
-            done += await _rewrap(database, ring, rows)
+            done += await _rewrap(database, ring, rows, missing)
             seen += len(rows)
             tell("Wrapping people's keys", seen, total)
             last = text(rows[-1], "user_id") if len(rows) == PAGE else None
             await asyncio.sleep(0)
+    if missing:
+        raise missing[0]
     return done
 
 
-async def _rewrap(database: Database, ring: KeyRing, page: Sequence[Row]) -> int:
+async def _rewrap(database: Database, ring: KeyRing, page: Sequence[Row], missing: list[KeyUnavailable]) -> int:
     current = next(row for row in ring.held.rows if row.state == "current")
     changed: list[Mapping[str, Value]] = []
     for row in page:
@@ -122,6 +124,9 @@ async def _rewrap(database: Database, ring: KeyRing, page: Sequence[Row]) -> int
             made = ring.rewrap_user_key(wrapped, user_id=user_id, from_id=former, to_id=current.id)
         except CiphertextRejected as error:  # the row was damaged: it opens under no key, and its key can't be retired
             logger.error("a person's key does not open", extra={"code": error.code, "detail": user_id})  # noqa: TRY400
+            continue
+        except KeyUnavailable as error:  # of this row: the others are wrapped again
+            missing.append(error)
             continue
         names = {"tenant": TENANT, "user_id": user_id, "former": wrapped}
         changed.append({**names, "wrapped": made, "kek_id": current.id})
@@ -145,7 +150,11 @@ async def list_without(reader: Reader, key_id: str, *, now: int) -> tuple[replic
 
 
 async def promote(transaction: Transaction, ring: KeyRing, key_id: str, *, now: int) -> None:
-    """Wrap with this key from now on, the root secret at once."""
+    """Wrap with this key from now on, the root secret at once.
+
+    Another promotion at the same time waits until this transaction ends: there is one current key.
+    """
+    await transaction.execute("update keys.ring set kek_id = kek_id where id = :id", {"id": ROOT})
     without = await list_without(transaction, key_id, now=now)
     if without:
         names = ", ".join(f"{one.host} ({one.role}, {one.id})" for one in without)

@@ -82,7 +82,7 @@ async def list_replicas(reader: Reader) -> tuple[Replica, ...]:
     """Those seen within a day, the last started first."""
     rows = await reader.fetch(
         "select id, host, role, version, started_at, seen_at, failing, providers, master_keys from replicas"
-        " where tenant = :tenant order by started_at desc, id limit 500",
+        " where tenant = :tenant order by seen_at desc, id limit 500",
         {"tenant": TENANT},
     )
     return tuple(

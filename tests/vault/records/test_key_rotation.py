@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from vault.keys import masters
 from vault.keys.inventory import MasterKey, list_keys
 from vault.keys.key_ring import KeyRing
 from vault.keys.sources import key_source
+from vault.keys.sources.private_file import append_private, create_private
 from vault.refusals import KeyUnavailable, StorageUnavailable, TransitionRefused
 from vault.storage.database import Database, text
 from vault.upkeep import health, key_rotation, replicas
@@ -391,3 +393,26 @@ async def test_a_variable_may_hold_the_present_and_the_next_key(tmp_path: Path) 
     both = key_source(KeySettings("environment"), data=tmp_path, environment={"TOKEN_VAULT_KEY": f"{first} {second}"})
     assert (await both.create({made.key.fingerprint})).key.id != made.key.id
     assert await both.open(made.record)
+
+
+async def test_of_two_promotions_at_once_one_key_is_current(room: Room) -> None:
+    keys = [await add(room), await add(room)]
+    await asyncio.gather(*(promote(room, one) for one in keys))
+    states = [row.state for row in await masters.list_masters(room.database)]
+    assert sorted(states) == ["current", "previous", "previous"]
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_key_that_was_not_written_whole_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, written: bool
+) -> None:
+    file = tmp_path / "master.key"
+    assert create_private(file, "first\n")
+    real = os.write
+    if not written:
+        monkeypatch.setattr(os, "write", lambda descriptor, content: real(descriptor, content[:3]))
+        with pytest.raises(KeyUnavailable, match="can't write"):
+            append_private(file, "second\n")
+    else:
+        append_private(file, "second\n")
+    assert file.read_text() == ("first\nsecond\n" if written else "first\n")

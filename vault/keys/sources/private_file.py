@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -69,7 +70,7 @@ def append_private(path: Path, line: str) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            os.write(descriptor, (start + line).encode())  # one call: it appears whole
+            _append_whole(descriptor, (start + line).encode())
             sync(descriptor)
         finally:
             os.close(descriptor)
@@ -77,6 +78,16 @@ def append_private(path: Path, line: str) -> None:
         raise KeyUnavailable(
             f"can't write {path}: {error.strerror}. Add a line with a new key to it yourself (openssl rand -base64 32)"
         ) from error
+
+
+def _append_whole(descriptor: int, content: bytes) -> None:
+    """In one call, or not at all. Raises OSError."""
+    before = os.fstat(descriptor).st_size
+    written = os.write(descriptor, content)
+    if written != len(content):
+        os.ftruncate(descriptor, before)
+        sync(descriptor)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def sync_folder(folder: Path) -> None:
