@@ -95,7 +95,8 @@ class User:
     """A person. `role` is their own one; `server.sign_in.roles` adds what their groups give.
 
     `password_hash` is argon2id, None for people who sign in through OpenID Connect.
-    `stopped_at`: their agents stand still until they sign in at the issuer `stopped_by` (empty: two stopped them), or an admin enables them.
+    `stopped_at`: their agents stand still until they sign in at the issuer `stopped_by` (empty: two stopped them), or
+    an admin enables them.
     """
 
     id: str
