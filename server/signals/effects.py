@@ -138,16 +138,13 @@ def _hint(one: Hinted, *, source: str) -> Event:
     return Event("connection.hinted", user_id=one.user_id, connection_id=one.connection_id, details={"name": source})
 
 
-async def hint(deployment: Deployment, hinted: Sequence[Hinted], *, source: str, once: str) -> bool:
-    """Look at these connections, as a message says that is known by `once`; False if it was already used."""
+async def hint(deployment: Deployment, hinted: Sequence[Hinted], *, source: str, once: str, remembered: int) -> bool:
+    """Look at these connections, as a message says that is known by `once`; False if it was used within that time."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
-        if not await replay.first_use(transaction, f"webhook:{source}", once, expires_at=now + _REMEMBERED, now=now):
+        if not await replay.first_use(transaction, f"webhook:{source}", once, expires_at=now + remembered, now=now):
             return False
         due = await looking.claim(transaction, hinted, now=now)
         await audit.append(transaction, *(_hint(one, source=source) for one in due), now=now)
     looking.start(deployment.vault, due)
     return True
-
-
-_REMEMBERED: Final = 3 * 86400  # seconds; providers repeat a delivery for up to a day

@@ -24,6 +24,7 @@ from providers.outbound.json_values import is_object
 from server.http.strict_json import json_object
 
 SLACK_WINDOW: Final = 300  # seconds
+_SAME_BODY: Final = 60  # seconds; the same person may end a grant again later, in the same words
 _MOST: Final = 100  # accounts of one message
 
 
@@ -49,13 +50,19 @@ class SignedMessage:
 class GrantHint:
     """What a message says: grants of these accounts may have ended, or of all accounts that begin with `prefix`.
 
-    `once` identifies the message. `challenge` is to be answered, and nothing else.
+    `once` identifies the message, for `remembered` seconds. `challenge` is to be answered, and nothing else.
     """
 
     once: str = ""
     accounts: frozenset[str] = frozenset()
     prefix: str = ""
     challenge: str = ""
+    remembered: int = 3 * 86400  # providers repeat a delivery for up to a day
+
+    @property
+    def is_empty(self) -> bool:
+        """The message says nothing about grants."""
+        return not self.accounts and not self.prefix
 
 
 Scheme = Callable[[SignedMessage, str, int], GrantHint]  # message, key, now
@@ -67,11 +74,11 @@ def read_github(message: SignedMessage, key: str, now: int) -> GrantHint:
     content = _content(message)
     sender = content.get("sender")
     identity = sender.get("id") if is_object(sender) else None
-    once = message.headers.get("x-github-delivery", "") + ":" + hashlib.sha256(message.body).hexdigest()
+    once = hashlib.sha256(message.body).hexdigest()  # the delivery's ID is not signed
     is_end = message.headers.get("x-github-event") == "github_app_authorization" and content.get("action") == "revoked"
     if not is_end or not isinstance(identity, int):
         return GrantHint(once)
-    return GrantHint(once, frozenset({str(identity)}))
+    return GrantHint(once, frozenset({str(identity)}), remembered=_SAME_BODY)
 
 
 def read_slack(message: SignedMessage, key: str, now: int) -> GrantHint:

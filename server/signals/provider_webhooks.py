@@ -43,8 +43,10 @@ async def receive(deployment: Deployment, request: Request) -> Response:
         hint = scheme(message, settings.key(name), deployment.now())
         if hint.challenge:
             return json_answer({"challenge": hint.challenge})
-        await _count(deployment, name)
-        await effects.hint(deployment, await _find(deployment, name, hint), source=name, once=hint.once)
+        if not hint.is_empty:
+            await _count(deployment, name)
+            found = await _find(deployment, name, hint)
+            await effects.hint(deployment, found, source=name, once=hint.once, remembered=hint.remembered)
     except WebhookRefused as refused:
         _log.info("webhook refused", extra={"provider": name, "detail": refused.reason})
         details: dict[str, object] = {"name": name, "reason": refused.reason}

@@ -285,3 +285,21 @@ async def test_google_reports_in_its_older_form_and_its_id_tokens_are_no_events(
     assert await _hints(place, held) == 0
     assert (await place.push(place.transmitter.sign(claims, typ=None), name="google")).status_code == 202
     assert await _hints(place, held) == 1
+
+
+@pytest.mark.parametrize("says", ["nothing", "revoked"])
+async def test_only_messages_about_grants_are_counted_and_remembered(place: SignalRoom, says: str) -> None:
+    database = place.room.deployment.database
+    account = secrets.randbelow(10**9)
+    body = {"action": "revoked" if says == "revoked" else "other", "sender": {"id": account}}
+
+    async def counted() -> tuple[int, int]:
+        rows = await database.fetch("select spent from limits where bucket = :name", {"name": "60:webhooks:github"})
+        seen = await database.fetch("select expires_at from seen where purpose = :name", {"name": "webhook:github"})
+        return sum(int(str(row["spent"])) for row in rows), len(seen)
+
+    before = await counted()
+    for _ in range(2):  # with another delivery's ID, which nobody signed
+        assert (await send(place, "github", github(place, body))).status_code == 204
+    spent, seen = await counted()
+    assert (spent - before[0], seen - before[1]) == ((2, 1) if says == "revoked" else (0, 0))
