@@ -87,7 +87,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 def next_minute(place: SignalRoom) -> None:
     """A connection is looked at once a minute."""
-    place.room.deployment.database.clock_offset += 130
+    place.room.deployment.database.clock_offset += looking.PAUSE + 1
 
 
 async def test_a_hint_that_the_provider_confirms_is_known_before_the_next_call(place: SignalRoom) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vault import limits
+from vault import replay
 from vault.records import TENANT, ConnectionState
 from vault.refresh import leases, rotation
 from vault.refresh.concurrency import Vault
@@ -77,7 +77,7 @@ async def claim(transaction: Transaction, hinted: Sequence[Hinted], *, now: int)
         [
             one
             for one in hinted
-            if await limits.spend(transaction, f"look:{one.connection_id}", limit=1, window=PAUSE, now=now)
+            if await replay.first_use(transaction, "look", one.connection_id, expires_at=now + PAUSE, now=now)
         ]
     )
 
