@@ -416,3 +416,33 @@ def test_a_key_that_was_not_written_whole_is_taken_back(
     else:
         append_private(file, "second\n")
     assert file.read_text() == ("first\nsecond\n" if written else "first\n")
+
+
+async def test_a_live_process_is_listed_however_many_ended_that_started_later(room: Room) -> None:
+    ended = Replica("", "host", "serve", "1.0.0", room.now, room.now - replicas.LATE - 1, {}, {}, None)
+    async with room.database.transaction() as transaction:
+        for number in range(501):
+            await replicas.note_replica(transaction, replace(ended, id=f"ended-{number}"))
+        await replicas.note_replica(transaction, replace(ended, id="live", started_at=1, seen_at=room.now))
+    assert [one.id for one in await key_rotation.list_without(room.database, "any", now=room.now)] == ["live"]
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+async def test_a_key_that_is_away_keeps_only_its_own_rows_from_being_wrapped(room: Room, *, is_away: bool) -> None:
+    await people(room, 3)
+    first = room.vault.keys.held.ids()[0]
+    row = await room.database.fetch_one("select user_id from keys.user_keys order by user_id limit 1")
+    assert row is not None
+    key_id = await add(room)
+    await promote(room, key_id)
+    await room.vault.keys.learn_masters(room.database)
+    names = {"id": text(row, "user_id"), "away": "local-0123456789abcdef" if is_away else first}
+    async with room.database.transaction() as transaction:
+        await transaction.execute("update keys.user_keys set kek_id = :away where user_id = :id", names)
+    if is_away:
+        with pytest.raises(KeyUnavailable):
+            await key_rotation.rewrap_all(room.database, room.vault.keys)
+    else:
+        await key_rotation.rewrap_all(room.database, room.vault.keys)
+    wrapped = (await masters.count_people(room.database)).get(key_id.rpartition("-")[2], 0)
+    assert wrapped == (2 if is_away else 3)
