@@ -50,12 +50,15 @@ _TAKE = """
     update upstream_revocations set attempts = attempts + 1, next_at = :next_at
     where tenant = :tenant and connection_id = :id and attempts = :attempts and done_at is null
 """
-# Anybody's account: the grant of one that belongs to a group now is the provider's for the same account.
+# The person's own newer grant of the account, or that of a group to which somebody gave it.
 _HOLD = """
     update upstream_revocations set outcome = :held, next_at = null
     where tenant = :tenant and connection_id = :id and attempts = :attempts and done_at is null and (exists (
         select 1 from connections k
         where k.tenant = :tenant and k.provider = :provider and k.account = :account and k.ended_at is null
+            and (k.user_id = :user_id or exists (
+                select 1 from shared_connections s where s.tenant = k.tenant and s.connection_id = k.id
+            ))
     ) or (cast(:account as text) = cast(:unknown as text) and exists (
         select 1 from connections k
         where k.tenant = :tenant and k.user_id = :user_id and k.provider = :provider and k.ended_at is null

@@ -186,7 +186,7 @@ async def test_a_person_deleted_meanwhile_does_not_come_back(room: Room) -> None
     page = await room.database.fetch("select user_id, wrapped, kek_id from keys.user_keys")
     async with room.database.transaction() as transaction:
         await room.vault.keys.destroy_user_key(transaction, text(page[0], "user_id"))
-    await key_rotation._rewrap(room.database, room.vault.keys, page)
+    await key_rotation._rewrap(room.database, room.vault.keys, page, [])
     assert await room.database.fetch("select user_id from keys.user_keys") == []
 
 
