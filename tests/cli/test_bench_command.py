@@ -31,6 +31,7 @@ def check(found: dict[str, dict[str, float]]) -> None:
     assert found["memory_mb"] > 10
 
 
+@pytest.mark.long
 async def test_it_measures_sqlite_and_leaves_nothing(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ async def test_a_dry_quarantine_counts_and_names_the_first_accounts(place: Place
     assert (await run(place, "quarantine", "--dry-run", "--verbose")).stdout.count("account-") == MANY
 
 
+@pytest.mark.long
 async def test_long_commands_say_how_far_they_are_on_a_terminal_only(place: Place) -> None:
     file = str(place.data.parent / "vault.backup")
     for command, words in (

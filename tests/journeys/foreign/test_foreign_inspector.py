@@ -124,6 +124,7 @@ def settings_file(place: Room) -> str:
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.long
 @ran("inspector", "stdio", "words", "2025-11-25")
 async def test_over_stdio_the_inspector_calls_as_the_owner_and_needs_no_sign_in(place: Room, tmp_path: Path) -> None:
     """Each call starts a `stdio` process; the links it gives out lead to the vault that serves the same data."""

@@ -117,6 +117,7 @@ async def test_without_a_browser_a_code_is_typed_elsewhere(person: Person, machi
         assert await works(client)
 
 
+@pytest.mark.long
 async def test_an_impatient_client_does_not_end_the_sign_in_that_it_started(person: Person, machine: Machine) -> None:
     process = await machine.start()
     assert process.stdin is not None

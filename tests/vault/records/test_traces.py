@@ -117,6 +117,7 @@ async def test_nothing_of_a_disconnected_account_is_left_in_any_file(local: Room
     assert not local.vault.tasks.has_traces
 
 
+@pytest.mark.long
 async def test_nothing_is_left_among_many_accounts_that_come_and_go(local: Room) -> None:
     """Pages of the files are split and joined: a copy of a cell may stand in what a page has free."""
     known: set[bytes] = set()
