@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 from pathlib import Path
 
@@ -15,8 +14,8 @@ import pytest
 from server.oauth.backchannel.clients import DETAILS_TYPES
 from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from tests.auth0.application import SECRET, Application
+from tests.auth0.sdk_talk import LLAMAINDEX, PATIENCE, PYTHON, talk
 from tests.auth0.tenant import API, GRANTS, Tenant, tenant
-from tests.auth0.test_python_sdks import LLAMAINDEX, PATIENCE, PYTHON
 from tests.conftest import unavailable
 from tests.support.foreign.foreign import FOLDER, driving, node
 from tests.support.harness import PASSWORD
@@ -114,35 +113,13 @@ async def test_the_python_sdks_ask_and_get_what_the_person_approved(tmp_path: Pa
         unavailable("the SDKs need: make sdks")
     async with tenant(tmp_path) as place, Person(place.vault.url, transport=place.way()) as person:
         await person.sign_in("alice", PASSWORD)
-        environment = {
-            **os.environ,
-            "DOMAIN": place.domain,
+        settings = {
             "CLIENT_ID": await asking_client(place),
             "CLIENT_SECRET": SECRET,
             "SUBJECT": await subject(place),
             "LLAMAINDEX": str(LLAMAINDEX),
-            "SSL_CERT_FILE": str(place.authority.authority),
-            "REQUESTS_CA_BUNDLE": str(place.authority.authority),
         }
-        process = await asyncio.create_subprocess_exec(
-            str(PYTHON), "-W", "ignore", str(PROGRAM), env=environment,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        said = ""
-        async with asyncio.timeout(PATIENCE):
-            while line := (await process.stdout.readline()).decode().strip():
-                said = line
-                if line.startswith("{"):
-                    break
-                process.stdin.write(f"{await answer(person)}\n".encode())
-                await process.stdin.drain()
-            errors = (await process.stderr.read()).decode()
-            await process.wait()
-        assert process.returncode == 0, errors
-        found = json.loads(said)
+        found = await talk(place, PROGRAM, settings, lambda _line: answer(person))
     assert found["before"] == "AuthorizationPendingInterrupt"
     assert found["tool"] == [True, ["openid", "tools"]]
     assert found["details"] == [{"type": "payment", "amount": "12.50"}]

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.auth0.application import CALLBACK, SECRET
+from tests.auth0.sdk_talk import LLAMAINDEX, PYTHON, talk
 from tests.auth0.tenant import API, single_page_token, tenant
 from tests.conftest import unavailable
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
 from vault import apis
 
-SDKS = Path(__file__).parents[2] / ".venv" / "sdks"
-PYTHON, LLAMAINDEX = (SDKS / name / "bin" / "python" for name in ("auth0", "clients"))
 PROGRAM = Path(__file__).parent / "sdk_program.py"
-PATIENCE = 120.0
 
 pytestmark = pytest.mark.group("sdks")
 
@@ -35,38 +30,19 @@ async def test_the_sdks_sign_in_connect_exchange_and_disconnect(tmp_path: Path) 
             now = place.vault.deployment.now()
             await apis.add_api(transaction, API, name="Orders", now=now, scopes=frozenset())
             await apis.link_client(transaction, API, client_id=api_client.id, now=now)
-        environment = {
-            **os.environ,
-            "DOMAIN": place.domain,
+        settings = {
             "CLIENT_ID": client.id,
             "CLIENT_SECRET": SECRET,
             "API_CLIENT_ID": api_client.id,
             "REDIRECT": CALLBACK,
             "API": API,
             "LLAMAINDEX": str(LLAMAINDEX),
-            "SSL_CERT_FILE": str(place.authority.authority),
-            "REQUESTS_CA_BUNDLE": str(place.authority.authority),
         }
-        process = await asyncio.create_subprocess_exec(
-            str(PYTHON), "-W", "ignore", str(PROGRAM), env=environment,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        said = ""
-        async with asyncio.timeout(PATIENCE):
-            while line := (await process.stdout.readline()).decode().strip():
-                said = line
-                if line.startswith("{"):
-                    break
-                went = await single_page_token(place, person) if line == API else await place.allow(person, line)
-                process.stdin.write(f"{went}\n".encode())
-                await process.stdin.drain()
-            errors = (await process.stderr.read()).decode()
-            await process.wait()
-        assert process.returncode == 0, errors
-        found = json.loads(said)
+
+        async def answer(line: str) -> str:
+            return await single_page_token(place, person) if line == API else await place.allow(person, line)
+
+        found = await talk(place, PROGRAM, settings, answer)
     assert found["interrupt before"] == found["langchain before"] == "interrupt: ['chat:write']"
     assert found["connected"]["connection"] == "sign-in-with-slack"
     assert found["listed"] == [found["connected"]["id"]]
