@@ -135,10 +135,10 @@ async def count_people(reader: Reader) -> Mapping[str, int]:
 
 
 async def wraps_somebody(reader: Reader, key_id: str) -> bool:
-    """Whether a person's key is wrapped under it. Reads until it finds one."""
+    """Whether a person's key is wrapped under it, from whichever source it came then. Reads until it finds one."""
     row = await reader.fetch_one(
-        "select user_id from keys.user_keys where tenant = :tenant and kek_id = :kek_id limit 1",
-        {"tenant": TENANT, "kek_id": key_id},
+        "select user_id from keys.user_keys where tenant = :tenant and kek_id like :same_key limit 1",
+        {"tenant": TENANT, "same_key": f"%-{fingerprint_of(key_id)}"},
     )
     return row is not None
 

@@ -21,6 +21,7 @@ from vault.keys.inventory import MasterKey, list_keys
 from vault.keys.key_ring import KeyRing
 from vault.keys.sources import key_source
 from vault.keys.sources.private_file import append_private, create_private
+from vault.keys.sources.source import fingerprint_of
 from vault.refusals import KeyUnavailable, StorageUnavailable, TransitionRefused
 from vault.storage.database import Database, text
 from vault.upkeep import health, key_rotation, replicas
@@ -188,6 +189,16 @@ async def test_a_person_deleted_meanwhile_does_not_come_back(room: Room) -> None
         await room.vault.keys.destroy_user_key(transaction, text(page[0], "user_id"))
     await key_rotation._rewrap(room.database, room.vault.keys, page, [])
     assert await room.database.fetch("select user_id from keys.user_keys") == []
+
+
+async def test_a_key_that_came_from_another_source_before_is_the_same_key(room: Room) -> None:
+    await people(room, 1)
+    key_id = room.vault.keys.held.rows[0].id
+    fingerprint = fingerprint_of(key_id)
+    async with room.database.transaction() as transaction:
+        await transaction.execute("update keys.user_keys set kek_id = :was", {"was": f"earlier-{fingerprint}"})
+    assert await masters.wraps_somebody(room.database, key_id)
+    assert not await masters.wraps_somebody(room.database, f"file-{fingerprint[::-1]}")
 
 
 async def test_a_key_is_retired_only_when_nothing_needs_it(room: Room) -> None:
