@@ -310,6 +310,9 @@ async def pages(deployment: Deployment, times: Times, listening: Any, *, agent: 
                 paths = ["/", "/sign-in?again=1", "/connections", "/agents", "/activity", "/activity?before=1000000",
                          f"/activity?agent={agent}", "/approvals", "/account",
                          "/connections/connect?provider=slack"]  # fmt: skip
+                if who == "alice":
+                    named = ("", "/providers", "/people", "/groups", "/agents", "/keys", "/settings", "/activity")
+                    paths += [f"/administration{one}" for one in named]
                 for path in paths:
                     took: list[float] = []
                     for _ in range(6):
