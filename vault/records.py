@@ -17,6 +17,7 @@ TENANT = "default"
 Tell = Callable[
     [str, int, int | None], None
 ]  # of long work: what is done, how much of it, of how much if that is known
+ALWAYS = 2**62  # later than every instant
 EXPIRING = 7 * 86400  # seconds before the end of a grant from which people are told
 
 

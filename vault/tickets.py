@@ -15,7 +15,7 @@ from typing import TypeGuard
 
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing
-from vault.records import TENANT, Ticket, TicketPurpose
+from vault.records import ALWAYS, TENANT, Ticket, TicketPurpose
 from vault.refusals import StorageUnavailable, TransitionRefused
 from vault.storage.database import (
     SWEEP_BATCH,
@@ -263,12 +263,15 @@ async def settle_lost_states(transaction: Transaction, *, outcome: str, now: int
     return tuple((binary(row, "ticket_hash"), text(row, "user_id")) for row in rows)
 
 
-async def expire_user_tickets(transaction: Transaction, user_id: str, *, now: int) -> int:
-    """End every unused ticket of a user: codes, links, states."""
+async def expire_user_tickets(
+    transaction: Transaction, user_id: str, *, now: int, made_until: int | None = None
+) -> int:
+    """End every unused ticket of a user, or those made until then: codes, links, states."""
     return await transaction.execute(
         "update tickets set expires_at = :now"
-        " where tenant = :tenant and user_id = :user_id and consumed_at is null and expires_at > :now",
-        {"tenant": TENANT, "user_id": user_id, "now": now},
+        " where tenant = :tenant and user_id = :user_id and consumed_at is null and expires_at > :now"
+        " and created_at <= :until",
+        {"tenant": TENANT, "user_id": user_id, "now": now, "until": ALWAYS if made_until is None else made_until},
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from vault import company_permissions, directory, grants, groups, tickets
 from vault.notices.channels import forget_person
-from vault.records import TENANT, Role, User, new_id
+from vault.records import ALWAYS, TENANT, Role, User, new_id
 from vault.refusals import VaultError
 from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
 
@@ -206,30 +206,43 @@ async def disable_user(transaction: Transaction, user_id: str, *, now: int) -> b
     return changed > 0
 
 
-async def enable_user(transaction: Transaction, user_id: str) -> bool:
+async def enable_user(transaction: Transaction, user_id: str, *, now: int) -> bool:
     """Let the user sign in again, and stopped agents go on; what was ended stays ended."""
     return (
         await transaction.execute(
-            "update users set disabled_at = null, stopped_at = null, stopped_by = null"
+            "update users set disabled_at = null, stopped_at = null, stopped_by = null, enabled_at = :now"
             " where tenant = :tenant and id = :id and (disabled_at is not null or stopped_at is not null)",
-            {"tenant": TENANT, "id": user_id},
+            {"tenant": TENANT, "id": user_id, "now": now},
         )
         > 0
     )
 
 
-async def stop_agents(transaction: Transaction, user_id: str, *, by: str, now: int) -> None:
+async def stop_agents(transaction: Transaction, user_id: str, *, by: str, at: int, now: int) -> None:
     """Sign the user out and refuse their agents, until they sign in at the issuer `by` or an admin enables them.
 
     Ends no grant and no permission. After stops by two issuers, only an admin lets them go on: `stopped_by` is empty.
+    `at`: when what calls for it happened; a sign-in after that lets the agents go on, and sessions begun then stay.
     """
     await transaction.execute(
-        "update users set stopped_at = :now, stopped_by = case when stopped_at is null or stopped_by = :by"
+        "update users set stopped_at = case when stopped_at > :at then stopped_at else :at end,"
+        " stopped_by = case when stopped_at is null or stopped_by = :by"
         " then cast(:by as text) else cast(:nobody as text) end where tenant = :tenant and id = :id",
-        {"tenant": TENANT, "id": user_id, "by": by, "nobody": "", "now": now},
+        {"tenant": TENANT, "id": user_id, "by": by, "nobody": "", "at": at},
     )
-    await end_user_sessions(transaction, user_id, now=now)
-    await tickets.expire_user_tickets(transaction, user_id, now=now)
+    await end_user_sessions(transaction, user_id, now=now, begun_until=at)
+    await tickets.expire_user_tickets(transaction, user_id, now=now, made_until=at)
+
+
+async def was_cleared(reader: Reader, user_id: str, *, by: str, since: int) -> bool:
+    """Whether the user signed in at the issuer `by`, or an admin enabled them, after this instant."""
+    row = await reader.fetch_one(
+        "select id from users where tenant = :tenant and id = :id and (enabled_at > :since or exists"
+        " (select subject from identities i where i.tenant = :tenant and i.user_id = :id and i.issuer = :by"
+        " and i.signed_in_at > :since))",
+        {"tenant": TENANT, "id": user_id, "by": by, "since": since},
+    )
+    return row is not None
 
 
 async def lift_stop(transaction: Transaction, user_id: str, *, by: str, signed_in_at: int) -> bool:
@@ -390,6 +403,15 @@ async def find_by_identity(reader: Reader, *, issuer: str, subject: str) -> User
     return None if row is None else user_from_row(row)
 
 
+async def note_sign_in(transaction: Transaction, *, issuer: str, subject: str, at: int) -> None:
+    """Remember when this identity last signed in at its issuer, as the issuer says."""
+    await transaction.execute(
+        "update identities set signed_in_at = :at where tenant = :tenant and issuer = :issuer and subject = :subject"
+        " and (signed_in_at is null or signed_in_at < :at)",
+        {"tenant": TENANT, "issuer": issuer, "subject": subject, "at": at},
+    )
+
+
 async def note_email(transaction: Transaction, *, issuer: str, subject: str, email: str) -> None:
     """Remember the address that an issuer confirmed for one of its people, who then alone has it there."""
     which = {"tenant": TENANT, "issuer": issuer, "subject": subject, "email": email}
@@ -427,13 +449,27 @@ async def find_by_email(reader: Reader, *, issuer: str, email: str) -> User | No
 
 
 async def end_user_sessions(
-    transaction: Transaction, user_id: str, *, now: int, except_hash: bytes | None = None
+    transaction: Transaction,
+    user_id: str,
+    *,
+    now: int,
+    except_hash: bytes | None = None,
+    begun_until: int | None = None,
 ) -> int:
-    """Sign the user out everywhere, or everywhere else when the hash of the session to keep is given."""
+    """Sign the user out everywhere, or everywhere else when the hash of the session to keep is given.
+
+    `begun_until`: only where they signed in until then.
+    """
     return await transaction.execute(
         "update sessions set ended_at = :now where tenant = :tenant and user_id = :user_id"
-        " and ended_at is null and token_hash <> :except_hash",
-        {"tenant": TENANT, "user_id": user_id, "now": now, "except_hash": except_hash or b""},
+        " and ended_at is null and token_hash <> :except_hash and coalesce(begun_at, created_at) <= :until",
+        {
+            "tenant": TENANT,
+            "user_id": user_id,
+            "now": now,
+            "except_hash": except_hash or b"",
+            "until": ALWAYS if begun_until is None else begun_until,
+        },
     )
 
 

@@ -90,7 +90,7 @@ async def change_disabled(actor: Actor, transaction: Transaction, person: User, 
         await _keep_an_admin(actor, transaction, await _check_may_touch(actor, transaction, person))
         has_changed = await users.disable_user(transaction, person.id, now=now)
     else:
-        has_changed = await users.enable_user(transaction, person.id)
+        has_changed = await users.enable_user(transaction, person.id, now=now)
     if has_changed:
         kind = "user.disabled" if is_disabled else "user.enabled"
         await audit.append(transaction, actor.event(kind, user_id=person.id), now=now)

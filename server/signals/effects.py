@@ -47,6 +47,8 @@ HINTS: Final = frozenset({*RULES, f"{_OAUTH}tokens-revoked", f"{_OAUTH}token-rev
     f"{_CAEP}token-claims-change"
 }
 
+CLOCKS: Final = 60  # seconds that a transmitter's clock may be behind ours
+
 
 async def apply(deployment: Deployment, name: str, transmitter: TransmitterSettings, event: SecurityEvent) -> bool:
     """Do what the event's rule says, once; False if the token was already used."""
@@ -68,7 +70,8 @@ async def apply(deployment: Deployment, name: str, transmitter: TransmitterSetti
         facts: dict[str, object] = {"name": name, "event": event.kind.rpartition("/")[2][:80]}
         lines = [_hint(one, source=name) for one in due]
         if person is not None:
-            done = await affect(transaction, person, wanted, by=transmitter.people_of, now=now)
+            at = min(now, event.occurred_at + CLOCKS)
+            done = await affect(transaction, person, wanted, by=transmitter.people_of, at=at, now=now)
             lines.append(Event(f"signal.{_DONE[done]}", user_id=person.id, details=facts))
         elif not hinted and event.kind not in VERIFICATIONS:
             reason = "unknown_subject" if is_named else "unsupported_subject"
@@ -78,8 +81,15 @@ async def apply(deployment: Deployment, name: str, transmitter: TransmitterSetti
     return True
 
 
-async def affect(transaction: Transaction, person: User, wanted: Effect, *, by: str, now: int) -> Effect:
-    """Apply an effect to a person; the one applied: nothing disables the last admin or owner."""
+async def affect(transaction: Transaction, person: User, wanted: Effect, *, by: str, at: int, now: int) -> Effect:
+    """Apply an effect to a person; the one applied: nothing disables the last admin or owner.
+
+    `at`: when it happened; sessions begun later stay. A person who then signed in at the issuer `by`, or whom an admin
+    enabled, is only signed out of the older ones.
+    """
+    await users.hold_user(transaction, person.id)
+    if wanted in {"stop_agents", "disable"} and await users.was_cleared(transaction, person.id, by=by, since=at):
+        wanted = "sign_out"
     is_owner = person.role is Role.OWNER
     if wanted == "disable" and (
         await users.is_last_admin(transaction, person.id)
@@ -90,9 +100,9 @@ async def affect(transaction: Transaction, person: User, wanted: Effect, *, by: 
         case "note":
             pass
         case "sign_out":
-            await users.end_user_sessions(transaction, person.id, now=now)
+            await users.end_user_sessions(transaction, person.id, now=now, begun_until=at)
         case "stop_agents":
-            await users.stop_agents(transaction, person.id, by=by, now=now)
+            await users.stop_agents(transaction, person.id, by=by, at=at, now=now)
         case "disable":
             await users.disable_user(transaction, person.id, now=now)
     return wanted
@@ -142,7 +152,9 @@ async def hint(deployment: Deployment, hinted: Sequence[Hinted], *, source: str,
     """Look at these connections, as a message says that is known by `once`; False if it was used within that time."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
-        if not await replay.first_use(transaction, f"webhook:{source}", once, expires_at=now + remembered, now=now):
+        if remembered and not await replay.first_use(
+            transaction, f"webhook:{source}", once, expires_at=now + remembered, now=now
+        ):
             return False
         due = await looking.claim(transaction, hinted, now=now)
         await audit.append(transaction, *(_hint(one, source=source) for one in due), now=now)

@@ -30,6 +30,7 @@ _LEEWAY: Final = 60  # seconds between the transmitter's clock and ours
 _DOCUMENT_LIMIT: Final = 64 * 1024
 _FETCH_TIME: Final = 3.0  # seconds
 _KEPT: Final = 3600  # seconds that a transmitter's metadata counts
+_MILLISECONDS: Final = 10**11  # no instant in seconds before the year 5138
 _ALIASES: Final = 8  # identifiers of one subject
 # Where the keys of a transmitter are, and since when that is known.
 _found: WeakKeyDictionary[Outbound, dict[str, tuple[str, int]]] = WeakKeyDictionary()
@@ -50,10 +51,14 @@ class KeysAway(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SecurityEvent:
-    """One event that a transmitter signed. `kind` is its type's URI; `subjects` name whom it is about."""
+    """One event that a transmitter signed. `kind` is its type's URI; `subjects` name whom it is about.
+
+    `occurred_at`: when it happened, as far as the transmitter says; no later than `issued_at`.
+    """
 
     token_id: str
     issued_at: int
+    occurred_at: int
     kind: str
     subjects: tuple[Mapping[str, object], ...]
 
@@ -75,7 +80,7 @@ async def verify(deployment: Deployment, name: str, transmitter: TransmitterSett
     if issued_at is None or not now - transmitter.max_age <= issued_at <= now + _LEEWAY:
         raise EventRefused("invalid_request", "iat is missing, in the future, or too old")
     kind, event = _event_of(claims)
-    return SecurityEvent(token_id, issued_at, kind, _subjects(claims, event))
+    return SecurityEvent(token_id, issued_at, _time_of(claims, event, issued_at), kind, _subjects(claims, event))
 
 
 async def signed_claims(
@@ -143,6 +148,14 @@ def _event_of(claims: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
         if is_object(event):
             return kind, event
     raise EventRefused("invalid_request", "the event is not an object")
+
+
+def _time_of(claims: Mapping[str, object], event: Mapping[str, object], issued_at: int) -> int:
+    """`event_timestamp` (CAEP 1.0 §2), which older transmitters send in milliseconds, or `toe` (RFC 8417 §2.2)."""
+    said = event.get("event_timestamp", claims.get("toe"))
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 < said < _MILLISECONDS * 1000:
+        return issued_at
+    return min(issued_at, int(said if said < _MILLISECONDS else said / 1000))
 
 
 def _subjects(claims: Mapping[str, object], event: Mapping[str, object]) -> tuple[Mapping[str, object], ...]:

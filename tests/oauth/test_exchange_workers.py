@@ -283,7 +283,7 @@ async def test_a_disabled_person_is_out_of_reach(place: ExchangeRoom) -> None:
         await users.disable_user(transaction, user.id, now=place.now())
     assert refused(await ask(place, caller, place.worker_token(caller, user, key=KEY))) == "invalid_request"
     async with place.deployment.transaction() as transaction:
-        await users.enable_user(transaction, user.id)
+        await users.enable_user(transaction, user.id, now=place.now())
     (connection,) = await connections.list_connections(place.deployment.database, user.id)
     await place.room.allow(await place.agent(caller, user.name), connection, SLACK)
     assert (await ask(place, caller, place.worker_token(caller, user, key=KEY))).status_code == 200

@@ -100,4 +100,4 @@ async def test_after_stops_by_two_issuers_only_an_admin_lets_agents_go_on(place:
     said = str(await explain(question, vault=deployment.vault, now=now))
     assert ("A signal from each of two issuers" in said) == other
     async with deployment.transaction() as transaction:
-        assert await users.enable_user(transaction, person.user.id) == other
+        assert await users.enable_user(transaction, person.user.id, now=now) == other

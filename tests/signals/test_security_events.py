@@ -13,7 +13,7 @@ from server.settings import load_settings
 from tests.support.doubles.transmitter_double import CAEP, RISC, Claims, Transmitter
 from tests.support.rooms.oauth_world import b64, signed
 from tests.support.rooms.openid_room import begin, callback_of
-from tests.support.rooms.signal_room import TOKEN, Linked, SignalRoom
+from tests.support.rooms.signal_room import SCOPE, TOKEN, Linked, SignalRoom
 from vault import users
 from vault.records import Role
 
@@ -36,7 +36,7 @@ async def test_a_disabled_account_stops_agents_at_the_next_call_until_an_admin_e
     await place.sign_in_again(person)  # with a password of this vault, which proves nothing about the company's account
     assert not await place.can_call(person)
     async with place.room.deployment.transaction() as transaction:
-        assert await users.enable_user(transaction, person.user.id)
+        assert await users.enable_user(transaction, person.user.id, now=place.room.deployment.now())
     assert await place.can_call(person), "the permission was never taken away"
     assert await place.can_refresh(person)
 
@@ -106,6 +106,49 @@ async def test_an_operator_can_let_a_disabled_account_be_disabled_here_but_never
     assert found is not None
     assert found.disabled_at is None
     assert not await place.can_call(admin), "stopped instead"
+
+
+@pytest.mark.parametrize("claim", ["iat", "event_timestamp", "milliseconds", "toe"])
+@pytest.mark.parametrize("begun", ["before", "after"])
+async def test_a_late_event_ends_only_the_sessions_that_it_found(place: SignalRoom, claim: str, begun: str) -> None:
+    now = place.room.deployment.now()
+    person = await place.linked()
+    at = now - 600 if begun == "after" else now + 300
+    content = {"event_timestamp": at * 1000 if claim == "milliseconds" else at}
+    changes: Claims = {"events": {SESSION: {} if claim in {"iat", "toe"} else content}}
+    if claim in {"iat", "toe"}:
+        changes[claim] = min(at, now)
+    assert (await place.event(SESSION, place.subject(person), **changes)).status_code == 202
+    assert await place.is_signed_in(person) is (begun == "after")
+
+
+@pytest.mark.parametrize("said", [True, "1", 0, -5, None, 10**20, [1]])
+async def test_an_unusable_time_of_an_event_is_that_of_its_token(place: SignalRoom, said: object) -> None:
+    person = await place.linked()
+    changes: Claims = {"events": {SESSION: {"event_timestamp": said}}}
+    assert (await place.event(SESSION, place.subject(person), **changes)).status_code == 202
+    assert not await place.is_signed_in(person)
+
+
+@pytest.mark.parametrize("cleared", ["by a sign-in there", "by an admin", "earlier", "no"])
+@pytest.mark.parametrize("name", ["company", "strict"])
+async def test_a_late_event_stops_nobody_who_was_cleared_after_it(place: SignalRoom, cleared: str, name: str) -> None:
+    person, now = await place.linked(), place.room.deployment.now()
+    is_cleared = cleared in {"by a sign-in there", "by an admin"}
+    async with place.room.deployment.transaction() as transaction:
+        if cleared == "by an admin":
+            await users.disable_user(transaction, person.user.id, now=now - 900)
+            await users.enable_user(transaction, person.user.id, now=now - 300)
+        elif cleared != "no":
+            at = now - (300 if is_cleared else 900)
+            await users.note_sign_in(transaction, issuer=place.openid.url, subject=person.subject, at=at)
+    if cleared == "by an admin":
+        person.tokens = await place.room.vault.agent(await place.room.signed_in(person.user), scope=SCOPE, name="new")
+    claims = place.claims(DISABLED, place.subject(person), name=name, events={DISABLED: {"event_timestamp": now - 600}})
+    bearer = {"authorization": f"Bearer {TOKEN}"} if name == "strict" else {}
+    assert (await place.push(place.transmitter.sign(claims), name=name, **bearer)).status_code == 202
+    assert await place.can_call(person) is is_cleared
+    assert ("signal.signed_out" in await place.kinds(person)) is is_cleared
 
 
 async def test_a_token_counts_once(place: SignalRoom) -> None:

@@ -77,8 +77,8 @@ async def start_session(
     )
     await transaction.execute(
         "insert into sessions (tenant, token_hash, user_id, created_at, seen_at, expires_at, method, device, network,"
-        " proved_at) values (:tenant, :token_hash, :user_id, :created_at, :now, :expires_at, :method, :device,"
-        " :network, :proved_at)",
+        " proved_at, begun_at) values (:tenant, :token_hash, :user_id, :created_at, :now, :expires_at, :method,"
+        " :device, :network, :proved_at, :now)",
         {
             "tenant": TENANT,
             "token_hash": session.token_hash,

@@ -326,7 +326,7 @@ async def test_a_disabled_person_gets_nothing(company: Company) -> None:
         await users.disable_user(transaction, company.user.id, now=place.now())
     check_refused(await company.ask(), "disabled")
     async with place.deployment.transaction() as transaction:
-        await users.enable_user(transaction, company.user.id)
+        await users.enable_user(transaction, company.user.id, now=place.now())
     check_issued(await company.ask())
 
 

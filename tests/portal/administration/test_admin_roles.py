@@ -217,8 +217,8 @@ async def test_the_last_owner_stays_one(opened: AdminRoom) -> None:
         await people.set_role(actor, alice, Role.ADMINISTRATOR)
     assert refused.value.reason == "last_owner"
     async with opened.deployment.transaction() as transaction:
-        assert await affect(transaction, alice, "disable", by="x", now=0) == "stop_agents"
-        await users.enable_user(transaction, alice.id)
+        assert await affect(transaction, alice, "disable", by="x", at=0, now=0) == "stop_agents"
+        await users.enable_user(transaction, alice.id, now=0)
     browser = await opened.room.signed_in("alice")
     page = await browser.open("/account/delete")
     kept = await browser.submit(page, {"name": "alice"}, form="/account/delete")

@@ -206,7 +206,7 @@ async def test_a_disabled_person_and_a_removed_passkey_let_nobody_in(room: Room)
         await users.disable_user(transaction, one.user.id, now=room.deployment.now())
     assert await status(1) == 401
     async with room.deployment.transaction() as transaction:
-        await users.enable_user(transaction, one.user.id)
+        await users.enable_user(transaction, one.user.id, now=room.deployment.now())
     assert await status(1) == 200
 
 

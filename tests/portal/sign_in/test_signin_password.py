@@ -110,7 +110,7 @@ async def test_a_disabled_account_looks_like_a_wrong_password(room: Room) -> Non
         await users.disable_user(transaction, user.id, now=room.deployment.now())
     assert await _try(person, user.name, PASSWORD) == 401
     async with room.deployment.transaction() as transaction:
-        await users.enable_user(transaction, user.id)
+        await users.enable_user(transaction, user.id, now=room.deployment.now())
     assert await _try(person, user.name, PASSWORD) == 303
 
 

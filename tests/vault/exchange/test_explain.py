@@ -103,7 +103,7 @@ async def test_an_unknown_or_disabled_user(room: Room) -> None:
     assert (found.step, found.code) == (ExchangeStep.USER, (await refusal(room, connection)).code)
     assert "users enable alice" in found.fix
     async with room.database.transaction() as transaction:
-        await users.enable_user(transaction, room.alice.user.id)
+        await users.enable_user(transaction, room.alice.user.id, now=room.now)
     after = (await ask(room, connection)).first_failure
     assert after is not None  # disabling ended the agent's grant as well
     assert after.step is ExchangeStep.GRANT

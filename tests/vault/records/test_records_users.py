@@ -144,8 +144,8 @@ async def test_an_enabled_user_signs_in_again_but_nothing_comes_back(database: D
         cookie, _ = await sessions.start_session(transaction, alice.user.id, now=NOW)
         await users.disable_user(transaction, alice.user.id, now=NOW)
         assert not await users.disable_user(transaction, alice.user.id, now=NOW)
-        assert await users.enable_user(transaction, alice.user.id)
-        assert not await users.enable_user(transaction, alice.user.id)
+        assert await users.enable_user(transaction, alice.user.id, now=NOW)
+        assert not await users.enable_user(transaction, alice.user.id, now=NOW)
         fresh, _ = await sessions.start_session(transaction, alice.user.id, now=NOW)
     assert await sessions.find_session(database, cookie, now=NOW) is None
     assert await sessions.find_session(database, fresh, now=NOW) is not None
@@ -192,3 +192,52 @@ async def test_of_two_admins_who_end_each_other_at_once_one_stays(database: Data
 
     assert sorted(await asyncio.gather(end(one.id, other.id), end(other.id, one.id))) == [False, True]
     assert len(await users.list_admins(database)) == 1
+
+
+@pytest.mark.parametrize(("begun", "is_ended"), [(NOW - 10, True), (NOW, True), (NOW + 10, False)])
+async def test_a_stop_leaves_what_began_after_its_cause(
+    database: Database, key_ring: KeyRing, begun: int, is_ended: bool
+) -> None:
+    alice = await seed(database)
+    facts = sessions.SessionFacts(signed_in_at=0)  # the provider doesn't say when
+    async with database.transaction() as transaction:
+        cookie, _ = await sessions.start_session(transaction, alice.user.id, now=begun, facts=facts)
+        code = await tickets.issue(
+            transaction,
+            key_ring,
+            purpose=TicketPurpose.CODE,
+            payload={},
+            lifetime=600,
+            now=begun,
+            user_id=alice.user.id,
+        )
+        await users.stop_agents(transaction, alice.user.id, by="https://one.example", at=NOW, now=NOW + 60)
+    assert (await sessions.find_session(database, cookie, now=NOW + 60) is None) is is_ended
+    assert (await tickets.peek(database, key_ring, code, purpose=TicketPurpose.CODE, now=NOW + 60) is None) is is_ended
+    async with database.transaction() as transaction:
+        await users.stop_agents(transaction, alice.user.id, by="https://one.example", at=NOW - 50, now=NOW + 60)
+        found = await users.get_user(transaction, alice.user.id)
+        assert found is not None
+        assert found.stopped_at == NOW, "an older event doesn't make the stop older"
+
+
+async def test_only_a_later_sign_in_there_or_an_admin_clears_a_person(database: Database) -> None:
+    alice = await seed(database)
+    issuer, subject = "https://one.example", "alice-there"
+    async with database.transaction() as transaction:
+        await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=alice.user.id, now=NOW)
+
+        async def cleared(*, by: str = issuer) -> bool:
+            return await users.was_cleared(transaction, alice.user.id, by=by, since=NOW)
+
+        assert not await cleared()
+        for at in (NOW, NOW - 100):
+            await users.note_sign_in(transaction, issuer=issuer, subject=subject, at=at)
+            assert not await cleared()
+        for at in (NOW + 100, NOW - 100):
+            await users.note_sign_in(transaction, issuer=issuer, subject=subject, at=at)
+            assert await cleared()
+        assert not await cleared(by="https://other.example")
+        await users.disable_user(transaction, alice.user.id, now=NOW)
+        await users.enable_user(transaction, alice.user.id, now=NOW + 5)
+        assert await cleared(by="https://other.example")
