@@ -22,7 +22,7 @@ from vault.approvals import approvals, standing_approvals
 from vault.audit import segments
 from vault.audit.proof import ChainBroken
 from vault.notices import outbox
-from vault.refresh import consents, recovery, rotation
+from vault.refresh import consents, looking, recovery, rotation
 from vault.refresh.concurrency import Vault
 from vault.refresh.journal import KEEP
 from vault.refusals import VaultError
@@ -273,6 +273,7 @@ STEPS: Final = (
     UpkeepStep("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
     UpkeepStep("notices", NOTICES_EVERY, _deliver_notices),
     UpkeepStep("signals", NOTICES_EVERY, _poll_transmitters),
+    UpkeepStep("hints", NOTICES_EVERY, lambda d: looking.run_due(d.vault)),
     UpkeepStep("activity", SWEEP_EVERY, keep_activity),
     UpkeepStep("providers", LOOK_EVERY, lambda d: d.live.refresh(d.database, d.keys)),
 )
@@ -292,6 +293,7 @@ SWEEPS: Final = (
     UpkeepStep("approvals", SWEEP_EVERY, _batches(lambda t, d: approvals.sweep(t, now=d.now()))),
     UpkeepStep("old notices", SWEEP_EVERY, _batches(lambda t, d: outbox.sweep(t, now=d.now()))),
     UpkeepStep("standing approvals", SWEEP_EVERY, _batches(lambda t, d: standing_approvals.sweep(t, now=d.now()))),
+    UpkeepStep("looks", SWEEP_EVERY, _batches(lambda t, d: looking.sweep(t, now=d.now()))),
     UpkeepStep("handles", SWEEP_EVERY, _batches(lambda t, d: handles.sweep(t, now=d.now()))),
     UpkeepStep("clients", SWEEP_EVERY, _batches(lambda t, d: clients.reap_unused(t, before=_unused_since(d)))),
     UpkeepStep(

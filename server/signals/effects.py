@@ -66,7 +66,7 @@ async def apply(deployment: Deployment, name: str, transmitter: TransmitterSetti
         )
         if not is_first:
             return False
-        due = await looking.claim(transaction, hinted, now=now)
+        due = await looking.note(transaction, hinted, now=now)
         facts: dict[str, object] = {"name": name, "event": event.kind.rpartition("/")[2][:80]}
         lines = [_hint(one, source=name) for one in due]
         if person is not None:
@@ -149,14 +149,17 @@ def _hint(one: Hinted, *, source: str) -> Event:
 
 
 async def hint(deployment: Deployment, hinted: Sequence[Hinted], *, source: str, once: str, remembered: int) -> bool:
-    """Look at these connections, as a message says that is known by `once`; False if it was used within that time."""
+    """Look at these connections, as a message says that is known by `once`; False if it was used within that time.
+
+    Where nothing tells a repeat from another message, `remembered` is 0.
+    """
     now = deployment.now()
     async with deployment.transaction() as transaction:
         if remembered and not await replay.first_use(
             transaction, f"webhook:{source}", once, expires_at=now + remembered, now=now
         ):
             return False
-        due = await looking.claim(transaction, hinted, now=now)
+        due = await looking.note(transaction, hinted, now=now)
         await audit.append(transaction, *(_hint(one, source=source) for one in due), now=now)
     looking.start(deployment.vault, due)
     return True

@@ -24,7 +24,6 @@ from providers.outbound.json_values import is_object
 from server.http.strict_json import json_object
 
 SLACK_WINDOW: Final = 300  # seconds
-_SAME_BODY: Final = 60  # seconds; the same person may end a grant again later, in the same words
 _MOST: Final = 100  # accounts of one message
 
 
@@ -50,7 +49,8 @@ class SignedMessage:
 class GrantHint:
     """What a message says: grants of these accounts may have ended, or of all accounts that begin with `prefix`.
 
-    `once` identifies the message, for `remembered` seconds. `challenge` is to be answered, and nothing else.
+    `once` identifies the message, for `remembered` seconds; 0: a repeat counts again. `challenge` is to be answered,
+    and nothing else.
     """
 
     once: str = ""
@@ -74,11 +74,13 @@ def read_github(message: SignedMessage, key: str, now: int) -> GrantHint:
     content = _content(message)
     sender = content.get("sender")
     identity = sender.get("id") if is_object(sender) else None
-    once = hashlib.sha256(message.body).hexdigest()  # the delivery's ID is not signed
+    once = hashlib.sha256(
+        message.body
+    ).hexdigest()  # the delivery's ID isn't signed, and a person may end a grant twice
     is_end = message.headers.get("x-github-event") == "github_app_authorization" and content.get("action") == "revoked"
     if not is_end or not isinstance(identity, int):
         return GrantHint(once)
-    return GrantHint(once, frozenset({str(identity)}), remembered=_SAME_BODY)
+    return GrantHint(once, frozenset({str(identity)}), remembered=0)
 
 
 def read_slack(message: SignedMessage, key: str, now: int) -> GrantHint:

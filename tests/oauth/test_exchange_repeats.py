@@ -315,7 +315,8 @@ async def disable_user(one: Scene) -> object:
 async def stop_agents(one: Scene) -> object:
     async with one.place.deployment.transaction() as transaction:
         user_id = one.agent.principal.user_id
-        return await users.stop_agents(transaction, user_id, by="https://id.example", now=one.place.now())
+        now = one.place.now()
+        return await users.stop_agents(transaction, user_id, by="https://id.example", at=now, now=now)
 
 
 async def disconnect(one: Scene) -> object:

@@ -136,7 +136,8 @@ async def stop_agents(room: ProxyRoom, handle: Proxied) -> object:
     deployment = room.vault.deployment
     async with deployment.transaction() as transaction:
         user_id = handle.agent.principal.user_id
-        return await users.stop_agents(transaction, user_id, by="https://id.example", now=deployment.now())
+        now = deployment.now()
+        return await users.stop_agents(transaction, user_id, by="https://id.example", at=now, now=now)
 
 
 async def narrow_permission(room: ProxyRoom, handle: Proxied) -> object:

@@ -129,7 +129,8 @@ async def test_only_a_change_of_active_enables_or_lets_agents_go_on(scim: ScimRo
     made = await scim.add_user("stopped")
     path, user_id = f"/Users/{made['id']}", str(made["id"])
     async with scim.deployment.transaction() as transaction:
-        await users.stop_agents(transaction, user_id, by="https://idp.example", now=scim.deployment.now())
+        now = scim.deployment.now()
+        await users.stop_agents(transaction, user_id, by="https://idp.example", at=now, now=now)
     same = {"op": "replace", "value": {"displayName": "S", "active": True}}
     assert (await scim.patch(path, same)).json()["active"] is True
     whole = {"schemas": [USER], "userName": "stopped", "active": True}

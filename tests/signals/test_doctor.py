@@ -91,7 +91,7 @@ async def test_after_stops_by_two_issuers_only_an_admin_lets_agents_go_on(place:
     second = "https://accounts.google.com" if other else first
     async with deployment.transaction() as transaction:
         for issuer in (first, second):
-            await users.stop_agents(transaction, person.user.id, by=issuer, now=now)
+            await users.stop_agents(transaction, person.user.id, by=issuer, at=now, now=now)
         lifted = [
             await users.lift_stop(transaction, person.user.id, by=issuer, signed_in_at=now) for issuer in (second, "")
         ]

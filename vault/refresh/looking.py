@@ -6,23 +6,27 @@ belongs to; only a provider's own refusal leads on to the rule for refused token
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vault import replay
 from vault.records import TENANT, ConnectionState
 from vault.refresh import leases, rotation
 from vault.refresh.concurrency import Vault
 from vault.refresh.leases import ConnectionFacts
-from vault.refusals import VaultError
-from vault.storage.database import Reader, Transaction, text
+from vault.refusals import ConnectionRequired, VaultError
+from vault.storage.database import SWEEP_BATCH, Reader, Transaction, integer, text
 from vault.upstream import UpstreamError
 
 log = logging.getLogger("token_vault.rotation")
 
 PAUSE: Final = 60  # seconds between two looks at one connection, however often somebody says so
+LEASE: Final = 300  # seconds after which a look that was begun counts as lost with its process
+TRIES: Final = 6  # looks without an answer, ever later, until the next hint
+BATCH: Final = 50  # looks of one turn of the upkeep
+AT_ONCE: Final = 5
 MOST: Final = 500  # connections of one hint
 PAGE: Final = 500
 _PAGES: Final = 20  # of a provider's connections that are searched for a group of accounts
@@ -37,6 +41,29 @@ _OF_PROVIDER: Final = """
     where tenant = :tenant and provider = :provider and ended_at is null
         and (account > :account or (account = :account and id > :id))
     order by account, id limit :limit
+"""
+
+# `asked` counts the hints since the last look: those that come during a look make another one.
+_NOTE: Final = """
+    insert into looks (tenant, connection_id, asked, tries, due_at) values (:tenant, :id, 1, 0, :now)
+    on conflict (tenant, connection_id) do update set asked = looks.asked + 1, due_at = coalesce(looks.due_at,
+        case when looks.looked_at + :pause > :now then looks.looked_at + :pause else :now end)
+    returning asked
+"""
+_DUE: Final = "select connection_id from looks where due_at <= :now order by due_at limit :limit"
+_CLAIM: Final = """
+    update looks set due_at = :lease, looked_at = :now, tries = tries + 1
+    where tenant = :tenant and connection_id = :id and due_at <= :now returning asked, tries
+"""
+_DONE: Final = """
+    update looks set asked = asked - :seen, tries = :tries,
+        due_at = case when cast(:again as bigint) is not null then cast(:again as bigint)
+            when asked > :seen then cast(:later as bigint) else null end
+    where tenant = :tenant and connection_id = :id and due_at = :lease
+"""
+_SWEEP: Final = """
+    delete from looks where (tenant, connection_id) in
+        (select tenant, connection_id from looks where due_at is null and looked_at < :before limit :batch)
 """
 
 
@@ -71,45 +98,91 @@ async def find_group(reader: Reader, *, provider: str, prefix: str) -> tuple[Hin
     return tuple(found[:MOST])
 
 
-async def claim(transaction: Transaction, hinted: Sequence[Hinted], *, now: int) -> tuple[Hinted, ...]:
-    """Those that nobody looked at within the last minute."""
-    return tuple(
-        [
-            one
-            for one in hinted
-            if await replay.first_use(transaction, "look", one.connection_id, expires_at=now + PAUSE, now=now)
-        ]
-    )
+async def note(transaction: Transaction, hinted: Sequence[Hinted], *, now: int) -> tuple[Hinted, ...]:
+    """Plan a look at each, which no crash loses: now, or a minute after the one before. Those not planned already."""
+    planned: list[Hinted] = []
+    for one in hinted:
+        named = {"tenant": TENANT, "id": one.connection_id, "now": now, "pause": PAUSE}
+        row = await transaction.fetch_one(_NOTE, named)
+        if row is not None and integer(row, "asked") == 1:
+            planned.append(one)
+    return tuple(planned)
 
 
 def start(vault: Vault, hinted: Sequence[Hinted]) -> None:
-    """Look at them in the background, one after the other."""
+    """Look in the background at those of them that are due, one after the other."""
     if hinted:
-        vault.tasks.tidy(_look_at_all(vault, hinted))
+        vault.tasks.tidy(_look_at_all(vault, [one.connection_id for one in hinted]))
 
 
-async def _look_at_all(vault: Vault, hinted: Sequence[Hinted]) -> None:
-    for one in hinted:
-        try:
-            await look(vault, one.connection_id)
-        except VaultError as refusal:
-            log.debug("look refused", extra={"connection": one.connection_id, "code": refusal.code})
+async def _look_at_all(vault: Vault, connection_ids: Sequence[str]) -> None:
+    for one in connection_ids:
+        await look_if_due(vault, one)
 
 
-async def look(vault: Vault, connection_id: str) -> None:
-    """Refresh or probe the connection. Raises what a refresh raises; ConnectionRequired: it has ended."""
+async def run_due(vault: Vault) -> int:
+    """Look at what is due, also what a dead process left; a bounded number, `AT_ONCE` at a time. How many were due."""
+    rows = await vault.database.fetch(_DUE, {"now": vault.database.now(), "limit": BATCH})
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def one(connection_id: str) -> None:
+        async with places:
+            await look_if_due(vault, connection_id)
+
+    await asyncio.gather(*(one(text(row, "connection_id")) for row in rows))
+    return len(rows)
+
+
+async def look_if_due(vault: Vault, connection_id: str) -> None:
+    """Look, unless another process does. Tries again where nobody answered, up to `TRIES` times."""
+    database, now = vault.database, vault.database.now()
+    which = {"tenant": TENANT, "id": connection_id}
+    async with database.transaction() as transaction:
+        row = await transaction.fetch_one(_CLAIM, {**which, "now": now, "lease": now + LEASE})
+    if row is None:
+        return
+    asked, tries = integer(row, "asked"), integer(row, "tries")
+    try:
+        is_known = await look(vault, connection_id)
+    except ConnectionRequired:
+        is_known = True
+    except VaultError as refusal:
+        log.debug("look refused", extra={"connection": connection_id, "code": refusal.code})
+        is_known = False
+    if not is_known and tries < TRIES:
+        again: int | None = database.now() + PAUSE * 2 ** (tries - 1)
+    else:
+        again, tries = None, 0
+    done = {**which, "seen": asked, "tries": tries, "again": again, "later": now + PAUSE, "lease": now + LEASE}
+    async with database.transaction() as transaction:
+        await transaction.execute(_DONE, done)
+
+
+async def sweep(transaction: Transaction, *, now: int) -> int:
+    """Forget looks that are done and over for a minute, at most a batch; how many."""
+    return await transaction.execute(_SWEEP, {"before": now - PAUSE, "batch": SWEEP_BATCH})
+
+
+async def look(vault: Vault, connection_id: str) -> bool:
+    """Refresh or probe the connection; False where the provider gave no answer that says something.
+
+    Raises what a refresh raises; ConnectionRequired: it has ended.
+    """
     facts = await leases.read(vault.database, connection_id)
     if facts is None or facts.is_ended or facts.state is not ConnectionState.ACTIVE:
-        return
+        return True
     newest = facts.access_generation
     if facts.refresh_sealed is not None:
         await rotation.refresh(vault, connection_id, if_generation=newest)
-    elif await _is_refused(vault, facts):
+        return True
+    is_refused = await _is_refused(vault, facts)
+    if is_refused:
         await rotation.refresh(vault, connection_id, if_generation=newest, spoiled=newest)
+    return is_refused is not None
 
 
-async def _is_refused(vault: Vault, facts: ConnectionFacts) -> bool:
-    """Whether the provider itself says that this access token is dead."""
+async def _is_refused(vault: Vault, facts: ConnectionFacts) -> bool | None:
+    """Whether the provider itself says that this access token is dead; None where its answer says neither."""
     upstream = vault.upstreams.get(facts.provider)
     if upstream is None or not upstream.is_configured or facts.access_sealed is None:
         return False
@@ -124,5 +197,5 @@ async def _is_refused(vault: Vault, facts: ConnectionFacts) -> bool:
     try:
         await upstream.identify(access_token, {})
     except UpstreamError as error:
-        return error.code in _DEAD
+        return True if error.code in _DEAD else None
     return False

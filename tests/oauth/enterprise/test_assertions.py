@@ -333,7 +333,8 @@ async def test_a_disabled_person_gets_nothing(company: Company) -> None:
 async def test_a_person_whose_agents_are_stopped_gets_nothing(company: Company) -> None:
     place = company.place
     async with place.deployment.transaction() as transaction:
-        await users.stop_agents(transaction, company.user.id, by=company.idp.url, now=place.now())
+        now = place.now()
+        await users.stop_agents(transaction, company.user.id, by=company.idp.url, at=now, now=now)
     check_refused(await company.ask(), "stopped")
     async with place.deployment.transaction() as transaction:
         await users.lift_stop(transaction, company.user.id, by=company.idp.url, signed_in_at=place.now() + 1)
