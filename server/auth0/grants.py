@@ -36,7 +36,10 @@ _NOT_CONNECTED: Final = frozenset({"missing", "needs_reauth", "delegation", "amb
 
 @dataclass(frozen=True, slots=True)
 class AccountToken(ExchangeAnswer):
-    """The answer with the five members that Auth0's clients read."""
+    """The answer with the five members that Auth0's clients read.
+
+    Their tools compare names: `scope` has each one that the provider granted, also those that another includes.
+    """
 
     issued_token_type: str = _ACCOUNT_TOKEN
 
@@ -80,7 +83,7 @@ async def account_token(deployment: Deployment, asked: TokenRequest) -> Exchange
     is_worker = form.get("subject_token_type") == JWT
     return AccountToken(
         answer.access_token,
-        scopes=answer.scopes,
+        scopes=answer.scopes | answer.included if asked.scopes is None else answer.scopes,
         expires_in=answer.expires_in,
         narrowing=answer.narrowing,
         issued_token_type=requested or (_WORKER_TOKEN if is_worker else _ACCOUNT_TOKEN),

@@ -61,6 +61,7 @@ class ExchangeAnswer:
     """The answer to a token exchange (RFC 8693 §2.2.1): never with a refresh token.
 
     `narrowing` says how `scopes` are enforced, for tokens of a provider; `api_base_url` is where a handle is used.
+    `included` are scopes that the provider granted by name and that `scopes` include; `content` leaves them out.
     """
 
     access_token: str = field(repr=False)
@@ -70,6 +71,7 @@ class ExchangeAnswer:
     narrowing: str | None = None
     api_base_url: str | None = None
     release: ReleasedToken | None = field(repr=False, default=None)
+    included: frozenset[str] = frozenset()
 
     def content(self) -> dict[str, object]:
         content: dict[str, object] = {

@@ -32,6 +32,7 @@ async def test_a_narrower_token_can_do_less_at_the_provider_and_a_wider_one_is_r
     narrow = (await application.account_token(asked)).json()
     whole = (await application.account_token({"connection": "google-oauth2"})).json()
     assert narrow["scope"] == f"{CALENDAR}.readonly"
+    assert {CALENDAR, f"{CALENDAR}.readonly"} <= set(whole["scope"].split()), "tools look for each name"
     calendar = f"{room.simulator.url}/google/calendar/v3/calendars/primary/events"
     async with httpx2.AsyncClient(trust_env=False) as http:
         for token, status in ((narrow, 403), (whole, 200)):

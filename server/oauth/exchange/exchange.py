@@ -406,12 +406,14 @@ def _release(
     kept: ReleasedToken | None = None
     if token.basis is not None and not token.approval:
         kept = ReleasedToken(token.basis, lambda: _released_event(made, target, token, narrowing), token.expires_at)
+    carried = _carried_scopes(token, narrowing)
     return ExchangeAnswer(
         token.value,
-        scopes=_carried_scopes(token, narrowing),
+        scopes=carried,
         expires_in=expires_in,
         narrowing=narrowing.value,
         release=kept,
+        included=token.granted & expand(carried, target.provider.covers),
     )
 
 
