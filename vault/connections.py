@@ -294,14 +294,15 @@ async def open_connection(
     }
     policy = policy.for_renewal(renewed_by)
     granted = asked if answer.scopes is None else answer.scopes
-    lifetime = policy.grant_lifetime if answer.grant_expires_in is None else answer.grant_expires_in
+    is_renewed = answer.refresh_token is not None or renewed_by is not None
+    lifetime = answer.grant_seconds(policy.grant_lifetime, is_renewed=is_renewed)
     facts: Mapping[str, Value] = {
         **named,
         "label": account.label,
         "scopes": format_scope(granted),
         "state": ConnectionState.ACTIVE.value,
         "grant_expires_at": None if lifetime is None else now + lifetime,
-        "idle_expires_at": idle_expiry(policy, now=now),
+        "idle_expires_at": idle_expiry(policy, now=now) if is_renewed else None,
         "metadata": _as_json(answer.metadata),
         "now": now,
         "consented_ms": consented_ms,
@@ -360,6 +361,7 @@ async def _reconnect(
     update = {name: value for name, value in facts.items() if name not in ("user_id", "provider", "account")}
     if kept is not None:  # the old refresh token stays, with its original end
         update["grant_expires_at"] = integer_or_none(existing, "grant_expires_at")
+        update["idle_expires_at"] = idle_expiry(policy, now=integer(facts, "now"))
     if await transaction.execute(_RECONNECT, {**update, **sealed, **which}) != 1:
         return False
     only_id: Mapping[str, Value] = {"tenant": TENANT, "id": connection_id}

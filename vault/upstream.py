@@ -116,6 +116,15 @@ class TokenAnswer:
     grant_expires_in: int | None = None  # seconds until the grant itself ends; None: the answer did not say
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])  # stored facts: team id, instance URL
 
+    def grant_seconds(self, usual: int | None, *, is_renewed: bool) -> int | None:
+        """Seconds until the grant ends, None for no end: without a way to renew it, with its access token.
+
+        `usual` is what the provider says of all its grants.
+        """
+        if self.grant_expires_in is not None:
+            return self.grant_expires_in
+        return usual if is_renewed else self.expires_in
+
 
 @dataclass(frozen=True, slots=True)
 class Rotated:

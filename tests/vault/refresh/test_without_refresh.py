@@ -26,7 +26,7 @@ from vault import connections
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Connection, ConnectionState, Narrowing
 from vault.refusals import ConnectionRequired
-from vault.upstream import Refused
+from vault.upstream import Account, Refused, TokenAnswer
 
 NEVER = sorted(one.name for one in load_catalog().all_providers() if one.refresh_tokens == "never")
 
@@ -122,6 +122,33 @@ async def test_a_token_that_ends_is_shown_to_end_and_needs_its_person_then(sqlit
             await place.exchange(place.provider.scope.default)
         assert refused.value.reason == "needs_reauth"
         assert place.simulator.books()["refreshes"] == []
+
+
+@pytest.mark.parametrize(("expires_in", "refresh_token", "ends"), [
+    (3600, None, 3600),
+    (None, None, None),
+    (3600, "refresh", 90 * 86400),
+])  # fmt: skip
+async def test_a_grant_without_a_refresh_token_ends_with_its_access_token(
+    store: Store, expires_in: int | None, refresh_token: str | None, ends: int | None
+) -> None:
+    """Where the service has refresh tokens, but this app or consent got none."""
+    answer = TokenAnswer("access", refresh_token, frozenset({"read"}), expires_in, Account("1", "Alice"))
+    async with open_room(store) as room:
+        policy = replace(room.vault.policies["slack"], grant_lifetime=100 * 86400, grant_idle=90 * 86400)
+        now = room.now
+        async with room.database.transaction() as transaction:
+            opened = await connections.open_connection(
+                transaction,
+                room.vault.keys,
+                user_id=room.alice.user.id,
+                provider="slack",
+                answer=answer,
+                asked=frozenset({"read"}),
+                policy=policy,
+                now=now,
+            )
+        assert opened.ends_at == (None if ends is None else now + ends)
 
 
 async def test_a_token_that_the_service_ended_needs_its_person(sqlite_store: Store) -> None:
