@@ -26,19 +26,20 @@ GRANTS = frozenset({"authorization_code", "refresh_token", TOKEN_EXCHANGE})
 
 
 class Tenant:
-    """What such an application takes for its tenant: this vault at https://localhost:PORT/."""
+    """What such an application takes for its tenant: this vault at https://localhost:PORT/, or without the port."""
 
-    def __init__(self, vault: RunningVault, authority: Authority, simulator: Simulator) -> None:
+    def __init__(self, vault: RunningVault, authority: Authority, simulator: Simulator, *, port: int) -> None:
         self.vault = vault
         self.authority = authority
         self.simulator = simulator
+        self.port = port
 
     @property
     def domain(self) -> str:
         return urlsplit(self.vault.url).netloc
 
     def way(self) -> Through:
-        return Through("localhost", self.authority)
+        return Through("localhost", self.authority, port=self.port)
 
     async def client(self, name: str, **changes: object) -> Client:
         facts: dict[str, object] = {
@@ -71,16 +72,18 @@ class Tenant:
 
 
 @asynccontextmanager
-async def tenant(folder: Path, **more: object) -> AsyncGenerator[Tenant]:
+async def tenant(folder: Path, *, tells_port: bool = True, **more: object) -> AsyncGenerator[Tenant]:
+    """Where it doesn't tell the port, clients need a tunnel to `Tenant.port`."""
     authority, outside = make_authority(folder, "localhost"), free_socket()
-    public = f"https://localhost:{outside.getsockname()[1]}"
+    port = outside.getsockname()[1]
+    public = f"https://localhost:{port}" if tells_port else "https://localhost"
     overrides = {"auth0": {"enabled": True}, "server": {"public_url": public, "issuer_slash": True}, **more}
     async with (
         running_simulator() as simulator,
         running_vault(folder / "data", providers=simulator.settings(), overrides=overrides) as vault,
         tls_proxy(outside, authority, backend=vault.settings.server.port),
     ):
-        yield Tenant(vault, authority, simulator)
+        yield Tenant(vault, authority, simulator, port=port)
 
 
 async def single_page_token(place: Tenant, person: Person) -> str:

@@ -7,7 +7,7 @@ import contextlib
 import datetime
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+Carry = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,52 @@ def make_authority(folder: Path, *hosts: str) -> Authority:
     return made
 
 
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, alter: Callable[[bytes], bytes] | None = None
+) -> None:
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        while data := await reader.read(65536):
+            writer.write(data if alter is None else alter(data))
+            await writer.drain()
+    with contextlib.suppress(ConnectionError, ssl.SSLError, RuntimeError):
+        writer.close()
+
+
+@asynccontextmanager
+async def _carrying(carry: Carry, listening: socket.socket, *, tls: ssl.SSLContext | None) -> AsyncGenerator[None]:
+    """Serve every connection with `carry` until the block ends."""
+    open_now: set[asyncio.Task[None]] = set()
+
+    def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(carry(reader, writer))
+        open_now.add(task)
+        task.add_done_callback(open_now.discard)
+
+    server = await asyncio.start_server(take, sock=listening, ssl=tls)
+    try:
+        yield
+    finally:
+        server.close()
+        waiting = list(open_now)
+        for task in waiting:
+            task.cancel()
+        async with asyncio.timeout(10):
+            await asyncio.gather(*waiting, return_exceptions=True)
+            await server.wait_closed()
+
+
+async def _join(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, port: int, change: Callable[[bytes], bytes] | None
+) -> None:
+    """Carry bytes both ways between this connection and a port of this machine."""
+    inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        await asyncio.gather(_pump(reader, inner_writer, alter=change), _pump(inner_reader, writer))
+    finally:
+        for one in (inner_writer, writer):
+            one.transport.abort()
+
+
 @asynccontextmanager
 async def tls_proxy(
     listening: socket.socket,
@@ -97,54 +145,46 @@ async def tls_proxy(
     `change` is for proxies that do change what they pass on.
     """
 
-    async def pump(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, alter: Callable[[bytes], bytes] | None = None
-    ) -> None:
-        with contextlib.suppress(ConnectionError, ssl.SSLError):
-            while data := await reader.read(65536):
-                writer.write(data if alter is None else alter(data))
-                await writer.drain()
-        with contextlib.suppress(ConnectionError, ssl.SSLError, RuntimeError):
-            writer.close()
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _join(reader, writer, port=backend, change=change)
 
-    open_now: set[asyncio.Task[None]] = set()
+    async with _carrying(carry, listening, tls=authority.server()):
+        yield
+
+
+@asynccontextmanager
+async def tunnel_to(port: int) -> AsyncGenerator[str]:
+    """An HTTP proxy whose tunnels (CONNECT, RFC 9110 §9.3.6) all lead to this port of this machine: its address."""
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", backend)
-        try:
-            await asyncio.gather(pump(reader, inner_writer, alter=change), pump(inner_reader, writer))
-        finally:
-            for one in (inner_writer, writer):
-                one.transport.abort()
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"CONNECT "), head
+        writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
+        await _join(reader, writer, port=port, change=None)
 
-    def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(carry(reader, writer))
-        open_now.add(task)
-        task.add_done_callback(open_now.discard)
-
-    server = await asyncio.start_server(take, sock=listening, ssl=authority.server())
-    try:
-        yield
-    finally:
-        server.close()
-        waiting = list(open_now)
-        for task in waiting:
-            task.cancel()
-        async with asyncio.timeout(10):
-            await asyncio.gather(*waiting, return_exceptions=True)
-            await server.wait_closed()
+    listening = socket.create_server(("127.0.0.1", 0))
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    async with _carrying(carry, listening, tls=None):
+        yield address
 
 
 class Through(httpx2.AsyncBaseTransport):
     """Reaches one host, whatever its name, at a port of this machine, over TLS for that name. Adds `headers`.
 
-    `address` is the loopback address that it connects from.
+    `address` is the loopback address that it connects from; `port` is where it connects, if not at the URL's.
     """
 
     def __init__(
-        self, host: str, authority: Authority, *, headers: Mapping[str, str] | None = None, address: str | None = None
+        self,
+        host: str,
+        authority: Authority,
+        *,
+        headers: Mapping[str, str] | None = None,
+        address: str | None = None,
+        port: int | None = None,
     ) -> None:
         self._host = host
+        self._port = port
         self._headers = dict(headers or {})
         self._inner = httpx2.AsyncHTTPTransport(verify=authority.client(), local_address=address)
 
@@ -153,7 +193,7 @@ class Through(httpx2.AsyncBaseTransport):
         headers = {**request.headers, **self._headers}
         moved = httpx2.Request(
             request.method,
-            request.url.copy_with(host="127.0.0.1"),
+            request.url.copy_with(host="127.0.0.1", port=self._port or request.url.port),
             headers=headers,
             stream=request.stream,
             extensions={**request.extensions, "sni_hostname": self._host},
