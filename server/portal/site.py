@@ -19,6 +19,7 @@ from server.portal import (
     device,
     first_run,
     home,
+    log_out,
     notifications,
     openid,
     sign_in,
@@ -40,7 +41,9 @@ async def _static(request: Request) -> Response:
 
 def page_routes(deployment: Deployment) -> list[Route]:
     """Every page's route, most specific path first."""
+    for_auth0 = [open_route(deployment, "/v2/logout", get=log_out.show, post=log_out.decide)]
     return [
+        *(for_auth0 if deployment.settings.auth0.enabled else []),
         Route("/static/{path:path}", _static, methods=["GET"]),
         own_route(deployment, "/", get=home.show),
         open_route(deployment, "/first-run", get=first_run.show, post=first_run.create),

@@ -47,6 +47,8 @@ async def test_server_js_hono_and_nuxt_sign_in_and_get_an_accounts_token(tmp_pat
         }
         async with driving(*program, folder=tmp_path, authorize=go, env=trusting) as running:
             told = await running.answer()
+        asked = await person.open(told["nuxt"]["loggedOut"])
+        answer = await person.submit(asked, form="/v2/logout")
     alone, hono, nuxt = told["alone"], told["hono"], told["nuxt"]
     assert alone["subject"] == nuxt["subject"] == alice.id
     assert alone["before"] == "federated_connection_refresh_token_not_found"
@@ -57,4 +59,5 @@ async def test_server_js_hono_and_nuxt_sign_in_and_get_an_accounts_token(tmp_pat
     assert hono["landed"] == f"{application}/done"
     assert nuxt["login"] == "/authorize"
     assert nuxt["landed"].rstrip("/") == application
+    assert answer.headers["location"].rstrip("/") == application
     assert hono["before"] == hono["after"] == "localhost", "signed out, it sends the person to sign in"

@@ -130,7 +130,7 @@ async function inNuxt() {
   found.landed = gone(await visit(await open(await (await visit('/start')).text())));
   found.subject = (await (await visit('/user')).json()).sub;
   found.token = (await (await visit('/token')).json()).accessToken;
-  found.loggedOut = new URL(gone(await visit('/auth/logout'))).host;
+  found.loggedOut = gone(await visit('/auth/logout'));
   found.after = (await visit('/user')).status;
   return found;
 }

@@ -1,0 +1,61 @@
+"""`/v2/logout`, where Auth0's clients send the browser of a person who logged out of them."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.auth0.application import CALLBACK, Application
+
+HOME = CALLBACK.removesuffix("/auth/callback")
+
+
+def log_out(application: Application, *, back: str = HOME, client_id: str | None = None) -> str:
+    return "/v2/logout?" + urlencode({"client_id": client_id or application.client.id, "returnTo": back})
+
+
+async def test_a_person_who_says_so_is_signed_out_and_goes_back(application: Application) -> None:
+    person = application.person
+    page = await person.open(log_out(application, back=f"{HOME}/bye"))
+    assert "Sign out of the vault, too?" in page.text
+    assert f'href="{HOME}/bye"' in page.text, "or stays signed in"
+    assert (await person.open("/connections")).status_code == 200, "asking changes nothing"
+    answer = await person.submit(page, form="/v2/logout")
+    assert answer.headers["location"] == f"{HOME}/bye"
+    assert "/sign-in" in str((await person.open("/connections")).url)
+    again = await person.http.get(log_out(application, back=f"{HOME}/bye"))
+    assert (again.status_code, again.headers["location"]) == (303, f"{HOME}/bye"), "nobody is signed in"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"back": "https://evil.example"},
+        {"back": f"{HOME}.evil.example"},
+        {"back": "https://app.example@evil.example"},
+        {"back": f"{HOME}:8443"},
+        {"back": "http://app.example"},
+        {"back": "javascript:alert(1)"},
+        {"back": "//app.example"},
+        {"client_id": "unknown"},
+    ],
+)
+async def test_nobody_is_sent_to_an_address_that_is_not_the_apps_own(
+    application: Application, changes: dict[str, str]
+) -> None:
+    person = application.person
+    refused = await person.http.get(log_out(application, **changes))
+    assert (refused.status_code, refused.headers.get("location")) == (400, None)
+    page = await person.open(log_out(application))
+    changed = {"return_to": changes.get("back", HOME), "client_id": changes.get("client_id", application.client.id)}
+    forged = await person.submit(page, changed, form="/v2/logout")
+    assert (forged.status_code, forged.headers.get("location")) == (400, None)
+    assert (await person.open("/connections")).status_code == 200, "and nobody is signed out"
+    assert (await person.submit(page, form="/v2/logout")).headers["location"] == HOME
+
+
+async def test_without_an_address_the_sign_in_page_follows(application: Application) -> None:
+    page = await application.person.open(f"/v2/logout?client_id={application.client.id}")
+    answer = await application.person.submit(page, form="/v2/logout")
+    assert answer.url.path == "/sign-in"
