@@ -102,6 +102,10 @@ class ProviderWebhookSettings(Section):
         default=None, description="Webhook secret (GitHub), signing secret (Slack), or signature key (Square)"
     )
     secret_file: Path | None = Field(default=None, description="File that holds the secret")
+    previous_secret: SecretStr | None = Field(
+        default=None, description="The secret before, which counts too, until the provider uses the new one"
+    )
+    previous_secret_file: Path | None = Field(default=None, description="File that holds it")
     url: str | None = Field(default=None, description="Address that Square signs. Default: PUBLIC_URL/webhooks/NAME")
 
     @model_validator(mode="after")
@@ -110,9 +114,14 @@ class ProviderWebhookSettings(Section):
             raise ValueError("set secret or secret_file: webhooks without a signature are refused")
         return self
 
-    def key(self, name: str) -> str:
-        """The secret. Raises SettingsRefused."""
-        return read_secret(self.secret, self.secret_file, name=f"signals.providers.{name}.secret") or ""
+    def keys(self, name: str) -> tuple[str, ...]:
+        """The secrets that count. Raises SettingsRefused."""
+        setting = f"signals.providers.{name}"
+        held = (
+            read_secret(self.secret, self.secret_file, name=f"{setting}.secret"),
+            read_secret(self.previous_secret, self.previous_secret_file, name=f"{setting}.previous_secret"),
+        )
+        return tuple(one for one in held if one)
 
 
 class SignalSettings(Section):
@@ -128,4 +137,4 @@ class SignalSettings(Section):
             one.secret("poll_token", name)
             one.secret("revocation_token", name)
         for name, webhooks in self.providers.items():
-            webhooks.key(name)
+            webhooks.keys(name)

@@ -1,4 +1,4 @@
-"""Endpoints that hear what happens to accounts: add, list, remove, and send again what they didn't accept."""
+"""Endpoints that hear what happens to accounts: all that an admin does with them, whichever way they take."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from providers.definitions.suggestions import did_you_mean
 from providers.outbound.addresses import url_problem
 from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
+from server.notifying import webhooks as notifying
 from vault.audit import audit
 from vault.notices import endpoints, outbox
 from vault.notices.endpoints import EventEndpoint, FailedDelivery
 
+OVERLAP: Final = 24  # hours that a rotated secret goes on signing, unless something else is asked for
+LONGEST_OVERLAP: Final = 168  # hours
+_GONE: Final = "This endpoint was removed."
 _LONGEST: Final = 2000  # characters of an address
 
 
@@ -70,9 +74,48 @@ async def remove(actor: Actor, endpoint: EventEndpoint) -> None:
     now = actor.deployment.now()
     async with actor.change() as transaction:
         if not await endpoints.remove(transaction, endpoint.id):
-            raise ChangeRefused("no_endpoint", "This endpoint is gone already.", kind="not_found")
+            raise ChangeRefused("no_endpoint", _GONE, kind="not_found")
         host = urlsplit(endpoint.url).netloc
         await audit.append(transaction, actor.event("webhook.removed", endpoint=endpoint.id, host=host), now=now)
+
+
+async def test(actor: Actor, endpoint: EventEndpoint) -> str:
+    """Send an event of the type `token_vault.test` now; why it was not accepted, empty if it was."""
+    failure = await notifying.send_test(actor.deployment, endpoint)
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        event = actor.event("webhook.tested", endpoint=endpoint.id, failure=failure)
+        await audit.append(transaction, event, now=now)
+    return failure
+
+
+async def rotate(actor: Actor, endpoint: EventEndpoint, *, overlap: int) -> EventEndpoint:
+    """A new secret, known only now; the one before signs as well for `overlap` hours. Raises ChangeRefused."""
+    now = actor.deployment.now()
+    if not 0 <= overlap <= LONGEST_OVERLAP:
+        raise ChangeRefused(
+            "endpoint_refused", f"the overlap can be 0 to {LONGEST_OVERLAP} hours", field="overlap_hours"
+        )
+    async with actor.change() as transaction:
+        until = now + overlap * 3600
+        changed = await endpoints.rotate(transaction, actor.deployment.keys, endpoint.id, previous_until=until)
+        if changed is None:
+            raise ChangeRefused("no_endpoint", _GONE, kind="not_found")
+        event = actor.event("webhook.secret_rotated", endpoint=endpoint.id, overlap_hours=overlap)
+        await audit.append(transaction, event, now=now)
+    return changed
+
+
+async def set_disabled(actor: Actor, endpoint: EventEndpoint, *, is_disabled: bool) -> bool:
+    """Keep events from it, or send them again from now on, also where it answered 410. False if it was so already."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        change = endpoints.disable if is_disabled else endpoints.enable
+        has_changed = await change(transaction, endpoint.id)
+        if has_changed:
+            kind = "webhook.disabled" if is_disabled else "webhook.enabled"
+            await audit.append(transaction, actor.event(kind, endpoint=endpoint.id), now=now)
+    return has_changed
 
 
 async def list_failed(deployment: Deployment) -> list[FailedEvent]:
@@ -87,9 +130,11 @@ async def list_failed(deployment: Deployment) -> list[FailedEvent]:
 async def resend(actor: Actor, endpoint: EventEndpoint, *, sequence: int | None = None) -> int:
     """Send one failed event again, or all of an endpoint, which gets events again if it had asked for none; how many.
 
-    Raises ChangeRefused for an event that did not fail.
+    Raises ChangeRefused for an event that did not fail, and for an endpoint that is disabled.
     """
     now = actor.deployment.now()
+    if endpoint.is_disabled:
+        raise ChangeRefused("endpoint_disabled", "This endpoint is disabled: enable it first.", kind="conflict")
     async with actor.change() as transaction:
         count = await endpoints.resend(transaction, endpoint.id, sequence=sequence, until=now + outbox.KEPT, now=now)
         if sequence is not None and not count:

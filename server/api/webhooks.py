@@ -16,6 +16,7 @@ class EndpointRecord(Answered):
     url: str
     events: list[str]
     gone: bool = Field(description="It answered 410, so it gets nothing any more")
+    disabled: bool = Field(description="An admin wants it to get nothing")
     failure: str = Field(description="Why the last event wasn't accepted; empty after one that was")
     created_at: Instant
     sent_at: Instant | None
@@ -37,6 +38,38 @@ class AddedEndpoint(Answered):
 
     endpoint: EndpointRecord
     secret: str
+
+
+class EndpointChange(Strict):
+    """What to change."""
+
+    disabled: bool = Field(description="`false` also sends events again where it had answered 410")
+
+
+class RotationWish(Strict):
+    """How to rotate a secret."""
+
+    overlap_hours: int = Field(
+        default=webhooks.OVERLAP,
+        ge=0,
+        le=webhooks.LONGEST_OVERLAP,
+        description="Hours in which events are signed with the secret before, too",
+    )
+
+
+class RotatedSecret(Answered):
+    """A new secret, this once."""
+
+    endpoint: EndpointRecord
+    secret: str
+    previous_until: Instant
+
+
+class TestResult(Answered):
+    """What came of a test."""
+
+    accepted: bool
+    failure: str = Field(description="A status, or `unreachable`, `address`, `uncertain`; empty if it was accepted")
 
 
 class WebhookList(Answered):
@@ -93,6 +126,31 @@ async def remove_webhook(call: AdminCall) -> None:
     await webhooks.remove(call.actor, await webhooks.endpoint_with_id(call.actor, call.param("webhook_id")))
 
 
+@operation("PATCH", "/webhooks/{webhook_id}", scope="admin:access")
+async def change_webhook(call: AdminCall, body: EndpointChange) -> EndpointRecord:
+    """Disable or enable an endpoint. What happens while it is disabled isn't kept for it."""
+    endpoint = await webhooks.endpoint_with_id(call.actor, call.param("webhook_id"))
+    await webhooks.set_disabled(call.actor, endpoint, is_disabled=body.disabled)
+    return _record(await webhooks.endpoint_with_id(call.actor, endpoint.id))
+
+
+@operation("POST", "/webhooks/{webhook_id}/secrets", scope="admin:access", status=201)
+async def rotate_webhook_secret(call: AdminCall, body: RotationWish) -> RotatedSecret:
+    """Sign with a new secret, which is answered once; the one before signs as well for a while."""
+    endpoint = await webhooks.endpoint_with_id(call.actor, call.param("webhook_id"))
+    changed = await webhooks.rotate(call.actor, endpoint, overlap=body.overlap_hours)
+    return RotatedSecret(
+        endpoint=_record(changed), secret=changed.secret, previous_until=instant_of(changed.previous_until)
+    )
+
+
+@operation("POST", "/webhooks/{webhook_id}/test", scope="admin:access")
+async def test_webhook(call: AdminCall) -> TestResult:
+    """Send an event of the type `token_vault.test` now."""
+    failure = await webhooks.test(call.actor, await webhooks.endpoint_with_id(call.actor, call.param("webhook_id")))
+    return TestResult(accepted=not failure, failure=failure)
+
+
 @operation("GET", "/webhook-failures", scope="admin:read")
 async def list_webhook_failures(call: AdminCall) -> FailedEvents:
     """List the events that endpoints didn't accept in all attempts."""
@@ -111,7 +169,7 @@ async def list_webhook_failures(call: AdminCall) -> FailedEvents:
     )
 
 
-@operation("POST", "/webhooks/{webhook_id}/resend", scope="admin:access")
+@operation("POST", "/webhooks/{webhook_id}/resend", scope="admin:access", refusals=["conflict"])
 async def resend_webhook(call: AdminCall, body: ResendWish) -> ResentEvents:
     """Send failed events again, also to an endpoint that had answered 410."""
     endpoint = await webhooks.endpoint_with_id(call.actor, call.param("webhook_id"))
@@ -124,10 +182,20 @@ def _record(one: EventEndpoint) -> EndpointRecord:
         url=one.url,
         events=sorted(one.events),
         gone=one.is_gone,
+        disabled=one.is_disabled,
         failure=one.failure,
         created_at=instant_of(one.created_at),
         sent_at=instant(one.sent_at),
     )
 
 
-OPERATIONS = (list_webhooks, add_webhook, remove_webhook, list_webhook_failures, resend_webhook)
+OPERATIONS = (
+    list_webhooks,
+    add_webhook,
+    remove_webhook,
+    change_webhook,
+    rotate_webhook_secret,
+    test_webhook,
+    list_webhook_failures,
+    resend_webhook,
+)

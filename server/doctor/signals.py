@@ -88,7 +88,7 @@ def _check_providers(deployment: Deployment) -> list[Finding]:
             found.append(problem(CHECK, sentence, fix=f"remove {setting}"))
             continue
         try:
-            one.key(name)
+            one.keys(name)
         except SettingsRefused as refused:
             found.append(
                 problem(CHECK, str(refused), fix=f"make the file readable for this user, or correct {setting}")
@@ -112,7 +112,7 @@ async def check_people_and_endpoints(deployment: Deployment) -> list[Finding]:
             fix = f"correct signals.transmitters.{name}.identity_issuer, or let people sign in there once"
             found.append(note(CHECK, sentence, fix=fix))
     for one in await endpoints.list_endpoints(deployment.database, deployment.keys):
-        if one.failure:
+        if one.failure and not one.is_disabled:
             sentence = f"the endpoint {one.url} didn't accept the last event: {one.failure}"
             fix = "correct it there, then see token-vault webhooks failed, and resend"
             found.append(note("webhooks", sentence, fix=fix))

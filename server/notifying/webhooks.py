@@ -13,7 +13,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
@@ -21,7 +21,7 @@ from urllib.parse import quote
 from server.deployment import Deployment
 from server.notifying.posting import NotAccepted, Posted, Uncertain, post
 from vault.notices import outbox
-from vault.notices.channels import GONE, NoticeChannel, record_result
+from vault.notices.channels import GONE, OFF, NoticeChannel, record_result
 from vault.notices.endpoints import FAILED, EventEndpoint, endpoint_from
 from vault.notices.outbox import Notice
 from vault.records import Event
@@ -37,9 +37,9 @@ logger = logging.getLogger("token_vault.webhooks")
 async def deliver_to(deployment: Deployment, channel: NoticeChannel, taken: Sequence[Notice]) -> bool:
     """Send what was taken for an endpoint, oldest first; whether all of it was accepted.
 
-    After a failure the rest waits for the next turn: it counts no attempt. An endpoint that is gone is sent nothing.
+    After a failure the rest waits for the next turn: it counts no attempt. What is gone or disabled gets nothing.
     """
-    endpoint, failure, sent = endpoint_from(channel), channel.failure if channel.failure == GONE else "", 0
+    endpoint, failure, sent = endpoint_from(channel), channel.failure if channel.failure in OFF else "", 0
     stop = time.monotonic() + _ROUND
     for one in taken:
         if failure or time.monotonic() > stop:
@@ -50,8 +50,8 @@ async def deliver_to(deployment: Deployment, channel: NoticeChannel, taken: Sequ
         if not taken:
             await outbox.release(transaction, channel.id)
             return False
-        if failure == GONE:
-            await outbox.settle(transaction, taken[sent:], state=FAILED, failure=GONE)
+        if failure in OFF:
+            await outbox.settle(transaction, taken[sent:], state=FAILED, failure=failure)
         else:
             await outbox.put_back(transaction, taken[sent:], due_at=deployment.now())
         await record_result(transaction, channel.id, failure=failure, now=deployment.now())
@@ -60,25 +60,45 @@ async def deliver_to(deployment: Deployment, channel: NoticeChannel, taken: Sequ
 
 async def _attempt(deployment: Deployment, endpoint: EventEndpoint, notice: Notice) -> str:
     """Send one event and record what came of it; why it was not accepted."""
-    failure, wait = "", None
-    try:
-        await post(deployment, message_of(deployment, endpoint, notice, now=deployment.now()))
-    except NotAccepted as refused:
-        failure = GONE if refused.status == 410 else str(refused.status or refused.code)
-        wait = refused.retry_after
-    except Uncertain:
-        failure = "uncertain"
+    failure, wait = await _post(deployment, message_of(deployment, endpoint, notice, now=deployment.now()))
     now = deployment.now()
     later = None if notice.attempts > len(BACKOFF) else _later(notice.attempts, wait=wait)
     async with deployment.transaction() as transaction:
         if not failure:
             await outbox.settle(transaction, [notice], state="sent")
-        elif later is None or failure == GONE or now + later >= notice.expires_at:
+        elif later is None or failure in OFF or now + later >= notice.expires_at:
             await outbox.settle(transaction, [notice], state=FAILED, failure=failure)
         else:
             await outbox.delay(transaction, [notice], until=now + later, failure=failure)
     if failure:
         logger.warning("event not accepted", extra={"endpoint": endpoint.id, "code": failure})
+    return failure
+
+
+async def _post(deployment: Deployment, message: Posted) -> tuple[str, int | None]:
+    """Why it was not accepted, and how long the endpoint wants to be left alone."""
+    try:
+        await post(deployment, message)
+    except NotAccepted as refused:
+        return GONE if refused.status == 410 else str(refused.status or refused.code), refused.retry_after
+    except Uncertain:
+        return "uncertain", None
+    return "", None
+
+
+async def send_test(deployment: Deployment, endpoint: EventEndpoint) -> str:
+    """Send an event that means nothing, once and now; why it was not accepted."""
+    now, identity = deployment.now(), f"msg_{secrets.token_urlsafe(18)}"
+    event: dict[str, object] = {
+        "specversion": "1.0",
+        "id": identity,
+        "source": deployment.issuer,
+        "type": f"{PREFIX}test",
+        "time": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "datacontenttype": "application/json",
+        "data": {},
+    }
+    failure, _ = await _post(deployment, _sign_event(endpoint, identity, event, now=now))
     return failure
 
 
@@ -91,12 +111,16 @@ def _later(attempts: int, *, wait: int | None) -> int:
 def message_of(deployment: Deployment, endpoint: EventEndpoint, notice: Notice, *, now: int) -> Posted:
     """The request with an event, signed for this attempt."""
     identity = event_id(deployment, notice.event)
-    body = json.dumps(cloud_event(deployment, notice, identity), separators=(",", ":"), ensure_ascii=False).encode()
+    return _sign_event(endpoint, identity, cloud_event(deployment, notice, identity), now=now)
+
+
+def _sign_event(endpoint: EventEndpoint, identity: str, event: Mapping[str, object], *, now: int) -> Posted:
+    body = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
     headers = {
         "Content-Type": "application/cloudevents+json; charset=utf-8",
         "webhook-id": identity,
         "webhook-timestamp": str(now),
-        "webhook-signature": sign(endpoint.secret, identity, now, body),
+        "webhook-signature": " ".join(sign(one, identity, now, body) for one in endpoint.signing_secrets(now)),
     }
     return Posted(endpoint.url, headers, body, peer="webhooks", sender=endpoint.id, timeout=TIMEOUT)
 

@@ -19,7 +19,7 @@ from server.http.answers import SECRET, WholeAnswer, json_answer
 from server.http.bodies import BodyTooLarge, read_body
 from server.signal_settings import ProviderWebhookSettings
 from server.signals import effects
-from server.signals.provider_schemes import SCHEMES, GrantHint, SignedMessage, WebhookRefused
+from server.signals.provider_schemes import SCHEMES, GrantHint, SignedMessage, WebhookRefused, read_by_any
 from server.signals.receiving import TooMany, count_stranger
 from vault import limits
 from vault.records import Event
@@ -40,7 +40,7 @@ async def receive(deployment: Deployment, request: Request) -> Response:
     try:
         count_stranger(deployment, request)
         message = await _read(deployment, request, name, settings)
-        hint = scheme(message, settings.key(name), deployment.now())
+        hint = read_by_any(scheme, message, settings.keys(name), deployment.now())
         if hint.challenge:
             return json_answer({"challenge": hint.challenge})
         if not hint.is_empty:

@@ -37,6 +37,8 @@ _CHOSEN = (
     "notice_kind",
     "notice_how",
     "notice_failure",
+    "webhook_failure",
+    "webhook_type",
     "notifications_done",
     "language",
     "outcome",

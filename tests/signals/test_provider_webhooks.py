@@ -180,6 +180,25 @@ async def test_a_forged_or_altered_message_is_no_hint(place: SignalRoom, name: s
     assert await _hints(place, held) == 1
 
 
+@pytest.mark.parametrize("key", ["the new secret", "the old secret", "another secret"])
+async def test_two_secrets_count_while_one_replaces_the_other(
+    place: SignalRoom, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    account = f"T1:U{secrets.token_hex(4)}"
+    held = await stored(place, "slack-bot", account)
+    monkeypatch.setitem(KEYS, "slack", key)
+    answer = await send(place, "slack-bot", slack(place, revoked(account)))
+    is_known = key != "another secret"
+    assert answer.status_code == (204 if is_known else 401)
+    assert await _hints(place, held) == is_known
+    assert (await send(place, "slack-bot", slack(place, revoked(account), age=400))).status_code == 401
+    body = b"[]"
+    at = str(place.room.deployment.now())
+    signed = "v0=" + signature("slack", f"v0:{at}:".encode() + body).hex()
+    headers = {"x-slack-request-timestamp": at, "x-slack-signature": signed}
+    assert (await send(place, "slack-bot", (body, headers))).status_code == (400 if is_known else 401)
+
+
 async def test_a_repeated_message_is_acknowledged_and_counts_once(place: SignalRoom) -> None:
     held = await stored(place, "square", "M900")
     event = {"type": "oauth.authorization.revoked", "merchant_id": "M900", "event_id": "e900"}
@@ -256,7 +275,6 @@ async def test_other_events_are_acknowledged_and_mean_nothing(
 
 async def test_only_bounded_messages_of_known_providers_are_read(place: SignalRoom) -> None:
     assert (await send(place, "gitlab", github(place, {}))).status_code == 404
-    assert (await send(place, "slack-bot", slack(place, {}))).status_code == 404, "no secret is set"
     assert (await send(place, "github", github(place, {"pad": "x" * 300_000}))).status_code == 413
     raw = b"[]"
     headers = {"x-hub-signature-256": "sha256=" + signature("github", raw).hex()}

@@ -48,6 +48,17 @@ async def test_the_outbox_of_endpoints_works_on_both_databases(store: Store) -> 
         assert await endpoints.list_failed(deployment.database, made.id) == ()
         assert len({body for _, body in receiver.posted}) == 1
         async with deployment.transaction() as transaction:
+            until = deployment.now() + 3600
+            changed = await endpoints.rotate(transaction, deployment.keys, made.id, previous_until=until)
+            assert changed is not None
+            assert changed.signing_secrets(deployment.now()) == (changed.secret, made.secret)
+            assert changed.signing_secrets(until) == (changed.secret,)
+            assert await endpoints.rotate(transaction, deployment.keys, "unknown", previous_until=until) is None
+            assert await endpoints.disable(transaction, made.id)
+            assert await endpoints.enable(transaction, made.id)
+        (known,) = await endpoints.list_endpoints(deployment.database, deployment.keys)
+        assert (known.secret, known.previous, known.failure) == (changed.secret, made.secret, "")
+        async with deployment.transaction() as transaction:
             assert await endpoints.remove(transaction, made.id)
 
 
@@ -67,6 +78,17 @@ async def test_commands_add_list_and_remove_an_endpoint_whose_secret_is_shown_on
         assert result.exit_code == 1
         assert word in result.output
     assert await content(sqlite_store, "webhooks", "resend", made["id"]) == {"endpoint": made["id"], "events": 0}
+    rotated = await content(sqlite_store, "webhooks", "rotate", made["id"], "--overlap", "2")
+    assert isinstance(rotated, dict)
+    assert rotated["secret"] not in {secret, ""}
+    assert (await run(sqlite_store, "webhooks", "rotate", made["id"], "--overlap", "999")).exit_code == 1
+    disabled = await content(sqlite_store, "webhooks", "disable", made["id"])
+    assert disabled == made | {"state": "disabled", "failure": "disabled"}
+    assert "enable it first" in (await run(sqlite_store, "webhooks", "resend", made["id"])).output
+    assert await content(sqlite_store, "webhooks", "enable", made["id"]) == made
+    tested = await run(sqlite_store, "webhooks", "test", made["id"])  # hooks.example leads nowhere
+    assert tested.exit_code == 1
+    assert "Not accepted" in tested.output
     await content(sqlite_store, "webhooks", "remove", made["id"])
     assert await content(sqlite_store, "webhooks", "list") == []
 
@@ -91,6 +113,17 @@ async def test_the_admin_api_does_the_same_for_whoever_may_see_everybodys_access
         )
         problem(await room.call("POST", f"/webhooks/{endpoint['id']}/resend", json={"sequence": 1}), 404, "no_endpoint")
         assert (await room.call("POST", f"/webhooks/{endpoint['id']}/resend", json={})).json() == {"events": 0}
+        path = f"/webhooks/{endpoint['id']}"
+        changed = await room.call("POST", f"{path}/secrets", json={"overlap_hours": 1})
+        assert changed.status_code == 201, changed.text
+        assert changed.json()["secret"] not in {added.json()["secret"], ""}
+        problem(await room.call("POST", f"{path}/secrets", json={"overlap_hours": 169}), 400, "invalid_request")
+        assert (await room.call("PATCH", path, json={"disabled": True})).json()["disabled"]
+        problem(await room.call("POST", f"{path}/resend", json={}), 409, "endpoint_disabled")
+        assert (await room.call("PATCH", path, json={"disabled": False})).json() == endpoint
+        tested = await room.call("POST", f"{path}/test")
+        assert not tested.json()["accepted"]
+        assert tested.json()["failure"]
         assert (await room.call("DELETE", f"/webhooks/{endpoint['id']}")).status_code == 204
         problem(await room.call("DELETE", f"/webhooks/{endpoint['id']}"), 404, "no_endpoint")
 

@@ -322,6 +322,97 @@ async def test_a_turn_with_nothing_to_send_says_of_no_endpoint_that_it_was_sent_
     assert (await webhooks.endpoint_with_id(place.actor, endpoint.id)).sent_at is None
 
 
+@pytest.mark.parametrize("overlap", [24, 0])
+async def test_a_rotated_secret_signs_beside_the_new_one_while_it_overlaps(place: Place, *, overlap: int) -> None:
+    before, outsider = await place.endpoint(), Webhook("whsec_" + "b" * 43 + "=")
+    after = await webhooks.rotate(place.actor, before, overlap=overlap)
+    assert after.secret != before.secret
+    await place.happen()
+    await deliver(place.room.deployment)
+    headers, body = place.listener.got.pop()
+    assert Webhook(after.secret).verify(body, headers)
+    assert _verifies(before.secret, headers, body) is bool(overlap)
+    with pytest.raises(WebhookVerificationError):
+        outsider.verify(body, headers)
+    await place.pass_time(25 * 3600)
+    await place.happen()
+    await deliver(place.room.deployment)
+    headers, body = place.listener.got.pop()
+    assert headers["webhook-signature"].count("v1,") == 1
+    assert len(headers["webhook-signature"].split()) == 1
+    twice = await webhooks.rotate(place.actor, after, overlap=overlap)
+    assert after.secret in (twice.signing_secrets(place.room.deployment.now()) if overlap else (after.secret,))
+    assert before.secret not in {twice.secret, twice.previous}
+    for wrong in (-1, 169):
+        with pytest.raises(ChangeRefused, match="overlap"):
+            await webhooks.rotate(place.actor, twice, overlap=wrong)
+
+
+async def test_two_rotations_at_once_leave_a_secret_that_both_know_of(place: Place) -> None:
+    endpoint = await place.endpoint()
+    made = await asyncio.gather(*(webhooks.rotate(place.actor, endpoint, overlap=1) for _ in range(2)))
+    known = await webhooks.endpoint_with_id(place.actor, endpoint.id)
+    assert {known.secret, known.previous} == {one.secret for one in made}
+
+
+@pytest.mark.parametrize(("status", "failure"), [(204, ""), (500, "500"), (410, "gone")])
+async def test_a_test_is_sent_once_and_changes_nothing(place: Place, status: int, failure: str) -> None:
+    endpoint = await place.endpoint("revoked")
+    place.listener.status = status
+    assert await webhooks.test(place.actor, endpoint) == failure
+    ((headers, body),) = place.listener.got
+    assert _verifies(endpoint.secret, headers, body)
+    assert json.loads(body)["type"] == "token_vault.test"
+    assert await webhooks.endpoint_with_id(place.actor, endpoint.id) == endpoint
+    await deliver(place.room.deployment)
+    assert len(place.listener.got) == 1
+
+
+@pytest.mark.parametrize("is_disabled", [True, False])
+async def test_a_disabled_endpoint_gets_nothing_until_it_is_enabled(place: Place, *, is_disabled: bool) -> None:
+    endpoint, deployment = await place.endpoint(), place.room.deployment
+    place.listener.status = 500
+    await place.happen()
+    await deliver(deployment)
+    place.listener.status = 204
+    place.listener.got.clear()
+    if is_disabled:
+        assert await webhooks.set_disabled(place.actor, endpoint, is_disabled=True)
+        assert not await webhooks.set_disabled(place.actor, endpoint, is_disabled=True)
+    async with deployment.transaction() as transaction:  # what a delivery that was on its way says
+        await channels.record_result(transaction, endpoint.id, failure="", now=deployment.now())
+    await place.happen()
+    await place.pass_time(100)
+    assert len(place.listener.got) == (0 if is_disabled else 2)
+    failed = await webhooks.list_failed(deployment)
+    assert [one.delivery.failure for one in failed] == (["disabled"] if is_disabled else [])
+    known = await webhooks.endpoint_with_id(place.actor, endpoint.id)
+    assert known.is_disabled is is_disabled
+    if is_disabled:
+        with pytest.raises(ChangeRefused, match="enable it first"):
+            await webhooks.resend(place.actor, known)
+        assert await webhooks.set_disabled(place.actor, known, is_disabled=False)
+        assert await webhooks.resend(place.actor, endpoint) == 1
+        await place.happen()
+        await deliver(deployment)
+        assert len(place.listener.got) == 2
+
+
+async def test_what_was_taken_before_an_endpoint_was_disabled_joins_what_failed(place: Place) -> None:
+    endpoint, deployment = await place.endpoint(), place.room.deployment
+    await place.happen()
+    await outbox.enter(deployment.database, deployment.keys, due_at=lambda settings, how, now: now)
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        taken = await outbox.take(transaction, endpoint.id, now=now, again_at=now + outbox.HELD)
+    await webhooks.set_disabled(place.actor, endpoint, is_disabled=True)
+    channel = await channels.get_channel(deployment.database, deployment.keys, endpoint.id)
+    assert channel is not None
+    assert not await deliver_to(deployment, channel, taken)
+    assert place.listener.got == []
+    assert [one.delivery.failure for one in await webhooks.list_failed(deployment)] == ["disabled"]
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -368,4 +459,9 @@ async def test_the_secret_is_stored_sealed_and_in_no_event(place: Place) -> None
     raw = endpoint.secret.removeprefix("whsec_")
     assert raw.encode() not in bytes(row["sealed"])  # pyright: ignore
     assert raw not in repr(endpoint)
-    assert all(raw not in str(one) for one in await place.room.events())
+    rotated = await webhooks.rotate(place.actor, endpoint, overlap=1)
+    assert raw not in repr(rotated)
+    assert rotated.secret not in repr(rotated)
+    said = str(await place.room.events())
+    assert raw not in said
+    assert rotated.secret not in said

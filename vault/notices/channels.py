@@ -7,8 +7,8 @@ subkey `notices`; `label` is the part that pages show.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from vault.envelope import Context, open_sealed, seal
@@ -23,6 +23,8 @@ CHANNEL_KINDS: Final = ("email", "ntfy", "slack", "webhook")  # that a person en
 ENDPOINT: Final = "endpoint"  # of the operator's, for events of everybody: `vault.notices.endpoints`
 PUSH: Final = "push"  # a browser, which makes its address itself
 GONE: Final = "gone"  # why a message did not arrive, where none will any more
+DISABLED: Final = "disabled"  # an admin wants an endpoint to get nothing
+OFF: Final = frozenset({GONE, DISABLED})
 DEFAULT_HOW: Final[Mapping[str, str]] = {
     "approval": "at_once",
     "reconnect": "at_once",
@@ -76,7 +78,7 @@ class NoticeChannel:
 
     @property
     def gets_notices(self) -> bool:
-        return self.confirmed_at is not None and self.failure != GONE
+        return self.confirmed_at is not None and self.failure not in OFF
 
 
 async def get_settings(reader: Reader, user_id: str) -> NoticeSettings:
@@ -189,12 +191,43 @@ async def remove_channel(transaction: Transaction, channel_id: str, *, user_id: 
 
 
 async def record_result(transaction: Transaction, channel_id: str, *, failure: str, now: int) -> None:
-    """What came of a message; an empty `failure` says that it was accepted."""
+    """What came of a message; an empty `failure` says that it was accepted. One that is disabled stays so."""
     column = "sent_at = :now, failed_at = null" if not failure else "failed_at = :now"
     await transaction.execute(
-        f"update notice_channels set {column}, failure = :failure, held_until = null"  # noqa: S608 -- one of two
+        f"update notice_channels set {column}, held_until = null,"  # noqa: S608 -- one of two
+        " failure = case when failure = :disabled then failure else cast(:failure as text) end"
         " where tenant = :tenant and id = :id",
-        {"tenant": TENANT, "id": channel_id, "failure": failure, "now": now},
+        {"tenant": TENANT, "id": channel_id, "failure": failure, "disabled": DISABLED, "now": now},
+    )
+
+
+async def change_target(
+    transaction: Transaction, ring: KeyRing, channel_id: str, change: Callable[[str], str]
+) -> NoticeChannel | None:
+    """Seal another target, made of the one before; None if the channel is gone. Others wait with theirs until then."""
+    which = {"tenant": TENANT, "id": channel_id}
+    await transaction.execute("update notice_channels set kind = kind where tenant = :tenant and id = :id", which)
+    row = await transaction.fetch_one(_GET, which)
+    if row is None:
+        return None
+    found = _channel(row, ring)
+    target = change(found.target)
+    sealed = seal(target.encode(), key=ring.subkey(_KEY), key_id=_KEY, context=_context(channel_id))
+    await transaction.execute(
+        "update notice_channels set sealed = :sealed where tenant = :tenant and id = :id", {**which, "sealed": sealed}
+    )
+    return replace(found, target=target)
+
+
+async def set_failure(transaction: Transaction, channel_id: str, failure: str) -> bool:
+    """Record why nothing is sent, or that it is again; False if it was so already, or the channel is gone."""
+    return (
+        await transaction.execute(
+            "update notice_channels set failure = :failure"
+            " where tenant = :tenant and id = :id and coalesce(failure, :nothing) <> :failure",
+            {"tenant": TENANT, "id": channel_id, "failure": failure, "nothing": ""},
+        )
+        > 0
     )
 
 

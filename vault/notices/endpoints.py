@@ -45,12 +45,18 @@ _RESEND: Final = """
     where tenant = :tenant and channel_id = :id and state = :state
 """
 _RESEND_ONE: Final = f"{_RESEND} and sequence = :sequence"
-_REVIVE: Final = "update notice_channels set failure = :nothing where tenant = :tenant and id = :id"
+_SHELVE: Final = """
+    update notices set state = :failed, due_at = null, failure = :failure
+    where tenant = :tenant and channel_id = :id and due_at is not null
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class EventEndpoint:
-    """An address with the types that it wants. `secret` as Standard Webhooks writes it."""
+    """An address with the types that it wants. `secret` as Standard Webhooks writes it.
+
+    `previous`: the secret before its rotation, which signs, too, until `previous_until`.
+    """
 
     id: str
     url: str
@@ -60,11 +66,22 @@ class EventEndpoint:
     sent_at: int | None = None
     failed_at: int | None = None
     failure: str = ""  # why the last event was not accepted; empty after one that was
+    previous: str = field(default="", repr=False)
+    previous_until: int = 0
 
     @property
     def is_gone(self) -> bool:
         """It asked not to be sent anything any more."""
         return self.failure == channels.GONE
+
+    @property
+    def is_disabled(self) -> bool:
+        """An admin wants it to get nothing."""
+        return self.failure == channels.DISABLED
+
+    def signing_secrets(self, now: int) -> tuple[str, ...]:
+        """Those that sign now, the newest first."""
+        return (self.secret, self.previous) if self.previous and now < self.previous_until else (self.secret,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +98,41 @@ class FailedDelivery:
 
 async def add(transaction: Transaction, ring: KeyRing, *, url: str, events: frozenset[str], now: int) -> EventEndpoint:
     """A new endpoint with a secret of 32 random bytes."""
-    secret = _SECRET + base64.b64encode(secrets.token_bytes(32)).decode()
+    secret = _new_secret()
     host = urlsplit(url).hostname or ""  # the rest of the address may be a secret
     target = json.dumps({"url": url, "secret": secret}, separators=(",", ":"))
     made = await channels.add_channel(
         transaction, ring, user_id=NOBODY, kind=ENDPOINT, label=host[:200], target=target, now=now, events=events
     )
     return endpoint_from(made)
+
+
+async def rotate(
+    transaction: Transaction, ring: KeyRing, endpoint_id: str, *, previous_until: int
+) -> EventEndpoint | None:
+    """Sign with a new secret, and with the one before as well until then; None if there is no such endpoint."""
+
+    def change(target: str) -> str:
+        held: dict[str, str] = json.loads(target)
+        held |= {"secret": _new_secret(), "previous": held["secret"], "previous_until": str(previous_until)}
+        return json.dumps(held, separators=(",", ":"))
+
+    changed = await channels.change_target(transaction, ring, endpoint_id, change)
+    return None if changed is None else endpoint_from(changed)
+
+
+async def disable(transaction: Transaction, endpoint_id: str) -> bool:
+    """Send it nothing more; what waits joins what failed. False if it was so already."""
+    if not await channels.set_failure(transaction, endpoint_id, channels.DISABLED):
+        return False
+    which: dict[str, Value] = {"tenant": TENANT, "id": endpoint_id}
+    await transaction.execute(_SHELVE, {**which, "failed": FAILED, "failure": channels.DISABLED})
+    return True
+
+
+async def enable(transaction: Transaction, endpoint_id: str) -> bool:
+    """Send it events from now on; False if nothing kept it from them."""
+    return await channels.set_failure(transaction, endpoint_id, "")
 
 
 async def list_endpoints(reader: Reader, ring: KeyRing) -> tuple[EventEndpoint, ...]:
@@ -109,7 +154,7 @@ async def list_failed(reader: Reader, endpoint_id: str) -> tuple[FailedDelivery,
 async def resend(transaction: Transaction, endpoint_id: str, *, sequence: int | None, until: int, now: int) -> int:
     """Send one failed event again, or all of the endpoint; how many. An endpoint that was gone gets events again."""
     which: dict[str, Value] = {"tenant": TENANT, "id": endpoint_id}
-    await transaction.execute(_REVIVE, {**which, "nothing": ""})
+    await enable(transaction, endpoint_id)
     values = {**which, "state": FAILED, "waiting": "waiting", "now": now, "until": until}
     if sequence is None:
         return await transaction.execute(_RESEND, values)
@@ -128,7 +173,13 @@ def endpoint_from(channel: NoticeChannel) -> EventEndpoint:
         channel.sent_at,
         channel.failed_at,
         channel.failure,
+        target.get("previous", ""),
+        int(target.get("previous_until", 0)),
     )
+
+
+def _new_secret() -> str:
+    return _SECRET + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def _delivery(row: Row) -> FailedDelivery:

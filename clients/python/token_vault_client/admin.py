@@ -346,6 +346,12 @@ class DisconnectedRecord(TypedDict):
     remove_at: list[str]
 
 
+class EndpointChange(TypedDict):
+    """What to change."""
+
+    disabled: bool
+
+
 class EndpointRecord(TypedDict):
     """An endpoint, without its secret."""
 
@@ -353,6 +359,7 @@ class EndpointRecord(TypedDict):
     url: str
     events: list[str]
     gone: bool
+    disabled: bool
     failure: str
     created_at: str
     sent_at: str | None
@@ -726,6 +733,20 @@ class RotatedKey(TypedDict):
     signs_from: str
 
 
+class RotatedSecret(TypedDict):
+    """A new secret, this once."""
+
+    endpoint: EndpointRecord
+    secret: str
+    previous_until: str
+
+
+class RotationWish(TypedDict):
+    """How to rotate a secret."""
+
+    overlap_hours: NotRequired[int]
+
+
 class ServiceAccountRegistration(TypedDict):
     """A service account for the Admin API."""
 
@@ -774,6 +795,13 @@ class StandingRecord(TypedDict):
     per_day: int
     used_today: int
     expires_at: str
+
+
+class TestResult(TypedDict):
+    """What came of a test."""
+
+    accepted: bool
+    failure: str
 
 
 class ToolRecord(TypedDict):
@@ -1163,6 +1191,18 @@ class AdminClient(AdminBase):
     def remove_webhook(self, webhook_id: str) -> None:
         """Remove an endpoint, with what waits for it."""
         self._call("DELETE", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}")
+
+    def change_webhook(self, webhook_id: str, body: EndpointChange) -> EndpointRecord:
+        """Disable or enable an endpoint. What happens while it is disabled isn't kept for it."""
+        return self._call("PATCH", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}", body={**body})
+
+    def rotate_webhook_secret(self, webhook_id: str, body: RotationWish) -> RotatedSecret:
+        """Sign with a new secret, which is answered once; the one before signs as well for a while."""
+        return self._call("POST", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}/secrets", body={**body})
+
+    def test_webhook(self, webhook_id: str) -> TestResult:
+        """Send an event of the type `token_vault.test` now."""
+        return self._call("POST", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}/test")
 
     def list_webhook_failures(self) -> FailedEvents:
         """List the events that endpoints didn't accept in all attempts."""

@@ -302,12 +302,18 @@ export interface DisconnectedRecord {
   remove_at: Array<string>;
 }
 
+/** What to change. */
+export interface EndpointChange {
+  disabled: boolean;
+}
+
 /** An endpoint, without its secret. */
 export interface EndpointRecord {
   id: string;
   url: string;
   events: Array<string>;
   gone: boolean;
+  disabled: boolean;
   failure: string;
   created_at: string;
   sent_at: string | null;
@@ -640,6 +646,18 @@ export interface RotatedKey {
   signs_from: string;
 }
 
+/** A new secret, this once. */
+export interface RotatedSecret {
+  endpoint: EndpointRecord;
+  secret: string;
+  previous_until: string;
+}
+
+/** How to rotate a secret. */
+export interface RotationWish {
+  overlap_hours?: number;
+}
+
 /** A service account for the Admin API. */
 export interface ServiceAccountRegistration {
   person_id: string;
@@ -682,6 +700,12 @@ export interface StandingRecord {
   per_day: number;
   used_today: number;
   expires_at: string;
+}
+
+/** What came of a test. */
+export interface TestResult {
+  accepted: boolean;
+  failure: string;
 }
 
 /** A tool that agents can have. */
@@ -1039,6 +1063,21 @@ export class AdminClient extends AdminBase {
   /** Remove an endpoint, with what waits for it. */
   async removeWebhook(webhookId: string): Promise<void> {
     await this.call("DELETE", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}`);
+  }
+
+  /** Disable or enable an endpoint. What happens while it is disabled isn't kept for it. */
+  async changeWebhook(webhookId: string, body: EndpointChange): Promise<EndpointRecord> {
+    return this.call("PATCH", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}`, { body }) as Promise<EndpointRecord>;
+  }
+
+  /** Sign with a new secret, which is answered once; the one before signs as well for a while. */
+  async rotateWebhookSecret(webhookId: string, body: RotationWish): Promise<RotatedSecret> {
+    return this.call("POST", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}/secrets`, { body }) as Promise<RotatedSecret>;
+  }
+
+  /** Send an event of the type `token_vault.test` now. */
+  async testWebhook(webhookId: string): Promise<TestResult> {
+    return this.call("POST", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}/test`) as Promise<TestResult>;
   }
 
   /** List the events that endpoints didn't accept in all attempts. */

@@ -34,8 +34,8 @@ def _fields(endpoint: EventEndpoint) -> dict[str, object]:
 
 
 def _state(endpoint: EventEndpoint) -> str:
-    if endpoint.is_gone:
-        return "gone"
+    if endpoint.is_gone or endpoint.is_disabled:
+        return endpoint.failure
     if endpoint.failure:
         return "failing"
     return "unused" if endpoint.sent_at is None else "works"
@@ -103,6 +103,72 @@ def add(
     made = _act(setup, make)
     setup.show_one(_fields(made) | {"secret": made.secret}, sentence=f"Secret of {made.id}: {made.secret}")
     note("Verify each request with it, as Standard Webhooks does. It isn't shown again.")
+
+
+@command(app, "test")
+def test(setup: Setup, endpoint: EndpointId) -> None:
+    """Send an endpoint an event of the type token_vault.test now. Exit code 1 if it isn't accepted."""
+
+    async def send(actor: Actor) -> str:
+        from server.administration import webhooks
+
+        return await webhooks.test(actor, await webhooks.endpoint_with_id(actor, endpoint))
+
+    failure = _act(setup, send)
+    setup.show_one(
+        {"endpoint": endpoint, "accepted": not failure, "failure": failure or None},
+        sentence=f"Not accepted: {failure}." if failure else "Accepted.",
+    )
+    if failure:
+        raise typer.Exit(1)
+
+
+@command(app, "rotate")
+def rotate(
+    setup: Setup,
+    endpoint: EndpointId,
+    *,
+    overlap: Annotated[
+        int, typer.Option("--overlap", help="Hours in which events are signed with the secret before, too (0 to 168).")
+    ] = 24,
+) -> None:
+    """Sign an endpoint's events with a new secret, which is printed once."""
+
+    async def change(actor: Actor) -> EventEndpoint:
+        from server.administration import webhooks
+
+        return await webhooks.rotate(actor, await webhooks.endpoint_with_id(actor, endpoint), overlap=overlap)
+
+    changed = _act(setup, change)
+    setup.show_one(
+        _fields(changed) | {"secret": changed.secret, "previous_until": when(changed.previous_until)},
+        sentence=f"New secret of {changed.id}: {changed.secret}",
+    )
+    note(f"The one before works for {overlap} hours more. This one isn't shown again.")
+
+
+@command(app, "disable")
+def disable(setup: Setup, endpoint: EndpointId) -> None:
+    """Send an endpoint nothing. What waits for it joins what failed; what happens meanwhile isn't kept."""
+    _set_disabled(setup, endpoint, is_disabled=True)
+
+
+@command(app, "enable")
+def enable(setup: Setup, endpoint: EndpointId) -> None:
+    """Send an endpoint events again, also one that had answered 410."""
+    _set_disabled(setup, endpoint, is_disabled=False)
+
+
+def _set_disabled(setup: Setup, endpoint: str, *, is_disabled: bool) -> None:
+    async def change(actor: Actor) -> EventEndpoint:
+        from server.administration import webhooks
+
+        found = await webhooks.endpoint_with_id(actor, endpoint)
+        await webhooks.set_disabled(actor, found, is_disabled=is_disabled)
+        return await webhooks.endpoint_with_id(actor, endpoint)
+
+    changed = _act(setup, change)
+    setup.show_one(_fields(changed), sentence=f"{'Disabled' if is_disabled else 'Enabled'} {changed.url}.")
 
 
 @command(app, "remove")

@@ -141,7 +141,7 @@ async def make_token(visit: AdminVisit) -> Response:
     except ChangeRefused as refused:
         return await _list_page(visit, error=refusal_words(refused))
     said = text("admin_groups.token_rotated" if is_rotation else "admin_groups.token_made", name=name)
-    return await visit.go(PAGE, said=said, secret=secret, is_token=True)
+    return await visit.go(PAGE, said=said, secret=secret, secret_kind="token")
 
 
 async def end_token(visit: AdminVisit) -> Response:

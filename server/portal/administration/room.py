@@ -96,11 +96,11 @@ class AdminVisit:
         return Actor(self.deployment, self.user, "administration")
 
     async def go(
-        self, path: str, *, said: str = "", secret: str = "", undo: str = "", is_token: bool = False
+        self, path: str, *, said: str = "", secret: str = "", undo: str = "", secret_kind: str = "link"
     ) -> Response:
         """Show a page next that says what was done. `secret` is shown there once; `undo` is a path that takes it back.
 
-        `is_token`: the secret is one for a program, not a link for a person.
+        `secret_kind`: `link` for a person, `token` for a directory, or `webhook_secret`.
 
         Kept sealed in a ticket: neither is in the address.
         """
@@ -111,7 +111,7 @@ class AdminVisit:
                 transaction,
                 self.deployment.keys,
                 purpose=TicketPurpose.NOTICE,
-                payload={"said": said, "secret": secret, "undo": undo, "is_token": "yes" if is_token else ""},
+                payload={"said": said, "secret": secret, "undo": undo, "kind": secret_kind},
                 lifetime=NOTICE_LIFETIME,
                 now=self.deployment.now(),
                 user_id=self.user.id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.routing import Route
 
 from server.deployment import Deployment
-from server.portal.administration import activity, agents, groups, keys, people, providers, rules, vault_pages
+from server.portal.administration import activity, agents, groups, keys, people, providers, rules, vault_pages, webhooks
 from server.portal.administration.room import ROOT, admin_route
 
 
@@ -46,6 +46,14 @@ def admin_routes(deployment: Deployment) -> list[Route]:
         admin_route(deployment, "/policies", get=rules.show_policies),
         admin_route(deployment, "/keys", get=keys.show),
         admin_route(deployment, "/keys/rotate", post=keys.rotate, back=".."),
+        admin_route(deployment, "/webhooks", get=webhooks.show, post=webhooks.add),
+        admin_route(deployment, "/webhooks/{endpoint}", get=webhooks.show_one),
+        admin_route(deployment, "/webhooks/{endpoint}/test", post=webhooks.test, back=".."),
+        admin_route(deployment, "/webhooks/{endpoint}/rotate", post=webhooks.rotate, back=".."),
+        admin_route(deployment, "/webhooks/{endpoint}/disable", post=webhooks.disable, back=".."),
+        admin_route(deployment, "/webhooks/{endpoint}/enable", post=webhooks.enable, back=".."),
+        admin_route(deployment, "/webhooks/{endpoint}/resend", post=webhooks.resend, back=".."),
+        admin_route(deployment, "/webhooks/{endpoint}/remove", post=webhooks.remove, back=".."),
         admin_route(deployment, "/activity", get=activity.show),
         admin_route(deployment, "/activity/new", get=activity.show_new, is_presence=False),
         admin_route(deployment, "/activity/export", get=activity.export),

@@ -129,6 +129,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Sign
                 "providers": {
                     "github": {"secret": "github's webhook secret"},
                     "slack": {"secret": "slack's signing secret"},
+                    "slack-bot": {"secret": "the new secret", "previous_secret": "the old secret"},
                     "square": {"secret": "square's signature key", "url": "https://vault.example/webhooks/square"},
                 },
             },
