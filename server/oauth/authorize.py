@@ -169,6 +169,7 @@ async def _read(
     parameters.refuse_repeated()
     _check_response(parameters)
     _check_no_request_object(parameters)
+    _check_no_linking(deployment, parameters, client=client)
     if "authorization_code" not in client.grant_types:
         raise OAuthError("unauthorized_client", "this client isn't allowed to use the authorization code grant")
     challenge = check_challenge(parameters.get("code_challenge"), parameters.get("code_challenge_method"))
@@ -219,6 +220,15 @@ def _check_no_request_object(parameters: Parameters) -> None:
     for name in ("request", "request_uri"):
         if parameters.get(name) is not None:
             raise OAuthError(f"{name}_not_supported", "request objects aren't supported")
+
+
+def _check_no_linking(deployment: Deployment, parameters: Parameters, *, client: Client) -> None:
+    """Auth0's older way to connect an account: signing in alone would look as if it had."""
+    if auth0.speaks_auth0(deployment, client) and parameters.get("requested_connection") is not None:
+        raise OAuthError(
+            "invalid_request",
+            "accounts can't be linked by requested_connection: connect them at /me/v1/connected-accounts",
+        )
 
 
 async def _proceed(

@@ -10,7 +10,7 @@ import pytest
 
 from tests.auth0.application import CALLBACK, Application
 from tests.support.harness import running_vault
-from tests.support.rooms.portal_room import Room
+from tests.support.rooms.portal_room import Room, query_of
 from vault.records import ClientKind
 
 
@@ -41,6 +41,15 @@ async def test_one_refresh_token_serves_two_audiences_and_is_not_used_up(room: R
     )
     assert again.status_code == 200
     assert jwt.decode(again.json()["access_token"], options={"verify_signature": False})["aud"] == f"{room.url}/mcp"
+
+
+async def test_the_older_account_linking_is_refused_and_does_not_look_done(
+    room: Room, application: Application
+) -> None:
+    asked = {"scope": "openid offline_access", "resource": ""}
+    for more, answered in (({"requested_connection": "google-oauth2"}, "error"), ({"connection": "google"}, "code")):
+        sent = await application.person.http.get(room.authorize_path(application.client, **asked, **more))
+        assert answered in query_of(sent.headers["location"])
 
 
 async def test_a_token_that_was_just_rotated_away_breaks_no_exchange(room: Room, application: Application) -> None:
