@@ -111,6 +111,18 @@ async def walk_clients(reader: Reader) -> AsyncGenerator[tuple[Client, ...]]:
         where = {"created_at": integer(rows[-1], "created_at"), "after": text(rows[-1], "id")}
 
 
+async def list_with_grants(reader: Reader, grant_types: frozenset[str]) -> tuple[Client, ...]:
+    """The clients that an operator registered for exactly these grant types, by age."""
+    rows = await reader.fetch(
+        "select id, kind, name, auth_method, redirect_uris, grant_types, resources, secret_hash, registration_hash,"
+        " metadata, created_at, last_used_at, removed_at"
+        " from clients where tenant = :tenant and kind = :manual and removed_at is null and grant_types = :grant_types"
+        " order by created_at",  # not by id, too: SQLite would walk all clients by age
+        {"tenant": TENANT, "manual": ClientKind.MANUAL.value, "grant_types": format_scope(grant_types)},
+    )
+    return tuple(client_of(row) for row in rows)
+
+
 async def find_page(
     reader: Reader, *, named: str = "", before: tuple[int, str] | None = None, limit: int
 ) -> tuple[tuple[Client, ...], tuple[int, str] | None]:

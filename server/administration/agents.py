@@ -15,7 +15,9 @@ from typing import Final
 from providers.definitions.suggestions import did_you_mean
 from server.administration import own_apis
 from server.administration.actor import Actor, ChangeRefused
+from server.deployment import Deployment
 from server.http.cors import ORIGINS, origin_of
+from server.oauth import client_tokens
 from server.oauth.backchannel.clients import (
     DELIVERY,
     DETAILS_TYPES,
@@ -90,6 +92,13 @@ class ServiceWish:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnApisWish:
+    """An agent that acts for nobody: the only scopes that it can get at its `resources`; none named: all of theirs."""
+
+    scopes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class NewAgent:
     """An agent to register. `jwks` are public keys, for signing instead of a secret; `client_id` None: a new one."""
 
@@ -106,6 +115,7 @@ class NewAgent:
     worker: WorkerWish = WorkerWish()
     asking: AskingWish | None = None
     service: ServiceWish | None = None
+    by_itself: OwnApisWish | None = None
     declared: str = ""  # the name under which a declaration manages it
     client_id: str | None = None
     secret: str | None = field(repr=False, default=None)  # instead of a new one
@@ -180,6 +190,8 @@ async def client_of(actor: Actor, wanted: NewAgent) -> Client:
         raise _refuse("name", "use a name with at least one visible character")
     own = admin_resource(deployment.public_url)
     resources = tuple(canonical_resource(one, public_url=deployment.public_url) for one in wanted.resources)
+    if wanted.by_itself is not None:
+        _check_own_apis(deployment, resources)
     for resource in resources:
         if resource != own and resource not in own_resources(deployment.public_url):
             own_apis.check_identifier(deployment, resource, field="resources")
@@ -205,12 +217,31 @@ def _check_combination(wanted: NewAgent) -> None:
             raise _refuse("service_account", "a service account has no sign-in, exchange, or resources")
         if not wanted.service.scopes or not wanted.service.scopes <= ADMIN_SCOPES:
             raise _refuse("service_account.scopes", f"choose among {', '.join(sorted(ADMIN_SCOPES))}")
+    elif wanted.by_itself is not None:
+        _check_acts_for_nobody(wanted, exchanges=exchanges)
     elif not wanted.redirect_uris and not exchanges and wanted.asking is None:
         raise _refuse("redirect_uris", "name where to return to after sign-in; only an agent that exchanges needs none")
     if wanted.asking is not None:
         _check_asking(wanted, wanted.asking)
     if not wanted.redirect_uris and _auth_method(wanted) == "none":
         raise _refuse("confidential", "an agent without a user sign-in must authenticate with a secret or a key")
+
+
+def _check_acts_for_nobody(wanted: NewAgent, *, exchanges: bool) -> None:
+    is_for_people = bool(wanted.redirect_uris) or exchanges or wanted.by_device or wanted.asking is not None
+    if is_for_people or wanted.release is not None or wanted.origins:
+        raise _refuse("client_credentials", "an agent that acts for nobody has no sign-in, exchange, or accounts")
+    if not wanted.resources:
+        raise _refuse("resources", "name your own APIs that the agent can call")
+    for scope in wanted.by_itself.scopes if wanted.by_itself is not None else ():
+        own_apis.check_scope(scope, field="client_credentials.scopes")
+
+
+def _check_own_apis(deployment: Deployment, resources: tuple[str, ...]) -> None:
+    for resource in resources:
+        if not client_tokens.is_own_api(deployment, resource):
+            problem = f"{resource}: an agent that acts for nobody can't call the vault, or an API that people permit"
+            raise _refuse("resources", problem)
 
 
 def _check_asking(wanted: NewAgent, asking: AskingWish) -> None:
@@ -233,7 +264,7 @@ def _auth_method(wanted: NewAgent) -> str:
 
 
 def _grant_types(wanted: NewAgent) -> frozenset[str]:
-    if wanted.service is not None:
+    if wanted.service is not None or wanted.by_itself is not None:
         return frozenset({CLIENT_CREDENTIALS})
     found = set[str](USUAL_GRANT_TYPES) if wanted.redirect_uris else set[str]()
     if wanted.by_device:
@@ -267,6 +298,8 @@ async def _metadata(actor: Actor, wanted: NewAgent) -> dict[str, object]:
         found[workers.MEMBER] = workers.stored_rules(await _worker_rules(actor, wanted))
     if wanted.asking is not None:
         found |= _asking_members(wanted.asking)
+    if wanted.by_itself is not None:
+        found[client_tokens.MEMBER] = {"scopes": sorted(wanted.by_itself.scopes)}
     if wanted.declared:
         found[DECLARED] = wanted.declared
     return found

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from server.administration import agents, own_apis, people, registrations
 from server.administration.actor import Actor, ChangeRefused
-from server.administration.agents import DECLARED, AskingWish, NewAgent, WorkerWish
+from server.administration.agents import DECLARED, AskingWish, NewAgent, OwnApisWish, WorkerWish
 from server.administration.declaration import (
     Declaration,
     DeclaredAgent,
@@ -243,6 +243,9 @@ def _new_agent(name: str, declared: DeclaredAgent) -> NewAgent:
         worker=WorkerWish()
         if worker is None
         else WorkerWish(tuple(worker.addresses), tuple(worker.connections), tuple(worker.scopes)),
+        by_itself=None
+        if declared.client_credentials is None
+        else OwnApisWish(frozenset(declared.client_credentials.scopes)),
         declared=name,
         client_id=declared.id,
     )

@@ -56,6 +56,12 @@ class DeclaredAsking(_DeclaredPart):
     user_code: bool = False
 
 
+class DeclaredByItself(_DeclaredPart):
+    """An agent that acts for nobody, at its `resources`. `scopes`: the only ones that it can get."""
+
+    scopes: list[str] = Field(default=[], max_length=200)
+
+
 class DeclaredAgent(_DeclaredPart):
     """An agent, by a name of the file. `confidential` makes a secret, which is answered once."""
 
@@ -74,6 +80,7 @@ class DeclaredAgent(_DeclaredPart):
     release: dict[str, Literal["proxy", "narrowed", "full"]] = Field(default={}, max_length=20)
     origins: list[str] = Field(default=[], max_length=30)
     worker: DeclaredWorker | None = None
+    client_credentials: DeclaredByItself | None = None
 
 
 class DeclaredApi(_DeclaredPart):

@@ -34,7 +34,8 @@ async def save(
     """Register an API, or change a registered one; None keeps what is there. Clients are linked, none unlinked."""
     deployment, now = actor.deployment, actor.deployment.now()
     check_identifier(deployment, url)
-    _check_scopes(scopes or ())
+    for scope in scopes or ():
+        check_scope(scope, field="scopes")
     for client in linked:
         if client.is_public:
             raise ChangeRefused(
@@ -86,11 +87,11 @@ def check_identifier(deployment: Deployment, url: str, *, field: str = "resource
         raise _refuse(field, f"{url} belongs to the vault; choose another URL")
 
 
-def _check_scopes(scopes: Sequence[str]) -> None:
-    for scope in scopes:
-        if scope in SCOPES or _SCOPE.fullmatch(scope) is None:
-            problem = "choose a valid scope name (RFC 6749 section 3.3) that the vault doesn't use itself"
-            raise _refuse("scopes", f"{scope}: {problem}")
+def check_scope(scope: str, *, field: str) -> None:
+    """It can be a scope of an API. Raises ChangeRefused."""
+    if scope in SCOPES or _SCOPE.fullmatch(scope) is None:
+        problem = "choose a valid scope name (RFC 6749 section 3.3) that the vault doesn't use itself"
+        raise _refuse(field, f"{scope}: {problem}")
 
 
 def _refuse(field: str, description: str) -> ChangeRefused:

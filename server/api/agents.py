@@ -20,6 +20,7 @@ from server.api.models import (
     ApiRecord,
     AskingRecord,
     AskingRegistration,
+    OwnApisRecord,
     RegisteredAgentRecord,
     WorkerRecord,
 )
@@ -33,6 +34,7 @@ from server.api.operations import (
     write_cursor,
 )
 from server.api.problems import ApiRefused
+from server.oauth import client_tokens
 from server.oauth.clients import auth0
 from server.oauth.exchange import release, workers
 from server.oauth.service_accounts import is_service_account
@@ -143,6 +145,9 @@ async def _new_agent(call: AdminCall, body: AgentRegistration) -> agents.NewAgen
         origins=tuple(body.origins),
         worker=worker,
         service=service,
+        by_itself=None
+        if body.client_credentials is None
+        else agents.OwnApisWish(frozenset(body.client_credentials.scopes)),
     )
 
 
@@ -201,9 +206,16 @@ def agent_record(client: Client) -> AgentRecord:
         auth0=client.metadata.get(auth0.MEMBER) is True,
         ciba=None if asking is None else _asking_record(asking),
         service_account=is_service_account(client),
+        client_credentials=_own_apis_record(client),
         created_at=instant_of(client.created_at),
         last_used_at=instant(client.last_used_at),
     )
+
+
+def _own_apis_record(client: Client) -> OwnApisRecord | None:
+    if not client_tokens.acts_for_nobody(client):
+        return None
+    return OwnApisRecord(scopes=sorted(client_tokens.scope_limit(client) or ()))
 
 
 def _asking_record(asking: agents.AskingWish) -> AskingRecord:

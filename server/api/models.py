@@ -115,6 +115,12 @@ class AskingRecord(Answered):
     user_code: bool
 
 
+class OwnApisRecord(Answered):
+    """What an agent that acts for nobody can get at its `resources`."""
+
+    scopes: list[str] = Field(description="The only scopes; empty: all of these APIs")
+
+
 class AgentRecord(Answered):
     """An agent: an OAuth client."""
 
@@ -130,6 +136,7 @@ class AgentRecord(Answered):
     auth0: bool
     ciba: AskingRecord | None
     service_account: bool
+    client_credentials: OwnApisRecord | None
     created_at: Instant
     last_used_at: Instant | None
 
@@ -171,6 +178,12 @@ class ServiceAccountRegistration(Strict):
     scopes: list[str] = Field(min_length=1, max_length=10, description="Scopes of the Admin API")
 
 
+class OwnApisRegistration(Strict):
+    """An agent that acts for nobody, at its `resources` only."""
+
+    scopes: list[str] = Field(default=[], max_length=200, description="The only scopes that it can get. Default: all")
+
+
 class AgentRegistration(Strict):
     """An agent to register."""
 
@@ -187,6 +200,7 @@ class AgentRegistration(Strict):
     origins: list[str] = Field(default=[], max_length=30, description="Web origins whose pages run it")
     worker: WorkerRegistration | None = None
     service_account: ServiceAccountRegistration | None = None
+    client_credentials: OwnApisRegistration | None = None
 
 
 class RegisteredAgentRecord(Answered):

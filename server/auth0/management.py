@@ -17,7 +17,7 @@ from server.auth0.names import strategy_of
 from server.auth0.problems import MeProblem, me_route
 from server.deployment import Deployment
 from server.http.answers import json_answer
-from server.oauth import service_accounts
+from server.oauth import client_tokens, service_accounts
 from server.oauth.rules import ADMIN_ACCESS, OAuthError, admin_resource
 from server.oauth.token_request import TokenGrant, TokenRequest
 from server.sign_in import roles
@@ -39,6 +39,10 @@ def routes(deployment: Deployment) -> list[Route]:
 async def issue_token(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
     """The client credentials grant with Auth0's audience; `read:users` stands for `admin:access`."""
     audience = asked.form.get("audience")
+    if client_tokens.acts_for_nobody(asked.client):
+        if asked.resource is not None and audience not in {None, asked.resource}:
+            raise OAuthError("invalid_target", "resource and audience name different targets")
+        return await client_tokens.issue_token(deployment, replace(asked, resource=asked.resource or audience))
     if audience not in {None, f"{deployment.public_url}/api/v2/", admin_resource(deployment.public_url)}:
         raise OAuthError("invalid_target", f"the only audience of service accounts is {deployment.public_url}/api/v2/")
     scopes = asked.scopes

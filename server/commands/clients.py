@@ -23,6 +23,7 @@ app = typer.Typer(no_args_is_help=True, help="Agents (OAuth clients).")
 def client_fields(client: Client) -> dict[str, object]:
     """A client as printed; never the secret's hash."""
     from server.administration.agents import asking_of
+    from server.oauth import client_tokens
     from server.oauth.exchange import release, workers
 
     rules, asking = workers.rules_of(client), asking_of(client)
@@ -37,6 +38,9 @@ def client_fields(client: Client) -> dict[str, object]:
         "release": {name: chosen.value for name, chosen in release.policies_of(client).items()},
         "worker": None if rules is None else workers.stored_rules(rules),
         "ciba": None if asking is None else _asking_fields(asking),
+        "client_credentials": {"scopes": sorted(client_tokens.scope_limit(client) or ())}
+        if client_tokens.acts_for_nobody(client)
+        else None,
         "created_at": when(client.created_at),
         "last_used_at": when(client.last_used_at),
     }
@@ -108,6 +112,9 @@ _OPTIONS: Final = {  # what each field of a refused agent is called here
     "worker.addresses": "--worker-address",
     "worker.connections": "--worker-connection",
     "worker.scopes": "--worker-scope",
+    "resources": "--resource:",
+    "client_credentials": "--client-credentials:",
+    "client_credentials.scopes": "--client-scope:",
     "service_account": "--admin",
     "service_account.scopes": "--admin-scope:",
 }
@@ -167,6 +174,17 @@ def add(
     worker_scope: Annotated[
         list[str] | None, typer.Option("--worker-scope", help="A scope that its workers can request.")
     ] = None,
+    client_credentials: Annotated[
+        bool,
+        typer.Option("--client-credentials", help="Let it act for nobody, at the APIs named by --resource only."),
+    ] = False,
+    client_scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--client-scope",
+            help="With --client-credentials: a scope that it can get. Default: all scopes of these APIs.",
+        ),
+    ] = None,
     admin: Annotated[
         str | None,
         typer.Option(
@@ -193,6 +211,7 @@ def add(
         "release": release,
         "origins": tuple(origin or ()),
         "asks": ciba or any(asking),
+        "by_itself": frozenset(client_scope or ()) if client_credentials or client_scope else None,
     }
     _check_combination(wish, worker, key=key, admin=admin)
     client, secret = setup.run(
@@ -230,7 +249,8 @@ def _check_combination(
 ) -> None:
     """Contradictory options end the command in its own words."""
     is_worker = any(worker)
-    if not (wish["redirect_uris"] or wish["exchanges"] or wish["asks"]) and not is_worker and admin is None:
+    needs_nobody = admin is not None or wish["by_itself"] is not None
+    if not (wish["redirect_uris"] or wish["exchanges"] or wish["asks"]) and not is_worker and not needs_nobody:
         fail(
             "add --redirect-uri with the address to return to after sign-in; only a client with --exchange or --ciba "
             "can go without it"
@@ -263,7 +283,8 @@ async def _add(
             person = await user_called(deployment.database, admin)
             service = agents.ServiceWish(person, admin_scopes or frozenset({ADMIN_READ}))
         wanted = agents.NewAgent(
-            **{name: value for name, value in wish.items() if name != "asks"},
+            **{name: value for name, value in wish.items() if name not in {"asks", "by_itself"}},
+            by_itself=None if wish["by_itself"] is None else agents.OwnApisWish(wish["by_itself"]),
             asking=agents.AskingWish(*asking) if wish["asks"] else None,
             jwks=None if key is None else _jwks(key),
             worker=agents.WorkerWish(*worker),

@@ -69,6 +69,7 @@ async def _examine_without_vault(setup: Setup, settings: Settings) -> list[Findi
 
 
 async def _examine_database(deployment: Deployment) -> list[Finding]:
+    from server.administration.client_checks import check_client_tokens
     from server.doctor.activity import check_activity
     from server.doctor.database import check_history, check_pooler
     from server.doctor.findings import ok
@@ -87,6 +88,7 @@ async def _examine_database(deployment: Deployment) -> list[Finding]:
         *await check_refreshes(deployment),
         *await check_activity(deployment),
         *await check_people_and_endpoints(deployment),
+        *await check_client_tokens(deployment),
         *check_pooler(deployment.database),
     ]
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from server.deployment import Deployment
 from server.http.answers import json_answer
-from server.oauth import tokens
+from server.oauth import client_tokens, tokens
 from server.oauth.clients import authentication
 from server.oauth.clients.authentication import invalid_client
 from server.oauth.wire import read_form
@@ -48,20 +48,26 @@ async def _access_facts(deployment: Deployment, token: str, client: Client) -> d
         deployment.database, claims.audience, client_id=client.id
     ):
         return None
-    live = await grants.live_principal_facts(deployment.database, claims.grant_id, token_id=claims.token_id)
-    if live is None:
-        return None
+    person: dict[str, object] = {}
+    if claims.grant_id == tokens.NO_GRANT:
+        if not await client_tokens.is_live(deployment, claims):
+            return None
+    else:
+        live = await grants.live_principal_facts(deployment.database, claims.grant_id, token_id=claims.token_id)
+        if live is None:
+            return None
+        person = {"username": live.user_name}
     facts: dict[str, object] = {
         "iss": deployment.issuer,
         "sub": claims.subject,
         "aud": claims.audience,
         "client_id": claims.client_id,
-        "username": live.user_name,
         "scope": format_scope(claims.scopes),
         "token_type": "Bearer" if claims.key_thumbprint is None else "DPoP",
         "iat": claims.issued_at,
         "exp": claims.expires_at,
         "jti": claims.token_id,
+        **person,
     }
     if claims.details is not None:
         facts["authorization_details"] = claims.details  # RFC 9396 §9.2

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from server.deployment import Deployment
 from server.http.answers import SECRET, WholeAnswer
-from server.oauth import tokens
+from server.oauth import client_tokens, tokens
 from server.oauth.clients import authentication
 from server.oauth.parameters import Parameters
 from server.oauth.wire import is_json, read_form, read_json_parameters
@@ -36,6 +36,9 @@ async def _revoke(deployment: Deployment, request: Request, form: Parameters) ->
     client = await authentication.authenticate(deployment, request, form)
     token = form.require("token")
     claims = await _access_claims(deployment, token)
+    if claims is not None and claims.grant_id == tokens.NO_GRANT:
+        await client_tokens.revoke(deployment, claims, client_id=client.id)
+        return WholeAnswer(200, SECRET)
     now = deployment.now()
     event: Event | None = None
     async with deployment.database.transaction() as transaction:

@@ -17,7 +17,7 @@ SCOPES: Final = frozenset({"tools", "exchange", "connections", "openid", "offlin
 ORDINARY_SCOPES: Final = frozenset({"tools", "connections"})
 EXCHANGE_SCOPE: Final = "exchange"  # tokens that their client, or the API they are for, may exchange
 TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # RFC 8693 §2.1
-CLIENT_CREDENTIALS: Final = "client_credentials"  # RFC 6749 §4.4; of service accounts only
+CLIENT_CREDENTIALS: Final = "client_credentials"  # RFC 6749 §4.4; operators alone give it
 
 # Of tokens for the Admin API, which work as long as their person is an admin.
 ADMIN_READ: Final = "admin:read"

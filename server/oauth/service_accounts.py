@@ -7,6 +7,7 @@ grant: once it ends, by the admin's Agents page or with the admin's account, an 
 from __future__ import annotations
 
 from server.deployment import Deployment
+from server.oauth import client_tokens
 from server.oauth.rules import CLIENT_CREDENTIALS, OAuthError, admin_resource
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import TokenGrant, TokenRequest
@@ -17,12 +18,14 @@ from vault.records import Client, Event
 
 
 def is_service_account(client: Client) -> bool:
-    """Whether no person signs in for this client."""
-    return CLIENT_CREDENTIALS in client.grant_types
+    """Whether it uses the Admin API with nobody signing in."""
+    return CLIENT_CREDENTIALS in client.grant_types and not client_tokens.acts_for_nobody(client)
 
 
 async def issue_token(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
-    """The client credentials grant. Raises OAuthError."""
+    """The client credentials grant, also of agents that act for nobody. Raises OAuthError."""
+    if client_tokens.acts_for_nobody(asked.client):
+        return await client_tokens.issue_token(deployment, asked)
     resource = admin_resource(deployment.public_url)
     if asked.resource not in {None, resource}:
         raise OAuthError("invalid_target", f"service accounts get tokens for {resource} only")

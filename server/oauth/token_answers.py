@@ -36,6 +36,7 @@ async def answer_content(
         audience=issue.resource,
         now=now,
         key_thumbprint=key_thumbprint,
+        expires_at=issue.expires_at,
         lifetime=settings.access_lifetime_alone if is_alone and not is_admin else settings.access_lifetime,
         auth_time=issue.auth_time if is_admin else None,
         is_strong=issue.is_strong and is_admin,

@@ -10,9 +10,9 @@ from server.oauth.rules import OAuthError
 from vault.records import Event
 
 
-def spend_request(deployment: Deployment, *, user_id: str, client_id: str) -> None:
+def spend_request(deployment: Deployment, *, user_id: str | None, client_id: str) -> None:
     """Count a token request that is about to be answered. Raises OAuthError, and then nothing was used up."""
-    wait = deployment.token_requests.spend(user_id, client_id, now=time.monotonic())
+    wait = deployment.token_requests.spend(user_id or "", client_id, now=time.monotonic())
     if not wait:
         return
     deployment.activity.note_refusal(

@@ -45,6 +45,7 @@ class TokenGrant:
     is_left_alone: bool = False  # the client will not use its refresh token
     asks_anew: bool = False  # it gets another token whenever it likes, so this one need not live long
     details: tuple[Mapping[str, object], ...] = ()  # authorization details (RFC 9396 §2)
+    expires_at: int | None = None  # the access token ends by then
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,7 +265,11 @@ async def _who(vault: Vault, question: ExchangeQuestion, steps: _Steps) -> tuple
             sentence = (
                 f"{client.name} has no active grant from {user.name}: it never signed in, or its access was revoked."
             )
-            steps.fail(_grant_finding(ExchangeStep.GRANT, sentence, "let the agent sign in again"))
+            fix = "let the agent sign in again"
+            if client.grant_types == frozenset({"client_credentials"}):
+                sentence = f"{client.name} gets tokens by itself, so it never uses a person's account."
+                fix = "register an agent that signs people in: token-vault clients add --redirect-uri"
+            steps.fail(_grant_finding(ExchangeStep.GRANT, sentence, fix))
         steps.hold(ExchangeStep.GRANT)
     if user is not None:
         connection = await connections.get_connection(reader, question.connection_id, user_id=user.id)

@@ -43,6 +43,7 @@ class AgentRecord(TypedDict):
     auth0: bool
     ciba: AskingRecord | None
     service_account: bool
+    client_credentials: OwnApisRecord | None
     created_at: str
     last_used_at: str | None
 
@@ -63,6 +64,7 @@ class AgentRegistration(TypedDict):
     origins: NotRequired[list[str]]
     worker: NotRequired[WorkerRegistration | None]
     service_account: NotRequired[ServiceAccountRegistration | None]
+    client_credentials: NotRequired[OwnApisRegistration | None]
 
 
 class AgentUser(TypedDict):
@@ -246,6 +248,7 @@ class DeclaredAgent(TypedDict):
     release: NotRequired[dict[str, Literal["proxy", "narrowed", "full"]]]
     origins: NotRequired[list[str]]
     worker: NotRequired[DeclaredWorker | None]
+    client_credentials: NotRequired[DeclaredByItself | None]
 
 
 class DeclaredApi(TypedDict):
@@ -264,6 +267,12 @@ class DeclaredAsking(TypedDict):
     details_types: NotRequired[list[str]]
     signing_alg: NotRequired[Literal["ES256", "RS256", "PS256"] | None]
     user_code: NotRequired[bool]
+
+
+class DeclaredByItself(TypedDict):
+    """An agent that acts for nobody, at its `resources`. `scopes`: the only ones that it can get."""
+
+    scopes: NotRequired[list[str]]
 
 
 class DeclaredIdentity(TypedDict):
@@ -542,6 +551,18 @@ class NewPerson(TypedDict):
 
     name: str
     admin: NotRequired[bool]
+
+
+class OwnApisRecord(TypedDict):
+    """What an agent that acts for nobody can get at its `resources`."""
+
+    scopes: list[str]
+
+
+class OwnApisRegistration(TypedDict):
+    """An agent that acts for nobody, at its `resources` only."""
+
+    scopes: NotRequired[list[str]]
 
 
 class PeoplePage(TypedDict):

@@ -32,6 +32,7 @@ export interface AgentRecord {
   auth0: boolean;
   ciba: AskingRecord | null;
   service_account: boolean;
+  client_credentials: OwnApisRecord | null;
   created_at: string;
   last_used_at: string | null;
 }
@@ -51,6 +52,7 @@ export interface AgentRegistration {
   origins?: Array<string>;
   worker?: WorkerRegistration | null;
   service_account?: ServiceAccountRegistration | null;
+  client_credentials?: OwnApisRegistration | null;
 }
 
 /** A person who signed an agent in. */
@@ -214,6 +216,7 @@ export interface DeclaredAgent {
   release?: Record<string, "proxy" | "narrowed" | "full">;
   origins?: Array<string>;
   worker?: DeclaredWorker | null;
+  client_credentials?: DeclaredByItself | null;
 }
 
 /** An API of one's own, by its identifier. `clients` are agents of the file, or client IDs. */
@@ -230,6 +233,11 @@ export interface DeclaredAsking {
   details_types?: Array<string>;
   signing_alg?: "ES256" | "RS256" | "PS256" | null;
   user_code?: boolean;
+}
+
+/** An agent that acts for nobody, at its `resources`. `scopes`: the only ones that it can get. */
+export interface DeclaredByItself {
+  scopes?: Array<string>;
 }
 
 /** Who a person is at an identity provider. */
@@ -474,6 +482,16 @@ export interface NewIdentity {
 export interface NewPerson {
   name: string;
   admin?: boolean;
+}
+
+/** What an agent that acts for nobody can get at its `resources`. */
+export interface OwnApisRecord {
+  scopes: Array<string>;
+}
+
+/** An agent that acts for nobody, at its `resources` only. */
+export interface OwnApisRegistration {
+  scopes?: Array<string>;
 }
 
 /** A page of people. */

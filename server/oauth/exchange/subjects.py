@@ -90,9 +90,12 @@ async def access_token(deployment: Deployment, asked: TokenRequest, token: str) 
 
 async def _ours(deployment: Deployment, token: str, *, now: int) -> tokens.AccessClaims:
     try:
-        return await tokens.read_claims(deployment, token, now=now)
+        claims = await tokens.read_claims(deployment, token, now=now)
     except tokens.TokenRefused as error:
         raise refusal(error.detail) from error
+    if claims.grant_id == tokens.NO_GRANT:
+        raise refusal("for nobody", "this token acts for nobody: exchange the token of a person")
+    return claims
 
 
 def _check_holder(deployment: Deployment, asked: TokenRequest, claims: tokens.AccessClaims) -> None:
