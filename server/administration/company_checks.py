@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from providers.definitions.issuers import NoMetadata, fetch_metadata
 from providers.definitions.suggestions import did_you_mean
+from providers.oauth.assertions import ID_JAG
 from providers.outbound.addresses import AddressPolicy
+from providers.outbound.json_values import is_array
+from server.administration.assertion_checks import ISSUED
 from server.deployment import Deployment
 from server.doctor.findings import Finding, note, ok, problem
 from server.issuer_settings import AllowedAgents, EnterpriseSettings
@@ -36,15 +40,31 @@ async def check_companies(deployment: Deployment) -> list[Finding]:
 async def _check_keys(deployment: Deployment, name: str, trusted: EnterpriseSettings) -> list[Finding]:
     policy = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_openid)
     now, why = deployment.now(), "no usable key in its key set"
+    check = f"enterprise.{name}"
     try:
         url = trusted.jwks_uri or await key_address(deployment.http, trusted.issuer, policy, now=now)
         if await keys_behind(deployment.http, url, kid=None, policy=policy, on_behalf_of=None, now=now):
-            return []
+            return await _check_profile(deployment, trusted, policy, check=check)
     except NoKeys as error:
         why = str(error)
     sentence = f"the keys of {trusted.issuer} can't be read: {why}"
     fix = f"correct enterprise.{name}.issuer, or set enterprise.{name}.jwks_uri to the address of its keys"
-    return [problem(f"enterprise.{name}", sentence, fix=fix)]
+    return [problem(check, sentence, fix=fix)]
+
+
+async def _check_profile(
+    deployment: Deployment, trusted: EnterpriseSettings, policy: AddressPolicy, *, check: str
+) -> list[Finding]:
+    """Whether its metadata rules assertions out; most say nothing (draft -04 §7.1)."""
+    try:
+        metadata = await fetch_metadata(trusted.issuer, deployment.http, policy=policy)
+    except NoMetadata:  # with `jwks_uri` it needs none
+        return []
+    issued = metadata.get(ISSUED)
+    if not is_array(issued) or ID_JAG in issued:
+        return []
+    sentence = f"the metadata of {trusted.issuer} says that it issues no identity assertions"
+    return [note(check, sentence, fix="turn on cross-app access (ID-JAG) there for the agents")]
 
 
 async def _check_rules(deployment: Deployment, name: str, trusted: EnterpriseSettings) -> list[Finding]:

@@ -94,6 +94,7 @@ async def _examine_database(deployment: Deployment) -> list[Finding]:
 
 
 async def _examine_settings(deployment: Deployment) -> list[Finding]:
+    from server.administration.assertion_checks import check_assertions
     from server.administration.company_checks import check_companies
     from server.doctor.auth0 import check_auth0
     from server.doctor.providers import check_providers
@@ -105,6 +106,7 @@ async def _examine_settings(deployment: Deployment) -> list[Finding]:
         *check_auth0(deployment),
         *await check_signals(deployment),
         *await check_companies(deployment),
+        *await check_assertions(deployment),
         *await check_providers(deployment),
     ]
 

@@ -1,7 +1,7 @@
 """`explain`: which precondition of an exchange fails, and how to fix it.
 
 Nothing is recorded, and only the operator's own policy is asked. For an application of Auth0's wire, also what that
-wire needs before the exchange (`server.auth0.explaining`).
+wire needs before the exchange (`server.auth0.explaining`); for an agent of a company's, what the company allows it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from server.event_texts import when
 from server.terminal.completion import complete_clients, complete_connections
 from server.terminal.context import Setup, UserOption, note, say, say_with_label, user_named
 from server.terminal.names import find_client, find_connection, find_user
@@ -18,6 +19,7 @@ from server.terminal.names import find_client, find_connection, find_user
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from server.administration.company_explaining import CompanyStep
     from server.auth0.explaining import WireStep
     from server.deployment import Deployment
     from vault.exchange.explain import ExchangeQuestion, Explanation
@@ -68,15 +70,18 @@ def explain(
 ) -> None:
     """Explain why an agent can't use an account."""
     wanted = None if scopes is None else frozenset(" ".join(scopes).split())
-    found, handing, wire = setup.run(_explain(setup, user, client=client, connection=connection, scopes=wanted))
-    _show(setup, found, handing, wire)
+    found, handing, wire, companies = setup.run(
+        _explain(setup, user, client=client, connection=connection, scopes=wanted)
+    )
+    _show(setup, found, handing, wire, companies)
     if found.first_failure is not None or any(one.fix for one in wire):
         raise typer.Exit(1)
 
 
 async def _explain(
     setup: Setup, user: str | None, *, client: str, connection: str, scopes: frozenset[str] | None
-) -> tuple[Explanation, _HandedOut | None, Sequence[WireStep]]:
+) -> tuple[Explanation, _HandedOut | None, Sequence[WireStep], Sequence[CompanyStep]]:
+    from server.administration.company_explaining import explain_companies
     from server.auth0.explaining import WireQuestion, explain_wire, is_about_auth0
     from server.auth0.names import provider_of
     from server.oauth.exchange.exchange import PURPOSE
@@ -108,7 +113,8 @@ async def _explain(
         if agent is not None and is_auth0:
             provider = None if account is None else account.provider
             wire = await explain_wire(deployment, WireQuestion(agent, owner, question.connection_id, provider))
-        return found, await _handed_out(deployment, question, found), wire
+        companies = () if agent is None else await explain_companies(deployment, agent, owner)
+        return found, await _handed_out(deployment, question, found), wire, companies
 
 
 async def _find_owner(reader: Reader, named: str | None) -> tuple[User | None, str]:
@@ -139,7 +145,13 @@ async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found:
     return _HandedOut(policy.value, gives, narrowing=None if narrowing is None else narrowing.value)
 
 
-def _show(setup: Setup, found: Explanation, handing: _HandedOut | None, wire: Sequence[WireStep]) -> None:
+def _show(
+    setup: Setup,
+    found: Explanation,
+    handing: _HandedOut | None,
+    wire: Sequence[WireStep],
+    companies: Sequence[CompanyStep],
+) -> None:
     from vault.exchange.explain import StepOutcome
 
     failing = found.first_failure
@@ -172,12 +184,18 @@ def _show(setup: Setup, found: Explanation, handing: _HandedOut | None, wire: Se
                 "standing": [asdict(one) for one in found.standing],
                 "release": None if handing is None else asdict(handing),
                 "auth0": [asdict(one) for one in wire],
+                "companies": [{**asdict(one), "until": when(one.until)} for one in companies],
             }
         )
         return
     for one in wire:
         if one.fix:
             say_with_label(f"{one.step:{_WIDTH}}", f"Auth0's wire: {one.sentence}")
+            say_with_label(f"{'':{_WIDTH}}fix: ", one.fix)
+    for one in companies:
+        until = "" if one.until is None else f" until {when(one.until)}"
+        say_with_label(f"{'company':{_WIDTH}}", f"{one.sentence}{until}")
+        if one.fix:
             say_with_label(f"{'':{_WIDTH}}fix: ", one.fix)
     for one in found.steps:
         label = f"{one.step.value:{_WIDTH}}"

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 import tomlkit
 
+from providers.oauth.assertions import ID_JAG
 from server.administration import companies
 from server.administration.actor import Actor, ChangeRefused
 from server.administration.company_checks import check_companies
@@ -21,7 +22,7 @@ from tests.support.commands import content, run
 from tests.support.harness import PASSWORD
 from tests.support.rooms.enterprise_room import RULES, Company, issuer_of, running_company
 from tests.support.rooms.mcp_room import SLACK
-from vault import company_permissions, delegations
+from vault import company_permissions, delegations, users
 from vault.company_permissions import CompanyPermission
 
 STRANGE = {
@@ -118,6 +119,30 @@ async def test_the_command_explains_an_assertion(company: Company, place: Place)
     assert REFUSALS["audience"].fix in " ".join(bad.stdout.split())
 
 
+async def test_explain_says_what_companies_allow_the_agent(company: Company, place: Place) -> None:
+    caller, erin = await company.place.caller(), await company.place.user("erin")
+    async with company.place.deployment.transaction() as transaction:
+        await users.link_identity(
+            transaction, issuer=company.idp.url, subject="e-1", user_id=erin.id, now=company.now()
+        )
+
+    async def lines() -> str:
+        ran = await run(place, "explain", "--user", "erin", "--client", caller.client.id, "--connection", "none")
+        return " ".join(ran.output.split())
+
+    async def ask(**claims: object) -> int:
+        assertion = company.assertion(client_id=caller.client.id, sub="e-1", **claims)
+        return (await company.ask(assertion, caller=caller)).status_code
+
+    assert "acme lets this agent in by engineering, everyone, writers, but it brought no assertion" in await lines()
+    assert await ask() == 200
+    assert "acme lets this agent in (slack: read) until" in await lines()
+    assert await ask(aud="x") == 400
+    assert f"refused in the last day: {REFUSALS['audience'].description}" in await lines()
+    assert (await run(place, "enterprise", "end", "erin", caller.client.id)).exit_code == 0
+    assert f"assertions of acme are refused: {REFUSALS['ended_by_admin'].description}" in await lines()
+
+
 async def test_the_commands_list_end_and_resume(company: Company, place: Place) -> None:
     await admit(company)
     rules = await content(place, "enterprise", "list")
@@ -176,6 +201,15 @@ async def test_the_doctor_knows_what_is_wrong_with_companies(company: Company) -
     for part in ("chat is no scope", "slak is no provider", "slack_pst is no tool", "Nobody at all", "needs iat"):
         assert part in told, told
     assert "enterprise.acme.longest" in told
+
+
+async def test_the_doctor_says_that_the_issuer_issues_no_assertions(company: Company) -> None:
+    member = "identity_chaining_requested_token_types_supported"
+    for listed, is_told in (([], True), ([ID_JAG], False)):
+        company.idp.change_metadata = lambda metadata, listed=listed: {**metadata, member: listed}
+        found = await check_companies(company.place.deployment)
+        told = [one for one in found if "issues no identity assertions" in one.sentence]
+        assert [one.check for one in told] == (["enterprise.acme"] if is_told else [])
 
 
 async def test_the_doctor_finds_keys_that_cannot_be_read(tmp_path: Path) -> None:
