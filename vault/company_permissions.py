@@ -16,7 +16,8 @@ from vault.records import TENANT, Delegation, format_scope, parse_scope
 from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
 
 _COLUMNS: Final = """
-    user_id, client_id, company, scopes, accounts, given, created_at, renewed_at, expires_at, ended_at, ended_reason
+    user_id, client_id, company, scopes, accounts, given, created_at, renewed_at, expires_at, ended_at, ended_reason,
+    cut_off_at
 """
 _FOR_USER: Final = f"""
     select {_COLUMNS} from company_permissions
@@ -35,12 +36,14 @@ _HOLD: Final = f"""
 """  # noqa: S608 -- names of columns
 _SAVE: Final = """
     update company_permissions set scopes = :scopes, accounts = :accounts, given = :given, renewed_at = :renewed_at,
-        expires_at = :expires_at, ended_at = :ended_at, ended_reason = :ended_reason
+        expires_at = :expires_at, ended_at = :ended_at, ended_reason = :ended_reason,
+        cut_off_at = :cut_off_at
     where tenant = :tenant and user_id = :user_id and client_id = :client_id and company = :company
 """
 _END: Final = """
-    update company_permissions set ended_at = :now, ended_reason = :reason
-    where tenant = :tenant and user_id = :user_id and client_id = :client_id and ended_at is null
+    update company_permissions set ended_at = coalesce(ended_at, :now), ended_reason = coalesce(ended_reason, :reason),
+        cut_off_at = :now
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id
 """
 _WAIT: Final = """
     update company_permissions set renewed_at = renewed_at
@@ -49,6 +52,7 @@ _WAIT: Final = """
 
 DROPPED: Final = "!"  # no provider has a scope of that name
 ENDED_BY_ADMIN: Final = "ended_by_admin"
+CUT_OFF: Final = "cut_off"  # by the person
 _DROPPED: Final = frozenset({DROPPED})
 
 Scopes = Mapping[str, frozenset[str]]
@@ -72,6 +76,13 @@ class CompanyPermission:
     given: Scopes = field(default_factory=dict[str, frozenset[str]])
     ended_at: int | None = None
     ended_reason: str | None = None
+    cut_off_at: int | None = None  # by the person; None also in a row that an earlier release ended
+
+    @property
+    def ended_by_person_at(self) -> int | None:
+        """When the person ended it, which an admin's end doesn't hide; None if they didn't."""
+        is_theirs = self.ended_reason != ENDED_BY_ADMIN
+        return self.ended_at if self.cut_off_at is None and is_theirs else self.cut_off_at
 
     def is_live(self, now: int) -> bool:
         return self.ended_at is None and now < self.expires_at
@@ -173,12 +184,13 @@ async def save(transaction: Transaction, permission: CompanyPermission) -> None:
             "expires_at": permission.expires_at,
             "ended_at": permission.ended_at,
             "ended_reason": permission.ended_reason,
+            "cut_off_at": permission.cut_off_at,
         },
     )
 
 
 async def end(transaction: Transaction, *, user_id: str, client_id: str, reason: str, now: int) -> int:
-    """End what companies allow this agent for this person: further assertions are refused. How many ended."""
+    """Cut the agent off from what companies allow it for this person: further assertions are refused. Of how many."""
     which = {"tenant": TENANT, "user_id": user_id, "client_id": client_id}
     return await transaction.execute(_END, {**which, "reason": reason, "now": now})
 
@@ -222,4 +234,5 @@ def _permission(row: Row) -> CompanyPermission:
         expires_at=integer(row, "expires_at"),
         ended_at=integer_or_none(row, "ended_at"),
         ended_reason=text_or_none(row, "ended_reason"),
+        cut_off_at=integer_or_none(row, "cut_off_at"),
     )

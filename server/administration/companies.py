@@ -7,7 +7,7 @@ from dataclasses import replace
 from server.administration.actor import Actor, ChangeRefused
 from vault import company_access, company_permissions, grants
 from vault.audit import audit
-from vault.company_permissions import ENDED_BY_ADMIN, CompanyPermission
+from vault.company_permissions import CUT_OFF, ENDED_BY_ADMIN, CompanyPermission
 from vault.records import User
 
 
@@ -30,17 +30,24 @@ async def end(actor: Actor, permission: CompanyPermission) -> None:
         held = await company_permissions.hold(transaction, **which, company=permission.company, now=now)
         await grants.revoke_company_grants(transaction, **which, company=held.company, now=now)
         rest = await company_access.take_back(transaction, held, now=now)
-        ended = replace(rest, ended_at=now, ended_reason=ENDED_BY_ADMIN)
+        ended = replace(rest, ended_at=now, ended_reason=ENDED_BY_ADMIN, cut_off_at=held.ended_by_person_at)
         await company_permissions.save(transaction, ended)
         await audit.append(transaction, actor.event("company.ended", **which, company=held.company), now=now)
 
 
-async def resume(actor: Actor, permission: CompanyPermission) -> None:
-    """Take the agent's assertions again. Raises ChangeRefused where it wasn't ended."""
+async def resume(actor: Actor, permission: CompanyPermission) -> CompanyPermission:
+    """Lift an admin's end, or else the person's: what is left. Raises ChangeRefused where it wasn't ended.
+
+    A person's cut-off stands when an admin's end is lifted, so that nobody undoes it unknowingly.
+    """
     if permission.ended_at is None:
         raise ChangeRefused("not_ended", "This agent's assertions are taken already.", kind="conflict")
     now, which = actor.deployment.now(), {"user_id": permission.user_id, "client_id": permission.client_id}
     async with actor.change() as transaction:
         held = await company_permissions.hold(transaction, **which, company=permission.company, now=now)
-        await company_permissions.save(transaction, replace(held, ended_at=None, ended_reason=None))
+        left = replace(held, ended_at=None, ended_reason=None, cut_off_at=None)
+        if held.ended_reason == ENDED_BY_ADMIN and held.cut_off_at is not None:
+            left = replace(held, ended_at=held.cut_off_at, ended_reason=CUT_OFF)
+        await company_permissions.save(transaction, left)
         await audit.append(transaction, actor.event("company.resumed", **which, company=held.company), now=now)
+    return left

@@ -115,10 +115,13 @@ def resume(setup: Setup, user: UserArgument, client: ClientName, *, company: Com
 
         async with setup.open() as deployment:
             found = await _permission_called(deployment, user, client, company)
-            await companies.resume(Actor(deployment, None, "command_line"), found)
-            return found
+            return await companies.resume(Actor(deployment, None, "command_line"), found)
 
-    setup.show_one(_fields(setup.run(change())), sentence="Its next assertion is taken.")
+    left = setup.run(change())
+    sentence = "Its next assertion is taken."
+    if left.ended_at is not None:
+        sentence = "The user cut it off, too: its assertions are refused until they sign it in, or you resume it again."
+    setup.show_one(_fields(left), sentence=sentence)
 
 
 async def _permission_called(deployment: Deployment, user: str, client: str, company: str | None) -> CompanyPermission:

@@ -95,6 +95,7 @@ async def _issue(
             expires_at=now + assertion.trusted.permission_days * _DAY,
             ended_at=None,
             ended_reason=None,
+            cut_off_at=None,
         )
         owned = [
             OwnedAccount(one, deployment.vault.policies.get(one.provider))
@@ -139,9 +140,9 @@ async def check_not_ended(reader: Reader, permission: CompanyPermission) -> None
 async def check_not_ended_by_person(reader: Reader, *, user_id: str, client_id: str) -> None:
     """What any company's row says of the person's end. Raises AssertionRefused."""
     ends = [
-        one.ended_at
+        one.ended_by_person_at
         for one in await company_permissions.list_for_user(reader, user_id)
-        if one.client_id == client_id and one.ended_at is not None and one.ended_reason != ENDED_BY_ADMIN
+        if one.client_id == client_id and one.ended_by_person_at is not None
     ]
     if ends and not await grants.has_own_grant(reader, user_id=user_id, client_id=client_id, since=max(ends)):
         raise AssertionRefused("ended")

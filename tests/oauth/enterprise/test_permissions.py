@@ -26,7 +26,7 @@ from tests.support.rooms.mcp_room import SLACK, Agent, modern, modern_headers
 from tests.support.rooms.oauth_world import claims_of
 from vault import company_access, company_permissions, delegations, grants, users
 from vault.company_access import OwnedAccount
-from vault.company_permissions import DROPPED, Renewal, renew
+from vault.company_permissions import CUT_OFF, DROPPED, CompanyPermission, Renewal, renew
 from vault.grants import derive_grant
 from vault.records import Connection, Delegation, Principal
 
@@ -278,6 +278,38 @@ async def test_a_persons_end_counts_for_each_company(company: Company) -> None:
     await place.agent(company.caller, company.user.name)
     assert (await explain_assertion(place.deployment, company.assertion(**other))).reason == ""
     await admit(company, **other)
+
+
+@pytest.mark.parametrize("first", ["admin", "person"])
+async def test_lifting_an_admins_end_leaves_the_persons_cut_off(company: Company, first: str) -> None:
+    actor, database = Actor(company.place.deployment, None, "command_line"), company.place.deployment.database
+    which = {"user_id": company.user.id, "client_id": company.caller.client.id, "company": "acme"}
+
+    async def permission() -> CompanyPermission:
+        found = await company_permissions.get(database, **which)
+        assert found is not None
+        return found
+
+    await admit(company)
+    if first == "person":
+        await cut_off(company)
+    await companies.end(actor, await permission())
+    if first == "admin":
+        await cut_off(company)
+    assert (await explain_assertion(company.place.deployment, company.assertion())).reason == "ended_by_admin"
+    left = await companies.resume(actor, await permission())
+    assert left == await permission()
+    assert left.ended_reason == CUT_OFF
+    assert (await company.ask()).json()["error"] == "access_denied"
+    assert (await explain_assertion(company.place.deployment, company.assertion())).reason == "ended"
+    await company.place.agent(company.caller, company.user.name)  # the person signs the agent in
+    await admit(company)
+    assert (await permission()).cut_off_at is None
+
+
+async def test_a_person_who_cut_nothing_off_lets_an_admins_end_be_lifted(company: Company) -> None:
+    await admit(company)
+    await end_and_resume(company)
 
 
 async def end_and_resume(company: Company) -> None:

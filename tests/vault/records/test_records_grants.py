@@ -1,4 +1,4 @@
-"""Grants: the live read behind every call, remembered consent, and revocation."""
+"""Grants: the live read behind every call, remembered consent, and revocation; ends of what companies allow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.peeking import get_grant
 from tests.support.seeded import NOW, REDIRECT, RESOURCE, SCOPES, Seeded, allow, seed
-from vault import clients, grants, tickets, users
+from vault import clients, company_permissions, grants, tickets, users
+from vault.company_permissions import ENDED_BY_ADMIN, CompanyPermission
 from vault.keys.key_ring import KeyRing
 from vault.records import ClientKind, Grant, TicketPurpose
 from vault.storage.database import Database, Transaction
@@ -220,3 +221,37 @@ async def test_an_earlier_sign_in_ends_with_its_token_and_never_the_consent_or_o
         resource=older.resource, scopes=older.scopes,
     )  # fmt: skip
     assert consent is not None
+
+
+COMPANY_ROW = {"user_id": "u", "client_id": "c"}
+
+
+async def company_row(database: Database) -> CompanyPermission:
+    found = await company_permissions.get(database, **COMPANY_ROW, company="acme")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("is_ended_by_admin", [True, False])
+async def test_a_cut_off_is_kept_whoever_ended_the_row_before(database: Database, is_ended_by_admin: bool) -> None:
+    async with database.transaction() as transaction:
+        held = await company_permissions.hold(transaction, **COMPANY_ROW, company="acme", now=10)
+        if is_ended_by_admin:
+            held = replace(held, ended_at=20, ended_reason=ENDED_BY_ADMIN)
+        await company_permissions.save(transaction, held)
+    assert (await company_row(database)).ended_by_person_at is None
+    async with database.transaction() as transaction:
+        assert await company_permissions.end(transaction, **COMPANY_ROW, reason="cut_off", now=30) == 1
+    found = await company_row(database)
+    assert (found.ended_at, found.ended_reason) == ((20, ENDED_BY_ADMIN) if is_ended_by_admin else (30, "cut_off"))
+    assert found.ended_by_person_at == found.cut_off_at == 30
+    async with database.transaction() as transaction:
+        assert await company_permissions.end(transaction, user_id="u", client_id="other", reason="cut_off", now=40) == 0
+
+
+async def test_a_row_that_an_earlier_release_ended_says_who_did(database: Database) -> None:
+    for reason, at in (("cut_off", 20), (ENDED_BY_ADMIN, None)):
+        async with database.transaction() as transaction:
+            held = await company_permissions.hold(transaction, **COMPANY_ROW, company="acme", now=10)
+            await company_permissions.save(transaction, replace(held, ended_at=20, ended_reason=reason))
+        assert (await company_row(database)).ended_by_person_at == at

@@ -59,6 +59,7 @@ PUBLISHED = {
     "0030_ended_accounts.sql": "e690357906f880822fb1b4d542667a82607f5db693b2cf1673ad97b50fcc177e",
     "0031_notices_by_channel.sql": "65828a38e7052745f1de2bdaa38f951a41ef627f7adfe2ca2f10c612d2855198",
     "0032_signal_times.sql": "9e0d4c29ce8475fa2b860c3477eb53351c945c43c58e674ccb577d6980161a18",
+    "0033_cut_off_agents.sql": "4483692685a5780445d1c461759dd19caaf1b21a8c876405e76def098cdcc763",
 }
 PREVIOUS = "0.1.0"
 # An index is missed by no program: one that knows it builds it again when it starts.
