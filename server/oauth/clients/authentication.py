@@ -151,10 +151,12 @@ async def check_assertion(deployment: Deployment, client: Client | None, asserti
         raise invalid_client("iss, sub or aud is another")
     if expires_at is None or not now - _CLOCK_SKEW < expires_at <= now + _ASSERTION_LIFETIME + _CLOCK_SKEW:
         raise invalid_client("exp missing, past or too far")
-    if not_before > now + _CLOCK_SKEW or not isinstance(token_id, str) or not 1 <= len(token_id) <= 256:
-        raise invalid_client("nbf in the future or jti missing")
+    issued_at = 0 if "iat" not in claims else jose.integer_claim(claims, "iat")
+    if issued_at is None or max(issued_at, not_before) > now + _CLOCK_SKEW:
+        raise invalid_client("iat or nbf in the future")
+    if not isinstance(token_id, str) or not 1 <= len(token_id) <= 256:
+        raise invalid_client("jti missing")
     check_rows(deployment, client, address=address)
-    issued_at = jose.integer_claim(claims, "iat")
     async with deployment.database.transaction() as transaction:
         is_first = await replay.first_use(
             transaction,
@@ -162,7 +164,8 @@ async def check_assertion(deployment: Deployment, client: Client | None, asserti
             f"{client.id} {token_id}",
             expires_at=expires_at + _CLOCK_SKEW,
             now=now,
-            made_at=(expires_at - _ASSERTION_LIFETIME if issued_at is None else issued_at) - _CLOCK_SKEW,
+            # by the checks above, it could be used no earlier than each of these
+            made_at=max(issued_at, not_before, expires_at - _ASSERTION_LIFETIME) - _CLOCK_SKEW,
         )
     if not is_first:
         raise invalid_client("assertion replayed")

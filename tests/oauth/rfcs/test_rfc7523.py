@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 
 import httpx2
 import pytest
 from joserfc.jwk import ECKey, RSAKey
 
-from tests.support.rooms.oauth_world import Code, World, b64, error_of, signed
+from tests.support.rooms.oauth_world import Code, World, b64, error_of, signed, vault_with
+from vault import replay
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
@@ -92,6 +94,8 @@ async def test_assertions_of_others_for_others_or_too_old_are_refused(world: Wor
         make(exp=None),
         make(exp=now + 90_000),
         make(nbf=now + 600),
+        make(iat=now + 600),
+        make(iat="today"),
         make(jti=None),
         make(jti=""),
         make(sub=""),
@@ -117,6 +121,33 @@ async def test_assertions_of_others_for_others_or_too_old_are_refused(world: Wor
     both = code.form(client_assertion=make(), client_assertion_type=TYPE, client_secret="x")
     assert error_of(await world.token(both)) == "invalid_request"
     assert (await redeem(world, code, make())).status_code == 200
+
+
+AFTER_A_RESTORE: list[tuple[dict[str, int], bool]] = [  # claims in seconds; the restore is at 100, now is 300
+    ({"iat": 200}, True),
+    ({"nbf": 200}, True),
+    ({"iat": 0, "nbf": 200}, True),
+    ({"exp": 3900}, True),  # nobody could use it before the restore
+    ({"exp": 400}, False),  # perhaps it was used before
+    ({"iat": 0}, False),
+    ({"iat": 0, "nbf": 0}, False),
+]
+
+
+async def test_after_a_restore_an_assertion_counts_if_it_was_surely_not_used_before(tmp_path: Path) -> None:
+    async with vault_with(tmp_path / "data") as (vault, http):
+        jwks = {"keys": [CURVE.as_dict(private=False)]}
+        client_id = str((await vault.register(token_endpoint_auth_method="private_key_jwt", jwks=jwks))["client_id"])
+        begin, database = vault.deployment.now(), vault.deployment.database
+        async with database.transaction() as transaction:
+            await replay.note_restore(transaction, now=begin + 100)
+        database.clock_offset += 300
+        for claims, counts in AFTER_A_RESTORE:
+            known: dict[str, object] = {"iss": client_id, "sub": client_id, "aud": vault.url, "jti": str(claims)}
+            known |= {name: begin + value for name, value in ({"exp": 400} | claims).items()}
+            sent = signed({"alg": "ES256", "kid": CURVE.kid, "typ": "JWT"}, known, CURVE)
+            form = {"client_assertion": sent, "client_assertion_type": TYPE, "token": "x"}
+            assert (await http.post("/revoke", data=form)).status_code == (200 if counts else 401), claims
 
 
 async def test_an_assertion_counts_once(world: World) -> None:
