@@ -41,6 +41,10 @@ _RULE: Final = """
     on conflict (tenant, connection_id) do update set scopes = excluded.scopes, ask = excluded.ask,
         given_by = excluded.given_by, given_at = excluded.given_at
 """
+_CHANGE_RULE: Final = """
+    update shared_connections set scopes = :scopes, ask = :ask
+    where tenant = :tenant and connection_id = :id and group_id = :group_id
+"""
 _RULES_OF_GROUP: Final = """
     select connection_id, group_id, scopes, ask, given_by, given_at from shared_connections
     where tenant = :tenant and group_id = :group_id
@@ -75,10 +79,14 @@ class SharedConnection:
     given_at: int
 
     @property
+    def is_reading(self) -> bool:
+        """Whether the rule leaves less than the account has."""
+        return not self.connection.scopes <= self.rule.scopes
+
+    @property
     def for_members(self) -> Connection:
         """The connection with what the rule leaves of its scopes."""
-        is_whole = self.connection.scopes <= self.rule.scopes
-        return self.connection if is_whole else replace(self.connection, scopes=self.rule.scopes)
+        return replace(self.connection, scopes=self.rule.scopes) if self.is_reading else self.connection
 
 
 async def give(
@@ -121,6 +129,14 @@ async def give(
     facts: Mapping[str, Value] = {"scopes": format_scope(rule.scopes), "ask": format_scope(rule.ask), "given_by": by}
     await transaction.execute(_RULE, {"tenant": TENANT, "id": given.id, "group_id": group.id, "now": now, **facts})
     return given
+
+
+async def change_rule(transaction: Transaction, shared: SharedConnection, rule: SharingRule) -> bool:
+    """Members' agents get what this rule leaves from their next call on; False when the account is gone."""
+    await groups.hold_group(transaction, shared.group.id)
+    facts: Mapping[str, Value] = {"scopes": format_scope(rule.scopes), "ask": format_scope(rule.ask)}
+    which: Mapping[str, Value] = {"tenant": TENANT, "id": shared.connection.id, "group_id": shared.group.id}
+    return await transaction.execute(_CHANGE_RULE, {**which, **facts}) > 0
 
 
 def _refusal(current: Connection | None) -> VaultError:

@@ -20,6 +20,7 @@ from vault.refusals import StorageUnavailable, TemporarilyUnavailable
 from vault.scopes import expand
 from vault.sharing import SharedConnection, SharingRule
 from vault.upkeep import revocations
+from vault.upstream import UpstreamPolicy
 
 _NO_CONNECTION: Final = "There is no such connection."
 
@@ -44,12 +45,7 @@ async def give(
     policy = provider.policy()
     if policy.audience is not None or policy.is_identity:
         raise ChangeRefused("not_given", "This account stands for the person alone, so it can't be given to a group.")
-    scopes = expand(found.scopes, policy.covers)
-    if reads_only:
-        scopes &= policy.reading | policy.always_granted
-        if not scopes - policy.always_granted:
-            raise ChangeRefused("nothing_to_read", "With reads only, nothing of this account is left to use.")
-    rule = SharingRule(scopes, frozenset({WRITES}) if asks_writes else frozenset())
+    rule = _rule(found, policy, reads_only=reads_only, asks_writes=asks_writes)
     async with actor.change() as transaction:
         given = await sharing.give(
             transaction, deployment.keys, found, group, rule=rule, by=person.name, policy=policy, now=now
@@ -65,6 +61,39 @@ async def give(
         await audit.append(transaction, replace(event, connection_id=given.id), now=now)
     await _destroy_key(deployment, found)
     return given
+
+
+def _rule(connection: Connection, policy: UpstreamPolicy, *, reads_only: bool, asks_writes: bool) -> SharingRule:
+    scopes = expand(connection.scopes, policy.covers)
+    if reads_only:
+        scopes &= policy.reading | policy.always_granted
+        if not scopes - policy.always_granted:
+            raise ChangeRefused("nothing_to_read", "With reads only, nothing of this account is left to use.")
+    return SharingRule(scopes, frozenset({WRITES}) if asks_writes else frozenset())
+
+
+async def change_rule(
+    actor: Actor, group: Group, connection_id: str, *, reads_only: bool, asks_writes: bool
+) -> SharedConnection:
+    """Change what members' agents can do with a group's account, from their next call on. Raises ChangeRefused."""
+    shared = await shared_with_id(actor, group, connection_id)
+    provider = actor.deployment.catalog.get(shared.connection.provider)
+    if provider is None:
+        raise ChangeRefused("no_connection", _NO_CONNECTION, kind="not_found")
+    rule = _rule(shared.connection, provider.policy(), reads_only=reads_only, asks_writes=asks_writes)
+    async with actor.change() as transaction:
+        if not await sharing.change_rule(transaction, shared, rule):
+            raise ChangeRefused("no_connection", _NO_CONNECTION, kind="not_found")
+        event = actor.event(
+            "connection.rule_changed",
+            provider=shared.connection.provider,
+            account=shared.connection.label,
+            group=group.name,
+            reads_only=reads_only,
+            asks_writes=asks_writes,
+        )
+        await audit.append(transaction, replace(event, connection_id=connection_id), now=actor.deployment.now())
+    return replace(shared, rule=rule)
 
 
 async def _destroy_key(deployment: Deployment, given: Connection) -> None:

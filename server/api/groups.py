@@ -21,6 +21,7 @@ from server.api.operations import (
 from vault import directory, sharing
 from vault import groups as stored
 from vault.groups import Group
+from vault.sharing import SharedConnection
 
 
 class GroupRecord(Answered):
@@ -81,6 +82,13 @@ class NewGroupConnection(Strict):
     """An account to give."""
 
     connection_id: str = Field(min_length=1, max_length=64, description="One of the caller's own")
+    reads_only: bool = Field(default=False, description="Members' agents only read")
+    asks_writes: bool = Field(default=False, description="Members approve each call that may change something")
+
+
+class GroupConnectionRule(Strict):
+    """What members' agents can do with the account. What is left out is off."""
+
     reads_only: bool = Field(default=False, description="Members' agents only read")
     asks_writes: bool = Field(default=False, description="Members approve each call that may change something")
 
@@ -174,19 +182,18 @@ async def remove_group_member(call: AdminCall) -> None:
 async def list_group_connections(call: AdminCall) -> GroupConnections:
     """List a group's accounts, which its members' agents can use."""
     found = await sharing.of_group(call.deployment.database, await _group_of(call))
-    return GroupConnections(
-        items=[
-            GroupConnectionRecord(
-                id=one.connection.id,
-                provider=one.connection.provider,
-                account=one.connection.label,
-                status=one.connection.status(call.deployment.now()),
-                scopes=sorted(one.for_members.scopes),
-                ask=sorted(one.rule.ask),
-                given_by=one.given_by,
-            )
-            for one in found
-        ]
+    return GroupConnections(items=[_connection_record(call, one) for one in found])
+
+
+def _connection_record(call: AdminCall, one: SharedConnection) -> GroupConnectionRecord:
+    return GroupConnectionRecord(
+        id=one.connection.id,
+        provider=one.connection.provider,
+        account=one.connection.label,
+        status=one.connection.status(call.deployment.now()),
+        scopes=sorted(one.for_members.scopes),
+        ask=sorted(one.rule.ask),
+        given_by=one.given_by,
     )
 
 
@@ -203,6 +210,19 @@ async def give_connection(call: AdminCall, body: NewGroupConnection) -> GivenCon
         asks_writes=body.asks_writes,
     )
     return GivenConnection(id=given.id)
+
+
+@operation("PUT", "/groups/{group_id}/connections/{connection_id}", scope="admin:people", refusals=["conflict"])
+async def change_group_connection(call: AdminCall, body: GroupConnectionRule) -> GroupConnectionRecord:
+    """Change what members' agents can do with a group's account, from their next call on."""
+    changed = await group_accounts.change_rule(
+        call.actor,
+        await _group_of(call),
+        call.param("connection_id"),
+        reads_only=body.reads_only,
+        asks_writes=body.asks_writes,
+    )
+    return _connection_record(call, changed)
 
 
 @operation("DELETE", "/groups/{group_id}/connections/{connection_id}", scope="admin:people", status=204)
@@ -285,6 +305,7 @@ OPERATIONS = (
     remove_group_member,
     list_group_connections,
     give_connection,
+    change_group_connection,
     end_group_connection,
     list_directory_tokens,
     make_directory_token,

@@ -445,6 +445,13 @@ class GroupConnectionRecord(TypedDict):
     given_by: str
 
 
+class GroupConnectionRule(TypedDict):
+    """What members' agents can do with the account. What is left out is off."""
+
+    reads_only: NotRequired[bool]
+    asks_writes: NotRequired[bool]
+
+
 class GroupConnections(TypedDict):
     """A group's accounts."""
 
@@ -986,6 +993,16 @@ class AdminClient(AdminBase):
     def give_connection(self, group_id: str, body: NewGroupConnection) -> GivenConnection:
         """Give an account of the caller's own to a group: it is the group's from now on."""
         return self._call("POST", f"/admin/v1/groups/{quote(group_id, safe='')}/connections", body={**body})
+
+    def change_group_connection(
+        self, group_id: str, connection_id: str, body: GroupConnectionRule
+    ) -> GroupConnectionRecord:
+        """Change what members' agents can do with a group's account, from their next call on."""
+        return self._call(
+            "PUT",
+            f"/admin/v1/groups/{quote(group_id, safe='')}/connections/{quote(connection_id, safe='')}",
+            body={**body},
+        )
 
     def end_group_connection(self, group_id: str, connection_id: str) -> None:
         """Disconnect a group's account for all its members."""

@@ -390,6 +390,12 @@ export interface GroupConnectionRecord {
   given_by: string;
 }
 
+/** What members' agents can do with the account. What is left out is off. */
+export interface GroupConnectionRule {
+  reads_only?: boolean;
+  asks_writes?: boolean;
+}
+
 /** A group's accounts. */
 export interface GroupConnections {
   items: Array<GroupConnectionRecord>;
@@ -896,6 +902,11 @@ export class AdminClient extends AdminBase {
   /** Give an account of the caller's own to a group: it is the group's from now on. */
   async giveConnection(groupId: string, body: NewGroupConnection): Promise<GivenConnection> {
     return this.call("POST", `/admin/v1/groups/${encodeURIComponent(groupId)}/connections`, { body }) as Promise<GivenConnection>;
+  }
+
+  /** Change what members' agents can do with a group's account, from their next call on. */
+  async changeGroupConnection(groupId: string, connectionId: string, body: GroupConnectionRule): Promise<GroupConnectionRecord> {
+    return this.call("PUT", `/admin/v1/groups/${encodeURIComponent(groupId)}/connections/${encodeURIComponent(connectionId)}`, { body }) as Promise<GroupConnectionRecord>;
   }
 
   /** Disconnect a group's account for all its members. */

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Groups of users.")
 Name = Annotated[str, typer.Argument(help="The group's name.", show_default=False)]
+ReadsOnly = Annotated[bool, typer.Option("--reads-only", help="Members' agents only read.")]
+AskWrites = Annotated[bool, typer.Option("--ask-writes", help="Members approve each call that may change something.")]
 
 
 @command(app, "list")
@@ -124,10 +126,8 @@ def give(
     connection: Annotated[str, typer.Argument(help="The account: its ID, name, or service.", show_default=False)],
     *,
     user: UserOption = None,
-    reads_only: Annotated[bool, typer.Option("--reads-only", help="Members' agents only read.")] = False,
-    ask_writes: Annotated[
-        bool, typer.Option("--ask-writes", help="Members approve each call that may change something.")
-    ] = False,
+    reads_only: ReadsOnly = False,
+    ask_writes: AskWrites = False,
 ) -> None:
     """Give a user's account to a group: its members' agents can use it, and the user's no longer."""
 
@@ -147,6 +147,32 @@ def give(
 
     row = setup.run(run())
     setup.show_one(row, sentence=f"{row['provider']} {row['account']} belongs to {row['group']} now.")
+
+
+@command(app, "rule")
+def rule(
+    setup: Setup,
+    name: Name,
+    connection_id: Annotated[str, typer.Argument(help="The account's ID.", show_default=False)],
+    *,
+    reads_only: ReadsOnly = False,
+    ask_writes: AskWrites = False,
+) -> None:
+    """Change what members' agents can do with a group's account, from their next call on."""
+
+    async def run() -> dict[str, object]:
+        from server.administration import group_accounts
+        from server.administration.actor import Actor
+
+        async with setup.open() as deployment:
+            group, actor = await _group_called(deployment.database, name), Actor(deployment, None, "command_line")
+            changed = await group_accounts.change_rule(
+                actor, group, connection_id, reads_only=reads_only, asks_writes=ask_writes
+            )
+            return {"group": group.name, "id": connection_id, "scopes": sorted(changed.for_members.scopes)}
+
+    row = setup.run(run())
+    setup.show_one(row, sentence=f"Members' agents can use: {' '.join(map(str, row['scopes']))}")  # pyright: ignore[reportArgumentType] -- a list
 
 
 @command(app, "accounts")

@@ -119,6 +119,20 @@ async def give(visit: AdminVisit) -> Response:
     return await visit.go(path_of(group), said=text("admin_groups.given", account=given.label, name=group.name))
 
 
+async def change_rule(visit: AdminVisit) -> Response:
+    """Change what members' agents can do with an account of the group."""
+    group, form = await _group(visit), visit.form
+    changed = await group_accounts.change_rule(
+        visit.actor,
+        group,
+        form.one("connection")[:64],
+        reads_only=form.one("reads_only") == "yes",
+        asks_writes=form.one("asks_writes") == "yes",
+    )
+    said = text("admin_groups.rule_changed", account=changed.connection.label, name=group.name)
+    return await visit.go(path_of(group), said=said)
+
+
 async def disconnect(visit: AdminVisit) -> Response:
     """End an account of the group for all its members."""
     group = await _group(visit)

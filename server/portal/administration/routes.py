@@ -36,6 +36,7 @@ def admin_routes(deployment: Deployment) -> list[Route]:
         admin_route(deployment, "/groups/{group}/add", post=groups.add_member, back=".."),
         admin_route(deployment, "/groups/{group}/remove", post=groups.remove_member, back=".."),
         admin_route(deployment, "/groups/{group}/give", post=groups.give, back=".."),
+        admin_route(deployment, "/groups/{group}/rule", post=groups.change_rule, back=".."),
         admin_route(deployment, "/groups/{group}/disconnect", post=groups.disconnect, back=".."),
         admin_route(deployment, "/groups/{group}/delete", post=groups.delete, back=".."),
         admin_route(deployment, "/agents", get=agents.show),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from server.administration import group_accounts, provisioning
 from server.administration.actor import Actor, ChangeRefused
 from server.administration.groups import create as created
+from tests.support.commands import run
 from tests.support.person import forms_of
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import groups
+from vault.delegations import WRITES
 
 GROUPS = "/administration/groups"
 
@@ -157,6 +160,50 @@ async def test_a_rule_names_what_the_accounts_scopes_include(admin: AdminRoom) -
     await group_accounts.give(operator, alice, again.id, group, reads_only=False, asks_writes=False)
     shared = await group_accounts.shared_with_id(operator, group, given.id)
     assert (shared.for_members.scopes, part in shared.rule.scopes) == ({whole}, True)
+
+
+async def test_the_rule_of_an_account_is_changed_on_the_page_by_the_api_and_by_a_command(admin: AdminRoom) -> None:
+    browser, alice = await admin.room.signed_in("alice"), await admin.person("alice")
+    operator = Actor(admin.deployment, None, "command_line")
+    group = await created(operator, "Sales")
+    chat = frozenset({"chat:write", "channels:read"})
+    own = await admin.room.account(alice, "slack", label="Team", scopes=chat)
+    given = await group_accounts.give(operator, alice, own.id, group, reads_only=False, asks_writes=False)
+    page = await browser.open(f"{GROUPS}/{group.id}")
+    changed = await browser.submit(page, {"reads_only": "yes", "asks_writes": "yes"}, form="/rule")
+    assert "The rule of Team has changed" in changed.text
+    shared = await group_accounts.shared_with_id(operator, group, given.id)
+    assert (shared.for_members.scopes, shared.rule.ask) == ({"channels:read"}, {WRITES})
+    assert "You changed the rule of" in (await browser.open("/activity")).text
+    path = f"/groups/{group.id}/connections/{given.id}"
+    answer = (await admin.call("PUT", path, json={"asks_writes": True})).json()
+    assert (answer["scopes"], answer["ask"]) == (sorted(chat), [WRITES])
+    problem(await admin.call("PUT", f"{path}x", json={}), 404, "no_connection")
+    reader = await admin.token_with("admin:read")
+    problem(await admin.call("PUT", path, token=reader, json={}), 403, "insufficient_scope")
+    (admin.deployment.data / "config.toml").write_text("", encoding="utf-8")
+    ran = await run(Place(admin.deployment.data), "groups", "rule", "Sales", given.id, "--reads-only")
+    assert "can use: channels:read" in ran.output
+    shared = await group_accounts.shared_with_id(operator, group, given.id)
+    assert (shared.for_members.scopes, shared.rule.ask) == ({"channels:read"}, frozenset())
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where commands find the vault."""
+
+    data: Path
+
+
+async def test_a_rule_that_leaves_nothing_is_refused(admin: AdminRoom) -> None:
+    operator = Actor(admin.deployment, None, "command_line")
+    alice, group = await admin.person("alice"), await created(operator, "Sales")
+    own = await admin.room.account(alice, "slack", label="A", scopes=frozenset({"chat:write"}))
+    given = await group_accounts.give(operator, alice, own.id, group, reads_only=False, asks_writes=False)
+    with pytest.raises(ChangeRefused) as refused:
+        await group_accounts.change_rule(operator, group, given.id, reads_only=True, asks_writes=False)
+    assert refused.value.reason == "nothing_to_read"
+    assert await group_accounts.change_rule(operator, group, given.id, reads_only=False, asks_writes=True)
 
 
 async def test_an_account_that_only_writes_is_not_given_for_reading(admin: AdminRoom) -> None:

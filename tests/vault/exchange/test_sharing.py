@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 
@@ -129,6 +130,31 @@ async def test_what_the_rule_asks_about_is_asked_of_the_member(room: Room) -> No
     await room.allow(given, BOTH, whose=bob)
     assert await room.exchange("slack", *READ, whose=bob)
     assert await refusal_of(room, *WRITE, whose=bob) is ApprovalRequired
+
+
+async def test_a_changed_rule_counts_from_the_next_call_on(room: Room) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    group = await make_group(room, bob)
+    given = await give(room, await room.connect(scopes=BOTH), group)
+    await room.allow(given, BOTH, whose=bob)
+
+    async def change(rule: SharingRule, *, in_group: Group = group) -> bool:
+        [shared] = await sharing.of_group(room.database, group)
+        async with room.database.transaction() as transaction:
+            return await sharing.change_rule(transaction, replace(shared, group=in_group), rule)
+
+    assert await room.exchange("slack", *WRITE, whose=bob)
+    assert await change(SharingRule(READ))
+    assert await refusal_of(room, *WRITE, whose=bob) is DelegationRequired
+    assert (await room.exchange("slack", *READ, whose=bob)).scopes == READ
+    assert await change(SharingRule(BOTH, ask=WRITE))
+    assert await refusal_of(room, *WRITE, whose=bob) is ApprovalRequired
+    assert await change(SharingRule(BOTH))
+    assert await room.exchange("slack", *WRITE, whose=bob)
+    async with room.database.transaction() as transaction:
+        other = await groups.create_group(transaction, "Other", now=room.now)
+    assert not await change(SharingRule(READ), in_group=other), "the account is another group's"
+    assert await room.exchange("slack", *WRITE, whose=bob)
 
 
 async def test_it_is_refreshed_and_outlives_the_person_who_gave_it(room: Room) -> None:
