@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Final, TypeGuard
 
 from vault import company_permissions, grants, tickets
+from vault.approvals import access_requests
 from vault.records import TENANT, Client, ClientKind, Grant, format_scope, parse_scope
 from vault.refusals import StorageUnavailable, VaultError
 from vault.storage.database import (
@@ -245,6 +246,7 @@ async def remove_client(transaction: Transaction, client_id: str, *, now: int) -
         {"tenant": TENANT, "client_id": client_id, "now": now},
     )
     await company_permissions.forget_client(transaction, client_id)
+    await access_requests.stop_of_client(transaction, client_id, now=now)
     return await grants.revoke_all_client_grants(transaction, client_id, reason="client_removed", now=now)
 
 

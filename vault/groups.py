@@ -290,6 +290,7 @@ async def delete_group(transaction: Transaction, group_id: str) -> bool:
     """Delete the group and who is in it."""
     key = {"tenant": TENANT, "id": group_id}
     await transaction.execute("delete from memberships where tenant = :tenant and group_id = :id", key)
+    await transaction.execute("delete from group_managers where tenant = :tenant and group_id = :id", key)
     return await transaction.execute("delete from people_groups where tenant = :tenant and id = :id", key) > 0
 
 

@@ -50,7 +50,7 @@ class DelegationRequired(VaultError):
 
     `missing` names the scopes that the agent's live permission lacks; it is empty when the agent has no permission.
     `connection_id` is None while no account is selected; if the agent named an account it may not use, `accounts` names
-    those it may.
+    those it may. `is_beyond_rule`: what is missing the group's rule leaves out, so the person can't allow it.
     """
 
     code = "delegation_required"
@@ -64,6 +64,7 @@ class DelegationRequired(VaultError):
         connection_id: str | None,
         missing: frozenset[str] = frozenset(),
         accounts: tuple[str, ...] = (),
+        is_beyond_rule: bool = False,
         detail: str = "",
     ) -> None:
         super().__init__(description, detail=detail)
@@ -72,6 +73,7 @@ class DelegationRequired(VaultError):
         self.connection_id = connection_id
         self.missing = missing
         self.accounts = accounts
+        self.is_beyond_rule = is_beyond_rule
 
 
 class ApprovalRequired(VaultError):

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from vault import company_permissions, directory, grants, groups, tickets
+from vault.approvals import access_requests
 from vault.notices.channels import forget_person
 from vault.records import ALWAYS, TENANT, Role, User, new_id
 from vault.refusals import VaultError
@@ -203,6 +204,7 @@ async def disable_user(transaction: Transaction, user_id: str, *, now: int) -> b
     )
     if changed:
         await end_user_access(transaction, user_id, reason="user_disabled", now=now)
+        await access_requests.stop_of_person(transaction, user_id, reason="disabled", now=now)
     return changed > 0
 
 
@@ -325,6 +327,7 @@ async def delete_user(transaction: Transaction, user_id: str, *, now: int) -> bo
     await transaction.execute("delete from passkeys where tenant = :tenant and user_id = :id", key)
     await transaction.execute("delete from tool_choices where tenant = :tenant and user_id = :id", key)
     await company_permissions.forget_user(transaction, user_id)
+    await access_requests.forget_person(transaction, user_id, now=now)
     await forget_person(transaction, user_id)
     await groups.forget_person(transaction, user_id)
     await directory.forget_person(transaction, user_id)

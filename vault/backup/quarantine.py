@@ -78,6 +78,7 @@ _CLEARED = (  # all of a tenant
     "delete from backchannel_pings where tenant = :tenant",
     "delete from standing_approvals where tenant = :tenant",  # revoked or used up since, perhaps
     "delete from approval_answers where tenant = :tenant",
+    "delete from access_requests where tenant = :tenant",  # withdrawn or ended since, perhaps
     "delete from directory_tokens where tenant = :tenant",  # ended since, perhaps; a new one starts over
 )
 # A directory or a sign-in says again who is in a group.

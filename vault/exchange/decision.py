@@ -93,7 +93,7 @@ def select(
 ) -> tuple[HeldAccount, Plan]:
     """The selected account and its plan, whether or not the plan is allowed. Raises if no account is selected."""
     held = _which(request, [one for one in accounts if one.is_within(now)], now=now)
-    delegated = held.delegated if held.is_delegated(now) else frozenset[str]()
+    delegated = held.allowed_scopes(now) if held.is_delegated(now) else frozenset[str]()
     if request.is_for_person:
         _check_reads(request, policy)
         delegated = held.scopes
@@ -151,6 +151,7 @@ def list_refusals(request: ExchangeRequest, held: HeldAccount, made: Plan, *, no
             scopes=asked,
             connection_id=held.id,
             missing=made.not_delegated if held.is_delegated(now) else frozenset(),
+            is_beyond_rule=held.is_delegated(now) and _is_beyond_rule(held, made.not_delegated),
         )
 
 
@@ -234,7 +235,16 @@ def _why_not_delegated(provider: str, held: HeldAccount, *, missing: frozenset[s
         return f"This agent's permission to use {held.label} ({provider}) has ended. Allow it again."
     if not held.is_delegated(now):
         return f"This agent isn't allowed to use {held.label} ({provider}) yet. Allow it, then try again."
+    if _is_beyond_rule(held, missing):
+        return (
+            f"This agent can use {held.label} ({provider}), but the group's rule leaves out {words(missing)}. Ask the "
+            "group for it, then try again."
+        )
     return f"This agent can use {held.label} ({provider}), but not for {words(missing)}. Allow that, then try again."
+
+
+def _is_beyond_rule(held: HeldAccount, missing: frozenset[str]) -> bool:
+    return held.rule is not None and bool(missing - held.rule)
 
 
 def words(scopes: frozenset[str]) -> str:

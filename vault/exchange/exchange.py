@@ -113,7 +113,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             if asking != answered:
                 answered = asking
                 continue
-            asked = _question(request, held, policy)
+            asked = _question(request, held, policy, now=now)
             approval = await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
             purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
             value = await _open(vault, held, token=token, purpose=purpose)
@@ -147,10 +147,10 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     raise TemporarilyUnavailable("This account's tokens are changing. Nothing is lost.", retry_after=2)
 
 
-def _question(request: ExchangeRequest, held: HeldAccount, policy: UpstreamPolicy) -> ApprovalQuestion:
+def _question(request: ExchangeRequest, held: HeldAccount, policy: UpstreamPolicy, *, now: int) -> ApprovalQuestion:
     """What the person is asked about; nothing where their own page reads for them."""
     entries = frozenset[str]() if request.is_for_person else held.ask | policy.ask
-    return ApprovalQuestion(entries, held.delegated, policy)
+    return ApprovalQuestion(entries, held.allowed_scopes(now), policy)
 
 
 async def _mint(
@@ -165,7 +165,7 @@ async def _mint(
     """Mint a token of ours for an API that verifies it: made now, with exactly these scopes, stored nowhere."""
     if policy.audience is None or vault.mint is None or request.item is not None:
         raise ItemRefused(f"{request.provider} can't limit a token to a single item.")
-    asked = _question(request, held, policy)
+    asked = _question(request, held, policy, now=now)
     approval = await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
     minted = vault.mint(request.principal, audience=policy.audience, scopes=made.scopes, now=now)
     return UpstreamToken(
@@ -250,7 +250,7 @@ async def _spend_approval(
                 details = {"tool": call.tool, "provider": request.provider, "call": digest.hex()}
                 await append(transaction, _approval_event("approval.consumed", request, held, details), now=now)
                 return "the person approved this call"
-            if can_stand(asked.policy, delegated=held.delegated, scopes=scopes, tool=call.tool) and (
+            if can_stand(asked.policy, delegated=held.allowed_scopes(now), scopes=scopes, tool=call.tool) and (
                 use := await _use_standing(transaction, request, held, call=call, now=now)
             ):
                 return f"standing approval {use.id}, call {use.used} of {use.per_day} today"

@@ -201,7 +201,7 @@ async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Expl
     policy = policy.for_renewal(held.renewed_by)
     made = settle(made, held, policy=policy, now=now)
     refreshes = await _check_token(held, made, steps, vault=vault, now=now)
-    asked = ApprovalQuestion(held.ask | policy.ask, held.delegated, policy)
+    asked = ApprovalQuestion(held.ask | policy.ask, held.allowed_scopes(now), policy)
     asks = bool(asked.entries) and asked.is_about(made.scopes, tool=None)
     standing: tuple[StandingLeft, ...] = ()
     if asks:
@@ -240,7 +240,7 @@ async def _list_standing(
         StandingLeft(one.id, one.tool, one.per_day - min(one.per_day, one.used_today(now)), one.per_day)
         for one in await standing_approvals.list_live(vault.database, vault.keys, principal.user_id, now=now)
         if (one.client_id, one.connection_id) == (principal.client_id, held.id)
-        and can_stand(policy, delegated=held.delegated, scopes=made.scopes, tool=one.tool)
+        and can_stand(policy, delegated=held.allowed_scopes(now), scopes=made.scopes, tool=one.tool)
     )
 
 

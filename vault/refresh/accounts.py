@@ -30,6 +30,7 @@ COLUMNS: Final = """k.id, k.user_id as owner_id, o.until as shared_until, s.scop
          where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation) as sent_at, k.retry_at,
         d.scopes as delegated, d.expires_at as delegated_until, d.revoked_at as delegation_revoked_at,
         d.ask, coalesce(d.is_default, 0) as is_default,
+        x.scopes as beyond_scopes, x.expires_at as beyond_until,
         uk.wrapped, uk.kek_id, ck.salt,
         t.sealed as narrowed_sealed, t.generation as narrowed_generation, t.issued_at as narrowed_issued_at,
         t.expires_at as narrowed_expires_at, g.revoked_tokens"""
@@ -48,6 +49,8 @@ SOURCES: Final = """
     left join shared_connections s on s.tenant = g.tenant and s.connection_id = k.id
     left join delegations d on d.tenant = g.tenant and d.user_id = g.user_id and d.client_id = g.client_id
         and d.connection_id = k.id
+    left join access_requests x on x.tenant = g.tenant and x.user_id = g.user_id and x.client_id = g.client_id
+        and x.group_id = k.user_id and x.target = k.id and x.state = 2
     left join keys.user_keys uk on uk.tenant = g.tenant and uk.user_id = k.user_id
     left join keys.connection_keys ck on ck.tenant = g.tenant and ck.connection_id = k.id
     left join narrowed_tokens t on t.tenant = g.tenant and t.connection_id = k.id and t.scope_key = :scope_key
@@ -128,14 +131,22 @@ class HeldAccount:
     retry_at: int | None = None  # its sends got no answer: no further send before this time
     renewed_by: str | None = None  # the identity provider's connection whose assertions renew this one
     shared_until: int | None = None  # of a group's: when the person's membership stops counting
+    beyond: frozenset[str] = frozenset()  # of a group's: what an access request gave this agent beside the rule
+    beyond_until: int | None = None
+    rule: frozenset[str] | None = None  # of a group's: what it leaves to members' agents
 
     def is_within(self, now: int) -> bool:
         """Whether it is the person's own, or of a group that they are in now."""
         return self.shared_until is None or now < self.shared_until
 
+    def allowed_scopes(self, now: int) -> frozenset[str]:
+        """What this agent may do with it at most, while its permission is live."""
+        is_beyond = self.beyond_until is not None and now < self.beyond_until
+        return self.delegated | self.beyond if is_beyond else self.delegated
+
     def is_delegated(self, now: int) -> bool:
         """Whether this agent has any permission for it."""
-        return self.delegation_state == "live" and bool(self.delegated) and not self.delegation_ended(now)
+        return self.delegation_state == "live" and bool(self.allowed_scopes(now)) and not self.delegation_ended(now)
 
     def delegation_ended(self, now: int) -> bool:
         return self.delegated_until is not None and now >= self.delegated_until
@@ -254,6 +265,9 @@ def _account(row: Row, wanted: Wanted) -> HeldAccount:
         delegated_until=integer_or_none(row, "delegated_until"),
         ask=parse_scope(text_or_none(row, "ask") or "") | rule_ask,
         shared_until=integer_or_none(row, "shared_until"),
+        beyond=frozenset() if is_own else parse_scope(text_or_none(row, "beyond_scopes") or ""),
+        beyond_until=None if is_own else integer_or_none(row, "beyond_until"),
+        rule=rule,
         is_default=integer(row, "is_default") == 1,
         wrapped=binary_or_none(row, "wrapped"),
         kek_id=text_or_none(row, "kek_id") or "",

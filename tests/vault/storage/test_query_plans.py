@@ -75,6 +75,7 @@ ALLOWED = {
     "delete from approvals where tenant = :tenant": "as above",
     "delete from backchannel_pings where tenant = :tenant": "as above",
     "delete from standing_approvals where tenant = :tenant": "as above",
+    "delete from access_requests where tenant = :tenant": "as above",
     "delete from approval_answers where tenant = :tenant": "as above",
     "delete from sessions where tenant = :tenant": "as above",
     "delete from tickets where tenant = :tenant": "as above",

@@ -60,6 +60,7 @@ PUBLISHED = {
     "0031_notices_by_channel.sql": "65828a38e7052745f1de2bdaa38f951a41ef627f7adfe2ca2f10c612d2855198",
     "0032_signal_times.sql": "9e0d4c29ce8475fa2b860c3477eb53351c945c43c58e674ccb577d6980161a18",
     "0033_cut_off_agents.sql": "4483692685a5780445d1c461759dd19caaf1b21a8c876405e76def098cdcc763",
+    "0034_access_requests.sql": "eb3d9084b65c050a3dcb54906f971856f7ef398caa74a9cf57f2f0c2acedbeaa",
 }
 PREVIOUS = "0.1.0"
 # An index is missed by no program: one that knows it builds it again when it starts.

@@ -1,0 +1,263 @@
+"""What requests gave of a group's account: beyond its rule, for one agent, until an end that many things can bring."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+
+from tests.conftest import Store
+from tests.support.exchanging import Room, open_room
+from tests.support.seeded import Seeded, seed
+from tests.vault.exchange.test_sharing import BOTH, DAY, READ, WRITE, give, leave, make_group, refusal_of
+from vault import clients, connections, delegations, groups, users
+from vault.approvals import access_requests
+from vault.approvals.access_requests import MOST_OPEN, AccessRequest, AccessState, Kind, RequestedAccess
+from vault.groups import Group
+from vault.records import Connection
+from vault.refusals import ConnectionRequired, DelegationRequired, GrantEnded, TemporarilyUnavailable, TransitionRefused
+from vault.sharing import SharingRule
+from vault.upkeep import access_ends
+
+
+@dataclass
+class Shared:
+    """Bob's agent reads the group's account; `carol` answers."""
+
+    room: Room
+    group: Group
+    account: Connection
+    bob: Seeded
+    carol: Seeded
+
+    def wish(
+        self, *, client_id: str | None = None, scopes: frozenset[str] = WRITE, target: str = ""
+    ) -> RequestedAccess:
+        return RequestedAccess(
+            self.bob.user.id,
+            client_id or self.bob.client.id,
+            Kind.ACCOUNT,
+            target or self.account.id,
+            self.group.id,
+            scopes,
+            reason="a reason",
+            lifetime=3 * DAY,
+        )
+
+    async def ask(self, wish: RequestedAccess | None = None) -> AccessRequest:
+        async with self.room.database.transaction() as transaction:
+            return (await access_requests.ask(transaction, wish or self.wish(), now=self.room.now))[0]
+
+    async def allow(self, request: AccessRequest, *, days: int = 2) -> AccessRequest:
+        now = self.room.now
+        async with self.room.database.transaction() as transaction:
+            await access_requests.allow(
+                transaction,
+                request,
+                by=self.carol.user.id,
+                scopes=request.wish.scopes,
+                expires_at=now + days * DAY,
+                now=now,
+            )
+        return await self.stored(request)
+
+    async def stored(self, request: AccessRequest) -> AccessRequest:
+        found = await access_requests.get(self.room.database, request.id)
+        assert found is not None
+        return found
+
+    async def can_write(self) -> bool:
+        try:
+            return (await self.room.exchange("slack", *WRITE, whose=self.bob)).scopes == WRITE
+        except (DelegationRequired, ConnectionRequired, GrantEnded):
+            return False
+
+
+@pytest.fixture
+async def shared(store: Store) -> AsyncGenerator[Shared]:
+    async with open_room(store) as room:
+        bob = await seed(room.database, name="bob", client_id="agent-2")
+        carol = await seed(room.database, name="carol", client_id="agent-3")
+        group = await make_group(room, bob)
+        account = await give(room, await room.connect(scopes=BOTH), group, rule=SharingRule(READ))
+        await room.allow(account, READ, whose=bob)
+        yield Shared(room, group, account, bob, carol)
+
+
+async def test_a_yes_reaches_beyond_the_rule_for_this_agent_until_its_end(shared: Shared) -> None:
+    room = shared.room
+    assert not await shared.can_write()
+    request = await shared.ask()
+    assert not await shared.can_write()
+    await shared.allow(request)
+    assert (await room.exchange("slack", *BOTH, whose=shared.bob)).scopes == BOTH
+    dave = await seed(room.database, name="dave", client_id="agent-4")
+    async with room.database.transaction() as transaction:
+        await groups.add_member(transaction, shared.group.id, dave.user.id, source="local", now=room.now)
+    await room.allow(shared.account, BOTH, whose=dave)
+    assert await refusal_of(room, *WRITE, whose=dave) is DelegationRequired, "the rule is as it was for others"
+    room.pass_time(2 * DAY - 60)
+    assert await shared.can_write()
+    room.pass_time(60)
+    assert not await shared.can_write()
+    assert (await room.exchange("slack", *READ, whose=shared.bob)).scopes == READ
+    assert await access_ends.end_over(room.database) == 1
+    ended = await shared.stored(request)
+    assert (ended.status(room.now), ended.ended_reason) == ("ended", "time")
+    assert (await room.events("permission.ended"))[-1].details["request"] == request.id
+
+
+async def test_the_refusal_says_that_the_groups_rule_leaves_it_out(shared: Shared) -> None:
+    with pytest.raises(DelegationRequired, match="the group's rule leaves out chat:write"):
+        await shared.room.exchange("slack", *WRITE, whose=shared.bob)
+
+
+async def _leave(shared: Shared) -> None:
+    await leave(shared.room, shared.group, shared.bob)
+
+
+async def _disable_asker(shared: Shared) -> None:
+    async with shared.room.database.transaction() as transaction:
+        await users.disable_user(transaction, shared.bob.user.id, now=shared.room.now)
+
+
+async def _disable_approver(shared: Shared) -> None:
+    async with shared.room.database.transaction() as transaction:
+        await users.disable_user(transaction, shared.carol.user.id, now=shared.room.now)
+
+
+async def _delete_approver(shared: Shared) -> None:
+    async with shared.room.database.transaction() as transaction:
+        await users.delete_user(transaction, shared.carol.user.id, now=shared.room.now)
+
+
+async def _remove_agent(shared: Shared) -> None:
+    async with shared.room.database.transaction() as transaction:
+        await clients.remove_client(transaction, shared.bob.client.id, now=shared.room.now)
+
+
+async def _revoke(shared: Shared) -> None:
+    async with shared.room.database.transaction() as transaction:
+        await delegations.revoke(
+            transaction,
+            user_id=shared.bob.user.id,
+            client_id=shared.bob.client.id,
+            connection_id=shared.account.id,
+            now=shared.room.now,
+        )
+
+
+async def _disconnect(shared: Shared) -> None:
+    async with shared.room.database.transaction() as transaction:
+        await connections.disconnect(transaction, shared.room.vault.keys, shared.account, now=shared.room.now)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_leave, "left_group"),
+        (_disable_asker, "disabled"),
+        (_disable_approver, "approver_disabled"),
+        (_delete_approver, "approver_deleted"),
+        (_remove_agent, "agent_removed"),
+        (_revoke, "permission_ended"),
+        (_disconnect, "account_ended"),
+    ],
+)
+async def test_it_ends_at_the_next_call_with_what_it_stands_on(
+    shared: Shared, change: Callable[[Shared], Awaitable[None]], reason: str
+) -> None:
+    request = await shared.allow(await shared.ask())
+    assert await shared.can_write()
+    assert await access_ends.end_over(shared.room.database) == 0
+    await change(shared)
+    assert not await shared.can_write()
+    assert await access_ends.end_over(shared.room.database) == 1
+    ended = await shared.stored(request)
+    assert (ended.state, ended.ended_reason) == (AccessState.ENDED, reason)
+    assert (await shared.room.events("permission.ended"))[-1].details["reason"] == reason
+    assert await access_ends.end_over(shared.room.database) == 0
+
+
+async def test_of_a_deleted_person_nothing_is_left(shared: Shared) -> None:
+    request = await shared.allow(await shared.ask())
+    async with shared.room.database.transaction() as transaction:
+        await users.delete_user(transaction, shared.bob.user.id, now=shared.room.now)
+    assert not await shared.can_write()
+    assert await access_requests.get(shared.room.database, request.id) is None
+
+
+async def test_the_same_is_asked_for_once_at_a_time_and_not_without_end(shared: Shared) -> None:
+    request = await shared.ask()
+    assert (await shared.ask()).id == request.id
+    others = [shared.wish(target=f"other-{number}") for number in range(MOST_OPEN - 1)]
+    for one in others:
+        await shared.ask(one)
+    with pytest.raises(TemporarilyUnavailable):
+        await shared.ask(shared.wish(target="one more"))
+    async with shared.room.database.transaction() as transaction:
+        await access_requests.deny(transaction, request, by=shared.carol.user.id, now=shared.room.now)
+    assert await shared.ask(shared.wish(target="one more"))
+    assert await access_requests.count_open(shared.room.database, shared.bob.user.id, now=shared.room.now) == MOST_OPEN
+
+
+async def test_what_nobody_answers_is_over_and_can_be_asked_again(shared: Shared) -> None:
+    request = await shared.ask()
+    shared.room.pass_time(access_requests.ANSWER_LIFETIME)
+    with pytest.raises(TransitionRefused):
+        await shared.allow(request)
+    again = await shared.ask()
+    assert again.id != request.id
+    assert await access_ends.end_over(shared.room.database) == 1
+    assert (await shared.room.events("permission.over"))[-1].details["reason"] == "unanswered"
+    assert await shared.allow(again)
+
+
+async def test_a_request_is_answered_once(shared: Shared) -> None:
+    request = await shared.ask()
+    async with shared.room.database.transaction() as transaction:
+        await access_requests.deny(transaction, request, by=shared.carol.user.id, now=shared.room.now)
+    with pytest.raises(TransitionRefused):
+        await shared.allow(request)
+    assert await shared.allow(await shared.ask())
+
+
+async def test_a_new_yes_replaces_the_one_before(shared: Shared) -> None:
+    first = await shared.allow(await shared.ask(), days=1)
+    second = await shared.allow(await shared.ask(), days=3)
+    assert (await shared.stored(first)).ended_reason == "replaced"
+    shared.room.pass_time(2 * DAY)
+    assert await shared.can_write()
+    assert await access_ends.end_over(shared.room.database) == 0
+    assert (await shared.stored(second)).is_allowed(shared.room.now)
+
+
+async def test_it_is_narrowed_and_never_widened(shared: Shared) -> None:
+    room = shared.room
+    request = await shared.allow(await shared.ask(shared.wish(scopes=BOTH)))
+    assert await shared.can_write()
+    for scopes, expires_at in (
+        (BOTH | {"admin"}, request.expires_at),
+        (BOTH, request.expires_at + 1),
+    ):
+        with pytest.raises(TransitionRefused):
+            async with room.database.transaction() as transaction:
+                await access_requests.narrow(transaction, request, scopes=scopes, expires_at=expires_at, now=room.now)
+    async with room.database.transaction() as transaction:
+        await access_requests.narrow(
+            transaction, request, scopes=READ, expires_at=request.expires_at - DAY, now=room.now
+        )
+    assert not await shared.can_write()
+    assert (await shared.stored(request)).expires_at == request.expires_at - DAY
+
+
+async def test_old_requests_are_forgotten(shared: Shared) -> None:
+    request = await shared.ask()
+    async with shared.room.database.transaction() as transaction:
+        await access_requests.end(transaction, request, reason="by_person", now=shared.room.now)
+    for passed, left in ((access_requests.KEPT - 60, True), (120, False)):
+        shared.room.pass_time(passed)
+        async with shared.room.database.transaction() as transaction:
+            await access_requests.sweep(transaction, now=shared.room.now)
+        assert (await access_requests.get(shared.room.database, request.id) is not None) == left

@@ -1,0 +1,436 @@
+"""Access requests: a person asks for what only others can give, and the answer is a permission with an end.
+
+`PENDING -> ALLOWED | DENIED | ENDED`, `ALLOWED -> ENDED`; `ENDING` has no effect any more, and waits for
+`vault.upkeep.access_ends` to undo what else it left and to record its end. The row is the permission: an exchange reads
+it with the account (`vault.refresh.accounts`), an assertion of a company with its rules. Who may ask and answer is the
+server's business. Writing functions record no event: the caller appends it last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Final
+
+from vault.records import TENANT, format_scope, new_id, parse_scope
+from vault.refusals import TemporarilyUnavailable, TransitionRefused
+from vault.storage.database import (
+    SWEEP_BATCH,
+    Reader,
+    Row,
+    Transaction,
+    Value,
+    integer,
+    integer_or_none,
+    text,
+    text_or_none,
+)
+
+MOST_OPEN: Final = 10  # open requests of one person
+ANSWER_LIFETIME: Final = 7 * 86400  # seconds in which somebody can answer
+MEMBERSHIP: Final = "request"  # source of a membership that a request gave
+KEPT: Final = 90 * 86400  # seconds after the end
+LISTED: Final = 200
+
+_COLUMNS: Final = """
+    id, user_id, client_id, kind, target, group_id, scopes, reason, lifetime, filed_by, state, created_at, expires_at,
+    decided_at, decided_by, answer, made_permission, ended_at, ended_reason
+"""
+_SELECT = """
+    select id, user_id, client_id, kind, target, group_id, scopes, reason, lifetime, filed_by, state, created_at,
+        expires_at, decided_at, decided_by, answer, made_permission, ended_at, ended_reason
+    from access_requests where tenant = :tenant
+"""
+_SAME: Final = "user_id = :user_id and client_id = :client_id and kind = :kind and target = :target"
+_INSERT: Final = f"""
+    insert into access_requests (tenant, id, user_id, client_id, kind, target, group_id, scopes, reason, lifetime,
+        filed_by, state, created_at, expires_at)
+    values (:tenant, :id, :user_id, :client_id, :kind, :target, :group_id, :scopes, :reason, :lifetime, :filed_by,
+        1, :now, :expires_at)
+    on conflict (tenant, user_id, client_id, kind, target) where state = 1 do nothing
+    returning {_COLUMNS}
+"""  # noqa: S608 -- names of columns
+_DECIDE: Final = """
+    update access_requests set state = :state, decided_at = :now, decided_by = :by, answer = :answer, scopes = :scopes,
+        expires_at = :expires_at, made_permission = :made_permission, ended_at = :ended_at
+    where tenant = :tenant and id = :id and state = 1 and expires_at > :now
+"""
+_END: Final = """
+    update access_requests set state = 5, ended_at = coalesce(ended_at, :now),
+        ended_reason = coalesce(ended_reason, :reason)
+    where tenant = :tenant and id = :id and state in (1, 2, 4)
+"""
+_NARROW: Final = """
+    update access_requests set scopes = :scopes, expires_at = :expires_at
+    where tenant = :tenant and id = :id and state = 2 and expires_at > :now and expires_at >= :expires_at
+"""
+_STOP_OF_ASKER: Final = """
+    update access_requests set state = 4, ended_at = :now, ended_reason = :reason
+    where tenant = :tenant and user_id = :user_id and state in (1, 2)
+"""
+_STOP_OF_APPROVER: Final = """
+    update access_requests set state = 4, ended_at = :now, ended_reason = :reason
+    where tenant = :tenant and decided_by = :user_id and state = 2
+"""
+
+
+class AccessState(IntEnum):
+    """As stored; numbers, so that indexes can name them."""
+
+    PENDING = 1
+    ALLOWED = 2
+    DENIED = 3
+    ENDING = 4
+    ENDED = 5
+
+
+class Kind(StrEnum):
+    """What is asked for; the target is a connection, a group, or a company's name in the settings."""
+
+    ACCOUNT = "account"
+    GROUP = "group"
+    COMPANY = "company"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedAccess:
+    """What a person asks for. `client_id` is empty for a group's accounts, which the person then allows agents.
+
+    `scopes`: of an account, what is asked for; of a company, the names of the rules that were applied.
+    """
+
+    user_id: str
+    client_id: str
+    kind: Kind
+    target: str
+    group_id: str
+    scopes: frozenset[str]
+    reason: str
+    lifetime: int  # seconds from the answer
+    filed_by: str = "person"  # or "agent"
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRequest:
+    """A request and what became of it. `expires_at` ends the question or, once allowed, the permission.
+
+    `decided_by` is a person's id, empty for whoever has the data directory; `made_permission`: the yes also allowed the
+    agent the account.
+    """
+
+    id: str
+    wish: RequestedAccess
+    state: AccessState
+    created_at: int
+    expires_at: int
+    decided_at: int | None = None
+    decided_by: str | None = None
+    answer: str = ""
+    made_permission: bool = False
+    ended_at: int | None = None
+    ended_reason: str | None = None
+
+    def status(self, now: int) -> str:
+        """`pending`, `allowed`, `denied`, or `ended`; what nobody answered in time has ended."""
+        is_open = self.state in {AccessState.PENDING, AccessState.ALLOWED}
+        is_over = self.state is AccessState.ENDING or (is_open and now >= self.expires_at)
+        return "ended" if is_over else self.state.name.lower()
+
+    def is_pending(self, now: int) -> bool:
+        return self.status(now) == "pending"
+
+    def is_allowed(self, now: int) -> bool:
+        return self.status(now) == "allowed"
+
+
+async def ask(transaction: Transaction, wish: RequestedAccess, *, now: int) -> tuple[AccessRequest, bool]:
+    """The open request, and whether it is new: the same person asks for the same thing once at a time.
+
+    Raises TemporarilyUnavailable when the person has `MOST_OPEN` open requests.
+    """
+    await transaction.execute(
+        f"update access_requests set state = 4 where tenant = :tenant and {_SAME} and state = 1"  # noqa: S608
+        " and expires_at <= :now",
+        {"tenant": TENANT, **_same(wish), "now": now},
+    )
+    known = await transaction.fetch_one(f"{_SELECT} and {_SAME} and state = 1", {"tenant": TENANT, **_same(wish)})
+    if known is not None:
+        return _request(known), False
+    if await count_open(transaction, wish.user_id, now=now) >= MOST_OPEN:
+        raise TemporarilyUnavailable(
+            f"{MOST_OPEN} of your requests are waiting for an answer: wait, or withdraw one.", retry_after=3600
+        )
+    row = await transaction.fetch_one(
+        _INSERT,
+        {
+            "tenant": TENANT,
+            "id": new_id(),
+            **_same(wish),
+            "group_id": wish.group_id,
+            "scopes": format_scope(wish.scopes),
+            "reason": wish.reason,
+            "lifetime": wish.lifetime,
+            "filed_by": wish.filed_by,
+            "now": now,
+            "expires_at": now + ANSWER_LIFETIME,
+        },
+    )
+    if row is None:  # the same request came in between
+        raise TemporarilyUnavailable("This is being requested right now.", retry_after=1)
+    return _request(row), True
+
+
+async def find_pending(
+    reader: Reader, *, user_id: str, client_id: str, kind: Kind, target: str, now: int
+) -> AccessRequest | None:
+    """The open request of this person and agent for this."""
+    row = await reader.fetch_one(
+        f"{_SELECT} and {_SAME} and state = 1 and expires_at > :now",
+        {
+            "tenant": TENANT,
+            "user_id": user_id,
+            "client_id": client_id,
+            "kind": kind.value,
+            "target": target,
+            "now": now,
+        },
+    )
+    return None if row is None else _request(row)
+
+
+async def count_open(reader: Reader, user_id: str, *, now: int) -> int:
+    """How many requests of this person wait for an answer."""
+    row = await reader.fetch_one(
+        "select count(*) as open from access_requests where tenant = :tenant and user_id = :user_id"
+        " and state = 1 and expires_at > :now",
+        {"tenant": TENANT, "user_id": user_id, "now": now},
+    )
+    return 0 if row is None else integer(row, "open")
+
+
+async def get(reader: Reader, request_id: str) -> AccessRequest | None:
+    """The request with this id, of anybody and in any state."""
+    row = await reader.fetch_one(f"{_SELECT} and id = :id", {"tenant": TENANT, "id": request_id})
+    return None if row is None else _request(row)
+
+
+async def hold(transaction: Transaction, request_id: str) -> AccessRequest | None:
+    """The request; until the transaction ends, no other one passes this call for it."""
+    row = await transaction.fetch_one(
+        f"update access_requests set state = state where tenant = :tenant and id = :id returning {_COLUMNS}",  # noqa: S608
+        {"tenant": TENANT, "id": request_id},
+    )
+    return None if row is None else _request(row)
+
+
+async def list_of_person(reader: Reader, user_id: str) -> tuple[AccessRequest, ...]:
+    """What this person asked for, the newest first."""
+    rows = await reader.fetch(
+        f"{_SELECT} and user_id = :user_id order by created_at desc, id limit :limit",
+        {"tenant": TENANT, "user_id": user_id, "limit": LISTED},
+    )
+    return tuple(map(_request, rows))
+
+
+async def list_newest(reader: Reader, *, now: int) -> tuple[AccessRequest, ...]:
+    """The newest requests of everybody, in any state."""
+    rows = await reader.fetch(
+        f"{_SELECT} and created_at > :since order by created_at desc, id limit :limit",
+        {"tenant": TENANT, "since": now - KEPT, "limit": LISTED},
+    )
+    return tuple(map(_request, rows))
+
+
+async def list_pending(reader: Reader, *, now: int) -> tuple[AccessRequest, ...]:
+    """The open requests of everybody, the oldest first."""
+    rows = await reader.fetch(
+        f"{_SELECT} and state = 1 and expires_at > :now order by expires_at, id limit :limit",
+        {"tenant": TENANT, "now": now, "limit": LISTED},
+    )
+    return tuple(map(_request, rows))
+
+
+async def allow(
+    transaction: Transaction,
+    request: AccessRequest,
+    *,
+    by: str,
+    scopes: frozenset[str],
+    expires_at: int,
+    answer: str = "",
+    made_permission: bool = False,
+    now: int,
+) -> AccessRequest | None:
+    """Turn the request into the permission; the one that it replaces, which has no effect any more.
+
+    Raises TransitionRefused when it was answered, or is over.
+    """
+    before = await find_allowed(transaction, request.wish)
+    if before is not None:
+        await transaction.execute(
+            "update access_requests set state = 5, ended_at = :now, ended_reason = :reason"
+            " where tenant = :tenant and id = :id",
+            {"tenant": TENANT, "id": before.id, "now": now, "reason": "replaced"},
+        )
+    facts: dict[str, Value] = {"scopes": format_scope(scopes), "expires_at": expires_at, "ended_at": None}
+    made = made_permission or (before is not None and before.made_permission)
+    await _decide(
+        transaction, request, AccessState.ALLOWED, {**facts, "made_permission": int(made)}, by, answer, now=now
+    )
+    return before
+
+
+async def deny(transaction: Transaction, request: AccessRequest, *, by: str, answer: str = "", now: int) -> None:
+    """Raises TransitionRefused when it was answered, or is over."""
+    facts: dict[str, Value] = {
+        "scopes": format_scope(request.wish.scopes),
+        "expires_at": request.expires_at,
+        "ended_at": now,
+        "made_permission": 0,
+    }
+    await _decide(transaction, request, AccessState.DENIED, facts, by, answer, now=now)
+
+
+async def _decide(
+    transaction: Transaction,
+    request: AccessRequest,
+    state: AccessState,
+    facts: dict[str, Value],
+    by: str,
+    answer: str,
+    *,
+    now: int,
+) -> None:
+    values: dict[str, Value] = {"tenant": TENANT, "id": request.id, "by": by, "answer": answer, "now": now}
+    if await transaction.execute(_DECIDE, {**values, "state": state.value, **facts}) != 1:
+        raise TransitionRefused("This request was already answered, or is over.", detail="request not pending")
+
+
+async def find_allowed(reader: Reader, wish: RequestedAccess) -> AccessRequest | None:
+    """What the same person was allowed of the same before."""
+    row = await reader.fetch_one(f"{_SELECT} and {_SAME} and state = 2", {"tenant": TENANT, **_same(wish)})
+    return None if row is None else _request(row)
+
+
+async def company_rules(reader: Reader, *, client_id: str, company: str, now: int) -> dict[str, AccessRequest]:
+    """For whom requests let this agent in at this company's door, by the person's id."""
+    rows = await reader.fetch(
+        f"{_SELECT} and client_id = :client_id and kind = :kind and target = :company and state = 2"
+        " and expires_at > :now",
+        {"tenant": TENANT, "client_id": client_id, "company": company, "kind": Kind.COMPANY.value, "now": now},
+    )
+    return {one.wish.user_id: one for one in map(_request, rows)}
+
+
+async def narrow(
+    transaction: Transaction, request: AccessRequest, *, scopes: frozenset[str], expires_at: int, now: int
+) -> None:
+    """Leave only some of what was allowed, until an earlier time. Raises TransitionRefused when it is over or grows."""
+    values = {"tenant": TENANT, "id": request.id, "scopes": format_scope(scopes), "expires_at": expires_at, "now": now}
+    if not scopes <= request.wish.scopes or await transaction.execute(_NARROW, values) != 1:
+        raise TransitionRefused("This permission is over, or would grow.", detail="not narrower")
+
+
+async def end(transaction: Transaction, request: AccessRequest, *, reason: str, now: int) -> bool:
+    """Withdraw an open request, or end what was allowed. False when it is over already."""
+    values = {"tenant": TENANT, "id": request.id, "reason": reason, "now": now}
+    return await transaction.execute(_END, values) == 1
+
+
+async def stop_of_person(transaction: Transaction, user_id: str, *, reason: str, now: int) -> None:
+    """Of a person who is disabled: what they asked for and what they allowed has no effect from now on."""
+    values = {"tenant": TENANT, "user_id": user_id, "reason": reason, "now": now}
+    await transaction.execute(_STOP_OF_ASKER, values)
+    await transaction.execute(_STOP_OF_APPROVER, values | {"reason": f"approver_{reason}"})
+
+
+async def stop_of_client(transaction: Transaction, client_id: str, *, now: int) -> None:
+    """Of an agent that is removed: nothing of it comes back with the agent."""
+    await transaction.execute(
+        "update access_requests set state = 4, ended_at = :now, ended_reason = :reason"
+        " where tenant = :tenant and client_id = :client_id and state in (1, 2)",
+        {"tenant": TENANT, "client_id": client_id, "reason": "agent_removed", "now": now},
+    )
+
+
+async def forget_person(transaction: Transaction, user_id: str, *, now: int) -> None:
+    """Of a person who is deleted: their requests are gone, and what they allowed others has no effect any more."""
+    which = {"tenant": TENANT, "user_id": user_id}
+    await transaction.execute("delete from access_requests where tenant = :tenant and user_id = :user_id", which)
+    await transaction.execute(_STOP_OF_APPROVER, which | {"reason": "approver_deleted", "now": now})
+    await transaction.execute("delete from group_managers where tenant = :tenant and user_id = :user_id", which)
+
+
+async def sweep(transaction: Transaction, *, now: int) -> int:
+    """Delete what ended long ago, at most a batch; the activity keeps it."""
+    return await transaction.execute(
+        "delete from access_requests where tenant = :tenant and id in (select id from access_requests"
+        " where tenant = :tenant and state in (3, 5) and ended_at <= :before limit :batch)",
+        {"tenant": TENANT, "before": now - KEPT, "batch": SWEEP_BATCH},
+    )
+
+
+# Who answers for a group
+
+
+async def managers(reader: Reader, group_id: str) -> frozenset[str]:
+    """The ids of those who answer for this group beside administrators."""
+    rows = await reader.fetch(
+        "select m.user_id from group_managers m join users u on u.tenant = m.tenant and u.id = m.user_id"
+        " where m.tenant = :tenant and m.group_id = :group_id and u.disabled_at is null",
+        {"tenant": TENANT, "group_id": group_id},
+    )
+    return frozenset(text(row, "user_id") for row in rows)
+
+
+async def managed_by(reader: Reader, user_id: str) -> frozenset[str]:
+    """The ids of the groups that this person answers for."""
+    rows = await reader.fetch(
+        "select group_id from group_managers where tenant = :tenant and user_id = :user_id",
+        {"tenant": TENANT, "user_id": user_id},
+    )
+    return frozenset(text(row, "group_id") for row in rows)
+
+
+async def set_manager(transaction: Transaction, group_id: str, user_id: str, *, is_manager: bool, now: int) -> bool:
+    """Let a person answer for the group, or no longer. False when that is already so."""
+    values: dict[str, Value] = {"tenant": TENANT, "group_id": group_id, "user_id": user_id}
+    if not is_manager:
+        statement = "delete from group_managers where tenant = :tenant and group_id = :group_id and user_id = :user_id"
+        return await transaction.execute(statement, values) == 1
+    statement = (
+        "insert into group_managers (tenant, group_id, user_id, created_at) values (:tenant, :group_id, :user_id, :now)"
+        " on conflict (tenant, user_id, group_id) do nothing"
+    )
+    return await transaction.execute(statement, values | {"now": now}) == 1
+
+
+def _same(wish: RequestedAccess) -> dict[str, Value]:
+    return {"user_id": wish.user_id, "client_id": wish.client_id, "kind": wish.kind.value, "target": wish.target}
+
+
+def _request(row: Row) -> AccessRequest:
+    wish = RequestedAccess(
+        user_id=text(row, "user_id"),
+        client_id=text(row, "client_id"),
+        kind=Kind(text(row, "kind")),
+        target=text(row, "target"),
+        group_id=text(row, "group_id"),
+        scopes=parse_scope(text(row, "scopes")),
+        reason=text(row, "reason"),
+        lifetime=integer(row, "lifetime"),
+        filed_by=text(row, "filed_by"),
+    )
+    return AccessRequest(
+        text(row, "id"),
+        wish,
+        AccessState(integer(row, "state")),
+        integer(row, "created_at"),
+        integer(row, "expires_at"),
+        integer_or_none(row, "decided_at"),
+        text_or_none(row, "decided_by"),
+        text(row, "answer"),
+        integer(row, "made_permission") == 1,
+        integer_or_none(row, "ended_at"),
+        text_or_none(row, "ended_reason"),
+    )

@@ -1,0 +1,130 @@
+"""The end of what access requests gave: what it left elsewhere is undone, and the activity gets its end.
+
+Nothing waits for this: an exchange no longer counts a permission from its end on, or once its person is out of the
+group. `vault.approvals.access_requests` has the records.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vault import company_access, company_permissions, delegations, grants, groups
+from vault.approvals import access_requests
+from vault.approvals.access_requests import MEMBERSHIP, AccessRequest, AccessState, Kind
+from vault.audit import audit
+from vault.records import TENANT, Event
+from vault.storage.database import SWEEP_BATCH, Database, Row, Transaction, Value, integer_or_none, text
+
+_OVER: Final = """
+    select id from access_requests where tenant = :tenant and state = :state and expires_at <= :now limit :limit
+"""
+_STOPPED: Final = "select id from access_requests where tenant = :tenant and state = 4 limit :limit"
+# What can't be used any more, whoever ended what it stands on.
+_ORPHANS: Final = """
+    select r.id, c.removed_at, k.ended_at, d.revoked_at
+    from access_requests r
+    left join clients c on c.tenant = r.tenant and c.id = r.client_id
+    left join connections k on k.tenant = r.tenant and k.id = r.target
+    left join delegations d on d.tenant = r.tenant and d.user_id = r.user_id and d.client_id = r.client_id
+        and d.connection_id = r.target
+    where r.tenant = :tenant and r.state = 2 and (c.removed_at is not null or k.ended_at is not null
+        or d.revoked_at is not null or (r.group_id <> :nothing and not exists (
+            select 1 from memberships m where m.tenant = r.tenant and m.group_id = r.group_id and m.user_id = r.user_id
+                and (m.expires_at is null or m.expires_at > :now)
+        )))
+    limit :limit
+"""
+
+
+async def end_over(database: Database) -> int:
+    """End what is over, at most a batch of each kind; how many."""
+    values: dict[str, Value] = {"tenant": TENANT, "now": database.now(), "limit": SWEEP_BATCH}
+    over = [
+        *await database.fetch(_OVER, values | {"state": AccessState.PENDING.value}),
+        *await database.fetch(_OVER, values | {"state": AccessState.ALLOWED.value}),
+        *await database.fetch(_STOPPED, values),
+    ]
+    orphans = {text(row, "id"): _reason(row) for row in await database.fetch(_ORPHANS, values | {"nothing": ""})}
+    ended = 0
+    reasons = {**orphans, **{text(row, "id"): "" for row in over}}
+    for request_id, reason in reasons.items():
+        async with database.transaction() as transaction:
+            request = await access_requests.hold(transaction, request_id)
+            if request is None:
+                continue
+            why = reason or ("unanswered" if request.decided_at is None else "time")
+            ended += await end(transaction, request, reason=why, now=database.now())
+    return ended
+
+
+def _reason(row: Row) -> str:
+    for column, reason in (
+        ("removed_at", "agent_removed"),
+        ("ended_at", "account_ended"),
+        ("revoked_at", "permission_ended"),
+    ):
+        if integer_or_none(row, column) is not None:
+            return reason
+    return "left_group"
+
+
+async def end(
+    transaction: Transaction, request: AccessRequest, *, reason: str, by: str = "", via: str = "", now: int
+) -> bool:
+    """End a held request, or what it gave, and record it. False when it is over already.
+
+    `by` is the name of the person who does it, `via` the agent's, for a program.
+    """
+    if not await access_requests.end(transaction, request, reason=reason, now=now):
+        return False
+    is_given = request.decided_at is not None
+    if is_given:
+        await _undo(transaction, request, now=now)
+    details: dict[str, object] = {**facts_of(request), "reason": request.ended_reason or reason}
+    details |= {name: value for name, value in (("by", by), ("via", via)) if value}
+    await audit.append(
+        transaction, event_of(request, "permission.ended" if is_given else "permission.over", details), now=now
+    )
+    return True
+
+
+async def _undo(transaction: Transaction, request: AccessRequest, *, now: int) -> None:
+    wish = request.wish
+    which = {"user_id": wish.user_id, "client_id": wish.client_id}
+    match wish.kind:
+        case Kind.GROUP:
+            await groups.remove_member(transaction, wish.group_id, wish.user_id, source=MEMBERSHIP)
+        case Kind.COMPANY:
+            if await company_permissions.get(transaction, **which, company=wish.target) is None:
+                return  # the agent never came
+            held = await company_permissions.hold(transaction, **which, company=wish.target, now=now)
+            await grants.revoke_company_grants(transaction, **which, company=wish.target, now=now)
+            rest = await company_access.take_back(transaction, held, now=now)
+            await company_permissions.save(transaction, rest)
+        case Kind.ACCOUNT:  # the exchange counts the row itself
+            allowed = await delegations.get(transaction, **which, connection_id=wish.target)
+            has_end = allowed is not None and allowed.expires_at is not None  # otherwise the person made it their own
+            if request.made_permission and has_end:
+                await delegations.revoke(transaction, **which, connection_id=wish.target, now=now)
+
+
+def facts_of(request: AccessRequest) -> dict[str, object]:
+    """What an event says of a request, beside the names that the caller knows."""
+    wish = request.wish
+    return {"request": request.id, "kind": wish.kind.value, "scopes": sorted(wish.scopes), **_target_of(request)}
+
+
+def _target_of(request: AccessRequest) -> dict[str, object]:
+    return {"company": request.wish.target} if request.wish.kind is Kind.COMPANY else {}
+
+
+def event_of(request: AccessRequest, kind: str, details: dict[str, object]) -> Event:
+    """An event in the activity of the person who asked."""
+    wish = request.wish
+    return Event(
+        kind,
+        user_id=wish.user_id,
+        client_id=wish.client_id or None,
+        connection_id=wish.target if wish.kind is Kind.ACCOUNT else None,
+        details=details,
+    )
