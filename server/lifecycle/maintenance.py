@@ -12,13 +12,15 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from server.deployment import Deployment
 from server.live_providers import LOOK_EVERY
 from server.runtime.version import VERSION
+from server.sign_in.approvers import approvers_of
 from vault import clients, grants, handles, limits, replay, tickets
-from vault.approvals import approvals, standing_approvals
+from vault.approvals import access_requests, approvals, standing_approvals
 from vault.audit import segments
 from vault.audit.proof import ChainBroken
 from vault.notices import outbox
@@ -29,7 +31,7 @@ from vault.refusals import VaultError
 from vault.sign_in import sessions
 from vault.storage.database import SWEEP_BATCH, Transaction
 from vault.tokens import tokens
-from vault.upkeep import expiries, key_rotation, replicas, retention, revocations, sign_ins
+from vault.upkeep import access_ends, expiries, key_rotation, replicas, retention, revocations, sign_ins
 from vault.upkeep.key_rotation import KeyUpkeep
 from vault.upkeep.replicas import Replica
 from vault.upstream import RotationMode
@@ -253,7 +255,7 @@ def _unused_since(deployment: Deployment) -> int:
 async def _deliver_notices(deployment: Deployment) -> None:
     from server.notifying.delivery import deliver  # not before the program listens: mail takes a while to load
 
-    await deliver(deployment)
+    await deliver(deployment, approvers=partial(approvers_of, deployment))
 
 
 async def _poll_transmitters(deployment: Deployment) -> None:
@@ -270,6 +272,7 @@ FIRST: Final = (
 STEPS: Final = (
     UpkeepStep("consents", INTERVAL, lambda d: consents.adopt_all(d.vault)),
     UpkeepStep("revocations", INTERVAL, lambda d: revocations.run_rounds(d.vault, seconds=INTERVAL)),
+    UpkeepStep("ends of access requests", INTERVAL, lambda d: access_ends.end_over(d.database)),
     UpkeepStep("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
     UpkeepStep("notices", NOTICES_EVERY, _deliver_notices),
     UpkeepStep("signals", NOTICES_EVERY, _poll_transmitters),
@@ -291,6 +294,7 @@ SWEEPS: Final = (
     UpkeepStep("lost consents", SWEEP_EVERY, _batches(_forget_lost)),
     UpkeepStep("sessions", SWEEP_EVERY, _batches(lambda t, d: sessions.sweep_sessions(t, now=d.now()))),
     UpkeepStep("approvals", SWEEP_EVERY, _batches(lambda t, d: approvals.sweep(t, now=d.now()))),
+    UpkeepStep("access requests", SWEEP_EVERY, _batches(lambda t, d: access_requests.sweep(t, now=d.now()))),
     UpkeepStep("old notices", SWEEP_EVERY, _batches(lambda t, d: outbox.sweep(t, now=d.now()))),
     UpkeepStep("standing approvals", SWEEP_EVERY, _batches(lambda t, d: standing_approvals.sweep(t, now=d.now()))),
     UpkeepStep("looks", SWEEP_EVERY, _batches(lambda t, d: looking.sweep(t, now=d.now()))),

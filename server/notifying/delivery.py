@@ -15,10 +15,10 @@ from server.notifying.schedule import due_at
 from server.notifying.sending import send
 from server.notifying.wording import message_of
 from vault import sharing
-from vault.approvals import approvals
+from vault.approvals import access_requests, approvals
 from vault.notices import outbox
 from vault.notices.channels import ENDPOINT, NoticeChannel, get_channel, get_settings, record_result
-from vault.notices.outbox import Notice
+from vault.notices.outbox import ASKED, Approvers, Notice, nobody
 from vault.records import ApprovalState
 
 AT_ONCE: Final = 5  # channels at a time that one round begins with
@@ -26,12 +26,14 @@ PATIENCE: Final = 5.0  # seconds of a round; channels that take longer go on bes
 logger = logging.getLogger("token_vault.notices")
 
 
-async def deliver(deployment: Deployment) -> int:
+async def deliver(deployment: Deployment, *, approvers: Approvers = nobody) -> int:
     """Enter what happened, then send what is due; how many messages were accepted within a round.
+
+    `approvers` knows who can answer an access request.
 
     A channel that does not answer delays nobody's next round: it is held, so that no other round sends by it.
     """
-    await outbox.enter(deployment.database, deployment.keys, due_at=due_at)
+    await outbox.enter(deployment.database, deployment.keys, due_at=due_at, approvers=approvers)
     places, accepted = asyncio.Semaphore(AT_ONCE), list[str]()
 
     async def one(channel_id: str) -> None:
@@ -101,6 +103,9 @@ async def _is_worth_saying(deployment: Deployment, notice: Notice, *, now: int) 
     if notice.kind == "approval":
         found = await approvals.get(deployment.database, deployment.keys, str(event.details.get("approval", "")))
         return found is None or found.status(now) == ApprovalState.PENDING.value
+    if event.kind == ASKED:
+        request = await access_requests.get(deployment.database, str(event.details.get("request", "")))
+        return request is not None and request.is_pending(now)
     if notice.kind in {"reconnect", "expiring"} and event.connection_id is not None and event.user_id is not None:
         held = await sharing.usable(
             deployment.database, event.connection_id, user_id=event.user_id, now=deployment.now()

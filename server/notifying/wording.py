@@ -13,8 +13,8 @@ from urllib.parse import quote
 from server.deployment import Deployment
 from server.http import page_texts
 from server.http.page_texts import text
-from vault import clients
-from vault.notices.outbox import Notice
+from vault import clients, users
+from vault.notices.outbox import ASKED, Notice
 from vault.records import Event
 
 SAMPLE_LIFETIME: Final = 300  # seconds in which a test is worth showing
@@ -71,14 +71,26 @@ async def line_of(deployment: Deployment, notice: Notice) -> Line:
     tool = str(event.details.get("tool", ""))
     spec = deployment.tool(tool) if tool else None
     is_request = notice.kind == "approval" and not tool
+    name = "request" if is_request else notice.kind
+    if notice.kind == "access":
+        name = event.kind.replace(".", "_")
     words = text(
-        "notice.request" if is_request else f"notice.{notice.kind}",
+        f"notice.{name}",
+        person=await _name_of(deployment, event),
         agent=_plain("" if client is None else client.name) or text("story.an_agent"),
         provider=text("story.the_provider") if provider is None else provider.title,
         account=_plain(str(event.details.get("account", ""))),
         tool=tool if spec is None else spec.title,
     )
     return Line(words, deployment.url(_path(notice.kind, event)))
+
+
+async def _name_of(deployment: Deployment, event: Event) -> str:
+    """Whose event it is, for those who are told about somebody else."""
+    if event.kind != ASKED or event.user_id is None:
+        return ""
+    found = await users.get_user(deployment.database, event.user_id)
+    return "" if found is None else _plain(found.name)
 
 
 def sample(deployment: Deployment) -> NoticeMessage:
@@ -96,6 +108,8 @@ def _path(kind: str, event: Event) -> str:
     if kind == "approval":
         approval = str(event.details.get("approval", ""))
         return f"/approvals/{quote(approval, safe='')}" if approval else "/approvals"
+    if kind == "access":
+        return f"/access-requests/{quote(str(event.details.get('request', '')), safe='')}"
     if kind == "agent":
         return f"/agents/{quote(event.client_id or '', safe='')}"
     return f"/connections/{quote(event.connection_id or '', safe='')}"

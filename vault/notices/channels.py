@@ -17,7 +17,7 @@ from vault.records import TENANT, format_scope, new_id, parse_scope
 from vault.storage.database import Reader, Row, Transaction, binary, integer, integer_or_none, text, text_or_none
 
 MOST_CHANNELS: Final = 8  # of one person
-KINDS: Final = ("approval", "reconnect", "expiring", "agent")  # of notices
+KINDS: Final = ("approval", "access", "reconnect", "expiring", "agent")  # of notices
 HOWS: Final = ("at_once", "daily", "off")
 CHANNEL_KINDS: Final = ("email", "ntfy", "slack", "webhook")  # that a person enters an address for
 ENDPOINT: Final = "endpoint"  # of the operator's, for events of everybody: `vault.notices.endpoints`
@@ -27,6 +27,7 @@ DISABLED: Final = "disabled"  # an admin wants an endpoint to get nothing
 OFF: Final = frozenset({GONE, DISABLED})
 DEFAULT_HOW: Final[Mapping[str, str]] = {
     "approval": "at_once",
+    "access": "at_once",
     "reconnect": "at_once",
     "expiring": "daily",
     "agent": "at_once",

@@ -8,7 +8,7 @@ was not accepted is tried again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,8 +32,14 @@ _TOLD: Final = """
     where tenant = :tenant and group_id = :group_id and (expires_at is null or expires_at > :now)
     order by user_id limit :limit
 """
+ASKED: Final = "permission.requested"  # told to those who can answer, not to the person who asked
 KIND_OF_EVENT: Final[Mapping[str, str]] = {
     "approval.requested": "approval",
+    ASKED: "access",
+    "permission.allowed": "access",
+    "permission.denied": "access",
+    "permission.ended": "access",
+    "permission.over": "access",
     "connection.needs_reauth": "reconnect",
     "connection.quarantined": "reconnect",
     "connection.expiring": "expiring",
@@ -74,6 +80,7 @@ _PUT_BACK: Final = """
 """
 _EVENT: Final = "select * from events where tenant = :tenant and sequence = :sequence"
 
+Approvers = Callable[[Event], Awaitable[Sequence[str]]]  # the ids of those who can answer a request
 DueAt = Callable[[NoticeSettings, str, int], int]  # settings, `at_once` or `daily`, now -> when to send
 
 
@@ -88,7 +95,12 @@ class Notice:
     event: Event
 
 
-async def enter(database: Database, ring: KeyRing, *, due_at: DueAt) -> int:
+async def nobody(_event: Event) -> Sequence[str]:
+    """For a vault that tells nobody of others' requests."""
+    return ()
+
+
+async def enter(database: Database, ring: KeyRing, *, due_at: DueAt, approvers: Approvers = nobody) -> int:
     """Enter what happened since the last time; how many notices. Another process may have been faster: then 0."""
     head = await database.fetch_one("select sequence from event_heads where tenant = :tenant", {"tenant": TENANT})
     last = 0 if head is None else integer(head, "sequence")
@@ -102,7 +114,10 @@ async def enter(database: Database, ring: KeyRing, *, due_at: DueAt) -> int:
         return 0
     span: dict[str, Value] = {"tenant": TENANT, "after": after, "until": until}
     events = [event_of(row) for row in await database.fetch(_NEW, {**span, **_EVENTS})]
-    rows = [*await _rows(database, ring, events, due_at=due_at), *await _for_endpoints(database, ring, events)]
+    rows = [
+        *await _rows(database, ring, events, due_at=due_at, approvers=approvers),
+        *await _for_endpoints(database, ring, events),
+    ]
     async with database.transaction() as transaction:
         is_first = await transaction.execute(
             "update notice_feeds set sequence = :until where tenant = :tenant and sequence = :after", span
@@ -130,13 +145,16 @@ async def begin(database: Database) -> None:
 
 
 async def _rows(
-    reader: Database, ring: KeyRing, events: Sequence[Event], *, due_at: DueAt
+    reader: Database, ring: KeyRing, events: Sequence[Event], *, due_at: DueAt, approvers: Approvers
 ) -> list[Mapping[str, Value]]:
     now, found = reader.now(), list[Mapping[str, Value]]()
     people: dict[str, tuple[NoticeSettings, list[NoticeChannel]]] = {}
     told = [one for one in events if one.user_id is not None and one.kind in KIND_OF_EVENT]
     whom = {owner: await _whom(reader, owner) for owner in {str(one.user_id) for one in told}}
-    for event, user_id in [(one, person) for one in told for person in whom[str(one.user_id)]]:
+    answering = {one.sequence: await approvers(one) for one in told if one.kind == ASKED}
+    for event, user_id in [
+        (one, person) for one in told for person in answering.get(one.sequence, whom[str(one.user_id)])[:MOST_TOLD]
+    ]:
         if user_id not in people:
             channels = [one for one in await list_channels(reader, ring, user_id) if one.gets_notices]
             settings = await get_settings(reader, user_id) if channels else NoticeSettings()

@@ -1,0 +1,59 @@
+"""Who answers access requests: administrators, and for what is a group's the managers of that group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from server.deployment import Deployment
+from server.sign_in import roles
+from vault import groups, users
+from vault.approvals import access_requests
+from vault.approvals.access_requests import Kind, RequestedAccess
+from vault.groups import Group, name_key
+from vault.records import Event, User
+from vault.storage.database import Reader
+
+
+async def may_answer(deployment: Deployment, user: User | None, wish: RequestedAccess, *, reader: Reader) -> bool:
+    """Whether this person is the right one to answer; None is whoever has the data directory.
+
+    A manager doesn't let people into a group whose people have agents by a company's rule.
+    """
+    if user is None:
+        return True
+    current = await users.get_user(reader, user.id)
+    if current is None or current.disabled_at is not None:
+        return False
+    if (await roles.with_groups(deployment, current, reader=reader)).role.administers:
+        return True
+    if wish.kind is Kind.COMPANY or current.id not in await access_requests.managers(reader, wish.group_id):
+        return False
+    group = await groups.get_group(reader, wish.group_id)
+    return group is not None and (wish.kind is Kind.ACCOUNT or not _is_in_company_rule(deployment, group))
+
+
+async def approvers_of(deployment: Deployment, event: Event) -> Sequence[str]:
+    """The ids of everybody who may answer the request of this event."""
+    database, now = deployment.database, deployment.now()
+    request = await access_requests.get(database, str(event.details.get("request", "")))
+    if request is None:
+        return ()
+    wish = request.wish
+    found = {one.id for one in await users.list_admins(database)} | await access_requests.managers(
+        database, wish.group_id
+    )
+    for name in deployment.settings.admin.group_roles:
+        group = await groups.find_group(database, name)
+        found |= set() if group is None else {one.user_id for one in await groups.members(database, group.id, now=now)}
+    asked = [await users.get_user(database, one) for one in sorted(found)]
+    return [one.id for one in asked if one is not None and await may_answer(deployment, one, wish, reader=database)]
+
+
+def gives_role(deployment: Deployment, name: str) -> bool:
+    """Whether whoever is in the group of this name has a role by the operator's rule."""
+    return name_key(name) in {name_key(one) for one in deployment.settings.admin.group_roles}
+
+
+def _is_in_company_rule(deployment: Deployment, group: Group) -> bool:
+    rules = [rule for one in deployment.settings.enterprise.values() for rule in one.allow.values()]
+    return name_key(group.name) in {name_key(name) for rule in rules for name in rule.groups}
