@@ -10,7 +10,14 @@ from server.issuer_settings import AllowedAgents
 from server.oauth.clients.authentication import find_client
 from server.oauth.enterprise import assertions, people
 from server.oauth.enterprise.assertions import JWT_BEARER, IdentityAssertion
-from server.oauth.enterprise.redeeming import check_not_ended, check_not_ended_by_person, is_used, issued_scopes
+from server.oauth.enterprise.redeeming import (
+    check_not_ended,
+    check_not_ended_by_person,
+    further_of,
+    is_used,
+    issued_scopes,
+    requested_rules,
+)
 from server.oauth.enterprise.refusals import AssertionRefused
 from server.oauth.enterprise.rules import Allowed, allowed_by, named_agents, rules_about
 from server.oauth.parameters import Parameters
@@ -47,10 +54,12 @@ async def explain_assertion(deployment: Deployment, token: str) -> AssertionExpl
         client = await _client_of(deployment, claims)
         asked = _request(deployment, client, claims)
         assertion = await assertions.verify(deployment, asked, token)
-        about = rules_about(assertion.trusted, client)
+        requested = await requested_rules(deployment, client, assertion, now=asked.now)
+        about = rules_about(assertion.trusted, client, is_asked_for=bool(requested))
         seen = await people.foresee(deployment, assertion)
         person, known_by = seen.person, seen.by
-        allowed = await _find_allowed(deployment, assertion.groups, about, person, now=asked.now)
+        further = further_of(requested, person)
+        allowed = await _find_allowed(deployment, assertion.groups, about, person, further=further, now=asked.now)
         scopes = issued_scopes(asked, assertion, allowed)
         await _check_unused(deployment, assertion, now=asked.now)
         await _check_not_ended(deployment, person, client, company)
@@ -89,12 +98,18 @@ def _request(deployment: Deployment, client: Client, claims: Mapping[str, object
 
 
 async def _find_allowed(
-    deployment: Deployment, named: frozenset[str], about: Mapping[str, AllowedAgents], person: User | None, *, now: int
+    deployment: Deployment,
+    named: frozenset[str],
+    about: Mapping[str, AllowedAgents],
+    person: User | None,
+    *,
+    further: Mapping[str, AllowedAgents],
+    now: int,
 ) -> Allowed:
     known = frozenset[str]()
     if person is not None:
         known = await groups.names_of_person(deployment.database, person.id, now=now)
-    return allowed_by(about, groups=named | known, tool=deployment.tool)
+    return allowed_by(about, groups=named | known, tool=deployment.tool, further=further)
 
 
 async def _check_not_ended(deployment: Deployment, person: User | None, client: Client, company: str) -> None:

@@ -5,10 +5,13 @@ draft-ietf-oauth-identity-assertion-authz-grant-03 §4.4; no refresh token (§4.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final
+from urllib.parse import urlencode
 
 from server.deployment import Deployment
+from server.issuer_settings import AllowedAgents
 from server.oauth.enterprise import assertions, people
 from server.oauth.enterprise.assertions import SKEW, IdentityAssertion
 from server.oauth.enterprise.refusals import AssertionRefused
@@ -17,10 +20,11 @@ from server.oauth.rules import EXCHANGE_SCOPE, TOKEN_EXCHANGE
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import TokenGrant, TokenRequest
 from vault import clients, company_access, company_permissions, connections, grants, groups, replay, users
+from vault.approvals import access_requests
 from vault.audit import audit
 from vault.company_access import OwnedAccount
 from vault.company_permissions import ENDED_BY_ADMIN, CompanyPermission
-from vault.records import Event, Grant, User
+from vault.records import Client, Event, Grant, User
 from vault.storage.database import Reader, Transaction
 
 _DAY: Final = 86400
@@ -32,17 +36,64 @@ async def redeem(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
     token = asked.form.require("assertion")
     try:
         assertion = await assertions.verify(deployment, asked, token)
-        about = rules_about(assertion.trusted, asked.client)
+        requested = await requested_rules(deployment, asked.client, assertion, now=asked.now)
+        about = rules_about(assertion.trusted, asked.client, is_asked_for=bool(requested))
+        if not about:  # nobody is made or linked for an agent that is let in for others only
+            seen = await people.foresee(deployment, assertion)
+            allowed_by(about, groups=frozenset(), tool=deployment.tool, further=further_of(requested, seen.person))
         person = await people.resolve(deployment, assertion)
         known = await groups.names_of_person(deployment.database, person.id, now=asked.now)
-        allowed = allowed_by(about, groups=assertion.groups | known, tool=deployment.tool)
+        further = further_of(requested, person)
+        allowed = allowed_by(about, groups=assertion.groups | known, tool=deployment.tool, further=further)
         scopes = issued_scopes(asked, assertion, allowed)
         spend_request(deployment, user_id=person.id, client_id=asked.client.id)
-        grant = await _issue(deployment, asked, assertion, person, allowed, scopes)
+        by_request = requested[person.id] if further else None
+        grant = await _issue(deployment, asked, assertion, person, allowed, scopes, by_request=by_request)
     except AssertionRefused as refusal:
         await _record_refusal(deployment, asked, token, refusal)
-        raise
+        raise _with_request_link(deployment, asked, token, refusal) from refusal
     return TokenGrant(grant, scopes, assertion.resource, asks_anew=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedRules:
+    """Rules that an access request applied to one person and agent."""
+
+    rules: Mapping[str, AllowedAgents]
+    request_id: str
+
+
+async def requested_rules(
+    deployment: Deployment, client: Client, assertion: IdentityAssertion, *, now: int
+) -> Mapping[str, RequestedRules]:
+    """Whom access requests let this agent act for at this company, by the person's id."""
+    found = await access_requests.company_rules(
+        deployment.database, client_id=client.id, company=assertion.company, now=now
+    )
+    rules = assertion.trusted.allow
+    return {
+        user_id: RequestedRules({name: rules[name] for name in one.wish.scopes if name in rules}, one.id)
+        for user_id, one in found.items()
+    }
+
+
+def further_of(requested: Mapping[str, RequestedRules], person: User | None) -> Mapping[str, AllowedAgents]:
+    """Those of this person."""
+    own = None if person is None else requested.get(person.id)
+    return {} if own is None else own.rules
+
+
+def _with_request_link(
+    deployment: Deployment, asked: TokenRequest, token: str, refusal: AssertionRefused
+) -> AssertionRefused:
+    """The same refusal with the page where the person can ask an admin, where the company's rules refuse."""
+    if refusal.reason not in {"agent", "group"} or not deployment.settings.access_requests.longest_days:
+        return refusal
+    company, _ = assertions.trusted_company(deployment, token)
+    query = urlencode({"company": company, "agent": asked.client.id})
+    return AssertionRefused(
+        refusal.reason, members={"access_request_uri": deployment.url(f"/access-requests/new?{query}")}
+    )
 
 
 def issued_scopes(asked: TokenRequest, assertion: IdentityAssertion, allowed: Allowed) -> frozenset[str]:
@@ -65,6 +116,8 @@ async def _issue(
     person: User,
     allowed: Allowed,
     scopes: frozenset[str],
+    *,
+    by_request: RequestedRules | None = None,
 ) -> Grant:
     """Use the assertion up and store what it gives, in one transaction: a refusal leaves it unused."""
     now, client_id = asked.now, asked.client.id
@@ -74,6 +127,7 @@ async def _issue(
         current = await users.get_user(transaction, person.id)
         if current is None or not current.has_agents:
             raise AssertionRefused("disabled")
+        until = None if by_request is None else await _check_allowed(transaction, by_request, now=now)
         permission = await company_permissions.hold(
             transaction, user_id=person.id, client_id=client_id, company=assertion.company, now=now
         )
@@ -92,7 +146,7 @@ async def _issue(
             scopes=allowed.scopes,
             accounts=allowed.accounts,
             renewed_at=now,
-            expires_at=now + assertion.trusted.permission_days * _DAY,
+            expires_at=min(end for end in (now + assertion.trusted.permission_days * _DAY, until) if end is not None),
             ended_at=None,
             ended_reason=None,
             cut_off_at=None,
@@ -107,6 +161,14 @@ async def _issue(
         issued = _event("token.issued", grant, assertion, allowed, scopes)
         await audit.append(transaction, *first, *changes, issued, now=now)
     return grant
+
+
+async def _check_allowed(transaction: Transaction, by_request: RequestedRules, *, now: int) -> int:
+    """When the permission behind these rules ends; whoever ends it meanwhile waits, and then ends what is issued."""
+    held = await access_requests.hold(transaction, by_request.request_id)
+    if held is None or not held.is_allowed(now):
+        raise AssertionRefused("agent")
+    return held.expires_at
 
 
 async def _is_first_use(transaction: Transaction, assertion: IdentityAssertion, *, now: int) -> bool:

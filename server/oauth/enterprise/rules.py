@@ -28,21 +28,34 @@ def named_agents(companies: Mapping[str, EnterpriseSettings]) -> frozenset[str]:
     return frozenset(agent for one in companies.values() for rule in one.allow.values() for agent in rule.agents)
 
 
-def rules_about(trusted: EnterpriseSettings, client: Client) -> Mapping[str, AllowedAgents]:
-    """The company's rules that name this agent. Raises AssertionRefused."""
+def rules_about(
+    trusted: EnterpriseSettings, client: Client, *, is_asked_for: bool = False
+) -> Mapping[str, AllowedAgents]:
+    """The company's rules that name this agent. Raises AssertionRefused.
+
+    None of them is needed for an agent that access requests let in for somebody (`is_asked_for`).
+    """
     about = {name: rule for name, rule in trusted.allow.items() if _is_about(rule, client)}
-    if not about:
+    if not about and not is_asked_for:
         raise AssertionRefused("agent")
     return about
 
 
 def allowed_by(
-    about: Mapping[str, AllowedAgents], *, groups: frozenset[str], tool: Callable[[str], ToolSpec | None]
+    about: Mapping[str, AllowedAgents],
+    *,
+    groups: frozenset[str],
+    tool: Callable[[str], ToolSpec | None],
+    further: Mapping[str, AllowedAgents] | None = None,
 ) -> Allowed:
-    """What these rules allow together for a person of these groups (`name_key`s). Raises AssertionRefused."""
+    """What these rules allow together for a person of these groups (`name_key`s). Raises AssertionRefused.
+
+    `further` are rules that an access request applied to this person and agent, whomever they name.
+    """
     counting = {name: one for name, one in about.items() if not one.groups or groups & set(map(name_key, one.groups))}
+    counting |= further or {}
     if not counting:
-        raise AssertionRefused("group")
+        raise AssertionRefused("group" if about else "agent")
     rules = counting.values()
     return Allowed(
         tuple(sorted(counting)),

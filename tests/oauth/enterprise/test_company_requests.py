@@ -1,0 +1,155 @@
+"""Agents that a company's rules don't let in, and an access request does: for one person, until an end."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from server.administration import access_requests
+from server.administration.access_requests import AccessAnswer, Asking
+from server.administration.actor import Actor, ChangeRefused
+from server.oauth.enterprise.explaining import explain_assertion
+from tests.oauth.enterprise.test_permissions import connect, live_scopes
+from tests.support.peeking import get_grant
+from tests.support.rooms.enterprise_room import Company, running_company
+from tests.support.rooms.oauth_world import claims_of
+from vault import company_permissions, users
+from vault.approvals.access_requests import AccessRequest
+from vault.upkeep import access_ends
+
+DAY = 86400
+
+
+@pytest.fixture(scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Company]:
+    async with running_company(tmp_path_factory.mktemp("requests") / "data") as found:
+        yield found
+
+
+@pytest.fixture
+async def company(shared: Company) -> Company:
+    """The company with a new person and a new agent that no rule names."""
+    return await with_person(shared)
+
+
+async def with_person(shared: Company) -> Company:
+    subject = f"employee-{secrets.token_hex(4)}"
+    user, caller = await shared.place.user(subject), await shared.place.caller()
+    client = replace(caller.client, name="Newcomer")
+    async with shared.place.deployment.transaction() as transaction:
+        await users.link_identity(
+            transaction, issuer=shared.idp.url, subject=subject, user_id=user.id, now=shared.now()
+        )
+        await transaction.execute(
+            "update clients set name = :name where id = :id", {"name": "Newcomer", "id": client.id}
+        )
+    return replace(shared, caller=replace(caller, client=client), user=user, subject=subject)
+
+
+async def ask_admin(company: Company) -> AccessRequest:
+    asking = Asking(company="acme", client_id=company.caller.client.id, reason="a trial", days=3)
+    return (await access_requests.ask(company.place.deployment, company.user, asking))[0]
+
+
+def operator(company: Company) -> Actor:
+    return Actor(company.place.deployment, None, "command_line")
+
+
+async def test_the_refusal_leads_to_the_page_and_the_answer_lets_the_agent_in(company: Company) -> None:
+    connection = await connect(company)
+    refused = await company.ask()
+    assert (refused.status_code, refused.json()["error"]) == (400, "access_denied")
+    link = urlsplit(refused.json()["access_request_uri"])
+    assert link.path == "/access-requests/new"
+    assert parse_qs(link.query) == {"company": ["acme"], "agent": [company.caller.client.id]}
+    request = await ask_admin(company)
+    assert (await company.ask()).status_code == 400
+    with pytest.raises(ChangeRefused) as unknown:
+        await access_requests.allow(operator(company), request.id, AccessAnswer(2, frozenset({"no rule"})))
+    assert unknown.value.reason == "request_rules"
+    with pytest.raises(ChangeRefused):
+        await access_requests.allow(operator(company), request.id, AccessAnswer(2))
+    await access_requests.allow(operator(company), request.id, AccessAnswer(2, frozenset({"everyone"})))
+    assertion = company.assertion()
+    explained = await explain_assertion(company.place.deployment, assertion)
+    assert (explained.reason, explained.rules) == ("", ("everyone",))
+    answer = await company.ask(assertion)
+    assert answer.status_code == 200, answer.text
+    assert "channels:read" in await live_scopes(company, connection)
+    held = await company_permissions.get(
+        company.place.deployment.database,
+        user_id=company.user.id,
+        client_id=company.caller.client.id,
+        company="acme",
+    )
+    assert held is not None
+    assert held.expires_at <= company.now() + 2 * DAY, "not as long as the company's own permissions"
+    claims = claims_of(str(answer.json()["access_token"]))
+    await access_requests.end(operator(company), request.id)
+    grant = await get_grant(company.place.deployment.database, str(claims["gid"]))
+    assert grant.revoked_at is not None
+    assert await live_scopes(company, connection) == frozenset()
+    again = await company.ask()
+    assert again.json()["error"] == "access_denied"
+
+
+async def test_it_is_for_this_person_alone(company: Company) -> None:
+    request = await ask_admin(company)
+    await access_requests.allow(operator(company), request.id, AccessAnswer(2, frozenset({"everyone"})))
+    other = await with_person(company)
+    theirs = replace(other, caller=company.caller)
+    refused = await theirs.ask()
+    assert refused.json()["error"] == "access_denied"
+    assert "access_request_uri" in refused.json()
+    stranger = replace(company, subject="nobody-yet")
+    before = await users.count_users(company.place.deployment.database)
+    assert (await stranger.ask()).status_code == 400
+    assert await users.count_users(company.place.deployment.database) == before
+    assert (await company.ask()).status_code == 200
+
+
+async def test_it_ends_by_itself(company: Company) -> None:
+    request = await ask_admin(company)
+    await access_requests.allow(operator(company), request.id, AccessAnswer(1, frozenset({"everyone"})))
+    answer = await company.ask()
+    database = company.place.deployment.database
+    async with company.place.deployment.transaction() as transaction:
+        await transaction.execute(
+            "update access_requests set expires_at = :now where id = :id", {"now": company.now(), "id": request.id}
+        )
+    assert (await company.ask()).json()["error"] == "access_denied"
+    assert await access_ends.end_over(database) >= 1
+    grant = await get_grant(database, str(claims_of(str(answer.json()["access_token"]))["gid"]))
+    assert grant.revoked_at is not None
+    assert (await company.place.events("permission.ended"))[-1].details["reason"] == "time"
+
+
+async def test_an_agent_that_the_rules_know_asks_for_another_rule(shared: Company) -> None:
+    person = await with_person(shared)
+    caller = await shared.place.caller()
+    company = replace(person, caller=caller)
+    connection = await connect(company)
+    assert (await company.ask()).status_code == 200
+    assert "chat:write" not in await live_scopes(company, connection)
+    request = await ask_admin(company)
+    await access_requests.allow(operator(company), request.id, AccessAnswer(1, frozenset({"writers"})))
+    assert (await company.ask()).status_code == 200
+    assert "chat:write" in await live_scopes(company, connection)
+    await access_requests.end(operator(company), request.id)
+    assert (await company.ask()).status_code == 200
+    assert "chat:write" not in await live_scopes(company, connection)
+
+
+async def test_only_admins_answer_for_a_company(company: Company) -> None:
+    request, deployment = await ask_admin(company), company.place.deployment
+    own = Actor(deployment, company.user, "administration")
+    with pytest.raises(ChangeRefused) as refused:
+        await access_requests.allow(own, request.id, AccessAnswer(1, frozenset({"everyone"})))
+    assert refused.value.reason == "not_approver"
+    async with deployment.transaction() as transaction:
+        await transaction.execute("update users set is_admin = 1 where id = :id", {"id": company.user.id})
+    assert await access_requests.allow(own, request.id, AccessAnswer(1, frozenset({"everyone"})))
