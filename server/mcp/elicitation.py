@@ -9,7 +9,7 @@ about one call as a task, once they have opened the link, or where they can't.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -33,6 +33,7 @@ from server.mcp.task_offer import TaskOffered, follows_tasks, instant
 
 INPUT_KEY: Final = "connect"
 ACCOUNT_KEY: Final = "account"
+ACCESS_KEY: Final = "access_request"
 META_KEY: Final = "io.github.mcp-token-vault/connect"
 
 
@@ -63,6 +64,9 @@ class AskingOptions:
     account: str | None = None  # the one the person chose when asked
     leaves_account: bool = False  # they were asked and declined to choose
     cancels_account: bool = False  # the question was dismissed, perhaps before anybody saw it
+    access: Mapping[str, object] | None = None  # what the person filled in for a request to their group
+    leaves_access: bool = False  # they declined to
+    cancels_access: bool = False
 
     @classmethod
     def from_request(
@@ -73,6 +77,8 @@ class AskingOptions:
         elicitation = capabilities.elicitation if capabilities is not None else None
         answers = params.input_responses or {}
         response, choice = answers.get(INPUT_KEY), answers.get(ACCOUNT_KEY)
+        asked = answers.get(ACCESS_KEY)
+        filled = asked if isinstance(asked, ElicitResult) else None
         state = _state(params.request_state)
         chosen = choice.content.get(ACCOUNT_KEY) if isinstance(choice, ElicitResult) and choice.content else None
         is_modern = context.protocol_version in MODERN_PROTOCOL_VERSIONS
@@ -86,6 +92,9 @@ class AskingOptions:
             account=chosen if isinstance(chosen, str) else state.account,
             leaves_account=isinstance(choice, ElicitResult) and choice.action == "decline",
             cancels_account=isinstance(choice, ElicitResult) and choice.action == "cancel",
+            access=filled.content or {} if filled is not None and filled.action == "accept" else None,
+            leaves_access=filled is not None and filled.action == "decline",
+            cancels_access=filled is not None and filled.action == "cancel",
         )
 
 
@@ -155,6 +164,11 @@ def which_account(question: str, accounts: Sequence[str], asking: AskingOptions)
     schema = {"type": "object", "properties": {ACCOUNT_KEY: choice}, "required": [ACCOUNT_KEY]}
     request = ElicitRequest(params=ElicitRequestFormParams(message=question, requested_schema=schema))
     return InputRequiredResult(input_requests={ACCOUNT_KEY: request}, request_state=_RequestState().model_dump_json())
+
+
+def state_of(asking: AskingOptions) -> str:
+    """What a form without a link has to bring back: the account that was chosen before."""
+    return _RequestState(account=asking.account).model_dump_json()
 
 
 def in_words(link: ConnectLink) -> CallToolResult:

@@ -26,7 +26,7 @@ from server.connecting.links import ConnectLink, has_unused_link
 from server.connecting.telling import Told, plain, tell
 from server.deployment import Deployment
 from server.errors import STORAGE_RETRY, PagesElsewhere
-from server.mcp import elicitation
+from server.mcp import access_asking, elicitation
 from server.mcp.elicitation import AskingOptions
 from server.mcp.offer import connections_tool, discovery, tool_lookup
 from server.mcp.offer.connections_spec import SPEC as CONNECTIONS
@@ -339,6 +339,10 @@ async def _ask(
         )
     if isinstance(missing, ApprovalRequired):
         return await _ask_approval(deployment, request, missing, call=wanted.call)
+    if isinstance(missing, DelegationRequired):
+        asked = await access_asking.ask_group(deployment, request.principal, missing, request.asking)
+        if asked is not None:
+            return _Outcome(asked, "refused", missing.code)
     was_ignored = _may_be_ignored(request.asking) and await has_unused_link(
         deployment, principal=request.principal, provider=missing.provider, scopes=missing.scopes
     )
