@@ -1,4 +1,4 @@
-"""The settings of the Admin API."""
+"""The settings of the Admin API, and of requests that admins answer."""
 
 from __future__ import annotations
 
@@ -24,4 +24,15 @@ class AdminSettings(Section):
         default_factory=dict[str, Literal["administrator", "auditor"]],
         description="Role by group, for those who are in it now: `administrator`, or `auditor`, who reads the "
         "administration and changes nothing",
+    )
+
+
+class AccessRequestSettings(Section):
+    """Requests of people for what only others can give: an admin, or a manager of the group."""
+
+    longest_days: int = Field(
+        default=30, ge=0, le=365, description="Most days that an answer can allow; 0 turns requests off"
+    )
+    groups: tuple[str, ...] = Field(
+        default=(), description="Groups whose accounts people outside the group see, and can ask for"
     )

@@ -35,6 +35,7 @@ from server.commands.enterprise import enterprise
 from server.commands.export import export
 from server.commands.groups import membership
 from server.commands.import_ import files as import_files
+from server.commands.requests import answering
 from server.commands.scim import directories
 from server.commands.webhooks import endpoints as webhooks
 from server.terminal.context import command
@@ -68,6 +69,7 @@ app.add_typer(apis.app, name="apis")
 app.add_typer(connections.app, name="connections")
 app.add_typer(import_files.app, name="import")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(answering.app, name="requests")
 app.add_typer(delegations.app, name="delegations")
 app.add_typer(providers.app, name="providers")
 app.add_typer(openid.app, name="openid")

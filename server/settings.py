@@ -28,7 +28,7 @@ from pydantic_settings import (
 from providers.definitions.issuers import is_same_issuer
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.outbound.json_values import is_object
-from server.admin_settings import AdminSettings
+from server.admin_settings import AccessRequestSettings, AdminSettings
 from server.issuer_settings import EnterpriseSettings, IssuerSettings
 from server.openid_settings import OpenIDSettings
 from server.provider_settings import (
@@ -445,6 +445,7 @@ class Settings(BaseSettings):
     proxy: ProxySettings = ProxySettings()
     outbound: OutboundSettings = OutboundSettings()
     admin: AdminSettings = AdminSettings()
+    access_requests: AccessRequestSettings = AccessRequestSettings()
     sandbox: SandboxSettings = SandboxSettings()
     stdio: StdioSettings = StdioSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

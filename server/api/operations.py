@@ -91,7 +91,9 @@ class AdminCall:
         return value
 
 
-_PLAIN: Final = frozenset({"person_id", "group_id", "connection_id", "standing_id", "provider", "webhook_id"})
+_PLAIN: Final = frozenset(
+    {"person_id", "group_id", "connection_id", "standing_id", "provider", "webhook_id", "request_id"}
+)
 
 
 @dataclass(frozen=True, slots=True)

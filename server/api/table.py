@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from server.api import access, activity, agents, declarations, groups, people, providers, vault_state, webhooks
+from server.api import (
+    access,
+    access_requests,
+    activity,
+    agents,
+    declarations,
+    groups,
+    people,
+    providers,
+    vault_state,
+    webhooks,
+)
 from server.api.operations import AdminOperation
 
 OPERATIONS: Final[tuple[tuple[str, tuple[AdminOperation, ...]], ...]] = (
@@ -12,6 +23,7 @@ OPERATIONS: Final[tuple[tuple[str, tuple[AdminOperation, ...]], ...]] = (
     ("People", people.OPERATIONS),
     ("Groups", groups.OPERATIONS),
     ("Access", access.OPERATIONS),
+    ("Access requests", access_requests.OPERATIONS),
     ("Agents and APIs", agents.OPERATIONS),
     ("Providers and tools", providers.OPERATIONS),
     ("Activity", activity.OPERATIONS),

@@ -12,7 +12,7 @@ from server.http import pages
 from server.portal import texts
 from server.portal.access import access, access_saving, tool_sets
 from server.portal.activity import recent_rows
-from server.portal.approvals import standing
+from server.portal.approvals import access_requests, standing
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from vault import clients, connections, delegations, grants
@@ -137,6 +137,7 @@ async def show_one(visit: OwnVisit) -> Response:
         "days": access.DAYS,
         "tool_sets_of": await tool_sets.current_options(deployment, user, client_id=client.id, scopes=scopes),
         "standing": await standing.rows(visit, client_id=client.id),
+        "requested": await access_requests.allowed_rows(visit, client_id=client.id),
         "saved": await access_saving.last_saved(deployment, user, visit.visit.query("saved")),
         "events": await recent_rows(visit, client_id=client.id),
         "sign_ins": [(grant, texts.grant_end(grant)) for grant in signed_in],

@@ -34,6 +34,7 @@ from server.http.translations import translate_filled
 from server.portal import texts
 from server.portal.access import access
 from server.portal.access.access import Level
+from server.portal.approvals import access_requests
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit, Visit
 from vault import clients, connections, delegations, sharing
@@ -85,6 +86,9 @@ async def _question(
         "days": access.DAYS,
         "error": error,
         "in_testing": provider.registration.is_testing,
+        "ways_to_ask": await access_requests.ways_to_ask(
+            visit, provider=provider.name, scopes=request.scopes, client_id=request.client_id or ""
+        ),
     }
     return visit.page("connect.html", context, status=status, form_targets=provider_targets([provider]))
 

@@ -10,6 +10,7 @@ from server.portal import texts
 from server.portal.access_map import MOST_AGENTS, draw
 from server.portal.activity import recent_rows
 from server.portal.agents import own_agents, with_accounts
+from server.portal.approvals import access_requests
 from server.portal.approvals.approvals import question
 from server.portal.connections import account_title
 from server.portal.requests import OwnVisit
@@ -29,6 +30,7 @@ async def show(visit: OwnVisit) -> Response:
     needs, signs_in = visit.needs, deployment.settings.sign_in.openid
     context: dict[str, object] = {
         "asked": [await question(visit, one) for one in needs.approvals],
+        "requests": [await access_requests.row(visit, one) for one in needs.requests[:_SHOWN]],
         "troubled": [
             (one, account_title(visit, one.provider), texts.status(one.status(now)), texts.status_hint(one.status(now)))
             for one in needs.connections

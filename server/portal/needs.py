@@ -1,13 +1,15 @@
-"""What waits for the person: approvals and accounts in trouble. Drives the badge, the title and the start page."""
+"""What waits for the person: approvals, others' requests, accounts in trouble. Drives badge, title and start page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
+from server.administration import access_requests
 from server.deployment import Deployment
 from vault import connections
 from vault.approvals import approvals
+from vault.approvals.access_requests import AccessRequest
 from vault.approvals.approvals import Approval
 from vault.records import Connection, User
 
@@ -20,10 +22,11 @@ class Needs:
 
     approvals: tuple[Approval, ...] = ()
     connections: tuple[Connection, ...] = ()  # to reconnect, now or soon
+    requests: tuple[AccessRequest, ...] = ()  # of others, which the person may answer
 
     @property
     def count(self) -> int:
-        return len(self.approvals) + len(self.connections)
+        return len(self.approvals) + len(self.connections) + len(self.requests)
 
 
 async def read_needs(deployment: Deployment, user: User) -> Needs:
@@ -32,4 +35,5 @@ async def read_needs(deployment: Deployment, user: User) -> Needs:
     asked = await approvals.list_pending(deployment.database, deployment.keys, user.id, now=now)
     owned = await connections.list_connections(deployment.database, user.id)
     troubled = [one for one in owned if one.status(now) in _TROUBLE]
-    return Needs(asked, tuple(sorted(troubled, key=lambda one: one.status(now) != "needs_reauth")))
+    requests = await access_requests.to_answer(deployment, user)
+    return Needs(asked, tuple(sorted(troubled, key=lambda one: one.status(now) != "needs_reauth")), requests)

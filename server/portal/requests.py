@@ -37,7 +37,7 @@ from vault.refusals import TemporarilyUnavailable, TransitionRefused, VaultError
 _RETURN_LIMIT: Final = 2000
 _RETURN_PAGES: Final = frozenset(
     {"", "consent", "connect", "device", "connections", "agents", "approvals", "activity", "account", "first-run"}
-    | {"administration", "notifications"}
+    | {"administration", "notifications", "access-requests"}
 )
 logger = logging.getLogger("token_vault.portal")
 

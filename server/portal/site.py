@@ -25,7 +25,7 @@ from server.portal import (
     sign_in,
 )
 from server.portal.administration.routes import admin_routes
-from server.portal.approvals import approvals, standing, user_code
+from server.portal.approvals import access_requests, approvals, standing, user_code
 from server.portal.profile import deletion, own_data, page, passkeys, password, signed_in
 from server.portal.requests import open_route, own_route
 
@@ -72,6 +72,9 @@ def page_routes(deployment: Deployment) -> list[Route]:
         own_route(deployment, "/approvals/undo", post=standing.undo),
         own_route(deployment, "/approvals/standing/{standing}/end", post=standing.end),
         own_route(deployment, "/approvals/{approval}", get=approvals.show, post=approvals.decide),
+        own_route(deployment, "/access-requests", get=access_requests.show_all),
+        own_route(deployment, "/access-requests/new", get=access_requests.show_new, post=access_requests.ask),
+        own_route(deployment, "/access-requests/{request}", get=access_requests.show, post=access_requests.change),
         own_route(deployment, "/consent", get=consent.show, post=consent.decide),
         own_route(deployment, "/device", get=device.show, post=device.enter),
         own_route(deployment, "/device/answered", get=device.show_answered),

@@ -28,6 +28,8 @@ _ASIDE = {
     "text ask",
 }  # classes
 _CHOSEN = (
+    "access_status",
+    "access_ended",
     "status_hint",
     "status",
     "event",

@@ -119,6 +119,31 @@ def remove(setup: Setup, name: Name, user: UserName) -> None:
     setup.show_one({"group": group, "user": user}, sentence=f"Removed {user} from {group}.")
 
 
+@command(app, "manage")
+def manage(
+    setup: Setup,
+    name: Name,
+    user: UserName,
+    *,
+    stop: Annotated[bool, typer.Option("--stop", help="No longer.")] = False,
+) -> None:
+    """Let a user answer access requests about a group."""
+
+    async def change() -> str:
+        from server.administration import access_requests
+        from server.administration.actor import Actor
+
+        async with setup.open() as deployment:
+            group, person = await _group_called(deployment.database, name), await user_called(deployment.database, user)
+            actor = Actor(deployment, None, "command_line")
+            await access_requests.set_manager(actor, group, person, is_manager=not stop)
+            return group.name
+
+    group = setup.run(change())
+    sentence = f"{user} {'no longer answers' if stop else 'answers'} access requests about {group}."
+    setup.show_one({"group": group, "user": user, "manages": not stop}, sentence=sentence)
+
+
 @command(app, "give")
 def give(
     setup: Setup,

@@ -40,6 +40,7 @@ async def show_all(visit: OwnVisit) -> Response:
     context: dict[str, object] = {
         "pending": [await question(visit, one) for one in pending],
         "standing": await standing.rows(visit),
+        "waiting": len(visit.needs.requests),
         "code": await user_code.state(visit),
         "saved": await access_saving.last_saved(deployment, visit.user, visit.visit.query("saved")),
     }

@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from server.http import pages
 from server.portal.requests import OwnVisit
 from vault import clients, company_permissions, connections, delegations, directory, grants, groups, users
+from vault.approvals import access_requests
 from vault.audit import audit
 from vault.notices import channels
 from vault.records import Connection, Event
@@ -108,6 +109,20 @@ async def _records(visit: OwnVisit) -> Mapping[str, object]:
                 "ended_at": _when(one.ended_at),
             }
             for one in await company_permissions.list_for_user(database, user.id)
+        ],
+        "access_requests": [
+            {
+                "kind": one.wish.kind.value,
+                "agent": one.wish.client_id or None,
+                "target": one.wish.target,
+                "scopes": sorted(one.wish.scopes),
+                "reason": one.wish.reason,
+                "status": one.status(now),
+                "created_at": _when(one.created_at),
+                "expires_at": _when(one.expires_at),
+                "answer": one.answer,
+            }
+            for one in await access_requests.list_of_person(database, user.id)
         ],
     }
 

@@ -1,0 +1,464 @@
+"""Requests for what only others can give: who may ask for what, who answers, and what the answer becomes.
+
+For a group's account beyond its rule, and for a group's accounts, its managers and administrators answer; for an agent
+that a company's rules don't let in, administrators. What is a person's own they allow by themselves, on their pages.
+`vault.approvals.access_requests` stores requests, `vault.upkeep.access_ends` ends what they gave.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from server.administration.actor import Actor, ChangeRefused
+from server.deployment import Deployment
+from server.http.page_texts import visible
+from server.sign_in.approvers import gives_role, may_answer
+from vault import clients, connections, delegations, groups, limits, sharing, users
+from vault.approvals import access_requests as stored
+from vault.approvals.access_requests import ANSWER_LIFETIME, MEMBERSHIP, AccessRequest, Kind, RequestedAccess
+from vault.audit import audit
+from vault.groups import Group, name_key
+from vault.records import Client, Event, User
+from vault.scopes import expand
+from vault.sharing import SharedConnection
+from vault.storage.database import Reader, Transaction
+from vault.upkeep import access_ends
+
+DAY: Final = 86400
+MOST_REASON: Final = 500  # characters
+PER_DAY: Final = 30  # requests of one person
+_NOTHING: Final = frozenset[str]()
+_NO_REQUEST: Final = "There is no such request."
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What a form, program, or agent asks for: one of `account` (a connection's id), `group`, and `company` (names).
+
+    `client_id`: the agent that it is for, but for a group's accounts. `is_by_agent`: it files the request itself.
+    """
+
+    account: str = ""
+    group: str = ""
+    company: str = ""
+    client_id: str = ""
+    scopes: frozenset[str] = _NOTHING
+    reason: str = ""
+    days: int = 0
+    is_by_agent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AccessAnswer:
+    """A yes: some of what was asked for, for at most the days that were. `scopes` None: all that was asked for.
+
+    Of a company, `scopes` are the names of the rules that apply to this person and agent as if they named them.
+    """
+
+    days: int
+    scopes: frozenset[str] | None = None
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A request with the names of what it is about."""
+
+    request: AccessRequest
+    person: User | None
+    client: Client | None
+    provider: str = ""
+    account: str = ""
+    group: str = ""
+    company: str = ""
+    decided_by: str = ""
+
+    @property
+    def names(self) -> dict[str, object]:
+        """For an event, those that are known."""
+        known = {"provider": self.provider, "account": self.account, "group": self.group}
+        return {name: value for name, value in known.items() if value}
+
+
+# What can be asked for
+
+
+async def wish_of(deployment: Deployment, user: User, asking: Asking) -> RequestedAccess:
+    """What the person asks for, checked. Raises ChangeRefused."""
+    longest = deployment.settings.access_requests.longest_days
+    if longest == 0:
+        raise ChangeRefused("requests_off", "This vault takes no access requests.", kind="forbidden")
+    reason = " ".join(visible(asking.reason).split())
+    if not 1 <= len(reason) <= MOST_REASON:
+        said = f"Say in 1 to {MOST_REASON} characters what it is for."
+        raise ChangeRefused("request_reason", said, field="reason", most=str(MOST_REASON))
+    if not 1 <= asking.days <= longest:
+        said = f"Ask for 1 to {longest} days."
+        raise ChangeRefused("request_days", said, field="days", most=str(longest))
+    filed_by = "agent" if asking.is_by_agent else "person"
+    wish = RequestedAccess(
+        user.id,
+        asking.client_id,
+        Kind.GROUP,
+        target="",
+        group_id="",
+        scopes=_NOTHING,
+        reason=reason,
+        lifetime=asking.days * DAY,
+        filed_by=filed_by,
+    )
+    if asking.account:
+        return await _for_account(deployment, user, asking, wish)
+    if asking.company:
+        return await _for_company(deployment, asking, wish)
+    return await _for_group(deployment, user, asking, wish)
+
+
+async def shared_accounts(deployment: Deployment, user: User) -> tuple[SharedConnection, ...]:
+    """The accounts of the person's groups."""
+    return await sharing.of_person(deployment.database, user.id, now=deployment.now())
+
+
+async def shared_account(deployment: Deployment, user: User, connection_id: str) -> SharedConnection | None:
+    """The account of one of the person's groups."""
+    found = await shared_accounts(deployment, user)
+    return next((one for one in found if one.connection.id == connection_id), None)
+
+
+def beyond_rule(deployment: Deployment, shared: SharedConnection) -> frozenset[str]:
+    """What of the account the group's rule leaves out, within the operator's limit."""
+    policy = deployment.vault.policies.get(shared.connection.provider)
+    if policy is None:
+        return _NOTHING
+    held = expand(shared.connection.scopes, policy.covers) - policy.always_granted
+    ceiling = held if policy.operator_scopes is None else expand(policy.operator_scopes, policy.covers)
+    return (held & ceiling) - shared.rule.scopes
+
+
+async def _for_account(deployment: Deployment, user: User, asking: Asking, wish: RequestedAccess) -> RequestedAccess:
+    database = deployment.database
+    if await connections.get_connection(database, asking.account, user_id=user.id) is not None:
+        raise ChangeRefused(
+            "own_account",
+            "This account is yours: allow it on the agent's page, without asking anybody.",
+            field="scopes",
+        )
+    shared = await shared_account(deployment, user, asking.account)
+    if shared is None:
+        raise ChangeRefused("no_such_access", "There is nothing like that to ask for.", kind="not_found")
+    await _own_agent(deployment, user, asking.client_id)
+    scopes, rest = asking.scopes, beyond_rule(deployment, shared)
+    if not scopes or not scopes <= rest | shared.rule.scopes:
+        said = "Ask for permissions that this account has and the vault's settings allow."
+        raise ChangeRefused("request_scopes", said, field="scopes")
+    if not scopes & rest:
+        said = "The group's rule already allows this: allow it on the agent's page."
+        raise ChangeRefused("nothing_more", said, field="scopes")
+    return replace(wish, kind=Kind.ACCOUNT, target=asking.account, group_id=shared.group.id, scopes=scopes)
+
+
+async def _own_agent(deployment: Deployment, user: User, client_id: str) -> None:
+    own = await clients.list_own(deployment.database, user.id, now=deployment.now())
+    if client_id not in {one.id for one in own}:
+        raise ChangeRefused("request_agent", "Choose one of your agents.", field="agent")
+
+
+async def _for_company(deployment: Deployment, asking: Asking, wish: RequestedAccess) -> RequestedAccess:
+    trusted = deployment.settings.enterprise.get(asking.company)
+    client = await clients.get_client(deployment.database, asking.client_id)
+    if trusted is None or not trusted.allow or client is None or client.removed_at is not None:
+        raise ChangeRefused("no_such_access", "There is nothing like that to ask for.", kind="not_found")
+    return replace(wish, kind=Kind.COMPANY, target=asking.company)
+
+
+async def askable_groups(deployment: Deployment, user: User) -> tuple[Group, ...]:
+    """The groups that the person isn't in, and whose accounts the operator lets everybody ask for."""
+    database, now = deployment.database, deployment.now()
+    found: list[Group] = []
+    for name in deployment.settings.access_requests.groups:
+        group = None if gives_role(deployment, name) else await groups.find_group(database, name)
+        if group is not None and not await groups.is_member(database, group.id, user.id, now=now):
+            found.append(group)
+    return tuple(found)
+
+
+async def _for_group(deployment: Deployment, user: User, asking: Asking, wish: RequestedAccess) -> RequestedAccess:
+    named = [one for one in await askable_groups(deployment, user) if name_key(one.name) == name_key(asking.group)]
+    if not named:
+        raise ChangeRefused("no_such_access", "There is nothing like that to ask for.", kind="not_found")
+    return replace(wish, client_id="", target=named[0].id, group_id=named[0].id)
+
+
+# Asking
+
+
+async def ask(deployment: Deployment, user: User, asking: Asking, *, via: str = "") -> tuple[AccessRequest, bool]:
+    """File the request; the open one of the same person for the same thing is found again. `via`: the agent's name.
+
+    Raises ChangeRefused, and TemporarilyUnavailable for somebody who asks too much.
+    """
+    wish, now = await wish_of(deployment, user, asking), deployment.now()
+    async with deployment.transaction() as transaction:
+        if not await limits.spend(transaction, f"access:{user.id}", limit=PER_DAY, window=DAY, now=now):
+            said = f"You asked {PER_DAY} times within a day: wait until tomorrow."
+            raise ChangeRefused("request_limit", said, kind="too_many_requests", most=str(PER_DAY))
+    async with deployment.transaction() as transaction:
+        await users.hold_user(transaction, user.id)
+        request, is_new = await stored.ask(transaction, wish, now=now)
+        if is_new:
+            known = await describe(deployment, request, reader=transaction)
+            details = {
+                **access_ends.facts_of(request),
+                **known.names,
+                "days": asking.days,
+                "until": now + ANSWER_LIFETIME,
+            }
+            details |= {"via": via} if via else {}
+            event = access_ends.event_of(request, "permission.requested", details)
+            await audit.append(transaction, event, now=now)
+    return request, is_new
+
+
+# Who answers
+
+
+async def to_answer(deployment: Deployment, user: User) -> tuple[AccessRequest, ...]:
+    """The open requests that this person, with the roles of their groups, may answer; oldest first."""
+    database, now = deployment.database, deployment.now()
+    managed = _NOTHING if user.role.administers else await stored.managed_by(database, user.id)
+    if not user.role.administers and not managed:
+        return ()
+    waiting = await stored.list_pending(database, now=now)
+    if user.role.administers:
+        return waiting
+    mine = [one for one in waiting if one.wish.group_id in managed]
+    return tuple([one for one in mine if await may_answer(deployment, user, one.wish, reader=database)])
+
+
+async def visible_to(deployment: Deployment, user: User, request_id: str) -> AccessRequest:
+    """The request, for whoever asked and for those who answer. Raises ChangeRefused."""
+    found = await request_with_id(deployment, request_id)
+    is_own = found.wish.user_id == user.id
+    if not is_own and not await may_answer(deployment, user, found.wish, reader=deployment.database):
+        raise ChangeRefused("no_request", _NO_REQUEST, kind="not_found")
+    return found
+
+
+async def request_with_id(deployment: Deployment, request_id: str) -> AccessRequest:
+    """The request, of anybody. Raises ChangeRefused."""
+    found = await stored.get(deployment.database, request_id)
+    if found is None:
+        raise ChangeRefused("no_request", _NO_REQUEST, kind="not_found")
+    return found
+
+
+# Answering
+
+
+def most_days(deployment: Deployment, request: AccessRequest) -> int:
+    """The longest that an answer can allow: what was asked for, within the operator's limit."""
+    return min(request.wish.lifetime // DAY, deployment.settings.access_requests.longest_days)
+
+
+async def allow(actor: Actor, request_id: str, answer: AccessAnswer) -> AccessRequest:
+    """Turn the request, or a part, into a permission with an end. Raises ChangeRefused and TransitionRefused."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    async with deployment.transaction() as transaction:
+        request = await _hold(actor, transaction, request_id)
+        wish, most = request.wish, most_days(deployment, request)
+        if not 1 <= answer.days <= most:
+            said = f"Allow it for 1 to {most} days: as long as was asked for, or shorter."
+            raise ChangeRefused("request_days", said, field="days", most=str(most))
+        asker = await users.get_user(transaction, wish.user_id)
+        if asker is None or asker.disabled_at is not None:
+            raise ChangeRefused("asker_gone", "The person who asked is disabled or gone.", kind="conflict")
+        scopes = await _given_scopes(deployment, transaction, request, answer, now=now)
+        ends_at = now + answer.days * DAY
+        made = await _carry_out(transaction, request, scopes, ends_at=ends_at, now=now)
+        before = await stored.allow(
+            transaction,
+            request,
+            by="" if actor.user is None else actor.user.id,
+            scopes=scopes,
+            expires_at=ends_at,
+            answer=_words(answer.words),
+            made_permission=made,
+            now=now,
+        )
+        known = await describe(deployment, request, reader=transaction)
+        about = {**access_ends.facts_of(request), **known.names, "scopes": sorted(scopes), "ends_at": ends_at}
+        about |= {} if before is None else {"replaces": before.id}
+        await audit.append(transaction, _event(actor, request, "permission.allowed", about), now=now)
+        return await _again(transaction, request)
+
+
+async def deny(actor: Actor, request_id: str, *, words: str = "") -> AccessRequest:
+    """Refuse the request. Raises ChangeRefused and TransitionRefused."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    async with deployment.transaction() as transaction:
+        request = await _hold(actor, transaction, request_id)
+        by = "" if actor.user is None else actor.user.id
+        await stored.deny(transaction, request, by=by, answer=_words(words), now=now)
+        known = await describe(deployment, request, reader=transaction)
+        about = {**access_ends.facts_of(request), **known.names}
+        await audit.append(transaction, _event(actor, request, "permission.denied", about), now=now)
+        return await _again(transaction, request)
+
+
+async def end(actor: Actor, request_id: str) -> AccessRequest:
+    """Withdraw a request, or end what it gave: whoever asked, and whoever may answer. Raises ChangeRefused."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    async with deployment.transaction() as transaction:
+        request = await _hold_for_either(actor, transaction, request_id)
+        by = "" if actor.user is None else actor.user.name
+        via = "" if actor.agent is None else actor.agent.name or actor.agent.id
+        reason = "by_person" if _is_asker(actor, request) else "by_approver"
+        if not await access_ends.end(transaction, request, reason=reason, by=by, via=via, now=now):
+            raise ChangeRefused("access_over", "This request is over already.", kind="conflict")
+        return await _again(transaction, request)
+
+
+async def narrow(actor: Actor, request_id: str, *, scopes: frozenset[str], days: int) -> AccessRequest:
+    """Leave a part of what was allowed, for at most `days` more; by the same people as `end`."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    async with deployment.transaction() as transaction:
+        request = await _hold_for_either(actor, transaction, request_id)
+        ends_at = min(request.expires_at, now + max(1, days) * DAY)
+        if request.wish.kind is not Kind.GROUP and not scopes:
+            raise ChangeRefused("request_scopes", "Leave at least one permission, or end it.", field="scopes")
+        await stored.narrow(transaction, request, scopes=scopes, expires_at=ends_at, now=now)
+        if request.wish.kind is Kind.GROUP:
+            await _join(transaction, request, ends_at=ends_at, now=now)
+        known = await describe(deployment, request, reader=transaction)
+        about = {**access_ends.facts_of(request), **known.names, "scopes": sorted(scopes), "ends_at": ends_at}
+        await audit.append(transaction, _event(actor, request, "permission.narrowed", about), now=now)
+        return await _again(transaction, request)
+
+
+async def _hold(actor: Actor, transaction: Transaction, request_id: str) -> AccessRequest:
+    """The request, answered by nobody else until the transaction ends, by somebody who may. Raises ChangeRefused."""
+    if actor.user is not None:
+        await users.hold_admins(transaction)  # whoever ends this one's rights comes before or after
+    request = await stored.hold(transaction, request_id)
+    if request is not None and await may_answer(actor.deployment, actor.user, request.wish, reader=transaction):
+        return request
+    if request is not None and _is_asker(actor, request):
+        raise ChangeRefused("not_approver", "Somebody else has to answer this request.", kind="forbidden")
+    raise ChangeRefused("no_request", _NO_REQUEST, kind="not_found")
+
+
+async def _hold_for_either(actor: Actor, transaction: Transaction, request_id: str) -> AccessRequest:
+    """The request, for whoever asked and for those who may answer. Raises ChangeRefused."""
+    request = await stored.hold(transaction, request_id)
+    if request is None or not (
+        _is_asker(actor, request) or await may_answer(actor.deployment, actor.user, request.wish, reader=transaction)
+    ):
+        raise ChangeRefused("no_request", _NO_REQUEST, kind="not_found")
+    return request
+
+
+def _is_asker(actor: Actor, request: AccessRequest) -> bool:
+    return actor.user is not None and request.wish.user_id == actor.user.id
+
+
+async def _given_scopes(
+    deployment: Deployment, transaction: Transaction, request: AccessRequest, answer: AccessAnswer, *, now: int
+) -> frozenset[str]:
+    """What the answer gives: checked again, since things change while a request waits. Raises ChangeRefused."""
+    wish = request.wish
+    if wish.kind is Kind.GROUP:
+        group = await groups.get_group(transaction, wish.group_id)
+        if group is None or gives_role(deployment, group.name):
+            raise ChangeRefused("no_such_access", "There is nothing like that to give any more.", kind="conflict")
+        return _NOTHING
+    if wish.kind is Kind.COMPANY:
+        trusted = deployment.settings.enterprise.get(wish.target)
+        rules = answer.scopes or _NOTHING
+        if trusted is None or not rules or not rules <= set(trusted.allow):
+            raise ChangeRefused("request_rules", "Choose rules of this company to apply.", field="rules")
+        return rules
+    scopes = wish.scopes if answer.scopes is None else answer.scopes
+    if not scopes or not scopes <= wish.scopes:
+        said = "Allow some of the permissions that were asked for, and no others."
+        raise ChangeRefused("request_scopes", said, field="scopes")
+    if await sharing.usable(transaction, wish.target, user_id=wish.user_id, now=now) is None:
+        raise ChangeRefused("no_such_access", "There is nothing like that to give any more.", kind="conflict")
+    return scopes
+
+
+async def _carry_out(
+    transaction: Transaction, request: AccessRequest, scopes: frozenset[str], *, ends_at: int, now: int
+) -> bool:
+    """What a yes changes beside the row; whether it allowed the agent the account.
+
+    A person who asked for an agent allowed it with that; one whose agent asked by itself allows it afterwards.
+    """
+    wish = request.wish
+    if wish.kind is Kind.GROUP:
+        await _join(transaction, request, ends_at=ends_at, now=now)
+    if wish.kind is not Kind.ACCOUNT or wish.filed_by != "person":
+        return False
+    which = {"user_id": wish.user_id, "client_id": wish.client_id, "connection_id": wish.target}
+    held = await delegations.get(transaction, **which)
+    if held is not None and held.is_live(now):
+        return False
+    await delegations.allow(transaction, **which, scopes=scopes, now=now, expires_at=ends_at)
+    return True
+
+
+async def _join(transaction: Transaction, request: AccessRequest, *, ends_at: int, now: int) -> None:
+    wish = request.wish
+    await groups.hold_group(transaction, wish.group_id)
+    await groups.add_member(transaction, wish.group_id, wish.user_id, source=MEMBERSHIP, now=now, expires_at=ends_at)
+
+
+async def _again(reader: Reader, request: AccessRequest) -> AccessRequest:
+    return await stored.get(reader, request.id) or request
+
+
+def _event(actor: Actor, request: AccessRequest, kind: str, about: dict[str, object]) -> Event:
+    event = actor.event(kind, user_id=request.wish.user_id, client_id=request.wish.client_id or None, **about)
+    return replace(event, connection_id=request.wish.target if request.wish.kind is Kind.ACCOUNT else None)
+
+
+def _words(words: str) -> str:
+    return " ".join(visible(words).split())[:MOST_REASON]
+
+
+# What it is about
+
+
+async def describe(deployment: Deployment, request: AccessRequest, *, reader: Reader | None = None) -> Described:
+    """The request with the names of what it is about, as far as they still exist."""
+    database, wish = reader or deployment.database, request.wish
+    group = await groups.get_group(database, wish.group_id) if wish.group_id else None
+    account = None
+    if wish.kind is Kind.ACCOUNT:
+        account = await connections.get_connection(database, wish.target, user_id=wish.group_id)
+    decided = await users.get_user(database, request.decided_by) if request.decided_by else None
+    return Described(
+        request,
+        await users.get_user(database, wish.user_id),
+        await clients.get_client(database, wish.client_id) if wish.client_id else None,
+        provider="" if account is None else account.provider,
+        account="" if account is None else account.label,
+        group="" if group is None else group.name,
+        company=wish.target if wish.kind is Kind.COMPANY else "",
+        decided_by="" if decided is None else decided.name,
+    )
+
+
+# Managers of groups
+
+
+async def set_manager(actor: Actor, group: Group, person: User, *, is_manager: bool) -> bool:
+    """Let the person answer for the group, or no longer. False when that is already so."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        await groups.hold_group(transaction, group.id)
+        if not await stored.set_manager(transaction, group.id, person.id, is_manager=is_manager, now=now):
+            return False
+        event = actor.event("group.manager_changed", user_id=person.id, group=group.name, manages=is_manager)
+        await audit.append(transaction, event, now=now)
+    return True

@@ -1,0 +1,1 @@
+"""`requests ...`: what people asked others for, and the answers."""

@@ -1,0 +1,270 @@
+"""Access requests as people file, answer, and end them: in the browser, at the Admin API, and by commands."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from server.administration import access_requests, group_accounts
+from server.administration import groups as administration
+from server.administration.access_requests import AccessAnswer, Asking
+from server.administration.actor import Actor, ChangeRefused
+from tests.support.person import Person, forms_of
+from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
+from vault import delegations, groups, users
+from vault.approvals import access_requests as stored
+from vault.groups import Group
+from vault.records import Client, Connection, User
+from vault.upkeep import access_ends
+
+PAGE = "/access-requests"
+READ, WRITE = frozenset({"channels:read"}), frozenset({"chat:write"})
+DAY = 86400
+
+
+@dataclass
+class Office:
+    """Alice is the admin, bob a member of Sales with an agent, mia the manager of Sales, and otto is in no group."""
+
+    admin: AdminRoom
+    bob: User
+    mia: User
+    otto: User
+    agent: Client
+    group: Group
+    account: Connection
+
+    def asking(self, **changes: object) -> Asking:
+        facts: dict[str, object] = {
+            "account": self.account.id,
+            "client_id": self.agent.id,
+            "scopes": WRITE,
+            "reason": "the launch",
+            "days": 3,
+        }
+        return Asking(**(facts | changes))  # pyright: ignore[reportArgumentType]
+
+    async def browser(self, user: User) -> Person:
+        return await self.admin.room.signed_in(user)
+
+    async def may(self) -> frozenset[str]:
+        """What requests give bob's agent of the account beyond the group's rule now."""
+        now = self.admin.deployment.now()
+        found = await stored.list_of_person(self.admin.deployment.database, self.bob.id)
+        return frozenset(scope for one in found if one.is_allowed(now) for scope in one.wish.scopes)
+
+
+@pytest.fixture
+async def office(tmp_path: Path) -> AsyncGenerator[Office]:
+    overrides = {"access_requests": {"groups": ["Sales", "Admins"]}, "admin": {"group_roles": {"Admins": "auditor"}}}
+    async with running_admin_room(tmp_path, **overrides) as admin:
+        room, alice = admin.room, await admin.person("alice")
+        bob, mia, otto = await room.user("bob"), await room.user("mia"), await room.user("otto")
+        group = await administration.create(admin.operator, "Sales")
+        await administration.create(admin.operator, "Admins")
+        await administration.add_member(admin.operator, group, bob)
+        own = await room.account(alice, "slack", label="Team", scopes=READ | WRITE)
+        given = await group_accounts.give(admin.operator, alice, own.id, group, reads_only=True, asks_writes=False)
+        agent = await room.agent(name="Report bot")
+        await room.grant(bob, agent)
+        await access_requests.set_manager(admin.operator, group, mia, is_manager=True)
+        yield Office(admin, bob, mia, otto, agent, group, given)
+
+
+async def test_a_member_asks_the_manager_answers_and_either_ends_it(office: Office) -> None:
+    asker, manager = await office.browser(office.bob), await office.browser(office.mia)
+    assert "More of Slack (Team), of the group Sales" in (await asker.open(PAGE)).text
+    form = await asker.open(f"{PAGE}/new?account={office.account.id}&agent={office.agent.id}&scopes=chat:write")
+    refused = await asker.submit(form, {"reason": " ", "days": "3"}, form="/new")
+    assert refused.status_code == 400
+    assert "Say in 1 to 500 characters" in refused.text
+    assert "Choose 1 to 30 days" in (await asker.submit(form, {"reason": "x", "days": "31"}, form="/new")).text
+    filed = await asker.submit(form, {"reason": "the <b>launch</b>", "days": "3"}, form="/new")
+    assert "Waiting" in filed.text
+    assert "the &lt;b&gt;launch" in filed.text
+    again = await asker.submit(form, {"reason": "again", "days": "3"}, form="/new")
+    assert again.url == filed.url, "one open request for the same thing"
+    path = filed.url.path
+    assert not [one for one in forms_of(filed.text) if ("decision", "allow") in one.buttons]
+    own = await asker.submit(filed, {"days": "3", "scopes": "chat:write"}, form=path, button=("decision", "allow"))
+    assert own.status_code == 403
+    assert "Somebody else has to answer" in own.text
+    assert (await (await office.browser(office.otto)).open(path)).status_code == 404
+    assert "waiting for you" in (await manager.open("/")).text
+    seen = await manager.open(path)
+    assert "bob" in seen.text
+    assert await office.may() == frozenset()
+    given = await manager.submit(seen, {"days": "2", "words": "until Friday"}, form=path, button=("decision", "allow"))
+    assert "Allowed" in given.text
+    assert await office.may() == WRITE
+    shown = await asker.open(f"/agents/{office.agent.id}")
+    assert "By access requests" in shown.text
+    assert "until Friday" in (await asker.open(path)).text
+    late = await manager.submit(seen, {"days": "2"}, form=path, button=("decision", "allow"))
+    assert late.status_code == 409
+    ended = await asker.submit(await asker.open(path), form=path, button=("decision", "end"))
+    assert "Ended" in ended.text
+    assert await office.may() == frozenset()
+    kinds = [one.kind for one in await office.admin.room.events() if one.kind.startswith("permission.")]
+    assert kinds == ["permission.requested", "permission.allowed", "permission.ended"]
+
+
+REFUSED = (
+    ({"account": "nothing"}, "no_such_access"),
+    ({"client_id": "another"}, "request_agent"),
+    ({"scopes": frozenset({"admin"})}, "request_scopes"),
+    ({"scopes": frozenset()}, "request_scopes"),
+    ({"scopes": READ}, "nothing_more"),
+    ({"reason": " "}, "request_reason"),
+    ({"reason": "x" * 501}, "request_reason"),
+    ({"days": 0}, "request_days"),
+    ({"days": 31}, "request_days"),
+    ({"account": "", "group": "Admins"}, "no_such_access"),
+    ({"account": "", "group": "Elsewhere"}, "no_such_access"),
+    ({"account": "", "company": "acme"}, "no_such_access"),
+)
+
+
+async def test_only_what_others_can_give_is_asked_for(office: Office) -> None:
+    deployment = office.admin.deployment
+    for changes, reason in REFUSED:
+        with pytest.raises(ChangeRefused) as refused:
+            await access_requests.ask(deployment, office.bob, office.asking(**changes))
+        assert refused.value.reason == reason, changes
+    request, is_new = await access_requests.ask(deployment, office.bob, office.asking())
+    assert is_new
+    assert not (await access_requests.ask(deployment, office.bob, office.asking()))[1]
+    assert request.wish.scopes == WRITE
+
+
+async def test_what_is_ones_own_needs_nobody(office: Office) -> None:
+    mine = await office.admin.room.account(office.bob, "slack", label="Bob", scopes=READ | WRITE)
+    with pytest.raises(ChangeRefused) as refused:
+        await access_requests.ask(office.admin.deployment, office.bob, office.asking(account=mine.id))
+    assert refused.value.reason == "own_account"
+
+
+async def test_a_person_asks_only_so_often(office: Office) -> None:
+    deployment = office.admin.deployment
+    for _ in range(access_requests.PER_DAY):
+        request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    with pytest.raises(ChangeRefused) as refused:
+        await access_requests.ask(deployment, office.bob, office.asking())
+    assert (refused.value.reason, refused.value.kind) == ("request_limit", "too_many_requests")
+    deployment.database.clock_offset += 2 * DAY
+    assert (await access_requests.ask(deployment, office.bob, office.asking()))[0].id == request.id
+
+
+async def test_only_the_right_one_answers_and_within_what_was_asked_for(office: Office) -> None:
+    deployment = office.admin.deployment
+    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    for user, reason in ((office.otto, "no_request"), (office.bob, "not_approver")):
+        with pytest.raises(ChangeRefused) as refused:
+            await access_requests.allow(Actor(deployment, user, "administration"), request.id, AccessAnswer(1))
+        assert refused.value.reason == reason
+    manager = Actor(deployment, office.mia, "administration")
+    for answer, reason in (
+        (AccessAnswer(4), "request_days"),
+        (AccessAnswer(0), "request_days"),
+        (AccessAnswer(1, READ | WRITE), "request_scopes"),
+        (AccessAnswer(1, frozenset()), "request_scopes"),
+    ):
+        with pytest.raises(ChangeRefused) as refused:
+            await access_requests.allow(manager, request.id, answer)
+        assert refused.value.reason == reason
+    await access_requests.set_manager(office.admin.operator, office.group, office.mia, is_manager=False)
+    with pytest.raises(ChangeRefused):
+        await access_requests.allow(manager, request.id, AccessAnswer(1))
+    assert await office.may() == frozenset()
+    await access_requests.set_manager(office.admin.operator, office.group, office.mia, is_manager=True)
+    given = await access_requests.allow(manager, request.id, AccessAnswer(1))
+    assert given.made_permission, "who asks for an agent allows it with that"
+    assert await office.may() == WRITE
+    event = (await office.admin.room.events(office.bob))[-1]
+    assert (event.kind, event.details["by"], event.details["group"]) == ("permission.allowed", "mia", "Sales")
+
+
+async def test_a_manager_may_allow_their_own_request_a_member_may_not(office: Office) -> None:
+    deployment, room = office.admin.deployment, office.admin.room
+    await administration.add_member(office.admin.operator, office.group, office.mia)
+    agent = await room.agent(name="Own bot")
+    await room.grant(office.mia, agent)
+    request, _ = await access_requests.ask(deployment, office.mia, office.asking(client_id=agent.id))
+    assert await access_requests.allow(Actor(deployment, office.mia, "administration"), request.id, AccessAnswer(1))
+
+
+async def test_nothing_is_allowed_to_somebody_who_is_disabled_or_left(office: Office) -> None:
+    deployment, manager = office.admin.deployment, Actor(office.admin.deployment, office.mia, "administration")
+    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    await administration.remove_member(office.admin.operator, office.group, office.bob)
+    with pytest.raises(ChangeRefused) as refused:
+        await access_requests.allow(manager, request.id, AccessAnswer(1))
+    assert refused.value.reason == "no_such_access"
+    await administration.add_member(office.admin.operator, office.group, office.bob)
+    async with deployment.transaction() as transaction:
+        await users.disable_user(transaction, office.bob.id, now=deployment.now())
+    with pytest.raises(ChangeRefused) as refused:
+        await access_requests.allow(manager, request.id, AccessAnswer(1))
+    assert refused.value.reason == "asker_gone"
+
+
+async def test_somebody_outside_gets_the_groups_accounts_for_some_days(office: Office) -> None:
+    deployment, database = office.admin.deployment, office.admin.deployment.database
+    asker, manager = await office.browser(office.otto), await office.browser(office.mia)
+    offered = await asker.open(PAGE)
+    assert "The accounts of the group Sales" in offered.text
+    assert "Admins" not in offered.text, "whoever is in it has a role here"
+    form = await asker.open(f"{PAGE}/new?group=Sales")
+    filed = await asker.submit(form, {"reason": "cover for bob", "days": "5"}, form="/new")
+    path = filed.url.path
+    assert not await groups.is_member(database, office.group.id, office.otto.id, now=deployment.now())
+    given = await manager.submit(await manager.open(path), {"days": "2"}, form=path, button=("decision", "allow"))
+    assert "Allowed" in given.text
+    assert await groups.is_member(database, office.group.id, office.otto.id, now=deployment.now())
+    alice = await office.admin.room.signed_in("alice")
+    shown = await alice.open(f"/administration/groups/{office.group.id}")
+    assert "By an access request." in shown.text
+    deployment.database.clock_offset += 2 * DAY + 60
+    assert not await groups.is_member(database, office.group.id, office.otto.id, now=deployment.now())
+    assert await access_ends.end_over(database) == 1
+    assert (await office.admin.room.kinds(office.otto))[-1] == "permission.ended"
+
+
+async def test_the_admin_api_lists_answers_and_ends(office: Office) -> None:
+    admin, deployment = office.admin, office.admin.deployment
+    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    path = f"/access-requests/{request.id}"
+    listed = (await admin.call("GET", "/access-requests", params={"status": "pending"})).json()["items"]
+    assert [(one["person"], one["agent"], one["group"], one["days"]) for one in listed] == [
+        ("bob", "Report bot", "Sales", 3)
+    ]
+    reader = await admin.token_with("admin:read")
+    problem(await admin.call("POST", f"{path}/answer", token=reader, json={"allow": True}), 403, "insufficient_scope")
+    problem(await admin.call("POST", f"{path}/answer", json={"allow": True, "days": 4}), 400, "request_days")
+    given = await admin.call("POST", f"{path}/answer", json={"allow": True, "words": "fine"})
+    assert (given.json()["status"], given.json()["answer"], given.json()["decided_by"]) == ("allowed", "fine", "alice")
+    problem(await admin.call("POST", f"{path}/answer", json={"allow": False}), 409, "transition_refused")
+    assert (await admin.call("DELETE", path)).json()["ended_reason"] == "by_approver"
+    problem(await admin.call("DELETE", path), 409, "access_over")
+    problem(await admin.call("GET", "/access-requests/nothing"), 404, "no_request")
+    again, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    denied = await admin.call("POST", f"/access-requests/{again.id}/answer", json={"allow": False})
+    assert denied.json()["status"] == "denied"
+    manager = f"/groups/{office.group.id}/managers/{office.otto.id}"
+    assert (await admin.call("PUT", manager)).status_code == 204
+    assert office.otto.id in await stored.managers(deployment.database, office.group.id)
+    assert (await admin.call("DELETE", manager)).status_code == 204
+    assert office.otto.id not in await stored.managers(deployment.database, office.group.id)
+
+
+async def test_an_agents_own_request_gives_it_nothing_before_its_person_does(office: Office) -> None:
+    deployment = office.admin.deployment
+    request, _ = await access_requests.ask(deployment, office.bob, office.asking(is_by_agent=True), via="Report bot")
+    given = await access_requests.allow(office.admin.operator, request.id, AccessAnswer(1))
+    assert not given.made_permission
+    which = {"user_id": office.bob.id, "client_id": office.agent.id, "connection_id": office.account.id}
+    assert await delegations.get(deployment.database, **which) is None
+    assert (await office.admin.room.events(office.bob))[-2].details["via"] == "Report bot"
