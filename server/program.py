@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
+from server.runtime import core_dumps
 from server.runtime.garbage import put_off
 from server.runtime.lean_sdk import load_lean
 
@@ -16,6 +17,7 @@ _WAITED_FOR: Final = frozenset({"serve", "stdio"})
 
 def main() -> None:
     """Run the program."""
+    core_dumps.forbid()
     put_off()
     if _WAITED_FOR.isdisjoint(sys.argv[1:2]):
         from server.cli import main as run

@@ -87,6 +87,7 @@ class ServerSettings(Section):
         le=60,
         description="Seconds from SIGTERM, when /readyz fails, to refusing new connections",
     )
+    core_dumps: bool = Field(default=False, description="Let a crash leave an image of the memory, with its secrets")
 
     @field_validator("trusted_proxies")
     @classmethod

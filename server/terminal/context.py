@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Concatenate, Final, NoReturn, Param
 
 import typer
 
+from server.runtime import core_dumps
 from server.runtime.printable import printable
 from server.terminal.completion import complete_users
 
@@ -70,7 +71,10 @@ class Setup:
         """The settings. Raises SettingsRefused."""
         from server.settings import load_settings
 
-        return load_settings(self.config, data=self.directory(), overrides=overrides)
+        settings = load_settings(self.config, data=self.directory(), overrides=overrides)
+        if settings.server.core_dumps:
+            core_dumps.allow()
+        return settings
 
     def providers(self) -> ProviderSet:
         """The providers as they are set up here: by the settings, and in the browser where a vault is.
