@@ -7,7 +7,7 @@ page; `server.mcp.elicitation` chooses how a link is offered.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from providers.definitions.catalog import Provider
@@ -62,9 +62,9 @@ class ConnectRefused(PersonRefused):
 class ConnectLink:
     """What an agent gives its person: a link, or a code for a device without this browser."""
 
-    url: str
+    url: str = field(repr=False)
     device_url: str
-    user_code: str
+    user_code: str = field(repr=False)
     message: str
 
     def members(self) -> dict[str, str]:
