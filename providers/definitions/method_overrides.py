@@ -21,7 +21,7 @@ QueryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_$][A-Za-z0-9_
 # Frameworks behind many APIs take the method from such a parameter or header, so all of them are refused everywhere:
 # parameters as `fold_name` writes them, headers in lower case. CORS sends no call with its own header.
 METHOD_PARAMETER: Final = re.compile(
-    r"(?:[_$]+|x_)+(?:http_?)?(?:method|verb)|http_?(?:method|verb)|.*(?:method|verb)_?override.*"
+    r"(?:[_$]|x_)+(?:http_?)?(?:method|verb)|http_?(?:method|verb)|.*(?:method|verb)_?override.*"
 )
 METHOD_HEADER: Final = re.compile(
     r"(?!access-control-request-method$)(?:.*[-_])?(?:method|verb)(?:[-_].*)?|.*override.*"

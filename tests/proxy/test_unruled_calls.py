@@ -113,6 +113,12 @@ async def test_a_read_does_not_become_a_write_by_a_parameter(room: ProxyRoom, qu
     assert len(room.provider.arrivals) == 1
 
 
+async def test_a_long_name_is_read_at_once(room: ProxyRoom) -> None:
+    one = await handle(room, "gumroad", READ)
+    assert await refusal(one, "GET", f"/x?{'_' * 70}=1") == ""
+    assert await refusal(one, "GET", f"/x?{'_' * 70}method=DELETE") == "method_override"
+
+
 async def test_no_credential_is_sent_along_and_none_comes_back(room: ProxyRoom) -> None:
     one = await handle(room, "gumroad", READ)
     assert await refusal(one, "GET", "/x?access_token=another") == "credential_refused"
