@@ -38,11 +38,11 @@ class Told:
 
     refusal: VaultError  # names no account that the agent may not use
     wording: Wording
-    text: str
-    description: str
+    text: str = field(repr=False)  # may hold the link
+    description: str = field(repr=False)
     answer: RefusalKind  # for OAuth endpoints
     retry_after: int | None = None
-    members: Mapping[str, object] = field(default_factory=dict[str, object])
+    members: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
     link: ConnectLink | None = None
 
     @property

@@ -70,7 +70,7 @@ class ToolRequest:
 class _Outcome:
     """What goes to the client, and what the activity records."""
 
-    result: CallToolResult | InputRequiredResult | TaskOffered | MCPError
+    result: CallToolResult | InputRequiredResult | TaskOffered | MCPError = field(repr=False)
     outcome: str = "ok"  # ok | refused | failed
     code: str | None = None
 

@@ -17,7 +17,7 @@ from vault.refusals import TransitionRefused
 class DeviceFacts:
     """For a request by device code (RFC 8628): what its person compares, and the code that their approval will make."""
 
-    user_code: str
+    user_code: str = field(repr=False)
     address: str  # of the device that asked for the code
     asked_at: int
     code: str = field(repr=False)

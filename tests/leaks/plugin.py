@@ -1,0 +1,65 @@
+"""`make leaks`: the suite with a watch over each of its processes. A test that leaks is an error.
+
+    pytest -p tests.leaks.plugin
+
+What processes of their own (`serve`, `stdio`, commands) make is unknown here; what they print is searched for the
+secrets of the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.leaks.watching import Watch
+
+WATCH = Watch()
+_REST = ExitStack()
+_FOLDERS: set[Path] = set()
+
+
+def pytest_sessionstart() -> None:
+    """From the first fixture on."""
+    _REST.enter_context(WATCH.installed())
+
+
+def pytest_sessionfinish() -> None:
+    """Put everything back."""
+    _REST.close()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Modules are loaded late: look for new records each time."""
+    WATCH.watch_reprs()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Log records of set-up, call, and teardown."""
+    with WATCH.logging():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """Search while databases are open, so that their write-ahead logs are there."""
+    for value in getattr(item, "funcargs", {}).values():
+        if isinstance(value, Path):
+            _FOLDERS.add(value)
+    for phase, kind, text in item._report_sections:
+        if kind == "stderr":
+            WATCH.text(f"standard error of {phase}", text)
+    found = WATCH.look(sorted(_FOLDERS))
+    yield
+    if found:
+        pytest.fail("secrets leaked:\n" + "\n".join(sorted({str(one) for one in found})), pytrace=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was searched in this process."""
+    searched = ", ".join(f"{count} x {name}" for name, count in sorted(WATCH.looked_at.items()))
+    terminalreporter.write_line(f"leaks: {len(WATCH.canaries)} secrets looked for in {searched or 'workers'}")

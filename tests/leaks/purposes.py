@@ -1,0 +1,63 @@
+"""Where a secret may be: in the answer that hands it out.
+
+A secret's kind is the file that makes it and its size in bytes (`vault/handles.py 32`), or a word for it. No secret may
+be in a file of the vault.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+IDENTIFIERS = frozenset({"vault/records.py"})  # of records: events and pages name them
+TOKEN = r"/(oauth/)?token/?"
+PAGE = (
+    r"/(authorize|consent|connect|connections|device|sign-in|sign-out|first-run|approvals|account|agents|admin)(/.*)?"
+)
+LINKING = r"/mcp/?|/sse|/messages/?|/proxy/.*|/admin/v1/.*"  # answers that say what a person should open
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """Secrets of this kind are handed out in these parts of the answers of these paths."""
+
+    kind: str
+    part: str
+    path: str
+    why: str
+
+
+PURPOSES = (
+    Purpose("a signed token|vault/tokens/tokens.py 32|vault/handles.py 32", "body", TOKEN, "RFC 6749 §5.1"),
+    Purpose(
+        "providers/simulator/.*|an upstream token", "body", TOKEN, "the operator lets a client have upstream tokens"
+    ),
+    Purpose("server/oauth/clients/registration.py 32", "body", r"/register(/.*)?", "RFC 7591 §3.2.1"),
+    Purpose("vault/sign_in/sessions.py 32|server/portal/requests.py 32", "set-cookie", PAGE, "a browser's own cookie"),
+    Purpose(
+        "server/sign_in/openid.py 32", "set-cookie|location", PAGE, "OpenID Connect Core §3.1.2.1: state and nonce"
+    ),
+    Purpose("server/connecting/provider_authorization.py 32", "location", PAGE, "RFC 6749 §4.1.1: state"),
+    Purpose(
+        "vault/tickets.py 32", "location|body", PAGE, "the code for the client, and forms that belong to a request"
+    ),
+    Purpose("vault/tickets.py 32|a user code", "body", LINKING + "|" + TOKEN, "links for the person"),
+    Purpose(
+        "(vault/tickets.py|server/oauth/device.py) 32|a user code", "body", r"/device_authorization", "RFC 8628 §3.2"
+    ),
+    Purpose("a user code", "body|location", PAGE, "the person compares it"),
+)
+
+
+def may_be_told(kind: str, part: str, path: str) -> bool:
+    """Whether this part of an answer (`body`, or a header's name) hands out such secrets."""
+    return any(
+        re.fullmatch(one.kind, kind) and re.fullmatch(one.part, part) and re.fullmatch(one.path, path)
+        for one in PURPOSES
+    )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the vault wrote the file: tests write others."""
+    return ".sqlite" in path.name or "journal" in path.name

@@ -1,0 +1,270 @@
+"""A watch over this process: takes note of every secret that is made, and of everything that comes out.
+
+Out come log records at DEBUG as our two formatters write them, spans, the figures for Prometheus, what refusals carry,
+`repr` of our records, HTTP answers, and files. `may_be_told` lists the answers whose purpose a secret is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import secrets
+import sys
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from joserfc import jwt
+from starlette.types import Message, Receive, Scope, Send
+
+from server.http import edge
+from server.oauth.rules import OAuthError
+from server.runtime import logs
+from tests.leaks.canaries import Canaries, Sighting
+from tests.leaks.purposes import IDENTIFIERS, is_ours, may_be_told
+from tests.support.doubles.upstream_double import UpstreamDouble
+from vault import spans, tickets
+from vault.keys import passwords
+from vault.refusals import VaultError
+
+ROOT = Path(__file__).parents[2]
+SECRET_SIZE = 20  # bytes; shorter random values are identifiers
+REPRS = 200  # of one class between two looks
+
+
+class Collector(logging.Handler):
+    """Writes each record as the product would, in both forms."""
+
+    def __init__(self, write: Callable[[str, str], None]) -> None:
+        super().__init__(logging.DEBUG)
+        self._write = write
+        self._forms = (logs.JsonRecords(), logs._Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self.addFilter(logs._NoForeignDetails())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for form in self._forms:
+            self._write(f"log of {record.name}", form.format(record))
+
+
+class _Noted:
+    """A span that keeps what was noted."""
+
+    def __init__(self, attributes: dict[str, spans.Attribute]) -> None:
+        self.attributes = dict(attributes)
+        self.inner: spans.Span | None = None
+
+    def note(self, **attributes: spans.Attribute) -> None:
+        self.attributes |= attributes
+        if self.inner is not None:
+            self.inner.note(**attributes)
+
+
+class Watch:
+    """Secrets in, sightings out."""
+
+    def __init__(self) -> None:
+        self.canaries = Canaries()
+        self.looked_at: Counter[str] = Counter()  # how much was searched, by what it is
+        self._texts: dict[tuple[str, str | bytes], None] = {}  # in order, each once
+        self._told: dict[tuple[str, str, bytes], None] = {}
+        self._reprs: Counter[type] = Counter()
+        self._makers: dict[type, Callable[..., None]] = {}  # of the classes that are watched
+        self._files: dict[Path, tuple[int, int]] = {}
+
+    # what comes out
+
+    def text(self, place: str, content: str | bytes) -> None:
+        """Something came out that must not hold any secret."""
+        self._texts.setdefault((place, content))
+
+    def told(self, path: str, part: str, content: bytes) -> None:
+        """An answer was sent: a header (by its name), or the body."""
+        self._told.setdefault((path, part, content))
+
+    def look(self, folders: Iterable[Path] = ()) -> list[Sighting]:
+        """Search what came out since the last look, and what changed in the folders."""
+        found: list[Sighting] = []
+        texts, told = list(self._texts), list(self._told)
+        self._texts.clear()
+        self._told.clear()
+        self._reprs.clear()
+        for place, content in texts:
+            self.looked_at[place.split(" of ")[0]] += 1
+            found += self.canaries.find(content, place)
+        for path, part, content in told:
+            self.looked_at["answer"] += 1
+            found += [
+                sighting
+                for sighting in self.canaries.find(content, f"{part} of {path}")
+                if not may_be_told(sighting.kind, part, path)
+            ]
+        for folder in folders:
+            for path in self._changed(folder):
+                self.looked_at["file"] += 1
+                found += self.canaries.find(path.read_bytes(), f"file {path.name}")
+        return found
+
+    def _changed(self, folder: Path) -> Generator[Path]:
+        for where, _, names in os.walk(folder):
+            for name in names:
+                path = Path(where, name)
+                if path.is_symlink() or not path.is_file() or not is_ours(path):
+                    continue
+                stat = path.stat()
+                seen = (stat.st_mtime_ns, stat.st_size)
+                if self._files.get(path) != seen:
+                    self._files[path] = seen
+                    yield path
+
+    # taking note
+
+    @contextmanager
+    def installed(self) -> Generator[Watch]:
+        """Take note of everything in this process while the block runs."""
+        with pytest.MonkeyPatch.context() as patch:
+            self._watch_makers(patch)
+            self._watch_ways_out(patch)
+            yield self
+        spans.listen(None)
+        for kind, make in self._makers.items():
+            kind.__init__ = make
+        self._makers.clear()
+
+    @contextmanager
+    def logging(self) -> Generator[None]:
+        """Take note of log records, at DEBUG, whatever levels a test sets."""
+        handler, root, ours = Collector(self.text), logging.getLogger(), logging.getLogger("token_vault")
+        level = ours.level
+        root.addHandler(handler)
+        ours.setLevel(logging.DEBUG)
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            ours.setLevel(level)
+
+    def _watch_makers(self, patch: pytest.MonkeyPatch) -> None:
+        made_text, sign, user_code = secrets.token_urlsafe, jwt.encode, tickets.new_user_code
+        hash_password, upstream_name = passwords.hash_password, UpstreamDouble._name
+
+        def token_urlsafe(nbytes: int | None = None) -> str:
+            value = made_text(nbytes)
+            if (nbytes or 32) >= SECRET_SIZE:
+                place = _maker()
+                if place not in IDENTIFIERS:
+                    self.canaries.add(f"{place} {nbytes or 32}", value)
+            return value
+
+        def encode(*arguments: object, **options: object) -> str:
+            token = sign(*arguments, **options)
+            self.canaries.add_signed("a signed token", token)
+            return token
+
+        def new_user_code() -> str:
+            code = user_code()
+            self.canaries.add("a user code", code)
+            return code
+
+        async def hashed(password: str) -> str:
+            if len(password) >= 12:
+                self.canaries.add("a password", password)
+            return await hash_password(password)
+
+        def _name(double: UpstreamDouble, kind: str) -> str:
+            name = upstream_name(double, kind)
+            self.canaries.add("an upstream token", name)
+            return name
+
+        patch.setattr(secrets, "token_urlsafe", token_urlsafe)
+        patch.setattr(jwt, "encode", encode)
+        patch.setattr(tickets, "new_user_code", new_user_code)
+        patch.setattr(passwords, "hash_password", hashed)
+        patch.setattr(UpstreamDouble, "_name", _name)
+
+    def _watch_ways_out(self, patch: pytest.MonkeyPatch) -> None:
+        listen, answer = spans.listen, edge.Edge.__call__
+
+        def listening(listener: spans.Listener | None) -> None:
+            listen(lambda name, attributes, parent: self._span(listener, name, attributes, parent))
+
+        async def call(app: edge.Edge, scope: Scope, receive: Receive, send: Send) -> None:
+            body = bytearray()
+
+            async def heard(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    for name, value in message["headers"]:
+                        self.told(scope["path"], name.decode("latin-1"), value)
+                elif message["type"] == "http.response.body":
+                    body.extend(message.get("body", b""))
+                await send(message)
+
+            try:
+                await answer(app, scope, receive, heard)
+            finally:
+                if scope["type"] == "http":
+                    self.told(scope["path"], "body", bytes(body))
+
+        for kind in (VaultError, OAuthError):
+            patch.setattr(kind, "__init__", self._refusing(kind.__init__))
+        patch.setattr(edge.Edge, "__call__", call)
+        patch.setattr(spans, "listen", listening)
+        listening(None)
+
+    def _refusing(self, refuse: Callable[..., None]) -> Callable[..., None]:
+        def refused(error: VaultError | OAuthError, *arguments: object, **options: object) -> None:
+            refuse(error, *arguments, **options)
+            self.text("refusal", f"{error!r} {error} {error.detail}")
+
+        return refused
+
+    @contextmanager
+    def _span(
+        self, listener: spans.Listener | None, name: str, attributes: dict[str, spans.Attribute], parent: object
+    ) -> Generator[spans.Span]:
+        noted = _Noted(attributes)
+        try:
+            if listener is None:
+                yield noted
+            else:
+                with listener(name, attributes, parent) as inner:
+                    noted.inner = inner
+                    yield noted
+        finally:
+            self.text("span", f"{name} {noted.attributes}")
+
+    def watch_reprs(self) -> None:
+        """From now on take note of `repr` of new records of the classes of ours that are loaded."""
+        for name, module in list(sys.modules.items()):
+            if not name.startswith(("vault.", "server.", "providers.")) or name.startswith("providers.simulator"):
+                continue
+            for found in list(vars(module).values()):
+                if isinstance(found, type) and dataclasses.is_dataclass(found) and found.__module__ == name:
+                    self._watch_repr(found)
+
+    def _watch_repr(self, kind: type) -> None:
+        if kind in self._makers or not kind.__dataclass_params__.repr:
+            return
+        make: Callable[..., None] = kind.__init__
+        self._makers[kind] = make
+
+        def made(record: object, *arguments: object, **options: object) -> None:
+            make(record, *arguments, **options)
+            if self._reprs[kind] < REPRS and type(record) is kind:
+                self._reprs[kind] += 1
+                self.text(f"repr of {kind.__name__}", repr(record))
+
+        kind.__init__ = made
+
+
+def _maker() -> str:
+    """The file of ours in which a secret is made."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(ROOT) and ".venv" not in path.parts:
+            return path.relative_to(ROOT).as_posix()
+        frame = frame.f_back
+    return "a library"
