@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo demo-enterprise test long keyservices lint types bench million screenshots chaos soak ha fuzz attack clients conformance first-hour clean lock serve node sdks bundle release version docs recordings chart
+.PHONY: help demo demo-enterprise test long keyservices lint types bench million screenshots chaos soak ha fuzz leaks mutate attack clients conformance first-hour clean lock serve node sdks bundle release version docs recordings chart
 .DEFAULT_GOAL := help
 
 help:
@@ -23,7 +23,8 @@ help:
 	@echo "make million      upkeep, pages and commands at 1,000,000 connections and 10,000,000 events (MILLION=--sqlite or --postgres; about an hour, 15 GB in /tmp)"
 	@echo "make soak         10,000 accounts with tokens of 30 s for 20 minutes (change it with SOAK=\"--minutes 5\" and so on)"
 	@echo "make ha           failovers of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; names the Debian packages it needs)"
-	@echo "make fuzz         every property of the suite with 20,000 random examples, raw HTTP connections among them (TESTS=tests/proxy/test_masking.py runs one file)"
+	@echo "make fuzz         atheris on every parser for a minute each (FUZZ=\"--seconds 600 proxy_target\"), then every property of the suite with 20,000 random examples (TESTS=tests/proxy/test_masking.py runs one file)"
+	@echo "make leaks        the suite with every token, code, secret, password, and cookie that it makes as a canary, and an error at each await"
 	@echo "make attack       about 1,300 black-box attacks on a running vault; prints what held and what failed (not part of make test)"
 	@echo "make clients      a week of what MCP clients do to their tokens, and how often a person had to sign in (DAYS=1; URL=https://... plays against any server)"
 	@echo "make conformance  the official MCP conformance suite against a running vault, a minute (after make node; WRITE=1 also writes docs/evidence/conformance.md)"
@@ -109,8 +110,13 @@ soak: .venv/.dev
 ha: .venv/.dev
 	$(RUN) -m tests.ha $(HA)
 
-fuzz: .venv/.dev
+fuzz: .venv/fuzz/.done
+	PYTHONPATH=$$(echo .venv/fuzz/lib/python3*/site-packages) $(RUN) -m tests.fuzz $(FUZZ)
 	$(RUN) -m pytest -n 2 --dist loadfile -m hypothesis --hypothesis-profile=fuzz --timeout=3600 $(TESTS)
+
+leaks: .venv/.dev
+	$(RUN) -m pytest -n 2 --dist loadfile -p tests.leaks.plugin -m "not long" $(TESTS)
+	$(RUN) -m pytest -n 2 -m long tests/leaks
 
 # uses a separate vault in a temporary folder; ATTACK=tests/attacks/attack_proxy.py runs one surface
 attack: .venv/.dev
@@ -146,14 +152,19 @@ EXTRAS := keyring postgres telemetry
 lock: .venv/.dev
 	$(BIN)/uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --group build --universal --generate-hashes --no-annotate --no-header -q -o requirements.txt
 	$(BIN)/uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --group build --group dev --universal --generate-hashes --no-annotate --no-header -q -o requirements-dev.txt
-	for one in tests/release/tools tests/keyservices/requirements deploy/site/requirements deploy/helm/requirements; do $(BIN)/uv pip compile $$one.in --python-version 3.11 --universal --generate-hashes --no-annotate --no-header -q -o $$one.txt || exit 1; done
+	for one in tests/release/tools tests/keyservices/requirements tests/fuzz/requirements tests/mutation/requirements deploy/site/requirements deploy/helm/requirements; do $(BIN)/uv pip compile $$one.in --python-version 3.11 --universal --generate-hashes --no-annotate --no-header -q -o $$one.txt || exit 1; done
 	for one in $(SDKS); do $(BIN)/uv pip compile tests/sdks/$$one.in --python-version 3.11 --universal --generate-hashes --no-annotate --no-header -q -o tests/sdks/$$one.txt || exit 1; done
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage* htmlcov dist build tests/node/node_modules tests/node/auth0/node_modules
 
-# tools with a lock of their own: of the documentation site, and of the Helm chart
+# tools with a lock of their own: of the documentation site, of the Helm chart, for fuzzing, and for mutants
 .venv/site/.done .venv/helm/.done: .venv/%/.done: deploy/%/requirements.txt | .venv/.dev
+	$(BIN)/uv venv -q --clear --python $(RUN) .venv/$*
+	$(BIN)/uv pip install -q --python .venv/$*/bin/python --require-hashes -r $<
+	@touch $@
+
+.venv/fuzz/.done .venv/mutation/.done: .venv/%/.done: tests/%/requirements.txt | .venv/.dev
 	$(BIN)/uv venv -q --clear --python $(RUN) .venv/$*
 	$(BIN)/uv pip install -q --python .venv/$*/bin/python --require-hashes -r $<
 	@touch $@
