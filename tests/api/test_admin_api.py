@@ -436,6 +436,7 @@ async def test_the_activity_is_filtered_paged_and_exported(room: AdminRoom) -> N
     assert [row["kind"] for row in rows] == ["user.disabled", "user.created"]
 
 
+@pytest.mark.requirement("V-11")
 async def test_keys_settings_and_health_are_shown_without_secrets(room: AdminRoom) -> None:
     before = await _ok(await room.call("GET", "/keys"))
     rotated = await _ok(await room.call("POST", "/keys/signing"), 201)

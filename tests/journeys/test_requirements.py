@@ -31,9 +31,7 @@ def _manifest() -> dict[str, dict[str, object]]:
 def test_every_requirement_that_must_hold_has_a_test() -> None:
     marks = _marks()
     missing = [
-        f"{key} ({facts['severity']}): {facts['requirement']}"
-        for key, facts in _manifest().items()
-        if not facts.get("optional") and key not in marks
+        f"{key} ({facts['severity']}): {facts['requirement']}" for key, facts in _manifest().items() if key not in marks
     ]
     assert not missing, "requirements without a test:\n" + "\n".join(missing)
 
@@ -41,12 +39,3 @@ def test_every_requirement_that_must_hold_has_a_test() -> None:
 def test_every_id_that_a_test_names_is_a_requirement() -> None:
     unknown = {key: sorted(tests) for key, tests in _marks().items() if key not in _manifest()}
     assert not unknown
-
-
-def test_only_medium_and_storage_requirements_are_optional() -> None:
-    wrong = [
-        key
-        for key, facts in _manifest().items()
-        if facts.get("optional") and key.startswith("S-") and facts["severity"] in {"C", "H"}
-    ]
-    assert not wrong

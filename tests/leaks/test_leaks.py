@@ -204,7 +204,7 @@ async def check_silence(store: Store, flow: str, error: str, *, step: int) -> No
     assert watch.looked_at["file"] > 0
 
 
-@pytest.mark.requirement("V-08")
+@pytest.mark.requirement("V-07", "V-08")
 @pytest.mark.parametrize(("flow", "step"), {"exchange": 1, "refresh": 1, "tool call": 3, "connection": 8}.items())
 async def test_nothing_leaks_wherever_a_request_fails(sqlite_store: Store, flow: str, step: int) -> None:
     await check_silence(sqlite_store, flow, "defect", step=step)

@@ -63,6 +63,22 @@ def test_the_same_sources_make_the_same_bytes(copies: tuple[Path, Path], tmp_pat
         assert {one.mtime for one in files.getmembers()} == {EPOCH + 86400}
 
 
+LOCK_FILES = ("requirements*.txt", "deploy/*/requirements.txt", "tests/*/requirements.txt", "tests/release/tools.txt")
+LOCKS = sorted(
+    path.relative_to(ROOT).as_posix() for shape in (*LOCK_FILES, "tests/sdks/*.txt") for path in ROOT.glob(shape)
+)
+
+
+@pytest.mark.requirement("V-13")
+@pytest.mark.parametrize("lock", LOCKS)
+def test_each_package_of_a_lock_has_its_version_and_hashes(lock: str) -> None:
+    text = (ROOT / lock).read_text(encoding="utf-8")
+    wanted = [part.strip() for part in text.replace("\\\n", " ").splitlines() if part.strip() and part[0] != "#"]
+    loose = [line.split()[0] for line in wanted if "--hash=sha256:" not in line or "==" not in line.split(";")[0]]
+    assert wanted
+    assert not loose
+
+
 def test_what_only_builds_is_left_out_of_a_lock() -> None:
     kept = debian.without(LOCK, frozenset({"editables", "pluggy"}))
     assert kept == "".join(line + "\n" for line in LOCK.splitlines()[2:5])

@@ -51,6 +51,7 @@ async def people(room: Room, *, how_many: int, agents: int) -> list[Place]:
     return places
 
 
+@pytest.mark.requirement("V-12")
 @pytest.mark.requirement("S-161")
 @pytest.mark.parametrize("seed", range(3))
 async def test_no_call_of_many_mixed_ones_gets_what_is_not_its_own(room: Room, seed: int) -> None:
@@ -108,6 +109,7 @@ async def attempt(room: Room, request: ExchangeRequest) -> UpstreamToken | Vault
         return refusal
 
 
+@pytest.mark.requirement("V-12")
 async def test_another_users_account_cannot_be_named(room: Room) -> None:
     alice, bob = await people(room, how_many=2, agents=1)
     his = await room.connect(account="bob", whose=bob.seeded)

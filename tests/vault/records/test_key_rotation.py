@@ -97,6 +97,7 @@ async def people(room: Room, count: int, *, first: int = 0) -> None:
             await room.vault.keys.create_keys(transaction, user_id=made.id, connection_id=f"c{number}", now=room.now)
 
 
+@pytest.mark.requirement("V-03")
 async def test_the_master_key_changes_under_calls_in_two_processes(room: Room, tmp_path: Path) -> None:
     await room.connect()
     await people(room, 5)
@@ -145,6 +146,7 @@ def kept_line(store: Store, number: int) -> str:
     return (store.data / "master.key").read_text().splitlines()[number] + "\n"
 
 
+@pytest.mark.requirement("V-03")
 async def test_wrapping_again_goes_on_after_a_kill(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_rotation, "PAGE", 3)
     await people(room, 10)

@@ -92,6 +92,7 @@ async def wants_person(room: Room, connection: Connection) -> ConnectionRequired
     return refused.value
 
 
+@pytest.mark.requirement("V-10")
 @pytest.mark.parametrize("rotation", [RotationMode.REVOKES, RotationMode.STRICT, RotationMode.GRACE])
 async def test_a_backup_one_hour_old_presents_no_spent_token(store: Store, rotation: RotationMode) -> None:
     async with open_room(store, rotation=rotation) as room:
@@ -481,6 +482,7 @@ async def test_a_key_store_of_another_vault_is_refused(room: Room, tmp_path: Pat
         await database.close()
 
 
+@pytest.mark.requirement("V-10")
 async def test_a_backup_under_load_is_one_instant_of_both_stores(room: Room) -> None:
     """Every connection in the file has its key in the file, while accounts are being connected."""
     stop = asyncio.Event()
