@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo demo-enterprise test long keyservices lint types bench million screenshots chaos soak ha fuzz leaks mutate attack clients conformance first-hour clean lock serve node sdks bundle release version docs recordings chart
+.PHONY: help demo demo-enterprise test long keyservices lint types bench million screenshots chaos soak ha fuzz leaks mutate attack clients conformance first-hour clean lock serve node sdks bundle audit release version docs recordings chart
 .DEFAULT_GOAL := help
 
 help:
@@ -25,11 +25,13 @@ help:
 	@echo "make ha           failovers of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; names the Debian packages it needs)"
 	@echo "make fuzz         atheris on every parser for a minute each (FUZZ=\"--seconds 600 proxy_target\"), then every property of the suite with 20,000 random examples (TESTS=tests/proxy/test_masking.py runs one file)"
 	@echo "make leaks        the suite with every token, code, secret, password, and cookie that it makes as a canary, and an error at each await"
+	@echo "make mutate       a sample of mutants of vault/, server/oauth/, and server/proxy/ against the tests of their lines (hours; MUTATE=\"--sample 50 --within server/proxy\")"
 	@echo "make attack       about 1,300 black-box attacks on a running vault; prints what held and what failed (not part of make test)"
 	@echo "make clients      a week of what MCP clients do to their tokens, and how often a person had to sign in (DAYS=1; URL=https://... plays against any server)"
 	@echo "make conformance  the official MCP conformance suite against a running vault, a minute (after make node; WRITE=1 also writes docs/evidence/conformance.md)"
 	@echo "make first-hour   the guides word by word, timed: from git clone to a posted message, against simulated services; then every mistake (3 minutes)"
 	@echo "make bundle       dist/token-vault-VERSION.mcpb, which Claude Desktop installs with a double click"
+	@echo "make audit        known weaknesses of the packages of all locks (pip-audit; asks PyPI)"
 	@echo "make release      all files of a release into dist/, each installed into an empty place and tried there (10 minutes; TRY=\"--only pipx\" tries one)"
 	@echo "make version      V=1.2.0 writes the version everywhere; with DATE=2026-12-01 it is released in the changelog"
 	@echo "make docs         the documentation site into dist/site; fails at a broken link"
@@ -118,6 +120,9 @@ leaks: .venv/.dev
 	$(RUN) -m pytest -n 2 --dist loadfile -p tests.leaks.plugin -m "not long" $(TESTS)
 	$(RUN) -m pytest -n 2 -m long tests/leaks
 
+mutate: .venv/mutation/.done
+	PYTHONPATH=$$(echo .venv/mutation/lib/python3*/site-packages) $(RUN) -m tests.mutation $(MUTATE)
+
 # uses a separate vault in a temporary folder; ATTACK=tests/attacks/attack_proxy.py runs one surface
 attack: .venv/.dev
 	$(RUN) -m tests.attacks $(ATTACK)
@@ -130,6 +135,9 @@ conformance: .venv/.dev
 
 bundle: .venv/.dev
 	$(RUN) -m tests.generating.bundle dist
+
+audit: .venv/.dev
+	$(RUN) -m tests.release.audit
 
 release: .venv/.dev
 	$(RUN) -m tests.release $(TRY)

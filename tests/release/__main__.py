@@ -1,4 +1,4 @@
-"""`make release`: build everything into dist/, install each file into an empty place, run the demo there, and upgrade.
+"""`make release`: build everything into dist/, install each file into an empty place, run the demo there, sign.
 
 python -m tests.release [--only TRIAL] [--dirty]
 """
@@ -6,11 +6,13 @@ python -m tests.release [--only TRIAL] [--dirty]
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 
 from tests.release import trials
-from tests.release.artifacts import ROOT, build_all, found_in
+from tests.release.artifacts import ROOT, build_all, found_in, tools
+from tests.release.signing import sign_all
 from tests.release.version import written
 
 
@@ -35,6 +37,8 @@ def main() -> None:
     if not given.only:  # the data of the release before
         upgrade = [sys.executable, "-m", "pytest", "-q", "tests/vault/storage/test_upgrades.py"]
         works = subprocess.run(upgrade, cwd=ROOT, check=False).returncode == 0 and works
+    if works and not given.built:
+        sign_all(folder, program=tools() / "sigstore", environment=os.environ)
     sys.exit(not works)
 
 

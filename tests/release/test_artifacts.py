@@ -15,6 +15,7 @@ import pytest
 from tests.generating.documented import ROOT
 from tests.release import debian
 from tests.release.artifacts import build_packages, write_sums
+from tests.release.signing import sign_all
 
 EPOCH = 1_800_000_000
 LOCK = """\
@@ -102,6 +103,30 @@ def test_sums_can_be_checked_by_the_usual_program(tmp_path: Path) -> None:
     assert subprocess.run(check, cwd=tmp_path, check=False).returncode == 0
     (tmp_path / "a.whl").write_bytes(b"changed")
     assert subprocess.run(check, cwd=tmp_path, check=False, capture_output=True).returncode == 1
+
+
+SIGNER = """#!{python}
+import pathlib, sys
+assert sys.argv[1] == "sign"
+for name in sys.argv[2:]:
+    pathlib.Path(name + ".sigstore.json").write_text("a bundle")
+"""
+
+
+@pytest.mark.parametrize("has_identity", [True, False])
+def test_files_are_signed_where_an_identity_is_and_else_it_is_said_how(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], has_identity: bool
+) -> None:
+    program, folder = tmp_path / "sigstore", tmp_path / "dist"
+    program.write_text(SIGNER.format(python=sys.executable))
+    program.chmod(0o755)
+    folder.mkdir()
+    (folder / "a.whl").write_bytes(b"a")
+    environment = {"ACTIONS_ID_TOKEN_REQUEST_TOKEN": "x"} if has_identity else {}
+    bundles = sign_all(folder, program=program, environment=environment)
+    assert [path.name for path in bundles] == (["a.whl.sigstore.json"] if has_identity else [])
+    assert all(path.exists() for path in bundles)
+    assert ("sigstore sign" in capsys.readouterr().out) is not has_identity
 
 
 def test_the_program_of_the_package_finds_its_libraries_wherever_it_is_unpacked(tmp_path: Path) -> None:

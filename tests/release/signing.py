@@ -1,0 +1,29 @@
+"""Signing the files of a release with sigstore, where this machine has an identity: a CI job that may ask for one.
+
+Nobody keeps a key: the identity signs, with a certificate of some minutes, and the signature stands in a public log.
+Elsewhere the command is printed; it opens a browser.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+IDENTITIES = ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "SIGSTORE_ID_TOKEN")  # of GitHub's jobs, and of GitLab's
+BUNDLE = ".sigstore.json"
+
+
+def command(program: Path | str, files: Sequence[Path]) -> list[str]:
+    """Sign all files; each gets its bundle beside it."""
+    return [str(program), "sign", *map(str, files)]
+
+
+def sign_all(folder: Path, *, program: Path, environment: Mapping[str, str]) -> Sequence[Path]:
+    """The bundles; none where no identity is, and then say how to sign. Raises CalledProcessError."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.endswith(BUNDLE))
+    if not any(name in environment for name in IDENTITIES):
+        print("not signed, no identity here. To sign: " + " ".join(command("sigstore", files)))
+        return ()
+    subprocess.run(command(program, files), check=True)
+    return [Path(f"{path}{BUNDLE}") for path in files]
