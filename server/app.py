@@ -33,7 +33,6 @@ from server.provider_settings import SettingsRefused
 from server.runtime.catalog import read_catalog
 from server.runtime.data_directory import prepare_data_directory
 from server.runtime.kept_answers import KeptAnswers
-from server.runtime.policy_point import PolicyPoint
 from server.runtime.rate_limits import HOUR, Budgets
 from server.settings import Settings
 from server.sign_in.discovery import endpoints_of_issuers
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Scope
 
+    from server.policy.gate import PolicyGate
     from server.runtime.deferred_app import DeferredApp, LatePart
     from server.telemetry.export import Telemetry
 
@@ -109,6 +109,7 @@ async def open_deployment(
         activity = Activity(database)
         stack.push_async_callback(activity.close)
         await live.refresh(database, keys)
+        policy = _policy(settings, live, activity, outbound)
         journal = Journal(data)
         stack.callback(journal.close)
         tasks = RefreshTasks()
@@ -126,7 +127,7 @@ async def open_deployment(
             owner=secrets.token_urlsafe(16),
             mint=OwnApis(settings, keys),
             assertions=live.assertions if any(one.id_jag for one in settings.sign_in.openid.values()) else None,
-            policy_check=None if settings.exchange.policy_url is None else PolicyPoint(settings.exchange, outbound),
+            policy_check=policy,
         )
         await adopt_all(vault)
         await consents.adopt_all(vault)
@@ -147,7 +148,19 @@ async def open_deployment(
             proxy_calls=Budgets(settings.proxy.per_agent_hourly, window=HOUR),
             admin_requests=Budgets(settings.admin.requests_per_minute),
             telemetry=telemetry,
+            policy=policy,
         )
+
+
+def _policy(settings: Settings, live: LiveProviders, activity: Activity, outbound: Outbound) -> PolicyGate | None:
+    """The operator's own policy, if there is one. Raises SettingsRefused."""
+    if settings.exchange.policy_url is None and not settings.policy.has_rules:
+        return None
+    from server.policy.decision_point import PolicyPoint
+    from server.policy.gate import PolicyGate
+
+    point = None if settings.exchange.policy_url is None else PolicyPoint(settings.exchange, outbound)
+    return PolicyGate(settings.policy, live, activity, point=point)
 
 
 def _check_secrets(settings: Settings) -> None:

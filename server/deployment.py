@@ -24,6 +24,7 @@ from vault.tokens.tokens import Lifetimes
 
 if TYPE_CHECKING:
     from providers.outbound.client import Outbound
+    from server.policy.gate import PolicyGate
     from server.telemetry.export import Telemetry
 
 ROWS_PER_MINUTE: Final = 3000  # single-use values that requests from one address may leave behind
@@ -71,6 +72,7 @@ class Deployment:
     rows: Budgets = field(default_factory=lambda: Budgets(ROWS_PER_MINUTE))  # of strangers, by address
     lookups: KeptAnswers = field(default_factory=KeptAnswers)  # names for ids on pages
     failing_upkeep: dict[str, str] = field(default_factory=dict[str, str])  # code of the failure by step
+    policy: PolicyGate | None = None  # the operator's own rules and decision point, if any
     telemetry: Telemetry | None = None  # where metrics and traces go, if anywhere
 
     @property

@@ -31,6 +31,7 @@ from providers.outbound.json_values import is_object
 from server.admin_settings import AccessRequestSettings, AdminSettings
 from server.issuer_settings import EnterpriseSettings, IssuerSettings
 from server.openid_settings import OpenIDSettings
+from server.policy_settings import PolicySettings
 from server.provider_settings import (
     LOOPBACK_HOSTS,
     OutboundSettings,
@@ -433,6 +434,7 @@ class Settings(BaseSettings):
     tokens: TokenSettings = TokenSettings()
     sign_in: SignInSettings = SignInSettings()
     exchange: ExchangeSettings = ExchangeSettings()
+    policy: Annotated[PolicySettings, Field(default_factory=PolicySettings)]
     auth0: Auth0Settings = Auth0Settings()
     issuers: Annotated[Mapping[str, IssuerSettings], Field(default_factory=dict[str, IssuerSettings])]
     signals: Annotated[SignalSettings, Field(default_factory=SignalSettings)]

@@ -80,6 +80,7 @@ class ApprovalRequired(VaultError):
     """The person wants to approve each such call and has not approved this one.
 
     `can_ask`: the call is a tool call, whose arguments can be shown, or hands out the account's whole token, once.
+    `rule` and `digest`: of the operator's rules, if one of them asks for the approval.
     """
 
     code = "approval_required"
@@ -94,6 +95,8 @@ class ApprovalRequired(VaultError):
         account: str,
         label: str,
         can_ask: bool,
+        rule: str = "",
+        digest: str = "",
         detail: str = "",
     ) -> None:
         super().__init__(description, detail=detail)
@@ -103,6 +106,8 @@ class ApprovalRequired(VaultError):
         self.account = account
         self.label = label
         self.can_ask = can_ask
+        self.rule = rule
+        self.digest = digest
 
 
 class AccountRequired(VaultError):
@@ -130,6 +135,11 @@ class PolicyRefused(VaultError):
     """The operator's own policy forbids this use of the account (`vault.refresh.policy_checks`)."""
 
     code = "policy_refused"
+
+    def __init__(self, description: str, *, rule: str = "", digest: str = "", detail: str = "") -> None:
+        super().__init__(description, detail=detail)
+        self.rule = rule
+        self.digest = digest
 
 
 class ScopeRefused(VaultError):

@@ -18,6 +18,7 @@ Attribute = str | int | bool
 # How often this process used a key, by key and operation. Keys of single people count together, by their purpose.
 KEY_USES: Final[Counter[tuple[str, str]]] = Counter()
 REQUEST_ID: Final = ContextVar("request_id", default="")  # empty outside of a request
+CALLER_ADDRESS: Final = ContextVar("caller_address", default="")  # of the request's peer, or its proxy's; may be none
 
 
 class Span(Protocol):

@@ -18,7 +18,7 @@ from server.http import cors, failures, guards, request_ids
 from server.http.answers import with_headers
 from server.http.draining import CallInFlight, Drain, EndableStream, is_stream_request
 from server.http.guards import PROXY, BoundedBody, GuardRules
-from vault.spans import REQUEST_ID
+from vault.spans import CALLER_ADDRESS, REQUEST_ID
 
 _BUSY: Final = frozenset({"/mcp", "/mcp/", "/token", "/token/", "/oauth/token"})
 
@@ -49,6 +49,7 @@ class Edge:
             return
         identity = request_ids.request_id(scope, takes_given=self._takes_ids)
         reset = REQUEST_ID.set(identity)
+        peer = CALLER_ADDRESS.set((scope["client"] or ("",))[0])
         try:
             with self._drain.call() as call:
                 channels = _Channels(receive, request_ids.with_request_id(send, identity))
@@ -64,6 +65,7 @@ class Edge:
                 for layer in reversed(channels.layers):
                     await layer.finish()
         finally:
+            CALLER_ADDRESS.reset(peer)
             REQUEST_ID.reset(reset)
 
     def _admit(self, scope: Scope, channels: _Channels, call: CallInFlight) -> ASGIApp:

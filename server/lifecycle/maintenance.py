@@ -160,6 +160,7 @@ def _presence_step(deployment: Deployment, role: str) -> UpkeepStep:
             failing=dict(deployment.failing_upkeep),
             providers={name: one.kind for name, one in troubles.items()},
             master_keys=frozenset(deployment.keys.held.ids()),
+            policy=None if deployment.policy is None else deployment.policy.digest,
         )
         async with deployment.transaction() as transaction:
             await replicas.note_replica(transaction, said)
@@ -258,6 +259,11 @@ async def _deliver_notices(deployment: Deployment) -> None:
     await deliver(deployment, approvers=partial(approvers_of, deployment))
 
 
+async def _refresh_policy(deployment: Deployment) -> None:
+    if deployment.policy is not None:
+        await deployment.policy.refresh()
+
+
 async def _poll_transmitters(deployment: Deployment) -> None:
     if any(one.poll_url is not None for one in deployment.settings.signals.transmitters.values()):
         from server.signals import polling
@@ -278,6 +284,7 @@ STEPS: Final = (
     UpkeepStep("signals", NOTICES_EVERY, _poll_transmitters),
     UpkeepStep("hints", NOTICES_EVERY, lambda d: looking.run_due(d.vault)),
     UpkeepStep("activity", SWEEP_EVERY, keep_activity),
+    UpkeepStep("policy", LOOK_EVERY, _refresh_policy),
     UpkeepStep("providers", LOOK_EVERY, lambda d: d.live.refresh(d.database, d.keys)),
 )
 # What strangers can make the most of.

@@ -332,11 +332,16 @@ class Proxy:
                 scopes=handle.scopes,
                 purpose="proxy",
                 connection_id=handle.connection_id,
+                wire={
+                    "method": incoming.method,
+                    "api": call.target.api,
+                    "path": "" if incoming.rule is None else incoming.rule.path,
+                },
             )
             token = await exchange(request, vault=self._deployment.vault, now=now, after_unauthorized=spoiled)
             opening = OpenedToken(token, needles(token.value), standing)
             ends = (standing.handle.expires_at, standing.until, _renewal_of(token))
-            if standing.is_own:
+            if standing.is_own and self._deployment.vault.policy_check is None:  # a policy is asked about each call
                 self._recent.keep(key, opening, facts=standing.facts, ends=ends, now=now)
         token = opening.token
         granted = rules.authority(

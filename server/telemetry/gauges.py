@@ -53,6 +53,12 @@ class Gauges:
             "token_vault.key.uses", [_callback(_count_key_uses)], description="Uses of keys by key and operation"
         )
 
+        meter.create_observable_counter(
+            "token_vault.policy.disagreements",
+            [_callback(self._count_disagreements)],
+            description="Uses of accounts that the rules in policy.shadow_folder would have decided otherwise",
+        )
+
     async def run(self) -> None:
         """Read until cancelled."""
         loop = asyncio.get_running_loop()
@@ -100,6 +106,11 @@ class Gauges:
     def _upkeep(self) -> Iterable[Observation]:
         failing = self._deployment.failing_upkeep
         yield Observation(len(failing))
+
+    def _count_disagreements(self) -> Iterable[Observation]:
+        policy = self._deployment.policy
+        for (decided, would), uses in list(policy.disagreements.items()) if policy is not None else ():
+            yield Observation(uses, {"decided": decided, "would": would})
 
     def _journal_size(self) -> Iterable[Observation]:
         yield Observation(self._journal)

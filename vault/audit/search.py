@@ -101,8 +101,8 @@ async def search(
     reader: Reader, user_id: str | None, wanted: EventFilter, *, limit: int, before: int | None = None, after: int = 0
 ) -> Found:
     """At most `limit` events of a person, or of everybody, with `after < sequence < before`."""
-    low = after if wanted.since is None else max(after, await _first_at(reader, wanted.since) - 1)
-    high = _LAST if wanted.until is None else await _first_at(reader, wanted.until)
+    low = after if wanted.since is None else max(after, await first_at(reader, wanted.since) - 1)
+    high = _LAST if wanted.until is None else await first_at(reader, wanted.until)
     which: dict[str, Value] = {
         "tenant": TENANT,
         "user_id": user_id,
@@ -150,7 +150,7 @@ def _pattern(name: str, value: str) -> str:
     return f'%"{name}":{quoted}%'
 
 
-async def _first_at(reader: Reader, at: int) -> int:
+async def first_at(reader: Reader, at: int) -> int:
     """The number of the first event at or after an instant; one after the last if there is none."""
     row = await reader.fetch_one(_ENDS, {"tenant": TENANT})
     low, high = (0, 0) if row is None else (integer_or_none(row, "first") or 0, integer_or_none(row, "last") or 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vault.delegations import WRITES
+from vault.refresh.policy_checks import PolicyVerdict
 from vault.scopes import expand
 from vault.upstream import UpstreamPolicy
 
@@ -17,17 +18,23 @@ _NOTHING: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class ApprovalQuestion:
-    """What the person is asked about for one agent at one account; `delegated` is what the agent may do there."""
+    """What the person is asked about for one agent at one account; `delegated` is what the agent may do there.
+
+    `required`: a rule of the operator's asks for this very use, whatever the entries are.
+    """
 
     entries: frozenset[str]
     delegated: frozenset[str]
     policy: UpstreamPolicy
+    required: PolicyVerdict | None = None
 
     def is_about(self, scopes: frozenset[str], *, tool: str | None) -> bool:
         """Whether a call with these scopes needs the question; `tool` None: what is handed out for later use.
 
         Without a tool call, asking for a tool means asking for its scopes: no other way may lead to them.
         """
+        if not self.entries:
+            return False
         if WRITES in self.entries and self._may_write(scopes, tool):
             return True
         asked: frozenset[str] = frozenset()

@@ -29,7 +29,8 @@ class ExchangeRequest:
     makes of the token. `call` is a tool call that the person can be asked about; None for what is handed out for later
     use. `tool_sets`: the names of the tool sets that have the called tool. `is_kept`: the caller wants the `basis` of
     the token. `is_for_person`: a page of the person reads, with the connection's own authority and scopes that only
-    read; `principal` is the agent that the page is about, whose permission doesn't matter.
+    read; `principal` is the agent that the page is about, whose permission doesn't matter. `wire` is for the
+    operator's policy (`PolicyQuestion.wire`).
     """
 
     principal: Principal
@@ -45,6 +46,7 @@ class ExchangeRequest:
     event: Callable[[UpstreamToken], Event | None] | None = None
     is_kept: bool = False
     is_for_person: bool = False
+    wire: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.approvals import ToolCall
@@ -24,7 +24,7 @@ from vault.records import Event, format_scope
 from vault.refresh import company, rotation
 from vault.refresh.accounts import HeldAccount, HeldToken, Wanted, read_accounts
 from vault.refresh.concurrency import RefreshTasks, TokenWish, Vault
-from vault.refresh.policy_checks import PolicyQuestion
+from vault.refresh.policy_checks import PolicyOutcome, PolicyQuestion, PolicyVerdict
 from vault.refresh.spending import NarrowingRefused
 from vault.refusals import (
     ApprovalRequired,
@@ -40,7 +40,7 @@ from vault.refusals import (
     VaultError,
 )
 from vault.scopes import Plan, scope_key
-from vault.spans import span
+from vault.spans import CALLER_ADDRESS, span
 from vault.storage.database import Transaction
 from vault.upstream import UpstreamPolicy
 
@@ -49,6 +49,14 @@ __all__ = ["ExchangeRequest", "RefreshTasks", "UpstreamToken", "Vault", "exchang
 log = logging.getLogger("token_vault.exchange")
 
 ROUNDS = 4  # reads of the row; each but the first follows a refresh
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyAnswer:
+    """What the operator's own policy was asked, and what it said."""
+
+    question: PolicyQuestion
+    verdict: PolicyVerdict
 
 
 async def exchange(
@@ -67,7 +75,8 @@ async def exchange(
     except VaultError as refusal:
         await vault.activity.record_refusal(_refusal_event(request, refusal))
         raise
-    event = _exchange_event(request, token) if request.event is None else request.event(token)
+    is_judged = vault.policy_check is not None
+    event = _exchange_event(request, token, is_judged=is_judged) if request.event is None else request.event(token)
     if event is not None:
         await vault.activity.record(event)
     return token
@@ -81,7 +90,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     key = "" if request.scopes is None else scope_key(request.scopes, request.item)
     wanted = Wanted(request.principal, request.provider, scope_key=key, tool_sets=request.tool_sets)
     arrived, is_healed = 0, False
-    answered: PolicyQuestion | None = None
+    answered: PolicyAnswer | None = None
     for _ in range(ROUNDS if vault.policy_check is None else ROUNDS + 1):
         accounts = await read_accounts(vault.database, wanted)
         try:
@@ -93,11 +102,12 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             continue
         policy = known_policy.for_renewal(held.renewed_by)
         if policy.audience is not None:
-            asking = await check_policy(vault, request, held, scopes=made.scopes, answered=answered)
-            if asking != answered:
+            asking = await check_policy(vault, request, held, scopes=made.scopes, now=now, answered=answered)
+            if _is_to_be_read_again(asking, answered):
                 answered = asking
                 continue
-            return await _mint(vault, request, held, made, policy=policy, now=now)
+            asked = _question(request, held, policy, asking, now=now)
+            return await _mint(vault, request, held, made, policy=policy, asked=asked, now=now)
         if made.needs_narrow_token and made.scope_key != wanted.scope_key:
             wanted = replace(wanted, scope_key=made.scope_key)  # the request was "all": now the set is known
             continue
@@ -109,11 +119,11 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         token = held.narrowed if made.needs_narrow_token else held.full
         scopes, item = (made.scopes, request.item) if made.needs_narrow_token else (None, None)
         if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
-            asking = await check_policy(vault, request, held, scopes=made.scopes, answered=answered)
-            if asking != answered:
+            asking = await check_policy(vault, request, held, scopes=made.scopes, now=now, answered=answered)
+            if _is_to_be_read_again(asking, answered):
                 answered = asking
                 continue
-            asked = _question(request, held, policy, now=now)
+            asked = _question(request, held, policy, asking, now=now)
             approval = await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
             purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
             value = await _open(vault, held, token=token, purpose=purpose)
@@ -132,7 +142,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
                 label=held.label,
                 granted=held.scopes,
                 generation=token.generation,
-                is_asked_beyond=bool(asked.entries) and asked.is_about(held.scopes | policy.unruled, tool=None),
+                is_asked_beyond=asked.is_about(held.scopes | policy.unruled, tool=None),
                 approval=approval,
                 basis=basis,
             )
@@ -147,10 +157,13 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     raise TemporarilyUnavailable("This account's tokens are changing. Nothing is lost.", retry_after=2)
 
 
-def _question(request: ExchangeRequest, held: HeldAccount, policy: UpstreamPolicy, *, now: int) -> ApprovalQuestion:
+def _question(
+    request: ExchangeRequest, held: HeldAccount, policy: UpstreamPolicy, answer: PolicyAnswer | None, *, now: int
+) -> ApprovalQuestion:
     """What the person is asked about; nothing where their own page reads for them."""
     entries = frozenset[str]() if request.is_for_person else held.ask | policy.ask
-    return ApprovalQuestion(entries, held.allowed_scopes(now), policy)
+    verdict = None if answer is None or answer.verdict.outcome is not PolicyOutcome.ASK else answer.verdict
+    return ApprovalQuestion(entries, held.allowed_scopes(now), policy, required=verdict)
 
 
 async def _mint(
@@ -160,12 +173,12 @@ async def _mint(
     made: Plan,
     *,
     policy: UpstreamPolicy,
+    asked: ApprovalQuestion,
     now: int,
 ) -> UpstreamToken:
     """Mint a token of ours for an API that verifies it: made now, with exactly these scopes, stored nowhere."""
     if policy.audience is None or vault.mint is None or request.item is not None:
         raise ItemRefused(f"{request.provider} can't limit a token to a single item.")
-    asked = _question(request, held, policy, now=now)
     approval = await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
     minted = vault.mint(request.principal, audience=policy.audience, scopes=made.scopes, now=now)
     return UpstreamToken(
@@ -183,18 +196,24 @@ async def _mint(
     )
 
 
+def _is_to_be_read_again(answer: PolicyAnswer | None, before: PolicyAnswer | None) -> bool:
+    """Whether this answer took so long that what is used may have been taken away meanwhile."""
+    return answer is not None and answer is not before and answer.verdict.has_waited
+
+
 async def check_policy(
     vault: Vault,
     request: ExchangeRequest,
     held: HeldAccount,
     *,
     scopes: frozenset[str],
-    answered: PolicyQuestion | None = None,
-) -> PolicyQuestion | None:
+    now: int,
+    answered: PolicyAnswer | None = None,
+    is_trial: bool = False,
+) -> PolicyAnswer | None:
     """Ask the operator's own policy, before an approval is spent. Raises PolicyRefused or TemporarilyUnavailable.
 
-    What it was asked, or None; what it has `answered` already isn't asked again. The answer can take seconds: whoever
-    waited for it reads again, since what is used may have been taken away meanwhile.
+    None: there is no policy. What it has `answered` already isn't asked again.
     """
     if vault.policy_check is None or request.is_for_person:
         return None
@@ -208,10 +227,21 @@ async def check_policy(
         account=held.account,
         scopes=scopes,
         purpose=request.purpose,
+        label=held.label,
+        call=request.call,
+        wire=request.wire,
+        address=CALLER_ADDRESS.get(),
+        signed_in_at=who.auth_time,
+        is_strong=who.is_strong,
+        is_trial=is_trial,
     )
-    if question != answered and not await vault.policy_check(question):
-        raise PolicyRefused(f"This vault's policy doesn't allow {words(scopes)} with {request.provider} here.")
-    return question
+    if answered is not None and answered.question == question:
+        return answered
+    verdict = await vault.policy_check(question, vault.database, now=now)
+    if verdict.outcome is PolicyOutcome.FORBID:
+        what = f"This vault's policy doesn't allow {words(scopes)} with {request.provider} here."
+        raise PolicyRefused(f"{what} {verdict.words}".rstrip(), rule=verdict.rule, digest=verdict.digest)
+    return PolicyAnswer(question, verdict)
 
 
 async def _spend_approval(
@@ -229,7 +259,8 @@ async def _spend_approval(
     """
     call, principal = request.call, request.principal
     is_release = call is not None and call.tool == approvals.RELEASE
-    if not asked.entries or not asked.is_about(scopes, tool=None if call is None or is_release else call.tool):
+    required = asked.required
+    if required is None and not asked.is_about(scopes, tool=None if call is None or is_release else call.tool):
         return ""
     what = f"{request.provider} as {held.label}"
     if call is None:
@@ -250,21 +281,24 @@ async def _spend_approval(
                 details = {"tool": call.tool, "provider": request.provider, "call": digest.hex()}
                 await append(transaction, _approval_event("approval.consumed", request, held, details), now=now)
                 return "the person approved this call"
-            if can_stand(asked.policy, delegated=held.allowed_scopes(now), scopes=scopes, tool=call.tool) and (
-                use := await _use_standing(transaction, request, held, call=call, now=now)
-            ):
+            may_stand = required is None and can_stand(
+                asked.policy, delegated=held.allowed_scopes(now), scopes=scopes, tool=call.tool
+            )
+            if may_stand and (use := await _use_standing(transaction, request, held, call=call, now=now)):
                 return f"standing approval {use.id}, call {use.used} of {use.per_day} today"
         text = f"The person approves each {call.tool} call ({what})."
         if is_release:
             text = f"The person approves each use of {words(scopes)} ({what})."
     raise ApprovalRequired(
-        text,
+        text if required is None else f"{text} {required.words}",
         provider=request.provider,
         scopes=scopes,
         connection_id=held.id,
         account=held.account,
         label=held.label,
         can_ask=call is not None,
+        rule="" if required is None else required.rule,
+        digest="" if required is None else required.digest,
     )
 
 
@@ -320,7 +354,8 @@ async def _open(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: s
         raise
 
 
-def _exchange_event(request: ExchangeRequest, token: UpstreamToken) -> Event:
+def _exchange_event(request: ExchangeRequest, token: UpstreamToken, *, is_judged: bool) -> Event:
+    """What happened. `is_judged`: with what a later replay of the operator's rules needs, and no value of a call."""
     return Event(
         "token.exchanged",
         user_id=request.principal.user_id,
@@ -335,6 +370,8 @@ def _exchange_event(request: ExchangeRequest, token: UpstreamToken) -> Event:
             "grant": request.principal.grant_id,
             "actors": list(request.principal.actors),
             **({} if request.item is None else {"item": request.item}),
+            **({"strong": request.principal.is_strong} if is_judged else {}),
+            **(request.wire if is_judged else {}),
             **request.details,
         },
     )
@@ -359,6 +396,8 @@ def _refusal_event(request: ExchangeRequest, refusal: VaultError) -> Event:
         connection_id = refusal.connection_id
     elif isinstance(refusal, DelegationRequired | ApprovalRequired):
         connection_id = refusal.connection_id
+    if isinstance(refusal, PolicyRefused | ApprovalRequired) and refusal.rule:
+        details |= {"rule": refusal.rule, "policy": refusal.digest}
     return Event(
         "exchange.refused",
         outcome="refused",

@@ -20,6 +20,7 @@ from vault.records import Client, Connection, ConnectionState, Grant, Principal,
 from vault.refresh import company, leases, rotation
 from vault.refresh.accounts import HeldAccount, Wanted, read_accounts
 from vault.refresh.concurrency import Vault
+from vault.refresh.policy_checks import PolicyOutcome
 from vault.refusals import (
     CiphertextRejected,
     ConnectionRequired,
@@ -209,27 +210,37 @@ async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Expl
         standing = await _list_standing(principal, held, made, policy=policy, vault=vault, now=now)
     steps.hold(ExchangeStep.APPROVAL)
     if not steps.has_failed:
-        await _ask_policy(request, held, made, steps, vault=vault)
+        asks |= await _ask_policy(request, held, made, steps, vault=vault, now=now)
     return Explanation(
         steps.list(), made.scopes, made.narrowing.value, refreshes=refreshes, asks=asks, standing=standing
     )
 
 
-async def _ask_policy(request: ExchangeRequest, held: HeldAccount, made: Plan, steps: _Steps, *, vault: Vault) -> None:
-    """What the operator's own policy answers now; for a tool's call, it is asked under that tool's name."""
+async def _ask_policy(
+    request: ExchangeRequest, held: HeldAccount, made: Plan, steps: _Steps, *, vault: Vault, now: int
+) -> bool:
+    """What the operator's own policy answers now; for a tool's call, it is asked under that tool's name.
+
+    True when it wants the person to approve.
+    """
     if vault.policy_check is None:
         steps.hold_because(ExchangeStep.POLICY, "this vault asks no policy of its operator's")
-        return
+        return False
     try:
-        await check_policy(vault, request, held, scopes=made.scopes)
+        answer = await check_policy(vault, request, held, scopes=made.scopes, now=now, is_trial=True)
     except PolicyRefused as refusal:
-        fix = "change the policy at exchange.policy_url, or request other scopes"
+        place = "the rules in policy.folder" if refusal.rule else "the policy at exchange.policy_url"
+        fix = f"change {place}, or request other scopes"
         steps.fail(FailedStep(ExchangeStep.POLICY, refusal.code, refusal.description, fix))
     except TemporarilyUnavailable as refusal:
         fix = f"check that exchange.policy_url answers ({refusal.detail})"
         steps.fail(FailedStep(ExchangeStep.POLICY, refusal.code, refusal.description, fix))
     else:
-        steps.hold_because(ExchangeStep.POLICY, f'the policy at exchange.policy_url allows "{request.purpose}"')
+        if answer is not None and answer.verdict.outcome is PolicyOutcome.ASK:
+            steps.hold_because(ExchangeStep.POLICY, f"the person approves each use. {answer.verdict.words}")
+            return True
+        steps.hold_because(ExchangeStep.POLICY, f'the policy allows "{request.purpose}"')
+    return False
 
 
 async def _list_standing(

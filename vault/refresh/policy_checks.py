@@ -1,14 +1,26 @@
-"""A policy of the operator's own, outside the vault, that may veto an exchange: what it is asked. No I/O here."""
+"""The operator's own policy, which may forbid an exchange or ask the person about it: what it is asked. No I/O here.
+
+`server.policy` answers: rules in files, a decision point elsewhere, or both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from vault.approvals.approvals import ToolCall
+from vault.storage.database import Reader
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyQuestion:
-    """Who would use which account, through which agent, with which scopes, and for what."""
+    """Who would use which account, through which agent, with which scopes, and for what.
+
+    `call` is the tool call, if one is made. `wire` says more of a proxied call: `method`, `api`, `path` (a template).
+    `is_trial`: nothing will be done, so nothing is counted.
+    """
 
     user_id: str
     client_id: str
@@ -18,6 +30,45 @@ class PolicyQuestion:
     account: str
     scopes: frozenset[str]
     purpose: str  # a tool's name, or what else the account is used for
+    label: str = ""  # the name people use for the account
+    call: ToolCall | None = field(default=None, repr=False)
+    wire: Mapping[str, str] = field(default_factory=dict[str, str])
+    address: str = ""  # where the request came from; empty or no address: unknown
+    signed_in_at: int | None = None
+    is_strong: bool = False  # the person signed in with a passkey or several factors
+    is_trial: bool = False
 
 
-PolicyCheck = Callable[[PolicyQuestion], Awaitable[bool]]  # raises TemporarilyUnavailable when nobody answers
+class PolicyOutcome(StrEnum):
+    """A policy only takes away: `ALLOW` means what the vault itself allows."""
+
+    ALLOW = "allow"
+    ASK = "ask"  # the person says yes to exactly this call
+    FORBID = "forbid"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVerdict:
+    """The answer. `rule` and `reason` are the operator's words; `digest` names the rules that gave it.
+
+    `has_waited`: what was read before may have changed meanwhile.
+    """
+
+    outcome: PolicyOutcome = PolicyOutcome.ALLOW
+    rule: str = ""
+    reason: str = ""
+    digest: str = ""
+    has_waited: bool = False
+
+    @property
+    def words(self) -> str:
+        """Which rule it was, as a sentence; empty when no rule of ours was."""
+        if not self.rule:
+            return ""
+        return f"Rule {self.rule}: {self.reason}" if self.reason else f"Rule {self.rule}."
+
+
+class PolicyCheck(Protocol):
+    """Answers the question. Raises TemporarilyUnavailable when nobody can."""
+
+    async def __call__(self, question: PolicyQuestion, reader: Reader, /, *, now: int) -> PolicyVerdict: ...

@@ -22,7 +22,7 @@ _KEPT: Final = 86400
 class Replica:
     """One process. `failing`: step of the upkeep to the code of its failure; `providers`: those in trouble to why.
 
-    `master_keys`: those that it holds; None: it is of an earlier release.
+    `master_keys`: those that it holds; None: it is of an earlier release. `policy`: digest of its rules, if it has any.
     """
 
     id: str
@@ -34,16 +34,19 @@ class Replica:
     failing: Mapping[str, str]
     providers: Mapping[str, str]
     master_keys: frozenset[str] | None = None
+    policy: str | None = None
 
 
 async def note_replica(transaction: Transaction, replica: Replica) -> None:
     """Say that it is there, and forget those that said nothing for a day."""
     await transaction.execute(
         "insert into replicas (tenant, id, host, role, version, started_at, seen_at, failing, providers,"
-        " master_keys)"
-        " values (:tenant, :id, :host, :role, :version, :started_at, :seen_at, :failing, :providers, :master_keys)"
+        " master_keys, policy)"
+        " values (:tenant, :id, :host, :role, :version, :started_at, :seen_at, :failing, :providers, :master_keys,"
+        " :policy)"
         " on conflict (tenant, id) do update set seen_at = excluded.seen_at, failing = excluded.failing,"
-        " providers = excluded.providers, master_keys = excluded.master_keys",
+        " providers = excluded.providers, master_keys = excluded.master_keys,"
+        " policy = excluded.policy",
         {
             "tenant": TENANT,
             "id": replica.id,
@@ -55,6 +58,7 @@ async def note_replica(transaction: Transaction, replica: Replica) -> None:
             "failing": json.dumps(dict(replica.failing), sort_keys=True),
             "providers": json.dumps(dict(replica.providers), sort_keys=True),
             "master_keys": None if replica.master_keys is None else " ".join(sorted(replica.master_keys)),
+            "policy": replica.policy,
         },
     )
     await transaction.execute(
@@ -81,7 +85,8 @@ async def forget_replica(transaction: Transaction, replica_id: str) -> None:
 async def list_replicas(reader: Reader) -> tuple[Replica, ...]:
     """Those seen within a day, the last started first."""
     rows = await reader.fetch(
-        "select id, host, role, version, started_at, seen_at, failing, providers, master_keys from replicas"
+        "select id, host, role, version, started_at, seen_at, failing, providers, master_keys, policy"
+        " from replicas"
         " where tenant = :tenant order by seen_at desc, id limit 500",
         {"tenant": TENANT},
     )
@@ -96,6 +101,7 @@ async def list_replicas(reader: Reader) -> tuple[Replica, ...]:
             _texts(row, "failing"),
             _texts(row, "providers"),
             None if (held := text_or_none(row, "master_keys")) is None else frozenset(held.split()),
+            text_or_none(row, "policy"),
         )
         for row in rows
     )

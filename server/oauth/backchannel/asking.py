@@ -21,12 +21,15 @@ from server.oauth.parameters import Parameters
 from server.oauth.resources import api_scopes, known_resource, named_resource, ordinary_scopes
 from server.oauth.rules import OAuthError, admin_resource, choose_scopes
 from server.oauth.wire import read_form
+from server.policy.schema import OWN_PROVIDER, REQUEST
 from vault import limits
 from vault.approvals import requests, user_codes
 from vault.approvals.requests import AccessWish
 from vault.audit import audit
 from vault.records import Client, Event, User, parse_scope
-from vault.refusals import ScopeRefused
+from vault.refresh.policy_checks import PolicyOutcome, PolicyQuestion
+from vault.refusals import PolicyRefused, ScopeRefused
+from vault.spans import CALLER_ADDRESS
 
 PER_CLIENT: Final = 600  # in a minute, whomever it asks; hints that name nobody count, too
 PER_PERSON_AND_CLIENT: Final = 5  # in a minute
@@ -52,6 +55,7 @@ async def ask(deployment: Deployment, request: Request) -> Response:
     await _check_user_code(deployment, form, client=client, person=person)  # first: the next is shared by all clients
     await _check_patience(deployment, client, person, resource=wish.resource)
     now = deployment.now()
+    await _check_policy(deployment, client, person, wish, now=now)
     try:
         async with deployment.transaction() as transaction:
             approval, auth_req_id = await requests.ask(
@@ -104,6 +108,32 @@ async def _check_patience(deployment: Deployment, client: Client, person: User, 
             Event("approval.refused", outcome="refused", user_id=person.id, client_id=client.id, details=details)
         )
         raise
+
+
+async def _check_policy(deployment: Deployment, client: Client, person: User, wish: AccessWish, *, now: int) -> None:
+    """The operator's own policy may forbid even to ask. Raises OAuthError and TemporarilyUnavailable."""
+    if deployment.policy is None:
+        return
+    question = PolicyQuestion(
+        person.id,
+        client.id,
+        (),
+        provider=OWN_PROVIDER,
+        connection_id=wish.resource,
+        account=wish.resource,
+        scopes=wish.scopes,
+        purpose=REQUEST,
+        label=wish.resource,
+        address=CALLER_ADDRESS.get(),
+    )
+    verdict = await deployment.policy(question, deployment.database, now=now)
+    if verdict.outcome is not PolicyOutcome.FORBID:
+        return
+    details = {"code": PolicyRefused.code, "resource": wish.resource, "rule": verdict.rule, "policy": verdict.digest}
+    deployment.activity.note_refusal(
+        Event("approval.refused", outcome="refused", user_id=person.id, client_id=client.id, details=details)
+    )
+    raise OAuthError("access_denied", f"this vault's policy forbids this request. {verdict.words}".strip())
 
 
 async def _check_user_code(deployment: Deployment, form: Parameters, *, client: Client, person: User) -> None:

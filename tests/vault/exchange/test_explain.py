@@ -14,10 +14,10 @@ from vault import clients, connections, delegations, grants, users
 from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.exchange.explain import ExchangeQuestion, ExchangeStep, Explanation, explain
 from vault.records import Connection
-from vault.refresh.policy_checks import PolicyQuestion
+from vault.refresh.policy_checks import PolicyOutcome, PolicyQuestion, PolicyVerdict
 from vault.refresh.rules import HANDLING
 from vault.refusals import TemporarilyUnavailable, VaultError
-from vault.storage.database import Row, Value
+from vault.storage.database import Reader, Row, Value
 from vault.upstream import RotationMode, Silent
 
 WISH = frozenset({"chat:write"})
@@ -355,12 +355,12 @@ async def test_the_operators_policy_is_asked_and_what_it_says_is_said(room: Room
     asked: list[PolicyQuestion] = []
     answers: list[bool | TemporarilyUnavailable] = []
 
-    async def check(question: PolicyQuestion) -> bool:
+    async def check(question: PolicyQuestion, reader: Reader, /, *, now: int) -> PolicyVerdict:
         asked.append(question)
         answer = answers[-1]
         if isinstance(answer, TemporarilyUnavailable):
             raise answer
-        return answer
+        return PolicyVerdict(PolicyOutcome.ALLOW if answer else PolicyOutcome.FORBID)
 
     room = replace(room, vault=replace(room.vault, policy_check=check))
     answers.append(True)

@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.outbound.messages import HttpError, OutboundRequest
+from server.policy.schema import REQUEST
 from server.settings import ExchangeSettings, is_loopback_host
-from vault.refresh.policy_checks import PolicyQuestion
+from vault.refresh.policy_checks import PolicyOutcome, PolicyQuestion, PolicyVerdict
 from vault.refusals import TemporarilyUnavailable
+from vault.storage.database import Reader
 
 _TIMEOUT: Final = 3.0  # seconds
 _ANSWER_LIMIT: Final = 64 * 1024  # bytes
@@ -31,7 +33,7 @@ class PolicyPoint:
         host = (urlsplit(self._url).hostname or "").lower()
         self._policy = AddressPolicy(allow_loopback=is_loopback_host(host), private_hosts=frozenset({host}))
 
-    async def __call__(self, question: PolicyQuestion) -> bool:
+    async def __call__(self, question: PolicyQuestion, reader: Reader, /, *, now: int) -> PolicyVerdict:
         """Whether the policy allows it. Raises TemporarilyUnavailable."""
         headers = {"Content-Type": "application/json", "User-Agent": "token-vault"}
         if self._token is not None:
@@ -55,7 +57,7 @@ class PolicyPoint:
         decision = None if content is None else content.get("decision")
         if not isinstance(decision, bool):
             raise _no_answer(f"status {answer.status}")
-        return decision
+        return PolicyVerdict(PolicyOutcome.ALLOW if decision else PolicyOutcome.FORBID, has_waited=True)
 
 
 def _no_answer(detail: str) -> TemporarilyUnavailable:
@@ -69,7 +71,7 @@ def _evaluation(question: PolicyQuestion) -> dict[str, object]:
         "subject": {"type": "user", "id": question.user_id},
         "action": {"name": question.purpose, "properties": {"scopes": sorted(question.scopes)}},
         "resource": {
-            "type": "connection",
+            "type": "api" if question.purpose == REQUEST else "connection",
             "id": question.connection_id,
             "properties": {"provider": question.provider, "account": question.account},
         },

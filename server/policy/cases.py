@@ -1,0 +1,160 @@
+"""Test cases of the operator's rules, in TOML beside them: one use of an account each, and what the rules must say."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from providers.definitions.suggestions import did_you_mean
+from providers.tools.spec import ToolSpec
+from server.policy.deciding import Decider
+from server.policy.facts import AgentFacts, CallFacts, PersonFacts
+from server.policy.files import RulesRefused
+from server.policy.rules import RuleSet
+from server.policy.schema import Action
+from vault import groups, users
+from vault.refresh.policy_checks import PolicyVerdict
+from vault.scopes import expand
+from vault.upstream import UpstreamPolicy
+
+_SHOWN = 3
+
+
+class PolicyCase(BaseModel):
+    """One use of an account. What is left out is empty, false, or unknown; the time is one of the working week."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=200)] = "call"
+    call: str
+    arguments: Mapping[str, object] = Field(default_factory=dict[str, object])
+    user: str = "someone"
+    groups: tuple[str, ...] = ()
+    role: Literal["owner", "administrator", "auditor", "member"] = "member"
+    agent: str = "some-agent"
+    agent_name: str = "Some agent"
+    agent_kind: str = "dynamic"
+    actors: tuple[str, ...] = ()
+    provider: str = ""
+    account: str = "someone@example.com"
+    scopes: tuple[str, ...] = ()
+    at: datetime = datetime.fromisoformat("2026-01-07T12:00")
+    address: str = ""
+    strong: bool = False
+    signed_in_seconds: int | None = None
+    method: str = ""
+    api: str = ""
+    path: str = ""
+    expect: Literal["allow", "ask", "forbid"] = "allow"
+    rule: str = ""
+
+
+class _CaseFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    case: tuple[PolicyCase, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """What the rules said of a case."""
+
+    place: str
+    case: PolicyCase
+    verdict: PolicyVerdict
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it is what the case expects, by the rule that it names, if any."""
+        is_rule = self.case.rule in {"", self.verdict.rule}
+        return self.verdict.outcome.value == self.case.expect and is_rule
+
+
+@dataclass(frozen=True, slots=True)
+class CasePlace:
+    """Where cases play: the tools, what the vault knows of the providers, and the time zone of the rules."""
+
+    tools: Sequence[ToolSpec]
+    policies: Mapping[str, UpstreamPolicy]
+    zone: ZoneInfo
+
+    def judge(self, rules: RuleSet, case: PolicyCase) -> PolicyVerdict:
+        """What these rules say of it. Raises ValueError, in words, for a case that can't happen."""
+        facts = self.facts_of(case, rules.actions)
+        policy = self.policies.get(facts.provider)
+        reach = facts.scopes if policy is None else expand(facts.scopes, policy.covers)
+        return Decider(rules, facts.action, facts.provider, facts.agent.id, reach).decide(facts)
+
+    def facts_of(self, case: PolicyCase, actions: Mapping[str, Action]) -> CallFacts:
+        """The case as rules see it. Raises ValueError, in words."""
+        action = actions.get(case.call)
+        if action is None:
+            raise ValueError(f"no call {case.call!r}.{did_you_mean(case.call, list(actions))} See policy schema")
+        values = self._arguments(case)
+        now = case.at if case.at.tzinfo else case.at.replace(tzinfo=self.zone)
+        instant = int(now.timestamp())
+        return CallFacts(
+            action,
+            PersonFacts(
+                "-",
+                case.user,
+                users.name_key(case.user),
+                case.role,
+                frozenset(groups.name_key(one) for one in case.groups),
+            ),
+            AgentFacts(case.agent, case.agent_name, case.agent_kind),
+            account_id="-",
+            provider=action.provider or case.provider,
+            account=case.account,
+            scopes=frozenset(case.scopes) or action.scopes,
+            actors=case.actors,
+            now=instant,
+            zone=self.zone,
+            arguments=(lambda: values) if action.is_tool else None,
+            wire={"method": case.method, "api": case.api, "path": case.path},
+            address=case.address,
+            signed_in_at=None if case.signed_in_seconds is None else instant - case.signed_in_seconds,
+            is_strong=case.strong,
+        )
+
+    def _arguments(self, case: PolicyCase) -> Mapping[str, object]:
+        """The arguments as the tool takes them, with its defaults."""
+        spec = next((one for one in self.tools if one.name == case.call), None)
+        if spec is None:
+            return {}
+        try:
+            return spec.input.model_validate(case.arguments).model_dump(mode="json")
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{case.call}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def run_cases(files: Sequence[Path], rules: RuleSet, place: CasePlace) -> list[CaseResult]:
+    """Judge every case in these files. Raises RulesRefused for a file or case that can't be used."""
+    results: list[CaseResult] = []
+    for file in files:
+        try:
+            cases = _CaseFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))).case
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise RulesRefused(file.name, [f"{'.'.join(map(str, first['loc']))}: {first['msg']}"]) from None
+        except (OSError, ValueError) as error:
+            raise RulesRefused(file.name, [str(error)]) from None
+        for case in cases:
+            try:
+                results.append(CaseResult(file.name, case, place.judge(rules, case)))
+            except ValueError as error:
+                raise RulesRefused(file.name, [f"{case.name}: {error}"]) from None
+    return results
+
+
+def case_files(folder: Path) -> list[Path]:
+    """The files with cases in a folder of rules."""
+    return sorted(folder.rglob("*.toml"))

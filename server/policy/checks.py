@@ -1,0 +1,40 @@
+"""What looks wrong in rules that load: names of nobody, and rules that stop everything."""
+
+from __future__ import annotations
+
+from cedarpy import pst
+
+from server.policy.rules import PolicyRule, RuleSet
+from vault import clients, groups, users
+from vault.storage.database import Reader
+
+
+def doubts(rules: RuleSet) -> list[str]:
+    """What can be seen in the rules alone, a line each, with the place."""
+    return [
+        f"{one.place}: {one.name} forbids every call of everybody: add a condition, or narrow its scope"
+        for one in rules.rules
+        if _is_total(one)
+    ]
+
+
+async def strangers(rules: RuleSet, reader: Reader) -> list[str]:
+    """People, groups and agents in the rules that this vault doesn't know, likewise: such a rule never applies."""
+    found: list[str] = []
+    for rule in rules.rules:
+        for uid in sorted(pst.entity_uids(rule.node), key=str):
+            kind, name = uid.type.basename, uid.id
+            is_missing = (kind == "User" and await users.find_user(reader, name) is None) or (
+                kind == "Group" and await groups.find_group(reader, name) is None
+            )
+            if is_missing:
+                found.append(f"{rule.place}: {rule.name} names the {kind.lower()} {name!r}, which isn't there")
+        if rule.only_agent is not None and await clients.get_client(reader, rule.only_agent) is None:
+            found.append(f"{rule.place}: {rule.name} names the agent {rule.only_agent!r}, which isn't there")
+    return found
+
+
+def _is_total(rule: PolicyRule) -> bool:
+    is_open = isinstance(rule.node.principal, pst.ScopeAny | pst.ScopeIs)
+    is_open &= isinstance(rule.node.resource, pst.ScopeAny | pst.ScopeIs)
+    return is_open and rule.actions is None and not rule.node.clauses and not rule.asks

@@ -1,0 +1,219 @@
+"""What is known of one use of an account, in the form in which rules see it. Only what a rule names is worked out.
+
+A value that Cedar can't hold exactly (a number of more than four decimals, an integer of more than 64 bits, text that
+is no Unicode) makes the call unjudged, and so refused where a rule names it: no rule may be passed by its absence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from functools import cached_property
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from providers.outbound.json_values import is_array
+from providers.tools.presentation import addresses
+from server.http.addresses import parse_address
+from server.policy.schema import Action
+
+_LONGEST: Final = 2**63
+_DECIMALS: Final = Decimal("0.0001")
+_LARGEST: Final = Decimal("922337203685477.5807")
+_DOMAIN: Final = re.compile(r'@([^\s@<>,;:"()\[\]]+)')
+_DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+class Unjudged(Exception):
+    """A rule names something that can't be shown to it as it is; the message says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class PersonFacts:
+    """The person whose account it is used for. `key` and `groups` are names as the vault compares them."""
+
+    id: str
+    name: str = ""
+    key: str = ""
+    role: str = "member"
+    groups: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFacts:
+    """The client that acts."""
+
+    id: str
+    name: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)  # no slots: what is worked out is kept
+class CallFacts:
+    """One use of an account. `arguments` None: no tool is called."""
+
+    action: Action
+    person: PersonFacts
+    agent: AgentFacts
+    account_id: str
+    provider: str
+    account: str
+    scopes: frozenset[str]
+    actors: tuple[str, ...]
+    now: int
+    zone: ZoneInfo
+    arguments: Callable[[], Mapping[str, object]] | None = None
+    wire: Mapping[str, str] = field(default_factory=dict[str, str])
+    address: str = ""
+    signed_in_at: int | None = None
+    is_strong: bool = False
+
+    @cached_property
+    def values(self) -> Mapping[str, object]:
+        """The arguments; empty where no tool is called."""
+        return {} if self.arguments is None else self.arguments()
+
+    def context(self, named: Mapping[str, frozenset[str] | None]) -> dict[str, object]:
+        """These attributes of the context, those that are there. For `arguments`: which of them; None: all."""
+        found: dict[str, object] = {}
+        for name, inner in named.items():
+            if (value := self._attribute(name, inner)) is not None:
+                found[name] = value
+        return found
+
+    def _attribute(self, name: str, inner: frozenset[str] | None) -> object:
+        match name:
+            case "agent":
+                return {"id": self.agent.id, "name": self.agent.name, "kind": self.agent.kind}
+            case "actors":
+                return list(self.actors)
+            case "scopes":
+                return sorted(self.scopes)
+            case "now":
+                return _extension("datetime", self._local.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+            case "hour":
+                return self._local.hour
+            case "weekday":
+                return _DAYS[self._local.weekday()]
+            case "strong":
+                return self.is_strong
+            case "address":
+                address = parse_address(self.address)
+                return None if address is None else _extension("ip", str(address))
+            case "signedInSeconds":
+                return None if self.signed_in_at is None else max(0, self.now - self.signed_in_at)
+            case "recipients":
+                return sorted(self._recipients) if self.action.is_tool else None
+            case "recipientDomains":
+                return sorted(domains_of(self._recipients)) if self.action.is_tool else None
+            case "arguments":
+                return self._arguments(inner) if self.action.is_tool else None
+            case _:
+                return self.wire.get(name, "") if name in self.action.extra else None
+
+    @cached_property
+    def _local(self) -> datetime:
+        return datetime.fromtimestamp(self.now, self.zone)
+
+    @cached_property
+    def _recipients(self) -> frozenset[str]:
+        shown = self.action.presentation
+        return frozenset(
+            address
+            for name, value in self.values.items()
+            if shown.is_people(name, value)
+            for address in addresses(value)
+        )
+
+    def _arguments(self, named: frozenset[str] | None) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for written, kind in self.action.arguments.items():
+            name = written.rstrip("?")
+            if (named is None or name in named) and (value := self.values.get(name)) is not None:
+                found[name] = _cedar_value(value, kind, name)
+        return found
+
+    def account_entity(self) -> object:
+        """The account, as `resource`."""
+        attributes = {"id": self.account_id, "provider": self.provider, "name": self.account}
+        return _entity("Account", self.account_id, attributes, ())
+
+    def person_entity(self) -> object:
+        """The person, as `principal`, in their groups."""
+        who = self.person
+        return _entity("User", who.key, {"id": who.id, "name": who.name, "role": who.role}, self._groups)
+
+    def action_entity(self) -> object:
+        """The action, in its groups."""
+        return _entity("Action", self.action.name, {}, [("Action", name) for name in self.action.groups])
+
+    @property
+    def _groups(self) -> list[tuple[str, str]]:
+        return [("Group", name) for name in sorted(self.person.groups)]
+
+
+def _entity(kind: str, name: str, attributes: Mapping[str, object], parents: Iterable[tuple[str, str]]) -> object:
+    within = [{"type": kind_of, "id": one} for kind_of, one in parents]
+    return {"uid": {"type": kind, "id": name}, "attrs": attributes, "parents": within}
+
+
+def domains_of(recipients: Iterable[str]) -> frozenset[str]:
+    """The domains in these addresses, in ASCII and lower case; an address without one counts as an empty domain."""
+    found: set[str] = set()
+    for one in recipients:
+        found |= {_plain_domain(domain) for domain in _DOMAIN.findall(one)} or {""}
+    return frozenset(found)
+
+
+def _plain_domain(domain: str) -> str:
+    if domain.isascii():
+        return domain.rstrip(".").lower()
+    try:
+        return domain.rstrip(".").encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        return domain.rstrip(".").casefold()
+
+
+def _cedar_value(value: object, kind: str, name: str) -> object:
+    """The value as Cedar holds it. Raises Unjudged."""
+    if kind.startswith("Set<") and is_array(value):
+        return [_cedar_value(one, kind[4:-1], name) for one in value]
+    match kind, value:
+        case "String", str():
+            return value
+        case "Bool", bool():
+            return value
+        case "Long", int() if not isinstance(value, bool) and -_LONGEST <= value < _LONGEST:
+            return value
+        case "decimal", int() | float() if not isinstance(value, bool):
+            return _extension("decimal", _decimal(value, name))
+        case _:
+            raise Unjudged(f"the argument {name} has no exact value of the type {kind}")
+
+
+def _decimal(value: float, name: str) -> str:
+    try:
+        found = Decimal(str(value))
+        exact = found.quantize(_DECIMALS)
+    except InvalidOperation:
+        raise Unjudged(f"the argument {name} is no number that can be compared") from None
+    if exact != found or abs(exact) > _LARGEST:
+        raise Unjudged(f"the argument {name} has more digits than can be compared")
+    return str(exact)
+
+
+def _extension(function: str, argument: str) -> object:
+    return {"__extn": {"fn": function, "arg": argument}}
+
+
+def as_json(value: object) -> str:
+    """Compact JSON. Raises Unjudged for text that is no Unicode."""
+    try:
+        return to_json(value).decode()
+    except PydanticSerializationError:
+        raise Unjudged("it has text that is no Unicode") from None

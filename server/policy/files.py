@@ -1,0 +1,100 @@
+"""The rules as they stand in their folder: each one's text and place, and the digest of all. Parses no Cedar.
+
+Cedar's parser tells no places, so the text is cut at the semicolons that end rules, and each rule is parsed alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from server.provider_settings import SettingsRefused
+
+SUFFIX: Final = ".cedar"
+MOST_RULES: Final = 5000
+_MOST_BYTES: Final = 2 * 1024 * 1024  # of one file
+_PIECE: Final = re.compile(r'//[^\n]*|"(?:\\.|[^"\\])*"|;|[^/";]+|.', re.DOTALL)
+
+
+class RulesRefused(SettingsRefused):
+    """The rules can't be used. The message is one line; `problems` has one line for each, with its place and fix."""
+
+    def __init__(self, setting: str, problems: Sequence[str]) -> None:
+        more = f" ({len(problems) - 1} more: token-vault policy check)" if len(problems) > 1 else ""
+        super().__init__(f"{setting}: {problems[0]}{more}")
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleText:
+    """One rule as it is written. `place`: its file, from the folder on, and the line where it begins."""
+
+    place: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFiles:
+    """All rules of a folder. The digest is over the files' names and contents: equal on every replica."""
+
+    rules: tuple[RuleText, ...]
+    digest: str
+
+
+def fingerprint(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Changes when a file of rules is added, removed, or written; empty for a folder that is not there."""
+    found = ((str(path), path.stat()) for path in _files(folder))
+    return tuple((name, one.st_mtime_ns, one.st_size) for name, one in found)
+
+
+def read_rules(folder: Path, *, setting: str) -> RuleFiles:
+    """Every rule in the folder. Raises RulesRefused."""
+    if not folder.is_dir():
+        raise RulesRefused(setting, [f"no folder {folder}: create it, or remove the setting"])
+    rules: list[RuleText] = []
+    digest = hashlib.sha256()
+    for path in _files(folder):
+        name = path.relative_to(folder).as_posix()
+        try:
+            content = path.read_bytes()
+            text = content.decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RulesRefused(setting, [f"{name}: can't be read as UTF-8: {error}"]) from error
+        if len(content) > _MOST_BYTES:
+            raise RulesRefused(setting, [f"{name}: larger than {_MOST_BYTES} bytes: split it"])
+        for part in (name.encode(), content):
+            digest.update(len(part).to_bytes(8, "big") + part)
+        rules += [RuleText(f"{name}:{line}", rule) for line, rule in split(text)]
+    if len(rules) > MOST_RULES:
+        raise RulesRefused(setting, [f"{len(rules)} rules, more than {MOST_RULES}: remove some"])
+    return RuleFiles(tuple(rules), digest.hexdigest())
+
+
+def split(text: str) -> Iterator[tuple[int, str]]:
+    """The rules in a text, each with the line where it begins; last, what no semicolon ends."""
+    begins, line, parts = 1, 1, list[str]()
+    for found in _PIECE.finditer(text):
+        piece = found[0]
+        if not parts and (piece.startswith("//") or not piece.strip()):
+            line += piece.count("\n")
+            continue
+        if not parts:
+            begins = line + piece[: len(piece) - len(piece.lstrip())].count("\n")
+        parts.append(piece)
+        line += piece.count("\n")
+        if piece == ";":
+            yield begins, "".join(parts).strip()
+            parts = []
+    if "".join(parts).strip():
+        yield begins, "".join(parts).strip()
+
+
+def _files(folder: Path) -> list[Path]:
+    """In the order of their names, on every machine."""
+    found = [path for path in folder.rglob(f"*{SUFFIX}") if path.is_file()]
+    shown = [one for one in found if not any(part.startswith(".") for part in one.relative_to(folder).parts)]
+    return sorted(shown, key=lambda one: one.relative_to(folder).as_posix())

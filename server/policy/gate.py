@@ -1,0 +1,203 @@
+"""The one seam of the operator's policy: every use of an account passes it, on every surface.
+
+First the rules of this process, then the decision point elsewhere. Rules in the shadow folder are asked beside them:
+where they would decide otherwise, that is counted and recorded, and nothing else happens. Changed files count from the
+next look on; files that can't be used change nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from zoneinfo import ZoneInfo
+
+from server.live_providers import LiveProviders
+from server.policy.facts import AgentFacts, CallFacts, PersonFacts
+from server.policy.files import RulesRefused, fingerprint
+from server.policy.schema import EXCHANGE, PROXY, REQUEST, Action, actions_of
+from server.policy_settings import PolicySettings
+from server.provider_settings import SettingsRefused
+from vault import clients, groups, users
+from vault.approvals.approvals import RELEASE
+from vault.audit.audit import Activity
+from vault.records import Event
+from vault.refresh.policy_checks import PolicyCheck, PolicyOutcome, PolicyQuestion, PolicyVerdict
+from vault.refusals import TemporarilyUnavailable
+from vault.scopes import expand
+from vault.storage.database import Reader
+
+if TYPE_CHECKING:
+    from server.policy.rules import RuleSet
+
+LOOK_EVERY: Final = 2.0  # seconds until changed files count
+FOLDER: Final = "policy.folder"
+SHADOW: Final = "policy.shadow_folder"
+logger = logging.getLogger("token_vault.policy")
+
+
+class PolicyGate:
+    """The policy of one process (`PolicyCheck`). Raises RulesRefused if the rules can't be used."""
+
+    def __init__(
+        self, settings: PolicySettings, live: LiveProviders, activity: Activity, *, point: PolicyCheck | None = None
+    ) -> None:
+        self._settings = settings
+        self._live = live
+        self._activity = activity
+        self._point = point
+        self._zone = ZoneInfo(settings.time_zone)
+        self._seen: object = None
+        self._told: object = None
+        self._is_announced = False
+        self.actions: Mapping[str, Action] = {}
+        self.rules: RuleSet | None = None
+        self.shadow: RuleSet | None = None
+        self.disagreements: Counter[tuple[str, str]] = Counter()  # by what is decided, and what the shadow would
+        if settings.has_rules:
+            self._use(self._look())
+
+    @property
+    def digest(self) -> str | None:
+        """Names the rules in force; None without rules."""
+        return None if self.rules is None else self.rules.digest
+
+    async def __call__(self, question: PolicyQuestion, reader: Reader, /, *, now: int) -> PolicyVerdict:
+        """What the rules and the decision point say. Raises TemporarilyUnavailable."""
+        verdict = PolicyVerdict()
+        rules, shadow = self.rules, self.shadow
+        if rules is not None:
+            verdict = await self._judge(rules, question, reader, now=now)
+        if shadow is not None and not question.is_trial:
+            self._compare(verdict, await self._judge(shadow, question, reader, now=now), question)
+        if verdict.outcome is PolicyOutcome.FORBID or self._point is None:
+            return verdict
+        answer = await self._point(question, reader, now=now)
+        return answer if answer.outcome is PolicyOutcome.FORBID else replace(verdict, has_waited=True)
+
+    async def refresh(self) -> None:
+        """Use changed files, and say which rules this process uses. Raises TemporarilyUnavailable for unusable ones."""
+        if not self._settings.has_rules:
+            return
+        look = await asyncio.to_thread(self._look)
+        if look != self._seen:
+            try:
+                await asyncio.to_thread(self._use, look)
+            except RulesRefused as refused:
+                if look != self._told:
+                    self._told = look
+                    logger.error("changed rules can't be used; the earlier ones stay", extra={"problem": str(refused)})  # noqa: TRY400
+                raise TemporarilyUnavailable(str(refused), retry_after=round(LOOK_EVERY), detail=str(refused)) from None
+            self._is_announced = False
+        if not self._is_announced:
+            self._is_announced = True
+            details: dict[str, object] = {}
+            for name, rules in (("policy", self.rules), ("shadow", self.shadow)):
+                if rules is not None:
+                    details |= {name: rules.digest, f"{name}_rules": len(rules.rules)}
+            await self._activity.record(Event("policy.loaded", details=details))
+
+    def _look(self) -> object:
+        folders = (self._settings.folder, self._settings.shadow_folder)
+        return (
+            self._live.current.tools,
+            tuple(None if one is None else fingerprint(one.expanduser()) for one in folders),
+        )
+
+    def _use(self, look: object) -> None:
+        """Load both folders, or neither."""
+        actions = actions_of(self._live.current.tools)
+        made = tuple(
+            None if folder is None else load(folder.expanduser(), actions, setting=setting)
+            for folder, setting in ((self._settings.folder, FOLDER), (self._settings.shadow_folder, SHADOW))
+        )
+        self.actions, (self.rules, self.shadow) = actions, made
+        self._seen = look
+
+    async def _judge(self, rules: RuleSet, question: PolicyQuestion, reader: Reader, *, now: int) -> PolicyVerdict:
+        from server.policy.deciding import Decider
+
+        action = action_of(question, rules.actions)
+        policy = self._live.policies.get(question.provider)
+        reach = question.scopes if policy is None else expand(question.scopes, policy.covers)
+        decider = Decider(rules, action, question.provider, question.client_id, reach)
+        facts = self._facts(question, action, now=now)
+        return decider.decide(await with_names(facts, reader) if decider.needs_names else facts)
+
+    def _facts(self, question: PolicyQuestion, action: Action, *, now: int) -> CallFacts:
+        return CallFacts(
+            action,
+            PersonFacts(question.user_id, key=question.user_id),
+            AgentFacts(question.client_id),
+            account_id=question.connection_id,
+            provider=question.provider,
+            account=question.label,
+            scopes=question.scopes,
+            actors=question.actors,
+            now=now,
+            zone=self._zone,
+            arguments=None if question.call is None or not action.is_tool else question.call.arguments,
+            wire=question.wire,
+            address=question.address,
+            signed_in_at=question.signed_in_at,
+            is_strong=question.is_strong,
+        )
+
+    def _compare(self, decided: PolicyVerdict, shadow: PolicyVerdict, question: PolicyQuestion) -> None:
+        """Count a call that the shadow rules would have treated otherwise."""
+        if decided.outcome is shadow.outcome:
+            return
+        self.disagreements[decided.outcome.value, shadow.outcome.value] += 1
+        details = {
+            "provider": question.provider,
+            "purpose": question.purpose,
+            "decided": decided.outcome.value,
+            "would": shadow.outcome.value,
+            "rule": shadow.rule or decided.rule,
+            "shadow": shadow.digest,
+        }
+        self._activity.note_refusal(
+            Event(
+                "policy.disagreed",
+                user_id=question.user_id,
+                client_id=question.client_id,
+                connection_id=question.connection_id,
+                details=details,
+            )
+        )
+
+
+def load(folder: Path, actions: Mapping[str, Action], *, setting: str) -> RuleSet:
+    """The rules of a folder. Raises RulesRefused, and SettingsRefused where the package for Cedar is missing."""
+    try:
+        from server.policy.rules import load_rules
+    except ImportError as error:
+        raise SettingsRefused(
+            f"{setting}: rules need a package that is not installed: pip install 'mcp-token-vault[policy]'"
+        ) from error
+    return load_rules(folder, actions, setting=setting)
+
+
+def action_of(question: PolicyQuestion, actions: Mapping[str, Action]) -> Action:
+    """What is done: the tool, or the way without one."""
+    call = question.call
+    if call is not None and call.tool != RELEASE and call.tool in actions:
+        return actions[call.tool]
+    return actions[question.purpose if question.purpose in {PROXY, REQUEST} else EXCHANGE]
+
+
+async def with_names(facts: CallFacts, reader: Reader) -> CallFacts:
+    """The same call with the names of person, groups, and agent, as they are now."""
+    user = await users.get_user(reader, facts.person.id)
+    client = await clients.get_client(reader, facts.agent.id)
+    within = await groups.names_of_person(reader, facts.person.id, now=facts.now)
+    if user is not None:
+        person = PersonFacts(user.id, user.name, users.name_key(user.name), user.role.value, within)
+        facts = replace(facts, person=person)
+    if client is not None:
+        facts = replace(facts, agent=AgentFacts(client.id, client.name, client.kind.value))
+    return facts

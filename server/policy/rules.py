@@ -1,0 +1,346 @@
+"""A set of rules, loaded and checked: which of them meet a call, and what they say together. Pure, but for its memory.
+
+A call meets few of the rules: they are sorted by action, and by provider and agent where a rule begins with such a
+condition. What is left is parsed once, in parts by how often what they look at changes. Cedar gets only the attributes
+that a part names, and the same question is answered from memory: an answer follows from the rules and what they name,
+and from nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+import cedarpy
+from cedarpy import pst
+
+from providers.definitions.suggestions import did_you_mean
+from server.policy.facts import CallFacts, Unjudged, as_json
+from server.policy.files import RulesRefused, RuleText, read_rules
+from server.policy.schema import ARGUMENTS, CALL_ONLY, GROUPS, Action, schema_text
+from server.policy.syntax import Names, aims_at, first_equals, named_in, normalize, weaken
+from vault.refresh.policy_checks import PolicyOutcome, PolicyVerdict
+
+_ANNOTATIONS: Final = frozenset({"id", "reason", "approval"})
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_LONGEST_REASON: Final = 300  # characters
+_TICKING: Final = frozenset({"now", "signedInSeconds"})
+_REMEMBERED: Final = 4096
+_LONGEST_REMEMBERED: Final = 1024  # characters of a question
+_SLICES: Final = 4096
+_POLICY: Final = re.compile(r"policy(\d+)")
+_FAILED: Final = re.compile(r"`r(\d+)`")
+_ORDER: Final = tuple(PolicyOutcome)
+Key = TypeVar("Key")
+Kept = TypeVar("Kept")
+_NOBODY: Final[frozenset[str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRule:
+    """One rule. `actions`: those that it names, with their groups; None: any. `names`: what it speaks of."""
+
+    name: str
+    reason: str
+    asks: bool
+    place: str
+    node: pst.Template = field(repr=False)
+    actions: frozenset[str] | None
+    names: Names = field(repr=False)
+    only_provider: str | None  # the only one that it can be about
+    only_agent: str | None
+
+    @property
+    def pace(self) -> int:
+        """How often what it looks at changes: from call to call, with the time, or rarely."""
+        named = self.names.attributes
+        return 2 if not named.isdisjoint(CALL_ONLY) else 1 if not named.isdisjoint(_TICKING) else 0
+
+    @property
+    def is_about_tools(self) -> bool:
+        """Whether no other way may lead past it: it names tools, or what only their calls have."""
+        return self.actions is not None or not self.names.attributes.isdisjoint(CALL_ONLY)
+
+    def meets(self, action: Action, *, provider: str, agent: str) -> bool:
+        """Whether it can say anything about such a call."""
+        return (
+            (self.actions is None or action.name in self.actions or not self.actions.isdisjoint(action.groups))
+            and self.only_provider in {None, provider}
+            and self.only_agent in {None, agent}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """Rules of one pace that calls of one kind meet. `context`: what to show them, beside the entities they name."""
+
+    rules: tuple[PolicyRule, ...]
+    handle: cedarpy.PolicySet = field(repr=False)
+    context: Mapping[str, frozenset[str] | None]
+    has_person: bool
+    has_account: bool
+    has_action: bool
+    known: dict[str, PolicyVerdict] = field(default_factory=dict[str, PolicyVerdict], repr=False)
+
+    def entities(self, call: CallFacts) -> str:
+        """Those of a call that the rules name, as JSON."""
+        if not (self.has_account or self.has_person or self.has_action):
+            return "[]"
+        found = [call.account_entity()] if self.has_account else list[object]()
+        found += [call.person_entity()] if self.has_person else []
+        return as_json(found + ([call.action_entity()] if self.has_action else []))
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What rules say of a call of which not everything is known: for sure, and at worst."""
+
+    sure: PolicyVerdict
+    worst: PolicyVerdict
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what is unknown could make a difference."""
+        return self.sure.outcome is not self.worst.outcome
+
+
+class RuleSet:
+    """Rules that were checked against `actions`."""
+
+    def __init__(self, rules: Sequence[PolicyRule], actions: Mapping[str, Action], *, digest: str) -> None:
+        self.rules = tuple(rules)
+        self.actions = actions
+        self.digest = digest
+        self._allowed = PolicyVerdict(digest=digest)
+        self._agents = frozenset(one.only_agent for one in rules if one.only_agent is not None)
+        self._slices: dict[tuple[object, ...], tuple[_Slice, ...]] = {}
+        self._entities: dict[str, cedarpy.Entities] = {}
+
+    def needs_person(self, action: Action, *, provider: str, agent: str) -> bool:
+        """Whether the rules for such a call ask who the person or the agent is."""
+        found = (
+            *self._slices_of(action, provider, agent),
+            *self._slices_of(action, provider, agent, unknown=CALL_ONLY),
+        )
+        return any(one.has_person or "agent" in one.context for one in found)
+
+    def judge(self, call: CallFacts) -> PolicyVerdict:
+        """What the rules say of a call of which everything is known."""
+        return self._ask(self._slices_of(call.action, call.provider, call.agent.id), call)
+
+    def judge_partly(
+        self, call: CallFacts, *, unknown: frozenset[str], without: frozenset[str] = _NOBODY, about_tools: bool = False
+    ) -> Judgement:
+        """What they say without these attributes of the context. `about_tools`: only those that are.
+
+        Rules that name anything of `without` stay out altogether.
+        """
+        kind = (call.action, call.provider, call.agent.id)
+        sure = self._ask(self._slices_of(*kind, without=unknown | without, about_tools=about_tools), call)
+        perhaps = self._ask(self._slices_of(*kind, without=without, unknown=unknown, about_tools=about_tools), call)
+        is_worse = _ORDER.index(perhaps.outcome) > _ORDER.index(sure.outcome)
+        return Judgement(sure, perhaps if is_worse else sure)
+
+    def _slices_of(
+        self,
+        action: Action,
+        provider: str,
+        agent: str,
+        *,
+        without: frozenset[str] = _NOBODY,
+        unknown: frozenset[str] = _NOBODY,
+        about_tools: bool = False,
+    ) -> tuple[_Slice, ...]:
+        """The rules for such a call: those that name nothing of `without`, all weakened by what is `unknown`."""
+        agent = agent if agent in self._agents else ""
+        key = (action.name, provider, agent, without, unknown, about_tools)
+        if key not in self._slices:
+            _make_room(self._slices, _SLICES)
+            met = [
+                one
+                for one in self.rules
+                if one.meets(action, provider=provider, agent=agent)
+                and (one.is_about_tools or not about_tools)
+                and one.names.attributes.isdisjoint(without)
+            ]
+            paces = ([one for one in met if one.pace == pace] for pace in range(3))
+            self._slices[key] = tuple(_compile(part, unknown) for part in paces if part)
+        return self._slices[key]
+
+    def _ask(self, parts: Sequence[_Slice], call: CallFacts) -> PolicyVerdict:
+        """What takes away most: rules only forbid, so each part can be asked alone."""
+        verdict = self._allowed
+        for part in parts:
+            found = self._ask_part(part, call)
+            if found.outcome is PolicyOutcome.FORBID:
+                return found
+            if found.outcome is PolicyOutcome.ASK and verdict is self._allowed:
+                verdict = found
+        return verdict
+
+    def _ask_part(self, met: _Slice, call: CallFacts) -> PolicyVerdict:
+        try:
+            context, entities = as_json(call.context(met.context)), met.entities(call)
+        except Unjudged as unjudged:
+            return self._refusal(met.rules[0], f"{met.rules[0].reason} ({unjudged})".strip())
+        question = f"{context}{entities}"
+        if (known := met.known.get(question)) is not None:
+            return known
+        asked: dict[str, object] = {
+            "principal": {"type": "User", "id": call.person.key if met.has_person else "-"},
+            "action": {"type": "Action", "id": call.action.name},
+            "resource": {"type": "Account", "id": call.account_id if met.has_account else "-"},
+            "context": context,
+        }
+        verdict = self._verdict(met, asked, self._entities_of(entities))
+        if len(question) <= _LONGEST_REMEMBERED:
+            _make_room(met.known, _REMEMBERED)
+            met.known[question] = verdict
+        return verdict
+
+    def _entities_of(self, written: str) -> cedarpy.Entities | str:
+        """The entities, parsed once while the same ones are asked about."""
+        if len(written) > _LONGEST_REMEMBERED:
+            return written
+        known = self._entities.get(written)
+        if known is None:
+            _make_room(self._entities, _REMEMBERED)
+            known = self._entities[written] = cedarpy.Entities.from_json_str(written)  # pyright: ignore[reportUnknownMemberType] -- its signature has a bare dict
+        return known
+
+    def _verdict(self, met: _Slice, asked: dict[str, object], entities: cedarpy.Entities | str) -> PolicyVerdict:
+        """What Cedar says. An error of any kind forbids."""
+        try:
+            answer = cedarpy.is_authorized(asked, met.handle, entities)  # pyright: ignore[reportUnknownMemberType] -- as above
+        except ValueError as error:
+            return self._refusal(met.rules[0], f"{met.rules[0].reason} (this call can't be judged: {error})".strip())
+        said = [met.rules[int(one.removeprefix("r"))] for one in answer.diagnostics.reasons if one != "base"]
+        forbidding = [one for one in said if not one.asks]
+        if not forbidding and answer.diagnostics.errors:
+            failed = _FAILED.search(answer.diagnostics.errors[0])
+            rule = met.rules[0 if failed is None else int(failed[1])]
+            return self._refusal(rule, f"{rule.reason} (this rule failed for the call)".strip())
+        if forbidding:
+            return self._refusal(forbidding[0], forbidding[0].reason)
+        if said:
+            return PolicyVerdict(PolicyOutcome.ASK, said[0].name, said[0].reason, self.digest)
+        if answer.allowed:
+            return self._allowed
+        return self._refusal(met.rules[0], "this call can't be judged")
+
+    def _refusal(self, rule: PolicyRule, reason: str) -> PolicyVerdict:
+        return PolicyVerdict(PolicyOutcome.FORBID, rule.name, reason, self.digest)
+
+
+def load_rules(folder: Path, actions: Mapping[str, Action], *, setting: str) -> RuleSet:
+    """The rules of a folder, checked. Raises RulesRefused with every problem found."""
+    files = read_rules(folder, setting=setting)
+    problems: list[str] = []
+    rules: list[PolicyRule] = []
+    places: dict[str, str] = {}
+    for text in files.rules:
+        try:
+            rule = _rule(text)
+        except ValueError as error:
+            problems.append(f"{text.place}: {error}")
+            continue
+        if rule.name in places:
+            problems.append(f"{text.place}: @id({rule.name!r}) is taken by {places[rule.name]}: choose another")
+        places[rule.name] = text.place
+        rules.append(rule)
+    problems += _misfits([(one.place, text) for one, text in _with_text(rules, files.rules)], actions)
+    if problems:
+        raise RulesRefused(setting, problems)
+    return RuleSet(rules, actions, digest=files.digest)
+
+
+def _with_text(rules: Iterable[PolicyRule], texts: Iterable[RuleText]) -> list[tuple[PolicyRule, str]]:
+    by_place = {one.place: one.text for one in texts}
+    return [(one, by_place[one.place]) for one in rules]
+
+
+def _rule(text: RuleText) -> PolicyRule:
+    """Parse one. Raises ValueError, in words."""
+    parsed = cedarpy.policies_to_pst(text.text)
+    if parsed.templates or len(parsed.static_policies) != 1:
+        raise ValueError("write one rule without ?principal and ?resource, and end it with a semicolon")
+    (node,) = parsed.static_policies.values()
+    if node.effect != "forbid":
+        raise ValueError("a rule can only take away: write forbid, and what stays allowed after `unless`")
+    notes = node.annotations
+    if strange := sorted(notes.keys() - _ANNOTATIONS):
+        near = did_you_mean(strange[0], list(_ANNOTATIONS))
+        raise ValueError(f"no annotation @{strange[0]}.{near} Use @id, @reason, and @approval")
+    name, reason = notes.get("id", ""), notes.get("reason", "")
+    if _NAME.fullmatch(name) is None:
+        raise ValueError('name the rule: @id("no-mail-at-night"), of at most 64 a-z, 0-9, dots, and hyphens')
+    if len(reason) > _LONGEST_REASON or not reason.isprintable():
+        raise ValueError(f"@reason: use one line of at most {_LONGEST_REASON} characters")
+    node = normalize(node)
+    equals = first_equals(node)
+    return PolicyRule(
+        name,
+        reason,
+        asks="approval" in notes,
+        place=text.place,
+        node=node,
+        actions=aims_at(node),
+        names=named_in(node),
+        only_provider=equals.get(("resource", "provider")),
+        only_agent=equals.get(("context", "agent", "id")),
+    )
+
+
+def _misfits(texts: Sequence[tuple[str, str]], actions: Mapping[str, Action]) -> list[str]:
+    """What doesn't fit the schema, with its place and a fix."""
+    if not texts:
+        return []
+    written = "\n".join(text for _, text in texts)
+    checked = cedarpy.validate_policies(written, schema_text(actions))  # pyright: ignore[reportUnknownMemberType] -- as above
+    found: dict[str, None] = {}
+    for one in checked.errors:
+        number = _POLICY.search(one.policy_id)
+        place = texts[int(number[1])][0] if number else texts[0][0]
+        words = re.sub(r"^for policy `policy\d+`, ", "", one.error)
+        unknown = re.search(r'unrecognized action `Action::"([^"]*)"`', words)
+        if unknown is not None:
+            near = did_you_mean(unknown[1], [*actions, *GROUPS])
+            words += f":{near} Use an action of `token-vault policy schema`"
+        elif "unable to find an applicable action" in words:
+            continue
+        else:
+            words += ": token-vault policy schema shows what there is"
+        found[f"{place}: {words}"] = None
+    return list(found)
+
+
+def _compile(met: Sequence[PolicyRule], unknown: frozenset[str]) -> _Slice:
+    """What is asked of Cedar: everything is permitted that no rule forbids."""
+    nodes = {"base": _PERMIT}
+    attributes: dict[str, frozenset[str] | None] = {}
+    has_person = has_account = has_action = False
+    for number, rule in enumerate(met):
+        node = replace(weaken(rule.node, unknown), id=f"r{number}", action=pst.ScopeAny())
+        names = rule.names if not unknown else named_in(node)
+        nodes[node.id] = node
+        has_person |= names.has_person
+        has_account |= names.has_account
+        has_action |= names.has_action
+        for name in names.attributes:
+            inner = names.arguments if name == ARGUMENTS else None
+            before = attributes.get(name, _NOBODY)
+            attributes[name] = None if inner is None or before is None else before | inner
+    made = pst.PolicySet(pst.FrozenMap(), pst.FrozenMap(nodes), ())
+    return _Slice(tuple(met), cedarpy.PolicySet.from_pst(made), attributes, has_person, has_account, has_action)
+
+
+_PERMIT: Final = pst.Template("base", "permit", pst.ScopeAny(), pst.ScopeAny(), pst.ScopeAny(), (), pst.FrozenMap())
+
+
+def _make_room(kept: dict[Key, Kept], most: int) -> None:
+    """Forget everything when it is too much: what is asked about is soon known again."""
+    if len(kept) >= most:
+        kept.clear()

@@ -1,0 +1,148 @@
+"""Read and change the syntax tree of one rule: what it names, whom it can be about, and what is left without a fact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Final, TypeVar
+
+from cedarpy import pst
+
+from server.policy.schema import ARGUMENTS, ATTRIBUTES
+from vault import groups, users
+
+_COMPARED: Final = {"User": users.name_key, "Group": groups.name_key}
+Path = tuple[str, ...]
+Node = TypeVar("Node")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a rule speaks of. `attributes` of the context; `arguments`: which of them, None for all."""
+
+    attributes: frozenset[str]
+    arguments: frozenset[str] | None
+    has_person: bool
+    has_account: bool
+    has_action: bool
+
+
+def named_in(rule: pst.Template) -> Names:
+    """Everything that the rule's answer can depend on, but the action that it is for."""
+    paths = {path for clause in rule.clauses for path in _paths(clause.expr)}
+    attributes = frozenset(path[1] for path in paths if path[0] == "context" and len(path) > 1)
+    if ("context",) in paths:
+        attributes = ATTRIBUTES
+    inner = [path for path in paths if path[:2] == ("context", ARGUMENTS)]
+    all_arguments = ("context",) in paths or any(len(path) == 2 for path in inner)
+    is_about_person = not isinstance(rule.principal, pst.ScopeAny | pst.ScopeIs)
+    return Names(
+        attributes,
+        None if all_arguments else frozenset(path[2] for path in inner),
+        has_person=is_about_person or any(path[0] == "principal" for path in paths),
+        has_account=any(path[0] == "resource" for path in paths),
+        has_action=any(path[0] == "action" for path in paths),
+    )
+
+
+def aims_at(rule: pst.Template) -> frozenset[str] | None:
+    """The actions and groups of actions that it is for; None: all."""
+    match rule.action:
+        case pst.ActionEq(entity):
+            return frozenset({entity.id})
+        case pst.ActionIn(entities):
+            return frozenset(one.id for one in entities)
+        case pst.ScopeAny():
+            return None
+
+
+def first_equals(rule: pst.Template) -> Mapping[Path, str]:
+    """Comparisons with a text that the rule begins with: where one is false, the rule has nothing to say.
+
+    Only those before anything that can fail count: what comes later might have failed, and so have forbidden.
+    """
+    found: dict[Path, str] = {}
+    for clause in rule.clauses:
+        if not isinstance(clause, pst.When):
+            break
+        for part in _operands(clause.expr, "and"):
+            match part:
+                case pst.BinaryOp("eq", left, pst.StringLit(value)) | pst.BinaryOp("eq", pst.StringLit(value), left):
+                    path = _path_of(left)
+                case _:
+                    return found
+            if path not in {("resource", "provider"), ("context", "agent", "id")}:
+                return found
+            found.setdefault(path, value)
+    return found
+
+
+def weaken(rule: pst.Template, unknown: frozenset[str]) -> pst.Template:
+    """The rule without every condition on these attributes of the context: it forbids at least what it did."""
+    if not unknown:
+        return rule
+    clauses: list[pst.Clause] = []
+    for clause in rule.clauses:
+        name = "and" if isinstance(clause, pst.When) else "or"
+        kept = (part for part in _operands(clause.expr, name) if not _names(part, unknown))
+        clauses += [replace(clause, expr=part) for part in kept]
+    return replace(rule, clauses=tuple(clauses))
+
+
+def normalize(rule: pst.Template) -> pst.Template:
+    """People and groups by the form in which the vault compares their names."""
+    return _with_names(rule)
+
+
+def _with_names(node: Node) -> Node:
+    if isinstance(node, pst.EntityUid):
+        compare = _COMPARED.get(node.type.basename)
+        return node if compare is None else replace(node, id=compare(node.id))
+    if isinstance(node, tuple):
+        return type(node)(_with_names(one) for one in node)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType, reportReturnType] -- a tuple of nodes
+    if isinstance(node, pst.Record):
+        return replace(node, fields=pst.FrozenMap({name: _with_names(one) for name, one in node.fields.items()}))
+    if is_dataclass(node) and not isinstance(node, type):
+        return replace(node, **{one.name: _with_names(getattr(node, one.name)) for one in fields(node)})  # pyright: ignore[reportReturnType] -- of the same class
+    return node
+
+
+def _operands(node: pst.Expr, name: str) -> Iterator[pst.Expr]:
+    """The parts of a chain of `&&` or `||`, in the order in which they are evaluated."""
+    if isinstance(node, pst.BinaryOp) and node.op == name:
+        yield from _operands(node.left, name)
+        yield from _operands(node.right, name)
+    else:
+        yield node
+
+
+def _names(node: pst.Expr, attributes: frozenset[str]) -> bool:
+    return any(path == ("context",) or (path[0] == "context" and path[1] in attributes) for path in _paths(node))
+
+
+def _path_of(node: object) -> Path | None:
+    """`context.agent.id` as its names; None for anything else."""
+    if isinstance(node, pst.Var):
+        return (node.name,)
+    if isinstance(node, pst.GetAttr) and (base := _path_of(node.base)) is not None:
+        return (*base, node.attr)
+    return None
+
+
+def _paths(node: object) -> Iterator[Path]:
+    """Every path that an expression reads or looks for, as far as it goes."""
+    if isinstance(node, pst.HasAttr) and (base := _path_of(node.base)) is not None:
+        yield (*base, *node.attrs)
+        return
+    if (path := _path_of(node)) is not None:
+        yield path
+        return
+    if isinstance(node, tuple):
+        for one in node:  # pyright: ignore[reportUnknownVariableType] -- nodes
+            yield from _paths(one)  # pyright: ignore[reportUnknownArgumentType]
+    elif isinstance(node, Mapping):
+        for one in node.values():  # pyright: ignore[reportUnknownVariableType] -- nodes
+            yield from _paths(one)  # pyright: ignore[reportUnknownArgumentType]
+    elif is_dataclass(node) and not isinstance(node, type):
+        for one in fields(node):
+            yield from _paths(getattr(node, one.name))

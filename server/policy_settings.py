@@ -1,0 +1,34 @@
+"""The settings of the operator's own rules about what agents may do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, field_validator
+
+from server.provider_settings import Section
+
+
+class PolicySettings(Section):
+    """Rules in Cedar that forbid uses of accounts, or ask the person about them."""
+
+    folder: Path | None = Field(default=None, description="Folder with the rules (`*.cedar`), read again when changed")
+    shadow_folder: Path | None = Field(
+        default=None, description="Folder with rules to try: what they would decide otherwise is counted, not done"
+    )
+    time_zone: str = Field(default="UTC", description="Time zone of `context.hour` and `context.weekday`")
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("use a name such as Europe/Berlin") from None
+        return name
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether there are rules of any kind."""
+        return self.folder is not None or self.shadow_folder is not None

@@ -1,0 +1,270 @@
+"""The operator's rules on every surface: tools, exchange, proxy, and requests in the background."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import pytest
+from mcp_types import CallToolResult
+
+from server.app import open_deployment
+from server.policy.files import RulesRefused
+from server.policy.gate import PolicyGate
+from server.settings import load_settings
+from tests.mcp.test_approve import link_of, text_of
+from tests.support.harness import PASSWORD
+from tests.support.person import Person
+from tests.support.rooms.ciba_room import Asker, asker_client
+from tests.support.rooms.exchange_room import Caller, ExchangeRoom, refused
+from tests.support.rooms.mcp_room import SLACK, Agent, room
+from tests.support.rooms.oauth_world import World, error_of
+from tests.support.rooms.proxy_room import READ, proxy_room
+from vault import groups
+from vault.audit import audit
+from vault.records import Connection, Event
+from vault.refusals import TemporarilyUnavailable
+
+CHANNELS = 'forbid(principal, action == Action::"slack_channels", resource)'
+POSTS = 'forbid(principal, action == Action::"slack_post", resource)'
+ASK = f'@id("ask-first") @reason("posts are read first") @approval {POSTS};'
+
+
+@dataclass
+class Ruled:
+    """A vault with rules, and what writes them."""
+
+    exchanging: ExchangeRoom
+    folder: Path
+    shadow: Path
+
+    @property
+    def gate(self) -> PolicyGate:
+        gate = self.exchanging.deployment.policy
+        assert gate is not None
+        return gate
+
+    async def use(self, *rules: str, shadow: str = "") -> None:
+        """Put these rules in force, as the upkeep of a running vault does."""
+        (self.folder / "rules.cedar").write_text("\n".join(rules))
+        (self.shadow / "rules.cedar").write_text(shadow)
+        await self.gate.refresh()
+
+    async def agent(self, name: str) -> tuple[Agent, Connection]:
+        place = self.exchanging.room
+        await place.vault.add_user(name)
+        agent = await place.agent(name)
+        return agent, await place.connect(agent, "slack", scopes=SLACK)
+
+    async def call(self, agent: Agent, tool: str, arguments: Mapping[str, object] = {}) -> CallToolResult:
+        async with self.exchanging.room.client(agent) as client:
+            return await client.call_tool(tool, dict(arguments))
+
+    async def events(self, kind: str, agent: Agent | Caller) -> list[Event]:
+        whose = agent.principal.client_id if isinstance(agent, Agent) else agent.client.id
+        await self.exchanging.deployment.activity.settle()
+        return [one for one in await self.exchanging.events(kind) if one.client_id == whose]
+
+
+@pytest.fixture(scope="module")
+async def ruled(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Ruled]:
+    base = tmp_path_factory.mktemp("ruled")
+    for name in ("rules", "shadow"):
+        (base / name).mkdir()
+    policy = {"folder": str(base / "rules"), "shadow_folder": str(base / "shadow")}
+    async with (
+        room(base / "data", policy=policy) as opened,
+        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
+    ):
+        yield Ruled(ExchangeRoom(opened, http), base / "rules", base / "shadow")
+
+
+@pytest.fixture(autouse=True)
+async def fresh(ruled: Ruled) -> None:
+    await ruled.use()
+
+
+# Tools
+
+
+async def test_a_tool_is_refused_in_the_rules_words_and_the_activity_names_it(ruled: Ruled) -> None:
+    agent, _ = await ruled.agent("refused-person")
+    assert not (await ruled.call(agent, "slack_channels")).is_error
+    await ruled.use(f'@id("no-lists") @reason("channels are secret") {CHANNELS};')
+    said = await ruled.call(agent, "slack_channels")
+    assert said.is_error
+    assert "Rule no-lists: channels are secret" in text_of(said)
+    (event,) = await ruled.events("exchange.refused", agent)
+    assert (event.details["code"], event.details["rule"]) == ("policy_refused", "no-lists")
+    assert event.details["policy"] == ruled.gate.digest
+    await ruled.use(f'@id("no-lists") {CHANNELS} when {{ context.strong }};')
+    assert not (await ruled.call(agent, "slack_channels")).is_error
+
+
+async def test_a_rule_reads_the_person_their_groups_the_agent_and_its_address_as_they_are_now(ruled: Ruled) -> None:
+    agent, _ = await ruled.agent("Grouped-Person")
+    deployment = ruled.exchanging.deployment
+    condition = 'when { principal in Group::"Contractors" && principal.name == "Grouped-Person" }'
+    await ruled.use(f'@id("contractors") {CHANNELS} {condition};')
+    assert not (await ruled.call(agent, "slack_channels")).is_error
+    async with deployment.transaction() as transaction:
+        group = await groups.create_group(transaction, "contractors", now=deployment.now())
+        await groups.add_member(transaction, group.id, agent.principal.user_id, source="test", now=deployment.now())
+    assert (await ruled.call(agent, "slack_channels")).is_error
+    inside = 'unless { context has address && context.address.isInRange(ip("127.0.0.0/8")) }'
+    await ruled.use(f'@id("inside") {CHANNELS} {inside};')
+    assert not (await ruled.call(agent, "slack_channels")).is_error
+    await ruled.use(f'@id("outside") {CHANNELS} {inside.replace("127.0.0.0", "10.0.0.0")};')
+    assert (await ruled.call(agent, "slack_channels")).is_error
+    await ruled.use(f'@id("agent") {CHANNELS} when {{ context.agent.name == "Test agent" }};')
+    assert (await ruled.call(agent, "slack_channels")).is_error
+
+
+async def test_a_rule_can_ask_for_a_yes_to_exactly_this_call(ruled: Ruled) -> None:
+    agent, _ = await ruled.agent("yes-person")
+    place = ruled.exchanging.room
+    await ruled.use(ASK)
+    post = {"channel": "#general", "text": "hello"}
+    asked = await ruled.call(agent, "slack_post", post)
+    assert (await ruled.events("exchange.refused", agent))[-1].details["rule"] == "ask-first"
+    async with Person(place.url) as browser:
+        await browser.sign_in("yes-person", PASSWORD)
+        page = await browser.open(link_of(asked))
+        await browser.submit(page, form="/approvals/", button=("decision", "allow"))
+    other = await ruled.call(agent, "slack_post", {**post, "text": "another"})
+    assert link_of(other) != link_of(asked)
+    assert not (await ruled.call(agent, "slack_post", post)).is_error
+    assert (await ruled.call(agent, "slack_post", post)).is_error, "a yes is for one call"
+
+
+# Exchange, proxy, requests
+
+
+async def test_an_exchange_cant_get_what_a_rule_takes_from_a_tool(ruled: Ruled) -> None:
+    place = ruled.exchanging
+    caller = await place.caller()
+    agent = await place.agent(caller, "exchanging-person")
+    await place.slack(agent)
+    await ruled.use(f'@id("posts") {POSTS};')
+    no = await place.exchange(caller, agent.token, scope="chat:write")
+    assert (no.status_code, refused(no)) == (403, "access_denied")
+    assert "Rule posts" in no.json()["error_description"]
+    assert (await place.exchange(caller, agent.token, scope="channels:read")).status_code == 200
+    await ruled.use('@id("tokens") forbid(principal, action == Action::"exchange", resource);')
+    assert refused(await place.exchange(caller, agent.token, scope="channels:read")) == "access_denied"
+    assert not (await ruled.call(agent, "slack_channels")).is_error, "its tools are no exchange"
+
+
+async def test_each_proxied_call_is_judged_even_right_after_another(tmp_path: Path) -> None:
+    folder = tmp_path / "rules"
+    folder.mkdir()
+    async with proxy_room(tmp_path / "data", policy={"folder": str(folder)}) as place:
+        handle = await place.ready(scopes=READ)
+        gate = place.vault.deployment.policy
+        assert gate is not None
+        assert (await handle.call("GET", "/conversations.list")).status_code == 200
+        condition = 'when { context.method == "GET" && context.path == "/conversations.list" }'
+        (folder / "a.cedar").write_text(
+            f'@id("lists") forbid(principal, action == Action::"proxy", resource) {condition};'
+        )
+        await gate.refresh()
+        no = await handle.call("GET", "/conversations.list")
+        assert no.status_code == 403
+        assert no.headers["token-vault-refusal"] == "policy_refused"
+        assert "Rule lists" in no.text
+        assert (await handle.call("GET", "/conversations.info?channel=C1")).status_code == 200
+        events = await audit.list_events(place.vault.deployment.database, limit=1000)
+        told = [str(one.details["path"]) for one in events if one.kind == "token.exchanged"]
+        assert sorted(told) == ["/conversations.info", "/conversations.list"]
+
+
+async def test_a_client_may_be_kept_from_asking_a_person_in_the_background(ruled: Ruled) -> None:
+    place = ruled.exchanging
+    person = await place.room.vault.add_user("asked-person")
+    async with place.room.vault.person() as browser:
+        world = World(place.room.vault, browser, place.http)
+        asker = Asker(world, await asker_client(world), person)
+        assert (await asker.post()).status_code == 200
+        await ruled.use(
+            '@id("quiet") @reason("nobody is asked") forbid(principal, action == Action::"request", resource);'
+        )
+        no = await asker.post()
+        assert error_of(no) == "access_denied"
+        assert "Rule quiet: nobody is asked" in no.json()["error_description"]
+        (event,) = await asker.events("approval.refused")
+        assert event.details["rule"] == "quiet"
+
+
+# What a rule can't do
+
+
+async def test_rules_widen_nothing(ruled: Ruled) -> None:
+    """A permit for everything is no rule here, and a vault with rules allows no more than one without."""
+    place = ruled.exchanging.room
+    await place.vault.add_user("poor-person")
+    agent = await place.agent("poor-person")
+    connection = await place.connect(agent, "slack", scopes=SLACK, delegated=frozenset({"channels:read"}))
+    (ruled.folder / "wide.cedar").write_text('@id("all") permit(principal, action, resource);')
+    with pytest.raises(TemporarilyUnavailable, match=r"wide\.cedar:1: a rule can only take away"):
+        await ruled.gate.refresh()
+    (ruled.folder / "wide.cedar").unlink()
+    await ruled.use('@id("narrow") forbid(principal, action, resource) when { context.hour > 24 };')
+    assert (await ruled.call(agent, "slack_post", {"channel": "#general", "text": "x"})).is_error
+    await place.allow(agent, connection, SLACK)
+    assert not (await ruled.call(agent, "slack_post", {"channel": "#general", "text": "x"})).is_error
+
+
+async def test_unusable_rules_leave_the_earlier_ones_in_force(ruled: Ruled) -> None:
+    agent, _ = await ruled.agent("steady-person")
+    await ruled.use(f'@id("steady") {CHANNELS};')
+    digest = ruled.gate.digest
+    (ruled.folder / "rules.cedar").write_text("forbid(")
+    for _ in range(2):
+        with pytest.raises(TemporarilyUnavailable, match=r"policy\.folder: rules\.cedar:1"):
+            await ruled.gate.refresh()
+    assert ruled.gate.digest == digest
+    assert (await ruled.call(agent, "slack_channels")).is_error
+    await ruled.use()
+    assert not (await ruled.call(agent, "slack_channels")).is_error
+
+
+async def test_a_vault_with_unusable_rules_doesnt_open(tmp_path: Path) -> None:
+    folder = tmp_path / "rules"
+    folder.mkdir()
+    settings = load_settings(overrides={"policy": {"folder": str(folder)}})
+    async with open_deployment(settings, data=tmp_path / "data"):
+        pass
+    (folder / "x.cedar").write_text('@id("x") forbid(principal, action, resource) when { context.hours > 3 };')
+    with pytest.raises(RulesRefused, match=r"^policy\.folder: x\.cedar:1: "):
+        async with open_deployment(settings, data=tmp_path / "data"):
+            pass
+
+
+# Rules to try
+
+
+async def test_shadow_rules_are_counted_and_do_nothing(ruled: Ruled) -> None:
+    agent, _ = await ruled.agent("shadowed-person")
+    await ruled.use(shadow=f'@id("try") {CHANNELS};')
+    before = ruled.gate.disagreements["allow", "forbid"]
+    assert not (await ruled.call(agent, "slack_channels")).is_error
+    assert ruled.gate.disagreements["allow", "forbid"] == before + 1
+    (event,) = await ruled.events("policy.disagreed", agent)
+    assert (event.details["rule"], event.details["would"], event.details["purpose"]) == (
+        "try",
+        "forbid",
+        "slack_channels",
+    )
+    await ruled.use(f'@id("try") {CHANNELS};', shadow=f'@id("try") {CHANNELS};')
+    assert (await ruled.call(agent, "slack_channels")).is_error
+    assert ruled.gate.disagreements["allow", "forbid"] == before + 1
+
+
+async def test_which_rules_are_used_is_in_the_activity(ruled: Ruled) -> None:
+    await ruled.use(f'@id("known") {CHANNELS};')
+    loaded = await ruled.exchanging.events("policy.loaded")
+    assert loaded[-1].details["policy"] == ruled.gate.digest
+    await ruled.gate.refresh()
+    assert len(await ruled.exchanging.events("policy.loaded")) == len(loaded), "once for each change"
