@@ -36,6 +36,7 @@ from server.commands.export import export
 from server.commands.groups import membership
 from server.commands.import_ import files as import_files
 from server.commands.requests import answering
+from server.commands.policy import rules as policy_rules
 from server.commands.scim import directories
 from server.commands.webhooks import endpoints as webhooks
 from server.terminal.context import command
@@ -75,6 +76,7 @@ app.add_typer(providers.app, name="providers")
 app.add_typer(openid.app, name="openid")
 app.add_typer(enterprise.app, name="enterprise")
 app.add_typer(tools.app, name="tools")
+app.add_typer(policy_rules.app, name="policy")
 app.add_typer(keys.app, name="keys")
 app.add_typer(webhooks.app, name="webhooks")
 

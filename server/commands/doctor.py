@@ -73,6 +73,7 @@ async def _examine_database(deployment: Deployment) -> list[Finding]:
     from server.doctor.activity import check_activity
     from server.doctor.database import check_history, check_pooler
     from server.doctor.findings import ok
+    from server.doctor.policy import check_policy
     from server.doctor.refreshes import check_refreshes
     from server.doctor.signals import check_people_and_endpoints
     from vault.storage.database import schema_files
@@ -89,6 +90,7 @@ async def _examine_database(deployment: Deployment) -> list[Finding]:
         *await check_activity(deployment),
         *await check_people_and_endpoints(deployment),
         *await check_client_tokens(deployment),
+        *await check_policy(deployment),
         *check_pooler(deployment.database),
     ]
 

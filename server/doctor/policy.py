@@ -1,0 +1,37 @@
+"""Whether every process of the vault uses the same rules of its operator."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from server.deployment import Deployment
+from server.doctor.findings import Finding, note, ok, problem
+from vault.upkeep import replicas
+
+_CHECK: Final = "policy"
+_SHOWN: Final = 12  # characters of a digest
+
+
+async def check_policy(deployment: Deployment) -> list[Finding]:
+    """The rules of this folder, and those of the processes that serve; nothing where there are no rules."""
+    digest = None if deployment.policy is None else deployment.policy.digest
+    now = deployment.now()
+    seen = [one for one in await replicas.list_replicas(deployment.database) if now - one.seen_at < replicas.LATE]
+    other = [one for one in seen if one.policy != digest]
+    if other:
+        named = ", ".join(f"{one.host} ({_short(one.policy)})" for one in other[:5])
+        fix = "bring the same files to policy.folder on every host; a changed folder counts within seconds"
+        sentence = f"processes use other rules than the folder here ({_short(digest)}): {named}"
+        return [problem(_CHECK, sentence, fix=fix)]
+    if deployment.policy is None or deployment.policy.rules is None:
+        return []
+    rules = deployment.policy.rules
+    if not rules.rules:
+        fix = "write rules in .cedar files there, or remove the setting"
+        return [note(_CHECK, "policy.folder has no rules", fix=fix)]
+    running = f", in {len(seen)} running processes, too" if seen else ""
+    return [ok(_CHECK, f"{len(rules.rules)} rules (digest {_short(digest)}){running}")]
+
+
+def _short(digest: str | None) -> str:
+    return "none" if digest is None else digest[:_SHOWN]

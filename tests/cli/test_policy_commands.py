@@ -1,0 +1,210 @@
+"""`token-vault policy`: check, schema, test, explain, and replay, and what the doctor says of rules."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from server.app import open_deployment
+from server.doctor.policy import check_policy
+from server.policy.gate import load
+from server.policy.replay import Replay, ReplayReport
+from server.policy.schema import actions_of
+from server.settings import load_settings
+from tests.conftest import Store
+from tests.support.commands import content, run
+from tests.support.examining import examine
+from tests.support.processes import Place
+from tests.support.rooms.mcp_room import SLACK, Room, room
+from vault.upkeep import replicas
+from vault.upkeep.replicas import Replica
+
+RULE = '@id("no-posts") @reason("not now") forbid(principal, action == Action::"slack_post", resource);'
+CASES = """
+[[case]]
+name = "posts are off"
+call = "slack_post"
+arguments = { channel = "#general", text = "hello" }
+expect = "forbid"
+rule = "no-posts"
+
+[[case]]
+name = "lists are on"
+call = "slack_channels"
+expect = "allow"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "rules"
+    made.mkdir()
+    (made / "rules.cedar").write_text(RULE)
+    return made
+
+
+async def test_cases_in_the_folder_are_run_and_a_wrong_one_fails(place: Place, folder: Path) -> None:
+    none = await run(place, "policy", "test", "--folder", str(folder))
+    assert (none.exit_code, "no test cases" in none.output) == (1, True)
+    (folder / "cases.toml").write_text(CASES)
+    assert [one["passed"] for one in await content(place, "policy", "test", "--folder", str(folder))] == [True, True]
+    (folder / "cases.toml").write_text(CASES.replace('expect = "allow"', 'expect = "ask"'))
+    wrong = await run(place, "policy", "test", "--folder", str(folder))
+    assert wrong.exit_code == 1
+    assert "cases.toml: lists are on: expected ask, got allow" in wrong.output
+    (folder / "cases.toml").write_text(CASES.replace("#general", "not a channel!"))
+    odd = await run(place, "policy", "test", "--folder", str(folder))
+    assert (odd.exit_code, "posts are off: slack_post: channel" in odd.output) == (1, True)
+
+
+async def test_check_lists_every_problem_and_what_looks_wrong(place: Place, folder: Path) -> None:
+    good = await content(place, "policy", "check", "--folder", str(folder))
+    assert (good["rules"], good["problems"], good["doubts"]) == (1, [], [])
+    (folder / "more.cedar").write_text(
+        '@id("all") forbid(principal, action, resource);\n'
+        '@id("nobody") forbid(principal == User::"nobody", action, resource);\n'
+        '@id("agentless") forbid(principal, action, resource) when { context.agent.id == "gone" };'
+    )
+    await content(place, "users", "add", "somebody", "--password-stdin", feed="a long enough password\n")
+    doubts = (await content(place, "policy", "check", "--folder", str(folder)))["doubts"]
+    assert [one.partition(": ")[0] for one in doubts] == ["more.cedar:1", "more.cedar:2", "more.cedar:3"]
+    (folder / "more.cedar").write_text('@id("x") permit(principal, action, resource);\nforbid(')
+    bad = await run(place, "policy", "check", "--folder", str(folder))
+    assert bad.exit_code == 1
+    assert [line.partition(": ")[0] for line in bad.output.splitlines()] == ["more.cedar:1", "more.cedar:2"]
+
+
+async def test_the_schema_names_every_tool_and_explain_says_which_rules_a_call_meets(
+    place: Place, folder: Path
+) -> None:
+    text = (await content(place, "policy", "schema"))["schema"]
+    assert re.search(r'action "gmail_send" in \["tools", "writes"\]', text)
+    case = json.dumps({"arguments": {"channel": "#general", "text": "hello"}})
+    said = await content(place, "policy", "explain", "slack_post", "--case", case, "--folder", str(folder))
+    assert (said["outcome"], said["rule"], said["meets"]) == ("forbid", "no-posts", ["no-posts (rules.cedar:1)"])
+    said = await content(place, "policy", "explain", "slack_channels", "--folder", str(folder))
+    assert (said["outcome"], said["meets"]) == ("allow", "no rule")
+    unknown = await run(place, "policy", "explain", "slack_pots", "--folder", str(folder))
+    assert (unknown.exit_code, "slack_post" in unknown.output) == (1, True)
+
+
+async def test_rules_without_their_package_are_refused_with_the_fix(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(overrides={"policy": {"folder": str(folder)}})
+    monkeypatch.setitem(sys.modules, "server.policy.rules", None)
+    with pytest.raises(Exception, match=r"pip install 'mcp-token-vault\[policy\]'"):
+        async with open_deployment(settings, data=folder.parent / "data"):
+            pass
+    monkeypatch.undo()
+    async with open_deployment(settings, data=folder.parent / "data"):
+        pass
+
+
+async def test_the_doctor_compares_the_rules_of_every_process(place: Place, folder: Path) -> None:
+    (place.data / "config.toml").write_text(f'[policy]\nfolder = "{folder}"\n')
+    await content(place, "users", "add", "somebody", "--password-stdin", feed="a long enough password\n")
+    assert "1 rules" in (await examine(place))["policy"]["sentence"]
+    settings = load_settings(place.data / "config.toml", data=place.data)
+    async with open_deployment(settings, data=place.data) as deployment:
+        assert deployment.policy is not None
+        now = deployment.now()
+        said = Replica("r1", "host-1", "serve", "1", now, now, {}, {}, policy=deployment.policy.digest)
+        for policy, verdict in ((said.policy, "ok"), ("another", "problem"), (None, "problem")):
+            async with deployment.transaction() as transaction:
+                await replicas.note_replica(transaction, replace(said, policy=policy))
+            (found,) = await check_policy(deployment)
+            assert found.verdict.value == verdict, found
+            assert verdict == "ok" or "host-1" in found.sentence
+
+
+# Replay
+
+
+@pytest.fixture(scope="module")
+async def lived(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    """A vault in which an agent listed channels twice, and posted once."""
+    async with room(tmp_path_factory.mktemp("lived")) as opened:
+        agent = await opened.agent("alice")
+        await opened.connect(agent, "slack", scopes=SLACK)
+        async with opened.client(agent) as client:
+            for _ in range(2):
+                assert not (await client.call_tool("slack_channels", {})).is_error
+            assert not (await client.call_tool("slack_post", {"channel": "#general", "text": "hi"})).is_error
+        yield opened
+
+
+async def replayed(lived: Room, folder: Path, *rules: str, since: int = 3600) -> ReplayReport:
+    (folder / "rules.cedar").write_text("\n".join(rules))
+    deployment = lived.vault.deployment
+    await deployment.activity.settle()
+    report = ReplayReport()
+    loaded = load(folder, actions_of(deployment.tools), setting="policy.folder")
+    replay = Replay(loaded, deployment.vault.policies, ZoneInfo("UTC"))
+    async for _ in replay.run(deployment.database, since=deployment.now() - since, report=report):
+        pass
+    return report
+
+
+async def test_replay_says_what_rules_would_have_refused_and_asked_about(lived: Room, folder: Path) -> None:
+    asking = '@id("ask-lists") @approval forbid(principal, action == Action::"slack_channels", resource)'
+    report = await replayed(lived, folder, RULE, f'{asking} when {{ principal == User::"ALICE" }};')
+    assert dict(report.uses) == {"ask": 2, "forbid": 1}
+    assert report.by_rule["ask-lists", "ask"] == 2
+    assert report.by_rule["no-posts", "forbid"] == 1
+    assert dict((await replayed(lived, folder, RULE.replace("slack_post", "gmail_send"))).uses) == {"allow": 3}
+    assert not (await replayed(lived, folder, RULE, since=-3600)).uses, "nothing is as new as that"
+
+
+@pytest.mark.parametrize(
+    ("condition", "uses"),
+    [
+        ('when { context.arguments.channel == "#general" }', {"allow": 2, "open": 1}),
+        ('when { context.agent.kind == "manual" && context.arguments.channel == "#general" }', {"allow": 3}),
+        (
+            'when { context.agent.kind == "dynamic" && context.arguments.channel == "#general" }',
+            {"allow": 2, "open": 1},
+        ),
+        ('unless { context.agent.kind == "dynamic" || context.arguments.channel == "#general" }', {"allow": 3}),
+        ("unless { context has address && context.address.isLoopback() }", {"allow": 2, "open": 1}),
+        ("unless { context.strong }", {"allow": 2, "open": 1}),
+    ],
+)
+async def test_what_was_not_recorded_is_never_guessed(
+    lived: Room, folder: Path, condition: str, uses: dict[str, int]
+) -> None:
+    report = await replayed(lived, folder, f"{RULE[:-1]} {condition};")
+    assert dict(report.uses) == uses
+    if "open" in uses:
+        (why,) = report.open_for
+        assert why.startswith("not recorded: ")
+
+
+async def test_a_sure_refusal_needs_nothing_that_was_not_recorded(lived: Room, folder: Path) -> None:
+    unsure = RULE.replace("no-posts", "unsure")[:-1] + ' when { context.arguments.channel == "x" };'
+    report = await replayed(lived, folder, unsure, RULE)
+    assert dict(report.uses) == {"allow": 2, "forbid": 1}
+    assert report.by_rule["no-posts", "forbid"] == 1
+
+
+async def test_the_command_says_what_it_counted(lived: Room, folder: Path) -> None:
+    (folder / "rules.cedar").write_text(f'{RULE[:-1]} when {{ context.arguments.text == "hi" }};')
+    await lived.vault.deployment.activity.settle()
+    place = Store("", lived.vault.deployment.data)
+    said = await run(place, "policy", "replay", "--since", "1h", "--folder", str(folder))
+    assert said.exit_code == 0, said.output
+    assert "against 3 uses of accounts: 0 forbidden, 0 asked about, 2 allowed, 1 could not be judged." in said.output
+    assert "1 could not be judged: not recorded: arguments" in said.output
+    (folder / "rules.cedar").write_text(RULE)
+    found = await content(place, "policy", "replay", "--folder", str(folder))
+    assert (found["uses"], found["forbid"], found["could_not_be_judged"]) == (3, 1, 0)
+    assert [one["call"] for one in found["affected"]] == ["slack_post"]
+    wrong = await run(place, "policy", "replay", "--since", "soon", "--folder", str(folder))
+    assert (wrong.exit_code, "such as 90d" in wrong.output) == (1, True)
