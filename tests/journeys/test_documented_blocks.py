@@ -66,14 +66,15 @@ OTHERS = {
     ("docs/operate/postgresql.md", "haproxy"): "tests/ha/pieces.py",
     ("docs/operate/postgresql.md", "ini"): "tests/ha/pieces.py",
     ("docs/guides/register.md", "bash"): "tests/journeys/test_register_page.py",
+    ("docs/operate/policy.md", "cedar"): "tests/policy/test_policy_page.py",
     ("docs/guides/clients-for-programs.md", "python"): "tests/api/test_documented_admin.py",
     ("docs/guides/clients-for-programs.md", "ts"): "tests/api/test_documented_admin.py",
 }
 
 
 FILES = {
-    f"docs/{name}.md" for name in ("guides/add-a-provider", "guides/own-api", "reference/tool-files")
-}  # show provider and tool files, too
+    f"docs/{name}.md" for name in ("guides/add-a-provider", "guides/own-api", "reference/tool-files", "operate/policy")
+}  # show provider files, tool files, and test cases of rules, too
 CURL = {
     "docs/guides/token-exchange.md": "tests/journeys/test_exchange_guide.py",
     "docs/operate/admin-api.md": "tests/api/test_documented_admin.py",
