@@ -35,8 +35,8 @@ from server.commands.enterprise import enterprise
 from server.commands.export import export
 from server.commands.groups import membership
 from server.commands.import_ import files as import_files
-from server.commands.requests import answering
 from server.commands.policy import rules as policy_rules
+from server.commands.requests import answering
 from server.commands.scim import directories
 from server.commands.webhooks import endpoints as webhooks
 from server.terminal.context import command

@@ -61,6 +61,7 @@ PUBLISHED = {
     "0032_signal_times.sql": "9e0d4c29ce8475fa2b860c3477eb53351c945c43c58e674ccb577d6980161a18",
     "0033_cut_off_agents.sql": "4483692685a5780445d1c461759dd19caaf1b21a8c876405e76def098cdcc763",
     "0034_access_requests.sql": "eb3d9084b65c050a3dcb54906f971856f7ef398caa74a9cf57f2f0c2acedbeaa",
+    "0035_policy_digests.sql": "58c5310be7d8b18316fe7f609557b4f3ae167f7998356f6796118d4b7c3f572e",
 }
 PREVIOUS = "0.1.0"
 # An index is missed by no program: one that knows it builds it again when it starts.
