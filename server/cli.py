@@ -38,6 +38,7 @@ from server.commands.import_ import files as import_files
 from server.commands.policy import rules as policy_rules
 from server.commands.requests import answering
 from server.commands.scim import directories
+from server.commands.signals.streams import signals
 from server.commands.webhooks import endpoints as webhooks
 from server.terminal.context import command
 from server.terminal.root import make_app
@@ -79,6 +80,7 @@ app.add_typer(tools.app, name="tools")
 app.add_typer(policy_rules.app, name="policy")
 app.add_typer(keys.app, name="keys")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(signals, name="signals")
 
 
 def main() -> None:

@@ -12,6 +12,8 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from server.provider_settings import Section, read_secret
 
 Effect = Literal["note", "sign_out", "stop_agents", "disable"]
+Secret = Literal["push_token", "poll_token", "management_token", "revocation_token"]
+SECRETS: Final[tuple[Secret, ...]] = ("push_token", "poll_token", "management_token", "revocation_token")
 EFFECTS: Final[tuple[Effect, ...]] = ("note", "sign_out", "stop_agents", "disable")
 GOOGLE: Final = "https://accounts.google.com"  # as ID tokens name it; its signals end it with a slash
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -41,6 +43,10 @@ class TransmitterSettings(Section):
     poll_token: SecretStr | None = Field(default=None, description="Bearer token for `poll_url`")
     poll_token_file: Path | None = Field(default=None, description="File that holds the token")
     poll_every: int = Field(default=10, ge=5, le=3600, description="Seconds between two polls")
+    management_token: SecretStr | None = Field(
+        default=None, description="Bearer token with which `signals streams` manages its streams"
+    )
+    management_token_file: Path | None = Field(default=None, description="File that holds the token")
     revocation_token: SecretStr | None = Field(
         default=None, description="Bearer token with which it may call /global-token-revocation"
     )
@@ -85,11 +91,12 @@ class TransmitterSettings(Section):
         """Whether it may use the Global Token Revocation endpoint."""
         return self.revokes or self.revocation_token is not None or self.revocation_token_file is not None
 
-    def secret(self, which: Literal["push_token", "poll_token", "revocation_token"], name: str) -> str | None:
+    def secret(self, which: Secret, name: str) -> str | None:
         """One of its bearer tokens. Raises SettingsRefused."""
         value, file = {
             "push_token": (self.push_token, self.push_token_file),
             "poll_token": (self.poll_token, self.poll_token_file),
+            "management_token": (self.management_token, self.management_token_file),
             "revocation_token": (self.revocation_token, self.revocation_token_file),
         }[which]
         return read_secret(value, file, name=f"signals.transmitters.{name}.{which}")
@@ -133,8 +140,7 @@ class SignalSettings(Section):
     def check_secrets(self) -> None:
         """Read each secret once. Raises SettingsRefused for one that can't be used."""
         for name, one in self.transmitters.items():
-            one.secret("push_token", name)
-            one.secret("poll_token", name)
-            one.secret("revocation_token", name)
+            for which in SECRETS:
+                one.secret(which, name)
         for name, webhooks in self.providers.items():
             webhooks.keys(name)

@@ -8,7 +8,7 @@ from providers.outbound.addresses import AddressPolicy
 from server.deployment import Deployment
 from server.doctor.findings import Finding, note, ok, problem
 from server.provider_settings import SettingsRefused
-from server.signal_settings import TransmitterSettings
+from server.signal_settings import SECRETS, TransmitterSettings
 from server.signals import security_events
 from server.signals.provider_schemes import SCHEMES
 from server.signals.security_events import KeysAway
@@ -48,7 +48,7 @@ async def _check_transmitter(deployment: Deployment, name: str, transmitter: Tra
 
 def _check_settings(deployment: Deployment, name: str, transmitter: TransmitterSettings) -> Sequence[Finding]:
     setting, found = f"signals.transmitters.{name}", list[Finding]()
-    for which in ("push_token", "poll_token", "revocation_token"):
+    for which in SECRETS:
         try:
             transmitter.secret(which, name)
         except SettingsRefused as refused:

@@ -10,8 +10,8 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.signal_settings import Effect, TransmitterSettings
-from server.signals import subjects
-from server.signals.security_events import SecurityEvent
+from server.signals import subjects, verifications
+from server.signals.security_events import EventRefused, SecurityEvent
 from server.signals.subjects import SubjectUnsupported
 from vault import replay, users
 from vault.audit import audit
@@ -51,8 +51,10 @@ CLOCKS: Final = 60  # seconds that a transmitter's clock may be behind ours
 
 
 async def apply(deployment: Deployment, name: str, transmitter: TransmitterSettings, event: SecurityEvent) -> bool:
-    """Do what the event's rule says, once; False if the token was already used."""
+    """Do what the event's rule says, once; False if the token was already used. Raises EventRefused."""
     now = deployment.now()
+    if event.kind in VERIFICATIONS and not transmitter.is_google:
+        await _check_state(deployment, name, event)
     person, is_named = await _find_person(deployment, transmitter, event)
     hinted = await _find_accounts(deployment, transmitter, event)
     wanted = effect_of(transmitter, event.kind)
@@ -66,6 +68,8 @@ async def apply(deployment: Deployment, name: str, transmitter: TransmitterSetti
         )
         if not is_first:
             return False
+        if event.kind in VERIFICATIONS and event.state is not None:
+            await verifications.note(transaction, name, event.state, now=now)
         due = await looking.note(transaction, hinted, now=now)
         facts: dict[str, object] = {"name": name, "event": event.kind.rpartition("/")[2][:80]}
         lines = [_hint(one, source=name) for one in due]
@@ -79,6 +83,14 @@ async def apply(deployment: Deployment, name: str, transmitter: TransmitterSetti
         await audit.append(transaction, *lines, now=now)
     looking.start(deployment.vault, due)
     return True
+
+
+async def _check_state(deployment: Deployment, name: str, event: SecurityEvent) -> None:
+    """A verification that the transmitter sends by itself has no state (SSF 1.0 §8.1.4.1). Raises EventRefused."""
+    if event.state is not None and not await verifications.is_expected(
+        deployment.database, name, event.state, now=deployment.now()
+    ):
+        raise EventRefused("invalid_state", "nobody here asked for a verification with this state")
 
 
 async def affect(transaction: Transaction, person: User, wanted: Effect, *, by: str, at: int, now: int) -> Effect:

@@ -53,7 +53,8 @@ class KeysAway(Exception):
 class SecurityEvent:
     """One event that a transmitter signed. `kind` is its type's URI; `subjects` name whom it is about.
 
-    `occurred_at`: when it happened, as far as the transmitter says; no later than `issued_at`.
+    `occurred_at`: when it happened, as far as the transmitter says; no later than `issued_at`. `state`: of a
+    verification.
     """
 
     token_id: str
@@ -61,6 +62,7 @@ class SecurityEvent:
     occurred_at: int
     kind: str
     subjects: tuple[Mapping[str, object], ...]
+    state: str | None = None
 
 
 async def verify(deployment: Deployment, name: str, transmitter: TransmitterSettings, token: str) -> SecurityEvent:
@@ -80,7 +82,15 @@ async def verify(deployment: Deployment, name: str, transmitter: TransmitterSett
     if issued_at is None or not now - transmitter.max_age <= issued_at <= now + _LEEWAY:
         raise EventRefused("invalid_request", "iat is missing, in the future, or too old")
     kind, event = _event_of(claims)
-    return SecurityEvent(token_id, issued_at, _time_of(claims, event, issued_at), kind, _subjects(claims, event))
+    state = event.get("state")
+    return SecurityEvent(
+        token_id,
+        issued_at,
+        _time_of(claims, event, issued_at),
+        kind,
+        _subjects(claims, event),
+        state if isinstance(state, str) else None,
+    )
 
 
 async def signed_claims(
@@ -109,6 +119,17 @@ async def find_keys(deployment: Deployment, transmitter: TransmitterSettings, *,
     found = known.get(transmitter.issuer)
     if found is not None and 0 <= now - found[1] < _KEPT:
         return found[0]
+    keys = (await read_metadata(deployment, transmitter, policy=policy)).get("jwks_uri")
+    if not isinstance(keys, str) or not (keys.startswith("https://") or policy.allow_loopback):
+        raise KeysAway(f"{metadata_url(transmitter)} names no keys")
+    known[transmitter.issuer] = (keys, now)
+    return keys
+
+
+async def read_metadata(
+    deployment: Deployment, transmitter: TransmitterSettings, *, policy: AddressPolicy
+) -> Mapping[str, object]:
+    """What the transmitter says about itself (SSF 1.0 §7). Raises KeysAway."""
     url = metadata_url(transmitter)
     try:
         answer = await deployment.http.fetch_document(
@@ -117,13 +138,9 @@ async def find_keys(deployment: Deployment, transmitter: TransmitterSettings, *,
         content = json_object(answer.body) if answer.status == 200 else {}
     except (HttpError, ValueError, RecursionError) as error:
         raise KeysAway(f"no metadata at {url}") from error
-    keys = content.get("jwks_uri")
     if not is_same_issuer(content.get("issuer"), transmitter.issuer):
         raise KeysAway(f"{url} is the metadata of another issuer")
-    if not isinstance(keys, str) or not (keys.startswith("https://") or policy.allow_loopback):
-        raise KeysAway(f"{url} names no keys")
-    known[transmitter.issuer] = (keys, now)
-    return keys
+    return content
 
 
 def metadata_url(transmitter: TransmitterSettings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -34,6 +35,12 @@ class Transmitter:
     authorizations: list[str] = field(default_factory=list[str])
     at_once: int = 50
     status: int = 200
+    streams: dict[str, Claims] = field(default_factory=dict[str, Claims])
+    states: dict[str, str] = field(default_factory=dict[str, str])  # of streams, as SSF names them
+    asked: list[tuple[str, str, Claims]] = field(default_factory=list[tuple[str, str, Claims]])
+    managed: bool = True
+    metadata: Claims = field(default_factory=dict[str, object])  # said instead
+    answer: Callable[[Claims], Claims | list[Claims] | Response] = lambda content: content
 
     def claims(self, audience: str, kind: str, subject: object, **changes: object) -> Claims:
         """An honest event; None leaves a claim out."""
@@ -55,7 +62,11 @@ class Transmitter:
     async def _metadata(self, request: Request) -> Response:
         if not self.published:
             return Response(status_code=503)
-        return JSONResponse({"issuer": self.url, "jwks_uri": f"{self.url}/jwks", "spec_version": "1_0"})
+        found: Claims = {"issuer": self.url, "jwks_uri": f"{self.url}/jwks", "spec_version": "1_0"}
+        if self.managed:
+            ways = ("configuration", "status", "verification")
+            found |= {f"{name}_endpoint": f"{self.url}/ssf/{name}" for name in ways}
+        return JSONResponse(found | self.metadata)
 
     async def _jwks(self, request: Request) -> Response:
         if not self.published:
@@ -72,6 +83,42 @@ class Transmitter:
         sets = dict(list(self.queue.items())[: min(self.at_once, int(str(asked["maxEvents"])))])
         return JSONResponse({"sets": sets, "moreAvailable": len(sets) < len(self.queue)}, self.status)
 
+    async def _manage(self, request: Request) -> Response:
+        """SSF 1.0 §8.1.1 and §8.1.2; `answer` changes what is said of a stream."""
+        raw = await request.body()
+        content: Claims = json.loads(raw) if raw else {}
+        way = request.url.path.rpartition("/")[2]
+        self.asked.append((request.method, way, content))
+        self.authorizations.append(request.headers.get("authorization", ""))
+        stream_id = str(content.get("stream_id", request.query_params.get("stream_id", "")))
+        if request.method == "POST" and way == "configuration":
+            stream_id = secrets.token_urlsafe(9)
+            self.streams[stream_id] = {"stream_id": stream_id, "iss": self.url, "aud": "unset"}
+        elif request.method == "GET" and way == "configuration":
+            return self._said([dict(one) for one in self.streams.values()])
+        elif stream_id not in self.streams:
+            return Response(status_code=404)
+        if way == "verification":
+            self.states[stream_id] = str(content["state"])
+            return Response(status_code=204)
+        if way == "status":
+            self.states[stream_id] = str(content.get("status", self.states.get(stream_id, "enabled")))
+            return self._said({"stream_id": stream_id, "status": self.states[stream_id]})
+        if request.method == "DELETE":
+            del self.streams[stream_id]
+            return Response(status_code=204)
+        stream, delivery = self.streams[stream_id], dict(content["delivery"])  # pyright: ignore
+        if delivery["method"] == "urn:ietf:rfc:8936":
+            delivery["endpoint_url"] = f"{self.url}/poll"
+        stream |= {"aud": delivery.get("endpoint_url", ""), **content, "delivery": delivery}
+        wanted: list[str] = content["events_requested"]  # pyright: ignore
+        stream["events_delivered"] = [one for one in wanted if one.startswith(CAEP)]
+        return self._said(dict(stream), status=201 if request.method == "POST" else 200)
+
+    def _said(self, content: Claims | list[Claims], *, status: int = 200) -> Response:
+        found = [self.answer(one) for one in content] if isinstance(content, list) else self.answer(content)
+        return found if isinstance(found, Response) else JSONResponse(found, status)
+
     def app(self) -> Starlette:
         return Starlette(
             routes=[
@@ -79,6 +126,7 @@ class Transmitter:
                 Route("/.well-known/risc-configuration", self._metadata),
                 Route("/jwks", self._jwks),
                 Route("/poll", self._poll, methods=["POST"]),
+                Route("/ssf/{way}", self._manage, methods=["GET", "POST", "PATCH", "DELETE"]),
             ]
         )
 

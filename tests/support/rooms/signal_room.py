@@ -124,6 +124,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Sign
                         "audiences": ["client-1", "client-2"],
                         "provider": "google",
                     },
+                    "managed": company | {"management_token": TOKEN, "push_token": "for the pushes"},
                     "slow": company | {"per_minute": 1},
                 },
                 "providers": {

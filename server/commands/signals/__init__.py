@@ -1,0 +1,1 @@
+"""`signals ...`: what tells this vault about people elsewhere."""
