@@ -13,7 +13,7 @@ from starlette.responses import Response
 from server.deployment import Deployment
 from server.oauth.backchannel.clients import MODES
 from server.oauth.clients.rules import AUTH_METHODS, BACKCHANNEL_GRANT, GRANT_TYPES
-from server.oauth.enterprise.assertions import JWT_BEARER, PROFILE
+from server.oauth.enterprise.assertions import JWT_BEARER, JWT_DPOP, PROFILE
 from server.oauth.rules import ADMIN_SCOPES, CLIENT_CREDENTIALS, ORDINARY_SCOPES, SCOPES, admin_resource
 from server.oauth.wire import cached_answer
 from server.signatures.jose import FOREIGN_ALGORITHMS, SIGNING_ALGORITHM
@@ -43,7 +43,7 @@ def server_document(deployment: Deployment) -> dict[str, object]:
         "scopes_supported": sorted(SCOPES | ADMIN_SCOPES),
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
-        "grant_types_supported": [*GRANT_TYPES, BACKCHANNEL_GRANT, CLIENT_CREDENTIALS, JWT_BEARER],
+        "grant_types_supported": [*GRANT_TYPES, BACKCHANNEL_GRANT, CLIENT_CREDENTIALS, JWT_BEARER, JWT_DPOP],
         "authorization_grant_profiles_supported": [PROFILE],
         "token_endpoint_auth_methods_supported": list(AUTH_METHODS),
         "token_endpoint_auth_signing_alg_values_supported": algorithms,

@@ -23,7 +23,7 @@ from server.oauth.backchannel import redeeming
 from server.oauth.clients import authentication
 from server.oauth.clients.rules import BACKCHANNEL_GRANT, DEVICE_GRANT, is_same_software
 from server.oauth.enterprise import redeeming as assertions
-from server.oauth.enterprise.assertions import JWT_BEARER
+from server.oauth.enterprise.assertions import BY_ASSERTION, JWT_BEARER, JWT_DPOP
 from server.oauth.enterprise.rules import named_agents
 from server.oauth.exchange import exchange
 from server.oauth.exchange.recent import RepeatableRequest, RepeatedExchanges, question_of
@@ -82,7 +82,7 @@ async def token(
             return repeated
         form = wire.form_of(body)
     expected = (
-        named_agents(deployment.settings.enterprise) if form.get("grant_type") == JWT_BEARER else frozenset[str]()
+        named_agents(deployment.settings.enterprise) if form.get("grant_type") in BY_ASSERTION else frozenset[str]()
     )
     client = await authentication.authenticate(deployment, request, form, expected=expected)
     try:
@@ -128,7 +128,7 @@ def _grant_type(form: Parameters, client: Client, *, is_json: bool, dialect: Dia
         grant, needed = dialect.grants[name], dialect.grant_types.get(name, name)
     if grant is None:
         raise OAuthError("unsupported_grant_type", "this grant type isn't supported")
-    if needed not in client.grant_types and needed != JWT_BEARER:  # a company's rules name its clients
+    if needed not in client.grant_types and needed not in BY_ASSERTION:  # a company's rules name its clients
         raise OAuthError("unauthorized_client", "this client isn't allowed to use this grant type")
     return grant
 
@@ -365,5 +365,6 @@ _GRANTS: Final[dict[str, GrantHandler]] = {
     BACKCHANNEL_GRANT: redeeming.redeem,
     CLIENT_CREDENTIALS: service_accounts.issue_token,
     JWT_BEARER: assertions.redeem,
+    JWT_DPOP: assertions.redeem,
     TOKEN_EXCHANGE: exchange.exchange,
 }

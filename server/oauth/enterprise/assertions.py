@@ -25,6 +25,8 @@ from vault.groups import name_key
 from vault.records import ClientKind, parse_scope
 
 JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523 §2.1
+JWT_DPOP: Final = "urn:ietf:params:oauth:grant-type:jwt-dpop"  # draft-parecki-oauth-jwt-dpop-grant-02: a bound one
+BY_ASSERTION: Final = frozenset({JWT_BEARER, JWT_DPOP})
 PROFILE: Final = "urn:ietf:params:oauth:grant-profile:id-jag"  # §7.2
 TYPE: Final = "oauth-id-jag+jwt"
 SKEW: Final = 30  # seconds between the issuer's clock and ours
@@ -179,6 +181,8 @@ def _check_key(presented: _Presented) -> None:
     """§8.6.1.2: an assertion bound to a key needs a proof of that key. Another kind of binding can't be checked."""
     confirmation = presented.claims.get("cnf")
     if confirmation is None:
+        if presented.asked.form.get("grant_type") == JWT_DPOP:
+            raise AssertionRefused("unbound")
         return
     thumbprint: object = confirmation.get("jkt") if isinstance(confirmation, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- parsed JSON
     if not isinstance(thumbprint, str) or thumbprint != presented.asked.key_thumbprint:

@@ -89,6 +89,10 @@ REFUSALS: Final[Mapping[str, AssertionRefusal]] = {
         "proof of possession required for this authorization grant",
         "let the client send a DPoP proof with the key to which the assertion is bound (cnf.jkt)",
     ),
+    "unbound": AssertionRefusal(
+        "this grant type is for assertions that are bound to a DPoP key",
+        "let the client send a DPoP proof when it asks for the assertion, or use the jwt-bearer grant",
+    ),
     "age": AssertionRefusal(
         "the person must sign in at the identity provider again",
         "let the identity provider send auth_time, or raise or unset enterprise.NAME.max_age",

@@ -12,7 +12,7 @@ import pytest
 from joserfc.jwk import ECKey, RSAKey
 from pydantic import ValidationError
 
-from server.oauth.enterprise.assertions import JWT_BEARER, PROFILE, TYPE
+from server.oauth.enterprise.assertions import JWT_BEARER, JWT_DPOP, PROFILE, TYPE
 from server.oauth.enterprise.refusals import REFUSALS
 from server.settings import Settings
 from tests.support.doubles.openid_double import OUTAGES
@@ -309,6 +309,15 @@ async def test_a_public_client_needs_a_binding_or_the_operators_switch(company: 
     assert issued["token_type"] == "DPoP"
 
 
+async def test_the_grant_of_bound_assertions_takes_no_others(company: Company) -> None:
+    """draft-parecki-oauth-jwt-dpop-grant-02."""
+    bound = {"cnf": {"jkt": KEY.thumbprint()}}
+    check_refused(await company.ask(grant_type=JWT_DPOP, headers=proof(company)), "unbound")
+    check_refused(await company.ask(company.assertion(**bound), grant_type=JWT_DPOP), "key")
+    answer = await company.ask(company.assertion(**bound), grant_type=JWT_DPOP, headers=proof(company))
+    assert check_issued(answer)["token_type"] == "DPoP"
+
+
 async def test_a_bound_assertion_needs_a_proof_of_its_key(company: Company) -> None:
     bound = company.assertion(cnf={"jkt": KEY.thumbprint()})
     check_refused(await company.ask(bound), "key")
@@ -465,7 +474,7 @@ def test_each_reason_has_a_lie() -> None:
     tested = {lie.reason for lie in LIES.values()}
     elsewhere = {
         *("unreadable", "signature", "replayed", "request", "agent", "group", "registration", "public", "disabled"),
-        *("keys", "linked", "admin", "stopped", "ended", "ended_by_admin"),
+        *("unbound", "keys", "linked", "admin", "stopped", "ended", "ended_by_admin"),
     }
     assert tested | elsewhere == set(REFUSALS)
     assert tested.isdisjoint(elsewhere)

@@ -12,7 +12,7 @@ import pytest
 
 from server.oauth import tokens
 from server.oauth.clients.rules import BACKCHANNEL_GRANT, DEVICE_GRANT
-from server.oauth.enterprise.assertions import JWT_BEARER
+from server.oauth.enterprise.assertions import JWT_BEARER, JWT_DPOP
 from server.oauth.rules import TOKEN_EXCHANGE
 from server.signatures import jose
 from tests.support.rooms.oauth_world import World, b64, claims_of, header_of, vault_with
@@ -63,7 +63,7 @@ async def test_no_implicit_and_no_password_grant_is_offered_or_served(world: Wor
     assert found["response_modes_supported"] == ["query"]
     assert set(found["grant_types_supported"]) == {
         "authorization_code", "refresh_token", "client_credentials",
-        BACKCHANNEL_GRANT, DEVICE_GRANT, JWT_BEARER, TOKEN_EXCHANGE,
+        BACKCHANNEL_GRANT, DEVICE_GRANT, JWT_BEARER, JWT_DPOP, TOKEN_EXCHANGE,
     }  # fmt: skip
     client_id = await world.public_client()
     for grant_type in ("password", "urn:ietf:params:oauth:grant-type:saml2-bearer", "implicit"):
