@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from vault.envelope import Context, open_sealed, seal
 from vault.records import TENANT, Tell, tell_nobody
@@ -21,6 +22,7 @@ EVENT_PAGE = 2000  # events read at a time
 CHECKPOINT_PAGE = 500
 SPANS_SHOWN = 20
 _KEY_ID = "events"
+_ANY = 2**62
 _NEWEST = 1000  # batches to look at: release 0.1.0 had no key, so there can be millions of unkeyed ones
 
 
@@ -35,6 +37,7 @@ class ChainBroken(VaultError):
     def __init__(self, sequence: int, why: str = "it was changed, removed, or inserted", *, after: int = 0) -> None:
         super().__init__(f"the activity was tampered with at event {sequence}: {why}")
         self.sequence = sequence
+        self.reason = why
         self.after = after
 
 
@@ -205,20 +208,38 @@ async def load_checkpoints(reader: Reader, key: bytes, *, after: int = 0) -> Seq
     return [Checkpoint.open(row, key) for row in rows]
 
 
-async def last_checkpoint(reader: Reader, key: bytes, *, before: int | None = None) -> Checkpoint | None:
-    """The newest checkpoint, or the newest whose events are all older than a given time. Raises ChainBroken."""
+async def last_checkpoint(
+    reader: Reader, key: bytes, *, before: int | None = None, up_to: int | None = None
+) -> Checkpoint | None:
+    """The newest checkpoint, if wanted of events that are all older than a time, or end at `up_to` the latest.
+
+    Raises ChainBroken.
+    """
     row = await reader.fetch_one(
-        "select * from event_checkpoints where tenant = :tenant and last_at < :before "
+        "select * from event_checkpoints where tenant = :tenant and last_at < :before and sequence <= :up_to "
         "order by first_height desc limit 1",
-        {"tenant": TENANT, "before": 2**62 if before is None else before},
+        {"tenant": TENANT, "before": _ANY if before is None else before, "up_to": _ANY if up_to is None else up_to},
     )
     return None if row is None else Checkpoint.open(row, key)
+
+
+class Follower(Protocol):
+    """What goes along with a walk: it gets each batch that fits the chain, and a pause after each page."""
+
+    def take(self, sequence: int, tails: Sequence[str]) -> None:
+        """A batch whose events come after `sequence`."""
+        ...
+
+    async def settle(self) -> None:
+        """Do what needs the database. Raises ChainBroken."""
+        ...
 
 
 class Walk:
     """Walks along the chain batch by batch and recomputes it."""
 
     def __init__(self, reader: Reader, *, key: bytes | None, start: ChainStart | None, link: Link) -> None:
+        self.follower: Follower | None = None
         self.tell: Callable[[int], None] = lambda sequence: None  # called with the last verified event
         self._reader = reader
         self._key = key
@@ -265,6 +286,8 @@ class Walk:
                     break
                 self._step(batch, rows[self.link.sequence - start : integer(batch, "last_sequence") - start])
                 times = (times[0] or integer(batch, "at"), integer(batch, "at"))
+            if self.follower is not None:
+                await self.follower.settle()
             self.tell(self.link.sequence)
         return times
 
@@ -294,6 +317,8 @@ class Walk:
             else:
                 keyed = fold(keyed, previous=self.link.hash, mac=mac(self._key, tails=tails))
         self.link = self._begin_keyed_head(Link(height, end, found, keyed))
+        if self.follower is not None:
+            self.follower.take(sequence, tails)
 
     def _note_unkeyed(self, first: int, last: int) -> None:
         self.unkeyed_count += last - first + 1
@@ -352,24 +377,32 @@ async def load_end(reader: Reader) -> End:
 
 
 async def prove(
-    database: Database, *, since: Checkpoint | None = None, limit: int | None = None, tell: Tell = tell_nobody
+    database: Database,
+    *,
+    since: Checkpoint | None = None,
+    limit: int | None = None,
+    tell: Tell = tell_nobody,
+    follow: Callable[[], Follower] | None = None,
 ) -> Report:
     """Recompute the chain up to the current head. Raises ChainBroken.
 
     `since`: trust what this checkpoint seals, because it is pruned or was verified before. `limit`: stop after this
-    many events; the report is then incomplete and does not cover the head. Events pruned in the meantime are not an
-    error.
+    many events; the report is then incomplete and does not cover the head. `follow` makes what goes along. Events
+    pruned in the meantime are not an error.
     """
     while True:
-        pruned = await _pruned_to(database)
+        pruned = await pruned_to(database)
         try:
-            return await _prove(database, since=since, limit=limit, tell=tell)
+            return await _prove(
+                database, since=since, limit=limit, tell=tell, follower=None if follow is None else follow()
+            )
         except ChainBroken:
-            if await _pruned_to(database) == pruned:
+            if await pruned_to(database) == pruned:
                 raise
 
 
-async def _pruned_to(reader: Reader) -> int:
+async def pruned_to(reader: Reader) -> int:
+    """The last batch whose events are pruned, 0 for none."""
     row = await reader.fetch_one(
         "select max(height) as height from event_checkpoints where tenant = :tenant and pruned_at is not null",
         {"tenant": TENANT},
@@ -377,7 +410,9 @@ async def _pruned_to(reader: Reader) -> int:
     return 0 if row is None else integer_or_none(row, "height") or 0
 
 
-async def _prove(database: Database, *, since: Checkpoint | None, limit: int | None, tell: Tell) -> Report:
+async def _prove(
+    database: Database, *, since: Checkpoint | None, limit: int | None, tell: Tell, follower: Follower | None
+) -> Report:
     key = database.event_key
     start = None if key is None else await load_start(database)
     if key is not None and start is None and await is_keyed(database):
@@ -389,6 +424,7 @@ async def _prove(database: Database, *, since: Checkpoint | None, limit: int | N
     else:
         link = Link(0, 0, START, None) if since is None else since.link
         walk = Walk(database, key=key, start=start, link=link)
+    walk.follower = follower
     walk.tell = lambda sequence: tell("Verifying events", sequence, end.link.sequence)
     if key is not None:
         limit = await _along_checkpoints(database, walk, key=key, end=end, pruned=pruned, limit=limit)

@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import Final
 
 from vault.audit.audit import append
+from vault.audit.log import load_logs
 from vault.audit.proof import ChainBroken, Checkpoint, Walk, check_end, last_checkpoint, load_end, load_start
+from vault.audit.tree import count_leaves
 from vault.records import TENANT, Event
 from vault.storage.database import Database, Reader, Value
 from vault.storage.event_chain import START, Link
@@ -20,6 +22,7 @@ SEAL_AFTER: Final = 3600  # seconds: a shorter segment is sealed when its first 
 SEAL_LIMIT: Final = 50_000  # events per run
 PRUNE_LIMIT: Final = 200  # segments per run
 DAY: Final = 86400
+_ANY: Final = 2**62
 
 
 async def seal(database: Database, *, now: int, limit: int | None = SEAL_LIMIT) -> int:
@@ -85,15 +88,16 @@ def _columns(checkpoint: Checkpoint, *, key: bytes) -> dict[str, Value]:
 async def prune(database: Database, *, retention_days: int, now: int, limit: int = PRUNE_LIMIT) -> int:
     """Delete sealed segments whose events are all older than the retention; the number of events. 0 days: keep all.
 
-    Verifies each segment again first, so that pruning hides no tampering. Raises ChainBroken.
+    Verifies each segment again first, so that pruning hides no tampering. Keeps what the tree has no hash of yet.
+    Raises ChainBroken.
     """
     key, deleted = database.event_key, 0
     if key is None or retention_days == 0:
         return 0
-    start = await load_start(database)
+    start, hashed = await load_start(database), await _last_hashed(database, key)
     for _ in range(limit):
         oldest = await _oldest_kept(database, key)
-        if oldest is None or oldest.last_at >= now - retention_days * DAY:
+        if oldest is None or oldest.last_at >= now - retention_days * DAY or oldest.link.sequence > hashed:
             break
         walk = Walk(database, key=key, start=start, link=await _link_before(database, key, oldest))
         try:
@@ -107,6 +111,12 @@ async def prune(database: Database, *, retention_days: int, now: int, limit: int
             break  # another process is pruning it
         deleted += oldest.link.sequence - oldest.first_sequence + 1
     return deleted
+
+
+async def _last_hashed(reader: Reader, key: bytes) -> int:
+    """The last event whose hash the tree has; any, where there is no tree."""
+    logs = await load_logs(reader, key)
+    return logs[-1].base + await count_leaves(reader) if logs else _ANY
 
 
 async def _oldest_kept(reader: Reader, key: bytes) -> Checkpoint | None:

@@ -27,8 +27,8 @@ from vault.storage.snapshots import tables
 SMALL = {  # what an operator enters, one row each, one row for 2,000 events, and what is under way just now
     "intents", "deletions",
     "apis", "api_clients", "provider_registrations", "replicas", "directory_tokens",
-    "event_heads", "notice_feeds", "event_checkpoints", "keys.ring", "keys.masters", "keys.event_starts",
-    "schema_versions", "schema_migrations",
+    "event_heads", "event_deliveries", "notice_feeds", "event_checkpoints", "keys.ring", "keys.masters",
+    "keys.event_starts", "schema_versions", "schema_migrations",
 }  # fmt: skip
 DRIVERS = ("postgres", "sqlite", "schema_shape", "__init__")  # their modules speak to one database
 STATEMENT = re.compile(  # and no sentence of a page
@@ -253,7 +253,7 @@ async def test_a_page_of_the_quarantine_begins_in_the_keys_where_it_begins_in_th
 
 def test_the_search_finds_statements_and_the_judgment_finds_scans(sqlite_store: Store) -> None:
     assert len(statements()) > 150
-    assert ROOT / "server" / "commands" / "activity.py" in sources()
+    assert ROOT / "server" / "commands" / "activity" / "verifying.py" in sources()
     for sql in ("select a from b where c = 1", "insert into b (a) values (1)", "update b set a = 1", "delete from b"):
         assert STATEMENT.match(sql), sql
     assert not STATEMENT.match("delete what was sent from here")

@@ -1,0 +1,394 @@
+"""The log over the activity: its tree grows by verified events, and a signed checkpoint finds what the chain can't."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.conftest import Store
+from tests.vault.audit.test_audit_keyed import add, change, fill
+from vault.audit import log as logs
+from vault.audit import segments
+from vault.audit.audit import ChainBroken, append, verify
+from vault.audit.log import Log, begin_log, check_consistent, check_note, extend, issue, load_logs, rotate_log_key
+from vault.audit.merkle import leaf_hash, root_of_inclusion
+from vault.audit.notes import Note, NoteRefused, TreeHead, Verifier
+from vault.audit.proof import prove
+from vault.audit.segments import DAY, prune, seal
+from vault.audit.tree import LeafRun, Tree, count_leaves, leaf_data, load_leaves, narrow
+from vault.keys.key_ring import KeyRing
+from vault.records import Event
+from vault.storage.database import Database, integer
+from vault.storage.event_chain import entry_of, tail
+
+PLACE = "vault.example/activity"
+
+
+async def begun(database: Database) -> Log:
+    return await begin_log(database, place=PLACE, now=database.now())
+
+
+async def many(database: Database, count: int) -> None:
+    """A batch of so many events."""
+    await add(database, *(Event("tool.called", user_id="alice", details={"number": one}) for one in range(count)))
+
+
+async def compared(database: Database, log: Log) -> None:
+    """Verify the chain, and every event with its stored hash."""
+    key = database.event_key
+    assert key is not None
+    stored = await count_leaves(database)
+    await prove(database, follow=lambda: LeafRun(database, key, base=log.base, stored=stored))
+
+
+async def leaves(database: Database) -> list[bytes]:
+    """The leaf of every event, as its format says."""
+    key = database.event_key
+    assert key is not None
+    rows = await database.fetch("select * from events order by sequence")
+    return [
+        leaf_hash(leaf_data(key, sequence=integer(row, "sequence"), tail=tail(entry_of(row), at=integer(row, "at"))))
+        for row in rows
+    ]
+
+
+def simple_root(hashed: list[bytes]) -> bytes:
+    """The definition of RFC 6962 §2.1, word by word."""
+    if len(hashed) == 1:
+        return hashed[0]
+    middle = 1 << (len(hashed) - 1).bit_length() - 1
+    import hashlib
+
+    return hashlib.sha256(b"\x01" + simple_root(hashed[:middle]) + simple_root(hashed[middle:])).digest()
+
+
+async def test_the_tree_is_that_of_the_events_however_it_grew(database: Database, key_ring: KeyRing) -> None:
+    log = await begun(database)
+    for count in (3, 250, 4, 600, 1):
+        await many(database, count)
+        tree = await extend(database, log)
+        hashed = await leaves(database)
+        assert tree.size == len(hashed)
+        assert await tree.root_at(tree.size) == simple_root(hashed)
+    stored = Tree(database, 0, await count_leaves(database))
+    for size in (1, 255, 256, 257, 512, 700, 858):
+        assert await stored.root_at(size) == simple_root(hashed[:size])
+    for index in (0, 255, 256, 700, 857):
+        path = await stored.prove(index, 858)
+        assert root_of_inclusion(hashed[index], index, 858, path) == simple_root(hashed)
+    await compared(database, log)
+
+
+async def test_levels_above_are_kept(database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vault.audit.tree.TILE", 4)
+    monkeypatch.setattr("vault.audit.tree.TILE_BITS", 2)
+    monkeypatch.setattr("vault.audit.tree.TILE_LENGTH", 128)
+    log = await begun(database)
+    for count in (5, 1, 60, 7, 30):
+        await many(database, count)
+        await extend(database, log)
+    hashed = await leaves(database)
+    stored = Tree(database, 0, await count_leaves(database))
+    for size in range(1, len(hashed) + 1):
+        assert await stored.root_at(size) == simple_root(hashed[:size])
+    rows = await database.fetch("select level, count(*) as tiles from event_tiles group by level order by level")
+    assert [(row["level"], row["tiles"]) for row in rows] == [(0, 26), (1, 7), (2, 2), (3, 1)]
+
+
+async def test_a_backlog_grows_from_sealed_checkpoint_to_sealed_checkpoint(
+    database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT", 3)
+    await fill(database, 14)
+    await seal(database, now=database.now(), limit=None)
+    log = await begun(database)
+    tree = await extend(database, log, limit=4)
+    assert tree.size == 14
+    assert await tree.root_at(14) == simple_root(await leaves(database))
+
+
+async def test_a_checkpoint_is_signed_once_for_each_size(database: Database, key_ring: KeyRing) -> None:
+    log = await begun(database)
+    assert await issue(database, log, now=database.now()) is None
+    await fill(database, 3)
+    first = await issue(database, log, now=database.now())
+    assert first is not None
+    assert (first.head.origin, first.head.size) == (log.origin, 3)
+    assert first.head.root == simple_root(await leaves(database))
+    assert await issue(database, log, now=database.now() + 9) == first
+    await fill(database, 1)
+    second = await issue(database, log, now=database.now())
+    assert second is not None
+    assert second.head.size == 4
+    assert check_note(Note.parse(str(second.note)), log) == second.head
+
+
+async def test_old_checkpoints_are_forgotten(
+    database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "NOTES_KEPT", 2)
+    log = await begun(database)
+    for _ in range(4):
+        await fill(database, 1)
+        await issue(database, log, now=database.now())
+    assert [row["size"] for row in await database.fetch("select size from event_notes order by size")] == [3, 4]
+
+
+TAMPERINGS = {
+    "altered": ("update events set outcome = kind where sequence = 7", 7),
+    "deleted": ("delete from events where sequence = 7", 7),
+    "reordered": (
+        (
+            "update events set details = case sequence when 7 then "
+            "(select details from events where sequence = 9) else (select details from events where sequence = 7) end "
+            "where sequence in (7, 9)"
+        ),
+        7,
+    ),
+}
+
+
+@pytest.mark.requirement("V-09")
+@pytest.mark.parametrize("what", TAMPERINGS)
+async def test_the_first_bad_event_of_a_batch_is_named_itself(database: Database, key_ring: KeyRing, what: str) -> None:
+    log = await begun(database)
+    await fill(database, 2)
+    await many(database, 20)
+    await issue(database, log, now=database.now())
+    await compared(database, log)
+    sql, bad = TAMPERINGS[what]
+    await change(database, sql)
+    with pytest.raises(ChainBroken) as broken:
+        await compared(database, log)
+    assert database.event_key is not None
+    named = await narrow(database, database.event_key, broken.value, base=log.base)
+    assert named.sequence == bad
+    with pytest.raises(ChainBroken):
+        await issue(database, log, now=database.now())
+
+
+@pytest.mark.requirement("V-09")
+async def test_an_inserted_event_is_named(database: Database, key_ring: KeyRing) -> None:
+    log = await begun(database)
+    await fill(database, 2)
+    await many(database, 20)
+    await issue(database, log, now=database.now())
+    for sequence in range(22, 9, -1):
+        await change(database, "update events set sequence = :to where sequence = :old", to=sequence + 1, old=sequence)
+    columns = "tenant, at, kind, outcome, user_id, client_id, connection_id, details"
+    await change(
+        database, f"insert into events (sequence, {columns}) select 10, {columns} from events where sequence = 3"
+    )
+    with pytest.raises(ChainBroken) as broken:
+        await compared(database, log)
+    assert database.event_key is not None
+    assert (await narrow(database, database.event_key, broken.value, base=0)).sequence == 10
+
+
+@pytest.mark.requirement("V-09")
+async def test_a_history_rewritten_with_the_key_doesnt_continue_the_signed_tree(store: Store) -> None:
+    """Whoever has database and key can write any history: a checkpoint that left the host is what they can't change."""
+    databases = [await store.open() for _ in range(2)]
+    try:
+        database = databases[0]
+        await store.open_keys(database)
+        log = await begun(database)
+        await fill(database, 6)
+        signed = await issue(database, log, now=database.now())
+        assert signed is not None
+        for table in ("events", "event_batches", "event_heads", "event_tiles", "event_notes", "event_checkpoints"):
+            await change(database, f"delete from {table}")
+        await change(database, "delete from keys.event_starts")
+        await store.open_keys(databases[1])  # with the key, as on the first day
+        await many(databases[1], 8)
+        assert await verify(databases[1]) == 8
+        tree = await extend(databases[1], log)
+        with pytest.raises(ChainBroken, match="differ from a signed checkpoint"):
+            await check_consistent(tree, signed.head)
+        await check_consistent(tree, TreeHead(log.origin, 6, await tree.root_at(6)))
+    finally:
+        for one in databases:
+            await one.close()
+
+
+@pytest.mark.requirement("V-09")
+async def test_a_tail_cut_with_the_head_set_back_is_shorter_than_the_signed_tree(
+    database: Database, key_ring: KeyRing
+) -> None:
+    log = await begun(database)
+    await fill(database, 3)
+    (head,) = await database.fetch("select height, sequence, hash, keyed from event_heads")
+    await fill(database, 3)
+    signed = await issue(database, log, now=database.now())
+    assert signed is not None
+    await change(database, "delete from events where sequence > 3")
+    await change(database, "delete from event_batches where height > 3")
+    await change(
+        database,
+        "update event_heads set height = :height, sequence = :sequence, hash = :hash, keyed = :keyed",
+        **{name: head[name] for name in ("height", "sequence", "hash", "keyed")},  # pyright: ignore[reportArgumentType]
+    )
+    assert await verify(database) == 3  # an older keyed head fits
+    with pytest.raises(ChainBroken) as broken:
+        await extend(database, log)
+    assert broken.value.sequence == 4
+    with pytest.raises(ChainBroken, match="vouches for events up to 6") as missing:
+        await check_consistent(Tree(database, 0, 3), signed.head)
+    assert missing.value.sequence == 4
+
+
+@pytest.mark.requirement("V-09")
+async def test_a_changed_hash_of_the_tree_is_noticed(database: Database, key_ring: KeyRing) -> None:
+    log = await begun(database)
+    await many(database, 5)
+    await issue(database, log, now=database.now())
+    hashes = await load_leaves(database, 0, 5)
+    await change(database, "update event_tiles set hashes = :hashes", hashes=hashes[:64] + bytes(32) + hashes[96:])
+    with pytest.raises(ChainBroken) as broken:
+        await compared(database, log)
+    assert broken.value.sequence == 3
+    await change(database, "update event_tiles set hashes = :hashes", hashes=hashes)
+    await compared(database, log)
+    await change(database, "delete from event_tiles")
+    await many(database, 1)
+    with pytest.raises(ChainBroken):
+        await prove(database, follow=lambda: LeafRun(database, database.event_key or b"", base=0, stored=5))
+
+
+async def test_a_checkpoint_of_another_log_or_with_a_forged_signature_is_refused(
+    database: Database, key_ring: KeyRing
+) -> None:
+    log = await begun(database)
+    await fill(database, 3)
+    issued = await issue(database, log, now=database.now())
+    assert issued is not None
+    text = str(issued.note)
+    assert check_note(Note.parse(text), log) == issued.head
+    with pytest.raises(NoteRefused, match="another log"):
+        check_note(Note.parse(text.replace(PLACE, "other.example/activity")), log)
+    with pytest.raises(NoteRefused, match="doesn't hold"):
+        check_note(Note.parse(text.replace("\n3\n", "\n2\n")), log)
+    stranger = text.replace("— ", "— stranger.example/")
+    with pytest.raises(NoteRefused, match="isn't signed by a key of this vault"):
+        check_note(Note.parse(stranger), log)
+    await change(database, "update event_notes set note = :note", note=text.replace("\n3\n", "\n2\n"))
+    with pytest.raises(ChainBroken, match="a checkpoint of the vault was changed"):
+        await issue(database, log, now=database.now())
+
+
+async def test_pruned_events_leave_their_hashes_and_every_proof(
+    database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT", 3)
+    log = await begun(database)
+    await fill(database, 8)
+    hashed = await leaves(database)
+    await seal(database, now=database.now())
+    assert await prune(database, retention_days=1, now=database.now() + 3 * DAY) == 0  # the tree doesn't have them yet
+    signed = await issue(database, log, now=database.now())
+    assert signed is not None
+    assert await prune(database, retention_days=1, now=database.now() + 3 * DAY) == 6
+    await compared(database, log)
+    tree = await extend(database, log)
+    await check_consistent(tree, signed.head)
+    path = await tree.prove(1, signed.head.size)
+    assert root_of_inclusion(hashed[1], 1, signed.head.size, path) == signed.head.root
+    assert (await issue(database, log, now=database.now())) != signed
+
+
+async def test_a_log_that_begins_late_leaves_out_what_was_pruned(
+    database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT", 3)
+    await fill(database, 7)
+    await seal(database, now=database.now())
+    assert await prune(database, retention_days=1, now=database.now() + 3 * DAY) == 6
+    log = await begun(database)
+    assert log.base == 6
+    tree = await extend(database, log)
+    assert await tree.root_at(tree.size) == simple_root(await leaves(database))
+    await compared(database, log)
+
+
+async def test_a_new_key_signs_beside_the_old_one_for_a_while(database: Database, key_ring: KeyRing) -> None:
+    log = await begun(database)
+    await fill(database, 2)
+    now = database.now()
+    made = await rotate_log_key(database, log, now=now)
+    log = (await load_logs(database, database.event_key or b""))[-1]
+    assert log.verifiers[-1] == made
+    both = await issue(database, log, now=now)
+    assert both is not None
+    assert both.note.signed_by(log.verifiers) == log.verifiers
+    assert check_note(both.note, log).size == 3  # with the event that names both keys
+    await fill(database, 1)
+    late = await issue(database, log, now=now + logs.OVERLAP + 60)
+    assert late is not None
+    assert late.note.signed_by(log.verifiers) == (made,)
+    await change(
+        database, "update keys.ring set sealed = :sealed where purpose = :purpose", sealed=b"x", purpose="activity-log"
+    )
+    with pytest.raises(ChainBroken, match="wasn't made by this vault"):
+        await load_logs(database, database.event_key or b"")
+
+
+async def test_a_restored_vault_begins_another_log(database: Database, key_ring: KeyRing) -> None:
+    log = await begun(database)
+    await fill(database, 2)
+    assert await begun(database) == log
+    async with database.transaction() as transaction:
+        await append(transaction, Event("vault.restored"), now=database.now())
+    other = await begun(database)
+    assert other.origin != log.origin
+    assert await begun(database) == other
+    assert await load_logs(database, database.event_key or b"") == (log, other)
+    issued = await issue(database, other, now=database.now())
+    assert issued is not None
+    assert issued.head.size == 4
+
+
+async def test_processes_that_issue_at_once_sign_the_same_tree(store: Store) -> None:
+    databases = [await store.open() for _ in range(3)]
+    try:
+        for one in databases:
+            await store.open_keys(one)
+        await fill(databases[0], 12)
+        made = await asyncio.gather(*(begun(one) for one in databases))
+        assert len({log.origin for log in made}) == 1
+        issued = await asyncio.gather(
+            *(issue(one, made[0], now=one.now()) for one in databases for _ in range(2)), fill(databases[1], 4)
+        )
+        last = await issue(databases[2], made[0], now=databases[2].now())
+        assert last is not None
+        assert last.head.size == 16
+        assert last.head.root == simple_root(await leaves(databases[0]))
+        assert all(one is not None for one in issued[:-1])
+    finally:
+        for one in databases:
+            await one.close()
+
+
+def test_verifier_keys_are_read_as_they_are_written() -> None:
+    verifier = Verifier("log.example/one", bytes(range(32)))
+    assert Verifier.parse(str(verifier)) == verifier
+    for wrong in ("", "log.example/one", str(verifier).replace("one", "two"), f"{verifier}AAAA"):
+        with pytest.raises(NoteRefused):
+            Verifier.parse(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        "text\n",
+        "text\n\n— name AAAA\n",
+        "text\n\n- name AAAAAAAA\n",
+        "t\x07\n\n— name AAAAAAAA\n",
+        "t\n\n— n AAAAAAAA",
+    ],
+)
+def test_what_isnt_a_signed_note_is_refused(wrong: str) -> None:
+    with pytest.raises(NoteRefused):
+        Note.parse(wrong)
+    assert Note.parse("text\n\n— name AAAAAAAA\n").text == "text\n"

@@ -1,0 +1,94 @@
+"""How far each destination has the signed checkpoints, and which process sends them now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vault.audit.notes import TreeHead
+from vault.records import TENANT
+from vault.storage.database import Database, Reader, Value, integer, integer_or_none, text, text_or_none
+
+_TURN = "turn"  # the row that a process holds while it sends
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The newest checkpoint that a destination was to get; `failure` says why it hasn't."""
+
+    destination: str
+    origin: str
+    size: int
+    delivered_at: int | None
+    failure: str | None
+
+    def has(self, head: TreeHead) -> bool:
+        """Whether this checkpoint is there."""
+        return self.failure is None and (self.origin, self.size) == (head.origin, head.size)
+
+
+async def list_deliveries(reader: Reader) -> dict[str, Delivery]:
+    """The newest delivery to each destination, by its name."""
+    rows = await reader.fetch(
+        "select destination, origin, size, delivered_at, failure from event_deliveries "
+        "where tenant = :tenant and destination <> :turn order by destination",
+        {"tenant": TENANT, "turn": _TURN},
+    )
+    return {
+        text(row, "destination"): Delivery(
+            text(row, "destination"),
+            text(row, "origin"),
+            integer(row, "size"),
+            integer_or_none(row, "delivered_at"),
+            text_or_none(row, "failure"),
+        )
+        for row in rows
+    }
+
+
+async def note_delivery(database: Database, destination: str, head: TreeHead, *, now: int, failure: str | None) -> None:
+    """Say that a destination has a checkpoint, or why not; what it had before is kept then."""
+    names: dict[str, Value] = {
+        "tenant": TENANT,
+        "destination": destination,
+        "origin": head.origin,
+        "size": head.size,
+    }
+    async with database.transaction() as transaction:
+        if failure is None:
+            await transaction.execute(_DELIVERED, names | {"now": now})
+        else:
+            await transaction.execute(_FAILED, {**names, "size": 0, "failure": failure})
+
+
+_DELIVERED = (
+    "insert into event_deliveries (tenant, destination, origin, size, delivered_at) "
+    "values (:tenant, :destination, :origin, :size, :now) on conflict (tenant, destination) do update set "
+    "origin = excluded.origin, size = excluded.size, delivered_at = excluded.delivered_at, failure = null"
+)
+_FAILED = (
+    "insert into event_deliveries (tenant, destination, origin, size, failure) "
+    "values (:tenant, :destination, :origin, :size, :failure) on conflict (tenant, destination) do update set "
+    "failure = excluded.failure"
+)
+
+
+async def take_turn(database: Database, *, now: int, seconds: int) -> bool:
+    """Be the process that sends, for at most so long; False while another one is."""
+    async with database.transaction() as transaction:
+        row = await transaction.fetch_one(
+            "insert into event_deliveries (tenant, destination, origin, size, held_until) "
+            "values (:tenant, :turn, :turn, 0, :until) on conflict (tenant, destination) do update "
+            "set held_until = excluded.held_until "
+            "where event_deliveries.held_until is null or event_deliveries.held_until <= :now returning size",
+            {"tenant": TENANT, "turn": _TURN, "until": now + seconds, "now": now},
+        )
+    return row is not None
+
+
+async def end_turn(database: Database) -> None:
+    """Let another process send."""
+    async with database.transaction() as transaction:
+        await transaction.execute(
+            "update event_deliveries set held_until = null where tenant = :tenant and destination = :turn",
+            {"tenant": TENANT, "turn": _TURN},
+        )
