@@ -29,6 +29,7 @@ from providers.definitions.issuers import is_same_issuer
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.outbound.json_values import is_object
 from server.admin_settings import AccessRequestSettings, AdminSettings
+from server.checkpoint_settings import CheckpointSettings
 from server.issuer_settings import EnterpriseSettings, IssuerSettings
 from server.openid_settings import OpenIDSettings
 from server.policy_settings import PolicySettings
@@ -441,6 +442,7 @@ class Settings(BaseSettings):
     enterprise: Annotated[Mapping[str, EnterpriseSettings], Field(default_factory=dict[str, EnterpriseSettings])]
     approvals: ApprovalSettings = ApprovalSettings()
     activity: ActivitySettings = ActivitySettings()
+    checkpoints: Annotated[CheckpointSettings, Field(default_factory=CheckpointSettings)]
     retention: RetentionSettings = RetentionSettings()
     tools: Annotated[ToolSettings, Field(default_factory=ToolSettings)]
     mail: MailSettings = MailSettings()

@@ -22,6 +22,7 @@ from server.sign_in.approvers import approvers_of
 from vault import clients, grants, handles, limits, replay, tickets
 from vault.approvals import access_requests, approvals, standing_approvals
 from vault.audit import segments
+from vault.audit.log import extend
 from vault.audit.proof import ChainBroken
 from vault.notices import outbox
 from vault.refresh import consents, looking, recovery, rotation
@@ -43,6 +44,7 @@ SWEEP_EVERY: Final = 600.0  # seconds
 NOTICES_EVERY: Final = 5.0  # seconds: an approval waits for ten minutes only
 KEYS_EVERY: Final = 10.0  # seconds: an operator who rotates the master key waits for each process
 SHED_EVERY: Final = 120.0  # seconds
+CHECKPOINTS_EVERY: Final = 60.0  # seconds between tries to bring one to where it isn't yet
 _LEAVE: Final = 2.0  # seconds for saying that this process ends
 STEP_LIMIT: Final = 300.0  # seconds for one step of one round
 logger = logging.getLogger("token_vault.upkeep")
@@ -204,7 +206,7 @@ async def keep_alive(vault: Vault) -> int:
 async def keep_activity(
     deployment: Deployment, *, events: int = segments.SEAL_LIMIT, pruned: int = segments.PRUNE_LIMIT
 ) -> None:
-    """Verify and seal new activity, and prune what is older than its retention.
+    """Verify and seal new activity, add it to the tree, and prune what is older than its retention.
 
     `events` to seal and segments to be `pruned` in one turn; turns follow each other while a busy vault has more.
     """
@@ -214,11 +216,24 @@ async def keep_activity(
         has_more = True
         while has_more and time.monotonic() < stop:
             has_more = await segments.seal(database, now=now, limit=events) >= events
+        await _grow_tree(deployment)
         has_more = True
         while has_more and time.monotonic() < stop:
             has_more = await segments.prune(database, retention_days=days, now=now, limit=pruned) > 0
     except ChainBroken as broken:  # reported at each sweep; nothing is sealed or pruned until somebody has looked
         logger.error("the activity does not fit its chain", extra={"code": broken.code, "detail": broken.description})  # noqa: TRY400
+
+
+async def _grow_tree(deployment: Deployment) -> None:
+    from server.checkpoints.publishing import current_log  # not before the program listens, as below
+
+    await extend(deployment.database, await current_log(deployment))
+
+
+async def _publish_checkpoints(deployment: Deployment) -> None:
+    from server.checkpoints.publishing import publish_due
+
+    await publish_due(deployment)
 
 
 def _batches(
@@ -284,6 +299,7 @@ STEPS: Final = (
     UpkeepStep("signals", NOTICES_EVERY, _poll_transmitters),
     UpkeepStep("hints", NOTICES_EVERY, lambda d: looking.run_due(d.vault)),
     UpkeepStep("activity", SWEEP_EVERY, keep_activity),
+    UpkeepStep("checkpoints", CHECKPOINTS_EVERY, _publish_checkpoints),
     UpkeepStep("policy", LOOK_EVERY, _refresh_policy),
     UpkeepStep("providers", LOOK_EVERY, lambda d: d.live.refresh(d.database, d.keys)),
 )

@@ -1,0 +1,1 @@
+"""Where signed checkpoints of the activity go, so that they outlive this host: made, witnessed, stamped, copied."""

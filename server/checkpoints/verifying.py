@@ -1,0 +1,183 @@
+"""Compare the activity with the checkpoints that left this host: what no one with database and key can change."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server.checkpoints.copies import Copies, DestinationFailed
+from server.checkpoints.publishing import Destinations
+from server.checkpoints.stamping import TimeStampAuthority
+from server.checkpoints.witnessing import WitnessAhead, WitnessContradicts
+from vault.audit.deliveries import Delivery
+from vault.audit.log import Log, check_consistent, check_note, newest_note, restarted_after
+from vault.audit.notes import Note, NoteRefused, TreeHead
+from vault.audit.proof import ChainBroken
+from vault.audit.tree import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A checkpoint that the activity fits. `stamped_at` is the authority's time, in seconds."""
+
+    where: str
+    events: int
+    stamped_at: int | None
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What the destinations say: `confirmed`, checkpoints from `before_restore` that can't be compared, `problems`."""
+
+    confirmed: list[Confirmed] = field(default_factory=list[Confirmed])
+    before_restore: list[Confirmed] = field(default_factory=list[Confirmed])
+    problems: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A checkpoint as it was found."""
+
+    where: str
+    text: str
+    stamp: bytes | None
+    size: int | None = None  # what its name says
+
+
+async def compare(
+    tree: Tree,
+    logs: Sequence[Log],
+    to: Destinations,
+    *,
+    grow: Callable[[], Awaitable[Tree]],
+    files: Sequence[Path] = (),
+    delivered: dict[str, Delivery],
+) -> Comparison:
+    """Compare the newest checkpoint of each destination, and these files. Raises ChainBroken, naming the first event.
+
+    Where several checkpoints were kept, those between the last that fits and the first that doesn't say where it is.
+    `grow` adds what was appended since the tree was made: a running vault may have signed it.
+    """
+    found = Comparison()
+    last = None if to.witness is None else await newest_note(tree.reader, logs[-1])
+    signed = [0 if last is None else last.head.size, *await _list_sizes(to.copies, logs[-1])]
+    if max(signed) > tree.size:
+        tree = await grow()
+    for path in files:
+        kept = Kept(str(path), path.read_text(encoding="utf-8", errors="replace"), _stamp_beside(path))
+        await _confirm(found, kept, tree, logs, authority=to.authority)
+    for copies in to.copies:
+        for log in logs:
+            try:
+                await _compare_copies(found, copies, tree, logs, log, authority=to.authority)
+            except DestinationFailed as error:
+                found.problems.append(f"{copies.name}: {error}")
+        _check_missing(found, copies, delivered.get(copies.name))
+    if to.witness is not None:
+        try:
+            if last is not None:
+                await to.witness.cosign(last, tree)
+                found.confirmed.append(Confirmed(to.witness.name, tree.base + last.head.size, None))
+        except DestinationFailed as error:
+            found.problems.append(str(error))
+        except WitnessAhead as error:
+            if error.size > tree.size:
+                why = f"{to.witness.name} has seen events up to {tree.base + error.size}"
+                raise ChainBroken(tree.base + tree.size + 1, why) from error
+        except WitnessContradicts as error:
+            why = f"{to.witness.name} has seen other events up to {tree.base + error.size}"
+            raise ChainBroken(tree.base + 1, why) from error
+    return found
+
+
+async def _list_sizes(every: Sequence[Copies], log: Log) -> list[int]:
+    found: list[int] = []
+    for copies in every:
+        with suppress(DestinationFailed):  # said when it is compared
+            found += await copies.list_sizes(log.origin)
+    return found
+
+
+async def _compare_copies(
+    found: Comparison,
+    copies: Copies,
+    tree: Tree,
+    logs: Sequence[Log],
+    log: Log,
+    *,
+    authority: TimeStampAuthority | None,
+) -> None:
+    sizes = await copies.list_sizes(log.origin)
+    if not sizes:
+        return
+
+    async def load(size: int) -> Kept:
+        text, stamp = await copies.load(log.origin, size)
+        return Kept(copies.name, text, stamp, size)
+
+    try:
+        await _confirm(found, await load(sizes[-1]), tree, logs, authority=authority)
+    except ChainBroken as broken:
+        good, bad = 0, sizes[-1]
+        candidates = [size for size in sizes if size <= tree.size]
+        while candidates:
+            middle = len(candidates) // 2
+            signed = check_note(Note.parse((await load(candidates[middle])).text), log)
+            try:
+                await check_consistent(tree, signed)
+                good, candidates = signed.size, candidates[middle + 1 :]
+            except ChainBroken:
+                bad, candidates = signed.size, candidates[:middle]
+        if good == tree.size:
+            raise
+        first, last = tree.base + good + 1, tree.base + bad
+        why = f"{broken.reason}; the checkpoint of events up to {tree.base + good} fits" if good else broken.reason
+        if bad <= tree.size and first < last:
+            why = f"one of the events up to {last} was changed, removed, or inserted: {why}"
+        raise ChainBroken(
+            min(first, tree.base + tree.size + 1), f"{why} ({copies.name})", after=broken.after
+        ) from broken
+
+
+async def _confirm(
+    found: Comparison, kept: Kept, tree: Tree, logs: Sequence[Log], *, authority: TimeStampAuthority | None
+) -> None:
+    try:
+        note = Note.parse(kept.text)
+        origin = TreeHead.parse(note.text).origin
+        log = next((one for one in logs if one.origin == origin), logs[-1])
+        signed = _check_name(check_note(note, log), kept)
+    except NoteRefused as error:
+        found.problems.append(f"{kept.where}: a checkpoint can't be used: {error.description}")
+        return
+    stamped_at = None
+    if authority is not None and kept.stamp is not None:
+        try:
+            stamped_at = authority.stamped_at(kept.text.encode(), kept.stamp)
+        except DestinationFailed as error:
+            found.problems.append(f"{kept.where}: {error}")
+    confirmed = Confirmed(kept.where, tree.base + signed.size, stamped_at)
+    if log != logs[-1] and tree.base + signed.size > await restarted_after(tree.reader, log):
+        found.before_restore.append(confirmed)
+        return
+    await check_consistent(tree, signed)
+    found.confirmed.append(confirmed)
+
+
+def _check_name(signed: TreeHead, kept: Kept) -> TreeHead:
+    if kept.size not in {None, signed.size}:
+        raise NoteRefused(f"its name says {kept.size} events, and it vouches for {signed.size}")
+    return signed
+
+
+def _check_missing(found: Comparison, copies: Copies, delivery: Delivery | None) -> None:
+    there = [one.events for one in (*found.confirmed, *found.before_restore) if one.where == copies.name]
+    if delivery is not None and delivery.delivered_at is not None and not there:
+        found.problems.append(f"{copies.name}: the checkpoints that were delivered there are gone")
+
+
+def _stamp_beside(path: Path) -> bytes | None:
+    stamp = path.with_suffix(".tsr")
+    return stamp.read_bytes() if stamp.exists() else None

@@ -1,0 +1,95 @@
+"""`activity checkpoint`, `activity keys` and `activity rotate-key`: the signed log over the activity."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from server.event_texts import when
+from server.terminal.context import Setup, say
+
+
+def checkpoint(
+    setup: Setup,
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Only try each destination.")] = False,
+) -> None:
+    """Sign a checkpoint now, and bring it to every destination in the settings."""
+    is_done = setup.run(_check(setup) if check else _checkpoint(setup))
+    if not is_done:
+        raise typer.Exit(1)
+
+
+async def _checkpoint(setup: Setup) -> bool:
+    from server.checkpoints.publishing import publish
+
+    async with setup.open() as deployment:
+        issued, results = await publish(deployment, at_once=True)
+    if issued is None:
+        setup.show_one({"events": 0}, sentence="There are no events yet.")
+        return True
+    if setup.as_json:
+        rows = [{"destination": one.destination, "failure": one.failure} for one in results]
+        setup.show_json({"origin": issued.head.origin, "events": issued.head.size, "destinations": rows})
+    else:
+        say(str(issued.note).removesuffix("\n"))
+        say(
+            "\n".join(f"{one.destination}: {one.failure or 'has it'}" for one in results)
+            or "It goes nowhere: name a destination in the section activity of the settings."
+        )
+    return all(one.failure is None for one in results)
+
+
+async def _check(setup: Setup) -> bool:
+    from server.checkpoints.publishing import check_destinations
+
+    async with setup.open() as deployment:
+        found = await check_destinations(deployment)
+    rows = [{"destination": name, "works": works, "says": sentence} for name, works, sentence in found]
+    setup.show(
+        rows,
+        columns=("destination", "works", "says"),
+        empty="No destination: see the section checkpoints of the settings.",
+    )
+    return all(works for _, works, _ in found)
+
+
+def list_keys(setup: Setup) -> None:
+    """List the verifier keys of the log, for whoever checks proofs and for witnesses."""
+
+    async def read() -> list[dict[str, object]]:
+        from server.checkpoints.publishing import current_log
+        from vault.audit.log import load_logs
+
+        async with setup.open() as deployment:
+            await current_log(deployment)
+            logs = await load_logs(deployment.database, deployment.database.event_key or b"")
+            now = deployment.now()
+            return [
+                {
+                    "key": str(one.verifier),
+                    "signs": log == logs[-1] and one.signs(now),
+                    "active_at": when(one.active_at),
+                    "retired_at": when(one.retired_at),
+                }
+                for log in logs
+                for one in log.keys
+            ]
+
+    setup.show(setup.run(read()), columns=("signs", "active_at", "retired_at", "key"), empty="No keys.")
+
+
+def rotate_key(setup: Setup) -> None:
+    """Sign with a new key from now on; the one before signs too for 30 days."""
+
+    async def work() -> str:
+        from server.checkpoints.publishing import current_log
+        from vault.audit.log import rotate_log_key
+
+        async with setup.open() as deployment:
+            log = await current_log(deployment)
+            return str(await rotate_log_key(deployment.database, log, now=deployment.now()))
+
+    made = setup.run(work())
+    setup.show_one({"key": made}, sentence=f"{made}\nGive it to whoever checks proofs, and to the witness.")

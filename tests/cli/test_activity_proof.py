@@ -1,0 +1,277 @@
+"""Checkpoints that leave the host, what they find, and a proof that a stranger checks with the documented script."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import sqlite3
+import sys
+from base64 import b64decode
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from tests.support.commands import content, run
+from tests.support.doubles.time_stamping import running_authority
+from tests.support.doubles.witness import running_witness
+from tests.support.processes import ROOT, Place
+
+SCRIPT = ROOT / "docs" / "guides" / "examples" / "check_activity_proof.py"
+STATE = ("vault.sqlite", "vault.sqlite-wal", "vault.sqlite-shm")
+
+
+@pytest.fixture
+def folder(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where copies of checkpoints go."""
+    made = tmp_path / "elsewhere"
+    made.mkdir()
+    monkeypatch.setenv("TOKEN_VAULT_CHECKPOINTS__DIRECTORY", str(made))
+    return made
+
+
+async def happen(place: Place, count: int = 1) -> None:
+    """So many events."""
+    for _ in range(count):
+        await content(place, "keys", "rotate-signing")
+
+
+async def check_proof(*arguments: str) -> tuple[int, str]:
+    """What the documented script says, in a process that has nothing of the vault."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", str(SCRIPT), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    return process.returncode or 0, (out + err).decode()
+
+
+async def key_of(place: Place) -> str:
+    keys = await content(place, "activity", "keys")
+    assert isinstance(keys, list)
+    return str(keys[-1]["key"])  # pyright: ignore
+
+
+def change(place: Place, sql: str) -> None:
+    with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
+        database.execute(sql)
+        database.commit()
+
+
+def broken(result: Result) -> dict[str, object]:
+    assert result.exit_code == 1, result.output
+    return dict(json.loads(result.stdout))
+
+
+def test_the_script_of_the_documentation_is_short_and_knows_nothing_of_ours() -> None:
+    text = SCRIPT.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 100
+    assert not any(name in text for name in ("import vault", "from vault", "import server", "from server"))
+
+
+async def test_a_stranger_checks_a_proof_with_the_documented_script(place: Place, tmp_path: Path) -> None:
+    await happen(place, 3)
+    proof, key = tmp_path / "event.tlog-proof", await key_of(place)
+    said = await content(place, "activity", "prove", "2", "--output", str(proof))
+    assert (said["sequence"], said["index"]) == (2, 1)  # pyright: ignore
+    code, text = await check_proof(str(proof), key)
+    assert code == 0, text
+    assert "Proved: event 2 of " in text
+    assert "signing_key.rotated" in text
+
+    lines = proof.read_text(encoding="utf-8").split("\n")
+    leaf = bytearray(b64decode(lines[1].removeprefix("extra ")))
+    leaf[-3] ^= 1
+    from base64 import b64encode
+
+    for number, other in ((1, f"extra {b64encode(leaf).decode()}"), (2, "index 0"), (3, lines[4]), (0, "other")):
+        forged = tmp_path / "forged.tlog-proof"
+        forged.write_text("\n".join([*lines[:number], other, *lines[number + 1 :]]), encoding="utf-8")
+        code, text = await check_proof(str(forged), key)
+        assert code == 1
+        assert "NOT PROVED" in text
+    name, number, value = key.split("+", 2)
+    for wrong in (f"other.example+{number}+{value}", f"{name}+00000000+{value}"):
+        assert (await check_proof(str(proof), wrong))[0] == 1
+
+
+async def test_a_proof_names_its_event_and_refuses_one_that_isnt_there(place: Place) -> None:
+    await happen(place, 2)
+    shown = await run(place, "activity", "prove", "1")
+    assert shown.stdout.startswith("c2sp.org/tlog-proof@v1\nextra ")
+    assert (await content(place, "activity", "prove", "1"))["events"] == 2  # pyright: ignore
+    missing = await run(place, "activity", "prove", "40")
+    assert missing.exit_code == 1
+    assert "there is no event 40 yet" in missing.stderr
+
+
+async def test_a_checkpoint_in_a_folder_finds_what_the_key_itself_did(
+    place: Place, folder: Path, tmp_path: Path
+) -> None:
+    """The database and the key store go back together: nothing inside the vault can tell."""
+    await happen(place, 2)
+    await content(place, "activity", "checkpoint")
+    older = tmp_path / "older"
+    shutil.copytree(place.data, older)
+    await happen(place, 3)
+    made = await content(place, "activity", "checkpoint")
+    assert made["destinations"] == [{"destination": f"folder {folder}", "failure": None}]  # pyright: ignore
+    assert len(list(folder.rglob("*.checkpoint"))) == 2
+    whole = await run(place, "activity", "verify")
+    assert whole.exit_code == 0, whole.output
+    assert f"Events up to 5 fit the checkpoint in folder {folder}" in whole.stdout
+
+    shutil.rmtree(place.data)
+    shutil.copytree(older, place.data)
+    assert (await run(place, "activity", "verify", "--local")).exit_code == 0  # nothing here shows it
+    found = broken(await run(place, "activity", "verify", "--json"))
+    assert found["sequence"] == 3
+    assert "vouches for events up to 5" in str(found["sentence"])
+    await happen(place, 4)  # and it goes on, longer than it was
+    found = broken(await run(place, "activity", "verify", "--json"))
+    assert found["sequence"] == 3
+    assert "the checkpoint of events up to 2 fits" in str(found["sentence"])
+    refused = await run(place, "activity", "verify", "--local", "--checkpoint", str(max(folder.rglob("*.checkpoint"))))
+    assert refused.exit_code == 1
+
+
+async def test_an_altered_event_is_named_by_the_command_and_nothing_is_signed_over_it(
+    place: Place, folder: Path
+) -> None:
+    await happen(place, 4)
+    await content(place, "activity", "checkpoint")
+    change(place, "update events set outcome = 'forged' where sequence = 3")
+    assert broken(await run(place, "activity", "verify", "--json"))["sequence"] == 3
+    refused = await run(place, "activity", "checkpoint")
+    assert refused.exit_code == 1
+    assert "tampered with at event" in refused.stderr
+    assert len(list(folder.rglob("*.checkpoint"))) == 1
+
+
+async def test_a_swapped_forged_or_foreign_checkpoint_is_a_problem(place: Place, folder: Path, tmp_path: Path) -> None:
+    await happen(place, 2)
+    await content(place, "activity", "checkpoint")
+    await happen(place)
+    await content(place, "activity", "checkpoint")
+    first, second = sorted(folder.rglob("*.checkpoint"))
+    kept = second.read_text(encoding="utf-8")
+    origin = kept.split("\n")[0]
+    for text, why in (
+        (first.read_text(encoding="utf-8"), "its name says 3 events, and it vouches for 2"),
+        (kept.replace("\n3\n", "\n4\n"), "doesn't hold"),
+        (kept.replace(origin, "other.example/activity/00000000"), "another log"),
+        ("nothing", "isn't a signed note"),
+    ):
+        second.write_text(text, encoding="utf-8")
+        said = await run(place, "activity", "verify")
+        assert said.exit_code == 1
+        assert why in said.stdout
+    second.write_text(kept, encoding="utf-8")
+    assert (await run(place, "activity", "verify")).exit_code == 0
+    shutil.rmtree(folder)
+    folder.mkdir()
+    gone = await run(place, "activity", "verify")
+    assert gone.exit_code == 1
+    assert "are gone" in gone.stdout
+
+
+async def test_a_folder_that_cant_be_used_is_said_and_tried_again(place: Place, folder: Path) -> None:
+    await happen(place)
+    folder.rmdir()
+    checked = await run(place, "activity", "checkpoint", "--check")
+    assert checked.exit_code == 1
+    failed = await run(place, "activity", "checkpoint")
+    assert failed.exit_code == 1
+    assert "isn't a folder: create it, or mount it" in failed.stdout
+    folder.mkdir()
+    assert (await run(place, "activity", "checkpoint", "--check")).exit_code == 0
+    assert list(folder.iterdir()) == []
+    assert (await run(place, "activity", "checkpoint")).exit_code == 0
+    assert len(list(folder.rglob("*.checkpoint"))) == 1
+
+
+async def test_a_witness_cosigns_and_finds_a_history_that_went_back(
+    place: Place, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_witness() as witness:
+        monkeypatch.setenv("TOKEN_VAULT_CHECKPOINTS__WITNESS_URL", witness.url)
+        monkeypatch.setenv("TOKEN_VAULT_CHECKPOINTS__WITNESS_KEY", witness.verifier)
+        await happen(place, 2)
+        unknown = await run(place, "activity", "checkpoint")
+        assert unknown.exit_code == 1
+        assert "doesn't know this log" in unknown.stdout
+        witness.trust(await key_of(place))
+        assert (await run(place, "activity", "checkpoint")).exit_code == 0
+        older = tmp_path / "older"
+        shutil.copytree(place.data, older)
+        await happen(place, 3)
+        signed = await run(place, "activity", "checkpoint")
+        assert signed.exit_code == 0, signed.output
+        assert f"— {witness.verifier.split('+')[0]} " in signed.stdout
+        assert (await run(place, "activity", "verify")).exit_code == 0
+
+        proof = tmp_path / "event.tlog-proof"
+        await content(place, "activity", "prove", "4", "--output", str(proof))
+        code, text = await check_proof(str(proof), await key_of(place), witness.verifier)
+        assert code == 0, text
+        assert "Witnessed at 2027-01-15T08:00:00+00:00" in text
+
+        shutil.rmtree(place.data)
+        shutil.copytree(older, place.data)
+        shutil.rmtree(folder)  # even without the copies
+        folder.mkdir()
+        found = broken(await run(place, "activity", "verify", "--json"))
+        assert found["sequence"] == 3
+        assert "has seen events up to 5" in str(found["sentence"])
+        await happen(place, 4)
+        forked = await run(place, "activity", "checkpoint")
+        assert forked.exit_code == 1
+        assert "it has seen another history of 5 events" in forked.stdout
+        assert broken(await run(place, "activity", "verify", "--json"))["whole"] is False
+
+
+async def test_checkpoints_are_stamped_and_the_time_is_verified(
+    place: Place, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_authority(tmp_path / "authority") as authority:
+        monkeypatch.setenv("TOKEN_VAULT_CHECKPOINTS__TIMESTAMP_URL", authority.url)
+        monkeypatch.setenv("TOKEN_VAULT_CHECKPOINTS__TIMESTAMP_CA_FILE", str(authority.root))
+        await happen(place, 2)
+        checked = await run(place, "activity", "checkpoint", "--check")
+        assert checked.exit_code == 0, checked.output
+        assert (await run(place, "activity", "checkpoint")).exit_code == 0
+        (note,), (stamp,) = folder.rglob("*.checkpoint"), folder.rglob("*.tsr")
+        said = await content(place, "activity", "verify")
+        assert said["checkpoints"][0]["stamped_at"] is not None  # pyright: ignore
+        command = ["openssl", "ts", "-verify", "-data", str(note), "-in", str(stamp), "-CAfile", str(authority.root)]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+        assert await process.wait() == 0
+
+        old = stamp.read_bytes()
+        await happen(place)
+        authority.answers = old  # for another checkpoint, and another nonce
+        failed = await run(place, "activity", "checkpoint")
+        assert failed.exit_code == 1
+        assert "isn't valid" in failed.stdout
+        assert len(list(folder.rglob("*.checkpoint"))) == 2  # the copy doesn't wait for it
+        newest = max(folder.rglob("*.checkpoint"))
+        newest.with_suffix(".tsr").write_bytes(old)
+        verified = await run(place, "activity", "verify")
+        assert verified.exit_code == 1
+        assert "isn't valid" in verified.stdout
+
+
+async def test_a_new_key_of_the_log_is_told_and_proves_too(place: Place, tmp_path: Path) -> None:
+    await happen(place)
+    old = await key_of(place)
+    made = await content(place, "activity", "rotate-key")
+    keys = await content(place, "activity", "keys")
+    assert [one["signs"] for one in keys] == [True, True]  # pyright: ignore
+    assert keys[-1]["key"] == made["key"] != old  # pyright: ignore
+    proof = tmp_path / "event.tlog-proof"
+    await content(place, "activity", "prove", "2", "--output", str(proof))
+    for key in (old, str(made["key"])):  # pyright: ignore
+        code, text = await check_proof(str(proof), key)
+        assert code == 0, text
+        assert "activity.key_rotated" in text
