@@ -237,7 +237,7 @@ class BucketCopies:
 
     async def _ask(self, question: Callable[[_S3], T]) -> T:
         """Ask in a thread. Raises DestinationFailed."""
-        errors = _load("botocore.exceptions")
+        errors = load("botocore.exceptions")
         try:
             return await asyncio.to_thread(lambda: question(self._open()))
         except errors.ClientError as error:
@@ -252,10 +252,10 @@ class BucketCopies:
 
     def _open(self) -> _S3:
         if self._client is None:
-            config = _load("botocore.config").Config(
+            config = load("botocore.config").Config(
                 connect_timeout=_PATIENCE, read_timeout=_PATIENCE, retries={"max_attempts": 3}
             )
-            made: _S3 = _load("boto3").client(
+            made: _S3 = load("boto3").client(
                 "s3",
                 region_name=self._settings.bucket_region,
                 endpoint_url=self._settings.bucket_endpoint,
@@ -273,7 +273,7 @@ class _NotThere(Exception):
     """The object doesn't exist."""
 
 
-def _load(name: str) -> ModuleType:
+def load(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:

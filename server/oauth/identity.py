@@ -65,11 +65,6 @@ def token_hash(token: str) -> str:
     return urlsafe_b64encode(digest[:16]).rstrip(b"=").decode()
 
 
-def thumbprint(token: str) -> str:
-    """The whole SHA-256 in base64url: names a token in records that must not hold it."""
-    return urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
-
-
 async def userinfo(deployment: Deployment, request: Request) -> Response:
     """GET or POST /userinfo with the token in the header, nowhere else."""
     try:

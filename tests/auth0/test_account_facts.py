@@ -12,12 +12,12 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey
 
-from server.oauth.identity import thumbprint
 from tests.auth0.application import CALLBACK, FEDERATED, SECRET, VERIFIER, Application
 from tests.auth0.tenant import API
 from tests.support.rooms.oauth_world import signed
 from tests.support.rooms.portal_room import CHALLENGE, Room, query_of
 from vault import apis, delegations
+from vault.exchange.exchange import thumbprint
 
 ACCESS = "urn:ietf:params:oauth:token-type:access_token"
 CALENDAR = "https://www.googleapis.com/auth/calendar.events"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import logging
@@ -10,11 +11,13 @@ import os
 import re
 import subprocess
 import sys
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import httpx2
 import pytest
+import rfc8785
 
 from server.runtime.logs import JsonRecords, is_json
 from tests.support.processes import ROOT, Place, free_port
@@ -62,6 +65,22 @@ async def test_the_answer_and_each_event_of_a_call_name_the_same_request(place: 
     assert ids[0] != ids[1]
     assert (await ids_of(place, "tool.called"))[-2:] == ids
     assert (await ids_of(place, "token.exchanged"))[-2:] == ids
+
+
+async def test_a_calls_exchange_names_its_arguments_without_telling_them(place: Room) -> None:
+    agent = await place.agent("erin")
+    await place.connect(agent, "slack", scopes=WRITE, account="bob")
+    await post(place, agent)
+    await place.vault.deployment.activity.settle()
+    events = await list_events(place.vault.deployment.database, limit=1000)
+    (event,) = [one for one in events if one.kind == "token.exchanged" and one.user_id == agent.principal.user_id]
+    spec = place.vault.deployment.tool("slack_post")
+    assert spec is not None
+    given = spec.input.model_validate(POST).model_dump(mode="json")
+    digest = hashlib.sha256(rfc8785.dumps(given)).digest()
+    assert event.details["arguments_hash"] == urlsafe_b64encode(digest).rstrip(b"=").decode()
+    assert event.details["purpose"] == "slack_post"
+    assert "hello" not in str(event.details)
 
 
 async def test_calls_of_one_session_have_ids_of_their_own(place: Room) -> None:

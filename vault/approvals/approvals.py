@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeGuard
@@ -76,6 +77,12 @@ class ToolCall:
         """Identifies this call, so that its second exchange (after a 401) needs no second approval."""
         self._attempt = self._attempt or secrets.token_urlsafe(16)
         return self._attempt
+
+    def hash_arguments(self) -> str:
+        """SHA-256 of the arguments as canonical JSON, in base64url: says in records which they were."""
+        formatted = json.dumps(self.arguments(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        digest = hashlib.sha256(formatted.encode("utf-8", "surrogatepass")).digest()
+        return urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 @dataclass(frozen=True, slots=True)

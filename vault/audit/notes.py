@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from vault.refusals import VaultError
-
 ED25519 = 1
 COSIGNATURE = 4
 LONGEST = 64 * 1024  # characters of a note
@@ -25,10 +23,12 @@ _DASH = "— "
 _PROOF = "c2sp.org/tlog-proof@v1"
 
 
-class NoteRefused(VaultError):
-    """A note that doesn't have the format, or whose signature doesn't hold."""
+class NoteRefused(Exception):
+    """A note that doesn't have the format, or whose signature doesn't hold; `description` says which."""
 
-    code = "note_refused"
+    def __init__(self, description: str) -> None:
+        super().__init__(description)
+        self.description = description
 
 
 @dataclass(frozen=True, slots=True)

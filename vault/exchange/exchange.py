@@ -8,7 +8,9 @@ returned. The server turns a refusal into a link for the person.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -44,7 +46,7 @@ from vault.spans import CALLER_ADDRESS, span
 from vault.storage.database import Transaction
 from vault.upstream import UpstreamPolicy
 
-__all__ = ["ExchangeRequest", "RefreshTasks", "UpstreamToken", "Vault", "exchange"]
+__all__ = ["ExchangeRequest", "RefreshTasks", "UpstreamToken", "Vault", "exchange", "thumbprint"]
 
 log = logging.getLogger("token_vault.exchange")
 
@@ -369,12 +371,24 @@ def _exchange_event(request: ExchangeRequest, token: UpstreamToken, *, is_judged
             "purpose": request.purpose,
             "grant": request.principal.grant_id,
             "actors": list(request.principal.actors),
+            "token_thumbprint": thumbprint(token.value),
+            **_call_details(request.call),
             **({} if request.item is None else {"item": request.item}),
             **({"strong": request.principal.is_strong} if is_judged else {}),
             **(request.wire if is_judged else {}),
             **request.details,
         },
     )
+
+
+def thumbprint(token: str) -> str:
+    """The whole SHA-256 in base64url: names a token in records that must not hold it."""
+    return urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
+
+
+def _call_details(call: ToolCall | None) -> Mapping[str, object]:
+    """Which arguments a call had, without a value of them."""
+    return {} if call is None or call.tool == approvals.RELEASE else {"arguments_hash": call.hash_arguments()}
 
 
 def _refusal_event(request: ExchangeRequest, refusal: VaultError) -> Event:

@@ -14,7 +14,7 @@ from typing import Final
 from server.connecting import approvals as questions
 from server.connecting.telling import plain
 from server.deployment import Deployment
-from server.oauth import identity, tokens
+from server.oauth import tokens
 from server.oauth.exchange import issuers, release, subjects, targets, workers
 from server.oauth.exchange.refusals import as_answer
 from server.oauth.exchange.subjects import Limits, Subject, refusal
@@ -29,7 +29,7 @@ from vault import connections, grants, handles, revoked_tokens, sharing
 from vault.approvals import approvals
 from vault.approvals.approvals import ToolCall
 from vault.audit import audit
-from vault.exchange.exchange import ExchangeRequest, UpstreamToken
+from vault.exchange.exchange import ExchangeRequest, UpstreamToken, thumbprint
 from vault.exchange.exchange import exchange as exchange_upstream
 from vault.records import Event, Narrowing, Principal, format_scope
 from vault.refusals import ApprovalRequired, VaultError
@@ -293,9 +293,14 @@ def _release_event(made: _Exchange, target: UpstreamTarget, token: UpstreamToken
 
 def _released_event(made: _Exchange, target: UpstreamTarget, token: UpstreamToken, narrowing: Narrowing) -> Event:
     carried = format_scope(_carried_scopes(token, narrowing))
-    thumbprint = identity.thumbprint(token.value)
     return _event(
-        "token.released", made, target, token, narrowing=narrowing.value, carried=carried, token_thumbprint=thumbprint
+        "token.released",
+        made,
+        target,
+        token,
+        narrowing=narrowing.value,
+        carried=carried,
+        token_thumbprint=thumbprint(token.value),
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 
@@ -487,7 +489,7 @@ async def test_a_narrow_token_that_the_provider_refused_is_replaced_by_a_narrow_
 @pytest.mark.requirement("V-09")
 async def test_every_exchange_is_written_down_before_the_token_is_given(room: Room) -> None:
     connection = await room.connect()
-    await room.exchange("slack", "chat:write")
+    token = await room.exchange("slack", "chat:write")
     (event,) = await room.events("token.exchanged")
     assert (event.user_id, event.client_id) == (room.alice.user.id, room.alice.client.id)
     assert (event.connection_id, event.outcome) == (connection.id, "ok")
@@ -495,6 +497,7 @@ async def test_every_exchange_is_written_down_before_the_token_is_given(room: Ro
     assert event.details["narrowing"] == "enforced"
     assert event.details["account"] == "alice@example.com"
     assert event.details["purpose"] == "a_tool"
+    assert event.details["token_thumbprint"] == urlsafe_b64encode(sha256(token.value.encode()).digest()).decode()[:43]
 
 
 async def test_every_refusal_is_written_down_with_its_code(room: Room) -> None:
