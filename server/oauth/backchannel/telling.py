@@ -36,6 +36,7 @@ _CLAIM: Final = "urn:openid:params:jwt:claim:"
 AT_ONCE: Final = 5
 TIMEOUT: Final = 10.0  # seconds
 _NOT_DELIVERED: Final = "not_delivered"
+_NOT_NOW: Final = 503  # RFC 9110 §15.6.4: the request wasn't handled
 _REFUSED: Final = {"error": "access_denied", "error_description": "the person denied the request"}
 _EXPIRED: Final = {"error": "expired_token", "error_description": "the request has expired: send a new one"}
 _FAILED: Final = {"error": "transaction_failed", "error_description": "the access that was approved has ended"}
@@ -202,7 +203,9 @@ async def _send(deployment: Deployment, client: Client, ping: Ping, answer: Mapp
         await post(deployment, told)
     except NotAccepted as refused:
         logger.warning("client not told", extra={"client_id": client.id, "code": str(refused.status or refused.code)})
-        return _Sent(was_taken=False, is_over=refused.is_final)
+        # How 5xx counts is left open (§10.3.1). A gateway's 504 says nothing of the tokens behind it.
+        is_uncertain = refused.status >= 500 and refused.status != _NOT_NOW
+        return _Sent(was_taken=False, is_over=refused.is_final, is_uncertain=is_uncertain)
     except Uncertain:
         logger.warning("client not told", extra={"client_id": client.id, "code": "uncertain"})
         return _Sent(was_taken=False, is_over=False, is_uncertain=True)

@@ -189,7 +189,7 @@ async def test_tokens_that_the_client_never_takes_end(asker: Asker, receiver: Re
         assert await tell_clients(deployment) == 0
 
 
-@pytest.mark.parametrize("first", ["lost", "killed", 503])
+@pytest.mark.parametrize("first", ["lost", "killed", 500, 504, 503])
 async def test_tokens_that_an_earlier_attempt_may_have_brought_stay(
     asker: Asker, receiver: Receiver, first: str | int
 ) -> None:
