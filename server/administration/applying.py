@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Final
 
 from server.administration import agents, own_apis, people, registrations
 from server.administration.actor import Actor, ChangeRefused
@@ -21,6 +21,8 @@ from server.administration.declaration import (
     DeclaredPerson,
     DeclaredProvider,
 )
+from server.administration.declaring import declared_groups
+from server.administration.declaring.planned import PlannedChange, Verb, differences_between
 from server.administration.registrations import RegistrationWish
 from server.oauth.exchange import release
 from vault import apis, clients, users
@@ -29,28 +31,7 @@ from vault.records import Client, User
 from vault.refusals import CiphertextRejected
 from vault.users import LinkedIdentity
 
-Verb = Literal["create", "update", "remove"]
 _SECRET: Final = "(secret)"
-
-
-@dataclass(frozen=True, slots=True)
-class FieldDifference:
-    """One value that changes; never a secret."""
-
-    name: str
-    before: object
-    after: object
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedChange:
-    """One thing to make, change or remove. `run` does it; what it returns is shown once: a link or a secret."""
-
-    verb: Verb
-    kind: Literal["person", "agent", "api", "provider"]
-    name: str
-    differences: Sequence[FieldDifference]
-    run: Callable[[], Awaitable[str | None]] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +47,8 @@ async def plan(actor: Actor, wanted: Declaration, *, prunes: bool = False) -> tu
     found: list[PlannedChange] = []
     if wanted.people is not None:
         found += [one async for one in _plan_people(actor, wanted.people, prunes=prunes)]
+    if wanted.groups is not None:
+        found += await declared_groups.plan(actor, wanted.groups, wanted.people or {}, prunes=prunes)
     if wanted.agents is not None:
         found += [one async for one in _plan_agents(actor, wanted.agents, prunes=prunes)]
     if wanted.apis is not None:
@@ -80,12 +63,6 @@ async def apply(changes: Sequence[PlannedChange]) -> tuple[AppliedChange, ...]:
     return tuple([AppliedChange(one, await one.run()) for one in changes])
 
 
-def _differences(before: Mapping[str, object], after: Mapping[str, object]) -> tuple[FieldDifference, ...]:
-    return tuple(
-        FieldDifference(name, before.get(name), value) for name, value in after.items() if before.get(name) != value
-    )
-
-
 # People
 
 
@@ -98,15 +75,15 @@ async def _plan_people(
         after = _person_facts(declared)
         if person is None:
             run = _create_person(actor, name, declared)
-            yield PlannedChange("create", "person", name, _differences({}, after), run)
+            yield PlannedChange("create", "person", name, differences_between({}, after), run)
             continue
         linked = await users.list_identities(reader, person.id)
         before = {
-            "admin": person.is_admin,
+            **({"admin": person.is_admin} if declared.role is None else {"role": person.role.value}),
             "disabled": person.disabled_at is not None,
             "identities": [one for one in map(name_of, linked) if one in _names_of(declared)],
         }
-        if differences := _differences(before, after):
+        if differences := differences_between(before, after):
             yield PlannedChange("update", "person", name, differences, _update_person(actor, person, declared))
     if prunes:
         kept = {users.name_key(name) for name in wanted}
@@ -118,7 +95,8 @@ async def _plan_people(
 
 
 def _person_facts(declared: DeclaredPerson) -> dict[str, object]:
-    return {"admin": declared.admin, "disabled": declared.disabled, "identities": _names_of(declared)}
+    role = {"admin": declared.admin} if declared.role is None else {"role": declared.role.value}
+    return {**role, "disabled": declared.disabled, "identities": _names_of(declared)}
 
 
 def _names_of(declared: DeclaredPerson) -> list[str]:
@@ -141,7 +119,10 @@ def _create_person(actor: Actor, name: str, declared: DeclaredPerson) -> Callabl
 
 def _update_person(actor: Actor, person: User, declared: DeclaredPerson) -> Callable[[], Awaitable[str | None]]:
     async def run() -> str | None:
-        await people.set_admin(actor, person, is_admin=declared.admin)
+        if declared.role is None:
+            await people.set_admin(actor, person, is_admin=declared.admin)
+        else:
+            await people.set_role(actor, person, declared.role)
         await people.set_disabled(actor, person, is_disabled=declared.disabled)
         known = await users.list_identities(actor.deployment.database, person.id)
         for one in declared.identities:
@@ -186,7 +167,7 @@ async def _plan_agents(
             await _check_id(actor, name, declared.id, held)
         if held is None:
             named = {} if declared.id is None else {"id": declared.id}
-            differences = _differences({}, named | after)
+            differences = differences_between({}, named | after)
             yield PlannedChange("create", "agent", name, differences, _create_agent(actor, new, chosen))
             continue
         before = _agent_facts(held)
@@ -196,7 +177,7 @@ async def _plan_agents(
                 f"agents.{name}: how an agent authenticates can't change. Give it another name in the file",
                 field=f"agents.{name}",
             )
-        if differences := _differences(before, after):
+        if differences := differences_between(before, after):
             changed = replace(client, id=held.id, created_at=held.created_at, secret_hash=held.secret_hash)
             yield PlannedChange("update", "agent", name, differences, _update_agent(actor, changed))
     if prunes:
@@ -314,7 +295,7 @@ async def _plan_apis(
             "scopes": sorted(declared.scopes),
             "clients": sorted(declared.clients),
         }
-        if differences := _differences(before, after):
+        if differences := differences_between(before, after):
             verb: Verb = "create" if held is None else "update"
             yield PlannedChange(verb, "api", url, differences, _save_api(actor, url, declared))
     if prunes:
@@ -373,7 +354,7 @@ async def _plan_providers(
                 except CiphertextRejected:
                     is_same = False
             before["client_secret"], after["client_secret"] = (_SECRET if is_same else None), _SECRET
-        if differences := _differences(before, after):
+        if differences := differences_between(before, after):
             wish = RegistrationWish(declared.client_id, secret, declared.inputs, declared.testing)
             verb: Verb = "create" if stored is None else "update"
             yield PlannedChange(verb, "provider", name, differences, _save_registration(actor, name, wish))

@@ -1,4 +1,4 @@
-"""What a declaration file says: people, agents, APIs, and providers as they should be.
+"""What a declaration file says: people, groups, agents, APIs, and providers as they should be.
 
 A section that is missing is not managed. Unknown keys are refused with what was probably meant.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from providers.definitions.suggestions import suggest_field
+from vault.records import Role
 
 
 class DeclarationRefused(Exception):
@@ -34,8 +35,21 @@ class DeclaredPerson(_DeclaredPart):
     """A person, by name. New ones get a one-time sign-in link."""
 
     admin: bool = False
+    role: Role | None = Field(default=None, description="Instead of `admin`, a role of their own")
     disabled: bool = False
     identities: list[DeclaredIdentity] = Field(default=[], max_length=20)
+
+    @model_validator(mode="after")
+    def _has_one_role(self) -> Self:
+        if self.role is not None and "admin" in self.model_fields_set:
+            raise ValueError("admin and role are both set: remove one")
+        return self
+
+
+class DeclaredGroup(_DeclaredPart):
+    """A group, by name. `members`: who is in it by the vault; a directory and sign-ins add others."""
+
+    members: list[str] = Field(default=[], max_length=5000)
 
 
 class DeclaredWorker(_DeclaredPart):
@@ -105,6 +119,7 @@ class Declaration(_DeclaredPart):
     """The whole file."""
 
     people: dict[str, DeclaredPerson] | None = Field(default=None, max_length=5000)
+    groups: dict[str, DeclaredGroup] | None = Field(default=None, max_length=1000)
     agents: dict[str, DeclaredAgent] | None = Field(default=None, max_length=1000)
     apis: dict[str, DeclaredApi] | None = Field(default=None, max_length=1000)
     providers: dict[str, DeclaredProvider] | None = Field(default=None, max_length=300)
@@ -128,6 +143,7 @@ def parse_declaration(content: Mapping[str, object]) -> Declaration:
 def _valid_names(place: tuple[int | str, ...]) -> str:
     models: Mapping[str, type[BaseModel]] = {
         "people": DeclaredPerson,
+        "groups": DeclaredGroup,
         "agents": DeclaredAgent,
         "apis": DeclaredApi,
         "providers": DeclaredProvider,

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from server.administration import applying
-from server.administration.applying import PlannedChange
 from server.administration.declaration import Declaration
+from server.administration.declaring.planned import PlannedChange
 from server.api.operations import AdminCall, Answered, Strict, operation
 from server.api.problems import ApiRefused, FieldProblem
 
@@ -32,7 +32,7 @@ class ChangeRecord(Answered):
     """One thing that is made, changed or removed."""
 
     change: Literal["create", "update", "remove"]
-    kind: Literal["person", "agent", "api", "provider"]
+    kind: Literal["person", "group", "agent", "api", "provider"]
     name: str
     differences: list[DifferenceRecord]
     secret: str | None = Field(description="A new sign-in link or client secret. Shown only here")
@@ -47,7 +47,7 @@ class AppliedRecord(Answered):
 
 @operation("POST", "/apply", scope="admin:write", refusals=["conflict", "not_found", "changed_meanwhile"])
 async def apply_declaration(call: AdminCall, query: ApplyQuery, body: Declaration) -> AppliedRecord:
-    """Make people, agents, APIs, and providers as a declaration says. Applying it again changes nothing.
+    """Make people, groups, agents, APIs, and providers as a declaration says. Applying it again changes nothing.
 
     A section that is missing is not managed. Secrets stand in the body, never as files.
     """

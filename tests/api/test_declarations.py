@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from server.administration.actor import ChangeRefused
 from server.administration.agents import AskingWish, asking_of
 from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
-from vault import apis, users
+from vault import apis, groups, users
+from vault.records import Role
 
 FILE = """
 [people.alice]
@@ -131,7 +133,7 @@ async def test_unknown_keys_and_places_are_refused_with_what_was_meant() -> None
     for content, said in (
         ({"poeple": {}}, "poeple: there is no such key. Did you mean people?"),
         ({"people": {"grace": {"amdin": True}}}, "people.grace.amdin: there is no such key. Did you mean admin?"),
-        ({"people": {"grace": {"xyz": 1}}}, "Valid ones: admin, disabled, identities"),
+        ({"people": {"grace": {"xyz": 1}}}, "Valid ones: admin, role, disabled, identities"),
         ({"people": {"grace": {"admin": "perhaps"}}}, "people.grace.admin: "),
     ):
         with pytest.raises(DeclarationRefused) as refused:
@@ -151,12 +153,95 @@ async def test_what_cannot_be_is_refused_before_anything_is_done(room: AdminRoom
             await applying.plan(room.operator, parse_declaration(content))
 
 
+GROUPS = """
+[people.alice]
+admin = true
+
+[people.grace]
+role = "auditor"
+
+[groups.Support]
+members = ["GRACE", "alice"]
+
+[groups.Empty]
+"""
+
+
+async def _in(room: AdminRoom, name: str) -> list[str]:
+    group = await groups.find_group(room.deployment.database, name)
+    assert group is not None
+    now = room.deployment.now()
+    return sorted(one.name for one in await groups.members(room.deployment.database, group.id, now=now))
+
+
+async def test_groups_and_roles_are_planned_applied_and_then_have_nothing_to_change(room: AdminRoom) -> None:
+    wanted = parse_declaration(tomllib.loads(GROUPS))
+    changes = await applying.plan(room.operator, wanted)
+    assert _said(changes) == ["create person grace", "create group Support", "create group Empty"]
+    assert {one.name: one.after for one in changes[0].differences}["role"] == "auditor"
+    assert [(one.name, one.after) for one in changes[1].differences] == [("members", ["alice", "grace"])]
+    assert await groups.find_group(room.deployment.database, "support") is None, "a plan changes nothing"
+    await applying.apply(changes)
+    assert await _in(room, "support") == ["alice", "grace"]
+    grace = await users.find_user(room.deployment.database, "grace")
+    assert grace is not None
+    assert grace.role is Role.AUDITOR
+    assert await applying.plan(room.operator, wanted) == ()
+    fewer = parse_declaration({"people": {"grace": {"role": "member"}}, "groups": {"SUPPORT": {"members": ["alice"]}}})
+    changes = await applying.plan(room.operator, fewer)
+    assert _said(changes) == ["update person grace", "update group SUPPORT"]
+    assert [(one.name, one.before, one.after) for one in changes[1].differences] == [
+        ("members", ["alice", "grace"], ["alice"])
+    ]
+    await applying.apply(changes)
+    assert await _in(room, "support") == ["alice"]
+    pruned = await applying.plan(room.operator, fewer.model_copy(update={"people": None}), prunes=True)
+    assert _said(pruned) == ["remove group Empty"]
+    await applying.apply(pruned)
+    assert await groups.find_group(room.deployment.database, "Empty") is None
+
+
+async def test_whom_a_directory_or_a_sign_in_put_into_a_group_a_declaration_leaves_there(room: AdminRoom) -> None:
+    database, now = room.deployment.database, room.deployment.now()
+    alice, bob = await room.room.user("alice"), await room.room.user("bob")
+    async with database.transaction() as transaction:
+        for name, source in (("By sign-in", "openid:company"), ("Own", "local")):
+            made = await groups.create_group(transaction, name, now=now)
+            await groups.add_member(transaction, made.id, bob.id, source=source, now=now)
+        await groups.create_group(transaction, "By directory", is_provisioned=True, now=now)
+    wanted = parse_declaration({"groups": {"By sign-in": {"members": [alice.name]}}})
+    changes = await applying.plan(room.operator, wanted, prunes=True)
+    assert _said(changes) == ["update group By sign-in", "remove group Own"]
+    await applying.apply(changes)
+    assert await _in(room, "By sign-in") == ["alice", "bob"]
+    emptied = parse_declaration({"groups": {"By sign-in": {}}})
+    await applying.apply(await applying.plan(room.operator, emptied, prunes=True))
+    assert await _in(room, "By sign-in") == ["bob"]
+    assert await groups.find_group(database, "By directory") is not None
+
+
+async def test_unknown_members_and_two_roles_are_refused(room: AdminRoom) -> None:
+    with pytest.raises(ChangeRefused, match="there is no person nobody"):
+        await applying.plan(room.operator, parse_declaration({"groups": {"Support": {"members": ["nobody"]}}}))
+    both = {"people": {"nobody": {}}, "groups": {"Support": {"members": ["nobody"]}}}
+    assert len(await applying.plan(room.operator, parse_declaration(both))) == 2
+    for content, word in (
+        ({"people": {"grace": {"role": "auditor", "admin": True}}}, "both set"),
+        ({"people": {"grace": {"role": "boss"}}}, "role"),
+        ({"groups": {"Support": {"membres": []}}}, "members"),
+    ):
+        with pytest.raises(DeclarationRefused, match=word):
+            parse_declaration(content)
+
+
 async def test_the_admin_api_applies_the_same(room: AdminRoom) -> None:
     agent = {"redirect_uris": ["https://b.example/"]}
-    wanted = {"people": {"alice": {"admin": True}, "henry": {}}, "agents": {"bot": agent}}
+    people = {"alice": {"admin": True}, "henry": {"role": "member"}}
+    wanted = {"people": people, "groups": {"Team": {"members": ["henry"]}}, "agents": {"bot": agent}}
     planned = (await room.call("POST", "/apply?plan=true", json=wanted)).json()
     assert [(one["change"], one["kind"], one["name"]) for one in planned["changes"]] == [
         ("create", "person", "henry"),
+        ("create", "group", "Team"),
         ("create", "agent", "bot"),
     ]
     assert planned["applied"] is False
@@ -170,8 +255,8 @@ async def test_the_admin_api_applies_the_same(room: AdminRoom) -> None:
     assert "/etc" not in str(refused)
     reader = await room.token_with("admin:read")
     problem(await room.call("POST", "/apply", json=wanted, token=reader), 403, "insufficient_scope")
-    last = {"people": {"alice": {"admin": False}}}
-    problem(await room.call("POST", "/apply", json=last), 409, "last_admin")
+    for last in ({"admin": False}, {"role": "auditor"}):
+        problem(await room.call("POST", "/apply", json={"people": {"alice": last}}), 409, "last_admin")
 
 
 async def test_how_an_agent_asks_people_is_declared_and_changed(room: AdminRoom) -> None:

@@ -8,6 +8,39 @@ from urllib.parse import quote
 from token_vault_client.admin_base import AdminBase
 
 
+class AccessRequestRecord(TypedDict):
+    """What a person asked for, and what became of it."""
+
+    id: str
+    status: Literal["pending", "allowed", "denied", "ended"]
+    kind: Literal["account", "group", "company"]
+    person_id: str
+    person: str | None
+    client_id: str | None
+    agent: str | None
+    provider: str | None
+    account: str | None
+    group: str | None
+    company: str | None
+    scopes: list[str]
+    reason: str
+    days: int
+    filed_by: Literal["person", "agent"]
+    created_at: str
+    expires_at: str
+    decided_at: str | None
+    decided_by: str | None
+    answer: str
+    ended_at: str | None
+    ended_reason: str | None
+
+
+class AccessRequests(TypedDict):
+    """Access requests, the newest first."""
+
+    items: list[AccessRequestRecord]
+
+
 class AddedEndpoint(TypedDict):
     """A new endpoint, with the secret that its events are signed with, this once."""
 
@@ -173,7 +206,7 @@ class ChangeRecord(TypedDict):
     """One thing that is made, changed or removed."""
 
     change: Literal["create", "update", "remove"]
-    kind: Literal["person", "agent", "api", "provider"]
+    kind: Literal["person", "group", "agent", "api", "provider"]
     name: str
     differences: list[DifferenceRecord]
     secret: str | None
@@ -227,6 +260,7 @@ class Declaration(TypedDict):
     """The whole file."""
 
     people: NotRequired[dict[str, DeclaredPerson] | None]
+    groups: NotRequired[dict[str, DeclaredGroup] | None]
     agents: NotRequired[dict[str, DeclaredAgent] | None]
     apis: NotRequired[dict[str, DeclaredApi] | None]
     providers: NotRequired[dict[str, DeclaredProvider] | None]
@@ -275,6 +309,12 @@ class DeclaredByItself(TypedDict):
     scopes: NotRequired[list[str]]
 
 
+class DeclaredGroup(TypedDict):
+    """A group, by name. `members`: who is in it by the vault; a directory and sign-ins add others."""
+
+    members: NotRequired[list[str]]
+
+
 class DeclaredIdentity(TypedDict):
     """Who a person is at an identity provider."""
 
@@ -286,6 +326,7 @@ class DeclaredPerson(TypedDict):
     """A person, by name. New ones get a one-time sign-in link."""
 
     admin: NotRequired[bool]
+    role: NotRequired[Role | None]
     disabled: NotRequired[bool]
     identities: NotRequired[list[DeclaredIdentity]]
 
@@ -515,6 +556,15 @@ class MemberRecord(TypedDict):
     disabled: bool
     sources: list[str]
     expires_at: str | None
+
+
+class NewAnswer(TypedDict):
+    """An answer to a request."""
+
+    allow: bool
+    days: NotRequired[int | None]
+    scopes: NotRequired[list[str] | None]
+    words: NotRequired[str]
 
 
 class NewDirectoryToken(TypedDict):
@@ -752,6 +802,10 @@ class ResentEvents(TypedDict):
     """How many events are sent again."""
 
     events: int
+
+
+class Role(TypedDict):
+    """What a person may do for everybody. Each may all that the later ones may."""
 
 
 class RotatedKey(TypedDict):
@@ -1081,6 +1135,32 @@ class AdminClient(AdminBase):
             "DELETE", f"/admin/v1/people/{quote(person_id, safe='')}/standing-approvals/{quote(standing_id, safe='')}"
         )
 
+    def list_access_requests(
+        self, *, status: Literal["pending", "allowed", "denied", "ended"] | None = None
+    ) -> AccessRequests:
+        """List requests for what only others can give."""
+        return self._call("GET", "/admin/v1/access-requests", query={"status": status})
+
+    def get_access_request(self, request_id: str) -> AccessRequestRecord:
+        """Show a request."""
+        return self._call("GET", f"/admin/v1/access-requests/{quote(request_id, safe='')}")
+
+    def end_access_request(self, request_id: str) -> AccessRequestRecord:
+        """Withdraw an open request, or end what it gave."""
+        return self._call("DELETE", f"/admin/v1/access-requests/{quote(request_id, safe='')}")
+
+    def answer_access_request(self, request_id: str, body: NewAnswer) -> AccessRequestRecord:
+        """Allow a request or a part of it until an end, or deny it."""
+        return self._call("POST", f"/admin/v1/access-requests/{quote(request_id, safe='')}/answer", body={**body})
+
+    def add_group_manager(self, group_id: str, person_id: str) -> None:
+        """Let a person answer access requests about a group."""
+        self._call("PUT", f"/admin/v1/groups/{quote(group_id, safe='')}/managers/{quote(person_id, safe='')}")
+
+    def remove_group_manager(self, group_id: str, person_id: str) -> None:
+        """Let a person no longer answer access requests about a group."""
+        self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}/managers/{quote(person_id, safe='')}")
+
     def list_agents(
         self, *, limit: int | None = None, cursor: str | None = None, find: str | None = None
     ) -> AgentsPage:
@@ -1253,5 +1333,5 @@ class AdminClient(AdminBase):
     def apply_declaration(
         self, body: Declaration, *, plan: bool | None = None, prune: bool | None = None
     ) -> AppliedRecord:
-        """Make people, agents, APIs, and providers as a declaration says. Applying it again changes nothing."""
+        """Make people, groups, agents, APIs, and providers as a declaration says. Applying it again changes nothing."""
         return self._call("POST", "/admin/v1/apply", query={"plan": plan, "prune": prune}, body={**body})

@@ -1,6 +1,37 @@
 // The Admin API, generated from its OpenAPI document; `admin-base.ts` has what it stands on.
 import { AdminBase } from "./admin-base.js";
 
+/** What a person asked for, and what became of it. */
+export interface AccessRequestRecord {
+  id: string;
+  status: "pending" | "allowed" | "denied" | "ended";
+  kind: "account" | "group" | "company";
+  person_id: string;
+  person: string | null;
+  client_id: string | null;
+  agent: string | null;
+  provider: string | null;
+  account: string | null;
+  group: string | null;
+  company: string | null;
+  scopes: Array<string>;
+  reason: string;
+  days: number;
+  filed_by: "person" | "agent";
+  created_at: string;
+  expires_at: string;
+  decided_at: string | null;
+  decided_by: string | null;
+  answer: string;
+  ended_at: string | null;
+  ended_reason: string | null;
+}
+
+/** Access requests, the newest first. */
+export interface AccessRequests {
+  items: Array<AccessRequestRecord>;
+}
+
 /** A new endpoint, with the secret that its events are signed with, this once. */
 export interface AddedEndpoint {
   endpoint: EndpointRecord;
@@ -148,7 +179,7 @@ export interface CallerRecord {
 /** One thing that is made, changed or removed. */
 export interface ChangeRecord {
   change: "create" | "update" | "remove";
-  kind: "person" | "agent" | "api" | "provider";
+  kind: "person" | "group" | "agent" | "api" | "provider";
   name: string;
   differences: Array<DifferenceRecord>;
   secret: string | null;
@@ -196,6 +227,7 @@ export interface CurrentSettings {
 /** The whole file. */
 export interface Declaration {
   people?: Record<string, DeclaredPerson> | null;
+  groups?: Record<string, DeclaredGroup> | null;
   agents?: Record<string, DeclaredAgent> | null;
   apis?: Record<string, DeclaredApi> | null;
   providers?: Record<string, DeclaredProvider> | null;
@@ -240,6 +272,11 @@ export interface DeclaredByItself {
   scopes?: Array<string>;
 }
 
+/** A group, by name. `members`: who is in it by the vault; a directory and sign-ins add others. */
+export interface DeclaredGroup {
+  members?: Array<string>;
+}
+
 /** Who a person is at an identity provider. */
 export interface DeclaredIdentity {
   issuer: string;
@@ -249,6 +286,7 @@ export interface DeclaredIdentity {
 /** A person, by name. New ones get a one-time sign-in link. */
 export interface DeclaredPerson {
   admin?: boolean;
+  role?: Role | null;
   disabled?: boolean;
   identities?: Array<DeclaredIdentity>;
 }
@@ -451,6 +489,14 @@ export interface MemberRecord {
   disabled: boolean;
   sources: Array<string>;
   expires_at: string | null;
+}
+
+/** An answer to a request. */
+export interface NewAnswer {
+  allow: boolean;
+  days?: number | null;
+  scopes?: Array<string> | null;
+  words?: string;
 }
 
 /** A token to make, or to rotate. */
@@ -662,6 +708,10 @@ export interface ResendWish {
 /** How many events are sent again. */
 export interface ResentEvents {
   events: number;
+}
+
+/** What a person may do for everybody. Each may all that the later ones may. */
+export interface Role {
 }
 
 /** A new signing key. */
@@ -984,6 +1034,36 @@ export class AdminClient extends AdminBase {
     await this.call("DELETE", `/admin/v1/people/${encodeURIComponent(personId)}/standing-approvals/${encodeURIComponent(standingId)}`);
   }
 
+  /** List requests for what only others can give. */
+  async listAccessRequests(query: { status?: "pending" | "allowed" | "denied" | "ended" } = {}): Promise<AccessRequests> {
+    return this.call("GET", `/admin/v1/access-requests`, { query }) as Promise<AccessRequests>;
+  }
+
+  /** Show a request. */
+  async getAccessRequest(requestId: string): Promise<AccessRequestRecord> {
+    return this.call("GET", `/admin/v1/access-requests/${encodeURIComponent(requestId)}`) as Promise<AccessRequestRecord>;
+  }
+
+  /** Withdraw an open request, or end what it gave. */
+  async endAccessRequest(requestId: string): Promise<AccessRequestRecord> {
+    return this.call("DELETE", `/admin/v1/access-requests/${encodeURIComponent(requestId)}`) as Promise<AccessRequestRecord>;
+  }
+
+  /** Allow a request or a part of it until an end, or deny it. */
+  async answerAccessRequest(requestId: string, body: NewAnswer): Promise<AccessRequestRecord> {
+    return this.call("POST", `/admin/v1/access-requests/${encodeURIComponent(requestId)}/answer`, { body }) as Promise<AccessRequestRecord>;
+  }
+
+  /** Let a person answer access requests about a group. */
+  async addGroupManager(groupId: string, personId: string): Promise<void> {
+    await this.call("PUT", `/admin/v1/groups/${encodeURIComponent(groupId)}/managers/${encodeURIComponent(personId)}`);
+  }
+
+  /** Let a person no longer answer access requests about a group. */
+  async removeGroupManager(groupId: string, personId: string): Promise<void> {
+    await this.call("DELETE", `/admin/v1/groups/${encodeURIComponent(groupId)}/managers/${encodeURIComponent(personId)}`);
+  }
+
   /** List agents, the youngest first. */
   async listAgents(query: { limit?: number; cursor?: string; find?: string } = {}): Promise<AgentsPage> {
     return this.call("GET", `/admin/v1/agents`, { query }) as Promise<AgentsPage>;
@@ -1119,7 +1199,7 @@ export class AdminClient extends AdminBase {
     return this.call("POST", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}/resend`, { body }) as Promise<ResentEvents>;
   }
 
-  /** Make people, agents, APIs, and providers as a declaration says. Applying it again changes nothing. */
+  /** Make people, groups, agents, APIs, and providers as a declaration says. Applying it again changes nothing. */
   async applyDeclaration(body: Declaration, query: { plan?: boolean; prune?: boolean } = {}): Promise<AppliedRecord> {
     return this.call("POST", `/admin/v1/apply`, { query, body }) as Promise<AppliedRecord>;
   }

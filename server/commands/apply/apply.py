@@ -1,4 +1,4 @@
-"""`apply FILE`: make people, agents, APIs, and providers as a TOML file says."""
+"""`apply FILE`: make people, groups, agents, APIs, and providers as a TOML file says."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import typer
 from server.terminal.context import Setup, fail, note, say
 
 if TYPE_CHECKING:
-    from server.administration.applying import AppliedChange, PlannedChange
+    from server.administration.applying import AppliedChange
     from server.administration.declaration import Declaration
+    from server.administration.declaring.planned import PlannedChange
 
 _PENDING = 2  # exit code of --plan
 
@@ -20,7 +21,7 @@ _PENDING = 2  # exit code of --plan
 def apply(
     setup: Setup,
     file: Annotated[
-        Path, typer.Argument(help="TOML file with people, agents, apis, and providers.", show_default=False)
+        Path, typer.Argument(help="TOML file with people, groups, agents, apis, and providers.", show_default=False)
     ],
     *,
     plan: Annotated[
@@ -30,7 +31,7 @@ def apply(
         bool, typer.Option("--prune", help="Also remove what a section of the file doesn't name.")
     ] = False,
 ) -> None:
-    """Make people, agents, APIs, and providers as a file says."""
+    """Make people, groups, agents, APIs, and providers as a file says."""
     from server.administration.declaration import DeclarationRefused, read_declaration
 
     try:

@@ -1,0 +1,1 @@
+"""The parts of applying a declaration."""
