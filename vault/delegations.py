@@ -67,6 +67,16 @@ _VOID_STANDING = """
                 and (d.expires_at is null or d.expires_at > :now)
         )
 """
+# Nor does what an access request gave beyond a group's rule.
+_VOID_REQUESTS = """
+    update access_requests set state = 4, ended_at = :now, ended_reason = :reason
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and target = :connection_id and state = 2
+        and exists (
+            select 1 from delegations d
+            where d.tenant = :tenant and d.user_id = :user_id and d.client_id = :client_id
+                and d.connection_id = :connection_id and (d.revoked_at is not null or d.expires_at <= :now)
+        )
+"""
 _STATES: Mapping[str, Value] = {"pending": ApprovalState.PENDING.value, "approved": ApprovalState.APPROVED.value}
 _EXTEND = """
     update delegations set scopes = :scopes, changed_at = :now, expires_at = :expires_at
@@ -134,6 +144,7 @@ async def allow(
     }
     await transaction.execute(_VOID_APPROVALS, {**which, **_STATES, "now": now})
     await transaction.execute(_VOID_STANDING, {**which, "now": now})
+    await transaction.execute(_VOID_REQUESTS, {**which, "reason": "permission_ended", "now": now})
     changed = await transaction.execute(
         _ALLOW, {**which, "scopes": format_scope(scopes), "now": now, "expires_at": expires_at}
     )

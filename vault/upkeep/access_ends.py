@@ -28,10 +28,11 @@ _ORPHANS: Final = """
     left join delegations d on d.tenant = r.tenant and d.user_id = r.user_id and d.client_id = r.client_id
         and d.connection_id = r.target
     where r.tenant = :tenant and r.state = 2 and (c.removed_at is not null or k.ended_at is not null
-        or d.revoked_at is not null or (r.group_id <> :nothing and not exists (
-            select 1 from memberships m where m.tenant = r.tenant and m.group_id = r.group_id and m.user_id = r.user_id
+        or d.revoked_at is not null or (r.group_id <> :nothing and (
+            select count(*) from memberships m
+            where m.tenant = r.tenant and m.group_id = r.group_id and m.user_id = r.user_id
                 and (m.expires_at is null or m.expires_at > :now)
-        )))
+        ) = 0))
     limit :limit
 """
 
@@ -95,17 +96,23 @@ async def _undo(transaction: Transaction, request: AccessRequest, *, now: int) -
         case Kind.GROUP:
             await groups.remove_member(transaction, wish.group_id, wish.user_id, source=MEMBERSHIP)
         case Kind.COMPANY:
-            if await company_permissions.get(transaction, **which, company=wish.target) is None:
-                return  # the agent never came
-            held = await company_permissions.hold(transaction, **which, company=wish.target, now=now)
-            await grants.revoke_company_grants(transaction, **which, company=wish.target, now=now)
-            rest = await company_access.take_back(transaction, held, now=now)
-            await company_permissions.save(transaction, rest)
+            await take_company_back(transaction, request, now=now)
         case Kind.ACCOUNT:  # the exchange counts the row itself
             allowed = await delegations.get(transaction, **which, connection_id=wish.target)
             has_end = allowed is not None and allowed.expires_at is not None  # otherwise the person made it their own
             if request.made_permission and has_end:
                 await delegations.revoke(transaction, **which, connection_id=wish.target, now=now)
+
+
+async def take_company_back(transaction: Transaction, request: AccessRequest, *, now: int) -> None:
+    """Take what a company gave this agent: its next assertion gives what then counts."""
+    wish = request.wish
+    which = {"user_id": wish.user_id, "client_id": wish.client_id, "company": wish.target}
+    if await company_permissions.get(transaction, **which) is None:
+        return  # the agent never came
+    held = await company_permissions.hold(transaction, **which, now=now)
+    await grants.revoke_company_grants(transaction, **which, now=now)
+    await company_permissions.save(transaction, await company_access.take_back(transaction, held, now=now))
 
 
 def facts_of(request: AccessRequest) -> dict[str, object]:

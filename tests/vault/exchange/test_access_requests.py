@@ -180,6 +180,15 @@ async def test_it_ends_at_the_next_call_with_what_it_stands_on(
     assert await access_ends.end_over(shared.room.database) == 0
 
 
+async def test_it_does_not_come_back_with_the_agents_permission(shared: Shared) -> None:
+    await shared.allow(await shared.ask())
+    await shared.room.allow(shared.account, READ, whose=shared.bob)
+    assert await shared.can_write(), "the person changed the permission, and it never ended"
+    await _revoke(shared)
+    await shared.room.allow(shared.account, READ, whose=shared.bob)
+    assert not await shared.can_write()
+
+
 async def test_of_a_deleted_person_nothing_is_left(shared: Shared) -> None:
     request = await shared.allow(await shared.ask())
     async with shared.room.database.transaction() as transaction:
