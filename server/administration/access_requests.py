@@ -330,6 +330,8 @@ async def narrow(actor: Actor, request_id: str, *, scopes: frozenset[str], days:
         await stored.narrow(transaction, request, scopes=scopes, expires_at=ends_at, now=now)
         if request.wish.kind is Kind.GROUP:
             await _join(transaction, request, ends_at=ends_at, now=now)
+        if request.wish.kind is Kind.COMPANY:
+            await access_ends.take_company_back(transaction, request, now=now)
         known = await describe(deployment, request, reader=transaction)
         about = {**access_ends.facts_of(request), **known.names, "scopes": sorted(scopes), "ends_at": ends_at}
         await audit.append(transaction, _event(actor, request, "permission.narrowed", about), now=now)

@@ -14,6 +14,7 @@ from server.administration.actor import Actor, ChangeRefused
 from server.errors import status_of
 from server.http import pages
 from server.http.page_texts import section, text
+from server.issuer_settings import AllowedAgents
 from server.portal import texts
 from server.portal.administration.room import AdminVisit
 from server.portal.forms import PageRefused
@@ -235,13 +236,19 @@ async def _one(visit: OwnVisit, request: AccessRequest, *, error: str = "") -> R
         "path": _path(request),
         "is_own": wish.user_id == visit.user.id,
         "may_answer": await may_answer(deployment, visit.user, wish, reader=deployment.database),
-        "rules": () if trusted is None else sorted(trusted.allow),
+        "rules": () if trusted is None else [(name, _gives(rule)) for name, rule in sorted(trusted.allow.items())],
         "most": access_requests.most_days(deployment, request),
         "left": left,
         "most_reason": MOST_REASON,
         "error": error,
     }
     return visit.page("access_request.html", context, status=status_of("invalid_request") if error else 200)
+
+
+def _gives(rule: AllowedAgents) -> str:
+    """What a rule gives of accounts, in the operator's words."""
+    accounts = [f"{provider}: {' '.join(words)}" for provider, words in sorted(rule.accounts.items())]
+    return "; ".join([*accounts, *rule.tools])
 
 
 async def change(visit: OwnVisit) -> Response:

@@ -139,6 +139,10 @@ async def test_an_agent_that_the_rules_know_asks_for_another_rule(shared: Compan
     await access_requests.allow(operator(company), request.id, AccessAnswer(1, frozenset({"writers"})))
     assert (await company.ask()).status_code == 200
     assert "chat:write" in await live_scopes(company, connection)
+    await access_requests.narrow(operator(company), request.id, scopes=frozenset({"writers"}), days=1)
+    assert await live_scopes(company, connection) == frozenset(), "until the next assertion says what counts"
+    assert (await company.ask()).status_code == 200
+    assert "chat:write" in await live_scopes(company, connection)
     await access_requests.end(operator(company), request.id)
     assert (await company.ask()).status_code == 200
     assert "chat:write" not in await live_scopes(company, connection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,16 @@ from server.administration import access_requests, group_accounts
 from server.administration import groups as administration
 from server.administration.access_requests import AccessAnswer, Asking
 from server.administration.actor import Actor, ChangeRefused
+from server.notifying.wording import line_of
+from server.sign_in.approvers import approvers_of
+from tests.conftest import Store
+from tests.support.commands import content, run
 from tests.support.person import Person, forms_of
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import delegations, groups, users
 from vault.approvals import access_requests as stored
 from vault.groups import Group
+from vault.notices import channels, outbox
 from vault.records import Client, Connection, User
 from vault.upkeep import access_ends
 
@@ -268,3 +274,76 @@ async def test_an_agents_own_request_gives_it_nothing_before_its_person_does(off
     which = {"user_id": office.bob.id, "client_id": office.agent.id, "connection_id": office.account.id}
     assert await delegations.get(deployment.database, **which) is None
     assert (await office.admin.room.events(office.bob))[-2].details["via"] == "Report bot"
+
+
+async def test_those_who_can_answer_are_told_and_then_who_asked(office: Office) -> None:
+    deployment, database, keys = office.admin.deployment, office.admin.deployment.database, office.admin.deployment.keys
+    alice, now = await office.admin.person("alice"), deployment.now()
+
+    async def enter() -> list[tuple[object, str]]:
+        """Who is told what from now on."""
+        await outbox.enter(database, keys, due_at=lambda _settings, _how, now: now, approvers=tell)
+        found: list[tuple[object, str]] = []
+        for channel_id in await outbox.list_due(database, now=deployment.now() + 60):
+            async with deployment.transaction() as transaction:
+                taken = await outbox.take(transaction, channel_id, now=deployment.now() + 60)
+            lines = [await line_of(deployment, one) for one in taken]
+            found += [(names[channel_id], f"{one.words} {one.url}") for one in lines]
+        return sorted(found, key=str)
+
+    tell, names = partial(approvers_of, deployment), dict[str, str]()
+    await enter()  # the feed begins
+    async with deployment.transaction() as transaction:
+        for user in (alice, office.bob, office.mia, office.otto):
+            made = await channels.add_channel(
+                transaction, keys, user_id=user.id, kind="webhook", label="x", target="https://x.example/", now=now
+            )
+            names[made.id] = user.name
+    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    said = f"bob asks for access: answer the request {deployment.url(f'/access-requests/{request.id}')}"
+    assert await enter() == [("alice", said), ("mia", said)]
+    await access_requests.deny(office.admin.operator, request.id)
+    ((who, told),) = await enter()
+    assert who == "bob"
+    assert told.startswith("Your request for access was denied")
+
+
+async def test_whoever_has_the_data_directory_answers_by_commands(office: Office) -> None:
+    deployment = office.admin.deployment
+    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    place = Store(url="", data=deployment.data)
+    (listed,) = await content(place, "requests", "list")
+    assert (listed["user"], listed["agent"], listed["scopes"], listed["reason"]) == (
+        "bob", "Report bot", ["chat:write"], "the launch"
+    )  # fmt: skip
+    refused = await run(place, "requests", "approve", request.id, "--days", "4")
+    assert refused.exit_code == 1
+    assert "1 to 3 days" in refused.output
+    given = await content(place, "requests", "approve", request.id, "--days", "2", "--words", "fine")
+    assert (given["status"], given["answer"]) == ("allowed", "fine")
+    assert await office.may() == WRITE
+    assert await content(place, "requests", "list") == []
+    ended = await run(place, "requests", "end", request.id)
+    assert "Ended the request of bob." in ended.output
+    again, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    assert (await content(place, "requests", "deny", again.id))["status"] == "denied"
+    assert (await run(place, "requests", "deny", again.id)).exit_code == 1
+    assert len(await content(place, "requests", "list", "--all")) == 2
+    assert (await run(place, "groups", "manage", "Sales", "otto")).exit_code == 0
+    assert office.otto.id in await stored.managers(deployment.database, office.group.id)
+    await run(place, "groups", "manage", "Sales", "otto", "--stop")
+    assert office.otto.id not in await stored.managers(deployment.database, office.group.id)
+
+
+async def test_a_link_of_the_agent_leads_to_the_request(office: Office) -> None:
+    link = await office.admin.room.link(office.bob, office.agent, scopes=WRITE)
+    asker = await office.browser(office.bob)
+    page = await asker.open(link.url)
+    assert "The rule of the group Sales leaves this out for Slack (Team)." in page.text
+    assert f"/access-requests/new?account={office.account.id}&amp;agent={office.agent.id}" in page.text
+    outside = await office.browser(office.otto)
+    agent = await office.admin.room.agent()
+    theirs = await office.admin.room.link(office.otto, agent, scopes=WRITE)
+    page = await outside.open(theirs.url)
+    assert "leaves this out" not in page.text
+    assert "/access-requests/new?group=Sales" in page.text
