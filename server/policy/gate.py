@@ -22,9 +22,9 @@ from server.policy.files import RulesRefused, fingerprint
 from server.policy.schema import EXCHANGE, PROXY, REQUEST, Action, actions_of
 from server.policy_settings import PolicySettings
 from server.provider_settings import SettingsRefused
-from vault import clients, groups, users
 from vault.approvals.approvals import RELEASE
 from vault.audit.audit import Activity
+from vault.exchange.acting import read_names
 from vault.records import Event
 from vault.refresh.policy_checks import PolicyCheck, PolicyOutcome, PolicyQuestion, PolicyVerdict
 from vault.refusals import TemporarilyUnavailable
@@ -192,12 +192,8 @@ def action_of(question: PolicyQuestion, actions: Mapping[str, Action]) -> Action
 
 async def with_names(facts: CallFacts, reader: Reader) -> CallFacts:
     """The same call with the names of person, groups, and agent, as they are now."""
-    user = await users.get_user(reader, facts.person.id)
-    client = await clients.get_client(reader, facts.agent.id)
-    within = await groups.names_of_person(reader, facts.person.id, now=facts.now)
-    if user is not None:
-        person = PersonFacts(user.id, user.name, users.name_key(user.name), user.role.value, within)
-        facts = replace(facts, person=person)
-    if client is not None:
-        facts = replace(facts, agent=AgentFacts(client.id, client.name, client.kind.value))
-    return facts
+    found = await read_names(reader, user_id=facts.person.id, client_id=facts.agent.id, now=facts.now)
+    if found is None:
+        return facts
+    person = PersonFacts(facts.person.id, found.user, found.user_key, found.role.value, found.groups)
+    return replace(facts, person=person, agent=AgentFacts(facts.agent.id, found.client, found.client_kind))
