@@ -59,7 +59,7 @@ def test_what_counts_are_parts_outside_of_strings() -> None:
 def test_a_body_that_is_no_json_is_left_to_its_reader_or_refused_at_once(body: bytes) -> None:
     started = time.perf_counter()
     assert mcp_bodies.is_costly(body) in {True, False}
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 10
 
 
 def test_the_members_of_message_parameters_and_arguments_are_counted() -> None:

@@ -171,7 +171,7 @@ async def test_a_document_that_comes_too_slowly_is_no_client(room: World) -> Non
         started = time.monotonic()
         answer = await room.ask(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/slow.json")
         assert not is_asked(answer)
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 20
 
 
 @pytest.mark.requirement("S-034")

@@ -191,7 +191,7 @@ def test_json_of_many_quotes_is_refused_in_linear_time(unit: bytes, tail: bytes)
     started = time.perf_counter()
     with pytest.raises((ValueError, RecursionError)):
         json_object(raw)
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 10
 
 
 @pytest.mark.parametrize("end", [b'"', b'\\""', b'\\\\"', b'x\\\\\\""'], ids=repr)
