@@ -77,9 +77,12 @@ async def path_of(target: Target, one: AdminOperation) -> str:
         agent = await target.agent(target.mallory)
         found = {"person_id": await id_of(target.mallory), "client_id": agent.client_id}
         found["connection_id"] = (await target.connection_ids("mallory"))["slack"]
+        made = await call(target, "POST", "/groups", await admin_token(target), json={"name": "Mallory's group"})
+        assert made.status_code == 201, made.text
+        found["group_id"] = made.json()["id"]
         target.kept["api places"] = found
-    values = {**found, "provider": "linear", "resource": "https://api.example/v1", "standing_id": "x"}
-    return one.template.format(**{name: quote(str(values[name]), safe="") for name in one.parameters})
+    values = {**found, "provider": "linear", "resource": "https://api.example/v1"}
+    return one.template.format(**{name: quote(str(values.get(name, "x")), safe="") for name in one.parameters})
 
 
 # Who gets in

@@ -95,6 +95,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     "the note of the key is removed": ("delete from keys.event_starts",),
     "the note of the key is moved to the end": ("update keys.event_starts set height = 9, sequence = 20",),
     "a checkpoint is made up": (
+        "delete from event_checkpoints",
         "insert into event_checkpoints select tenant, 1, 4, 1, 6, at, at, hash, at from event_batches where height = 4",
     ),
 }  # fmt: skip
