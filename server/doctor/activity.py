@@ -6,6 +6,7 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.doctor.findings import Finding, note, ok, problem
+from vault.audit.deliveries import list_deliveries
 from vault.audit.proof import ChainBroken, last_checkpoint, prove
 
 LIMIT: Final = 100_000  # events to read; a running vault seals what it verified every ten minutes
@@ -14,7 +15,27 @@ _WHOLE: Final = "to read it all, run token-vault activity verify"
 
 
 async def check_activity(deployment: Deployment) -> list[Finding]:
-    """Verify the activity from the last sealed checkpoint to the head; reads only."""
+    """Verify the activity from the last sealed checkpoint to the head, and say where checkpoints don't arrive.
+
+    Reads only.
+    """
+    return [*await _check_chain(deployment), *await _check_deliveries(deployment)]
+
+
+async def _check_deliveries(deployment: Deployment) -> list[Finding]:
+    from server.checkpoints.publishing import destinations_of
+
+    names = destinations_of(deployment).names
+    known = await list_deliveries(deployment.database) if names else {}
+    fix = "token-vault activity checkpoint tries again, and says what fails"
+    return [
+        problem(_CHECK, f"{name} doesn't get the signed checkpoints: {known[name].failure}", fix=fix)
+        for name in names
+        if name in known and known[name].failure is not None
+    ]
+
+
+async def _check_chain(deployment: Deployment) -> list[Finding]:
     database = deployment.database
     try:
         key = database.event_key

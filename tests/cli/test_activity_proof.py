@@ -184,6 +184,9 @@ async def test_a_folder_that_cant_be_used_is_said_and_tried_again(place: Place, 
     failed = await run(place, "activity", "checkpoint")
     assert failed.exit_code == 1
     assert "isn't a folder: create it, or mount it" in failed.stdout
+    told = [one for one in json.loads((await run(place, "doctor", "--json")).stdout) if one["check"] == "activity"]
+    assert [one["verdict"] for one in told] == ["ok", "problem"]
+    assert f"folder {folder} doesn't get the signed checkpoints" in told[1]["sentence"]
     folder.mkdir()
     assert (await run(place, "activity", "checkpoint", "--check")).exit_code == 0
     assert list(folder.iterdir()) == []
