@@ -125,6 +125,7 @@ async def open_deployment(
             tasks=tasks,
             journal=journal,
             owner=secrets.token_urlsafe(16),
+            issuer=settings.public_url,
             mint=OwnApis(settings, keys),
             assertions=live.assertions if any(one.id_jag for one in settings.sign_in.openid.values()) else None,
             policy_check=policy,

@@ -35,7 +35,9 @@ from server.commands.enterprise import enterprise
 from server.commands.export import export
 from server.commands.groups import membership
 from server.commands.import_ import files as import_files
+from server.commands.panic import panic
 from server.commands.policy import rules as policy_rules
+from server.commands.receipts import receipts
 from server.commands.requests import answering
 from server.commands.scim import directories
 from server.commands.signals.streams import signals
@@ -62,6 +64,7 @@ command(app, "backup")(backup.backup)
 command(app, "restore")(restore.restore)
 command(app, "export")(export.export)
 command(app, "quarantine")(quarantine.quarantine)
+command(app, "panic")(panic.panic)
 app.add_typer(activity.app, name="activity")
 app.add_typer(users.app, name="users")
 app.add_typer(membership.app, name="groups")
@@ -81,6 +84,7 @@ app.add_typer(policy_rules.app, name="policy")
 app.add_typer(keys.app, name="keys")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(signals, name="signals")
+app.add_typer(receipts.app, name="receipts")
 
 
 def main() -> None:

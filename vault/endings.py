@@ -26,8 +26,9 @@ HELD = "held"  # the outcome of a revocation that waits until its account is dis
 
 _PENDING = """
     insert into upstream_revocations
-        (tenant, connection_id, user_id, provider, sealed, attempts, outcome, next_at, created_at, done_at)
-    values (:tenant, :id, :user_id, :provider, :sealed, 0, :outcome, :next_at, :now, :done_at)
+        (tenant, connection_id, user_id, provider, sealed, attempts, outcome, next_at, created_at, done_at,
+        owes_receipt)
+    values (:tenant, :id, :user_id, :provider, :sealed, 0, :outcome, :next_at, :now, :done_at, :owes_receipt)
 """
 _FIND_PENDING = """
     select sealed from upstream_revocations
@@ -157,6 +158,7 @@ async def add_pending(
         "next_at": None if sealed is None else due_at,
         "now": now,
         "done_at": None if sealed is not None else now,
+        "owes_receipt": int(sealed is None),
     }
     await transaction.execute(_PENDING, row)
 

@@ -59,6 +59,7 @@ class UpstreamPolicy:
     grant_idle: int | None = None  # seconds without a refresh after which the grant ends
     refresh_ends_access_token: bool = False  # a refresh kills the previous access token: never refresh ahead
     revoke_ends_grant: bool | None = None
+    removal_pages: tuple[str, ...] = ()  # where a person removes our app at the provider
     operator_scopes: frozenset[str] | None = None  # the operator's limit for this provider; None: no limit
     ask: frozenset[str] = frozenset()  # scopes, and `tool:NAME`: the operator requires approval each time
     tool_scopes: Mapping[str, frozenset[str]] = field(
@@ -172,8 +173,29 @@ class RevokeOutcome(StrEnum):
     """What a revocation at the provider achieved."""
 
     REVOKED = "revoked"
-    FAILED = "failed"  # retry later
+    FAILED = "failed"  # refused: retry later
     UNSUPPORTED = "unsupported"  # the provider has no such endpoint
+
+
+RevokeAnswer = RevokeOutcome | NotSent | Silent
+
+
+class ProbeOutcome(StrEnum):
+    """What the provider does with the tokens of a grant that should be over."""
+
+    DEAD = "dead"  # it refuses each of them, or one that the rest of the grant ends with
+    ALIVE = "alive"  # it accepts one of them
+    UNPROVEN = "unproven"  # there is no harmless way to ask about one of them
+    SILENT = "silent"  # no answer, or none that says either
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """The answer to a probe, and by which `ways` it was asked: `identity`, `introspection`, `refresh`."""
+
+    outcome: ProbeOutcome
+    ways: tuple[str, ...] = ()
+    retry_after: int | None = None  # seconds
 
 
 class UpstreamError(Exception):
@@ -284,8 +306,15 @@ class UpstreamOAuth(Protocol):
         """
         ...
 
-    async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeOutcome:
+    async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeAnswer:
         """End the grant at the provider, or as much of it as the provider allows."""
+        ...
+
+    async def probe(self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool) -> ProbeAnswer:
+        """Ask whether the tokens of a grant that should be over still work; spends none and leaves no new one.
+
+        `is_fresh`: the access token's life isn't over, so that a refusal means more than its age.
+        """
         ...
 
 

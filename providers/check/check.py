@@ -40,6 +40,7 @@ from vault.upstream import (
     Downscope,
     ItemLimit,
     NotSent,
+    ProbeOutcome,
     Refused,
     RevokeOutcome,
     Rotated,
@@ -318,6 +319,21 @@ async def _failing_revocation(trial: Trial) -> None:
         raise StepFailed("response.ok_flag: a revocation that fails with status 200 counts as done")
 
 
+async def _lie(trial: Trial) -> None:
+    """A provider that only says that it revoked a grant is found out, if the file has a way to probe."""
+    flag, first = trial.mode.shape.ok_flag, await trial.connect()
+    body = "{}" if flag is None else json.dumps({flag: True})
+    trial.simulator.fault(
+        f"{trial.face}.revoke", "status", status=200, body=body, times=len(trial.provider.revoke.tokens)
+    )
+    tokens = {"refresh_token": first.refresh_token, "access_token": first.access_token}
+    await trial.upstream().revoke(**tokens)
+    probed = await trial.upstream().probe(**tokens, is_fresh=True)
+    trial.simulator.control("clear_faults")
+    if probed.outcome in (ProbeOutcome.DEAD, ProbeOutcome.SILENT):
+        raise StepFailed(f"revoke.probe: {probed.outcome}, although the provider revoked nothing")
+
+
 async def _revoke(trial: Trial) -> str:
     """The grant is ended as far as the file says, and the provider agrees."""
     provider, ways = trial.provider, trial.mode.revoking
@@ -333,6 +349,9 @@ async def _revoke(trial: Trial) -> str:
         raise Skipped("it requires the secret that this app doesn't have")
     if outcome is not RevokeOutcome.REVOKED:
         raise StepFailed(f"revoke: {outcome}")
+    probed = await trial.upstream().probe(
+        refresh_token=first.refresh_token, access_token=first.access_token, is_fresh=True
+    )
     usable = first.refresh_token is not None and isinstance(await trial.refresh(first.refresh_token), Rotated)
     alive = await trial.is_alive(first.access_token)
     if usable and alive:
@@ -343,6 +362,11 @@ async def _revoke(trial: Trial) -> str:
         raise StepFailed("revoke.ends_grant: nothing of the grant is left; the file says that it stays")
     if provider.revoke.each and (usable or alive):
         raise StepFailed("revoke.each: one of the tokens still works")
+    if probed.outcome is ProbeOutcome.DEAD and (usable or alive):
+        raise StepFailed("revoke.probe: says that the grant is over; one of its tokens still works")
+    if probed.outcome is ProbeOutcome.SILENT:
+        raise StepFailed(f"revoke.probe: no clear answer, by {', '.join(probed.ways)}")
+    await _lie(trial)
     left = [kind for kind, lives in (("refresh", usable), ("access", alive)) if lives]
     if left and left[0] in ways.takes and trial.mode.rules.revoke == "token":
         raise StepFailed(f"revoke.each: the {left[0]} token lives on, although the provider would end it")

@@ -15,7 +15,18 @@ from urllib.parse import parse_qs, urlsplit
 from providers.definitions.model import Provider
 from providers.oauth.client import OAuthUpstream
 from providers.outbound.client import Outbound
-from vault.upstream import Downscope, NotSent, RefreshOutcome, Refused, RevokeOutcome, Rotated, Silent, UpstreamError
+from vault.upstream import (
+    Downscope,
+    NotSent,
+    ProbeAnswer,
+    ProbeOutcome,
+    RefreshOutcome,
+    Refused,
+    RevokeOutcome,
+    Rotated,
+    Silent,
+    UpstreamError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +87,24 @@ async def _live(
     if ended is RevokeOutcome.UNSUPPORTED:
         seen.append(LiveStep("revoke", "skipped", "not possible here: end it on the service's own page"))
     else:
-        seen.append(LiveStep("revoke", "ok" if ended is RevokeOutcome.REVOKED else "failed", ended.value))
+        said = ended.value if isinstance(ended, RevokeOutcome) else ended.reason
+        seen.append(LiveStep("revoke", "ok" if ended is RevokeOutcome.REVOKED else "failed", said))
+        probed = await upstream.probe(refresh_token=refresh, access_token=access, is_fresh=True)
+        seen.append(_step_of_probe(probed))
     return seen
+
+
+def _step_of_probe(probed: ProbeAnswer) -> LiveStep:
+    ways = ", ".join(probed.ways)
+    match probed.outcome:
+        case ProbeOutcome.DEAD:
+            return LiveStep("probe", "ok", f"the tokens are dead, by {ways}")
+        case ProbeOutcome.UNPROVEN:
+            return LiveStep("probe", "skipped", "the file knows no way to ask about each token")
+        case ProbeOutcome.ALIVE:
+            return LiveStep("probe", "failed", f"a token still works, by {ways}: end it on the service's own page")
+        case ProbeOutcome.SILENT:
+            return LiveStep("probe", "failed", f"no clear answer, by {ways}")
 
 
 async def _try_narrowing(upstream: OAuthUpstream, provider: Provider, refresh: str) -> LiveStep:

@@ -133,6 +133,9 @@ def at_simulator(provider: Provider, base: str) -> Provider:
         ),
         "apis": dict.fromkeys(provider.apis, f"{base}/api"),
     }
+    if revoke.probe.url is not None:
+        probe = revoke.probe.model_copy(update={"url": f"{base}/introspect"})
+        changes["revoke"] = revoke.model_copy(update={"probe": probe})
     if provider.long_lived is not None:
         changes["long_lived"] = provider.long_lived.model_copy(update={"url": f"{base}/longer"})
     return provider.model_copy(update=changes)

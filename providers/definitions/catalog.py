@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from providers.definitions.discovery import Endpoints, generic_provider
 from providers.definitions.enterprise import IdJag
 from providers.definitions.inputs import InputRefused, input_values, names_in, with_inputs
-from providers.definitions.model import Provider, Registration
+from providers.definitions.model import ProbeFacts, Provider, Registration
 from providers.definitions.opening import opening_problem, with_unruled_calls
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.definitions.unruled import UnruledCalls
@@ -314,6 +314,9 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
         "hosts": provider.hosts.model_copy(update=urls),
         "apis": {**provider.apis, **settings.apis},
     }
+    if provider.revoke.probe.url is not None and urls.keys() & {"token_url", "revoke_url"}:
+        # Tokens of the operator's own server aren't shown to the one that the file names.
+        changes["revoke"] = provider.revoke.model_copy(update={"probe": ProbeFacts()})
     if settings.long_lived_url is not None:
         if provider.long_lived is None:
             raise ProviderFileRefused(

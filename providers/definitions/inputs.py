@@ -98,6 +98,9 @@ def with_inputs(provider: Provider, values: Mapping[str, str]) -> Provider:
             }
         ),
     }
+    if provider.revoke.probe.url is not None:
+        probe = provider.revoke.probe.model_copy(update={"url": fill(provider.revoke.probe.url)})
+        changes["revoke"] = provider.revoke.model_copy(update={"probe": probe})
     if provider.console is not None:
         url = fill(provider.console.url)
         changes["console"] = provider.console.model_copy(update={"url": url}) if not names_in(url) else None

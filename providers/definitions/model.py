@@ -246,6 +246,19 @@ class PublicClient(FilePart):
     downscope: DownscopeFacts | None = None  # where it differs
 
 
+class ProbeFacts(FilePart):
+    """How to see whether a token still works after its revocation.
+
+    `identity`: the account's look-up, where 401 or one of `errors.unauthorized` means that the token is dead.
+    `introspection`: RFC 7662 at `url`, with our client authentication. `refresh`: only where a refresh spends nothing
+    and a revocation ends the whole grant; what it brings is revoked at once.
+    """
+
+    access_token: Literal["identity", "introspection"] | None = None
+    refresh_token: Literal["introspection", "refresh"] | None = None
+    url: str | None = None
+
+
 class RevocationFacts(FilePart):
     """How to end the grant at the provider. `tokens` in order of preference; `each`: all of them, not the first.
 
@@ -261,6 +274,7 @@ class RevocationFacts(FilePart):
     # true: as at the token endpoint; client_header: `Authorization: Client SECRET`
     client_auth: bool | Literal["client_secret_post", "client_secret_basic", "client_header"] = True
     ends_grant: bool | None = None
+    probe: ProbeFacts = ProbeFacts()
     pages: Mapping[Title, str] = Field(default_factory=dict[str, str])
 
 
@@ -462,6 +476,11 @@ class Provider(FilePart):
         return has_way or self.audience is not None
 
     @property
+    def can_probe_by_refresh(self) -> bool:
+        """Whether a refresh may be tried with a token that should be dead: it spends none, and what it brings ends."""
+        return self.rotation.mode is RotationMode.NONE and self.revoke.ends_grant is True and self.can_revoke
+
+    @property
     def tally(self) -> Mapping[str, int]:
         """How many facts are checked, cited and unknown; a fact missing from the file is unknown."""
         known = [fact.status for fact in self.facts.values()]
@@ -569,6 +588,7 @@ class Provider(FilePart):
             grant_idle=self.expires.idle,
             refresh_ends_access_token=self.rotation.ends_access_token,
             revoke_ends_grant=self.revoke.ends_grant,
+            removal_pages=tuple(self.revoke.pages.values()),
             operator_scopes=None if limit is None else limit | self.unruled_scopes,
             unruled=self.unruled_scopes,
             reading=self.reading_scopes,

@@ -77,6 +77,13 @@ def _oauth_paths(provider: Provider, api: str) -> frozenset[str]:
     """The OAuth endpoints that lie below this API: tokens are made and ended there."""
     base, hosts = provider.apis[api].rstrip("/"), provider.hosts
     long_lived = None if provider.long_lived is None else provider.long_lived.url
-    urls = (hosts.authorize_url, hosts.token_url, hosts.refresh_url, hosts.revoke_url, long_lived)
+    urls = (
+        hosts.authorize_url,
+        hosts.token_url,
+        hosts.refresh_url,
+        hosts.revoke_url,
+        provider.revoke.probe.url,
+        long_lived,
+    )
     below = (url.partition("?")[0].removeprefix(base) for url in urls if url and url.startswith(base + "/"))
     return frozenset(path.replace("{client_id}", "{}").replace("{token}", "{}").rstrip("/") for path in below)

@@ -39,6 +39,7 @@ def problems_of(provider: Provider, *, stem: str, reach: AddressPolicy | None = 
     yield from _scope_problems(provider)
     yield from _identity_problems(provider)
     yield from _downscope_problems(provider)
+    yield from _probe_problems(provider)
     yield from _fact_problems(provider)
     for index, rule in enumerate(provider.rules):
         where = f"rules.{index}"
@@ -157,6 +158,8 @@ def _addresses(provider: Provider) -> Iterator[tuple[str, str]]:
     ):
         if url is not None:
             yield f"hosts.{name}", url
+    if provider.revoke.probe.url is not None:
+        yield "revoke.probe.url", provider.revoke.probe.url
     if provider.identity.url is not None:
         yield "identity.url", provider.identity.url
     if provider.long_lived is not None:
@@ -188,6 +191,20 @@ def address_problems(provider: Provider, *, reach: AddressPolicy | None = None) 
         loopback.setdefault(is_loopback_host(parsed.raw_host or ""), where)
     if len(loopback) == 2:
         yield f"{loopback[True]}: on this machine, but {loopback[False]} isn't; override all of them or none"
+
+
+def _probe_problems(provider: Provider) -> Iterator[str]:
+    probe = provider.revoke.probe
+    if ("introspection" in (probe.access_token, probe.refresh_token)) != (probe.url is not None):
+        yield "revoke.probe.url: belongs to introspection; set both or neither"
+    if probe.access_token == "identity" and provider.identity.source != "endpoint":
+        yield "revoke.probe.access_token: identity.source isn't an endpoint; leave it out"
+    free = provider.rotation.mode is RotationMode.NONE and provider.revoke.ends_grant is True
+    if probe.refresh_token == "refresh" and not free:
+        yield (
+            'revoke.probe.refresh_token: "refresh" needs rotation.mode "none" and revoke.ends_grant true, '
+            "because else a token that it brings could live on; leave it out"
+        )
 
 
 def _scope_problems(provider: Provider) -> Iterator[str]:

@@ -34,8 +34,11 @@ from providers.outbound.messages import OutboundResponse
 from vault.upstream import (
     Account,
     NotSent,
+    ProbeAnswer,
+    ProbeOutcome,
     RefreshOutcome,
     Refused,
+    RevokeAnswer,
     RevokeOutcome,
     Rotated,
     Silent,
@@ -197,14 +200,18 @@ class IdentityUpstream:
         """Refused: `vouch` is what an ID token is for."""
         return Refused("unsupported", "an ID token isn't narrowed", ends_grant=False)
 
-    async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeOutcome:
+    async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeAnswer:
         """End the refresh token, if the identity provider has an address for that (RFC 7009)."""
         found = await self._find()
         if not isinstance(found, _Registered):
-            return RevokeOutcome.FAILED
+            return found
         if refresh_token is None:
             return RevokeOutcome.UNSUPPORTED
         return await found.revoke(refresh_token=refresh_token, access_token=None)
+
+    async def probe(self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool) -> ProbeAnswer:
+        """Unproven: it describes no way that couldn't bring a new token."""
+        return ProbeAnswer(ProbeOutcome.UNPROVEN)
 
     def is_about(self, id_token: str, subject: str) -> bool:
         """Whether this is our ID token of that person (OpenID Connect Core §12.2: the same `iss`, `sub` and `aud`)."""

@@ -25,11 +25,12 @@ from providers.oauth.narrowing import (
     scoped_answer,
     scoped_fields,
 )
+from providers.oauth.probing import LATER, ProbeRequests, probe
 from providers.oauth.token_requests import (
-    FORM,
     JSON,
     Fields,
     TokenRequestBytes,
+    identity_request,
     long_lived_url,
     narrowing_parameter,
     native_request,
@@ -44,8 +45,10 @@ from vault.upstream import (
     Account,
     Downscope,
     NotSent,
+    ProbeAnswer,
     RefreshOutcome,
     Refused,
+    RevokeAnswer,
     RevokeOutcome,
     Rotated,
     Silent,
@@ -217,7 +220,7 @@ class OAuthUpstream:
         said = at(answer.json_object(), provider.downscope.scopes_at) if answer.status == 200 else None
         return scopes_in(provider, said)
 
-    async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeOutcome:
+    async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeAnswer:
         """End the grant at the provider, or as much of it as the provider allows."""
         if self._provider.audience is not None:
             return RevokeOutcome.REVOKED  # we make its tokens, and make no more
@@ -230,26 +233,44 @@ class OAuthUpstream:
         if not present:
             return RevokeOutcome.UNSUPPORTED
         for kind, token in present if facts.each else present[:1]:
-            if not await self._revoke(url, kind, token):
-                return RevokeOutcome.FAILED
+            ended = await self._revoke(url, kind, token)
+            if ended is not RevokeOutcome.REVOKED:
+                return ended
         return RevokeOutcome.REVOKED
 
-    async def _revoke(self, url: str, kind: str, token: str) -> bool:
+    async def probe(self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool) -> ProbeAnswer:
+        """Ask whether the tokens of a grant that should be over still work; spends none and leaves no new one."""
+        asking = ProbeRequests(
+            send=lambda written: self._outbound.send(self._request(written)),
+            refresh=self.refresh,
+            revoke=lambda refresh, access: self.revoke(refresh_token=refresh, access_token=access),
+        )
+        return await probe(
+            self._provider, asking, refresh_token=refresh_token, access_token=access_token, is_fresh=is_fresh
+        )
+
+    async def _revoke(self, url: str, kind: str, token: str) -> RevokeAnswer:
         """Whether the token is now dead; a provider that no longer knows it reports an error."""
         written = revoke_request(self._provider, url, kind, token=token)
         try:
             answer = await self._outbound.send(self._request(written))
+        except Crowded as error:  # our own crowding
+            return NotSent(error.reason, retry_after=1)
         except HttpError as error:
             logger.info("revocation failed", extra={"provider": self._provider.name, "cause": error.reason})
-            return False
+            return Silent(error.reason)
+        if answer.status == 429 or (answer.status == 503 and answer.retry_after is not None):
+            return NotSent("the provider is rate limiting", retry_after=answer.retry_after or LATER)
         ok_flag = self._provider.response.ok_flag
         content = answer.json_object()
         says_yes = ok_flag is None or at(content, ok_flag) is True
         if 200 <= answer.status < 300 and says_yes:
-            return True
+            return RevokeOutcome.REVOKED
         code = text_at(content, self._provider.response.error)
-        dead = self._provider.errors.ends_grant | {"invalid_token"}
-        return answer.status < 500 and answer.status != 429 and code in dead
+        if code in self._provider.errors.busy:
+            return NotSent("the provider is rate limiting", retry_after=answer.retry_after or LATER)
+        is_dead = answer.status < 500 and code in self._provider.errors.ends_grant | {"invalid_token"}
+        return RevokeOutcome.REVOKED if is_dead else RevokeOutcome.FAILED
 
     async def _ask(
         self, written: TokenRequestBytes, judged: Callable[[OutboundResponse], TokenOutcome]
@@ -307,13 +328,7 @@ class OAuthUpstream:
                 raise UpstreamError("account_unknown", f"{provider.title} didn't say which account this is")
             return tokens.account
         access_token = tokens.access_token
-        headers = {"Accept": JSON, **provider.headers, **provider.authorize(access_token)}
-        body = None
-        if identity.body is not None:
-            headers["Content-Type"], body = JSON, identity.body.encode()
-        elif identity.method == "POST":
-            headers["Content-Type"] = FORM
-        written = TokenRequestBytes(identity.method, provider.identity_url, headers, body)
+        written = identity_request(provider, access_token)
         try:
             try:
                 answer = await self._outbound.send(self._request(written))

@@ -78,6 +78,23 @@ def revoke_request(provider: Provider, url: str, kind: str, *, token: str) -> To
             return _write(facts.method, url, headers, {facts.param: token, **hint, **fields}, form="form")
 
 
+def identity_request(provider: Provider, access_token: str) -> TokenRequestBytes:
+    """The request for the account behind an access token."""
+    identity = provider.identity
+    headers, body = {"Accept": JSON, **provider.headers, **provider.authorize(access_token)}, None
+    if identity.body is not None:
+        headers["Content-Type"], body = JSON, identity.body.encode()
+    elif identity.method == "POST":
+        headers["Content-Type"] = FORM
+    return TokenRequestBytes(identity.method, provider.identity_url, headers, body)
+
+
+def introspection_request(provider: Provider, url: str, kind: str, *, token: str) -> TokenRequestBytes:
+    """The question whether this token is active (RFC 7662 §2.1)."""
+    headers, fields = _client(provider, provider.client_auth)
+    return _write("POST", url, headers, {"token": token, "token_type_hint": kind, **fields}, form="form")
+
+
 def long_lived_url(provider: Provider, access_token: str) -> str | None:
     """The address that returns a long-lived token for a new one; None if there is no such step."""
     step = provider.long_lived

@@ -13,6 +13,7 @@ from server.api import (
     groups,
     people,
     providers,
+    revocations,
     vault_state,
     webhooks,
 )
@@ -24,6 +25,7 @@ OPERATIONS: Final[tuple[tuple[str, tuple[AdminOperation, ...]], ...]] = (
     ("Groups", groups.OPERATIONS),
     ("Access", access.OPERATIONS),
     ("Access requests", access_requests.OPERATIONS),
+    ("Revocations", revocations.OPERATIONS),
     ("Agents and APIs", agents.OPERATIONS),
     ("Providers and tools", providers.OPERATIONS),
     ("Activity", activity.OPERATIONS),

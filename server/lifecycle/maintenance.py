@@ -32,7 +32,7 @@ from vault.refusals import VaultError
 from vault.sign_in import sessions
 from vault.storage.database import SWEEP_BATCH, Transaction
 from vault.tokens import tokens
-from vault.upkeep import access_ends, expiries, key_rotation, replicas, retention, revocations, sign_ins
+from vault.upkeep import access_ends, expiries, key_rotation, panics, replicas, retention, revocations, sign_ins
 from vault.upkeep.key_rotation import KeyUpkeep
 from vault.upkeep.replicas import Replica
 from vault.upstream import RotationMode
@@ -292,6 +292,7 @@ FIRST: Final = (
 )
 STEPS: Final = (
     UpkeepStep("consents", INTERVAL, lambda d: consents.adopt_all(d.vault)),
+    UpkeepStep("panics", INTERVAL, lambda d: panics.go_on_all(d.vault)),
     UpkeepStep("revocations", INTERVAL, lambda d: revocations.run_rounds(d.vault, seconds=INTERVAL)),
     UpkeepStep("ends of access requests", INTERVAL, lambda d: access_ends.end_over(d.database)),
     UpkeepStep("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),

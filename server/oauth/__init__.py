@@ -61,4 +61,5 @@ def routes(deployment: Deployment) -> list[Route]:
             for route in endpoint(deployment, path, {"GET": metadata.protected_resource}, is_cross_origin=True)
         ),
         *endpoint(deployment, "/.well-known/jwks.json", {"GET": metadata.jwks}, is_cross_origin=True),
+        *endpoint(deployment, "/.well-known/receipt-keys.json", {"GET": metadata.receipt_keys}, is_cross_origin=True),
     ]

@@ -17,6 +17,7 @@ from server.oauth.enterprise.assertions import JWT_BEARER, JWT_DPOP, PROFILE
 from server.oauth.rules import ADMIN_SCOPES, CLIENT_CREDENTIALS, ORDINARY_SCOPES, SCOPES, admin_resource
 from server.oauth.wire import cached_answer
 from server.signatures.jose import FOREIGN_ALGORITHMS, SIGNING_ALGORITHM
+from vault.upkeep.receipts import public_keys
 
 _FRESH: Final = 300  # seconds; far below the hour for which a new key is published before its use
 
@@ -104,6 +105,12 @@ async def protected_resource(deployment: Deployment, request: Request) -> Respon
         "dpop_bound_access_tokens_required": deployment.settings.tokens.require_dpop,
     }
     return cached_answer(document, seconds=_FRESH)
+
+
+async def receipt_keys(deployment: Deployment, request: Request) -> Response:
+    """GET /.well-known/receipt-keys.json: public keys of receipts, those of replaced signing keys too."""
+    del request
+    return cached_answer(await public_keys(deployment.database), seconds=_FRESH)
 
 
 async def jwks(deployment: Deployment, request: Request) -> Response:

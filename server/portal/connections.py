@@ -36,7 +36,7 @@ from vault import clients, connections, delegations, sharing
 from vault.audit import audit
 from vault.records import Client, Connection, ConnectionState, Event
 from vault.scopes import expand
-from vault.upkeep import revocations
+from vault.upkeep import receipts, revocations
 
 PAGE_SIZE: Final = 50  # accounts
 ROWS: Final = 25  # agents of one
@@ -61,6 +61,7 @@ async def show(visit: OwnVisit) -> Response:
     users = await _agents_by_account(visit)
     used = _last_uses(await audit.list_last_uses(database, visit.user.id))
     closed = visit.visit.query("closed")
+    known_ends = await receipts.list_of_user(database, visit.user.id)
     context: dict[str, object] = {
         "connections": [
             _row(visit, one, now=now) | {"agents": users.get(one.id, []), "used_at": used.get(one.id)}
@@ -76,8 +77,8 @@ async def show(visit: OwnVisit) -> Response:
             }
             for one in await sharing.of_person(database, visit.user.id, now=now)
         ],
-        "ended": [end_row(visit, one) for one in ended],
-        "closed": next((end_row(visit, one) for one in ended if one.connection_id == closed), None),
+        "ended": [end_row(visit, one, known_ends) for one in ended],
+        "closed": next((end_row(visit, one, known_ends) for one in ended if one.connection_id == closed), None),
         "providers": configured,
         "others": [] if not configured else [one for one in known if one not in configured],
         "no_provider": not configured,
@@ -90,18 +91,36 @@ def _title_of(visit: OwnVisit, provider: str) -> str:
     return provider if known is None else known.title
 
 
-def end_row(visit: OwnVisit, one: revocations.Revocation) -> dict[str, object]:
-    """What became of a disconnected account at its provider, in words."""
+def end_row(visit: OwnVisit, one: revocations.Revocation, known: Mapping[str, receipts.Receipt]) -> dict[str, object]:
+    """What became of a disconnected account at its provider, in words; `known` are the person's receipts."""
+    word = _ended_word(one, known.get(one.connection_id))
     return {
+        "is_good": word in ("revoked", "verified"),
+        "is_bad": word in ("failed", "given_up", "alive", "left_alive", "unchecked"),
         "title": account_title(visit, one.provider),
         "provider": one.provider,
         "label": one.label,
         "outcome": one.outcome,
-        "badge": section("ended_badge").get(one.outcome, one.outcome),
-        "text": section("ended").get(one.outcome, one.outcome),
+        "badge": section("ended_badge").get(word, word),
+        "text": section("ended").get(word, word),
         "pages": _removal_pages(visit, one.provider) if one.outcome in revocations.LEFT_OPEN else {},
         "next_at": one.next_at,
     }
+
+
+def _ended_word(one: revocations.Revocation, receipt: receipts.Receipt | None) -> str:
+    """The outcome, and what the probe adds to it."""
+    if receipt is None:
+        return one.outcome
+    match one.outcome, receipt.result:
+        case "revoked", receipts.ReceiptResult.VERIFIED_DEAD:
+            return "verified"
+        case "revoked", _:
+            return "unverified"
+        case "given_up", receipts.ReceiptResult.STILL_ALIVE:
+            return "left_alive"
+        case _:
+            return one.outcome
 
 
 async def _agents_by_account(visit: OwnVisit) -> dict[str, list[Client]]:

@@ -69,6 +69,8 @@ _CHOSEN = (
     "effect",
     "policy",
     "policy_about",
+    "receipt_reason",
+    "receipt_result",
 )  # by a value
 
 

@@ -221,6 +221,7 @@ class Vault:
     tasks: RefreshTasks
     journal: Journal
     owner: str
+    issuer: str = ""  # who signs receipts
     mint: Mint | None = None  # for APIs that accept tokens of ours
     policy_check: PolicyCheck | None = None  # an operator's own policy, which can only forbid
     assertions: IdentityAssertions | None = None  # of identity providers that vouch for people

@@ -1,9 +1,11 @@
-"""End a disconnected connection's grant at the provider, then destroy its key.
+"""End a disconnected connection's grant at the provider, see whether it is over, then destroy its key.
 
-`vault.connections.disconnect` already refuses every call; the provider's side is left. A failed revocation is retried
-with backoff for about three days and shown meanwhile. The tokens stay sealed until it is done or given up; then the
-connection's key is destroyed, which deletes every copy of them. An answer that a process journaled and could not commit
-before the disconnection holds newer tokens: those are revoked instead.
+`vault.connections.disconnect` already refuses every call; the provider's side is left. Each attempt revokes, probes
+whether the tokens still work, and leaves a signed receipt (`vault.upkeep.receipts`). What failed, or still works, is
+retried with backoff for about three days and shown meanwhile. The tokens stay sealed until it is done or given up; then
+the connection's key is destroyed, which deletes every copy of them. An answer that a process journaled and could not
+commit before the disconnection holds newer tokens: those are revoked instead. The model is
+`tests/support/models/ending_model.py`.
 """
 
 from __future__ import annotations
@@ -16,26 +18,33 @@ from dataclasses import dataclass, field, replace
 
 from vault import connections, tickets, users
 from vault.audit.audit import append
-from vault.endings import HELD, SUPERSEDED, open_revocation
+from vault.endings import ACCESS_TOKEN, HELD, REFRESH_TOKEN, SUPERSEDED, open_revocation
 from vault.records import TENANT, Event
 from vault.refresh.concurrency import Vault
 from vault.refresh.journal_recovery import hand_over
 from vault.refusals import CiphertextRejected, StorageUnavailable, TemporarilyUnavailable
 from vault.storage.database import Reader, Row, binary_or_none, integer, integer_or_none, text
-from vault.upstream import RevokeOutcome
+from vault.upkeep import receipts
+from vault.upkeep.receipts import AttemptVerdict, EndedGrant, Evidence, Receipt, ReceiptResult, judge
+from vault.upstream import NotSent, RevokeOutcome, Silent
 
 log = logging.getLogger("token_vault.revocations")
 
 BACKOFF = (30, 120, 600, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600, 24 * 3600)  # seconds after each failure
 OVERDUE = 300  # seconds after which a due attempt is late: every process looks twice a minute
-BATCH = 20  # revocations per round of `run_due`
-AT_ONCE = 5  # of these at a time: a provider that does not answer delays few others
-LEFT_OPEN = frozenset({"unsupported", "given_up", "unreadable"})  # only the person can end the access there
+BATCH = 100  # revocations per round of `run_due`
+AT_ONCE = 5  # of these at one provider at a time
+PAUSE = 30  # seconds for all revocations at a provider that doesn't answer
+LONGEST_PAUSE = 3600  # seconds that a provider can ask for
+FRESH = 30  # seconds that an access token has to live on for its refusal to prove anything
+LEFT_OPEN = frozenset({"unsupported", "given_up", "unreadable", "alive"})  # the person can end the access there
 FINISHED = frozenset({"revoked", "unsupported", "given_up", "unreadable"})  # outcomes that have destroyed the key
+UNREADABLE = AttemptVerdict(ReceiptResult.UNSUPPORTED, "unreadable", is_final=True, outcome="unreadable")
+NEWER_CONSENT = AttemptVerdict(ReceiptResult.STILL_ALIVE, "newer_consent", is_final=True, outcome="given_up")
 
 _READ = """
     select r.connection_id, r.user_id, r.provider, r.sealed, r.attempts, r.outcome, r.next_at, r.created_at, r.done_at,
-        k.account, k.label, coalesce(k.reason, cast(:nothing as text)) as reason
+        k.account, k.label, k.access_expires_at, coalesce(k.reason, cast(:nothing as text)) as reason
     from upstream_revocations r
     join connections k on k.tenant = r.tenant and k.id = r.connection_id
     where r.tenant = :tenant
@@ -44,6 +53,7 @@ _ONE = f"{_READ} and r.connection_id = :id"
 _OF_USER = f"""
     {_READ} and r.user_id = :user_id and (r.done_at is null or r.created_at > :since) order by r.created_at desc
 """
+_WAITING = f"{_READ} and r.done_at is null and r.next_at is not null order by r.next_at limit :limit"
 _DUE = f"{_READ} and r.done_at is null and r.next_at <= :now order by r.next_at limit :limit"
 # One attempt at a time: the process that changes the counter has it, and the next is due only after the backoff.
 _TAKE = """
@@ -87,7 +97,21 @@ _DONE = """
 """
 _FAILED = """
     update upstream_revocations set outcome = :outcome
-    where tenant = :tenant and connection_id = :id and done_at is null
+    where tenant = :tenant and connection_id = :id and done_at is null and attempts = :attempts
+"""
+# Without counting an attempt: whoever is in the middle of one goes on, and nobody begins another.
+_PAUSE_PROVIDER = """
+    update upstream_revocations set next_at = :until
+    where tenant = :tenant and provider = :provider and done_at is null and next_at < :until
+"""
+_OWING = f"{_READ} and r.owes_receipt = 1 limit :limit"
+_SETTLE_OWED = """
+    update upstream_revocations set owes_receipt = 0
+    where tenant = :tenant and connection_id = :id and owes_receipt = 1
+"""
+_RETRY = """
+    update upstream_revocations set next_at = :now
+    where tenant = :tenant and connection_id = :id and done_at is null and next_at > :now
 """
 
 
@@ -95,9 +119,10 @@ _FAILED = """
 class Revocation:
     """The status of ending a grant at its provider.
 
-    `outcome` is `pending`, `failed` (will be retried), `held` (until its account is disconnected), `revoked`,
-    `unsupported` (the provider has no such endpoint, so only the person can remove the access there), `given_up` or
-    `unreadable`.
+    `outcome` is `pending`, `failed`, `unchecked` or `alive` (revoked, and the probe got no answer or still works: all
+    are retried), `held` (until its account is disconnected), `revoked`, `unsupported` (the provider has no such
+    endpoint, so only the person can remove the access there), `given_up` or `unreadable`. `access_expires_at` None for
+    a superseded grant says nothing.
     """
 
     connection_id: str
@@ -111,6 +136,7 @@ class Revocation:
     created_at: int
     next_at: int | None
     done_at: int | None
+    access_expires_at: int | None
     sealed: bytes | None = field(repr=False)
 
 
@@ -139,6 +165,7 @@ def _revocation(row: Row) -> Revocation:
         created_at=integer(row, "created_at"),
         next_at=integer_or_none(row, "next_at"),
         done_at=integer_or_none(row, "done_at"),
+        access_expires_at=integer_or_none(row, "access_expires_at"),
         sealed=binary_or_none(row, "sealed"),
     )
 
@@ -147,11 +174,16 @@ async def run_due(vault: Vault) -> int:
     """Make one attempt at every revocation that is due, at most a batch; how many."""
     which = {"tenant": TENANT, "now": vault.database.now(), "limit": BATCH, "nothing": ""}
     due = [_revocation(row) for row in await vault.database.fetch(_DUE, which)]
-    places = asyncio.Semaphore(AT_ONCE)
+    places = {one.provider: asyncio.Semaphore(AT_ONCE) for one in due}
+    paused = set[str]()
 
     async def attempt(pending: Revocation) -> str:
-        async with places:
-            return await _attempt(vault, pending)
+        async with places[pending.provider]:
+            if pending.provider in paused:
+                return pending.outcome
+            outcome = await _attempt(vault, pending, paused)
+            await asyncio.sleep(0)
+            return outcome
 
     outcomes = await asyncio.gather(*map(attempt, due), return_exceptions=True)
     if ended := [one.connection_id for one, outcome in zip(due, outcomes, strict=True) if outcome in FINISHED]:
@@ -159,6 +191,7 @@ async def run_due(vault: Vault) -> int:
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
+    await issue_owed(vault)
     await finish_deletions(vault)
     return len(due)
 
@@ -235,14 +268,45 @@ async def revoke_upstream(vault: Vault, connection_id: str) -> str | None:
         return None
     if not _is_due(pending, now=vault.database.now()):
         return pending.outcome
-    outcome = await _attempt(vault, pending)
+    outcome = await _attempt(vault, pending, set())
     if outcome in FINISHED:
         await scrub(vault, (connection_id,))
     return outcome
 
 
-async def _attempt(vault: Vault, pending: Revocation) -> str:
-    """Attempt one that is due; the outcome. The caller wipes its traces from files (`scrub`)."""
+async def retry(vault: Vault, connection_id: str) -> str | None:
+    """An attempt now, without waiting for the backoff; None if there is nothing to try again."""
+    async with vault.database.transaction() as transaction:
+        which = {"tenant": TENANT, "id": connection_id, "now": vault.database.now()}
+        if await transaction.execute(_RETRY, which) != 1:
+            return None
+    return await revoke_upstream(vault, connection_id)
+
+
+async def list_waiting(reader: Reader, *, limit: int) -> tuple[Revocation, ...]:
+    """Revocations that are due now or later, the earliest first; without those that are held."""
+    rows = await reader.fetch(_WAITING, {"tenant": TENANT, "nothing": "", "limit": limit})
+    return tuple(_revocation(row) for row in rows)
+
+
+async def issue_owed(vault: Vault) -> int:
+    """Issue the receipts of grants that ended without an attempt, because their tokens don't open; how many."""
+    rows = await vault.database.fetch(_OWING, {"tenant": TENANT, "nothing": "", "limit": BATCH})
+    for owing in map(_revocation, rows):
+        now = vault.database.now()
+        key = vault.keys.signing.current(now)
+        receipt = _sign(vault, owing, UNREADABLE, Evidence(), attempts=owing.attempts)
+        async with vault.database.transaction() as transaction:
+            if await transaction.execute(_SETTLE_OWED, {"tenant": TENANT, "id": owing.connection_id}) == 1:
+                await receipts.store(transaction, receipt, key)
+    return len(rows)
+
+
+async def _attempt(vault: Vault, pending: Revocation, paused: set[str]) -> str:
+    """Attempt one that is due; the outcome. The caller wipes its traces from files (`scrub`).
+
+    A provider that doesn't answer, or asks for patience, is `paused` with all its revocations.
+    """
     if await hand_over(vault, pending.connection_id):
         pending = await find_revocation(vault.database, pending.connection_id) or pending
     now = vault.database.now()
@@ -250,22 +314,47 @@ async def _attempt(vault: Vault, pending: Revocation) -> str:
         return pending.outcome
     claimed = await _claim(vault, pending, now=now)
     if claimed == HELD and await _is_of_deleted(vault, pending):  # the key of somebody deleted doesn't wait for others
-        return await _finish(vault, replace(pending, attempts=pending.attempts - 1), outcome="given_up")
+        before = replace(pending, attempts=pending.attempts - 1)
+        return await _finish(vault, before, NEWER_CONSENT, Evidence())
     if claimed is not None:
         return claimed
     try:
-        outcome = await _send(vault, pending)
+        evidence = await _send(vault, pending)
     except CiphertextRejected:
-        return await _finish(vault, pending, outcome="unreadable")
-    match outcome:
-        case RevokeOutcome.REVOKED:
-            return await _finish(vault, pending, outcome="revoked")
-        case RevokeOutcome.UNSUPPORTED:
-            return await _finish(vault, pending, outcome="unsupported")
-        case RevokeOutcome.FAILED if pending.attempts >= len(BACKOFF):
-            return await _finish(vault, pending, outcome="given_up")
-        case RevokeOutcome.FAILED:
-            return await _postpone(vault, pending)
+        return await _finish(vault, pending, UNREADABLE, Evidence())
+    verdict = judge(evidence, is_last=_is_last(vault, pending))
+    if (pause := _pause_of(evidence)) is not None and not verdict.is_final:
+        paused.add(pending.provider)
+        await _pause_provider(vault, pending.provider, seconds=pause)
+    if verdict.is_final:
+        return await _finish(vault, pending, verdict, evidence)
+    return await _postpone(vault, pending, verdict, evidence)
+
+
+def _is_last(vault: Vault, pending: Revocation) -> bool:
+    """Whether the attempts are used up; not before as much time has passed as they usually take.
+
+    Those that a provider's rate limit turned away cost no patience.
+    """
+    return pending.attempts >= len(BACKOFF) and vault.database.now() >= pending.created_at + sum(BACKOFF[:-2])
+
+
+def _pause_of(evidence: Evidence) -> int | None:
+    """Seconds for which nothing more is sent to the provider."""
+    match evidence.revoked:
+        case NotSent():
+            return min(evidence.revoked.retry_after or PAUSE, LONGEST_PAUSE)
+        case Silent():
+            return PAUSE
+        case _:
+            asked = None if evidence.probed is None else evidence.probed.retry_after
+            return None if asked is None else min(asked, LONGEST_PAUSE)
+
+
+async def _pause_provider(vault: Vault, provider: str, *, seconds: int) -> None:
+    until = vault.database.now() + seconds
+    async with vault.database.transaction() as transaction:
+        await transaction.execute(_PAUSE_PROVIDER, {"tenant": TENANT, "provider": provider, "until": until})
 
 
 def _is_due(pending: Revocation, *, now: int) -> bool:
@@ -294,43 +383,79 @@ async def _is_of_deleted(vault: Vault, pending: Revocation) -> bool:
     return await vault.database.fetch_one(_DELETION, named) is not None
 
 
-async def _send(vault: Vault, pending: Revocation) -> RevokeOutcome:
-    """Open the tokens and ask the provider."""
+async def _send(vault: Vault, pending: Revocation) -> Evidence:
+    """Open the tokens, ask the provider to end them, and ask whether they are over. Raises CiphertextRejected."""
     if pending.sealed is None:
         raise CiphertextRejected("This revocation holds no token.")
     upstream = vault.upstreams.get(pending.provider)
     if upstream is None or not upstream.is_configured:
-        return RevokeOutcome.FAILED  # the operator may set the provider up again
+        return Evidence()  # the operator may set the provider up again
     key = await vault.keys.load_key(vault.database, user_id=pending.user_id, connection_id=pending.connection_id)
     refresh_token, access_token = open_revocation(
         key, pending.sealed, provider=pending.provider, account=pending.account
     )
-    return await upstream.revoke(refresh_token=refresh_token, access_token=access_token)
+    held = {REFRESH_TOKEN: refresh_token, ACCESS_TOKEN: access_token}
+    tokens = {kind: receipts.thumbprint(token) for kind, token in held.items() if token}
+    revoked = await upstream.revoke(refresh_token=refresh_token, access_token=access_token)
+    if revoked not in (RevokeOutcome.REVOKED, RevokeOutcome.FAILED):
+        return Evidence(revoked, None, tokens)
+    is_fresh = _is_fresh(pending, now=vault.database.now())
+    probed = await upstream.probe(refresh_token=refresh_token, access_token=access_token, is_fresh=is_fresh)
+    return Evidence(revoked, probed, tokens)
 
 
-async def _finish(vault: Vault, pending: Revocation, *, outcome: str) -> str:
-    """Record the end and destroy the key. If newer tokens came in the meantime, they are next instead."""
-    now = vault.database.now()
+def _is_fresh(pending: Revocation, *, now: int) -> bool:
+    """Whether the access token would still be accepted if nobody had revoked it."""
+    if pending.access_expires_at is None:
+        return not pending.is_superseded
+    return now + FRESH < pending.access_expires_at
+
+
+async def _finish(vault: Vault, pending: Revocation, verdict: AttemptVerdict, evidence: Evidence) -> str:
+    """Record the end with its receipt, and destroy the key. If newer tokens came meanwhile, they are next instead."""
+    now, outcome = vault.database.now(), verdict.outcome
+    signing_key = vault.keys.signing.current(now)
+    receipt = _sign(vault, pending, verdict, evidence, attempts=pending.attempts + 1)
     which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts + 1}
     async with vault.database.transaction() as transaction:
         if await transaction.execute(_DONE, {**which, "outcome": outcome, "now": now}) != 1:
             return "pending"
         await vault.keys.destroy_connection_key(transaction, pending.connection_id)
-        await append(transaction, _event(pending, outcome=outcome), now=now)
+        await receipts.store(transaction, receipt, signing_key)
+        await append(transaction, _event(pending, verdict, receipt), now=now)
     if outcome != "revoked":
         log.warning("grant not ended at the provider", extra={"connection": pending.connection_id, "outcome": outcome})
     return outcome
 
 
-async def _postpone(vault: Vault, pending: Revocation) -> str:
+async def _postpone(vault: Vault, pending: Revocation, verdict: AttemptVerdict, evidence: Evidence) -> str:
+    now = vault.database.now()
+    signing_key = vault.keys.signing.current(now)
+    receipt = _sign(vault, pending, verdict, evidence, attempts=pending.attempts + 1)
+    which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts + 1}
     async with vault.database.transaction() as transaction:
-        await transaction.execute(_FAILED, {"tenant": TENANT, "id": pending.connection_id, "outcome": "failed"})
-        await append(transaction, _event(pending, outcome="failed"), now=vault.database.now())
-    return "failed"
+        if await transaction.execute(_FAILED, {**which, "outcome": verdict.outcome}) != 1:
+            return "pending"
+        await receipts.store(transaction, receipt, signing_key)
+        await append(transaction, _event(pending, verdict, receipt), now=now)
+    return verdict.outcome
 
 
-def _event(pending: Revocation, *, outcome: str) -> Event:
-    is_revoked = outcome == "revoked"
+def _sign(vault: Vault, pending: Revocation, verdict: AttemptVerdict, evidence: Evidence, *, attempts: int) -> Receipt:
+    policy, now = vault.policies.get(pending.provider), vault.database.now()
+    grant = EndedGrant(
+        connection_id=pending.connection_id,
+        user_id=pending.user_id,
+        provider=pending.provider,
+        ended_at=pending.created_at,
+        attempts=attempts,
+        pages=() if policy is None else policy.removal_pages,
+    )
+    return receipts.sign(vault.keys.signing.current(now), grant, verdict, evidence, issuer=vault.issuer, now=now)
+
+
+def _event(pending: Revocation, verdict: AttemptVerdict, receipt: Receipt) -> Event:
+    is_revoked = verdict.outcome == "revoked"
     return Event(
         "connection.upstream_revoked" if is_revoked else "connection.upstream_revocation_failed",
         outcome="ok" if is_revoked else "failed",
@@ -339,7 +464,9 @@ def _event(pending: Revocation, *, outcome: str) -> Event:
         details={
             "provider": pending.provider,
             "account": pending.label,
-            "reason": outcome,
+            "reason": verdict.outcome,
             "attempts": pending.attempts + 1,
+            "result": verdict.result.value,
+            "receipt": receipts.thumbprint(receipt.token),
         },
     )

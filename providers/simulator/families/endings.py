@@ -1,8 +1,8 @@
-"""The revocation endpoint of a family mode."""
+"""The endpoints of a family mode that end tokens, and say whether one is over."""
 
 from __future__ import annotations
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from providers.simulator import token_endpoint
 from providers.simulator.families.answers import refusal, success
@@ -37,6 +37,22 @@ def revoke(sandbox: Sandbox, call: SimulatedCall) -> Response:
         return success(mode, call, {}, status=200)
     token_endpoint.revoke(sandbox, entry, known)
     return success(mode, call, {}, status=200)
+
+
+def introspect(sandbox: Sandbox, call: SimulatedCall) -> Response:
+    """Whether a token is active (RFC 7662 §2.2); only for a client that authenticates."""
+    name = face_name(call)
+    mode, face, now = sandbox.mode(name), sandbox.face(name), sandbox.clock.now()
+    try:
+        identify(call, sandbox.clients, allowed=mode.client_auth)
+    except ClientRefused:
+        return refusal(mode, "invalid_client", "The client has to authenticate.", status=401)
+    value = call.text("token") or ""
+    access, refresh = face.tokens.find_access(value), face.tokens.find_refresh(value)
+    is_active = access is not None and not face.tokens.is_dead(access) and now < access.expires_at
+    if refresh is not None and refresh in face.tokens.live_refresh_tokens(refresh.family):
+        is_active = True
+    return JSONResponse({"active": is_active})
 
 
 def _token(mode: Mode, call: SimulatedCall) -> str:

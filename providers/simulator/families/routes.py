@@ -19,7 +19,7 @@ from providers.simulator.authorize import (
 )
 from providers.simulator.consenting import authorization_handler
 from providers.simulator.families import resources
-from providers.simulator.families.endings import revoke
+from providers.simulator.families.endings import introspect, revoke
 from providers.simulator.families.reading import face_name, read_authorization, standard_query
 from providers.simulator.families.scoped import scoped_token
 from providers.simulator.families.token import endpoint_name, lengthen, token
@@ -52,6 +52,7 @@ def family_routes(sandbox: Sandbox) -> list[Route]:
         route("/longer", "longer", partial(lengthen, sandbox), "GET"),
         route("/revoke", "revoke", partial(revoke, sandbox), "POST", "DELETE", "GET"),
         route("/revoke/{token:path}", "revoke", partial(revoke, sandbox), "POST", "DELETE", "GET"),
+        route("/introspect", "introspect", partial(introspect, sandbox), "POST"),
         route("/identity", "identity", partial(resources.identity, sandbox), "GET", "POST"),
         route("/api/oauth2/token/status", "status", partial(resources.status, sandbox), "POST"),
         route("/probe", "probe", partial(resources.probe, sandbox), "GET"),

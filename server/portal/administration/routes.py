@@ -5,7 +5,18 @@ from __future__ import annotations
 from starlette.routing import Route
 
 from server.deployment import Deployment
-from server.portal.administration import activity, agents, groups, keys, people, providers, rules, vault_pages, webhooks
+from server.portal.administration import (
+    activity,
+    agents,
+    groups,
+    keys,
+    people,
+    providers,
+    revocations,
+    rules,
+    vault_pages,
+    webhooks,
+)
 from server.portal.administration.room import ROOT, admin_route
 
 
@@ -45,6 +56,10 @@ def admin_routes(deployment: Deployment) -> list[Route]:
         admin_route(deployment, "/settings", get=vault_pages.show_settings),
         admin_route(deployment, "/tools", get=rules.show_tools),
         admin_route(deployment, "/policies", get=rules.show_policies),
+        admin_route(deployment, "/revocations", get=revocations.show),
+        admin_route(deployment, "/revocations/{id}/receipt", get=revocations.download),
+        admin_route(deployment, "/revocations/{id}/retry", post=revocations.retry, back=f"{ROOT}/revocations"),
+        admin_route(deployment, "/revocations/{id}/settle", post=revocations.settle, back=f"{ROOT}/revocations"),
         admin_route(deployment, "/keys", get=keys.show),
         admin_route(deployment, "/keys/rotate", post=keys.rotate, back=".."),
         admin_route(deployment, "/webhooks", get=webhooks.show, post=webhooks.add),

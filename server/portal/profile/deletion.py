@@ -16,7 +16,7 @@ from server.portal.requests import OwnVisit
 from server.sign_in import password, step_up
 from vault import connections, users
 from vault.records import Event, Role
-from vault.upkeep import revocations
+from vault.upkeep import receipts, revocations
 from vault.users import name_key
 
 _PATH: Final = "/account/delete"
@@ -57,8 +57,9 @@ async def delete(visit: OwnVisit) -> Response:
         owned = await remove_person(transaction, deployment, user, event=Event(kind="user.removed", user_id=user.id))
     await end_at_providers(deployment, [one.id for one in owned])
     ended = await revocations.list_revocations(deployment.database, user.id)
+    known = await receipts.list_of_user(deployment.database, user.id)
     stranger = replace(visit.visit, session=None, user=None)
-    context: dict[str, object] = {"ended": [end_row(visit, one) for one in ended if not one.is_superseded]}
+    context: dict[str, object] = {"ended": [end_row(visit, one, known) for one in ended if not one.is_superseded]}
     response = stranger.page("deleted.html", context)
     for cookie in ("session", "known"):
         password.set_cookie(deployment, visit.visit.request, response, cookie, value="")

@@ -15,8 +15,11 @@ from dataclasses import dataclass, field
 from vault.upstream import (
     Account,
     NotSent,
+    ProbeAnswer,
+    ProbeOutcome,
     RefreshOutcome,
     Refused,
+    RevokeAnswer,
     RevokeOutcome,
     Rotated,
     RotationMode,
@@ -72,11 +75,14 @@ class UpstreamDouble:
         self.faults: deque[Fault | None] = deque()
         self.sends: list[Send] = []
         self.revocations: list[tuple[str | None, str | None]] = []
-        self.revoke_outcomes: deque[RevokeOutcome] = deque()
+        self.revoke_outcomes: deque[RevokeAnswer] = deque()
         self.issued: dict[str, frozenset[str]] = {}  # access token -> scopes that it really carries
         self.families: list[Family] = []
         self.gate: asyncio.Event | None = None
         self.arrived = asyncio.Event()
+        self.probes: list[tuple[str | None, str | None, bool]] = []
+        self.probe_outcomes: deque[ProbeOutcome] = deque()  # instead of what the books say
+        self.lies = False  # says that it revoked, and does nothing
         self.revoke_gate: asyncio.Event | None = None
         self.revoke_arrived = asyncio.Event()
         self.is_configured = True
@@ -170,7 +176,7 @@ class UpstreamDouble:
         )
         return fault.after or Rotated(answer)
 
-    async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeOutcome:
+    async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeAnswer:
         self.revocations.append((refresh_token, access_token))
         self.revoke_arrived.set()
         if self.revoke_gate is not None:
@@ -178,9 +184,17 @@ class UpstreamDouble:
         outcome = self.revoke_outcomes.popleft() if self.revoke_outcomes else RevokeOutcome.REVOKED
         for family in self.families:
             is_meant = self.ends_everything or refresh_token in (family.refresh_token, *family.spent)
-            if outcome is RevokeOutcome.REVOKED and is_meant:
+            if outcome is RevokeOutcome.REVOKED and is_meant and not self.lies:
                 family.is_alive = False
         return outcome
+
+    async def probe(self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool) -> ProbeAnswer:
+        self.probes.append((refresh_token, access_token, is_fresh))
+        await asyncio.sleep(0)
+        if self.probe_outcomes:
+            return ProbeAnswer(self.probe_outcomes.popleft(), ("identity",))
+        works = any(one.is_alive and refresh_token == one.refresh_token for one in self.families)
+        return ProbeAnswer(ProbeOutcome.ALIVE if works else ProbeOutcome.DEAD, ("identity",))
 
     def _access(self, scopes: frozenset[str]) -> str:
         token = self._name("at")

@@ -1,0 +1,118 @@
+"""Receipts of ended grants: reading them, checking one, trying again, and noting what was ended by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from providers.outbound.json_values import is_array, is_object
+from server.administration.actor import Actor, ChangeRefused
+from server.deployment import Deployment
+from server.signatures.jose import TokenMalformed, check_header, public_key, unverified_header, verified_claims
+from vault.audit import audit
+from vault.storage.database import Reader
+from vault.upkeep import receipts, revocations
+from vault.upkeep.receipts import Receipt
+from vault.upkeep.revocations import Revocation
+
+_ALGORITHM = "RS256"
+
+
+class ReceiptRefused(Exception):
+    """Not a receipt, or not signed with one of these keys. One line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """One ended grant: its receipt, None before the first attempt, and when it is tried next."""
+
+    connection_id: str
+    user_id: str
+    provider: str
+    receipt: Receipt | None
+    next_at: int | None
+    pages: Mapping[str, str]  # where the person ends it themselves, by the kind of account
+
+
+def verify(token: str, jwks: Mapping[str, object]) -> dict[str, object]:
+    """The claims of a receipt that one of these public keys verifies (RFC 7515 §5.2). Raises ReceiptRefused."""
+    try:
+        header = unverified_header(token)
+        check_header(header, algorithms=(_ALGORITHM,), allowed=("alg", "kid", "typ"), typ=receipts.TYPE)
+        jwk = _key_with_id(jwks, header.get("kid"))
+        return verified_claims(token, public_key(jwk, algorithm=_ALGORITHM), algorithm=_ALGORITHM)
+    except TokenMalformed as error:
+        raise ReceiptRefused(f"not a valid receipt: {error}") from error
+
+
+def _key_with_id(jwks: Mapping[str, object], kid: object) -> object:
+    known = jwks.get("keys")
+    for jwk in known if is_array(known) else ():
+        if is_object(jwk) and kid is not None and jwk.get("kid") == kid:
+            return jwk
+    raise ReceiptRefused("none of these keys signed it: its key ID is missing from the key set")
+
+
+async def list_open(deployment: Deployment, *, limit: int) -> tuple[Ending, ...]:
+    """Grants that somebody, or a later attempt, has to do something about; at most so many of each sort."""
+    waiting = await revocations.list_waiting(deployment.database, limit=limit)
+    left = await receipts.list_page(deployment.database, only_open=True, limit=limit)
+    known = {one.connection_id: one for one in left}
+    found = [await _of_waiting(deployment, one) for one in waiting if one.connection_id not in known]
+    next_at = {one.connection_id: one.next_at for one in waiting}
+    return (*(_ending(deployment, one, next_at.get(one.connection_id)) for one in left), *found)
+
+
+async def list_all(deployment: Deployment, *, before: tuple[int, str] | None, limit: int) -> tuple[Receipt, ...]:
+    """Every receipt, the newest first."""
+    return await receipts.list_page(deployment.database, only_open=False, before=before, limit=limit)
+
+
+async def get(reader: Reader, connection_id: str) -> Receipt:
+    """The receipt of a grant. Raises ChangeRefused."""
+    found = await receipts.get_receipt(reader, connection_id)
+    if found is None:
+        raise ChangeRefused("no_receipt", "No receipt has this ID.", kind="not_found")
+    return found
+
+
+async def retry(actor: Actor, connection_id: str) -> str:
+    """Try now what would be tried later; the outcome. Raises ChangeRefused when there is nothing to try."""
+    async with actor.change():
+        pass
+    outcome = await revocations.retry(actor.deployment.vault, connection_id)
+    if outcome is None:
+        raise ChangeRefused(
+            "nothing_to_retry",
+            "This grant isn't tried again: its tokens are destroyed. End it on the provider's page.",
+            kind="conflict",
+        )
+    return outcome
+
+
+async def settle(actor: Actor, connection_id: str) -> None:
+    """Note that somebody ended the grant on the provider's page. Raises ChangeRefused."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    receipt = await get(deployment.database, connection_id)
+    by = actor.method if actor.user is None else actor.user.name
+    async with actor.change() as transaction:
+        if not await receipts.settle(transaction, connection_id, by=by, now=now):
+            raise ChangeRefused(
+                "nothing_to_settle", "There is nothing left to end by hand for this grant.", kind="conflict"
+            )
+        event = actor.event("connection.ended_by_hand", user_id=receipt.user_id, provider=receipt.provider)
+        await audit.append(transaction, event, now=now)
+
+
+async def _of_waiting(deployment: Deployment, one: Revocation) -> Ending:
+    receipt = await receipts.get_receipt(deployment.database, one.connection_id)
+    return Ending(one.connection_id, one.user_id, one.provider, receipt, one.next_at, _pages(deployment, one.provider))
+
+
+def _ending(deployment: Deployment, one: Receipt, next_at: int | None) -> Ending:
+    return Ending(one.connection_id, one.user_id, one.provider, one, next_at, _pages(deployment, one.provider))
+
+
+def _pages(deployment: Deployment, provider: str) -> Mapping[str, str]:
+    known = deployment.catalog.get(provider)
+    return {} if known is None else known.revoke.pages

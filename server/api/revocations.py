@@ -1,0 +1,132 @@
+"""Revocations in the Admin API: what became of ended grants at their providers, with signed receipts."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from server.administration import receipts
+from server.administration.receipts import Ending
+from server.api.operations import (
+    AdminCall,
+    Answered,
+    Instant,
+    ListPage,
+    PageQuery,
+    instant,
+    instant_of,
+    operation,
+    read_cursor,
+    write_cursor,
+)
+from vault.upkeep.receipts import Receipt
+
+
+class ReceiptRecord(Answered):
+    """A receipt: what became of one ended grant."""
+
+    connection_id: str
+    person_id: str
+    provider: str
+    result: str = Field(description="verified_dead, still_alive, unsupported, or unreachable")
+    reason: str
+    final: bool = Field(description="False: the vault tries again, and replaces the receipt")
+    issued_at: Instant
+    settled_at: Instant | None = Field(description="When somebody noted that they ended it by hand")
+    settled_by: str | None
+    receipt: str = Field(description="Signed (JWS); /.well-known/receipt-keys.json has the keys")
+
+
+class ReceiptsPage(ListPage[ReceiptRecord]):
+    """Receipts, the newest first."""
+
+
+class OutstandingRecord(Answered):
+    """An ended grant that isn't known to be over at its provider."""
+
+    connection_id: str
+    person_id: str
+    provider: str
+    result: str = Field(description="waiting before the first attempt, or as in a receipt")
+    reason: str
+    next_at: Instant | None = Field(description="When the vault tries again; null if it doesn't")
+    pages: dict[str, str] = Field(description="Where the person ends it, by the kind of account")
+
+
+class Outstanding(Answered):
+    """Outstanding revocations."""
+
+    items: list[OutstandingRecord]
+
+
+class RetriedRecord(Answered):
+    """How another attempt went."""
+
+    outcome: str
+
+
+@operation("GET", "/revocations", scope="admin:access")
+async def list_outstanding(call: AdminCall) -> Outstanding:
+    """List ended grants that aren't known to be over at their providers, at most 200 of each sort."""
+    found = await receipts.list_open(call.deployment, limit=200)
+    return Outstanding(items=[_outstanding_record(one) for one in found])
+
+
+@operation("GET", "/receipts", scope="admin:access")
+async def list_receipts(call: AdminCall, query: PageQuery) -> ReceiptsPage:
+    """List receipts of ended grants, the newest first."""
+    place = read_cursor(query.cursor, int, str)
+    before = None if place is None else (int(place[0]), str(place[1]))
+    found = await receipts.list_all(call.deployment, before=before, limit=query.limit)
+    rest = None
+    if len(found) == query.limit:
+        rest = write_cursor(found[-1].issued_at, found[-1].connection_id)
+    return ReceiptsPage(items=[_record(one) for one in found], next_cursor=rest)
+
+
+@operation("GET", "/receipts/{connection_id}", scope="admin:access")
+async def get_receipt(call: AdminCall) -> ReceiptRecord:
+    """Show the receipt of an ended grant."""
+    return _record(await receipts.get(call.deployment.database, call.param("connection_id")))
+
+
+@operation("POST", "/revocations/{connection_id}/attempts", scope="admin:access", status=201, refusals=["conflict"])
+async def retry(call: AdminCall) -> RetriedRecord:
+    """Try now what would be tried later."""
+    return RetriedRecord(outcome=await receipts.retry(call.actor, call.param("connection_id")))
+
+
+@operation("PUT", "/revocations/{connection_id}/settled", scope="admin:access", refusals=["conflict"])
+async def settle(call: AdminCall) -> ReceiptRecord:
+    """Note that somebody ended the grant on the provider's page."""
+    await receipts.settle(call.actor, call.param("connection_id"))
+    return _record(await receipts.get(call.deployment.database, call.param("connection_id")))
+
+
+def _record(one: Receipt) -> ReceiptRecord:
+    return ReceiptRecord(
+        connection_id=one.connection_id,
+        person_id=one.user_id,
+        provider=one.provider,
+        result=one.result,
+        reason=one.reason,
+        final=one.is_final,
+        issued_at=instant_of(one.issued_at),
+        settled_at=instant(one.settled_at),
+        settled_by=one.settled_by,
+        receipt=one.token,
+    )
+
+
+def _outstanding_record(one: Ending) -> OutstandingRecord:
+    return OutstandingRecord(
+        connection_id=one.connection_id,
+        person_id=one.user_id,
+        provider=one.provider,
+        result="waiting" if one.receipt is None else one.receipt.result,
+        reason="" if one.receipt is None else one.receipt.reason,
+        next_at=instant(one.next_at),
+        pages=dict(one.pages),
+    )
+
+
+OPERATIONS = (list_outstanding, list_receipts, get_receipt, retry, settle)

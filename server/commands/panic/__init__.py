@@ -1,0 +1,1 @@
+"""`panic`: end much at once, at the providers too."""

@@ -1,0 +1,152 @@
+"""`panic`: end everything of a person, of an agent, at a provider, or everything, and see that it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.terminal.completion import complete_clients, complete_providers, complete_users
+from server.terminal.context import Setup, fail, note
+
+if TYPE_CHECKING:
+    from server.deployment import Deployment
+    from vault.records import Tell
+    from vault.upkeep.panics import EndedCounts, Kind
+
+RETRIED, BY_HAND, STILL_ALIVE = 3, 4, 5  # exit codes, the graver the higher
+_LOOK = 1.0  # seconds between looks at what is due
+
+
+def panic(
+    setup: Setup,
+    *,
+    user: Annotated[
+        str | None,
+        typer.Option("--user", help="A person: their sessions, agents, and accounts.", autocompletion=complete_users),
+    ] = None,
+    client: Annotated[
+        str | None,
+        typer.Option(
+            "--client", help="An agent, and every account that it could use.", autocompletion=complete_clients
+        ),
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option("--provider", help="All accounts there.", autocompletion=complete_providers)
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="All sessions, agents' access, and accounts.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only show what would end.")] = False,
+    wait: Annotated[
+        int, typer.Option("--wait", min=0, max=86400, help="Seconds to go on with what doesn't work at once.")
+    ] = 60,
+) -> None:
+    """Revoke much at once, at the providers too, and verify that it's over. Without `--yes`, a dry run."""
+    named: dict[Kind, str] = {}
+    if user is not None:
+        named["user"] = user
+    if client is not None:
+        named["client"] = client
+    if provider is not None:
+        named["provider"] = provider
+    if all_:
+        named["all"] = ""
+    if len(named) != 1:
+        fail("use one of --user, --client, --provider, and --all")
+    ((kind, given),) = named.items()
+    if not yes:
+        _show_reach(setup, setup.run(_reach(setup, kind, given)))
+        return
+    found = setup.run(_end(setup, kind, given, wait=wait))
+    setup.show_one({**asdict(found), "exit_code": exit_code(found)}, sentence=in_words(found))
+    raise typer.Exit(exit_code(found))
+
+
+def exit_code(found: EndedCounts) -> int:
+    """The gravest of what is outstanding; 0 for nothing."""
+    if found.still_alive:
+        return STILL_ALIVE
+    if found.by_hand:
+        return BY_HAND
+    return RETRIED if found.waiting or found.retried else 0
+
+
+def in_words(found: EndedCounts) -> str:
+    """What is known of all ended grants, and what to do."""
+    parts = [
+        (found.verified_dead, "verified dead"),
+        (found.unverified, "revoked, says the provider, which can't be asked"),
+        (found.still_alive, "still alive"),
+        (found.by_hand, "to end on the provider's page"),
+        (found.retried, "unreachable, tried again"),
+        (found.waiting, "waiting"),
+    ]
+    said = ", ".join(f"{number} {words}" for number, words in parts if number) or "none"
+    more = "" if found.is_over else " See token-vault receipts list"
+    return f"Grants: {said}.{more}"
+
+
+def _show_reach(setup: Setup, accounts: Mapping[str, int]) -> None:
+    total = sum(accounts.values())
+    listed = ", ".join(f"{number} at {provider}" for provider, number in accounts.items())
+    sentence = f"Dry run: this would disconnect {total} accounts{f' ({listed})' if listed else ''}. Add --yes to do it."
+    setup.show_one({"dry_run": True, "accounts": dict(accounts), "total": total}, sentence=sentence)
+
+
+async def _subject(deployment: Deployment, kind: Kind, named: str) -> str:
+    from server.terminal.names import client_called, provider_called, user_called
+
+    match kind:
+        case "user":
+            return (await user_called(deployment.database, named)).id
+        case "client":
+            return (await client_called(deployment.database, named)).id
+        case "provider":
+            return provider_called(deployment.catalog, named).name
+        case "all":
+            return ""
+
+
+async def _reach(setup: Setup, kind: Kind, named: str) -> Mapping[str, int]:
+    from vault.upkeep import panics
+
+    async with setup.open() as deployment:
+        subject = await _subject(deployment, kind, named)
+        return await panics.reach(deployment.database, kind, subject, now=deployment.now())
+
+
+async def _end(setup: Setup, kind: Kind, named: str, *, wait: int) -> EndedCounts:
+    from server.terminal.progress import show_progress
+    from vault.upkeep import panics
+
+    async with setup.open() as deployment:
+        subject = await _subject(deployment, kind, named)
+        async with deployment.transaction() as transaction:
+            wish = await panics.start(transaction, kind, subject, by="command_line", now=deployment.now())
+        with show_progress() as tell:
+            await panics.go_on(deployment.vault, wish, tell=tell)
+            note("Every account is disconnected. Revoking at the providers; you can interrupt this and run it again.")
+            return await _revoke(deployment, kind, subject, since=wish.requested_at, wait=wait, tell=tell)
+
+
+async def _revoke(
+    deployment: Deployment, kind: Kind, subject: str, *, since: int, wait: int, tell: Tell
+) -> EndedCounts:
+    """Attempt what is due until nothing is outstanding that a later attempt could change, or the time is up."""
+    from vault.upkeep import panics, revocations
+
+    stop = time.monotonic() + wait
+    while True:
+        tried = await revocations.run_due(deployment.vault)
+        found = await panics.count_ended(deployment.database, kind, subject, since=since)
+        tell("revoke at the providers", found.total - found.waiting - found.retried, found.total)
+        if tried:
+            continue
+        if found.is_over or time.monotonic() >= stop:
+            return found
+        if not (found.waiting or found.retried or found.still_alive):
+            return found
+        await asyncio.sleep(_LOOK)

@@ -1,0 +1,1 @@
+"""`receipts ...`: signed receipts of what became of ended grants at their providers."""

@@ -1,0 +1,180 @@
+"""`receipts list`, `show`, `verify`, `retry`, `settle`, and `keys`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.event_texts import when
+from server.terminal.context import Setup, command, fail
+
+if TYPE_CHECKING:
+    from server.administration.receipts import Ending
+    from vault.upkeep.receipts import Receipt
+
+app = typer.Typer(no_args_is_help=True, help="Signed receipts of what became of ended grants at their providers.")
+ReceiptId = Annotated[str, typer.Argument(help="ID of the ended connection.", show_default=False)]
+_COLUMNS = ("provider", "result", "reason", "final", "issued_at", "next_at", "id")
+
+
+def receipt_fields(receipt: Receipt) -> dict[str, object]:
+    """A receipt as printed."""
+    return {
+        "id": receipt.connection_id,
+        "user": receipt.user_id,
+        "provider": receipt.provider,
+        "result": receipt.result,
+        "reason": receipt.reason,
+        "final": receipt.is_final,
+        "issued_at": when(receipt.issued_at),
+        "settled_at": when(receipt.settled_at),
+        "settled_by": receipt.settled_by or "",
+    }
+
+
+def _ending_fields(ending: Ending) -> dict[str, object]:
+    known = {"id": ending.connection_id, "user": ending.user_id, "provider": ending.provider, "result": "waiting"}
+    fields = (
+        {**known, "reason": "", "final": False, "issued_at": None}
+        if ending.receipt is None
+        else receipt_fields(ending.receipt)
+    )
+    return {**fields, "next_at": when(ending.next_at), "pages": list(ending.pages.values())}
+
+
+@command(app, "list")
+def list_(
+    setup: Setup,
+    *,
+    all_: Annotated[bool, typer.Option("--all", help="Also those that need nothing more.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many to show.")] = 100,
+) -> None:
+    """List ended grants that are outstanding: still alive, unreachable, or left to end by hand."""
+
+    async def read() -> list[dict[str, object]]:
+        from server.administration import receipts
+
+        async with setup.open() as deployment:
+            if all_:
+                found = await receipts.list_all(deployment, before=None, limit=limit)
+                return [receipt_fields(one) for one in found]
+            return [_ending_fields(one) for one in await receipts.list_open(deployment, limit=limit)]
+
+    columns = tuple(one for one in _COLUMNS if one != "next_at") if all_ else _COLUMNS
+    setup.show(setup.run(read()), columns=columns, empty="No receipts." if all_ else "Nothing is outstanding.")
+
+
+@command(app, "show")
+def show(setup: Setup, receipt: ReceiptId) -> None:
+    """Print the signed receipt of an ended grant; with `--json`, also what it says."""
+
+    async def read() -> Receipt:
+        from server.administration import receipts
+
+        async with setup.open() as deployment:
+            return await receipts.get(deployment.database, receipt)
+
+    found = setup.run(read())
+    setup.show_one({**receipt_fields(found), "receipt": found.token}, sentence=found.token)
+
+
+@command(app, "verify")
+def verify(
+    setup: Setup,
+    file: Annotated[Path, typer.Argument(help="A receipt, or - for standard input.", show_default=False)],
+    *,
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", help="A key set, as `receipts keys` prints it. Needs no vault.", show_default=False),
+    ] = None,
+) -> None:
+    """Verify a receipt's signature and print what it says. Exit code 1 if it isn't valid."""
+    from server.administration.receipts import ReceiptRefused
+    from server.administration.receipts import verify as verified
+
+    token = _receipt_in(file)
+    jwks = _read_json(keys, "--keys") if keys is not None else setup.run(_kept_keys(setup))
+    try:
+        claims = verified(token, jwks)
+    except ReceiptRefused as refused:
+        fail(str(refused))
+    setup.show_fields({**claims, "iat": when(_seconds(claims.get("iat"))), "valid": True})
+
+
+@command(app, "keys")
+def keys(setup: Setup) -> None:
+    """Print the public keys that verify receipts, also of replaced signing keys, as a JSON Web Key Set."""
+    setup.show_json(setup.run(_kept_keys(setup)))
+
+
+@command(app, "retry")
+def retry(setup: Setup, receipt: ReceiptId) -> None:
+    """Try now what would be tried later."""
+
+    async def work() -> str:
+        from server.administration import receipts
+        from server.administration.actor import Actor
+
+        async with setup.open() as deployment:
+            return await receipts.retry(Actor(deployment, None, "command_line"), receipt)
+
+    outcome = setup.run(work())
+    setup.show_one({"id": receipt, "outcome": outcome}, sentence=f"At the provider: {outcome}.")
+
+
+@command(app, "settle")
+def settle(setup: Setup, receipt: ReceiptId) -> None:
+    """Note that you ended the grant on the provider's page, so that it isn't outstanding any more."""
+
+    async def work() -> None:
+        from server.administration import receipts
+        from server.administration.actor import Actor
+
+        async with setup.open() as deployment:
+            await receipts.settle(Actor(deployment, None, "command_line"), receipt)
+
+    setup.run(work())
+    setup.show_one({"id": receipt, "settled": True}, sentence="Noted. The receipt stays as it is.")
+
+
+async def _kept_keys(setup: Setup) -> dict[str, object]:
+    from vault.upkeep.receipts import public_keys
+
+    async with setup.open() as deployment:
+        return await public_keys(deployment.database)
+
+
+def _receipt_in(file: Path) -> str:
+    """The signed form: alone, or as the member `receipt` of what `receipts show --json` prints."""
+    content = sys.stdin.read() if str(file) == "-" else _read(file)
+    if not content.lstrip().startswith("{"):
+        return content.strip()
+    member = _json(content, str(file)).get("receipt")
+    return member if isinstance(member, str) else fail(f"{file} has no member `receipt`")
+
+
+def _read_json(file: Path, named: str) -> dict[str, object]:
+    return _json(_read(file), named)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return fail(f"can't read {file}: {error}")
+
+
+def _json(content: str, named: str) -> dict[str, object]:
+    try:
+        found: object = json.loads(content)
+    except ValueError:
+        return fail(f"{named} isn't JSON")
+    return found if isinstance(found, dict) else fail(f"{named} isn't a JSON object")  # pyright: ignore[reportUnknownVariableType] -- parsed JSON
+
+
+def _seconds(value: object) -> int | None:
+    return value if isinstance(value, int) else None

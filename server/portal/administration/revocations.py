@@ -1,0 +1,86 @@
+"""Revocations: ended grants whose end at the provider is outstanding, with the provider's page and another try."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.responses import Response
+
+from server.administration import receipts
+from server.administration.receipts import Ending
+from server.http.page_texts import section, text
+from server.portal.administration.room import ROOT, AdminVisit
+from vault import users
+from vault.upkeep.receipts import count
+
+PAGE: Final = f"{ROOT}/revocations"
+SHOWN: Final = 100
+
+
+async def show(visit: AdminVisit) -> Response:
+    """What is outstanding, at most SHOWN of each sort, and how many receipts there are of each result."""
+    deployment = visit.deployment
+    found = await receipts.list_open(deployment, limit=SHOWN)
+    names = await _names(visit, found)
+    numbers: dict[str, int] = {}
+    for (result, reason, _), number in (await count(deployment.database)).items():
+        word = "unverified" if reason == "no_probe" else result
+        numbers[word] = numbers.get(word, 0) + number
+    context: dict[str, object] = {
+        "rows": [_row(visit, one, names) for one in found],
+        "numbers": [(word, numbers[word]) for word in section("receipt_result") if word in numbers],
+        "is_cut": len(found) >= SHOWN,
+        "path": PAGE,
+    }
+    return await visit.page("revocations.html", context)
+
+
+async def _names(visit: AdminVisit, found: tuple[Ending, ...]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for user_id in {one.user_id for one in found}:
+        person = await users.get_user(visit.deployment.database, user_id)
+        if person is not None:
+            names[user_id] = person.name
+    return names
+
+
+def _row(visit: AdminVisit, one: Ending, names: dict[str, str]) -> dict[str, object]:
+    provider = visit.deployment.catalog.get(one.provider)
+    receipt = one.receipt
+    word = "waiting" if receipt is None else receipt.result
+    return {
+        "id": one.connection_id,
+        "title": one.provider if provider is None else provider.title,
+        "person": names.get(one.user_id, ""),
+        "result": word,
+        "badge": section("receipt_result")[word],
+        "words": "" if receipt is None else section("receipt_reason").get(receipt.reason, receipt.reason),
+        "issued_at": None if receipt is None else receipt.issued_at,
+        "next_at": one.next_at,
+        "pages": one.pages,
+        "retry": f"{PAGE}/{one.connection_id}/retry" if one.next_at is not None else "",
+        "settle": f"{PAGE}/{one.connection_id}/settle" if receipt is not None and receipt.is_final else "",
+        "receipt": "" if receipt is None else f"{PAGE}/{one.connection_id}/receipt",
+    }
+
+
+async def retry(visit: AdminVisit) -> Response:
+    """Ask the provider again now."""
+    await receipts.retry(visit.actor, visit.param("id"))
+    receipt = await receipts.get(visit.deployment.database, visit.param("id"))
+    return await visit.go(
+        PAGE, said=text("admin_revocations.retried", result=section("receipt_result")[receipt.result])
+    )
+
+
+async def settle(visit: AdminVisit) -> Response:
+    """Note that somebody ended the grant on the provider's page."""
+    await receipts.settle(visit.actor, visit.param("id"))
+    return await visit.go(PAGE, said=text("admin_revocations.settled"))
+
+
+async def download(visit: AdminVisit) -> Response:
+    """The signed receipt, as `receipts verify` takes it."""
+    found = await receipts.get(visit.deployment.database, visit.param("id"))
+    name = f'attachment; filename="receipt-{found.connection_id}.jwt"'
+    return Response(found.token, media_type="application/jwt", headers={"Content-Disposition": name})

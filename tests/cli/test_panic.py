@@ -1,0 +1,105 @@
+"""`panic` from the command line: a dry run, what it ends, and what its exit code says is outstanding."""
+
+from __future__ import annotations
+
+import pytest
+
+from providers.simulator.running import Simulator, running_simulator
+from server.app import open_deployment
+from server.commands.panic.panic import exit_code, in_words
+from server.settings import load_settings
+from tests.support.commands import content, run
+from tests.support.processes import Place
+from vault import connections, users
+from vault.upkeep.panics import EndedCounts
+from vault.upstream import Account, TokenAnswer
+
+AUTH = "https://www.googleapis.com/auth/"
+SCOPES = frozenset({"openid", f"{AUTH}userinfo.email", f"{AUTH}calendar.events"})
+
+
+async def connect(place: Place, simulator: Simulator, *names: str) -> None:
+    """A person for each name with a Google account that lives at the simulator."""
+    place.configure({"providers": simulator.settings()})
+    simulator.control("rules", face="google", revoke="family")
+    seeded = simulator.control("seed", face="google", count=len(names), scopes=sorted(SCOPES))["grants"]
+    assert isinstance(seeded, list)
+    overrides = {"providers": simulator.settings(), "sandbox": {"loopback_upstreams": True}}
+    async with open_deployment(load_settings(overrides=overrides), data=place.data, creates=True) as deployment:
+        for name, grant in zip(names, seeded, strict=True):
+            async with deployment.transaction() as transaction:
+                user = await users.create_user(transaction, name, now=deployment.now())
+                await connections.open_connection(
+                    transaction,
+                    deployment.keys,
+                    user_id=user.id,
+                    provider="google",
+                    answer=TokenAnswer(
+                        str(grant["access_token"]),
+                        str(grant["refresh_token"]),
+                        SCOPES,
+                        3600,
+                        Account(f"account-{name}", f"{name}@example.com"),
+                    ),
+                    asked=SCOPES,
+                    policy=deployment.vault.policies["google"],
+                    now=deployment.now(),
+                )
+
+
+async def test_a_dry_run_shows_what_would_end_and_yes_ends_it(place: Place) -> None:
+    async with running_simulator() as simulator:
+        await connect(place, simulator, "alice", "bob")
+        planned = await content(place, "panic", "--user", "alice")
+        assert planned == {"dry_run": True, "accounts": {"google": 1}, "total": 1}
+        assert len(await content(place, "connections", "list", "--user", "alice")) == 1  # pyright: ignore[reportArgumentType]
+        done = await run(place, "panic", "--user", "alice", "--yes", "--wait", "0")
+        assert (done.exit_code, "1 verified dead" in done.stdout) == (0, True), done.output
+        assert await content(place, "connections", "list", "--user", "alice") == []
+        assert len(await content(place, "connections", "list", "--user", "bob")) == 1  # pyright: ignore[reportArgumentType]
+        ended = [one["family"] for one in simulator.books()["revocations"] if one["outcome"] == "revoked"]
+        assert len(ended) == 1
+
+
+async def test_a_liar_gives_the_gravest_exit_code_until_it_is_honest(place: Place) -> None:
+    async with running_simulator() as simulator:
+        await connect(place, simulator, "alice")
+        simulator.control("rules", face="google", revoke="lies")
+        lied = await run(place, "panic", "--provider", "google", "--yes", "--wait", "0")
+        assert (lied.exit_code, "1 still alive" in lied.stdout) == (5, True), lied.output
+        (one,) = await content(place, "receipts", "list")  # pyright: ignore[reportGeneralTypeIssues]
+        assert (one["result"], one["pages"]) == ("still_alive", ["https://myaccount.google.com/connections"])
+        simulator.control("rules", face="google", revoke="family")
+        assert (await run(place, "receipts", "retry", one["id"])).exit_code == 0
+        again = await run(place, "panic", "--provider", "google", "--yes", "--wait", "0")
+        assert (again.exit_code, "1 verified dead" in again.stdout) == (0, True), again.output
+        assert await content(place, "receipts", "list") == []
+        shown = await run(place, "receipts", "show", one["id"])
+        receipt = place.data.parent / "receipt.jwt"
+        receipt.write_text(shown.stdout)
+        verified = await content(place, "receipts", "verify", str(receipt))
+        assert (verified["result"], verified["valid"]) == ("verified_dead", True)  # pyright: ignore[reportIndexIssue]
+
+
+@pytest.mark.parametrize("options", [(), ("--all", "--user", "alice"), ("--user", "nobody"), ("--provider", "nothing")])
+async def test_panic_needs_one_subject_that_exists(place: Place, options: tuple[str, ...]) -> None:
+    await content(place, "users", "add", "alice", "--admin", "--password-stdin", feed="a long enough password here\n")
+    assert (await run(place, "panic", *options, "--yes")).exit_code == 1
+    assert (await run(place, "panic", "--user", "alice", "--yes")).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "words"),
+    [
+        (EndedCounts(), 0, "none"),
+        (EndedCounts(verified_dead=2, unverified=1), 0, "2 verified dead, 1 revoked, says the provider"),
+        (EndedCounts(verified_dead=2, waiting=1), 3, "1 waiting"),
+        (EndedCounts(retried=1), 3, "1 unreachable"),
+        (EndedCounts(retried=1, by_hand=1), 4, "1 to end on the provider's page"),
+        (EndedCounts(retried=1, by_hand=1, still_alive=1), 5, "1 still alive"),
+    ],
+)
+def test_the_exit_code_says_the_gravest_of_what_is_outstanding(found: EndedCounts, code: int, words: str) -> None:
+    assert exit_code(found) == code
+    assert words in in_words(found)
+    assert ("receipts list" in in_words(found)) == (code != 0)

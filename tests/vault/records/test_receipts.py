@@ -1,0 +1,336 @@
+"""Receipts: what a probe shows of an ended grant, signed, one for each, whatever dies on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
+
+import pytest
+
+from server.administration.receipts import ReceiptRefused, verify
+from tests.conftest import Store
+from tests.support.exchanging import Room, open_room
+from tests.support.seeded import seed
+from vault import connections, users
+from vault.records import Connection
+from vault.refusals import CiphertextRejected
+from vault.storage.database import integer, text
+from vault.upkeep import panics, receipts, revocations
+from vault.upkeep.receipts import Receipt
+from vault.upstream import NotSent, ProbeOutcome, RevokeOutcome, Silent
+
+WAIT = 20.0
+DAY = 86400
+
+
+@pytest.fixture
+async def room(store: Store) -> AsyncGenerator[Room]:
+    async with open_room(store) as opened:
+        opened.vault = replace(opened.vault, issuer="https://vault.example")
+        yield opened
+
+
+async def disconnect(room: Room, connection: Connection) -> None:
+    async with room.database.transaction() as transaction:
+        await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+
+
+async def ended(room: Room, account: str = "alice") -> tuple[Connection, Receipt]:
+    """A connection that was disconnected and attempted once, and its receipt."""
+    connection = await room.connect(account=account)
+    await disconnect(room, connection)
+    await revocations.revoke_upstream(room.vault, connection.id)
+    return connection, await receipt_of(room, connection)
+
+
+async def receipt_of(room: Room, connection: Connection) -> Receipt:
+    found = await receipts.get_receipt(room.database, connection.id)
+    assert found is not None
+    return found
+
+
+async def claims_of(room: Room, receipt: Receipt) -> Mapping[str, object]:
+    return verify(receipt.token, await receipts.public_keys(room.database))
+
+
+async def is_shredded(room: Room, connection: Connection) -> bool:
+    try:
+        await room.vault.keys.load_key(room.database, user_id=connection.user_id, connection_id=connection.id)
+    except CiphertextRejected:
+        return True
+    return False
+
+
+# What the provider does
+
+
+async def test_a_grant_that_the_probe_finds_dead_is_verified_dead_and_shredded(room: Room) -> None:
+    connection, receipt = await ended(room)
+    assert (receipt.result, receipt.is_final, receipt.is_open) == ("verified_dead", True, False)
+    assert await is_shredded(room, connection)
+    claims = await claims_of(room, receipt)
+    assert claims["iss"] == "https://vault.example"
+    assert (claims["grant"], claims["provider"], claims["result"]) == (connection.id, "slack", "verified_dead")
+    assert (claims["revocation"], claims["probe"], claims["probed_by"]) == ("revoked", "dead", ["identity"])
+    digests = {receipts.thumbprint("CANARY-rt-1"), receipts.thumbprint("CANARY-at-2")}
+    tokens = claims["tokens"]
+    assert isinstance(tokens, list)
+    assert json.dumps(tokens).count("sha256") == 2
+    assert all(digest in json.dumps(tokens) for digest in digests)
+    assert "CANARY" not in receipt.token
+    assert "alice" not in json.dumps(claims)
+    (event,) = await room.events("connection.upstream_revoked")
+    assert event.details["receipt"] == receipts.thumbprint(receipt.token)
+
+
+async def test_a_provider_that_lies_is_found_out_and_asked_again_for_days(room: Room) -> None:
+    room.slack.lies = True
+    connection, receipt = await ended(room)
+    assert (receipt.result, receipt.reason, receipt.is_final) == ("still_alive", "revoked_but_works", False)
+    assert not await is_shredded(room, connection)
+    for _ in range(20):
+        await revocations.run_due(room.vault)
+        room.pass_time(DAY)
+    receipt = await receipt_of(room, connection)
+    assert (receipt.result, receipt.is_final, receipt.is_open) == ("still_alive", True, True)
+    assert await is_shredded(room, connection)
+
+
+async def test_a_lie_that_ends_is_verified_in_the_end(room: Room) -> None:
+    room.slack.lies = True
+    connection, _ = await ended(room)
+    room.slack.lies = False
+    assert await revocations.retry(room.vault, connection.id) == "revoked"
+    assert (await receipt_of(room, connection)).result == "verified_dead"
+    assert await revocations.retry(room.vault, connection.id) is None, "nothing is left to try"
+
+
+async def test_what_cannot_be_revoked_or_probed_is_said_to_be_unsupported(room: Room) -> None:
+    room.slack.revoke_outcomes.append(RevokeOutcome.UNSUPPORTED)
+    _, cannot_revoke = await ended(room)
+    assert (cannot_revoke.result, cannot_revoke.reason) == ("unsupported", "no_revocation")
+    assert (cannot_revoke.is_final, cannot_revoke.is_open) == (True, True)
+    assert room.slack.probes == []
+    room.slack.probe_outcomes.append(ProbeOutcome.UNPROVEN)
+    _, cannot_probe = await ended(room, account="work")
+    assert (cannot_probe.result, cannot_probe.reason) == ("unsupported", "no_probe")
+    assert (cannot_probe.is_final, cannot_probe.is_open) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "probed", "result", "reason"),
+    [
+        (RevokeOutcome.FAILED, ProbeOutcome.ALIVE, "still_alive", "revocation_refused"),
+        (RevokeOutcome.FAILED, ProbeOutcome.SILENT, "unreachable", "revocation_refused"),
+        (RevokeOutcome.FAILED, ProbeOutcome.DEAD, "verified_dead", "refused"),
+        (RevokeOutcome.REVOKED, ProbeOutcome.SILENT, "unreachable", "probe_unanswered"),
+        (Silent("timeout"), None, "unreachable", "no_answer"),
+        (NotSent("429", retry_after=90), None, "unreachable", "no_answer"),
+    ],
+)
+async def test_each_answer_has_its_receipt(
+    room: Room,
+    answer: RevokeOutcome | Silent | NotSent,
+    probed: ProbeOutcome | None,
+    result: str,
+    reason: str,
+) -> None:
+    room.slack.revoke_outcomes.append(answer)
+    room.slack.probe_outcomes.extend([] if probed is None else [probed])
+    connection, receipt = await ended(room)
+    assert (receipt.result, receipt.reason, receipt.is_final) == (result, reason, result == "verified_dead")
+    room.pass_time(DAY)
+    await revocations.run_due(room.vault)
+    assert (await receipt_of(room, connection)).result == "verified_dead"
+
+
+async def test_a_provider_that_asks_for_patience_is_left_alone_with_all_its_grants(room: Room) -> None:
+    for number in range(8):
+        await disconnect(room, await room.connect(account=f"account-{number}"))
+    other = await room.connect("google")
+    await disconnect(room, other)
+    room.slack.revoke_outcomes.extend([NotSent("429", retry_after=600)] * 5)
+    await revocations.run_due(room.vault)
+    assert len(room.slack.revocations) <= revocations.AT_ONCE
+    assert (await receipt_of(room, other)).result == "verified_dead", "another provider's grants go on"
+    room.pass_time(500)
+    assert await revocations.run_due(room.vault) == 0
+    room.pass_time(200)
+    while await revocations.run_due(room.vault):
+        pass
+    assert await count_final(room) == 9
+
+
+async def count_final(room: Room) -> int:
+    counted = await receipts.count(room.database)
+    assert all(is_final for _, _, is_final in counted)
+    return sum(counted.values())
+
+
+async def test_tokens_that_do_not_open_have_a_receipt_that_says_so(room: Room) -> None:
+    connection = await room.connect()
+    async with room.database.transaction() as transaction:
+        await transaction.execute("update connections set refresh_sealed = access_sealed")
+    await disconnect(room, connection)
+    assert await receipts.get_receipt(room.database, connection.id) is None
+    await revocations.run_due(room.vault)
+    receipt = await receipt_of(room, connection)
+    assert (receipt.result, receipt.reason, receipt.is_final) == ("unsupported", "unreadable", True)
+    assert await revocations.issue_owed(room.vault) == 0
+
+
+# Age
+
+
+async def test_an_expired_access_token_is_not_called_fresh(room: Room) -> None:
+    aged, young = await room.connect(account="aged"), await room.connect(account="young")
+    await disconnect(room, young)
+    await revocations.run_due(room.vault)
+    room.pass_time(3600)
+    await disconnect(room, aged)
+    await revocations.run_due(room.vault)
+    assert [is_fresh for _, _, is_fresh in room.slack.probes] == [True, False]
+
+
+# Signatures
+
+
+async def test_a_receipt_outlives_its_signing_key_and_its_person(room: Room) -> None:
+    connection, receipt = await ended(room)
+    async with room.database.transaction() as transaction:
+        await users.delete_user(transaction, room.alice.user.id, now=room.now)
+    await revocations.run_due(room.vault)
+    for _ in range(2):
+        await room.vault.keys.signing.rotate(room.database, now=room.now)
+        room.pass_time(3 * DAY)
+    await room.vault.keys.signing.rotate(room.database, now=room.now)
+    published = room.vault.keys.signing.public_jwks(room.now)
+    with pytest.raises(ReceiptRefused, match="key ID"):
+        verify(receipt.token, published)
+    kept = await receipt_of(room, connection)
+    assert (await claims_of(room, kept))["grant"] == connection.id
+
+
+async def test_an_altered_receipt_is_refused(room: Room) -> None:
+    room.slack.lies = True
+    _, receipt = await ended(room)
+    keys = await receipts.public_keys(room.database)
+    assert verify(receipt.token, keys)["result"] == "still_alive"
+    header, payload, signature = receipt.token.split(".")
+    for altered in (
+        f"{header}.{payload[:-4]}AAAA.{signature}",
+        f"{header}.{payload}.{'A' * len(signature)}",
+        f"{header}.{payload}",
+        "not a receipt",
+    ):
+        with pytest.raises(ReceiptRefused):
+            verify(altered, keys)
+
+
+# One receipt each, whatever dies
+
+
+async def test_forty_grants_whose_process_dies_half_way_have_one_receipt_each(room: Room) -> None:
+    for number in range(40):
+        await disconnect(room, await room.connect(account=f"account-{number}"))
+    room.slack.revoke_gate = asyncio.Event()
+    dying = asyncio.create_task(revocations.run_due(room.vault))
+    async with asyncio.timeout(WAIT):
+        await room.slack.revoke_arrived.wait()
+        room.slack.revoke_gate.set()
+        while len(room.slack.probes) < 20:
+            await asyncio.sleep(0)
+        dying.cancel()
+        await asyncio.gather(dying, return_exceptions=True)
+    half = await receipts.count(room.database)
+    assert 0 < sum(half.values()) < 40
+    room.pass_time(DAY)
+    async with asyncio.timeout(WAIT):
+        while any(await asyncio.gather(*(revocations.run_due(room.vault) for _ in range(2)))):
+            pass
+    assert await count_final(room) == 40
+    rows = await room.database.fetch(
+        "select connection_id, count(*) as n from revocation_receipts group by connection_id"
+    )
+    assert [integer(row, "n") for row in rows] == [1] * 40
+    assert len(await room.events("connection.upstream_revoked")) == 40
+    assert list(await room.database.fetch("select connection_id from keys.connection_keys")) == []
+
+
+# By hand
+
+
+async def test_what_somebody_ended_by_hand_is_not_outstanding_any_more(room: Room) -> None:
+    room.slack.revoke_outcomes.append(RevokeOutcome.UNSUPPORTED)
+    left, _ = await ended(room)
+    dead, _ = await ended(room, account="work")
+    assert [one.connection_id for one in await receipts.list_page(room.database, only_open=True, limit=9)] == [left.id]
+    for connection, is_left in ((dead, False), (left, True), (left, False)):
+        async with room.database.transaction() as transaction:
+            assert await receipts.settle(transaction, connection.id, by="admin", now=room.now) is is_left
+    assert await receipts.list_page(room.database, only_open=True, limit=9) == ()
+    found = await receipt_of(room, left)
+    assert (found.result, found.settled_by, found.is_open) == ("unsupported", "admin", False)
+
+
+# Much at once
+
+
+async def start(room: Room, kind: panics.Kind, subject: str) -> panics.Panic:
+    async with room.database.transaction() as transaction:
+        return await panics.start(transaction, kind, subject, by="command_line", now=room.now)
+
+
+async def live(room: Room) -> list[str]:
+    rows = await room.database.fetch("select account from connections where ended_at is null order by account")
+    return [text(row, "account") for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"),
+    [("user", ["bob"]), ("client", ["bob", "unused"]), ("provider", ["calendar"]), ("all", [])],
+)
+async def test_a_panic_ends_what_it_names_and_nothing_else(room: Room, kind: panics.Kind, left: list[str]) -> None:
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    await room.connect(account="alice")
+    await room.connect("google", account="calendar")
+    await room.connect(account="unused", delegated=frozenset())
+    await room.connect(account="bob", whose=bob)
+    subjects = {"user": room.alice.user.id, "client": room.alice.client.id, "provider": "slack", "all": ""}
+    planned = await panics.reach(room.database, kind, subjects[kind], now=room.now)
+    assert await live(room) == ["alice", "bob", "calendar", "unused"], "a dry run changes nothing"
+    wish = await start(room, kind, subjects[kind])
+    room.pass_time(10)
+    assert await panics.go_on(room.vault, wish) == sum(planned.values())
+    assert await live(room) == left
+    while await revocations.run_due(room.vault):
+        pass
+    found = await panics.count_ended(room.database, kind, subjects[kind], since=wish.requested_at)
+    assert (found.verified_dead, found.total, found.is_over) == (4 - len(left), 4 - len(left), True)
+    assert await panics.list_open(room.database) == ()
+
+
+async def test_a_panic_that_was_interrupted_goes_on_and_spares_what_came_later(room: Room) -> None:
+    for number in range(6):
+        await room.connect(account=f"account-{number}")
+    first = await start(room, "all", "")
+    (half, *_) = await connections.list_connections(room.database, room.alice.user.id)
+    await disconnect(room, half)
+    room.pass_time(60)
+    await room.connect(account="new")
+    assert (await start(room, "all", "")).id == first.id, "the unfinished one, not another"
+    assert await panics.go_on_all(room.vault) == 5
+    assert await live(room) == ["new"]
+    assert (await start(room, "all", "")).id != first.id
+
+
+async def test_the_standing_tells_what_is_outstanding(room: Room) -> None:
+    for outcome in (RevokeOutcome.UNSUPPORTED, Silent("timeout"), RevokeOutcome.FAILED, RevokeOutcome.REVOKED):
+        room.slack.revoke_outcomes.append(outcome)
+        await ended(room, account=str(outcome))
+    await disconnect(room, await room.connect(account="waits"))
+    found = await panics.count_ended(room.database, "user", room.alice.user.id)
+    assert found == panics.EndedCounts(waiting=1, verified_dead=1, retried=1, by_hand=1, still_alive=1)
+    assert not found.is_over

@@ -1,0 +1,243 @@
+"""Ends of many grants at once: everything of a person, of an agent, at a provider, or everything.
+
+`start` records the wish, `go_on` disconnects account after account until none is left that was connected before, in
+any process: a killed one leaves the rest to another's upkeep or to the next call. What is disconnected is then ended at
+its provider like any other (`vault.upkeep.revocations`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from vault import clients, connections, users
+from vault.audit.audit import append
+from vault.records import TENANT, Event, Tell, new_id, tell_nobody
+from vault.refresh.concurrency import Vault
+from vault.refusals import TransitionRefused
+from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text
+from vault.upkeep.receipts import NO_PROBE, ReceiptResult
+
+BATCH: Final = 100
+Kind = Literal["user", "client", "provider", "all"]
+_KINDS: Final[Mapping[str, Kind]] = {"user": "user", "client": "client", "provider": "provider", "all": "all"}
+# Of rows `t` with the columns tenant, connection_id, user_id and provider. An agent's are those it could use when this
+# began: its permissions may have ended with it.
+_WHOSE: Final[Mapping[Kind, str]] = {
+    "user": "t.user_id = :subject",
+    "provider": "t.provider = :subject",
+    "client": """exists (
+        select 1 from delegations d
+        where d.tenant = t.tenant and d.connection_id = t.connection_id and d.client_id = :subject
+            and (d.revoked_at is null or d.revoked_at >= :since)
+    )""",
+    "all": "cast(:subject as text) is not null and cast(:since as bigint) is not null",
+}
+_LIVE: Final = """
+    (select k.tenant, k.id as connection_id, k.user_id, k.provider, k.created_at from connections k
+     where k.tenant = :tenant and k.ended_at is null) t
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Panic:
+    """A wish to end much at once. `subject` is the id of a person or agent, or the name of a provider."""
+
+    id: str
+    kind: Kind
+    subject: str
+    requested_by: str
+    requested_at: int
+    done_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndedCounts:
+    """Grants by what is known of their end at the provider. `waiting`: not attempted yet."""
+
+    waiting: int = 0
+    verified_dead: int = 0
+    unverified: int = 0  # the provider says that they are over, and cannot be asked
+    retried: int = 0  # unreachable, or still alive, and tried again
+    by_hand: int = 0  # they cannot be ended from here
+    still_alive: int = 0  # whatever the provider says
+
+    @property
+    def total(self) -> int:
+        return self.waiting + self.verified_dead + self.unverified + self.retried + self.by_hand + self.still_alive
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody has to do anything any more."""
+        return not (self.waiting or self.retried or self.by_hand or self.still_alive)
+
+
+def _parameters(kind: Kind, subject: str, *, since: int) -> dict[str, Value]:
+    named: dict[str, Value] = {"tenant": TENANT, "subject": subject}
+    return named if kind in ("user", "provider") else {**named, "since": since}
+
+
+async def reach(reader: Reader, kind: Kind, subject: str, *, now: int) -> Mapping[str, int]:
+    """The live accounts that would be ended, by provider. Changes nothing."""
+    rows = await reader.fetch(
+        f"select t.provider, count(*) as n from {_LIVE} where {_WHOSE[kind]} group by t.provider order by t.provider",  # noqa: S608  constants
+        _parameters(kind, subject, since=now),
+    )
+    return {text(row, "provider"): integer(row, "n") for row in rows}
+
+
+async def count_ended(reader: Reader, kind: Kind, subject: str, *, since: int = 0) -> EndedCounts:
+    """What became of the ended grants of a person, an agent, or a provider, or of all; settled ones count as dead."""
+    which = _parameters(kind, subject, since=since)
+    rows = await reader.fetch(
+        "select t.result, t.reason, t.is_final, case when t.settled_at is null then 0 else 1 end as is_settled,"  # noqa: S608
+        f" count(*) as n from revocation_receipts t where t.tenant = :tenant and {_WHOSE[kind]} group by 1, 2, 3, 4",
+        which,
+    )
+    found = Counter[str]()
+    for row in rows:
+        found[_sort(row)] += integer(row, "n")
+    waiting = await reader.fetch_one(
+        "select count(*) as n from upstream_revocations t where t.tenant = :tenant and t.done_at is null"  # noqa: S608
+        f" and t.next_at is not null and {_WHOSE[kind]} and not exists (select 1 from revocation_receipts r"
+        " where r.tenant = t.tenant and r.connection_id = t.connection_id)",
+        which,
+    )
+    return EndedCounts(waiting=0 if waiting is None else integer(waiting, "n"), **found)
+
+
+def _sort(row: Row) -> str:
+    result, reason, is_final = text(row, "result"), text(row, "reason"), integer(row, "is_final") == 1
+    if integer(row, "is_settled") or result == ReceiptResult.VERIFIED_DEAD:
+        return "verified_dead"
+    if reason == NO_PROBE:
+        return "unverified"
+    if result == ReceiptResult.STILL_ALIVE:
+        return "still_alive"
+    return "by_hand" if is_final else "retried"
+
+
+async def start(transaction: Transaction, kind: Kind, subject: str, *, by: str, now: int) -> Panic:
+    """Record the wish, so that it is carried out even if this process dies; an unfinished one of the same goes on."""
+    row = await transaction.fetch_one(
+        "select id, kind, subject, requested_by, requested_at, done_at from panics"
+        " where tenant = :tenant and kind = :kind and subject = :subject and done_at is null",
+        {"tenant": TENANT, "kind": kind, "subject": subject},
+    )
+    if row is not None:
+        return _panic(row)
+    panic = Panic(new_id(), kind, subject, by, now)
+    await transaction.execute(
+        "insert into panics (tenant, id, kind, subject, requested_by, requested_at)"
+        " values (:tenant, :id, :kind, :subject, :by, :now)",
+        {"tenant": TENANT, "id": panic.id, "kind": kind, "subject": subject, "by": by, "now": now},
+    )
+    about = Event(
+        "vault.panic",
+        user_id=subject if kind == "user" else None,
+        client_id=subject if kind == "client" else None,
+        details={"kind": kind, "subject": subject, "by": by},
+    )
+    await append(transaction, about, now=now)
+    return panic
+
+
+async def list_open(reader: Reader) -> tuple[Panic, ...]:
+    """Those that are not finished, the oldest first."""
+    rows = await reader.fetch(
+        "select id, kind, subject, requested_by, requested_at, done_at from panics"
+        " where tenant = :tenant and done_at is null order by requested_at, id",
+        {"tenant": TENANT},
+    )
+    return tuple(map(_panic, rows))
+
+
+def _panic(row: Row) -> Panic:
+    return Panic(
+        id=text(row, "id"),
+        kind=_KINDS[text(row, "kind")],
+        subject=text(row, "subject"),
+        requested_by=text(row, "requested_by"),
+        requested_at=integer(row, "requested_at"),
+        done_at=integer_or_none(row, "done_at"),
+    )
+
+
+async def go_on_all(vault: Vault) -> int:
+    """Go on with each that some process left unfinished; how many accounts were disconnected."""
+    return sum([await go_on(vault, panic) for panic in await list_open(vault.database)])
+
+
+async def go_on(vault: Vault, panic: Panic, *, tell: Tell = tell_nobody) -> int:
+    """End the access of agents, then every account that was connected before; how many accounts."""
+    await _end_access(vault, panic)
+    ended, left = 0, sum((await reach(vault.database, panic.kind, panic.subject, now=panic.requested_at)).values())
+    while batch := await _next_accounts(vault.database, panic):
+        for connection_id, user_id in batch:
+            ended += await _disconnect(vault, panic, connection_id, user_id)
+            tell("disconnect accounts", ended, max(left, ended))
+    async with vault.database.transaction() as transaction:
+        await transaction.execute(
+            "update panics set done_at = :now where tenant = :tenant and id = :id and done_at is null",
+            {"tenant": TENANT, "id": panic.id, "now": vault.database.now()},
+        )
+    return ended
+
+
+async def _next_accounts(reader: Reader, panic: Panic) -> tuple[tuple[str, str], ...]:
+    rows = await reader.fetch(
+        f"select t.connection_id, t.user_id from {_LIVE} where {_WHOSE[panic.kind]} and t.created_at <= :before"  # noqa: S608
+        " order by t.connection_id limit :limit",
+        {
+            **_parameters(panic.kind, panic.subject, since=panic.requested_at),
+            "before": panic.requested_at,
+            "limit": BATCH,
+        },
+    )
+    return tuple((text(row, "connection_id"), text(row, "user_id")) for row in rows)
+
+
+async def _disconnect(vault: Vault, panic: Panic, connection_id: str, user_id: str) -> int:
+    """Disconnect one, unless another process just did."""
+    try:
+        async with vault.database.transaction() as transaction:
+            found = await connections.get_connection(transaction, connection_id, user_id=user_id)
+            if found is None:
+                return 0
+            await connections.disconnect(
+                transaction, vault.keys, found, now=vault.database.now(), by=panic.requested_by
+            )
+    except TransitionRefused:
+        return 0
+    return 1
+
+
+async def _end_access(vault: Vault, panic: Panic) -> None:
+    """End the agents' grants and the sessions first, so that nothing new begins meanwhile."""
+    database, now = vault.database, vault.database.now()
+    match panic.kind:
+        case "user":
+            async with database.transaction() as transaction:
+                await users.end_user_access(transaction, panic.subject, reason="panic", now=now)
+        case "client":
+            async with database.transaction() as transaction:
+                await clients.remove_client(transaction, panic.subject, now=now)
+        case "all":
+            while people := await _people_with_access(database, before=panic.requested_at):
+                for user_id in people:
+                    async with database.transaction() as transaction:
+                        await users.end_user_access(transaction, user_id, reason="panic", now=now)
+        case "provider":
+            pass
+
+
+async def _people_with_access(reader: Reader, *, before: int) -> tuple[str, ...]:
+    rows = await reader.fetch(
+        "select g.user_id from grants g where g.tenant = :tenant and g.revoked_at is null and g.created_at <= :before"
+        " union select s.user_id from sessions s"
+        " where s.tenant = :tenant and s.ended_at is null and s.created_at <= :before limit :limit",
+        {"tenant": TENANT, "before": before, "limit": BATCH},
+    )
+    return tuple(text(row, "user_id") for row in rows)
