@@ -199,7 +199,6 @@ _SETTLE = """
     update revocation_receipts set settled_at = :now, settled_by = :by, is_open = 0
     where tenant = :tenant and connection_id = :id and is_final = 1 and is_open = 1
 """
-_COUNT = "select result, reason, is_final, count(*) as n from revocation_receipts where tenant = :tenant"
 _LATEST: Final = 1 << 62
 
 
@@ -242,18 +241,6 @@ async def list_page(
     at, after = before or (_LATEST, "")
     rows = await reader.fetch(_OPEN if only_open else _PAGE, {"tenant": TENANT, "at": at, "id": after, "limit": limit})
     return tuple(map(_receipt, rows))
-
-
-async def count(reader: Reader, *, since: int | None = None) -> Mapping[tuple[str, str, bool], int]:
-    """How many there are by result, reason, and whether they are final; of those since, or of all."""
-    which: dict[str, Value] = {"tenant": TENANT}
-    sql = _COUNT
-    if since is not None:
-        sql, which["since"] = f"{_COUNT} and issued_at >= :since", since
-    rows = await reader.fetch(f"{sql} group by result, reason, is_final", which)
-    return {
-        (text(row, "result"), text(row, "reason"), integer(row, "is_final") == 1): integer(row, "n") for row in rows
-    }
 
 
 async def settle(transaction: Transaction, connection_id: str, *, by: str, now: int) -> bool:

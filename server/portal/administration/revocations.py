@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from starlette.responses import Response
@@ -11,21 +12,17 @@ from server.administration.receipts import Ending
 from server.http.page_texts import section, text
 from server.portal.administration.room import ROOT, AdminVisit
 from vault import users
-from vault.upkeep.receipts import count
 
 PAGE: Final = f"{ROOT}/revocations"
 SHOWN: Final = 100
 
 
 async def show(visit: AdminVisit) -> Response:
-    """What is outstanding, at most SHOWN of each sort, and how many receipts there are of each result."""
+    """What is outstanding, at most SHOWN of each sort."""
     deployment = visit.deployment
     found = await receipts.list_open(deployment, limit=SHOWN)
     names = await _names(visit, found)
-    numbers: dict[str, int] = {}
-    for (result, reason, _), number in (await count(deployment.database)).items():
-        word = "unverified" if reason == "no_probe" else result
-        numbers[word] = numbers.get(word, 0) + number
+    numbers = Counter("waiting" if one.receipt is None else one.receipt.result for one in found)
     context: dict[str, object] = {
         "rows": [_row(visit, one, names) for one in found],
         "numbers": [(word, numbers[word]) for word in section("receipt_result") if word in numbers],

@@ -25,7 +25,7 @@ from vault.storage.schema_shape import BOOKKEEPING
 from vault.storage.snapshots import tables
 
 SMALL = {  # what an operator enters, one row each, one row for 2,000 events, and what is under way just now
-    "intents", "deletions",
+    "intents", "deletions", "panics", "receipt_keys",
     "apis", "api_clients", "provider_registrations", "replicas", "directory_tokens",
     "event_heads", "event_deliveries", "notice_feeds", "event_checkpoints", "keys.ring", "keys.masters",
     "keys.event_starts", "schema_versions", "schema_migrations",
@@ -40,6 +40,13 @@ UNBOUNDED = re.compile(r"tenant=\?( AND (expires_at|ended_at|seen_at)>\?)?")
 
 # Reads all of a table, on purpose. The first words of the statement, and the reason.
 ALLOWED = {
+    "select g.user_id from grants g where g.tenant = :tenant and g.revoked_at is null and g.created_at <= :before": (
+        "a command that ends everybody's access"
+    ),
+    "select r.connection_id, r.user_id, r.provider, r.sealed, r.attempts, r.outcome, r.next_at, r.created_at, "
+    "r.done_at, k.account, k.label, k.access_expires_at, coalesce(k.reason, cast(:nothing as text)) as reason from "
+    "upstream_revocations r join connections k on k.tenant = r.tenant and k.id = r.connection_id where r.tenant = "
+    ":tenant and r.owes_receipt = 1": "those that owe a receipt, by an index of them alone",
     "select id from users limit 1": "a restore asks whether the place is empty: one row",
     "select id from clients limit 1": "as above",
     "select id from connections limit 1": "as above",
