@@ -610,6 +610,24 @@ class NewPerson(TypedDict):
     admin: NotRequired[bool]
 
 
+class Outstanding(TypedDict):
+    """Outstanding revocations."""
+
+    items: list[OutstandingRecord]
+
+
+class OutstandingRecord(TypedDict):
+    """An ended grant that isn't known to be over at its provider."""
+
+    connection_id: str
+    person_id: str
+    provider: str
+    result: str
+    reason: str
+    next_at: str | None
+    pages: dict[str, str]
+
+
 class OwnApisRecord(TypedDict):
     """What an agent that acts for nobody can get at its `resources`."""
 
@@ -770,6 +788,28 @@ class Providers(TypedDict):
     items: list[ProviderRecord]
 
 
+class ReceiptRecord(TypedDict):
+    """A receipt: what became of one ended grant."""
+
+    connection_id: str
+    person_id: str
+    provider: str
+    result: str
+    reason: str
+    final: bool
+    issued_at: str
+    settled_at: str | None
+    settled_by: str | None
+    receipt: str
+
+
+class ReceiptsPage(TypedDict):
+    """Receipts, the newest first."""
+
+    items: list[ReceiptRecord]
+    next_cursor: NotRequired[str | None]
+
+
 class RegisteredAgentRecord(TypedDict):
     """A new agent."""
 
@@ -802,6 +842,12 @@ class ResentEvents(TypedDict):
     """How many events are sent again."""
 
     events: int
+
+
+class RetriedRecord(TypedDict):
+    """How another attempt went."""
+
+    outcome: str
 
 
 class Role(TypedDict):
@@ -1160,6 +1206,26 @@ class AdminClient(AdminBase):
     def remove_group_manager(self, group_id: str, person_id: str) -> None:
         """Let a person no longer answer access requests about a group."""
         self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}/managers/{quote(person_id, safe='')}")
+
+    def list_outstanding(self) -> Outstanding:
+        """List ended grants that aren't known to be over at their providers, at most 200 of each sort."""
+        return self._call("GET", "/admin/v1/revocations")
+
+    def list_receipts(self, *, limit: int | None = None, cursor: str | None = None) -> ReceiptsPage:
+        """List receipts of ended grants, the newest first."""
+        return self._call("GET", "/admin/v1/receipts", query={"limit": limit, "cursor": cursor})
+
+    def get_receipt(self, connection_id: str) -> ReceiptRecord:
+        """Show the receipt of an ended grant."""
+        return self._call("GET", f"/admin/v1/receipts/{quote(connection_id, safe='')}")
+
+    def retry(self, connection_id: str) -> RetriedRecord:
+        """Try now what would be tried later."""
+        return self._call("POST", f"/admin/v1/revocations/{quote(connection_id, safe='')}/attempts")
+
+    def settle(self, connection_id: str) -> ReceiptRecord:
+        """Note that somebody ended the grant on the provider's page."""
+        return self._call("PUT", f"/admin/v1/revocations/{quote(connection_id, safe='')}/settled")
 
     def list_agents(
         self, *, limit: int | None = None, cursor: str | None = None, find: str | None = None

@@ -536,6 +536,22 @@ export interface NewPerson {
   admin?: boolean;
 }
 
+/** Outstanding revocations. */
+export interface Outstanding {
+  items: Array<OutstandingRecord>;
+}
+
+/** An ended grant that isn't known to be over at its provider. */
+export interface OutstandingRecord {
+  connection_id: string;
+  person_id: string;
+  provider: string;
+  result: string;
+  reason: string;
+  next_at: string | null;
+  pages: Record<string, string>;
+}
+
 /** What an agent that acts for nobody can get at its `resources`. */
 export interface OwnApisRecord {
   scopes: Array<string>;
@@ -680,6 +696,26 @@ export interface Providers {
   items: Array<ProviderRecord>;
 }
 
+/** A receipt: what became of one ended grant. */
+export interface ReceiptRecord {
+  connection_id: string;
+  person_id: string;
+  provider: string;
+  result: string;
+  reason: string;
+  final: boolean;
+  issued_at: string;
+  settled_at: string | null;
+  settled_by: string | null;
+  receipt: string;
+}
+
+/** Receipts, the newest first. */
+export interface ReceiptsPage {
+  items: Array<ReceiptRecord>;
+  next_cursor?: string | null;
+}
+
 /** A new agent. */
 export interface RegisteredAgentRecord {
   agent: AgentRecord;
@@ -708,6 +744,11 @@ export interface ResendWish {
 /** How many events are sent again. */
 export interface ResentEvents {
   events: number;
+}
+
+/** How another attempt went. */
+export interface RetriedRecord {
+  outcome: string;
 }
 
 /** What a person may do for everybody. Each may all that the later ones may. */
@@ -1062,6 +1103,31 @@ export class AdminClient extends AdminBase {
   /** Let a person no longer answer access requests about a group. */
   async removeGroupManager(groupId: string, personId: string): Promise<void> {
     await this.call("DELETE", `/admin/v1/groups/${encodeURIComponent(groupId)}/managers/${encodeURIComponent(personId)}`);
+  }
+
+  /** List ended grants that aren't known to be over at their providers, at most 200 of each sort. */
+  async listOutstanding(): Promise<Outstanding> {
+    return this.call("GET", `/admin/v1/revocations`) as Promise<Outstanding>;
+  }
+
+  /** List receipts of ended grants, the newest first. */
+  async listReceipts(query: { limit?: number; cursor?: string } = {}): Promise<ReceiptsPage> {
+    return this.call("GET", `/admin/v1/receipts`, { query }) as Promise<ReceiptsPage>;
+  }
+
+  /** Show the receipt of an ended grant. */
+  async getReceipt(connectionId: string): Promise<ReceiptRecord> {
+    return this.call("GET", `/admin/v1/receipts/${encodeURIComponent(connectionId)}`) as Promise<ReceiptRecord>;
+  }
+
+  /** Try now what would be tried later. */
+  async retry(connectionId: string): Promise<RetriedRecord> {
+    return this.call("POST", `/admin/v1/revocations/${encodeURIComponent(connectionId)}/attempts`) as Promise<RetriedRecord>;
+  }
+
+  /** Note that somebody ended the grant on the provider's page. */
+  async settle(connectionId: string): Promise<ReceiptRecord> {
+    return this.call("PUT", `/admin/v1/revocations/${encodeURIComponent(connectionId)}/settled`) as Promise<ReceiptRecord>;
   }
 
   /** List agents, the youngest first. */
