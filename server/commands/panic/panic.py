@@ -138,11 +138,13 @@ async def _revoke(
     """Attempt what is due until nothing is outstanding that a later attempt could change, or the time is up."""
     from vault.upkeep import panics, revocations
 
-    stop = time.monotonic() + wait
+    stop, before = time.monotonic() + wait, None
     while True:
         tried = await revocations.run_due(deployment.vault)
         found = await panics.count_ended(deployment.database, kind, subject, since=since)
         tell("revoke at the providers", found.total - found.waiting - found.retried, found.total)
+        if found != before:  # it gets on: a provider may only have asked for patience
+            stop, before = time.monotonic() + wait, found
         if tried:
             continue
         if found.is_over or time.monotonic() >= stop:
