@@ -218,6 +218,9 @@ class TokenRenewal(Protocol):
         ...
 
 
+NotRenewed = Refused | NotSent | Silent
+
+
 class VouchedAccess(Protocol):
     """Access to one service for a person for whom an identity provider vouches."""
 
@@ -227,6 +230,10 @@ class VouchedAccess(Protocol):
 
     async def connect(self, id_token: str) -> TokenAnswer:
         """The first access token, with its account. Raises UpstreamError."""
+        ...
+
+    async def vouch(self, refresh_token: str, scopes: frozenset[str] | None = None) -> VouchedAccess | NotRenewed:
+        """Access by an assertion that the identity provider's refresh token gets; it needs no ID token any more."""
         ...
 
 

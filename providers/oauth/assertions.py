@@ -33,6 +33,7 @@ from providers.outbound.json_values import is_array, parse_object, text_at
 from providers.outbound.messages import OutboundResponse
 from vault.upstream import (
     Account,
+    NotRenewed,
     NotSent,
     ProbeAnswer,
     ProbeOutcome,
@@ -41,13 +42,13 @@ from vault.upstream import (
     RevokeAnswer,
     RevokeOutcome,
     Rotated,
-    Silent,
     TokenAnswer,
     UpstreamError,
 )
 
 ID_JAG: Final = "urn:ietf:params:oauth:token-type:id-jag"
 ID_TOKEN: Final = "urn:ietf:params:oauth:token-type:id_token"
+REFRESH_TOKEN: Final = "urn:ietf:params:oauth:token-type:refresh_token"
 IDENTITY_SCOPES: Final = frozenset({"openid", "offline_access"})
 BY_IDENTITY: Final = "identity_"  # before the code of a refusal that came from the identity provider
 _ID_TOKEN_LIFETIME: Final = 300  # seconds, of one that doesn't say when it ends
@@ -116,20 +117,20 @@ class _Registered(OAuthUpstream):
 
         return await self._ask(written, read_answer)
 
-    async def vouch(self, id_token: str, target: IdJag, scopes: frozenset[str]) -> TokenOutcome:
+    async def vouch(self, subject_token: str, kind: str, target: IdJag, scopes: frozenset[str]) -> TokenOutcome:
         """An assertion for another authorization server, as the answer's access token (-03 §4.3, RFC 8693 §2.1)."""
         parameters = {
             "grant_type": EXCHANGE,
             "requested_token_type": ID_JAG,
             "audience": target.audience,
             "scope": " ".join(sorted(scopes)),
-            "subject_token": id_token,
-            "subject_token_type": ID_TOKEN,
+            "subject_token": subject_token,
+            "subject_token_type": kind,
         }
         if target.resource is not None:
             parameters["resource"] = target.resource
         written = token_request(self._identity, self._identity.hosts.token_url, parameters)
-        asked = self._context(id_token)
+        asked = self._context(subject_token)
 
         def read_answer(answer: OutboundResponse) -> TokenOutcome:
             outcome = judge(self._identity, answer, asked)
@@ -191,10 +192,15 @@ class IdentityUpstream:
         outcome = await found.renew(refresh_token)
         return Rotated(outcome) if isinstance(outcome, TokenAnswer) else outcome
 
-    async def vouch(self, id_token: str, target: IdJag, scopes: frozenset[str]) -> TokenOutcome:
-        """An assertion for the server that `target` names; one attempt, nothing is spent."""
+    async def vouch(
+        self, subject_token: str, target: IdJag, scopes: frozenset[str], *, kind: str = ID_TOKEN
+    ) -> TokenOutcome:
+        """An assertion for the server that `target` names; one attempt, nothing is spent.
+
+        By an ID token, or by the refresh token where the identity provider takes that (-04 §4.3): it stays as it is.
+        """
         found = await self._find()
-        return await found.vouch(id_token, target, scopes) if isinstance(found, _Registered) else found
+        return await found.vouch(subject_token, kind, target, scopes) if isinstance(found, _Registered) else found
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
         """Refused: `vouch` is what an ID token is for."""
@@ -269,10 +275,27 @@ class AssertedAccess:
             return Refused("unsupported_grant_type", f"{self.provider.title} takes no assertions", ends_grant=False)
         if not self.identity.is_about(id_token, self.subject):
             return Refused(f"{BY_IDENTITY}wrong_subject", "the ID token is of somebody else", ends_grant=True)
-        asked = (self.provider.company_scopes or frozenset()) if scopes is None else scopes
+        asked = self._wanted_scopes(scopes)
         vouched = await self.identity.vouch(id_token, facts, asked)
-        if not isinstance(vouched, TokenAnswer):
-            return _by_identity(vouched)
+        return await self.redeem(vouched, scopes) if isinstance(vouched, TokenAnswer) else _by_identity(vouched)
+
+    async def vouch(self, refresh_token: str, scopes: frozenset[str] | None = None) -> OneAssertion | NotRenewed:
+        """Access by one assertion that the identity provider's refresh token gets; the token itself stays.
+
+        The code of a refusal by the identity provider begins with `identity_`.
+        """
+        facts = self.provider.enterprise.id_jag
+        if facts is None:
+            return Refused("unsupported_grant_type", f"{self.provider.title} takes no assertions", ends_grant=False)
+        vouched = await self.identity.vouch(refresh_token, facts, self._wanted_scopes(scopes), kind=REFRESH_TOKEN)
+        return OneAssertion(self, vouched, scopes) if isinstance(vouched, TokenAnswer) else _by_identity(vouched)
+
+    def _wanted_scopes(self, scopes: frozenset[str] | None) -> frozenset[str]:
+        return (self.provider.company_scopes or frozenset()) if scopes is None else scopes
+
+    async def redeem(self, vouched: TokenAnswer, scopes: frozenset[str] | None) -> RefreshOutcome:
+        """An access token for this assertion."""
+        asked = self._wanted_scopes(scopes)
         outcome = await self.upstream.redeem_assertion(vouched.access_token)
         logger.debug("asserted", extra={"provider": self.provider.name, "outcome": type(outcome).__name__})
         match outcome:
@@ -288,7 +311,10 @@ class AssertedAccess:
 
     async def connect(self, id_token: str) -> TokenAnswer:
         """The first access token, with its account. Raises UpstreamError."""
-        outcome = await self.refresh(id_token)
+        return await self.identify(await self.refresh(id_token))
+
+    async def identify(self, outcome: RefreshOutcome) -> TokenAnswer:
+        """The answer with its account. Raises UpstreamError, also for what is no answer."""
         match outcome:
             case Rotated():
                 answer = outcome.answer
@@ -301,7 +327,32 @@ class AssertedAccess:
         return await self.upstream.name_account(answer)
 
 
-def _by_identity(outcome: Refused | NotSent | Silent) -> RefreshOutcome:
+@dataclass(slots=True)
+class OneAssertion:
+    """Access to one service by an assertion at hand, which works once (`vault.upstream.VouchedAccess`)."""
+
+    access: AssertedAccess
+    vouched: TokenAnswer
+    scopes: frozenset[str] | None
+    is_used: bool = False
+
+    async def refresh(self, id_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+        """The access token; `id_token` and `scopes` were settled when the assertion was made."""
+        if self.is_used:
+            return NotSent("the assertion was used")
+        self.is_used = True
+        return await self.access.redeem(self.vouched, self.scopes)
+
+    async def connect(self, id_token: str) -> TokenAnswer:
+        """The first access token, with its account. Raises UpstreamError."""
+        return await self.access.identify(await self.refresh(id_token))
+
+    async def vouch(self, refresh_token: str, scopes: frozenset[str] | None = None) -> OneAssertion | NotRenewed:
+        """Another assertion."""
+        return await self.access.vouch(refresh_token, scopes)
+
+
+def _by_identity(outcome: NotRenewed) -> NotRenewed:
     """What an identity provider that issues no assertion says.
 
     RFC 8693 §2.2.2 has `invalid_request` for a subject token that its policy doesn't accept, and `invalid_target` for

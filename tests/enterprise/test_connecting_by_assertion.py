@@ -37,6 +37,7 @@ def company(shared: CompanyRoom) -> CompanyRoom:
     shared.allow("linear")
     directory = shared.simulator.sandbox.directory
     directory.renews_id_tokens, directory.prefix = True, secrets.token_hex(4)  # people whom the vault doesn't know yet
+    directory.takes_refresh_tokens = False
     return shared
 
 
@@ -293,6 +294,51 @@ async def test_a_refresh_without_an_id_token_keeps_the_refresh_token(company: Co
     company.pass_time(2 * 3600)
     assert (await company.exchange(agent, "linear")).scopes
     assert company.refreshes()[-2:] == ["rotated", "rotated"]
+
+
+async def test_a_refresh_token_stands_for_an_id_token_that_is_not_renewed(company: CompanyRoom) -> None:
+    """Draft -04 §4.3. It is shown, not spent: the identity provider's own rotation goes on."""
+    user, _ = await connected(company, "bob")
+    agent = await company.agent(user, allows={"linear": LINEAR, "asana": frozenset({"default"})})
+    directory = company.simulator.sandbox.directory
+    directory.renews_id_tokens, directory.takes_refresh_tokens = False, True
+    for _ in range(2):
+        company.pass_time(2 * 86400)
+        rotated = len(company.refreshes())
+        tokens = await asyncio.gather(*(company.exchange(agent, one) for one in ("linear", "asana") * 3))
+        assert len({one.value for one in tokens}) == 2
+        assert company.refreshes()[rotated:] == ["rotated"]
+        issued = company.assertions("issued")
+        assert [str(one["subject"]).rpartition(":")[2] for one in issued[-2:]] == ["refresh_token"] * 2
+    narrow = await company.exchange(agent, "linear", READ)
+    assert narrow.narrowing is Narrowing.UPSTREAM
+    identity = (await company.accounts(user))[IDENTITY]
+    assert identity.state is ConnectionState.ACTIVE
+    facts = await leases.read(company.vault.database, identity.id)
+    assert facts is not None
+    assert (facts.lease_owner, facts.sent_at) == (None, None)
+
+
+async def test_a_refresh_token_that_is_being_spent_is_not_shown(company: CompanyRoom) -> None:
+    user, _ = await connected(company, "bob")
+    agent = await company.agent(user, allows={"linear": LINEAR})
+    directory = company.simulator.sandbox.directory
+    directory.renews_id_tokens, directory.takes_refresh_tokens = False, True
+    company.pass_time(2 * 86400)
+    token = await company.exchange(agent, "linear")
+    identity, database = (await company.accounts(user))[IDENTITY], company.vault.database
+    facts = await leases.read(database, identity.id)
+    assert facts is not None
+    async with database.transaction() as transaction:
+        lease = await leases.claim(transaction, facts, owner=company.vault.owner, now=database.now())
+    assert lease is not None
+    asked = len(company.simulator.books()["assertions"])
+    with pytest.raises(TemporarilyUnavailable, match="can't be asked right now"):
+        await company.exchange(agent, "linear", spoiled=token.generation)
+    assert len(company.simulator.books()["assertions"]) == asked
+    async with database.transaction() as transaction:
+        assert await leases.unsend(transaction, lease, now=database.now())
+    assert (await company.exchange(agent, "linear", spoiled=token.generation)).value != token.value
 
 
 async def test_an_id_token_of_somebody_else_asserts_nothing(company: CompanyRoom) -> None:

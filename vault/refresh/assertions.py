@@ -8,19 +8,22 @@ like every other, under its own lease and journal. Nothing is spent at the servi
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from vault.connections import ACCESS_TOKEN
 from vault.records import ConnectionState
-from vault.refresh import leases
-from vault.refresh.concurrency import Vault
+from vault.refresh import attempts, leases, takeover
+from vault.refresh.concurrency import TokenWish, Vault
 from vault.refresh.leases import ConnectionFacts
-from vault.refresh.spending import needs_reauth
-from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
-from vault.upstream import VouchedAccess
+from vault.refresh.spending import needs_reauth, open_refresh_token
+from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUnavailable, VaultError
+from vault.storage.database import Transaction
+from vault.upstream import NotRenewed, NotSent, Refused, Silent, VouchedAccess
 
 AGE: Final = 30  # seconds that an ID token must still live: for two requests
+REFUSED_PAUSE: Final = 600  # seconds until an identity provider that took no refresh token is asked again
 
 
 class Renew(Protocol):
@@ -52,7 +55,9 @@ async def obstacle(vault: Vault, facts: ConnectionFacts) -> VaultError | None:
     return None if _access(vault, facts, identity) is not None else _no_longer(facts)
 
 
-async def prepare(vault: Vault, facts: ConnectionFacts, *, renew: Renew) -> Asserted:
+async def prepare(
+    vault: Vault, facts: ConnectionFacts, *, renew: Renew, scopes: frozenset[str] | None = None
+) -> Asserted:
     """What to renew with. Raises ConnectionRequired when the person must sign in again, TemporarilyUnavailable."""
     identity = await identity_of(vault, facts)
     if identity is None:
@@ -61,29 +66,95 @@ async def prepare(vault: Vault, facts: ConnectionFacts, *, renew: Renew) -> Asse
     if access is None:
         raise _no_longer(facts)
     try:
-        return Asserted(access, await id_token(vault, identity, renew=renew))
+        return await asserted_access(vault, identity, access, renew=renew, scopes=scopes)
     except ConnectionRequired as error:
         raise needs_reauth(facts) from error
 
 
-async def id_token(vault: Vault, identity: ConnectionFacts, *, renew: Renew) -> str:
-    """An ID token that lives long enough to be exchanged. Raises ConnectionRequired and TemporarilyUnavailable."""
+async def asserted_access(
+    vault: Vault,
+    identity: ConnectionFacts,
+    access: VouchedAccess,
+    *,
+    renew: Renew,
+    scopes: frozenset[str] | None = None,
+) -> Asserted:
+    """Access by an ID token; of an identity provider that renews none, by an assertion for its refresh token.
+
+    Raises ConnectionRequired and TemporarilyUnavailable.
+    """
+    token = await _id_token(vault, identity, renew=renew)
+    return Asserted(access, token) if token else Asserted(await _by_refresh_token(vault, identity, access, scopes), "")
+
+
+async def _by_refresh_token(
+    vault: Vault, identity: ConnectionFacts, access: VouchedAccess, scopes: frozenset[str] | None
+) -> VouchedAccess:
+    """draft-ietf-oauth-identity-assertion-authz-grant-04 §4.3: for a refresh token, where the ID token has ended."""
+    wish = TokenWish(f"subject:{identity.connection_id}", 0)
+    if vault.tasks.seconds_paused(wish, now=vault.database.now()):
+        raise needs_reauth(identity)
+    outcome = await vault.tasks.take_turn(
+        identity.connection_id, lambda: _show_refresh_token(vault, identity, access, scopes)
+    )
+    match outcome:
+        case Refused():
+            vault.tasks.pause(wish, until=vault.database.now() + REFUSED_PAUSE, generation=0)
+            raise needs_reauth(identity)
+        case None | NotSent() | Silent():
+            raise TemporarilyUnavailable("The person's identity provider can't be asked right now.", retry_after=5)
+        case _:
+            return outcome
+
+
+async def _show_refresh_token(
+    vault: Vault, identity: ConnectionFacts, access: VouchedAccess, scopes: frozenset[str] | None
+) -> VouchedAccess | NotRenewed | None:
+    """Under the lease: where each refresh token works once, one that was refreshed meanwhile would look stolen.
+
+    None: it is being refreshed, or nobody knows whether it was.
+    """
+    await attempts.pay(vault, identity.connection_id)
+    facts, now = await leases.read(vault.database, identity.connection_id), vault.database.now()
+    if facts is None or facts.is_ended or facts.state is not ConnectionState.ACTIVE or facts.refresh_sealed is None:
+        raise needs_reauth(identity)
+    if facts.sent_at is not None or not await takeover.is_free(vault, facts, now=now):
+        return None
+    refresh_token = open_refresh_token(facts.key(vault.keys), facts)
+    await vault.database.hold_liveness(vault.owner)
+    lease = leases.Lease.attempt(facts, owner=vault.owner)
+
+    async def release(transaction: Transaction) -> None:
+        await leases.release(transaction, lease)
+
+    try:
+        async with vault.database.transaction() as transaction:
+            if not await leases.hold(transaction, facts, lease, now=now):
+                return None
+        return await access.vouch(refresh_token, scopes)
+    finally:
+        with contextlib.suppress(StorageUnavailable, TemporarilyUnavailable):  # it is owed then
+            await attempts.write(vault, identity.connection_id, release)
+
+
+async def _id_token(vault: Vault, identity: ConnectionFacts, *, renew: Renew) -> str:
+    """An ID token that lives long enough to be exchanged, empty if the identity provider renews none.
+
+    OpenID Connect Core §12.2 allows that. Raises ConnectionRequired and TemporarilyUnavailable.
+    """
     if identity.access_sealed is None or (identity.access_expires_at or 0) <= vault.database.now() + AGE:
         await renew(vault, identity.connection_id, if_generation=identity.access_generation)
         identity = await leases.read(vault.database, identity.connection_id) or identity
     if identity.is_ended or identity.state is not ConnectionState.ACTIVE or identity.access_sealed is None:
         raise needs_reauth(identity)
     key = identity.key(vault.keys)
-    token = key.open(
+    return key.open(
         identity.access_sealed,
         purpose=ACCESS_TOKEN,
         provider=identity.provider,
         account=identity.account,
         generation=identity.access_generation,
     )
-    if not token:  # it renewed without one (OpenID Connect Core §12.2 allows that)
-        raise needs_reauth(identity)
-    return token
 
 
 def _access(vault: Vault, facts: ConnectionFacts, identity: ConnectionFacts) -> VouchedAccess | None:

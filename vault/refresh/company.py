@@ -170,8 +170,8 @@ async def _open(vault: Vault, found: IdentityAssertions, identity: Connection, *
     if facts is None or access is None:
         return None
     try:
-        id_token = await assertions.id_token(vault, facts, renew=rotation.refresh)
-        answer = await access.connect(id_token)
+        asserted = await assertions.asserted_access(vault, facts, access, renew=rotation.refresh)
+        answer = await asserted.access.connect(asserted.id_token)
         consent = Consent(identity.user_id, provider, found.scopes_at(provider) or frozenset(), renewed_by=identity.id)
         at_ms = consents.milliseconds(vault)
         stored = await consents.store(vault, consent, answer, at_ms=at_ms, is_late=False)

@@ -327,6 +327,13 @@ def _claim_program(parameters: Mapping[str, Value]) -> Program[bool]:
     return True
 
 
+async def hold(transaction: Transaction, facts: ConnectionFacts, lease: Lease, *, now: int) -> bool:
+    """Take the lease without an intent: the refresh token is shown, not spent. False when another was first."""
+    read: Mapping[str, Value] = {"active": _ACTIVE, "until": now + LEASE, "now": now, "gone": ""}
+    found = await transaction.fetch(_CLAIM, {**lease.parameters, **read, "read_fence": facts.fence})
+    return bool(found)
+
+
 async def release(transaction: Transaction, lease: Lease) -> None:
     """Release the lease; the intent stays."""
     which: Mapping[str, Value] = {"tenant": TENANT, "id": lease.connection_id}

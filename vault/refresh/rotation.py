@@ -314,7 +314,7 @@ async def _claim(vault: Vault, facts: ConnectionFacts, *, gone: str | None) -> L
 async def _prepare(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, policy: UpstreamPolicy) -> Spender:
     """Open what is to be spent, before anything is claimed for it."""
     if facts.renewed_by is not None:
-        asserted = await assertions.prepare(vault, facts, renew=refresh)
+        asserted = await assertions.prepare(vault, facts, renew=refresh, scopes=wish.scopes)
         key = facts.key(vault.keys)
         return Spender(
             vault,

@@ -46,6 +46,7 @@ class Directory:
     services: dict[str, Enrolment] = field(default_factory=dict[str, Enrolment])
     signed_in: str | None = None  # whom the browser is: then nobody is asked to sign in
     renews_id_tokens: bool = True  # a refresh brings another ID token
+    takes_refresh_tokens: bool = False  # in place of an ID token, for an assertion
     codes: dict[str, SignInCode] = field(default_factory=dict[str, SignInCode])
     redeemed: set[str] = field(default_factory=set[str])  # `jti` of used assertions, at all services
     prefix: str = "acme"  # of what it calls people

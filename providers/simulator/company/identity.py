@@ -25,6 +25,7 @@ from providers.simulator.wire import ClientRefused, SimulatedCall, authenticate,
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ID_JAG = "urn:ietf:params:oauth:token-type:id-jag"
 ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
+REFRESH_TOKEN = "urn:ietf:params:oauth:token-type:refresh_token"
 _CODE_LIFETIME = 60  # seconds
 _NO_STORE = {"cache-control": "no-store"}
 
@@ -196,12 +197,12 @@ def _exchange(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient) -
         entry["outcome"] = f"refused:{error}"
         return _error(error, description)
 
-    if call.text("requested_token_type") != ID_JAG or call.text("subject_token_type") != ID_TOKEN:
+    kinds = {ID_TOKEN, *((REFRESH_TOKEN,) if sandbox.directory.takes_refresh_tokens else ())}
+    entry["subject"] = kind = call.text("subject_token_type") or ""
+    if call.text("requested_token_type") != ID_JAG or kind not in kinds:
         return refuse("invalid_request", "This exchanges ID tokens for identity assertions only.")
     try:
-        account, signed_in_at = assertions.read_id_token(
-            sandbox, call.text("subject_token") or "", client_id=client.client_id
-        )
+        account, signed_in_at = _read_subject(sandbox, kind, call.text("subject_token") or "", client=client)
     except AssertionInvalid as refused:
         return refuse("invalid_request", f"The subject token is no good: {refused.reason}.")
     entry["account"] = account
@@ -231,6 +232,19 @@ def _exchange(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient) -
         "expires_in": 300,
     }
     return JSONResponse(said, headers=_NO_STORE)
+
+
+def _read_subject(sandbox: Sandbox, kind: str, token: str, *, client: RegisteredClient) -> tuple[str, float]:
+    """The person, and when they signed in. Of a refresh token: live, this client's, and left as it is (§4.3.3)."""
+    if kind == ID_TOKEN:
+        return assertions.read_id_token(sandbox, token, client_id=client.client_id)
+    tokens = sandbox.face(FACE).tokens
+    found = tokens.find_refresh(token)
+    if found is None or found not in tokens.live_refresh_tokens(found.family):
+        raise AssertionInvalid("refresh token")
+    if found.family.client_id != client.client_id or not sandbox.is_active(found.family.account):
+        raise AssertionInvalid("refresh token of another")
+    return found.family.account, found.family.created_at
 
 
 def _allow_scopes(service: Enrolment, asked: str) -> frozenset[str]:

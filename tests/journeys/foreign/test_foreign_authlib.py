@@ -32,6 +32,7 @@ from vault import connections, delegations, grants, users
 from vault.exchange.decision import ExchangeRequest, UpstreamToken
 from vault.exchange.exchange import exchange
 from vault.records import Connection, Principal, User
+from vault.refusals import ConnectionRequired
 
 KEY = ECKey.generate_key("P-256")
 BOTH = frozenset({"tools", "connections"})
@@ -268,6 +269,27 @@ async def test_authlib_vouches_for_a_person_of_one_vault_at_another(offices: Off
     after = await offices.exchange(agent, spoiled=before.generation)
     assert after.value != before.value
     assert await offices.probe("x") == 401
+
+
+async def test_authlib_takes_its_refresh_token_for_an_id_token_that_it_does_not_renew(offices: Offices) -> None:
+    offices.person("karl")
+    user, accounts = await offices.sign_in()
+    agent = await offices.principal(user, accounts["second"])
+    company, database = offices.company, offices.first.deployment.database
+    before = await offices.exchange(agent)
+    assert company.exchanged[-1] == "id_token"
+    company.renews_id_tokens, company.takes_refresh_tokens = False, True
+    database.clock_offset += 7200
+    try:
+        after = await offices.exchange(agent, spoiled=before.generation)
+        assert company.exchanged[-1] == "refresh_token"
+        assert await offices.probe(after.value) != 401
+        company.takes_refresh_tokens = False
+        with pytest.raises(ConnectionRequired):
+            await offices.exchange(agent, spoiled=after.generation)
+    finally:
+        company.renews_id_tokens, company.takes_refresh_tokens = True, False
+        database.clock_offset -= 7200
 
 
 async def test_the_doctor_is_content_with_both_directions(offices: Offices) -> None:

@@ -43,6 +43,31 @@ async def test_a_second_claim_keeps_the_first_ones_unresolved_send(store: Store)
         assert [(one.owner, one.sends) for one in left] == [("first", 2), ("second", 1)]
 
 
+async def test_a_held_token_is_claimed_by_nobody_and_leaves_no_send(store: Store) -> None:
+    """What shows a refresh token without spending it (`vault.refresh.assertions`) takes turns with what spends it."""
+    async with open_room(store, rotation=RotationMode.REVOKES) as room:
+        connection = await room.connect()
+        facts = await room.row(connection)
+        held = leases.Lease.attempt(facts, owner="holder")
+        async with room.database.transaction() as transaction:
+            assert await leases.hold(transaction, facts, held, now=room.now)
+        seen = await room.row(connection)
+        assert (seen.lease_owner, seen.sent_at) == ("holder", None)
+        async with room.database.transaction() as transaction:
+            again = leases.Lease.attempt(seen, owner="another")
+            assert not await leases.hold(transaction, seen, again, now=room.now)
+            assert await leases.claim(transaction, seen, owner="another", now=room.now) is None
+            await leases.release(transaction, held)
+        seen = await room.row(connection)
+        async with room.database.transaction() as transaction:
+            assert await leases.claim(transaction, seen, owner="another", now=room.now)
+        room.pass_time(1)
+        claimed = await room.row(connection)
+        async with room.database.transaction() as transaction:
+            late = leases.Lease.attempt(claimed, owner="holder")
+            assert not await leases.hold(transaction, claimed, late, now=room.now), "a send is under way"
+
+
 async def test_an_answer_ends_its_own_send_and_those_of_older_tokens_only(store: Store) -> None:
     """Rule 3."""
     async with open_room(store, rotation=RotationMode.GRACE) as room:
