@@ -10,7 +10,7 @@ import pytest
 
 from server.administration import applying
 from server.administration.actor import ChangeRefused
-from server.administration.agents import AskingWish, asking_of
+from server.administration.agents import AskingWish, RegisteredAgent, asking_of
 from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import apis, groups, users
@@ -274,3 +274,27 @@ async def test_how_an_agent_asks_people_is_declared_and_changed(room: AdminRoom)
     assert held == AskingWish("https://shop.example/told", is_pushed=True, sends_user_code=True)
     with pytest.raises(ChangeRefused):
         await applying.plan(room.operator, wanted(push=True))
+
+
+async def test_an_agent_for_nobody_is_declared_changed_and_registered(room: AdminRoom) -> None:
+    api = "https://reports.example/"
+
+    async def apply(**limit: list[str]) -> str | None:
+        agent = {"confidential": True, "resources": [api], "client_credentials": limit}
+        wanted = parse_declaration({"agents": {"nightly": agent}, "apis": {api: {"scopes": ["a", "b"]}}})
+        made = await applying.apply(await applying.plan(room.operator, wanted))
+        assert await applying.plan(room.operator, wanted) == ()
+        return made[0].secret
+
+    secret = await apply()
+    client = (await applying.declared_agents(room.operator))["nightly"]
+    assert (await room.request_token(RegisteredAgent(client, secret))).json()["scope"] == "a b"
+    await apply(scopes=["a"])
+    assert (await room.request_token(RegisteredAgent(client, secret))).json()["scope"] == "a"
+    shown = (await room.call("GET", f"/agents/{client.id}")).json()
+    assert (shown["client_credentials"], shown["service_account"]) == ({"scopes": ["a"]}, False)
+    wish = {"name": "Bot", "confidential": True, "client_credentials": {}}
+    problem(await room.call("POST", "/agents", json=wish), 400, "agent_refused")
+    made = await room.call("POST", "/agents", json=wish | {"resources": [api]})
+    assert made.status_code == 201, made.text
+    assert made.json()["agent"]["client_credentials"] == {"scopes": []}
