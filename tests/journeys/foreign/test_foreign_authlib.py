@@ -34,6 +34,8 @@ from vault.exchange.exchange import exchange
 from vault.records import Connection, Principal, User
 from vault.refusals import ConnectionRequired
 
+pytestmark = pytest.mark.long  # ten seconds with everything that it starts
+
 KEY = ECKey.generate_key("P-256")
 BOTH = frozenset({"tools", "connections"})
 
