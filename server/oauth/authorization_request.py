@@ -32,8 +32,8 @@ class AuthorizationRequest:
     challenge: str
     scopes: frozenset[str]
     resource: str
-    state: str | None = None
-    nonce: str | None = None
+    state: str | None = field(default=None, repr=False)
+    nonce: str | None = field(default=None, repr=False)
     dpop_thumbprint: str | None = None  # RFC 9449 §10: the code works only with this key
     names_redirect_uri: bool = True
     names_resource: bool = True
