@@ -117,7 +117,7 @@ class Claims(_Document):
 class SignInStart:
     """Where to send the browser, and the value for its cookie."""
 
-    url: str
+    url: str = field(repr=False)
     browser: str = field(repr=False)
 
 
@@ -137,7 +137,7 @@ class SignedIn:
     """Who it is and where they wanted to go."""
 
     user: User
-    return_to: str
+    return_to: str = field(repr=False)
     signed_in_at: int | None = None  # when the provider last authenticated the person, if it says so
     is_strong: bool = False  # with several factors
 
