@@ -12,11 +12,12 @@ import pytest
 from server.administration import access_requests, group_accounts
 from server.administration import groups as administration
 from server.administration.access_requests import AccessAnswer, Asking
-from server.administration.actor import Actor, ChangeRefused
+from server.administration.actor import RECENT, Actor, ChangeRefused
 from server.notifying.wording import line_of
 from server.sign_in.approvers import approvers_of
 from tests.conftest import Store
 from tests.support.commands import content, run
+from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import delegations, groups, users
@@ -347,3 +348,20 @@ async def test_a_link_of_the_agent_leads_to_the_request(office: Office) -> None:
     page = await outside.open(theirs.url)
     assert "leaves this out" not in page.text
     assert "/access-requests/new?group=Sales" in page.text
+
+
+async def test_who_allows_something_signed_in_lately(office: Office) -> None:
+    deployment = office.admin.deployment
+    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    path = f"{PAGE}/{request.id}"
+    manager = await office.browser(office.mia)
+    page = await manager.open(path)
+    deployment.database.clock_offset += 2 * RECENT
+    again = await manager.submit(page, {"days": "1"}, form=path, button=("decision", "allow"))
+    assert again.url.path == "/sign-in"
+    assert await office.may() == frozenset()
+    await manager.sign_in("mia", PASSWORD, page=again)
+    assert (
+        "Allowed"
+        in (await manager.submit(await manager.open(path), {"days": "1"}, form=path, button=("decision", "allow"))).text
+    )
