@@ -29,8 +29,8 @@ async def check_policy(deployment: Deployment) -> list[Finding]:
     if not rules.rules:
         fix = "write rules in .cedar files there, or remove the setting"
         return [note(_CHECK, "policy.folder has no rules", fix=fix)]
-    running = f", in {len(seen)} running processes, too" if seen else ""
-    return [ok(_CHECK, f"{len(rules.rules)} rules (digest {_short(digest)}){running}")]
+    running = ", and every running process uses them" if seen else ""
+    return [ok(_CHECK, f"policy.folder has {len(rules.rules)} (digest {_short(digest)}){running}")]
 
 
 def _short(digest: str | None) -> str:

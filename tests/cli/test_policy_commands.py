@@ -111,7 +111,7 @@ async def test_rules_without_their_package_are_refused_with_the_fix(
 async def test_the_doctor_compares_the_rules_of_every_process(place: Place, folder: Path) -> None:
     (place.data / "config.toml").write_text(f'[policy]\nfolder = "{folder}"\n')
     await content(place, "users", "add", "somebody", "--password-stdin", feed="a long enough password\n")
-    assert "1 rules" in (await examine(place))["policy"]["sentence"]
+    assert "has 1 (digest" in (await examine(place))["policy"]["sentence"]
     settings = load_settings(place.data / "config.toml", data=place.data)
     async with open_deployment(settings, data=place.data) as deployment:
         assert deployment.policy is not None

@@ -201,7 +201,7 @@ async def _check(setup: Setup, folder: Path | None) -> None:
         return
     for one in found:
         say(f"doubtful: {one}")
-    say(f"{len(rules.rules)} rules fit the tools (digest {rules.digest[:_SHOWN]}).")
+    say(f"The rules fit the tools: {len(rules.rules)} (digest {rules.digest[:_SHOWN]}).")
 
 
 async def _test(setup: Setup, folder: Path | None) -> list[CaseResult]:
@@ -340,7 +340,7 @@ def _sentences(report: ReplayReport, rules: RuleSet) -> list[str]:
         f"{uses['forbid']} forbidden, {uses['ask']} asked about, {uses['allow']} allowed, {uses['open']} could not be "
         "judged."
     )
-    against = f"{len(rules.rules)} rules (digest {rules.digest[:_SHOWN]}) against {sum(uses.values())} uses of accounts"
+    against = f"Rules with digest {rules.digest[:_SHOWN]} against {sum(uses.values())} uses of accounts"
     lines = [f"{against}: {counts}"]
     lines += [f"  {count} {outcome} by {rule}" for (rule, outcome), count in report.by_rule.most_common() if rule]
     lines += [f"  {count} could not be judged: {why}" for why, count in report.open_for.most_common()]
