@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -161,3 +162,30 @@ def test_the_policy_is_asked_over_tls_or_on_this_machine(url: str, is_taken: boo
     else:
         with pytest.raises(SettingsRefused, match="https"):
             load_settings(overrides={"exchange": {"policy_url": url}})
+
+
+async def test_the_rules_of_the_folder_come_first_and_both_have_to_allow(policy: Policy, tmp_path: Path) -> None:
+    folder = tmp_path / "rules"
+    folder.mkdir()
+    settings = {"exchange": {"policy_url": policy.url}, "policy": {"folder": str(folder)}}
+    async with (
+        room(tmp_path / "data", **settings) as opened,
+        httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
+    ):
+        both = ExchangeRoom(opened, http)
+        gate = both.deployment.policy
+        assert gate is not None
+        agent, _ = await an_agent(both, "both")
+        for rule, answer, is_done, asked in (
+            ("", True, True, 1),
+            ("", False, False, 1),
+            ('@id("x") forbid(principal, action == Action::"slack_channels", resource);', True, False, 0),
+            ('@id("x") @approval forbid(principal, action == Action::"slack_channels", resource);', True, False, 1),
+        ):
+            (folder / "a.cedar").write_text(rule)
+            await gate.refresh()
+            policy.answer = answer
+            policy.asked.clear()
+            said = await call(both, agent)
+            assert ("general" in said, len(policy.asked)) == (is_done, asked), (rule, answer)
+        assert "approv" in said
