@@ -50,7 +50,7 @@ async def last_event(opened: AdminRoom) -> int:
 
 def filled(route: Route, user: User) -> str:
     """An address of the route."""
-    given = {"user": user.id, "provider": "slack", "client": "nobody", "group": "none"}
+    given = {"user": user.id, "provider": "slack", "client": "nobody", "group": "none", "endpoint": "none"}
     return re.sub(r"\{(\w+)(?::path)?\}", lambda found: given[found[1]], route.path)
 
 
