@@ -61,9 +61,10 @@ async def compare(
     `grow` adds what was appended since the tree was made: a running vault may have signed it.
     """
     found = Comparison()
-    last = None if to.witness is None else await newest_note(tree.reader, logs[-1])
+    is_over = bool(await restarted_after(tree.reader, logs[-1]))  # a restore ended the log: the next one isn't begun
+    last = None if to.witness is None or is_over else await newest_note(tree.reader, logs[-1])
     signed = [0 if last is None else last.head.size, *await _list_sizes(to.copies, logs[-1])]
-    if max(signed) > tree.size:
+    if max(signed) > tree.size and not is_over:
         tree = await grow()
     for path in files:
         kept = Kept(str(path), path.read_text(encoding="utf-8", errors="replace"), _stamp_beside(path))
@@ -159,7 +160,8 @@ async def _confirm(
         except DestinationFailed as error:
             found.problems.append(f"{kept.where}: {error}")
     confirmed = Confirmed(kept.where, tree.base + signed.size, stamped_at)
-    if log != logs[-1] and tree.base + signed.size > await restarted_after(tree.reader, log):
+    end = await restarted_after(tree.reader, log)
+    if (end or log != logs[-1]) and confirmed.events > end:
         found.before_restore.append(confirmed)
         return
     await check_consistent(tree, signed)

@@ -136,6 +136,38 @@ async def test_a_checkpoint_in_a_folder_finds_what_the_key_itself_did(
     assert refused.exit_code == 1
 
 
+async def test_after_a_restore_older_checkpoints_verify_up_to_it(place: Place, folder: Path, tmp_path: Path) -> None:
+    await happen(place, 2)
+    await content(place, "activity", "checkpoint")
+    file = tmp_path / "vault.backup"
+    assert (await run(place, "backup", str(file))).exit_code == 0
+    await happen(place, 3)
+    await content(place, "activity", "checkpoint")
+    assert (await run(place, "restore", str(file), "--force")).exit_code == 0
+    for _ in range(2):  # before and after the next log began
+        said = await content(place, "activity", "verify")
+        assert said["whole"] is True  # pyright: ignore
+        assert said["checkpoints_before_restore"][0]["events"] == 6  # pyright: ignore
+        await content(place, "activity", "checkpoint")
+    assert len({path.parent for path in folder.rglob("*.checkpoint")}) == 2
+    shutil.copy(min(folder.rglob("*2.checkpoint")), tmp_path / "kept.checkpoint")
+    said = await content(place, "activity", "verify", "--checkpoint", str(tmp_path / "kept.checkpoint"))
+    assert {one["events"] for one in said["checkpoints"]} == {2, 4}  # pyright: ignore
+
+
+async def test_a_proof_outlives_the_person_and_names_nobody(place: Place, tmp_path: Path) -> None:
+    await content(place, "users", "add", "zelda", "--password-stdin", feed="a long enough password")
+    removed = await run(place, "users", "remove", "zelda")
+    assert removed.exit_code == 0, removed.output
+    proof = tmp_path / "event.tlog-proof"
+    await content(place, "activity", "prove", "1", "--output", str(proof))
+    code, text = await check_proof(str(proof), await key_of(place))
+    assert code == 0, text
+    assert "user.created" in text
+    assert "zelda" not in text
+    assert (await run(place, "activity", "verify")).exit_code == 0
+
+
 async def test_an_altered_event_is_named_by_the_command_and_nothing_is_signed_over_it(
     place: Place, folder: Path
 ) -> None:
