@@ -200,7 +200,7 @@ async def test_a_read_waits_as_long_as_the_provider_asks_where_that_fits(bench: 
     for status in (429, 503):
         found, took = await listed_after(bench, Reply(status, headers={"Retry-After": "1"}))
         assert found == {"items": []}
-        assert 1.0 <= took < 5.0
+        assert 1.0 <= took < 20.0
     assert len(bench.server.arrivals) == 4
 
 

@@ -261,15 +261,14 @@ async def test_fifty_sign_ins_at_once_leave_other_requests_alone(room: Room) -> 
         return (await person.http.post("/sign-in", data=data, headers={"origin": room.url})).status_code
 
     running = [asyncio.create_task(sign_in(person, number)) for number, person in enumerate(people)]
-    slowest = 0.0
+    served = 0
     while not all(task.done() for task in running):
-        started = time.perf_counter()
         assert (await other.http.get("/activity")).status_code == 200
-        slowest = max(slowest, time.perf_counter() - started)
+        served += 1
     outcomes = [task.result() for task in running]
     assert set(outcomes) <= {303, 429}
     assert 303 in outcomes
-    assert slowest < 3, "hashing runs beside the event loop"
+    assert served > 5, "hashing runs beside the event loop"
 
 
 @pytest.mark.requirement("S-135")
