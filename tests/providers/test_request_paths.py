@@ -15,6 +15,7 @@ from providers.api.rules import of_path
 from providers.definitions.catalog import load_catalog
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
+from server.proxy.wire import Target, aim, read_target
 from tests.support.rooms.mcp_room import room
 
 RULES = (
@@ -168,3 +169,28 @@ async def test_a_tool_argument_that_would_climb_out_of_its_place_is_refused_and_
             twin = await client.call_tool("calendar_list", {"calendar_id": "primary"})
             assert not twin.is_error, twin
         assert len(place.simulator.books()["api_calls"]) > sent
+
+
+@pytest.mark.parametrize(
+    ("name", "api", "repeated", "path"),
+    [
+        ("notion", "main", "/v1", "/pages/1"),  # @notionhq/client 5, notion-client 3
+        ("digitalocean", "main", "/v2", "/droplets/1"),  # pydo 0.44
+        ("microsoft", "graph", "/v1.0", "/me/messages"),  # @microsoft/microsoft-graph-client 3
+        ("stripe-connect", "main", "/v1", "/customers/1"),  # stripe 16
+        ("stripe-apps", "main", "/v1", "/customers/1"),
+        ("gitlab", "main", "/api/v4", "/projects/1"),  # python-gitlab 8
+    ],
+)
+def test_a_path_that_the_services_sdk_adds_to_any_address_is_the_apis_own(
+    name: str, api: str, repeated: str, path: str
+) -> None:
+    provider = load_catalog().provider(name)
+    assert provider.apis[api].endswith(repeated)
+
+    def meant(below: str) -> Target | None:
+        return aim(read_target(f"/proxy/c/{api}{below}".encode()), provider, "c")
+
+    assert meant(repeated + path) == meant(path) == Target("c", api, path)
+    for other in (f"{repeated}x{path}", f"/beta{path}", repeated):
+        assert meant(other) == Target("c", api, other)
