@@ -67,7 +67,7 @@ async def make_link(actor: Actor, person: User) -> str:
     if person.disabled_at is not None:
         raise ChangeRefused("person_changed", "This person is disabled: enable them first.", kind="conflict")
     async with actor.change() as transaction:
-        await _check_may_touch(actor, transaction, person)
+        await check_may_touch(actor, transaction, person)
         link = await make_sign_in_link(actor.deployment, transaction, person.id)
         await audit.append(transaction, actor.event("user.link_made", user_id=person.id), now=actor.deployment.now())
     return link
@@ -87,7 +87,9 @@ async def change_disabled(actor: Actor, transaction: Transaction, person: User, 
     now = actor.deployment.now()
     if is_disabled:
         _check_other(actor, person)
-        await _keep_an_admin(actor, transaction, await _check_may_touch(actor, transaction, person))
+    current = await check_may_touch(actor, transaction, person)
+    if is_disabled:
+        await _keep_an_admin(actor, transaction, current)
         has_changed = await users.disable_user(transaction, person.id, now=now)
     else:
         has_changed = await users.enable_user(transaction, person.id, now=now)
@@ -113,7 +115,7 @@ async def set_role(actor: Actor, person: User, role: Role) -> bool:
             return False
         if role is Role.OWNER:
             await _check_owner(actor, transaction)
-        await _check_may_touch(actor, transaction, current)
+        await check_may_touch(actor, transaction, current)
         if not role.administers:
             await _keep_an_admin(actor, transaction, current)
         if current.role is Role.OWNER:
@@ -128,8 +130,11 @@ async def set_role(actor: Actor, person: User, role: Role) -> bool:
     return True
 
 
-async def _check_may_touch(actor: Actor, transaction: Transaction, person: User) -> User:
-    """An administrator does nothing to an owner, nor does a company's directory. The person as they are now."""
+async def check_may_touch(actor: Actor, transaction: Transaction, person: User) -> User:
+    """An administrator does nothing to an owner, nor does a company's directory. The person as they are now.
+
+    Raises ChangeRefused.
+    """
     current = await hold_person(transaction, person.id)
     if current.role is Role.OWNER:
         await _check_owner(actor, transaction)
@@ -148,7 +153,7 @@ async def link_identity(actor: Actor, person: User, *, issuer: str, subject: str
     """Bind the person to who they are elsewhere. Raises IdentityTaken."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
-        await _check_may_touch(actor, transaction, person)
+        await check_may_touch(actor, transaction, person)
         await users.link_identity(transaction, issuer=issuer, subject=subject, user_id=person.id, now=now)
         await audit.append(transaction, actor.event("user.linked", user_id=person.id, issuer=issuer), now=now)
 
@@ -157,7 +162,7 @@ async def delete(actor: Actor, person: User) -> None:
     """Delete the person: their grants end now, at the providers as soon as these answer, and then their keys."""
     _check_other(actor, person)
     async with actor.change() as transaction:
-        await _keep_an_admin(actor, transaction, await _check_may_touch(actor, transaction, person))
+        await _keep_an_admin(actor, transaction, await check_may_touch(actor, transaction, person))
         event = actor.event("user.removed", user_id=person.id, name=person.name)
         owned = await remove_person(transaction, actor.deployment, person, event=event)
     await end_at_providers(actor.deployment, [one.id for one in owned])

@@ -83,6 +83,8 @@ async def change_person(actor: Actor, user_id: str, decide: DecidePerson) -> Pro
         user = await people.hold_person(transaction, user_id)
         person = await _person(transaction, user_id)
         wish = await decide(transaction, person)
+        if wish.user_name != person.user_name or wish.external_id != person.external_id:  # by which they sign in
+            await people.check_may_touch(actor, transaction, user)
         if person.name == person.user_name != wish.user_name:  # a person taken over may have a name of their own
             await users.rename_user(transaction, user.id, wish.user_name)
         changed = replace(

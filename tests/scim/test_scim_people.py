@@ -125,6 +125,22 @@ async def test_a_directory_never_ends_the_last_admin(scim: ScimRoom) -> None:
     await people.set_admin(scim.operator, carol, is_admin=False)
 
 
+@pytest.mark.parametrize("path", ["externalId", "userName"])
+async def test_a_directory_changes_nothing_by_which_an_owner_signs_in(scim: ScimRoom, path: str) -> None:
+    dora = await scim.room.vault.add_user(f"dora {path}", is_admin=True)
+    await people.set_role(scim.operator, dora, Role.OWNER)
+    taken = await provisioning.take_over(scim.operator, dora, external_id="dora")
+    where, change = f"/Users/{dora.id}", {"op": "replace", "path": path, "value": f"other {path}"}
+    refusal(await scim.patch(where, change), 403)
+    assert await directory.get_person(scim.deployment.database, dora.id) == taken
+    await people.set_disabled(scim.operator, dora, is_disabled=True)
+    on = {"op": "replace", "path": "active", "value": True}
+    refusal(await scim.patch(where, on), 403)
+    await people.set_role(scim.operator, dora, Role.MEMBER)
+    assert (await scim.patch(where, change)).json()[path] == f"other {path}"
+    assert (await scim.patch(where, on)).json()["active"] is True
+
+
 async def test_only_a_change_of_active_enables_or_lets_agents_go_on(scim: ScimRoom) -> None:
     made = await scim.add_user("stopped")
     path, user_id = f"/Users/{made['id']}", str(made["id"])

@@ -162,6 +162,7 @@ async def test_only_an_owner_touches_an_owner(opened: AdminRoom) -> None:
     for change in (
         people.set_role(actor, owner, Role.MEMBER),
         people.set_disabled(actor, owner, is_disabled=True),
+        people.set_disabled(actor, owner, is_disabled=False),
         people.make_link(actor, owner),
         people.link_identity(actor, owner, issuer="https://login.example", subject="mine"),
         people.delete(actor, owner),
@@ -179,7 +180,11 @@ async def test_only_an_owner_touches_an_owner(opened: AdminRoom) -> None:
 
 async def test_a_directory_touches_no_owner(opened: AdminRoom) -> None:
     owner, directory = await someone(opened, Role.OWNER), Actor(opened.deployment, None, "scim", directory="okta")
-    for change in (people.set_disabled(directory, owner, is_disabled=True), people.delete(directory, owner)):
+    for change in (
+        people.set_disabled(directory, owner, is_disabled=True),
+        people.set_disabled(directory, owner, is_disabled=False),
+        people.delete(directory, owner),
+    ):
         with pytest.raises(ChangeRefused) as refused:
             await change
         assert refused.value.reason == "owner_only"
