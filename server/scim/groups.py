@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from scim2_models import Context, InvalidValueException, NotFoundException, PatchOp
 from starlette.responses import Response
 
+from providers.outbound.json_values import is_array, is_object
 from server.administration import provisioning
 from server.administration.provisioning import GroupWish
 from server.scim.listing import ResourceList
 from server.scim.resources import POLICY, ScimGroup, group_of
-from server.scim.wire import ScimCall, empty_answer, parse, resource_answer
+from server.scim.wire import ScimCall, ScimRefused, empty_answer, parse, resource_answer
 from vault import groups
 from vault.storage.database import Reader
+
+_MOST_WORK: Final = 200_000  # operations of a PATCH times members
 
 
 async def show(call: ScimCall) -> Response:
@@ -45,11 +49,11 @@ async def replace(call: ScimCall) -> Response:
 async def patch(call: ScimCall) -> Response:
     """Change a group's name or some of its members (RFC 7644 §3.5.2)."""
     group = await _group(call)
-    wanted = PatchOp[ScimGroup].model_validate(
-        await call.body(), scim_ctx=Context.RESOURCE_PATCH_REQUEST, scim_policy=POLICY
-    )
+    content = await call.patch_body()
+    wanted = PatchOp[ScimGroup].model_validate(content, scim_ctx=Context.RESOURCE_PATCH_REQUEST, scim_policy=POLICY)
 
     def change(found: ScimGroup) -> ScimGroup:
+        _check_work(wanted, found)
         wanted.patch(found, scim_policy=POLICY)
         return found
 
@@ -79,6 +83,20 @@ async def _change(
 
     changed = await provisioning.change_group(call.actor, group.id, decide)
     return resource_answer(call, await _resource(call, changed), context)
+
+
+def _check_work(wanted: PatchOp[ScimGroup], found: ScimGroup) -> None:
+    """Each operation goes through all members. Raises ScimRefused."""
+    operations = wanted.operations or ()
+    sent = sum(_entries(one.value) for one in operations)
+    if len(operations) > 1 and len(operations) * (sent + len(found.members or ())) > _MOST_WORK:
+        raise ScimRefused(413, "Send fewer operations at a time to so large a group.")
+
+
+def _entries(value: object) -> int:
+    if is_object(value):
+        return sum(map(_entries, value.values()))
+    return len(value) if is_array(value) else 1
 
 
 def _name(sent: ScimGroup) -> str:

@@ -47,9 +47,8 @@ async def replace(call: ScimCall) -> Response:
 async def patch(call: ScimCall) -> Response:
     """Change parts of a person (RFC 7644 §3.5.2)."""
     person = await _person(call)
-    wanted = PatchOp[ScimUser].model_validate(
-        await call.body(), scim_ctx=Context.RESOURCE_PATCH_REQUEST, scim_policy=POLICY
-    )
+    content = await call.patch_body()
+    wanted = PatchOp[ScimUser].model_validate(content, scim_ctx=Context.RESOURCE_PATCH_REQUEST, scim_policy=POLICY)
 
     def change(found: ScimUser) -> ScimUser:
         wanted.patch(found, scim_policy=POLICY)

@@ -21,6 +21,7 @@ from scim2_models import (
     ETag,
     External,
     Filter,
+    InvalidValueException,
     Meta,
     Mutability,
     Patch,
@@ -43,6 +44,9 @@ from vault.directory import ProvisionedPerson
 
 Some = TypeVar("Some", bound=Resource[Any])
 MOST: Final = 200  # resources of one answer
+MOST_EMAILS: Final = 20  # of one person
+_LONGEST: Final = 1024  # characters of an ID
+_MOST_TEXT: Final = 16_384  # characters of all that is stored of a person
 # Entra sends `remove` with a value, and replaces entries that are not there; attributes that we lack do no harm.
 POLICY: Final = ScimPolicy(
     unknown=ScimPolicy.Unknown.ignore,
@@ -190,9 +194,11 @@ def with_active(content: Mapping[str, object], *, is_active: bool) -> dict[str, 
 
 
 def wish_of(user: ScimUser) -> PersonWish:
-    """What the directory says of a person."""
+    """What the directory says of a person. Raises InvalidValueException."""
     said = user.model_dump(include={"name", "display_name", "emails"})
     said.pop("schemas", None)
+    if len(user.emails or ()) > MOST_EMAILS or len(user.external_id or "") > _LONGEST or len(str(said)) > _MOST_TEXT:
+        raise InvalidValueException(detail="A person has too many values, or one that is too long.")
     return PersonWish(
         user_name=(user.user_name or "").strip(),
         external_id=user.external_id or None,

@@ -43,6 +43,7 @@ from vault.groups import GroupNameRefused, GroupNameTaken
 from vault.refusals import VaultError
 
 BODY_LIMIT: Final = 1024 * 1024  # bytes: a group of 10,000
+MOST_OPERATIONS: Final = 100  # of one PATCH; each goes through all values of its attribute
 _TYPE: Final = (b"content-type", b"application/scim+json")
 _TYPES: Final = frozenset({"application/scim+json", "application/json"})
 _MOST_PARAMETERS: Final = 20
@@ -94,6 +95,13 @@ class ScimCall:
             raise ScimRefused(413, f"The body is larger than {BODY_LIMIT // 1024} KiB.") from error
         except (ValueError, RecursionError, ClientDisconnect) as error:
             raise InvalidSyntaxException(detail="The body isn't a JSON object that can be stored.") from error
+        return content
+
+    async def patch_body(self) -> dict[str, object]:
+        """The body of a PATCH (RFC 7644 §3.5.2) with a bounded number of operations. Raises ScimRefused."""
+        content = await self.body()
+        if any(is_array(value) and len(value) > MOST_OPERATIONS for value in content.values()):
+            raise ScimRefused(413, f"Send at most {MOST_OPERATIONS} operations at a time.")
         return content
 
     def check_version(self, found: Resource[Any]) -> None:

@@ -141,6 +141,26 @@ async def test_a_directory_changes_nothing_by_which_an_owner_signs_in(scim: Scim
     assert (await scim.patch(where, on)).json()["active"] is True
 
 
+async def test_a_patch_has_a_bounded_number_of_operations(scim: ScimRoom) -> None:
+    """Each goes through all values of its attribute: thousands would hold up everybody."""
+    user, group = await scim.add_user("patched"), await scim.add_group("Patched")
+    one = {"op": "replace", "path": "displayName", "value": "P"}
+    for where in (f"/Users/{user['id']}", f"/Groups/{group['id']}"):
+        refusal(await scim.patch(where, *[one] * 101), 413)
+        assert (await scim.patch(where, *[one] * 100)).status_code == 200
+    many = {"op": "add", "value": {"members": [{"value": f"x{number}"} for number in range(2001)]}}
+    refusal(await scim.patch(f"/Groups/{group['id']}", *[one] * 99, many), 413)
+    refusal(await scim.patch(f"/Groups/{group['id']}", one, many), 400, "invalidValue")  # nobody has these IDs
+
+
+async def test_a_person_has_a_bounded_number_of_values(scim: ScimRoom) -> None:
+    emails = [{"value": f"a{number}@company.example"} for number in range(20)]
+    for sent in ({"emails": [*emails, emails[0]]}, {"externalId": "x" * 1025}, {"displayName": "x" * 20_000}):
+        content = {"schemas": [USER], "userName": "bounded", **sent}
+        refusal(await scim.call("POST", "/Users", content), 400, "invalidValue")
+    assert (await scim.add_user("bounded", emails=emails, externalId="x" * 1024))["userName"] == "bounded"
+
+
 async def test_only_a_change_of_active_enables_or_lets_agents_go_on(scim: ScimRoom) -> None:
     made = await scim.add_user("stopped")
     path, user_id = f"/Users/{made['id']}", str(made["id"])
