@@ -8,7 +8,7 @@ from vault import groups, sharing
 from vault.audit import audit
 from vault.groups import LOCAL, Group
 from vault.records import User
-from vault.storage.database import Reader
+from vault.storage.database import Reader, Transaction
 
 
 async def group_with_id(reader: Reader, group_id: str) -> Group:
@@ -32,7 +32,7 @@ async def rename(actor: Actor, group: Group, name: str) -> Group:
     """Another name, which rules that name the group must follow. Raises GroupNameRefused or GroupNameTaken."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
-        _check_own(group)
+        await _check_own(transaction, group)
         await groups.change_group(transaction, group, name=name, external_id=None, is_provisioned=False, now=now)
         event = actor.event("group.renamed", group=name, before=group.name)
         await audit.append(transaction, event, now=now)
@@ -43,8 +43,7 @@ async def delete(actor: Actor, group: Group) -> None:
     """Delete a group; its members lose at the next call what they had through it."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
-        _check_own(group)
-        await groups.hold_group(transaction, group.id)
+        await _check_own(transaction, group)
         for one in await groups.members(transaction, group.id, now=now):
             event = actor.event("user.groups_changed", user_id=one.user_id, joined=[], left=[group.name])
             await audit.append(transaction, event, now=now)
@@ -80,6 +79,8 @@ async def remove_member(actor: Actor, group: Group, person: User) -> None:
         await audit.append(transaction, event, now=now)
 
 
-def _check_own(group: Group) -> None:
-    if group.is_provisioned:
+async def _check_own(transaction: Transaction, group: Group) -> None:
+    """A directory may have taken the group over since it was read. Raises ChangeRefused or TransitionRefused."""
+    await groups.hold_group(transaction, group.id)
+    if (await group_with_id(transaction, group.id)).is_provisioned:
         raise ChangeRefused("group_managed", "A directory manages this group: change it there.", kind="conflict")

@@ -161,6 +161,21 @@ async def test_a_person_has_a_bounded_number_of_values(scim: ScimRoom) -> None:
     assert (await scim.add_user("bounded", emails=emails, externalId="x" * 1024))["userName"] == "bounded"
 
 
+async def test_a_group_that_a_directory_took_meanwhile_is_not_an_admins_any_more(scim: ScimRoom) -> None:
+    """Whatever page it was read for."""
+    group = await admin_groups.create(scim.operator, "Taken meanwhile")
+    await scim.add_group("Taken meanwhile")
+    for change in (
+        admin_groups.rename(scim.operator, group, "Ours"),
+        admin_groups.delete(scim.operator, group),
+    ):
+        with pytest.raises(ChangeRefused) as refused:
+            await change
+        assert refused.value.reason == "group_managed"
+    plain = await admin_groups.create(scim.operator, "Not taken")
+    assert (await admin_groups.rename(scim.operator, plain, "Ours")).name == "Ours"
+
+
 async def test_only_a_change_of_active_enables_or_lets_agents_go_on(scim: ScimRoom) -> None:
     made = await scim.add_user("stopped")
     path, user_id = f"/Users/{made['id']}", str(made["id"])
