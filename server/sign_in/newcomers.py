@@ -22,13 +22,15 @@ def confirmed_address(issuer: str, claims: Mapping[str, object], *, domains: tup
 
     An unconfirmed address (`email_verified` is not true) can be somebody else's: Microsoft Entra's is. At Google
     anybody can confirm an address of a domain without a Workspace, and keeps it; `hd` names the Workspace.
+
+    Other letters than ASCII's are confirmed for nobody: names are compared in a form in which they look like these.
     """
     email = claims.get("email")
     if issuer == _GOOGLE:
         hosted = claims.get("hd")
-        is_theirs = isinstance(hosted, str) and hosted.lower() in domains
-        return (email.lower() if isinstance(email, str) else "") if is_theirs else None
-    if not isinstance(email, str) or claims.get("email_verified") not in (True, "true"):
+        is_theirs = isinstance(hosted, str) and hosted.isascii() and hosted.lower() in domains
+        return (email.lower() if isinstance(email, str) and email.isascii() else "") if is_theirs else None
+    if not isinstance(email, str) or not email.isascii() or claims.get("email_verified") not in (True, "true"):
         return None
     _, sign, domain = email.rpartition("@")
     return email.lower() if sign == "@" and domain.lower() in domains else None

@@ -470,7 +470,8 @@ def is_of_domain(claims: Claims, domains: tuple[str, ...]) -> bool:
 
 async def _note_sign_in(deployment: Deployment, claims: Claims, user: User) -> None:
     """Remember the confirmed address, by which signals name the person, and let stopped agents go on."""
-    email = claims.email.lower() if isinstance(claims.email, str) and claims.email_verified in (True, "true") else ""
+    is_confirmed = isinstance(claims.email, str) and claims.email.isascii() and claims.email_verified in (True, "true")
+    email = claims.email.lower() if is_confirmed else ""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         await users.hold_user(transaction, user.id)
