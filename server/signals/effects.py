@@ -18,7 +18,7 @@ from vault.audit import audit
 from vault.records import Event, Role, User
 from vault.refresh import looking
 from vault.refresh.looking import Hinted
-from vault.storage.database import Transaction
+from vault.storage.database import Reader, Transaction
 
 _CAEP: Final = "https://schemas.openid.net/secevent/caep/event-type/"
 _RISC: Final = "https://schemas.openid.net/secevent/risc/event-type/"
@@ -61,7 +61,7 @@ async def apply(deployment: Deployment, name: str, transmitter: TransmitterSetti
     async with deployment.transaction() as transaction:
         is_first = await replay.first_use(
             transaction,
-            f"set:{transmitter.issuer}",
+            _purpose(transmitter),
             event.token_id,
             expires_at=event.issued_at + transmitter.max_age + 120,
             now=now,
@@ -85,6 +85,15 @@ async def apply(deployment: Deployment, name: str, transmitter: TransmitterSetti
     return True
 
 
+def _purpose(transmitter: TransmitterSettings) -> str:
+    return f"set:{transmitter.issuer}"
+
+
+async def is_used(reader: Reader, transmitter: TransmitterSettings, event: SecurityEvent, *, now: int) -> bool:
+    """Whether the event's token was used already, also by another way; uses nothing up."""
+    return await replay.is_seen(reader, _purpose(transmitter), event.token_id, now=now)
+
+
 async def _check_state(deployment: Deployment, name: str, event: SecurityEvent) -> None:
     """A verification that the transmitter sends by itself has no state (SSF 1.0 §8.1.4.1). Raises EventRefused."""
     if event.state is not None and not await verifications.is_expected(
@@ -99,6 +108,8 @@ async def affect(transaction: Transaction, person: User, wanted: Effect, *, by: 
     `at`: when it happened; sessions begun later stay. A person who then signed in at the issuer `by`, or whom an admin
     enabled, is only signed out of the older ones.
     """
+    if wanted == "disable" and person.is_admin:
+        await users.hold_admins(transaction)  # first, as whoever acts as an admin does
     await users.hold_user(transaction, person.id)
     if wanted in {"stop_agents", "disable"} and await users.was_cleared(transaction, person.id, by=by, since=at):
         wanted = "sign_out"

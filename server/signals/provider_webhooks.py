@@ -6,6 +6,7 @@ believes only what the provider then answers.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Final
@@ -28,6 +29,7 @@ from vault.refresh.looking import Hinted
 
 _LIMIT: Final = 256 * 1024  # bytes
 _PER_MINUTE: Final = 600
+_REPEATS: Final = 10  # of one message per minute
 _log = logging.getLogger("token_vault.signals")
 
 
@@ -44,7 +46,7 @@ async def receive(deployment: Deployment, request: Request) -> Response:
         if hint.challenge:
             return json_answer({"challenge": hint.challenge})
         if not hint.is_empty:
-            await _count(deployment, name)
+            await _count(deployment, name, hint)
             found = await _find(deployment, name, hint)
             await effects.hint(deployment, found, source=name, once=hint.once, remembered=hint.remembered)
     except WebhookRefused as refused:
@@ -75,9 +77,13 @@ async def _read(
     return SignedMessage(headers, body, settings.url or deployment.url(f"/webhooks/{name}"))
 
 
-async def _count(deployment: Deployment, name: str) -> None:
+async def _count(deployment: Deployment, name: str, hint: GrantHint) -> None:
+    """One message can be repeated by whoever saw it, which must not take the share of others. Raises TooMany."""
+    now = deployment.now()
+    same = hashlib.sha256(hint.once.encode()).hexdigest()
     async with deployment.transaction() as transaction:
-        may = await limits.spend(transaction, f"webhooks:{name}", limit=_PER_MINUTE, window=60, now=deployment.now())
+        may = await limits.spend(transaction, f"webhooks:{name}:{same}", limit=_REPEATS, window=60, now=now)
+        may = may and await limits.spend(transaction, f"webhooks:{name}", limit=_PER_MINUTE, window=60, now=now)
     if not may:
         raise TooMany(60)
 

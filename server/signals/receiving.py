@@ -105,6 +105,8 @@ async def take(deployment: Deployment, name: str, transmitter: TransmitterSettin
     """
     event = await security_events.verify(deployment, name, transmitter, token)
     now = deployment.now()
+    if await effects.is_used(deployment.database, transmitter, event, now=now):
+        return  # anybody who saw it can send it again: that takes nothing of the transmitter's share
     async with deployment.transaction() as transaction:
         may = await limits.spend(transaction, f"signals:{name}", limit=transmitter.per_minute, window=60, now=now)
     if not may:

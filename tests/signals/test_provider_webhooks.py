@@ -342,3 +342,11 @@ async def test_only_messages_about_grants_are_counted(place: SignalRoom, says: s
         assert (await send(place, "github", github(place, body))).status_code == 204
     spent, seen = await counted()
     assert (spent - before[0], seen - before[1]) == ((2, 0) if says == "revoked" else (0, 0))
+
+
+async def test_repeats_of_one_message_shut_out_no_other(place: SignalRoom) -> None:
+    """GitHub's have nothing that tells a repeat from another one, and whoever saw one can send it again."""
+    one = github(place, {"action": "revoked", "sender": {"id": 4_100_000_001}})
+    assert [(await send(place, "github", one)).status_code for _ in range(11)] == [204] * 10 + [429]
+    other = github(place, {"action": "revoked", "sender": {"id": 4_100_000_002}})
+    assert (await send(place, "github", other)).status_code == 204

@@ -315,6 +315,22 @@ async def test_events_beyond_the_transmitters_rate_are_to_be_sent_later(place: S
     assert not await place.is_signed_in(person)
 
 
+async def test_repeats_of_an_event_take_nothing_of_the_transmitters_rate(place: SignalRoom) -> None:
+    """Whoever saw an event can send it again."""
+    person = await place.linked()
+    place.room.deployment.database.clock_offset += 240
+    try:
+        seen = place.transmitter.sign(place.claims(f"{CAEP}token-claims-change", place.subject(person), name="slow"))
+        assert (await place.push(seen, name="slow")).status_code == 202
+        place.room.deployment.database.clock_offset += 120
+        assert (await place.push(seen, name="slow")).status_code == 202
+        assert (await place.event(SESSION, place.subject(person), name="slow")).status_code == 202
+        assert (await place.event(SESSION, place.subject(person), name="slow")).status_code == 429
+    finally:
+        place.room.deployment.database.clock_offset -= 360
+    assert not await place.is_signed_in(person)
+
+
 async def test_a_person_is_found_by_every_identifier_that_the_company_can_vouch_for(place: SignalRoom) -> None:
     person, other = await place.linked(email="carol@company.example"), await place.linked()
     own = place.subject(person)
