@@ -470,14 +470,13 @@ def is_of_domain(claims: Claims, domains: tuple[str, ...]) -> bool:
 
 async def _note_sign_in(deployment: Deployment, claims: Claims, user: User) -> None:
     """Remember the confirmed address, by which signals name the person, and let stopped agents go on."""
-    is_confirmed = isinstance(claims.email, str) and claims.email.isascii() and claims.email_verified in (True, "true")
-    email = claims.email.lower() if is_confirmed else ""
+    email = claims.email.lower() if isinstance(claims.email, str) and claims.email_verified in (True, "true") else ""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         await users.hold_user(transaction, user.id)
         at = min(now, int(claims.iat))
         await users.note_sign_in(transaction, issuer=claims.iss, subject=claims.sub, at=at)
-        if 3 <= len(email) <= _EMAIL_LIMIT and email.isprintable():
+        if 3 <= len(email) <= _EMAIL_LIMIT and email.isprintable() and str(claims.email).isascii():
             await users.note_email(transaction, issuer=claims.iss, subject=claims.sub, email=email)
         if await users.lift_stop(transaction, user.id, by=claims.iss, signed_in_at=at):
             event = Event(kind="user.agents_resumed", user_id=user.id, details={"issuer": claims.iss})
