@@ -30,10 +30,15 @@ def confirmed_address(issuer: str, claims: Mapping[str, object], *, domains: tup
         hosted = claims.get("hd")
         is_theirs = isinstance(hosted, str) and hosted.isascii() and hosted.lower() in domains
         return (email.lower() if isinstance(email, str) and email.isascii() else "") if is_theirs else None
-    if not isinstance(email, str) or not email.isascii() or claims.get("email_verified") not in (True, "true"):
+    if not isinstance(email, str) or not email.isascii() or not is_verified(claims.get("email_verified")):
         return None
     _, sign, domain = email.rpartition("@")
     return email.lower() if sign == "@" and domain.lower() in domains else None
+
+
+def is_verified(said: object) -> bool:
+    """Whether `email_verified` says so (OpenID Connect Core §5.1); some providers send it as text. 1 is no yes."""
+    return said is True or said == "true"
 
 
 async def create_user(deployment: Deployment, *, issuer: str, subject: str, shown: str, method: str) -> User | None:

@@ -29,7 +29,7 @@ from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.openid_settings import OpenIDSettings
 from server.sign_in import identities
-from server.sign_in.newcomers import confirmed_address, create_user, link_provisioned
+from server.sign_in.newcomers import confirmed_address, create_user, is_verified, link_provisioned
 from server.signatures import jose
 from server.signatures.key_sets import NoKeys, claims_of_issuer
 from vault import groups, tickets, users
@@ -470,7 +470,7 @@ def is_of_domain(claims: Claims, domains: tuple[str, ...]) -> bool:
 
 async def _note_sign_in(deployment: Deployment, claims: Claims, user: User) -> None:
     """Remember the confirmed address, by which signals name the person, and let stopped agents go on."""
-    email = claims.email.lower() if isinstance(claims.email, str) and claims.email_verified in (True, "true") else ""
+    email = claims.email.lower() if isinstance(claims.email, str) and is_verified(claims.email_verified) else ""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         await users.hold_user(transaction, user.id)
