@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import httpx2
 import pytest
 
+from tests.attacks.company import Company, running_company
 from tests.attacks.target import LOOPBACK, PASSWORD, REDIRECT, RUNNING, Target, replica, running_target
 from tests.conftest import PostgresCluster
 from tests.support.doubles.scripted import Reply, ScriptedServer, scripted_server
@@ -86,6 +87,13 @@ async def tenant(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Tar
             running.clients[name] = {key: str(made[key]) for key in ("client_id", "client_secret") if made.get(key)}
         for name in ("app", "app2"):
             await running.command("clients", "release", running.clients[name]["client_id"], "slack", "full")
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def company(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Company]:
+    """A vault of a company with an identity provider and a directory."""
+    async with running_company(tmp_path_factory.mktemp("company")) as running:
         yield running
 
 
