@@ -306,6 +306,10 @@ class Errors(FilePart):
     message: tuple[str, ...] = ("error_description", "message")
     ok_flag: str | None = None  # of an API's answers
     words: Mapping[str, Title] = Field(default_factory=dict[str, str])  # code -> what it means, and the fix
+    # status -> code, of the proxy's own refusals where the service's SDK reads no error with another code
+    by_status: Mapping[Annotated[str, StringConstraints(pattern=r"^[45][0-9]{2}$")], str] = Field(
+        default_factory=dict[str, str]
+    )
 
 
 class Scope(FilePart):

@@ -173,6 +173,41 @@ async def test_google_says_no(bench: Bench, reply: Reply, kind: type[ToolRefused
         assert isinstance(caught.value, RateLimited) and caught.value.retry_after == 11
 
 
+# as each service's own reference shows an error
+DOCUMENTED: list[tuple[str, str, dict[str, object], str]] = [
+    (
+        "notion",
+        "/pages/{}",
+        {"object": "error", "status": 404, "code": "object_not_found", "message": "no"},
+        "object_not_found",
+    ),
+    ("digitalocean", "/droplets/{}", {"id": "not_found", "message": "no", "request_id": "4d"}, "not_found"),
+    ("asana", "/tasks/{}", {"errors": [{"message": "no", "help": "see"}]}, "http_404"),
+    (
+        "atlassian",
+        "/ex/jira/{}/rest/api/2/issue/{}",
+        {"errorMessages": ["no"], "errors": {}},
+        "http_404",
+    ),
+    ("figma", "/v1/files/{}", {"status": 404, "err": "no"}, "http_404"),
+    ("figma", "/v1/files/{}", {"error": True, "status": 404, "message": "no"}, "http_404"),
+    ("hubspot", "/crm/v3/objects/contacts/{}", {"status": "error", "message": "no", "category": "GONE"}, "GONE"),
+    ("pagerduty", "/incidents/{}", {"error": {"message": "no", "code": 2100, "errors": ["x"]}}, "2100"),
+]
+
+
+@pytest.mark.parametrize(("name", "path", "content", "code"), DOCUMENTED)
+async def test_what_a_service_says_of_an_error_is_told(
+    bench: Bench, name: str, path: str, content: dict[str, object], code: str
+) -> None:
+    provider = provider_at(name, bench.server.url)
+    api = UpstreamAPI(provider, bench.outbound, token=TOKEN, scopes=frozenset(provider.scopes), now=0)
+    bench.server.answer = lambda _: json_reply(content, status=404)
+    with pytest.raises(UpstreamRefused) as caught:
+        await api.get("main", path, segments=["1"] * path.count("{}"))
+    assert (caught.value.code, str(caught.value).endswith("(no)")) == (code, True)
+
+
 async def test_a_read_whose_answer_is_lost_is_repeated_once(bench: Bench) -> None:
     replies = iter([Reply(close=True), json_reply({"items": []})])
     bench.server.answer = lambda _: next(replies)

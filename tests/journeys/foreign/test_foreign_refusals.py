@@ -25,13 +25,14 @@ SCOPES = {
     "google": frozenset({"https://www.googleapis.com/auth/gmail.readonly"}),
     "microsoft": frozenset({"Mail.Read"}),
     "salesforce": frozenset({"api"}),
+    "notion": frozenset({"read"}),
 }
 NO_COVER = "doesn't cover this call"
 
 
 @pytest.fixture(scope="module")
 async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
-    others = {"microsoft": "graph", "salesforce": "main"}
+    others = {"microsoft": "graph", "salesforce": "main", "notion": "main"}
     async with proxy_room(tmp_path_factory.mktemp("refusals"), others=others) as opened:
         yield opened
 
@@ -118,6 +119,20 @@ async def test_microsofts_errors_are_objects_with_code_and_message(room: ProxyRo
     assert answer.headers["content-type"] == "application/json"
     error = answer.json()["error"]
     assert (error["code"], NO_COVER in error["message"]) == ("scope_missing", True)
+
+
+@pytest.mark.parametrize(
+    ("api", "code", "notions"),
+    [("main", "scope_missing", "restricted_resource"), ("other", "unknown_target", "object_not_found")],
+)
+async def test_notions_errors_have_one_of_its_own_codes(room: ProxyRoom, api: str, code: str, notions: str) -> None:
+    """As parseAPIErrorResponseBody of @notionhq/client 5 demands it."""
+    handle = await handle_of(room, "notion")
+    answer = await handle.call("POST", "/pages", api=api, json={})
+    content = answer.json()
+    assert (content["code"], content["message"] == content["title"]) == (notions, True)
+    assert answer.headers["token-vault-refusal"] == code
+    assert content["type"].endswith(f":{code}")
 
 
 async def test_a_list_of_errors_is_answered_where_the_service_has_one(room: ProxyRoom) -> None:
