@@ -17,6 +17,7 @@ from server.scim.wire import ScimCall, document_answer
 
 LOOKED_AT: Final = 2000
 PAGE: Final = 100  # if the directory does not say how many it wants
+_FARTHEST: Final = 2**31  # an index that every database takes, behind all that there is
 Item = TypeVar("Item", bound=Resource[Any])
 
 
@@ -52,7 +53,7 @@ class ResourceList(Generic[Item]):
         search: SearchRequest[Item] = SearchRequest[self._model].model_validate(
             dict(asked), scim_ctx=Context.SEARCH_REQUEST, scim_policy=POLICY
         )
-        first = search.start_index or 1
+        first = min(search.start_index or 1, _FARTHEST)
         limit = PAGE if search.count is None else min(search.count, MOST)
         if search.filter is None:
             total = await self._count(call)
@@ -72,7 +73,7 @@ class ResourceList(Generic[Item]):
             case Comparison(attr_path=path, op=CompareOperator.eq, value=str() as value) if path.sub_attr is None:
                 find = self._equals.get(path.attr.lower())
                 if find is not None:
-                    return await find(call, value)
+                    return await find(call, value) if _is_storable(value) else []
             case _:
                 pass
         if await self._count(call) > LOOKED_AT:
@@ -81,3 +82,8 @@ class ResourceList(Generic[Item]):
         while some := await self._page(call, len(looked), MOST):
             looked += some
         return [one for one in looked if wanted.match(one)]
+
+
+def _is_storable(value: str) -> bool:
+    """Whether a database takes this text: no NUL, and no half of a surrogate pair."""
+    return "\0" not in value and value.encode(errors="ignore").decode() == value

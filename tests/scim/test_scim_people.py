@@ -259,6 +259,17 @@ async def test_a_change_of_an_older_version_is_refused(scim: ScimRoom) -> None:
     assert (await scim.call("DELETE", path, headers={"If-Match": new})).status_code == 204
 
 
+async def test_a_search_for_what_no_database_holds_finds_nothing(scim: ScimRoom) -> None:
+    for kind in ("Users", "Groups"):
+        for wanted in ("id", "externalId", "userName" if kind == "Users" else "displayName"):
+            for value in ("\\u0000", "\\ud800", "nobody"):
+                found = await scim.call("POST", f"/{kind}/.search", {"filter": f'{wanted} eq "{value}"'})
+                assert (found.status_code, found.json()["totalResults"]) == (200, 0), found.text
+        for index in (2**31, 2**63, 10**30):
+            found = await scim.call("GET", f"/{kind}?startIndex={index}")
+            assert (found.status_code, found.json()["itemsPerPage"]) == (200, 0), found.text
+
+
 async def test_lists_come_in_pages(scim: ScimRoom) -> None:
     for number in range(3):
         await scim.add_user(f"page-{number}")
