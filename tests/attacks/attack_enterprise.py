@@ -164,6 +164,8 @@ LIES: dict[str, Callable[[Company], Claims]] = {
     "a number as name": fixed(jti=7),
     "an endless name": fixed(jti="x" * 300),
     "a name with NUL": fixed(jti="a\0b"),
+    "half a pair as name": fixed(jti="\ud800"),
+    "half a pair as subject": fixed(sub="\ud800"),
     "no subject": fixed(sub=None),
     "an empty subject": fixed(sub=""),
     "a list of subjects": lambda _: {"sub": ["x"]},

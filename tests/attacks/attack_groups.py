@@ -331,14 +331,16 @@ async def test_what_ends_at_a_group_ends_for_its_members(company: Company, how: 
 async def test_a_member_neither_ends_nor_gives_on_what_is_the_groups(company: Company) -> None:
     member, admin = await company.employee(), await with_role(company, "administrator")
     group, connection = await shared(company, member, admin, reads_only=True)
-    answer = await use(company, member, connection)
+    agent = await company.target.agent(member.browser, client="backend", scope="tools exchange")
+    answer = await company.target.exchange("backend", agent.token, audience=connection, scope="chat:write")
     assert "access_token" not in answer.text, "the rule leaves reading only"
     page = await member.browser.open(f"/connections/{connection}/disconnect")
     for form in forms_of(page.text):
         if connection in form.action:
             await send(company.target, member.browser, form)
+    own = dict(forms_of((await member.browser.open("/account")).text)[0].fields).get("form_token", "")
     answer = await member.browser.http.post(
-        f"/connections/{connection}/disconnect", data={}, headers={"origin": company.target.url}
+        f"/connections/{connection}/disconnect", data={"form_token": own}, headers={"origin": company.target.url}
     )
     assert answer.status_code in {303, 400, 403, 404, 405}
     token, elsewhere = await token_of(company, admin), await company.group()

@@ -261,7 +261,7 @@ FILTERS = (
     'userName eq "x" or 1=1', "userName eq \"' or ''='\"", 'userName eq "%"', 'userName eq "_"', 'userName co "%"',
     "(" * 3000, "not (" * 3000, 'userName eq "' + "\\" * 3001, 'userName eq "\\ud800"', 'id eq "\\u0000"', "id eq null",
     "password pr", 'password sw "a"', 'meta.version eq "x"', 'userName eq "x"; drop table users', "userName", "eq",
-    'emails[value co "x"', 'externalId eq ""', 'externalId eq "*"', "id gt 5", 'userName regex "(a+)+$"', "active eq 1",
+    'emails[value co "x"', 'externalId eq ""', 'externalId eq "*"', "id gt 5", 'userName regex "(a+)+$"',
     " and ".join(['userName co "zzz"'] * 2000), 'urn:ietf:params:scim:schemas:core:2.0:User:userName eq "\'"',
 )  # fmt: skip
 

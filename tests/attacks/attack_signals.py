@@ -115,6 +115,7 @@ LIES: dict[str, Callable[[Company], Claims]] = {
     "no name": fixed(jti=None),
     "an empty name": fixed(jti=""),
     "an endless name": fixed(jti="x" * 300),
+    "half a pair as name": fixed(jti="\ud800"),
     "a number as name": fixed(jti=1),
     "no event": fixed(events={}),
     "events in a list": fixed(events=[REVOKED]),

@@ -236,7 +236,9 @@ class Company:
 
     async def tell(self, kind: str, subject: object, company: str = "acme", **changes: object) -> httpx2.Response:
         """An honest event."""
-        return await self.push(self.sign(self.event(kind, subject, company, **changes), company, typ="secevent+jwt"))
+        return await self.push(
+            self.sign(self.event(kind, subject, company, **changes), company, typ="secevent+jwt"), company
+        )
 
     async def may_call(self, agent: Agent) -> bool:
         answer = await self.target.mcp(agent, "tools/list")
