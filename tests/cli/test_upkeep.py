@@ -286,6 +286,7 @@ async def test_every_successor_whose_grace_is_over_is_erased_in_one_sweep(runnin
     assert await database.fetch("select token_hash from refresh_tokens where successor_sealed is not null") == []
 
 
+@pytest.mark.moving_clock
 async def test_the_database_time_counts_the_sleep_of_this_machine(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
