@@ -75,7 +75,7 @@ async def _consent(trial: Trial) -> str:
         raise StepFailed(
             f"response.grant_expires: the grant ends in {ends} s, the file reads {answer.grant_expires_in}"
         )
-    return "no refresh token: held as it is" if not issues else ""
+    return "no refresh token: held as it is" if trial.provider.refresh_tokens == "never" else ""
 
 
 def _check_account(trial: Trial, answer: TokenAnswer) -> None:
@@ -142,6 +142,8 @@ async def _partial(trial: Trial) -> str:
 
 async def _refresh(trial: Trial) -> str:
     """A refresh returns tokens that work, and says the same things as the code's answer."""
+    if trial.provider.refresh_tokens == "access_token":
+        return await _renewal(trial)
     needs_refresh(trial)
     first = await trial.connect()
     second = await trial.renew(first.refresh_token)
@@ -158,6 +160,21 @@ async def _refresh(trial: Trial) -> str:
         )
     third = await trial.renew(second.refresh_token or first.refresh_token)
     return "rotates" if third.refresh_token is not None else "the refresh token stays"
+
+
+async def _renewal(trial: Trial) -> str:
+    """The access token renews itself until it has ended."""
+    first = await trial.connect()
+    trial.simulator.advance(2 * 86400)
+    second = await trial.renew(first.access_token)
+    _check_expiry(trial, second)
+    if second.refresh_token != second.access_token or not await trial.is_alive(second.access_token):
+        raise StepFailed("the renewed access token doesn't work")
+    trial.simulator.advance((trial.provider.expires.idle or 0) + 86400)
+    outcome = await trial.refresh(second.refresh_token)
+    if not isinstance(outcome, Refused) or not outcome.ends_grant:
+        raise StepFailed(f"errors.ends_grant: an access token that has ended is {in_words(outcome)}")
+    return "the access token renews itself"
 
 
 async def _reuse(trial: Trial) -> str:
@@ -266,6 +283,8 @@ async def _lifetimes(trial: Trial) -> str:
 async def _errors(trial: Trial) -> str:
     """A wrong secret is our registration's fault, not the grant's; patience differs from an outage."""
     first = await trial.connect()
+    if trial.provider.refresh_tokens == "access_token":
+        return ""
     if trial.provider.refresh_tokens == "never":
         refused = await trial.refresh("no-refresh-token")
         if not isinstance(refused, Refused) or refused.ends_grant:

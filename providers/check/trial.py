@@ -118,13 +118,14 @@ def at_simulator(provider: Provider, base: str) -> Provider:
     """The provider with every address at the simulator; the file still decides which addresses exist."""
     provider = with_inputs(provider, examples(provider))
     hosts, identity, revoke = provider.hosts, provider.identity, provider.revoke
+    refresh = "renew" if provider.refresh_tokens == "access_token" else "refresh"
     tail = "/revoke/{token}" if revoke.token_in == "path" else "/revoke"
     changes: dict[str, object] = {
         "hosts": hosts.model_copy(
             update={
                 "authorize_url": f"{base}/authorize",
                 "token_url": f"{base}/token",
-                "refresh_url": None if hosts.refresh_url is None else f"{base}/refresh",
+                "refresh_url": None if hosts.refresh_url is None else f"{base}/{refresh}",
                 "revoke_url": None if hosts.revoke_url is None else f"{base}{tail}",
             }
         ),
@@ -160,7 +161,7 @@ def is_known(trial: Trial, fact: str) -> bool:
 
 
 def needs_refresh(trial: Trial) -> None:
-    if trial.provider.refresh_tokens == "never":
+    if trial.provider.refresh_tokens != "issued":
         raise Skipped("there are no refresh tokens")
 
 

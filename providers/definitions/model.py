@@ -404,7 +404,7 @@ class Provider(FilePart):
     body: Literal["form", "json", "query"] = "form"  # of requests to the token endpoint
     pkce: Literal["S256", "off"] = "S256"
     state_at_token: bool = False  # the code is redeemed with the `state` of its consent
-    refresh_tokens: Literal["issued", "never"] = "issued"
+    refresh_tokens: Literal["issued", "never", "access_token"] = "issued"  # access_token: that renews itself
     scope: ScopeSyntax = ScopeSyntax()
     params: Params = Params()
     rename: Renames = Renames()

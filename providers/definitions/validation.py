@@ -73,6 +73,11 @@ def problems_of(provider: Provider, *, stem: str, reach: AddressPolicy | None = 
             yield f"{where}: {path!r} isn't a path like team.id; correct it"
     if provider.refresh_tokens == "never" and (provider.hosts.refresh_url or provider.params.refresh):
         yield "refresh_tokens: never, but the file says how to refresh; remove one of them"
+    if provider.refresh_tokens == "access_token":
+        if provider.long_lived is None or not provider.hosts.refresh_url or "grant_type" not in provider.params.refresh:
+            yield "refresh_tokens: access_token needs long_lived, hosts.refresh_url, and params.refresh.grant_type"
+        if provider.rotation.mode is not RotationMode.NONE:
+            yield "rotation.mode: with refresh_tokens access_token, must be none"
 
 
 def _override_problems(provider: Provider) -> Iterator[str]:

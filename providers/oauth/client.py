@@ -34,6 +34,7 @@ from providers.oauth.token_requests import (
     long_lived_url,
     narrowing_parameter,
     native_request,
+    renewal_request,
     revoke_request,
     token_request,
 )
@@ -151,6 +152,8 @@ class OAuthUpstream:
             return Refused("unsupported_grant_type", f"{provider.title} issues no refresh tokens", ends_grant=False)
         if scopes is not None and provider.downscope.mode is not Downscope.REFRESH_SCOPE:
             return Refused("invalid_scope", f"{provider.title} can't narrow a token by refresh", ends_grant=False)
+        if provider.refresh_tokens == "access_token":
+            return await self._renew(refresh_token)
         parameters: Fields = {"grant_type": "refresh_token", **provider.params.refresh, "refresh_token": refresh_token}
         if scopes is not None:
             parameters = {**parameters, **narrowing_parameter(provider, scopes)}
@@ -169,6 +172,15 @@ class OAuthUpstream:
             if left > _LEAST:
                 outcome = replace(outcome, scopes=await self._ask_scopes(outcome.access_token, timeout=left))
         return Rotated(outcome)
+
+    async def _renew(self, access_token: str) -> RefreshOutcome:
+        """The long-lived access token for its successor, which then takes the refresh token's place, too."""
+        written = renewal_request(self._provider, access_token)
+        outcome = await self._ask(written, self._judge(self._context(access_token, is_refresh=True)))
+        if not isinstance(outcome, TokenAnswer):
+            return outcome
+        newest = outcome.access_token
+        return Rotated(replace(outcome, refresh_token=None if newest == access_token else newest))
 
     async def redeem_assertion(self, assertion: str) -> TokenOutcome:
         """An access token for an assertion that was issued for us (RFC 7523 §2.1); one attempt, nothing else is asked.
@@ -306,6 +318,8 @@ class OAuthUpstream:
         if self._provider.refresh_tokens == "never":
             ends = answer.expires_in if answer.grant_expires_in is None else answer.grant_expires_in
             answer = replace(answer, refresh_token=None, grant_expires_in=ends)
+        if self._provider.refresh_tokens == "access_token":
+            answer = replace(answer, refresh_token=answer.access_token)
         return answer
 
     async def identify(self, access_token: str, answer: Mapping[str, object]) -> Account:

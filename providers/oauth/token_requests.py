@@ -110,6 +110,13 @@ def long_lived_url(provider: Provider, access_token: str) -> str | None:
     return f"{step.url}?{urlencode(fields, doseq=True)}"
 
 
+def renewal_request(provider: Provider, access_token: str) -> TokenRequestBytes:
+    """The request that exchanges a long-lived access token for one that lives anew."""
+    step = provider.long_lived
+    token = {} if step is None else {step.token_param: access_token}
+    return _write("GET", provider.hosts.refresh_url or "", {}, {**provider.params.refresh, **token}, form="query")
+
+
 def _client(provider: Provider, ways: str) -> tuple[dict[str, str], dict[str, str]]:
     """Our client authentication, as headers and as parameters."""
     registration = provider.registration

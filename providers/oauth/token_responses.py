@@ -63,6 +63,8 @@ def _refusal(
     provider: Provider, content: Mapping[str, object], answer: OutboundResponse, asked: ResponseContext
 ) -> Refused | NotSent | Silent:
     code = text_at(content, provider.response.error)
+    if code is None and provider.refresh_tokens == "access_token":  # it is an API of theirs that renews
+        code = next((found for path in provider.errors.code if (found := text_at(content, path)) is not None), None)
     if code is None:
         return Silent(f"status {answer.status} with neither token nor error", is_over=True)
     code = clean_code(code, asked.secrets)

@@ -150,11 +150,12 @@ class TokenStore:
         family.generation = token.generation + 1
         return RefreshAnswer(self._issue_successor(token, wanted, now=now), "rotated", token)
 
-    def lengthen(self, token: AccessToken, *, seconds: int, now: float) -> Issued:
-        """Another access token of the same family with a longer life; the presented one ends soon."""
+    def lengthen(self, token: AccessToken, *, seconds: int, now: float, is_renewal: bool = False) -> Issued:
+        """Another access token of the same family with a longer life; the presented one ends soon if it was short."""
         issued = self._issue(token.family, token.scopes, None, now=now)
         self._access[fingerprint(issued.access_token)].expires_at = now + seconds
-        token.expires_at = min(token.expires_at, now + 60)
+        if not is_renewal:
+            token.expires_at = min(token.expires_at, now + 60)
         return replace(issued, expires_at=now + seconds)
 
     def derive(self, parent: AccessToken, scopes: frozenset[str], *, item: str | None) -> Issued:

@@ -214,6 +214,8 @@ def test_a_fact_names_who_says_so(tmp_path: Path, text: str, expected: str) -> N
             'revoke.token_in: "path" and {token} in hosts.revoke_url belong together',
         ),
         ('refresh_tokens = "never"\n' + GOOD + "[params]\nrefresh = { a = 'b' }", "refresh_tokens: never, but"),
+        ('refresh_tokens = "access_token"\n' + GOOD, "refresh_tokens: access_token needs long_lived"),
+        ('refresh_tokens = "access_token"\n' + GOOD, "rotation.mode: with refresh_tokens access_token"),
         (GOOD.replace('url = "https://example.com/me"', 'source = "answer"\nurl = "https://x.example"'), "remove them"),
         (GOOD + "[response]\naccess_token = 'a b'", "response.access_token: 'a b' isn't a path"),
         (GOOD + "[expires]\npath = 'a-b'", "expires.path: 'a-b' isn't a path"),

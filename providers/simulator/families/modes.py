@@ -100,6 +100,7 @@ class Mode:
     api_headers: Mapping[str, str] = field(default_factory=dict[str, str])  # of every call with a token
     refresh_at: Literal["token", "refresh"] = "token"  # the endpoint of a refresh
     long_lived: tuple[str, str] | None = None  # a second step after the code: its grant type, the token's parameter
+    renewal: str | None = None  # the grant type with which a long-lived token is exchanged for the next
     grant_types: Mapping[str, str] = field(default_factory=dict[str, str])  # the standard's grant type -> its name here
     # When there is a refresh token
     offline_parameter: tuple[str, str] | None = None  # an authorize parameter and the value that it needs

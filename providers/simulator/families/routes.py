@@ -22,7 +22,7 @@ from providers.simulator.families import resources
 from providers.simulator.families.endings import introspect, revoke
 from providers.simulator.families.reading import face_name, read_authorization, standard_query
 from providers.simulator.families.scoped import scoped_token
-from providers.simulator.families.token import endpoint_name, lengthen, token
+from providers.simulator.families.token import endpoint_name, lengthen, renew, token
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.wire import Endpoint, Handler, SimulatedCall, endpoint
 
@@ -49,6 +49,7 @@ def family_routes(sandbox: Sandbox) -> list[Route]:
             _for_known_modes(sandbox, endpoint(sandbox, face_name, endpoint_name, partial(token, sandbox))),
             methods=["POST"],
         ),
+        route("/renew", "token.refresh", partial(renew, sandbox), "GET"),
         route("/longer", "longer", partial(lengthen, sandbox), "GET"),
         route("/revoke", "revoke", partial(revoke, sandbox), "POST", "DELETE", "GET"),
         route("/revoke/{token:path}", "revoke", partial(revoke, sandbox), "POST", "DELETE", "GET"),

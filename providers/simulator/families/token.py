@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pydantic import JsonValue
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from providers.simulator import token_endpoint
 from providers.simulator.accounts import RegisteredClient
@@ -26,6 +26,7 @@ from providers.simulator.wire import ClientRefused, SimulatedCall
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 ACCESS_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:access_token"
+_LONG = 60 * 86400  # seconds that a long-lived token lives
 _CLIENT_ERRORS = {
     "missing": (400, "invalid_request", "Who asks is missing."),
     "unknown": (401, "invalid_client", "No such client."),
@@ -90,8 +91,30 @@ def lengthen(sandbox: Sandbox, call: SimulatedCall) -> Response:
     short = sandbox.face(name).tokens.find_access(query.get(mode.long_lived[1], ""))
     if short is None or sandbox.face(name).tokens.is_dead(short):
         return refusal(mode, "invalid_grant", "The token is not known, or no longer good.")
-    issued = sandbox.face(name).tokens.lengthen(short, seconds=60 * 86400, now=now)
+    issued = sandbox.face(name).tokens.lengthen(short, seconds=_LONG, now=now)
     return tokens_answer(mode, call, issued, now=now)
+
+
+def renew(sandbox: Sandbox, call: SimulatedCall) -> Response:
+    """A GET that exchanges a long-lived token, a day old and alive, for the next; errors as the Graph API has them.
+
+    developers.facebook.com/docs/threads/get-started/long-lived-tokens
+    """
+    name, now = face_name(call), sandbox.clock.now()
+    mode, tokens = sandbox.mode(name), sandbox.face(name).tokens
+    token = tokens.find_access(call.query.get("access_token", ""))
+    if mode.renewal is None or call.query.get("grant_type") != mode.renewal:
+        return _graph_refusal(100, "There is no such grant type here.")
+    if token is None or tokens.is_dead(token) or token.expires_at <= now:
+        return _graph_refusal(190, "The token is not known, or has ended.")
+    if token.expires_at - now > _LONG - 86400:
+        return _graph_refusal(100, "The token is less than a day old.")
+    issued = tokens.lengthen(token, seconds=_LONG, now=now, is_renewal=True)
+    return tokens_answer(mode, call, issued, now=now)
+
+
+def _graph_refusal(code: int, message: str) -> Response:
+    return JSONResponse({"error": {"message": message, "type": "OAuthException", "code": code}}, status_code=400)
 
 
 def _redeem(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *, method: str) -> Response:

@@ -25,7 +25,9 @@ from tests.support.simulating import REDIRECT, VERIFIER, parameters
 from vault import connections
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Connection, ConnectionState, Narrowing
+from vault.refresh.rotation import refresh
 from vault.refusals import ConnectionRequired
+from vault.upkeep.expiries import list_resting
 from vault.upstream import Account, Refused, TokenAnswer
 
 NEVER = sorted(one.name for one in load_catalog().all_providers() if one.refresh_tokens == "never")
@@ -159,6 +161,28 @@ async def test_a_token_that_the_service_ended_needs_its_person(sqlite_store: Sto
             await place.exchange(place.provider.scope.default, after=token.generation)
         assert (await place.seen(connection)).state is ConnectionState.NEEDS_REAUTH
         assert place.simulator.books()["refreshes"] == []
+
+
+@pytest.mark.parametrize("name", ["instagram", "threads"])
+async def test_an_access_token_renews_itself_while_it_lives_and_no_longer(name: str, sqlite_store: Store) -> None:
+    async with place_for(name, sqlite_store) as place:
+        wanted = place.provider.scope.default
+        connection = await place.connect()
+        assert (connection.has_refresh_token, connection.grant_expires_at) == (True, None)
+        first = await place.exchange(wanted)
+        for _ in range(2):  # two weeks before its end, as upkeep does it
+            place.room.pass_time(50 * 86400)
+            place.simulator.advance(50 * 86400)
+            assert [one.connection_id for one in await list_resting(place.room.database, name)] == [connection.id]
+            await refresh(place.room.vault, connection.id, if_generation=(await place.seen(connection)).generation)
+            assert await list_resting(place.room.database, name) == ()
+            assert (await place.seen(connection)).ends_at > place.room.now + 59 * 86400
+        assert (await place.exchange(wanted)).value != first.value
+        place.room.pass_time(61 * 86400)
+        place.simulator.advance(61 * 86400)
+        with pytest.raises(ConnectionRequired) as refused:
+            await place.exchange(wanted)
+        assert refused.value.reason == "needs_reauth"
 
 
 @pytest.mark.parametrize("name", NEVER)
