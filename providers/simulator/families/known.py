@@ -313,7 +313,7 @@ KNOWN: Mapping[str, Mode] = {
         revoke="POST form access_token access client"),
     "coinbase": service("Coinbase", "post", "revokes", sep=",", identity="data.id data.name", revoke=_BODY,
         offline_scope="offline_access", grant=547 * DAY + DAY // 2),
-    "meetup": service("Meetup", "post", "?", pkce="?", sep=",", identity="data.self.id data.self.email",
+    "meetup": service("Meetup", "post", "?", pkce="?", identity="data.self.id data.self.email",
         identity_method="POST", identity_query="self"),
     "mixcloud": service("Mixcloud", "post", "?", life=FOREVER, refresh=False, pkce="?", app=True,
         identity={"username": "{id}", "name": "{email}"}),
