@@ -31,6 +31,9 @@ REFUSED = (
     "temporarily",
     "storage",
     "Nothing is lost",
+    "retries automatically",
+    "are being refreshed",
+    "tokens are changing",
     "didn't finish in time. Nothing was changed",
 )
 

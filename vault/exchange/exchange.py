@@ -156,7 +156,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             )
         except NarrowingRefused:
             continue  # enforced by us from now on, with the full token
-    raise TemporarilyUnavailable("This account's tokens are changing. Nothing is lost.", retry_after=2)
+    raise TemporarilyUnavailable("This account's tokens are changing.", retry_after=2)
 
 
 def _question(

@@ -200,9 +200,7 @@ async def _enter(vault: Vault, provider: str, *, patience: float) -> bool:
     try:
         return await vault.tasks.queues.enter(provider, patience=patience)
     except TimeoutError as error:
-        raise TemporarilyUnavailable(
-            f"Many accounts of {provider} are being refreshed. Nothing is lost.", retry_after=5
-        ) from error
+        raise TemporarilyUnavailable(f"Many accounts of {provider} are being refreshed.", retry_after=5) from error
 
 
 async def _attempt(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, read_at: float) -> int | None:
@@ -243,13 +241,16 @@ def _look(
         return facts, newest
     waiting = vault.tasks.seconds_paused(wish, now=now, generation=facts.generation)
     if waiting:
-        raise TemporarilyUnavailable(f"{facts.provider} is rate limiting. Nothing is lost.", retry_after=waiting)
+        raise TemporarilyUnavailable(
+            f"{facts.provider} is rate limiting. The vault retries automatically.", retry_after=waiting
+        )
     closed_for = vault.tasks.breakers.waits(
         facts.provider, facts.connection_id, now=now, generation=facts.generation, answered_at=facts.refreshed_at
     )
     if closed_for:
         raise TemporarilyUnavailable(
-            f"{facts.provider} isn't working with this server right now. Nothing is lost.", retry_after=closed_for
+            f"{facts.provider} isn't working with this server right now. The vault retries automatically.",
+            retry_after=closed_for,
         )
     return facts, None
 

@@ -177,6 +177,19 @@ async def test_a_silence_is_asked_about_again_without_a_caller_when_its_pause_is
     assert await shown(room, connection) == "active"
 
 
+async def test_no_refusal_says_that_nothing_is_lost_while_an_answer_may_be(room: Room) -> None:
+    await go_silent(room, LOST_ANSWER)
+    said = set[str]()
+    for number in range(breakers.SILENCES + 1):  # the last ones meet the open breaker
+        with pytest.raises(TemporarilyUnavailable) as refused:
+            await room.exchange()
+        said.add(refused.value.description)
+        room.vault.tasks.breakers.note_silence("slack", f"of somebody {number}", now=room.now)
+    assert any("isn't working with this server" in one for one in said)
+    assert any("retries automatically" in one for one in said)
+    assert not any("lost" in one for one in said), said
+
+
 async def test_a_request_that_its_provider_may_still_handle_is_not_followed_by_another(room: Room) -> None:
     """Rule 12."""
     connection = await go_silent(room, LOST_REQUEST)
