@@ -10,9 +10,17 @@ from pathlib import Path
 from server.checkpoints.copies import Copies, DestinationFailed
 from server.checkpoints.publishing import Destinations
 from server.checkpoints.stamping import TimeStampAuthority
-from server.checkpoints.witnessing import WitnessAhead, WitnessContradicts
+from server.checkpoints.witnessing import Witness, WitnessAhead, WitnessContradicts
 from vault.audit.deliveries import Delivery
-from vault.audit.log import Log, check_consistent, check_note, newest_note, restarted_after
+from vault.audit.log import (
+    Log,
+    SignedCheckpoint,
+    check_consistent,
+    check_note,
+    newest_note,
+    restarted_after,
+    sign_head,
+)
 from vault.audit.notes import Note, NoteRefused, TreeHead
 from vault.audit.proof import ChainBroken
 from vault.audit.tree import Tree
@@ -54,6 +62,7 @@ async def compare(
     grow: Callable[[], Awaitable[Tree]],
     files: Sequence[Path] = (),
     delivered: dict[str, Delivery],
+    now: int,
 ) -> Comparison:
     """Compare the newest checkpoint of each destination, and these files. Raises ChainBroken, naming the first event.
 
@@ -76,21 +85,62 @@ async def compare(
             except DestinationFailed as error:
                 found.problems.append(f"{copies.name}: {error}")
         _check_missing(found, copies, delivered.get(copies.name))
-    if to.witness is not None:
-        try:
-            if last is not None:
-                await to.witness.cosign(last, tree)
-                found.confirmed.append(Confirmed(to.witness.name, tree.base + last.head.size, None))
-        except DestinationFailed as error:
-            found.problems.append(str(error))
-        except WitnessAhead as error:
-            if error.size > tree.size:
-                why = f"{to.witness.name} has seen events up to {tree.base + error.size}"
-                raise ChainBroken(tree.base + tree.size + 1, why) from error
-        except WitnessContradicts as error:
-            why = f"{to.witness.name} has seen other events up to {tree.base + error.size}"
-            raise ChainBroken(tree.base + 1, why) from error
+    if to.witness is not None and is_over:
+        found.problems.append(f"{to.witness.name} knows no log since the restore: run token-vault activity checkpoint")
+    elif to.witness is not None:
+        await _ask_witness(found, to.witness, tree, logs[-1], last, now=now, grow=grow)
     return found
+
+
+async def _ask_witness(
+    found: Comparison,
+    witness: Witness,
+    tree: Tree,
+    log: Log,
+    last: SignedCheckpoint | None,
+    *,
+    now: int,
+    grow: Callable[[], Awaitable[Tree]],
+) -> None:
+    """Have the last checkpoint cosigned, or the tree itself where that is gone or older than what the witness saw."""
+    try:
+        events = await _cosigned(witness, tree, log, last, now=now, grow=grow)
+    except DestinationFailed as error:
+        found.problems.append(str(error))
+    except WitnessAhead as error:
+        why = f"{witness.name} has seen events up to {tree.base + error.size}"
+        raise ChainBroken(tree.base + tree.size + 1, why) from error
+    except WitnessContradicts as error:
+        why = f"{witness.name} has seen other events up to {tree.base + error.size}"
+        raise ChainBroken(tree.base + 1, why) from error
+    else:
+        if events:
+            found.confirmed.append(Confirmed(witness.name, tree.base + events, None))
+
+
+async def _cosigned(
+    witness: Witness,
+    tree: Tree,
+    log: Log,
+    last: SignedCheckpoint | None,
+    *,
+    now: int,
+    grow: Callable[[], Awaitable[Tree]],
+) -> int:
+    """How many leaves the witness confirmed."""
+    if last is not None:
+        await check_consistent(tree, last.head)
+        try:
+            await witness.cosign(last, tree)
+        except WitnessAhead as error:
+            if error.size > tree.size:  # a running vault may have appended and delivered meanwhile
+                tree = await grow()
+        else:
+            return last.head.size
+    if not tree.size:
+        return 0
+    await witness.cosign(await sign_head(tree, log, now=now), tree)
+    return tree.size
 
 
 async def _list_sizes(every: Sequence[Copies], log: Log) -> list[int]:
@@ -125,7 +175,12 @@ async def _compare_copies(
         candidates = [size for size in sizes if size <= tree.size]
         while candidates:
             middle = len(candidates) // 2
-            signed = check_note(Note.parse((await load(candidates[middle])).text), log)
+            try:
+                signed = check_note(Note.parse((await load(candidates[middle])).text), log)
+            except NoteRefused as error:
+                found.problems.append(f"{copies.name}: a checkpoint can't be used: {error.description}")
+                candidates = [*candidates[:middle], *candidates[middle + 1 :]]
+                continue
             try:
                 await check_consistent(tree, signed)
                 good, candidates = signed.size, candidates[middle + 1 :]

@@ -134,6 +134,8 @@ async def test_a_checkpoint_in_a_folder_finds_what_the_key_itself_did(
     assert "the checkpoint of events up to 2 fits" in str(found["sentence"])
     refused = await run(place, "activity", "verify", "--local", "--checkpoint", str(max(folder.rglob("*.checkpoint"))))
     assert refused.exit_code == 1
+    min(folder.rglob("*.checkpoint")).write_text("nothing", encoding="utf-8")  # one that can't be read says nothing
+    assert broken(await run(place, "activity", "verify", "--json"))["sequence"] == 1
 
 
 async def test_after_a_restore_older_checkpoints_verify_up_to_it(place: Place, folder: Path, tmp_path: Path) -> None:
@@ -263,6 +265,44 @@ async def test_a_witness_cosigns_and_finds_a_history_that_went_back(
         forked = await run(place, "activity", "checkpoint")
         assert forked.exit_code == 1
         assert "it has seen another history of 5 events" in forked.stdout
+        assert broken(await run(place, "activity", "verify", "--json"))["whole"] is False
+
+
+@pytest.mark.parametrize("notes", ["kept", "older", "gone"])
+async def test_a_witness_finds_a_rewritten_history_whatever_checkpoints_the_vault_still_has(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notes: str
+) -> None:
+    """Another history of the same length, with its tree, beside the checkpoints of the first."""
+    async with running_witness() as witness:
+        monkeypatch.setenv("TOKEN_VAULT_CHECKPOINTS__WITNESS_URL", witness.url)
+        monkeypatch.setenv("TOKEN_VAULT_CHECKPOINTS__WITNESS_KEY", witness.verifier)
+        witness.trust(await key_of(place))
+        await happen(place, 1)
+        assert (await run(place, "activity", "checkpoint")).exit_code == 0
+        older = tmp_path / "older"
+        shutil.copytree(place.data, older)
+        await happen(place, 2)
+        assert (await run(place, "activity", "checkpoint")).exit_code == 0
+        if notes != "kept":  # the twin: with the true history, what is left of the notes matters to nobody
+            size = 3 if notes == "older" else 0
+            change(place, f"delete from event_notes where size >= {size}")
+        whole = await run(place, "activity", "verify")
+        assert whole.exit_code == 0, whole.output
+        assert f"Events up to 3 fit the checkpoint in witness {witness.verifier.split('+')[0]}" in whole.stdout
+
+        with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
+            kept = database.execute("select * from event_notes").fetchall()
+        shutil.rmtree(place.data)
+        shutil.copytree(older, place.data)
+        await content(place, "users", "add", "zelda", "--password-stdin", feed="a long enough password")
+        await happen(place, 2)
+        await content(place, "activity", "prove", "1")
+        (place.data / "last-seen.json").unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(place.data / "vault.sqlite")) as database:
+            database.execute("delete from event_notes")
+            for row in kept:
+                database.execute(f"insert into event_notes values ({', '.join('?' * len(row))})", row)
+            database.commit()
         assert broken(await run(place, "activity", "verify", "--json"))["whole"] is False
 
 

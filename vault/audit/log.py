@@ -191,20 +191,25 @@ async def issue(database: Database, log: Log, *, now: int) -> SignedCheckpoint |
             return last
     if not tree.size:
         return None
+    made = await sign_head(tree, log, now=now)
+    async with database.transaction() as transaction:
+        await transaction.execute(
+            "insert into event_notes (tenant, origin, size, created_at, note) "
+            "values (:tenant, :origin, :size, :now, :note) on conflict (tenant, origin, size) do nothing",
+            {"tenant": TENANT, "origin": log.origin, "size": tree.size, "now": now, "note": str(made.note)},
+        )
+        await _forget_old_notes(transaction, log)
+    return await newest_note(database, log)
+
+
+async def sign_head(tree: Tree, log: Log, *, now: int) -> SignedCheckpoint:
+    """A checkpoint of the tree as it is, which isn't stored. Raises ChainBroken where hashes are missing."""
     made = TreeHead(log.origin, tree.size, await tree.root_at(tree.size))
     signers = [one for one in log.keys if one.signs(now)]
     signatures = tuple(
         sign(str(made), name=log.origin, key=Ed25519PrivateKey.from_private_bytes(one.seed)) for one in signers
     )
-    note = Note(str(made), signatures)
-    async with database.transaction() as transaction:
-        await transaction.execute(
-            "insert into event_notes (tenant, origin, size, created_at, note) "
-            "values (:tenant, :origin, :size, :now, :note) on conflict (tenant, origin, size) do nothing",
-            {"tenant": TENANT, "origin": log.origin, "size": made.size, "now": now, "note": str(note)},
-        )
-        await _forget_old_notes(transaction, log)
-    return await newest_note(database, log)
+    return SignedCheckpoint(made, Note(str(made), signatures), now)
 
 
 async def _forget_old_notes(transaction: Transaction, log: Log) -> None:

@@ -141,6 +141,8 @@ class Tree:
         begin, end = number << level, (number + 1) << level
         if begin >= self.stored:
             start, stop = (begin - self.stored) * HASH_LENGTH, (end - self.stored) * HASH_LENGTH
+            if stop > len(self.fresh):
+                raise ChainBroken(self.base + begin + 1, "the tree is shorter")
             return fold_complete(_split(self.fresh[start:stop]))
         if end > self.stored:
             return node_hash(await self.lookup(level - 1, number * 2), await self.lookup(level - 1, number * 2 + 1))

@@ -126,6 +126,7 @@ async def _compare(
         grow=lambda: extend(deployment.database, logs[-1]),
         files=files,
         delivered=await list_deliveries(deployment.database),
+        now=deployment.now(),
     )
 
 

@@ -80,6 +80,16 @@ async def test_the_tree_is_that_of_the_events_however_it_grew(database: Database
     await compared(database, log)
 
 
+async def test_a_tree_that_is_too_short_is_said_so(database: Database, key_ring: KeyRing) -> None:
+    log = await begun(database)
+    await many(database, 3)
+    tree = await extend(database, log)
+    unstored = Tree(database, 0, 0, await load_leaves(database, 0, 3))
+    assert await unstored.root_at(3) == await tree.root_at(3)
+    with pytest.raises(ChainBroken, match="the tree is shorter"):
+        await unstored.root_at(4)
+
+
 async def test_levels_above_are_kept(database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vault.audit.tree.TILE", 4)
     monkeypatch.setattr("vault.audit.tree.TILE_BITS", 2)
@@ -206,7 +216,7 @@ async def test_a_history_rewritten_with_the_key_doesnt_continue_the_signed_tree(
         tree = await extend(databases[1], log)
         with pytest.raises(ChainBroken, match="differ from a signed checkpoint"):
             await check_consistent(tree, signed.head)
-        await check_consistent(tree, TreeHead(log.origin, 6, await tree.root_at(6)))
+        await check_consistent(tree, TreeHead(log.origin, 8, simple_root(await leaves(databases[1]))))
     finally:
         for one in databases:
             await one.close()
@@ -363,7 +373,10 @@ async def test_processes_that_issue_at_once_sign_the_same_tree(store: Store) -> 
         assert last is not None
         assert last.head.size == 16
         assert last.head.root == simple_root(await leaves(databases[0]))
-        assert all(one is not None for one in issued[:-1])
+        hashed = await leaves(databases[0])
+        for one in issued[:-1]:
+            assert one is not None
+            assert one.head.root == simple_root(hashed[: one.head.size])
     finally:
         for one in databases:
             await one.close()
