@@ -65,10 +65,19 @@ def sizes_of(names: Iterable[str]) -> list[int]:
     return sorted(int(one) for one in found if one.isascii() and one.isdigit())
 
 
-def files_of(issued: SignedCheckpoint) -> Mapping[str, bytes]:
-    """What a checkpoint consists of, by file name. Its time stamp comes first: then a checkpoint there is complete."""
+def files_of(issued: SignedCheckpoint, there: str | None, *, where: str) -> Mapping[str, bytes]:
+    """What is to be kept of a checkpoint, by file name. Its time stamp comes first: then one that is there is complete.
+
+    `there` is the checkpoint of that size which is there already; a time stamp is of its very bytes. Raises
+    DestinationFailed when it is of other events.
+    """
     stamp = {} if issued.stamp is None else {file_name(issued.head.size, STAMP): issued.stamp}
-    return stamp | {file_name(issued.head.size, NOTE): str(issued.note).encode()}
+    if there is None:
+        return stamp | {file_name(issued.head.size, NOTE): str(issued.note).encode()}
+    if there.partition("\n\n")[0] != str(issued.note).partition("\n\n")[0]:
+        size = issued.head.size
+        raise DestinationFailed(f"{where} has another checkpoint of {size} events: run token-vault activity verify")
+    return stamp if there == str(issued.note) else {}
 
 
 class FolderCopies:
@@ -101,7 +110,9 @@ class FolderCopies:
             if not self._path.is_dir():
                 raise DestinationFailed(f"{self._path} isn't a folder: create it, or mount it")
             folder.mkdir(parents=True, exist_ok=True)
-            for name, content in files_of(issued).items():
+            note = folder / file_name(issued.head.size, NOTE)
+            there = note.read_text(encoding="utf-8", errors="replace") if note.exists() else None
+            for name, content in files_of(issued, there, where=str(folder)).items():
                 if not (folder / name).exists():
                     _write(folder, name, content)
         except OSError as error:
@@ -184,8 +195,11 @@ class BucketCopies:
     async def keep(self, issued: SignedCheckpoint) -> None:
         """Put the objects, unless they are there."""
         until = datetime.fromtimestamp(issued.created_at, UTC) + timedelta(days=self._settings.bucket_days)
-        for name, content in files_of(issued).items():
-            await self._put(f"{self._folder(issued.head.origin)}{name}", content, until=until)
+        folder = self._folder(issued.head.origin)
+        there = await self._get(folder + file_name(issued.head.size, NOTE))
+        text = None if there is None else there.decode(errors="replace")
+        for name, content in files_of(issued, text, where=self.name).items():
+            await self._put(folder + name, content, until=until)
 
     async def _put(self, key: str, content: bytes, *, until: datetime) -> None:
         try:

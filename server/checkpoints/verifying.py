@@ -70,7 +70,9 @@ async def compare(
     `grow` adds what was appended since the tree was made: a running vault may have signed it.
     """
     found = Comparison()
-    is_over = bool(await restarted_after(tree.reader, logs[-1]))  # a restore ended the log: the next one isn't begun
+    is_over = (
+        await restarted_after(tree.reader, logs[-1]) is not None
+    )  # a restore ended the log: the next one isn't begun
     last = None if to.witness is None or is_over else await newest_note(tree.reader, logs[-1])
     signed = [0 if last is None else last.head.size, *await _list_sizes(to.copies, logs[-1])]
     if max(signed) > tree.size and not is_over:
@@ -104,7 +106,7 @@ async def _ask_witness(
 ) -> None:
     """Have the last checkpoint cosigned, or the tree itself where that is gone or older than what the witness saw."""
     try:
-        events = await _cosigned(witness, tree, log, last, now=now, grow=grow)
+        events = await _ask(witness, tree, log, last, now=now, grow=grow)
     except DestinationFailed as error:
         found.problems.append(str(error))
     except WitnessAhead as error:
@@ -118,7 +120,7 @@ async def _ask_witness(
             found.confirmed.append(Confirmed(witness.name, tree.base + events, None))
 
 
-async def _cosigned(
+async def _ask(
     witness: Witness,
     tree: Tree,
     log: Log,
@@ -215,8 +217,11 @@ async def _confirm(
         except DestinationFailed as error:
             found.problems.append(f"{kept.where}: {error}")
     confirmed = Confirmed(kept.where, tree.base + signed.size, stamped_at)
-    end = await restarted_after(tree.reader, log)
-    if (end or log != logs[-1]) and confirmed.events > end:
+    at = logs.index(log)
+    end = await restarted_after(tree.reader, log, later=logs[at + 1 :])
+    if end is None and at < len(logs) - 1:
+        end = 0  # what ended it was pruned
+    if end is not None and confirmed.events > end:
         found.before_restore.append(confirmed)
         return
     await check_consistent(tree, signed)

@@ -157,6 +157,26 @@ async def test_after_a_restore_older_checkpoints_verify_up_to_it(place: Place, f
     assert {one["events"] for one in said["checkpoints"]} == {2, 4}  # pyright: ignore
 
 
+async def test_the_same_backup_is_restored_twice(place: Place, folder: Path, tmp_path: Path) -> None:
+    await happen(place, 2)
+    file = tmp_path / "vault.backup"
+    assert (await run(place, "backup", str(file))).exit_code == 0
+    for _ in range(2):
+        assert (await run(place, "restore", str(file), "--force")).exit_code == 0
+        await happen(place, 1)
+        done = await run(place, "activity", "checkpoint")
+        assert done.exit_code == 0, done.output
+    assert len({path.parent for path in folder.rglob("*.checkpoint")}) == 2
+    said = await content(place, "activity", "verify")
+    assert said["whole"] is True  # pyright: ignore
+    (kept,) = max((path.parent for path in folder.rglob("*.checkpoint")), key=lambda one: one.stat().st_mtime).iterdir()
+    kept.write_text(kept.read_text(encoding="utf-8").replace("\n", "\nA", 2), encoding="utf-8")
+    change(place, "delete from event_deliveries")
+    refused = await run(place, "activity", "checkpoint")
+    assert refused.exit_code == 1
+    assert "has another checkpoint of" in refused.stdout
+
+
 async def test_a_proof_outlives_the_person_and_names_nobody(place: Place, tmp_path: Path) -> None:
     await content(place, "users", "add", "zelda", "--password-stdin", feed="a long enough password")
     removed = await run(place, "users", "remove", "zelda")

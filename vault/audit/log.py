@@ -7,9 +7,10 @@ up to there. Formats: `vault.audit.notes`; hashes: `vault.audit.tree`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -35,14 +36,9 @@ _KEY_ID: Final = "events"
 _KEYS = "select id, sealed, active_at, retired_at from keys.ring where purpose = :purpose order by id"
 # These events belong to nobody, and the index `events_of_vault` has them.
 _RESTARTED = """
-    select max(sequence) as last from events where tenant = :tenant
+    select sequence, at, kind, details from events where tenant = :tenant
         and user_id is null and client_id is null and connection_id is null
-        and kind in (:restored, :quarantined, :accepted)
-"""
-_NEXT_RESTART = """
-    select min(sequence) as first from events where tenant = :tenant and sequence > :after
-        and user_id is null and client_id is null and connection_id is null
-        and kind in (:restored, :quarantined, :accepted)
+        and kind in (:restored, :quarantined, :accepted) order by sequence
 """
 _NEWEST = "select * from event_notes where tenant = :tenant and origin = :origin order by size desc limit 1"
 
@@ -63,12 +59,18 @@ class LogKey:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """One log of this vault. Its leaf 0 is event `base + 1`; it began when the activity had `after` events."""
+    """One log of this vault. Its leaf 0 is event `base + 1`; it began when the activity had `after` events.
+
+    `restarts` are the restores before it, by name, each with the last event that was there before; None where it was
+    made by a release that didn't store them. `ordinal` is its place among the logs.
+    """
 
     origin: str
     base: int
     after: int
     keys: tuple[LogKey, ...]
+    ordinal: int = 0
+    restarts: Mapping[str, int] | None = None
 
     @property
     def verifiers(self) -> tuple[Verifier, ...]:
@@ -100,7 +102,7 @@ async def begin_log(database: Database, *, place: str, now: int) -> Log:
     """The current log; the first, or another one after a restore, is made. `place` begins its name."""
     key = _event_key(database)
     logs = await load_logs(database, key)
-    if logs and await _restarted_at(database) <= logs[-1].after:
+    if logs and await restarted_after(database, logs[-1]) is None:
         return logs[-1]
     origin = f"{place}/{secrets.token_hex(4)}"
     async with database.transaction() as transaction:
@@ -112,7 +114,9 @@ async def begin_log(database: Database, *, place: str, now: int) -> Log:
             return known[-1]
         after = 0 if row is None else integer(row, "sequence")
         base = logs[0].base if logs else await _last_pruned(transaction)
-        made = await _store_key(transaction, key, Log(origin, base, after, ()), now=now)
+        restarts = {one.name: one.known for one in await _list_restarts(transaction)}
+        log = Log(origin, base, after, (), ordinal=len(logs), restarts=restarts)
+        made = await _store_key(transaction, key, log, now=now)
         if logs:
             details = {"origin": origin, "key": str(made), "former": logs[-1].origin}
             await append(transaction, Event("activity.log_begun", details=details), now=now)
@@ -275,18 +279,40 @@ async def keep_note(database: Database, issued: SignedCheckpoint) -> None:
         )
 
 
-async def _restarted_at(reader: Reader) -> int:
-    names: Mapping[str, Value] = dict(zip(("restored", "quarantined", "accepted"), RESTARTS, strict=True))
-    row = await reader.fetch_one(_RESTARTED, {**names, "tenant": TENANT})
-    return 0 if row is None else integer_or_none(row, "last") or 0
+@dataclass(frozen=True, slots=True)
+class _Restart:
+    """A restore, or a return in time that was accepted: its event's number, its name, and the last event before it."""
+
+    sequence: int
+    name: str
+    known: int
 
 
-async def restarted_after(reader: Reader, log: Log) -> int:
-    """The last event before the restore that ended a log; the log's checkpoints can be compared up to there."""
+async def _list_restarts(reader: Reader) -> list[_Restart]:
     names: Mapping[str, Value] = dict(zip(("restored", "quarantined", "accepted"), RESTARTS, strict=True))
-    row = await reader.fetch_one(_NEXT_RESTART, {**names, "tenant": TENANT, "after": log.after})
-    first = None if row is None else integer_or_none(row, "first")
-    return 0 if first is None else first - 1
+    return [_restart_of(row) for row in await reader.fetch(_RESTARTED, {**names, "tenant": TENANT})]
+
+
+def _restart_of(row: Row) -> _Restart:
+    sequence, details = integer(row, "sequence"), text(row, "details")
+    line = f"{sequence},{integer(row, 'at')},{text(row, 'kind')},{details}"
+    facts = json.loads(details)
+    known = facts.get("known", sequence - 1 - int(facts.get("quarantined", 0)))  # earlier releases didn't say it
+    return _Restart(sequence, hashlib.sha256(line.encode()).hexdigest()[:32], min(int(known), sequence - 1))
+
+
+async def restarted_after(reader: Reader, log: Log, *, later: Sequence[Log] = ()) -> int | None:
+    """The last event before the restore that ended a log, up to which its checkpoints count; None while it goes on.
+
+    Logs that came `later` remember restores whose events were pruned.
+    """
+    found = await _list_restarts(reader)
+    if log.restarts is None:
+        return min((one.known for one in found if one.sequence > log.after), default=None)
+    known = {one.name: one.known for one in found}
+    for one in later:
+        known |= one.restarts or {}
+    return min((known[name] for name in known.keys() - log.restarts.keys()), default=None)
 
 
 async def _last_pruned(reader: Reader) -> int:
@@ -301,7 +327,7 @@ async def _last_pruned(reader: Reader) -> int:
     return 0 if row is None else integer(row, "sequence")
 
 
-def _open_key(row: Row, key: bytes) -> tuple[tuple[int, int], Log]:
+def _open_key(row: Row, key: bytes) -> tuple[tuple[int, int, int], Log]:
     """Where a key comes in the order of all, and its log with this key alone."""
     identity = text(row, "id")
     try:
@@ -310,10 +336,12 @@ def _open_key(row: Row, key: bytes) -> tuple[tuple[int, int], Log]:
         public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
         verifier = Verifier(str(facts["origin"]), public)
         base, after, number = int(facts["base"]), int(facts["after"]), int(facts["number"])
+        ordinal, restarts = int(facts.get("ordinal", 0)), facts.get("restarts")
     except (CiphertextRejected, ValueError, KeyError, TypeError) as error:
         raise ChainBroken(1, f"the key {identity} of the activity's log wasn't made by this vault") from error
     made = LogKey(verifier, seed, integer(row, "active_at"), integer_or_none(row, "retired_at"))
-    return (after, number), Log(verifier.name, base, after, (made,))
+    log = Log(verifier.name, base, after, (made,), ordinal, None if restarts is None else dict(restarts))
+    return (ordinal, after, number), log
 
 
 async def _store_key(transaction: Transaction, key: bytes, log: Log, *, now: int) -> Verifier:
@@ -324,6 +352,8 @@ async def _store_key(transaction: Transaction, key: bytes, log: Log, *, now: int
         "base": log.base,
         "after": log.after,
         "number": len(log.keys),
+        "ordinal": log.ordinal,
+        "restarts": None if log.restarts is None else dict(log.restarts),
         "seed": seed.hex(),
     }
     content = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()

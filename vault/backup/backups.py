@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from vault.audit.audit import restart_keyed_head
+from vault.audit.audit import head, restart_keyed_head
 from vault.backup import quarantine
 from vault.keys.held_keys import ROOT, HeldKeys, open_root
 from vault.keys.key_ring import KeyRing, event_key, vault_id
@@ -310,10 +310,11 @@ async def restore(
     async with database.transaction(patient=True, alone=True) as transaction:
         await _load(transaction, backup, keeps_keys=keeps_keys, tell=lambda done: tell("Loading rows", done, total))
         now = database.now()
+        known = (await head(transaction)).sequence
         await _key_head(transaction, database.event_key, now=now)
         current = await policies(transaction) if callable(policies) else policies
         judged = await quarantine.quarantine(transaction, current, now=now, tell=tell)
-        await quarantine.record(transaction, judged, _event(backup, keeps_keys=keeps_keys), now=now)
+        await quarantine.record(transaction, judged, _event(backup, keeps_keys=keeps_keys), now=now, known=known)
     return judged
 
 

@@ -14,12 +14,13 @@ once the person has let the agent in.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from vault import groups, replay
-from vault.audit.audit import append
+from vault.audit.audit import append, head
 from vault.records import TENANT, ConnectionState, Event, Tell, tell_nobody
 from vault.refresh.accounts import MARGIN
 from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
@@ -153,13 +154,20 @@ async def quarantine(
     return tuple(judged)
 
 
-async def record(transaction: Transaction, judged: Sequence[Restored], event: Event, *, now: int) -> None:
-    """Append the events of connections that are not as before, and the one that says what happened to all."""
+async def record(
+    transaction: Transaction, judged: Sequence[Restored], event: Event, *, now: int, known: int | None = None
+) -> None:
+    """Append the events of connections that are not as before, and the one that says what happened to all.
+
+    `known` is the number of the last event that was there before; None: the last one now.
+    """
+    if known is None:
+        known = (await head(transaction)).sequence
     held = [one for one in judged if one.verdict is not RestoreVerdict.UNAFFECTED]
     for first in range(0, len(held), PAGE):
         await append(transaction, *(one.event for one in held[first : first + PAGE]), now=now)
-    counts = {"connections": len(judged), "quarantined": len(held)}
-    await append(transaction, replace(event, details={**event.details, **counts}), now=now)
+    facts = {"connections": len(judged), "quarantined": len(held), "known": known, "restart": secrets.token_hex(8)}
+    await append(transaction, replace(event, details={**event.details, **facts}), now=now)
 
 
 async def preview(reader: Reader, policies: Mapping[str, UpstreamPolicy], *, now: int) -> tuple[Restored, ...]:

@@ -358,6 +358,46 @@ async def test_a_restored_vault_begins_another_log(database: Database, key_ring:
     assert issued.head.size == 4
 
 
+async def test_each_restore_begins_another_log_though_the_activity_is_as_short_as_before(
+    database: Database, key_ring: KeyRing
+) -> None:
+    """A backup of three events is restored twice: the second log has seen more events than are there afterwards."""
+    first = await begun(database)
+    await fill(database, 3)
+    (head,) = await database.fetch("select height, sequence, hash, keyed from event_heads")
+    made = [first]
+    for number in range(3):
+        for table in ("events", "event_batches"):
+            column = "sequence" if table == "events" else "height"
+            await change(database, f"delete from {table} where {column} > 3")
+        await change(
+            database,
+            "update event_heads set height = :height, sequence = :sequence, hash = :hash, keyed = :keyed",
+            **{name: head[name] for name in ("height", "sequence", "hash", "keyed")},  # pyright: ignore[reportArgumentType]
+        )
+        async with database.transaction() as transaction:
+            event = Event("vault.restored", details={"known": 3, "number": number})
+            await append(transaction, event, now=database.now())
+        assert await logs.restarted_after(database, made[-1]) == 3
+        made.append(await begun(database))
+        assert await begun(database) == made[-1]
+        assert await logs.restarted_after(database, made[-1]) is None
+    assert len({log.origin for log in made}) == 4
+    assert await load_logs(database, database.event_key or b"") == tuple(made)
+    await change(database, "delete from events where sequence = 4")  # pruned: the last log remembers the restores
+    assert await logs.restarted_after(database, first, later=made[1:]) == 3
+
+
+async def test_checkpoints_end_before_what_a_restore_recorded_itself(database: Database, key_ring: KeyRing) -> None:
+    log = await begun(database)
+    await fill(database, 2)
+    held = [Event("connection.quarantined", user_id="alice", connection_id=f"c{one}") for one in range(4)]
+    async with database.transaction() as transaction:
+        await append(transaction, *held, now=database.now())
+        await append(transaction, Event("vault.restored", details={"quarantined": 4}), now=database.now())
+    assert await logs.restarted_after(database, log) == 2  # as an earlier release recorded it
+
+
 async def test_processes_that_issue_at_once_sign_the_same_tree(store: Store) -> None:
     databases = [await store.open() for _ in range(3)]
     try:

@@ -210,6 +210,7 @@ async def test_a_large_vault_is_judged_and_recorded_in_steps(room: Room, monkeyp
     assert {event.connection_id for event in await room.events("connection.quarantined")} == held
     (told,) = await room.events("vault.restored")
     assert (told.details["connections"], told.details["quarantined"]) == (5, 5)
+    assert told.details["known"] == told.sequence - 6
     await verify(room.database)
 
 
