@@ -293,6 +293,20 @@ async def allow(actor: Actor, request_id: str, answer: AccessAnswer) -> AccessRe
         return await _again(transaction, request)
 
 
+async def confirm(actor: Actor, request_id: str) -> AccessRequest:
+    """The person says that they want what their agent asked for. Raises ChangeRefused and TransitionRefused."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    async with deployment.transaction() as transaction:
+        request = await stored.hold(transaction, request_id)
+        if request is None or actor.agent is not None or not _is_asker(actor, request):
+            raise ChangeRefused("no_request", _NO_REQUEST, kind="not_found")
+        await stored.confirm(transaction, request, now=now)
+        known = await describe(deployment, request, reader=transaction)
+        about = {**access_ends.facts_of(request), **known.names}
+        await audit.append(transaction, _event(actor, request, "permission.confirmed", about), now=now)
+        return await _again(transaction, request)
+
+
 async def deny(actor: Actor, request_id: str, *, words: str = "") -> AccessRequest:
     """Refuse the request. Raises ChangeRefused and TransitionRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
@@ -394,7 +408,7 @@ async def _carry_out(
 ) -> bool:
     """What a yes changes beside the row; whether it allowed the agent the account.
 
-    A person who asked for an agent allowed it with that; one whose agent asked by itself allows it afterwards.
+    A person who asked for an agent allowed it with that; an agent that asked by itself has the account already.
     """
     wish = request.wish
     if wish.kind is Kind.GROUP:

@@ -1,7 +1,7 @@
 """A call that a group's rule leaves out: the agent asks the group for more, where its person agrees to it in a form.
 
-The request gives the agent nothing by itself: others answer it, and then the person still allows the agent the account.
-Clients without forms get a link, whose page leads to the same request.
+The client fills the form, so the request gives the agent nothing by itself: others answer it, and the person confirms
+it on its page. Clients without forms get a link, whose page leads to the same request.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ async def ask_group(
     longest = deployment.settings.access_requests.longest_days
     if not refusal.is_beyond_rule or refusal.connection_id is None or not longest:
         return None
-    waiting = await stored.find_pending(
+    waiting = await stored.find_waiting(
         deployment.database,
         user_id=principal.user_id,
         client_id=principal.client_id,
@@ -97,4 +97,7 @@ async def _file(
 
 def _waits(deployment: Deployment, request: AccessRequest) -> str:
     url = deployment.url(f"/access-requests/{request.id}")
-    return f"The request waits for an answer: {url}. Don't call again before that."
+    if request.is_pending(deployment.now()):
+        confirmed = "" if request.confirmed_at is not None else " and the person's confirmation"
+        return f"The request waits for an answer{confirmed}: {url}. Don't call again before that."
+    return f"The group allowed it, and the person has to confirm it: {url}. Don't call again before that."

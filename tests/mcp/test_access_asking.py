@@ -82,6 +82,11 @@ async def test_a_person_agrees_in_a_form_and_the_group_is_asked_once(place: Room
     assert len(await filed(place, agent)) == 1
     operator = Actor(place.vault.deployment, None, "command_line")
     await access_requests.allow(operator, request.id, AccessAnswer(1))
+    waits = await call(place, agent)
+    assert waits["isError"], "the client filled the form: the person has said nothing yet"
+    assert "the person has to confirm it" in text_of(waits)
+    person = await users.get_user(place.vault.deployment.database, agent.principal.user_id)
+    await access_requests.confirm(Actor(place.vault.deployment, person, "browser"), request.id)
     assert not (await call(place, agent)).get("isError")
 
 

@@ -34,19 +34,19 @@ LISTED: Final = 200
 
 _COLUMNS: Final = """
     id, user_id, client_id, kind, target, group_id, scopes, reason, lifetime, filed_by, state, created_at, expires_at,
-    decided_at, decided_by, answer, made_permission, ended_at, ended_reason
+    decided_at, decided_by, answer, made_permission, ended_at, ended_reason, confirmed_at
 """
 _SELECT = """
     select id, user_id, client_id, kind, target, group_id, scopes, reason, lifetime, filed_by, state, created_at,
-        expires_at, decided_at, decided_by, answer, made_permission, ended_at, ended_reason
+        expires_at, decided_at, decided_by, answer, made_permission, ended_at, ended_reason, confirmed_at
     from access_requests where tenant = :tenant
 """
 _SAME: Final = "user_id = :user_id and client_id = :client_id and kind = :kind and target = :target"
 _INSERT: Final = f"""
     insert into access_requests (tenant, id, user_id, client_id, kind, target, group_id, scopes, reason, lifetime,
-        filed_by, state, created_at, expires_at)
+        filed_by, state, created_at, expires_at, confirmed_at)
     values (:tenant, :id, :user_id, :client_id, :kind, :target, :group_id, :scopes, :reason, :lifetime, :filed_by,
-        1, :now, :expires_at)
+        1, :now, :expires_at, :confirmed_at)
     on conflict (tenant, user_id, client_id, kind, target) where state = 1 do nothing
     returning {_COLUMNS}
 """  # noqa: S608 -- names of columns
@@ -63,6 +63,10 @@ _END: Final = """
 _NARROW: Final = """
     update access_requests set scopes = :scopes, expires_at = :expires_at
     where tenant = :tenant and id = :id and state = 2 and expires_at > :now and expires_at >= :expires_at
+"""
+_CONFIRM: Final = """
+    update access_requests set confirmed_at = :now
+    where tenant = :tenant and id = :id and state in (1, 2) and expires_at > :now and confirmed_at is null
 """
 _STOP_OF_ASKER: Final = """
     update access_requests set state = 4, ended_at = :now, ended_reason = :reason
@@ -115,7 +119,7 @@ class AccessRequest:
     """A request and what became of it. `expires_at` ends the question or, once allowed, the permission.
 
     `decided_by` is a person's id, empty for whoever has the data directory; `made_permission`: the yes also allowed the
-    agent the account.
+    agent the account. What an agent filed gives nothing while `confirmed_at` is None.
     """
 
     id: str
@@ -129,6 +133,7 @@ class AccessRequest:
     made_permission: bool = False
     ended_at: int | None = None
     ended_reason: str | None = None
+    confirmed_at: int | None = None
 
     def status(self, now: int) -> str:
         """`pending`, `allowed`, `denied`, or `ended`; what nobody answered in time has ended."""
@@ -173,6 +178,7 @@ async def ask(transaction: Transaction, wish: RequestedAccess, *, now: int) -> t
             "filed_by": wish.filed_by,
             "now": now,
             "expires_at": now + ANSWER_LIFETIME,
+            "confirmed_at": None if wish.filed_by == "agent" else now,
         },
     )
     if row is None:  # the same request came in between
@@ -180,12 +186,13 @@ async def ask(transaction: Transaction, wish: RequestedAccess, *, now: int) -> t
     return _request(row), True
 
 
-async def find_pending(
+async def find_waiting(
     reader: Reader, *, user_id: str, client_id: str, kind: Kind, target: str, now: int
 ) -> AccessRequest | None:
-    """The open request of this person and agent for this."""
+    """The request of this person and agent for this that is open, or allowed and not confirmed by the person."""
     row = await reader.fetch_one(
-        f"{_SELECT} and {_SAME} and state = 1 and expires_at > :now",
+        f"{_SELECT} and {_SAME} and (state = 1 or (state = 2 and confirmed_at is null)) and expires_at > :now"
+        " order by state limit 1",
         {
             "tenant": TENANT,
             "user_id": user_id,
@@ -322,6 +329,12 @@ async def company_rules(reader: Reader, *, client_id: str, company: str, now: in
     return {one.wish.user_id: one for one in map(_request, rows)}
 
 
+async def confirm(transaction: Transaction, request: AccessRequest, *, now: int) -> None:
+    """The person wants what their agent asked for. Raises TransitionRefused when that is said, or it is over."""
+    if await transaction.execute(_CONFIRM, {"tenant": TENANT, "id": request.id, "now": now}) != 1:
+        raise TransitionRefused("This request is confirmed, or over.", detail="nothing to confirm")
+
+
 async def narrow(
     transaction: Transaction, request: AccessRequest, *, scopes: frozenset[str], expires_at: int, now: int
 ) -> None:
@@ -433,4 +446,5 @@ def _request(row: Row) -> AccessRequest:
         integer(row, "made_permission") == 1,
         integer_or_none(row, "ended_at"),
         text_or_none(row, "ended_reason"),
+        integer_or_none(row, "confirmed_at"),
     )

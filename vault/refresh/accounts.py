@@ -51,6 +51,7 @@ SOURCES: Final = """
         and d.connection_id = k.id
     left join access_requests x on x.tenant = g.tenant and x.user_id = g.user_id and x.client_id = g.client_id
         and x.group_id = k.user_id and x.target = k.id and x.state = 2
+        and x.confirmed_at is not null
     left join keys.user_keys uk on uk.tenant = g.tenant and uk.user_id = k.user_id
     left join keys.connection_keys ck on ck.tenant = g.tenant and ck.connection_id = k.id
     left join narrowed_tokens t on t.tenant = g.tenant and t.connection_id = k.id and t.scope_key = :scope_key

@@ -263,6 +263,8 @@ async def change(visit: OwnVisit) -> Response:
         match decision:
             case "allow":
                 await access_requests.allow(actor, request.id, AccessAnswer(days, chosen, words))
+            case "confirm":
+                await access_requests.confirm(actor, request.id)
             case "deny":
                 await access_requests.deny(actor, request.id, words=words)
             case "narrow":
@@ -303,6 +305,7 @@ async def row(visit: OwnVisit, request: AccessRequest) -> dict[str, object]:
         "provider_title": known.provider if provider is None else provider.title,
         "kind": wish.kind.value,
         "by_agent": wish.filed_by == "agent",
+        "is_confirmed": request.confirmed_at is not None,
         "scopes": [
             (scope, texts.scope_title(provider, scope) if wish.kind is Kind.ACCOUNT else scope)
             for scope in sorted(wish.scopes)

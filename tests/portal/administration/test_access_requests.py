@@ -20,7 +20,7 @@ from tests.support.commands import content, run
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
-from vault import delegations, groups, users
+from vault import groups, users
 from vault.approvals import access_requests as stored
 from vault.groups import Group
 from vault.notices import channels, outbox
@@ -267,14 +267,33 @@ async def test_the_admin_api_lists_answers_and_ends(office: Office) -> None:
     assert office.otto.id not in await stored.managers(deployment.database, office.group.id)
 
 
-async def test_an_agents_own_request_gives_it_nothing_before_its_person_does(office: Office) -> None:
+async def test_an_agents_own_request_is_confirmed_by_its_person_on_their_page(office: Office) -> None:
     deployment = office.admin.deployment
     request, _ = await access_requests.ask(deployment, office.bob, office.asking(is_by_agent=True), via="Report bot")
-    given = await access_requests.allow(office.admin.operator, request.id, AccessAnswer(1))
-    assert not given.made_permission
-    which = {"user_id": office.bob.id, "client_id": office.agent.id, "connection_id": office.account.id}
-    assert await delegations.get(deployment.database, **which) is None
-    assert (await office.admin.room.events(office.bob))[-2].details["via"] == "Report bot"
+    assert (await office.admin.room.events(office.bob))[-1].details["via"] == "Report bot"
+    path = f"{PAGE}/{request.id}"
+    asker, manager = await office.browser(office.bob), await office.browser(office.mia)
+    seen = await manager.open(path)
+    assert "It gives nothing until the person confirms it." in seen.text
+    given = await manager.submit(seen, {"days": "1"}, form=path, button=("decision", "allow"))
+    assert "It gives nothing until the person confirms it." in given.text
+    tried = await manager.submit(given, form=path, button=("decision", "confirm"))
+    assert tried.status_code == 404
+    found = await access_requests.request_with_id(deployment, request.id)
+    assert (found.made_permission, found.confirmed_at) == (False, None)
+    mine = await asker.open(path)
+    assert "until you confirm" in mine.text
+    confirmed = await asker.submit(mine, form=path, button=("decision", "confirm"))
+    assert "until you confirm" not in confirmed.text
+    assert (await access_requests.request_with_id(deployment, request.id)).confirmed_at is not None
+    assert (await office.admin.room.kinds(office.bob))[-1] == "permission.confirmed"
+
+
+async def test_what_a_person_asks_for_themselves_needs_no_confirmation(office: Office) -> None:
+    request, _ = await access_requests.ask(office.admin.deployment, office.bob, office.asking())
+    page = await (await office.browser(office.bob)).open(f"{PAGE}/{request.id}")
+    assert "until you confirm" not in page.text
+    assert request.confirmed_at is not None
 
 
 async def test_those_who_can_answer_are_told_and_then_who_asked(office: Office) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -106,6 +106,18 @@ async def test_a_yes_reaches_beyond_the_rule_for_this_agent_until_its_end(shared
     ended = await shared.stored(request)
     assert (ended.status(room.now), ended.ended_reason) == ("ended", "time")
     assert (await room.events("permission.ended"))[-1].details["request"] == request.id
+
+
+async def test_what_an_agent_filed_gives_nothing_before_its_person_confirmed_it(shared: Shared) -> None:
+    request = await shared.allow(await shared.ask(replace(shared.wish(), filed_by="agent")))
+    assert request.is_allowed(shared.room.now)
+    assert not await shared.can_write()
+    async with shared.room.database.transaction() as transaction:
+        await access_requests.confirm(transaction, request, now=shared.room.now)
+    assert await shared.can_write()
+    with pytest.raises(TransitionRefused):
+        async with shared.room.database.transaction() as transaction:
+            await access_requests.confirm(transaction, request, now=shared.room.now)
 
 
 async def test_the_refusal_says_that_the_groups_rule_leaves_it_out(shared: Shared) -> None:
