@@ -77,6 +77,21 @@ _VOID_REQUESTS = """
                 and d.connection_id = :connection_id and (d.revoked_at is not null or d.expires_at <= :now)
         )
 """
+# What a person says of a permission from now on is theirs: the end of a request doesn't take it back.
+_MAKE_OWN = """
+    update access_requests set made_permission = 0
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and target = :connection_id
+        and made_permission = 1 and state in (2, 4)
+"""
+# A later yes must not give what the person took away after they, or their agent, had asked.
+_END_ASKING = """
+    update access_requests set state = 4, ended_at = :now, ended_reason = :reason
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and target = :connection_id and state = 1
+"""
+_END_ASKING_OF_CLIENT = """
+    update access_requests set state = 4, ended_at = :now, ended_reason = :reason
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and state = 1
+"""
 _STATES: Mapping[str, Value] = {"pending": ApprovalState.PENDING.value, "approved": ApprovalState.APPROVED.value}
 _EXTEND = """
     update delegations set scopes = :scopes, changed_at = :now, expires_at = :expires_at
@@ -145,6 +160,7 @@ async def allow(
     await transaction.execute(_VOID_APPROVALS, {**which, **_STATES, "now": now})
     await transaction.execute(_VOID_STANDING, {**which, "now": now})
     await transaction.execute(_VOID_REQUESTS, {**which, "reason": "permission_ended", "now": now})
+    await transaction.execute(_MAKE_OWN, which)
     changed = await transaction.execute(
         _ALLOW, {**which, "scopes": format_scope(scopes), "now": now, "expires_at": expires_at}
     )
@@ -224,6 +240,8 @@ async def _extend(
             },
         )
         if changed == 1:
+            which = {"user_id": user_id, "client_id": client_id, "connection_id": connection_id}
+            await transaction.execute(_MAKE_OWN, {"tenant": TENANT, **which})
             return Delegation(
                 user_id,
                 client_id,
@@ -262,16 +280,23 @@ async def set_default(
 
 
 async def revoke(transaction: Transaction, *, user_id: str, client_id: str, connection_id: str, now: int) -> bool:
-    """Take a connection away from an agent; False when it had none."""
+    """Take a connection away from an agent, and what was asked for it; False when it had none."""
+    which: Mapping[str, Value] = {"user_id": user_id, "client_id": client_id, "connection_id": connection_id}
+    await transaction.execute(_END_ASKING, {"tenant": TENANT, **which, "reason": "permission_ended", "now": now})
+    return await expire(transaction, user_id=user_id, client_id=client_id, connection_id=connection_id, now=now)
+
+
+async def expire(transaction: Transaction, *, user_id: str, client_id: str, connection_id: str, now: int) -> bool:
+    """End the permission as its time would have, so that requests to have it longer stay open; False without one."""
     which: Mapping[str, Value] = {"user_id": user_id, "client_id": client_id, "connection_id": connection_id}
     return await transaction.execute(_REVOKE, {"tenant": TENANT, **which, "now": now}) == 1
 
 
 async def revoke_for_client(transaction: Transaction, *, user_id: str, client_id: str, now: int) -> int:
-    """Take every connection of a user away from an agent; how many."""
-    return await transaction.execute(
-        _REVOKE_CLIENT, {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "now": now}
-    )
+    """Take every connection of a user away from an agent, and what was asked for it; how many."""
+    which: Mapping[str, Value] = {"tenant": TENANT, "user_id": user_id, "client_id": client_id, "now": now}
+    await transaction.execute(_END_ASKING_OF_CLIENT, {**which, "reason": "permission_ended"})
+    return await transaction.execute(_REVOKE_CLIENT, which)
 
 
 async def get(reader: Reader, *, user_id: str, client_id: str, connection_id: str) -> Delegation | None:

@@ -61,7 +61,7 @@ _END: Final = """
     where tenant = :tenant and id = :id and state in (1, 2, 4)
 """
 _NARROW: Final = """
-    update access_requests set scopes = :scopes, expires_at = :expires_at
+    update access_requests set scopes = :scopes, expires_at = :expires_at, made_permission = :made
     where tenant = :tenant and id = :id and state = 2 and expires_at > :now and expires_at >= :expires_at
 """
 _CONFIRM: Final = """
@@ -339,7 +339,14 @@ async def narrow(
     transaction: Transaction, request: AccessRequest, *, scopes: frozenset[str], expires_at: int, now: int
 ) -> None:
     """Leave only some of what was allowed, until an earlier time. Raises TransitionRefused when it is over or grows."""
-    values = {"tenant": TENANT, "id": request.id, "scopes": format_scope(scopes), "expires_at": expires_at, "now": now}
+    values: dict[str, Value] = {
+        "tenant": TENANT,
+        "id": request.id,
+        "scopes": format_scope(scopes),
+        "expires_at": expires_at,
+        "made": int(request.made_permission),
+        "now": now,
+    }
     if not scopes <= request.wish.scopes or await transaction.execute(_NARROW, values) != 1:
         raise TransitionRefused("This permission is over, or would grow.", detail="not narrower")
 

@@ -101,7 +101,7 @@ async def _undo(transaction: Transaction, request: AccessRequest, *, now: int) -
             allowed = await delegations.get(transaction, **which, connection_id=wish.target)
             has_end = allowed is not None and allowed.expires_at is not None  # otherwise the person made it their own
             if request.made_permission and has_end:
-                await delegations.revoke(transaction, **which, connection_id=wish.target, now=now)
+                await delegations.expire(transaction, **which, connection_id=wish.target, now=now)
 
 
 async def take_company_back(transaction: Transaction, request: AccessRequest, *, now: int) -> None:

@@ -49,8 +49,11 @@ class Shared:
         async with self.room.database.transaction() as transaction:
             return (await access_requests.ask(transaction, wish or self.wish(), now=self.room.now))[0]
 
-    async def allow(self, request: AccessRequest, *, days: int = 2) -> AccessRequest:
+    async def allow(self, request: AccessRequest, *, days: int = 2, makes: bool = False) -> AccessRequest:
+        """`makes`: the yes also allows the agent the account."""
         now = self.room.now
+        if makes:
+            await self.room.allow(self.account, request.wish.scopes, whose=self.bob, expires_at=now + days * DAY)
         async with self.room.database.transaction() as transaction:
             await access_requests.allow(
                 transaction,
@@ -58,9 +61,18 @@ class Shared:
                 by=self.carol.user.id,
                 scopes=request.wish.scopes,
                 expires_at=now + days * DAY,
+                made_permission=makes,
                 now=now,
             )
         return await self.stored(request)
+
+    async def has_account(self) -> bool:
+        held = await delegations.get(self.room.database, **self.which)
+        return held is not None and held.is_live(self.room.now)
+
+    @property
+    def which(self) -> dict[str, str]:
+        return {"user_id": self.bob.user.id, "client_id": self.bob.client.id, "connection_id": self.account.id}
 
     async def stored(self, request: AccessRequest) -> AccessRequest:
         found = await access_requests.get(self.room.database, request.id)
@@ -199,6 +211,75 @@ async def test_it_does_not_come_back_with_the_agents_permission(shared: Shared) 
     await _revoke(shared)
     await shared.room.allow(shared.account, READ, whose=shared.bob)
     assert not await shared.can_write()
+
+
+async def _leave_it(shared: Shared) -> None:
+    del shared
+
+
+async def _allow_own(shared: Shared) -> None:
+    await shared.room.allow(shared.account, READ, whose=shared.bob, expires_at=shared.room.now + 30 * DAY)
+
+
+async def _extend_own(shared: Shared) -> None:
+    async with shared.room.database.transaction() as transaction:
+        await delegations.extend(transaction, **shared.which, scopes=READ, now=shared.room.now)
+
+
+@pytest.mark.parametrize(("change", "stays"), [(_leave_it, False), (_allow_own, True), (_extend_own, True)])
+async def test_the_end_takes_the_account_back_unless_its_person_allowed_it(
+    shared: Shared, change: Callable[[Shared], Awaitable[None]], *, stays: bool
+) -> None:
+    await _revoke(shared)
+    request = await shared.allow(await shared.ask(shared.wish(scopes=BOTH)), makes=True)
+    assert await shared.has_account()
+    await change(shared)
+    async with shared.room.database.transaction() as transaction:
+        await access_ends.end(transaction, await shared.stored(request), reason="by_approver", now=shared.room.now)
+    assert not await shared.can_write()
+    assert await shared.has_account() == stays
+
+
+async def test_a_late_end_leaves_what_was_allowed_since(shared: Shared) -> None:
+    await _revoke(shared)
+    first = await shared.allow(await shared.ask(), makes=True)
+    await _revoke(shared)
+    second = await shared.allow(await shared.ask(), days=3, makes=True)
+    assert await access_ends.end_over(shared.room.database) == 1
+    assert (await shared.stored(first)).ended_reason == "permission_ended"
+    assert (await shared.stored(second)).is_allowed(shared.room.now)
+    assert await shared.has_account()
+
+
+async def _cut_off(shared: Shared) -> None:
+    async with shared.room.database.transaction() as transaction:
+        await delegations.revoke_for_client(
+            transaction, user_id=shared.bob.user.id, client_id=shared.bob.client.id, now=shared.room.now
+        )
+
+
+@pytest.mark.parametrize("take", [_revoke, _cut_off])
+async def test_what_the_person_took_away_no_later_yes_gives(
+    shared: Shared, take: Callable[[Shared], Awaitable[None]]
+) -> None:
+    request, before = await shared.ask(), shared.room.now
+    await take(shared)
+    with pytest.raises(TransitionRefused):
+        await shared.allow(request)
+    assert (await shared.stored(request)).status(before) == "ended"
+    assert await access_ends.end_over(shared.room.database) == 1
+    assert (await shared.room.events("permission.over"))[-1].details["reason"] == "permission_ended"
+    assert await shared.allow(await shared.ask()), "what they asked for since"
+
+
+async def test_a_request_to_have_it_longer_outlives_the_one_before(shared: Shared) -> None:
+    await _revoke(shared)
+    await shared.allow(await shared.ask(), days=1, makes=True)
+    longer = await shared.ask()
+    shared.room.pass_time(DAY + 60)
+    assert await access_ends.end_over(shared.room.database) == 1
+    assert not await shared.has_account()
+    assert (await shared.allow(longer)).is_allowed(shared.room.now)
 
 
 async def test_of_a_deleted_person_nothing_is_left(shared: Shared) -> None:
