@@ -19,7 +19,7 @@ from vault.approvals import access_requests as stored
 from vault.approvals.access_requests import ANSWER_LIFETIME, MEMBERSHIP, AccessRequest, Kind, RequestedAccess
 from vault.audit import audit
 from vault.groups import Group, name_key
-from vault.records import Client, Event, User
+from vault.records import Client, Delegation, Event, User
 from vault.scopes import expand
 from vault.sharing import SharedConnection
 from vault.storage.database import Reader, Transaction
@@ -286,6 +286,8 @@ async def allow(actor: Actor, request_id: str, answer: AccessAnswer) -> AccessRe
             made_permission=made,
             now=now,
         )
+        if before is not None and wish.kind is Kind.COMPANY:
+            await access_ends.take_company_back(transaction, before, now=now)
         known = await describe(deployment, request, reader=transaction)
         about = {**access_ends.facts_of(request), **known.names, "scopes": sorted(scopes), "ends_at": ends_at}
         about |= {} if before is None else {"replaces": before.id}
@@ -341,6 +343,8 @@ async def narrow(actor: Actor, request_id: str, *, scopes: frozenset[str], days:
         ends_at = min(request.expires_at, now + max(1, days) * DAY)
         if request.wish.kind is not Kind.GROUP and not scopes:
             raise ChangeRefused("request_scopes", "Leave at least one permission, or end it.", field="scopes")
+        if request.wish.kind is Kind.ACCOUNT:
+            await _narrow_made(transaction, request, scopes, ends_at=ends_at, now=now)
         await stored.narrow(transaction, request, scopes=scopes, expires_at=ends_at, now=now)
         if request.wish.kind is Kind.GROUP:
             await _join(transaction, request, ends_at=ends_at, now=now)
@@ -352,10 +356,21 @@ async def narrow(actor: Actor, request_id: str, *, scopes: frozenset[str], days:
         return await _again(transaction, request)
 
 
+async def _narrow_made(
+    transaction: Transaction, request: AccessRequest, scopes: frozenset[str], *, ends_at: int, now: int
+) -> None:
+    wish = request.wish
+    which = {"user_id": wish.user_id, "client_id": wish.client_id, "connection_id": wish.target}
+    held = await delegations.get(transaction, **which)
+    if held is not None and held.is_live(now) and _is_made_by(request, held):
+        await delegations.allow(transaction, **which, scopes=held.scopes & scopes, now=now, expires_at=ends_at)
+
+
 async def _hold(actor: Actor, transaction: Transaction, request_id: str) -> AccessRequest:
     """The request, answered by nobody else until the transaction ends, by somebody who may. Raises ChangeRefused."""
-    if actor.user is not None:
-        await users.hold_admins(transaction)  # whoever ends this one's rights comes before or after
+    if actor.user is not None:  # whoever ends this one's rights, or the account, comes before or after
+        await users.hold_admins(transaction)
+        await users.hold_user(transaction, actor.user.id)
     request = await stored.hold(transaction, request_id)
     if request is not None and await may_answer(actor.deployment, actor.user, request.wish, reader=transaction):
         return request
@@ -417,10 +432,16 @@ async def _carry_out(
         return False
     which = {"user_id": wish.user_id, "client_id": wish.client_id, "connection_id": wish.target}
     held = await delegations.get(transaction, **which)
-    if held is not None and held.is_live(now):
+    before = await stored.find_allowed(transaction, wish)
+    if held is not None and held.is_live(now) and not _is_made_by(before, held):
         return False
     await delegations.allow(transaction, **which, scopes=scopes, now=now, expires_at=ends_at)
     return True
+
+
+def _is_made_by(request: AccessRequest | None, held: Delegation) -> bool:
+    """Whether the agent has the account by this request alone, so that it lasts as long."""
+    return request is not None and request.made_permission and held.expires_at == request.expires_at
 
 
 async def _join(transaction: Transaction, request: AccessRequest, *, ends_at: int, now: int) -> None:

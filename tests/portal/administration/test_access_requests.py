@@ -20,11 +20,11 @@ from tests.support.commands import content, run
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
-from vault import groups, users
+from vault import delegations, groups, users
 from vault.approvals import access_requests as stored
 from vault.groups import Group
 from vault.notices import channels, outbox
-from vault.records import Client, Connection, User
+from vault.records import Client, Connection, Delegation, User
 from vault.upkeep import access_ends
 
 PAGE = "/access-requests"
@@ -201,6 +201,62 @@ async def test_a_manager_may_allow_their_own_request_a_member_may_not(office: Of
     await room.grant(office.mia, agent)
     request, _ = await access_requests.ask(deployment, office.mia, office.asking(client_id=agent.id))
     assert await access_requests.allow(Actor(deployment, office.mia, "administration"), request.id, AccessAnswer(1))
+    theirs, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    with pytest.raises(ChangeRefused) as refused:
+        await access_requests.allow(Actor(deployment, office.bob, "administration"), theirs.id, AccessAnswer(1))
+    assert refused.value.reason == "not_approver"
+
+
+async def made(office: Office) -> Delegation | None:
+    """What of the account bob's agent is allowed by itself."""
+    which = {"user_id": office.bob.id, "client_id": office.agent.id, "connection_id": office.account.id}
+    return await delegations.get(office.admin.deployment.database, **which)
+
+
+async def test_a_yes_for_longer_moves_the_end_of_what_the_one_before_made(office: Office) -> None:
+    deployment, operator = office.admin.deployment, office.admin.operator
+    first, _ = await access_requests.ask(deployment, office.bob, office.asking(days=7))
+    await access_requests.allow(operator, first.id, AccessAnswer(7))
+    deployment.database.clock_offset += 5 * DAY
+    second, _ = await access_requests.ask(deployment, office.bob, office.asking(days=30))
+    longer = await access_requests.allow(operator, second.id, AccessAnswer(30))
+    held = await made(office)
+    assert held is not None
+    assert (longer.made_permission, held.expires_at) == (True, longer.expires_at)
+    deployment.database.clock_offset += 5 * DAY
+    assert await access_ends.end_over(deployment.database) == 0
+    await access_requests.end(operator, second.id)
+    held = await made(office)
+    assert held is not None
+    assert not held.is_live(deployment.now()), "it ends with the request that made it"
+
+
+async def test_a_yes_leaves_alone_what_the_person_allowed_themselves(office: Office) -> None:
+    deployment, operator = office.admin.deployment, office.admin.operator
+    which = {"user_id": office.bob.id, "client_id": office.agent.id, "connection_id": office.account.id}
+    async with deployment.transaction() as transaction:
+        await delegations.allow(transaction, **which, scopes=READ, now=deployment.now())
+    for days in (2, 3):
+        request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+        given = await access_requests.allow(operator, request.id, AccessAnswer(days))
+        assert not given.made_permission
+    held = await made(office)
+    assert held is not None
+    assert (held.scopes, held.expires_at) == (READ, None)
+
+
+async def test_a_narrower_permission_narrows_what_it_made(office: Office) -> None:
+    deployment, operator = office.admin.deployment, office.admin.operator
+    request, _ = await access_requests.ask(deployment, office.bob, office.asking(scopes=READ | WRITE))
+    await access_requests.allow(operator, request.id, AccessAnswer(3))
+    narrowed = await access_requests.narrow(operator, request.id, scopes=READ, days=1)
+    held = await made(office)
+    assert held is not None
+    assert (held.scopes, held.expires_at) == (READ, narrowed.expires_at)
+    await access_requests.end(operator, request.id)
+    held = await made(office)
+    assert held is not None
+    assert not held.is_live(deployment.now())
 
 
 async def test_nothing_is_allowed_to_somebody_who_is_disabled_or_left(office: Office) -> None:
