@@ -25,6 +25,7 @@ from vault.audit import audit
 from vault.company_access import OwnedAccount
 from vault.company_permissions import ENDED_BY_ADMIN, CompanyPermission
 from vault.records import Client, Event, Grant, User
+from vault.refusals import TemporarilyUnavailable
 from vault.storage.database import Reader, Transaction
 
 _DAY: Final = 86400
@@ -61,6 +62,7 @@ class RequestedRules:
 
     rules: Mapping[str, AllowedAgents]
     request_id: str
+    names: frozenset[str]
 
 
 async def requested_rules(
@@ -72,7 +74,9 @@ async def requested_rules(
     )
     rules = assertion.trusted.allow
     return {
-        user_id: RequestedRules({name: rules[name] for name in one.wish.scopes if name in rules}, one.id)
+        user_id: RequestedRules(
+            {name: rules[name] for name in one.wish.scopes if name in rules}, one.id, one.wish.scopes
+        )
         for user_id, one in found.items()
     }
 
@@ -168,6 +172,8 @@ async def _check_allowed(transaction: Transaction, by_request: RequestedRules, *
     held = await access_requests.hold(transaction, by_request.request_id)
     if held is None or not held.is_allowed(now):
         raise AssertionRefused("agent")
+    if held.wish.scopes != by_request.names:
+        raise TemporarilyUnavailable("What this agent may do is being changed.", retry_after=1)
     return held.expires_at
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from tests.support.peeking import get_grant
 from tests.support.rooms.enterprise_room import Company, running_company
 from tests.support.rooms.oauth_world import claims_of
 from vault import company_permissions, users
+from vault.approvals import access_requests as stored
 from vault.approvals.access_requests import AccessRequest
 from vault.upkeep import access_ends
 
@@ -146,6 +148,38 @@ async def test_an_agent_that_the_rules_know_asks_for_another_rule(shared: Compan
     await access_requests.end(operator(company), request.id)
     assert (await company.ask()).status_code == 200
     assert "chat:write" not in await live_scopes(company, connection)
+
+
+async def test_a_smaller_yes_takes_back_what_the_larger_one_gave(shared: Company) -> None:
+    company = replace(await with_person(shared), caller=await shared.place.caller())
+    connection = await connect(company)
+    larger = await ask_admin(company)
+    await access_requests.allow(operator(company), larger.id, AccessAnswer(2, frozenset({"everyone", "writers"})))
+    assert (await company.ask()).status_code == 200
+    assert "chat:write" in await live_scopes(company, connection)
+    smaller = await ask_admin(company)
+    await access_requests.allow(operator(company), smaller.id, AccessAnswer(2, frozenset({"everyone"})))
+    assert await live_scopes(company, connection) == frozenset(), "until the next assertion says what counts"
+    assert (await company.ask()).status_code == 200
+    assert "chat:write" not in await live_scopes(company, connection)
+
+
+async def test_an_assertion_that_comes_while_it_is_narrowed_gives_no_more(shared: Company) -> None:
+    company = replace(await with_person(shared), caller=await shared.place.caller())
+    connection, deployment = await connect(company), company.place.deployment
+    request = await ask_admin(company)
+    both = frozenset({"everyone", "writers"})
+    given = await access_requests.allow(operator(company), request.id, AccessAnswer(2, both))
+    async with asyncio.timeout(60):
+        async with deployment.transaction() as transaction:
+            await stored.narrow(
+                transaction, given, scopes=frozenset({"everyone"}), expires_at=given.expires_at, now=company.now()
+            )
+            asked = asyncio.create_task(company.ask())
+            await asyncio.sleep(1)  # it reads the rules before the narrower ones are committed, as a rule
+        await asked
+    assert "chat:write" not in await live_scopes(company, connection)
+    assert (await company.ask()).status_code == 200
 
 
 async def test_only_admins_answer_for_a_company(company: Company) -> None:
