@@ -277,7 +277,7 @@ class AssertedAccess:
             return Refused(f"{BY_IDENTITY}wrong_subject", "the ID token is of somebody else", ends_grant=True)
         asked = self._wanted_scopes(scopes)
         vouched = await self.identity.vouch(id_token, facts, asked)
-        return await self.redeem(vouched, scopes) if isinstance(vouched, TokenAnswer) else _by_identity(vouched)
+        return await self.redeem(vouched, scopes) if isinstance(vouched, TokenAnswer) else _by_identity(vouched, scopes)
 
     async def vouch(self, refresh_token: str, scopes: frozenset[str] | None = None) -> OneAssertion | NotRenewed:
         """Access by one assertion that the identity provider's refresh token gets; the token itself stays.
@@ -288,7 +288,9 @@ class AssertedAccess:
         if facts is None:
             return Refused("unsupported_grant_type", f"{self.provider.title} takes no assertions", ends_grant=False)
         vouched = await self.identity.vouch(refresh_token, facts, self._wanted_scopes(scopes), kind=REFRESH_TOKEN)
-        return OneAssertion(self, vouched, scopes) if isinstance(vouched, TokenAnswer) else _by_identity(vouched)
+        return (
+            OneAssertion(self, vouched, scopes) if isinstance(vouched, TokenAnswer) else _by_identity(vouched, scopes)
+        )
 
     def _wanted_scopes(self, scopes: frozenset[str] | None) -> frozenset[str]:
         return (self.provider.company_scopes or frozenset()) if scopes is None else scopes
@@ -305,7 +307,8 @@ class AssertedAccess:
             case TokenAnswer():
                 return Rotated(outcome)
             case Refused():
-                return replace(outcome, ends_grant=outcome.code not in _OURS)
+                is_final = outcome.code not in _OURS and not _is_no_narrowing(outcome, scopes)
+                return replace(outcome, ends_grant=is_final)
             case _:
                 return outcome
 
@@ -352,7 +355,12 @@ class OneAssertion:
         return await self.access.vouch(refresh_token, scopes)
 
 
-def _by_identity(outcome: NotRenewed) -> NotRenewed:
+def _is_no_narrowing(refused: Refused, scopes: frozenset[str] | None) -> bool:
+    """Whether only these fewer scopes are refused, which ends nothing."""
+    return scopes is not None and refused.code == "invalid_scope"
+
+
+def _by_identity(outcome: NotRenewed, scopes: frozenset[str] | None) -> NotRenewed:
     """What an identity provider that issues no assertion says.
 
     RFC 8693 §2.2.2 has `invalid_request` for a subject token that its policy doesn't accept, and `invalid_target` for
@@ -360,6 +368,8 @@ def _by_identity(outcome: NotRenewed) -> NotRenewed:
     """
     if not isinstance(outcome, Refused):
         return outcome
+    if _is_no_narrowing(outcome, scopes):
+        return replace(outcome, ends_grant=False)
     is_final = outcome.code not in _OURS | {"wrong_token_type"}
     return replace(outcome, code=f"{BY_IDENTITY}{outcome.code}", ends_grant=is_final)
 

@@ -319,6 +319,68 @@ async def test_a_refresh_token_stands_for_an_id_token_that_is_not_renewed(compan
     assert (facts.lease_owner, facts.sent_at) == (None, None)
 
 
+async def test_a_service_that_the_company_refuses_blocks_no_other_one(company: CompanyRoom) -> None:
+    user, _ = await connected(company, "bob")
+    agent = await company.agent(user, allows={"linear": LINEAR, "asana": frozenset({"default"})})
+    directory = company.simulator.sandbox.directory
+    directory.renews_id_tokens, directory.takes_refresh_tokens = False, True
+    company.pass_time(2 * 86400)
+    del directory.services[company.issuer("asana")]
+    try:
+        with pytest.raises(ConnectionRequired) as refused:
+            await company.exchange(agent, "asana")
+        answer = await companies.connect(company.vault, user.id, "asana")
+    finally:
+        company.allow("asana")
+    assert (refused.value.provider, refused.value.detail) == ("asana", "identity_invalid_target")
+    assert "doesn't vouch for them at asana (invalid_target): ask its admin" in answer.refusal
+    assert (await company.exchange(agent, "linear")).scopes
+
+
+async def test_a_narrowing_that_the_company_refuses_ends_nothing(company: CompanyRoom) -> None:
+    user, account = await connected(company, "bob")
+    agent = await company.agent(user, allows={"linear": READ})
+    directory = company.simulator.sandbox.directory
+    service = directory.services[company.issuer("linear")]
+    for is_shown in (False, True):
+        directory.renews_id_tokens, directory.takes_refresh_tokens = not is_shown, is_shown
+        company.pass_time(2 * 86400)
+        directory.services[company.issuer("linear")] = replace(service, scopes=LINEAR - READ)
+        refused = len(company.assertions("refused:invalid_scope"))
+        assert (await company.exchange(agent, "linear", READ)).narrowing is not Narrowing.UPSTREAM
+        assert len(company.assertions("refused:invalid_scope")) == refused + 1
+        company.allow("linear")
+        company.pass_time(700)  # after the pause of a narrowing
+        assert (await company.exchange(agent, "linear", READ)).connection_id == account.id
+        assert (await company.accounts(user))["linear"].state is ConnectionState.ACTIVE
+
+
+async def test_a_refused_refresh_token_is_asked_for_again_after_the_next_sign_in(company: CompanyRoom) -> None:
+    """However soon the sign-in's ID token ends."""
+    user, account = await connected(company, "bob")
+    agent = await company.agent(user, allows={"linear": LINEAR})
+    directory = company.simulator.sandbox.directory
+    directory.renews_id_tokens = False
+    company.pass_time(2 * 86400)
+    with pytest.raises(ConnectionRequired, match="Sign in to the vault again"):
+        await company.exchange(agent, "linear")
+    asked = len(company.simulator.books()["assertions"])
+    with pytest.raises(ConnectionRequired, match="Sign in to the vault again"):
+        await company.exchange(agent, "linear")
+    assert len(company.simulator.books()["assertions"]) == asked, "the pause holds"
+    await company.sign_in("bob")
+    directory.takes_refresh_tokens = True
+    database, identity = company.vault.database, (await company.accounts(user))[IDENTITY]
+    async with database.transaction() as transaction:  # an ID token of a minute, ended
+        await transaction.execute(
+            "update connections set access_sealed = null, access_expires_at = :now where id = :id",
+            {"now": database.now(), "id": identity.id},
+        )
+    token = await company.exchange(agent, "linear")
+    assert (await company.exchange(agent, "linear", spoiled=token.generation)).connection_id == account.id
+    assert str(company.assertions("issued")[-1]["subject"]).endswith("refresh_token")
+
+
 async def test_a_refresh_token_that_is_being_spent_is_not_shown(company: CompanyRoom) -> None:
     user, _ = await connected(company, "bob")
     agent = await company.agent(user, allows={"linear": LINEAR})

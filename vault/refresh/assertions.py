@@ -20,10 +20,14 @@ from vault.refresh.leases import ConnectionFacts
 from vault.refresh.spending import needs_reauth, open_refresh_token
 from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUnavailable, VaultError
 from vault.storage.database import Transaction
-from vault.upstream import NotRenewed, NotSent, Refused, Silent, VouchedAccess
+from vault.upstream import NotRenewed, NotSent, Refused, Silent, TokenAnswer, UpstreamError, VouchedAccess
 
 AGE: Final = 30  # seconds that an ID token must still live: for two requests
 REFUSED_PAUSE: Final = 600  # seconds until an identity provider that took no refresh token is asked again
+# It takes no refresh token in place of an ID token, or not this one (RFC 8693 §2.2.2); other codes are about the target
+_NO_SUBJECT: Final = frozenset(
+    f"identity_{code}" for code in ("invalid_request", "invalid_grant", "invalid_token", "unsupported_token_type")
+)
 
 
 class Renew(Protocol):
@@ -38,6 +42,25 @@ class Asserted:
 
     access: VouchedAccess
     id_token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _RefusedAccess:
+    """No access: what the identity provider said instead of an assertion (`vault.upstream.VouchedAccess`)."""
+
+    refused: Refused
+
+    async def refresh(self, id_token: str, scopes: frozenset[str] | None = None) -> Refused:
+        """The refusal."""
+        return self.refused
+
+    async def connect(self, id_token: str) -> TokenAnswer:
+        """Raises UpstreamError."""
+        raise UpstreamError(self.refused.code, self.refused.description)
+
+    async def vouch(self, refresh_token: str, scopes: frozenset[str] | None = None) -> Refused:
+        """The refusal."""
+        return self.refused
 
 
 async def identity_of(vault: Vault, facts: ConnectionFacts) -> ConnectionFacts | None:
@@ -66,7 +89,7 @@ async def prepare(
     if access is None:
         raise _no_longer(facts)
     try:
-        return await asserted_access(vault, identity, access, renew=renew, scopes=scopes)
+        return await asserted_access(vault, identity, access, provider=facts.provider, renew=renew, scopes=scopes)
     except ConnectionRequired as error:
         raise needs_reauth(facts) from error
 
@@ -76,6 +99,7 @@ async def asserted_access(
     identity: ConnectionFacts,
     access: VouchedAccess,
     *,
+    provider: str,
     renew: Renew,
     scopes: frozenset[str] | None = None,
 ) -> Asserted:
@@ -84,23 +108,29 @@ async def asserted_access(
     Raises ConnectionRequired and TemporarilyUnavailable.
     """
     token = await _id_token(vault, identity, renew=renew)
-    return Asserted(access, token) if token else Asserted(await _by_refresh_token(vault, identity, access, scopes), "")
+    if token:
+        return Asserted(access, token)
+    return Asserted(await _by_refresh_token(vault, identity, access, provider=provider, scopes=scopes), "")
 
 
 async def _by_refresh_token(
-    vault: Vault, identity: ConnectionFacts, access: VouchedAccess, scopes: frozenset[str] | None
+    vault: Vault, identity: ConnectionFacts, access: VouchedAccess, *, provider: str, scopes: frozenset[str] | None
 ) -> VouchedAccess:
     """draft-ietf-oauth-identity-assertion-authz-grant-04 §4.3: for a refresh token, where the ID token has ended."""
-    wish = TokenWish(f"subject:{identity.connection_id}", 0)
-    if vault.tasks.seconds_paused(wish, now=vault.database.now()):
+    identity = await leases.read(vault.database, identity.connection_id) or identity
+    wish = TokenWish(f"subject:{identity.connection_id}:{provider}", 0, scopes=scopes)
+    if vault.tasks.seconds_paused(wish, now=vault.database.now(), generation=identity.generation):
         raise needs_reauth(identity)
     outcome = await vault.tasks.take_turn(
         identity.connection_id, lambda: _show_refresh_token(vault, identity, access, scopes)
     )
     match outcome:
-        case Refused():
-            vault.tasks.pause(wish, until=vault.database.now() + REFUSED_PAUSE, generation=0)
+        case Refused(code=code) if code in _NO_SUBJECT:
+            until = vault.database.now() + REFUSED_PAUSE
+            vault.tasks.pause(wish, until=until, generation=identity.generation)
             raise needs_reauth(identity)
+        case Refused():
+            return _RefusedAccess(outcome)
         case None | NotSent() | Silent():
             raise TemporarilyUnavailable("The person's identity provider can't be asked right now.", retry_after=5)
         case _:

@@ -170,7 +170,7 @@ async def _open(vault: Vault, found: IdentityAssertions, identity: Connection, *
     if facts is None or access is None:
         return None
     try:
-        asserted = await assertions.asserted_access(vault, facts, access, renew=rotation.refresh)
+        asserted = await assertions.asserted_access(vault, facts, access, provider=provider, renew=rotation.refresh)
         answer = await asserted.access.connect(asserted.id_token)
         consent = Consent(identity.user_id, provider, found.scopes_at(provider) or frozenset(), renewed_by=identity.id)
         at_ms = consents.milliseconds(vault)
