@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from server.provider_settings import Section, read_secret
+from server.provider_settings import Section, SettingsRefused, read_secret
 
 Effect = Literal["note", "sign_out", "stop_agents", "disable"]
 Secret = Literal["push_token", "poll_token", "management_token", "revocation_token"]
@@ -17,6 +18,7 @@ SECRETS: Final[tuple[Secret, ...]] = ("push_token", "poll_token", "management_to
 EFFECTS: Final[tuple[Effect, ...]] = ("note", "sign_out", "stop_agents", "disable")
 GOOGLE: Final = "https://accounts.google.com"  # as ID tokens name it; its signals end it with a slash
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_log = logging.getLogger("token_vault.signals")
 _EFFECT: Final = "`note`, `sign_out`, `stop_agents`, or `disable`"
 
 
@@ -123,12 +125,23 @@ class ProviderWebhookSettings(Section):
 
     def keys(self, name: str) -> tuple[str, ...]:
         """The secrets that count. Raises SettingsRefused."""
-        setting = f"signals.providers.{name}"
-        held = (
-            read_secret(self.secret, self.secret_file, name=f"{setting}.secret"),
-            read_secret(self.previous_secret, self.previous_secret_file, name=f"{setting}.previous_secret"),
-        )
-        return tuple(one for one in held if one)
+        return tuple(one for one in (self._current(name), self._previous(name)) if one)
+
+    def readable_keys(self, name: str) -> tuple[str, ...]:
+        """The same without a previous secret that can't be read. Raises SettingsRefused for the current one."""
+        current, previous = self._current(name), None
+        try:
+            previous = self._previous(name)
+        except SettingsRefused as refused:
+            _log.warning("previous webhook secret left out: %s", refused)
+        return tuple(one for one in (current, previous) if one)
+
+    def _current(self, name: str) -> str | None:
+        return read_secret(self.secret, self.secret_file, name=f"signals.providers.{name}.secret")
+
+    def _previous(self, name: str) -> str | None:
+        setting = f"signals.providers.{name}.previous_secret"
+        return read_secret(self.previous_secret, self.previous_secret_file, name=setting)
 
 
 class SignalSettings(Section):

@@ -18,6 +18,7 @@ from server.deployment import Deployment
 from server.errors import status_of
 from server.http.answers import SECRET, WholeAnswer, json_answer
 from server.http.bodies import BodyTooLarge, read_body
+from server.provider_settings import SettingsRefused
 from server.signal_settings import ProviderWebhookSettings
 from server.signals import effects
 from server.signals.provider_schemes import SCHEMES, GrantHint, SignedMessage, WebhookRefused, read_by_any
@@ -42,7 +43,7 @@ async def receive(deployment: Deployment, request: Request) -> Response:
     try:
         count_stranger(deployment, request)
         message = await _read(deployment, request, name, settings)
-        hint = read_by_any(scheme, message, settings.keys(name), deployment.now())
+        hint = read_by_any(scheme, message, settings.readable_keys(name), deployment.now())
         if hint.challenge:
             return json_answer({"challenge": hint.challenge})
         if not hint.is_empty:
@@ -54,6 +55,9 @@ async def receive(deployment: Deployment, request: Request) -> Response:
         details: dict[str, object] = {"name": name, "reason": refused.reason}
         await deployment.activity.record_refusal(Event("signal.refused", outcome="refused", details=details))
         return _refuse("invalid_token" if refused.is_forged else "invalid_request", refused.reason)
+    except SettingsRefused as refused:
+        _log.error("webhook secret can't be read: %s", refused)
+        return _refuse("temporarily_unavailable", "try again later", headers={"Retry-After": "60"})
     except BodyTooLarge:
         return _refuse("body_too_large", "the body is too large")
     except TooMany as many:

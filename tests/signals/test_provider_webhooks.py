@@ -199,6 +199,24 @@ async def test_two_secrets_count_while_one_replaces_the_other(
     assert (await send(place, "slack-bot", (body, headers))).status_code == (400 if is_known else 401)
 
 
+async def test_a_secret_that_is_gone_silences_nothing_that_another_signs(
+    place: SignalRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = place.room.deployment.settings.signals.providers["slack-bot"]
+    monkeypatch.setitem(KEYS, "slack", "the new secret")
+    for file, expected in ((settings.previous_secret_file, 204), (settings.secret_file, 503)):
+        assert file is not None
+        kept = file.read_text(encoding="utf-8")
+        file.unlink()
+        try:
+            answer = await send(place, "slack-bot", slack(place, revoked("T9:U9")))
+            assert answer.status_code == expected
+            assert ("retry-after" in answer.headers) == (expected == 503)
+        finally:
+            file.write_text(kept, encoding="utf-8")
+    assert (await send(place, "slack-bot", slack(place, revoked("T9:U9")))).status_code == 204
+
+
 async def test_a_repeated_message_is_acknowledged_and_counts_once(place: SignalRoom) -> None:
     held = await stored(place, "square", "M900")
     event = {"type": "oauth.authorization.revoked", "merchant_id": "M900", "event_id": "e900"}

@@ -109,6 +109,10 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Sign
         running_openid(lambda: int(time.time())) as openid,
         running_transmitter(lambda: int(time.time())) as transmitter,
     ):
+        data = tmp_path_factory.mktemp("signals")
+        secret, previous = data / "secret", data / "previous-secret"
+        secret.write_text("the new secret\n")
+        previous.write_text("the old secret\n")
         company = {"issuer": transmitter.url, "identity_issuer": openid.url}
         overrides: dict[str, object] = {
             "signals": {
@@ -130,7 +134,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Sign
                 "providers": {
                     "github": {"secret": "github's webhook secret"},
                     "slack": {"secret": "slack's signing secret"},
-                    "slack-bot": {"secret": "the new secret", "previous_secret": "the old secret"},
+                    "slack-bot": {"secret_file": str(secret), "previous_secret_file": str(previous)},
                     "square": {"secret": "square's signature key", "url": "https://vault.example/webhooks/square"},
                 },
             },
@@ -138,7 +142,6 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Sign
             "sandbox": {"loopback_openid": True},
             **GENEROUS,
         }
-        data = tmp_path_factory.mktemp("signals")
         async with (
             running_room(data, overrides=overrides) as room,
             httpx2.AsyncClient(base_url=room.url, timeout=30) as http,
