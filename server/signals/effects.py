@@ -108,9 +108,10 @@ async def affect(transaction: Transaction, person: User, wanted: Effect, *, by: 
     `at`: when it happened; sessions begun later stay. A person who then signed in at the issuer `by`, or whom an admin
     enabled, is only signed out of the older ones.
     """
-    if wanted == "disable" and person.is_admin:
+    if wanted == "disable":
         await users.hold_admins(transaction)  # first, as whoever acts as an admin does
     await users.hold_user(transaction, person.id)
+    person = await users.get_user(transaction, person.id) or person
     if wanted in {"stop_agents", "disable"} and await users.was_cleared(transaction, person.id, by=by, since=at):
         wanted = "sign_out"
     is_owner = person.role is Role.OWNER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator
 
@@ -15,6 +16,7 @@ from server.portal import csrf
 from server.portal.administration.routes import admin_routes
 from server.sign_in.password import SignInRefused, user_of_link
 from server.signals.effects import affect
+from tests.conftest import Store
 from tests.support.person import Person, forms_of, session_token
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import groups, users
@@ -50,7 +52,14 @@ async def last_event(opened: AdminRoom) -> int:
 
 def filled(route: Route, user: User) -> str:
     """An address of the route."""
-    given = {"user": user.id, "provider": "slack", "client": "nobody", "group": "none", "endpoint": "none"}
+    given = {
+        "user": user.id,
+        "provider": "slack",
+        "client": "nobody",
+        "group": "none",
+        "endpoint": "none",
+        "id": "none",
+    }
     return re.sub(r"\{(\w+)(?::path)?\}", lambda found: given[found[1]], route.path)
 
 
@@ -232,3 +241,46 @@ async def test_the_last_owner_stays_one(opened: AdminRoom) -> None:
     await people.set_role(opened.operator, other, Role.OWNER)
     assert await people.set_role(actor, alice, Role.ADMINISTRATOR)
     await people.set_role(opened.operator, alice, Role.OWNER)
+
+
+async def test_an_event_that_disables_takes_turns_with_an_admin_who_changes_the_person(store: Store) -> None:
+    """Admins first, then the person: the other way around, each would wait for the other."""
+    database = await store.open()
+    try:
+        now = database.now()
+        async with database.transaction() as transaction:
+            for name in ("first", "second"):
+                await users.create_user(transaction, name, password_hash=None, role=Role.OWNER, now=now)
+            person = await users.create_user(transaction, "bob", password_hash=None, role=Role.MEMBER, now=now)
+
+        async def disable() -> str:
+            async with database.transaction() as transaction:
+                return await affect(transaction, person, "disable", by="x", at=now, now=now)
+
+        async with database.transaction() as transaction:
+            await users.hold_admins(transaction)
+            disabling = asyncio.ensure_future(disable())
+            await asyncio.sleep(0.5)  # until it waits
+            await users.hold_user(transaction, person.id)
+            await users.set_role(transaction, person.id, Role.OWNER)
+        assert await disabling == "disable"
+    finally:
+        await database.close()
+
+
+async def test_who_became_the_last_owner_meanwhile_is_not_disabled(store: Store) -> None:
+    database = await store.open()
+    try:
+        now = database.now()
+        async with database.transaction() as transaction:
+            admin = await users.create_user(transaction, "amy", password_hash=None, role=Role.OWNER, now=now)
+            before = await users.create_user(transaction, "bob", password_hash=None, role=Role.MEMBER, now=now)
+            await users.set_role(transaction, before.id, Role.OWNER)
+            await users.set_role(transaction, admin.id, Role.ADMINISTRATOR)
+        for last, expected in ((True, "stop_agents"), (False, "disable")):
+            async with database.transaction() as transaction:
+                if not last:
+                    await users.set_role(transaction, admin.id, Role.OWNER)
+                assert await affect(transaction, before, "disable", by="x", at=now, now=now) == expected
+    finally:
+        await database.close()
