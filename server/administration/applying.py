@@ -48,7 +48,7 @@ async def plan(actor: Actor, wanted: Declaration, *, prunes: bool = False) -> tu
     if wanted.people is not None:
         found += [one async for one in _plan_people(actor, wanted.people, prunes=prunes)]
     if wanted.groups is not None:
-        found += await declared_groups.plan(actor, wanted.groups, wanted.people or {}, prunes=prunes)
+        found += await declared_groups.plan(actor, wanted.groups, wanted.people, prunes=prunes)
     if wanted.agents is not None:
         found += [one async for one in _plan_agents(actor, wanted.agents, prunes=prunes)]
     if wanted.apis is not None:
@@ -110,7 +110,7 @@ def name_of(identity: LinkedIdentity) -> str:
 
 def _create_person(actor: Actor, name: str, declared: DeclaredPerson) -> Callable[[], Awaitable[str | None]]:
     async def run() -> str | None:
-        added = await people.add_person(actor, name, is_admin=declared.admin)
+        added = await people.add_person(actor, name, is_admin=declared.admin, role=declared.role)
         await _update_person(actor, added.user, declared)()
         return added.link
 

@@ -42,17 +42,25 @@ async def hold_person(transaction: Transaction, person_id: str) -> User:
     return await person_with_id(transaction, person_id)
 
 
-async def add_person(actor: Actor, name: str, *, is_admin: bool, password: str | None = None) -> AddedPerson:
-    """A new person with a password, or with a one-time link. Raises NameRefused, NameTaken or PasswordRefused."""
+async def add_person(
+    actor: Actor, name: str, *, is_admin: bool, role: Role | None = None, password: str | None = None
+) -> AddedPerson:
+    """A new person with a password, or with a one-time link. `role` instead of `is_admin`, if given.
+
+    Raises NameRefused, NameTaken, PasswordRefused, and ChangeRefused for an owner whom no owner adds.
+    """
     now, hashed = actor.deployment.now(), None
     if password is not None:
         passwords.check_password(password, name=name)
         hashed = await passwords.hash_password(password)
     async with actor.change() as transaction:
-        role = await _first_role(transaction) if is_admin else Role.MEMBER
+        if role is Role.OWNER:
+            await _check_owner(actor, transaction)
+        if role is None:
+            role = await _first_role(transaction) if is_admin else Role.MEMBER
         person = await users.create_user(transaction, name, password_hash=hashed, role=role, now=now)
         link = None if hashed else await make_sign_in_link(actor.deployment, transaction, person.id)
-        event = actor.event("user.created", user_id=person.id, method=actor.method, admin=is_admin)
+        event = actor.event("user.created", user_id=person.id, method=actor.method, admin=role.administers)
         await audit.append(transaction, event, now=now)
     return AddedPerson(person, link)
 
