@@ -127,6 +127,13 @@ def name_key(name: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).strip().casefold())
 
 
+def checked_name(name: str) -> str:
+    """The name as it is stored. Raises GroupNameRefused."""
+    if not _is_name(name):
+        raise GroupNameRefused(f"use 1 to {MAX_NAME} visible characters for the name of a group")
+    return unicodedata.normalize("NFC", name).strip()
+
+
 # Groups
 
 
@@ -228,7 +235,7 @@ async def create_group(
     transaction: Transaction, name: str, *, external_id: str | None = None, is_provisioned: bool = False, now: int
 ) -> Group:
     """A new group without members. Raises GroupNameRefused or GroupNameTaken."""
-    group = Group(new_id(), _checked_name(name), now, now, external_id=external_id, is_provisioned=is_provisioned)
+    group = Group(new_id(), checked_name(name), now, now, external_id=external_id, is_provisioned=is_provisioned)
     row = await transaction.fetch_one(
         "insert into people_groups (tenant, id, name, name_key, external_id, is_provisioned, created_at, changed_at)"
         " values (:tenant, :id, :name, :name_key, :external_id, :is_provisioned, :now, :now)"
@@ -265,7 +272,7 @@ async def change_group(
 
     Raises GroupNameRefused, GroupNameTaken, and TransitionRefused for a group that was deleted.
     """
-    shown = _checked_name(name)
+    shown = checked_name(name)
     other = await find_group(transaction, shown)
     if other is not None and other.id != group.id:
         raise GroupNameTaken("a group with this name already exists")
@@ -385,12 +392,6 @@ def _sources_and_end(rows: Sequence[Row]) -> tuple[tuple[str, ...], int | None]:
 def _is_name(name: str) -> bool:
     shown = unicodedata.normalize("NFC", name).strip()
     return 1 <= len(shown) <= MAX_NAME and all(c.isprintable() for c in shown)
-
-
-def _checked_name(name: str) -> str:
-    if not _is_name(name):
-        raise GroupNameRefused(f"use 1 to {MAX_NAME} visible characters for the name of a group")
-    return unicodedata.normalize("NFC", name).strip()
 
 
 def _group(row: Row) -> Group:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from server.administration.actor import Actor, ChangeRefused
 from server.connecting.deletion import end_at_providers
-from vault import groups, sharing
+from vault import groups, sharing, users
 from vault.audit import audit
 from vault.groups import LOCAL, Group
 from vault.records import User
@@ -39,11 +41,44 @@ async def rename(actor: Actor, group: Group, name: str) -> Group:
     return await group_with_id(actor.deployment.database, group.id)
 
 
-async def delete(actor: Actor, group: Group) -> None:
-    """Delete a group; its members lose at the next call what they had through it."""
+async def save(actor: Actor, name: str, members: Sequence[str]) -> None:
+    """Make the group if there is none, and these people, no others, its members by the vault. Raises ChangeRefused."""
+    now = actor.deployment.now()
+    async with actor.change() as transaction:
+        group = await groups.find_group(transaction, name)
+        if group is None:
+            group = await groups.create_group(transaction, name, now=now)
+            await audit.append(transaction, actor.event("group.created", group=group.name), now=now)
+        await groups.hold_group(transaction, group.id)
+        wanted = [await _person_called(transaction, one, of=group) for one in members]
+        joined, left = await groups.set_members(
+            transaction, group.id, [one.id for one in wanted], source=LOCAL, now=now
+        )
+        changed = [(one, [group.name], list[str]()) for one in sorted(joined)]
+        changed += [(one, [], [group.name]) for one in sorted(left)]
+        lines = [actor.event("user.groups_changed", user_id=one, joined=new, left=old) for one, new, old in changed]
+        await audit.append(transaction, *lines, now=now)
+
+
+async def _person_called(reader: Reader, name: str, *, of: Group) -> User:
+    found = await users.find_user(reader, name)
+    if found is None:
+        raise ChangeRefused("group_refused", f"groups.{of.name}: there is no person {name}", kind="conflict")
+    return found
+
+
+async def delete(actor: Actor, group: Group, *, is_kept_if_filled: bool = False) -> None:
+    """Delete a group; its members lose at the next call what they had through it.
+
+    `is_kept_if_filled`: raises ChangeRefused if a directory or a sign-in put somebody there.
+    """
     now = actor.deployment.now()
     async with actor.change() as transaction:
         await _check_own(transaction, group)
+        if is_kept_if_filled and await groups.has_other_members(transaction, group.id, source=LOCAL):
+            raise ChangeRefused(
+                "group_refused", f"groups: a sign-in put somebody into {group.name} meanwhile", kind="conflict"
+            )
         for one in await groups.members(transaction, group.id, now=now):
             event = actor.event("user.groups_changed", user_id=one.user_id, joined=[], left=[group.name])
             await audit.append(transaction, event, now=now)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from server.administration import applying
-from server.administration.actor import ChangeRefused
+from server.administration import applying, people
+from server.administration.actor import Actor, ChangeRefused
 from server.administration.agents import AskingWish, RegisteredAgent, asking_of
 from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
@@ -234,10 +234,85 @@ async def test_unknown_members_and_two_roles_are_refused(room: AdminRoom) -> Non
             parse_declaration(content)
 
 
+async def test_a_plan_refuses_what_applying_it_could_not_finish(room: AdminRoom) -> None:
+    await room.room.user("bob")
+    both = {"people": {"alice": {"admin": True}}, "groups": {"Support": {"members": ["alice", "BOB"]}}}
+    for content, word in (
+        ({"groups": {"a\nb": {}}}, "visible characters"),
+        ({"groups": {"x" * 201: {}}}, "visible characters"),
+        ({"groups": {"Team": {}, " TEAM": {}}}, "name the same group"),
+        (both, "BOB is removed"),
+    ):
+        with pytest.raises(ChangeRefused, match=word):
+            await applying.plan(room.operator, parse_declaration(content), prunes=True)
+    for named in ({**both, "people": {"alice": {"admin": True}, "bob": {}}}, {"groups": both["groups"]}):
+        assert "create group Support" in _said(
+            await applying.plan(room.operator, parse_declaration(named), prunes=True)
+        )
+    assert "create group Support" in _said(await applying.plan(room.operator, parse_declaration(both)))
+    fits = parse_declaration({"groups": {"x" * 200: {}, "Team": {}}})
+    assert len(await applying.plan(room.operator, fits, prunes=True)) == 2
+
+
+async def test_a_member_who_is_named_twice_is_one_and_a_group_is_made_whole_or_not_at_all(room: AdminRoom) -> None:
+    await room.room.user("bob")
+    wanted = parse_declaration({"groups": {"Support": {"members": ["bob", "BOB", "alice", "bob"]}}})
+    changes = await applying.plan(room.operator, wanted)
+    assert changes[0].differences[0].after == ["alice", "bob"]
+    await applying.apply(changes)
+    assert await applying.plan(room.operator, wanted) == ()
+    carol = await room.room.user("carol")
+    larger = parse_declaration({"groups": {"New": {"members": ["alice", "carol"]}, "Support": {"members": ["carol"]}}})
+    changes = await applying.plan(room.operator, larger)
+    async with room.deployment.transaction() as transaction:
+        await users.delete_user(transaction, carol.id, now=room.deployment.now())
+    for change in changes:
+        with pytest.raises(ChangeRefused, match="no person carol"):
+            await applying.apply((change,))
+    assert await groups.find_group(room.deployment.database, "New") is None
+    assert await _in(room, "Support") == ["alice", "bob"]
+
+
+@pytest.mark.parametrize("is_filled", [True, False])
+async def test_a_group_that_a_sign_in_filled_since_the_plan_is_not_pruned(room: AdminRoom, *, is_filled: bool) -> None:
+    alice, now = await room.room.user("alice"), room.deployment.now()
+    async with room.deployment.transaction() as transaction:
+        made = await groups.create_group(transaction, "Own", now=now)
+    changes = await applying.plan(room.operator, parse_declaration({"groups": {}}), prunes=True)
+    assert _said(changes) == ["remove group Own"]
+    async with room.deployment.transaction() as transaction:
+        source = "openid:company" if is_filled else "local"
+        await groups.add_member(transaction, made.id, alice.id, source=source, now=now)
+    if is_filled:
+        with pytest.raises(ChangeRefused, match="meanwhile"):
+            await applying.apply(changes)
+    else:
+        await applying.apply(changes)
+    assert (await groups.find_group(room.deployment.database, "Own") is not None) == is_filled
+
+
+@pytest.mark.parametrize("role", [Role.OWNER, Role.ADMINISTRATOR])
+async def test_nobody_is_made_whose_role_the_actor_can_not_give(room: AdminRoom, role: Role) -> None:
+    admin = await room.room.user("admin")
+    await people.set_role(room.operator, admin, Role.ADMINISTRATOR)
+    actor = Actor(room.deployment, admin, "admin_api")
+    changes = await applying.plan(actor, parse_declaration({"people": {"grace": {"role": role.value}}}))
+    if role is Role.OWNER:
+        with pytest.raises(ChangeRefused, match="Only an owner"):
+            await applying.apply(changes)
+        assert await users.find_user(room.deployment.database, "grace") is None
+        return
+    (made,) = await applying.apply(changes)
+    assert "/sign-in/link?ticket=" in (made.secret or "")
+    grace = await users.find_user(room.deployment.database, "grace")
+    assert grace is not None
+    assert grace.role is role
+
+
 async def test_the_admin_api_applies_the_same(room: AdminRoom) -> None:
     agent = {"redirect_uris": ["https://b.example/"]}
-    people = {"alice": {"admin": True}, "henry": {"role": "member"}}
-    wanted = {"people": people, "groups": {"Team": {"members": ["henry"]}}, "agents": {"bot": agent}}
+    named = {"alice": {"admin": True}, "henry": {"role": "member"}}
+    wanted = {"people": named, "groups": {"Team": {"members": ["henry"]}}, "agents": {"bot": agent}}
     planned = (await room.call("POST", "/apply?plan=true", json=wanted)).json()
     assert [(one["change"], one["kind"], one["name"]) for one in planned["changes"]] == [
         ("create", "person", "henry"),

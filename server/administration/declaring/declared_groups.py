@@ -10,23 +10,27 @@ from server.administration.declaration import DeclaredGroup, DeclaredPerson
 from server.administration.declaring.planned import PlannedChange, Verb, differences_between
 from vault import groups as stored
 from vault import users
-from vault.groups import LOCAL, Group
-from vault.records import User
+from vault.groups import LOCAL, Group, GroupNameRefused
 from vault.storage.database import Reader
 
 _PAGE = 500
 
 
 async def plan(
-    actor: Actor, wanted: Mapping[str, DeclaredGroup], named: Mapping[str, DeclaredPerson], *, prunes: bool
+    actor: Actor,
+    wanted: Mapping[str, DeclaredGroup],
+    named: Mapping[str, DeclaredPerson] | None,
+    *,
+    prunes: bool,
 ) -> list[PlannedChange]:
     """What is to do, for people who are there or in the same file. Raises ChangeRefused."""
     reader, found = actor.deployment.database, list[PlannedChange]()
-    coming = {users.name_key(name): name for name in named}
+    _check_names(wanted)
+    people = _People(actor, named, removes_others=prunes and named is not None)
     for name, declared in wanted.items():
         group = await stored.find_group(reader, name)
-        before = {} if group is None else {"members": sorted(one.name for one in await _members(reader, group))}
-        members = sorted([await _name_of(reader, one, coming, of=name) for one in declared.members])
+        before = {} if group is None else {"members": await _members(actor, group)}
+        members = sorted({await people.name_of(one, group=name) for one in declared.members})
         if differences := differences_between(before, {"members": members}):
             verb: Verb = "create" if group is None else "update"
             found.append(PlannedChange(verb, "group", name, differences, _save(actor, name, members)))
@@ -40,21 +44,48 @@ async def plan(
     return found
 
 
-async def _name_of(reader: Reader, name: str, coming: Mapping[str, str], *, of: str) -> str:
-    """The person's name as it is written, or will be."""
-    person = await users.find_user(reader, name)
-    if person is not None:
-        return person.name
-    if users.name_key(name) not in coming:
-        raise ChangeRefused("group_refused", f"groups.{of}: there is no person {name}", field="groups")
-    return coming[users.name_key(name)]
+def _check_names(wanted: Mapping[str, DeclaredGroup]) -> None:
+    """Raises ChangeRefused for names that no group can have, and for two of one group."""
+    known: dict[str, str] = {}
+    for name in wanted:
+        try:
+            key = stored.name_key(stored.checked_name(name))
+        except GroupNameRefused as refused:
+            raise ChangeRefused("group_refused", f"groups.{name[:80]!r}: {refused}", field="groups") from refused
+        if key in known:
+            said = f"groups.{name} and groups.{known[key]} name the same group: remove one of them"
+            raise ChangeRefused("group_refused", said, field="groups")
+        known[key] = name
 
 
-async def _members(reader: Reader, group: Group) -> list[User]:
+class _People:
+    """The names of members, each looked up once. `removes_others`: who is not in the file is removed before."""
+
+    def __init__(self, actor: Actor, named: Mapping[str, DeclaredPerson] | None, *, removes_others: bool) -> None:
+        self._reader = actor.deployment.database
+        self._coming = {users.name_key(name): name for name in named or ()}
+        self._removes_others = removes_others
+        self._self = "" if actor.user is None else users.name_key(actor.user.name)
+        self._known: dict[str, str] = {}
+
+    async def name_of(self, name: str, *, group: str) -> str:
+        """The person's name as it is written, or will be. Raises ChangeRefused."""
+        key = users.name_key(name)
+        if key not in self._known:
+            person = await users.find_user(self._reader, name)
+            if person is None and key not in self._coming:
+                raise ChangeRefused("group_refused", f"groups.{group}: there is no person {name}", field="groups")
+            if self._removes_others and key not in self._coming and key != self._self:
+                said = f"groups.{group}: {name} is removed, since people doesn't name them: remove this member, too"
+                raise ChangeRefused("group_refused", said, field="groups")
+            self._known[key] = self._coming[key] if person is None else person.name
+        return self._known[key]
+
+
+async def _members(actor: Actor, group: Group) -> list[str]:
     """Who is in it by the vault, not by a directory or a sign-in."""
-    ids = await stored.members_by(reader, group.id, source=LOCAL)
-    found = [await users.get_user(reader, one) for one in sorted(ids)]
-    return [one for one in found if one is not None]
+    found = await stored.members(actor.deployment.database, group.id, now=actor.deployment.now())
+    return sorted(one.name for one in found if LOCAL in one.sources)
 
 
 async def _own_groups(reader: Reader) -> list[Group]:
@@ -73,17 +104,7 @@ async def _own_groups(reader: Reader) -> list[Group]:
 
 def _save(actor: Actor, name: str, members: list[str]) -> Callable[[], Awaitable[str | None]]:
     async def run() -> str | None:
-        reader = actor.deployment.database
-        group = await stored.find_group(reader, name) or await groups.create(actor, name)
-        wanted = {users.name_key(one) for one in members}
-        for one in members:
-            person = await users.find_user(reader, one)
-            if person is None:
-                raise ChangeRefused("group_refused", f"groups.{name}: there is no person {one}", kind="conflict")
-            await groups.add_member(actor, group, person)
-        for person in await _members(reader, group):
-            if users.name_key(person.name) not in wanted:
-                await groups.remove_member(actor, group, person)
+        await groups.save(actor, name, members)
         return None
 
     return run
@@ -91,7 +112,7 @@ def _save(actor: Actor, name: str, members: list[str]) -> Callable[[], Awaitable
 
 def _remove(actor: Actor, group: Group) -> Callable[[], Awaitable[str | None]]:
     async def run() -> str | None:
-        await groups.delete(actor, group)
+        await groups.delete(actor, group, is_kept_if_filled=True)
         return None
 
     return run
