@@ -71,6 +71,8 @@ async def read_form(request: Request) -> Form:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_FIELD_LIMIT)
     except (UnicodeError, ValueError) as error:
         raise PageRefused("form_bytes") from error
+    if any("\0" in name or "\0" in value for name, value in pairs):  # no database stores it
+        raise PageRefused("form_bytes")
     fields: dict[str, tuple[str, ...]] = {}
     for name, value in pairs:
         fields[name] = (*fields.get(name, ()), value)

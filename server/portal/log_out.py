@@ -46,15 +46,21 @@ async def _client_of(deployment: Deployment, client_id: str, back: str) -> Clien
     client = await clients.get_client(deployment.database, client_id)
     if client is None or not speaks_auth0(deployment, client):
         raise PageRefused("log_out", detail="unknown client")
-    if back and _origin_of(back) not in {_origin_of(uri) for uri in client.redirect_uris}:
+    if not back:
+        return client
+    origin = _origin_of(back)
+    if origin is None:
+        raise PageRefused("log_out", detail="no web address")
+    if origin not in {_origin_of(uri) for uri in client.redirect_uris}:
         raise PageRefused("log_out", detail="foreign address")
     return client
 
 
-def _origin_of(uri: str) -> tuple[str, str]:
+def _origin_of(uri: str) -> tuple[str, str] | None:
+    """None for what is no web address, as a native app's own scheme."""
     try:
         check_redirect_uri(uri, private_use_schemes=())
-    except OAuthError as error:
-        raise PageRefused("log_out", detail="no web address") from error
+    except OAuthError:
+        return None
     parts = urlsplit(uri)
     return parts.scheme, parts.netloc

@@ -183,9 +183,17 @@ async def _answer(deployment: Deployment, request: Request, page: Page, is_prese
     with use_language(pages.language_of(request)):
         try:
             visit = await _visit(deployment, request, is_presence=is_presence)
+            _check_address(request)
             return await page(visit)
         except VaultError as refusal:
             return _refusal(request, visit, refusal)
+
+
+def _check_address(request: Request) -> None:
+    """Raises PageRefused for an address with NUL, which no database stores."""
+    values = [*request.path_params.values(), *(value for _, value in request.query_params.multi_items())]
+    if any("\0" in str(value) for value in values):
+        raise PageRefused("address")
 
 
 def _own_address(deployment: Deployment, request: Request) -> str | None:

@@ -59,3 +59,25 @@ async def test_without_an_address_the_sign_in_page_follows(application: Applicat
     page = await application.person.open(f"/v2/logout?client_id={application.client.id}")
     answer = await application.person.submit(page, form="/v2/logout")
     assert answer.url.path == "/sign-in"
+
+
+@pytest.mark.parametrize("native", ["com.example.app:/cb", "http://127.0.0.1/cb"])
+async def test_an_app_that_is_native_too_logs_out_to_its_web_address(application: Application, native: str) -> None:
+    both = await Application.registered(application.room, application.http, redirect_uris=(native, CALLBACK))
+    page = await both.person.open(log_out(both))
+    assert (await both.person.submit(page, form="/v2/logout")).headers["location"] == HOME
+    refused = await both.person.http.get(log_out(both, back="com.example.app:/cb"))
+    assert (refused.status_code, refused.headers.get("location")) == (400, None)
+
+
+async def test_a_null_character_is_refused_before_the_database_sees_it(application: Application) -> None:
+    person = application.person
+    for address in (log_out(application, client_id="\0"), "/connections/%00", "/agents/a%00b"):
+        refused = await person.http.get(address)
+        assert refused.status_code == 400
+        assert "This address can&#39;t be read" in refused.text or "This address can't be read" in refused.text
+    page = await person.open(log_out(application))
+    refused = await person.submit(page, {"client_id": "\0"}, form="/v2/logout")
+    assert refused.status_code == 400
+    assert "bytes that aren" in refused.text
+    assert (await person.submit(page, form="/v2/logout")).headers["location"] == HOME
