@@ -36,11 +36,12 @@ def named_in(rule: pst.Template) -> Names:
     inner = [path for path in paths if path[:2] == ("context", ARGUMENTS)]
     all_arguments = ("context",) in paths or any(len(path) == 2 for path in inner)
     is_about_person = not isinstance(rule.principal, pst.ScopeAny | pst.ScopeIs)
+    is_about_account = not isinstance(rule.resource, pst.ScopeAny | pst.ScopeIs)
     return Names(
         attributes,
         None if all_arguments else frozenset(path[2] for path in inner),
         has_person=is_about_person or any(path[0] == "principal" for path in paths),
-        has_account=any(path[0] == "resource" for path in paths),
+        has_account=is_about_account or any(path[0] == "resource" for path in paths),
         has_action=any(path[0] == "action" for path in paths),
     )
 

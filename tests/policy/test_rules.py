@@ -76,6 +76,34 @@ async def test_each_thing_that_a_rule_can_look_at(
         assert here.outcome(rules, "gmail_send", **{"arguments": MAIL, **unmet}) == "allow"
 
 
+@pytest.mark.parametrize(
+    ("scope", "met", "unmet"),
+    [
+        ('principal == User::"Alice", {action}, resource', {"user": "alice"}, {"user": "bob"}),
+        ('principal in Group::"FINANCE", {action}, resource', {"groups": ["Finance"]}, {"groups": ["Sales"]}),
+        ('principal is User in Group::"FINANCE", {action}, resource', {"groups": ["Finance"]}, {}),
+        ("principal is User, {action}, resource", {}, None),
+        ('principal, {action}, resource == Account::"acc"', {"account_id": "acc"}, {"account_id": "other"}),
+        ('principal, {action}, resource in Account::"acc"', {"account_id": "acc"}, {"account_id": "other"}),
+        ('principal, {action}, resource is Account in Account::"acc"', {"account_id": "acc"}, {"account_id": "other"}),
+        ("principal, {action}, resource is Account", {"account_id": "acc"}, None),
+    ],
+)  # fmt: skip
+async def test_each_scope_that_a_rule_can_have(
+    here: Rules, scope: str, met: dict[str, object], unmet: dict[str, object] | None
+) -> None:
+    def outcome(facts: dict[str, object]) -> PolicyOutcome:
+        asked = {name: value for name, value in facts.items() if name != "account_id"}
+        call = here.facts(rules, "slack_post", **asked, arguments=POST)
+        return rules.judge(replace(call, account_id=str(facts.get("account_id", "-")))).outcome
+
+    for action in ("action", 'action == Action::"slack_post"', 'action in Action::"writes"'):
+        rules = here.load(rule("", scope=scope.replace("{action}", action)))
+        assert outcome(met) is PolicyOutcome.FORBID
+        if unmet is not None:
+            assert outcome(unmet) is PolicyOutcome.ALLOW
+
+
 async def test_a_rule_can_ask_the_person_instead_and_a_forbidding_one_comes_first(here: Rules) -> None:
     asking = rule("", scope='principal, action in Action::"writes", resource', name="ask", notes="@approval")
     night = rule("when { context.hour < 6 }", name="night")
