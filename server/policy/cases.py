@@ -21,7 +21,6 @@ from server.policy.rules import RuleSet
 from server.policy.schema import Action
 from vault import groups, users
 from vault.refresh.policy_checks import PolicyVerdict
-from vault.scopes import expand
 from vault.upstream import UpstreamPolicy
 
 _SHOWN = 3
@@ -89,8 +88,7 @@ class CasePlace:
         """What these rules say of it. Raises ValueError, in words, for a case that can't happen."""
         facts = self.facts_of(case, rules.actions)
         policy = self.policies.get(facts.provider)
-        reach = facts.scopes if policy is None else expand(facts.scopes, policy.covers)
-        return Decider(rules, facts.action, facts.provider, facts.agent.id, reach).decide(facts)
+        return Decider(rules, facts.action, facts.provider, facts.agent.id, facts.scopes, policy).decide(facts)
 
     def facts_of(self, case: PolicyCase, actions: Mapping[str, Action]) -> CallFacts:
         """The case as rules see it. Raises ValueError, in words."""

@@ -11,16 +11,19 @@ from dataclasses import dataclass, replace
 
 from server.policy.facts import CallFacts
 from server.policy.rules import Judgement, RuleSet
-from server.policy.schema import CALL_ONLY, Action
+from server.policy.schema import CALL_ONLY, READS, Action
 from vault.refresh.policy_checks import PolicyOutcome, PolicyVerdict
+from vault.scopes import expand
+from vault.upstream import UpstreamPolicy
 
 _SEVERITY = tuple(PolicyOutcome)
 _ALL_KNOWN: frozenset[str] = frozenset()
+_NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Decider:
-    """One use under one set of rules. `reach`: the scopes, with all that they include; `unknown`: no fact tells these.
+    """One use under one set of rules. `policy`: what is known of the provider; `unknown`: no fact tells these.
 
     The names of people and agents are needed only `if needs_names`.
     """
@@ -29,15 +32,26 @@ class Decider:
     action: Action
     provider: str
     client_id: str
-    reach: frozenset[str]
+    scopes: frozenset[str]
+    policy: UpstreamPolicy | None
 
     @property
     def governed_tools(self) -> tuple[Action, ...]:
-        """The tools whose work this way could do, too."""
-        if self.action.is_tool:
+        """The other tools whose work this way could do, too."""
+        unruled = _NOTHING if self.policy is None else self.scopes & self.policy.unruled
+        if self.action.is_tool and not unruled:
             return ()
-        found = self.rules.actions.values()
-        return tuple(one for one in found if one.is_tool and one.provider == self.provider and one.scopes <= self.reach)
+        reach = self.scopes if self.policy is None else expand(self.scopes, self.policy.covers)
+        # What no request rule judges can do anything there, or read anything.
+        is_open = self.policy is not None and not unruled <= self.policy.reading
+        return tuple(
+            one
+            for one in self.rules.actions.values()
+            if one.is_tool
+            and one.provider == self.provider
+            and one.name != self.action.name
+            and (is_open or (bool(unruled) and READS in one.groups) or one.scopes <= reach)
+        )
 
     @property
     def needs_names(self) -> bool:

@@ -28,7 +28,6 @@ from vault.exchange.acting import read_names
 from vault.records import Event
 from vault.refresh.policy_checks import PolicyCheck, PolicyOutcome, PolicyQuestion, PolicyVerdict
 from vault.refusals import TemporarilyUnavailable
-from vault.scopes import expand
 from vault.storage.database import Reader
 
 if TYPE_CHECKING:
@@ -123,8 +122,7 @@ class PolicyGate:
 
         action = action_of(question, rules.actions)
         policy = self._live.policies.get(question.provider)
-        reach = question.scopes if policy is None else expand(question.scopes, policy.covers)
-        decider = Decider(rules, action, question.provider, question.client_id, reach)
+        decider = Decider(rules, action, question.provider, question.client_id, question.scopes, policy)
         facts = self._facts(question, action, now=now)
         return decider.decide(await with_names(facts, reader) if decider.needs_names else facts)
 

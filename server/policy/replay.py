@@ -23,7 +23,6 @@ from vault.audit import audit
 from vault.audit.search import first_at
 from vault.records import Event, parse_scope
 from vault.refresh.policy_checks import PolicyOutcome
-from vault.scopes import expand
 from vault.storage.database import Reader
 from vault.upstream import UpstreamPolicy
 
@@ -108,8 +107,7 @@ class Replay:
             return ReplayedUse(event, str(event.details.get("purpose", "")), None, "the tool is not there any more")
         facts, unknown = self._facts(event, action)
         policy = self.policies.get(facts.provider)
-        reach = facts.scopes if policy is None else expand(facts.scopes, policy.covers)
-        decider = Decider(self.rules, action, facts.provider, facts.agent.id, reach)
+        decider = Decider(self.rules, action, facts.provider, facts.agent.id, facts.scopes, policy)
         if decider.needs_names:
             key = (facts.person.id, facts.agent.id)
             if key not in people:

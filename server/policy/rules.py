@@ -62,7 +62,8 @@ class PolicyRule:
     @property
     def is_about_tools(self) -> bool:
         """Whether no other way may lead past it: it names tools, or what only their calls have."""
-        return self.actions is not None or not self.names.attributes.isdisjoint(CALL_ONLY)
+        names = self.names
+        return self.actions is not None or names.has_action or not names.attributes.isdisjoint(CALL_ONLY)
 
     def meets(self, action: Action, *, provider: str, agent: str) -> bool:
         """Whether it can say anything about such a call."""

@@ -19,7 +19,8 @@ EXCHANGE: Final = "exchange"  # a token or handle is handed out
 PROXY: Final = "proxy"  # a call through the proxy
 REQUEST: Final = "request"  # a client asks the person for access (CIBA), away from a browser
 OWN_PROVIDER: Final = "token-vault"  # of the resource, where a client asks for access to an API of the vault's
-GROUPS: Final = ("tools", "reads", "writes", "destructive")
+READS: Final = "reads"
+GROUPS: Final = ("tools", READS, "writes", "destructive")
 ARGUMENTS: Final = "arguments"
 CALL_ONLY: Final = frozenset({ARGUMENTS, "recipients", "recipientDomains"})  # what only a tool call has
 
@@ -99,7 +100,7 @@ def quote(text: str) -> str:
 
 
 def _tool_action(spec: ToolSpec) -> Action:
-    effect = "reads" if spec.read_only else "writes"
+    effect = READS if spec.read_only else "writes"
     groups = ("tools", effect, "destructive") if spec.destructive else ("tools", effect)
     schema = spec.input_schema
     properties, required = schema.get("properties"), schema.get("required")

@@ -132,7 +132,9 @@ async def test_the_time_is_that_of_the_time_zone(tmp_path: Path) -> None:
             'when { context.arguments.channel == "C123" }', scope='principal, action == Action::"slack_post", resource'
         ),
         rule("", scope='principal, action in Action::"writes", resource'),
-        rule('when { context has arguments && context.arguments has text && context.arguments.text like "*secret*" }'),
+        rule('when { action == Action::"slack_post" }'),
+        rule('when { action in Action::"writes" }'),
+        rule('unless { action in Action::"reads" }', scope='principal, action in Action::"tools", resource'),
     ],
 )
 @pytest.mark.parametrize("way", ["exchange", "proxy"])
@@ -140,9 +142,39 @@ async def test_what_holds_for_a_tool_holds_for_its_scopes_elsewhere(here: Rules,
     rules = here.load(governing)
     verdict = here.judge(rules, way, provider="slack", scopes=["chat:write", "channels:read"])
     assert verdict.outcome is PolicyOutcome.FORBID
-    assert "it governs slack_" in verdict.reason
-    other = here.judge(rules, way, provider="github", scopes=["repo"])
-    assert other.outcome is PolicyOutcome.ALLOW or "github" in verdict.reason
+    assert "it governs slack_post" in verdict.reason
+    assert here.outcome(rules, way, provider="slack", scopes=["channels:read"]) == "allow"
+
+
+@pytest.mark.parametrize("way", ["exchange", "proxy"])
+async def test_what_holds_for_arguments_holds_for_scopes_of_any_tool_that_has_some(here: Rules, way: str) -> None:
+    named = "context has arguments && context.arguments has text"
+    rules = here.load(rule(f'when {{ {named} && context.arguments.text like "*secret*" }}'))
+    assert here.outcome(rules, way, provider="slack", scopes=["chat:write"]) == "forbid"
+    assert here.outcome(rules, way, provider="slack") == "allow"
+
+
+@pytest.mark.parametrize("way", ["exchange", "proxy", "slack_api_call"])
+async def test_calls_that_no_request_rule_judges_can_do_what_every_tool_does(tmp_path: Path, way: str) -> None:
+    here = await rules_in(tmp_path, overrides={"providers": {"slack": {"unruled_calls": "any"}}})
+    arguments: dict[str, object] = {"method": "POST", "path": "/chat.scheduleMessage"} if "api" in way else {}
+    use: dict[str, object] = {"provider": "slack", "scopes": ["any:call"], "arguments": arguments}
+    rules = here.load(NO_POSTS)
+    verdict = here.judge(rules, way, **use)
+    assert verdict.outcome is PolicyOutcome.FORBID
+    assert "it governs slack_post" in verdict.reason
+    assert here.outcome(rules, way, **use | {"scopes": ["channels:read"]}) == "allow"
+    assert here.outcome(here.load(NO_POSTS.replace("slack_post", "gmail_send")), way, **use) == "allow"
+
+
+@pytest.mark.parametrize("way", ["exchange", "proxy", "github_api_get"])
+async def test_reads_that_no_request_rule_judges_can_do_what_every_reading_tool_does(tmp_path: Path, way: str) -> None:
+    here = await rules_in(tmp_path, overrides={"providers": {"github": {"unruled_calls": "read"}}})
+    arguments: dict[str, object] = {"path": "/user"} if "api" in way else {}
+    use: dict[str, object] = {"provider": "github", "scopes": ["any:read"], "arguments": arguments}
+    for group, outcome in (("reads", "forbid"), ("writes", "allow")):
+        condition = f'when {{ action in Action::"{group}" && !(action == Action::"github_api_get") }}'
+        assert here.outcome(here.load(rule(condition)), way, **use) == outcome, group
 
 
 async def test_a_rule_for_a_tool_leaves_tokens_that_cant_do_its_work(here: Rules) -> None:

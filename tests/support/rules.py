@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -44,9 +45,9 @@ class Rules:
         return self.judge(rules, call, **facts).outcome.value
 
 
-async def rules_in(folder: Path, *, zone: str = "UTC") -> Rules:
-    """With the tools and providers of default settings."""
-    found = await providers_of_settings(load_settings(), data=folder)
+async def rules_in(folder: Path, *, zone: str = "UTC", overrides: Mapping[str, object] = {}) -> Rules:
+    """With the tools and providers of these settings; of default settings without."""
+    found = await providers_of_settings(load_settings(overrides=overrides), data=folder)
     return Rules(folder / "rules", CasePlace(found.tools, found.policies, ZoneInfo(zone)))
 
 
