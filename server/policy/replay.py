@@ -152,7 +152,7 @@ class Replay:
             account_id=event.connection_id or "",
             provider=str(details.get("provider", "")),
             account=str(details.get("account", "")),
-            scopes=parse_scope(str(details.get("scopes", ""))),
+            scopes=parse_scope(str(details.get("carried", details.get("scopes", "")))),
             actors=tuple(map(str, actors)) if is_array(actors) else (),
             now=event.at,
             zone=self.zone,

@@ -157,6 +157,25 @@ async def test_an_exchange_cant_get_what_a_rule_takes_from_a_tool(ruled: Ruled) 
     assert not (await ruled.call(agent, "slack_channels")).is_error, "its tools are no exchange"
 
 
+async def test_a_token_that_goes_out_whole_is_judged_by_all_that_it_can_do(ruled: Ruled) -> None:
+    place = ruled.exchanging
+    narrowed, full = await place.caller(), await place.caller(release={"slack": "full"})
+    for rule, refusal in (
+        (f'@id("posts") {POSTS};', "access_denied"),
+        (ASK, "authorization_pending"),
+        ('@id("mails") forbid(principal, action == Action::"gmail_send", resource);', None),
+    ):
+        for caller, name in ((narrowed, "narrowed-person"), (full, "full-person")):
+            agent = await place.agent(caller, f"{name}-{refusal}")
+            await place.slack(agent)
+            await ruled.use(rule)
+            answer = await place.exchange(caller, agent.token, scope="channels:read")
+            if caller is full and refusal is not None:
+                assert refused(answer) == refusal
+            else:
+                assert answer.status_code == 200, answer.text
+
+
 async def test_each_proxied_call_is_judged_even_right_after_another(tmp_path: Path) -> None:
     folder = tmp_path / "rules"
     folder.mkdir()

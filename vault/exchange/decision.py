@@ -30,7 +30,8 @@ class ExchangeRequest:
     use. `tool_sets`: the names of the tool sets that have the called tool. `is_kept`: the caller wants the `basis` of
     the token. `is_for_person`: a page of the person reads, with the connection's own authority and scopes that only
     read; `principal` is the agent that the page is about, whose permission doesn't matter. `wire` is for the
-    operator's policy (`PolicyQuestion.wire`).
+    operator's policy (`PolicyQuestion.wire`). `goes_out_whole`: whether a token of this connection that isn't narrow
+    leaves the vault.
     """
 
     principal: Principal
@@ -47,6 +48,7 @@ class ExchangeRequest:
     is_kept: bool = False
     is_for_person: bool = False
     wire: Mapping[str, str] = field(default_factory=dict[str, str])
+    goes_out_whole: Callable[[str], bool] = field(default=lambda _: False, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

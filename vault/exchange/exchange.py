@@ -22,7 +22,7 @@ from vault.connections import ACCESS_TOKEN, narrowed_token
 from vault.exchange.approval_rules import ApprovalQuestion, can_stand
 from vault.exchange.decision import ExchangeRequest, UpstreamToken, choose, settle, words
 from vault.exchange.recent import Basis, basis_of
-from vault.records import Event, format_scope
+from vault.records import Event, Narrowing, format_scope
 from vault.refresh import company, rotation
 from vault.refresh.accounts import HeldAccount, HeldToken, Wanted, read_accounts
 from vault.refresh.concurrency import RefreshTasks, TokenWish, Vault
@@ -121,7 +121,8 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         token = held.narrowed if made.needs_narrow_token else held.full
         scopes, item = (made.scopes, request.item) if made.needs_narrow_token else (None, None)
         if token is not None and token.generation > spoiled and (token.is_good(now) or token.generation == arrived):
-            asking = await check_policy(vault, request, held, scopes=made.scopes, now=now, answered=answered)
+            reach = _reach(request, held, made, policy=policy)
+            asking = await check_policy(vault, request, held, scopes=reach, now=now, answered=answered)
             if _is_to_be_read_again(asking, answered):
                 answered = asking
                 continue
@@ -157,6 +158,13 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         except NarrowingRefused:
             continue  # enforced by us from now on, with the full token
     raise TemporarilyUnavailable("This account's tokens are changing.", retry_after=2)
+
+
+def _reach(request: ExchangeRequest, held: HeldAccount, made: Plan, *, policy: UpstreamPolicy) -> frozenset[str]:
+    """What can be done with what is handed out: where the whole token goes out, all that it can do."""
+    if made.narrowing is Narrowing.UPSTREAM or not request.goes_out_whole(held.id):
+        return made.scopes
+    return held.scopes | policy.unruled
 
 
 def _question(

@@ -174,6 +174,7 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         details={"subject": subject.kind, **subject.details},
         event=lambda token: _release_event(made, target, token),
         is_kept=_is_plain(deployment, made),
+        goes_out_whole=lambda connection_id: _policy(made, target, connection_id) is release.ReleasePolicy.FULL,
     )
     if release.ReleasePolicy.FULL in release.policies_of(asked.client).values():
         request = replace(request, call=_release_call(asked))
@@ -248,9 +249,13 @@ def _is_plain(deployment: Deployment, made: _Exchange) -> bool:
     )
 
 
+def _policy(made: _Exchange, target: UpstreamTarget, connection_id: str) -> release.ReleasePolicy:
+    return release.policy_of(made.asked.client, provider=target.provider.name, connection_id=connection_id)
+
+
 def _outside(made: _Exchange, target: UpstreamTarget, token: UpstreamToken) -> Narrowing | None:
     """How the token's scopes hold once it is outside; None if it stays inside."""
-    policy = release.policy_of(made.asked.client, provider=target.provider.name, connection_id=token.connection_id)
+    policy = _policy(made, target, token.connection_id)
     narrowing = release.released_narrowing(policy, token.narrowing, expires=token.expires_at is not None)
     if narrowing is Narrowing.FULL and token.is_asked_beyond and not token.approval:
         return None  # what needs the person's approval would go out with it
