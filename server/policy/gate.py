@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -72,7 +73,8 @@ class PolicyGate:
         if rules is not None:
             verdict = await self._judge(rules, question, reader, now=now)
         if shadow is not None and not question.is_trial:
-            self._compare(verdict, await self._judge(shadow, question, reader, now=now), question)
+            with suppress(TemporarilyUnavailable):  # it decides nothing
+                self._compare(verdict, await self._judge(shadow, question, reader, now=now), question)
         if verdict.outcome is PolicyOutcome.FORBID or self._point is None:
             return verdict
         answer = await self._point(question, reader, now=now)
@@ -181,11 +183,16 @@ def load(folder: Path, actions: Mapping[str, Action], *, setting: str) -> RuleSe
 
 
 def action_of(question: PolicyQuestion, actions: Mapping[str, Action]) -> Action:
-    """What is done: the tool, or the way without one."""
+    """What is done: the tool, or the way without one. Raises TemporarilyUnavailable for a tool that isn't known yet."""
     call = question.call
-    if call is not None and call.tool != RELEASE and call.tool in actions:
-        return actions[call.tool]
-    return actions[question.purpose if question.purpose in {PROXY, REQUEST} else EXCHANGE]
+    if call is None or call.tool == RELEASE:
+        return actions[question.purpose if question.purpose in {PROXY, REQUEST} else EXCHANGE]
+    tool = actions.get(call.tool)
+    if tool is None or not tool.is_tool:
+        detail = f"the rules are not checked against {call.tool} yet"
+        text = "This vault's rules don't know this tool yet. Nothing was done."
+        raise TemporarilyUnavailable(text, retry_after=round(LOOK_EVERY), detail=detail)
+    return tool
 
 
 async def with_names(facts: CallFacts, reader: Reader) -> CallFacts:

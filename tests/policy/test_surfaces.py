@@ -249,6 +249,24 @@ async def test_unusable_rules_leave_the_earlier_ones_in_force(ruled: Ruled) -> N
     assert not (await ruled.call(agent, "slack_channels")).is_error
 
 
+async def test_a_tool_that_the_rules_were_not_checked_against_isnt_used(
+    ruled: Ruled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, _ = await ruled.agent("later-person")
+    await ruled.use('@id("tokens") forbid(principal, action == Action::"exchange", resource);', shadow=ASK)
+    rules, shadow = ruled.gate.rules, ruled.gate.shadow
+    assert rules is not None
+    assert shadow is not None
+    earlier = {name: one for name, one in rules.actions.items() if name != "slack_channels"}
+    with monkeypatch.context() as patch:
+        patch.setattr(rules, "actions", earlier)
+        said = await ruled.call(agent, "slack_channels")
+        assert said.is_error
+        assert "don't know this tool yet" in text_of(said)
+    monkeypatch.setattr(shadow, "actions", earlier)
+    assert not (await ruled.call(agent, "slack_channels")).is_error
+
+
 async def test_a_vault_with_unusable_rules_doesnt_open(tmp_path: Path) -> None:
     folder = tmp_path / "rules"
     folder.mkdir()
