@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from providers.outbound.json_values import is_array, is_object
 from server.administration.actor import Actor, ChangeRefused
@@ -32,6 +32,21 @@ class Ending:
     receipt: Receipt | None
     next_at: int | None
     pages: Mapping[str, str]  # where the person ends it themselves, by the kind of account
+    is_held: bool = False  # not ended, because that could end a live connection of the same account, too
+
+    @property
+    def result(self) -> str:
+        """That of its receipt, `waiting` before the first attempt, or `held`."""
+        if self.receipt is not None and (not self.is_held or self.receipt.result == receipts.ReceiptResult.STILL_ALIVE):
+            return self.receipt.result
+        return revocations.HELD if self.is_held else "waiting"
+
+    @property
+    def reason(self) -> str:
+        """That of its receipt, if it has one that still says why."""
+        if self.is_held:
+            return revocations.HELD
+        return "" if self.receipt is None else self.receipt.reason
 
 
 def verify(token: str, jwks: Mapping[str, object]) -> dict[str, object]:
@@ -56,11 +71,13 @@ def _key_with_id(jwks: Mapping[str, object], kid: object) -> object:
 async def list_open(deployment: Deployment, *, limit: int) -> tuple[Ending, ...]:
     """Grants that somebody, or a later attempt, has to do something about; at most so many of each sort."""
     waiting = await revocations.list_waiting(deployment.database, limit=limit)
+    held = await revocations.list_held(deployment.database, limit=limit)
     left = await receipts.list_page(deployment.database, only_open=True, limit=limit)
-    known = {one.connection_id: one for one in left}
-    found = [await _of_waiting(deployment, one) for one in waiting if one.connection_id not in known]
-    next_at = {one.connection_id: one.next_at for one in waiting}
-    return (*(_ending(deployment, one, next_at.get(one.connection_id)) for one in left), *found)
+    found = {one.connection_id: _ending(deployment, one) for one in left}
+    for one in (*waiting, *held):
+        known = found.get(one.connection_id) or await _of_revocation(deployment, one)
+        found[one.connection_id] = replace(known, next_at=one.next_at, is_held=one.next_at is None)
+    return tuple(found.values())
 
 
 async def list_all(deployment: Deployment, *, before: tuple[int, str] | None, limit: int) -> tuple[Receipt, ...]:
@@ -82,12 +99,19 @@ async def retry(actor: Actor, connection_id: str) -> str:
         pass
     outcome = await revocations.retry(actor.deployment.vault, connection_id)
     if outcome is None:
-        raise ChangeRefused(
-            "nothing_to_retry",
-            "This grant isn't tried again: its tokens are destroyed. End it on the provider's page.",
-            kind="conflict",
-        )
+        raise await _not_retried(actor.deployment.database, connection_id)
     return outcome
+
+
+async def _not_retried(reader: Reader, connection_id: str) -> ChangeRefused:
+    pending = await revocations.find_revocation(reader, connection_id)
+    if pending is not None and pending.done_at is None:
+        words = "This account is connected again, and revoking this grant could end that, too. Disconnect it first."
+        return ChangeRefused("grant_held", words, kind="conflict")
+    words = (
+        "This grant isn't tried again: its tokens are destroyed. If it's outstanding, end it on the provider's page."
+    )
+    return ChangeRefused("nothing_to_retry", words, kind="conflict")
 
 
 async def settle(actor: Actor, connection_id: str) -> None:
@@ -104,13 +128,13 @@ async def settle(actor: Actor, connection_id: str) -> None:
         await audit.append(transaction, event, now=now)
 
 
-async def _of_waiting(deployment: Deployment, one: Revocation) -> Ending:
+async def _of_revocation(deployment: Deployment, one: Revocation) -> Ending:
     receipt = await receipts.get_receipt(deployment.database, one.connection_id)
     return Ending(one.connection_id, one.user_id, one.provider, receipt, one.next_at, _pages(deployment, one.provider))
 
 
-def _ending(deployment: Deployment, one: Receipt, next_at: int | None) -> Ending:
-    return Ending(one.connection_id, one.user_id, one.provider, one, next_at, _pages(deployment, one.provider))
+def _ending(deployment: Deployment, one: Receipt) -> Ending:
+    return Ending(one.connection_id, one.user_id, one.provider, one, None, _pages(deployment, one.provider))
 
 
 def _pages(deployment: Deployment, provider: str) -> Mapping[str, str]:

@@ -46,7 +46,7 @@ class OutstandingRecord(Answered):
     connection_id: str
     person_id: str
     provider: str
-    result: str = Field(description="waiting before the first attempt, or as in a receipt")
+    result: str = Field(description="waiting before the first attempt, held, or as in a receipt")
     reason: str
     next_at: Instant | None = Field(description="When the vault tries again; null if it doesn't")
     pages: dict[str, str] = Field(description="Where the person ends it, by the kind of account")
@@ -122,8 +122,8 @@ def _outstanding_record(one: Ending) -> OutstandingRecord:
         connection_id=one.connection_id,
         person_id=one.user_id,
         provider=one.provider,
-        result="waiting" if one.receipt is None else one.receipt.result,
-        reason="" if one.receipt is None else one.receipt.reason,
+        result=one.result,
+        reason=one.reason,
         next_at=instant(one.next_at),
         pages=dict(one.pages),
     )

@@ -35,6 +35,10 @@ _WHOSE: Final[Mapping[Kind, str]] = {
     )""",
     "all": "cast(:subject as text) is not null and cast(:since as bigint) is not null",
 }
+_HELD: Final = """exists (
+    select 1 from upstream_revocations u
+    where u.tenant = t.tenant and u.connection_id = t.connection_id and u.done_at is null and u.next_at is null
+)"""
 _LIVE: Final = """
     (select k.tenant, k.id as connection_id, k.user_id, k.provider, k.created_at from connections k
      where k.tenant = :tenant and k.ended_at is null) t
@@ -63,15 +67,17 @@ class EndedCounts:
     retried: int = 0  # unreachable, or still alive, and tried again
     by_hand: int = 0  # they cannot be ended from here
     still_alive: int = 0  # whatever the provider says
+    held: int = 0  # not ended, because that could end a live connection of the same account, too
 
     @property
     def total(self) -> int:
-        return self.waiting + self.verified_dead + self.unverified + self.retried + self.by_hand + self.still_alive
+        known = self.verified_dead + self.unverified + self.by_hand + self.still_alive
+        return known + self.waiting + self.retried + self.held
 
     @property
     def is_over(self) -> bool:
         """Whether nobody has to do anything any more."""
-        return not (self.waiting or self.retried or self.by_hand or self.still_alive)
+        return not (self.waiting or self.retried or self.by_hand or self.still_alive or self.held)
 
 
 def _parameters(kind: Kind, subject: str, *, since: int) -> dict[str, Value]:
@@ -93,19 +99,23 @@ async def count_ended(reader: Reader, kind: Kind, subject: str, *, since: int = 
     which = _parameters(kind, subject, since=since)
     rows = await reader.fetch(
         "select t.result, t.reason, t.is_final, case when t.settled_at is null then 0 else 1 end as is_settled,"  # noqa: S608
-        f" count(*) as n from revocation_receipts t where t.tenant = :tenant and {_WHOSE[kind]} group by 1, 2, 3, 4",
+        f" case when {_HELD} then 1 else 0 end as is_held, count(*) as n from revocation_receipts t"
+        f" where t.tenant = :tenant and {_WHOSE[kind]} group by 1, 2, 3, 4, 5",
         which,
     )
     found = Counter[str]()
     for row in rows:
         found[_sort(row)] += integer(row, "n")
-    waiting = await reader.fetch_one(
-        "select count(*) as n from upstream_revocations t where t.tenant = :tenant and t.done_at is null"  # noqa: S608
-        f" and t.next_at is not null and {_WHOSE[kind]} and not exists (select 1 from revocation_receipts r"
-        " where r.tenant = t.tenant and r.connection_id = t.connection_id)",
+    untried = await reader.fetch(
+        "select case when t.next_at is null then 1 else 0 end as is_held, count(*) as n"  # noqa: S608
+        f" from upstream_revocations t where t.tenant = :tenant and t.done_at is null and {_WHOSE[kind]}"
+        " and not exists (select 1 from revocation_receipts r"
+        " where r.tenant = t.tenant and r.connection_id = t.connection_id) group by 1",
         which,
     )
-    return EndedCounts(waiting=0 if waiting is None else integer(waiting, "n"), **found)
+    for row in untried:
+        found["held" if integer(row, "is_held") else "waiting"] += integer(row, "n")
+    return EndedCounts(**found)
 
 
 def _sort(row: Row) -> str:
@@ -116,6 +126,8 @@ def _sort(row: Row) -> str:
         return "unverified"
     if result == ReceiptResult.STILL_ALIVE:
         return "still_alive"
+    if integer(row, "is_held"):
+        return "held"
     return "by_hand" if is_final else "retried"
 
 

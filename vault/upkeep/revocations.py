@@ -40,6 +40,9 @@ FRESH = 30  # seconds that an access token has to live on for its refusal to pro
 LEFT_OPEN = frozenset({"unsupported", "given_up", "unreadable", "alive"})  # the person can end the access there
 FINISHED = frozenset({"revoked", "unsupported", "given_up", "unreadable"})  # outcomes that have destroyed the key
 UNREADABLE = AttemptVerdict(ReceiptResult.UNSUPPORTED, "unreadable", is_final=True, outcome="unreadable")
+NO_REVOCATION = AttemptVerdict(ReceiptResult.UNSUPPORTED, "no_revocation", is_final=True, outcome="unsupported")
+GAVE_UP = AttemptVerdict(ReceiptResult.UNREACHABLE, "gave_up", is_final=True, outcome="given_up")
+OWED = {one.outcome: one for one in (UNREADABLE, NO_REVOCATION, GAVE_UP)}  # where no attempt leaves a receipt any more
 NEWER_CONSENT = AttemptVerdict(ReceiptResult.STILL_ALIVE, "newer_consent", is_final=True, outcome="given_up")
 
 _READ = """
@@ -54,6 +57,14 @@ _OF_USER = f"""
     {_READ} and r.user_id = :user_id and (r.done_at is null or r.created_at > :since) order by r.created_at desc
 """
 _WAITING = f"{_READ} and r.done_at is null and r.next_at is not null order by r.next_at limit :limit"
+# Without the earlier consents of an account that its person has connected again: nobody meant to end those.
+_HELD_OPEN = f"""
+    {_READ} and r.done_at is null and r.next_at is null and (k.reason is null or k.reason <> :superseded or not exists (
+        select 1 from connections n
+        where n.tenant = k.tenant and n.user_id = k.user_id and n.provider = k.provider and n.account = k.account
+            and n.ended_at is null
+    )) order by r.created_at limit :limit
+"""  # noqa: S608  constants
 _DUE = f"{_READ} and r.done_at is null and r.next_at <= :now order by r.next_at limit :limit"
 # One attempt at a time: the process that changes the counter has it, and the next is due only after the backoff.
 _TAKE = """
@@ -111,7 +122,7 @@ _SETTLE_OWED = """
 """
 _RETRY = """
     update upstream_revocations set next_at = :now
-    where tenant = :tenant and connection_id = :id and done_at is null and next_at > :now
+    where tenant = :tenant and connection_id = :id and done_at is null and next_at is not null
 """
 
 
@@ -289,13 +300,19 @@ async def list_waiting(reader: Reader, *, limit: int) -> tuple[Revocation, ...]:
     return tuple(_revocation(row) for row in rows)
 
 
+async def list_held(reader: Reader, *, limit: int) -> tuple[Revocation, ...]:
+    """Revocations that wait because they could end another live connection of the account, too; the oldest first."""
+    which = {"tenant": TENANT, "nothing": "", "superseded": SUPERSEDED, "limit": limit}
+    return tuple(_revocation(row) for row in await reader.fetch(_HELD_OPEN, which))
+
+
 async def issue_owed(vault: Vault) -> int:
-    """Issue the receipts of grants that ended without an attempt, because their tokens don't open; how many."""
+    """Issue the receipts of grants whose tokens don't open, and of those that ended before there were any; how many."""
     rows = await vault.database.fetch(_OWING, {"tenant": TENANT, "nothing": "", "limit": BATCH})
     for owing in map(_revocation, rows):
         now = vault.database.now()
         key = vault.keys.signing.current(now)
-        receipt = _sign(vault, owing, UNREADABLE, Evidence(), attempts=owing.attempts)
+        receipt = _sign(vault, owing, OWED.get(owing.outcome, UNREADABLE), Evidence(), attempts=owing.attempts)
         async with vault.database.transaction() as transaction:
             if await transaction.execute(_SETTLE_OWED, {"tenant": TENANT, "id": owing.connection_id}) == 1:
                 await receipts.store(transaction, receipt, key)

@@ -69,7 +69,7 @@ def exit_code(found: EndedCounts) -> int:
     """The gravest of what is outstanding; 0 for nothing."""
     if found.still_alive:
         return STILL_ALIVE
-    if found.by_hand:
+    if found.by_hand or found.held:
         return BY_HAND
     return RETRIED if found.waiting or found.retried else 0
 
@@ -81,6 +81,7 @@ def in_words(found: EndedCounts) -> str:
         (found.unverified, "revoked, says the provider, which can't be asked"),
         (found.still_alive, "still alive"),
         (found.by_hand, "to end on the provider's page"),
+        (found.held, "left alone, because the account is connected elsewhere"),
         (found.retried, "unreachable, tried again"),
         (found.waiting, "waiting"),
     ]

@@ -37,12 +37,9 @@ def receipt_fields(receipt: Receipt) -> dict[str, object]:
 
 
 def _ending_fields(ending: Ending) -> dict[str, object]:
-    known = {"id": ending.connection_id, "user": ending.user_id, "provider": ending.provider, "result": "waiting"}
-    fields = (
-        {**known, "reason": "", "final": False, "issued_at": None}
-        if ending.receipt is None
-        else receipt_fields(ending.receipt)
-    )
+    named = {"id": ending.connection_id, "user": ending.user_id, "provider": ending.provider}
+    fields = {"final": False, "issued_at": None} if ending.receipt is None else receipt_fields(ending.receipt)
+    fields |= {**named, "result": ending.result, "reason": ending.reason}
     return {**fields, "next_at": when(ending.next_at), "pages": list(ending.pages.values())}
 
 
@@ -53,7 +50,7 @@ def list_(
     all_: Annotated[bool, typer.Option("--all", help="Also those that need nothing more.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many to show.")] = 100,
 ) -> None:
-    """List ended grants that are outstanding: still alive, unreachable, or left to end by hand."""
+    """List ended grants that are outstanding: still alive, unreachable, held, or left to end by hand."""
 
     async def read() -> list[dict[str, object]]:
         from server.administration import receipts

@@ -12,6 +12,8 @@ from server.administration.receipts import Ending
 from server.http.page_texts import section, text
 from server.portal.administration.room import ROOT, AdminVisit
 from vault import users
+from vault.endings import HELD
+from vault.upkeep.receipts import get_receipt
 
 PAGE: Final = f"{ROOT}/revocations"
 SHOWN: Final = 100
@@ -22,7 +24,7 @@ async def show(visit: AdminVisit) -> Response:
     deployment = visit.deployment
     found = await receipts.list_open(deployment, limit=SHOWN)
     names = await _names(visit, found)
-    numbers = Counter("waiting" if one.receipt is None else one.receipt.result for one in found)
+    numbers = Counter(one.result for one in found)
     context: dict[str, object] = {
         "rows": [_row(visit, one, names) for one in found],
         "numbers": [(word, numbers[word]) for word in section("receipt_result") if word in numbers],
@@ -44,14 +46,13 @@ async def _names(visit: AdminVisit, found: tuple[Ending, ...]) -> dict[str, str]
 def _row(visit: AdminVisit, one: Ending, names: dict[str, str]) -> dict[str, object]:
     provider = visit.deployment.catalog.get(one.provider)
     receipt = one.receipt
-    word = "waiting" if receipt is None else receipt.result
     return {
         "id": one.connection_id,
         "title": one.provider if provider is None else provider.title,
         "person": names.get(one.user_id, ""),
-        "result": word,
-        "badge": section("receipt_result")[word],
-        "words": "" if receipt is None else section("receipt_reason").get(receipt.reason, receipt.reason),
+        "result": one.result,
+        "badge": section("receipt_result")[one.result],
+        "words": section("receipt_reason").get(one.reason, one.reason),
         "issued_at": None if receipt is None else receipt.issued_at,
         "next_at": one.next_at,
         "pages": one.pages,
@@ -63,11 +64,10 @@ def _row(visit: AdminVisit, one: Ending, names: dict[str, str]) -> dict[str, obj
 
 async def retry(visit: AdminVisit) -> Response:
     """Ask the provider again now."""
-    await receipts.retry(visit.actor, visit.param("id"))
-    receipt = await receipts.get(visit.deployment.database, visit.param("id"))
-    return await visit.go(
-        PAGE, said=text("admin_revocations.retried", result=section("receipt_result")[receipt.result])
-    )
+    outcome = await receipts.retry(visit.actor, visit.param("id"))
+    receipt = await get_receipt(visit.deployment.database, visit.param("id"))
+    result = HELD if outcome == HELD else "waiting" if receipt is None else receipt.result
+    return await visit.go(PAGE, said=text("admin_revocations.retried", result=section("receipt_result")[result]))
 
 
 async def settle(visit: AdminVisit) -> Response:

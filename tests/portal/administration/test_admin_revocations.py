@@ -138,6 +138,24 @@ async def test_the_admin_api_lists_retries_and_settles(admin: AdminRoom) -> None
     assert (claims["result"], claims["probed_by"]) == ("verified_dead", ["identity", "refresh"])
 
 
+async def test_a_grant_that_a_live_connection_holds_is_shown_and_not_called_destroyed(admin: AdminRoom) -> None:
+    room = admin.room
+    user, operator = await room.user(), await room.signed_in()
+    connection = await connect(room, user, lies=False)
+    async with room.deployment.transaction() as transaction:
+        await connections.disconnect(transaction, room.deployment.keys, connection, now=room.deployment.now())
+    due = await operator.open(PAGE)
+    await connect(room, user, lies=False)
+    assert "Tried again: on hold" in (await operator.submit(due, form="/retry")).text, "due, and held by then"
+    (one,) = (await admin.call("GET", "/revocations")).json()["items"]
+    assert (one["connection_id"], one["result"], one["next_at"]) == (connection.id, "held", None)
+    page = await operator.open(PAGE)
+    assert "on hold" in page.text
+    assert ("/retry" in page.text, "/settle" in page.text) == (False, False)
+    refused = await admin.call("POST", f"/revocations/{connection.id}/attempts")
+    problem(refused, 409, "grant_held")
+
+
 async def test_commands_print_and_verify_receipts_without_the_vault(admin: AdminRoom, tmp_path: Path) -> None:
     room = admin.room
     user = await room.user()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 
 import pytest
 
 from server.administration.receipts import ReceiptRefused, verify
+from tests.chaos.world import ROOT
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room
 from tests.support.seeded import seed
@@ -22,6 +24,7 @@ from vault.upkeep.receipts import Receipt
 from vault.upstream import NotSent, ProbeOutcome, RevokeOutcome, Silent
 
 WAIT = 20.0
+(HELD_GRANTS,) = (ROOT / "vault/schema").glob("*_held_grants.sql")
 DAY = 86400
 
 
@@ -181,6 +184,32 @@ async def test_tokens_that_do_not_open_have_a_receipt_that_says_so(room: Room) -
     assert await revocations.issue_owed(room.vault) == 0
 
 
+@pytest.mark.parametrize(
+    ("outcome", "result", "reason", "is_open"),
+    [
+        ("unsupported", "unsupported", "no_revocation", True),
+        ("given_up", "unreachable", "gave_up", True),
+        ("unreadable", "unsupported", "unreadable", True),
+        ("revoked", "", "", False),
+    ],
+)
+async def test_what_was_left_open_before_there_were_receipts_is_outstanding(
+    room: Room, outcome: str, result: str, reason: str, *, is_open: bool
+) -> None:
+    connection, _ = await ended(room)
+    _, migration, *_ = HELD_GRANTS.read_text().split(";")
+    async with room.database.transaction() as transaction:
+        await transaction.execute("delete from revocation_receipts")
+        await transaction.execute("update upstream_revocations set outcome = :outcome", {"outcome": outcome})
+        words = {word: word for word in re.findall(r"'(\w+)'", migration)}
+        await transaction.execute(re.sub(r"'(\w+)'", r":\1", migration), words)
+    await revocations.run_due(room.vault)
+    found = await receipts.list_page(room.database, only_open=True, limit=9)
+    assert [(one.connection_id, one.result, one.reason) for one in found] == (
+        [(connection.id, result, reason)] if is_open else []
+    )
+
+
 # Age
 
 
@@ -333,3 +362,33 @@ async def test_the_standing_tells_what_is_outstanding(room: Room) -> None:
     found = await panics.count_ended(room.database, "user", room.alice.user.id)
     assert found == panics.EndedCounts(waiting=1, verified_dead=1, retried=1, by_hand=1, still_alive=1)
     assert not found.is_over
+
+
+@pytest.mark.parametrize("was_tried", [False, True])
+async def test_a_grant_that_a_newer_connection_holds_stays_outstanding(room: Room, *, was_tried: bool) -> None:
+    await room.connect()
+    wish = await start(room, "user", room.alice.user.id)
+    await panics.go_on(room.vault, wish)
+    if was_tried:
+        room.slack.revoke_outcomes.append(Silent("timeout"))
+        await revocations.run_due(room.vault)
+    room.pass_time(DAY)
+    newer = await room.connect()
+    await revocations.run_due(room.vault)
+    found = await panics.count_ended(room.database, "user", room.alice.user.id)
+    assert (found, found.is_over) == (panics.EndedCounts(held=1), False)
+    assert len(await revocations.list_held(room.database, limit=9)) == 1
+    await disconnect(room, newer)
+    await revocations.run_due(room.vault)
+    found = await panics.count_ended(room.database, "user", room.alice.user.id)
+    assert (found, found.is_over) == (panics.EndedCounts(verified_dead=2), True)
+    assert await revocations.list_held(room.database, limit=9) == ()
+
+
+async def test_an_earlier_consent_is_not_outstanding_while_its_person_uses_the_newer_one(room: Room) -> None:
+    await room.connect()
+    newer = await room.connect()
+    assert await revocations.list_held(room.database, limit=9) == ()
+    async with room.database.transaction() as transaction:
+        await transaction.execute("update connections set ended_at = 1 where id = :id", {"id": newer.id})
+    assert len(await revocations.list_held(room.database, limit=9)) == 1

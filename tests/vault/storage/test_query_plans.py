@@ -47,6 +47,10 @@ ALLOWED = {
     "r.done_at, k.account, k.label, k.access_expires_at, coalesce(k.reason, cast(:nothing as text)) as reason from "
     "upstream_revocations r join connections k on k.tenant = r.tenant and k.id = r.connection_id where r.tenant = "
     ":tenant and r.owes_receipt = 1": "those that owe a receipt, by an index of them alone",
+    "select r.connection_id, r.user_id, r.provider, r.sealed, r.attempts, r.outcome, r.next_at, r.created_at, "
+    "r.done_at, k.account, k.label, k.access_expires_at, coalesce(k.reason, cast(:nothing as text)) as reason from "
+    "upstream_revocations r join connections k on k.tenant = r.tenant and k.id = r.connection_id where r.tenant = "
+    ":tenant and r.done_at is null and r.next_at is null": "a page of admins: those held, by an index of them alone",
     "select id from users limit 1": "a restore asks whether the place is empty: one row",
     "select id from clients limit 1": "as above",
     "select id from connections limit 1": "as above",
