@@ -25,7 +25,8 @@ from tests.support.simulating import family_settings
 from vault import connections, delegations, grants
 from vault.audit import audit
 from vault.records import Client, ClientKind, Connection, Event, User
-from vault.refresh import leases
+from vault.refresh import leases, rotation
+from vault.refusals import TemporarilyUnavailable
 from vault.upkeep import revocations
 from vault.upstream import Account, TokenAnswer
 
@@ -537,6 +538,27 @@ async def test_events_hold_no_secret_of_a_whole_journey(room: Room) -> None:
     recorded = repr(await room.events(user))
     assert "connection.opened" in recorded
     assert not [secret for secret in secrets if secret in recorded]
+
+
+async def test_connecting_again_ends_the_pause_after_a_refusal_of_our_registration_for_everybody(room: Room) -> None:
+    async def connect(user: User) -> Connection:
+        person = await room.signed_in(user)
+        page = await person.open("/connections/connect?provider=slack")
+        answer = await person.submit(page, {"scope": ["channels:read"]}, form="/connections/connect")
+        await person.open(await consent(answer.headers["location"]))
+        return await _only(room, user)
+
+    one = await room.user()
+    theirs, other = await connect(one), await connect(await room.user())
+    room.simulator.fault("slack.token.refresh", "ok_false", error="invalid_client_id", times=None)
+    for connection in (theirs, other):
+        with pytest.raises(TemporarilyUnavailable):
+            await rotation.refresh(room.deployment.vault, connection.id, if_generation=1)
+    room.simulator.control("clear_faults")  # the operator has corrected it
+    with pytest.raises(TemporarilyUnavailable, match="isn't working with this server"):
+        await rotation.refresh(room.deployment.vault, other.id, if_generation=1)
+    await connect(one)
+    assert await rotation.refresh(room.deployment.vault, other.id, if_generation=1) == 2
 
 
 @pytest.mark.parametrize(
