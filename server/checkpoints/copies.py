@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar, cast
 
 from server.checkpoint_settings import CheckpointSettings
 from vault.audit.log import SignedCheckpoint
@@ -45,8 +46,16 @@ class Copies(Protocol):
         """Store a checkpoint and its time stamp, unless they are there."""
         ...
 
+    async def list_origins(self, place: str) -> list[str]:
+        """The names of the logs there that begin with `place`, in order."""
+        ...
+
     async def list_sizes(self, origin: str) -> list[int]:
         """The sizes of the checkpoints of a log there, in order."""
+        ...
+
+    async def list_replaced(self, origin: str) -> list[str]:
+        """The names of a log's files there that somebody deleted or wrote again, though the first version is kept."""
         ...
 
     async def load(self, origin: str, size: int) -> tuple[str, bytes | None]:
@@ -118,6 +127,21 @@ class FolderCopies:
         except OSError as error:
             raise _failure_of(folder, error) from error
 
+    async def list_origins(self, place: str) -> list[str]:
+        """Those of which there is a folder with a checkpoint."""
+
+        def read() -> list[str]:
+            try:
+                return sorted({f"{place}/{one.parent.name}" for one in (self._path / place).glob(f"*/*{NOTE}")})
+            except OSError as error:
+                raise _failure_of(self._path, error) from error
+
+        return await asyncio.to_thread(read)
+
+    async def list_replaced(self, origin: str) -> list[str]:
+        """None: a folder keeps no versions."""
+        return []
+
     async def list_sizes(self, origin: str) -> list[int]:
         """Those in the log's folder; none without one."""
 
@@ -171,7 +195,7 @@ class _S3(Protocol):
 
     def put_object(self, **options: object) -> Mapping[str, object]: ...
     def get_object(self, **options: object) -> Mapping[str, _Body]: ...
-    def list_objects_v2(self, **options: object) -> Mapping[str, object]: ...
+    def list_object_versions(self, **options: object) -> Mapping[str, object]: ...
     def get_object_lock_configuration(self, **options: object) -> Mapping[str, object]: ...
 
 
@@ -218,19 +242,39 @@ class BucketCopies:
         except _AlreadyThere:
             return
 
+    async def list_origins(self, place: str) -> list[str]:
+        """Those with a prefix of their own, also if everything there was deleted."""
+        under = self._folder(place)
+        found = [one async for page in self._list(under, Delimiter="/") for one in _rows(page, "CommonPrefixes")]
+        return sorted(f"{place}/{str(one['Prefix']).removeprefix(under).strip('/')}" for one in found)
+
     async def list_sizes(self, origin: str) -> list[int]:
-        """Those under the log's prefix."""
-        names: list[str] = []
-        token: dict[str, object] = {}
+        """Those under the log's prefix, also if they were deleted since."""
+        folder = self._folder(origin)
+        versions = [one async for page in self._list(folder) for one in _rows(page, "Versions")]
+        return sizes_of({str(one["Key"]).removeprefix(folder) for one in versions})
+
+    async def list_replaced(self, origin: str) -> list[str]:
+        """Those with a delete marker, or with more than one version."""
+        folder = self._folder(origin)
+        versions, deleted = list[str](), set[str]()
+        async for page in self._list(folder):
+            versions += [str(one["Key"]).removeprefix(folder) for one in _rows(page, "Versions")]
+            deleted |= {str(one["Key"]).removeprefix(folder) for one in _rows(page, "DeleteMarkers")}
+        return sorted(deleted | {name for name, count in Counter(versions).items() if count > 1})
+
+    async def _list(self, prefix: str, **options: object) -> AsyncGenerator[Mapping[str, object]]:
+        more: dict[str, object] = {}
         while True:
             page = await self._ask(
-                lambda s3, more=token: s3.list_objects_v2(Bucket=self._bucket, Prefix=self._folder(origin), **more)
+                lambda s3, at=more: s3.list_object_versions(Bucket=self._bucket, Prefix=prefix, **options, **at)
             )
-            listed = page.get("Contents", [])
-            names += [str(one["Key"]).rpartition("/")[2] for one in listed] if isinstance(listed, list) else []  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] -- boto3's
+            yield page
             if not page.get("IsTruncated"):
-                return sizes_of(names)
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+                return
+            more = {"KeyMarker": page["NextKeyMarker"]}
+            if page.get("NextVersionIdMarker"):
+                more["VersionIdMarker"] = page["NextVersionIdMarker"]
 
     async def load(self, origin: str, size: int) -> tuple[str, bytes | None]:
         """Get the objects."""
@@ -241,10 +285,12 @@ class BucketCopies:
         return note.decode(errors="replace"), await self._get(folder + file_name(size, STAMP))
 
     async def _get(self, key: str) -> bytes | None:
-        try:
-            return await self._ask(lambda s3: s3.get_object(Bucket=self._bucket, Key=key)["Body"].read())
-        except _NotThere:
+        """The first version: what came later, object lock doesn't prevent."""
+        found = [one async for page in self._list(key) for one in _rows(page, "Versions") if one["Key"] == key]
+        if not found:
             return None
+        version = found[-1]["VersionId"]  # they come newest first
+        return await self._ask(lambda s3: s3.get_object(Bucket=self._bucket, Key=key, VersionId=version)["Body"].read())
 
     def _folder(self, origin: str) -> str:
         return f"{self._settings.bucket_prefix}{origin}/"
@@ -258,8 +304,6 @@ class BucketCopies:
             code = str(error.response["Error"]["Code"])
             if code in {"PreconditionFailed", "412"}:
                 raise _AlreadyThere from error
-            if code in {"NoSuchKey", "404"}:
-                raise _NotThere from error
             raise DestinationFailed(f"bucket {self._bucket}: {code}; check its name and permissions") from error
         except errors.BotoCoreError as error:
             raise DestinationFailed(f"bucket {self._bucket} can't be reached: {type(error).__name__}") from error
@@ -283,8 +327,8 @@ class _AlreadyThere(Exception):
     """The object exists."""
 
 
-class _NotThere(Exception):
-    """The object doesn't exist."""
+def _rows(page: Mapping[str, object], name: str) -> list[Mapping[str, object]]:
+    return cast("list[Mapping[str, object]]", page.get(name, []))
 
 
 def load(name: str) -> ModuleType:

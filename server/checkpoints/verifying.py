@@ -81,12 +81,12 @@ async def compare(
         kept = Kept(str(path), path.read_text(encoding="utf-8", errors="replace"), _stamp_beside(path))
         await _confirm(found, kept, tree, logs, authority=to.authority)
     for copies in to.copies:
-        for log in logs:
-            try:
+        try:
+            for log in logs:
                 await _compare_copies(found, copies, tree, logs, log, authority=to.authority)
-            except DestinationFailed as error:
-                found.problems.append(f"{copies.name}: {error}")
-        _check_missing(found, copies, delivered.get(copies.name))
+            await _check_missing(found, copies, logs, delivered.get(copies.name))
+        except DestinationFailed as error:
+            found.problems.append(f"{copies.name}: {error}")
     if to.witness is not None and is_over:
         found.problems.append(f"{to.witness.name} knows no log since the restore: run token-vault activity checkpoint")
     elif to.witness is not None:
@@ -234,10 +234,24 @@ def _check_name(signed: TreeHead, kept: Kept) -> TreeHead:
     return signed
 
 
-def _check_missing(found: Comparison, copies: Copies, delivery: Delivery | None) -> None:
-    there = [one.events for one in (*found.confirmed, *found.before_restore) if one.where == copies.name]
-    if delivery is not None and delivery.delivered_at is not None and not there:
+async def _check_missing(found: Comparison, copies: Copies, logs: Sequence[Log], delivery: Delivery | None) -> None:
+    known = {log.origin for log in logs}
+    for place in sorted({origin.rpartition("/")[0] for origin in known}):
+        for origin in await copies.list_origins(place):
+            if origin not in known:
+                found.problems.append(
+                    f"{copies.name}: it has checkpoints of a log that this vault has no key of: {origin}"
+                )
+    for origin in sorted(known):
+        if replaced := await copies.list_replaced(origin):
+            found.problems.append(f"{copies.name}: {len(replaced)} files were deleted or written again: {replaced[0]}")
+    if delivery is None or delivery.delivered_at is None:
+        return
+    there = await copies.list_sizes(delivery.origin)
+    if not there:
         found.problems.append(f"{copies.name}: the checkpoints that were delivered there are gone")
+    elif there[-1] < delivery.size:
+        found.problems.append(f"{copies.name}: the checkpoint of {delivery.size} events that was delivered is gone")
 
 
 def _stamp_beside(path: Path) -> bytes | None:

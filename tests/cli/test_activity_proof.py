@@ -147,13 +147,17 @@ async def test_after_a_restore_older_checkpoints_verify_up_to_it(place: Place, f
     await content(place, "activity", "checkpoint")
     assert (await run(place, "restore", str(file), "--force")).exit_code == 0
     for _ in range(2):  # before and after the next log began
-        said = await content(place, "activity", "verify")
+        unsure = await run(place, "activity", "verify")  # anyone with the key can write that there was a restore
+        assert unsure.exit_code == 1
+        assert "If you restored the vault, use --allow-restored" in unsure.stdout
+        said = await content(place, "activity", "verify", "--allow-restored")
         assert said["whole"] is True  # pyright: ignore
         assert said["checkpoints_before_restore"][0]["events"] == 6  # pyright: ignore
         await content(place, "activity", "checkpoint")
     assert len({path.parent for path in folder.rglob("*.checkpoint")}) == 2
     shutil.copy(min(folder.rglob("*2.checkpoint")), tmp_path / "kept.checkpoint")
-    said = await content(place, "activity", "verify", "--checkpoint", str(tmp_path / "kept.checkpoint"))
+    kept = ("--allow-restored", "--checkpoint", str(tmp_path / "kept.checkpoint"))
+    said = await content(place, "activity", "verify", *kept)
     assert {one["events"] for one in said["checkpoints"]} == {2, 4}  # pyright: ignore
 
 
@@ -167,7 +171,7 @@ async def test_the_same_backup_is_restored_twice(place: Place, folder: Path, tmp
         done = await run(place, "activity", "checkpoint")
         assert done.exit_code == 0, done.output
     assert len({path.parent for path in folder.rglob("*.checkpoint")}) == 2
-    said = await content(place, "activity", "verify")
+    said = await content(place, "activity", "verify", "--allow-restored")
     assert said["whole"] is True  # pyright: ignore
     (kept,) = max((path.parent for path in folder.rglob("*.checkpoint")), key=lambda one: one.stat().st_mtime).iterdir()
     kept.write_text(kept.read_text(encoding="utf-8").replace("\n", "\nA", 2), encoding="utf-8")
@@ -228,6 +232,31 @@ async def test_a_swapped_forged_or_foreign_checkpoint_is_a_problem(place: Place,
     gone = await run(place, "activity", "verify")
     assert gone.exit_code == 1
     assert "are gone" in gone.stdout
+
+
+async def test_a_log_without_its_keys_or_its_newest_checkpoint_is_a_problem(place: Place, folder: Path) -> None:
+    await happen(place, 1)
+    await content(place, "activity", "checkpoint")
+    await happen(place, 1)
+    await content(place, "activity", "checkpoint")
+    assert (await run(place, "activity", "verify")).exit_code == 0
+    newest = max(folder.rglob("*.checkpoint"))
+    newest.rename(folder / "aside")
+    gone = await run(place, "activity", "verify")
+    assert gone.exit_code == 1
+    assert "the checkpoint of 2 events that was delivered is gone" in gone.stdout
+    (folder / "aside").rename(newest)
+    with contextlib.closing(sqlite3.connect(place.data / "keys.sqlite")) as database:
+        database.execute("delete from ring where purpose = 'activity-log'")
+        database.commit()
+    without = await run(place, "activity", "verify")
+    assert without.exit_code == 1
+    assert "there is no log to compare the checkpoints with" in without.stdout
+    assert (await run(place, "activity", "verify", "--local")).exit_code == 0
+    await key_of(place)  # another log begins
+    other = await run(place, "activity", "verify")
+    assert other.exit_code == 1
+    assert "checkpoints of a log that this vault has no key of" in other.stdout
 
 
 async def test_a_folder_that_cant_be_used_is_said_and_tried_again(place: Place, folder: Path) -> None:

@@ -14,7 +14,7 @@ from server.checkpoints.copies import BucketCopies, DestinationFailed
 from tests.keyservices.keys_at_services import packages, program, running
 from tests.support.commands import content, run
 from tests.support.processes import Place, free_port
-from tests.vault.audit.test_audit_log import begun, fill
+from tests.vault.audit.test_audit_log import PLACE, begun, fill
 from vault.audit.log import SignedCheckpoint, issue
 from vault.keys.key_ring import KeyRing
 from vault.storage.database import Database
@@ -74,6 +74,17 @@ async def test_a_copy_is_kept_once_and_nobody_deletes_it(
     assert kept["ObjectLockRetainUntilDate"].timestamp() == pytest.approx(first.created_at + 30 * 86400, abs=1)
     with pytest.raises(client.exceptions.ClientError):
         client.delete_object(Bucket="locked", Key=key, VersionId=version["VersionId"])
+    assert await bucket.list_replaced(first.head.origin) == []
+    client.delete_object(Bucket="locked", Key=key)  # a marker, which object lock doesn't prevent
+    client.put_object(Bucket="locked", Key=key.replace("2.checkpoint", "3.checkpoint"), Body=b"other")
+    assert await bucket.list_sizes(first.head.origin) == [2, 3]
+    assert await bucket.load(first.head.origin, 2) == (str(first.note), None)
+    assert (await bucket.load(first.head.origin, 3))[0].startswith(first.head.origin)
+    assert await bucket.list_replaced(first.head.origin) == [
+        "0000000000000002.checkpoint",
+        "0000000000000003.checkpoint",
+    ]
+    assert first.head.origin in await bucket.list_origins(PLACE)
     with pytest.raises(DestinationFailed, match="no checkpoint of 9 events"):
         await bucket.load(first.head.origin, 9)
 
@@ -107,6 +118,13 @@ async def test_the_copies_in_a_bucket_find_a_database_that_went_back(
     whole = await run(place, "activity", "verify")
     assert whole.exit_code == 0, whole.output
     assert "Events up to 2 fit the checkpoint in bucket locked" in whole.stdout
+    folder = f"token-vault/{(await content(place, 'activity', 'checkpoint'))['origin']}/"  # pyright: ignore
+    for one in service[1].list_objects_v2(Bucket="locked", Prefix=folder)["Contents"]:
+        service[1].delete_object(Bucket="locked", Key=one["Key"])
+    hidden = await run(place, "activity", "verify")
+    assert hidden.exit_code == 1
+    assert "Events up to 2 fit the checkpoint in bucket locked" in hidden.stdout
+    assert "2 files were deleted or written again" in hidden.stdout
     shutil.rmtree(place.data)
     shutil.copytree(tmp_path / "older", place.data)
     found = await run(place, "activity", "verify")

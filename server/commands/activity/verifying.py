@@ -38,18 +38,37 @@ def verify(
         bool,
         typer.Option("--allow-unkeyed", help="Accept events of an earlier release that ran beside this one."),
     ] = False,
+    allow_restored: Annotated[
+        bool,
+        typer.Option("--allow-restored", help="Accept checkpoints of events that a restore removed."),
+    ] = False,
 ) -> None:
     """Verify that no event was changed, removed, or inserted, also against the checkpoints that left this host."""
     files = checkpoint or []
     for path in files:
         if not path.is_file():
             fail(f"--checkpoint {path}: no such file")
-    if not setup.run(_verify(setup, since=since, files=files, is_local=local, allow_unkeyed=allow_unkeyed)):
+    if not setup.run(
+        _verify(
+            setup,
+            since=since,
+            files=files,
+            is_local=local,
+            allow_unkeyed=allow_unkeyed,
+            allow_restored=allow_restored,
+        )
+    ):
         raise typer.Exit(1)
 
 
 async def _verify(
-    setup: Setup, *, since: str | None, files: Sequence[Path], is_local: bool, allow_unkeyed: bool
+    setup: Setup,
+    *,
+    since: str | None,
+    files: Sequence[Path],
+    is_local: bool,
+    allow_unkeyed: bool,
+    allow_restored: bool,
 ) -> bool:
     from server.terminal.progress import show_progress
     from vault.audit.log import load_logs
@@ -79,7 +98,11 @@ async def _verify(
                 sentence=f"{broken.description}. Sealed checkpoints confirm the events up to {broken.after}.",
             )
             return False
-    is_whole = (allow_unkeyed or not report.unkeyed) and not comparison.problems
+    is_whole = (
+        (allow_unkeyed or not report.unkeyed)
+        and (allow_restored or not comparison.before_restore)
+        and not comparison.problems
+    )
     if setup.as_json:
         setup.show_json({"whole": is_whole, **_as_json(report), **_compared_as_json(comparison)})
     else:
@@ -115,9 +138,14 @@ async def _compare(
     from vault.audit.log import extend
     from vault.audit.tree import Tree
 
-    if run is None:
-        return Comparison(problems=["there is no log to compare the checkpoints with"] if files else [])
     to = destinations_of(deployment)
+    if run is None:
+        is_expected = bool(files or (to.names and not is_local))
+        return Comparison(
+            problems=["there is no log to compare the checkpoints with: run token-vault activity checkpoint"]
+            if is_expected
+            else []
+        )
     tree = Tree(deployment.database, logs[-1].base, run.stored, bytes(run.fresh))
     return await compare(
         tree,
@@ -226,4 +254,6 @@ def _sentences_of(comparison: Comparison) -> list[str]:
         f"The checkpoint of {one.events} events in {one.where} is older than a restore, and those events are gone."
         for one in comparison.before_restore
     ]
+    if comparison.before_restore:
+        found.append("If you restored the vault, use --allow-restored; otherwise find out who replaced its events.")
     return found + [f"Problem: {one}." for one in comparison.problems]
