@@ -23,6 +23,8 @@ async def check_policy(deployment: Deployment) -> list[Finding]:
         fix = "bring the same files to policy.folder on every host; a changed folder counts within seconds"
         sentence = f"processes use other rules than the folder here ({_short(digest)}): {named}"
         return [problem(_CHECK, sentence, fix=fix)]
+    if deployment.policy is not None and (refused := deployment.policy.shadow_problem) is not None:
+        return [problem(_CHECK, str(refused), fix="correct the shadow rules: token-vault policy check")]
     if deployment.policy is None or deployment.policy.rules is None:
         return []
     rules = deployment.policy.rules

@@ -6,6 +6,7 @@ Cedar's parser tells no places, so the text is cut at the semicolons that end ru
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from server.provider_settings import SettingsRefused
 SUFFIX: Final = ".cedar"
 MOST_RULES: Final = 5000
 _MOST_BYTES: Final = 2 * 1024 * 1024  # of one file
+Fingerprint = tuple[tuple[str, int, int, int, int], ...]
 _PIECE: Final = re.compile(r'//[^\n]*|"(?:\\.|[^"\\])*"|;|[^/";]+|.', re.DOTALL)
 
 
@@ -45,10 +47,13 @@ class RuleFiles:
     digest: str
 
 
-def fingerprint(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Changes when a file of rules is added, removed, or written; empty for a folder that is not there."""
-    found = ((str(path), path.stat()) for path in _files(folder))
-    return tuple((name, one.st_mtime_ns, one.st_size) for name, one in found)
+def fingerprint(folder: Path) -> Fingerprint:
+    """Changes when a file of rules is added, removed, renamed, or written; empty for a folder that is not there."""
+    try:
+        found = [(str(path), path.stat()) for path in _files(folder)]
+    except OSError as error:
+        return ((str(error), 0, 0, 0, 0),)
+    return tuple((name, one.st_ino, one.st_mtime_ns, one.st_ctime_ns, one.st_size) for name, one in found)
 
 
 def read_rules(folder: Path, *, setting: str) -> RuleFiles:
@@ -57,7 +62,11 @@ def read_rules(folder: Path, *, setting: str) -> RuleFiles:
         raise RulesRefused(setting, [f"no folder {folder}: create it, or remove the setting"])
     rules: list[RuleText] = []
     digest = hashlib.sha256()
-    for path in _files(folder):
+    try:
+        found = _files(folder)
+    except OSError as error:
+        raise RulesRefused(setting, [f"{error.filename}: can't be read: {error.strerror}"]) from error
+    for path in found:
         name = path.relative_to(folder).as_posix()
         try:
             content = path.read_bytes()
@@ -94,7 +103,14 @@ def split(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """In the order of their names, on every machine."""
-    found = [path for path in folder.rglob(f"*{SUFFIX}") if path.is_file()]
-    shown = [one for one in found if not any(part.startswith(".") for part in one.relative_to(folder).parts)]
-    return sorted(shown, key=lambda one: one.relative_to(folder).as_posix())
+    """In the order of their names, on every machine; none without the folder. Raises OSError for an unreadable one."""
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=_refuse) if folder.is_dir() else ():
+        folders[:] = [one for one in folders if not one.startswith(".")]
+        shown = (Path(parent, one) for one in names if one.endswith(SUFFIX) and not one.startswith("."))
+        found += [one for one in shown if one.is_file()]
+    return sorted(found, key=lambda one: one.relative_to(folder).as_posix())
+
+
+def _refuse(error: OSError) -> None:
+    raise error

@@ -1,8 +1,8 @@
 """The one seam of the operator's policy: every use of an account passes it, on every surface.
 
 First the rules of this process, then the decision point elsewhere. Rules in the shadow folder are asked beside them:
-where they would decide otherwise, that is counted and recorded, and nothing else happens. Changed files count from the
-next look on; files that can't be used change nothing.
+where they would decide otherwise, that is counted and recorded, and nothing else happens. Changed files count once two
+looks find them the same; files that can't be used change nothing.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
+from providers.tools.spec import ToolSpec
 from server.live_providers import LiveProviders
 from server.policy.facts import AgentFacts, CallFacts, PersonFacts
-from server.policy.files import RulesRefused, fingerprint
+from server.policy.files import Fingerprint, RulesRefused, fingerprint
 from server.policy.schema import EXCHANGE, PROXY, REQUEST, Action, actions_of
 from server.policy_settings import PolicySettings
 from server.provider_settings import SettingsRefused
@@ -40,6 +41,17 @@ SHADOW: Final = "policy.shadow_folder"
 logger = logging.getLogger("token_vault.policy")
 
 
+Fingerprints = tuple[Fingerprint | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What rules depend on, as it was found."""
+
+    tools: Sequence[ToolSpec]
+    files: Fingerprints
+
+
 class PolicyGate:
     """The policy of one process (`PolicyCheck`). Raises RulesRefused if the rules can't be used."""
 
@@ -51,15 +63,19 @@ class PolicyGate:
         self._activity = activity
         self._point = point
         self._zone = ZoneInfo(settings.time_zone)
-        self._seen: object = None
+        self._seen: _Look | None = None
+        self._files: Fingerprints = ()  # of the last look
         self._told: object = None
         self._is_announced = False
         self.actions: Mapping[str, Action] = {}
         self.rules: RuleSet | None = None
         self.shadow: RuleSet | None = None
+        self.shadow_problem: RulesRefused | None = None  # why there is none: it decides nothing, so all else goes on
         self.disagreements: Counter[tuple[str, str]] = Counter()  # by what is decided, and what the shadow would
         if settings.has_rules:
-            self._use(self._look())
+            look = self._look()
+            self._use(look)
+            self._files = look.files
 
     @property
     def digest(self) -> str | None:
@@ -85,14 +101,12 @@ class PolicyGate:
         if not self._settings.has_rules:
             return
         look = await asyncio.to_thread(self._look)
-        if look != self._seen:
+        is_still, self._files = look.files == self._files, look.files
+        if look != self._seen and is_still:  # others may still be written
             try:
                 await asyncio.to_thread(self._use, look)
             except RulesRefused as refused:
-                if look != self._told:
-                    self._told = look
-                    logger.error("changed rules can't be used; the earlier ones stay", extra={"problem": str(refused)})  # noqa: TRY400
-                raise TemporarilyUnavailable(str(refused), retry_after=round(LOOK_EVERY), detail=str(refused)) from None
+                raise self._told_of(refused, look, "changed rules can't be used; the earlier ones stay") from None
             self._is_announced = False
         if not self._is_announced:
             self._is_announced = True
@@ -101,23 +115,37 @@ class PolicyGate:
                 if rules is not None:
                     details |= {name: rules.digest, f"{name}_rules": len(rules.rules)}
             await self._activity.record(Event("policy.loaded", details=details))
+        if self.shadow_problem is not None and look == self._seen:
+            raise self._told_of(self.shadow_problem, look, "the shadow rules can't be used; there are none")
 
-    def _look(self) -> object:
+    def _told_of(self, refused: RulesRefused, look: _Look, what: str) -> TemporarilyUnavailable:
+        if look != self._told:
+            self._told = look
+            logger.error(what, extra={"problem": str(refused)})
+        return TemporarilyUnavailable(str(refused), retry_after=round(LOOK_EVERY), detail=str(refused))
+
+    def _look(self) -> _Look:
         folders = (self._settings.folder, self._settings.shadow_folder)
-        return (
+        return _Look(
             self._live.current.tools,
             tuple(None if one is None else fingerprint(one.expanduser()) for one in folders),
         )
 
-    def _use(self, look: object) -> None:
-        """Load both folders, or neither."""
-        actions = actions_of(self._live.current.tools)
-        made = tuple(
-            None if folder is None else load(folder.expanduser(), actions, setting=setting)
-            for folder, setting in ((self._settings.folder, FOLDER), (self._settings.shadow_folder, SHADOW))
-        )
-        self.actions, (self.rules, self.shadow) = actions, made
+    def _use(self, look: _Look) -> None:
+        """Load what was seen in that look. Raises RulesRefused, and changes nothing then."""
+        actions = actions_of(look.tools)
+        rules, shadow, problem = self._load(self._settings.folder, actions, setting=FOLDER), None, None
+        try:
+            shadow = self._load(self._settings.shadow_folder, actions, setting=SHADOW)
+        except RulesRefused as refused:
+            problem = refused
+        if self._look().files != look.files:
+            raise RulesRefused(FOLDER, ["a file changed while the rules were read: write it elsewhere, then rename it"])
+        self.actions, self.rules, self.shadow, self.shadow_problem = actions, rules, shadow, problem
         self._seen = look
+
+    def _load(self, folder: Path | None, actions: Mapping[str, Action], *, setting: str) -> RuleSet | None:
+        return None if folder is None else load(folder.expanduser(), actions, setting=setting)
 
     async def _judge(self, rules: RuleSet, question: PolicyQuestion, reader: Reader, *, now: int) -> PolicyVerdict:
         from server.policy.deciding import Decider

@@ -18,6 +18,7 @@ from server.settings import SettingsRefused, load_settings
 from tests.support.harness import free_socket, serving
 from tests.support.rooms.exchange_room import ExchangeRoom, refused
 from tests.support.rooms.mcp_room import Agent, room
+from tests.support.rules import look_twice, put
 from vault import connections
 
 
@@ -182,8 +183,8 @@ async def test_the_rules_of_the_folder_come_first_and_both_have_to_allow(policy:
             ('@id("x") forbid(principal, action == Action::"slack_channels", resource);', True, False, 0),
             ('@id("x") @approval forbid(principal, action == Action::"slack_channels", resource);', True, False, 1),
         ):
-            (folder / "a.cedar").write_text(rule)
-            await gate.refresh()
+            put(folder / "a.cedar", rule)
+            await look_twice(gate)
             policy.answer = answer
             policy.asked.clear()
             said = await call(both, agent)

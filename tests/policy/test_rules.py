@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from server.policy.files import RulesRefused, split
+from server.policy.cases import CasePlace
+from server.policy.files import RulesRefused, fingerprint, split
 from server.policy.gate import load
 from server.policy.schema import actions_of
 from tests.support.rules import MAIL, Rules, rules_in, with_arguments
@@ -18,9 +19,14 @@ NO_POSTS = '@id("no-posts") @reason("not now") forbid(principal, action == Actio
 POST: dict[str, object] = {"channel": "C123", "text": "hello"}
 
 
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> CasePlace:
+    return (await rules_in(tmp_path_factory.mktemp("place"))).place
+
+
 @pytest.fixture
-async def here(tmp_path: Path) -> AsyncGenerator[Rules]:
-    yield await rules_in(tmp_path)
+def here(tmp_path: Path, place: CasePlace) -> Rules:
+    return Rules(tmp_path / "rules", place)
 
 
 def rule(condition: str, *, scope: str = "principal, action, resource", name: str = "one", notes: str = "") -> str:
@@ -246,6 +252,24 @@ async def test_a_missing_folder_is_refused_and_hidden_files_are_no_rules(here: R
     here.folder = folder / "elsewhere" / "deep"
     with pytest.raises(RulesRefused, match="no folder"):
         load(here.folder, actions_of(here.place.tools), setting="policy.folder")
+
+
+async def test_a_folder_inside_that_cant_be_read_isnt_passed_over(here: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = here.write(NO_POSTS) / "team"
+    inside.mkdir()
+    before, scan = fingerprint(here.folder), os.scandir
+
+    def scan_all_but_that(path: Path) -> object:
+        if Path(path) == inside:
+            raise PermissionError(13, "Permission denied", str(inside))
+        return scan(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scan_all_but_that)
+        assert fingerprint(here.folder) != before
+        with pytest.raises(RulesRefused, match="team: can't be read: Permission denied"):
+            here.load(NO_POSTS)
+    assert len(here.load(NO_POSTS).rules) == 1
 
 
 async def test_equal_folders_have_equal_digests(here: Rules, tmp_path: Path) -> None:

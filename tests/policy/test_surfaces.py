@@ -11,8 +11,10 @@ import pytest
 from mcp_types import CallToolResult
 
 from server.app import open_deployment
+from server.policy import gate as gate_module
 from server.policy.files import RulesRefused
 from server.policy.gate import PolicyGate
+from server.policy.schema import Action
 from server.settings import load_settings
 from tests.mcp.test_approve import link_of, text_of
 from tests.support.harness import PASSWORD
@@ -22,6 +24,7 @@ from tests.support.rooms.exchange_room import Caller, ExchangeRoom, refused
 from tests.support.rooms.mcp_room import SLACK, Agent, room
 from tests.support.rooms.oauth_world import World, error_of
 from tests.support.rooms.proxy_room import READ, proxy_room
+from tests.support.rules import look_twice, put
 from vault import groups
 from vault.audit import audit
 from vault.records import Connection, Event
@@ -48,9 +51,9 @@ class Ruled:
 
     async def use(self, *rules: str, shadow: str = "") -> None:
         """Put these rules in force, as the upkeep of a running vault does."""
-        (self.folder / "rules.cedar").write_text("\n".join(rules))
-        (self.shadow / "rules.cedar").write_text(shadow)
-        await self.gate.refresh()
+        put(self.folder / "rules.cedar", "\n".join(rules))
+        put(self.shadow / "rules.cedar", shadow)
+        await look_twice(self.gate)
 
     async def agent(self, name: str) -> tuple[Agent, Connection]:
         place = self.exchanging.room
@@ -188,7 +191,7 @@ async def test_each_proxied_call_is_judged_even_right_after_another(tmp_path: Pa
         (folder / "a.cedar").write_text(
             f'@id("lists") forbid(principal, action == Action::"proxy", resource) {condition};'
         )
-        await gate.refresh()
+        await look_twice(gate)
         no = await handle.call("GET", "/conversations.list")
         assert no.status_code == 403
         assert no.headers["token-vault-refusal"] == "policy_refused"
@@ -227,7 +230,7 @@ async def test_rules_widen_nothing(ruled: Ruled) -> None:
     connection = await place.connect(agent, "slack", scopes=SLACK, delegated=frozenset({"channels:read"}))
     (ruled.folder / "wide.cedar").write_text('@id("all") permit(principal, action, resource);')
     with pytest.raises(TemporarilyUnavailable, match=r"wide\.cedar:1: a rule can only take away"):
-        await ruled.gate.refresh()
+        await look_twice(ruled.gate)
     (ruled.folder / "wide.cedar").unlink()
     await ruled.use('@id("narrow") forbid(principal, action, resource) when { context.hour > 24 };')
     assert (await ruled.call(agent, "slack_post", {"channel": "#general", "text": "x"})).is_error
@@ -239,7 +242,8 @@ async def test_unusable_rules_leave_the_earlier_ones_in_force(ruled: Ruled) -> N
     agent, _ = await ruled.agent("steady-person")
     await ruled.use(f'@id("steady") {CHANNELS};')
     digest = ruled.gate.digest
-    (ruled.folder / "rules.cedar").write_text("forbid(")
+    put(ruled.folder / "rules.cedar", "forbid(")
+    await ruled.gate.refresh()
     for _ in range(2):
         with pytest.raises(TemporarilyUnavailable, match=r"policy\.folder: rules\.cedar:1"):
             await ruled.gate.refresh()
@@ -279,7 +283,69 @@ async def test_a_vault_with_unusable_rules_doesnt_open(tmp_path: Path) -> None:
             pass
 
 
+async def test_a_file_counts_once_two_looks_find_it_the_same(ruled: Ruled) -> None:
+    agent, _ = await ruled.agent("written-person")
+    await ruled.use(f'@id("steady") {CHANNELS};')
+    digest = ruled.gate.digest
+    for half in ("", "// half of"):
+        (ruled.folder / "rules.cedar").write_text(half)
+        await ruled.gate.refresh()
+        assert ruled.gate.digest == digest
+    assert (await ruled.call(agent, "slack_channels")).is_error
+    await ruled.gate.refresh()
+    assert ruled.gate.digest != digest
+    assert not (await ruled.call(agent, "slack_channels")).is_error
+
+
+async def test_files_that_change_while_they_are_read_change_nothing(
+    ruled: Ruled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ruled.use(f'@id("steady") {CHANNELS};')
+    digest = ruled.gate.digest
+    load = gate_module.load
+
+    def load_while_written(folder: Path, actions: Mapping[str, Action], *, setting: str) -> object:
+        found = load(folder, actions, setting=setting)
+        put(ruled.folder / "rules.cedar", f'@id("later") {CHANNELS};')
+        return found
+
+    put(ruled.folder / "rules.cedar", "")
+    with monkeypatch.context() as patch:
+        patch.setattr(gate_module, "load", load_while_written)
+        with pytest.raises(TemporarilyUnavailable, match="rename it"):
+            await look_twice(ruled.gate)
+    assert ruled.gate.digest == digest
+    await look_twice(ruled.gate)
+    assert ruled.gate.rules is not None
+    assert [one.name for one in ruled.gate.rules.rules] == ["later"]
+
+
 # Rules to try
+
+
+async def test_shadow_rules_with_a_mistake_hold_up_nothing_and_are_told(ruled: Ruled) -> None:
+    agent, _ = await ruled.agent("urgent-person")
+    with pytest.raises(TemporarilyUnavailable, match=r"policy\.shadow_folder: rules\.cedar:1"):
+        await ruled.use(f'@id("urgent") {CHANNELS};', shadow="forbid(")
+    assert (await ruled.call(agent, "slack_channels")).is_error
+    assert ruled.gate.shadow is None
+    with pytest.raises(TemporarilyUnavailable, match=r"policy\.shadow_folder"):
+        await ruled.gate.refresh()
+    await ruled.use(shadow=f'@id("try") {CHANNELS};')
+    assert ruled.gate.shadow is not None
+    assert not (await ruled.call(agent, "slack_channels")).is_error
+
+
+async def test_a_vault_with_unusable_shadow_rules_opens_without_them(tmp_path: Path) -> None:
+    folder = tmp_path / "shadow"
+    folder.mkdir()
+    (folder / "x.cedar").write_text("forbid(")
+    settings = load_settings(overrides={"policy": {"shadow_folder": str(folder)}})
+    async with open_deployment(settings, data=tmp_path / "data") as deployment:
+        assert deployment.policy is not None
+        assert deployment.policy.shadow is None
+        with pytest.raises(TemporarilyUnavailable, match=r"policy\.shadow_folder: x\.cedar:1"):
+            await deployment.policy.refresh()
 
 
 async def test_shadow_rules_are_counted_and_do_nothing(ruled: Ruled) -> None:

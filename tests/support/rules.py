@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from server.app import providers_of_settings
 from server.policy.cases import CasePlace, PolicyCase
 from server.policy.facts import CallFacts
-from server.policy.gate import load
+from server.policy.gate import PolicyGate, load
 from server.policy.rules import RuleSet
 from server.policy.schema import actions_of
 from server.settings import load_settings
@@ -49,6 +49,19 @@ async def rules_in(folder: Path, *, zone: str = "UTC", overrides: Mapping[str, o
     """With the tools and providers of these settings; of default settings without."""
     found = await providers_of_settings(load_settings(overrides=overrides), data=folder)
     return Rules(folder / "rules", CasePlace(found.tools, found.policies, ZoneInfo(zone)))
+
+
+def put(file: Path, text: str) -> None:
+    """Replace a file of rules, all of it at once."""
+    made = file.with_suffix(".new")
+    made.write_text(text, encoding="utf-8")
+    made.replace(file)
+
+
+async def look_twice(gate: PolicyGate) -> None:
+    """Put changed files in force, as the upkeep of a running vault does."""
+    for _ in range(2):
+        await gate.refresh()
 
 
 def with_arguments(facts: CallFacts, **arguments: object) -> CallFacts:
