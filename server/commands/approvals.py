@@ -131,7 +131,7 @@ def revoke(
         from server.administration import access
         from server.administration.actor import Actor, ChangeRefused
 
-        async with setup.open() as deployment:
+        async with setup.open(uses_accounts=False) as deployment:
             owner = await _who_answers(deployment.database)
             found = await standing_called(deployment, owner, standing)
             try:

@@ -66,7 +66,7 @@ def list_(setup: Setup) -> None:
     async def read() -> None:
         from vault import clients
 
-        async with setup.open() as deployment:
+        async with setup.open(uses_accounts=False) as deployment:
             async for page in clients.walk_clients(deployment.database):
                 listing.add([client_fields(client) for client in page])
         listing.end()
@@ -93,7 +93,7 @@ def remove(setup: Setup, client: ClientName) -> None:
         from server.administration import agents
         from server.administration.actor import Actor
 
-        async with setup.open() as deployment:
+        async with setup.open(uses_accounts=False) as deployment:
             found = await client_called(deployment.database, client)
             await agents.remove(Actor(deployment, None, "command_line"), found)
             return found

@@ -38,7 +38,7 @@ def list_(setup: Setup, *, user: UserOption = None) -> None:
     async def read() -> list[dict[str, object]]:
         from vault import connections
 
-        async with setup.open() as deployment:
+        async with setup.open(uses_accounts=False) as deployment:
             owner = await user_named(deployment.database, user)
             found = await connections.list_connections(deployment.database, owner.id)
             return [connection_fields(connection, now=deployment.now()) for connection in found]
@@ -100,7 +100,7 @@ def disconnect(
         from server.administration import access
         from server.administration.actor import Actor
 
-        async with setup.open() as deployment:
+        async with setup.open(uses_accounts=False) as deployment:
             owner = await user_named(deployment.database, user)
             found = await connection_called(deployment, owner, connection)
             ended = await access.disconnect(Actor(deployment, None, "command_line"), found)

@@ -27,7 +27,7 @@ def list_(setup: Setup, *, user: UserOption = None) -> None:
     async def read() -> list[dict[str, object]]:
         from vault import clients, company_permissions, delegations, sharing
 
-        async with setup.open() as deployment:
+        async with setup.open(uses_accounts=False) as deployment:
             owner = await user_named(deployment.database, user)
             usable = await sharing.usable_by(deployment.database, owner.id, now=deployment.now())
             known = {one.id: one for one in usable}
@@ -117,7 +117,7 @@ def revoke(
         from server.administration import access
         from server.administration.actor import Actor
 
-        async with setup.open() as deployment:
+        async with setup.open(uses_accounts=False) as deployment:
             owner = await user_named(deployment.database, user)
             held = await _find_delegation(deployment, owner, client, connection)
             await access.revoke(Actor(deployment, None, "command_line"), held)

@@ -75,7 +75,7 @@ def list_(setup: Setup) -> None:
     async def read() -> None:
         from vault import users
 
-        async with setup.open() as deployment:
+        async with setup.open(uses_accounts=False) as deployment:
             async for page in users.walk_users(deployment.database):
                 listing.add([user_fields(user) for user in page])
             for one in await users.list_deletions(deployment.database):
@@ -180,7 +180,7 @@ async def _change(setup: Setup, name: str, *, what: str) -> User:
     from server.administration.actor import Actor
     from vault import users
 
-    async with setup.open() as deployment:
+    async with setup.open(uses_accounts=False) as deployment:
         user = await user_called(deployment.database, name)
         actor = Actor(deployment, None, "command_line")
         if what == "removed":

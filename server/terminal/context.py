@@ -103,16 +103,20 @@ class Setup:
         return self.run(catalog_of_settings(self.settings(), data=self.directory()))
 
     @asynccontextmanager
-    async def open(self, *, creates: bool = False) -> AsyncGenerator[Deployment]:
+    async def open(self, *, creates: bool = False, uses_accounts: bool = True) -> AsyncGenerator[Deployment]:
         """Open the whole vault without serving it; processes that serve it may run at the same time.
 
-        Ends the command where no vault is, unless it `creates` one.
+        Ends the command where no vault is, unless it `creates` one. `uses_accounts` False: rules
+        of the operator's that can't be used don't stop the command.
         """
         from server.app import open_deployment
+        from server.policy_settings import PolicySettings
 
         settings = self.settings()
         if not creates:
             self.check_vault(settings)
+        if not uses_accounts:
+            settings = settings.model_copy(update={"policy": PolicySettings()})
         async with open_deployment(settings, data=self.directory(), creates=creates) as deployment:
             yield deployment
 

@@ -108,6 +108,21 @@ async def test_rules_without_their_package_are_refused_with_the_fix(
         pass
 
 
+async def test_rules_with_a_mistake_stop_no_command_that_takes_away(place: Place, folder: Path) -> None:
+    for name in ("alice", "bob"):
+        await content(place, "users", "add", name, "--password-stdin", feed="a long enough password\n")
+    (place.data / "config.toml").write_text(f'[policy]\nfolder = "{folder}"\n')
+    good, bad = RULE, "forbid("
+    for text, exit_code in ((good, 0), (bad, 1)):
+        (folder / "rules.cedar").write_text(text)
+        said = await run(place, "status")
+        assert (said.exit_code, "policy.folder: rules.cedar:1" in said.output) == (exit_code, bool(exit_code))
+    assert await content(place, "connections", "list", "--user", "alice") == []
+    assert await content(place, "panic", "--user", "alice") == {"dry_run": True, "accounts": {}, "total": 0}
+    assert (await run(place, "panic", "--user", "alice", "--yes", "--wait", "0")).exit_code == 0
+    assert (await run(place, "users", "disable", "bob")).exit_code == 0
+
+
 async def test_the_doctor_compares_the_rules_of_every_process(place: Place, folder: Path) -> None:
     (place.data / "config.toml").write_text(f'[policy]\nfolder = "{folder}"\n')
     await content(place, "users", "add", "somebody", "--password-stdin", feed="a long enough password\n")
@@ -123,6 +138,14 @@ async def test_the_doctor_compares_the_rules_of_every_process(place: Place, fold
             (found,) = await check_policy(deployment)
             assert found.verdict.value == verdict, found
             assert verdict == "ok" or "host-1" in found.sentence
+
+
+async def test_the_doctor_tells_a_mistake_in_the_rules_to_try(place: Place, folder: Path) -> None:
+    (place.data / "config.toml").write_text(f'[policy]\nshadow_folder = "{folder}"\n')
+    await content(place, "users", "add", "somebody", "--password-stdin", feed="a long enough password\n")
+    assert "policy" not in await examine(place)
+    (folder / "rules.cedar").write_text("forbid(")
+    assert "policy.shadow_folder: rules.cedar:1" in (await examine(place, fails=True))["policy"]["sentence"]
 
 
 # Replay

@@ -96,7 +96,7 @@ def delete(setup: Setup, name: Name) -> None:
         from server.administration import groups
         from server.administration.actor import Actor
 
-        async with setup.open() as deployment:
+        async with setup.open(uses_accounts=False) as deployment:
             group = await _group_called(deployment.database, name)
             await groups.delete(Actor(deployment, None, "command_line"), group)
             return group
@@ -235,7 +235,7 @@ def disconnect(
         from server.administration import group_accounts
         from server.administration.actor import Actor
 
-        async with setup.open() as deployment:
+        async with setup.open(uses_accounts=False) as deployment:
             group = await _group_called(deployment.database, name)
             await group_accounts.end(Actor(deployment, None, "command_line"), group, connection_id)
             return group.name
@@ -248,7 +248,7 @@ async def _change(setup: Setup, name: str, user: str, *, is_in: bool) -> str:
     from server.administration import groups
     from server.administration.actor import Actor
 
-    async with setup.open() as deployment:
+    async with setup.open(uses_accounts=False) as deployment:
         actor, reader = Actor(deployment, None, "command_line"), deployment.database
         group, person = await _group_called(reader, name), await user_called(reader, user)
         if is_in:

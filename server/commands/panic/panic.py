@@ -114,7 +114,7 @@ async def _subject(deployment: Deployment, kind: Kind, named: str) -> str:
 async def _reach(setup: Setup, kind: Kind, named: str) -> Mapping[str, int]:
     from vault.upkeep import panics
 
-    async with setup.open() as deployment:
+    async with setup.open(uses_accounts=False) as deployment:
         subject = await _subject(deployment, kind, named)
         return await panics.reach(deployment.database, kind, subject, now=deployment.now())
 
@@ -123,7 +123,7 @@ async def _end(setup: Setup, kind: Kind, named: str, *, wait: int) -> EndedCount
     from server.terminal.progress import show_progress
     from vault.upkeep import panics
 
-    async with setup.open() as deployment:
+    async with setup.open(uses_accounts=False) as deployment:
         subject = await _subject(deployment, kind, named)
         async with deployment.transaction() as transaction:
             wish = await panics.start(transaction, kind, subject, by="command_line", now=deployment.now())

@@ -104,7 +104,7 @@ def end(setup: Setup, request: RequestID) -> None:
 async def _change(setup: Setup, run: Callable[[Actor], Awaitable[AccessRequest]]) -> dict[str, object]:
     from server.administration.actor import Actor
 
-    async with setup.open() as deployment:
+    async with setup.open(uses_accounts=False) as deployment:
         return await _fields(deployment, await run(Actor(deployment, None, "command_line")))
 
 
