@@ -212,11 +212,12 @@ async def members_by(reader: Reader, group_id: str, *, source: str) -> frozenset
     return frozenset(text(row, "user_id") for row in rows)
 
 
-async def has_other_members(reader: Reader, group_id: str, *, source: str) -> bool:
-    """Whether somebody is a member by another source than this one."""
+async def has_other_members(reader: Reader, group_id: str, *, source: str, besides: str = "") -> bool:
+    """Whether somebody is a member by another source than this one, and than `besides`."""
     row = await reader.fetch_one(
-        "select user_id from memberships where tenant = :tenant and group_id = :group_id and source <> :source limit 1",
-        {"tenant": TENANT, "group_id": group_id, "source": source},
+        "select user_id from memberships where tenant = :tenant and group_id = :group_id and source <> :source"
+        " and source <> :besides limit 1",
+        {"tenant": TENANT, "group_id": group_id, "source": source, "besides": besides},
     )
     return row is not None
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from server.administration.actor import Actor, ChangeRefused
 from server.connecting.deletion import end_at_providers
 from vault import groups, sharing, users
+from vault.approvals.access_requests import MEMBERSHIP
 from vault.audit import audit
 from vault.groups import LOCAL, Group
 from vault.records import User
@@ -107,6 +108,9 @@ async def remove_member(actor: Actor, group: Group, person: User) -> None:
     now = actor.deployment.now()
     async with actor.change() as transaction:
         if not await groups.remove_member(transaction, group.id, person.id, source=LOCAL):
+            if person.id in await groups.members_by(transaction, group.id, source=MEMBERSHIP):
+                said = "An access request put this person into the group: end that request."
+                raise ChangeRefused("member_by_request", said, kind="conflict")
             is_there = await groups.is_member(transaction, group.id, person.id, now=now)
             said = "A directory or a sign-in put this person into the group: change it there."
             raise ChangeRefused("not_member", said if is_there else "This person isn't in the group.", kind="conflict")

@@ -10,6 +10,7 @@ from server.administration.declaration import DeclaredGroup, DeclaredPerson
 from server.administration.declaring.planned import PlannedChange, Verb, differences_between
 from vault import groups as stored
 from vault import users
+from vault.approvals.access_requests import MEMBERSHIP
 from vault.groups import LOCAL, Group, GroupNameRefused
 from vault.storage.database import Reader
 
@@ -96,7 +97,8 @@ async def _own_groups(reader: Reader) -> list[Group]:
         found += [
             one
             for one in page
-            if not one.is_provisioned and not await stored.has_other_members(reader, one.id, source=LOCAL)
+            if not one.is_provisioned
+            and not await stored.has_other_members(reader, one.id, source=LOCAL, besides=MEMBERSHIP)
         ]
         if not after:
             return found

@@ -22,7 +22,8 @@ from tests.support.person import Person, forms_of
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import delegations, groups, users
 from vault.approvals import access_requests as stored
-from vault.groups import Group
+from vault.approvals.access_requests import MEMBERSHIP
+from vault.groups import LOCAL, Group
 from vault.notices import channels, outbox
 from vault.records import Client, Connection, Delegation, User
 from vault.upkeep import access_ends
@@ -290,6 +291,11 @@ async def test_somebody_outside_gets_the_groups_accounts_for_some_days(office: O
     alice = await office.admin.room.signed_in("alice")
     shown = await alice.open(f"/administration/groups/{office.group.id}")
     assert "By an access request." in shown.text
+    with pytest.raises(ChangeRefused) as refused:
+        await administration.remove_member(office.admin.operator, office.group, office.otto)
+    assert refused.value.reason == "member_by_request"
+    assert not await groups.has_other_members(database, office.group.id, source=LOCAL, besides=MEMBERSHIP)
+    assert await groups.has_other_members(database, office.group.id, source=LOCAL)
     deployment.database.clock_offset += 2 * DAY + 60
     assert not await groups.is_member(database, office.group.id, office.otto.id, now=deployment.now())
     assert await access_ends.end_over(database) == 1
