@@ -1,13 +1,14 @@
 """Access requests: a person asks for what only others can give, and the answer is a permission with an end.
 
-`PENDING -> ALLOWED | DENIED | ENDED`, `ALLOWED -> ENDED`; `ENDING` has no effect any more, and waits for
-`vault.upkeep.access_ends` to undo what else it left and to record its end. The row is the permission: an exchange reads
-it with the account (`vault.refresh.accounts`), an assertion of a company with its rules. Who may ask and answer is the
-server's business. Writing functions record no event: the caller appends it last.
+`PENDING -> ALLOWED | DENIED | ENDED`, `ALLOWED -> ENDED`; `ENDING` gives nothing any more, and waits for
+`vault.upkeep.access_ends` to record its end and to take back tokens that a company's assertions got. The row is the
+permission: an exchange reads it with the account (`vault.refresh.accounts`), an assertion of a company with its rules.
+Who may ask and answer is the server's business. Writing functions record no event: the caller appends it last.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
@@ -71,10 +72,21 @@ _CONFIRM: Final = """
 _STOP_OF_ASKER: Final = """
     update access_requests set state = 4, ended_at = :now, ended_reason = :reason
     where tenant = :tenant and user_id = :user_id and state in (1, 2)
+    returning user_id, client_id, kind, target, decided_at, made_permission
 """
 _STOP_OF_APPROVER: Final = """
     update access_requests set state = 4, ended_at = :now, ended_reason = :reason
     where tenant = :tenant and decided_by = :user_id and state = 2
+    returning user_id, client_id, kind, target, decided_at, made_permission
+"""
+_LEAVE: Final = """
+    delete from memberships
+    where tenant = :tenant and group_id = :target and user_id = :user_id and source = :source
+"""
+_TAKE_MADE: Final = """
+    update delegations set revoked_at = :now, changed_at = :now
+    where tenant = :tenant and user_id = :user_id and client_id = :client_id and connection_id = :target
+        and revoked_at is null
 """
 
 
@@ -135,10 +147,14 @@ class AccessRequest:
     ended_reason: str | None = None
     confirmed_at: int | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Not refused, stopped, or ended."""
+        return self.state in {AccessState.PENDING, AccessState.ALLOWED}
+
     def status(self, now: int) -> str:
         """`pending`, `allowed`, `denied`, or `ended`; what nobody answered in time has ended."""
-        is_open = self.state in {AccessState.PENDING, AccessState.ALLOWED}
-        is_over = self.state is AccessState.ENDING or (is_open and now >= self.expires_at)
+        is_over = self.state is AccessState.ENDING or (self.is_open and now >= self.expires_at)
         return "ended" if is_over else self.state.name.lower()
 
     def is_pending(self, now: int) -> bool:
@@ -360,8 +376,19 @@ async def end(transaction: Transaction, request: AccessRequest, *, reason: str, 
 async def stop_of_person(transaction: Transaction, user_id: str, *, reason: str, now: int) -> None:
     """Of a person who is disabled: what they asked for and what they allowed has no effect from now on."""
     values = {"tenant": TENANT, "user_id": user_id, "reason": reason, "now": now}
-    await transaction.execute(_STOP_OF_ASKER, values)
-    await transaction.execute(_STOP_OF_APPROVER, values | {"reason": f"approver_{reason}"})
+    await _take_given(transaction, await transaction.fetch(_STOP_OF_ASKER, values), now=now)
+    stopped = await transaction.fetch(_STOP_OF_APPROVER, values | {"reason": f"approver_{reason}"})
+    await _take_given(transaction, stopped, now=now)
+
+
+async def _take_given(transaction: Transaction, stopped: Sequence[Row], *, now: int) -> None:
+    """What requests gave beside their rows, which nobody reads any more."""
+    for row in stopped:
+        which: dict[str, Value] = {"tenant": TENANT, "user_id": text(row, "user_id"), "target": text(row, "target")}
+        if text(row, "kind") == Kind.GROUP.value and integer_or_none(row, "decided_at") is not None:
+            await transaction.execute(_LEAVE, which | {"source": MEMBERSHIP})
+        if integer(row, "made_permission"):
+            await transaction.execute(_TAKE_MADE, which | {"client_id": text(row, "client_id"), "now": now})
 
 
 async def stop_of_client(transaction: Transaction, client_id: str, *, now: int) -> None:
@@ -377,7 +404,8 @@ async def forget_person(transaction: Transaction, user_id: str, *, now: int) -> 
     """Of a person who is deleted: their requests are gone, and what they allowed others has no effect any more."""
     which = {"tenant": TENANT, "user_id": user_id}
     await transaction.execute("delete from access_requests where tenant = :tenant and user_id = :user_id", which)
-    await transaction.execute(_STOP_OF_APPROVER, which | {"reason": "approver_deleted", "now": now})
+    stopped = await transaction.fetch(_STOP_OF_APPROVER, which | {"reason": "approver_deleted", "now": now})
+    await _take_given(transaction, stopped, now=now)
     await transaction.execute("delete from group_managers where tenant = :tenant and user_id = :user_id", which)
 
 

@@ -1,7 +1,7 @@
 """The end of what access requests gave: what it left elsewhere is undone, and the activity gets its end.
 
-Nothing waits for this: an exchange no longer counts a permission from its end on, or once its person is out of the
-group. `vault.approvals.access_requests` has the records.
+An exchange doesn't wait for this: it no longer counts a permission from its end on, or once its person is out of the
+group. Tokens that a company's assertions got go here. `vault.approvals.access_requests` has the records.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OVER: Final = """
 """
 _STOPPED: Final = "select id from access_requests where tenant = :tenant and state = 4 limit :limit"
 # What can't be used any more, whoever ended what it stands on.
-_ORPHANS: Final = """
+_ORPHANED: Final = """
     select r.id, c.removed_at, k.ended_at, d.revoked_at
     from access_requests r
     left join clients c on c.tenant = r.tenant and c.id = r.client_id
@@ -33,29 +33,48 @@ _ORPHANS: Final = """
             where m.tenant = r.tenant and m.group_id = r.group_id and m.user_id = r.user_id
                 and (m.expires_at is null or m.expires_at > :now)
         ) = 0))
-    limit :limit
 """
+_ORPHANS: Final = f"{_ORPHANED} limit :limit"
+_ORPHAN: Final = f"{_ORPHANED} and r.id = :id"
 
 
 async def end_over(database: Database) -> int:
-    """End what is over, at most a batch of each kind; how many."""
+    """End what is over, a batch after the other; how many."""
+    ended = 0
+    while True:
+        found = await _find_over(database)
+        done = [await _end_one(database, one) for one in found]
+        ended += sum(done)
+        if len(found) < SWEEP_BATCH or not any(done):
+            return ended
+
+
+async def _find_over(database: Database) -> list[str]:
     values: dict[str, Value] = {"tenant": TENANT, "now": database.now(), "limit": SWEEP_BATCH}
-    over = [
+    rows = [
         *await database.fetch(_OVER, values | {"state": AccessState.PENDING.value}),
         *await database.fetch(_OVER, values | {"state": AccessState.ALLOWED.value}),
         *await database.fetch(_STOPPED, values),
+        *await database.fetch(_ORPHANS, values | {"nothing": ""}),
     ]
-    orphans = {text(row, "id"): _reason(row) for row in await database.fetch(_ORPHANS, values | {"nothing": ""})}
-    ended = 0
-    reasons = {**orphans, **{text(row, "id"): "" for row in over}}
-    for request_id, reason in reasons.items():
-        async with database.transaction() as transaction:
-            request = await access_requests.hold(transaction, request_id)
-            if request is None:
-                continue
-            why = reason or ("unanswered" if request.decided_at is None else "time")
-            ended += await end(transaction, request, reason=why, now=database.now())
-    return ended
+    return list(dict.fromkeys(text(row, "id") for row in rows))
+
+
+async def _end_one(database: Database, request_id: str) -> bool:
+    async with database.transaction() as transaction:
+        request = await access_requests.hold(transaction, request_id)
+        now = database.now()
+        if request is None or (reason := await _why_over(transaction, request, now=now)) is None:
+            return False
+        return await end(transaction, request, reason=reason, now=now)
+
+
+async def _why_over(transaction: Transaction, request: AccessRequest, *, now: int) -> str | None:
+    """Looked at again while nobody else changes the request; None when it lasts."""
+    if request.state is AccessState.ENDING or (request.is_open and now >= request.expires_at):
+        return "unanswered" if request.decided_at is None else "time"
+    row = await transaction.fetch_one(_ORPHAN, {"tenant": TENANT, "now": now, "id": request.id, "nothing": ""})
+    return None if row is None else _reason(row)
 
 
 def _reason(row: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -13,11 +14,12 @@ from tests.support.seeded import Seeded, seed
 from tests.vault.exchange.test_sharing import BOTH, DAY, READ, WRITE, give, leave, make_group, refusal_of
 from vault import clients, connections, delegations, groups, users
 from vault.approvals import access_requests
-from vault.approvals.access_requests import MOST_OPEN, AccessRequest, AccessState, Kind, RequestedAccess
+from vault.approvals.access_requests import MEMBERSHIP, MOST_OPEN, AccessRequest, AccessState, Kind, RequestedAccess
 from vault.groups import Group
 from vault.records import Connection
 from vault.refusals import ConnectionRequired, DelegationRequired, GrantEnded, TemporarilyUnavailable, TransitionRefused
 from vault.sharing import SharingRule
+from vault.storage.database import SWEEP_BATCH
 from vault.upkeep import access_ends
 
 
@@ -249,6 +251,48 @@ async def test_a_late_end_leaves_what_was_allowed_since(shared: Shared) -> None:
     assert (await shared.stored(first)).ended_reason == "permission_ended"
     assert (await shared.stored(second)).is_allowed(shared.room.now)
     assert await shared.has_account()
+
+
+@pytest.mark.parametrize("stop", [_disable_approver, _delete_approver])
+async def test_what_a_stopped_yes_gave_ends_at_once(shared: Shared, stop: Callable[[Shared], Awaitable[None]]) -> None:
+    room, group_id = shared.room, shared.group.id
+    await _revoke(shared)
+    await shared.allow(await shared.ask(), makes=True)
+    dave = await seed(room.database, name="dave", client_id="agent-4")
+    joining = RequestedAccess(dave.user.id, "", Kind.GROUP, group_id, group_id, frozenset(), "a reason", 3 * DAY)
+    await shared.allow(await shared.ask(joining))
+    async with room.database.transaction() as transaction:
+        await groups.add_member(transaction, group_id, dave.user.id, source=MEMBERSHIP, now=room.now)
+        await users.disable_user(transaction, room.alice.user.id, now=room.now)
+    assert await groups.is_member(room.database, group_id, dave.user.id, now=room.now), "another was disabled"
+    assert await shared.has_account()
+    await stop(shared)
+    assert not await groups.is_member(room.database, group_id, dave.user.id, now=room.now)
+    assert not await shared.has_account()
+    assert await access_ends.end_over(room.database) == 2
+
+
+async def test_one_round_ends_everything_that_is_over(shared: Shared) -> None:
+    wish, room = shared.wish(), shared.room
+    async with room.database.transaction() as transaction:
+        for number in range(SWEEP_BATCH + 1):
+            await access_requests.ask(transaction, replace(wish, user_id=f"person-{number}"), now=room.now)
+    room.pass_time(access_requests.ANSWER_LIFETIME)
+    assert await access_ends.end_over(room.database) == SWEEP_BATCH + 1
+
+
+async def test_what_came_back_before_its_end_lasts(shared: Shared) -> None:
+    database, group_id = shared.room.database, shared.group.id
+    request = await shared.allow(await shared.ask())
+    await _leave(shared)
+    async with asyncio.timeout(60):
+        async with database.transaction() as transaction:
+            await access_requests.hold(transaction, request.id)
+            await groups.add_member(transaction, group_id, shared.bob.user.id, source="local", now=shared.room.now)
+            ending = asyncio.create_task(access_ends.end_over(database))
+            await asyncio.sleep(1)  # it finds the request before the person is back, as a rule
+        assert await ending == 0
+    assert (await shared.stored(request)).is_allowed(shared.room.now)
 
 
 async def _cut_off(shared: Shared) -> None:
