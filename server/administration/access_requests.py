@@ -194,7 +194,7 @@ async def _for_group(deployment: Deployment, user: User, asking: Asking, wish: R
 
 
 async def ask(deployment: Deployment, user: User, asking: Asking, *, via: str = "") -> tuple[AccessRequest, bool]:
-    """File the request; the open one of the same person for the same thing is found again. `via`: the agent's name.
+    """File the request; the open one for the same thing is found again, if it asks for that. `via`: the agent's name.
 
     Raises ChangeRefused, and TemporarilyUnavailable for somebody who asks too much.
     """
@@ -206,6 +206,10 @@ async def ask(deployment: Deployment, user: User, asking: Asking, *, via: str = 
     async with deployment.transaction() as transaction:
         await users.hold_user(transaction, user.id)
         request, is_new = await stored.ask(transaction, wish, now=now)
+        if not wish.scopes <= request.wish.scopes:
+            url = deployment.url(f"/access-requests/{request.id}")
+            said = f"Another request for this account is open: {url}. Wait for its answer, or withdraw it."
+            raise ChangeRefused("request_open", said, kind="conflict", field="scopes", url=url)
         if is_new:
             known = await describe(deployment, request, reader=transaction)
             details = {

@@ -42,7 +42,9 @@ async def ask_group(
         now=deployment.now(),
     )
     if waiting is not None:
-        return failure(f"{refusal.description} {_waits(deployment, waiting)}")
+        wanted = refusal.scopes - deployment.vault.policies[refusal.provider].always_granted
+        said = "" if wanted <= waiting.wish.scopes else "Another request for this account comes first. "
+        return failure(f"{refusal.description} {said}{_waits(deployment, waiting)}")
     if not asking.is_modern or not asking.fills_forms or asking.cancels_access:
         return None
     if asking.leaves_access:

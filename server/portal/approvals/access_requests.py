@@ -233,6 +233,7 @@ async def _one(visit: OwnVisit, request: AccessRequest, *, error: str = "") -> R
     left = max(1, -(-(request.expires_at - deployment.now()) // DAY))
     context: dict[str, object] = {
         "one": await row(visit, request),
+        "before": await _before(visit, request),
         "path": _path(request),
         "is_own": wish.user_id == visit.user.id,
         "may_answer": await may_answer(deployment, visit.user, wish, reader=deployment.database),
@@ -243,6 +244,12 @@ async def _one(visit: OwnVisit, request: AccessRequest, *, error: str = "") -> R
         "error": error,
     }
     return visit.page("access_request.html", context, status=status_of("invalid_request") if error else 200)
+
+
+async def _before(visit: OwnVisit, request: AccessRequest) -> dict[str, object] | None:
+    """What a yes to this request would replace."""
+    found = await stored.find_allowed(visit.deployment.database, request.wish)
+    return None if found is None or not found.is_allowed(visit.deployment.now()) else await row(visit, found)
 
 
 def _gives(rule: AllowedAgents) -> str:

@@ -155,6 +155,23 @@ async def test_what_is_ones_own_needs_nobody(office: Office) -> None:
     assert refused.value.reason == "own_account"
 
 
+async def test_another_wish_isnt_lost_behind_an_open_one(office: Office) -> None:
+    deployment, operator = office.admin.deployment, office.admin.operator
+    first, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    manager = await office.browser(office.mia)
+    with pytest.raises(ChangeRefused) as refused:
+        await access_requests.ask(deployment, office.bob, office.asking(scopes=READ | WRITE))
+    assert (refused.value.reason, refused.value.kind) == ("request_open", "conflict")
+    assert refused.value.values["url"].endswith(first.id)
+    await access_requests.allow(operator, first.id, AccessAnswer(1))
+    second, is_new = await access_requests.ask(deployment, office.bob, office.asking(scopes=READ | WRITE))
+    assert is_new
+    page = await manager.open(f"{PAGE}/{second.id}")
+    assert "A yes replaces what is allowed until" in page.text
+    await access_requests.end(operator, first.id)
+    assert "A yes replaces" not in (await manager.open(f"{PAGE}/{second.id}")).text
+
+
 async def test_a_person_asks_only_so_often(office: Office) -> None:
     deployment = office.admin.deployment
     for _ in range(access_requests.PER_DAY):
