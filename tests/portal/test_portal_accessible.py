@@ -47,6 +47,7 @@ async def test_no_page_keeps_anybody_out(room: Room, browser: Browser, scheme: s
         "connections",
         "agents",
         "approvals",
+        "access-requests",
         "activity",
         "account",
         "notifications",
