@@ -230,13 +230,11 @@ async def ask(deployment: Deployment, user: User, asking: Asking, *, via: str = 
 async def to_answer(deployment: Deployment, user: User) -> tuple[AccessRequest, ...]:
     """The open requests that this person, with the roles of their groups, may answer; oldest first."""
     database, now = deployment.database, deployment.now()
-    managed = _NOTHING if user.role.administers else await stored.managed_by(database, user.id)
-    if not user.role.administers and not managed:
-        return ()
-    waiting = await stored.list_pending(database, now=now)
     if user.role.administers:
-        return waiting
-    mine = [one for one in waiting if one.wish.group_id in managed]
+        return await stored.list_pending(database, now=now)
+    if not await stored.managed_by(database, user.id):
+        return ()
+    mine = await stored.list_pending(database, now=now, manager=user.id)
     return tuple([one for one in mine if await may_answer(deployment, user, one.wish, reader=database)])
 
 

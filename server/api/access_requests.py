@@ -69,6 +69,9 @@ class NewAnswer(Strict):
 async def list_access_requests(call: AdminCall, query: AccessRequestQuery) -> AccessRequests:
     """List requests for what only others can give."""
     now = call.deployment.now()
+    if query.status == "pending":
+        waiting = await stored.list_pending(call.deployment.database, now=now)
+        return AccessRequests(items=[await _record(call, one) for one in reversed(waiting)])
     found = await stored.list_newest(call.deployment.database, now=now)
     return AccessRequests(items=[await _record(call, one) for one in found if query.status in {None, one.status(now)}])
 

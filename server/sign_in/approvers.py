@@ -10,7 +10,8 @@ from vault import groups, users
 from vault.approvals import access_requests
 from vault.approvals.access_requests import Kind, RequestedAccess
 from vault.groups import Group, name_key
-from vault.records import Event, User
+from vault.notices.outbox import MOST_TOLD
+from vault.records import Event, Role, User
 from vault.storage.database import Reader
 
 
@@ -33,20 +34,25 @@ async def may_answer(deployment: Deployment, user: User | None, wish: RequestedA
 
 
 async def approvers_of(deployment: Deployment, event: Event) -> Sequence[str]:
-    """The ids of everybody who may answer the request of this event."""
+    """The ids of those who may answer the request of this event, at most as many as are told; managers first."""
     database, now = deployment.database, deployment.now()
     request = await access_requests.get(database, str(event.details.get("request", "")))
     if request is None:
         return ()
     wish = request.wish
-    found = {one.id for one in await users.list_admins(database)} | await access_requests.managers(
-        database, wish.group_id
-    )
-    for name in deployment.settings.admin.group_roles:
+    first = await access_requests.managers(database, wish.group_id)
+    rest = {one.id for one in await users.list_admins(database)}
+    for name in [name for name, role in deployment.settings.admin.group_roles.items() if Role(role).administers]:
         group = await groups.find_group(database, name)
-        found |= set() if group is None else {one.user_id for one in await groups.members(database, group.id, now=now)}
-    asked = [await users.get_user(database, one) for one in sorted(found)]
-    return [one.id for one in asked if one is not None and await may_answer(deployment, one, wish, reader=database)]
+        rest |= set() if group is None else {one.user_id for one in await groups.members(database, group.id, now=now)}
+    told: list[str] = []
+    for user_id in [*sorted(first), *sorted(rest - first)]:
+        person = await users.get_user(database, user_id)
+        if person is not None and await may_answer(deployment, person, wish, reader=database):
+            told.append(person.id)
+        if len(told) == MOST_TOLD:
+            break
+    return told
 
 
 def gives_role(deployment: Deployment, name: str) -> bool:

@@ -264,11 +264,13 @@ async def list_newest(reader: Reader, *, now: int) -> tuple[AccessRequest, ...]:
     return tuple(map(_request, rows))
 
 
-async def list_pending(reader: Reader, *, now: int) -> tuple[AccessRequest, ...]:
-    """The open requests of everybody, the oldest first."""
+async def list_pending(reader: Reader, *, now: int, manager: str = "") -> tuple[AccessRequest, ...]:
+    """The open requests of everybody, or of the groups of this manager (a person's id), the oldest first."""
+    of_groups = " and group_id in (select group_id from group_managers where tenant = :tenant and user_id = :manager)"
     rows = await reader.fetch(
-        f"{_SELECT} and state = 1 and expires_at > :now order by expires_at, id limit :limit",
-        {"tenant": TENANT, "now": now, "limit": LISTED},
+        f"{_SELECT} and state = 1 and expires_at > :now{of_groups if manager else ''}"
+        " order by expires_at, id limit :limit",
+        {"tenant": TENANT, "now": now, "limit": LISTED, **({"manager": manager} if manager else {})},
     )
     return tuple(map(_request, rows))
 

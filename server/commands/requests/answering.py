@@ -36,8 +36,8 @@ def list_(
 
         async with setup.open() as deployment:
             now = deployment.now()
-            found = await access_requests.list_newest(deployment.database, now=now)
-            return [await _fields(deployment, one) for one in found if everything or one.is_pending(now)]
+            read_list = access_requests.list_newest if everything else access_requests.list_pending
+            return [await _fields(deployment, one) for one in await read_list(deployment.database, now=now)]
 
     columns = ("id", "status", "user", "agent", "what", "scopes", "days", "reason", "expires_at")
     setup.show(setup.run(read()), columns=columns, empty="No request is waiting.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -373,6 +373,25 @@ async def test_what_a_person_asks_for_themselves_needs_no_confirmation(office: O
     page = await (await office.browser(office.bob)).open(f"{PAGE}/{request.id}")
     assert "until you confirm" not in page.text
     assert request.confirmed_at is not None
+
+
+async def test_many_requests_of_others_hide_none_from_who_answers(office: Office) -> None:
+    deployment = office.admin.deployment
+    request, _ = await access_requests.ask(deployment, office.bob, office.asking())
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        for number in range(stored.LISTED):
+            theirs = replace(request.wish, user_id=f"other-{number}", group_id="another")
+            await stored.ask(transaction, theirs, now=now - DAY)
+    assert [one.id for one in await access_requests.to_answer(deployment, office.mia)] == [request.id]
+    async with deployment.transaction() as transaction:
+        await transaction.execute(
+            "update access_requests set state = 3, created_at = :late where group_id = 'another'", {"late": now + 1}
+        )
+    listed = (await office.admin.call("GET", "/access-requests", params={"status": "pending"})).json()["items"]
+    assert [one["id"] for one in listed] == [request.id]
+    place = Store(url="", data=deployment.data)
+    assert [one["id"] for one in await content(place, "requests", "list")] == [request.id]
 
 
 async def test_those_who_can_answer_are_told_and_then_who_asked(office: Office) -> None:
