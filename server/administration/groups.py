@@ -76,7 +76,9 @@ async def delete(actor: Actor, group: Group, *, is_kept_if_filled: bool = False)
     now = actor.deployment.now()
     async with actor.change() as transaction:
         await _check_own(transaction, group)
-        if is_kept_if_filled and await groups.has_other_members(transaction, group.id, source=LOCAL):
+        if is_kept_if_filled and await groups.has_other_members(
+            transaction, group.id, source=LOCAL, besides=MEMBERSHIP
+        ):
             raise ChangeRefused(
                 "group_refused", f"groups: a sign-in put somebody into {group.name} meanwhile", kind="conflict"
             )
