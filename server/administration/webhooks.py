@@ -98,7 +98,7 @@ async def rotate(actor: Actor, endpoint: EventEndpoint, *, overlap: int) -> Even
         )
     async with actor.change() as transaction:
         until = now + overlap * 3600
-        changed = await endpoints.rotate(transaction, actor.deployment.keys, endpoint.id, previous_until=until)
+        changed = await endpoints.rotate(transaction, actor.deployment.keys, endpoint.id, previous_until=until, now=now)
         if changed is None:
             raise ChangeRefused("no_endpoint", _GONE, kind="not_found")
         event = actor.event("webhook.secret_rotated", endpoint=endpoint.id, overlap_hours=overlap)
@@ -133,10 +133,10 @@ async def resend(actor: Actor, endpoint: EventEndpoint, *, sequence: int | None 
     Raises ChangeRefused for an event that did not fail, and for an endpoint that is disabled.
     """
     now = actor.deployment.now()
-    if endpoint.is_disabled:
-        raise ChangeRefused("endpoint_disabled", "This endpoint is disabled: enable it first.", kind="conflict")
     async with actor.change() as transaction:
         count = await endpoints.resend(transaction, endpoint.id, sequence=sequence, until=now + outbox.KEPT, now=now)
+        if count is None:
+            raise ChangeRefused("endpoint_disabled", "This endpoint is disabled: enable it first.", kind="conflict")
         if sequence is not None and not count:
             raise ChangeRefused("no_endpoint", f"event {sequence} did not fail there", kind="not_found")
         await audit.append(transaction, actor.event("webhook.resent", endpoint=endpoint.id, events=count), now=now)

@@ -49,11 +49,13 @@ async def test_the_outbox_of_endpoints_works_on_both_databases(store: Store) -> 
         assert len({body for _, body in receiver.posted}) == 1
         async with deployment.transaction() as transaction:
             until = deployment.now() + 3600
-            changed = await endpoints.rotate(transaction, deployment.keys, made.id, previous_until=until)
+            changed = await endpoints.rotate(transaction, deployment.keys, made.id, previous_until=until, now=now)
             assert changed is not None
             assert changed.signing_secrets(deployment.now()) == (changed.secret, made.secret)
             assert changed.signing_secrets(until) == (changed.secret,)
-            assert await endpoints.rotate(transaction, deployment.keys, "unknown", previous_until=until) is None
+            assert (
+                await endpoints.rotate(transaction, deployment.keys, "unknown", previous_until=until, now=now) is None
+            )
             assert await endpoints.disable(transaction, made.id)
             assert await endpoints.enable(transaction, made.id)
         (known,) = await endpoints.list_endpoints(deployment.database, deployment.keys)

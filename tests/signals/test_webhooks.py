@@ -341,18 +341,31 @@ async def test_a_rotated_secret_signs_beside_the_new_one_while_it_overlaps(place
     assert headers["webhook-signature"].count("v1,") == 1
     assert len(headers["webhook-signature"].split()) == 1
     twice = await webhooks.rotate(place.actor, after, overlap=overlap)
-    assert after.secret in (twice.signing_secrets(place.room.deployment.now()) if overlap else (after.secret,))
-    assert before.secret not in {twice.secret, twice.previous}
+    signing = twice.signing_secrets(place.room.deployment.now())
+    assert (twice.secret in signing, after.secret in signing, before.secret in signing) == (True, bool(overlap), False)
     for wrong in (-1, 169):
         with pytest.raises(ChangeRefused, match="overlap"):
             await webhooks.rotate(place.actor, twice, overlap=wrong)
 
 
-async def test_two_rotations_at_once_leave_a_secret_that_both_know_of(place: Place) -> None:
-    endpoint = await place.endpoint()
-    made = await asyncio.gather(*(webhooks.rotate(place.actor, endpoint, overlap=1) for _ in range(2)))
+async def test_rotations_in_a_row_keep_the_secret_that_the_receiver_knows(place: Place) -> None:
+    endpoint, deployment = await place.endpoint(), place.room.deployment
+    made = [endpoint, *await asyncio.gather(*(webhooks.rotate(place.actor, endpoint, overlap=1) for _ in range(2)))]
     known = await webhooks.endpoint_with_id(place.actor, endpoint.id)
-    assert {known.secret, known.previous} == {one.secret for one in made}
+    secrets = {one.secret for one in made}
+    assert len(secrets) == 3
+    assert {*known.signing_secrets(deployment.now())} == secrets
+    await place.happen()
+    await deliver(deployment)
+    headers, body = place.listener.got.pop()
+    assert all(_verifies(one, headers, body) for one in secrets)
+    third, fourth = [await webhooks.rotate(place.actor, endpoint, overlap=1) for _ in range(2)]
+    signing = fourth.signing_secrets(deployment.now())
+    assert signing[:2] == (fourth.secret, third.secret)
+    assert (len(signing), endpoint.secret in signing) == (4, False)
+    assert fourth.signing_secrets(deployment.now() + 3700) == (fourth.secret,)
+    alone = await webhooks.rotate(place.actor, endpoint, overlap=0)
+    assert alone.signing_secrets(deployment.now()) == (alone.secret,)
 
 
 @pytest.mark.parametrize(("status", "failure"), [(204, ""), (500, "500"), (410, "gone")])
@@ -391,6 +404,8 @@ async def test_a_disabled_endpoint_gets_nothing_until_it_is_enabled(place: Place
     if is_disabled:
         with pytest.raises(ChangeRefused, match="enable it first"):
             await webhooks.resend(place.actor, known)
+        with pytest.raises(ChangeRefused, match="disabled"):  # disabled since it was shown
+            await webhooks.resend(place.actor, endpoint)
         assert await webhooks.set_disabled(place.actor, known, is_disabled=False)
         assert await webhooks.resend(place.actor, endpoint) == 1
         await place.happen()

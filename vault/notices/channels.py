@@ -232,6 +232,18 @@ async def set_failure(transaction: Transaction, channel_id: str, failure: str) -
     )
 
 
+async def revive(transaction: Transaction, channel_id: str) -> bool:
+    """Let a channel be sent to that gave up, but none that is disabled; False for this one, and for none."""
+    return (
+        await transaction.execute(
+            "update notice_channels set failure = :nothing"
+            " where tenant = :tenant and id = :id and coalesce(failure, :nothing) <> :disabled",
+            {"tenant": TENANT, "id": channel_id, "nothing": "", "disabled": DISABLED},
+        )
+        > 0
+    )
+
+
 async def forget_person(transaction: Transaction, user_id: str) -> None:
     """Delete everything here about a person."""
     for statement in _DELETE_ALL:

@@ -23,6 +23,7 @@ from vault.storage.database import Reader, Row, Transaction, Value, integer, tex
 NOBODY: Final = ""  # the person of these channels
 MOST: Final = 20  # endpoints
 LISTED: Final = 500  # failed events
+_MOST_OLDER: Final = 2  # secrets before the previous one that sign as well
 TYPE_OF_EVENT: Final[Mapping[str, str]] = {
     "connection.opened": "connected",
     "connection.expiring": "expiring",
@@ -68,6 +69,7 @@ class EventEndpoint:
     failure: str = ""  # why the last event was not accepted; empty after one that was
     previous: str = field(default="", repr=False)
     previous_until: int = 0
+    older: tuple[tuple[str, int], ...] = field(default=(), repr=False)  # secrets before that one, each until then
 
     @property
     def is_gone(self) -> bool:
@@ -81,7 +83,8 @@ class EventEndpoint:
 
     def signing_secrets(self, now: int) -> tuple[str, ...]:
         """Those that sign now, the newest first."""
-        return (self.secret, self.previous) if self.previous and now < self.previous_until else (self.secret,)
+        earlier = ((self.previous, self.previous_until), *self.older)
+        return (self.secret, *(secret for secret, until in earlier if secret and now < until))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +111,19 @@ async def add(transaction: Transaction, ring: KeyRing, *, url: str, events: froz
 
 
 async def rotate(
-    transaction: Transaction, ring: KeyRing, endpoint_id: str, *, previous_until: int
+    transaction: Transaction, ring: KeyRing, endpoint_id: str, *, previous_until: int, now: int
 ) -> EventEndpoint | None:
-    """Sign with a new secret, and with the one before as well until then; None if there is no such endpoint."""
+    """Sign with a new secret, and with the one before as well until then; None if there is no such endpoint.
+
+    Earlier ones sign until their own ends, since a receiver may know only these, unless the one before ends at once.
+    """
 
     def change(target: str) -> str:
         held: dict[str, str] = json.loads(target)
+        earlier = [(held.get("previous", ""), int(held.get("previous_until", 0))), *_older(held)]
+        kept = [one for one in earlier if one[0] and now < one[1] and now < previous_until][:_MOST_OLDER]
         held |= {"secret": _new_secret(), "previous": held["secret"], "previous_until": str(previous_until)}
+        held["older"] = json.dumps(kept)
         return json.dumps(held, separators=(",", ":"))
 
     changed = await channels.change_target(transaction, ring, endpoint_id, change)
@@ -151,10 +160,16 @@ async def list_failed(reader: Reader, endpoint_id: str) -> tuple[FailedDelivery,
     return tuple(map(_delivery, rows))
 
 
-async def resend(transaction: Transaction, endpoint_id: str, *, sequence: int | None, until: int, now: int) -> int:
-    """Send one failed event again, or all of the endpoint; how many. An endpoint that was gone gets events again."""
+async def resend(
+    transaction: Transaction, endpoint_id: str, *, sequence: int | None, until: int, now: int
+) -> int | None:
+    """Send one failed event again, or all of the endpoint; how many. An endpoint that was gone gets events again.
+
+    None for one that is disabled, or isn't there.
+    """
     which: dict[str, Value] = {"tenant": TENANT, "id": endpoint_id}
-    await enable(transaction, endpoint_id)
+    if not await channels.revive(transaction, endpoint_id):
+        return None
     values = {**which, "state": FAILED, "waiting": "waiting", "now": now, "until": until}
     if sequence is None:
         return await transaction.execute(_RESEND, values)
@@ -175,7 +190,13 @@ def endpoint_from(channel: NoticeChannel) -> EventEndpoint:
         channel.failure,
         target.get("previous", ""),
         int(target.get("previous_until", 0)),
+        _older(target),
     )
+
+
+def _older(target: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
+    found: list[tuple[str, int]] = json.loads(target.get("older", "[]"))
+    return tuple((secret, until) for secret, until in found)
 
 
 def _new_secret() -> str:
