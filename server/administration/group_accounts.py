@@ -14,11 +14,12 @@ from server.deployment import Deployment
 from vault import connections, sharing
 from vault.audit import audit
 from vault.delegations import WRITES
-from vault.groups import Group
+from vault.groups import Group, hold_group
 from vault.records import Connection, User
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable
 from vault.scopes import expand
 from vault.sharing import SharedConnection, SharingRule
+from vault.storage.database import Reader
 from vault.upkeep import revocations
 from vault.upstream import UpstreamPolicy
 
@@ -73,26 +74,34 @@ def _rule(connection: Connection, policy: UpstreamPolicy, *, reads_only: bool, a
 
 
 async def change_rule(
-    actor: Actor, group: Group, connection_id: str, *, reads_only: bool, asks_writes: bool
+    actor: Actor, group: Group, connection_id: str, *, reads_only: bool | None, asks_writes: bool | None
 ) -> SharedConnection:
-    """Change what members' agents can do with a group's account, from their next call on. Raises ChangeRefused."""
-    shared = await shared_with_id(actor, group, connection_id)
-    provider = actor.deployment.catalog.get(shared.connection.provider)
-    if provider is None:
-        raise ChangeRefused("no_connection", _NO_CONNECTION, kind="not_found")
-    rule = _rule(shared.connection, provider.policy(), reads_only=reads_only, asks_writes=asks_writes)
+    """Change what members' agents can do with a group's account, from their next call on; None keeps that part.
+
+    Raises ChangeRefused.
+    """
     async with actor.change() as transaction:
+        await hold_group(transaction, group.id)
+        shared = await shared_with_id(actor, group, connection_id, reader=transaction)
+        provider = actor.deployment.catalog.get(shared.connection.provider)
+        if provider is None:
+            raise ChangeRefused("no_connection", _NO_CONNECTION, kind="not_found")
+        policy, asks = provider.policy(), bool(shared.rule.ask) if asks_writes is None else asks_writes
+        rule = _rule(shared.connection, policy, reads_only=bool(reads_only), asks_writes=asks)
+        if reads_only is None:
+            rule = replace(rule, scopes=shared.rule.scopes)
         if not await sharing.change_rule(transaction, shared, rule):
             raise ChangeRefused("no_connection", _NO_CONNECTION, kind="not_found")
+        asked: dict[str, object] = {"reads_only": reads_only, "asks_writes": asks_writes}
         event = actor.event(
             "connection.rule_changed",
             provider=shared.connection.provider,
             account=shared.connection.label,
             group=group.name,
-            reads_only=reads_only,
-            asks_writes=asks_writes,
         )
-        await audit.append(transaction, replace(event, connection_id=connection_id), now=actor.deployment.now())
+        details = {**event.details, **{name: value for name, value in asked.items() if value is not None}}
+        event = replace(event, connection_id=connection_id, details=details)
+        await audit.append(transaction, event, now=actor.deployment.now())
     return replace(shared, rule=rule)
 
 
@@ -104,9 +113,11 @@ async def _destroy_key(deployment: Deployment, given: Connection) -> None:
     await revocations.scrub(deployment.vault, (given.id,))
 
 
-async def shared_with_id(actor: Actor, group: Group, connection_id: str) -> SharedConnection:
+async def shared_with_id(
+    actor: Actor, group: Group, connection_id: str, *, reader: Reader | None = None
+) -> SharedConnection:
     """The group's connection. Raises ChangeRefused."""
-    for one in await sharing.of_group(actor.deployment.database, group):
+    for one in await sharing.of_group(reader or actor.deployment.database, group):
         if one.connection.id == connection_id:
             return one
     raise ChangeRefused("no_connection", _NO_CONNECTION, kind="not_found")

@@ -214,7 +214,7 @@ async def give_connection(call: AdminCall, body: NewGroupConnection) -> GivenCon
 
 @operation("PUT", "/groups/{group_id}/connections/{connection_id}", scope="admin:people", refusals=["conflict"])
 async def change_group_connection(call: AdminCall, body: GroupConnectionRule) -> GroupConnectionRecord:
-    """Change what members' agents can do with a group's account, from their next call on."""
+    """Replace the rule of a group's account, from members' agents' next call on. What is left out is off."""
     changed = await group_accounts.change_rule(
         call.actor,
         await _group_of(call),

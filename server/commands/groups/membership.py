@@ -180,10 +180,19 @@ def rule(
     name: Name,
     connection_id: Annotated[str, typer.Argument(help="The account's ID.", show_default=False)],
     *,
-    reads_only: ReadsOnly = False,
-    ask_writes: AskWrites = False,
+    reads_only: Annotated[
+        bool | None, typer.Option("--reads-only/--no-reads-only", help="Whether members' agents only read.")
+    ] = None,
+    ask_writes: Annotated[
+        bool | None,
+        typer.Option(
+            "--ask-writes/--no-ask-writes", help="Whether members approve each call that may change something."
+        ),
+    ] = None,
 ) -> None:
-    """Change what members' agents can do with a group's account, from their next call on."""
+    """Change what members' agents can do with a group's account, from their next call on. The rest stays."""
+    if reads_only is None and ask_writes is None:
+        fail("say what to change: --reads-only, --no-reads-only, --ask-writes, or --no-ask-writes")
 
     async def run() -> dict[str, object]:
         from server.administration import group_accounts

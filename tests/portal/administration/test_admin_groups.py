@@ -182,10 +182,20 @@ async def test_the_rule_of_an_account_is_changed_on_the_page_by_the_api_and_by_a
     reader = await admin.token_with("admin:read")
     problem(await admin.call("PUT", path, token=reader, json={}), 403, "insufficient_scope")
     (admin.deployment.data / "config.toml").write_text("", encoding="utf-8")
-    ran = await run(Place(admin.deployment.data), "groups", "rule", "Sales", given.id, "--reads-only")
-    assert "can use: channels:read" in ran.output
-    shared = await group_accounts.shared_with_id(operator, group, given.id)
-    assert (shared.for_members.scopes, shared.rule.ask) == ({"channels:read"}, frozenset())
+    reading = frozenset({"channels:read"})
+    for option, expected in (  # each leaves the rest as it is
+        ("--reads-only", (reading, {WRITES})),
+        ("--no-ask-writes", (reading, frozenset())),
+        ("--ask-writes", (reading, {WRITES})),
+        ("--no-reads-only", (chat, {WRITES})),
+    ):
+        ran = await run(Place(admin.deployment.data), "groups", "rule", "Sales", given.id, option)
+        assert f"can use: {' '.join(sorted(expected[0]))}" in ran.output
+        shared = await group_accounts.shared_with_id(operator, group, given.id)
+        assert (shared.for_members.scopes, shared.rule.ask) == expected
+    ran = await run(Place(admin.deployment.data), "groups", "rule", "Sales", given.id)
+    assert ran.exit_code != 0
+    assert "say what to change" in ran.output
 
 
 @dataclass(frozen=True)
