@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from server.administration import access, companies
-from server.administration.actor import Actor
+from server.administration.actor import Actor, ChangeRefused
 from server.app import build_app, open_deployment
 from server.oauth.enterprise.explaining import explain_assertion
 from server.portal.access.access import Change, rows_of_agent
@@ -297,7 +297,11 @@ async def test_lifting_an_admins_end_leaves_the_persons_cut_off(company: Company
     if first == "admin":
         await cut_off(company)
     assert (await explain_assertion(company.place.deployment, company.assertion())).reason == "ended_by_admin"
-    left = await companies.resume(actor, await permission())
+    shown = await permission()
+    left = await companies.resume(actor, shown)
+    assert left == await permission()
+    with pytest.raises(ChangeRefused, match="changed this meanwhile"):  # a second admin, who saw the admin's end
+        await companies.resume(actor, shown)
     assert left == await permission()
     assert left.ended_reason == CUT_OFF
     assert (await company.ask()).json()["error"] == "access_denied"
