@@ -15,6 +15,7 @@ from vault.records import EXPIRING, TENANT, ConnectionState, Event
 from vault.storage.database import Database, Row, Value, integer, integer_or_none, text
 
 BATCH = 100  # connections per read and transaction
+_SHORT = 2 * 86400  # seconds
 _PURPOSE = "connection.expiring"
 
 # Like `_end`.
@@ -27,7 +28,8 @@ _NEXT_END = """
 # which comes first.
 _SOON = tuple(
     f"""
-    select id, user_id, provider, label, grant_expires_at, idle_expires_at, {end} as ends_at from connections
+    select id, user_id, provider, label, grant_expires_at, idle_expires_at, created_at, consented_ms, {end} as ends_at
+    from connections
     where tenant = :tenant and ended_at is null and {end} is not null and state = :active
         and ({end}, id) > (:from, :after) and {end} <= :soon
         and (announced_end is null or announced_end <> {end})
@@ -72,13 +74,17 @@ async def _announce(database: Database, sql: str) -> int:
 
 
 async def _announce_page(database: Database, rows: Sequence[Row], *, now: int) -> int:
-    """The previous release remembers announced ends as single-use values only."""
+    """The previous release remembers announced ends as single-use values only.
+
+    Grants of at most two days, such as an access token of an hour without a refresh token, are no news.
+    """
     ends = [(row, _end(row, now=now)[0]) for row in rows]
     async with database.transaction() as transaction:
         events = [
             _event(row, now=now)
             for row, end in ends
-            if await replay.first_use(transaction, _PURPOSE, f"{text(row, 'id')} {end}", expires_at=end, now=now)
+            if not _is_short(row, now=now)
+            and await replay.first_use(transaction, _PURPOSE, f"{text(row, 'id')} {end}", expires_at=end, now=now)
         ]
         marks = [{"tenant": TENANT, "id": text(row, "id"), "end": end} for row, end in ends]
         await transaction.execute_many(_ANNOUNCED, marks)
@@ -114,6 +120,14 @@ def _end(row: Row, *, now: int) -> tuple[int, str]:
     """The next end of a grant and its reason: `age` or `unused`."""
     ends = ((integer_or_none(row, "grant_expires_at"), "age"), (integer_or_none(row, "idle_expires_at"), "unused"))
     return min((at, why) for at, why in ends if at is not None and at > now)
+
+
+def _is_short(row: Row, *, now: int) -> bool:
+    """Whether the grant ends by age, so soon after its consent that this is no news."""
+    ends_at, why = _end(row, now=now)
+    consented_ms = integer_or_none(row, "consented_ms")
+    begun = integer(row, "created_at") if consented_ms is None else consented_ms // 1000
+    return why == "age" and ends_at - begun <= _SHORT
 
 
 def _event(row: Row, *, now: int) -> Event:

@@ -57,6 +57,26 @@ async def test_the_end_of_a_grant_is_announced_once_a_week_before(store: Store) 
         assert await announce(room.database) == 0
 
 
+@pytest.mark.parametrize(("hours", "is_news"), [(1, False), (24, False), (72, True)])
+async def test_the_end_of_a_grant_that_is_always_near_is_no_news(store: Store, hours: int, *, is_news: bool) -> None:
+    async with open_room(store) as room:
+        now, connection = room.now, await room.connect()
+        async with room.database.transaction() as transaction:
+            await transaction.execute(
+                "update connections set created_at = :created_at, consented_ms = :ms, grant_expires_at = :at"
+                " where id = :id",
+                {
+                    "created_at": now - 30 * DAY,  # connected again
+                    "ms": now * 1000,
+                    "at": now + hours * 3600,
+                    "id": connection.id,
+                },
+            )
+        assert await announce(room.database) == is_news
+        assert await announce(room.database) == 0
+        assert len(await room.events("connection.expiring")) == is_news
+
+
 async def test_the_end_of_an_unused_grant_is_shown_announced_and_put_off_by_use(store: Store) -> None:
     async with open_room(store, rotation=RotationMode.STRICT) as room:
         room.vault = with_idle(room, "slack")
@@ -178,7 +198,7 @@ async def test_an_end_that_is_announced_is_not_looked_at_again_until_it_is_anoth
 async def test_an_end_that_the_release_before_announced_is_not_announced_again(store: Store) -> None:
     async with open_room(store) as room:
         connection = await room.connect()
-        end = room.now + DAY
+        end = room.now + 3 * DAY
         async with room.database.transaction() as transaction:
             await transaction.execute(
                 "update connections set grant_expires_at = :end where id = :id", {"end": end, "id": connection.id}
