@@ -80,6 +80,8 @@ async def apply(deployment: Deployment, name: str, transmitter: TransmitterSetti
         elif not hinted and event.kind not in VERIFICATIONS:
             reason = "unknown_subject" if is_named else "unsupported_subject"
             lines.append(Event("signal.unmatched", outcome="refused", details={**facts, "reason": reason}))
+        elif hinted and not lines:  # about accounts at which a look is planned already
+            lines.append(Event("signal.noted", details=facts))
         await audit.append(transaction, *lines, now=now)
     looking.start(deployment.vault, due)
     return True

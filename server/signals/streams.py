@@ -230,7 +230,10 @@ def status_named(value: object) -> Status | None:
 
 
 def _is_usable(url: str, policy: AddressPolicy) -> bool:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as `https://[x`
+        return False
     return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and policy.allow_loopback))
 
 

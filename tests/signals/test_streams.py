@@ -140,11 +140,39 @@ HOSTILE: dict[str, Answer] = {
 }
 
 
+REASONS = {
+    "another issuer": "another issuer",
+    "no issuer": "another issuer",
+    "no ID": "stream_id",
+    "an ID that moves the cursor": "stream_id",
+    "a long ID": "stream_id",
+    "an ID that is a number": "stream_id",
+    "no audience": "usable aud",
+    "audiences of another kind": "usable aud",
+    "too many audiences": "usable aud",
+    "no delivery": "how it delivers",
+    "a delivery without method": "usable method",
+    "an address with a line break": "usable endpoint_url",
+    "events that are no list": "events_delivered",
+    "an escape in the description": "description",
+    "a list": "isn't a stream",
+    "no JSON": "valid JSON",
+    "a repeated member": "valid JSON",
+    "deep JSON": "valid JSON",
+    "too much": "can't be reached",
+    "a redirect": "status 307",
+    "unauthorized": "management_token",
+    "a second stream": "no second stream",
+    "later": "later",
+    "broken": "status 500",
+}
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_nothing_of_a_wrong_answer_is_used(place: SignalRoom, name: str) -> None:
     managed = await client(place)
     place.transmitter.answer = HOSTILE[name]
-    with pytest.raises(StreamRefused):
+    with pytest.raises(StreamRefused, match=REASONS[name]):
         await managed.create(is_polled=False)
     place.transmitter.answer = lambda said: said
     assert await managed.create(is_polled=False)
@@ -155,7 +183,7 @@ async def test_a_status_of_another_stream_or_form_is_refused(place: SignalRoom, 
     managed = await client(place)
     made = await managed.create(is_polled=False)
     place.transmitter.answer = _with(**wrong)
-    with pytest.raises(StreamRefused):
+    with pytest.raises(StreamRefused, match=r"another stream|no status|usable reason"):
         await managed.status(made.id)
     place.transmitter.answer = _with(reason="maintenance")
     assert await managed.status(made.id) == ("enabled", "maintenance")
@@ -179,6 +207,7 @@ async def test_an_update_that_answers_with_another_stream_is_refused(place: Sign
         ({"configuration_endpoint": "ftp://company.example/x"}, False),
         ({"configuration_endpoint": "https://10.0.0.1/ssf"}, False),
         ({"configuration_endpoint": "https:///x"}, False),
+        ({"configuration_endpoint": "https://[x"}, False),
         ({"configuration_endpoint": "https://company.example/" + "x" * 2000}, False),
     ],
 )
@@ -189,7 +218,8 @@ async def test_only_usable_addresses_of_the_right_issuer_are_asked(
     if is_usable:
         assert await (await client(place)).list() == ()
         return
-    with pytest.raises(StreamRefused):
+    word = r"metadata|AddressRefused|no usable configuration_endpoint"
+    with pytest.raises(StreamRefused, match=word):
         await (await client(place)).list()
     assert place.transmitter.asked == []
 
