@@ -317,10 +317,13 @@ class UpstreamOAuth(Protocol):
         """End the grant at the provider, or as much of it as the provider allows."""
         ...
 
-    async def probe(self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool) -> ProbeAnswer:
+    async def probe(
+        self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool, is_revoked: bool
+    ) -> ProbeAnswer:
         """Ask whether the tokens of a grant that should be over still work; spends none and leaves no new one.
 
-        `is_fresh`: the access token's life isn't over, so that a refusal means more than its age.
+        `is_fresh`: the access token's life isn't over, so that a refusal means more than its age. `is_revoked`: the
+        provider accepted the revocation, so that a token's end may speak for the other's.
         """
         ...
 

@@ -347,7 +347,7 @@ async def _lie(trial: Trial) -> None:
     )
     tokens = {"refresh_token": first.refresh_token, "access_token": first.access_token}
     await trial.upstream().revoke(**tokens)
-    probed = await trial.upstream().probe(**tokens, is_fresh=True)
+    probed = await trial.upstream().probe(**tokens, is_fresh=True, is_revoked=True)
     trial.simulator.control("clear_faults")
     if probed.outcome in (ProbeOutcome.DEAD, ProbeOutcome.SILENT):
         raise StepFailed(f"revoke.probe: {probed.outcome}, although the provider revoked nothing")
@@ -369,7 +369,7 @@ async def _revoke(trial: Trial) -> str:
     if outcome is not RevokeOutcome.REVOKED:
         raise StepFailed(f"revoke: {outcome}")
     probed = await trial.upstream().probe(
-        refresh_token=first.refresh_token, access_token=first.access_token, is_fresh=True
+        refresh_token=first.refresh_token, access_token=first.access_token, is_fresh=True, is_revoked=True
     )
     usable = first.refresh_token is not None and isinstance(await trial.refresh(first.refresh_token), Rotated)
     alive = await trial.is_alive(first.access_token)

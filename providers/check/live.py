@@ -89,7 +89,9 @@ async def _live(
     else:
         said = ended.value if isinstance(ended, RevokeOutcome) else ended.reason
         seen.append(LiveStep("revoke", "ok" if ended is RevokeOutcome.REVOKED else "failed", said))
-        probed = await upstream.probe(refresh_token=refresh, access_token=access, is_fresh=True)
+        probed = await upstream.probe(
+            refresh_token=refresh, access_token=access, is_fresh=True, is_revoked=ended is RevokeOutcome.REVOKED
+        )
         seen.append(_step_of_probe(probed))
     return seen
 

@@ -215,7 +215,9 @@ class IdentityUpstream:
             return RevokeOutcome.UNSUPPORTED
         return await found.revoke(refresh_token=refresh_token, access_token=None)
 
-    async def probe(self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool) -> ProbeAnswer:
+    async def probe(
+        self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool, is_revoked: bool
+    ) -> ProbeAnswer:
         """Unproven: it describes no way that couldn't bring a new token."""
         return ProbeAnswer(ProbeOutcome.UNPROVEN)
 

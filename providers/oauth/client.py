@@ -250,7 +250,9 @@ class OAuthUpstream:
                 return ended
         return RevokeOutcome.REVOKED
 
-    async def probe(self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool) -> ProbeAnswer:
+    async def probe(
+        self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool, is_revoked: bool
+    ) -> ProbeAnswer:
         """Ask whether the tokens of a grant that should be over still work; spends none and leaves no new one."""
         asking = ProbeRequests(
             send=lambda written: self._outbound.send(self._request(written)),
@@ -258,7 +260,12 @@ class OAuthUpstream:
             revoke=lambda refresh, access: self.revoke(refresh_token=refresh, access_token=access),
         )
         return await probe(
-            self._provider, asking, refresh_token=refresh_token, access_token=access_token, is_fresh=is_fresh
+            self._provider,
+            asking,
+            refresh_token=refresh_token,
+            access_token=access_token,
+            is_fresh=is_fresh,
+            is_revoked=is_revoked,
         )
 
     async def _revoke(self, url: str, kind: str, token: str) -> RevokeAnswer:

@@ -46,14 +46,20 @@ class _ProbeSeen:
 
 
 async def probe(
-    provider: Provider, asking: ProbeRequests, *, refresh_token: str | None, access_token: str | None, is_fresh: bool
+    provider: Provider,
+    asking: ProbeRequests,
+    *,
+    refresh_token: str | None,
+    access_token: str | None,
+    is_fresh: bool,
+    is_revoked: bool,
 ) -> ProbeAnswer:
     """Ask about each token that we hold. One that works, or no answer, ends the asking.
 
-    A refusal of a fresh access token also speaks for the refresh token where revoking ends the whole grant; that of the
-    refresh token speaks for the access token there.
+    A refusal of a fresh access token also speaks for the refresh token where revoking ends the whole grant, if the
+    provider accepted the revocation; that of the refresh token speaks for the access token there.
     """
-    ends_whole = provider.revoke.ends_grant is True
+    ends_whole = provider.revoke.ends_grant is True and is_revoked
     by_access = None if access_token is None else await _ask_by_access(provider, asking, access_token)
     if by_access is not None and by_access.outcome is not ProbeOutcome.DEAD:
         return ProbeAnswer(by_access.outcome, (by_access.way,), by_access.retry_after)

@@ -73,9 +73,17 @@ class Place:
         return OAuthUpstream(found.model_copy(update=changes).with_registration(registration), self.outbound)
 
     async def probe(
-        self, name: str, *, refresh: str | None = "r", access: str | None = "a", is_fresh: bool = True
+        self,
+        name: str,
+        *,
+        refresh: str | None = "r",
+        access: str | None = "a",
+        is_fresh: bool = True,
+        is_revoked: bool = True,
     ) -> ProbeAnswer:
-        return await self.upstream(name).probe(refresh_token=refresh, access_token=access, is_fresh=is_fresh)
+        return await self.upstream(name).probe(
+            refresh_token=refresh, access_token=access, is_fresh=is_fresh, is_revoked=is_revoked
+        )
 
     @property
     def paths(self) -> list[str]:
@@ -126,6 +134,15 @@ async def test_an_expired_access_token_proves_nothing_of_the_rest(place: Place) 
     place.account = REFUSED
     assert (await place.probe("github", is_fresh=False)).outcome is UNPROVEN
     assert (await place.probe("github", is_fresh=True)).outcome is DEAD
+
+
+@pytest.mark.parametrize(("is_revoked", "expected"), [(True, DEAD), (False, UNPROVEN)])
+async def test_a_dead_access_token_speaks_for_the_rest_only_after_a_revocation(
+    place: Place, expected: ProbeOutcome, *, is_revoked: bool
+) -> None:
+    place.account, place.token = REFUSED, BAD_GRANT
+    assert (await place.probe("github", is_revoked=is_revoked)).outcome is expected
+    assert (await place.probe("google", is_revoked=is_revoked)).outcome is DEAD, "each token was asked about"
 
 
 async def test_where_a_refresh_is_free_a_refused_one_is_the_proof(place: Place) -> None:
@@ -188,7 +205,7 @@ async def test_introspection_tells_of_each_token(place: Place, reply: Reply, exp
 async def test_introspection_needs_our_secret(place: Place) -> None:
     place.introspection = json_reply({"active": False})
     public = place.upstream("keycloak", secret=None)
-    assert (await public.probe(refresh_token="r", access_token="a", is_fresh=True)).outcome is UNPROVEN
+    assert (await public.probe(refresh_token="r", access_token="a", is_fresh=True, is_revoked=True)).outcome is UNPROVEN
     assert (await place.probe("keycloak")).outcome is DEAD
 
 

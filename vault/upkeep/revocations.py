@@ -417,7 +417,12 @@ async def _send(vault: Vault, pending: Revocation) -> Evidence:
     if revoked not in (RevokeOutcome.REVOKED, RevokeOutcome.FAILED):
         return Evidence(revoked, None, tokens)
     is_fresh = _is_fresh(pending, now=vault.database.now())
-    probed = await upstream.probe(refresh_token=refresh_token, access_token=access_token, is_fresh=is_fresh)
+    probed = await upstream.probe(
+        refresh_token=refresh_token,
+        access_token=access_token,
+        is_fresh=is_fresh,
+        is_revoked=revoked is RevokeOutcome.REVOKED,
+    )
     return Evidence(revoked, probed, tokens)
 
 

@@ -188,7 +188,9 @@ class UpstreamDouble:
                 family.is_alive = False
         return outcome
 
-    async def probe(self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool) -> ProbeAnswer:
+    async def probe(
+        self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool, is_revoked: bool
+    ) -> ProbeAnswer:
         self.probes.append((refresh_token, access_token, is_fresh))
         await asyncio.sleep(0)
         if self.probe_outcomes:

@@ -1,8 +1,8 @@
 """The model of ending one grant at its provider: revoke, probe, shred, and one receipt, by two processes that can die.
 
 The grant has a refresh token and an access token. The provider may lie: it accepts a revocation and does nothing, a few
-times or for ever. A probe asks with the access token, or by a refresh, which mints a token that only the process in
-question knows. `Rules` are those of `vault.upkeep.revocations` and `providers.oauth.probing`; each can be broken
+times or for ever. Or it refuses each revocation, and the access token ends for another reason. A probe asks with the
+access token, or by a refresh, which mints a token that only the process in question knows. `Rules` are those of `vault.upkeep.revocations` and `providers.oauth.probing`; each can be broken
 to see that the exploration notices.
 """
 
@@ -25,6 +25,7 @@ class Provider:
     ends_access_only: bool = False  # or else of the refresh token, where the grant doesn't end whole
     rotates: bool = False  # a refresh spends its token
     lies: int = 0
+    refuses: bool = False  # it says so, and does nothing
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Rules:
     is_fenced: bool = True  # only the newest attempt may finish
     is_one_commit: bool = True  # the receipt is stored with the end
     knows_age: bool = True  # an access token that ended by age proves nothing of the rest
+    heeds_refusal: bool = True  # after a refused revocation, a token's end proves nothing of the other
     awaits_refresh: bool = True  # no attempt while a refresh of before the disconnection may still bring newer tokens
 
 
@@ -104,6 +106,8 @@ class Model:
                 yield "renew", s._replace(newer=False, refresh=True, attempts=s.attempts + 1)
             if self.rules.awaits_refresh:
                 return
+        if self.provider.refuses and s.access:
+            yield "cut", s._replace(access=False)
         if not s.is_aged:
             yield "age", s._replace(is_aged=True, access=False)
         for i, process in enumerate(s.processes):
@@ -135,6 +139,8 @@ class Model:
                 yield "receipt", self._with(s, i, Attempt())._replace(receipts=s.receipts + 1)
 
     def _revoke(self, s: State) -> State:
+        if self.provider.refuses:
+            return s
         if s.lies:
             return s._replace(lies=s.lies - 1)
         if self.provider.rotates and s.minted:  # the row's token is spent, so that ending it ends nothing
@@ -144,6 +150,8 @@ class Model:
         return s._replace(access=False) if self.provider.ends_access_only else s._replace(refresh=False)
 
     def _revoke_minted(self, s: State) -> State:
+        if self.provider.refuses:
+            return s
         return s._replace(lies=s.lies - 1) if s.lies else s._replace(minted=False)
 
     def _probe(self, s: State, i: int, process: Attempt) -> State:
@@ -155,6 +163,8 @@ class Model:
                 return self._with(spent, i, process._replace(doing="minted"))
             return self._with(s, i, process._replace(doing="judged", verdict=DEAD))
         proves = self.implies and not (s.is_aged and self.rules.knows_age)
+        if self.provider.refuses and self.rules.heeds_refusal:
+            return self._with(s, i, process._replace(doing="judged", verdict=SILENT))
         return self._with(s, i, process._replace(doing="judged", verdict=DEAD if proves else UNPROVEN))
 
     def _finish(self, s: State, i: int, process: Attempt) -> State:

@@ -9,7 +9,7 @@ from tests.support.models.ending_model import ALIVE, DEAD, UNPROVEN, Provider, R
 PROVIDERS = [
     Provider(ends_grant=ends, rotates=rotates, lies=lies) for ends in (True, False) for rotates in (True, False)
     for lies in (0, 1, 9)
-] + [Provider(ends_grant=False, ends_access_only=True)]  # fmt: skip
+] + [Provider(ends_grant=False, ends_access_only=True), Provider(rotates=True, refuses=True)]  # fmt: skip
 ALWAYS_LYING = [one for one in PROVIDERS if one.lies == 9]
 
 
@@ -38,6 +38,7 @@ def test_an_honest_provider_is_verified_and_a_liar_never_is() -> None:
         (Provider(), Rules(is_fenced=False), "two receipts"),
         (Provider(), Rules(is_one_commit=False), "no receipt"),
         (Provider(rotates=True, lies=9), Rules(knows_age=False), "said dead, and lives"),
+        (Provider(rotates=True, refuses=True), Rules(heeds_refusal=False), "said dead, and lives"),
         (Provider(), Rules(awaits_refresh=False), "said dead, and lives"),
     ],
 )
