@@ -32,6 +32,7 @@ _WHOSE: Final[Mapping[Kind, str]] = {
         select 1 from delegations d
         where d.tenant = t.tenant and d.connection_id = t.connection_id and d.client_id = :subject
             and (d.revoked_at is null or d.revoked_at >= :since)
+            and (d.expires_at is null or d.expires_at > :since)
     )""",
     "all": "cast(:subject as text) is not null and cast(:since as bigint) is not null",
 }
@@ -54,6 +55,7 @@ class Panic:
     subject: str
     requested_by: str
     requested_at: int
+    since: int  # when the first unfinished wish of the same was made: what an agent could use then is meant
     done_at: int | None = None
 
 
@@ -63,6 +65,7 @@ class EndedCounts:
 
     waiting: int = 0
     verified_dead: int = 0
+    settled: int = 0  # ended by hand, says somebody
     unverified: int = 0  # the provider says that they are over, and cannot be asked
     retried: int = 0  # unreachable, or still alive, and tried again
     by_hand: int = 0  # they cannot be ended from here
@@ -71,7 +74,7 @@ class EndedCounts:
 
     @property
     def total(self) -> int:
-        known = self.verified_dead + self.unverified + self.by_hand + self.still_alive
+        known = self.verified_dead + self.settled + self.unverified + self.by_hand + self.still_alive
         return known + self.waiting + self.retried + self.held
 
     @property
@@ -85,17 +88,17 @@ def _parameters(kind: Kind, subject: str, *, since: int) -> dict[str, Value]:
     return named if kind in ("user", "provider") else {**named, "since": since}
 
 
-async def reach(reader: Reader, kind: Kind, subject: str, *, now: int) -> Mapping[str, int]:
-    """The live accounts that would be ended, by provider. Changes nothing."""
+async def reach(reader: Reader, kind: Kind, subject: str, *, since: int) -> Mapping[str, int]:
+    """The live accounts that would be ended, by provider; an agent's are those that it could use. Changes nothing."""
     rows = await reader.fetch(
         f"select t.provider, count(*) as n from {_LIVE} where {_WHOSE[kind]} group by t.provider order by t.provider",  # noqa: S608  constants
-        _parameters(kind, subject, since=now),
+        _parameters(kind, subject, since=since),
     )
     return {text(row, "provider"): integer(row, "n") for row in rows}
 
 
 async def count_ended(reader: Reader, kind: Kind, subject: str, *, since: int = 0) -> EndedCounts:
-    """What became of the ended grants of a person, an agent, or a provider, or of all; settled ones count as dead."""
+    """What became of the ended grants of a person, an agent, or a provider, or of all. `since`: as `first_asked`."""
     which = _parameters(kind, subject, since=since)
     rows = await reader.fetch(
         "select t.result, t.reason, t.is_final, case when t.settled_at is null then 0 else 1 end as is_settled,"  # noqa: S608
@@ -120,8 +123,10 @@ async def count_ended(reader: Reader, kind: Kind, subject: str, *, since: int = 
 
 def _sort(row: Row) -> str:
     result, reason, is_final = text(row, "result"), text(row, "reason"), integer(row, "is_final") == 1
-    if integer(row, "is_settled") or result == ReceiptResult.VERIFIED_DEAD:
+    if result == ReceiptResult.VERIFIED_DEAD:
         return "verified_dead"
+    if integer(row, "is_settled"):
+        return "settled"
     if reason == NO_PROBE:
         return "unverified"
     if result == ReceiptResult.STILL_ALIVE:
@@ -132,15 +137,9 @@ def _sort(row: Row) -> str:
 
 
 async def start(transaction: Transaction, kind: Kind, subject: str, *, by: str, now: int) -> Panic:
-    """Record the wish, so that it is carried out even if this process dies; an unfinished one of the same goes on."""
-    row = await transaction.fetch_one(
-        "select id, kind, subject, requested_by, requested_at, done_at from panics"
-        " where tenant = :tenant and kind = :kind and subject = :subject and done_at is null",
-        {"tenant": TENANT, "kind": kind, "subject": subject},
-    )
-    if row is not None:
-        return _panic(row)
-    panic = Panic(new_id(), kind, subject, by, now)
+    """Record the wish, so that it is carried out even if this process dies. It includes unfinished ones of the same."""
+    since = await first_asked(transaction, kind, subject, now=now, only_open=True)
+    panic = Panic(new_id(), kind, subject, by, now, since)
     await transaction.execute(
         "insert into panics (tenant, id, kind, subject, requested_by, requested_at)"
         " values (:tenant, :id, :kind, :subject, :by, :now)",
@@ -154,6 +153,27 @@ async def start(transaction: Transaction, kind: Kind, subject: str, *, by: str, 
     )
     await append(transaction, about, now=now)
     return panic
+
+
+async def first_asked(reader: Reader, kind: Kind, subject: str, *, now: int, only_open: bool = False) -> int:
+    """When this was first wished, finished or not (or `only_open`); `now` if it never was."""
+    row = await reader.fetch_one(
+        "select min(requested_at) as first from panics where tenant = :tenant and kind = :kind and subject = :subject"
+        " and (done_at is null or :closed = 1)",
+        {"tenant": TENANT, "kind": kind, "subject": subject, "closed": int(not only_open)},
+    )
+    return now if row is None else integer_or_none(row, "first") or now
+
+
+async def find_client(reader: Reader, named: str) -> str | None:
+    """The id of an agent that a wish was about, by id or name, although it was removed since; of several the newest."""
+    row = await reader.fetch_one(
+        "select p.subject from panics p left join clients c on c.tenant = p.tenant and c.id = p.subject"
+        " where p.tenant = :tenant and p.kind = :client and (p.subject = :named or c.name = :named)"
+        " order by p.requested_at desc limit 1",
+        {"tenant": TENANT, "client": "client", "named": named},
+    )
+    return None if row is None else text(row, "subject")
 
 
 async def list_open(reader: Reader) -> tuple[Panic, ...]:
@@ -173,6 +193,7 @@ def _panic(row: Row) -> Panic:
         subject=text(row, "subject"),
         requested_by=text(row, "requested_by"),
         requested_at=integer(row, "requested_at"),
+        since=integer(row, "requested_at"),
         done_at=integer_or_none(row, "done_at"),
     )
 
@@ -185,26 +206,37 @@ async def go_on_all(vault: Vault) -> int:
 async def go_on(vault: Vault, panic: Panic, *, tell: Tell = tell_nobody) -> int:
     """End the access of agents, then every account that was connected before; how many accounts."""
     await _end_access(vault, panic)
-    ended, left = 0, sum((await reach(vault.database, panic.kind, panic.subject, now=panic.requested_at)).values())
-    while batch := await _next_accounts(vault.database, panic):
+    ended, left = 0, sum((await reach(vault.database, panic.kind, panic.subject, since=panic.since)).values())
+    after = ""
+    while batch := await _next_accounts(vault.database, panic, after=after):
+        after, _ = batch[-1]
         for connection_id, user_id in batch:
             ended += await _disconnect(vault, panic, connection_id, user_id)
             tell("disconnect accounts", ended, max(left, ended))
     async with vault.database.transaction() as transaction:
         await transaction.execute(
-            "update panics set done_at = :now where tenant = :tenant and id = :id and done_at is null",
-            {"tenant": TENANT, "id": panic.id, "now": vault.database.now()},
+            "update panics set done_at = :now where tenant = :tenant and kind = :kind and subject = :subject"
+            " and requested_at >= :since and requested_at <= :requested_at and done_at is null",
+            {
+                "tenant": TENANT,
+                "kind": panic.kind,
+                "subject": panic.subject,
+                "since": panic.since,
+                "requested_at": panic.requested_at,
+                "now": vault.database.now(),
+            },
         )
     return ended
 
 
-async def _next_accounts(reader: Reader, panic: Panic) -> tuple[tuple[str, str], ...]:
+async def _next_accounts(reader: Reader, panic: Panic, *, after: str) -> tuple[tuple[str, str], ...]:
     rows = await reader.fetch(
         f"select t.connection_id, t.user_id from {_LIVE} where {_WHOSE[panic.kind]} and t.created_at <= :before"  # noqa: S608
-        " order by t.connection_id limit :limit",
+        " and t.connection_id > :after order by t.connection_id limit :limit",
         {
-            **_parameters(panic.kind, panic.subject, since=panic.requested_at),
+            **_parameters(panic.kind, panic.subject, since=panic.since),
             "before": panic.requested_at,
+            "after": after,
             "limit": BATCH,
         },
     )
@@ -235,9 +267,13 @@ async def _end_access(vault: Vault, panic: Panic) -> None:
                 await users.end_user_access(transaction, panic.subject, reason="panic", now=now)
         case "client":
             async with database.transaction() as transaction:
-                await clients.remove_client(transaction, panic.subject, now=now)
+                client = await clients.get_client(transaction, panic.subject)
+                if client is not None and client.created_at <= panic.requested_at:
+                    await clients.remove_client(transaction, panic.subject, now=now)
         case "all":
-            while people := await _people_with_access(database, before=panic.requested_at):
+            after = ""
+            while people := await _people_with_access(database, before=panic.requested_at, after=after):
+                after = people[-1]
                 for user_id in people:
                     async with database.transaction() as transaction:
                         await users.end_user_access(transaction, user_id, reason="panic", now=now)
@@ -245,11 +281,12 @@ async def _end_access(vault: Vault, panic: Panic) -> None:
             pass
 
 
-async def _people_with_access(reader: Reader, *, before: int) -> tuple[str, ...]:
+async def _people_with_access(reader: Reader, *, before: int, after: str) -> tuple[str, ...]:
     rows = await reader.fetch(
         "select g.user_id from grants g where g.tenant = :tenant and g.revoked_at is null and g.created_at <= :before"
-        " union select s.user_id from sessions s"
-        " where s.tenant = :tenant and s.ended_at is null and s.created_at <= :before limit :limit",
-        {"tenant": TENANT, "before": before, "limit": BATCH},
+        " and g.user_id > :after union select s.user_id from sessions s"
+        " where s.tenant = :tenant and s.ended_at is null and s.created_at <= :before and s.user_id > :after"
+        " order by user_id limit :limit",
+        {"tenant": TENANT, "before": before, "after": after, "limit": BATCH},
     )
     return tuple(text(row, "user_id") for row in rows)

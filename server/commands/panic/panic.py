@@ -78,6 +78,7 @@ def in_words(found: EndedCounts) -> str:
     """What is known of all ended grants, and what to do."""
     parts = [
         (found.verified_dead, "verified dead"),
+        (found.settled, "ended by hand"),
         (found.unverified, "revoked, says the provider, which can't be asked"),
         (found.still_alive, "still alive"),
         (found.by_hand, "to end on the provider's page"),
@@ -98,13 +99,16 @@ def _show_reach(setup: Setup, accounts: Mapping[str, int]) -> None:
 
 
 async def _subject(deployment: Deployment, kind: Kind, named: str) -> str:
-    from server.terminal.names import client_called, provider_called, user_called
+    from server.terminal.names import find_client, provider_called, user_called
+    from vault.upkeep import panics
 
     match kind:
         case "user":
             return (await user_called(deployment.database, named)).id
         case "client":
-            return (await client_called(deployment.database, named)).id
+            client, near = await find_client(deployment.database, named)
+            known = client.id if client is not None else await panics.find_client(deployment.database, named)
+            return known or fail(f"no agent {named!r}.{near} See token-vault clients list")
         case "provider":
             return provider_called(deployment.catalog, named).name
         case "all":
@@ -116,7 +120,8 @@ async def _reach(setup: Setup, kind: Kind, named: str) -> Mapping[str, int]:
 
     async with setup.open(uses_accounts=False) as deployment:
         subject = await _subject(deployment, kind, named)
-        return await panics.reach(deployment.database, kind, subject, now=deployment.now())
+        since = await panics.first_asked(deployment.database, kind, subject, now=deployment.now(), only_open=True)
+        return await panics.reach(deployment.database, kind, subject, since=since)
 
 
 async def _end(setup: Setup, kind: Kind, named: str, *, wait: int) -> EndedCounts:
@@ -127,10 +132,11 @@ async def _end(setup: Setup, kind: Kind, named: str, *, wait: int) -> EndedCount
         subject = await _subject(deployment, kind, named)
         async with deployment.transaction() as transaction:
             wish = await panics.start(transaction, kind, subject, by="command_line", now=deployment.now())
+            first = await panics.first_asked(transaction, kind, subject, now=wish.requested_at)
         with show_progress() as tell:
             await panics.go_on(deployment.vault, wish, tell=tell)
             note("Every account is disconnected. Revoking at the providers; you can interrupt this and run it again.")
-            return await _revoke(deployment, kind, subject, since=wish.requested_at, wait=wait, tell=tell)
+            return await _revoke(deployment, kind, subject, since=first, wait=wait, tell=tell)
 
 
 async def _revoke(
@@ -139,9 +145,12 @@ async def _revoke(
     """Attempt what is due until nothing is outstanding that a later attempt could change, or the time is up."""
     from vault.upkeep import panics, revocations
 
-    stop, before = time.monotonic() + wait, None
+    stop, before, counted = time.monotonic() + wait, None, 0.0
     while True:
         tried = await revocations.run_due(deployment.vault)
+        if tried and time.monotonic() < counted + _LOOK:
+            continue
+        counted = time.monotonic()
         found = await panics.count_ended(deployment.database, kind, subject, since=since)
         tell("revoke at the providers", found.total - found.waiting - found.retried, found.total)
         if found != before:  # it gets on: a provider may only have asked for patience

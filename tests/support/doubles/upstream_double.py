@@ -81,6 +81,7 @@ class UpstreamDouble:
         self.gate: asyncio.Event | None = None
         self.arrived = asyncio.Event()
         self.probes: list[tuple[str | None, str | None, bool]] = []
+        self.were_revoked: list[bool] = []  # of each probe
         self.probe_outcomes: deque[ProbeOutcome] = deque()  # instead of what the books say
         self.lies = False  # says that it revoked, and does nothing
         self.revoke_gate: asyncio.Event | None = None
@@ -192,6 +193,7 @@ class UpstreamDouble:
         self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool, is_revoked: bool
     ) -> ProbeAnswer:
         self.probes.append((refresh_token, access_token, is_fresh))
+        self.were_revoked.append(is_revoked)
         await asyncio.sleep(0)
         if self.probe_outcomes:
             return ProbeAnswer(self.probe_outcomes.popleft(), ("identity",))

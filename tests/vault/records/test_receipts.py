@@ -13,9 +13,9 @@ import pytest
 from server.administration.receipts import ReceiptRefused, verify
 from tests.chaos.world import ROOT
 from tests.conftest import Store
-from tests.support.exchanging import Room, open_room
+from tests.support.exchanging import SLACK_SCOPES, Room, open_room
 from tests.support.seeded import seed
-from vault import connections, users
+from vault import clients, connections, users
 from vault.records import Connection
 from vault.refusals import CiphertextRejected
 from vault.storage.database import integer, text
@@ -311,6 +311,13 @@ async def start(room: Room, kind: panics.Kind, subject: str) -> panics.Panic:
         return await panics.start(transaction, kind, subject, by="command_line", now=room.now)
 
 
+async def open_access(room: Room) -> tuple[set[str], set[str]]:
+    """The agents that have a grant, and those that were not removed."""
+    grants = await room.database.fetch("select client_id from grants where revoked_at is null")
+    clients = await room.database.fetch("select id from clients where removed_at is null")
+    return {text(row, "client_id") for row in grants}, {text(row, "id") for row in clients}
+
+
 async def live(room: Room) -> list[str]:
     rows = await room.database.fetch("select account from connections where ended_at is null order by account")
     return [text(row, "account") for row in rows]
@@ -322,17 +329,29 @@ async def live(room: Room) -> list[str]:
 )
 async def test_a_panic_ends_what_it_names_and_nothing_else(room: Room, kind: panics.Kind, left: list[str]) -> None:
     bob = await seed(room.database, name="bob", client_id="agent-2")
+    async with room.database.transaction() as transaction:
+        for table in ("grants", "clients"):
+            await transaction.execute(f"update {table} set created_at = 1")  # the seeded are of a later time
     await room.connect(account="alice")
     await room.connect("google", account="calendar")
     await room.connect(account="unused", delegated=frozenset())
     await room.connect(account="bob", whose=bob)
     subjects = {"user": room.alice.user.id, "client": room.alice.client.id, "provider": "slack", "all": ""}
-    planned = await panics.reach(room.database, kind, subjects[kind], now=room.now)
+    planned = await panics.reach(room.database, kind, subjects[kind], since=room.now)
     assert await live(room) == ["alice", "bob", "calendar", "unused"], "a dry run changes nothing"
     wish = await start(room, kind, subjects[kind])
     room.pass_time(10)
     assert await panics.go_on(room.vault, wish) == sum(planned.values())
     assert await live(room) == left
+    assert (
+        await open_access(room)
+        == {
+            "user": ({"agent-2"}, {"agent-1", "agent-2"}),
+            "client": ({"agent-2"}, {"agent-2"}),
+            "provider": ({"agent-1", "agent-2"}, {"agent-1", "agent-2"}),
+            "all": (set[str](), {"agent-1", "agent-2"}),
+        }[kind]
+    )
     while await revocations.run_due(room.vault):
         pass
     found = await panics.count_ended(room.database, kind, subjects[kind], since=wish.requested_at)
@@ -348,10 +367,65 @@ async def test_a_panic_that_was_interrupted_goes_on_and_spares_what_came_later(r
     await disconnect(room, half)
     room.pass_time(60)
     await room.connect(account="new")
-    assert (await start(room, "all", "")).id == first.id, "the unfinished one, not another"
+    assert [one.id for one in await panics.list_open(room.database)] == [first.id]
     assert await panics.go_on_all(room.vault) == 5
     assert await live(room) == ["new"]
-    assert (await start(room, "all", "")).id != first.id
+    assert await panics.list_open(room.database) == ()
+
+
+async def test_an_order_that_is_given_again_ends_what_came_since(room: Room) -> None:
+    await room.connect(account="before")
+    await start(room, "all", "")
+    room.pass_time(60)
+    await room.connect(account="between")
+    again = await start(room, "all", "")
+    room.pass_time(60)
+    await room.connect(account="after")
+    assert await panics.go_on(room.vault, again) == 2
+    assert await live(room) == ["after"]
+    assert await panics.list_open(room.database) == (), "the first order is done, too"
+
+
+async def test_an_order_about_an_agent_goes_on_although_the_agent_is_gone(room: Room) -> None:
+    agent = room.alice.client
+    await room.connect(account="left")
+    wish = await start(room, "client", agent.id)
+    async with room.database.transaction() as transaction:
+        await clients.remove_client(transaction, agent.id, now=room.now)
+    room.pass_time(60)
+    assert [await panics.find_client(room.database, name) for name in (agent.id, agent.name, "other")] == [
+        agent.id, agent.id, None
+    ]  # fmt: skip
+    again = await start(room, "client", agent.id)
+    assert (again.since, again.requested_at) == (wish.requested_at, wish.requested_at + 60)
+    assert await panics.go_on(room.vault, again) == 1
+    await revocations.run_due(room.vault)
+    room.pass_time(60)
+    first = await panics.first_asked(room.database, "client", agent.id, now=room.now)
+    assert first == wish.requested_at
+    assert (await panics.count_ended(room.database, "client", agent.id, since=first)).verified_dead == 1
+    assert (await panics.count_ended(room.database, "client", agent.id, since=room.now)).total == 0
+
+
+async def test_an_agent_that_came_back_after_the_order_is_not_removed(room: Room) -> None:
+    agent = room.alice.client
+    earlier = await start(room, "client", agent.id)
+    room.pass_time(60)
+    async with room.database.transaction() as transaction:
+        await transaction.execute("update clients set created_at = :now", {"now": room.now})
+    await panics.go_on(room.vault, earlier)
+    assert (await open_access(room))[1] == {agent.id}
+    await panics.go_on(room.vault, await start(room, "client", agent.id))
+    assert (await open_access(room))[1] == set()
+
+
+async def test_a_permission_that_was_over_spares_the_account(room: Room) -> None:
+    for name, seconds in (("over", 60), ("lasting", 600)):
+        connection = await room.connect(account=name, delegated=frozenset())
+        await room.allow(connection, SLACK_SCOPES, expires_at=room.now + seconds)
+    room.pass_time(120)
+    await panics.go_on(room.vault, await start(room, "client", room.alice.client.id))
+    assert await live(room) == ["over"]
 
 
 async def test_the_standing_tells_what_is_outstanding(room: Room) -> None:
@@ -362,6 +436,22 @@ async def test_the_standing_tells_what_is_outstanding(room: Room) -> None:
     found = await panics.count_ended(room.database, "user", room.alice.user.id)
     assert found == panics.EndedCounts(waiting=1, verified_dead=1, retried=1, by_hand=1, still_alive=1)
     assert not found.is_over
+    async with room.database.transaction() as transaction:
+        await transaction.execute(
+            "update revocation_receipts set settled_at = 1 where result = :of", {"of": "unsupported"}
+        )
+    found = await panics.count_ended(room.database, "user", room.alice.user.id)
+    assert (found.by_hand, found.settled, found.verified_dead) == (0, 1, 1)
+
+
+async def test_a_refused_revocation_is_not_verified_by_a_dead_access_token(room: Room) -> None:
+    connection = await room.connect()
+    await disconnect(room, connection)
+    room.slack.revoke_outcomes.extend([RevokeOutcome.FAILED, RevokeOutcome.REVOKED])
+    await revocations.run_due(room.vault)
+    room.pass_time(DAY)
+    await revocations.run_due(room.vault)
+    assert room.slack.were_revoked == [False, True], "the probe is told, and judges by it"
 
 
 @pytest.mark.parametrize("was_tried", [False, True])
