@@ -26,6 +26,7 @@ _LONGEST: Final = 2**63
 _DECIMALS: Final = Decimal("0.0001")
 _LARGEST: Final = Decimal("922337203685477.5807")
 _DOMAIN: Final = re.compile(r'@([^\s@<>,;:"()\[\]]+)')
+_AT: Final = ("@", "\uff20", "\ufe6b")  # and what some software takes for it
 _DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -163,10 +164,13 @@ def _entity(kind: str, name: str, attributes: Mapping[str, object], parents: Ite
 
 
 def domains_of(recipients: Iterable[str]) -> frozenset[str]:
-    """The domains in these addresses, in ASCII and lower case; an address without one counts as an empty domain."""
+    """The domains in these addresses, in ASCII and lower case; an address without a plain one has an empty domain."""
     found: set[str] = set()
     for one in recipients:
-        found |= {_plain_domain(domain) for domain in _DOMAIN.findall(one)} or {""}
+        domains = _DOMAIN.findall(one)
+        found |= {_plain_domain(domain) for domain in domains}
+        if not domains or len(domains) != sum(map(one.count, _AT)):
+            found.add("")
     return frozenset(found)
 
 
