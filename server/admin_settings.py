@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from pydantic import Field
 
 from server.provider_settings import Section
+from vault import groups
+from vault.records import Role, highest
 
 
 class AdminSettings(Section):
@@ -25,6 +27,11 @@ class AdminSettings(Section):
         description="Role by group, for those who are in it now: `administrator`, or `auditor`, who reads the "
         "administration and changes nothing",
     )
+
+    def highest_role(self, own: Role, within: Iterable[str]) -> Role:
+        """The highest of a person's own role and those of the groups that they are in; these by their keys."""
+        rule = {groups.name_key(name): Role(role) for name, role in self.group_roles.items()}
+        return highest((own, *(rule[key] for key in within if key in rule)))
 
 
 class AccessRequestSettings(Section):

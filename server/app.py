@@ -161,7 +161,7 @@ def _policy(settings: Settings, live: LiveProviders, activity: Activity, outboun
     from server.policy.gate import PolicyGate
 
     point = None if settings.exchange.policy_url is None else PolicyPoint(settings.exchange, outbound)
-    return PolicyGate(settings.policy, live, activity, point=point)
+    return PolicyGate(settings.policy, live, activity, admin=settings.admin, point=point)
 
 
 def _check_secrets(settings: Settings) -> None:

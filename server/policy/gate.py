@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
 from providers.tools.spec import ToolSpec
+from server.admin_settings import AdminSettings
 from server.live_providers import LiveProviders
 from server.policy.facts import AgentFacts, CallFacts, PersonFacts
 from server.policy.files import Fingerprint, RulesRefused, fingerprint
@@ -56,9 +57,16 @@ class PolicyGate:
     """The policy of one process (`PolicyCheck`). Raises RulesRefused if the rules can't be used."""
 
     def __init__(
-        self, settings: PolicySettings, live: LiveProviders, activity: Activity, *, point: PolicyCheck | None = None
+        self,
+        settings: PolicySettings,
+        live: LiveProviders,
+        activity: Activity,
+        *,
+        admin: AdminSettings,
+        point: PolicyCheck | None = None,
     ) -> None:
         self._settings = settings
+        self._admin = admin
         self._live = live
         self._activity = activity
         self._point = point
@@ -154,7 +162,7 @@ class PolicyGate:
         policy = self._live.policies.get(question.provider)
         decider = Decider(rules, action, question.provider, question.client_id, question.scopes, policy)
         facts = self._facts(question, action, now=now)
-        return decider.decide(await with_names(facts, reader) if decider.needs_names else facts)
+        return decider.decide(await with_names(facts, reader, admin=self._admin) if decider.needs_names else facts)
 
     def _facts(self, question: PolicyQuestion, action: Action, *, now: int) -> CallFacts:
         return CallFacts(
@@ -223,10 +231,11 @@ def action_of(question: PolicyQuestion, actions: Mapping[str, Action]) -> Action
     return tool
 
 
-async def with_names(facts: CallFacts, reader: Reader) -> CallFacts:
-    """The same call with the names of person, groups, and agent, as they are now."""
+async def with_names(facts: CallFacts, reader: Reader, *, admin: AdminSettings) -> CallFacts:
+    """The same call with the names of person, groups, and agent, and the person's role, as they are now."""
     found = await read_names(reader, user_id=facts.person.id, client_id=facts.agent.id, now=facts.now)
     if found is None:
         return facts
-    person = PersonFacts(facts.person.id, found.user, found.user_key, found.role.value, found.groups)
+    role = admin.highest_role(found.role, found.groups)
+    person = PersonFacts(facts.person.id, found.user, found.user_key, role.value, found.groups)
     return replace(facts, person=person, agent=AgentFacts(facts.agent.id, found.client, found.client_kind))

@@ -14,6 +14,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from providers.outbound.json_values import is_array
+from server.admin_settings import AdminSettings
 from server.policy.deciding import Decider
 from server.policy.facts import AgentFacts, CallFacts, PersonFacts
 from server.policy.gate import with_names
@@ -83,6 +84,7 @@ class Replay:
     rules: RuleSet
     policies: Mapping[str, UpstreamPolicy]
     zone: ZoneInfo
+    admin: AdminSettings
 
     async def run(self, reader: Reader, *, since: int, report: ReplayReport) -> AsyncGenerator[ReplayedUse]:
         """Every use since an instant, oldest first; `report` counts along."""
@@ -113,7 +115,7 @@ class Replay:
             if key not in people:
                 if len(people) >= _KNOWN_PEOPLE:
                     people.clear()
-                named = await with_names(facts, reader)
+                named = await with_names(facts, reader, admin=self.admin)
                 people[key] = (named.person, named.agent)
             facts = replace(facts, person=people[key][0], agent=people[key][1])
             if not facts.person.name or not facts.agent.kind:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from server.deployment import Deployment
 from vault import groups
-from vault.records import Role, User, highest
+from vault.records import Role, User
 from vault.storage.database import Reader
 
 
@@ -17,8 +17,8 @@ async def with_groups(deployment: Deployment, user: User, *, reader: Reader | No
     """The user with the highest of their roles. A disabled person has none."""
     if user.disabled_at is not None:
         return replace(user, role=Role.MEMBER)
-    rule = {groups.name_key(name): role for name, role in deployment.settings.admin.group_roles.items()}
-    if not rule:
+    admin = deployment.settings.admin
+    if not admin.group_roles:
         return user
     names = await groups.names_of_person(reader or deployment.database, user.id, now=deployment.now())
-    return replace(user, role=highest((user.role, *(Role(rule[name]) for name in names & rule.keys()))))
+    return replace(user, role=admin.highest_role(user.role, names))

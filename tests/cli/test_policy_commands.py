@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from server.admin_settings import AdminSettings
 from server.app import open_deployment
 from server.doctor.policy import check_policy
 from server.policy.gate import load
@@ -95,6 +96,19 @@ async def test_the_schema_names_every_tool_and_explain_says_which_rules_a_call_m
     assert (unknown.exit_code, "slack_post" in unknown.output) == (1, True)
 
 
+async def test_explain_takes_a_person_with_the_role_that_their_groups_give(place: Place, folder: Path) -> None:
+    (place.data / "config.toml").write_text('[admin.group_roles]\n"Book keepers" = "auditor"\n')
+    (folder / "rules.cedar").write_text(f'{RULE[:-1]} when {{ principal.role == "auditor" }};')
+    for name in ("alice", "bob"):
+        await content(place, "users", "add", name, "--password-stdin", feed="a long enough password\n")
+    await content(place, "groups", "create", "book keepers")
+    await content(place, "groups", "add", "book keepers", "alice")
+    case = json.dumps({"arguments": {"channel": "#general", "text": "hello"}})
+    for name, outcome in (("alice", "forbid"), ("bob", "allow")):
+        asked = ("policy", "explain", "slack_post", "--user", name, "--case", case, "--folder", str(folder))
+        assert (await content(place, *asked))["outcome"] == outcome
+
+
 async def test_rules_without_their_package_are_refused_with_the_fix(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +184,7 @@ async def replayed(lived: Room, folder: Path, *rules: str, since: int = 3600) ->
     await deployment.activity.settle()
     report = ReplayReport()
     loaded = load(folder, actions_of(deployment.tools), setting="policy.folder")
-    replay = Replay(loaded, deployment.vault.policies, ZoneInfo("UTC"))
+    replay = Replay(loaded, deployment.vault.policies, ZoneInfo("UTC"), AdminSettings())
     async for _ in replay.run(deployment.database, since=deployment.now() - since, report=report):
         pass
     return report

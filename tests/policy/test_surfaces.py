@@ -77,8 +77,9 @@ async def ruled(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Rule
     for name in ("rules", "shadow"):
         (base / name).mkdir()
     policy = {"folder": str(base / "rules"), "shadow_folder": str(base / "shadow")}
+    admin = {"group_roles": {"CONTRACTORS": "auditor"}}
     async with (
-        room(base / "data", policy=policy) as opened,
+        room(base / "data", policy=policy, admin=admin) as opened,
         httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
     ):
         yield Ruled(ExchangeRoom(opened, http), base / "rules", base / "shadow")
@@ -112,9 +113,14 @@ async def test_a_rule_reads_the_person_their_groups_the_agent_and_its_address_as
     condition = 'when { principal in Group::"Contractors" && principal.name == "Grouped-Person" }'
     await ruled.use(f'@id("contractors") {CHANNELS} {condition};')
     assert not (await ruled.call(agent, "slack_channels")).is_error
+    auditors = f'@id("auditors") {CHANNELS} when {{ principal.role == "auditor" }};'
+    await ruled.use(auditors)
+    assert not (await ruled.call(agent, "slack_channels")).is_error
     async with deployment.transaction() as transaction:
         group = await groups.create_group(transaction, "contractors", now=deployment.now())
         await groups.add_member(transaction, group.id, agent.principal.user_id, source="test", now=deployment.now())
+    assert (await ruled.call(agent, "slack_channels")).is_error, "by the role that the group gives"
+    await ruled.use(f'@id("contractors") {CHANNELS} {condition};')
     assert (await ruled.call(agent, "slack_channels")).is_error
     inside = 'unless { context has address && context.address.isInRange(ip("127.0.0.0/8")) }'
     await ruled.use(f'@id("inside") {CHANNELS} {inside};')

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
     from zoneinfo import ZoneInfo
 
+    from server.admin_settings import AdminSettings
     from server.live_providers import ProviderSet
     from server.policy.cases import CasePlace, CaseResult, PolicyCase
     from server.policy.replay import ReplayReport
@@ -44,6 +45,7 @@ class _Place:
 
     folder: Path
     zone: ZoneInfo
+    admin: AdminSettings
     providers: ProviderSet
     actions: Mapping[str, Action]
     database: Database | None
@@ -157,11 +159,11 @@ async def _place(setup: Setup, folder: Path) -> AsyncGenerator[_Place]:
     bare = settings.model_copy(update={"policy": PolicySettings()})
     if missing_vault(settings, data=setup.directory()) is not None:
         providers = await providers_of_settings(bare, data=setup.directory())
-        yield _Place(folder, zone, providers, actions_of(providers.tools), None)
+        yield _Place(folder, zone, settings.admin, providers, actions_of(providers.tools), None)
         return
     async with open_deployment(bare, data=setup.directory(), creates=False) as deployment:
         providers = deployment.live.current
-        yield _Place(folder, zone, providers, actions_of(providers.tools), deployment.database)
+        yield _Place(folder, zone, settings.admin, providers, actions_of(providers.tools), deployment.database)
 
 
 def _folder(setup: Setup, folder: Path | None) -> Path:
@@ -277,7 +279,8 @@ async def _with_person(place: _Place, case: PolicyCase, user: str) -> PolicyCase
         fail("--user needs a vault: name the person in --case")
     found = await user_called(place.database, user)
     within = await groups.names_of_person(place.database, found.id, now=place.database.now())
-    return case.model_copy(update={"user": found.name, "role": found.role.value, "groups": tuple(sorted(within))})
+    role = place.admin.highest_role(found.role, within)
+    return case.model_copy(update={"user": found.name, "role": role.value, "groups": tuple(sorted(within))})
 
 
 async def _replay(setup: Setup, folder: Path | None, *, seconds: int, show: int) -> None:
@@ -290,7 +293,7 @@ async def _replay(setup: Setup, folder: Path | None, *, seconds: int, show: int)
         if place.database is None:
             fail("there is no activity here: correct --data")
         rules = place.load()
-        uses = Replay(rules, place.providers.policies, place.zone).run(
+        uses = Replay(rules, place.providers.policies, place.zone, place.admin).run(
             place.database, since=place.database.now() - seconds, report=report
         )
         async for one in uses:
