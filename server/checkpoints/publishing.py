@@ -90,13 +90,17 @@ async def publish(
         return None, ()
     to = destinations_of(deployment)
     known = await deliveries.list_deliveries(database)
-    waiting = [name for name in to.names if name not in known or not known[name].has(issued.head)]
-    if not waiting or not await deliveries.take_turn(database, now=now, seconds=TURN):
-        return issued, tuple(DeliveryResult(name, None) for name in to.names if name not in waiting)
-    try:
-        return await _deliver(deployment, log, issued, to, known)
+    if all(_is_there(known, name, issued) for name in to.names):
+        return issued, tuple(DeliveryResult(name, None) for name in to.names)
+    turn = await deliveries.take_turn(database, now=now, seconds=TURN)
+    if turn is None:
+        why = "another process is sending checkpoints: try again"
+        return issued, tuple(DeliveryResult(one, None if _is_there(known, one, issued) else why) for one in to.names)
+    try:  # read again: another process may have sent a later one meanwhile
+        issued = await newest_note(database, log) or issued
+        return await _deliver(deployment, log, issued, to, await deliveries.list_deliveries(database))
     finally:
-        await deliveries.end_turn(database)
+        await deliveries.end_turn(database, turn)
 
 
 async def _deliver(
@@ -113,7 +117,8 @@ async def _deliver(
         results.append(DeliveryResult(to.authority.name, failure))
     if issued != before:
         await keep_note(deployment.database, issued)
-    results += [await _copy(one, issued) for one in to.copies if not _is_there(known, one.name, issued)]
+    is_stamped = issued.stamp != before.stamp  # then a copy that is there gets the time stamp that it lacks
+    results += [await _copy(one, issued) for one in to.copies if is_stamped or not _is_there(known, one.name, issued)]
     for one in results:
         await deliveries.note_delivery(
             deployment.database, one.destination, issued.head, now=deployment.now(), failure=one.failure

@@ -37,11 +37,15 @@ class Confirmed:
 
 @dataclass(slots=True)
 class Comparison:
-    """What the destinations say: `confirmed`, checkpoints from `before_restore` that can't be compared, `problems`."""
+    """What the destinations say: `confirmed`, checkpoints from `before_restore` that can't be compared, `problems`.
+
+    `unstamped` are sentences.
+    """
 
     confirmed: list[Confirmed] = field(default_factory=list[Confirmed])
     before_restore: list[Confirmed] = field(default_factory=list[Confirmed])
     problems: list[str] = field(default_factory=list[str])
+    unstamped: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +221,8 @@ async def _confirm(
         except DestinationFailed as error:
             found.problems.append(f"{kept.where}: {error}")
     confirmed = Confirmed(kept.where, tree.base + signed.size, stamped_at)
+    if authority is not None and kept.stamp is None:
+        found.unstamped.append(f"The checkpoint of {confirmed.events} events in {kept.where} has no time stamp.")
     at = logs.index(log)
     end = await restarted_after(tree.reader, log, later=logs[at + 1 :])
     if end is None and at < len(logs) - 1:

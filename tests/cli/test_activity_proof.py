@@ -273,6 +273,12 @@ async def test_a_folder_that_cant_be_used_is_said_and_tried_again(place: Place, 
     folder.mkdir()
     assert (await run(place, "activity", "checkpoint", "--check")).exit_code == 0
     assert list(folder.iterdir()) == []
+    values = "set origin = 'another', held_until"
+    change(place, f"update event_deliveries {values} = 99999999999 where destination = 'turn'")
+    busy = await run(place, "activity", "checkpoint")
+    assert busy.exit_code == 1
+    assert "another process is sending checkpoints" in busy.stdout
+    change(place, f"update event_deliveries {values} = null where destination = 'turn'")
     assert (await run(place, "activity", "checkpoint")).exit_code == 0
     assert len(list(folder.rglob("*.checkpoint"))) == 1
 
@@ -380,6 +386,12 @@ async def test_checkpoints_are_stamped_and_the_time_is_verified(
         assert "isn't valid" in failed.stdout
         assert len(list(folder.rglob("*.checkpoint"))) == 2  # the copy doesn't wait for it
         newest = max(folder.rglob("*.checkpoint"))
+        assert "The checkpoint of 3 events" in (await run(place, "activity", "verify")).stdout
+        authority.answers = None
+        assert (await run(place, "activity", "checkpoint")).exit_code == 0  # the copy gets the stamp later
+        stamped = await run(place, "activity", "verify")
+        assert stamped.exit_code == 0, stamped.output
+        assert "has no time stamp" not in stamped.stdout
         newest.with_suffix(".tsr").write_bytes(old)
         verified = await run(place, "activity", "verify")
         assert verified.exit_code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 
 from vault.audit.notes import TreeHead
@@ -72,23 +73,25 @@ _FAILED = (
 )
 
 
-async def take_turn(database: Database, *, now: int, seconds: int) -> bool:
-    """Be the process that sends, for at most so long; False while another one is."""
+async def take_turn(database: Database, *, now: int, seconds: int) -> str | None:
+    """Be the process that sends, for at most so long: the name of the turn. None while another process is."""
+    turn = secrets.token_hex(8)
     async with database.transaction() as transaction:
         row = await transaction.fetch_one(
             "insert into event_deliveries (tenant, destination, origin, size, held_until) "
-            "values (:tenant, :turn, :turn, 0, :until) on conflict (tenant, destination) do update "
-            "set held_until = excluded.held_until "
+            "values (:tenant, :turn, :owner, 0, :until) on conflict (tenant, destination) do update "
+            "set held_until = excluded.held_until, origin = excluded.origin "
             "where event_deliveries.held_until is null or event_deliveries.held_until <= :now returning size",
-            {"tenant": TENANT, "turn": _TURN, "until": now + seconds, "now": now},
+            {"tenant": TENANT, "turn": _TURN, "owner": turn, "until": now + seconds, "now": now},
         )
-    return row is not None
+    return None if row is None else turn
 
 
-async def end_turn(database: Database) -> None:
-    """Let another process send."""
+async def end_turn(database: Database, turn: str) -> None:
+    """Let another process send, unless one took over since."""
     async with database.transaction() as transaction:
         await transaction.execute(
-            "update event_deliveries set held_until = null where tenant = :tenant and destination = :turn",
-            {"tenant": TENANT, "turn": _TURN},
+            "update event_deliveries set held_until = null "
+            "where tenant = :tenant and destination = :turn and origin = :owner",
+            {"tenant": TENANT, "turn": _TURN, "owner": turn},
         )

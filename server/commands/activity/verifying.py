@@ -256,4 +256,4 @@ def _sentences_of(comparison: Comparison) -> list[str]:
     ]
     if comparison.before_restore:
         found.append("If you restored the vault, use --allow-restored; otherwise find out who replaced its events.")
-    return found + [f"Problem: {one}." for one in comparison.problems]
+    return found + comparison.unstamped + [f"Problem: {one}." for one in comparison.problems]

@@ -11,6 +11,7 @@ from tests.vault.audit.test_audit_keyed import add, change, fill
 from vault.audit import log as logs
 from vault.audit import segments
 from vault.audit.audit import ChainBroken, append, verify
+from vault.audit.deliveries import end_turn, take_turn
 from vault.audit.log import Log, begin_log, check_consistent, check_note, extend, issue, load_logs, rotate_log_key
 from vault.audit.merkle import leaf_hash, root_of_inclusion
 from vault.audit.notes import Note, NoteRefused, TreeHead, Verifier
@@ -396,6 +397,19 @@ async def test_checkpoints_end_before_what_a_restore_recorded_itself(database: D
         await append(transaction, *held, now=database.now())
         await append(transaction, Event("vault.restored", details={"quarantined": 4}), now=database.now())
     assert await logs.restarted_after(database, log) == 2  # as an earlier release recorded it
+
+
+async def test_a_turn_is_ended_by_its_owner_alone(database: Database) -> None:
+    now = database.now()
+    first = await take_turn(database, now=now, seconds=60)
+    assert first is not None
+    assert await take_turn(database, now=now, seconds=60) is None
+    second = await take_turn(database, now=now + 100, seconds=60)  # the first one took too long
+    assert second is not None
+    await end_turn(database, first)
+    assert await take_turn(database, now=now + 100, seconds=60) is None
+    await end_turn(database, second)
+    assert await take_turn(database, now=now + 100, seconds=60) is not None
 
 
 async def test_processes_that_issue_at_once_sign_the_same_tree(store: Store) -> None:
