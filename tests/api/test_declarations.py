@@ -14,6 +14,7 @@ from server.administration.agents import AskingWish, RegisteredAgent, asking_of
 from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import apis, groups, users
+from vault.approvals.access_requests import MEMBERSHIP
 from vault.records import Role
 
 FILE = """
@@ -271,6 +272,18 @@ async def test_a_member_who_is_named_twice_is_one_and_a_group_is_made_whole_or_n
             await applying.apply((change,))
     assert await groups.find_group(room.deployment.database, "New") is None
     assert await _in(room, "Support") == ["alice", "bob"]
+
+
+@pytest.mark.parametrize(("source", "pruned"), [(MEMBERSHIP, ["remove group Own"]), ("openid:company", [])])
+async def test_a_member_by_an_access_request_keeps_no_group(room: AdminRoom, source: str, pruned: list[str]) -> None:
+    alice, now = await room.room.user("alice"), room.deployment.now()
+    async with room.deployment.transaction() as transaction:
+        made = await groups.create_group(transaction, "Own", now=now)
+        await groups.add_member(transaction, made.id, alice.id, source=source, now=now)
+    changes = await applying.plan(room.operator, parse_declaration({"groups": {}}), prunes=True)
+    assert _said(changes) == pruned
+    await applying.apply(changes)
+    assert (await groups.find_group(room.deployment.database, "Own") is None) == bool(pruned)
 
 
 @pytest.mark.parametrize("is_filled", [True, False])

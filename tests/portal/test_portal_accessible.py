@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page
 
+from server.administration import access_requests, groups
+from server.administration.access_requests import Asking
+from server.administration.actor import Actor
 from tests.conftest import unavailable
 from tests.support.foreign.foreign import MODULES
 from tests.support.harness import PASSWORD
@@ -22,7 +25,9 @@ _RUN = """() => axe.run(document, {resultTypes: ['violations']}).then(found => f
 @pytest.fixture(scope="module")
 async def room(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
     del browser  # first, so that nothing is started only to be skipped
-    async with running_room(tmp_path_factory.mktemp("accessible")) as opened:
+    overrides = {"access_requests": {"groups": ["Sales"]}}
+    async with running_room(tmp_path_factory.mktemp("accessible"), overrides=overrides) as opened:
+        await groups.create(Actor(opened.deployment, None, "command_line"), "Sales")
         yield opened
 
 
@@ -42,12 +47,16 @@ async def test_no_page_keeps_anybody_out(room: Room, browser: Browser, scheme: s
     await room.connect(await room.signed_in(user), user, client)
     (connection,) = await connections.list_connections(room.deployment.database, user.id)
     link = await room.link(user, client, provider="google", scopes=frozenset({"openid"}))
+    asking = Asking(group="Sales", reason="cover for bob", days=3)
+    request, _ = await access_requests.ask(room.deployment, user, asking)
     own = (
         "",
         "connections",
         "agents",
         "approvals",
         "access-requests",
+        "access-requests/new?group=Sales",
+        f"access-requests/{request.id}",
         "activity",
         "account",
         "notifications",
