@@ -11,16 +11,19 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from server.administration import access_requests
+from server.administration import groups as administration
 from server.administration.access_requests import AccessAnswer, Asking
 from server.administration.actor import Actor, ChangeRefused
+from server.deployment import Deployment
 from server.oauth.enterprise.explaining import explain_assertion
+from tests.conftest import Store
 from tests.oauth.enterprise.test_permissions import connect, live_scopes
 from tests.support.peeking import get_grant
 from tests.support.rooms.enterprise_room import Company, running_company
-from tests.support.rooms.oauth_world import claims_of
+from tests.support.rooms.oauth_world import GENEROUS, claims_of, vault_with
 from vault import company_permissions, users
 from vault.approvals import access_requests as stored
-from vault.approvals.access_requests import AccessRequest
+from vault.approvals.access_requests import AccessRequest, Kind, RequestedAccess
 from vault.upkeep import access_ends
 
 DAY = 86400
@@ -180,6 +183,36 @@ async def test_an_assertion_that_comes_while_it_is_narrowed_gives_no_more(shared
         await asked
     assert "chat:write" not in await live_scopes(company, connection)
     assert (await company.ask()).status_code == 200
+
+
+async def test_whoever_is_disabled_at_that_moment_allows_nothing(store: Store) -> None:
+    async with vault_with(store.data, database={"url": store.url}, **GENEROUS) as (vault, _):
+        await _answer_while_disabled(vault.deployment)
+
+
+async def _answer_while_disabled(deployment: Deployment) -> None:
+    by_command, now = Actor(deployment, None, "command_line"), deployment.now()
+    group = await administration.create(by_command, "Sales")
+    async with deployment.transaction() as transaction:
+        mia, otto, dave = [
+            await users.create_user(transaction, name, password_hash=None, now=now) for name in ("mia", "otto", "dave")
+        ]
+    await access_requests.set_manager(by_command, group, mia, is_manager=True)
+    for disabled, gets in ((dave, True), (mia, False)):
+        wish = RequestedAccess(otto.id, "", Kind.GROUP, group.id, group.id, frozenset(), "cover", DAY)
+        async with deployment.transaction() as transaction:
+            request, _ = await stored.ask(transaction, wish, now=now)
+        async with asyncio.timeout(60):
+            async with deployment.transaction() as transaction:
+                await users.disable_user(transaction, disabled.id, now=now)
+                own = Actor(deployment, mia, "administration")
+                answering = asyncio.create_task(access_requests.allow(own, request.id, AccessAnswer(1)))
+                await asyncio.sleep(1)  # it has come to the person's row before the transaction ends, as a rule
+            (answer,) = await asyncio.gather(answering, return_exceptions=True)
+        assert isinstance(answer, ChangeRefused) != gets, answer
+        found = await access_requests.request_with_id(deployment, request.id)
+        assert found.is_allowed(deployment.now()) == gets
+        await access_requests.end(by_command, request.id)
 
 
 async def test_only_admins_answer_for_a_company(company: Company) -> None:
