@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -84,7 +85,8 @@ class _Slice:
     has_person: bool
     has_account: bool
     has_action: bool
-    known: dict[str, PolicyVerdict] = field(default_factory=dict[str, PolicyVerdict], repr=False)
+    number: int  # its own among those of a set
+    is_asked_again: bool  # whether questions come back: what only one call has doesn't
 
     def entities(self, call: CallFacts) -> str:
         """Those of a call that the rules name, as JSON."""
@@ -118,6 +120,8 @@ class RuleSet:
         self._allowed = PolicyVerdict(digest=digest)
         self._agents = frozenset(one.only_agent for one in rules if one.only_agent is not None)
         self._slices: dict[tuple[object, ...], tuple[_Slice, ...]] = {}
+        self._known: dict[tuple[int, str], PolicyVerdict] = {}  # by the slice's number and the question
+        self._numbers = count()
         self._entities: dict[str, cedarpy.Entities] = {}
 
     def needs_person(self, action: Action, *, provider: str, agent: str) -> bool:
@@ -168,7 +172,7 @@ class RuleSet:
                 and one.names.attributes.isdisjoint(without)
             ]
             paces = ([one for one in met if one.pace == pace] for pace in range(3))
-            self._slices[key] = tuple(_compile(part, unknown) for part in paces if part)
+            self._slices[key] = tuple(_compile(part, unknown, number=next(self._numbers)) for part in paces if part)
         return self._slices[key]
 
     def _ask(self, parts: Sequence[_Slice], call: CallFacts) -> PolicyVerdict:
@@ -187,8 +191,8 @@ class RuleSet:
             context, entities = as_json(call.context(met.context)), met.entities(call)
         except Unjudged as unjudged:
             return self._refusal(met.rules[0], f"{met.rules[0].reason} ({unjudged})".strip())
-        question = f"{context}{entities}"
-        if (known := met.known.get(question)) is not None:
+        question = (met.number, f"{context}{entities}")
+        if (known := self._known.get(question)) is not None:
             return known
         asked: dict[str, object] = {
             "principal": {"type": "User", "id": call.person.key if met.has_person else "-"},
@@ -197,9 +201,9 @@ class RuleSet:
             "context": context,
         }
         verdict = self._verdict(met, asked, self._entities_of(entities))
-        if len(question) <= _LONGEST_REMEMBERED:
-            _make_room(met.known, _REMEMBERED)
-            met.known[question] = verdict
+        if met.is_asked_again and len(question[1]) <= _LONGEST_REMEMBERED:
+            _make_room(self._known, _REMEMBERED)
+            self._known[question] = verdict
         return verdict
 
     def _entities_of(self, written: str) -> cedarpy.Entities | str:
@@ -318,13 +322,13 @@ def _misfits(texts: Sequence[tuple[str, str]], actions: Mapping[str, Action]) ->
     return list(found)
 
 
-def _compile(met: Sequence[PolicyRule], unknown: frozenset[str]) -> _Slice:
+def _compile(met: Sequence[PolicyRule], unknown: frozenset[str], *, number: int) -> _Slice:
     """What is asked of Cedar: everything is permitted that no rule forbids."""
     nodes = {"base": _PERMIT}
     attributes: dict[str, frozenset[str] | None] = {}
     has_person = has_account = has_action = False
-    for number, rule in enumerate(met):
-        node = replace(weaken(rule.node, unknown), id=f"r{number}", action=pst.ScopeAny())
+    for place, rule in enumerate(met):
+        node = replace(weaken(rule.node, unknown), id=f"r{place}", action=pst.ScopeAny())
         names = rule.names if not unknown else named_in(node)
         nodes[node.id] = node
         has_person |= names.has_person
@@ -335,7 +339,9 @@ def _compile(met: Sequence[PolicyRule], unknown: frozenset[str]) -> _Slice:
             before = attributes.get(name, _NOBODY)
             attributes[name] = None if inner is None or before is None else before | inner
     made = pst.PolicySet(pst.FrozenMap(), pst.FrozenMap(nodes), ())
-    return _Slice(tuple(met), cedarpy.PolicySet.from_pst(made), attributes, has_person, has_account, has_action)
+    handle = cedarpy.PolicySet.from_pst(made)
+    is_asked_again = attributes.keys().isdisjoint(CALL_ONLY)
+    return _Slice(tuple(met), handle, attributes, has_person, has_account, has_action, number, is_asked_again)
 
 
 _PERMIT: Final = pst.Template("base", "permit", pst.ScopeAny(), pst.ScopeAny(), pst.ScopeAny(), (), pst.FrozenMap())

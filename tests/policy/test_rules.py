@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import cedarpy
 import pytest
 
 from server.policy.cases import CasePlace
@@ -70,16 +71,20 @@ async def test_a_rule_takes_away_what_it_names_and_nothing_else(here: Rules) -> 
          {"arguments": {**MAIL, "cc": ["x@y.test"]}}, {}),
         ('when { action == Action::"gmail_send" && context.scopes.contains("https://www.googleapis.com/auth/x") }',
          {"scopes": ["https://www.googleapis.com/auth/x"]}, {}),
-        ('when { action in Action::"writes" }', {}, None),
     ],
 )  # fmt: skip
 async def test_each_thing_that_a_rule_can_look_at(
-    here: Rules, condition: str, met: dict[str, object], unmet: dict[str, object] | None
+    here: Rules, condition: str, met: dict[str, object], unmet: dict[str, object]
 ) -> None:
     rules = here.load(rule(condition, scope='principal, action == Action::"gmail_send", resource'))
     assert here.outcome(rules, "gmail_send", **{"arguments": MAIL, **met}) == "forbid"
-    if unmet is not None:
-        assert here.outcome(rules, "gmail_send", **{"arguments": MAIL, **unmet}) == "allow"
+    assert here.outcome(rules, "gmail_send", **{"arguments": MAIL, **unmet}) == "allow"
+
+
+async def test_a_condition_can_name_a_group_of_actions(here: Rules) -> None:
+    rules = here.load(rule('when { action in Action::"writes" }'))
+    assert here.outcome(rules, "slack_post", arguments=POST) == "forbid"
+    assert here.outcome(rules, "slack_channels") == "allow"
 
 
 @pytest.mark.parametrize(
@@ -353,6 +358,40 @@ async def test_names_of_people_are_no_code(here: Rules) -> None:
     rules = here.load(rule('when { principal == User::"a\\"b" }', name="quoted"))
     assert here.outcome(rules, "slack_channels", user='a"b') == "forbid"
     assert here.outcome(rules, "slack_channels", user='x" || true || "') == "allow"
+
+
+async def test_answers_are_remembered_across_calls_in_one_bounded_memory(
+    here: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only one call has isn't kept; an answer is never that to another tool's question."""
+    monkeypatch.setattr("server.policy.rules._REMEMBERED", 4)
+    asked: list[str] = []
+    ask = cedarpy.is_authorized  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- its signature has a bare dict
+
+    def counting(request: dict[str, object], *others: object) -> object:
+        asked.append(str(request["action"]))
+        return ask(request, *others)  # pyright: ignore[reportArgumentType, reportUnknownMemberType] -- passed on
+
+    monkeypatch.setattr(cedarpy, "is_authorized", counting)
+    channel = 'when { context.arguments has channel && context.arguments.channel == "C9" }'
+    posts = 'principal, action == Action::"slack_post", resource'
+    hours = ("slack_post", "slack_channels")
+    rules = here.load(
+        *(rule(f"when {{ context.hour == {n + 5} }}", name=f"r{n}", scope=posts.replace("slack_post", tool))
+          for n, tool in enumerate(hours)),
+        rule(channel, name="channel", scope=posts),
+    )  # fmt: skip
+    for _ in range(2):
+        for tool, arguments in (("slack_post", POST), ("slack_channels", {})):
+            assert here.outcome(rules, tool, arguments=arguments) == "allow"
+    assert asked.count(str({"type": "Action", "id": "slack_channels"})) == 1
+    assert asked.count(str({"type": "Action", "id": "slack_post"})) == 3, "its hour once, its channel each time"
+    for hour in range(24):
+        at = f"2026-01-07T{hour:02}:00"
+        for n, tool in enumerate(hours):
+            arguments = POST if tool == "slack_post" else {}
+            assert here.outcome(rules, tool, arguments=arguments, at=at) == ("forbid" if hour == n + 5 else "allow")
+        assert len(rules._known) <= 4  # pyright: ignore[reportPrivateUsage] -- its size is the point
 
 
 async def test_two_hundred_rules_say_what_each_of_them_says(here: Rules) -> None:
