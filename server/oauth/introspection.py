@@ -85,7 +85,10 @@ def _binding_claims(key_thumbprint: str | None, actors: tuple[str, ...]) -> dict
 
 
 async def _handle_facts(deployment: Deployment, token: str, client: Client) -> dict[str, object] | None:
-    """Facts of a handle, for its own client only; active while a use of it would be let through."""
+    """Facts of a handle, for its own client only; active while grant, account, and permission allow its use.
+
+    The operator's policy is not asked: it judges each call, by method and path.
+    """
     now = deployment.now()
     try:
         handle = await handles.find(deployment.database, token, now=now)
