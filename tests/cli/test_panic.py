@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from providers.simulator.running import Simulator, running_simulator
@@ -10,7 +12,9 @@ from server.commands.panic.panic import exit_code, in_words
 from server.settings import load_settings
 from tests.support.commands import content, run
 from tests.support.processes import Place
-from vault import connections, users
+from tests.support.seeded import agent
+from vault import clients, connections, delegations, users
+from vault.records import Client
 from vault.upkeep.panics import EndedCounts
 from vault.upstream import Account, TokenAnswer
 
@@ -18,8 +22,8 @@ AUTH = "https://www.googleapis.com/auth/"
 SCOPES = frozenset({"openid", f"{AUTH}userinfo.email", f"{AUTH}calendar.events"})
 
 
-async def connect(place: Place, simulator: Simulator, *names: str) -> None:
-    """A person for each name with a Google account that lives at the simulator."""
+async def connect(place: Place, simulator: Simulator, *names: str, allowed: Client | None = None) -> None:
+    """A person for each name with a Google account that lives at the simulator, which an agent may use."""
     place.configure({"providers": simulator.settings()})
     simulator.control("rules", face="google", revoke="family")
     seeded = simulator.control("seed", face="google", count=len(names), scopes=sorted(SCOPES))["grants"]
@@ -29,7 +33,7 @@ async def connect(place: Place, simulator: Simulator, *names: str) -> None:
         for name, grant in zip(names, seeded, strict=True):
             async with deployment.transaction() as transaction:
                 user = await users.create_user(transaction, name, now=deployment.now())
-                await connections.open_connection(
+                connection = await connections.open_connection(
                     transaction,
                     deployment.keys,
                     user_id=user.id,
@@ -45,6 +49,17 @@ async def connect(place: Place, simulator: Simulator, *names: str) -> None:
                     policy=deployment.vault.policies["google"],
                     now=deployment.now(),
                 )
+                if allowed is not None:
+                    await clients.save_client(transaction, replace(allowed, created_at=deployment.now()))
+                    await delegations.allow(
+                        transaction,
+                        user_id=user.id,
+                        client_id=allowed.id,
+                        connection_id=connection.id,
+                        scopes=SCOPES,
+                        now=deployment.now(),
+                        expires_at=None,
+                    )
 
 
 async def test_a_dry_run_shows_what_would_end_and_yes_ends_it(place: Place) -> None:
@@ -53,7 +68,7 @@ async def test_a_dry_run_shows_what_would_end_and_yes_ends_it(place: Place) -> N
         planned = await content(place, "panic", "--user", "alice")
         assert planned == {"dry_run": True, "accounts": {"google": 1}, "total": 1}
         assert len(await content(place, "connections", "list", "--user", "alice")) == 1  # pyright: ignore[reportArgumentType]
-        done = await run(place, "panic", "--user", "alice", "--yes", "--wait", "0")
+        done = await run(place, "panic", "--user", "alice", "--yes", "--wait", "60")
         assert (done.exit_code, "1 verified dead" in done.stdout) == (0, True), done.output
         assert await content(place, "connections", "list", "--user", "alice") == []
         assert len(await content(place, "connections", "list", "--user", "bob")) == 1  # pyright: ignore[reportArgumentType]
@@ -71,7 +86,7 @@ async def test_a_liar_gives_the_gravest_exit_code_until_it_is_honest(place: Plac
         assert (one["result"], one["pages"]) == ("still_alive", ["https://myaccount.google.com/connections"])
         simulator.control("rules", face="google", revoke="family")
         assert (await run(place, "receipts", "retry", one["id"])).exit_code == 0
-        again = await run(place, "panic", "--provider", "google", "--yes", "--wait", "0")
+        again = await run(place, "panic", "--provider", "google", "--yes", "--wait", "60")
         assert (again.exit_code, "1 verified dead" in again.stdout) == (0, True), again.output
         assert await content(place, "receipts", "list") == []
         shown = await run(place, "receipts", "show", one["id"])
@@ -79,6 +94,16 @@ async def test_a_liar_gives_the_gravest_exit_code_until_it_is_honest(place: Plac
         receipt.write_text(shown.stdout)
         verified = await content(place, "receipts", "verify", str(receipt))
         assert (verified["result"], verified["valid"]) == ("verified_dead", True)  # pyright: ignore[reportIndexIssue]
+
+
+async def test_an_agents_panic_can_be_run_again_after_the_agent_is_gone(place: Place) -> None:
+    async with running_simulator() as simulator:
+        await connect(place, simulator, "alice", allowed=agent("helper"))
+        for _ in range(2):
+            done = await run(place, "panic", "--client", "helper", "--yes", "--wait", "60")
+            assert (done.exit_code, "1 verified dead" in done.stdout) == (0, True), done.output
+        unknown = await run(place, "panic", "--client", "other", "--yes")
+        assert (unknown.exit_code, "no agent" in unknown.output) == (1, True)
 
 
 @pytest.mark.parametrize("options", [(), ("--all", "--user", "alice"), ("--user", "nobody"), ("--provider", "nothing")])

@@ -195,6 +195,8 @@ async def test_an_account_is_connected_from_a_link_and_taken_back(room: Room, pa
     await expect(page.get_by_role("heading", level=1)).to_have_text("Disconnect Slack?")
     await page.get_by_role("button", name="Disconnect").click()
     await expect(page.get_by_role("status")).to_contain_text("Slack is disconnected")
+    await room.until_asked(held.connection_id)
+    await page.reload()
     await expect(page.get_by_role("status")).to_contain_text("says that it revoked access")
     assert not await connections.list_connections(room.deployment.database, user.id)
     await page.get_by_role("link", name="Activity").click()

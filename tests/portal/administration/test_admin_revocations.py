@@ -61,7 +61,8 @@ async def test_a_lie_is_outstanding_until_the_provider_tells_the_truth(admin: Ad
     person, operator = await room.signed_in(user), await room.signed_in()
     assert "Nothing is outstanding" in (await operator.open(PAGE)).text
     connection = await connect(room, user, lies=True)
-    page = await person.submit(await person.open(f"/connections/{connection.id}/disconnect"), form="/disconnect")
+    await person.submit(await person.open(f"/connections/{connection.id}/disconnect"), form="/disconnect")
+    page = await room.see_end(person, connection.id)
     assert "the access still works" in page.text
     assert "myaccount.google.com" in page.text, "the page on which the person ends it"
     page = await operator.open(PAGE)
@@ -85,6 +86,7 @@ async def test_only_admins_see_the_page_and_auditors_change_nothing(admin: Admin
     connection = await connect(room, user, lies=True)
     person = await room.signed_in(user)
     await person.submit(await person.open(f"/connections/{connection.id}/disconnect"), form="/disconnect")
+    await room.see_end(person, connection.id)
     assert (await person.http.get(PAGE)).status_code in {403, 404}
     reads = await (await room.signed_in(auditor)).open(PAGE)
     assert "still alive" in reads.text

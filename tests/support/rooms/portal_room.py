@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import ssl
 from collections.abc import AsyncGenerator, Mapping
@@ -21,6 +22,7 @@ from tests.support.person import Person
 from vault import clients, connections, delegations, grants, users
 from vault.audit import audit
 from vault.records import Client, ClientKind, Connection, Event, Principal, User
+from vault.upkeep import revocations
 from vault.upstream import Account, TokenAnswer
 
 _NO_AUTHORITIES = ssl.SSLContext(
@@ -176,6 +178,22 @@ class Room:
         """What was recorded, oldest first."""
         user_id = None if user is None else user.id
         return list(await audit.list_events(self.deployment.database, user_id=user_id, limit=10_000))
+
+    async def until_asked(self, connection_id: str) -> None:
+        """Until the provider answered an attempt to end the grant; a page waits only some seconds for it."""
+        deployment = self.deployment
+        async with asyncio.timeout(60):
+            while True:
+                found = await revocations.find_revocation(deployment.database, connection_id)
+                if found is not None and found.outcome != "pending":
+                    return
+                deployment.database.clock_offset += 60
+                await revocations.run_due(deployment.vault)
+
+    async def see_end(self, person: Person, connection_id: str) -> httpx2.Response:
+        """The connections page once the provider answered."""
+        await self.until_asked(connection_id)
+        return await person.open(f"/connections?closed={connection_id}")
 
     async def kinds(self, user: User | None = None) -> list[str]:
         return [event.kind for event in await self.events(user)]
