@@ -61,7 +61,7 @@ async def show(visit: OwnVisit) -> Response:
     users = await _agents_by_account(visit)
     used = _last_uses(await audit.list_last_uses(database, visit.user.id))
     closed = visit.visit.query("closed")
-    known_ends = await receipts.list_of_user(database, visit.user.id)
+    known_ends = await receipts.list_of_user(database, visit.user.id, since=now - _SHOWN_FOR)
     context: dict[str, object] = {
         "connections": [
             _row(visit, one, now=now) | {"agents": users.get(one.id, []), "used_at": used.get(one.id)}

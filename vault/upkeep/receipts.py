@@ -184,7 +184,12 @@ _KEEP_KEY = """
 """
 _COLUMNS = "connection_id, user_id, provider, result, reason, is_final, issued_at, settled_at, settled_by, receipt"
 _GET = f"select {_COLUMNS} from revocation_receipts where tenant = :tenant and connection_id = :id"  # noqa: S608  constants
-_OF_USER = f"select {_COLUMNS} from revocation_receipts where tenant = :tenant and user_id = :user_id"  # noqa: S608
+_OF_USER = """
+    select connection_id, user_id, provider, result, reason, is_final, issued_at, settled_at, settled_by,
+        cast(:nothing as text) as receipt
+    from revocation_receipts
+    where tenant = :tenant and user_id = :user_id and (issued_at > :since or is_final = 0)
+"""
 _PAGE = f"""
     select {_COLUMNS} from revocation_receipts
     where tenant = :tenant and (issued_at < :at or (issued_at = :at and connection_id > :id))
@@ -228,9 +233,10 @@ async def get_receipt(reader: Reader, connection_id: str) -> Receipt | None:
     return None if row is None else _receipt(row)
 
 
-async def list_of_user(reader: Reader, user_id: str) -> Mapping[str, Receipt]:
-    """A person's receipts, by connection."""
-    rows = await reader.fetch(_OF_USER, {"tenant": TENANT, "user_id": user_id})
+async def list_of_user(reader: Reader, user_id: str, *, since: int) -> Mapping[str, Receipt]:
+    """A person's receipts since then and those that a later attempt replaces, by connection; without signed forms."""
+    which: Mapping[str, Value] = {"tenant": TENANT, "user_id": user_id, "since": since, "nothing": ""}
+    rows = await reader.fetch(_OF_USER, which)
     return {one.connection_id: one for one in map(_receipt, rows)}
 
 

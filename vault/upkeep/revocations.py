@@ -16,6 +16,8 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
+from joserfc.jwk import RSAKey
+
 from vault import connections, tickets, users
 from vault.audit.audit import append
 from vault.endings import ACCESS_TOKEN, HELD, REFRESH_TOKEN, SUPERSEDED, open_revocation
@@ -312,7 +314,7 @@ async def issue_owed(vault: Vault) -> int:
     for owing in map(_revocation, rows):
         now = vault.database.now()
         key = vault.keys.signing.current(now)
-        receipt = _sign(vault, owing, OWED.get(owing.outcome, UNREADABLE), Evidence(), attempts=owing.attempts)
+        receipt = _sign(vault, key, owing, OWED.get(owing.outcome, UNREADABLE), Evidence(), attempts=owing.attempts)
         async with vault.database.transaction() as transaction:
             if await transaction.execute(_SETTLE_OWED, {"tenant": TENANT, "id": owing.connection_id}) == 1:
                 await receipts.store(transaction, receipt, key)
@@ -437,7 +439,7 @@ async def _finish(vault: Vault, pending: Revocation, verdict: AttemptVerdict, ev
     """Record the end with its receipt, and destroy the key. If newer tokens came meanwhile, they are next instead."""
     now, outcome = vault.database.now(), verdict.outcome
     signing_key = vault.keys.signing.current(now)
-    receipt = _sign(vault, pending, verdict, evidence, attempts=pending.attempts + 1)
+    receipt = _sign(vault, signing_key, pending, verdict, evidence, attempts=pending.attempts + 1)
     which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts + 1}
     async with vault.database.transaction() as transaction:
         if await transaction.execute(_DONE, {**which, "outcome": outcome, "now": now}) != 1:
@@ -453,7 +455,7 @@ async def _finish(vault: Vault, pending: Revocation, verdict: AttemptVerdict, ev
 async def _postpone(vault: Vault, pending: Revocation, verdict: AttemptVerdict, evidence: Evidence) -> str:
     now = vault.database.now()
     signing_key = vault.keys.signing.current(now)
-    receipt = _sign(vault, pending, verdict, evidence, attempts=pending.attempts + 1)
+    receipt = _sign(vault, signing_key, pending, verdict, evidence, attempts=pending.attempts + 1)
     which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts + 1}
     async with vault.database.transaction() as transaction:
         if await transaction.execute(_FAILED, {**which, "outcome": verdict.outcome}) != 1:
@@ -463,7 +465,15 @@ async def _postpone(vault: Vault, pending: Revocation, verdict: AttemptVerdict, 
     return verdict.outcome
 
 
-def _sign(vault: Vault, pending: Revocation, verdict: AttemptVerdict, evidence: Evidence, *, attempts: int) -> Receipt:
+def _sign(
+    vault: Vault,
+    key: RSAKey,
+    pending: Revocation,
+    verdict: AttemptVerdict,
+    evidence: Evidence,
+    *,
+    attempts: int,
+) -> Receipt:
     policy, now = vault.policies.get(pending.provider), vault.database.now()
     grant = EndedGrant(
         connection_id=pending.connection_id,
@@ -473,7 +483,7 @@ def _sign(vault: Vault, pending: Revocation, verdict: AttemptVerdict, evidence: 
         attempts=attempts,
         pages=() if policy is None else policy.removal_pages,
     )
-    return receipts.sign(vault.keys.signing.current(now), grant, verdict, evidence, issuer=vault.issuer, now=now)
+    return receipts.sign(key, grant, verdict, evidence, issuer=vault.issuer, now=now)
 
 
 def _event(pending: Revocation, verdict: AttemptVerdict, receipt: Receipt) -> Event:

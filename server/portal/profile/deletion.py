@@ -57,7 +57,7 @@ async def delete(visit: OwnVisit) -> Response:
         owned = await remove_person(transaction, deployment, user, event=Event(kind="user.removed", user_id=user.id))
     await end_at_providers(deployment, [one.id for one in owned])
     ended = await revocations.list_revocations(deployment.database, user.id)
-    known = await receipts.list_of_user(deployment.database, user.id)
+    known = await receipts.list_of_user(deployment.database, user.id, since=0)
     stranger = replace(visit.visit, session=None, user=None)
     context: dict[str, object] = {"ended": [end_row(visit, one, known) for one in ended if not one.is_superseded]}
     response = stranger.page("deleted.html", context)
