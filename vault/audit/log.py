@@ -103,7 +103,7 @@ async def begin_log(database: Database, *, place: str, now: int) -> Log:
     key = _event_key(database)
     logs = await load_logs(database, key)
     if logs and await restarted_after(database, logs[-1]) is None:
-        return logs[-1]
+        return await _begin_after_pruned(database, key, logs[-1])
     origin = f"{place}/{secrets.token_hex(4)}"
     async with database.transaction() as transaction:
         row = await transaction.fetch_one(  # locks the row, so that no other process begins one in between
@@ -120,6 +120,26 @@ async def begin_log(database: Database, *, place: str, now: int) -> Log:
         if logs:
             details = {"origin": origin, "key": str(made), "former": logs[-1].origin}
             await append(transaction, Event("activity.log_begun", details=details), now=now)
+    return (await load_logs(database, key))[-1]
+
+
+async def _begin_after_pruned(database: Database, key: bytes, log: Log) -> Log:
+    """An earlier release, which knows no tree, may prune events before the tree has them: it begins after them then."""
+    if await count_leaves(database) or await _last_pruned(database) <= log.base:
+        return log
+    async with database.transaction() as transaction:
+        await transaction.execute("update event_heads set height = height where tenant = :tenant", {"tenant": TENANT})
+        pruned = await _last_pruned(transaction)
+        if await count_leaves(transaction):
+            return log
+        for row in await transaction.fetch(_KEYS, {"purpose": PURPOSE}):
+            identity = text(row, "id")
+            facts = json.loads(open_sealed(binary(row, "sealed"), key=key, context=_context(identity)))
+            sealed = _seal_facts({**facts, "base": pruned}, key=key, identity=identity)
+            await transaction.execute(
+                "update keys.ring set sealed = :sealed where purpose = :purpose and id = :id",
+                {"sealed": sealed, "purpose": PURPOSE, "id": identity},
+            )
     return (await load_logs(database, key))[-1]
 
 
@@ -356,7 +376,6 @@ async def _store_key(transaction: Transaction, key: bytes, log: Log, *, now: int
         "restarts": None if log.restarts is None else dict(log.restarts),
         "seed": seed.hex(),
     }
-    content = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
     identity = _row_id(verifier)
     await transaction.execute(
         "insert into keys.ring (id, purpose, sealed, kek_id, created_at, active_at) "
@@ -364,12 +383,17 @@ async def _store_key(transaction: Transaction, key: bytes, log: Log, *, now: int
         {
             "id": identity,
             "purpose": PURPOSE,
-            "sealed": seal(content, key=key, key_id=_KEY_ID, context=_context(identity)),
+            "sealed": _seal_facts(facts, key=key, identity=identity),
             "kek_id": "root",
             "now": now,
         },
     )
     return verifier
+
+
+def _seal_facts(facts: Mapping[str, object], *, key: bytes, identity: str) -> bytes:
+    content = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
+    return seal(content, key=key, key_id=_KEY_ID, context=_context(identity))
 
 
 def _row_id(verifier: Verifier) -> str:

@@ -322,6 +322,33 @@ async def test_a_log_that_begins_late_leaves_out_what_was_pruned(
     await compared(database, log)
 
 
+@pytest.mark.parametrize("is_hashed", [False, True])
+async def test_a_log_begins_after_what_a_release_without_a_tree_pruned(
+    database: Database, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch, *, is_hashed: bool
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT", 3)
+    log = await begun(database)
+    await fill(database, 7)
+    if is_hashed:
+        await extend(database, log)
+    await seal(database, now=database.now())
+    names = ("id", "purpose", "sealed", "kek_id", "created_at", "active_at")
+    (row,) = await database.fetch("select * from keys.ring where purpose = :purpose", {"purpose": logs.PURPOSE})
+    await change(database, "delete from keys.ring where purpose = :purpose", purpose=logs.PURPOSE)  # unknown there
+    assert await prune(database, retention_days=1, now=database.now() + 3 * DAY) == 6
+    values = ", ".join(f":{name}" for name in names)
+    await change(
+        database,
+        f"insert into keys.ring ({', '.join(names)}) values ({values})",
+        **{name: row[name] for name in names},  # pyright: ignore[reportArgumentType]
+    )
+    later = await begun(database)
+    assert (later.origin, later.base) == (log.origin, 0 if is_hashed else 6)
+    issued = await issue(database, later, now=database.now())
+    assert issued is not None
+    await compared(database, later)
+
+
 async def test_a_new_key_signs_beside_the_old_one_for_a_while(database: Database, key_ring: KeyRing) -> None:
     log = await begun(database)
     await fill(database, 2)
