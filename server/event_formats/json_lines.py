@@ -14,4 +14,4 @@ def write(exported: ExportedEvent) -> str:
     row = event_fields(exported.event, names=exported.names)
     row |= {"user_id": exported.event.user_id, "client_id": exported.event.client_id}
     row |= {"leaf_hash": exported.hash, "leaf": b64encode(exported.leaf).decode()}
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(row, separators=(",", ":"))

@@ -48,7 +48,7 @@ def write(exported: ExportedEvent) -> str:
         "unmapped": {"details": dict(event.details), "leaf_hash": exported.hash, "connection_id": event.connection_id},
     }
     row |= _authentication(exported) if event.kind in _SIGN_INS else _api(exported)
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(row, separators=(",", ":"))
 
 
 def _authentication(exported: ExportedEvent) -> dict[str, object]:

@@ -43,7 +43,7 @@ def write(exported: ExportedEvent) -> str:
     resource = {"service.name": "token-vault", "service.version": VERSION, "host.name": exported.host}
     scope = {"name": "token-vault.activity", "version": VERSION}
     logs = {"resource": {"attributes": _attributes(resource)}, "scopeLogs": [{"scope": scope, "logRecords": [record]}]}
-    return json.dumps({"resourceLogs": [logs]}, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps({"resourceLogs": [logs]}, separators=(",", ":"))
 
 
 def _attributes(facts: Mapping[str, object]) -> list[dict[str, object]]:

@@ -98,6 +98,13 @@ def test_every_event_is_one_syslog_message(event: Event) -> None:
     assert json.loads(found[4]) == dict(event.details)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_half_a_character_in_details_is_written_too(name: str) -> None:
+    """JSON may hold one, and UTF-8 can't: a file would refuse it, and the export would stop there for good."""
+    event = Event("signing_key.rotated", details={"kid": "a\ud800"}, at=1_800_000_000, sequence=1)
+    assert b"ud800" in FORMATS[name](exported(event)).encode("utf-8")
+
+
 async def test_the_command_exports_each_event_once_and_goes_on_after_a_number(place: Place, tmp_path: Path) -> None:
     for _ in range(3):
         await content(place, "keys", "rotate-signing")
