@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import hmac
 import io
 import json
 import logging
@@ -77,7 +77,8 @@ async def test_a_calls_exchange_names_its_arguments_without_telling_them(place: 
     spec = place.vault.deployment.tool("slack_post")
     assert spec is not None
     given = spec.input.model_validate(POST).model_dump(mode="json")
-    digest = hashlib.sha256(rfc8785.dumps(given)).digest()
+    key = place.vault.deployment.vault.keys.subkey("arguments")  # a short text could be found by trying otherwise
+    digest = hmac.digest(key, rfc8785.dumps(given), "sha256")
     assert event.details["arguments_hash"] == urlsafe_b64encode(digest).rstrip(b"=").decode()
     assert event.details["purpose"] == "slack_post"
     assert "hello" not in str(event.details)

@@ -9,6 +9,7 @@ owns the page and the link. `vault.approvals.requests` keeps clients' requests h
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import secrets
 from base64 import urlsafe_b64encode
@@ -78,10 +79,10 @@ class ToolCall:
         self._attempt = self._attempt or secrets.token_urlsafe(16)
         return self._attempt
 
-    def hash_arguments(self) -> str:
-        """SHA-256 of the arguments as canonical JSON, in base64url: says in records which they were."""
+    def hash_arguments(self, key: bytes) -> str:
+        """HMAC-SHA256 of the arguments as canonical JSON, in base64url: without the key, nobody can try out a value."""
         formatted = json.dumps(self.arguments(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        digest = hashlib.sha256(formatted.encode("utf-8", "surrogatepass")).digest()
+        digest = hmac.digest(key, formatted.encode("utf-8", "surrogatepass"), "sha256")
         return urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 

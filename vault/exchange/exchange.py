@@ -78,7 +78,10 @@ async def exchange(
         await vault.activity.record_refusal(_refusal_event(request, refusal))
         raise
     is_judged = vault.policy_check is not None
-    event = _exchange_event(request, token, is_judged=is_judged) if request.event is None else request.event(token)
+    if request.event is None:
+        event = _exchange_event(request, token, is_judged=is_judged, key=vault.keys.subkey("arguments"))
+    else:
+        event = request.event(token)
     if event is not None:
         await vault.activity.record(event)
     return token
@@ -364,7 +367,7 @@ async def _open(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: s
         raise
 
 
-def _exchange_event(request: ExchangeRequest, token: UpstreamToken, *, is_judged: bool) -> Event:
+def _exchange_event(request: ExchangeRequest, token: UpstreamToken, *, is_judged: bool, key: bytes) -> Event:
     """What happened. `is_judged`: with what a later replay of the operator's rules needs, and no value of a call."""
     return Event(
         "token.exchanged",
@@ -380,7 +383,7 @@ def _exchange_event(request: ExchangeRequest, token: UpstreamToken, *, is_judged
             "grant": request.principal.grant_id,
             "actors": list(request.principal.actors),
             "token_thumbprint": thumbprint(token.value),
-            **_call_details(request.call),
+            **_call_details(request.call, key),
             **({} if request.item is None else {"item": request.item}),
             **({"strong": request.principal.is_strong} if is_judged else {}),
             **(request.wire if is_judged else {}),
@@ -394,9 +397,9 @@ def thumbprint(token: str) -> str:
     return urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
 
 
-def _call_details(call: ToolCall | None) -> Mapping[str, object]:
+def _call_details(call: ToolCall | None, key: bytes) -> Mapping[str, object]:
     """Which arguments a call had, without a value of them."""
-    return {} if call is None or call.tool == approvals.RELEASE else {"arguments_hash": call.hash_arguments()}
+    return {} if call is None or call.tool == approvals.RELEASE else {"arguments_hash": call.hash_arguments(key)}
 
 
 def _refusal_event(request: ExchangeRequest, refusal: VaultError) -> Event:
