@@ -1097,7 +1097,7 @@ class AdminClient(AdminBase):
     def change_group_connection(
         self, group_id: str, connection_id: str, body: GroupConnectionRule
     ) -> GroupConnectionRecord:
-        """Change what members' agents can do with a group's account, from their next call on."""
+        """Replace the rule of a group's account, from members' agents' next call on. What is left out is off."""
         return self._call(
             "PUT",
             f"/admin/v1/groups/{quote(group_id, safe='')}/connections/{quote(connection_id, safe='')}",

@@ -995,7 +995,7 @@ export class AdminClient extends AdminBase {
     return this.call("POST", `/admin/v1/groups/${encodeURIComponent(groupId)}/connections`, { body }) as Promise<GivenConnection>;
   }
 
-  /** Change what members' agents can do with a group's account, from their next call on. */
+  /** Replace the rule of a group's account, from members' agents' next call on. What is left out is off. */
   async changeGroupConnection(groupId: string, connectionId: string, body: GroupConnectionRule): Promise<GroupConnectionRecord> {
     return this.call("PUT", `/admin/v1/groups/${encodeURIComponent(groupId)}/connections/${encodeURIComponent(connectionId)}`, { body }) as Promise<GroupConnectionRecord>;
   }
