@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 import httpx2
@@ -24,6 +24,7 @@ from vault import connections, delegations, users
 from vault.backup import quarantine
 from vault.records import Client, Connection, User
 from vault.refresh import consents
+from vault.refusals import StorageBusy
 from vault.upkeep import revocations
 from vault.upstream import RefreshOutcome, RevokeOutcome, TokenAnswer, UpstreamError, UpstreamOAuth
 
@@ -43,6 +44,7 @@ class Watched:
         self.refresh: Callable[..., Awaitable[RefreshOutcome]] = inner.refresh
         self.narrow: Callable[..., Awaitable[RefreshOutcome]] = inner.narrow
         self.revoke: Callable[..., Awaitable[RevokeOutcome]] = inner.revoke
+        self.probe = inner.probe
 
     async def redeem(
         self,
@@ -180,9 +182,11 @@ async def local(sqlite_store: Store) -> AsyncGenerator[Place]:
 async def end_everything(place: Place, trip: Trip) -> None:
     """Disconnect what the person has; then the provider must honor nothing."""
     deployment = place.room.deployment
-    for connection in await trip.owned():
-        async with deployment.transaction() as transaction:
-            await connections.disconnect(transaction, deployment.keys, connection, now=deployment.now())
+    async with asyncio.timeout(WAIT):
+        while owned := await trip.owned():
+            with suppress(StorageBusy):  # a server's process that hasn't heard yet that the storage is back
+                async with deployment.transaction() as transaction:
+                    await connections.disconnect(transaction, deployment.keys, owned[0], now=deployment.now())
     while await revocations.run_due(deployment.vault):
         pass
     assert place.live_grants() == 0
