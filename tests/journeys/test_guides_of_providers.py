@@ -116,6 +116,7 @@ async def test_the_slack_guide_with_an_https_address_writes_what_it_says_and_tak
     assert config.read_bytes() == before
 
 
+@pytest.mark.moving_clock  # a program beside the test connects
 async def test_the_google_guide_leads_to_a_connection_and_to_its_publication(desk: Desk) -> None:
     asked, scripted, serve, connect = _lines("get-started/google.md", "Steps")
     assert asked == "token-vault providers setup google"
