@@ -262,8 +262,8 @@ async def test_a_failure_tells_nothing_of_what_was_found_there(room: World, site
     )
     seconds = [one[0] for one in found]
     assert len({one[1:] for one in found}) == 1
-    assert max(seconds) - min(seconds) < 0.7
-    assert max(seconds) < 4
+    assert max(seconds) - min(seconds) < 1.5
+    assert max(seconds) < 30
 
 
 @pytest.mark.requirement("S-036")
