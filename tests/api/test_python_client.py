@@ -96,6 +96,7 @@ async def test_who_must_act_first_is_told_where(place: ExchangeRoom) -> None:
             assert await look() == "looked"
 
 
+@pytest.mark.long
 @pytest.mark.group("sdks")
 @pytest.mark.timeout(300)
 async def test_a_tool_runs_in_every_framework_for_its_person(place: ExchangeRoom) -> None:

@@ -31,6 +31,7 @@ async def test_no_client_falls_out(tmp_path: Path) -> None:
     assert figures["mcporter"].by_itself == 2, "it never refreshes, which the vault sees at its second registration"
 
 
+@pytest.mark.long
 async def test_the_kit_notices_a_server_whose_tokens_count_once(tmp_path: Path) -> None:
     playing, _ = await play_here(tmp_path / "data", days=1, habits=ORDINARY, tokens={"refresh_grace": 0})
     fallen = {one.habit.name for one in playing if one.figures.unwanted}

@@ -288,6 +288,7 @@ class Replica(Place):
         return super().environment() | self.more
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Debian's package prometheus")
 async def test_prometheus_scrapes_two_replicas_and_understands_the_dashboard_and_the_rules(
     postgres_store: Store, tmp_path: Path

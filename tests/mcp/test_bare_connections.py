@@ -243,6 +243,7 @@ async def test_only_so_many_requests_wait_behind_one_that_is_answered() -> None:
         assert said.count(b"HTTP/1.1 200") == PIPELINED
 
 
+@pytest.mark.long
 async def test_an_idle_connection_ends_after_its_answer() -> None:
     async with place() as port:
         said = await knock(port, START + b"\r\n")
@@ -257,6 +258,7 @@ async def test_a_second_request_of_a_kept_connection_has_the_same_deadline() -> 
         assert b"HTTP/1.1 408" in said
 
 
+@pytest.mark.long
 async def test_an_answer_takes_the_time_that_it_takes() -> None:
     async with place() as port:
         said = await knock(port, b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

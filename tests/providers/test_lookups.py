@@ -163,6 +163,7 @@ async def run(*arguments: str) -> tuple[int, str, str]:
     return process.returncode or 0, out.decode(), err.decode()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces of Linux")
 async def test_a_name_server_that_never_answers_strangers_keeps_no_provider_waiting(tmp_path: Path) -> None:
     """The vault, a name server on UDP that answers for providers only, 60 clients from as many addresses."""

@@ -264,6 +264,7 @@ async def providing() -> AsyncGenerator[Provider]:
         await listening.wait_closed()
 
 
+@pytest.mark.long
 @pytest.mark.hypothesis
 async def test_a_provider_gets_the_very_requests_that_a_strict_reader_finds(tmp_path: Path) -> None:
     data = tmp_path / "data"

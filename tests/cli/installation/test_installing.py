@@ -68,6 +68,7 @@ def found_pythons() -> list[str]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("python", found_pythons(), ids=lambda path: Path(path).name)
 @pytest.mark.parametrize("target", [".venv/.runtime", ".venv/.dev"])
 def test_a_newer_release_of_a_locked_package_does_not_stop_the_installation(

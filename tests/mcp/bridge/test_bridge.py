@@ -132,6 +132,7 @@ async def test_an_impatient_client_does_not_end_the_sign_in_that_it_started(pers
     assert not machine.opened.exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("device", [False, True])
 async def test_a_person_who_refuses_is_not_asked_again_at_once(person: Person, machine: Machine, device: bool) -> None:
     refuse = by_code if device else in_the_browser
@@ -148,6 +149,7 @@ async def test_a_person_who_refuses_is_not_asked_again_at_once(person: Person, m
             assert await works(client)
 
 
+@pytest.mark.long
 async def test_a_keyring_is_used_where_there_is_one(person: Person, machine: Machine) -> None:
     entries = machine.data.parent / "keyring"
     machine.extra |= {

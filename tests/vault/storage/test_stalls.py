@@ -11,6 +11,7 @@ from vault.records import Event
 from vault.storage import postgres
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", LOCKS)
 async def test_a_stopped_replica_holds_the_others_up_for_seconds_and_refuses_nobody(
     postgres_store: Store, what: str
