@@ -134,8 +134,9 @@ async def test_it_is_noticed_when(target: Target, copied: Path, way: str) -> Non
 
 async def test_it_is_noticed_that_all_events_and_all_traces_of_them_are_gone(target: Target, copied: Path) -> None:
     """Nothing in the database tells: the host does."""
-    wiped = [f"delete from {one}" for one in ("events", "event_batches", "event_heads", "event_checkpoints")]
-    Copy(copied).run(*wiped, "delete from keys.event_starts")
+    tables = ("events", "event_batches", "event_heads", "event_checkpoints", "event_tiles", "event_notes")
+    wiped = [f"delete from {one}" for one in (*tables, "event_deliveries", "keys.event_starts")]
+    Copy(copied).run(*wiped, "delete from keys.ring where purpose = 'activity-log'")
     code, said = await verify_copy(target, copied)
     assert (code, "this host saw" in said) == (1, True), said
 
