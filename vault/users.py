@@ -19,6 +19,7 @@ from vault.storage.database import Reader, Row, Transaction, integer, integer_or
 
 MAX_NAME = 200
 PAGE = 500  # users per read
+DIRECTORY = "directory"  # who disabled a user, where it isn't an admin, a command, or a signal
 
 
 class NameRefused(VaultError):
@@ -196,11 +197,21 @@ async def store_rehash(transaction: Transaction, user_id: str, *, old_hash: str,
     )
 
 
-async def disable_user(transaction: Transaction, user_id: str, *, now: int) -> bool:
-    """End every session, grant and token of this user and refuse sign-in. False when already disabled."""
+async def disable_user(transaction: Transaction, user_id: str, *, now: int, is_by_directory: bool = False) -> bool:
+    """End every session, grant and token of this user and refuse sign-in. False when already disabled.
+
+    Whoever disables a user whom the directory disabled before takes that over from it.
+    """
+    by = DIRECTORY if is_by_directory else None
+    if not is_by_directory:
+        await transaction.execute(
+            "update users set disabled_by = null where tenant = :tenant and id = :id and disabled_by is not null",
+            {"tenant": TENANT, "id": user_id},
+        )
     changed = await transaction.execute(
-        "update users set disabled_at = :now where tenant = :tenant and id = :id and disabled_at is null",
-        {"tenant": TENANT, "id": user_id, "now": now},
+        "update users set disabled_at = :now, disabled_by = :by"
+        " where tenant = :tenant and id = :id and disabled_at is null",
+        {"tenant": TENANT, "id": user_id, "now": now, "by": by},
     )
     if changed:
         await end_user_access(transaction, user_id, reason="user_disabled", now=now)
@@ -208,11 +219,21 @@ async def disable_user(transaction: Transaction, user_id: str, *, now: int) -> b
     return changed > 0
 
 
+async def may_directory_enable(reader: Reader, user_id: str) -> bool:
+    """Whether the directory itself disabled this user, or nobody did."""
+    row = await reader.fetch_one(
+        "select disabled_at, disabled_by from users where tenant = :tenant and id = :id",
+        {"tenant": TENANT, "id": user_id},
+    )
+    return row is None or row["disabled_at"] is None or text_or_none(row, "disabled_by") == DIRECTORY
+
+
 async def enable_user(transaction: Transaction, user_id: str, *, now: int) -> bool:
     """Let the user sign in again, and stopped agents go on; what was ended stays ended."""
     return (
         await transaction.execute(
-            "update users set disabled_at = null, stopped_at = null, stopped_by = null, enabled_at = :now"
+            "update users set disabled_at = null, disabled_by = null, stopped_at = null, stopped_by = null,"
+            " enabled_at = :now"
             " where tenant = :tenant and id = :id and (disabled_at is not null or stopped_at is not null)",
             {"tenant": TENANT, "id": user_id, "now": now},
         )

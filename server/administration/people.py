@@ -98,8 +98,11 @@ async def change_disabled(actor: Actor, transaction: Transaction, person: User, 
     current = await check_may_touch(actor, transaction, person)
     if is_disabled:
         await _keep_an_admin(actor, transaction, current)
-        has_changed = await users.disable_user(transaction, person.id, now=now)
+        by_directory = bool(actor.directory)
+        has_changed = await users.disable_user(transaction, person.id, now=now, is_by_directory=by_directory)
     else:
+        if actor.directory and not await users.may_directory_enable(transaction, person.id):
+            raise ChangeRefused("person_changed", "The vault disabled this person: enable them there.", kind="conflict")
         has_changed = await users.enable_user(transaction, person.id, now=now)
     if has_changed:
         kind = "user.disabled" if is_disabled else "user.enabled"

@@ -138,7 +138,24 @@ async def test_a_directory_changes_nothing_by_which_an_owner_signs_in(scim: Scim
     refusal(await scim.patch(where, on), 403)
     await people.set_role(scim.operator, dora, Role.MEMBER)
     assert (await scim.patch(where, change)).json()[path] == f"other {path}"
-    assert (await scim.patch(where, on)).json()["active"] is True
+    refusal(await scim.patch(where, on), 409)
+
+
+@pytest.mark.parametrize("is_by_admin", [True, False])
+async def test_a_directory_enables_only_whom_it_disabled_itself(scim: ScimRoom, *, is_by_admin: bool) -> None:
+    """An administrator who disables somebody decides, though the directory had done so before."""
+    made = await scim.add_user(f"eve {is_by_admin}")
+    path, eve = f"/Users/{made['id']}", await person(scim, str(made["id"]))
+    off, on = ({"op": "replace", "path": "active", "value": value} for value in (False, True))
+    assert (await scim.patch(path, off)).json()["active"] is False
+    if is_by_admin:
+        await people.set_disabled(scim.operator, eve, is_disabled=True)
+        refusal(await scim.patch(path, on), 409)
+        whole = {"schemas": [USER], "userName": made["userName"], "active": True}
+        refusal(await scim.call("PUT", path, whole), 409)
+        await people.set_disabled(scim.operator, eve, is_disabled=False)
+        await scim.patch(path, off)
+    assert (await scim.patch(path, on)).json()["active"] is True
 
 
 async def test_a_patch_has_a_bounded_number_of_operations(scim: ScimRoom) -> None:

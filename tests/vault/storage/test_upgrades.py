@@ -66,6 +66,7 @@ PUBLISHED = {
     "0037_receipts.sql": "bcc6ce1ac92fc04dbc64c9e3b0d5121e2984505a5eea156eced7855cd54696cd",
     "0038_confirmed_requests.sql": "d348c814268d616d38959792b9071b1895d4e477a0f2b9ec6647a36eee8d1afd",
     "0039_held_grants.sql": "6ef4d1e4dab100e91688d3dd858dadffd3de006fd772d17f84fb09f970dccd55",
+    "0040_who_disabled.sql": "dcc560022635a0e76c3dab53ca764cd2593ecedcedb0c421592670489f87c50e",
 }
 PREVIOUS = "0.1.0"
 # An index is missed by no program: one that knows it builds it again when it starts.
