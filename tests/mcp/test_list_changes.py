@@ -183,6 +183,7 @@ async def names(client: Client) -> set[str]:
     return {tool.name for tool in (await client.list_tools()).tools}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 async def test_a_client_over_stdio_hears_it_while_it_runs_and_at_its_next_start(tmp_path: Path, mode: str) -> None:
     program, ear = Place(tmp_path, free_port()), Ear()

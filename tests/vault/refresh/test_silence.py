@@ -91,6 +91,7 @@ CALLS_EVERY = 60  # seconds
 SERVER_ERROR = Fault(before=Silent("status 500", is_over=True))
 
 
+@pytest.mark.long
 async def test_a_silent_provider_is_asked_again_after_growing_pauses_however_eager_the_agents_are(room: Room) -> None:
     connection = await go_silent(room, SERVER_ERROR)
     room.slack.faults.extend([SERVER_ERROR] * 100)
