@@ -71,7 +71,7 @@ def as_json(runs: Sequence[Run]) -> str:
 
 
 def as_table(runs: Sequence[Run]) -> str:
-    """The table of docs/evidence/reliability.md, with the machine, the date, and how busy the machine was."""
+    """The figures of docs/evidence/reliability.md, with the machine, the date, and how busy the machine was."""
     lines = ["| What | Scenario | Measured | Wanted |", "| --- | --- | --- | --- |"]
     for one in runs:
         for figure in one.figures:
