@@ -32,12 +32,15 @@ __all__ = [
     "ProviderFileRefused",
     "ProviderOverrides",
     "check_file",
+    "is_shipped",
     "load_catalog",
     "read_provider",
     "schema",
+    "shipped_files",
 ]
 
 SHELF: Final = Path(__file__).parent.parent / "services"
+KEYS: Final = SHELF / "keys"  # services whose accounts are connected by a credential that people enter
 WITH_TOOLS: Final = ("google", "slack")  # always there: their tools ask people to connect them
 
 
@@ -135,7 +138,7 @@ def load_catalog(folders: Sequence[Path] = (), overrides: Mapping[str, ProviderO
 
     Raises ProviderFileRefused with one line.
     """
-    shelf = {path.stem: path for path in sorted(SHELF.glob("*.toml"))}
+    shelf = {path.stem: path for path in shipped_files()}
     own: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
@@ -179,6 +182,16 @@ def _generic(name: str, settings: ProviderOverrides) -> Provider | None:
     for line in problems_of(provider, stem=name, reach=settings.reach):
         raise ProviderFileRefused(f"providers.{name}: {line}")
     return provider
+
+
+def shipped_files() -> tuple[Path, ...]:
+    """The provider files that come with the program: those with OAuth, and in `keys` those without."""
+    return tuple(sorted((*SHELF.glob("*.toml"), *KEYS.glob("*.toml")), key=lambda path: path.stem))
+
+
+def is_shipped(name: str) -> bool:
+    """Whether a file of this provider comes with the program."""
+    return any((folder / f"{name}.toml").is_file() for folder in (SHELF, KEYS))
 
 
 def read_provider(path: Path) -> Provider:

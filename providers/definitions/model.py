@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BeforeValidator, Field, PrivateAttr, StringConstraints
 
+from providers.definitions.credential import CREDENTIAL_FACTS, Credential
 from providers.definitions.enterprise import Enterprise
 from providers.definitions.method_overrides import FilePart, Key, Overrides, QueryName, ScopeName
 from providers.definitions.paths import fold
+from providers.definitions.token_facts import Expiry, LongLived, Params, Renames, TokenShape
 from providers.definitions.unruled import EVERYTHING, UNRULED, Unruled
 from providers.outbound.addresses import AddressPolicy
 from vault.upstream import Downscope, ItemLimit, RotationMode, UpstreamPolicy
@@ -47,7 +49,11 @@ FactName = Literal[
     "revocation",
     "identity",
     "console",
+    "placement",  # this one and those below: of a credential that people enter
+    "shape",
+    "probe",
 ]
+_OF_CREDENTIALS: Final = ("placement", "shape", "probe")
 
 
 class Input(FilePart):
@@ -60,24 +66,6 @@ class Input(FilePart):
     pattern: str = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
     example: str
     default: str | None = None
-
-
-class Renames(FilePart):
-    """OAuth's parameter -> the provider's name for it; an empty name omits the parameter."""
-
-    authorize: Mapping[str, str] = Field(default_factory=dict[str, str])
-    token: Mapping[str, str] = Field(default_factory=dict[str, str])  # of the code's request and of a refresh
-
-
-class LongLived(FilePart):
-    """A second step after the code: the short-lived token is exchanged for a long-lived one (Meta's services).
-
-    A GET with `grant_type`, our client id and secret, and the token under `token_param`.
-    """
-
-    url: str
-    grant_type: str
-    token_param: str
 
 
 class Console(FilePart):
@@ -169,39 +157,6 @@ class ScopeSyntax(FilePart):
     synonyms: Mapping[ScopeName, ScopeName] = Field(default_factory=dict[str, str])  # as answered -> as we say
     response_separator: str | None = None  # if answers use another one; an array needs none
     app_level: bool = False  # the app has them: none are sent, and only our rules enforce what we call scopes
-
-
-class Params(FilePart):
-    """Extra parameters, sent unchanged."""
-
-    authorize: Mapping[str, str] = Field(default_factory=dict[str, str])
-    token: Mapping[str, str] = Field(default_factory=dict[str, str])
-    refresh: Mapping[str, str] = Field(default_factory=dict[str, str])
-
-
-class TokenShape(FilePart):
-    """How the token endpoint's answer differs from RFC 6749 §5.1."""
-
-    root: str | None = None  # the member that holds the tokens
-    access_token: str = "access_token"  # paths, from there
-    refresh_token: str = "refresh_token"
-    scope: str = "scope"
-    error: str = "error"  # paths, from the top
-    error_description: str = "error_description"
-    ok_flag: str | None = None  # false there means an error, whatever the status
-    keep: Mapping[Key, str] = Field(default_factory=dict[str, str])  # our name -> path of a fact worth keeping
-    grant_expires: str | None = None  # path of the seconds until the grant ends, where answers say so
-
-
-class Expiry(FilePart):
-    """Lifetimes in seconds, if answers do not say; and how they say when the access token ends."""
-
-    path: str = "expires_in"  # from the member that holds the tokens
-    unit: Literal["seconds", "milliseconds", "epoch", "epoch_milliseconds", "iso"] = "seconds"
-    default: int = Field(default=3600, ge=60)
-    grant: int | None = Field(default=None, ge=3600)
-    idle: int | None = Field(default=None, ge=3600)  # without a refresh, after which the grant ends
-    testing: int | None = Field(default=None, ge=3600)  # of the grant, while our app there is unpublished
 
 
 class RotationFacts(FilePart):
@@ -391,12 +346,13 @@ class Provider(FilePart):
     """Everything we know about one upstream service.
 
     With `audience` it is an API that takes tokens of ours for that audience, made for each call: it has no OAuth of its
-    own, so its file has only APIs, scopes and rules.
+    own, so its file has only APIs, scopes and rules. With `credential`, people enter a key or the like.
     """
 
     name: Name
     title: Title
     audience: str | None = None
+    credential: Credential | None = None
     aliases: Mapping[Name, frozenset[ScopeName]] = Field(default_factory=dict[str, frozenset[str]])
     hosts: Hosts = Hosts()
     inputs: Mapping[Key, Input] = Field(default_factory=dict[str, Input])
@@ -489,7 +445,21 @@ class Provider(FilePart):
         """How many facts are checked, cited and unknown; a fact missing from the file is unknown."""
         known = [fact.status for fact in self.facts.values()]
         found = {status: known.count(status) for status in ("checked", "cited")}
-        return {**found, "unknown": len(get_args(FactName)) - sum(found.values())}
+        return {**found, "unknown": len(self.fact_names) - sum(found.values())}
+
+    @property
+    def fact_names(self) -> tuple[str, ...]:
+        """The facts that a file about such a service names sources for."""
+        if self.credential is not None:
+            return CREDENTIAL_FACTS
+        return tuple(name for name in get_args(FactName) if name not in _OF_CREDENTIALS)
+
+    @property
+    def removal_pages(self) -> Mapping[str, str]:
+        """Where a person ends it at the service, by kind of account: for a credential, where they made it."""
+        if self.credential is None or self.revoke.pages or self.console is None:
+            return self.revoke.pages
+        return {self.title: self.console.url}
 
     @property
     def is_draft(self) -> bool:
@@ -592,7 +562,7 @@ class Provider(FilePart):
             grant_idle=self.expires.idle,
             refresh_ends_access_token=self.rotation.ends_access_token,
             revoke_ends_grant=self.revoke.ends_grant,
-            removal_pages=tuple(self.revoke.pages.values()),
+            removal_pages=tuple(self.removal_pages.values()),
             operator_scopes=None if limit is None else limit | self.unruled_scopes,
             unruled=self.unruled_scopes,
             reading=self.reading_scopes,

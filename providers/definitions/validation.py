@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from yarl import URL
 
+from providers.definitions.credential_checks import credential_problems, example_values, filled_address
 from providers.definitions.inputs import examples, input_problems, names_in, with_inputs
 from providers.definitions.method_overrides import METHOD_HEADER
 from providers.definitions.model import Provider
@@ -109,7 +110,10 @@ def _unruled_problems(provider: Provider) -> Iterator[str]:
 
 
 def _kind_problems(provider: Provider) -> Iterator[str]:
-    """A service with OAuth has endpoints; an API that takes tokens of ours has an audience instead."""
+    """A service with OAuth has endpoints; one with a credential, or an API that takes tokens of ours, has none."""
+    if provider.credential is not None and provider.audience is None:
+        yield from credential_problems(provider)
+        return
     if provider.audience is None:
         if "hosts" not in provider.model_fields_set:
             yield "hosts: missing; add it"
@@ -141,8 +145,9 @@ def _paths(provider: Provider) -> Iterator[tuple[str, str]]:
 
 def _placeholder_problems(provider: Provider) -> Iterator[str]:
     """Names in braces that nothing defines."""
+    parts = frozenset[str]() if provider.credential is None else provider.credential.names
     for where, url in _addresses(provider):
-        known = set(provider.inputs) | (_OF_REVOCATION if where == "hosts.revoke_url" else frozenset[str]())
+        known = set(provider.inputs) | parts | (_OF_REVOCATION if where == "hosts.revoke_url" else frozenset[str]())
         for name in sorted(names_in(url) - known):
             yield f"{where}: {{{name}}} isn't an input; add it under [inputs]"
     url = provider.hosts.revoke_url
@@ -181,7 +186,13 @@ def address_problems(provider: Provider, *, reach: AddressPolicy | None = None) 
     """Problems with its addresses, once they are filled in; `reach` as for the requests to them."""
     policy = replace(reach or AddressPolicy(), allow_loopback=True)
     loopback: dict[bool, str] = {}
+    parts = {} if provider.credential is None else example_values(provider.credential)
     for where, url in _addresses(provider):
+        try:
+            url = filled_address(url, parts)
+        except ValueError as error:
+            yield f"{where}: the example of {{{error}}} can't be part of an address; correct it"
+            continue
         if where == "hosts.revoke_url":
             url = url.replace("{client_id}", "x").replace("{token}", "x")
         problem = url_problem(url, policy)
@@ -236,6 +247,8 @@ def _identity_problems(provider: Provider) -> Iterator[str]:
     identity = provider.identity
     if identity.source == "none":
         return
+    if provider.credential is not None and identity.source == "answer":
+        yield "identity.source: a credential comes without an answer; name an endpoint"
     if identity.source == "answer":
         if identity.url or identity.api or identity.path:
             yield ("identity.source: the answer identifies the account, so url, api, and path aren't used; remove them")
@@ -243,7 +256,10 @@ def _identity_problems(provider: Provider) -> Iterator[str]:
         yield "identity: use either url, or api and path"
     elif identity.api is not None and identity.api not in provider.apis:
         yield f"identity.api: unknown API {identity.api!r}; add it under [apis]"
-    for name, template in (("id", identity.id), ("label", identity.label)):
+    named = (("id", identity.id), ("label", identity.label))
+    if provider.credential is not None and not (identity.id or identity.label):
+        named = ()  # it only shows that the credential works
+    for name, template in named:
         paths = _PLACEHOLDER.findall(template)
         ways = [way for path in paths for way in path.split("|")]
         if not ways or any(_FIELD_PATH.fullmatch(way) is None for way in ways):

@@ -46,7 +46,7 @@ async def disconnect(actor: Actor, connection: Connection) -> EndedConnection:
     if outcome not in revocations.LEFT_OPEN:
         return EndedConnection(connection, outcome)
     provider = deployment.catalog.get(connection.provider)
-    pages = [] if provider is None else list(provider.revoke.pages.values())
+    pages = [] if provider is None else list(provider.removal_pages.values())
     return EndedConnection(connection, outcome, is_left_open=True, pages=pages)
 
 

@@ -139,4 +139,4 @@ def _ending(deployment: Deployment, one: Receipt) -> Ending:
 
 def _pages(deployment: Deployment, provider: str) -> Mapping[str, str]:
     known = deployment.catalog.get(provider)
-    return {} if known is None else known.revoke.pages
+    return {} if known is None else known.removal_pages

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from providers.definitions.catalog import SHELF, Provider
+from providers.definitions.catalog import Provider, is_shipped
 from providers.definitions.inputs import value_problem
 from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
@@ -186,7 +186,7 @@ async def _check_wish(
 async def _secret(
     deployment: Deployment, provider: Provider, wanted: RegistrationWish, stored: StoredRegistration | None
 ) -> str | None:
-    ships = (SHELF / f"{provider.name}.toml").is_file()
+    ships = is_shipped(provider.name)
     service = service_of(provider.name, token_url=provider.hosts.token_url, ships=ships)
     if problem := id_problem(service, wanted.client_id):
         raise _wrong("client_id", problem)

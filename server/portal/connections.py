@@ -247,7 +247,7 @@ def _by_company(connection: Connection, *, is_identity: bool) -> str:
 def _removal_pages(visit: OwnVisit, provider_name: str) -> Mapping[str, str]:
     """Where the person removes the app, by the kind of account."""
     provider = visit.deployment.catalog.get(provider_name)
-    return {} if provider is None else provider.revoke.pages
+    return {} if provider is None else provider.removal_pages
 
 
 def _row(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, object]:

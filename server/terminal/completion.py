@@ -114,11 +114,11 @@ def complete_apis(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, st
 @_quietly
 def complete_providers(ctx: typer.Context, incomplete: str) -> Iterable[tuple[str, str]]:
     """Providers: the names of their files."""
-    from providers.definitions.catalog import SHELF
+    from providers.definitions.catalog import shipped_files
     from server.runtime.catalog import OWN_FILES
 
-    folders = (SHELF, _place(ctx)[1] / OWN_FILES)
-    names = sorted({file.stem for folder in folders for file in folder.glob("*.toml")})
+    own = (_place(ctx)[1] / OWN_FILES).glob("*.toml")
+    names = sorted({file.stem for file in (*shipped_files(), *own)})
     return [(name, "") for name in names if name.startswith(incomplete)]
 
 

@@ -48,6 +48,7 @@ _ROTATIONS = {
     "strict": "A used refresh token is refused",
     "revokes": "A used refresh token ends the grant, or nobody knows",
     "never": "No refresh tokens",
+    "credential": "No OAuth: people enter an API key or the like",
 }
 
 
@@ -75,6 +76,7 @@ def services_page() -> str:
     providers = sorted(load_catalog().all_providers(), key=lambda one: one.title.casefold())
     for provider in providers:
         mode = "never" if provider.refresh_tokens == "never" else provider.rotation.mode.value
+        mode = mode if provider.credential is None else "credential"
         groups[mode].append(_service(provider))
     return _SERVICES.format(count=len(providers)) + "".join(
         f"\n## {_ROTATIONS[mode]}\n\n{', '.join(lines)}.\n" for mode, lines in groups.items() if lines

@@ -73,7 +73,14 @@ OTHERS = {
 
 
 FILES = {
-    f"docs/{name}.md" for name in ("guides/add-a-provider", "guides/own-api", "reference/tool-files", "operate/policy")
+    f"docs/{name}.md"
+    for name in (
+        "guides/add-a-provider",
+        "guides/own-api",
+        "operate/policy",
+        "reference/provider-files",
+        "reference/tool-files",
+    )
 }  # show provider files, tool files, and test cases of rules, too
 CURL = {
     "docs/guides/token-exchange.md": "tests/journeys/test_exchange_guide.py",
@@ -117,7 +124,7 @@ def test_every_block_of_settings_is_accepted(tmp_path: Path) -> None:
     for block in blocks():
         if block.kind != "toml":
             continue
-        if any(one in block.text for one in ("name = ", "[[rules]]", "[tool.")) and block.page in FILES:
+        if any(one in block.text for one in ("name = ", "[[rules]]", "[tool.", "[credential]")) and block.page in FILES:
             assert tomllib.loads(block.text), block
             continue
         if block.page == "docs/operate/admin-api.md":  # a declaration: `tests/api/test_documented_admin.py` applies it

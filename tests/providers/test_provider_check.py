@@ -33,7 +33,7 @@ Content = dict[str, Any]
 
 @pytest.mark.timeout(180)  # all of them in one process within three minutes
 async def test_every_file_agrees_with_the_description_of_its_service() -> None:
-    everything = load_catalog().all_providers()
+    everything = [one for one in load_catalog().all_providers() if one.credential is None]
     failed = [
         f"{provider.name}: {one.step}: {one.note}"
         for provider, _, findings in await examine_all(everything)

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from providers.api.api import UpstreamAPI
 from providers.api.rules import Call, allows
-from providers.definitions.catalog import SHELF, check_file
+from providers.definitions.catalog import KEYS, SHELF, check_file
 from providers.definitions.model import Provider
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
@@ -95,6 +95,22 @@ FORM: list[tuple[str, str, str, object]] = [
     ("unruled.unsafe_reads", "slack", "unruled.unsafe_reads", ["no path"]),
     ("unruled.closed", "instagram", "unruled.closed", ["access_token"]),
     ("unruled.sources", "slack", "unruled.sources", ["nobody"]),
+    ("credential.kind", "stripe", "credential.kind", "password"),
+    ("credential.title", "stripe", "credential.title", ""),
+    ("credential.fields.*.title", "stripe", "credential.fields.key.title", ""),
+    ("credential.fields.*.pattern", "stripe", "credential.fields.key.pattern", "(sk"),
+    ("credential.fields.*.example", "stripe", "credential.fields.key.example", "pk_live_0000000000000000"),
+    ("credential.fields.*.secret", "datadog", "credential.fields.site.secret", True),
+    ("credential.fields.*.optional", "stripe", "credential.fields.key.optional", "perhaps"),
+    ("credential.fields.*.default", "mailgun", "credential.fields.region.default", "api.us"),
+    ("credential.fields.*.choices", "datadog", "credential.fields.site.choices", []),
+    ("credential.send.headers", "stripe", "credential.send.headers", {"Authorization": "Bearer {token}"}),
+    ("credential.send.query", "stripe", "credential.send.query", {"key": "{token}"}),
+    ("credential.send.basic.user", "twilio", "credential.send.basic.user", "{sid}"),
+    ("credential.send.basic.password", "twilio", "credential.send.basic.password", ""),
+    ("credential.dead", "datadog", "credential.dead", [200]),
+    ("credential.alive", "stripe", "credential.alive", [500]),
+    ("credential.rotate_days", "stripe", "credential.rotate_days", 0),
     ("enterprise.id_jag.audience", "company", "enterprise.id_jag.audience", "not an issuer"),
     ("enterprise.id_jag.resource", "company", "enterprise.id_jag.resource", "not an address"),
     ("enterprise.id_jag.scopes", "company", "enterprise.id_jag.scopes", ["no-such-scope"]),
@@ -145,7 +161,8 @@ def content_of(name: str) -> Content:
     if name == "company":
         facts = {"audience": "https://asana.example", "resource": "https://asana.example/api", "scopes": ["default"]}
         return {**content_of("asana"), "enterprise": {"id_jag": facts}}
-    return tomllib.loads((SHELF / f"{name}.toml").read_text(encoding="utf-8"))
+    path = next(one for one in (SHELF / f"{name}.toml", KEYS / f"{name}.toml") if one.is_file())
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def _with(content: Content, place: str, wrong: object) -> Content:

@@ -45,7 +45,7 @@ def set_up(
     undo: Annotated[bool, typer.Option("--undo", help="Undo the last setup of this provider.")] = False,
 ) -> None:
     """Print what to enter at the provider, ask for client ID and secret, and save them."""
-    from providers.definitions.catalog import SHELF
+    from providers.definitions.catalog import is_shipped
     from server.setup.provider_consoles import service_of
 
     found = provider_called(setup.catalog_of_settings(), name)
@@ -65,7 +65,7 @@ def set_up(
     row: dict[str, object] = {**asdict(guide), "config": None, "secret_file": None}
     if not show:
         inputs = _inputs(found, given or [])
-        ships = (SHELF / f"{found.name}.toml").is_file()
+        ships = is_shipped(found.name)
         service = service_of(found.name, token_url=found.hosts.token_url, ships=ships)
         chosen, secret = _answers(guide, client_id, service=service, from_stdin=client_secret_stdin)
         testing = True if name == "google" and not published else None

@@ -70,7 +70,7 @@ def _choose_providers(setup: Setup, name: str | None) -> Sequence[Provider]:
         return (_with_oauth(read_provider(Path(name))),)
     catalog = setup.catalog_of_settings()
     if name is None:
-        return [provider for provider in catalog.all_providers() if provider.audience is None]
+        return [one for one in catalog.all_providers() if one.audience is None and one.credential is None]
     return (_with_oauth(provider_called(catalog, name)),)
 
 
@@ -80,6 +80,8 @@ def _with_oauth(provider: Provider) -> Provider:
             f"{provider.name} accepts this vault's own tokens, so there is no OAuth flow to test. Call one of "
             "its tools instead"
         )
+    if provider.credential is not None:
+        fail(f"{provider.name} has no OAuth flow to test: connect an account, then run token-vault doctor")
     return provider
 
 

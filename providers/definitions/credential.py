@@ -1,0 +1,126 @@
+"""A credential that a person enters instead of consenting to an app: what a provider file says about it.
+
+`[credential]` takes the place of OAuth: an API key, a pair of keys, a user and password, or what an access token is
+requested with. `providers.credentials` reads what was entered and puts it into requests; the vault seals it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, StringConstraints, field_validator
+
+from providers.definitions.method_overrides import FilePart, Key, QueryName
+
+# Facts about a credential that a file names sources for, in place of those about OAuth.
+CREDENTIAL_FACTS: Final = (
+    "endpoints",
+    "placement",
+    "shape",
+    "probe",
+    "lifetimes",
+    "revocation",
+    "console",
+    "scopes",
+)
+SAFE_PART: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")  # of an address
+NAMES: Final = re.compile(r"\{([^{}]*)\}")
+FieldTitle = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,60}$")]
+Template = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]*$", max_length=200)]
+
+
+class CredentialField(FilePart):
+    """One thing that the person enters.
+
+    The whole value must match `pattern`, without which it is 4 to 4096 printable characters without blanks. A named
+    group of a pattern, `(?P<region>[a-z]+)`, is a value of its own. What isn't `secret` may stand in addresses.
+    """
+
+    title: FieldTitle
+    pattern: str = r"[\x21-\x7e]{4,4096}"
+    example: str = ""
+    secret: bool = True
+    optional: bool = False  # left out: the empty text
+    default: str = ""
+    choices: tuple[str, ...] = ()  # the only values
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_expression(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError("not a regular expression") from error
+        return pattern
+
+    @cached_property
+    def shape(self) -> re.Pattern[str]:
+        return re.compile(self.pattern)
+
+    @cached_property
+    def groups(self) -> frozenset[str]:
+        """The values that come with this one."""
+        return frozenset(self.shape.groupindex)
+
+
+class BasicPair(FilePart):
+    """User and password of HTTP's Basic scheme (RFC 7617), as texts with `{fields}`."""
+
+    user: Template
+    password: Template = ""
+
+
+class Sending(FilePart):
+    """Where a request carries the credential: texts with `{fields}`. An empty header or parameter is left out."""
+
+    headers: Mapping[HeaderName, Template] = Field(default_factory=dict[str, str])
+    query: Mapping[QueryName, Template] = Field(default_factory=dict[str, str])
+    basic: BasicPair | None = None
+
+    @property
+    def templates(self) -> Iterator[tuple[str, str]]:
+        """Each text with its place in the file."""
+        for name, text in self.headers.items():
+            yield f"headers.{name}", text
+        for name, text in self.query.items():
+            yield f"query.{name}", text
+        if self.basic is not None:
+            yield "basic.user", self.basic.user
+            yield "basic.password", self.basic.password
+
+
+class Credential(FilePart):
+    """What a person enters for an account here, and what requests do with it.
+
+    `kind`: `key` is sent as it is, by `send`; `client_credentials` are the fields `client_id` and `client_secret` that
+    get a token at `hosts.token_url` (RFC 6749 §4.4), sent by `[authorization]`. `dead` and `alive`: statuses of the
+    look-up in `[identity]` that prove that the credential is refused or accepted, beside 401 and any success.
+    """
+
+    kind: Literal["key", "client_credentials"] = "key"
+    title: FieldTitle = "API key"  # what the service calls it
+    fields: Mapping[Key, CredentialField] = Field(min_length=1)
+    send: Sending = Sending()
+    dead: frozenset[Annotated[int, Field(ge=400, le=499)]] = frozenset({401})
+    alive: frozenset[Annotated[int, Field(ge=400, le=499)]] = frozenset()
+    rotate_days: int | None = Field(default=None, ge=1, le=3650)  # after which the service says to replace it
+
+    @cached_property
+    def secrets(self) -> tuple[str, ...]:
+        """The names of the fields that must not be shown."""
+        return tuple(name for name, field in self.fields.items() if field.secret)
+
+    @cached_property
+    def public_names(self) -> frozenset[str]:
+        """The values that may stand in addresses."""
+        found = {name for name, field in self.fields.items() if not field.secret}
+        return frozenset(found).union(*(field.groups for field in self.fields.values()))
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """All values."""
+        return self.public_names | frozenset(self.fields)

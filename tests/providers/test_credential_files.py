@@ -1,0 +1,111 @@
+"""Provider files whose accounts are connected by a credential that people enter: what is refused, and the same without
+that fault.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from providers.definitions.catalog import KEYS, check_file, load_catalog
+from providers.definitions.credential import CREDENTIAL_FACTS
+
+GOOD = """
+name = "example"
+title = "Example"
+[credential.fields.key]
+title = "API key"
+pattern = 'ex_(?P<dc>us[0-9])_[a-z0-9]{8,64}'
+example = "ex_us1_00000000"
+[credential.fields.shop]
+title = "Shop"
+secret = false
+example = "acme"
+pattern = '[a-z0-9-]+'
+[credential.send]
+headers = { X-Key = "{key}" }
+[identity]
+api = "main"
+path = "/me"
+[apis]
+main = "https://{shop}.{dc}.example.com/v1"
+[scopes]
+read = { title = "Read" }
+[console]
+url = "https://example.com/keys"
+"""
+CLIENT = """
+name = "example"
+title = "Example"
+[credential]
+kind = "client_credentials"
+[credential.fields.client_id]
+title = "Client ID"
+secret = false
+[credential.fields.client_secret]
+title = "Client secret"
+[hosts]
+token_url = "https://example.com/token"
+[apis]
+main = "https://example.com/v1"
+[scopes]
+read = { title = "Read" }
+[console]
+url = "https://example.com/keys"
+"""
+
+
+def problems(text: str, folder: Path) -> list[str]:
+    path = folder / "example.toml"
+    path.write_text(text, encoding="utf-8")
+    return check_file(path)
+
+
+@pytest.mark.parametrize("text", [GOOD, CLIENT])
+def test_a_file_with_a_credential_needs_no_oauth(tmp_path: Path, text: str) -> None:
+    assert problems(text, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "right", "wrong", "said"),
+    [
+        (GOOD, "[identity]", '[hosts]\ntoken_url = "https://example.com/token"\n[identity]', "hosts: doesn't work"),
+        (GOOD, "[identity]", '[rotation]\nmode = "none"\n[identity]', "rotation: doesn't work"),
+        (GOOD, '"{key}"', '"{shop}"', "the secret 'key' is sent nowhere"),
+        (GOOD, '"{key}"', '"{key} {other}"', "{other} isn't a field"),
+        (GOOD, "X-Key", "Host", "'host' has another meaning"),
+        (GOOD, '"https://{shop}.{dc}', '"https://{shop}.{key}', "{key} is secret, and addresses are no secret"),
+        (GOOD, "{dc}.example.com", "{dc}.com", "{dc} decides whose host that is"),
+        (GOOD, "{shop}.{dc}.example.com", "{shop}", "{shop} decides whose host that is"),
+        (GOOD, '"/me"', '"/me/{key}"', "identity.path: {key} isn't a field that may stand in an address"),
+        (GOOD, 'example = "acme"', 'example = "a/b"', "doesn't match the pattern"),
+        (GOOD, "secret = false", "secret = true", "credential.send: the secret 'shop'"),
+        (GOOD, '[console]\nurl = "https://example.com/keys"', "", "console: missing"),
+        (CLIENT, "fields.client_id", "fields.client_name", "needs client_id and client_secret"),
+        (CLIENT, 'token_url = "https://example.com/token"', "", "hosts.token_url: missing"),
+        (CLIENT, "[hosts]", '[hosts]\nauthorize_url = "https://example.com/a"', "hosts.authorize_url: doesn't work"),
+        (CLIENT, "[hosts]", '[credential.send]\nheaders = { X = "{client_secret}" }\n[hosts]', "exchanged for a token"),
+    ],
+)
+def test_a_fault_is_named(tmp_path: Path, text: str, right: str, wrong: str, said: str) -> None:
+    assert right in text
+    found = problems(text.replace(right, wrong), tmp_path)
+    assert any(said in line for line in found), found
+
+
+def test_choices_may_decide_the_host(tmp_path: Path) -> None:
+    chosen = GOOD.replace("{shop}.{dc}.example.com", "{shop}").replace("[a-z0-9-]+", "[a-z0-9.-]+")
+    assert problems(chosen, tmp_path) != []
+    listed = chosen.replace('example = "acme"', 'choices = ["example.com", "example.eu"]')
+    assert problems(listed, tmp_path) == []
+
+
+def test_shipped_files_name_two_sources_and_close_what_tells_credentials() -> None:
+    shipped = [load_catalog().provider(path.stem) for path in sorted(KEYS.glob("*.toml"))]
+    assert len(shipped) >= 12
+    for provider in shipped:
+        assert provider.credential is not None
+        assert set(provider.facts) <= set(CREDENTIAL_FACTS), provider.name
+        assert len(provider.sources) >= 2, provider.name
+        assert provider.facts["endpoints"].status != "unknown", provider.name
