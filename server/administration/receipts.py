@@ -70,7 +70,7 @@ def _key_with_id(jwks: Mapping[str, object], kid: object) -> object:
 
 async def list_open(deployment: Deployment, *, limit: int) -> tuple[Ending, ...]:
     """Grants that somebody, or a later attempt, has to do something about; at most so many of each sort."""
-    waiting = await revocations.list_waiting(deployment.database, limit=limit)
+    waiting = await revocations.list_waiting(deployment.database, limit=limit, now=deployment.now())
     held = await revocations.list_held(deployment.database, limit=limit)
     left = await receipts.list_page(deployment.database, only_open=True, limit=limit)
     found = {one.connection_id: _ending(deployment, one) for one in left}

@@ -25,8 +25,8 @@ from vault.records import TENANT, Event
 from vault.refresh.concurrency import Vault
 from vault.refresh.journal_recovery import hand_over
 from vault.refusals import CiphertextRejected, StorageUnavailable, TemporarilyUnavailable
-from vault.storage.database import Reader, Row, binary_or_none, integer, integer_or_none, text
-from vault.upkeep import receipts
+from vault.storage.database import Reader, Row, Value, binary_or_none, integer, integer_or_none, text
+from vault.upkeep import pauses, receipts
 from vault.upkeep.receipts import AttemptVerdict, EndedGrant, Evidence, Receipt, ReceiptResult, judge
 from vault.upstream import NotSent, RevokeOutcome, Silent
 
@@ -67,7 +67,9 @@ _HELD_OPEN = f"""
             and n.ended_at is null
     )) order by r.created_at limit :limit
 """  # noqa: S608  constants
-_DUE = f"{_READ} and r.done_at is null and r.next_at <= :now order by r.next_at limit :limit"
+_DUE = f"""
+    {_READ} and r.provider = :provider and r.done_at is null and r.next_at <= :now order by r.next_at limit :limit
+"""
 # One attempt at a time: the process that changes the counter has it, and the next is due only after the backoff.
 _TAKE = """
     update upstream_revocations set attempts = attempts + 1, next_at = :next_at
@@ -111,11 +113,6 @@ _DONE = """
 _FAILED = """
     update upstream_revocations set outcome = :outcome
     where tenant = :tenant and connection_id = :id and done_at is null and attempts = :attempts
-"""
-# Without counting an attempt: whoever is in the middle of one goes on, and nobody begins another.
-_PAUSE_PROVIDER = """
-    update upstream_revocations set next_at = :until
-    where tenant = :tenant and provider = :provider and done_at is null and next_at < :until
 """
 _OWING = f"{_READ} and r.owes_receipt = 1 limit :limit"
 _SETTLE_OWED = """
@@ -185,8 +182,7 @@ def _revocation(row: Row) -> Revocation:
 
 async def run_due(vault: Vault) -> int:
     """Make one attempt at every revocation that is due, at most a batch; how many."""
-    which = {"tenant": TENANT, "now": vault.database.now(), "limit": BATCH, "nothing": ""}
-    due = [_revocation(row) for row in await vault.database.fetch(_DUE, which)]
+    due = await _find_due(vault.database, now=vault.database.now())
     places = {one.provider: asyncio.Semaphore(AT_ONCE) for one in due}
     paused = set[str]()
 
@@ -221,14 +217,31 @@ async def run_rounds(vault: Vault, *, seconds: float) -> int:
     return total
 
 
+async def _find_due(reader: Reader, *, now: int) -> list[Revocation]:
+    """A batch of those that are due at providers that are not paused, the earliest first."""
+    due: list[Revocation] = []
+    for provider in await pauses.find_open(reader, now=now):
+        which: dict[str, Value] = {"tenant": TENANT, "provider": provider, "now": now, "limit": BATCH, "nothing": ""}
+        due += [_revocation(row) for row in await reader.fetch(_DUE, which)]
+    return sorted(due, key=lambda one: one.next_at or 0)[:BATCH]
+
+
 async def count_overdue(reader: Reader, *, now: int) -> tuple[int, int]:
-    """How many revocations nobody attempted although they were due OVERDUE seconds ago, and since when the first is."""
-    row = await reader.fetch_one(
-        "select count(*) as n, min(r.next_at) as first from (select next_at from upstream_revocations"
-        " where tenant = :tenant and done_at is null and next_at < :late order by next_at limit 1000) r",
-        {"tenant": TENANT, "late": now - OVERDUE},
-    )
-    return (0, now) if row is None else (integer(row, "n"), integer_or_none(row, "first") or now)
+    """How many revocations nobody attempted although they were due OVERDUE seconds ago, and since when the first is.
+
+    At most 1,000 of each provider; those that were paused in the meantime are not late.
+    """
+    late, count, first = now - OVERDUE, 0, now
+    for provider in await pauses.find_open(reader, now=late):
+        row = await reader.fetch_one(
+            "select count(*) as n, min(r.next_at) as first from (select next_at from upstream_revocations"
+            " where tenant = :tenant and provider = :provider and done_at is null and next_at < :late"
+            " order by next_at limit 1000) r",
+            {"tenant": TENANT, "provider": provider, "late": late},
+        )
+        if row is not None and integer(row, "n"):
+            count, first = count + integer(row, "n"), min(first, integer_or_none(row, "first") or now)
+    return count, first
 
 
 async def finish_deletions(vault: Vault) -> int:
@@ -296,10 +309,16 @@ async def retry(vault: Vault, connection_id: str) -> str | None:
     return await revoke_upstream(vault, connection_id)
 
 
-async def list_waiting(reader: Reader, *, limit: int) -> tuple[Revocation, ...]:
-    """Revocations that are due now or later, the earliest first; without those that are held."""
+async def list_waiting(reader: Reader, *, limit: int, now: int) -> tuple[Revocation, ...]:
+    """Revocations that are due now or later, the earliest first; without those that are held.
+
+    `next_at` of those whose provider is paused is the end of the pause, at the earliest.
+    """
     rows = await reader.fetch(_WAITING, {"tenant": TENANT, "nothing": "", "limit": limit})
-    return tuple(_revocation(row) for row in rows)
+    paused = await pauses.list_pauses(reader, now=now)
+    return tuple(
+        replace(one, next_at=max(one.next_at or 0, paused.get(one.provider, 0))) for one in map(_revocation, rows)
+    )
 
 
 async def list_held(reader: Reader, *, limit: int) -> tuple[Revocation, ...]:
@@ -373,7 +392,7 @@ def _pause_of(evidence: Evidence) -> int | None:
 async def _pause_provider(vault: Vault, provider: str, *, seconds: int) -> None:
     until = vault.database.now() + seconds
     async with vault.database.transaction() as transaction:
-        await transaction.execute(_PAUSE_PROVIDER, {"tenant": TENANT, "provider": provider, "until": until})
+        await pauses.pause(transaction, provider, until=until)
 
 
 def _is_due(pending: Revocation, *, now: int) -> bool:

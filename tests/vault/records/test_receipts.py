@@ -166,6 +166,28 @@ async def test_a_provider_that_asks_for_patience_is_left_alone_with_all_its_gran
     assert await count_final(room) == 9
 
 
+async def test_a_pause_changes_one_row_and_nobodys_revocation(room: Room) -> None:
+    for number in range(8):
+        await disconnect(room, await room.connect(account=f"account-{number}"))
+    before = await room.database.fetch("select connection_id, next_at from upstream_revocations where attempts = 0")
+    room.slack.revoke_outcomes.extend([NotSent("429", retry_after=600)] * 5)
+    now = room.now
+    await revocations.run_due(room.vault)
+    left = await room.database.fetch("select connection_id, next_at from upstream_revocations where attempts = 0")
+    assert left
+    assert all(row in before for row in left)
+    rows = await room.database.fetch("select provider, paused_until from revocation_pauses")
+    assert [text(row, "provider") for row in rows] == ["slack"]
+    assert 600 <= integer(rows[0], "paused_until") - now <= 660
+    room.pass_time(500)
+    late = room.now
+    assert await revocations.count_overdue(room.database, now=late) == (0, late)
+    shown = await revocations.list_waiting(room.database, limit=9, now=late)
+    assert min(one.next_at or 0 for one in shown) == integer(rows[0], "paused_until")
+    room.pass_time(600)
+    assert (await revocations.count_overdue(room.database, now=room.now))[0] == len(before)
+
+
 async def count_final(room: Room) -> int:
     rows = await room.database.fetch("select is_final, count(*) as n from revocation_receipts group by is_final")
     assert [integer(row, "is_final") for row in rows] == [1]
