@@ -308,12 +308,7 @@ class Auth0Settings(Section):
 class ActivitySettings(Section):
     """How long it is kept what people and agents did."""
 
-    retention_days: int = Field(
-        default=400,
-        ge=0,
-        le=36500,
-        description="Days until events are pruned. 0 keeps all",
-    )
+    retention_days: int = Field(default=400, ge=0, le=36500, description="Days until events are pruned. 0 keeps all")
 
 
 SHORTEST_RETENTION: Final = 8  # days: the answer journal names connections and goes back 7
@@ -328,6 +323,10 @@ class RetentionSettings(Section):
         le=36500,
         description="Days after which ended connections, grants, permissions, and removed agents are deleted, at least "
         f"{SHORTEST_RETENTION}. 0 keeps everything",
+    )
+
+    receipts_days: int = Field(
+        default=0, ge=0, le=36500, description="Days after which receipts are deleted, unless outstanding. 0 keeps all"
     )
 
     @field_validator("ended_days")

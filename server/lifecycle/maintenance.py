@@ -210,57 +210,11 @@ async def keep_activity(
 
     `events` to seal and segments to be `pruned` in one turn; turns follow each other while a busy vault has more.
     """
-    database, now, days = deployment.database, deployment.now(), deployment.settings.activity.retention_days
-    stop = time.monotonic() + STEP_LIMIT / 2
-    try:
-        has_more = True
-        while has_more and time.monotonic() < stop:
-            has_more = await segments.seal(database, now=now, limit=events) >= events
-        await _grow_tree(deployment)
-        has_more = True
-        while has_more and time.monotonic() < stop:
-            has_more = await segments.prune(database, retention_days=days, now=now, limit=pruned) > 0
-    except ChainBroken as broken:  # reported at each sweep; nothing is sealed or pruned until somebody has looked
-        logger.error("the activity does not fit its chain", extra={"code": broken.code, "detail": broken.description})  # noqa: TRY400
-
-
-async def _grow_tree(deployment: Deployment) -> None:
-    from server.checkpoints.publishing import current_log  # not before the program listens, as below
-
-    await extend(deployment.database, await current_log(deployment))
-
-
-async def _publish_checkpoints(deployment: Deployment) -> None:
-    from server.checkpoints.publishing import publish_due
-
-    await publish_due(deployment)
-
-
-def _batches(
-    forget: Callable[[Transaction, Deployment], Awaitable[int]], *, batch: int = SWEEP_BATCH
-) -> Callable[[Deployment], Awaitable[None]]:
-    """Batch after batch, each a separate transaction: others write in between."""
-
-    async def work(deployment: Deployment) -> None:
-        while True:
-            async with deployment.database.transaction(patient=True) as transaction:
-                count = await forget(transaction, deployment)
-            if count < batch:
-                return
-            await asyncio.sleep(0)
-
-    return work
-
-
-async def _forget_lost(transaction: Transaction, deployment: Deployment) -> int:
-    await consents.forget_lost(transaction, deployment.vault, now=deployment.now())
-    return 0
-
-
-async def _forget_ended(deployment: Deployment) -> None:
-    database, now, days = deployment.database, deployment.now(), deployment.settings.retention.ended_days
-    if days:
-        await retention.forget_ended(database, before=now - days * retention.DAY)
+    database, now, rules = deployment.database, deployment.now(), deployment.settings.retention
+    if rules.ended_days:
+        await retention.forget_ended(database, before=now - rules.ended_days * retention.DAY)
+    if rules.receipts_days:
+        await retention.forget_receipts(database, before=now - rules.receipts_days * retention.DAY)
     await retention.forget_done(database, now=now)
 
 

@@ -80,6 +80,15 @@ _CLIENTS: Final = _Kind(
     ),
     batch=100,
 )
+# Only what needs nothing more; the activity keeps the hash of each. The keys stay: they verify copies elsewhere.
+_RECEIPTS: Final = """
+    delete from revocation_receipts where (tenant, connection_id) in (
+        select tenant, connection_id from revocation_receipts
+        where tenant = :tenant and issued_at <= :before and is_open = 0 and is_final = 1
+            and (settled_at is null or settled_at <= :before)
+        order by issued_at limit :batch
+    )
+"""
 _DELEGATIONS: Final = """
     delete from delegations where (tenant, user_id, client_id, connection_id) in (
         select tenant, user_id, client_id, connection_id from delegations
@@ -98,6 +107,11 @@ async def forget_ended(database: Database, *, before: int) -> int:
     """Delete connections, grants, permissions and agents that ended at `before` or earlier; how many rows."""
     counts = [await _forget(database, kind, before=before) for kind in (_CONNECTIONS, _GRANTS, _CLIENTS)]
     return sum(counts) + await _delete(database, _DELEGATIONS, before=before)
+
+
+async def forget_receipts(database: Database, *, before: int) -> int:
+    """Delete receipts of `before` or earlier that need nothing more; how many."""
+    return await _delete(database, _RECEIPTS, before=before)
 
 
 async def forget_done(database: Database, *, now: int) -> int:

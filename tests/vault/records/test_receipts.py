@@ -16,10 +16,11 @@ from tests.conftest import Store
 from tests.support.exchanging import SLACK_SCOPES, Room, open_room
 from tests.support.seeded import seed
 from vault import clients, connections, users
+from vault.audit import audit
 from vault.records import Connection
 from vault.refusals import CiphertextRejected
 from vault.storage.database import integer, text
-from vault.upkeep import panics, receipts, revocations
+from vault.upkeep import panics, receipts, retention, revocations
 from vault.upkeep.receipts import Receipt
 from vault.upstream import NotSent, ProbeOutcome, RevokeOutcome, Silent
 
@@ -186,6 +187,22 @@ async def test_a_pause_changes_one_row_and_nobodys_revocation(room: Room) -> Non
     assert min(one.next_at or 0 for one in shown) == integer(rows[0], "paused_until")
     room.pass_time(600)
     assert (await revocations.count_overdue(room.database, now=room.now))[0] == len(before)
+
+
+async def test_receipts_go_when_they_are_old_and_settled(room: Room) -> None:
+    _, dead = await ended(room)
+    room.slack.revoke_outcomes.append(RevokeOutcome.UNSUPPORTED)
+    open_one, _ = await ended(room, account="work")
+    at = dead.issued_at
+    assert await retention.forget_receipts(room.database, before=at - 1) == 0
+    assert await retention.forget_receipts(room.database, before=room.now) == 1
+    assert (await receipt_of(room, open_one)).is_open
+    assert await retention.forget_receipts(room.database, before=room.now) == 0
+    async with room.database.transaction() as transaction:
+        await receipts.settle(transaction, open_one.id, by="ann", now=room.now)
+    assert await retention.forget_receipts(room.database, before=room.now) == 1
+    assert verify(dead.token, await receipts.public_keys(room.database))["result"] == "verified_dead"
+    await audit.verify(room.database)
 
 
 async def count_final(room: Room) -> int:
