@@ -17,6 +17,7 @@ from server.runtime.kept_answers import KeptAnswers
 from server.runtime.rate_limits import HOUR, Budgets
 from server.settings import Settings
 from vault.audit.audit import Activity
+from vault.audit.released_tokens import ReleasedTokens
 from vault.exchange.exchange import Vault
 from vault.keys.key_ring import KeyRing
 from vault.storage.database import Database, Transaction
@@ -69,6 +70,7 @@ class Deployment:
     token_requests: Budgets = field(default_factory=lambda: Budgets(36_000, window=HOUR))  # by person and agent
     proxy_calls: Budgets = field(default_factory=lambda: Budgets(36_000, window=HOUR))
     admin_requests: Budgets = field(default_factory=lambda: Budgets(600))  # by admin and client
+    released: ReleasedTokens = field(default_factory=ReleasedTokens)
     rows: Budgets = field(default_factory=lambda: Budgets(ROWS_PER_MINUTE))  # of strangers, by address
     lookups: KeptAnswers = field(default_factory=KeptAnswers)  # names for ids on pages
     failing_upkeep: dict[str, str] = field(default_factory=dict[str, str])  # code of the failure by step

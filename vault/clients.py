@@ -14,6 +14,7 @@ from typing import Final, TypeGuard
 
 from vault import company_permissions, grants, tickets
 from vault.approvals import access_requests
+from vault.audit import released_tokens
 from vault.records import TENANT, Client, ClientKind, Grant, format_scope, parse_scope
 from vault.refusals import StorageUnavailable, VaultError
 from vault.storage.database import (
@@ -239,6 +240,7 @@ async def remove_client(transaction: Transaction, client_id: str, *, now: int) -
     )
     if not removed:
         return None
+    await released_tokens.owe_receipts(transaction, client_id, now=now)
     # A metadata-document client can come back under the same id; its former delegations must not come back with it.
     await transaction.execute(
         "update delegations set revoked_at = :now, changed_at = :now"

@@ -51,6 +51,7 @@ from server.signatures.jose import FOREIGN_ALGORITHMS
 from vault import apis, clients, connections, grants
 from vault.audit import audit
 from vault.records import Client, ClientKind, Grant, User, new_id
+from vault.upkeep import agent_receipts
 
 RELEASES: Final = ("proxy", "narrowed", "full")
 _ADDRESS_LIMIT: Final = 2048
@@ -407,6 +408,7 @@ async def remove(actor: Actor, client: Client) -> tuple[Grant, ...]:
             raise ChangeRefused("no_client", "This agent was removed already.", kind="not_found")
         event = actor.event("client.removed", client_id=client.id, agent=client.name, grants=len(ended))
         await audit.append(transaction, event, now=now)
+    await agent_receipts.issue_owed(actor.deployment.vault)  # upkeep signs more than a batch
     return ended
 
 

@@ -11,7 +11,7 @@ from server.deployment import Deployment
 from server.signatures.jose import TokenMalformed, check_header, public_key, unverified_header, verified_claims
 from vault.audit import audit
 from vault.storage.database import Reader
-from vault.upkeep import receipts, revocations
+from vault.upkeep import agent_receipts, receipts, revocations
 from vault.upkeep.receipts import Receipt
 from vault.upkeep.revocations import Revocation
 
@@ -53,7 +53,8 @@ def verify(token: str, jwks: Mapping[str, object]) -> dict[str, object]:
     """The claims of a receipt that one of these public keys verifies (RFC 7515 §5.2). Raises ReceiptRefused."""
     try:
         header = unverified_header(token)
-        check_header(header, algorithms=(_ALGORITHM,), allowed=("alg", "kid", "typ"), typ=receipts.TYPE)
+        typ = agent_receipts.TYPE if header.get("typ") == agent_receipts.TYPE else receipts.TYPE
+        check_header(header, algorithms=(_ALGORITHM,), allowed=("alg", "kid", "typ"), typ=typ)
         jwk = _key_with_id(jwks, header.get("kid"))
         return verified_claims(token, public_key(jwk, algorithm=_ALGORITHM), algorithm=_ALGORITHM)
     except TokenMalformed as error:
@@ -91,6 +92,15 @@ async def get(reader: Reader, connection_id: str) -> Receipt:
     if found is None:
         raise ChangeRefused("no_receipt", "No receipt has this ID.", kind="not_found")
     return found
+
+
+async def list_of_agents(
+    deployment: Deployment, *, client_id: str | None = None, limit: int
+) -> tuple[agent_receipts.AgentReceipt, ...]:
+    """Receipts of ended agents, or of one, by account; the newest first."""
+    return await agent_receipts.list_receipts(
+        deployment.database, client_id=client_id, now=deployment.now(), limit=limit
+    )
 
 
 async def retry(actor: Actor, connection_id: str) -> str:

@@ -16,6 +16,7 @@ from server.terminal.names import ClientName, client_called, user_called
 if TYPE_CHECKING:
     from server.administration.agents import AskingWish
     from vault.records import Client
+    from vault.upkeep.agent_receipts import AgentReceipt
 
 app = typer.Typer(no_args_is_help=True, help="Agents (OAuth clients).")
 
@@ -89,17 +90,35 @@ def show(setup: Setup, client: ClientName) -> None:
 def remove(setup: Setup, client: ClientName) -> None:
     """Remove an agent and end all its grants and tokens."""
 
-    async def end() -> Client:
-        from server.administration import agents
+    async def end() -> tuple[Client, tuple[AgentReceipt, ...]]:
+        from server.administration import agents, receipts
         from server.administration.actor import Actor
 
         async with setup.open(uses_accounts=False) as deployment:
             found = await client_called(deployment.database, client)
+            started = deployment.now()
             await agents.remove(Actor(deployment, None, "command_line"), found)
-            return found
+            given = await receipts.list_of_agents(deployment, client_id=found.id, limit=1000)
+            return found, tuple(one for one in given if one.ended_at >= started)
 
-    removed = setup.run(end())
-    setup.show_one(client_fields(removed), sentence=f"Removed {removed.name}; its tokens no longer work.")
+    removed, given = setup.run(end())
+    setup.show_one(
+        {**client_fields(removed), "receipts": [one.id for one in given]},
+        sentence=f"Removed {removed.name}; its tokens no longer work.{_held_tokens(removed, given)}",
+    )
+
+
+def _held_tokens(removed: Client, given: tuple[AgentReceipt, ...]) -> str:
+    """What the agent may still hold of providers, in a sentence."""
+    held = [one for one in given if one.reason != "shared_grant"]
+    if not held:
+        return ""
+    ends = [one.expires_at for one in held if one.expires_at is not None]
+    until = "one has no end" if len(ends) < len(held) else f"the last one works until {when(max(ends))}"
+    return (
+        f" It holds tokens of {len(held)} accounts, which stay connected: {until}. "
+        f"See token-vault receipts agents {removed.id}"
+    )
 
 
 _OPTIONS: Final = {  # what each field of a refused agent is called here

@@ -21,7 +21,7 @@ from server.runtime.version import VERSION
 from server.sign_in.approvers import approvers_of
 from vault import clients, grants, handles, limits, replay, tickets
 from vault.approvals import access_requests, approvals, standing_approvals
-from vault.audit import segments
+from vault.audit import released_tokens, segments
 from vault.audit.log import extend
 from vault.audit.proof import ChainBroken
 from vault.notices import outbox
@@ -32,7 +32,17 @@ from vault.refusals import VaultError
 from vault.sign_in import sessions
 from vault.storage.database import SWEEP_BATCH, Transaction
 from vault.tokens import tokens
-from vault.upkeep import access_ends, expiries, key_rotation, panics, replicas, retention, revocations, sign_ins
+from vault.upkeep import (
+    access_ends,
+    agent_receipts,
+    expiries,
+    key_rotation,
+    panics,
+    replicas,
+    retention,
+    revocations,
+    sign_ins,
+)
 from vault.upkeep.key_rotation import KeyUpkeep
 from vault.upkeep.replicas import Replica
 from vault.upstream import RotationMode
@@ -210,6 +220,54 @@ async def keep_activity(
 
     `events` to seal and segments to be `pruned` in one turn; turns follow each other while a busy vault has more.
     """
+    database, now, days = deployment.database, deployment.now(), deployment.settings.activity.retention_days
+    stop = time.monotonic() + STEP_LIMIT / 2
+    try:
+        has_more = True
+        while has_more and time.monotonic() < stop:
+            has_more = await segments.seal(database, now=now, limit=events) >= events
+        await _grow_tree(deployment)
+        has_more = True
+        while has_more and time.monotonic() < stop:
+            has_more = await segments.prune(database, retention_days=days, now=now, limit=pruned) > 0
+    except ChainBroken as broken:  # reported at each sweep; nothing is sealed or pruned until somebody has looked
+        logger.error("the activity does not fit its chain", extra={"code": broken.code, "detail": broken.description})  # noqa: TRY400
+
+
+async def _grow_tree(deployment: Deployment) -> None:
+    from server.checkpoints.publishing import current_log  # not before the program listens, as below
+
+    await extend(deployment.database, await current_log(deployment))
+
+
+async def _publish_checkpoints(deployment: Deployment) -> None:
+    from server.checkpoints.publishing import publish_due
+
+    await publish_due(deployment)
+
+
+def _batches(
+    forget: Callable[[Transaction, Deployment], Awaitable[int]], *, batch: int = SWEEP_BATCH
+) -> Callable[[Deployment], Awaitable[None]]:
+    """Batch after batch, each a separate transaction: others write in between."""
+
+    async def work(deployment: Deployment) -> None:
+        while True:
+            async with deployment.database.transaction(patient=True) as transaction:
+                count = await forget(transaction, deployment)
+            if count < batch:
+                return
+            await asyncio.sleep(0)
+
+    return work
+
+
+async def _forget_lost(transaction: Transaction, deployment: Deployment) -> int:
+    await consents.forget_lost(transaction, deployment.vault, now=deployment.now())
+    return 0
+
+
+async def _forget_ended(deployment: Deployment) -> None:
     database, now, rules = deployment.database, deployment.now(), deployment.settings.retention
     if rules.ended_days:
         await retention.forget_ended(database, before=now - rules.ended_days * retention.DAY)
@@ -248,6 +306,7 @@ STEPS: Final = (
     UpkeepStep("consents", INTERVAL, lambda d: consents.adopt_all(d.vault)),
     UpkeepStep("panics", INTERVAL, lambda d: panics.go_on_all(d.vault)),
     UpkeepStep("revocations", INTERVAL, lambda d: revocations.run_rounds(d.vault, seconds=INTERVAL)),
+    UpkeepStep("receipts of agents", INTERVAL, lambda d: agent_receipts.issue_all(d.vault)),
     UpkeepStep("ends of access requests", INTERVAL, lambda d: access_ends.end_over(d.database)),
     UpkeepStep("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
     UpkeepStep("notices", NOTICES_EVERY, _deliver_notices),
@@ -276,6 +335,7 @@ SWEEPS: Final = (
     UpkeepStep("old notices", SWEEP_EVERY, _batches(lambda t, d: outbox.sweep(t, now=d.now()))),
     UpkeepStep("standing approvals", SWEEP_EVERY, _batches(lambda t, d: standing_approvals.sweep(t, now=d.now()))),
     UpkeepStep("looks", SWEEP_EVERY, _batches(lambda t, d: looking.sweep(t, now=d.now()))),
+    UpkeepStep("released tokens", SWEEP_EVERY, _batches(lambda t, d: released_tokens.sweep(t, now=d.now()))),
     UpkeepStep("handles", SWEEP_EVERY, _batches(lambda t, d: handles.sweep(t, now=d.now()))),
     UpkeepStep("clients", SWEEP_EVERY, _batches(lambda t, d: clients.reap_unused(t, before=_unused_since(d)))),
     UpkeepStep(

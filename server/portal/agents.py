@@ -16,7 +16,7 @@ from server.portal.approvals import access_requests, standing
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from vault import clients, connections, delegations, grants
-from vault.audit import audit
+from vault.audit import audit, released_tokens
 from vault.audit.audit import LastUse
 from vault.records import Client, Connection, Event, Grant
 
@@ -197,6 +197,7 @@ async def end_agent(visit: OwnVisit, client: Client) -> None:
         ended = await grants.revoke_client_grants(
             transaction, user_id=user.id, client_id=client.id, reason="cut_off", now=now
         )
+        await released_tokens.owe_receipts(transaction, client.id, user_id=user.id, now=now)
         taken = await delegations.revoke_for_client(transaction, user_id=user.id, client_id=client.id, now=now)
         await access_saving.forget_ways_back(transaction, user, now=now)
         details: Mapping[str, object] = {

@@ -17,7 +17,7 @@ from server.oauth.clients.rules import is_same_software
 from server.portal.access import access, access_saving, tool_sets
 from server.portal.access.access import AccessRow
 from vault import clients, delegations, grants, tool_choices
-from vault.audit import audit
+from vault.audit import audit, released_tokens
 from vault.records import Client, Event, User
 
 FIELD: Final = "earlier"
@@ -111,6 +111,7 @@ async def carry_over(
                 ended = await grants.revoke_client_grants(
                     transaction, user_id=user.id, client_id=one.id, reason="signed_in_again", now=now
                 )
+                await released_tokens.owe_receipts(transaction, one.id, user_id=user.id, now=now)
                 taken = await delegations.revoke_for_client(transaction, user_id=user.id, client_id=one.id, now=now)
                 cut: dict[str, object] = {
                     "agent": one.name,

@@ -96,6 +96,20 @@ async def test_a_liar_gives_the_gravest_exit_code_until_it_is_honest(place: Plac
         assert (verified["result"], verified["valid"]) == ("verified_dead", True)  # pyright: ignore[reportIndexIssue]
 
 
+async def test_a_removed_agent_leaves_receipts_that_nothing_ended_at_the_provider(place: Place) -> None:
+    async with running_simulator() as simulator:
+        await connect(place, simulator, "alice", allowed=agent("helper"))
+        removed = await content(place, "clients", "remove", "helper")
+        (one,) = await content(place, "receipts", "agents", "helper")  # pyright: ignore[reportGeneralTypeIssues]
+        assert removed["receipts"] == [one["id"]]  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
+        assert (one["result"], one["reason"], one["token_expires_at"]) == ("nothing_to_revoke", "shared_grant", None)
+        receipt = place.data.parent / "receipt.jwt"
+        receipt.write_text((await run(place, "receipts", "show", one["id"])).stdout)
+        verified = await content(place, "receipts", "verify", str(receipt))
+        assert (verified["client"], verified["valid"]) == ("helper", True)  # pyright: ignore[reportIndexIssue]
+        assert simulator.books()["revocations"] == []
+
+
 async def test_an_agents_panic_can_be_run_again_after_the_agent_is_gone(place: Place) -> None:
     async with running_simulator() as simulator:
         await connect(place, simulator, "alice", allowed=agent("helper"))

@@ -222,9 +222,13 @@ async def store(transaction: Transaction, receipt: Receipt, key: RSAKey) -> None
         "receipt": receipt.token,
     }
     await transaction.execute(_STORE, which)
+    await keep_key(transaction, key, now=receipt.issued_at)
+
+
+async def keep_key(transaction: Transaction, key: RSAKey, *, now: int) -> None:
+    """Keep the public key that verifies what was signed."""
     jwk = json.dumps(key.as_dict(private=False), separators=(",", ":"), sort_keys=True)
-    named: Mapping[str, Value] = {"tenant": TENANT, "kid": key.kid, "jwk": jwk, "now": receipt.issued_at}
-    await transaction.execute(_KEEP_KEY, named)
+    await transaction.execute(_KEEP_KEY, {"tenant": TENANT, "kid": key.kid, "jwk": jwk, "now": now})
 
 
 async def get_receipt(reader: Reader, connection_id: str) -> Receipt | None:

@@ -42,6 +42,7 @@ _CONNECTIONS: Final = _Kind(
         "delete from upstream_revocations where tenant = :tenant and connection_id = :id",
         "delete from keys.connection_keys where tenant = :tenant and connection_id = :id",
         "delete from shared_connections where tenant = :tenant and connection_id = :id",
+        "delete from released_tokens where tenant = :tenant and connection_id = :id",
         "delete from connections where tenant = :tenant and id = :id",
     ),
     batch=100,
@@ -89,6 +90,18 @@ _RECEIPTS: Final = """
         order by issued_at limit :batch
     )
 """
+_AGENT_RECEIPTS: Final = """
+    delete from agent_receipts where (tenant, client_id, user_id, connection_id, ended_at) in (
+        select tenant, client_id, user_id, connection_id, ended_at from agent_receipts
+        where tenant = :tenant and issued_at <= :before and (
+            token_hash is null or expires_at <= :before or not exists (
+                select 1 from connections k
+                where k.tenant = agent_receipts.tenant and k.id = agent_receipts.connection_id and k.ended_at is null
+            )
+        )
+        order by issued_at limit :batch
+    )
+"""
 _DELEGATIONS: Final = """
     delete from delegations where (tenant, user_id, client_id, connection_id) in (
         select tenant, user_id, client_id, connection_id from delegations
@@ -110,8 +123,11 @@ async def forget_ended(database: Database, *, before: int) -> int:
 
 
 async def forget_receipts(database: Database, *, before: int) -> int:
-    """Delete receipts of `before` or earlier that need nothing more; how many."""
-    return await _delete(database, _RECEIPTS, before=before)
+    """Delete receipts of `before` or earlier that need nothing more; how many.
+
+    Those of agents stay while a provider's token without an end may be in use.
+    """
+    return await _delete(database, _RECEIPTS, before=before) + await _delete(database, _AGENT_RECEIPTS, before=before)
 
 
 async def forget_done(database: Database, *, now: int) -> int:

@@ -14,10 +14,15 @@ from server.terminal.context import Setup, command, fail
 
 if TYPE_CHECKING:
     from server.administration.receipts import Ending
+    from vault.upkeep.agent_receipts import AgentReceipt
     from vault.upkeep.receipts import Receipt
 
 app = typer.Typer(no_args_is_help=True, help="Signed receipts of what became of ended grants at their providers.")
 ReceiptId = Annotated[str, typer.Argument(help="ID of the ended connection.", show_default=False)]
+AnyReceiptId = Annotated[
+    str, typer.Argument(help="ID of the ended connection, or of an agent's receipt.", show_default=False)
+]
+_AGENT_COLUMNS = ("agent", "provider", "result", "reason", "token_expires_at", "ended_at", "id")
 _COLUMNS = ("provider", "result", "reason", "final", "issued_at", "next_at", "id")
 
 
@@ -33,6 +38,22 @@ def receipt_fields(receipt: Receipt) -> dict[str, object]:
         "issued_at": when(receipt.issued_at),
         "settled_at": when(receipt.settled_at),
         "settled_by": receipt.settled_by or "",
+    }
+
+
+def agent_receipt_fields(receipt: AgentReceipt) -> dict[str, object]:
+    """A receipt of an ended agent as printed."""
+    return {
+        "id": receipt.id,
+        "agent": receipt.client_id,
+        "user": receipt.user_id,
+        "connection_id": receipt.connection_id,
+        "provider": receipt.provider,
+        "result": "nothing_to_revoke",
+        "reason": receipt.reason,
+        "token_expires_at": when(receipt.expires_at),
+        "ended_at": when(receipt.ended_at),
+        "issued_at": when(receipt.issued_at),
     }
 
 
@@ -66,17 +87,41 @@ def list_(
 
 
 @command(app, "show")
-def show(setup: Setup, receipt: ReceiptId) -> None:
-    """Print the signed receipt of an ended grant; with `--json`, also what it says."""
+def show(setup: Setup, receipt: AnyReceiptId) -> None:
+    """Print the signed receipt of an ended grant or agent; with `--json`, also what it says."""
 
-    async def read() -> Receipt:
+    async def read() -> tuple[dict[str, object], str]:
+        from server.administration import receipts
+        from vault.upkeep import agent_receipts
+
+        async with setup.open() as deployment:
+            of_agent = await agent_receipts.get_receipt(deployment.database, receipt)
+            if of_agent is not None:
+                return agent_receipt_fields(of_agent), of_agent.token
+            of_grant = await receipts.get(deployment.database, receipt)
+            return receipt_fields(of_grant), of_grant.token
+
+    fields, token = setup.run(read())
+    setup.show_one({**fields, "receipt": token}, sentence=token)
+
+
+@command(app, "agents")
+def agents(
+    setup: Setup,
+    agent: Annotated[str | None, typer.Argument(help="ID of an agent; all without it.", show_default=False)] = None,
+    *,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many to show.")] = 100,
+) -> None:
+    """List receipts of removed agents: for each account, until when a provider's token works that the agent got."""
+
+    async def read() -> list[dict[str, object]]:
         from server.administration import receipts
 
         async with setup.open() as deployment:
-            return await receipts.get(deployment.database, receipt)
+            found = await receipts.list_of_agents(deployment, client_id=agent, limit=limit)
+            return [agent_receipt_fields(one) for one in found]
 
-    found = setup.run(read())
-    setup.show_one({**receipt_fields(found), "receipt": found.token}, sentence=found.token)
+    setup.show(setup.run(read()), columns=_AGENT_COLUMNS, empty="No receipts.")
 
 
 @command(app, "verify")

@@ -29,6 +29,7 @@ from vault import connections, grants, handles, revoked_tokens, sharing
 from vault.approvals import approvals
 from vault.approvals.approvals import ToolCall
 from vault.audit import audit
+from vault.audit.released_tokens import Released
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, thumbprint
 from vault.exchange.exchange import exchange as exchange_upstream
 from vault.records import Event, Narrowing, Principal, format_scope
@@ -208,6 +209,10 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         )
     if narrowing is None:
         return await _handle(deployment, made, target, token)
+    released = Released(
+        asked.client.id, made.principal.user_id, token.connection_id, thumbprint(token.value), token.expires_at
+    )
+    await deployment.released.note(deployment.database, released, now=asked.now)
     return _release(deployment, made, target, token, narrowing=narrowing)
 
 

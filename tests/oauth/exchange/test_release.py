@@ -10,6 +10,8 @@ import pytest
 
 from providers.definitions.catalog import load_catalog
 from providers.simulator.running import running_simulator
+from server.administration import agents
+from server.administration.actor import Actor
 from server.connecting.approvals import decide
 from server.oauth.dpop import token_hash
 from tests.oauth.rfcs.test_rfc9449 import KEY, OTHER
@@ -21,6 +23,7 @@ from vault import connections, delegations, handles, users
 from vault.approvals import approvals
 from vault.approvals.approvals import Approval
 from vault.records import ClientKind, Connection
+from vault.upkeep import agent_receipts
 
 
 def proof(place: ExchangeRoom, **options: object) -> dict[str, str]:
@@ -315,3 +318,25 @@ async def test_an_api_needs_no_proof_of_its_callers_key(place: ExchangeRoom, per
     assert answer.json()["token_type"] == "Bearer"
     bad = proof(place, ath=token_hash("x"), htm="GET")
     assert refused(await place.exchange(api, received.token, headers=bad)) == "invalid_dpop_proof"
+
+
+async def test_the_receipt_of_a_removed_client_names_the_end_of_the_providers_token(
+    place: ExchangeRoom, person: str
+) -> None:
+    caller = await place.caller(release={"google": "narrowed", "slack": "narrowed"})
+    agent = await place.agent(caller, person)
+    released, inside = await place.google(agent), await place.slack(agent)
+    before = place.now()
+    assert (await place.exchange(caller, agent.token, audience="google", scope=READONLY)).status_code == 200
+    assert (await place.exchange(caller, agent.token, scope="chat:write")).status_code == 200
+    await agents.remove(Actor(place.deployment, None, "command_line"), caller.client)
+    found = await agent_receipts.list_receipts(
+        place.deployment.database, client_id=caller.client.id, now=place.now(), limit=9
+    )
+    by_account = {one.connection_id: one for one in found}
+    assert by_account.keys() == {released.id, inside.id}
+    assert (by_account[inside.id].reason, by_account[inside.id].expires_at) == ("shared_grant", None)
+    end = by_account[released.id].expires_at
+    assert by_account[released.id].reason == "token_released"
+    assert end is not None
+    assert 0 < end - before <= 7200

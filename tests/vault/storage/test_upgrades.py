@@ -68,6 +68,7 @@ PUBLISHED = {
     "0039_held_grants.sql": "6ef4d1e4dab100e91688d3dd858dadffd3de006fd772d17f84fb09f970dccd55",
     "0040_who_disabled.sql": "dcc560022635a0e76c3dab53ca764cd2593ecedcedb0c421592670489f87c50e",
     "0041_revocation_pauses.sql": "a781cc9a9674c1474e00ad0d573e7266c35252f77a2af673c1ad43efe1f10eb8",
+    "0042_agent_receipts.sql": "8f5ae61a7182079e74a90c8b0f09e2cfaaa1d1156d47491738c3c642705efb8c",
 }
 PREVIOUS = "0.1.0"
 # An index is missed by no program: one that knows it builds it again when it starts.

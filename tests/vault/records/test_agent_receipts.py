@@ -1,0 +1,143 @@
+"""Receipts of ended agents: nothing ends at the provider, and until when a token works that the agent was given."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import pytest
+
+from server.administration.receipts import verify
+from tests.conftest import Store
+from tests.support.exchanging import Room, open_room
+from vault import clients, connections
+from vault.audit.released_tokens import Released, ReleasedTokens, owe_receipts, sweep
+from vault.records import Connection
+from vault.upkeep import agent_receipts, receipts, retention
+from vault.upkeep.agent_receipts import AgentReceipt
+
+DAY = 86400
+
+
+@pytest.fixture
+async def room(store: Store) -> AsyncGenerator[Room]:
+    async with open_room(store) as opened:
+        opened.vault = replace(opened.vault, issuer="https://vault.example")
+        yield opened
+
+
+async def hand_out(
+    room: Room, connection: Connection, *, token: str, expires_at: int | None, by: ReleasedTokens | None = None
+) -> None:
+    """As a process does that remembers what it stored (`by`), or as another one."""
+    client_id, user_id = room.alice.client.id, room.alice.user.id
+    released = Released(client_id, user_id, connection.id, receipts.thumbprint(token), expires_at)
+    await (by or ReleasedTokens()).note(room.database, released, now=room.now)
+
+
+async def remove_agent(room: Room) -> None:
+    async with room.database.transaction() as transaction:
+        await clients.remove_client(transaction, room.alice.client.id, now=room.now)
+
+
+async def issued(room: Room) -> tuple[AgentReceipt, ...]:
+    await agent_receipts.issue_all(room.vault)
+    return await agent_receipts.list_receipts(room.database, client_id=room.alice.client.id, now=room.now, limit=9)
+
+
+async def test_an_account_that_other_agents_share_has_a_receipt_that_nothing_was_revoked(room: Room) -> None:
+    connection = await room.connect()
+    await remove_agent(room)
+    (receipt,) = await issued(room)
+    claims = verify(receipt.token, await receipts.public_keys(room.database))
+    assert (claims["client"], claims["grant"], claims["user"]) == (
+        room.alice.client.id, connection.id, room.alice.user.id,
+    )  # fmt: skip
+    assert (claims["result"], claims["reason"]) == ("nothing_to_revoke", "shared_grant")
+    assert "last_token" not in claims
+    assert room.slack.revocations == []
+    (event,) = await room.events("agent.receipt_issued")
+    assert event.details["receipt"] == receipts.thumbprint(receipt.token)
+    assert await agent_receipts.get_receipt(room.database, receipt.id) == receipt
+    assert await agent_receipts.issue_owed(room.vault) == 0
+
+
+async def test_the_longest_lived_token_that_was_handed_out_is_named_with_its_end(room: Room) -> None:
+    connection = await room.connect()
+    now, process = room.now, ReleasedTokens()
+    await hand_out(room, connection, token="first", expires_at=now + 900, by=process)
+    await hand_out(room, connection, token="longest", expires_at=now + 3600, by=process)
+    await hand_out(room, connection, token="last", expires_at=now + 600, by=process)
+    await remove_agent(room)
+    (receipt,) = await issued(room)
+    assert (receipt.reason, receipt.expires_at) == ("token_released", now + 3600)
+    claims = verify(receipt.token, await receipts.public_keys(room.database))
+    last = claims["last_token"]
+    assert isinstance(last, dict)
+    assert (last["sha256"], last["expires_at"]) == (receipts.thumbprint("longest"), now + 3600)
+
+
+async def test_another_processs_token_counts_and_one_that_is_over_does_not(room: Room) -> None:
+    connection = await room.connect()
+    now = room.now
+    await hand_out(room, connection, token="here", expires_at=now + 3600)
+    await hand_out(room, connection, token="there", expires_at=now + 900)
+    room.pass_time(1800)
+    await remove_agent(room)
+    (receipt,) = await issued(room)
+    assert receipt.expires_at == now + 3600
+    async with room.database.transaction() as transaction:
+        assert await sweep(transaction, now=now + 3500) == 0
+        assert await sweep(transaction, now=now + 3600) == 1
+
+
+async def test_a_token_without_an_end_is_named_so(room: Room) -> None:
+    connection = await room.connect()
+    now = room.now
+    await hand_out(room, connection, token="endless", expires_at=None)
+    await hand_out(room, connection, token="short", expires_at=now + 600)
+    room.pass_time(DAY)
+    await remove_agent(room)
+    (receipt,) = await issued(room)
+    assert (receipt.reason, receipt.expires_at) == ("token_without_end", None)
+
+
+async def test_a_token_of_an_account_that_the_agent_may_no_longer_use_counts(room: Room) -> None:
+    kept, lost = await room.connect(), await room.connect(account="work", delegated=frozenset())
+    now = room.now
+    await hand_out(room, lost, token="held", expires_at=now + 3600)
+    await remove_agent(room)
+    found = {one.connection_id: one.reason for one in await issued(room)}
+    assert found == {kept.id: "shared_grant", lost.id: "token_released"}
+
+
+async def test_an_account_that_ends_too_has_only_its_own_receipt(room: Room) -> None:
+    connection = await room.connect()
+    await remove_agent(room)
+    async with room.database.transaction() as transaction:
+        await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+    assert await issued(room) == ()
+    assert await agent_receipts.issue_owed(room.vault) == 0
+
+
+async def test_one_persons_end_of_an_agent_is_about_their_accounts_only(room: Room) -> None:
+    await room.connect()
+    async with room.database.transaction() as transaction:
+        assert await owe_receipts(transaction, room.alice.client.id, user_id="somebody-else", now=room.now) == 0
+        assert await owe_receipts(transaction, room.alice.client.id, user_id=room.alice.user.id, now=room.now) == 1
+
+
+async def test_old_receipts_go_unless_a_token_without_an_end_may_be_in_use(room: Room) -> None:
+    kept, ended = await room.connect(), await room.connect(account="work")
+    now = room.now
+    for connection, end in ((kept, None), (ended, now + 60)):
+        await hand_out(room, connection, token=connection.id, expires_at=end)
+    await remove_agent(room)
+    assert len(await issued(room)) == 2
+    assert await retention.forget_receipts(room.database, before=now - 1) == 0
+    assert await retention.forget_receipts(room.database, before=room.now + DAY) == 1
+    (left,) = await issued(room)
+    assert left.connection_id == kept.id
+    async with room.database.transaction() as transaction:
+        await connections.disconnect(transaction, room.vault.keys, kept, now=room.now)
+    assert await retention.forget_receipts(room.database, before=room.now + DAY) == 1

@@ -1,0 +1,109 @@
+"""Provider tokens that left the vault: for each agent and account, until when the longest-lived one works.
+
+An agent's end reaches everything of ours at once, but not a provider's token that it holds already. So whoever ends an
+agent leaves what a signed receipt has to say of each account (`owe_receipts`); `vault.upkeep.agent_receipts` signs it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from vault.records import TENANT
+from vault.storage.database import SWEEP_BATCH, Database, Transaction, Value
+
+KNOWN: Final = 10_000  # agents' accounts that one process remembers
+
+_NOTE: Final = """
+    insert into released_tokens
+        (tenant, client_id, user_id, connection_id, token_hash, released_at, expires_at)
+    values (:tenant, :client_id, :user_id, :connection_id, :token_hash, :now, :expires_at)
+    on conflict (tenant, client_id, user_id, connection_id) do update set token_hash = excluded.token_hash,
+        released_at = excluded.released_at, expires_at = excluded.expires_at
+    where released_tokens.expires_at is not null
+        and (excluded.expires_at is null or excluded.expires_at > released_tokens.expires_at)
+"""
+# Of accounts that stay connected: those that the agent could use, and those of which it holds a token that still works.
+_OWE: Final = """
+    insert into agent_receipts
+        (tenant, client_id, user_id, connection_id, ended_at, provider, token_hash, released_at, expires_at)
+    select k.tenant, cast(:client_id as text), a.user_id, k.id, cast(:now as bigint), k.provider, t.token_hash,
+        t.released_at, t.expires_at
+    from (
+        select d.user_id, d.connection_id from delegations d
+        where d.tenant = :tenant and d.client_id = :client_id and d.revoked_at is null
+            and (d.expires_at is null or d.expires_at > :now)
+        union
+        select r.user_id, r.connection_id from released_tokens r
+        where r.tenant = :tenant and r.client_id = :client_id and (r.expires_at is null or r.expires_at > :now)
+    ) a
+    cross join connections k
+    left join released_tokens t on t.tenant = :tenant and t.client_id = :client_id and t.user_id = a.user_id
+        and t.connection_id = a.connection_id and (t.expires_at is null or t.expires_at > :now)
+    where k.tenant = :tenant and k.id = a.connection_id and k.ended_at is null and (:is_all = 1 or a.user_id = :of)
+    on conflict (tenant, client_id, user_id, connection_id, ended_at) do nothing
+"""
+_SWEEP: Final = """
+    delete from released_tokens where (tenant, client_id, user_id, connection_id) in (
+        select tenant, client_id, user_id, connection_id from released_tokens
+        where tenant = :tenant and expires_at <= :now limit :batch
+    )
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A provider's token on its way to an agent. `token_hash` as in the activity; without an end, None."""
+
+    client_id: str
+    user_id: str
+    connection_id: str
+    token_hash: str
+    expires_at: int | None
+
+
+class ReleasedTokens:
+    """Stores the longest-lived token of each agent and account before it leaves, and remembers what is stored."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, str, str], int | None] = OrderedDict()
+
+    async def note(self, database: Database, released: Released, *, now: int) -> None:
+        """Store it, unless one that lives as long is. Before the token is handed out."""
+        whose, end = (released.client_id, released.user_id, released.connection_id), released.expires_at
+        if whose in self._known and _lives_as_long(self._known[whose], end):
+            return
+        which: dict[str, Value] = {
+            "tenant": TENANT,
+            "client_id": released.client_id,
+            "user_id": released.user_id,
+            "connection_id": released.connection_id,
+            "token_hash": released.token_hash,
+            "now": now,
+            "expires_at": end,
+        }
+        async with database.transaction() as transaction:
+            await transaction.execute(_NOTE, which)
+        self._known[whose] = end
+        self._known.move_to_end(whose)
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+
+
+def _lives_as_long(known: int | None, end: int | None) -> bool:
+    return known is None or (end is not None and known >= end)
+
+
+async def owe_receipts(transaction: Transaction, client_id: str, *, user_id: str | None = None, now: int) -> int:
+    """Note what becomes of each account when an agent ends, for everybody or for one person; how many.
+
+    Before its permissions end.
+    """
+    whose: dict[str, Value] = {"is_all": int(user_id is None), "of": user_id or ""}
+    return await transaction.execute(_OWE, {"tenant": TENANT, "client_id": client_id, **whose, "now": now})
+
+
+async def sweep(transaction: Transaction, *, now: int) -> int:
+    """Forget tokens that no longer work; how many."""
+    return await transaction.execute(_SWEEP, {"tenant": TENANT, "now": now, "batch": SWEEP_BATCH})

@@ -1,0 +1,187 @@
+"""Receipts of an agent's end: one for each account that it could use and that stays connected.
+
+A provider knows one grant of an account, shared by all agents, so nothing is revoked there when one of them ends. The
+receipt says so, and until when a provider's token works that the agent was given. `vault.audit.released_tokens` leaves
+what is owed, in the transaction that ends the agent; an account that is disconnected too has a receipt of its own
+(`vault.upkeep.receipts`) instead. `vault/FORMATS.md` has the format.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Final
+
+from joserfc import jws
+from joserfc.jwk import RSAKey
+
+from vault.audit.audit import append
+from vault.records import TENANT, Event, new_id
+from vault.refresh.concurrency import Vault
+from vault.spans import KEY_USES
+from vault.storage.database import Reader, Row, Transaction, Value, integer, integer_or_none, text, text_or_none
+from vault.upkeep import receipts
+
+TYPE: Final = "agent-receipt+jwt"
+RESULT: Final = "nothing_to_revoke"
+BATCH: Final = 100
+SHARED: Final = "shared_grant"  # no token of the provider that still works was handed out
+RELEASED: Final = "token_released"  # one was, and works until `expires_at` at most
+ENDLESS: Final = "token_without_end"  # one was, and nothing but the end of the grant ends it
+
+_OWED: Final = """
+    select a.client_id, a.user_id, a.connection_id, a.ended_at, a.provider, a.token_hash, a.released_at, a.expires_at,
+        case when k.ended_at is null then 1 else 0 end as is_connected
+    from agent_receipts a left join connections k on k.tenant = a.tenant and k.id = a.connection_id
+    where a.tenant = :tenant and a.receipt is null order by a.ended_at limit :limit
+"""
+_WHICH: Final = """tenant = :tenant and client_id = :client_id and user_id = :user_id
+    and connection_id = :connection_id and ended_at = :ended_at and receipt is null"""
+_SIGNED: Final = f"""
+    update agent_receipts set id = :id, reason = :reason, issued_at = :now, receipt = :receipt where {_WHICH}
+"""  # noqa: S608  constants
+_FORGET: Final = f"delete from agent_receipts where {_WHICH}"  # noqa: S608  constants
+_COLUMNS: Final = "id, client_id, user_id, connection_id, provider, reason, ended_at, issued_at, expires_at, receipt"
+_GET: Final = f"select {_COLUMNS} from agent_receipts where tenant = :tenant and id = :id"  # noqa: S608  constants
+_OF_CLIENT: Final = f"""
+    select {_COLUMNS} from agent_receipts
+    where tenant = :tenant and client_id = :client_id and receipt is not null
+    order by ended_at desc, user_id, connection_id limit :limit
+"""  # noqa: S608  constants
+_PAGE: Final = f"""
+    select {_COLUMNS} from agent_receipts
+    where tenant = :tenant and issued_at <= :now order by issued_at desc limit :limit
+"""  # noqa: S608  constants
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReceipt:
+    """A stored receipt; `token` is the signed form. `expires_at`: of the provider's token that the agent may hold."""
+
+    id: str
+    client_id: str
+    user_id: str
+    connection_id: str
+    provider: str
+    reason: str
+    ended_at: int
+    issued_at: int
+    expires_at: int | None
+    token: str = field(repr=False)
+
+
+async def issue_owed(vault: Vault) -> int:
+    """Sign what ended agents left, at most a batch; how many."""
+    rows = await vault.database.fetch(_OWED, {"tenant": TENANT, "limit": BATCH})
+    if not rows:
+        return 0
+    now = vault.database.now()
+    key = vault.keys.signing.current(now)
+    async with vault.database.transaction() as transaction:
+        for row in rows:
+            await _issue(transaction, row, key, issuer=vault.issuer, now=now)
+        await receipts.keep_key(transaction, key, now=now)
+    return len(rows)
+
+
+async def issue_all(vault: Vault) -> None:
+    """Batch after batch. For upkeep."""
+    while await issue_owed(vault) == BATCH:
+        pass
+
+
+async def _issue(transaction: Transaction, row: Row, key: RSAKey, *, issuer: str, now: int) -> None:
+    which: dict[str, Value] = {
+        "tenant": TENANT,
+        "client_id": text(row, "client_id"),
+        "user_id": text(row, "user_id"),
+        "connection_id": text(row, "connection_id"),
+        "ended_at": integer(row, "ended_at"),
+    }
+    if not integer(row, "is_connected"):
+        await transaction.execute(_FORGET, which)
+        return
+    receipt_id, reason = new_id(), _reason(row)
+    token = _sign(row, key, receipt_id=receipt_id, reason=reason, issuer=issuer, now=now)
+    signed: dict[str, Value] = {"id": receipt_id, "reason": reason, "now": now, "receipt": token}
+    if await transaction.execute(_SIGNED, {**which, **signed}) != 1:
+        return
+    details: dict[str, object] = {
+        "provider": text(row, "provider"),
+        "result": RESULT,
+        "reason": reason,
+        "receipt": receipts.thumbprint(token),
+    }
+    if reason == RELEASED:
+        details["token_expires_at"] = integer(row, "expires_at")
+    event = Event(
+        "agent.receipt_issued",
+        user_id=text(row, "user_id"),
+        client_id=text(row, "client_id"),
+        connection_id=text(row, "connection_id"),
+        details=details,
+    )
+    await append(transaction, event, now=now)
+
+
+def _reason(row: Row) -> str:
+    if text_or_none(row, "token_hash") is None:
+        return SHARED
+    return ENDLESS if integer_or_none(row, "expires_at") is None else RELEASED
+
+
+def _sign(row: Row, key: RSAKey, *, receipt_id: str, reason: str, issuer: str, now: int) -> str:
+    KEY_USES[key.kid or "", "sign"] += 1
+    claims: dict[str, object] = {
+        "iss": issuer,
+        "iat": now,
+        "jti": receipt_id,
+        "client": text(row, "client_id"),
+        "grant": text(row, "connection_id"),
+        "user": text(row, "user_id"),
+        "provider": text(row, "provider"),
+        "ended_at": integer(row, "ended_at"),
+        "result": RESULT,
+        "reason": reason,
+    }
+    if (digest := text_or_none(row, "token_hash")) is not None:
+        claims["last_token"] = {
+            "sha256": digest,
+            "released_at": integer(row, "released_at"),
+            "expires_at": integer_or_none(row, "expires_at"),
+        }
+    header = {"alg": "RS256", "typ": TYPE, "kid": key.kid or key.thumbprint()}
+    payload = json.dumps(claims, separators=(",", ":"), sort_keys=True).encode()
+    return jws.serialize_compact(header, payload, key, algorithms=["RS256"])
+
+
+async def get_receipt(reader: Reader, receipt_id: str) -> AgentReceipt | None:
+    """The receipt with this id."""
+    row = await reader.fetch_one(_GET, {"tenant": TENANT, "id": receipt_id})
+    return None if row is None else _receipt(row)
+
+
+async def list_receipts(
+    reader: Reader, *, client_id: str | None = None, now: int, limit: int
+) -> tuple[AgentReceipt, ...]:
+    """Those of an agent, or of all, the newest first."""
+    if client_id is None:
+        rows = await reader.fetch(_PAGE, {"tenant": TENANT, "now": now, "limit": limit})
+    else:
+        rows = await reader.fetch(_OF_CLIENT, {"tenant": TENANT, "client_id": client_id, "limit": limit})
+    return tuple(map(_receipt, rows))
+
+
+def _receipt(row: Row) -> AgentReceipt:
+    return AgentReceipt(
+        id=text(row, "id"),
+        client_id=text(row, "client_id"),
+        user_id=text(row, "user_id"),
+        connection_id=text(row, "connection_id"),
+        provider=text(row, "provider"),
+        reason=text(row, "reason"),
+        ended_at=integer(row, "ended_at"),
+        issued_at=integer(row, "issued_at"),
+        expires_at=integer_or_none(row, "expires_at"),
+        token=text(row, "receipt"),
+    )
