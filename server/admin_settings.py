@@ -24,8 +24,7 @@ class AdminSettings(Section):
     )
     group_roles: Mapping[str, Literal["administrator", "auditor"]] = Field(
         default_factory=dict[str, Literal["administrator", "auditor"]],
-        description="Role by group, for those who are in it now: `administrator`, or `auditor`, who reads the "
-        "administration and changes nothing",
+        description="Role by group: `administrator`, or `auditor`, who reads the administration and changes nothing",
     )
 
     def highest_role(self, own: Role, within: Iterable[str]) -> Role:

@@ -100,7 +100,7 @@ class ProviderSettings(Section):
     )
     unruled_approval: bool = Field(
         default=True,
-        description="Such calls other than GET need approval each time, so they work as tool calls only",
+        description="Such calls other than GET need approval each time, and work as tool calls only",
     )
 
     private: tuple[str, ...] = Field(

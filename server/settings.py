@@ -246,8 +246,8 @@ class SignInSettings(Section):
     )
     passkey_for: tuple[Literal["destructive_tools", "connections", "administration"], ...] = Field(
         default=(),
-        description="What needs a passkey: `destructive_tools` (approving a call that can change or delete), "
-        "`connections` (connecting an account), `administration` (every change, also by programs at the Admin API)",
+        description="What needs a passkey: `destructive_tools` (approving calls that change or delete), `connections` "
+        "(connecting an account), `administration` (every change, also by programs)",
     )
     recent_lifetime: int = Field(
         default=900,
@@ -279,7 +279,7 @@ class ExchangeSettings(Section):
     )
     policy_url: str | None = Field(
         default=None,
-        description="Ask this address (OpenID AuthZEN, access evaluation) each time an account is used, by tools, too",
+        description="Decision point (OpenID AuthZEN) to ask each time an account is used, also by tools",
     )
     policy_token: SecretStr | None = Field(default=None, description="Bearer token for `policy_url`")
     policy_token_file: Path | None = Field(default=None, description="File that holds the token")

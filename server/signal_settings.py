@@ -19,7 +19,6 @@ EFFECTS: Final[tuple[Effect, ...]] = ("note", "sign_out", "stop_agents", "disabl
 GOOGLE: Final = "https://accounts.google.com"  # as ID tokens name it; its signals end it with a slash
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _log = logging.getLogger("token_vault.signals")
-_EFFECT: Final = "`note`, `sign_out`, `stop_agents`, or `disable`"
 
 
 class TransmitterSettings(Section):
@@ -58,12 +57,13 @@ class TransmitterSettings(Section):
     )
     max_age: int = Field(default=86400, ge=60, le=604_800, description="Seconds after which an event is refused as old")
     per_minute: int = Field(default=600, ge=1, le=60_000, description="Events per minute")
-    session_revoked: Effect = Field(default="sign_out", description=f"A session ended there: {_EFFECT}")
-    credential_change: Effect = Field(default="sign_out", description=f"A password, key, or factor changed: {_EFFECT}")
-    token_claims_change: Effect = Field(default="note", description=f"A claim changed, such as a group: {_EFFECT}")
-    account_disabled: Effect = Field(
-        default="stop_agents", description=f"The account was disabled or purged: {_EFFECT}"
+    session_revoked: Effect = Field(
+        default="sign_out",
+        description="When a session ended there: `note`, `sign_out`, `stop_agents`, or `disable`",
     )
+    credential_change: Effect = Field(default="sign_out", description="When a password, key, or factor changed")
+    token_claims_change: Effect = Field(default="note", description="When a claim changed, such as a group")
+    account_disabled: Effect = Field(default="stop_agents", description="When the account was disabled or purged")
 
     @field_validator("issuer", "jwks_uri", "identity_issuer", "poll_url")
     @classmethod

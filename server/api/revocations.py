@@ -91,7 +91,7 @@ async def get_receipt(call: AdminCall) -> ReceiptRecord:
 
 @operation("POST", "/revocations/{connection_id}/attempts", scope="admin:access", status=201, refusals=["conflict"])
 async def retry(call: AdminCall) -> RetriedRecord:
-    """Try now what would be tried later."""
+    """Retry a revocation now."""
     return RetriedRecord(outcome=await receipts.retry(call.actor, call.param("connection_id")))
 
 

@@ -53,7 +53,7 @@ class RotationWish(Strict):
         default=webhooks.OVERLAP,
         ge=0,
         le=webhooks.LONGEST_OVERLAP,
-        description="Hours in which events are signed with the secret before, too",
+        description="Hours in which the old secret also signs",
     )
 
 
@@ -122,7 +122,7 @@ async def add_webhook(call: AdminCall, body: NewEndpoint) -> AddedEndpoint:
 
 @operation("DELETE", "/webhooks/{webhook_id}", scope="admin:access", status=204)
 async def remove_webhook(call: AdminCall) -> None:
-    """Remove an endpoint, with what waits for it."""
+    """Remove an endpoint and its waiting events."""
     await webhooks.remove(call.actor, await webhooks.endpoint_with_id(call.actor, call.param("webhook_id")))
 
 
@@ -171,7 +171,7 @@ async def list_webhook_failures(call: AdminCall) -> FailedEvents:
 
 @operation("POST", "/webhooks/{webhook_id}/resend", scope="admin:access", refusals=["conflict"])
 async def resend_webhook(call: AdminCall, body: ResendWish) -> ResentEvents:
-    """Send failed events again, also to an endpoint that had answered 410."""
+    """Send failed events again, also after the endpoint answered 410."""
     endpoint = await webhooks.endpoint_with_id(call.actor, call.param("webhook_id"))
     return ResentEvents(events=await webhooks.resend(call.actor, endpoint, sequence=body.sequence))
 

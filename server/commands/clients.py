@@ -161,7 +161,7 @@ def add(
         bool, typer.Option("--ciba", help="Allow it to ask people for approval in the background (CIBA).")
     ] = False,
     ciba_notify: Annotated[
-        str | None, typer.Option("--ciba-notify", help="With --ciba: the address at which it is told of answers.")
+        str | None, typer.Option("--ciba-notify", help="With --ciba: URL to notify of answers.")
     ] = None,
     ciba_details: Annotated[
         list[str] | None,
@@ -195,7 +195,7 @@ def add(
     ] = None,
     client_credentials: Annotated[
         bool,
-        typer.Option("--client-credentials", help="Let it act for nobody, at the APIs named by --resource only."),
+        typer.Option("--client-credentials", help="Let it act for itself, only at the APIs named by --resource."),
     ] = False,
     client_scope: Annotated[
         list[str] | None,

@@ -13,9 +13,7 @@ def demo(
     setup: Setup,
     *,
     keep: Annotated[bool, typer.Option("--keep", help="Keep it running and print how to use it.")] = False,
-    enterprise: Annotated[
-        bool, typer.Option("--enterprise", help="Show a company's person and agent, at seven services.")
-    ] = False,
+    enterprise: Annotated[bool, typer.Option("--enterprise", help="Show a company with seven services.")] = False,
 ) -> None:
     """Show the whole flow against the sandbox with an unmodified MCP client."""
     if enterprise:

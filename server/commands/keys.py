@@ -23,7 +23,7 @@ def keys_() -> None:
 
 @command(app, "list")
 def list_(setup: Setup) -> None:
-    """List the master and signing keys, with what each does now, and how much needs it."""
+    """List master and signing keys, with each one's state and what still needs it."""
 
     async def read() -> list[dict[str, object]]:
         from vault.keys.inventory import list_keys
@@ -72,7 +72,7 @@ def rotate(
         int, typer.Option("--wait", min=0, help="Seconds to wait for processes that don't have the key yet.")
     ] = 120,
 ) -> None:
-    """Use the added master key from now on, and wrap everybody's keys under it; also goes on with an earlier run."""
+    """Switch to the added master key and rewrap everyone's keys, or continue an earlier run."""
 
     async def work() -> tuple[str, int]:
         from server.administration import master_keys
@@ -94,7 +94,7 @@ def rotate(
 
 @command(app, "retire")
 def retire(setup: Setup, key: Annotated[str, typer.Argument(help="ID of the key.", show_default=False)]) -> None:
-    """End a master key that nothing needs any more."""
+    """Retire a master key that nothing needs anymore."""
 
     async def work() -> None:
         from server.administration import master_keys

@@ -23,7 +23,7 @@ def quarantine(
     ignore_running: RunningOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Make a database safe after it went back in time by other means than `restore`."""
+    """Make a database safe after it went back in time without `restore`."""
     if dry_run and accept:
         fail("use either --dry-run or --accept")
     judged = setup.run(_quarantine(setup, is_dry=dry_run, accepts=accept, ignores_running=ignore_running))

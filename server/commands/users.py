@@ -124,7 +124,7 @@ def disable(setup: Setup, name: UserName) -> None:
 
 @command(app, "enable")
 def enable(setup: Setup, name: UserName) -> None:
-    """Enable a disabled user, or let the agents of a stopped one go on."""
+    """Enable a disabled user, or let a stopped user's agents continue."""
     user = setup.run(_change(setup, name, what="enabled"))
     setup.show_one(user_fields(user), sentence=f"{user.name} can sign in again.")
 

@@ -127,7 +127,7 @@ def bounds_of(field: FieldInfo) -> str:
         case _, None:
             return f" ({least} or more)"
         case _:
-            return f" ({least} to {most})"
+            return f" ({least}-{most})"
 
 
 @cache

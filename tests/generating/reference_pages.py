@@ -102,11 +102,16 @@ def settings_page(text: str) -> str:
         if path[-1].endswith("_file") and known and f"`{name.removesuffix('_file')}`" in known[-1]:
             known[-1] = known[-1].replace("`:", f"`, `{name}`:", 1)  # the page says once what every such setting holds
             continue
-        shown = "" if default in {"none", "[]", "{}", "required"} else f" = `{default}`"
+        shown = "" if default in {"", "none", "[]", "{}", "required"} else f" (`{default}`)"
         required = " Required." if default == "required" else ""
         about = f"{(field.description or '').rstrip('.')}{bounds_of(field)}.{required}"
         first = said.setdefault(about, name)
-        known.append(f"- `{name}`{shown}: {about if first == name else f'as `{first}`.'}\n")
+        meaning = about if first == name else f"as `{first}`."
+        alike = next((at for at, one in enumerate(known) if one.endswith(f"`{shown}: {meaning}\n")), None)
+        if alike is None:
+            known.append(f"- `{name}`{shown}: {meaning}\n")
+        else:
+            known[alike] = known[alike].replace(f"`{shown}: ", f"`, `{name}`{shown}: ", 1)
 
     def replace(title: str, body: str) -> str:
         name = "" if title == "Top level" else title.strip("`[]") if title.startswith("`[") else None
@@ -124,7 +129,7 @@ def settings_page(text: str) -> str:
 def commands_page(text: str) -> str:
     """The page with every command's description, arguments and options; what several commands share stands once."""
     real = {f"`{' '.join([words, *arguments_of(one)])}`": one for words, one in commands().items()}
-    counted = Counter(line for one in real.values() for line in _options(one))
+    counted = Counter(line for one in real.values() for line in (*_arguments(one), *_options(one)))
     shared = {line for line, count in counted.items() if count > 1}
 
     def replace(title: str, body: str) -> str:
@@ -140,8 +145,7 @@ def commands_page(text: str) -> str:
 
 
 def _command(command: Any, shared: set[str]) -> str:
-    arguments = [one for one in command.params if one.param_type_name == "argument"]
-    lines = [f"- `{one.name.upper()}`: {one.help}\n" for one in arguments if len(one.help.split()) > 6]
+    lines = [line for line in _arguments(command) if line not in shared]
     names = {line.split("`")[1] for line in shared}
     brief = {line for line in _options(command) if _is_plain(line) and line.split("`")[1] not in names}
     lines += [line for line in _options(command) if line not in shared | brief]
@@ -154,6 +158,12 @@ def _command(command: Any, shared: set[str]) -> str:
 def _is_plain(line: str) -> bool:
     """Whether an option's name says what its few words say."""
     return len(line.split()) <= 10 and not line.endswith("Required.\n")
+
+
+def _arguments(command: Any) -> list[str]:
+    """A line for each argument whose name doesn't say what it is."""
+    arguments = [one for one in command.params if one.param_type_name == "argument"]
+    return [f"- `{one.name.upper()}`: {one.help}\n" for one in arguments if len(one.help.split()) > 6]
 
 
 def _options(command: Any) -> list[str]:

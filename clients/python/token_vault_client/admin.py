@@ -1220,7 +1220,7 @@ class AdminClient(AdminBase):
         return self._call("GET", f"/admin/v1/receipts/{quote(connection_id, safe='')}")
 
     def retry(self, connection_id: str) -> RetriedRecord:
-        """Try now what would be tried later."""
+        """Retry a revocation now."""
         return self._call("POST", f"/admin/v1/revocations/{quote(connection_id, safe='')}/attempts")
 
     def settle(self, connection_id: str) -> ReceiptRecord:
@@ -1373,7 +1373,7 @@ class AdminClient(AdminBase):
         return self._call("POST", "/admin/v1/webhooks", body={**body})
 
     def remove_webhook(self, webhook_id: str) -> None:
-        """Remove an endpoint, with what waits for it."""
+        """Remove an endpoint and its waiting events."""
         self._call("DELETE", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}")
 
     def change_webhook(self, webhook_id: str, body: EndpointChange) -> EndpointRecord:
@@ -1393,7 +1393,7 @@ class AdminClient(AdminBase):
         return self._call("GET", "/admin/v1/webhook-failures")
 
     def resend_webhook(self, webhook_id: str, body: ResendWish) -> ResentEvents:
-        """Send failed events again, also to an endpoint that had answered 410."""
+        """Send failed events again, also after the endpoint answered 410."""
         return self._call("POST", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}/resend", body={**body})
 
     def apply_declaration(

@@ -1120,7 +1120,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/receipts/${encodeURIComponent(connectionId)}`) as Promise<ReceiptRecord>;
   }
 
-  /** Try now what would be tried later. */
+  /** Retry a revocation now. */
   async retry(connectionId: string): Promise<RetriedRecord> {
     return this.call("POST", `/admin/v1/revocations/${encodeURIComponent(connectionId)}/attempts`) as Promise<RetriedRecord>;
   }
@@ -1235,7 +1235,7 @@ export class AdminClient extends AdminBase {
     return this.call("POST", `/admin/v1/webhooks`, { body }) as Promise<AddedEndpoint>;
   }
 
-  /** Remove an endpoint, with what waits for it. */
+  /** Remove an endpoint and its waiting events. */
   async removeWebhook(webhookId: string): Promise<void> {
     await this.call("DELETE", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}`);
   }
@@ -1260,7 +1260,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/webhook-failures`) as Promise<FailedEvents>;
   }
 
-  /** Send failed events again, also to an endpoint that had answered 410. */
+  /** Send failed events again, also after the endpoint answered 410. */
   async resendWebhook(webhookId: string, body: ResendWish): Promise<ResentEvents> {
     return this.call("POST", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}/resend`, { body }) as Promise<ResentEvents>;
   }

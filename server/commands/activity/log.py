@@ -15,7 +15,7 @@ def checkpoint(
     *,
     check: Annotated[bool, typer.Option("--check", help="Only try each destination.")] = False,
 ) -> None:
-    """Sign a checkpoint now, and bring it to every destination in the settings."""
+    """Sign a checkpoint now and send it to every destination in the settings."""
     is_done = setup.run(_check(setup) if check else _checkpoint(setup))
     if not is_done:
         raise typer.Exit(1)
@@ -56,7 +56,7 @@ async def _check(setup: Setup) -> bool:
 
 
 def list_keys(setup: Setup) -> None:
-    """List the verifier keys of the log, for whoever checks proofs and for witnesses."""
+    """List the log's verifier keys, for witnesses and anyone who checks proofs."""
 
     async def read() -> list[dict[str, object]]:
         from server.checkpoints.publishing import current_log
@@ -81,7 +81,7 @@ def list_keys(setup: Setup) -> None:
 
 
 def rotate_key(setup: Setup) -> None:
-    """Sign with a new key from now on; the one before signs too for 30 days."""
+    """Start signing with a new key; the previous key also signs for 30 days."""
 
     async def work() -> str:
         from server.checkpoints.publishing import current_log

@@ -31,7 +31,7 @@ def apply(
         bool, typer.Option("--prune", help="Also remove what a section of the file doesn't name.")
     ] = False,
 ) -> None:
-    """Make people, groups, agents, APIs, and providers as a file says."""
+    """Create or change people, groups, agents, APIs, and providers as a file says."""
     from server.administration.declaration import DeclarationRefused, read_declaration
 
     try:

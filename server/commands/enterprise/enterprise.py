@@ -26,7 +26,7 @@ UserArgument = Annotated[
 ]
 CompanyOption = Annotated[
     str | None,
-    typer.Option("--company", help="Its NAME in the settings. Default: the only one.", show_default=False),
+    typer.Option("--company", help="The company's NAME in the settings. Default: the only one.", show_default=False),
 ]
 
 

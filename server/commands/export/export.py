@@ -23,7 +23,7 @@ def export(
     *,
     to: Annotated[
         list[str],
-        typer.Option("--to", help="age recipient (age1...) or SSH public key. Repeat it.", show_default=False),
+        typer.Option("--to", help="age recipient (age1...) or SSH public key. Repeat for several.", show_default=False),
     ],
     person: Annotated[
         str | None,
@@ -37,7 +37,7 @@ def export(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
-    """Write connected accounts with their refresh tokens to an encrypted file. Stop this vault before using it."""
+    """Write connected accounts with their refresh tokens to an encrypted file. Stop this vault before you use it."""
     file = file.expanduser().absolute()
     if file.exists():
         fail(f"{file} exists: name another file")

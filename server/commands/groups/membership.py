@@ -53,7 +53,7 @@ def _fields(group: Group) -> dict[str, object]:
 
 @command(app, "show")
 def show(setup: Setup, name: Name) -> None:
-    """Show who is in a group, by which source."""
+    """Show a group's members and where each comes from."""
 
     async def read() -> list[dict[str, object]]:
         from vault import groups

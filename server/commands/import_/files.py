@@ -26,16 +26,18 @@ CreateOption = Annotated[
 ]
 PeopleOption = Annotated[
     Path | None,
-    typer.Option("--people", help="CSV file with the columns source and user: who is who here.", show_default=False),
+    typer.Option("--people", help="CSV file with the columns source and user: who is who.", show_default=False),
 ]
 ProviderOption = Annotated[
     list[str] | None,
-    typer.Option("--provider", help="SOURCE=NAME: another name of a provider. Repeat it.", show_default=False),
+    typer.Option(
+        "--provider", help="SOURCE=NAME: the source's name for a provider. Repeat for several.", show_default=False
+    ),
 ]
 ScopesOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--scopes", help="PROVIDER='SCOPE ...': what was granted where the file doesn't say. Repeat it.",
+        "--scopes", help="PROVIDER='SCOPE ...': what was granted where the file doesn't say. Repeat for several.",
         show_default=False,
     ),
 ]  # fmt: skip
@@ -106,7 +108,7 @@ def csv_(
     apply: ApplyOption = False,
     create_people: CreateOption = False,
 ) -> None:
-    """Take over refresh tokens from a CSV file. First stop whatever used them."""
+    """Import refresh tokens from a CSV file. First stop whatever uses them."""
     from server.administration.importing import csv_file
 
     _run(setup, file, csv_file.read, _Choices(creates_people=create_people), apply=apply)
@@ -123,7 +125,7 @@ def auth0(
     provider: ProviderOption = None,
     scopes: ScopesOption = None,
 ) -> None:
-    """Take over identities of Auth0's users, from its Management API. It gives no tokens of connected accounts."""
+    """Import Auth0 users' identities from its Management API, which omits tokens of connected accounts."""
     from server.administration.importing import auth0 as source
     from server.auth0.names import CONNECTIONS
 
@@ -145,7 +147,7 @@ def nango(
     provider: ProviderOption = None,
     scopes: ScopesOption = None,
 ) -> None:
-    """Take over Nango's connections, as its API gives them with credentials."""
+    """Import Nango's connections, as its API returns them with credentials."""
     from server.administration.importing import nango as source
 
     choices = _Choices(people, provider or (), scopes or (), create_people)
@@ -163,7 +165,7 @@ def better_auth(
     provider: ProviderOption = None,
     scopes: ScopesOption = None,
 ) -> None:
-    """Take over rows of Better Auth's account table, as JSON."""
+    """Import rows of Better Auth's account table, as JSON."""
     from server.administration.importing import better_auth as source
 
     choices = _Choices(people, provider or (), scopes or (), create_people)
@@ -182,7 +184,7 @@ def contextforge(
     provider: ProviderOption = None,
     scopes: ScopesOption = None,
 ) -> None:
-    """Take over the OAuth tokens of ContextForge's gateways."""
+    """Import the OAuth tokens of ContextForge's gateways."""
     from server.administration.importing import contextforge as source
 
     try:
@@ -204,7 +206,7 @@ def composio(
     provider: ProviderOption = None,
     scopes: ScopesOption = None,
 ) -> None:
-    """Take over Composio's connected accounts, of OAuth apps of your own."""
+    """Import Composio's connected accounts of your own OAuth apps."""
     from server.administration.importing import composio as source
 
     choices = _Choices(people, provider or (), scopes or (), create_people)
@@ -221,7 +223,7 @@ def token_vault(
     create_people: CreateOption = False,
     people: PeopleOption = None,
 ) -> None:
-    """Take over the accounts that another Token Vault exported."""
+    """Import the accounts that another Token Vault exported."""
     from server.administration.importing import exported
 
     choices = _Choices(people, creates_people=create_people)

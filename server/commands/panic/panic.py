@@ -40,9 +40,7 @@ def panic(
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="All sessions, agents' access, and accounts.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only show what would end.")] = False,
-    wait: Annotated[
-        int, typer.Option("--wait", min=0, max=86400, help="Seconds to go on with what doesn't work at once.")
-    ] = 60,
+    wait: Annotated[int, typer.Option("--wait", min=0, max=86400, help="Seconds to keep retrying what fails.")] = 60,
 ) -> None:
     """Revoke much at once, at the providers too, and verify that it's over. Without `--yes`, a dry run."""
     named: dict[Kind, str] = {}

@@ -68,13 +68,13 @@ def policy_() -> None:
 
 @command(app, "check")
 def check(setup: Setup, *, folder: FolderOption = None) -> None:
-    """Check the rules against the tools, and say what looks wrong."""
+    """Check the rules against the tools and print problems."""
     setup.run(_check(setup, folder))
 
 
 @command(app, "schema")
 def schema(setup: Setup) -> None:
-    """Print what rules can speak of, as a Cedar schema."""
+    """Print the Cedar schema for rules."""
     from server.policy.schema import schema_text
 
     async def read() -> str:
@@ -120,7 +120,7 @@ def explain(
     ] = None,
     folder: FolderOption = None,
 ) -> None:
-    """Say what the rules decide about one call, and which of them it meets."""
+    """Show what the rules decide about one call, and which match."""
     found = setup.run(_explain(setup, call, case=case, user=user, folder=folder))
     if setup.as_json:
         setup.show_json(found)
@@ -138,7 +138,7 @@ def replay(
     folder: FolderOption = None,
     show: Annotated[int, typer.Option("--show", min=0, max=1000, help="How many affected uses to print.")] = 20,
 ) -> None:
-    """Judge the recorded activity by the rules: what they would have refused or asked about."""
+    """Replay the recorded activity: what the rules would have refused or asked about."""
     span = _SPAN.fullmatch(since)
     if span is None:
         fail(f"--since {since}: use a number with d, h, or m, such as 90d")

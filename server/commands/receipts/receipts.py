@@ -155,7 +155,7 @@ def keys(setup: Setup) -> None:
 
 @command(app, "retry")
 def retry(setup: Setup, receipt: ReceiptId) -> None:
-    """Try now what would be tried later."""
+    """Retry a revocation now."""
 
     async def work() -> str:
         from server.administration import receipts
@@ -170,7 +170,7 @@ def retry(setup: Setup, receipt: ReceiptId) -> None:
 
 @command(app, "settle")
 def settle(setup: Setup, receipt: ReceiptId) -> None:
-    """Note that you ended the grant on the provider's page, so that it isn't outstanding any more."""
+    """Mark a grant as ended by you on the provider's page."""
 
     async def work() -> None:
         from server.administration import receipts

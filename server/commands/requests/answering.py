@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="What people asked others for, and the answers.")
 RequestID = Annotated[str, typer.Argument(metavar="REQUEST", help="The request's ID.", show_default=False)]
-Words = Annotated[
-    str | None, typer.Option("--words", help="What the person reads with the answer.", show_default=False)
-]
+Words = Annotated[str | None, typer.Option("--words", help="Message to the person.", show_default=False)]
 
 
 @command(app, "list")
@@ -90,7 +88,7 @@ def deny(setup: Setup, request: RequestID, *, words: Words = None) -> None:
 
 @command(app, "end")
 def end(setup: Setup, request: RequestID) -> None:
-    """Withdraw a request, or end what it gave."""
+    """Withdraw a request, or end the access it gave."""
 
     async def run(actor: Actor) -> AccessRequest:
         from server.administration import access_requests

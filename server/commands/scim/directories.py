@@ -40,7 +40,7 @@ def make_token(
         int, typer.Option("--keep-hours", min=0, max=168, help="Hours that the token before it works on.")
     ] = 24,
 ) -> None:
-    """Make a token for a directory, or rotate it. It's shown once."""
+    """Create or rotate a directory's token. It's shown once."""
 
     async def make() -> tuple[str, bool, str]:
         from server.administration import provisioning
@@ -96,7 +96,7 @@ def adopt(
         str | None, typer.Option("--external-id", help="The user's ID in the directory.", show_default=False)
     ] = None,
 ) -> None:
-    """Let the directory manage a user who is here already."""
+    """Let the directory manage an existing user."""
 
     async def take() -> dict[str, object]:
         from server.administration import provisioning

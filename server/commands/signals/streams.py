@@ -93,7 +93,7 @@ def create(
 
 @command(app, "update")
 def update(setup: Setup, transmitter: Name, stream: StreamId) -> None:
-    """Make a stream as the settings now say."""
+    """Update a stream to match the settings."""
 
     async def change(client: StreamClient) -> SignalStream:
         return await client.update(stream)
@@ -115,7 +115,7 @@ def status(
         ),
     ] = None,
 ) -> None:
-    """Show whether a stream delivers, or change that."""
+    """Show or set whether a stream delivers."""
 
     async def ask(client: StreamClient) -> tuple[Status, str]:
         from server.signals.streams import STATUSES, status_named
@@ -140,7 +140,7 @@ def verify(
     *,
     wait: Annotated[int, typer.Option("--wait", help="Seconds to wait for it.", min=0, max=600)] = 30,
 ) -> None:
-    """Ask for a verification event, and wait until a running server has taken it. Exit code 1 if none came."""
+    """Request a verification event and wait for a running server to get it. Exit code 1 if none comes."""
 
     async def ask(client: StreamClient) -> bool:
         from server.signals import verifications

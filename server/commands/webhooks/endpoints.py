@@ -107,7 +107,7 @@ def add(
 
 @command(app, "test")
 def test(setup: Setup, endpoint: EndpointId) -> None:
-    """Send an endpoint an event of the type token_vault.test now. Exit code 1 if it isn't accepted."""
+    """Send an endpoint a test event (token_vault.test). Exit code 1 if it isn't accepted."""
 
     async def send(actor: Actor) -> str:
         from server.administration import webhooks
@@ -129,7 +129,7 @@ def rotate(
     endpoint: EndpointId,
     *,
     overlap: Annotated[
-        int, typer.Option("--overlap", help="Hours in which events are signed with the secret before, too (0 to 168).")
+        int, typer.Option("--overlap", help="Hours in which the old secret also signs (0 to 168).")
     ] = 24,
 ) -> None:
     """Sign an endpoint's events with a new secret, which is printed once."""
@@ -149,13 +149,13 @@ def rotate(
 
 @command(app, "disable")
 def disable(setup: Setup, endpoint: EndpointId) -> None:
-    """Send an endpoint nothing. What waits for it joins what failed; what happens meanwhile isn't kept."""
+    """Stop sending to an endpoint. Its waiting events become failed; new ones aren't kept."""
     _set_disabled(setup, endpoint, is_disabled=True)
 
 
 @command(app, "enable")
 def enable(setup: Setup, endpoint: EndpointId) -> None:
-    """Send an endpoint events again, also one that had answered 410."""
+    """Resume sending to an endpoint, also after it answered 410."""
     _set_disabled(setup, endpoint, is_disabled=False)
 
 
@@ -173,7 +173,7 @@ def _set_disabled(setup: Setup, endpoint: str, *, is_disabled: bool) -> None:
 
 @command(app, "remove")
 def remove(setup: Setup, endpoint: EndpointId) -> None:
-    """Remove an endpoint, with what waits for it."""
+    """Remove an endpoint and its waiting events."""
 
     async def end(actor: Actor) -> EventEndpoint:
         from server.administration import webhooks
@@ -188,7 +188,7 @@ def remove(setup: Setup, endpoint: EndpointId) -> None:
 
 @command(app, "failed")
 def list_failed(setup: Setup) -> None:
-    """List the events that an endpoint didn't accept in all attempts. They are kept for 7 days."""
+    """List the events that failed every attempt, kept for 7 days."""
 
     async def read(actor: Actor) -> list[dict[str, object]]:
         from server.administration import webhooks
@@ -208,7 +208,7 @@ def resend(
         int | None, typer.Option("--sequence", help="Only this event; webhooks failed prints it.", show_default="all")
     ] = None,
 ) -> None:
-    """Send failed events again, also to an endpoint that had answered 410."""
+    """Send failed events again, also after the endpoint answered 410."""
 
     async def again(actor: Actor) -> int:
         from server.administration import webhooks
