@@ -313,8 +313,13 @@ class UpstreamOAuth(Protocol):
         """
         ...
 
-    async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeAnswer:
-        """End the grant at the provider, or as much of it as the provider allows."""
+    async def revoke(
+        self, *, refresh_token: str | None, access_token: str | None, account: str | None = None
+    ) -> RevokeAnswer:
+        """End the grant at the provider, or as much of it as the provider allows.
+
+        `account`: its id at the provider, for the few that end access by the account instead of a token.
+        """
         ...
 
     async def probe(

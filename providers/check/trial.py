@@ -72,7 +72,7 @@ class Trial:
         return f"families.{self.mode_name}"
 
     def upstream(self, *, secret: str = CLIENT_SECRET) -> OAuthUpstream:
-        known = None if self.provider.client_auth == "none" else secret
+        known = secret if self.provider.needs_secret else None
         provider = at_simulator(self.provider, self.base).with_registration(Registration(CLIENT_ID, known))
         return OAuthUpstream(provider, self.outbound, clock=self.simulator.now)
 

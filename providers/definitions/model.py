@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from providers.definitions.credential import CREDENTIAL_FACTS, Credential
 from providers.definitions.enterprise import Enterprise
 from providers.definitions.method_overrides import FilePart, Key, Overrides, QueryName, ScopeName
 from providers.definitions.paths import fold
+from providers.definitions.sureness import Fact, Source, read_on, tally
 from providers.definitions.token_facts import Expiry, LongLived, Params, Renames, TokenShape
 from providers.definitions.unruled import EVERYTHING, UNRULED, Unruled
 from providers.outbound.addresses import AddressPolicy
@@ -73,24 +73,6 @@ class Console(FilePart):
 
     url: str
     steps: tuple[Title, ...] = ()
-
-
-class Source(FilePart):
-    """The source of a fact: an address or the name of a document, and when it was read or named."""
-
-    name: Title
-    date: dt.date
-
-
-class Fact(FilePart):
-    """How sure we are of a fact.
-
-    `checked`: read on the provider's own pages or in its library. `cited`: the named source is reported to say so, not
-    read again. `unknown`: no source, and the strictest reading applies.
-    """
-
-    status: Literal["checked", "cited", "unknown"]
-    sources: tuple[Key, ...] = ()
 
 
 class Proxied(FilePart):
@@ -217,8 +199,9 @@ class ProbeFacts(FilePart):
 class RevocationFacts(FilePart):
     """How to end the grant at the provider. `tokens` in order of preference; `each`: all of them, not the first.
 
-    With `token_in = "path"`, `{token}` is part of the address; `{client_id}` may always be. `pages`: where a person
-    removes the app, by whose account it is for; shown where the vault cannot end the grant.
+    With `token_in = "path"`, `{token}` is part of the address; `{client_id}` may always be. `account`: the parameter
+    that names the account, by its id, where no token is sent. `pages`: where a person removes the app, by whose account
+    it is for; shown where the vault cannot end the grant.
     """
 
     method: Literal["POST", "GET", "DELETE"] = "POST"
@@ -226,8 +209,9 @@ class RevocationFacts(FilePart):
     param: str = "token"
     tokens: tuple[Literal["refresh_token", "access_token"], ...] = ("refresh_token", "access_token")
     each: bool = False
+    account: str | None = None
     # true: as at the token endpoint; client_header: `Authorization: Client SECRET`
-    client_auth: bool | Literal["client_secret_post", "client_secret_basic", "client_header"] = True
+    client_auth: bool | Literal["client_secret_post", "client_secret_basic", "secret_as_user", "client_header"] = True
     ends_grant: bool | None = None
     probe: ProbeFacts = ProbeFacts()
     pages: Mapping[Title, str] = Field(default_factory=dict[str, str])
@@ -285,6 +269,12 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 def _pattern(template: str) -> re.Pattern[str]:
     open_parts = {"{}": "[^/]+", "{+}": ".+"}
     return re.compile("".join(open_parts.get(part) or re.escape(part) for part in re.split(r"(\{\+?\})", template)))
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    for name, value in values.items():
+        text = text.replace(name, value)
+    return text
 
 
 def _as_list(value: object) -> object:
@@ -364,7 +354,7 @@ class Provider(FilePart):
     scope: ScopeSyntax = ScopeSyntax()
     params: Params = Params()
     rename: Renames = Renames()
-    headers: Mapping[str, str] = Field(default_factory=dict[str, str])  # on calls of the APIs
+    headers: Mapping[str, str] = Field(default_factory=dict[str, str], repr=False)  # on calls of the APIs
     authorization: Authorization = Authorization()
     long_lived: LongLived | None = None
     response: TokenShape = TokenShape()
@@ -421,12 +411,19 @@ class Provider(FilePart):
         return self.model_copy(update=changes)
 
     def with_registration(self, registration: Registration) -> Provider:
-        """This provider with our registration, whose client id some want in a header of every call."""
-        client_id = registration.client_id or ""
-        headers = {name: value.replace("{client_id}", client_id) for name, value in self.headers.items()}
+        """This provider with our registration, of which some want a part in a header of every call."""
+        ours = {"{client_id}": registration.client_id or ""}
+        if registration.client_secret:
+            ours["{client_secret}"] = registration.client_secret
+        headers = {name: _filled(value, ours) for name, value in self.headers.items()}
         changed = self.model_copy(update={"headers": headers})
         changed._registration = registration  # noqa: SLF001 -- a copy of ourselves
         return changed
+
+    @property
+    def needs_secret(self) -> bool:
+        """Whether our app there has a secret: for its token requests, or in a header of every call."""
+        return self.client_auth != "none" or any("{client_secret}" in value for value in self.headers.values())
 
     @property
     def can_revoke(self) -> bool:
@@ -442,10 +439,13 @@ class Provider(FilePart):
 
     @property
     def tally(self) -> Mapping[str, int]:
-        """How many facts are checked, cited and unknown; a fact missing from the file is unknown."""
-        known = [fact.status for fact in self.facts.values()]
-        found = {status: known.count(status) for status in ("checked", "cited")}
-        return {**found, "unknown": len(self.fact_names) - sum(found.values())}
+        """How many facts there are of each level of sureness."""
+        return tally(self.facts.values(), expected=len(self.fact_names))
+
+    @property
+    def read_on(self) -> date | None:
+        """When the newest source of its facts was read."""
+        return read_on(self.sources)
 
     @property
     def fact_names(self) -> tuple[str, ...]:

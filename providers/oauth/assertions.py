@@ -206,7 +206,9 @@ class IdentityUpstream:
         """Refused: `vouch` is what an ID token is for."""
         return Refused("unsupported", "an ID token isn't narrowed", ends_grant=False)
 
-    async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeAnswer:
+    async def revoke(
+        self, *, refresh_token: str | None, access_token: str | None, account: str | None = None
+    ) -> RevokeAnswer:
         """End the refresh token, if the identity provider has an address for that (RFC 7009)."""
         found = await self._find()
         if not isinstance(found, _Registered):

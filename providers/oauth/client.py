@@ -30,6 +30,7 @@ from providers.oauth.token_requests import (
     JSON,
     Fields,
     TokenRequestBytes,
+    deauthorize_request,
     identity_request,
     long_lived_url,
     narrowing_parameter,
@@ -78,9 +79,7 @@ class OAuthUpstream:
         if self._provider.audience is not None:
             return True
         registration = self._provider.registration
-        return bool(registration.client_id) and (
-            bool(registration.client_secret) or self._provider.client_auth == "none"
-        )
+        return bool(registration.client_id) and (bool(registration.client_secret) or not self._provider.needs_secret)
 
     def authorization_url(
         self,
@@ -232,7 +231,9 @@ class OAuthUpstream:
         said = at(answer.json_object(), provider.downscope.scopes_at) if answer.status == 200 else None
         return scopes_in(provider, said)
 
-    async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeAnswer:
+    async def revoke(
+        self, *, refresh_token: str | None, access_token: str | None, account: str | None = None
+    ) -> RevokeAnswer:
         """End the grant at the provider, or as much of it as the provider allows."""
         if self._provider.audience is not None:
             return RevokeOutcome.REVOKED  # we make its tokens, and make no more
@@ -240,12 +241,16 @@ class OAuthUpstream:
         url = self._provider.hosts.revoke_url
         if url is None or not self._provider.can_revoke:
             return RevokeOutcome.UNSUPPORTED
+        if facts.account is not None:
+            if not account:
+                return RevokeOutcome.UNSUPPORTED
+            return await self._end(deauthorize_request(self._provider, url, account=account))
         held = {"refresh_token": refresh_token, "access_token": access_token}
         present = [(kind, token) for kind in facts.tokens if (token := held[kind]) is not None]
         if not present:
             return RevokeOutcome.UNSUPPORTED
         for kind, token in present if facts.each else present[:1]:
-            ended = await self._revoke(url, kind, token)
+            ended = await self._end(revoke_request(self._provider, url, kind, token=token))
             if ended is not RevokeOutcome.REVOKED:
                 return ended
         return RevokeOutcome.REVOKED
@@ -268,9 +273,8 @@ class OAuthUpstream:
             is_revoked=is_revoked,
         )
 
-    async def _revoke(self, url: str, kind: str, token: str) -> RevokeAnswer:
-        """Whether the token is now dead; a provider that no longer knows it reports an error."""
-        written = revoke_request(self._provider, url, kind, token=token)
+    async def _end(self, written: TokenRequestBytes) -> RevokeAnswer:
+        """Whether what this request ends is now over; a provider that no longer knows it reports an error."""
         try:
             answer = await self._outbound.send(self._request(written))
         except Crowded as error:  # our own crowding

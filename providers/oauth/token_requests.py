@@ -54,13 +54,27 @@ def native_request(provider: Provider, url: str, fields: Mapping[str, object]) -
     return TokenRequestBytes("POST", address, {"Accept": JSON, **headers}, json.dumps(fields).encode())
 
 
+def deauthorize_request(provider: Provider, url: str, *, account: str) -> TokenRequestBytes:
+    """The request that ends our app's access to this account, by its id."""
+    facts = provider.revoke
+    headers, fields = _revoker(provider)
+    named = {"client_id": provider.registration.client_id or "", **fields, facts.account or "account": account}
+    return _write(facts.method, url, headers, named, form="json" if facts.token_in == "json" else "form")
+
+
+def _revoker(provider: Provider) -> tuple[dict[str, str], dict[str, str]]:
+    """Who ends a grant, as headers and as parameters."""
+    facts = provider.revoke
+    ways = provider.client_auth if facts.client_auth is True else facts.client_auth
+    headers, fields = _client(provider, ways) if ways else (dict[str, str](), dict[str, str]())
+    return {**provider.headers, **headers}, fields
+
+
 def revoke_request(provider: Provider, url: str, kind: str, *, token: str) -> TokenRequestBytes:
     """The request that ends this token; `kind` is `refresh_token` or `access_token`."""
     facts = provider.revoke
     url = url.replace("{client_id}", quote(provider.registration.client_id or "", safe=""))
-    ways = provider.client_auth if facts.client_auth is True else facts.client_auth
-    headers, fields = _client(provider, ways) if ways else (dict[str, str](), dict[str, str]())
-    headers = {**provider.headers, **headers}
+    headers, fields = _revoker(provider)
     match facts.token_in:
         case "header":
             return _write(facts.method, url, {**headers, **provider.authorize(token)}, fields, form="form")

@@ -189,6 +189,7 @@ async def _read(request: Request) -> SimulatedCall | None:
             return None
         arguments = dict(form)
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    is_bearer = scheme.lower() in {"bearer", "oauth2"}
     return SimulatedCall(
         method=request.method,
         path=request.url.path,
@@ -196,7 +197,7 @@ async def _read(request: Request) -> SimulatedCall | None:
         query=dict(request.query_params),
         arguments=arguments,
         content_type=content_type,
-        bearer=credentials.strip() if scheme.lower() in {"bearer", "oauth2"} else None,
+        bearer=credentials.strip() if is_bearer else request.headers.get("x-shopify-access-token"),
         basic=_basic(credentials) if scheme.lower() == "basic" else None,
         is_json=kind == "application/json",
         headers=dict(request.headers),

@@ -91,7 +91,7 @@ def guide_for(provider: Provider, tools: Iterable[ToolSpec], *, public_url: str,
         steps=() if console is None else console.steps,
         redirect_uri=redirect_uri,
         scopes=scopes,
-        has_secret=provider.client_auth != "none",
+        has_secret=provider.needs_secret,
     )
 
 

@@ -16,10 +16,14 @@ from providers.definitions.catalog import (
     ProviderOverrides,
     check_file,
     load_catalog,
+    read_provider,
     schema,
     shipped_files,
 )
 from providers.definitions.model import Provider
+from providers.oauth.client import OAuthUpstream
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import Outbound
 from tests.providers.test_providers_catalog import GOOD, written
 from vault.upstream import Downscope
 
@@ -111,6 +115,15 @@ def test_a_client_id_that_every_call_wants_is_in_its_headers() -> None:
     assert load_catalog().provider("twitch").headers == {"Client-Id": "{client_id}"}
 
 
+def test_a_secret_that_every_call_wants_is_needed_even_without_client_authentication() -> None:
+    unset = load_catalog(overrides={"etsy": ProviderOverrides(client_id="ours")}).provider("etsy")
+    assert unset.needs_secret and not OAuthUpstream(unset, Outbound(AddressPolicy())).is_configured
+    known = load_catalog(overrides={"etsy": ProviderOverrides(client_id="ours", client_secret="hush")}).provider("etsy")
+    assert known.headers == {"x-api-key": "ours:hush"} and "hush" not in repr(known)
+    assert OAuthUpstream(known, Outbound(AddressPolicy())).is_configured
+    assert not load_catalog().provider("posthog").needs_secret
+
+
 INPUT = """
 [inputs.shop]
 title = "the name of the shop"
@@ -185,6 +198,19 @@ def test_what_nobody_says_is_taken_in_the_strictest_way(tmp_path: Path, text: st
     assert any(expected in problem for problem in check_file(path))
     written(tmp_path, f'{GOOD}\n{text}\n{SOURCES}{fix} = {{ status = "cited", sources = ["page"] }}\n')
     assert check_file(path) == []
+
+
+def test_a_fact_of_one_source_is_unsure(tmp_path: Path) -> None:
+    other = "\n[sources.other]\nname = 'a library'\ndate = 2026-11-27\n"
+    one = 'lifetimes = { status = "cited", sources = ["page"] }\n'
+    found = read_provider(written(tmp_path, f"{GOOD}{SOURCES}{one}{other}"))
+    assert found.tally == {"checked": 1, "cited": 0, "unsure": 1, "unknown": 8}
+    assert str(found.read_on) == "2026-11-27"
+    two = one.replace('["page"]', '["page", "other"]')
+    assert read_provider(written(tmp_path, f"{GOOD}{SOURCES}{two}{other}")).tally["cited"] == 1
+    differing = two.replace("cited", "unsure")
+    assert read_provider(written(tmp_path, f"{GOOD}{SOURCES}{differing}{other}")).tally["unsure"] == 1
+    assert str(read_provider(written(tmp_path, GOOD)).read_on) == "2026-11-26"
 
 
 @pytest.mark.parametrize(

@@ -550,6 +550,20 @@ async def test_a_provider_of_the_operators_own_is_spoken_to_as_its_file_says(tmp
             assert sent.form.get("client_id") == (None if auth == "client_secret_basic" else "our-client")
 
 
+async def test_an_account_is_ended_by_its_id_where_the_provider_wants_no_token(upstreams: Upstreams) -> None:
+    stripe = provider_at("stripe-connect", upstreams.server.url, secret="sk_1")
+    upstreams.server.answer = lambda _: json_reply({"stripe_user_id": "acct_1"})
+    async with Outbound(AddressPolicy(allow_loopback=True)) as outbound:
+        upstream = OAuthUpstream(stripe, outbound)
+        unnamed = await upstream.revoke(refresh_token=None, access_token="a")
+        assert (unnamed, upstreams.server.arrivals) == (RevokeOutcome.UNSUPPORTED, [])
+        ended = await upstream.revoke(refresh_token=None, access_token="a", account="acct_1")
+    assert ended is RevokeOutcome.REVOKED
+    (sent,) = upstreams.server.arrivals
+    assert sent.form == {"client_id": "our-client", "stripe_user_id": "acct_1"}
+    assert sent.headers["authorization"] == f"Basic {base64.b64encode(b'sk_1:').decode()}"
+
+
 async def test_a_provider_that_cannot_revoke_says_so(tmp_path: Path) -> None:
     async with Outbound() as outbound:
         upstream = OAuthUpstream(other(tmp_path, "https://x.example", auth="none", revokes=False), outbound)

@@ -358,7 +358,11 @@ async def _store_or_give_up(vault: Vault, consent: Consent, answer: TokenAnswer,
 
 async def _ended_at_provider(vault: Vault, consent: Consent, answer: TokenAnswer) -> bool:
     upstream = vault.upstreams[consent.provider]
-    outcome = await upstream.revoke(refresh_token=answer.refresh_token, access_token=answer.access_token)
+    outcome = await upstream.revoke(
+        refresh_token=answer.refresh_token,
+        access_token=answer.access_token,
+        account=None if answer.account is None else answer.account.id,
+    )
     return outcome is RevokeOutcome.REVOKED
 
 

@@ -434,7 +434,7 @@ async def _send(vault: Vault, pending: Revocation) -> Evidence:
     )
     held = {REFRESH_TOKEN: refresh_token, ACCESS_TOKEN: access_token}
     tokens = {kind: receipts.thumbprint(token) for kind, token in held.items() if token}
-    revoked = await upstream.revoke(refresh_token=refresh_token, access_token=access_token)
+    revoked = await upstream.revoke(refresh_token=refresh_token, access_token=access_token, account=pending.account)
     if revoked not in (RevokeOutcome.REVOKED, RevokeOutcome.FAILED):
         return Evidence(revoked, None, tokens)
     is_fresh = _is_fresh(pending, now=vault.database.now())

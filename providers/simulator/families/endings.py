@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.responses import JSONResponse, Response
 
 from providers.simulator import token_endpoint
-from providers.simulator.families.answers import refusal, success
+from providers.simulator.accounts import PEOPLE
+from providers.simulator.families.answers import facts_of, refusal, success
 from providers.simulator.families.modes import Mode
 from providers.simulator.families.reading import face_name, identify
 from providers.simulator.sandbox import Sandbox
@@ -27,6 +28,8 @@ def revoke(sandbox: Sandbox, call: SimulatedCall) -> Response:
     if ways.token_in == "body" and ways.format not in ("any", "json" if call.is_json else "form"):
         return refusal(mode, "invalid_request", "The body is in the wrong format.")
     value = _token(mode, call)
+    if ways.token_in == "account":
+        return _deauthorize(sandbox, call, account=value)
     access, refresh = face.tokens.find_access(value), face.tokens.find_refresh(value)
     known = (access if "access" in ways.takes else None) or (refresh if "refresh" in ways.takes else None)
     dead = known is None or known.revoked or known.family.ended is not None
@@ -37,6 +40,20 @@ def revoke(sandbox: Sandbox, call: SimulatedCall) -> Response:
         return success(mode, call, {}, status=200)
     token_endpoint.revoke(sandbox, entry, known)
     return success(mode, call, {}, status=200)
+
+
+def _deauthorize(sandbox: Sandbox, call: SimulatedCall, *, account: str) -> Response:
+    """End what the app may do in this account: of the app that is named, and by the id that the account has here."""
+    name = face_name(call)
+    mode, face = sandbox.mode(name), sandbox.face(name)
+    client_id = call.text("client_id") or ""
+    people = [key for key, person in PEOPLE.items() if mode.account[0].format(**facts_of(person)) == account]
+    families = [one for key in people for one in face.tokens.live_families(account=key, client_id=client_id)]
+    token_endpoint.note_revocation(sandbox, call, name, None, outcome="revoked" if families else "invalid_token")
+    if not families:
+        return refusal(mode, "invalid_client", "The app is not connected to this account.")
+    token_endpoint.end_grant(sandbox, families[0])
+    return success(mode, call, {mode.revoking.name: account}, status=200)
 
 
 def introspect(sandbox: Sandbox, call: SimulatedCall) -> Response:
@@ -58,7 +75,7 @@ def introspect(sandbox: Sandbox, call: SimulatedCall) -> Response:
 def _token(mode: Mode, call: SimulatedCall) -> str:
     ways = mode.revoking
     match ways.token_in:
-        case "body":
+        case "body" | "account":
             return call.text(ways.name) or ""
         case "query":
             return call.query.get(ways.name, "")

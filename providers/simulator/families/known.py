@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from providers.simulator.accounts import CLIENT_ID, CLIENT_SECRET
 from providers.simulator.families.modes import Mode, Shape
 from providers.simulator.families.services import SERVICES
 from providers.simulator.families.speaking import DAY, FOREVER, HOUR, YEAR, service
@@ -127,9 +128,11 @@ KNOWN: Mapping[str, Mode] = {
     "stripe-apps": service("Stripe Apps", "secret_user", "revokes", pkce="no", identity_in="answer",
         identity={"stripe_user_id": "{id}"}, account=("{id}", "{id}"), idle=YEAR, shape=Shape(expiry="absent")),
     "stripe-connect": service("Stripe Connect", "post", "?", life=FOREVER, refresh=False, identity_in="answer",
-        identity={"stripe_user_id": "{id}"}, account=("{id}", "{id}")),
+        identity={"stripe_user_id": "{id}"}, account=("{id}", "{id}"),
+        revoke="POST account stripe_user_id access secret_user"),
     "shopify": service("Shopify", "post", "revokes", sep=",", identity="shop.id shop.name", grant=90 * DAY,
-        required_token={"expiring": "1"}, shape=_RENEWAL),
+        required_token={"expiring": "1"}, shape=_RENEWAL, token_header="x-shopify-access-token",
+        revoke="DELETE bearer token access nobody", ends="grant"),
     "quickbooks": service("QuickBooks", "basic", "revokes", identity="sub email", revoke="POST json token both client",
         grant=5 * YEAR, idle=100 * DAY, shape=Shape(grant_expiry_name="x_refresh_token_expires_in"),
         identity_scopes=frozenset({"openid"})),
@@ -216,7 +219,7 @@ KNOWN: Mapping[str, Mode] = {
     "envoy": service("Envoy", "basic", "?", life=DAY, offline_scope="offline_access"),
     "eventbrite": service("Eventbrite", "post", "?", life=FOREVER, refresh=False, app=True, identity="id name"),
     "etsy": service("Etsy", "none", "revokes", pkce="must", grant=90 * DAY, identity={"user_id": "{id}"},
-        account=("{id}", "{id}"), api_headers={"x-api-key": "sandbox-client"}),
+        account=("{id}", "{id}"), api_headers={"x-api-key": f"{CLIENT_ID}:{CLIENT_SECRET}"}),
     "exact-online": service("Exact Online", "post", "revokes", life=600, app=True, idle=30 * DAY,
         identity="d.results.0.UserID d.results.0.Email"),
     "freeagent": service("FreeAgent", "basic", "?", life=7 * DAY, app=True, identity="user.url user.email",

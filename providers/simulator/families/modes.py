@@ -43,7 +43,8 @@ class Revoking:
     """The revocation endpoint's ways; what it ends is `rules.revoke`."""
 
     method: Literal["POST", "DELETE", "GET"] = "POST"
-    token_in: Literal["body", "query", "path", "bearer"] = "body"
+    # account: no token is sent, but the account's id
+    token_in: Literal["body", "query", "path", "bearer", "account"] = "body"
     format: Literal["form", "json", "any"] = "any"
     name: str = "token"
     client_auth: frozenset[ClientAuth] = frozenset({"basic", "post", "none"})
@@ -98,6 +99,7 @@ class Mode:
     required_refresh: Mapping[str, str] = field(default_factory=dict[str, str])  # of a refresh only
     required_headers: Mapping[str, str] = field(default_factory=dict[str, str])
     api_headers: Mapping[str, str] = field(default_factory=dict[str, str])  # of every call with a token
+    token_header: str = "authorization"  # which brings the token
     refresh_at: Literal["token", "refresh"] = "token"  # the endpoint of a refresh
     long_lived: tuple[str, str] | None = None  # a second step after the code: its grant type, the token's parameter
     renewal: str | None = None  # the grant type with which a long-lived token is exchanged for the next

@@ -108,7 +108,8 @@ def _answer(
 
 
 def _has_headers(mode: Mode, call: SimulatedCall) -> bool:
-    return all(call.headers.get(name.lower()) == value for name, value in mode.api_headers.items())
+    others = all(call.headers.get(name.lower()) == value for name, value in mode.api_headers.items())
+    return others and mode.token_header in call.headers
 
 
 def _authority(mode: Mode, token: AccessToken) -> frozenset[str]:

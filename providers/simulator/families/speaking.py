@@ -41,19 +41,25 @@ def _parse_revoking(text: str, *, auth: frozenset[ClientAuth]) -> Revoking:
         return Revoking(exists=False)
     method, place, name, takes, who = text.split()
     form: Literal["form", "json", "any"] = "json" if place == "json" else "form" if place == "form" else "any"
-    where: Mapping[str, Literal["body", "query", "path", "bearer"]] = {
+    where: Mapping[str, Literal["body", "query", "path", "bearer", "account"]] = {
         "form": "body",
         "json": "body",
         "query": "query",
         "path": "path",
         "bearer": "bearer",
+        "account": "account",
     }
     kinds: Mapping[str, frozenset[Literal["access", "refresh"]]] = {
         "both": frozenset({"access", "refresh"}),
         "access": frozenset({"access"}),
         "refresh": frozenset({"refresh"}),
     }
-    ways: Mapping[str, frozenset[ClientAuth]] = {"client": auth, "basic": _AUTH["basic"], "nobody": frozenset()}
+    ways: Mapping[str, frozenset[ClientAuth]] = {
+        "client": auth,
+        "basic": _AUTH["basic"],
+        "secret_user": _AUTH["secret_user"],
+        "nobody": frozenset(),
+    }
     methods: Mapping[str, Literal["POST", "DELETE", "GET"]] = {"POST": "POST", "DELETE": "DELETE", "GET": "GET"}
     return Revoking(
         methods[method],

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from providers.definitions.discovery import Endpoints
-    from providers.definitions.model import Provider, Source
+    from providers.definitions.model import Provider
+    from providers.definitions.sureness import Source
     from server.live_providers import ProviderSet
     from server.settings import Settings
 
@@ -27,7 +28,7 @@ def list_providers(setup: Setup) -> None:
     settings, here = setup.settings(), setup.providers()
     tested = live_tests(setup)
     rows = [_row(settings, provider, here, tested=tested) for provider in here.catalog.all_providers()]
-    columns = ("name", "configured", "narrowing", "checked", "cited", "unknown", "live_tested")
+    columns = ("name", "configured", "narrowing", "checked", "cited", "unsure", "unknown", "read", "live_tested")
     drafts = ("draft",) if any(row["draft"] for row in rows) else ()
     setup.show(rows, columns=(*columns, *drafts), empty="No providers.")
 
@@ -36,7 +37,7 @@ def _row(settings: Settings, provider: Provider, here: ProviderSet, *, tested: d
     from server.live_providers import registered_in
 
     registration = provider.registration
-    has_secret = bool(registration.client_secret) or provider.client_auth == "none"
+    has_secret = bool(registration.client_secret) or not provider.needs_secret
     days = [
         day for day in (tested.get(provider.name), provider.live_tested and provider.live_tested.isoformat()) if day
     ]
@@ -50,6 +51,7 @@ def _row(settings: Settings, provider: Provider, here: ProviderSet, *, tested: d
         "narrowing": provider.policy().narrows_by.value if provider.audience is None else "minted",
         "refresh_tokens": provider.refresh_tokens,
         **provider.tally,
+        "read": None if provider.read_on is None else provider.read_on.isoformat(),
         "draft": provider.audience is None and provider.is_draft,
         "live_tested": max(days, default="never"),
         **(
@@ -67,7 +69,7 @@ def show_provider(setup: Setup, name: ProviderName) -> None:
     row = _row(settings, found, here, tested=live_tests(setup))
     scopes = [(scope, about.title) for scope, about in found.scopes.items()]
     facts = {
-        fact: {"status": known.status, "sources": [_source_text(found.sources[source]) for source in known.sources]}
+        fact: {"status": known.level, "sources": [_source_text(found.sources[source]) for source in known.sources]}
         for fact, known in found.facts.items()
     }
     if setup.as_json:

@@ -43,24 +43,25 @@ async def test_all_services_are_listed_with_how_sure_their_files_are(place: Plac
     found = {row["name"]: row for row in rows}
     assert len(found) >= 100
     for row in found.values():
-        assert row["checked"] + row["cited"] + row["unknown"] == 10
+        assert row["checked"] + row["cited"] + row["unsure"] + row["unknown"] == 10
+        assert row["read"] >= "2026-11-25"
         assert (row["configured"], row["live_tested"]) == (False, "never")
         assert row["draft"] is False
     head = (await run(place, "providers", "list")).stdout.splitlines()[0]
-    assert re.search(r"checked +cited +unknown +live tested$", head.rstrip())
-    assert found["todoist"]["refresh_tokens"] == "never"
+    assert re.search(r"checked +cited +unsure +unknown +read +live tested$", head.rstrip())
+    assert found["clickup"]["refresh_tokens"] == "never"
     assert found["asana"]["redirect_uri"] == f"{place.url}/connect/callback/asana"
 
 
 async def test_a_service_is_shown_with_who_says_so(place: Place) -> None:
-    shown = await content(place, "providers", "show", "todoist")
+    shown = await content(place, "providers", "show", "gumroad")
     assert isinstance(shown, dict)
     assert shown["facts"]["endpoints"]["status"] == "cited"
     assert any("providers.yaml" in source for source in shown["facts"]["endpoints"]["sources"])
     for fact in shown["facts"].values():
         assert bool(fact["sources"]) == (fact["status"] != "unknown")
         assert all(re.search(r" \(20\d\d-\d\d-\d\d\)$", source) for source in fact["sources"])
-    words = await run(place, "providers", "show", "todoist")
+    words = await run(place, "providers", "show", "gumroad")
     assert "Issues no refresh tokens" in words.stdout and "endpoints: cited NangoHQ/nango" in words.stdout
     assert (await run(place, "providers", "show", "nobody")).exit_code == 1
 

@@ -75,6 +75,7 @@ class UpstreamDouble:
         self.faults: deque[Fault | None] = deque()
         self.sends: list[Send] = []
         self.revocations: list[tuple[str | None, str | None]] = []
+        self.revoked_accounts: list[str | None] = []
         self.revoke_outcomes: deque[RevokeAnswer] = deque()
         self.issued: dict[str, frozenset[str]] = {}  # access token -> scopes that it really carries
         self.families: list[Family] = []
@@ -177,8 +178,11 @@ class UpstreamDouble:
         )
         return fault.after or Rotated(answer)
 
-    async def revoke(self, *, refresh_token: str | None, access_token: str | None) -> RevokeAnswer:
+    async def revoke(
+        self, *, refresh_token: str | None, access_token: str | None, account: str | None = None
+    ) -> RevokeAnswer:
         self.revocations.append((refresh_token, access_token))
+        self.revoked_accounts.append(account)
         self.revoke_arrived.set()
         if self.revoke_gate is not None:
             await self.revoke_gate.wait()

@@ -384,6 +384,7 @@ async def test_disconnecting_ends_the_grant_at_the_provider_and_destroys_the_key
     assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
     assert not room.google.families[0].is_alive
     assert room.google.revocations == [("CANARY-rt-1", "CANARY-at-2")]
+    assert room.google.revoked_accounts == [connection.account]
     with pytest.raises(CiphertextRejected):
         await room.vault.keys.load_key(room.database, user_id=room.alice.user.id, connection_id=connection.id)
     row = await room.database.fetch_one(
