@@ -326,7 +326,7 @@ async def _words(trial: Trial, token: str) -> None:
             raise StepFailed(f"errors.{name}: {code} is {in_words(outcome)}")
 
 
-async def _ended(trial: Trial, answer: TokenAnswer) -> RevokeAnswer:
+async def _end(trial: Trial, answer: TokenAnswer) -> RevokeAnswer:
     """What the provider says when it is asked to end a grant."""
     account = None if answer.account is None else answer.account.id
     return await trial.upstream().revoke(
@@ -342,7 +342,7 @@ async def _failing_revocation(trial: Trial) -> None:
     first = await trial.connect()
     body = json.dumps({flag: False, "error": "internal_error"})
     trial.simulator.fault(f"{trial.face}.revoke", "status", status=200, body=body, times=2)
-    outcome = await _ended(trial, first)
+    outcome = await _end(trial, first)
     if outcome is not RevokeOutcome.FAILED:
         raise StepFailed("response.ok_flag: a revocation that fails with status 200 counts as done")
 
@@ -355,7 +355,7 @@ async def _lie(trial: Trial) -> None:
         f"{trial.face}.revoke", "status", status=200, body=body, times=len(trial.provider.revoke.tokens)
     )
     tokens = {"refresh_token": first.refresh_token, "access_token": first.access_token}
-    await _ended(trial, first)
+    await _end(trial, first)
     probed = await trial.upstream().probe(**tokens, is_fresh=True, is_revoked=True)
     trial.simulator.control("clear_faults")
     if probed.outcome in (ProbeOutcome.DEAD, ProbeOutcome.SILENT):
@@ -372,7 +372,7 @@ async def _revoke(trial: Trial) -> str:
     if not ways.exists:
         raise StepFailed("hosts.revoke_url: the provider has no such address")
     first = await trial.connect()
-    outcome = await _ended(trial, first)
+    outcome = await _end(trial, first)
     if outcome is RevokeOutcome.UNSUPPORTED and provider.client_auth == "none":
         raise Skipped("it requires the secret that this app doesn't have")
     if outcome is not RevokeOutcome.REVOKED:

@@ -271,7 +271,7 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(open_parts.get(part) or re.escape(part) for part in re.split(r"(\{\+?\})", template)))
 
 
-def _filled(text: str, values: Mapping[str, str]) -> str:
+def _fill(text: str, values: Mapping[str, str]) -> str:
     for name, value in values.items():
         text = text.replace(name, value)
     return text
@@ -415,7 +415,7 @@ class Provider(FilePart):
         ours = {"{client_id}": registration.client_id or ""}
         if registration.client_secret:
             ours["{client_secret}"] = registration.client_secret
-        headers = {name: _filled(value, ours) for name, value in self.headers.items()}
+        headers = {name: _fill(value, ours) for name, value in self.headers.items()}
         changed = self.model_copy(update={"headers": headers})
         changed._registration = registration  # noqa: SLF001 -- a copy of ourselves
         return changed
