@@ -6,6 +6,7 @@ file may contain.
 
 from __future__ import annotations
 
+import functools
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -195,7 +196,16 @@ def is_shipped(name: str) -> bool:
 
 
 def read_provider(path: Path) -> Provider:
-    """The provider of one file. Raises ProviderFileRefused with one line."""
+    """The provider of one file; built-in files are read once. Raises ProviderFileRefused with one line."""
+    return _read_shipped(path) if path.parent == SHELF else _read_valid(path)
+
+
+@functools.cache
+def _read_shipped(path: Path) -> Provider:
+    return _read_valid(path)
+
+
+def _read_valid(path: Path) -> Provider:
     provider, problems = _read(path)
     if provider is None or problems:
         raise ProviderFileRefused(problems[0])

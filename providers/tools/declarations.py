@@ -6,6 +6,7 @@ into a tool and runs it. The provider's request rules still decide what a call m
 
 from __future__ import annotations
 
+import functools
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -134,6 +135,9 @@ class Tool(_Part):
     arguments: Mapping[Name, Argument] = Field(default_factory=dict[str, Argument])
     result: Result
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.request.path))  # equal tools have equal ones; mappings have no hash
+
     @model_validator(mode="after")
     def _fits_together(self) -> Tool:
         if (self.request.method == "GET") != (self.effect == "read") and self.request.method != "POST":
@@ -190,7 +194,16 @@ def _with_shared(tool: Mapping[str, object], shared: Mapping[str, object]) -> Ma
 
 
 def read_tool_file(path: Path) -> ToolFile:
-    """The declarations of one file. Raises ToolFileRefused with one line."""
+    """The declarations of one file; built-in files are read once. Raises ToolFileRefused with one line."""
+    return _read_shipped(path) if path.parent == BUILT_IN else _read(path)
+
+
+@functools.cache
+def _read_shipped(path: Path) -> ToolFile:
+    return _read(path)
+
+
+def _read(path: Path) -> ToolFile:
     try:
         return ToolFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:

@@ -6,6 +6,7 @@ answer outside the declared fields are not returned.
 
 from __future__ import annotations
 
+import functools
 import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,7 @@ _TYPES: Final[Mapping[str, Any]] = {  # pydantic takes types as values
 def tool_of(declared: Tool, provider: Provider, *, source: Path) -> ToolSpec:
     """The tool, checked against its provider. Raises ToolFileRefused."""
     _check(declared, provider, source)
-    runner = _Runner(declared)
+    runner, arguments = _made_of(declared)
     return ToolSpec(
         name=declared.name,
         title=declared.title,
@@ -53,12 +54,18 @@ def tool_of(declared: Tool, provider: Provider, *, source: Path) -> ToolSpec:
         provider=provider.name,
         scopes=declared.scopes,
         effect=declared.effect,
-        input=_input_model(declared),
+        input=arguments,
         output=runner.output,
         call=runner.call,
         approval=declared.approval,
         presentation=declared.presentation,
     )
+
+
+@functools.lru_cache(maxsize=2048)
+def _made_of(declared: Tool) -> tuple[_Runner, type[BaseModel]]:
+    """Models take milliseconds to build, and providers change more often than tools."""
+    return _Runner(declared), _input_model(declared)
 
 
 def data_tools(files: Sequence[tuple[Path, ToolFile]], catalog: Catalog) -> tuple[ToolSpec, ...]:
