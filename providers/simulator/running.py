@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -27,6 +28,26 @@ class _Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope.setdefault("state", {})[TRANSPORT] = self.transport
+
+
+class QuickServer(uvicorn.Server):
+    """Ends as soon as its connections are closed: uvicorn itself first waits, and looks again ten times a second."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110 -- no event for it
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            for task in self.server_state.tasks:
+                task.cancel()
+        await self.lifespan.shutdown()
 
 
 class Simulator:
@@ -142,7 +163,7 @@ def _listen(port: int) -> socket.socket:
 async def running_simulator(*, port: int = 0) -> AsyncGenerator[Simulator]:
     """Serve on 127.0.0.1 until the block ends. Port 0 takes a free one.
 
-    Calls the server's start and stop directly: no separate task, no signal handlers, and no half-second polling.
+    Calls the server's start and stop directly: no separate task, and no signal handlers.
     """
     sandbox = Sandbox()
     listener = _listen(port)
@@ -159,7 +180,7 @@ async def running_simulator(*, port: int = 0) -> AsyncGenerator[Simulator]:
         timeout_graceful_shutdown=3,
     )
     config.load()
-    server = uvicorn.Server(config)
+    server = QuickServer(config)
     server.lifespan = config.lifespan_class(config)
     await server.startup(sockets=[listener])
     try:

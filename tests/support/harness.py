@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import hashlib
+import itertools
 import secrets
+import shutil
 import socket
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+import tempfile
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -17,6 +21,7 @@ import httpx2
 import uvicorn
 from starlette.types import ASGIApp
 
+from providers.simulator.running import QuickServer
 from providers.tools.spec import ToolSpec
 from server.app import build_app, open_deployment
 from server.deployment import Deployment
@@ -24,11 +29,13 @@ from server.http.connections import ConnectionLimits
 from server.mcp.offer.registry import load_offer
 from server.runtime.serving import server_config
 from server.settings import Settings, load_settings
+from tests.conftest import Store, first_run
 from tests.support.person import Person
 from vault import users
 from vault.keys import passwords
 from vault.records import User
 
+FIRST_RUNS = 3
 PASSWORD = "a long enough test password"
 
 
@@ -41,13 +48,34 @@ def free_socket() -> socket.socket:
     return listening
 
 
+class _Server(QuickServer):
+    """Learns at once that it shall end, not at the next look, and leaves signals to pytest."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    def stop(self) -> None:
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):  # it also renews the date that answers carry
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._ending.wait()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
 @asynccontextmanager
 async def serving(
     app: ASGIApp, listening: socket.socket, *, bounds: ConnectionLimits | None = None
 ) -> AsyncGenerator[None]:
     """Serve an ASGI application on the socket, as the product does, until the block ends."""
-    server = uvicorn.Server(server_config(app, bounds, patience=2))
-    server.install_signal_handlers = lambda: None
+    server = _Server(server_config(app, bounds, patience=2))
     running = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         async with asyncio.timeout(20):
@@ -57,7 +85,7 @@ async def serving(
                 await asyncio.sleep(0.005)
         yield
     finally:
-        server.should_exit = True
+        server.stop()
         async with asyncio.timeout(20):
             await running
 
@@ -161,6 +189,28 @@ class RunningVault:
         return Tokens(client_id, tokens["access_token"], tokens.get("refresh_token"), tokens["scope"])
 
 
+_first_runs: list[Path] = []
+_copies = itertools.count()
+
+
+async def _copy_first_run(settings: Settings, data: Path) -> None:
+    """Let the vault start as if for the second time, unless it has other storage or keys than by default.
+
+    A first run makes an RSA key and all tables, which takes longer than most tests. Vaults that run beside each other
+    get different keys.
+    """
+    default = Settings()
+    if (settings.database, settings.keys) != (default.database, default.keys) or (data / "master.key").exists():
+        return
+    if len(_first_runs) < FIRST_RUNS:
+        made = Path(tempfile.mkdtemp(prefix="first-run-"))
+        atexit.register(shutil.rmtree, made, ignore_errors=True)
+        await first_run(Store("sqlite:", made))
+        _first_runs.append(made)
+    data.mkdir(mode=0o700, exist_ok=True)
+    shutil.copytree(_first_runs[next(_copies) % len(_first_runs)], data, dirs_exist_ok=True)
+
+
 @asynccontextmanager
 async def running_vault(
     data: Path,
@@ -183,6 +233,7 @@ async def running_vault(
         old = sections.get(name)
         sections[name] = {**old, **section} if isinstance(old, dict) and isinstance(section, dict) else section
     settings = load_settings(overrides=sections)
+    await _copy_first_run(settings, data)
     async with AsyncExitStack() as stack:
         deployment = await stack.enter_async_context(open_deployment(settings, data=data, is_measured=True))
         if deployment.telemetry is not None:
