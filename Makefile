@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+unexport PYTHONDONTWRITEBYTECODE  # the suite starts many processes, which would each compile everything anew
 
 .PHONY: help demo demo-enterprise test long keyservices lint types bench million screenshots chaos soak ha fuzz leaks mutate attack clients conformance first-hour clean lock serve node sdks bundle audit release version docs recordings chart
 .DEFAULT_GOAL := help
