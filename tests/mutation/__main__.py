@@ -1,45 +1,37 @@
 """`make mutate`: draw mutants, run the tests of their lines, print the score and each survivor.
 
-    python -m tests.mutation [--sample 200] [--seed 1] [--minutes 60] [--within server/proxy] [--coverage FILE]
+    python -m tests.mutation [--sample 60] [--seed 1] [--minutes 60] [--within server/proxy] [--again]
 
-Without `--coverage`, the tests of TESTS run once with coverage first, in the copy of the commit that is mutated.
+What the tests reach is recorded once for each test file (the first run takes long) and kept in `--state`, as are the
+sample of a seed and its results: the same command goes on where an earlier one ended.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
-import random
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
-from tests.mutation.mutants import Mutant, drawn, mutants_of, mutated
+from tests.mutation.explained import explained, stale
+from tests.mutation.mutants import LEFT_OUT, changed_lines, drawn, mutants_of, mutated
+from tests.mutation.names import name_at_import
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("vault", "server/oauth", "server/proxy")
-TESTS = ("tests/vault", "tests/oauth", "tests/proxy", "tests/mcp", "tests/portal")
-MOST_TESTS = 40  # for one mutant
-PATIENCE = 300  # seconds for the tests of one mutant; one that hangs them is dead
-PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not long", "-k", "not postgres")
-
-
-@dataclass(frozen=True)
-class Reach:
-    """Which tests run which lines of a file."""
-
-    lines: Mapping[int, Collection[str]]
-
-    def tests_of(self, line: int) -> list[str]:
-        """Tests that run the line; for one that runs at import, tests that run any line of the file."""
-        found = sorted(self.lines.get(line, ())) or sorted({one for tests in self.lines.values() for one in tests})
-        return random.Random(line).sample(found, min(MOST_TESTS, len(found)))
+FOLDERS = ("vault", "server/oauth", "server/proxy")
+TESTS = tuple(
+    f"tests/{one}"
+    for one in ("vault", "oauth", "proxy", "mcp", "enterprise", "policy", "signals", "scim", "api", "portal")
+)
+Row = dict[str, str]  # file, operator, before, after
 
 
 def copy_of_commit(folder: Path) -> None:
@@ -49,86 +41,152 @@ def copy_of_commit(folder: Path) -> None:
         files.extractall(folder, filter="data")
 
 
-def run_with_coverage(tree: Path) -> Path:
-    """Run TESTS once; the file that says which test reached what."""
-    measured = [f"--cov={one}" for one in PACKAGES]
-    command = [*PYTEST, "-p", "no:xdist", *measured, "--cov-context=test", "--cov-report=", "--timeout=600", *TESTS]
-    subprocess.run(command, cwd=tree, check=False, stdout=subprocess.DEVNULL)
-    return tree / ".coverage"
+def sources(tree: Path) -> list[str]:
+    """All files that mutants are made of."""
+    return [str(one.relative_to(tree)) for folder in FOLDERS for one in sorted((tree / folder).rglob("*.py"))]
 
 
-def reach_of(data: Path, tree: Path) -> Mapping[str, Reach]:
-    """By file, as far as any test went there."""
-    from coverage import CoverageData
+def sample_of(tree: Path, given: argparse.Namespace, kept: Path) -> list[Row]:
+    """As many mutants of each folder, drawn by the seed; the same ones as in an earlier run with it."""
+    if kept.exists():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    rows: list[Row] = []
+    for folder in FOLDERS:
+        files = [one for one in sources(tree) if one.startswith(f"{folder}/") and one.startswith(tuple(given.within))]
+        population = [mutant for file in files for mutant in mutants_of(tree, file)]
+        for one in drawn(population, count=given.sample, seed=given.seed):
+            text = (tree / one.file).read_text(encoding="utf-8")
+            new = mutated(text, one)
+            if new is not None and new != text:
+                before, after = changed_lines(text, new)
+                rows.append({"file": one.file, "operator": one.operator, "before": before, "after": after})
+        print(f"{folder}: {len(population):,} mutants in {len(files)} files", flush=True)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(rows), encoding="utf-8")
+    return rows
 
-    read = CoverageData(str(data))
-    read.read()
-    found: dict[str, Reach] = {}
-    for path in read.measured_files():
-        file = next((path[path.index(f"/{one}/") + 1 :] for one in PACKAGES if f"/{one}/" in path), None)
-        if file is not None and (tree / file).exists():
-            by_line = read.contexts_by_lineno(path)
-            tests = {line: {one.partition("|")[0] for one in names if "::" in one} for line, names in by_line.items()}
-            if any(tests.values()):
-                found[file] = Reach({line: names for line, names in tests.items() if names})
+
+def key_of(row: Row) -> str:
+    return f"{row['file']}: {row['before']}  ->  {row['after']}"
+
+
+def planned(tree: Path, rows: Sequence[Row]) -> list[dict[str, object]]:
+    """What the plugin needs to know of each; those whose lines are gone are left out."""
+    found: list[dict[str, object]] = []
+    of_file = cache(lambda file: list(mutants_of(tree, file)) if (tree / file).exists() else [])
+    for row in rows:
+        changed = set(row["before"].splitlines())
+        for one in of_file(row["file"]):
+            text = (tree / one.file).read_text(encoding="utf-8")
+            if one.operator == row["operator"] and text.splitlines()[one.line - 1].strip() in changed:
+                new = mutated(text, one)
+                if new is not None and changed_lines(text, new) == (row["before"], row["after"]):
+                    name = name_at_import(text, new)
+                    place = {"file": one.file, "line": one.line, "name": name, "old": text, "new": new}
+                    found.append({"key": key_of(row), **place})
+                    break
+        else:
+            print(f"gone: {key_of(row)}", flush=True)
     return found
 
 
-def survives(mutant: Mutant, tree: Path, tests: Collection[str]) -> bool | None:
-    """Whether all tests pass with the change; None when it changes nothing."""
-    path = tree / mutant.file
-    original = path.read_text(encoding="utf-8")
-    changed = mutated(original, mutant)
-    if changed is None or changed == original:
-        return None
-    path.write_text(changed, encoding="utf-8")
-    try:
-        done = subprocess.run(
-            [*PYTEST, "-x", "-p", "no:xdist", *tests],
-            cwd=tree,
-            check=False,
-            capture_output=True,
-            timeout=PATIENCE,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        path.write_text(original, encoding="utf-8")
-    return done.returncode == 0
+def try_them(tree: Path, plan: dict[str, object], tests: Sequence[str]) -> None:
+    """Start pytest, which imports all tests and tries the mutants; it prints each outcome."""
+    path = Path(str(plan["work"])) / "plan.json"
+    path.write_text(json.dumps(plan), encoding="utf-8")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # which has cosmic-ray's
+    options = ["-q", "-s", "--timeout=0", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.mutation.trying"]
+    subprocess.run(
+        [sys.executable, "-B", "-m", "pytest", *options, "--continue-on-collection-errors", *tests],
+        cwd=tree,
+        check=False,
+        env=environment | {"MUTATION_PLAN": str(path)},
+    )
+
+
+def outcomes(results: Path) -> dict[str, str]:
+    """The latest outcome of each mutant that was tried."""
+    lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
+    return {one["key"]: one["outcome"] for one in map(json.loads, lines)}
+
+
+def report(rows: Sequence[Row], found: dict[str, str]) -> None:
+    """A line for each folder, and each survivor with its reason, if there is one."""
+    reasons = {(one.file, one.before, one.after): one for one in explained()}
+    print(f"left out of the population: {LEFT_OUT}")
+    print("| folder | tried | killed | hung | equivalent | accepted | unexplained | unreached | score |")
+    total: Counter[str] = Counter()
+    for folder in FOLDERS:
+        counts: Counter[str] = Counter()
+        for row in rows:
+            outcome = found.get(key_of(row))
+            if outcome is None or not row["file"].startswith(f"{folder}/"):
+                continue
+            reason = reasons.get((row["file"], row["before"], row["after"]))
+            counts["tried"] += 1
+            alive = outcome in {"survived", "unreached"}
+            counts[reason.kind if alive and reason else outcome] += 1
+            if alive:
+                print(
+                    f"{reason.kind if reason else outcome}: {key_of(row)}" + (f" ({reason.reason})" if reason else "")
+                )
+        total += counts
+        print(_line(folder, counts))
+    print(_line("all", total))
+
+
+def _line(folder: str, counts: Counter[str]) -> str:
+    dead, judged = counts["killed"] + counts["hung"], counts["tried"] - counts["equivalent"]
+    names = ("tried", "killed", "hung", "equivalent", "accepted", "survived", "unreached")
+    score = f"{100 * dead / max(1, judged):.1f} %"
+    return f"| {folder} | {' | '.join(str(counts[one]) for one in names)} | {score} |"
 
 
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="make mutate")
-    parser.add_argument("--sample", type=int, default=200)
+    parser.add_argument("--sample", type=int, default=60, help="mutants of each folder")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=600, help="begin no mutant after that")
+    parser.add_argument("--record-minutes", type=float, default=600, help="record no test file after that")
+    parser.add_argument("--seconds", type=float, default=45, help="of tests for one mutant, as they were recorded")
     parser.add_argument("--within", action="append", help="only files whose path begins so; can be repeated")
-    parser.add_argument("--coverage", type=Path, help="of an earlier run")
+    parser.add_argument("--tests", action="append", help="test files or folders; can be repeated")
+    parser.add_argument("--again", action="store_true", help="try the survivors of an earlier run again")
+    parser.add_argument("--state", type=Path, default=ROOT / ".venv" / "mutation" / "state")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="token-vault-mutants-") as folder:
-        tree = Path(folder)
+    given.within = given.within or list(FOLDERS)
+    for row in explained():
+        if stale(row, ROOT):
+            print(f"gone from the code, remove it from explained.toml: {row.file}: {row.before}")
+    name = f"{given.seed}-{given.sample}" + "".join(f"-{one.replace('/', '.')}" for one in given.within)
+    results = given.state / f"results-{name}.jsonl"
+    with tempfile.TemporaryDirectory(prefix="tvm", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        work = Path(folder)
+        tree = work / "tree"
         copy_of_commit(tree)
-        reach = reach_of(given.coverage or run_with_coverage(tree), tree)
-        within = tuple(given.within or PACKAGES)
-        population = [one for file in sorted(reach) if file.startswith(within) for one in mutants_of(tree, file)]
-        began, killed, alive = time.monotonic(), 0, 0
-        print(f"{len(population):,} mutants in {len(reach)} files; seed {given.seed}", flush=True)
-        for mutant in drawn(population, count=given.sample, seed=given.seed):
-            if time.monotonic() - began > given.minutes * 60:
-                break
-            outcome = survives(mutant, tree, reach[mutant.file].tests_of(mutant.line))
-            if outcome is None:
-                continue
-            killed, alive = killed + (not outcome), alive + outcome
-            if outcome:
-                line = (tree / mutant.file).read_text(encoding="utf-8").splitlines()[mutant.line - 1].strip()
-                print(
-                    f"survives: {mutant.file}:{mutant.line} {mutant.operator} {mutant.occurrence}: {line}", flush=True
-                )
-    tried = killed + alive
-    print(f"{killed} of {tried} killed ({100 * killed / max(1, tried):.0f} %)")
+        print(f"seed {given.seed}, {given.sample} of each folder", flush=True)
+        rows = sample_of(tree, given, given.state / f"sample-{name}.json")
+        known = outcomes(results)
+        todo = [
+            one
+            for one in rows
+            if known.get(key_of(one)) in ({None, "survived", "unreached"} if given.again else {None})
+        ]
+        plan = {
+            "tree": str(tree),
+            "state": str(given.state),
+            "work": str(work),
+            "results": str(results),
+            "minutes": given.minutes,
+            "record_minutes": given.record_minutes,
+            "seconds": given.seconds,
+            "sources": sources(tree),
+            "tests": given.tests or TESTS,
+            "mutants": planned(tree, todo),
+        }
+        try_them(tree, plan, given.tests or TESTS)
+        report(rows, outcomes(results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which mutants there are, and which of them are drawn."""
+"""Which mutants there are, which of them are drawn, and what each changes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ OPERATORS = tuple(
         "ReplaceBreakWithContinue",
         "ReplaceContinueWithBreak",
         "ZeroIterationForLoop",
+        "ExceptionReplacer",
         "ReplaceUnaryOperator_Delete_Not",
         "ReplaceComparisonOperator_Eq_NotEq",
         "ReplaceComparisonOperator_NotEq_Eq",
@@ -39,6 +40,12 @@ OPERATORS = tuple(
         "ReplaceBinaryOperator_BitAnd_BitOr",
     )
 )
+LEFT_OUT = (
+    "texts (no operator changes one), annotations, TYPE_CHECKING blocks, decorators (dataclass flags, sizes of "
+    "caches), arguments of log calls, zip(strict=), and the * that begins keyword-only parameters"
+)
+
+Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -52,19 +59,20 @@ class Mutant:
 
 
 def mutants_of(root: Path, file: str) -> Iterator[Mutant]:
-    """All mutants of one file."""
+    """All mutants of one file, less LEFT_OUT."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.plugins import get_operator
 
     text = (root / file).read_text(encoding="utf-8")
     nodes = list(ast_nodes(get_ast(text)))
-    unreachable = _inert_lines(text)
+    inert = inert_ranges(text)
     for name in OPERATORS:
         operator, occurrence = get_operator(name)(), 0
         for node in nodes:
-            for (line, _), _ in operator.mutation_positions(node):
-                if line not in unreachable:
-                    yield Mutant(file, line, name, occurrence)
+            for start, _ in operator.mutation_positions(node):
+                signature = "BinaryOperator" in name and getattr(node.parent, "type", "") in {"parameters", "param"}
+                if not signature and not any(first <= start < last for first, last in inert):
+                    yield Mutant(file, start[0], name, occurrence)
                 occurrence += 1
 
 
@@ -76,13 +84,40 @@ def mutated(text: str, mutant: Mutant) -> str | None:
     return mutate_code(text, get_operator(mutant.operator)(), mutant.occurrence)
 
 
-def _inert_lines(text: str) -> frozenset[int]:
-    """Lines that run at import only to name a type."""
-    lines: set[int] = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            lines.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    return frozenset(lines)
+def changed_lines(old: str, new: str) -> tuple[str, str]:
+    """What is written in the changed lines before and after, without indentation: the stable name of a mutant."""
+    pairs = [(a.strip(), b.strip()) for a, b in zip(old.splitlines(), new.splitlines(), strict=False) if a != b]
+    return "\n".join(a for a, _ in pairs), "\n".join(b for _, b in pairs)
+
+
+def inert_ranges(text: str) -> list[tuple[Place, Place]]:
+    """From where to where nothing is decided: LEFT_OUT."""
+    return [_range(one) for node in ast.walk(ast.parse(text)) for one in _inert_parts(node)]
+
+
+def _inert_parts(node: ast.AST) -> list[ast.expr | ast.stmt]:
+    parts: list[ast.expr | ast.stmt | None] = []
+    match node:
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            parts = [node]
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            parts = [*node.decorator_list, node.returns, *(one.annotation for one in arguments)]
+        case ast.ClassDef():
+            parts = [*node.decorator_list]
+        case ast.AnnAssign():
+            parts = [node.annotation]
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="log"))):
+            parts = [node]
+        case ast.Call(func=ast.Name(id="zip")):
+            parts = [one.value for one in node.keywords if one.arg == "strict"]
+        case _:
+            pass
+    return [one for one in parts if one is not None]
+
+
+def _range(node: ast.expr | ast.stmt) -> tuple[Place, Place]:
+    return (node.lineno, node.col_offset), (node.end_lineno or node.lineno, node.end_col_offset or node.col_offset)
 
 
 def drawn(all_of_them: Sequence[Mutant], *, count: int, seed: int) -> list[Mutant]:

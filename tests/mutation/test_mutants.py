@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from tests.mutation.mutants import Mutant, _inert_lines, drawn
+from pathlib import Path
+
+from tests.mutation.explained import explained, stale
+from tests.mutation.mutants import Mutant, changed_lines, drawn, inert_ranges
+from tests.mutation.names import name_at_import
+from tests.mutation.reach import Reach, Recorded
+from tests.mutation.swapping import swapped
 
 MANY = [Mutant("a.py", line, "core/AddNot", 0) for line in range(50)]
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_sample_is_drawn_again_by_its_seed() -> None:
@@ -14,4 +21,63 @@ def test_a_sample_is_drawn_again_by_its_seed() -> None:
 
 
 def test_lines_that_only_name_types_are_left_out() -> None:
-    assert _inert_lines("x = 1\nif TYPE_CHECKING:\n    from a import b\ny = 2\n") == {2, 3}
+    assert inert_ranges("x = 1\nif TYPE_CHECKING:\n    from a import b\ny = 2\n") == [((2, 0), (3, 19))]
+
+
+def test_flags_annotations_and_log_calls_are_left_out() -> None:
+    assert inert_ranges("@dataclass(frozen=True)\nclass A:\n    a: Fixed[3] = 4\n") == [
+        ((1, 1), (1, 23)),
+        ((3, 7), (3, 15)),
+    ]
+    assert inert_ranges("log.info('x', extra={'a': 1 + 1})\nother.info(1)\n") == [((1, 0), (1, 33))]
+    assert inert_ranges("zip(a, b, strict=True)\n") == [((1, 17), (1, 21))]
+
+
+def test_a_function_gets_the_code_of_a_mutant_and_a_constant_does_not(tmp_path: Path) -> None:
+    path = str(tmp_path / "sample.py")
+    old = (
+        "LIMIT = 3\ndef small(a):\n    return a < LIMIT\n"
+        "class A:\n    def twice(self, c):\n        return [b * 2 for b in c]\n"
+    )
+    module: dict[str, object] = {}
+    exec(compile(old, path, "exec"), module)
+    small, kind = module["small"], module["A"]
+    assert callable(small) and isinstance(kind, type)
+    assert not swapped(path, old, old.replace("LIMIT = 3", "LIMIT = 4"))
+    assert not small(3)
+    assert swapped(path, old, old.replace("<", "<="))
+    assert small(3)
+    assert swapped(path, old, old.replace("* 2", "* 3"))
+    assert kind().twice([1]) == [3]
+
+
+def test_a_mutant_that_runs_at_import_is_named() -> None:
+    old = "A = 1\nclass B:\n    c: int = 2\n    def d(self, e=3):\n        return 4\n"
+    named = {one: name_at_import(old, old.replace(one, "9")) for one in "1234"}
+    assert named == {"1": "A", "2": "c", "3": "d", "4": ""}
+
+
+def test_tests_of_a_line_are_found_after_it_moved_the_likeliest_first(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("a\nb\n", encoding="utf-8")
+    seconds = {
+        "tests/proxy/test_x.py::one": 0.1,
+        "tests/vault/test_limits.py::two": 5.0,
+        "tests/proxy/test_x.py::bad": -1,
+    }
+    recorded = Recorded(seconds, {"vault/limits.py": {"2": "3"}}, {"vault/limits.py": "old"})
+    reach = Reach([recorded], {"vault/limits.py": "a\nnew\nb\n"}, tmp_path)
+    assert reach.of_line("vault/limits.py", 2) == set()
+    found = reach.of_line("vault/limits.py", 3)
+    assert reach.of_name("b") == found == reach.of_file("vault/limits.py")
+    in_order = ["tests/vault/test_limits.py::two", "tests/proxy/test_x.py::one"]
+    assert reach.in_order("vault/limits.py", found, seconds=60) == in_order
+    assert reach.in_order("vault/limits.py", found, seconds=1) == in_order[:1]
+
+
+def test_each_explained_mutant_is_still_in_the_code() -> None:
+    assert [row.before for row in explained() if stale(row, ROOT)] == []
+    assert all(row.kind in {"equivalent", "accepted"} and row.reason for row in explained())
+
+
+def test_a_mutant_is_named_by_what_its_lines_say() -> None:
+    assert changed_lines("a\n  b = 1\n", "a\n  b = 2\n") == ("b = 1", "b = 2")

@@ -1,0 +1,37 @@
+"""Mutants that no test needs to tell, each with its reason: `explained.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+LIST = Path(__file__).with_name("explained.toml")
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A mutant by what its lines say before and after; the line numbers may move.
+
+    `equivalent`: nobody can tell it from the original, so that it doesn't count. `accepted`: one could, but no promise
+    depends on it; it counts as a survivor.
+    """
+
+    file: str
+    before: str
+    after: str
+    kind: Literal["equivalent", "accepted"]
+    reason: str
+
+
+def explained() -> list[Explained]:
+    """All rows of the list."""
+    return [Explained(**row) for row in tomllib.loads(LIST.read_text(encoding="utf-8")).get("mutant", [])]
+
+
+def stale(row: Explained, root: Path) -> bool:
+    """Whether the lines that it changes are gone."""
+    path = root / row.file
+    present = {line.strip() for line in path.read_text(encoding="utf-8").splitlines()} if path.exists() else set[str]()
+    return not all(line in present for line in row.before.splitlines())

@@ -1,0 +1,108 @@
+"""Which tests run which line, how long each takes, and in which order they meet a mutant."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from pathlib import Path
+
+FIRST = 6  # tests of one file that come before those of the next file
+
+
+@dataclass
+class Recorded:
+    """What the tests of one test file did without a mutant: seconds (-1: it failed), and lines by source file.
+
+    The tests of a line are the bits of a number, in the order of `seconds`. `texts` names the source texts of then.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    lines: dict[str, dict[str, str]] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with gzip.open(path, "wt", encoding="utf-8", compresslevel=3) as file:
+            json.dump([self.seconds, self.lines, self.texts], file)
+
+    @classmethod
+    def read(cls, path: Path) -> Recorded:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return cls(*json.load(file))
+
+
+class Reach:
+    """All that was recorded, for the source files that are asked for."""
+
+    def __init__(self, recorded: Collection[Recorded], sources: Mapping[str, str], texts: Path) -> None:
+        """`sources`: by file, its text now; `texts` holds those of then: lines that moved are found again."""
+        self.seconds = {test: seconds for one in recorded for test, seconds in one.seconds.items()}
+        self._texts = {file: now.splitlines() for file, now in sources.items()}
+        self._tests: dict[str, dict[int, set[str]]] = {file: defaultdict(set) for file in sources}
+        moved: dict[tuple[str, str], Mapping[int, int]] = {}
+        for one in recorded:
+            names = list(one.seconds)
+            for file in one.lines.keys() & sources.keys():
+                text = one.texts[file]
+                if (file, text) not in moved:
+                    moved[file, text] = _moved((texts / text).read_text(encoding="utf-8"), sources[file])
+                for line, mask in one.lines[file].items():
+                    place, bits = moved[file, text].get(int(line)), int(mask, 16)
+                    if place is not None:
+                        self._tests[file][place].update(name for at, name in enumerate(names) if bits >> at & 1)
+
+    def of_line(self, file: str, line: int) -> set[str]:
+        return self._tests.get(file, {}).get(line, set())
+
+    def of_name(self, name: str) -> set[str]:
+        """Tests of the lines in which a name stands."""
+        word = re.compile(rf"\b{re.escape(name)}\b")
+        return {
+            test
+            for file, lines in self._texts.items()
+            for number, text in enumerate(lines, start=1)
+            if word.search(text)
+            for test in self.of_line(file, number)
+        }
+
+    def of_file(self, file: str) -> set[str]:
+        return {test for tests in self._tests.get(file, {}).values() for test in tests}
+
+    def in_order(self, file: str, tests: Collection[str], *, seconds: float) -> list[str]:
+        """The likeliest first (test files named like the source, cheap tests, few of a file), up to so many seconds."""
+        by_file: dict[str, list[str]] = defaultdict(list)
+        for test in sorted(tests, key=lambda one: (self.seconds.get(one, 1), one)):
+            by_file[test.partition("::")[0]].append(test)
+        ranked = sorted(by_file, key=lambda one: (-likeness(file, one), self.seconds.get(by_file[one][0], 1), one))
+        rounds: Sequence[str] = [
+            *(test for one in ranked for test in by_file[one][:FIRST]),
+            *(test for one in ranked for test in by_file[one][FIRST:]),
+        ]
+        chosen: list[str] = []
+        left = seconds
+        for test in rounds:
+            chosen.append(test)
+            left -= self.seconds.get(test, 1)
+            if left <= 0:
+                break
+        return chosen
+
+
+def likeness(source: str, test: str) -> float:
+    """Words that the paths share; a word of the file's name counts twice."""
+    words, theirs = (set(re.findall("[a-z0-9]+", one.removesuffix(".py"))) for one in (source, test))
+    stem = set(re.findall("[a-z0-9]+", Path(source).stem))
+    same = {one for one in words if any(one.rstrip("s") == other.rstrip("s") for other in theirs)}
+    return len(same) + len(same & stem)
+
+
+def _moved(then: str, now: str) -> Mapping[int, int]:
+    if then == now:
+        return {line: line for line in range(1, then.count("\n") + 2)}
+    blocks = SequenceMatcher(None, then.splitlines(), now.splitlines(), autojunk=False).get_matching_blocks()
+    return {a + at + 1: b + at + 1 for a, b, size in blocks for at in range(size)}

