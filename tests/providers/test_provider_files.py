@@ -45,6 +45,14 @@ def test_every_file_says_who_says_where_its_endpoints_are() -> None:
         assert sum(provider.tally.values()) == len(provider.fact_names) >= len(provider.facts)
 
 
+def test_what_two_sources_say_is_said_by_two_projects() -> None:
+    for provider in EVERYTHING:
+        for name, fact in provider.facts.items():
+            read = {provider.sources[source].name.casefold() for source in fact.sources}
+            projects = {"nango" if text.startswith("nango") else text for text in read}
+            assert fact.level != "cited" or len(projects) > 1, f"{provider.name}: {name}"
+
+
 def test_no_name_or_alias_is_used_twice() -> None:
     names = [name for provider in EVERYTHING for name in (provider.name, *provider.aliases)]
     assert len(names) == len(set(names))

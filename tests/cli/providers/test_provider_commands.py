@@ -54,14 +54,14 @@ async def test_all_services_are_listed_with_how_sure_their_files_are(place: Plac
 
 
 async def test_a_service_is_shown_with_who_says_so(place: Place) -> None:
-    shown = await content(place, "providers", "show", "gumroad")
+    shown = await content(place, "providers", "show", "clickup")
     assert isinstance(shown, dict)
     assert shown["facts"]["endpoints"]["status"] == "cited"
     assert any("providers.yaml" in source for source in shown["facts"]["endpoints"]["sources"])
     for fact in shown["facts"].values():
         assert bool(fact["sources"]) == (fact["status"] != "unknown")
         assert all(re.search(r" \(20\d\d-\d\d-\d\d\)$", source) for source in fact["sources"])
-    words = await run(place, "providers", "show", "gumroad")
+    words = await run(place, "providers", "show", "clickup")
     assert "Issues no refresh tokens" in words.stdout and "endpoints: cited NangoHQ/nango" in words.stdout
     assert (await run(place, "providers", "show", "nobody")).exit_code == 1
 
