@@ -47,7 +47,7 @@ _REMOVE: Final = """
     where tenant = :tenant and group_id = :group_id and user_id = :user_id and source = :source
 """
 
-_GONE: Final = "This group doesn't exist any more."
+_GONE: Final = "This group no longer exists."
 
 
 class GroupNameRefused(VaultError):

@@ -135,7 +135,7 @@ class _Registered(OAuthUpstream):
         def read_answer(answer: OutboundResponse) -> TokenOutcome:
             outcome = judge(self._identity, answer, asked)
             if isinstance(outcome, TokenAnswer) and text_at(answer.json_object(), "issued_token_type") != ID_JAG:
-                return Refused("wrong_token_type", "the answer is no identity assertion", ends_grant=False)
+                return Refused("wrong_token_type", "the answer isn't an identity assertion", ends_grant=False)
             return outcome
 
         return await self._ask(written, read_answer)

@@ -88,7 +88,7 @@ async def wish_of(deployment: Deployment, user: User, asking: Asking) -> Request
     """What the person asks for, checked. Raises ChangeRefused."""
     longest = deployment.settings.access_requests.longest_days
     if longest == 0:
-        raise ChangeRefused("requests_off", "This vault takes no access requests.", kind="forbidden")
+        raise ChangeRefused("requests_off", "Access requests are off on this vault.", kind="forbidden")
     reason = " ".join(visible(asking.reason).split())
     if not 1 <= len(reason) <= MOST_REASON:
         said = f"Say in 1 to {MOST_REASON} characters what it is for."
@@ -403,7 +403,7 @@ async def _given_scopes(
     if wish.kind is Kind.GROUP:
         group = await groups.get_group(transaction, wish.group_id)
         if group is None or gives_role(deployment, group.name):
-            raise ChangeRefused("no_such_access", "There is nothing like that to give any more.", kind="conflict")
+            raise ChangeRefused("no_such_access", "This access no longer exists.", kind="conflict")
         return _NOTHING
     if wish.kind is Kind.COMPANY:
         trusted = deployment.settings.enterprise.get(wish.target)
@@ -416,7 +416,7 @@ async def _given_scopes(
         said = "Allow some of the permissions that were asked for, and no others."
         raise ChangeRefused("request_scopes", said, field="scopes")
     if await sharing.usable(transaction, wish.target, user_id=wish.user_id, now=now) is None:
-        raise ChangeRefused("no_such_access", "There is nothing like that to give any more.", kind="conflict")
+        raise ChangeRefused("no_such_access", "This access no longer exists.", kind="conflict")
     return scopes
 
 

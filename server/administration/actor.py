@@ -68,7 +68,7 @@ class Actor:
                     None if current is None else await roles.with_groups(self.deployment, current, reader=transaction)
                 )
                 if now_is is None or not now_is.role.administers:
-                    raise ChangeRefused("not_admin", "You aren't an admin of this vault any more.", kind="forbidden")
+                    raise ChangeRefused("not_admin", "You're no longer an admin of this vault.", kind="forbidden")
             yield transaction
 
     def event(

@@ -94,7 +94,7 @@ class ServiceWish:
 
 @dataclass(frozen=True, slots=True)
 class OwnApisWish:
-    """An agent that acts for nobody: the only scopes that it can get at its `resources`; none named: all of theirs."""
+    """An agent that acts for itself: the only scopes that it can get at its `resources`; none named: all of theirs."""
 
     scopes: frozenset[str] = frozenset()
 
@@ -231,7 +231,7 @@ def _check_combination(wanted: NewAgent) -> None:
 def _check_acts_for_nobody(wanted: NewAgent, *, exchanges: bool) -> None:
     is_for_people = bool(wanted.redirect_uris) or exchanges or wanted.by_device or wanted.asking is not None
     if is_for_people or wanted.release is not None or wanted.origins:
-        raise _refuse("client_credentials", "an agent that acts for nobody has no sign-in, exchange, or accounts")
+        raise _refuse("client_credentials", "an agent that acts for itself has no sign-in, exchange, or accounts")
     if not wanted.resources:
         raise _refuse("resources", "name your own APIs that the agent can call")
     for scope in wanted.by_itself.scopes if wanted.by_itself is not None else ():
@@ -241,7 +241,7 @@ def _check_acts_for_nobody(wanted: NewAgent, *, exchanges: bool) -> None:
 def _check_own_apis(deployment: Deployment, resources: tuple[str, ...]) -> None:
     for resource in resources:
         if not client_tokens.is_own_api(deployment, resource):
-            problem = f"{resource}: an agent that acts for nobody can't call the vault, or an API that people permit"
+            problem = f"{resource}: an agent that acts for itself can't call the vault, or an API that people permit"
             raise _refuse("resources", problem)
 
 

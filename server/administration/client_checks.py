@@ -1,4 +1,4 @@
-"""Checks of agents that act for nobody: whether their APIs and scopes are there."""
+"""Checks of agents that act for themselves: whether their APIs and scopes are there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def check_client_tokens(deployment: Deployment) -> list[Finding]:
     agents = [one for one in registered if client_tokens.acts_for_nobody(one)]
     known = {one.resource: one for one in await apis.list_apis(deployment.database)}
     found = [finding for one in agents for finding in _check_agent(deployment, one, known)]
-    return found or ([ok(CHECK, f"{len(agents)} agents act for nobody, at APIs that are registered")] if agents else [])
+    return found or ([ok(CHECK, f"{len(agents)} agents act for themselves, at registered APIs")] if agents else [])
 
 
 def _check_agent(deployment: Deployment, client: Client, known: dict[str, Api]) -> Iterator[Finding]:

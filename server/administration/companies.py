@@ -47,7 +47,7 @@ async def resume(actor: Actor, permission: CompanyPermission) -> CompanyPermissi
     async with actor.change() as transaction:
         held = await company_permissions.hold(transaction, **which, company=permission.company, now=now)
         if (held.ended_at, held.ended_reason) != (permission.ended_at, permission.ended_reason):
-            raise ChangeRefused("changed", "Somebody changed this meanwhile: look at it again.", kind="conflict")
+            raise ChangeRefused("changed", "Somebody changed this in the meantime. Check it again.", kind="conflict")
         left = replace(held, ended_at=None, ended_reason=None, cut_off_at=None)
         if held.ended_reason == ENDED_BY_ADMIN and held.cut_off_at is not None:
             left = replace(held, ended_at=held.cut_off_at, ended_reason=CUT_OFF)

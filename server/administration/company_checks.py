@@ -89,16 +89,16 @@ async def _check_rules(deployment: Deployment, name: str, trusted: EnterpriseSet
 def _unknown_names(deployment: Deployment, rule: AllowedAgents) -> Iterator[tuple[str, str]]:
     """What the vault doesn't know of a rule, and what to correct."""
     for scope in sorted(set(rule.scopes) - SCOPES):
-        yield f"{scope} is no scope of this vault", f"use {', '.join(sorted(SCOPES))} in scopes"
+        yield f"{scope} isn't a scope of this vault", f"use {', '.join(sorted(SCOPES))} in scopes"
     providers = [one.name for one in deployment.catalog.all_providers()]
     for provider in rule.accounts:
         if deployment.catalog.get(provider) is None:
             near = did_you_mean(provider, providers)
-            yield f"{provider} is no provider here.{near}", "token-vault providers list has the names"
+            yield f"{provider} isn't a provider here.{near}", "token-vault providers list has the names"
     tools = [one.name for one in deployment.tools]
     for tool in rule.tools:
         if tool not in tools:
-            yield f"{tool} is no tool here.{did_you_mean(tool, tools)}", "token-vault tools list has the names"
+            yield f"{tool} isn't a tool here.{did_you_mean(tool, tools)}", "token-vault tools list has the names"
 
 
 async def _is_known(deployment: Deployment, agent: str) -> bool:

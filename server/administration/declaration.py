@@ -71,7 +71,7 @@ class DeclaredAsking(_DeclaredPart):
 
 
 class DeclaredByItself(_DeclaredPart):
-    """An agent that acts for nobody, at its `resources`. `scopes`: the only ones that it can get."""
+    """An agent that acts for itself, at its `resources`. `scopes`: the only ones that it can get."""
 
     scopes: list[str] = Field(default=[], max_length=200)
 

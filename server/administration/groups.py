@@ -80,7 +80,7 @@ async def delete(actor: Actor, group: Group, *, is_kept_if_filled: bool = False)
             transaction, group.id, source=LOCAL, besides=MEMBERSHIP
         ):
             raise ChangeRefused(
-                "group_refused", f"groups: a sign-in put somebody into {group.name} meanwhile", kind="conflict"
+                "group_refused", f"groups: a sign-in put somebody into {group.name} in the meantime", kind="conflict"
             )
         for one in await groups.members(transaction, group.id, now=now):
             event = actor.event("user.groups_changed", user_id=one.user_id, joined=[], left=[group.name])

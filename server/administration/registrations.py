@@ -216,7 +216,7 @@ async def _take_effect(deployment: Deployment, *, had_secret: bool) -> None:
 def _out_of_date() -> ChangeRefused:
     return ChangeRefused(
         "registration_changed",
-        "Somebody changed this registration meanwhile: read it again.",
+        "Somebody changed this registration in the meantime. Read it again.",
         kind="changed_meanwhile",
     )
 

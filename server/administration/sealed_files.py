@@ -26,7 +26,7 @@ def _recipient(text: str) -> _Recipient:
     try:
         return kind.from_str(text.strip())
     except pyrage.RecipientError as error:
-        raise SealRefused(f"{text[:80]} is no age recipient: give the public key that age-keygen -y prints") from error
+        raise SealRefused(f"{text[:80]} isn't an age recipient: use what age-keygen -y prints") from error
 
 
 def open_sealed(content: bytes, *, identity: Path) -> bytes:

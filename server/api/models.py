@@ -68,7 +68,7 @@ class PersonChange(Strict):
     admin: bool | None = None
     role: RoleName | None = Field(default=None, description="An auditor reads and changes nothing")
     disabled: bool | None = Field(
-        default=None, description="True ends all their sessions and agents; false also lets stopped agents go on"
+        default=None, description="True ends all their sessions and agents; false also lets stopped agents continue"
     )
 
 
@@ -116,7 +116,7 @@ class AskingRecord(Answered):
 
 
 class OwnApisRecord(Answered):
-    """What an agent that acts for nobody can get at its `resources`."""
+    """What an agent that acts for itself can get at its `resources`."""
 
     scopes: list[str] = Field(description="The only scopes; empty: all of these APIs")
 
@@ -159,7 +159,7 @@ class AskingRegistration(Strict):
     """How an agent asks people in the background (CIBA)."""
 
     notify: str = Field(
-        default="", max_length=2048, description="The https address at which it is told of answers. Default: it polls"
+        default="", max_length=2048, description="The https URL to notify of answers. Default: it polls"
     )
     push: bool = Field(default=False, description="Send it the tokens themselves there")
     details_types: list[str] = Field(
@@ -179,7 +179,7 @@ class ServiceAccountRegistration(Strict):
 
 
 class OwnApisRegistration(Strict):
-    """An agent that acts for nobody, at its `resources` only."""
+    """An agent that acts for itself, at its `resources` only."""
 
     scopes: list[str] = Field(default=[], max_length=200, description="The only scopes that it can get. Default: all")
 

@@ -15,8 +15,8 @@ class EndpointRecord(Answered):
     id: str
     url: str
     events: list[str]
-    gone: bool = Field(description="It answered 410, so it gets nothing any more")
-    disabled: bool = Field(description="An admin wants it to get nothing")
+    gone: bool = Field(description="It answered 410, so it no longer gets anything")
+    disabled: bool = Field(description="An admin disabled it")
     failure: str = Field(description="Why the last event wasn't accepted; empty after one that was")
     created_at: Instant
     sent_at: Instant | None

@@ -131,7 +131,7 @@ async def _api(deployment: Deployment, question: WireQuestion) -> Found:
     for one in await apis.list_apis(database):
         if await apis.is_linked(database, one.resource, client_id=client.id):
             return None
-    sentence = f"{client.name} is no API's client, so every access token that it presents is for another audience."
+    sentence = f"{client.name} isn't linked to an API, so every access token that it presents is for another audience."
     return sentence, f"token-vault apis add URL --client {client.id}"
 
 

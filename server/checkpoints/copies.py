@@ -213,7 +213,7 @@ class BucketCopies:
         found = await self._ask(lambda s3: s3.get_object_lock_configuration(Bucket=self._bucket))
         rule = found.get("ObjectLockConfiguration")
         if not isinstance(rule, dict) or rule.get("ObjectLockEnabled") != "Enabled":  # pyright: ignore[reportUnknownMemberType] -- boto3's
-            raise DestinationFailed(f"bucket {self._bucket} has no object lock: make one that has")
+            raise DestinationFailed(f"bucket {self._bucket} has no object lock: create one that has it")
         return f"has object lock; checkpoints stay {self._settings.bucket_days} days ({self._settings.bucket_lock})"
 
     async def keep(self, issued: SignedCheckpoint) -> None:
@@ -281,7 +281,7 @@ class BucketCopies:
         folder = self._folder(origin)
         note = await self._get(folder + file_name(size, NOTE))
         if note is None:
-            raise DestinationFailed(f"bucket {self._bucket} has no checkpoint of {size} events any more")
+            raise DestinationFailed(f"bucket {self._bucket} no longer has the checkpoint of {size} events")
         return note.decode(errors="replace"), await self._get(folder + file_name(size, STAMP))
 
     async def _get(self, key: str) -> bytes | None:

@@ -44,7 +44,7 @@ def _check_names(deployment: Deployment) -> list[Finding]:
     return [
         problem(
             CHECK,
-            f"the connection {name} stands for {provider}, which is no provider here",
+            f"the connection {name} means {provider}, which isn't a provider here",
             fix=f"correct auth0.connections.{name}; token-vault providers list has the names",
         )
         for name, provider in unknown.items()

@@ -64,11 +64,11 @@ def _check_settings(deployment: Deployment, name: str, transmitter: TransmitterS
         fix = f"set {setting}.identity_issuer to the issuer of the sign-in, or run token-vault users link"
         found.append(note(CHECK, sentence, fix=fix))
     elif transmitter.people_of not in signs_in and "stop_agents" in _rules(transmitter):
-        sentence = f"only an admin can let people go on whom {name} stopped: nobody signs in through its issuer"
+        sentence = f"only an admin can resume agents that {name} stopped: nobody signs in through its issuer"
         found.append(note(CHECK, sentence, fix="set up that sign-in: token-vault openid setup"))
     if transmitter.provider is not None and deployment.catalog.get(transmitter.provider) is None:
         near = f"correct {setting}.provider; token-vault providers list has the names"
-        found.append(problem(CHECK, f"{transmitter.provider} is no provider here", fix=near))
+        found.append(problem(CHECK, f"{transmitter.provider} isn't a provider here", fix=near))
     if transmitter.poll_url is None and not transmitter.audiences and deployment.settings.is_loopback:
         sentence = f"{name} can't push to {deployment.url(f'/signals/{name}')}: only this machine reaches that address"
         found.append(note(CHECK, sentence, fix=f"set server.public_url, or {setting}.poll_url"))

@@ -1,4 +1,4 @@
-"""Tokens of agents that act for nobody, for the operator's own APIs only (RFC 6749 §4.4).
+"""Tokens of agents that act for themselves, for the operator's own APIs only (RFC 6749 §4.4).
 
 MCP OAuth Client Credentials extension (2026-07-28). An operator lets single agents in. No grant is behind such a token:
 without a person it reaches no account, and none of our own endpoints takes it. Its `sub` is the client (RFC 9068 §2.2).
@@ -43,7 +43,7 @@ async def issue_token(deployment: Deployment, asked: TokenRequest) -> TokenGrant
     resource = _chosen_resource(asked)
     offered = await reachable_scopes(deployment, deployment.database, asked.client, resource=resource)
     if offered is None:
-        raise OAuthError("invalid_target", "agents that act for nobody get tokens only for APIs that they are bound to")
+        raise OAuthError("invalid_target", "agents that act for themselves get tokens only for their own APIs")
     scopes = offered if asked.scopes is None else offered & asked.scopes
     if asked.scopes and not scopes:
         raise OAuthError("invalid_scope", "this agent can't get any of the requested scopes")

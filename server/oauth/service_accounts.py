@@ -23,7 +23,7 @@ def is_service_account(client: Client) -> bool:
 
 
 async def issue_token(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
-    """The client credentials grant, also of agents that act for nobody. Raises OAuthError."""
+    """The client credentials grant, also of agents that act for themselves. Raises OAuthError."""
     if client_tokens.acts_for_nobody(asked.client):
         return await client_tokens.issue_token(deployment, asked)
     resource = admin_resource(deployment.public_url)

@@ -26,7 +26,7 @@ from vault.records import Grant, Principal, format_scope, parse_scope
 TYPE: Final = "at+jwt"
 MAX_LIFETIME: Final = 86400
 MAX_ACTORS: Final = 4  # of a chain, by any issuer
-NO_GRANT: Final = ""  # `gid` of a token that acts for nobody (`client_tokens`): no grant is found for it anywhere
+NO_GRANT: Final = ""  # `gid` of an agent's token for itself (`client_tokens`): no grant is found for it anywhere
 _STRONG: Final = "mfa"  # RFC 8176 §2
 _REMEMBERED: Final = 4096  # verdicts per process
 _CLOCK_SKEW: Final = 30

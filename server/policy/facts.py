@@ -205,7 +205,7 @@ def _decimal(value: float, name: str) -> str:
         found = Decimal(str(value))
         exact = found.quantize(_DECIMALS)
     except InvalidOperation:
-        raise Unjudged(f"the argument {name} is no number that can be compared") from None
+        raise Unjudged(f"the argument {name} isn't a number that can be compared") from None
     if exact != found or abs(exact) > _LARGEST:
         raise Unjudged(f"the argument {name} has more digits than can be compared")
     return str(exact)
@@ -220,4 +220,4 @@ def as_json(value: object) -> str:
     try:
         return to_json(value).decode()
     except PydanticSerializationError:
-        raise Unjudged("it has text that is no Unicode") from None
+        raise Unjudged("it has text that isn't Unicode") from None

@@ -106,7 +106,7 @@ class Replay:
     ) -> ReplayedUse:
         action = self._action(event)
         if action is None:
-            return ReplayedUse(event, str(event.details.get("purpose", "")), None, "the tool is not there any more")
+            return ReplayedUse(event, str(event.details.get("purpose", "")), None, "the tool no longer exists")
         facts, unknown = self._facts(event, action)
         policy = self.policies.get(facts.provider)
         decider = Decider(self.rules, action, facts.provider, facts.agent.id, facts.scopes, policy)

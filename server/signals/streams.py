@@ -136,7 +136,7 @@ class StreamClient:
         if not is_object(content):
             raise StreamRefused("its answer isn't a stream")
         if not is_same_issuer(content.get("iss"), self.transmitter.issuer):
-            raise StreamRefused("its answer names another issuer, so nothing of it counts")
+            raise StreamRefused("its answer names another issuer, so it isn't used")
         delivery = content.get("delivery")
         if not is_object(delivery):
             raise StreamRefused("its answer doesn't say how it delivers")

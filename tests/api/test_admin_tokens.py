@@ -109,7 +109,7 @@ async def test_a_person_who_is_no_admin_cannot_allow_it(room: AdminRoom) -> None
     wish = room.room.authorize_path(client, scope="admin:read", resource=room.resource)
     refused = await browser.open(wish)
     assert refused.status_code == 403
-    assert "doesn't administer this vault" in html.unescape(refused.text)
+    assert "isn't an administrator of this vault" in html.unescape(refused.text)
     await people.set_admin(room.operator, erin, is_admin=True)
     asked = await browser.open(wish)
     assert "see people, agents, providers" in asked.text

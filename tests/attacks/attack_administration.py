@@ -223,7 +223,7 @@ async def test_a_link_ends_what_the_old_password_opened(target: Target) -> None:
     assert (await person.http.get("/agents")).status_code == 303
     assert (await target.mcp(agent, "tools/list")).status_code == 401
     assert (
-        "signed in with a link" in (await fresh.open("/activity")).text.lower()
+        "signed in with an administrator" in (await fresh.open("/activity")).text.lower()
         or "link" in (await fresh.open("/activity")).text
     )
 

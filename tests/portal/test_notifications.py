@@ -287,7 +287,7 @@ async def test_a_private_address_gets_nothing_and_ntfy_gets_its_own_form(place: 
     assert "can&#39;t be used" in await add(person, "webhook", "https://10.0.0.1/hook")
     assert "can&#39;t be used" in await add(person, "webhook", "ftp://example.com/hook")
     assert "isn&#39;t the URL of an ntfy topic" in await add(person, "ntfy", f"{place.receiver.url}/a/b")
-    assert "isn&#39;t a mail address" in await add(person, "email", "alice@example.com\r\nBcc: x@example.com")
+    assert "isn&#39;t an email address" in await add(person, "email", "alice@example.com\r\nBcc: x@example.com")
     assert "Added." in await add(person, "slack", f"{place.receiver.url}/services/T0/B0/token")
     page = (await person.open("/notifications")).text
     assert "services/T0" not in page  # the rest of a URL may be a password

@@ -133,12 +133,12 @@ async def test_the_admin_api_does_the_same_for_whoever_may_see_everybodys_access
 async def test_pages_say_whose_agents_a_signal_stopped_and_how_they_go_on(place: SignalRoom) -> None:
     person, alice = await place.linked(), await place.room.signed_in("alice")
     path = f"/administration/people/{person.user.id}"
-    assert "Let agents go on" not in (await alice.open(path)).text
+    assert "Let agents continue" not in (await alice.open(path)).text
     assert (await place.event(f"{RISC}account-disabled", place.subject(person))).status_code == 202
     await place.sign_in_again(person)
     home = (await person.browser.open("/")).text
     assert "Your agents have been stopped since" in home
-    assert '/sign-in/openid/company">Sign in there to let them go on' in home
+    assert '/sign-in/openid/company">Sign in there to let them continue' in home
     page = await alice.open(path)
     assert "Agents stopped" in page.text
     assert place.openid.url in page.text

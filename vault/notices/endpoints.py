@@ -78,7 +78,7 @@ class EventEndpoint:
 
     @property
     def is_disabled(self) -> bool:
-        """An admin wants it to get nothing."""
+        """An admin disabled it."""
         return self.failure == channels.DISABLED
 
     def signing_secrets(self, now: int) -> tuple[str, ...]:

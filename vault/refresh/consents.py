@@ -202,7 +202,7 @@ async def _store(
         raise TransitionRefused("This user was deleted, so nothing was connected.")
     if consent.renewed_by is not None and not await _vouches(transaction, consent):
         raise ConnectionRequired(
-            "The sign-in at the identity provider ended meanwhile, so nothing was connected.",
+            "The sign-in at the identity provider has ended, so nothing was connected.",
             provider=consent.provider,
             reason="missing",
             scopes=consent.scopes,

@@ -304,7 +304,7 @@ class DeclaredAsking(TypedDict):
 
 
 class DeclaredByItself(TypedDict):
-    """An agent that acts for nobody, at its `resources`. `scopes`: the only ones that it can get."""
+    """An agent that acts for itself, at its `resources`. `scopes`: the only ones that it can get."""
 
     scopes: NotRequired[list[str]]
 
@@ -629,13 +629,13 @@ class OutstandingRecord(TypedDict):
 
 
 class OwnApisRecord(TypedDict):
-    """What an agent that acts for nobody can get at its `resources`."""
+    """What an agent that acts for itself can get at its `resources`."""
 
     scopes: list[str]
 
 
 class OwnApisRegistration(TypedDict):
-    """An agent that acts for nobody, at its `resources` only."""
+    """An agent that acts for itself, at its `resources` only."""
 
     scopes: NotRequired[list[str]]
 

@@ -267,7 +267,7 @@ export interface DeclaredAsking {
   user_code?: boolean;
 }
 
-/** An agent that acts for nobody, at its `resources`. `scopes`: the only ones that it can get. */
+/** An agent that acts for itself, at its `resources`. `scopes`: the only ones that it can get. */
 export interface DeclaredByItself {
   scopes?: Array<string>;
 }
@@ -552,12 +552,12 @@ export interface OutstandingRecord {
   pages: Record<string, string>;
 }
 
-/** What an agent that acts for nobody can get at its `resources`. */
+/** What an agent that acts for itself can get at its `resources`. */
 export interface OwnApisRecord {
   scopes: Array<string>;
 }
 
-/** An agent that acts for nobody, at its `resources` only. */
+/** An agent that acts for itself, at its `resources` only. */
 export interface OwnApisRegistration {
   scopes?: Array<string>;
 }

@@ -101,7 +101,7 @@ def _objects(file: Path, content: object, members: tuple[str, ...]) -> list[Mapp
         raise unreadable(file, "it holds no JSON object")
     found = [one for one in content if is_object(one)]
     if len(found) != len(content):
-        raise unreadable(file, "it holds values that are no JSON objects")
+        raise unreadable(file, "it holds values that aren't JSON objects")
     return found
 
 

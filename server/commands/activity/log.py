@@ -92,4 +92,4 @@ def rotate_key(setup: Setup) -> None:
             return str(await rotate_log_key(deployment.database, log, now=deployment.now()))
 
     made = setup.run(work())
-    setup.show_one({"key": made}, sentence=f"{made}\nGive it to whoever checks proofs, and to the witness.")
+    setup.show_one({"key": made}, sentence=f"{made}\nGive it to the witness and to anyone who checks proofs.")

@@ -84,7 +84,7 @@ def end_token(setup: Setup, name: Name) -> None:
             await provisioning.end_token(Actor(deployment, None, "command_line"), name)
 
     setup.run(end())
-    setup.show_one({"name": name}, sentence=f"The directory {name} can't change anything any more.")
+    setup.show_one({"name": name}, sentence=f"The directory {name} can no longer change anything.")
 
 
 @command(app, "adopt")

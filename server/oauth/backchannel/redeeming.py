@@ -65,7 +65,7 @@ async def check_may_issue(deployment: Deployment, approval: Approval, client: Cl
     await known_resource(deployment, requests.wish_of(approval).resource, client=client)
     user = await users.get_user(deployment.database, approval.user_id)
     if user is None or not user.has_agents:
-        raise OAuthError("invalid_grant", "the person can't sign in any more", detail="user gone")
+        raise OAuthError("invalid_grant", "the person can no longer sign in", detail="user gone")
 
 
 async def issue(

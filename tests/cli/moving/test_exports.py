@@ -92,7 +92,7 @@ async def test_an_export_can_be_of_one_provider_and_never_replaces_a_file(
     none = await place.typed(*wanted, "google")
     assert "there is no account to export" in none.output
     bad = await place.typed("export", file, "--to", "age1nothing", "--yes")
-    assert "is no age recipient" in bad.output
+    assert "isn't an age recipient" in bad.output
     assert not file.exists()
     assert (await place.typed(*wanted, "slack")).exit_code == 0
     before = file.read_bytes()

@@ -300,7 +300,7 @@ async def test_lifting_an_admins_end_leaves_the_persons_cut_off(company: Company
     shown = await permission()
     left = await companies.resume(actor, shown)
     assert left == await permission()
-    with pytest.raises(ChangeRefused, match="changed this meanwhile"):  # a second admin, who saw the admin's end
+    with pytest.raises(ChangeRefused, match="changed this in the meantime"):  # a second admin, who saw the admin's end
         await companies.resume(actor, shown)
     assert left == await permission()
     assert left.ended_reason == CUT_OFF

@@ -167,9 +167,9 @@ async def test_another_wish_isnt_lost_behind_an_open_one(office: Office) -> None
     second, is_new = await access_requests.ask(deployment, office.bob, office.asking(scopes=READ | WRITE))
     assert is_new
     page = await manager.open(f"{PAGE}/{second.id}")
-    assert "A yes replaces what is allowed until" in page.text
+    assert "Approval replaces what is allowed until" in page.text
     await access_requests.end(operator, first.id)
-    assert "A yes replaces" not in (await manager.open(f"{PAGE}/{second.id}")).text
+    assert "Approval replaces" not in (await manager.open(f"{PAGE}/{second.id}")).text
 
 
 async def test_a_person_asks_only_so_often(office: Office) -> None:

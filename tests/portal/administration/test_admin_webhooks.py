@@ -76,7 +76,7 @@ async def test_an_endpoint_is_added_tried_out_and_removed(place: Place) -> None:
     (known,) = await webhooks.list_all(place.admin.room.deployment)
     assert known.secret in rotated.text
     assert known.secret != endpoint.secret
-    assert "signs as well until" in rotated.text
+    assert "The old secret also signs until" in rotated.text
     assert known.secret not in (await place.alice.open("/administration/activity")).text
     gone = await place.alice.submit(rotated, form=f"{path}/remove")
     assert gone.url.path == WEBHOOKS

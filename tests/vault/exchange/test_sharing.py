@@ -204,14 +204,14 @@ async def test_nothing_is_given_to_a_group_that_was_deleted_meanwhile(room: Room
     async with room.database.transaction() as transaction:
         await sharing.end_of_group(transaction, room.vault.keys, group, by="alice", now=room.now)
         await groups.delete_group(transaction, group.id)
-    with pytest.raises(TransitionRefused, match="exist any more"):
+    with pytest.raises(TransitionRefused, match="no longer exists"):
         await give(room, own, group)
     assert await room.exchange()
     for change in (
         lambda at: groups.change_group(at, group, name="X", external_id=None, is_provisioned=False, now=room.now),
         lambda at: sharing.end_of_group(at, room.vault.keys, group, by="alice", now=room.now),
     ):
-        with pytest.raises(TransitionRefused, match="exist any more"):
+        with pytest.raises(TransitionRefused, match="no longer exists"):
             async with room.database.transaction() as transaction:
                 await change(transaction)
     assert (await give(room, own, await make_group(room))).user_id != group.id
