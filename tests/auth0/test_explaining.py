@@ -164,7 +164,7 @@ async def test_the_doctor_looks_at_this_wire_where_it_is_on(room: Room, plain: R
         update={"enabled": True})})  # fmt: skip
     found = check_auth0(replace(room.deployment, settings=settings))
     assert [one.sentence for one in found if one.verdict.value == "problem"] == [
-        "the connection our-slack stands for slak, which is no provider here"
+        "the connection our-slack means slak, which isn't a provider here"
     ]
     secure = settings.model_copy(
         update={"auth0": room.deployment.settings.auth0, "server": settings.server.model_copy(
