@@ -149,7 +149,7 @@ async def list_connections(reader: Reader, user_id: str, *, include_ended: bool 
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
+class GrantedScopes:
     """Live connections of a provider with the same scopes: their number, and one of them."""
 
     provider: str
@@ -162,10 +162,10 @@ class Granted:
 SEEN_AT_PROVIDER: Final = 1001  # connections that are counted for a page
 
 
-async def count_granted(reader: Reader) -> tuple[Granted, ...]:
+async def count_granted(reader: Reader) -> tuple[GrantedScopes, ...]:
     """Count what all live connections hold. Reads all of them, so it is for a command only."""
     return tuple(
-        Granted(
+        GrantedScopes(
             text(row, "provider"), parse_scope(text(row, "scopes")), integer(row, "n"), text(row, "user_id"),
             text(row, "label"),
         )

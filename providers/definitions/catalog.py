@@ -20,9 +20,9 @@ from providers.definitions.discovery import Endpoints, generic_provider
 from providers.definitions.enterprise import IdJag
 from providers.definitions.inputs import InputRefused, input_values, names_in, with_inputs
 from providers.definitions.model import ProbeFacts, Provider, Registration
-from providers.definitions.opening import opening_problem, with_unruled_calls
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.definitions.unruled import UnruledCalls
+from providers.definitions.unruled_rules import unruled_problem, with_unruled_calls
 from providers.definitions.validation import address_problems, problems_of
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.json_values import at, is_array, is_object, parse_object
@@ -361,7 +361,7 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
         changed = _in_testing(changed)
     if settings.client_id is not None and settings.client_secret is None and settings.is_loopback:
         changed = changed.as_public_client()
-    if settings.unruled_calls != "refuse" and (problem := opening_problem(changed, settings.unruled_calls)):
+    if settings.unruled_calls != "refuse" and (problem := unruled_problem(changed, settings.unruled_calls)):
         raise ProviderFileRefused(f"providers.{provider.name}.unruled_calls: {problem}")
     changed = with_unruled_calls(changed, settings.unruled_calls)
     registration = Registration(

@@ -27,14 +27,14 @@ RETRY_IN_OUTAGE: Final = 30  # seconds between two fetches meanwhile
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _FetchedMetadata:
     content: Mapping[str, object]
     at: int
     tried_at: int  # later than `at` in an outage
 
 
 # By issuer; only callers with `max_age` read it.
-_said: WeakKeyDictionary[Outbound, dict[str, _Said]] = WeakKeyDictionary()
+_fetched: WeakKeyDictionary[Outbound, dict[str, _FetchedMetadata]] = WeakKeyDictionary()
 
 
 class NoMetadata(Exception):
@@ -91,7 +91,7 @@ async def fetch_metadata(
     At most `max_age` seconds old at `now`, or `KEPT_IN_OUTAGE` while the issuer publishes none; 0 fetches again.
     `policy` None: the addresses that `outbound` allows.
     """
-    known = _said.setdefault(outbound, {})
+    known = _fetched.setdefault(outbound, {})
     said = known.get(issuer) if max_age else None
     is_kept = said is not None and 0 <= now - said.at < KEPT_IN_OUTAGE
     if said is not None and is_kept:
@@ -111,7 +111,7 @@ async def fetch_metadata(
         known.pop(issuer, None)
         while len(known) >= _REMEMBERED:
             del known[next(iter(known))]
-        known[issuer] = _Said(content, now, now)
+        known[issuer] = _FetchedMetadata(content, now, now)
     return content
 
 

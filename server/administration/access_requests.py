@@ -62,7 +62,7 @@ class AccessAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class DescribedRequest:
     """A request with the names of what it is about."""
 
     request: AccessRequest
@@ -468,7 +468,7 @@ def _words(words: str) -> str:
 # What it is about
 
 
-async def describe(deployment: Deployment, request: AccessRequest, *, reader: Reader | None = None) -> Described:
+async def describe(deployment: Deployment, request: AccessRequest, *, reader: Reader | None = None) -> DescribedRequest:
     """The request with the names of what it is about, as far as they still exist."""
     database, wish = reader or deployment.database, request.wish
     group = await groups.get_group(database, wish.group_id) if wish.group_id else None
@@ -476,7 +476,7 @@ async def describe(deployment: Deployment, request: AccessRequest, *, reader: Re
     if wish.kind is Kind.ACCOUNT:
         account = await connections.get_connection(database, wish.target, user_id=wish.group_id)
     decided = await users.get_user(database, request.decided_by) if request.decided_by else None
-    return Described(
+    return DescribedRequest(
         request,
         await users.get_user(database, wish.user_id),
         await clients.get_client(database, wish.client_id) if wish.client_id else None,

@@ -52,7 +52,7 @@ class OutstandingRecord(Answered):
     pages: dict[str, str] = Field(description="Where the person ends it, by the kind of account")
 
 
-class Outstanding(Answered):
+class OutstandingRevocations(Answered):
     """Outstanding revocations."""
 
     items: list[OutstandingRecord]
@@ -65,10 +65,10 @@ class RetriedRecord(Answered):
 
 
 @operation("GET", "/revocations", scope="admin:access")
-async def list_outstanding(call: AdminCall) -> Outstanding:
+async def list_outstanding(call: AdminCall) -> OutstandingRevocations:
     """List ended grants that aren't known to be over at their providers, at most 200 of each sort."""
     found = await receipts.list_open(call.deployment, limit=200)
-    return Outstanding(items=[_outstanding_record(one) for one in found])
+    return OutstandingRevocations(items=[_outstanding_record(one) for one in found])
 
 
 @operation("GET", "/receipts", scope="admin:access")

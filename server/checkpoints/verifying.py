@@ -27,7 +27,7 @@ from vault.audit.tree import Tree
 
 
 @dataclass(frozen=True, slots=True)
-class Confirmed:
+class ConfirmedCheckpoint:
     """A checkpoint that the activity fits. `stamped_at` is the authority's time, in seconds."""
 
     where: str
@@ -42,14 +42,14 @@ class Comparison:
     `unstamped` are sentences.
     """
 
-    confirmed: list[Confirmed] = field(default_factory=list[Confirmed])
-    before_restore: list[Confirmed] = field(default_factory=list[Confirmed])
+    confirmed: list[ConfirmedCheckpoint] = field(default_factory=list[ConfirmedCheckpoint])
+    before_restore: list[ConfirmedCheckpoint] = field(default_factory=list[ConfirmedCheckpoint])
     problems: list[str] = field(default_factory=list[str])
     unstamped: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptCheckpoint:
     """A checkpoint as it was found."""
 
     where: str
@@ -82,7 +82,7 @@ async def compare(
     if max(signed) > tree.size and not is_over:
         tree = await grow()
     for path in files:
-        kept = Kept(str(path), path.read_text(encoding="utf-8", errors="replace"), _stamp_beside(path))
+        kept = KeptCheckpoint(str(path), path.read_text(encoding="utf-8", errors="replace"), _stamp_beside(path))
         await _confirm(found, kept, tree, logs, authority=to.authority)
     for copies in to.copies:
         try:
@@ -121,7 +121,7 @@ async def _ask_witness(
         raise ChainBroken(tree.base + 1, why) from error
     else:
         if events:
-            found.confirmed.append(Confirmed(witness.name, tree.base + events, None))
+            found.confirmed.append(ConfirmedCheckpoint(witness.name, tree.base + events, None))
 
 
 async def _ask(
@@ -170,9 +170,9 @@ async def _compare_copies(
     if not sizes:
         return
 
-    async def load(size: int) -> Kept:
+    async def load(size: int) -> KeptCheckpoint:
         text, stamp = await copies.load(log.origin, size)
-        return Kept(copies.name, text, stamp, size)
+        return KeptCheckpoint(copies.name, text, stamp, size)
 
     try:
         await _confirm(found, await load(sizes[-1]), tree, logs, authority=authority)
@@ -204,7 +204,7 @@ async def _compare_copies(
 
 
 async def _confirm(
-    found: Comparison, kept: Kept, tree: Tree, logs: Sequence[Log], *, authority: TimeStampAuthority | None
+    found: Comparison, kept: KeptCheckpoint, tree: Tree, logs: Sequence[Log], *, authority: TimeStampAuthority | None
 ) -> None:
     try:
         note = Note.parse(kept.text)
@@ -220,7 +220,7 @@ async def _confirm(
             stamped_at = authority.stamped_at(kept.text.encode(), kept.stamp)
         except DestinationFailed as error:
             found.problems.append(f"{kept.where}: {error}")
-    confirmed = Confirmed(kept.where, tree.base + signed.size, stamped_at)
+    confirmed = ConfirmedCheckpoint(kept.where, tree.base + signed.size, stamped_at)
     if authority is not None and kept.stamp is None:
         found.unstamped.append(f"The checkpoint of {confirmed.events} events in {kept.where} has no time stamp.")
     at = logs.index(log)
@@ -234,7 +234,7 @@ async def _confirm(
     found.confirmed.append(confirmed)
 
 
-def _check_name(signed: TreeHead, kept: Kept) -> TreeHead:
+def _check_name(signed: TreeHead, kept: KeptCheckpoint) -> TreeHead:
     if kept.size not in {None, signed.size}:
         raise NoteRefused(f"its name says {kept.size} events, and it vouches for {signed.size}")
     return signed

@@ -93,7 +93,7 @@ async def place_data(
 
 def say_move(deployment: Deployment) -> None:
     """Tell the operator, once, that the public URL changed and what to update."""
-    from server.lifecycle.moved import notice_move
+    from server.lifecycle.address_change import notice_move
 
     moved = notice_move(deployment)
     if moved is not None:

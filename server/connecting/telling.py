@@ -29,7 +29,7 @@ Linked = ConnectionRequired | DelegationRequired
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class AgentRefusal:
     """A refusal as an agent may see it, and what each interface needs of it.
 
     `text` says what happened and the next step; `description` is the short form for OAuth answers. `members` is the
@@ -66,10 +66,10 @@ class Told:
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
-def plain(refusal: VaultError) -> Told:
+def plain(refusal: VaultError) -> AgentRefusal:
     """What to say about a refusal that no link helps with."""
     wording = errors.wording_of(refusal)
-    return Told(
+    return AgentRefusal(
         refusal,
         wording,
         text=errors.words_of(refusal),
@@ -100,7 +100,7 @@ async def tell(
     tool: str,
     account: str | None = None,
     offered: ConnectLink | None = None,
-) -> Told:
+) -> AgentRefusal:
     """What to tell an agent about a refusal by `vault.exchange`, with a new link for its person or the one `offered`.
 
     `tool` is what the person is told the account is for; `account` is what the request named. Only agents that may use

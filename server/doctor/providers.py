@@ -186,7 +186,7 @@ def _scopes(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
 
 async def _check_granted_scopes(deployment: Deployment) -> list[Finding]:
     """Connections that hold less than connecting asks for: the app may lack a scope, or the person left one out."""
-    lacking: dict[tuple[str, str], list[connections.Granted]] = {}
+    lacking: dict[tuple[str, str], list[connections.GrantedScopes]] = {}
     for one in await connections.count_granted(deployment.database):
         provider = deployment.catalog.get(one.provider)
         if provider is None:
@@ -197,7 +197,9 @@ async def _check_granted_scopes(deployment: Deployment) -> list[Finding]:
     return [await _lacks(deployment, *which, found) for which, found in lacking.items()]
 
 
-async def _lacks(deployment: Deployment, provider: str, missing: str, found: Sequence[connections.Granted]) -> Finding:
+async def _lacks(
+    deployment: Deployment, provider: str, missing: str, found: Sequence[connections.GrantedScopes]
+) -> Finding:
     first, others = found[0], sum(one.count for one in found) - 1
     owner = await users.get_user(deployment.database, first.user_id)
     who = f"{first.label} of {first.user_id if owner is None else owner.name}"

@@ -23,7 +23,7 @@ from providers.api.rules import authority
 from providers.tools.spec import Progress, ToolSpec
 from server.connecting import approvals
 from server.connecting.links import ConnectLink, has_unused_link
-from server.connecting.telling import Told, plain, tell
+from server.connecting.telling import AgentRefusal, plain, tell
 from server.deployment import Deployment
 from server.errors import STORAGE_RETRY, PagesElsewhere
 from server.mcp import access_asking, elicitation
@@ -76,11 +76,11 @@ class _Outcome:
 
 
 @dataclass(slots=True)
-class _Running:
+class _RunningCall:
     """A call on its way; what its end is recorded with, however it ends."""
 
     started: float
-    held: _Held | None = None
+    held: _CallToken | None = None
     items: int | None = None  # results, where the tool answered with a list
 
     @property
@@ -125,7 +125,7 @@ async def call(
     if spec is None:
         raise MCPError(code=INVALID_PARAMS, message="Unknown tool: call tools/list to see the available tools")
     request, spec = _resolve(deployment, request, spec)
-    running = _Running(time.monotonic())
+    running = _RunningCall(time.monotonic())
     with span("execute_tool", parent=request.trace, tool=spec.name, transport=request.transport) as shown:
         try:
             async with asyncio.timeout(DEADLINE):
@@ -162,7 +162,7 @@ def _failure(request: ToolRequest, spec: ToolSpec, error: Exception) -> _Outcome
             return _Outcome(failure(text), "failed", "internal_error")
 
 
-def _refusal(request: ToolRequest, spec: ToolSpec, told: Told) -> _Outcome:
+def _refusal(request: ToolRequest, spec: ToolSpec, told: AgentRefusal) -> _Outcome:
     """A vault refusal over MCP, in the form that the table gives it."""
     refused, form = told.refusal, told.wording.form
     if form == "account" and isinstance(refused, AccountRequired):
@@ -187,7 +187,7 @@ def _unknown_outcome(spec: ToolSpec) -> str:
 
 
 async def _answer(
-    deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress, running: _Running
+    deployment: Deployment, request: ToolRequest, spec: ToolSpec, progress: Progress, running: _RunningCall
 ) -> _Outcome:
     """Exchange and call; again if the person is just now doing what the link from this retry asked for."""
     started = running.started
@@ -218,7 +218,7 @@ async def _answer(
     while True:
         try:
             token = await exchange(wanted, vault=deployment.vault, now=deployment.now())
-            running.held = held = _Held(deployment, wanted, token)
+            running.held = held = _CallToken(deployment, wanted, token)
             # Only now, so that an agent without permission does not use up the budget of those with it.
             spent = deployment.budgets.spend(wanted.principal.user_id, wanted.provider, now=time.monotonic())
             _check_budget(spent)
@@ -284,7 +284,7 @@ def _account(arguments: BaseModel) -> str | None:
     return value if isinstance(value, str) else None
 
 
-class _Held:
+class _CallToken:
     """The token of one call; a token that the provider rejects is renewed, for the refused request."""
 
     def __init__(self, deployment: Deployment, wanted: ExchangeRequest, token: UpstreamToken) -> None:
@@ -435,7 +435,13 @@ def _count(deployment: Deployment, request: ToolRequest, *, now: float) -> None:
 
 
 def _record(
-    deployment: Deployment, request: ToolRequest, spec: ToolSpec, running: _Running, *, outcome: str, code: str | None
+    deployment: Deployment,
+    request: ToolRequest,
+    spec: ToolSpec,
+    running: _RunningCall,
+    *,
+    outcome: str,
+    code: str | None,
 ) -> None:
     milliseconds = round((time.monotonic() - running.started) * 1000)
     details: dict[str, object] = {"tool": spec.name, "transport": request.transport, "milliseconds": milliseconds}

@@ -13,7 +13,7 @@ from server.oauth import tokens
 from server.settings import Settings
 from vault.keys.key_ring import KeyRing
 from vault.records import Principal
-from vault.refresh.minting import Minted
+from vault.refresh.minting import MintedToken
 
 LONGEST: Final = 300  # seconds: an API that checks only the signature notices the end of a permission this late
 
@@ -25,7 +25,7 @@ class OwnApis:
     settings: Settings
     keys: KeyRing
 
-    def __call__(self, principal: Principal, *, audience: str, scopes: frozenset[str], now: int) -> Minted:
+    def __call__(self, principal: Principal, *, audience: str, scopes: frozenset[str], now: int) -> MintedToken:
         ends = now + min(LONGEST, self.settings.tokens.access_lifetime)
         if principal.expires_at is not None:
             ends = min(ends, principal.expires_at)
@@ -39,4 +39,4 @@ class OwnApis:
             actors=principal.actors,
             parent=principal.token_id,
         )
-        return Minted(tokens.sign(self.keys, facts, now=now, expires_at=ends), expires_at=ends)
+        return MintedToken(tokens.sign(self.keys, facts, now=now, expires_at=ends), expires_at=ends)

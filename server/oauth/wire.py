@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from server.connecting.telling import Told, plain
+from server.connecting.telling import AgentRefusal, plain
 from server.deployment import Deployment
 from server.http import cors
 from server.http.answers import JSON, WholeAnswer, json_answer
@@ -52,7 +52,7 @@ def as_oauth_error(refusal: VaultError) -> OAuthError:
     return told_error(plain(refusal))
 
 
-def told_error(told: Told) -> OAuthError:
+def told_error(told: AgentRefusal) -> OAuthError:
     """The same, with what an agent is told about it."""
     return OAuthError(told.answer, told.description, detail=told.detail, headers=told.headers, members=told.members)
 

@@ -177,7 +177,7 @@ def test_every_error_of_a_guide_is_one_that_is_known(provider: str) -> None:
 
 def test_the_line_of_the_proxy_guide_about_a_move_is_the_one_that_is_said() -> None:
     (example,) = _blocks("operate/tls-proxy.md", "text")
-    source = (DOCS.parent / "server" / "lifecycle" / "moved.py").read_text(encoding="utf-8")
+    source = (DOCS.parent / "server" / "lifecycle" / "address_change.py").read_text(encoding="utf-8")
     assert "The public URL changed from {before} to {now}. Update the redirect URL at" in source
     assert re.fullmatch(
         r"The public URL changed from \S+ to (\S+)\. "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from providers.definitions import opening
+from providers.definitions import unruled_rules
 from providers.definitions.catalog import SHELF, read_provider
 from providers.tools.builtin import builtin_tools
 from providers.tools.sets import builtin_sets
@@ -170,7 +170,7 @@ def test_titles_and_sentences_of_tools_and_titles_of_scopes_are_translated() -> 
     everything |= {
         one.title for one in builtin_sets(tools, titles={}) if one.name not in {tool.provider for tool in tools}
     }
-    everything |= {opening._READ_SCOPE.title, opening._CALL_SCOPE.title}  # pyright: ignore[reportPrivateUsage]
+    everything |= {unruled_rules._READ_SCOPE.title, unruled_rules._CALL_SCOPE.title}  # pyright: ignore[reportPrivateUsage]
     assert sorted(one for one in everything - {""} if one not in german()) == [], "add these to sentences.de.toml"
 
 

@@ -136,7 +136,7 @@ _SHOWN = ("first_height", "height", "first_sequence", "sequence", "first_at", "l
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned:
+class PrunedEvents:
     """Events that were deleted under a retention of this many days; the last deletion was at `at`."""
 
     first: int
@@ -160,7 +160,7 @@ class Report:
     first: int
     last: int
     trusted: int
-    pruned: tuple[Pruned, ...]
+    pruned: tuple[PrunedEvents, ...]
     keyed_from: int | None
     unkeyed: tuple[tuple[int, int], ...]
     unkeyed_count: int
@@ -418,7 +418,7 @@ async def _prove(
     if key is not None and start is None and await is_keyed(database):
         raise ChainBroken(1, "the record of when the vault's key came into use was removed")
     end = await load_end(database)
-    pruned: list[Pruned] = []
+    pruned: list[PrunedEvents] = []
     if key is None:
         walk = Walk(database, key=None, start=None, link=await _after_pruned(database))
     else:
@@ -446,7 +446,7 @@ async def _prove(
 
 
 async def _along_checkpoints(
-    database: Database, walk: Walk, *, key: bytes, end: End, pruned: list[Pruned], limit: int | None
+    database: Database, walk: Walk, *, key: bytes, end: End, pruned: list[PrunedEvents], limit: int | None
 ) -> int | None:
     """Walk the checkpoints up to the last one before the head, or to the limit; returns the rest of the limit.
 
@@ -473,9 +473,9 @@ async def _along_checkpoints(
     return limit
 
 
-def _join(pruned: list[Pruned], checkpoint: Checkpoint, *, at: int) -> None:
+def _join(pruned: list[PrunedEvents], checkpoint: Checkpoint, *, at: int) -> None:
     """Merge neighbors that were deleted under the same rule."""
-    one = Pruned(
+    one = PrunedEvents(
         checkpoint.first_sequence,
         checkpoint.link.sequence,
         checkpoint.first_at,

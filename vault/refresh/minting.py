@@ -13,7 +13,7 @@ from vault.records import Principal
 
 
 @dataclass(frozen=True, slots=True)
-class Minted:
+class MintedToken:
     """A token, and when it ends."""
 
     value: str = field(repr=False)
@@ -23,4 +23,4 @@ class Minted:
 class Mint(Protocol):
     """Makes a token for the principal's person and agent."""
 
-    def __call__(self, principal: Principal, *, audience: str, scopes: frozenset[str], now: int) -> Minted: ...
+    def __call__(self, principal: Principal, *, audience: str, scopes: frozenset[str], now: int) -> MintedToken: ...

@@ -93,24 +93,26 @@ async def _announce_page(database: Database, rows: Sequence[Row], *, now: int) -
 
 
 @dataclass(frozen=True, slots=True)
-class Resting:
+class RestingConnection:
     """A connection that its provider ends within two weeks unless it is refreshed."""
 
     connection_id: str
     generation: int
 
 
-async def list_resting(database: Database, provider: str) -> tuple[Resting, ...]:
+async def list_resting(database: Database, provider: str) -> tuple[RestingConnection, ...]:
     """Connections of a provider that agents may use and that end soon because they are unused, nearest end first.
 
     At most twice a batch: the next sweep goes on, because what was refreshed ends later.
     """
-    now, found = database.now(), list[Resting]()
+    now, found = database.now(), list[RestingConnection]()
     page: dict[str, Value] = {"from": now + 1, "after": "", "limit": BATCH}
     which = {"active": ConnectionState.ACTIVE.value, "now": now, "soon": now + 2 * EXPIRING, "provider": provider}
     while len(found) < BATCH and (rows := await database.fetch(_RESTING, {"tenant": TENANT, **which, **page})):
         found += [
-            Resting(text(row, "id"), integer(row, "access_generation")) for row in rows if integer(row, "is_wanted")
+            RestingConnection(text(row, "id"), integer(row, "access_generation"))
+            for row in rows
+            if integer(row, "is_wanted")
         ]
         page |= {"from": integer(rows[-1], "idle_expires_at"), "after": text(rows[-1], "id")}
     return tuple(found)

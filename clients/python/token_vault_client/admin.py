@@ -610,12 +610,6 @@ class NewPerson(TypedDict):
     admin: NotRequired[bool]
 
 
-class Outstanding(TypedDict):
-    """Outstanding revocations."""
-
-    items: list[OutstandingRecord]
-
-
 class OutstandingRecord(TypedDict):
     """An ended grant that isn't known to be over at its provider."""
 
@@ -626,6 +620,12 @@ class OutstandingRecord(TypedDict):
     reason: str
     next_at: str | None
     pages: dict[str, str]
+
+
+class OutstandingRevocations(TypedDict):
+    """Outstanding revocations."""
+
+    items: list[OutstandingRecord]
 
 
 class OwnApisRecord(TypedDict):
@@ -1207,7 +1207,7 @@ class AdminClient(AdminBase):
         """Let a person no longer answer access requests about a group."""
         self._call("DELETE", f"/admin/v1/groups/{quote(group_id, safe='')}/managers/{quote(person_id, safe='')}")
 
-    def list_outstanding(self) -> Outstanding:
+    def list_outstanding(self) -> OutstandingRevocations:
         """List ended grants that aren't known to be over at their providers, at most 200 of each sort."""
         return self._call("GET", "/admin/v1/revocations")
 

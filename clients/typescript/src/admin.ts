@@ -536,11 +536,6 @@ export interface NewPerson {
   admin?: boolean;
 }
 
-/** Outstanding revocations. */
-export interface Outstanding {
-  items: Array<OutstandingRecord>;
-}
-
 /** An ended grant that isn't known to be over at its provider. */
 export interface OutstandingRecord {
   connection_id: string;
@@ -550,6 +545,11 @@ export interface OutstandingRecord {
   reason: string;
   next_at: string | null;
   pages: Record<string, string>;
+}
+
+/** Outstanding revocations. */
+export interface OutstandingRevocations {
+  items: Array<OutstandingRecord>;
 }
 
 /** What an agent that acts for itself can get at its `resources`. */
@@ -1106,8 +1106,8 @@ export class AdminClient extends AdminBase {
   }
 
   /** List ended grants that aren't known to be over at their providers, at most 200 of each sort. */
-  async listOutstanding(): Promise<Outstanding> {
-    return this.call("GET", `/admin/v1/revocations`) as Promise<Outstanding>;
+  async listOutstanding(): Promise<OutstandingRevocations> {
+    return this.call("GET", `/admin/v1/revocations`) as Promise<OutstandingRevocations>;
   }
 
   /** List receipts of ended grants, the newest first. */

@@ -19,7 +19,7 @@ _FIELD_LIMIT: Final = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Search:
     """What the address asks for. `problem`: why nothing is found; `choices`: agents that it may mean."""
 
     feed: Feed
@@ -30,13 +30,13 @@ class _Asked:
     choices: tuple[Client, ...] = ()
 
 
-async def _read(visit: AdminVisit) -> _Asked:
+async def _read(visit: AdminVisit) -> _Search:
     deployment, named = visit.deployment, visit.query("person").strip()[:_FIELD_LIMIT]
     wish, account = read_wish(visit.query), visit.query("account").strip()[:_FIELD_LIMIT]
     wish = Wish(
         {"person": named, **wish.fields, "account": account}, replace(wish.filter, connection_id="", account=account)
     )
-    asked = _Asked(Feed(deployment, PAGE, None, names_people=True), wish)
+    asked = _Search(Feed(deployment, PAGE, None, names_people=True), wish)
     if named:
         reader = deployment.database
         person = await users.find_user(reader, named) or await users.get_user(reader, named)
@@ -47,7 +47,7 @@ async def _read(visit: AdminVisit) -> _Asked:
     return await _with_agent(visit, asked)
 
 
-async def _with_agent(visit: AdminVisit, asked: _Asked) -> _Asked:
+async def _with_agent(visit: AdminVisit, asked: _Search) -> _Search:
     """The agent that is named, by its id or by a name that only one has."""
     named = asked.wish.fields["agent"].strip()
     if not named:

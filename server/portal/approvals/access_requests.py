@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from server.administration import access_requests
-from server.administration.access_requests import DAY, MOST_REASON, AccessAnswer, Asking, Described
+from server.administration.access_requests import DAY, MOST_REASON, AccessAnswer, Asking, DescribedRequest
 from server.administration.actor import Actor, ChangeRefused
 from server.errors import status_of
 from server.http import pages
@@ -328,7 +328,7 @@ async def row(visit: OwnVisit, request: AccessRequest) -> dict[str, object]:
     }
 
 
-def _title(visit: OwnVisit, known: Described) -> str:
+def _title(visit: OwnVisit, known: DescribedRequest) -> str:
     wish = known.request.wish
     agent = wish.client_id if known.client is None else known.client.name or known.client.id
     if wish.kind is Kind.GROUP:

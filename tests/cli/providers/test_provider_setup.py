@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from providers.simulator.running import running_simulator
 from server.app import open_deployment
-from server.lifecycle.moved import notice_move
+from server.lifecycle.address_change import notice_move
 from server.settings import load_settings
 from server.setup.provider_consoles import id_problem, secret_problem, service_of
 from server.setup.settings_file import ConfigFileRefused, with_values

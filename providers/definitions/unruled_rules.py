@@ -22,7 +22,7 @@ _READ_SCOPE: Final = Scope(title="Any read (checked: host and method only)", rea
 _CALL_SCOPE: Final = Scope(title="Any call (checked: host only)", covers=frozenset({ANY_READ}))
 
 
-def opening_problem(provider: Provider, calls: UnruledCalls) -> str | None:
+def unruled_problem(provider: Provider, calls: UnruledCalls) -> str | None:
     """Why this provider can't be opened like that; None if it can."""
     if provider.audience is not None:
         return "its tokens carry exactly the scopes of a call; write rules into its file"
