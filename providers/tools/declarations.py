@@ -22,8 +22,10 @@ from providers.tools.spec import Effect
 BUILT_IN: Final = Path(__file__).parent.parent / "toolset"
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=60)]
 Path_ = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_@$-]+(\.[A-Za-z0-9_@$-]+)*$", max_length=120)]
-# Of an argument: also a parameter of a query that may be repeated, such as `statuses[]`.
-SentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_@$-]+(\.[A-Za-z0-9_@$-]+)*(\[\])?$", max_length=120)]
+# Of an argument: also a parameter of a query that may be repeated, such as `statuses[]`, or `page[size]`.
+SentName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_@$-]+(\.[A-Za-z0-9_@$-]+)*(\[[A-Za-z0-9_-]*\])?$", max_length=120)
+]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000, strip_whitespace=True)]
 Scalar = str | int | bool
 
@@ -98,7 +100,7 @@ class Result(_Part):
     """
 
     items: Path_ | None = None
-    fields: Mapping[Name, Output] = Field(min_length=1)
+    fields: Mapping[Name, Output] = Field(default_factory=dict[str, Output])  # a write may return none
     needs: Path_ | None = None  # must be present, else the answer says that nothing was done (GraphQL)
     omits_empty: bool = False
     expect: Mapping[Path_, Scalar] = Field(default_factory=dict[str, Scalar])
@@ -154,6 +156,8 @@ class Tool(_Part):
         for name, argument in self.arguments.items():
             if argument.place == "path" and name not in self.request.placeholders:
                 raise ValueError(f"the path has no place for {name}")
+        if not self.result.fields and (self.effect == "read" or self.result.items is not None):
+            raise ValueError("a tool that reads returns something: name result.fields")
         if (self.result.next is not None) != ("cursor" in self.arguments):
             raise ValueError("paging needs both result.next and an argument `cursor`")
         known = set(self.result.fields)

@@ -104,8 +104,8 @@ def _check(declared: Tool, provider: Provider, source: Path) -> None:
             f"call {declared.request.method} {declared.request.path}: add a [[rules]] entry to the "
             "provider's file"
         )
-    query = _query_names(declared)
-    payload = Payload(query, _all_of_body(declared))
+    query = query_names(declared)
+    payload = Payload(query, whole_body(declared))
     strange = [unknown(provider, rule, payload) for rule in rules if not rule.scopes.isdisjoint(held)]
     if provider.audience is None and all(strange):
         names = ", ".join(sorted(min(strange, key=len)))
@@ -128,13 +128,13 @@ def _place(declared: Tool, name: str, argument: Argument) -> str:
     return "body" if declared.request.method in _WITH_BODY else "query"
 
 
-def _query_names(declared: Tool) -> frozenset[str]:
+def query_names(declared: Tool) -> frozenset[str]:
     arguments = declared.arguments.items()
     named = {one.name or name for name, one in arguments if _place(declared, name, one) == "query"}
     return frozenset(declared.request.query) | named
 
 
-def _all_of_body(declared: Tool) -> Mapping[str, object]:
+def whole_body(declared: Tool) -> Mapping[str, object]:
     """A body with every member that a call can have."""
     body: dict[str, object] = {}
     for name, value in declared.request.body.items():

@@ -18,7 +18,8 @@ EVERYTHING: Final = "everything"
 READ_ONLY: Final = "read-only"
 EVERYDAY: Final = "everyday"
 # To find, read and write in each service, the next thing that a person asks for. What deletes, and what lists the
-# furniture of a service, is left out; so are comments where an issue can be read and written.
+# furniture of a service, is left out; so are comments where an issue can be read and written. Services that are not
+# named here have few tools: those that delete nothing.
 _EVERYDAY: Final = (
     *("slack_post", "slack_reply", "slack_direct_message", "slack_history", "slack_thread", "slack_search"),
     *("calendar_list", "calendar_create", "calendar_update", "calendar_free"),
@@ -43,9 +44,11 @@ def builtin_sets(specs: Sequence[ToolSpec], *, titles: Mapping[str, str]) -> tup
     """The sets that are always there, and one for each service with tools. `titles`: provider to its name on pages."""
     names = [spec.name for spec in specs]
     services = dict.fromkeys(spec.provider for spec in specs if spec.provider is not None)
+    chosen = {spec.provider for spec in specs if spec.name in _EVERYDAY}
+    others = {spec.name for spec in specs if spec.provider not in {*chosen, None} and spec.effect != "delete"}
     return (
         ToolSet(EVERYTHING, "All tools", frozenset(names)),
-        ToolSet(EVERYDAY, "Everyday tools", frozenset(_EVERYDAY) & frozenset(names)),
+        ToolSet(EVERYDAY, "Everyday tools", frozenset(_EVERYDAY) & frozenset(names) | others),
         ToolSet(READ_ONLY, "Tools that only read", frozenset(spec.name for spec in specs if spec.read_only)),
         *(
             ToolSet(service, titles.get(service, service), frozenset(s.name for s in specs if s.provider == service))

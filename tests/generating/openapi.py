@@ -19,195 +19,93 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from pathlib import Path
 from typing import Final
 
-import yaml
+from tests.generating.openapi_contracts import keep_contract
+from tests.generating.openapi_document import Document, template_of
+from tests.generating.openapi_services import FILES, SERVICES, Service
 
-FILES: Final = Path(__file__).parents[2] / "providers" / "services"
 ANSWERS: Final = Path(__file__).parents[1] / "data" / "published_answers.json"
-_METHODS: Final = ("get", "post", "put", "patch", "delete")
 _QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$\[\]-]*")
+MEMBER: Final = re.compile(r"[A-Za-z0-9_$@][A-Za-z0-9_.$@-]*")
+_SECRET: Final = re.compile(
+    r"secret|passw|credential|private_?key|api_?key|host_key|signing|(access|refresh|auth|deploy|bot|user|protection)_?token|^token$",
+    re.IGNORECASE,
+)
+
+_NO_SECRET: Final = frozenset({"accessPasswordRequired", "storeCredentials", "public_api_key"})
 
 
-@dataclass(frozen=True)
-class Service:
-    """Where a service's document is, and how it names the scopes of an operation.
-
-    `security`: the scheme whose list has them. `said`: the pattern of a description that says it. `alternatives`: any
-    one of several is enough; otherwise all are needed.
-    """
-
-    repository: str
-    base: str = ""  # of the document's paths, which the API's address in the provider file ends with
-    security: str = ""
-    said: str = ""
-    alternatives: bool = False
-    tags: frozenset[str] = frozenset()
-    closed: str = r"(?!)"  # paths of these tags that are left out
-    widens: frozenset[str] = frozenset()
-    ignored: frozenset[str] = frozenset()  # scopes that the service no longer gives, or that stand for everything
-
-
-SERVICES: Final[Mapping[str, Service]] = {
-    "asana": Service(
-        "github.com/Asana/openapi",
-        said=r"<b>Required scope: </b>((?:<code>[a-z_]+:[a-z]+</code>[ ,and]*)+)",
-        tags=frozenset(
-            {"Attachments", "Projects", "Sections", "Stories", "Tags", "Tasks", "Teams", "Users", "Workspaces"}
-        ),
-        widens=frozenset({"opt_fields", "opt_expand"}),
-    ),
-    "digitalocean": Service(
-        "github.com/digitalocean/openapi",
-        base="/v2",
-        security="bearer_auth",
-        tags=frozenset(
-            {
-                *("Account", "Actions", "Block Storage", "Block Storage Actions", "CDN Endpoints", "Domain Records"),
-                *("Domains", "Droplets", "Droplet Actions", "Firewalls", "Image Actions", "Images", "Load Balancers"),
-                *("Project Resources", "Projects", "Regions", "Reserved IPs", "Sizes", "Snapshots", "SSH Keys", "Tags"),
-                *("VPCs", "Uptime"),
-            }
-        ),
-        closed=r".*/(account_transfer|destroy_with_associated_resources)\b.*",  # leaves the account; needs a header
-        ignored=frozenset({"api:read", "api:write"}),
-    ),
-    "figma": Service(
-        "github.com/figma/rest-api-spec",
-        security="OAuth2",
-        alternatives=True,
-        ignored=frozenset({"files:read"}),
-        tags=frozenset(
-            {"Files", "Comments", "Comment Reactions", "Users", "Projects", "Components", "Component Sets", "Styles"}
-        ),
-    ),
-    "pagerduty": Service(
-        "github.com/PagerDuty/api-schema",
-        said=r"Scoped OAuth requires: ((?:`[a-z_:.]+`[ ,and]*)+)",
-        tags=frozenset(
-            {
-                *("Escalation Policies", "Incidents", "Log Entries", "Maintenance Windows", "On-Calls", "Priorities"),
-                *("Services", "Teams", "Users"),  # not schedules: they answer with addresses of private feeds
-            }
-        ),
-        closed=r".*/(integrations|sessions|oauth_delegations|rules|custom_fields|license|regenerate_private_url_key)\b.*",
-        widens=frozenset({"include[]", "include", "additional_fields[]"}),
-    ),
-}
-
-
-class Document:
-    """An OpenAPI document whose parts may be in further files beside it."""
-
-    def __init__(self, path: Path) -> None:
-        self._read: dict[Path, Mapping[str, object]] = {}
-        self.path = path.resolve()
-        self.content = self._file(self.path)
-
-    def _file(self, path: Path) -> Mapping[str, object]:
-        if path not in self._read:
-            text = path.read_text(encoding="utf-8")
-            self._read[path] = json.loads(text) if path.suffix == ".json" else yaml.load(text, yaml.CSafeLoader)
-        return self._read[path]
-
-    def follow(self, value: Mapping[str, object], where: Path) -> tuple[Mapping[str, object], Path]:
-        """What a reference leads to, and the file that has it; the value itself where it is none."""
-        while "$ref" in value:
-            name, _, inner = str(value["$ref"]).partition("#")
-            where = (where.parent / name).resolve() if name else where
-            value = self._file(where)
-            for step in inner.split("/")[1:]:
-                value = value[step.replace("~1", "/").replace("~0", "~")]
-        return value, where
-
-    def operations(self) -> Iterator[tuple[str, str, Mapping[str, object], Sequence[object], Path]]:
-        """Method, path, operation, its parameters, and the file that it is in."""
-        for path, item in self.content["paths"].items():
-            item, where = self.follow(item, self.path)
-            for method in _METHODS:
-                if method in item:
-                    operation, place = self.follow(item[method], where)
-                    told = [self.follow(one, where)[0] for one in item.get("parameters", [])]
-                    told += [self.follow(one, place)[0] for one in operation.get("parameters", [])]
-                    yield method.upper(), path, operation, told, place
-
-    def members(self, schema: Mapping[str, object], where: Path) -> Iterator[str]:
-        """The names of an object's members, whichever of several shapes it has."""
-        schema, where = self.follow(schema, where)
-        yield from self.follow(schema.get("properties", {}), where)[0]
-        for several in ("oneOf", "anyOf", "allOf"):
-            for one in schema.get(several, []):
-                yield from self.members(one, where)
-
-    def example(self, schema: Mapping[str, object], where: Path, *, depth: int = 6) -> object:
-        """A value that fits the schema, of the examples in it where there are any."""
-        schema, where = self.follow(schema, where)
-        if "example" in schema:
-            return schema["example"]
-        if "allOf" in schema or "properties" in schema:
-            parts = [*schema.get("allOf", []), *([schema] if "properties" in schema else [])]
-            made: dict[str, object] = {}
-            for part in parts:
-                part, place = self.follow(part, where) if part is not schema else (part, where)
-                if "allOf" in part and part is not schema:
-                    made |= self.example(part, place, depth=depth)
-                    continue
-                properties, place = self.follow(part.get("properties", {}), place)
-                if depth > 0:
-                    made |= {name: self.example(one, place, depth=depth - 1) for name, one in properties.items()}
-            return made
-        for several in ("oneOf", "anyOf"):
-            if several in schema:
-                return self.example(schema[several][0], where, depth=depth)
-        match schema.get("type"):
-            case "array":
-                return [self.example(schema["items"], where, depth=depth - 1)] if depth > 0 else []
-            case "integer" | "number":
-                return 1
-            case "boolean":
-                return True
-            case "object":
-                return {}
-            case _:
-                return schema["enum"][0] if "enum" in schema else "text"
-
-
-def scopes_of(service: Service, operation: Mapping[str, object]) -> tuple[str, ...]:
-    """The scopes that the document names for the operation, in its order."""
+def scopes_of(service: Service, operation: Mapping[str, object], call: str = "") -> tuple[str, ...]:
+    """The scopes that the document, or the table of the service, names for the operation, in its order."""
+    for pattern, scopes in service.given:
+        if re.fullmatch(pattern, call):
+            return tuple(scopes.split())
     if service.said:
         found = re.search(service.said, str(operation.get("description", "")))
         return () if found is None else tuple(re.findall(r"[a-z_]+[:.][a-z_.:]*[a-z]", found[1]))
-    listed = [one[service.security] for one in operation.get("security", []) if service.security in one]
-    return tuple(dict.fromkeys(scope for one in listed for scope in one if scope not in service.ignored))
+    if service.listed:
+        return tuple(operation.get(service.listed, ()))
+    listed = [one[service.security] for one in operation.get("security") or [] if service.security in one]
+    found = tuple(dict.fromkeys(scope for one in listed for scope in one if scope not in service.ignored))
+    if listed and not found and call.startswith("GET "):
+        return tuple(service.unscoped.split())
+    return found
 
 
 def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
     """The rules, in the order of the document."""
     service = SERVICES[name]
     for method, path, operation, told, where in document.operations():
-        scopes = scopes_of(service, operation)
-        template = re.sub(r"[{][^}]*[}]", "{}", path).removeprefix(service.base)
-        if not scopes or service.tags.isdisjoint(operation.get("tags", [])) or re.fullmatch(service.closed, template):
+        template = template_of(path).removeprefix(service.base)
+        scopes = scopes_of(service, operation, f"{method} {template}")
+        if service.known is not None:
+            scopes = tuple(one for one in scopes if one in service.known or not service.alternatives)
+        if not scopes or not service.has(template, operation.get("tags", [])):
             continue
-        content, place = document.follow(operation.get("requestBody", {}), where)
-        kinds = content.get("content", {})
-        query = {one["name"] for one in told if one["in"] == "query" and _QUERY_NAME.fullmatch(one["name"])}
-        body = {
-            member for kind, one in kinds.items() if "json" in kind for member in document.members(one["schema"], place)
-        }
-        rule: dict[str, object] = {"api": "main", "method": method, "path": template.rstrip("/")}
+        if service.known is not None:
+            if not service.known >= set(scopes):
+                continue
+            scopes = tuple(sorted(scopes, key=service.only_reads))
+            if method != "GET" and service.only_reads(scopes[0]) and not template.endswith("/search"):
+                continue  # a scope that pages call one for reading writes nothing here
+        query = {one["name"] for one in told if one.get("in") == "query" and _QUERY_NAME.fullmatch(one["name"])}
+        content = document.body(operation, told, where)
+        body = set(document.members(*content)) if content is not None else set[str]()
+        rule: dict[str, object] = {"api": service.api, "method": method, "path": template.rstrip("/")}
         rule["scopes"] = sorted(scopes) if service.alternatives else list(scopes[:1])
         if not service.alternatives and scopes[1:]:
             rule["needs"] = sorted(scopes[1:])
-        if names := sorted(query - service.widens):
+        if names := sorted(one for one in query if not service.shows_more(one)):
             rule["query"] = names
-        if body:
-            rule["body"] = sorted(body)
+        if members := sorted(one for one in body if MEMBER.fullmatch(one)):
+            rule["body"] = members
+        is_public = f"{method} {template}" in service.public
+        if service.known is not None and not is_public and tells_secrets(document, operation, where):
+            rule["tells_secrets"] = True
         yield rule
+
+
+def tells_secrets(document: Document, operation: Mapping[str, object], where: Path) -> bool:
+    """Whether a member of the answer, down to three levels, is named like a credential."""
+    found = document.answer(operation, where)
+    return found is not None and any(
+        _SECRET.search(name) is not None and name not in _NO_SECRET for name in _names(document, *found, depth=3)
+    )
+
+
+def _names(document: Document, schema: Mapping[str, object], where: Path, *, depth: int) -> Iterator[str]:
+    for name in dict.fromkeys(document.members(schema, where)):
+        yield name
+        inner = document.member(schema, where, name)
+        if depth > 0 and inner is not None:
+            yield from _names(document, *inner, depth=depth - 1)
+    schema, where = document.follow(schema, where)
+    if depth > 0 and "items" in schema:
+        yield from _names(document, *document.follow(schema["items"], where), depth=depth)
 
 
 SERVED: Final[Mapping[str, tuple[str, ...]]] = {  # operations of declared tools
@@ -232,7 +130,7 @@ def answers(name: str, document: Document) -> Mapping[str, object]:
             status, response = next(item for item in operation["responses"].items() if str(item[0]).startswith("2"))
             response, place = document.follow(response, where)
             kind = response["content"]["application/json"]
-            template = re.sub(r"[{][^}]*[}]", "{}", path).removeprefix(SERVICES[name].base)
+            template = template_of(path).removeprefix(SERVICES[name].base)
             found[f"{method} {template}"] = {"status": int(status), "body": _body(document, kind, place)}
     return found
 
@@ -270,9 +168,14 @@ def main(name: str, path: Path) -> None:
     """Write the rules of one service, and print the scopes that its provider file does not have."""
     git = ["git", "-C", str(path.parent), "log", "-1", "--format=%h %cs"]
     version = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    document = Document(path)
+    keep_contract(name, document, version=version)
+    if name in SERVED:
+        _keep_answers(name, document, version=version)
+    if not SERVICES[name].has_rules:
+        return
     target = FILES / "rules" / f"{name}.json"
-    target.write_text(written(name, Document(path), version=version), encoding="utf-8")
-    _keep_answers(name, Document(path), version=version)
+    target.write_text(written(name, document, version=version), encoding="utf-8")
     made = json.loads(target.read_text(encoding="utf-8"))["rules"]
     needed = {scope for rule in made for scope in (*rule["scopes"], *rule.get("needs", ()))}
     known = tomllib.loads((FILES / f"{name}.toml").read_text(encoding="utf-8"))["scopes"]

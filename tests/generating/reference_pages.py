@@ -6,6 +6,7 @@ the description and options, below each heading, and keeps the notes after it.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 from providers.definitions.catalog import load_catalog
 from providers.definitions.model import Provider
+from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from providers.tools.spec import ToolSpec
 from server.mcp.offer import connections_spec, discovery
@@ -27,7 +29,9 @@ from tests.generating.documented import (
     leaves,
     options_of,
 )
+from tests.generating.openapi_contracts import KEPT
 from tests.generating.shipped_tools import shipped
+from tests.support.toolset_cases import CASES
 
 REFERENCE = DOCS / "reference"
 _TOOLS = """# Tools
@@ -35,6 +39,9 @@ _TOOLS = """# Tools
 The tools that ship with Token Vault, by effect and scopes: `read`, `create` (a repeated call creates another), or
 `change` (can change or delete). With `ask`, the person approves each call. `token-vault tools list` prints titles,
 with `--json` also descriptions, arguments, and results. See [Use tools](../guides/tools.md).
+
+Services without a note were [played by a double](../evidence/tested-against.md). The requests and results of the others
+were compared with the document that is named, or, where it says "unsure", with two libraries. None ran live.
 """
 _SERVICES = """# Services
 
@@ -57,7 +64,18 @@ def tools_page() -> str:
     groups: dict[str, list[ToolSpec]] = {}
     for spec in (*builtin_tools(), *shipped().values(), connections_spec.SPEC, *discovery.DISCOVERY):
         groups.setdefault(spec.provider or "Any agent", []).append(spec)
-    return _TOOLS + "".join(f"\n## {name}\n\n{_tools(specs)}" for name, specs in sorted(groups.items()))
+    return _TOOLS + "".join(f"\n## {name}\n\n{_checked(name)}{_tools(specs)}" for name, specs in sorted(groups.items()))
+
+
+def _checked(service: str) -> str:
+    """What the tools of a service that no double plays were compared with."""
+    played = {case.provider for case in CASES.values()}
+    kept = KEPT / f"{service}.json"
+    if service in played or not (declarations.BUILT_IN / f"{service}.toml").exists():
+        return ""
+    if not kept.exists():
+        return "Unsure.\n\n"
+    return f"{json.loads(kept.read_text(encoding='utf-8'))['document']}.\n\n"
 
 
 def _tools(specs: Sequence[ToolSpec]) -> str:

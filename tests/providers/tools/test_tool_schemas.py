@@ -17,12 +17,15 @@ from providers.tools.spec import ToolInput, ToolOutput, ToolSpec
 from server.mcp.offer import connections_spec, discovery
 from server.mcp.offer.discovery import DISCOVERY, FOUND
 from server.mcp.offer.tool_list import size_of
+from server.settings import Settings
 from tests.generating.shipped_tools import shipped
+from tests.support.toolset_cases import CASES
 
 SPECS = (*builtin_tools(), *shipped().values(), connections_spec.SPEC)
-BUDGETS = {  # characters of names, descriptions and input schemas: 4.4 for a token of o200k
+USUAL = {case.provider for case in CASES.values()} | {None}  # the services that have the most tools
+BUDGETS = {  # characters of names, descriptions and input schemas: 4.4 for a token of o200k; of the usual services
     "everything": 46_500,  # 66,950 before the schemas were made lean
-    "everyday": 27_500,
+    "everyday": 33_500,
     "read-only": 27_000,
     "slack": 6_000,
     "discovery": 1_500,
@@ -110,11 +113,26 @@ def test_no_shipped_schema_has_what_only_a_validator_needs(spec: ToolSpec) -> No
 
 
 def test_the_list_of_each_set_and_of_discovery_stays_small() -> None:
-    sets = {one.name: one.tools for one in builtin_sets(SPECS, titles={})}
+    usual = [spec for spec in SPECS if spec.provider in USUAL]
+    sets = {one.name: one.tools for one in builtin_sets(usual, titles={})}
     sets["discovery"] = frozenset(spec.name for spec in DISCOVERY)
     for name, budget in BUDGETS.items():
-        listed = [spec for spec in (*SPECS, *DISCOVERY) if spec.name in sets[name] or spec is connections_spec.SPEC]
+        listed = [spec for spec in (*usual, *DISCOVERY) if spec.name in sets[name] or spec is connections_spec.SPEC]
         assert budget * 0.8 < size_of(listed) < budget, name
+
+
+def test_each_further_service_adds_little() -> None:
+    for name in {spec.provider for spec in SPECS} - USUAL:
+        added = [spec for spec in SPECS if spec.provider == name]
+        assert size_of(added) < 3_500, name
+        assert max(size_of([spec]) for spec in added) < 900, name
+
+
+def test_a_list_stays_small_however_many_services_are_set_up() -> None:
+    limit = Settings().tools.list_limit
+    largest = sorted((size_of([spec]) for spec in SPECS), reverse=True)
+    assert len(SPECS) > limit
+    assert sum(largest[:limit]) < 55_000  # with one more, only the tools of discovery are listed
 
 
 def test_finding_and_describing_a_tool_cost_less_than_a_tenth_of_the_list() -> None:

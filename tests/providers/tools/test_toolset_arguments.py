@@ -20,13 +20,9 @@ from tests.generating.shipped_tools import shipped
 from tests.support.doubles.scripted import Arrival
 from tests.support.tool_bench import Bench, open_bench
 from tests.support.toolset_cases import CASES
+from tests.support.usual_arguments import texts_of, usual_arguments
 
-SPECS = shipped()
-# of arguments that a case leaves out, or makes of what the simulator has: the first one that fits
-STAND_INS: tuple[object, ...] = (
-    *("cursor1", "C0123ABCDE", "1700000000.000100", "2026-12-01T09:00:00+01:00", "2026-12-01", "a@b.example", "12"),
-    *("open", ["a"]),
-)
+SPECS = {name: spec for name, spec in shipped().items() if name in CASES}
 NASTY = (
     *("../../admin", "..", "%2e%2e%2f", "a/b", "a?admin=true", "a#b", "a&admin=true", "a\r\nX-Evil: 1", "a\x00b"),
     *(
@@ -53,30 +49,6 @@ def payloads() -> Iterator[str]:
     chance = random.Random(158)
     for _ in range(12):
         yield "".join(chance.choice("/%.?#&=:@\\\r\n\0 {}[]\"';,aZ9é\u2028") for _ in range(chance.randint(1, 20)))
-
-
-def texts_of(spec: ToolSpec) -> list[str]:
-    """The arguments that take text, but for `account`, which never leaves."""
-    properties = spec.input_schema["properties"]
-    assert isinstance(properties, dict)
-    return [name for name, about in properties.items() if '"string"' in json.dumps(about) and name != "account"]
-
-
-def usual_arguments(spec: ToolSpec) -> dict[str, object]:
-    """Arguments that fit, every text among them."""
-    good = dict(CASES[spec.name].arguments)
-    for name in texts_of(spec):
-        if name not in good:
-            good[name] = next(value for value in STAND_INS if fits(spec, name, value))
-    return good
-
-
-def fits(spec: ToolSpec, name: str, value: object) -> bool:
-    try:
-        spec.input.model_validate({name: value})
-    except ValidationError as error:
-        return all(one["loc"] != (name,) for one in error.errors())
-    return True
 
 
 def parts(arrival: Arrival) -> Mapping[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
@@ -157,8 +157,20 @@ def _written(reply: Reply, arrival: Arrival) -> bytes:
 
 def provider_at(name: str, url: str, *, secret: str | None = "client-secret-canary") -> Provider:
     """A built-in provider with every address at a scripted server, and a registration of ours there."""
-    shipped = load_catalog().provider(name)
-    overrides = ProviderOverrides(
+    return providers_at([name], url, secret=secret)[name]
+
+
+def providers_at(
+    names: Collection[str], url: str, *, secret: str | None = "client-secret-canary"
+) -> Mapping[str, Provider]:
+    """Several of them; the files are read once."""
+    catalog = load_catalog()
+    moved = load_catalog(overrides={name: _moved(catalog.provider(name), url, secret) for name in names})
+    return {name: moved.provider(name) for name in names}
+
+
+def _moved(shipped: Provider, url: str, secret: str | None) -> ProviderOverrides:
+    return ProviderOverrides(
         client_id="our-client",
         client_secret=secret,
         authorize_url=f"{url}/authorize",
@@ -169,4 +181,3 @@ def provider_at(name: str, url: str, *, secret: str | None = "client-secret-cana
         long_lived_url=None if shipped.long_lived is None else f"{url}/longer",
         apis={key: f"{url}/{key}" for key in shipped.apis},
     )
-    return load_catalog(overrides={name: overrides}).provider(name)

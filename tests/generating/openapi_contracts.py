@@ -1,0 +1,170 @@
+"""Keeps what a published document says about the operations that declared tools call: names, types, what is required.
+
+Nothing else of it, and no prose: `tests/providers/tools/test_tool_contracts.py` compares each tool's request, and the
+members of the answer that it reads, with these extracts. `tests.generating.openapi` writes them with the rules.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from providers.outbound.json_values import put
+from providers.tools import declarations
+from providers.tools.declarations import Tool
+from providers.tools.declared import query_names, whole_body
+from tests.generating.openapi_document import Document, template_of
+from tests.generating.openapi_services import SERVICES
+
+KEPT: Final = Path(__file__).parents[1] / "data" / "operations"
+Schema = dict[str, object]
+
+
+def keep_contract(name: str, document: Document, *, version: str) -> None:
+    """Write the extract of one service for the tools that it has, and print what the document does not know."""
+    path = declarations.BUILT_IN / f"{name}.toml"
+    if not path.exists():
+        return
+    service = SERVICES[name]
+    calls: dict[str, list[Tool]] = {}
+    for tool in declarations.read_tool_file(path).tool:
+        calls.setdefault(f"{tool.request.method} {template_of(tool.request.path)}", []).append(tool)
+    found: dict[str, Schema] = {}
+    for method, way, operation, told, where in document.operations():
+        call = f"{method} {service.above}{template_of(way).removeprefix(service.base).rstrip('/')}"
+        if call in calls and call not in found:
+            found[call] = _extract(document, calls[call], operation, told, where)
+    for call in sorted(calls.keys() - found.keys()):
+        print(f"{name}: the document has no {call}")
+    content = {
+        "document": f"{service.repository} {version}".strip(),
+        "server": (document.server if service.server is None else service.server).removesuffix(service.above)
+        + service.base,
+    }
+    lines = ",\n".join(f"{json.dumps(call)}: {json.dumps(found[call])}" for call in sorted(found))
+    KEPT.mkdir(exist_ok=True)
+    head = json.dumps(content)[:-1]
+    (KEPT / f"{name}.json").write_text(f'{head}, "operations": {{\n{lines}\n}}}}\n', encoding="utf-8")
+
+
+def _extract(
+    document: Document, tools: Sequence[Tool], operation: Mapping[str, object], told: Sequence[object], where: Path
+) -> Schema:
+    names = frozenset[str]().union(*(query_names(tool) for tool in tools))
+    query = {
+        one["name"]: _value(document, one.get("schema", one), where)
+        | ({"required": True} if one.get("required") else {})
+        for one in told
+        if one.get("in") == "query" and (one["name"] in names or one.get("required"))
+    }
+    made: Schema = {"query": query}
+    sent: dict[str, object] = {}
+    for tool in tools:
+        for member in _members(whole_body(tool)):
+            put(sent, member, "")
+    content = document.body(operation, told, where)
+    if content is not None and sent:
+        made["body"] = _body(document, *content, sent)
+    answer = document.answer(operation, where)
+    if answer is not None:
+        tree: Schema = {}
+        for tool in tools:
+            for steps in _ways(document, answer, tool):
+                _insert(document, *answer, steps, tree)
+        made["answer"] = tree
+    return made
+
+
+def _members(body: Mapping[str, object], way: str = "") -> list[str]:
+    found: list[str] = []
+    for name, value in body.items():
+        if isinstance(value, dict):
+            found += _members(value, f"{way}{name}.")
+        elif isinstance(value, list):
+            for number, one in enumerate(value):
+                found += _members(one, f"{way}{name}.{number}.") if isinstance(one, dict) else [f"{way}{name}.{number}"]
+        else:
+            found.append(f"{way}{name}")
+    return found
+
+
+def _value(document: Document, schema: Mapping[str, object], where: Path) -> Schema:
+    """Type, and words if there are few."""
+    kinds = sorted(document.kinds(schema, where))
+    made: Schema = {"type": kinds} if kinds else {}
+    if (words := document.words(schema, where)) and len(words) <= 40 and kinds == ["string"]:
+        made["enum"] = words
+    followed, place = document.follow(schema, where)
+    made |= {bound: followed[bound] for bound in ("minimum", "maximum") if bound in followed}
+    if "items" in followed:
+        made["items"] = _value(document, followed["items"], place)
+    return made
+
+
+def _body(document: Document, schema: Mapping[str, object], where: Path, sent: Mapping[str, object]) -> Schema:
+    """JSON Schema of the members that are sent, with what the document requires beside them."""
+    properties: Schema = {}
+    for name, value in sent.items():
+        inner = document.member(schema, where, name)
+        if inner is None:
+            print(f"the body has no {name}")
+            continue
+        properties[name] = _body_value(document, *inner, value)
+    required = sorted(document.required(schema, where))
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _body_value(document: Document, schema: Mapping[str, object], where: Path, value: object) -> Schema:
+    if isinstance(value, dict) and (not value or document.kinds(schema, where) != {"array"}):
+        return _body(document, schema, where, value) if list(document.members(schema, where)) else {"type": ["object"]}
+    if isinstance(value, list | dict):
+        followed, place = document.follow(schema, where)
+        first = next(iter(value.values() if isinstance(value, dict) else value), "")
+        return {"type": "array", "items": _body_value(document, *document.follow(followed["items"], place), first)}
+    return _value(document, schema, where)
+
+
+def _ways(document: Document, answer: tuple[Mapping[str, object], Path], tool: Tool) -> list[list[str]]:
+    """The steps to each value that the tool reads in an answer."""
+    result = tool.result
+    before = [] if result.items is None else result.items.split(".")
+    if before == ["items"] and document.member(*answer, "items") is None:
+        before = []  # the answer itself is the list
+    found = [] if result.next is None else [result.next.split(".")]
+    for name, output in result.fields.items():
+        known = [way for one in output.paths if _leads(document, *answer, way := [*before, *one.split(".")])]
+        if not known:
+            print(f"{tool.name}: the answer has no {'.'.join(before)} {name} = {output.path}")
+        found += known[:1]
+    return found
+
+
+def _leads(document: Document, schema: Mapping[str, object], where: Path, steps: Sequence[str]) -> bool:
+    for step in steps:
+        inner = document.member(schema, where, step)
+        if inner is None:
+            return False
+        schema, where = inner
+    return True
+
+
+def _insert(document: Document, schema: Mapping[str, object], where: Path, steps: Sequence[str], tree: Schema) -> None:
+    """Add the way to one value."""
+    schema, where = document.follow(schema, where)
+    if "items" in schema and steps:
+        tree["type"] = "array"
+        inner = tree.setdefault("items", {})
+        rest = steps[1:] if steps[0].isdecimal() else steps
+        _insert(document, schema["items"], where, rest, inner)
+        return
+    if not steps:
+        tree |= {key: value for key, value in _value(document, schema, where).items() if key != "enum"}
+        return
+    found = document.member(schema, where, steps[0])
+    if found is None:
+        return
+    tree["type"] = "object"
+    properties = tree.setdefault("properties", {})
+    _insert(document, *found, steps[1:], properties.setdefault(steps[0], {}))

@@ -1,0 +1,201 @@
+"""Reads OpenAPI 3 and Swagger 2 documents, in one file or several, as the generator of request rules needs them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+
+class _Loader(yaml.CSafeLoader):
+    """Leaves what looks like a time as text: some documents have times that are none."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    start: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+    for start, found in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+}
+_METHODS: Final = ("get", "post", "put", "patch", "delete")
+_SEVERAL: Final = ("allOf", "oneOf", "anyOf")
+_FORM: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+def _content(path: Path) -> Mapping[str, object]:
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+
+
+def _in_pieces(folder: Path) -> Mapping[str, object]:
+    """A document of which some members are files of their own: `paths.json`, `definitions.json`, and `others.json`."""
+    members = {path.stem: _content(path) for path in folder.glob("*.json")}
+    return {**members.pop("others"), **members}
+
+
+def template_of(path: str) -> str:
+    """The path with `{}` for each parameter."""
+    return re.sub(r"[{][^}]*[}]", "{}", path)
+
+
+class Document:
+    """An OpenAPI document whose parts may be in further files beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self._read: dict[Path, Mapping[str, object]] = {}
+        self.path = path.resolve()
+        self.content = self._file(self.path)
+        self.is_swagger = "swagger" in self.content
+
+    def _file(self, path: Path) -> Mapping[str, object]:
+        if path not in self._read:
+            self._read[path] = _in_pieces(path) if path.is_dir() else _content(path)
+        return self._read[path]
+
+    @property
+    def server(self) -> str:
+        """The address of its paths, as the document has it."""
+        if not self.is_swagger:
+            return str(self.content["servers"][0]["url"]).rstrip("/") if self.content.get("servers") else ""
+        return f"https://{self.content.get('host', '')}{self.content.get('basePath', '')}".rstrip("/")
+
+    def follow(self, value: Mapping[str, object], where: Path) -> tuple[Mapping[str, object], Path]:
+        """What a reference leads to, and the file that has it; the value itself where it is none."""
+        while "$ref" in value:
+            name, _, inner = str(value["$ref"]).partition("#")
+            where = (where.parent / name).resolve() if name else where
+            value = self._file(where)
+            for step in inner.split("/")[1:]:
+                value = value[step.replace("~1", "/").replace("~0", "~")]
+        return value, where
+
+    def operations(self) -> Iterator[tuple[str, str, Mapping[str, object], Sequence[object], Path]]:
+        """Method, path, operation, its parameters, and the file that it is in."""
+        for path, item in self.content["paths"].items():
+            item, where = self.follow(item, self.path)
+            for method in _METHODS:
+                if method in item:
+                    operation, place = self.follow(item[method], where)
+                    told = [self.follow(one, where)[0] for one in item.get("parameters", [])]
+                    told += [self.follow(one, place)[0] for one in operation.get("parameters", [])]
+                    yield method.upper(), path, operation, told, place
+
+    def body(
+        self, operation: Mapping[str, object], told: Sequence[object], where: Path
+    ) -> tuple[Mapping[str, object], Path] | None:
+        """The schema of an operation's JSON body or form; None without either."""
+        if self.is_swagger:
+            fields = {one["name"]: one for one in told if one["in"] == "formData"}
+            needed = [name for name, one in fields.items() if one.get("required")]
+            made = {"type": "object", "properties": fields, "required": needed} if fields else None
+            return next(((one["schema"], where) for one in told if one["in"] == "body" and "schema" in one), None) or (
+                None if made is None else (made, where)
+            )
+        content, place = self.follow(operation.get("requestBody", {}), where)
+        kinds = content.get("content", {})
+        for kind, one in kinds.items():
+            if "json" in kind and "schema" in one:
+                return one["schema"], place
+        return next(((kinds[kind]["schema"], place) for kind in _FORM if "schema" in kinds.get(kind, {})), None)
+
+    def answer(self, operation: Mapping[str, object], where: Path) -> tuple[Mapping[str, object], Path] | None:
+        """The schema of an operation's answer when it succeeds; None where the document has none."""
+        for status, response in operation.get("responses", {}).items():
+            if str(status).startswith("2") or str(status) == "default":
+                response, place = self.follow(response, where)
+                kinds = response.get("content", {"json": response})
+                for kind, one in kinds.items():
+                    if "json" in kind and "schema" in one:
+                        return one["schema"], place
+        return None
+
+    def members(self, schema: Mapping[str, object], where: Path) -> Iterator[str]:
+        """The names of an object's members, whichever of several shapes it has."""
+        schema, where = self.follow(schema, where)
+        yield from self.follow(schema.get("properties", {}), where)[0]
+        for several in _SEVERAL:
+            for one in schema.get(several, []):
+                yield from self.members(one, where)
+
+    def member(self, schema: Mapping[str, object], where: Path, name: str) -> tuple[Mapping[str, object], Path] | None:
+        """The schema of one member, or of the elements of an array; None where the document does not know it."""
+        schema, where = self.follow(schema, where)
+        if name in (found := schema.get("properties", {})):
+            return self.follow(found[name], where)
+        if "items" in schema:
+            inner = self.follow(schema["items"], where)
+            return inner if name.isdecimal() else self.member(*inner, name)
+        for several in _SEVERAL:
+            found = [inner for one in schema.get(several, []) if (inner := self.member(one, where, name)) is not None]
+            if found and all("enum" in one for one, _ in found):  # what tells the shapes apart
+                return {**found[0][0], "enum": [word for one, _ in found for word in one["enum"]]}, found[0][1]
+            if len(found) > 1 and several == "allOf" and not any("items" in one for one, _ in found):
+                return {"allOf": [one for one, _ in found]}, found[0][1]
+            if found:
+                return found[0]
+        return None
+
+    def required(self, schema: Mapping[str, object], where: Path) -> set[str]:
+        """The members that an object must have, by itself or as every part of it says."""
+        schema, where = self.follow(schema, where)
+        found = {str(name) for name in schema.get("required", []) or []} if "properties" in schema else set[str]()
+        for one in schema.get("allOf", []):
+            found |= self.required(one, where)
+        return found
+
+    def kinds(self, schema: Mapping[str, object], where: Path) -> set[str]:
+        """The JSON types that a value can have; empty for any."""
+        schema, where = self.follow(schema, where)
+        if (told := schema.get("type")) is not None:
+            return {told} if isinstance(told, str) else set(told)
+        if "properties" in schema:
+            return {"object"}
+        found: set[str] = set()
+        for several in _SEVERAL:
+            parts = [self.kinds(one, where) for one in schema.get(several, [])]
+            if several != "allOf" and not all(parts):
+                return set()
+            found |= set().union(*parts) if parts else set()
+        return found
+
+    def words(self, schema: Mapping[str, object], where: Path) -> list[str]:
+        """The texts that a value is limited to; empty for no limit."""
+        schema, where = self.follow(schema, where)
+        if "enum" in schema:
+            return [str(one) for one in schema["enum"]]
+        parts = [self.words(one, where) for one in schema.get("allOf", [])]
+        return next((one for one in parts if one), [])
+
+    def example(self, schema: Mapping[str, object], where: Path, *, depth: int = 6) -> object:
+        """A value that fits the schema, of the examples in it where there are any."""
+        schema, where = self.follow(schema, where)
+        if "example" in schema:
+            return schema["example"]
+        if "allOf" in schema or "properties" in schema:
+            parts = [*schema.get("allOf", []), *([schema] if "properties" in schema else [])]
+            made: dict[str, object] = {}
+            for part in parts:
+                part, place = self.follow(part, where) if part is not schema else (part, where)
+                if "allOf" in part and part is not schema:
+                    made |= self.example(part, place, depth=depth)
+                    continue
+                properties, place = self.follow(part.get("properties", {}), place)
+                if depth > 0:
+                    made |= {name: self.example(one, place, depth=depth - 1) for name, one in properties.items()}
+            return made
+        for several in ("oneOf", "anyOf"):
+            if several in schema:
+                return self.example(schema[several][0], where, depth=depth)
+        match schema.get("type"):
+            case "array":
+                return [self.example(schema["items"], where, depth=depth - 1)] if depth > 0 else []
+            case "integer" | "number":
+                return 1
+            case "boolean":
+                return True
+            case "object":
+                return {}
+            case _:
+                return schema["enum"][0] if "enum" in schema else "text"

@@ -1,0 +1,285 @@
+"""The services of which published OpenAPI documents say what their operations are, and how they name scopes.
+
+`tests.generating.openapi` reads the documents.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+FILES: Final = Path(__file__).parents[2] / "providers" / "services"
+_SHOWS_MORE: Final = re.compile(r"(opt_)?(fields?|expand|expansions|include|embed|additional)([^a-z].*)?|.*[.]fields")
+_CLOSED: Final = re.compile(
+    r".*(hook|token|secret|api_?key|keys|credential|password|oauth|saml|certificate|impersonat|signing|integration"
+    r"|export|login|session|device|subscription_key|ssh).*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Service:
+    """Where a service's document is, and how it names the scopes of an operation.
+
+    `security`: the scheme whose list has them. `said`: the pattern of a description that says it.
+    `listed`: the member of an operation that lists them. `unscoped`: what reads without a scope of its own is allowed
+    with any of these. `given`: pairs of a
+    pattern of `METHOD /path` and scopes, the first that fits, where the document does not name them. `alternatives`:
+    any one of several is enough; otherwise all are needed. `tags` or `paths`: the part that was looked through. With
+    `paths`, operations whose scopes the provider file lacks are left out, and those whose names speak of credentials;
+    rules of answers with such members say so, except for `public` ones.
+    """
+
+    repository: str
+    base: str = ""  # of the document's paths, which the API's address in the provider file ends with
+    above: str = ""  # of paths in the provider file, which the document's address ends with
+    security: str = ""
+    said: str = ""
+    given: tuple[tuple[str, str], ...] = ()
+    listed: str = ""
+    unscoped: str = ""
+    alternatives: bool = False
+    tags: frozenset[str] = frozenset()
+    closed: str = r"(?!)"  # paths of these tags that are left out
+    paths: str = ""
+    widens: frozenset[str] = frozenset()
+    ignored: frozenset[str] = frozenset()  # scopes that the service no longer gives, or that stand for everything
+    public: frozenset[str] = frozenset()
+    api: str = "main"
+    file: str = ""  # of the repository
+    has_rules: bool = True  # otherwise they are written by hand, and the document is only compared
+    server: str | None = None  # the address that the document should have, where it has another or none
+    name: str = ""
+
+    @cached_property
+    def titles(self) -> Mapping[str, Mapping[str, object]]:
+        """The scopes of the provider file."""
+        return tomllib.loads((FILES / f"{self.name}.toml").read_text(encoding="utf-8"))["scopes"]
+
+    @cached_property
+    def known(self) -> frozenset[str] | None:
+        """The names of these; None: all that are named."""
+        return frozenset(self.titles) if self.paths else None
+
+    def only_reads(self, scope: str) -> bool:
+        """Whether the provider file says so."""
+        return bool(self.titles[scope].get("reads"))
+
+    def has(self, template: str, tags: Collection[str]) -> bool:
+        """Whether an operation belongs to the part that was looked through."""
+        if re.fullmatch(self.closed, template):
+            return False
+        if self.paths:
+            return re.fullmatch(self.paths, template) is not None and _CLOSED.fullmatch(template) is None
+        return not self.tags.isdisjoint(tags)
+
+    def shows_more(self, parameter: str) -> bool:
+        """Whether a parameter can show what needs other scopes: related objects, mostly."""
+        return parameter in self.widens or (bool(self.paths) and _SHOWS_MORE.fullmatch(parameter) is not None)
+
+
+_READ_WRITE: Final = (("GET .*", "read"), (".*", "write"))
+
+SERVICES: Final[Mapping[str, Service]] = {
+    "asana": Service(
+        "github.com/Asana/openapi",
+        said=r"<b>Required scope: </b>((?:<code>[a-z_]+:[a-z]+</code>[ ,and]*)+)",
+        tags=frozenset(
+            {"Attachments", "Projects", "Sections", "Stories", "Tags", "Tasks", "Teams", "Users", "Workspaces"}
+        ),
+        widens=frozenset({"opt_fields", "opt_expand"}),
+    ),
+    "digitalocean": Service(
+        "github.com/digitalocean/openapi",
+        base="/v2",
+        security="bearer_auth",
+        tags=frozenset(
+            {
+                *("Account", "Actions", "Block Storage", "Block Storage Actions", "CDN Endpoints", "Domain Records"),
+                *("Domains", "Droplets", "Droplet Actions", "Firewalls", "Image Actions", "Images", "Load Balancers"),
+                *("Project Resources", "Projects", "Regions", "Reserved IPs", "Sizes", "Snapshots", "SSH Keys", "Tags"),
+                *("VPCs", "Uptime"),
+            }
+        ),
+        closed=r".*/(account_transfer|destroy_with_associated_resources)\b.*",  # leaves the account; needs a header
+        ignored=frozenset({"api:read", "api:write"}),
+    ),
+    "figma": Service(
+        "github.com/figma/rest-api-spec",
+        security="OAuth2",
+        alternatives=True,
+        ignored=frozenset({"files:read"}),
+        tags=frozenset(
+            {"Files", "Comments", "Comment Reactions", "Users", "Projects", "Components", "Component Sets", "Styles"}
+        ),
+    ),
+    "pagerduty": Service(
+        "github.com/PagerDuty/api-schema",
+        said=r"Scoped OAuth requires: ((?:`[a-z_:.]+`[ ,and]*)+)",
+        tags=frozenset(
+            {
+                *("Escalation Policies", "Incidents", "Log Entries", "Maintenance Windows", "On-Calls", "Priorities"),
+                *("Services", "Teams", "Users"),  # not schedules: they answer with addresses of private feeds
+            }
+        ),
+        closed=r".*/(integrations|sessions|oauth_delegations|rules|custom_fields|license|regenerate_private_url_key)\b.*",
+        widens=frozenset({"include[]", "include", "additional_fields[]"}),
+    ),
+    # From here on, `paths` stands for the parts that were looked through.
+    "spotify": Service(
+        "github.com/sonallux/spotify-web-api",
+        file="official-spotify-open-api.yml",
+        security="oauth_2_0",
+        alternatives=True,
+        unscoped="playlist-read-private user-library-read user-read-playback-state",
+        paths=r"/(search|albums|artists|tracks|playlists|shows|episodes|me/(playlists|tracks|albums|player)).*",
+    ),
+    "pinterest": Service(
+        "github.com/pinterest/api-description",
+        file="v5/openapi.json",
+        security="pinterest_oauth2",
+        paths=r"/(boards|pins|user_account)(/(?!analytics).*)?",
+    ),
+    "twitch": Service(
+        "github.com/DmitryScaletta/twitch-api-swagger",
+        file="openapi.json",
+        security="twitch_auth",
+        alternatives=True,
+        unscoped="user:read:follows user:read:email channel:read:subscriptions",
+        paths=r"/(users|channels(/followed)?|streams(/followed)?|search/.*|videos|clips|chat/messages|games|subscriptions)",
+    ),
+    "x": Service(
+        "github.com/xdevplatform/xdk",
+        file="specs/openapi.json",
+        security="OAuth2UserToken",
+        paths=r"/2/(tweets|users)(/(?!.*(stream|compliance|blocking|muting|analytics)).*)?",
+    ),
+    "canva": Service(
+        "github.com/canva-sdks/canva-connect-api-starter-kit",
+        file="openapi/spec.yml",
+        security="oauthAuthCode",
+        paths=r"/v1/(designs|folders|assets|comments|users/me).*",
+    ),
+    "mastodon": Service(
+        "github.com/abraham/mastodon-openapi",
+        file="dist/schema.json",
+        base="/api",
+        security="OAuth2",
+        alternatives=True,
+        paths=r"/v[12]/(timelines|statuses|search|notifications|accounts/[{][}]/statuses|bookmarks|favourites).*",
+        closed=r"/v1/timelines/direct",
+    ),
+    "okta": Service(
+        "github.com/okta/okta-management-openapi-spec",
+        file="dist/2026.06.2/management-noEnums-oneOfInheritance.yaml",
+        base="/api/v1",
+        security="oauth2",
+        server="https://{org}.okta.com",
+        paths=r"/(users(/[{][}](/groups)?)?|groups(/[{][}](/users(/[{][}])?)?)?|logs)",
+        public=frozenset({"GET /users", "GET /users/{}", "GET /groups/{}/users", "GET /logs"}),
+    ),
+    "bitbucket": Service(
+        "github.com/MunifTanjim/node-bitbucket",
+        file="specification",
+        security="oauth2",
+        given=(  # the document is content with a scope that pages call one for reading
+            (r"(POST|PUT|DELETE) .*/pullrequests/.*/comments.*", "pullrequest:write"),
+            (r"(POST|PUT|DELETE) .*/commit/.*/comments.*", "repository:write"),
+        ),
+        paths=(
+            r"/(user|workspaces(/[{][}])?|repositories/[{][}](/[{][}](/(issues|pullrequests|commits?|refs|src|diff|diffstat"
+            r"|branches)(/.*)?)?)?)"
+        ),
+    ),
+    "intercom": Service(
+        "github.com/intercom/Intercom-OpenAPI",
+        file="descriptions/2.14/api.intercom.io.yaml",
+        given=((r"POST /[a-z_]+/search", "read"), *_READ_WRITE),
+        paths=r"/(contacts|conversations|companies|notes|tags|teams|admins|articles|tickets|segments)(/.*)?",
+    ),
+    "netlify": Service(
+        "github.com/netlify/open-api",
+        file="swagger.yml",
+        given=_READ_WRITE,
+        paths=r"/(sites(/[{][}](/(deploys|builds|rollback|forms|submissions)(/.*)?)?)?|deploys/.*|builds/.*|forms/.*)",
+        public=frozenset(
+            {
+                *("GET /sites/{}/deploys", "GET /sites/{}/deploys/{}", "GET /deploys/{}", "POST /deploys/{}/cancel"),
+                *("POST /sites/{}/deploys/{}/restore", "POST /deploys/{}/lock", "POST /deploys/{}/unlock"),
+            }
+        ),
+    ),
+    "front": Service(
+        "github.com/frontapp/front-api-specs",
+        file="core-api/core-api.json",
+        given=_READ_WRITE,
+        paths=r"/(conversations|contacts|inboxes|messages|comments|tags|teammates|drafts)(/.*)?",
+    ),
+    "zoom": Service(
+        "github.com/zoom/api",
+        file="openapi.v2.json",
+        given=_READ_WRITE,
+        paths=r"/(users/[{][}](/(meetings|recordings|webinars))?|meetings/[{][}](/(recordings|registrants))?|past_meetings/.*)",
+        public=frozenset({"POST /users/{}/meetings"}),  # of which the person is the host anyway
+    ),
+    "mollie": Service(
+        "github.com/mollie/openapi",
+        file="specs.yaml",
+        base="/v2",
+        security="oAuth",
+        paths=r"/(payments|payment-links|customers|refunds|balances|invoices)(/.*)?",
+    ),
+    "basecamp": Service(
+        "github.com/basecamp/basecamp-sdk",
+        file="openapi.json",
+        server="https://3.basecampapi.com",
+        given=_READ_WRITE,
+        paths=(
+            r"/[{][}]/(projects|todosets|todolists|todos|message_boards|messages|recordings|search|people|my/assignments"
+            r"|schedules|schedule_entries|documents|buckets/[{][}]/todosets)([./].*)?"
+        ),
+    ),
+    "klaviyo": Service(
+        "github.com/klaviyo/openapi",
+        file="openapi/stable.json",
+        base="/api",
+        listed="x-klaviyo-scopes",
+        paths=r"/(profiles|lists|campaigns|events|metrics|segments|accounts)(/.*)?",
+        closed=r".*(bulk|jobs).*",
+    ),
+    "miro": Service(
+        "github.com/miroapp/api-clients",
+        file="packages/generator/spec.json",
+        given=(("GET .*", "boards:read"), (".*", "boards:write")),
+        paths=r"/v2/boards(/[{][}](/(items|sticky_notes|cards|texts|shapes|frames|members|tags|connectors)(/.*)?)?)?",
+    ),
+    "ringcentral": Service(
+        "github.com/ringcentral/ringcentral-api-docs",
+        file="specs/ringcentral_openapi3.json",
+        base="/restapi",
+        given=_READ_WRITE,
+        paths=r"/v1.0/account/[{][}]/extension/[{][}]/(sms|call-log|message-store|presence|ring-out)(/.*)?",
+    ),
+    "discord": Service(
+        "github.com/discord/discord-api-spec",
+        file="specs/openapi.json",
+        security="OAuth2",
+        paths=r"/users/@me(/(guilds|connections)(/.*)?)?",
+        closed=r"/users/@me/applications.*",
+    ),
+    "square": Service("github.com/square/connect-api-specification", file="api.json", api="v2", has_rules=False),
+    "box": Service("github.com/box/box-openapi", file="openapi.json", api="content", above="/2.0", has_rules=False),
+    "strava": Service(
+        "github.com/microsoft/PowerPlatformConnectors",
+        file="independent-publisher-connectors/Strava/apiDefinition.swagger.json",
+        given=(("GET /athlete", "read"), ("GET .*", "activity:read"), (".*", "activity:write")),
+        paths=r"/(athlete|athlete/activities|activities(/.*)?|athletes/[{][}]/stats)",
+    ),
+}
+for _name, _service in SERVICES.items():
+    object.__setattr__(_service, "name", _name)
