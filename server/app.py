@@ -21,6 +21,7 @@ from providers.definitions.discovery import Endpoints
 from providers.definitions.model import Provider
 from providers.oauth.assertions import CompanyAssertions
 from providers.oauth.client import OAuthUpstream
+from providers.oauth.entered import CredentialUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from server.deployment import Deployment
@@ -281,12 +282,15 @@ def _provider_set(
     def upstream(provider: Provider) -> OAuthUpstream:
         return OAuthUpstream(provider, outbound)
 
+    def upstream_of(provider: Provider) -> UpstreamOAuth:
+        return upstream(provider) if provider.credential is None else CredentialUpstream(provider, outbound)
+
     def policy(provider: Provider) -> UpstreamPolicy:
         return asking.apply(provider.policy())
 
     identities = identity_upstreams(settings, outbound)
     policies = _ByProvider(catalog, policy, {name: identity_policy(name) for name in identities})
-    upstreams = _ByProvider[UpstreamOAuth](catalog, upstream, identities)
+    upstreams = _ByProvider[UpstreamOAuth](catalog, upstream_of, identities)
     assertions = CompanyAssertions(catalog, identities, upstream)
     return ProviderSet(catalog, tools, offer, policies, upstreams, assertions, entered=entered, unusable={})
 

@@ -93,6 +93,9 @@ class ProviderSettings(Section):
         default=False, description="The app is unpublished (Google's testing mode): grants expire sooner"
     )
 
+    enabled: bool = Field(
+        default=True, description="People can connect a service by a credential of their own, such as an API key"
+    )
     unruled_calls: UnruledCalls = Field(
         default="refuse",
         description="Calls that no request rule judges: `refuse`, `read` (any GET), or `any`. Only host and method are "

@@ -275,6 +275,7 @@ class TicketPurpose(StrEnum):
     CHANNEL = "channel"  # confirms that a mail address reaches its person, 1 day
     APP_CODE = "app_code"  # tells an application which account its person connected, 5 min
     TASK = "task"  # the result of an MCP task, 15 min
+    CREDENTIAL = "credential"  # a page of ours where a person enters a credential, 10 min
     PUSHED = "pushed"  # an authorization request pushed ahead (RFC 9126), 60 s
 
 

@@ -38,12 +38,21 @@ class ItemLimit(StrEnum):
     REQUIRED = "required"  # narrower tokens exist only for one thing (GitHub: the repositories of one owner)
 
 
+class CredentialKind(StrEnum):
+    """What the vault holds of an account."""
+
+    OAUTH = "oauth"  # a grant: refresh and access tokens
+    KEY = "key"  # what a person entered, sent as it is
+    CLIENT_CREDENTIALS = "client_credentials"  # what a person entered, and the token that it gets (RFC 6749 §4.4)
+
+
 @dataclass(frozen=True, slots=True)
 class UpstreamPolicy:
     """What the vault must know of a provider to decide; data from the provider's TOML file."""
 
     provider: str
     audience: str | None = None  # an API that takes tokens of ours, made for each call: nothing is stored
+    credential: CredentialKind = CredentialKind.OAUTH
     rotation: RotationMode = RotationMode.REVOKES
     grace: int = 0  # seconds
     downscope: Downscope = Downscope.NONE

@@ -18,10 +18,12 @@ from itertools import count
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote, urlencode
 
-from providers.api.masking import mask, mask_text, needles
+from providers.api.masking import mask, mask_text
 from providers.api.retries import UNANSWERED, Repeat, is_limited, wait_of
 from providers.api.rules import NOTHING, Call, Payload, allows
+from providers.api.secrets import masks_of
 from providers.api.text import as_data
+from providers.credentials.placing import Unplaced, authorize_request
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
 from providers.outbound.json_values import at, text_at
@@ -130,7 +132,7 @@ class UpstreamAPI:
         self._provider = provider
         self._outbound = outbound
         self._token = token
-        self._secrets = needles(token)
+        self._secrets = masks_of(provider, token)
         self._scopes = scopes
         self._granted = granted
         self._renew = renew
@@ -231,7 +233,7 @@ class UpstreamAPI:
                 renew, self._renew = self._renew, None
                 fresh = await renew()
                 self._token, self._scopes, self._granted = fresh.token, fresh.scopes, fresh.granted
-                self._secrets += needles(fresh.token)
+                self._secrets += masks_of(self._provider, fresh.token)
             return self._token != used
 
     def _request(
@@ -246,10 +248,10 @@ class UpstreamAPI:
             raise RuleRefused(f"The scopes of this call don't cover {call.method} {path} at {title}. Nothing was sent.")
         query = urlencode({name: _as_text(value) for name, value in params.items()}) if params else ""
         accept = "*/*" if form == "text" else "application/json"
-        headers = {"Accept": accept, **self._provider.headers, **self._provider.authorize(self._token)}
+        headers = {"Accept": accept, **self._provider.headers}
         if body is not None:
             headers["Content-Type"] = "application/json; charset=utf-8"
-        return OutboundRequest(
+        request = OutboundRequest(
             method=call.method,
             url=self._provider.apis[call.api].rstrip("/") + path + ("?" + query if query else ""),
             headers=headers,
@@ -259,6 +261,10 @@ class UpstreamAPI:
             peer=f"{self._provider.name}.api",
             account=self.account or "",
         )
+        try:
+            return authorize_request(self._provider, request, self._token)
+        except Unplaced as error:
+            raise Unauthorized(f"The stored credential no longer fits {title}. Enter it again.") from error
 
     async def _deliver(self, request: OutboundRequest, *, is_write: bool, form: Form) -> Mapping[str, object]:
         """Send until there is an answer, or repeating is not safe or in time any more."""

@@ -144,7 +144,8 @@ def authority(
     """
     if is_narrow:
         return scopes
-    return provider.all_scopes if provider.scope.app_level else granted
+    is_whole = provider.scope.app_level or provider.credential is not None
+    return provider.all_scopes if is_whole else granted
 
 
 def changes_method(provider: Provider, name: str) -> bool:
@@ -157,7 +158,7 @@ def changes_method(provider: Provider, name: str) -> bool:
 def is_credential(provider: Provider, name: str) -> bool:
     """Whether a parameter of this name brings a credential; the vault adds its own."""
     small = name.partition("[")[0].strip().lower()
-    return small in _CREDENTIALS or small in provider.proxied.credentials
+    return small in _CREDENTIALS or small in provider.credential_parameters
 
 
 def header_changes_method(provider: Provider, name: str) -> bool:

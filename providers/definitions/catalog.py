@@ -67,6 +67,7 @@ class ProviderOverrides:
     title: str | None = None  # of a provider without a file
     endpoints: Endpoints | None = None  # of one that is an issuer
     testing: bool = False  # our app there is not published yet
+    enabled: bool = True  # of a service with a credential: people may enter one
     is_loopback: bool = False  # our redirect address is on this machine
     reach: AddressPolicy | None = None  # how its addresses are reached, if otherwise than the others
     unruled_calls: UnruledCalls = "refuse"  # what happens to a call that no request rule judges
@@ -365,7 +366,12 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
         raise ProviderFileRefused(f"providers.{provider.name}.unruled_calls: {problem}")
     changed = with_unruled_calls(changed, settings.unruled_calls)
     registration = Registration(
-        settings.client_id, settings.client_secret, settings.scopes, settings.reach, is_testing=settings.testing
+        settings.client_id,
+        settings.client_secret,
+        settings.scopes,
+        settings.reach,
+        is_testing=settings.testing,
+        is_on=settings.enabled,
     )
     return changed.with_registration(registration)
 

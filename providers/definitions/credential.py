@@ -36,12 +36,12 @@ Template = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]*$", max_lengt
 class CredentialField(FilePart):
     """One thing that the person enters.
 
-    The whole value must match `pattern`, without which it is 4 to 4096 printable characters without blanks. A named
+    The whole value must match `pattern`, without which it is 8 to 4096 printable characters without blanks. A named
     group of a pattern, `(?P<region>[a-z]+)`, is a value of its own. What isn't `secret` may stand in addresses.
     """
 
     title: FieldTitle
-    pattern: str = r"[\x21-\x7e]{4,4096}"
+    pattern: str = r"[\x21-\x7e]{8,4096}"
     example: str = ""
     secret: bool = True
     optional: bool = False  # left out: the empty text

@@ -127,7 +127,7 @@ def _place_problems(provider: Provider, credential: Credential) -> Iterator[str]
                 yield f"{where}: {{{name}}} decides whose host that is; give it choices, or make it an input"
 
 
-def filled_address(url: str, values: dict[str, str]) -> str:
+def fill_address(url: str, values: dict[str, str]) -> str:
     """The address with these values, each of which stays in its place. Raises ValueError for one that doesn't."""
 
     def fill(found: re.Match[str]) -> str:

@@ -23,7 +23,7 @@ from providers.definitions.sureness import Fact, Source, read_on, tally
 from providers.definitions.token_facts import Expiry, LongLived, Params, Renames, TokenShape
 from providers.definitions.unruled import EVERYTHING, UNRULED, Unruled
 from providers.outbound.addresses import AddressPolicy
-from vault.upstream import Downscope, ItemLimit, RotationMode, UpstreamPolicy
+from vault.upstream import CredentialKind, Downscope, ItemLimit, RotationMode, UpstreamPolicy
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=40)]
 
@@ -106,6 +106,7 @@ class Registration:
     scopes: frozenset[str] | None = None  # None: no limit
     reach: AddressPolicy | None = None  # how its addresses are reached; None: as everything else
     is_testing: bool = False  # the app there is not published yet
+    is_on: bool = False  # of a credential: people may enter one
 
 
 class Authorization(FilePart):
@@ -399,6 +400,12 @@ class Provider(FilePart):
         scheme = self.authorization.scheme
         return {self.authorization.header: f"{scheme} {token}" if scheme else token}
 
+    @cached_property
+    def credential_parameters(self) -> frozenset[str]:
+        """Parameters, in lower case, that bring a credential: only the vault sends one."""
+        sent = () if self.credential is None else self.credential.send.query
+        return self.proxied.credentials | frozenset(name.lower() for name in sent)
+
     def as_public_client(self) -> Provider:
         """This provider as seen by an app without a secret; itself if there is no such way."""
         public = self.public_client
@@ -547,21 +554,22 @@ class Provider(FilePart):
         return UpstreamPolicy(
             provider=self.name,
             audience=self.audience,
-            rotation=self.rotation.mode,
+            credential=CredentialKind.OAUTH if self.credential is None else CredentialKind(self.credential.kind),
+            rotation=self.rotation.mode if self.credential is None else RotationMode.NONE,
             grace=self.rotation.grace,
             downscope=self.downscope.mode,
             # narrowing by refresh would kill the full token just the same
             downscope_is_destructive=self.downscope.destructive
             or (self.downscope.mode is Downscope.REFRESH_SCOPE and self.rotation.ends_access_token),
             items=self.downscope.items,
-            grants_more_than_asked=self.scope.app_level,
+            grants_more_than_asked=self.scope.app_level or self.credential is not None,
             covers=self.covers,
             always_granted=self.always_granted,
             access_lifetime=self.expires.default,
             grant_lifetime=self.expires.grant,
             grant_idle=self.expires.idle,
             refresh_ends_access_token=self.rotation.ends_access_token,
-            revoke_ends_grant=self.revoke.ends_grant,
+            revoke_ends_grant=self.revoke.ends_grant if self.credential is None else False,
             removal_pages=tuple(self.removal_pages.values()),
             operator_scopes=None if limit is None else limit | self.unruled_scopes,
             unruled=self.unruled_scopes,

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from yarl import URL
 
-from providers.definitions.credential_checks import credential_problems, example_values, filled_address
+from providers.definitions.credential_checks import credential_problems, example_values, fill_address
 from providers.definitions.inputs import examples, input_problems, names_in, with_inputs
 from providers.definitions.method_overrides import METHOD_HEADER
 from providers.definitions.model import Provider
@@ -189,7 +189,7 @@ def address_problems(provider: Provider, *, reach: AddressPolicy | None = None) 
     parts = {} if provider.credential is None else example_values(provider.credential)
     for where, url in _addresses(provider):
         try:
-            url = filled_address(url, parts)
+            url = fill_address(url, parts)
         except ValueError as error:
             yield f"{where}: the example of {{{error}}} can't be part of an address; correct it"
             continue

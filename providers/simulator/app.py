@@ -34,6 +34,7 @@ from providers.simulator.google.caller import Method
 from providers.simulator.google.drive_methods import EXPORT_FILE, GET_FILE, LIST_FILES
 from providers.simulator.google.gmail_methods import CREATE_DRAFT, GET_MESSAGE, LIST_MESSAGES, SEND_MESSAGE
 from providers.simulator.google.identity import discovery, keys
+from providers.simulator.mailroom.api import mailroom_routes
 from providers.simulator.pages import home_page
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.slack import api as slack_api
@@ -71,6 +72,7 @@ def build_app(sandbox: Sandbox) -> Starlette:
             *_slack_routes(sandbox),
             *_google_routes(sandbox),
             *brokerage_routes(sandbox),
+            *mailroom_routes(sandbox),
             *company_routes(sandbox),
             *family_routes(sandbox),
             *_own_routes(sandbox),

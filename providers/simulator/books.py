@@ -21,6 +21,7 @@ PAGES = (
     "assertions",
     "api_calls",
     "brokerage",
+    "mailroom",
     "posts",
     "events",
     "revocations",

@@ -22,6 +22,7 @@ from providers.simulator.faults import Faults
 from providers.simulator.google.calendars import Calendars
 from providers.simulator.google.drives import Drives
 from providers.simulator.google.mailboxes import Mailboxes
+from providers.simulator.mailroom.keys import Keys
 from providers.simulator.rules import FaceRules, default_rules
 from providers.simulator.slack.workspace import Workspace
 from providers.simulator.tokens import AccessToken, Mint, TokenStore, google_token, plain_token, slack_token
@@ -106,6 +107,7 @@ class Sandbox:
         self.calendars = Calendars(now=self.clock.now())
         self.mailboxes = Mailboxes(now=self.clock.now())
         self.drives = Drives()
+        self.keys = Keys()
         self.market = Market(self.market.issuer, self.market.audience)
         self.added: dict[tuple[str, str], object] = {}  # data of the APIs in `apis`, by kind and account
 

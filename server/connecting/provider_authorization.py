@@ -59,6 +59,7 @@ class ConsentRequest:
     ends_at: int | None = None
     login_hint: str | None = None
     back: AppReturn | None = None
+    replaces: str | None = None  # the connection whose entered credential is replaced
     is_by_hand: bool = False  # the person wants the service's own page, whatever their company offers
 
 
@@ -223,7 +224,7 @@ async def _complete(
         raise _under_way() from error
     if stored is None:
         raise ConnectRefused("This answer was already used. Check your connections.", detail="state")
-    return _connection_outcome(deployment, consent, stored)
+    return connection_outcome(deployment, consent, stored)
 
 
 async def _leave(deployment: Deployment, consent: Consent, answer: TokenAnswer) -> None:
@@ -244,7 +245,8 @@ def _under_way() -> TemporarilyUnavailable:
     )
 
 
-def _connection_outcome(deployment: Deployment, consent: Consent, stored: Stored) -> Connected:
+def connection_outcome(deployment: Deployment, consent: Consent, stored: Stored) -> Connected:
+    """What the pages say of a stored consent."""
     policy = deployment.vault.policies[consent.provider]
     not_granted = missing_scopes(consent.scopes, stored.connection.scopes, policy.covers) - policy.always_granted
     return Connected(stored.connection, consent.client_id, stored.delegated, not_granted)
@@ -282,7 +284,7 @@ async def _stored_late(
     delegated = frozenset[str]()
     if consent.client_id is not None:
         delegated = meet(consent.delegated, found.scopes | policy.unruled, policy.covers)
-    return _connection_outcome(deployment, consent, Stored(found, delegated))
+    return connection_outcome(deployment, consent, Stored(found, delegated))
 
 
 def _is_own(ticket: Ticket, provider: Provider, *, user: User, session: Session) -> bool:
@@ -311,7 +313,7 @@ async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: Us
     stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False)
     if stored is None:
         raise ConnectRefused("Nothing was connected. Try again.", detail="state")
-    return _connection_outcome(deployment, consent, stored)
+    return connection_outcome(deployment, consent, stored)
 
 
 async def by_company(deployment: Deployment, trip: ConsentRequest, *, user: User) -> Connected | None:

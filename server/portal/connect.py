@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from providers.definitions.catalog import Provider
-from server.connecting import app_returns, provider_authorization
+from server.connecting import app_returns, credentials, provider_authorization
 from server.connecting.app_returns import AppReturn
 from server.connecting.links import (
     ConnectRefused,
@@ -124,14 +124,17 @@ def scope_words(provider: Provider, scopes: frozenset[str]) -> list[tuple[str, s
 
 
 def provider_targets(providers: Iterable[Provider]) -> list[str]:
-    """Where a form for one of these providers may lead. A provider that takes tokens of ours is not visited."""
-    return sorted({pages.form_target(one.hosts.authorize_url) for one in providers if one.audience is None})
+    """Where a form for one of these providers may lead. One without an OAuth page is not visited."""
+    visited = [one for one in providers if one.audience is None and one.credential is None]
+    return sorted({pages.form_target(one.hosts.authorize_url) for one in visited})
 
 
 async def go_to_provider(visit: OwnVisit, trip: ConsentRequest) -> Response:
     """Go to the provider's consent; if the consent was given on our page, to its result."""
     deployment = visit.deployment
     provider = known_provider(deployment, trip.provider)
+    if provider.credential is not None:
+        return pages.go(await credentials.start(deployment, trip, user=visit.user, session=visit.session))
     known_there = trip.scopes - provider.unruled_scopes
     trip = replace(trip, scopes=known_there or provider.scope.default)
     if provider.audience is not None:
@@ -210,7 +213,7 @@ async def decide(visit: OwnVisit) -> Response:
         )
     if chosen is not None and is_ready:
         await allow(deployment, request, connection=chosen, ask=terms.ask, ends_at=terms.ends_at)
-        return await _finish(visit, chosen, request.back, client_id=request.client_id)
+        return await finish(visit, chosen, request.back, client_id=request.client_id)
     trip = ConsentRequest(
         provider=request.provider,
         scopes=asked_scopes(request.scopes, chosen),
@@ -219,6 +222,7 @@ async def decide(visit: OwnVisit) -> Response:
         ask=terms.ask,
         ends_at=terms.ends_at,
         back=request.back,
+        replaces=None if chosen is None else chosen.id,
         login_hint=login_hint(chosen) or _named_address(request.account),
     )
     return await go_to_provider(visit, trip)
@@ -279,12 +283,12 @@ async def callback(visit: Visit) -> Response:
             raise
         return pages.leave(visit.request, back.address(error="access_denied", error_description=refusal.description))
     back = await provider_authorization.return_of(visit.deployment, answer.state, user=visit.user)
-    return await _finish(
+    return await finish(
         own, connected.connection, back, client_id=connected.client_id, not_granted=connected.not_granted
     )
 
 
-async def _finish(
+async def finish(
     visit: OwnVisit,
     connection: Connection,
     back: AppReturn | None,
@@ -333,7 +337,7 @@ async def show_done(visit: OwnVisit) -> Response:
         "allowed": scope_words(provider, allowed),
         "without": scope_words(provider, (named & provider.scopes.keys()) - connection.scopes),
         "no_refresh": ""
-        if connection.has_refresh_token or provider.audience is not None
+        if connection.has_refresh_token or provider.audience is not None or provider.credential is not None
         else translate_filled(no_refresh_token(provider.name, title=provider.title)),
     }
     return visit.page("connected.html", context)

@@ -43,6 +43,9 @@ ROWS: Final = 25  # agents of one
 NICKNAME_LIMIT: Final = 60
 _TROUBLE: Final = {"needs_reauth": 0, "expiring": 1, "ambiguous": 2, "waiting": 2}  # first on the page
 _FINE: Final = 3
+_BAD_ENDS: Final = frozenset(
+    {"failed", "given_up", "alive", "left_alive", "unchecked", "delete_there", "delete_late", "entered_unchecked"}
+)
 _REVOKE_WAIT: Final = 8.0  # seconds that a person waits for the provider; the attempt continues and is repeated anyway
 _SHOWN_FOR: Final = 7 * 86400  # how long an ended grant stays on the page
 
@@ -94,9 +97,14 @@ def _title_of(visit: OwnVisit, provider: str) -> str:
 def end_row(visit: OwnVisit, one: revocations.Revocation, known: Mapping[str, receipts.Receipt]) -> dict[str, object]:
     """What became of a disconnected account at its provider, in words; `known` are the person's receipts."""
     word = _ended_word(one, known.get(one.connection_id))
+    provider = visit.deployment.catalog.get(one.provider)
+    is_entered = provider is not None and provider.credential is not None
+    if is_entered and word == "unchecked":
+        word = "entered_unchecked"
     return {
         "is_good": word in ("revoked", "verified"),
-        "is_bad": word in ("failed", "given_up", "alive", "left_alive", "unchecked"),
+        "is_bad": word in _BAD_ENDS,
+        "is_entered": is_entered,
         "title": account_title(visit, one.provider),
         "provider": one.provider,
         "label": one.label,
@@ -118,7 +126,9 @@ def _ended_word(one: revocations.Revocation, receipt: receipts.Receipt | None) -
         case "revoked", _:
             return "unverified"
         case "given_up", receipts.ReceiptResult.STILL_ALIVE:
-            return "left_alive"
+            return "left_alive" if receipt.reason != receipts.NO_REVOCATION else "delete_late"
+        case "alive", _ if receipt.reason == receipts.NO_REVOCATION:
+            return "delete_there"
         case _:
             return one.outcome
 
@@ -272,6 +282,7 @@ def _row(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, obje
         "ends_at": connection.ends_at,
         "ends_unless_used": connection.ends_unless_used,
         "renews": connection.has_refresh_token,
+        "is_entered": provider is not None and provider.credential is not None,
         "can_reconnect": provider is not None and _is_configured(visit, provider),
     }
 
@@ -322,6 +333,8 @@ async def connect(visit: OwnVisit) -> Response:
     """Go to the provider for the selected scopes; no agent gets any of them yet."""
     provider, _ = _wanted_provider(visit, visit.form.one("provider"))
     scopes = (visit.form.many("scope") & provider.scopes.keys()) - provider.always_granted - provider.unruled_scopes
+    if provider.credential is not None:  # it has whatever it has: agents get parts of it
+        scopes = provider.all_scopes - provider.unruled_scopes
     if not scopes:
         return await _choice_page(
             visit,
@@ -331,7 +344,12 @@ async def connect(visit: OwnVisit) -> Response:
             status=status_of("invalid_request"),
         )
     chosen = await chosen_account(visit, provider.name)
-    trip = ConsentRequest(provider=provider.name, scopes=asked_scopes(scopes, chosen), login_hint=login_hint(chosen))
+    trip = ConsentRequest(
+        provider=provider.name,
+        scopes=asked_scopes(scopes, chosen),
+        replaces=None if chosen is None else chosen.id,
+        login_hint=login_hint(chosen),
+    )
     return await go_to_provider(visit, trip)
 
 
@@ -350,6 +368,7 @@ async def reconnect(visit: OwnVisit) -> Response:
     trip = ConsentRequest(
         provider=provider.name,
         scopes=connection.scopes,
+        replaces=connection.id,
         login_hint=login_hint(connection),
         is_by_hand=connection.state is ConnectionState.ACTIVE,
     )
@@ -365,6 +384,7 @@ async def confirm(visit: OwnVisit) -> Response:
         "title": account_title(visit, connection.provider),
         "ends_there": provider is not None and provider.can_revoke,
         "is_identity": connection.provider in visit.deployment.live.assertions.identities,
+        "is_entered": provider is not None and provider.credential is not None,
         "pages": _removal_pages(visit, connection.provider),
     }
     return visit.page("disconnect.html", context)

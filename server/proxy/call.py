@@ -9,7 +9,9 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from providers.api.rules import Payload
+from providers.credentials.placing import Unplaced, provider_of_account
 from providers.definitions.model import Provider, Rule
+from server.proxy import refusals
 from server.proxy.upload_sessions import UploadSessions
 from server.proxy.wire import Target
 from vault.exchange.exchange import UpstreamToken
@@ -71,6 +73,18 @@ class ProxiedCall:
         """Absolute addresses of the provider's APIs, and their addresses here."""
         apis = self.provider.apis.items()
         return [(base.rstrip("/").encode(), f"{self.our_base}/{api}".encode()) for api, base in apis]
+
+    def at_account(self, token: UpstreamToken) -> ProxiedCall:
+        """The same call at the account's own address, where accounts have different ones."""
+        try:
+            there = provider_of_account(self.provider, token.value)
+        except Unplaced as error:
+            raise refusals.upstream_unauthorized(self.provider) from error
+        if there is self.provider:
+            return self
+        here = self.provider.apis[self.target.api].rstrip("/")
+        url = there.apis[self.target.api].rstrip("/") + self.url[len(here) :]
+        return replace(self, provider=there, url=url)
 
     def outward(self) -> ProxiedCall:
         """Put the provider's own addresses into the body, where a client sends back what an answer said."""

@@ -19,7 +19,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from providers.api import rules
-from providers.api.masking import needles
+from providers.api.secrets import masks_of
+from providers.credentials.placing import Unplaced, authorize_request
 from providers.definitions.model import Provider
 from providers.outbound.messages import HttpError, OutboundRequest
 from server.deployment import Deployment
@@ -302,6 +303,7 @@ class Proxy:
         A 401 means: not carried out.
         """
         opening = await self._exchange(incoming, call, standing)
+        call = call.at_account(opening.token)
         for is_last in (False, True):
             async with self._deployment.http.open(self._request(incoming, call, opening.token)) as answer:
                 body = await read_small(answer)
@@ -339,7 +341,7 @@ class Proxy:
                 },
             )
             token = await exchange(request, vault=self._deployment.vault, now=now, after_unauthorized=spoiled)
-            opening = OpenedToken(token, needles(token.value), standing)
+            opening = OpenedToken(token, masks_of(call.provider, token.value), standing)
             ends = (standing.handle.expires_at, standing.until, _renewal_of(token))
             if standing.is_own and self._deployment.vault.policy_check is None:  # a policy is asked about each call
                 self._recent.keep(key, opening, facts=standing.facts, ends=ends, now=now)
@@ -363,10 +365,10 @@ class Proxy:
 
     def _request(self, incoming: ProxyRequest, call: ProxiedCall, token: UpstreamToken) -> OutboundRequest:
         body = call.body
-        return OutboundRequest(
+        request = OutboundRequest(
             method=incoming.method,
             url=call.url,
-            headers={**call.headers, **_lower_names(call.provider.authorize(token.value))},
+            headers=call.headers,
             body=self._parts(incoming, limit=self._settings.body_limit) if body is None else body or None,
             timeout=self._settings.deadline + _LATER,
             max_bytes=self._settings.answer_limit,
@@ -375,6 +377,10 @@ class Proxy:
             account=call.target.connection_id,
             share=_SHARE,
         )
+        try:
+            return authorize_request(call.provider, request, token.value)
+        except Unplaced as error:
+            raise refusals.upstream_unauthorized(call.provider) from error
 
     # Reporting
 

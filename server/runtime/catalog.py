@@ -75,6 +75,7 @@ def _overrides(name: str, registered: ProviderSettings, settings: Settings) -> P
         scopes=None if registered.scopes is None else frozenset(registered.scopes),
         testing=registered.testing,
         is_loopback=settings.is_loopback,
+        enabled=registered.enabled,
         unruled_calls=registered.unruled_calls,
         id_jag=registered.id_jag,
         reach=registered.reach(name, allow_loopback=settings.sandbox.loopback_upstreams),

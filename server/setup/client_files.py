@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from server.setup import client_json, client_toml, client_yaml
-from server.setup.client_json import EntryRefused
+from server.setup.client_json import EntryError
 
 BACKUP_SUFFIX: Final = ".before-token-vault"
 FormatName = Literal["json", "toml", "yaml"]  # json: with comments
@@ -25,7 +25,7 @@ class ClientFileRefused(Exception):
 
 
 class FileFormat(Protocol):
-    """The module of one format: each function takes a text, the section's and the entry's name. Raises EntryRefused."""
+    """The module of one format: each function takes a text, the section's and the entry's name. Raises EntryError."""
 
     def entry_of(self, text: str, section: str, name: str, /) -> object:
         """The entry; None if there is none."""
@@ -73,7 +73,7 @@ def put(place: Place, entry: Mapping[str, object]) -> Path | None:
     before = _read(target)
     try:
         changed = FORMATS[place.format].with_entry(_text(before), place.section, place.name, dict(entry))
-    except EntryRefused as error:
+    except EntryError as error:
         raise _by_hand(target, error) from error
     if before is not None and not backup.exists():
         _replace(backup, before, mode=0o600)
@@ -106,13 +106,13 @@ def take_out(place: Place) -> str:
                 changed = form.with_entry(_text(now), section, name, old)
             _replace(target, _content(changed, now))
             outcome = "removed"
-    except EntryRefused as error:
+    except EntryError as error:
         raise _by_hand(target, error) from error
     backup.unlink(missing_ok=True)
     return outcome
 
 
-def _by_hand(path: Path, error: EntryRefused) -> ClientFileRefused:
+def _by_hand(path: Path, error: EntryError) -> ClientFileRefused:
     return ClientFileRefused(f"can't change {path} safely: {error}. Add the printed entry by hand")
 
 
@@ -129,7 +129,7 @@ def _text(content: bytes | None) -> str:
     try:
         return (content or b"").decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise EntryRefused("it isn't UTF-8") from error
+        raise EntryError("it isn't UTF-8") from error
 
 
 def _content(text: str, before: bytes | None) -> bytes:

@@ -19,7 +19,7 @@ _STRICT: Final = json.JSONDecoder()
 _MAX_DEPTH: Final = 100
 
 
-class EntryRefused(Exception):
+class EntryError(Exception):
     """The text can't be changed safely. The message says why: `line 3 isn't JSON`."""
 
 
@@ -55,8 +55,8 @@ class _JsonReader:
             raise self._refusal()
         return root
 
-    def _refusal(self) -> EntryRefused:
-        return EntryRefused(f"line {self.text.count(chr(10), 0, self.at) + 1} isn't JSON")
+    def _refusal(self) -> EntryError:
+        return EntryError(f"line {self.text.count(chr(10), 0, self.at) + 1} isn't JSON")
 
     def _skip(self) -> None:
         while True:
@@ -78,7 +78,7 @@ class _JsonReader:
 
     def _value(self, depth: int) -> _Node:
         if depth > _MAX_DEPTH:
-            raise EntryRefused("it is nested too deeply")
+            raise EntryError("it is nested too deeply")
         start, sign = self.at, self.text[self.at : self.at + 1]
         if sign == "{":
             return self._object(start, depth)
@@ -138,12 +138,12 @@ class _JsonReader:
 
 
 def entry_of(text: str, section: str, name: str) -> object:
-    """The entry; None if there is none. Raises EntryRefused."""
+    """The entry; None if there is none. Raises EntryError."""
     return _content(text, section)[1].get(name)
 
 
 def rest_of(text: str, section: str, name: str) -> object:
-    """What the text says beside the entry; a section that held nothing else is left out. Raises EntryRefused."""
+    """What the text says beside the entry; a section that held nothing else is left out. Raises EntryError."""
     content, entries = _content(text, section)
     others = {key: value for key, value in entries.items() if key != name}
     rest = {key: value for key, value in content.items() if key != section}
@@ -151,7 +151,7 @@ def rest_of(text: str, section: str, name: str) -> object:
 
 
 def with_entry(text: str, section: str, name: str, entry: object) -> str:
-    """The text with the entry, which takes the place of one of that name. Raises EntryRefused."""
+    """The text with the entry, which takes the place of one of that name. Raises EntryError."""
     content, entries = _content(text, section)
     if not text.strip():
         return render(section, name, entry) + "\n"
@@ -172,7 +172,7 @@ def with_entry(text: str, section: str, name: str, entry: object) -> str:
 
 
 def without_entry(text: str, section: str, name: str) -> str:
-    """The text without the entry. Raises EntryRefused."""
+    """The text without the entry. Raises EntryError."""
     content, entries = _content(text, section)
     reader, root = _parse(text)
     found = _member(root, section)
@@ -210,10 +210,10 @@ def _content(text: str, section: str) -> tuple[Mapping[str, object], Mapping[str
         return {}, {}
     _, root = _parse(text)
     if root.members is None:
-        raise EntryRefused("it doesn't contain a JSON object")
+        raise EntryError("it doesn't contain a JSON object")
     found = _member(root, section)
     if found is not None and found.value.members is None:
-        raise EntryRefused(f"{section} isn't an object")
+        raise EntryError(f"{section} isn't an object")
     return _as_dict(root.value), {} if found is None else _as_dict(found.value.value)
 
 
@@ -224,7 +224,7 @@ def _as_dict(value: object) -> Mapping[str, object]:
 def _member(node: _Node, key: str) -> _Member | None:
     found = [one for one in node.members or () if one.key == key]
     if len(found) > 1:
-        raise EntryRefused(f"{key} is there twice")
+        raise EntryError(f"{key} is there twice")
     return found[0] if found else None
 
 
@@ -269,4 +269,4 @@ def _unit(text: str, root: _Node) -> str:
 def _check(changed: str, expected: object, before: _JsonReader) -> None:
     reader, root = _parse(changed)
     if root.value != expected or [one[1] for one in reader.comments] != [one[1] for one in before.comments]:
-        raise EntryRefused("the entry has no safe place in it")
+        raise EntryError("the entry has no safe place in it")

@@ -15,18 +15,18 @@ from typing import Final, cast
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from server.setup.client_json import EntryRefused
+from server.setup.client_json import EntryError
 
 _COMMENT: Final = re.compile(r"^\s*#.*", re.MULTILINE)
 
 
 def entry_of(text: str, section: str, name: str) -> object:
-    """The entry; None if there is none. Raises EntryRefused."""
+    """The entry; None if there is none. Raises EntryError."""
     return _section(_parse(text), section).get(name)
 
 
 def rest_of(text: str, section: str, name: str) -> object:
-    """What the text says beside the entry; a section that held nothing else is left out. Raises EntryRefused."""
+    """What the text says beside the entry; a section that held nothing else is left out. Raises EntryError."""
     content = _parse(text)
     others = {key: value for key, value in _section(content, section).items() if key != name}
     rest = {key: value for key, value in content.items() if key != section}
@@ -34,14 +34,14 @@ def rest_of(text: str, section: str, name: str) -> object:
 
 
 def with_entry(text: str, section: str, name: str, entry: object) -> str:
-    """The text with the entry, which takes the place of one of that name. Raises EntryRefused."""
+    """The text with the entry, which takes the place of one of that name. Raises EntryError."""
     expected = _parse(text)
     expected[section] = {**_section(expected, section), name: entry}
     return _first_right(_attempts(text, section, name, entry), text, expected)
 
 
 def without_entry(text: str, section: str, name: str) -> str:
-    """The text without the entry. Raises EntryRefused."""
+    """The text without the entry. Raises EntryError."""
     expected = _parse(text)
     expected[section] = {key: value for key, value in _section(expected, section).items() if key != name}
     return _first_right(_attempts(text, section, name, None), text, expected)
@@ -58,7 +58,7 @@ def _first_right(attempts: Iterator[str], text: str, expected: MutableMapping[st
         changed = attempt.replace("\r\n", "\n").replace("\n", "\r\n") if "\r\n" in text else attempt
         if _says(changed, expected) and all(one in changed for one in comments):
             return changed
-    raise EntryRefused("the entry has no safe place in it")
+    raise EntryError("the entry has no safe place in it")
 
 
 def _attempts(text: str, section: str, name: str, entry: object) -> Iterator[str]:
@@ -118,7 +118,7 @@ def _parse(text: str) -> dict[str, object]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise EntryRefused(f"it isn't valid TOML ({error})") from error
+        raise EntryError(f"it isn't valid TOML ({error})") from error
 
 
 def _section(content: MutableMapping[str, object], section: str) -> MutableMapping[str, object]:
@@ -127,7 +127,7 @@ def _section(content: MutableMapping[str, object], section: str) -> MutableMappi
 
 def _as_dict(found: object, section: str = "") -> MutableMapping[str, object]:
     if not isinstance(found, MutableMapping):
-        raise EntryRefused(f"{section} isn't a table")
+        raise EntryError(f"{section} isn't a table")
     return cast("MutableMapping[str, object]", found)  # TOML's keys are text
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
-from server.setup.client_json import EntryRefused
+from server.setup.client_json import EntryError
 
 _KEY: Final = re.compile(r"(?P<key>\"[^\"\\]*\"|'[^']*'|[A-Za-z0-9_][\w .-]*?)\s*:(?:\s+(?P<value>.*))?$")
 _KEEP: Final = re.compile(r"[|>][0-9]?\+[0-9]?\s*(#|$)")
@@ -28,7 +28,7 @@ class _YamlSection:
 
 
 def entry_of(text: str, section: str, name: str) -> object:
-    """The entry's lines; None if there is none. Raises EntryRefused."""
+    """The entry's lines; None if there is none. Raises EntryError."""
     found = _read(text, section)
     if name not in found.entries:
         return None
@@ -47,7 +47,7 @@ def rest_of(text: str, section: str, name: str) -> object:
 
 
 def with_entry(text: str, section: str, name: str, entry: object) -> str:
-    """The text with the entry (fields, or its former lines) in the place of one of that name. Raises EntryRefused."""
+    """The text with the entry (fields, or its former lines) in the place of one of that name. Raises EntryError."""
     found = _read(text, section)
     if isinstance(entry, tuple):
         own = list(cast("tuple[str, ...]", entry))
@@ -66,7 +66,7 @@ def with_entry(text: str, section: str, name: str, entry: object) -> str:
 
 
 def without_entry(text: str, section: str, name: str) -> str:
-    """The text without the entry. Raises EntryRefused."""
+    """The text without the entry. Raises EntryError."""
     found = _read(text, section)
     if name not in found.entries:
         return text
@@ -133,23 +133,23 @@ def _read(text: str, section: str) -> _YamlSection:
     end = len(lines)
     for number, line in enumerate(lines):
         if "\t" in line[: len(line) - len(line.lstrip())]:
-            raise EntryRefused(f"line {number + 1} is indented with a tab")
+            raise EntryError(f"line {number + 1} is indented with a tab")
         if _KEEP.search(line):
-            raise EntryRefused(f"line {number + 1} keeps the blank lines below it")
+            raise EntryError(f"line {number + 1} keeps the blank lines below it")
         if not _significant(line) or line.startswith(" ") or (line.rstrip() == "---" and number == 0):
             continue
         if line.startswith("- ") and (start is None or end < len(lines)):
             continue  # an item of the key above: a list may stand at its key's own indent
         found = _KEY.fullmatch(line.rstrip())
         if found is None:
-            raise EntryRefused(f"line {number + 1} isn't a key of a block mapping")
+            raise EntryError(f"line {number + 1} isn't a key of a block mapping")
         if start is not None and end == len(lines):
             end = number
         if found["key"].strip("\"'") == section:
             if start is not None:
-                raise EntryRefused(f"{section} is there twice")
+                raise EntryError(f"{section} is there twice")
             if re.sub(r"(^|\s)#.*", "", found["value"] or "").strip() not in {"", "{}", "null", "~"}:
-                raise EntryRefused(f"line {number + 1} isn't a key of a block mapping")
+                raise EntryError(f"line {number + 1} isn't a key of a block mapping")
             start = number
     if start is None:
         return _YamlSection(lines, None, len(lines), 2, {})
@@ -176,7 +176,7 @@ def _entries(lines: tuple[str, ...], start: int, end: int) -> _YamlSection:
         found = _KEY.fullmatch(lines[number].strip())
         key = "" if found is None else found["key"].strip("\"'")
         if depth != indent or not key or key in entries:
-            raise EntryRefused(f"line {number + 1} isn't a key of a block mapping")
+            raise EntryError(f"line {number + 1} isn't a key of a block mapping")
         if name:
             entries[name] = (first, last + 1)
         name, first, last = key, number, number

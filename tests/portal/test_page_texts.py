@@ -29,6 +29,7 @@ _ASIDE = {
 }  # classes
 _CHOSEN = (
     "access_status",
+    "credential_refused",
     "access_ended",
     "status_hint",
     "status",

@@ -25,6 +25,7 @@ from vault.storage.database import Reader, Row, Transaction, Value, integer, int
 from vault.upstream import NotSent, ProbeAnswer, ProbeOutcome, RevokeAnswer, RevokeOutcome, Silent
 
 TYPE: Final = "revocation-receipt+jwt"
+NO_REVOCATION: Final = "no_revocation"  # the provider ends nothing for us: its person does
 NO_PROBE: Final = "no_probe"  # the provider accepted the revocation, and cannot be asked
 
 
@@ -61,12 +62,16 @@ def judge(evidence: Evidence, *, is_last: bool) -> AttemptVerdict:
     revoked = evidence.revoked
     probed = None if evidence.probed is None else evidence.probed.outcome
     match revoked, probed:
-        case RevokeOutcome.UNSUPPORTED, _:
-            return AttemptVerdict(ReceiptResult.UNSUPPORTED, "no_revocation", is_final=True, outcome="unsupported")
+        case RevokeOutcome.UNSUPPORTED, ProbeOutcome.UNPROVEN | None:
+            return AttemptVerdict(ReceiptResult.UNSUPPORTED, NO_REVOCATION, is_final=True, outcome="unsupported")
         case _, ProbeOutcome.DEAD:
             return AttemptVerdict(ReceiptResult.VERIFIED_DEAD, "refused", is_final=True, outcome="revoked")
         case RevokeOutcome.REVOKED, ProbeOutcome.UNPROVEN | None:
             return AttemptVerdict(ReceiptResult.UNSUPPORTED, NO_PROBE, is_final=True, outcome="revoked")
+        case RevokeOutcome.UNSUPPORTED, ProbeOutcome.ALIVE:  # until its person deletes it there
+            found = ReceiptResult.STILL_ALIVE, NO_REVOCATION, "alive"
+        case RevokeOutcome.UNSUPPORTED, _:
+            found = ReceiptResult.UNREACHABLE, "probe_unanswered", "unchecked"
         case RevokeOutcome.REVOKED, ProbeOutcome.ALIVE:
             found = ReceiptResult.STILL_ALIVE, "revoked_but_works", "alive"
         case RevokeOutcome.REVOKED, _:

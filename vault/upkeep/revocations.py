@@ -28,7 +28,7 @@ from vault.refusals import CiphertextRejected, StorageUnavailable, TemporarilyUn
 from vault.storage.database import Reader, Row, Value, binary_or_none, integer, integer_or_none, text
 from vault.upkeep import pauses, receipts
 from vault.upkeep.receipts import AttemptVerdict, EndedGrant, Evidence, Receipt, ReceiptResult, judge
-from vault.upstream import NotSent, RevokeOutcome, Silent
+from vault.upstream import CredentialKind, NotSent, RevokeOutcome, Silent
 
 log = logging.getLogger("token_vault.revocations")
 
@@ -433,9 +433,12 @@ async def _send(vault: Vault, pending: Revocation) -> Evidence:
         key, pending.sealed, provider=pending.provider, account=pending.account
     )
     held = {REFRESH_TOKEN: refresh_token, ACCESS_TOKEN: access_token}
-    tokens = {kind: receipts.thumbprint(token) for kind, token in held.items() if token}
+    policy = vault.policies.get(pending.provider)
+    is_entered = policy is not None and policy.credential is not CredentialKind.OAUTH
+    # A password that somebody chose could be guessed from its hash.
+    tokens = {kind: receipts.thumbprint(token) for kind, token in held.items() if token and not is_entered}
     revoked = await upstream.revoke(refresh_token=refresh_token, access_token=access_token, account=pending.account)
-    if revoked not in (RevokeOutcome.REVOKED, RevokeOutcome.FAILED):
+    if revoked not in (RevokeOutcome.REVOKED, RevokeOutcome.FAILED) and not is_entered:
         return Evidence(revoked, None, tokens)
     is_fresh = _is_fresh(pending, now=vault.database.now())
     probed = await upstream.probe(

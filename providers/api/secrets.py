@@ -1,0 +1,13 @@
+"""What to mask in answers of a provider: each secret in the token or credential that a call carried."""
+
+from __future__ import annotations
+
+from providers.api.masking import needles
+from providers.credentials.entered import secrets_of
+from providers.definitions.model import Provider
+
+
+def masks_of(provider: Provider, token: str) -> tuple[bytes, ...]:
+    """The patterns that find what must not be shown; see `providers.api.masking`."""
+    found = {needle for secret in secrets_of(provider, token) for needle in needles(secret)}
+    return tuple(sorted(found, key=len, reverse=True))

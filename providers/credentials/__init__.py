@@ -1,0 +1,1 @@
+"""Credentials that people enter: their shape, and their place in requests. Pure."""

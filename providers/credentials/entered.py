@@ -1,0 +1,108 @@
+"""What a person enters: whether it has the shape that the provider file names, and the one text that the vault seals.
+
+A credential of one field is sealed as it is, of several as a JSON object. Errors name fields, never values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from providers.definitions.credential import SAFE_PART, Credential, CredentialField
+from providers.definitions.model import Provider
+from providers.outbound.json_values import parse_object
+
+SHORTEST: Final = 8  # characters: a shorter secret could not be masked in answers, since it may occur by chance
+LONGEST: Final = 16_384
+
+
+class CredentialRefused(Exception):
+    """What was entered isn't a credential of this service. `reason`: `missing`, `shape`, `short`, or `unknown`."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+def read_credential(credential: Credential, given: Mapping[str, str]) -> dict[str, str]:
+    """The value of each field. Raises CredentialRefused for the first that can't be one."""
+    for name in given:
+        if name not in credential.fields:
+            raise CredentialRefused(name, "unknown")
+    return {name: _read(name, field, given.get(name, "")) for name, field in credential.fields.items()}
+
+
+def _read(name: str, field: CredentialField, value: str) -> str:
+    value = value.strip() or field.default
+    if not value:
+        if field.optional:
+            return ""
+        raise CredentialRefused(name, "missing")
+    matched = None if len(value) > LONGEST else field.shape.fullmatch(value)
+    if matched is None or (field.choices and value not in field.choices):
+        raise CredentialRefused(name, "shape")
+    if field.secret and len(value) < SHORTEST:
+        raise CredentialRefused(name, "short")
+    public = [*matched.groupdict("").values(), *([] if field.secret else [value])]
+    if any(part and not _is_printable(part) for part in public):
+        raise CredentialRefused(name, "shape")
+    return value
+
+
+def _is_printable(value: str) -> bool:
+    return value.isascii() and value.isprintable()
+
+
+def pack(credential: Credential, values: Mapping[str, str]) -> str:
+    """The text to seal."""
+    if len(credential.fields) == 1:
+        return values[next(iter(credential.fields))]
+    return json.dumps(dict(values), separators=(",", ":"), sort_keys=True)
+
+
+def unpack(credential: Credential, packed: str) -> dict[str, str]:
+    """The values in a sealed text. Raises CredentialRefused if the file's fields changed since."""
+    if len(credential.fields) == 1:
+        return {next(iter(credential.fields)): packed}
+    content = parse_object(packed.encode())
+    if content is None:
+        raise CredentialRefused(next(iter(credential.fields)), "missing")
+    found: dict[str, str] = {}
+    for name, field in credential.fields.items():
+        value = content.get(name, field.default)
+        if not isinstance(value, str) or not (value or field.optional):
+            raise CredentialRefused(name, "missing")
+        found[name] = value
+    return found
+
+
+def all_values(credential: Credential, values: Mapping[str, str]) -> dict[str, str]:
+    """The fields, and the values that come with them as groups of their patterns."""
+    found = dict(values)
+    for name, field in credential.fields.items():
+        matched = field.shape.fullmatch(values.get(name, ""))
+        found |= {} if matched is None else {key: text for key, text in matched.groupdict().items() if text}
+    return found
+
+
+def public_values(credential: Credential, values: Mapping[str, str]) -> dict[str, str]:
+    """Those that may stand in addresses. Raises CredentialRefused for one that would not stay in its place."""
+    found = {name: text for name, text in all_values(credential, values).items() if name in credential.public_names}
+    for name, text in found.items():
+        if text and (SAFE_PART.fullmatch(text) is None or ".." in text):
+            raise CredentialRefused(name, "shape")
+    return found
+
+
+def secrets_of(provider: Provider, token: str) -> tuple[str, ...]:
+    """The secrets in a token as the vault holds it: what answers and logs must not show."""
+    credential = provider.credential
+    if credential is None or credential.kind != "key":
+        return (token,)
+    try:
+        values = unpack(credential, token)
+    except CredentialRefused:
+        return (token,)
+    return tuple(value for name in credential.secrets if (value := values[name]))

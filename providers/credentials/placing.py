@@ -1,0 +1,77 @@
+"""Where a request carries a token or credential: in headers, in the query, or as Basic; and the account's own address.
+
+The one place that puts a secret into a request to an API. It goes with requests to the provider file's hosts only.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import replace
+from urllib.parse import urlencode
+
+from providers.credentials.entered import CredentialRefused, all_values, public_values, unpack
+from providers.definitions.credential import NAMES, Credential
+from providers.definitions.model import Provider
+from providers.outbound.messages import OutboundRequest
+
+
+class Unplaced(Exception):
+    """The stored credential no longer fits the provider file: the person has to enter it again."""
+
+
+def authorize_request(provider: Provider, request: OutboundRequest, token: str) -> OutboundRequest:
+    """The request with the token, at the account's own address. Raises Unplaced."""
+    credential = provider.credential
+    if credential is None or credential.kind != "key":
+        return replace(request, headers=_merge(request.headers, provider.authorize(token)))
+    try:
+        values = unpack(credential, token)
+        url = _address(provider, credential, request.url, values)
+        headers, query = _placement(credential, all_values(credential, values))
+    except CredentialRefused as error:
+        raise Unplaced from error
+    if query:
+        url += ("&" if "?" in url else "?") + urlencode(query)
+    return replace(request, url=url, headers=_merge(request.headers, headers))
+
+
+def provider_of_account(provider: Provider, token: str) -> Provider:
+    """The provider with the addresses of the account; itself if all accounts have the same. Raises Unplaced."""
+    credential = provider.credential
+    if credential is None or credential.kind != "key" or not any("{" in url for url in provider.apis.values()):
+        return provider
+    try:
+        public = public_values(credential, unpack(credential, token))
+    except CredentialRefused as error:
+        raise Unplaced from error
+    return provider.model_copy(update={"apis": {key: _fill(url, public) for key, url in provider.apis.items()}})
+
+
+def _address(provider: Provider, credential: Credential, url: str, values: Mapping[str, str]) -> str:
+    """The URL with the account's values in the API's base: what a caller wrote below it stays as it is."""
+    for base in provider.apis.values():
+        start = base.rstrip("/")
+        if "{" in start and url.startswith(start):
+            return _fill(start, public_values(credential, values)) + url[len(start) :]
+    return url
+
+
+def _fill(text: str, values: Mapping[str, str]) -> str:
+    return NAMES.sub(lambda found: values.get(found[1], ""), text)
+
+
+def _placement(credential: Credential, values: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Headers and query parameters; those that come out empty are left out."""
+    send = credential.send
+    headers = {name: value for name, text in send.headers.items() if (value := _fill(text, values))}
+    if send.basic is not None:
+        pair = f"{_fill(send.basic.user, values)}:{_fill(send.basic.password, values)}"
+        headers["Authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
+    return headers, {name: value for name, text in send.query.items() if (value := _fill(text, values))}
+
+
+def _merge(headers: Mapping[str, str], credential: Mapping[str, str]) -> dict[str, str]:
+    """With the credential's headers in place of any of the same name, however they are spelled."""
+    taken = {name.lower() for name in credential}
+    return {**{name: value for name, value in headers.items() if name.lower() not in taken}, **credential}

@@ -1,0 +1,282 @@
+"""A service whose accounts are connected by a credential that people enter: `vault.upstream.UpstreamOAuth` for it.
+
+A key is the account's access token, and never renewed. Client credentials take the refresh token's place, and each
+refresh gets an access token with them (RFC 6749 §4.4). Only its person ends a credential, at the service: a probe tells
+whether it still works. Keeps, logs and raises no credential.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from providers.credentials.entered import CredentialRefused, public_values, unpack
+from providers.credentials.placing import Unplaced, authorize_request
+from providers.definitions.credential import Credential
+from providers.definitions.credential_checks import fill_address
+from providers.definitions.model import Provider, Registration
+from providers.oauth.token_requests import FORM, JSON, token_request
+from providers.oauth.token_responses import ResponseContext, TokenOutcome, account_of, judge
+from providers.outbound.client import Outbound
+from providers.outbound.json_values import at, text_at
+from providers.outbound.messages import Crowded, HttpError, NotReached, OutboundRequest, OutboundResponse
+from vault.upstream import (
+    Account,
+    NotSent,
+    ProbeAnswer,
+    ProbeOutcome,
+    RefreshOutcome,
+    Refused,
+    RevokeAnswer,
+    RevokeOutcome,
+    Rotated,
+    Silent,
+    TokenAnswer,
+    UpstreamError,
+)
+
+TOTAL_TIMEOUT: Final = 10.0
+_ENDS: Final = frozenset({"invalid_client", "unauthorized_client", "invalid_grant"})  # this person's, not ours
+logger = logging.getLogger("token_vault.upstream")
+
+
+class LookOutcome(StrEnum):
+    """What the service makes of a credential."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    UNKNOWN = "unknown"  # there is no look-up, or its answer says neither
+    SILENT = "silent"  # no answer
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialLook:
+    """What a look-up showed: the account, if the service names it, and how long to wait where it asks for patience."""
+
+    outcome: LookOutcome
+    account: Account | None = None
+    status: int = 0
+    retry_after: int | None = None
+
+
+class CredentialUpstream:
+    """One service at which people enter credentials."""
+
+    def __init__(self, provider: Provider, outbound: Outbound, *, clock: Callable[[], float] = time.time) -> None:
+        if provider.credential is None:
+            raise ValueError("a provider with OAuth")
+        self._provider = provider
+        self._credential: Credential = provider.credential
+        self._outbound = outbound
+        self._clock = clock
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether the operator lets people enter credentials of this service."""
+        return self._provider.registration.is_on
+
+    def authorization_url(
+        self,
+        *,
+        redirect_uri: str,
+        state: str,
+        scopes: frozenset[str],
+        code_verifier: str,
+        login_hint: str | None = None,
+    ) -> str:
+        """Raises UpstreamError: the person enters a credential on a page of ours."""
+        raise self._without_oauth()
+
+    async def redeem(
+        self,
+        *,
+        code: str,
+        redirect_uri: str,
+        code_verifier: str,
+        state: str = "",
+        keep: Callable[[TokenAnswer], Awaitable[None]] | None = None,
+    ) -> TokenAnswer:
+        """Raises UpstreamError: there is no code."""
+        raise self._without_oauth()
+
+    async def enter(self, packed: str) -> tuple[TokenAnswer, CredentialLook]:
+        """What to store of a credential that a person entered, and what the service makes of it.
+
+        One or two requests of at most 10 s. Raises UpstreamError where the service refuses to issue a token for it.
+        """
+        if self._credential.kind == "key":
+            return TokenAnswer(packed), await self.look(packed)
+        outcome = await self._obtain(packed)
+        match outcome:
+            case TokenAnswer():
+                look = await self.look(outcome.access_token)
+                return replace(outcome, refresh_token=packed), look
+            case Refused():
+                raise UpstreamError(outcome.code, outcome.description)
+            case _:
+                raise UpstreamError("temporarily_unavailable", f"{self._provider.title} didn't answer")
+
+    async def look(self, token: str) -> CredentialLook:
+        """Ask whose the account is, which spends nothing; repeated once if nobody answered."""
+        if self._provider.identity.source != "endpoint":
+            return CredentialLook(LookOutcome.UNKNOWN)
+        try:
+            request = self._identity_request(token)
+        except (Unplaced, CredentialRefused, ValueError):
+            return CredentialLook(LookOutcome.DEAD)  # it no longer fits the file
+        try:
+            try:
+                answer = await self._outbound.send(request)
+            except HttpError:
+                answer = await self._outbound.send(request)
+        except HttpError as error:
+            logger.info("look-up failed", extra={"provider": self._provider.name, "cause": error.reason})
+            return CredentialLook(LookOutcome.SILENT)
+        return self._judge(answer, token)
+
+    def _judge(self, answer: OutboundResponse, token: str) -> CredentialLook:
+        errors, credential, status = self._provider.errors, self._credential, answer.status
+        if status == 429 or status >= 500:
+            return CredentialLook(LookOutcome.SILENT, status=status, retry_after=answer.retry_after)
+        content = answer.json_content()
+        says_no = errors.ok_flag is not None and at(content, errors.ok_flag) is not True
+        if status < 300 and not says_no:
+            return CredentialLook(LookOutcome.ALIVE, self._account(content, token), status)
+        codes = {code for path in errors.code if (code := text_at(content, path)) is not None}
+        if codes & errors.insufficient_scope:
+            return CredentialLook(LookOutcome.ALIVE, status=status)
+        if codes & errors.unauthorized or status in credential.dead:
+            return CredentialLook(LookOutcome.DEAD, status=status)
+        outcome = LookOutcome.ALIVE if status in credential.alive else LookOutcome.UNKNOWN
+        return CredentialLook(outcome, status=status)
+
+    def _account(self, content: Mapping[str, object] | None, token: str) -> Account | None:
+        if not self._provider.identity.id:
+            return None
+        return account_of(self._provider, {**(content or {}), "credential": self._public(token)})
+
+    def _public(self, token: str) -> Mapping[str, str]:
+        """The values that may stand in addresses; none with a token that was issued for a credential."""
+        if self._credential.kind != "key":
+            return {}
+        return public_values(self._credential, unpack(self._credential, token))
+
+    def _identity_request(self, token: str) -> OutboundRequest:
+        provider, identity = self._provider, self._provider.identity
+        headers, body = {"Accept": JSON, **provider.headers}, None
+        if identity.body is not None:
+            headers["Content-Type"], body = JSON, identity.body.encode()
+        elif identity.method == "POST":
+            headers["Content-Type"] = FORM
+        url = fill_address(provider.identity_url, dict(self._public(token)))
+        request = self._request(identity.method, url, headers, body)
+        return authorize_request(provider, request, token)
+
+    async def identify(self, access_token: str, answer: Mapping[str, object]) -> Account:
+        """The account behind a credential that works, with an empty id if the service names none.
+
+        Raises UpstreamError: `invalid_token` for one that doesn't work.
+        """
+        look = await self.look(access_token)
+        match look.outcome:
+            case LookOutcome.ALIVE:
+                return look.account or Account("", "")
+            case LookOutcome.DEAD:
+                raise UpstreamError("invalid_token", f"{self._provider.title} no longer accepts it")
+            case _:
+                raise UpstreamError("account_unknown", f"{self._provider.title} didn't say which account this is")
+
+    async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+        """An access token for client credentials; a key has none. One attempt, total deadline 10 s."""
+        title = self._provider.title
+        if self._credential.kind == "key":
+            return Refused("unsupported_grant_type", f"{title} issues no tokens for a key", ends_grant=False)
+        if scopes is not None:
+            return Refused("invalid_scope", f"{title} can't narrow a token by refresh", ends_grant=False)
+        outcome = await self._obtain(refresh_token)
+        if isinstance(outcome, TokenAnswer):
+            return Rotated(outcome)
+        if isinstance(outcome, Refused) and outcome.code in _ENDS:
+            return replace(outcome, ends_grant=True)
+        return outcome
+
+    async def _obtain(self, packed: str) -> TokenOutcome:
+        """A token by the client credentials grant (RFC 6749 §4.4.2), without a refresh token (§4.4.3)."""
+        try:
+            values = unpack(self._credential, packed)
+            url = fill_address(self._provider.hosts.token_url, public_values(self._credential, values))
+        except (CredentialRefused, ValueError):
+            return Refused("invalid_client", "the credential no longer fits its provider file", ends_grant=True)
+        client = self._provider.with_registration(
+            Registration(values["client_id"], values["client_secret"], reach=self._provider.registration.reach)
+        )
+        parameters = {"grant_type": "client_credentials", **client.params.token}
+        written = token_request(client, url, parameters)
+        try:
+            answer = await self._outbound.send(
+                self._request(written.method, written.url, dict(written.headers), written.body)
+            )
+        except Crowded as error:
+            return NotSent(error.reason, retry_after=1)
+        except NotReached as error:
+            return NotSent(error.reason)
+        except HttpError as error:
+            return Silent(error.reason)
+        asked = ResponseContext(is_refresh=True, secrets=(values["client_secret"],), now=int(self._clock()))
+        outcome = judge(client, answer, asked)
+        return replace(outcome, refresh_token=None) if isinstance(outcome, TokenAnswer) else outcome
+
+    async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
+        """Refused: the service issues no narrower credential."""
+        return Refused("unsupported", f"{self._provider.title} can't narrow a credential", ends_grant=False)
+
+    async def revoke(
+        self, *, refresh_token: str | None, access_token: str | None, account: str | None = None
+    ) -> RevokeAnswer:
+        """No service is asked to end a credential: its person made it, and deletes it there."""
+        return RevokeOutcome.UNSUPPORTED
+
+    async def probe(
+        self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool, is_revoked: bool
+    ) -> ProbeAnswer:
+        """Whether the credential still works; one look-up, or one request for a token, which nobody gets."""
+        if self._credential.kind == "key":
+            return ProbeAnswer(ProbeOutcome.UNPROVEN) if access_token is None else await self._probe_key(access_token)
+        if refresh_token is None:
+            return ProbeAnswer(ProbeOutcome.UNPROVEN)
+        outcome = await self.refresh(refresh_token)
+        match outcome:
+            case Rotated():
+                return ProbeAnswer(ProbeOutcome.ALIVE, ("refresh",))
+            case Refused() if outcome.ends_grant:
+                return ProbeAnswer(ProbeOutcome.DEAD, ("refresh",))
+            case NotSent():
+                return ProbeAnswer(ProbeOutcome.SILENT, ("refresh",), outcome.retry_after)
+            case _:
+                return ProbeAnswer(ProbeOutcome.SILENT, ("refresh",))
+
+    async def _probe_key(self, token: str) -> ProbeAnswer:
+        if self._provider.identity.source != "endpoint":
+            return ProbeAnswer(ProbeOutcome.UNPROVEN)
+        look = await self.look(token)
+        found = {LookOutcome.ALIVE: ProbeOutcome.ALIVE, LookOutcome.DEAD: ProbeOutcome.DEAD}
+        return ProbeAnswer(found.get(look.outcome, ProbeOutcome.SILENT), ("identity",), look.retry_after)
+
+    def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> OutboundRequest:
+        return OutboundRequest(
+            method=method,
+            url=url,
+            headers=headers,
+            body=body,
+            timeout=TOTAL_TIMEOUT,
+            policy=self._provider.registration.reach,
+            peer=f"{self._provider.name}.oauth",
+            reuse=False,
+        )
+
+    def _without_oauth(self) -> UpstreamError:
+        return UpstreamError("unsupported", f"enter a credential of {self._provider.title} instead")

@@ -1,0 +1,31 @@
+"""The keys of the simulated mail service, and the client credentials, by account."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Keys:
+    """What was made and not deleted: key -> account; client id -> secret and account; and the tokens that these got."""
+
+    accounts: dict[str, str] = field(default_factory=dict[str, str], repr=False)
+    clients: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]], repr=False)
+    tokens: dict[str, str] = field(default_factory=dict[str, str], repr=False)
+
+    def make(self, account: str) -> str:
+        """A key for this account."""
+        key = f"mr_live_{secrets.token_hex(16)}"
+        self.accounts[key] = account
+        return key
+
+    def delete(self, key: str) -> None:
+        """Nothing accepts the key from now on."""
+        self.accounts.pop(key, None)
+
+    def make_client(self, account: str) -> tuple[str, str]:
+        """Client credentials for this account."""
+        client_id, secret = f"client-{secrets.token_hex(4)}", secrets.token_urlsafe(24)
+        self.clients[client_id] = (secret, account)
+        return client_id, secret

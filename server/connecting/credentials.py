@@ -1,0 +1,258 @@
+"""An account that is connected by a credential which its person, or an administrator, enters.
+
+What was entered is checked against the shape in the provider file, then at the service itself, and sealed. It never
+leaves this module in an answer, event, or message. `server.portal.credential` has the page.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from providers.api.text import as_data
+from providers.credentials.entered import CredentialRefused, pack, public_values, read_credential
+from providers.definitions.catalog import Provider
+from providers.definitions.credential import Credential
+from providers.oauth.entered import CredentialLook, CredentialUpstream, LookOutcome
+from server.connecting.app_returns import read_return
+from server.connecting.links import LIFETIME, ConnectRefused, known_provider
+from server.connecting.provider_authorization import Connected, ConsentRequest, check_may_connect, connection_outcome
+from server.deployment import Deployment
+from vault import connections, tickets
+from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, format_scope, parse_scope
+from vault.refresh import consents
+from vault.refresh.consents import Consent
+from vault.refusals import TransitionRefused
+from vault.upstream import Account, TokenAnswer, UpstreamError
+
+LABEL_LIMIT: Final = 120
+_UNNAMED: Final = "entered-"  # begins the id of an account that the service doesn't name
+_DAY: Final = 86400
+
+
+class EntryFault(Exception):
+    """What was entered can't be used; the person can correct it. `reason` names a text, `field` what it is about.
+
+    `shape`, `missing`, `short`, `unknown`: of one field. `refused`: the service doesn't accept it. `unchecked`: it
+    couldn't say. `other_account`: it is of another account than the one to be replaced. `name_it`, `bad_end`: name or
+    end.
+    """
+
+    def __init__(self, reason: str, *, field: str = "", status: int = 0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.field = field
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What somebody entered: the values of the fields, a name for the account, and when the credential ends."""
+
+    values: Mapping[str, str] = field(repr=False)
+    label: str = ""
+    ends_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialForm:
+    """The page where a person enters a credential, for one purpose. `replaces`: the account that gets a new one."""
+
+    provider: Provider
+    credential: Credential
+    trip: ConsentRequest
+    replaces: Connection | None
+
+
+def check_is_on(deployment: Deployment, provider: Provider) -> None:
+    """Raises ConnectRefused unless people may enter credentials of this service."""
+    if not deployment.vault.upstreams[provider.name].is_configured:
+        raise ConnectRefused(
+            f"{provider.title} isn't turned on at this vault. Ask an admin to turn it on at "
+            f"{deployment.url(f'/administration/providers/{provider.name}')}, or with token-vault providers setup "
+            f"{provider.name}",
+            kind="conflict",
+        )
+
+
+async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, session: Session) -> str:
+    """The path of the page for this purpose, which works for this user in this browser session only.
+
+    Raises ConnectRefused, or StepUpRequired when the session does not prove enough.
+    """
+    provider = known_provider(deployment, trip.provider)
+    await check_may_connect(deployment, session, provider)
+    check_is_on(deployment, provider)
+    payload: dict[str, object] = {
+        "provider": provider.name,
+        "scopes": format_scope(trip.scopes),
+        "delegated": format_scope(trip.delegated),
+        "ask": format_scope(trip.ask),
+        "ends_at": trip.ends_at,
+        "back": None if trip.back is None else trip.back.payload(),
+        "replaces": trip.replaces,
+    }
+    async with deployment.transaction() as transaction:
+        handle = await tickets.issue(
+            transaction,
+            deployment.keys,
+            purpose=TicketPurpose.CREDENTIAL,
+            payload=payload,
+            lifetime=LIFETIME,
+            now=deployment.now(),
+            user_id=user.id,
+            client_id=trip.client_id,
+            binding=session.token_hash,
+        )
+    return f"/connect/credential/{handle}"
+
+
+async def open_form(deployment: Deployment, handle: str, *, user: User, session: Session) -> CredentialForm:
+    """The form behind its path. Raises ConnectRefused."""
+    ticket = await tickets.peek(
+        deployment.database, deployment.keys, handle, purpose=TicketPurpose.CREDENTIAL, now=deployment.now()
+    )
+    if ticket is None or ticket.user_id != user.id or not _is_same_browser(ticket, session):
+        raise ConnectRefused("This page is no longer valid. Start again on the Connections page.", detail="form")
+    trip = _trip_of(ticket)
+    provider = known_provider(deployment, trip.provider)
+    replaced: Connection | None = None
+    if trip.replaces is not None:
+        replaced = await connections.get_connection(deployment.database, trip.replaces, user_id=user.id)
+        if replaced is None or replaced.provider != provider.name:
+            raise ConnectRefused("This account was disconnected meanwhile.", detail="replaced")
+    if provider.credential is None:
+        raise ConnectRefused(f"{provider.title} is connected another way by now. Start again.", detail="form")
+    return CredentialForm(provider, provider.credential, trip, replaced)
+
+
+def _is_same_browser(ticket: Ticket, session: Session) -> bool:
+    return hmac.compare_digest(ticket.binding or b"", session.token_hash)
+
+
+def _trip_of(ticket: Ticket) -> ConsentRequest:
+    kept = ticket.payload
+    ends_at, replaces = kept.get("ends_at"), kept.get("replaces")
+    return ConsentRequest(
+        provider=str(kept["provider"]),
+        scopes=parse_scope(str(kept["scopes"])),
+        client_id=ticket.client_id,
+        delegated=parse_scope(str(kept["delegated"])),
+        ask=parse_scope(str(kept["ask"])),
+        ends_at=ends_at if isinstance(ends_at, int) else None,
+        back=read_return(kept.get("back")),
+        replaces=replaces if isinstance(replaces, str) else None,
+    )
+
+
+async def enter(
+    deployment: Deployment, form: CredentialForm, entry: Entry, *, handle: str, user: User, session: Session
+) -> Connected:
+    """Check what was entered, and connect or replace the account. Raises EntryFault; ConnectRefused when too late."""
+    check_is_on(deployment, form.provider)
+    await check_may_connect(deployment, session, form.provider, back=f"/connect/credential/{handle}")
+    answer = await examine(deployment, form.provider, entry, user=user, replaces=form.replaces)
+    try:
+        async with deployment.transaction() as transaction:
+            await tickets.consume(
+                transaction, deployment.keys, handle, purpose=TicketPurpose.CREDENTIAL, now=deployment.now()
+            )
+    except TransitionRefused as error:
+        raise ConnectRefused("This page was already used. Check your connections.", detail="form") from error
+    return await store(deployment, form.trip, answer, user=user)
+
+
+async def examine(
+    deployment: Deployment,
+    provider: Provider,
+    entry: Entry,
+    *,
+    user: User,
+    replaces: Connection | None = None,
+) -> TokenAnswer:
+    """What to store, with the account that it belongs to. Raises EntryFault; a refusal by the service is an event."""
+    credential = provider.credential
+    if credential is None:
+        raise EntryFault("unknown")
+    try:
+        values = read_credential(credential, entry.values)
+        public_values(credential, values)
+    except CredentialRefused as error:
+        raise EntryFault(error.reason, field=error.field) from error
+    ends_in = _ends_in(provider, entry, now=deployment.now())
+    label = as_data(entry.label, limit=LABEL_LIMIT).strip()
+    upstream = CredentialUpstream(provider, deployment.http)
+    try:
+        answer, look = await upstream.enter(pack(credential, values))
+        _check_look(look)
+    except (UpstreamError, EntryFault) as error:
+        reason = error.reason if isinstance(error, EntryFault) else _reason_of(error)
+        details: dict[str, object] = {"provider": provider.name, "reason": f"credential_{reason}"}
+        await deployment.activity.record_refusal(
+            Event(kind="connection.refused", outcome="refused", user_id=user.id, details=details)
+        )
+        if isinstance(error, EntryFault):
+            raise
+        raise EntryFault(reason) from error
+    account = _account(provider, look, label=label, replaces=replaces)
+    scopes = provider.all_scopes - provider.unruled_scopes
+    return replace(answer, account=account, scopes=scopes, grant_expires_in=ends_in)
+
+
+def _reason_of(error: UpstreamError) -> str:
+    return "unchecked" if error.code == "temporarily_unavailable" else "refused"
+
+
+def _check_look(look: CredentialLook) -> None:
+    match look.outcome:
+        case LookOutcome.DEAD:
+            raise EntryFault("refused", status=look.status)
+        case LookOutcome.SILENT:
+            raise EntryFault("unchecked", status=look.status)
+        case LookOutcome.UNKNOWN if look.status:  # asked, and the answer says neither
+            raise EntryFault("unchecked", status=look.status)
+        case _:
+            return
+
+
+def _ends_in(provider: Provider, entry: Entry, *, now: int) -> int | None:
+    if entry.ends_at is None:
+        return provider.expires.grant
+    if not now + _DAY // 24 < entry.ends_at < now + 20 * 366 * _DAY:
+        raise EntryFault("bad_end")
+    return entry.ends_at - now
+
+
+def _account(provider: Provider, look: CredentialLook, *, label: str, replaces: Connection | None) -> Account:
+    """The account as the service names it; else the replaced one, or a new one with the person's name for it."""
+    if replaces is not None:
+        is_unnamed = replaces.account.startswith(_UNNAMED)
+        if look.account is not None and not is_unnamed and look.account.id != replaces.account:
+            raise EntryFault("other_account")
+        return Account(replaces.account, label or replaces.label)
+    if look.account is not None:
+        return look.account
+    if not label:
+        raise EntryFault("name_it", field="label")
+    return Account(_UNNAMED + secrets.token_hex(8), label)
+
+
+async def store(deployment: Deployment, trip: ConsentRequest, answer: TokenAnswer, *, user: User) -> Connected:
+    """Seal it, and let the agent use the account that it was entered for."""
+    consent = Consent(
+        user.id,
+        trip.provider,
+        trip.scopes,
+        client_id=trip.client_id,
+        delegated=trip.delegated,
+        ask=trip.ask,
+        ends_at=trip.ends_at,
+    )
+    at_ms = consents.milliseconds(deployment.vault)
+    stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False)
+    if stored is None:
+        raise ConnectRefused("Nothing was connected. Try again.", detail="state")
+    return connection_outcome(deployment, consent, stored)

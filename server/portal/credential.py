@@ -1,0 +1,99 @@
+"""The page where a person enters a credential of their account, such as an API key. It is never shown again.
+
+`server.connecting.credentials` checks and stores it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time
+
+from starlette.responses import Response
+
+from providers.definitions.credential import NAMES
+from server.connecting import credentials
+from server.connecting.credentials import LABEL_LIMIT, CredentialForm, Entry, EntryFault
+from server.errors import status_of
+from server.http import pages
+from server.http.page_texts import text
+from server.portal import connect
+from server.portal.requests import OwnVisit
+
+_FIELD = "field."
+
+
+async def show(visit: OwnVisit) -> Response:
+    """Say what to make at the service and where, and ask for it."""
+    handle = str(visit.visit.request.path_params["handle"])
+    form = await credentials.open_form(visit.deployment, handle, user=visit.user, session=visit.session)
+    return _page(visit, handle, form)
+
+
+def _page(visit: OwnVisit, handle: str, form: CredentialForm, *, refused: EntryFault | None = None) -> Response:
+    provider, fields = form.provider, form.credential.fields
+    public = {
+        name: visit.form.one(_FIELD + name) or about.default for name, about in fields.items() if not about.secret
+    }
+    console = provider.console
+    context: dict[str, object] = {
+        "action": f"/connect/credential/{handle}",
+        "provider": provider,
+        "what": form.credential.title,
+        "fields": [(name, about, public.get(name, "")) for name, about in fields.items()],
+        "page_there": "" if console is None or NAMES.search(console.url) else console.url,
+        "steps": () if console is None else console.steps,
+        "replaces": form.replaces,
+        "names_itself": bool(provider.identity.id),
+        "label": visit.form.one("label") or ("" if form.replaces is None else form.replaces.label),
+        "ends": visit.form.one("ends"),
+        "longest": LABEL_LIMIT,
+        "error": "" if refused is None else _words(form, refused),
+        "error_field": "" if refused is None else refused.field,
+    }
+    return visit.page("credential.html", context, status=200 if refused is None else status_of("invalid_request"))
+
+
+def _words(form: CredentialForm, refused: EntryFault) -> str:
+    """What is wrong, without anything that was entered."""
+    about = form.credential.fields.get(refused.field)
+    example = "" if about is None or about.secret else about.example
+    name = "shape_like" if example and refused.reason == "shape" else refused.reason
+    return text(
+        f"credential_refused.{name}",
+        field="" if about is None else about.title,
+        example=example,
+        provider=form.provider.title,
+        status=str(refused.status or ""),
+        account="" if form.replaces is None else form.replaces.label,
+    )
+
+
+async def submit(visit: OwnVisit) -> Response:
+    """Check what was entered, and connect the account; or say what is wrong with it."""
+    handle = str(visit.visit.request.path_params["handle"])
+    form = await credentials.open_form(visit.deployment, handle, user=visit.user, session=visit.session)
+    values = {name: visit.form.one(_FIELD + name) for name in form.credential.fields}
+    try:
+        entry = Entry(values, visit.form.one("label"), _end_of(visit.form.one("ends")))
+        connected = await credentials.enter(
+            visit.deployment, form, entry, handle=handle, user=visit.user, session=visit.session
+        )
+    except EntryFault as refused:
+        return _page(visit, handle, form, refused=refused)
+    return await _finish(visit, form, connected)
+
+
+def _end_of(entered: str) -> int | None:
+    """The end of that day, UTC. Raises EntryFault."""
+    if not entered:
+        return None
+    try:
+        day = date.fromisoformat(entered)
+    except ValueError as error:
+        raise EntryFault("bad_end") from error
+    return int(datetime.combine(day, time(23, 59), tzinfo=UTC).timestamp())
+
+
+async def _finish(visit: OwnVisit, form: CredentialForm, connected: credentials.Connected) -> Response:
+    if form.replaces is not None:
+        return pages.go(f"/connections/{connected.connection.id}")
+    return await connect.finish(visit, connected.connection, form.trip.back, client_id=connected.client_id)

@@ -1,0 +1,1 @@
+"""Accounts that are connected by a credential which a person enters."""
