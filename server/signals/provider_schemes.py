@@ -17,7 +17,7 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from providers.outbound.json_values import is_object
@@ -40,8 +40,8 @@ class WebhookRefused(Exception):
 class SignedMessage:
     """A request as it arrived. `url` is our address as the operator entered it at the provider."""
 
-    headers: Mapping[str, str]  # lower-case names
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)  # lower-case names
+    body: bytes = field(repr=False)
     url: str
 
 

@@ -34,7 +34,8 @@ PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
 PATIENCE = 30  # seconds for a test, and
 TIMES = 10  # as often as long as it took unchanged; one that takes longer hangs
 UNKNOWN = 60  # seconds to record a test file, for each of its tests
-MOST_AT_IMPORT = 30  # tests for a mutant that needs a process of its own
+MOST_AT_IMPORT = 20  # tests for a mutant that needs a process of its own, and
+OF_RECORDS = "tests/leaks/test_hidden_fields.py"  # for one that shows a field: it only imports, so it reaches no line
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,8 @@ class Trying:
 
     def _tests_of(self, mutant: Planned, reach: Reach) -> list[str]:
         tests = reach.of_line(mutant.file, mutant.line)
+        if mutant.name and "repr=" in mutant.key:
+            return [OF_RECORDS]
         if mutant.name:
             tests = reach.of_name(mutant.name) or reach.of_file(mutant.file)
         on_postgres = "postgres" in mutant.file
@@ -196,6 +199,8 @@ class Trying:
             if by == "unchanged":
                 return self._outcome(Planned(**{**mutant.__dict__, "name": "?"}), tests, reach)
             kind, _, test = by.partition(" ")
+            if test.startswith(OF_RECORDS):
+                return kind, test, 1
             if self._run([test], reach, change=None) is None:
                 return kind, test, reliable.index(test) + 1
             _say(f"unreliable, left out: {test}")

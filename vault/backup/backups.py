@@ -18,7 +18,7 @@ import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -204,7 +204,7 @@ class Backup:
 
     path: Path
     header: Header
-    key: bytes
+    key: bytes = field(repr=False)
 
     @classmethod
     async def open(cls, path: Path, source: KeySource) -> Backup:

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vault import company_access, connections, delegations, endings, tickets
 from vault.audit.audit import append
@@ -60,7 +60,7 @@ class Consent:
     delegated: frozenset[str] = frozenset()
     ask: frozenset[str] = frozenset()
     ends_at: int | None = None
-    ticket_hash: bytes | None = None
+    ticket_hash: bytes | None = field(default=None, repr=False)
     renewed_by: str | None = None  # the identity provider's connection that vouched for it
 
     @property

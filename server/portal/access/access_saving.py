@@ -7,7 +7,7 @@ change something else or cut an agent off.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeGuard
 
 from server.deployment import Deployment
@@ -28,7 +28,7 @@ class Saved:
     """What was saved last, and the secret that takes it back; `undo_at`: where, if not at the page that shows it."""
 
     message: str
-    handle: str
+    handle: str = field(repr=False)
     undo_at: str = ""
 
 
