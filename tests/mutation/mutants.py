@@ -77,11 +77,14 @@ def mutants_of(root: Path, file: str) -> Iterator[Mutant]:
 
 
 def mutated(text: str, mutant: Mutant) -> str | None:
-    """The file with the change; None when there is no such place."""
+    """The file with the change; None when there is no such place, or the operator can't change it (`except a.B`)."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
-    return mutate_code(text, get_operator(mutant.operator)(), mutant.occurrence)
+    try:
+        return mutate_code(text, get_operator(mutant.operator)(), mutant.occurrence)
+    except AttributeError:
+        return None
 
 
 def changed_lines(old: str, new: str) -> tuple[str, str]:
