@@ -17,13 +17,13 @@ import sys
 import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 from tests.mutation.explained import explained, stale
-from tests.mutation.mutants import LEFT_OUT, changed_lines, drawn, mutants_of, mutated
-from tests.mutation.names import name_at_import
+from tests.mutation.mutants import LEFT_OUT, Mutant, changed_lines, drawn, mutants_of, mutated
+from tests.mutation.names import lines_of_statement, name_at_import
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("vault", "server/oauth", "server/proxy")
@@ -31,7 +31,7 @@ TESTS = tuple(
     f"tests/{one}"
     for one in ("vault", "oauth", "proxy", "mcp", "enterprise", "policy", "signals", "scim", "api", "portal")
 )
-Row = dict[str, str]  # file, operator, before, after
+Row = dict[str, str]  # file, operator, before, after, and which one it is of those that are the same in all of these
 
 
 def copy_of_commit(folder: Path) -> None:
@@ -53,21 +53,39 @@ def sample_of(tree: Path, given: argparse.Namespace, kept: Path) -> list[Row]:
     rows: list[Row] = []
     for folder in FOLDERS:
         files = [one for one in sources(tree) if one.startswith(f"{folder}/") and one.startswith(tuple(given.within))]
-        population = [mutant for file in files for mutant in mutants_of(tree, file)]
-        for one in drawn(population, count=given.sample, seed=given.seed):
-            text = (tree / one.file).read_text(encoding="utf-8")
-            new = mutated(text, one)
-            if new is not None and new != text:
-                before, after = changed_lines(text, new)
-                rows.append({"file": one.file, "operator": one.operator, "before": before, "after": after})
-        print(f"{folder}: {len(population):,} mutants in {len(files)} files", flush=True)
+        population = {file: list(mutants_of(tree, file)) for file in files}
+        everything = [mutant for mutants in population.values() for mutant in mutants]
+        for one in drawn(everything, count=given.sample, seed=given.seed):
+            alike = [same for same, *_ in alike_in(tree, population[one.file], one)]
+            if one in alike:
+                _, _, before, after = next(alike_in(tree, [one], one))
+                place = {"file": one.file, "operator": one.operator, "before": before, "after": after}
+                rows.append({**place, "number": str(alike.index(one) + 1)})
+        print(f"{folder}: {len(everything):,} mutants in {len(files)} files", flush=True)
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(rows), encoding="utf-8")
     return rows
 
 
+def alike_in(tree: Path, mutants: Sequence[Mutant], wanted: Mutant) -> Iterator[tuple[Mutant, str, str, str]]:
+    """Mutants by the same operator of a line that says the same, with the new text and the lines before and after."""
+    text = (tree / wanted.file).read_text(encoding="utf-8")
+    lines = text.splitlines()
+    line = lines[wanted.line - 1].strip()
+    target: tuple[str, str] | None = None
+    new = mutated(text, wanted)
+    if new is not None and new != text:
+        target = changed_lines(text, new)
+    for one in mutants:
+        if one.operator == wanted.operator and lines[one.line - 1].strip() == line:
+            new = mutated(text, one)
+            if new is not None and new != text and changed_lines(text, new) == target:
+                yield one, new, *changed_lines(text, new)
+
+
 def key_of(row: Row) -> str:
-    return f"{row['file']}: {row['before']}  ->  {row['after']}"
+    again = f" (number {row['number']})" if row.get("number", "1") != "1" else ""
+    return f"{row['file']}: {row['before']}  ->  {row['after']}{again}"
 
 
 def planned(tree: Path, rows: Sequence[Row]) -> list[dict[str, object]]:
@@ -75,16 +93,19 @@ def planned(tree: Path, rows: Sequence[Row]) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     of_file = cache(lambda file: list(mutants_of(tree, file)) if (tree / file).exists() else [])
     for row in rows:
-        changed = set(row["before"].splitlines())
+        number, changed = int(row.get("number", "1")), set(row["before"].splitlines())
         for one in of_file(row["file"]):
             text = (tree / one.file).read_text(encoding="utf-8")
             if one.operator == row["operator"] and text.splitlines()[one.line - 1].strip() in changed:
                 new = mutated(text, one)
                 if new is not None and changed_lines(text, new) == (row["before"], row["after"]):
-                    name = name_at_import(text, new)
-                    place = {"file": one.file, "line": one.line, "name": name, "old": text, "new": new}
-                    found.append({"key": key_of(row), **place})
-                    break
+                    number -= 1
+                    if not number:
+                        name = name_at_import(text, new)
+                        lines = lines_of_statement(text, one.line)
+                        place = {"file": one.file, "line": one.line, "lines": lines, "name": name}
+                        found.append({"key": key_of(row), **place, "old": text, "new": new})
+                        break
         else:
             print(f"gone: {key_of(row)}", flush=True)
     return found

@@ -1,4 +1,4 @@
-"""What a mutant defines whose code runs at import: tests that use the name are the ones to run."""
+"""Where a mutant stands: in which statement, and what is defined there by code that runs at import."""
 
 from __future__ import annotations
 
@@ -24,3 +24,16 @@ def _changed(old: list[ast.stmt], new: list[ast.stmt]) -> str:
             case _:
                 return "?"
     return ""
+
+
+def lines_of_statement(text: str, line: int) -> list[int]:
+    """The lines of the statement that contains the line; of one with a body, its head."""
+    smallest = range(line, line + 1)
+    size = len(text)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)
+            last = body[0].lineno - 1 if isinstance(body, list) and body else (node.end_lineno or node.lineno)
+            if node.lineno <= line <= last and last - node.lineno < size:
+                smallest, size = range(node.lineno, last + 1), last - node.lineno
+    return list(smallest)

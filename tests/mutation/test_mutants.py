@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.mutation.explained import explained, stale
 from tests.mutation.mutants import Mutant, changed_lines, drawn, inert_ranges
-from tests.mutation.names import name_at_import
+from tests.mutation.names import lines_of_statement, name_at_import
 from tests.mutation.reach import Reach, Recorded
 from tests.mutation.swapping import swapped
 
@@ -81,3 +81,8 @@ def test_each_explained_mutant_is_still_in_the_code() -> None:
 
 def test_a_mutant_is_named_by_what_its_lines_say() -> None:
     assert changed_lines("a\n  b = 1\n", "a\n  b = 2\n") == ("b = 1", "b = 2")
+
+
+def test_a_statement_has_all_its_lines_and_a_block_only_its_head() -> None:
+    text = "if (\n    a\n):\n    b(\n        1,\n    )\n"
+    assert {line: lines_of_statement(text, line) for line in (2, 5)} == {2: [1, 2, 3], 5: [4, 5, 6]}

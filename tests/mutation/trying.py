@@ -45,6 +45,7 @@ class Planned:
     key: str
     file: str
     line: int
+    lines: Sequence[int]  # of its statement
     name: str  # what is defined there, if it is code that runs at import
     old: str
     new: str
@@ -172,6 +173,8 @@ class Trying:
 
     def _tests_of(self, mutant: Planned, reach: Reach) -> list[str]:
         tests = reach.of_line(mutant.file, mutant.line)
+        if not tests:  # not every line of a statement is one for the interpreter
+            tests = {test for line in mutant.lines for test in reach.of_line(mutant.file, line)}
         if mutant.name and "repr=" in mutant.key:
             return [OF_RECORDS]
         if mutant.name:
