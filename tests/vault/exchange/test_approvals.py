@@ -358,7 +358,7 @@ async def test_arguments_are_stored_sealed_and_never_in_the_activity(room: Room)
 async def test_arguments_without_a_canonical_form_cannot_be_approved(room: Room) -> None:
     connection = await room.connect()
     await set_ask(room, connection, "chat:write")
-    for arguments in ({"number": 2**60}, {"number": float("inf")}, {"text": "\ud800"}):
+    for arguments in ({"number": 2**60}, {"number": float("inf")}, {"text": "\ud800"}, {"\ud800": 1}):
         with pytest.raises(ScopeRefused):
             await run(room, call_of(arguments))
 

@@ -377,3 +377,17 @@ async def test_the_operators_policy_is_asked_and_what_it_says_is_said(room: Room
 
 def why(found: Explanation, step: ExchangeStep) -> str:
     return next(one.why for one in found.steps if one.step is step)
+
+
+async def test_stopped_agents_are_enabled_by_signing_in_unless_two_issuers_stopped_them(room: Room) -> None:
+    connection, now = await room.connect(), room.now
+    fixes: list[str] = []
+    for issuer in ("https://one.example", "https://two.example"):
+        async with room.database.transaction() as transaction:
+            await users.stop_agents(transaction, room.alice.user.id, by=issuer, at=now, now=now)
+        found = (await ask(room, connection)).first_failure
+        assert found is not None
+        assert found.step is ExchangeStep.USER
+        fixes.append(found.fix)
+    assert ["sign in" in fix for fix in fixes] == [True, False]
+    assert all("users enable alice" in fix for fix in fixes)

@@ -17,7 +17,7 @@ from vault.approvals.standing_approvals import DAY, MOST_DAYS, MOST_PER_DAY, Bin
 from vault.exchange.exchange import UpstreamToken, exchange
 from vault.exchange.explain import ExchangeQuestion, explain
 from vault.records import Connection
-from vault.refusals import ApprovalRequired, GrantEnded, TransitionRefused
+from vault.refusals import ApprovalRequired, GrantEnded, ScopeRefused, TransitionRefused
 
 TARGET: Mapping[str, object] = {"channel": "C1"}
 TOOL = "slack_post"
@@ -323,3 +323,10 @@ async def test_what_was_bound_is_stored_sealed_and_shown_to_its_person(room: Roo
     assert (held.target, held.names, held.account) == (TARGET, {"channel": "#general"}, connection.label)
     theirs = principal_of(room.alice).client_id
     assert await standing_approvals.list_live(room.database, room.vault.keys, theirs, now=room.now) == ()
+
+
+@pytest.mark.parametrize("target", [{"channel": "\ud800"}, {"\ud800": 1, "channel": "C1"}, {"channel": 2**60}])
+def test_a_target_without_a_canonical_form_is_refused(target: Mapping[str, object]) -> None:
+    with pytest.raises(ScopeRefused, match="approved in advance"):
+        Binding("alice", "agent", "account", TOOL, target).digest  # noqa: B018
+    assert Binding("alice", "agent", "account", TOOL, TARGET).digest
