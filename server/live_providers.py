@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from providers.definitions.catalog import Catalog, ProviderFileRefused
@@ -49,6 +49,10 @@ class ProviderSet:
     assertions: IdentityAssertions
     entered: Entered
     unusable: Mapping[str, str]
+    by_name: Mapping[str, ToolSpec] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", {spec.name: spec for spec in self.tools})
 
 
 def registered_in(settings: Settings, current: ProviderSet, name: str) -> Literal["settings", "browser"] | None:
