@@ -15,6 +15,7 @@ from server.http.draining import Drain
 from server.live_providers import LiveProviders
 from server.runtime.kept_answers import KeptAnswers
 from server.runtime.rate_limits import HOUR, Budgets
+from server.runtime.recent_tokens import RecentTokens
 from server.settings import Settings
 from vault.audit.audit import Activity
 from vault.audit.released_tokens import ReleasedTokens
@@ -72,6 +73,7 @@ class Deployment:
     admin_requests: Budgets = field(default_factory=lambda: Budgets(600))  # by admin and client
     released: ReleasedTokens = field(default_factory=ReleasedTokens)
     rows: Budgets = field(default_factory=lambda: Budgets(ROWS_PER_MINUTE))  # of strangers, by address
+    tokens: RecentTokens = field(default_factory=RecentTokens)  # of tool calls
     lookups: KeptAnswers = field(default_factory=KeptAnswers)  # names for ids on pages
     failing_upkeep: dict[str, str] = field(default_factory=dict[str, str])  # code of the failure by step
     policy: PolicyGate | None = None  # the operator's own rules and decision point, if any
@@ -125,4 +127,4 @@ class Deployment:
         """The tool of that name, if this client has it."""
         if name in self.offer.hidden.get(client_id, ()):
             return None
-        return next((spec for spec in self.tools if spec.name == name), None)
+        return self.live.current.by_name.get(name)

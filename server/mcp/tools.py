@@ -217,7 +217,7 @@ async def _answer(
     is_last = False
     while True:
         try:
-            token = await exchange(wanted, vault=deployment.vault, now=deployment.now())
+            token = await deployment.tokens.exchange(wanted, vault=deployment.vault, now=deployment.now())
             running.held = held = _CallToken(deployment, wanted, token)
             # Only now, so that an agent without permission does not use up the budget of those with it.
             spent = deployment.budgets.spend(wanted.principal.user_id, wanted.provider, now=time.monotonic())

@@ -77,11 +77,7 @@ async def exchange(
     except VaultError as refusal:
         await vault.activity.record_refusal(_refusal_event(request, refusal))
         raise
-    is_judged = vault.policy_check is not None
-    if request.event is None:
-        event = _exchange_event(request, token, is_judged=is_judged, key=vault.keys.subkey("arguments"))
-    else:
-        event = request.event(token)
+    event = exchange_event(request, token, vault=vault) if request.event is None else request.event(token)
     if event is not None:
         await vault.activity.record(event)
     return token
@@ -367,8 +363,9 @@ async def _open(vault: Vault, held: HeldAccount, *, token: HeldToken, purpose: s
         raise
 
 
-def _exchange_event(request: ExchangeRequest, token: UpstreamToken, *, is_judged: bool, key: bytes) -> Event:
-    """What happened. `is_judged`: with what a later replay of the operator's rules needs, and no value of a call."""
+def exchange_event(request: ExchangeRequest, token: UpstreamToken, *, vault: Vault) -> Event:
+    """What happened, with what a later replay of rules needs where there are any, and no value of a call."""
+    is_judged = vault.policy_check is not None
     return Event(
         "token.exchanged",
         user_id=request.principal.user_id,
@@ -383,7 +380,7 @@ def _exchange_event(request: ExchangeRequest, token: UpstreamToken, *, is_judged
             "grant": request.principal.grant_id,
             "actors": list(request.principal.actors),
             "token_thumbprint": thumbprint(token.value),
-            **_call_details(request.call, key),
+            **_call_details(request.call, vault),
             **({} if request.item is None else {"item": request.item}),
             **({"strong": request.principal.is_strong} if is_judged else {}),
             **(request.wire if is_judged else {}),
@@ -397,9 +394,15 @@ def thumbprint(token: str) -> str:
     return urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
 
 
-def _call_details(call: ToolCall | None, key: bytes) -> Mapping[str, object]:
+def hash_arguments(call: ToolCall, *, vault: Vault) -> str:
     """Which arguments a call had, without a value of them."""
-    return {} if call is None or call.tool == approvals.RELEASE else {"arguments_hash": call.hash_arguments(key)}
+    return call.hash_arguments(vault.keys.subkey("arguments"))
+
+
+def _call_details(call: ToolCall | None, vault: Vault) -> Mapping[str, object]:
+    return (
+        {} if call is None or call.tool == approvals.RELEASE else {"arguments_hash": hash_arguments(call, vault=vault)}
+    )
 
 
 def _refusal_event(request: ExchangeRequest, refusal: VaultError) -> Event:

@@ -182,7 +182,16 @@ async def read_accounts(reader: Reader, wanted: Wanted) -> tuple[HeldAccount, ..
     Raises GrantEnded (RFC 6749 §10: a grant lives only as long as the client that holds it and the person who gave it),
     and ToolNotOffered for a tool that is not in the set that the person chose for this agent.
     """
-    rows = await reader.look_up(_READ, parameters_of(wanted))
+    return checked(await look(reader, parameters_of(wanted)), wanted)
+
+
+async def look(reader: Reader, parameters: Mapping[str, Value]) -> Sequence[Row]:
+    """All that is stored behind an exchange. `parameters`: those of a `Wanted`."""
+    return await reader.look_up(_READ, parameters)
+
+
+def checked(rows: Sequence[Row], wanted: Wanted) -> tuple[HeldAccount, ...]:
+    """The accounts in these rows. Raises like `read_accounts`."""
     if not rows:
         raise GrantEnded("This agent's access to the vault has ended. Sign in again.")
     if revoked_tokens.is_revoked(rows[0], wanted.principal.token_id):

@@ -1,0 +1,241 @@
+"""Tool calls that repeat one of a moment ago: what is saved, and that nothing that ended meanwhile is outlived."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import httpx2
+import pytest
+
+from server.oauth import tokens
+from server.runtime.recent import KEPT
+from tests.conftest import Store
+from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
+from vault import clients, connections, delegations, grants, revoked_tokens, tool_choices, users
+from vault.audit import audit
+from vault.connections import ACCESS_TOKEN
+from vault.records import Connection, Event
+from vault.refresh import rotation
+from vault.spans import KEY_USES
+
+POST = {"channel": "#general", "text": "hello"}
+
+
+def is_done(answer: httpx2.Response) -> bool:
+    return answer.status_code == 200 and not answer.json().get("result", {"isError": True}).get("isError")
+
+
+@dataclass
+class Calling:
+    """An agent with an account, and its open session."""
+
+    place: Room
+    agent: Agent
+    connection: Connection
+    http: httpx2.AsyncClient
+
+    async def post(self, **arguments: str) -> httpx2.Response:
+        called = modern("tools/call", {"name": "slack_post", "arguments": POST | arguments})
+        return await self.http.post("/mcp", json=called, headers=modern_headers("tools/call", "slack_post"))
+
+    async def opens(self) -> int:
+        """How often the next call opens what is stored sealed."""
+        before = KEY_USES[ACCESS_TOKEN, "open"]
+        answer = await self.post()
+        assert is_done(answer), answer.text
+        return KEY_USES[ACCESS_TOKEN, "open"] - before
+
+    async def repeat(self) -> None:
+        """Call until a call repeats; at most three times, unless all was forgotten meanwhile."""
+        for _ in range(6):
+            if await self.opens() == 0:
+                return
+        raise AssertionError("this call is never repeated")
+
+    async def events(self) -> list[Event]:
+        deployment = self.place.vault.deployment
+        await deployment.activity.settle()
+        found = await audit.list_events(deployment.database, limit=1000)
+        return [one for one in found if one.kind == "token.exchanged"]
+
+    @property
+    def ids(self) -> dict[str, str]:
+        return {"user_id": self.agent.principal.user_id, "client_id": self.agent.principal.client_id}
+
+
+@asynccontextmanager
+async def calling(place: Room) -> AsyncGenerator[Calling]:
+    agent = await place.agent(f"person-{len(await users.list_users(place.vault.deployment.database))}")
+    connection = await place.connect(agent, "slack", scopes=SLACK)
+    async with place.http(agent) as http:
+        yield Calling(place, agent, connection, http)
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with room(tmp_path_factory.mktemp("recent") / "data") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def one(place: Room) -> AsyncGenerator[Calling]:
+    async with calling(place) as found:
+        yield found
+
+
+@pytest.fixture
+async def stored(store: Store) -> AsyncGenerator[Calling]:
+    """On each database."""
+    async with room(store.data, database_url=store.url) as opened, calling(opened) as found:
+        yield found
+
+
+async def test_a_repeated_call_opens_nothing_and_leaves_an_event_of_its_own(stored: Calling) -> None:
+    one = stored
+    assert await one.opens() > 0, "the first call opens the token"
+    await one.repeat()
+    await one.post(text="another text")
+    found = sorted(await one.events(), key=lambda event: event.sequence)
+    last, before = found[-1], found[-2]
+    assert last.details.keys() == found[0].details.keys()
+    own = {"request_id", "arguments_hash"}
+    assert {k: v for k, v in last.details.items() if k not in own} == {
+        k: v for k, v in found[0].details.items() if k not in own
+    }
+    assert before.details["arguments_hash"] == found[0].details["arguments_hash"] != last.details["arguments_hash"]
+    assert len({event.details["request_id"] for event in found}) == len(found)
+    await audit.verify(one.place.vault.deployment.database)
+
+
+async def test_seconds_later_the_exchange_decides_again(one: Calling) -> None:
+    await one.repeat()
+    database = one.place.vault.deployment.database
+    database.clock_offset += KEPT
+    try:
+        assert await one.opens() > 0
+    finally:
+        database.clock_offset -= KEPT
+
+
+async def test_another_agent_account_or_tool_gets_nothing_of_it(one: Calling) -> None:
+    await one.repeat()
+    other = await one.place.agent("bob")
+    async with one.place.http(other) as http:
+        assert not is_done(await replace(one, agent=other, http=http).post()), "it has no permission"
+    assert not is_done(await one.post(account="nobody"))
+    assert await one.opens() == 0, "its own calls repeat still"
+
+
+# What ends or changes between two calls; `tests/proxy/test_proxy_openings.py` has the same for handles
+
+Change = Callable[[Calling], Awaitable[object]]
+
+
+async def revoke_grant(one: Calling) -> object:
+    deployment = one.place.vault.deployment
+    async with deployment.transaction() as transaction:
+        grant_id = one.agent.principal.grant_id
+        return await grants.revoke_grant(transaction, grant_id, reason="test", now=deployment.now())
+
+
+async def remove_client(one: Calling) -> object:
+    deployment = one.place.vault.deployment
+    async with deployment.transaction() as transaction:
+        return await clients.remove_client(transaction, one.ids["client_id"], now=deployment.now())
+
+
+async def disable_user(one: Calling) -> object:
+    deployment = one.place.vault.deployment
+    async with deployment.transaction() as transaction:
+        return await users.disable_user(transaction, one.ids["user_id"], now=deployment.now())
+
+
+async def stop_agents(one: Calling) -> object:
+    deployment = one.place.vault.deployment
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        return await users.stop_agents(transaction, one.ids["user_id"], by="https://id.example", at=now, now=now)
+
+
+async def revoke_permission(one: Calling) -> object:
+    deployment = one.place.vault.deployment
+    async with deployment.transaction() as transaction:
+        return await delegations.revoke(transaction, **one.ids, connection_id=one.connection.id, now=deployment.now())
+
+
+async def narrow_permission(one: Calling) -> object:
+    return await one.place.allow(one.agent, one.connection, frozenset({"channels:read"}))
+
+
+async def ask_each_time(one: Calling) -> object:
+    deployment = one.place.vault.deployment
+    ask = frozenset({"chat:write"})
+    async with deployment.transaction() as transaction:
+        return await delegations.set_ask(
+            transaction, **one.ids, connection_id=one.connection.id, ask=ask, now=deployment.now()
+        )
+
+
+async def revoke_token(one: Calling) -> object:
+    deployment = one.place.vault.deployment
+    claims = await tokens.read_claims(deployment, one.agent.token, now=deployment.now())
+    async with deployment.transaction() as transaction:
+        return await revoked_tokens.revoke_access_token(
+            transaction,
+            one.agent.principal.grant_id,
+            client_id=one.ids["client_id"],
+            token_id=claims.token_id,
+            expires_at=claims.expires_at,
+            now=deployment.now(),
+        )
+
+
+async def choose_read_only(one: Calling) -> object:
+    deployment = one.place.vault.deployment
+    async with deployment.transaction() as transaction:
+        return await tool_choices.set_tool_set(
+            transaction,
+            one.ids["user_id"],
+            client_id=one.ids["client_id"],
+            tool_set="read-only",
+            now=deployment.now(),
+        )
+
+
+async def disconnect(one: Calling) -> object:
+    deployment = one.place.vault.deployment
+    async with deployment.transaction() as transaction:
+        return await connections.disconnect(transaction, deployment.keys, one.connection, now=deployment.now())
+
+
+CHANGES = [
+    revoke_grant,
+    remove_client,
+    disable_user,
+    stop_agents,
+    revoke_permission,
+    narrow_permission,
+    ask_each_time,
+    revoke_token,
+    choose_read_only,
+    disconnect,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+async def test_what_ended_between_two_calls_is_not_outlived(one: Calling, change: Change) -> None:
+    await one.repeat()
+    assert await one.opens() == 0, "the same call goes through where nothing has changed"
+    posts = len(one.place.simulator.books()["posts"])
+    await change(one)
+    assert not is_done(await one.post())
+    assert len(one.place.simulator.books()["posts"]) == posts
+
+
+async def test_another_token_of_the_account_is_used_at_once(one: Calling) -> None:
+    await one.repeat()
+    deployment = one.place.vault.deployment
+    await rotation.refresh(deployment.vault, one.connection.id, if_generation=1)
+    assert await one.opens() > 0
