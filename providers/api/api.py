@@ -260,18 +260,22 @@ class UpstreamAPI:
             policy=self._provider.registration.reach,
             peer=f"{self._provider.name}.api",
             account=self.account or "",
+            timeout=self._timeout(),
         )
         try:
             return authorize_request(self._provider, request, self._token)
         except Unplaced as error:
             raise Unauthorized(f"The stored credential no longer fits {title}. Enter it again.") from error
 
+    def _again(self, request: OutboundRequest) -> OutboundRequest:
+        return replace(request, timeout=self._timeout())
+
     async def _deliver(self, request: OutboundRequest, *, is_write: bool, form: Form) -> Mapping[str, object]:
         """Send until there is an answer, or repeating is not safe or in time any more."""
         for attempt in count(1):
             try:
                 try:
-                    answer = await self._outbound.send(replace(request, timeout=min(self._time_left(), CALL_TIMEOUT)))
+                    answer = await self._outbound.send(request if attempt == 1 else self._again(request))
                 except HttpError as error:
                     raise self._failure(error, is_write=is_write) from error
                 return self._content(answer, is_write=is_write, form=form)
@@ -284,7 +288,8 @@ class UpstreamAPI:
         raise AssertionError("counting has no end")  # pragma: no cover
 
     def _content(self, answer: OutboundResponse, *, is_write: bool, form: Form) -> Mapping[str, object]:
-        answer = replace(answer, body=mask(answer.body, self._secrets))
+        if (body := mask(answer.body, self._secrets)) != answer.body:
+            answer = replace(answer, body=body)
         logger.debug("called", extra={"provider": self._provider.name, "status": answer.status})
         if form == "text" and answer.status == 200:
             return {"text": self._text(answer)}
@@ -311,6 +316,9 @@ class UpstreamAPI:
         return self._unavailable(
             error.reason, is_write=is_write and is_sent, is_passing=not isinstance(error, TooLarge)
         )
+
+    def _timeout(self) -> float:
+        return min(self._time_left(), CALL_TIMEOUT)
 
     def _time_left(self) -> float:
         now = asyncio.get_running_loop().time()

@@ -124,7 +124,8 @@ def format_details(details: Mapping[str, object]) -> str:
     """JSON of plain values. Refuses anything else by type: secrets have types of their own."""
     plain: dict[str, object] = {}
     for name, value in details.items():
-        plain[_name(name)] = value if isinstance(value, str) and len(value) <= TEXT_LIMIT else _plain(value)
+        is_plain = type(value) in _UNBOUNDED or (type(value) is str and len(value) <= TEXT_LIMIT)
+        plain[name if type(name) is str else _name(name)] = value if is_plain else _plain(value)
     try:
         formatted = to_json(plain).decode()
     except PydanticSerializationError:  # half of a surrogate pair, which UTF-8 cannot encode
@@ -134,6 +135,9 @@ def format_details(details: Mapping[str, object]) -> str:
     if len(formatted) > DETAILS_LIMIT:
         raise ValueError("the details of an event are too long")
     return formatted
+
+
+_UNBOUNDED = frozenset({bool, int, type(None)})  # types of details that need no further look
 
 
 def _shorten(value: object) -> object:
