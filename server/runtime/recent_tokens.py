@@ -70,7 +70,7 @@ class RecentTokens:
         """Keep it, if what its decision rests on still reads the same."""
         rows = await accounts.look(vault.database, basis.parameters)
         try:
-            if accounts.checked(rows, basis.wanted) != basis.accounts:
+            if accounts.check_rows(rows, basis.wanted) != basis.accounts:
                 return
         except VaultError:  # it ended since
             return

@@ -182,7 +182,7 @@ async def read_accounts(reader: Reader, wanted: Wanted) -> tuple[HeldAccount, ..
     Raises GrantEnded (RFC 6749 §10: a grant lives only as long as the client that holds it and the person who gave it),
     and ToolNotOffered for a tool that is not in the set that the person chose for this agent.
     """
-    return checked(await look(reader, parameters_of(wanted)), wanted)
+    return check_rows(await look(reader, parameters_of(wanted)), wanted)
 
 
 async def look(reader: Reader, parameters: Mapping[str, Value]) -> Sequence[Row]:
@@ -190,7 +190,7 @@ async def look(reader: Reader, parameters: Mapping[str, Value]) -> Sequence[Row]
     return await reader.look_up(_READ, parameters)
 
 
-def checked(rows: Sequence[Row], wanted: Wanted) -> tuple[HeldAccount, ...]:
+def check_rows(rows: Sequence[Row], wanted: Wanted) -> tuple[HeldAccount, ...]:
     """The accounts in these rows. Raises like `read_accounts`."""
     if not rows:
         raise GrantEnded("This agent's access to the vault has ended. Sign in again.")
