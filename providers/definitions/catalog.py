@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from providers.definitions.discovery import Endpoints, generic_provider
 from providers.definitions.enterprise import IdJag
 from providers.definitions.inputs import InputRefused, input_values, names_in, with_inputs
-from providers.definitions.model import ProbeFacts, Provider, Registration
+from providers.definitions.model import ProbeFacts, Provider, Registration, Rule
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.definitions.unruled import UnruledCalls
 from providers.definitions.unruled_rules import unruled_problem, with_unruled_calls
@@ -42,6 +42,7 @@ __all__ = [
 
 SHELF: Final = Path(__file__).parent.parent / "services"
 KEYS: Final = SHELF / "keys"  # services whose accounts are connected by a credential that people enter
+_ALIASES: Final = b"[aliases"
 WITH_TOOLS: Final = ("google", "slack")  # always there: their tools ask people to connect them
 
 
@@ -93,7 +94,7 @@ class Catalog:
         self._shelf = shelf or {}
         self.registered = registered  # names of those that the operator set something for
         self._fetched: dict[str, Provider] = {}
-        self._is_complete = False
+        self._is_complete = False  # whether all aliases are known
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,8 +120,16 @@ class Catalog:
         if name in self._shelf and name not in self._fetched:
             self._fetched[name] = read_provider(self._shelf[name])
         elif name not in self._fetched and not self._is_complete:
-            self.all_providers()  # it may be an alias
+            self._read_aliases()
         return self._fetched.get(name) or self._fetched.get(self._aliases.get(name, name))
+
+    def _read_aliases(self) -> None:
+        """Read the few files that have aliases."""
+        for name, path in self._shelf.items():
+            if name not in self._providers and name not in self._fetched and _ALIASES in path.read_bytes():
+                provider = self._fetched[name] = read_provider(path)
+                self._aliases.update(dict.fromkeys(provider.aliases, name))
+        self._is_complete = True
 
     def provider(self, name: str) -> Provider:
         """The provider of that name or alias. KeyError when there is none."""
@@ -198,7 +207,7 @@ def is_shipped(name: str) -> bool:
 
 def read_provider(path: Path) -> Provider:
     """The provider of one file; built-in files are read once. Raises ProviderFileRefused with one line."""
-    return _read_shipped(path) if path.parent == SHELF else _read_valid(path)
+    return _read_shipped(path) if path.parent in (SHELF, KEYS) else _read_valid(path)
 
 
 @functools.cache
@@ -287,17 +296,24 @@ def _with_more_rules(path: Path, content: dict[str, object]) -> dict[str, object
         if not isinstance(name, str) or re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name) is None:
             raise ProviderFileRefused(f"rules_from: {name!r} isn't a file name; name a file of the folder rules")
         try:
-            more = parse_object((path.parent / "rules" / f"{name}.json").read_bytes())
+            written = (path.parent / "rules" / f"{name}.json").read_bytes()
         except OSError as error:
             problem = f"rules_from: can't read rules/{name}.json: {error.__class__.__name__}; put it there"
             raise ProviderFileRefused(problem) from error
-        found = at(more, "rules")
-        if not is_array(found):
-            raise ProviderFileRefused(
-                f"rules_from: rules/{name}.json contains no rules; write them as in a provider file"
-            )
-        rules += found
+        rules += _shared_rules(name, written)
     return {**content, "rules": rules}
+
+
+@functools.lru_cache(maxsize=32)
+def _shared_rules(name: str, written: bytes) -> tuple[object, ...]:
+    """The rules of a shared file; made once where hundreds of files take them."""
+    found = at(parse_object(written), "rules")
+    if not is_array(found):
+        raise ProviderFileRefused(f"rules_from: rules/{name}.json contains no rules; write them as in a provider file")
+    try:
+        return tuple(Rule.model_validate(rule) for rule in found)
+    except ValidationError:
+        return tuple(found)  # whose file they are in says what is wrong with them
 
 
 def _in_words(error: ValidationError) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from providers.api.rules import of_path
 from providers.definitions.catalog import KEYS, check_file, load_catalog
 from providers.definitions.credential import CREDENTIAL_FACTS
 
@@ -109,3 +110,28 @@ def test_shipped_files_name_two_sources_and_close_what_tells_credentials() -> No
         assert set(provider.facts) <= set(CREDENTIAL_FACTS), provider.name
         assert len(provider.sources) >= 2, provider.name
         assert provider.facts["endpoints"].status != "unknown", provider.name
+
+
+def test_two_projects_say_where_each_key_goes_and_to_whom() -> None:
+    catalog = load_catalog()
+    for provider in (catalog.provider(path.stem) for path in sorted(KEYS.glob("*.toml"))):
+        if provider.rules_from:
+            levels = {name: provider.facts[name].level for name in ("endpoints", "placement")}
+            assert "unsure" not in levels.values(), f"{provider.name}: {levels}"
+            assert (provider.identity.path is None) == ("probe" not in provider.facts), provider.name
+    assert len(catalog.all_providers()) >= 500
+
+
+@pytest.mark.parametrize(
+    ("path", "is_closed"),
+    [
+        ("/v1/api-keys", True),
+        ("/v1/projects/7/tokens/9", True),
+        ("/v1/projects/7/tokens", True),
+        ("/v1/projects/7", False),
+        ("/v1/tokenize", False),
+    ],
+)
+def test_a_key_without_scopes_reads_no_further_credentials(path: str, *, is_closed: bool) -> None:
+    rules = of_path(load_catalog().provider("apify"), api="main", method="GET", path=path)
+    assert rules and {rule.tells_secrets for rule in rules} == {is_closed}

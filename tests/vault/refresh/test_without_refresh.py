@@ -89,11 +89,11 @@ async def place_for(name: str, store: Store) -> AsyncGenerator[Place]:
 
 
 def test_there_are_such_services() -> None:
-    assert {"facebook", "github-oauth-app", "linkedin", "todoist"} <= set(NEVER)
+    assert {"facebook", "github-oauth-app", "linkedin", "webflow"} <= set(NEVER)
 
 
 async def test_a_lasting_token_is_held_and_handed_out_as_long_as_it_lives(sqlite_store: Store) -> None:
-    async with place_for("todoist", sqlite_store) as place:
+    async with place_for("webflow", sqlite_store) as place:
         connection = await place.connect()
         assert (connection.has_refresh_token, connection.access_expires_at) == (False, None)
         first = await place.exchange(place.provider.scope.default)
