@@ -11,6 +11,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -24,6 +25,7 @@ from providers.oauth.client import OAuthUpstream
 from providers.oauth.entered import CredentialUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
+from providers.remote.sightings import Sightings
 from server.deployment import Deployment
 from server.live_providers import LiveProviders, ProviderSet, make_of_usable
 from server.mcp.approval_settings import ApprovalRules
@@ -31,6 +33,7 @@ from server.mcp.offer.registry import load_offer, load_tools
 from server.oauth.own_apis import OwnApis
 from server.oauth.rules import canonical_resource, own_resources
 from server.provider_settings import SettingsRefused
+from server.remote.looking import note_tools
 from server.runtime.catalog import read_catalog
 from server.runtime.data_directory import prepare_data_directory
 from server.runtime.kept_answers import KeptAnswers
@@ -42,6 +45,7 @@ from vault.audit.audit import Activity
 from vault.exchange.exchange import Vault
 from vault.keys.key_ring import KeyRing, vault_id
 from vault.keys.sources import key_source
+from vault.mcp import servers
 from vault.refresh import consents
 from vault.refresh.journal import Journal
 from vault.refresh.journal_recovery import adopt_all
@@ -96,7 +100,10 @@ async def open_deployment(
         outbound = outbound_of(settings, kind=Outbound if telemetry is None else telemetry.outbound_kind)
         stack.push_async_callback(outbound.close)
         endpoints = await endpoints_of_issuers(settings, data=data, outbound=outbound)
-        live = LiveProviders(partial(_provider_set, settings, data, endpoints, outbound))
+        sightings = Sightings()
+        live = LiveProviders(
+            partial(_provider_set, settings, data, endpoints, outbound, sightings), sightings=sightings
+        )
         presence = Presence(settings.database_url(), data=data)
         stack.callback(presence.close)
         presence.enter()
@@ -133,7 +140,7 @@ async def open_deployment(
         )
         await adopt_all(vault)
         await consents.adopt_all(vault)
-        yield Deployment(
+        deployment = Deployment(
             settings=settings,
             data=data,
             database=database,
@@ -152,6 +159,8 @@ async def open_deployment(
             telemetry=telemetry,
             policy=policy,
         )
+        sightings.on_seen = partial(note_tools, deployment)
+        yield deployment
 
 
 def _policy(settings: Settings, live: LiveProviders, activity: Activity, outbound: Outbound) -> PolicyGate | None:
@@ -199,7 +208,7 @@ async def providers_of_settings(settings: Settings, *, data: Path) -> ProviderSe
     """
     async with outbound_of(settings) as outbound:
         endpoints = await endpoints_of_issuers(settings, data=data, outbound=outbound)
-        return _provider_set(settings, data, endpoints, outbound, {})
+        return _provider_set(settings, data, endpoints, outbound, Sightings(), {})
 
 
 async def catalog_of_settings(settings: Settings, *, data: Path) -> Catalog:
@@ -220,8 +229,11 @@ async def open_policies(settings: Settings, *, data: Path) -> Callable[[Reader],
     make({})
 
     async def read(reader: Reader) -> Policies:
-        stored = await list_registrations(reader)
-        entered = {one.provider: one.without_secret() for one in stored}
+        remote = {one.name: one for one in await servers.list_servers(reader)}
+        entered = {
+            one.provider: replace(one.without_secret(), server=remote.get(one.provider))
+            for one in await list_registrations(reader)
+        }
         return _ByProvider(make_of_usable(make, entered, {}), Provider.policy)
 
     return read
@@ -271,11 +283,12 @@ def _provider_set(
     data: Path,
     endpoints: Mapping[str, Endpoints],
     outbound: Outbound,
+    sightings: Sightings,
     entered: Mapping[str, EnteredRegistration],
 ) -> ProviderSet:
     """All that follows from the settings and these registrations. Raises what `LiveProviders` expects."""
     catalog = _checked_catalog(settings, data, endpoints, entered)
-    tools = load_tools(settings, catalog)
+    tools = load_tools(settings, catalog, sightings)
     offer = load_offer(settings, tools, catalog)
     asking = ApprovalRules.from_settings(settings, catalog, tools)
 
@@ -316,6 +329,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
         import server.auth0
         import server.oauth
         import server.portal
+        import server.remote.documents
         import server.scim
         import server.signals
         from server.http.pages import FAILURES, answer_failure
@@ -328,6 +342,7 @@ def build_app(deployment: Deployment) -> ASGIApp:
                 *server.signals.routes(deployment),
                 *server.api.routes(deployment),
                 *server.scim.routes(deployment),
+                *server.remote.documents.routes(deployment),
                 *server.portal.routes(deployment),
             ],
             exception_handlers=dict.fromkeys((*FAILURES, 500), answer_failure),

@@ -35,6 +35,7 @@ from server.commands.enterprise import enterprise
 from server.commands.export import export
 from server.commands.groups import membership
 from server.commands.import_ import files as import_files
+from server.commands.mcp import servers as mcp_servers
 from server.commands.panic import panic
 from server.commands.policy import rules as policy_rules
 from server.commands.receipts import receipts
@@ -77,6 +78,7 @@ app.add_typer(approvals.app, name="approvals")
 app.add_typer(answering.app, name="requests")
 app.add_typer(delegations.app, name="delegations")
 app.add_typer(providers.app, name="providers")
+app.add_typer(mcp_servers.app, name="mcp")
 app.add_typer(openid.app, name="openid")
 app.add_typer(enterprise.app, name="enterprise")
 app.add_typer(tools.app, name="tools")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from providers.definitions.catalog import Catalog, ProviderFileRefused
+from providers.remote.sightings import Sightings
 from providers.tools.declarations import ToolFileRefused
 from providers.tools.sets import ToolOffer
 from providers.tools.spec import ToolSpec
@@ -22,6 +23,8 @@ from server.runtime.catalog import is_set_here
 from server.settings import Settings
 from vault import registrations
 from vault.keys.key_ring import KeyRing
+from vault.mcp import servers
+from vault.mcp.servers import McpServer
 from vault.refusals import CiphertextRejected
 from vault.registrations import EnteredRegistration, StoredRegistration
 from vault.storage.database import Database
@@ -65,10 +68,11 @@ def registered_in(settings: Settings, current: ProviderSet, name: str) -> Litera
 class LiveProviders:
     """The current `ProviderSet` of one process. `make` raises one of REFUSALS."""
 
-    def __init__(self, make: Callable[[Entered], ProviderSet]) -> None:
+    def __init__(self, make: Callable[[Entered], ProviderSet], *, sightings: Sightings | None = None) -> None:
         self._make = make
+        self.sightings = sightings or Sightings()  # of MCP servers of others
         self._lock = asyncio.Lock()
-        self._stored: tuple[StoredRegistration, ...] = ()
+        self._stored: tuple[tuple[StoredRegistration, ...], tuple[McpServer, ...]] = ((), ())
         self._mark: object | None = None
         self.initial = self.current = make({})  # by the settings alone
         self.policies: Mapping[str, UpstreamPolicy] = _Current(lambda: self.current.policies)
@@ -81,7 +85,7 @@ class LiveProviders:
             mark = database.mark()
             if mark is not None and mark == self._mark:
                 return
-            stored = await registrations.list_registrations(database)
+            stored = (await registrations.list_registrations(database), await servers.list_servers(database))
             if stored != self._stored:
                 await self._use(stored, database, keys)
             self._mark = mark
@@ -90,12 +94,16 @@ class LiveProviders:
         """Whether this can be used beside the others. Raises one of REFUSALS."""
         await asyncio.to_thread(self._make, {**self.current.entered, name: entered})
 
-    async def _use(self, stored: tuple[StoredRegistration, ...], database: Database, keys: KeyRing) -> None:
+    async def _use(
+        self, stored: tuple[tuple[StoredRegistration, ...], tuple[McpServer, ...]], database: Database, keys: KeyRing
+    ) -> None:
         entered: dict[str, EnteredRegistration] = {}
         unusable: dict[str, str] = {}
-        for one in stored:
+        remote = {one.name: one for one in stored[1]}
+        for one in stored[0]:
             try:
-                entered[one.provider] = await registrations.open_registration(database, keys, one)
+                opened = await registrations.open_registration(database, keys, one)
+                entered[one.provider] = replace(opened, server=remote.get(one.provider))
             except CiphertextRejected as error:
                 unusable[one.provider] = "its secret can't be opened: enter it again"
                 logger.error("a registration does not open", extra={"provider": one.provider, "detail": error.detail})  # noqa: TRY400

@@ -29,9 +29,9 @@ def scopes_of(words: frozenset[str], *, granted: frozenset[str], policy: Upstrea
     """What these words mean for an account with these granted scopes: never more than it holds."""
     held = expand(granted, policy.covers) - policy.always_granted
     if ALL in words:
-        return held | (words & policy.unruled)
+        return held | (words & policy.own)
     reads = held & policy.reading if READ in words else frozenset[str]()
-    return reads | (expand(words - WORDS, policy.covers) & (held | policy.unruled))
+    return reads | (expand(words - WORDS, policy.covers) & (held | policy.own))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Final
 
 from vault.envelope import Context, open_sealed, seal
 from vault.keys.key_ring import KeyRing, SaltedKey
+from vault.mcp.servers import McpServer
 from vault.records import TENANT
 from vault.storage.database import Reader, Row, Transaction, binary_or_none, integer, text
 
@@ -41,12 +42,16 @@ _DELETE: Final = """
 
 @dataclass(frozen=True, slots=True)
 class EnteredRegistration:
-    """What an administrator enters. `client_secret` is None for a public client."""
+    """What an administrator enters. `client_secret` is None for a public client.
+
+    `server`: the MCP server of others that this provider is, if it is one.
+    """
 
     client_id: str
     client_secret: str | None = field(default=None, repr=False)
     inputs: Mapping[str, str] = field(default_factory=dict[str, str])
     is_testing: bool = False
+    server: McpServer | None = None
 
 
 @dataclass(frozen=True, slots=True)

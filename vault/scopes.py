@@ -107,7 +107,7 @@ def plan(
     one thing only; only the provider can enforce that.
     """
     covers = policy.covers
-    granted = expand(connection, covers) | policy.unruled
+    granted = expand(connection, covers) | policy.own
     delegated = expand(delegation, covers)
     ceiling = None if policy_scopes is None else expand(policy_scopes, covers)
     allowed = granted & delegated if ceiling is None else granted & delegated & ceiling
@@ -136,6 +136,8 @@ def _narrow(
     """How these scopes are enforced, by the token or by us, and whether that takes a separate token."""
     if not scopes.isdisjoint(policy.unruled):
         return Narrowing.HOST_ONLY, False  # only the whole token reaches what no rule knows
+    if not scopes.isdisjoint(policy.own):
+        return Narrowing.ENFORCED, False  # the provider doesn't know them
     if not scopes:
         return Narrowing.ENFORCED, False  # a provider without scopes: its token can do everything
     if policy.audience is not None:

@@ -77,7 +77,8 @@ class UpstreamPolicy:
     writing_tools: frozenset[str] = frozenset()  # tools that change something at the provider
     standing_tools: frozenset[str] = frozenset()  # tools for which people may give a standing approval
     reading: frozenset[str] = frozenset()  # scopes that cannot change anything
-    unruled: frozenset[str] = frozenset()  # scopes of ours, unknown to the provider: only its hosts limit such a call
+    own: frozenset[str] = frozenset()  # scopes of ours, unknown to the provider: no account has to hold them
+    unruled: frozenset[str] = frozenset()  # those of them that only the provider's hosts limit
     is_identity: bool = False  # people sign in there: its tokens vouch for them and are never handed out
 
     @property

@@ -13,6 +13,7 @@ import logging
 import random
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Final, Literal
@@ -31,6 +32,7 @@ from providers.outbound.messages import HttpError, NotReached, OutboundRequest, 
 
 if TYPE_CHECKING:
     from providers.outbound.client import Outbound
+    from providers.outbound.sessions import StreamedAnswer
 
 BUDGET: Final = 13.0  # seconds for all calls of one tool call, so that its answer is out within 15
 CALL_TIMEOUT: Final = 10.0
@@ -71,6 +73,16 @@ class UpstreamRefused(ToolRefused):
     def __init__(self, code: str, description: str) -> None:
         super().__init__(description)
         self.code = code
+
+
+class ScopesMissing(ToolRefused):
+    """The provider says that the account has to grant these `scopes` too (RFC 6750 §3.1). Nothing was done."""
+
+    code = "insufficient_scope"
+
+    def __init__(self, description: str, *, scopes: frozenset[str]) -> None:
+        super().__init__(description)
+        self.scopes = scopes
 
 
 class RateLimited(ToolRefused):
@@ -121,12 +133,14 @@ class UpstreamAPI:
         token: str,
         scopes: frozenset[str],
         account: str | None = None,
+        connection_id: str = "",
         granted: frozenset[str] | None = None,
         renew: Callable[[], Awaitable[Authority]] | None = None,
         now: int,
         deadline: float | None = None,
     ) -> None:
         self.account = account
+        self.connection_id = connection_id
         self.now = now
         self.title = provider.title
         self._provider = provider
@@ -203,6 +217,39 @@ class UpstreamAPI:
         """
         answer = await self._call("GET", api, path_of(path, segments), params=params or {}, form="text")
         return text_at(answer, "text") or ""
+
+    async def open_remote(
+        self, method: Literal["POST", "DELETE"], *, headers: Mapping[str, str], body: bytes, stack: AsyncExitStack
+    ) -> StreamedAnswer:
+        """Send to an MCP server's own address, with this account's token; the answer arrives until `stack` closes.
+
+        Request rules don't know such calls: `providers.remote` holds each to the scope of its tool. Once more with a
+        new token if the server refuses this one. Raises HttpError.
+        """
+        if not self._provider.is_remote:
+            raise RuleRefused(f"{self.title} isn't an MCP server. Nothing was sent.")
+        (url,) = self._provider.apis.values()
+        for is_last in (False, True):
+            used = self._token
+            request = OutboundRequest(
+                method=method,
+                url=url,
+                headers={**headers, **self._provider.authorize(used)},
+                body=body,
+                max_bytes=ANSWER_LIMIT,
+                policy=self._provider.registration.reach,
+                peer=f"{self._provider.name}.api",
+                account=self.connection_id,
+                timeout=self.time_left(),
+            )
+            answer = await stack.enter_async_context(self._outbound.open(request))
+            if answer.status != 401 or is_last or not await self._renew_token(used):
+                return answer
+        raise AssertionError("the second answer is returned")  # pragma: no cover
+
+    def mask_secrets(self, text: str) -> str:
+        """The text without this account's credentials, should the provider repeat them."""
+        return mask_text(text, self._secrets)
 
     async def _call(
         self,
@@ -282,7 +329,7 @@ class UpstreamAPI:
             except (RateLimited, UpstreamUnavailable) as refused:
                 spread = random.uniform(0.5, 1.5)  # noqa: S311 -- no secret
                 pause = None if refused.repeat is None else refused.repeat.pause(attempt=attempt, spread=spread)
-                if pause is None or self._time_left() < pause + _WORTH_REPEATING:
+                if pause is None or self.time_left() < pause + _WORTH_REPEATING:
                     raise
             await asyncio.sleep(pause)
         raise AssertionError("counting has no end")  # pragma: no cover
@@ -318,9 +365,10 @@ class UpstreamAPI:
         )
 
     def _timeout(self) -> float:
-        return min(self._time_left(), CALL_TIMEOUT)
+        return min(self.time_left(), CALL_TIMEOUT)
 
-    def _time_left(self) -> float:
+    def time_left(self) -> float:
+        """Seconds left for everything that this tool call sends."""
         now = asyncio.get_running_loop().time()
         if self._deadline is None:
             self._deadline = now + BUDGET

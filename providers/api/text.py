@@ -8,11 +8,19 @@ _INVISIBLE = re.compile(
     "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
 
+# Beside these: characters of no width that belong to emoji and scripts, and tags that spell a text nobody sees.
+_UNSEEN = re.compile("[\U000e0000-\U000e0fff\u00ad\u034f\u061c\u115f\u1160\u180e\u3164\ufe00-\ufe0f\uffa0]")
+
 
 def as_data(text: str, *, limit: int) -> str:
     """A provider's text without control, bidirectional and invisible characters, cut to `limit` characters."""
     cleaned = _INVISIBLE.sub("", text)
     return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
+
+
+def as_description(text: str, *, limit: int) -> str:
+    """A stranger's text that a model reads before it does anything: without whatever a person would not see."""
+    return as_data(_UNSEEN.sub("", text), limit=limit).strip()
 
 
 def as_id(text: str | None, *, limit: int) -> str:

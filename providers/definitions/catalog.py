@@ -20,6 +20,7 @@ from providers.definitions.discovery import Endpoints, generic_provider
 from providers.definitions.enterprise import IdJag
 from providers.definitions.inputs import InputRefused, input_values, names_in, with_inputs
 from providers.definitions.model import ProbeFacts, Provider, Registration, Rule
+from providers.definitions.remote import RemoteServer, provider_of
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.definitions.unruled import UnruledCalls
 from providers.definitions.unruled_rules import unruled_problem, with_unruled_calls
@@ -88,11 +89,13 @@ class Catalog:
         shelf: Mapping[str, Path] | None = None,
         *,
         registered: frozenset[str] = frozenset(),
+        remote: Mapping[str, RemoteServer] | None = None,
     ) -> None:
         self._providers = {provider.name: provider for provider in sorted(providers, key=lambda found: found.name)}
         self._aliases = {alias: provider.name for provider in providers for alias in provider.aliases}
         self._shelf = shelf or {}
         self.registered = registered  # names of those that the operator set something for
+        self.remote = remote or {}  # by name, those that are MCP servers of others
         self._fetched: dict[str, Provider] = {}
         self._is_complete = False  # whether all aliases are known
 
@@ -144,8 +147,14 @@ class Catalog:
         return provider, provider.aliases.get(name, provider.scope.default)
 
 
-def load_catalog(folders: Sequence[Path] = (), overrides: Mapping[str, ProviderOverrides] | None = None) -> Catalog:
+def load_catalog(
+    folders: Sequence[Path] = (),
+    overrides: Mapping[str, ProviderOverrides] | None = None,
+    remote: Sequence[tuple[RemoteServer, Registration]] = (),
+) -> Catalog:
     """The built-in providers and those of `folders`; a file of a later folder replaces an earlier one.
+
+    `remote`: MCP servers of others, with our registration at each.
 
     Raises ProviderFileRefused with one line.
     """
@@ -172,7 +181,27 @@ def load_catalog(folders: Sequence[Path] = (), overrides: Mapping[str, ProviderO
             raise ProviderFileRefused(f"providers.{name}.issuer: {name} has a provider file; remove this setting")
     providers = [_with_overrides(provider, (overrides or {}).get(name)) for name, (_, provider) in found.items()]
     _check_names(found)
-    return Catalog(providers, shelf, registered=frozenset(overrides or {}))
+    for server, registration in remote:
+        if server.name in found or server.name in shelf:
+            raise ProviderFileRefused(f"{server.name}: a provider has this name; add the MCP server by another one")
+        providers.append(_remote(server).with_registration(registration))
+    return Catalog(
+        providers,
+        shelf,
+        registered=frozenset(overrides or {}) | {server.name for server, _ in remote},
+        remote={server.name: server for server, _ in remote},
+    )
+
+
+def _remote(server: RemoteServer) -> Provider:
+    """The provider of an MCP server of others. Raises ProviderFileRefused."""
+    try:
+        provider = provider_of(server)
+    except ValidationError as error:
+        raise ProviderFileRefused(f"{server.name}: {next(_in_words(error))}") from error
+    for line in problems_of(provider, stem=server.name):
+        raise ProviderFileRefused(f"{server.name}: {line}")
+    return provider
 
 
 def _generic(name: str, settings: ProviderOverrides) -> Provider | None:

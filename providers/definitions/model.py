@@ -380,6 +380,18 @@ class Provider(FilePart):
     proxied: Proxied = Proxied()
     enterprise: Enterprise = Enterprise()
     _registration: Registration = PrivateAttr(default=Registration())
+    _called: frozenset[str] = PrivateAttr(default=frozenset())
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether this is an MCP server of others, whose calls no request rule judges."""
+        return bool(self._called)
+
+    def as_remote(self, called: frozenset[str]) -> Provider:
+        """This provider as an MCP server of others; `called` are scopes of the vault's own, each for what it calls."""
+        changed = self.model_copy()
+        changed._called = called  # noqa: SLF001 -- a copy of ourselves
+        return changed
 
     @property
     def company_scopes(self) -> frozenset[str] | None:
@@ -490,6 +502,11 @@ class Provider(FilePart):
         return self.all_scopes & UNRULED
 
     @cached_property
+    def own_scopes(self) -> frozenset[str]:
+        """All scopes of the vault's own: the provider doesn't know them, and no account has to hold them."""
+        return self.unruled_scopes | self._called
+
+    @cached_property
     def reach_of(self) -> dict[frozenset[str], frozenset[str]]:
         """What sets of scopes were found to reach; `providers.api.rules` fills it."""
         return {}
@@ -571,7 +588,8 @@ class Provider(FilePart):
             refresh_ends_access_token=self.rotation.ends_access_token,
             revoke_ends_grant=self.revoke.ends_grant if self.credential is None else False,
             removal_pages=tuple(self.removal_pages.values()),
-            operator_scopes=None if limit is None else limit | self.unruled_scopes,
+            operator_scopes=None if limit is None else limit | self.own_scopes,
+            own=self.own_scopes,
             unruled=self.unruled_scopes,
             reading=self.reading_scopes,
         )

@@ -345,6 +345,8 @@ class OAuthUpstream:
     async def _account(self, tokens: TokenAnswer) -> Account:
         """The account behind a new token: reading it is harmless, so a failed connection is retried once."""
         provider, identity = self._provider, self._provider.identity
+        if provider.is_remote:  # MCP has no way to ask: a person has one account there, so that connecting again renews
+            return Account(id=provider.name, label=provider.title)
         if identity.source == "none":
             told = hashlib.sha256(tokens.access_token.encode()).hexdigest()[:12]
             return Account(id=f"unknown-{told}", label=f"{provider.title} {told[:6]}")

@@ -179,7 +179,7 @@ def _count(spec: ToolSpec, service: str) -> Mapping[str, float]:
         (_TITLE, spec.title),
         (_SERVICE, f"{service} {spec.provider or ''}"),
         (_ABOUT, spec.description),
-        *((_ARGUMENT, name.replace("_", " ")) for name in spec.input.model_fields if name != "account"),
+        *((_ARGUMENT, name.replace("_", " ")) for name in spec.argument_names),
     )
     for weight, text in texts:
         for word in set(_words(text)):

@@ -90,6 +90,11 @@ class ToolSpec:
         return output_schema(self.output)
 
     @property
+    def argument_names(self) -> tuple[str, ...]:
+        """Its arguments, without the account."""
+        return tuple(name for name in self.input.model_fields if name != "account")
+
+    @property
     def read_only(self) -> bool:
         """`readOnlyHint` of MCP; `destructive` and `idempotent` correspond to its other hints."""
         return self.effect == "read"

@@ -198,7 +198,7 @@ async def examine(
             raise
         raise EntryFault(reason) from error
     account = _account(provider, look, label=label, replaces=replaces)
-    scopes = provider.all_scopes - provider.unruled_scopes
+    scopes = provider.all_scopes - provider.own_scopes
     return replace(answer, account=account, scopes=scopes, grant_expires_in=ends_in)
 
 

@@ -267,7 +267,7 @@ async def covering_connections(deployment: Deployment, request: ConnectRequest) 
     An application that waits for an account gets one of the person's own.
     """
     provider = known_provider(deployment, request.provider)
-    wanted = request.scopes - provider.unruled_scopes
+    wanted = request.scopes - provider.own_scopes
     if request.back is None:
         usable = await sharing.usable_by(deployment.database, request.user_id, now=deployment.now())
     else:

@@ -18,7 +18,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult
 from pydantic import BaseModel, ValidationError
 
-from providers.api.api import Authority, RateLimited, ToolRefused, UpstreamAPI
+from providers.api.api import Authority, RateLimited, ScopesMissing, ToolRefused, UpstreamAPI
 from providers.api.rules import authority
 from providers.tools.spec import Progress, ToolSpec
 from server.connecting import approvals
@@ -38,7 +38,7 @@ from server.sign_in.password import owner_link
 from vault import tickets
 from vault.approvals.approvals import ToolCall
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
-from vault.records import Event, Narrowing, Principal, TicketPurpose
+from vault.records import Event, Narrowing, Principal, TicketPurpose, format_scope
 from vault.refusals import (
     AccountRequired,
     ApprovalRequired,
@@ -222,13 +222,31 @@ async def _answer(
             # Only now, so that an agent without permission does not use up the budget of those with it.
             spent = deployment.budgets.spend(wanted.principal.user_id, wanted.provider, now=time.monotonic())
             _check_budget(spent)
-            output = await spec.call(held.api(), arguments, progress)
+            output = await _carry_out(held, spec, arguments, progress)
             running.items = count_items(output)
             return _Outcome(success(output, held.token))
         except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
             if is_last or not await _is_answered(deployment, request):
                 return await _ask(deployment, request, spec, missing, wanted=wanted)
             is_last = True
+
+
+async def _carry_out(held: _CallToken, spec: ToolSpec, arguments: BaseModel, progress: Progress) -> BaseModel:
+    """Call; where the provider wants more of the account's permissions, say so as for an account without them."""
+    try:
+        return await spec.call(held.api(), arguments, progress)
+    except ScopesMissing as refused:
+        if not (missing := held.grantable(refused.scopes)):
+            raise
+        raise ConnectionRequired(
+            f"The {spec.provider} account {held.token.label} hasn't granted {format_scope(missing)}. Reconnect it and "
+            "allow that.",
+            provider=spec.provider or "",
+            reason="scopes",
+            scopes=spec.scopes | missing,
+            connection_id=held.token.connection_id,
+            missing=missing,
+        ) from refused
 
 
 def _tool_call(spec: ToolSpec, arguments: BaseModel) -> ToolCall:
@@ -301,10 +319,16 @@ class _CallToken:
             token=held.token,
             scopes=held.scopes,
             account=self.token.account,
+            connection_id=self.token.connection_id,
             granted=held.granted,
             renew=self._renew,
             now=deployment.now(),
         )
+
+    def grantable(self, scopes: frozenset[str]) -> frozenset[str]:
+        """Those that the account doesn't have, and that the provider was known to have when it was set up."""
+        provider, _ = self._deployment.catalog.resolve(self._wanted.provider)
+        return scopes & provider.all_scopes - provider.own_scopes - self.token.granted
 
     async def _renew(self) -> Authority:
         deployment, spoiled = self._deployment, self.token.generation

@@ -135,7 +135,9 @@ async def go_to_provider(visit: OwnVisit, trip: ConsentRequest) -> Response:
     provider = known_provider(deployment, trip.provider)
     if provider.credential is not None:
         return pages.go(await credentials.start(deployment, trip, user=visit.user, session=visit.session))
-    known_there = trip.scopes - provider.unruled_scopes
+    known_there = trip.scopes - provider.own_scopes
+    if provider.is_remote:  # what it asks of everyone, and what a step-up adds
+        known_there |= provider.scope.default
     trip = replace(trip, scopes=known_there or provider.scope.default)
     if provider.audience is not None:
         connected = await provider_authorization.consent_here(deployment, trip, user=visit.user, session=visit.session)

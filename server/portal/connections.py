@@ -302,7 +302,7 @@ async def _choice_page(
     choices = [
         (scope, texts.scope_title(provider, scope), scope in included)
         for scope in provider.scopes
-        if scope not in provider.always_granted | provider.unruled_scopes
+        if scope not in provider.always_granted | provider.own_scopes
     ]
     first = [choice for choice in choices if choice[0] in used] or choices
     known = await connections.find(visit.deployment.database, visit.user.id, provider=provider.name)
@@ -332,9 +332,9 @@ def _wanted_provider(visit: OwnVisit, name: str) -> tuple[Provider, frozenset[st
 async def connect(visit: OwnVisit) -> Response:
     """Go to the provider for the selected scopes; no agent gets any of them yet."""
     provider, _ = _wanted_provider(visit, visit.form.one("provider"))
-    scopes = (visit.form.many("scope") & provider.scopes.keys()) - provider.always_granted - provider.unruled_scopes
+    scopes = (visit.form.many("scope") & provider.scopes.keys()) - provider.always_granted - provider.own_scopes
     if provider.credential is not None:  # it has whatever it has: agents get parts of it
-        scopes = provider.all_scopes - provider.unruled_scopes
+        scopes = provider.all_scopes - provider.own_scopes
     if not scopes:
         return await _choice_page(
             visit,

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeGuard, get_args
 
-from providers.definitions.catalog import Catalog, ProviderOverrides, load_catalog
+from pydantic import ValidationError
+
+from providers.definitions.catalog import Catalog, ProviderFileRefused, ProviderOverrides, load_catalog
 from providers.definitions.discovery import Endpoints
+from providers.definitions.model import Registration
+from providers.definitions.remote import RemoteServer, RemoteTool, authorization_of, shown_names
+from providers.tools.spec import Effect
 from server.settings import ProviderSettings, Settings
+from vault.mcp.servers import McpServer
 
 if TYPE_CHECKING:
     from vault.registrations import EnteredRegistration
@@ -34,10 +40,37 @@ def read_catalog(
         name: replace(_overrides(name, registered, settings), endpoints=endpoints.get(name))
         for name, registered in settings.providers.items()
     }
+    remote: list[tuple[RemoteServer, Registration]] = []
     for name, one in (entered or {}).items():
-        if not is_set_here(settings, name):
+        if one.server is not None:
+            remote.append((remote_server(one.server), Registration(one.client_id, one.client_secret)))
+        elif not is_set_here(settings, name):
             overrides[name] = _with_entered(overrides.get(name), one, settings)
-    return load_catalog([*own, *(folder.expanduser() for folder in settings.provider_folders)], overrides)
+    return load_catalog([*own, *(folder.expanduser() for folder in settings.provider_folders)], overrides, remote)
+
+
+def remote_server(stored: McpServer) -> RemoteServer:
+    """A stored MCP server with the tools that can be called: accepted, and last seen in exactly that form.
+
+    Raises ProviderFileRefused.
+    """
+    try:
+        authorization = authorization_of(stored.facts)
+    except ValidationError as error:
+        raise ProviderFileRefused(f"{stored.name}: what is stored of it can't be used; add it again") from error
+    prefix = f"{stored.name.replace('-', '_')}_"
+    names = shown_names(prefix, sorted(one.name for one in stored.tools), taken={f"{prefix}tools"})
+    tools = tuple(
+        RemoteTool(one.name, names[one.name], one.accepted, one.effect, one.asks)
+        for one in stored.tools
+        if one.state == "accepted" and one.accepted is not None and is_effect(one.effect)
+    )
+    return RemoteServer(stored.name, stored.title, stored.url, authorization, tools)
+
+
+def is_effect(text: str) -> TypeGuard[Effect]:
+    """Whether this says what a tool does to data."""
+    return text in get_args(Effect)
 
 
 def is_set_here(settings: Settings, name: str) -> bool:

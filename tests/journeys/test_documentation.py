@@ -23,6 +23,7 @@ import server.signals
 from providers.api.api import ToolRefused
 from server import errors
 from server.mcp.tool_answers import META_KEY
+from server.remote import documents
 from server.settings import OTHER_VARIABLES, Settings, load_settings
 from tests.generating import reference_pages
 from tests.generating.documented import (
@@ -144,7 +145,7 @@ async def test_every_route_is_described_with_its_methods(tmp_path: Path) -> None
             "Authorization server": server.oauth.routes,
             "Signals": server.signals.routes,
             "Auth0": server.auth0.routes,
-            "Pages": server.portal.routes,
+            "Pages": lambda running: [*server.portal.routes(running), *documents.routes(running)],
         }
         real = {
             title: [one for one in make(running.deployment) if isinstance(one, Route)] for title, make in groups.items()

@@ -144,7 +144,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
                 label=held.label,
                 granted=held.scopes,
                 generation=token.generation,
-                is_asked_beyond=asked.is_about(held.scopes | policy.unruled, tool=None),
+                is_asked_beyond=asked.is_about(held.scopes | policy.own, tool=None),
                 approval=approval,
                 basis=basis,
             )
@@ -163,7 +163,7 @@ def _reach(request: ExchangeRequest, held: HeldAccount, made: Plan, *, policy: U
     """What can be done with what is handed out: where the whole token goes out, all that it can do."""
     if made.narrowing is Narrowing.UPSTREAM or not request.goes_out_whole(held.id):
         return made.scopes
-    return held.scopes | policy.unruled
+    return held.scopes | policy.own
 
 
 def _question(

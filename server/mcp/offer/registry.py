@@ -11,6 +11,7 @@ from typing import Final
 
 from providers.definitions.catalog import WITH_TOOLS, Catalog
 from providers.definitions.suggestions import did_you_mean
+from providers.remote.sightings import Sightings
 from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
 from providers.tools.declared import data_tools
@@ -26,7 +27,7 @@ from server.tool_settings import ToolChoice
 RESERVED: Final = frozenset({SPEC.name, *(spec.name for spec in DISCOVERY)})  # a tool of ours has the name
 
 
-def load_tools(settings: Settings, catalog: Catalog) -> tuple[ToolSpec, ...]:
+def load_tools(settings: Settings, catalog: Catalog, sightings: Sightings | None = None) -> tuple[ToolSpec, ...]:
     """Every tool that agents can have here, in one fixed order.
 
     Built-in tools are included if their provider is set up; those of Slack and Google, and an operator's own, always
@@ -43,12 +44,25 @@ def load_tools(settings: Settings, catalog: Catalog) -> tuple[ToolSpec, ...]:
     unruled = [
         spec for provider in catalog for spec in unruled_tools(provider, asks=_asks_unruled(settings, provider.name))
     ]
-    tools = (*coded, *data_tools((*shipped, *own), catalog), *unruled)
+    tools = (
+        *coded,
+        *data_tools((*shipped, *own), catalog),
+        *unruled,
+        *_remote_tools(catalog, sightings or Sightings()),
+    )
     names = [spec.name for spec in tools]
     twice = sorted({name for name in names if names.count(name) > 1 or name in RESERVED})
     if twice:
         raise declarations.ToolFileRefused(f"tools.folders: {', '.join(twice)}: another tool has this name already")
     return tuple(spec for spec in tools if spec.name in _choose(settings.tools, names, setting="tools"))
+
+
+def _remote_tools(catalog: Catalog, sightings: Sightings) -> tuple[ToolSpec, ...]:
+    if not catalog.remote:
+        return ()
+    from providers.remote.tools import remote_tools
+
+    return tuple(spec for server in catalog.remote.values() for spec in remote_tools(server, sightings))
 
 
 def _asks_unruled(settings: Settings, provider: str) -> bool:

@@ -370,7 +370,7 @@ def offered_scopes(catalog: Catalog, connection: Connection) -> frozenset[str]:
     provider = catalog.get(connection.provider)
     if provider is None:
         return frozenset()
-    return expand(connection.scopes, provider.covers) - provider.always_granted | provider.unruled_scopes
+    return expand(connection.scopes, provider.covers) - provider.always_granted | provider.own_scopes
 
 
 def changed_rows(rows: Sequence[AccessRow], form: Form, *, now: int) -> tuple[Change, ...]:

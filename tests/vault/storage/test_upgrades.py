@@ -69,6 +69,7 @@ PUBLISHED = {
     "0040_who_disabled.sql": "dcc560022635a0e76c3dab53ca764cd2593ecedcedb0c421592670489f87c50e",
     "0041_revocation_pauses.sql": "a781cc9a9674c1474e00ad0d573e7266c35252f77a2af673c1ad43efe1f10eb8",
     "0042_agent_receipts.sql": "8f5ae61a7182079e74a90c8b0f09e2cfaaa1d1156d47491738c3c642705efb8c",
+    "0043_mcp_servers.sql": "31fc561b53636785a7ba7fba9e364bf69604fac5c1d91c56aaeaabb7278de355",
 }
 PREVIOUS = "0.1.0"
 # An index is missed by no program: one that knows it builds it again when it starts.

@@ -1,0 +1,152 @@
+"""An MCP server of others as a provider: what an operator's decisions and its authorization server make of it.
+
+Nothing that the server says of itself gets into a scope's title: people are shown the operator's name for it and the
+names of its tools. `providers.remote` finds these facts, lists the tools and calls them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Final, Literal
+
+from pydantic import TypeAdapter
+
+from providers.definitions.model import Provider
+
+API: Final = "mcp"  # the only API of such a provider: the server's address
+LIST: Final = "list:tools"
+_CALL: Final = "call:"
+_EVERYTHING: Final = "account"  # what we call all that a server without scopes allows
+_LONGEST_NAME: Final = 64  # characters of a tool's name that widespread clients take
+_OFFLINE: Final = "offline_access"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteAuthorization:
+    """How the server authorizes (RFC 9728, RFC 8414). `resource`: what its tokens are asked for (RFC 8707).
+
+    `scopes` are asked of everyone who connects; `more` are those that a step-up may add. `issuer` only if every
+    authorization response names it (RFC 9207).
+    """
+
+    authorize_url: str
+    token_url: str
+    resource: str
+    revoke_url: str | None = None
+    issuer: str | None = None
+    client_auth: Literal["client_secret_basic", "client_secret_post", "none"] = "none"
+    scopes: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
+    has_offline: bool = False
+
+    def facts(self) -> Mapping[str, object]:
+        """As stored."""
+        return asdict(self)
+
+
+_AUTHORIZATION: Final = TypeAdapter(RemoteAuthorization)
+
+
+def authorization_of(facts: Mapping[str, object]) -> RemoteAuthorization:
+    """What was stored. Raises pydantic's ValidationError for anything else."""
+    return _AUTHORIZATION.validate_python(facts)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteTool:
+    """A tool that an operator accepted: `definition` is the canonical JSON that was reviewed.
+
+    `shown` is its name here without the server's; `effect` and `asks` are the operator's decisions.
+    """
+
+    name: str
+    shown: str
+    definition: str = field(repr=False)
+    effect: Literal["read", "create", "update", "delete"] = "delete"
+    asks: bool = True
+
+    @property
+    def scope(self) -> str:
+        """The vault's own scope for calling it."""
+        return f"{_CALL}{self.shown}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteServer:
+    """One MCP server behind the vault."""
+
+    name: str
+    title: str
+    url: str
+    authorization: RemoteAuthorization
+    tools: tuple[RemoteTool, ...] = ()
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its tools here begin with."""
+        return f"{self.name.replace('-', '_')}_"
+
+
+def shown_names(prefix: str, names: Iterable[str], *, taken: Iterable[str] = ()) -> Mapping[str, str]:
+    """By the server's name for a tool, ours without the prefix: of letters clients take, short, and nobody else's."""
+    used, found = set(taken), dict[str, str]()
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+        if f"{prefix}{plain}" in used or len(prefix) + len(plain) > _LONGEST_NAME:
+            mark = "_" + hashlib.sha256(name.encode()).hexdigest()[:6]
+            plain = plain[: _LONGEST_NAME - len(prefix) - len(mark)] + mark
+        used.add(f"{prefix}{plain}")
+        found[name] = plain
+    return found
+
+
+def own_scopes(server: RemoteServer) -> frozenset[str]:
+    """Scopes that the vault alone knows: one for the list, one for each tool."""
+    return frozenset({LIST, *(tool.scope for tool in server.tools)})
+
+
+def is_foreign_scope(scope: str) -> bool:
+    """Whether this can be a scope of a server's: ours have other names."""
+    return scope != LIST and not scope.startswith(_CALL)
+
+
+def provider_of(server: RemoteServer) -> Provider:
+    """The provider, under the strictest assumptions: a used refresh token ends the grant, nothing narrows.
+
+    Raises pydantic's ValidationError.
+    """
+    facts = server.authorization
+    asked = {"resource": facts.resource}
+    hosts: dict[str, object] = {"authorize_url": facts.authorize_url, "token_url": facts.token_url}
+    hosts |= {"revoke_url": facts.revoke_url} if facts.revoke_url else {}
+    hosts |= {"issuer": facts.issuer} if facts.issuer else {}
+    scope: dict[str, object] = {"default": list(facts.scopes) or [_EVERYTHING], "app_level": not facts.scopes}
+    if facts.has_offline and facts.scopes:
+        scope["offline"] = [_OFFLINE]
+    titles: dict[str, object] = {one: {"title": one} for one in (*facts.scopes, *facts.more)}
+    if not facts.scopes:
+        titles[_EVERYTHING] = {"title": f"Everything that {server.title} allows"}
+    titles[LIST] = {"title": "List its tools", "reads": True}
+    titles |= {tool.scope: {"title": f"Call {tool.shown}", "reads": tool.effect == "read"} for tool in server.tools}
+    made = Provider.model_validate(
+        {
+            "name": server.name,
+            "title": server.title,
+            "client_auth": facts.client_auth,
+            "hosts": hosts,
+            "params": {"authorize": asked, "token": asked, "refresh": asked},
+            "scope": scope,
+            "identity": {"source": "none"},
+            "apis": {API: server.url},
+            "scopes": titles,
+        }
+    )
+    return made.as_remote(own_scopes(server))
+
+
+def scopes_without_offline(scopes: Sequence[str]) -> tuple[str, ...]:
+    """The scopes as a server names them, without the one for refresh tokens."""
+    return tuple(dict.fromkeys(one for one in scopes if one != _OFFLINE))

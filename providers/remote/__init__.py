@@ -1,0 +1,1 @@
+"""MCP servers of others: how they authorize, what they offer, and calls of their tools."""

@@ -1,0 +1,248 @@
+"""How an MCP server of others authorizes its clients, found as the MCP authorization specification says.
+
+Protected resource metadata (RFC 9728), authorization server metadata (RFC 8414, OpenID Connect Discovery), and a client
+registered dynamically (RFC 7591) where no other way is left. Each address is checked before it is asked; no document
+can name another server's resource, and one without PKCE is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from mcp_types import LATEST_PROTOCOL_VERSION
+
+from providers.definitions.issuers import NoMetadata, fetch_metadata
+from providers.definitions.remote import RemoteAuthorization, is_foreign_scope, scopes_without_offline
+from providers.outbound.addresses import AddressPolicy, url_problem
+from providers.outbound.client import Outbound
+from providers.outbound.json_values import at, is_array, text_at
+from providers.outbound.messages import HttpError, OutboundRequest
+from providers.remote.session import challenge
+
+_LIMIT: Final = 256 * 1024  # bytes of a document
+_TIMEOUT: Final = 10.0
+_SCOPES: Final = 100
+_ACCEPT: Final = "application/json, text/event-stream"
+_WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
+ClientAuth = Literal["client_secret_basic", "client_secret_post", "none"]
+_METHODS: Final[tuple[ClientAuth, ...]] = ("client_secret_basic", "client_secret_post", "none")  # the best first
+
+
+class AuthorizationUnknown(Exception):
+    """The server can't stand behind the vault; one line that says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundAuthorization:
+    """What the server and its authorization server publish.
+
+    `takes_documents`: a client ID may be the address of a metadata document.
+    """
+
+    issuer: str
+    facts: RemoteAuthorization
+    registration_url: str | None
+    takes_documents: bool
+    methods: tuple[ClientAuth, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteRegistration:
+    """Our registration at the authorization server."""
+
+    client_id: str
+    client_secret: str | None = field(default=None, repr=False)
+    client_auth: ClientAuth = "none"
+
+
+async def discover(url: str, outbound: Outbound, *, policy: AddressPolicy) -> FoundAuthorization:
+    """How this server authorizes. Raises AuthorizationUnknown."""
+    said = await _ask_without_token(url, outbound, policy)
+    resource = await _resource_metadata(url, said.get("resource_metadata"), outbound, policy)
+    origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
+    issuers = _texts(resource, "authorization_servers") if resource is not None else [origin]
+    if not issuers:
+        raise AuthorizationUnknown("its metadata names no authorization server")
+    issuer = issuers[0]
+    if problem := url_problem(issuer, policy):
+        raise AuthorizationUnknown(f"its authorization server can't be asked: {problem}")
+    try:
+        metadata = await fetch_metadata(issuer, outbound, policy=policy)
+    except NoMetadata as error:
+        raise AuthorizationUnknown(
+            f"its authorization server {issuer} publishes no usable metadata: {error}"
+        ) from error
+    return _read(url, issuer, metadata, resource or {}, wanted=said.get("scope"))
+
+
+async def _ask_without_token(url: str, outbound: Outbound, policy: AddressPolicy) -> Mapping[str, str]:
+    """The challenge with which the server answers somebody without a token."""
+    opening = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": LATEST_PROTOCOL_VERSION,
+            "capabilities": {},
+            "clientInfo": {"name": "token-vault", "version": "1"},
+        },
+    }
+    request = OutboundRequest(
+        "POST",
+        url,
+        headers={"Accept": _ACCEPT, "Content-Type": "application/json"},
+        body=json.dumps(opening).encode(),
+        timeout=_TIMEOUT,
+        max_bytes=_LIMIT,
+        policy=policy,
+        peer="own documents",
+        reuse=False,
+    )
+    try:
+        answer = await outbound.send(request)
+    except HttpError as error:
+        raise AuthorizationUnknown(f"it can't be asked: {error.reason}") from error
+    if answer.status == 401:
+        return challenge(answer.headers.get("www-authenticate", ""))
+    if answer.status < 300:
+        raise AuthorizationUnknown(
+            "it asks for no sign-in, so there is nothing to keep; add it to your client directly"
+        )
+    if answer.status < 400:
+        raise AuthorizationUnknown("it redirects; use the address that it redirects to")
+    raise AuthorizationUnknown(f"no MCP server that asks for sign-in answers there (status {answer.status})")
+
+
+async def _resource_metadata(
+    url: str, named: str | None, outbound: Outbound, policy: AddressPolicy
+) -> Mapping[str, object] | None:
+    """RFC 9728 §3: at the address that the challenge names, else for this path, else for the origin."""
+    parts = urlsplit(url)
+    origin, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
+    places = [named] if named else [f"{origin}{_WELL_KNOWN}{path}", f"{origin}{_WELL_KNOWN}"]
+    for place in dict.fromkeys(places):
+        try:
+            answer = await outbound.fetch_document(
+                place, policy=policy, on_behalf_of=None, max_bytes=_LIMIT, timeout=_TIMEOUT
+            )
+        except HttpError as error:
+            raise AuthorizationUnknown(f"its metadata can't be read: {error.reason}") from error
+        content = answer.json_object() if answer.status == 200 else None
+        if content is None:
+            continue
+        resource = text_at(content, "resource")
+        if resource is None or not _is_within(url, resource):
+            raise AuthorizationUnknown("its metadata is that of another resource")
+        return content
+    if named:
+        raise AuthorizationUnknown("the metadata that it names isn't there")
+    return None
+
+
+def _is_within(url: str, resource: str) -> bool:
+    """Whether tokens for this resource are for the server at this URL: the same origin, and the path or one above."""
+    asked, said = urlsplit(url), urlsplit(resource)
+    if (asked.scheme, asked.netloc.lower()) != (said.scheme, said.netloc.lower()) or said.query or said.fragment:
+        return False
+    above = said.path.rstrip("/")
+    return asked.path.rstrip("/") == above or asked.path.startswith(f"{above}/")
+
+
+def _read(
+    url: str, issuer: str, metadata: Mapping[str, object], resource: Mapping[str, object], *, wanted: str | None
+) -> FoundAuthorization:
+    found = {name: text_at(metadata, name) for name in ("authorization_endpoint", "token_endpoint")}
+    for name, endpoint in found.items():
+        if endpoint is None:
+            raise AuthorizationUnknown(f"its authorization server {issuer} has no {name}")
+    if "S256" not in _texts(metadata, "code_challenge_methods_supported"):
+        raise AuthorizationUnknown(f"its authorization server {issuer} doesn't say that it supports PKCE (S256)")
+    supported = _texts(resource, "scopes_supported")
+    asked = wanted.split() if wanted else supported
+    scopes = [one for one in scopes_without_offline(asked) if _is_scope(one)][:_SCOPES]
+    more = [one for one in scopes_without_offline(supported) if _is_scope(one) and one not in scopes][:_SCOPES]
+    known = _texts(metadata, "token_endpoint_auth_methods_supported") or ["client_secret_basic"]  # RFC 8414 §2
+    names_itself = at(metadata, "authorization_response_iss_parameter_supported") is True
+    facts = RemoteAuthorization(
+        authorize_url=found["authorization_endpoint"] or "",
+        token_url=found["token_endpoint"] or "",
+        resource=text_at(resource, "resource") or url,
+        revoke_url=text_at(metadata, "revocation_endpoint"),
+        issuer=issuer if names_itself else None,
+        scopes=tuple(scopes),
+        more=tuple(more),
+        has_offline="offline_access" in (*_texts(metadata, "scopes_supported"), *supported),
+    )
+    return FoundAuthorization(
+        issuer,
+        facts,
+        registration_url=text_at(metadata, "registration_endpoint"),
+        takes_documents=at(metadata, "client_id_metadata_document_supported") is True,
+        methods=tuple(one for one in _METHODS if one in known),
+    )
+
+
+def _is_scope(scope: str) -> bool:
+    return (
+        is_foreign_scope(scope) and len(scope) <= 200 and scope.isascii() and scope.isprintable() and '"' not in scope
+    )
+
+
+def _texts(content: Mapping[str, object], path: str) -> Sequence[str]:
+    found = at(content, path)
+    return [one for one in found if isinstance(one, str)] if is_array(found) else []
+
+
+def client_metadata(redirect_uri: str, *, auth: ClientAuth, scopes: Sequence[str]) -> Mapping[str, object]:
+    """Who the vault is to an authorization server (RFC 7591 §2)."""
+    about: dict[str, object] = {
+        "client_name": "Token Vault",
+        "redirect_uris": [redirect_uri],
+        "grant_types": ["authorization_code", "refresh_token"],
+        "response_types": ["code"],
+        "token_endpoint_auth_method": auth,
+    }
+    return {**about, "scope": " ".join(scopes)} if scopes else about
+
+
+async def register(
+    found: FoundAuthorization, redirect_uri: str, outbound: Outbound, *, policy: AddressPolicy
+) -> RemoteRegistration:
+    """Register the vault dynamically (RFC 7591 §3). Raises AuthorizationUnknown."""
+    facts = found.facts
+    scopes = [*facts.scopes, *facts.more, *(["offline_access"] if facts.has_offline and facts.scopes else [])]
+    wanted: ClientAuth = found.methods[0] if found.methods else "none"
+    request = OutboundRequest(
+        "POST",
+        found.registration_url or "",
+        headers={"Accept": "application/json", "Content-Type": "application/json"},
+        body=json.dumps(client_metadata(redirect_uri, auth=wanted, scopes=scopes)).encode(),
+        timeout=_TIMEOUT,
+        max_bytes=_LIMIT,
+        policy=policy,
+        peer="own documents",
+        reuse=False,
+    )
+    try:
+        answer = await outbound.send(request)
+    except HttpError as error:
+        raise AuthorizationUnknown(f"the vault can't be registered there: {error.reason}") from error
+    content = answer.json_object()
+    if answer.status not in (200, 201) or content is None:
+        raise AuthorizationUnknown(f"its authorization server refused to register the vault (status {answer.status})")
+    return _read_registration(content, wanted)
+
+
+def _read_registration(content: Mapping[str, object], wanted: ClientAuth) -> RemoteRegistration:
+    client_id, secret = text_at(content, "client_id"), text_at(content, "client_secret")
+    said = text_at(content, "token_endpoint_auth_method") or wanted
+    method: ClientAuth | None = next((one for one in _METHODS if one == said), None)
+    if client_id is None or not client_id.isprintable() or len(client_id) > 2000:
+        raise AuthorizationUnknown("its authorization server registered the vault without a client ID")
+    if method is None or (method != "none" and secret is None):
+        raise AuthorizationUnknown("its authorization server wants a client authentication that the vault doesn't have")
+    return RemoteRegistration(client_id, None if method == "none" else secret, method)

@@ -1,0 +1,222 @@
+"""JSON Schemas that a stranger wrote: what of them is used, and checking values by them in bounded time.
+
+A schema could fetch a document by `$ref`, double its work at each step, or hold a regular expression that never ends.
+So references are put in place, within a budget, and only keywords that take bounded time are taken; a tool with another
+one can't be used. Patterns run in an engine of linear time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+from pydantic_core import SchemaError, SchemaValidator, core_schema
+from pydantic_core import ValidationError as CoreError
+
+from providers.api.text import as_description
+from providers.outbound.json_values import is_array, is_object
+
+NODES: Final = 2000  # of a schema whose references are in place
+DEPTH: Final = 24
+_PROSE: Final = 400  # characters of a description
+_NAME: Final = 100  # characters of a member's name
+_ITEMS: Final = 500  # of an enum
+_LOCAL: Final = ("#/$defs/", "#/definitions/")
+# Keywords by what they hold.
+_SCHEMA: Final = frozenset({"items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"})
+_SCHEMAS: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+_NAMED: Final = frozenset({"properties", "dependentSchemas"})
+_PLAIN: Final = frozenset(
+    {
+        *("type", "enum", "const", "default", "required", "minimum", "maximum", "exclusiveMinimum", "pattern"),
+        *("exclusiveMaximum", "multipleOf", "minLength", "maxLength", "minItems", "maxItems", "uniqueItems"),
+        *("minProperties", "maxProperties", "minContains", "maxContains", "format", "deprecated", "readOnly"),
+        *("writeOnly", "contentMediaType", "contentEncoding", "dependentRequired"),
+    }
+)
+_TEXTS: Final = frozenset({"title", "description"})
+_REFUSED: Final = frozenset(
+    {
+        *("$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor", "patternProperties"),
+        *("unevaluatedProperties", "unevaluatedItems", "additionalItems", "dependencies"),
+    }
+)
+
+Check = Callable[[object], str | None]
+
+
+class SchemaRefused(Exception):
+    """This schema can't be used; one line."""
+
+
+def usable_schema(schema: object) -> dict[str, object]:
+    """The schema with its references in place, its texts cut and cleaned, and nothing unknown. Raises SchemaRefused."""
+    if not is_object(schema):
+        raise SchemaRefused("a schema that is no object")
+    found = _SchemaReader(schema).read(schema, depth=0, within=())
+    if not is_object(found) or found.get("type", "object") != "object":
+        raise SchemaRefused("a schema of something else than an object")
+    return {"type": "object", **found}
+
+
+class _SchemaReader:
+    """Reads one schema; counts what it reads."""
+
+    def __init__(self, root: Mapping[str, object]) -> None:
+        self._root = root
+        self._left = NODES
+
+    def read(self, node: object, *, depth: int, within: tuple[str, ...]) -> object:
+        if isinstance(node, bool):
+            return node
+        if not is_object(node):
+            raise SchemaRefused("a schema that is neither an object nor a boolean")
+        self._left -= 1
+        if self._left < 0 or depth > DEPTH:
+            raise SchemaRefused(f"a schema of more than {NODES} parts or {DEPTH} levels")
+        reference = node.get("$ref")
+        if reference is not None:
+            others = {name: value for name, value in node.items() if name != "$ref"}
+            target = self._target(reference, within)
+            found = self.read(target, depth=depth + 1, within=(*within, str(reference)))
+            rest = self.read(others, depth=depth + 1, within=within)
+            if not is_object(rest) or not rest:
+                return found
+            if is_object(found) and found.keys().isdisjoint(rest):
+                return {**found, **rest}
+            return {**rest, "allOf": [*self._list(rest.get("allOf")), found]}
+        return dict(self._members(node, depth=depth, within=within))
+
+    def _members(
+        self, node: Mapping[str, object], *, depth: int, within: tuple[str, ...]
+    ) -> Iterator[tuple[str, object]]:
+        for name, value in node.items():
+            if name in _REFUSED:
+                raise SchemaRefused(f"a schema with {name}")
+            if name in _SCHEMA:
+                yield name, self.read(value, depth=depth + 1, within=within)
+            elif name in _SCHEMAS:
+                yield name, [self.read(one, depth=depth + 1, within=within) for one in self._list(value)]
+            elif name in _NAMED and is_object(value):
+                yield (
+                    name,
+                    {_name(member): self.read(one, depth=depth + 1, within=within) for member, one in value.items()},
+                )
+            elif name in _TEXTS and isinstance(value, str):
+                yield name, as_description(value, limit=_PROSE)
+            elif name in _PLAIN:
+                yield name, _plain(name, value)
+
+    def _target(self, reference: object, within: tuple[str, ...]) -> object:
+        if not isinstance(reference, str) or not reference.startswith(_LOCAL):
+            raise SchemaRefused("a schema that refers to another document")
+        if reference in within:
+            raise SchemaRefused("a schema that contains itself")
+        _, group, name = reference.split("/", 2)
+        known = self._root.get(group)
+        if not is_object(known) or name not in known:
+            raise SchemaRefused("a schema that refers to nothing")
+        return known[name]
+
+    @staticmethod
+    def _list(value: object) -> list[object]:
+        return list(value) if is_array(value) else []
+
+
+def _name(member: str) -> str:
+    if not 0 < len(member) <= _NAME or not member.isprintable() or as_description(member, limit=_NAME) != member:
+        raise SchemaRefused("a schema with an unreadable name of a member")
+    return member
+
+
+def _plain(keyword: str, value: object) -> object:
+    """A keyword that holds no schema; texts a model would read must be readable."""
+    if keyword == "pattern":
+        if not isinstance(value, str) or _matcher(value) is None:
+            raise SchemaRefused("a schema with a pattern that can't be checked in bounded time")
+        return value
+    said = json.dumps(value)
+    if len(said) > 20_000 or (is_array(value) and len(value) > _ITEMS):
+        raise SchemaRefused(f"a schema with a long {keyword}")
+    if any(as_description(text, limit=len(text) + 1) != text.strip() for text in _texts_in(value)):
+        raise SchemaRefused(f"a schema with unreadable text in {keyword}")
+    return value
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif is_array(value):
+        for one in value:
+            yield from _texts_in(one)
+    elif is_object(value):
+        for name, one in value.items():
+            yield name
+            yield from _texts_in(one)
+
+
+@lru_cache(maxsize=512)
+def _matcher(pattern: str) -> SchemaValidator | None:
+    """Finds the pattern in a text, in linear time; None if that engine can't."""
+    if len(pattern) > 500:
+        return None
+    try:
+        return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex", strict=True))
+    except SchemaError:
+        return None
+
+
+def checker(schema: Mapping[str, object]) -> Check:
+    """What a value gets wrong by a usable schema, in words that repeat none of it; None if it fits.
+
+    Raises SchemaRefused for a keyword whose own value is wrong.
+    """
+    jsonschema: Any = importlib.import_module("jsonschema")  # has no types; loaded where it is used
+    draft, wrong = jsonschema.Draft202012Validator, jsonschema.ValidationError
+
+    def pattern(validator: object, wanted: str, instance: object, whole: object) -> Iterator[object]:
+        if isinstance(instance, str) and not _matches(wanted, instance):
+            yield wrong("pattern")
+
+    def unique(validator: object, wanted: object, instance: object, whole: object) -> Iterator[object]:
+        if wanted is True and is_array(instance):
+            said = [json.dumps(one, sort_keys=True) for one in instance]
+            if len(set(said)) != len(said):
+                yield wrong("uniqueItems")
+
+    try:
+        draft.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise SchemaRefused("a schema that isn't valid JSON Schema") from error
+    kind = jsonschema.validators.extend(draft, {"pattern": pattern, "uniqueItems": unique})
+    validator = kind(schema)  # without references, it fetches nothing
+
+    def check(value: object) -> str | None:
+        error: Any = next(validator.iter_errors(value), None)
+        if error is None:
+            return None
+        place = ".".join(str(part)[:60] for part in error.absolute_path) or "the value"
+        keyword, wanted, instance = str(error.validator), error.validator_value, error.instance
+        detail = json.dumps(wanted)[:80] if keyword in _SAID else ""
+        if keyword == "required" and is_object(instance):
+            detail = next((str(one) for one in wanted if one not in instance), "")
+        return f"{place} doesn't fit `{keyword}` {detail}".rstrip()
+
+    return check
+
+
+def _matches(pattern: str, text: str) -> bool:
+    matcher = _matcher(pattern)
+    if matcher is None:
+        return False
+    try:
+        matcher.validate_python(text)
+    except CoreError:
+        return False
+    return True
+
+
+_SAID: Final = frozenset({"type", "minimum", "maximum", "minLength", "maxLength", "enum", "const", "pattern"})

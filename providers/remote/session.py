@@ -1,0 +1,259 @@
+"""One session with an MCP server of others, as one person: the official client over the vault's guarded HTTP client.
+
+The token is put in by `UpstreamAPI`, to the server's own address only; no redirect is followed, and nothing that the
+server asks of its client (sampling, elicitation, roots) is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import httpx2
+from mcp_types import (
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    CallToolRequest,
+    CallToolRequestParams,
+    CallToolResult,
+    Implementation,
+    ListToolsRequest,
+    ListToolsResult,
+    PaginatedRequestParams,
+)
+from pydantic import ValidationError
+
+from providers.api.api import (
+    RateLimited,
+    ScopesMissing,
+    ToolRefused,
+    Unauthorized,
+    UpstreamAPI,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+from providers.api.retries import wait_of
+from providers.api.text import as_data
+from providers.definitions.remote import is_foreign_scope
+from providers.outbound.messages import HttpError, NotReached, OutboundResponse
+from providers.remote.listing import MOST
+
+if TYPE_CHECKING:
+    from mcp.client.session import ClientSession
+
+    from providers.outbound.sessions import StreamedAnswer
+
+Answer = TypeVar("Answer")
+_PAGES: Final = 20
+_SENT: Final = re.compile(rb'"method"\s*:\s*"tools/call"')
+_PASSED: Final = re.compile(r"accept|content-type|mcp-[a-z0-9-]+")
+_PARAMETER: Final = re.compile(r'([a-z_]+)\s*=\s*(?:"([^"\\]*)"|([^\s,"]+))', re.IGNORECASE)
+_LONGEST_HEADER: Final = 4000
+_NOTHING_DONE: Final = frozenset({INVALID_PARAMS, METHOD_NOT_FOUND})
+_IDENTITY: Final = Implementation(name="token-vault", version="1")
+
+
+def challenge(header: str) -> Mapping[str, str]:
+    """The parameters of a `WWW-Authenticate` header for Bearer (RFC 6750 §3), by name."""
+    if len(header) > _LONGEST_HEADER or not header.lower().startswith("bearer"):
+        return {}
+    return {name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(header)}
+
+
+@dataclass(slots=True)
+class _Exchanged:
+    """What happened on the wire, where the client library would tell less."""
+
+    trouble: ToolRefused | None = None
+    is_calling: bool = False  # a tools/call may have reached the server
+
+
+class _Transport(httpx2.AsyncBaseTransport):
+    """The client library's requests, over the vault's HTTP client."""
+
+    def __init__(self, api: UpstreamAPI, exchanged: _Exchanged) -> None:
+        self._api = api
+        self._exchanged = exchanged
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        body, method = await request.aread(), request.method
+        if method != "POST" and method != "DELETE":  # no stream of what the server says unasked
+            return httpx2.Response(405, request=request)
+        headers = {name: value for name, value in request.headers.items() if _PASSED.fullmatch(name)}
+        is_call = _SENT.search(body) is not None
+        stack = AsyncExitStack()
+        try:
+            answer = await self._api.open_remote(method, headers=headers, body=body, stack=stack)
+        except HttpError as error:
+            await stack.aclose()
+            is_sent = not isinstance(error, NotReached)
+            self._exchanged.is_calling |= is_call and is_sent
+            self._exchanged.trouble = self._unavailable(error.reason, is_unknown=is_call and is_sent)
+            return httpx2.Response(503, request=request)
+        except BaseException:
+            await stack.aclose()
+            raise
+        self._exchanged.is_calling |= is_call
+        if method == "POST" and answer.status >= 300:
+            self._exchanged.trouble = self._refusal(answer)
+        shown = [(name, value) for name, value in answer.headers if name.lower() not in _HOP]
+        return httpx2.Response(
+            answer.status, headers=shown, stream=_RemoteBody(stack, answer, self._note_cut), request=request
+        )
+
+    def _note_cut(self, reason: str) -> None:
+        self._exchanged.trouble = self._unavailable(reason, is_unknown=self._exchanged.is_calling)
+
+    def _unavailable(self, reason: str, *, is_unknown: bool) -> UpstreamUnavailable:
+        advice = "The call may have been carried out. Check before you try again." if is_unknown else "Try again later."
+        return UpstreamUnavailable(f"{self._api.title}: {reason}. {advice}", unknown_outcome=is_unknown)
+
+    def _refusal(self, answer: StreamedAnswer) -> ToolRefused | None:
+        """What a status means that the client library does not tell apart; None: its body may say more."""
+        headers = {name.lower(): value for name, value in answer.headers}
+        title = self._api.title
+        if answer.status < 400:
+            text = f"{title} redirects elsewhere, which isn't followed. An admin can add it again by its new address."
+            return UpstreamRefused("redirected", text)
+        if answer.status == 401:
+            return Unauthorized(f"{title} no longer accepts the account's token.")
+        if answer.status == 429 or (answer.status == 503 and "retry-after" in headers):
+            wait = wait_of(OutboundResponse(answer.status, headers, b""), "", now=self._api.now)
+            text = f"{title} is rate limiting. Nothing was done; try again in {wait.seconds} s."
+            return RateLimited(text, retry_after=wait.seconds)
+        if answer.status >= 500:
+            return self._unavailable(f"status {answer.status}", is_unknown=self._exchanged.is_calling)
+        said = challenge(headers.get("www-authenticate", ""))
+        if answer.status == 403 and said.get("error") == "insufficient_scope":
+            wanted = frozenset(one for one in said.get("scope", "").split() if is_foreign_scope(one))
+            return ScopesMissing(f"{title} wants more permissions for this call. Nothing was done.", scopes=wanted)
+        return None
+
+
+_HOP: Final = frozenset({"content-length", "transfer-encoding", "content-encoding", "connection", "location"})
+
+
+class _RemoteBody(httpx2.AsyncByteStream):
+    """The body as it arrives; closing it ends the request."""
+
+    def __init__(self, stack: AsyncExitStack, answer: StreamedAnswer, on_cut: Callable[[str], None]) -> None:
+        self._stack = stack
+        self._answer = answer
+        self._on_cut = on_cut
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        try:
+            async for chunk in self._answer.chunks():
+                yield chunk
+        except HttpError as error:
+            self._on_cut(error.reason)
+            raise httpx2.ReadError(error.reason) from error
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()
+
+
+@dataclass(slots=True)
+class RemoteSession:
+    """What one tool call may ask of the server."""
+
+    _session: ClientSession
+    _api: UpstreamAPI = field(repr=False)
+
+    async def list_tools(self) -> Sequence[Mapping[str, object]]:
+        """Every page of `tools/list`, as it came; stops beyond the most that are taken."""
+        found: list[Mapping[str, object]] = []
+        cursor: str | None = None
+        for _ in range(_PAGES):
+            params = None if cursor is None else PaginatedRequestParams(cursor=cursor)
+            page = await self._session.send_request(ListToolsRequest(params=params), ListToolsResult)
+            found += [tool.model_dump(by_alias=True, mode="json", exclude_none=True) for tool in page.tools]
+            cursor = page.next_cursor
+            if cursor is None or len(found) > MOST:
+                return found
+        raise UpstreamRefused("too_large", f"The list of {self._api.title} has more than {_PAGES} pages.")
+
+    async def call(self, name: str, arguments: Mapping[str, object]) -> CallToolResult:
+        """The result, whatever it says."""
+        params = CallToolRequestParams(name=name, arguments=dict(arguments))
+        return await self._session.send_request(CallToolRequest(params=params), CallToolResult)
+
+
+class RemoteSessions:
+    """Opens sessions; remembers which revision each server speaks."""
+
+    def __init__(self) -> None:
+        self._modes: dict[str, str] = {}
+
+    async def run(self, api: UpstreamAPI, url: str, work: Callable[[RemoteSession], Awaitable[Answer]]) -> Answer:
+        """Do this in one session. Raises ToolRefused."""
+        from mcp.client.client import Client
+        from mcp.client.streamable_http import streamable_http_client
+        from mcp.shared.exceptions import MCPError
+
+        exchanged = _Exchanged()
+        done: list[Answer] = []
+        failure: Exception | None = None
+        seconds = api.time_left()
+        try:
+            async with asyncio.timeout(seconds), httpx2.AsyncClient(transport=_Transport(api, exchanged)) as http:
+                client = Client(
+                    streamable_http_client(url, http_client=http),
+                    mode=self._modes.get(url, "auto"),
+                    cache=None,
+                    client_info=_IDENTITY,
+                    read_timeout_seconds=seconds,
+                )
+                async with client:
+                    try:
+                        done.append(await work(RemoteSession(client.session, api)))
+                        self._modes[url] = client.protocol_version if _is_modern(client.protocol_version) else "legacy"
+                    except (MCPError, ValidationError, ToolRefused) as error:
+                        failure = error
+        except* (MCPError, ValidationError, ToolRefused, httpx2.HTTPError, TimeoutError) as group:
+            failure = failure or _first(group)
+        if done:
+            return done[0]
+        self._modes.pop(url, None)
+        raise _refusal_of(api, exchanged, failure)
+
+
+def _is_modern(version: str) -> bool:
+    from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+    return version in MODERN_PROTOCOL_VERSIONS
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    found: Exception | BaseExceptionGroup[Exception] = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
+
+
+def _refusal_of(api: UpstreamAPI, exchanged: _Exchanged, failure: Exception | None) -> ToolRefused:
+    """What the caller is told."""
+    from mcp.shared.exceptions import MCPError
+
+    if exchanged.trouble is not None:
+        return exchanged.trouble
+    if isinstance(failure, ToolRefused):
+        return failure
+    if isinstance(failure, MCPError):
+        said = as_data(api.mask_secrets(failure.error.message), limit=300).replace("\n", " ")
+        is_certain = not exchanged.is_calling or failure.error.code in _NOTHING_DONE
+        advice = "" if is_certain else " The call may have been carried out. Check before you try again."
+        return UpstreamRefused("remote_error", f"{api.title} refused the call. It says: {json.dumps(said)}.{advice}")
+    if isinstance(failure, TimeoutError):
+        advice = "It may have been carried out. Check before you try again." if exchanged.is_calling else "Try again."
+        text = f"{api.title} didn't answer in time. {advice}"
+        return UpstreamUnavailable(text, unknown_outcome=exchanged.is_calling)
+    advice = "The call may have been carried out." if exchanged.is_calling else "Nothing was done."
+    return UpstreamUnavailable(
+        f"{api.title} answered in a way that can't be understood. {advice}", unknown_outcome=exchanged.is_calling
+    )

@@ -1,0 +1,64 @@
+"""What MCP servers were seen to offer, by connection, for a minute: each call is compared, few ask for the list."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from providers.api.api import ToolRefused, UpstreamAPI, UpstreamRefused
+from providers.remote.listing import ListRefused, canonical_tools
+
+if TYPE_CHECKING:
+    from providers.remote.session import RemoteSession, RemoteSessions
+
+FRESH: Final = 60.0  # seconds
+_MOST: Final = 1000  # lists kept
+Offered = Mapping[str, str]  # by the server's name of a tool, its canonical form
+OnSeen = Callable[[str, str, Offered], Awaitable[None]]  # server, connection
+
+
+class ToolHeld(ToolRefused):
+    """The server offers this tool in another form than the operator accepted, or no longer. Nothing was called."""
+
+    code = "tool_held"
+
+
+class Sightings:
+    """The lists that this process saw. `on_seen` stores what is new; it must be set before the first call."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.on_seen: OnSeen | None = None
+        self._clock = clock
+        self._known: dict[tuple[str, str], tuple[float, Offered]] = {}
+
+    @cached_property
+    def client(self) -> RemoteSessions:
+        """What opens sessions; loaded at the first call."""
+        from providers.remote.session import RemoteSessions
+
+        return RemoteSessions()
+
+    def recent(self, server: str, connection_id: str) -> Offered | None:
+        """What this connection was offered within the last minute."""
+        at, offered = self._known.get((server, connection_id), (float("-inf"), {}))
+        return offered if self._clock() - at < FRESH else None
+
+    def forget(self, server: str) -> None:
+        """Ask this server for its list again at the next call."""
+        for key in [one for one in self._known if one[0] == server]:
+            del self._known[key]
+
+    async def look(self, server: str, session: RemoteSession, api: UpstreamAPI) -> Offered:
+        """Ask for the list, keep it, and have it stored. Raises UpstreamRefused for a list that can't be used."""
+        try:
+            offered = canonical_tools(await session.list_tools())
+        except ListRefused as refused:
+            raise UpstreamRefused("list_refused", f"The tools of {api.title} can't be used: {refused}.") from refused
+        while len(self._known) >= _MOST:
+            del self._known[next(iter(self._known))]
+        self._known[server, api.connection_id] = (self._clock(), offered)
+        if self.on_seen is not None:
+            await self.on_seen(server, api.connection_id, offered)
+        return offered

@@ -1,0 +1,1 @@
+"""`mcp ...`: MCP servers of others behind the vault."""

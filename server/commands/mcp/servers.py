@@ -1,0 +1,170 @@
+"""`mcp ...`: put MCP servers of others behind the vault, and review what they offer."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.terminal.context import Setup, command, fail, say
+from server.terminal.registering import SecretInputOption
+
+if TYPE_CHECKING:
+    from server.remote.servers import ToolChange
+    from vault.mcp.servers import McpServer
+
+app = typer.Typer(no_args_is_help=True, help="MCP servers behind the vault.")
+Name = Annotated[str, typer.Argument(help="The name of the MCP server.", show_default=False)]
+
+
+@app.callback()
+def mcp_() -> None:
+    """MCP servers behind the vault."""
+
+
+@command(app, "add")
+def add(
+    setup: Setup,
+    name: Annotated[str, typer.Argument(help="Your name for it; its tools are named NAME_tool.", show_default=False)],
+    url: Annotated[str, typer.Argument(help="Its address (streamable HTTP).", show_default=False)],
+    *,
+    title: Annotated[str, typer.Option(help="Name shown to people.", show_default="NAME")] = "",
+    client_id: Annotated[
+        str | None,
+        typer.Option("--client-id", help="A client that you registered there. Default: the vault registers itself."),
+    ] = None,
+    client_secret_stdin: SecretInputOption = False,
+) -> None:
+    """Put an MCP server behind the vault. Its tools can be called once you accept them."""
+    if client_secret_stdin and client_id is None:
+        fail("--client-secret-stdin needs --client-id")
+    secret = sys.stdin.readline().strip() if client_secret_stdin else None
+    row = setup.run(_add(setup, name, url, title=title, client_id=client_id, secret=secret))
+    setup.show_one(
+        row,
+        sentence=f"Added {name}. Connect an account at {row['connect']}, let an agent call "
+        f"{name.replace('-', '_')}_tools, then run: token-vault mcp review {name}",
+    )
+
+
+async def _add(
+    setup: Setup, name: str, url: str, *, title: str, client_id: str | None, secret: str | None
+) -> dict[str, object]:
+    from providers.remote.authorization import RemoteRegistration
+    from server.administration.actor import Actor
+    from server.remote import servers
+
+    async with setup.open() as deployment:
+        client = None
+        if client_id is not None:
+            client = RemoteRegistration(client_id, secret, "none" if secret is None else "client_secret_basic")
+        actor = Actor(deployment, None, "command_line")
+        added = await servers.add(actor, servers.ServerWish(name, url, title, client))
+        connect = servers.connect_url(deployment, name)
+        return {**servers.state_of(deployment, added), "connect": connect, **_authorization(added)}
+
+
+def _authorization(server: McpServer) -> dict[str, object]:
+    return {name: server.facts.get(name) for name in ("authorize_url", "token_url", "resource", "scopes")}
+
+
+@command(app, "list")
+def list_(setup: Setup) -> None:
+    """List the MCP servers behind the vault."""
+
+    async def read() -> list[dict[str, object]]:
+        from server.remote import servers
+        from vault.mcp.servers import list_servers
+
+        async with setup.open() as deployment:
+            return [servers.state_of(deployment, one) for one in await list_servers(deployment.database)]
+
+    setup.show(
+        setup.run(read()), columns=("name", "url", "usable", "held", "absent", "problem"), empty="No MCP servers."
+    )
+
+
+@command(app, "review")
+def review(setup: Setup, name: Name) -> None:
+    """Show the tools that are held: new ones, and what changed in others."""
+    from server.remote import servers
+
+    async def read() -> tuple[McpServer, str]:
+        async with setup.open() as deployment:
+            return await servers.server_named(deployment, name), servers.connect_url(deployment, name)
+
+    server, connect = setup.run(read())
+    changes = servers.changes_of(server)
+    if setup.as_json:
+        setup.show_json({"name": name, "digest": server.digest, "tools": [_change(one) for one in changes]})
+        return
+    if not server.tools:
+        say(
+            f"Nobody has looked at {name} yet: connect an account at {connect}, and let an agent call "
+            f"{name.replace('-', '_')}_tools."
+        )
+        return
+    for one in changes:
+        say(f"{one.name}: {one.state}" + (f" (can't be used: {one.problem})" if one.problem else ""))
+        known = server.tool(one.name)
+        claims = [] if known is None else [said for said, value in servers.claims_of(known).items() if value]
+        if claims:
+            say(f"  the server claims: {', '.join(sorted(claims))}")
+        for line in one.differences:
+            say(f"  {line}")
+    if not changes:
+        say(f"Nothing to review: {len(server.tools)} tools are as you accepted them.")
+        return
+    say(f"To accept what you saw: token-vault mcp accept {name} {server.digest}")
+
+
+def _change(one: ToolChange) -> dict[str, object]:
+    return {"name": one.name, "state": one.state, "problem": one.problem, "differences": list(one.differences)}
+
+
+@command(app, "accept")
+def accept(
+    setup: Setup,
+    name: Name,
+    digest: Annotated[str, typer.Argument(help="The digest that `mcp review` printed.", show_default=False)],
+    *,
+    tool: Annotated[
+        list[str] | None, typer.Option("--tool", help="Only this tool. Repeat for several.", show_default="all")
+    ] = None,
+    read: Annotated[list[str] | None, typer.Option("--read", help="This tool only reads. Repeat for several.")] = None,
+    no_approval: Annotated[
+        list[str] | None,
+        typer.Option("--no-approval", help="This tool needs no approval each time. Repeat for several."),
+    ] = None,
+    trust_hints: Annotated[
+        bool, typer.Option("--trust-hints", help="Take the server's word for which tools only read.")
+    ] = False,
+) -> None:
+    """Let agents be offered tools in exactly the form that you reviewed."""
+
+    async def change() -> tuple[str, ...]:
+        from server.administration.actor import Actor
+        from server.remote import servers
+
+        wanted = servers.AcceptanceWish(digest, tool or (), read or (), no_approval or (), trusts=trust_hints)
+        async with setup.open() as deployment:
+            return await servers.accept(Actor(deployment, None, "command_line"), name, wanted)
+
+    accepted = setup.run(change())
+    setup.show_one({"name": name, "accepted": list(accepted)}, sentence=f"Accepted {len(accepted)} tools of {name}.")
+
+
+@command(app, "remove")
+def remove(setup: Setup, name: Name) -> None:
+    """Remove an MCP server to which no account is connected."""
+
+    async def change() -> None:
+        from server.administration.actor import Actor
+        from server.remote import servers
+
+        async with setup.open() as deployment:
+            await servers.remove(Actor(deployment, None, "command_line"), name)
+
+    setup.run(change())
+    setup.show_one({"name": name}, sentence=f"Removed {name}.")

@@ -1,0 +1,30 @@
+"""Store what an MCP server of others was seen to offer, and take what changed out of the lists at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from server.deployment import Deployment
+from vault.audit import audit
+from vault.mcp import servers
+from vault.records import Event
+
+_NAMED: Final = 20  # tools that one event names
+
+
+async def note_tools(deployment: Deployment, name: str, connection_id: str, offered: Mapping[str, str]) -> None:
+    """Compare a list with what is stored; a new, changed or missing tool is held or gone, with an event."""
+    now = deployment.now()
+    known = await servers.get_server(deployment.database, name)
+    if known is None:
+        return
+    async with deployment.transaction() as transaction:
+        change = await servers.see(transaction, known, offered, by=connection_id, now=now)
+        for kind, names in (("held", change.held), ("gone", change.gone), ("back", change.back)):
+            if names:
+                details = {"provider": name, "count": len(names), "tools": list(names[:_NAMED])}
+                event = Event(f"mcp_server.tools_{kind}", connection_id=connection_id, details=details)
+                await audit.append(transaction, event, now=now)
+    if not change.is_nothing:
+        await deployment.live.refresh(deployment.database, deployment.keys)

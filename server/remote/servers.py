@@ -1,0 +1,282 @@
+"""Put an MCP server of others behind the vault, review what it offers, and remove it.
+
+Adding one asks the server how it authorizes; nothing of it can be called before an operator accepted it in the form in
+which it was seen.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import urlsplit
+
+from providers.outbound.addresses import is_loopback_host, url_problem
+from providers.outbound.json_values import is_object, parse_object
+from providers.remote.authorization import (
+    AuthorizationUnknown,
+    FoundAuthorization,
+    RemoteRegistration,
+    discover,
+    register,
+)
+from providers.remote.listing import problem_of
+from server.administration.actor import Actor, ChangeRefused
+from server.connecting.provider_authorization import callback_url
+from server.deployment import Deployment
+from server.live_providers import REFUSALS
+from vault import connections, registrations
+from vault.audit import audit
+from vault.mcp import servers
+from vault.mcp.servers import Acceptance, McpServer, McpTool
+from vault.registrations import EnteredRegistration
+from vault.scopes import NOTHING
+
+_LONGEST_TITLE: Final = 60
+_LINES: Final = 400  # of the differences of one tool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerWish:
+    """What an operator adds. Without a client ID, the vault gets itself one."""
+
+    name: str
+    url: str
+    title: str = ""
+    client: RemoteRegistration | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChange:
+    """One tool to look at: why, and its differences from what was accepted, line by line."""
+
+    name: str
+    state: str
+    problem: str
+    differences: tuple[str, ...]
+
+
+def document_url(deployment: Deployment, name: str) -> str:
+    """The address of the vault's client ID metadata document for one server."""
+    return deployment.url(f"/connect/client/{name}")
+
+
+async def server_named(deployment: Deployment, name: str) -> McpServer:
+    """The server. Raises ChangeRefused."""
+    found = await servers.get_server(deployment.database, name)
+    if found is None:
+        raise ChangeRefused("no_server", f"There is no MCP server {name!r}. See token-vault mcp list", kind="not_found")
+    return found
+
+
+async def add(actor: Actor, wanted: ServerWish) -> McpServer:
+    """Find out how the server authorizes, register the vault there, and store both. Raises ChangeRefused."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    _check_name(deployment, wanted.name)
+    _check_url(deployment, wanted.url)
+    title = wanted.title.strip()[:_LONGEST_TITLE] or wanted.name.capitalize()
+    try:
+        found = await discover(wanted.url, deployment.http, policy=deployment.http.policy)
+        client = wanted.client or await _client_at(deployment, found, wanted.name)
+    except AuthorizationUnknown as unknown:
+        raise _refusal(f"{wanted.url} can't stand behind this vault: {unknown}.") from unknown
+    facts = replace(found.facts, client_auth=client.client_auth).facts()
+    entered = EnteredRegistration(client.client_id, client.client_secret)
+    server = McpServer(wanted.name, wanted.url, title, facts, now)
+    try:
+        await deployment.live.check(wanted.name, replace(entered, server=server))
+    except REFUSALS as refusal:
+        raise _refusal(str(refusal)) from refusal
+    by = "" if actor.user is None else actor.user.id
+    async with actor.change() as transaction:
+        is_new = await servers.add_server(
+            transaction, wanted.name, url=wanted.url, title=title, facts=facts, by=by, now=now
+        )
+        kept = await registrations.save_registration(
+            transaction, deployment.keys, entered, provider=wanted.name, by=by, now=now
+        )
+        if not is_new or kept is None:
+            raise _refusal(f"There is an MCP server {wanted.name} already.")
+        event = actor.event("mcp_server.added", provider=wanted.name, url=wanted.url, issuer=found.issuer)
+        await audit.append(transaction, event, now=now)
+    await deployment.live.refresh(deployment.database, deployment.keys)
+    return server
+
+
+async def _client_at(deployment: Deployment, found: FoundAuthorization, name: str) -> RemoteRegistration:
+    """By a metadata document where both sides can, else by registration. Raises AuthorizationUnknown."""
+    redirect = callback_url(deployment, name)
+    if found.takes_documents and "none" in (*found.methods, "none") and _is_public(deployment):
+        return RemoteRegistration(document_url(deployment, name))
+    if found.registration_url is not None:
+        return await register(found, redirect, deployment.http, policy=deployment.http.policy)
+    raise AuthorizationUnknown(
+        f"its authorization server {found.issuer} registers no clients by itself; register one there with the redirect "
+        f"URI {redirect}, and add the server with --client-id"
+    )
+
+
+def _is_public(deployment: Deployment) -> bool:
+    parts = urlsplit(deployment.public_url)
+    return parts.scheme == "https" and not is_loopback_host(parts.hostname or "")
+
+
+def _check_name(deployment: Deployment, name: str) -> None:
+    if deployment.catalog.get(name) is not None:
+        raise _refusal(f"{name}: a provider has this name; choose another one, such as {name}-mcp.", field="name")
+    prefix = f"{name.replace('-', '_')}_"
+    others = [f"{one.replace('-', '_')}_" for one in deployment.catalog.remote]
+    names = [*others, *(spec.name for spec in deployment.tools)]
+    if any(one.startswith(prefix) for one in names) or any(prefix.startswith(one) for one in others):
+        raise _refusal(f"{name}: other tools begin with {prefix}; choose another name.", field="name")
+
+
+def _check_url(deployment: Deployment, url: str) -> None:
+    problem = url_problem(url, deployment.http.policy)
+    parts = urlsplit(url)
+    if problem is None and (parts.query or parts.fragment):
+        problem = "has a query or fragment"
+    if problem is None and url.startswith(f"{deployment.public_url}/"):
+        problem = "is this vault"
+    if problem is not None:
+        raise _refusal(f"{url}: {problem}; use the https address of the MCP server.", field="url")
+
+
+async def remove(actor: Actor, name: str) -> None:
+    """Remove a server that no account is connected to any more. Raises ChangeRefused."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    await server_named(deployment, name)
+    seen = await connections.count_at_provider(deployment.database, name)
+    if seen.count:
+        raise ChangeRefused(
+            "still_connected",
+            f"{seen.count} accounts are still connected to {name}. End their grants first: "
+            f"token-vault panic --provider {name}",
+            kind="conflict",
+        )
+    stored = await registrations.get_registration(deployment.database, name)
+    async with actor.change() as transaction:
+        await servers.remove_server(transaction, name)
+        if stored is not None:
+            await registrations.remove_registration(transaction, deployment.keys, stored)
+        await audit.append(transaction, actor.event("mcp_server.removed", provider=name), now=now)
+    await deployment.live.refresh(deployment.database, deployment.keys)
+    deployment.live.sightings.forget(name)
+
+
+def changes_of(server: McpServer) -> Sequence[ToolChange]:
+    """What an operator has to look at, by name."""
+    return [
+        ToolChange(one.name, one.state, problem_of(one.seen), tuple(_differences(one)))
+        for one in server.tools
+        if one.state != "accepted"
+    ]
+
+
+def _differences(tool: McpTool) -> Iterator[str]:
+    before = [] if tool.accepted is None else _lines(tool.accepted)
+    after = [] if tool.is_absent else _lines(tool.seen)
+    found = list(difflib.unified_diff(before, after, "accepted", "offered now", lineterm="", n=2))[2:]
+    yield from found[:_LINES]
+    if len(found) > _LINES:
+        yield f"... and {len(found) - _LINES} more lines"
+
+
+def _lines(definition: str) -> list[str]:
+    """ASCII only, so that nothing in it can hide or control a terminal."""
+    return json.dumps(json.loads(definition), indent=2).splitlines()
+
+
+def claims_of(tool: McpTool) -> Mapping[str, bool]:
+    """What the server says of the tool's effect: `readOnlyHint`, `destructiveHint`. Untrusted."""
+    annotations = (parse_object(tool.seen.encode()) or {}).get("annotations")
+    if not is_object(annotations):
+        return {}
+    return {name: value for name, value in annotations.items() if isinstance(value, bool)}
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptanceWish:
+    """What an operator accepts: these tools, or all that can be used. `digest` names what was reviewed.
+
+    Every tool counts as one that can delete and is asked about each time, except: `reads` only read, `trusts` takes the
+    server's word for what reads, `unasked` need no approval.
+    """
+
+    digest: str
+    names: Collection[str] = NOTHING
+    reads: Collection[str] = NOTHING
+    unasked: Collection[str] = NOTHING
+    trusts: bool = False
+
+
+async def accept(actor: Actor, name: str, wanted: AcceptanceWish) -> tuple[str, ...]:
+    """Let agents be offered these tools, in the reviewed form; their names. Raises ChangeRefused."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    server = await server_named(deployment, name)
+    if wanted.digest != server.digest:
+        raise _change_refusal(name)
+    unknown = {*wanted.names, *wanted.reads, *wanted.unasked} - {one.name for one in server.tools}
+    if unknown:
+        raise _refusal(f"{name} offers no tool {min(unknown)!r}. See token-vault mcp review {name}", field="tools")
+    chosen = {
+        one.name: _acceptance(one, wanted)
+        for one in server.tools
+        if (not wanted.names or one.name in wanted.names) and not one.is_absent and not problem_of(one.seen)
+    }
+    if left := set(wanted.names) - chosen.keys():
+        raise _refusal(f"{min(left)} can't be used. See token-vault mcp review {name}", field="tools")
+    absent = [one.name for one in server.tools if one.is_absent and not wanted.names]
+    by = "" if actor.user is None else actor.user.id
+    async with actor.change() as transaction:
+        if await servers.accept(transaction, server, chosen, by=by, now=now):
+            raise _change_refusal(name)
+        await servers.forget(transaction, server, absent)
+        event = actor.event("mcp_server.tools_accepted", provider=name, count=len(chosen), tools=sorted(chosen)[:20])
+        await audit.append(transaction, event, now=now)
+    await deployment.live.refresh(deployment.database, deployment.keys)
+    return tuple(sorted(chosen))
+
+
+def _acceptance(tool: McpTool, wanted: AcceptanceWish) -> Acceptance:
+    claims = claims_of(tool) if wanted.trusts else dict[str, bool]()
+    if tool.name in wanted.reads or claims.get("readOnlyHint") is True:
+        effect = "read"
+    elif claims.get("destructiveHint") is False:
+        effect = "create"
+    else:
+        effect = "delete"
+    return Acceptance(effect, asks=effect != "read" and tool.name not in wanted.unasked, reviewed=tool.seen)
+
+
+def state_of(deployment: Deployment, server: McpServer) -> dict[str, object]:
+    """One server as it is listed: its tools by state, and whether it works."""
+    states = [one.state for one in server.tools]
+    return {
+        "name": server.name,
+        "url": server.url,
+        "title": server.title,
+        "usable": states.count("accepted"),
+        "held": states.count("new") + states.count("changed"),
+        "absent": states.count("absent"),
+        "problem": deployment.live.current.unusable.get(server.name, ""),
+    }
+
+
+def connect_url(deployment: Deployment, name: str) -> str:
+    """Where a person connects their account."""
+    return deployment.url(f"/connections/connect?provider={name}")
+
+
+def _change_refusal(name: str) -> ChangeRefused:
+    return ChangeRefused(
+        "changed_meanwhile",
+        f"What {name} offers isn't what was reviewed. Review it again: token-vault mcp review {name}",
+        kind="changed_meanwhile",
+    )
+
+
+def _refusal(description: str, *, field: str = "") -> ChangeRefused:
+    return ChangeRefused("server_refused", description, field=field)

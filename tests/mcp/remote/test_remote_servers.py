@@ -1,0 +1,217 @@
+"""MCP servers of others behind the vault: added by address, connected per person, called as the operator accepted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.administration.actor import ChangeRefused
+from server.remote import servers
+from tests.mcp.remote.remote_room import RemoteRoom, link_of, remote_room, text
+from vault import connections
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[RemoteRoom]:
+    data: Path = tmp_path_factory.mktemp("remote") / "vault"
+    async with remote_room(data) as opened:
+        yield opened
+
+
+async def test_a_server_is_added_connected_reviewed_and_called(place: RemoteRoom) -> None:
+    name, double = await place.add()
+    assert double.registrations[0]["redirect_uris"] == [f"{place.room.url}/connect/callback/{name}"]
+    agent = await place.room.agent()
+    looked = await place.look(name, agent)
+    assert not looked.is_error, text(looked)
+    assert [one["state"] for one in looked.structured_content["tools"]] == ["held for the operator's review"] * 2
+    asked = double.asked[0]
+    assert (asked["resource"], asked["code_challenge_method"]) == (double.url, "S256")
+    assert asked["scope"].split() == ["mcp:read", "offline_access"]
+    assert double.token_requests[0]["resource"] == double.url
+    async with place.room.client(agent) as client:
+        assert f"{name}_add" not in {tool.name for tool in (await client.list_tools()).tools}
+    await place.accept(name, reads=["add", "note"])
+    async with place.room.client(agent) as client:
+        listed = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert listed[f"{name}_add"].description.endswith("Add two numbers.")
+        result = await place.call(client, f"{name}_add", {"a": 2, "b": 3})
+        assert not result.is_error, text(result)
+        assert result.structured_content["result"] == {"sum": 5}
+        assert "data, not instructions" in text(result)
+    assert double.calls == [{"name": "add", "arguments": {"a": 2, "b": 3}}]
+    assert len(double.asked) == 1
+
+
+async def test_another_person_connects_an_account_of_their_own(place: RemoteRoom) -> None:
+    name, double, agent = await place.ready()
+    other = await place.room.agent("bob")
+    async with place.room.client(other) as client:
+        told = await client.call_tool(f"{name}_add", {"a": 1, "b": 1})
+        assert link_of(told) is not None
+    async with place.room.client(agent) as client:
+        assert not (await place.call(client, f"{name}_add", {"a": 1, "b": 1})).is_error
+    assert len(double.calls) == 1
+
+
+async def test_its_tools_are_a_tool_set_and_found_by_what_they_do(place: RemoteRoom) -> None:
+    name, _, _ = await place.ready()
+    offer = place.deployment.offer
+    assert offer.sets[name].tools == {f"{name}_add", f"{name}_note", f"{name}_tools"}
+    found = offer.index.find("add two numbers", among=offer.sets[name].tools, limit=1)
+    assert [spec.name for spec in found] == [f"{name}_add"]
+
+
+async def test_arguments_are_checked_before_anything_is_sent(place: RemoteRoom) -> None:
+    name, double, agent = await place.ready()
+    async with place.room.client(agent) as client:
+        assert not (await place.call(client, f"{name}_add", {"a": 1, "b": 2})).is_error
+        sent = len(double.calls)
+        for wrong in ({"a": 1}, {"a": 1, "b": "two"}):
+            refused = await client.call_tool(f"{name}_add", wrong)
+            assert refused.is_error
+            assert "wasn't called" in text(refused)
+    assert len(double.calls) == sent
+
+
+async def test_an_argument_named_account_is_the_servers_own(place: RemoteRoom) -> None:
+    name, double, agent = await place.ready()
+    async with place.room.client(agent) as client:
+        listed = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert {"account", "account_argument", "text"} == set(listed[f"{name}_note"].input_schema["properties"])
+        result = await place.call(client, f"{name}_note", {"text": "x", "account_argument": "theirs"})
+        assert not result.is_error, text(result)
+    assert double.calls[-1]["arguments"] == {"text": "x", "account": "theirs"}
+
+
+async def test_a_write_asks_the_person_each_time_unless_the_operator_says_otherwise(place: RemoteRoom) -> None:
+    name, double = await place.add()
+    agent = await place.room.agent()
+    await place.look(name, agent)
+    await place.accept(name)
+    async with place.room.client(agent) as client:
+        listed = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert listed[f"{name}_add"].annotations.destructive_hint  # whatever the server claims
+        told = await client.call_tool(f"{name}_note", {"text": "dear"})
+        link = link_of(told)
+        await place.follow(link or "")
+        asked = await client.call_tool(f"{name}_note", {"text": "dear"})
+        assert asked.is_error
+        assert "/approvals/" in text(asked)
+        assert double.calls == []
+        await place.accept(name, unasked=["note"])
+        assert not (await client.call_tool(f"{name}_note", {"text": "dear"})).is_error
+    assert len(double.calls) == 1
+
+
+async def test_the_servers_word_counts_only_when_the_operator_takes_it(place: RemoteRoom) -> None:
+    name, _ = await place.add()
+    await place.look(name, await place.room.agent())
+    await place.accept(name)
+    assert place.deployment.tool(f"{name}_add").effect == "delete"
+    await place.accept(name, trusts=True)
+    assert place.deployment.tool(f"{name}_add").effect == "read"
+    assert place.deployment.tool(f"{name}_note").effect == "delete"
+
+
+async def test_a_dead_access_token_is_renewed_once_and_the_refresh_token_rotates(place: RemoteRoom) -> None:
+    name, double, agent = await place.ready()
+    async with place.room.client(agent) as client:
+        assert not (await place.call(client, f"{name}_add", {"a": 1, "b": 2})).is_error
+        double.end_tokens()
+        assert not (await client.call_tool(f"{name}_add", {"a": 1, "b": 2})).is_error
+    refreshes = [one for one in double.token_requests if one["grant_type"] == "refresh_token"]
+    assert [one["resource"] for one in refreshes] == [double.url]
+
+
+async def test_a_step_up_leads_to_a_link_with_the_added_permission(place: RemoteRoom) -> None:
+    name, double, agent = await place.ready(scope_of={"note": "mcp:write"})
+    async with place.room.client(agent) as client:
+        assert not (await place.call(client, f"{name}_add", {"a": 1, "b": 2})).is_error
+        first = await client.call_tool(f"{name}_note", {"text": "x"})  # the permission for this tool
+        await place.follow(link_of(first) or "")
+        told = await client.call_tool(f"{name}_note", {"text": "x"})
+        assert told.is_error
+        assert "mcp:write" in text(told)
+        await place.follow(link_of(told) or "")
+        assert {*double.asked[-1]["scope"].split()} == {"mcp:read", "mcp:write", "offline_access"}
+        done = await client.call_tool(f"{name}_note", {"text": "x"})
+        assert not done.is_error, text(done)
+        assert not (await client.call_tool(f"{name}_add", {"a": 1, "b": 2})).is_error  # the same account
+
+
+async def test_a_step_up_to_what_the_server_does_not_publish_is_refused(place: RemoteRoom) -> None:
+    name, _, agent = await place.ready(scope_of={"note": "admin:everything"})
+    async with place.room.client(agent) as client:
+        first = await client.call_tool(f"{name}_note", {"text": "x"})
+        await place.follow(link_of(first) or "")
+        told = await client.call_tool(f"{name}_note", {"text": "x"})
+        assert told.is_error
+        assert link_of(told) is None
+
+
+async def test_a_disconnect_revokes_at_the_server(place: RemoteRoom) -> None:
+    name, double, agent = await place.ready()
+    async with place.room.client(agent) as client:
+        await place.call(client, f"{name}_add", {"a": 1, "b": 2})
+    page = await place.person.open("/connections")
+    (connection,) = [
+        one
+        for one in await connections.list_connections(place.deployment.database, agent.principal.user_id)
+        if one.provider == name
+    ]
+    page = await place.person.open(f"/connections/{connection.id}/disconnect")
+    page = await place.person.submit(page, form="disconnect")
+    assert page.status_code == 200
+    async with asyncio.timeout(30):
+        while not double.revoked:
+            await asyncio.sleep(0.05)
+    await servers.remove(place.operator, name)
+    assert place.deployment.catalog.get(name) is None
+
+
+async def test_a_server_with_accounts_stays(place: RemoteRoom) -> None:
+    name, _, _ = await place.ready()
+    with pytest.raises(ChangeRefused, match="still connected"):
+        await servers.remove(place.operator, name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"resource": "https://victim.example/mcp"}, "another resource"),
+        ({"issuer": "http://169.254.169.254/latest"}, "can't be asked"),
+        ({"issuer": "https://10.0.0.5"}, "can't be asked"),
+        ({"metadata": {"issuer": "https://other.example"}}, "no usable metadata"),
+        ({"metadata": {"code_challenge_methods_supported": ["plain"]}}, "PKCE"),
+        ({"metadata": {"token_endpoint": "http://169.254.169.254/token"}}, "token_url"),
+        ({"metadata": {"token_endpoint": None}}, "token_endpoint"),
+        ({"metadata": {"registration_endpoint": "http://169.254.169.254/register"}}, "can't be registered"),
+        ({"metadata": {"registration_endpoint": None}}, "--client-id"),
+        ({"challenge": 'Bearer resource_metadata="http://169.254.169.254/x"'}, "can't be read"),
+        ({"challenge": 'Bearer resource_metadata="http://localhost.evil.internal/x"'}, "can't be read"),
+    ],
+)
+async def test_a_server_that_leads_elsewhere_is_not_added(
+    place: RemoteRoom, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ChangeRefused, match=said):
+        await place.add(**changes)  # `ready` adds the same without that reason
+
+
+async def test_names_and_addresses_that_cannot_be_told_apart_are_refused(place: RemoteRoom) -> None:
+    name, double = await place.add()
+    for wrong, url in (
+        (name, double.url),
+        ("slack", double.url),
+        (f"{name}-x", double.url),
+        ("other", f"{double.url}?a=1"),
+        ("other", "http://169.254.169.254/mcp"),
+        ("other", f"{place.room.url}/mcp"),
+    ):
+        with pytest.raises(ChangeRefused):
+            await servers.add(place.operator, servers.ServerWish(wrong, url))

@@ -1,0 +1,230 @@
+"""A site of MCP servers behind OAuth, written by nobody's library: obedient unless a test says what to do wrong.
+
+Each server has its own authorization server below its path. People at `/authorize` agree at once. Books say what was
+asked; a token works for the resource that it was asked for only.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx2
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from tests.support.harness import free_socket, serving
+
+ADD: dict[str, Any] = {
+    "name": "add",
+    "description": "Add two numbers.",
+    "inputSchema": {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+        "required": ["a", "b"],
+    },
+    "outputSchema": {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]},
+    "annotations": {"readOnlyHint": True},
+}
+NOTE: dict[str, Any] = {
+    "name": "note",
+    "description": "Write a note.",
+    "inputSchema": {"type": "object", "properties": {"text": {"type": "string"}, "account": {"type": "string"}}},
+}
+
+
+@dataclass
+class RemoteDouble:
+    """One server. `results`: what `tools/call` answers, by tool; `scope_of`: what a tool needs beyond `mcp:read`."""
+
+    base: str
+    tools: list[dict[str, Any]] = field(default_factory=lambda: [ADD, NOTE])
+    results: dict[str, Any] = field(default_factory=dict)
+    scope_of: dict[str, str] = field(default_factory=dict)
+    resource: str = ""
+    issuer: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)  # replaces members of the authorization server's
+    challenge: str | None = None  # instead of the right one
+    answer: Response | None = None  # to every call of a tool
+    page: int = 100
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    lists: int = 0
+    asked: list[dict[str, str]] = field(default_factory=list)  # at /authorize
+    token_requests: list[dict[str, str]] = field(default_factory=list)
+    revoked: list[str] = field(default_factory=list)
+    registrations: list[dict[str, Any]] = field(default_factory=list)
+    tokens: dict[str, dict[str, str]] = field(default_factory=dict)
+    refreshing: dict[str, dict[str, str]] = field(default_factory=dict)
+    codes: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"{self.base}/mcp"
+
+    def end_tokens(self) -> None:
+        """No access token works any more."""
+        self.tokens.clear()
+
+    def own_metadata(self) -> dict[str, Any]:
+        return {
+            "issuer": self.base,
+            "authorization_endpoint": f"{self.base}/authorize",
+            "token_endpoint": f"{self.base}/token",
+            "registration_endpoint": f"{self.base}/register",
+            "revocation_endpoint": f"{self.base}/revoke",
+            "code_challenge_methods_supported": ["S256"],
+            "token_endpoint_auth_methods_supported": ["none", "client_secret_post"],
+            "scopes_supported": ["mcp:read", "mcp:write", "offline_access"],
+            "authorization_response_iss_parameter_supported": True,
+        } | self.metadata
+
+
+class RemoteSite:
+    """The servers by name, at one origin."""
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.servers: dict[str, RemoteDouble] = {}
+
+    def add(self, name: str, **changes: Any) -> RemoteDouble:
+        self.servers[name] = server = RemoteDouble(f"{self.origin}/{name}", **changes)
+        return server
+
+    def of(self, request: Request) -> RemoteDouble:
+        return self.servers[request.path_params["name"]]
+
+    async def protected(self, request: Request) -> Response:
+        server = self.of(request)
+        return JSONResponse(
+            {
+                "resource": server.resource or server.url,
+                "authorization_servers": [server.issuer or server.base],
+                "scopes_supported": ["mcp:read", "mcp:write"],
+            }
+        )
+
+    async def metadata(self, request: Request) -> Response:
+        return JSONResponse(self.of(request).own_metadata())
+
+    async def register(self, request: Request) -> Response:
+        server = self.of(request)
+        about = await request.json()
+        server.registrations.append(about)
+        made = {**about, "client_id": f"client-{len(server.registrations)}", "client_secret": "made-up-" + "s" * 24}
+        return JSONResponse(made, status_code=201)
+
+    async def authorize(self, request: Request) -> Response:
+        server, asked = self.of(request), dict(request.query_params)
+        server.asked.append(asked)
+        code = secrets.token_urlsafe(16)
+        server.codes[code] = asked
+        back = {"code": code, "state": asked["state"], "iss": server.base}
+        return RedirectResponse(f"{asked['redirect_uri']}?{urlencode(back)}", status_code=302)
+
+    async def token(self, request: Request) -> Response:
+        server, asked = self.of(request), {k: str(v) for k, v in (await request.form()).items()}
+        server.token_requests.append(asked)
+        if asked["grant_type"] == "refresh_token":
+            held = server.refreshing.pop(asked["refresh_token"], None)
+        else:
+            held = server.codes.pop(asked["code"], None)
+            digest = hashlib.sha256(asked["code_verifier"].encode()).digest()
+            challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+            held = held if held is not None and held["code_challenge"] == challenge else None
+        if held is None:
+            return JSONResponse({"error": "invalid_grant"}, status_code=400)
+        access, refresh = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+        granted = {"scope": held.get("scope", ""), "resource": asked.get("resource", "")}
+        server.tokens[access], server.refreshing[refresh] = granted, held
+        answer = {"access_token": access, "token_type": "Bearer", "expires_in": 3600, "refresh_token": refresh}
+        return JSONResponse({**answer, "scope": granted["scope"]})
+
+    async def revoke(self, request: Request) -> Response:
+        server, asked = self.of(request), await request.form()
+        server.revoked.append(str(asked["token"]))
+        return Response()
+
+    async def mcp(self, request: Request) -> Response:
+        server = self.of(request)
+        held = server.tokens.get(request.headers.get("authorization", "").removeprefix("Bearer "))
+        if held is None or held["resource"] != (server.resource or server.url):
+            path = server.url.removeprefix(f"{self.origin}/")
+            document = f"{self.origin}/.well-known/oauth-protected-resource/{path}"
+            named = f'Bearer resource_metadata="{document}", scope="mcp:read"'
+            return Response(status_code=401, headers={"WWW-Authenticate": server.challenge or named})
+        if request.method != "POST":
+            return Response(status_code=405)
+        message = await request.json()
+        if "id" not in message:
+            return Response(status_code=202)
+        method, params = message["method"], message.get("params") or {}
+        if method == "initialize":
+            result: Any = {
+                "protocolVersion": "2025-11-25",
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "double", "version": "1"},
+            }
+        elif method == "tools/list":
+            server.lists += 1
+            at = int(params.get("cursor") or 0)
+            result = {"tools": server.tools[at : at + server.page]}
+            if at + server.page < len(server.tools):
+                result["nextCursor"] = str(at + server.page)
+        elif method == "tools/call":
+            needed = server.scope_of.get(params["name"], "mcp:read")
+            if needed not in held["scope"].split():
+                said = f'Bearer error="insufficient_scope", scope="mcp:read {needed}"'
+                return Response(status_code=403, headers={"WWW-Authenticate": said})
+            server.calls.append(params)
+            if server.answer is not None:
+                return server.answer
+            result = server.results.get(params["name"]) or _result_of(params)
+        else:
+            error = {"code": -32601, "message": "Method not found"}
+            return JSONResponse({"jsonrpc": "2.0", "id": message["id"], "error": error}, status_code=404)
+        return JSONResponse({"jsonrpc": "2.0", "id": message["id"], "result": result})
+
+    def app(self) -> Starlette:
+        routes = [
+            Route("/.well-known/oauth-protected-resource/{name}/mcp", self.protected),
+            Route("/{name}/.well-known/openid-configuration", self.metadata),
+            Route("/{name}/register", self.register, methods=["POST"]),
+            Route("/{name}/authorize", self.authorize),
+            Route("/{name}/token", self.token, methods=["POST"]),
+            Route("/{name}/revoke", self.revoke, methods=["POST"]),
+            Route("/{name}/mcp", self.mcp, methods=["GET", "POST", "DELETE"]),
+        ]
+        return Starlette(routes=routes)
+
+
+def _result_of(params: dict[str, Any]) -> dict[str, Any]:
+    arguments = params.get("arguments") or {}
+    if params["name"] == "add":
+        total = arguments["a"] + arguments["b"]
+        return {"content": [{"type": "text", "text": str(total)}], "structuredContent": {"sum": total}}
+    return {"content": [{"type": "text", "text": f"noted {arguments.get('text', '')}"}]}
+
+
+@asynccontextmanager
+async def running_site() -> AsyncGenerator[RemoteSite]:
+    """The site on a free port."""
+    listening = free_socket()
+    site = RemoteSite(f"http://127.0.0.1:{listening.getsockname()[1]}")
+    async with serving(site.app(), listening):
+        yield site
+
+
+async def agree(url: str) -> str:
+    """Open the server's consent page as a person who agrees; where it leads."""
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        answer = await http.get(url)
+    assert answer.status_code == 302, answer.text
+    return answer.headers["location"]

@@ -1,0 +1,205 @@
+"""MCP servers of others behind the vault: where they are, and which of their tools an operator accepted in which form.
+
+A tool is stored as it was seen, and as it was accepted, both as canonical JSON. Where the two differ, the tool is held:
+nobody can call it until an operator looked. Writing functions record no event: the caller appends it last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from vault.records import TENANT
+from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
+
+_SERVERS: Final = """
+    select name, url, title, facts, added_at from mcp_servers where tenant = :tenant order by added_at, name
+"""
+_TOOLS: Final = """
+    select server, name, seen, seen_by, is_absent, accepted, effect, asks, accepted_at from mcp_tools
+    where tenant = :tenant order by server, name
+"""
+_ADD: Final = """
+    insert into mcp_servers (tenant, name, url, title, facts, added_at, added_by)
+    values (:tenant, :name, :url, :title, :facts, :now, :by)
+    on conflict (tenant, name) do nothing returning name
+"""
+_SEE: Final = """
+    insert into mcp_tools (tenant, server, name, seen, seen_at, seen_by)
+    values (:tenant, :server, :name, :seen, :now, :by)
+    on conflict (tenant, server, name) do update
+    set seen = excluded.seen, seen_at = excluded.seen_at, seen_by = excluded.seen_by, is_absent = 0
+"""
+_MISS: Final = """
+    update mcp_tools set is_absent = 1 where tenant = :tenant and server = :server and name = :name
+"""
+_ACCEPT: Final = """
+    update mcp_tools set accepted = seen, effect = :effect, asks = :asks, accepted_at = :now, accepted_by = :by
+    where tenant = :tenant and server = :server and name = :name and seen = :reviewed and is_absent = 0 returning name
+"""
+_FORGET: Final = "delete from mcp_tools where tenant = :tenant and server = :server and name = :name"
+
+
+@dataclass(frozen=True, slots=True)
+class McpTool:
+    """One tool of a server. `effect` and `asks` are what the operator decided, not what the server says of itself."""
+
+    name: str
+    seen: str
+    seen_by: str  # the connection that saw it last
+    is_absent: bool  # that connection no longer finds it
+    accepted: str | None
+    effect: str
+    asks: bool
+    accepted_at: int | None
+
+    @property
+    def state(self) -> str:
+        """`new`, `changed`, `absent`, or `accepted`: only the last can be called."""
+        if self.is_absent:
+            return "absent"
+        if self.accepted is None:
+            return "new"
+        return "accepted" if self.accepted == self.seen else "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class McpServer:
+    """One server; `facts` is how it authorizes, as found when it was added."""
+
+    name: str
+    url: str
+    title: str
+    facts: Mapping[str, object]
+    added_at: int
+    tools: tuple[McpTool, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Names what an operator reviewed: another one as soon as anything is seen differently."""
+        shown = [[one.name, one.seen, one.accepted, one.is_absent] for one in self.tools]
+        return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+
+    def tool(self, name: str) -> McpTool | None:
+        """The tool that the server calls by that name."""
+        return next((one for one in self.tools if one.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class OfferChange:
+    """What one look at a server's list changed, by the tools' names."""
+
+    held: tuple[str, ...] = ()  # new, or other than accepted
+    gone: tuple[str, ...] = ()
+    back: tuple[str, ...] = ()  # there again, or again as accepted
+
+    @property
+    def is_nothing(self) -> bool:
+        return not (self.held or self.gone or self.back)
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """How an operator accepts one tool: its effect on data, and whether people approve each call."""
+
+    effect: str
+    asks: bool
+    reviewed: str = field(repr=False)  # the definition that the operator saw
+
+
+async def list_servers(reader: Reader) -> tuple[McpServer, ...]:
+    """All servers with their tools, in the order in which they were added."""
+    tools: dict[str, list[McpTool]] = {}
+    for row in await reader.fetch(_TOOLS, {"tenant": TENANT}):
+        tools.setdefault(text(row, "server"), []).append(_tool_of(row))
+    rows = await reader.fetch(_SERVERS, {"tenant": TENANT})
+    return tuple(_server_of(row, tools.get(text(row, "name"), ())) for row in rows)
+
+
+async def get_server(reader: Reader, name: str) -> McpServer | None:
+    """The server of that name."""
+    return next((one for one in await list_servers(reader) if one.name == name), None)
+
+
+async def add_server(
+    transaction: Transaction, name: str, *, url: str, title: str, facts: Mapping[str, object], by: str, now: int
+) -> bool:
+    """Store a server. False if there is one of this name."""
+    values = {"tenant": TENANT, "name": name, "url": url, "title": title, "by": by, "now": now}
+    row = await transaction.fetch_one(_ADD, {**values, "facts": json.dumps(facts, sort_keys=True)})
+    return row is not None
+
+
+async def remove_server(transaction: Transaction, name: str) -> bool:
+    """Delete a server and what is known of its tools. False if there is none."""
+    which = {"tenant": TENANT, "name": name}
+    await transaction.execute("delete from mcp_tools where tenant = :tenant and server = :name", which)
+    return await transaction.execute("delete from mcp_servers where tenant = :tenant and name = :name", which) > 0
+
+
+async def see(
+    transaction: Transaction, server: McpServer, offered: Mapping[str, str], *, by: str, now: int
+) -> OfferChange:
+    """Store what the connection `by` was offered: canonical JSON by name. What it alone knew and misses is gone."""
+    held: list[str] = []
+    gone: list[str] = []
+    back: list[str] = []
+    for name, seen in offered.items():
+        known = server.tool(name)
+        if known is not None and known.seen == seen and not known.is_absent:
+            continue
+        named = {"tenant": TENANT, "server": server.name, "name": name, "seen": seen, "by": by, "now": now}
+        await transaction.execute(_SEE, named)
+        (back if known is not None and known.accepted == seen else held).append(name)
+    for known in server.tools:
+        if known.name not in offered and known.seen_by == by and not known.is_absent:
+            await transaction.execute(_MISS, {"tenant": TENANT, "server": server.name, "name": known.name})
+            gone.append(known.name)
+    return OfferChange(tuple(held), tuple(gone), tuple(back))
+
+
+async def accept(
+    transaction: Transaction, server: McpServer, wanted: Mapping[str, Acceptance], *, by: str, now: int
+) -> tuple[str, ...]:
+    """Let these tools be called in the form that was reviewed; the names of those that are another one by now."""
+    changed: list[str] = []
+    for name, one in wanted.items():
+        values = {"tenant": TENANT, "server": server.name, "name": name, "by": by, "now": now}
+        values |= {"effect": one.effect, "asks": int(one.asks), "reviewed": one.reviewed}
+        if await transaction.fetch_one(_ACCEPT, values) is None:
+            changed.append(name)
+    return tuple(changed)
+
+
+async def forget(transaction: Transaction, server: McpServer, names: Iterable[str]) -> None:
+    """Delete tools that the server no longer offers."""
+    for name in names:
+        await transaction.execute(_FORGET, {"tenant": TENANT, "server": server.name, "name": name})
+
+
+def _server_of(row: Row, tools: Sequence[McpTool]) -> McpServer:
+    facts: object = json.loads(text(row, "facts"))
+    return McpServer(
+        text(row, "name"),
+        text(row, "url"),
+        text(row, "title"),
+        {str(name): value for name, value in facts.items()} if isinstance(facts, dict) else {},  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- written above
+        integer(row, "added_at"),
+        tuple(tools),
+    )
+
+
+def _tool_of(row: Row) -> McpTool:
+    return McpTool(
+        text(row, "name"),
+        text(row, "seen"),
+        text(row, "seen_by"),
+        bool(integer(row, "is_absent")),
+        text_or_none(row, "accepted"),
+        text(row, "effect"),
+        bool(integer(row, "asks")),
+        integer_or_none(row, "accepted_at"),
+    )
