@@ -36,7 +36,7 @@ def scopes_of(words: frozenset[str], *, granted: frozenset[str], policy: Upstrea
 
 @dataclass(frozen=True, slots=True)
 class OwnedAccount:
-    """A connection of the person, and its provider's policy; None if the vault doesn't know the provider any more."""
+    """A connection of the person, and its provider's policy; None if the vault doesn't know the provider anymore."""
 
     connection: Connection
     policy: UpstreamPolicy | None

@@ -243,7 +243,7 @@ class VouchedAccess(Protocol):
         ...
 
     async def vouch(self, refresh_token: str, scopes: frozenset[str] | None = None) -> VouchedAccess | NotRenewed:
-        """Access by an assertion that the identity provider's refresh token gets; it needs no ID token any more."""
+        """Access by an assertion that the identity provider's refresh token gets; it needs no ID token anymore."""
         ...
 
 

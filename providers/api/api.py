@@ -318,7 +318,7 @@ class UpstreamAPI:
         return replace(request, timeout=self._timeout())
 
     async def _deliver(self, request: OutboundRequest, *, is_write: bool, form: Form) -> Mapping[str, object]:
-        """Send until there is an answer, or repeating is not safe or in time any more."""
+        """Send until there is an answer, or repeating is not safe or in time anymore."""
         for attempt in count(1):
             try:
                 try:
@@ -425,7 +425,7 @@ class UpstreamAPI:
 
 
 def path_of(template: str, segments: Sequence[str]) -> str:
-    """The template with each `{}` filled by one percent-encoded segment. RuleRefused for one that is no name."""
+    """The template with each `{}` filled by one percent-encoded segment. RuleRefused for one that isn't a name."""
     parts = template.split("{}")
     if len(parts) != len(segments) + 1:
         raise ValueError("segments do not fit the path")

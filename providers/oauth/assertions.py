@@ -321,7 +321,7 @@ class AssertedAccess:
         return await self.identify(await self.refresh(id_token))
 
     async def identify(self, outcome: RefreshOutcome) -> TokenAnswer:
-        """The answer with its account. Raises UpstreamError, also for what is no answer."""
+        """The answer with its account. Raises UpstreamError, also for what isn't an answer."""
         match outcome:
             case Rotated():
                 answer = outcome.answer

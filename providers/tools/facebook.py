@@ -1,4 +1,4 @@
-"""Facebook's tools: list one's Pages, publish a post on one.
+"""Facebook's tools: list your Pages, publish a post on one.
 
 A post needs the token of the Page itself, which each post requests with the person's token. It is never stored, shown
 or handed out: the rule for that request says that it tells secrets, so the proxy and declared tools are refused it.

@@ -80,7 +80,7 @@ async def set_ask(actor: Actor, held: Delegation, *, scopes: frozenset[str], too
 
 
 async def revoke(actor: Actor, held: Delegation) -> None:
-    """Take the connection away from the agent. Raises ChangeRefused when it has none any more."""
+    """Take the connection away from the agent. Raises ChangeRefused when it has none anymore."""
     now, which = actor.deployment.now(), {"user_id": held.user_id, "client_id": held.client_id}
     async with actor.change() as transaction:
         await company_permissions.wait_for_renewals(transaction, **which)

@@ -423,7 +423,7 @@ async def _given_scopes(
 async def _carry_out(
     transaction: Transaction, request: AccessRequest, scopes: frozenset[str], *, ends_at: int, now: int
 ) -> bool:
-    """What a yes changes beside the row; whether it allowed the agent the account.
+    """What approval changes beside the row; whether it allowed the agent the account.
 
     A person who asked for an agent allowed it with that; an agent that asked by itself has the account already.
     """

@@ -272,7 +272,7 @@ def _remove_agent(actor: Actor, client: Client) -> Callable[[], Awaitable[str | 
     return run
 
 
-# APIs of one's own
+# APIs of your own
 
 
 async def _plan_apis(

@@ -1,6 +1,6 @@
 """Checks of identity assertions that the vault asks for: the identity provider, the services, and late refusals.
 
-By what their metadata says, which is optional: what it leaves out is no finding.
+By what their metadata says, which is optional: what it leaves out isn't a finding.
 draft-ietf-oauth-identity-assertion-authz-grant-04 §7.1 and §7.2.
 """
 

@@ -98,7 +98,7 @@ class DeclaredAgent(_DeclaredPart):
 
 
 class DeclaredApi(_DeclaredPart):
-    """An API of one's own, by its identifier. `clients` are agents of the file, or client IDs."""
+    """An API of your own, by its identifier. `clients` are agents of the file, or client IDs."""
 
     name: str | None = Field(default=None, max_length=200)
     scopes: list[str] = Field(default=[], max_length=200)

@@ -69,7 +69,7 @@ async def _await_holders(actor: Actor, row: MasterRow, *, patience: int, tell: T
 
 
 async def retire(actor: Actor, key_id: str) -> MasterRow:
-    """End a key that nothing needs any more, and wipe what the database files still hold of it."""
+    """End a key that nothing needs anymore, and wipe what the database files still hold of it."""
     deployment = actor.deployment
     await key_rotation.rewrap_all(deployment.database, deployment.keys)  # what a call that began before may have left
     async with actor.change() as transaction:

@@ -75,7 +75,7 @@ async def unlink(actor: Actor, url: str, client: Client) -> bool:
 
 
 def check_identifier(deployment: Deployment, url: str, *, field: str = "resource") -> None:
-    """An identifier can be an audience (RFC 8707 §2) and is none of the vault's own. Raises ChangeRefused."""
+    """An identifier can be an audience (RFC 8707 §2) and isn't one of the vault's own. Raises ChangeRefused."""
     try:
         parts = urlsplit(url)
         is_usable = parts.scheme in {"https", "http", "urn"} and bool(parts.netloc or parts.path) and not parts.fragment

@@ -1,4 +1,4 @@
-"""Agents and APIs of one's own in the Admin API; `server.administration` makes the changes."""
+"""Agents and APIs of your own in the Admin API; `server.administration` makes the changes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class AgentUsers(Answered):
 
 
 class Apis(Answered):
-    """APIs of one's own."""
+    """APIs of your own."""
 
     items: list[ApiRecord]
 
@@ -228,7 +228,7 @@ def _asking_record(asking: agents.AskingWish) -> AskingRecord:
     )
 
 
-# APIs of one's own
+# APIs of your own
 
 
 @operation("GET", "/apis", scope="admin:read")

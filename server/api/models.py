@@ -225,7 +225,7 @@ class AgentUser(Answered):
     name: str
 
 
-# APIs of one's own
+# APIs of your own
 
 
 class ApiRecord(Answered):

@@ -114,7 +114,7 @@ class RemoteClient(httpx2.AsyncClient):
     async def _read(self, request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
         """The whole answer: here, where a connection that breaks is noticed, and no further than a vault's goes.
 
-        Without the headers that lead elsewhere: a redirect is no answer of a vault, and the token stays here.
+        Without the headers that lead elsewhere: a redirect isn't a vault's answer, and the token stays here.
         """
         body = bytearray()
         try:

@@ -2,7 +2,7 @@
 
 Whoever can read the data directory is its owner, and answers for the owner only: another person's arguments are theirs
 to see, and their answer is given on their own page. A yes needs a terminal, since an agent that runs commands on this
-machine could otherwise approve its own calls in passing; it is no wall against a program that acts as the owner.
+machine could otherwise approve its own calls in passing; it doesn't protect against a program that acts as the owner.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _answer(setup: Setup, named: str, *, is_approved: bool) -> None:
 
 
 def _confirm(row: dict[str, object]) -> None:
-    """Show what is asked, on standard error so that results stay clean, and ask. Ends the command without a yes."""
+    """Show what is asked, on standard error to keep results clean, and ask. Ends the command without confirmation."""
     arguments = row["arguments"]
     verified = "" if row["agent_name_verified"] else " (it chose this name itself)"
     effect = " (can change or delete)" if row["destructive"] else ""

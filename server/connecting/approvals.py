@@ -159,7 +159,7 @@ async def decide(
 ) -> None:
     """Record the person's answer: the one place where an approval is answered, whatever the surface.
 
-    `session` is the browser's, None on the command line; raises StepUpRequired when it does not prove enough for a yes.
+    `session` is the browser's, None on the command line; raises StepUpRequired if it doesn't prove enough to approve.
     Raises ApproveRefused when it comes too late, or a second time. `method` tells in the activity how it was given, if
     not on the person's page. `standing_wish`: they also approve further calls with the same target; refused where no
     standing approval is offered.

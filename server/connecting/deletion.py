@@ -33,7 +33,7 @@ async def remove_person(
 async def end_at_providers(deployment: Deployment, owned: Sequence[str]) -> None:
     """End the grants of a deleted person's or group's connections at their providers, in bounded time.
 
-    Destroys what needs no grant any more.
+    Destroys what needs no grant anymore.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):

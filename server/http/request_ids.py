@@ -27,7 +27,7 @@ def request_id(scope: Scope, *, takes_given: bool) -> str:
 
 
 def forget(scope: Scope) -> None:
-    """Drop the ids that a caller who is no trusted proxy sent."""
+    """Drop the ids that a caller who isn't a trusted proxy sent."""
     scope["headers"] = [field for field in scope["headers"] if field[0] != HEADER]
 
 

@@ -41,7 +41,7 @@ def _check_depth(raw: bytes) -> None:
 def has_more_parts(raw: bytes, *, nested: int, values: int) -> bool:
     """Whether JSON has more objects and arrays, or more values, than that: each costs its reader more than its bytes.
 
-    What stands in strings does not count, except in a text that is hardly anything else.
+    What is in strings does not count, except in a text that is hardly anything else.
     """
     brackets, commas = raw.count(b"{") + raw.count(b"["), raw.count(b",")
     if brackets <= nested and commas <= values:

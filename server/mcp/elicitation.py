@@ -99,7 +99,7 @@ class AskingOptions:
 
 
 def is_task_due(asking: AskingOptions) -> bool:
-    """Whether a call that needs a yes becomes a task now: whoever can open links for the person does that first."""
+    """Whether a call that needs approval becomes a task now: whoever can open links for the person does that first."""
     return asking.takes_tasks and (asking.offered is not None or not asking.opens_urls)
 
 

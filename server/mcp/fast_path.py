@@ -242,7 +242,7 @@ def _call(
 
 
 def trace_of(parent: object, state: object) -> Mapping[str, str] | None:
-    """The W3C trace context of a `_meta` for `vault.spans`; what is no text counts as absent."""
+    """The W3C trace context of a `_meta` for `vault.spans`; what isn't text counts as absent."""
     if not isinstance(parent, str):
         return None
     return {"traceparent": parent, "tracestate": state} if isinstance(state, str) else {"traceparent": parent}

@@ -330,7 +330,7 @@ async def _finish(
     answer: PlainAnswer,
     known: Known,
 ) -> None:
-    """Send what a plain call came to; the SDK has the words where that is no plain result."""
+    """Send what a plain call came to; the SDK has the words where that isn't a plain result."""
     if answer.stopped is not None:
         await answer.write_stopped()
         return

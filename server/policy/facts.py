@@ -216,7 +216,7 @@ def _extension(function: str, argument: str) -> object:
 
 
 def as_json(value: object) -> str:
-    """Compact JSON. Raises Unjudged for text that is no Unicode."""
+    """Compact JSON. Raises Unjudged for text that isn't Unicode."""
     try:
         return to_json(value).decode()
     except PydanticSerializationError:

@@ -57,7 +57,7 @@ async def _client_of(deployment: Deployment, client_id: str, back: str) -> Clien
 
 
 def _origin_of(uri: str) -> tuple[str, str] | None:
-    """None for what is no web address, as a native app's own scheme."""
+    """None for what isn't a web address, as a native app's own scheme."""
     try:
         check_redirect_uri(uri, private_use_schemes=())
     except OAuthError:

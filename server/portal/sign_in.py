@@ -125,7 +125,7 @@ async def with_passkey(visit: Visit) -> Response:
 
 
 def _check_same_person(visit: Visit, user: User) -> None:
-    """Confirming is no way to become somebody else, whose accounts would then be connected or used by mistake."""
+    """Confirming can't make anybody somebody else, whose accounts would then be connected or used by mistake."""
     if visit.user is not None and visit.user.id != user.id:
         raise passkeys.PasskeyRefused(text("sign_in.other_persons_passkey"), kind="forbidden")
 

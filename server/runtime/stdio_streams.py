@@ -88,7 +88,7 @@ class LineWriter:
         self._writing: asyncio.Task[None] | None = None
 
     async def write(self, line: bytes) -> None:
-        """One line, without its end. Raises BrokenPipeError or ConnectionResetError when nobody reads any more."""
+        """One line, without its end. Raises BrokenPipeError or ConnectionResetError when nobody reads anymore."""
         rest = line + b"\n"
         if self._writing is None:
             # A pipe or socket that is writable takes this much without blocking.

@@ -37,7 +37,7 @@ def confirmed_address(issuer: str, claims: Mapping[str, object], *, domains: tup
 
 
 def is_verified(said: object) -> bool:
-    """Whether `email_verified` says so (OpenID Connect Core §5.1); some providers send it as text. 1 is no yes."""
+    """Whether `email_verified` says so (OpenID Connect Core §5.1); some providers send it as text. 1 doesn't count."""
     return said is True or said == "true"
 
 

@@ -94,7 +94,7 @@ def decode(text: str) -> bytes:
 
 
 def rp_id(deployment: Deployment) -> str | None:
-    """The domain that passkeys belong to: of `server.public_url`. None for an address, which is no domain (§5.1.2)."""
+    """The domain that passkeys belong to: of `server.public_url`. None for an IP address (§5.1.2)."""
     host = urlsplit(deployment.public_url).hostname or ""
     try:
         ipaddress.ip_address(host)

@@ -1,6 +1,6 @@
 """Access requests: a person asks for what only others can give, and the answer is a permission with an end.
 
-`PENDING -> ALLOWED | DENIED | ENDED`, `ALLOWED -> ENDED`; `ENDING` gives nothing any more, and waits for
+`PENDING -> ALLOWED | DENIED | ENDED`, `ALLOWED -> ENDED`; `ENDING` gives nothing anymore, and waits for
 `vault.upkeep.access_ends` to record its end and to take back tokens that a company's assertions got. The row is the
 permission: an exchange reads it with the account (`vault.refresh.accounts`), an assertion of a company with its rules.
 Who may ask and answer is the server's business. Writing functions record no event: the caller appends it last.
@@ -286,7 +286,7 @@ async def allow(
     made_permission: bool = False,
     now: int,
 ) -> AccessRequest | None:
-    """Turn the request into the permission; the one that it replaces, which has no effect any more.
+    """Turn the request into the permission; the one that it replaces, which has no effect anymore.
 
     Raises TransitionRefused when it was answered, or is over.
     """
@@ -384,7 +384,7 @@ async def stop_of_person(transaction: Transaction, user_id: str, *, reason: str,
 
 
 async def _take_given(transaction: Transaction, stopped: Sequence[Row], *, now: int) -> None:
-    """What requests gave beside their rows, which nobody reads any more."""
+    """What requests gave beside their rows, which nobody reads anymore."""
     for row in stopped:
         which: dict[str, Value] = {"tenant": TENANT, "user_id": text(row, "user_id"), "target": text(row, "target")}
         if text(row, "kind") == Kind.GROUP.value and integer_or_none(row, "decided_at") is not None:
@@ -403,7 +403,7 @@ async def stop_of_client(transaction: Transaction, client_id: str, *, now: int) 
 
 
 async def forget_person(transaction: Transaction, user_id: str, *, now: int) -> None:
-    """Of a person who is deleted: their requests are gone, and what they allowed others has no effect any more."""
+    """Of a person who is deleted: their requests are gone, and what they allowed others has no effect anymore."""
     which = {"tenant": TENANT, "user_id": user_id}
     await transaction.execute("delete from access_requests where tenant = :tenant and user_id = :user_id", which)
     stopped = await transaction.fetch(_STOP_OF_APPROVER, which | {"reason": "approver_deleted", "now": now})

@@ -266,7 +266,7 @@ async def consume(
 
 
 async def withdraw(transaction: Transaction, approval_id: str, *, now: int) -> bool:
-    """End a question, or a yes that nobody used. False when it is over already."""
+    """End a question, or an approval that nobody used. False when it is over already."""
     changed = await transaction.execute(
         "update approvals set expires_at = :now where tenant = :tenant and id = :id "
         "and state in (:pending, :approved) and expires_at > :now",

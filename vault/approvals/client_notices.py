@@ -43,7 +43,7 @@ class DueNotice:
 
 @dataclass(frozen=True, slots=True)
 class IssuedTokens:
-    """What was issued for a yes: the grant, from which access tokens can be made again, and its refresh token.
+    """What was issued for an approval: the grant, from which access tokens can be made again, and its refresh token.
 
     `may_be_there`: an attempt to send it may have arrived, although nobody knows.
     """

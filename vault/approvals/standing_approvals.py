@@ -233,7 +233,7 @@ async def give_back(transaction: Transaction, standing_id: str, *, user_id: str,
 
 
 async def count_answer(transaction: Transaction, binding: Binding, *, is_approved: bool, now: int) -> None:
-    """Count a yes to a single call with this target; a no starts the count again."""
+    """Count an approval of a single call with this target; a no starts the count again."""
     if is_approved:
         since = now - ANSWERS_KEPT
         await transaction.execute(_COUNT_YES, {**_which(binding), "now": now, "since": since})

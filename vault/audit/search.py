@@ -56,7 +56,7 @@ class _Conditions:
 
     @property
     def reads_rows(self) -> bool:
-        """Whether what is looked for stands in the events alone."""
+        """Whether what is looked for is in the events alone."""
         return self.tool or self.outcome or self.account or (not self.person and (self.agent or self.connection))
 
     @property

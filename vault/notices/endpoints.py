@@ -73,7 +73,7 @@ class EventEndpoint:
 
     @property
     def is_gone(self) -> bool:
-        """It asked not to be sent anything any more."""
+        """It asked not to be sent anything anymore."""
         return self.failure == channels.GONE
 
     @property

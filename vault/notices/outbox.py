@@ -21,7 +21,7 @@ from vault.storage.database import SWEEP_BATCH, Database, Reader, Transaction, V
 
 BACKOFF: Final = (30, 120, 600, 3600)  # seconds after each failure; then it is given up
 KEPT: Final = 7 * 86400
-LIFETIME: Final = 2 * 86400  # seconds after which nothing is worth sending any more
+LIFETIME: Final = 2 * 86400  # seconds after which nothing is worth sending anymore
 APPROVAL_LIFETIME: Final = 600  # as long as the person can answer
 HELD: Final = 90  # seconds; more than sending takes
 EXAMINED: Final = 5000  # events per transaction of `enter`
@@ -259,7 +259,7 @@ async def take(
 
 
 async def settle(transaction: Transaction, notices: Sequence[Notice], *, state: str, failure: str = "") -> None:
-    """Record the end of notices: `sent`, `over` (nothing to say any more), `unknown` or `failed`."""
+    """Record the end of notices: `sent`, `over` (nothing to say anymore), `unknown` or `failed`."""
     ended: Mapping[str, Value] = {"state": state, "due_at": None, "failure": failure or None}
     await transaction.execute_many(_RECORD, [{**_key(one), **ended} for one in notices])
 
@@ -293,7 +293,7 @@ def _key(notice: Notice) -> dict[str, Value]:
 
 
 async def sweep(transaction: Transaction, *, now: int) -> int:
-    """Delete old notices that nobody sends any more, at most a batch; how many."""
+    """Delete old notices that nobody sends anymore, at most a batch; how many."""
     return await transaction.execute(
         "delete from notices where (tenant, channel_id, sequence) in (select tenant, channel_id, sequence from notices"
         " where tenant = :tenant and created_at <= :before and expires_at <= :now limit :batch)",

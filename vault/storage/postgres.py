@@ -390,7 +390,7 @@ class PostgresDatabase:
                 async with self._connection() as connection:
                     self._clock_difference = await _clock_difference(connection)
                     self._servers.note(await connection.fetchval(STARTED))  # a pooler keeps its clients connected
-                await self._give_back()  # the pool closes those that nobody needs any more
+                await self._give_back()  # the pool closes those that nobody needs anymore
             except (VaultError, *_ERRORS) as error:
                 LOG.warning("the database's clock couldn't be read", extra={"detail": type(error).__name__})
 

@@ -125,7 +125,7 @@ def _end(row: Row, *, now: int) -> tuple[int, str]:
 
 
 def _is_short(row: Row, *, now: int) -> bool:
-    """Whether the grant ends by age, so soon after its consent that this is no news."""
+    """Whether the grant ends by age, so soon after its consent that this isn't news."""
     ends_at, why = _end(row, now=now)
     consented_ms = integer_or_none(row, "consented_ms")
     begun = integer(row, "created_at") if consented_ms is None else consented_ms // 1000

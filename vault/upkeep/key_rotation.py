@@ -170,7 +170,7 @@ async def promote(transaction: Transaction, ring: KeyRing, key_id: str, *, now: 
 
 
 async def retire(transaction: Transaction, row: MasterRow, *, now: int) -> None:
-    """End a key that nothing needs any more."""
+    """End a key that nothing needs anymore."""
     if row.state == "current":
         raise TransitionRefused(f"{row.id} is the current master key: rotate to another one first")
     people = (await masters.count_people(transaction)).get(row.stored.fingerprint, 0)

@@ -79,7 +79,7 @@ class EndedCounts:
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody has to do anything any more."""
+        """Whether nobody has to do anything anymore."""
         return not (self.waiting or self.retried or self.by_hand or self.still_alive or self.held)
 
 

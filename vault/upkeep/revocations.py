@@ -44,7 +44,7 @@ FINISHED = frozenset({"revoked", "unsupported", "given_up", "unreadable"})  # ou
 UNREADABLE = AttemptVerdict(ReceiptResult.UNSUPPORTED, "unreadable", is_final=True, outcome="unreadable")
 NO_REVOCATION = AttemptVerdict(ReceiptResult.UNSUPPORTED, "no_revocation", is_final=True, outcome="unsupported")
 GAVE_UP = AttemptVerdict(ReceiptResult.UNREACHABLE, "gave_up", is_final=True, outcome="given_up")
-OWED = {one.outcome: one for one in (UNREADABLE, NO_REVOCATION, GAVE_UP)}  # where no attempt leaves a receipt any more
+OWED = {one.outcome: one for one in (UNREADABLE, NO_REVOCATION, GAVE_UP)}  # where no attempt leaves a receipt anymore
 NEWER_CONSENT = AttemptVerdict(ReceiptResult.STILL_ALIVE, "newer_consent", is_final=True, outcome="given_up")
 
 _READ = """

@@ -140,7 +140,7 @@ class ApiRecord(TypedDict):
 
 
 class Apis(TypedDict):
-    """APIs of one's own."""
+    """APIs of your own."""
 
     items: list[ApiRecord]
 
@@ -286,7 +286,7 @@ class DeclaredAgent(TypedDict):
 
 
 class DeclaredApi(TypedDict):
-    """An API of one's own, by its identifier. `clients` are agents of the file, or client IDs."""
+    """An API of your own, by its identifier. `clients` are agents of the file, or client IDs."""
 
     name: NotRequired[str | None]
     scopes: NotRequired[list[str]]

@@ -120,7 +120,7 @@ export interface ApiRecord {
   created_at: string;
 }
 
-/** APIs of one's own. */
+/** APIs of your own. */
 export interface Apis {
   items: Array<ApiRecord>;
 }
@@ -251,7 +251,7 @@ export interface DeclaredAgent {
   client_credentials?: DeclaredByItself | null;
 }
 
-/** An API of one's own, by its identifier. `clients` are agents of the file, or client IDs. */
+/** An API of your own, by its identifier. `clients` are agents of the file, or client IDs. */
 export interface DeclaredApi {
   name?: string | null;
   scopes?: Array<string>;

@@ -28,7 +28,7 @@ _HEX: Final = re.compile(r"(?:[0-9a-fA-F]{2}){40,}")  # at least the nonce and t
 
 
 def read(file: Path) -> tuple[ImportedAccount, ...]:
-    """One account for each row that is no password. Names of columns in camel or snake case. Raises ChangeRefused."""
+    """One account for each row that isn't a password. Names of columns in camel or snake case. Raises ChangeRefused."""
     rows = enumerate(read_records(file, "account", "accounts"), start=1)
     return tuple(_account(line, row) for line, row in rows if text_of(row, "providerId", "provider_id") != "credential")
 

@@ -83,7 +83,7 @@ async def _export(
 
 
 def _confirm(count: int, file: Path) -> None:
-    """Ends the command without a yes."""
+    """Ends the command without confirmation."""
     if not sys.stdin.isatty():
         fail("confirm it with --yes: whoever opens the file can act as these people")
     if not typer.confirm(

@@ -108,7 +108,7 @@ async def issue(
 def token_grant(
     grant: Grant, wish: AccessWish, *, refresh_token: str | None, refresh_expires_at: int | None
 ) -> TokenGrant:
-    """What a grant that was made of a yes lets the client have."""
+    """What a grant that an approval made lets the client have."""
     return TokenGrant(
         grant, wish.scopes, wish.resource, refresh_token, refresh_expires_at, asks_anew=True, details=wish.details
     )

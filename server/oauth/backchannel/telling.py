@@ -132,7 +132,7 @@ async def _answer(
 
 
 async def _close_if_over(deployment: Deployment, approval: Approval) -> Approval:
-    """The approval, to which no answer can come any more if it is over."""
+    """The approval, to which no answer can come anymore if it is over."""
     now = deployment.now()
     if approval.state is not ApprovalState.PENDING or now < approval.expires_at:
         return approval

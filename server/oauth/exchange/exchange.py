@@ -1,4 +1,4 @@
-"""Token exchange (RFC 8693): the same `vault.exchange` that tools use, over HTTP, for software that is no MCP client.
+"""Token exchange (RFC 8693): the same `vault.exchange` that tools use, over HTTP, for software other than MCP clients.
 
 `subjects`, `workers`, `issuers` and `targets` verify subject, actor and target; `release` decides what leaves the
 vault. A token gets only the scopes that all four allow: the request, this agent's delegation, the account's grant and

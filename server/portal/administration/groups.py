@@ -106,7 +106,7 @@ async def remove_member(visit: AdminVisit) -> Response:
 
 
 async def give(visit: AdminVisit) -> Response:
-    """Give an account of one's own to the group."""
+    """Give one of your own accounts to the group."""
     group, form = await _group(visit), visit.form
     given = await group_accounts.give(
         visit.actor,

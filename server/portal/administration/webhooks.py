@@ -43,7 +43,7 @@ def path_of(endpoint: EventEndpoint) -> str:
 
 
 def host_of(endpoint: EventEndpoint) -> str:
-    """The part of its address that is no secret."""
+    """The part of its address that isn't secret."""
     return urlsplit(endpoint.url).netloc
 
 

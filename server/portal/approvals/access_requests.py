@@ -247,7 +247,7 @@ async def _one(visit: OwnVisit, request: AccessRequest, *, error: str = "") -> R
 
 
 async def _before(visit: OwnVisit, request: AccessRequest) -> dict[str, object] | None:
-    """What a yes to this request would replace."""
+    """What approval of this request would replace."""
     found = await stored.find_allowed(visit.deployment.database, request.wish)
     return None if found is None or not found.is_allowed(visit.deployment.now()) else await row(visit, found)
 

@@ -27,7 +27,7 @@ class AddingForm:
     """What the page needs to add a passkey.
 
     `options` is empty where none can be added: then `link` leads to what has to come first, or `is_available` is False
-    because the vault's address is no domain.
+    because the vault's address isn't a domain.
     """
 
     options: str = ""
@@ -92,7 +92,7 @@ async def rename(visit: OwnVisit) -> Response:
 
 
 async def remove(visit: OwnVisit) -> Response:
-    """Forget a passkey, unless the person could not sign in any more."""
+    """Forget a passkey, unless the person could not sign in anymore."""
     deployment, user = visit.deployment, visit.user
     await step_up.check_passkey_change(deployment, visit.session)
     which = str(visit.visit.request.path_params["passkey"])
