@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from functools import cached_property
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 from zoneinfo import ZoneInfo
 
 from pydantic_core import PydanticSerializationError, to_json
@@ -22,6 +21,7 @@ from providers.tools.presentation import addresses
 from server.http.addresses import parse_address
 from server.policy.schema import Action
 
+Value = TypeVar("Value")
 _LONGEST: Final = 2**63
 _DECIMALS: Final = Decimal("0.0001")
 _LARGEST: Final = Decimal("922337203685477.5807")
@@ -54,6 +54,20 @@ class AgentFacts:
     kind: str = ""
 
 
+class _Kept(Generic[Value]):
+    """What is worked out once for a call. As `functools.cached_property`, without its lock (Python 3.11), which takes
+    longer than the work.
+    """
+
+    def __init__(self, make: Callable[[Any], Value]) -> None:
+        self._make = make
+        self._name = make.__name__
+
+    def __get__(self, instance: object, owner: type) -> Value:
+        found = instance.__dict__[self._name] = self._make(instance)
+        return found
+
+
 @dataclass(frozen=True)  # no slots: what is worked out is kept
 class CallFacts:
     """One use of an account. `arguments` None: no tool is called."""
@@ -74,7 +88,7 @@ class CallFacts:
     signed_in_at: int | None = None
     is_strong: bool = False
 
-    @cached_property
+    @_Kept
     def values(self) -> Mapping[str, object]:
         """The arguments; empty where no tool is called."""
         return {} if self.arguments is None else self.arguments()
@@ -117,11 +131,11 @@ class CallFacts:
             case _:
                 return self.wire.get(name, "") if name in self.action.extra else None
 
-    @cached_property
+    @_Kept
     def _local(self) -> datetime:
         return datetime.fromtimestamp(self.now, self.zone)
 
-    @cached_property
+    @_Kept
     def _recipients(self) -> frozenset[str]:
         shown = self.action.presentation
         return frozenset(
@@ -133,9 +147,9 @@ class CallFacts:
 
     def _arguments(self, named: frozenset[str] | None) -> dict[str, object]:
         found: dict[str, object] = {}
-        for written, kind in self.action.arguments.items():
-            name = written.rstrip("?")
-            if (named is None or name in named) and (value := self.values.get(name)) is not None:
+        values = self.values
+        for name, kind in self.action.kinds:
+            if (named is None or name in named) and (value := values.get(name)) is not None:
                 found[name] = _cedar_value(value, kind, name)
         return found
 

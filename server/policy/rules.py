@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from itertools import count
 from pathlib import Path
 from typing import Final, TypeVar
@@ -86,7 +87,7 @@ class _Slice:
     has_account: bool
     has_action: bool
     number: int  # its own among those of a set
-    is_asked_again: bool  # whether questions come back: what only one call has doesn't
+    is_of_call: bool  # whether it looks at what only one call has, such as arguments
 
     def entities(self, call: CallFacts) -> str:
         """Those of a call that the rules name, as JSON."""
@@ -120,7 +121,7 @@ class RuleSet:
         self._allowed = PolicyVerdict(digest=digest)
         self._agents = frozenset(one.only_agent for one in rules if one.only_agent is not None)
         self._slices: dict[tuple[object, ...], tuple[_Slice, ...]] = {}
-        self._known: dict[tuple[int, str], PolicyVerdict] = {}  # by the slice's number and the question
+        self._known: dict[tuple[int, str | bytes], PolicyVerdict] = {}  # by the slice's number and the question
         self._numbers = count()
         self._entities: dict[str, cedarpy.Entities] = {}
 
@@ -191,7 +192,7 @@ class RuleSet:
             context, entities = as_json(call.context(met.context)), met.entities(call)
         except Unjudged as unjudged:
             return self._refusal(met.rules[0], f"{met.rules[0].reason} ({unjudged})".strip())
-        question = (met.number, f"{context}{entities}")
+        question = met.number, _remembered_question(met, context, entities)
         if (known := self._known.get(question)) is not None:
             return known
         asked: dict[str, object] = {
@@ -201,7 +202,7 @@ class RuleSet:
             "context": context,
         }
         verdict = self._verdict(met, asked, self._entities_of(entities))
-        if met.is_asked_again and len(question[1]) <= _LONGEST_REMEMBERED:
+        if len(question[1]) <= _LONGEST_REMEMBERED:
             _make_room(self._known, _REMEMBERED)
             self._known[question] = verdict
         return verdict
@@ -340,11 +341,17 @@ def _compile(met: Sequence[PolicyRule], unknown: frozenset[str], *, number: int)
             attributes[name] = None if inner is None or before is None else before | inner
     made = pst.PolicySet(pst.FrozenMap(), pst.FrozenMap(nodes), ())
     handle = cedarpy.PolicySet.from_pst(made)
-    is_asked_again = attributes.keys().isdisjoint(CALL_ONLY)
-    return _Slice(tuple(met), handle, attributes, has_person, has_account, has_action, number, is_asked_again)
+    is_of_call = not attributes.keys().isdisjoint(CALL_ONLY)
+    return _Slice(tuple(met), handle, attributes, has_person, has_account, has_action, number, is_of_call)
 
 
 _PERMIT: Final = pst.Template("base", "permit", pst.ScopeAny(), pst.ScopeAny(), pst.ScopeAny(), (), pst.FrozenMap())
+
+
+def _remembered_question(met: _Slice, context: str, entities: str) -> str | bytes:
+    """A question as it is remembered: without the arguments of a call, which are kept nowhere."""
+    text = f"{context}{entities}"
+    return blake2b(text.encode(), digest_size=16).digest() if met.is_of_call else text
 
 
 def _make_room(kept: dict[Key, Kept], most: int) -> None:

@@ -59,6 +59,10 @@ class Action:
     arguments: Mapping[str, str] = field(default_factory=dict[str, str])
     extra: Mapping[str, str] = field(default_factory=dict[str, str])
     presentation: Presentation = DEFAULT
+    kinds: Sequence[tuple[str, str]] = field(init=False, repr=False, compare=False)  # of the arguments, by plain name
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kinds", [(name.rstrip("?"), kind) for name, kind in self.arguments.items()])
 
     @property
     def is_tool(self) -> bool:

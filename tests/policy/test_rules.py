@@ -363,7 +363,7 @@ async def test_names_of_people_are_no_code(here: Rules) -> None:
 async def test_answers_are_remembered_across_calls_in_one_bounded_memory(
     here: Rules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What only one call has isn't kept; an answer is never that to another tool's question."""
+    """Arguments are kept nowhere; an answer is never that to another tool's or channel's question."""
     monkeypatch.setattr("server.policy.rules._REMEMBERED", 4)
     asked: list[str] = []
     ask = cedarpy.is_authorized  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- its signature has a bare dict
@@ -373,7 +373,7 @@ async def test_answers_are_remembered_across_calls_in_one_bounded_memory(
         return ask(request, *others)  # pyright: ignore[reportArgumentType, reportUnknownMemberType] -- passed on
 
     monkeypatch.setattr(cedarpy, "is_authorized", counting)
-    channel = 'when { context.arguments has channel && context.arguments.channel == "C9" }'
+    channel = 'when { context.arguments has channel && context.arguments.channel == "C99" }'
     posts = 'principal, action == Action::"slack_post", resource'
     hours = ("slack_post", "slack_channels")
     rules = here.load(
@@ -385,7 +385,9 @@ async def test_answers_are_remembered_across_calls_in_one_bounded_memory(
         for tool, arguments in (("slack_post", POST), ("slack_channels", {})):
             assert here.outcome(rules, tool, arguments=arguments) == "allow"
     assert asked.count(str({"type": "Action", "id": "slack_channels"})) == 1
-    assert asked.count(str({"type": "Action", "id": "slack_post"})) == 3, "its hour once, its channel each time"
+    assert asked.count(str({"type": "Action", "id": "slack_post"})) == 2, "its hour and its channel once"
+    assert here.outcome(rules, "slack_post", arguments={**POST, "channel": "C99"}) == "forbid"
+    assert "C99" not in str(rules._known)  # pyright: ignore[reportPrivateUsage] -- what it holds is the point
     for hour in range(24):
         at = f"2026-01-07T{hour:02}:00"
         for n, tool in enumerate(hours):
