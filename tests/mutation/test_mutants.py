@@ -8,7 +8,7 @@ from tests.mutation.explained import explained, stale
 from tests.mutation.mutants import Mutant, changed_lines, drawn, inert_ranges
 from tests.mutation.names import lines_of_statement, name_at_import
 from tests.mutation.reach import Reach, Recorded
-from tests.mutation.swapping import swapped
+from tests.mutation.swapping import functions_of, swapped
 
 MANY = [Mutant("a.py", line, "core/AddNot", 0) for line in range(50)]
 ROOT = Path(__file__).parents[2]
@@ -43,11 +43,12 @@ def test_a_function_gets_the_code_of_a_mutant_and_a_constant_does_not(tmp_path: 
     exec(compile(old, path, "exec"), module)
     small, kind = module["small"], module["A"]
     assert callable(small) and isinstance(kind, type)
-    assert not swapped(path, old, old.replace("LIMIT = 3", "LIMIT = 4"))
+    functions = functions_of(path)[path]
+    assert not swapped(path, old, old.replace("LIMIT = 3", "LIMIT = 4"), functions)
     assert not small(3)
-    assert swapped(path, old, old.replace("<", "<="))
+    assert swapped(path, old, old.replace("<", "<="), functions)
     assert small(3)
-    assert swapped(path, old, old.replace("* 2", "* 3"))
+    assert swapped(path, old, old.replace("* 2", "* 3"), functions)
     assert kind().twice([1]) == [3]
 
 

@@ -7,6 +7,7 @@ without the mutant, or it doesn't count. A mutant of code that runs at import ge
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import gc
 import hashlib
@@ -23,12 +24,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
 from tests.mutation.children import BROKE, HUNG, in_child
 from tests.mutation.reach import Reach, Recorded
-from tests.mutation.swapping import swapped
+from tests.mutation.swapping import functions_of, swapped
 
 PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
 PATIENCE = 30  # seconds for a test, and
@@ -63,11 +65,13 @@ class Trying:
         self._record_end = time.monotonic() + given["record_minutes"] * 60
         self._sources: list[str] = given["sources"]
         self._order: list[str] = given["tests"]
-        self._mutants = [Planned(**one) for one in given["mutants"]]
+        # those that need a process of their own come last
+        self._mutants = sorted((Planned(**one) for one in given["mutants"]), key=lambda one: bool(one.name))
         self._items: dict[str, pytest.Item] = {}
         self._failed = False
         self._ran: dict[str, float] = {}
         self._children = 0
+        self._functions: dict[str, list[FunctionType]] = {}
         self._unreliable: set[str] = set()
 
     @pytest.hookimpl(tryfirst=True)
@@ -76,8 +80,10 @@ class Trying:
         _say(f"{len(self._items):,} tests collected")
         if any(_on_postgres(one) for one in self._items) and "TEST_DATABASE_URL" not in os.environ:
             os.environ["TEST_DATABASE_URL"] = _postgres()
+        self._functions = functions_of(str(self._tree))
         gc.collect()
         gc.freeze()
+        in_child(self._prepare, seconds=600)
         reach = self._reach()
         for number, mutant in enumerate(self._mutants, start=1):
             if time.monotonic() > self._end:
@@ -171,6 +177,25 @@ class Trying:
 
     # what happens to a mutant
 
+    def _prepare(self) -> None:
+        """A vault after its first run, which the children copy."""
+        from tests import conftest
+
+        (self._work / "prepared").mkdir(mode=0o700)
+        asyncio.run(conftest.first_run(conftest.Store("sqlite:", self._work / "prepared")))
+
+    def _use_prepared(self) -> None:
+        from tests import conftest
+
+        async def copied(store: conftest.Store) -> None:
+            if store.is_sqlite:
+                shutil.copytree(self._work / "prepared", store.data, dirs_exist_ok=True)
+            else:
+                await first_run(store)
+
+        first_run = conftest.first_run
+        conftest.first_run = copied
+
     def _tests_of(self, mutant: Planned, reach: Reach) -> list[str]:
         tests = reach.of_line(mutant.file, mutant.line)
         if not tests:  # not every line of a statement is one for the interpreter
@@ -217,8 +242,9 @@ class Trying:
 
         def work() -> object:
             self._own_folder(self._items[tests[0]].config)
-            if change is not None and not swapped(*change):
+            if change is not None and not swapped(*change, self._functions.get(change[0], ())):
                 return "unchanged"
+            self._use_prepared()
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             for test, following, limit in zip(tests, [*tests[1:], None], limits, strict=True):
                 current.write_text(test, encoding="utf-8")
