@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -161,7 +162,9 @@ class Trying:
             recorded.seconds[item.nodeid] = -1 if self._failed else self._ran.get(item.nodeid, 0)
         measuring.stop()
         places = {name: 1 << at for at, name in enumerate(recorded.seconds) if recorded.seconds[name] >= 0}
-        data = measuring.get_data()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a file of tests reaches nothing of ours
+            data = measuring.get_data()
         for path in data.measured_files():
             masks = {
                 str(line): mask

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -424,6 +425,9 @@ async def test_checkpoints_end_before_what_a_restore_recorded_itself(database: D
         await append(transaction, *held, now=database.now())
         await append(transaction, Event("vault.restored", details={"quarantined": 4}), now=database.now())
     assert await logs.restarted_after(database, log) == 2  # as an earlier release recorded it
+    written_then = replace(log, restarts=None)
+    assert await logs.restarted_after(database, written_then) == 2
+    assert await logs.restarted_after(database, replace(written_then, after=7)) is None
 
 
 async def test_a_turn_is_ended_by_its_owner_alone(database: Database) -> None:

@@ -16,6 +16,7 @@ from tests.support.exchanging import DRIVE, GOOGLE_SCOPES, READ, SLACK_SCOPES, W
 from vault import clients, connections, delegations, grants, users
 from vault.exchange.exchange import exchange
 from vault.records import Narrowing
+from vault.refresh.policy_checks import PolicyOutcome, PolicyQuestion, PolicyVerdict
 from vault.refusals import (
     AccountRequired,
     CiphertextRejected,
@@ -25,6 +26,7 @@ from vault.refusals import (
     ScopeRefused,
     TemporarilyUnavailable,
 )
+from vault.storage.database import Reader
 from vault.upstream import Refused, RotationMode
 
 
@@ -498,6 +500,40 @@ async def test_every_exchange_is_written_down_before_the_token_is_given(room: Ro
     assert event.details["account"] == "alice@example.com"
     assert event.details["purpose"] == "a_tool"
     assert event.details["token_thumbprint"] == urlsafe_b64encode(sha256(token.value.encode()).digest()).decode()[:43]
+
+
+async def test_what_a_replay_of_rules_needs_is_written_down_only_where_rules_are_asked(room: Room) -> None:
+    await room.connect()
+    request = replace(room.request(), wire={"method": "GET"})
+    await exchange(request, vault=room.vault, now=room.now)
+    await exchange(request, vault=replace(room.vault, policy_check=allow), now=room.now)
+    unasked, asked = await room.events("token.exchanged")
+    assert unasked.details.keys() & {"method", "strong"} == set()
+    assert (asked.details["method"], asked.details["strong"]) == ("GET", False)
+
+
+async def allow(_question: PolicyQuestion, _reader: Reader, /, *, now: int) -> PolicyVerdict:
+    return PolicyVerdict(PolicyOutcome.ALLOW)
+
+
+async def test_what_a_token_was_decided_by_is_kept_only_on_request_and_without_rules(room: Room) -> None:
+    await room.connect()
+    kept = replace(room.request(), is_kept=True)
+    assert (await exchange(kept, vault=room.vault, now=room.now)).basis is not None
+    assert (await exchange(room.request(), vault=room.vault, now=room.now)).basis is None
+    assert (await exchange(kept, vault=replace(room.vault, policy_check=allow), now=room.now)).basis is None
+
+
+async def test_what_a_fallback_was_decided_by_is_not_kept(room: Room) -> None:
+    """The next exchange must try to narrow again."""
+    await room.connect("google")
+    kept = replace(room.request("google", READ), is_kept=True)
+    assert (await exchange(kept, vault=room.vault, now=room.now)).basis is not None
+    room.pass_time(4000)
+    await room.exchange("google", READ, WRITE, everything=True)  # a full token that is good
+    room.google.faults.append(Fault(before=Refused("invalid_scope", "Bad Request", ends_grant=False)))
+    fallback = await exchange(kept, vault=room.vault, now=room.now)
+    assert (fallback.narrowing, fallback.basis) == (Narrowing.ENFORCED, None)
 
 
 async def test_every_refusal_is_written_down_with_its_code(room: Room) -> None:
