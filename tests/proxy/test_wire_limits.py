@@ -1,0 +1,79 @@
+"""Where the proxy's readers stop: each limit with the last size that passes and the first that doesn't."""
+
+from __future__ import annotations
+
+import pytest
+
+from providers.definitions.catalog import load_catalog
+from server.proxy.wire import CallParameters, ProxyRefused, merge, read_body, read_query, read_target, request_headers
+
+GITHUB = load_catalog().provider("github")
+LONGEST = 8192
+
+
+def refusal(code: str) -> pytest.RaisesExc[ProxyRefused]:
+    return pytest.RaisesExc(ProxyRefused, check=lambda error: error.code == code)
+
+
+def path_of(length: int) -> bytes:
+    return b"/proxy/c/api/".ljust(length, b"x")
+
+
+def test_a_path_and_a_query_have_a_longest_length() -> None:
+    assert len(read_target(path_of(LONGEST)).path) == LONGEST - len("/proxy/c/api")
+    with refusal("ambiguous_path"):
+        read_target(path_of(LONGEST + 1))
+    assert read_query(b"a=".ljust(LONGEST, b"x"), GITHUB).values == {"a": "x" * (LONGEST - 2)}
+    with refusal("invalid_query"):
+        read_query(b"a=".ljust(LONGEST + 1, b"x"), GITHUB)
+
+
+@pytest.mark.parametrize(
+    "path", [b"/proxy/", b"/proxy/c", b"/proxy/c/api", b"/proxy//api/x", b"/proxy/c//x", b"/other/c/api/x"]
+)
+def test_a_path_has_all_its_parts(path: bytes) -> None:
+    with refusal("unknown_target"):
+        read_target(path)
+    assert read_target(b"/proxy/c/api/x").path == "/x"
+
+
+def test_a_body_has_a_most_of_names_and_values() -> None:
+    def members(count: int) -> bytes:
+        return b"{" + b",".join(b'"%x":0' % number for number in range(count)) + b"}"
+
+    def fields(count: int) -> bytes:
+        return b"&".join(b"%x=0" % number for number in range(count))
+
+    def values(count: int) -> bytes:
+        return b'{"a":[' + b"0," * count + b"0]}"
+
+    form = "application/x-www-form-urlencoded"
+    for kind, fitting, code, beyond in (
+        ("application/json", members(1000), "body_too_large", members(1001)),
+        ("application/json", values(200_000), "body_too_large", values(200_001)),
+        (form, fields(1000), "invalid_query", fields(1001)),
+    ):
+        assert read_body(kind, fitting, GITHUB, is_judged=True) is not None
+        with refusal(code):
+            read_body(kind, beyond, GITHUB, is_judged=True)
+
+
+def test_a_judged_parameter_has_one_value_and_one_spelling() -> None:
+    once, twice = CallParameters({"owner": "a"}), CallParameters({"owner": "a"}, frozenset({"owner"}))
+    nothing, split = CallParameters(), CallParameters({"x": "1;owner=b"})
+    assert merge(once, nothing, ["owner/name"]) == merge(nothing, once, ["owner"]) == {"owner": "a"}
+    for query, body in ((twice, nothing), (once, once), (split, nothing), (CallParameters({"Owner": "b"}), once)):
+        merge(query, body, [])
+        with refusal("ambiguous_parameter"):
+            merge(query, body, ["owner/name"])
+
+
+def test_a_header_that_must_be_unique_is_sent_once_and_others_are_joined() -> None:
+    accept, kind = (b"accept", b"a/b"), (b"content-type", b"text/plain")
+    assert request_headers([accept, kind, accept], GITHUB) == {"accept": "a/b, a/b", "content-type": "text/plain"}
+    for more in (kind, (b"connection", b"content-type")):
+        with refusal("ambiguous_header"):
+            request_headers([kind, more] if more == kind else [more, kind], GITHUB)
+    preferences = (b"prefer", b'return=minimal, secret=1, wait=5, handling="strict')
+    assert request_headers([preferences], GITHUB) == {"prefer": "return=minimal, wait=5"}
+    assert request_headers([(b"prefer", b"secret=1"), (b"x-other", b"1")], GITHUB) == {}
