@@ -169,3 +169,10 @@ async def test_a_folder_that_cannot_hold_files_is_refused_with_the_fix(tmp_path:
     (tmp_path / "junk" / "keys.sqlite").write_bytes(b"this is not a database" * 100)
     with pytest.raises(StorageUnavailable, match="can't open"):
         await open_database("sqlite:", data=tmp_path / "junk")
+
+
+async def test_folders_that_the_first_run_makes_are_ours_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "data"
+    database = await open_database(f"sqlite://{folder / 'vault.sqlite'}", data=folder)
+    await database.close()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
