@@ -95,6 +95,7 @@ async def test_of_a_token_that_never_ends_it_is_said_when_to_ask_again(place: Ex
         {"jti": None},
         {"jti": 7},
         {"jti": ""},
+        {"jti": "x" * 257},
         {"reason": None},
         {"reason": " "},
         {"reason": "x" * 257},
@@ -139,6 +140,17 @@ async def test_a_worker_token_counts_once_also_for_many_at_the_same_time(place: 
     assert refused(await ask(place, caller, token)) == "invalid_request"
     fresh = place.worker_token(caller, user, key=KEY)
     assert (await ask(place, caller, fresh)).status_code == 200
+
+
+async def test_the_longest_reason_and_number_are_accepted(place: ExchangeRoom) -> None:
+    caller = await worker(place)
+    user, _, _ = await someone(place, caller)
+    longest = place.worker_token(caller, user, key=KEY, reason="x" * 256, jti="x" * 256)
+    assert (await ask(place, caller, longest)).status_code == 200
+    events = [one for one in await place.events("handle.issued") if one.client_id == caller.client.id]
+    assert [one.details["reason"] for one in events] == ["x" * 256]
+    shortest = place.worker_token(caller, user, key=KEY, reason="x", jti="x")
+    assert (await ask(place, caller, shortest)).status_code == 200
 
 
 async def test_a_reason_may_have_the_name_that_auth0_gives_it(place: ExchangeRoom) -> None:
