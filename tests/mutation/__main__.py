@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tests.mutation.explained import explained, stale
 from tests.mutation.mutants import LEFT_OUT, Mutant, changed_lines, drawn, mutants_of, mutated
-from tests.mutation.names import lines_of_statement, name_at_import
+from tests.mutation.names import lines_of_function, lines_of_statement, name_at_import
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("vault", "server/oauth", "server/proxy")
@@ -103,7 +103,8 @@ def planned(tree: Path, rows: Sequence[Row]) -> list[dict[str, object]]:
                     if not number:
                         name = name_at_import(text, new)
                         lines = lines_of_statement(text, one.line)
-                        place = {"file": one.file, "line": one.line, "lines": lines, "name": name}
+                        around = lines_of_function(text, one.line)
+                        place = {"file": one.file, "line": one.line, "lines": lines, "around": around, "name": name}
                         found.append({"key": key_of(row), **place, "old": text, "new": new})
                         break
         else:

@@ -37,3 +37,11 @@ def lines_of_statement(text: str, line: int) -> list[int]:
             if node.lineno <= line <= last and last - node.lineno < size:
                 smallest, size = range(node.lineno, last + 1), last - node.lineno
     return list(smallest)
+
+
+def lines_of_function(text: str, line: int) -> list[int]:
+    """The lines of the innermost function that contains the line."""
+    functions = [one for one in ast.walk(ast.parse(text)) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+    around = [one for one in functions if one.lineno <= line <= (one.end_lineno or one.lineno)]
+    innermost = max(around, key=lambda one: one.lineno, default=None)
+    return [] if innermost is None else list(range(innermost.lineno, (innermost.end_lineno or innermost.lineno) + 1))

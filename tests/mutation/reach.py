@@ -6,11 +6,12 @@ import gzip
 import json
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
 
+EACH = 2  # tests of each way through a function, before the others
 FIRST = 6  # tests of one file that come before those of the next file
 
 
@@ -73,13 +74,21 @@ class Reach:
     def of_file(self, file: str) -> set[str]:
         return {test for tests in self._tests.get(file, {}).values() for test in tests}
 
-    def in_order(self, file: str, tests: Collection[str], *, seconds: float) -> list[str]:
-        """The likeliest first (test files named like the source, cheap tests, few of a file), up to so many seconds."""
+    def in_order(self, file: str, tests: Collection[str], *, around: Collection[int] = (), seconds: float) -> list[str]:
+        """The likeliest first, up to so many seconds: cheap ones of each way through the lines around, rare ways first.
+
+        Then test files named like the source, few tests of each.
+        """
+        ways: dict[frozenset[int], list[str]] = defaultdict(list)
+        for test in sorted(tests, key=self._cost):
+            ways[frozenset(line for line in around if test in self.of_line(file, line))].append(test)
+        first = [test for way in sorted(ways.values(), key=len) for test in way[:EACH]] if len(ways) > 1 else []
         by_file: dict[str, list[str]] = defaultdict(list)
-        for test in sorted(tests, key=lambda one: (self.seconds.get(one, 1), one)):
+        for test in sorted(set(tests).difference(first), key=self._cost):
             by_file[test.partition("::")[0]].append(test)
-        ranked = sorted(by_file, key=lambda one: (-likeness(file, one), self.seconds.get(by_file[one][0], 1), one))
-        rounds: Sequence[str] = [
+        ranked = sorted(by_file, key=lambda one: (-likeness(file, one), self._cost(by_file[one][0])))
+        rounds = [
+            *first,
             *(test for one in ranked for test in by_file[one][:FIRST]),
             *(test for one in ranked for test in by_file[one][FIRST:]),
         ]
@@ -87,10 +96,13 @@ class Reach:
         left = seconds
         for test in rounds:
             chosen.append(test)
-            left -= self.seconds.get(test, 1)
+            left -= self._cost(test)[0]
             if left <= 0:
                 break
         return chosen
+
+    def _cost(self, test: str) -> tuple[float, str]:
+        return self.seconds.get(test, 1), test
 
 
 def likeness(source: str, test: str) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.mutation.explained import explained, stale
 from tests.mutation.mutants import Mutant, changed_lines, drawn, inert_ranges
-from tests.mutation.names import lines_of_statement, name_at_import
+from tests.mutation.names import lines_of_function, lines_of_statement, name_at_import
 from tests.mutation.reach import Reach, Recorded
 from tests.mutation.swapping import functions_of, swapped
 
@@ -87,3 +87,13 @@ def test_a_mutant_is_named_by_what_its_lines_say() -> None:
 def test_a_statement_has_all_its_lines_and_a_block_only_its_head() -> None:
     text = "if (\n    a\n):\n    b(\n        1,\n    )\n"
     assert {line: lines_of_statement(text, line) for line in (2, 5)} == {2: [1, 2, 3], 5: [4, 5, 6]}
+    assert lines_of_function("def a():\n    def b():\n        c\n    d\n", 3) == [2, 3]
+
+
+def test_a_rare_way_through_a_function_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("1\n2\n", encoding="utf-8")
+    seconds = {f"tests/vault/test_limits.py::{number}": 1.0 for number in range(9)}
+    recorded = Recorded(seconds, {"vault/limits.py": {"1": "1ff", "2": "80"}}, {"vault/limits.py": "text"})
+    reach = Reach([recorded], {"vault/limits.py": "1\n2\n"}, tmp_path)
+    found = reach.in_order("vault/limits.py", reach.of_line("vault/limits.py", 1), around=[1, 2], seconds=4)
+    assert [one[-1] for one in found] == ["7", "0", "1", "2"]

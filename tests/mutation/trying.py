@@ -49,6 +49,7 @@ class Planned:
     file: str
     line: int
     lines: Sequence[int]  # of its statement
+    around: Sequence[int]  # of its function
     name: str  # what is defined there, if it is code that runs at import
     old: str
     new: str
@@ -209,7 +210,7 @@ class Trying:
             tests = reach.of_name(mutant.name) or reach.of_file(mutant.file)
         on_postgres = "postgres" in mutant.file
         usable = {one for one in tests if one in self._items and _on_postgres(one) == on_postgres}
-        return reach.in_order(mutant.file, usable, seconds=self._seconds)
+        return reach.in_order(mutant.file, usable, around=mutant.around, seconds=self._seconds)
 
     def _outcome(self, mutant: Planned, tests: Sequence[str], reach: Reach) -> tuple[str, str, int]:
         """What became of it, the test that told, and how many were run."""

@@ -412,7 +412,11 @@ async def test_each_call_is_an_event_without_values(room: ProxyRoom) -> None:
         32,
         len(json.dumps({"ok": True, "channel": "C1", "ts": "1.2"})),
     )
+    assert (called.details["account"], called.details["narrowing"]) == (handle.connection.label, "upstream")
+    assert called.details["scopes"]
+    assert 0 <= int(str(called.details["milliseconds"])) < 600_000
     assert (refused.details["code"], refused.details["path"]) == ("call_not_allowed", "")
+    assert refused.details.keys() & {"scopes", "narrowing", "account"} == set()
     assert "needle" not in str(called) + str(refused)
 
 
