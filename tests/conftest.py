@@ -25,6 +25,7 @@ import pytest
 from argon2 import PasswordHasher
 from hypothesis import HealthCheck, settings
 
+from tests.support.memory import use_memory
 from vault.audit.audit import Activity
 from vault.keys import passwords
 from vault.keys.key_ring import KeyRing
@@ -33,6 +34,7 @@ from vault.storage.database import Database, open_database
 from vault.storage.postgres import PostgresDatabase
 from vault.storage.sqlite import SqliteDatabase
 
+use_memory()
 settings.register_profile("fuzz", max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 STANDING = 20  # seconds
@@ -186,7 +188,7 @@ def postgres_server() -> Generator[str]:
         yield given
         return
     # A short path: the server's socket lives in it. Not under pytest's folder, whose parents may be private.
-    folder = Path(tempfile.mkdtemp(prefix="tvpg", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="tvpg"))
     try:
         try:
             # read at import: without it the package warns and shares a lock file with every other run

@@ -61,7 +61,7 @@ async def relayed(store: Store) -> AsyncGenerator[tuple[Store, Relay]]:
     """The store as seen through a relay."""
     parts = urlsplit(store.url)
     (behind,) = parse_qs(parts.query)["host"]
-    with tempfile.TemporaryDirectory(prefix="tvr", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="tvr") as folder:
         relay = Relay(Path(behind) / SOCKET)
         listening = await asyncio.start_unix_server(relay.pass_on, str(Path(folder) / SOCKET))
         url = urlunsplit(parts._replace(query=urlencode({"host": folder})))

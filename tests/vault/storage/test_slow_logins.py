@@ -104,7 +104,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dela
 async def way_to(url: str) -> AsyncGenerator[tuple[Way, str]]:
     """A way to the server of this URL, and the URL that takes it."""
     (behind,) = parse_qs(urlsplit(url).query)["host"]
-    folder = Path(tempfile.mkdtemp(prefix="tvway", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="tvway"))
     way = Way(str(Path(behind) / SOCKET))
     listening = await asyncio.start_unix_server(way.take, str(folder / SOCKET))
     owner = Path(behind).stat()
