@@ -6,14 +6,16 @@ import asyncio
 from pathlib import Path
 
 import httpx2
-from scim2_client.engines.httpx2 import SyncSCIMClient
 from scim2_models import ScimProvider
-from scim2_tester import check_server
 
 from tests.support.rooms.scim_room import running_scim_room
 
 
 async def test_scim_tester_finds_nothing_wrong(tmp_path: Path) -> None:
+    # here, since importing them takes seconds, and each of the suite's processes imports this file
+    from scim2_client.engines.httpx2 import SyncSCIMClient
+    from scim2_tester import check_server
+
     async with running_scim_room(tmp_path) as opened:
 
         def check() -> list[tuple[str, str, str]]:
