@@ -101,7 +101,11 @@ def list_(setup: Setup) -> None:
             ]
 
     columns = ("state", "tool", "agent", "account", "expires_at", "id")
-    setup.show(setup.run(read()), columns=columns, empty="No call is waiting for your answer, and none stands.")
+    setup.show(
+        setup.run(read()),
+        columns=columns,
+        empty="No call is waiting for your answer, and you have no standing approvals.",
+    )
 
 
 @command(app, "approve")

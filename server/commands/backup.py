@@ -47,7 +47,7 @@ def backup(
         )
     note("Backups don't include the vault's own key (keys.source): store it separately.")
     row = {"file": str(file), "with_keys": with_keys, "rows": sum(made.rows.values()), "bytes": file.stat().st_size}
-    setup.show_one(row, sentence=f"{file}: {row['rows']:,} rows, {row['bytes']:,} bytes, sealed.")
+    setup.show_one(row, sentence=f"{file}: {row['rows']:,} rows, {row['bytes']:,} bytes, encrypted.")
 
 
 async def _backup(setup: Setup, file: Path, *, with_keys: bool, passphrase_file: Path | None) -> Summary:

@@ -55,7 +55,7 @@ def make_token(
     setup.show_one({"name": name, "url": url, "token": secret}, sentence=secret)
     note(f"Enter it at your directory as the bearer token for {url}. It isn't shown again.")
     if is_rotation:
-        note(f"The token before it works for {keep_hours} h more.")
+        note(f"The old token works for {keep_hours} more hours.")
 
 
 @command(app, "list")

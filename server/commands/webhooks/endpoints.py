@@ -144,7 +144,7 @@ def rotate(
         _fields(changed) | {"secret": changed.secret, "previous_until": when(changed.previous_until)},
         sentence=f"New secret of {changed.id}: {changed.secret}",
     )
-    note(f"The one before works for {overlap} hours more. This one isn't shown again.")
+    note(f"The old one works for {overlap} more hours. This one isn't shown again.")
 
 
 @command(app, "disable")
