@@ -28,7 +28,7 @@ def list_providers(setup: Setup) -> None:
     settings, here = setup.settings(), setup.providers()
     tested = live_tests(setup)
     rows = [_row(settings, provider, here, tested=tested) for provider in here.catalog.all_providers()]
-    columns = ("name", "configured", "narrowing", "checked", "cited", "unsure", "unknown", "read", "live_tested")
+    columns = ("name", "configured", "checked", "cited", "unsure", "unknown", "live_tested")
     drafts = ("draft",) if any(row["draft"] for row in rows) else ()
     setup.show(rows, columns=(*columns, *drafts), empty="No providers.")
 

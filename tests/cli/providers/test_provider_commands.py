@@ -48,7 +48,7 @@ async def test_all_services_are_listed_with_how_sure_their_files_are(place: Plac
         assert (row["configured"], row["live_tested"]) == (False, "never")
         assert row["draft"] is False
     head = (await run(place, "providers", "list")).stdout.splitlines()[0]
-    assert re.search(r"checked +cited +unsure +unknown +read +live tested$", head.rstrip())
+    assert re.search(r"checked +cited +unsure +unknown +live tested$", head.rstrip())
     assert found["clickup"]["refresh_tokens"] == "never"
     assert found["asana"]["redirect_uri"] == f"{place.url}/connect/callback/asana"
 

@@ -343,7 +343,7 @@ async def test_an_alias_is_set_up_as_its_provider(place: Place) -> None:
 
 
 async def test_an_app_without_a_secret_is_asked_for_none(place: Place) -> None:
-    made = await content(place, "providers", "setup", "etsy", "--client-id", "ours")
+    made = await content(place, "providers", "setup", "posthog", "--client-id", "ours")
     assert isinstance(made, dict)
     assert (made["client"], made["secret_file"]) == ("public", None)
 
