@@ -225,7 +225,9 @@ def import_name(package: str) -> str:
         return "opentelemetry"
     if package.startswith(("google-cloud-", "azure-")):
         return package.partition("-")[0]
-    return {"argon2-cffi": "argon2", "python-pkcs11": "pkcs11"}.get(package, package.replace("-", "_"))
+    return {"argon2-cffi": "argon2", "python-pkcs11": "pkcs11", "pyyaml": "yaml"}.get(
+        package, package.replace("-", "_")
+    )
 
 
 def package_rows() -> dict[str, list[str]]:

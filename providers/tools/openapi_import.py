@@ -1,0 +1,375 @@
+"""Makes a provider file and a tool file of an OpenAPI document, for a person to review before anything is on.
+
+One rule and one tool for each operation that a tool can call: JSON in and out, what is required among its arguments,
+nothing that is named like a credential. What is left out says why.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from providers.api.text import as_data
+from providers.definitions.method_overrides import is_method_parameter
+from providers.tools.openapi_reading import (
+    DocumentRefused,
+    LeftOut,
+    OpenAPIDocument,
+    OpenAPIOperation,
+    Schema,
+    list_of,
+    object_of,
+)
+
+TOOLS: Final = 100  # in one file; more serve no agent
+_ARGUMENTS: Final = 20
+_FIELDS: Final = 12
+_CHOICES: Final = 30
+_ID: Final = "^[A-Za-z0-9._~:@-]{1,200}$"
+_CREDENTIAL: Final = re.compile(
+    r"secret|passw|credential|private_?key|api_?key|(access|refresh|auth|bearer|session|id)_?token|^token$",
+    re.IGNORECASE,
+)
+_SENT: Final = re.compile(r"[A-Za-z0-9_@$-]+(\[[A-Za-z0-9_-]*\])?")
+_PATH: Final = re.compile(r"(/([A-Za-z0-9._~:@-]+|\{[^{}/]+\}))+")
+_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")
+_EFFECTS: Final[Mapping[str, str]] = {
+    "GET": "read",
+    "POST": "create",
+    "PUT": "update",
+    "PATCH": "update",
+    "DELETE": "delete",
+}
+_KINDS: Final[Mapping[str, str]] = {"string": "text", "integer": "integer", "number": "number", "boolean": "boolean"}
+Table = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewedTool:
+    """One tool as the review shows it."""
+
+    name: str
+    call: str
+    effect: str
+    scopes: Sequence[str]
+    left_out: Sequence[str]  # optional parameters that it does not take
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The contents of both files, and what a person should look at."""
+
+    provider: Table
+    tools: Table
+    review: Sequence[ReviewedTool]
+    left_out: Sequence[tuple[str, str]]  # method and path, and why
+
+
+@dataclass(slots=True)
+class _Made:
+    rules: list[Table] = field(default_factory=list[Table])
+    tools: list[Table] = field(default_factory=list[Table])
+    scopes: dict[str, Table] = field(default_factory=dict[str, Table])
+    review: list[ReviewedTool] = field(default_factory=list[ReviewedTool])
+    left_out: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+
+
+def import_document(
+    document: OpenAPIDocument, *, name: str, title: str, audience: str, server: str, only: re.Pattern[str] | None = None
+) -> Imported:
+    """The files for an API named `name`, which takes the vault's tokens for `audience`. Raises DocumentRefused.
+
+    `only`: the operations to take, by a part of `METHOD /path`.
+    """
+    address = server or document.server
+    if urlsplit(address).scheme != "https" or "{" in address:
+        raise DocumentRefused("doesn't name an https address of the API: give it with --server")
+    made = _Made()
+    for operation in document.operations():
+        if not isinstance(operation, OpenAPIOperation):
+            made.left_out.append(operation)
+        elif only is not None and only.search(operation.call) is None:
+            continue
+        elif len(made.tools) == TOOLS:
+            made.left_out.append((operation.call, f"there are {TOOLS} tools already; choose with --only"))
+        else:
+            try:
+                _add(document, operation, name, made)
+            except LeftOut as why:
+                made.left_out.append((operation.call, str(why)))
+    if not made.tools:
+        first = f": {made.left_out[0][0]}: {made.left_out[0][1]}" if made.left_out else ""
+        raise DocumentRefused(f"has no operation that can become a tool{first}")
+    provider: Table = {
+        "name": name,
+        "title": _words(title or document.title or name, limit=120),
+        "audience": audience or "{0.scheme}://{0.netloc}".format(urlsplit(address)),
+        "apis": {"main": address},
+        "scopes": made.scopes,
+        "overrides": {"parameters": []},
+        "rules": made.rules,
+    }
+    return Imported(provider, {"provider": name, "tool": made.tools}, made.review, made.left_out)
+
+
+def _add(document: OpenAPIDocument, operation: OpenAPIOperation, name: str, made: _Made) -> None:
+    """The rule, the tool, and the scopes of one operation. Raises LeftOut."""
+    if operation.content.get("deprecated") is True:
+        raise LeftOut("it is deprecated")
+    if _PATH.fullmatch(operation.path) is None:
+        raise LeftOut("its path has parts that are no whole segments")
+    answer = _answer(document, operation)
+    secret = next((one for one in _all_members(document, answer) if _CREDENTIAL.search(one)), None)
+    if secret is not None:
+        raise LeftOut(f"its answer has {secret}, which is named like a credential")
+    scopes, titles = _scopes(document, operation, name)
+    result = _result(document, answer, is_read=operation.method == "GET")
+    arguments, skipped = _arguments(document, operation)
+    tool_name = _tool_name(operation, name, taken={str(one["name"]) for one in made.tools})
+    request: Table = {"api": "main", "method": operation.method, "path": _with_names(operation.path, arguments)}
+    title = _words(operation.content.get("summary") or tool_name.replace("_", " "), limit=80)
+    tool: Table = {
+        "name": tool_name,
+        "title": title,
+        "description": _words(operation.content.get("description") or title, limit=300),
+        "scopes": list(scopes),
+        "effect": _EFFECTS[operation.method],
+    }
+    if operation.method != "GET":
+        tool["approval"] = True
+    tool["request"] = request
+    tool["arguments"] = {one: about for one, (_, about) in arguments.items()}
+    tool["result"] = result
+    made.tools.append(tool)
+    made.rules.append(_rule(operation, arguments, scopes))
+    made.scopes |= {scope: {"title": title} for scope, title in titles.items() if scope not in made.scopes}
+    made.review.append(ReviewedTool(tool_name, operation.call, _EFFECTS[operation.method], scopes, skipped))
+
+
+def _rule(operation: OpenAPIOperation, arguments: Mapping[str, tuple[str, Table]], scopes: Sequence[str]) -> Table:
+    rule: Table = {
+        "api": "main",
+        "method": operation.method,
+        "path": re.sub(r"\{[^{}]*\}", "{}", operation.path),
+        "scopes": [scopes[0]],
+    }
+    if scopes[1:]:
+        rule["needs"] = list(scopes[1:])
+    for place in ("query", "body"):
+        names = sorted(
+            {str(about.get("as", one)).split(".")[0] for one, (at, about) in arguments.items() if at == place}
+        )
+        if names:
+            rule[place] = names
+    return rule
+
+
+def _scopes(
+    document: OpenAPIDocument, operation: OpenAPIOperation, name: str
+) -> tuple[Sequence[str], Mapping[str, str]]:
+    """What the call needs, and titles: the document's scopes, or one for reading and one for changing."""
+    schemes = document.oauth_schemes()
+    security = document.security(operation)
+    for alternative in list_of(security):
+        for scheme, told in object_of(alternative).items():
+            found = [str(one) for one in list_of(told)]
+            if scheme in schemes and found and all(_SCOPE.fullmatch(one) for one in found):
+                return found, {one: _words(schemes[scheme].get(one) or one, limit=120) for one in found}
+    if operation.method == "GET":
+        return [f"{name}:read"], {f"{name}:read": "Read what you can see there"}
+    return [f"{name}:write"], {f"{name}:write": "Create, change, and delete there"}
+
+
+def _tool_name(operation: OpenAPIOperation, name: str, *, taken: set[str]) -> str:
+    told = str(operation.content.get("operationId") or f"{operation.method} {operation.path}")
+    words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", told)
+    plain = "_".join(part for part in re.split(r"[^a-z0-9]+", words.lower()) if part)
+    first = name.replace("-", "_")
+    made = plain if plain.startswith(f"{first}_") else f"{first}_{plain}"
+    made = made[:56].rstrip("_")
+    number = 2
+    found = made
+    while found in taken:
+        found, number = f"{made}_{number}", number + 1
+    return found
+
+
+def _arguments(
+    document: OpenAPIDocument, operation: OpenAPIOperation
+) -> tuple[Mapping[str, tuple[str, Table]], list[str]]:
+    """Name -> place and declaration; and the optional ones that are left out. Raises LeftOut."""
+    found: dict[str, tuple[str, Table]] = {}
+    skipped: list[str] = []
+    for place, sent, schema, required, words in _inputs(document, operation):
+        about = None if _CREDENTIAL.search(sent) or is_method_parameter(sent) else _argument(document, schema)
+        if place not in {"path", "query", "body"} or about is None or len(found) == _ARGUMENTS:
+            if required:
+                raise LeftOut(f"it needs {sent} ({place}), which a tool can't send")
+            skipped.append(sent)
+            continue
+        name = _argument_name(sent, taken=found)
+        declared: Table = {"description": _words(words or sent, limit=200), **about}
+        if name != sent and place != "path":
+            declared["as"] = sent
+        if place == "path":
+            if declared.get("type", "text") == "text" and "choices" not in declared:
+                declared["pattern"] = _ID
+        elif not required:
+            declared["required"] = False
+        if place != ("body" if operation.method in ("POST", "PUT", "PATCH") else "query") and place != "path":
+            declared["place"] = place
+        found[name] = (place, declared)
+    expected = re.findall(r"\{([^{}]*)\}", operation.path)
+    if len([one for one, (place, _) in found.items() if place == "path"]) != len(set(expected)):
+        raise LeftOut("it doesn't describe every parameter of its path")
+    return found, skipped
+
+
+def _inputs(document: OpenAPIDocument, operation: OpenAPIOperation) -> Iterator[tuple[str, str, Schema, bool, str]]:
+    """Place, name, schema, whether required, and description of everything that it takes."""
+    for one in operation.parameters:
+        place, sent = str(one.get("in")), str(one.get("name"))
+        if place in {"path", "query"} and _SENT.fullmatch(sent) is None:
+            place = "a name of other characters"
+        required = one.get("required") is True
+        yield place, sent, document.resolve(one.get("schema", {})), required, str(one.get("description") or "")
+    body = operation.content.get("requestBody")
+    if body is None:
+        return
+    if operation.method not in ("POST", "PUT", "PATCH"):
+        raise LeftOut("it has a body, which this method doesn't send")
+    schema = document.json_of(body)
+    if schema is None:
+        raise LeftOut("its body isn't JSON")
+    if document.kind(schema) != "object":
+        raise LeftOut("its body isn't an object")
+    yield from _members_of_body(document, schema, "", is_needed=True)
+
+
+def _members_of_body(
+    document: OpenAPIDocument, schema: Schema, way: str, *, is_needed: bool
+) -> Iterator[tuple[str, str, Schema, bool, str]]:
+    required = document.required_members(schema)
+    for name, value in document.members(schema).items():
+        if value.get("readOnly") is True:
+            continue
+        needed = is_needed and name in required
+        if document.kind(value) == "object" and not way and document.members(value):
+            yield from _members_of_body(document, value, f"{name}.", is_needed=needed)
+        else:
+            place = "body" if _SENT.fullmatch(name) and "." not in name else "a name of other characters"
+            yield place, way + name, value, needed, str(value.get("description") or "")
+
+
+def _argument(document: OpenAPIDocument, schema: Schema) -> Table | None:
+    """How an argument of this schema is declared; None if it can't be."""
+    kind = document.kind(schema)
+    if kind == "array":
+        return {"type": "texts", "max": 50} if document.kind(document.items(schema)) == "string" else None
+    if kind not in _KINDS:
+        return None
+    made: Table = {} if kind == "string" else {"type": _KINDS[kind]}
+    words = list_of(schema.get("enum"))
+    if kind == "string" and words:
+        fitting = [one for one in words if isinstance(one, str) and one]
+        return {"choices": fitting} if len(fitting) <= _CHOICES else None
+    low, high = ("minimum", "maximum") if kind != "string" else ("minLength", "maxLength")
+    for bound, key in ((low, "min"), (high, "max")):
+        value = schema.get(bound)
+        if isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer():
+            made[key] = int(value)
+    return made
+
+
+def _argument_name(sent: str, *, taken: Mapping[str, object]) -> str:
+    words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", sent).lower()
+    plain = "_".join(part for part in re.split(r"[^a-z0-9]+", words) if part)[:50].rstrip("_") or "value"
+    plain = plain if plain[0].isalpha() else f"value_{plain}"
+    plain = f"{plain}_value" if plain == "account" else plain
+    found, number = plain, 2
+    while found in taken:
+        found, number = f"{plain}_{number}", number + 1
+    return found
+
+
+def _with_names(path: str, arguments: Mapping[str, tuple[str, Table]]) -> str:
+    """The path with the arguments' names for the document's."""
+    names = {_argument_name(sent, taken={}): sent for sent in re.findall(r"\{([^{}]*)\}", path)}
+    made = path
+    for name, sent in names.items():
+        if name not in arguments:
+            raise LeftOut("two parameters have the same name")
+        made = made.replace(f"{{{sent}}}", f"{{{name}}}")
+    return made
+
+
+def _answer(document: OpenAPIDocument, operation: OpenAPIOperation) -> Schema | None:
+    for status, response in object_of(operation.content.get("responses")).items():
+        if str(status).startswith("2"):
+            found = document.json_of(response)
+            if found is not None:
+                return found
+    return None
+
+
+def _all_members(document: OpenAPIDocument, schema: Schema | None, *, depth: int = 0) -> Iterator[str]:
+    if schema is None or depth > 3:
+        return
+    if document.kind(schema) == "array":
+        yield from _all_members(document, document.items(schema), depth=depth + 1)
+    for name, value in document.members(schema).items():
+        yield name
+        yield from _all_members(document, value, depth=depth + 1)
+
+
+def _result(document: OpenAPIDocument, answer: Schema | None, *, is_read: bool) -> Table:
+    """What is returned: a list where the answer has one, otherwise its plain values."""
+    if answer is not None:
+        lists = {"items": answer} if document.kind(answer) == "array" else document.members(answer)
+        of_objects = {
+            name: document.items(one)
+            for name, one in lists.items()
+            if document.kind(one) == "array" and document.members(document.items(one)) and _SENT.fullmatch(name)
+        }
+        if len(of_objects) == 1:
+            ((name, item),) = of_objects.items()
+            if fields := _fields(document, item):
+                return {"items": name, "line": _line(fields), "fields": fields}
+        if fields := _fields(document, answer):
+            return {"line": _line(fields), "fields": fields}
+    if is_read:
+        raise LeftOut("the document doesn't say what its answer has in it")
+    return {"line": "Done."}
+
+
+def _fields(document: OpenAPIDocument, schema: Schema) -> dict[str, Table]:
+    found: dict[str, Table] = {}
+    for way, value in _values(document, schema):
+        kind = document.kind(value)
+        if kind in _KINDS and len(found) < _FIELDS and not _CREDENTIAL.search(way):
+            name = _argument_name(way, taken=found)
+            found[name] = {"path": way, "type": _KINDS[kind]}
+    return found
+
+
+def _values(document: OpenAPIDocument, schema: Schema) -> Iterator[tuple[str, Schema]]:
+    """Plain values first, then those one object below."""
+    members = {name: one for name, one in document.members(schema).items() if re.fullmatch(r"[A-Za-z0-9_@$-]+", name)}
+    yield from members.items()
+    for name, value in members.items():
+        if document.kind(value) == "object":
+            for inner, one in document.members(value).items():
+                if re.fullmatch(r"[A-Za-z0-9_@$-]+", inner):
+                    yield f"{name}.{inner}", one
+
+
+def _line(fields: Mapping[str, Table]) -> str:
+    return " ".join(f"{name}: {{{name}}}" for name in list(fields)[:6])
+
+
+def _words(value: object, *, limit: int) -> str:
+    """One line of the document's text."""
+    return as_data(" ".join(str(value).split()), limit=limit).strip() or "-"

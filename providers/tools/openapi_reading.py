@@ -1,0 +1,198 @@
+"""Reads an OpenAPI 3 document of an API of one's own: bounded, without following anything outside it.
+
+`providers.tools.openapi_import` makes rules and tools of what it says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from providers.outbound.json_values import is_array, is_object
+
+LARGEST: Final = 5_000_000  # bytes
+OPERATIONS: Final = 2_000
+_HOPS: Final = 20  # references that lead to references
+_METHODS: Final = ("get", "post", "put", "patch", "delete")
+_VARIANTS: Final = ("allOf", "oneOf", "anyOf")
+_DEEPEST: Final = 6  # variants within variants
+
+Schema = Mapping[str, object]
+
+
+class DocumentRefused(Exception):
+    """The document cannot be imported; one line that says why and what to do."""
+
+
+class LeftOut(Exception):
+    """One operation cannot become a tool; a few words that say why."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAPIOperation:
+    """One operation, its parameters with those of its path."""
+
+    method: str
+    path: str
+    content: Schema
+    parameters: Sequence[Schema]
+
+    @property
+    def call(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+class OpenAPIDocument:
+    """An OpenAPI document."""
+
+    def __init__(self, content: Schema) -> None:
+        version = content.get("openapi")
+        if "swagger" in content:
+            raise DocumentRefused("Swagger 2.0 isn't supported; convert the document to OpenAPI 3")
+        if not isinstance(version, str) or not version.startswith(("3.0", "3.1")):
+            raise DocumentRefused("isn't an OpenAPI 3.0 or 3.1 document: the member `openapi` doesn't say so")
+        if not is_object(content.get("paths")):
+            raise DocumentRefused("has no `paths`; there is nothing to import")
+        self._content = content
+
+    @property
+    def title(self) -> str:
+        return str(object_of(self._content.get("info")).get("title") or "")
+
+    @property
+    def server(self) -> str:
+        """The address of the first server; empty without one."""
+        first = next(iter(list_of(self._content.get("servers"))), None)
+        return str(object_of(first).get("url") or "").rstrip("/")
+
+    def resolve(self, value: object) -> Schema:
+        """The object that a value is, or refers to. Raises LeftOut."""
+        for _ in range(_HOPS):
+            if not is_object(value):
+                raise LeftOut("a part of it isn't an object")
+            way = value.get("$ref")
+            if way is None:
+                return value
+            if not isinstance(way, str) or not way.startswith("#/"):
+                raise LeftOut("it refers to another document")
+            value = self._content
+            for step in way[2:].split("/"):
+                value = value.get(step.replace("~1", "/").replace("~0", "~")) if is_object(value) else None
+        raise LeftOut("its references lead in a circle")
+
+    def operations(self) -> Iterator[OpenAPIOperation | tuple[str, str]]:
+        """Each operation, or its method and path and why it can't be read."""
+        count = 0
+        for path, item in object_of(self._content.get("paths")).items():
+            for method in _METHODS:
+                if not is_object(item) or method not in item:
+                    continue
+                count += 1
+                if count > OPERATIONS:
+                    raise DocumentRefused(f"has more than {OPERATIONS} operations; cut it to those that agents need")
+                try:
+                    content = self.resolve(item[method])
+                    told = [*list_of(item.get("parameters")), *list_of(content.get("parameters"))]
+                    by_name = {(one.get("in"), one.get("name")): one for one in map(self.resolve, told)}
+                    yield OpenAPIOperation(method.upper(), str(path), content, tuple(by_name.values()))
+                except LeftOut as why:
+                    yield f"{method.upper()} {path}", str(why)
+
+    def security(self, operation: OpenAPIOperation) -> object:
+        """The alternatives that allow the operation."""
+        return operation.content.get("security", self._content.get("security"))
+
+    def oauth_schemes(self) -> Mapping[str, Mapping[str, str]]:
+        """OAuth 2.0 and OpenID Connect schemes, and what the document calls their scopes."""
+        made: dict[str, Mapping[str, str]] = {}
+        components = object_of(self._content.get("components"))
+        for name, value in object_of(components.get("securitySchemes")).items():
+            scheme = self.resolve(value)
+            if scheme.get("type") not in ("oauth2", "openIdConnect"):
+                continue
+            told = [object_of(flow).get("scopes") for flow in object_of(scheme.get("flows")).values()]
+            made[name] = {scope: str(words) for one in told for scope, words in object_of(one).items()}
+        return made
+
+    def json_of(self, content: object) -> Schema | None:
+        """The schema of the JSON in a body or answer; None without any."""
+        for kind, value in object_of(self.resolve(content).get("content")).items():
+            one = object_of(value)
+            if "json" in kind and "schema" in one:
+                return self.resolve(one["schema"])
+        return None
+
+    def members(self, schema: Schema, *, depth: int = 0) -> Mapping[str, Schema]:
+        """The members of an object, whichever of several shapes it has."""
+        found: dict[str, Schema] = {}
+        for name, value in object_of(schema.get("properties")).items():
+            found[str(name)] = self.resolve(value)
+        for variant in _VARIANTS if depth < _DEEPEST else ():
+            for one in list_of(schema.get(variant)):
+                found = {**self.members(self.resolve(one), depth=depth + 1), **found}
+        return found
+
+    def required_members(self, schema: Schema, *, depth: int = 0) -> frozenset[str]:
+        """The members that an object must have."""
+        names = frozenset(str(one) for one in list_of(schema.get("required")))
+        for one in list_of(schema.get("allOf")) if depth < _DEEPEST else ():
+            names |= self.required_members(self.resolve(one), depth=depth + 1)
+        return names
+
+    def kind(self, schema: Schema, *, depth: int = 0) -> str:
+        """The JSON type of a value; empty where it can have several."""
+        told = schema.get("type")
+        kinds = {str(one) for one in told if one != "null"} if is_array(told) else {str(told)} if told else set[str]()
+        if not kinds and "properties" in schema:
+            kinds = {"object"}
+        for variant in _VARIANTS if not kinds and depth < _DEEPEST else ():
+            kinds |= {self.kind(self.resolve(one), depth=depth + 1) for one in list_of(schema.get(variant))} - {"null"}
+        return kinds.pop() if len(kinds) == 1 else ""
+
+    def items(self, schema: Schema) -> Schema:
+        """The schema of an array's elements."""
+        return self.resolve(schema.get("items", {}))
+
+
+def parse(text: bytes) -> OpenAPIDocument:
+    """A document in JSON or YAML. Raises DocumentRefused."""
+    if len(text) > LARGEST:
+        raise DocumentRefused(f"is larger than {LARGEST // 1_000_000} MB; cut it to the operations that agents need")
+    try:
+        content: object = json.loads(text)
+    except (ValueError, RecursionError):
+        content = _read_yaml(text)
+    if not is_object(content):
+        raise DocumentRefused("is neither a JSON nor a YAML object")
+    try:
+        return OpenAPIDocument(content)
+    except LeftOut as why:
+        raise DocumentRefused(str(why)) from why
+
+
+def _read_yaml(text: bytes) -> object:
+    import yaml  # only for such documents
+
+    class Loader(yaml.CSafeLoader):
+        """Leaves what looks like a time as text: some examples have times that are none."""
+
+    Loader.yaml_implicit_resolvers = {
+        start: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+        for start, found in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+    }
+    try:
+        return yaml.load(text, Loader)  # noqa: S506 -- a safe one
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DocumentRefused("is neither valid JSON nor valid YAML") from error
+
+
+def list_of(value: object) -> Sequence[object]:
+    """The array that a value is; empty for anything else."""
+    return value if is_array(value) else ()
+
+
+def object_of(value: object) -> Schema:
+    """The object that a value is; empty for anything else."""
+    return value if is_object(value) else {}

@@ -1,0 +1,170 @@
+"""`tools import openapi`: a provider file and tools for an API of one's own, to review before anything is on."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.terminal.context import Setup, command, fail, note, say
+
+if TYPE_CHECKING:
+    from providers.tools.openapi_import import Imported
+    from providers.tools.openapi_reading import OpenAPIDocument
+
+app = typer.Typer(no_args_is_help=True, help="Make tools of a description of an API.")
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_SECONDS = 20.0
+
+
+@app.callback()
+def import_() -> None:
+    """Make tools of a description of an API."""
+
+
+@command(app, "openapi")
+def openapi(
+    setup: Setup,
+    source: Annotated[str, typer.Argument(help="File or https address of an OpenAPI 3 document.", show_default=False)],
+    *,
+    name: Annotated[str, typer.Option("--name", help="The API's name in settings and tools.", show_default=False)],
+    title: Annotated[
+        str | None, typer.Option("--title", help="Its name on pages.", show_default="the document's")
+    ] = None,
+    audience: Annotated[
+        str | None, typer.Option("--audience", help="The `aud` of the tokens that it takes.", show_default="its origin")
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", help="Its address, instead of the document's first server.", show_default=False),
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", help="Only operations whose `METHOD /path` has this.", show_default=False)
+    ] = None,
+    to: Annotated[Path, typer.Option("--to", help="Folder for both files.")] = Path(),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
+) -> None:
+    """Make a provider file and a tool file of an OpenAPI document, and print what to review."""
+    from providers.tools.openapi_import import import_document
+    from providers.tools.openapi_reading import DocumentRefused, parse
+
+    if _NAME.fullmatch(name) is None or len(name) > 40:
+        fail(f"--name: {name!r} has other characters; use up to 40 lower-case letters, digits, and single hyphens")
+    files = {"provider": to / f"{name}.toml", "tools": to / f"{name}-tools.toml"}
+    for path in files.values():
+        if path.exists() and not dry_run:
+            fail(f"{path} already exists; choose another folder with --to, or remove it")
+    try:
+        document: OpenAPIDocument = parse(_read(setup, source))
+        made = import_document(
+            document, name=name, title=title or "", audience=audience or "", server=server or "", only=_pattern(only)
+        )
+    except DocumentRefused as refused:
+        fail(f"{source}: {refused}")
+    contents = _check_contents(made, name)
+    if not dry_run:
+        to.mkdir(parents=True, exist_ok=True)
+        for kind, path in files.items():
+            path.write_text(contents[kind], encoding="utf-8")
+    _show(setup, made, {} if dry_run else {kind: str(path) for kind, path in files.items()})
+
+
+def _pattern(only: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if only is None else re.compile(only, re.IGNORECASE)
+    except re.error as error:
+        fail(f"--only: isn't a regular expression: {error}")
+
+
+def _read(setup: Setup, source: str) -> bytes:
+    """The document, from a file or an address."""
+    from providers.tools.openapi_reading import LARGEST
+
+    if "://" in source:
+        return _fetch(setup, source)
+    try:
+        with Path(source).open("rb") as file:
+            return file.read(LARGEST + 1)
+    except OSError as error:
+        fail(f"{source}: can't be read: {error.strerror}")
+
+
+def _fetch(setup: Setup, url: str) -> bytes:
+    from providers.outbound.addresses import AddressPolicy
+    from providers.outbound.client import Outbound
+    from providers.outbound.messages import HttpError
+    from providers.tools.openapi_reading import LARGEST
+
+    policy = AddressPolicy(allow_loopback=setup.settings().sandbox.loopback_upstreams)
+
+    async def fetch() -> tuple[int, bytes]:
+        async with Outbound(policy) as http:
+            answer = await http.fetch_document(
+                url, policy=policy, on_behalf_of=None, max_bytes=LARGEST, timeout=_SECONDS
+            )
+            return answer.status, answer.body
+
+    try:
+        status, body = setup.run(fetch())
+    except HttpError as error:
+        fail(f"{url}: can't be fetched ({error}); download it and give the file")
+    if status != 200:
+        fail(f"{url}: answers with status {status}; download the document and give the file")
+    return body
+
+
+def _check_contents(made: Imported, name: str) -> Mapping[str, str]:
+    """The contents of both files, once they pass the checks that the server makes."""
+    import tomlkit
+
+    from providers.definitions.catalog import check_file, load_catalog
+    from providers.tools.declarations import ToolFileRefused, read_tool_file
+    from providers.tools.declared import data_tools
+
+    contents = {"provider": tomlkit.dumps(made.provider), "tools": tomlkit.dumps(made.tools)}
+    with tempfile.TemporaryDirectory() as folder:
+        provider, tools = Path(folder) / "providers" / f"{name}.toml", Path(folder) / f"{name}-tools.toml"
+        provider.parent.mkdir()
+        provider.write_text(contents["provider"], encoding="utf-8")
+        tools.write_text(contents["tools"], encoding="utf-8")
+        problems = check_file(provider)
+        if problems:
+            fail(f"the document makes a provider file with a problem: {problems[0]}")
+        try:
+            data_tools([(tools, read_tool_file(tools))], load_catalog([provider.parent]))
+        except ToolFileRefused as refused:
+            problem = str(refused).removeprefix(f"{tools}: ")
+            fail(f"the document makes a tool with a problem: {problem}; leave it out with --only")
+    return contents
+
+
+def _show(setup: Setup, made: Imported, written: Mapping[str, str]) -> None:
+    rows = [
+        {
+            "tool": one.name,
+            "call": one.call,
+            "effect": one.effect,
+            "scopes": list(one.scopes),
+            "asks_each_time": one.effect != "read",
+            "not_taken": list(one.left_out),
+        }
+        for one in made.review
+    ]
+    if setup.as_json:
+        left = [{"call": call, "why": why} for call, why in made.left_out]
+        setup.show_json({"files": dict(written), "tools": rows, "left_out": left})
+        return
+    setup.show(rows, columns=("tool", "call", "effect", "scopes", "asks_each_time", "not_taken"), empty="No tools.")
+    if made.left_out:
+        say("")
+        left = [{"left_out": call, "why": why} for call, why in made.left_out]
+        setup.show(left, columns=("left_out", "why"), empty="")
+    if not written:
+        note("Nothing was written.")
+        return
+    note(f"Wrote {written['provider']} and {written['tools']}. Nothing is on yet: review both, then move the first to")
+    note("the folder `providers` of the data directory, and name the second one's folder in tools.folders.")
