@@ -34,6 +34,7 @@ from server.mcp.offer.discovery import CallToolInput, FindToolsInput
 from server.mcp.retry_later import STORAGE_AWAY
 from server.mcp.task_offer import TaskOffered
 from server.mcp.tool_answers import count_items, failure, misfit, success
+from server.runtime.rate_limits import agent_place
 from server.sign_in.password import owner_link
 from vault import tickets
 from vault.approvals.approvals import ToolCall
@@ -44,6 +45,8 @@ from vault.refusals import (
     ApprovalRequired,
     ConnectionRequired,
     DelegationRequired,
+    StorageBusy,
+    StorageUnavailable,
     VaultError,
 )
 from vault.spans import REQUEST_ID, new_request_id, span
@@ -227,8 +230,14 @@ async def _answer(
             return _Outcome(success(output, held.token))
         except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
             if is_last or not await _is_answered(deployment, request):
+                _count(deployment, request, now=started)
                 return await _ask(deployment, request, spec, missing, wanted=wanted)
             is_last = True
+        except (StorageUnavailable, StorageBusy):  # not the agent's doing
+            raise
+        except VaultError:
+            _count(deployment, request, now=started)
+            raise
 
 
 async def _carry_out(held: _CallToken, spec: ToolSpec, arguments: BaseModel, progress: Progress) -> BaseModel:
@@ -452,7 +461,7 @@ async def _open_for_owner(deployment: Deployment, link: ConnectLink, *, request:
 def _count(deployment: Deployment, request: ToolRequest, *, now: float) -> None:
     """Count a call that reaches no provider; it leaves an event too. Raises RateLimited."""
     principal = request.principal
-    wait = deployment.budgets.spend(principal.user_id, f"agent {principal.client_id}", now=now)
+    wait = deployment.budgets.spend(principal.user_id, agent_place(principal.client_id), now=now)
     if wait:
         text = f"This agent calls too often. Nothing was done; try again in {wait} s."
         raise RateLimited(text, retry_after=wait)

@@ -48,6 +48,7 @@ from server.proxy.wire import (
     read_target,
     request_headers,
 )
+from server.runtime.rate_limits import agent_place
 from server.runtime.recent import RecentDecisions
 from server.sign_in.password import cookie_name
 from vault import clients, handles
@@ -118,10 +119,19 @@ class Proxy:
         except Exception:  # the log gets the cause, the caller an id to quote
             logger.exception("call failed")
             refused = refusals.internal_error(REQUEST_ID.get())
+        refused = self._count(incoming, refused)
         logger.info("call refused", extra={"code": refused.code, "detail": refused.detail})
         if not incoming.is_answering:  # otherwise cut the answer off, so that no client takes it for complete
             await self._refuse(incoming, refused)
         return refused.code
+
+    def _count(self, incoming: ProxyRequest, refused: ProxyRefused) -> ProxyRefused:
+        """What the agent is told: a call that we refuse counts for it, like one of a tool that reaches no provider."""
+        if incoming.handle is None or refused.code in refusals.FAILURES or refused.status in {429, 503}:
+            return refused
+        who = incoming.handle.principal
+        wait = self._deployment.budgets.spend(who.user_id, agent_place(who.client_id), now=time.monotonic())
+        return refusals.too_often(wait, why="Too many calls of this agent are refused.") if wait else refused
 
     async def _pass(self, incoming: ProxyRequest) -> None:
         """The checks, in order, and the call."""

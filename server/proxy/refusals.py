@@ -153,11 +153,11 @@ def too_many_large() -> ProxyRefused:
     )
 
 
-def too_often(wait: int) -> ProxyRefused:
-    """One agent made too many calls for one person; `wait` in seconds."""
+def too_often(wait: int, *, why: str = "This agent calls too often.") -> ProxyRefused:
+    """One agent made too many calls for one person, or too many that were refused; `wait` in seconds."""
     return ProxyRefused(
         "rate_limited",
-        f"This agent calls too often. Nothing was sent; try again in {wait} s.",
+        f"{why} Nothing was sent; try again in {wait} s.",
         headers={"Retry-After": str(wait)},
     )
 

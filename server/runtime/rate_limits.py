@@ -14,6 +14,11 @@ HOUR: Final = 3600.0
 _KEPT: Final = 10_000  # people and places remembered before idle ones are dropped
 
 
+def agent_place(client_id: str) -> str:
+    """Where calls of this agent count that reach no provider."""
+    return f"agent {client_id}"
+
+
 class Budgets:
     """A number of calls per window of seconds for each person at each place (a provider, an agent).
 

@@ -12,6 +12,7 @@ from server.runtime import rate_limits
 from server.runtime.rate_limits import Budgets
 from tests.support.peeking import note_repeats
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
+from tests.support.rooms.proxy_room import posted, proxy_room
 from vault import grants
 from vault.audit.audit import list_events
 
@@ -116,3 +117,37 @@ async def test_an_agent_that_calls_without_a_provider_too_often_is_slowed_and_le
         note_repeats(place.vault.deployment.activity)
         await place.vault.deployment.activity.settle()
         assert len(await list_events(place.vault.deployment.database, limit=1000)) - before < 20
+
+
+async def test_an_agent_whose_calls_are_refused_in_a_loop_is_slowed_down_and_nobody_else_is(tmp_path: Path) -> None:
+    async with room(tmp_path, tools={"calls_per_minute": 5}) as place:
+        good, refused = await connected(place, "alice"), await place.agent("alice")
+        told: list[str] = []
+        async with place.client(refused) as client:
+            for _ in range(8):
+                answer = await client.call_tool("slack_channels", {})
+                assert answer.is_error
+                told.append(text_of(answer))
+        assert ["This agent calls too often" in text for text in told] == [False] * 5 + [True] * 3
+        assert all(re.search(r"try again in \d+ s", text) for text in told[5:])
+        async with place.client(good) as client:  # the twin: another agent of the same person
+            assert not (await client.call_tool("slack_channels", {})).is_error
+
+
+async def test_an_agent_whose_calls_the_proxy_refuses_in_a_loop_is_slowed_down_and_nobody_else_is(
+    tmp_path: Path,
+) -> None:
+    async with proxy_room(tmp_path, tools={"calls_per_minute": 5}) as place:
+        place.provider.answer = posted
+        agent = await place.agent()
+        handle = await place.handle(agent, await place.account(agent))
+        other = await place.ready()
+        for _ in range(8):  # what is carried out doesn't count
+            assert (await handle.call(json={})).status_code == 200
+        codes = [(await handle.call("POST", "/admin.users.list")).headers["token-vault-refusal"] for _ in range(8)]
+        assert codes == ["call_not_allowed"] * 5 + ["rate_limited"] * 3
+        late = await handle.call("POST", "/admin.users.list")
+        assert late.status_code == 429
+        assert 1 <= int(late.headers["retry-after"]) <= 12
+        assert (await handle.call(json={})).status_code == 200  # the twin: what is allowed is carried out all the same
+        assert (await other.call(json={})).status_code == 200  # the twin: another agent
