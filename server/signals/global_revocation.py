@@ -22,7 +22,7 @@ from server.http.bodies import BodyTooLarge, read_body
 from server.http.strict_json import json_object
 from server.signal_settings import TransmitterSettings
 from server.signals import security_events, subjects
-from server.signals.receiving import TooMany, count_stranger, is_bearer
+from server.signals.receiving import TooMany, count_stranger, expected_token, is_bearer
 from server.signals.security_events import EventRefused, KeysAway
 from server.signals.subjects import SubjectUnsupported
 from server.signatures import jose
@@ -72,10 +72,16 @@ async def revoke(deployment: Deployment, request: Request) -> Response:
 
 
 async def _caller(deployment: Deployment, request: Request) -> tuple[str, TransmitterSettings]:
-    """Who asks. Raises RevocationRefused: `no_token`, `invalid_token`."""
+    """Who asks. Raises RevocationRefused: `no_token`, `invalid_token`, and KeysAway: perhaps a token can't be read."""
     allowed = {name: one for name, one in deployment.settings.signals.transmitters.items() if one.can_revoke}
+    away: KeysAway | None = None
     for name, one in allowed.items():
-        secret = one.secret("revocation_token", name)
+        try:
+            secret = expected_token(one, "revocation_token", name)
+        except KeysAway as error:  # the others' tokens count all the same
+            _log.warning("token away", extra={"transmitter": name, "detail": str(error)})
+            away = error
+            continue
         if secret is not None and is_bearer(request, secret):
             return name, one
     values = request.headers.getlist("authorization")
@@ -89,8 +95,8 @@ async def _caller(deployment: Deployment, request: Request) -> tuple[str, Transm
                 await _check_jwt(deployment, one, token)
                 return name, one
     except (jose.TokenMalformed, EventRefused) as error:
-        raise RevocationRefused("invalid_token", f"the token can't be accepted: {error}") from error
-    raise RevocationRefused("invalid_token", "nobody here has this token")
+        raise away or RevocationRefused("invalid_token", f"the token can't be accepted: {error}") from error
+    raise away or RevocationRefused("invalid_token", "nobody here has this token")
 
 
 async def _check_jwt(deployment: Deployment, transmitter: TransmitterSettings, token: str) -> None:

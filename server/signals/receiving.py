@@ -15,7 +15,8 @@ from server.errors import status_of
 from server.http.addresses import address_of, counting_key
 from server.http.answers import SECRET, WholeAnswer, json_answer
 from server.http.bodies import BodyTooLarge, read_body
-from server.signal_settings import TransmitterSettings
+from server.provider_settings import SettingsRefused
+from server.signal_settings import Secret, TransmitterSettings
 from server.signals import effects, security_events
 from server.signals.security_events import EventRefused, KeysAway
 from vault import limits
@@ -56,7 +57,7 @@ async def receive(deployment: Deployment, request: Request) -> Response:
     except KeysAway as away:
         _log.warning("keys away", extra={"transmitter": name, "detail": str(away)})
         headers = {"Retry-After": str(_RETRY)}
-        return refuse(status_of("not_ready"), "invalid_key", "your keys can't be fetched", headers=headers)
+        return refuse(status_of("not_ready"), "invalid_key", "the event can't be checked now", headers=headers)
     return WholeAnswer(202, list(SECRET))
 
 
@@ -85,9 +86,17 @@ async def _read_token(request: Request) -> str:
 
 
 def _check_transmitter(transmitter: TransmitterSettings, name: str, request: Request) -> None:
-    expected = transmitter.secret("push_token", name)
+    expected = expected_token(transmitter, "push_token", name)
     if expected is not None and not is_bearer(request, expected):
         raise EventRefused("authentication_failed", "the bearer token is missing or another")
+
+
+def expected_token(transmitter: TransmitterSettings, which: Secret, name: str) -> str | None:
+    """One of its bearer tokens, if it has one. Raises KeysAway while its file can't be read."""
+    try:
+        return transmitter.secret(which, name)
+    except SettingsRefused as refused:
+        raise KeysAway(str(refused)) from refused
 
 
 def is_bearer(request: Request, expected: str) -> bool:

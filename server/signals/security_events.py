@@ -46,7 +46,7 @@ class EventRefused(Exception):
 
 
 class KeysAway(Exception):
-    """The transmitter's keys can't be fetched now, so nothing is known about the token: it can be sent again."""
+    """The transmitter's keys or its token can't be read now, so nothing is known of the event: it can be sent again."""
 
 
 @dataclass(frozen=True, slots=True)

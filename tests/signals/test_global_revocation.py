@@ -144,3 +144,31 @@ async def test_what_names_nobody_ends_nothing(place: SignalRoom, change: Claims,
 async def test_the_metadata_name_the_endpoint(place: SignalRoom) -> None:
     found = (await place.http.get("/.well-known/oauth-authorization-server")).json()
     assert found["global_token_revocation_endpoint"] == place.room.url + PATH
+
+
+async def test_a_token_that_cannot_be_read_now_is_no_defect_and_shuts_nobody_else_out(
+    place: SignalRoom,
+) -> None:
+    person = await place.linked()
+    file = place.room.deployment.settings.signals.transmitters["filed"].push_token_file
+    assert file is not None
+    event = place.transmitter.sign(
+        place.claims(
+            "https://schemas.openid.net/secevent/caep/event-type/token-claims-change",
+            place.subject(person),
+            name="filed",
+        )
+    )
+    bearer = "Bearer a token in a file"
+    away = file.rename(file.with_name("elsewhere"))
+    try:
+        pushed = await place.push(event, name="filed", authorization=bearer)
+        asked = await ask(place, place.subject(person), token="a token in a file")
+        assert (pushed.status_code, asked.status_code) == (503, 503), (pushed.text, asked.text)
+        assert pushed.headers["retry-after"]
+        assert asked.headers["retry-after"]
+        assert (await ask(place, place.subject(person))).status_code == 204, "another's token counts"
+    finally:
+        away.rename(file)
+    assert (await ask(place, place.subject(person), token="a token in a file")).status_code == 204
+    assert (await place.push(event, name="filed", authorization=bearer)).status_code == 202

@@ -21,6 +21,7 @@ from vault.records import User
 
 SCOPE = "tools connections openid offline_access"
 TOKEN = "the company's own bearer token"
+TOKEN_FILE = "token"  # in the vault's folder
 
 
 @dataclass
@@ -113,6 +114,8 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Sign
         secret, previous = data / "secret", data / "previous-secret"
         secret.write_text("the new secret\n")
         previous.write_text("the old secret\n")
+        token = data / TOKEN_FILE
+        token.write_text("a token in a file\n")
         company = {"issuer": transmitter.url, "identity_issuer": openid.url}
         overrides: dict[str, object] = {
             "signals": {
@@ -130,6 +133,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Sign
                     },
                     "managed": company | {"management_token": TOKEN, "push_token": "for the pushes"},
                     "slow": company | {"per_minute": 1},
+                    "filed": company | {"push_token_file": str(token), "revocation_token_file": str(token)},
                 },
                 "providers": {
                     "github": {"secret": "github's webhook secret"},
