@@ -412,6 +412,11 @@ class Provider(FilePart):
         scheme = self.authorization.scheme
         return {self.authorization.header: f"{scheme} {token}" if scheme else token}
 
+    @property
+    def is_composed(self) -> bool:
+        """Whether what its accounts hold are several values, for which no bearer token stands."""
+        return self.credential is not None and self.credential.kind == "key" and len(self.credential.fields) > 1
+
     @cached_property
     def credential_parameters(self) -> frozenset[str]:
         """Parameters, in lower case, that bring a credential: only the vault sends one."""

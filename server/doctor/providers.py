@@ -18,6 +18,7 @@ from providers.outbound.messages import AddressRefused, HttpError, OutboundReque
 from server.connecting.provider_authorization import needs_https
 from server.deployment import Deployment
 from server.doctor.authorize_page import check_authorize_page, fix_of_client, page_of, page_of_entered
+from server.doctor.credentials import check_credentials
 from server.doctor.findings import Finding, note, ok, problem
 from server.doctor.serving import SKEW, instant
 from vault import connections, users
@@ -36,6 +37,8 @@ async def check_providers(deployment: Deployment) -> list[Finding]:
     for provider in deployment.catalog:
         if provider.audience is not None:
             findings.append(ok(f"{provider.name}.audience", f"accepts this vault's own tokens for {provider.audience}"))
+        elif provider.credential is not None:
+            findings += await check_credentials(deployment, provider)
         elif provider.registration.client_id is not None or provider.name in deployment.settings.providers:
             findings += await check_provider(deployment, provider)
     if not findings:
@@ -46,6 +49,8 @@ async def check_providers(deployment: Deployment) -> list[Finding]:
 
 async def check_provider(deployment: Deployment, provider: Provider) -> list[Finding]:
     """Our registration at one provider, as it says itself: https, redirect URI, client id and secret, scopes."""
+    if provider.credential is not None:
+        return await check_credentials(deployment, provider)
     if not deployment.vault.upstreams[provider.name].is_configured:
         fix = (
             f"run token-vault providers setup {provider.name}, set it up at {page_of(deployment, provider)}, or set "

@@ -32,6 +32,10 @@ PAGE: Final = 500
 _PAGES: Final = 20  # of a provider's connections that are searched for a group of accounts
 # A token that is dead, not merely too narrow: RFC 6750 §3.1, and Slack's names.
 _DEAD: Final = frozenset({"invalid_token", "invalid_auth", "token_revoked", "token_expired", "account_inactive"})
+_LIVE: Final = """
+    select id, user_id, label from connections
+    where tenant = :tenant and provider = :provider and ended_at is null and state = :active order by account, id limit :limit
+"""
 _OF_ACCOUNT: Final = """
     select id, user_id, account from connections
     where tenant = :tenant and provider = :provider and account = :account and ended_at is null order by id limit :limit
@@ -161,6 +165,22 @@ async def look_if_due(vault: Vault, connection_id: str) -> None:
 async def sweep(transaction: Transaction, *, now: int) -> int:
     """Forget looks that are done and over for a minute, at most a batch; how many."""
     return await transaction.execute(_SWEEP, {"before": now - PAUSE, "batch": SWEEP_BATCH})
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAccount:
+    """A connection that agents may use."""
+
+    connection_id: str
+    user_id: str
+    label: str
+
+
+async def live_accounts(reader: Reader, provider: str, *, limit: int) -> tuple[LiveAccount, ...]:
+    """The connections at this provider that work as far as the vault knows, up to `limit`."""
+    which = {"tenant": TENANT, "provider": provider, "active": ConnectionState.ACTIVE.value, "limit": limit}
+    rows = await reader.fetch(_LIVE, which)
+    return tuple(LiveAccount(text(row, "id"), text(row, "user_id"), text(row, "label")) for row in rows)
 
 
 async def look(vault: Vault, connection_id: str) -> bool:

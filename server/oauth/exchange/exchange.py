@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
+from providers.definitions.model import Provider
 from server.connecting import approvals as questions
 from server.connecting.telling import plain
 from server.deployment import Deployment
@@ -32,7 +33,7 @@ from vault.audit import audit
 from vault.audit.released_tokens import Released
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, thumbprint
 from vault.exchange.exchange import exchange as exchange_upstream
-from vault.records import Event, Narrowing, Principal, format_scope
+from vault.records import Client, Event, Narrowing, Principal, format_scope
 from vault.refusals import ApprovalRequired, VaultError
 from vault.scopes import expand
 from vault.upstream import Downscope
@@ -202,11 +203,7 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
     if narrowing is None and target.item is not None:
         raise _not_one_thing()
     if narrowing is None and asked.needs_token:
-        raise OAuthError(
-            "access_denied",
-            f"this client can't receive a token of {provider.name}: ask an admin to run token-vault clients release "
-            f"{asked.client.id} {provider.name} full",
-        )
+        raise OAuthError("access_denied", _why_no_token(provider, asked.client))
     if narrowing is None:
         return await _handle(deployment, made, target, token)
     released = Released(
@@ -214,6 +211,18 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
     )
     await deployment.released.note(deployment.database, released, now=asked.now)
     return _release(deployment, made, target, token, narrowing=narrowing)
+
+
+def _why_no_token(provider: Provider, client: Client) -> str:
+    """Why the client gets none, and what it can do: a credential of several parts never goes out."""
+    by_act = f"ask an admin to run token-vault clients release {client.id} {provider.name} full"
+    if provider.credential is None:
+        return f"this client can't receive a token of {provider.name}: {by_act}"
+    inside = (
+        f"the credential of {provider.name} doesn't leave the vault: exchange without demanding a token, and call the "
+        "API through the proxy with the handle"
+    )
+    return inside if provider.is_composed else f"{inside}; or {by_act}"
 
 
 def _release_call(asked: TokenRequest) -> ToolCall:
@@ -255,6 +264,8 @@ def _is_plain(deployment: Deployment, made: _Exchange) -> bool:
 
 
 def _policy(made: _Exchange, target: UpstreamTarget, connection_id: str) -> release.ReleasePolicy:
+    if target.provider.is_composed:
+        return release.ReleasePolicy.PROXY
     return release.policy_of(made.asked.client, provider=target.provider.name, connection_id=connection_id)
 
 

@@ -1,0 +1,53 @@
+"""Checks of services at which people enter credentials: whether those still work, by the file's own probe.
+
+Reading whose an account is spends nothing. A connection whose credential the service refuses has to be connected anew.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from providers.definitions.model import Provider
+from server.deployment import Deployment
+from server.doctor.findings import Finding, note, ok, problem
+from vault import users
+from vault.refresh import looking
+from vault.refresh.looking import LiveAccount
+from vault.refusals import ConnectionRequired, VaultError
+
+_MOST: Final = 50  # connections that are looked at
+
+
+async def check_credentials(deployment: Deployment, provider: Provider) -> list[Finding]:
+    """One service: whether people can connect it, and whether the credentials that they entered work."""
+    check, title = f"{provider.name}.credential", provider.title
+    if not deployment.vault.upstreams[provider.name].is_configured:
+        fix = f"run token-vault providers setup {provider.name}, or remove providers.{provider.name}.enabled"
+        return [note(check, f"{title} is turned off, so no accounts can be connected", fix=fix)]
+    if provider.identity.source != "endpoint":
+        return [note(check, f"{title} has no call that says whether a credential works", fix="watch the activity")]
+    accounts = await looking.live_accounts(deployment.database, provider.name, limit=_MOST)
+    dead = [one for one in accounts if await _is_dead(deployment, one)]
+    if not dead:
+        return [ok(check, f"{title} accepts {len(accounts)} of {len(accounts)} credentials that people entered")]
+    return [await _describe(deployment, provider, one) for one in dead]
+
+
+async def _is_dead(deployment: Deployment, account: LiveAccount) -> bool:
+    try:
+        await looking.look(deployment.vault, account.connection_id)
+    except ConnectionRequired:
+        return True
+    except VaultError:
+        return False  # nobody answered
+    return False
+
+
+async def _describe(deployment: Deployment, provider: Provider, account: LiveAccount) -> Finding:
+    owner = await users.get_user(deployment.database, account.user_id)
+    who = f"{account.label} of {account.user_id if owner is None else owner.name}"
+    return problem(
+        f"{provider.name}.credential",
+        f"{provider.title} no longer accepts the credential of {who}",
+        fix="let its person replace it on the Connections page",
+    )

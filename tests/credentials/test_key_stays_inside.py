@@ -1,0 +1,203 @@
+"""A key goes to its service's hosts and nowhere else: not to other hosts, agents, people, logs, or error texts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+
+import httpx2
+import pytest
+import pytest_asyncio
+
+from server.doctor.providers import check_provider
+from tests.support.rooms.exchange_room import ExchangeRoom
+from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
+from tests.support.rooms.mcp_room import Room as McpRoom
+from tests.support.rooms.portal_room import accounts_of
+from vault import delegations
+from vault.upkeep import receipts, revocations
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRoom]:
+    async with running_key_room(tmp_path_factory.mktemp("keys")) as opened:
+        yield opened
+
+
+async def test_a_redirect_to_another_host_gets_no_key(room: KeyRoom) -> None:
+    user = await room.user()
+    key = room.simulator.sandbox.keys.make(user.name)
+    connection = await room.entered(user, await room.signed_in(user), key=key)
+    handle = await room.allowed(user, connection, READ)
+    answer = await handle.call("GET", "/elsewhere", api="main")
+    assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "redirect_refused")
+    assert room.simulator.books()["trapped"] == []
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+
+
+@pytest.mark.parametrize("provider", ["mailroom", "mailroom-query", "mailroom-basic"])
+async def test_a_key_in_an_error_text_is_masked(room: KeyRoom, provider: str) -> None:
+    user = await room.user()
+    key = room.simulator.sandbox.keys.make(user.name)
+    values = {"key": key} | ({"login": "alice"} if provider == "mailroom-basic" else {})
+    connection = await room.entered(user, await room.signed_in(user), provider, **values)
+    handle = await room.allowed(user, connection, READ)
+    answer = await handle.call("GET", "/echo", api="main")
+    assert (answer.status_code, key in answer.text) == (400, False)
+    assert answer.json()["message"] == "bad request with " + "*" * len(key)
+
+
+async def test_a_key_in_the_query_is_in_no_log_line(room: KeyRoom, caplog: pytest.LogCaptureFixture) -> None:
+    user = await room.user()
+    key = room.simulator.sandbox.keys.make(user.name)
+    person = await room.signed_in(user)
+    with caplog.at_level(logging.DEBUG):
+        connection = await room.entered(user, person, "mailroom-query", key=key)
+        handle = await room.allowed(user, connection, READ)
+        assert (await handle.call("GET", "/messages?page=2", api="main")).status_code == 200
+        room.simulator.fault("mailroom.api.messages", "drop_before")
+        assert (await handle.call("GET", "/messages?page=3", api="main")).status_code >= 500
+    ours = [one.getMessage() for one in caplog.records if one.name.startswith("token_vault")]
+    assert ours
+    at_the_service = '"GET /mailroom/'  # its own log
+    assert not [one for one in caplog.text.splitlines() if key in one and at_the_service not in one]
+    sent = await handle.call("GET", "/messages?key=mr_live_other", api="main")
+    assert sent.headers["token-vault-refusal"] == "credential_refused"
+
+
+async def test_a_client_cannot_put_its_own_key_in_place_of_the_account_s(room: KeyRoom) -> None:
+    user = await room.user()
+    connection = await room.entered(user, await room.signed_in(user))
+    handle = await room.allowed(user, connection, READ)
+    foreign = room.simulator.sandbox.keys.make("bob")
+    answer = await handle.call("GET", "/messages", api="main", headers={"x-mailroom-key": foreign})
+    assert (answer.status_code, answer.json()["messages"][0]["subject"]) == (200, f"For {user.name}")
+
+
+async def test_an_answer_that_contains_a_new_key_is_not_fetched(room: KeyRoom) -> None:
+    user = await room.user()
+    connection = await room.entered(user, await room.signed_in(user))
+    handle = await room.allowed(user, connection, WRITE)
+    refused = await handle.call("POST", "/keys", api="main", json={})
+    assert (refused.status_code, refused.headers["token-vault-refusal"]) == (403, "call_not_allowed")
+    assert (await handle.call("POST", "/messages", api="main", json={"to": "bob"})).status_code == 200
+
+
+async def test_an_agent_that_only_reads_cannot_write(room: KeyRoom) -> None:
+    user = await room.user()
+    connection = await room.entered(user, await room.signed_in(user))
+    handle = await room.allowed(user, connection, READ)
+    refused = await handle.call("POST", "/messages", api="main", json={"to": "bob"})
+    assert (refused.status_code, refused.headers["token-vault-refusal"]) == (403, "scope_missing")
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+
+
+async def test_nobody_uses_another_person_s_key(room: KeyRoom) -> None:
+    owner, other = await room.user(), await room.user()
+    theirs = await room.entered(owner, await room.signed_in(owner))
+    mine = await room.entered(other, await room.signed_in(other))
+    handle = await room.allowed(other, mine, READ)
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        url = f"{room.url}/proxy/{theirs.id}/main/messages"
+        answer = await http.get(url, headers={"authorization": f"Bearer {handle.value}"})
+    assert (answer.status_code, answer.headers["token-vault-refusal"]) == (404, "unknown_target")
+    stranger = await room.signed_in(other)
+    assert (await stranger.open(f"/connections/{theirs.id}")).status_code == 404
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("provider", "release", "gets_key"),
+    [
+        ("mailroom", None, False),
+        ("mailroom", "narrowed", False),
+        ("mailroom", "full", True),
+        ("mailroom-basic", "full", False),  # of two parts: no bearer token stands for them
+    ],
+)
+async def test_an_exchange_hands_out_a_key_by_the_operators_act_only(
+    room: KeyRoom, provider: str, release: str | None, gets_key: bool
+) -> None:
+    user = await room.user()
+    key = room.simulator.sandbox.keys.make(user.name)
+    values = {"key": key} | ({"login": "alice"} if provider == "mailroom-basic" else {})
+    connection = await room.entered(user, await room.signed_in(user), provider, **values)
+    async with httpx2.AsyncClient(base_url=room.url, trust_env=False) as http:
+        exchanging = ExchangeRoom(McpRoom(room.vault, room.simulator), http)
+        act = exchanging.caller() if release is None else exchanging.caller(release={provider: release})
+        caller = await act
+        agent = await exchanging.agent(caller, user.name)
+        async with room.deployment.transaction() as transaction:
+            await delegations.extend(
+                transaction,
+                user_id=user.id,
+                client_id=caller.client.id,
+                connection_id=connection.id,
+                scopes=READ,
+                now=room.deployment.now(),
+            )
+        answer = await exchanging.exchange(caller, agent.token, audience=provider, scope="read")
+        content = answer.json()
+        assert answer.status_code == 200, content
+        assert (content["access_token"] == key) is gets_key
+        assert (key in answer.text) is gets_key
+        assert content["narrowing"] == ("none" if gets_key else "enforced")
+        if not gets_key:
+            called = await http.get(
+                content["api_base_url"] + "/messages", headers={"authorization": f"Bearer {content['access_token']}"}
+            )
+            assert called.status_code == 200
+
+
+async def test_a_disconnected_key_is_watched_until_its_person_deletes_it(room: KeyRoom) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    keys, deployment = room.simulator.sandbox.keys, room.deployment
+    key = keys.make(user.name)
+    connection = await room.entered(user, person, key=key)
+    handle = await room.allowed(user, connection, READ)
+    confirm = await person.open(f"/connections/{connection.id}/disconnect")
+    assert "delete it there, too" in confirm.text
+    page = await person.submit(confirm, form="/disconnect")
+    assert (await handle.call("GET", "/messages", api="main")).status_code in {401, 403}
+    await room.until_asked(connection.id)
+    page = await person.open(f"/connections?closed={connection.id}")
+    assert "it still works at the provider" in page.text
+    assert "https://mailroom.example/settings/keys" in page.text
+    receipt = await receipts.get_receipt(deployment.database, connection.id)
+    assert receipt is not None
+    assert (receipt.result, receipt.reason, receipt.is_final) == ("still_alive", "no_revocation", False)
+    keys.delete(key)
+    deployment.database.clock_offset += 86400
+    await revocations.run_due(deployment.vault)
+    receipt = await receipts.get_receipt(deployment.database, connection.id)
+    assert receipt is not None
+    assert (receipt.result, receipt.is_final) == ("verified_dead", True)
+    assert await accounts_of(room, user) == ()
+
+
+async def test_doctor_finds_the_key_that_was_deleted_at_the_service(room: KeyRoom) -> None:
+    user, provider = await room.user(), room.deployment.catalog.provider("mailroom-user")
+    keys = room.simulator.sandbox.keys
+    key = keys.make(user.name)
+    await room.entered(user, await room.signed_in(user), "mailroom-user", key=key)
+    [good] = await check_provider(room.deployment, provider)
+    assert (good.verdict.value, "1 of 1" in good.sentence) == ("ok", True)
+    keys.delete(key)
+    [found] = await check_provider(room.deployment, provider)
+    assert found.verdict.value == "problem"
+    assert f"no longer accepts the credential of {user.name}@mailroom.example of {user.name}" in found.sentence
+    [held] = await accounts_of(room, user)
+    assert held.state.value == "needs_reauth"
+
+
+async def test_a_disconnected_key_that_cannot_be_asked_about_is_said_to_be(room: KeyRoom) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    key = room.simulator.sandbox.keys.make(user.name)
+    connection = await room.entered(user, person, "mailroom-blind", key=key, label="Mine")
+    await person.submit(await person.open(f"/connections/{connection.id}/disconnect"), form="/disconnect")
+    await room.until_asked(connection.id)
+    receipt = await receipts.get_receipt(room.deployment.database, connection.id)
+    assert receipt is not None
+    assert (receipt.result, receipt.reason, receipt.is_final) == ("unsupported", "no_revocation", True)
