@@ -1,6 +1,7 @@
 """Two tools for a service whose calls no request rule judges: one reads, one calls anything else.
 
-They exist only where the operator's setting `unruled_calls` adds the scopes `any:read` and `any:call` to a provider.
+They exist only where the operator's setting `unruled_calls` adds the scopes `any:read` and `any:call` to a provider, or
+where the rules of a service with a credential let every path through.
 `providers.api.api` sends to that provider's APIs only, follows no redirect, and masks the token in answers.
 """
 
@@ -15,7 +16,7 @@ from providers.api.api import RuleRefused, UpstreamAPI, UpstreamRefused
 from providers.api.rules import changes_method, is_credential
 from providers.definitions.model import Method, Provider
 from providers.definitions.paths import path_problem
-from providers.definitions.unruled import ANY_CALL, ANY_READ
+from providers.definitions.unruled import ANY_CALL, ANY_READ, EVERYTHING, UNRULED
 from providers.tools.spec import Call, Progress, ToolInput, ToolOutput, ToolSpec
 
 _LONGEST: Final = 60_000  # characters of JSON in one answer
@@ -55,16 +56,39 @@ def unruled_tools(provider: Provider, *, asks: bool) -> tuple[ToolSpec, ...]:
     return tuple(found)
 
 
+def open_tools(provider: Provider, *, asks: bool) -> tuple[ToolSpec, ...]:
+    """The same two for a service with a credential whose own rules let every path through, once it is turned on."""
+    if provider.credential is None or not provider.registration.is_on or provider.unruled_scopes:
+        return ()
+    first = next(iter(provider.apis), "")
+    found: list[ToolSpec] = []
+    if reading := _scope_of(provider, first, "GET"):
+        found.append(_tool(provider, reading, (), asks=False))
+    writes = tuple(one for one in _WRITES if _scope_of(provider, first, one))
+    if writes and (writing := _scope_of(provider, first, writes[0])):
+        found.append(_tool(provider, writing, writes, asks=asks))
+    return tuple(found)
+
+
+def _scope_of(provider: Provider, api: str, method: Method) -> str | None:
+    """The scope with which every path can be called like this; None where the rules name paths."""
+    for rule in provider.rules_by_call.get((api, method), ()):
+        if rule.path == EVERYTHING and not rule.where and not rule.needs and not rule.tells_secrets:
+            return min(rule.scopes)
+    return None
+
+
 def _tool(provider: Provider, scope: str, methods: tuple[Method, ...], *, asks: bool) -> ToolSpec:
     verb = "call" if methods else "get"
     what = "Send any other request to" if methods else "GET anything from"
     addresses = ", ".join(f"{key} {url}" if len(provider.apis) > 1 else url for key, url in provider.apis.items())
     model = _input(provider, methods)
+    checked = "host and method only" if scope in UNRULED else "host, method, and paths whose answers tell credentials"
     return ToolSpec(
         name=f"{provider.name.replace('-', '_')}_api_{verb}",
         title=f"{'Call' if methods else 'Read from'} the API of {provider.title}",
         description=f"{what} the API of {provider.title} ({addresses}), as its documentation describes. "
-        "Use another tool where one fits. The vault checks host and method only.",
+        f"Use another tool where one fits. The vault checks {checked}.",
         provider=provider.name,
         scopes=frozenset({scope}),
         effect="delete" if methods else "read",  # it may be, so clients are told the worst

@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from tests.conftest import Store
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
+from tests.support.rooms.mcp_room import Room as McpRoom
 from tests.support.rooms.portal_room import accounts_of
 from vault.audit import audit
 
@@ -202,3 +203,23 @@ async def test_nothing_that_was_entered_is_in_the_activity(room: KeyRoom) -> Non
     assert "connection.refused" in kinds and "connection.opened" in kinds
     written = json.dumps([dict(one.details) for one in events], default=str)
     assert key not in written and "1" * 32 not in written
+
+
+async def test_agents_get_tools_for_a_service_that_is_turned_on(room: KeyRoom) -> None:
+    user = await room.user()
+    connection = await room.entered(user, await room.signed_in(user))
+    tools = {one.name: one for one in room.deployment.tools if one.provider == "mailroom"}
+    assert {name: (set(one.scopes), one.approval) for name, one in tools.items()} == {
+        "mailroom_api_get": ({"read"}, False),
+        "mailroom_api_call": ({"write"}, True),  # the person approves each
+    }
+    assert not [one for one in room.deployment.tools if one.provider == "resend"]  # not turned on
+    mcp = McpRoom(room.vault, room.simulator)
+    agent = await mcp.agent(user.name)
+    await mcp.allow(agent, connection, READ)
+    async with mcp.client(agent) as client:
+        answer = await client.call_tool("mailroom_api_get", {"path": "/messages"})
+        assert not answer.is_error, answer
+        assert f"For {user.name}" in json.dumps(answer.structured_content)
+        refused = await client.call_tool("mailroom_api_call", {"path": "/keys", "method": "POST", "body": {}})
+        assert refused.is_error

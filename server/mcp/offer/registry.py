@@ -18,7 +18,7 @@ from providers.tools.declared import data_tools
 from providers.tools.search import ToolIndex
 from providers.tools.sets import ToolOffer, ToolSet, builtin_sets, matching_names
 from providers.tools.spec import ToolSpec
-from providers.tools.unruled import unruled_tools
+from providers.tools.unruled import open_tools, unruled_tools
 from server.mcp.offer.connections_spec import SPEC
 from server.mcp.offer.discovery import DISCOVERY
 from server.settings import Settings, SettingsRefused
@@ -42,7 +42,10 @@ def load_tools(settings: Settings, catalog: Catalog, sightings: Sightings | None
     ]
     own = declarations.read_folders([folder.expanduser() for folder in settings.tools.folders])
     unruled = [
-        spec for provider in catalog for spec in unruled_tools(provider, asks=_asks_unruled(settings, provider.name))
+        spec
+        for provider in catalog
+        for tools in (unruled_tools, open_tools)
+        for spec in tools(provider, asks=_asks_unruled(settings, provider.name))
     ]
     tools = (
         *coded,
