@@ -64,7 +64,7 @@ def open_tools(provider: Provider, *, asks: bool) -> tuple[ToolSpec, ...]:
     found: list[ToolSpec] = []
     if reading := _scope_of(provider, first, "GET"):
         found.append(_tool(provider, reading, (), asks=False))
-    writes = tuple(one for one in _WRITES if _scope_of(provider, first, one))
+    writes: tuple[Method, ...] = tuple(one for one in _WRITES if _scope_of(provider, first, one))
     if writes and (writing := _scope_of(provider, first, writes[0])):
         found.append(_tool(provider, writing, writes, asks=asks))
     return tuple(found)

@@ -1,16 +1,21 @@
 """What people connected and allowed: end a connection, take it from an agent, ask for more, end a standing approval.
 
-Nobody but the person gives access; others can only look, ask for approval more often, and end it.
+Nobody but the person gives access; others can look, ask for approval more often, and end it. They can enter a
+credential of the person's, which no agent can use before the person allows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
+from providers.definitions.catalog import Provider
 from providers.definitions.suggestions import did_you_mean
 from server.administration.actor import Actor, ChangeRefused
-from server.connecting import standing
+from server.connecting import credentials, standing
+from server.connecting.credentials import Entry, EntryFault
+from server.connecting.provider_authorization import ConsentRequest
 from vault import company_permissions, connections, delegations
 from vault.approvals.standing_approvals import StandingApproval
 from vault.audit import audit
@@ -48,6 +53,45 @@ async def disconnect(actor: Actor, connection: Connection) -> EndedConnection:
     provider = deployment.catalog.get(connection.provider)
     pages = [] if provider is None else list(provider.removal_pages.values())
     return EndedConnection(connection, outcome, is_left_open=True, pages=pages)
+
+
+FAULTS: Final = {
+    "missing": "a value is missing",
+    "shape": "a value doesn't have the form that its provider file names",
+    "short": "a secret is shorter than 8 characters",
+    "unknown": "the provider file has no such field",
+    "refused": "the service doesn't accept it",
+    "unchecked": "the service couldn't say whether it works; try again",
+    "other_account": "it belongs to another account",
+    "name_it": "the service doesn't say whose it is: set label",
+    "bad_end": "its end isn't in the future",
+}
+
+
+async def connect_by_credential(
+    actor: Actor, person: User, provider: Provider, *, values: Mapping[str, str], label: str, last_day: str
+) -> Connection:
+    """Connect the person's account by what somebody entered for them; no agent may use it yet.
+
+    Raises ChangeRefused, which names fields and no values, and ConnectRefused while the service is turned off.
+    """
+    deployment = actor.deployment
+    credentials.check_is_on(deployment, provider)
+    try:
+        entry = Entry(values, label, credentials.end_of_day(last_day))
+        answer = await credentials.examine(deployment, provider, entry, user=person)
+    except EntryFault as fault:
+        where = f"{fault.field}: " if fault.field else ""
+        raise ChangeRefused(
+            "credential", f"{where}{FAULTS[fault.reason]}", field=f"credential.{fault.field}" if fault.field else ""
+        ) from fault
+    trip = ConsentRequest(provider.name, provider.all_scopes)
+    connected = await credentials.store(deployment, trip, answer, user=person)
+    async with actor.change() as transaction:
+        about = {"provider": provider.name, "account": connected.connection.label}
+        event = actor.event("connection.entered", user_id=person.id, **about)
+        await audit.append(transaction, replace(event, connection_id=connected.connection.id), now=deployment.now())
+    return connected.connection
 
 
 async def permission_of(actor: Actor, person: User, *, client_id: str, connection_id: str) -> Delegation:

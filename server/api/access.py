@@ -5,13 +5,14 @@ Nobody gives access here, or answers for another person: an admin can look, ask 
 
 from __future__ import annotations
 
-from server.administration import access, companies
+from server.administration import access, companies, registrations
 from server.api.models import (
     ApprovalRecord,
     AskMore,
     CompanyPermissionRecord,
     ConnectionRecord,
     DisconnectedRecord,
+    EnteredCredential,
     PermissionRecord,
     StandingRecord,
 )
@@ -61,6 +62,19 @@ async def list_connections(call: AdminCall) -> ConnectionList:
     person = await person_of(call)
     found = await connections.list_connections(call.deployment.database, person.id)
     return ConnectionList(items=[_connection_record(one, now=call.deployment.now()) for one in found])
+
+
+@operation(
+    "POST", "/people/{person_id}/connections", scope="admin:access", status=201, refusals=["conflict", "not_found"]
+)
+async def enter_credential(call: AdminCall, body: EnteredCredential) -> ConnectionRecord:
+    """Connect an account by a credential, such as an API key. No agent may use it before its person allows it."""
+    person = await person_of(call)
+    provider = registrations.provider_named(call.deployment, body.provider)
+    made = await access.connect_by_credential(
+        call.actor, person, provider, values=body.credential, label=body.label, last_day=body.ends_on
+    )
+    return _connection_record(made, now=call.deployment.now())
 
 
 @operation("DELETE", "/people/{person_id}/connections/{connection_id}", scope="admin:access")
@@ -255,6 +269,7 @@ async def _permission_record(call: AdminCall, held: Delegation, connection: Conn
 
 OPERATIONS = (
     list_connections,
+    enter_credential,
     disconnect,
     list_permissions,
     ask_more,

@@ -334,6 +334,15 @@ class ConnectionRecord(Answered):
     ends_at: Instant | None
 
 
+class EnteredCredential(Strict):
+    """A credential of a person's account at a service without OAuth."""
+
+    provider: str
+    credential: dict[str, str] = Field(description="The fields of its provider file; never shown again", repr=False)
+    label: str = Field(default="", max_length=120, description="The account's name, if the service doesn't say it")
+    ends_on: str = Field(default="", pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2})?$", description="Its last day, if it ends")
+
+
 class DisconnectedRecord(Answered):
     """How a connection ended."""
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from providers.outbound.json_values import parse_object
 from server.event_texts import when
 from server.terminal.completion import complete_providers
 from server.terminal.context import Setup, UserOption, check_pages, command, fail, note, user_at_browser, user_named
@@ -59,9 +63,29 @@ def connect(
         ),
     ],
     *,
+    credential: Annotated[
+        Path | None,
+        typer.Option(
+            "--credential",
+            help="File with an API key, or with JSON for several fields; - reads standard input.",
+            show_default=False,
+            allow_dash=True,
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", help="The account's name, if the service doesn't say it.", show_default=False),
+    ] = None,
+    ends: Annotated[
+        str | None,
+        typer.Option("--ends", help="Its last day, such as 2031-05-01.", show_default=False),
+    ] = None,
     user: UserOption = None,
 ) -> None:
-    """Print a one-time link to the page that connects an account."""
+    """Print a one-time link to the page that connects an account, or connect it by a credential."""
+    if credential is not None:
+        _connect_by_credential(setup, provider, credential, label=label or "", ends=ends or "", user=user)
+        return
 
     async def make() -> str:
         from urllib.parse import urlencode
@@ -85,6 +109,37 @@ def connect(
     url = setup.run(make())
     note("Open it on this machine within two minutes, while `token-vault serve` or a stdio client is running.")
     setup.show_one({"url": url}, sentence=url)
+
+
+def _connect_by_credential(setup: Setup, provider: str, file: Path, *, label: str, ends: str, user: str | None) -> None:
+    from server.administration import access
+    from server.administration.actor import Actor
+
+    async def make() -> dict[str, object]:
+        async with setup.open() as deployment:
+            found = provider_called(deployment.catalog, provider)
+            if found.credential is None:
+                fail(f"{found.title} is connected on its own page: leave out --credential")
+            values = _values_in(file, tuple(found.credential.fields))
+            owner = await user_named(deployment.database, user)
+            actor = Actor(deployment, None, "command_line")
+            made = await access.connect_by_credential(actor, owner, found, values=values, label=label, last_day=ends)
+            return connection_fields(made, now=deployment.now())
+
+    row = setup.run(make())
+    setup.show_one(row, sentence=f"Connected {row['provider']} {row['account']}. No agent may use it yet.")
+
+
+def _values_in(file: Path, fields: Sequence[str]) -> dict[str, str]:
+    """The values of the fields: a JSON object, or for a single field its value alone."""
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"can't read {file}: {error.__class__.__name__}")
+    content = parse_object(text.encode())
+    if content is None and len(fields) > 1:
+        fail(f"write a JSON object with {', '.join(fields)} into {'standard input' if str(file) == '-' else file}")
+    return {fields[0]: text.strip()} if content is None else {name: str(value) for name, value in content.items()}
 
 
 @command(app, "disconnect")

@@ -10,6 +10,7 @@ import hmac
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, time
 from typing import Final
 
 from providers.api.text import as_data
@@ -76,6 +77,17 @@ def check_is_on(deployment: Deployment, provider: Provider) -> None:
             f"{provider.name}",
             kind="conflict",
         )
+
+
+def end_of_day(entered: str) -> int | None:
+    """The end of a day such as 2031-05-01, UTC; None for no day. Raises EntryFault."""
+    if not entered:
+        return None
+    try:
+        day = date.fromisoformat(entered)
+    except ValueError as error:
+        raise EntryFault("bad_end") from error
+    return int(datetime.combine(day, time(23, 59), tzinfo=UTC).timestamp())
 
 
 async def start(deployment: Deployment, trip: ConsentRequest, *, user: User, session: Session) -> str:
@@ -220,7 +232,8 @@ def _check_look(look: CredentialLook) -> None:
 
 def _ends_in(provider: Provider, entry: Entry, *, now: int) -> int | None:
     if entry.ends_at is None:
-        return provider.expires.grant
+        usual = None if provider.credential is None else provider.credential.rotate_days
+        return provider.expires.grant if usual is None else usual * _DAY  # then its person is reminded
     if not now + _DAY // 24 < entry.ends_at < now + 20 * 366 * _DAY:
         raise EntryFault("bad_end")
     return entry.ends_at - now

@@ -29,7 +29,9 @@ def notice_move(deployment: Deployment) -> str | None:
     places = [
         f"{provider.title} to {deployment.url(f'/connect/callback/{provider.name}')}"
         for provider in deployment.catalog
-        if provider.audience is None and deployment.vault.upstreams[provider.name].is_configured
+        if provider.audience is None
+        and provider.credential is None
+        and deployment.vault.upstreams[provider.name].is_configured
     ]
     places += [
         f"{peer.title} to {deployment.url(f'/sign-in/openid/{name}/callback')}"

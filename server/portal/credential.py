@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time
-
 from starlette.responses import Response
 
 from providers.definitions.credential import NAMES
@@ -73,24 +71,13 @@ async def submit(visit: OwnVisit) -> Response:
     form = await credentials.open_form(visit.deployment, handle, user=visit.user, session=visit.session)
     values = {name: visit.form.one(_FIELD + name) for name in form.credential.fields}
     try:
-        entry = Entry(values, visit.form.one("label"), _end_of(visit.form.one("ends")))
+        entry = Entry(values, visit.form.one("label"), credentials.end_of_day(visit.form.one("ends")))
         connected = await credentials.enter(
             visit.deployment, form, entry, handle=handle, user=visit.user, session=visit.session
         )
     except EntryFault as refused:
         return _page(visit, handle, form, refused=refused)
     return await _finish(visit, form, connected)
-
-
-def _end_of(entered: str) -> int | None:
-    """The end of that day, UTC. Raises EntryFault."""
-    if not entered:
-        return None
-    try:
-        day = date.fromisoformat(entered)
-    except ValueError as error:
-        raise EntryFault("bad_end") from error
-    return int(datetime.combine(day, time(23, 59), tzinfo=UTC).timestamp())
 
 
 async def _finish(visit: OwnVisit, form: CredentialForm, connected: credentials.Connected) -> Response:

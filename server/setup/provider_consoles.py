@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
@@ -79,6 +79,9 @@ class Guide:
 
 def guide_for(provider: Provider, tools: Iterable[ToolSpec], *, public_url: str, is_loopback: bool) -> Guide:
     """The guide for what connecting this provider asks for, and for what `tools` need of it."""
+    if provider.credential is not None:
+        steps = (f"Each person enters: {provider.credential.title}.", *(_steps_of(provider)))
+        return Guide(provider.name, "", (), "public", steps, ())
     used = [spec.scopes for spec in tools if spec.provider == provider.name]
     scopes = sorted(provider.scope.default.union(*used))
     redirect_uri = f"{public_url}/connect/callback/{provider.name}"
@@ -93,6 +96,13 @@ def guide_for(provider: Provider, tools: Iterable[ToolSpec], *, public_url: str,
         scopes=scopes,
         has_secret=provider.needs_secret,
     )
+
+
+def _steps_of(provider: Provider) -> Iterator[str]:
+    """What a person does at the service first."""
+    if provider.console is not None:
+        yield f"They make it at {provider.console.url}"
+        yield from provider.console.steps
 
 
 def guide(provider: str, *, redirect_uri: str, scopes: Sequence[str], is_loopback: bool) -> Guide:

@@ -323,10 +323,13 @@ async def test_nobody_is_given_access_or_answered_for(target: Target) -> None:
     base = f"/people/{mallory}/connections/{connection}/permissions/{client}"
     tries = [("PUT", base), ("POST", base), ("PATCH", base), ("POST", f"/people/{mallory}/permissions")]
     tries += [("POST", f"/people/{mallory}/approvals"), ("PATCH", f"/people/{mallory}/approvals/x")]
-    tries += [("POST", f"/people/{mallory}/standing-approvals"), ("POST", f"/people/{mallory}/connections")]
+    tries += [("POST", f"/people/{mallory}/standing-approvals")]
     for method, path in tries:
         answer = await call(target, method, path, token, json={"scopes": ["chat:write"], "decision": "allow"})
         assert answer.status_code in {404, 405}, (method, path, answer.text[:200])
+    entered = {"provider": "slack", "credential": {"access_token": "xoxp-stolen"}}  # Slack has OAuth
+    answer = await call(target, "POST", f"/people/{mallory}/connections", token, json=entered)
+    assert (answer.status_code, "xoxp-stolen" in answer.text) == (400, False)
     # The person of the path must be the one whose connection it is.
     alice = await id_of(target.alice)
     assert (await call(target, "DELETE", f"/people/{alice}/connections/{connection}", token)).status_code == 404

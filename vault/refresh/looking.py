@@ -34,7 +34,8 @@ _PAGES: Final = 20  # of a provider's connections that are searched for a group 
 _DEAD: Final = frozenset({"invalid_token", "invalid_auth", "token_revoked", "token_expired", "account_inactive"})
 _LIVE: Final = """
     select id, user_id, label from connections
-    where tenant = :tenant and provider = :provider and ended_at is null and state = :active order by account, id limit :limit
+    where tenant = :tenant and provider = :provider and ended_at is null and state = :active
+    order by account, id limit :limit
 """
 _OF_ACCOUNT: Final = """
     select id, user_id, account from connections

@@ -415,6 +415,15 @@ class EndpointRecord(TypedDict):
     sent_at: str | None
 
 
+class EnteredCredential(TypedDict):
+    """A credential of a person's account at a service without OAuth."""
+
+    provider: str
+    credential: dict[str, str]
+    label: NotRequired[str]
+    ends_on: NotRequired[str]
+
+
 class EventRecord(TypedDict):
     """What somebody did."""
 
@@ -1123,6 +1132,10 @@ class AdminClient(AdminBase):
     def list_connections(self, person_id: str) -> ConnectionList:
         """List a person's connected accounts."""
         return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/connections")
+
+    def enter_credential(self, person_id: str, body: EnteredCredential) -> ConnectionRecord:
+        """Connect an account by a credential, such as an API key. No agent may use it before its person allows it."""
+        return self._call("POST", f"/admin/v1/people/{quote(person_id, safe='')}/connections", body={**body})
 
     def disconnect(self, person_id: str, connection_id: str) -> DisconnectedRecord:
         """Disconnect an account: revoke access at the provider and destroy its key."""

@@ -365,6 +365,14 @@ export interface EndpointRecord {
   sent_at: string | null;
 }
 
+/** A credential of a person's account at a service without OAuth. */
+export interface EnteredCredential {
+  provider: string;
+  credential: Record<string, string>;
+  label?: string;
+  ends_on?: string;
+}
+
 /** What somebody did. */
 export interface EventRecord {
   sequence: number;
@@ -1023,6 +1031,11 @@ export class AdminClient extends AdminBase {
   /** List a person's connected accounts. */
   async listConnections(personId: string): Promise<ConnectionList> {
     return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/connections`) as Promise<ConnectionList>;
+  }
+
+  /** Connect an account by a credential, such as an API key. No agent may use it before its person allows it. */
+  async enterCredential(personId: string, body: EnteredCredential): Promise<ConnectionRecord> {
+    return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/connections`, { body }) as Promise<ConnectionRecord>;
   }
 
   /** Disconnect an account: revoke access at the provider and destroy its key. */

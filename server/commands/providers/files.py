@@ -44,7 +44,9 @@ def _row(settings: Settings, provider: Provider, here: ProviderSet, *, tested: d
     return {
         "name": provider.name,
         "title": provider.title,
-        "configured": provider.audience is not None or (bool(registration.client_id) and has_secret),
+        "configured": registration.is_on
+        if provider.credential is not None
+        else provider.audience is not None or (bool(registration.client_id) and has_secret),
         "set_up_in": registered_in(settings, here, provider.name),
         "unusable": here.unusable.get(provider.name),
         "aliases": sorted(provider.aliases),
@@ -56,8 +58,10 @@ def _row(settings: Settings, provider: Provider, here: ProviderSet, *, tested: d
         "live_tested": max(days, default="never"),
         **(
             {"redirect_uri": f"{settings.public_url}/connect/callback/{provider.name}"}
-            if provider.audience is None
+            if provider.audience is None and provider.credential is None
             else {"audience": provider.audience}
+            if provider.credential is None
+            else {"credential": provider.credential.title}
         ),
     }
 

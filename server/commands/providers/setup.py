@@ -56,6 +56,9 @@ def set_up(
         )
     name = found.name
     files = _files(setup, name)
+    if found.credential is not None and not (undo or show):
+        _turn_on(setup, found, files, given or [])
+        return
     if undo:
         undo_setup(setup, files)
         return
@@ -78,6 +81,17 @@ def set_up(
         say(f"Saved to {where}.")
         say(f"Restart `token-vault serve` or your MCP client, then run: token-vault connections connect {name}")
         note(f"To undo: token-vault providers setup {name} --undo")
+
+
+def _turn_on(setup: Setup, provider: Provider, files: Files, given: list[str]) -> None:
+    """Let people connect accounts of a service by credentials of their own."""
+    write_setup(setup, files, {"enabled": True}, None, inputs=_inputs(provider, given))
+    if setup.as_json:
+        setup.show_json({"provider": provider.name, "enabled": True, "config": str(files.config)})
+        return
+    say(f"Saved to {files.config}. Restart `token-vault serve` or your MCP client.")
+    say(f"Each person then enters: {provider.credential.title if provider.credential else ''}")
+    note(f"To undo: token-vault providers setup {provider.name} --undo")
 
 
 def _files(setup: Setup, name: str) -> Files:

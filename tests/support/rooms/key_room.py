@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
-from providers.simulator.running import running_simulator
+from providers.simulator.running import Simulator, running_simulator
 from tests.support.harness import running_vault
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import Agent
@@ -161,20 +162,26 @@ class KeyRoom(Room):
         return Proxied(self.vault, Agent(principal, ""), connection, value)
 
 
+def write_services(data: Path, simulator: Simulator) -> dict[str, dict[str, Any]]:
+    """Put the files of the services into a data directory; their settings."""
+    folder = data / "providers"
+    folder.mkdir(parents=True)
+    settings: dict[str, dict[str, Any]] = {}
+    for name, (credential, identity) in SERVICES.items():
+        text = _FILE.format(name=name, title=name.title(), credential=credential, identity=identity)
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
+        settings[name] = {"apis": {"main": f"{simulator.url}/mailroom/v1"}}
+    settings["mailroom-client"]["token_url"] = f"{simulator.url}/mailroom/token"
+    return settings
+
+
 @asynccontextmanager
 async def running_key_room(
     data: Path, *, database_url: str | None = None, overrides: Mapping[str, object] | None = None
 ) -> AsyncGenerator[KeyRoom]:
     """Vault and simulator on free ports until the block ends."""
-    folder = data / "providers"
-    folder.mkdir(parents=True)
     async with running_simulator() as simulator, AsyncExitStack() as stack:
-        settings: dict[str, dict[str, object]] = {}
-        for name, (credential, identity) in SERVICES.items():
-            text = _FILE.format(name=name, title=name.title(), credential=credential, identity=identity)
-            (folder / f"{name}.toml").write_text(text, encoding="utf-8")
-            settings[name] = {"apis": {"main": f"{simulator.url}/mailroom/v1"}}
-        settings["mailroom-client"]["token_url"] = f"{simulator.url}/mailroom/token"
+        settings = write_services(data, simulator)
         vault = await stack.enter_async_context(
             running_vault(
                 data,

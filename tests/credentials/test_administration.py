@@ -1,0 +1,97 @@
+"""What admins do with services at which people enter credentials: turn them on, and enter one for somebody."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+
+import httpx2
+import pytest
+import pytest_asyncio
+
+from providers.simulator.running import running_simulator
+from tests.conftest import Store
+from tests.support.commands import content, run
+from tests.support.rooms.admin_room import AdminRoom
+from tests.support.rooms.key_room import KeyRoom, running_key_room, write_services
+from tests.support.rooms.portal_room import accounts_of
+from vault import delegations
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRoom]:
+    async with running_key_room(tmp_path_factory.mktemp("keys")) as opened:
+        yield opened
+
+
+async def test_the_admin_api_connects_an_account_by_a_key(room: KeyRoom) -> None:
+    user = await room.user()
+    key = room.simulator.sandbox.keys.make(user.name)
+    async with httpx2.AsyncClient(base_url=room.url, trust_env=False) as http:
+        admin = AdminRoom(room, http)
+        admin.token = await admin.token_with("admin:access")
+        path = f"/people/{user.id}/connections"
+        bad: dict[str, object] = {"provider": "mailroom", "credential": {"key": "mr_live_" + "2" * 32}}
+        refused = await admin.call("POST", path, json=bad)
+        assert (refused.status_code, "doesn't accept it" in refused.json()["detail"]) == (400, True), refused.text
+        assert "2" * 32 not in refused.text
+        late = await admin.call("POST", path, json=bad | {"ends_on": "2031-02-31"})
+        assert (late.status_code, "isn't in the future" in late.json()["detail"]) == (400, True), late.text
+        made = await admin.call("POST", path, json={"provider": "mailroom", "credential": {"key": key}})
+        assert made.status_code == 201, made.text
+        assert made.json()["account"] == f"{user.name}@mailroom.example"
+        assert key not in made.text
+    [held] = await accounts_of(room, user)
+    assert await delegations.list_for_connection(room.deployment.database, user.id, connection_id=held.id) == ()
+    assert {"connection.opened", "connection.entered"} <= set(await room.kinds(user))
+
+
+async def test_a_command_reads_a_key_from_a_file_or_standard_input(sqlite_store: Store) -> None:
+    async with running_simulator() as simulator:
+        settings = write_services(sqlite_store.data, simulator)
+        lines = ["[sandbox]", "loopback_upstreams = true"]
+        for name in ("mailroom", "mailroom-basic"):
+            lines += [f"[providers.{name}]", f'apis = {{ main = "{settings[name]["apis"]["main"]}" }}']
+        (sqlite_store.data / "config.toml").write_text("\n".join(lines), encoding="utf-8")
+        added = await run(sqlite_store, "users", "add", "carol", "--password-stdin", feed="a long enough password")
+        assert added.exit_code == 0, added.output
+        command = ("connections", "connect", "mailroom", "--user", "carol", "--credential")
+        key = simulator.sandbox.keys.make("carol")
+        wrong = await run(sqlite_store, *command, "-", feed="mr_live_short\n")
+        assert (wrong.exit_code, "doesn't have the form" in wrong.output) == (1, True), wrong.output
+        assert "mr_live_short" not in wrong.output
+        made = await content(sqlite_store, *command, "-", feed=f"{key}\n")
+        assert isinstance(made, dict)
+        assert made["account"] == "carol@mailroom.example"
+        file = sqlite_store.data / "key.json"
+        file.write_text(json.dumps({"login": "carol", "key": key}), encoding="utf-8")
+        basic = ("connections", "connect", "mailroom-basic", "--user", "carol", "--credential", str(file))
+        both = await content(sqlite_store, *basic)
+        assert isinstance(both, dict)
+        assert both["provider"] == "mailroom-basic"
+
+
+async def test_an_admin_turns_a_service_on_and_off_in_the_browser(room: KeyRoom) -> None:
+    admin = await room.signed_in()
+    page = await admin.open("/administration/providers/resend")
+    assert "People enter credentials of their own accounts" in page.text
+    assert "not_set_up" not in page.text
+    refused = await admin.open("/connections/connect?provider=resend")
+    assert refused.status_code == 409
+    on = await admin.submit(page, form="/administration/providers/resend")
+    assert on.status_code == 200, on.text
+    form = await room.form(admin, "resend")
+    assert "re_OneExample" not in form.text  # the example of a secret isn't shown
+    assert "https://resend.com/api-keys" in form.text
+    confirm = await admin.open("/administration/providers/resend/remove")
+    await admin.submit(confirm, form="/remove")
+    assert (await admin.open("/connections/connect?provider=resend")).status_code == 409
+
+
+async def test_the_setup_of_a_service_turns_it_on(sqlite_store: Store) -> None:
+    done = await run(sqlite_store, "providers", "setup", "resend")
+    assert (done.exit_code, "Each person then enters: API key" in done.output) == (0, True), done.output
+    assert "enabled = true" in (sqlite_store.data / "config.toml").read_text(encoding="utf-8")
+    shown = await content(sqlite_store, "providers", "show", "resend")
+    assert isinstance(shown, dict)
+    assert shown["configured"] is True
