@@ -103,7 +103,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("credential.fields.*.secret", "datadog", "credential.fields.site.secret", True),
     ("credential.fields.*.optional", "stripe", "credential.fields.key.optional", "perhaps"),
     ("credential.fields.*.default", "mailgun", "credential.fields.region.default", "api.us"),
-    ("credential.fields.*.choices", "datadog", "credential.fields.site.choices", []),
+    ("credential.fields.*.choices", "datadog", "credential.fields.site.choices", ["not a site"]),
     ("credential.send.headers", "stripe", "credential.send.headers", {"Authorization": "Bearer {token}"}),
     ("credential.send.query", "stripe", "credential.send.query", {"key": "{token}"}),
     ("credential.send.basic.user", "twilio", "credential.send.basic.user", "{sid}"),

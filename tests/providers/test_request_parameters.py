@@ -485,7 +485,7 @@ async def test_every_file_with_lists_of_parameters_says_where_they_are_from() ->
     for path in SHELF.glob("*.toml"):
         provider = CATALOG.provider(path.stem)
         if provider.query or any(rule.query or rule.body for rule in provider.rules):
-            assert "parameters" in provider.sources, path.stem
+            assert any("parameters" in key + said.name for key, said in provider.sources.items()), path.stem
 
 
 # Permissions that belong to the app
