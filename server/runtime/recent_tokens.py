@@ -46,7 +46,7 @@ class RecentTokens:
     async def exchange(self, request: ExchangeRequest, *, vault: Vault, now: int) -> UpstreamToken:
         """As `vault.exchange` does, of which it raises the refusals."""
         call = request.call
-        if call is None or vault.policy_check is not None:
+        if call is None or vault.policy_check is not None or not _is_plain(request):
             return await exchange(request, vault=vault, now=now)
         key = (request.principal, request.provider, request.scopes, request.account, request.purpose, request.tool_sets)
         known = self._recent.find(key, now=now)
@@ -78,6 +78,11 @@ class RecentTokens:
         known = _KnownToken(token, basis.parameters, event, format_details(event.details))
         ends = (basis.until, basis.token.ageing_at)  # from then on each call sees to the next token
         self._recent.keep(key, known, facts=_facts(vault, request.provider, rows), ends=ends, now=now)
+
+
+def _is_plain(request: ExchangeRequest) -> bool:
+    """Whether a key of `RecentTokens` names all of it."""
+    return not (request.item or request.connection_id or request.event or request.details or request.wire)
 
 
 def _facts(vault: Vault, provider: str, rows: Sequence[Row]) -> Sequence[object]:
