@@ -91,7 +91,10 @@ class LiveProviders:
             self._mark = mark
 
     async def check(self, name: str, entered: EnteredRegistration) -> None:
-        """Whether this can be used beside the others. Raises one of REFUSALS."""
+        """Whether this can be used beside the others, by an MCP server that is there, too. Raises one of REFUSALS."""
+        known = self.current.entered.get(name)
+        if known is not None and entered.server is None:
+            entered = replace(entered, server=known.server)
         await asyncio.to_thread(self._make, {**self.current.entered, name: entered})
 
     async def _use(

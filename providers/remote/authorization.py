@@ -29,7 +29,8 @@ _SCOPES: Final = 100
 _ACCEPT: Final = "application/json, text/event-stream"
 _WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 ClientAuth = Literal["client_secret_basic", "client_secret_post", "none"]
-_METHODS: Final[tuple[ClientAuth, ...]] = ("client_secret_basic", "client_secret_post", "none")  # the best first
+# The one first that works with most: servers made with the official SDK want the client ID in the form.
+_METHODS: Final[tuple[ClientAuth, ...]] = ("client_secret_post", "client_secret_basic", "none")
 
 
 class AuthorizationUnknown(Exception):

@@ -1,0 +1,86 @@
+"""MCP servers in the database: a tool counts only in the form that was accepted, on both databases."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import Store
+from vault.mcp import servers
+from vault.mcp.servers import Acceptance, McpServer
+from vault.storage.database import Database
+
+NOW = 1_900_000_000
+A, B = '{"name":"a"}', '{"name":"b"}'
+
+
+async def _server(database: Database) -> McpServer:
+    found = await servers.get_server(database, "notes")
+    assert found is not None
+    return found
+
+
+async def _see(database: Database, offered: dict[str, str], *, by: str = "k1") -> servers.OfferChange:
+    async with database.transaction() as transaction:
+        return await servers.see(transaction, await _server(database), offered, by=by, now=NOW)
+
+
+async def _accept(database: Database, name: str, reviewed: str) -> tuple[str, ...]:
+    wanted = {name: Acceptance("read", asks=False, reviewed=reviewed)}
+    async with database.transaction() as transaction:
+        return await servers.accept(transaction, await _server(database), wanted, by="", now=NOW)
+
+
+@pytest.fixture
+async def database(store: Store):
+    opened = await store.open()
+    async with opened.transaction() as transaction:
+        facts = {"token_url": "https://notes.example/token"}
+        added = {"url": "https://notes.example/mcp", "title": "Notes", "facts": facts, "by": "", "now": NOW}
+        assert await servers.add_server(transaction, "notes", **added)
+        assert not await servers.add_server(transaction, "notes", **added)
+    yield opened
+    await opened.close()
+
+
+async def test_a_tool_is_new_then_accepted_then_changed_then_gone(database: Database) -> None:
+    assert (await _see(database, {"a": A})).held == ("a",)
+    assert [one.state for one in (await _server(database)).tools] == ["new"]
+    assert await _accept(database, "a", A) == ()
+    (tool,) = (await _server(database)).tools
+    assert (tool.state, tool.effect, tool.asks) == ("accepted", "read", False)
+    assert (await _see(database, {"a": A})).is_nothing
+    assert (await _see(database, {"a": B})).held == ("a",)
+    assert [one.state for one in (await _server(database)).tools] == ["changed"]
+    assert (await _see(database, {"a": A})).back == ("a",)
+    assert (await _see(database, {})).gone == ("a",)
+    assert [one.state for one in (await _server(database)).tools] == ["absent"]
+
+
+async def test_only_the_reviewed_form_can_be_accepted(database: Database) -> None:
+    await _see(database, {"a": B})
+    assert await _accept(database, "a", A) == ("a",)
+    assert await _accept(database, "a", B) == ()
+
+
+async def test_what_one_account_does_not_see_is_gone_only_if_it_saw_it_last(database: Database) -> None:
+    await _see(database, {"a": A, "b": B}, by="k1")
+    assert (await _see(database, {"a": A}, by="k2")).is_nothing
+    assert (await _see(database, {"a": A}, by="k1")).gone == ("b",)
+
+
+async def test_the_digest_names_exactly_what_was_seen(database: Database) -> None:
+    await _see(database, {"a": A})
+    first = (await _server(database)).digest
+    await _see(database, {"a": A})
+    assert (await _server(database)).digest == first
+    await _see(database, {"a": B})
+    assert (await _server(database)).digest != first
+
+
+async def test_a_removed_server_leaves_nothing(database: Database) -> None:
+    await _see(database, {"a": A})
+    async with database.transaction() as transaction:
+        assert await servers.remove_server(transaction, "notes")
+        assert not await servers.remove_server(transaction, "notes")
+    assert await servers.list_servers(database) == ()
+    assert await database.fetch("select name from mcp_tools") == []
