@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Final
 
-from mcp_types import CallToolResult, EmbeddedResource, TextContent, TextResourceContents
+from mcp_types import CallToolResult, EmbeddedResource, ResourceLink, TextContent, TextResourceContents
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from providers.api.api import UpstreamAPI, UpstreamRefused
@@ -214,6 +214,8 @@ def _texts(answer: CallToolResult) -> Sequence[str]:
             found.append(block.text)
         elif isinstance(block, EmbeddedResource) and isinstance(block.resource, TextResourceContents):
             found.append(block.resource.text)
+        elif isinstance(block, ResourceLink):
+            found.append(f"({block.name}: {block.uri})")
         else:
             found.append(f"({block.type} left out)")
     return found

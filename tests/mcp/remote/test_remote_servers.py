@@ -215,3 +215,11 @@ async def test_names_and_addresses_that_cannot_be_told_apart_are_refused(place: 
     ):
         with pytest.raises(ChangeRefused):
             await servers.add(place.operator, servers.ServerWish(wrong, url))
+
+
+async def test_an_admins_page_of_a_server_opens(place: RemoteRoom) -> None:
+    name, _, _ = await place.ready()
+    page = await place.person.open(f"/administration/providers/{name}")
+    assert page.status_code == 200, page.text
+    assert name in (await place.person.open("/administration/providers")).text
+    assert (await place.person.open(f"/connections/connect?provider={name}")).status_code == 200

@@ -55,6 +55,7 @@ class RemoteDouble:
     challenge: str | None = None  # instead of the right one
     answer: Response | None = None  # to every call of a tool
     page: int = 100
+    behind: str = ""  # an MCP server without OAuth of its own, which gets what comes with a token
     calls: list[dict[str, Any]] = field(default_factory=list)
     lists: int = 0
     asked: list[dict[str, str]] = field(default_factory=list)  # at /authorize
@@ -160,6 +161,8 @@ class RemoteSite:
             document = f"{self.origin}/.well-known/oauth-protected-resource/{path}"
             named = f'Bearer resource_metadata="{document}", scope="mcp:read"'
             return Response(status_code=401, headers={"WWW-Authenticate": server.challenge or named})
+        if server.behind:
+            return await _forward(request, server.behind)
         if request.method != "POST":
             return Response(status_code=405)
         message = await request.json()
@@ -203,6 +206,17 @@ class RemoteSite:
             Route("/{name}/mcp", self.mcp, methods=["GET", "POST", "DELETE"]),
         ]
         return Starlette(routes=routes)
+
+
+async def _forward(request: Request, url: str) -> Response:
+    """To the server behind, without the token."""
+    passed = {
+        name: value for name, value in request.headers.items() if name.startswith(("accept", "content-type", "mcp-"))
+    }
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
+        answer = await http.request(request.method, url, headers=passed, content=await request.body())
+    shown = {name: value for name, value in answer.headers.items() if name.startswith(("content-type", "mcp-"))}
+    return Response(answer.content, status_code=answer.status_code, headers=shown)
 
 
 def _result_of(params: dict[str, Any]) -> dict[str, Any]:

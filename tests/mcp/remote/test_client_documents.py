@@ -1,0 +1,62 @@
+"""A vault with a public address is known to authorization servers by a document of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+import pytest
+from starlette.applications import Starlette
+
+from providers.definitions.remote import RemoteAuthorization
+from providers.remote.authorization import AuthorizationUnknown, FoundAuthorization
+from server.app import open_deployment
+from server.remote import documents, servers
+from server.settings import load_settings
+from vault import registrations
+from vault.mcp.servers import add_server
+from vault.registrations import EnteredRegistration
+
+FACTS = RemoteAuthorization(
+    "https://login.example/authorize", "https://login.example/token", "https://notes.example/mcp", scopes=("notes",)
+)
+FOUND = FoundAuthorization("https://login.example", FACTS, None, takes_documents=True, methods=("none",))
+
+
+async def test_the_document_names_the_vault_and_the_redirect_of_one_server(tmp_path: Path) -> None:
+    settings = load_settings(overrides={"server": {"public_url": "https://vault.example"}})
+    async with open_deployment(settings, data=tmp_path / "vault") as deployment:
+        client = await servers._client_at(deployment, FOUND, "notes")
+        assert (client.client_id, client.client_auth) == ("https://vault.example/connect/client/notes", "none")
+        with pytest.raises(AuthorizationUnknown, match="connect/callback/notes"):
+            await servers._client_at(deployment, replace(FOUND, takes_documents=False), "notes")
+        app = Starlette(routes=documents.routes(deployment))
+        async with httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(app=app), base_url="https://vault.example"
+        ) as http:
+            assert (await http.get("/connect/client/notes")).status_code == 404
+            now = deployment.now()
+            async with deployment.transaction() as transaction:
+                about = {"url": "https://notes.example/mcp", "title": "Notes", "facts": FACTS.facts()}
+                await add_server(transaction, "notes", **about, by="", now=now)
+                await registrations.save_registration(
+                    transaction,
+                    deployment.keys,
+                    EnteredRegistration(client.client_id),
+                    provider="notes",
+                    by="",
+                    now=now,
+                )
+            await deployment.live.refresh(deployment.database, deployment.keys)
+            document = (await http.get("/connect/client/notes")).json()
+            assert (await http.get("/connect/client/slack")).status_code == 404
+    assert document["client_id"] == client.client_id
+    assert document["redirect_uris"] == ["https://vault.example/connect/callback/notes"]
+    assert document["token_endpoint_auth_method"] == "none"
+
+
+async def test_a_vault_on_this_machine_has_no_document_that_others_could_read(tmp_path: Path) -> None:
+    async with open_deployment(load_settings(), data=tmp_path / "vault") as deployment:
+        with pytest.raises(AuthorizationUnknown, match="registers no clients"):
+            await servers._client_at(deployment, FOUND, "notes")
