@@ -123,11 +123,12 @@ class Replica:
     port: int
     process: asyncio.subprocess.Process | None = None
     code: Path = ROOT  # where the program is; another release for an upgrade
+    variables: dict[str, str] = field(default_factory=dict[str, str])  # of its environment
 
     async def start(self, proxy: Proxy) -> None:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "token_vault" if self.code == ROOT else "server", "serve", "--data", str(self.data),
-            stderr=asyncio.subprocess.DEVNULL, cwd=self.code, env=environment(),
+            stderr=asyncio.subprocess.DEVNULL, cwd=self.code, env=environment() | self.variables,
         )  # fmt: skip
         async with asyncio.timeout(60):
             while self.port not in proxy.ready:
@@ -219,8 +220,8 @@ async def one(proxy: Proxy, token: str, number: int) -> tuple[str, float]:
 
 
 @asynccontextmanager
-async def loaded(proxy: Proxy, token: str, *, rate: float) -> AsyncGenerator[list[asyncio.Task[tuple[str, float]]]]:
-    """Calls at a steady rate as long as the block runs, whether or not the earlier ones have come back."""
+async def loaded(proxy: Proxy, *agents: str, rate: float) -> AsyncGenerator[list[asyncio.Task[tuple[str, float]]]]:
+    """Calls at a steady rate by these tokens in turn, whether or not the earlier ones have come back."""
     calls: list[asyncio.Task[tuple[str, float]]] = []
     over = asyncio.Event()
 
@@ -228,7 +229,7 @@ async def loaded(proxy: Proxy, token: str, *, rate: float) -> AsyncGenerator[lis
         loop = asyncio.get_running_loop()
         first = loop.time()
         while not over.is_set():
-            calls.append(asyncio.create_task(one(proxy, token, len(calls) + 1)))
+            calls.append(asyncio.create_task(one(proxy, agents[len(calls) % len(agents)], len(calls) + 1)))
             await asyncio.sleep(max(0.0, first + len(calls) / rate - loop.time()))
 
     loading = asyncio.create_task(load())

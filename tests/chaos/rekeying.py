@@ -1,0 +1,176 @@
+"""The master key is rotated, and the former one retired, while two servers serve many people under load.
+
+On SQLite both are on one host and share the key file; on PostgreSQL each has a data directory and a key file of its
+own, as on two hosts, and an operator copies the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from server.app import open_deployment
+from server.oauth import tokens
+from server.settings import load_settings
+from tests.chaos.crowd import Crowd, open_crowd
+from tests.chaos.figures import Figure, Scale
+from tests.chaos.rolling import Proxy, Replica, configuration, loaded, proxy_before, replicas_of, tally
+from tests.chaos.world import ROOT, Provider, Server, environment, fresh_store, postgres_server, strict_provider
+from tests.support.peeking import get_grant
+from tests.support.processes import free_port
+from vault.storage.database import integer
+from vault.upkeep.key_rotation import SETTLED
+
+LIMIT = 3600.0
+PEOPLE = {Scale.FULL: 200, Scale.SMALL: 20}
+ROUNDS = {Scale.FULL: 3, Scale.SMALL: 1}
+RATE = {Scale.FULL: 20.0, Scale.SMALL: 5.0}
+NEXT = 5.0  # seconds of load between two steps
+
+
+@dataclass
+class Operator:
+    """Runs `token-vault keys` on the first host."""
+
+    replicas: list[Replica]
+    done: list[str] = field(default_factory=list[str])
+
+    async def keys(self, *command: str) -> Any:
+        first = self.replicas[0]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "token_vault", "keys", *command, "--data", str(first.data), "--json",
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=ROOT,
+            env=environment() | first.variables,
+        )  # fmt: skip
+        out, error = await process.communicate()
+        assert process.returncode == 0, f"keys {' '.join(command)}: {error.decode()[-300:]}"
+        self.done.append(command[0])
+        return json.loads(out)
+
+    def copy_key_file(self) -> None:
+        """To every other host."""
+        for other in self.replicas[1:]:
+            if other.data != self.replicas[0].data:
+                shutil.copy2(self.replicas[0].data / "master.key", other.data / "master.key")
+
+    async def rotate_once(self, crowd: Crowd) -> None:
+        """As docs/operate/keys.md says, with all upstream tokens expiring on the way."""
+        former = next(one["id"] for one in await self.keys("list") if one["state"] == "current")
+        await self.keys("add")
+        await asyncio.sleep(NEXT)
+        self.copy_key_file()
+        rotating = asyncio.create_task(self.keys("rotate", "--wait", "120"))
+        await expire_all(crowd)
+        await rotating
+        await self.keys("rotate-signing")
+        await asyncio.sleep(SETTLED + NEXT)
+        await self.keys("retire", former)
+        await expire_all(crowd)
+        await asyncio.sleep(NEXT)
+
+
+async def expire_all(crowd: Crowd) -> None:
+    """Every upstream token ends now."""
+    await crowd.provider.control("expire", face="slack")
+    async with crowd.database.transaction() as transaction:
+        await transaction.execute("update connections set access_expires_at = :now", {"now": crowd.database.now()})
+
+
+async def agents_tokens(crowd: Crowd, proxy: Proxy) -> list[str]:
+    """An access token of each person's agent for the vault behind the proxy."""
+    public = f"http://localhost:{proxy.port}"
+    async with crowd.database.transaction() as transaction:
+        await transaction.execute("update grants set resource = :resource", {"resource": f"{public}/mcp"})
+    settings = load_settings(
+        overrides={
+            "server": {"public_url": public},
+            "database": {"url": crowd.store.url},
+            "tokens": {"access_lifetime": 3600},
+        }
+    )
+    made: list[str] = []
+    async with open_deployment(settings, data=crowd.store.data) as deployment:
+        for member in crowd.members:
+            grant = await get_grant(deployment.database, member.grant_id)
+            assert grant is not None
+            token, _ = tokens.mint(
+                deployment, grant, scopes=grant.scopes, audience=grant.resource, now=deployment.now()
+            )
+            made.append(token)
+    return made
+
+
+@asynccontextmanager
+async def on_one_host(provider: Provider, crowd: Crowd, proxy: Proxy) -> AsyncGenerator[list[Replica]]:
+    """Two servers with the same data directory, each with a settings file of its own."""
+    async with AsyncExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="tvkeys"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        replicas: list[Replica] = []
+        for port in proxy.ports:
+            file = folder / f"{port}.toml"
+            file.write_text(configuration(provider, crowd.store.url, proxy, port), encoding="utf-8")
+            file.chmod(0o600)
+            replicas.append(Replica(crowd.store.data, port, variables={"TOKEN_VAULT_CONFIG": str(file)}))
+            stack.push_async_callback(replicas[-1].close)
+        yield replicas
+
+
+async def one_store(provider: Provider, server: Server | None, scale: Scale) -> Figure:
+    """So many rotations under load; no call may fail, and nothing may be left under a former key."""
+    async with fresh_store(server) as store, open_crowd(store, provider) as crowd:
+        await crowd.add("slack", PEOPLE[scale])
+        async with proxy_before([free_port(), free_port()]) as proxy:
+            every, key = await agents_tokens(crowd, proxy), store.data / "master.key"
+            if server is None:
+                hosts = on_one_host(provider, crowd, proxy)
+            else:
+                hosts = replicas_of(provider, store.url, proxy, key=key, ports=proxy.ports)
+            async with hosts as replicas:
+                operator = Operator(replicas)
+                for replica in replicas:
+                    await replica.start(proxy)
+                async with loaded(proxy, *every, rate=RATE[scale]) as calls:
+                    for _ in range(ROUNDS[scale]):
+                        await operator.rotate_once(crowd)
+                count, failed, slow = await tally(calls)
+                masters = [one for one in await operator.keys("list") if one["kind"] == "master"]
+        wrong = await _left_behind(crowd, masters)
+    where = "SQLite, one host" if server is None else "PostgreSQL, two hosts"
+    return Figure(
+        f"master key rotated and the former retired {ROUNDS[scale]} times, signing key too, {PEOPLE[scale]} people at"
+        f" {RATE[scale]:.0f} calls/s on 2 servers: {where}",
+        "; ".join([f"{failed} of {count} calls fail, p99 {slow:.0f} ms", *wrong]),
+        "0 fail, all keys under the newest",
+        holds=failed == 0 and not wrong,
+    )
+
+
+async def _left_behind(crowd: Crowd, masters: list[dict[str, Any]]) -> list[str]:
+    states = sorted(str(one["state"]) for one in masters)
+    wrong = [] if states == ["current", *["retired"] * (len(states) - 1)] and len(states) > 1 else [f"keys: {states}"]
+    row = await crowd.database.fetch_one(
+        "select count(*) as n, count(distinct kek_id) as d from keys.user_keys where user_id in (select id from users)"
+    )
+    if row is None or (integer(row, "n"), integer(row, "d")) != (len(crowd.members), 1):
+        wrong.append(f"people's keys: {row}")
+    twice = await crowd.spent_twice()
+    return wrong + ([f"{twice} spent tokens presented"] if twice else [])
+
+
+async def figures(scale: Scale) -> list[Figure]:
+    """Both databases."""
+    found: list[Figure] = []
+    async with strict_provider() as provider:
+        found.append(await one_store(provider, None, scale))
+    async with strict_provider() as provider, postgres_server() as server:
+        found.append(await one_store(provider, server, scale))
+    return found
