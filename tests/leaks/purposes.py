@@ -48,6 +48,8 @@ PURPOSES = (
         "(vault/tickets.py|server/oauth/device.py) 32|a user code", "body", r"/device_authorization", "RFC 8628 §3.2"
     ),
     Purpose("a user code", "body|location", PAGE, "the person compares it"),
+    Purpose("vault/approvals/requests.py 32", "body", r"/bc-authorize", "CIBA Core §7.3: auth_req_id"),
+    Purpose("vault/tickets.py 32", "body", r"/par", "RFC 9126 §2.2: request_uri"),
 )
 
 
