@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import re
 from base64 import b64decode, b64encode
+from collections.abc import AsyncGenerator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -122,3 +126,88 @@ async def test_the_command_exports_each_event_once_and_goes_on_after_a_number(pl
         shown = await run(place, "activity", "export", "--format", name)
         assert len(shown.stdout.splitlines()) == 3
         assert rows[1]["leaf_hash"] in shown.stdout
+
+
+class Receiving:
+    """A syslog receiver and a collector on loopback; takes nothing while `is_busy`."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.records: list[dict[str, Any]] = []
+        self.is_busy = False
+
+    async def syslog(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                length = int(await reader.readuntil(b" "))
+                self.messages.append((await reader.readexactly(length)).decode())
+        writer.close()
+
+    async def collector(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        body = await reader.readexactly(int(head.partition("content-length:")[2].split("\r\n")[0]))
+        assert head.startswith("post /v1/logs http/1.1")
+        if not self.is_busy:
+            logs = json.loads(body)["resourceLogs"]
+            self.records += [record for one in logs for record in one["scopeLogs"][0]["logRecords"]]
+        status = b"503 Busy" if self.is_busy else b"200 OK"
+        writer.write(b"HTTP/1.1 %s\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}" % status)
+        await writer.drain()
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def receiving() -> AsyncGenerator[tuple[Receiving, str, str]]:
+    found = Receiving()
+    one = await asyncio.start_server(found.syslog, "127.0.0.1", 0)
+    other = await asyncio.start_server(found.collector, "127.0.0.1", 0)
+    async with one, other:
+        ports = [each.sockets[0].getsockname()[1] for each in (one, other)]
+        yield found, f"tcp://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
+
+
+async def test_events_are_sent_to_syslog_and_to_a_collector_each_once(place: Place, tmp_path: Path) -> None:
+    for _ in range(3):
+        await content(place, "keys", "rotate-signing")
+    position = tmp_path / "sent"
+    async with receiving() as (there, syslog, collector):
+        first = await content(place, "activity", "export", "--to", syslog, "--until", "2", "--position", str(position))
+        assert first == {"to": syslog, "last": 2}
+        assert position.read_text() == "2\n"
+        assert (await run(place, "activity", "export", "--to", syslog, "--position", str(position))).exit_code == 0
+        there.is_busy = True
+        refused = await run(place, "activity", "export", "--to", collector, "--after", "1")
+        assert refused.exit_code == 1
+        assert "status 503; the last event that was sent is 1" in refused.stderr
+        there.is_busy = False
+        assert (await run(place, "activity", "export", "--to", collector, "--after", "1")).exit_code == 0
+        async with asyncio.timeout(30):
+            while len(there.messages) < 3:
+                await asyncio.sleep(0.05)
+    assert [f'sequence="{number}"' in line for number, line in enumerate(there.messages, 1)] == [True] * 3
+    numbers = [
+        one["value"]["intValue"]
+        for record in there.records
+        for one in record["attributes"]
+        if one["key"] == "token_vault.sequence"
+    ]
+    assert numbers == ["2", "3"]
+    gone = await run(place, "activity", "export", "--to", syslog)
+    assert (gone.exit_code, "can't be reached" in gone.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--to", "udp://127.0.0.1:514"), "use tcp://HOST:PORT"),
+        (("--to", "tcp://127.0.0.1:1", "--format", "ocsf"), "takes the format syslog"),
+        (("--to", "tcp://127.0.0.1:1", "--output", "x"), "either --output or --to"),
+        (("--position", "x"), "--position needs --to"),
+    ],
+)
+async def test_a_receiver_that_cannot_be_used_is_refused_with_a_reason(
+    place: Place, options: tuple[str, ...], why: str
+) -> None:
+    await content(place, "keys", "rotate-signing")
+    refused = await run(place, "activity", "export", *options)
+    assert (refused.exit_code, why in refused.output) == (1, True), refused.output
