@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from server.checkpoints.copies import Copies, DestinationFailed
@@ -14,11 +14,12 @@ from server.checkpoints.witnessing import Witness, WitnessAhead, WitnessContradi
 from vault.audit.deliveries import Delivery
 from vault.audit.log import (
     Log,
+    Restart,
     SignedCheckpoint,
     check_consistent,
     check_note,
     newest_note,
-    restarted_after,
+    restart_after,
     sign_head,
 )
 from vault.audit.notes import Note, NoteRefused, TreeHead
@@ -28,11 +29,15 @@ from vault.audit.tree import Tree
 
 @dataclass(frozen=True, slots=True)
 class ConfirmedCheckpoint:
-    """A checkpoint that the activity fits. `stamped_at` is the authority's time, in seconds."""
+    """A checkpoint that the activity fits. `stamped_at` is the authority's time, in seconds.
+
+    `restart` removed some of its events.
+    """
 
     where: str
     events: int
     stamped_at: int | None
+    restart: Restart | None = None
 
 
 @dataclass(slots=True)
@@ -74,9 +79,8 @@ async def compare(
     `grow` adds what was appended since the tree was made: a running vault may have signed it.
     """
     found = Comparison()
-    is_over = (
-        await restarted_after(tree.reader, logs[-1]) is not None
-    )  # a restore ended the log: the next one isn't begun
+    # a restore ended the log, and the next one isn't begun
+    is_over = await restart_after(tree.reader, logs[-1]) is not None
     last = None if to.witness is None or is_over else await newest_note(tree.reader, logs[-1])
     signed = [0 if last is None else last.head.size, *await _list_sizes(to.copies, logs[-1])]
     if max(signed) > tree.size and not is_over:
@@ -224,11 +228,11 @@ async def _confirm(
     if authority is not None and kept.stamp is None:
         found.unstamped.append(f"The checkpoint of {confirmed.events} events in {kept.where} has no time stamp.")
     at = logs.index(log)
-    end = await restarted_after(tree.reader, log, later=logs[at + 1 :])
-    if end is None and at < len(logs) - 1:
-        end = 0  # what ended it was pruned
-    if end is not None and confirmed.events > end:
-        found.before_restore.append(confirmed)
+    restart = await restart_after(tree.reader, log, later=logs[at + 1 :])
+    if restart is None and at < len(logs) - 1:
+        restart = Restart(0, 0, "", 0)  # what ended it was pruned
+    if restart is not None and confirmed.events > restart.known:
+        found.before_restore.append(replace(confirmed, restart=restart))
         return
     await check_consistent(tree, signed)
     found.confirmed.append(confirmed)

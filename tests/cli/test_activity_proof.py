@@ -161,6 +161,38 @@ async def test_after_a_restore_older_checkpoints_verify_up_to_it(place: Place, f
     assert {one["events"] for one in said["checkpoints"]} == {2, 4}  # pyright: ignore
 
 
+async def test_a_recovered_database_says_from_where_to_where_it_went(
+    place: Place, folder: Path, tmp_path: Path
+) -> None:
+    """The vault served before somebody noticed, so its events have the numbers of others."""
+    await happen(place, 2)
+    await content(place, "activity", "checkpoint")
+    older = tmp_path / "older"
+    shutil.copytree(place.data, older)
+    await happen(place, 3)
+    await content(place, "activity", "checkpoint")
+    shutil.rmtree(place.data)
+    shutil.copytree(older, place.data)
+    await happen(place, 4)
+    found = broken(await run(place, "activity", "verify", "--json"))
+    assert "the checkpoint of events up to 2 fits" in str(found["sentence"])
+    assert (await run(place, "quarantine", "--recovered-to", "90")).exit_code == 1
+    assert (await run(place, "quarantine", "--accept")).exit_code == 0  # without it, up to the event before
+    assert broken(await run(place, "activity", "verify", "--allow-restored", "--json"))["sequence"] == 3
+    assert (await run(place, "quarantine", "--accept", "--recovered-to", "2")).exit_code == 0
+    for _ in range(2):  # before and after the next log began
+        told = await run(place, "activity", "verify")
+        assert told.exit_code == 1, "an attacker with the key could say so, too"
+        assert "The vault was recovered from event 5 to event 2, says event 8 of" in told.stdout
+        said = await content(place, "activity", "verify", "--allow-restored")
+        assert said["whole"] is True  # pyright: ignore
+        (gone,) = said["checkpoints_before_restore"]  # pyright: ignore
+        assert (gone["events"], gone["recovered_to"]) == (5, 2)
+        await content(place, "activity", "checkpoint")
+    change(place, "update events set kind = 'x' where sequence = 2")
+    assert broken(await run(place, "activity", "verify", "--allow-restored", "--json"))["sequence"] == 2
+
+
 async def test_the_same_backup_is_restored_twice(place: Place, folder: Path, tmp_path: Path) -> None:
     await happen(place, 2)
     file = tmp_path / "vault.backup"

@@ -300,39 +300,51 @@ async def keep_note(database: Database, issued: SignedCheckpoint) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Restart:
-    """A restore, or a return in time that was accepted: its event's number, its name, and the last event before it."""
+class Restart:
+    """A restore, or a return in time that was accepted: its event, its name, and the last event before it.
+
+    `sequence` and `at` are 0 where the event was pruned.
+    """
 
     sequence: int
+    at: int
     name: str
     known: int
 
 
-async def _list_restarts(reader: Reader) -> list[_Restart]:
+async def _list_restarts(reader: Reader) -> list[Restart]:
     names: Mapping[str, Value] = dict(zip(("restored", "quarantined", "accepted"), RESTARTS, strict=True))
     return [_restart_of(row) for row in await reader.fetch(_RESTARTED, {**names, "tenant": TENANT})]
 
 
-def _restart_of(row: Row) -> _Restart:
-    sequence, details = integer(row, "sequence"), text(row, "details")
-    line = f"{sequence},{integer(row, 'at')},{text(row, 'kind')},{details}"
+def _restart_of(row: Row) -> Restart:
+    sequence, at, details = integer(row, "sequence"), integer(row, "at"), text(row, "details")
+    line = f"{sequence},{at},{text(row, 'kind')},{details}"
     facts = json.loads(details)
     known = facts.get("known", sequence - 1 - int(facts.get("quarantined", 0)))  # earlier releases didn't say it
-    return _Restart(sequence, hashlib.sha256(line.encode()).hexdigest()[:32], min(int(known), sequence - 1))
+    return Restart(sequence, at, hashlib.sha256(line.encode()).hexdigest()[:32], min(int(known), sequence - 1))
 
 
 async def restarted_after(reader: Reader, log: Log, *, later: Sequence[Log] = ()) -> int | None:
-    """The last event before the restore that ended a log, up to which its checkpoints count; None while it goes on.
+    """The last event before the restore that ended a log, up to which its checkpoints count; None while it goes on."""
+    found = await restart_after(reader, log, later=later)
+    return None if found is None else found.known
+
+
+async def restart_after(reader: Reader, log: Log, *, later: Sequence[Log] = ()) -> Restart | None:
+    """The restore that ended a log: of several, the one that went back furthest. None while it goes on.
 
     Logs that came `later` remember restores whose events were pruned.
     """
     found = await _list_restarts(reader)
     if log.restarts is None:
-        return min((one.known for one in found if one.sequence > log.after), default=None)
-    known = {one.name: one.known for one in found}
-    for one in later:
-        known |= one.restarts or {}
-    return min((known[name] for name in known.keys() - log.restarts.keys()), default=None)
+        ending = [one for one in found if one.sequence > log.after]
+    else:
+        named = {one.name: one for one in found}
+        for one in later:
+            named = {name: Restart(0, 0, name, known) for name, known in (one.restarts or {}).items()} | named
+        ending = [named[name] for name in named.keys() - log.restarts.keys()]
+    return min(ending, key=lambda one: (one.known, one.sequence), default=None)
 
 
 async def _last_pruned(reader: Reader) -> int:

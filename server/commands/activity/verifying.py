@@ -13,7 +13,7 @@ from server.terminal.context import Setup, fail, say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from server.checkpoints.verifying import Comparison
+    from server.checkpoints.verifying import Comparison, ConfirmedCheckpoint
     from server.deployment import Deployment
     from vault.audit.log import Log
     from vault.audit.proof import Checkpoint, Report
@@ -230,15 +230,15 @@ def _sentences(report: Report) -> list[str]:
 
 
 def _compared_as_json(comparison: Comparison) -> dict[str, object]:
-    def rows(of: str) -> list[dict[str, object]]:
-        return [
-            {"where": one.where, "events": one.events, "stamped_at": when(one.stamped_at)}
-            for one in (comparison.confirmed if of == "confirmed" else comparison.before_restore)
-        ]
+    def row(one: ConfirmedCheckpoint) -> dict[str, object]:
+        return {"where": one.where, "events": one.events, "stamped_at": when(one.stamped_at)}
 
     return {
-        "checkpoints": rows("confirmed"),
-        "checkpoints_before_restore": rows("before_restore"),
+        "checkpoints": [row(one) for one in comparison.confirmed],
+        "checkpoints_before_restore": [
+            row(one) | {"recovered_to": None if one.restart is None else one.restart.known}
+            for one in comparison.before_restore
+        ],
         "problems": comparison.problems,
     }
 
@@ -250,10 +250,20 @@ def _sentences_of(comparison: Comparison) -> list[str]:
         f"{'' if one.stamped_at is None else f', which was stamped at {when(one.stamped_at)}'}."
         for one in comparison.confirmed
     ]
-    found += [
-        f"The checkpoint of {one.events} events in {one.where} is older than a restore, and those events are gone."
-        for one in comparison.before_restore
-    ]
+    found += [_recovery(one) for one in comparison.before_restore]
     if comparison.before_restore:
         found.append("If you restored the vault, use --allow-restored; otherwise find out who replaced its events.")
     return found + comparison.unstamped + [f"Problem: {one}." for one in comparison.problems]
+
+
+def _recovery(one: ConfirmedCheckpoint) -> str:
+    """What a restore or a recovery removed of what a checkpoint vouches for."""
+    restart = one.restart
+    if restart is None or not restart.sequence:
+        return (
+            f"The checkpoint of {one.events} events in {one.where} is older than a restore, and those events are gone."
+        )
+    return (
+        f"The vault was recovered from event {one.events} to event {restart.known}, says event {restart.sequence} of "
+        f"{when(restart.at)}: the checkpoint of {one.events} events in {one.where} vouches for events that are gone."
+    )
