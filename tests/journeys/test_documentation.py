@@ -101,7 +101,7 @@ def test_command_lines_in_the_documentation_exist() -> None:
         if not names or names[0].isupper():
             continue
         assert names[0] in groups, where
-        command = next((one for n in (1, 2, 3) if (one := commands().get(" ".join(names[:n])))), None)
+        command = next((one for n in (3, 2, 1) if (one := commands().get(" ".join(names[:n])))), None)
         assert command is not None, where
         assert {word for word in words if word.startswith("--")} <= set(options_of(command)), where
 
