@@ -112,13 +112,13 @@ class OtlpReceiver:
             raise NotReceived(f"{self._url} didn't answer: {error.reason}") from error
         if answer.status >= 300:
             raise NotReceived(f"{self._url} answered with status {answer.status}")
-        return _rejected(answer.json_content())
+        return _count_rejected(answer.json_content())
 
     async def close(self) -> None:
         """Nothing is kept open."""
 
 
-def _rejected(content: object) -> int:
+def _count_rejected(content: object) -> int:
     """How many records a partial success left out (OTLP specification, "Partial Success")."""
     partial: object = content.get("partialSuccess") if isinstance(content, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- parsed JSON
     count: object = partial.get("rejectedLogRecords", 0) if isinstance(partial, dict) else 0  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- parsed JSON
