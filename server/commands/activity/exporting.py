@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vault.records import Tell
 
 _PAGE = 500  # events read at a time
+_NAMES = 10_000  # names kept from page to page
 _LOOK = 0.5  # seconds between reads with --follow
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds before a page is sent again
 
@@ -60,7 +61,7 @@ def export(
     if to is not None:
         if output is not None:
             fail("use either --output or --to")
-        span = Span(_start(position, after=after), until, is_endless=follow)
+        span = EventRange(_start(position, after=after), until, is_endless=follow)
         last = setup.run(_send(setup, to, format_, span, position=position))
         setup.show_one({"to": to, "last": last}, sentence=f"{to}: events {span.after + 1} to {last}.")
         return
@@ -72,7 +73,7 @@ def export(
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class EventRange:
     """Which events: after a number, until another or the end, and with `is_endless` those to come."""
 
     after: int
@@ -85,7 +86,7 @@ async def _export(
 ) -> int:
     from server.terminal.progress import show_progress
 
-    span = Span(after, until, follow)
+    span = EventRange(after, until, follow)
     async with setup.open() as deployment:
         if output is None:
             return await _write(deployment, sys.stdout, format_, span)
@@ -93,7 +94,9 @@ async def _export(
             return await _write(deployment, file, format_, span, tell=tell)
 
 
-async def _write(deployment: Deployment, file: TextIO, format_: str, span: Span, *, tell: Tell | None = None) -> int:
+async def _write(
+    deployment: Deployment, file: TextIO, format_: str, span: EventRange, *, tell: Tell | None = None
+) -> int:
     last = span.after
     async for end, lines in _pages(deployment, format_, span, tell=tell):
         file.writelines(line + "\n" for line in lines)
@@ -102,7 +105,7 @@ async def _write(deployment: Deployment, file: TextIO, format_: str, span: Span,
     return last
 
 
-async def _send(setup: Setup, to: str, format_: str | None, span: Span, *, position: Path | None) -> int:
+async def _send(setup: Setup, to: str, format_: str | None, span: EventRange, *, position: Path | None) -> int:
     """Send page by page; with `--follow` a page that isn't received is sent again, else it ends the command."""
     from server.commands.activity.sending import FORMAT_OF, NotReceived, receiver_at
     from server.terminal.progress import show_progress
@@ -155,7 +158,7 @@ def _keep(position: Path, last: int) -> None:
 
 
 async def _pages(
-    deployment: Deployment, format_: str, span: Span, *, tell: Tell | None = None
+    deployment: Deployment, format_: str, span: EventRange, *, tell: Tell | None = None
 ) -> AsyncGenerator[tuple[int, list[str]]]:
     """The events as lines, page by page, each page with the number of its last event."""
     import socket
@@ -170,11 +173,17 @@ async def _pages(
         fail("the vault's key isn't open")
     last, host, until = span.after, socket.gethostname(), span.until
     end = (await head(database)).sequence
+    names, asked = dict[str, str](), set[str | None]()
     while True:
         found = await list_leaves(database, key, after=last, limit=_PAGE)
         found = [(event, leaf) for event, leaf in found if until is None or event.sequence <= until]
         if found:
-            names = await names_of(deployment, [event for event, _ in found])
+            if len(asked) > _NAMES:
+                names.clear()
+                asked.clear()
+            new = [event for event, _ in found if not {event.user_id, event.client_id} <= asked]
+            names |= await names_of(deployment, new)
+            asked |= {one for event in new for one in (event.user_id, event.client_id)}
             last = found[-1][0].sequence
             yield last, [write(ExportedEvent(event, leaf, names, host)) for event, leaf in found]
             if tell is not None:
@@ -182,4 +191,6 @@ async def _pages(
         elif not span.is_endless or (until is not None and last >= until):
             return
         else:
+            names.clear()  # they may change meanwhile
+            asked.clear()
             await asyncio.sleep(_LOOK)
