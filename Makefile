@@ -26,7 +26,7 @@ help:
 	@echo "make ha           failovers of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; names the Debian packages it needs)"
 	@echo "make fuzz         atheris on every parser for a minute each (FUZZ=\"--seconds 600 proxy_target\"), then every property of the suite with 20,000 random examples (TESTS=tests/proxy/test_masking.py runs one file)"
 	@echo "make leaks        the suite with every token, code, secret, password, and cookie that it makes as a canary, and an error at each await"
-	@echo "make mutate       a sample of mutants of vault/, server/oauth/, and server/proxy/ against the tests of their lines (hours; MUTATE=\"--sample 50 --within server/proxy\")"
+	@echo "make mutate       a sample of mutants of vault/, server/oauth/, and server/proxy/ against the tests of their lines (hours; MUTATE=\"--sample 20 --within server/proxy --tests tests/proxy\")"
 	@echo "make attack       about 3,400 black-box attacks on a running vault; prints what held and what failed (not part of make test)"
 	@echo "make clients      a week of what MCP clients do to their tokens, and how often a person had to sign in (DAYS=1; URL=https://... plays against any server)"
 	@echo "make conformance  the official MCP conformance suite against a running vault, a minute (after make node; WRITE=1 also writes docs/evidence/conformance.md)"

@@ -1,6 +1,6 @@
 """`make mutate`: draw mutants, run the tests of their lines, print the score and each survivor.
 
-    python -m tests.mutation [--sample 60] [--seed 1] [--minutes 60] [--within server/proxy] [--again]
+    python -m tests.mutation [--sample 60] [--seed 7] [--minutes 60] [--within server/proxy] [--again]
 
 What the tests reach is recorded once for each test file (the first run takes long) and kept in `--state`, as are the
 sample of a seed and its results: the same command goes on where an earlier one ended.
@@ -12,6 +12,7 @@ import argparse
 import io
 import json
 import os
+import random
 import subprocess
 import sys
 import tarfile
@@ -168,7 +169,9 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="make mutate")
     parser.add_argument("--sample", type=int, default=60, help="mutants of each folder")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--seed", type=int, default=random.randrange(1_000_000), help="printed, so that a run can go on"
+    )
     parser.add_argument("--minutes", type=float, default=600, help="begin no mutant after that")
     parser.add_argument("--record-minutes", type=float, default=600, help="record no test file after that")
     parser.add_argument("--seconds", type=float, default=45, help="of tests for one mutant, as they were recorded")
