@@ -58,6 +58,14 @@ def test_a_body_has_a_most_of_names_and_values() -> None:
             read_body(kind, beyond, GITHUB, is_judged=True)
 
 
+@pytest.mark.parametrize("charset", ["utf-8", '"UTF-8"', "us-ascii", "utf-8; charset=us-ascii"])
+def test_a_body_is_utf_8_by_whatever_name(charset: str) -> None:
+    found = read_body(f"application/json; charset={charset}", b'{"a":1}', GITHUB, is_judged=True)
+    assert found == CallParameters({"a": 1})
+    with refusal("unsupported_body"):
+        read_body(f"application/json; charset={charset}; charset=latin-1", b'{"a":1}', GITHUB, is_judged=True)
+
+
 def test_a_judged_parameter_has_one_value_and_one_spelling() -> None:
     once, twice = CallParameters({"owner": "a"}), CallParameters({"owner": "a"}, frozenset({"owner"}))
     nothing, split = CallParameters(), CallParameters({"x": "1;owner=b"})
