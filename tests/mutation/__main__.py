@@ -9,6 +9,7 @@ sample of a seed and its results: the same command goes on where an earlier one 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -185,6 +186,8 @@ def main() -> None:
         if stale(row, ROOT):
             print(f"gone from the code, remove it from explained.toml: {row.file}: {row.before}")
     name = f"{given.seed}-{given.sample}" + "".join(f"-{one.replace('/', '.')}" for one in given.within)
+    if len(name) > 100:  # of a file
+        name = f"{name[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     results = given.state / f"results-{name}.jsonl"
     with tempfile.TemporaryDirectory(prefix="tvm", dir="/tmp", ignore_cleanup_errors=True) as folder:
         work = Path(folder)
