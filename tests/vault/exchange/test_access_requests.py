@@ -407,3 +407,41 @@ async def test_old_requests_are_forgotten(shared: Shared) -> None:
         async with shared.room.database.transaction() as transaction:
             await access_requests.sweep(transaction, now=shared.room.now)
         assert (await access_requests.get(shared.room.database, request.id) is not None) == left
+
+
+async def test_managers_change_only_once(shared: Shared) -> None:
+    room, carol = shared.room, shared.carol.user.id
+
+    async def put(*, is_manager: bool) -> bool:
+        async with room.database.transaction() as transaction:
+            return await access_requests.set_manager(
+                transaction, shared.group.id, carol, is_manager=is_manager, now=room.now
+            )
+
+    assert [await put(is_manager=one) for one in (False, True, True)] == [False, True, False]
+    assert await access_requests.managers(room.database, shared.group.id) == {carol}
+    assert await access_requests.managed_by(room.database, carol) == {shared.group.id}
+    assert [await put(is_manager=False) for _ in range(2)] == [True, False]
+    assert await access_requests.managers(room.database, shared.group.id) == set()
+
+
+async def test_a_waiting_request_is_found_by_what_it_asks_for_until_it_is_over(shared: Shared) -> None:
+    room, wish = shared.room, shared.wish()
+
+    async def found(*, target: str = wish.target, later: int = 0) -> str | None:
+        request = await access_requests.find_waiting(
+            room.database,
+            user_id=wish.user_id,
+            client_id=wish.client_id,
+            kind=wish.kind,
+            target=target,
+            now=room.now + later,
+        )
+        return None if request is None else request.id
+
+    assert await found() is None
+    request = await shared.ask(wish)
+    assert (await found(), await found(target="another")) == (request.id, None)
+    assert await found(later=access_requests.ANSWER_LIFETIME + DAY) is None
+    await shared.allow(request)
+    assert await found() is None, "allowed, and its person asked for it themselves"
