@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from uv import find_uv_bin
 
@@ -103,8 +104,11 @@ async def test_the_bundle_starts_with_no_setting_filled_in(unpacked: Path, index
 async def test_the_bundle_starts_a_sandbox_in_the_chosen_folder(unpacked: Path, index: Path, tmp_path: Path) -> None:
     data = data_directory(tmp_path)
     server = started(unpacked, index, tmp_path, data=str(data), sandbox=True, url="")
-    assert "stock_trade" in await listed(server)  # a tool of the sandbox alone
-    assert (data / "sandbox").is_dir()
+    async with asyncio.timeout(60), Client(server) as client:
+        names = {tool.name for tool in (await client.list_tools()).tools}
+        while not (data / "sandbox").is_dir():  # tools are listed before the rest has started
+            await asyncio.sleep(0.05)
+    assert "stock_trade" in names  # a tool of the sandbox alone
     entry = json.loads((ROOT / "mcp.json").read_text(encoding="utf-8"))["mcpServers"]["token-vault-sandbox"]
     assert entry["env"]["TOKEN_VAULT_SERVER__PORT"] == str(SANDBOX_PORT)
 
