@@ -22,6 +22,8 @@ STAND_INS: tuple[object, ...] = (
         "12.50",
         "me",
         "123456789",
+        "0123456789abcdef01234567",
+        "https://api.calendly.com/users/AB-12",
         12,
         1.5,
         True,
