@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 
 import pytest
 import pytest_asyncio
@@ -13,6 +14,7 @@ from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
 from tests.support.rooms.mcp_room import Room as McpRoom
 from tests.support.rooms.portal_room import accounts_of
 from vault.audit import audit
+from vault.upkeep import expiries
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -223,3 +225,18 @@ async def test_agents_get_tools_for_a_service_that_is_turned_on(room: KeyRoom) -
         assert f"For {user.name}" in json.dumps(answer.structured_content)
         refused = await client.call_tool("mailroom_api_call", {"path": "/keys", "method": "POST", "body": {}})
         assert refused.is_error
+
+
+async def test_the_end_of_a_key_is_announced_a_week_before(room: KeyRoom) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    now = room.deployment.now()
+    for days, is_told in ((20, False), (5, True)):
+        day = datetime.fromtimestamp(now + days * 86400, UTC).date().isoformat()
+        key = room.simulator.sandbox.keys.make(user.name)
+        answer = await room.enter(person, await room.form(person), key=key, ends=day)
+        assert "/connect/done/" in str(answer.url), answer.text
+        await expiries.announce(room.deployment.database)
+        assert ("connection.expiring" in await room.kinds(user)) is is_told
+    [held] = await accounts_of(room, user)
+    assert held.status(now) == "expiring"
