@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, create_model
 from pydantic_core import to_json
 
 from providers.api.api import RuleRefused, UpstreamAPI, UpstreamRefused
-from providers.api.rules import changes_method, is_credential
+from providers.api.rules import changes_method, is_credential, of_path
 from providers.definitions.model import Method, Provider
 from providers.definitions.paths import path_problem
 from providers.definitions.unruled import ANY_CALL, ANY_READ, EVERYTHING, UNRULED
@@ -56,8 +56,11 @@ def unruled_tools(provider: Provider, *, asks: bool) -> tuple[ToolSpec, ...]:
     return tuple(found)
 
 
-def open_tools(provider: Provider, *, asks: bool) -> tuple[ToolSpec, ...]:
-    """The same two for a service with a credential whose own rules let every path through, once it is turned on."""
+def open_tools(provider: Provider) -> tuple[ToolSpec, ...]:
+    """The same two for a service with a credential whose own rules let every path through, once it is turned on.
+
+    The person decides for each agent whether they approve its writes.
+    """
     if provider.credential is None or not provider.registration.is_on or provider.unruled_scopes:
         return ()
     first = next(iter(provider.apis), "")
@@ -66,7 +69,7 @@ def open_tools(provider: Provider, *, asks: bool) -> tuple[ToolSpec, ...]:
         found.append(_tool(provider, reading, (), asks=False))
     writes: tuple[Method, ...] = tuple(one for one in _WRITES if _scope_of(provider, first, one))
     if writes and (writing := _scope_of(provider, first, writes[0])):
-        found.append(_tool(provider, writing, writes, asks=asks))
+        found.append(_tool(provider, writing, writes, asks=False))
     return tuple(found)
 
 
@@ -123,9 +126,12 @@ def _caller(provider: Provider, model: type[_Arguments]) -> Call:
         method: Method = getattr(arguments, "method", "GET")
         body: dict[str, object] | None = getattr(arguments, "body", None)
         _check(provider, arguments.path, {*(arguments.query or {}), *(body or {})})
+        place = getattr(arguments, "api", first)
+        if any(rule.tells_secrets for rule in of_path(provider, api=place, method=method, path=arguments.path)):
+            raise RuleRefused("Nothing was sent: the answer would contain a credential.")
         answer = await api.send(
             method,
-            getattr(arguments, "api", first),
+            place,
             arguments.path,
             params=arguments.query,
             body=body,

@@ -71,7 +71,7 @@ class ProxiedCall:
     @property
     def links(self) -> Sequence[tuple[bytes, bytes]]:
         """Absolute addresses of the provider's APIs, and their addresses here."""
-        apis = self.provider.apis.items()
+        apis = [(api, base) for api, base in self.provider.apis.items() if "{" not in base]
         return [(base.rstrip("/").encode(), f"{self.our_base}/{api}".encode()) for api, base in apis]
 
     def at_account(self, token: UpstreamToken) -> ProxiedCall:
@@ -84,7 +84,7 @@ class ProxiedCall:
             return self
         here = self.provider.apis[self.target.api].rstrip("/")
         url = there.apis[self.target.api].rstrip("/") + self.url[len(here) :]
-        return replace(self, provider=there, url=url)
+        return replace(self, provider=there, url=url).outward()
 
     def outward(self) -> ProxiedCall:
         """Put the provider's own addresses into the body, where a client sends back what an answer said."""

@@ -27,7 +27,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRo
 async def test_the_admin_api_connects_an_account_by_a_key(room: KeyRoom) -> None:
     user = await room.user()
     key = room.simulator.sandbox.keys.make(user.name)
-    async with httpx2.AsyncClient(base_url=room.url, trust_env=False) as http:
+    async with httpx2.AsyncClient(base_url=room.url, timeout=30, trust_env=False) as http:
         admin = AdminRoom(room, http)
         admin.token = await admin.token_with("admin:access")
         path = f"/people/{user.id}/connections"

@@ -61,7 +61,8 @@ async def test_the_file_says_where_the_key_goes(room: KeyRoom, provider: str, wa
     handle = await room.allowed(user, connection, WRITE)
     answer = await handle.call("POST", "/messages?later=1", api="main", json={"to": "bob"})
     assert (answer.status_code, answer.json()["to"]) == (200, "bob")
-    assert room.books()[-1] == room.books()[-1] | {"call": "messages", "way": way, "account": user.name}
+    last = room.books()[-1]
+    assert (last["call"], last["way"], last["account"]) == ("messages", way, user.name)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ async def test_agents_get_tools_for_a_service_that_is_turned_on(room: KeyRoom) -
     tools = {one.name: one for one in room.deployment.tools if one.provider == "mailroom"}
     assert {name: (set(one.scopes), one.approval) for name, one in tools.items()} == {
         "mailroom_api_get": ({"read"}, False),
-        "mailroom_api_call": ({"write"}, True),  # the person approves each
+        "mailroom_api_call": ({"write"}, False),
     }
     assert not [one for one in room.deployment.tools if one.provider == "resend"]  # not turned on
     mcp = McpRoom(room.vault, room.simulator)

@@ -9,6 +9,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from providers.api.api import RuleRefused, UpstreamAPI
 from server.doctor.providers import check_provider
 from tests.support.rooms.exchange_room import ExchangeRoom
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
@@ -83,6 +84,29 @@ async def test_an_answer_that_contains_a_new_key_is_not_fetched(room: KeyRoom) -
     assert (await handle.call("POST", "/messages", api="main", json={"to": "bob"})).status_code == 200
 
 
+async def test_a_tool_fetches_no_answer_that_contains_a_new_key(room: KeyRoom) -> None:
+    """Also spelled as some servers would read it."""
+    deployment, key = room.deployment, room.simulator.sandbox.keys.make("alice")
+    [tool] = [one for one in deployment.tools if one.name == "mailroom_api_call"]
+    provider = deployment.catalog.provider("mailroom")
+    api = UpstreamAPI(provider, deployment.http, token=key, scopes=WRITE, now=deployment.now())
+
+    async def send(path: str) -> str:
+        arguments = tool.input.model_validate({"path": path, "method": "POST", "body": {"to": "bob"}})
+        return (await tool.call(api, arguments, _silent)).model_dump_json()
+
+    made = len(room.simulator.sandbox.keys.accounts)
+    for path in ("/keys", "/Keys", "/keys.json", "/keys/", "/k%65ys"):
+        with pytest.raises(RuleRefused):
+            await send(path)
+    assert len(room.simulator.sandbox.keys.accounts) == made
+    assert "bob" in await send("/messages")
+
+
+async def _silent(done: int, total: int | None, message: str) -> None:
+    """Progress that nobody watches."""
+
+
 async def test_an_agent_that_only_reads_cannot_write(room: KeyRoom) -> None:
     user = await room.user()
     connection = await room.entered(user, await room.signed_in(user))
@@ -97,7 +121,7 @@ async def test_nobody_uses_another_person_s_key(room: KeyRoom) -> None:
     theirs = await room.entered(owner, await room.signed_in(owner))
     mine = await room.entered(other, await room.signed_in(other))
     handle = await room.allowed(other, mine, READ)
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(timeout=30, trust_env=False) as http:
         url = f"{room.url}/proxy/{theirs.id}/main/messages"
         answer = await http.get(url, headers={"authorization": f"Bearer {handle.value}"})
     assert (answer.status_code, answer.headers["token-vault-refusal"]) == (404, "unknown_target")
@@ -122,7 +146,7 @@ async def test_an_exchange_hands_out_a_key_by_the_operators_act_only(
     key = room.simulator.sandbox.keys.make(user.name)
     values = {"key": key} | ({"login": "alice"} if provider == "mailroom-basic" else {})
     connection = await room.entered(user, await room.signed_in(user), provider, **values)
-    async with httpx2.AsyncClient(base_url=room.url, trust_env=False) as http:
+    async with httpx2.AsyncClient(base_url=room.url, timeout=30, trust_env=False) as http:
         exchanging = ExchangeRoom(McpRoom(room.vault, room.simulator), http)
         act = exchanging.caller() if release is None else exchanging.caller(release={provider: release})
         caller = await act

@@ -44,8 +44,10 @@ def load_tools(settings: Settings, catalog: Catalog, sightings: Sightings | None
     unruled = [
         spec
         for provider in catalog
-        for tools in (unruled_tools, open_tools)
-        for spec in tools(provider, asks=_asks_unruled(settings, provider.name))
+        for spec in (
+            *unruled_tools(provider, asks=_asks_unruled(settings, provider.name)),
+            *open_tools(provider),
+        )
     ]
     tools = (
         *coded,
