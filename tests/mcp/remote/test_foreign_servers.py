@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -17,7 +16,7 @@ from mcp.server.mcpserver import MCPServer
 from pydantic import BaseModel, Field
 
 from server.remote import servers
-from tests.mcp.remote.remote_room import RemoteRoom, remote_room, text
+from tests.mcp.remote.remote_room import RemoteRoom, text
 from tests.support.harness import free_socket, serving
 
 SCOPES = ["notes"]
@@ -96,14 +95,7 @@ async def _foreign(make: Any) -> AsyncGenerator[tuple[str, InMemoryOAuthProvider
             yield f"{origin}/mcp", provider
 
 
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[RemoteRoom]:
-    data: Path = tmp_path_factory.mktemp("foreign") / "vault"
-    async with remote_room(data) as opened:
-        yield opened
-
-
-@pytest.mark.parametrize(("name", "make"), [("fastmcp", fast_mcp), ("sdk", sdk)])
+@pytest.mark.parametrize(("name", "make"), [pytest.param("fastmcp", fast_mcp, marks=pytest.mark.long), ("sdk", sdk)])
 async def test_a_server_of_others_works_behind_the_vault(place: RemoteRoom, name: str, make: Any) -> None:
     async with _foreign(make) as (url, provider):
         await servers.add(place.operator, servers.ServerWish(name, url))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,35 +12,10 @@ from providers.remote.schemas import checker, usable_schema
 from providers.remote.sightings import FRESH
 from server.administration.actor import ChangeRefused
 from server.remote import servers
-from tests.mcp.remote.remote_room import RemoteRoom, link_of, remote_room, text
+from tests.mcp.remote.conftest import SUM
+from tests.mcp.remote.remote_room import RemoteRoom, link_of, text
 from tests.support.doubles.mcp_double import ADD, NOTE
 from vault.audit import audit
-
-SUM = {"a": 2, "b": 3}
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[RemoteRoom]:
-    data: Path = tmp_path_factory.mktemp("changes") / "vault"
-    async with remote_room(data) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-async def used(place: RemoteRoom) -> tuple[str, Any, Any]:
-    """One server, connected and allowed."""
-    name, double, agent = await place.ready()
-    for tool, arguments in (("add", SUM), ("note", {"text": "x"})):
-        assert not (await _called(place, name, agent, tool, arguments)).is_error
-    return name, double, agent
-
-
-@pytest.fixture
-def known(used: tuple[str, Any, Any]) -> tuple[str, Any, Any]:
-    """The same for a test that only changes what it answers."""
-    _, double, _ = used
-    double.answer, double.results = None, {}
-    return used
 
 
 async def _called(place: RemoteRoom, name: str, agent: Any, tool: str = "add", arguments: Any = SUM) -> Any:
@@ -182,16 +155,16 @@ async def test_a_pattern_runs_in_linear_time() -> None:
 
 
 async def test_a_gigantic_list_is_refused_and_a_long_one_is_read_in_pages(place: RemoteRoom) -> None:
-    many = [{**ADD, "name": f"add{n}"} for n in range(700)]
+    many = [{"name": f"t{n}", "inputSchema": {"type": "object"}} for n in range(501)]
     name, double = await place.add(tools=many)
     agent = await place.room.agent()
     refused = await place.look(name, agent)
     assert refused.is_error
     assert "more than 500 tools" in text(refused)
-    double.tools = many[:150]
-    assert len((await place.look(name, agent)).structured_content["tools"]) == 150
+    double.tools = many[:105]
+    assert len((await place.look(name, agent)).structured_content["tools"]) == 105
     double.page = 5
-    assert (await place.look(name, agent)).is_error  # thirty pages
+    assert (await place.look(name, agent)).is_error  # more than twenty pages
     double.tools, double.page = [{**ADD, "description": "x" * 2_000_000}], 100
     assert (await place.look(name, agent)).is_error
 

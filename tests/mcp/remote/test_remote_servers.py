@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server.administration.actor import ChangeRefused
 from server.remote import servers
-from tests.mcp.remote.remote_room import RemoteRoom, link_of, remote_room, text
+from tests.mcp.remote.remote_room import RemoteRoom, link_of, text
 from vault import connections
-
-
-@pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[RemoteRoom]:
-    data: Path = tmp_path_factory.mktemp("remote") / "vault"
-    async with remote_room(data) as opened:
-        yield opened
 
 
 async def test_a_server_is_added_connected_reviewed_and_called(place: RemoteRoom) -> None:
@@ -47,8 +38,8 @@ async def test_a_server_is_added_connected_reviewed_and_called(place: RemoteRoom
     assert len(double.asked) == 1
 
 
-async def test_another_person_connects_an_account_of_their_own(place: RemoteRoom) -> None:
-    name, double, agent = await place.ready()
+async def test_another_person_connects_an_account_of_their_own(place: RemoteRoom, known: Any) -> None:
+    name, double, agent = known
     other = await place.room.agent("bob")
     async with place.room.client(other) as client:
         told = await client.call_tool(f"{name}_add", {"a": 1, "b": 1})
@@ -58,16 +49,16 @@ async def test_another_person_connects_an_account_of_their_own(place: RemoteRoom
     assert len(double.calls) == 1
 
 
-async def test_its_tools_are_a_tool_set_and_found_by_what_they_do(place: RemoteRoom) -> None:
-    name, _, _ = await place.ready()
+async def test_its_tools_are_a_tool_set_and_found_by_what_they_do(place: RemoteRoom, known: Any) -> None:
+    name, _, _ = known
     offer = place.deployment.offer
     assert offer.sets[name].tools == {f"{name}_add", f"{name}_note", f"{name}_tools"}
     found = offer.index.find("add two numbers", among=offer.sets[name].tools, limit=1)
     assert [spec.name for spec in found] == [f"{name}_add"]
 
 
-async def test_arguments_are_checked_before_anything_is_sent(place: RemoteRoom) -> None:
-    name, double, agent = await place.ready()
+async def test_arguments_are_checked_before_anything_is_sent(place: RemoteRoom, known: Any) -> None:
+    name, double, agent = known
     async with place.room.client(agent) as client:
         assert not (await place.call(client, f"{name}_add", {"a": 1, "b": 2})).is_error
         sent = len(double.calls)
@@ -78,8 +69,8 @@ async def test_arguments_are_checked_before_anything_is_sent(place: RemoteRoom) 
     assert len(double.calls) == sent
 
 
-async def test_an_argument_named_account_is_the_servers_own(place: RemoteRoom) -> None:
-    name, double, agent = await place.ready()
+async def test_an_argument_named_account_is_the_servers_own(place: RemoteRoom, known: Any) -> None:
+    name, double, agent = known
     async with place.room.client(agent) as client:
         listed = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert {"account", "account_argument", "text"} == set(listed[f"{name}_note"].input_schema["properties"])
@@ -106,16 +97,8 @@ async def test_a_write_asks_the_person_each_time_unless_the_operator_says_otherw
         await place.accept(name, unasked=["note"])
         assert not (await client.call_tool(f"{name}_note", {"text": "dear"})).is_error
     assert len(double.calls) == 1
-
-
-async def test_the_servers_word_counts_only_when_the_operator_takes_it(place: RemoteRoom) -> None:
-    name, _ = await place.add()
-    await place.look(name, await place.room.agent())
-    await place.accept(name)
-    assert place.deployment.tool(f"{name}_add").effect == "delete"
     await place.accept(name, trusts=True)
-    assert place.deployment.tool(f"{name}_add").effect == "read"
-    assert place.deployment.tool(f"{name}_note").effect == "delete"
+    assert [place.deployment.tool(f"{name}_{one}").effect for one in ("add", "note")] == ["read", "delete"]
 
 
 async def test_a_dead_access_token_is_renewed_once_and_the_refresh_token_rotates(place: RemoteRoom) -> None:
@@ -142,23 +125,18 @@ async def test_a_step_up_leads_to_a_link_with_the_added_permission(place: Remote
         done = await client.call_tool(f"{name}_note", {"text": "x"})
         assert not done.is_error, text(done)
         assert not (await client.call_tool(f"{name}_add", {"a": 1, "b": 2})).is_error  # the same account
+        double.scope_of["note"] = "admin:everything"  # which the server does not publish
+        refused = await client.call_tool(f"{name}_note", {"text": "x"})
+        assert refused.is_error
+        assert link_of(refused) is None
 
 
-async def test_a_step_up_to_what_the_server_does_not_publish_is_refused(place: RemoteRoom) -> None:
-    name, _, agent = await place.ready(scope_of={"note": "admin:everything"})
-    async with place.room.client(agent) as client:
-        first = await client.call_tool(f"{name}_note", {"text": "x"})
-        await place.follow(link_of(first) or "")
-        told = await client.call_tool(f"{name}_note", {"text": "x"})
-        assert told.is_error
-        assert link_of(told) is None
-
-
-async def test_a_disconnect_revokes_at_the_server(place: RemoteRoom) -> None:
+async def test_a_disconnect_revokes_at_the_server_which_can_be_removed_then(place: RemoteRoom) -> None:
     name, double, agent = await place.ready()
     async with place.room.client(agent) as client:
         await place.call(client, f"{name}_add", {"a": 1, "b": 2})
-    page = await place.person.open("/connections")
+    with pytest.raises(ChangeRefused, match="still connected"):
+        await servers.remove(place.operator, name)
     (connection,) = [
         one
         for one in await connections.list_connections(place.deployment.database, agent.principal.user_id)
@@ -174,12 +152,6 @@ async def test_a_disconnect_revokes_at_the_server(place: RemoteRoom) -> None:
     assert place.deployment.catalog.get(name) is None
 
 
-async def test_a_server_with_accounts_stays(place: RemoteRoom) -> None:
-    name, _, _ = await place.ready()
-    with pytest.raises(ChangeRefused, match="still connected"):
-        await servers.remove(place.operator, name)
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -190,6 +162,7 @@ async def test_a_server_with_accounts_stays(place: RemoteRoom) -> None:
         ({"metadata": {"code_challenge_methods_supported": ["plain"]}}, "PKCE"),
         ({"metadata": {"token_endpoint": "http://169.254.169.254/token"}}, "token_url"),
         ({"metadata": {"token_endpoint": None}}, "token_endpoint"),
+        ({"metadata": {"authorization_endpoint": "javascript:alert(1)"}}, "authorize_url"),
         ({"metadata": {"registration_endpoint": "http://169.254.169.254/register"}}, "can't be registered"),
         ({"metadata": {"registration_endpoint": None}}, "--client-id"),
         ({"challenge": 'Bearer resource_metadata="http://169.254.169.254/x"'}, "can't be read"),
@@ -217,8 +190,8 @@ async def test_names_and_addresses_that_cannot_be_told_apart_are_refused(place: 
             await servers.add(place.operator, servers.ServerWish(wrong, url))
 
 
-async def test_an_admins_page_of_a_server_opens(place: RemoteRoom) -> None:
-    name, _, _ = await place.ready()
+async def test_an_admins_page_of_a_server_opens(place: RemoteRoom, known: Any) -> None:
+    name, _, _ = known
     page = await place.person.open(f"/administration/providers/{name}")
     assert page.status_code == 200, page.text
     assert name in (await place.person.open("/administration/providers")).text

@@ -1,0 +1,41 @@
+"""One vault with foreign servers for all of these tests, and one server that only changes what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from tests.mcp.remote.remote_room import RemoteRoom, remote_room
+from tests.support.doubles.mcp_double import RemoteDouble
+from tests.support.rooms.mcp_room import Agent
+
+SUM = {"a": 2, "b": 3}
+Known = tuple[str, RemoteDouble, Agent]
+
+
+@pytest.fixture(scope="package")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[RemoteRoom]:
+    data: Path = tmp_path_factory.mktemp("remote") / "vault"
+    async with remote_room(data) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="package")
+async def used(place: RemoteRoom) -> Known:
+    """One server, connected and allowed."""
+    name, double, agent = await place.ready()
+    for tool, arguments in (("add", SUM), ("note", {"text": "x"})):
+        async with place.room.client(agent) as client:
+            assert not (await place.call(client, f"{name}_{tool}", arguments)).is_error
+    return name, double, agent
+
+
+@pytest.fixture
+def known(used: Known) -> Known:
+    """The same for a test that only changes what it answers."""
+    _, double, _ = used
+    double.answer, double.results = None, {}
+    double.calls.clear()
+    return used
