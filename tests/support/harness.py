@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import base64
 import hashlib
 import itertools
 import secrets
-import shutil
 import socket
 import tempfile
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
@@ -189,7 +187,7 @@ class RunningVault:
         return Tokens(client_id, tokens["access_token"], tokens.get("refresh_token"), tokens["scope"])
 
 
-_first_runs: list[Path] = []
+_first_runs: list[dict[str, tuple[int, bytes]]] = []  # the files that each left behind: mode and content
 _copies = itertools.count()
 
 
@@ -203,12 +201,14 @@ async def _copy_first_run(settings: Settings, data: Path) -> None:
     if (settings.database, settings.keys) != (default.database, default.keys) or (data / "master.key").exists():
         return
     if len(_first_runs) < FIRST_RUNS:
-        made = Path(tempfile.mkdtemp(prefix="first-run-"))
-        atexit.register(shutil.rmtree, made, ignore_errors=True)
-        await first_run(Store("sqlite:", made))
-        _first_runs.append(made)
+        with tempfile.TemporaryDirectory(prefix="first-run-") as folder:
+            await first_run(Store("sqlite:", Path(folder)))
+            left = {one.name: (one.stat().st_mode, one.read_bytes()) for one in Path(folder).iterdir()}
+        _first_runs.append(left)
     data.mkdir(mode=0o700, exist_ok=True)
-    shutil.copytree(_first_runs[next(_copies) % len(_first_runs)], data, dirs_exist_ok=True)
+    for name, (mode, content) in _first_runs[next(_copies) % len(_first_runs)].items():
+        (data / name).touch(mode)
+        (data / name).write_bytes(content)
 
 
 @asynccontextmanager
