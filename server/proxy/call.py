@@ -22,10 +22,10 @@ from vault.handles import Handle, Standing
 class ProxyRequest:
     """One call on its way, and what the activity will say about it."""
 
-    scope: Scope
+    scope: Scope = field(repr=False)  # its headers have the handle
     receive: Receive
     send: Send
-    fields: Mapping[str, str]  # the headers; the last one of a repeated header
+    fields: Mapping[str, str] = field(repr=False)  # the headers; the last one of a repeated header
     started: float
     target: Target | None = None
     standing: Standing | None = None  # of the handle, once it was accepted

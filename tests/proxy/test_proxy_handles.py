@@ -10,6 +10,7 @@ import pytest
 from joserfc.jwk import ECKey
 
 from server.oauth.dpop import token_hash
+from server.proxy.call import ProxyRequest
 from tests.support.rooms.oauth_world import signed
 from tests.support.rooms.proxy_room import ALL, HOUR, POST, READ, Proxied, ProxyRoom, posted, proxy_room
 from vault import clients, connections, delegations, grants, groups, sharing, users
@@ -322,3 +323,13 @@ async def test_what_a_group_takes_away_ends_with_the_next_call(
     await change(room, handle, group)
     answer = await handle.call("GET", PATH)
     assert (answer.status_code, answer.json()["code"]) == (403, code)
+
+
+def test_a_call_on_its_way_does_not_show_its_handle() -> None:
+    async def nothing(*_: object) -> None: ...
+
+    scope = {"type": "http", "path": "/proxy/c/web/x", "headers": [(b"authorization", b"Bearer tvp_secret")]}
+    call = ProxyRequest(scope, nothing, nothing, fields={"authorization": "Bearer tvp_secret"}, started=0.0)  # pyright: ignore[reportArgumentType]
+    assert "tvp_secret" in f"{call.scope} {call.fields}"
+    assert "started=0.0" in repr(call)
+    assert "tvp_secret" not in repr(call)
