@@ -7,7 +7,6 @@ one can't be used. Patterns run in an engine of linear time.
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
@@ -169,12 +168,18 @@ def _matcher(pattern: str) -> SchemaValidator | None:
         return None
 
 
+def _library() -> Any:  # which has no types of its own
+    import jsonschema
+
+    return jsonschema
+
+
 def checker(schema: Mapping[str, object]) -> Check:
     """What a value gets wrong by a usable schema, in words that repeat none of it; None if it fits.
 
     Raises SchemaRefused for a keyword whose own value is wrong.
     """
-    jsonschema: Any = importlib.import_module("jsonschema")  # has no types; loaded where it is used
+    jsonschema = _library()
     draft, wrong = jsonschema.Draft202012Validator, jsonschema.ValidationError
 
     def pattern(validator: object, wanted: str, instance: object, whole: object) -> Iterator[object]:
