@@ -48,6 +48,7 @@ PURPOSES = (
         "(vault/tickets.py|server/oauth/device.py) 32|a user code", "body", r"/device_authorization", "RFC 8628 §3.2"
     ),
     Purpose("a user code", "body|location", PAGE, "the person compares it"),
+    Purpose("server/administration/agents.py 32", "body", r"/admin/v1/agents", "the secret of a new agent, shown once"),
     Purpose("vault/approvals/requests.py 32", "body", r"/bc-authorize", "CIBA Core §7.3: auth_req_id"),
     Purpose("vault/tickets.py 32", "body", r"/par", "RFC 9126 §2.2: request_uri"),
 )
