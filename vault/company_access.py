@@ -28,6 +28,8 @@ WORDS: Final = frozenset({READ, ALL, ASK})
 def scopes_of(words: frozenset[str], *, granted: frozenset[str], policy: UpstreamPolicy) -> frozenset[str]:
     """What these words mean for an account with these granted scopes: never more than it holds."""
     held = expand(granted, policy.covers) - policy.always_granted
+    if policy.is_remote:
+        held = frozenset[str]()
     if ALL in words:
         return held | (words & policy.own)
     reads = held & policy.reading if READ in words else frozenset[str]()

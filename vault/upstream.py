@@ -79,12 +79,17 @@ class UpstreamPolicy:
     reading: frozenset[str] = frozenset()  # scopes that cannot change anything
     own: frozenset[str] = frozenset()  # scopes of ours, unknown to the provider: no account has to hold them
     unruled: frozenset[str] = frozenset()  # those of them that only the provider's hosts limit
+    is_remote: bool = False  # an MCP server of others: agents get scopes of ours only, and its token stays inside
     is_identity: bool = False  # people sign in there: its tokens vouch for them and are never handed out
 
     @property
     def narrows_by(self) -> Downscope:
         """How to ask it for narrower tokens: not at all if that does harm."""
         return Downscope.NONE if self.downscope_is_destructive else self.downscope
+
+    def delegable(self, granted: frozenset[str]) -> frozenset[str]:
+        """What an agent can be given of an account with these granted scopes."""
+        return self.own if self.is_remote else granted | self.own
 
     def for_renewal(self, renewed_by: str | None) -> UpstreamPolicy:
         """The same for a connection that is renewed by identity assertions of that connection; itself for None.

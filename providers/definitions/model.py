@@ -570,9 +570,16 @@ class Provider(FilePart):
         shown = sorted(scopes - self.always_granted)
         return tuple(self.scopes[scope].title if scope in self.scopes else scope for scope in shown)
 
+    @property
+    def _operator_scopes(self) -> frozenset[str] | None:
+        """What agents can have at most. At an MCP server of others that is what the operator accepted, tool by tool."""
+        limit = self.registration.scopes
+        if self.is_remote:
+            return self.own_scopes
+        return None if limit is None else limit | self.own_scopes
+
     def policy(self) -> UpstreamPolicy:
         """What the vault must know to decide."""
-        limit = self.registration.scopes
         return UpstreamPolicy(
             provider=self.name,
             audience=self.audience,
@@ -593,8 +600,9 @@ class Provider(FilePart):
             refresh_ends_access_token=self.rotation.ends_access_token,
             revoke_ends_grant=self.revoke.ends_grant if self.credential is None else False,
             removal_pages=tuple(self.removal_pages.values()),
-            operator_scopes=None if limit is None else limit | self.own_scopes,
+            operator_scopes=self._operator_scopes,
             own=self.own_scopes,
             unruled=self.unruled_scopes,
             reading=self.reading_scopes,
+            is_remote=self.is_remote,
         )

@@ -140,7 +140,8 @@ async def _handed_out(deployment: Deployment, question: ExchangeQuestion, found:
     expires = connection.access_expires_at is not None
     narrowing = release.released_narrowing(policy, Narrowing(found.narrowing), expires=expires)
     gives = "handle" if narrowing is None else "upstream token"
-    if TOKEN_EXCHANGE not in client.grant_types or found.asks:
+    provider = deployment.catalog.get(connection.provider)
+    if TOKEN_EXCHANGE not in client.grant_types or found.asks or (provider is not None and provider.is_remote):
         gives = "nothing"
     return _HandedOut(policy.value, gives, narrowing=None if narrowing is None else narrowing.value)
 

@@ -293,14 +293,15 @@ async def allow(
     """Let the agent use an existing connection with the scopes of the request, on these terms (see `Consent`)."""
     if request.client_id is None:
         return
-    now = deployment.now()
+    now, provider = deployment.now(), known_provider(deployment, connection.provider)
+    scopes = request.scopes & provider.own_scopes if provider.is_remote else request.scopes
     async with deployment.transaction() as transaction:
         await delegations.extend(
             transaction,
             user_id=request.user_id,
             client_id=request.client_id,
             connection_id=connection.id,
-            scopes=request.scopes,
+            scopes=scopes,
             now=now,
             ask=ask,
             expires_at=ends_at,
@@ -308,7 +309,7 @@ async def allow(
         event = delegations.extended_event(
             replace(connection, user_id=request.user_id),
             client_id=request.client_id,
-            scopes=request.scopes,
+            scopes=scopes,
             ask=ask,
             expires_at=ends_at,
         )

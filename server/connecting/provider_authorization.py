@@ -283,7 +283,7 @@ async def _stored_late(
     policy = vault.policies[provider.name]
     delegated = frozenset[str]()
     if consent.client_id is not None:
-        delegated = meet(consent.delegated, found.scopes | policy.own, policy.covers)
+        delegated = meet(consent.delegated, policy.delegable(found.scopes), policy.covers)
     return connection_outcome(deployment, consent, Stored(found, delegated))
 
 
@@ -330,7 +330,7 @@ async def by_company(deployment: Deployment, trip: ConsentRequest, *, user: User
     if connection is None:
         return None
     policy = deployment.vault.policies[trip.provider]
-    delegated = meet(trip.delegated, connection.scopes | policy.own, policy.covers)
+    delegated = meet(trip.delegated, policy.delegable(connection.scopes), policy.covers)
     if trip.client_id is not None and delegated:
         request = ConnectRequest(user.id, trip.client_id, trip.provider, delegated, reason="missing", tool="")
         await allow(deployment, request, connection=connection, ask=trip.ask, ends_at=trip.ends_at)

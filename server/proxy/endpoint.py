@@ -142,7 +142,7 @@ class Proxy:
         await self._check_origin(incoming, handle)
         provider = self._deployment.catalog.get(handle.provider)
         aimed = None if provider is None else aim(target, provider, handle.connection_id)
-        if provider is None or aimed is None:
+        if provider is None or aimed is None or provider.is_remote:
             raise ProxyRefused("unknown_target", "This handle is for another account or API.")
         incoming.target = target = aimed
         call = await self._judge(incoming, handle, provider, target)

@@ -235,7 +235,7 @@ async def _store(
     events += await company_access.allow_opened(transaction, connection, policy, now=now)
     delegated = frozenset[str]()
     if consent.client_id is not None:
-        delegated = meet(consent.delegated, connection.scopes | policy.own, policy.covers)
+        delegated = meet(consent.delegated, policy.delegable(connection.scopes), policy.covers)
     if consent.client_id is not None and delegated:
         await delegations.extend(
             transaction,

@@ -165,6 +165,8 @@ def _token_type(asked: TokenRequest) -> str:
 
 async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTarget) -> ExchangeAnswer:
     asked, subject, provider = made.asked, made.subject, target.provider
+    if provider.is_remote:  # its token reaches every tool, also those that nobody accepted
+        raise OAuthError("invalid_target", f"an account at the MCP server {provider.title} is used by its tools only")
     request = ExchangeRequest(
         made.principal,
         provider.name,

@@ -370,7 +370,7 @@ def offered_scopes(catalog: Catalog, connection: Connection) -> frozenset[str]:
     provider = catalog.get(connection.provider)
     if provider is None:
         return frozenset()
-    return expand(connection.scopes, provider.covers) - provider.always_granted | provider.own_scopes
+    return provider.policy().delegable(expand(connection.scopes, provider.covers) - provider.always_granted)
 
 
 def changed_rows(rows: Sequence[AccessRow], form: Form, *, now: int) -> tuple[Change, ...]:

@@ -1,0 +1,82 @@
+"""What a server of others allows by its own scopes is nobody's to give away: only its accepted tools are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import httpx2
+
+from server.oauth.exchange.release import MEMBER
+from server.portal.access.access import offered_scopes
+from tests.mcp.remote.remote_room import RemoteRoom, link_of
+from tests.support.rooms.exchange_room import ExchangeRoom, refused
+from vault import company_access, connections, delegations
+from vault.scopes import plan
+
+FOREIGN = frozenset({"mcp:read", "mcp:write"})
+
+
+async def _connection(place: RemoteRoom, name: str, agent: Any) -> Any:
+    found = await connections.list_connections(place.deployment.database, agent.principal.user_id)
+    return next(one for one in found if one.provider == name)
+
+
+async def test_only_scopes_of_tools_are_offered_and_given(place: RemoteRoom) -> None:
+    name, _, agent = await place.ready(scope_of={"note": "mcp:write"})
+    async with place.room.client(agent) as client:
+        for _ in range(2):
+            link = link_of(await client.call_tool(f"{name}_note", {"text": "x"}))
+            assert link is not None
+            await place.follow(link)
+        assert not (await client.call_tool(f"{name}_note", {"text": "x"})).is_error
+    connection = await _connection(place, name, agent)
+    assert connection.scopes >= FOREIGN
+    given = await delegations.get(
+        place.deployment.database,
+        user_id=agent.principal.user_id,
+        client_id=agent.principal.client_id,
+        connection_id=connection.id,
+    )
+    assert given is not None
+    assert given.scopes == {"list:tools", "call:note"}
+    assert offered_scopes(place.deployment.catalog, connection) == {"list:tools", "call:add", "call:note"}
+    policy = place.deployment.vault.policies[name]
+    for words in (frozenset({"all"}), FOREIGN):
+        assert not company_access.scopes_of(words, granted=connection.scopes, policy=policy) & FOREIGN
+        plain = replace(policy, is_remote=False)
+        assert company_access.scopes_of(words, granted=connection.scopes, policy=plain) >= FOREIGN
+
+
+async def test_a_permission_for_foreign_scopes_from_before_carries_nothing(place: RemoteRoom, known: Any) -> None:
+    name, _, agent = known
+    connection = await _connection(place, name, agent)
+    policy = place.deployment.vault.policies[name]
+    held = {"delegation": connection.scopes | {"call:add"}, "connection": connection.scopes}
+    wanted = frozenset({"mcp:read"})
+    assert plan(wanted, **held, policy_scopes=policy.operator_scopes, policy=policy).outside_ceiling == wanted
+    assert plan(None, **held, policy_scopes=policy.operator_scopes, policy=policy).scopes == {"call:add"}
+    assert plan(wanted, **held, policy_scopes=None, policy=policy).scopes == wanted
+
+
+async def test_no_exchange_gives_a_token_or_handle_of_it(place: RemoteRoom, known: Any) -> None:
+    name, _, agent = known
+    connection = await _connection(place, name, agent)
+    async with httpx2.AsyncClient(base_url=place.room.url, timeout=20, trust_env=False) as http:
+        exchanging = ExchangeRoom(place.room, http)
+        caller = await exchanging.caller(**{MEMBER: {name: "full"}})
+        user = await exchanging.agent(caller, "alice")
+        async with place.deployment.transaction() as transaction:
+            await delegations.allow(
+                transaction,
+                user_id=user.principal.user_id,
+                client_id=caller.client.id,
+                connection_id=connection.id,
+                scopes=connection.scopes | {"call:add"},
+                now=exchanging.now(),
+            )
+        for scope in ("mcp:read", "call:add", None):
+            for audience in (name, connection.id):
+                answer = await exchanging.exchange(caller, user.token, audience=audience, scope=scope)
+                assert refused(answer) == "invalid_target"
+                assert "by its tools only" in answer.text
