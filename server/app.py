@@ -29,7 +29,7 @@ from providers.remote.sightings import Sightings
 from server.deployment import Deployment
 from server.live_providers import LiveProviders, ProviderSet, make_of_usable
 from server.mcp.approval_settings import ApprovalRules
-from server.mcp.offer.registry import load_offer, load_tools
+from server.mcp.offer.registry import load_away, load_offer, load_tools
 from server.oauth.own_apis import OwnApis
 from server.oauth.rules import canonical_resource, own_resources
 from server.provider_settings import SettingsRefused
@@ -229,7 +229,7 @@ async def open_policies(settings: Settings, *, data: Path) -> Callable[[Reader],
     make({})
 
     async def read(reader: Reader) -> Policies:
-        remote = {one.name: one for one in await servers.list_servers(reader)}
+        remote = {one.name: one for one in await servers.list_accepted(reader)}
         entered = {
             one.provider: replace(one.without_secret(), server=remote.get(one.provider))
             for one in await list_registrations(reader)
@@ -288,7 +288,7 @@ def _provider_set(
 ) -> ProviderSet:
     """All that follows from the settings and these registrations. Raises what `LiveProviders` expects."""
     catalog = _checked_catalog(settings, data, endpoints, entered)
-    tools = load_tools(settings, catalog, sightings)
+    tools, away = load_tools(settings, catalog, sightings), load_away(catalog, sightings)
     offer = load_offer(settings, tools, catalog)
     asking = ApprovalRules.from_settings(settings, catalog, tools)
 
@@ -305,7 +305,7 @@ def _provider_set(
     policies = _ByProvider(catalog, policy, {name: identity_policy(name) for name in identities})
     upstreams = _ByProvider[UpstreamOAuth](catalog, upstream_of, identities)
     assertions = CompanyAssertions(catalog, identities, upstream)
-    return ProviderSet(catalog, tools, offer, policies, upstreams, assertions, entered=entered, unusable={})
+    return ProviderSet(catalog, tools, away, offer, policies, upstreams, assertions, entered=entered, unusable={})
 
 
 def build_app(deployment: Deployment) -> ASGIApp:

@@ -41,11 +41,13 @@ logger = logging.getLogger("token_vault.providers")
 class ProviderSet:
     """All that follows from the settings and the `entered` registrations.
 
-    `unusable`: why what is stored for a provider cannot be used, in a sentence.
+    `away`: tools of MCP servers of others that can't be called now, which rules may still name. `unusable`: why what is
+    stored for a provider cannot be used, in a sentence.
     """
 
     catalog: Catalog
     tools: Sequence[ToolSpec]
+    away: Sequence[ToolSpec]
     offer: ToolOffer
     policies: Mapping[str, UpstreamPolicy]
     upstreams: Mapping[str, UpstreamOAuth]
@@ -85,7 +87,7 @@ class LiveProviders:
             mark = database.mark()
             if mark is not None and mark == self._mark:
                 return
-            stored = (await registrations.list_registrations(database), await servers.list_servers(database))
+            stored = (await registrations.list_registrations(database), await servers.list_accepted(database))
             if stored != self._stored:
                 await self._use(stored, database, keys)
             self._mark = mark

@@ -76,13 +76,14 @@ class RemoteTool:
 
 @dataclass(frozen=True, slots=True)
 class RemoteServer:
-    """One MCP server behind the vault."""
+    """One MCP server behind the vault. `away`: accepted tools that can't be called now; rules still know them."""
 
     name: str
     title: str
     url: str
     authorization: RemoteAuthorization
     tools: tuple[RemoteTool, ...] = ()
+    away: tuple[RemoteTool, ...] = ()
 
     @property
     def prefix(self) -> str:
@@ -95,9 +96,10 @@ def shown_names(prefix: str, names: Iterable[str], *, taken: Iterable[str] = ())
     used, found = set(taken), dict[str, str]()
     for name in names:
         plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
-        if f"{prefix}{plain}" in used or len(prefix) + len(plain) > _LONGEST_NAME:
-            mark = "_" + hashlib.sha256(name.encode()).hexdigest()[:6]
-            plain = plain[: _LONGEST_NAME - len(prefix) - len(mark)] + mark
+        whole, length = plain, 6
+        while f"{prefix}{plain}" in used or len(prefix) + len(plain) > _LONGEST_NAME:
+            mark = "_" + hashlib.sha256(name.encode()).hexdigest()[:length]
+            plain, length = whole[: max(0, _LONGEST_NAME - len(prefix) - len(mark))] + mark, length + 1
         used.add(f"{prefix}{plain}")
         found[name] = plain
     return found

@@ -32,6 +32,7 @@ LONGEST: Final = 200_000  # characters of one result
 _PIECE: Final = 60_000
 _ACCOUNT: Final = "account"  # of the vault's own; a server's argument of this name gets another
 _RENAMED: Final = "account_argument"
+_BARE: Final = '{"inputSchema":{"type":"object"},"name":"bare"}'
 
 
 class RemoteOutput(ToolOutput):
@@ -95,6 +96,20 @@ def remote_tools(server: RemoteServer, sightings: Sightings, *, taken: Collectio
         except SchemaRefused:
             continue  # by another release of the vault
     return tuple(one for one in found if one.name not in taken)
+
+
+def away_tools(server: RemoteServer, sightings: Sightings) -> tuple[ToolSpec, ...]:
+    """Tools that were accepted and can't be called now, for rules that name them."""
+    found: list[ToolSpec] = []
+    for tool in (*server.away, *server.tools):
+        try:
+            described = read_tool(tool.definition)
+        except SchemaRefused:  # by another release of the vault
+            found.append(_tool(server, tool, read_tool(_BARE), sightings))
+        else:
+            if tool in server.away:
+                found.append(_tool(server, tool, described, sightings))
+    return tuple(found)
 
 
 def _tool(server: RemoteServer, tool: RemoteTool, described: RemoteDescription, sightings: Sightings) -> ToolSpec:

@@ -50,6 +50,7 @@ class _Look:
     """What rules depend on, as it was found."""
 
     tools: Sequence[ToolSpec]
+    away: Sequence[ToolSpec]
     files: Fingerprints
 
 
@@ -134,14 +135,16 @@ class PolicyGate:
 
     def _look(self) -> _Look:
         folders = (self._settings.folder, self._settings.shadow_folder)
+        current = self._live.current
         return _Look(
-            self._live.current.tools,
+            current.tools,
+            current.away,
             tuple(None if one is None else fingerprint(one.expanduser()) for one in folders),
         )
 
     def _use(self, look: _Look) -> None:
         """Load what was seen in that look. Raises RulesRefused, and changes nothing then."""
-        actions = actions_of(look.tools)
+        actions = actions_of([*look.tools, *look.away])
         rules, shadow, problem = self._load(self._settings.folder, actions, setting=FOLDER), None, None
         try:
             shadow = self._load(self._settings.shadow_folder, actions, setting=SHADOW)

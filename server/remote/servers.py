@@ -27,6 +27,7 @@ from server.administration.actor import Actor, ChangeRefused
 from server.connecting.provider_authorization import callback_url
 from server.deployment import Deployment
 from server.live_providers import REFUSALS
+from server.runtime.catalog import names_of_tools
 from vault import connections, registrations
 from vault.audit import audit
 from vault.mcp import servers
@@ -171,7 +172,7 @@ def changes_of(server: McpServer) -> Sequence[ToolChange]:
     return [
         ToolChange(one.name, one.state, problem_of(one.seen), tuple(_differences(one)))
         for one in server.tools
-        if one.state != "accepted"
+        if one.state not in {"accepted", "retired"}
     ]
 
 
@@ -231,8 +232,10 @@ async def accept(actor: Actor, name: str, wanted: AcceptanceWish) -> tuple[str, 
     absent = [one.name for one in server.tools if one.is_absent and not wanted.names]
     by = "" if actor.user is None else actor.user.id
     async with actor.change() as transaction:
-        if await servers.accept(transaction, server, chosen, by=by, now=now):
+        held = await servers.hold(transaction, name)
+        if held is None or await servers.accept(transaction, server, chosen, by=by, now=now):
             raise _change_refusal(name)
+        await servers.give_names(transaction, held, names_of_tools(held, accepting=chosen))
         await servers.forget(transaction, server, absent)
         event = actor.event("mcp_server.tools_accepted", provider=name, count=len(chosen), tools=sorted(chosen)[:20])
         await audit.append(transaction, event, now=now)
@@ -259,7 +262,7 @@ def state_of(deployment: Deployment, server: McpServer) -> dict[str, object]:
         "url": server.url,
         "title": server.title,
         "usable": states.count("accepted"),
-        "held": states.count("new") + states.count("changed"),
+        "held": states.count("new") + states.count("changed") + states.count("returned"),
         "absent": states.count("absent"),
         "problem": deployment.live.current.unusable.get(server.name, ""),
     }

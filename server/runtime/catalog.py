@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeGuard, get_args
@@ -58,14 +58,26 @@ def remote_server(stored: McpServer) -> RemoteServer:
         authorization = authorization_of(stored.facts)
     except ValidationError as error:
         raise ProviderFileRefused(f"{stored.name}: what is stored of it can't be used; add it again") from error
+    names = names_of_tools(stored)
+    tools, away = list[RemoteTool](), list[RemoteTool]()
+    for one in stored.tools:
+        if one.accepted is not None and is_effect(one.effect):
+            tool = RemoteTool(one.name, names[one.name], one.accepted, one.effect, one.asks)
+            (tools if one.state == "accepted" else away).append(tool)
+    return RemoteServer(stored.name, stored.title, stored.url, authorization, tuple(tools), tuple(away))
+
+
+def names_of_tools(stored: McpServer, *, accepting: Collection[str] = ()) -> Mapping[str, str]:
+    """The names here of all tools that were ever accepted, and of those that are `accepting`, without the server's.
+
+    A name that was given stays: with it go permissions and rules, so that no other tool may get it.
+    """
     prefix = f"{stored.name.replace('-', '_')}_"
-    names = shown_names(prefix, sorted(one.name for one in stored.tools), taken={f"{prefix}tools"})
-    tools = tuple(
-        RemoteTool(one.name, names[one.name], one.accepted, one.effect, one.asks)
-        for one in stored.tools
-        if one.state == "accepted" and one.accepted is not None and is_effect(one.effect)
-    )
-    return RemoteServer(stored.name, stored.title, stored.url, authorization, tools)
+    given = {one.name: one.shown for one in stored.tools if one.shown is not None}
+    taken = {f"{prefix}tools", *(f"{prefix}{shown}" for shown in given.values())}
+    before = sorted(one.name for one in stored.tools if one.accepted is not None and one.name not in given)
+    new = sorted({*accepting} - given.keys() - {*before})
+    return {**given, **shown_names(prefix, [*before, *new], taken=taken)}
 
 
 def is_effect(text: str) -> TypeGuard[Effect]:

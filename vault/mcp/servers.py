@@ -19,9 +19,21 @@ _SERVERS: Final = """
     select name, url, title, facts, added_at from mcp_servers where tenant = :tenant order by added_at, name
 """
 _TOOLS: Final = """
-    select server, name, seen, seen_by, is_absent, accepted, effect, asks, accepted_at from mcp_tools
+    select server, name, seen, seen_by, is_absent, accepted, effect, asks, accepted_at, shown, is_retired from mcp_tools
     where tenant = :tenant order by server, name
 """
+_TOOLS_OF: Final = """
+    select server, name, seen, seen_by, is_absent, accepted, effect, asks, accepted_at, shown, is_retired from mcp_tools
+    where tenant = :tenant and server = :server order by name
+"""
+# Without what nobody accepted: that is as much as a server likes, and it changes as often.
+_ACCEPTED: Final = """
+    select server, name, case when seen = accepted then accepted else cast(:nothing as text) end as seen,
+        cast(:nothing as text) as seen_by, is_absent,
+        accepted, effect, asks, accepted_at, shown, is_retired from mcp_tools
+    where tenant = :tenant and accepted is not null order by server, name
+"""
+_HOLD: Final = "update mcp_servers set name = name where tenant = :tenant and name = :server"
 _ADD: Final = """
     insert into mcp_servers (tenant, name, url, title, facts, added_at, added_by)
     values (:tenant, :name, :url, :title, :facts, :now, :by)
@@ -37,10 +49,21 @@ _MISS: Final = """
     update mcp_tools set is_absent = 1 where tenant = :tenant and server = :server and name = :name
 """
 _ACCEPT: Final = """
-    update mcp_tools set accepted = seen, effect = :effect, asks = :asks, accepted_at = :now, accepted_by = :by
+    update mcp_tools set accepted = seen, effect = :effect, asks = :asks, accepted_at = :now, accepted_by = :by,
+        is_retired = 0
     where tenant = :tenant and server = :server and name = :name and seen = :reviewed and is_absent = 0 returning name
 """
-_FORGET: Final = "delete from mcp_tools where tenant = :tenant and server = :server and name = :name"
+_FORGET: Final = """
+    delete from mcp_tools where tenant = :tenant and server = :server and name = :name and accepted is null
+"""
+_RETIRE: Final = """
+    update mcp_tools set is_retired = 1
+    where tenant = :tenant and server = :server and name = :name and is_absent = 1 and accepted is not null
+"""
+_NAME: Final = """
+    update mcp_tools set shown = :shown
+    where tenant = :tenant and server = :server and name = :name and shown is null
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +78,14 @@ class McpTool:
     effect: str
     asks: bool
     accepted_at: int | None
+    shown: str | None = None  # its name here, once it was accepted
+    is_retired: bool = False  # an operator knows that it is gone
 
     @property
     def state(self) -> str:
-        """`new`, `changed`, `absent`, or `accepted`: only the last can be called."""
+        """`new`, `changed`, `absent`, `retired`, `returned`, or `accepted`: only the last can be called."""
+        if self.is_retired:
+            return "retired" if self.is_absent else "returned"
         if self.is_absent:
             return "absent"
         if self.accepted is None:
@@ -112,8 +139,17 @@ class Acceptance:
 
 async def list_servers(reader: Reader) -> tuple[McpServer, ...]:
     """All servers with their tools, in the order in which they were added."""
+    return await _with_tools(reader, await reader.fetch(_TOOLS, {"tenant": TENANT}))
+
+
+async def list_accepted(reader: Reader) -> tuple[McpServer, ...]:
+    """The same with accepted tools only, and of what was seen only whether it is what was accepted."""
+    return await _with_tools(reader, await reader.fetch(_ACCEPTED, {"tenant": TENANT, "nothing": ""}))
+
+
+async def _with_tools(reader: Reader, found: Sequence[Row]) -> tuple[McpServer, ...]:
     tools: dict[str, list[McpTool]] = {}
-    for row in await reader.fetch(_TOOLS, {"tenant": TENANT}):
+    for row in found:
         tools.setdefault(text(row, "server"), []).append(_tool_of(row))
     rows = await reader.fetch(_SERVERS, {"tenant": TENANT})
     return tuple(_server_of(row, tools.get(text(row, "name"), ())) for row in rows)
@@ -121,7 +157,11 @@ async def list_servers(reader: Reader) -> tuple[McpServer, ...]:
 
 async def get_server(reader: Reader, name: str) -> McpServer | None:
     """The server of that name."""
-    return next((one for one in await list_servers(reader) if one.name == name), None)
+    for row in await reader.fetch(_SERVERS, {"tenant": TENANT}):
+        if text(row, "name") == name:
+            found = await reader.fetch(_TOOLS_OF, {"tenant": TENANT, "server": name})
+            return _server_of(row, [_tool_of(one) for one in found])
+    return None
 
 
 async def add_server(
@@ -153,7 +193,8 @@ async def see(
             continue
         named = {"tenant": TENANT, "server": server.name, "name": name, "seen": seen, "by": by, "now": now}
         await transaction.execute(_SEE, named)
-        (back if known is not None and known.accepted == seen else held).append(name)
+        is_back = known is not None and known.accepted == seen and not known.is_retired
+        (back if is_back else held).append(name)
     for known in server.tools:
         if known.name not in offered and known.seen_by == by and not known.is_absent:
             await transaction.execute(_MISS, {"tenant": TENANT, "server": server.name, "name": known.name})
@@ -174,10 +215,24 @@ async def accept(
     return tuple(changed)
 
 
+async def hold(transaction: Transaction, name: str) -> McpServer | None:
+    """The server as it is, kept from every other change until the end of the transaction."""
+    await transaction.execute(_HOLD, {"tenant": TENANT, "server": name})
+    return await get_server(transaction, name)
+
+
 async def forget(transaction: Transaction, server: McpServer, names: Iterable[str]) -> None:
-    """Delete tools that the server no longer offers."""
+    """Delete tools that the server no longer offers. Of one that was accepted the name stays taken."""
     for name in names:
-        await transaction.execute(_FORGET, {"tenant": TENANT, "server": server.name, "name": name})
+        which = {"tenant": TENANT, "server": server.name, "name": name}
+        await transaction.execute(_RETIRE, which)
+        await transaction.execute(_FORGET, which)
+
+
+async def give_names(transaction: Transaction, server: McpServer, shown: Mapping[str, str]) -> None:
+    """Name these tools for agents; one that has a name keeps it."""
+    for name, wanted in shown.items():
+        await transaction.execute(_NAME, {"tenant": TENANT, "server": server.name, "name": name, "shown": wanted})
 
 
 def _server_of(row: Row, tools: Sequence[McpTool]) -> McpServer:
@@ -202,4 +257,6 @@ def _tool_of(row: Row) -> McpTool:
         text(row, "effect"),
         bool(integer(row, "asks")),
         integer_or_none(row, "accepted_at"),
+        text_or_none(row, "shown"),
+        bool(integer(row, "is_retired")),
     )

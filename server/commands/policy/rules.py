@@ -159,11 +159,18 @@ async def _place(setup: Setup, folder: Path) -> AsyncGenerator[_Place]:
     bare = settings.model_copy(update={"policy": PolicySettings()})
     if missing_vault(settings, data=setup.directory()) is not None:
         providers = await providers_of_settings(bare, data=setup.directory())
-        yield _Place(folder, zone, settings.admin, providers, actions_of(providers.tools), None)
+        yield _Place(folder, zone, settings.admin, providers, actions_of([*providers.tools, *providers.away]), None)
         return
     async with open_deployment(bare, data=setup.directory(), creates=False) as deployment:
         providers = deployment.live.current
-        yield _Place(folder, zone, settings.admin, providers, actions_of(providers.tools), deployment.database)
+        yield _Place(
+            folder,
+            zone,
+            settings.admin,
+            providers,
+            actions_of([*providers.tools, *providers.away]),
+            deployment.database,
+        )
 
 
 def _folder(setup: Setup, folder: Path | None) -> Path:

@@ -70,6 +70,15 @@ def _remote_tools(catalog: Catalog, sightings: Sightings) -> tuple[ToolSpec, ...
     return tuple(spec for server in catalog.remote.values() for spec in remote_tools(server, sightings))
 
 
+def load_away(catalog: Catalog, sightings: Sightings) -> tuple[ToolSpec, ...]:
+    """Tools of MCP servers of others that were accepted and can't be called now."""
+    if not catalog.remote:
+        return ()
+    from providers.remote.tools import away_tools
+
+    return tuple(spec for server in catalog.remote.values() for spec in away_tools(server, sightings))
+
+
 def _asks_unruled(settings: Settings, provider: str) -> bool:
     found = settings.providers.get(provider)
     return found is None or found.unruled_approval

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.responses import RedirectResponse, Response
 
+from providers.definitions.remote import shown_names
 from providers.remote.listing import canonical_tools, problem_of
 from providers.remote.schemas import checker, usable_schema
 from providers.remote.sightings import FRESH
 from server.administration.actor import ChangeRefused
+from server.policy.files import RulesRefused
+from server.policy.rules import load_rules
+from server.policy.schema import actions_of
 from server.remote import servers
 from tests.mcp.remote.conftest import SUM
 from tests.mcp.remote.remote_room import RemoteRoom, link_of, text
@@ -103,6 +108,56 @@ async def test_only_what_was_reviewed_can_be_accepted(place: RemoteRoom) -> None
     with pytest.raises(ChangeRefused, match="isn't what was reviewed"):
         await servers.accept(place.operator, name, servers.AcceptanceWish(reviewed))
     assert await place.accept(name) == ("add", "note")
+
+
+async def test_a_new_tool_gets_neither_the_name_nor_the_permission_of_an_accepted_one(place: RemoteRoom) -> None:
+    plain = {"name": "list_issues", "inputSchema": {"type": "object"}}
+    name, double, agent = await place.ready(tools=[plain])
+    assert place.deployment.tool(f"{name}_list_issues").scopes == {"call:list_issues"}
+    double.tools = [plain, *({**plain, "name": one} for one in ("list.issues", "list/issues", "a"))]
+    await place.look(name, agent)
+    for _ in range(2):
+        kept = place.deployment.catalog.remote[name].tools
+        assert [one.shown for one in kept if one.name == "list_issues"] == ["list_issues"]
+        await place.accept(name)
+    assert len({one.shown for one in kept}) == len(kept) == 4
+    double.tools = double.tools[1:]
+    await place.look(name, agent)
+    await place.accept(name)  # which says that it is gone
+    assert place.deployment.tool(f"{name}_list_issues") is None
+    double.tools = [*double.tools, {**plain, "name": "list issues"[::-1]}, {**plain, "name": "list-issues"}]
+    await place.look(name, agent)
+    await place.accept(name)
+    assert place.deployment.tool(f"{name}_list_issues") is None
+
+
+def test_marked_names_differ_from_all_others() -> None:
+    (marked,) = shown_names("s_", ["a.b"], taken={"s_a_b"}).values()
+    assert shown_names("s_", ["a.b"], taken={"s_a_b", f"s_{marked}"})["a.b"] not in {"a_b", marked}
+    assert set(shown_names("s_", ["a.b"]).values()) == {"a_b"}
+
+
+async def test_rules_that_name_a_tool_stay_valid_while_it_is_held_or_gone(place: RemoteRoom, tmp_path: Path) -> None:
+    name, double, agent = await place.ready()
+    rule = '@id("no-add") '
+    rule += f'forbid(principal, action == Action::"{name}_add", resource) when {{ context.arguments.a > 1 }};'
+    (tmp_path / "one.cedar").write_text(rule, encoding="utf-8")
+
+    def load(*, with_away: bool = True) -> None:
+        current = place.deployment.live.current
+        tools = [*current.tools, *(current.away if with_away else ())]
+        load_rules(tmp_path, actions_of(tools), setting="policy.folder")
+
+    load(with_away=False)
+    for tools in ([{**ADD, "description": "Other."}, NOTE], [NOTE]):
+        double.tools = tools
+        await place.look(name, agent)
+        assert place.deployment.tool(f"{name}_add") is None
+        load()
+        with pytest.raises(RulesRefused, match="unrecognized action"):
+            load(with_away=False)
+    await place.accept(name)
+    load()
 
 
 async def test_descriptions_are_cut_cleaned_and_marked(place: RemoteRoom) -> None:

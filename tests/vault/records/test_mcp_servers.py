@@ -84,3 +84,35 @@ async def test_a_removed_server_leaves_nothing(database: Database) -> None:
         assert not await servers.remove_server(transaction, "notes")
     assert await servers.list_servers(database) == ()
     assert await database.fetch("select name from mcp_tools") == []
+
+
+async def test_a_name_is_given_once_and_stays_taken_when_its_tool_is_gone(database: Database) -> None:
+    await _see(database, {"a": A, "b": B})
+    await _accept(database, "a", A)
+    async with database.transaction() as transaction:
+        held = await servers.hold(transaction, "notes")
+        assert held is not None
+        await servers.give_names(transaction, held, {"a": "a"})
+        await servers.give_names(transaction, held, {"a": "other"})
+    await _see(database, {})
+    async with database.transaction() as transaction:
+        await servers.forget(transaction, await _server(database), ["a", "b"])
+    (tool,) = (await _server(database)).tools
+    assert (tool.name, tool.shown, tool.state, tool.accepted) == ("a", "a", "retired", A)
+    assert (await _see(database, {"a": A})).held == ("a",)
+    assert [one.state for one in (await _server(database)).tools] == ["returned"]
+    assert await _accept(database, "a", A) == ()
+    assert [one.state for one in (await _server(database)).tools] == ["accepted"]
+
+
+async def test_what_nobody_accepted_is_not_read_with_the_accepted_tools(database: Database) -> None:
+    await _see(database, {"a": A, "b": B})
+    (server,) = await servers.list_accepted(database)
+    assert server.tools == ()
+    await _accept(database, "a", A)
+    before = await servers.list_accepted(database)
+    assert [(one.name, one.state) for one in before[0].tools] == [("a", "accepted")]
+    await _see(database, {"a": A, "b": A, "c": B})
+    assert await servers.list_accepted(database) == before
+    await _see(database, {"a": B})
+    assert [one.state for one in (await servers.list_accepted(database))[0].tools] == ["changed"]
