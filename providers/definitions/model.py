@@ -570,16 +570,9 @@ class Provider(FilePart):
         shown = sorted(scopes - self.always_granted)
         return tuple(self.scopes[scope].title if scope in self.scopes else scope for scope in shown)
 
-    @property
-    def _operator_scopes(self) -> frozenset[str] | None:
-        """What agents can have at most. At an MCP server of others that is what the operator accepted, tool by tool."""
-        limit = self.registration.scopes
-        if self.is_remote:
-            return self.own_scopes
-        return None if limit is None else limit | self.own_scopes
-
     def policy(self) -> UpstreamPolicy:
         """What the vault must know to decide."""
+        limit = self.own_scopes if self.is_remote else self.registration.scopes
         return UpstreamPolicy(
             provider=self.name,
             audience=self.audience,
@@ -587,8 +580,7 @@ class Provider(FilePart):
             rotation=self.rotation.mode if self.credential is None else RotationMode.NONE,
             grace=self.rotation.grace,
             downscope=self.downscope.mode,
-            # narrowing by refresh would kill the full token just the same
-            downscope_is_destructive=self.downscope.destructive
+            downscope_is_destructive=self.downscope.destructive  # by refresh it would kill the full token just the same
             or (self.downscope.mode is Downscope.REFRESH_SCOPE and self.rotation.ends_access_token),
             items=self.downscope.items,
             grants_more_than_asked=self.scope.app_level or self.credential is not None,
@@ -600,7 +592,7 @@ class Provider(FilePart):
             refresh_ends_access_token=self.rotation.ends_access_token,
             revoke_ends_grant=self.revoke.ends_grant if self.credential is None else False,
             removal_pages=tuple(self.removal_pages.values()),
-            operator_scopes=self._operator_scopes,
+            operator_scopes=None if limit is None else limit | self.own_scopes,
             own=self.own_scopes,
             unruled=self.unruled_scopes,
             reading=self.reading_scopes,
