@@ -9,14 +9,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from providers.api import open_calls
 from providers.definitions.method_overrides import METHOD_HEADER, fold_name, is_method_parameter
 from providers.definitions.model import Provider, Rule
 from providers.definitions.paths import path_problem, readings
+from providers.definitions.unruled import EVERYTHING
 from providers.outbound.json_values import is_array, is_object
 
 UNREAD: Final = "(a body that is neither a form nor a JSON object, or is too long)"
 _CREDENTIALS: Final = frozenset(
     {"access_token", "oauth_token", "refresh_token", "id_token", "authorization", "bearer_token", "client_secret"}
+)
+# What services call a key in a query, without separators.
+_KEYS: Final = frozenset(
+    {"key", "apikey", "apitoken", "token", "auth", "authtoken", "authkey", "accesskey", "userkey", "appkey", "appid"}
+    | {"circletoken", "xapikey", "secretkey", "secret", "password", "signature"}
 )
 _SETS: Final = 1024  # scope sets remembered per provider
 
@@ -161,6 +168,13 @@ def is_credential(provider: Provider, name: str) -> bool:
     return small in _CREDENTIALS or small in provider.credential_parameters
 
 
+def is_credential_in_query(provider: Provider, name: str) -> bool:
+    """Whether a query parameter of this name brings a credential; services with keys often take one there, too."""
+    if is_credential(provider, name):
+        return True
+    return provider.credential is not None and name not in provider.query and fold_name(name).replace("_", "") in _KEYS
+
+
 def header_changes_method(provider: Provider, name: str) -> bool:
     """Whether a header of this name, in lower case, turns the call into one of another method or operation."""
     if METHOD_HEADER.fullmatch(name) is not None:
@@ -189,7 +203,38 @@ def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Ru
     decoded, folded = readings(path)
     if decoded != path and found != _closest([rule for rule in rules if rule.path_pattern.fullmatch(decoded)]):
         return ()
-    return found if found == _closest([rule for rule in rules if rule.folded_pattern.fullmatch(folded)]) else ()
+    if found != _closest([rule for rule in rules if rule.folded_pattern.fullmatch(folded)]):
+        return ()
+    return _without_risks(provider, found, api=api, method=method, path=path) if _is_open(provider, found) else found
+
+
+def of_query(
+    provider: Provider, found: Sequence[Rule], *, api: str, method: str, query: Iterable[tuple[str, object]]
+) -> tuple[Rule, ...]:
+    """Those of the rules of a path that hold with this query: rules for every path leave out what sounds like more."""
+    pairs = tuple(query)
+    if not pairs or not _is_open(provider, found):
+        return tuple(found)
+    if open_calls.asks_for_secrets(pairs):
+        return ()
+    return _of_writes(provider, api) if method == "GET" and open_calls.asks_for_change(pairs) else tuple(found)
+
+
+def _is_open(provider: Provider, found: Sequence[Rule]) -> bool:
+    return provider.credential is not None and all(rule.path == EVERYTHING for rule in found)
+
+
+def _without_risks(
+    provider: Provider, found: tuple[Rule, ...], *, api: str, method: str, path: str
+) -> tuple[Rule, ...]:
+    if open_calls.tells_secrets(path):
+        return tuple(rule.model_copy(update={"tells_secrets": True}) for rule in found)
+    return _of_writes(provider, api) if method == "GET" and open_calls.changes_something(path) else found
+
+
+def _of_writes(provider: Provider, api: str) -> tuple[Rule, ...]:
+    """The rules for every path of calls that change something."""
+    return tuple(rule for rule in provider.rules_by_call.get((api, "POST"), ()) if rule.path == EVERYTHING)
 
 
 def _closest(rules: Sequence[Rule]) -> tuple[Rule, ...]:
@@ -221,7 +266,11 @@ def expand(provider: Provider, scopes: frozenset[str]) -> frozenset[str]:
 
 
 def _matching_rules(provider: Provider, call: Call) -> Iterator[Rule]:
-    for rule in of_path(provider, api=call.api, method=call.method, path=call.path):
+    found = of_path(provider, api=call.api, method=call.method, path=call.path)
+    query = [
+        (name, value) for name, value in call.parameters.items() if call.method == "GET" or name in call.payload.query
+    ]
+    for rule in of_query(provider, found, api=call.api, method=call.method, query=query):
         if fits(rule, call.parameters):
             yield rule
 

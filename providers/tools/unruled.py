@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, create_model
 from pydantic_core import to_json
 
 from providers.api.api import RuleRefused, UpstreamAPI, UpstreamRefused
-from providers.api.rules import changes_method, is_credential, of_path
+from providers.api.rules import changes_method, is_credential, is_credential_in_query, of_path
 from providers.definitions.model import Method, Provider
 from providers.definitions.paths import path_problem
 from providers.definitions.unruled import ANY_CALL, ANY_READ, EVERYTHING, UNRULED
@@ -65,11 +65,12 @@ def open_tools(provider: Provider) -> tuple[ToolSpec, ...]:
         return ()
     first = next(iter(provider.apis), "")
     found: list[ToolSpec] = []
-    if reading := _scope_of(provider, first, "GET"):
+    reading = _scope_of(provider, first, "GET")
+    if reading and provider.scopes[reading].reads:
         found.append(_tool(provider, reading, (), asks=False))
     writes: tuple[Method, ...] = tuple(one for one in _WRITES if _scope_of(provider, first, one))
     if writes and (writing := _scope_of(provider, first, writes[0])):
-        found.append(_tool(provider, writing, writes, asks=False))
+        found.append(_tool(provider, writing, ("GET", *writes), asks=False))  # some GETs need the scope for changes
     return tuple(found)
 
 
@@ -86,7 +87,9 @@ def _tool(provider: Provider, scope: str, methods: tuple[Method, ...], *, asks: 
     what = "Send any other request to" if methods else "GET anything from"
     addresses = ", ".join(f"{key} {url}" if len(provider.apis) > 1 else url for key, url in provider.apis.items())
     model = _input(provider, methods)
-    checked = "host and method only" if scope in UNRULED else "host, method, and paths whose answers tell credentials"
+    checked = (
+        "host and method only" if scope in UNRULED else "host and method, and keeps back what sounds like a credential"
+    )
     return ToolSpec(
         name=f"{provider.name.replace('-', '_')}_api_{verb}",
         title=f"{'Call' if methods else 'Read from'} the API of {provider.title}",
@@ -97,7 +100,7 @@ def _tool(provider: Provider, scope: str, methods: tuple[Method, ...], *, asks: 
         effect="delete" if methods else "read",  # it may be, so clients are told the worst
         input=model,
         output=ApiAnswer,
-        call=_caller(provider, model),
+        call=_caller(provider, model, is_write=bool(methods)),
         approval=asks,
     )
 
@@ -117,7 +120,7 @@ def _input(provider: Provider, methods: tuple[Method, ...]) -> type[_Arguments]:
     return create_model(name, __base__=_Arguments, **fields)
 
 
-def _caller(provider: Provider, model: type[_Arguments]) -> Call:
+def _caller(provider: Provider, model: type[_Arguments], *, is_write: bool) -> Call:
     first = next(iter(provider.apis))
 
     async def call(api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:
@@ -125,7 +128,7 @@ def _caller(provider: Provider, model: type[_Arguments]) -> Call:
             raise TypeError(f"this tool takes {model.__name__}")
         method: Method = getattr(arguments, "method", "GET")
         body: dict[str, object] | None = getattr(arguments, "body", None)
-        _check(provider, arguments.path, {*(arguments.query or {}), *(body or {})})
+        _check(provider, arguments.path, query=set(arguments.query or {}), body=set(body or {}))
         place = getattr(arguments, "api", first)
         if any(rule.tells_secrets for rule in of_path(provider, api=place, method=method, path=arguments.path)):
             raise RuleRefused("Nothing was sent: the answer would contain a credential.")
@@ -135,7 +138,7 @@ def _caller(provider: Provider, model: type[_Arguments]) -> Call:
             arguments.path,
             params=arguments.query,
             body=body,
-            is_write=method != "GET" or bool(provider.unruled.unsafe_reads),
+            is_write=is_write or bool(provider.unruled.unsafe_reads),
         )
         if len(to_json(answer)) > _LONGEST:
             raise UpstreamRefused(
@@ -148,13 +151,13 @@ def _caller(provider: Provider, model: type[_Arguments]) -> Call:
     return call
 
 
-def _check(provider: Provider, path: str, names: set[str]) -> None:
+def _check(provider: Provider, path: str, *, query: set[str], body: set[str]) -> None:
     """Refuse a path that two servers could read differently, and parameters that bring a credential or a method."""
     problem = path_problem(path) or ("the path has an encoded slash" if "%2f" in path.lower() else None)
     if problem is not None:
         raise RuleRefused(f"Nothing was sent: {problem}. Percent-encode it as RFC 3986 says.")
-    for name in sorted(names):
-        if is_credential(provider, name):
+    for name in sorted(query | body):
+        if is_credential(provider, name) or (name in query and is_credential_in_query(provider, name)):
             raise RuleRefused(f"Nothing was sent: omit {name[:40]}. It's a credential, and the vault adds its own.")
         if changes_method(provider, name):
             raise RuleRefused(f"Nothing was sent: omit {name[:40]}. It would change the method.")

@@ -43,6 +43,7 @@ from server.proxy.wire import (
     is_json,
     merge,
     query_names,
+    query_pairs,
     read_body,
     read_query,
     read_target,
@@ -212,6 +213,13 @@ class Proxy:
             raise refusals.not_covered(provider, found)
         judged = {name for rule in found for name in rule.where}
         query = read_query(incoming.scope["query_string"], provider)
+        found = rules.of_query(
+            provider, found, api=target.api, method=method, query=query_pairs(incoming.scope["query_string"])
+        )
+        if not found:
+            raise refusals.no_rule(provider)
+        if rules.first_rule(provider, found, handle.scopes) is None:
+            raise refusals.not_covered(provider, found)
         # What a file holds is no parameter, whatever its type says.
         is_content = all(rule.body == "any" for rule in found)
         overridable = provider.overrides is not None and bool(provider.overrides.parameters)

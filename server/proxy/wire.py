@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from providers.api.masking import Replacer
-from providers.api.rules import changes_method, header_changes_method, is_credential
+from providers.api.rules import changes_method, header_changes_method, is_credential, is_credential_in_query
 from providers.definitions.catalog import Provider
 from providers.definitions.paths import path_problem
 from providers.outbound.json_values import is_array, is_object
@@ -159,7 +159,16 @@ def read_query(raw_query: bytes, provider: Provider) -> CallParameters:
     query = raw_query.decode("latin-1")
     if len(query) > _TARGET_LIMIT or _QUERY.fullmatch(query) is None or _BAD_ESCAPE.search(query) is not None:
         raise ProxyRefused("invalid_query", "The query is too long or has characters that must be escaped.")
-    return _form(query, provider)
+    found = _form(query, provider)
+    for name in found.values:
+        if is_credential_in_query(provider, name):
+            raise _credential(name)
+    return found
+
+
+def query_pairs(raw_query: bytes) -> list[tuple[str, str]]:
+    """All names and values of a query that `read_query` accepted."""
+    return parse_qsl(raw_query.decode("latin-1"), keep_blank_values=True)
 
 
 def is_form(content_type: str) -> bool:
@@ -264,15 +273,19 @@ def _parameters(pairs: Sequence[tuple[str, object]], provider: Provider) -> Call
     repeated: set[str] = set()
     for name, value in pairs:
         if is_credential(provider, name):
-            raise ProxyRefused(
-                "credential_refused", f"Omit the parameter {name[:40]}: it's a credential, and the vault adds its own."
-            )
+            raise _credential(name)
         if changes_method(provider, name):
             raise ProxyRefused("method_override", f"Omit the parameter {name[:40]}: it would change the method.")
         if name in values:
             repeated.add(name)
         values[name] = value
     return CallParameters(values, frozenset(repeated))
+
+
+def _credential(name: str) -> ProxyRefused:
+    return ProxyRefused(
+        "credential_refused", f"Omit the parameter {name[:40]}: it's a credential, and the vault adds its own."
+    )
 
 
 def merge(query: CallParameters, body: CallParameters, judged: Iterable[str]) -> Mapping[str, object]:

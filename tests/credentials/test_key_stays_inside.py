@@ -84,6 +84,29 @@ async def test_an_answer_that_contains_a_new_key_is_not_fetched(room: KeyRoom) -
     assert (await handle.call("POST", "/messages", api="main", json={"to": "bob"})).status_code == 200
 
 
+async def test_names_close_what_an_agent_that_reads_could_fetch_or_change(room: KeyRoom) -> None:
+    user = await room.user()
+    connection = await room.entered(user, await room.signed_in(user))
+    reading = await room.allowed(user, connection, READ)
+    asked = len(room.books())
+    for target, refusal in (
+        ("/api_key", "call_not_allowed"),
+        ("/messages?include_credentials=true", "call_not_allowed"),
+        ("/messages?fields=id&fields=secret", "call_not_allowed"),
+        ("/messages?delete=1", "scope_missing"),
+        ("/messages/cancel", "scope_missing"),
+        ("/messages?token=mr_live_other", "credential_refused"),
+    ):
+        refused = await reading.call("GET", target, api="main")
+        assert (refused.status_code, refused.headers.get("token-vault-refusal")) != (200, None), target
+        assert refused.headers["token-vault-refusal"] == refusal, target
+    assert len(room.books()) == asked
+    for target in ("/messages", "/messages?include_credentials=false", "/messages?fields=id&fields=subject"):
+        assert (await reading.call("GET", target, api="main")).status_code == 200, target
+    writing = await room.allowed(user, connection, WRITE)
+    assert (await writing.call("GET", "/messages?delete=1", api="main")).status_code == 200
+
+
 async def test_a_tool_fetches_no_answer_that_contains_a_new_key(room: KeyRoom) -> None:
     """Also spelled as some servers would read it."""
     deployment, key = room.deployment, room.simulator.sandbox.keys.make("alice")
