@@ -179,6 +179,7 @@ TABLE: Final[dict[type[VaultError], Wording]] = {
     refusals.ToolNotOffered: Wording("access_denied"),
     refusals.PolicyRefused: Wording("access_denied"),
     refusals.ItemRefused: Wording("invalid_target"),
+    refusals.CallUnauthorized: Wording("access_denied", proxied="upstream_unauthorized"),
     refusals.ScopeRefused: Wording("invalid_scope", proxied="forbidden"),
     refusals.GrantEnded: Wording("invalid_grant", proxied="invalid_token"),
     refusals.TemporarilyUnavailable: Wording("temporarily_unavailable", next_step="Try again in {retry_after} s."),

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Final
 
 from vault.refusals import TransitionRefused
 
@@ -308,6 +309,9 @@ class ConnectionState(StrEnum):
     ACTIVE = "active"
     NEEDS_REAUTH = "needs_reauth"
     REVOKED = "revoked"
+
+
+DOUBTED: Final = "doubted"  # a reason: an API refused the key of an active connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,12 @@ class PolicyRefused(VaultError):
         self.digest = digest
 
 
+class CallUnauthorized(VaultError):
+    """The provider answered this call with 401, though the account's credential works or nobody can tell."""
+
+    code = "upstream_unauthorized"
+
+
 class ScopeRefused(VaultError):
     """The request asks for authority that can never be given here: unknown scopes, or outside the operator's policy."""
 

@@ -59,12 +59,12 @@ _NO: Final = frozenset({"", "0", "false", "no", "off", "none"})
 
 def tells_secrets(path: str) -> bool:
     """Whether a segment of this path sounds like a credential."""
-    return any(_is_secret(one) for one in _decoded(path).split("/"))
+    return any(_is_secret(one) for one in _decode(path).split("/"))
 
 
 def changes_something(path: str) -> bool:
     """Whether a GET of this path sounds like a change: a segment begins with a verb, or ends with one after a dot."""
-    for segment in _decoded(path).split("/"):
+    for segment in _decode(path).split("/"):
         *before, last = segment.split(".")
         first = _words(before[0] if before else last)[:1]
         if not _CHANGE.isdisjoint([*first, *(_words(last)[:1] if before else ())]):
@@ -75,7 +75,7 @@ def changes_something(path: str) -> bool:
 def asks_for_secrets(query: Iterable[tuple[str, object]]) -> bool:
     """Whether a parameter asks for a credential, by its name or, where it selects what is shown, by its value."""
     for name, value in query:
-        folded = _folded(name)
+        folded = _fold(name)
         if _SECRET_NAMES.search(folded) is not None and not _is_no(value):
             return True
         if _SELECTORS.match(folded) is not None and any(_is_secret(one) for one in re.split(r"[\s,.|/]+", str(value))):
@@ -94,7 +94,7 @@ def asks_for_change(query: Iterable[tuple[str, object]]) -> bool:
     return False
 
 
-def _decoded(path: str) -> str:
+def _decode(path: str) -> str:
     return unicodedata.normalize("NFKC", unquote(path))
 
 
@@ -102,12 +102,12 @@ def _words(text: str) -> list[str]:
     return [one.lower() for one in _WORDS.findall(_CAMEL.sub(" ", text))]
 
 
-def _folded(text: str) -> str:
+def _fold(text: str) -> str:
     return "".join(_WORDS.findall(unicodedata.normalize("NFKC", text).lower()))
 
 
 def _is_secret(segment: str) -> bool:
-    return _SECRET.search(_folded(segment)) is not None or not _SECRET_WORDS.isdisjoint(
+    return _SECRET.search(_fold(segment)) is not None or not _SECRET_WORDS.isdisjoint(
         [*_words(segment), *_WORDS.findall(segment.lower())]
     )
 

@@ -34,7 +34,7 @@ from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from vault import clients, connections, delegations, sharing
 from vault.audit import audit
-from vault.records import Client, Connection, ConnectionState, Event
+from vault.records import DOUBTED, Client, Connection, ConnectionState, Event
 from vault.scopes import expand
 from vault.upkeep import receipts, revocations
 
@@ -274,7 +274,7 @@ def _row(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, obje
         "label": connection.label,
         "status": status,
         "status_words": texts.status(status),
-        "hint": texts.status_hint(status),
+        "hint": texts.status_hint("doubted" if _is_doubted(connection, status) else status),
         "scopes": [] if provider is None else scope_words(provider, connection.scopes),
         "created_at": connection.created_at,
         "refreshed_at": connection.refreshed_at,
@@ -285,6 +285,10 @@ def _row(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, obje
         "is_entered": provider is not None and provider.credential is not None,
         "can_reconnect": provider is not None and _is_configured(visit, provider),
     }
+
+
+def _is_doubted(connection: Connection, status: str) -> bool:
+    return status == "active" and connection.reason == DOUBTED
 
 
 async def choose(visit: OwnVisit) -> Response:

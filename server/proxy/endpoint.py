@@ -145,6 +145,8 @@ class Proxy:
         aimed = None if provider is None else aim(target, provider, handle.connection_id)
         if provider is None or aimed is None or provider.is_remote:
             raise ProxyRefused("unknown_target", "This handle is for another account or API.")
+        if provider.credential is not None and not provider.registration.is_on:
+            raise ProxyRefused("upstream_unavailable", f"{provider.title} is turned off at this vault.")
         incoming.target = target = aimed
         call = await self._judge(incoming, handle, provider, target)
         if wait := self._deployment.proxy_calls.spend(

@@ -24,6 +24,7 @@ from vault.records import Grant
 from vault.refusals import (
     AccountRequired,
     ApprovalRequired,
+    CallUnauthorized,
     CiphertextRejected,
     ConnectionRequired,
     DelegationRequired,
@@ -137,6 +138,7 @@ MADE: dict[type[VaultError], tuple[Callable[[], VaultError], str, str]] = {
         "Which account? Accounts: a, b.",
     ),
     ItemRefused: (lambda: ItemRefused("not for this one thing"), "invalid_target", "Not for this one thing."),
+    CallUnauthorized: (lambda: CallUnauthorized("mail refused it"), "access_denied", "Mail refused it."),
     ScopeRefused: (lambda: ScopeRefused("not these scopes", missing=NONE), "invalid_scope", "Not these scopes."),
     GrantEnded: (lambda: GrantEnded("the grant has ended"), "invalid_grant", "The grant has ended."),
     RefreshTokenRefused: (lambda: RefreshTokenRefused("not valid"), "invalid_grant", "Not valid."),
@@ -206,6 +208,7 @@ WIRE: dict[type[VaultError], tuple[int, int, int, str]] = {
     PolicyRefused: (403, 403, 403, "words"),
     AccountRequired: (400, 400, 400, "account"),
     ItemRefused: (400, 400, 400, "words"),
+    CallUnauthorized: (403, 502, 403, "words"),
     ScopeRefused: (400, 403, 400, "words"),
     GrantEnded: (400, 401, 400, "words"),
     TemporarilyUnavailable: (503, 503, 503, "words"),

@@ -44,7 +44,7 @@ from vault.refusals import (
 from vault.scopes import Plan, scope_key
 from vault.spans import CALLER_ADDRESS, span
 from vault.storage.database import Transaction
-from vault.upstream import UpstreamPolicy
+from vault.upstream import CredentialKind, UpstreamPolicy
 
 __all__ = ["ExchangeRequest", "RefreshTasks", "UpstreamToken", "Vault", "exchange", "thumbprint"]
 
@@ -102,6 +102,8 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             is_healed = True
             continue
         policy = known_policy.for_renewal(held.renewed_by)
+        if policy.credential is CredentialKind.KEY and not _is_on(vault, request.provider):
+            raise rotation.not_set_up(request.provider)  # a key ends with no refresh that would be refused
         if policy.audience is not None:
             asking = await check_policy(vault, request, held, scopes=made.scopes, now=now, answered=answered)
             if _is_to_be_read_again(asking, answered):
@@ -157,6 +159,11 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         except NarrowingRefused:
             continue  # enforced by us from now on, with the full token
     raise TemporarilyUnavailable("This account's tokens are changing.", retry_after=2)
+
+
+def _is_on(vault: Vault, provider: str) -> bool:
+    upstream = vault.upstreams.get(provider)
+    return upstream is not None and upstream.is_configured
 
 
 def _reach(request: ExchangeRequest, held: HeldAccount, made: Plan, *, policy: UpstreamPolicy) -> frozenset[str]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vault.keys.key_ring import ConnectionKey, KeyRing
-from vault.records import TENANT, ConnectionState, format_scope, parse_scope
+from vault.records import DOUBTED, TENANT, ConnectionState, format_scope, parse_scope
 from vault.refresh.rules import LEASE, Unresolved
 from vault.refusals import CiphertextRejected
 from vault.storage.database import (
@@ -138,6 +138,11 @@ _OUTDATE = """
 _END = """
     update connections set state = :state, reason = :reason, lease_owner = null, lease_until = null
     where tenant = :tenant and id = :id and generation = :generation and fence = :fence and state = :active
+        and ended_at is null
+"""
+_DOUBT = """
+    update connections set reason = :reason
+    where tenant = :tenant and id = :id and generation = :generation and state = :active and reason is null
         and ended_at is null
 """
 
@@ -464,6 +469,12 @@ def _store_program(lease: Lease, refreshed: SealedAnswer, *, following: int, now
         yield Statement(_DROP_DEAD_NARROWED, (which,))
     yield Statement(_DROP_OLD_INTENTS, ({**which, "owner": lease.owner, "generation": lease.generation},))
     return True
+
+
+async def doubt(transaction: Transaction, facts: ConnectionFacts) -> bool:
+    """Note that an API refused this account's key, which nobody can ask about; False if that was noted before."""
+    which = {"tenant": TENANT, "id": facts.connection_id, "generation": facts.generation}
+    return await transaction.execute(_DOUBT, {**which, "reason": DOUBTED, "active": _ACTIVE}) == 1
 
 
 async def end(transaction: Transaction, facts: ConnectionFacts, *, fence: int, reason: str) -> bool:

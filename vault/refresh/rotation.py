@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from vault.audit.audit import append
 from vault.records import ConnectionState
-from vault.refresh import assertions, attempts, journal_recovery, leases, narrowing, takeover
+from vault.refresh import assertions, attempts, journal_recovery, leases, narrowing, refused_keys, takeover
 from vault.refresh.accounts import HeldAccount, HeldToken
 from vault.refresh.concurrency import RefreshTasks, TokenWish, Vault
 from vault.refresh.leases import ConnectionFacts, Lease
@@ -35,9 +35,9 @@ from vault.refusals import (
 from vault.scopes import derives
 from vault.spans import span
 from vault.storage.clock import boot_time
-from vault.upstream import UpstreamPolicy
+from vault.upstream import CredentialKind, UpstreamPolicy
 
-__all__ = ["RefreshTasks", "Vault", "keep_fresh", "obstacle", "refresh", "refresh_ahead"]
+__all__ = ["RefreshTasks", "Vault", "keep_fresh", "not_set_up", "obstacle", "refresh", "refresh_ahead"]
 
 log = logging.getLogger("token_vault.rotation")
 
@@ -139,7 +139,7 @@ async def _narrow(vault: Vault, wish: TokenWish) -> int:
             facts = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key) or facts
         upstream = vault.upstreams.get(facts.provider)
         if upstream is None or not upstream.is_configured:
-            raise _not_set_up(facts.provider)
+            raise not_set_up(facts.provider)
         made = await narrowing.Narrower(vault, upstream, policy, facts=facts, wish=wish).make()
         if made is not None:
             return made
@@ -272,7 +272,8 @@ async def _refuse_unresolved(
     raise refusal
 
 
-def _not_set_up(provider: str) -> TemporarilyUnavailable:
+def not_set_up(provider: str) -> TemporarilyUnavailable:
+    """The refusal while the operator has this provider turned off."""
     return TemporarilyUnavailable(
         f"{provider} is no longer set up on this vault. Ask an admin to set it up.", retry_after=60
     )
@@ -296,7 +297,7 @@ async def obstacle(
         return await assertions.obstacle(vault, facts)
     upstream = vault.upstreams.get(facts.provider)
     if upstream is None or not upstream.is_configured:
-        return _not_set_up(facts.provider)
+        return not_set_up(facts.provider)
     return needs_reauth(facts) if facts.refresh_sealed is None else None
 
 
@@ -329,8 +330,10 @@ async def _prepare(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, pol
         )
     upstream = vault.upstreams.get(facts.provider)
     if upstream is None or not upstream.is_configured:
-        raise _not_set_up(facts.provider)
+        raise not_set_up(facts.provider)
     if facts.refresh_sealed is None:
+        if policy.credential is CredentialKind.KEY:
+            await refused_keys.confirm(vault, facts, upstream)
         async with vault.database.transaction() as transaction:
             if await leases.end(transaction, facts, fence=facts.fence, reason="no_refresh_token"):
                 event = event_of(facts, "connection.needs_reauth", reason="no_refresh_token")

@@ -426,14 +426,15 @@ async def _send(vault: Vault, pending: Revocation) -> Evidence:
     if pending.sealed is None:
         raise CiphertextRejected("This revocation holds no token.")
     upstream = vault.upstreams.get(pending.provider)
-    if upstream is None or not upstream.is_configured:
+    policy = vault.policies.get(pending.provider)
+    is_key = policy is not None and policy.credential is CredentialKind.KEY  # asked about without a registration
+    if upstream is None or not (upstream.is_configured or is_key):
         return Evidence()  # the operator may set the provider up again
     key = await vault.keys.load_key(vault.database, user_id=pending.user_id, connection_id=pending.connection_id)
     refresh_token, access_token = open_revocation(
         key, pending.sealed, provider=pending.provider, account=pending.account
     )
     held = {REFRESH_TOKEN: refresh_token, ACCESS_TOKEN: access_token}
-    policy = vault.policies.get(pending.provider)
     is_entered = policy is not None and policy.credential is not CredentialKind.OAUTH
     # A password that somebody chose could be guessed from its hash.
     tokens = {kind: receipts.thumbprint(token) for kind, token in held.items() if token and not is_entered}

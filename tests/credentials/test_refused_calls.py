@@ -1,0 +1,96 @@
+"""An API that refuses a call with 401: whether the key's connection ends, and who is told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+
+from providers.oauth.entered import CredentialUpstream
+from tests.conftest import Store
+from tests.support.rooms.key_room import READ, KeyRoom, running_key_room
+from tests.support.rooms.mcp_room import Room as McpRoom
+from tests.support.rooms.portal_room import accounts_of
+from vault.exchange.exchange import ExchangeRequest, exchange
+from vault.refusals import TemporarilyUnavailable
+
+REFUSED = (502, "upstream_unauthorized")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRoom]:
+    async with running_key_room(tmp_path_factory.mktemp("keys")) as opened:
+        yield opened
+
+
+async def test_a_refused_call_ends_no_key_that_the_service_still_accepts(room: KeyRoom) -> None:
+    user = await room.user()
+    key = room.simulator.sandbox.keys.make(user.name)
+    connection = await room.entered(user, await room.signed_in(user), key=key)
+    handle = await room.allowed(user, connection, READ)
+    room.simulator.fault("mailroom.api.messages", "status", status=401)
+    refused = await handle.call("GET", "/messages", api="main")
+    assert (refused.status_code, refused.headers["token-vault-refusal"]) == REFUSED, refused.text
+    assert "stays connected" in refused.text
+    [held] = await accounts_of(room, user)
+    assert (held.state.value, held.reason) == ("active", None)
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+    room.simulator.sandbox.keys.delete(key)  # now the probe says so, too
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 403
+    [held] = await accounts_of(room, user)
+    assert held.state.value == "needs_reauth"
+
+
+async def test_a_key_that_nobody_can_ask_about_is_in_doubt_and_goes_on(store: Store) -> None:
+    async with running_key_room(store.data, database_url=store.url) as room:
+        person, user = await room.signed_in(), await room.user("alice")
+        values = {"key": room.simulator.sandbox.keys.make("alice"), "label": "Mine"}
+        connection = await room.entered(user, person, "mailroom-blind", **values)
+        handle = await room.allowed(user, connection, READ)
+        assert (
+            "Check there whether the key still exists" not in (await person.open(f"/connections/{connection.id}")).text
+        )
+        for _ in range(2):
+            room.simulator.fault("mailroom.api.messages", "status", status=401)
+            refused = await handle.call("GET", "/messages", api="main")
+            assert (refused.status_code, refused.headers["token-vault-refusal"]) == REFUSED, refused.text
+        [held] = await accounts_of(room, user)
+        assert (held.state.value, held.reason) == ("active", "doubted")
+        assert (await room.kinds(user)).count("connection.doubted") == 1
+        page = await person.open(f"/connections/{connection.id}")
+        assert "Check there whether the key still exists" in page.text
+        assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+
+
+async def test_a_tool_says_that_the_account_stays_connected(room: KeyRoom) -> None:
+    user = await room.user()
+    connection = await room.entered(user, await room.signed_in(user))
+    mcp = McpRoom(room.vault, room.simulator)
+    agent = await mcp.agent(user.name)
+    await mcp.allow(agent, connection, READ)
+    async with mcp.client(agent) as client:
+        room.simulator.fault("mailroom.api.messages", "status", status=401)
+        refused = await client.call_tool("mailroom_api_get", {"path": "/messages"})
+        assert (refused.is_error, "stays connected" in str(refused.content)) == (True, True), refused
+        assert not (await client.call_tool("mailroom_api_get", {"path": "/messages"})).is_error
+
+
+async def test_a_service_that_is_turned_off_serves_no_key(room: KeyRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    user, deployment = await room.user(), room.deployment
+    connection = await room.entered(user, await room.signed_in(user))
+    handle = await room.allowed(user, connection, READ)
+    provider = deployment.catalog.provider("mailroom")
+    off = provider.with_registration(replace(provider.registration, is_on=False))
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+    with monkeypatch.context() as turned:  # as the program starts after the operator changed the setting
+        turned.setitem(vars(deployment.catalog)["_providers"], "mailroom", off)
+        refused = await handle.call("GET", "/messages", api="main")
+        assert (refused.status_code, "turned off" in refused.text) == (502, True)
+    upstreams = {**deployment.vault.upstreams, "mailroom": CredentialUpstream(off, deployment.http)}
+    request = ExchangeRequest(principal=handle.agent.principal, provider="mailroom", scopes=READ)
+    now = deployment.now()
+    with pytest.raises(TemporarilyUnavailable, match="no longer set up"):
+        await exchange(request, vault=replace(deployment.vault, upstreams=upstreams), now=now)
+    assert (await exchange(request, vault=deployment.vault, now=now)).connection_id == connection.id

@@ -1,0 +1,41 @@
+"""A key that an API answered with 401: the service itself decides whether its connection ends, not an agent's call.
+
+Agents choose the paths of calls, and services answer 401 to a working key, too, that isn't allowed to do one thing.
+"""
+
+from __future__ import annotations
+
+from vault.audit.audit import append
+from vault.endings import ACCESS_TOKEN
+from vault.refresh import leases
+from vault.refresh.concurrency import Vault
+from vault.refresh.leases import ConnectionFacts
+from vault.refresh.spending import event_of
+from vault.refusals import CallUnauthorized
+from vault.upstream import ProbeOutcome, UpstreamOAuth
+
+
+async def confirm(vault: Vault, facts: ConnectionFacts, upstream: UpstreamOAuth) -> None:
+    """Return if the service says that the key is dead; one probe, of at most two requests of 10 s.
+
+    Raises CallUnauthorized otherwise. If nobody can ask, the person is told once that the key is in doubt.
+    """
+    if facts.access_sealed is None:
+        return
+    token = facts.key(vault.keys).open(
+        facts.access_sealed,
+        purpose=ACCESS_TOKEN,
+        provider=facts.provider,
+        account=facts.account,
+        generation=facts.access_generation,
+    )
+    answer = await upstream.probe(refresh_token=None, access_token=token, is_fresh=False, is_revoked=False)
+    if answer.outcome is ProbeOutcome.DEAD:
+        return
+    if answer.outcome is ProbeOutcome.UNPROVEN:
+        async with vault.database.transaction() as transaction:
+            if await leases.doubt(transaction, facts):
+                await append(transaction, event_of(facts, "connection.doubted"), now=vault.database.now())
+    raise CallUnauthorized(
+        f"{facts.provider} refused this call (401). The account stays connected: its credential may not allow the call."
+    )
