@@ -225,10 +225,11 @@ async def _answer(
             # Only now, so that an agent without permission does not use up the budget of those with it.
             spent = deployment.budgets.spend(wanted.principal.user_id, wanted.provider, now=time.monotonic())
             _check_budget(spent)
-            output = await _carry_out(held, spec, arguments, progress)
+            output = await spec.call(held.api(), arguments, progress)
             running.items = count_items(output)
             return _Outcome(success(output, held.token))
-        except (ConnectionRequired, DelegationRequired, ApprovalRequired) as missing:
+        except (ConnectionRequired, DelegationRequired, ApprovalRequired, ScopesMissing) as refused:
+            missing = _required(refused, spec, running.held) if isinstance(refused, ScopesMissing) else refused
             if is_last or not await _is_answered(deployment, request):
                 _count(deployment, request, now=started)
                 return await _ask(deployment, request, spec, missing, wanted=wanted)
@@ -240,22 +241,19 @@ async def _answer(
             raise
 
 
-async def _carry_out(held: _CallToken, spec: ToolSpec, arguments: BaseModel, progress: Progress) -> BaseModel:
-    """Call; where the provider wants more of the account's permissions, say so as for an account without them."""
-    try:
-        return await spec.call(held.api(), arguments, progress)
-    except ScopesMissing as refused:
-        if not (missing := held.grantable(refused.scopes)):
-            raise
-        raise ConnectionRequired(
-            f"The {spec.provider} account {held.token.label} hasn't granted {format_scope(missing)}. Reconnect it and "
-            "allow that.",
-            provider=spec.provider or "",
-            reason="scopes",
-            scopes=spec.scopes | missing,
-            connection_id=held.token.connection_id,
-            missing=missing,
-        ) from refused
+def _required(refused: ScopesMissing, spec: ToolSpec, held: _CallToken | None) -> ConnectionRequired:
+    """The account's permissions that the provider wants, as for an account without them; raises what can't be had."""
+    if held is None or not (missing := held.grantable(refused.scopes)):
+        raise refused
+    return ConnectionRequired(
+        f"The {spec.provider} account {held.token.label} hasn't granted {format_scope(missing)}. Reconnect it and "
+        "allow that.",
+        provider=spec.provider or "",
+        reason="scopes",
+        scopes=spec.scopes | missing,
+        connection_id=held.token.connection_id,
+        missing=missing,
+    )
 
 
 def _tool_call(spec: ToolSpec, arguments: BaseModel) -> ToolCall:

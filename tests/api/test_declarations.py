@@ -297,7 +297,7 @@ async def test_a_group_that_a_sign_in_filled_since_the_plan_is_not_pruned(room: 
         source = "openid:company" if is_filled else "local"
         await groups.add_member(transaction, made.id, alice.id, source=source, now=now)
     if is_filled:
-        with pytest.raises(ChangeRefused, match="meanwhile"):
+        with pytest.raises(ChangeRefused, match="in the meantime"):
             await applying.apply(changes)
     else:
         await applying.apply(changes)
