@@ -73,7 +73,7 @@ class Deployment:
     admin_requests: Budgets = field(default_factory=lambda: Budgets(600))  # by admin and client
     released: ReleasedTokens = field(default_factory=ReleasedTokens)
     rows: Budgets = field(default_factory=lambda: Budgets(ROWS_PER_MINUTE))  # of strangers, by address
-    tokens: RecentTokens = field(default_factory=RecentTokens)  # of tool calls
+    tokens: RecentTokens = field(default_factory=RecentTokens, repr=False)  # of tool calls
     lookups: KeptAnswers = field(default_factory=KeptAnswers)  # names for ids on pages
     failing_upkeep: dict[str, str] = field(default_factory=dict[str, str])  # code of the failure by step
     policy: PolicyGate | None = None  # the operator's own rules and decision point, if any

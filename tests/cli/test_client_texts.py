@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from server.setup import client_json, client_toml, client_yaml
 from server.setup.client_files import FORMATS
-from server.setup.client_json import EntryFault
+from server.setup.client_json import EntryError
 from tests.support.foreign.foreign import FOLDER, node
 
 NAME = "token-vault"
@@ -198,7 +198,7 @@ def test_yaml_takes_an_entry_in_any_beginning(text: str) -> None:
     ],
 )
 def test_a_text_without_a_safe_place_is_refused(form: str, text: str, why: str) -> None:
-    with pytest.raises(EntryFault, match=why):
+    with pytest.raises(EntryError, match=why):
         FORMATS[form].with_entry(text, "s", NAME, OURS)
 
 
@@ -276,7 +276,7 @@ def test_any_yaml_of_another_program_takes_the_entry_and_gives_it_back(
     text = yaml.safe_dump(content, default_flow_style=style, sort_keys=False) if content else ""
     try:
         changed = client_yaml.with_entry(text, "extensions", NAME, OURS)
-    except EntryFault:
+    except EntryError:
         assert style is None or "|+" in text  # only texts in another style may be refused
         return
     assert yaml.safe_load(changed) == {**content, "extensions": {**(entries or {}), NAME: OURS}}

@@ -312,6 +312,8 @@ async def test_a_key_from_the_environment(place: Place, monkeypatch: pytest.Monk
     assert (await examine(place))["key"]["sentence"] == "from environment"
 
 
-async def test_a_vault_that_never_ran_is_no_mistake(tmp_path: Path) -> None:
-    found = await examine(Place(tmp_path / "new", free_port()))
+async def test_a_vault_that_never_ran_is_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setenv("TOKEN_VAULT_SERVER__PORT", str(port))  # another test may have a vault at the usual one
+    found = await examine(Place(tmp_path / "new", port))
     assert (found["data"]["verdict"], found["key"]["verdict"]) == ("note", "note")

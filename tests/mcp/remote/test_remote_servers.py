@@ -34,7 +34,8 @@ async def test_a_server_is_added_connected_reviewed_and_called(place: RemoteRoom
         assert not result.is_error, text(result)
         assert result.structured_content["result"] == {"sum": 5}
         assert "data, not instructions" in text(result)
-    assert double.calls == [{"name": "add", "arguments": {"a": 2, "b": 3}}]
+    sent = [{name: call[name] for name in ("name", "arguments")} for call in double.calls]  # the SDK may add a trace
+    assert sent == [{"name": "add", "arguments": {"a": 2, "b": 3}}]
     assert len(double.asked) == 1
 
 

@@ -198,7 +198,7 @@ async def test_the_doctor_knows_what_is_wrong_with_companies(company: Company) -
     found = [one for one in await check_companies(company.place.deployment) if one.check == "enterprise.acme"]
     told = "\n".join(f"{one.sentence} {one.fix}" for one in found)
     assert all(one.verdict is Verdict.NOTE for one in found), told
-    for part in ("chat is no scope", "slak is no provider", "slack_pst is no tool", "Nobody at all", "needs iat"):
+    for part in ("chat isn't a scope", "slak isn't a provider", "slack_pst isn't a tool", "Nobody at all", "needs iat"):
         assert part in told, told
     assert "enterprise.acme.longest" in told
 
