@@ -229,7 +229,7 @@ async def _answer(
             running.items = count_items(output)
             return _Outcome(success(output, held.token))
         except (ConnectionRequired, DelegationRequired, ApprovalRequired, ScopesMissing) as refused:
-            missing = _required(refused, spec, running.held) if isinstance(refused, ScopesMissing) else refused
+            missing = _to_grant(refused, spec, running.held) if isinstance(refused, ScopesMissing) else refused
             if is_last or not await _is_answered(deployment, request):
                 _count(deployment, request, now=started)
                 return await _ask(deployment, request, spec, missing, wanted=wanted)
@@ -241,7 +241,7 @@ async def _answer(
             raise
 
 
-def _required(refused: ScopesMissing, spec: ToolSpec, held: _CallToken | None) -> ConnectionRequired:
+def _to_grant(refused: ScopesMissing, spec: ToolSpec, held: _CallToken | None) -> ConnectionRequired:
     """The account's permissions that the provider wants, as for an account without them; raises what can't be had."""
     if held is None or not (missing := held.grantable(refused.scopes)):
         raise refused
