@@ -7,7 +7,7 @@ credential of the person's, which no agent can use before the person allows it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from providers.definitions.catalog import Provider
@@ -21,6 +21,7 @@ from vault.approvals.standing_approvals import StandingApproval
 from vault.audit import audit
 from vault.records import Connection, Delegation, User
 from vault.upkeep import revocations
+from vault.upstream import Account
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +69,54 @@ FAULTS: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class EnteredValues:
+    """What somebody entered for a person: the fields, a name for the account, and the last day, such as 2031-05-01."""
+
+    values: Mapping[str, str] = field(repr=False)
+    label: str = ""
+    last_day: str = ""
+
+
+async def _same_account(actor: Actor, person: User, provider: Provider, account: Account | None) -> Connection | None:
+    """The live connection of this account; where the service names none, one that has the same name."""
+    for one in await connections.find(actor.deployment.database, person.id, provider=provider.name):
+        if account is not None and (one.account == account.id or credentials.has_same_label(one, account)):
+            return one
+    return None
+
+
 async def connect_by_credential(
-    actor: Actor, person: User, provider: Provider, *, values: Mapping[str, str], label: str, last_day: str
+    actor: Actor, person: User, provider: Provider, *, entered: EnteredValues, replaces: str = ""
 ) -> Connection:
     """Connect the person's account by what somebody entered for them; no agent may use it yet.
 
-    Raises ChangeRefused, which names fields and no values, and ConnectRefused while the service is turned off.
+    `replaces`: the connection that gets the new credential instead; its permissions stay. Raises ChangeRefused, which
+    names fields and no values, also for an account that is connected already; ConnectRefused while the service is
+    turned off.
     """
     deployment = actor.deployment
     credentials.check_is_on(deployment, provider)
+    replaced = await connection_of(actor, person, replaces) if replaces else None
+    if replaced is not None and replaced.provider != provider.name:
+        raise ChangeRefused("credential", "that connection is one of another service", field="replaces")
     try:
-        entry = Entry(values, label, credentials.end_of_day(last_day))
-        answer = await credentials.examine(deployment, provider, entry, user=person)
+        entry = Entry(entered.values, entered.label, credentials.end_of_day(entered.last_day))
+        answer = await credentials.examine(deployment, provider, entry, user=person, replaces=replaced)
     except EntryFault as fault:
         where = f"{fault.field}: " if fault.field else ""
         raise ChangeRefused(
             "credential", f"{where}{FAULTS[fault.reason]}", field=f"credential.{fault.field}" if fault.field else ""
         ) from fault
     trip = ConsentRequest(provider.name, provider.all_scopes)
-    connected = await credentials.store(deployment, trip, answer, user=person)
+    if replaced is None and (known := await _same_account(actor, person, provider, answer.account)):
+        raise ChangeRefused(
+            "connected",
+            f"the account is connected already: set replaces to {known.id}",
+            kind="conflict",
+            field="replaces",
+        )
+    connected = await credentials.store(deployment, trip, answer, user=person, is_by_other=True)
     async with actor.change() as transaction:
         about = {"provider": provider.name, "account": connected.connection.label}
         event = actor.event("connection.entered", user_id=person.id, **about)

@@ -68,12 +68,14 @@ async def list_connections(call: AdminCall) -> ConnectionList:
     "POST", "/people/{person_id}/connections", scope="admin:access", status=201, refusals=["conflict", "not_found"]
 )
 async def enter_credential(call: AdminCall, body: EnteredCredential) -> ConnectionRecord:
-    """Connect an account by a credential, such as an API key. No agent may use it before its person allows it."""
+    """Connect an account by a credential, such as an API key, which no agent may use before its person allows it.
+
+    With `replaces`, a connected account gets a new one, and agents keep their permissions.
+    """
     person = await person_of(call)
     provider = registrations.provider_named(call.deployment, body.provider)
-    made = await access.connect_by_credential(
-        call.actor, person, provider, values=body.credential, label=body.label, last_day=body.ends_on
-    )
+    entered = access.EnteredValues(body.credential, body.label, body.ends_on)
+    made = await access.connect_by_credential(call.actor, person, provider, entered=entered, replaces=body.replaces)
     return _connection_record(made, now=call.deployment.now())
 
 

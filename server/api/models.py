@@ -341,6 +341,11 @@ class EnteredCredential(Strict):
     credential: dict[str, str] = Field(description="The fields of its provider file; never shown again", repr=False)
     label: str = Field(default="", max_length=120, description="The account's name, if the service doesn't say it")
     ends_on: str = Field(default="", pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2})?$", description="Its last day, if it ends")
+    replaces: str = Field(
+        default="",
+        max_length=64,
+        description="The connection that gets it in place of its old one, with its permissions",
+    )
 
 
 class DisconnectedRecord(Answered):

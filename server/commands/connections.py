@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,11 +80,16 @@ def connect(
         str | None,
         typer.Option("--ends", help="Its last day, such as 2031-05-01.", show_default=False),
     ] = None,
+    replaces: Annotated[
+        str | None,
+        typer.Option("--replaces", help="The connection whose credential this replaces.", show_default=False),
+    ] = None,
     user: UserOption = None,
 ) -> None:
     """Print a one-time link to the page that connects an account, or connect it by a credential."""
     if credential is not None:
-        _connect_by_credential(setup, provider, credential, label=label or "", ends=ends or "", user=user)
+        form = {"label": label or "", "last_day": ends or ""}
+        _connect_by_credential(setup, provider, credential, form=form, replaces=replaces, user=user)
         return
 
     async def make() -> str:
@@ -111,7 +116,9 @@ def connect(
     setup.show_one({"url": url}, sentence=url)
 
 
-def _connect_by_credential(setup: Setup, provider: str, file: Path, *, label: str, ends: str, user: str | None) -> None:
+def _connect_by_credential(
+    setup: Setup, provider: str, file: Path, *, form: Mapping[str, str], replaces: str | None, user: str | None
+) -> None:
     from server.administration import access
     from server.administration.actor import Actor
 
@@ -123,11 +130,15 @@ def _connect_by_credential(setup: Setup, provider: str, file: Path, *, label: st
             values = _values_in(file, tuple(found.credential.fields))
             owner = await user_named(deployment.database, user)
             actor = Actor(deployment, None, "command_line")
-            made = await access.connect_by_credential(actor, owner, found, values=values, label=label, last_day=ends)
+            held = None if replaces is None else await connection_called(deployment, owner, replaces)
+            entered = access.EnteredValues(values, **form)
+            which = "" if held is None else held.id
+            made = await access.connect_by_credential(actor, owner, found, entered=entered, replaces=which)
             return connection_fields(made, now=deployment.now())
 
     row = setup.run(make())
-    setup.show_one(row, sentence=f"Connected {row['provider']} {row['account']}. No agent may use it yet.")
+    known = "No agent may use it yet." if replaces is None else "Agents keep their permissions."
+    setup.show_one(row, sentence=f"Connected {row['provider']} {row['account']}. {known}")
 
 
 def _values_in(file: Path, fields: Sequence[str]) -> dict[str, str]:

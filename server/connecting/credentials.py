@@ -224,6 +224,8 @@ def _check_look(look: CredentialLook) -> None:
             raise EntryFault("refused", status=look.status)
         case LookOutcome.SILENT:
             raise EntryFault("unchecked", status=look.status)
+        case LookOutcome.UNKNOWN if look.status == 403:  # a key that works, but not for this question
+            return
         case LookOutcome.UNKNOWN if look.status:  # asked, and the answer says neither
             raise EntryFault("unchecked", status=look.status)
         case _:
@@ -253,8 +255,16 @@ def _account(provider: Provider, look: CredentialLook, *, label: str, replaces: 
     return Account(_UNNAMED + secrets.token_hex(8), label)
 
 
-async def store(deployment: Deployment, trip: ConsentRequest, answer: TokenAnswer, *, user: User) -> Connected:
-    """Seal it, and let the agent use the account that it was entered for."""
+def has_same_label(connection: Connection, account: Account) -> bool:
+    """Whether two accounts that the service doesn't name have one name."""
+    are_unnamed = connection.account.startswith(_UNNAMED) and account.id.startswith(_UNNAMED)
+    return are_unnamed and connection.label == account.label
+
+
+async def store(
+    deployment: Deployment, trip: ConsentRequest, answer: TokenAnswer, *, user: User, is_by_other: bool = False
+) -> Connected:
+    """Seal it, and let the agent use the account that it was entered for. `is_by_other`: the user didn't enter it."""
     consent = Consent(
         user.id,
         trip.provider,
@@ -263,6 +273,7 @@ async def store(deployment: Deployment, trip: ConsentRequest, answer: TokenAnswe
         delegated=trip.delegated,
         ask=trip.ask,
         ends_at=trip.ends_at,
+        is_by_other=is_by_other,
     )
     at_ms = consents.milliseconds(deployment.vault)
     stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False)

@@ -41,7 +41,15 @@ async def test_the_admin_api_connects_an_account_by_a_key(room: KeyRoom) -> None
         assert made.status_code == 201, made.text
         assert made.json()["account"] == f"{user.name}@mailroom.example"
         assert key not in made.text
-    [held] = await accounts_of(room, user)
+        again = await admin.call("POST", path, json={"provider": "mailroom", "credential": {"key": key}})
+        assert (again.status_code, "connected already" in again.json()["detail"]) == (409, True), again.text
+        newer = {"provider": "mailroom", "credential": {"key": room.simulator.sandbox.keys.make(user.name)}}
+        replaced = await admin.call("POST", path, json=newer | {"replaces": made.json()["id"]})
+        assert (replaced.status_code, replaced.json()["id"]) == (201, made.json()["id"]), replaced.text
+        blind: dict[str, object] = {"provider": "mailroom-blind", "credential": {"key": key}, "label": "Mine"}
+        statuses = [(await admin.call("POST", path, json=blind)).status_code for _ in range(2)]
+        assert statuses == [201, 409]  # a service that names no account: the name is what tells them apart
+    held, _ = sorted(await accounts_of(room, user), key=lambda one: one.provider)
     assert await delegations.list_for_connection(room.deployment.database, user.id, connection_id=held.id) == ()
     assert {"connection.opened", "connection.entered"} <= set(await room.kinds(user))
 
@@ -65,6 +73,13 @@ async def test_a_command_reads_a_key_from_a_file_or_standard_input(sqlite_store:
         assert made["account"] == "carol@mailroom.example"
         file = sqlite_store.data / "key.json"
         file.write_text(json.dumps({"login": "carol", "key": key}), encoding="utf-8")
+        twice = await run(sqlite_store, *command, "-", feed=key)
+        assert (twice.exit_code, "connected already" in twice.output) == (1, True), twice.output
+        newer = await content(
+            sqlite_store, *command, "-", "--replaces", f"{made['id']}", feed=simulator.sandbox.keys.make("carol")
+        )
+        assert isinstance(newer, dict)
+        assert newer["id"] == made["id"]
         basic = ("connections", "connect", "mailroom-basic", "--user", "carol", "--credential", str(file))
         both = await content(sqlite_store, *basic)
         assert isinstance(both, dict)

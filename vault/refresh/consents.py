@@ -61,6 +61,7 @@ class Consent:
     ask: frozenset[str] = frozenset()
     ends_at: int | None = None
     ticket_hash: bytes | None = field(default=None, repr=False)
+    is_by_other: bool = False  # somebody else entered it: no company lets agents in because of that
     renewed_by: str | None = None  # the identity provider's connection that vouched for it
 
     @property
@@ -232,7 +233,8 @@ async def _store(
             details=details | ({"late": True} if is_late else {}),
         )
     ]
-    events += await company_access.allow_opened(transaction, connection, policy, now=now)
+    if not consent.is_by_other:
+        events += await company_access.allow_opened(transaction, connection, policy, now=now)
     delegated = frozenset[str]()
     if consent.client_id is not None:
         delegated = meet(consent.delegated, policy.delegable(connection.scopes), policy.covers)

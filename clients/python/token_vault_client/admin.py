@@ -422,6 +422,7 @@ class EnteredCredential(TypedDict):
     credential: dict[str, str]
     label: NotRequired[str]
     ends_on: NotRequired[str]
+    replaces: NotRequired[str]
 
 
 class EventRecord(TypedDict):
@@ -1134,7 +1135,7 @@ class AdminClient(AdminBase):
         return self._call("GET", f"/admin/v1/people/{quote(person_id, safe='')}/connections")
 
     def enter_credential(self, person_id: str, body: EnteredCredential) -> ConnectionRecord:
-        """Connect an account by a credential, such as an API key. No agent may use it before its person allows it."""
+        """Connect an account by a credential, such as an API key, which no agent may use before its person allows it."""
         return self._call("POST", f"/admin/v1/people/{quote(person_id, safe='')}/connections", body={**body})
 
     def disconnect(self, person_id: str, connection_id: str) -> DisconnectedRecord:

@@ -371,6 +371,7 @@ export interface EnteredCredential {
   credential: Record<string, string>;
   label?: string;
   ends_on?: string;
+  replaces?: string;
 }
 
 /** What somebody did. */
@@ -1033,7 +1034,7 @@ export class AdminClient extends AdminBase {
     return this.call("GET", `/admin/v1/people/${encodeURIComponent(personId)}/connections`) as Promise<ConnectionList>;
   }
 
-  /** Connect an account by a credential, such as an API key. No agent may use it before its person allows it. */
+  /** Connect an account by a credential, such as an API key, which no agent may use before its person allows it. */
   async enterCredential(personId: string, body: EnteredCredential): Promise<ConnectionRecord> {
     return this.call("POST", `/admin/v1/people/${encodeURIComponent(personId)}/connections`, { body }) as Promise<ConnectionRecord>;
   }
