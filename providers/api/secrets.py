@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from providers.api.masking import needles
 from providers.credentials.entered import secrets_of
+from providers.credentials.placing import composed_secrets
 from providers.definitions.model import Provider
 
 
 def masks_of(provider: Provider, token: str) -> tuple[bytes, ...]:
     """The patterns that find what must not be shown; see `providers.api.masking`."""
-    found = {needle for secret in secrets_of(provider, token) for needle in needles(secret)}
+    secrets = (*secrets_of(provider, token), *composed_secrets(provider, token))
+    found = {needle for secret in secrets for needle in needles(secret)}
     return tuple(sorted(found, key=len, reverse=True))

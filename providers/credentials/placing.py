@@ -36,6 +36,19 @@ def authorize_request(provider: Provider, request: OutboundRequest, token: str) 
     return replace(request, url=url, headers=_merge(request.headers, headers))
 
 
+def composed_secrets(provider: Provider, token: str) -> tuple[str, ...]:
+    """What requests carry in place of the secrets in a token: the pair of Basic, of which base64 hides the parts."""
+    credential = provider.credential
+    if credential is None or credential.kind != "key" or credential.send.basic is None:
+        return ()
+    try:
+        headers, _ = _placement(credential, all_values(credential, unpack(credential, token)))
+    except CredentialRefused:
+        return ()
+    pair = headers["Authorization"].removeprefix("Basic ").rstrip("=")
+    return pair, pair.translate(str.maketrans("+/", "-_"))
+
+
 def provider_of_account(provider: Provider, token: str) -> Provider:
     """The provider with the addresses of the account; itself if all accounts have the same. Raises Unplaced."""
     credential = provider.credential

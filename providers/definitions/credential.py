@@ -98,7 +98,8 @@ class Credential(FilePart):
 
     `kind`: `key` is sent as it is, by `send`; `client_credentials` are the fields `client_id` and `client_secret` that
     get a token at `hosts.token_url` (RFC 6749 §4.4), sent by `[authorization]`. `dead` and `alive`: statuses of the
-    look-up in `[identity]` that prove that the credential is refused or accepted, beside 401 and any success.
+    look-up in `[identity]` that prove that the credential is refused or accepted, beside 401 and any success;
+    `alive_texts`: parts of the error's message that prove that it's accepted, whatever the status.
     """
 
     kind: Literal["key", "client_credentials"] = "key"
@@ -107,6 +108,7 @@ class Credential(FilePart):
     send: Sending = Sending()
     dead: frozenset[Annotated[int, Field(ge=400, le=499)]] = frozenset({401})
     alive: frozenset[Annotated[int, Field(ge=400, le=499)]] = frozenset()
+    alive_texts: frozenset[Annotated[str, StringConstraints(min_length=8, max_length=120)]] = frozenset()
     rotate_days: int | None = Field(default=None, ge=1, le=3650)  # after which the service says to replace it
 
     @cached_property

@@ -147,7 +147,8 @@ class CredentialUpstream:
         if status < 300 and not says_no:
             return CredentialLook(LookOutcome.ALIVE, self._account(content, token), status)
         codes = {code for path in errors.code if (code := text_at(content, path)) is not None}
-        if codes & errors.insufficient_scope:
+        says = " ".join(text for path in errors.message if (text := text_at(content, path)) is not None)
+        if codes & errors.insufficient_scope or any(text in says for text in credential.alive_texts):
             return CredentialLook(LookOutcome.ALIVE, status=status)
         if codes & errors.unauthorized or status in credential.dead:
             return CredentialLook(LookOutcome.DEAD, status=status)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from base64 import b64encode
 from collections.abc import AsyncGenerator
 
 import httpx2
@@ -10,6 +11,10 @@ import pytest
 import pytest_asyncio
 
 from providers.api.api import RuleRefused, UpstreamAPI
+from providers.api.masking import mask
+from providers.api.secrets import masks_of
+from providers.definitions.catalog import load_catalog
+from providers.definitions.credential import BasicPair, Credential, CredentialField, Sending
 from server.doctor.providers import check_provider
 from tests.support.rooms.exchange_room import ExchangeRoom
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
@@ -248,3 +253,12 @@ async def test_a_disconnected_key_that_cannot_be_asked_about_is_said_to_be(room:
     receipt = await receipts.get_receipt(room.deployment.database, connection.id)
     assert receipt is not None
     assert (receipt.result, receipt.reason, receipt.is_final) == ("unsupported", "no_revocation", True)
+
+
+def test_the_pair_of_basic_is_masked_however_short_its_password_is() -> None:
+    fields = {"key": CredentialField(title="Password")}
+    sent = b"sent: Basic " + b64encode(b"me:sekret99")
+    for send, is_masked in ((Sending(basic=BasicPair(user="me", password="{key}")), True), (Sending(), False)):
+        changed = {"credential": Credential(fields=fields, send=send)}
+        provider = load_catalog().provider("apify").model_copy(update=changed)
+        assert (b64encode(b"me:sekret99").rstrip(b"=") not in mask(sent, masks_of(provider, "sekret99"))) is is_masked

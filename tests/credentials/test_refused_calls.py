@@ -94,3 +94,29 @@ async def test_a_service_that_is_turned_off_serves_no_key(room: KeyRoom, monkeyp
     with pytest.raises(TemporarilyUnavailable, match="no longer set up"):
         await exchange(request, vault=replace(deployment.vault, upstreams=upstreams), now=now)
     assert (await exchange(request, vault=deployment.vault, now=now)).connection_id == connection.id
+
+
+async def test_a_key_that_may_not_show_its_account_is_connected(room: KeyRoom) -> None:
+    user = await room.user()
+    person, key = await room.signed_in(user), room.simulator.sandbox.keys.make(user.name)
+    for status, said in ((400, "say whether"), (403, "Name of this account")):
+        room.simulator.fault("mailroom.api.me", "status", status=status)
+        page = await room.enter(person, await room.form(person), key=key)
+        assert (page.status_code, said in page.text) == (400, True), page.text
+    room.simulator.fault("mailroom.api.me", "status", status=403)
+    answer = await room.enter(person, page, key=key, label="Mine")
+    assert "/connect/done/" in str(answer.url), answer.text
+    [held] = await accounts_of(room, user)
+    assert (held.label, held.state.value) == ("Mine", "active")
+
+
+async def test_a_probe_that_misses_a_permission_proves_a_key_by_its_words(room: KeyRoom) -> None:
+    deployment, base = room.deployment, room.deployment.catalog.provider("mailroom")
+    assert base.credential is not None
+    for texts, outcome in ((frozenset[str](), "dead"), (frozenset({"insufficient permissions"}), "alive")):
+        credential = base.credential.model_copy(update={"alive_texts": texts})
+        provider = base.model_copy(update={"credential": credential})
+        body = '{"message": "You have insufficient permissions. Missing scopes."}'
+        room.simulator.fault("mailroom.api.me", "status", status=401, body=body)
+        look = await CredentialUpstream(provider.with_registration(base.registration), deployment.http).look("mr_live_")
+        assert look.outcome.value == outcome

@@ -110,6 +110,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("credential.send.basic.password", "twilio", "credential.send.basic.password", ""),
     ("credential.dead", "datadog", "credential.dead", [200]),
     ("credential.alive", "stripe", "credential.alive", [500]),
+    ("credential.alive_texts", "openai", "credential.alive_texts", ["short"]),
     ("credential.rotate_days", "stripe", "credential.rotate_days", 0),
     ("enterprise.id_jag.audience", "company", "enterprise.id_jag.audience", "not an issuer"),
     ("enterprise.id_jag.resource", "company", "enterprise.id_jag.resource", "not an address"),
