@@ -10,13 +10,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from providers.api.text import as_description
 from providers.outbound.json_values import is_object, parse_object
-from providers.remote.schemas import Check, SchemaRefused, checker, usable_schema
+from providers.remote.schemas import LONG, Check, SchemaRefused, checker, usable_schema
 
-MOST: Final = 500  # tools of one server
+MOST: Final = 250  # tools of one server
+LONGEST_LIST: Final = 2 * 1024 * 1024  # bytes of all of them
 LONGEST: Final = 64 * 1024  # bytes of one tool
 _NAME: Final = re.compile(r"[A-Za-z0-9_./-]{1,128}")  # of MCP 2025-11-25, tool names
 _DESCRIPTION: Final = 1500  # characters that agents are shown
@@ -41,20 +43,27 @@ class RemoteDescription:
 
 
 def canonical_tools(listed: Sequence[Mapping[str, object]]) -> Mapping[str, str]:
-    """By name, each tool of a list in its canonical form. Raises ListRefused for too many, or for one name twice.
+    """By name, each tool of a list in its canonical form. Raises ListRefused for too much, or for one name twice.
 
     A tool without a usable name is left out; one that is too long is only noted as such.
     """
     if len(listed) > MOST:
         raise ListRefused(f"it offers more than {MOST} tools")
     found: dict[str, str] = {}
+    total = 0
     for tool in listed:
         name = tool.get("name")
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
             continue
         if name in found:
             raise ListRefused(f"it offers two tools named {name}")
-        whole = _canonical({part: tool[part] for part in _COMPARED if tool.get(part) is not None})
+        try:
+            whole = _canonical({part: tool[part] for part in _COMPARED if tool.get(part) is not None})
+        except (ValueError, RecursionError) as error:
+            raise ListRefused(f"its description of {name} can't be read") from error
+        total += len(whole)
+        if total > LONGEST_LIST:
+            raise ListRefused(f"its list is longer than {LONGEST_LIST // 1024} KiB")
         found[name] = whole if len(whole) <= LONGEST else _canonical({"name": name, "bytes": len(whole)})
     return found
 
@@ -64,8 +73,9 @@ def _canonical(value: Mapping[str, object]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
+@lru_cache(maxsize=MOST)  # each change of any provider reads all accepted tools again
 def read_tool(definition: str) -> RemoteDescription:
-    """The tool of a canonical form. Raises SchemaRefused for what can't be used."""
+    """The tool of a canonical form. Takes long, so it belongs in a thread. Raises SchemaRefused for an unusable one."""
     tool = parse_object(definition.encode()) or {}
     if "inputSchema" not in tool:
         raise SchemaRefused("a description of more than 64 KiB" if "bytes" in tool else "no schema of its arguments")
@@ -84,7 +94,7 @@ def read_tool(definition: str) -> RemoteDescription:
         output_schema=returned,
         claims=claims,
         check_input=checker(given),
-        check_output=None if returned is None else checker(returned),
+        check_output=None if returned is None else checker(returned, steps=LONG),
     )
 
 

@@ -2,13 +2,16 @@
 
 A schema could fetch a document by `$ref`, double its work at each step, or hold a regular expression that never ends.
 So references are put in place, within a budget, and only keywords that take bounded time are taken; a tool with another
-one can't be used. Patterns run in an engine of linear time.
+one can't be used. Patterns run in an engine of linear time, and building them is budgeted, too. A check counts its
+steps, and gives up.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -17,8 +20,9 @@ from pydantic_core import ValidationError as CoreError
 
 from providers.api.text import as_description
 from providers.outbound.json_values import is_array, is_object
+from providers.remote import patterns
 
-NODES: Final = 2000  # of a schema whose references are in place
+NODES: Final = 1000  # of a schema whose references are in place
 DEPTH: Final = 24
 _PROSE: Final = 400  # characters of a description
 _NAME: Final = 100  # characters of a member's name
@@ -44,6 +48,8 @@ _REFUSED: Final = frozenset(
     }
 )
 
+QUICK: Final = 10_000  # steps of a check: at most some tenths of a second
+LONG: Final = 100_000  # the same in a thread: at most some seconds
 Check = Callable[[object], str | None]
 
 
@@ -67,6 +73,7 @@ class _SchemaReader:
     def __init__(self, root: Mapping[str, object]) -> None:
         self._root = root
         self._left = NODES
+        self._size_left = patterns.MOST
 
     def read(self, node: object, *, depth: int, within: tuple[str, ...]) -> object:
         if isinstance(node, bool):
@@ -106,8 +113,17 @@ class _SchemaReader:
                 )
             elif name in _TEXTS and isinstance(value, str):
                 yield name, as_description(value, limit=_PROSE)
+            elif name == "pattern":
+                yield name, self._pattern(value)
             elif name in _PLAIN:
                 yield name, _plain(name, value)
+
+    def _pattern(self, value: object) -> str:
+        if isinstance(value, str):
+            self._size_left -= patterns.size_of(value)
+        if not isinstance(value, str) or self._size_left < 0 or _matcher(value) is None:
+            raise SchemaRefused("a schema with a pattern that can't be checked in bounded time")
+        return value
 
     def _target(self, reference: object, within: tuple[str, ...]) -> object:
         if not isinstance(reference, str) or not reference.startswith(_LOCAL):
@@ -133,10 +149,6 @@ def _name(member: str) -> str:
 
 def _plain(keyword: str, value: object) -> object:
     """A keyword that holds no schema; texts a model would read must be readable."""
-    if keyword == "pattern":
-        if not isinstance(value, str) or _matcher(value) is None:
-            raise SchemaRefused("a schema with a pattern that can't be checked in bounded time")
-        return value
     said = json.dumps(value)
     if len(said) > 20_000 or (is_array(value) and len(value) > _ITEMS):
         raise SchemaRefused(f"a schema with a long {keyword}")
@@ -160,8 +172,6 @@ def _texts_in(value: object) -> Iterator[str]:
 @lru_cache(maxsize=512)
 def _matcher(pattern: str) -> SchemaValidator | None:
     """Finds the pattern in a text, in linear time; None if that engine can't."""
-    if len(pattern) > 500:
-        return None
     try:
         return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex", strict=True))
     except SchemaError:
@@ -174,10 +184,59 @@ def _library() -> Any:  # which has no types of its own
     return jsonschema
 
 
-def checker(schema: Mapping[str, object]) -> Check:
+class _TooMuch(Exception):
+    """The check takes too many steps."""
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What a check may still do. `sizes`: of the parts of the value, by identity."""
+
+    left: int
+    sizes: Mapping[int, int]
+
+    def spend(self, wanted: object, instance: object) -> None:
+        """For one keyword. What the library says of a misfit repeats the part of the value, so its size counts."""
+        listed = len(wanted) if is_array(wanted) or is_object(wanted) else 0
+        size = len(instance) if isinstance(instance, str) else self.sizes.get(id(instance), 1)
+        self.left -= 1 + listed // 4 + size // 100
+        if self.left < 0:
+            raise _TooMuch
+
+
+_budget: ContextVar[_Budget] = ContextVar("_budget")
+
+
+def _sizes(value: object) -> Mapping[int, int]:
+    """By identity, about how many characters each list and object in the value has."""
+    found: dict[int, int] = {}
+    waiting: list[tuple[object, bool]] = [(value, False)]
+    while waiting:
+        one, is_ready = waiting.pop()
+        if not (is_array(one) or is_object(one)):
+            continue
+        inner: list[object] = list(one.values()) if is_object(one) else list(one)
+        if is_ready:
+            texts = sum(len(part) if isinstance(part, str) else found.get(id(part), 1) for part in inner)
+            found[id(one)] = texts + (sum(map(len, one)) if is_object(one) else 0)
+        else:
+            waiting += [(one, True), *((part, False) for part in inner)]
+    return found
+
+
+def _counted(keyword: Any) -> Any:
+    def run(validator: object, wanted: object, instance: object, whole: object) -> object:
+        _budget.get().spend(wanted, instance)
+        return keyword(validator, wanted, instance, whole)
+
+    return run
+
+
+def checker(schema: Mapping[str, object], *, steps: int = QUICK) -> Check:
     """What a value gets wrong by a usable schema, in words that repeat none of it; None if it fits.
 
-    Raises SchemaRefused for a keyword whose own value is wrong.
+    A value whose check takes more than these steps doesn't fit. Raises SchemaRefused for a keyword whose own value is
+    wrong.
     """
     jsonschema = _library()
     draft, wrong = jsonschema.Draft202012Validator, jsonschema.ValidationError
@@ -196,11 +255,18 @@ def checker(schema: Mapping[str, object]) -> Check:
         draft.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise SchemaRefused("a schema that isn't valid JSON Schema") from error
-    kind = jsonschema.validators.extend(draft, {"pattern": pattern, "uniqueItems": unique})
+    keywords = {**draft.VALIDATORS, "pattern": pattern, "uniqueItems": unique}
+    kind = jsonschema.validators.extend(draft, {name: _counted(one) for name, one in keywords.items()})
     validator = kind(schema)  # without references, it fetches nothing
 
     def check(value: object) -> str | None:
-        error: Any = next(validator.iter_errors(value), None)
+        token = _budget.set(_Budget(steps, _sizes(value)))
+        try:
+            error: Any = next(validator.iter_errors(value), None)
+        except (_TooMuch, RecursionError):
+            return "the value takes too long to check"
+        finally:
+            _budget.reset(token)
         if error is None:
             return None
         place = ".".join(str(part)[:60] for part in error.absolute_path) or "the value"

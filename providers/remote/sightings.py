@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
@@ -53,7 +54,7 @@ class Sightings:
     async def look(self, server: str, session: RemoteSession, api: UpstreamAPI) -> Offered:
         """Ask for the list, keep it, and have it stored. Raises UpstreamRefused for a list that can't be used."""
         try:
-            offered = canonical_tools(await session.list_tools())
+            offered = await asyncio.to_thread(canonical_tools, await session.list_tools())
         except ListRefused as refused:
             raise UpstreamRefused("list_refused", f"The tools of {api.title} can't be used: {refused}.") from refused
         while len(self._known) >= _MOST:

@@ -6,6 +6,7 @@ accepted output schema or is refused. What a server claims about a tool's effect
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from providers.api.api import UpstreamAPI, UpstreamRefused
 from providers.api.text import as_data
 from providers.definitions.remote import LIST, RemoteServer, RemoteTool
 from providers.outbound.json_values import is_array, is_object
-from providers.remote.listing import RemoteDescription, problem_of, read_tool
+from providers.remote.listing import RemoteDescription, read_tool
 from providers.remote.schemas import SchemaRefused
 from providers.remote.sightings import Offered, Sightings, ToolHeld
 from providers.tools.schemas import VAULT
@@ -51,7 +52,7 @@ class ListedRemoteTool(ToolOutput):
     """A tool as the server names it, and what came of it here."""
 
     name: str
-    state: Annotated[str, Field(description="usable, held for the operator's review, or why it can't be used")]
+    state: Annotated[str, Field(description="usable, or held for the operator's review")]
 
 
 class RemoteList(ToolOutput):
@@ -180,7 +181,8 @@ def _caller(server: RemoteServer, tool: RemoteTool, described: RemoteDescription
                 _check_form(server, tool, await sightings.look(server.name, session, api))
             return await session.call(tool.name, sent)
 
-        return _read(server, api, described, await sightings.client.run(api, server.url, work))
+        answer = await sightings.client.run(api, server.url, work)
+        return await asyncio.to_thread(_read, server, api, described, answer)
 
     return call
 
@@ -265,7 +267,5 @@ def _list_tool(server: RemoteServer, sightings: Sightings) -> ToolSpec:
 
 
 def _state(seen: str, accepted: str | None) -> str:
-    if seen == accepted:
-        return "usable"
-    problem = problem_of(seen)
-    return f"left out: {problem}" if problem else "held for the operator's review"
+    """What can't be used at all is found at the operator's review, because that takes long."""
+    return "usable" if seen == accepted else "held for the operator's review"

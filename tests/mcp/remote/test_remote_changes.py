@@ -10,7 +10,8 @@ from starlette.responses import RedirectResponse, Response
 
 from providers.definitions.remote import shown_names
 from providers.remote.listing import canonical_tools, problem_of
-from providers.remote.schemas import checker, usable_schema
+from providers.remote.patterns import MOST, size_of
+from providers.remote.schemas import _matcher, checker, usable_schema
 from providers.remote.sightings import FRESH
 from server.administration.actor import ChangeRefused
 from server.policy.files import RulesRefused
@@ -176,6 +177,7 @@ async def test_descriptions_are_cut_cleaned_and_marked(place: RemoteRoom) -> Non
 @pytest.mark.parametrize(
     "schema",
     [
+        {"type": "object", "properties": {str(n): {"type": "string", "pattern": "\\w{9}" + str(n)} for n in range(20)}},
         {"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/schema"}}},
         {
             "type": "object",
@@ -209,17 +211,68 @@ async def test_a_pattern_runs_in_linear_time() -> None:
     assert check({"a": "aa"}) is None
 
 
+@pytest.mark.parametrize(
+    ("pattern", "is_large"),
+    [
+        (r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?Z$", False),
+        (r"^[a-z0-9-]{1,64}$", False),
+        (r"^[\w.-]{1,39}$", False),
+        (r"[^@\s]+@[^@\s]+\.[^@\s]+", False),
+        (r"\w{90}N" * 2, True),
+        (r"((\w{5}){5}){5}", True),
+        (r"\pL{150}", True),
+        (r"\w+{150}", True),
+        (r"(?x) \w { 90 }", True),
+        (r"[a[\w]]{150}", True),
+        (r"[]a\w]{150}", True),
+        (r"[^]a\w]{150}", True),
+        ("a" * 301, True),
+    ],
+)
+def test_a_pattern_that_takes_long_to_build_is_known_by_its_text(pattern: str, is_large: bool) -> None:
+    assert (size_of(pattern) > MOST) is is_large
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ({"type": "array", "items": {"enum": list(range(500))}}, [499] * 2000),
+        ({"type": "array", "items": {"oneOf": [{"const": n} for n in range(100)]}}, [5] * 1000),
+        ({"type": "array", "items": {"type": "integer"}}, [1] * 90_000),
+        ({"anyOf": [{"type": "boolean"}] * 100}, ["x" * 1000] * 100),
+    ],
+)
+def test_a_check_gives_up_after_its_steps(part: Any, value: Any) -> None:
+    schema = usable_schema({"type": "object", "properties": {"a": part}})
+    assert "too long" in (checker(schema)({"a": value}) or "")
+    whole = usable_schema({"type": "object", "properties": {"a": {}}})
+    assert checker(whole)({"a": value}) is None
+
+
+async def test_a_look_builds_nothing_of_what_nobody_accepted(place: RemoteRoom) -> None:
+    pattern = {"type": "object", "properties": {"a": {"type": "string", "pattern": "\\w{9}once"}}}
+    name, _ = await place.add(tools=[{"name": "t", "inputSchema": pattern}])
+    agent, before = await place.room.agent(), _matcher.cache_info().misses
+    looked = await place.look(name, agent)
+    assert [one["state"] for one in looked.structured_content["tools"]] == ["held for the operator's review"]
+    assert _matcher.cache_info().misses == before
+    assert await place.accept(name) == ("t",)
+    assert _matcher.cache_info().misses == before + 1
+
+
 async def test_a_gigantic_list_is_refused_and_a_long_one_is_read_in_pages(place: RemoteRoom) -> None:
-    many = [{"name": f"t{n}", "inputSchema": {"type": "object"}} for n in range(501)]
+    many = [{"name": f"t{n}", "inputSchema": {"type": "object"}} for n in range(251)]
     name, double = await place.add(tools=many)
     agent = await place.room.agent()
     refused = await place.look(name, agent)
     assert refused.is_error
-    assert "more than 500 tools" in text(refused)
+    assert "more than 250 tools" in text(refused)
     double.tools = many[:105]
     assert len((await place.look(name, agent)).structured_content["tools"]) == 105
     double.page = 5
     assert (await place.look(name, agent)).is_error  # more than twenty pages
+    double.tools, double.page = [{**one, "description": "x" * 60_000} for one in many[:40]], 10
+    assert "longer than 2048 KiB" in text(await place.look(name, agent))
     double.tools, double.page = [{**ADD, "description": "x" * 2_000_000}], 100
     assert (await place.look(name, agent)).is_error
 
