@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from providers.remote.session import RemoteSession, RemoteSessions
 
 FRESH: Final = 60.0  # seconds
+AGAIN: Final = 10.0  # seconds until somebody who only looks makes the vault ask again
 _MOST: Final = 1000  # lists kept
 Offered = Mapping[str, str]  # by the server's name of a tool, its canonical form
+Digests = Mapping[str, bytes]  # the same as kept, hashed
 OnSeen = Callable[[str, str, Offered], Awaitable[None]]  # server, connection
 
 
@@ -32,7 +35,7 @@ class Sightings:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.on_seen: OnSeen | None = None
         self._clock = clock
-        self._known: dict[tuple[str, str], tuple[float, Offered]] = {}
+        self._known: dict[tuple[str, str], tuple[float, Digests]] = {}
 
     @cached_property
     def client(self) -> RemoteSessions:
@@ -41,25 +44,34 @@ class Sightings:
 
         return RemoteSessions()
 
-    def recent(self, server: str, connection_id: str) -> Offered | None:
+    def recent(self, server: str, connection_id: str, *, within: float = FRESH) -> Digests | None:
         """What this connection was offered within the last minute."""
         at, offered = self._known.get((server, connection_id), (float("-inf"), {}))
-        return offered if self._clock() - at < FRESH else None
+        return offered if self._clock() - at < within else None
 
     def forget(self, server: str) -> None:
         """Ask this server for its list again at the next call."""
         for key in [one for one in self._known if one[0] == server]:
             del self._known[key]
 
-    async def look(self, server: str, session: RemoteSession, api: UpstreamAPI) -> Offered:
+    async def look(self, server: str, session: RemoteSession, api: UpstreamAPI) -> Digests:
         """Ask for the list, keep it, and have it stored. Raises UpstreamRefused for a list that can't be used."""
         try:
             offered = await asyncio.to_thread(canonical_tools, await session.list_tools())
         except ListRefused as refused:
             raise UpstreamRefused("list_refused", f"The tools of {api.title} can't be used: {refused}.") from refused
+        now, key = self._clock(), (server, api.connection_id)
+        self._known.pop(key, None)
+        for old in [one for one, (at, _) in self._known.items() if now - at >= FRESH]:
+            del self._known[old]
         while len(self._known) >= _MOST:
             del self._known[next(iter(self._known))]
-        self._known[server, api.connection_id] = (self._clock(), offered)
+        self._known[key] = (now, digests := {name: digest_of(one) for name, one in offered.items()})
         if self.on_seen is not None:
             await self.on_seen(server, api.connection_id, offered)
-        return offered
+        return digests
+
+
+def digest_of(definition: str) -> bytes:
+    """What is kept of a tool's canonical form."""
+    return hashlib.sha256(definition.encode()).digest()

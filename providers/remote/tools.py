@@ -22,7 +22,7 @@ from providers.definitions.remote import LIST, RemoteServer, RemoteTool
 from providers.outbound.json_values import is_array, is_object
 from providers.remote.listing import RemoteDescription, read_tool
 from providers.remote.schemas import SchemaRefused
-from providers.remote.sightings import Offered, Sightings, ToolHeld
+from providers.remote.sightings import AGAIN, Digests, Sightings, ToolHeld, digest_of
 from providers.tools.schemas import VAULT
 from providers.tools.spec import Call, Progress, ToolInput, ToolOutput, ToolSpec
 
@@ -187,9 +187,9 @@ def _caller(server: RemoteServer, tool: RemoteTool, described: RemoteDescription
     return call
 
 
-def _check_form(server: RemoteServer, tool: RemoteTool, offered: Offered) -> None:
+def _check_form(server: RemoteServer, tool: RemoteTool, offered: Digests) -> None:
     seen = offered.get(tool.name)
-    if seen == tool.definition:
+    if seen == digest_of(tool.definition):
         return
     what = "no longer offers this tool to the account" if seen is None else "changed this tool since it was reviewed"
     raise ToolHeld(
@@ -240,15 +240,17 @@ def _texts(answer: CallToolResult) -> Sequence[str]:
 
 def _list_tool(server: RemoteServer, sightings: Sightings) -> ToolSpec:
     async def call(api: UpstreamAPI, arguments: BaseModel, progress: Progress) -> BaseModel:
-        async def work(session: RemoteSession) -> Offered:
+        async def work(session: RemoteSession) -> Digests:
             return await sightings.look(server.name, session, api)
 
-        offered = await sightings.client.run(api, server.url, work)
-        accepted = {tool.name: tool.definition for tool in server.tools}
+        offered = sightings.recent(server.name, api.connection_id, within=AGAIN)
+        if offered is None:
+            offered = await sightings.client.run(api, server.url, work)
+        accepted = {tool.name: digest_of(tool.definition) for tool in server.tools}
         return RemoteList(
             tools=[
-                ListedRemoteTool(name=name, state=_state(definition, accepted.get(name)))
-                for name, definition in sorted(offered.items())
+                ListedRemoteTool(name=name, state=_state(seen, accepted.get(name)))
+                for name, seen in sorted(offered.items())
             ]
         )
 
@@ -266,6 +268,6 @@ def _list_tool(server: RemoteServer, sightings: Sightings) -> ToolSpec:
     )
 
 
-def _state(seen: str, accepted: str | None) -> str:
+def _state(seen: bytes, accepted: bytes | None) -> str:
     """What can't be used at all is found at the operator's review, because that takes long."""
     return "usable" if seen == accepted else "held for the operator's review"

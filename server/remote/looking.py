@@ -1,4 +1,4 @@
-"""Store what an MCP server of others was seen to offer, and take what changed out of the lists at once."""
+"""Store what an MCP server of others was seen to offer, and take what is gone out of the lists at once."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from typing import Final
 from server.deployment import Deployment
 from vault.audit import audit
 from vault.mcp import servers
+from vault.mcp.servers import McpServer
 from vault.records import Event
 
 _NAMED: Final = 20  # tools that one event names
 
 
 async def note_tools(deployment: Deployment, name: str, connection_id: str, offered: Mapping[str, str]) -> None:
-    """Compare a list with what is stored; a new, changed or missing tool is held or gone, with an event."""
+    """Compare a list with what is stored; a new or changed tool is held, a missing one gone, with an event."""
     now = deployment.now()
     known = await servers.get_server(deployment.database, name)
-    if known is None:
+    if known is None or _is_known(known, offered):
         return
     async with deployment.transaction() as transaction:
+        known = await servers.hold(transaction, name)
+        if known is None:
+            return
         change = await servers.see(transaction, known, offered, by=connection_id, now=now)
         for kind, names in (("held", change.held), ("gone", change.gone), ("back", change.back)):
             if names:
@@ -28,3 +32,8 @@ async def note_tools(deployment: Deployment, name: str, connection_id: str, offe
                 await audit.append(transaction, event, now=now)
     if not change.is_nothing:
         await deployment.live.refresh(deployment.database, deployment.keys)
+
+
+def _is_known(server: McpServer, offered: Mapping[str, str]) -> bool:
+    """Whether this list is what is stored, so that nothing has to be written."""
+    return {one.name: one.seen for one in server.tools if not one.is_absent} == offered

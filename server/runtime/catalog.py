@@ -50,9 +50,9 @@ def read_catalog(
 
 
 def remote_server(stored: McpServer) -> RemoteServer:
-    """A stored MCP server with the tools that can be called: accepted, and last seen in exactly that form.
+    """A stored MCP server with the tools that agents are offered: as they were accepted, and not gone.
 
-    Raises ProviderFileRefused.
+    Whether an account still gets a tool in that form is looked up at each call. Raises ProviderFileRefused.
     """
     try:
         authorization = authorization_of(stored.facts)
@@ -63,7 +63,7 @@ def remote_server(stored: McpServer) -> RemoteServer:
     for one in stored.tools:
         if one.accepted is not None and is_effect(one.effect):
             tool = RemoteTool(one.name, names[one.name], one.accepted, one.effect, one.asks)
-            (tools if one.state == "accepted" else away).append(tool)
+            (tools if one.state in {"accepted", "changed"} else away).append(tool)
     return RemoteServer(stored.name, stored.title, stored.url, authorization, tuple(tools), tuple(away))
 
 

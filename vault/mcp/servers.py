@@ -1,7 +1,7 @@
 """MCP servers of others behind the vault: where they are, and which of their tools an operator accepted in which form.
 
-A tool is stored as it was seen, and as it was accepted, both as canonical JSON. Where the two differ, the tool is held:
-nobody can call it until an operator looked. Writing functions record no event: the caller appends it last.
+A tool is stored as it was seen, and as it was accepted, both as canonical JSON. Where the two differ, an operator has
+to look, and accounts that see the other form can't call it. Writing functions record no event: the caller appends it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,26 @@ _SERVERS: Final = """
     select name, url, title, facts, added_at from mcp_servers where tenant = :tenant order by added_at, name
 """
 _TOOLS: Final = """
-    select server, name, seen, seen_by, is_absent, accepted, effect, asks, accepted_at, shown, is_retired from mcp_tools
+    select server, name, seen, seen_by, seen_at, is_absent, accepted, effect, asks, accepted_at, shown, is_retired
+    from mcp_tools
     where tenant = :tenant order by server, name
 """
 _TOOLS_OF: Final = """
-    select server, name, seen, seen_by, is_absent, accepted, effect, asks, accepted_at, shown, is_retired from mcp_tools
+    select server, name, seen, seen_by, seen_at, is_absent, accepted, effect, asks, accepted_at, shown, is_retired
+    from mcp_tools
     where tenant = :tenant and server = :server order by name
 """
 # Without what nobody accepted: that is as much as a server likes, and it changes as often.
 _ACCEPTED: Final = """
-    select server, name, case when seen = accepted then accepted else cast(:nothing as text) end as seen,
-        cast(:nothing as text) as seen_by, is_absent,
-        accepted, effect, asks, accepted_at, shown, is_retired from mcp_tools
+    select server, name, accepted as seen, cast(:nothing as text) as seen_by, cast(0 as bigint) as seen_at, is_absent,
+        accepted, effect, asks, accepted_at, shown, is_retired
+    from mcp_tools
     where tenant = :tenant and accepted is not null order by server, name
 """
+_IS_LIVE: Final = "select id from connections where tenant = :tenant and id = :id and ended_at is null"
+_SETTLED: Final = 3600  # seconds
+_MOST_SEERS: Final = 50  # connections that are looked up for one list
+MOST_HELD: Final = 500  # tools of a server that nobody accepted, and of one list
 _HOLD: Final = "update mcp_servers set name = name where tenant = :tenant and name = :server"
 _ADD: Final = """
     insert into mcp_servers (tenant, name, url, title, facts, added_at, added_by)
@@ -80,10 +86,11 @@ class McpTool:
     accepted_at: int | None
     shown: str | None = None  # its name here, once it was accepted
     is_retired: bool = False  # an operator knows that it is gone
+    seen_at: int = 0
 
     @property
     def state(self) -> str:
-        """`new`, `changed`, `absent`, `retired`, `returned`, or `accepted`: only the last can be called."""
+        """`new`, `changed`, `absent`, `retired`, `returned`, or `accepted`."""
         if self.is_retired:
             return "retired" if self.is_absent else "returned"
         if self.is_absent:
@@ -143,7 +150,7 @@ async def list_servers(reader: Reader) -> tuple[McpServer, ...]:
 
 
 async def list_accepted(reader: Reader) -> tuple[McpServer, ...]:
-    """The same with accepted tools only, and of what was seen only whether it is what was accepted."""
+    """The same with accepted tools only, as they were accepted: what a server offers now is left out."""
     return await _with_tools(reader, await reader.fetch(_ACCEPTED, {"tenant": TENANT, "nothing": ""}))
 
 
@@ -183,23 +190,46 @@ async def remove_server(transaction: Transaction, name: str) -> bool:
 async def see(
     transaction: Transaction, server: McpServer, offered: Mapping[str, str], *, by: str, now: int
 ) -> OfferChange:
-    """Store what the connection `by` was offered: canonical JSON by name. What it alone knew and misses is gone."""
+    """Store what the connection `by` was offered: canonical JSON by name. What it alone knew and misses is gone.
+
+    Accounts may be offered different things: for an hour, only who saw a form can say that it is another one. `server`
+    is as `hold` returned it.
+    """
     held: list[str] = []
     gone: list[str] = []
     back: list[str] = []
-    for name, seen in offered.items():
-        known = server.tool(name)
-        if known is not None and known.seen == seen and not known.is_absent:
-            continue
+    ended = await _ended(transaction, {one.seen_by for one in server.tools} - {by})
+    for name in sorted(offered):
+        seen, known = offered[name], server.tool(name)
+        if known is not None and not known.is_absent:
+            is_settled = known.seen_by != by and known.seen_by not in ended and now - known.seen_at < _SETTLED
+            if known.seen == seen or (is_settled and known.state != "accepted"):
+                continue
         named = {"tenant": TENANT, "server": server.name, "name": name, "seen": seen, "by": by, "now": now}
         await transaction.execute(_SEE, named)
         is_back = known is not None and known.accepted == seen and not known.is_retired
         (back if is_back else held).append(name)
+    unknown = [one.name for one in server.tools if one.name not in offered and one.accepted is None]
+    is_full = len(unknown) + len(offered) > MOST_HELD
     for known in server.tools:
-        if known.name not in offered and known.seen_by == by and not known.is_absent:
-            await transaction.execute(_MISS, {"tenant": TENANT, "server": server.name, "name": known.name})
+        which = {"tenant": TENANT, "server": server.name, "name": known.name}
+        is_missed = known.name not in offered and (known.seen_by == by or known.seen_by in ended)
+        if known.name in unknown and (is_missed or is_full):
+            await transaction.execute(_FORGET, which)
+            gone.append(known.name)
+        elif is_missed and not known.is_absent:
+            await transaction.execute(_MISS, which)
             gone.append(known.name)
     return OfferChange(tuple(held), tuple(gone), tuple(back))
+
+
+async def _ended(reader: Reader, connection_ids: Iterable[str]) -> frozenset[str]:
+    """Those of the connections that are no longer there."""
+    found: set[str] = set()
+    for one in sorted(connection_ids)[:_MOST_SEERS]:
+        if await reader.fetch_one(_IS_LIVE, {"tenant": TENANT, "id": one}) is None:
+            found.add(one)
+    return frozenset(found)
 
 
 async def accept(
@@ -259,4 +289,5 @@ def _tool_of(row: Row) -> McpTool:
         integer_or_none(row, "accepted_at"),
         text_or_none(row, "shown"),
         bool(integer(row, "is_retired")),
+        integer(row, "seen_at"),
     )

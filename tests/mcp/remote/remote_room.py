@@ -74,7 +74,8 @@ class RemoteRoom:
         return result
 
     async def look(self, name: str, agent: Agent) -> CallToolResult:
-        """The agent looks what the server offers."""
+        """The agent looks what the server offers now."""
+        self.deployment.live.sightings.forget(name)
         async with self.room.client(agent, mode="auto") as client:
             return await self.call(client, f"{name}_tools")
 

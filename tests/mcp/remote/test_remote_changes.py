@@ -56,7 +56,8 @@ async def test_a_changed_tool_is_held_until_somebody_looked(place: RemoteRoom) -
     assert refused.is_error
     assert f"token-vault mcp review {name}" in text(refused)
     assert len(double.calls) == 1
-    assert f"{name}_add" not in await _listed(place, agent)
+    listed = (await _listed(place, agent))[f"{name}_add"]
+    assert listed.description.endswith("Add two numbers.")  # as it was accepted
     assert "mcp_server.tools_held" in await _kinds(place, name)
     (held,) = servers.changes_of(await place.stored(name))
     assert (held.name, held.state) == ("add", "changed")
@@ -97,6 +98,30 @@ async def test_a_new_tool_is_held_and_a_removed_one_vanishes(place: RemoteRoom) 
         *("mcp_server.added", "mcp_server.tools_held", "mcp_server.tools_accepted"),
         *("mcp_server.tools_held", "mcp_server.tools_gone", "mcp_server.tools_gone", "mcp_server.tools_back"),
     ]
+
+
+async def test_who_only_looks_makes_the_vault_ask_at_most_every_ten_seconds(place: RemoteRoom, known: Any) -> None:
+    name, double, agent = known
+    await place.look(name, agent)
+    before = double.lists
+    async with place.room.client(agent) as client:
+        for _ in range(3):
+            assert not (await place.call(client, f"{name}_tools")).is_error
+    assert double.lists == before
+    await place.look(name, agent)
+    assert double.lists > before
+
+
+async def test_another_accounts_list_takes_no_tool_from_anybody(place: RemoteRoom) -> None:
+    name, double, agent = await place.ready()
+    assert not (await _called(place, name, agent)).is_error
+    sightings, theirs = place.deployment.live.sightings, {"add": "{}", "note": "{}"}
+    assert sightings.on_seen is not None
+    await sightings.on_seen(name, "somebody-elses", theirs)
+    assert f"{name}_add" in await _listed(place, agent)
+    _later(place)
+    assert not (await _called(place, name, agent)).is_error
+    assert len(double.calls) == 2
 
 
 async def test_only_what_was_reviewed_can_be_accepted(place: RemoteRoom) -> None:
@@ -150,13 +175,15 @@ async def test_rules_that_name_a_tool_stay_valid_while_it_is_held_or_gone(place:
         load_rules(tmp_path, actions_of(tools), setting="policy.folder")
 
     load(with_away=False)
-    for tools in ([{**ADD, "description": "Other."}, NOTE], [NOTE]):
-        double.tools = tools
-        await place.look(name, agent)
-        assert place.deployment.tool(f"{name}_add") is None
-        load()
-        with pytest.raises(RulesRefused, match="unrecognized action"):
-            load(with_away=False)
+    double.tools = [{**ADD, "description": "Other."}, NOTE]
+    await place.look(name, agent)
+    load(with_away=False)
+    double.tools = [NOTE]
+    await place.look(name, agent)
+    assert place.deployment.tool(f"{name}_add") is None
+    load()
+    with pytest.raises(RulesRefused, match="unrecognized action"):
+        load(with_away=False)
     await place.accept(name)
     load()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import Store
+from tests.support.exchanging import open_room
+from tests.vault.storage.test_upgrades import execute
 from vault.mcp import servers
 from vault.mcp.servers import Acceptance, McpServer
 from vault.storage.database import Database
@@ -19,9 +21,11 @@ async def _server(database: Database) -> McpServer:
     return found
 
 
-async def _see(database: Database, offered: dict[str, str], *, by: str = "k1") -> servers.OfferChange:
+async def _see(database: Database, offered: dict[str, str], *, by: str = "k1", now: int = NOW) -> servers.OfferChange:
     async with database.transaction() as transaction:
-        return await servers.see(transaction, await _server(database), offered, by=by, now=NOW)
+        held = await servers.hold(transaction, "notes")
+        assert held is not None
+        return await servers.see(transaction, held, offered, by=by, now=now)
 
 
 async def _accept(database: Database, name: str, reviewed: str) -> tuple[str, ...]:
@@ -62,10 +66,33 @@ async def test_only_the_reviewed_form_can_be_accepted(database: Database) -> Non
     assert await _accept(database, "a", B) == ()
 
 
-async def test_what_one_account_does_not_see_is_gone_only_if_it_saw_it_last(database: Database) -> None:
-    await _see(database, {"a": A, "b": B}, by="k1")
-    assert (await _see(database, {"a": A}, by="k2")).is_nothing
-    assert (await _see(database, {"a": A}, by="k1")).gone == ("b",)
+async def test_what_one_account_sees_counts_against_another_only_if_nobody_there_saw_more(store: Store) -> None:
+    async with open_room(store) as room:
+        database = room.database
+        async with database.transaction() as transaction:
+            about = {"url": "https://notes.example/mcp", "title": "Notes", "facts": {}, "by": "", "now": NOW}
+            await servers.add_server(transaction, "notes", **about)
+        first, second = [(await room.connect(account=name)).id for name in ("one", "two")]
+        await _see(database, {"a": A, "b": B}, by=first)
+        await _accept(database, "a", A)
+        assert (await _see(database, {"a": A}, by=second)).is_nothing
+        assert (await _see(database, {"a": B, "b": B}, by=second)).held == ("a",)
+        assert (await _see(database, {"a": A, "b": B}, by=first)).is_nothing  # what the second sees still stands
+        assert (await _see(database, {"a": A, "b": B}, by=first, now=NOW + 7200)).back == ("a",)
+        many = {f"t{n:03}": A for n in range(servers.MOST_HELD - 1)}
+        assert (await _see(database, {"a": A, **many}, by=second)).gone == ("b",)  # which nobody accepted
+        assert "a" not in (await _see(database, {}, by=second)).gone
+        await execute(store, f"update connections set ended_at = {NOW} where id = '{first}'")
+        assert (await _see(database, {}, by=second)).gone == ("a",)
+
+
+async def test_what_nobody_accepted_is_forgotten_when_it_is_gone(database: Database) -> None:
+    await _see(database, {"a": A, "b": B})
+    await _accept(database, "a", A)
+    assert (await _see(database, {"c": A, "d": A})).gone == ("a", "b")
+    assert [(one.name, one.state) for one in (await _server(database)).tools] == [
+        *(("a", "absent"), ("c", "new"), ("d", "new"))
+    ]
 
 
 async def test_the_digest_names_exactly_what_was_seen(database: Database) -> None:
@@ -114,5 +141,5 @@ async def test_what_nobody_accepted_is_not_read_with_the_accepted_tools(database
     assert [(one.name, one.state) for one in before[0].tools] == [("a", "accepted")]
     await _see(database, {"a": A, "b": A, "c": B})
     assert await servers.list_accepted(database) == before
-    await _see(database, {"a": B})
-    assert [one.state for one in (await servers.list_accepted(database))[0].tools] == ["changed"]
+    await _see(database, {})
+    assert [one.state for one in (await servers.list_accepted(database))[0].tools] == ["absent"]
