@@ -224,7 +224,7 @@ def _sizes(value: object) -> Mapping[int, int]:
     return found
 
 
-def _counted(keyword: Any) -> Any:
+def _with_counting(keyword: Any) -> Any:
     def run(validator: object, wanted: object, instance: object, whole: object) -> object:
         _budget.get().spend(wanted, instance)
         return keyword(validator, wanted, instance, whole)
@@ -256,7 +256,7 @@ def checker(schema: Mapping[str, object], *, steps: int = QUICK) -> Check:
     except jsonschema.SchemaError as error:
         raise SchemaRefused("a schema that isn't valid JSON Schema") from error
     keywords = {**draft.VALIDATORS, "pattern": pattern, "uniqueItems": unique}
-    kind = jsonschema.validators.extend(draft, {name: _counted(one) for name, one in keywords.items()})
+    kind = jsonschema.validators.extend(draft, {name: _with_counting(one) for name, one in keywords.items()})
     validator = kind(schema)  # without references, it fetches nothing
 
     def check(value: object) -> str | None:

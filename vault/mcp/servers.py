@@ -198,7 +198,7 @@ async def see(
     held: list[str] = []
     gone: list[str] = []
     back: list[str] = []
-    ended = await _ended(transaction, {one.seen_by for one in server.tools} - {by})
+    ended = await _find_ended(transaction, {one.seen_by for one in server.tools} - {by})
     for name in sorted(offered):
         seen, known = offered[name], server.tool(name)
         if known is not None and not known.is_absent:
@@ -223,7 +223,7 @@ async def see(
     return OfferChange(tuple(held), tuple(gone), tuple(back))
 
 
-async def _ended(reader: Reader, connection_ids: Iterable[str]) -> frozenset[str]:
+async def _find_ended(reader: Reader, connection_ids: Iterable[str]) -> frozenset[str]:
     """Those of the connections that are no longer there."""
     found: set[str] = set()
     for one in sorted(connection_ids)[:_MOST_SEERS]:
