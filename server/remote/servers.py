@@ -36,7 +36,6 @@ from vault.registrations import EnteredRegistration
 from vault.scopes import NOTHING
 
 _LONGEST_TITLE: Final = 60
-_LINES: Final = 400  # of the differences of one tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +50,15 @@ class ServerWish:
 
 @dataclass(frozen=True, slots=True)
 class ToolChange:
-    """One tool to look at: why, and its differences from what was accepted, line by line."""
+    """One tool to look at: why, and all its differences from what was accepted, line by line.
+
+    `decision`: what the operator decided of it before, which stays unless they name the tool.
+    """
 
     name: str
     state: str
     problem: str
+    decision: str
     differences: tuple[str, ...]
 
 
@@ -109,7 +112,7 @@ async def add(actor: Actor, wanted: ServerWish) -> McpServer:
 async def _client_at(deployment: Deployment, found: FoundAuthorization, name: str) -> RemoteRegistration:
     """By a metadata document where both sides can, else by registration. Raises AuthorizationUnknown."""
     redirect = callback_url(deployment, name)
-    if found.takes_documents and "none" in (*found.methods, "none") and _is_public(deployment):
+    if found.takes_documents and "none" in found.methods and _is_public(deployment):
         return RemoteRegistration(document_url(deployment, name))
     if found.registration_url is not None:
         return await register(found, redirect, deployment.http, policy=deployment.http.policy)
@@ -149,16 +152,17 @@ async def remove(actor: Actor, name: str) -> None:
     """Remove a server that no account is connected to any more. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     await server_named(deployment, name)
-    seen = await connections.count_at_provider(deployment.database, name)
-    if seen.count:
-        raise ChangeRefused(
-            "still_connected",
-            f"{seen.count} accounts are still connected to {name}. End their grants first: "
-            f"token-vault panic --provider {name}",
-            kind="conflict",
-        )
     stored = await registrations.get_registration(deployment.database, name)
     async with actor.change() as transaction:
+        await servers.hold(transaction, name)
+        seen = await connections.count_at_provider(transaction, name)
+        if seen.count:
+            raise ChangeRefused(
+                "still_connected",
+                f"{seen.count} accounts are still connected to {name}. End their grants first: "
+                f"token-vault panic --provider {name}",
+                kind="conflict",
+            )
         await servers.remove_server(transaction, name)
         if stored is not None:
             await registrations.remove_registration(transaction, deployment.keys, stored)
@@ -170,19 +174,22 @@ async def remove(actor: Actor, name: str) -> None:
 def changes_of(server: McpServer) -> Sequence[ToolChange]:
     """What an operator has to look at, by name."""
     return [
-        ToolChange(one.name, one.state, problem_of(one.seen), tuple(_differences(one)))
+        ToolChange(one.name, one.state, problem_of(one.seen), _decision(one), tuple(_differences(one)))
         for one in server.tools
         if one.state not in {"accepted", "retired"}
     ]
 
 
+def _decision(tool: McpTool) -> str:
+    if tool.accepted is None:
+        return ""
+    return f"{tool.effect}, {'asks each time' if tool.asks else 'no approval'}"
+
+
 def _differences(tool: McpTool) -> Iterator[str]:
     before = [] if tool.accepted is None else _lines(tool.accepted)
     after = [] if tool.is_absent else _lines(tool.seen)
-    found = list(difflib.unified_diff(before, after, "accepted", "offered now", lineterm="", n=2))[2:]
-    yield from found[:_LINES]
-    if len(found) > _LINES:
-        yield f"... and {len(found) - _LINES} more lines"
+    yield from list(difflib.unified_diff(before, after, "accepted", "offered now", lineterm="", n=2))[2:]
 
 
 def _lines(definition: str) -> list[str]:
@@ -200,10 +207,11 @@ def claims_of(tool: McpTool) -> Mapping[str, bool]:
 
 @dataclass(frozen=True, slots=True)
 class AcceptanceWish:
-    """What an operator accepts: these tools, or all that can be used. `digest` names what was reviewed.
+    """What an operator accepts: these tools, or all that are new or changed. `digest` names what was reviewed.
 
     Every tool counts as one that can delete and is asked about each time, except: `reads` only read, `trusts` takes the
-    server's word for what reads, `unasked` need no approval.
+    server's word for what reads, `unasked` need no approval. A changed tool keeps what was decided before, unless one
+    of these names it.
     """
 
     digest: str
@@ -225,15 +233,23 @@ async def accept(actor: Actor, name: str, wanted: AcceptanceWish) -> tuple[str, 
     chosen = {
         one.name: _acceptance(one, wanted)
         for one in server.tools
-        if (not wanted.names or one.name in wanted.names) and not one.is_absent and not problem_of(one.seen)
+        if (one.name in wanted.names if wanted.names else one.state != "accepted")
+        and not one.is_absent
+        and not problem_of(one.seen)
     }
     if left := set(wanted.names) - chosen.keys():
         raise _refusal(f"{min(left)} can't be used. See token-vault mcp review {name}", field="tools")
+    if left := {*wanted.reads, *wanted.unasked} - chosen.keys():
+        raise _refusal(f"{min(left)} isn't among these tools; name it with --tool, too.", field="tools")
     absent = [one.name for one in server.tools if one.is_absent and not wanted.names]
     by = "" if actor.user is None else actor.user.id
     async with actor.change() as transaction:
         held = await servers.hold(transaction, name)
-        if held is None or await servers.accept(transaction, server, chosen, by=by, now=now):
+        if (
+            held is None
+            or held.digest != wanted.digest
+            or await servers.accept(transaction, server, chosen, by=by, now=now)
+        ):
             raise _change_refusal(name)
         await servers.give_names(transaction, held, names_of_tools(held, accepting=chosen))
         await servers.forget(transaction, server, absent)
@@ -244,6 +260,8 @@ async def accept(actor: Actor, name: str, wanted: AcceptanceWish) -> tuple[str, 
 
 
 def _acceptance(tool: McpTool, wanted: AcceptanceWish) -> Acceptance:
+    if tool.accepted is not None and tool.name not in {*wanted.names, *wanted.reads, *wanted.unasked}:
+        return Acceptance(tool.effect, asks=tool.asks, reviewed=tool.seen)
     claims = claims_of(tool) if wanted.trusts else dict[str, bool]()
     if tool.name in wanted.reads or claims.get("readOnlyHint") is True:
         effect = "read"

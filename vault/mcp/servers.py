@@ -115,7 +115,7 @@ class McpServer:
     def digest(self) -> str:
         """Names what an operator reviewed: another one as soon as anything is seen differently."""
         shown = [[one.name, one.seen, one.accepted, one.is_absent] for one in self.tools]
-        return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
     def tool(self, name: str) -> McpTool | None:
         """The tool that the server calls by that name."""

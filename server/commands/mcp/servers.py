@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -111,6 +112,8 @@ def review(setup: Setup, name: Name) -> None:
         claims = [] if known is None else [said for said, value in servers.claims_of(known).items() if value]
         if claims:
             say(f"  the server claims: {', '.join(sorted(claims))}")
+        if one.decision:
+            say(f"  decided before, and kept unless you name it: {one.decision}")
         for line in one.differences:
             say(f"  {line}")
     if not changes:
@@ -120,7 +123,7 @@ def review(setup: Setup, name: Name) -> None:
 
 
 def _change(one: ToolChange) -> dict[str, object]:
-    return {"name": one.name, "state": one.state, "problem": one.problem, "differences": list(one.differences)}
+    return {**asdict(one), "differences": list(one.differences)}
 
 
 @command(app, "accept")
@@ -130,7 +133,8 @@ def accept(
     digest: Annotated[str, typer.Argument(help="The digest that `mcp review` printed.", show_default=False)],
     *,
     tool: Annotated[
-        list[str] | None, typer.Option("--tool", help="Only this tool. Repeat for several.", show_default="all")
+        list[str] | None,
+        typer.Option("--tool", help="Only this tool. Repeat for several.", show_default="all new or changed"),
     ] = None,
     read: Annotated[list[str] | None, typer.Option("--read", help="This tool only reads. Repeat for several.")] = None,
     no_approval: Annotated[

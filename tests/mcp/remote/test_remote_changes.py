@@ -62,7 +62,7 @@ async def test_a_changed_tool_is_held_until_somebody_looked(place: RemoteRoom) -
     (held,) = servers.changes_of(await place.stored(name))
     assert (held.name, held.state) == ("add", "changed")
     assert any(line.startswith("+") and "files" in line for line in held.differences)
-    await place.accept(name, reads=["add", "note"])
+    await place.accept(name)
     assert not (await _called(place, name, agent)).is_error
 
 
@@ -186,6 +186,34 @@ async def test_rules_that_name_a_tool_stay_valid_while_it_is_held_or_gone(place:
         load(with_away=False)
     await place.accept(name)
     load()
+
+
+async def test_what_was_decided_before_stays_unless_the_tool_is_named(place: RemoteRoom) -> None:
+    name, double = await place.add()
+    await place.look(name, await place.room.agent())
+    await place.accept(name, reads=["note"], unasked=["add"])
+    double.tools = [{**ADD, "description": "Other."}, NOTE, {**ADD, "name": "more"}]
+    await place.look(name, await place.room.agent())
+    assert await place.accept(name, trusts=True) == ("add", "more")
+
+    def decided() -> dict[str, tuple[str, bool]]:
+        return {one.name: (one.effect, one.asks) for one in place.deployment.catalog.remote[name].tools}
+
+    assert decided() == {"add": ("delete", False), "note": ("read", False), "more": ("read", False)}
+    with pytest.raises(ChangeRefused, match="--tool"):
+        await place.accept(name, reads=["add"])
+    assert await place.accept(name, names=["add", "note"], reads=["add"]) == ("add", "note")
+    assert decided() == {"add": ("read", False), "note": ("delete", True), "more": ("read", False)}
+
+
+async def test_a_review_shows_all_of_a_tool_and_names_it_in_full(place: RemoteRoom) -> None:
+    long = {"type": "object", "properties": {"a": {"enum": list(range(499))}, "b": {"description": "the end"}}}
+    name, _ = await place.add(tools=[{"name": f"t{n}", "inputSchema": long, "title": "x" * n} for n in range(2)])
+    await place.look(name, await place.room.agent())
+    stored = await place.stored(name)
+    for change in servers.changes_of(stored):
+        assert any("the end" in line for line in change.differences)
+    assert len(stored.digest) == 64
 
 
 async def test_descriptions_are_cut_cleaned_and_marked(place: RemoteRoom) -> None:

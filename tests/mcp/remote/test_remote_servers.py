@@ -95,10 +95,10 @@ async def test_a_write_asks_the_person_each_time_unless_the_operator_says_otherw
         assert asked.is_error
         assert "/approvals/" in text(asked)
         assert double.calls == []
-        await place.accept(name, unasked=["note"])
+        await place.accept(name, names=["note"], unasked=["note"])
         assert not (await client.call_tool(f"{name}_note", {"text": "dear"})).is_error
     assert len(double.calls) == 1
-    await place.accept(name, trusts=True)
+    await place.accept(name, names=["add", "note"], trusts=True)
     assert [place.deployment.tool(f"{name}_{one}").effect for one in ("add", "note")] == ["read", "delete"]
 
 
