@@ -32,7 +32,7 @@ ANSWERS: Final = Path(__file__).parents[1] / "data" / "published_answers.json"
 _QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$\[\]-]*")
 MEMBER: Final = re.compile(r"[A-Za-z0-9_$@][A-Za-z0-9_.$@-]*")
 _SECRET: Final = re.compile(
-    r"secret|passw|credential|private_?key|api_?key|host_key|signing|(access|refresh|auth|deploy|bot|user|protection)_?token|^token$",
+    r"secret|passw|credential|private_?key|api_?key|host_key|signing|start_url|zak|passcode|(access|refresh|auth|deploy|bot|user|protection)_?token|^token$",
     re.IGNORECASE,
 )
 
@@ -61,7 +61,8 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
     service = SERVICES[name]
     for method, path, operation, told, where in document.operations():
         template = template_of(path).removeprefix(service.base)
-        scopes = scopes_of(service, operation, f"{method} {template}")
+        call = f"{method} {template}"
+        scopes = scopes_of(service, operation, call)
         if service.known is not None:
             scopes = tuple(one for one in scopes if one in service.known or not service.alternatives)
         if not scopes or not service.has(template, operation.get("tags", [])):
@@ -83,8 +84,10 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
             rule["query"] = names
         if members := sorted(one for one in body if MEMBER.fullmatch(one)):
             rule["body"] = members
-        is_public = f"{method} {template}" in service.public
-        if service.known is not None and not is_public and tells_secrets(document, operation, where):
+        if widening := service.widening(call):
+            rule["inseparable"] = widening
+        is_public = call in service.public or service.known is None
+        if call in service.telling or (not is_public and tells_secrets(document, operation, where)):
             rule["tells_secrets"] = True
         yield rule
 

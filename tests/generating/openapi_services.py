@@ -32,7 +32,9 @@ class Service:
     pattern of `METHOD /path` and scopes, the first that fits, where the document does not name them. `alternatives`:
     any one of several is enough; otherwise all are needed. `tags` or `paths`: the part that was looked through. With
     `paths`, operations whose scopes the provider file lacks are left out, and those whose names speak of credentials;
-    rules of answers with such members say so, except for `public` ones.
+    rules of answers with such members say so, except for `public` ones. `telling`: those that do although the document
+    has no such member. `widened`: pairs of a pattern of `METHOD /path` and scopes with which a token makes the call
+    answer with more, or reach more, than its own scope allows.
     """
 
     repository: str
@@ -50,6 +52,8 @@ class Service:
     widens: frozenset[str] = frozenset()
     ignored: frozenset[str] = frozenset()  # scopes that the service no longer gives, or that stand for everything
     public: frozenset[str] = frozenset()
+    telling: frozenset[str] = frozenset()
+    widened: tuple[tuple[str, str], ...] = ()
     api: str = "main"
     file: str = ""  # of the repository
     has_rules: bool = True  # otherwise they are written by hand, and the document is only compared
@@ -78,11 +82,18 @@ class Service:
             return re.fullmatch(self.paths, template) is not None and _CLOSED.fullmatch(template) is None
         return not self.tags.isdisjoint(tags)
 
+    def widening(self, call: str) -> list[str]:
+        """The scopes that make this call, `METHOD /path`, show or reach more."""
+        found = [scopes.split() for pattern, scopes in self.widened if re.fullmatch(pattern, call)]
+        return sorted({scope for scopes in found for scope in scopes})
+
     def shows_more(self, parameter: str) -> bool:
         """Whether a parameter can show what needs other scopes: related objects, mostly."""
         return parameter in self.widens or (bool(self.paths) and _SHOWS_MORE.fullmatch(parameter) is not None)
 
 
+_ZOOM_RECORDINGS: Final = ("GET /users/{}/recordings", "GET /meetings/{}/recordings")
+_RESOURCES: Final = "block_storage:read droplet:read load_balancer:read"  # of DigitalOcean
 _READ_WRITE: Final = (("GET .*", "read"), (".*", "write"))
 
 SERVICES: Final[Mapping[str, Service]] = {
@@ -108,6 +119,11 @@ SERVICES: Final[Mapping[str, Service]] = {
         ),
         closed=r".*/(account_transfer|destroy_with_associated_resources)\b.*",  # leaves the account; needs a header
         ignored=frozenset({"api:read", "api:write"}),
+        widened=(  # "will only return resources that you are authorized to see", says each
+            (r"(GET|POST) /projects/([{][}]|default)/resources", f"{_RESOURCES} domain:read reserved_ip:read"),
+            (r"GET /tags(/[{][}])?", f"{_RESOURCES} block_storage_snapshot:read image:read snapshot:read"),
+            (r"GET /vpcs/[{][}]/members", _RESOURCES),
+        ),
     ),
     "figma": Service(
         "github.com/figma/rest-api-spec",
@@ -137,6 +153,7 @@ SERVICES: Final[Mapping[str, Service]] = {
         security="oauth_2_0",
         alternatives=True,
         unscoped="playlist-read-private user-library-read user-read-playback-state",
+        widened=((r"GET /playlists/[{][}](/images|/followers/contains)?", "playlist-read-private"),),
         paths=r"/(search|albums|artists|tracks|playlists|shows|episodes|me/(playlists|tracks|albums|player)).*",
     ),
     "pinterest": Service(
@@ -151,6 +168,7 @@ SERVICES: Final[Mapping[str, Service]] = {
         security="twitch_auth",
         alternatives=True,
         unscoped="user:read:follows user:read:email channel:read:subscriptions",
+        widened=((r"GET /users", "user:read:email"),),  # the address of the person's own account
         paths=r"/(users|channels(/followed)?|streams(/followed)?|search/.*|videos|clips|chat/messages|games|subscriptions)",
     ),
     "x": Service(
@@ -225,7 +243,8 @@ SERVICES: Final[Mapping[str, Service]] = {
         file="openapi.v2.json",
         given=_READ_WRITE,
         paths=r"/(users/[{][}](/(meetings|recordings|webinars))?|meetings/[{][}](/(recordings|registrants))?|past_meetings/.*)",
-        public=frozenset({"POST /users/{}/meetings"}),  # of which the person is the host anyway
+        # A link that starts as the host, of whomever the path names; passcodes. zoom.toml has the person's own.
+        telling=frozenset({"POST /users/{}/meetings", "POST /users/{}/webinars", *_ZOOM_RECORDINGS}),
     ),
     "mollie": Service(
         "github.com/mollie/openapi",
@@ -271,6 +290,7 @@ SERVICES: Final[Mapping[str, Service]] = {
         security="OAuth2",
         paths=r"/users/@me(/(guilds|connections)(/.*)?)?",
         closed=r"/users/@me/applications.*",
+        widened=((r"GET /users/@me", "email"),),
     ),
     "square": Service("github.com/square/connect-api-specification", file="api.json", api="v2", has_rules=False),
     "box": Service("github.com/box/box-openapi", file="openapi.json", api="content", above="/2.0", has_rules=False),
@@ -279,6 +299,10 @@ SERVICES: Final[Mapping[str, Service]] = {
         file="independent-publisher-connectors/Strava/apiDefinition.swagger.json",
         given=(("GET /athlete", "read"), ("GET .*", "activity:read"), (".*", "activity:write")),
         paths=r"/(athlete|athlete/activities|activities(/.*)?|athletes/[{][}]/stats)",
+        widened=(  # "Only Me activities will be filtered out unless requested by a token with activity:read_all"
+            (r"GET /(athlete/activities|activities/.*|athletes/.*)", "activity:read_all"),
+            (r"GET /athlete", "profile:read_all"),
+        ),
     ),
 }
 for _name, _service in SERVICES.items():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
-from providers.api.rules import Call, Payload, allows
+from providers.api.rules import Call, Payload, allows, fits, of_path
 from providers.definitions.catalog import SHELF, load_catalog
 from tests.generating import openapi
 
@@ -21,7 +22,8 @@ def test_the_rules_say_where_they_come_from_and_no_reading_scope_writes(name: st
     made = json.loads((SHELF / "rules" / f"{name}.json").read_text(encoding="utf-8"))
     assert made["source"]["document"].startswith(openapi.SERVICES[name].repository)
     provider = CATALOG.provider(name)
-    assert len(provider.rules) == len(made["rules"]) >= 4
+    own = tomllib.loads((SHELF / f"{name}.toml").read_text(encoding="utf-8")).get("rules", [])
+    assert len(provider.rules) - len(own) == len(made["rules"]) >= 4
     for rule in provider.rules:
         if rule.method != ("GET",) and not rule.path.endswith("/search"):
             needed = rule.scopes if openapi.SERVICES[name].paths else rule.scopes | rule.needs
@@ -81,6 +83,80 @@ def test_related_objects_are_not_shown_where_the_account_can_do_more(name: str, 
         call = Call("main", "GET", path, {parameter: "x"}, Payload(frozenset({parameter})))
         assert allows(provider, call, scope, granted=provider.all_scopes) == is_allowed
         assert allows(provider, call, scope, granted=scope)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "least", "wider"),
+    [
+        ("strava", "/athlete/activities", "activity:read", "activity:read_all"),
+        ("strava", "/activities/12", "activity:read", "activity:read_all"),
+        ("strava", "/activities/12/laps", "activity:read", "activity:read_all"),
+        ("strava", "/activities/12/comments", "activity:read", "activity:read_all"),
+        ("strava", "/activities/12/kudos", "activity:read", "activity:read_all"),
+        ("strava", "/athletes/12/stats", "activity:read", "activity:read_all"),
+        ("strava", "/athlete", "read", "profile:read_all"),
+        ("twitch", "/users", "user:read:follows", "user:read:email"),
+        ("discord", "/users/@me", "identify", "email"),
+        ("spotify", "/playlists/12", "user-library-read", "playlist-read-private"),
+        ("digitalocean", "/projects/12/resources", "project:read", "droplet:read"),
+        ("digitalocean", "/projects/default/resources", "project:read", "domain:read"),
+        ("digitalocean", "/tags", "tag:read", "read"),
+        ("digitalocean", "/vpcs/12/members", "vpc:read", "load_balancer:read"),
+    ],
+)
+def test_a_scope_of_the_account_that_widens_the_answer_must_be_the_agents_too(
+    name: str, path: str, least: str, wider: str
+) -> None:
+    provider, call = CATALOG.provider(name), Call("main", "GET", path)
+    narrow, wide = frozenset({least}), frozenset({least, wider})
+    assert not allows(provider, call, narrow, granted=wide)
+    assert allows(provider, call, narrow, granted=narrow)
+    assert allows(provider, call, wide, granted=wide)
+
+
+OPEN_TO_ALL = {  # what answers the same to every token, whatever the account allowed: looked through by hand
+    "spotify": {
+        *("/albums", "/albums/{}", "/albums/{}/tracks", "/artists", "/artists/{}", "/artists/{}/albums", "/search"),
+        *("/artists/{}/top-tracks", "/artists/{}/related-artists", "/shows", "/tracks", "/tracks/{}"),
+    },
+    "twitch": {"/channels", "/clips", "/games", "/search/categories", "/search/channels", "/streams", "/videos"},
+}
+
+
+@pytest.mark.parametrize("name", [name for name, one in openapi.SERVICES.items() if one.unscoped])
+def test_a_call_without_a_scope_of_its_own_shows_the_same_to_all_or_says_what_shows_more(name: str) -> None:
+    any_of = frozenset(openapi.SERVICES[name].unscoped.split())
+    unscoped = [rule for rule in CATALOG.provider(name).rules if rule.scopes == any_of]
+    assert {rule.path for rule in unscoped if not rule.inseparable} == OPEN_TO_ALL[name]
+
+
+def test_a_meeting_of_somebody_else_tells_who_may_start_it_and_ones_own_does_not() -> None:
+    zoom = CATALOG.provider("zoom")
+    for path, parameters, is_told in (
+        ("/users/me/meetings", {}, True),
+        ("/users/me/meetings", {"schedule_for": "boss@example.com"}, False),
+        ("/users/boss@example.com/meetings", {}, False),
+        ("/users/me/webinars", {}, False),
+    ):
+        call = Call("main", "POST", path, parameters)
+        found = [rule for rule in of_path(zoom, api="main", method="POST", path=path) if fits(rule, parameters)]
+        assert any(not rule.tells_secrets for rule in found) == is_told, call
+    for path, is_told in (("/users/me/recordings", True), ("/users/12/recordings", False)):
+        (rule,) = of_path(zoom, api="main", method="GET", path=path)
+        assert rule.tells_secrets != is_told
+    (rule,) = of_path(zoom, api="main", method="GET", path="/meetings/12/recordings")
+    assert rule.tells_secrets
+
+
+@pytest.mark.parametrize(
+    ("kinds", "is_allowed"),
+    [("cards", True), ("cards,boards", True), ("organizations,members", False), ("all", False), (None, False)],
+)
+def test_the_search_of_trello_looks_at_boards_and_cards_only(kinds: str | None, is_allowed: bool) -> None:
+    parameters = {"query": "x"} if kinds is None else {"query": "x", "modelTypes": kinds}
+    trello, scope = CATALOG.provider("trello"), frozenset({"read:board:trello"})
+    call = Call("main", "GET", "/search", parameters, Payload(frozenset(parameters)))
+    assert allows(trello, call, scope, granted=trello.all_scopes) == is_allowed
 
 
 PAGING = {"name": "page", "in": "query"}
