@@ -194,10 +194,10 @@ async def end_agent(visit: OwnVisit, client: Client) -> None:
     """End the agent's grants, tokens and permissions in one transaction: its next call fails."""
     deployment, user, now = visit.deployment, visit.user, visit.deployment.now()
     async with deployment.transaction() as transaction:
+        await released_tokens.owe_receipts(transaction, client.id, user_id=user.id, now=now)
         ended = await grants.revoke_client_grants(
             transaction, user_id=user.id, client_id=client.id, reason="cut_off", now=now
         )
-        await released_tokens.owe_receipts(transaction, client.id, user_id=user.id, now=now)
         taken = await delegations.revoke_for_client(transaction, user_id=user.id, client_id=client.id, now=now)
         await access_saving.forget_ways_back(transaction, user, now=now)
         details: Mapping[str, object] = {

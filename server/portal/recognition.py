@@ -108,10 +108,10 @@ async def carry_over(
         if ends_earlier:
             await access_saving.forget_ways_back(transaction, user, now=now)
             for one in (earlier.client, *earlier.others):
+                await released_tokens.owe_receipts(transaction, one.id, user_id=user.id, now=now)
                 ended = await grants.revoke_client_grants(
                     transaction, user_id=user.id, client_id=one.id, reason="signed_in_again", now=now
                 )
-                await released_tokens.owe_receipts(transaction, one.id, user_id=user.id, now=now)
                 taken = await delegations.revoke_for_client(transaction, user_id=user.id, client_id=one.id, now=now)
                 cut: dict[str, object] = {
                     "agent": one.name,

@@ -2,6 +2,7 @@
 
 An agent's end reaches everything of ours at once, but not a provider's token that it holds already. So whoever ends an
 agent leaves what a signed receipt has to say of each account (`owe_receipts`); `vault.upkeep.agent_receipts` signs it.
+Both hold the client's row: either the receipt names the token, or the token stays here.
 """
 
 from __future__ import annotations
@@ -11,10 +12,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from vault.records import TENANT
+from vault.refusals import GrantEnded
 from vault.storage.database import SWEEP_BATCH, Database, Transaction, Value
 
 KNOWN: Final = 10_000  # agents' accounts that one process remembers
 
+# Held until the commit, before anything else that an end of the agent changes.
+_HOLD: Final = "update clients set last_used_at = last_used_at where tenant = :tenant and id = :client_id"
+_IS_LIVE: Final = """
+    select 1 from grants g
+    join clients c on c.tenant = g.tenant and c.id = g.client_id and c.removed_at is null
+    join delegations d on d.tenant = g.tenant and d.user_id = g.user_id and d.client_id = g.client_id
+        and d.connection_id = :connection_id and d.revoked_at is null
+    where g.tenant = :tenant and g.id = :grant_id and g.revoked_at is null
+"""
 _NOTE: Final = """
     insert into released_tokens
         (tenant, client_id, user_id, connection_id, token_hash, released_at, expires_at)
@@ -57,6 +68,7 @@ class Released:
     """A provider's token on its way to an agent. `token_hash` as in the activity; without an end, None."""
 
     client_id: str
+    grant_id: str
     user_id: str
     connection_id: str
     token_hash: str
@@ -70,13 +82,16 @@ class ReleasedTokens:
         self._known: OrderedDict[tuple[str, str, str], int | None] = OrderedDict()
 
     async def note(self, database: Database, released: Released, *, now: int) -> None:
-        """Store it, unless one that lives as long is. Before the token is handed out."""
+        """Store it, unless one that lives as long is. Before the token is handed out.
+
+        Raises GrantEnded where the agent, or its use of the account, has ended since the token was asked for.
+        """
         whose, end = (released.client_id, released.user_id, released.connection_id), released.expires_at
         if whose in self._known and _lives_as_long(self._known[whose], end):
             return
+        agent: dict[str, Value] = {"tenant": TENANT, "client_id": released.client_id}
         which: dict[str, Value] = {
-            "tenant": TENANT,
-            "client_id": released.client_id,
+            **agent,
             "user_id": released.user_id,
             "connection_id": released.connection_id,
             "token_hash": released.token_hash,
@@ -84,6 +99,10 @@ class ReleasedTokens:
             "expires_at": end,
         }
         async with database.transaction() as transaction:
+            await transaction.execute(_HOLD, agent)
+            live = {"tenant": TENANT, "grant_id": released.grant_id, "connection_id": released.connection_id}
+            if await transaction.fetch_one(_IS_LIVE, live) is None:
+                raise GrantEnded("this agent was ended, or may no longer use the account")
             await transaction.execute(_NOTE, which)
         self._known[whose] = end
         self._known.move_to_end(whose)
@@ -98,8 +117,9 @@ def _lives_as_long(known: int | None, end: int | None) -> bool:
 async def owe_receipts(transaction: Transaction, client_id: str, *, user_id: str | None = None, now: int) -> int:
     """Note what becomes of each account when an agent ends, for everybody or for one person; how many.
 
-    Before its permissions end.
+    Before its grants and permissions end.
     """
+    await transaction.execute(_HOLD, {"tenant": TENANT, "client_id": client_id})
     whose: dict[str, Value] = {"is_all": int(user_id is None), "of": user_id or ""}
     return await transaction.execute(_OWE, {"tenant": TENANT, "client_id": client_id, **whose, "now": now})
 

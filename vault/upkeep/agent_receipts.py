@@ -31,7 +31,7 @@ ENDLESS: Final = "token_without_end"  # one was, and nothing but the end of the 
 
 _OWED: Final = """
     select a.client_id, a.user_id, a.connection_id, a.ended_at, a.provider, a.token_hash, a.released_at, a.expires_at,
-        case when k.ended_at is null then 1 else 0 end as is_connected
+        case when k.id is not null and k.ended_at is null then 1 else 0 end as is_connected
     from agent_receipts a left join connections k on k.tenant = a.tenant and k.id = a.connection_id
     where a.tenant = :tenant and a.receipt is null order by a.ended_at limit :limit
 """

@@ -34,7 +34,7 @@ from vault.audit.released_tokens import Released
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, thumbprint
 from vault.exchange.exchange import exchange as exchange_upstream
 from vault.records import Client, Event, Narrowing, Principal, format_scope
-from vault.refusals import ApprovalRequired, VaultError
+from vault.refusals import ApprovalRequired, GrantEnded, VaultError
 from vault.scopes import expand
 from vault.upstream import Downscope
 
@@ -208,10 +208,14 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
         raise OAuthError("access_denied", _why_no_token(provider, asked.client))
     if narrowing is None:
         return await _handle(deployment, made, target, token)
+    who = made.principal
     released = Released(
-        asked.client.id, made.principal.user_id, token.connection_id, thumbprint(token.value), token.expires_at
+        asked.client.id, who.grant_id, who.user_id, token.connection_id, thumbprint(token.value), token.expires_at
     )
-    await deployment.released.note(deployment.database, released, now=asked.now)
+    try:
+        await deployment.released.note(deployment.database, released, now=asked.now)
+    except GrantEnded as ended:
+        raise refusal("grant ended while the token was made") from ended
     return _release(deployment, made, target, token, narrowing=narrowing)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -9,10 +10,12 @@ import pytest
 
 from server.administration.receipts import verify
 from tests.conftest import Store
-from tests.support.exchanging import Room, open_room
-from vault import clients, connections
+from tests.support.exchanging import Room, open_room, principal_of
+from vault import clients, connections, delegations
 from vault.audit.released_tokens import Released, ReleasedTokens, owe_receipts, sweep
-from vault.records import Connection
+from vault.records import TENANT, Connection
+from vault.refusals import GrantEnded
+from vault.storage.database import Value
 from vault.upkeep import agent_receipts, receipts, retention
 from vault.upkeep.agent_receipts import AgentReceipt
 
@@ -31,8 +34,14 @@ async def hand_out(
 ) -> None:
     """As a process does that remembers what it stored (`by`), or as another one."""
     client_id, user_id = room.alice.client.id, room.alice.user.id
-    released = Released(client_id, user_id, connection.id, receipts.thumbprint(token), expires_at)
+    released = Released(client_id, principal_of(room.alice).grant_id, user_id, connection.id, receipts.thumbprint(token), expires_at)
     await (by or ReleasedTokens()).note(room.database, released, now=room.now)
+
+
+async def forbid(room: Room, connection: Connection) -> None:
+    async with room.database.transaction() as transaction:
+        which = {"user_id": room.alice.user.id, "client_id": room.alice.client.id, "connection_id": connection.id}
+        assert await delegations.revoke(transaction, **which, now=room.now)
 
 
 async def remove_agent(room: Room) -> None:
@@ -103,9 +112,10 @@ async def test_a_token_without_an_end_is_named_so(room: Room) -> None:
 
 
 async def test_a_token_of_an_account_that_the_agent_may_no_longer_use_counts(room: Room) -> None:
-    kept, lost = await room.connect(), await room.connect(account="work", delegated=frozenset())
+    kept, lost = await room.connect(), await room.connect(account="work")
     now = room.now
     await hand_out(room, lost, token="held", expires_at=now + 3600)
+    await forbid(room, lost)
     await remove_agent(room)
     found = {one.connection_id: one.reason for one in await issued(room)}
     assert found == {kept.id: "shared_grant", lost.id: "token_released"}
@@ -125,6 +135,47 @@ async def test_one_persons_end_of_an_agent_is_about_their_accounts_only(room: Ro
     async with room.database.transaction() as transaction:
         assert await owe_receipts(transaction, room.alice.client.id, user_id="somebody-else", now=room.now) == 0
         assert await owe_receipts(transaction, room.alice.client.id, user_id=room.alice.user.id, now=room.now) == 1
+
+
+async def test_a_token_stays_here_when_the_agent_ended_while_it_was_made(room: Room) -> None:
+    connection = await room.connect()
+    now = room.now
+    async with room.database.transaction() as transaction:
+        await clients.remove_client(transaction, room.alice.client.id, now=now)
+        late = asyncio.create_task(hand_out(room, connection, token="late", expires_at=now + 3600))
+        await asyncio.sleep(0)
+    with pytest.raises(GrantEnded):
+        await late
+    (receipt,) = await issued(room)
+    assert receipt.reason == "shared_grant"
+
+
+async def test_a_token_that_is_stored_while_the_agent_ends_is_in_the_receipt(room: Room) -> None:
+    connection = await room.connect()
+    now = room.now
+    await hand_out(room, connection, token="just in time", expires_at=now + 3600)
+    await remove_agent(room)
+    (receipt,) = await issued(room)
+    assert receipt.reason == "token_released"
+
+
+async def test_a_token_of_an_account_that_was_forbidden_meanwhile_stays_here(room: Room) -> None:
+    forbidden, allowed = await room.connect(), await room.connect(account="work")
+    now = room.now
+    await forbid(room, forbidden)
+    with pytest.raises(GrantEnded):
+        await hand_out(room, forbidden, token="late", expires_at=now + 3600)
+    await hand_out(room, allowed, token="in time", expires_at=now + 3600)
+
+
+async def test_what_is_owed_of_an_account_that_is_gone_is_forgotten(room: Room) -> None:
+    gone, kept = await room.connect(), await room.connect(account="work")
+    await remove_agent(room)
+    async with room.database.transaction() as transaction:
+        which: dict[str, Value] = {"tenant": TENANT, "id": gone.id}
+        await transaction.execute("delete from connections where tenant = :tenant and id = :id", which)
+    (receipt,) = await issued(room)
+    assert receipt.connection_id == kept.id
 
 
 async def test_old_receipts_go_unless_a_token_without_an_end_may_be_in_use(room: Room) -> None:
