@@ -214,8 +214,8 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
     )
     try:
         await deployment.released.note(deployment.database, released, now=asked.now)
-    except GrantEnded as ended:
-        raise refusal("grant ended while the token was made") from ended
+    except GrantEnded as refusal:
+        raise await as_answer(deployment, refusal, who, client_name=asked.client.name) from refusal
     return _release(deployment, made, target, token, narrowing=narrowing)
 
 

@@ -34,7 +34,9 @@ async def hand_out(
 ) -> None:
     """As a process does that remembers what it stored (`by`), or as another one."""
     client_id, user_id = room.alice.client.id, room.alice.user.id
-    released = Released(client_id, principal_of(room.alice).grant_id, user_id, connection.id, receipts.thumbprint(token), expires_at)
+    released = Released(
+        client_id, principal_of(room.alice).grant_id, user_id, connection.id, receipts.thumbprint(token), expires_at
+    )
     await (by or ReleasedTokens()).note(room.database, released, now=room.now)
 
 
