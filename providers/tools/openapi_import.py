@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from providers.api.text import as_data
 from providers.definitions.method_overrides import is_method_parameter
+from providers.tools.declarations import Tool
 from providers.tools.openapi_reading import (
     DocumentRefused,
     LeftOut,
@@ -22,6 +25,7 @@ from providers.tools.openapi_reading import (
     Schema,
     list_of,
     object_of,
+    text_of,
 )
 
 TOOLS: Final = 100  # in one file; more serve no agent
@@ -43,6 +47,10 @@ _EFFECTS: Final[Mapping[str, str]] = {
     "PATCH": "update",
     "DELETE": "delete",
 }
+_LARGEST_BOUND: Final = 2**53  # beyond which JSON's numbers are no integers everywhere
+_DEEPEST: Final = 6  # objects within objects of an answer
+_RULE_PATH: Final = re.compile(r"(/([A-Za-z0-9._~:@-]|\{\})+)+")
+_NEVER: Final = "(?!)"  # a pattern that no value matches, no absent one either
 _KINDS: Final[Mapping[str, str]] = {"string": "text", "integer": "integer", "number": "number", "boolean": "boolean"}
 Table = dict[str, object]
 
@@ -53,6 +61,8 @@ class ReviewedTool:
 
     name: str
     call: str
+    title: str
+    description: str
     effect: str
     scopes: Sequence[str]
     left_out: Sequence[str]  # optional parameters that it does not take
@@ -62,6 +72,9 @@ class ReviewedTool:
 class Imported:
     """The contents of both files, and what a person should look at."""
 
+    address: str  # of the API
+    audience: str  # of the tokens that go there
+    scope_titles: Mapping[str, str]
     provider: Table
     tools: Table
     review: Sequence[ReviewedTool]
@@ -75,6 +88,7 @@ class _Made:
     scopes: dict[str, Table] = field(default_factory=dict[str, Table])
     review: list[ReviewedTool] = field(default_factory=list[ReviewedTool])
     left_out: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    closed: list[str] = field(default_factory=list[str])  # method and path of those and of what nobody chose
 
 
 def import_document(
@@ -92,7 +106,7 @@ def import_document(
         if not isinstance(operation, OpenAPIOperation):
             made.left_out.append(operation)
         elif only is not None and only.search(operation.call) is None:
-            continue
+            made.closed.append(operation.call)
         elif len(made.tools) == TOOLS:
             made.left_out.append((operation.call, f"there are {TOOLS} tools already; choose with --only"))
         else:
@@ -100,19 +114,57 @@ def import_document(
                 _add(document, operation, name, made)
             except LeftOut as why:
                 made.left_out.append((operation.call, str(why)))
+    _close(made)
     if not made.tools:
         first = f": {made.left_out[0][0]}: {made.left_out[0][1]}" if made.left_out else ""
         raise DocumentRefused(f"has no operation that can become a tool{first}")
+    audience = audience or "{0.scheme}://{0.netloc}".format(urlsplit(address))
+    titles = {scope: str(about["title"]) for scope, about in made.scopes.items()}
     provider: Table = {
         "name": name,
         "title": _words(title or document.title or name, limit=120),
-        "audience": audience or "{0.scheme}://{0.netloc}".format(urlsplit(address)),
+        "audience": audience,
         "apis": {"main": address},
         "scopes": made.scopes,
         "overrides": {"parameters": []},
         "rules": made.rules,
     }
-    return Imported(provider, {"provider": name, "tool": made.tools}, made.review, made.left_out)
+    return Imported(
+        address, audience, titles, provider, {"provider": name, "tool": made.tools}, made.review, made.left_out
+    )
+
+
+def _close(made: _Made) -> None:
+    """Rules that nobody can use, for operations that are no tools but whose path a tool's rule would let through."""
+    for call in [*(call for call, _ in made.left_out), *made.closed]:
+        method, _, path = call.partition(" ")
+        template = _template(path)
+        reaching = [
+            index
+            for index, rule in enumerate(made.rules)
+            if rule["method"] == method and "where" not in rule and _overlaps(str(rule["path"]), template)
+        ]
+        if not reaching:
+            continue
+        if _RULE_PATH.fullmatch(template) is None or any(made.rules[one]["path"] == template for one in reaching):
+            for index in reversed(reaching):
+                del made.rules[index], made.tools[index]
+                gone = made.review.pop(index)
+                made.left_out.append((gone.call, f"its path also reaches {call}, which is left out"))
+        else:
+            scopes = made.rules[reaching[0]]["scopes"]
+            closed: Table = {"api": "main", "method": method, "path": template, "scopes": scopes}
+            made.rules.append({**closed, "where": {"closed": _NEVER}, "tells_secrets": True})
+
+
+def _template(path: str) -> str:
+    return re.sub(r"\{[^{}]*\}", "{}", path)
+
+
+def _overlaps(one: str, other: str) -> bool:
+    """Whether a path can fit both templates."""
+    pairs = list(zip(one.split("/"), other.split("/"), strict=False))
+    return one.count("/") == other.count("/") and all(a == b or "{" in a or "{" in b for a, b in pairs)
 
 
 def _add(document: OpenAPIDocument, operation: OpenAPIOperation, name: str, made: _Made) -> None:
@@ -121,8 +173,9 @@ def _add(document: OpenAPIDocument, operation: OpenAPIOperation, name: str, made
         raise LeftOut("it is deprecated")
     if _PATH.fullmatch(operation.path) is None:
         raise LeftOut("its path has parts that are no whole segments")
-    answer = _answer(document, operation)
-    secret = next((one for one in _all_members(document, answer) if _CREDENTIAL.search(one)), None)
+    answers = _answers(document, operation)
+    answer = answers[0] if answers else None
+    secret = next((one for one in _all_members(document, answers) if _CREDENTIAL.search(one)), None)
     if secret is not None:
         raise LeftOut(f"its answer has {secret}, which is named like a credential")
     scopes, titles = _scopes(document, operation, name)
@@ -130,11 +183,11 @@ def _add(document: OpenAPIDocument, operation: OpenAPIOperation, name: str, made
     arguments, skipped = _arguments(document, operation)
     tool_name = _tool_name(operation, name, taken={str(one["name"]) for one in made.tools})
     request: Table = {"api": "main", "method": operation.method, "path": _with_names(operation.path, arguments)}
-    title = _words(operation.content.get("summary") or tool_name.replace("_", " "), limit=80)
+    title = _words(text_of(operation.content.get("summary")) or tool_name.replace("_", " "), limit=80)
     tool: Table = {
         "name": tool_name,
         "title": title,
-        "description": _words(operation.content.get("description") or title, limit=300),
+        "description": _words(text_of(operation.content.get("description")) or title, limit=300),
         "scopes": list(scopes),
         "effect": _EFFECTS[operation.method],
     }
@@ -143,17 +196,22 @@ def _add(document: OpenAPIDocument, operation: OpenAPIOperation, name: str, made
     tool["request"] = request
     tool["arguments"] = {one: about for one, (_, about) in arguments.items()}
     tool["result"] = result
+    try:
+        Tool.model_validate(tool)
+    except ValidationError as refused:
+        raise LeftOut(f"it makes a tool with a problem: {refused.errors()[0]['msg']}") from refused
     made.tools.append(tool)
     made.rules.append(_rule(operation, arguments, scopes))
     made.scopes |= {scope: {"title": title} for scope, title in titles.items() if scope not in made.scopes}
-    made.review.append(ReviewedTool(tool_name, operation.call, _EFFECTS[operation.method], scopes, skipped))
+    texts = (title, str(tool["description"]))
+    made.review.append(ReviewedTool(tool_name, operation.call, *texts, _EFFECTS[operation.method], scopes, skipped))
 
 
 def _rule(operation: OpenAPIOperation, arguments: Mapping[str, tuple[str, Table]], scopes: Sequence[str]) -> Table:
     rule: Table = {
         "api": "main",
         "method": operation.method,
-        "path": re.sub(r"\{[^{}]*\}", "{}", operation.path),
+        "path": _template(operation.path),
         "scopes": [scopes[0]],
     }
     if scopes[1:]:
@@ -174,8 +232,9 @@ def _scopes(
     schemes = document.oauth_schemes()
     security = document.security(operation)
     for alternative in list_of(security):
+        document.spend()
         for scheme, told in object_of(alternative).items():
-            found = [str(one) for one in list_of(told)]
+            found = [text_of(one) for one in list_of(told)]
             if scheme in schemes and found and all(_SCOPE.fullmatch(one) for one in found):
                 return found, {one: _words(schemes[scheme].get(one) or one, limit=120) for one in found}
     if operation.method == "GET":
@@ -184,7 +243,7 @@ def _scopes(
 
 
 def _tool_name(operation: OpenAPIOperation, name: str, *, taken: set[str]) -> str:
-    told = str(operation.content.get("operationId") or f"{operation.method} {operation.path}")
+    told = text_of(operation.content.get("operationId"))[:200] or f"{operation.method} {operation.path}"
     words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", told)
     plain = "_".join(part for part in re.split(r"[^a-z0-9]+", words.lower()) if part)
     first = name.replace("-", "_")
@@ -205,6 +264,8 @@ def _arguments(
     skipped: list[str] = []
     for place, sent, schema, required, words in _inputs(document, operation):
         about = None if _CREDENTIAL.search(sent) or is_method_parameter(sent) else _argument(document, schema)
+        if _argument_name(sent, taken={}) == "cursor" or (place == "path" and not _fits_path(about)):
+            about = None  # paging needs the place of the next one in the answer, which documents don't tell
         if place not in {"path", "query", "body"} or about is None or len(found) == _ARGUMENTS:
             if required:
                 raise LeftOut(f"it needs {sent} ({place}), which a tool can't send")
@@ -228,14 +289,18 @@ def _arguments(
     return found, skipped
 
 
+def _fits_path(about: Table | None) -> bool:
+    return about is not None and about.get("type", "text") in {"text", "integer"}
+
+
 def _inputs(document: OpenAPIDocument, operation: OpenAPIOperation) -> Iterator[tuple[str, str, Schema, bool, str]]:
     """Place, name, schema, whether required, and description of everything that it takes."""
     for one in operation.parameters:
-        place, sent = str(one.get("in")), str(one.get("name"))
+        place, sent = text_of(one.get("in")), text_of(one.get("name"))
         if place in {"path", "query"} and _SENT.fullmatch(sent) is None:
             place = "a name of other characters"
         required = one.get("required") is True
-        yield place, sent, document.resolve(one.get("schema", {})), required, str(one.get("description") or "")
+        yield place, sent, document.resolve(one.get("schema", {})), required, text_of(one.get("description"))
     body = operation.content.get("requestBody")
     if body is None:
         return
@@ -261,7 +326,7 @@ def _members_of_body(
             yield from _members_of_body(document, value, f"{name}.", is_needed=needed)
         else:
             place = "body" if _SENT.fullmatch(name) and "." not in name else "a name of other characters"
-            yield place, way + name, value, needed, str(value.get("description") or "")
+            yield place, way + name, value, needed, text_of(value.get("description"))
 
 
 def _argument(document: OpenAPIDocument, schema: Schema) -> Table | None:
@@ -273,13 +338,16 @@ def _argument(document: OpenAPIDocument, schema: Schema) -> Table | None:
         return None
     made: Table = {} if kind == "string" else {"type": _KINDS[kind]}
     words = list_of(schema.get("enum"))
+    document.spend(len(words))
     if kind == "string" and words:
         fitting = [one for one in words if isinstance(one, str) and one]
         return {"choices": fitting} if len(fitting) <= _CHOICES else None
     low, high = ("minimum", "maximum") if kind != "string" else ("minLength", "maxLength")
     for bound, key in ((low, "min"), (high, "max")):
         value = schema.get(bound)
-        if isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST_BOUND:
+            continue
+        if value == int(value) and (kind != "string" or value >= 0):
             made[key] = int(value)
     return made
 
@@ -306,23 +374,33 @@ def _with_names(path: str, arguments: Mapping[str, tuple[str, Table]]) -> str:
     return made
 
 
-def _answer(document: OpenAPIDocument, operation: OpenAPIOperation) -> Schema | None:
-    for status, response in object_of(operation.content.get("responses")).items():
-        if str(status).startswith("2"):
-            found = document.json_of(response)
-            if found is not None:
-                return found
-    return None
+def _answers(document: OpenAPIDocument, operation: OpenAPIOperation) -> Sequence[Schema]:
+    """The JSON of every answer that says that it worked, or of any status."""
+    responses = object_of(operation.content.get("responses")).items()
+    good = [response for status, response in responses if str(status).startswith("2")]
+    rest = [response for status, response in responses if str(status) == "default"]
+    return [found for one in (*good, *rest) if (found := document.json_of(one)) is not None]
 
 
-def _all_members(document: OpenAPIDocument, schema: Schema | None, *, depth: int = 0) -> Iterator[str]:
-    if schema is None or depth > 3:
-        return
-    if document.kind(schema) == "array":
-        yield from _all_members(document, document.items(schema), depth=depth + 1)
-    for name, value in document.members(schema).items():
-        yield name
-        yield from _all_members(document, value, depth=depth + 1)
+def _all_members(document: OpenAPIDocument, answers: Sequence[Schema]) -> Iterator[str]:
+    """The names of all members of the answers, each schema once, the outer ones first."""
+    seen: set[int] = set()
+    level = list(answers)
+    for _ in range(_DEEPEST):
+        inner: list[Schema] = []
+        for schema in level:
+            if id(schema) in seen:
+                continue
+            seen.add(id(schema))
+            members = document.members(schema)
+            yield from members
+            inner += members.values()
+            inner += [document.resolve(schema[one]) for one in ("items", "additionalProperties") if _has(schema, one)]
+        level = inner
+
+
+def _has(schema: Schema, name: str) -> bool:
+    return isinstance(schema.get(name), dict)
 
 
 def _result(document: OpenAPIDocument, answer: Schema | None, *, is_read: bool) -> Table:
@@ -372,4 +450,4 @@ def _line(fields: Mapping[str, Table]) -> str:
 
 def _words(value: object, *, limit: int) -> str:
     """One line of the document's text."""
-    return as_data(" ".join(str(value).split()), limit=limit).strip() or "-"
+    return as_data(" ".join(text_of(value)[: 20 * limit].split()), limit=limit).strip() or "-"

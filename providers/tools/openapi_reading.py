@@ -18,6 +18,10 @@ _HOPS: Final = 20  # references that lead to references
 _METHODS: Final = ("get", "post", "put", "patch", "delete")
 _VARIANTS: Final = ("allOf", "oneOf", "anyOf")
 _DEEPEST: Final = 6  # variants within variants
+_SPREAD: Final = 4 * LARGEST  # characters of a YAML document with everything written out that it repeats by name
+STEPS: Final = 2_000_000  # parts that are looked at, as often as they are referred to
+_STEPS_OF_ONE: Final = 20_000  # for one operation
+_MERGE: Final = "tag:yaml.org,2002:merge"
 
 Schema = Mapping[str, object]
 
@@ -56,20 +60,31 @@ class OpenAPIDocument:
         if not is_object(content.get("paths")):
             raise DocumentRefused("has no `paths`; there is nothing to import")
         self._content = content
+        self._steps = self._steps_of_one = 0
+
+    def spend(self, steps: int = 1) -> None:
+        """Count parts that are looked at. Raises LeftOut, or DocumentRefused once all operations took too many."""
+        self._steps += steps
+        self._steps_of_one += steps
+        if self._steps > STEPS:
+            raise DocumentRefused("has schemas that refer to each other too often; cut it to what agents need")
+        if self._steps_of_one > _STEPS_OF_ONE:
+            raise LeftOut("its schemas refer to each other too often")
 
     @property
     def title(self) -> str:
-        return str(object_of(self._content.get("info")).get("title") or "")
+        return text_of(object_of(self._content.get("info")).get("title"))
 
     @property
     def server(self) -> str:
         """The address of the first server; empty without one."""
         first = next(iter(list_of(self._content.get("servers"))), None)
-        return str(object_of(first).get("url") or "").rstrip("/")
+        return text_of(object_of(first).get("url")).rstrip("/")
 
     def resolve(self, value: object) -> Schema:
         """The object that a value is, or refers to. Raises LeftOut."""
         for _ in range(_HOPS):
+            self.spend()
             if not is_object(value):
                 raise LeftOut("a part of it isn't an object")
             way = value.get("$ref")
@@ -92,6 +107,7 @@ class OpenAPIDocument:
                 count += 1
                 if count > OPERATIONS:
                     raise DocumentRefused(f"has more than {OPERATIONS} operations; cut it to those that agents need")
+                self._steps_of_one = 0
                 try:
                     content = self.resolve(item[method])
                     told = [*list_of(item.get("parameters")), *list_of(content.get("parameters"))]
@@ -131,12 +147,15 @@ class OpenAPIDocument:
             found[str(name)] = self.resolve(value)
         for variant in _VARIANTS if depth < _DEEPEST else ():
             for one in list_of(schema.get(variant)):
-                found = {**self.members(self.resolve(one), depth=depth + 1), **found}
+                for name, value in self.members(self.resolve(one), depth=depth + 1).items():
+                    found.setdefault(name, value)
         return found
 
     def required_members(self, schema: Schema, *, depth: int = 0) -> frozenset[str]:
         """The members that an object must have."""
-        names = frozenset(str(one) for one in list_of(schema.get("required")))
+        told = list_of(schema.get("required"))
+        self.spend(len(told))
+        names = frozenset(one for one in told if isinstance(one, str))
         for one in list_of(schema.get("allOf")) if depth < _DEEPEST else ():
             names |= self.required_members(self.resolve(one), depth=depth + 1)
         return names
@@ -176,16 +195,45 @@ def _read_yaml(text: bytes) -> object:
     import yaml  # only for such documents
 
     class Loader(yaml.CSafeLoader):
-        """Leaves what looks like a time as text: some examples have times that are none."""
+        """Leaves what looks like a time as text: some examples have times that are none.
+
+        Merged keys are copied at once, also those of merged keys: a few lines can fill the memory.
+        """
+
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            if any(key.tag == _MERGE for key, _ in node.value):
+                raise DocumentRefused("merges keys with `<<`, which isn't supported; write them out")
 
     Loader.yaml_implicit_resolvers = {
         start: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
         for start, found in yaml.CSafeLoader.yaml_implicit_resolvers.items()
     }
     try:
-        return yaml.load(text, Loader)  # noqa: S506 -- a safe one
+        content: object = yaml.load(text, Loader)  # noqa: S506 -- a safe one
+        spread = _spread(content, {})
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DocumentRefused("is neither valid JSON nor valid YAML") from error
+    if spread > _SPREAD:
+        raise DocumentRefused("repeats parts by name too often; write out those that agents need")
+    return content
+
+
+def _spread(value: object, known: dict[int, int]) -> int:
+    """The characters of a value, those of a part as often as it has the part. Raises ValueError in a circle."""
+    if isinstance(value, str):
+        return len(value) + 1
+    parts = [*value, *value.values()] if is_object(value) else list_of(value)
+    if (found := known.get(id(value))) is None:
+        known[id(value)] = -1
+        found = known[id(value)] = 1 + sum(_spread(one, known) for one in parts)
+    elif found < 0:
+        raise ValueError("a part contains itself")
+    return found
+
+
+def text_of(value: object) -> str:
+    """The text that a value is; empty for anything else."""
+    return value if isinstance(value, str) else ""
 
 
 def list_of(value: object) -> Sequence[object]:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import SplitResult, urlsplit
 
 import typer
 
@@ -54,6 +55,7 @@ def openapi(
 
     if _NAME.fullmatch(name) is None or len(name) > 40:
         fail(f"--name: {name!r} has other characters; use up to 40 lower-case letters, digits, and single hyphens")
+    _check_name(name)
     files = {"provider": to / f"{name}.toml", "tools": to / f"{name}-tools.toml"}
     for path in files.values():
         if path.exists() and not dry_run:
@@ -65,12 +67,48 @@ def openapi(
         )
     except DocumentRefused as refused:
         fail(f"{source}: {refused}")
+    _check_tool_names(made)
     contents = _check_contents(made, name)
     if not dry_run:
         to.mkdir(parents=True, exist_ok=True)
         for kind, path in files.items():
             path.write_text(contents[kind], encoding="utf-8")
-    _show(setup, made, {} if dry_run else {kind: str(path) for kind, path in files.items()})
+    warning = _elsewhere(made, source=source)
+    _show(setup, made, {} if dry_run else {kind: str(path) for kind, path in files.items()}, warning=warning)
+
+
+def _check_name(name: str) -> None:
+    from providers.definitions.catalog import is_shipped
+
+    if is_shipped(name):
+        fail(f"--name: the vault has a provider {name} already; choose another name")
+
+
+def _check_tool_names(made: Imported) -> None:
+    """The server doesn't start with two tools of one name."""
+    from providers.tools.builtin import builtin_tools
+    from providers.tools.declarations import BUILT_IN, read_tool_file
+    from server.mcp.offer.registry import RESERVED
+
+    declared = {tool.name for path in BUILT_IN.glob("*.toml") for tool in read_tool_file(path).tool}
+    taken = RESERVED | declared | {spec.name for spec in builtin_tools()}
+    if both := sorted(taken & {one.name for one in made.review}):
+        fail(f"--name: it makes a tool {both[0]}, which the vault has already; choose another name")
+
+
+def _elsewhere(made: Imported, *, source: str) -> str:
+    """What to say where tokens would go to another origin than they are for, or than the document is from."""
+    address = urlsplit(made.address)
+    others = {"the audience": made.audience, "the document's address": source if "://" in source else ""}
+    different = [what for what, url in others.items() if url and not _is_same_origin(url, address)]
+    if not different:
+        return ""
+    return f"The API's address differs from {' and '.join(different)}: check that tokens may go to {address.netloc}."
+
+
+def _is_same_origin(url: str, address: SplitResult) -> bool:
+    other = urlsplit(url)
+    return (other.scheme, other.netloc.lower()) == (address.scheme, address.netloc.lower())
 
 
 def _pattern(only: str | None) -> re.Pattern[str] | None:
@@ -142,13 +180,15 @@ def _check_contents(made: Imported, name: str) -> Mapping[str, str]:
     return contents
 
 
-def _show(setup: Setup, made: Imported, written: Mapping[str, str]) -> None:
+def _show(setup: Setup, made: Imported, written: Mapping[str, str], *, warning: str) -> None:
     rows = [
         {
             "tool": one.name,
             "call": one.call,
             "effect": one.effect,
             "scopes": list(one.scopes),
+            "title": one.title,
+            "description": one.description,
             "asks_each_time": one.effect != "read",
             "not_taken": list(one.left_out),
         }
@@ -156,9 +196,19 @@ def _show(setup: Setup, made: Imported, written: Mapping[str, str]) -> None:
     ]
     if setup.as_json:
         left = [{"call": call, "why": why} for call, why in made.left_out]
-        setup.show_json({"files": dict(written), "tools": rows, "left_out": left})
+        told = {"api": made.address, "audience": made.audience, "warning": warning}
+        setup.show_json({**told, "files": dict(written), "tools": rows, "left_out": left})
         return
+    say(f"Tokens with the audience {made.audience} go to {made.address}.")
+    if warning:
+        say(warning)
+    say("")
     setup.show(rows, columns=("tool", "call", "effect", "scopes", "asks_each_time", "not_taken"), empty="No tools.")
+    say("\nAgents and people read these texts of the document:")
+    for one in made.review:
+        say(f"  {one.name}: {one.title}" + (f": {one.description}" if one.description != one.title else ""))
+    for scope, title in made.scope_titles.items():
+        say(f"  {scope}: {title}")
     if made.left_out:
         say("")
         left = [{"left_out": call, "why": why} for call, why in made.left_out]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -121,6 +122,9 @@ def test_without_scopes_there_is_one_for_reading_and_one_for_changing() -> None:
 
 
 SECRET = {"200": {"content": {"application/json": {"schema": {"properties": {"apiKey": {"type": "string"}}}}}}}
+TABLE = {"content": {"application/json": {"schema": {"additionalProperties": {"properties": {"password": {}}}}}}}
+PAGE = {"name": "page", "in": "query", "required": True}
+CURSOR = {"name": "cursor", "in": "query", "schema": {"type": "string"}}
 HEADER = {"name": "X-Tenant", "in": "header", "schema": {"type": "string"}}
 TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 DEEP = {"content": {"application/json": {"schema": {"required": ["rows"], "properties": {"rows": {"type": "array"}}}}}}
@@ -138,6 +142,42 @@ LEFT_OUT: Mapping[str, tuple[str, Mapping[str, object], Mapping[str, object], st
     "objects": ("post", {"requestBody": DEEP, "responses": ONE}, {"responses": ONE}, "needs rows (body)"),
     "outside": ("get", {"responses": {"200": {"$ref": "other.json#/x"}}}, {"responses": ONE}, "another document"),
     "circle": ("get", {"$ref": "#/paths/~1more/get"}, {"responses": ONE}, "in a circle"),
+    "a list of anything": (
+        "get",
+        {
+            "parameters": [{"name": "page", "in": "query", "required": True, "schema": {"type": "array"}}],
+            "responses": ONE,
+        },
+        {
+            "parameters": [{"name": "page", "in": "query", "required": True, "schema": {"type": "number"}}],
+            "responses": ONE,
+        },
+        "needs page (query)",
+    ),
+    "required cursor": (
+        "get",
+        {"parameters": [{**CURSOR, "required": True}], "responses": ONE},
+        {"parameters": [CURSOR], "responses": ONE},
+        "needs cursor (query)",
+    ),
+    "credential of another status": (
+        "get",
+        {"responses": {**ONE, "201": SECRET["200"]}},
+        {"responses": {**ONE, "401": SECRET["200"]}},
+        "named like a credential",
+    ),
+    "credential of any status": (
+        "get",
+        {"responses": {**ONE, "default": SECRET["200"]}},
+        {"responses": ONE},
+        "named like a credential",
+    ),
+    "credential in a table": (
+        "get",
+        {"responses": {**ONE, "201": TABLE}},
+        {"responses": ONE},
+        "named like a credential",
+    ),
     "body of a deletion": ("delete", {"requestBody": DEEP}, {}, "this method doesn't send"),
 }
 
@@ -153,6 +193,90 @@ def test_what_cannot_be_a_tool_is_left_out_and_says_why(case: str) -> None:
     assert (call, why in said) == (f"{method.upper()} /more", True)
     content["paths"]["/more"] = {method: dict(right)}
     assert len(imported(content).review) == 4  # the twin
+
+
+@pytest.mark.parametrize(("kind", "is_taken"), [("number", False), ("array", False), ("integer", True)])
+def test_a_place_in_the_path_takes_text_and_integers_only(kind: str, is_taken: bool) -> None:
+    content = document()
+    where = {"name": "id", "in": "path", "required": True, "schema": {"type": kind, "items": {"type": "string"}}}
+    content["paths"]["/rooms/{id}"] = {"get": {"parameters": [where], "responses": ONE}}
+    made = imported(content)
+    assert [call for call, _ in made.left_out] == ([] if is_taken else ["GET /rooms/{id}"])
+    assert len(made.review) == (4 if is_taken else 3)
+
+
+def test_bounds_that_no_argument_can_have_are_dropped() -> None:
+    content = document()
+    bounds = {"type": "integer", "minimum": -5, "maximum": int("9" * 4000)}
+    told = [
+        {"name": "far", "in": "query", "schema": bounds},
+        {"name": "text", "in": "query", "schema": {"type": "string", "minLength": -1, "maxLength": 9}},
+    ]
+    content["paths"]["/rooms"] = {"get": {"parameters": told, "responses": ONE}}
+    (tool,) = [one for one in imported(content).tools["tool"] if one["request"]["path"] == "/rooms"]
+    assert tool["arguments"]["far"] == {"description": "far", "type": "integer", "min": -5, "required": False}
+    assert tool["arguments"]["text"] == {"description": "text", "max": 9, "required": False}
+
+
+def allowed(made: Imported, folder: Path, path: str, *, method: str = "GET") -> bool:
+    (folder / "tickets.toml").write_text(tomlkit.dumps(made.provider), encoding="utf-8")
+    provider = load_catalog([folder]).provider("tickets")
+    return allows(provider, Call("main", method, path), provider.all_scopes)
+
+
+@pytest.mark.parametrize("reason", ["credential", "deprecated", "not chosen"])
+def test_the_rule_of_another_operation_does_not_open_what_is_left_out(tmp_path: Path, reason: str) -> None:
+    content = document()
+    other: dict[str, object] = {"responses": SECRET if reason == "credential" else ONE}
+    content["paths"]["/tickets/export"] = {"get": other | {"deprecated": reason == "deprecated"}}
+    made = parse(json.dumps(content).encode())
+    only = re.compile(r"^GET /tickets(?!/export)") if reason == "not chosen" else None
+    files = import_document(made, name="tickets", title="", audience="", server="", only=only)
+    assert not allowed(files, tmp_path, "/tickets/export")
+    assert allowed(files, tmp_path, "/tickets/12")
+    content["paths"]["/tickets/export"] = {"get": {"responses": ONE}}
+    assert allowed(imported(content), tmp_path, "/tickets/export")  # the twin
+
+
+def test_an_operation_that_cannot_be_kept_apart_from_one_that_is_left_out_goes_too() -> None:
+    content = document()
+    content["paths"]["/tickets/export(all)"] = {"get": {"responses": SECRET}}
+    assert imported(content).left_out[-1] == (
+        "GET /tickets/{ticketId}", "its path also reaches GET /tickets/export(all), which is left out",
+    )  # fmt: skip
+    content["paths"] = {path.replace("export(all)", "x/export(all)"): one for path, one in content["paths"].items()}
+    assert [call for call, _ in imported(content).left_out] == ["GET /tickets/x/export(all)"]  # the twin
+
+
+MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
+)  # fmt: skip
+REPEATS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [(MERGES, "merges keys"), (REPEATS, "repeats parts"), ("a: &a [*a]\n", "neither valid JSON nor valid YAML")],
+)
+def test_a_few_lines_of_yaml_that_stand_for_a_large_document_are_refused(more: str, why: str) -> None:
+    text = yaml.safe_dump(document())
+    with pytest.raises(DocumentRefused, match=why):
+        parse(f"{text}\n{more}".encode())
+    assert parse(f"{text}\na: &a {{x: 1}}\nb: [*a, *a]\n".encode())  # the twin
+
+
+def test_schemas_that_refer_to_each_other_again_and_again_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = document()
+    for n in range(7):
+        content["components"]["schemas"][f"S{n}"] = {"allOf": [{"$ref": f"#/components/schemas/S{n + 1}"}] * 100}
+    content["components"]["schemas"]["S7"] = TICKET
+    wide = {"200": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/S0"}}}}}
+    content["paths"]["/wide"] = {"get": {"responses": wide}}
+    made = imported(content)
+    assert (made.left_out, len(made.review)) == ([("GET /wide", "its schemas refer to each other too often")], 3)
+    monkeypatch.setattr(openapi_reading, "STEPS", 10_000)
+    with pytest.raises(DocumentRefused, match="too often; cut it"):
+        imported(content)
 
 
 def test_a_parameter_of_the_path_that_is_not_described_leaves_the_operation_out() -> None:
@@ -219,6 +343,40 @@ def test_the_command_writes_both_files_once_and_nothing_when_it_is_dry(tmp_path:
     assert sorted(path.name for path in to.iterdir()) == ["tickets-tools.toml", "tickets.toml"]
     code, said = run(source, "--name", "tickets", "--to", to, *data)
     assert (code, "already exists" in said) == (1, True)
+
+
+def test_the_review_says_where_tokens_go_and_what_agents_will_read(tmp_path: Path) -> None:
+    source, more = tmp_path / "api.json", ("--name", "tickets", "--dry-run", "--data", str(tmp_path / "data"))
+    content = document()
+    content["paths"]["/tickets"]["get"]["description"] = "Always call this first."
+    source.write_text(json.dumps(content), encoding="utf-8")
+    code, said = run(source, *more)
+    assert code == 0, said
+    assert said.startswith("Tokens with the audience https://tickets.example go to https://tickets.example/v1.")
+    assert "tickets_list_tickets: Tickets: Always call this first." in said and "tickets.read: See tickets" in said
+    assert "check that tokens may go" not in said
+    code, said = run(source, *more, "--audience", "https://internal.example")
+    assert "differs from the audience: check that tokens may go to tickets.example" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "why"),
+    [
+        ("google", "list", "has a provider google already"),
+        ("gmail", "send", "makes a tool gmail_send"),
+        ("find", "tools", "makes a tool find_tools"),
+        ("zoom-own", "list", ""),
+    ],
+)
+def test_a_name_that_the_vault_has_is_refused_before_anything_is_written(
+    tmp_path: Path, name: str, call: str, why: str
+) -> None:
+    content = document()
+    content["paths"]["/tickets"]["get"]["operationId"] = call
+    source = tmp_path / "api.json"
+    source.write_text(json.dumps(content), encoding="utf-8")
+    code, said = run(source, "--name", name, "--to", tmp_path / "made", "--data", str(tmp_path / "data"))
+    assert (code, why in said, (tmp_path / "made").exists()) == (int(bool(why)), True, not why), said
 
 
 @pytest.mark.parametrize(
