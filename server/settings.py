@@ -326,7 +326,10 @@ class RetentionSettings(Section):
     )
 
     receipts_days: int = Field(
-        default=0, ge=0, le=36500, description="Days after which receipts are deleted, unless outstanding. 0 keeps all"
+        default=0,
+        ge=0,
+        le=36500,
+        description="Days after which receipts are deleted, unless outstanding. `panic` counts those left. 0: never",
     )
 
     @field_validator("ended_days")

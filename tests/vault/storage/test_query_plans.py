@@ -52,9 +52,8 @@ ALLOWED = {
     "upstream_revocations r join connections k on k.tenant = r.tenant and k.id = r.connection_id where r.tenant = "
     ":tenant and r.done_at is null and r.next_at is null": "a page of admins: those held, by an index of them alone",
     "select a.client_id, a.user_id, a.connection_id, a.ended_at, a.provider, a.token_hash, a.released_at, "
-    "a.expires_at, case when k.id is not null and k.ended_at is null then 1 else 0 end as is_connected from agent_receipts a": (
-        "those that are owed, by an index of them alone"
-    ),
+    "a.expires_at, case when k.id is not null and k.ended_at is null then 1 else 0 end as is_connected from "
+    "agent_receipts a": ("those that are owed, by an index of them alone"),
     "select id from users limit 1": "a restore asks whether the place is empty: one row",
     "select id from clients limit 1": "as above",
     "select id from connections limit 1": "as above",
