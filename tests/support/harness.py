@@ -9,6 +9,7 @@ import itertools
 import secrets
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -188,27 +189,48 @@ class RunningVault:
 
 
 _first_runs: list[dict[str, tuple[int, bytes]]] = []  # the files that each left behind: mode and content
+_number_of: dict[Path, int] = {}  # data directory -> which of them it began with
+_living = Counter[int]()  # vaults of each that run now
 _copies = itertools.count()
 
 
-async def _copy_first_run(settings: Settings, data: Path) -> None:
-    """Let the vault start as if for the second time, unless it has other storage or keys than by default.
+@asynccontextmanager
+async def first_run_in(data: Path, settings: Settings) -> AsyncGenerator[None]:
+    """Let the vault that runs within start as if for the second time, unless it has other storage or keys than usual.
 
     A first run makes an RSA key and all tables, which takes longer than most tests. Vaults that run beside each other
-    get different keys.
+    have different keys.
     """
     default = Settings()
-    if (settings.database, settings.keys) != (default.database, default.keys) or (data / "master.key").exists():
+    is_usual = (settings.database, settings.keys) == (default.database, default.keys)
+    if is_usual and not (data / "master.key").exists():
+        _number_of[data] = await _unused()
+    number = _number_of.get(data)
+    if number is None:
+        yield
         return
-    if len(_first_runs) < FIRST_RUNS:
+    _living[number] += 1
+    try:
+        if not (data / "master.key").exists():
+            data.mkdir(mode=0o700, exist_ok=True)
+            for name, (mode, content) in _first_runs[number].items():
+                (data / name).touch(mode)
+                (data / name).write_bytes(content)
+        yield
+    finally:
+        _living[number] -= 1
+
+
+async def _unused() -> int:
+    """The number of a first run whose keys no vault has that runs now."""
+    while True:
+        unused = [number for number in range(len(_first_runs)) if not _living[number]]
+        if unused and len(_first_runs) >= FIRST_RUNS:
+            return unused[next(_copies) % len(unused)]
         with tempfile.TemporaryDirectory(prefix="first-run-") as folder:
             await first_run(Store("sqlite:", Path(folder)))
             left = {one.name: (one.stat().st_mode, one.read_bytes()) for one in Path(folder).iterdir()}
         _first_runs.append(left)
-    data.mkdir(mode=0o700, exist_ok=True)
-    for name, (mode, content) in _first_runs[next(_copies) % len(_first_runs)].items():
-        (data / name).touch(mode)
-        (data / name).write_bytes(content)
 
 
 @asynccontextmanager
@@ -233,8 +255,8 @@ async def running_vault(
         old = sections.get(name)
         sections[name] = {**old, **section} if isinstance(old, dict) and isinstance(section, dict) else section
     settings = load_settings(overrides=sections)
-    await _copy_first_run(settings, data)
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(first_run_in(data, settings))
         deployment = await stack.enter_async_context(open_deployment(settings, data=data, is_measured=True))
         if deployment.telemetry is not None:
             await stack.enter_async_context(deployment.telemetry.run(deployment))
