@@ -68,6 +68,7 @@ class UpstreamPolicy:
     grant_idle: int | None = None  # seconds without a refresh after which the grant ends
     refresh_ends_access_token: bool = False  # a refresh kills the previous access token: never refresh ahead
     revoke_ends_grant: bool | None = None
+    revoke_ends_account: bool = False  # for our app: also the grants of other people
     removal_pages: tuple[str, ...] = ()  # where a person removes our app at the provider
     operator_scopes: frozenset[str] | None = None  # the operator's limit for this provider; None: no limit
     ask: frozenset[str] = frozenset()  # scopes, and `tool:NAME`: the operator requires approval each time

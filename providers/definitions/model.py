@@ -591,6 +591,7 @@ class Provider(FilePart):
             grant_idle=self.expires.idle,
             refresh_ends_access_token=self.rotation.ends_access_token,
             revoke_ends_grant=self.revoke.ends_grant if self.credential is None else False,
+            revoke_ends_account=self.revoke.account is not None,
             removal_pages=tuple(self.removal_pages.values()),
             operator_scopes=None if limit is None else limit | self.own_scopes,
             own=self.own_scopes,

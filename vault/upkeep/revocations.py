@@ -75,13 +75,14 @@ _TAKE = """
     update upstream_revocations set attempts = attempts + 1, next_at = :next_at
     where tenant = :tenant and connection_id = :id and attempts = :attempts and done_at is null
 """
-# The person's own newer grant of the account, or that of a group to which somebody gave it.
+# The person's own newer grant of the account, or that of a group to which somebody gave it; anybody's where ending one
+# ends the account.
 _HOLD = """
     update upstream_revocations set outcome = :held, next_at = null
     where tenant = :tenant and connection_id = :id and attempts = :attempts and done_at is null and (exists (
         select 1 from connections k
         where k.tenant = :tenant and k.provider = :provider and k.account = :account and k.ended_at is null
-            and (k.user_id = :user_id or exists (
+            and (k.user_id = :user_id or cast(:whole as bigint) = 1 or exists (
                 select 1 from shared_connections s where s.tenant = k.tenant and s.connection_id = k.id
             ))
     ) or (cast(:account as text) = cast(:unknown as text) and exists (
@@ -405,12 +406,19 @@ async def _claim(vault: Vault, pending: Revocation, *, now: int) -> str | None:
     It waits while the account is being connected again, if this revocation might also end the newer consent.
     """
     which = {"tenant": TENANT, "id": pending.connection_id, "attempts": pending.attempts}
-    account = {"user_id": pending.user_id, "provider": pending.provider, "account": pending.account}
+    account: dict[str, Value] = {
+        "user_id": pending.user_id,
+        "provider": pending.provider,
+        "account": pending.account,
+    }
     wait = BACKOFF[min(pending.attempts, len(BACKOFF) - 1)]
     policy = vault.policies.get(pending.provider)
-    may_end_newer = policy is None or policy.revoke_ends_grant is not False
+    is_whole = policy is not None and policy.revoke_ends_account
+    may_end_newer = policy is None or policy.revoke_ends_grant is not False or is_whole
     async with vault.database.transaction() as transaction:
-        if may_end_newer and await transaction.execute(_HOLD, {**which, **account, "held": HELD, "unknown": ""}):
+        if may_end_newer and await transaction.execute(
+            _HOLD, {**which, **account, "whole": int(is_whole), "held": HELD, "unknown": ""}
+        ):
             return HELD
         taken = await transaction.execute(_TAKE, {**which, "next_at": now + wait})
     return None if taken else pending.outcome

@@ -233,6 +233,23 @@ async def test_where_a_revocation_may_end_all_the_grants_before_are_ended_with_t
     assert list(rows) == []
 
 
+@pytest.mark.parametrize("ends_account", [False, True])
+async def test_where_a_revocation_ends_the_account_it_waits_for_the_last_person(
+    room: Room, *, ends_account: bool
+) -> None:
+    policy = replace(room.vault.policies["slack"], revoke_ends_grant=None, revoke_ends_account=ends_account)
+    room.vault = replace(room.vault, policies={**room.vault.policies, "slack": policy})
+    bob = await seed(room.database, name="bob", client_id="agent-2")
+    mine, his = await room.connect(), await room.connect(whose=bob)
+    assert mine.account == his.account
+    await disconnect(room, mine)
+    await revocations.run_due(room.vault)
+    assert (await outcomes(room), alive(room)) == (["held" if ends_account else "revoked"], [ends_account, True])
+    await disconnect(room, his)
+    await revocations.run_due(room.vault)
+    assert (await outcomes(room), alive(room)) == (["revoked"], [False, False])
+
+
 async def test_the_grants_of_other_accounts_stay_held(room: Room) -> None:
     first = await room.connect()
     other = await room.connect(account="work")
