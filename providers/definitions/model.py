@@ -201,8 +201,7 @@ class RevocationFacts(FilePart):
     """How to end the grant at the provider. `tokens` in order of preference; `each`: all of them, not the first.
 
     With `token_in = "path"`, `{token}` is part of the address; `{client_id}` may always be. `account`: the parameter
-    that names the account, by its id, where no token is sent. `pages`: where a person removes the app, by whose account
-    it is for; shown where the vault cannot end the grant.
+    for the account's id where no token is sent. `pages`: where a person removes the app, by whose account it is for.
     """
 
     method: Literal["POST", "GET", "DELETE"] = "POST"

@@ -41,6 +41,7 @@ def _page(visit: OwnVisit, handle: str, form: CredentialForm, *, refused: EntryF
         "steps": () if console is None else console.steps,
         "replaces": form.replaces,
         "names_itself": bool(provider.identity.id),
+        "is_tried": provider.identity.source == "endpoint" or form.credential.kind != "key",
         "label": visit.form.one("label") or ("" if form.replaces is None else form.replaces.label),
         "ends": visit.form.one("ends"),
         "longest": LABEL_LIMIT,

@@ -241,3 +241,10 @@ async def test_the_end_of_a_key_is_announced_a_week_before(room: KeyRoom) -> Non
         assert ("connection.expiring" in await room.kinds(user)) is is_told
     [held] = await accounts_of(room, user)
     assert held.status(now) == "expiring"
+
+
+@pytest.mark.parametrize(("provider", "said"), [("mailroom", "tries it out"), ("mailroom-blind", "try it out at")])
+async def test_the_page_says_whether_a_key_is_tried_out(room: KeyRoom, provider: str, said: str) -> None:
+    page = await room.form(await room.signed_in(), provider)
+    texts = [one for one in ("tries it out", "try it out at") if one in page.text]
+    assert texts == [said]

@@ -55,7 +55,8 @@ _ROTATIONS = {
     "strict": "A used refresh token is refused",
     "revokes": "A used refresh token ends the grant, or nobody knows",
     "never": "No refresh tokens",
-    "credential": "No OAuth: people enter an API key or the like",
+    "asked": "API keys: {count} services that the vault asks whether a key works",
+    "unasked": "API keys: {count} services that nobody can ask without doing something",
 }
 
 
@@ -94,10 +95,13 @@ def services_page() -> str:
     providers = sorted(load_catalog().all_providers(), key=lambda one: one.title.casefold())
     for provider in providers:
         mode = "never" if provider.refresh_tokens == "never" else provider.rotation.mode.value
-        mode = mode if provider.credential is None else "credential"
+        if provider.credential is not None:
+            mode = "asked" if provider.identity.source == "endpoint" else "unasked"
         groups[mode].append(_service(provider))
     return _SERVICES.format(count=len(providers)) + "".join(
-        f"\n## {_ROTATIONS[mode]}\n\n{', '.join(lines)}.\n" for mode, lines in groups.items() if lines
+        f"\n## {_ROTATIONS[mode].format(count=len(lines))}\n\n{', '.join(lines)}.\n"
+        for mode, lines in groups.items()
+        if lines
     )
 
 
