@@ -68,6 +68,7 @@ class Deployment:
     drain: Drain = field(default_factory=Drain)
     pages: Pages = field(default_factory=Pages)
     budgets: Budgets = field(default_factory=lambda: Budgets(600))
+    entries: Budgets = field(default_factory=lambda: Budgets(20, window=HOUR))  # credentials tried out at a service
     token_requests: Budgets = field(default_factory=lambda: Budgets(36_000, window=HOUR))  # by person and agent
     proxy_calls: Budgets = field(default_factory=lambda: Budgets(36_000, window=HOUR))
     admin_requests: Budgets = field(default_factory=lambda: Budgets(600))  # by admin and client

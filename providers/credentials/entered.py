@@ -63,12 +63,15 @@ def pack(credential: Credential, values: Mapping[str, str]) -> str:
 
 
 def unpack(credential: Credential, packed: str) -> dict[str, str]:
-    """The values in a sealed text. Raises CredentialRefused if the file's fields changed since."""
-    if len(credential.fields) == 1:
-        return {next(iter(credential.fields)): packed}
+    """The values in a sealed text, also of a file with other fields; CredentialRefused if those don't do anymore."""
+    first = next(iter(credential.fields))
     content = parse_object(packed.encode())
+    if len(credential.fields) == 1 and (content is None or first not in content):
+        if content is not None and credential.fields[first].shape.fullmatch(packed) is None:
+            raise CredentialRefused(first, "shape")  # of several fields: none of them may go out with another
+        return {first: packed}
     if content is None:
-        raise CredentialRefused(next(iter(credential.fields)), "missing")
+        content = {next(iter(credential.secrets), first): packed}
     found: dict[str, str] = {}
     for name, field in credential.fields.items():
         value = content.get(name, field.default)

@@ -39,6 +39,13 @@ _SHARED: Final = frozenset(
 # What the token endpoint of these differs in, as with OAuth.
 _OF_TOKENS: Final = frozenset({"hosts", "client_auth", "body", "params", "rename", "response", "authorization"})
 _UNDER_A_DOMAIN: Final = re.compile(r"\.[a-z0-9-]+\.[a-z0-9-]+$")
+# Below these, anybody can have a name of their own; the commonest of the public suffix list.
+_ANYBODYS: Final = frozenset(
+    {"co.uk", "org.uk", "com.au", "co.jp", "com.br", "co.in", "co.nz", "co.za", "com.cn", "com.mx", "com.tr", "co.kr"}
+    | {"github.io", "gitlab.io", "herokuapp.com", "netlify.app", "vercel.app", "pages.dev", "workers.dev", "web.app"}
+    | {"firebaseapp.com", "azurewebsites.net", "cloudfront.net", "amazonaws.com", "appspot.com", "onrender.com"}
+    | {"fly.dev", "ngrok.io", "ngrok.app", "myshopify.com", "blogspot.com", "run.app", "cloudapp.net", "repl.co"}
+)
 _RESERVED: Final = frozenset({"host", "cookie", "content-type", "content-length", "transfer-encoding", "connection"})
 
 
@@ -123,7 +130,9 @@ def _place_problems(provider: Provider, credential: Credential) -> Iterator[str]
         for name in sorted(set(NAMES.findall(host)) & credential.public_names):
             chosen = credential.fields.get(name)
             is_listed = chosen is not None and bool(chosen.choices)
-            if not is_listed and _UNDER_A_DOMAIN.search(host.rpartition(f"{{{name}}}")[2]) is None:
+            below = host.rpartition(f"{{{name}}}")[2]
+            is_owned = _UNDER_A_DOMAIN.search(below) is not None and below.removeprefix(".") not in _ANYBODYS
+            if not is_listed and not is_owned:
                 yield f"{where}: {{{name}}} decides whose host that is; give it choices, or make it an input"
 
 

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time
+from time import monotonic
 from typing import Final
 
 from providers.api.text import as_data
@@ -39,7 +40,7 @@ class EntryFault(Exception):
 
     `shape`, `missing`, `short`, `unknown`: of one field. `refused`: the service doesn't accept it. `unchecked`: it
     couldn't say. `other_account`: it is of another account than the one to be replaced. `name_it`, `bad_end`: name or
-    end.
+    end. `too_often`: too many were tried out for this person.
     """
 
     def __init__(self, reason: str, *, field: str = "", status: int = 0) -> None:
@@ -194,6 +195,8 @@ async def examine(
         public_values(credential, values)
     except CredentialRefused as error:
         raise EntryFault(error.reason, field=error.field) from error
+    if deployment.entries.spend(user.id, provider.name, now=monotonic()):
+        raise EntryFault("too_often")
     ends_in = _ends_in(provider, entry, now=deployment.now())
     label = as_data(entry.label, limit=LABEL_LIMIT).strip()
     upstream = CredentialUpstream(provider, deployment.http)

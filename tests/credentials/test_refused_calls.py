@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -120,3 +121,19 @@ async def test_a_probe_that_misses_a_permission_proves_a_key_by_its_words(room: 
         room.simulator.fault("mailroom.api.me", "status", status=401, body=body)
         look = await CredentialUpstream(provider.with_registration(base.registration), deployment.http).look("mr_live_")
         assert look.outcome.value == outcome
+
+
+async def test_a_person_tries_out_no_more_keys_than_people_do(room: KeyRoom) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    page = await room.form(person)
+    for _ in range(19):
+        room.deployment.entries.spend(user.id, "mailroom", now=time.monotonic())
+    wrong = await room.enter(person, page, key="mr_live_" + "0" * 32)
+    assert "accept this" in wrong.text
+    asked = len(room.books())
+    key = room.simulator.sandbox.keys.make(user.name)
+    assert "Too many were tried out" in (await room.enter(person, page, key=key)).text
+    assert len(room.books()) == asked
+    other = await room.enter(person, await room.form(person, "mailroom-user"), key=key)
+    assert "/connect/done/" in str(other.url), "other services count for themselves"

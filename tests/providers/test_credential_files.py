@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from providers.api.rules import of_path
+from providers.credentials.entered import CredentialRefused, pack, unpack
 from providers.definitions.catalog import KEYS, check_file, load_catalog
-from providers.definitions.credential import CREDENTIAL_FACTS
+from providers.definitions.credential import CREDENTIAL_FACTS, Credential, CredentialField
 
 GOOD = """
 name = "example"
@@ -78,6 +79,7 @@ def test_a_file_with_a_credential_needs_no_oauth(tmp_path: Path, text: str) -> N
         (GOOD, "X-Key", "Host", "'host' has another meaning"),
         (GOOD, '"https://{shop}.{dc}', '"https://{shop}.{key}', "{key} is secret, and addresses are no secret"),
         (GOOD, "{dc}.example.com", "{dc}.com", "{dc} decides whose host that is"),
+        (GOOD, "{shop}.{dc}.example.com", "{shop}.herokuapp.com", "{shop} decides whose host that is"),
         (GOOD, "{shop}.{dc}.example.com", "{shop}", "{shop} decides whose host that is"),
         (GOOD, '"/me"', '"/me/{key}"', "identity.path: {key} isn't a field that may stand in an address"),
         (GOOD, 'example = "acme"', 'example = "a/b"', "doesn't match the pattern"),
@@ -135,3 +137,15 @@ def test_two_projects_say_where_each_key_goes_and_to_whom() -> None:
 def test_a_key_without_scopes_reads_no_further_credentials(path: str, *, is_closed: bool) -> None:
     rules = of_path(load_catalog().provider("apify"), api="main", method="GET", path=path)
     assert rules and {rule.tells_secrets for rule in rules} == {is_closed}
+
+
+def test_a_sealed_credential_outlives_a_change_of_the_fields() -> None:
+    one = Credential(fields={"key": CredentialField(title="Key")})
+    two = Credential(fields={**one.fields, "shop": CredentialField(title="Shop", secret=False, optional=True)})
+    both = {"key": "k" * 8, "shop": "acme"}
+    assert unpack(one, pack(two, both)) == {"key": "k" * 8}
+    assert unpack(two, pack(one, both)) == {"key": "k" * 8, "shop": ""}
+    other = Credential(fields={"secret": CredentialField(title="Secret", pattern="[a-z]{8}")})
+    with pytest.raises(CredentialRefused):
+        unpack(other, pack(two, both))
+    assert unpack(other, "abcdefgh") == {"secret": "abcdefgh"}
