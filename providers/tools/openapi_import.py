@@ -136,35 +136,38 @@ def import_document(
 
 def _close(made: _Made) -> None:
     """Rules that nobody can use, for operations that are no tools but whose path a tool's rule would let through."""
-    for call in [*(call for call, _ in made.left_out), *made.closed]:
+    closed: dict[tuple[str, str], Table] = {}
+    calls = [*(call for call, _ in made.left_out), *made.closed]
+    for call in calls:  # which grows
         method, _, path = call.partition(" ")
-        template = _template(path)
-        reaching = [
-            index
-            for index, rule in enumerate(made.rules)
-            if rule["method"] == method and "where" not in rule and _overlaps(str(rule["path"]), template)
-        ]
-        if not reaching:
-            continue
-        if _RULE_PATH.fullmatch(template) is None or any(made.rules[one]["path"] == template for one in reaching):
-            for index in reversed(reaching):
+        for index in reversed(range(len(made.rules))):
+            rule = made.rules[index]
+            own, shared = str(rule["path"]), _intersection(str(rule["path"]), _template(path))
+            if rule["method"] != method or shared is None or shared == own != _template(path):
+                continue  # the tool's own rule is the more specific one
+            if shared == own or _RULE_PATH.fullmatch(shared) is None:
                 del made.rules[index], made.tools[index]
                 gone = made.review.pop(index)
+                calls.append(gone.call)
                 made.left_out.append((gone.call, f"its path also reaches {call}, which is left out"))
-        else:
-            scopes = made.rules[reaching[0]]["scopes"]
-            closed: Table = {"api": "main", "method": method, "path": template, "scopes": scopes}
-            made.rules.append({**closed, "where": {"closed": _NEVER}, "tells_secrets": True})
+            else:
+                which: Table = {"api": "main", "method": method, "path": shared, "scopes": rule["scopes"]}
+                closed[method, shared] = {**which, "where": {"closed": _NEVER}, "tells_secrets": True}
+    made.rules += closed.values()
 
 
 def _template(path: str) -> str:
     return re.sub(r"\{[^{}]*\}", "{}", path)
 
 
-def _overlaps(one: str, other: str) -> bool:
-    """Whether a path can fit both templates."""
-    pairs = list(zip(one.split("/"), other.split("/"), strict=False))
-    return one.count("/") == other.count("/") and all(a == b or "{" in a or "{" in b for a, b in pairs)
+def _intersection(rule: str, other: str) -> str | None:
+    """The template of the paths that fit both, as far as one can be written; None where no path does."""
+    if rule.count("/") != other.count("/"):
+        return None
+    steps = list(zip(rule.split("/"), other.split("/"), strict=True))
+    if any(a != b and "{" not in a and "{" not in b for a, b in steps):
+        return None
+    return "/".join(b if a == "{}" else a for a, b in steps)
 
 
 def _add(document: OpenAPIDocument, operation: OpenAPIOperation, name: str, made: _Made) -> None:

@@ -238,6 +238,16 @@ def test_the_rule_of_another_operation_does_not_open_what_is_left_out(tmp_path: 
     assert allowed(imported(content), tmp_path, "/tickets/export")  # the twin
 
 
+def test_what_two_rules_fit_equally_well_is_closed_where_they_meet(tmp_path: Path) -> None:
+    content = document()
+    where = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    content["paths"]["/rooms/open/{id}"] = {"get": {"parameters": [where], "responses": ONE}}
+    content["paths"]["/rooms/{id}/keys"] = {"get": {"parameters": [where], "responses": SECRET}}
+    made = imported(content)
+    assert not allowed(made, tmp_path, "/rooms/open/keys")
+    assert allowed(made, tmp_path, "/rooms/open/12")
+
+
 def test_an_operation_that_cannot_be_kept_apart_from_one_that_is_left_out_goes_too() -> None:
     content = document()
     content["paths"]["/tickets/export(all)"] = {"get": {"responses": SECRET}}
