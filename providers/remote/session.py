@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 _PAGES: Final = 20
 _SENT: Final = re.compile(rb'"method"\s*:\s*"tools/call"')
+_ID: Final = re.compile(rb'"id"\s*:')  # a notification has none
 _PASSED: Final = re.compile(r"accept|content-type|mcp-[a-z0-9-]+")
 _PARAMETER: Final = re.compile(r'([a-z_]+)\s*=\s*(?:"([^"\\]*)"|([^\s,"]+))', re.IGNORECASE)
 _LONGEST_HEADER: Final = 4000
@@ -69,8 +70,9 @@ def challenge(header: str) -> Mapping[str, str]:
 class _Exchanged:
     """What happened on the wire, where the client library would tell less."""
 
-    trouble: ToolRefused | None = None
+    trouble: ToolRefused | None = None  # of the last request that has an answer
     is_calling: bool = False  # a tools/call may have reached the server
+    cause: Exception | None = None  # ours, which the client library would wrap or swallow
 
 
 class _Transport(httpx2.AsyncBaseTransport):
@@ -85,25 +87,32 @@ class _Transport(httpx2.AsyncBaseTransport):
         if method != "POST" and method != "DELETE":  # no stream of what the server says unasked
             return httpx2.Response(405, request=request)
         headers = {name: value for name, value in request.headers.items() if _PASSED.fullmatch(name)}
-        is_call = _SENT.search(body) is not None
+        is_call, is_answered = _SENT.search(body) is not None, method == "POST" and _ID.search(body) is not None
+        was_calling = self._exchanged.is_calling
+        self._exchanged.is_calling |= is_call  # also if waiting for it is cancelled
         stack = AsyncExitStack()
         try:
             answer = await self._api.open_remote(method, headers=headers, body=body, stack=stack)
         except HttpError as error:
             await stack.aclose()
-            is_sent = not isinstance(error, NotReached)
-            self._exchanged.is_calling |= is_call and is_sent
-            self._exchanged.trouble = self._unavailable(error.reason, is_unknown=is_call and is_sent)
+            if isinstance(error, NotReached):
+                self._exchanged.is_calling = was_calling
+            if is_answered:
+                self._note_cut(error.reason)
             return httpx2.Response(503, request=request)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Exception):
+                self._exchanged.cause = error
             await stack.aclose()
             raise
-        self._exchanged.is_calling |= is_call
-        if method == "POST" and answer.status >= 300:
-            self._exchanged.trouble = self._refusal(answer)
+        if is_answered:
+            self._exchanged.trouble = self._refusal(answer) if answer.status >= 300 else None
         shown = [(name, value) for name, value in answer.headers if name.lower() not in _HOP]
         return httpx2.Response(
-            answer.status, headers=shown, stream=_RemoteBody(stack, answer, self._note_cut), request=request
+            answer.status,
+            headers=shown,
+            stream=_RemoteBody(stack, answer, self._note_cut if is_answered else lambda reason: None),
+            request=request,
         )
 
     def _note_cut(self, reason: str) -> None:
@@ -191,12 +200,26 @@ class RemoteSessions:
         self._modes: dict[str, str] = {}
 
     async def run(self, api: UpstreamAPI, url: str, work: Callable[[RemoteSession], Awaitable[Answer]]) -> Answer:
-        """Do this in one session. Raises ToolRefused."""
+        """Do this in one session. Raises ToolRefused, and what `work` and the renewal of the token raise."""
+        exchanged = _Exchanged()
+        try:
+            return await self._run(api, url, work, exchanged)
+        except (ToolRefused, ExceptionGroup) as error:
+            if exchanged.cause is not None:
+                raise exchanged.cause from error
+            raise
+
+    async def _run(
+        self,
+        api: UpstreamAPI,
+        url: str,
+        work: Callable[[RemoteSession], Awaitable[Answer]],
+        exchanged: _Exchanged,
+    ) -> Answer:
         from mcp.client.client import Client
         from mcp.client.streamable_http import streamable_http_client
         from mcp.shared.exceptions import MCPError
 
-        exchanged = _Exchanged()
         done: list[Answer] = []
         failure: Exception | None = None
         seconds = api.time_left()
@@ -215,6 +238,10 @@ class RemoteSessions:
                         self._modes[url] = client.protocol_version if _is_modern(client.protocol_version) else "legacy"
                     except (MCPError, ValidationError, ToolRefused) as error:
                         failure = error
+                    except BaseException as error:
+                        if isinstance(error, Exception):
+                            exchanged.cause = error
+                        raise
         except* (MCPError, ValidationError, ToolRefused, httpx2.HTTPError, TimeoutError) as group:
             failure = failure or _first(group)
         if done:

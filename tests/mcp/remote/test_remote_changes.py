@@ -22,6 +22,7 @@ from tests.mcp.remote.conftest import SUM
 from tests.mcp.remote.remote_room import RemoteRoom, link_of, text
 from tests.support.doubles.mcp_double import ADD, NOTE
 from vault.audit import audit
+from vault.refusals import TemporarilyUnavailable
 
 
 async def _called(place: RemoteRoom, name: str, agent: Any, tool: str = "add", arguments: Any = SUM) -> Any:
@@ -385,6 +386,45 @@ async def test_an_answer_that_is_none_says_that_the_call_may_have_happened(
     assert "may have been carried out" in text(refused)
     double.answer = None
     assert not (await _called(place, name, agent)).is_error
+
+
+async def test_a_failed_end_of_the_session_hides_nothing_of_the_call(place: RemoteRoom) -> None:
+    name, double, agent = await place.ready(ending=Response(headers={"X-Long": "x" * 300_000}))
+    assert not (await _called(place, name, agent)).is_error
+    double.answer = Response("<html>", media_type="text/html")
+    assert "may have been carried out" in text(await _called(place, name, agent))
+    double.answer, double.ending = None, None
+    assert not (await _called(place, name, agent)).is_error
+
+
+async def test_an_account_whose_grant_is_gone_leads_to_a_link(place: RemoteRoom) -> None:
+    name, double, agent = await place.ready()
+    assert not (await _called(place, name, agent)).is_error
+    double.end_tokens()
+    double.refreshing.clear()
+    async with place.room.client(agent) as client:
+        told = await client.call_tool(f"{name}_add", SUM)
+    assert told.is_error
+    assert link_of(told) is not None, text(told)
+    assert not (await _called(place, name, agent)).is_error  # once it was followed
+
+
+async def test_a_refusal_of_the_vault_during_a_look_is_told_as_such(place: RemoteRoom) -> None:
+    name, _, agent = await place.ready()
+    sightings = place.deployment.live.sightings
+    stored = sightings.on_seen
+
+    async def refuse(server: str, connection_id: str, offered: Any) -> None:
+        raise TemporarilyUnavailable("The database is restarting.", retry_after=1)
+
+    sightings.on_seen = refuse
+    try:
+        told = await place.look(name, agent)
+        assert told.is_error
+        assert "The database is restarting." in text(told)
+    finally:
+        sightings.on_seen = stored
+    assert not (await place.look(name, agent)).is_error
 
 
 async def test_no_redirect_is_followed_and_no_token_goes_elsewhere(place: RemoteRoom, known: Any) -> None:

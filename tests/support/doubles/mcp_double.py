@@ -55,6 +55,7 @@ class RemoteDouble:
     challenge: str | None = None  # instead of the right one
     answer: Response | None = None  # to every call of a tool
     page: int = 100
+    ending: Response | None = None  # to DELETE; with it, there are sessions
     behind: str = ""  # an MCP server without OAuth of its own, which gets what comes with a token
     calls: list[dict[str, Any]] = field(default_factory=list)
     lists: int = 0
@@ -163,6 +164,8 @@ class RemoteSite:
             return Response(status_code=401, headers={"WWW-Authenticate": server.challenge or named})
         if server.behind:
             return await _forward(request, server.behind)
+        if request.method == "DELETE" and server.ending is not None:
+            return server.ending
         if request.method != "POST":
             return Response(status_code=405)
         message = await request.json()
@@ -193,7 +196,8 @@ class RemoteSite:
         else:
             error = {"code": -32601, "message": "Method not found"}
             return JSONResponse({"jsonrpc": "2.0", "id": message["id"], "error": error}, status_code=404)
-        return JSONResponse({"jsonrpc": "2.0", "id": message["id"], "result": result})
+        headers = {"mcp-session-id": "one"} if server.ending is not None and method == "initialize" else {}
+        return JSONResponse({"jsonrpc": "2.0", "id": message["id"], "result": result}, headers=headers)
 
     def app(self) -> Starlette:
         routes = [
