@@ -351,7 +351,8 @@ async def _reconnect(
         transaction, user_id=text(facts, "user_id"), connection_id=connection_id, now=integer(facts, "now")
     )
     before = _aside_of_row(key, existing)
-    is_whole = answer.refresh_token is not None or facts["renewed_by"] is not None  # it needs nothing of the old grant
+    # It needs nothing of the old grant; that of an MCP server may be another account's, since nobody can ask which.
+    is_whole = answer.refresh_token is not None or facts["renewed_by"] is not None or policy.is_remote
     kept = None if is_whole else before.refresh_token
     following = previous + 1
     if is_whole:

@@ -60,15 +60,23 @@ class RemoteRegistration:
     client_auth: ClientAuth = "none"
 
 
-async def discover(url: str, outbound: Outbound, *, policy: AddressPolicy) -> FoundAuthorization:
-    """How this server authorizes. Raises AuthorizationUnknown."""
+async def discover(
+    url: str, outbound: Outbound, *, policy: AddressPolicy, issuer: str | None = None
+) -> FoundAuthorization:
+    """How this server authorizes; `issuer`: the authorization server that the operator trusts with it.
+
+    A server that names one of somebody else's would get a token of theirs. Raises AuthorizationUnknown.
+    """
     said = await _ask_without_token(url, outbound, policy)
     resource = await _resource_metadata(url, said.get("resource_metadata"), outbound, policy)
     origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
     issuers = _texts(resource, "authorization_servers") if resource is not None else [origin]
     if not issuers:
         raise AuthorizationUnknown("its metadata names no authorization server")
-    issuer = issuers[0]
+    if issuer is not None and issuer not in issuers:
+        named = ", ".join(issuers[:5])
+        raise AuthorizationUnknown(f"its authorization server isn't {issuer}, but one of: {named}")
+    is_trusted, issuer = issuer is not None, issuer or issuers[0]
     if problem := url_problem(issuer, policy):
         raise AuthorizationUnknown(f"its authorization server can't be asked: {problem}")
     try:
@@ -77,7 +85,22 @@ async def discover(url: str, outbound: Outbound, *, policy: AddressPolicy) -> Fo
         raise AuthorizationUnknown(
             f"its authorization server {issuer} publishes no usable metadata: {error}"
         ) from error
+    listed = _texts(metadata, "protected_resources")  # RFC 9728 §4
+    name = text_at(resource or {}, "resource") or url
+    if listed and name not in listed:
+        raise AuthorizationUnknown(f"its authorization server {issuer} doesn't know it")
+    if not (is_trusted or listed or _is_at_or_below(issuer, url)):
+        raise AuthorizationUnknown(
+            f"people would sign in at {issuer}, which is at another host; if that belongs to the server, add it with "
+            f"--issuer {issuer}"
+        )
     return _read(url, issuer, metadata, resource or {}, wanted=said.get("scope"))
+
+
+def _is_at_or_below(issuer: str, url: str) -> bool:
+    """Whether whoever has the server's host has the issuer's, too."""
+    asked, found = urlsplit(url).hostname or "", urlsplit(issuer).hostname or ""
+    return found == asked or found.endswith(f".{asked}")
 
 
 async def _ask_without_token(url: str, outbound: Outbound, policy: AddressPolicy) -> Mapping[str, str]:
@@ -240,10 +263,16 @@ async def register(
 
 def _read_registration(content: Mapping[str, object], wanted: ClientAuth) -> RemoteRegistration:
     client_id, secret = text_at(content, "client_id"), text_at(content, "client_secret")
+    end = at(content, "client_secret_expires_at")
     said = text_at(content, "token_endpoint_auth_method") or wanted
     method: ClientAuth | None = next((one for one in _METHODS if one == said), None)
     if client_id is None or not client_id.isprintable() or len(client_id) > 2000:
         raise AuthorizationUnknown("its authorization server registered the vault without a client ID")
     if method is None or (method != "none" and secret is None):
         raise AuthorizationUnknown("its authorization server wants a client authentication that the vault doesn't have")
+    if method != "none" and isinstance(end, int) and end > 0:  # RFC 7591 §3.2.1
+        raise AuthorizationUnknown(
+            "its authorization server registers clients for a time only; register one there yourself, and add the "
+            "server with --client-id"
+        )
     return RemoteRegistration(client_id, None if method == "none" else secret, method)

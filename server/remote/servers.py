@@ -46,6 +46,7 @@ class ServerWish:
     url: str
     title: str = ""
     client: RemoteRegistration | None = None
+    issuer: str | None = None  # trusted with it, though it is at another host
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ async def add(actor: Actor, wanted: ServerWish) -> McpServer:
     _check_url(deployment, wanted.url)
     title = wanted.title.strip()[:_LONGEST_TITLE] or wanted.name.capitalize()
     try:
-        found = await discover(wanted.url, deployment.http, policy=deployment.http.policy)
+        found = await discover(wanted.url, deployment.http, policy=deployment.http.policy, issuer=wanted.issuer)
         client = wanted.client or await _client_at(deployment, found, wanted.name)
     except AuthorizationUnknown as unknown:
         raise _refusal(f"{wanted.url} can't stand behind this vault: {unknown}.") from unknown

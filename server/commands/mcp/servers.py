@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +12,7 @@ from server.terminal.context import Setup, command, fail, say
 from server.terminal.registering import SecretInputOption
 
 if TYPE_CHECKING:
-    from server.remote.servers import ToolChange
+    from server.remote.servers import ServerWish, ToolChange
     from vault.mcp.servers import McpServer
 
 app = typer.Typer(no_args_is_help=True, help="MCP servers behind the vault.")
@@ -36,22 +36,29 @@ def add(
         typer.Option("--client-id", help="A client that you registered there. Default: the vault registers itself."),
     ] = None,
     client_secret_stdin: SecretInputOption = False,
+    issuer: Annotated[
+        str | None,
+        typer.Option(
+            "--issuer", help="Its authorization server, if that is at another host.", show_default="as it says"
+        ),
+    ] = None,
 ) -> None:
     """Put an MCP server behind the vault. Its tools can be called once you accept them."""
+    from server.remote.servers import ServerWish
+
     if client_secret_stdin and client_id is None:
         fail("--client-secret-stdin needs --client-id")
     secret = sys.stdin.readline().strip() if client_secret_stdin else None
-    row = setup.run(_add(setup, name, url, title=title, client_id=client_id, secret=secret))
+    wanted = ServerWish(name, url, title, issuer=issuer)
+    row = setup.run(_add(setup, wanted, client_id=client_id, secret=secret))
     setup.show_one(
         row,
-        sentence=f"Added {name}. Connect an account at {row['connect']}, let an agent call "
-        f"{name.replace('-', '_')}_tools, then run: token-vault mcp review {name}",
+        sentence=f"Added {name}; people sign in at {row['authorize_url']}. Connect an account at {row['connect']}, "
+        f"let an agent call {name.replace('-', '_')}_tools, then run: token-vault mcp review {name}",
     )
 
 
-async def _add(
-    setup: Setup, name: str, url: str, *, title: str, client_id: str | None, secret: str | None
-) -> dict[str, object]:
+async def _add(setup: Setup, wanted: ServerWish, *, client_id: str | None, secret: str | None) -> dict[str, object]:
     from providers.remote.authorization import RemoteRegistration
     from server.administration.actor import Actor
     from server.remote import servers
@@ -61,8 +68,8 @@ async def _add(
         if client_id is not None:
             client = RemoteRegistration(client_id, secret, "none" if secret is None else "client_secret_basic")
         actor = Actor(deployment, None, "command_line")
-        added = await servers.add(actor, servers.ServerWish(name, url, title, client))
-        connect = servers.connect_url(deployment, name)
+        added = await servers.add(actor, replace(wanted, client=client))
+        connect = servers.connect_url(deployment, wanted.name)
         return {**servers.state_of(deployment, added), "connect": connect, **_authorization(added)}
 
 

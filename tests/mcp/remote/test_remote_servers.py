@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from providers.remote.authorization import AuthorizationUnknown, _read_registration
 from server.administration.actor import ChangeRefused
 from server.remote import servers
 from tests.mcp.remote.remote_room import RemoteRoom, link_of, text
@@ -175,6 +177,32 @@ async def test_a_server_that_leads_elsewhere_is_not_added(
 ) -> None:
     with pytest.raises(ChangeRefused, match=said):
         await place.add(**changes)  # `ready` adds the same without that reason
+
+
+async def test_an_authorization_server_at_another_host_must_be_named(place: RemoteRoom) -> None:
+    def elsewhere(name: str, **metadata: Any) -> Any:
+        issuer = f"{place.site.origin.replace('127.0.0.1', 'localhost')}/{name}"
+        return place.site.add(name, issuer=issuer, metadata={"issuer": issuer, **metadata})
+
+    double = elsewhere("other1")
+    wish = servers.ServerWish("other1", double.url)
+    with pytest.raises(ChangeRefused, match=f"--issuer {double.issuer}"):
+        await servers.add(place.operator, wish)
+    with pytest.raises(ChangeRefused, match="isn't https"):
+        await servers.add(place.operator, replace(wish, issuer="https://wrong.example"))
+    await servers.add(place.operator, replace(wish, issuer=double.issuer))
+    double = elsewhere("other2", protected_resources=["https://other.example/mcp"])
+    with pytest.raises(ChangeRefused, match="doesn't know it"):
+        await servers.add(place.operator, servers.ServerWish("other2", double.url, issuer=double.issuer))
+    double.metadata["protected_resources"] = [double.url]
+    await servers.add(place.operator, servers.ServerWish("other2", double.url))
+
+
+def test_a_registration_for_a_time_only_is_refused() -> None:
+    about = {"client_id": "a", "client_secret": "made-up", "token_endpoint_auth_method": "client_secret_post"}
+    assert _read_registration({**about, "client_secret_expires_at": 0}, "none").client_id == "a"
+    with pytest.raises(AuthorizationUnknown, match="--client-id"):
+        _read_registration({**about, "client_secret_expires_at": 1_900_000_000}, "none")
 
 
 async def test_names_and_addresses_that_cannot_be_told_apart_are_refused(place: RemoteRoom) -> None:

@@ -105,6 +105,15 @@ async def test_connecting_again_without_a_refresh_token_keeps_the_old_one(room: 
     assert room.slack.sends[0].refresh_token == "CANARY-rt-1"
 
 
+async def test_connecting_again_at_an_mcp_server_keeps_nothing_of_an_account_that_may_be_another(room: Room) -> None:
+    await room.connect()
+    answer = room.slack.consent("alice", SLACK_SCOPES, refreshable=False)
+    assert (await open_with(room, answer)).has_refresh_token
+    policy = replace(room.vault.policies["slack"], is_remote=True)
+    room.vault = replace(room.vault, policies={"slack": policy})
+    assert not (await open_with(room, answer)).has_refresh_token
+
+
 async def test_connecting_again_forgets_the_narrow_tokens_of_the_older_consent(room: Room) -> None:
     await room.connect("google")
     before = await room.exchange("google")
