@@ -18,9 +18,14 @@ def as_data(text: str, *, limit: int) -> str:
     return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
 
 
+def as_seen(text: str, *, limit: int) -> str:
+    """A stranger's text without whatever a person would not see."""
+    return as_data(_UNSEEN.sub("", text), limit=limit)
+
+
 def as_description(text: str, *, limit: int) -> str:
-    """A stranger's text that a model reads before it does anything: without whatever a person would not see."""
-    return as_data(_UNSEEN.sub("", text), limit=limit).strip()
+    """The same for a text that a model reads before it does anything."""
+    return as_seen(text, limit=limit).strip()
 
 
 def as_id(text: str | None, *, limit: int) -> str:
