@@ -16,13 +16,13 @@ _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _WORDS: Final = re.compile(r"[^\W_]+")
 # Parts of a name without separators, in lower case.
 _SECRET: Final = re.compile(
-    r"token(?!i[sz])|secret(?!ar)|passw|passphrase|passcode|credential|private|reveal|impersonat|kubeconfig|magic(?:auth|link)"
-    r"|api_?keys?|(?:access|account|app|auth|client|encryption|hmac|host|license|master|member|public|sdk|secret|server"
+    r"(?<!count)token(?!i[sz])|secret(?!ar)|passw|passphrase|passcode|credential|private|reveal|impersonat|kubeconfig|magic(?:auth|link)"
+    r"|apikeys?|keypair|(?:access|account|app|auth|client|encryption|hmac|host|license|master|member|public|sdk|secret|server"
     r"|service|shared|signing|ssh|storage|stream|webhook)keys?(?!w)"
     r"|connection(?:uri|url|string|info|detail)|env(?:ironment)?var|(?:backup|recovery)code|(?:login|signin)link"
     r"|signedurl|presigned"
 )
-_SECRET_WORDS: Final = frozenset({"key", "keys", "env", "dsn", "jwt", "otp", "totp", "mfa", "sas"})
+_SECRET_WORDS: Final = frozenset({"keys", "env", "dsn", "jwt", "otp", "totp", "mfa", "sas"})
 _SECRET_NAMES: Final = re.compile(
     r"secret(?!ar)|passw|passphrase|credential|reveal|decrypt|unmask|plaintext|apikey|privatekey|sensitive"
     r"|(?:include|show|with|expand|return|get|add)[a-z]*(?:token|key)s?$"
@@ -107,9 +107,11 @@ def _fold(text: str) -> str:
 
 
 def _is_secret(segment: str) -> bool:
-    return _SECRET.search(_fold(segment)) is not None or not _SECRET_WORDS.isdisjoint(
-        [*_words(segment), *_WORDS.findall(segment.lower())]
-    )
+    if _SECRET.search(_fold(segment)) is not None:
+        return True
+    parts = [_words(one) for one in segment.split(".")]
+    words = {*(word for part in parts for word in part), *_WORDS.findall(segment.lower())}
+    return not _SECRET_WORDS.isdisjoint(words) or any(part[-1:] == ["key"] for part in parts)  # not `key-results`
 
 
 def _is_no(value: object) -> bool:

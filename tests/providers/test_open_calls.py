@@ -28,6 +28,8 @@ def call(target: str, method: str = "GET") -> Call:
         ("/v2/projects/7/connection_uri", "/v2/projects/7/connections"),
         ("/v2/roles/7/reveal_password", "/v2/roles/7"),
         ("/v1/apps/7/keys", "/v1/apps/7/keywords"),
+        ("/v1/goals/7/shared-key", "/v1/goals/7/key-results"),
+        ("/v1/messages/list_tokens", "/v1/messages/count_tokens"),
         ("/v1/apps/7/apiKey", "/v1/apps/7/api"),
         ("/v1/me/API_KEY.json", "/v1/me/keyboard.json"),
         ("/v1/services/7/env-vars", "/v1/services/7/environments"),
