@@ -282,6 +282,10 @@ def _row(visit: OwnVisit, connection: Connection, *, now: int) -> dict[str, obje
         "ends_at": connection.ends_at,
         "ends_unless_used": connection.ends_unless_used,
         "renews": connection.has_refresh_token,
+        "is_untried": provider is not None
+        and provider.credential is not None
+        and provider.credential.kind == "key"
+        and provider.identity.source != "endpoint",
         "is_entered": provider is not None and provider.credential is not None,
         "can_reconnect": provider is not None and _is_configured(visit, provider),
     }

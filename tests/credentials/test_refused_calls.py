@@ -50,6 +50,9 @@ async def test_a_key_that_nobody_can_ask_about_is_in_doubt_and_goes_on(store: St
         values = {"key": room.simulator.sandbox.keys.make("alice"), "label": "Mine"}
         connection = await room.entered(user, person, "mailroom-blind", **values)
         handle = await room.allowed(user, connection, READ)
+        named = await room.entered(user, person)
+        for one, is_said in ((connection, True), (named, False)):
+            assert ("which nobody can ask" in (await person.open(f"/connections/{one.id}")).text) is is_said
         assert (
             "Check there whether the key still exists" not in (await person.open(f"/connections/{connection.id}")).text
         )
@@ -57,7 +60,7 @@ async def test_a_key_that_nobody_can_ask_about_is_in_doubt_and_goes_on(store: St
             room.simulator.fault("mailroom.api.messages", "status", status=401)
             refused = await handle.call("GET", "/messages", api="main")
             assert (refused.status_code, refused.headers["token-vault-refusal"]) == REFUSED, refused.text
-        [held] = await accounts_of(room, user)
+        [held] = [one for one in await accounts_of(room, user) if one.id == connection.id]
         assert (held.state.value, held.reason) == ("active", "doubted")
         assert (await room.kinds(user)).count("connection.doubted") == 1
         page = await person.open(f"/connections/{connection.id}")
