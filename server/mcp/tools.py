@@ -352,7 +352,8 @@ class _CallToken:
             granted=token.granted,
             is_narrow=token.narrowing is Narrowing.UPSTREAM,
         )
-        return Authority(token.value, token.scopes, granted=granted)
+        # What the agent may do in other calls anyway gives it nothing more, wherever it shows in this one.
+        return Authority(token.value, token.scopes, granted=granted - (token.also_allowed - token.scopes))
 
 
 async def _ask(

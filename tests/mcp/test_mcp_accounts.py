@@ -245,3 +245,22 @@ async def test_without_the_scope_connections_an_agent_sees_only_accounts_that_it
         assert set(shown) == {usable.label}
         assert not [name for name in others if name in str(answer)]
         assert "google" in content["not_connected"]  # as if it were not there
+
+
+@pytest.mark.parametrize(
+    ("may_too", "is_asked", "is_allowed"), [(True, False, True), (False, False, False), (True, True, False)]
+)
+async def test_a_scope_that_widens_an_answer_must_be_the_agents_own_and_without_a_question(
+    place: Room, may_too: bool, is_asked: bool, is_allowed: bool
+) -> None:
+    """What the account can show of private channels, the agent must be allowed to see in other calls anyway."""
+    agent, more = await place.agent(f"person-{secrets.token_hex(4)}"), SLACK | {"groups:history"}
+    connection = await place.connect(agent, "slack", scopes=more, delegated=more if may_too else SLACK)
+    if is_asked:
+        which = {"user_id": agent.principal.user_id, "client_id": agent.principal.client_id}
+        async with place.vault.deployment.transaction() as transaction:
+            ask, now = frozenset({"groups:history"}), place.vault.deployment.now()
+            await delegations.set_ask(transaction, **which, connection_id=connection.id, ask=ask, now=now)
+    async with place.client(agent) as client:
+        answer = await client.call_tool("slack_history", {"channel": "C0SBGENERAL"})
+    assert answer.is_error != is_allowed, answer.content

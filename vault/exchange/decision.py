@@ -56,6 +56,7 @@ class UpstreamToken:
     """An upstream token and how its scopes are enforced. If `narrowing` is ENFORCED, the value stays in the process.
 
     `generation` tells the vault which token the provider answered with 401 (`exchange(after_unauthorized=...)`).
+    `also_allowed`: what this agent may do with the account beside this call, always and without being asked about.
     """
 
     value: str = field(repr=False)
@@ -67,6 +68,7 @@ class UpstreamToken:
     label: str
     granted: frozenset[str]
     generation: int
+    also_allowed: frozenset[str] = frozenset()
     is_asked_beyond: bool = False  # the account holds scopes that need approval each time
     approval: str = ""  # how the person approved this call, in words; empty: none was needed
     basis: Basis | None = field(default=None, repr=False, compare=False)  # None: not requested, or not all is stored

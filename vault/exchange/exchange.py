@@ -41,7 +41,7 @@ from vault.refusals import (
     TemporarilyUnavailable,
     VaultError,
 )
-from vault.scopes import Plan, scope_key
+from vault.scopes import Plan, expand, scope_key
 from vault.spans import CALLER_ADDRESS, span
 from vault.storage.database import Transaction
 from vault.upstream import CredentialKind, UpstreamPolicy
@@ -146,6 +146,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
                 label=held.label,
                 granted=held.scopes,
                 generation=token.generation,
+                also_allowed=_also_allowed(vault, held, policy=policy, asked=asked, now=now),
                 is_asked_beyond=asked.is_about(held.scopes | policy.own, tool=None),
                 approval=approval,
                 basis=basis,
@@ -210,6 +211,18 @@ async def _mint(
         is_asked_beyond=False,  # the token is narrow: it leaves out what needs approval each time
         approval=approval,
     )
+
+
+def _also_allowed(
+    vault: Vault, held: HeldAccount, *, policy: UpstreamPolicy, asked: ApprovalQuestion, now: int
+) -> frozenset[str]:
+    """Empty where an operator's policy decides on each call."""
+    if vault.policy_check is not None or not held.is_delegated(now):
+        return frozenset()
+    found = expand(held.delegated, policy.covers) & expand(held.scopes, policy.covers)
+    if policy.operator_scopes is not None:
+        found &= expand(policy.operator_scopes, policy.covers)
+    return frozenset(one for one in found if not asked.is_about(frozenset({one}), tool=None))
 
 
 def _is_to_be_read_again(answer: PolicyAnswer | None, before: PolicyAnswer | None) -> bool:

@@ -52,6 +52,21 @@ async def test_a_delegated_account_gives_a_token_and_says_that_we_enforce_the_sc
     assert room.slack.sends == []
 
 
+async def test_what_the_agent_may_do_beside_the_call_is_told_and_what_the_person_is_asked_about_is_not(
+    room: Room,
+) -> None:
+    connection = await room.connect()
+    assert (await room.exchange("slack", "chat:write")).also_allowed == SLACK_SCOPES
+    which = {"user_id": room.alice.user.id, "client_id": room.alice.client.id, "connection_id": connection.id}
+    async with room.database.transaction() as transaction:
+        await delegations.set_ask(transaction, **which, ask=frozenset({"channels:read"}), now=room.now)
+    assert (await room.exchange("slack", "chat:write")).also_allowed == {"chat:write"}
+    await room.allow(connection, frozenset({"chat:write"}))
+    async with room.database.transaction() as transaction:
+        await delegations.set_ask(transaction, **which, ask=frozenset(), now=room.now)
+    assert (await room.exchange("slack", "chat:write")).also_allowed == {"chat:write"}
+
+
 async def test_a_token_that_carries_exactly_the_wish_is_narrow_by_itself(room: Room) -> None:
     await room.connect(scopes=frozenset({"chat:write"}))
     assert (await room.exchange()).narrowing is Narrowing.UPSTREAM
