@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
@@ -19,7 +20,7 @@ from providers.tools.declarations import ToolFileRefused
 from providers.tools.sets import ToolOffer
 from providers.tools.spec import ToolSpec
 from server.provider_settings import SettingsRefused
-from server.runtime.catalog import is_set_here
+from server.runtime.catalog import is_set_here, remote_server
 from server.settings import Settings
 from vault import registrations
 from vault.keys.key_ring import KeyRing
@@ -112,11 +113,13 @@ class LiveProviders:
             except CiphertextRejected as error:
                 unusable[one.provider] = "its secret can't be opened: enter it again"
                 logger.error("a registration does not open", extra={"provider": one.provider, "detail": error.detail})  # noqa: TRY400
-        self.current = await asyncio.to_thread(self._made_of, entered, unusable)
+        self.current = await asyncio.to_thread(self._made_of, entered, unusable, stored[1])
         self._stored = stored
 
-    def _made_of(self, entered: Entered, unusable: dict[str, str]) -> ProviderSet:
-        return replace(make_of_usable(self._make, entered, unusable), unusable=unusable)
+    def _made_of(self, entered: Entered, unusable: dict[str, str], remote: Sequence[McpServer]) -> ProviderSet:
+        made = replace(make_of_usable(self._make, entered, unusable), unusable=unusable)
+        lost = [one for one in remote if one.name not in made.catalog.remote]
+        return replace(made, away=(*made.away, *_tools_of_lost(lost, self.sightings))) if lost else made
 
 
 def make_of_usable(make: Callable[[Entered], Made], entered: Entered, unusable: dict[str, str]) -> Made:
@@ -134,6 +137,16 @@ def make_of_usable(make: Callable[[Entered], Made], entered: Entered, unusable: 
             else:
                 usable[name] = one
         return make(usable)
+
+
+def _tools_of_lost(lost: Sequence[McpServer], sightings: Sightings) -> Iterator[ToolSpec]:
+    """What was accepted of servers that can't be used now: rules that name it still hold."""
+    from providers.remote.tools import away_tools
+
+    for one in lost:
+        with suppress(ProviderFileRefused):
+            found = remote_server(one)
+            yield from away_tools(replace(found, tools=(), away=(*found.tools, *found.away)), sightings)
 
 
 class _CurrentAssertions:
