@@ -138,6 +138,8 @@ async def go_to_provider(visit: OwnVisit, trip: ConsentRequest) -> Response:
     known_there = trip.scopes - provider.own_scopes
     if provider.is_remote:  # what it asks of everyone, and what a step-up adds
         known_there |= provider.scope.default
+        for held in await connections.find(deployment.database, visit.user.id, provider=provider.name):
+            known_there |= held.scopes & provider.all_scopes  # which a new consent replaces
     trip = replace(trip, scopes=known_there or provider.scope.default)
     if provider.audience is not None:
         connected = await provider_authorization.consent_here(deployment, trip, user=visit.user, session=visit.session)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from providers.outbound.addresses import is_loopback_host, url_problem
 from providers.outbound.json_values import is_object, parse_object
@@ -29,6 +29,7 @@ from server.deployment import Deployment
 from server.live_providers import REFUSALS
 from server.runtime.catalog import names_of_tools
 from vault import connections, registrations
+from vault.approvals import approvals
 from vault.audit import audit
 from vault.mcp import servers
 from vault.mcp.servers import Acceptance, McpServer, McpTool
@@ -143,10 +144,16 @@ def _check_url(deployment: Deployment, url: str) -> None:
     parts = urlsplit(url)
     if problem is None and (parts.query or parts.fragment):
         problem = "has a query or fragment"
-    if problem is None and url.startswith(f"{deployment.public_url}/"):
+    own = urlsplit(deployment.public_url)
+    if problem is None and _origin_of(parts) == _origin_of(own) and parts.path.startswith(f"{own.path.rstrip('/')}/"):
         problem = "is this vault"
     if problem is not None:
         raise _refusal(f"{url}: {problem}; use the https address of the MCP server.", field="url")
+
+
+def _origin_of(parts: SplitResult) -> tuple[str, str, int | None]:
+    """In one spelling: `urlsplit` writes scheme and host name in lower case."""
+    return parts.scheme, parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
 async def remove(actor: Actor, name: str) -> None:
@@ -252,7 +259,12 @@ async def accept(actor: Actor, name: str, wanted: AcceptanceWish) -> tuple[str, 
             or await servers.accept(transaction, server, chosen, by=by, now=now)
         ):
             raise _change_refusal(name)
-        await servers.give_names(transaction, held, names_of_tools(held, accepting=chosen))
+        names = names_of_tools(held, accepting=chosen)
+        await servers.give_names(transaction, held, names)
+        for one in held.tools:
+            if one.name in chosen and one.accepted not in {None, one.seen}:  # people said yes to another tool
+                tool = f"{name.replace('-', '_')}_{names[one.name]}"
+                await approvals.withdraw_calls(transaction, tool, now=now)
         await servers.forget(transaction, server, absent)
         event = actor.event("mcp_server.tools_accepted", provider=name, count=len(chosen), tools=sorted(chosen)[:20])
         await audit.append(transaction, event, now=now)

@@ -281,6 +281,21 @@ async def withdraw(transaction: Transaction, approval_id: str, *, now: int) -> b
     return changed == 1
 
 
+async def withdraw_calls(transaction: Transaction, tool: str, *, now: int) -> int:
+    """The same for everything that is asked, or was approved and not used, about this tool."""
+    return await transaction.execute(
+        "update approvals set expires_at = :now where tenant = :tenant and id in"
+        " (select id from approvals where expires_at > :now and tool = :tool and state in (:pending, :approved))",
+        {
+            "tenant": TENANT,
+            "tool": tool,
+            "pending": ApprovalState.PENDING.value,
+            "approved": ApprovalState.APPROVED.value,
+            "now": now,
+        },
+    )
+
+
 async def sweep(transaction: Transaction, *, now: int) -> int:
     """Delete what ended a day ago; the activity keeps the question and its outcome."""
     return await transaction.execute(

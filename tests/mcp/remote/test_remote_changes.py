@@ -21,6 +21,7 @@ from server.remote import servers
 from tests.mcp.remote.conftest import SUM
 from tests.mcp.remote.remote_room import RemoteRoom, link_of, text
 from tests.support.doubles.mcp_double import ADD, NOTE
+from vault.approvals import approvals
 from vault.audit import audit
 from vault.refusals import TemporarilyUnavailable
 
@@ -187,6 +188,12 @@ async def test_rules_that_name_a_tool_stay_valid_while_it_is_held_or_gone(place:
         load(with_away=False)
     await place.accept(name)
     load()
+    database, keys = place.deployment.database, place.deployment.keys
+    async with place.deployment.transaction() as transaction:  # as if its secret no longer opened
+        await transaction.execute("delete from provider_registrations where provider = :name", {"name": name})
+    await place.deployment.live.refresh(database, keys)
+    assert place.deployment.catalog.get(name) is None
+    load()
 
 
 async def test_what_was_decided_before_stays_unless_the_tool_is_named(place: RemoteRoom) -> None:
@@ -205,6 +212,29 @@ async def test_what_was_decided_before_stays_unless_the_tool_is_named(place: Rem
         await place.accept(name, reads=["add"])
     assert await place.accept(name, names=["add", "note"], reads=["add"]) == ("add", "note")
     assert decided() == {"add": ("read", False), "note": ("delete", True), "more": ("read", False)}
+
+
+async def test_a_yes_to_a_tool_ends_when_another_form_of_it_is_accepted(place: RemoteRoom) -> None:
+    name, double = await place.add()
+    agent = await place.room.agent()
+    await place.look(name, agent)
+    await place.accept(name)
+    asked = text(await _called(place, name, agent, "note", {"text": "x"}))
+    assert "/approvals/" in asked
+
+    async def pending() -> list[str]:
+        database, keys = place.deployment.database, place.deployment.keys
+        user_id = agent.principal.user_id
+        found = await approvals.list_pending(database, keys, user_id, now=place.deployment.now())
+        return [one.tool for one in found if one.provider == name]
+
+    assert await pending() == [f"{name}_note"]
+    await place.accept(name, names=["note"])  # the same form
+    assert await pending() == [f"{name}_note"]
+    double.tools = [ADD, {**NOTE, "description": "Delete all notes."}]
+    await place.look(name, agent)
+    await place.accept(name)
+    assert await pending() == []
 
 
 async def test_a_review_shows_all_of_a_tool_and_names_it_in_full(place: RemoteRoom) -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from providers.remote.authorization import AuthorizationUnknown, _read_registration
 from server.administration.actor import ChangeRefused
+from server.portal.connect import NEW_ACCOUNT
 from server.remote import servers
 from tests.mcp.remote.remote_room import RemoteRoom, link_of, text
+from tests.support.doubles.mcp_double import agree
 from vault import connections
 
 
@@ -128,6 +130,13 @@ async def test_a_step_up_leads_to_a_link_with_the_added_permission(place: Remote
         done = await client.call_tool(f"{name}_note", {"text": "x"})
         assert not done.is_error, text(done)
         assert not (await client.call_tool(f"{name}_add", {"a": 1, "b": 2})).is_error  # the same account
+        other = await place.room.agent()
+        async with place.room.client(other) as second:
+            link = link_of(await second.call_tool(f"{name}_add", {"a": 1, "b": 2})) or ""
+        page = await place.person.open(link)
+        page = await place.person.submit(page, {"account": NEW_ACCOUNT}, form="/connect/", button=("decision", "allow"))
+        await place.person.open(await agree(page.headers["location"]))  # it replaces the only account there
+        assert {*double.asked[-1]["scope"].split()} == {"mcp:read", "mcp:write", "offline_access"}
         double.scope_of["note"] = "admin:everything"  # which the server does not publish
         refused = await client.call_tool(f"{name}_note", {"text": "x"})
         assert refused.is_error
@@ -214,6 +223,7 @@ async def test_names_and_addresses_that_cannot_be_told_apart_are_refused(place: 
         ("other", f"{double.url}?a=1"),
         ("other", "http://169.254.169.254/mcp"),
         ("other", f"{place.room.url}/mcp"),
+        ("other", f"{place.room.url.replace('http://', 'HTTP://')}/mcp"),
     ):
         with pytest.raises(ChangeRefused):
             await servers.add(place.operator, servers.ServerWish(wrong, url))
