@@ -153,7 +153,11 @@ SERVICES: Final[Mapping[str, Service]] = {
         security="oauth_2_0",
         alternatives=True,
         unscoped="playlist-read-private user-library-read user-read-playback-state",
-        widened=((r"GET /playlists/[{][}](/images|/followers/contains)?", "playlist-read-private"),),
+        widened=(
+            (r"GET /playlists/[{][}](/images|/followers/contains)?", "playlist-read-private"),
+            # Which of the two it takes depends on the playlist.
+            (r"(POST|PUT|DELETE) /(me/playlists|playlists/.*)", "playlist-modify-private playlist-modify-public"),
+        ),
         paths=r"/(search|albums|artists|tracks|playlists|shows|episodes|me/(playlists|tracks|albums|player)).*",
     ),
     "pinterest": Service(

@@ -159,6 +159,14 @@ def test_the_search_of_trello_looks_at_boards_and_cards_only(kinds: str | None, 
     assert allows(trello, call, scope, granted=trello.all_scopes) == is_allowed
 
 
+def test_one_kind_of_playlist_is_not_changed_with_a_token_for_both() -> None:
+    spotify, call = CATALOG.provider("spotify"), Call("main", "PUT", "/playlists/12")
+    private, both = frozenset({"playlist-modify-private"}), {"playlist-modify-private", "playlist-modify-public"}
+    assert not allows(spotify, call, private, granted=frozenset(both))
+    assert allows(spotify, call, private, granted=private)
+    assert allows(spotify, call, frozenset(both), granted=frozenset(both))
+
+
 PAGING = {"name": "page", "in": "query"}
 MAIN = {
     "paths": {
