@@ -27,7 +27,7 @@ import pytest
 from argon2 import PasswordHasher
 from hypothesis import HealthCheck, settings
 
-from tests.support.memory import use_memory
+from tests.support.memory import short_folder, use_memory
 from vault.audit.audit import Activity
 from vault.keys import passwords
 from vault.keys.key_ring import KeyRing
@@ -208,13 +208,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Generator[str]:
-    """URL of a PostgreSQL server: TEST_DATABASE_URL, else one of our own in a short folder under the temporary one."""
+    """URL of a PostgreSQL server: TEST_DATABASE_URL, else one of our own in a short folder."""
     given = os.environ.get("TEST_DATABASE_URL")
     if given:
         yield given
         return
     # A short path: the server's socket lives in it. Not under pytest's folder, whose parents may be private.
-    folder = Path(tempfile.mkdtemp(prefix="tvpg"))
+    folder = Path(tempfile.mkdtemp(prefix="tvpg", dir=short_folder()))
     try:
         try:
             # read at import: without it the package warns and shares a lock file with every other run

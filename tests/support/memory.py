@@ -22,3 +22,8 @@ def use_memory() -> None:
     if free >= NEEDED and not place.f_flag & os.ST_NOEXEC:
         os.environ["TMPDIR"] = str(MEMORY)
         tempfile.tempdir = None  # it may have been looked up already
+
+
+def short_folder() -> str:
+    """Where a socket's path stays short and others may go: not below a TMPDIR of somebody's own."""
+    return str(MEMORY) if tempfile.gettempdir() == str(MEMORY) else "/tmp"
