@@ -326,6 +326,7 @@ def test_a_pattern_that_takes_long_to_build_is_known_by_its_text(pattern: str, i
         ({"type": "array", "items": {"oneOf": [{"const": n} for n in range(100)]}}, [5] * 1000),
         ({"type": "array", "items": {"type": "integer"}}, [1] * 90_000),
         ({"anyOf": [{"type": "boolean"}] * 100}, ["x" * 1000] * 100),
+        ({"type": "array", "uniqueItems": True}, [{"a": n} for n in range(5000)]),
     ],
 )
 def test_a_check_gives_up_after_its_steps(part: Any, value: Any) -> None:
