@@ -160,6 +160,7 @@ async def remove(actor: Actor, name: str) -> None:
     """Remove a server that no account is connected to any more. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     await server_named(deployment, name)
+    _check_no_rule(deployment, name)
     stored = await registrations.get_registration(deployment.database, name)
     async with actor.change() as transaction:
         await servers.hold(transaction, name)
@@ -177,6 +178,19 @@ async def remove(actor: Actor, name: str) -> None:
         await audit.append(transaction, actor.event("mcp_server.removed", provider=name), now=now)
     await deployment.live.refresh(deployment.database, deployment.keys)
     deployment.live.sightings.forget(name)
+
+
+def _check_no_rule(deployment: Deployment, name: str) -> None:
+    """A rule about an unknown tool makes all rules unusable. Raises ChangeRefused."""
+    gate, prefix = deployment.policy, f"{name.replace('-', '_')}_"
+    for rules in () if gate is None else (gate.rules, gate.shadow):
+        for rule in () if rules is None else rules.rules:
+            if any(one.startswith(prefix) for one in rule.actions or ()):
+                raise ChangeRefused(
+                    "named_by_rule",
+                    f"The rule {rule.name} names a tool of {name}. Change the rule first.",
+                    kind="conflict",
+                )
 
 
 def changes_of(server: McpServer) -> Sequence[ToolChange]:

@@ -49,5 +49,14 @@ async def test_an_operator_adds_reviews_accepts_and_removes_a_server(place: Plac
     assert '-  "description": "Add two numbers.",' in changed
     (listed,) = await content(place, "mcp", "list")
     assert (listed["usable"], listed["held"]) == (0, 2)
+    rule = place.data / "rules" / "one.cedar"
+    rule.parent.mkdir()
+    rule.write_text('@id("no-add") forbid(principal, action == Action::"notes_add", resource);', encoding="utf-8")
+    with (place.data / "config.toml").open("a", encoding="utf-8") as file:
+        file.write(f'[policy]\nfolder = "{rule.parent}"\n')
+    refused = await run(place, "mcp", "remove", "notes")
+    assert refused.exit_code != 0
+    assert "The rule no-add names a tool" in refused.output
+    rule.write_text("", encoding="utf-8")
     assert (await run(place, "mcp", "remove", "notes")).exit_code == 0
     assert await content(place, "mcp", "list") == []
