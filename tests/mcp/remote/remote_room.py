@@ -73,6 +73,16 @@ class RemoteRoom:
             result = await client.call_tool(tool, arguments or {})
         return result
 
+    async def listed(self, client: Client) -> dict[str, Any]:
+        """The tools of all pages: many tests share the vault."""
+        found, cursor = dict[str, Any](), None
+        while True:
+            page = await client.list_tools(cursor=cursor)
+            found |= {tool.name: tool for tool in page.tools}
+            cursor = page.next_cursor
+            if cursor is None:
+                return found
+
     async def look(self, name: str, agent: Agent) -> CallToolResult:
         """The agent looks what the server offers now."""
         self.deployment.live.sightings.forget(name)
