@@ -73,16 +73,6 @@ class RemoteRoom:
             result = await client.call_tool(tool, arguments or {})
         return result
 
-    async def listed(self, client: Client) -> dict[str, Any]:
-        """The tools of all pages: many tests share the vault."""
-        found, cursor = dict[str, Any](), None
-        while True:
-            page = await client.list_tools(cursor=cursor)
-            found |= {tool.name: tool for tool in page.tools}
-            cursor = page.next_cursor
-            if cursor is None:
-                return found
-
     async def look(self, name: str, agent: Agent) -> CallToolResult:
         """The agent looks what the server offers now."""
         self.deployment.live.sightings.forget(name)
@@ -109,7 +99,9 @@ def text(result: CallToolResult) -> str:
 
 @asynccontextmanager
 async def remote_room(data: Path, **options: Any) -> AsyncGenerator[RemoteRoom]:
-    overrides = {"sandbox": {"loopback_upstreams": True}, **options.pop("overrides", {})}
+    # Many tests share the vault, and each finds its tools in the list.
+    always = {"sandbox": {"loopback_upstreams": True}, "tools": {"list_limit": 0}}
+    overrides = {**always, **options.pop("overrides", {})}
     async with (
         running_site() as site,
         running_vault(data, overrides=overrides, **options) as vault,

@@ -33,7 +33,7 @@ async def _called(place: RemoteRoom, name: str, agent: Any, tool: str = "add", a
 
 async def _listed(place: RemoteRoom, agent: Any) -> dict[str, Any]:
     async with place.room.client(agent) as client:
-        return await place.listed(client)
+        return {tool.name: tool for tool in (await client.list_tools()).tools}
 
 
 def _later(place: RemoteRoom) -> None:

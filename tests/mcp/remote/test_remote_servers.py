@@ -29,10 +29,10 @@ async def test_a_server_is_added_connected_reviewed_and_called(place: RemoteRoom
     assert asked["scope"].split() == ["mcp:read", "offline_access"]
     assert double.token_requests[0]["resource"] == double.url
     async with place.room.client(agent) as client:
-        assert f"{name}_add" not in await place.listed(client)
+        assert f"{name}_add" not in {tool.name for tool in (await client.list_tools()).tools}
     await place.accept(name, reads=["add", "note"])
     async with place.room.client(agent) as client:
-        listed = await place.listed(client)
+        listed = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert listed[f"{name}_add"].description.endswith("Add two numbers.")
         result = await place.call(client, f"{name}_add", {"a": 2, "b": 3})
         assert not result.is_error, text(result)
@@ -77,7 +77,7 @@ async def test_arguments_are_checked_before_anything_is_sent(place: RemoteRoom, 
 async def test_an_argument_named_account_is_the_servers_own(place: RemoteRoom, known: Any) -> None:
     name, double, agent = known
     async with place.room.client(agent) as client:
-        listed = await place.listed(client)
+        listed = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert {"account", "account_argument", "text"} == set(listed[f"{name}_note"].input_schema["properties"])
         result = await place.call(client, f"{name}_note", {"text": "x", "account_argument": "theirs"})
         assert not result.is_error, text(result)
@@ -90,7 +90,7 @@ async def test_a_write_asks_the_person_each_time_unless_the_operator_says_otherw
     await place.look(name, agent)
     await place.accept(name)
     async with place.room.client(agent) as client:
-        listed = await place.listed(client)
+        listed = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert listed[f"{name}_add"].annotations.destructive_hint  # whatever the server claims
         told = await client.call_tool(f"{name}_note", {"text": "dear"})
         link = link_of(told)
