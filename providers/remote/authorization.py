@@ -20,7 +20,7 @@ from providers.definitions.remote import RemoteAuthorization, is_foreign_scope, 
 from providers.outbound.addresses import AddressPolicy, url_problem
 from providers.outbound.client import Outbound
 from providers.outbound.json_values import at, is_array, text_at
-from providers.outbound.messages import HttpError, OutboundRequest
+from providers.outbound.messages import HttpError, OutboundRequest, OutboundResponse
 from providers.remote.session import challenge
 
 _LIMIT: Final = 256 * 1024  # bytes of a document
@@ -115,19 +115,8 @@ async def _ask_without_token(url: str, outbound: Outbound, policy: AddressPolicy
             "clientInfo": {"name": "token-vault", "version": "1"},
         },
     }
-    request = OutboundRequest(
-        "POST",
-        url,
-        headers={"Accept": _ACCEPT, "Content-Type": "application/json"},
-        body=json.dumps(opening).encode(),
-        timeout=_TIMEOUT,
-        max_bytes=_LIMIT,
-        policy=policy,
-        peer="own documents",
-        reuse=False,
-    )
     try:
-        answer = await outbound.send(request)
+        answer = await _post(outbound, url, opening, accept=_ACCEPT, policy=policy)
     except HttpError as error:
         raise AuthorizationUnknown(f"it can't be asked: {error.reason}") from error
     if answer.status == 401:
@@ -221,6 +210,24 @@ def _texts(content: Mapping[str, object], path: str) -> Sequence[str]:
     return [one for one in found if isinstance(one, str)] if is_array(found) else []
 
 
+async def _post(
+    outbound: Outbound, url: str, content: Mapping[str, object], *, accept: str, policy: AddressPolicy
+) -> OutboundResponse:
+    """POST JSON to a stranger's address. Raises HttpError."""
+    request = OutboundRequest(
+        "POST",
+        url,
+        headers={"Accept": accept, "Content-Type": "application/json"},
+        body=json.dumps(content).encode(),
+        timeout=_TIMEOUT,
+        max_bytes=_LIMIT,
+        policy=policy,
+        peer="own documents",
+        reuse=False,
+    )
+    return await outbound.send(request)
+
+
 def client_metadata(redirect_uri: str, *, auth: ClientAuth, scopes: Sequence[str]) -> Mapping[str, object]:
     """Who the vault is to an authorization server (RFC 7591 §2)."""
     about: dict[str, object] = {
@@ -240,19 +247,9 @@ async def register(
     facts = found.facts
     scopes = [*facts.scopes, *facts.more, *(["offline_access"] if facts.has_offline and facts.scopes else [])]
     wanted: ClientAuth = found.methods[0] if found.methods else "none"
-    request = OutboundRequest(
-        "POST",
-        found.registration_url or "",
-        headers={"Accept": "application/json", "Content-Type": "application/json"},
-        body=json.dumps(client_metadata(redirect_uri, auth=wanted, scopes=scopes)).encode(),
-        timeout=_TIMEOUT,
-        max_bytes=_LIMIT,
-        policy=policy,
-        peer="own documents",
-        reuse=False,
-    )
+    metadata = client_metadata(redirect_uri, auth=wanted, scopes=scopes)
     try:
-        answer = await outbound.send(request)
+        answer = await _post(outbound, found.registration_url or "", metadata, accept="application/json", policy=policy)
     except HttpError as error:
         raise AuthorizationUnknown(f"the vault can't be registered there: {error.reason}") from error
     content = answer.json_object()
