@@ -26,7 +26,6 @@ from server.deployment import Deployment
 from vault import connections, tickets
 from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, format_scope, parse_scope
 from vault.refresh import consents
-from vault.refresh.consents import Consent
 from vault.refusals import TransitionRefused
 from vault.upstream import Account, TokenAnswer, UpstreamError
 
@@ -268,16 +267,7 @@ async def store(
     deployment: Deployment, trip: ConsentRequest, answer: TokenAnswer, *, user: User, is_by_other: bool = False
 ) -> Connected:
     """Seal it, and let the agent use the account that it was entered for. `is_by_other`: the user didn't enter it."""
-    consent = Consent(
-        user.id,
-        trip.provider,
-        trip.scopes,
-        client_id=trip.client_id,
-        delegated=trip.delegated,
-        ask=trip.ask,
-        ends_at=trip.ends_at,
-        is_by_other=is_by_other,
-    )
+    consent = trip.consent_of(user.id, is_by_other=is_by_other)
     at_ms = consents.milliseconds(deployment.vault)
     stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False)
     if stored is None:

@@ -62,6 +62,19 @@ class ConsentRequest:
     replaces: str | None = None  # the connection whose entered credential is replaced
     is_by_hand: bool = False  # the person wants the service's own page, whatever their company offers
 
+    def consent_of(self, user_id: str, *, is_by_other: bool = False) -> Consent:
+        """The consent that it became. `is_by_other`: somebody else gave it for the person."""
+        return Consent(
+            user_id,
+            self.provider,
+            self.scopes,
+            client_id=self.client_id,
+            delegated=self.delegated,
+            ask=self.ask,
+            ends_at=self.ends_at,
+            is_by_other=is_by_other,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Connected:
@@ -299,15 +312,7 @@ async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: Us
     What is sealed is empty: each call gets a token of its own. Raises as `start` does.
     """
     await check_may_connect(deployment, session, known_provider(deployment, trip.provider))
-    consent = Consent(
-        user.id,
-        trip.provider,
-        trip.scopes,
-        client_id=trip.client_id,
-        delegated=trip.delegated,
-        ask=trip.ask,
-        ends_at=trip.ends_at,
-    )
+    consent = trip.consent_of(user.id)
     answer = TokenAnswer(access_token="", scopes=trip.scopes, account=Account(user.id, user.name))
     at_ms = consents.milliseconds(deployment.vault)
     stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False)
