@@ -198,14 +198,25 @@ class UpstreamAPI:
         segments: Sequence[str] = (),
         params: Mapping[str, Value] | None = None,
         body: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
         is_write: bool,
     ) -> Mapping[str, object]:
-        """Send any call. A read is repeated like `get`, a write like `post`.
+        """Send any call, with some of the provider's `proxied.headers`; repeated like `get`, or a write like `post`.
 
-        Returns a list as its `items`, and an answer without a body as an empty object.
+        Returns a list as its `items`, and an answer without a body as an empty object. Raises RuleRefused for a header
+        that isn't visible ASCII.
         """
+        if any(not (value.isascii() and value.isprintable()) for value in (headers or {}).values()):
+            raise RuleRefused("A header of this call has characters that can't be sent. Nothing was sent.")
         return await self._call(
-            method, api, path_of(path, segments), params=params or {}, body=body, is_write=is_write, form="any"
+            method,
+            api,
+            path_of(path, segments),
+            params=params or {},
+            body=body,
+            headers=headers or {},
+            is_write=is_write,
+            form="any",
         )
 
     async def get_text(
@@ -259,6 +270,7 @@ class UpstreamAPI:
         *,
         params: Mapping[str, Value],
         body: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
         is_write: bool | None = None,
         form: Form = "object",
     ) -> Mapping[str, object]:
@@ -267,11 +279,13 @@ class UpstreamAPI:
         is_write = method != "GET" if is_write is None else is_write
         used = self._token
         try:
-            return await self._deliver(self._request(call, params, body, form=form), is_write=is_write, form=form)
+            request = self._request(call, params, body, headers or {}, form=form)
+            return await self._deliver(request, is_write=is_write, form=form)
         except Unauthorized:
             if not await self._renew_token(used):
                 raise
-        return await self._deliver(self._request(call, params, body, form=form), is_write=is_write, form=form)
+        request = self._request(call, params, body, headers or {}, form=form)
+        return await self._deliver(request, is_write=is_write, form=form)
 
     async def _renew_token(self, used: str) -> bool:
         """Whether there is a token other than the refused one; one renewal per tool call."""
@@ -284,7 +298,13 @@ class UpstreamAPI:
             return self._token != used
 
     def _request(
-        self, call: Call, params: Mapping[str, Value], body: Mapping[str, object] | None, *, form: Form
+        self,
+        call: Call,
+        params: Mapping[str, Value],
+        body: Mapping[str, object] | None,
+        more: Mapping[str, str],
+        *,
+        form: Form,
     ) -> OutboundRequest:
         """What is sent. Raises RuleRefused for a call that the scopes do not cover."""
         title, path = self._provider.title, call.path
@@ -293,14 +313,15 @@ class UpstreamAPI:
                 names = ", ".join(sorted({*params, *(body or {})}))
                 raise RuleRefused(f"No request rule of {title} covers all of {names} for {path}. Nothing was sent.")
             raise RuleRefused(f"The scopes of this call don't cover {call.method} {path} at {title}. Nothing was sent.")
+        base, end = self._provider.apis[call.api].rstrip("/"), "/" * self._provider.trailing_slash
         query = urlencode({name: _as_text(value) for name, value in params.items()}) if params else ""
         accept = "*/*" if form == "text" else "application/json"
-        headers = {"Accept": accept, **self._provider.headers}
+        headers = {**more, "Accept": accept, **self._provider.headers}
         if body is not None:
             headers["Content-Type"] = "application/json; charset=utf-8"
         request = OutboundRequest(
             method=call.method,
-            url=self._provider.apis[call.api].rstrip("/") + path + ("?" + query if query else ""),
+            url=base + path + end + ("?" + query if query else ""),
             headers=headers,
             body=None if body is None else _JSON.encode(body).encode(),
             max_bytes=ANSWER_LIMIT,

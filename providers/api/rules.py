@@ -188,6 +188,8 @@ def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Ru
     Among rules whose paths both fit, the more specific decide: `/files/trash` is not `/files/{}`. A path that some
     server could read so that other rules decide has none.
     """
+    if provider.trailing_slash:
+        path = path.removesuffix("/")
     known = provider.literal_rules.get((api, method, path))
     if known is not None:
         return known

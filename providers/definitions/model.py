@@ -335,8 +335,8 @@ class Rule(FilePart):
 class Provider(FilePart):
     """Everything we know about one upstream service.
 
-    With `audience` it is an API that takes tokens of ours for that audience, made for each call: it has no OAuth of its
-    own, so its file has only APIs, scopes and rules. With `credential`, people enter a key or the like.
+    With `audience` it is an API that takes tokens of ours for that audience, made for each call. It has no OAuth of its
+    own, only APIs, scopes, and rules. With `credential`, people enter a key or the like.
     """
 
     name: Name
@@ -365,6 +365,7 @@ class Provider(FilePart):
     revoke: RevocationFacts = RevocationFacts()
     identity: Identity = Identity(source="none")
     apis: Mapping[Key, str] = Field(default_factory=dict[str, str])
+    trailing_slash: bool = False  # every path of its APIs ends with one, which rules leave out
     errors: Errors = Errors()
     scopes: Mapping[ScopeName, Scope] = Field(min_length=1)
     query: frozenset[QueryName] = frozenset()  # parameters that widen no call's answer; see `Rule`

@@ -42,7 +42,8 @@ class Argument(_Part):
     """One argument. Without `default` and with `required = true` it must be given.
 
     It goes into the path if its name is there in braces, else into the query of a read and the body of a write, under
-    `as` (dotted below objects in the body, a number for a place in a list). `template` writes it into a longer text, in
+    `as` (dotted below objects in the body, a number for a place in a list). A header must be one of the provider's
+    `proxied.headers`. `template` writes it into a longer text, in
     place of `{}`.
     """
 
@@ -54,7 +55,7 @@ class Argument(_Part):
     pattern: str | None = None
     min: int | None = None  # of a number its value, of a text its length, of a list its size
     max: int | None = None
-    place: Literal["path", "query", "body"] | None = None
+    place: Literal["path", "query", "body", "header"] | None = None
     name: SentName | None = Field(default=None, alias="as")
     template: str | None = None
     separator: str | None = None  # joins a list into one text
@@ -77,11 +78,11 @@ class Output(_Part):
     """One value of the result, read at `path` in the answer (the first of several that exists).
 
     Absent values are null; texts are data and cut. A `word` is cleaned to visible ASCII; `base64` is decoded to text,
-    null if it is not text.
+    null if it is not text; `json` is any value, written as JSON text.
     """
 
     path: Path_ | tuple[Path_, ...]
-    type: Literal["text", "word", "base64", "integer", "number", "boolean", "texts"] = "text"
+    type: Literal["text", "word", "base64", "json", "integer", "number", "boolean", "texts"] = "text"
     description: Text | None = None
     max: int = Field(default=500, ge=1, le=20_000)  # characters
     template: str | None = None  # a text around the value, such as a link

@@ -7,6 +7,7 @@ answer outside the declared fields are not returned.
 from __future__ import annotations
 
 import functools
+import json
 import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
@@ -116,13 +117,19 @@ def _check(declared: Tool, provider: Provider, source: Path) -> None:
         )
     if (wrong := problem(declared.presentation, provider, (*declared.arguments, "account"))) is not None:
         raise ToolFileRefused(f"{where}: {wrong}")
+    headers = {one.name or name for name, one in declared.arguments.items() if one.place == "header"}
+    if strangers := sorted(headers - provider.proxied.headers):
+        raise ToolFileRefused(
+            f"{where}: {provider.name} takes no header {strangers[0]} of a call: add it to `proxied.headers` of the "
+            "provider's file, in lower case"
+        )
     for name in (*query, *declared.request.body):
         if changes_method(provider, name):
             raise ToolFileRefused(f"{where}: {name} changes the method of the call; write the method in `method`")
 
 
 def _place(declared: Tool, name: str, argument: Argument) -> str:
-    """Where an argument goes: "path", "query" or "body"."""
+    """Where an argument goes: "path", "query", "body", or "header"."""
     if argument.place is not None or name in declared.request.placeholders:
         return argument.place or "path"
     return "body" if declared.request.method in _WITH_BODY else "query"
@@ -171,7 +178,7 @@ def _input_field(argument: Argument) -> tuple[Any, Any]:
 
 def _output_type(output: Output) -> Any:
     match output.type:
-        case "text" | "word" | "base64":
+        case "text" | "word" | "base64" | "json":
             return str | None
         case "integer":
             return int | None
@@ -194,6 +201,7 @@ class _FilledRequest:
     segments: tuple[str, ...]
     query: Mapping[str, str | int | bool]
     body: Mapping[str, object]
+    headers: Mapping[str, str]
 
 
 class _Runner:
@@ -235,6 +243,7 @@ class _Runner:
             segments=sent.segments,
             params=sent.query,
             body=sent.body if request.method in _WITH_BODY else None,
+            headers=sent.headers,
             is_write=self._tool.effect != "read",
         )
         result = self._tool.result
@@ -284,6 +293,7 @@ class _Runner:
         segments: dict[str, str] = {}
         query: dict[str, str | int | bool] = dict(request.query)
         body: dict[str, object] = {}
+        headers: dict[str, str] = {}
         for name, value in request.body.items():
             put(body, name, value)
         for name, argument in self._tool.arguments.items():
@@ -296,9 +306,11 @@ class _Runner:
                 segments[name] = str(wire)
             elif place == "body":
                 put(body, argument.name or name, wire)
+            elif place == "header":
+                headers[argument.name or name] = str(wire)
             else:
                 query[argument.name or name] = wire if isinstance(wire, str | int) else str(wire)
-        return _FilledRequest(tuple(segments[name] for name in request.placeholders), query, body)
+        return _FilledRequest(tuple(segments[name] for name in request.placeholders), query, body, headers)
 
     def _values(self, item: Mapping[str, object]) -> dict[str, object]:
         return {name: _read(item, output) for name, output in self._tool.result.fields.items()}
@@ -358,6 +370,11 @@ def _text(item: Mapping[str, object], output: Output) -> str | None:
     return made if output.template is None else output.template.replace("{}", made)
 
 
+def _as_json(item: Mapping[str, object], output: Output) -> str | None:
+    found = next((found for path in output.paths if (found := at(item, path)) is not None), None)
+    return None if found is None else as_data(json.dumps(found, ensure_ascii=False), limit=output.max)
+
+
 def _decode(item: Mapping[str, object], output: Output) -> str | None:
     """Text that was sent as base64 (RFC 4648, either alphabet, any lines and padding)."""
     found = next((found for path in output.paths if isinstance(found := at(item, path), str)), None)
@@ -399,6 +416,7 @@ _READERS: Final[Mapping[str, Callable[[Mapping[str, object], Output], object]]] 
     "text": _text,
     "word": _text,
     "base64": _decode,
+    "json": _as_json,
     "integer": _integer,
     "number": _number,
     "boolean": _boolean,

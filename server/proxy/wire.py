@@ -115,7 +115,7 @@ def read_target(raw_path: bytes) -> Target:
         below = "/" + (rest[0] if rest else "")
         if not path.startswith(_PREFIX) or not connection or not api or below == "/":
             raise ProxyRefused("unknown_target", "Use the path /proxy/CONNECTION/API/PATH.")
-    if (problem := path_problem(below)) is not None:
+    if (problem := path_problem(below.removesuffix("/") or below)) is not None:  # `aim` judges a slash at the end
         raise _ambiguous(problem)
     if "%2f" in below.lower():
         raise _ambiguous("the path has an encoded slash")
@@ -125,14 +125,18 @@ def read_target(raw_path: bytes) -> Target:
 def aim(target: Target, provider: Provider, connection_id: str) -> Target | None:
     """The target as the provider's APIs have it; None for another account or API.
 
-    Some SDKs add the whole path of their API to whatever address they are given.
+    Some SDKs add the whole path of their API to whatever address they are given. Raises ProxyRefused for a slash at the
+    end of the path where the provider's paths have none.
     """
+    if target.path.endswith("/") and not provider.trailing_slash:
+        raise _ambiguous("the path ends with a slash")
     if target.connection_id and (target.connection_id != connection_id or target.api not in provider.apis):
         return None
+    path = target.path.removesuffix("/") + "/" * provider.trailing_slash
     for base, api in provider.proxied.longest_paths:
-        if target.path.startswith(base + "/"):
-            return Target(connection_id, api, target.path.removeprefix(base))
-    return target if target.connection_id else None
+        if path.startswith(base + "/"):
+            return Target(connection_id, api, path.removeprefix(base))
+    return Target(connection_id, target.api, path) if target.connection_id else None
 
 
 def _ambiguous(detail: str) -> ProxyRefused:

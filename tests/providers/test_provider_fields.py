@@ -77,6 +77,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("rules_from", "google", "rules_from", ["no-such-file"]),
     ("console.url", "asana", "console.url", "asana"),
     ("console.steps", "asana", "console.steps", [""]),
+    ("trailing_slash", "sentry", "trailing_slash", "perhaps"),
     ("live_tested", "asana", "live_tested", "lately"),
     ("proxied.headers", "github", "proxied.headers", ["Not A Header"]),
     ("proxied.preferences", "github", "proxied.preferences", ["Return"]),

@@ -15,7 +15,7 @@ from providers.api.rules import of_path
 from providers.definitions.catalog import load_catalog
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
-from server.proxy.wire import Target, aim, read_target
+from server.proxy.wire import ProxyRefused, Target, aim, read_target
 from tests.support.rooms.mcp_room import room
 
 RULES = (
@@ -122,6 +122,24 @@ def test_whoever_reads_a_path_that_passes_reads_one_with_the_same_rules(
 )
 def test_another_spelling_of_a_path_does_not_pass_by_a_wider_rule(path: str) -> None:
     assert scopes_of(path) == frozenset()
+
+
+def test_a_slash_at_the_end_passes_where_every_path_of_the_service_has_one() -> None:
+    sentry = STORE.model_copy(update={"trailing_slash": True})
+    for path, scope in (("/items/every", "read"), ("/items/all", "admin"), ("/items/1/files/a", "read")):
+        assert scopes_of(path + "/", sentry) == scopes_of(path, sentry) == scopes_of(path) == frozenset({scope})
+        assert scopes_of(path + "/") == frozenset()
+    for path in ("/items/all//", "/items//", "/items/all/%2f", "/items/all%2f", "/items/./", "/"):
+        assert scopes_of(path, sentry) == frozenset()
+
+    def meant(path: str, provider: Provider) -> str | None:
+        target = aim(read_target(f"/proxy/c/web{path}".encode()), provider, "c")
+        return None if target is None else target.path
+
+    assert meant("/items/all", sentry) == meant("/items/all/", sentry) == "/items/all/"  # as the service wants it
+    assert meant("/items/all", STORE) == "/items/all"
+    with pytest.raises(ProxyRefused, match="ambiguous_path"):
+        meant("/items/all/", STORE)
 
 
 def test_the_same_paths_written_plainly_are_judged_by_their_own_rules() -> None:
