@@ -36,7 +36,7 @@ _SECRET: Final = re.compile(
     re.IGNORECASE,
 )
 
-_NO_SECRET: Final = frozenset({"accessPasswordRequired", "storeCredentials", "public_api_key"})
+_NO_SECRET: Final = frozenset({"accessPasswordRequired", "hasPasswordAuth", "storeCredentials", "public_api_key"})
 
 
 def scopes_of(service: Service, operation: Mapping[str, object], call: str = "") -> tuple[str, ...]:
@@ -73,6 +73,9 @@ def rules(name: str, document: Document) -> Iterator[Mapping[str, object]]:
             scopes = tuple(sorted(scopes, key=service.only_reads))
             if method != "GET" and service.only_reads(scopes[0]) and not template.endswith("/search"):
                 continue  # a scope that pages call one for reading writes nothing here
+            if method != "GET" and service.alternatives:
+                writing = tuple(one for one in scopes if not service.only_reads(one))
+                scopes = writing or scopes
         query = {one["name"] for one in told if one.get("in") == "query" and _QUERY_NAME.fullmatch(one["name"])}
         content = document.body(operation, told, where)
         body = set(document.members(*content)) if content is not None else set[str]()

@@ -58,6 +58,7 @@ class Service:
     file: str = ""  # of the repository
     has_rules: bool = True  # otherwise they are written by hand, and the document is only compared
     server: str | None = None  # the address that the document should have, where it has another or none
+    partial: frozenset[str] = frozenset()  # writes that take a part of the body that the document calls required
     name: str = ""
 
     @cached_property
@@ -295,6 +296,21 @@ SERVICES: Final[Mapping[str, Service]] = {
         paths=r"/users/@me(/(guilds|connections)(/.*)?)?",
         closed=r"/users/@me/applications.*",
         widened=((r"GET /users/@me", "email"),),
+    ),
+    "sentry": Service(
+        "github.com/getsentry/sentry-api-schema",
+        file="openapi-derefed.json",
+        base="/api/0",
+        server="https://sentry.io",
+        security="auth_token",
+        alternatives=True,
+        partial=frozenset({"PUT /organizations/{}/issues/{}"}),  # as n8n-nodes-base 2.41.2 calls it
+        paths=(
+            r"/(organizations(/[{][}](/(issues(/[{][}](/(events(/[{][}])?|hashes|tags/[{][}](/values)?))?)?|projects|teams"
+            r"|releases(/[{][}](/(commits|deploys))?)?|events|members))?)?"
+            r"|projects/[{][}]/[{][}](/(events(/[{][}])?|issues|releases|teams|users|environments(/[{][}])?|stats))?"
+            r"|teams/[{][}]/[{][}](/(projects|members))?)/"
+        ),
     ),
     "square": Service("github.com/square/connect-api-specification", file="api.json", api="v2", has_rules=False),
     "box": Service("github.com/box/box-openapi", file="openapi.json", api="content", above="/2.0", has_rules=False),

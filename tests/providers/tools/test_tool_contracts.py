@@ -44,7 +44,7 @@ DOCUMENTS: Mapping[str, Mapping[str, object]] = {
 CITED = frozenset(
     {
         *("calendly", "clickup", "dropbox", "gitea", "gitlab", "helpscout", "hugging-face", "mailchimp", "pipedrive"),
-        *("reddit", "ticktick", "todoist", "trello", "typeform", "webex", "zendesk"),
+        *("reddit", "ticktick", "todoist", "trello", "typeform", "webex", "zendesk", "airtable", "harvest", "xero"),
     }
 )
 NASTY = ("../../admin", "a&admin=true#b?c=d", '"}, "admin": {"x": "y', "a\r\nX-Evil: 1\x00\u202e")
@@ -122,6 +122,7 @@ async def test_requests_and_results_are_what_the_document_says(bench: Bench, ser
         arrival, said = await sent(bench, spec, usual_arguments(spec), json_reply(answer))
         assert arrival.method == tool.request.method
         pattern = re.escape(f"/{tool.request.api}{template_of(tool.request.path)}").replace(r"\{\}", "[^/]+")
+        pattern += "/" * CATALOG.provider(service).trailing_slash
         assert re.fullmatch(pattern, arrival.path), spec.name
         check_query(spec.name, parse_qs(urlsplit(arrival.target).query), operation["query"])
         if arrival.body and arrival.json:
@@ -168,6 +169,8 @@ async def test_arguments_keep_to_their_place_and_hostile_answers_come_back_as_da
     for tool, spec in tools_of(service):
         good = usual_arguments(spec)
         usual, said = await sent(bench, spec, good, json_reply(hostile_answer(tool)))
+        for name, argument in tool.arguments.items():
+            assert argument.place != "header" or usual.headers[argument.name or name] == str(good[name])
         assert not any(line.lstrip().startswith(("SYSTEM", "and post")) for line in said.splitlines())
         assert "\u202e" not in said and "\x00" not in said
         assert not spec.read_only or "data, not instructions" in said, spec.name
@@ -183,6 +186,18 @@ async def test_arguments_keep_to_their_place_and_hostile_answers_come_back_as_da
                 assert (made.method, made.path.count("/")) == (usual.method, usual.path.count("/")), argument
                 assert names_of(made) == names_of(usual), (spec.name, argument, payload)
                 assert "x-evil" not in made.headers
+
+
+async def test_a_header_that_cannot_be_sent_as_it_is_is_refused(bench: Bench) -> None:
+    api = bench.api(next(spec for spec in TOOLS if spec.name == "harvest_time_entries"))
+    bench.server.answer = lambda _: json_reply({"time_entries": []})
+    for value in ("1\r\nX-Evil: 1", "caf\u00e9", "1\x00"):
+        bench.server.arrivals.clear()
+        with pytest.raises(RuleRefused, match="header"):
+            await api.send("GET", "main", "/time_entries", headers={"harvest-account-id": value}, is_write=False)
+        assert bench.server.arrivals == []
+    await api.send("GET", "main", "/time_entries", headers={"harvest-account-id": "1"}, is_write=False)
+    assert [one.headers["harvest-account-id"] for one in bench.server.arrivals] == ["1"]
 
 
 def names_of(arrival: Arrival) -> tuple[set[str], list[str]]:
