@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, StringConstraints
 from providers.definitions.credential import CREDENTIAL_FACTS, Credential
 from providers.definitions.enterprise import Enterprise
 from providers.definitions.method_overrides import FilePart, Key, Overrides, QueryName, ScopeName
-from providers.definitions.paths import fold
+from providers.definitions.paths import fold, pattern_of
 from providers.definitions.sureness import Fact, Source, read_on, tally
 from providers.definitions.token_facts import Expiry, LongLived, Params, Renames, TokenShape
 from providers.definitions.unruled import EVERYTHING, UNRULED, Unruled
@@ -266,11 +266,6 @@ _MOST_OPEN = 1000
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def _pattern(template: str) -> re.Pattern[str]:
-    open_parts = {"{}": "[^/]+", "{+}": ".+"}
-    return re.compile("".join(open_parts.get(part) or re.escape(part) for part in re.split(r"(\{\+?\})", template)))
-
-
 def _fill(text: str, values: Mapping[str, str]) -> str:
     for name, value in values.items():
         text = text.replace(name, value)
@@ -306,12 +301,12 @@ class Rule(FilePart):
 
     @cached_property
     def path_pattern(self) -> re.Pattern[str]:
-        return _pattern(self.path)
+        return pattern_of(self.path)
 
     @cached_property
     def folded_pattern(self) -> re.Pattern[str]:
         """For paths that were folded."""
-        return _pattern(fold(self.path))
+        return pattern_of(fold(self.path))
 
     @cached_property
     def openness(self) -> tuple[int, int, int]:

@@ -63,3 +63,9 @@ def fold(path: str) -> str:
     if " " in path or "./" in path or path.endswith("."):
         path = "/".join(one.rstrip(". ").lstrip(" ") for one in path.split("/"))
     return _SUFFIX.sub("", path)
+
+
+def pattern_of(template: str) -> re.Pattern[str]:
+    """What a rule's path matches: `{}` one segment, `{+}` any number of them."""
+    open_parts = {"{}": "[^/]+", "{+}": ".+"}
+    return re.compile("".join(open_parts.get(part) or re.escape(part) for part in re.split(r"(\{\+?\})", template)))
