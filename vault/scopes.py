@@ -149,7 +149,8 @@ def _narrow(
         allowed = policy.items is not ItemLimit.NONE if item is not None else policy.items is not ItemLimit.REQUIRED
         return (Narrowing.UPSTREAM, True) if allowed else (Narrowing.ENFORCED, False)
     # RFC 6749 §6: only scopes granted as such may be requested, not those that a granted scope includes.
-    if policy.narrows_by is Downscope.REFRESH_SCOPE and item is None and scopes <= connection:
+    fits = item is None or policy.items is not ItemLimit.NONE
+    if policy.narrows_by is Downscope.REFRESH_SCOPE and fits and scopes <= connection:
         return Narrowing.UPSTREAM, True
     return Narrowing.ENFORCED, False
 

@@ -44,6 +44,7 @@ class CredentialKind(StrEnum):
     OAUTH = "oauth"  # a grant: refresh and access tokens
     KEY = "key"  # what a person entered, sent as it is
     CLIENT_CREDENTIALS = "client_credentials"  # what a person entered, and the token that it gets (RFC 6749 §4.4)
+    SIGNED_TOKEN = "signed_token"  # a private key that a person entered, and the tokens that it gets (RFC 7523 §2.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +230,10 @@ class UpstreamError(Exception):
 class TokenRenewal(Protocol):
     """What gets a new access token: for a refresh token, or for an ID token by way of an assertion."""
 
-    async def refresh(self, refresh_token: str, /, scopes: frozenset[str] | None = None) -> RefreshOutcome:
-        """One attempt. `scopes` asks for a narrower token."""
+    async def refresh(
+        self, refresh_token: str, /, scopes: frozenset[str] | None = None, *, item: str | None = None
+    ) -> RefreshOutcome:
+        """One attempt. `scopes` asks for a narrower token, `item` for one that reaches a single thing."""
         ...
 
 
@@ -240,7 +243,9 @@ NotRenewed = Refused | NotSent | Silent
 class VouchedAccess(Protocol):
     """Access to one service for a person for whom an identity provider vouches."""
 
-    async def refresh(self, id_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+    async def refresh(
+        self, id_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None
+    ) -> RefreshOutcome:
         """A new access token by a new assertion; two requests of at most 10 s, which spend nothing."""
         ...
 
@@ -317,8 +322,13 @@ class UpstreamOAuth(Protocol):
         """
         ...
 
-    async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
-        """One attempt, total deadline 10 s, no redirects. `scopes` asks for a narrower token (RFC 6749 §6)."""
+    async def refresh(
+        self, refresh_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None
+    ) -> RefreshOutcome:
+        """One attempt, total deadline 10 s, no redirects. `scopes` asks for a narrower token (RFC 6749 §6).
+
+        `item`: the address of the one thing that the token may reach, where the provider's policy has items.
+        """
         ...
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:

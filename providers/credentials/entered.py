@@ -6,6 +6,7 @@ A credential of one field is sealed as it is, of several as a JSON object. Error
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -18,7 +19,11 @@ LONGEST: Final = 16_384
 
 
 class CredentialRefused(Exception):
-    """What was entered isn't a credential of this service. `reason`: `missing`, `shape`, `short`, or `unknown`."""
+    """What was entered isn't a credential of this service.
+
+    `reason`: `missing`, `shape`, `short`, `unknown`; `key`: no such private key, or its passphrase is wrong; `admin`:
+    only admins may enter it.
+    """
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -26,15 +31,22 @@ class CredentialRefused(Exception):
         self.reason = reason
 
 
-def read_credential(credential: Credential, given: Mapping[str, str]) -> dict[str, str]:
+def read_credential(credential: Credential, given: Mapping[str, str], *, by_admin: bool = False) -> dict[str, str]:
     """The value of each field. Raises CredentialRefused for the first that can't be one."""
-    for name in given:
+    for name, value in given.items():
         if name not in credential.fields:
             raise CredentialRefused(name, "unknown")
-    return {name: _read(name, field, given.get(name, "")) for name, field in credential.fields.items()}
+        if value.strip() and credential.fields[name].by_admin and not by_admin:
+            raise CredentialRefused(name, "admin")
+    signed = credential.signed_token
+    opens = None if signed is None else signed.passphrase  # sent nowhere, so that its length doesn't matter
+    return {
+        name: _read(name, field, given.get(name, ""), shortest=1 if name == opens else SHORTEST)
+        for name, field in credential.fields.items()
+    }
 
 
-def _read(name: str, field: CredentialField, value: str) -> str:
+def _read(name: str, field: CredentialField, value: str, *, shortest: int) -> str:
     value = value.strip() or field.default
     if not value:
         if field.optional:
@@ -43,12 +55,26 @@ def _read(name: str, field: CredentialField, value: str) -> str:
     matched = None if len(value) > LONGEST else field.shape.fullmatch(value)
     if matched is None or (field.choices and value not in field.choices):
         raise CredentialRefused(name, "shape")
-    if field.secret and len(value) < SHORTEST:
+    if field.secret and len(value) < shortest:
         raise CredentialRefused(name, "short")
+    _members(name, field, value)
     public = [*matched.groupdict("").values(), *([] if field.secret else [value])]
     if any(part and not _is_printable(part) for part in public):
         raise CredentialRefused(name, "shape")
     return value
+
+
+def _members(name: str, field: CredentialField, value: str) -> dict[str, str]:
+    """The values inside a key file. Raises CredentialRefused for one that lacks any, or has it in another form."""
+    if not field.members:
+        return {}
+    content, found = parse_object(value.encode()), dict[str, str]()
+    for member, pattern in field.members.items():
+        text = None if content is None else content.get(member)
+        if not isinstance(text, str) or re.fullmatch(pattern, text) is None:
+            raise CredentialRefused(name, "shape")
+        found[member] = text
+    return found
 
 
 def _is_printable(value: str) -> bool:
@@ -87,12 +113,19 @@ def all_values(credential: Credential, values: Mapping[str, str]) -> dict[str, s
     for name, field in credential.fields.items():
         matched = field.shape.fullmatch(values.get(name, ""))
         found |= {} if matched is None else {key: text for key, text in matched.groupdict().items() if text}
+        found |= _members(name, field, values.get(name, ""))
     return found
 
 
-def public_values(credential: Credential, values: Mapping[str, str]) -> dict[str, str]:
-    """Those that may stand in addresses. Raises CredentialRefused for one that would not stay in its place."""
-    found = {name: text for name, text in all_values(credential, values).items() if name in credential.public_names}
+def public_values(
+    credential: Credential, values: Mapping[str, str], *, needed: frozenset[str] | None = None
+) -> dict[str, str]:
+    """Those that may stand in addresses, of which only the `needed` ones are.
+
+    Raises CredentialRefused for one that would not stay in its place.
+    """
+    names = credential.public_names if needed is None else credential.public_names & needed
+    found = {name: text for name, text in all_values(credential, values).items() if name in names}
     for name, text in found.items():
         if text and (SAFE_PART.fullmatch(text) is None or ".." in text):
             raise CredentialRefused(name, "shape")

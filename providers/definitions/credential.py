@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, StringConstraints, field_validator
 
 from providers.definitions.method_overrides import FilePart, Key, QueryName
+from providers.definitions.signed_token import SignedToken
 
 # Facts about a credential that a file names sources for, in place of those about OAuth.
 CREDENTIAL_FACTS: Final = (
@@ -28,6 +29,8 @@ CREDENTIAL_FACTS: Final = (
 )
 SAFE_PART: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")  # of an address
 NAMES: Final = re.compile(r"\{([^{}]*)\}")
+LINE: Final = r"[\x21-\x7e]{8,4096}"
+LINES: Final = r"[\t\r\n\x20-\x7e]{8,16384}"
 FieldTitle = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,60}$")]
 Template = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]*$", max_length=200)]
@@ -38,10 +41,15 @@ class CredentialField(FilePart):
 
     The whole value must match `pattern`, without which it is 8 to 4096 printable characters without blanks. A named
     group of a pattern, `(?P<region>[a-z]+)`, is a value of its own. What isn't `secret` may stand in addresses.
+    `lines`: text of several lines, such as a key file, which people paste or choose. `members`: it is a JSON object
+    whose members of these names are values of their own, by the pattern of each. `by_admin`: only admins may enter it.
     """
 
     title: FieldTitle
-    pattern: str = r"[\x21-\x7e]{8,4096}"
+    pattern: str = LINE
+    lines: bool = False
+    members: Mapping[Key, str] = Field(default_factory=dict[str, str])
+    by_admin: bool = False
     example: str = ""
     secret: bool = True
     optional: bool = False  # left out: the empty text
@@ -57,13 +65,20 @@ class CredentialField(FilePart):
             raise ValueError("not a regular expression") from error
         return pattern
 
+    @field_validator("members")
+    @classmethod
+    def _are_expressions(cls, members: Mapping[str, str]) -> Mapping[str, str]:
+        for pattern in members.values():
+            cls._is_expression(pattern)
+        return members
+
     @cached_property
     def shape(self) -> re.Pattern[str]:
-        return re.compile(self.pattern)
+        return re.compile(LINES if self.lines and self.pattern == LINE else self.pattern)
 
     @cached_property
     def groups(self) -> frozenset[str]:
-        """The values that come with this one."""
+        """The values that come with this one, and may stand in addresses."""
         return frozenset(self.shape.groupindex)
 
 
@@ -97,15 +112,17 @@ class Credential(FilePart):
     """What a person enters for an account here, and what requests do with it.
 
     `kind`: `key` is sent as it is, by `send`; `client_credentials` are the fields `client_id` and `client_secret` that
-    get a token at `hosts.token_url` (RFC 6749 §4.4), sent by `[authorization]`. `dead` and `alive`: statuses of the
+    get a token at `hosts.token_url` (RFC 6749 §4.4), sent by `[authorization]`; with `signed_token`, a private key
+    signs what is such a token or gets one. `dead` and `alive`: statuses of the
     look-up in `[identity]` that prove that the credential is refused or accepted, beside 401 and any success;
     `alive_texts`: parts of the error's message that prove that it's accepted, whatever the status.
     """
 
-    kind: Literal["key", "client_credentials"] = "key"
+    kind: Literal["key", "client_credentials", "signed_token"] = "key"
     title: FieldTitle = "API key"  # what the service calls it
     fields: Mapping[Key, CredentialField] = Field(min_length=1)
     send: Sending = Sending()
+    signed_token: SignedToken | None = None
     dead: frozenset[Annotated[int, Field(ge=400, le=499)]] = frozenset({401})
     alive: frozenset[Annotated[int, Field(ge=400, le=499)]] = frozenset()
     alive_texts: frozenset[Annotated[str, StringConstraints(min_length=8, max_length=120)]] = frozenset()
@@ -125,4 +142,14 @@ class Credential(FilePart):
     @cached_property
     def names(self) -> frozenset[str]:
         """All values."""
-        return self.public_names | frozenset(self.fields)
+        return self.public_names | frozenset(self.fields) | self.member_names
+
+    @cached_property
+    def member_names(self) -> frozenset[str]:
+        """The values that are members of key files: never part of an address."""
+        return frozenset[str]().union(*(field.members for field in self.fields.values()))
+
+    @cached_property
+    def is_entered_by_admins(self) -> bool:
+        """Whether there is something that only admins may enter."""
+        return any(field.by_admin for field in self.fields.values())

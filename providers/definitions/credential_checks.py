@@ -8,6 +8,8 @@ from typing import Final
 
 from providers.definitions.credential import NAMES, SAFE_PART, Credential, CredentialField
 from providers.definitions.model import Provider
+from providers.definitions.signed_token import COMPUTED
+from vault.upstream import Downscope
 
 _SHARED: Final = frozenset(
     {
@@ -38,6 +40,8 @@ _SHARED: Final = frozenset(
 )
 # What the token endpoint of these differs in, as with OAuth.
 _OF_TOKENS: Final = frozenset({"hosts", "client_auth", "body", "params", "rename", "response", "authorization"})
+# With a token that is signed, also these: how the service narrows what it issues for one.
+_OF_SIGNED_TOKENS: Final = _OF_TOKENS | {"downscope"}
 _UNDER_A_DOMAIN: Final = re.compile(r"\.[a-z0-9-]+\.[a-z0-9-]+$")
 # Below these, anybody can have a name of their own; the commonest of the public suffix list.
 _ANYBODYS: Final = frozenset(
@@ -54,8 +58,8 @@ def credential_problems(provider: Provider) -> Iterator[str]:
     credential = provider.credential
     if credential is None:
         return
-    is_key = credential.kind == "key"
-    for name in sorted(provider.model_fields_set - _SHARED - (frozenset[str]() if is_key else _OF_TOKENS)):
+    allowed = {"key": frozenset[str](), "client_credentials": _OF_TOKENS, "signed_token": _OF_SIGNED_TOKENS}
+    for name in sorted(provider.model_fields_set - _SHARED - allowed[credential.kind]):
         yield f"{name}: doesn't work with credential.kind {credential.kind!r}; remove it"
     for name, field in credential.fields.items():
         yield from (f"credential.fields.{name}.{problem}" for problem in _field_problems(field))
@@ -63,7 +67,15 @@ def credential_problems(provider: Provider) -> Iterator[str]:
             yield f"credential.fields.{name}: also an input; rename one of them"
     if not credential.secrets:
         yield "credential.fields: none of them is secret; a service without a secret needs no credential"
-    yield from _sending_problems(provider, credential) if is_key else _client_problems(provider, credential)
+    match credential.kind:
+        case "key":
+            yield from _sending_problems(provider, credential)
+        case "client_credentials":
+            yield from _client_problems(provider, credential)
+        case "signed_token":
+            yield from _signing_problems(provider, credential)
+    if (credential.signed_token is None) == (credential.kind == "signed_token"):
+        yield "credential.signed_token: belongs to kind signed_token; give both or neither"
     yield from _place_problems(provider, credential)
     if provider.console is None:
         yield "console: missing; name the page where people make the credential"
@@ -115,6 +127,41 @@ def _client_problems(provider: Provider, credential: Credential) -> Iterator[str
         yield "credential.send: these are exchanged for a token; say under authorization how that is sent"
 
 
+def _signing_problems(provider: Provider, credential: Credential) -> Iterator[str]:
+    facts = credential.signed_token
+    if facts is None:
+        return
+    key, _, member = facts.key.partition(".")
+    field = credential.fields.get(key)
+    if field is None or not field.secret or (member != "" and member not in field.members):
+        yield f"credential.signed_token.key: {facts.key!r} isn't a secret field, or a member of one; add it"
+    if facts.passphrase is not None and facts.passphrase not in credential.secrets:
+        yield f"credential.signed_token.passphrase: {facts.passphrase!r} isn't a secret field; add it"
+    hidden = {facts.passphrase, *credential.secrets, *([member] if member else [])}
+    known = (credential.names - hidden) | COMPUTED | provider.inputs.keys()
+    for place, text in facts.templates:
+        for name in NAMES.findall(text):
+            plain = name.removesuffix(":upper")
+            if plain in hidden:
+                yield f"credential.signed_token.{place}: {{{plain}}} is secret, and a token's claims are not; remove it"
+            elif plain not in known:
+                yield f"credential.signed_token.{place}: {{{plain}}} isn't a field; add it under credential.fields"
+    if (facts.sent == "itself") == bool(provider.hosts.token_url):
+        yield "hosts.token_url: is where a signed token gets an access token; give it unless it's sent itself"
+    for name in sorted(provider.hosts.model_fields_set - {"token_url"}):
+        yield f"hosts.{name}: doesn't work with signed_token; remove it"
+    if next(credential.send.templates, None) is not None:
+        yield "credential.send: these sign a token; say under authorization how that is sent"
+    for name in sorted(facts.operations.keys() - provider.scopes.keys()):
+        yield f"credential.signed_token.operations: unknown scope {name!r}; add it under [scopes]"
+    says = any("{scopes}" in text for _, text in facts.templates) or facts.sent == "bearer" or bool(facts.operations)
+    if says != (provider.downscope.mode is Downscope.REFRESH_SCOPE):
+        yield (
+            'downscope.mode: "refresh_scope" belongs to a token that says what it may do, by {scopes} in a claim, '
+            "operations, or permissions; set both or neither"
+        )
+
+
 def _place_problems(provider: Provider, credential: Credential) -> Iterator[str]:
     """A value that somebody enters must not choose whose host gets the credential."""
     addresses = [(f"apis.{key}", url) for key, url in provider.apis.items()]
@@ -124,6 +171,8 @@ def _place_problems(provider: Provider, credential: Credential) -> Iterator[str]
         for name in sorted(set(NAMES.findall(path)) - credential.public_names):
             yield f"identity.path: {{{name}}} isn't a field that may stand in an address; correct it"
     for where, url in addresses:
+        for name in sorted(set(NAMES.findall(url)) & credential.member_names):
+            yield f"{where}: {{{name}}} is in a key file, which must not choose an address; enter it in a field"
         for name in sorted(set(NAMES.findall(url)) & set(credential.secrets)):
             yield f"{where}: {{{name}}} is secret, and addresses are no secret; send it in a header"
         host = re.sub(r"^[a-z]+://|[/?#].*$", "", url)
@@ -134,6 +183,17 @@ def _place_problems(provider: Provider, credential: Credential) -> Iterator[str]
             is_owned = _UNDER_A_DOMAIN.search(below) is not None and below.removeprefix(".") not in _ANYBODYS
             if not is_listed and not is_owned:
                 yield f"{where}: {{{name}}} decides whose host that is; give it choices, or make it an input"
+
+
+def address_names(provider: Provider) -> frozenset[str]:
+    """The names in braces that its addresses have."""
+    texts = (
+        *provider.apis.values(),
+        provider.hosts.token_url,
+        provider.identity.url or "",
+        provider.identity.path or "",
+    )
+    return frozenset(name for text in texts for name in NAMES.findall(text))
 
 
 def fill_address(url: str, values: dict[str, str]) -> str:

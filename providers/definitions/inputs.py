@@ -78,6 +78,10 @@ def with_inputs(provider: Provider, values: Mapping[str, str]) -> Provider:
     def fill(text: str) -> str:
         return _NAME.sub(lambda found: values.get(found.group(1), found.group(0)), text)
 
+    def claim(text: str) -> str:
+        capitals = {f"{name}:upper": value.upper() for name, value in values.items()}
+        return _NAME.sub(lambda found: capitals.get(found.group(1), found.group(0)), fill(text))
+
     def each(texts: Mapping[str, str]) -> dict[str, str]:
         return {name: fill(text) for name, text in texts.items()}
 
@@ -98,6 +102,10 @@ def with_inputs(provider: Provider, values: Mapping[str, str]) -> Provider:
             }
         ),
     }
+    if provider.credential is not None and (facts := provider.credential.signed_token) is not None:
+        claims = {name: claim(text) for name, text in facts.claims.items()}
+        filled = facts.model_copy(update={"header": each(facts.header), "claims": claims})
+        changes["credential"] = provider.credential.model_copy(update={"signed_token": filled})
     if provider.revoke.probe.url is not None:
         probe = provider.revoke.probe.model_copy(update={"url": fill(provider.revoke.probe.url)})
         changes["revoke"] = provider.revoke.model_copy(update={"probe": probe})

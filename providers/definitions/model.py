@@ -26,8 +26,6 @@ from providers.outbound.addresses import AddressPolicy
 from vault.upstream import CredentialKind, Downscope, ItemLimit, RotationMode, UpstreamPolicy
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=40)]
-
-
 Title = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
 
 
@@ -220,10 +218,11 @@ class RevocationFacts(FilePart):
 class Identity(FilePart):
     """Where to read the account behind a token. `id` and `label` are texts with `{paths}` into the answer.
 
-    `source`: an endpoint, the answer of the token endpoint, or nowhere: then each consent makes its own connection.
+    `source`: an endpoint, the answer of the token endpoint, the `{credential.FIELD}` that got a token, or nowhere: then
+    each consent makes its own connection.
     """
 
-    source: Literal["endpoint", "answer", "none"] = "endpoint"
+    source: Literal["endpoint", "answer", "credential", "none"] = "endpoint"
     api: Key | None = None  # with `path`: an endpoint of that API
     path: str | None = None
     url: str | None = None

@@ -249,7 +249,9 @@ def _identity_problems(provider: Provider) -> Iterator[str]:
         return
     if provider.credential is not None and identity.source == "answer":
         yield "identity.source: a credential comes without an answer; name an endpoint"
-    if identity.source == "answer":
+    if identity.source == "credential" and (provider.credential is None or provider.credential.kind == "key"):
+        yield "identity.source: only a token that was issued for a credential proves its fields; name an endpoint"
+    if identity.source in {"answer", "credential"}:
         if identity.url or identity.api or identity.path:
             yield ("identity.source: the answer identifies the account, so url, api, and path aren't used; remove them")
     elif (identity.url is None) == (identity.api is None or identity.path is None):

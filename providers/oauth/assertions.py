@@ -182,7 +182,9 @@ class IdentityUpstream:
             raise UpstreamError("account_unknown", f"{self.identity.title} didn't say who this is")
         return Account(subject, subject)
 
-    async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+    async def refresh(
+        self, refresh_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None
+    ) -> RefreshOutcome:
         """A new ID token; one attempt, total deadline 10 s."""
         if scopes is not None:
             return Refused("invalid_scope", "an ID token isn't narrowed", ends_grant=False)
@@ -269,7 +271,9 @@ class AssertedAccess:
     provider: Provider
     subject: str
 
-    async def refresh(self, id_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+    async def refresh(
+        self, id_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None
+    ) -> RefreshOutcome:
         """A new access token by a new assertion: two requests of at most 10 s, neither of which spends anything.
 
         The code of a refusal by the identity provider begins with `identity_`.
@@ -343,7 +347,9 @@ class OneAssertion:
     scopes: frozenset[str] | None
     is_used: bool = False
 
-    async def refresh(self, id_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+    async def refresh(
+        self, id_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None
+    ) -> RefreshOutcome:
         """The access token; `id_token` and `scopes` were settled when the assertion was made."""
         if self.is_used:
             return NotSent("the assertion was used")

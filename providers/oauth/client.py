@@ -28,6 +28,7 @@ from providers.oauth.narrowing import (
 from providers.oauth.probing import LATER, ProbeRequests, probe
 from providers.oauth.token_requests import (
     JSON,
+    JWT_BEARER,
     Fields,
     TokenRequestBytes,
     deauthorize_request,
@@ -58,7 +59,6 @@ from vault.upstream import (
     UpstreamError,
 )
 
-JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 TOTAL_TIMEOUT: Final = 10.0
 _LEAST: Final = 1.0  # seconds: with less of a refresh's time left, nothing more is asked
 ANSWER_LIMIT: Final = 1_000_000  # bytes
@@ -144,7 +144,9 @@ class OAuthUpstream:
             case _:
                 raise UpstreamError("temporarily_unavailable", f"{provider.title} didn't answer: {outcome.reason}")
 
-    async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+    async def refresh(
+        self, refresh_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None
+    ) -> RefreshOutcome:
         """One attempt, total deadline 10 s, no redirects. `scopes` asks for a narrower token (RFC 6749 §6)."""
         provider = self._provider
         if provider.refresh_tokens == "never":

@@ -1,8 +1,8 @@
 """A service whose accounts are connected by a credential that people enter: `vault.upstream.UpstreamOAuth` for it.
 
-A key is the account's access token, and never renewed. Client credentials take the refresh token's place, and each
-refresh gets an access token with them (RFC 6749 §4.4). Only its person ends a credential, at the service: a probe tells
-whether it still works. Keeps, logs and raises no credential.
+A key is the account's access token, and never renewed. Client credentials and private keys take the refresh token's
+place, and each refresh gets an access token with them (RFC 6749 §4.4; RFC 7523 §2.1 by `providers.oauth.signed`). Only
+its person ends a credential, at the service: a probe tells whether it still works. Keeps, logs and raises none.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from providers.credentials.entered import CredentialRefused, public_values, unpack
+from providers.credentials.entered import CredentialRefused, all_values, public_values, unpack
 from providers.credentials.placing import Unplaced, authorize_request
 from providers.definitions.credential import Credential
 from providers.definitions.credential_checks import fill_address
 from providers.definitions.model import Provider, Registration
-from providers.oauth.token_requests import FORM, JSON, token_request
+from providers.oauth.signed import SignedTokens
+from providers.oauth.token_requests import FORM, JSON, TokenRequestBytes, token_request
 from providers.oauth.token_responses import ResponseContext, TokenOutcome, account_of, judge
 from providers.outbound.client import Outbound
 from providers.outbound.json_values import at, text_at
@@ -73,6 +74,7 @@ class CredentialUpstream:
         self._credential: Credential = provider.credential
         self._outbound = outbound
         self._clock = clock
+        self._signed = SignedTokens(provider, self._send, clock)
 
     @property
     def is_configured(self) -> bool:
@@ -113,12 +115,19 @@ class CredentialUpstream:
         outcome = await self._obtain(packed)
         match outcome:
             case TokenAnswer():
-                look = await self.look(outcome.access_token)
-                return replace(outcome, refresh_token=packed), look
+                return replace(outcome, refresh_token=packed), await self._look_at(packed, outcome.access_token)
             case Refused():
                 raise UpstreamError(outcome.code, outcome.description)
             case _:
                 raise UpstreamError("temporarily_unavailable", f"{self._provider.title} didn't answer")
+
+    async def _look_at(self, packed: str, token: str) -> CredentialLook:
+        """The look-up with a token that was issued for a credential, whose own values may name the account."""
+        if self._provider.identity.source != "credential":
+            return await self.look(token)
+        values = all_values(self._credential, unpack(self._credential, packed))
+        shown = {name: text for name, text in values.items() if name not in self._credential.secrets}
+        return CredentialLook(LookOutcome.ALIVE, account_of(self._provider, {"credential": shown}))
 
     async def look(self, token: str) -> CredentialLook:
         """Ask whose the account is, which spends nothing; repeated once if nobody answered."""
@@ -191,22 +200,45 @@ class CredentialUpstream:
             case _:
                 raise UpstreamError("account_unknown", f"{self._provider.title} didn't say which account this is")
 
-    async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+    async def refresh(
+        self, refresh_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None
+    ) -> RefreshOutcome:
         """An access token for client credentials; a key has none. One attempt, total deadline 10 s."""
         title = self._provider.title
         if self._credential.kind == "key":
             return Refused("unsupported_grant_type", f"{title} issues no tokens for a key", ends_grant=False)
-        if scopes is not None:
+        signed = self._credential.signed_token
+        if signed is None and scopes is not None:
             return Refused("invalid_scope", f"{title} can't narrow a token by refresh", ends_grant=False)
-        outcome = await self._obtain(refresh_token)
+        if signed is not None and signed.sent == "itself" and (refused := await self._refusal_of(refresh_token)):
+            return refused
+        outcome = await self._obtain(refresh_token, scopes, item=item)
         if isinstance(outcome, TokenAnswer):
             return Rotated(outcome)
         if isinstance(outcome, Refused) and outcome.code in _ENDS:
             return replace(outcome, ends_grant=True)
         return outcome
 
-    async def _obtain(self, packed: str) -> TokenOutcome:
-        """A token by the client credentials grant (RFC 6749 §4.4.2), without a refresh token (§4.4.3)."""
+    async def _refusal_of(self, packed: str) -> Refused | NotSent | None:
+        """Why no token is signed that its service would refuse: a look-up tells, as no token endpoint does."""
+        if self._provider.identity.source != "endpoint":
+            return None
+        outcome = await self._obtain(packed)
+        if not isinstance(outcome, TokenAnswer):
+            return outcome if isinstance(outcome, Refused) else None
+        look = await self.look(outcome.access_token)
+        match look.outcome:
+            case LookOutcome.DEAD:
+                return Refused("invalid_grant", f"{self._provider.title} no longer accepts the key", ends_grant=True)
+            case _:
+                return None  # it may answer the call itself
+
+    async def _obtain(
+        self, packed: str, scopes: frozenset[str] | None = None, *, item: str | None = None
+    ) -> TokenOutcome:
+        """A token by the client credentials grant (RFC 6749 §4.4.2), or for a signed token; no refresh token."""
+        if self._credential.kind == "signed_token":
+            return await self._signed.obtain(packed, scopes, item=item)
         try:
             values = unpack(self._credential, packed)
             url = fill_address(self._provider.hosts.token_url, public_values(self._credential, values))
@@ -218,9 +250,7 @@ class CredentialUpstream:
         parameters = {"grant_type": "client_credentials", **client.params.token}
         written = token_request(client, url, parameters)
         try:
-            answer = await self._outbound.send(
-                self._request(written.method, written.url, dict(written.headers), written.body)
-            )
+            answer = await self._send(written)
         except Crowded as error:
             return NotSent(error.reason, retry_after=1)
         except NotReached as error:
@@ -230,6 +260,11 @@ class CredentialUpstream:
         asked = ResponseContext(is_refresh=True, secrets=(values["client_secret"],), now=int(self._clock()))
         outcome = judge(client, answer, asked)
         return replace(outcome, refresh_token=None) if isinstance(outcome, TokenAnswer) else outcome
+
+    async def _send(self, written: TokenRequestBytes) -> OutboundResponse:
+        return await self._outbound.send(
+            self._request(written.method, written.url, dict(written.headers), written.body)
+        )
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
         """Refused: the service issues no narrower credential."""
@@ -245,6 +280,13 @@ class CredentialUpstream:
         self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool, is_revoked: bool
     ) -> ProbeAnswer:
         """Whether the credential still works; one look-up, or one request for a token, which nobody gets."""
+        signed = self._credential.signed_token
+        if signed is not None and signed.sent == "itself":
+            outcome = (
+                Refused("unknown", "", ends_grant=False) if refresh_token is None else await self._obtain(refresh_token)
+            )
+            is_made = isinstance(outcome, TokenAnswer)
+            return await self._probe_key(outcome.access_token) if is_made else ProbeAnswer(ProbeOutcome.UNPROVEN)
         if self._credential.kind == "key":
             return ProbeAnswer(ProbeOutcome.UNPROVEN) if access_token is None else await self._probe_key(access_token)
         if refresh_token is None:

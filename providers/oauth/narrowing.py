@@ -121,7 +121,7 @@ def scoped_answer(answer: OutboundResponse, wish: NarrowTokenRequest, *, now: in
     scopes: frozenset[str] | None = None
     if is_object(permissions) and _is_confined(content, wish):
         scopes = frozenset(f"{name}:{level}" for name, level in permissions.items() if isinstance(level, str))
-    return TokenAnswer(token, scopes=scopes, expires_in=_seconds_until(text_at(content, "expires_at"), now=now))
+    return TokenAnswer(token, scopes=scopes, expires_in=seconds_until(text_at(content, "expires_at"), now=now))
 
 
 def _scoped_refusal(status: int) -> Refused:
@@ -145,7 +145,8 @@ def _is_confined(content: Mapping[str, object], wish: NarrowTokenRequest) -> boo
     return is_selected and owner.lower() == unquote(wish.item.parts["owner"]).lower()
 
 
-def _seconds_until(instant: str | None, *, now: int) -> int | None:
+def seconds_until(instant: str | None, *, now: int) -> int | None:
+    """Seconds until an ISO 8601 instant, at least 0; None for what is none."""
     try:
         ends = datetime.fromisoformat(instant or "")
     except ValueError:

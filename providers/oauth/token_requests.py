@@ -16,6 +16,7 @@ from providers.definitions.model import Provider
 
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,12 @@ def token_request(provider: Provider, url: str, parameters: Fields) -> TokenRequ
     headers, credentials = _client(provider, provider.client_auth)
     fields = _rename({**parameters, **credentials}, provider.rename.token)
     return _write("POST", url, headers, fields, form=provider.body)
+
+
+def assertion_request(provider: Provider, url: str, assertion: str) -> TokenRequestBytes:
+    """RFC 7523 §2.1: the assertion says who asks, so there is no client authentication."""
+    parameters = {"grant_type": JWT_BEARER, **provider.params.token, "assertion": assertion}
+    return _write("POST", url, {"Accept": JSON}, _rename(parameters, provider.rename.token), form=provider.body)
 
 
 def narrowing_parameter(provider: Provider, scopes: frozenset[str]) -> Fields:

@@ -61,6 +61,8 @@ FAULTS: Final = {
     "shape": "a value doesn't have the form that its provider file names",
     "short": "a secret is shorter than 8 characters",
     "unknown": "the provider file has no such field",
+    "key": "no private key that the provider file's algorithm can sign with, or its passphrase is wrong",
+    "admin": "only admins may enter it",
     "refused": "the service doesn't accept it",
     "unchecked": "the service couldn't say whether it works; try again",
     "other_account": "it belongs to another account",
@@ -103,7 +105,7 @@ async def connect_by_credential(
         raise ChangeRefused("credential", "that connection is one of another service", field="replaces")
     try:
         entry = Entry(entered.values, entered.label, credentials.end_of_day(entered.last_day))
-        answer = await credentials.examine(deployment, provider, entry, user=person, replaces=replaced)
+        answer = await credentials.examine(deployment, provider, entry, user=person, replaces=replaced, by_admin=True)
     except EntryFault as fault:
         where = f"{fault.field}: " if fault.field else ""
         raise ChangeRefused(

@@ -16,9 +16,12 @@ from typing import Final
 
 from providers.api.text import as_data
 from providers.credentials.entered import CredentialRefused, pack, public_values, read_credential
+from providers.credentials.signing import open_key
 from providers.definitions.catalog import Provider
 from providers.definitions.credential import Credential
+from providers.definitions.credential_checks import address_names
 from providers.oauth.entered import CredentialLook, CredentialUpstream, LookOutcome
+from providers.oauth.signed import granted_scopes
 from server.connecting.app_returns import read_return
 from server.connecting.links import LIFETIME, ConnectRefused, known_provider
 from server.connecting.provider_authorization import Connected, ConsentRequest, check_may_connect, connection_outcome
@@ -37,9 +40,9 @@ _DAY: Final = 86400
 class EntryFault(Exception):
     """What was entered can't be used; the person can correct it. `reason` names a text, `field` what it is about.
 
-    `shape`, `missing`, `short`, `unknown`: of one field. `refused`: the service doesn't accept it. `unchecked`: it
-    couldn't say. `other_account`: it is of another account than the one to be replaced. `name_it`, `bad_end`: name or
-    end. `too_often`: too many were tried out for this person.
+    `shape`, `missing`, `short`, `unknown`, `key`, `admin`: of one field. `refused`: the service doesn't accept it.
+    `unchecked`: it couldn't say. `other_account`: it is of another account than the one to be replaced. `name_it`,
+    `bad_end`: name or end. `too_often`: too many were tried out for this person.
     """
 
     def __init__(self, reason: str, *, field: str = "", status: int = 0) -> None:
@@ -166,7 +169,7 @@ async def enter(
     """Check what was entered, and connect or replace the account. Raises EntryFault; ConnectRefused when too late."""
     check_is_on(deployment, form.provider)
     await check_may_connect(deployment, session, form.provider, back=f"/connect/credential/{handle}")
-    answer = await examine(deployment, form.provider, entry, user=user, replaces=form.replaces)
+    answer = await examine(deployment, form.provider, entry, user=user, replaces=form.replaces, by_admin=user.is_admin)
     try:
         async with deployment.transaction() as transaction:
             await tickets.consume(
@@ -184,14 +187,17 @@ async def examine(
     *,
     user: User,
     replaces: Connection | None = None,
+    by_admin: bool = False,
 ) -> TokenAnswer:
     """What to store, with the account that it belongs to. Raises EntryFault; a refusal by the service is an event."""
     credential = provider.credential
     if credential is None:
         raise EntryFault("unknown")
     try:
-        values = read_credential(credential, entry.values)
-        public_values(credential, values)
+        values = read_credential(credential, entry.values, by_admin=by_admin)
+        public_values(credential, values, needed=address_names(provider) if credential.signed_token else None)
+        if credential.signed_token is not None:
+            open_key(credential, values)
     except CredentialRefused as error:
         raise EntryFault(error.reason, field=error.field) from error
     if deployment.entries.spend(user.id, provider.name, now=monotonic()):
@@ -212,7 +218,8 @@ async def examine(
             raise
         raise EntryFault(reason) from error
     account = _account(provider, look, label=label, replaces=replaces)
-    scopes = provider.all_scopes - provider.own_scopes
+    granted = granted_scopes(provider, answer)
+    scopes = provider.all_scopes - provider.own_scopes if granted is None else granted
     return replace(answer, account=account, scopes=scopes, grant_expires_in=ends_in)
 
 

@@ -27,7 +27,10 @@ async def show(visit: OwnVisit) -> Response:
 
 
 def _page(visit: OwnVisit, handle: str, form: CredentialForm, *, refused: EntryFault | None = None) -> Response:
-    provider, fields = form.provider, form.credential.fields
+    provider = form.provider
+    fields = {
+        name: about for name, about in form.credential.fields.items() if visit.user.is_admin or not about.by_admin
+    }
     public = {
         name: visit.form.one(_FIELD + name) or about.default for name, about in fields.items() if not about.secret
     }

@@ -50,7 +50,7 @@ class _RefusedAccess:
 
     refused: Refused
 
-    async def refresh(self, id_token: str, scopes: frozenset[str] | None = None) -> Refused:
+    async def refresh(self, id_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None) -> Refused:
         """The refusal."""
         return self.refused
 

@@ -149,9 +149,10 @@ class Spender:
 
     async def spend(self, lease: Lease) -> int | None:
         """Send, settle, and return the generation of the new token; None: read the row again."""
-        outcome = await self.upstream.refresh(self.refresh_token or self.id_token, self.wish.scopes)
+        token, scopes, item = self.refresh_token or self.id_token, self.wish.scopes, self.wish.item
+        outcome = await self.upstream.refresh(token, scopes, item=item)
         if isinstance(outcome, Silent) and self.policy.rotation is RotationMode.NONE:
-            outcome = await self.upstream.refresh(self.refresh_token or self.id_token, self.wish.scopes)
+            outcome = await self.upstream.refresh(token, scopes, item=item)
         self._note(outcome)
         match outcome:
             case Rotated():

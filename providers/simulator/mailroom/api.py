@@ -11,6 +11,7 @@ from typing import Final
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from providers.simulator.mailroom.signed import account_of_signed, answer_assertion, answer_installation
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.wire import SimulatedCall, endpoint
 
@@ -30,7 +31,16 @@ def mailroom_routes(sandbox: Sandbox) -> list[Route]:
     def token(call: SimulatedCall) -> Response:
         return _token(sandbox, call)
 
+    def assertion(call: SimulatedCall) -> Response:
+        return answer_assertion(sandbox, call)
+
+    def installation(call: SimulatedCall) -> Response:
+        return answer_installation(sandbox, call)
+
+    path = f"/{FACE}/installations/{{id}}/access_tokens"
     return [
+        Route(f"/{FACE}/assertion", endpoint(sandbox, FACE, "assertion", assertion), methods=["POST"]),
+        Route(path, endpoint(sandbox, FACE, "installation", installation), methods=["POST"]),
         Route(f"/{FACE}/token", endpoint(sandbox, FACE, "token", token), methods=["POST"]),
         route("/me", "me", "GET"),
         route("/messages", "messages", "GET", "POST"),
@@ -55,9 +65,15 @@ def _answer(sandbox: Sandbox, call: SimulatedCall, name: str) -> Response:
     key, way = _key_of(call)
     keys = sandbox.keys
     account = keys.accounts.get(key) or keys.tokens.get(key)
+    may = key not in keys.scopes or ("write" if call.method == "POST" else "read") in keys.scopes[key]
+    signed = account_of_signed(sandbox, key, operation=f"{call.method} /v1/{name}") if account is None else None
+    if signed is not None:
+        (account, may), way = signed, "signed"
     sandbox.books.write(FACE, sandbox.clock.now(), call=name, method=call.method, way=way, account=account)
     if account is None:
         return JSONResponse({"code": "bad_key", "message": f"The key {key} is not known."}, status_code=401)
+    if not may:
+        return JSONResponse({"code": "not_allowed", "message": "The token isn't for this."}, status_code=403)
     match name:
         case "me":
             return JSONResponse({"id": f"box-{account}", "email": f"{account}@mailroom.example"})

@@ -25,6 +25,17 @@
     if (!field.value) field.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
   }
 
+  // A key file is read into its field, here in the browser; what isn't text goes there in base64.
+  for (const choice of document.querySelectorAll("[data-fills]")) {
+    choice.hidden = false;
+    choice.querySelector("input").addEventListener("change", async ({ target }) => {
+      const bytes = new Uint8Array(await target.files[0].arrayBuffer());
+      const isText = bytes.every((one) => one === 9 || one === 10 || one === 13 || (one >= 32 && one < 127));
+      const text = String.fromCharCode(...bytes.subarray(0, 32768));
+      document.getElementById(choice.dataset.fills).value = isText ? text : btoa(text);
+    });
+  }
+
   // A long form that is rarely needed is folded on a phone.
   for (const one of document.querySelectorAll("details[data-folds]:not([data-stays])")) one.open = matchMedia("(min-width: 40rem)").matches;
 

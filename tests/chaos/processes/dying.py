@@ -35,7 +35,9 @@ class DyingUpstream:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._upstream, name)
 
-    async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+    async def refresh(
+        self, refresh_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None
+    ) -> RefreshOutcome:
         if self._step == "claimed":
             die()
         outcome = await self._upstream.refresh(refresh_token, scopes)

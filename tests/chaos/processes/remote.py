@@ -59,7 +59,9 @@ class RemoteUpstream:
         self._reader, self._writer = reader, writer
         self.is_configured = True
 
-    async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+    async def refresh(
+        self, refresh_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None
+    ) -> RefreshOutcome:
         asked = {"refresh": refresh_token, "scopes": None if scopes is None else sorted(scopes)}
         self._writer.write(json.dumps(asked).encode() + b"\n")
         return read_outcome(await self._reader.readline())

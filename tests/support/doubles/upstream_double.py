@@ -138,7 +138,9 @@ class UpstreamDouble:
             account=family.account,
         )
 
-    async def refresh(self, refresh_token: str, scopes: frozenset[str] | None = None) -> RefreshOutcome:
+    async def refresh(
+        self, refresh_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None
+    ) -> RefreshOutcome:
         fault = self.faults.popleft() if self.faults else None
         self.arrived.set()
         if self.gate is not None:

@@ -84,6 +84,91 @@ title = "Client secret"
 [hosts]
 token_url = "https://mailroom.example/token"
 """
+_KEY_FILE = """[credential]
+kind = "signed_token"
+title = "Service account key"
+[credential.fields.key_file]
+title = "Key file"
+lines = true
+[credential.fields.key_file.members]
+private_key = '(?s)-----BEGIN.*'
+private_key_id = '[0-9a-f]{8,40}'
+client_email = '[a-z0-9-]+@mailroom\\.example'
+[credential.fields.subject]
+title = "Person to act for"
+secret = false
+optional = true
+by_admin = true
+pattern = '[a-z]+'
+[credential.signed_token]
+algorithm = "RS256"
+key = "key_file.private_key"
+header = { kid = "{private_key_id}" }
+claims = { iss = "{client_email}", aud = "{token_url}", scope = "{scopes}", sub = "{subject}" }
+[downscope]
+mode = "refresh_scope"
+[hosts]
+token_url = "https://mailroom.example/assertion"
+"""
+_APP = """[credential]
+kind = "signed_token"
+title = "Private key"
+[credential.fields.app_id]
+title = "App ID"
+secret = false
+pattern = '[0-9]+'
+[credential.fields.installation_id]
+title = "Installation ID"
+secret = false
+pattern = '[0-9]+'
+[credential.fields.private_key]
+title = "Private key"
+lines = true
+[credential.signed_token]
+key = "private_key"
+sent = "bearer"
+lifetime = 570
+backdated = 30
+header = { kid = "{app_id}" }
+claims = { iss = "{app_id}" }
+[downscope]
+mode = "refresh_scope"
+items = "optional"
+item = ["/boxes/{owner}/{repo}"]
+[hosts]
+token_url = "https://mailroom.example/installations/{installation_id}/access_tokens"
+"""
+_SIGNED = """[credential]
+kind = "signed_token"
+title = "Private key"
+[credential.fields.key_id]
+title = "Key ID"
+secret = false
+pattern = '[A-Z0-9]{8}'
+[credential.fields.issuer]
+title = "Issuer"
+secret = false
+pattern = '[a-z]+'
+[credential.fields.private_key]
+title = "Private key"
+lines = true
+[credential.fields.passphrase]
+title = "Passphrase"
+optional = true
+pattern = '.+'
+[credential.signed_token]
+algorithm = "ES256"
+key = "private_key"
+passphrase = "passphrase"
+sent = "itself"
+lifetime = 1200
+header = { kid = "{key_id}" }
+claims = { iss = "{issuer:upper}", aud = "mailroom-v1" }
+operations = { read = ["GET /v1/messages"] }
+[downscope]
+mode = "refresh_scope"
+"""
+_BY_FILE = '[identity]\nsource = "credential"\nid = "{credential.client_email}"\nlabel = "{credential.client_email}"'
 _LOGIN = '[credential.fields.login]\ntitle = "User"\nsecret = false\npattern = "[a-z]+"\nexample = "alice"'
 
 
@@ -99,6 +184,9 @@ SERVICES: Mapping[str, tuple[str, str]] = {
     "mailroom-user": (_key('basic = { user = "{key}" }'), _NAMED),
     "mailroom-blind": (_key('headers = { X-Mailroom-Key = "{key}" }'), ""),  # without a probe
     "mailroom-client": (_CLIENT, _NAMED),
+    "mailroom-service": (_KEY_FILE, _BY_FILE),
+    "mailroom-app": (_APP, _NAMED),
+    "mailroom-signed": (_SIGNED, _NAMED),
 }
 
 
@@ -169,9 +257,14 @@ def write_services(data: Path, simulator: Simulator) -> dict[str, dict[str, Any]
     settings: dict[str, dict[str, Any]] = {}
     for name, (credential, identity) in SERVICES.items():
         text = _FILE.format(name=name, title=name.title(), credential=credential, identity=identity)
+        if name == "mailroom-app":  # GitHub calls permissions so
+            for scope in ("read", "write"):
+                text = text.replace(f'"{scope}"', f'"mail:{scope}"').replace(f"\n{scope} = ", f'\n"mail:{scope}" = ')
         (folder / f"{name}.toml").write_text(text, encoding="utf-8")
         settings[name] = {"apis": {"main": f"{simulator.url}/mailroom/v1"}}
     settings["mailroom-client"]["token_url"] = f"{simulator.url}/mailroom/token"
+    settings["mailroom-service"]["token_url"] = f"{simulator.url}/mailroom/assertion"
+    settings["mailroom-app"]["token_url"] = f"{simulator.url}/mailroom/installations/{{installation_id}}/access_tokens"
     return settings
 
 

@@ -1,0 +1,219 @@
+"""Private keys that people enter: service accounts, installations of an app, and tokens that are signed here.
+
+The simulated service verifies each signature, audience, time, and scope, and says which way a call came.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+
+import pytest
+import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from providers.simulator.mailroom.keys import Signer
+from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
+from tests.support.rooms.portal_room import accounts_of
+from vault import connections
+from vault.audit import audit
+from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
+from vault.records import Connection, Narrowing, User
+
+RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+PUBLIC = RSA_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+EC_PUBLIC = EC_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+PEM = RSA_KEY.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
+SEALED_PEM = EC_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"open sesame")).decode()
+MAIL_READ, MAIL_WRITE = frozenset({"mail:read"}), frozenset({"mail:read", "mail:write"})
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRoom]:
+    async with running_key_room(tmp_path_factory.mktemp("keys")) as opened:
+        yield opened
+
+
+def key_file(room: KeyRoom, user: User, *, may_impersonate: frozenset[str] = frozenset()) -> str:
+    """A key file that the service knows, as people download it."""
+    kid, email = user.name.encode().hex()[:16].ljust(8, "0"), f"{user.name}@mailroom.example"
+    room.simulator.sandbox.keys.signers[kid] = Signer(user.name, email, PUBLIC, may_impersonate)
+    content = {"type": "service_account", "client_email": email, "private_key_id": kid, "private_key": PEM}
+    return json.dumps({**content, "token_uri": "https://elsewhere.example/token"}, indent=2)
+
+
+def app_values(room: KeyRoom, user: User, app_id: str, **changes: str) -> dict[str, str]:
+    room.simulator.sandbox.keys.signers[app_id] = Signer(user.name, app_id, PUBLIC, installation="77")
+    return {"app_id": app_id, "installation_id": "77", "private_key": PEM, **changes}
+
+
+def signed_values(room: KeyRoom, user: User, key_id: str, **changes: str) -> dict[str, str]:
+    room.simulator.sandbox.keys.signers[key_id] = Signer(user.name, "ISSUER", EC_PUBLIC)
+    values = {"key_id": key_id, "issuer": "issuer", "private_key": SEALED_PEM, "passphrase": "open sesame"}
+    return {**values, **changes}
+
+
+async def exchanged(
+    room: KeyRoom, user: User, connection: Connection, scopes: frozenset[str], *, item: str | None = None
+) -> UpstreamToken:
+    handle = await room.allowed(user, connection, scopes)
+    request = ExchangeRequest(
+        handle.agent.principal, connection.provider, scopes, connection_id=connection.id, item=item, purpose="test"
+    )
+    return await exchange(request, vault=room.deployment.vault, now=room.deployment.now())
+
+
+async def test_a_service_account_gets_a_token_for_exactly_the_scopes_of_each_exchange(room: KeyRoom) -> None:
+    user = await room.user()
+    connection = await room.entered(user, await room.signed_in(user), "mailroom-service", key_file=key_file(room, user))
+    assert (connection.account, connection.has_refresh_token) == (f"{user.name}@mailroom.example", True)
+    keys = room.simulator.sandbox.keys
+    for scopes in (READ, frozenset({"write"}), WRITE):
+        token = await exchanged(room, user, connection, scopes)
+        assert (token.narrowing, keys.scopes[token.value]) == (Narrowing.UPSTREAM, scopes)
+        again = await exchanged(room, user, connection, scopes)
+        assert again.value == token.value  # kept by what it may do
+    handle = await room.allowed(user, connection, READ)
+    answer = await handle.call("GET", "/messages", api="main")
+    assert (answer.status_code, answer.json()["messages"][0]["subject"]) == (200, f"For {user.name}")
+    refused = await handle.call("POST", "/messages", api="main", json={"to": "bob"})
+    assert (refused.status_code, refused.headers["token-vault-refusal"]) == (403, "scope_missing")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        ({"private_key": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"}, "private key that works"),
+        ({"private_key": SEALED_PEM}, "private key that works"),
+        ({"client_email": "root@elsewhere.example"}, "have the form of: Key file"),
+        ({"private_key_id": "ffffffff"}, "accept this"),
+    ],
+)
+async def test_only_a_key_file_that_the_service_knows_connects(
+    room: KeyRoom, changes: dict[str, str], said: str
+) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    file = json.dumps({**json.loads(key_file(room, user)), **changes})
+    answer = await room.enter(person, await room.form(person, "mailroom-service"), key_file=file)
+    assert said in answer.text
+    assert "BEGIN" not in answer.text
+    assert len(await accounts_of(room, user)) == int(not changes)
+
+
+async def test_only_admins_act_for_others_in_their_domain(room: KeyRoom) -> None:
+    user, admin = await room.user(), await room.vault.add_user("chief", is_admin=True)
+    person, chief = await room.signed_in(user), await room.signed_in(admin)
+    page = await room.form(person, "mailroom-service")
+    assert "Person to act for" not in page.text
+    file = key_file(room, user, may_impersonate=READ)
+    refused = await room.enter(person, page, key_file=file, subject="carol")
+    assert "Only admins may enter: Person to act for" in refused.text
+    shown = await room.form(chief, "mailroom-service")
+    assert "Person to act for" in shown.text
+    connection = await room.entered(
+        admin, chief, "mailroom-service", key_file=key_file(room, admin, may_impersonate=READ), subject="carol"
+    )
+    token = await exchanged(room, admin, connection, READ)
+    assert room.simulator.sandbox.keys.tokens[token.value] == "carol"
+    refused_scope = await exchanged(room, admin, connection, frozenset({"write"}))  # not for that scope: not the end
+    assert refused_scope.narrowing is Narrowing.ENFORCED
+    found = await connections.get_connection(room.deployment.database, connection.id, user_id=admin.id)
+    assert found is not None and found.status(room.deployment.now()) == "active"
+
+
+async def test_a_deleted_key_ends_the_connection_and_a_wrong_clock_does_not(room: KeyRoom) -> None:
+    user = await room.user()
+    connection = await room.entered(user, await room.signed_in(user), "mailroom-service", key_file=key_file(room, user))
+    keys = room.simulator.sandbox.keys
+    handle = await room.allowed(user, connection, READ)
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+    kept = {kid: one for kid, one in keys.signers.items() if one.account == user.name}
+    for kid in kept:
+        keys.signers.pop(kid)
+    keys.tokens.clear()
+    answer = await handle.call("GET", "/messages", api="main")
+    assert answer.headers["token-vault-refusal"] == "connection_required"
+    found = await connections.get_connection(room.deployment.database, connection.id, user_id=user.id)
+    assert found is not None and found.status(room.deployment.now()) == "needs_reauth"
+
+
+async def test_an_app_gets_tokens_with_the_permissions_and_repositories_that_were_asked_for(room: KeyRoom) -> None:
+    user = await room.user()
+    values = app_values(room, user, "1001")
+    connection = await room.entered(user, await room.signed_in(user), "mailroom-app", **values)
+    keys = room.simulator.sandbox.keys
+    narrow = await exchanged(room, user, connection, MAIL_READ)
+    assert (narrow.narrowing, keys.scopes[narrow.value]) == (Narrowing.UPSTREAM, READ)
+    base = room.deployment.catalog.provider("mailroom-app").apis["main"]
+    one = await exchanged(room, user, connection, MAIL_READ, item=f"{base}/boxes/{user.name}/inbox")
+    assert one.value != narrow.value
+    asked = [json.loads(str(book["asked"])) for book in room.books() if book["call"] == "installation"]
+    assert asked[-2:] == [
+        {"permissions": {"mail": "read"}},
+        {"permissions": {"mail": "read"}, "repositories": ["inbox"]},
+    ]
+    handle = await room.allowed(user, connection, MAIL_WRITE)
+    assert (await handle.call("POST", "/messages", api="main", json={"to": "bob"})).json()["to"] == "bob"
+
+
+async def test_an_app_without_a_permission_is_not_said_to_have_it(room: KeyRoom) -> None:
+    user = await room.user()
+    values = app_values(room, user, "1002")
+    room.simulator.sandbox.keys.signers["1002"].permissions["mail"] = "read"
+    connection = await room.entered(user, await room.signed_in(user), "mailroom-app", **values)
+    assert connection.scopes == MAIL_READ
+    other = await room.user()
+    whole = await room.entered(other, await room.signed_in(other), "mailroom-app", **app_values(room, other, "1003"))
+    assert whole.scopes == MAIL_WRITE
+
+
+async def test_a_signed_token_is_sent_as_it_is_and_lists_what_it_may_do(room: KeyRoom) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    page = await room.form(person, "mailroom-signed")
+    refused = await room.enter(person, page, **signed_values(room, user, "KEY00001", passphrase="open barley"))
+    assert "private key that works here" in refused.text
+    connection = await room.entered(user, person, "mailroom-signed", **signed_values(room, user, "KEY00001"))
+    handle = await room.allowed(user, connection, READ)
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+    assert room.books()[-1]["way"] == "signed"
+    assert (await handle.call("GET", "/echo", api="main")).status_code == 403  # not among its operations
+    narrow = await exchanged(room, user, connection, READ)
+    whole = await exchanged(room, user, connection, WRITE)  # a scope without operations: enforced by the rules
+    assert (narrow.narrowing, whole.narrowing) == (Narrowing.UPSTREAM, Narrowing.ENFORCED)
+
+
+async def test_a_dead_key_of_signed_tokens_is_noticed_at_the_next_token(room: KeyRoom) -> None:
+    user = await room.user()
+    connection = await room.entered(
+        user, await room.signed_in(user), "mailroom-signed", **signed_values(room, user, "KEY00002")
+    )
+    handle = await room.allowed(user, connection, READ)
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+    room.simulator.sandbox.keys.signers.pop("KEY00002")
+    answer = await handle.call("GET", "/messages", api="main")
+    assert answer.headers["token-vault-refusal"] == "connection_required"
+
+
+async def test_a_private_key_is_in_no_event_page_or_repr(room: KeyRoom) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    connection = await room.entered(user, person, "mailroom-service", key_file=key_file(room, user))
+    await exchanged(room, user, connection, READ)
+    await room.deployment.activity.settle()
+    events = await audit.list_events(room.deployment.database, user_id=user.id, limit=1000)
+    written = json.dumps([dict(one.details) for one in events], default=str)
+    page = await person.open(f"/connections/{connection.id}")
+    secret = PEM.splitlines()[3]
+    assert "connection.opened" in {one.kind for one in events}
+    assert secret not in written + page.text + repr(connection)
