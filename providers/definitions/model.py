@@ -469,7 +469,7 @@ class Provider(FilePart):
     def fact_names(self) -> tuple[str, ...]:
         """The facts that a file about such a service names sources for."""
         if self.credential is not None:
-            return CREDENTIAL_FACTS
+            return CREDENTIAL_FACTS + (("narrowing",) if self.credential.kind == "signed_token" else ())
         return tuple(name for name in get_args(FactName) if name not in _OF_CREDENTIALS)
 
     @property

@@ -96,7 +96,7 @@ def services_page() -> str:
     for provider in providers:
         mode = "never" if provider.refresh_tokens == "never" else provider.rotation.mode.value
         if provider.credential is not None:
-            mode = "asked" if provider.identity.source == "endpoint" else "unasked"
+            mode = "asked" if provider.identity.source != "none" else "unasked"
         groups[mode].append(_service(provider))
     return _SERVICES.format(count=len(providers)) + "".join(
         f"\n## {_ROTATIONS[mode].format(count=len(lines))}\n\n{', '.join(lines)}.\n"

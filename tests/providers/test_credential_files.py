@@ -11,7 +11,7 @@ import pytest
 from providers.api.rules import of_path
 from providers.credentials.entered import CredentialRefused, pack, unpack
 from providers.definitions.catalog import KEYS, check_file, load_catalog
-from providers.definitions.credential import CREDENTIAL_FACTS, Credential, CredentialField
+from providers.definitions.credential import Credential, CredentialField
 
 GOOD = """
 name = "example"
@@ -56,6 +56,37 @@ read = { title = "Read" }
 [console]
 url = "https://example.com/keys"
 """
+SIGNED = """
+name = "example"
+title = "Example"
+[credential]
+kind = "signed_token"
+[credential.fields.file]
+title = "Key file"
+lines = true
+members = { private_key = "(?s).+", owner = "[a-z]+" }
+[credential.fields.unit]
+title = "Unit"
+secret = false
+pattern = "[a-z]+"
+[credential.signed_token]
+key = "file.private_key"
+claims = { iss = "{owner}", scope = "{scopes}", aud = "{token_url}" }
+[downscope]
+mode = "refresh_scope"
+[hosts]
+token_url = "https://example.com/{unit}/token"
+[apis]
+main = "https://example.com/v1"
+[scopes]
+read = { title = "Read" }
+[console]
+url = "https://example.com/keys"
+[facts]
+narrowing = { status = "cited", sources = ["docs"] }
+[sources]
+docs = { name = "example.com/docs", date = 2026-11-27 }
+"""
 
 
 def problems(text: str, folder: Path) -> list[str]:
@@ -64,7 +95,7 @@ def problems(text: str, folder: Path) -> list[str]:
     return check_file(path)
 
 
-@pytest.mark.parametrize("text", [GOOD, CLIENT])
+@pytest.mark.parametrize("text", [GOOD, CLIENT, SIGNED])
 def test_a_file_with_a_credential_needs_no_oauth(tmp_path: Path, text: str) -> None:
     assert problems(text, tmp_path) == []
 
@@ -89,6 +120,27 @@ def test_a_file_with_a_credential_needs_no_oauth(tmp_path: Path, text: str) -> N
         (CLIENT, 'token_url = "https://example.com/token"', "", "hosts.token_url: missing"),
         (CLIENT, "[hosts]", '[hosts]\nauthorize_url = "https://example.com/a"', "hosts.authorize_url: doesn't work"),
         (CLIENT, "[hosts]", '[credential.send]\nheaders = { X = "{client_secret}" }\n[hosts]', "exchanged for a token"),
+        (SIGNED, '"file.private_key"', '"unit"', "'unit' isn't a secret field"),
+        (SIGNED, '"{owner}"', '"{private_key}"', "{private_key} is secret, and a token's claims are not"),
+        (SIGNED, '"{owner}"', '"{nobody}"', "{nobody} isn't a field"),
+        (SIGNED, "com/{unit}/", "com/{owner}/", "{owner} is in a key file, which must not choose an address"),
+        (SIGNED, "{unit}/token", "{file}/token", "{file} is secret, and addresses are no secret"),
+        (SIGNED, "https://example.com/{unit}", "https://{unit}", "{unit} decides whose host that is"),
+        (SIGNED, "[hosts]", '[hosts]\nrevoke_url = "https://example.com/r"', "hosts.revoke_url: doesn't work"),
+        (
+            SIGNED,
+            "[credential.signed_token]",
+            '[credential.send]\nquery = { a = "{file}" }\n[credential.signed_token]',
+            "sign",
+        ),
+        (SIGNED, 'scope = "{scopes}"', 'scope = "all"', "belongs to a token that says what it may do"),
+        (SIGNED, '"signed_token"\n', '"client_credentials"\n', "belongs to kind signed_token"),
+        (
+            SIGNED,
+            "[apis]",
+            '[identity]\nsource = "answer"\nid = "{id}"\nlabel = "{id}"\n[apis]',
+            "comes without an answer",
+        ),
     ],
 )
 def test_a_fault_is_named(tmp_path: Path, text: str, right: str, wrong: str, said: str) -> None:
@@ -109,7 +161,7 @@ def test_shipped_files_name_two_sources_and_close_what_tells_credentials() -> No
     assert len(shipped) >= 12
     for provider in shipped:
         assert provider.credential is not None
-        assert set(provider.facts) <= set(CREDENTIAL_FACTS), provider.name
+        assert set(provider.facts) <= set(provider.fact_names), provider.name
         assert len(provider.sources) >= 2, provider.name
         assert provider.facts["endpoints"].status != "unknown", provider.name
 

@@ -28,7 +28,7 @@ DIRECT: Final = "mailroom-v1"  # the audience of a token that is used as it is
 SCOPES: Final = frozenset({"read", "write"})
 
 
-class AssertionRefused(Exception):
+class SignatureRefused(Exception):
     """`error` is the code that the service answers with."""
 
     def __init__(self, error: str, description: str) -> None:
@@ -41,30 +41,30 @@ def answer_assertion(sandbox: Sandbox, call: SimulatedCall) -> Response:
     """RFC 7523 §2.1, with the refusals of Google's endpoint."""
     sandbox.books.write("mailroom", sandbox.clock.now(), call="assertion", way=call.text("grant_type"))
     try:
-        person, scopes = _checked(sandbox, call)
-    except AssertionRefused as refused:
+        person, scopes = _check_assertion(sandbox, call)
+    except SignatureRefused as refused:
         content = {"error": refused.error, "error_description": refused.description}
         return JSONResponse(content, status_code=401 if refused.error == "unauthorized_client" else 400)
     token = _issue(sandbox, person, scopes)
     return JSONResponse({"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME})
 
 
-def _checked(sandbox: Sandbox, call: SimulatedCall) -> tuple[str, frozenset[str]]:
-    """Whom an assertion is about, and its scopes. Raises AssertionRefused."""
-    signer, claims = _verified(sandbox, call.text("assertion") or "", algorithm="RS256", longest=3600)
+def _check_assertion(sandbox: Sandbox, call: SimulatedCall) -> tuple[str, frozenset[str]]:
+    """Whom an assertion is about, and its scopes. Raises SignatureRefused."""
+    signer, claims = _verify(sandbox, call.text("assertion") or "", algorithm="RS256", longest=3600)
     if call.text("grant_type") != GRANT:
-        raise AssertionRefused("unsupported_grant_type", "")
+        raise SignatureRefused("unsupported_grant_type", "")
     if claims.get("aud") != f"{sandbox.url}/mailroom/assertion":
-        raise AssertionRefused("invalid_grant", "Invalid JWT: Failed audience check.")
+        raise SignatureRefused("invalid_grant", "Invalid JWT: Failed audience check.")
     nonce = str(claims.get("jti", ""))
     if not nonce or nonce in sandbox.keys.used:
-        raise AssertionRefused("invalid_grant", "Invalid JWT: used before.")
+        raise SignatureRefused("invalid_grant", "Invalid JWT: used before.")
     scopes = frozenset(str(claims.get("scope", "")).split())
     if not scopes <= SCOPES or not scopes:
-        raise AssertionRefused("invalid_scope", "Invalid OAuth scope or ID token audience provided.")
+        raise SignatureRefused("invalid_scope", "Invalid OAuth scope or ID token audience provided.")
     person = str(claims.get("sub") or signer.account)
     if person != signer.account and not (signer.may_impersonate and scopes <= signer.may_impersonate):
-        raise AssertionRefused("unauthorized_client", "Client is unauthorized to retrieve access tokens this way.")
+        raise SignatureRefused("unauthorized_client", "Client is unauthorized to retrieve access tokens this way.")
     sandbox.keys.used.add(nonce)
     return person, scopes
 
@@ -75,8 +75,8 @@ def answer_installation(sandbox: Sandbox, call: SimulatedCall) -> Response:
     boxes = call.arguments.get("repositories")
     sandbox.books.write("mailroom", sandbox.clock.now(), call="installation", asked=json.dumps(dict(call.arguments)))
     try:
-        signer, _ = _verified(sandbox, call.bearer or "", algorithm="RS256", longest=600)
-    except AssertionRefused as refused:
+        signer, _ = _verify(sandbox, call.bearer or "", algorithm="RS256", longest=600)
+    except SignatureRefused as refused:
         return JSONResponse({"message": refused.description}, status_code=401)
     if call.path_params["id"] != signer.installation:
         return JSONResponse({"message": "Not Found"}, status_code=404)
@@ -102,8 +102,8 @@ def answer_installation(sandbox: Sandbox, call: SimulatedCall) -> Response:
 def account_of_signed(sandbox: Sandbox, token: str, *, operation: str) -> tuple[str, bool] | None:
     """Whose a token is that is used as it is, and whether it may do this; None for one that isn't valid."""
     try:
-        signer, claims = _verified(sandbox, token, algorithm="ES256", longest=1200)
-    except AssertionRefused:
+        signer, claims = _verify(sandbox, token, algorithm="ES256", longest=1200)
+    except SignatureRefused:
         return None
     if claims.get("aud") != DIRECT:
         return None
@@ -111,32 +111,32 @@ def account_of_signed(sandbox: Sandbox, token: str, *, operation: str) -> tuple[
     return signer.account, not isinstance(listed, list) or operation in listed
 
 
-def _verified(sandbox: Sandbox, token: str, *, algorithm: str, longest: int) -> tuple[Signer, Mapping[str, object]]:
+def _verify(sandbox: Sandbox, token: str, *, algorithm: str, longest: int) -> tuple[Signer, Mapping[str, object]]:
     """The signer, and its claims: signature, key id, issuer, and times."""
     now = sandbox.clock.now()
     try:
-        kid = str(json.loads(_padded(token.partition(".")[0])).get("kid", ""))
+        kid = str(json.loads(_decode_part(token.partition(".")[0])).get("kid", ""))
     except ValueError as error:
-        raise AssertionRefused("invalid_grant", "Invalid JWT.") from error
+        raise SignatureRefused("invalid_grant", "Invalid JWT.") from error
     signer = sandbox.keys.signers.get(kid)
     if signer is None:
-        raise AssertionRefused("invalid_grant", "Invalid JWT Signature.")
+        raise SignatureRefused("invalid_grant", "Invalid JWT Signature.")
     key = RSAKey.import_key(signer.public) if algorithm == "RS256" else ECKey.import_key(signer.public)
     try:
         claims = jwt.decode(token, key, algorithms=[algorithm]).claims
     except (JoseError, ValueError) as error:
-        raise AssertionRefused("invalid_grant", "Invalid JWT Signature.") from error
+        raise SignatureRefused("invalid_grant", "Invalid JWT Signature.") from error
     if claims.get("iss") != signer.issuer:
-        raise AssertionRefused("invalid_grant", "Invalid issuer.")
+        raise SignatureRefused("invalid_grant", "Invalid issuer.")
     issued, ends = claims.get("iat"), claims.get("exp")
     if not isinstance(issued, int) or not isinstance(ends, int):
-        raise AssertionRefused("invalid_grant", "Invalid JWT: iat and exp are missing.")
+        raise SignatureRefused("invalid_grant", "Invalid JWT: iat and exp are missing.")
     if ends - issued > longest or issued > now + 30 or ends <= now or issued < now - longest:
-        raise AssertionRefused("invalid_grant", "Invalid JWT: not in a reasonable timeframe.")
+        raise SignatureRefused("invalid_grant", "Invalid JWT: not in a reasonable timeframe.")
     return signer, claims
 
 
-def _padded(part: str) -> bytes:
+def _decode_part(part: str) -> bytes:
     return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 
