@@ -84,6 +84,7 @@ class RemoteServer:
     authorization: RemoteAuthorization
     tools: tuple[RemoteTool, ...] = ()
     away: tuple[RemoteTool, ...] = ()
+    is_disabled: bool = False  # by an operator: all tools are away
 
     @property
     def prefix(self) -> str:

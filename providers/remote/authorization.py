@@ -270,6 +270,6 @@ def _read_registration(content: Mapping[str, object], wanted: ClientAuth) -> Rem
     if method != "none" and isinstance(end, int) and end > 0:  # RFC 7591 §3.2.1
         raise AuthorizationUnknown(
             "its authorization server registers clients for a time only; register one there yourself, and add the "
-            "server with --client-id"
+            "server with its client ID (--client-id)"
         )
     return RemoteRegistration(client_id, None if method == "none" else secret, method)

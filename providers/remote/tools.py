@@ -90,7 +90,7 @@ class RemoteToolSpec(ToolSpec):
 
 def remote_tools(server: RemoteServer, sightings: Sightings, *, taken: Collection[str] = ()) -> tuple[ToolSpec, ...]:
     """The tools that the operator accepted, and one that looks at the list. A tool that can't be used is left out."""
-    found: list[ToolSpec] = [_list_tool(server, sightings)]
+    found: list[ToolSpec] = [] if server.is_disabled else [_list_tool(server, sightings)]
     for tool in server.tools:
         try:
             found.append(_tool(server, tool, read_tool(tool.definition), sightings))
@@ -101,7 +101,7 @@ def remote_tools(server: RemoteServer, sightings: Sightings, *, taken: Collectio
 
 def away_tools(server: RemoteServer, sightings: Sightings) -> tuple[ToolSpec, ...]:
     """Tools that were accepted and can't be called now, for rules that name them."""
-    found: list[ToolSpec] = []
+    found: list[ToolSpec] = [_list_tool(server, sightings)] if server.is_disabled else []
     for tool in (*server.away, *server.tools):
         try:
             described = read_tool(tool.definition)

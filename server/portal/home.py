@@ -35,6 +35,7 @@ async def show(visit: OwnVisit) -> Response:
             (one, account_title(visit, one.provider), texts.status(one.status(now)), texts.status_hint(one.status(now)))
             for one in needs.connections
         ],
+        "held": needs.held,
         "map": draw(visit, shown, owned=owned, uses=uses, all_agents=len(agents)),
         "titles": {one.provider: account_title(visit, one.provider) for one in owned},
         "states": {one.id: texts.status(one.status(now)) for one in owned if one.status(now) != "active"},

@@ -1,4 +1,7 @@
-"""What waits for the person: approvals, others' requests, accounts in trouble. Drives badge, title and start page."""
+"""What waits for the person: approvals, others' requests, accounts in trouble, and for admins tools to review.
+
+Drives badge, title and start page.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from vault import connections
 from vault.approvals import approvals
 from vault.approvals.access_requests import AccessRequest
 from vault.approvals.approvals import Approval
+from vault.mcp.servers import HeldTools, count_held
 from vault.records import Connection, User
 
 _TROUBLE: Final = frozenset({"needs_reauth", "expiring"})
@@ -23,10 +27,11 @@ class Needs:
     approvals: tuple[Approval, ...] = ()
     connections: tuple[Connection, ...] = ()  # to reconnect, now or soon
     requests: tuple[AccessRequest, ...] = ()  # of others, which the person may answer
+    held: tuple[HeldTools, ...] = ()  # by server, for admins
 
     @property
     def count(self) -> int:
-        return len(self.approvals) + len(self.connections) + len(self.requests)
+        return len(self.approvals) + len(self.connections) + len(self.requests) + len(self.held)
 
 
 async def read_needs(deployment: Deployment, user: User) -> Needs:
@@ -36,4 +41,5 @@ async def read_needs(deployment: Deployment, user: User) -> Needs:
     owned = await connections.list_connections(deployment.database, user.id)
     troubled = [one for one in owned if one.status(now) in _TROUBLE]
     requests = await access_requests.to_answer(deployment, user)
-    return Needs(asked, tuple(sorted(troubled, key=lambda one: one.status(now) != "needs_reauth")), requests)
+    held = await count_held(deployment.database) if user.role.administers else ()
+    return Needs(asked, tuple(sorted(troubled, key=lambda one: one.status(now) != "needs_reauth")), requests, held)

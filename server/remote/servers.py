@@ -35,6 +35,7 @@ from vault.mcp import servers
 from vault.mcp.servers import Acceptance, McpServer, McpTool
 from vault.registrations import EnteredRegistration
 from vault.scopes import NOTHING
+from vault.upkeep import panics, revocations
 
 _LONGEST_TITLE: Final = 60
 
@@ -87,14 +88,14 @@ async def add(actor: Actor, wanted: ServerWish) -> McpServer:
         found = await discover(wanted.url, deployment.http, policy=deployment.http.policy, issuer=wanted.issuer)
         client = wanted.client or await _client_at(deployment, found, wanted.name)
     except AuthorizationUnknown as unknown:
-        raise _refusal(f"{wanted.url} can't stand behind this vault: {unknown}.") from unknown
+        raise _server_refusal(f"{wanted.url} can't stand behind this vault: {unknown}.") from unknown
     facts = replace(found.facts, client_auth=client.client_auth).facts()
     entered = EnteredRegistration(client.client_id, client.client_secret)
     server = McpServer(wanted.name, wanted.url, title, facts, now)
     try:
         await deployment.live.check(wanted.name, replace(entered, server=server))
     except REFUSALS as refusal:
-        raise _refusal(str(refusal)) from refusal
+        raise _server_refusal(str(refusal)) from refusal
     by = "" if actor.user is None else actor.user.id
     async with actor.change() as transaction:
         is_new = await servers.add_server(
@@ -104,7 +105,7 @@ async def add(actor: Actor, wanted: ServerWish) -> McpServer:
             transaction, deployment.keys, entered, provider=wanted.name, by=by, now=now
         )
         if not is_new or kept is None:
-            raise _refusal(f"There is an MCP server {wanted.name} already.")
+            raise _server_refusal(f"There is an MCP server {wanted.name} already.")
         event = actor.event("mcp_server.added", provider=wanted.name, url=wanted.url, issuer=found.issuer)
         await audit.append(transaction, event, now=now)
     await deployment.live.refresh(deployment.database, deployment.keys)
@@ -120,7 +121,7 @@ async def _client_at(deployment: Deployment, found: FoundAuthorization, name: st
         return await register(found, redirect, deployment.http, policy=deployment.http.policy)
     raise AuthorizationUnknown(
         f"its authorization server {found.issuer} registers no clients by itself; register one there with the redirect "
-        f"URI {redirect}, and add the server with --client-id"
+        f"URI {redirect}, and add the server with its client ID (--client-id)"
     )
 
 
@@ -131,12 +132,14 @@ def _is_public(deployment: Deployment) -> bool:
 
 def _check_name(deployment: Deployment, name: str) -> None:
     if deployment.catalog.get(name) is not None:
-        raise _refusal(f"{name}: a provider has this name; choose another one, such as {name}-mcp.", field="name")
+        raise _server_refusal(
+            f"{name}: a provider has this name; choose another one, such as {name}-mcp.", field="name"
+        )
     prefix = f"{name.replace('-', '_')}_"
     others = [f"{one.replace('-', '_')}_" for one in deployment.catalog.remote]
     names = [*others, *(spec.name for spec in deployment.tools)]
     if any(one.startswith(prefix) for one in names) or any(prefix.startswith(one) for one in others):
-        raise _refusal(f"{name}: other tools begin with {prefix}; choose another name.", field="name")
+        raise _server_refusal(f"{name}: other tools begin with {prefix}; choose another name.", field="name")
 
 
 def _check_url(deployment: Deployment, url: str) -> None:
@@ -148,7 +151,7 @@ def _check_url(deployment: Deployment, url: str) -> None:
     if problem is None and _origin_of(parts) == _origin_of(own) and parts.path.startswith(f"{own.path.rstrip('/')}/"):
         problem = "is this vault"
     if problem is not None:
-        raise _refusal(f"{url}: {problem}; use the https address of the MCP server.", field="url")
+        raise _server_refusal(f"{url}: {problem}; use the https address of the MCP server.", field="url")
 
 
 def _origin_of(parts: SplitResult) -> tuple[str, str, int | None]:
@@ -178,6 +181,32 @@ async def remove(actor: Actor, name: str) -> None:
         await audit.append(transaction, actor.event("mcp_server.removed", provider=name), now=now)
     await deployment.live.refresh(deployment.database, deployment.keys)
     deployment.live.sightings.forget(name)
+
+
+async def set_disabled(actor: Actor, name: str, *, is_disabled: bool) -> None:
+    """Offer nothing of a server, or again what was accepted; accounts and permissions stay. Raises ChangeRefused."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    known = await server_named(deployment, name)
+    if known.is_disabled is is_disabled:
+        return
+    async with actor.change() as transaction:
+        await servers.hold(transaction, name)
+        await servers.set_disabled(transaction, name, is_disabled=is_disabled)
+        kind = "mcp_server.disabled" if is_disabled else "mcp_server.enabled"
+        await audit.append(transaction, actor.event(kind, provider=name), now=now)
+    await deployment.live.refresh(deployment.database, deployment.keys)
+
+
+async def disconnect_all(actor: Actor, name: str) -> int:
+    """Disconnect every account from a server, and revoke there, with receipts; how many. Raises ChangeRefused."""
+    deployment = actor.deployment
+    await server_named(deployment, name)
+    by = "command_line" if actor.user is None else actor.user.name
+    async with actor.change() as transaction:
+        wish = await panics.start(transaction, "provider", name, by=by, now=deployment.now())
+    ended = await panics.go_on(deployment.vault, wish)
+    await revocations.run_due(deployment.vault)
+    return ended
 
 
 def _check_no_rule(deployment: Deployment, name: str) -> None:
@@ -229,18 +258,34 @@ def claims_of(tool: McpTool) -> Mapping[str, bool]:
 
 @dataclass(frozen=True, slots=True)
 class AcceptanceWish:
-    """What an operator accepts: these tools, or all that are new or changed. `digest` names what was reviewed.
+    """What an operator accepts: these tools, or without `names` all that are new or changed, and forgets absent ones.
 
-    Every tool counts as one that can delete and is asked about each time, except: `reads` only read, `trusts` takes the
-    server's word for what reads, `unasked` need no approval. A changed tool keeps what was decided before, unless one
-    of these names it.
+    `digest` names what was reviewed; `leaves` are left out until they change. Every tool counts as one that can delete
+    and is asked about each time, except: `reads` only read, `trusts` takes the server's word for what reads, `unasked`
+    need no approval. A changed tool keeps what was decided before, unless one of these names it.
     """
 
     digest: str
-    names: Collection[str] = NOTHING
+    names: Collection[str] | None = None
+    leaves: Collection[str] = NOTHING
     reads: Collection[str] = NOTHING
     unasked: Collection[str] = NOTHING
     trusts: bool = False
+    forgets: bool = False  # absent tools, although there are `names`
+
+    @property
+    def decided_names(self) -> frozenset[str]:
+        """The tools that the operator decides anew."""
+        return frozenset({*(self.names or ()), *self.reads, *self.unasked})
+
+
+def wish_of(digest: str, choices: Mapping[str, str], *, forgets: bool) -> AcceptanceWish:
+    """What an admin chose for each tool: `read`, `write` without approval, `ask` each time, or `leave` it out."""
+    chosen = {wanted: [name for name, one in choices.items() if one == wanted] for wanted in ("read", "write", "leave")}
+    names = [name for name, one in choices.items() if one != "leave"]
+    return AcceptanceWish(
+        digest, names, chosen["leave"], reads=chosen["read"], unasked=chosen["write"], forgets=forgets
+    )
 
 
 async def accept(actor: Actor, name: str, wanted: AcceptanceWish) -> tuple[str, ...]:
@@ -249,21 +294,26 @@ async def accept(actor: Actor, name: str, wanted: AcceptanceWish) -> tuple[str, 
     server = await server_named(deployment, name)
     if wanted.digest != server.digest:
         raise _change_refusal(name)
-    unknown = {*wanted.names, *wanted.reads, *wanted.unasked} - {one.name for one in server.tools}
+    unknown = {*wanted.decided_names, *wanted.leaves} - {one.name for one in server.tools}
     if unknown:
-        raise _refusal(f"{name} offers no tool {min(unknown)!r}. See token-vault mcp review {name}", field="tools")
+        raise _server_refusal(
+            f"{name} offers no tool {min(unknown)!r}. See token-vault mcp review {name}", field="tools"
+        )
+    if named := [one.name for one in server.tools if one.name in wanted.leaves and one.state == "accepted"]:
+        raise _server_refusal(f"{named[0]} is accepted already; disable the server instead.", field="tools")
     chosen = {
         one.name: _acceptance(one, wanted)
         for one in server.tools
-        if (one.name in wanted.names if wanted.names else one.state != "accepted")
+        if (one.state != "accepted" if wanted.names is None else one.name in wanted.names)
+        and one.name not in wanted.leaves
         and not one.is_absent
         and not problem_of(one.seen)
     }
-    if left := set(wanted.names) - chosen.keys():
-        raise _refusal(f"{min(left)} can't be used. See token-vault mcp review {name}", field="tools")
-    if left := {*wanted.reads, *wanted.unasked} - chosen.keys():
-        raise _refusal(f"{min(left)} isn't among these tools; name it with --tool, too.", field="tools")
-    absent = [one.name for one in server.tools if one.is_absent and not wanted.names]
+    if left := set(wanted.names or ()) - chosen.keys():
+        raise _server_refusal(f"{min(left)} can't be used. See token-vault mcp review {name}", field="tools")
+    if left := wanted.decided_names - chosen.keys():
+        raise _server_refusal(f"{min(left)} isn't among these tools; name it with --tool, too.", field="tools")
+    absent = [one.name for one in server.tools if one.is_absent and (wanted.names is None or wanted.forgets)]
     by = "" if actor.user is None else actor.user.id
     async with actor.change() as transaction:
         held = await servers.hold(transaction, name)
@@ -280,14 +330,18 @@ async def accept(actor: Actor, name: str, wanted: AcceptanceWish) -> tuple[str, 
                 tool = f"{name.replace('-', '_')}_{names[one.name]}"
                 await approvals.withdraw_calls(transaction, tool, now=now)
         await servers.forget(transaction, server, absent)
-        event = actor.event("mcp_server.tools_accepted", provider=name, count=len(chosen), tools=sorted(chosen)[:20])
-        await audit.append(transaction, event, now=now)
+        await servers.leave(transaction, server, wanted.leaves)
+        for kind, decided in (("accepted", chosen), ("left", wanted.leaves)):
+            if decided or kind == "accepted":
+                tools = sorted(decided)[:20]
+                event = actor.event(f"mcp_server.tools_{kind}", provider=name, count=len(decided), tools=tools)
+                await audit.append(transaction, event, now=now)
     await deployment.live.refresh(deployment.database, deployment.keys)
     return tuple(sorted(chosen))
 
 
 def _acceptance(tool: McpTool, wanted: AcceptanceWish) -> Acceptance:
-    if tool.accepted is not None and tool.name not in {*wanted.names, *wanted.reads, *wanted.unasked}:
+    if tool.accepted is not None and tool.name not in wanted.decided_names:
         return Acceptance(tool.effect, asks=tool.asks, reviewed=tool.seen)
     claims = claims_of(tool) if wanted.trusts else dict[str, bool]()
     if tool.name in wanted.reads or claims.get("readOnlyHint") is True:
@@ -301,7 +355,7 @@ def _acceptance(tool: McpTool, wanted: AcceptanceWish) -> Acceptance:
 
 def state_of(deployment: Deployment, server: McpServer) -> dict[str, object]:
     """One server as it is listed: its tools by state, and whether it works."""
-    states = [one.state for one in server.tools]
+    states = [one.state for one in server.tools if not one.is_left]
     return {
         "name": server.name,
         "url": server.url,
@@ -309,6 +363,8 @@ def state_of(deployment: Deployment, server: McpServer) -> dict[str, object]:
         "usable": states.count("accepted"),
         "held": states.count("new") + states.count("changed") + states.count("returned"),
         "absent": states.count("absent"),
+        "left": sum(one.is_left for one in server.tools),
+        "disabled": server.is_disabled,
         "problem": deployment.live.current.unusable.get(server.name, ""),
     }
 
@@ -326,5 +382,5 @@ def _change_refusal(name: str) -> ChangeRefused:
     )
 
 
-def _refusal(description: str, *, field: str = "") -> ChangeRefused:
+def _server_refusal(description: str, *, field: str = "") -> ChangeRefused:
     return ChangeRefused("server_refused", description, field=field)

@@ -63,8 +63,10 @@ def remote_server(stored: McpServer) -> RemoteServer:
     for one in stored.tools:
         if one.accepted is not None and is_effect(one.effect):
             tool = RemoteTool(one.name, names[one.name], one.accepted, one.effect, one.asks)
-            (tools if one.state in {"accepted", "changed"} else away).append(tool)
-    return RemoteServer(stored.name, stored.title, stored.url, authorization, tuple(tools), tuple(away))
+            (tools if one.state in {"accepted", "changed"} and not stored.is_disabled else away).append(tool)
+    return RemoteServer(
+        stored.name, stored.title, stored.url, authorization, tuple(tools), tuple(away), stored.is_disabled
+    )
 
 
 def names_of_tools(stored: McpServer, *, accepting: Collection[str] = ()) -> Mapping[str, str]:

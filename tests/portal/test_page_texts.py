@@ -16,6 +16,7 @@ from server.settings import load_settings
 _TEMPLATES = sorted(Path(str(resources.files("server.portal").joinpath("templates"))).rglob("*.html"))
 _HANDLERS = [
     *sorted(Path(str(resources.files("server.portal"))).rglob("*.py")),
+    *sorted(Path(str(resources.files("server.remote"))).glob("*.py")),
     *sorted(Path(str(resources.files("server.http"))).glob("*.py")),
     *sorted(Path(str(resources.files("server.bridge"))).glob("*.py")),
     *sorted(Path(str(resources.files("server.administration"))).glob("*.py")),
@@ -72,6 +73,9 @@ _CHOSEN = (
     "policy_about",
     "receipt_reason",
     "receipt_result",
+    "tool_state",
+    "tool_part",
+    "tool_choice",
 )  # by a value
 
 

@@ -29,6 +29,8 @@ ROOMS = (
     "server/sign_in",
     "server/oauth/authorize.py",
     "server/oauth/authorization_request.py",
+    "server/remote/servers.py",
+    "providers/remote/authorization.py",
 )
 FOR_OPERATORS = (
     "vault/audit",
@@ -40,7 +42,9 @@ FOR_OPERATORS = (
     "vault/upkeep/key_rotation",
 )
 SHOWN_THERE = ("vault/keys/passwords.py",)
-REFUSAL = re.compile(r"\w*(Refused|Required|Unavailable|Ended|Taken|Throttled|Passkeys|Exists|Rejected|Offered)")
+REFUSAL = re.compile(
+    r"\w*(Refused|Required|Unavailable|Ended|Taken|Throttled|Passkeys|Exists|Rejected|Offered|AuthorizationUnknown)|_server_refusal"
+)
 OTHERS = {"PageRefused", "SettingsRefused", "StorageUnavailable", "Refused", "CandidateRefused", "ChangeRefused"}
 FOR_COMMANDS = {"check_providers", "_lacks"}  # of the doctor; no page shows what these find
 STORED = re.compile(r"a stored \w+ cannot be read|a sealed value doesn't open|.* already exists")

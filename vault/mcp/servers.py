@@ -16,22 +16,26 @@ from vault.records import TENANT
 from vault.storage.database import Reader, Row, Transaction, integer, integer_or_none, text, text_or_none
 
 _SERVERS: Final = """
-    select name, url, title, facts, added_at from mcp_servers where tenant = :tenant order by added_at, name
+    select name, url, title, facts, added_at, is_disabled
+    from mcp_servers where tenant = :tenant order by added_at, name
 """
 _TOOLS: Final = """
-    select server, name, seen, seen_by, seen_at, is_absent, accepted, effect, asks, accepted_at, shown, is_retired
+    select server, name, seen, seen_by, seen_at, is_absent, accepted, effect, asks, accepted_at, shown, is_retired,
+        is_left
     from mcp_tools
     where tenant = :tenant order by server, name
 """
 _TOOLS_OF: Final = """
-    select server, name, seen, seen_by, seen_at, is_absent, accepted, effect, asks, accepted_at, shown, is_retired
+    select server, name, seen, seen_by, seen_at, is_absent, accepted, effect, asks, accepted_at, shown, is_retired,
+        is_left
     from mcp_tools
     where tenant = :tenant and server = :server order by name
 """
 # Without what nobody accepted: that is as much as a server likes, and it changes as often.
 _ACCEPTED: Final = """
     select server, name, accepted as seen, cast(:nothing as text) as seen_by, cast(0 as bigint) as seen_at, is_absent,
-        accepted, effect, asks, accepted_at, shown, is_retired
+        accepted, effect, asks, accepted_at, shown, is_retired,
+        is_left
     from mcp_tools
     where tenant = :tenant and accepted is not null order by server, name
 """
@@ -49,14 +53,15 @@ _SEE: Final = """
     insert into mcp_tools (tenant, server, name, seen, seen_at, seen_by)
     values (:tenant, :server, :name, :seen, :now, :by)
     on conflict (tenant, server, name) do update
-    set seen = excluded.seen, seen_at = excluded.seen_at, seen_by = excluded.seen_by, is_absent = 0
+    set seen = excluded.seen, seen_at = excluded.seen_at, seen_by = excluded.seen_by, is_absent = 0,
+        is_left = 0
 """
 _MISS: Final = """
     update mcp_tools set is_absent = 1 where tenant = :tenant and server = :server and name = :name
 """
 _ACCEPT: Final = """
     update mcp_tools set accepted = seen, effect = :effect, asks = :asks, accepted_at = :now, accepted_by = :by,
-        is_retired = 0
+        is_retired = 0, is_left = 0
     where tenant = :tenant and server = :server and name = :name and seen = :reviewed and is_absent = 0 returning name
 """
 _FORGET: Final = """
@@ -65,6 +70,17 @@ _FORGET: Final = """
 _RETIRE: Final = """
     update mcp_tools set is_retired = 1
     where tenant = :tenant and server = :server and name = :name and is_absent = 1 and accepted is not null
+"""
+_LEAVE: Final = """
+    update mcp_tools set is_left = 1 where tenant = :tenant and server = :server and name = :name
+"""
+_DISABLE: Final = "update mcp_servers set is_disabled = :disabled where tenant = :tenant and name = :name"
+_HELD: Final = """
+    select s.name, s.title, count(*) as n
+    from mcp_tools t join mcp_servers s on s.tenant = t.tenant and s.name = t.server
+    where t.tenant = :tenant and t.is_left = 0 and t.is_absent = 0 and s.is_disabled = 0
+        and (t.is_retired = 1 or t.accepted is null or t.accepted <> t.seen)
+    group by s.name, s.title order by s.name
 """
 _NAME: Final = """
     update mcp_tools set shown = :shown
@@ -87,6 +103,7 @@ class McpTool:
     shown: str | None = None  # its name here, once it was accepted
     is_retired: bool = False  # an operator knows that it is gone
     seen_at: int = 0
+    is_left: bool = False  # an operator looked at this form and left it out
 
     @property
     def state(self) -> str:
@@ -110,11 +127,12 @@ class McpServer:
     facts: Mapping[str, object]
     added_at: int
     tools: tuple[McpTool, ...] = ()
+    is_disabled: bool = False
 
     @property
     def digest(self) -> str:
-        """Names what an operator reviewed: another one as soon as anything is seen differently."""
-        shown = [[one.name, one.seen, one.accepted, one.is_absent] for one in self.tools]
+        """Names what an operator reviewed: another one as soon as anything is seen or decided differently."""
+        shown = [[one.name, one.seen, one.accepted, one.is_absent, one.effect, one.asks] for one in self.tools]
         return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
     def tool(self, name: str) -> McpTool | None:
@@ -133,6 +151,15 @@ class OfferChange:
     @property
     def is_nothing(self) -> bool:
         return not (self.held or self.gone or self.back)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTools:
+    """How many tools of a server wait for an operator's look."""
+
+    server: str
+    title: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +286,23 @@ async def forget(transaction: Transaction, server: McpServer, names: Iterable[st
         await transaction.execute(_FORGET, which)
 
 
+async def leave(transaction: Transaction, server: McpServer, names: Iterable[str]) -> None:
+    """Note that an operator leaves these tools out in the form in which `server` shows them."""
+    for name in names:
+        await transaction.execute(_LEAVE, {"tenant": TENANT, "server": server.name, "name": name})
+
+
+async def set_disabled(transaction: Transaction, name: str, *, is_disabled: bool) -> bool:
+    """Offer nothing of a server, or again what was accepted. False if there is none."""
+    return await transaction.execute(_DISABLE, {"tenant": TENANT, "name": name, "disabled": int(is_disabled)}) > 0
+
+
+async def count_held(reader: Reader) -> tuple[HeldTools, ...]:
+    """The servers with tools that wait for an operator's look, by name."""
+    rows = await reader.fetch(_HELD, {"tenant": TENANT})
+    return tuple(HeldTools(text(row, "name"), text(row, "title"), integer(row, "n")) for row in rows)
+
+
 async def give_names(transaction: Transaction, server: McpServer, shown: Mapping[str, str]) -> None:
     """Name these tools for agents; one that has a name keeps it."""
     for name, wanted in shown.items():
@@ -274,6 +318,7 @@ def _server_of(row: Row, tools: Sequence[McpTool]) -> McpServer:
         {str(name): value for name, value in facts.items()} if isinstance(facts, dict) else {},  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- written above
         integer(row, "added_at"),
         tuple(tools),
+        bool(integer(row, "is_disabled")),
     )
 
 
@@ -290,4 +335,5 @@ def _tool_of(row: Row) -> McpTool:
         text_or_none(row, "shown"),
         bool(integer(row, "is_retired")),
         integer(row, "seen_at"),
+        bool(integer(row, "is_left")),
     )

@@ -8,6 +8,12 @@ from urllib.parse import quote
 from token_vault_client.admin_base import AdminBase
 
 
+class AcceptedMcpTools(TypedDict):
+    """The tools that agents are offered from now on."""
+
+    accepted: list[str]
+
+
 class AccessRequestRecord(TypedDict):
     """What a person asked for, and what became of it."""
 
@@ -388,6 +394,12 @@ class DirectoryTokens(TypedDict):
     items: list[DirectoryTokenRecord]
 
 
+class DisconnectedAccounts(TypedDict):
+    """How many accounts were disconnected. GET /receipts has what became of each."""
+
+    accounts: int
+
+
 class DisconnectedRecord(TypedDict):
     """How a connection ended."""
 
@@ -558,6 +570,60 @@ class MadeDirectoryToken(TypedDict):
     token: str
 
 
+class McpDecisions(TypedDict):
+    """What is decided about the tools as they were reviewed. Tools that aren't named stay as they are."""
+
+    digest: str
+    tools: dict[str, Literal["read", "write", "ask", "leave"]]
+    forget_absent: NotRequired[bool]
+
+
+class McpReview(TypedDict):
+    """A server's tools, and the digest by which they are accepted."""
+
+    digest: str
+    tools: list[McpToolRecord]
+
+
+class McpServerChange(TypedDict):
+    """What to change."""
+
+    disabled: bool
+
+
+class McpServerRecord(TypedDict):
+    """An MCP server behind the vault, and how many of its tools are in which state."""
+
+    name: str
+    url: str
+    title: str
+    disabled: bool
+    usable: int
+    held: int
+    left: int
+    absent: int
+    problem: str
+    connect_url: str
+    added_at: str
+
+
+class McpServers(TypedDict):
+    """All servers, in the order in which they were added."""
+
+    items: list[McpServerRecord]
+
+
+class McpToolRecord(TypedDict):
+    """A tool in the server's words, and what was decided about it."""
+
+    name: str
+    state: str
+    choice: Literal["read", "write", "ask", "leave"]
+    problem: str
+    claims: list[str]
+    parts: list[ReviewedPartRecord]
+
+
 class MemberRecord(TypedDict):
     """A person in a group."""
 
@@ -611,6 +677,17 @@ class NewIdentity(TypedDict):
 
     issuer: str
     subject: str
+
+
+class NewMcpServer(TypedDict):
+    """A server to add."""
+
+    name: str
+    url: str
+    title: NotRequired[str]
+    client_id: NotRequired[str]
+    client_secret: NotRequired[str]
+    issuer: NotRequired[str]
 
 
 class NewPerson(TypedDict):
@@ -858,6 +935,20 @@ class RetriedRecord(TypedDict):
     """How another attempt went."""
 
     outcome: str
+
+
+class ReviewedLineRecord(TypedDict):
+    """One line; `same`, `added`, or `removed` since the tool was accepted."""
+
+    mark: Literal["same", "added", "removed"]
+    text: str
+
+
+class ReviewedPartRecord(TypedDict):
+    """A part of a tool's description; of a changed tool only what changed."""
+
+    name: str
+    lines: list[ReviewedLineRecord]
 
 
 class Role(TypedDict):
@@ -1319,6 +1410,34 @@ class AdminClient(AdminBase):
     def list_tool_sets(self) -> ToolSets:
         """List the tool sets that agents can be offered."""
         return self._call("GET", "/admin/v1/tool-sets")
+
+    def list_mcp_servers(self) -> McpServers:
+        """List the MCP servers behind the vault."""
+        return self._call("GET", "/admin/v1/mcp-servers")
+
+    def add_mcp_server(self, body: NewMcpServer) -> McpServerRecord:
+        """Put an MCP server behind the vault. Its tools can be called once you accept them."""
+        return self._call("POST", "/admin/v1/mcp-servers", body={**body})
+
+    def review_mcp_server(self, provider: str) -> McpReview:
+        """Show a server's tools in its own words: what is new, changed, or gone. Untrusted text."""
+        return self._call("GET", f"/admin/v1/mcp-servers/{quote(provider, safe='')}/review")
+
+    def decide_mcp_tools(self, provider: str, body: McpDecisions) -> AcceptedMcpTools:
+        """Decide about tools as they were reviewed: accept them, as what, or leave them out."""
+        return self._call("POST", f"/admin/v1/mcp-servers/{quote(provider, safe='')}/decisions", body={**body})
+
+    def change_mcp_server(self, provider: str, body: McpServerChange) -> McpServerRecord:
+        """Disable or enable a server. Accounts, permissions, and decisions stay."""
+        return self._call("PATCH", f"/admin/v1/mcp-servers/{quote(provider, safe='')}", body={**body})
+
+    def remove_mcp_server(self, provider: str) -> None:
+        """Remove a server to which no account is connected."""
+        self._call("DELETE", f"/admin/v1/mcp-servers/{quote(provider, safe='')}")
+
+    def disconnect_mcp_server(self, provider: str) -> DisconnectedAccounts:
+        """Disconnect every account from a server and revoke it there, with receipts."""
+        return self._call("DELETE", f"/admin/v1/mcp-servers/{quote(provider, safe='')}/accounts")
 
     def list_events(
         self,

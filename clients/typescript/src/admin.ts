@@ -1,6 +1,11 @@
 // The Admin API, generated from its OpenAPI document; `admin-base.ts` has what it stands on.
 import { AdminBase } from "./admin-base.js";
 
+/** The tools that agents are offered from now on. */
+export interface AcceptedMcpTools {
+  accepted: Array<string>;
+}
+
 /** What a person asked for, and what became of it. */
 export interface AccessRequestRecord {
   id: string;
@@ -341,6 +346,11 @@ export interface DirectoryTokens {
   items: Array<DirectoryTokenRecord>;
 }
 
+/** How many accounts were disconnected. GET /receipts has what became of each. */
+export interface DisconnectedAccounts {
+  accounts: number;
+}
+
 /** How a connection ended. */
 export interface DisconnectedRecord {
   id: string;
@@ -491,6 +501,54 @@ export interface MadeDirectoryToken {
   token: string;
 }
 
+/** What is decided about the tools as they were reviewed. Tools that aren't named stay as they are. */
+export interface McpDecisions {
+  digest: string;
+  tools: Record<string, "read" | "write" | "ask" | "leave">;
+  forget_absent?: boolean;
+}
+
+/** A server's tools, and the digest by which they are accepted. */
+export interface McpReview {
+  digest: string;
+  tools: Array<McpToolRecord>;
+}
+
+/** What to change. */
+export interface McpServerChange {
+  disabled: boolean;
+}
+
+/** An MCP server behind the vault, and how many of its tools are in which state. */
+export interface McpServerRecord {
+  name: string;
+  url: string;
+  title: string;
+  disabled: boolean;
+  usable: number;
+  held: number;
+  left: number;
+  absent: number;
+  problem: string;
+  connect_url: string;
+  added_at: string;
+}
+
+/** All servers, in the order in which they were added. */
+export interface McpServers {
+  items: Array<McpServerRecord>;
+}
+
+/** A tool in the server's words, and what was decided about it. */
+export interface McpToolRecord {
+  name: string;
+  state: string;
+  choice: "read" | "write" | "ask" | "leave";
+  problem: string;
+  claims: Array<string>;
+  parts: Array<ReviewedPartRecord>;
+}
+
 /** A person in a group. */
 export interface MemberRecord {
   person_id: string;
@@ -537,6 +595,16 @@ export interface NewGroupConnection {
 export interface NewIdentity {
   issuer: string;
   subject: string;
+}
+
+/** A server to add. */
+export interface NewMcpServer {
+  name: string;
+  url: string;
+  title?: string;
+  client_id?: string;
+  client_secret?: string;
+  issuer?: string;
 }
 
 /** A person to add. */
@@ -758,6 +826,18 @@ export interface ResentEvents {
 /** How another attempt went. */
 export interface RetriedRecord {
   outcome: string;
+}
+
+/** One line; `same`, `added`, or `removed` since the tool was accepted. */
+export interface ReviewedLineRecord {
+  mark: "same" | "added" | "removed";
+  text: string;
+}
+
+/** A part of a tool's description; of a changed tool only what changed. */
+export interface ReviewedPartRecord {
+  name: string;
+  lines: Array<ReviewedLineRecord>;
 }
 
 /** What a person may do for everybody. Each may all that the later ones may. */
@@ -1227,6 +1307,41 @@ export class AdminClient extends AdminBase {
   /** List the tool sets that agents can be offered. */
   async listToolSets(): Promise<ToolSets> {
     return this.call("GET", `/admin/v1/tool-sets`) as Promise<ToolSets>;
+  }
+
+  /** List the MCP servers behind the vault. */
+  async listMcpServers(): Promise<McpServers> {
+    return this.call("GET", `/admin/v1/mcp-servers`) as Promise<McpServers>;
+  }
+
+  /** Put an MCP server behind the vault. Its tools can be called once you accept them. */
+  async addMcpServer(body: NewMcpServer): Promise<McpServerRecord> {
+    return this.call("POST", `/admin/v1/mcp-servers`, { body }) as Promise<McpServerRecord>;
+  }
+
+  /** Show a server's tools in its own words: what is new, changed, or gone. Untrusted text. */
+  async reviewMcpServer(provider: string): Promise<McpReview> {
+    return this.call("GET", `/admin/v1/mcp-servers/${encodeURIComponent(provider)}/review`) as Promise<McpReview>;
+  }
+
+  /** Decide about tools as they were reviewed: accept them, as what, or leave them out. */
+  async decideMcpTools(provider: string, body: McpDecisions): Promise<AcceptedMcpTools> {
+    return this.call("POST", `/admin/v1/mcp-servers/${encodeURIComponent(provider)}/decisions`, { body }) as Promise<AcceptedMcpTools>;
+  }
+
+  /** Disable or enable a server. Accounts, permissions, and decisions stay. */
+  async changeMcpServer(provider: string, body: McpServerChange): Promise<McpServerRecord> {
+    return this.call("PATCH", `/admin/v1/mcp-servers/${encodeURIComponent(provider)}`, { body }) as Promise<McpServerRecord>;
+  }
+
+  /** Remove a server to which no account is connected. */
+  async removeMcpServer(provider: string): Promise<void> {
+    await this.call("DELETE", `/admin/v1/mcp-servers/${encodeURIComponent(provider)}`);
+  }
+
+  /** Disconnect every account from a server and revoke it there, with receipts. */
+  async disconnectMcpServer(provider: string): Promise<DisconnectedAccounts> {
+    return this.call("DELETE", `/admin/v1/mcp-servers/${encodeURIComponent(provider)}/accounts`) as Promise<DisconnectedAccounts>;
   }
 
   /** List what people and agents did, newest first. */

@@ -89,7 +89,9 @@ def list_(setup: Setup) -> None:
             return [servers.state_of(deployment, one) for one in await list_servers(deployment.database)]
 
     setup.show(
-        setup.run(read()), columns=("name", "url", "usable", "held", "absent", "problem"), empty="No MCP servers."
+        setup.run(read()),
+        columns=("name", "url", "usable", "held", "absent", "disabled", "problem"),
+        empty="No MCP servers.",
     )
 
 
@@ -143,6 +145,10 @@ def accept(
         list[str] | None,
         typer.Option("--tool", help="Only this tool. Repeat for several.", show_default="all new or changed"),
     ] = None,
+    leave: Annotated[
+        list[str] | None,
+        typer.Option("--leave", help="Leave this tool out until it changes. Repeat for several."),
+    ] = None,
     read: Annotated[list[str] | None, typer.Option("--read", help="This tool only reads. Repeat for several.")] = None,
     no_approval: Annotated[
         list[str] | None,
@@ -158,12 +164,37 @@ def accept(
         from server.administration.actor import Actor
         from server.remote import servers
 
-        wanted = servers.AcceptanceWish(digest, tool or (), read or (), no_approval or (), trusts=trust_hints)
+        wanted = servers.AcceptanceWish(digest, tool, leave or (), read or (), no_approval or (), trusts=trust_hints)
         async with setup.open() as deployment:
             return await servers.accept(Actor(deployment, None, "command_line"), name, wanted)
 
     accepted = setup.run(change())
     setup.show_one({"name": name, "accepted": list(accepted)}, sentence=f"Accepted {len(accepted)} tools of {name}.")
+
+
+@command(app, "disable")
+def disable(setup: Setup, name: Name) -> None:
+    """Offer agents nothing of an MCP server. Accounts, permissions, and decisions stay."""
+    _set_disabled(setup, name, is_disabled=True)
+
+
+@command(app, "enable")
+def enable(setup: Setup, name: Name) -> None:
+    """Offer agents the accepted tools again."""
+    _set_disabled(setup, name, is_disabled=False)
+
+
+def _set_disabled(setup: Setup, name: str, *, is_disabled: bool) -> None:
+    async def change() -> None:
+        from server.administration.actor import Actor
+        from server.remote import servers
+
+        async with setup.open() as deployment:
+            await servers.set_disabled(Actor(deployment, None, "command_line"), name, is_disabled=is_disabled)
+
+    setup.run(change())
+    did = "Disabled" if is_disabled else "Enabled"
+    setup.show_one({"name": name, "disabled": is_disabled}, sentence=f"{did} {name}.")
 
 
 @command(app, "remove")

@@ -10,6 +10,7 @@ from server.portal.administration import (
     agents,
     groups,
     keys,
+    mcp_servers,
     people,
     providers,
     revocations,
@@ -55,6 +56,15 @@ def admin_routes(deployment: Deployment) -> list[Route]:
         admin_route(deployment, "/agents/{client:path}", get=agents.show_one),
         admin_route(deployment, "/settings", get=vault_pages.show_settings),
         admin_route(deployment, "/tools", get=rules.show_tools),
+        admin_route(deployment, "/tools/servers", get=mcp_servers.show, post=mcp_servers.add),
+        admin_route(deployment, "/tools/servers/{server}", get=mcp_servers.show_one),
+        admin_route(deployment, "/tools/servers/{server}/accept", post=mcp_servers.accept, back=".."),
+        admin_route(deployment, "/tools/servers/{server}/disable", post=mcp_servers.disable, back=".."),
+        admin_route(deployment, "/tools/servers/{server}/enable", post=mcp_servers.enable, back=".."),
+        admin_route(deployment, "/tools/servers/{server}/disconnect", post=mcp_servers.disconnect, back=".."),
+        admin_route(
+            deployment, "/tools/servers/{server}/remove", get=mcp_servers.confirm, post=mcp_servers.remove, is_form=True
+        ),
         admin_route(deployment, "/policies", get=rules.show_policies),
         admin_route(deployment, "/revocations", get=revocations.show),
         admin_route(deployment, "/revocations/{id}/receipt", get=revocations.download),

@@ -58,6 +58,7 @@ def filled(route: Route, user: User) -> str:
         "client": "nobody",
         "group": "none",
         "endpoint": "none",
+        "server": "none",
         "id": "none",
     }
     return re.sub(r"\{(\w+)(?::path)?\}", lambda found: given[found[1]], route.path)

@@ -1,0 +1,115 @@
+"""An MCP server's tools as an admin reviews them: each part of what the server says, and what changed in it.
+
+Descriptions are the server's words: characters that nobody would see are spelled out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from providers.api.text import as_seen
+from providers.outbound.json_values import parse_object
+from providers.remote.listing import problem_of
+from server.remote.servers import claims_of
+from vault.mcp.servers import McpServer, McpTool
+
+Mark = Literal["same", "added", "removed"]
+Choice = Literal["read", "write", "ask", "leave"]
+_PARTS: Final[Mapping[str, str]] = {
+    "title": "title",
+    "description": "description",
+    "inputSchema": "arguments",
+    "outputSchema": "result",
+    "annotations": "claims",
+}
+_MARKS: Final[Mapping[str, Mark]] = {" ": "same", "+": "added", "-": "removed"}
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewedLine:
+    """One line of a part, and whether it was there when the tool was accepted."""
+
+    mark: Mark
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewedPart:
+    """`name`: `title`, `description`, `arguments`, `result`, or `claims`. Of a changed tool, only what changed."""
+
+    name: str
+    lines: tuple[ReviewedLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolReview:
+    """A tool to look at. `choice` is what was decided before, `ask` where nothing was; `problem`: why it can't be."""
+
+    name: str
+    state: str
+    problem: str
+    claims: tuple[str, ...]
+    choice: Choice
+    parts: tuple[ReviewedPart, ...]
+
+
+def review_of(server: McpServer) -> Sequence[ToolReview]:
+    """All tools of a server but those that are known to be gone. Takes long: call it in a thread."""
+    return [_review(one) for one in server.tools if one.state != "retired"]
+
+
+def choice_of(tool: McpTool) -> Choice:
+    """What was decided of a tool: only read, write without or with an approval each time, or leave it out."""
+    if tool.is_left:
+        return "leave"
+    if tool.accepted is None or tool.asks:
+        return "ask"
+    return "read" if tool.effect == "read" else "write"
+
+
+def _review(tool: McpTool) -> ToolReview:
+    return ToolReview(
+        name=tool.name,
+        state=tool.state,
+        problem="" if tool.is_absent else problem_of(tool.seen),
+        claims=tuple(sorted(name for name, value in claims_of(tool).items() if value)),
+        choice=choice_of(tool),
+        parts=tuple(_parts(tool)),
+    )
+
+
+def _parts(tool: McpTool) -> Sequence[ReviewedPart]:
+    after = parse_object(tool.seen.encode()) or {}
+    if tool.state != "changed":
+        return [ReviewedPart(_PARTS[key], _plain_text(after[key])) for key in _PARTS if key in after]
+    before = parse_object((tool.accepted or "").encode()) or {}
+    changed = [key for key in _PARTS if before.get(key) != after.get(key)]
+    return [ReviewedPart(_PARTS[key], _comparison(before.get(key), after.get(key))) for key in changed]
+
+
+def _plain_text(value: object) -> tuple[ReviewedLine, ...]:
+    return tuple(ReviewedLine("same", line) for line in _lines(value))
+
+
+def _comparison(before: object, after: object) -> tuple[ReviewedLine, ...]:
+    found = list(difflib.unified_diff(_lines(before), _lines(after), lineterm="", n=3))[2:]
+    return tuple(
+        ReviewedLine("same", "…") if line.startswith("@@") else ReviewedLine(_MARKS[line[0]], line[1:])
+        for line in found
+    )
+
+
+def _lines(value: object) -> list[str]:
+    if value is None:
+        return []
+    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+    return [_spelled_out(line) for line in text.split("\n")]  # no other line end may go unseen
+
+
+def _spelled_out(line: str) -> str:
+    """With the escape of every character that can't be seen or that changes how others are shown."""
+    return "".join(one if one.isprintable() and as_seen(one, limit=2) else f"\\u{ord(one):04x}" for one in line)
