@@ -21,6 +21,7 @@ from server.commands import (
     providers,
     quarantine,
     restore,
+    run,
     serve,
     sign_in,
     status,
@@ -50,6 +51,7 @@ app = make_app()
 
 command(app, "serve")(serve.serve)
 command(app, "stdio")(stdio.stdio)
+command(app, "run")(run.run)
 command(app, "demo")(demo.demo)
 command(app, "init")(init.init)
 command(app, "version")(version.version)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from server.settings import Settings
     from vault.records import Principal
 
-_LOADED: Final = ("server.app", "server.lifecycle.maintenance", "server.mcp.local_owner", "server.mcp.sdk_calls")
+_LOADED: Final = ("server.app", "server.local_vault", "server.mcp.sdk_calls")
 _LISTING: Final = 0.5  # seconds in which a client that has just started us gets its list, before we use the processor
 _PATIENCE: Final = 5.0  # seconds for opening the vault after the client has left: it may be the reason
 logger = logging.getLogger("token_vault.stdio")
@@ -181,41 +181,26 @@ class _Opening:
             self._decided.set()
 
     async def _serve(self, over: asyncio.Event) -> None:
-        from server.app import build_late_app, open_deployment
-        from server.lifecycle.loopback import Companion, Holder, address_of
-        from server.lifecycle.maintenance import upkeep
-        from server.mcp.local_owner import local_principal
+        from server.local_vault import open_local_vault
         from server.mcp.sdk_calls import open_vault, read_choice
-        from server.oauth.backchannel import telling
         from server.runtime.garbage import tune
 
         options = self._options
-        async with (
-            open_deployment(
-                options.settings,
-                data=options.data,
-                open_browser=options.opener,
-                is_measured=options.settings.telemetry.otlp_endpoint is not None,
-            ) as deployment,
-            upkeep(deployment, role="stdio", further=(telling.STEP,)),
-        ):
-            options.greet(deployment)
-            principal = await local_principal(deployment, options.client_name)
-            companion = Companion(build_late_app(deployment), address_of(deployment))
-            deployment.pages.watch(companion.trouble)  # no link goes out while a stranger would get it
-            watching = asyncio.create_task(companion.run())
-            try:
-                self._live = LiveToolList(deployment.live)
-                self._opened = open_vault(deployment, transport="stdio"), principal
-                self._choice = partial(read_choice, deployment, principal)
-                self._decided.set()
-                if await companion.first_look() is Holder.FOREIGN:
-                    logger.warning("no links are sent until this is fixed", extra={"cause": await companion.trouble()})
-                tune()
-                await over.wait()
-            finally:
-                watching.cancel()
-                await asyncio.gather(watching, deployment.drain.finish(), return_exceptions=True)
+        async with open_local_vault(
+            options.settings,
+            data=options.data,
+            open_browser=options.opener,
+            client_name=options.client_name,
+            role="stdio",
+            greet=options.greet,
+        ) as local:
+            self._live = LiveToolList(local.deployment.live)
+            self._opened = open_vault(local.deployment, transport="stdio"), local.principal
+            self._choice = partial(read_choice, local.deployment, local.principal)
+            self._decided.set()
+            await local.check_pages(logger)
+            tune()
+            await over.wait()
 
 
 def _tools_at_once(settings: Settings, data: Path) -> ToolList | None:

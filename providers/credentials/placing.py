@@ -24,7 +24,9 @@ def authorize_request(provider: Provider, request: OutboundRequest, token: str) 
     """The request with the token, at the account's own address. Raises Unplaced."""
     credential = provider.credential
     if credential is None or credential.kind != "key":
-        return replace(request, headers=_merge(request.headers, provider.authorize(token)))
+        pair = _git_pair(provider, token) if _is_git(provider, request.url) else ""
+        header = {"Authorization": f"Basic {pair}"} if pair else provider.authorize(token)
+        return replace(request, headers=_merge(request.headers, header))
     try:
         values = unpack(credential, token)
         url = _address(provider, credential, request.url, values)
@@ -39,14 +41,29 @@ def authorize_request(provider: Provider, request: OutboundRequest, token: str) 
 def composed_secrets(provider: Provider, token: str) -> tuple[str, ...]:
     """What requests carry in place of the secrets in a token: the pair of Basic, of which base64 hides the parts."""
     credential = provider.credential
-    if credential is None or credential.kind != "key" or credential.send.basic is None:
+    if credential is None or credential.kind != "key":
+        return _both_alphabets(_git_pair(provider, token)) if provider.git is not None else ()
+    if credential.send.basic is None:
         return ()
     try:
         headers, _ = _placement(credential, all_values(credential, unpack(credential, token)))
     except CredentialRefused:
         return ()
-    pair = headers["Authorization"].removeprefix("Basic ").rstrip("=")
-    return pair, pair.translate(str.maketrans("+/", "-_"))
+    return _both_alphabets(headers["Authorization"].removeprefix("Basic "))
+
+
+def _both_alphabets(pair: str) -> tuple[str, ...]:
+    return pair.rstrip("="), pair.rstrip("=").translate(str.maketrans("+/", "-_"))
+
+
+def _is_git(provider: Provider, url: str) -> bool:
+    return provider.git is not None and url.startswith(provider.apis[provider.git.api].rstrip("/") + "/")
+
+
+def _git_pair(provider: Provider, token: str) -> str:
+    """What Basic carries for git."""
+    user = "" if provider.git is None else provider.git.user
+    return b64encode(f"{user}:{token}".encode()).decode()
 
 
 def provider_of_account(provider: Provider, token: str) -> Provider:

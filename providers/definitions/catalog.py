@@ -367,6 +367,7 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
         if key not in provider.apis:
             known = ", ".join(provider.apis)
             raise ProviderFileRefused(f"providers.{provider.name}.apis.{key}: no such API; known: {known}")
+    provider = _without_foreign_git(provider, settings)
     urls: dict[str, str | None] = {
         name: value
         for name in ("authorize_url", "token_url", "refresh_url", "revoke_url")
@@ -419,6 +420,19 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
         is_on=settings.enabled,
     )
     return changed.with_registration(registration)
+
+
+def _without_foreign_git(provider: Provider, settings: ProviderOverrides) -> Provider:
+    """Without the git that the file names, where the operator's own server has the other APIs: it gets no tokens."""
+    git = provider.git
+    if git is None or not settings.apis or git.api in settings.apis:
+        return provider
+    changes: dict[str, object] = {
+        "git": None,
+        "apis": {key: url for key, url in provider.apis.items() if key != git.api},
+        "rules": tuple(rule for rule in provider.rules if rule.api != git.api),
+    }
+    return Provider.model_validate({**{name: getattr(provider, name) for name in provider.model_fields_set}, **changes})
 
 
 def _names_in_kept_addresses(

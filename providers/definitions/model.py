@@ -20,7 +20,7 @@ from providers.definitions.enterprise import Enterprise
 from providers.definitions.method_overrides import FilePart, Key, Overrides, QueryName, ScopeName
 from providers.definitions.paths import fold, pattern_of
 from providers.definitions.sureness import Fact, Source, read_on, tally
-from providers.definitions.token_facts import Expiry, LongLived, Params, Renames, TokenShape
+from providers.definitions.token_facts import Expiry, Git, LongLived, Params, Renames, TokenShape
 from providers.definitions.unruled import EVERYTHING, UNRULED, Unruled
 from providers.outbound.addresses import AddressPolicy
 from vault.upstream import CredentialKind, Downscope, ItemLimit, RotationMode, UpstreamPolicy
@@ -350,6 +350,7 @@ class Provider(FilePart):
     rename: Renames = Renames()
     headers: Mapping[str, str] = Field(default_factory=dict[str, str], repr=False)  # on calls of the APIs
     authorization: Authorization = Authorization()
+    git: Git | None = None
     long_lived: LongLived | None = None
     response: TokenShape = TokenShape()
     expires: Expiry = Expiry()

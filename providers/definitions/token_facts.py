@@ -59,3 +59,10 @@ class Expiry(FilePart):
     grant: int | None = Field(default=None, ge=3600)
     idle: int | None = Field(default=None, ge=3600)  # without a refresh, after which the grant ends
     testing: int | None = Field(default=None, ge=3600)  # of the grant, while our app there is unpublished
+
+
+class Git(FilePart):
+    """The API that git speaks over HTTPS: it takes the token as the password of this user (RFC 7617)."""
+
+    api: Key
+    user: str = Field(pattern=r"^[A-Za-z0-9-]{1,60}$")

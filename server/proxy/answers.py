@@ -70,8 +70,8 @@ async def hand_on(
     secrets = [*secrets, *needles(session)] if session else secrets
     masker = replacer = Replacer(secrets)
     headers = response_headers(answer.headers, masker)
-    if call.provider.proxied.links:
-        linker = Replacer(secrets, dict(call.links))
+    if call.provider.proxied.links and (links := dict(call.links)):
+        linker = Replacer(secrets, links)
         headers = [(name, linker.whole(value) if name == b"link" else value) for name, value in headers]
         if "json" in fields.get("content-type", ""):
             replacer = linker
@@ -127,7 +127,7 @@ def _location(call: ProxiedCall, location: str, *, status: int) -> tuple[bytes |
     below = there.removeprefix(base)
     path, _, query = below.partition("?")
     if there.startswith(base + "/") and _stays(below):
-        here, session = f"{call.our_base}/{call.target.api}", call.session
+        here, session = call.address_here(call.target.api), call.session
         closed = call.sessions.close(replace(call.target, path=path), query)
         if closed is not None:
             below, session = f"{path}?{closed.query}", closed.session

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from starlette.datastructures import Headers
@@ -61,7 +61,7 @@ class ProxiedCall:
     target: Target
     rules: Sequence[Rule]
     payload: Payload  # the contents of its query and body
-    our_base: str  # the address here of the provider's APIs, without a slash at the end
+    address_here: Callable[[str], str]  # where the caller calls an API of the provider, without a slash at the end
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(repr=False)  # None: it streams, and can be sent only once
@@ -70,9 +70,15 @@ class ProxiedCall:
 
     @property
     def links(self) -> Sequence[tuple[bytes, bytes]]:
-        """Absolute addresses of the provider's APIs, and their addresses here."""
-        apis = [(api, base) for api, base in self.provider.apis.items() if "{" not in base]
-        return [(base.rstrip("/").encode(), f"{self.our_base}/{api}".encode()) for api, base in apis]
+        """Absolute addresses of the provider's APIs, and those at which the caller calls them, if they are others."""
+        apis = self.provider.apis.items()
+        git = self.provider.git  # of its addresses answers say pages, which no client calls
+        pairs = [
+            (base.rstrip("/"), self.address_here(api))
+            for api, base in apis
+            if "{" not in base and (git is None or git.api != api)
+        ]
+        return [(there.encode(), here.encode()) for there, here in pairs if there != here]
 
     def at_account(self, token: UpstreamToken) -> ProxiedCall:
         """The same call at the account's own address, where accounts have different ones."""

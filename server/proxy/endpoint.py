@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from functools import partial
 from typing import Final
 
-from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -25,7 +25,7 @@ from providers.definitions.model import Provider
 from providers.outbound.messages import HttpError, OutboundRequest
 from server.deployment import Deployment
 from server.http import cors
-from server.http.answers import SANDBOXED, raw, send_whole
+from server.http.answers import SANDBOXED
 from server.http.bodies import next_piece
 from server.oauth import dpop
 from server.oauth.rules import OAuthError
@@ -67,10 +67,11 @@ logger = logging.getLogger("token_vault.proxy")
 
 
 class Proxy:
-    """ASGI: everything below `/proxy/`."""
+    """ASGI: everything below `/proxy/`. `address_here`: where callers call an API of a provider, if elsewhere."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, address_here: Callable[[Provider, str], str] | None = None) -> None:
         self._deployment = deployment
+        self._address_here = address_here
         self._settings = deployment.settings.proxy
         self._recent = RecentDecisions[bytes, OpenedToken]()
         self._large = LargeBodies()
@@ -92,6 +93,11 @@ class Proxy:
             if incoming.large_of is not None:
                 self._large.give_back(incoming.large_of)
             self._record(incoming, code)
+
+    def _address(self, provider: Provider, connection_id: str, api: str) -> str:
+        if self._address_here is not None:
+            return self._address_here(provider, api)
+        return self._deployment.url(f"/proxy/{connection_id}/{api}")
 
     def _allowed_headers(self) -> str:
         passed = sorted({name for provider in self._deployment.catalog for name in provider.proxied.headers})
@@ -244,13 +250,12 @@ class Proxy:
         length = incoming.fields.get("content-length")
         if body is None and length is not None:
             headers["content-length"] = length
-        our_base = self._deployment.url(f"/proxy/{target.connection_id}")
         call = ProxiedCall(
             provider,
             target,
             fitting,
             payload=payload,
-            our_base=our_base,
+            address_here=partial(self._address, provider, target.connection_id),
             url=url,
             headers=headers,
             body=body,
@@ -405,19 +410,10 @@ class Proxy:
     # Reporting
 
     async def _refuse(self, incoming: ProxyRequest, refused: ProxyRefused) -> None:
-        """Our own refusal, in a form that the provider's SDK reads, with a header that no provider's answer has."""
         incoming.status = refused.status
         provider = None if incoming.handle is None else self._deployment.catalog.get(incoming.handle.provider)
-        content = refusals.content_of(refused, provider)
-        wants_problem = "application/problem+json" in incoming.fields.get("accept", "")
-        headers = [
-            (b"content-type", b"application/problem+json" if wants_problem else b"application/json"),
-            (b"token-vault-refusal", refused.code.encode()),
-            *raw(refused.headers),
-            *SANDBOXED,
-            *incoming.cors,
-        ]
-        await send_whole(incoming.send, refused.status, headers, to_json(content))
+        accept = incoming.fields.get("accept", "")
+        await refusals.send(incoming.send, refused, provider, accept=accept, headers=incoming.cors)
 
     def _record(self, incoming: ProxyRequest, code: str | None) -> None:
         """One event per call of a known handle: never a path, a query or a value, but the rule's template."""

@@ -6,8 +6,11 @@ one to which SDKs react correctly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
+
+from pydantic_core import to_json
+from starlette.types import Send
 
 from providers.api.rules import UNREAD
 from providers.definitions.model import Provider, Rule
@@ -17,6 +20,7 @@ from server import errors
 from server.connecting.telling import tell
 from server.deployment import Deployment
 from server.errors import as_sentence, status_of
+from server.http.answers import SANDBOXED, raw, send_whole
 from server.http.request_ids import request_member
 from server.oauth.rules import OAuthError
 from server.proxy.wire import ProxyRefused
@@ -60,6 +64,20 @@ def content_of(refused: ProxyRefused, provider: Provider | None) -> object:
     if is_object(listed):  # a service whose errors are lists
         return [{**problem, **listed}]
     return {**problem, **shaped}
+
+
+async def send(
+    out: Send,
+    refused: ProxyRefused,
+    provider: Provider | None,
+    *,
+    accept: str = "",
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> None:
+    """Our own refusal, in a form that the provider's SDK reads, with a header that no provider's answer has."""
+    kind = b"application/problem+json" if "application/problem+json" in accept else b"application/json"
+    fields = [(b"content-type", kind), (b"token-vault-refusal", refused.code.encode()), *raw(refused.headers)]
+    await send_whole(out, refused.status, [*fields, *SANDBOXED, *headers], to_json(content_of(refused, provider)))
 
 
 def _has_value_above(shaped: Mapping[str, object], path: str) -> bool:

@@ -83,6 +83,8 @@ FORM: list[tuple[str, str, str, object]] = [
     ("proxied.preferences", "github", "proxied.preferences", ["Return"]),
     ("proxied.credentials", "github", "proxied.credentials", "key"),
     ("proxied.links", "github", "proxied.links", "perhaps"),
+    ("git.api", "github", "git.api", "nothing"),
+    ("git.user", "github", "git.user", "with:colon"),
     ("authorization.header", "asana", "authorization.header", "Content-Type"),
     ("authorization.scheme", "asana", "authorization.scheme", "two words"),
     ("scopes.*.reads", "asana", "scopes.default.reads", "perhaps"),

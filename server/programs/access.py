@@ -1,0 +1,270 @@
+"""Who may make a program's call, with which account: the person's permission, and a handle for the vault's proxy.
+
+The agent needs the scopes of the request rule that fits the call, and gets a handle for no more. Where it may not use
+an account yet, its person gets a link, and the call waits for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from providers.api import rules
+from providers.definitions.model import Provider, Rule
+from server.connecting.telling import AgentRefusal, tell
+from server.deployment import Deployment
+from server.programs.hosts import ApiAddress
+from server.proxy.refusals import no_rule
+from server.proxy.wire import ProxyRefused, query_pairs
+from vault import delegations, handles, sharing
+from vault.audit import audit
+from vault.connections import names_account
+from vault.exchange.exchange import ExchangeRequest, exchange
+from vault.records import Connection, ConnectionState, Event, Principal, format_scope
+from vault.refusals import VaultError
+from vault.scopes import expand
+
+PURPOSE: Final = "run"
+_LIFETIME: Final = 300  # seconds of a handle, as of a public client's
+_EARLY: Final = 30  # seconds before its end from which there is another one
+_LOOK: Final = 1.0  # seconds between two looks for the person's permission
+_QUIET: Final = 60.0  # seconds for which an unanswered question isn't asked again
+
+
+@dataclass(frozen=True, slots=True)
+class WantedCall:
+    """A call as the program sent it: `path` below the address of each API that could be meant."""
+
+    method: str
+    path: str
+    query: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The account that a call is made with, at this API."""
+
+    address: ApiAddress
+    connection_id: str
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionWait:
+    """How the person is asked: `tell` gets a sentence and a link; `wait` is in seconds."""
+
+    tell: Callable[[str, str], None]
+    wait: float
+
+
+class ProgramAccess:
+    """The accounts that one program may use. `accounts` are names of those to use where there are several."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        principal: Principal,
+        asking: PermissionWait,
+        *,
+        agent: str,
+        accounts: Sequence[str],
+    ) -> None:
+        self._deployment = deployment
+        self._principal = principal
+        self._asking = asking
+        self._agent = agent
+        self._accounts = accounts
+        self._held: dict[tuple[str, frozenset[str]], tuple[str, int]] = {}
+        self._one_question = asyncio.Lock()
+        self._unanswered: dict[tuple[str, frozenset[str]], tuple[float, ProxyRefused]] = {}
+
+    async def choose(self, found: Sequence[ApiAddress], call: WantedCall) -> Chosen:
+        """The account, once the person allows it. Raises ProxyRefused, also where no API was `found` at this path."""
+        if not found:
+            raise ProxyRefused("call_not_allowed", "No API of a connected account is at this path. Nothing was sent.")
+        chosen = await self._find_allowed(found, call)
+        if chosen is not None:
+            return chosen
+        async with self._one_question:
+            chosen = await self._find_allowed(found, call)
+            return await self._ask(found, call) if chosen is None else chosen
+
+    async def handle(self, chosen: Chosen) -> str:
+        """A handle for this account with these scopes, which lives a while longer."""
+        key, now = (chosen.connection_id, chosen.scopes), self._deployment.now()
+        value, ends = self._held.get(key, ("", 0))
+        if ends - _EARLY > now:
+            return value
+        ends = now + min(_LIFETIME, self._deployment.settings.exchange.handle_lifetime)
+        event = Event(
+            "handle.issued",
+            user_id=self._principal.user_id,
+            client_id=self._principal.client_id,
+            connection_id=chosen.connection_id,
+            details={
+                "provider": chosen.address.provider,
+                "scopes": format_scope(chosen.scopes),
+                "purpose": PURPOSE,
+                "grant": self._principal.grant_id,
+                "expires_in": ends - now,
+            },
+        )
+        async with self._deployment.transaction() as transaction:
+            value = await handles.issue(
+                transaction,
+                principal=self._principal,
+                connection_id=chosen.connection_id,
+                provider=chosen.address.provider,
+                scopes=chosen.scopes,
+                key_thumbprint=None,
+                expires_at=ends,
+                now=now,
+            )
+            await audit.append(transaction, event, now=now)
+        self._held[key] = value, ends
+        return value
+
+    async def close(self) -> None:
+        """Give all handles up."""
+        async with self._deployment.transaction() as transaction:
+            for value, _ in self._held.values():
+                await handles.remove(transaction, value, client_id=self._principal.client_id)
+        self._held.clear()
+
+    async def _find_allowed(self, found: Sequence[ApiAddress], call: WantedCall) -> Chosen | None:
+        """The one account that this agent may use for the call; None if it needs to ask. Raises ProxyRefused."""
+        now, user = self._deployment.now(), self._principal.user_id
+        held = await delegations.list_for_client(self._deployment.database, user, client_id=self._principal.client_id)
+        live = {one.connection_id: one for one in held if one.is_live(now)}
+        chosen: list[tuple[Chosen, Connection]] = []
+        for address, connection in self._pairs(found, await self._usable(now)):
+            if connection.id not in live:
+                continue
+            provider = self._deployment.catalog.provider(address.provider)
+            may = expand(live[connection.id].scopes, provider.covers)
+            may &= expand(connection.scopes, provider.covers) | provider.own_scopes
+            if scopes := _scopes_within(provider, self._rules_for(provider, address, call), may):
+                chosen.append((Chosen(address, connection.id, scopes), connection))
+        if len(chosen) > 1:
+            names = ", ".join(sorted(one.label for _, one in chosen))
+            raise ProxyRefused(
+                "account_required",
+                f"{self._agent} may use several accounts for this call: {names}. Start it with --account NAME.",
+                kind="forbidden",
+            )
+        return chosen[0][0] if chosen else None
+
+    async def _usable(self, now: int) -> list[Connection]:
+        usable = await sharing.usable_by(self._deployment.database, self._principal.user_id, now=now)
+        return [one for one in usable if one.state is ConnectionState.ACTIVE]
+
+    def _pairs(
+        self, found: Sequence[ApiAddress], usable: Sequence[Connection]
+    ) -> Iterable[tuple[ApiAddress, Connection]]:
+        """Accounts at these APIs: of a provider with accounts that were named, only those."""
+        for address in found:
+            own = [one for one in usable if one.provider == address.provider]
+            named = [one for one in own if any(_is_named(one, name) for name in self._accounts)]
+            for connection in named or own:
+                yield address, connection
+
+    def _rules_for(self, provider: Provider, address: ApiAddress, call: WantedCall) -> list[Rule]:
+        """The rules for the call as far as its address tells."""
+        path = call.path.removeprefix(address.path)
+        pairs = query_pairs(call.query)
+        found = rules.of_path(provider, api=address.api, method=call.method, path=path)
+        found = rules.of_query(provider, found, api=address.api, method=call.method, query=pairs)
+        query: dict[str, object] = dict(pairs)
+        return [
+            rule
+            for rule in found
+            if not rule.tells_secrets and _may_fit(rule, query, has_body=call.method not in {"GET", "DELETE"})
+        ]
+
+    async def _ask(self, found: Sequence[ApiAddress], call: WantedCall) -> Chosen:
+        """Ask the person, and wait. Raises ProxyRefused with what to do."""
+        usable = await self._usable(self._deployment.now())
+        held = {one.provider: one for _, one in self._pairs(found, usable)}
+        address = next((one for one in found if one.provider in held), found[0])
+        provider = self._deployment.catalog.provider(address.provider)
+        fitting = self._rules_for(provider, address, call)
+        if not fitting:
+            raise no_rule(provider)
+        scopes = _least(fitting, held.get(provider.name))
+        key = provider.name, scopes
+        until, refused = self._unanswered.get(key, (0.0, None))
+        loop = asyncio.get_running_loop()
+        if refused is not None and loop.time() < until:
+            raise refused
+        if (trouble := await self._deployment.pages.trouble()) is not None:
+            raise ProxyRefused(
+                "pages_elsewhere", f"The link for your permission can't be given: {trouble}", kind="not_ready"
+            )
+        told = await self._refusal(provider, scopes, self._account_named(provider, usable))
+        if told.link is not None:
+            self._asking.tell(told.link.message, told.link.url)
+            end = loop.time() + self._asking.wait
+            while loop.time() < end:
+                await asyncio.sleep(_LOOK)
+                if (chosen := await self._find_allowed(found, call)) is not None:
+                    return chosen
+        refusal = ProxyRefused(
+            told.code,
+            told.text,
+            kind=told.wording.proxied or told.wording.kind,
+            detail=told.detail,
+            headers=told.headers,
+            more={} if told.link is None else told.link.members(),
+        )
+        self._unanswered[key] = loop.time() + _QUIET, refusal
+        raise refusal
+
+    def _account_named(self, provider: Provider, usable: Sequence[Connection]) -> str | None:
+        own = [one for one in usable if one.provider == provider.name]
+        return next((name for name in self._accounts for one in own if _is_named(one, name)), None)
+
+    async def _refusal(self, provider: Provider, scopes: frozenset[str], account: str | None) -> AgentRefusal:
+        """What the vault says to the call as it is, with a link if the person can help."""
+        request = ExchangeRequest(self._principal, provider.name, scopes, account=account, purpose=PURPOSE)
+        try:
+            await exchange(request, vault=self._deployment.vault, now=self._deployment.now())
+        except VaultError as error:
+            return await tell(self._deployment, error, self._principal, tool=self._agent, account=account)
+        raise ProxyRefused("temporarily_unavailable", "The account changed just now: try again.")
+
+
+def _is_named(connection: Connection, name: str) -> bool:
+    known = (connection.account, connection.label)
+    return connection.nickname == name or any(
+        names_account(name, id=connection.id, account=account, label=connection.label) for account in known
+    )
+
+
+def _may_fit(rule: Rule, query: dict[str, object], *, has_body: bool) -> bool:
+    """Whether the rule can hold with this query: what it wants of a body isn't known yet."""
+    if not has_body:
+        return rules.fits(rule, query)
+    return all(pattern.fullmatch(str(query[name])) for name, pattern in rule.where_patterns if name in query)
+
+
+def _scopes_within(provider: Provider, fitting: Iterable[Rule], may: frozenset[str]) -> frozenset[str]:
+    """Scopes for each of the rules that `may` satisfies: which one holds depends on the body, perhaps."""
+    wanted: set[str] = set()
+    for rule in fitting:
+        options = [one for one in sorted(rule.scopes, key=lambda one: _reach(provider, one)) if one in may]
+        if options and rule.needs <= may:
+            wanted |= {options[0], *rule.needs}
+    return frozenset(wanted)
+
+
+def _reach(provider: Provider, scope: str) -> tuple[int, str]:
+    return len(provider.covers.get(scope, ())), scope
+
+
+def _least(fitting: Sequence[Rule], account: Connection | None) -> frozenset[str]:
+    """What to ask for: what the account has already, if any of it will do."""
+    has = frozenset[str]() if account is None else account.scopes
+    options = [frozenset({scope}) | rule.needs for rule in fitting for scope in sorted(rule.scopes)]
+    return min(options, key=lambda one: (not one <= has, len(one)))

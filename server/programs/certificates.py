@@ -1,0 +1,139 @@
+"""A certificate authority for one run of one program, limited to the hosts that the vault answers for.
+
+Its key never leaves this process's memory, and nobody but the program is told to trust it. The key of the hosts'
+certificates touches the disk encrypted, and only until OpenSSL, which reads nothing but files, has it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import ssl
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+_LIFE: Final = timedelta(days=30)  # longer than a program runs; it ends with the run anyway
+_EARLIER: Final = timedelta(hours=1)  # clocks of containers differ
+_MOST_CONTEXTS: Final = 1024
+
+
+class RunAuthority:
+    """Certificates for `hosts` (lower case), and for nothing else: its own says so (RFC 5280 §4.2.1.10)."""
+
+    def __init__(self, hosts: Collection[str], *, folder: Path) -> None:
+        self._hosts = frozenset(hosts)
+        self._folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._leaf_key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Token Vault, for one program")])
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        self.certificate = self._own()
+
+    @property
+    def pem(self) -> str:
+        """The authority's certificate."""
+        return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    def context(self, host: str) -> ssl.SSLContext:
+        """The server's side of TLS for one of the hosts. Raises KeyError for any other."""
+        if host not in self._hosts:
+            raise KeyError(host)
+        if host not in self._contexts:
+            if len(self._contexts) >= _MOST_CONTEXTS:
+                self._contexts.clear()
+            self._contexts[host] = self._make_context(host)
+        return self._contexts[host]
+
+    def _own(self) -> x509.Certificate:
+        usage = x509.KeyUsage(
+            digital_signature=True,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            key_cert_sign=True,
+            crl_sign=False,
+            encipher_only=False,
+            decipher_only=False,
+        )
+        # no network: an authority that may name no address names none of those that are not listed
+        networks = [x509.IPAddress(_network(host)) for host in sorted(self._hosts) if _is_address(host)]
+        names = [x509.DNSName(host) for host in sorted(self._hosts) if not _is_address(host)]
+        limits = x509.NameConstraints(
+            permitted_subtrees=[*(names or [x509.DNSName("invalid")]), *networks],
+            excluded_subtrees=None if networks else [x509.IPAddress(ipaddress.ip_network(one)) for one in _EVERYTHING],
+        )
+        return (
+            self._builder(self._name)
+            .public_key(self._key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(usage, critical=True)
+            .add_extension(limits, critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    def _builder(self, subject: x509.Name) -> x509.CertificateBuilder:
+        now = datetime.now(UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _EARLIER)
+            .not_valid_after(now + _LIFE)
+        )
+
+    def _make_context(self, host: str) -> ssl.SSLContext:
+        named = x509.IPAddress(ipaddress.ip_address(host)) if _is_address(host) else x509.DNSName(host)
+        certificate = (
+            self._builder(x509.Name([]))
+            .public_key(self._leaf_key.public_key())
+            .add_extension(x509.SubjectAlternativeName([named]), critical=True)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        self._load(context, certificate)
+        return context
+
+    def _load(self, context: ssl.SSLContext, certificate: x509.Certificate) -> None:
+        password = secrets.token_bytes(32).hex()
+        key = self._leaf_key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(password.encode()),
+        )
+        file = self._folder / f"{secrets.token_hex(8)}.pem"
+        file.touch(mode=0o600)
+        try:
+            file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + key)
+            context.load_cert_chain(file, password=password)
+        finally:
+            file.unlink()
+
+
+_EVERYTHING: Final = ("0.0.0.0/0", "::/0")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _network(host: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_network(host)

@@ -1,0 +1,73 @@
+"""The program itself: started with our standard streams, told of our signals, and ended with us."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+_FORWARDED: Final = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGQUIT")
+_OF_TERMINAL: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
+_PATIENCE: Final = 10.0  # seconds for a program that is told to end
+
+
+async def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run the program until it ends; its exit code, or 128 and the number of the signal that ended it."""
+    process = await asyncio.create_subprocess_exec(*_dying_with_us(command), env=dict(environment))
+    loop = asyncio.get_running_loop()
+    numbers = [signal.Signals[name] for name in _FORWARDED if hasattr(signal, name)]
+    for number in numbers:
+        loop.add_signal_handler(number, _forward, process, number)
+    try:
+        code = await process.wait()
+    except asyncio.CancelledError:
+        await _end(process)
+        raise
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+    return code if code >= 0 else 128 - code
+
+
+def find_program(name: str) -> str | None:
+    """The file that would be run; None if there is none."""
+    return shutil.which(name)
+
+
+def _dying_with_us(command: Sequence[str]) -> Sequence[str]:
+    """On Linux, where util-linux is: the kernel ends the program if this process is killed."""
+    setter = shutil.which("setpriv") if sys.platform == "linux" else None
+    return command if setter is None else [setter, "--pdeathsig", "TERM", "--", *command]
+
+
+def _forward(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    if number in _OF_TERMINAL and _is_in_foreground():
+        return  # the terminal told the program, too
+    with suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+def _is_in_foreground() -> bool:
+    """Whether keys of the terminal signal our process group, which the program is in."""
+    for stream in (0, 1, 2):
+        with suppress(OSError):
+            if os.isatty(stream):
+                return os.tcgetpgrp(stream) == os.getpgrp()
+    return False
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

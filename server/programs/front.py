@@ -1,0 +1,213 @@
+"""The proxy that one program talks to: CONNECT on loopback, TLS ended for the hosts that the vault answers for.
+
+Only who knows the run's password gets through: other users of the machine reach the port, too. Other hosts are refused,
+or tunneled without a look inside, as the person who started the program chose. HTTP/1.1 only: no HTTP/2, WebSockets, or
+gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+import ssl
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+import h11
+
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.messages import HttpError
+from providers.outbound.tunnels import open_tunnel
+from server.programs.certificates import RunAuthority
+from server.programs.hosts import HostMap
+from server.programs.wire import PIECE, Exchange, Wire
+
+USER: Final = "run"
+_HANDSHAKE: Final = 30.0  # seconds for TLS
+_OURS: Final = frozenset({b"proxy-authorization", b"proxy-connection", b"connection", b"keep-alive"})
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramCall:
+    """One call of the program at a host of ours."""
+
+    method: str
+    host: str
+    port: int
+    target: bytes  # path and query as sent
+    headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
+
+
+Answerer = Callable[[ProgramCall, Exchange], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class OtherHosts:
+    """What happens at hosts of nobody's account. `told` is called with the host, and whether it was reached."""
+
+    are_allowed: bool
+    policy: AddressPolicy
+    told: Callable[[str, int, bool], None]
+
+
+class Front:
+    """Listens for one program. `answer` carries out its calls at `hosts`."""
+
+    def __init__(self, hosts: HostMap, authority: RunAuthority, answer: Answerer, others: OtherHosts) -> None:
+        self._hosts = hosts
+        self._authority = authority
+        self._answer = answer
+        self._others = others
+        self._password = secrets.token_urlsafe(24)
+        self._expected = b"Basic " + b64encode(f"{USER}:{self._password}".encode())
+        self._running = set[asyncio.Task[None]]()
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """The proxy's address, with its user and password."""
+        return f"http://{USER}:{self._password}@127.0.0.1:{self.port}"
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncGenerator[None]:
+        """Listen as long as the block runs; then every connection ends."""
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield
+        finally:
+            server.close()
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._talk(Wire(reader, writer))
+        except (OSError, ssl.SSLError, EOFError, h11.ProtocolError, TimeoutError):
+            pass  # the program left, or speaks something else
+        finally:
+            writer.close()
+            with suppress(OSError, ssl.SSLError, asyncio.CancelledError):
+                await writer.wait_closed()
+
+    async def _talk(self, wire: Wire) -> None:
+        """One connection: a tunnel, or requests in absolute form (RFC 9112 §3.2.2)."""
+        while (request := await wire.next_request()) is not None:
+            if not self._is_ours(request):
+                headers = [(b"proxy-authenticate", b'Basic realm="Token Vault"')]
+                await wire.refuse(407, "This proxy is for one program, whose environment has its password.", headers)
+                return
+            if request.method == b"CONNECT":
+                await self._connect(wire, request)
+                return
+            if not await self._plain(wire, request):
+                return
+
+    def _is_ours(self, request: h11.Request) -> bool:
+        given = [value for name, value in request.headers if name == b"proxy-authorization"]
+        return len(given) == 1 and hmac.compare_digest(given[0], self._expected)
+
+    async def _connect(self, wire: Wire, request: h11.Request) -> None:
+        host, port = _authority_of(request.target.decode("latin-1"))
+        if not host:
+            await wire.refuse(400, "Name a host and a port.")
+        elif self._hosts.at(host, port):
+            await wire.accept_tunnel()
+            async with asyncio.timeout(_HANDSHAKE):
+                await wire.start_tls(self._authority.context(host))
+            await self._converse(wire, host, port)
+        elif (there := await self._reach(wire, host, port)) is not None:
+            reader, writer = there
+            await wire.accept_tunnel()
+            await wire.pump(reader, writer)
+
+    async def _converse(self, wire: Wire, host: str, port: int) -> None:
+        """The requests inside of a tunnel that ends here."""
+        while (request := await wire.next_request()) is not None:
+            if not await self._pass_on(wire, request, host=host, port=port, target=request.target):
+                return
+
+    async def _plain(self, wire: Wire, request: h11.Request) -> bool:
+        """A request without TLS. Whether there may be another one."""
+        url = urlsplit(request.target.decode("latin-1"))
+        host, port = (url.hostname or "").lower(), _port_of(url.netloc, 80)
+        if url.scheme != "http" or not host or not port:
+            await wire.refuse(400, "This is a proxy: send CONNECT, or a whole address.")
+            return False
+        found = self._hosts.at(host, port)
+        target = (url._replace(scheme="", netloc="").geturl() or "/").encode("latin-1")
+        if any(one.scheme == "http" for one in found):
+            return await self._pass_on(wire, request, host=host, port=port, target=target)
+        if self._hosts.at(host, 443):
+            await wire.refuse(403, f"Call {host} with https: the vault sends no credential in the clear.")
+        elif (there := await self._reach(wire, host, port)) is not None:
+            reader, writer = there
+            headers = [(name, value) for name, value in request.headers if name not in _OURS]
+            head = b"\r\n".join(
+                (
+                    request.method + b" " + target + b" HTTP/1.1",
+                    *(name + b": " + value for name, value in headers),
+                    b"connection: close",
+                )
+            )
+            writer.write(head + b"\r\n\r\n")
+            await wire.pump_request(reader, writer, is_chunked=(b"transfer-encoding", b"chunked") in headers)
+        return False
+
+    async def _pass_on(self, wire: Wire, request: h11.Request, *, host: str, port: int, target: bytes) -> bool:
+        headers = tuple((name, value) for name, value in request.headers if name not in _OURS)
+        call = ProgramCall(request.method.decode("latin-1"), host, port, target, headers)
+        exchange = wire.exchange(request)
+        await self._answer(call, exchange)
+        return await wire.finish(exchange)
+
+    async def _reach(
+        self, wire: Wire, host: str, port: int
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A connection to a host of nobody's account; None after the program was told why there is none."""
+        if not self._others.are_allowed:
+            self._others.told(host, port, False)
+            text = (
+                f"Token Vault lets no call through to {host}: no connected account is there. "
+                "--allow-other-hosts allows it, without a credential."
+            )
+            await wire.refuse(403, text)
+            return None
+        try:
+            found = await open_tunnel(host, port, policy=self._others.policy)
+        except HttpError as error:
+            self._others.told(host, port, False)
+            await wire.refuse(502, f"Couldn't reach {host}: {error.reason}.")
+            return None
+        self._others.told(host, port, True)
+        return found
+
+
+def _authority_of(target: str) -> tuple[str, int]:
+    """Host, in lower case and without brackets, and port; an empty host for what is neither."""
+    try:
+        parts = urlsplit(f"//{target}")
+        return (parts.hostname or "").lower(), parts.port or 0
+    except ValueError:
+        return "", 0
+
+
+def _port_of(netloc: str, default: int) -> int:
+    try:
+        return urlsplit(f"//{netloc}").port or default
+    except ValueError:
+        return 0
+
+
+__all__ = ["PIECE", "Answerer", "Front", "OtherHosts", "ProgramCall"]

@@ -1,0 +1,79 @@
+"""A program's calls, carried out by this process: the vault's own proxy, called as if over HTTP, with a handle."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.types import Scope
+
+from providers.definitions.model import Provider
+from server.deployment import Deployment
+from server.programs.access import Chosen, ProgramAccess, WantedCall
+from server.programs.front import ProgramCall
+from server.programs.hosts import HostMap
+from server.programs.wire import Exchange
+from server.proxy import Proxy, refusals
+from server.proxy.wire import ProxyRefused
+from vault.spans import REQUEST_ID, new_request_id
+
+_KEPT_BACK: Final = frozenset({b"authorization", b"cookie", b"origin", b"host", b"expect", b"te", b"upgrade"})
+
+
+class LocalCalls:
+    """Answers calls at the hosts of connected accounts. `counts`: by provider and outcome."""
+
+    def __init__(self, deployment: Deployment, hosts: HostMap, access: ProgramAccess) -> None:
+        self._deployment = deployment
+        self._hosts = hosts
+        self._access = access
+        self._proxy = Proxy(deployment, self._address_here)
+        self.counts = Counter[tuple[str, str]]()
+
+    async def answer(self, call: ProgramCall, exchange: Exchange) -> None:
+        """Carry the call out, or refuse it in the form that the provider's SDK reads."""
+        path, _, query = call.target.partition(b"?")
+        wanted = WantedCall(call.method, path.decode("latin-1"), query)
+        found = self._hosts.find(call.host, call.port, wanted.path)
+        named = found or self._hosts.at(call.host, call.port)
+        reset = REQUEST_ID.set(new_request_id())
+        try:
+            chosen = await self._access.choose(found, wanted)
+            handle = await self._access.handle(chosen)
+        except ProxyRefused as refused:
+            self.counts[named[0].provider, "refused"] += 1
+            await refusals.send(exchange.send, refused, self._deployment.catalog.get(named[0].provider))
+        else:
+            self.counts[chosen.address.provider, "passed"] += 1
+            await self._proxy(_scope(call, chosen, handle, exchange), exchange.receive, exchange.send)
+        finally:
+            REQUEST_ID.reset(reset)
+
+    def _address_here(self, provider: Provider, api: str) -> str:
+        return self._hosts.address(provider.name, api) or provider.apis[api].rstrip("/")
+
+
+def _scope(call: ProgramCall, chosen: Chosen, handle: str, exchange: Exchange) -> Scope:
+    """The call as the vault's proxy takes it."""
+    path, _, query = call.target.partition(b"?")
+    below = path[len(urlsplit(chosen.address.url).path) :]
+    raw_path = f"/proxy/{chosen.connection_id}/{chosen.address.api}".encode() + below
+    packed = (b"content-encoding", b"content-length", b"transfer-encoding") if exchange.is_packed else ()
+    headers = [(name, value) for name, value in call.headers if name not in _KEPT_BACK and name not in packed]
+    if exchange.is_packed:
+        headers.append((b"transfer-encoding", b"chunked"))
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": call.method,
+        "scheme": "https",
+        "path": raw_path.decode("latin-1"),
+        "raw_path": raw_path,
+        "query_string": query,
+        "root_path": "",
+        "headers": [*headers, (b"authorization", b"Bearer " + handle.encode())],
+        "client": ("127.0.0.1", 0),
+        "server": ("127.0.0.1", 0),
+    }

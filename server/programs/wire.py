@@ -1,0 +1,208 @@
+"""HTTP/1.1 with the program: h11 over one connection, plain or inside of TLS, and each request as an ASGI exchange.
+
+Bodies pass piece by piece both ways; one that the program compressed (git does) is unpacked, so that it can be judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import h11
+from starlette.types import Message
+
+PIECE: Final = 65536  # bytes
+_HEAD_LIMIT: Final = 65536
+_IDLE: Final = 600.0  # seconds between two requests of a connection
+_GONE: Final[Message] = {"type": "http.disconnect"}
+
+
+class Unpacker(Protocol):
+    """`zlib`'s object for a stream, whose class has no public name."""
+
+    @property
+    def unconsumed_tail(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+class Wire:
+    """One connection of the program."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_LIMIT)
+
+    async def next_request(self) -> h11.Request | None:
+        """The next request's head; None when the program has closed. Raises h11.RemoteProtocolError."""
+        async with asyncio.timeout(_IDLE):
+            event = await self.next_event()
+        if isinstance(event, h11.Request):
+            return event
+        return None
+
+    async def next_event(self) -> h11.Event | type[h11.PAUSED]:
+        """The next part of what the program sends."""
+        while True:
+            event = self._h11.next_event()
+            if not isinstance(event, type) or event is h11.PAUSED:
+                return event
+            if self._h11.they_are_waiting_for_100_continue:
+                await self.send(h11.InformationalResponse(status_code=100, headers=[]))
+            self._h11.receive_data(await self._reader.read(PIECE))
+
+    async def send(self, event: h11.Event) -> None:
+        written = self._h11.send(event)
+        if written:
+            self._writer.write(written)
+            await self._writer.drain()
+
+    async def refuse(self, status: int, text: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """Answer in plain text; the connection ends with it."""
+        body = f"{text}\n".encode()
+        fields = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+            (b"token-vault-refusal", b"host_refused"),
+            (b"connection", b"close"),
+            *headers,
+        ]
+        await self.send(h11.Response(status_code=status, headers=fields))
+        await self.send(h11.Data(data=body))
+        await self.send(h11.EndOfMessage())
+
+    async def accept_tunnel(self) -> None:
+        """Answer a CONNECT; from now on the connection carries something else."""
+        while not isinstance(await self.next_event(), h11.EndOfMessage):
+            pass
+        await self.send(h11.Response(status_code=200, headers=[]))
+        self._h11.next_event()
+
+    async def start_tls(self, context: ssl.SSLContext) -> None:
+        """Be the server of TLS in the tunnel, and read requests from it."""
+        await self._writer.start_tls(context)
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_LIMIT)
+
+    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass everything on both ways, until both sides have ended."""
+        early, _ = self._h11.trailing_data
+        writer.write(early)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_copy(self._reader, writer))
+                group.create_task(_copy(reader, self._writer))
+        except* OSError:
+            pass
+        finally:
+            writer.close()
+
+    async def pump_request(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_chunked: bool
+    ) -> None:
+        """Pass on the body of a request whose head was sent, then the answer as it is."""
+        try:
+            while isinstance(event := await self.next_event(), h11.Data):
+                data = bytes(event.data)
+                writer.write(b"%x\r\n%s\r\n" % (len(data), data) if is_chunked else data)
+                await writer.drain()
+            if is_chunked:
+                writer.write(b"0\r\n\r\n")
+            await _copy(reader, self._writer)
+        finally:
+            writer.close()
+
+    def exchange(self, request: h11.Request) -> Exchange:
+        """The rest of this request, and its answer."""
+        encoding = next((value for name, value in request.headers if name == b"content-encoding"), b"")
+        return Exchange(self, unpacker=_unpacker(encoding.strip().lower()))
+
+    async def wait_for_end(self) -> None:
+        """Until the program closes; what it sends ahead waits for its turn."""
+        while data := await self._reader.read(PIECE):
+            self._h11.receive_data(data)
+        self._h11.receive_data(b"")
+
+    async def finish(self, exchange: Exchange) -> bool:
+        """End this exchange. Whether the connection can carry another one."""
+        if not exchange.is_complete:
+            return False
+        if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
+            self._h11.start_next_cycle()
+            return True
+        return False
+
+
+@dataclass(slots=True)
+class Exchange:
+    """The ASGI channels of one request."""
+
+    wire: Wire = field(repr=False)
+    unpacker: Unpacker | None = None
+    is_started: bool = False
+    is_complete: bool = False
+    _is_read: bool = False
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the body arrives compressed: what `receive` gives is longer than the request says."""
+        return self.unpacker is not None
+
+    async def receive(self) -> Message:
+        """The next piece of the body; after its end, `http.disconnect` once the program closes."""
+        if self._is_read:
+            with suppress(OSError):
+                await self.wire.wait_for_end()
+            return _GONE
+        if self.unpacker is not None and self.unpacker.unconsumed_tail:
+            return _piece(self.unpacker.decompress(self.unpacker.unconsumed_tail, PIECE), more=True)
+        try:
+            event = await self.wire.next_event()
+        except (h11.RemoteProtocolError, OSError):
+            return _GONE
+        match event:
+            case h11.Data():
+                return _piece(self._unpack(bytes(event.data)), more=True)
+            case h11.EndOfMessage():
+                self._is_read = True
+                return _piece(b"", more=False)
+            case _:
+                return _GONE
+
+    async def send(self, message: Message) -> None:
+        """A part of the answer."""
+        if message["type"] == "http.response.start":
+            self.is_started = True
+            await self.wire.send(h11.Response(status_code=message["status"], headers=list(message["headers"])))
+            return
+        if body := message.get("body", b""):
+            await self.wire.send(h11.Data(data=body))
+        if not message.get("more_body", False):
+            await self.wire.send(h11.EndOfMessage())
+            self.is_complete = True
+
+    def _unpack(self, data: bytes) -> bytes:
+        """A piece at most: what is packed may be far larger than it looks."""
+        return data if self.unpacker is None else self.unpacker.decompress(data, PIECE)
+
+
+def _piece(body: bytes, *, more: bool) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def _unpacker(encoding: bytes) -> Unpacker | None:
+    return zlib.decompressobj(16 + zlib.MAX_WBITS) if encoding in {b"gzip", b"x-gzip"} else None
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(PIECE):
+        writer.write(data)
+        await writer.drain()
+    if writer.can_write_eof():
+        with suppress(OSError):
+            writer.write_eof()

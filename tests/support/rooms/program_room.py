@@ -1,0 +1,140 @@
+"""A vault whose GitHub has a repository, and a local agent that runs programs against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server.mcp.local_owner import local_principal
+from server.programs.running import ProgramOptions, ProgramRecord, run_program
+from tests.support.doubles.git_host import GitHost, git_host
+from tests.support.harness import RunningVault, running_vault
+from vault import connections, delegations
+from vault.audit import audit
+from vault.records import Connection, Event, Principal
+from vault.upstream import Account, TokenAnswer
+
+TOKEN = "ghu_canary0123456789abcdefghijklmnop"
+READ = frozenset({"metadata:read", "contents:read"})
+WRITE = frozenset({"contents:write", "workflows:write"})
+AGENT = "coder"
+
+
+@dataclass
+class ProgramRoom:
+    """`said`: what the person at the terminal was told."""
+
+    vault: RunningVault
+    host: GitHost
+    principal: Principal
+    account: Connection
+    folder: Path
+    said: list[str] = field(default_factory=list[str])
+
+    async def allow(self, scopes: frozenset[str], *, connection: Connection | None = None) -> None:
+        """Let the agent use the account with exactly these scopes."""
+        async with self.vault.deployment.transaction() as transaction:
+            await delegations.allow(
+                transaction,
+                user_id=self.principal.user_id,
+                client_id=self.principal.client_id,
+                connection_id=(connection or self.account).id,
+                scopes=scopes,
+                now=self.vault.deployment.now(),
+            )
+
+    async def connect(self, name: str, *, token: str = TOKEN) -> Connection:
+        """A GitHub account of the person."""
+        deployment = self.vault.deployment
+        policy = deployment.vault.policies["github"]
+        scopes = frozenset(deployment.catalog.provider("github").scopes)
+        async with deployment.transaction() as transaction:
+            return await connections.open_connection(
+                transaction,
+                deployment.keys,
+                user_id=self.principal.user_id,
+                provider="github",
+                answer=TokenAnswer(token, "ghr_canary", scopes, 28_800, Account(name, name)),
+                asked=scopes,
+                policy=policy,
+                now=deployment.now(),
+            )
+
+    async def run(
+        self,
+        *command: str,
+        wait: float = 0.0,
+        allows_other_hosts: bool = False,
+        accounts: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Ran:
+        """Run the program as the agent, with what it writes in a file."""
+        out = self.folder / "out"
+        out.unlink(missing_ok=True)
+        options = ProgramOptions(
+            ["sh", "-c", 'out=$1; shift; exec "$@" >"$out" 2>&1', "sh", str(out), *command],
+            AGENT,
+            accounts,
+            {**os.environ, "HOME": str(self.folder), "XDG_CONFIG_HOME": str(self.folder), **(environment or {})},
+            say=self.said.append,
+            wait=wait,
+            allows_other_hosts=allows_other_hosts,
+        )
+        record = await run_program(self.vault.deployment, self.principal, options)
+        return Ran(record, out.read_text())
+
+    async def python(self, program: str, **options: object) -> Ran:
+        """Run a program in this interpreter."""
+        return await self.run(sys.executable, "-c", program, **options)  # pyright: ignore[reportArgumentType] -- of `run`
+
+    async def events(self, kind: str) -> list[Event]:
+        """Those of the agent, newest first."""
+        deployment = self.vault.deployment
+        await deployment.activity.settle()
+        found = await audit.list_events(deployment.database, limit=1000)
+        return [one for one in reversed(found) if one.kind == kind and one.client_id == self.principal.client_id]
+
+
+@dataclass
+class Ran:
+    """What a program did."""
+
+    record: ProgramRecord
+    output: str
+
+    @property
+    def code(self) -> int:
+        return self.record.exit_code
+
+    @property
+    def json(self) -> dict[str, object]:
+        return json.loads(self.output)
+
+
+@asynccontextmanager
+async def program_room(folder: Path) -> AsyncGenerator[ProgramRoom]:
+    """A vault with GitHub at a double; the agent may use alice's account for nothing yet."""
+    async with git_host(folder / "git", token=TOKEN) as host:
+        providers = {
+            "github": {
+                "client_id": "ours",
+                "client_secret": "client-secret-canary",
+                "authorize_url": f"{host.url}/authorize",
+                "token_url": f"{host.url}/token",
+                "revoke_url": f"{host.url}/revoke",
+                "userinfo_url": f"{host.url}/rest/user",
+                "apis": {"rest": f"{host.url}/rest", "git": f"{host.url}/git"},
+            }
+        }
+        async with running_vault(folder / "data", providers=providers) as vault:
+            principal = await local_principal(vault.deployment, AGENT)
+            home = folder / "home"
+            home.mkdir()
+            room = ProgramRoom(vault, host, principal, account=None, folder=home)  # pyright: ignore[reportArgumentType] -- below
+            room.account = await room.connect("alice")
+            yield room
