@@ -37,6 +37,7 @@ from server.remote.looking import note_tools
 from server.runtime.catalog import read_catalog
 from server.runtime.data_directory import prepare_data_directory
 from server.runtime.kept_answers import KeptAnswers
+from server.runtime.late_names import LateName, check_late_names
 from server.runtime.rate_limits import HOUR, Budgets
 from server.settings import Settings
 from server.sign_in.discovery import endpoints_of_issuers
@@ -117,6 +118,7 @@ async def open_deployment(
         activity = Activity(database)
         stack.push_async_callback(activity.close)
         await live.refresh(database, keys)
+        live.check_names()
         policy = _policy(settings, live, activity, outbound)
         journal = Journal(data)
         stack.callback(journal.close)
@@ -208,7 +210,9 @@ async def providers_of_settings(settings: Settings, *, data: Path) -> ProviderSe
     """
     async with outbound_of(settings) as outbound:
         endpoints = await endpoints_of_issuers(settings, data=data, outbound=outbound)
-        return _provider_set(settings, data, endpoints, outbound, Sightings(), {})
+        found = _provider_set(settings, data, endpoints, outbound, Sightings(), {})
+    check_late_names(found.late, ())
+    return found
 
 
 async def catalog_of_settings(settings: Settings, *, data: Path) -> Catalog:
@@ -288,9 +292,10 @@ def _provider_set(
 ) -> ProviderSet:
     """All that follows from the settings and these registrations. Raises what `LiveProviders` expects."""
     catalog = _checked_catalog(settings, data, endpoints, entered)
-    tools, away = load_tools(settings, catalog, sightings), load_away(catalog, sightings)
-    offer = load_offer(settings, tools, catalog)
-    asking = ApprovalRules.from_settings(settings, catalog, tools)
+    late: list[LateName] = []
+    tools, away = load_tools(settings, catalog, sightings, late=late), load_away(catalog, sightings)
+    offer = load_offer(settings, tools, catalog, late=late)
+    asking = ApprovalRules.from_settings(settings, catalog, tools, late=late)
 
     def upstream(provider: Provider) -> OAuthUpstream:
         return OAuthUpstream(provider, outbound)
@@ -305,7 +310,9 @@ def _provider_set(
     policies = _ByProvider(catalog, policy, {name: identity_policy(name) for name in identities})
     upstreams = _ByProvider[UpstreamOAuth](catalog, upstream_of, identities)
     assertions = CompanyAssertions(catalog, identities, upstream)
-    return ProviderSet(catalog, tools, away, offer, policies, upstreams, assertions, entered=entered, unusable={})
+    return ProviderSet(
+        catalog, tools, away, offer, policies, upstreams, assertions, entered=entered, unusable={}, late=late
+    )
 
 
 def build_app(deployment: Deployment) -> ASGIApp:

@@ -21,6 +21,7 @@ from providers.tools.sets import ToolOffer
 from providers.tools.spec import ToolSpec
 from server.provider_settings import SettingsRefused
 from server.runtime.catalog import is_set_here, remote_server
+from server.runtime.late_names import LateName, check_late_names
 from server.settings import Settings
 from vault import registrations
 from vault.keys.key_ring import KeyRing
@@ -43,7 +44,7 @@ class ProviderSet:
     """All that follows from the settings and the `entered` registrations.
 
     `away`: tools of MCP servers of others that can't be called now, which rules may still name. `unusable`: why what is
-    stored for a provider cannot be used, in a sentence.
+    stored for a provider cannot be used, in a sentence. `late`: names in the settings that no tool has yet.
     """
 
     catalog: Catalog
@@ -55,6 +56,7 @@ class ProviderSet:
     assertions: IdentityAssertions
     entered: Entered
     unusable: Mapping[str, str]
+    late: Sequence[LateName] = ()
     by_name: Mapping[str, ToolSpec] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -92,6 +94,10 @@ class LiveProviders:
             if stored != self._stored:
                 await self._use(stored, database, keys)
             self._mark = mark
+
+    def check_names(self) -> None:
+        """That the settings name tools of servers that are stored, once these were read. Raises SettingsRefused."""
+        check_late_names(self.current.late, [one.name for one in self._stored[1]])
 
     async def check(self, name: str, entered: EnteredRegistration) -> None:
         """Whether this can be used beside the others, by an MCP server that is there, too. Raises one of REFUSALS."""

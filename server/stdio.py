@@ -27,6 +27,7 @@ from server.mcp.offer.registry import load_offer, load_tools
 from server.mcp.offer.tool_list import LiveToolList, ToolList
 from server.mcp.sdk_server import KNOWN, PRINCIPAL, Backing, Known, OpenVault, make_server
 from server.runtime.catalog import read_catalog
+from server.runtime.late_names import LateName
 from server.runtime.sdk_pipe import SdkLines, SdkOutput, sdk_streams
 from server.runtime.stdio_streams import standard_lines, standard_streams
 
@@ -204,9 +205,11 @@ class _Opening:
 
 
 def _tools_at_once(settings: Settings, data: Path) -> ToolList | None:
-    """What can be listed before the vault is open; None where an issuer must be asked for its endpoints first."""
+    """What can be listed before the vault is open; None where it must be open, or an issuer be asked, first."""
     if any(one.issuer is not None for one in settings.providers.values()):
         return None
     catalog = read_catalog(settings, data=data, endpoints={})
-    tools = load_tools(settings, catalog)
-    return ToolList(tools, load_offer(settings, tools, catalog))
+    late: list[LateName] = []
+    tools = load_tools(settings, catalog, late=late)
+    offer = load_offer(settings, tools, catalog, late=late)
+    return None if late else ToolList(tools, offer)

@@ -102,6 +102,7 @@ async def _examine_settings(deployment: Deployment) -> list[Finding]:
     from server.doctor.providers import check_providers
     from server.doctor.serving import check_serving
     from server.doctor.signals import check_signals
+    from server.doctor.tools import check_tool_names
 
     return [
         *await check_serving(deployment),
@@ -110,6 +111,7 @@ async def _examine_settings(deployment: Deployment) -> list[Finding]:
         *await check_companies(deployment),
         *await check_assertions(deployment),
         *await check_providers(deployment),
+        *check_tool_names(deployment),
     ]
 
 

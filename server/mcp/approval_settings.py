@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from providers.definitions.catalog import Catalog
 from providers.definitions.suggestions import did_you_mean
 from providers.tools.spec import ToolSpec
-from server.settings import Settings, SettingsRefused
+from server.runtime.late_names import LateName, note_or_refuse
+from server.settings import Settings
 from vault.exchange.approval_rules import TOOL
 from vault.upstream import UpstreamPolicy
 
@@ -30,8 +31,10 @@ class ApprovalRules:
     standing_tools: Mapping[str, frozenset[str]]
 
     @classmethod
-    def from_settings(cls, settings: Settings, catalog: Catalog, tools: Sequence[ToolSpec]) -> ApprovalRules:
-        """The rules in the settings. Raises SettingsRefused for an unknown tool or scope."""
+    def from_settings(
+        cls, settings: Settings, catalog: Catalog, tools: Sequence[ToolSpec], *, late: list[LateName] | None = None
+    ) -> ApprovalRules:
+        """The rules in the settings. Raises SettingsRefused for an unknown tool or scope; `late` collects tools."""
         by_name = {spec.name: spec for spec in tools}
         ask: dict[str, frozenset[str]] = {}
         for spec in tools:
@@ -47,10 +50,12 @@ class ApprovalRules:
             else:
                 scopes_there = () if known is None else (f"{known.name}:{one}" for one in known.scopes)
                 near = did_you_mean(entry, [*by_name, *scopes_there])
-                raise SettingsRefused(
+                problem = (
                     f"approvals.ask: no tool or scope {entry!r}.{near} Use a name from `token-vault tools "
                     "list`, or provider:scope from `token-vault providers show`"
                 )
+                note_or_refuse(late, "approvals.ask", entry, problem)
+                continue
             ask[provider] = ask.get(provider, _NOTHING) | {wanted}
         scopes: dict[str, dict[str, frozenset[str]]] = {}
         for spec in tools:
@@ -60,7 +65,7 @@ class ApprovalRules:
             provider: frozenset(spec.name for spec in tools if spec.provider == provider and not spec.read_only)
             for provider in scopes
         }
-        return cls(ask, scopes, writing, _standing_tools(settings.approvals.no_standing, tools))
+        return cls(ask, scopes, writing, _standing_tools(settings.approvals.no_standing, tools, late))
 
     def apply(self, policy: UpstreamPolicy) -> UpstreamPolicy:
         """The policy with these rules."""
@@ -73,16 +78,19 @@ class ApprovalRules:
         )
 
 
-def _standing_tools(forbidden: Sequence[str], tools: Sequence[ToolSpec]) -> Mapping[str, frozenset[str]]:
+def _standing_tools(
+    forbidden: Sequence[str], tools: Sequence[ToolSpec], late: list[LateName] | None
+) -> Mapping[str, frozenset[str]]:
     """By provider: the tools that may have a standing approval. Raises SettingsRefused for an unknown name."""
     names = {spec.name for spec in tools}
     for entry in forbidden:
         if entry not in names | _GROUPS:
             near = did_you_mean(entry, [*names, *_GROUPS])
-            raise SettingsRefused(
+            problem = (
                 f"approvals.no_standing: no tool {entry!r}.{near} Use a name from `token-vault tools list`, "
                 "`destructive`, or `all`"
             )
+            note_or_refuse(late, "approvals.no_standing", entry, problem)
     found: dict[str, frozenset[str]] = {}
     for spec in tools:
         is_forbidden = spec.name in forbidden or "all" in forbidden or (spec.destructive and "destructive" in forbidden)

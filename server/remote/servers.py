@@ -23,11 +23,13 @@ from providers.remote.authorization import (
     register,
 )
 from providers.remote.listing import problem_of
+from providers.tools.sets import matching_names
 from server.administration.actor import Actor, ChangeRefused
 from server.connecting.provider_authorization import callback_url
 from server.deployment import Deployment
 from server.live_providers import REFUSALS
 from server.runtime.catalog import names_of_tools
+from server.runtime.late_names import names_in
 from vault import connections, registrations
 from vault.approvals import approvals
 from vault.audit import audit
@@ -210,7 +212,7 @@ async def disconnect_all(actor: Actor, name: str) -> int:
 
 
 def _check_no_rule(deployment: Deployment, name: str) -> None:
-    """A rule about an unknown tool makes all rules unusable. Raises ChangeRefused."""
+    """A rule about an unknown tool makes all rules unusable, and a setting stops the start. Raises ChangeRefused."""
     gate, prefix = deployment.policy, f"{name.replace('-', '_')}_"
     for rules in () if gate is None else (gate.rules, gate.shadow):
         for rule in () if rules is None else rules.rules:
@@ -220,6 +222,15 @@ def _check_no_rule(deployment: Deployment, name: str) -> None:
                     f"The rule {rule.name} names a tool of {name}. Change the rule first.",
                     kind="conflict",
                 )
+    left = [spec.name for spec in deployment.tools if spec.provider != name]
+    left += [one for one in deployment.offer.sets if one != name]
+    for one in names_in(deployment.settings):
+        if one.may_be_of(name) and not matching_names(one.name, left):
+            raise ChangeRefused(
+                "named_by_setting",
+                f"The setting {one.setting} names {one.name}. Remove it there first.",
+                kind="conflict",
+            )
 
 
 def changes_of(server: McpServer) -> Sequence[ToolChange]:

@@ -140,7 +140,7 @@ def _load_tools(ctx: typer.Context) -> tuple[Settings, Catalog, Sequence[ToolSpe
     settings = load_settings(config, data=data)
     set_up = {name: ProviderOverrides(inputs=inputs) for name, inputs in _set_up(ctx).items()}
     catalog = load_catalog(overrides=set_up)
-    return settings, catalog, load_tools(settings, catalog)
+    return settings, catalog, load_tools(settings, catalog, late=[])
 
 
 @_quietly
@@ -156,5 +156,5 @@ def complete_tool_sets(ctx: typer.Context, incomplete: str) -> Iterable[tuple[st
     from server.mcp.offer.registry import load_offer
 
     settings, catalog, tools = _load_tools(ctx)
-    sets = load_offer(settings, tools, catalog).sets.values()
+    sets = load_offer(settings, tools, catalog, late=[]).sets.values()
     return [(one.name, one.title) for one in sets if one.name.startswith(incomplete)]

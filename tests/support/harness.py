@@ -262,7 +262,7 @@ async def running_vault(
             await stack.enter_async_context(deployment.telemetry.run(deployment))
         if more_tools:
             tools = (*deployment.tools, *more_tools)
-            offer = load_offer(settings, tools, deployment.catalog)
+            offer = load_offer(settings, tools, deployment.catalog, late=[])
             deployment.live.current = replace(deployment.live.current, tools=tools, offer=offer)
         async with serving(build_app(deployment), listening):
             vault = RunningVault(settings.public_url, deployment)

@@ -106,7 +106,7 @@ def _guide(setup: Setup, provider: Provider) -> Guide:
     from server.setup.provider_consoles import guide_for
 
     settings = setup.settings()
-    tools = load_tools(settings, setup.catalog_of_settings())
+    tools = load_tools(settings, setup.catalog_of_settings(), late=[])
     return guide_for(provider, tools, public_url=settings.public_url, is_loopback=settings.is_loopback)
 
 

@@ -21,14 +21,17 @@ from providers.tools.spec import ToolSpec
 from providers.tools.unruled import open_tools, unruled_tools
 from server.mcp.offer.connections_spec import SPEC
 from server.mcp.offer.discovery import DISCOVERY
+from server.runtime.late_names import LateName, note_or_refuse
 from server.settings import Settings, SettingsRefused
 from server.tool_settings import ToolChoice
 
 RESERVED: Final = frozenset({SPEC.name, *(spec.name for spec in DISCOVERY)})  # a tool of ours has the name
 
 
-def load_tools(settings: Settings, catalog: Catalog, sightings: Sightings | None = None) -> tuple[ToolSpec, ...]:
-    """Every tool that agents can have here, in one fixed order.
+def load_tools(
+    settings: Settings, catalog: Catalog, sightings: Sightings | None = None, *, late: list[LateName] | None = None
+) -> tuple[ToolSpec, ...]:
+    """Every tool that agents can have here, in one fixed order. `late` collects names that no tool has yet.
 
     Built-in tools are included if their provider is set up; those of Slack and Google, and an operator's own, always
     are. Raises ToolFileRefused or SettingsRefused with one line.
@@ -59,7 +62,8 @@ def load_tools(settings: Settings, catalog: Catalog, sightings: Sightings | None
     twice = sorted({name for name in names if names.count(name) > 1 or name in RESERVED})
     if twice:
         raise declarations.ToolFileRefused(f"tools.folders: {', '.join(twice)}: another tool has this name already")
-    return tuple(spec for spec in tools if spec.name in _choose(settings.tools, names, setting="tools"))
+    chosen = _choose(settings.tools, names, setting="tools", late=late)
+    return tuple(spec for spec in tools if spec.name in chosen)
 
 
 def _remote_tools(catalog: Catalog, sightings: Sightings) -> tuple[ToolSpec, ...]:
@@ -84,17 +88,24 @@ def _asks_unruled(settings: Settings, provider: str) -> bool:
     return found is None or found.unruled_approval
 
 
-def hidden_tools(settings: Settings, tools: Sequence[ToolSpec]) -> Mapping[str, frozenset[str]]:
+def hidden_tools(
+    settings: Settings, tools: Sequence[ToolSpec], *, late: list[LateName] | None = None
+) -> Mapping[str, frozenset[str]]:
     """Client id to the tools that this client does not have. Raises SettingsRefused."""
     names = [spec.name for spec in tools]
     return {
-        client_id: frozenset(names) - _choose(choice, names, setting=f"tools.clients.{client_id}")
+        client_id: frozenset(names) - _choose(choice, names, setting=f"tools.clients.{client_id}", late=late)
         for client_id, choice in settings.tools.clients.items()
     }
 
 
-def load_offer(settings: Settings, tools: Sequence[ToolSpec], catalog: Catalog) -> ToolOffer:
-    """The sets of these tools, and which of them the settings choose. Raises SettingsRefused with one line."""
+def load_offer(
+    settings: Settings, tools: Sequence[ToolSpec], catalog: Catalog, *, late: list[LateName] | None = None
+) -> ToolOffer:
+    """The sets of these tools, and which of them the settings choose. Raises SettingsRefused with one line.
+
+    `late` collects names that no tool has yet; a tool set that isn't there yet is empty.
+    """
     chosen = settings.tools
     titles = {spec.provider: catalog.provider(spec.provider).title for spec in tools if spec.provider is not None}
     sets = {found.name: found for found in builtin_sets(tools, titles=titles)}
@@ -102,14 +113,18 @@ def load_offer(settings: Settings, tools: Sequence[ToolSpec], catalog: Catalog) 
         if name in sets:
             raise SettingsRefused(f"tools.sets.{name}: there is a set of this name; choose another name")
         names = [spec.name for spec in tools if spec.read_only or not wanted.read_only]
-        sets[name] = ToolSet(name, wanted.title or name, _choose(wanted, names, setting=f"tools.sets.{name}"))
+        sets[name] = ToolSet(
+            name, wanted.title or name, _choose(wanted, names, setting=f"tools.sets.{name}", late=late)
+        )
     profiles = {client_id: one.profile for client_id, one in chosen.clients.items() if one.profile is not None}
     for setting, profile in (
         ("tools.profile", chosen.profile),
         *((f"tools.clients.{client_id}.profile", profile) for client_id, profile in profiles.items()),
     ):
         if profile not in sets:
-            raise SettingsRefused(f"{setting}: no tool set {profile!r}; use one of: {', '.join(sets)}")
+            problem = f"{setting}: no tool set {profile!r}; use one of: {', '.join(sets)}"
+            note_or_refuse(late, setting, profile, problem)
+            sets[profile] = ToolSet(profile, profile, frozenset())
     limits = {client_id: one.list_limit for client_id, one in chosen.clients.items() if one.list_limit is not None}
     return ToolOffer(
         sets,
@@ -118,21 +133,24 @@ def load_offer(settings: Settings, tools: Sequence[ToolSpec], catalog: Catalog) 
         chosen.list_limit,
         profiles=profiles,
         list_limits=limits,
-        hidden=hidden_tools(settings, tools),
+        hidden=hidden_tools(settings, tools, late=late),
     )
 
 
-def _choose(choice: ToolChoice, names: Sequence[str], *, setting: str) -> frozenset[str]:
-    enabled = _names_of(choice.enable, names, setting=f"{setting}.enable") if choice.enable else frozenset(names)
-    return enabled - _names_of(choice.disable, names, setting=f"{setting}.disable")
+def _choose(choice: ToolChoice, names: Sequence[str], *, setting: str, late: list[LateName] | None) -> frozenset[str]:
+    chosen = _names_of(choice.enable, names, setting=f"{setting}.enable", late=late)
+    hidden = _names_of(choice.disable, names, setting=f"{setting}.disable", late=late)
+    return (chosen if choice.enable else frozenset(names)) - hidden
 
 
-def _names_of(patterns: Sequence[str], names: Sequence[str], *, setting: str) -> frozenset[str]:
+def _names_of(
+    patterns: Sequence[str], names: Sequence[str], *, setting: str, late: list[LateName] | None
+) -> frozenset[str]:
     found: set[str] = set()
     for pattern in patterns:
         matched = matching_names(pattern, names)
         if not matched:
             near = did_you_mean(pattern, names) or " See token-vault tools list"
-            raise SettingsRefused(f"{setting}: no tool {pattern!r}.{near}")
+            note_or_refuse(late, setting, pattern, f"{setting}: no tool {pattern!r}.{near}")
         found |= matched
     return frozenset(found)
