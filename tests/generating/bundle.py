@@ -128,7 +128,7 @@ def build(folder: Path) -> Path:
         "manifest.json": json.dumps(manifest(about["version"], about["description"]), indent=2).encode(),
         "pyproject.toml": project(about["version"], wheel.name, locked).encode(),
         "main.py": ENTRY.encode(),
-        "LICENSE": (ROOT / "LICENSE").read_bytes(),
+        **{name: (ROOT / name).read_bytes() for name in ("LICENSE", "NOTICE")},
         wheel.name: wheel.read_bytes(),
     }
     bundle = folder / f"token-vault-{about['version']}.mcpb"

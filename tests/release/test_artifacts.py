@@ -32,8 +32,8 @@ pluggy==1.6 \\
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two copies of what is built, at different places, with different times and modes."""
-    names = ["pyproject.toml", "README.md", "LICENSE", ".gitignore", "SECURITY.md", "CHANGELOG.md", "mcp.json"]
-    names += ["server.json", "vault", "tests/release"]
+    names = ["pyproject.toml", "README.md", "LICENSE", "NOTICE", ".gitignore", "SECURITY.md", "CHANGELOG.md"]
+    names += ["mcp.json", "server.json", "vault", "tests/release"]
     made: list[Path] = []
     for number in (1, 2):
         folder = tmp_path_factory.mktemp(f"copy-{number}") / ("x" * number)
