@@ -200,6 +200,7 @@ TABLE: Final[dict[type[VaultError], Wording]] = {
         sentence="The vault can't reach its storage.",
         next_step="Nothing is lost; try again in a minute.",
     ),
+    refusals.ValueUnstorable: Wording("invalid_request", next_step="Remove control characters from it."),
     refusals.TransitionRefused: Wording("invalid_grant", paged="conflict"),
     tokens.ResourceRefused: Wording("invalid_target"),
     handles.HandleRefused: Wording("invalid_token"),
@@ -238,6 +239,8 @@ def retry_after(refusal: VaultError) -> int | None:
     match refusal:
         case refusals.TemporarilyUnavailable():
             return refusal.retry_after
+        case refusals.ValueUnstorable():
+            return None
         case refusals.StorageUnavailable():
             return STORAGE_RETRY
         case database.Conflict():

@@ -209,6 +209,12 @@ class StorageUnavailable(VaultError):
     code = "storage_unavailable"
 
 
+class ValueUnstorable(StorageUnavailable):
+    """A text or number in the request that the database can't hold, such as NUL or half of a surrogate pair."""
+
+    code = "value_unstorable"
+
+
 class TransitionRefused(VaultError):
     """A record is not in a state that allows the step: a used code, an expired ticket, a revoked grant."""
 

@@ -38,6 +38,7 @@ from vault.refusals import (
     TemporarilyUnavailable,
     ToolNotOffered,
     TransitionRefused,
+    ValueUnstorable,
     VaultError,
 )
 from vault.sign_in.passkeys import PasskeyTaken, TooManyPasskeys
@@ -161,6 +162,7 @@ MADE: dict[type[VaultError], tuple[Callable[[], VaultError], str, str]] = {
     CiphertextRejected: (lambda: CiphertextRejected("tag"), "server_error", "connect it again"),
     KeyUnavailable: (lambda: KeyUnavailable("no key in master.key"), "server_error", "ask its operator to fix this"),
     StorageUnavailable: (lambda: StorageUnavailable("no disk"), "temporarily_unavailable", "try again in a minute"),
+    ValueUnstorable: (lambda: ValueUnstorable("a NUL"), "invalid_request", "Remove control characters"),
     TransitionRefused: (lambda: TransitionRefused("this was used"), "invalid_grant", "This was used."),
     TicketReplayed: (lambda: TicketReplayed("this was used", outcome=None), "invalid_grant", "This was used."),
     Conflict: (lambda: Conflict("this already exists"), "temporarily_unavailable", "Nothing was done; try again."),
@@ -216,6 +218,7 @@ WIRE: dict[type[VaultError], tuple[int, int, int, str]] = {
     StorageUnavailable: (503, 503, 503, "away"),
     CiphertextRejected: (500, 500, 500, "words"),
     KeyUnavailable: (500, 500, 500, "words"),
+    ValueUnstorable: (400, 400, 400, "words"),
     TransitionRefused: (400, 400, 409, "words"),
     ResourceRefused: (400, 400, 400, "words"),
     HandleRefused: (401, 401, 401, "words"),

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import asyncpg
 
-from vault.refusals import StorageBusy, StorageUnavailable, VaultError
+from vault.refusals import StorageBusy, StorageUnavailable, ValueUnstorable, VaultError
 from vault.storage import postgres_events
 from vault.storage.clock import boot_time
 from vault.storage.database import NO_PARAMETERS, Conflict, Program, Row, T, Value
@@ -101,7 +101,7 @@ def translate(sql: str) -> tuple[str, tuple[str, ...]]:
 def refusal(error: Exception) -> VaultError:
     """A driver error as a vault refusal. The server's text goes to the log: its first line names no values."""
     if isinstance(error, ValueError | asyncpg.DataError):  # their texts repeat the value
-        return StorageUnavailable("a value can't be stored", detail=type(error).__name__)
+        return ValueUnstorable("the request has a text or number that can't be stored", detail=type(error).__name__)
     detail = f"{type(error).__name__}: {error}".partition("\n")[0]
     if isinstance(error, asyncpg.UniqueViolationError):
         return Conflict("this already exists", detail=detail)

@@ -22,7 +22,7 @@ from contextvars import Context
 
 import aiosqlite
 
-from vault.refusals import StorageBusy, StorageUnavailable, VaultError
+from vault.refusals import StorageBusy, StorageUnavailable, ValueUnstorable, VaultError
 from vault.storage.database import NO_PARAMETERS, Conflict, Program, Row, T, Value
 from vault.storage.event_chain import Batch
 from vault.storage.liveness import OwnerLocks
@@ -48,7 +48,7 @@ _UNIQUE = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT
 def refusal(error: Exception) -> VaultError:
     """A driver error as a vault refusal. Messages of SQLite name tables and columns, never values."""
     if not isinstance(error, sqlite3.Error):
-        return StorageUnavailable("a value can't be stored", detail=type(error).__name__)
+        return ValueUnstorable("the request has a text or number that can't be stored", detail=type(error).__name__)
     code: int = getattr(error, "sqlite_errorcode", 0)
     detail = f"{type(error).__name__}: {error}"
     if code in _UNIQUE:
