@@ -55,7 +55,7 @@ def narrowed_token(scope_key: str) -> str:
 _COLUMNS = """
     k.id, k.user_id, k.provider, k.account, k.label, k.scopes, k.state, k.reason, k.generation, k.created_at,
     k.access_expires_at, k.grant_expires_at, k.idle_expires_at, k.refreshed_at, k.metadata, k.nickname, k.renewed_by,
-    case when k.refresh_sealed is null and k.renewed_by is null then 0 else 1 end as has_refresh_token,
+    k.consented_ms, case when k.refresh_sealed is null and k.renewed_by is null then 0 else 1 end as has_refresh_token,
     case when k.lease_owner is null and exists (
         select 1 from intents i
         where i.tenant = k.tenant and i.connection_id = k.id and i.generation = k.generation
@@ -117,6 +117,7 @@ def _as_json(facts: Mapping[str, str]) -> str:
 def connection_from(row: Row) -> Connection:
     """The record from one row of the listing queries."""
     metadata: dict[str, str] = json.loads(text(row, "metadata"))
+    consented_ms = integer_or_none(row, "consented_ms")
     return Connection(
         id=text(row, "id"),
         user_id=text(row, "user_id"),
@@ -139,6 +140,7 @@ def connection_from(row: Row) -> Connection:
         metadata=metadata,
         nickname=text_or_none(row, "nickname") or "",
         renewed_by=text_or_none(row, "renewed_by"),
+        consented_at=None if consented_ms is None else consented_ms // 1000,
     )
 
 

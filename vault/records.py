@@ -20,6 +20,7 @@ Tell = Callable[
 ]  # of long work: what is done, how much of it, of how much if that is known
 ALWAYS = 2**62  # later than every instant
 EXPIRING = 7 * 86400  # seconds before the end of a grant from which people are told
+SHORT = 2 * 86400  # a grant of at most so many seconds ends as usual: nobody is told before
 
 
 def tell_nobody(step: str, done: int, total: int | None) -> None:
@@ -339,6 +340,7 @@ class Connection:
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     nickname: str = ""  # the person's own name for it
     renewed_by: str | None = None  # the connection to the identity provider whose assertions renew this one
+    consented_at: int | None = None  # the newest consent; None: as old as the record
     tenant: str = TENANT
 
     @property
@@ -355,15 +357,23 @@ class Connection:
         """`active`, `needs_reauth`, `revoked`, or a derived status.
 
         `waiting`: for a provider that did not answer a refresh. `ambiguous`: another process may have its answer.
-        `expiring`: ends within 7 days.
+        `expiring`: ends within 7 days unless the person does something. One that never lives longer than two days is
+        `active` until it has ended, and `needs_reauth` from then on, as is every other that nothing can renew.
         """
         if self.state is not ConnectionState.ACTIVE:
             return self.state.value
         if self.is_ambiguous:
             return "waiting" if self.is_settled else "ambiguous"
-        if self.ends_at is not None and self.ends_at - now <= EXPIRING:
-            return "expiring"
-        return self.state.value
+        if self.ends_at is None or self.ends_at - now > EXPIRING:
+            return self.state.value
+        if not self.has_refresh_token and now >= self.ends_at:
+            return ConnectionState.NEEDS_REAUTH.value
+        return self.state.value if self._is_short else "expiring"
+
+    @property
+    def _is_short(self) -> bool:
+        begun = self.created_at if self.consented_at is None else self.consented_at
+        return not self.ends_unless_used and self.ends_at is not None and self.ends_at - begun <= SHORT
 
 
 class ApprovalState(StrEnum):

@@ -121,7 +121,7 @@ async def test_an_agent_in_a_loop_gets_no_more_links_for_a_while(place: Room) ->
 async def test_an_account_that_ends_soon_says_so_and_works(place: Room) -> None:
     agent = await place.agent()
     connection = await place.connect(agent, "slack", scopes=SCOPES)
-    await change(place, connection, "grant_expires_at = :at", at=place.vault.deployment.now() + 86400)
+    await change(place, connection, "grant_expires_at = :at", at=place.vault.deployment.now() + 3 * 86400)
     assert '"isError": true' not in await post(place, agent)
     shown = await ask(place, agent, "tools/call", {"name": "connections", "arguments": {}}, name="connections")
     assert "expiring" in shown

@@ -60,7 +60,7 @@ class EventEndpoint:
     """
 
     id: str
-    url: str
+    url: str = field(repr=False)  # may hold a secret of its own
     secret: str = field(repr=False)
     events: frozenset[str]
     created_at: int

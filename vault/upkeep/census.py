@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from vault.audit.proof import last_checkpoint
-from vault.records import TENANT, ApprovalState
+from vault.records import SHORT, TENANT, ApprovalState
 from vault.refresh.journal import FOLDER
 from vault.storage.database import Database, integer, integer_or_none, text
 
@@ -31,6 +31,7 @@ _ENDING = """
             and idle_expires_at > :now and idle_expires_at <= :soon)
         + (select count(*) from connections where tenant = :tenant and ended_at is null
             and grant_expires_at > :now and grant_expires_at <= :soon
+            and grant_expires_at - coalesce(consented_ms / 1000, created_at) > :short
             and (idle_expires_at is null or idle_expires_at > :soon or idle_expires_at <= :now)) as n
 """
 _WAITING = "select count(*) as n from approvals where expires_at > :now and state = :pending"
@@ -83,7 +84,8 @@ async def take_census(database: Database) -> Census:
     rows = await database.fetch(_CONNECTIONS, {"tenant": TENANT})
     ending = dict[int, int]()
     for days in ENDING:
-        row = await database.fetch_one(_ENDING, {"tenant": TENANT, "now": now, "soon": now + days * DAY})
+        which = {"tenant": TENANT, "now": now, "soon": now + days * DAY, "short": SHORT}
+        row = await database.fetch_one(_ENDING, which)
         ending[days] = 0 if row is None else integer(row, "n")
     return Census({(text(row, "provider"), text(row, "state")): integer(row, "n") for row in rows}, ending)
 

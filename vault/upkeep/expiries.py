@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 from vault import replay
 from vault.audit.audit import append
-from vault.records import EXPIRING, TENANT, ConnectionState, Event
+from vault.records import EXPIRING, SHORT, TENANT, ConnectionState, Event
 from vault.storage.database import Database, Row, Value, integer, integer_or_none, text
 
 BATCH = 100  # connections per read and transaction
-_SHORT = 2 * 86400  # seconds
 _PURPOSE = "connection.expiring"
 
 # Like `_end`.
@@ -129,7 +128,7 @@ def _is_short(row: Row, *, now: int) -> bool:
     ends_at, why = _end(row, now=now)
     consented_ms = integer_or_none(row, "consented_ms")
     begun = integer(row, "created_at") if consented_ms is None else consented_ms // 1000
-    return why == "age" and ends_at - begun <= _SHORT
+    return why == "age" and ends_at - begun <= SHORT
 
 
 def _event(row: Row, *, now: int) -> Event:

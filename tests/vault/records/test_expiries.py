@@ -17,6 +17,7 @@ from vault.connections import get_connection
 from vault.records import TENANT, Connection
 from vault.refresh.concurrency import Vault
 from vault.storage.database import Database, integer
+from vault.upkeep.census import take_census
 from vault.upkeep.expiries import (
     _RESTING,  # pyright: ignore[reportPrivateUsage] -- its plan is looked at
     _SOON,  # pyright: ignore[reportPrivateUsage] -- as above
@@ -75,6 +76,14 @@ async def test_the_end_of_a_grant_that_is_always_near_is_no_news(store: Store, h
         assert await announce(room.database) == is_news
         assert await announce(room.database) == 0
         assert len(await room.events("connection.expiring")) == is_news
+        shown = await get_connection(room.database, connection.id, user_id=room.alice.user.id)
+        assert shown is not None
+        assert shown.status(now) == ("expiring" if is_news else "active")
+        assert shown.status(now + hours * 3600) == ("expiring" if is_news else "active")  # a refresh may still work
+        without_renewal = replace(shown, has_refresh_token=False)
+        assert without_renewal.status(now + hours * 3600 - 1) == ("expiring" if is_news else "active")
+        assert without_renewal.status(now + hours * 3600) == "needs_reauth"
+        assert (await take_census(room.database)).ending[7] == is_news
 
 
 async def test_the_end_of_an_unused_grant_is_shown_announced_and_put_off_by_use(store: Store) -> None:
