@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -27,7 +27,7 @@ class FailedEvent:
     """A failed delivery, and where it was to go."""
 
     delivery: FailedDelivery
-    url: str
+    url: str = field(repr=False)
 
 
 async def add(actor: Actor, url: str, *, events: Sequence[str]) -> EventEndpoint:

@@ -35,7 +35,7 @@ class ChangeRecord(Answered):
     kind: Literal["person", "group", "agent", "api", "provider"]
     name: str
     differences: list[DifferenceRecord]
-    secret: str | None = Field(description="A new sign-in link or client secret. Shown only here")
+    secret: str | None = Field(repr=False, description="A new sign-in link or client secret. Shown only here")
 
 
 class AppliedRecord(Answered):

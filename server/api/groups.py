@@ -127,7 +127,7 @@ class MadeDirectoryToken(Answered):
     """A new token."""
 
     url: str = Field(description="What the directory calls")
-    token: str = Field(description="Shown only here")
+    token: str = Field(repr=False, description="Shown only here")
 
 
 @operation("GET", "/groups", scope="admin:read")

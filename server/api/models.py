@@ -59,7 +59,7 @@ class AddedPersonRecord(Answered):
     """A new person, with the link that they sign in with once."""
 
     person: PersonRecord
-    sign_in_link: str = Field(description="Works once, for a day. Shown only here")
+    sign_in_link: str = Field(repr=False, description="Works once, for a day. Shown only here")
 
 
 class PersonChange(Strict):
@@ -75,7 +75,7 @@ class PersonChange(Strict):
 class SignInLink(Answered):
     """A link that signs a person in once, where they choose a new password."""
 
-    url: str
+    url: str = Field(repr=False)
 
 
 class NewIdentity(Strict):
@@ -207,7 +207,7 @@ class RegisteredAgentRecord(Answered):
     """A new agent."""
 
     agent: AgentRecord
-    client_secret: str | None = Field(description="Shown only here. The vault stores its hash")
+    client_secret: str | None = Field(repr=False, description="Shown only here. The vault stores its hash")
 
 
 class AgentChange(Strict):
@@ -304,7 +304,7 @@ class ProviderRegistration(Strict):
     """Our registration at a provider."""
 
     client_id: str = Field(min_length=1, max_length=200)
-    client_secret: str = Field(default="", max_length=4096, description="Empty keeps the stored one")
+    client_secret: str = Field(default="", repr=False, max_length=4096, description="Empty keeps the stored one")
     inputs: dict[str, str] = Field(default={}, max_length=30)
     testing: bool = False
 

@@ -13,7 +13,7 @@ class EndpointRecord(Answered):
     """An endpoint, without its secret."""
 
     id: str
-    url: str
+    url: str = Field(repr=False)
     events: list[str]
     gone: bool = Field(description="It answered 410, so it no longer gets anything")
     disabled: bool = Field(description="An admin disabled it")
@@ -25,7 +25,7 @@ class EndpointRecord(Answered):
 class NewEndpoint(Strict):
     """An endpoint to add."""
 
-    url: str = Field(max_length=2000, description="Its https address")
+    url: str = Field(repr=False, max_length=2000, description="Its https address")
     events: list[str] = Field(
         default_factory=list,
         max_length=20,
@@ -37,7 +37,7 @@ class AddedEndpoint(Answered):
     """A new endpoint, with the secret that its events are signed with, this once."""
 
     endpoint: EndpointRecord
-    secret: str
+    secret: str = Field(repr=False)
 
 
 class EndpointChange(Strict):
@@ -61,7 +61,7 @@ class RotatedSecret(Answered):
     """A new secret, this once."""
 
     endpoint: EndpointRecord
-    secret: str
+    secret: str = Field(repr=False)
     previous_until: Instant
 
 

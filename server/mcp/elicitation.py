@@ -26,7 +26,7 @@ from mcp_types import (
     TextContent,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.connecting.links import ConnectLink
 from server.mcp.task_offer import TaskOffered, follows_tasks, instant
@@ -44,9 +44,9 @@ class _RequestState(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    url: str = ""
+    url: str = Field(default="", repr=False)
     device_url: str = ""
-    user_code: str = ""
+    user_code: str = Field(default="", repr=False)
     message: str = ""
     account: str | None = None
 

@@ -69,7 +69,7 @@ class _Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")  # no answer of a person, nothing sealed to open
 
     name: str
-    arguments: dict[str, object] = Field(default_factory=dict[str, object])
+    arguments: dict[str, object] = Field(default_factory=dict[str, object], repr=False)
 
 
 class _ModernParams(_Params):

@@ -91,7 +91,7 @@ class Claims(_Document):
     iat: int | float
     nbf: int | float | None = None
     azp: str | None = None
-    nonce: str
+    nonce: Annotated[str, Field(repr=False)]
     amr: object = None  # RFC 8176: how the person proved who they are
     auth_time: Annotated[int | float, Field(ge=0, le=2**53)] | None = None
     name: str | None = None

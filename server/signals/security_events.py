@@ -8,7 +8,7 @@ Cross-Account Protection is older: its tokens may lack the type and may have `ex
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -62,7 +62,7 @@ class SecurityEvent:
     occurred_at: int
     kind: str
     subjects: tuple[Mapping[str, object], ...]
-    state: str | None = None
+    state: str | None = field(default=None, repr=False)
 
 
 async def verify(deployment: Deployment, name: str, transmitter: TransmitterSettings, token: str) -> SecurityEvent:

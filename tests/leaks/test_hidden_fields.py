@@ -7,6 +7,8 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 
+from pydantic import BaseModel, Field, SecretStr
+
 import providers
 import server
 import vault
@@ -18,19 +20,34 @@ HIDDEN = {
     *("secrets", "seed", "subject_token", "successor", "successor_hash", "successor_sealed", "ticket_hash", "tokens"),
     *("token_hash", "wrapped"),
 }
-# said of a key, a body, a call, and a user code only where it is the secret itself
+# said of a key, a body, a call, a state, and a user code only where it is the secret itself
 ALSO = {
     "vault.backup.backups.Backup.key",
     "vault.refresh.policy_checks.PolicyQuestion.call",
     "server.oauth.authorization_request.DeviceFacts.user_code",
     "server.signals.provider_schemes.SignedMessage.body",
+    "server.signals.security_events.SecurityEvent.state",
+    "server.api.groups.MadeDirectoryToken.token",
+    "server.api.models.AddedPersonRecord.sign_in_link",
+    "server.api.models.SignInLink.url",
+    "server.api.webhooks.EndpointRecord.url",
+    "server.mcp.elicitation._RequestState.url",
+    "server.mcp.elicitation._RequestState.user_code",
+    "server.sign_in.openid.Claims.nonce",
+    "vault.notices.endpoints.EventEndpoint.url",
 }
 SHOWN = {
     "server.oauth.exchange.recent._KnownAnswer.release": "a record that hides its own",
     "server.administration.agents.NewAgent.release": "the name of a rule",
+    "server.administration.declaration.DeclaredAgent.release": "names of rules",
+    "server.api.models.AgentChange.release": "names of rules",
+    "server.api.models.AgentRecord.release": "names of rules",
+    "server.api.models.AgentRegistration.release": "the name of a rule",
+    "server.policy.cases.PolicyCase.arguments": "of a test that the operator writes",
     "server.policy.facts.CallFacts.arguments": "a function",
     "server.policy.schema.Action.arguments": "types of a schema",
     "server.policy.syntax.Names.arguments": "names of a rule",
+    "server.settings.Settings.tokens": "a section with lifetimes",
     "server.setup.client_kinds.Program.arguments": "of a program",
     "vault.audit.released_tokens.Released.token_hash": "stands in the activity",
     "vault.backup.backups.Header.wrapped": "stands in the file",
@@ -39,17 +56,23 @@ SHOWN = {
 
 
 def shown_fields() -> Iterator[tuple[str, str]]:
-    """Each field of a record that its `repr` shows: its name, and where it is."""
+    """Each field of a record or model that its `repr` shows: its name, and where it is."""
     for package in (vault, server, providers):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.startswith(("server.launcher", "providers.simulator")) and "__main__" not in module.name:
-                for name, kind in vars(importlib.import_module(module.name)).items():
-                    if isinstance(kind, type) and kind.__module__ == module.name and dataclasses.is_dataclass(kind):
-                        yield from (
-                            (one.name, f"{module.name}.{name}.{one.name}")
-                            for one in dataclasses.fields(kind)
-                            if one.repr
-                        )
+            if module.name.startswith(("server.launcher", "providers.simulator")) or "__main__" in module.name:
+                continue
+            for kind in list(vars(importlib.import_module(module.name)).values()):
+                if isinstance(kind, type) and kind.__module__ == module.name:
+                    yield from ((name, f"{module.name}.{kind.__name__}.{name}") for name in shown_of(kind))
+
+
+def shown_of(kind: type) -> Iterator[str]:
+    if dataclasses.is_dataclass(kind):
+        yield from (one.name for one in dataclasses.fields(kind) if one.repr)
+    elif issubclass(kind, BaseModel) and not kind.__module__.startswith("providers."):  # whose files have no secrets
+        for name, one in kind.model_fields.items():
+            if one.repr and "SecretStr" not in str(one.annotation):  # which hides itself
+                yield name
 
 
 def test_no_record_shows_a_secret() -> None:
@@ -57,3 +80,17 @@ def test_no_record_shows_a_secret() -> None:
     assert [place for name, place in shown if name in HIDDEN and place not in SHOWN] == []
     assert [place for _, place in shown if place in ALSO] == []
     assert SHOWN.keys() - {place for _, place in shown} == set()
+
+
+def test_fields_of_models_are_looked_at_like_those_of_records() -> None:
+    class Model(BaseModel):
+        secret: str
+        hidden: str = Field(repr=False)
+        safe: SecretStr
+
+    @dataclasses.dataclass
+    class Record:
+        secret: str
+        hidden: str = dataclasses.field(repr=False)
+
+    assert list(shown_of(Model)) == list(shown_of(Record)) == ["secret"]

@@ -79,7 +79,7 @@ class CallToolInput(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     name: _Name
     arguments: dict[str, object] = Field(
-        default_factory=dict[str, object], description="Its arguments, as describe_tool says"
+        default_factory=dict[str, object], repr=False, description="Its arguments, as describe_tool says"
     )
 
 
