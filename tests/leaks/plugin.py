@@ -53,7 +53,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     for phase, kind, text in item._report_sections:
         if kind == "stderr":
             WATCH.text(f"standard error of {phase}", text)
-    found = WATCH.look(sorted(_FOLDERS))
+    found = WATCH.look(sorted(_FOLDERS | WATCH.folders))
     yield
     if found:
         pytest.fail("secrets leaked:\n" + "\n".join(sorted({str(one) for one in found})), pytrace=False)

@@ -13,7 +13,8 @@ from pathlib import Path
 IDENTIFIERS = frozenset({"vault/records.py"})  # of records: events and pages name them
 TOKEN = r"/(oauth/)?token/?"
 PAGE = (
-    r"/(authorize|consent|connect|connections|device|sign-in|sign-out|first-run|approvals|account|agents|admin)(/.*)?"
+    r"/(authorize|consent|connect|connections|device|sign-in|sign-out|first-run|approvals|account|agents|access-requests"
+    r"|activity|notifications|administration)(/.*)?"
 )
 LINKING = r"/mcp/?|/sse|/messages/?|/proxy/.*|/admin/v1/.*"  # answers that say what a person should open
 
@@ -49,6 +50,12 @@ PURPOSES = (
     ),
     Purpose("a user code", "body|location", PAGE, "the person compares it"),
     Purpose("server/administration/agents.py 32", "body", r"/admin/v1/agents", "the secret of a new agent, shown once"),
+    Purpose(
+        "vault/directory.py 32",
+        "body",
+        r"/administration/groups|/admin/v1/directory-tokens",
+        "the token of a company's directory, shown once to the admin who makes it",
+    ),
     Purpose("vault/approvals/requests.py 32", "body", r"/bc-authorize", "CIBA Core §7.3: auth_req_id"),
     Purpose("vault/tickets.py 32", "body", r"/par", "RFC 9126 §2.2: request_uri"),
 )

@@ -29,6 +29,7 @@ from tests.support.doubles.upstream_double import UpstreamDouble
 from vault import spans, tickets
 from vault.keys import passwords
 from vault.refusals import VaultError
+from vault.storage import sqlite
 
 ROOT = Path(__file__).parents[2]
 SECRET_SIZE = 20  # bytes; shorter random values are identifiers
@@ -73,6 +74,7 @@ class Watch:
         self._reprs: Counter[type] = Counter()
         self._makers: dict[type, Callable[..., None]] = {}  # of the classes that are watched
         self._files: dict[Path, tuple[int, int]] = {}
+        self.folders: set[Path] = set()  # of the vaults on SQLite that were opened
 
     # what comes out
 
@@ -126,6 +128,7 @@ class Watch:
         """Take note of everything in this process while the block runs."""
         with pytest.MonkeyPatch.context() as patch:
             self._watch_makers(patch)
+            self._watch_vaults(patch)
             self._watch_ways_out(patch)
             yield self
         spans.listen(None)
@@ -183,6 +186,15 @@ class Watch:
         patch.setattr(tickets, "new_user_code", new_user_code)
         patch.setattr(passwords, "hash_password", hashed)
         patch.setattr(UpstreamDouble, "_name", _name)
+
+    def _watch_vaults(self, patch: pytest.MonkeyPatch) -> None:
+        prepare = sqlite.prepare
+
+        def preparing(stores: sqlite.SqliteFiles) -> object:
+            self.folders.add(stores.vault.parent)
+            return prepare(stores)
+
+        patch.setattr(sqlite, "prepare", preparing)
 
     def _watch_ways_out(self, patch: pytest.MonkeyPatch) -> None:
         listen, answer = spans.listen, edge.Edge.__call__
