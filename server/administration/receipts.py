@@ -12,6 +12,7 @@ from server.signatures.jose import TokenMalformed, check_header, public_key, unv
 from vault.audit import audit
 from vault.storage.database import Reader
 from vault.upkeep import agent_receipts, receipts, revocations
+from vault.upkeep.agent_receipts import AgentReceipt
 from vault.upkeep.receipts import Receipt
 from vault.upkeep.revocations import Revocation
 
@@ -95,12 +96,26 @@ async def get(reader: Reader, connection_id: str) -> Receipt:
 
 
 async def list_of_agents(
-    deployment: Deployment, *, client_id: str | None = None, limit: int
-) -> tuple[agent_receipts.AgentReceipt, ...]:
+    deployment: Deployment,
+    *,
+    client_id: str | None = None,
+    only_open: bool = False,
+    before: tuple[int, str] | None = None,
+    limit: int,
+) -> tuple[AgentReceipt, ...]:
     """Receipts of ended agents, or of one, by account; the newest first."""
+    open_at = deployment.now() if only_open else None
     return await agent_receipts.list_receipts(
-        deployment.database, client_id=client_id, now=deployment.now(), limit=limit
+        deployment.database, client_id=client_id, open_at=open_at, before=before, limit=limit
     )
+
+
+async def get_of_agent(reader: Reader, receipt_id: str) -> AgentReceipt:
+    """An agent's receipt. Raises ChangeRefused."""
+    found = await agent_receipts.get_receipt(reader, receipt_id)
+    if found is None:
+        raise ChangeRefused("no_receipt", "No receipt has this ID.", kind="not_found")
+    return found
 
 
 async def retry(actor: Actor, connection_id: str) -> str:

@@ -18,6 +18,8 @@ from server.api.operations import (
     read_cursor,
     write_cursor,
 )
+from vault.upkeep import agent_receipts
+from vault.upkeep.agent_receipts import AgentReceipt
 from vault.upkeep.receipts import Receipt
 
 
@@ -38,6 +40,34 @@ class ReceiptRecord(Answered):
 
 class ReceiptsPage(ListPage[ReceiptRecord]):
     """Receipts, the newest first."""
+
+
+class AgentReceiptsQuery(PageQuery):
+    """Which receipts of ended agents, the newest first."""
+
+    agent_id: str | None = Field(default=None, max_length=2048, description="Only those of this agent")
+    outstanding: bool = Field(default=False, description="Only those whose agent may hold a token that still works")
+
+
+class AgentReceiptRecord(Answered):
+    """A receipt: what became of one account that an ended agent could use, and that stayed connected."""
+
+    id: str
+    agent_id: str
+    person_id: str
+    connection_id: str
+    provider: str
+    result: str = Field(description="nothing_to_revoke: the provider knows one grant, which all agents share")
+    reason: str = Field(description="shared_grant, token_released, or token_without_end")
+    token_expires_at: Instant | None = Field(description="Until when a provider's token works that the agent was given")
+    outstanding: bool = Field(description="The agent may hold a token that works; disconnecting the account ends it")
+    ended_at: Instant
+    issued_at: Instant
+    receipt: str = Field(description="Signed (JWS); /.well-known/receipt-keys.json has the keys")
+
+
+class AgentReceiptsPage(ListPage[AgentReceiptRecord]):
+    """Receipts of ended agents, the newest first."""
 
 
 class OutstandingRecord(Answered):
@@ -89,6 +119,27 @@ async def get_receipt(call: AdminCall) -> ReceiptRecord:
     return _record(await receipts.get(call.deployment.database, call.param("connection_id")))
 
 
+@operation("GET", "/agent-receipts", scope="admin:access")
+async def list_agent_receipts(call: AdminCall, query: AgentReceiptsQuery) -> AgentReceiptsPage:
+    """List receipts of ended agents, the newest first."""
+    place = read_cursor(query.cursor, int, str)
+    found = await receipts.list_of_agents(
+        call.deployment,
+        client_id=query.agent_id,
+        only_open=query.outstanding,
+        before=None if place is None else (int(place[0]), str(place[1])),
+        limit=query.limit,
+    )
+    rest = write_cursor(found[-1].issued_at, found[-1].id) if len(found) == query.limit else None
+    return AgentReceiptsPage(items=[_agent_record(call, one) for one in found], next_cursor=rest)
+
+
+@operation("GET", "/agent-receipts/{receipt_id}", scope="admin:access")
+async def get_agent_receipt(call: AdminCall) -> AgentReceiptRecord:
+    """Show the receipt of an ended agent."""
+    return _agent_record(call, await receipts.get_of_agent(call.deployment.database, call.param("receipt_id")))
+
+
 @operation("POST", "/revocations/{connection_id}/attempts", scope="admin:access", status=201, refusals=["conflict"])
 async def retry(call: AdminCall) -> RetriedRecord:
     """Retry a revocation now."""
@@ -117,6 +168,23 @@ def _record(one: Receipt) -> ReceiptRecord:
     )
 
 
+def _agent_record(call: AdminCall, one: AgentReceipt) -> AgentReceiptRecord:
+    return AgentReceiptRecord(
+        id=one.id,
+        agent_id=one.client_id,
+        person_id=one.user_id,
+        connection_id=one.connection_id,
+        provider=one.provider,
+        result=agent_receipts.RESULT,
+        reason=one.reason,
+        token_expires_at=instant(one.expires_at),
+        outstanding=one.is_outstanding(call.deployment.now()),
+        ended_at=instant_of(one.ended_at),
+        issued_at=instant_of(one.issued_at),
+        receipt=one.token,
+    )
+
+
 def _outstanding_record(one: Ending) -> OutstandingRecord:
     return OutstandingRecord(
         connection_id=one.connection_id,
@@ -129,4 +197,4 @@ def _outstanding_record(one: Ending) -> OutstandingRecord:
     )
 
 
-OPERATIONS = (list_outstanding, list_receipts, get_receipt, retry, settle)
+OPERATIONS = (list_outstanding, list_receipts, get_receipt, list_agent_receipts, get_agent_receipt, retry, settle)

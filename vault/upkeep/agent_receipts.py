@@ -41,22 +41,33 @@ _SIGNED: Final = f"""
     update agent_receipts set id = :id, reason = :reason, issued_at = :now, receipt = :receipt where {_WHICH}
 """  # noqa: S608  constants
 _FORGET: Final = f"delete from agent_receipts where {_WHICH}"  # noqa: S608  constants
-_COLUMNS: Final = "id, client_id, user_id, connection_id, provider, reason, ended_at, issued_at, expires_at, receipt"
-_GET: Final = f"select {_COLUMNS} from agent_receipts where tenant = :tenant and id = :id"  # noqa: S608  constants
-_OF_CLIENT: Final = f"""
-    select {_COLUMNS} from agent_receipts
-    where tenant = :tenant and client_id = :client_id and receipt is not null
-    order by ended_at desc, user_id, connection_id limit :limit
-"""  # noqa: S608  constants
-_PAGE: Final = f"""
-    select {_COLUMNS} from agent_receipts
-    where tenant = :tenant and issued_at <= :now order by issued_at desc limit :limit
-"""  # noqa: S608  constants
+_SELECT = """
+    select a.id, a.client_id, a.user_id, a.connection_id, a.provider, a.reason, a.ended_at, a.issued_at, a.expires_at,
+        a.receipt, c.name as client_name,
+        case when k.id is not null and k.ended_at is null then 1 else 0 end as is_connected
+    from agent_receipts a left join connections k on k.tenant = a.tenant and k.id = a.connection_id
+    left join clients c on c.tenant = a.tenant and c.id = a.client_id
+    where a.tenant = :tenant
+"""
+_GET: Final = f"{_SELECT} and a.id = :id"
+_BEFORE: Final = (
+    "a.issued_at <= :at and (a.issued_at, a.id) < (:at, :before) order by a.issued_at desc, a.id desc limit :limit"
+)
+_OF_CLIENT: Final = f"{_SELECT} and a.client_id = :client_id and {_BEFORE}"
+_PAGE: Final = f"{_SELECT} and {_BEFORE}"
+_OPEN: Final = f"""
+    {_SELECT} and k.ended_at is null and a.token_hash is not null and (a.expires_at is null or a.expires_at > :now)
+        and (:is_all = 1 or a.client_id = :client_id) and {_BEFORE}
+"""
+_LATEST: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
 class AgentReceipt:
-    """A stored receipt; `token` is the signed form. `expires_at`: of the provider's token that the agent may hold."""
+    """A stored receipt; `token` is the signed form. `expires_at`: of the provider's token that the agent may hold.
+
+    `is_connected`: the account is, still.
+    """
 
     id: str
     client_id: str
@@ -67,7 +78,14 @@ class AgentReceipt:
     ended_at: int
     issued_at: int
     expires_at: int | None
+    is_connected: bool
     token: str = field(repr=False)
+    client_name: str
+
+    def is_outstanding(self, now: int) -> bool:
+        """Whether the agent may hold a provider's token that works; the end of the account ends it, too."""
+        has_token = self.reason != SHARED and (self.expires_at is None or self.expires_at > now)
+        return has_token and self.is_connected
 
 
 async def issue_owed(vault: Vault) -> int:
@@ -162,13 +180,23 @@ async def get_receipt(reader: Reader, receipt_id: str) -> AgentReceipt | None:
 
 
 async def list_receipts(
-    reader: Reader, *, client_id: str | None = None, now: int, limit: int
+    reader: Reader,
+    *,
+    client_id: str | None = None,
+    open_at: int | None = None,
+    before: tuple[int, str] | None = None,
+    limit: int,
 ) -> tuple[AgentReceipt, ...]:
-    """Those of an agent, or of all, the newest first."""
-    if client_id is None:
-        rows = await reader.fetch(_PAGE, {"tenant": TENANT, "now": now, "limit": limit})
+    """Those of an agent, or of all, the newest first; with `open_at`, those that are outstanding then."""
+    at, last = before or (_LATEST, "")
+    page: dict[str, Value] = {"tenant": TENANT, "at": at, "before": last, "limit": limit}
+    of_client: dict[str, Value] = {"client_id": client_id or ""}
+    if open_at is not None:
+        rows = await reader.fetch(_OPEN, {**page, **of_client, "is_all": int(client_id is None), "now": open_at})
+    elif client_id is not None:
+        rows = await reader.fetch(_OF_CLIENT, {**page, **of_client})
     else:
-        rows = await reader.fetch(_OF_CLIENT, {"tenant": TENANT, "client_id": client_id, "limit": limit})
+        rows = await reader.fetch(_PAGE, page)
     return tuple(map(_receipt, rows))
 
 
@@ -183,5 +211,7 @@ def _receipt(row: Row) -> AgentReceipt:
         ended_at=integer(row, "ended_at"),
         issued_at=integer(row, "issued_at"),
         expires_at=integer_or_none(row, "expires_at"),
+        is_connected=integer(row, "is_connected") == 1,
         token=text(row, "receipt"),
+        client_name=text_or_none(row, "client_name") or "",
     )

@@ -67,6 +67,30 @@ class AgentChange(TypedDict):
     release: dict[str, Literal["proxy", "narrowed", "full"]]
 
 
+class AgentReceiptRecord(TypedDict):
+    """A receipt: what became of one account that an ended agent could use, and that stayed connected."""
+
+    id: str
+    agent_id: str
+    person_id: str
+    connection_id: str
+    provider: str
+    result: str
+    reason: str
+    token_expires_at: str | None
+    outstanding: bool
+    ended_at: str
+    issued_at: str
+    receipt: str
+
+
+class AgentReceiptsPage(TypedDict):
+    """Receipts of ended agents, the newest first."""
+
+    items: list[AgentReceiptRecord]
+    next_cursor: NotRequired[str | None]
+
+
 class AgentRecord(TypedDict):
     """An agent: an OAuth client."""
 
@@ -1323,6 +1347,25 @@ class AdminClient(AdminBase):
     def get_receipt(self, connection_id: str) -> ReceiptRecord:
         """Show the receipt of an ended grant."""
         return self._call("GET", f"/admin/v1/receipts/{quote(connection_id, safe='')}")
+
+    def list_agent_receipts(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        agent_id: str | None = None,
+        outstanding: bool | None = None,
+    ) -> AgentReceiptsPage:
+        """List receipts of ended agents, the newest first."""
+        return self._call(
+            "GET",
+            "/admin/v1/agent-receipts",
+            query={"limit": limit, "cursor": cursor, "agent_id": agent_id, "outstanding": outstanding},
+        )
+
+    def get_agent_receipt(self, receipt_id: str) -> AgentReceiptRecord:
+        """Show the receipt of an ended agent."""
+        return self._call("GET", f"/admin/v1/agent-receipts/{quote(receipt_id, safe='')}")
 
     def retry(self, connection_id: str) -> RetriedRecord:
         """Retry a revocation now."""

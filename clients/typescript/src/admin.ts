@@ -54,6 +54,28 @@ export interface AgentChange {
   release: Record<string, "proxy" | "narrowed" | "full">;
 }
 
+/** A receipt: what became of one account that an ended agent could use, and that stayed connected. */
+export interface AgentReceiptRecord {
+  id: string;
+  agent_id: string;
+  person_id: string;
+  connection_id: string;
+  provider: string;
+  result: string;
+  reason: string;
+  token_expires_at: string | null;
+  outstanding: boolean;
+  ended_at: string;
+  issued_at: string;
+  receipt: string;
+}
+
+/** Receipts of ended agents, the newest first. */
+export interface AgentReceiptsPage {
+  items: Array<AgentReceiptRecord>;
+  next_cursor?: string | null;
+}
+
 /** An agent: an OAuth client. */
 export interface AgentRecord {
   id: string;
@@ -1212,6 +1234,16 @@ export class AdminClient extends AdminBase {
   /** Show the receipt of an ended grant. */
   async getReceipt(connectionId: string): Promise<ReceiptRecord> {
     return this.call("GET", `/admin/v1/receipts/${encodeURIComponent(connectionId)}`) as Promise<ReceiptRecord>;
+  }
+
+  /** List receipts of ended agents, the newest first. */
+  async listAgentReceipts(query: { limit?: number; cursor?: string; agent_id?: string; outstanding?: boolean } = {}): Promise<AgentReceiptsPage> {
+    return this.call("GET", `/admin/v1/agent-receipts`, { query }) as Promise<AgentReceiptsPage>;
+  }
+
+  /** Show the receipt of an ended agent. */
+  async getAgentReceipt(receiptId: string): Promise<AgentReceiptRecord> {
+    return this.call("GET", `/admin/v1/agent-receipts/${encodeURIComponent(receiptId)}`) as Promise<AgentReceiptRecord>;
   }
 
   /** Retry a revocation now. */

@@ -22,7 +22,7 @@ ReceiptId = Annotated[str, typer.Argument(help="ID of the ended connection.", sh
 AnyReceiptId = Annotated[
     str, typer.Argument(help="ID of the ended connection, or of an agent's receipt.", show_default=False)
 ]
-_AGENT_COLUMNS = ("agent", "provider", "result", "reason", "token_expires_at", "ended_at", "id")
+_AGENT_COLUMNS = ("agent", "provider", "result", "reason", "token_expires_at", "outstanding", "ended_at", "id")
 _COLUMNS = ("provider", "result", "reason", "final", "issued_at", "next_at", "id")
 
 
@@ -41,7 +41,7 @@ def receipt_fields(receipt: Receipt) -> dict[str, object]:
     }
 
 
-def agent_receipt_fields(receipt: AgentReceipt) -> dict[str, object]:
+def agent_receipt_fields(receipt: AgentReceipt, *, now: int) -> dict[str, object]:
     """A receipt of an ended agent as printed."""
     return {
         "id": receipt.id,
@@ -52,6 +52,7 @@ def agent_receipt_fields(receipt: AgentReceipt) -> dict[str, object]:
         "result": "nothing_to_revoke",
         "reason": receipt.reason,
         "token_expires_at": when(receipt.expires_at),
+        "outstanding": receipt.is_outstanding(now),
         "ended_at": when(receipt.ended_at),
         "issued_at": when(receipt.issued_at),
     }
@@ -97,7 +98,7 @@ def show(setup: Setup, receipt: AnyReceiptId) -> None:
         async with setup.open() as deployment:
             of_agent = await agent_receipts.get_receipt(deployment.database, receipt)
             if of_agent is not None:
-                return agent_receipt_fields(of_agent), of_agent.token
+                return agent_receipt_fields(of_agent, now=deployment.now()), of_agent.token
             of_grant = await receipts.get(deployment.database, receipt)
             return receipt_fields(of_grant), of_grant.token
 
@@ -110,6 +111,9 @@ def agents(
     setup: Setup,
     agent: Annotated[str | None, typer.Argument(help="ID of an agent; all without it.", show_default=False)] = None,
     *,
+    outstanding: Annotated[
+        bool, typer.Option("--outstanding", help="Only those whose agent may hold a token that still works.")
+    ] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many to show.")] = 100,
 ) -> None:
     """List receipts of removed agents: for each account, until when a provider's token works that the agent got."""
@@ -118,10 +122,11 @@ def agents(
         from server.administration import receipts
 
         async with setup.open() as deployment:
-            found = await receipts.list_of_agents(deployment, client_id=agent, limit=limit)
-            return [agent_receipt_fields(one) for one in found]
+            found = await receipts.list_of_agents(deployment, client_id=agent, only_open=outstanding, limit=limit)
+            return [agent_receipt_fields(one, now=deployment.now()) for one in found]
 
-    setup.show(setup.run(read()), columns=_AGENT_COLUMNS, empty="No receipts.")
+    empty = "Nothing is outstanding." if outstanding else "No receipts."
+    setup.show(setup.run(read()), columns=_AGENT_COLUMNS, empty=empty)
 
 
 @command(app, "verify")

@@ -1,8 +1,12 @@
-"""Revocations: ended grants whose end at the provider is outstanding, with the provider's page and another try."""
+"""Revocations: ended grants whose end at the provider is outstanding, with the provider's page and another try.
+
+Also ended agents that may hold a provider's token that still works.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 from starlette.responses import Response
@@ -13,6 +17,7 @@ from server.http.page_texts import section, text
 from server.portal.administration.room import ROOT, AdminVisit
 from vault import users
 from vault.endings import HELD
+from vault.upkeep.agent_receipts import AgentReceipt
 from vault.upkeep.receipts import get_receipt
 
 PAGE: Final = f"{ROOT}/revocations"
@@ -23,32 +28,51 @@ async def show(visit: AdminVisit) -> Response:
     """What is outstanding, at most SHOWN of each sort."""
     deployment = visit.deployment
     found = await receipts.list_open(deployment, limit=SHOWN)
-    names = await _names(visit, found)
+    of_agents = await receipts.list_of_agents(deployment, only_open=True, limit=SHOWN)
+    names = await _names(visit, {one.user_id for one in (*found, *of_agents)})
     numbers = Counter(one.result for one in found)
     context: dict[str, object] = {
         "rows": [_row(visit, one, names) for one in found],
         "numbers": [(word, numbers[word]) for word in section("receipt_result") if word in numbers],
         "is_cut": len(found) >= SHOWN,
+        "agents": [_agent_row(visit, one, names) for one in of_agents],
+        "agents_cut": len(of_agents) >= SHOWN,
         "path": PAGE,
     }
     return await visit.page("revocations.html", context)
 
 
-async def _names(visit: AdminVisit, found: tuple[Ending, ...]) -> dict[str, str]:
+async def _names(visit: AdminVisit, user_ids: Iterable[str]) -> dict[str, str]:
     names: dict[str, str] = {}
-    for user_id in {one.user_id for one in found}:
+    for user_id in user_ids:
         person = await users.get_user(visit.deployment.database, user_id)
         if person is not None:
             names[user_id] = person.name
     return names
 
 
+def _title(visit: AdminVisit, name: str) -> str:
+    provider = visit.deployment.catalog.get(name)
+    return name if provider is None else provider.title
+
+
+def _agent_row(visit: AdminVisit, one: AgentReceipt, names: dict[str, str]) -> dict[str, object]:
+    return {
+        "id": one.id,
+        "agent": one.client_name or one.client_id,
+        "title": _title(visit, one.provider),
+        "person": names.get(one.user_id, ""),
+        "ended_at": one.ended_at,
+        "expires_at": one.expires_at,
+        "receipt": f"{PAGE}/agents/{one.id}/receipt",
+    }
+
+
 def _row(visit: AdminVisit, one: Ending, names: dict[str, str]) -> dict[str, object]:
-    provider = visit.deployment.catalog.get(one.provider)
     receipt = one.receipt
     return {
         "id": one.connection_id,
-        "title": one.provider if provider is None else provider.title,
+        "title": _title(visit, one.provider),
         "person": names.get(one.user_id, ""),
         "result": one.result,
         "badge": section("receipt_result")[one.result],
@@ -79,5 +103,15 @@ async def settle(visit: AdminVisit) -> Response:
 async def download(visit: AdminVisit) -> Response:
     """The signed receipt, as `receipts verify` takes it."""
     found = await receipts.get(visit.deployment.database, visit.param("id"))
-    name = f'attachment; filename="receipt-{found.connection_id}.jwt"'
-    return Response(found.token, media_type="application/jwt", headers={"Content-Disposition": name})
+    return _file(found.connection_id, found.token)
+
+
+async def download_of_agent(visit: AdminVisit) -> Response:
+    """The signed receipt of an ended agent."""
+    found = await receipts.get_of_agent(visit.deployment.database, visit.param("id"))
+    return _file(found.id, found.token)
+
+
+def _file(name: str, token: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="receipt-{name}.jwt"'}
+    return Response(token, media_type="application/jwt", headers=headers)

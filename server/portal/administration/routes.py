@@ -67,6 +67,7 @@ def admin_routes(deployment: Deployment) -> list[Route]:
         ),
         admin_route(deployment, "/policies", get=rules.show_policies),
         admin_route(deployment, "/revocations", get=revocations.show),
+        admin_route(deployment, "/revocations/agents/{id}/receipt", get=revocations.download_of_agent),
         admin_route(deployment, "/revocations/{id}/receipt", get=revocations.download),
         admin_route(deployment, "/revocations/{id}/retry", post=revocations.retry, back=f"{ROOT}/revocations"),
         admin_route(deployment, "/revocations/{id}/settle", post=revocations.settle, back=f"{ROOT}/revocations"),

@@ -53,7 +53,7 @@ async def remove_agent(room: Room) -> None:
 
 async def issued(room: Room) -> tuple[AgentReceipt, ...]:
     await agent_receipts.issue_all(room.vault)
-    return await agent_receipts.list_receipts(room.database, client_id=room.alice.client.id, now=room.now, limit=9)
+    return await agent_receipts.list_receipts(room.database, client_id=room.alice.client.id, limit=9)
 
 
 async def test_an_account_that_other_agents_share_has_a_receipt_that_nothing_was_revoked(room: Room) -> None:
@@ -194,3 +194,46 @@ async def test_old_receipts_go_unless_a_token_without_an_end_may_be_in_use(room:
     async with room.database.transaction() as transaction:
         await connections.disconnect(transaction, room.vault.keys, kept, now=room.now)
     assert await retention.forget_receipts(room.database, before=room.now + DAY) == 1
+
+
+async def test_a_receipt_is_outstanding_while_the_agent_may_hold_a_token_that_works(room: Room) -> None:
+    now, named = room.now, list[str]()
+    for account, expires_at in (("shared", 0), ("short", now + 3600), ("endless", None)):
+        connection = await room.connect(account=account)
+        named.append(connection.id)
+        if expires_at != 0:
+            await hand_out(room, connection, token=account, expires_at=expires_at)
+    shared, short, endless = named
+    await remove_agent(room)
+    found = await issued(room)
+    assert {one.connection_id: one.is_outstanding(now) for one in found} == {shared: False, short: True, endless: True}
+
+    async def outstanding(at: int, *, client_id: str | None = None) -> set[str]:
+        listed = await agent_receipts.list_receipts(room.database, client_id=client_id, open_at=at, limit=9)
+        assert all(one.is_outstanding(at) for one in listed)
+        return {one.connection_id for one in listed}
+
+    assert await outstanding(now) == {short, endless} == await outstanding(now, client_id=room.alice.client.id)
+    assert await outstanding(now, client_id="another") == set()
+    assert await outstanding(now + 3600) == {endless}
+    (gone,) = [
+        one for one in await connections.list_connections(room.database, room.alice.user.id) if one.id == endless
+    ]
+    async with room.database.transaction() as transaction:
+        await connections.disconnect(transaction, room.vault.keys, gone, now=room.now)
+    assert await outstanding(now) == {short}
+
+
+@pytest.mark.parametrize("of_one", [True, False])
+async def test_receipts_of_agents_are_read_page_by_page(room: Room, *, of_one: bool) -> None:
+    expected = {(await room.connect(account=f"account {number}")).id for number in range(5)}
+    await remove_agent(room)
+    await agent_receipts.issue_all(room.vault)
+    seen: list[str] = []
+    before: tuple[int, str] | None = None
+    client_id = room.alice.client.id if of_one else None
+    while page := await agent_receipts.list_receipts(room.database, client_id=client_id, before=before, limit=2):
+        seen += [one.connection_id for one in page]
+        before = page[-1].issued_at, page[-1].id
+    assert len(seen) == len(expected)
+    assert set(seen) == expected
