@@ -2,7 +2,8 @@
 
 All tests are imported once. In forks of that process, each test file first runs as it is, with coverage (kept on disk
 by the test file's text), then each mutant meets the tests of its line until one fails. That test must then pass
-without the mutant, or it doesn't count. A mutant of code that runs at import gets a process of its own.
+without the mutant and fail with it again, or it doesn't count. A mutant of code that runs at import gets a process of
+its own.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ from tests.mutation.swapping import functions_of, swapped
 
 PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
 PATIENCE = 30  # seconds for a test, and
-TIMES = 10  # as often as long as it took unchanged; one that takes longer hangs
+TIMES = 10  # as often as long as it took unchanged; one that takes longer is tried again, and
+LONGER = 3  # as long later it hangs: a busy machine alone is no proof
 UNKNOWN = 60  # seconds to record a test file, for each of its tests
 MOST_AT_IMPORT = 20  # tests for a mutant that needs a process of its own, and
+ALONE = 120  # seconds until such a process has imported everything
 OF_RECORDS = "tests/leaks/test_hidden_fields.py"  # for one that shows a field: it only imports, so it reaches no line
 
 
@@ -216,14 +219,18 @@ class Trying:
         """What became of it, the test that told, and how many were run."""
         if not tests:
             return "unreached", "", 0
-        path = str(self._tree / mutant.file)
+        change = (str(self._tree / mutant.file), mutant.old, mutant.new)
+        once: set[str] = set()
         while True:
-            reliable = [one for one in tests if one not in self._unreliable]
+            reliable = [one for one in tests if one not in self._unreliable | once]
+            if not reliable:
+                return "unreached", "", 0
             if mutant.name:
-                by = self._alone(mutant, reliable[:MOST_AT_IMPORT])
                 reliable = reliable[:MOST_AT_IMPORT]
+                by = self._alone(mutant, reliable)
+                by = self._alone(mutant, reliable, longer=LONGER) if by == HUNG else by
             else:
-                by = self._run(reliable, reach, change=(path, mutant.old, mutant.new))
+                by = self._run(reliable, reach, change=change)
             if not isinstance(by, str):
                 return "survived", "", len(reliable)
             if by in {HUNG, BROKE, "import"}:
@@ -233,16 +240,22 @@ class Trying:
             kind, _, test = by.partition(" ")
             if test.startswith(OF_RECORDS):
                 return kind, test, 1
-            if self._run([test], reach, change=None) is None:
+            if self._run([test], reach, change=None, longer=LONGER) is not None:
+                _say(f"unreliable, left out: {test}")
+                self._unreliable.add(test)
+            elif not mutant.name and self._run([test], reach, change=change, longer=LONGER) is None:
+                _say(f"failed only once: {test}")
+                once.add(test)
+            else:
                 return kind, test, reliable.index(test) + 1
-            _say(f"unreliable, left out: {test}")
-            self._unreliable.add(test)
 
-    def _run(self, tests: Sequence[str], reach: Reach, *, change: tuple[str, str, str] | None) -> object:
+    def _run(
+        self, tests: Sequence[str], reach: Reach, *, change: tuple[str, str, str] | None, longer: int = 1
+    ) -> object:
         """`killed TEST` or `hung TEST` for the first that failed; None when all passed."""
         self._children += 1
         current = self._work / "current"
-        limits = [PATIENCE + TIMES * reach.seconds.get(one, 1) for one in tests]
+        limits = [longer * (PATIENCE + TIMES * reach.seconds.get(one, 1)) for one in tests]
 
         def work() -> object:
             self._own_folder(self._items[tests[0]].config)
@@ -267,7 +280,7 @@ class Trying:
             return f"{'hung' if answer == HUNG else 'killed'} {current.read_text(encoding='utf-8')}"
         return answer
 
-    def _alone(self, mutant: Planned, tests: Sequence[str]) -> object:
+    def _alone(self, mutant: Planned, tests: Sequence[str], *, longer: int = 1) -> object:
         """The same in a process of its own, which imports the mutant."""
         described = self._work / "mutant.json"
         described.write_text(json.dumps({"path": str(self._tree / mutant.file), "text": mutant.new}), encoding="utf-8")
@@ -277,7 +290,7 @@ class Trying:
         options = [
             "-q",
             "-x",
-            "--timeout=120",
+            f"--timeout={longer * ALONE}",
             "-p",
             "no:cacheprovider",
             "-p",
@@ -291,7 +304,7 @@ class Trying:
                 cwd=self._tree,
                 check=False,
                 capture_output=True,
-                timeout=120 + TIMES * self._seconds,
+                timeout=longer * (ALONE + TIMES * self._seconds),
                 env=environment,
             )
         except subprocess.TimeoutExpired:
