@@ -98,6 +98,7 @@ bench: .venv/.dev
 	$(RUN) -m tests.bench.calls --postgres
 	$(RUN) -m tests.bench.people
 	$(RUN) -m tests.bench.telemetry
+	$(RUN) -m tests.bench.policy
 	$(RUN) -m tests.bench.start
 
 million: .venv/.dev

@@ -187,6 +187,14 @@ class Presentation(_Declared):
         """Whether an argument is a list of recipients."""
         return name in (self.people or _PEOPLE) and bool(addresses(value))
 
+    def recipients_of(self, arguments: Mapping[str, object]) -> frozenset[str]:
+        """Everybody whom a call with these arguments addresses."""
+        found: set[str] = set()
+        for name in self.people or _PEOPLE:
+            if name in arguments:
+                found.update(addresses(arguments[name]))
+        return frozenset(found)
+
 
 DEFAULT: Final = Presentation()
 

@@ -17,9 +17,8 @@ from zoneinfo import ZoneInfo
 from pydantic_core import PydanticSerializationError, to_json
 
 from providers.outbound.json_values import is_array
-from providers.tools.presentation import addresses
 from server.http.addresses import parse_address
-from server.policy.schema import Action
+from server.policy.schema import ARGUMENTS, Action
 
 Value = TypeVar("Value")
 _LONGEST: Final = 2**63
@@ -97,53 +96,25 @@ class CallFacts:
         """These attributes of the context, those that are there. For `arguments`: which of them; None: all."""
         found: dict[str, object] = {}
         for name, inner in named.items():
-            if (value := self._attribute(name, inner)) is not None:
+            if name == ARGUMENTS:
+                value = self._arguments(inner) if self.action.is_tool else None
+            elif (read := _READ.get(name)) is not None:
+                value = read(self)
+            else:
+                value = self.wire.get(name, "") if name in self.action.extra else None
+            if value is not None:
                 found[name] = value
         return found
 
-    def _attribute(self, name: str, inner: frozenset[str] | None) -> object:
-        match name:
-            case "agent":
-                return {"id": self.agent.id, "name": self.agent.name, "kind": self.agent.kind}
-            case "actors":
-                return list(self.actors)
-            case "scopes":
-                return sorted(self.scopes)
-            case "now":
-                return _extension("datetime", self._local.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-            case "hour":
-                return self._local.hour
-            case "weekday":
-                return _DAYS[self._local.weekday()]
-            case "strong":
-                return self.is_strong
-            case "address":
-                address = parse_address(self.address)
-                return None if address is None else _extension("ip", str(address))
-            case "signedInSeconds":
-                return None if self.signed_in_at is None else max(0, self.now - self.signed_in_at)
-            case "recipients":
-                return sorted(self._recipients) if self.action.is_tool else None
-            case "recipientDomains":
-                return sorted(domains_of(self._recipients)) if self.action.is_tool else None
-            case "arguments":
-                return self._arguments(inner) if self.action.is_tool else None
-            case _:
-                return self.wire.get(name, "") if name in self.action.extra else None
-
     @_Kept
-    def _local(self) -> datetime:
+    def local(self) -> datetime:
+        """When, in the time zone of the rules."""
         return datetime.fromtimestamp(self.now, self.zone)
 
     @_Kept
-    def _recipients(self) -> frozenset[str]:
-        shown = self.action.presentation
-        return frozenset(
-            address
-            for name, value in self.values.items()
-            if shown.is_people(name, value)
-            for address in addresses(value)
-        )
+    def recipients(self) -> frozenset[str]:
+        """Everybody whom the arguments address."""
+        return self.action.presentation.recipients_of(self.values)
 
     def _arguments(self, named: frozenset[str] | None) -> dict[str, object]:
         found: dict[str, object] = {}
@@ -155,8 +126,7 @@ class CallFacts:
 
     def account_entity(self) -> object:
         """The account, as `resource`."""
-        attributes = {"id": self.account_id, "provider": self.provider, "name": self.account}
-        return _entity("Account", self.account_id, attributes, ())
+        return account_entity(self.account_id, self.provider, self.account)
 
     def person_entity(self) -> object:
         """The person, as `principal`, in their groups."""
@@ -172,6 +142,43 @@ class CallFacts:
         return [("Group", name) for name in sorted(self.person.groups)]
 
 
+def account_entity(account_id: str, provider: str, name: str) -> object:
+    """An account, as `resource`."""
+    return _entity("Account", account_id, {"id": account_id, "provider": provider, "name": name}, ())
+
+
+def _agent(call: CallFacts) -> object:
+    return {"id": call.agent.id, "name": call.agent.name, "kind": call.agent.kind}
+
+
+def _now(call: CallFacts) -> object:
+    return _extension("datetime", call.local.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+
+def _address(call: CallFacts) -> object:
+    address = parse_address(call.address)
+    return None if address is None else _extension("ip", str(address))
+
+
+def _signed_in_seconds(call: CallFacts) -> object:
+    return None if call.signed_in_at is None else max(0, call.now - call.signed_in_at)
+
+
+_READ: Final[Mapping[str, Callable[[CallFacts], object]]] = {
+    "agent": _agent,
+    "actors": lambda call: list(call.actors),
+    "scopes": lambda call: sorted(call.scopes),
+    "now": _now,
+    "hour": lambda call: call.local.hour,
+    "weekday": lambda call: _DAYS[call.local.weekday()],
+    "strong": lambda call: call.is_strong,
+    "address": _address,
+    "signedInSeconds": _signed_in_seconds,
+    "recipients": lambda call: sorted(call.recipients) if call.action.is_tool else None,
+    "recipientDomains": lambda call: sorted(domains_of(call.recipients)) if call.action.is_tool else None,
+}
+
+
 def _entity(kind: str, name: str, attributes: Mapping[str, object], parents: Iterable[tuple[str, str]]) -> object:
     within = [{"type": kind_of, "id": one} for kind_of, one in parents]
     return {"uid": {"type": kind, "id": name}, "attrs": attributes, "parents": within}
@@ -183,7 +190,7 @@ def domains_of(recipients: Iterable[str]) -> frozenset[str]:
     for one in recipients:
         domains = _DOMAIN.findall(one)
         found |= {_plain_domain(domain) for domain in domains}
-        if not domains or len(domains) != sum(map(one.count, _AT)):
+        if not domains or len(domains) != (one.count("@") if one.isascii() else sum(map(one.count, _AT))):
             found.add("")
     return frozenset(found)
 

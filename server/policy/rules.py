@@ -1,9 +1,9 @@
 """A set of rules, loaded and checked: which of them meet a call, and what they say together. Pure, but for its memory.
 
-A call meets few of the rules: they are sorted by action, and by provider and agent where a rule begins with such a
-condition. What is left is parsed once, in parts by how often what they look at changes. Cedar gets only the attributes
-that a part names, and the same question is answered from memory: an answer follows from the rules and what they name,
-and from nothing else.
+A call meets few of the rules: they are sorted by action, and by provider, agent, and arguments where a rule begins with
+such a condition. What is left is parsed once, in parts by how often what they look at changes. Cedar gets only the
+attributes that a part names, and the same question is answered from memory: an answer follows from the rules and what
+they name, and from nothing else.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
 from typing import Final, TypeVar
 
 import cedarpy
-from cedarpy import pst
+from cedarpy import _internal, pst
+from pydantic_core import from_json
 
 from providers.definitions.suggestions import did_you_mean
-from server.policy.facts import CallFacts, Unjudged, as_json
+from server.policy.facts import CallFacts, Unjudged, account_entity, as_json
 from server.policy.files import RulesRefused, RuleText, read_rules
 from server.policy.schema import ARGUMENTS, CALL_ONLY, GROUPS, Action, schema_text
-from server.policy.syntax import Names, aims_at, first_equals, named_in, normalize, weaken
+from server.policy.syntax import Names, RuleHead, aims_at, head_of, named_in, normalize, weaken
 from vault.refresh.policy_checks import PolicyOutcome, PolicyVerdict
 
 _ANNOTATIONS: Final = frozenset({"id", "reason", "approval"})
@@ -33,9 +35,12 @@ _TICKING: Final = frozenset({"now", "signedInSeconds"})
 _REMEMBERED: Final = 4096
 _LONGEST_REMEMBERED: Final = 1024  # characters of a question
 _SLICES: Final = 4096
+_WAYS: Final = 256  # through the texts of the arguments of one tool
+_OTHER: Final = "\ud800"  # no text of a rule
 _POLICY: Final = re.compile(r"policy(\d+)")
 _FAILED: Final = re.compile(r"`r(\d+)`")
 _ORDER: Final = tuple(PolicyOutcome)
+_Texts = tuple[tuple[str, frozenset[str]], ...]  # by argument
 Key = TypeVar("Key")
 Kept = TypeVar("Kept")
 _NOBODY: Final[frozenset[str]] = frozenset()
@@ -52,8 +57,7 @@ class PolicyRule:
     node: pst.Template = field(repr=False)
     actions: frozenset[str] | None
     names: Names = field(repr=False)
-    only_provider: str | None  # the only one that it can be about
-    only_agent: str | None
+    head: RuleHead = field(repr=False)
 
     @property
     def pace(self) -> int:
@@ -67,13 +71,35 @@ class PolicyRule:
         names = self.names
         return self.actions is not None or names.has_action or not names.attributes.isdisjoint(CALL_ONLY)
 
+    @property
+    def only_agent(self) -> str | None:
+        """The only one that it can be about."""
+        return self.head.agent
+
+    def verdict(self, digest: str) -> PolicyVerdict:
+        """What it says where it applies. `digest`: of the rules that it belongs to."""
+        outcome = PolicyOutcome.ASK if self.asks else PolicyOutcome.FORBID
+        return PolicyVerdict(outcome, self.name, self.reason, digest)
+
     def meets(self, action: Action, *, provider: str, agent: str) -> bool:
         """Whether it can say anything about such a call."""
         return (
             (self.actions is None or action.name in self.actions or not self.actions.isdisjoint(action.groups))
-            and self.only_provider in {None, provider}
-            and self.only_agent in {None, agent}
+            and self.head.provider in {None, provider}
+            and self.head.agent in {None, agent}
         )
+
+    def meets_arguments(self, known: Mapping[str, str | None]) -> bool:
+        """Whether it can say anything where these arguments have these texts; None: no value."""
+        for one in self.head.arguments:
+            if one.name not in known:
+                return True
+            text = known[one.name]
+            if text is None:
+                return not one.is_guarded
+            if text != one.text:
+                return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +117,8 @@ class _Slice:
 
     def entities(self, call: CallFacts) -> str:
         """Those of a call that the rules name, as JSON."""
-        if not (self.has_account or self.has_person or self.has_action):
-            return "[]"
+        if not (self.has_person or self.has_action):
+            return _account_alone(call.account_id, call.provider, call.account) if self.has_account else "[]"
         found = [call.account_entity()] if self.has_account else list[object]()
         found += [call.person_entity()] if self.has_person else []
         return as_json(found + ([call.action_entity()] if self.has_action else []))
@@ -119,11 +145,14 @@ class RuleSet:
         self.actions = actions
         self.digest = digest
         self._allowed = PolicyVerdict(digest=digest)
+        self._verdicts = {one.name: one.verdict(digest) for one in rules}
         self._agents = frozenset(one.only_agent for one in rules if one.only_agent is not None)
+        self._texts = _compared_texts(rules, actions)
         self._slices: dict[tuple[object, ...], tuple[_Slice, ...]] = {}
+        self._compiled: dict[tuple[object, ...], _Slice] = {}  # by the names of its rules, and what is unknown
         self._known: dict[tuple[int, str | bytes], PolicyVerdict] = {}  # by the slice's number and the question
         self._numbers = count()
-        self._entities: dict[str, cedarpy.Entities] = {}
+        self._entities: dict[str, _internal.Entities] = {}
 
     def needs_person(self, action: Action, *, provider: str, agent: str) -> bool:
         """Whether the rules for such a call ask who the person or the agent is."""
@@ -135,7 +164,9 @@ class RuleSet:
 
     def judge(self, call: CallFacts) -> PolicyVerdict:
         """What the rules say of a call of which everything is known."""
-        return self._ask(self._slices_of(call.action, call.provider, call.agent.id), call)
+        texts = self._texts.get(call.action.name)
+        known = () if texts is None else _known_texts(texts, call.values)
+        return self._ask(self._slices_of(call.action, call.provider, call.agent.id, known=known), call)
 
     def judge_partly(
         self, call: CallFacts, *, unknown: frozenset[str], without: frozenset[str] = _NOBODY, about_tools: bool = False
@@ -159,10 +190,14 @@ class RuleSet:
         without: frozenset[str] = _NOBODY,
         unknown: frozenset[str] = _NOBODY,
         about_tools: bool = False,
+        known: tuple[tuple[str, str | None], ...] = (),
     ) -> tuple[_Slice, ...]:
-        """The rules for such a call: those that name nothing of `without`, all weakened by what is `unknown`."""
+        """The rules for such a call: those that name nothing of `without`, all weakened by what is `unknown`.
+
+        `known`: texts of its arguments, None for those without a value.
+        """
         agent = agent if agent in self._agents else ""
-        key = (action.name, provider, agent, without, unknown, about_tools)
+        key = (action.name, provider, agent, without, unknown, about_tools, known)
         if key not in self._slices:
             _make_room(self._slices, _SLICES)
             met = [
@@ -171,10 +206,20 @@ class RuleSet:
                 if one.meets(action, provider=provider, agent=agent)
                 and (one.is_about_tools or not about_tools)
                 and one.names.attributes.isdisjoint(without)
+                and one.meets_arguments(dict(known))
             ]
             paces = ([one for one in met if one.pace == pace] for pace in range(3))
-            self._slices[key] = tuple(_compile(part, unknown, number=next(self._numbers)) for part in paces if part)
+            self._slices[key] = tuple(self._slice_of(part, unknown) for part in paces if part)
         return self._slices[key]
+
+    def _slice_of(self, rules: Sequence[PolicyRule], unknown: frozenset[str]) -> _Slice:
+        """Compiled once, however many kinds of calls meet just these rules."""
+        key = (tuple(one.name for one in rules), unknown)
+        found = self._compiled.get(key)
+        if found is None:
+            _make_room(self._compiled, _SLICES)
+            found = self._compiled[key] = _compile(rules, unknown, number=next(self._numbers))
+        return found
 
     def _ask(self, parts: Sequence[_Slice], call: CallFacts) -> PolicyVerdict:
         """What takes away most: rules only forbid, so each part can be asked alone."""
@@ -207,38 +252,77 @@ class RuleSet:
             self._known[question] = verdict
         return verdict
 
-    def _entities_of(self, written: str) -> cedarpy.Entities | str:
+    def _entities_of(self, written: str) -> _internal.Entities | str:
         """The entities, parsed once while the same ones are asked about."""
         if len(written) > _LONGEST_REMEMBERED:
             return written
         known = self._entities.get(written)
         if known is None:
             _make_room(self._entities, _REMEMBERED)
-            known = self._entities[written] = cedarpy.Entities.from_json_str(written)  # pyright: ignore[reportUnknownMemberType] -- its signature has a bare dict
+            known = self._entities[written] = _internal.Entities.from_json_str(written)
         return known
 
-    def _verdict(self, met: _Slice, asked: dict[str, object], entities: cedarpy.Entities | str) -> PolicyVerdict:
+    def _verdict(self, met: _Slice, asked: dict[str, object], entities: _internal.Entities | str) -> PolicyVerdict:
         """What Cedar says. An error of any kind forbids."""
         try:
-            answer = cedarpy.is_authorized(asked, met.handle, entities)  # pyright: ignore[reportUnknownMemberType] -- as above
+            # What `cedarpy.is_authorized` does beyond that (its own JSON reader, objects) takes a third of the time.
+            answer = from_json(_internal.is_authorized(asked, met.handle, entities))
         except ValueError as error:
             return self._refusal(met.rules[0], f"{met.rules[0].reason} (this call can't be judged: {error})".strip())
-        said = [met.rules[int(one.removeprefix("r"))] for one in answer.diagnostics.reasons if one != "base"]
+        reasons, errors = answer["diagnostics"]["reason"], answer["diagnostics"]["errors"]
+        said = [met.rules[int(one.removeprefix("r"))] for one in reasons if one != "base"]
         forbidding = [one for one in said if not one.asks]
-        if not forbidding and answer.diagnostics.errors:
-            failed = _FAILED.search(answer.diagnostics.errors[0])
+        if not forbidding and errors:
+            failed = _FAILED.search(errors[0])
             rule = met.rules[0 if failed is None else int(failed[1])]
             return self._refusal(rule, f"{rule.reason} (this rule failed for the call)".strip())
         if forbidding:
-            return self._refusal(forbidding[0], forbidding[0].reason)
+            return self._verdicts[forbidding[0].name]
         if said:
-            return PolicyVerdict(PolicyOutcome.ASK, said[0].name, said[0].reason, self.digest)
-        if answer.allowed:
+            return self._verdicts[said[0].name]
+        if answer["decision"] == "Allow":
             return self._allowed
         return self._refusal(met.rules[0], "this call can't be judged")
 
     def _refusal(self, rule: PolicyRule, reason: str) -> PolicyVerdict:
         return PolicyVerdict(PolicyOutcome.FORBID, rule.name, reason, self.digest)
+
+
+def _compared_texts(rules: Sequence[PolicyRule], actions: Mapping[str, Action]) -> Mapping[str, _Texts]:
+    """By tool, the arguments by whose text rules can be left out, with the texts that rules compare.
+
+    The ways through them, each with a slice of its own, are bounded: what comes too late is left to Cedar.
+    """
+    found: dict[str, _Texts] = {}
+    for action in actions.values():
+        texts: dict[str, set[str]] = {}
+        for rule in rules:
+            if action.is_tool and rule.meets(action, provider=action.provider, agent=rule.only_agent or ""):
+                for one in rule.head.arguments:
+                    texts.setdefault(one.name, set()).add(one.text)
+        ways, kept = 1, list[tuple[str, frozenset[str]]]()
+        for name, values in sorted(texts.items(), key=lambda item: len(item[1])):
+            ways *= len(values) + 2
+            if ways <= _WAYS:
+                kept.append((name, frozenset(values)))
+        if kept:
+            found[action.name] = tuple(kept)
+    return found
+
+
+def _known_texts(texts: _Texts, values: Mapping[str, object]) -> tuple[tuple[str, str | None], ...]:
+    """What these arguments of a call are for the rules: one of the texts, no value, or any other text.
+
+    Those that are no text, or none that Cedar could read, are left out: rules that name them must see them.
+    """
+    found: list[tuple[str, str | None]] = []
+    for name, compared in texts:
+        value = values.get(name)
+        if value is None or (isinstance(value, str) and value in compared):
+            found.append((name, value))
+        elif isinstance(value, str) and value.isascii():
+            found.append((name, _OTHER))
+    return tuple(found)
 
 
 def load_rules(folder: Path, actions: Mapping[str, Action], *, setting: str) -> RuleSet:
@@ -286,7 +370,6 @@ def _rule(text: RuleText) -> PolicyRule:
     if len(reason) > _LONGEST_REASON or not reason.isprintable():
         raise ValueError(f"@reason: use one line of at most {_LONGEST_REASON} characters")
     node = normalize(node)
-    equals = first_equals(node)
     return PolicyRule(
         name,
         reason,
@@ -295,8 +378,7 @@ def _rule(text: RuleText) -> PolicyRule:
         node=node,
         actions=aims_at(node),
         names=named_in(node),
-        only_provider=equals.get(("resource", "provider")),
-        only_agent=equals.get(("context", "agent", "id")),
+        head=head_of(node),
     )
 
 
@@ -329,7 +411,8 @@ def _compile(met: Sequence[PolicyRule], unknown: frozenset[str], *, number: int)
     attributes: dict[str, frozenset[str] | None] = {}
     has_person = has_account = has_action = False
     for place, rule in enumerate(met):
-        node = replace(weaken(rule.node, unknown), id=f"r{place}", action=pst.ScopeAny())
+        weakened = weaken(rule.node, unknown)
+        node = replace(weakened, id=f"r{place}", action=pst.ScopeAny(), annotations=pst.FrozenMap())
         names = rule.names if not unknown else named_in(node)
         nodes[node.id] = node
         has_person |= names.has_person
@@ -346,6 +429,11 @@ def _compile(met: Sequence[PolicyRule], unknown: frozenset[str], *, number: int)
 
 
 _PERMIT: Final = pst.Template("base", "permit", pst.ScopeAny(), pst.ScopeAny(), pst.ScopeAny(), (), pst.FrozenMap())
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _account_alone(account_id: str, provider: str, name: str) -> str:
+    return as_json([account_entity(account_id, provider, name)])
 
 
 def _remembered_question(met: _Slice, context: str, entities: str) -> str | bytes:

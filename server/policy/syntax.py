@@ -57,25 +57,57 @@ def aims_at(rule: pst.Template) -> frozenset[str] | None:
             return None
 
 
-def first_equals(rule: pst.Template) -> Mapping[Path, str]:
-    """Comparisons with a text that the rule begins with: where one is false, the rule has nothing to say.
+@dataclass(frozen=True, slots=True)
+class ArgumentEquals:
+    """A text that an argument must have. `is_guarded`: the rule asks first whether it is there."""
 
-    Only those before anything that can fail count: what comes later might have failed, and so have forbidden.
+    name: str
+    text: str
+    is_guarded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RuleHead:
+    """Comparisons with a text that a rule begins with: where one is false, the rule has nothing to say."""
+
+    provider: str | None = None
+    agent: str | None = None
+    arguments: tuple[ArgumentEquals, ...] = ()  # in the order in which they are evaluated, after the others
+
+
+def head_of(rule: pst.Template) -> RuleHead:
+    """What it begins with.
+
+    Only what stands before anything that can fail counts: what comes later might have failed, and so have forbidden. A
+    comparison of an argument can fail, so that only others of arguments count after it.
     """
-    found: dict[Path, str] = {}
+    equals: dict[Path, str] = {}
+    arguments: list[ArgumentEquals] = []
+    guarded: set[str] = set()
+    for part in _first_conditions(rule):
+        match part:
+            case pst.HasAttr(base, (name,)) if _path_of(base) == ("context", ARGUMENTS):
+                guarded.add(name)
+                continue
+            case pst.BinaryOp("eq", left, pst.StringLit(value)) | pst.BinaryOp("eq", pst.StringLit(value), left):
+                path = _path_of(left)
+            case _:
+                break
+        if path is not None and len(path) == 3 and path[:2] == ("context", ARGUMENTS):
+            arguments.append(ArgumentEquals(path[2], value, path[2] in guarded))
+        elif path in {("resource", "provider"), ("context", "agent", "id")} and not arguments and not guarded:
+            equals.setdefault(path, value)
+        else:
+            break
+    return RuleHead(equals.get(("resource", "provider")), equals.get(("context", "agent", "id")), tuple(arguments))
+
+
+def _first_conditions(rule: pst.Template) -> Iterator[pst.Expr]:
+    """What must all be true, in the order in which it is evaluated, up to the first `unless`."""
     for clause in rule.clauses:
         if not isinstance(clause, pst.When):
             break
-        for part in _operands(clause.expr, "and"):
-            match part:
-                case pst.BinaryOp("eq", left, pst.StringLit(value)) | pst.BinaryOp("eq", pst.StringLit(value), left):
-                    path = _path_of(left)
-                case _:
-                    return found
-            if path not in {("resource", "provider"), ("context", "agent", "id")}:
-                return found
-            found.setdefault(path, value)
-    return found
+        yield from _operands(clause.expr, "and")
 
 
 def weaken(rule: pst.Template, unknown: frozenset[str]) -> pst.Template:
