@@ -23,6 +23,7 @@ from providers.definitions.model import Provider
 from providers.oauth.assertions import CompanyAssertions
 from providers.oauth.client import OAuthUpstream
 from providers.oauth.entered import CredentialUpstream
+from providers.oauth.referenced import ReferencedUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.remote.sightings import Sightings
@@ -34,11 +35,12 @@ from server.oauth.own_apis import OwnApis
 from server.oauth.rules import canonical_resource, own_resources
 from server.provider_settings import SettingsRefused
 from server.remote.looking import note_tools
-from server.runtime.catalog import read_catalog
+from server.runtime.catalog import is_set_here, read_catalog
 from server.runtime.data_directory import prepare_data_directory
 from server.runtime.kept_answers import KeptAnswers
 from server.runtime.late_names import LateName, check_late_names
 from server.runtime.rate_limits import HOUR, Budgets
+from server.secret_sources import SecretSources, is_reference, reference_problem
 from server.settings import Settings
 from server.sign_in.discovery import endpoints_of_issuers
 from server.sign_in.identities import identity_policy, identity_upstreams
@@ -181,7 +183,8 @@ def _check_secrets(settings: Settings) -> None:
     settings.signals.check_secrets()
     settings.mail.secret()
     for name, one in settings.sign_in.openid.items():
-        one.secret(name)
+        if is_reference(one.secret(name) or ""):
+            raise SettingsRefused(f"sign_in.openid.{name}.client_secret: references work in providers.NAME only")
 
 
 async def _telemetry(settings: Settings, stack: AsyncExitStack) -> Telemetry:
@@ -253,7 +256,29 @@ def _checked_catalog(
             settings.public_url
         ):  # otherwise that API could use the tokens it receives at the vault itself
             raise ProviderFileRefused(f"{provider.name}.toml: audience: {audience} is this vault; use the API's own")
+    _check_references(settings, catalog)
     return catalog
+
+
+def _check_references(settings: Settings, catalog: Catalog) -> None:
+    """That references in place of client secrets can be used. Raises SettingsRefused."""
+    vouches = any(one.id_jag for one in settings.sign_in.openid.values())
+    for provider in catalog:
+        secret = provider.registration.client_secret or ""
+        if not _is_referenced(settings, provider):
+            continue
+        name = f"providers.{provider.name}.client_secret"
+        if (problem := reference_problem(secret)) is not None:
+            raise SettingsRefused(f"{name}: {problem}")
+        if any(secret in value for value in provider.headers.values()):
+            raise SettingsRefused(f"{name}: every call of {provider.title} carries it, so give it directly")
+        if vouches and provider.enterprise.id_jag is not None:
+            raise SettingsRefused(f"{name}: a company's sign-in service connects accounts there, so give it directly")
+
+
+def _is_referenced(settings: Settings, provider: Provider) -> bool:
+    """Whether the settings name where the secret is. What was entered in a browser names no file of this machine."""
+    return is_set_here(settings, provider.name) and is_reference(provider.registration.client_secret or "")
 
 
 class _ByProvider(Mapping[str, Made]):
@@ -300,8 +325,14 @@ def _provider_set(
     def upstream(provider: Provider) -> OAuthUpstream:
         return OAuthUpstream(provider, outbound)
 
+    secrets = SecretSources(settings.secrets)
+
     def upstream_of(provider: Provider) -> UpstreamOAuth:
-        return upstream(provider) if provider.credential is None else CredentialUpstream(provider, outbound)
+        if provider.credential is not None:
+            return CredentialUpstream(provider, outbound)
+        if _is_referenced(settings, provider):
+            return ReferencedUpstream(provider, upstream, secrets)
+        return upstream(provider)
 
     def policy(provider: Provider) -> UpstreamPolicy:
         return asking.apply(provider.policy())

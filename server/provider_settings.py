@@ -71,7 +71,7 @@ class ProviderSettings(Section):
     """Our registration at one provider, and any of its addresses that differ from the provider file."""
 
     client_id: str | None = Field(default=None, description="Client ID there. Without it, the provider isn't set up")
-    client_secret: SecretStr | None = Field(default=None, description="Client secret there")
+    client_secret: SecretStr | None = Field(default=None, description="Client secret there, or a reference to it")
     client_secret_file: Path | None = Field(default=None, description="File that holds the secret")
     authorize_url: str | None = Field(default=None, description="Replaces `hosts.authorize_url` of the provider file")
     token_url: str | None = Field(default=None, description="Replaces `hosts.token_url`")

@@ -41,9 +41,10 @@ from server.provider_settings import (
     SettingsRefused,
     read_secret,
 )
+from server.secret_settings import SecretSettings
 from server.signal_settings import SignalSettings
 from server.telemetry_settings import LogSettings, TelemetrySettings
-from server.tool_settings import ToolSettings
+from server.tool_settings import StdioSettings, ToolSettings
 
 PREFIX = "TOKEN_VAULT_"
 DEFAULT_PORT = 8765
@@ -413,12 +414,6 @@ class SandboxSettings(Section):
     loopback_openid: bool = Field(default=False, description="Allow OpenID Connect sign-in at loopback addresses")
 
 
-class StdioSettings(Section):
-    """The stdio transport and its loopback companion."""
-
-    open_browser: bool = Field(default=True, description="Open the owner's browser for links")
-
-
 class Settings(BaseSettings):
     """All settings. `load_settings` is the way to make one."""
 
@@ -451,6 +446,7 @@ class Settings(BaseSettings):
     transports: TransportSettings = TransportSettings()
     proxy: ProxySettings = ProxySettings()
     outbound: OutboundSettings = OutboundSettings()
+    secrets: Annotated[SecretSettings, Field(default_factory=SecretSettings)]
     admin: AdminSettings = AdminSettings()
     access_requests: AccessRequestSettings = AccessRequestSettings()
     sandbox: SandboxSettings = SandboxSettings()

@@ -1,4 +1,7 @@
-"""The settings of tools: which agents are offered which, and from which length on a list is searched instead."""
+"""The settings of tools: which agents are offered which, and from which length on a list is searched instead.
+
+And those of the stdio transport.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from server.provider_settings import Section
 
 _Limit = Annotated[int, Field(ge=0, le=10_000)]
 
@@ -55,3 +60,9 @@ class ToolSettings(ToolChoice):
     )
     sets: Mapping[str, ToolSetSettings] = Field(default_factory=dict[str, ToolSetSettings])
     clients: Mapping[str, ClientToolSettings] = Field(default_factory=dict[str, ClientToolSettings])
+
+
+class StdioSettings(Section):
+    """The stdio transport and its loopback companion."""
+
+    open_browser: bool = Field(default=True, description="Open the owner's browser for links")

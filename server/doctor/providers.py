@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from providers.definitions.model import Provider
+from providers.oauth.referenced import SecretUnavailable
 from providers.outbound.addresses import is_loopback_host
 from providers.outbound.messages import AddressRefused, HttpError, OutboundRequest
 from server.connecting.provider_authorization import needs_https
@@ -21,6 +22,8 @@ from server.doctor.authorize_page import check_authorize_page, fix_of_client, pa
 from server.doctor.credentials import check_credentials
 from server.doctor.findings import Finding, note, ok, problem
 from server.doctor.serving import SKEW, instant
+from server.runtime.catalog import is_set_here
+from server.secret_sources import SecretSources, is_reference
 from vault import connections, users
 from vault.upstream import UpstreamError
 
@@ -61,11 +64,26 @@ async def check_provider(deployment: Deployment, provider: Provider) -> list[Fin
             note(f"{provider.name}.client", "the client ID or secret isn't set", fix=fix, wrong="client"),
         ]
     return [
+        *await _check_secret(deployment, provider),
         *_https(deployment, provider),
         *await _check_redirect(deployment, provider),
         *await _check_reachable(deployment, provider),
         *_scopes(deployment, provider),
     ]
+
+
+async def _check_secret(deployment: Deployment, provider: Provider) -> list[Finding]:
+    """Whether a secret that is kept elsewhere can be read."""
+    reference = provider.registration.client_secret or ""
+    if not is_set_here(deployment.settings, provider.name) or not is_reference(reference):
+        return []
+    check = f"{provider.name}.secret"
+    try:
+        await SecretSources(deployment.settings.secrets).read(reference)
+    except SecretUnavailable as error:
+        sentence, _, fix = error.description.rpartition("; ")
+        return [problem(check, sentence or error.description, fix=fix or "check the sections secrets and providers")]
+    return [ok(check, f"can be read: {reference}")]
 
 
 def _redirect(deployment: Deployment, provider: Provider) -> str:

@@ -1,0 +1,37 @@
+"""The settings of secret sources: where references such as `op://...` in other settings are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+
+from server.provider_settings import Section, read_secret
+
+
+class SecretSettings(Section):
+    """Where a secret is read that a setting only refers to."""
+
+    cache: int = Field(default=30, ge=0, le=3600, description="Seconds that a secret which was read is used")
+    onepassword_url: str | None = Field(
+        default=None, description="1Password Connect server for op://; without one, the command `op` reads"
+    )
+    onepassword_token: SecretStr | None = Field(
+        default=None, description="Token of the Connect server, or of a service account for `op`"
+    )
+    onepassword_token_file: Path | None = Field(default=None, description="File that holds the token")
+    bitwarden_url: str | None = Field(default=None, description="Bitwarden server for bws://, if it isn't the cloud's")
+    bitwarden_token: SecretStr | None = Field(
+        default=None, description="Access token of a Secrets Manager machine account; the command `bws` reads"
+    )
+    bitwarden_token_file: Path | None = Field(default=None, description="File that holds the access token")
+    openbao_url: str | None = Field(default=None, description="OpenBao or HashiCorp Vault for bao:// (KV version 2)")
+    openbao_namespace: str | None = Field(default=None, description="Namespace there")
+    openbao_token: SecretStr | None = Field(default=None, description="Token that may read there")
+    openbao_token_file: Path | None = Field(default=None, description="File that holds that token")
+
+    def token(self, source: str) -> str | None:
+        """The token for one of the sources, read anew each time. Raises SettingsRefused."""
+        value: SecretStr | None = getattr(self, f"{source}_token")
+        file: Path | None = getattr(self, f"{source}_token_file")
+        return read_secret(value, file, name=f"secrets.{source}_token")
