@@ -380,6 +380,13 @@ async def set_release(actor: Actor, client: Client, *, target: str, policy: str)
             field="release",
         )
     name = target if target == release.DEFAULT else await check_target(actor, target, field="release")
+    if policy != "proxy" and name in actor.deployment.catalog.remote:
+        raise ChangeRefused(
+            "agent_refused",
+            f"{name} is an MCP server: its tokens don't leave the vault. Agents call its tools.",
+            kind="conflict",
+            field="release",
+        )
     chosen = {one: value.value for one, value in release.policies_of(client).items()} | {name: policy}
     changed, now = replace(client, metadata={**client.metadata, release.MEMBER: chosen}), actor.deployment.now()
     async with actor.change() as transaction:

@@ -139,6 +139,9 @@ async def _release(deployment: Deployment, question: WireQuestion) -> Found:
     name = _provider_name(deployment, question)
     if name is None or (policy := deployment.vault.policies.get(name)) is None:
         return None
+    if policy.is_remote:
+        sentence = f"{name} is an MCP server: its tokens don't leave the vault."
+        return sentence, f"let the application call its tools at {deployment.url('/mcp')}"
     chosen = release.policy_of(question.client, provider=name, connection_id=question.connection)
     narrows = policy.downscope is not Downscope.NONE
     if chosen is release.ReleasePolicy.FULL or (chosen is release.ReleasePolicy.NARROWED and narrows):

@@ -6,7 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import httpx2
+import pytest
 
+from server.administration import agents
+from server.administration.actor import ChangeRefused
+from server.auth0.explaining import WireQuestion, explain_wire
 from server.oauth.exchange.release import MEMBER
 from server.portal.access.access import offered_scopes
 from tests.mcp.remote.remote_room import RemoteRoom, link_of
@@ -80,3 +84,17 @@ async def test_no_exchange_gives_a_token_or_handle_of_it(place: RemoteRoom, know
                 answer = await exchanging.exchange(caller, user.token, audience=audience, scope=scope)
                 assert refused(answer) == "invalid_target"
                 assert "by its tools only" in answer.text
+
+
+async def test_an_application_of_auth0s_is_told_to_call_the_tools_instead(place: RemoteRoom, known: Any) -> None:
+    name, _, agent = known
+    connection = await _connection(place, name, agent)
+    async with httpx2.AsyncClient(base_url=place.room.url, timeout=20, trust_env=False) as http:
+        caller = await ExchangeRoom(place.room, http).caller(**{MEMBER: {name: "full"}})
+    with pytest.raises(ChangeRefused, match="don't leave the vault"):
+        await agents.set_release(place.operator, caller.client, target=name, policy="full")
+    await agents.set_release(place.operator, caller.client, target="slack", policy="full")
+    question = WireQuestion(caller.client, None, connection.id, name)
+    (release,) = [one for one in await explain_wire(place.deployment, question) if one.step == "release"]
+    assert "don't leave the vault" in release.sentence
+    assert release.fix == f"let the application call its tools at {place.room.url}/mcp"
