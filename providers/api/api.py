@@ -245,7 +245,7 @@ class UpstreamAPI:
             request = OutboundRequest(
                 method=method,
                 url=url,
-                headers={**headers, **self._provider.authorize(used)},
+                headers=headers,
                 body=body,
                 max_bytes=ANSWER_LIMIT,
                 policy=self._provider.registration.reach,
@@ -253,7 +253,7 @@ class UpstreamAPI:
                 account=self.connection_id,
                 timeout=self.time_left(),
             )
-            answer = await stack.enter_async_context(self._outbound.open(request))
+            answer = await stack.enter_async_context(self._outbound.open(self._with_token(request, used)))
             if answer.status != 401 or is_last or not await self._renew_token(used):
                 return answer
         raise AssertionError("the second answer is returned")  # pragma: no cover
@@ -330,10 +330,13 @@ class UpstreamAPI:
             account=self.account or "",
             timeout=self._timeout(),
         )
+        return self._with_token(request, self._token)
+
+    def _with_token(self, request: OutboundRequest, token: str) -> OutboundRequest:
         try:
-            return authorize_request(self._provider, request, self._token)
+            return authorize_request(self._provider, request, token)
         except Unplaced as error:
-            raise Unauthorized(f"The stored credential no longer fits {title}. Enter it again.") from error
+            raise Unauthorized(f"The stored credential no longer fits {self.title}. Enter it again.") from error
 
     def _again(self, request: OutboundRequest) -> OutboundRequest:
         return replace(request, timeout=self._timeout())

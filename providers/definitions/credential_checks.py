@@ -54,9 +54,9 @@ _RESERVED: Final = frozenset({"host", "cookie", "content-type", "content-length"
 
 
 def credential_problems(provider: Provider) -> Iterator[str]:
-    """Problems of the whole file, one line each."""
+    """Problems of the whole file, one line each; none of an MCP server of others, which has no file."""
     credential = provider.credential
-    if credential is None:
+    if credential is None or provider.is_remote:
         return
     allowed = {"key": frozenset[str](), "client_credentials": _OF_TOKENS, "signed_token": _OF_SIGNED_TOKENS}
     for name in sorted(provider.model_fields_set - _SHARED - allowed[credential.kind]):

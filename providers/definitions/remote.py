@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from providers.definitions.model import Provider
 
 API: Final = "mcp"  # the only API of such a provider: the server's address
+OPEN: Final = "open"  # what is kept for an account at a server that asks for nothing
 LIST: Final = "list:tools"
 _CALL: Final = "call:"
 _EVERYTHING: Final = "account"  # what we call all that a server without scopes allows
@@ -47,10 +48,30 @@ class RemoteAuthorization:
         return asdict(self)
 
 
-_AUTHORIZATION: Final = TypeAdapter(RemoteAuthorization)
+@dataclass(frozen=True, slots=True)
+class RemoteCredential:
+    """How a server without OAuth is called: with a key that people enter, after `scheme` in this header.
+
+    An empty `header`: with nothing at all.
+    """
+
+    header: str
+    scheme: str
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server asks for nothing."""
+        return not self.header
+
+    def facts(self) -> Mapping[str, object]:
+        """As stored."""
+        return asdict(self)
 
 
-def authorization_of(facts: Mapping[str, object]) -> RemoteAuthorization:
+_AUTHORIZATION: Final = TypeAdapter[RemoteAuthorization | RemoteCredential](RemoteAuthorization | RemoteCredential)
+
+
+def authorization_of(facts: Mapping[str, object]) -> RemoteAuthorization | RemoteCredential:
     """What was stored. Raises pydantic's ValidationError for anything else."""
     return _AUTHORIZATION.validate_python(facts)
 
@@ -81,7 +102,7 @@ class RemoteServer:
     name: str
     title: str
     url: str
-    authorization: RemoteAuthorization
+    authorization: RemoteAuthorization | RemoteCredential
     tools: tuple[RemoteTool, ...] = ()
     away: tuple[RemoteTool, ...] = ()
     is_disabled: bool = False  # by an operator: all tools are away
@@ -122,6 +143,27 @@ def provider_of(server: RemoteServer) -> Provider:
     Raises pydantic's ValidationError.
     """
     facts = server.authorization
+    scopes = () if isinstance(facts, RemoteCredential) else (*facts.scopes, *facts.more)
+    titles: dict[str, object] = {one: {"title": one} for one in scopes}
+    if isinstance(facts, RemoteCredential) or not facts.scopes:
+        titles[_EVERYTHING] = {"title": f"Everything that {server.title} allows"}
+    titles[LIST] = {"title": "List its tools", "reads": True}
+    titles |= {tool.scope: {"title": f"Call {tool.shown}", "reads": tool.effect == "read"} for tool in server.tools}
+    signs_in = _of_credential(facts) if isinstance(facts, RemoteCredential) else _of_oauth(facts)
+    made = Provider.model_validate(
+        {
+            "name": server.name,
+            "title": server.title,
+            "identity": {"source": "none"},
+            "apis": {API: server.url},
+            "scopes": titles,
+            **signs_in,
+        }
+    )
+    return made.as_remote(own_scopes(server))
+
+
+def _of_oauth(facts: RemoteAuthorization) -> Mapping[str, object]:
     asked = {"resource": facts.resource}
     hosts: dict[str, object] = {"authorize_url": facts.authorize_url, "token_url": facts.token_url}
     hosts |= {"revoke_url": facts.revoke_url} if facts.revoke_url else {}
@@ -129,25 +171,18 @@ def provider_of(server: RemoteServer) -> Provider:
     scope: dict[str, object] = {"default": list(facts.scopes) or [_EVERYTHING], "app_level": not facts.scopes}
     if facts.has_offline and facts.scopes:
         scope["offline"] = [_OFFLINE]
-    titles: dict[str, object] = {one: {"title": one} for one in (*facts.scopes, *facts.more)}
-    if not facts.scopes:
-        titles[_EVERYTHING] = {"title": f"Everything that {server.title} allows"}
-    titles[LIST] = {"title": "List its tools", "reads": True}
-    titles |= {tool.scope: {"title": f"Call {tool.shown}", "reads": tool.effect == "read"} for tool in server.tools}
-    made = Provider.model_validate(
-        {
-            "name": server.name,
-            "title": server.title,
-            "client_auth": facts.client_auth,
-            "hosts": hosts,
-            "params": {"authorize": asked, "token": asked, "refresh": asked},
-            "scope": scope,
-            "identity": {"source": "none"},
-            "apis": {API: server.url},
-            "scopes": titles,
-        }
-    )
-    return made.as_remote(own_scopes(server))
+    params = {"authorize": asked, "token": asked, "refresh": asked}
+    return {"client_auth": facts.client_auth, "hosts": hosts, "params": params, "scope": scope}
+
+
+def _of_credential(facts: RemoteCredential) -> Mapping[str, object]:
+    """A field with one choice is nothing to enter: the person only names the account."""
+    field: dict[str, object] = {"title": "API key"}
+    if facts.is_open:
+        field = {"title": "Access", "secret": False, "pattern": OPEN, "choices": [OPEN], "default": OPEN}
+    send = {} if facts.is_open else {"headers": {facts.header: f"{facts.scheme} {{key}}".strip()}}
+    credential = {"title": "API key", "fields": {"key": field}, "send": send}
+    return {"credential": credential, "scope": {"default": [_EVERYTHING], "app_level": True}}
 
 
 def scopes_without_offline(scopes: Sequence[str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from mcp_types import LATEST_PROTOCOL_VERSION
 
 from providers.definitions.issuers import NoMetadata, fetch_metadata
-from providers.definitions.remote import RemoteAuthorization, is_foreign_scope, scopes_without_offline
+from providers.definitions.remote import RemoteAuthorization, RemoteCredential, is_foreign_scope, scopes_without_offline
 from providers.outbound.addresses import AddressPolicy, url_problem
 from providers.outbound.client import Outbound
 from providers.outbound.json_values import at, is_array, text_at
@@ -31,6 +31,7 @@ _WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 ClientAuth = Literal["client_secret_basic", "client_secret_post", "none"]
 # The one first that works with most: servers made with the official SDK want the client ID in the form.
 _METHODS: Final[tuple[ClientAuth, ...]] = ("client_secret_post", "client_secret_basic", "none")
+_CLOSED: Final = frozenset({400, 401, 403})
 
 
 class AuthorizationUnknown(Exception):
@@ -103,8 +104,8 @@ def _is_at_or_below(issuer: str, url: str) -> bool:
     return found == asked or found.endswith(f".{asked}")
 
 
-async def _ask_without_token(url: str, outbound: Outbound, policy: AddressPolicy) -> Mapping[str, str]:
-    """The challenge with which the server answers somebody without a token."""
+async def _open_session(url: str, outbound: Outbound, policy: AddressPolicy) -> OutboundResponse:
+    """What the server answers to somebody without a token who begins. Raises AuthorizationUnknown."""
     opening = {
         "jsonrpc": "2.0",
         "id": 1,
@@ -116,18 +117,33 @@ async def _ask_without_token(url: str, outbound: Outbound, policy: AddressPolicy
         },
     }
     try:
-        answer = await _post(outbound, url, opening, accept=_ACCEPT, policy=policy)
+        return await _post(outbound, url, opening, accept=_ACCEPT, policy=policy)
     except HttpError as error:
         raise AuthorizationUnknown(f"it can't be asked: {error.reason}") from error
+
+
+async def _ask_without_token(url: str, outbound: Outbound, policy: AddressPolicy) -> Mapping[str, str]:
+    """The challenge with which the server answers somebody without a token."""
+    answer = await _open_session(url, outbound, policy)
     if answer.status == 401:
         return challenge(answer.headers.get("www-authenticate", ""))
     if answer.status < 300:
-        raise AuthorizationUnknown(
-            "it asks for no sign-in, so there is nothing to keep; add it to your client directly"
-        )
+        raise AuthorizationUnknown("it asks for no sign-in; add it as an open server (--open), or with --key-header")
     if answer.status < 400:
         raise AuthorizationUnknown("it redirects; use the address that it redirects to")
     raise AuthorizationUnknown(f"no MCP server that asks for sign-in answers there (status {answer.status})")
+
+
+async def check_without_oauth(
+    url: str, credential: RemoteCredential, outbound: Outbound, *, policy: AddressPolicy
+) -> None:
+    """That a server answers, and where it is said to be open, to everybody. Raises AuthorizationUnknown."""
+    answer = await _open_session(url, outbound, policy)
+    if answer.status < 300 or (answer.status in _CLOSED and not credential.is_open):
+        return
+    if answer.status in _CLOSED:
+        raise AuthorizationUnknown("it asks for a credential, so it isn't open; name the header with --key-header")
+    raise AuthorizationUnknown(f"no MCP server answers there (status {answer.status})")
 
 
 async def _resource_metadata(

@@ -47,6 +47,10 @@ class NewMcpServer(Strict):
     client_id: str = Field(default="", max_length=2000, description="A client that you registered there")
     client_secret: str = Field(default="", max_length=2000, description="The secret of that client")
     issuer: str = Field(default="", max_length=2000, description="Its authorization server, if at another host")
+    sign_in: Literal["oauth", "key", "open"] = Field(
+        default="oauth", description="`key`: people enter a key; `open`: it asks for nothing"
+    )
+    key_header: str = Field(default="", max_length=100, description="For a key: its header, `NAME` or `NAME: SCHEME`")
 
 
 class ReviewedLineRecord(Answered):
@@ -121,7 +125,8 @@ async def add_mcp_server(call: AdminCall, body: NewMcpServer) -> McpServerRecord
         secret = body.client_secret.strip() or None
         method = "none" if secret is None else "client_secret_basic"
         client = RemoteRegistration(body.client_id.strip(), secret, method)
-    wish = servers.ServerWish(body.name, body.url, body.title, client, body.issuer or None)
+    key = servers.key_of(body.sign_in, body.key_header)
+    wish = servers.ServerWish(body.name, body.url, body.title, client, body.issuer or None, key)
     return _record(call, await servers.add(call.actor, wish))
 
 

@@ -40,6 +40,7 @@ def _page(visit: OwnVisit, handle: str, form: CredentialForm, *, refused: EntryF
         "provider": provider,
         "what": form.credential.title,
         "fields": [(name, about, public.get(name, "")) for name, about in fields.items()],
+        "is_open": not form.credential.secrets,
         "page_there": "" if console is None or NAMES.search(console.url) else console.url,
         "steps": () if console is None else console.steps,
         "replaces": form.replaces,

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+from providers.definitions.remote import RemoteCredential
 from providers.outbound.addresses import is_loopback_host, url_problem
 from providers.outbound.json_values import is_object, parse_object
 from providers.remote.authorization import (
     AuthorizationUnknown,
     FoundAuthorization,
     RemoteRegistration,
+    check_without_oauth,
     discover,
     register,
 )
@@ -40,17 +43,25 @@ from vault.scopes import NOTHING
 from vault.upkeep import panics, revocations
 
 _LONGEST_TITLE: Final = 60
+_USUAL_KEY: Final = "Authorization: Bearer"
+_HEADER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,60}(?<!-)")
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9_-]{0,30})?")
+_OURS: Final = frozenset(
+    {"accept", "connection", "content-length", "content-type", "cookie", "host", "last-event-id", "transfer-encoding"}
+    | {"mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerWish:
-    """What an operator adds. Without a client ID, the vault gets itself one."""
+    """What an operator adds. Without a client ID, the vault gets itself one. `key`: how it is called without OAuth."""
 
     name: str
     url: str
     title: str = ""
     client: RemoteRegistration | None = None
     issuer: str | None = None  # trusted with it, though it is at another host
+    key: RemoteCredential | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +98,9 @@ async def add(actor: Actor, wanted: ServerWish) -> McpServer:
     _check_url(deployment, wanted.url)
     title = wanted.title.strip()[:_LONGEST_TITLE] or wanted.name.capitalize()
     try:
-        found = await discover(wanted.url, deployment.http, policy=deployment.http.policy, issuer=wanted.issuer)
-        client = wanted.client or await _client_at(deployment, found, wanted.name)
+        facts, client, issuer = await _authorization(deployment, wanted)
     except AuthorizationUnknown as unknown:
         raise _server_refusal(f"{wanted.url} can't stand behind this vault: {unknown}.") from unknown
-    facts = replace(found.facts, client_auth=client.client_auth).facts()
     entered = EnteredRegistration(client.client_id, client.client_secret)
     server = McpServer(wanted.name, wanted.url, title, facts, now)
     try:
@@ -108,10 +117,38 @@ async def add(actor: Actor, wanted: ServerWish) -> McpServer:
         )
         if not is_new or kept is None:
             raise _server_refusal(f"There is an MCP server {wanted.name} already.")
-        event = actor.event("mcp_server.added", provider=wanted.name, url=wanted.url, issuer=found.issuer)
+        event = actor.event("mcp_server.added", provider=wanted.name, url=wanted.url, issuer=issuer)
         await audit.append(transaction, event, now=now)
     await deployment.live.refresh(deployment.database, deployment.keys)
     return server
+
+
+async def _authorization(
+    deployment: Deployment, wanted: ServerWish
+) -> tuple[Mapping[str, object], RemoteRegistration, str]:
+    """How the server is called, who we are there, and its authorization server. Raises AuthorizationUnknown."""
+    http = deployment.http
+    if wanted.key is not None:
+        await check_without_oauth(wanted.url, wanted.key, http, policy=http.policy)
+        return wanted.key.facts(), RemoteRegistration("entered"), ""
+    found = await discover(wanted.url, http, policy=http.policy, issuer=wanted.issuer)
+    client = wanted.client or await _client_at(deployment, found, wanted.name)
+    return replace(found.facts, client_auth=client.client_auth).facts(), client, found.issuer
+
+
+def key_of(kind: str, header: str) -> RemoteCredential | None:
+    """What an operator says of a server without OAuth: `open`, or `key` and its header, `NAME` or `NAME: SCHEME`.
+
+    None for `oauth`. Raises ChangeRefused.
+    """
+    if kind not in {"open", "key"}:
+        return None
+    name, _, scheme = ("" if kind == "open" else header.strip() or _USUAL_KEY).partition(":")
+    if kind == "key" and not (
+        _HEADER.fullmatch(name) and _SCHEME.fullmatch(scheme.strip()) and name.lower() not in _OURS
+    ):
+        raise _server_refusal(f"{header}: name a header for the key, such as {_USUAL_KEY}.", field="key_header")
+    return RemoteCredential(name, scheme.strip())
 
 
 async def _client_at(deployment: Deployment, found: FoundAuthorization, name: str) -> RemoteRegistration:

@@ -43,7 +43,7 @@ def read_catalog(
     remote: list[tuple[RemoteServer, Registration]] = []
     for name, one in (entered or {}).items():
         if one.server is not None:
-            remote.append((remote_server(one.server), Registration(one.client_id, one.client_secret)))
+            remote.append((remote_server(one.server), Registration(one.client_id, one.client_secret, is_on=True)))
         elif not is_set_here(settings, name):
             overrides[name] = _with_entered(overrides.get(name), one, settings)
     return load_catalog([*own, *(folder.expanduser() for folder in settings.provider_folders)], overrides, remote)

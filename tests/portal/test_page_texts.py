@@ -73,6 +73,7 @@ _CHOSEN = (
     "policy_about",
     "receipt_reason",
     "receipt_result",
+    "server_sign_in",
     "tool_state",
     "tool_part",
     "tool_choice",

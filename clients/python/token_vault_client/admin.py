@@ -712,6 +712,8 @@ class NewMcpServer(TypedDict):
     client_id: NotRequired[str]
     client_secret: NotRequired[str]
     issuer: NotRequired[str]
+    sign_in: NotRequired[Literal["oauth", "key", "open"]]
+    key_header: NotRequired[str]
 
 
 class NewPerson(TypedDict):

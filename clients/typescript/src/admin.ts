@@ -627,6 +627,8 @@ export interface NewMcpServer {
   client_id?: string;
   client_secret?: string;
   issuer?: string;
+  sign_in?: "oauth" | "key" | "open";
+  key_header?: string;
 }
 
 /** A person to add. */

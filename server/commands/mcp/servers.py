@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,18 +43,30 @@ def add(
             "--issuer", help="Its authorization server, if that is at another host.", show_default="as it says"
         ),
     ] = None,
+    key_header: Annotated[
+        str | None,
+        typer.Option(
+            "--key-header",
+            help="It takes a key that people enter, in this header: `NAME`, or `NAME: SCHEME`.",
+            show_default="OAuth",
+        ),
+    ] = None,
+    is_open: Annotated[bool, typer.Option("--open", help="It asks for no sign-in and no key.")] = False,
 ) -> None:
     """Put an MCP server behind the vault. Its tools can be called once you accept them."""
-    from server.remote.servers import ServerWish
+    from server.remote.servers import ServerWish, key_of
 
     if client_secret_stdin and client_id is None:
         fail("--client-secret-stdin needs --client-id")
+    if len([one for one in (client_id or issuer, key_header, is_open) if one]) > 1:
+        fail("use one of --client-id or --issuer, --key-header, and --open")
     secret = sys.stdin.readline().strip() if client_secret_stdin else None
-    wanted = ServerWish(name, url, title, issuer=issuer)
+    key = key_of("open" if is_open else "key" if key_header else "oauth", key_header or "")
+    wanted = ServerWish(name, url, title, issuer=issuer, key=key)
     row = setup.run(_add(setup, wanted, client_id=client_id, secret=secret))
     setup.show_one(
         row,
-        sentence=f"Added {name}; people sign in at {row['authorize_url']}. Connect an account at {row['connect']}, "
+        sentence=f"Added {name}; {_way_in(row)}. Connect an account at {row['connect']}, "
         f"let an agent call {name.replace('-', '_')}_tools, then run: token-vault mcp review {name}",
     )
 
@@ -73,8 +86,14 @@ async def _add(setup: Setup, wanted: ServerWish, *, client_id: str | None, secre
         return {**servers.state_of(deployment, added), "connect": connect, **_authorization(added)}
 
 
+def _way_in(row: Mapping[str, object]) -> str:
+    if row["authorize_url"]:
+        return f"people sign in at {row['authorize_url']}"
+    return f"people enter a key, sent in {row['header']}" if row["header"] else "it asks for no sign-in"
+
+
 def _authorization(server: McpServer) -> dict[str, object]:
-    return {name: server.facts.get(name) for name in ("authorize_url", "token_url", "resource", "scopes")}
+    return {name: server.facts.get(name) for name in ("authorize_url", "token_url", "resource", "scopes", "header")}
 
 
 @command(app, "list")

@@ -27,6 +27,7 @@ from vault.mcp.servers import McpServer, McpTool, list_servers
 
 PAGE: Final = f"{ROOT}/tools/servers"
 SHOWN: Final = 200  # tools of one review
+_FIELDS: Final = ("name", "url", "title", "client_id", "issuer", "sign_in", "key_header")
 _CHOICES: Final = ("read", "write", "ask", "leave")
 
 
@@ -39,6 +40,8 @@ class _ServerDraft:
     title: str = ""
     client_id: str = ""
     issuer: str = ""
+    sign_in: str = "oauth"
+    key_header: str = ""
 
 
 async def show(visit: AdminVisit) -> Response:
@@ -66,14 +69,15 @@ def path_of(name: str) -> str:
 async def add(visit: AdminVisit) -> Response:
     """Another server, where the vault is registered by itself unless the admin entered a client."""
     form = visit.form
-    draft = _ServerDraft(*(form.one(name).strip()[:2000] for name in ("name", "url", "title", "client_id", "issuer")))
+    draft = _ServerDraft(*(form.one(name).strip()[:2000] for name in _FIELDS))
     secret = form.one("client_secret").strip() or None
     client = None
     if draft.client_id:
         method = "none" if secret is None else "client_secret_basic"
         client = RemoteRegistration(draft.client_id, secret, method)
-    wish = ServerWish(draft.name, draft.url, draft.title, client, draft.issuer or None)
     try:
+        key = servers.key_of(draft.sign_in, draft.key_header)
+        wish = ServerWish(draft.name, draft.url, draft.title, client, draft.issuer or None, key)
         await servers.add(visit.actor, wish)
     except ChangeRefused as refused:
         if refused.kind != "invalid_request":

@@ -56,6 +56,9 @@ class RemoteDouble:
     answer: Response | None = None  # to every call of a tool
     page: int = 100
     ending: Response | None = None  # to DELETE; with it, there are sessions
+    key: tuple[str, str] | None = None  # header and value, in place of OAuth
+    is_open: bool = False  # asks for nothing
+    seen: list[dict[str, str]] = field(default_factory=list)  # headers of the requests
     behind: str = ""  # an MCP server without OAuth of its own, which gets what comes with a token
     calls: list[dict[str, Any]] = field(default_factory=list)
     lists: int = 0
@@ -157,6 +160,11 @@ class RemoteSite:
     async def mcp(self, request: Request) -> Response:
         server = self.of(request)
         held = server.tokens.get(request.headers.get("authorization", "").removeprefix("Bearer "))
+        server.seen.append(dict(request.headers))
+        if server.is_open or (server.key is not None and request.headers.get(server.key[0]) == server.key[1]):
+            held = {"scope": "mcp:read", "resource": server.resource or server.url}
+        elif server.key is not None:
+            return JSONResponse({"error": "no key"}, status_code=401)
         if held is None or held["resource"] != (server.resource or server.url):
             path = server.url.removeprefix(f"{self.origin}/")
             document = f"{self.origin}/.well-known/oauth-protected-resource/{path}"
