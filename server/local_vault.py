@@ -15,6 +15,7 @@ from server.lifecycle.loopback import Companion, Holder, address_of
 from server.lifecycle.maintenance import upkeep
 from server.mcp.local_owner import local_principal
 from server.oauth.backchannel import telling
+from server.portal import delivering
 from server.settings import Settings
 from vault.records import Principal
 
@@ -48,7 +49,7 @@ async def open_local_vault(
         open_deployment(
             settings, data=data, open_browser=open_browser, is_measured=settings.telemetry.otlp_endpoint is not None
         ) as deployment,
-        upkeep(deployment, role=role, further=(telling.STEP,)),
+        upkeep(deployment, role=role, further=(delivering.STEP, telling.STEP)),
     ):
         greet(deployment)
         principal = await local_principal(deployment, client_name)

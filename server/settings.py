@@ -257,6 +257,13 @@ class SignInSettings(Section):
         description="Seconds that a sign-in counts as recent, for `passkey_for` and changes of passkeys, sessions, and "
         "the account",
     )
+    answer_lifetime: int = Field(
+        default=12 * 3600,
+        ge=0,
+        le=7 * 86400,
+        description="Seconds after a sign-in with a passkey in which people can answer approvals in their browser's "
+        "notifications, if they turn that on; 0: only on the page",
+    )
     session_idle_lifetime: int = Field(
         default=12 * 3600, ge=300, description="Seconds until an idle browser session ends"
     )

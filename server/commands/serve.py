@@ -48,6 +48,7 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
     from server.app import build_late_app, open_deployment
     from server.lifecycle.maintenance import upkeep
     from server.oauth.backchannel import telling
+    from server.portal import delivering
     from server.runtime.browser import browser_opener
 
     async with (
@@ -58,7 +59,7 @@ async def _serve(setup: Setup, overrides: dict[str, object], *, sandbox: bool) -
             open_browser=browser_opener(data) if settings.is_loopback else None,
             is_measured=True,
         ) as deployment,
-        upkeep(deployment, further=(telling.STEP,)),
+        upkeep(deployment, further=(delivering.STEP, telling.STEP)),
         nullcontext() if deployment.telemetry is None else deployment.telemetry.run(deployment),
     ):
         from server.lifecycle.loopback import Companion, address_of

@@ -12,13 +12,11 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from server.deployment import Deployment
 from server.live_providers import LOOK_EVERY
 from server.runtime.version import VERSION
-from server.sign_in.approvers import approvers_of
 from vault import clients, grants, handles, limits, replay, tickets
 from vault.approvals import access_requests, approvals, standing_approvals
 from vault.audit import released_tokens, segments
@@ -280,12 +278,6 @@ def _unused_since(deployment: Deployment) -> int:
     return deployment.now() - deployment.settings.registration.unused_lifetime
 
 
-async def _deliver_notices(deployment: Deployment) -> None:
-    from server.notifying.delivery import deliver  # not before the program listens: mail takes a while to load
-
-    await deliver(deployment, approvers=partial(approvers_of, deployment))
-
-
 async def _refresh_policy(deployment: Deployment) -> None:
     if deployment.policy is not None:
         await deployment.policy.refresh()
@@ -309,7 +301,6 @@ STEPS: Final = (
     UpkeepStep("receipts of agents", INTERVAL, lambda d: agent_receipts.issue_all(d.vault)),
     UpkeepStep("ends of access requests", INTERVAL, lambda d: access_ends.end_over(d.database)),
     UpkeepStep("signing keys", INTERVAL, lambda d: d.keys.signing.reload(d.database)),
-    UpkeepStep("notices", NOTICES_EVERY, _deliver_notices),
     UpkeepStep("signals", NOTICES_EVERY, _poll_transmitters),
     UpkeepStep("hints", NOTICES_EVERY, lambda d: looking.run_due(d.vault)),
     UpkeepStep("activity", SWEEP_EVERY, keep_activity),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from server.deployment import Deployment
@@ -13,11 +14,11 @@ from server.notifying import webhooks
 from server.notifying.posting import NotAccepted, Uncertain
 from server.notifying.schedule import due_at
 from server.notifying.sending import send
-from server.notifying.wording import message_of
+from server.notifying.wording import AnswerForm, message_of
 from vault import sharing
 from vault.approvals import access_requests, approvals
 from vault.notices import outbox
-from vault.notices.channels import ENDPOINT, NoticeChannel, get_channel, get_settings, record_result
+from vault.notices.channels import ENDPOINT, PUSH, NoticeChannel, get_channel, get_settings, record_result
 from vault.notices.outbox import ASKED, Approvers, Notice, nobody
 from vault.records import ApprovalState
 
@@ -26,10 +27,17 @@ PATIENCE: Final = 5.0  # seconds of a round; channels that take longer go on bes
 logger = logging.getLogger("token_vault.notices")
 
 
-async def deliver(deployment: Deployment, *, approvers: Approvers = nobody) -> int:
+Answering = Callable[[NoticeChannel, str], Awaitable[AnswerForm | None]]  # the browser, id of the approval
+
+
+async def on_its_page(_channel: NoticeChannel, _approval_id: str) -> None:
+    """For a vault whose approvals are answered on their pages only."""
+
+
+async def deliver(deployment: Deployment, *, approvers: Approvers = nobody, answering: Answering = on_its_page) -> int:
     """Enter what happened, then send what is due; how many messages were accepted within a round.
 
-    `approvers` knows who can answer an access request.
+    `approvers` knows who can answer an access request, `answering` which approval a browser can answer by itself.
 
     A channel that does not answer delays nobody's next round: it is held, so that no other round sends by it.
     """
@@ -38,7 +46,7 @@ async def deliver(deployment: Deployment, *, approvers: Approvers = nobody) -> i
 
     async def one(channel_id: str) -> None:
         async with places:
-            if await _deliver_by(deployment, channel_id):
+            if await _deliver_by(deployment, channel_id, answering):
                 accepted.append(channel_id)
 
     due = await outbox.list_due(deployment.database, now=deployment.now())
@@ -50,7 +58,7 @@ async def deliver(deployment: Deployment, *, approvers: Approvers = nobody) -> i
     return len(accepted)
 
 
-async def _deliver_by(deployment: Deployment, channel_id: str) -> bool:
+async def _deliver_by(deployment: Deployment, channel_id: str, answering: Answering) -> bool:
     """One message with everything that is due by a channel; whether it was accepted."""
     now = deployment.now()
     channel = await get_channel(deployment.database, deployment.keys, channel_id)
@@ -65,7 +73,7 @@ async def _deliver_by(deployment: Deployment, channel_id: str) -> bool:
     over = [one for one in taken if one not in wanted]
     failure, state, goes_on = "", "sent", False
     if channel is not None and wanted:
-        failure, state, goes_on = await _attempt(deployment, channel, wanted)
+        failure, state, goes_on = await _attempt(deployment, channel, wanted, answering)
     async with deployment.transaction() as transaction:
         await outbox.settle(transaction, over, state="over")
         if goes_on:
@@ -79,12 +87,17 @@ async def _deliver_by(deployment: Deployment, channel_id: str) -> bool:
     return bool(wanted) and not failure
 
 
-async def _attempt(deployment: Deployment, channel: NoticeChannel, wanted: Sequence[Notice]) -> tuple[str, str, bool]:
+async def _attempt(
+    deployment: Deployment, channel: NoticeChannel, wanted: Sequence[Notice], answering: Answering
+) -> tuple[str, str, bool]:
     """Why it failed, the state that its notices are in, and whether they are tried again."""
     settings = await get_settings(deployment.database, channel.user_id)
     try:
         with page_texts.use_language(settings.language):
             message = await message_of(deployment, wanted)
+            if channel.kind == PUSH and len(wanted) == 1 and wanted[0].kind == "approval":
+                asked = str(wanted[0].event.details.get("approval", ""))
+                message = replace(message, answer=await answering(channel, asked))
             await send(deployment, channel, message)
     except NotAccepted as refusal:
         logger.warning("notice not accepted", extra={"channel": channel.id, "code": refusal.code})

@@ -63,14 +63,11 @@ def _escape(words: str) -> str:
 
 def _for_browser(deployment: Deployment, target: str, message: NoticeMessage) -> tuple[str, dict[str, str], bytes]:
     """Push services drop what can't be delivered within TTL seconds, and wake a phone as Urgency says (RFC 8030 §5)."""
-    subscription = web_push.read_subscription(target)
+    subscription = web_push.read_target(target)
     if subscription is None:
         raise NotAccepted(GONE, is_final=True)
-    title, body = (text("common.product"), message.title) if len(message.lines) == 1 else (message.title, message.short)
-    shown = body.encode()[: web_push.TEXT_LIMIT].decode(errors="ignore")
     is_urgent = message.kind == "approval"
-    action = {"action": text("notice.review")} if is_urgent else {}
-    content = _json({"title": title, "body": shown, "url": message.url, "kind": message.kind, **action})
+    content = _json({**_shown(message), "url": message.url, "kind": message.kind, **_actions(message)})
     key = web_push.application_key(deployment.keys.subkey(web_push.KEY))
     headers = {
         "Content-Type": "application/octet-stream",
@@ -82,6 +79,26 @@ def _for_browser(deployment: Deployment, target: str, message: NoticeMessage) ->
         ),
     }
     return subscription.endpoint, headers, web_push.encrypt(content, subscription)
+
+
+def _shown(message: NoticeMessage) -> dict[str, object]:
+    if message.answer is not None:
+        return {"title": message.title, "body": message.answer.words}
+    title, body = (text("common.product"), message.title) if len(message.lines) == 1 else (message.title, message.short)
+    return {"title": title, "body": body.encode()[: web_push.TEXT_LIMIT].decode(errors="ignore")}
+
+
+def _actions(message: NoticeMessage) -> dict[str, object]:
+    """What the notification offers besides its click, which opens the page."""
+    if message.kind != "approval":
+        return {}
+    if message.answer is None:
+        return {"action": text("notice.review")}
+    decisions = {
+        decision: {"action": text(f"notice.{decision}"), "done": text(f"notice.{decision}_done")}
+        for decision in ("allow", "deny")
+    }
+    return {"answer": {"path": message.answer.path, "fields": dict(message.answer.fields), "decisions": decisions}}
 
 
 def _contact(deployment: Deployment) -> str:

@@ -11,7 +11,7 @@ import os
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final
 from urllib.parse import urlsplit
@@ -36,21 +36,38 @@ _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 
 @dataclass(frozen=True, slots=True)
 class PushSubscription:
-    """Where a browser gets its messages, and the keys to encrypt them with (RFC 8291 §3.1, §3.2)."""
+    """Where a browser gets its messages, and the keys to encrypt them with (RFC 8291 §3.1, §3.2).
+
+    `answering` is the hash of the session whose person answers approvals in this browser's notifications; None: nobody.
+    """
 
     endpoint: str = field(repr=False)
     public_key: bytes  # uncompressed point, 65 bytes
     auth: bytes = field(repr=False)  # 16 bytes
+    answering: bytes | None = field(default=None, repr=False)
 
     def to_json(self) -> str:
-        """What `read_subscription` reads."""
+        """What `read_target` reads."""
         keys = {"p256dh": encode(self.public_key), "auth": encode(self.auth)}
-        return json.dumps({"endpoint": self.endpoint, "keys": keys}, sort_keys=True)
+        answering = {} if self.answering is None else {"answering": encode(self.answering)}
+        return json.dumps({"endpoint": self.endpoint, "keys": keys, **answering}, sort_keys=True)
+
+    def answered_by(self, answering: bytes | None) -> PushSubscription:
+        """The same browser, in which another session answers, or none."""
+        return replace(self, answering=answering)
 
 
 def encode(value: bytes) -> str:
     """Base64url without padding (RFC 7515 §2)."""
     return urlsafe_b64encode(value).rstrip(b"=").decode()
+
+
+def read_target(text: str) -> PushSubscription | None:
+    """A subscription as the vault keeps it; None for anything that can't be one."""
+    found = read_subscription(text)
+    if found is None:
+        return None
+    return replace(found, answering=_decode(json_object(text.encode()).get("answering")) or None)
 
 
 def read_subscription(text: str) -> PushSubscription | None:

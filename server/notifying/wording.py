@@ -5,8 +5,8 @@ Names come from agents and providers. They are shortened and cannot start a line
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
 
@@ -30,14 +30,24 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """What a browser posts to answer an approval in its notification; `words` is the whole call."""
+
+    words: str
+    path: str
+    fields: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class NoticeMessage:
-    """What one message says; `url` is where its link leads."""
+    """What one message says; `url` is where its link leads. With `answer`, its browser offers to answer at once."""
 
     title: str
     lines: tuple[Line, ...]
     url: str
     kind: str  # of its notices, or `digest`
     lifetime: int = SAMPLE_LIFETIME  # seconds in which it is worth showing
+    answer: AnswerForm | None = None
 
     @property
     def short(self) -> str:

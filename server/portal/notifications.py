@@ -15,6 +15,7 @@ from server.http import pages
 from server.http.page_texts import LANGUAGES, section, text
 from server.notifying import sending, web_push, wording
 from server.notifying.posting import NotAccepted, Uncertain
+from server.portal.approvals import answering
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from server.sign_in.devices import describe_browser
@@ -45,7 +46,8 @@ async def _page(visit: OwnVisit, *, error: str = "", target: str = "", kind: str
     confirm = visit.visit.query("confirm")
     done = visit.visit.query("done")
     context: dict[str, object] = {
-        "channels": [(one, _failure(one), _endpoint(one)) for one in owned],
+        "channels": [(one, _failure(one), _endpoint(one), answering.is_on(one, visit.session)) for one in owned],
+        "may_answer": deployment.settings.sign_in.answer_lifetime > 0,
         "push_key": _push_key(deployment),
         "kinds": KINDS,
         "hows": HOWS,
@@ -159,7 +161,7 @@ async def _add(visit: OwnVisit, kind: str, label: str, target: str) -> NoticeCha
         owned = await channels.list_channels(transaction, deployment.keys, user_id)
         if len(owned) >= MOST_CHANNELS:
             return text("notifications.full", number=MOST_CHANNELS)
-        if any((one.kind, one.target) == (kind, target) for one in owned):
+        if any(one.kind == kind and _place(one.kind, one.target) == _place(kind, target) for one in owned):
             return text("notifications.known")
         return await channels.add_channel(
             transaction,
@@ -170,6 +172,12 @@ async def _add(visit: OwnVisit, kind: str, label: str, target: str) -> NoticeCha
             target=target,
             now=deployment.now(),
         )
+
+
+def _place(kind: str, target: str) -> str:
+    """Where messages go, without what else is kept with it."""
+    found = web_push.read_subscription(target) if kind == PUSH else None
+    return target if found is None else found.to_json()
 
 
 def _label(kind: str, target: str) -> str:
@@ -267,6 +275,12 @@ async def change(visit: OwnVisit) -> Response:
             async with deployment.transaction() as transaction:
                 await channels.remove_channel(transaction, channel.id, user_id=visit.user.id)
             return _go_back("removed")
+        case "answer" if channel.kind == PUSH and deployment.settings.sign_in.answer_lifetime > 0:
+            await answering.turn_on(visit, channel)
+            return _go_back("answering")
+        case "open" if channel.kind == PUSH:
+            await answering.turn_off(visit, channel)
+            return _go_back("opening")
         case "test" if channel.confirmed_at is not None:
             await _spend(visit)
             return _go_back("tested" if await _send(visit, channel, wording.sample(deployment)) else "failed")

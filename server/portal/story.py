@@ -224,6 +224,8 @@ def _sentence_name(event: Event) -> str:
     family, _, what = event.kind.partition(".")
     if family == "approval" and what in _OF_REQUESTS and "resource" in event.details:
         return _OF_REQUESTS[what]
+    if (family, what) == ("approval", "given") and event.details.get("method") == "notification":
+        return "story.approved_in_notification"
     if event.kind == "tool.called":
         if event.outcome != "ok":
             return "story.tool_refused" if event.outcome == "refused" else "story.tool_failed"

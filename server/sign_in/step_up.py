@@ -6,7 +6,7 @@ people sign in with need a recent sign-in (7.5.1); `sign_in.passkey_for` names w
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 
 from server.deployment import Deployment
 from server.errors import PersonRefused
@@ -57,12 +57,21 @@ async def check_passkey(deployment: Deployment, session: Session | None, action:
     A sign-in elsewhere counts where its provider says that it used several factors. `session` is None for the command
     line, whose user reads the settings' own files.
     """
-    if session is None or not lacks_proof(deployment, session, action):
-        return
+    if session is not None and lacks_proof(deployment, session, action):
+        await _ask_for_passkey(deployment, session, _WHAT[action], back=back)
+
+
+async def check_may_answer(deployment: Deployment, session: Session, *, back: str) -> None:
+    """Raises StepUpRequired unless a passkey lets this browser answer approvals in its notifications."""
+    if not session.is_proved(deployment.now(), lifetime=deployment.settings.sign_in.answer_lifetime):
+        await _ask_for_passkey(deployment, session, "Answering in notifications", back=back)
+
+
+async def _ask_for_passkey(deployment: Deployment, session: Session, what: str, *, back: str) -> NoReturn:
     if await passkeys.list_passkeys(deployment.database, session.user_id):
-        description = f"{_WHAT[action]} needs your passkey here. Confirm with it; then you come back to this page."
+        description = f"{what} needs your passkey here. Confirm with it; then you come back to this page."
         raise StepUpRequired(description, needs="passkey", back=back)
-    description = f"{_WHAT[action]} needs a passkey here, and you have none. Add one; then you come back to this page."
+    description = f"{what} needs a passkey here, and you have none. Add one; then you come back to this page."
     raise StepUpRequired(description, needs="new_passkey", back=back)
 
 

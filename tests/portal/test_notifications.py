@@ -13,7 +13,6 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from server.connecting.approvals import event_of
-from server.lifecycle.maintenance import STEPS
 from server.notifying.delivery import deliver
 from server.notifying.schedule import due_at
 from server.portal.csrf import form_token
@@ -354,7 +353,3 @@ def test_a_mail_password_is_not_sent_in_the_clear() -> None:
         load_settings(overrides={"mail": {"host": "mail.example", "security": "none", "username": "vault"}})
     for fine in ({"security": "tls"}, {"host": "127.0.0.1"}, {"username": None}):
         MailSettings(**{"host": "mail.example", "security": "none", "username": "vault"} | fine)  # pyright: ignore[reportArgumentType]
-
-
-def test_the_upkeep_delivers_notices() -> None:
-    assert "notices" in {step.name for step in STEPS}

@@ -7,15 +7,19 @@ import json
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, expect
+from playwright.async_api import Browser, BrowserContext, CDPSession, Page, ViewportSize, Worker, expect
 
 from server.http.page_texts import text
+from server.notifying import sending
+from server.notifying.wording import Line, NoticeMessage
+from server.portal.approvals.answering import form_of
 from tests.generating.screenshots import paths_of
 from tests.generating.showcase import POST, Showcase, ask, furnish, provider_settings, settle_in
 from tests.portal.test_portal_accessible import violations
-from tests.support.doubles.push_service import running_push_service
+from tests.support.doubles.push_service import PushService, SubscribedBrowser, running_push_service
 from tests.support.harness import PASSWORD
 from tests.support.rooms.portal_room import Room, running_room
 from vault import delegations
@@ -372,13 +376,76 @@ _PUSH_SERVICE = """([made, endpoint]) => {
   PushManager.prototype.subscribe = async (options) => {
     localStorage.setItem("sub", JSON.stringify([options.userVisibleOnly, options.applicationServerKey]));
     return subscription; }; }"""
-_CLICK = """async () => {
-  const opened = [], [shown] = await self.registration.getNotifications();
+_CLICK = """async (action) => {
+  const opened = [], [shown] = await self.registration.getNotifications(), ended = [];
   self.clients.openWindow = async (url) => opened.push(url);
-  const action = shown.actions[0]?.action;
-  self.dispatchEvent(new NotificationEvent("notificationclick", { notification: shown, action }));
-  while (!opened.length) await new Promise((done) => setTimeout(done, 20));
-  return [...opened, (await self.registration.getNotifications()).length]; }"""
+  const event = new NotificationEvent("notificationclick", { notification: shown, action });
+  event.waitUntil = (work) => ended.push(work);
+  self.dispatchEvent(event);
+  await Promise.all(ended);
+  return opened; }"""
+
+
+@dataclass(frozen=True)
+class PushedTo:
+    """The worker of a tab's browser, and what it shows. Chromium's own tools stand in for the push service."""
+
+    page: Page
+    worker: Worker
+    devtools: CDPSession
+    told: dict[str, str]
+
+    @classmethod
+    async def of(cls, page: Page, stage: Stage) -> PushedTo:
+        devtools = await page.context.new_cdp_session(page)
+        found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def note(event: dict[str, list[dict[str, str]]]) -> None:
+            for one in event["registrations"]:
+                if not found.done():
+                    found.set_result(one["registrationId"])
+
+        devtools.on("ServiceWorker.workerRegistrationUpdated", note)
+        await devtools.send("ServiceWorker.enable")
+        registration = await asyncio.wait_for(found, 10)
+        (worker,) = page.context.service_workers
+        return cls(page, worker, devtools, {"origin": stage.url, "registrationId": registration})
+
+    async def shown(self) -> list[tuple[str, str, list[str]]]:
+        """Title, body, and actions of each notification."""
+        all_of_them = "(await (await navigator.serviceWorker.getRegistration('/static/')).getNotifications())"
+        one = "(one) => [one.title, one.body, one.actions.map((action) => action.title)]"
+        return await self.page.evaluate(f"async () => {all_of_them}.map({one})")
+
+    async def show(self, message: dict[str, object]) -> list[tuple[str, str, list[str]]]:
+        """Deliver a message until it is shown; nothing else is."""
+        async with asyncio.timeout(20):
+            while True:  # Chromium drops a message now and then while it starts the worker
+                await self.devtools.send("ServiceWorker.deliverPushMessage", {**self.told, "data": json.dumps(message)})
+                for _ in range(40):
+                    if said := await self.shown():
+                        return said
+                    await asyncio.sleep(0.05)
+
+    async def click(self, action: str) -> list[str]:
+        """Press an action of the one notification, or itself; the pages that this opened, once the worker is done."""
+        return await self.worker.evaluate(_CLICK, action)
+
+
+async def told(
+    stage: Stage, service: PushService, subscribed: SubscribedBrowser, approval: Approval
+) -> dict[str, object]:
+    """What the vault tells a browser about an approval."""
+    deployment = stage.room.deployment
+    held = await channels.list_channels(deployment.database, deployment.keys, stage.shown.user.id)
+    channel = next(one for one in held if subscribed.endpoint in one.target)
+    form = await form_of(deployment, channel, approval.id)
+    url = f"{stage.url}/approvals/{approval.id}"
+    message = NoticeMessage("Cursor asks", (Line("Cursor asks", url),), url, "approval", answer=form)
+    service.messages.clear()
+    await sending.send(deployment, channel, message)
+    (sent,) = service.sent_to(subscribed)
+    return json.loads(subscribed.read(sent.body))
 
 
 async def test_a_browser_is_told_of_an_approval_and_a_click_opens_its_page(stage: Stage, browser: Browser) -> None:
@@ -400,34 +467,32 @@ async def test_a_browser_is_told_of_an_approval_and_a_click_opens_its_page(stage
         await expect(page.get_by_role("status")).to_contain_text("The test was sent.")
         (sent,) = service.sent_to(subscribed)
 
-        session = await page.context.new_cdp_session(page)
-        found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-        def note(event: dict[str, list[dict[str, str]]]) -> None:
-            for one in event["registrations"]:
-                if not found.done():
-                    found.set_result(one["registrationId"])
-
-        session.on("ServiceWorker.workerRegistrationUpdated", note)
-        await session.send("ServiceWorker.enable")
-        registration = await asyncio.wait_for(found, 10)
-        (worker,) = page.context.service_workers
+        worker = await PushedTo.of(page, stage)
         for url, opened in (("", f"{stage.url}/notifications"), ("https://evil.example/", stage.url)):
             message = json.loads(subscribed.read(sent.body))
             message |= {"url": url or message["url"], "action": "Review"}
-            told = {"origin": stage.url, "registrationId": registration, "data": json.dumps(message)}
-            shown = "(await (await navigator.serviceWorker.getRegistration('/static/')).getNotifications())"
-            titles = f"async () => {shown}.map((one) => [one.title, one.body, one.actions[0].title])"
-            async with asyncio.timeout(10):
-                said = None
-                while not said:  # Chromium drops a message now and then while it starts the worker
-                    await session.send("ServiceWorker.deliverPushMessage", told)
-                    for _ in range(40):
-                        if said := await page.evaluate(titles):
-                            break
-                        await asyncio.sleep(0.05)
-            assert said == [[text("notice.test_title"), text("notice.test_body"), "Review"]]
-            assert await worker.evaluate(_CLICK) == [opened, 0]
+            said = await worker.show(message)
+            assert said == [[text("notice.test_title"), text("notice.test_body"), ["Review"]]]
+            assert await worker.click("open") == [opened]
+        async with stage.room.deployment.transaction() as transaction:  # as a sign-in with a passkey leaves it
+            proved = "update sessions set proved_at = :now where user_id = :user_id"
+            await transaction.execute(proved, {"now": stage.room.deployment.now(), "user_id": stage.shown.user.id})
+        await row.get_by_role("button", name="Answer approvals here").click()
+        await expect(page.get_by_role("status")).to_contain_text("On.")
+        for action, ended, words in (("allow", "approved", "Approved."), ("deny", "refused", "Denied.")):
+            call = ToolCall("slack_post", partial(dict, POST, text=f"From the notification: {action}"))
+            approval = await ask(stage.room, stage.shown.user, stage.shown.agents[0], stage.shown.accounts[0], call)
+            message = await told(stage, service, subscribed, approval)
+            ((_, body, actions),) = await worker.show(message)
+            assert f"From the notification: {action}" in body
+            assert actions == ["Approve once", "Deny"]
+            assert await worker.click(action) == []
+            assert await state(stage, approval) == ended
+            ((title, _, _),) = await worker.shown()
+            assert title.startswith(words)
+            assert await worker.click("") == [f"{stage.url}/approvals/{approval.id}"]
+            await worker.show(message)
+            assert await worker.click(action) == [f"{stage.url}/approvals/{approval.id}"], "answered already"
         await row.get_by_role("button", name="Remove").click()
         await expect(page.get_by_role("status")).to_contain_text("Removed.")
         await expect(page.get_by_role("button", name="Turn on")).to_be_visible()

@@ -99,6 +99,13 @@ async def find_session(
     reader: Reader, token: str, *, now: int, idle_lifetime: int = IDLE_LIFETIME
 ) -> tuple[Session, User] | None:
     """The live session of this token and its user, unless the user is disabled."""
+    return await get_session(reader, session_hash(token), now=now, idle_lifetime=idle_lifetime)
+
+
+async def get_session(
+    reader: Reader, token_hash: bytes, *, now: int, idle_lifetime: int = IDLE_LIFETIME
+) -> tuple[Session, User] | None:
+    """As `find_session`, for whoever knows the hash only."""
     row = await reader.fetch_one(
         f"select {_COLUMNS},"  # noqa: S608 -- names of columns
         " u.id, u.name, u.password_hash, u.is_admin, u.role, u.created_at, u.disabled_at, u.stopped_at, u.stopped_by"
@@ -107,7 +114,7 @@ async def find_session(
         " and s.expires_at > :now and s.seen_at > :idle_since and u.disabled_at is null",
         {
             "tenant": TENANT,
-            "token_hash": session_hash(token),
+            "token_hash": token_hash,
             "now": now,
             "idle_since": now - idle_lifetime,
         },

@@ -16,7 +16,8 @@
   const own = await held(), here = await row(own);
   for (const one of document.querySelectorAll("[data-push-missing]")) one.hidden = true;
   if (here) {
-    here.querySelector("[data-here]").hidden = false;
+    for (const one of here.querySelectorAll("[data-here], [data-only-here]")) one.hidden = false;
+    navigator.serviceWorker.register(here.closest("[data-worker]").dataset.worker); // the one of this release
     here.querySelector("button[value=remove]").addEventListener("click", () => own.unsubscribe());
     return;
   }

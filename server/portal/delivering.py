@@ -1,0 +1,21 @@
+"""The upkeep's step that delivers notices, with what only pages know: whether one can be answered where it is shown."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from server.deployment import Deployment
+from server.lifecycle.maintenance import NOTICES_EVERY, UpkeepStep
+
+
+async def _deliver(deployment: Deployment) -> None:
+    # Not before the program listens: mail and pages take a while to load.
+    from server.notifying.delivery import deliver
+    from server.portal.approvals.answering import form_of
+    from server.sign_in.approvers import approvers_of
+
+    await deliver(deployment, approvers=partial(approvers_of, deployment), answering=partial(form_of, deployment))
+
+
+STEP: Final = UpkeepStep("notices", NOTICES_EVERY, _deliver)
