@@ -182,9 +182,24 @@ def _check_secrets(settings: Settings) -> None:
     """Those that are read only when they are needed. Raises SettingsRefused."""
     settings.signals.check_secrets()
     settings.mail.secret()
+    _check_services(settings)
     for name, one in settings.sign_in.openid.items():
         if is_reference(one.secret(name) or ""):
             raise SettingsRefused(f"sign_in.openid.{name}.client_secret: references work in providers.NAME only")
+
+
+def _check_services(settings: Settings) -> None:
+    """Raises SettingsRefused where people could name services that nothing would reach."""
+    from server.notifying import services
+
+    if not settings.notices.apprise:
+        return
+    if not services.is_installed():
+        raise SettingsRefused(
+            "notices.apprise needs a package that is not installed: pip install 'mcp-token-vault[apprise]'"
+        )
+    if settings.outbound.proxy_address() is not None:
+        raise SettingsRefused("notices.apprise can't go through outbound.proxy: unset one of them")
 
 
 async def _telemetry(settings: Settings, stack: AsyncExitStack) -> Telemetry:

@@ -31,6 +31,7 @@ from providers.outbound.json_values import is_object
 from server.admin_settings import AccessRequestSettings, AdminSettings
 from server.checkpoint_settings import CheckpointSettings
 from server.issuer_settings import EnterpriseSettings, IssuerSettings
+from server.notice_settings import MailSettings, ServiceSettings
 from server.openid_settings import OpenIDSettings
 from server.policy_settings import PolicySettings
 from server.provider_settings import (
@@ -363,29 +364,6 @@ class ApprovalSettings(Section):
     )
 
 
-class MailSettings(Section):
-    """The mail server that notifications to people go through. Without a host, there is no mail."""
-
-    host: str | None = Field(default=None, description="Host of the SMTP server")
-    port: int = Field(default=587, ge=1, le=65535, description="Its port")
-    security: Literal["starttls", "tls", "none"] = Field(default="starttls", description="starttls | tls | none")
-    username: str | None = Field(default=None, description="User name there, if it needs one")
-    password: SecretStr | None = Field(default=None, description="Password there")
-    password_file: Path | None = Field(default=None, description="File that holds the password")
-    sender: str | None = Field(
-        default=None, description="Sender's address. Default: token-vault@ and the host of the public URL"
-    )
-
-    @model_validator(mode="after")
-    def _password_is_encrypted(self) -> Self:
-        if self.security == "none" and self.username is not None and not is_loopback_host(self.host or ""):
-            raise ValueError("the password would be sent in the clear: set security to starttls or tls")
-        return self
-
-    def secret(self) -> str | None:
-        return read_secret(self.password, self.password_file, name="mail.password")
-
-
 class TransportSettings(Section):
     """Which MCP transports are served."""
 
@@ -450,6 +428,7 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     tools: Annotated[ToolSettings, Field(default_factory=ToolSettings)]
     mail: MailSettings = MailSettings()
+    notices: ServiceSettings = ServiceSettings()
     transports: TransportSettings = TransportSettings()
     proxy: ProxySettings = ProxySettings()
     outbound: OutboundSettings = OutboundSettings()

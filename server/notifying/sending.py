@@ -1,8 +1,8 @@
 """Sending a message: by mail through the operator's server, or by HTTP through the guarded client.
 
 `NotAccepted` says that it surely did not arrive, so that it may be sent again; `Uncertain` that nobody knows. Whatever
-goes by HTTP goes through `providers.outbound`, which checks every address. Libraries that do their own HTTP (apprise)
-could reach the operator's network on behalf of anybody with an account here.
+goes by HTTP goes through `providers.outbound`, which checks every address; what Apprise sends, by its own HTTP, from a
+process that is confined to the same addresses (`services`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 from server.deployment import Deployment
 from server.http.page_texts import text
-from server.notifying import web_push
+from server.notice_settings import MailSettings
+from server.notifying import services, web_push
 from server.notifying.posting import NotAccepted, Posted, Uncertain, post
 from server.notifying.wording import NoticeMessage
-from server.settings import MailSettings
 from vault.notices.channels import GONE, PUSH, NoticeChannel
 
 MAIL_TIMEOUT: Final = 15.0  # seconds for each step of SMTP
@@ -33,6 +33,9 @@ async def send(deployment: Deployment, channel: NoticeChannel, message: NoticeMe
     """Send one message. Raises NotAccepted or Uncertain."""
     if channel.kind == "email":
         await _send_mail(deployment, channel.target, message)
+        return
+    if channel.kind == "service":
+        await services.send(deployment, channel.target, title=message.title, body=message.body)
         return
     headers, body = {"Content-Type": "application/json"}, b""
     url = channel.target
@@ -67,7 +70,7 @@ def _for_browser(deployment: Deployment, target: str, message: NoticeMessage) ->
     if subscription is None:
         raise NotAccepted(GONE, is_final=True)
     is_urgent = message.kind == "approval"
-    content = _json({**_shown(message), "url": message.url, "kind": message.kind, **_actions(message)})
+    content = _json({**_words(message), "url": message.url, "kind": message.kind, **_actions(message)})
     key = web_push.application_key(deployment.keys.subkey(web_push.KEY))
     headers = {
         "Content-Type": "application/octet-stream",
@@ -81,7 +84,7 @@ def _for_browser(deployment: Deployment, target: str, message: NoticeMessage) ->
     return subscription.endpoint, headers, web_push.encrypt(content, subscription)
 
 
-def _shown(message: NoticeMessage) -> dict[str, object]:
+def _words(message: NoticeMessage) -> dict[str, object]:
     if message.answer is not None:
         return {"title": message.title, "body": message.answer.words}
     title, body = (text("common.product"), message.title) if len(message.lines) == 1 else (message.title, message.short)

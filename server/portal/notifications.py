@@ -13,7 +13,7 @@ from providers.outbound.addresses import url_problem
 from server.deployment import Deployment
 from server.http import pages
 from server.http.page_texts import LANGUAGES, section, text
-from server.notifying import sending, web_push, wording
+from server.notifying import sending, services, web_push, wording
 from server.notifying.posting import NotAccepted, Uncertain
 from server.portal.approvals import answering
 from server.portal.forms import PageRefused
@@ -57,7 +57,8 @@ async def _page(visit: OwnVisit, *, error: str = "", target: str = "", kind: str
         "quiet_from": "" if settings.quiet is None else _clock(settings.quiet[0]),
         "quiet_until": "" if settings.quiet is None else _clock(settings.quiet[1]),
         "digest_at": _clock(settings.digest_at),
-        "channel_kinds": [one for one in CHANNEL_KINDS if one != "email" or deployment.settings.mail.host is not None],
+        "channel_kinds": [one for one in CHANNEL_KINDS if one not in _kinds_not_set_up(deployment)],
+        "has_services": services.is_offered(deployment),
         "has_mail": deployment.settings.mail.host is not None,
         "is_full": len(owned) >= MOST_CHANNELS,
         "error": error,
@@ -68,6 +69,12 @@ async def _page(visit: OwnVisit, *, error: str = "", target: str = "", kind: str
         "done": done if done in section("notifications_done") else "",
     }
     return visit.page("notifications.html", context, status=status)
+
+
+def _kinds_not_set_up(deployment: Deployment) -> frozenset[str]:
+    """The kinds of channels that the operator didn't set up."""
+    missing = {"email": deployment.settings.mail.host is None, "service": not services.is_offered(deployment)}
+    return frozenset(kind for kind, is_missing in missing.items() if is_missing)
 
 
 def _failure(channel: NoticeChannel) -> str:
@@ -131,8 +138,10 @@ async def add(visit: OwnVisit) -> Response:
     kind, target = visit.form.one("kind"), visit.form.one("target").strip()
     if problem := _problem(deployment, kind, target):
         return await _page(visit, error=problem, target=target[:_TARGET_LIMIT], kind=kind, status=400)
-    if kind == "email":
+    if kind in {"email", "service"}:
         await _spend(visit)
+    if kind == "service" and not await services.is_readable(deployment, target):
+        return await _page(visit, error=text("notifications.bad_service"), kind=kind, status=400)
     added = await _add(visit, kind, _label(kind, target), target)
     if isinstance(added, str):
         return await _page(visit, error=added, target=target, kind=kind, status=400)
@@ -181,7 +190,9 @@ def _place(kind: str, target: str) -> str:
 
 
 def _label(kind: str, target: str) -> str:
-    """What pages show: the address, or the host alone, since the rest of a URL may be a password."""
+    """What pages show: the address, or the host or service alone, since the rest of a URL may be a password."""
+    if kind == "service":
+        return services.scheme_of(target)
     return target if kind == "email" else urlsplit(target).hostname or ""
 
 
@@ -193,6 +204,10 @@ def _problem(deployment: Deployment, kind: str, target: str) -> str:
         if deployment.settings.mail.host is None:
             return section("notice_failure")["no_mail"]
         return "" if _ADDRESS.fullmatch(target) else text("notifications.bad_address")
+    if kind == "service":
+        if not services.is_offered(deployment):
+            return section("notice_failure")["no_services"]
+        return "" if services.scheme_of(target) else text("notifications.bad_service")
     if url_problem(target, deployment.http.policy) is not None:
         return text("notifications.bad_url")
     if kind == "ntfy" and _TOPIC.fullmatch(urlsplit(target).path) is None:

@@ -13,11 +13,12 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from server.connecting.approvals import event_of
+from server.notice_settings import MailSettings
 from server.notifying.delivery import deliver
 from server.notifying.schedule import due_at
 from server.portal.csrf import form_token
 from server.provider_settings import SettingsRefused
-from server.settings import MailSettings, load_settings
+from server.settings import load_settings
 from tests.support.doubles.mailbox import Mailbox, Receiver, running_mailbox, running_receiver
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, session_token

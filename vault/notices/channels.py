@@ -19,7 +19,7 @@ from vault.storage.database import Reader, Row, Transaction, binary, integer, in
 MOST_CHANNELS: Final = 8  # of one person
 KINDS: Final = ("approval", "access", "reconnect", "expiring", "agent")  # of notices
 HOWS: Final = ("at_once", "daily", "off")
-CHANNEL_KINDS: Final = ("email", "ntfy", "slack", "webhook")  # that a person enters an address for
+CHANNEL_KINDS: Final = ("email", "ntfy", "slack", "webhook", "service")  # that a person enters an address for
 ENDPOINT: Final = "endpoint"  # of the operator's, for events of everybody: `vault.notices.endpoints`
 PUSH: Final = "push"  # a browser, which makes its address itself
 GONE: Final = "gone"  # why a message did not arrive, where none will anymore

@@ -44,10 +44,10 @@ _DECISIONS: Final = frozenset({"allow", "deny"})
 
 def is_on(channel: NoticeChannel, session: Session) -> bool:
     """Whether this session is the one whose browser answers in its notifications."""
-    return session.token_hash == _answering(channel)
+    return session.token_hash == _session_hash(channel)
 
 
-def _answering(channel: NoticeChannel) -> bytes | None:
+def _session_hash(channel: NoticeChannel) -> bytes | None:
     found = web_push.read_target(channel.target) if channel.kind == PUSH else None
     return None if found is None else found.answering
 
@@ -93,7 +93,7 @@ async def form_of(deployment: Deployment, channel: NoticeChannel, approval_id: s
 
 async def _session(deployment: Deployment, channel: NoticeChannel) -> Session | None:
     """The live session that turned this on, if a passkey proved its person recently enough."""
-    answering, settings = _answering(channel), deployment.settings.sign_in
+    answering, settings = _session_hash(channel), deployment.settings.sign_in
     if answering is None:
         return None
     now, idle = deployment.now(), settings.session_idle_lifetime
