@@ -14,7 +14,7 @@ help:
 	@echo "make demo-enterprise  a company's person signs in once; their agent reads at seven services, no consent page"
 	@echo "make test         the suite on SQLite and PostgreSQL; says what it skipped and how to enable it"
 	@echo "make long         the tests that are too long for make test (3 minutes)"
-	@echo "make keyservices  the master key, and secrets, in OpenBao; the key in AWS KMS as moto has it, in SoftHSM, and in stand-ins for Google's and Azure's services; checkpoints in an S3 bucket as moto has it (apt-get install softhsm2; a minute)"
+	@echo "make keyservices  the master key, and secrets, in OpenBao; the key in AWS KMS as moto has it, in SoftHSM, and in stand-ins for Google's and Azure's services; checkpoints in an S3 bucket, and AWS through the proxy, as moto has it (apt-get install softhsm2; a minute)"
 	@echo "make node         third-party clients for the suite (npm packages, Node from a wheel)"
 	@echo "make sdks         agent SDKs for the suite, each set in an environment of its own"
 	@echo "make lint types   ruff, import contracts, pyright"
@@ -58,7 +58,7 @@ long: .venv/.dev
 
 # the clients of key services, and services to run; they are added to the path of the suite's own environment
 keyservices: .venv/keyservices/.done
-	$(RUN) -m pytest -q tests/keyservices/keys_at_services.py tests/keyservices/secrets_at_openbao.py tests/keyservices/checkpoints_in_a_bucket.py
+	$(RUN) -m pytest -q tests/keyservices/keys_at_services.py tests/keyservices/secrets_at_openbao.py tests/keyservices/checkpoints_in_a_bucket.py tests/keyservices/aws_through_the_proxy.py
 
 .venv/keyservices/.done: tests/keyservices/requirements.txt | .venv/.dev
 	$(BIN)/uv venv -q --clear --python $(RUN) .venv/keyservices

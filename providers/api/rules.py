@@ -193,7 +193,7 @@ def of_path(provider: Provider, *, api: str, method: str, path: str) -> tuple[Ru
     known = provider.literal_rules.get((api, method, path))
     if known is not None:
         return known
-    if path_problem(path) is not None:
+    if path != "/" and path_problem(path) is not None:
         return ()
     rules = provider.rules_by_call.get((api, method), ())
     found = _closest([rule for rule in rules if rule.path_pattern.fullmatch(path) is not None])

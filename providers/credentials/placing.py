@@ -1,17 +1,19 @@
-"""Where a request carries a token or credential: in headers, in the query, or as Basic; and the account's own address.
+"""Where a request carries a token or credential: in headers, the query, Basic, or a signature; and the own address.
 
 The one place that puts a secret into a request to an API. It goes with requests to the provider file's hosts only.
 """
 
 from __future__ import annotations
 
+import time
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import urlencode
 
+from providers.credentials.aws import AccessKey, sign_request
 from providers.credentials.entered import CredentialRefused, all_values, public_values, unpack
-from providers.definitions.credential import NAMES, Credential
+from providers.definitions.credential import NAMES, AwsSignature, Credential
 from providers.definitions.model import Provider
 from providers.outbound.messages import OutboundRequest
 
@@ -30,12 +32,34 @@ def authorize_request(provider: Provider, request: OutboundRequest, token: str) 
     try:
         values = unpack(credential, token)
         url = _address(provider, credential, request.url, values)
+        if credential.send.aws is not None:
+            return _sign(provider, credential.send.aws, replace(request, url=url), all_values(credential, values))
         headers, query = _placement(credential, all_values(credential, values))
     except CredentialRefused as error:
         raise Unplaced from error
     if query:
         url += ("&" if "?" in url else "?") + urlencode(query)
     return replace(request, url=url, headers=_merge(request.headers, headers))
+
+
+def _sign(
+    provider: Provider, facts: AwsSignature, request: OutboundRequest, values: Mapping[str, str]
+) -> OutboundRequest:
+    """Signed for the API whose address it has."""
+    bases = {key: _fill(url, values).rstrip("/") for key, url in provider.apis.items()}
+    fits = [
+        key for key, base in bases.items() if request.url.startswith((base + "/", base + "?")) or request.url == base
+    ]
+    if not fits:
+        raise Unplaced
+    key = AccessKey(
+        _fill(facts.access_key_id, values),
+        _fill(facts.secret_access_key, values),
+        _fill(facts.session_token, values),
+        region=_fill(facts.region, values),
+        service=facts.services[max(fits, key=lambda one: len(bases[one]))],
+    )
+    return sign_request(request, key, now=time.time())
 
 
 def composed_secrets(provider: Provider, token: str) -> tuple[str, ...]:

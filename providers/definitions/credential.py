@@ -89,12 +89,26 @@ class BasicPair(FilePart):
     password: Template = ""
 
 
+class AwsSignature(FilePart):
+    """How requests are signed with an access key (AWS Signature Version 4): texts with `{fields}`.
+
+    `services`: for each API, what its service is called in signatures.
+    """
+
+    access_key_id: Template
+    secret_access_key: Template
+    session_token: Template = ""
+    region: Template
+    services: Mapping[Key, Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,40}$")]] = Field(min_length=1)
+
+
 class Sending(FilePart):
     """Where a request carries the credential: texts with `{fields}`. An empty header or parameter is left out."""
 
     headers: Mapping[HeaderName, Template] = Field(default_factory=dict[str, str])
     query: Mapping[QueryName, Template] = Field(default_factory=dict[str, str])
     basic: BasicPair | None = None
+    aws: AwsSignature | None = None
 
     @property
     def templates(self) -> Iterator[tuple[str, str]]:
@@ -106,6 +120,11 @@ class Sending(FilePart):
         if self.basic is not None:
             yield "basic.user", self.basic.user
             yield "basic.password", self.basic.password
+        if self.aws is not None:
+            yield "aws.access_key_id", self.aws.access_key_id
+            yield "aws.secret_access_key", self.aws.secret_access_key
+            yield "aws.session_token", self.aws.session_token
+            yield "aws.region", self.aws.region
 
 
 class Credential(FilePart):

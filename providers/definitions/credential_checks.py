@@ -108,6 +108,12 @@ def _sending_problems(provider: Provider, credential: Credential) -> Iterator[st
     headers = {name.lower() for name in credential.send.headers}
     if credential.send.basic is not None and "authorization" in headers:
         yield "credential.send.basic: the header Authorization is there already; remove one of them"
+    signing = credential.send.aws
+    if signing is not None:
+        if headers or credential.send.query or credential.send.basic is not None:
+            yield "credential.send.aws: a signed request carries nothing else; remove headers, query, and basic"
+        for key in sorted(provider.apis.keys() ^ signing.services.keys()):
+            yield f"credential.send.aws.services: {key!r} must be under [apis] as well, and the other way round"
     taken = headers & (_RESERVED | provider.proxied.headers | {name.lower() for name in provider.headers})
     if taken:
         yield f"credential.send.headers: {min(taken)!r} has another meaning; use the header that takes the credential"

@@ -289,7 +289,7 @@ class Rule(FilePart):
 
     api: Key
     method: Annotated[tuple[Method, ...], BeforeValidator(_as_list)] = Field(min_length=1)  # one, or a list
-    path: str = Field(pattern=r"^(/([A-Za-z0-9._~:@-]|\{\+?\})+)+$")
+    path: str = Field(pattern=r"^(/|(/([A-Za-z0-9._~:@-]|\{\+?\})+)+)$")  # /: the API's address itself
     scopes: frozenset[ScopeName] = Field(min_length=1)
     where: Mapping[str, str] = Field(default_factory=dict[str, str])
     inseparable: frozenset[ScopeName] = frozenset()
@@ -411,6 +411,11 @@ class Provider(FilePart):
     def is_composed(self) -> bool:
         """Whether what its accounts hold are several values, for which no bearer token stands."""
         return self.credential is not None and self.credential.kind == "key" and len(self.credential.fields) > 1
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether each of its requests is signed."""
+        return self.credential is not None and self.credential.send.aws is not None
 
     @cached_property
     def credential_parameters(self) -> frozenset[str]:

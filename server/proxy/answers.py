@@ -41,11 +41,17 @@ async def read_small(answer: StreamedAnswer) -> bytes | None:
     return await answer.read() if length.isdigit() and int(length) <= SMALL else None
 
 
+_XML_CODE: Final = re.compile(rb"<Code>([A-Za-z.]{1,80})</Code>")
+
+
 def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | None) -> bool:
     """Whether the provider calls the token dead, by status or, if it answers 200 to everything, by its own code."""
     if answer.status == 401:
         return True
     errors = provider.errors
+    if provider.is_signed and answer.status in {400, 403}:  # AWS answers in XML
+        found = _XML_CODE.search(body or b"")
+        return found is not None and found[1].decode() in errors.unauthorized
     if errors.ok_flag is None or answer.status != 200 or body is None or b"false" not in body:
         return False
     content = parse_object(body)

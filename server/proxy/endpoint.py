@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from providers.api import rules
 from providers.api.secrets import masks_of
+from providers.credentials.aws import UnsignableBody, credential_of
 from providers.credentials.placing import Unplaced, authorize_request
 from providers.definitions.model import Provider
 from providers.outbound.messages import HttpError, OutboundRequest
@@ -179,6 +180,8 @@ class Proxy:
         is_single = sum(name == b"authorization" for name, _ in incoming.scope["headers"]) == 1
         scheme, _, value = incoming.fields["authorization"].partition(" ") if is_single else ("", "", "")
         scheme, value = scheme.lower(), value.strip()
+        if access_key := credential_of(f"{scheme} {value}"):  # SDKs of AWS sign with the handle as their access key
+            scheme, value = "bearer", access_key
         if scheme not in {"bearer", "dpop", "token"} or not value:
             raise HandleRefused("the access token is missing, invalid or expired", detail="no handle, or several")
         now = self._deployment.now()
@@ -406,6 +409,8 @@ class Proxy:
             return authorize_request(call.provider, request, token.value)
         except Unplaced as error:
             raise refusals.upstream_unauthorized(call.provider) from error
+        except UnsignableBody as error:
+            raise refusals.too_much(SMALL, is_read=True) from error
 
     # Reporting
 

@@ -113,8 +113,10 @@ def read_target(raw_path: bytes) -> Target:
     else:
         _, _, connection, api, *rest = (*path.split("/", 4), "", "", "")[:5] if path.count("/") > 2 else ("",) * 5
         below = "/" + (rest[0] if rest else "")
-        if not path.startswith(_PREFIX) or not connection or not api or below == "/":
-            raise ProxyRefused("unknown_target", "Use the path /proxy/CONNECTION/API/PATH.")
+        if not path.startswith(_PREFIX) or not connection or not api:
+            raise _no_target()
+    if below == "/":  # `aim` judges that
+        return Target(connection, api, below)
     if (problem := path_problem(below.removesuffix("/") or below)) is not None:  # `aim` judges a slash at the end
         raise _ambiguous(problem)
     if "%2f" in below.lower():
@@ -126,8 +128,12 @@ def aim(target: Target, provider: Provider, connection_id: str) -> Target | None
     """The target as the provider's APIs have it; None for another account or API.
 
     Some SDKs add the whole path of their API to whatever address they are given. Raises ProxyRefused for a slash at the
-    end of the path where the provider's paths have none.
+    end of the path where the provider's paths have none, and for no path where no rule is for that.
     """
+    if target.path == "/":
+        if not any(rule.path == "/" and rule.api == target.api for rule in provider.rules):
+            raise _no_target()
+        return target if target.connection_id == connection_id and target.api in provider.apis else None
     if target.path.endswith("/") and not provider.trailing_slash:
         raise _ambiguous("the path ends with a slash")
     if target.connection_id and (target.connection_id != connection_id or target.api not in provider.apis):
@@ -137,6 +143,10 @@ def aim(target: Target, provider: Provider, connection_id: str) -> Target | None
         if path.startswith(base + "/"):
             return Target(connection_id, api, path.removeprefix(base))
     return Target(connection_id, target.api, path) if target.connection_id else None
+
+
+def _no_target() -> ProxyRefused:
+    return ProxyRefused("unknown_target", "Use the path /proxy/CONNECTION/API/PATH.")
 
 
 def _ambiguous(detail: str) -> ProxyRefused:

@@ -270,15 +270,19 @@ def write_services(data: Path, simulator: Simulator) -> dict[str, dict[str, Any]
 
 @asynccontextmanager
 async def running_key_room(
-    data: Path, *, database_url: str | None = None, overrides: Mapping[str, object] | None = None
+    data: Path,
+    *,
+    database_url: str | None = None,
+    overrides: Mapping[str, object] | None = None,
+    more: Mapping[str, Mapping[str, object]] | None = None,
 ) -> AsyncGenerator[KeyRoom]:
-    """Vault and simulator on free ports until the block ends."""
+    """Vault and simulator on free ports until the block ends; with `more` providers."""
     async with running_simulator() as simulator, AsyncExitStack() as stack:
         settings = write_services(data, simulator)
         vault = await stack.enter_async_context(
             running_vault(
                 data,
-                providers={**simulator.settings(), **settings},
+                providers={**simulator.settings(), **settings, **(more or {})},
                 database_url=database_url,
                 overrides=overrides,
             )
