@@ -66,8 +66,8 @@ def credential_of(authorization: str) -> str | None:
     scheme, _, parameters = authorization.partition(" ")
     if scheme.upper() != ALGORITHM:
         return None
-    named = dict[str, str](one.strip().partition("=")[::2] for one in parameters.split(","))
-    return named.get("Credential", "").partition("/")[0] or None
+    parts = (one.strip() for one in parameters.split(","))
+    return next((one[11:].partition("/")[0] for one in parts if one.startswith("Credential=")), "") or None
 
 
 def _payload_hash(request: OutboundRequest, service: str) -> str:

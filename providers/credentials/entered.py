@@ -21,8 +21,8 @@ LONGEST: Final = 16_384
 class CredentialRefused(Exception):
     """What was entered isn't a credential of this service.
 
-    `reason`: `missing`, `shape`, `short`, `unknown`; `key`: no such private key, or its passphrase is wrong; `admin`:
-    only admins may enter it.
+    `reason`: `missing`, `shape`, `short`, `unknown`; `key`: no such private key, or its passphrase is wrong; `ended`:
+    a certificate that isn't valid anymore; `admin`: only admins may enter it.
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -38,10 +38,8 @@ def read_credential(credential: Credential, given: Mapping[str, str], *, by_admi
             raise CredentialRefused(name, "unknown")
         if value.strip() and credential.fields[name].by_admin and not by_admin:
             raise CredentialRefused(name, "admin")
-    signed = credential.signed_token
-    opens = None if signed is None else signed.passphrase  # sent nowhere, so that its length doesn't matter
     return {
-        name: _read(name, field, given.get(name, ""), shortest=1 if name == opens else SHORTEST)
+        name: _read(name, field, given.get(name, ""), shortest=1 if name == credential.passphrase else SHORTEST)
         for name, field in credential.fields.items()
     }
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from urllib.parse import urlencode
 
 from providers.credentials.aws import AccessKey, sign_request
+from providers.credentials.certificates import open_identity
 from providers.credentials.entered import CredentialRefused, all_values, public_values, unpack
 from providers.definitions.credential import NAMES, AwsSignature, Credential
 from providers.definitions.model import Provider
@@ -35,6 +36,9 @@ def authorize_request(provider: Provider, request: OutboundRequest, token: str) 
         if credential.send.aws is not None:
             return _sign(provider, credential.send.aws, replace(request, url=url), all_values(credential, values))
         headers, query = _placement(credential, all_values(credential, values))
+        if credential.send.certificate is not None:
+            identity, _ = open_identity(credential.send.certificate, values)
+            request = replace(request, identity=identity)
     except CredentialRefused as error:
         raise Unplaced from error
     if query:

@@ -102,6 +102,17 @@ class AwsSignature(FilePart):
     services: Mapping[Key, Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,40}$")]] = Field(min_length=1)
 
 
+class ClientCertificate(FilePart):
+    """A certificate with which the vault opens TLS connections to the service (RFC 8446 §4.4.2).
+
+    `file`: the field with certificate and private key, both in PEM or PKCS#12 in base64. `passphrase`: the field that
+    opens it.
+    """
+
+    file: Key
+    passphrase: Key | None = None
+
+
 class Sending(FilePart):
     """Where a request carries the credential: texts with `{fields}`. An empty header or parameter is left out."""
 
@@ -109,6 +120,7 @@ class Sending(FilePart):
     query: Mapping[QueryName, Template] = Field(default_factory=dict[str, str])
     basic: BasicPair | None = None
     aws: AwsSignature | None = None
+    certificate: ClientCertificate | None = None
 
     @property
     def templates(self) -> Iterator[tuple[str, str]]:
@@ -125,6 +137,10 @@ class Sending(FilePart):
             yield "aws.secret_access_key", self.aws.secret_access_key
             yield "aws.session_token", self.aws.session_token
             yield "aws.region", self.aws.region
+        if self.certificate is not None:
+            yield "certificate.file", f"{{{self.certificate.file}}}"
+            if self.certificate.passphrase is not None:
+                yield "certificate.passphrase", f"{{{self.certificate.passphrase}}}"
 
 
 class Credential(FilePart):
@@ -168,7 +184,9 @@ class Credential(FilePart):
         """The values that are members of key files: never part of an address."""
         return frozenset[str]().union(*(field.members for field in self.fields.values()))
 
-    @cached_property
-    def is_entered_by_admins(self) -> bool:
-        """Whether there is something that only admins may enter."""
-        return any(field.by_admin for field in self.fields.values())
+    @property
+    def passphrase(self) -> str | None:
+        """The field that opens a private key: it's sent nowhere."""
+        if self.signed_token is not None:
+            return self.signed_token.passphrase
+        return None if self.send.certificate is None else self.send.certificate.passphrase

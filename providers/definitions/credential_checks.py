@@ -102,6 +102,10 @@ def _sending_problems(provider: Provider, credential: Credential) -> Iterator[st
         used |= names
         for name in sorted(names - credential.names):
             yield f"credential.send.{place}: {{{name}}} isn't a field; add it under credential.fields"
+    certificate = credential.send.certificate
+    for name in () if certificate is None else (certificate.file, certificate.passphrase):
+        if name is not None and name in credential.fields and not credential.fields[name].secret:
+            yield f"credential.send.certificate: {name!r} must be secret; leave out secret = false"
     unsent = sorted(set(credential.secrets) - used)
     if unsent:
         yield f"credential.send: the secret {unsent[0]!r} is sent nowhere; add it to headers, query, or basic"
@@ -110,8 +114,8 @@ def _sending_problems(provider: Provider, credential: Credential) -> Iterator[st
         yield "credential.send.basic: the header Authorization is there already; remove one of them"
     signing = credential.send.aws
     if signing is not None:
-        if headers or credential.send.query or credential.send.basic is not None:
-            yield "credential.send.aws: a signed request carries nothing else; remove headers, query, and basic"
+        if headers or credential.send.query or credential.send.basic is not None or certificate:
+            yield "credential.send.aws: a signed request carries nothing else; remove what else is under send"
         for key in sorted(provider.apis.keys() ^ signing.services.keys()):
             yield f"credential.send.aws.services: {key!r} must be under [apis] as well, and the other way round"
     taken = headers & (_RESERVED | provider.proxied.headers | {name.lower() for name in provider.headers})

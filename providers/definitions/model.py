@@ -409,13 +409,11 @@ class Provider(FilePart):
 
     @property
     def is_composed(self) -> bool:
-        """Whether what its accounts hold are several values, for which no bearer token stands."""
-        return self.credential is not None and self.credential.kind == "key" and len(self.credential.fields) > 1
-
-    @property
-    def is_signed(self) -> bool:
-        """Whether each of its requests is signed."""
-        return self.credential is not None and self.credential.send.aws is not None
+        """Whether what its accounts hold is more than a bearer token: several values, or a certificate's key."""
+        credential = self.credential
+        if credential is None or credential.kind != "key":
+            return False
+        return len(credential.fields) > 1 or credential.send.certificate is not None
 
     @cached_property
     def credential_parameters(self) -> frozenset[str]:

@@ -48,6 +48,13 @@ class TooLarge(NoAnswer):
 
 
 @dataclass(frozen=True, slots=True)
+class ClientIdentity:
+    """A certificate and its private key (PEM) with which the caller shows who it is when TLS begins."""
+
+    pem: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class OutboundRequest:
     """One request, sent once. `peer` names the bulkhead: calls to one peer cannot use up another's connections."""
 
@@ -62,6 +69,7 @@ class OutboundRequest:
     account: str = ""  # the account of the call: one account cannot use up the slots of the others
     reuse: bool = True  # False: a separate connection, for requests whose loss costs a grant
     is_foreign: bool = False  # a stranger chose the address: its name is looked up separately, on behalf of `account`
+    identity: ClientIdentity | None = None  # on a connection of its own, to this request's host only
     share: int | None = None  # calls of one account that may be in flight at this peer; None: the client's limit
 
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import ssl
+import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from io import BytesIO
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -24,6 +27,7 @@ from providers.outbound.addresses import AddressPolicy, address_problem, is_loop
 from providers.outbound.lookups import ON_BEHALF_OF, Lookup
 from providers.outbound.messages import (
     AddressRefused,
+    ClientIdentity,
     NoAnswer,
     NotReached,
     OutboundRequest,
@@ -165,7 +169,10 @@ class _ThroughProxy:
     A proxy that looked up the name itself could be led elsewhere than what was checked. TLS still ends at the name.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, resolver: _GuardedResolver, proxy: URL) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, resolver: _GuardedResolver, proxy: URL, trust: ssl.SSLContext | bool
+    ) -> None:
+        self._trust = trust
         self._session = session
         self._resolver = resolver
         self._proxy = proxy
@@ -197,6 +204,7 @@ class _ThroughProxy:
             timeout=limits,
             allow_redirects=False,
             proxy=self._proxy,
+            ssl=self._trust,
             server_hostname=host,
         )
         return await self._inner.__aenter__()
@@ -239,13 +247,19 @@ class HttpSessions:
             connect=max(min(self._connect_timeout, seconds * 0.8), 0.005),
             ceil_threshold=60,
         )
-        session = self._session(policy, reuse=request.reuse, is_foreign=request.is_foreign)
+        trust: ssl.SSLContext | bool = True  # the connector's
+        if request.identity is not None:
+            if URL(request.url, encoded=True).scheme != "https" or (self._proxy and self._proxy.scheme != "http"):
+                raise NotReached("no TLS connection to show a certificate in")
+            trust = show_certificate(_trust(policy.ca_file), request.identity)
+        reuse = request.reuse and request.identity is None
+        session = self._session(policy, reuse=reuse, is_foreign=request.is_foreign)
         if request.is_foreign:
             ON_BEHALF_OF.set(request.account)
         if self._proxy is not None and not is_direct(request.url, policy):
             resolver = _GuardedResolver(policy, self._foreign_lookup if request.is_foreign else self._lookup)
-            through = self._session(policy, reuse=request.reuse, is_foreign=request.is_foreign, proxy=self._proxy)
-            return _ThroughProxy(through, resolver, self._proxy).of(request, limits)
+            through = self._session(policy, reuse=reuse, is_foreign=request.is_foreign, proxy=self._proxy)
+            return _ThroughProxy(through, resolver, self._proxy, trust).of(request, limits)
         return session.request(
             request.method,
             URL(request.url, encoded=True),
@@ -253,6 +267,7 @@ class HttpSessions:
             data=_body_of(request),
             timeout=limits,
             allow_redirects=False,
+            ssl=trust,
         )
 
     def as_stream(self, answer: aiohttp.ClientResponse, limit: int) -> StreamedAnswer:
@@ -308,6 +323,30 @@ def _trust(ca_file: str | None) -> ssl.SSLContext | bool:
         return True
     context = ssl.create_default_context()
     context.load_verify_locations(cafile=ca_file)
+    return context
+
+
+def show_certificate(trust: ssl.SSLContext | bool, identity: ClientIdentity) -> ssl.SSLContext:
+    """The same trust with this certificate: made for one connection, so that the key is gone with it.
+
+    OpenSSL's function takes a file's name. On Linux the file is in memory only; elsewhere only this user can read it,
+    and it's removed at once.
+    """
+    context = trust if isinstance(trust, ssl.SSLContext) else ssl.create_default_context()
+    try:
+        if hasattr(os, "memfd_create"):
+            with os.fdopen(os.memfd_create("certificate"), "wb") as file:
+                file.write(identity.pem)
+                file.flush()
+                context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+        else:  # pragma: no cover
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, "certificate")
+                path.touch(mode=0o600)
+                path.write_bytes(identity.pem)
+                context.load_cert_chain(path)
+    except (OSError, ssl.SSLError) as error:
+        raise NotReached("the certificate can't be used") from error
     return context
 
 

@@ -62,6 +62,7 @@ FAULTS: Final = {
     "short": "a secret is shorter than 8 characters",
     "unknown": "the provider file has no such field",
     "key": "no private key that the provider file's algorithm can sign with, or its passphrase is wrong",
+    "ended": "the certificate isn't valid anymore",
     "admin": "only admins may enter it",
     "refused": "the service doesn't accept it",
     "unchecked": "the service couldn't say whether it works; try again",

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Final
 
 from providers.api.text import as_data
+from providers.credentials.certificates import open_identity
 from providers.credentials.entered import CredentialRefused, pack, public_values, read_credential
 from providers.credentials.signing import open_key
 from providers.definitions.catalog import Provider
@@ -40,9 +41,9 @@ _DAY: Final = 86400
 class EntryFault(Exception):
     """What was entered can't be used; the person can correct it. `reason` names a text, `field` what it is about.
 
-    `shape`, `missing`, `short`, `unknown`, `key`, `admin`: of one field. `refused`: the service doesn't accept it.
-    `unchecked`: it couldn't say. `other_account`: it is of another account than the one to be replaced. `name_it`,
-    `bad_end`: name or end. `too_often`: too many were tried out for this person.
+    `shape`, `missing`, `short`, `unknown`, `key`, `ended`, `admin`: of a field. `refused`: the service doesn't
+    accept it. `unchecked`: it couldn't say. `other_account`: it is of another account than the one to be replaced.
+    `name_it`, `bad_end`: name or end. `too_often`: too many were tried out for this person.
     """
 
     def __init__(self, reason: str, *, field: str = "", status: int = 0) -> None:
@@ -196,13 +197,12 @@ async def examine(
     try:
         values = read_credential(credential, entry.values, by_admin=by_admin)
         public_values(credential, values, needed=address_names(provider) if credential.signed_token else None)
-        if credential.signed_token is not None:
-            open_key(credential, values)
+        last = _check_keys(credential, values, now=deployment.now())
     except CredentialRefused as error:
         raise EntryFault(error.reason, field=error.field) from error
     if deployment.entries.spend(user.id, provider.name, now=monotonic()):
         raise EntryFault("too_often")
-    ends_in = _ends_in(provider, entry, now=deployment.now())
+    ends_in = _ends_in(provider, entry, last=last, now=deployment.now())
     label = as_data(entry.label, limit=LABEL_LIMIT).strip()
     upstream = CredentialUpstream(provider, deployment.http)
     try:
@@ -223,6 +223,18 @@ async def examine(
     return replace(answer, account=account, scopes=scopes, grant_expires_in=ends_in)
 
 
+def _check_keys(credential: Credential, values: Mapping[str, str], *, now: int) -> int | None:
+    """The end of a certificate among the values. Raises CredentialRefused where no private key works."""
+    if credential.signed_token is not None:
+        open_key(credential, values)
+    if credential.send.certificate is None:
+        return None
+    _, ends_at = open_identity(credential.send.certificate, values)
+    if ends_at <= now:
+        raise CredentialRefused(credential.send.certificate.file, "ended")
+    return ends_at
+
+
 def _reason_of(error: UpstreamError) -> str:
     return "unchecked" if error.code == "temporarily_unavailable" else "refused"
 
@@ -241,7 +253,14 @@ def _check_look(look: CredentialLook) -> None:
             return
 
 
-def _ends_in(provider: Provider, entry: Entry, *, now: int) -> int | None:
+def _ends_in(provider: Provider, entry: Entry, *, last: int | None, now: int) -> int | None:
+    """Seconds until the end that the person named, the usual one, or the certificate's, if that is sooner."""
+    named = _named_end(provider, entry, now=now)
+    ends = [one for one in (named, None if last is None else last - now) if one is not None]
+    return min(ends, default=None)
+
+
+def _named_end(provider: Provider, entry: Entry, *, now: int) -> int | None:
     if entry.ends_at is None:
         usual = None if provider.credential is None else provider.credential.rotate_days
         return provider.expires.grant if usual is None else usual * _DAY  # then its person is reminded

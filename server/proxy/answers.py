@@ -49,7 +49,8 @@ def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | No
     if answer.status == 401:
         return True
     errors = provider.errors
-    if provider.is_signed and answer.status in {400, 403}:  # AWS answers in XML
+    is_signed = provider.credential is not None and provider.credential.send.aws is not None
+    if is_signed and answer.status in {400, 403}:  # AWS answers in XML
         found = _XML_CODE.search(body or b"")
         return found is not None and found[1].decode() in errors.unauthorized
     if errors.ok_flag is None or answer.status != 200 or body is None or b"false" not in body:

@@ -116,6 +116,8 @@ FORM: list[tuple[str, str, str, object]] = [
     ("credential.send.aws.session_token", "aws", "credential.send.aws.session_token", ""),
     ("credential.send.aws.region", "aws", "credential.send.aws.region", "{nowhere}"),
     ("credential.send.aws.services", "aws", "credential.send.aws.services", {"s3": "s3"}),
+    ("credential.send.certificate.file", "teller", "credential.send.certificate.file", "nobody"),
+    ("credential.send.certificate.passphrase", "teller", "credential.send.certificate.passphrase", "nobody"),
     ("credential.fields.*.lines", "github-app", "credential.fields.private_key.lines", "perhaps"),
     ("credential.fields.*.members", "google-service-account", "credential.fields.key_file.members", {"key": "("}),
     ("credential.fields.*.by_admin", "google-service-account", "credential.fields.subject.by_admin", "perhaps"),

@@ -32,7 +32,8 @@
       const bytes = new Uint8Array(await target.files[0].arrayBuffer());
       const isText = bytes.every((one) => one === 9 || one === 10 || one === 13 || (one >= 32 && one < 127));
       const text = String.fromCharCode(...bytes.subarray(0, 32768));
-      document.getElementById(choice.dataset.fills).value = isText ? text : btoa(text);
+      const field = document.getElementById(choice.dataset.fills);
+      field.value = (text.startsWith("-----BEGIN") ? field.value : "") + (isText ? text : btoa(text));
     });
   }
 

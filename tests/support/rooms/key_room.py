@@ -253,7 +253,7 @@ class KeyRoom(Room):
 def write_services(data: Path, simulator: Simulator) -> dict[str, dict[str, Any]]:
     """Put the files of the services into a data directory; their settings."""
     folder = data / "providers"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     settings: dict[str, dict[str, Any]] = {}
     for name, (credential, identity) in SERVICES.items():
         text = _FILE.format(name=name, title=name.title(), credential=credential, identity=identity)

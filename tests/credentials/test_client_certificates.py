@@ -1,0 +1,222 @@
+"""A client certificate that a person enters: shown to its service when TLS begins, and to nobody else."""
+
+from __future__ import annotations
+
+import ssl
+from base64 import b64encode
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
+from cryptography.x509.oid import NameOID
+
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import NotReached, Outbound
+from providers.outbound.messages import ClientIdentity, HttpError, OutboundRequest
+from tests.support.doubles.scripted import ScriptedServer, json_reply, scripted_server
+from tests.support.rooms.key_room import READ, KeyRoom, running_key_room
+from tests.support.rooms.portal_room import accounts_of
+from tests.support.tls import Authority, make_authority
+from vault.upkeep import expiries
+
+DAY = 86400
+FILE = """
+name = "bank"
+title = "Bank"
+[credential]
+title = "Certificate"
+[credential.fields.bundle]
+title = "Certificate and private key"
+lines = true
+[credential.fields.passphrase]
+title = "Passphrase"
+optional = true
+pattern = '.+'
+[credential.send.certificate]
+file = "bundle"
+passphrase = "passphrase"
+[identity]
+api = "main"
+path = "/me"
+id = "{id}"
+label = "{name}"
+[apis]
+main = "https://bank.example/v1"
+[scopes]
+read = { title = "See balances" }
+[scope]
+default = ["read"]
+[overrides]
+parameters = []
+sources = ["docs"]
+[sources]
+docs = { name = "bank.example/docs", date = 2026-11-27 }
+[console]
+url = "https://bank.example/certificates"
+[[rules]]
+api = "main"
+method = "GET"
+path = "/{+}"
+scopes = ["read"]
+"""
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A certificate that the bank accepts, and its key."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def pem(self) -> str:
+        return self.certificate.public_bytes(Encoding.PEM).decode()
+
+    def private(self, passphrase: bytes | None = None) -> str:
+        sealing = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
+        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, sealing).decode()
+
+    def pkcs12(self, passphrase: bytes) -> str:
+        sealing = BestAvailableEncryption(passphrase)
+        return b64encode(serialize_key_and_certificates(b"x", self.key, self.certificate, None, sealing)).decode()
+
+
+def issue(*, days: int = 400) -> Issued:
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    number = x509.random_serial_number()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"customer {number}")])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(number).not_valid_before(now - timedelta(days=1000))
+    made = made.not_valid_after(now + timedelta(days=days))
+    return Issued(
+        made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True).sign(key, hashes.SHA256()), key
+    )
+
+
+@dataclass
+class Bank:
+    """The vault, a service that demands a certificate, and one that has none demanded."""
+
+    keys: KeyRoom
+    server: ScriptedServer
+    authority: Authority
+    customer: Issued
+    ending: Issued
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def bank(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Bank]:
+    data = tmp_path_factory.mktemp("bank")
+    authority = make_authority(tmp_path_factory.mktemp("authority"), "localhost")
+    customer, ending = issue(), issue(days=5)
+    demanding = authority.server()
+    demanding.verify_mode = ssl.CERT_REQUIRED
+    demanding.load_verify_locations(cadata=customer.pem + ending.pem)
+    async with scripted_server(lambda _: json_reply({"id": "acme", "name": "Acme"}), tls=demanding) as server:
+        (data / "providers").mkdir()
+        (data / "providers" / "bank.toml").write_text(FILE, encoding="utf-8")
+        at = f"https://localhost:{server.port}/v1"
+        more = {"bank": {"apis": {"main": at}, "ca_file": str(authority.authority)}}
+        async with running_key_room(data, more=more) as opened:
+            yield Bank(opened, server, authority, customer, ending)
+
+
+async def test_a_certificate_is_shown_to_its_service_at_each_call(bank: Bank) -> None:
+    user = await bank.keys.user()
+    person = await bank.keys.signed_in(user)
+    bundle = bank.customer.private() + bank.customer.pem
+    connection = await bank.keys.entered(user, person, "bank", bundle=bundle)
+    assert (connection.account, connection.label) == ("acme", "Acme")
+    handle = await bank.keys.allowed(user, connection, READ)
+    assert (await handle.call("GET", "/balances", api="main")).json() == {"id": "acme", "name": "Acme"}
+    pem = bundle.encode()
+    async with Outbound(AddressPolicy(allow_loopback=True, ca_file=str(bank.authority.authority))) as http:
+        request = OutboundRequest("GET", f"https://localhost:{bank.server.port}/v1/me")
+        with pytest.raises(HttpError):
+            await http.send(request)
+        shown = OutboundRequest("GET", request.url, identity=ClientIdentity(pem))
+        assert (await http.send(shown)).status == 200
+        with pytest.raises(HttpError):  # on no connection that is left over
+            await http.send(request)
+
+
+@pytest.mark.parametrize(
+    ("form", "passphrase", "said"),
+    [
+        ("pem", "", ""),
+        ("sealed", "open sesame", ""),
+        ("sealed", "open barley", "private key that works here"),
+        ("pkcs12", "open sesame", ""),
+        ("pkcs12", "open barley", "private key that works here"),
+        ("of two", "", "private key that works here"),
+        ("certificate", "", "private key that works here"),
+        ("ended", "", "valid anymore"),
+        ("unknown", "", "say whether this works"),
+    ],
+)
+async def test_only_a_whole_certificate_that_the_service_knows_connects(
+    bank: Bank, form: str, passphrase: str, said: str
+) -> None:
+    user = await bank.keys.user()
+    person = await bank.keys.signed_in(user)
+    customer, other, old = bank.customer, issue(), issue(days=-2)
+    bundles = {
+        "pem": customer.pem + customer.private(),
+        "sealed": customer.pem + customer.private(b"open sesame"),
+        "pkcs12": customer.pkcs12(b"open sesame"),
+        "of two": customer.pem + other.private(),
+        "certificate": customer.pem,
+        "ended": old.pem + old.private(),
+        "unknown": other.pem + other.private(),
+    }
+    page = await bank.keys.form(person, "bank")
+    answer = await bank.keys.enter(person, page, bundle=bundles[form], passphrase=passphrase)
+    assert said in answer.text
+    assert len(await accounts_of(bank.keys, user)) == int(not said), answer.text
+
+
+async def test_the_end_of_a_certificate_is_the_connection_s_and_announced(bank: Bank) -> None:
+    user = await bank.keys.user()
+    person = await bank.keys.signed_in(user)
+    now = bank.keys.deployment.now()
+    connection = await bank.keys.entered(user, person, "bank", bundle=bank.ending.pem + bank.ending.private())
+    assert connection.ends_at is not None
+    assert now + 4 * DAY < connection.ends_at < now + 6 * DAY
+    assert await expiries.announce(bank.keys.deployment.database) >= 1
+    assert await expiries.announce(bank.keys.deployment.database) == 0
+
+
+async def test_a_certificate_goes_through_tls_only(bank: Bank) -> None:
+    identity = ClientIdentity((bank.customer.pem + bank.customer.private()).encode())
+    async with (
+        scripted_server(lambda _: json_reply({})) as plain,
+        Outbound(AddressPolicy(allow_loopback=True)) as http,
+    ):
+        with pytest.raises(NotReached):
+            await http.send(OutboundRequest("GET", plain.url, identity=identity))
+        assert (await http.send(OutboundRequest("GET", plain.url))).status == 200
+        assert len(plain.arrivals) == 1
+
+
+async def test_no_file_is_left_of_a_key(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    identity = ClientIdentity((bank.customer.pem + bank.customer.private()).encode())
+    assert "PRIVATE" not in repr(identity)
+    policy = AddressPolicy(allow_loopback=True, ca_file=str(bank.authority.authority))
+    async with Outbound(policy) as http:
+        url = f"https://localhost:{bank.server.port}/v1/me"
+        assert (await http.send(OutboundRequest("GET", url, identity=identity))).status == 200
+    assert list(tmp_path.iterdir()) == []
