@@ -20,7 +20,7 @@ from vault.approvals import access_requests, approvals
 from vault.notices import outbox
 from vault.notices.channels import ENDPOINT, PUSH, NoticeChannel, get_channel, get_settings, record_result
 from vault.notices.outbox import ASKED, Approvers, Notice, nobody
-from vault.records import ApprovalState
+from vault.records import DOUBTED, ApprovalState
 
 AT_ONCE: Final = 5  # channels at a time that one round begins with
 PATIENCE: Final = 5.0  # seconds of a round; channels that take longer go on beside the next ones
@@ -123,5 +123,6 @@ async def _is_worth_saying(deployment: Deployment, notice: Notice, *, now: int) 
         held = await sharing.usable(
             deployment.database, event.connection_id, user_id=event.user_id, now=deployment.now()
         )
-        return held is not None and held.status(now) in {"needs_reauth", "expiring"}
+        is_doubted = event.kind == "connection.doubted" and held is not None and held.reason == DOUBTED
+        return held is not None and (is_doubted or held.status(now) in {"needs_reauth", "expiring"})
     return True

@@ -82,6 +82,8 @@ async def line_of(deployment: Deployment, notice: Notice) -> Line:
     spec = deployment.tool(tool) if tool else None
     is_request = notice.kind == "approval" and not tool
     name = "request" if is_request else notice.kind
+    if event.kind == "connection.doubted":
+        name = "doubted"
     if notice.kind == "access":
         name = event.kind.replace(".", "_")
     words = text(

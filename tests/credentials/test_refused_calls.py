@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -10,7 +11,9 @@ import pytest
 import pytest_asyncio
 
 from providers.oauth.entered import CredentialUpstream
+from server.notifying.delivery import deliver
 from tests.conftest import Store
+from tests.support.doubles.mailbox import running_receiver
 from tests.support.rooms.key_room import READ, KeyRoom, running_key_room
 from tests.support.rooms.mcp_room import Room as McpRoom
 from tests.support.rooms.portal_room import accounts_of
@@ -66,6 +69,31 @@ async def test_a_key_that_nobody_can_ask_about_is_in_doubt_and_goes_on(store: St
         page = await person.open(f"/connections/{connection.id}")
         assert "Check there whether the key still exists" in page.text
         assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_the_person_of_a_key_in_doubt_is_told_unless_it_was_replaced(room: KeyRoom, *, is_replaced: bool) -> None:
+    await deliver(room.deployment)  # the feed begins
+    user = await room.user()
+    person = await room.signed_in(user)
+    async with running_receiver() as receiver:
+        page = await person.open("/notifications")
+        target = {"kind": "webhook", "target": f"{receiver.url}/{user.id}"}
+        assert "Added." in (await person.submit(page, target, form="/notifications/channels")).text
+        values = {"key": room.simulator.sandbox.keys.make(user.name), "label": "Mine"}
+        connection = await room.entered(user, person, "mailroom-blind", **values)
+        handle = await room.allowed(user, connection, READ)
+        room.simulator.fault("mailroom.api.messages", "status", status=401)
+        await handle.call("GET", "/messages", api="main")
+        if is_replaced:
+            page = await person.submit(await person.open(f"/connections/{connection.id}"), form="/reconnect")
+            await room.enter(person, page, key=room.simulator.sandbox.keys.make(user.name), label="Mine")
+        await room.deployment.activity.settle()
+        await deliver(room.deployment)
+        await deliver(room.deployment)
+        told = [json.loads(body)["title"] for _, body in receiver.posted]
+    expected = "Mailroom-Blind refused a call with the key of Mine: check whether the key still exists there"
+    assert told == ([] if is_replaced else [expected])
 
 
 async def test_a_tool_says_that_the_account_stays_connected(room: KeyRoom) -> None:

@@ -42,6 +42,7 @@ KIND_OF_EVENT: Final[Mapping[str, str]] = {
     "permission.over": "access",
     "connection.needs_reauth": "reconnect",
     "connection.quarantined": "reconnect",
+    "connection.doubted": "reconnect",
     "connection.expiring": "expiring",
     "consent.given": "agent",
 }
