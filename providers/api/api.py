@@ -122,7 +122,7 @@ class UpstreamAPI:
     `scopes` is what this caller may do. `granted` is what the token itself can do: the connection's whole grant when we
     enforce the narrowing, the same as `scopes` (the default) when the token is narrow. `now` is the time that tools
     use. `renew` gets another token after the provider rejected this one, as happens mid-call when a refresh kills the
-    old token: only the refused request is then sent once more.
+    old token: only the refused request is then sent once more. `entered`: client credentials to mask, too.
     """
 
     def __init__(
@@ -131,6 +131,7 @@ class UpstreamAPI:
         outbound: Outbound,
         *,
         token: str,
+        entered: str = "",
         scopes: frozenset[str],
         account: str | None = None,
         connection_id: str = "",
@@ -146,7 +147,7 @@ class UpstreamAPI:
         self._provider = provider
         self._outbound = outbound
         self._token = token
-        self._secrets = masks_of(provider, token)
+        self._secrets = masks_of(provider, token, entered)
         self._scopes = scopes
         self._granted = granted
         self._renew = renew

@@ -8,8 +8,8 @@ from providers.credentials.placing import composed_secrets
 from providers.definitions.model import Provider
 
 
-def masks_of(provider: Provider, token: str) -> tuple[bytes, ...]:
-    """The patterns that find what must not be shown; see `providers.api.masking`."""
-    secrets = (*secrets_of(provider, token), *composed_secrets(provider, token))
+def masks_of(provider: Provider, token: str, entered: str = "") -> tuple[bytes, ...]:
+    """The patterns that find what must not be shown; see `providers.api.masking`. `entered`: see `secrets_of`."""
+    secrets = (*secrets_of(provider, token, entered), *composed_secrets(provider, token))
     found = {needle for secret in secrets for needle in needles(secret)}
     return tuple(sorted(found, key=len, reverse=True))

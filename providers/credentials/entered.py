@@ -130,13 +130,17 @@ def public_values(
     return found
 
 
-def secrets_of(provider: Provider, token: str) -> tuple[str, ...]:
-    """The secrets in a token as the vault holds it: what answers and logs must not show."""
+def secrets_of(provider: Provider, token: str, entered: str = "") -> tuple[str, ...]:
+    """The secrets in a token as the vault holds it: what answers and logs must not show.
+
+    `entered`: the client credentials that it was issued for, if any.
+    """
     credential = provider.credential
-    if credential is None or credential.kind != "key":
+    if credential is None or (credential.kind != "key" and not entered):
         return (token,)
+    issued = () if credential.kind == "key" else (token,)
     try:
-        values = unpack(credential, token)
+        values = unpack(credential, entered or token)
     except CredentialRefused:
         return (token,)
-    return tuple(value for name in credential.secrets if (value := values[name]))
+    return *issued, *(value for name in credential.secrets if (value := values[name]))

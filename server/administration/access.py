@@ -67,6 +67,7 @@ FAULTS: Final = {
     "refused": "the service doesn't accept it",
     "unchecked": "the service couldn't say whether it works; try again",
     "other_account": "it belongs to another account",
+    "not_named": "the service doesn't say whether it belongs to the replaced account",
     "name_it": "the service doesn't say whose it is: set label",
     "too_often": "too many were tried out for this person; wait a few minutes",
     "bad_end": "its end isn't in the future",

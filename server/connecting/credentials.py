@@ -43,7 +43,8 @@ class EntryFault(Exception):
 
     `shape`, `missing`, `short`, `unknown`, `key`, `ended`, `admin`: of a field. `refused`: the service doesn't
     accept it. `unchecked`: it couldn't say. `other_account`: it is of another account than the one to be replaced.
-    `name_it`, `bad_end`: name or end. `too_often`: too many were tried out for this person.
+    `not_named`: nobody says whether it is. `name_it`, `bad_end`: name or end.
+    `too_often`: too many were tried out for this person.
     """
 
     def __init__(self, reason: str, *, field: str = "", status: int = 0) -> None:
@@ -275,6 +276,8 @@ def _account(provider: Provider, look: CredentialLook, *, label: str, replaces: 
         is_unnamed = replaces.account.startswith(_UNNAMED)
         if look.account is not None and not is_unnamed and look.account.id != replaces.account:
             raise EntryFault("other_account")
+        if look.account is None and not is_unnamed and provider.identity.id:
+            raise EntryFault("not_named")  # it may be anybody's
         return Account(replaces.account, label or replaces.label)
     if look.account is not None:
         return look.account

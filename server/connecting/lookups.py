@@ -109,6 +109,7 @@ async def _ask(
         provider,
         deployment.http,
         token=token.value,
+        entered=token.entered,
         scopes=token.scopes,
         account=token.account,
         granted=authority(provider, scopes=token.scopes, granted=token.granted, is_narrow=is_narrow),

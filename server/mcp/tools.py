@@ -324,6 +324,7 @@ class _CallToken:
             provider,
             deployment.http,
             token=held.token,
+            entered=self.token.entered,
             scopes=held.scopes,
             account=self.token.account,
             connection_id=self.token.connection_id,

@@ -112,6 +112,19 @@ async def test_a_service_that_cannot_answer_is_tried_later(room: KeyRoom) -> Non
     assert "/connect/done/" in str((await room.enter(person, answer, key=key)).url)
 
 
+async def test_a_key_of_nobody_knows_whom_replaces_none_of_a_named_account(room: KeyRoom) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    keys = room.simulator.sandbox.keys
+    connection = await room.entered(user, person)
+    page = await person.submit(await person.open(f"/connections/{connection.id}"), form="/reconnect")
+    room.simulator.fault("mailroom.api.me", "status", status=403)
+    refused = await room.enter(person, page, key=keys.make(user.name))
+    assert "say whether this belongs to" in refused.text
+    replaced = await room.enter(person, refused, key=keys.make(user.name))
+    assert str(replaced.url).endswith(f"/connections/{connection.id}")
+
+
 async def test_an_account_that_the_service_does_not_name_is_named_by_its_person(room: KeyRoom) -> None:
     user = await room.user()
     person = await room.signed_in(user)

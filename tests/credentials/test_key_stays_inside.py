@@ -53,6 +53,23 @@ async def test_a_key_in_an_error_text_is_masked(room: KeyRoom, provider: str) ->
     assert answer.json()["message"] == "bad request with " + "*" * len(key)
 
 
+async def test_a_client_secret_in_an_answer_is_masked(room: KeyRoom) -> None:
+    user = await room.user()
+    client_id, secret = room.simulator.sandbox.keys.make_client(user.name)
+    values = {"client_id": client_id, "client_secret": secret}
+    connection = await room.entered(user, await room.signed_in(user), "mailroom-client", **values)
+    handle = await room.allowed(user, connection, WRITE)
+    answer = await handle.call("POST", "/messages", api="main", json={"to": f"{client_id} {secret}"})
+    assert answer.json()["to"] == f"{client_id} {'*' * len(secret)}"
+    mcp = McpRoom(room.vault, room.simulator)
+    agent = await mcp.agent(user.name)
+    await mcp.allow(agent, connection, WRITE)
+    async with mcp.client(agent) as client:
+        called = {"method": "POST", "path": "/messages", "body": {"to": secret}}
+        answered = await client.call_tool("mailroom_client_api_call", called)
+    assert (answered.is_error, secret in str(answered)) == (False, False), answered
+
+
 async def test_a_key_in_the_query_is_in_no_log_line(room: KeyRoom, caplog: pytest.LogCaptureFixture) -> None:
     user = await room.user()
     key = room.simulator.sandbox.keys.make(user.name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 
 import pytest
 import pytest_asyncio
@@ -203,6 +204,21 @@ async def test_a_dead_key_of_signed_tokens_is_noticed_at_the_next_token(room: Ke
     room.simulator.sandbox.keys.signers.pop("KEY00002")
     answer = await handle.call("GET", "/messages", api="main")
     assert answer.headers["token-vault-refusal"] == "connection_required"
+
+
+async def test_the_end_of_a_key_stays_whatever_tokens_it_gets(room: KeyRoom) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    ends = datetime.fromtimestamp(room.deployment.now() + 40 * 86400, UTC).date().isoformat()
+    connection = await room.entered(user, person, "mailroom-service", key_file=key_file(room, user), ends=ends)
+    await exchanged(room, user, connection, READ)
+    room.simulator.sandbox.keys.tokens.clear()
+    handle = await room.allowed(user, connection, READ)
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+    found = await connections.get_connection(room.deployment.database, connection.id, user_id=user.id)
+    assert found is not None and found.ends_at == connection.ends_at
+    assert connection.ends_at is not None
+    assert datetime.fromtimestamp(connection.ends_at, UTC).date().isoformat() == ends
 
 
 async def test_a_private_key_is_in_no_event_page_or_repr(room: KeyRoom) -> None:

@@ -57,6 +57,7 @@ class UpstreamToken:
 
     `generation` tells the vault which token the provider answered with 401 (`exchange(after_unauthorized=...)`).
     `also_allowed`: what this agent may do with the account beside this call, always and without being asked about.
+    `entered`: the client credentials that the token was issued for, so that answers can be searched for their secret.
     """
 
     value: str = field(repr=False)
@@ -71,6 +72,7 @@ class UpstreamToken:
     also_allowed: frozenset[str] = frozenset()
     is_asked_beyond: bool = False  # the account holds scopes that need approval each time
     approval: str = ""  # how the person approved this call, in words; empty: none was needed
+    entered: str = field(default="", repr=False)
     basis: Basis | None = field(default=None, repr=False, compare=False)  # None: not requested, or not all is stored
 
 

@@ -23,11 +23,11 @@ from vault.exchange.approval_rules import ApprovalQuestion, can_stand
 from vault.exchange.decision import ExchangeRequest, UpstreamToken, choose, settle, words
 from vault.exchange.recent import Basis, basis_of
 from vault.records import Event, Narrowing, format_scope
-from vault.refresh import company, rotation
+from vault.refresh import company, leases, rotation
 from vault.refresh.accounts import HeldAccount, HeldToken, Wanted, read_accounts
 from vault.refresh.concurrency import RefreshTasks, TokenWish, Vault
 from vault.refresh.policy_checks import PolicyOutcome, PolicyQuestion, PolicyVerdict
-from vault.refresh.spending import NarrowingRefused
+from vault.refresh.spending import NarrowingRefused, open_refresh_token
 from vault.refusals import (
     ApprovalRequired,
     CiphertextRejected,
@@ -149,6 +149,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
                 also_allowed=_also_allowed(vault, held, policy=policy, asked=asked, now=now),
                 is_asked_beyond=asked.is_about(held.scopes | policy.own, tool=None),
                 approval=approval,
+                entered=await _open_entered(vault, held, policy=policy),
                 basis=basis,
             )
         known = 0 if token is None else token.generation
@@ -160,6 +161,16 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
         except NarrowingRefused:
             continue  # enforced by us from now on, with the full token
     raise TemporarilyUnavailable("This account's tokens are changing.", retry_after=2)
+
+
+async def _open_entered(vault: Vault, held: HeldAccount, *, policy: UpstreamPolicy) -> str:
+    """The client credentials of the account; empty for all others."""
+    if policy.credential is not CredentialKind.CLIENT_CREDENTIALS:
+        return ""
+    facts = await leases.read(vault.database, held.id)
+    if facts is None or facts.refresh_sealed is None:
+        return ""
+    return open_refresh_token(facts.key(vault.keys), facts)
 
 
 def _is_on(vault: Vault, provider: str) -> bool:
