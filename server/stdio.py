@@ -25,7 +25,7 @@ from server.mcp.duplex import DuplexCalls
 from server.mcp.local_names import local_client_id
 from server.mcp.offer.registry import load_offer, load_tools
 from server.mcp.offer.tool_list import LiveToolList, ToolList
-from server.mcp.sdk_server import KNOWN, PRINCIPAL, Backing, Known, OpenVault, make_server
+from server.mcp.sdk_server import KNOWN, PRINCIPAL, Backend, Known, OpenVault, make_server
 from server.runtime.catalog import read_catalog
 from server.runtime.late_names import LateName
 from server.runtime.sdk_pipe import SdkLines, SdkOutput, sdk_streams
@@ -61,8 +61,8 @@ async def serve_stdio(options: StdioOptions) -> bool:
 
     Raises ProviderFileRefused, ToolFileRefused or SettingsRefused before it reads anything.
     """
-    opening = _Opening(options)
-    backing = Backing(opening.tools, opening.vault, lambda: local_client_id(options.client_name), opening.choice)
+    opening = _VaultOpening(options)
+    backing = Backend(opening.tools, opening.vault, lambda: local_client_id(options.client_name), opening.choice)
     server = make_server(backing)
     async with opening.run(), standard_lines() as own:
         if own is None:
@@ -108,7 +108,7 @@ def _set_known(known: Known) -> None:
     KNOWN.set(known)
 
 
-class _Opening:
+class _VaultOpening:
     """The vault while it is being opened, and then."""
 
     def __init__(self, options: StdioOptions) -> None:

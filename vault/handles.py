@@ -58,7 +58,7 @@ class Handle:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class HandleState:
     """A handle with everything stored that its use depends on, as of now.
 
     While `facts` stay equal, an exchange for the handle gives the same decision, up to `until`.
@@ -157,7 +157,7 @@ async def find(reader: Reader, value: str, *, now: int) -> Handle:
     return found
 
 
-async def look(reader: Reader, value: str, *, known: Standing | None, now: int) -> Standing:
+async def look(reader: Reader, value: str, *, known: HandleState | None, now: int) -> HandleState:
     """Like `find`, with what its use depends on, in one read. Raises HandleRefused.
 
     `known` is what this handle stood for before; returns it if nothing changed since.
@@ -172,7 +172,9 @@ async def look(reader: Reader, value: str, *, known: Standing | None, now: int) 
     standing = known
     if standing is None or standing.handle.digest != digest or standing.facts != facts:
         is_own = text_or_none(rows[0], "found_connection") is not None
-        standing = Standing(_handle(rows[0], digest), facts, integer_or_none(rows[0], "delegated_until"), is_own=is_own)
+        standing = HandleState(
+            _handle(rows[0], digest), facts, integer_or_none(rows[0], "delegated_until"), is_own=is_own
+        )
     if now >= standing.handle.expires_at:
         raise _refusal("handle expired")
     return standing

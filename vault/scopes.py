@@ -78,9 +78,9 @@ def derives(policy: UpstreamPolicy) -> bool:
 class Plan:
     """What an exchange may hand out, and how.
 
-    `scopes` never holds authority outside the wish, the delegation, the connection and the operator's ceiling. The
-    other three name the parts of the wish that the ceiling, the account and the delegation do not include; the caller
-    refuses a plan with any of them.
+    `scopes` never holds authority outside the request, the delegation, the connection and the operator's ceiling. The
+    other three name the parts of the request that the ceiling, the account and the delegation do not include; the
+    caller refuses a plan with any of them.
     """
 
     scopes: frozenset[str]
@@ -101,7 +101,7 @@ def plan(
     policy: UpstreamPolicy,
     item: str | None = None,
 ) -> Plan:
-    """The plan for one wish; `wanted` None means everything that the agent was delegated and the account holds.
+    """The plan for one request; `wanted` None means everything that the agent was delegated and the account holds.
 
     `policy_scopes` is the operator's ceiling for the provider, None for no ceiling. `item`: the token may reach this
     one thing only; only the provider can enforce that.

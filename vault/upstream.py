@@ -145,14 +145,14 @@ class TokenAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Rotated:
+class Rotation:
     """The provider answered with new tokens."""
 
     answer: TokenAnswer
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Refusal:
     """A well-formed refusal: the token was not spent, or is already dead.
 
     `ends_grant` is true for `invalid_grant` and its provider-specific names. False means that our client registration
@@ -183,7 +183,7 @@ class Silent:
     is_over: bool = False
 
 
-RefreshOutcome = Rotated | Refused | NotSent | Silent
+RefreshOutcome = Rotation | Refusal | NotSent | Silent
 
 
 class RevokeOutcome(StrEnum):
@@ -237,7 +237,7 @@ class TokenRenewal(Protocol):
         ...
 
 
-NotRenewed = Refused | NotSent | Silent
+NotRenewed = Refusal | NotSent | Silent
 
 
 class VouchedAccess(Protocol):

@@ -24,7 +24,7 @@ from providers.api.retries import UNANSWERED, Repeat, is_limited, wait_of
 from providers.api.rules import NOTHING, Call, Payload, allows
 from providers.api.secrets import masks_of
 from providers.api.text import as_data
-from providers.credentials.placing import Unplaced, authorize_request
+from providers.credentials.placing import CredentialMismatch, authorize_request
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
 from providers.outbound.json_values import at, text_at
@@ -61,7 +61,7 @@ class RuleRefused(ToolRefused):
     code = "call_not_allowed"
 
 
-class Unauthorized(ToolRefused):
+class TokenRejected(ToolRefused):
     """The provider says that the token is dead. The call was not carried out."""
 
     code = "upstream_unauthorized"
@@ -282,7 +282,7 @@ class UpstreamAPI:
         try:
             request = self._request(call, params, body, headers or {}, form=form)
             return await self._deliver(request, is_write=is_write, form=form)
-        except Unauthorized:
+        except TokenRejected:
             if not await self._renew_token(used):
                 raise
         request = self._request(call, params, body, headers or {}, form=form)
@@ -336,8 +336,8 @@ class UpstreamAPI:
     def _with_token(self, request: OutboundRequest, token: str) -> OutboundRequest:
         try:
             return authorize_request(self._provider, request, token)
-        except Unplaced as error:
-            raise Unauthorized(f"The stored credential no longer fits {self.title}. Enter it again.") from error
+        except CredentialMismatch as error:
+            raise TokenRejected(f"The stored credential no longer fits {self.title}. Enter it again.") from error
 
     def _again(self, request: OutboundRequest) -> OutboundRequest:
         return replace(request, timeout=self._timeout())
@@ -410,7 +410,7 @@ class UpstreamAPI:
             return content
         said, code, message = self._error(content)
         if answer.status == 401 or (answer.status < 500 and said in errors.unauthorized):
-            raise Unauthorized(f"{title} no longer accepts the account's token.")
+            raise TokenRejected(f"{title} no longer accepts the account's token.")
         if is_limited(answer, message) or (answer.status < 500 and said in errors.busy):
             wait = wait_of(answer, message, now=self.now)
             text = f"{title} is rate limiting. Nothing was done; try again in {wait.seconds} s."

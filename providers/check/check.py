@@ -17,9 +17,9 @@ from pydantic import JsonValue
 
 from providers.check.trial import (
     SLACK,
-    Skipped,
     StepFailed,
     StepResult,
+    StepSkipped,
     Trial,
     asked_of,
     in_words,
@@ -41,10 +41,10 @@ from vault.upstream import (
     ItemLimit,
     NotSent,
     ProbeOutcome,
-    Refused,
+    Refusal,
     RevokeAnswer,
     RevokeOutcome,
-    Rotated,
+    Rotation,
     RotationMode,
     Silent,
     TokenAnswer,
@@ -130,7 +130,7 @@ async def _partial(trial: Trial) -> str:
     """The person unticks a scope."""
     asked = asked_of(trial.provider)
     if trial.mode.fixed_scopes is not None or trial.mode.shape.scope == "absent" or len(asked) < 2:
-        raise Skipped("nothing to untick")
+        raise StepSkipped("nothing to untick")
     kept = frozenset(sorted(asked)[:1])
     ticked = kept | trial.provider.scope.offline | trial.provider.scope.identity
     try:
@@ -173,7 +173,7 @@ async def _renewal(trial: Trial) -> str:
         raise StepFailed("the renewed access token doesn't work")
     trial.simulator.advance((trial.provider.expires.idle or 0) + 86400)
     outcome = await trial.refresh(second.refresh_token)
-    if not isinstance(outcome, Refused) or not outcome.ends_grant:
+    if not isinstance(outcome, Refusal) or not outcome.ends_grant:
         raise StepFailed(f"errors.ends_grant: an access token that has ended is {in_words(outcome)}")
     return "the access token renews itself"
 
@@ -189,22 +189,22 @@ async def _reuse(trial: Trial) -> str:
     again = await trial.refresh(first.refresh_token)
     match facts.mode:
         case RotationMode.NONE | RotationMode.GRACE:
-            if not isinstance(again, Rotated):
+            if not isinstance(again, Rotation):
                 raise StepFailed(f"rotation.mode: {facts.mode}, but a used refresh token is {in_words(again)}")
         case RotationMode.STRICT:
-            if not isinstance(again, Refused) or not again.ends_grant:
+            if not isinstance(again, Refusal) or not again.ends_grant:
                 raise StepFailed(f"rotation.mode: strict, but a used refresh token is {in_words(again)}")
-            if not isinstance(await trial.refresh(newest), Rotated):
+            if not isinstance(await trial.refresh(newest), Rotation):
                 raise StepFailed("rotation.mode: strict, but re-use ended the newest refresh token too")
         case RotationMode.REVOKES:
             is_certain = trial.mode.rotation_known and is_known(trial, "rotation")
-            if is_certain and isinstance(again, Rotated):
+            if is_certain and isinstance(again, Rotation):
                 raise StepFailed("rotation.mode: revokes, but a used refresh token is taken again")
-            if isinstance(again, Refused) and not again.ends_grant:
+            if isinstance(again, Refusal) and not again.ends_grant:
                 raise StepFailed(
                     f"errors.ends_grant: a dead grant is reported as {again.code}, which the file doesn't list"
                 )
-            if is_certain and isinstance(await trial.refresh(newest), Rotated):
+            if is_certain and isinstance(await trial.refresh(newest), Rotation):
                 raise StepFailed("rotation.mode: revokes, but re-use leaves the newest refresh token alive")
             return "" if is_certain else "no source; the strictest mode is assumed"
     return ""
@@ -217,7 +217,7 @@ async def _narrow(trial: Trial) -> str:
         narrows = trial.mode.rules.narrowing == "real" and trial.mode.has_refresh and is_known(trial, "narrowing")
         if trial.mode.downscope != "none" or narrows:
             raise StepFailed("downscope.mode: none, but the provider can narrow")
-        raise Skipped("the vault's own rules limit the scopes")
+        raise StepSkipped("the vault's own rules limit the scopes")
     asked = asked_of(trial.provider)
     wanted = frozenset(sorted(asked)[:1])
     first = await trial.connect()
@@ -228,7 +228,7 @@ async def _narrow(trial: Trial) -> str:
         path = next(iter(facts.item), "").replace("{owner}", "octo").replace("{repo}", "hello")
         item = f"{trial.base}/api{_NAMED.sub('1', path)}"
     outcome = await trial.upstream().narrow(first.access_token, wanted, item=item)
-    if not isinstance(outcome, Rotated):
+    if not isinstance(outcome, Rotation):
         raise StepFailed(f"downscope.mode: {facts.mode}, but asking for less is {in_words(outcome)}")
     return f"{facts.mode}: {' '.join(sorted(outcome.answer.scopes or wanted))}"
 
@@ -236,7 +236,7 @@ async def _narrow(trial: Trial) -> str:
 async def _narrow_by_refresh(trial: Trial, first: TokenAnswer, *, wanted: frozenset[str]) -> str:
     needs_refresh(trial)
     outcome = await trial.refresh(first.refresh_token, wanted)
-    if not isinstance(outcome, Rotated):
+    if not isinstance(outcome, Rotation):
         raise StepFailed(f"downscope.mode: refresh_scope, but asking for less is {in_words(outcome)}")
     always = trial.provider.always_granted
     said = outcome.answer.scopes
@@ -271,12 +271,12 @@ async def _lifetimes(trial: Trial) -> str:
             raise StepFailed(f"expires.{name}: the grant doesn't expire like that; the file says {told} s")
     ends = min((end for end in (expires.grant, expires.idle) if end is not None), default=None)
     if ends is None:
-        raise Skipped("the grant doesn't expire, as far as is known")
+        raise StepSkipped("the grant doesn't expire, as far as is known")
     first = await trial.connect()
     trial.simulator.advance(ends - 86400 if ends > 172_800 else ends // 2)
     newest = (await trial.renew(first.refresh_token)).refresh_token or first.refresh_token
     trial.simulator.advance((expires.idle or expires.grant or 0) + 86400)
-    if isinstance(await trial.refresh(newest), Rotated):
+    if isinstance(await trial.refresh(newest), Rotation):
         raise StepFailed(f"expires: the grant lives longer than the file's {ends} s")
     return f"{ends // 86400} days"
 
@@ -288,16 +288,16 @@ async def _errors(trial: Trial) -> str:
         return ""
     if trial.provider.refresh_tokens == "never":
         refused = await trial.refresh("no-refresh-token")
-        if not isinstance(refused, Refused) or refused.ends_grant:
+        if not isinstance(refused, Refusal) or refused.ends_grant:
             raise StepFailed(f"a refresh that cannot be is {in_words(refused)}")
         return ""
     token = first.refresh_token or ""
     if trial.provider.client_auth != "none":
         blamed = await trial.upstream(secret="wrong").refresh(token)
-        if not isinstance(blamed, Refused) or blamed.ends_grant:
+        if not isinstance(blamed, Refusal) or blamed.ends_grant:
             raise StepFailed(f"a wrong client secret is {in_words(blamed)}")
     dead = await trial.refresh("no-such-refresh-token-0123456789")
-    if not isinstance(dead, Refused) or not dead.ends_grant:
+    if not isinstance(dead, Refusal) or not dead.ends_grant:
         raise StepFailed(f"errors.ends_grant: a dead grant is {in_words(dead)}; the file doesn't list that")
     await _words(trial, token)
     for kind, meaning in (("rate_limited", NotSent), ("status", Silent)):
@@ -368,19 +368,19 @@ async def _revoke(trial: Trial) -> str:
     if provider.hosts.revoke_url is None:
         if ways.exists and is_known(trial, "revocation"):
             raise StepFailed("hosts.revoke_url: the provider has this endpoint; the file doesn't list it")
-        raise Skipped("the file names no such address" if ways.exists else "the provider has no such address")
+        raise StepSkipped("the file names no such address" if ways.exists else "the provider has no such address")
     if not ways.exists:
         raise StepFailed("hosts.revoke_url: the provider has no such address")
     first = await trial.connect()
     outcome = await _end(trial, first)
     if outcome is RevokeOutcome.UNSUPPORTED and provider.client_auth == "none":
-        raise Skipped("it requires the secret that this app doesn't have")
+        raise StepSkipped("it requires the secret that this app doesn't have")
     if outcome is not RevokeOutcome.REVOKED:
         raise StepFailed(f"revoke: {outcome}")
     probed = await trial.upstream().probe(
         refresh_token=first.refresh_token, access_token=first.access_token, is_fresh=True, is_revoked=True
     )
-    usable = first.refresh_token is not None and isinstance(await trial.refresh(first.refresh_token), Rotated)
+    usable = first.refresh_token is not None and isinstance(await trial.refresh(first.refresh_token), Rotation)
     alive = await trial.is_alive(first.access_token)
     if usable and alive:
         raise StepFailed("revoke: both tokens still work afterwards")
@@ -422,7 +422,7 @@ async def examine(provider: Provider, simulator: Simulator, outbound: Outbound, 
         try:
             note = await step(trial)
             trial.findings.append(StepResult(name, "ok", note))
-        except Skipped as reason:
+        except StepSkipped as reason:
             trial.findings.append(StepResult(name, "skipped", str(reason)))
         except StepFailed as failure:
             trial.findings.append(StepResult(name, "failed", str(failure)))

@@ -21,9 +21,9 @@ from vault.upstream import (
     ProbeAnswer,
     ProbeOutcome,
     RefreshOutcome,
-    Refused,
+    Refusal,
     RevokeOutcome,
-    Rotated,
+    Rotation,
     Silent,
     UpstreamError,
 )
@@ -80,7 +80,7 @@ async def _live(
     else:
         outcome = await upstream.refresh(refresh)
         seen.append(_step_of("refresh", outcome))
-        if isinstance(outcome, Rotated):
+        if isinstance(outcome, Rotation):
             access, refresh = outcome.answer.access_token, outcome.answer.refresh_token or refresh
             seen.append(await _try_narrowing(upstream, provider, refresh))
     ended = await upstream.revoke(refresh_token=refresh, access_token=access)
@@ -114,7 +114,7 @@ async def _try_narrowing(upstream: OAuthUpstream, provider: Provider, refresh: s
     if facts.mode is not Downscope.REFRESH_SCOPE or facts.destructive:
         return LiveStep("narrow", "skipped", f"by {facts.mode.value}")
     outcome = await upstream.refresh(refresh, wanted)
-    if not isinstance(outcome, Rotated):
+    if not isinstance(outcome, Rotation):
         return _step_of("narrow", outcome)
     said = outcome.answer.scopes
     narrow = said is not None and said <= wanted | provider.always_granted
@@ -123,9 +123,9 @@ async def _try_narrowing(upstream: OAuthUpstream, provider: Provider, refresh: s
 
 def _step_of(step: str, outcome: RefreshOutcome) -> LiveStep:
     match outcome:
-        case Rotated(answer):
+        case Rotation(answer):
             return LiveStep(step, "ok", "rotates" if answer.refresh_token is not None else "the refresh token stays")
-        case Refused():
+        case Refusal():
             return LiveStep(step, "failed", f"refused: {outcome.code} {outcome.description}".strip())
         case NotSent() | Silent():
             return LiveStep(step, "failed", outcome.reason)

@@ -21,8 +21,8 @@ from providers.simulator.running import Simulator
 from vault.upstream import (
     NotSent,
     RefreshOutcome,
-    Refused,
-    Rotated,
+    Refusal,
+    Rotation,
     Silent,
     TokenAnswer,
     UpstreamError,
@@ -39,7 +39,7 @@ class StepFailed(Exception):
     """The file and the provider do not agree. One line."""
 
 
-class Skipped(Exception):
+class StepSkipped(Exception):
     """This step does not apply; the reason."""
 
 
@@ -104,7 +104,7 @@ class Trial:
     async def renew(self, token: str | None) -> TokenAnswer:
         """The tokens of a refresh that must work. Raises StepFailed."""
         outcome = await self.refresh(token)
-        if not isinstance(outcome, Rotated):
+        if not isinstance(outcome, Rotation):
             raise StepFailed(f"the refresh fails: {in_words(outcome)}")
         return outcome.answer
 
@@ -162,7 +162,7 @@ def is_known(trial: Trial, fact: str) -> bool:
 
 def needs_refresh(trial: Trial) -> None:
     if trial.provider.refresh_tokens != "issued":
-        raise Skipped("there are no refresh tokens")
+        raise StepSkipped("there are no refresh tokens")
 
 
 def is_near(found: int | None, expected: int) -> bool:
@@ -171,9 +171,9 @@ def is_near(found: int | None, expected: int) -> bool:
 
 def in_words(outcome: RefreshOutcome) -> str:
     match outcome:
-        case Rotated():
+        case Rotation():
             return "accepted"
-        case Refused():
+        case Refusal():
             return f"refused ({outcome.code})"
         case NotSent() | Silent():
             return f"not answered ({outcome.reason})"

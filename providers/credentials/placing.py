@@ -19,7 +19,7 @@ from providers.definitions.model import Provider
 from providers.outbound.messages import OutboundRequest
 
 
-class Unplaced(Exception):
+class CredentialMismatch(Exception):
     """The stored credential no longer fits the provider file: the person has to enter it again."""
 
 
@@ -40,7 +40,7 @@ def authorize_request(provider: Provider, request: OutboundRequest, token: str) 
             identity, _ = open_identity(credential.send.certificate, values)
             request = replace(request, identity=identity)
     except CredentialRefused as error:
-        raise Unplaced from error
+        raise CredentialMismatch from error
     if query:
         url += ("&" if "?" in url else "?") + urlencode(query)
     return replace(request, url=url, headers=_merge(request.headers, headers))
@@ -55,7 +55,7 @@ def _sign(
         key for key, base in bases.items() if request.url.startswith((base + "/", base + "?")) or request.url == base
     ]
     if not fits:
-        raise Unplaced
+        raise CredentialMismatch
     key = AccessKey(
         _fill(facts.access_key_id, values),
         _fill(facts.secret_access_key, values),
@@ -102,7 +102,7 @@ def provider_of_account(provider: Provider, token: str) -> Provider:
     try:
         public = public_values(credential, unpack(credential, token))
     except CredentialRefused as error:
-        raise Unplaced from error
+        raise CredentialMismatch from error
     return provider.model_copy(update={"apis": {key: _fill(url, public) for key, url in provider.apis.items()}})
 
 

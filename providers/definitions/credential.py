@@ -113,7 +113,7 @@ class ClientCertificate(FilePart):
     passphrase: Key | None = None
 
 
-class Sending(FilePart):
+class CredentialPlacement(FilePart):
     """Where a request carries the credential: texts with `{fields}`. An empty header or parameter is left out."""
 
     headers: Mapping[HeaderName, Template] = Field(default_factory=dict[str, str])
@@ -156,7 +156,7 @@ class Credential(FilePart):
     kind: Literal["key", "client_credentials", "signed_token"] = "key"
     title: FieldTitle = "API key"  # what the service calls it
     fields: Mapping[Key, CredentialField] = Field(min_length=1)
-    send: Sending = Sending()
+    send: CredentialPlacement = CredentialPlacement()
     signed_token: SignedToken | None = None
     dead: frozenset[Annotated[int, Field(ge=400, le=499)]] = frozenset({401})
     alive: frozenset[Annotated[int, Field(ge=400, le=499)]] = frozenset()

@@ -21,7 +21,7 @@ from providers.definitions.method_overrides import FilePart, Key, Overrides, Que
 from providers.definitions.paths import fold, pattern_of
 from providers.definitions.sureness import Fact, Source, read_on, tally
 from providers.definitions.token_facts import Expiry, Git, LongLived, Params, Renames, TokenShape
-from providers.definitions.unruled import EVERYTHING, UNRULED, Unruled
+from providers.definitions.unruled import EVERYTHING, UNRULED, UnruledLimits
 from providers.outbound.addresses import AddressPolicy
 from vault.upstream import CredentialKind, Downscope, ItemLimit, RotationMode, UpstreamPolicy
 
@@ -73,7 +73,7 @@ class Console(FilePart):
     steps: tuple[Title, ...] = ()
 
 
-class Proxied(FilePart):
+class ProxyAllowances(FilePart):
     """What clients that call the API through the vault may send beyond the usual, and what must not pass."""
 
     headers: frozenset[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]] = frozenset()  # to pass on, too
@@ -367,12 +367,12 @@ class Provider(FilePart):
     overrides: Overrides | None = None  # required if there are rules
     rules: tuple[Rule, ...] = ()
     rules_from: tuple[Name, ...] = ()  # more of them: rules/NAME.json beside the file
-    unruled: Unruled = Unruled()
+    unruled: UnruledLimits = UnruledLimits()
     console: Console | None = None
     facts: Mapping[FactName, Fact] = Field(default_factory=dict[FactName, Fact])
     sources: Mapping[Key, Source] = Field(default_factory=dict[str, Source])
     live_tested: date | None = None
-    proxied: Proxied = Proxied()
+    proxied: ProxyAllowances = ProxyAllowances()
     enterprise: Enterprise = Enterprise()
     _registration: Registration = PrivateAttr(default=Registration())
     _called: frozenset[str] = PrivateAttr(default=frozenset())

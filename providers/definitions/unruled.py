@@ -21,7 +21,7 @@ UnruledCalls = Literal["refuse", "read", "any"]  # of the setting
 PathTemplate = Annotated[str, StringConstraints(pattern=r"^(/([A-Za-z0-9._~:@-]|\{\+?\})+)+$")]
 
 
-class Unruled(FilePart):
+class UnruledLimits(FilePart):
     """What `any:read` and `any:call` must not mean at this provider; path templates as in rules.
 
     `unsafe_reads`: a GET of these changes something, so that only `any:call` allows it. `closed`: never allowed, for

@@ -38,10 +38,10 @@ from vault.upstream import (
     ProbeAnswer,
     ProbeOutcome,
     RefreshOutcome,
-    Refused,
+    Refusal,
     RevokeAnswer,
     RevokeOutcome,
-    Rotated,
+    Rotation,
     TokenAnswer,
     UpstreamError,
 )
@@ -90,7 +90,7 @@ def _claims(token: str) -> Mapping[str, object]:
         return {}
 
 
-class _Registered(OAuthUpstream):
+class _PublishedUpstream(OAuthUpstream):
     """The identity provider at the addresses that it publishes."""
 
     def __init__(self, provider: Provider, outbound: Outbound, *, clock: Callable[[], float]) -> None:
@@ -135,7 +135,7 @@ class _Registered(OAuthUpstream):
         def read_answer(answer: OutboundResponse) -> TokenOutcome:
             outcome = judge(self._identity, answer, asked)
             if isinstance(outcome, TokenAnswer) and text_at(answer.json_object(), "issued_token_type") != ID_JAG:
-                return Refused("wrong_token_type", "the answer isn't an identity assertion", ends_grant=False)
+                return Refusal("wrong_token_type", "the answer isn't an identity assertion", ends_grant=False)
             return outcome
 
         return await self._ask(written, read_answer)
@@ -187,12 +187,12 @@ class IdentityUpstream:
     ) -> RefreshOutcome:
         """A new ID token; one attempt, total deadline 10 s."""
         if scopes is not None:
-            return Refused("invalid_scope", "an ID token isn't narrowed", ends_grant=False)
+            return Refusal("invalid_scope", "an ID token isn't narrowed", ends_grant=False)
         found = await self._find()
-        if not isinstance(found, _Registered):
+        if not isinstance(found, _PublishedUpstream):
             return found
         outcome = await found.renew(refresh_token)
-        return Rotated(outcome) if isinstance(outcome, TokenAnswer) else outcome
+        return Rotation(outcome) if isinstance(outcome, TokenAnswer) else outcome
 
     async def vouch(
         self, subject_token: str, target: IdJag, scopes: frozenset[str], *, kind: str = ID_TOKEN
@@ -202,18 +202,20 @@ class IdentityUpstream:
         By an ID token, or by the refresh token where the identity provider takes that (-04 §4.3): it stays as it is.
         """
         found = await self._find()
-        return await found.vouch(subject_token, kind, target, scopes) if isinstance(found, _Registered) else found
+        return (
+            await found.vouch(subject_token, kind, target, scopes) if isinstance(found, _PublishedUpstream) else found
+        )
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
         """Refused: `vouch` is what an ID token is for."""
-        return Refused("unsupported", "an ID token isn't narrowed", ends_grant=False)
+        return Refusal("unsupported", "an ID token isn't narrowed", ends_grant=False)
 
     async def revoke(
         self, *, refresh_token: str | None, access_token: str | None, account: str | None = None
     ) -> RevokeAnswer:
         """End the refresh token, if the identity provider has an address for that (RFC 7009)."""
         found = await self._find()
-        if not isinstance(found, _Registered):
+        if not isinstance(found, _PublishedUpstream):
             return found
         if refresh_token is None:
             return RevokeOutcome.UNSUPPORTED
@@ -232,7 +234,7 @@ class IdentityUpstream:
         is_ours = self.identity.client_id in (audience if is_array(audience) else [audience])
         return is_ours and claims.get("iss") == self.identity.issuer and claims.get("sub") == subject
 
-    async def _find(self) -> _Registered | NotSent:
+    async def _find(self) -> _PublishedUpstream | NotSent:
         """The identity provider as it describes itself now (OpenID Connect Discovery §4)."""
         identity = self.identity
         try:
@@ -259,7 +261,7 @@ class IdentityUpstream:
             identity=Identity(source="none"),
             scopes={name: Scope(title=name) for name in IDENTITY_SCOPES},
         ).with_registration(Registration(identity.client_id, identity.client_secret, reach=identity.reach))
-        return _Registered(provider, self._outbound, clock=self._clock)
+        return _PublishedUpstream(provider, self._outbound, clock=self._clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,9 +282,9 @@ class AssertedAccess:
         """
         facts = self.provider.enterprise.id_jag
         if facts is None:
-            return Refused("unsupported_grant_type", f"{self.provider.title} takes no assertions", ends_grant=False)
+            return Refusal("unsupported_grant_type", f"{self.provider.title} takes no assertions", ends_grant=False)
         if not self.identity.is_about(id_token, self.subject):
-            return Refused(f"{BY_IDENTITY}wrong_subject", "the ID token is of somebody else", ends_grant=True)
+            return Refusal(f"{BY_IDENTITY}wrong_subject", "the ID token is of somebody else", ends_grant=True)
         asked = self._wanted_scopes(scopes)
         vouched = await self.identity.vouch(id_token, facts, asked)
         return await self.redeem(vouched, scopes) if isinstance(vouched, TokenAnswer) else _by_identity(vouched, scopes)
@@ -294,7 +296,7 @@ class AssertedAccess:
         """
         facts = self.provider.enterprise.id_jag
         if facts is None:
-            return Refused("unsupported_grant_type", f"{self.provider.title} takes no assertions", ends_grant=False)
+            return Refusal("unsupported_grant_type", f"{self.provider.title} takes no assertions", ends_grant=False)
         vouched = await self.identity.vouch(refresh_token, facts, self._wanted_scopes(scopes), kind=REFRESH_TOKEN)
         return (
             OneAssertion(self, vouched, scopes) if isinstance(vouched, TokenAnswer) else _by_identity(vouched, scopes)
@@ -311,10 +313,10 @@ class AssertedAccess:
         match outcome:
             case TokenAnswer(scopes=None) if scopes is None:
                 # RFC 6749 §5.1: without `scope` it is as requested, which the assertion says
-                return Rotated(replace(outcome, scopes=asked if vouched.scopes is None else vouched.scopes))
+                return Rotation(replace(outcome, scopes=asked if vouched.scopes is None else vouched.scopes))
             case TokenAnswer():
-                return Rotated(outcome)
-            case Refused():
+                return Rotation(outcome)
+            case Refusal():
                 is_final = outcome.code not in _OURS and not _is_no_narrowing(outcome, scopes)
                 return replace(outcome, ends_grant=is_final)
             case _:
@@ -327,9 +329,9 @@ class AssertedAccess:
     async def identify(self, outcome: RefreshOutcome) -> TokenAnswer:
         """The answer with its account. Raises UpstreamError, also for what isn't an answer."""
         match outcome:
-            case Rotated():
+            case Rotation():
                 answer = outcome.answer
-            case Refused():
+            case Refusal():
                 raise UpstreamError(outcome.code, outcome.description)
             case _:
                 raise UpstreamError("temporarily_unavailable", outcome.reason)
@@ -365,7 +367,7 @@ class OneAssertion:
         return await self.access.vouch(refresh_token, scopes)
 
 
-def _is_no_narrowing(refused: Refused, scopes: frozenset[str] | None) -> bool:
+def _is_no_narrowing(refused: Refusal, scopes: frozenset[str] | None) -> bool:
     """Whether only these fewer scopes are refused, which ends nothing."""
     return scopes is not None and refused.code == "invalid_scope"
 
@@ -376,7 +378,7 @@ def _by_identity(outcome: NotRenewed, scopes: frozenset[str] | None) -> NotRenew
     RFC 8693 §2.2.2 has `invalid_request` for a subject token that its policy doesn't accept, and `invalid_target` for
     an audience.
     """
-    if not isinstance(outcome, Refused):
+    if not isinstance(outcome, Refusal):
         return outcome
     if _is_no_narrowing(outcome, scopes):
         return replace(outcome, ends_grant=False)

@@ -43,17 +43,17 @@ from providers.oauth.token_requests import (
 from providers.oauth.token_responses import ResponseContext, TokenOutcome, account_of, clean_code, judge, scopes_in
 from providers.outbound.client import Outbound
 from providers.outbound.json_values import at, text_at
-from providers.outbound.messages import Crowded, HttpError, NotReached, OutboundRequest, OutboundResponse
+from providers.outbound.messages import HttpError, NotReached, OutboundRequest, OutboundResponse, PeerBusy
 from vault.upstream import (
     Account,
     Downscope,
     NotSent,
     ProbeAnswer,
     RefreshOutcome,
-    Refused,
+    Refusal,
     RevokeAnswer,
     RevokeOutcome,
-    Rotated,
+    Rotation,
     Silent,
     TokenAnswer,
     UpstreamError,
@@ -139,7 +139,7 @@ class OAuthUpstream:
         match outcome:
             case TokenAnswer():
                 return replace(outcome, account=await self._account(outcome))
-            case Refused():
+            case Refusal():
                 raise UpstreamError(outcome.code, outcome.description)
             case _:
                 raise UpstreamError("temporarily_unavailable", f"{provider.title} didn't answer: {outcome.reason}")
@@ -150,9 +150,9 @@ class OAuthUpstream:
         """One attempt, total deadline 10 s, no redirects. `scopes` asks for a narrower token (RFC 6749 §6)."""
         provider = self._provider
         if provider.refresh_tokens == "never":
-            return Refused("unsupported_grant_type", f"{provider.title} issues no refresh tokens", ends_grant=False)
+            return Refusal("unsupported_grant_type", f"{provider.title} issues no refresh tokens", ends_grant=False)
         if scopes is not None and provider.downscope.mode is not Downscope.REFRESH_SCOPE:
-            return Refused("invalid_scope", f"{provider.title} can't narrow a token by refresh", ends_grant=False)
+            return Refusal("invalid_scope", f"{provider.title} can't narrow a token by refresh", ends_grant=False)
         if provider.refresh_tokens == "access_token":
             return await self._renew(refresh_token)
         parameters: Fields = {"grant_type": "refresh_token", **provider.params.refresh, "refresh_token": refresh_token}
@@ -172,7 +172,7 @@ class OAuthUpstream:
             left = TOTAL_TIMEOUT - (asyncio.get_running_loop().time() - started)
             if left > _LEAST:
                 outcome = replace(outcome, scopes=await self._ask_scopes(outcome.access_token, timeout=left))
-        return Rotated(outcome)
+        return Rotation(outcome)
 
     async def _renew(self, access_token: str) -> RefreshOutcome:
         """The long-lived access token for its successor, which then takes the refresh token's place, too."""
@@ -181,7 +181,7 @@ class OAuthUpstream:
         if not isinstance(outcome, TokenAnswer):
             return outcome
         newest = outcome.access_token
-        return Rotated(replace(outcome, refresh_token=None if newest == access_token else newest))
+        return Rotation(replace(outcome, refresh_token=None if newest == access_token else newest))
 
     async def redeem_assertion(self, assertion: str) -> TokenOutcome:
         """An access token for an assertion that was issued for us (RFC 7523 §2.1); one attempt, nothing else is asked.
@@ -201,22 +201,22 @@ class OAuthUpstream:
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
         """A narrower access token from an access token; one attempt, which spends nothing."""
         provider = self._provider
-        wish = NarrowTokenRequest(scopes, None if item is None else item_of(provider, item))
-        if item is not None and wish.item is None:
-            return Refused("invalid_target", f"{provider.title} doesn't know this item", ends_grant=False)
+        request = NarrowTokenRequest(scopes, None if item is None else item_of(provider, item))
+        if item is not None and request.item is None:
+            return Refusal("invalid_target", f"{provider.title} doesn't know this item", ends_grant=False)
         asked = self._context(access_token)
         match provider.downscope.mode:
             case Downscope.NATIVE:
-                fields = scoped_fields(wish, access_token)
+                fields = scoped_fields(request, access_token)
                 written = native_request(provider, provider.downscope_url(provider.downscope.path) or "", fields)
-                outcome = await self._ask(written, lambda answer: scoped_answer(answer, wish, now=asked.now))
+                outcome = await self._ask(written, lambda answer: scoped_answer(answer, request, now=asked.now))
             case Downscope.EXCHANGE:
-                fields = exchange_parameters(provider, wish, access_token)
+                fields = exchange_parameters(provider, request, access_token)
                 written = token_request(provider, provider.hosts.token_url, fields)
-                outcome = await self._ask(written, lambda answer: exchange_answer(provider, answer, wish, asked))
+                outcome = await self._ask(written, lambda answer: exchange_answer(provider, answer, request, asked))
             case _:
-                return Refused("unsupported", f"{provider.title} can't narrow an access token", ends_grant=False)
-        return Rotated(outcome) if isinstance(outcome, TokenAnswer) else outcome
+                return Refusal("unsupported", f"{provider.title} can't narrow an access token", ends_grant=False)
+        return Rotation(outcome) if isinstance(outcome, TokenAnswer) else outcome
 
     async def _ask_scopes(self, access_token: str, *, timeout: float) -> frozenset[str] | None:  # noqa: ASYNC109 -- passed on
         """What the provider says that this token may do; None when it says nothing."""
@@ -279,7 +279,7 @@ class OAuthUpstream:
         """Whether what this request ends is now over; a provider that no longer knows it reports an error."""
         try:
             answer = await self._outbound.send(self._request(written))
-        except Crowded as error:  # our own crowding
+        except PeerBusy as error:  # our own crowding
             return NotSent(error.reason, retry_after=1)
         except HttpError as error:
             logger.info("revocation failed", extra={"provider": self._provider.name, "cause": error.reason})
@@ -304,7 +304,7 @@ class OAuthUpstream:
         self._client_id()
         try:
             answer = await self._outbound.send(self._request(written))
-        except Crowded as error:  # our own crowding, not the provider's silence
+        except PeerBusy as error:  # our own crowding, not the provider's silence
             return NotSent(error.reason, retry_after=1)
         except NotReached as error:
             return NotSent(error.reason)
@@ -316,7 +316,7 @@ class OAuthUpstream:
         """What an answer of the token endpoint means."""
         return lambda answer: judge(self._provider, answer, asked)
 
-    async def _lengthen(self, answer: TokenAnswer) -> TokenAnswer | Refused | NotSent | Silent:
+    async def _lengthen(self, answer: TokenAnswer) -> TokenAnswer | Refusal | NotSent | Silent:
         """The long-lived token in place of the short one, if the provider has that step.
 
         Without refresh tokens the access token's end is the grant's.

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Final
 
 from providers.credentials.entered import CredentialRefused, all_values, public_values, unpack
-from providers.credentials.placing import Unplaced, authorize_request
+from providers.credentials.placing import CredentialMismatch, authorize_request
 from providers.definitions.credential import Credential
 from providers.definitions.credential_checks import fill_address
 from providers.definitions.model import Provider, Registration
@@ -24,17 +24,17 @@ from providers.oauth.token_requests import FORM, JSON, TokenRequestBytes, token_
 from providers.oauth.token_responses import ResponseContext, TokenOutcome, account_of, judge
 from providers.outbound.client import Outbound
 from providers.outbound.json_values import at, text_at
-from providers.outbound.messages import Crowded, HttpError, NotReached, OutboundRequest, OutboundResponse
+from providers.outbound.messages import HttpError, NotReached, OutboundRequest, OutboundResponse, PeerBusy
 from vault.upstream import (
     Account,
     NotSent,
     ProbeAnswer,
     ProbeOutcome,
     RefreshOutcome,
-    Refused,
+    Refusal,
     RevokeAnswer,
     RevokeOutcome,
-    Rotated,
+    Rotation,
     Silent,
     TokenAnswer,
     UpstreamError,
@@ -116,7 +116,7 @@ class CredentialUpstream:
         match outcome:
             case TokenAnswer():
                 return replace(outcome, refresh_token=packed), await self._look_at(packed, outcome.access_token)
-            case Refused():
+            case Refusal():
                 raise UpstreamError(outcome.code, outcome.description)
             case _:
                 raise UpstreamError("temporarily_unavailable", f"{self._provider.title} didn't answer")
@@ -135,7 +135,7 @@ class CredentialUpstream:
             return CredentialLook(LookOutcome.UNKNOWN)
         try:
             request = self._identity_request(token)
-        except (Unplaced, CredentialRefused, ValueError):
+        except (CredentialMismatch, CredentialRefused, ValueError):
             return CredentialLook(LookOutcome.DEAD)  # it no longer fits the file
         try:
             try:
@@ -206,30 +206,30 @@ class CredentialUpstream:
         """An access token for client credentials; a key has none. One attempt, total deadline 10 s."""
         title = self._provider.title
         if self._credential.kind == "key":
-            return Refused("unsupported_grant_type", f"{title} issues no tokens for a key", ends_grant=False)
+            return Refusal("unsupported_grant_type", f"{title} issues no tokens for a key", ends_grant=False)
         signed = self._credential.signed_token
         if signed is None and scopes is not None:
-            return Refused("invalid_scope", f"{title} can't narrow a token by refresh", ends_grant=False)
+            return Refusal("invalid_scope", f"{title} can't narrow a token by refresh", ends_grant=False)
         if signed is not None and signed.sent == "itself" and (refused := await self._refusal_of(refresh_token)):
             return refused
         outcome = await self._obtain(refresh_token, scopes, item=item)
         if isinstance(outcome, TokenAnswer):
-            return Rotated(outcome)
-        if isinstance(outcome, Refused) and outcome.code in _ENDS:
+            return Rotation(outcome)
+        if isinstance(outcome, Refusal) and outcome.code in _ENDS:
             return replace(outcome, ends_grant=True)
         return outcome
 
-    async def _refusal_of(self, packed: str) -> Refused | NotSent | None:
+    async def _refusal_of(self, packed: str) -> Refusal | NotSent | None:
         """Why no token is signed that its service would refuse: a look-up tells, as no token endpoint does."""
         if self._provider.identity.source != "endpoint":
             return None
         outcome = await self._obtain(packed)
         if not isinstance(outcome, TokenAnswer):
-            return outcome if isinstance(outcome, Refused) else None
+            return outcome if isinstance(outcome, Refusal) else None
         look = await self.look(outcome.access_token)
         match look.outcome:
             case LookOutcome.DEAD:
-                return Refused("invalid_grant", f"{self._provider.title} no longer accepts the key", ends_grant=True)
+                return Refusal("invalid_grant", f"{self._provider.title} no longer accepts the key", ends_grant=True)
             case _:
                 return None  # it may answer the call itself
 
@@ -243,7 +243,7 @@ class CredentialUpstream:
             values = unpack(self._credential, packed)
             url = fill_address(self._provider.hosts.token_url, public_values(self._credential, values))
         except (CredentialRefused, ValueError):
-            return Refused("invalid_client", "the credential no longer fits its provider file", ends_grant=True)
+            return Refusal("invalid_client", "the credential no longer fits its provider file", ends_grant=True)
         client = self._provider.with_registration(
             Registration(values["client_id"], values["client_secret"], reach=self._provider.registration.reach)
         )
@@ -251,7 +251,7 @@ class CredentialUpstream:
         written = token_request(client, url, parameters)
         try:
             answer = await self._send(written)
-        except Crowded as error:
+        except PeerBusy as error:
             return NotSent(error.reason, retry_after=1)
         except NotReached as error:
             return NotSent(error.reason)
@@ -268,7 +268,7 @@ class CredentialUpstream:
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
         """Refused: the service issues no narrower credential."""
-        return Refused("unsupported", f"{self._provider.title} can't narrow a credential", ends_grant=False)
+        return Refusal("unsupported", f"{self._provider.title} can't narrow a credential", ends_grant=False)
 
     async def revoke(
         self, *, refresh_token: str | None, access_token: str | None, account: str | None = None
@@ -283,7 +283,7 @@ class CredentialUpstream:
         signed = self._credential.signed_token
         if signed is not None and signed.sent == "itself":
             outcome = (
-                Refused("unknown", "", ends_grant=False) if refresh_token is None else await self._obtain(refresh_token)
+                Refusal("unknown", "", ends_grant=False) if refresh_token is None else await self._obtain(refresh_token)
             )
             is_made = isinstance(outcome, TokenAnswer)
             return await self._probe_key(outcome.access_token) if is_made else ProbeAnswer(ProbeOutcome.UNPROVEN)
@@ -293,9 +293,9 @@ class CredentialUpstream:
             return ProbeAnswer(ProbeOutcome.UNPROVEN)
         outcome = await self.refresh(refresh_token)
         match outcome:
-            case Rotated():
+            case Rotation():
                 return ProbeAnswer(ProbeOutcome.ALIVE, ("refresh",))
-            case Refused() if outcome.ends_grant:
+            case Refusal() if outcome.ends_grant:
                 return ProbeAnswer(ProbeOutcome.DEAD, ("refresh",))
             case NotSent():
                 return ProbeAnswer(ProbeOutcome.SILENT, ("refresh",), outcome.retry_after)

@@ -19,7 +19,7 @@ from providers.oauth.token_requests import Fields
 from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge
 from providers.outbound.json_values import at, is_object, objects_at, text_at
 from providers.outbound.messages import OutboundResponse
-from vault.upstream import NotSent, Refused, Silent, TokenAnswer
+from vault.upstream import NotSent, Refusal, Silent, TokenAnswer
 
 EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
@@ -58,29 +58,29 @@ def item_of(provider: Provider, url: str) -> Item | None:
     return None
 
 
-def exchange_parameters(provider: Provider, wish: NarrowTokenRequest, access_token: str) -> Fields:
+def exchange_parameters(provider: Provider, request: NarrowTokenRequest, access_token: str) -> Fields:
     """RFC 8693 §2.1."""
     parameters = {"grant_type": EXCHANGE, "subject_token": access_token, "subject_token_type": ACCESS_TOKEN}
-    parameters["scope"] = provider.scope.separator.join(sorted(wish.scopes))
-    if wish.item is not None:
-        parameters["resource"] = wish.item.url
+    parameters["scope"] = provider.scope.separator.join(sorted(request.scopes))
+    if request.item is not None:
+        parameters["resource"] = request.item.url
     return parameters
 
 
 def exchange_answer(
-    provider: Provider, answer: OutboundResponse, wish: NarrowTokenRequest, asked: ResponseContext
+    provider: Provider, answer: OutboundResponse, request: NarrowTokenRequest, asked: ResponseContext
 ) -> TokenOutcome:
     """RFC 8693 §2.2.1, with Box's `restricted_to`: an entry for each scope, and the item that it is for."""
     outcome = judge(provider, answer, asked)
-    if isinstance(outcome, Refused):
+    if isinstance(outcome, Refusal):
         is_dead = outcome.ends_grant or outcome.code in {"invalid_token", "unauthorized"}
         return replace(outcome, code="invalid_token" if is_dead else outcome.code, ends_grant=False)
     if not isinstance(outcome, TokenAnswer):
         return outcome
     entries = objects_at(answer.json_object(), "restricted_to")
     if not entries:
-        scopes = outcome.scopes if wish.item is None else None  # no word about the item
-    elif all(wish.item is None or _is_for(entry, wish.item) for entry in entries):
+        scopes = outcome.scopes if request.item is None else None  # no word about the item
+    elif all(request.item is None or _is_for(entry, request.item) for entry in entries):
         scopes = frozenset(scope for entry in entries if (scope := text_at(entry, "scope")) is not None)
     else:
         scopes = None
@@ -93,21 +93,21 @@ def _is_for(entry: Mapping[str, object], item: Item) -> bool:
     return kind is not None and item.url.endswith(f"/{kind}s/{number}")
 
 
-def scoped_fields(wish: NarrowTokenRequest, access_token: str) -> Mapping[str, object]:
+def scoped_fields(request: NarrowTokenRequest, access_token: str) -> Mapping[str, object]:
     """GitHub's body: scopes are `permission:level`, the item is a repository."""
     fields: dict[str, object] = {"access_token": access_token}
-    if wish.item is not None:
-        fields["target"] = unquote(wish.item.parts["owner"])
-        fields["repositories"] = [unquote(wish.item.parts["repo"])]
+    if request.item is not None:
+        fields["target"] = unquote(request.item.parts["owner"])
+        fields["repositories"] = [unquote(request.item.parts["repo"])]
     levels: dict[str, str] = {}
-    for scope in sorted(wish.scopes):  # read before write, so that the wider of the two stays
+    for scope in sorted(request.scopes):  # read before write, so that the wider of the two stays
         permission, _, level = scope.partition(":")
         levels[permission] = level
     fields["permissions"] = levels
     return fields
 
 
-def scoped_answer(answer: OutboundResponse, wish: NarrowTokenRequest, *, now: int) -> TokenOutcome:
+def scoped_answer(answer: OutboundResponse, request: NarrowTokenRequest, *, now: int) -> TokenOutcome:
     """GitHub's answer: the token, its end, and the permissions and repositories of the installation it is for."""
     if answer.status == 429 or (answer.status == 403 and answer.retry_after is not None):
         return NotSent("the provider is rate limiting", retry_after=answer.retry_after)
@@ -119,30 +119,30 @@ def scoped_answer(answer: OutboundResponse, wish: NarrowTokenRequest, *, now: in
         return _scoped_refusal(answer.status)
     permissions = at(content, "installation.permissions")
     scopes: frozenset[str] | None = None
-    if is_object(permissions) and _is_confined(content, wish):
+    if is_object(permissions) and _is_confined(content, request):
         scopes = frozenset(f"{name}:{level}" for name, level in permissions.items() if isinstance(level, str))
     return TokenAnswer(token, scopes=scopes, expires_in=seconds_until(text_at(content, "expires_at"), now=now))
 
 
-def _scoped_refusal(status: int) -> Refused:
+def _scoped_refusal(status: int) -> Refusal:
     match status:
         case 404:
-            return Refused("invalid_token", "the token is not known", ends_grant=False)
+            return Refusal("invalid_token", "the token is not known", ends_grant=False)
         case 401:
-            return Refused("invalid_client", "our client id or secret is wrong", ends_grant=False)
+            return Refusal("invalid_client", "our client id or secret is wrong", ends_grant=False)
         case 422:
-            return Refused("invalid_scope", "no such token for these permissions", ends_grant=False)
+            return Refusal("invalid_scope", "no such token for these permissions", ends_grant=False)
         case _:
-            return Refused(f"status_{status}", "", ends_grant=False)
+            return Refusal(f"status_{status}", "", ends_grant=False)
 
 
-def _is_confined(content: Mapping[str, object], wish: NarrowTokenRequest) -> bool:
+def _is_confined(content: Mapping[str, object], request: NarrowTokenRequest) -> bool:
     """Whether the answer covers only the owner, and only selected repositories if one was requested."""
-    if wish.item is None:
+    if request.item is None:
         return True
     owner = text_at(content, "installation.account.login") or ""
     is_selected = text_at(content, "installation.repository_selection") == "selected"
-    return is_selected and owner.lower() == unquote(wish.item.parts["owner"]).lower()
+    return is_selected and owner.lower() == unquote(request.item.parts["owner"]).lower()
 
 
 def seconds_until(instant: str | None, *, now: int) -> int | None:

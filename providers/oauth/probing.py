@@ -20,10 +20,10 @@ from vault.upstream import (
     ProbeAnswer,
     ProbeOutcome,
     RefreshOutcome,
-    Refused,
+    Refusal,
     RevokeAnswer,
     RevokeOutcome,
-    Rotated,
+    Rotation,
 )
 
 logger = logging.getLogger("token_vault.upstream")
@@ -129,11 +129,11 @@ async def _refresh(asking: ProbeRequests, token: str) -> _ProbeSeen:
     """A refusal is the proof; what a refresh brings is revoked at once."""
     way, outcome = "refresh", await asking.refresh(token)
     match outcome:
-        case Rotated(answer):
+        case Rotation(answer):
             ended = await asking.revoke(answer.refresh_token or token, answer.access_token)
             logger.warning("a revoked refresh token still works", extra={"ended": ended is RevokeOutcome.REVOKED})
             return _ProbeSeen(ProbeOutcome.ALIVE, way)
-        case Refused() if outcome.ends_grant:
+        case Refusal() if outcome.ends_grant:
             return _ProbeSeen(ProbeOutcome.DEAD, way)
         case NotSent():
             return _ProbeSeen(ProbeOutcome.SILENT, way, outcome.retry_after)

@@ -18,7 +18,7 @@ from vault.upstream import (
     ProbeAnswer,
     ProbeOutcome,
     RefreshOutcome,
-    Refused,
+    Refusal,
     RevokeAnswer,
     RevokeOutcome,
     TokenAnswer,
@@ -156,7 +156,7 @@ class ReferencedUpstream:
     async def _ask_for_token(self, ask: Callable[[OAuthUpstream], Awaitable[RefreshOutcome]]) -> RefreshOutcome:
         try:
             outcome = await ask(await self._upstream())
-            if isinstance(outcome, Refused) and outcome.code in _REJECTED:
+            if isinstance(outcome, Refusal) and outcome.code in _REJECTED:
                 return await ask(await self._upstream(is_fresh=True))
         except SecretUnavailable as error:
             return NotSent(error.description, retry_after=_LATER)

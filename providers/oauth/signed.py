@@ -20,8 +20,8 @@ from providers.oauth.narrowing import item_of, seconds_until
 from providers.oauth.token_requests import JSON, TokenRequestBytes, assertion_request
 from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge
 from providers.outbound.json_values import at, is_object, objects_at, text_at
-from providers.outbound.messages import Crowded, HttpError, NotReached, OutboundResponse
-from vault.upstream import NotSent, Refused, Silent, TokenAnswer
+from providers.outbound.messages import HttpError, NotReached, OutboundResponse, PeerBusy
+from vault.upstream import NotSent, Refusal, Silent, TokenAnswer
 
 # Refusals of an assertion that mean "not for these scopes" where some were asked for: Google says unauthorized_client.
 _NOT_THESE: Final = frozenset({"invalid_scope", "unauthorized_client", "access_denied"})
@@ -49,9 +49,9 @@ class SignedTokens:
             signed = sign(self.provider, values, scopes=scopes, now=now)
             body = self._permissions(scopes, item) if facts.sent == "bearer" else {}
         except (CredentialRefused, ValueError):
-            return Refused("invalid_client", "the credential no longer fits its provider file", ends_grant=True)
+            return Refusal("invalid_client", "the credential no longer fits its provider file", ends_grant=True)
         except NotNarrowable:
-            return Refused("invalid_scope", f"{self.provider.title} has no token for these alone", ends_grant=False)
+            return Refusal("invalid_scope", f"{self.provider.title} has no token for these alone", ends_grant=False)
         if facts.sent == "itself":
             return TokenAnswer(signed, scopes=scopes, expires_in=facts.lifetime - facts.backdated)
         if facts.sent == "bearer":
@@ -66,7 +66,7 @@ class SignedTokens:
             written = assertion_request(self.provider, url, signed)
         try:
             answer = await self.send(written)
-        except Crowded as error:
+        except PeerBusy as error:
             return NotSent(error.reason, retry_after=1)
         except NotReached as error:
             return NotSent(error.reason)
@@ -83,7 +83,7 @@ class SignedTokens:
         if isinstance(outcome, TokenAnswer):
             granted = scopes if outcome.scopes is None else outcome.scopes
             return replace(outcome, refresh_token=None, scopes=granted)
-        if not isinstance(outcome, Refused):
+        if not isinstance(outcome, Refusal):
             return outcome
         texts = frozenset[str]() if self.provider.credential is None else self.provider.credential.alive_texts
         if any(text in outcome.description for text in texts):  # our clock is wrong, say
@@ -134,19 +134,19 @@ class SignedTokens:
         wanted = "" if found is None else f"{unquote(found.parts['owner'])}/{unquote(found.parts['repo'])}".lower()
         return text_at(content, "repository_selection") == "selected" and names == [wanted]
 
-    def _refusal(self, status: int, message: str, *, is_narrow: bool) -> Refused:
+    def _refusal(self, status: int, message: str, *, is_narrow: bool) -> Refusal:
         texts = frozenset[str]() if self.provider.credential is None else self.provider.credential.alive_texts
         if any(text in message for text in texts):
-            return Refused("assertion_refused", "", ends_grant=False)
+            return Refusal("assertion_refused", "", ends_grant=False)
         match status:
             case 401:
-                return Refused("invalid_grant", "the key is no longer accepted", ends_grant=True)
+                return Refusal("invalid_grant", "the key is no longer accepted", ends_grant=True)
             case 404:
-                return Refused("invalid_grant", "the installation is gone", ends_grant=True)
+                return Refusal("invalid_grant", "the installation is gone", ends_grant=True)
             case 422 if is_narrow:
-                return Refused("invalid_scope", "no such token for these permissions", ends_grant=False)
+                return Refusal("invalid_scope", "no such token for these permissions", ends_grant=False)
             case _:
-                return Refused(f"status_{status}", "", ends_grant=False)
+                return Refusal(f"status_{status}", "", ends_grant=False)
 
 
 def granted_scopes(provider: Provider, answer: TokenAnswer) -> frozenset[str] | None:

@@ -15,7 +15,7 @@ from providers.api.text import as_data
 from providers.definitions.model import Provider
 from providers.outbound.json_values import at, fill, integer_at, is_array, is_object, text_at
 from providers.outbound.messages import OutboundResponse
-from vault.upstream import Account, NotSent, Refused, Silent, TokenAnswer
+from vault.upstream import Account, NotSent, Refusal, Silent, TokenAnswer
 
 _LONGEST = 10 * 365 * 86400
 
@@ -29,7 +29,7 @@ class ResponseContext:
     now: int = 0
 
 
-TokenOutcome = TokenAnswer | Refused | NotSent | Silent
+TokenOutcome = TokenAnswer | Refusal | NotSent | Silent
 
 
 def judge(provider: Provider, answer: OutboundResponse, asked: ResponseContext) -> TokenOutcome:
@@ -61,7 +61,7 @@ def _is_of_gateway(status: int) -> bool:
 
 def _refusal(
     provider: Provider, content: Mapping[str, object], answer: OutboundResponse, asked: ResponseContext
-) -> Refused | NotSent | Silent:
+) -> Refusal | NotSent | Silent:
     code = text_at(content, provider.response.error)
     if code is None and provider.refresh_tokens == "access_token":  # it is an API of theirs that renews
         code = next((found for path in provider.errors.code if (found := text_at(content, path)) is not None), None)
@@ -74,7 +74,7 @@ def _refusal(
     if code in errors.unknown_outcome:
         return Silent(code, is_over=True)
     description = clean_description(text_at(content, provider.response.error_description) or "", asked.secrets)
-    return Refused(code=code, description=description, ends_grant=code in errors.ends_grant)
+    return Refusal(code=code, description=description, ends_grant=code in errors.ends_grant)
 
 
 def _tokens(provider: Provider, content: Mapping[str, object], asked: ResponseContext) -> TokenAnswer | None:

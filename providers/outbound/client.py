@@ -20,12 +20,12 @@ from providers.outbound.bulkheads import Bulkhead
 from providers.outbound.lookups import BoundedLookup, Lookup
 from providers.outbound.messages import (
     AddressRefused,
-    Crowded,
     HttpError,
     NoAnswer,
     NotReached,
     OutboundRequest,
     OutboundResponse,
+    PeerBusy,
     TooLarge,
 )
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddressRefused",
-    "Crowded",
     "HttpError",
     "NoAnswer",
     "NotReached",
     "Outbound",
     "OutboundRequest",
     "OutboundResponse",
+    "PeerBusy",
     "TooLarge",
 ]
 
@@ -167,7 +167,7 @@ class Outbound:
         try:
             await bulkhead.enter(request.account, patience=min(self._connect_timeout, request.timeout))
         except TimeoutError as error:
-            raise Crowded("too many calls in flight") from error
+            raise PeerBusy("too many calls in flight") from error
         return bulkhead, request.timeout - (loop.time() - started)
 
     def _bulkhead(self, request: OutboundRequest) -> Bulkhead:

@@ -35,7 +35,7 @@ class AddressRefused(NotReached):
     """The URL, or an address its host resolves to, is not one that we connect to."""
 
 
-class Crowded(NotReached):
+class PeerBusy(NotReached):
     """Too many of our own calls are in flight there: this says nothing about the peer."""
 
 

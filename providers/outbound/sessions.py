@@ -60,7 +60,7 @@ async def translate(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
         raise NoAnswer("connection broke") from error
 
 
-class _Reading:
+class _ReadErrors:
     """Translates what aiohttp raises while an answer is awaited or read; a generator would cost each call more."""
 
     __slots__ = ()
@@ -77,7 +77,7 @@ class _Reading:
             raise NoAnswer("answer was cut") from error
 
 
-READING: Final = _Reading()
+READING: Final = _ReadErrors()
 _WRITTEN_AT_ONCE: Final = 2**20  # bytes of a body; a longer one is written in pieces, so that others are served between
 
 

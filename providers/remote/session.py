@@ -31,8 +31,8 @@ from pydantic import ValidationError
 from providers.api.api import (
     RateLimited,
     ScopesMissing,
+    TokenRejected,
     ToolRefused,
-    Unauthorized,
     UpstreamAPI,
     UpstreamRefused,
     UpstreamUnavailable,
@@ -67,7 +67,7 @@ def challenge(header: str) -> Mapping[str, str]:
 
 
 @dataclass(slots=True)
-class _Exchanged:
+class _WireState:
     """What happened on the wire, where the client library would tell less."""
 
     trouble: ToolRefused | None = None  # of the last request that has an answer
@@ -78,7 +78,7 @@ class _Exchanged:
 class _Transport(httpx2.AsyncBaseTransport):
     """The client library's requests, over the vault's HTTP client."""
 
-    def __init__(self, api: UpstreamAPI, exchanged: _Exchanged) -> None:
+    def __init__(self, api: UpstreamAPI, exchanged: _WireState) -> None:
         self._api = api
         self._exchanged = exchanged
 
@@ -130,7 +130,7 @@ class _Transport(httpx2.AsyncBaseTransport):
             text = f"{title} redirects elsewhere, which isn't followed. An admin can add it again by its new address."
             return UpstreamRefused("redirected", text)
         if answer.status == 401:
-            return Unauthorized(f"{title} no longer accepts the account's token.")
+            return TokenRejected(f"{title} no longer accepts the account's token.")
         if answer.status == 429 or (answer.status == 503 and "retry-after" in headers):
             wait = wait_of(OutboundResponse(answer.status, headers, b""), "", now=self._api.now)
             text = f"{title} is rate limiting. Nothing was done; try again in {wait.seconds} s."
@@ -201,7 +201,7 @@ class RemoteSessions:
 
     async def run(self, api: UpstreamAPI, url: str, work: Callable[[RemoteSession], Awaitable[Answer]]) -> Answer:
         """Do this in one session. Raises ToolRefused, and what `work` and the renewal of the token raise."""
-        exchanged = _Exchanged()
+        exchanged = _WireState()
         try:
             return await self._run(api, url, work, exchanged)
         except (ToolRefused, ExceptionGroup) as error:
@@ -214,7 +214,7 @@ class RemoteSessions:
         api: UpstreamAPI,
         url: str,
         work: Callable[[RemoteSession], Awaitable[Answer]],
-        exchanged: _Exchanged,
+        exchanged: _WireState,
     ) -> Answer:
         from mcp.client.client import Client
         from mcp.client.streamable_http import streamable_http_client
@@ -263,7 +263,7 @@ def _first(group: BaseExceptionGroup[Exception]) -> Exception:
     return found
 
 
-def _refusal_of(api: UpstreamAPI, exchanged: _Exchanged, failure: Exception | None) -> ToolRefused:
+def _refusal_of(api: UpstreamAPI, exchanged: _WireState, failure: Exception | None) -> ToolRefused:
     """What the caller is told."""
     from mcp.shared.exceptions import MCPError
 

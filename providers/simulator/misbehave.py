@@ -19,7 +19,7 @@ _PROXY_PAGE = (
 )
 
 
-class Dropped(Response):
+class DroppedConnection(Response):
     """No answer at all: the connection is closed."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +57,7 @@ def distort(fault: Fault, answer: Response | None, *, face: Face, trap: str) -> 
     """The response that the fault asks for; `answer` is the true one, where the request took effect."""
     match fault.kind:
         case "drop":
-            return Dropped()
+            return DroppedConnection()
         case "cut" if answer is not None:
             return _Cut(bytes(answer.body), answer.status_code, headers=dict(answer.headers))
         case "alter" if answer is not None:

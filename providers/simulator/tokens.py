@@ -60,12 +60,14 @@ class SimulatedRefreshToken:
     expires_at: float | None = None
     revoked: bool = False
     spent_at: float | None = None
-    answer: Issued | None = field(default=None, repr=False)  # what its use was answered with, for a grace that re-sends
+    answer: SimulatedTokens | None = field(
+        default=None, repr=False
+    )  # what its use was answered with, for a grace that re-sends
     successor: SimulatedRefreshToken | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Issued:
+class SimulatedTokens:
     """The new tokens of one answer."""
 
     family: Family
@@ -81,7 +83,7 @@ class Issued:
 class RefreshAnswer:
     """An accepted refresh and how it was accepted."""
 
-    issued: Issued
+    issued: SimulatedTokens
     outcome: Literal["rotated", "kept", "resent", "sibling"]
     presented: SimulatedRefreshToken
 
@@ -111,7 +113,7 @@ class TokenStore:
 
     def open_family(
         self, *, client_id: str, account: str, kind: Kind, scopes: frozenset[str], with_refresh: bool, now: float
-    ) -> Issued:
+    ) -> SimulatedTokens:
         """The tokens of a redeemed authorization code."""
         label = f"{self._face}-{len(self.families) + 1}"
         family = Family(label, client_id, account, kind, scopes, created_at=now, used_at=now)
@@ -150,7 +152,7 @@ class TokenStore:
         family.generation = token.generation + 1
         return RefreshAnswer(self._issue_successor(token, wanted, now=now), "rotated", token)
 
-    def lengthen(self, token: AccessToken, *, seconds: int, now: float, is_renewal: bool = False) -> Issued:
+    def lengthen(self, token: AccessToken, *, seconds: int, now: float, is_renewal: bool = False) -> SimulatedTokens:
         """Another access token of the same family with a longer life; the presented one ends soon if it was short."""
         issued = self._issue(token.family, token.scopes, None, now=now)
         self._access[fingerprint(issued.access_token)].expires_at = now + seconds
@@ -158,7 +160,7 @@ class TokenStore:
             token.expires_at = min(token.expires_at, now + 60)
         return replace(issued, expires_at=now + seconds)
 
-    def derive(self, parent: AccessToken, scopes: frozenset[str], *, item: str | None) -> Issued:
+    def derive(self, parent: AccessToken, scopes: frozenset[str], *, item: str | None) -> SimulatedTokens:
         """A token of less authority, from an access token; it ends with its parent and spends nothing."""
         family = parent.family
         value = self._mint("access", family.kind)
@@ -167,7 +169,7 @@ class TokenStore:
         self._access[fingerprint(value)] = AccessToken(
             label, family, scopes, expires_at=parent.expires_at, item=item, parent=parent.label
         )
-        return Issued(
+        return SimulatedTokens(
             family=family,
             access_token=value,
             refresh_token=None,
@@ -267,7 +269,7 @@ class TokenStore:
             raise PresentedTokenRefused("reused_family_revoked", token)
         raise PresentedTokenRefused("reused", token)
 
-    def _issue_successor(self, token: SimulatedRefreshToken, scopes: frozenset[str], *, now: float) -> Issued:
+    def _issue_successor(self, token: SimulatedRefreshToken, scopes: frozenset[str], *, now: float) -> SimulatedTokens:
         family = token.family
         family.used_at = now
         refresh = self._new_refresh(family, now=now, generation=token.generation + 1)
@@ -287,7 +289,7 @@ class TokenStore:
 
     def _issue(
         self, family: Family, scopes: frozenset[str], refresh: tuple[str, SimulatedRefreshToken] | None, *, now: float
-    ) -> Issued:
+    ) -> SimulatedTokens:
         if self.rules.refresh_ends_access:
             self._end_access(family)
         value = self._mint("access", family.kind)
@@ -295,7 +297,7 @@ class TokenStore:
         token = AccessToken(f"{family.label}:a{family.access_issued}", family, scopes, expires_at=expires_at)
         family.access_issued += 1
         self._access[fingerprint(value)] = token
-        return Issued(
+        return SimulatedTokens(
             family=family,
             access_token=value,
             refresh_token=None if refresh is None else refresh[0],

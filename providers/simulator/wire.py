@@ -19,7 +19,7 @@ from starlette.types import Receive
 
 from providers.simulator.accounts import Face, RegisteredClient
 from providers.simulator.faults import WAITING, Fault
-from providers.simulator.misbehave import Dropped, distort
+from providers.simulator.misbehave import DroppedConnection, distort
 from providers.simulator.sandbox import Sandbox
 
 MAX_BODY = 1024 * 1024
@@ -98,7 +98,7 @@ def endpoint(
         try:
             call = await _read(request)
         except ClientDisconnect:
-            return Dropped()
+            return DroppedConnection()
         if call is None:
             return JSONResponse({"error": "invalid_request"}, status_code=400)
         whose = face if isinstance(face, str) else face(call)
@@ -119,11 +119,11 @@ def endpoint(
             if await _wait(sandbox, full_name, fault=fault, request=request):
                 response = early or handler(replace(call, fault=fault.kind))
             else:
-                response = Dropped()
+                response = DroppedConnection()
         else:
             true = handler(replace(call, fault=fault.kind)) if fault.when == "after" else None
             response = distort(fault, true, face=whose, trap=f"{sandbox.url}/_trap")
-        arrival["answered"] = not isinstance(response, Dropped)
+        arrival["answered"] = not isinstance(response, DroppedConnection)
         return response
 
     return answer

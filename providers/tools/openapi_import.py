@@ -69,7 +69,7 @@ class ReviewedTool:
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportResult:
     """The contents of both files, and what a person should look at."""
 
     address: str  # of the API
@@ -82,7 +82,7 @@ class Imported:
 
 
 @dataclass(slots=True)
-class _Made:
+class _ImportDraft:
     rules: list[Table] = field(default_factory=list[Table])
     tools: list[Table] = field(default_factory=list[Table])
     scopes: dict[str, Table] = field(default_factory=dict[str, Table])
@@ -93,7 +93,7 @@ class _Made:
 
 def import_document(
     document: OpenAPIDocument, *, name: str, title: str, audience: str, server: str, only: re.Pattern[str] | None = None
-) -> Imported:
+) -> ImportResult:
     """The files for an API named `name`, which takes the vault's tokens for `audience`. Raises DocumentRefused.
 
     `only`: the operations to take, by a part of `METHOD /path`.
@@ -101,7 +101,7 @@ def import_document(
     address = server or document.server
     if urlsplit(address).scheme != "https" or "{" in address:
         raise DocumentRefused("doesn't name an https address of the API: give it with --server")
-    made = _Made()
+    made = _ImportDraft()
     for operation in document.operations():
         if not isinstance(operation, OpenAPIOperation):
             made.left_out.append(operation)
@@ -129,12 +129,12 @@ def import_document(
         "overrides": {"parameters": []},
         "rules": made.rules,
     }
-    return Imported(
+    return ImportResult(
         address, audience, titles, provider, {"provider": name, "tool": made.tools}, made.review, made.left_out
     )
 
 
-def _close(made: _Made) -> None:
+def _close(made: _ImportDraft) -> None:
     """Rules that nobody can use, for operations that are no tools but whose path a tool's rule would let through."""
     closed: dict[tuple[str, str], Table] = {}
     calls = [*(call for call, _ in made.left_out), *made.closed]
@@ -170,7 +170,7 @@ def _intersection(rule: str, other: str) -> str | None:
     return "/".join(b if a == "{}" else a for a, b in steps)
 
 
-def _add(document: OpenAPIDocument, operation: OpenAPIOperation, name: str, made: _Made) -> None:
+def _add(document: OpenAPIDocument, operation: OpenAPIOperation, name: str, made: _ImportDraft) -> None:
     """The rule, the tool, and the scopes of one operation. Raises LeftOut."""
     if operation.content.get("deprecated") is True:
         raise LeftOut("it is deprecated")

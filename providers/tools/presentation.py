@@ -29,11 +29,11 @@ _ANSWERED: Final = re.compile(r"\{([A-Za-z0-9_@$.-]+)\}")
 _ADDRESS: Final = re.compile(r"[^@\s<>]+@([^@\s<>]+)")
 
 
-class _Declared(BaseModel):
+class _DeclaredPresentation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Lookup(_Declared):
+class Lookup(_DeclaredPresentation):
     """One read at the provider that says what arguments mean; `{argument}` in `path` and `query` stands for a value.
 
     `graphql` is a query that is posted there instead, with `variables`, in which `{argument}` stands for one, too.
@@ -112,7 +112,7 @@ class Lookup(_Declared):
         return found
 
 
-class Presentation(_Declared):
+class Presentation(_DeclaredPresentation):
     """How a tool presents its arguments.
 
     `sentence` completes "Cursor wants to ..." with `{argument}` for values; empty: the tool's title. `texts` are shown

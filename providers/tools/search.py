@@ -118,7 +118,7 @@ def _translations() -> Mapping[str, frozenset[str]]:
 _TRANSLATED: Final = _translations()
 
 
-def _wishes(request: str) -> Mapping[str, float]:
+def _weights(request: str) -> Mapping[str, float]:
     """The words to look for, with what each counts."""
     said = set(_words(request))
     meant = {word for one in said for word in _TRANSLATED.get(one, ())}
@@ -141,9 +141,9 @@ class ToolIndex:
 
     def find(self, request: str, *, among: frozenset[str], limit: int) -> tuple[ToolSpec, ...]:
         """The tools that fit best, of those with these names, best first; none where no word fits."""
-        wishes = _wishes(request)
+        weights = _weights(request)
         scored = [
-            (self._words.score(wishes, number), -number)
+            (self._words.score(weights, number), -number)
             for number, spec in enumerate(self._specs)
             if spec.name in among
         ]
@@ -161,12 +161,12 @@ class _Words:
         frequency = Counter(word for one in counts for word in one)
         self._rarity = {word: math.log(1 + (len(counts) - n + 0.5) / (n + 0.5)) for word, n in frequency.items()}
 
-    def score(self, wishes: Mapping[str, float], number: int) -> float:
+    def score(self, weights: Mapping[str, float], number: int) -> float:
         """How well a text fits (Robertson, Zaragoza: The Probabilistic Relevance Framework, 2009)."""
         counts, share = self._counts[number], 1 - _B + _B * self._lengths[number] / self._mean
         return sum(
             weight * self._rarity[word] * counts[word] * (_K1 + 1) / (counts[word] + _K1 * share)
-            for word, weight in wishes.items()
+            for word, weight in weights.items()
             if word in counts
         )
 

@@ -33,7 +33,7 @@ _NO_REQUEST: Final = "There is no such request."
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class AccessInput:
     """What a form, program, or agent asks for: one of `account` (a connection's id), `group`, and `company` (names).
 
     `client_id`: the agent that it is for, but for a group's accounts. `is_by_agent`: it files the request itself.
@@ -84,7 +84,7 @@ class DescribedRequest:
 # What can be asked for
 
 
-async def wish_of(deployment: Deployment, user: User, asking: Asking) -> RequestedAccess:
+async def requested_access(deployment: Deployment, user: User, asking: AccessInput) -> RequestedAccess:
     """What the person asks for, checked. Raises ChangeRefused."""
     longest = deployment.settings.access_requests.longest_days
     if longest == 0:
@@ -97,7 +97,7 @@ async def wish_of(deployment: Deployment, user: User, asking: Asking) -> Request
         said = f"Ask for 1 to {longest} days."
         raise ChangeRefused("request_days", said, field="days", most=str(longest))
     filed_by = "agent" if asking.is_by_agent else "person"
-    wish = RequestedAccess(
+    access = RequestedAccess(
         user.id,
         asking.client_id,
         Kind.GROUP,
@@ -109,10 +109,10 @@ async def wish_of(deployment: Deployment, user: User, asking: Asking) -> Request
         filed_by=filed_by,
     )
     if asking.account:
-        return await _for_account(deployment, user, asking, wish)
+        return await _for_account(deployment, user, asking, access)
     if asking.company:
-        return await _for_company(deployment, asking, wish)
-    return await _for_group(deployment, user, asking, wish)
+        return await _for_company(deployment, asking, access)
+    return await _for_group(deployment, user, asking, access)
 
 
 async def shared_accounts(deployment: Deployment, user: User) -> tuple[SharedConnection, ...]:
@@ -136,7 +136,9 @@ def beyond_rule(deployment: Deployment, shared: SharedConnection) -> frozenset[s
     return (held & ceiling) - shared.rule.scopes
 
 
-async def _for_account(deployment: Deployment, user: User, asking: Asking, wish: RequestedAccess) -> RequestedAccess:
+async def _for_account(
+    deployment: Deployment, user: User, asking: AccessInput, access: RequestedAccess
+) -> RequestedAccess:
     database = deployment.database
     if await connections.get_connection(database, asking.account, user_id=user.id) is not None:
         raise ChangeRefused(
@@ -155,7 +157,7 @@ async def _for_account(deployment: Deployment, user: User, asking: Asking, wish:
     if not scopes & rest:
         said = "The group's rule already allows this: allow it on the agent's page."
         raise ChangeRefused("nothing_more", said, field="scopes")
-    return replace(wish, kind=Kind.ACCOUNT, target=asking.account, group_id=shared.group.id, scopes=scopes)
+    return replace(access, kind=Kind.ACCOUNT, target=asking.account, group_id=shared.group.id, scopes=scopes)
 
 
 async def _own_agent(deployment: Deployment, user: User, client_id: str) -> None:
@@ -164,12 +166,12 @@ async def _own_agent(deployment: Deployment, user: User, client_id: str) -> None
         raise ChangeRefused("request_agent", "Choose one of your agents.", field="agent")
 
 
-async def _for_company(deployment: Deployment, asking: Asking, wish: RequestedAccess) -> RequestedAccess:
+async def _for_company(deployment: Deployment, asking: AccessInput, access: RequestedAccess) -> RequestedAccess:
     trusted = deployment.settings.enterprise.get(asking.company)
     client = await clients.get_client(deployment.database, asking.client_id)
     if trusted is None or not trusted.allow or client is None or client.removed_at is not None:
         raise ChangeRefused("no_such_access", "There is nothing like that to ask for.", kind="not_found")
-    return replace(wish, kind=Kind.COMPANY, target=asking.company)
+    return replace(access, kind=Kind.COMPANY, target=asking.company)
 
 
 async def askable_groups(deployment: Deployment, user: User) -> tuple[Group, ...]:
@@ -183,30 +185,32 @@ async def askable_groups(deployment: Deployment, user: User) -> tuple[Group, ...
     return tuple(found)
 
 
-async def _for_group(deployment: Deployment, user: User, asking: Asking, wish: RequestedAccess) -> RequestedAccess:
+async def _for_group(
+    deployment: Deployment, user: User, asking: AccessInput, access: RequestedAccess
+) -> RequestedAccess:
     named = [one for one in await askable_groups(deployment, user) if name_key(one.name) == name_key(asking.group)]
     if not named:
         raise ChangeRefused("no_such_access", "There is nothing like that to ask for.", kind="not_found")
-    return replace(wish, client_id="", target=named[0].id, group_id=named[0].id)
+    return replace(access, client_id="", target=named[0].id, group_id=named[0].id)
 
 
 # Asking
 
 
-async def ask(deployment: Deployment, user: User, asking: Asking, *, via: str = "") -> tuple[AccessRequest, bool]:
+async def ask(deployment: Deployment, user: User, asking: AccessInput, *, via: str = "") -> tuple[AccessRequest, bool]:
     """File the request; the open one for the same thing is found again, if it asks for that. `via`: the agent's name.
 
     Raises ChangeRefused, and TemporarilyUnavailable for somebody who asks too much.
     """
-    wish, now = await wish_of(deployment, user, asking), deployment.now()
+    access, now = await requested_access(deployment, user, asking), deployment.now()
     async with deployment.transaction() as transaction:
         if not await limits.spend(transaction, f"access:{user.id}", limit=PER_DAY, window=DAY, now=now):
             said = f"You asked {PER_DAY} times within a day: wait until tomorrow."
             raise ChangeRefused("request_limit", said, kind="too_many_requests", most=str(PER_DAY))
     async with deployment.transaction() as transaction:
         await users.hold_user(transaction, user.id)
-        request, is_new = await stored.ask(transaction, wish, now=now)
-        if not wish.scopes <= request.wish.scopes:
+        request, is_new = await stored.ask(transaction, access, now=now)
+        if not access.scopes <= request.access.scopes:
             url = deployment.url(f"/access-requests/{request.id}")
             said = f"Another request for this account is open: {url}. Wait for its answer, or withdraw it."
             raise ChangeRefused("request_open", said, kind="conflict", field="scopes", url=url)
@@ -235,14 +239,14 @@ async def to_answer(deployment: Deployment, user: User) -> tuple[AccessRequest, 
     if not await stored.managed_by(database, user.id):
         return ()
     mine = await stored.list_pending(database, now=now, manager=user.id)
-    return tuple([one for one in mine if await may_answer(deployment, user, one.wish, reader=database)])
+    return tuple([one for one in mine if await may_answer(deployment, user, one.access, reader=database)])
 
 
 async def visible_to(deployment: Deployment, user: User, request_id: str) -> AccessRequest:
     """The request, for whoever asked and for those who answer. Raises ChangeRefused."""
     found = await request_with_id(deployment, request_id)
-    is_own = found.wish.user_id == user.id
-    if not is_own and not await may_answer(deployment, user, found.wish, reader=deployment.database):
+    is_own = found.access.user_id == user.id
+    if not is_own and not await may_answer(deployment, user, found.access, reader=deployment.database):
         raise ChangeRefused("no_request", _NO_REQUEST, kind="not_found")
     return found
 
@@ -260,7 +264,7 @@ async def request_with_id(deployment: Deployment, request_id: str) -> AccessRequ
 
 def most_days(deployment: Deployment, request: AccessRequest) -> int:
     """The longest that an answer can allow: what was asked for, within the operator's limit."""
-    return min(request.wish.lifetime // DAY, deployment.settings.access_requests.longest_days)
+    return min(request.access.lifetime // DAY, deployment.settings.access_requests.longest_days)
 
 
 async def allow(actor: Actor, request_id: str, answer: AccessAnswer) -> AccessRequest:
@@ -268,11 +272,11 @@ async def allow(actor: Actor, request_id: str, answer: AccessAnswer) -> AccessRe
     deployment, now = actor.deployment, actor.deployment.now()
     async with deployment.transaction() as transaction:
         request = await _hold(actor, transaction, request_id)
-        wish, most = request.wish, most_days(deployment, request)
+        access, most = request.access, most_days(deployment, request)
         if not 1 <= answer.days <= most:
             said = f"Allow it for 1 to {most} days: as long as was asked for, or shorter."
             raise ChangeRefused("request_days", said, field="days", most=str(most))
-        asker = await users.get_user(transaction, wish.user_id)
+        asker = await users.get_user(transaction, access.user_id)
         if asker is None or asker.disabled_at is not None:
             raise ChangeRefused("asker_gone", "The person who asked is disabled or gone.", kind="conflict")
         scopes = await _given_scopes(deployment, transaction, request, answer, now=now)
@@ -288,7 +292,7 @@ async def allow(actor: Actor, request_id: str, answer: AccessAnswer) -> AccessRe
             made_permission=made,
             now=now,
         )
-        if before is not None and wish.kind is Kind.COMPANY:
+        if before is not None and access.kind is Kind.COMPANY:
             await access_ends.take_company_back(transaction, before, now=now)
         known = await describe(deployment, request, reader=transaction)
         about = {**access_ends.facts_of(request), **known.names, "scopes": sorted(scopes), "ends_at": ends_at}
@@ -343,14 +347,14 @@ async def narrow(actor: Actor, request_id: str, *, scopes: frozenset[str], days:
     async with deployment.transaction() as transaction:
         request = await _hold_for_either(actor, transaction, request_id)
         ends_at = min(request.expires_at, now + max(1, days) * DAY)
-        if request.wish.kind is not Kind.GROUP and not scopes:
+        if request.access.kind is not Kind.GROUP and not scopes:
             raise ChangeRefused("request_scopes", "Leave at least one permission, or end it.", field="scopes")
-        if request.wish.kind is Kind.ACCOUNT:
+        if request.access.kind is Kind.ACCOUNT:
             await _narrow_made(transaction, request, scopes, ends_at=ends_at, now=now)
         await stored.narrow(transaction, request, scopes=scopes, expires_at=ends_at, now=now)
-        if request.wish.kind is Kind.GROUP:
+        if request.access.kind is Kind.GROUP:
             await _join(transaction, request, ends_at=ends_at, now=now)
-        if request.wish.kind is Kind.COMPANY:
+        if request.access.kind is Kind.COMPANY:
             await access_ends.take_company_back(transaction, request, now=now)
         known = await describe(deployment, request, reader=transaction)
         about = {**access_ends.facts_of(request), **known.names, "scopes": sorted(scopes), "ends_at": ends_at}
@@ -361,8 +365,8 @@ async def narrow(actor: Actor, request_id: str, *, scopes: frozenset[str], days:
 async def _narrow_made(
     transaction: Transaction, request: AccessRequest, scopes: frozenset[str], *, ends_at: int, now: int
 ) -> None:
-    wish = request.wish
-    which = {"user_id": wish.user_id, "client_id": wish.client_id, "connection_id": wish.target}
+    access = request.access
+    which = {"user_id": access.user_id, "client_id": access.client_id, "connection_id": access.target}
     held = await delegations.get(transaction, **which)
     if held is not None and held.is_live(now) and _is_made_by(request, held):
         await delegations.allow(transaction, **which, scopes=held.scopes & scopes, now=now, expires_at=ends_at)
@@ -374,7 +378,7 @@ async def _hold(actor: Actor, transaction: Transaction, request_id: str) -> Acce
         await users.hold_admins(transaction)
         await users.hold_user(transaction, actor.user.id)
     request = await stored.hold(transaction, request_id)
-    if request is not None and await may_answer(actor.deployment, actor.user, request.wish, reader=transaction):
+    if request is not None and await may_answer(actor.deployment, actor.user, request.access, reader=transaction):
         return request
     if request is not None and _is_asker(actor, request):
         raise ChangeRefused("not_approver", "Somebody else has to answer this request.", kind="forbidden")
@@ -385,37 +389,37 @@ async def _hold_for_either(actor: Actor, transaction: Transaction, request_id: s
     """The request, for whoever asked and for those who may answer. Raises ChangeRefused."""
     request = await stored.hold(transaction, request_id)
     if request is None or not (
-        _is_asker(actor, request) or await may_answer(actor.deployment, actor.user, request.wish, reader=transaction)
+        _is_asker(actor, request) or await may_answer(actor.deployment, actor.user, request.access, reader=transaction)
     ):
         raise ChangeRefused("no_request", _NO_REQUEST, kind="not_found")
     return request
 
 
 def _is_asker(actor: Actor, request: AccessRequest) -> bool:
-    return actor.user is not None and request.wish.user_id == actor.user.id
+    return actor.user is not None and request.access.user_id == actor.user.id
 
 
 async def _given_scopes(
     deployment: Deployment, transaction: Transaction, request: AccessRequest, answer: AccessAnswer, *, now: int
 ) -> frozenset[str]:
     """What the answer gives: checked again, since things change while a request waits. Raises ChangeRefused."""
-    wish = request.wish
-    if wish.kind is Kind.GROUP:
-        group = await groups.get_group(transaction, wish.group_id)
+    access = request.access
+    if access.kind is Kind.GROUP:
+        group = await groups.get_group(transaction, access.group_id)
         if group is None or gives_role(deployment, group.name):
             raise ChangeRefused("no_such_access", "This access no longer exists.", kind="conflict")
         return _NOTHING
-    if wish.kind is Kind.COMPANY:
-        trusted = deployment.settings.enterprise.get(wish.target)
+    if access.kind is Kind.COMPANY:
+        trusted = deployment.settings.enterprise.get(access.target)
         rules = answer.scopes or _NOTHING
         if trusted is None or not rules or not rules <= set(trusted.allow):
             raise ChangeRefused("request_rules", "Choose rules of this company to apply.", field="rules")
         return rules
-    scopes = wish.scopes if answer.scopes is None else answer.scopes
-    if not scopes or not scopes <= wish.scopes:
+    scopes = access.scopes if answer.scopes is None else answer.scopes
+    if not scopes or not scopes <= access.scopes:
         said = "Allow some of the permissions that were asked for, and no others."
         raise ChangeRefused("request_scopes", said, field="scopes")
-    if await sharing.usable(transaction, wish.target, user_id=wish.user_id, now=now) is None:
+    if await sharing.usable(transaction, access.target, user_id=access.user_id, now=now) is None:
         raise ChangeRefused("no_such_access", "This access no longer exists.", kind="conflict")
     return scopes
 
@@ -427,14 +431,14 @@ async def _carry_out(
 
     A person who asked for an agent allowed it with that; an agent that asked by itself has the account already.
     """
-    wish = request.wish
-    if wish.kind is Kind.GROUP:
+    access = request.access
+    if access.kind is Kind.GROUP:
         await _join(transaction, request, ends_at=ends_at, now=now)
-    if wish.kind is not Kind.ACCOUNT or wish.filed_by != "person":
+    if access.kind is not Kind.ACCOUNT or access.filed_by != "person":
         return False
-    which = {"user_id": wish.user_id, "client_id": wish.client_id, "connection_id": wish.target}
+    which = {"user_id": access.user_id, "client_id": access.client_id, "connection_id": access.target}
     held = await delegations.get(transaction, **which)
-    before = await stored.find_allowed(transaction, wish)
+    before = await stored.find_allowed(transaction, access)
     if held is not None and held.is_live(now) and not _is_made_by(before, held):
         return False
     await delegations.allow(transaction, **which, scopes=scopes, now=now, expires_at=ends_at)
@@ -447,9 +451,11 @@ def _is_made_by(request: AccessRequest | None, held: Delegation) -> bool:
 
 
 async def _join(transaction: Transaction, request: AccessRequest, *, ends_at: int, now: int) -> None:
-    wish = request.wish
-    await groups.hold_group(transaction, wish.group_id)
-    await groups.add_member(transaction, wish.group_id, wish.user_id, source=MEMBERSHIP, now=now, expires_at=ends_at)
+    access = request.access
+    await groups.hold_group(transaction, access.group_id)
+    await groups.add_member(
+        transaction, access.group_id, access.user_id, source=MEMBERSHIP, now=now, expires_at=ends_at
+    )
 
 
 async def _again(reader: Reader, request: AccessRequest) -> AccessRequest:
@@ -457,8 +463,8 @@ async def _again(reader: Reader, request: AccessRequest) -> AccessRequest:
 
 
 def _event(actor: Actor, request: AccessRequest, kind: str, about: dict[str, object]) -> Event:
-    event = actor.event(kind, user_id=request.wish.user_id, client_id=request.wish.client_id or None, **about)
-    return replace(event, connection_id=request.wish.target if request.wish.kind is Kind.ACCOUNT else None)
+    event = actor.event(kind, user_id=request.access.user_id, client_id=request.access.client_id or None, **about)
+    return replace(event, connection_id=request.access.target if request.access.kind is Kind.ACCOUNT else None)
 
 
 def _words(words: str) -> str:
@@ -470,20 +476,20 @@ def _words(words: str) -> str:
 
 async def describe(deployment: Deployment, request: AccessRequest, *, reader: Reader | None = None) -> DescribedRequest:
     """The request with the names of what it is about, as far as they still exist."""
-    database, wish = reader or deployment.database, request.wish
-    group = await groups.get_group(database, wish.group_id) if wish.group_id else None
+    database, access = reader or deployment.database, request.access
+    group = await groups.get_group(database, access.group_id) if access.group_id else None
     account = None
-    if wish.kind is Kind.ACCOUNT:
-        account = await connections.get_connection(database, wish.target, user_id=wish.group_id)
+    if access.kind is Kind.ACCOUNT:
+        account = await connections.get_connection(database, access.target, user_id=access.group_id)
     decided = await users.get_user(database, request.decided_by) if request.decided_by else None
     return DescribedRequest(
         request,
-        await users.get_user(database, wish.user_id),
-        await clients.get_client(database, wish.client_id) if wish.client_id else None,
+        await users.get_user(database, access.user_id),
+        await clients.get_client(database, access.client_id) if access.client_id else None,
         provider="" if account is None else account.provider,
         account="" if account is None else account.label,
         group="" if group is None else group.name,
-        company=wish.target if wish.kind is Kind.COMPANY else "",
+        company=access.target if access.kind is Kind.COMPANY else "",
         decided_by="" if decided is None else decided.name,
     )
 

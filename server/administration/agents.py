@@ -58,7 +58,7 @@ _ADDRESS_LIMIT: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerWish:
+class WorkerSpec:
     """What a worker may do: call from these addresses, use these providers or connections, request these scopes."""
 
     addresses: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class WorkerWish:
 
 
 @dataclass(frozen=True, slots=True)
-class AskingWish:
+class BackchannelSpec:
     """A client that asks people in the background (CIBA): how answers reach it, what it sends.
 
     `is_pushed`: at `notify` it is sent the tokens themselves. `signing_alg`: it signs its requests with its key.
@@ -85,7 +85,7 @@ class AskingWish:
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceWish:
+class ServiceAccountSpec:
     """A service account: the admin in whose name it acts, and what it may do."""
 
     person: User
@@ -93,7 +93,7 @@ class ServiceWish:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnApisWish:
+class OwnApisSpec:
     """An agent that acts for itself: the only scopes that it can get at its `resources`; none named: all of theirs."""
 
     scopes: frozenset[str] = frozenset()
@@ -113,10 +113,10 @@ class NewAgent:
     speaks_auth0: bool = False  # it was written for Auth0's wire
     release: str | None = None
     origins: tuple[str, ...] = ()
-    worker: WorkerWish = WorkerWish()
-    asking: AskingWish | None = None
-    service: ServiceWish | None = None
-    by_itself: OwnApisWish | None = None
+    worker: WorkerSpec = WorkerSpec()
+    asking: BackchannelSpec | None = None
+    service: ServiceAccountSpec | None = None
+    by_itself: OwnApisSpec | None = None
     declared: str = ""  # the name under which a declaration manages it
     client_id: str | None = None
     secret: str | None = field(repr=False, default=None)  # instead of a new one
@@ -139,7 +139,7 @@ async def agent_with_id(actor: Actor, client_id: str) -> Client:
 
 
 async def register(actor: Actor, wanted: NewAgent) -> RegisteredAgent:
-    """Store a new agent. Raises ChangeRefused for a wish that contradicts itself or cannot be."""
+    """Store a new agent. Raises ChangeRefused for one that contradicts itself or cannot be."""
     now = actor.deployment.now()
     value = (wanted.secret or secrets.token_urlsafe(32)) if wanted.has_secret else None
     client = await client_of(actor, wanted)
@@ -245,7 +245,7 @@ def _check_own_apis(deployment: Deployment, resources: tuple[str, ...]) -> None:
             raise _refuse("resources", problem)
 
 
-def _check_asking(wanted: NewAgent, asking: AskingWish) -> None:
+def _check_asking(wanted: NewAgent, asking: BackchannelSpec) -> None:
     if _auth_method(wanted) == "none":
         raise _refuse("ciba", "an agent that asks people must authenticate with a secret or a key")
     if asking.notify and (not asking.notify.startswith("https://") or len(asking.notify) > _ADDRESS_LIMIT):
@@ -306,7 +306,7 @@ async def _metadata(actor: Actor, wanted: NewAgent) -> dict[str, object]:
     return found
 
 
-def _asking_members(asking: AskingWish) -> dict[str, object]:
+def _asking_members(asking: BackchannelSpec) -> dict[str, object]:
     found: dict[str, object] = {DELIVERY: "poll"}
     if asking.notify:
         found = {DELIVERY: "push" if asking.is_pushed else "ping", ENDPOINT: asking.notify}
@@ -319,11 +319,11 @@ def _asking_members(asking: AskingWish) -> dict[str, object]:
     return found
 
 
-def asking_of(client: Client) -> AskingWish | None:
+def asking_of(client: Client) -> BackchannelSpec | None:
     """How a registered client asks people; None: it can't."""
     if BACKCHANNEL_GRANT not in client.grant_types:
         return None
-    return AskingWish(
+    return BackchannelSpec(
         notify=str(client.metadata.get(ENDPOINT, "")),
         details_types=tuple(details_types(client)),
         is_pushed=is_pushed_to(client),
@@ -336,24 +336,24 @@ DECLARED: Final = "declared"  # member of a client's metadata
 
 
 async def _worker_rules(actor: Actor, wanted: NewAgent) -> workers.WorkerRules:
-    wish = wanted.worker
-    if not (wish.addresses and wish.connections and wish.scopes and wanted.jwks is not None):
+    worker = wanted.worker
+    if not (worker.addresses and worker.connections and worker.scopes and wanted.jwks is not None):
         raise _refuse("worker", "a worker needs a key, addresses, connections, and scopes")
-    for address in wish.addresses:
+    for address in worker.addresses:
         try:
             ip_network(address, strict=False)
         except ValueError as error:
             problem = f"{address}: use an address, or a network such as 10.1.0.0/16"
             raise _refuse("worker.addresses", problem) from error
     known = {scope for provider in actor.deployment.catalog for scope in provider.scopes}
-    for scope in wish.scopes:
+    for scope in worker.scopes:
         if scope not in known:
             near = did_you_mean(scope, known)
             raise _refuse(
                 "worker.scopes", f"{scope}: no provider has this scope.{near} See token-vault providers show NAME"
             )
-    reached = frozenset([await check_target(actor, one, field="worker.connections") for one in wish.connections])
-    return workers.WorkerRules(wish.addresses, Limits(reached, frozenset(wish.scopes)))
+    reached = frozenset([await check_target(actor, one, field="worker.connections") for one in worker.connections])
+    return workers.WorkerRules(worker.addresses, Limits(reached, frozenset(worker.scopes)))
 
 
 async def check_target(actor: Actor, named: str, *, field: str) -> str:

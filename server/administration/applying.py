@@ -13,7 +13,7 @@ from typing import Final
 
 from server.administration import agents, own_apis, people, registrations
 from server.administration.actor import Actor, ChangeRefused
-from server.administration.agents import DECLARED, AskingWish, NewAgent, OwnApisWish, WorkerWish
+from server.administration.agents import DECLARED, BackchannelSpec, NewAgent, OwnApisSpec, WorkerSpec
 from server.administration.declaration import (
     Declaration,
     DeclaredAgent,
@@ -23,7 +23,7 @@ from server.administration.declaration import (
 )
 from server.administration.declaring import declared_groups
 from server.administration.declaring.planned import PlannedChange, Verb, differences_between
-from server.administration.registrations import RegistrationWish
+from server.administration.registrations import RegistrationInput
 from server.oauth.exchange import release
 from vault import apis, clients, users
 from vault import registrations as stored_registrations
@@ -213,7 +213,7 @@ def _new_agent(name: str, declared: DeclaredAgent) -> NewAgent:
         speaks_auth0=declared.auth0,
         asking=None
         if asking is None
-        else AskingWish(
+        else BackchannelSpec(
             notify=asking.notify,
             details_types=tuple(asking.details_types),
             is_pushed=asking.push,
@@ -221,12 +221,12 @@ def _new_agent(name: str, declared: DeclaredAgent) -> NewAgent:
             sends_user_code=asking.user_code,
         ),
         origins=tuple(declared.origins),
-        worker=WorkerWish()
+        worker=WorkerSpec()
         if worker is None
-        else WorkerWish(tuple(worker.addresses), tuple(worker.connections), tuple(worker.scopes)),
+        else WorkerSpec(tuple(worker.addresses), tuple(worker.connections), tuple(worker.scopes)),
         by_itself=None
         if declared.client_credentials is None
-        else OwnApisWish(frozenset(declared.client_credentials.scopes)),
+        else OwnApisSpec(frozenset(declared.client_credentials.scopes)),
         declared=name,
         client_id=declared.id,
     )
@@ -355,20 +355,20 @@ async def _plan_providers(
                     is_same = False
             before["client_secret"], after["client_secret"] = (_SECRET if is_same else None), _SECRET
         if differences := differences_between(before, after):
-            wish = RegistrationWish(declared.client_id, secret, declared.inputs, declared.testing)
+            entry = RegistrationInput(declared.client_id, secret, declared.inputs, declared.testing)
             verb: Verb = "create" if stored is None else "update"
-            yield PlannedChange(verb, "provider", name, differences, _save_registration(actor, name, wish))
+            yield PlannedChange(verb, "provider", name, differences, _save_registration(actor, name, entry))
     if prunes:
         for one in await stored_registrations.list_registrations(deployment.database):
             if one.provider not in wanted:
                 yield PlannedChange("remove", "provider", one.provider, (), _remove_registration(actor, one.provider))
 
 
-def _save_registration(actor: Actor, name: str, wish: RegistrationWish) -> Callable[[], Awaitable[str | None]]:
+def _save_registration(actor: Actor, name: str, entry: RegistrationInput) -> Callable[[], Awaitable[str | None]]:
     async def run() -> str | None:
         provider = registrations.provider_named(actor.deployment, name)
         stored = await registrations.own_registration(actor, provider, revision=None)
-        await registrations.save(actor, provider, wish, stored=stored)
+        await registrations.save(actor, provider, entry, stored=stored)
         return None
 
     return run

@@ -21,7 +21,7 @@ from vault.storage.database import Reader, Transaction
 
 
 @dataclass(frozen=True, slots=True)
-class PersonWish:
+class PersonSpec:
     """How the directory wants a person to be."""
 
     user_name: str
@@ -31,7 +31,7 @@ class PersonWish:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupWish:
+class GroupSpec:
     """How the directory wants a group to be: `members` are all whom it puts there."""
 
     name: str
@@ -40,24 +40,24 @@ class GroupWish:
 
 
 # What is there while nobody else changes it -> what is wanted.
-DecidePerson = Callable[[Reader, ProvisionedPerson], Awaitable[PersonWish]]
-DecideGroup = Callable[[Reader, Group], Awaitable[GroupWish]]
+DecidePerson = Callable[[Reader, ProvisionedPerson], Awaitable[PersonSpec]]
+DecideGroup = Callable[[Reader, Group], Awaitable[GroupSpec]]
 CheckGroup = Callable[[Reader, Group], Awaitable[None]]
 
 
 # People
 
 
-async def add_person(actor: Actor, wish: PersonWish) -> ProvisionedPerson:
+async def add_person(actor: Actor, spec: PersonSpec) -> ProvisionedPerson:
     """A new person. Raises NameRefused, NameTaken or UserNameTaken."""
     now = actor.deployment.now()
     async with actor.change() as transaction:
-        user = await users.create_user(transaction, wish.user_name, now=now)
-        person = _record_of(user, wish, now=now)
+        user = await users.create_user(transaction, spec.user_name, now=now)
+        person = _record_of(user, spec, now=now)
         await directory.store_person(transaction, person)
         event = actor.event("user.created", user_id=user.id, method=actor.method, admin=False)
         await audit.append(transaction, event, now=now)
-        if wish.is_active is False:
+        if spec.is_active is False:
             await people.change_disabled(actor, transaction, user, is_disabled=True)
     return await _person(actor.deployment.database, user.id)
 
@@ -68,7 +68,7 @@ async def take_over(actor: Actor, user: User, *, external_id: str | None) -> Pro
     async with actor.change() as transaction:
         if await directory.get_person(transaction, user.id) is not None:
             raise ChangeRefused("person_changed", "The directory manages this person already.", kind="conflict")
-        await directory.store_person(transaction, _record_of(user, PersonWish(user.name, external_id), now=now))
+        await directory.store_person(transaction, _record_of(user, PersonSpec(user.name, external_id), now=now))
         await audit.append(transaction, actor.event("user.provisioned", user_id=user.id), now=now)
     return await _person(actor.deployment.database, user.id)
 
@@ -82,21 +82,21 @@ async def change_person(actor: Actor, user_id: str, decide: DecidePerson) -> Pro
     async with actor.change() as transaction:
         user = await people.hold_person(transaction, user_id)
         person = await _person(transaction, user_id)
-        wish = await decide(transaction, person)
-        if wish.user_name != person.user_name or wish.external_id != person.external_id:  # by which they sign in
+        spec = await decide(transaction, person)
+        if spec.user_name != person.user_name or spec.external_id != person.external_id:  # by which they sign in
             await people.check_may_touch(actor, transaction, user)
-        if person.name == person.user_name != wish.user_name:  # a person taken over may have a name of their own
-            await users.rename_user(transaction, user.id, wish.user_name)
+        if person.name == person.user_name != spec.user_name:  # a person taken over may have a name of their own
+            await users.rename_user(transaction, user.id, spec.user_name)
         changed = replace(
             person,
-            user_name=wish.user_name,
-            external_id=wish.external_id,
-            attributes=wish.attributes,
+            user_name=spec.user_name,
+            external_id=spec.external_id,
+            attributes=spec.attributes,
             changed_at=now,
         )
         await directory.store_person(transaction, changed)
-        if wish.is_active is not None:
-            await people.change_disabled(actor, transaction, user, is_disabled=not wish.is_active)
+        if spec.is_active is not None:
+            await people.change_disabled(actor, transaction, user, is_disabled=not spec.is_active)
     return await _person(actor.deployment.database, user_id)
 
 
@@ -105,9 +105,9 @@ async def remove_person(actor: Actor, person: ProvisionedPerson) -> None:
     await people.delete(actor, await people.person_with_id(actor.deployment.database, person.user_id))
 
 
-def _record_of(user: User, wish: PersonWish, *, now: int) -> ProvisionedPerson:
+def _record_of(user: User, spec: PersonSpec, *, now: int) -> ProvisionedPerson:
     return ProvisionedPerson(
-        user.id, wish.user_name, now, now, external_id=wish.external_id, attributes=wish.attributes
+        user.id, spec.user_name, now, now, external_id=spec.external_id, attributes=spec.attributes
     )
 
 
@@ -151,14 +151,14 @@ async def change_group(actor: Actor, group_id: str, decide: DecideGroup) -> Grou
     now = actor.deployment.now()
     async with actor.change() as transaction:
         group = await _held_group(transaction, group_id)
-        wish = await decide(transaction, group)
+        spec = await decide(transaction, group)
         await groups.change_group(
-            transaction, group, name=wish.name, external_id=wish.external_id, is_provisioned=True, now=now
+            transaction, group, name=spec.name, external_id=spec.external_id, is_provisioned=True, now=now
         )
-        if wish.name != group.name:
-            event = actor.event("group.renamed", group=wish.name, before=group.name)
+        if spec.name != group.name:
+            event = actor.event("group.renamed", group=spec.name, before=group.name)
             await audit.append(transaction, event, now=now)
-        await _set_members(actor, transaction, replace(group, name=wish.name), wish.members)
+        await _set_members(actor, transaction, replace(group, name=spec.name), spec.members)
     return await _group(actor.deployment.database, group_id)
 
 

@@ -48,7 +48,7 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
-class RegistrationWish:
+class RegistrationInput:
     """What an admin enters. An empty secret keeps the stored one."""
 
     client_id: str
@@ -114,11 +114,11 @@ async def own_registration(actor: Actor, provider: Provider, *, revision: str | 
 
 
 async def save(
-    actor: Actor, provider: Provider, wanted: RegistrationWish, *, stored: StoredRegistration | None
+    actor: Actor, provider: Provider, wanted: RegistrationInput, *, stored: StoredRegistration | None
 ) -> StoredRegistration:
     """Store our registration there in place of the `stored` one, if it can be right. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
-    entered = await _check_wish(deployment, provider, wanted, stored)
+    entered = await _check_input(deployment, provider, wanted, stored)
     try:
         await deployment.live.check(provider.name, entered)
     except REFUSALS as refusal:
@@ -161,8 +161,8 @@ async def ask_provider(deployment: Deployment, provider: Provider) -> list[Findi
         return None
 
 
-async def _check_wish(
-    deployment: Deployment, provider: Provider, wanted: RegistrationWish, stored: StoredRegistration | None
+async def _check_input(
+    deployment: Deployment, provider: Provider, wanted: RegistrationInput, stored: StoredRegistration | None
 ) -> EnteredRegistration:
     secret = await _secret(deployment, provider, wanted, stored)
     for name in wanted.inputs:
@@ -184,7 +184,7 @@ async def _check_wish(
 
 
 async def _secret(
-    deployment: Deployment, provider: Provider, wanted: RegistrationWish, stored: StoredRegistration | None
+    deployment: Deployment, provider: Provider, wanted: RegistrationInput, stored: StoredRegistration | None
 ) -> str | None:
     if provider.credential is not None:  # people enter their own
         return None

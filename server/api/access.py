@@ -16,41 +16,41 @@ from server.api.models import (
     PermissionRecord,
     StandingRecord,
 )
-from server.api.operations import AdminCall, Answered, instant, instant_of, operation
+from server.api.operations import AdminCall, ApiOutput, instant, instant_of, operation
 from server.api.people import person_of
 from vault import clients, company_permissions, connections, delegations, sharing
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.approvals import RELEASE, Approval
-from vault.approvals.requests import wish_of
+from vault.approvals.requests import request_of
 from vault.company_permissions import CompanyPermission
 from vault.records import Connection, Delegation
 
 
-class ConnectionList(Answered):
+class ConnectionList(ApiOutput):
     """Connected accounts."""
 
     items: list[ConnectionRecord]
 
 
-class Permissions(Answered):
+class Permissions(ApiOutput):
     """What agents can do with accounts."""
 
     items: list[PermissionRecord]
 
 
-class CompanyPermissions(Answered):
+class CompanyPermissions(ApiOutput):
     """What companies let agents do."""
 
     items: list[CompanyPermissionRecord]
 
 
-class WaitingApprovals(Answered):
+class WaitingApprovals(ApiOutput):
     """Calls that wait for an answer."""
 
     items: list[ApprovalRecord]
 
 
-class StandingApprovals(Answered):
+class StandingApprovals(ApiOutput):
     """Calls that were approved in advance."""
 
     items: list[StandingRecord]
@@ -196,7 +196,7 @@ async def list_approvals(call: AdminCall) -> WaitingApprovals:
 def _approval_record(approval: Approval) -> ApprovalRecord:
     kind, resource = "tool", None
     if approval.is_request:
-        kind, resource = "request", wish_of(approval).resource
+        kind, resource = "request", request_of(approval).resource
     elif approval.tool == RELEASE:
         kind = "token"
     return ApprovalRecord(

@@ -8,12 +8,12 @@ from pydantic import Field
 
 from server.administration import access_requests, groups, people
 from server.administration.access_requests import AccessAnswer
-from server.api.operations import AdminCall, Answered, Instant, Strict, instant, instant_of, operation
+from server.api.operations import AdminCall, ApiOutput, Instant, Strict, instant, instant_of, operation
 from vault.approvals import access_requests as stored
 from vault.approvals.access_requests import AccessRequest
 
 
-class AccessRequestRecord(Answered):
+class AccessRequestRecord(ApiOutput):
     """What a person asked for, and what became of it."""
 
     id: str
@@ -40,7 +40,7 @@ class AccessRequestRecord(Answered):
     ended_reason: str | None
 
 
-class AccessRequests(Answered):
+class AccessRequests(ApiOutput):
     """Access requests, the newest first."""
 
     items: list[AccessRequestRecord]
@@ -121,24 +121,24 @@ async def _set_manager(call: AdminCall, *, is_manager: bool) -> None:
 
 
 async def _record(call: AdminCall, request: AccessRequest) -> AccessRequestRecord:
-    known, wish = await access_requests.describe(call.deployment, request), request.wish
+    known, access = await access_requests.describe(call.deployment, request), request.access
     return AccessRequestRecord.model_validate(
         {
             "id": request.id,
             "status": request.status(call.deployment.now()),
-            "kind": wish.kind.value,
-            "person_id": wish.user_id,
+            "kind": access.kind.value,
+            "person_id": access.user_id,
             "person": None if known.person is None else known.person.name,
-            "client_id": wish.client_id or None,
+            "client_id": access.client_id or None,
             "agent": None if known.client is None else known.client.name,
             "provider": known.provider or None,
             "account": known.account or None,
             "group": known.group or None,
             "company": known.company or None,
-            "scopes": sorted(wish.scopes),
-            "reason": wish.reason,
-            "days": wish.lifetime // access_requests.DAY,
-            "filed_by": wish.filed_by,
+            "scopes": sorted(access.scopes),
+            "reason": access.reason,
+            "days": access.lifetime // access_requests.DAY,
+            "filed_by": access.filed_by,
             "created_at": instant_of(request.created_at),
             "expires_at": instant_of(request.expires_at),
             "decided_at": instant(request.decided_at),

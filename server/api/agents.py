@@ -26,7 +26,7 @@ from server.api.models import (
 )
 from server.api.operations import (
     AdminCall,
-    Answered,
+    ApiOutput,
     instant,
     instant_of,
     operation,
@@ -47,14 +47,14 @@ MOST_PEOPLE: Final = 200  # sign-ins among which people are looked for
 _REPEATABLE: Final = 86400  # seconds in which a repeated registration is answered again
 
 
-class AgentUsers(Answered):
+class AgentUsers(ApiOutput):
     """Who signed an agent in; `complete` is false where there may be more."""
 
     items: list[AgentUser]
     complete: bool
 
 
-class Apis(Answered):
+class Apis(ApiOutput):
     """APIs of your own."""
 
     items: list[ApiRecord]
@@ -121,14 +121,14 @@ async def _new_agent(call: AdminCall, body: AgentRegistration) -> agents.NewAgen
     service = None
     if body.service_account is not None:
         person = await people.person_with_id(call.deployment.database, body.service_account.person_id)
-        service = agents.ServiceWish(person, frozenset(body.service_account.scopes))
+        service = agents.ServiceAccountSpec(person, frozenset(body.service_account.scopes))
         if person.id != call.user.id:
             raise ApiRefused("forbidden", "A service account acts in your own name only; an operator makes others.")
         if not service.scopes <= call.principal.scopes:
             raise ApiRefused("forbidden", "A service account can't have scopes that this token lacks.")
-    worker = agents.WorkerWish()
+    worker = agents.WorkerSpec()
     if body.worker is not None:
-        worker = agents.WorkerWish(
+        worker = agents.WorkerSpec(
             tuple(body.worker.addresses), tuple(body.worker.connections), tuple(body.worker.scopes)
         )
     return agents.NewAgent(
@@ -140,19 +140,19 @@ async def _new_agent(call: AdminCall, body: AgentRegistration) -> agents.NewAgen
         by_device=body.device,
         exchanges=body.exchange or body.auth0,
         speaks_auth0=body.auth0,
-        asking=None if body.ciba is None else _asking_wish(body.ciba),
+        asking=None if body.ciba is None else _asking_spec(body.ciba),
         release=body.release,
         origins=tuple(body.origins),
         worker=worker,
         service=service,
         by_itself=None
         if body.client_credentials is None
-        else agents.OwnApisWish(frozenset(body.client_credentials.scopes)),
+        else agents.OwnApisSpec(frozenset(body.client_credentials.scopes)),
     )
 
 
-def _asking_wish(body: AskingRegistration) -> agents.AskingWish:
-    return agents.AskingWish(
+def _asking_spec(body: AskingRegistration) -> agents.BackchannelSpec:
+    return agents.BackchannelSpec(
         notify=body.notify,
         details_types=tuple(body.details_types),
         is_pushed=body.push,
@@ -218,7 +218,7 @@ def _own_apis_record(client: Client) -> OwnApisRecord | None:
     return OwnApisRecord(scopes=sorted(client_tokens.scope_limit(client) or ()))
 
 
-def _asking_record(asking: agents.AskingWish) -> AskingRecord:
+def _asking_record(asking: agents.BackchannelSpec) -> AskingRecord:
     return AskingRecord(
         notify=asking.notify or None,
         push=asking.is_pushed,

@@ -9,7 +9,7 @@ from pydantic import Field
 from server.administration import applying
 from server.administration.declaration import Declaration
 from server.administration.declaring.planned import PlannedChange
-from server.api.operations import AdminCall, Answered, Strict, operation
+from server.api.operations import AdminCall, ApiOutput, Strict, operation
 from server.api.problems import ApiRefused, FieldProblem
 
 
@@ -20,7 +20,7 @@ class ApplyQuery(Strict):
     prune: bool = Field(default=False, description="Also remove what a section that is present doesn't name")
 
 
-class DifferenceRecord(Answered):
+class DifferenceRecord(ApiOutput):
     """One value that changes; never a secret."""
 
     name: str
@@ -28,7 +28,7 @@ class DifferenceRecord(Answered):
     after: object
 
 
-class ChangeRecord(Answered):
+class ChangeRecord(ApiOutput):
     """One thing that is made, changed or removed."""
 
     change: Literal["create", "update", "remove"]
@@ -38,7 +38,7 @@ class ChangeRecord(Answered):
     secret: str | None = Field(repr=False, description="A new sign-in link or client secret. Shown only here")
 
 
-class AppliedRecord(Answered):
+class AppliedRecord(ApiOutput):
     """What was changed, or would be."""
 
     applied: bool

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from providers.outbound.json_values import is_array, is_object
 from server.administration.actor import RECENT
-from server.api.operations import AdminCall, AdminOperation, Tagged
+from server.api.operations import AdminCall, AdminOperation, TaggedAnswer
 from server.api.problems import ApiRefused, FieldProblem, problem_of
 from server.deployment import Deployment
 from server.http.answers import JSON, SECRET, WholeAnswer
@@ -105,8 +105,8 @@ def _write_answer(operation: AdminOperation, result: object) -> Response:
         return WholeAnswer(204, list(SECRET))
     headers = [JSON, *SECRET]
     content = result
-    if isinstance(result, Tagged):
-        tagged: Tagged[BaseModel] = result  # pyright: ignore[reportUnknownVariableType] -- of whichever model
+    if isinstance(result, TaggedAnswer):
+        tagged: TaggedAnswer[BaseModel] = result  # pyright: ignore[reportUnknownVariableType] -- of whichever model
         headers.append((b"etag", f'"{tagged.etag}"'.encode()))
         content = tagged.content
     if not isinstance(content, BaseModel):

@@ -7,7 +7,7 @@ from pydantic import Field
 from server.administration import group_accounts, groups, people, provisioning
 from server.api.operations import (
     AdminCall,
-    Answered,
+    ApiOutput,
     Instant,
     ListPage,
     PageQuery,
@@ -24,7 +24,7 @@ from vault.groups import Group
 from vault.sharing import SharedConnection
 
 
-class GroupRecord(Answered):
+class GroupRecord(ApiOutput):
     """A group of people."""
 
     id: str
@@ -34,7 +34,7 @@ class GroupRecord(Answered):
     created_at: Instant
 
 
-class MemberRecord(Answered):
+class MemberRecord(ApiOutput):
     """A person in a group."""
 
     person_id: str
@@ -60,7 +60,7 @@ class NewGroup(Strict):
     name: str = Field(min_length=1, max_length=200)
 
 
-class GroupConnectionRecord(Answered):
+class GroupConnectionRecord(ApiOutput):
     """An account of a group."""
 
     id: str
@@ -72,7 +72,7 @@ class GroupConnectionRecord(Answered):
     given_by: str
 
 
-class GroupConnections(Answered):
+class GroupConnections(ApiOutput):
     """A group's accounts."""
 
     items: list[GroupConnectionRecord]
@@ -93,13 +93,13 @@ class GroupConnectionRule(Strict):
     asks_writes: bool = Field(default=False, description="Members approve each call that may change something")
 
 
-class GivenConnection(Answered):
+class GivenConnection(ApiOutput):
     """The account as it is now the group's."""
 
     id: str = Field(description="Another ID than before")
 
 
-class DirectoryTokenRecord(Answered):
+class DirectoryTokenRecord(ApiOutput):
     """A token of a directory, without its secret."""
 
     name: str
@@ -109,7 +109,7 @@ class DirectoryTokenRecord(Answered):
     previous_until: Instant | None = Field(description="The token before its rotation works until then")
 
 
-class DirectoryTokens(Answered):
+class DirectoryTokens(ApiOutput):
     """Tokens of directories."""
 
     items: list[DirectoryTokenRecord]
@@ -123,7 +123,7 @@ class NewDirectoryToken(Strict):
     keep_hours: int = Field(default=24, ge=0, le=168, description="Hours that the token before it works on")
 
 
-class MadeDirectoryToken(Answered):
+class MadeDirectoryToken(ApiOutput):
     """A new token."""
 
     url: str = Field(description="What the directory calls")

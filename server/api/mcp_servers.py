@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from providers.remote.authorization import RemoteRegistration
-from server.api.operations import AdminCall, Answered, Instant, Strict, instant_of, operation
+from server.api.operations import AdminCall, ApiOutput, Instant, Strict, instant_of, operation
 from server.remote import servers
 from server.remote.reviewing import ToolReview, review_of
 from vault.mcp.servers import McpServer, list_servers
@@ -16,7 +16,7 @@ from vault.mcp.servers import McpServer, list_servers
 Choice = Literal["read", "write", "ask", "leave"]
 
 
-class McpServerRecord(Answered):
+class McpServerRecord(ApiOutput):
     """An MCP server behind the vault, and how many of its tools are in which state."""
 
     name: str
@@ -32,7 +32,7 @@ class McpServerRecord(Answered):
     added_at: Instant
 
 
-class McpServers(Answered):
+class McpServers(ApiOutput):
     """All servers, in the order in which they were added."""
 
     items: list[McpServerRecord]
@@ -53,21 +53,21 @@ class NewMcpServer(Strict):
     key_header: str = Field(default="", max_length=100, description="For a key: its header, `NAME` or `NAME: SCHEME`")
 
 
-class ReviewedLineRecord(Answered):
+class ReviewedLineRecord(ApiOutput):
     """One line; `same`, `added`, or `removed` since the tool was accepted."""
 
     mark: Literal["same", "added", "removed"]
     text: str
 
 
-class ReviewedPartRecord(Answered):
+class ReviewedPartRecord(ApiOutput):
     """A part of a tool's description; of a changed tool only what changed."""
 
     name: str = Field(description="`title`, `description`, `arguments`, `result`, or `claims`")
     lines: list[ReviewedLineRecord]
 
 
-class McpToolRecord(Answered):
+class McpToolRecord(ApiOutput):
     """A tool in the server's words, and what was decided about it."""
 
     name: str
@@ -78,7 +78,7 @@ class McpToolRecord(Answered):
     parts: list[ReviewedPartRecord]
 
 
-class McpReview(Answered):
+class McpReview(ApiOutput):
     """A server's tools, and the digest by which they are accepted."""
 
     digest: str
@@ -93,7 +93,7 @@ class McpDecisions(Strict):
     forget_absent: bool = Field(default=False, description="Stop listing tools that the server no longer offers")
 
 
-class AcceptedMcpTools(Answered):
+class AcceptedMcpTools(ApiOutput):
     """The tools that agents are offered from now on."""
 
     accepted: list[str]
@@ -105,7 +105,7 @@ class McpServerChange(Strict):
     disabled: bool
 
 
-class DisconnectedAccounts(Answered):
+class DisconnectedAccounts(ApiOutput):
     """How many accounts were disconnected. GET /receipts has what became of each."""
 
     accounts: int
@@ -126,7 +126,7 @@ async def add_mcp_server(call: AdminCall, body: NewMcpServer) -> McpServerRecord
         method = "none" if secret is None else "client_secret_basic"
         client = RemoteRegistration(body.client_id.strip(), secret, method)
     key = servers.key_of(body.sign_in, body.key_header)
-    wish = servers.ServerWish(body.name, body.url, body.title, client, body.issuer or None, key)
+    wish = servers.NewServer(body.name, body.url, body.title, client, body.issuer or None, key)
     return _record(call, await servers.add(call.actor, wish))
 
 
@@ -142,8 +142,8 @@ async def review_mcp_server(call: AdminCall) -> McpReview:
 async def decide_mcp_tools(call: AdminCall, body: McpDecisions) -> AcceptedMcpTools:
     """Decide about tools as they were reviewed: accept them, as what, or leave them out."""
     server = await _server(call)
-    wish = servers.wish_of(body.digest, body.tools, forgets=body.forget_absent)
-    return AcceptedMcpTools(accepted=list(await servers.accept(call.actor, server.name, wish)))
+    decision = servers.decision_of(body.digest, body.tools, forgets=body.forget_absent)
+    return AcceptedMcpTools(accepted=list(await servers.accept(call.actor, server.name, decision)))
 
 
 @operation("PATCH", "/mcp-servers/{provider}", scope="admin:providers")

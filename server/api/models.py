@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from server.api.operations import Answered, Instant, ListPage, PageQuery, Strict
+from server.api.operations import ApiOutput, Instant, ListPage, PageQuery, Strict
 
 RoleName = Literal["owner", "administrator", "auditor", "member"]
 ReleaseName = Literal["proxy", "narrowed", "full"]
@@ -14,7 +14,7 @@ ReleaseName = Literal["proxy", "narrowed", "full"]
 # People
 
 
-class PersonRecord(Answered):
+class PersonRecord(ApiOutput):
     """A person with an account here."""
 
     id: str
@@ -35,7 +35,7 @@ class PersonDetails(PersonRecord):
     identities: list[IdentityRecord]
 
 
-class IdentityRecord(Answered):
+class IdentityRecord(ApiOutput):
     """Who a person is at an identity provider."""
 
     issuer: str
@@ -55,7 +55,7 @@ class NewPerson(Strict):
     admin: bool = Field(default=False, description="Make them an admin")
 
 
-class AddedPersonRecord(Answered):
+class AddedPersonRecord(ApiOutput):
     """A new person, with the link that they sign in with once."""
 
     person: PersonRecord
@@ -72,7 +72,7 @@ class PersonChange(Strict):
     )
 
 
-class SignInLink(Answered):
+class SignInLink(ApiOutput):
     """A link that signs a person in once, where they choose a new password."""
 
     url: str = Field(repr=False)
@@ -85,7 +85,7 @@ class NewIdentity(Strict):
     subject: str = Field(min_length=1, max_length=255, description="The person's `sub` there")
 
 
-class DeletionRecord(Answered):
+class DeletionRecord(ApiOutput):
     """A deleted person some of whose grants aren't revoked at their providers yet."""
 
     id: str
@@ -97,7 +97,7 @@ class DeletionRecord(Answered):
 # Agents
 
 
-class WorkerRecord(Answered):
+class WorkerRecord(ApiOutput):
     """What a worker may do."""
 
     addresses: list[str]
@@ -105,7 +105,7 @@ class WorkerRecord(Answered):
     scopes: list[str]
 
 
-class AskingRecord(Answered):
+class AskingRecord(ApiOutput):
     """How an agent asks people in the background (CIBA)."""
 
     notify: str | None
@@ -115,13 +115,13 @@ class AskingRecord(Answered):
     user_code: bool
 
 
-class OwnApisRecord(Answered):
+class OwnApisRecord(ApiOutput):
     """What an agent that acts for itself can get at its `resources`."""
 
     scopes: list[str] = Field(description="The only scopes; empty: all of these APIs")
 
 
-class AgentRecord(Answered):
+class AgentRecord(ApiOutput):
     """An agent: an OAuth client."""
 
     id: str
@@ -203,7 +203,7 @@ class AgentRegistration(Strict):
     client_credentials: OwnApisRegistration | None = None
 
 
-class RegisteredAgentRecord(Answered):
+class RegisteredAgentRecord(ApiOutput):
     """A new agent."""
 
     agent: AgentRecord
@@ -218,7 +218,7 @@ class AgentChange(Strict):
     )
 
 
-class AgentUser(Answered):
+class AgentUser(ApiOutput):
     """A person who signed an agent in."""
 
     id: str
@@ -228,7 +228,7 @@ class AgentUser(Answered):
 # APIs of your own
 
 
-class ApiRecord(Answered):
+class ApiRecord(ApiOutput):
     """An API whose access tokens this vault issues."""
 
     resource: str
@@ -249,7 +249,7 @@ class ApiDefinition(Strict):
 # Providers
 
 
-class ProviderHealth(Answered):
+class ProviderHealth(ApiOutput):
     """How a provider does here."""
 
     state: str = Field(description="works, unused, missing, unusable, reconnect, or the trouble it has")
@@ -260,7 +260,7 @@ class ProviderHealth(Answered):
     reason: str
 
 
-class ProviderRecord(Answered):
+class ProviderRecord(ApiOutput):
     """A provider."""
 
     name: str
@@ -271,7 +271,7 @@ class ProviderRecord(Answered):
     health: ProviderHealth
 
 
-class ProviderInput(Answered):
+class ProviderInput(ApiOutput):
     """A value that a provider needs, such as a tenant."""
 
     name: str
@@ -309,7 +309,7 @@ class ProviderRegistration(Strict):
     testing: bool = False
 
 
-class FindingRecord(Answered):
+class FindingRecord(ApiOutput):
     """What a check found."""
 
     check: str
@@ -321,7 +321,7 @@ class FindingRecord(Answered):
 # What people connected and allowed
 
 
-class ConnectionRecord(Answered):
+class ConnectionRecord(ApiOutput):
     """A connected account."""
 
     id: str
@@ -348,7 +348,7 @@ class EnteredCredential(Strict):
     )
 
 
-class DisconnectedRecord(Answered):
+class DisconnectedRecord(ApiOutput):
     """How a connection ended."""
 
     id: str
@@ -356,7 +356,7 @@ class DisconnectedRecord(Answered):
     remove_at: list[str] = Field(description="Where the person removes the rest, if something is left")
 
 
-class PermissionRecord(Answered):
+class PermissionRecord(ApiOutput):
     """What one agent may do with one connection."""
 
     client_id: str
@@ -378,7 +378,7 @@ class AskMore(Strict):
     tools: list[str] = Field(default=[], max_length=200)
 
 
-class ApprovalRecord(Answered):
+class ApprovalRecord(ApiOutput):
     """What waits for its person's answer: a call, or a client's own request. Its arguments are for that person only."""
 
     id: str
@@ -395,7 +395,7 @@ class ApprovalRecord(Answered):
     expires_at: Instant
 
 
-class StandingRecord(Answered):
+class StandingRecord(ApiOutput):
     """Calls that a person approved in advance."""
 
     id: str
@@ -411,7 +411,7 @@ class StandingRecord(Answered):
 # The vault
 
 
-class EventRecord(Answered):
+class EventRecord(ApiOutput):
     """What somebody did."""
 
     sequence: int
@@ -446,7 +446,7 @@ class ExportQuery(EventsFilter):
     format: Literal["jsonl", "csv"] = "jsonl"
 
 
-class ReplicaRecord(Answered):
+class ReplicaRecord(ApiOutput):
     """A process that serves this vault."""
 
     id: str
@@ -461,7 +461,7 @@ class ReplicaRecord(Answered):
     providers: dict[str, str] = Field(description="Those in trouble")
 
 
-class VaultHealth(Answered):
+class VaultHealth(ApiOutput):
     """How the vault does."""
 
     good: bool = Field(description="No check found a problem")
@@ -471,7 +471,7 @@ class VaultHealth(Answered):
     findings: list[FindingRecord]
 
 
-class SigningKeyRecord(Answered):
+class SigningKeyRecord(ApiOutput):
     """A key that tokens are signed with."""
 
     kid: str
@@ -480,21 +480,21 @@ class SigningKeyRecord(Answered):
     retires_at: Instant | None
 
 
-class KeysRecord(Answered):
+class KeysRecord(ApiOutput):
     """The vault's keys. Never a key itself."""
 
     source: str = Field(description="Where the key-encryption key comes from")
     signing: list[SigningKeyRecord]
 
 
-class RotatedKey(Answered):
+class RotatedKey(ApiOutput):
     """A new signing key."""
 
     kid: str
     signs_from: Instant
 
 
-class SettingRecord(Answered):
+class SettingRecord(ApiOutput):
     """A setting in effect."""
 
     name: str
@@ -503,7 +503,7 @@ class SettingRecord(Answered):
     variable: str = Field(description="Variable of the environment, if it comes from there")
 
 
-class ToolRecord(Answered):
+class ToolRecord(ApiOutput):
     """A tool that agents can have."""
 
     name: str
@@ -514,7 +514,7 @@ class ToolRecord(Answered):
     asks: bool = Field(description="The person approves each call")
 
 
-class ToolSetRecord(Answered):
+class ToolSetRecord(ApiOutput):
     """Tools that are offered together."""
 
     name: str
@@ -540,7 +540,7 @@ PersonDetails.model_rebuild()
 # Companies
 
 
-class CompanyPermissionRecord(Answered):
+class CompanyPermissionRecord(ApiOutput):
     """What a company lets one agent do for a person."""
 
     company: str = Field(description="NAME of `enterprise.NAME`")

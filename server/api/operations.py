@@ -37,13 +37,13 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, str_max_length=4096)
 
 
-class Answered(BaseModel):
+class ApiOutput(BaseModel):
     """A model of what is answered."""
 
     model_config = ConfigDict(frozen=True)
 
 
-class ListPage(Answered, Generic[Item]):
+class ListPage(ApiOutput, Generic[Item]):
     """One page of a list."""
 
     items: list[Item]
@@ -58,7 +58,7 @@ class PageQuery(Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class Tagged(Generic[Content]):
+class TaggedAnswer(Generic[Content]):
     """An answer with an entity tag, for `If-Match`."""
 
     content: Content
@@ -178,7 +178,7 @@ def operation(
 
 def _answer_of(hint: object) -> object:
     """The model of the answer, without its entity tag."""
-    return get_args(hint)[0] if get_origin(hint) is Tagged else hint
+    return get_args(hint)[0] if get_origin(hint) is TaggedAnswer else hint
 
 
 def model_of(hint: object) -> type[BaseModel] | None:

@@ -18,7 +18,7 @@ from server.api.models import (
 )
 from server.api.operations import (
     AdminCall,
-    Answered,
+    ApiOutput,
     instant,
     instant_of,
     operation,
@@ -29,7 +29,7 @@ from vault import clients, connections, users
 from vault.records import Role, User
 
 
-class Deletions(Answered):
+class Deletions(ApiOutput):
     """Deletions that wait for providers."""
 
     items: list[DeletionRecord]

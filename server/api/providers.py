@@ -8,7 +8,7 @@ from typing import Final
 
 from providers.definitions.model import Provider
 from server.administration import registrations
-from server.administration.registrations import RegistrationWish
+from server.administration.registrations import RegistrationInput
 from server.api.models import (
     FindingRecord,
     ProviderDetails,
@@ -20,7 +20,7 @@ from server.api.models import (
     ToolRecord,
     ToolSetRecord,
 )
-from server.api.operations import AdminCall, Answered, Tagged, instant, operation
+from server.api.operations import AdminCall, ApiOutput, TaggedAnswer, instant, operation
 from server.connecting.provider_authorization import callback_url
 from server.doctor.findings import Finding
 from server.runtime.catalog import is_set_here
@@ -30,25 +30,25 @@ from vault.registrations import StoredRegistration
 NO_REVISION: Final = "none"  # the entity tag of a provider without a registration
 
 
-class Providers(Answered):
+class Providers(ApiOutput):
     """Providers by name."""
 
     items: list[ProviderRecord]
 
 
-class ProviderTest(Answered):
+class ProviderTest(ApiOutput):
     """What the provider says of our registration; null if it didn't answer in time."""
 
     findings: list[FindingRecord] | None
 
 
-class Tools(Answered):
+class Tools(ApiOutput):
     """Tools by name."""
 
     items: list[ToolRecord]
 
 
-class ToolSets(Answered):
+class ToolSets(ApiOutput):
     """Tool sets by name."""
 
     items: list[ToolSetRecord]
@@ -68,7 +68,7 @@ async def list_providers(call: AdminCall, query: ProvidersQuery) -> Providers:
 
 
 @operation("GET", "/providers/{provider}", scope="admin:read", has_etag=True)
-async def get_provider(call: AdminCall) -> Tagged[ProviderDetails]:
+async def get_provider(call: AdminCall) -> TaggedAnswer[ProviderDetails]:
     """Show one provider: what to enter at its console, and our registration there. Never its secret.
 
     The answer's entity tag is the registration's revision.
@@ -83,12 +83,12 @@ async def get_provider(call: AdminCall) -> Tagged[ProviderDetails]:
     refusals=["conflict", "changed_meanwhile"],
     has_etag=True,
 )
-async def save_registration(call: AdminCall, body: ProviderRegistration) -> Tagged[ProviderDetails]:
+async def save_registration(call: AdminCall, body: ProviderRegistration) -> TaggedAnswer[ProviderDetails]:
     """Set a provider up, or change its registration. It counts in every process within seconds."""
     provider = registrations.provider_named(call.deployment, call.param("provider"))
     stored = await registrations.own_registration(call.actor, provider, revision=_revision(call))
     secret = body.client_secret.strip()
-    wanted = RegistrationWish(body.client_id.strip(), secret, body.inputs, body.testing)
+    wanted = RegistrationInput(body.client_id.strip(), secret, body.inputs, body.testing)
     await registrations.save(call.actor, provider, wanted, stored=stored)
     return await _details(call, registrations.provider_named(call.deployment, provider.name))
 
@@ -174,7 +174,7 @@ async def _record(call: AdminCall, provider: Provider, stored: StoredRegistratio
     )
 
 
-async def _details(call: AdminCall, provider: Provider) -> Tagged[ProviderDetails]:
+async def _details(call: AdminCall, provider: Provider) -> TaggedAnswer[ProviderDetails]:
     deployment = call.deployment
     stored = await stored_registrations.get_registration(deployment.database, provider.name)
     guide = registrations.guide_of(deployment, provider)
@@ -194,7 +194,7 @@ async def _details(call: AdminCall, provider: Provider) -> Tagged[ProviderDetail
         changed_at=None if stored is None else instant(stored.changed_at),
         revision="" if stored is None else stored.revision,
     )
-    return Tagged(content, content.revision or NO_REVISION)
+    return TaggedAnswer(content, content.revision or NO_REVISION)
 
 
 OPERATIONS = (

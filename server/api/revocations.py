@@ -8,7 +8,7 @@ from server.administration import receipts
 from server.administration.receipts import Ending
 from server.api.operations import (
     AdminCall,
-    Answered,
+    ApiOutput,
     Instant,
     ListPage,
     PageQuery,
@@ -23,7 +23,7 @@ from vault.upkeep.agent_receipts import AgentReceipt
 from vault.upkeep.receipts import Receipt
 
 
-class ReceiptRecord(Answered):
+class ReceiptRecord(ApiOutput):
     """A receipt: what became of one ended grant."""
 
     connection_id: str
@@ -49,7 +49,7 @@ class AgentReceiptsQuery(PageQuery):
     outstanding: bool = Field(default=False, description="Only those whose agent may hold a token that still works")
 
 
-class AgentReceiptRecord(Answered):
+class AgentReceiptRecord(ApiOutput):
     """A receipt: what became of one account that an ended agent could use, and that stayed connected."""
 
     id: str
@@ -70,7 +70,7 @@ class AgentReceiptsPage(ListPage[AgentReceiptRecord]):
     """Receipts of ended agents, the newest first."""
 
 
-class OutstandingRecord(Answered):
+class OutstandingRecord(ApiOutput):
     """An ended grant that isn't known to be over at its provider."""
 
     connection_id: str
@@ -82,13 +82,13 @@ class OutstandingRecord(Answered):
     pages: dict[str, str] = Field(description="Where the person ends it, by the kind of account")
 
 
-class OutstandingRevocations(Answered):
+class OutstandingRevocations(ApiOutput):
     """Outstanding revocations."""
 
     items: list[OutstandingRecord]
 
 
-class RetriedRecord(Answered):
+class RetriedRecord(ApiOutput):
     """How another attempt went."""
 
     outcome: str

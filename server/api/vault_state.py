@@ -16,7 +16,7 @@ from server.api.models import (
     SigningKeyRecord,
     VaultHealth,
 )
-from server.api.operations import AdminCall, Answered, instant, instant_of, operation
+from server.api.operations import AdminCall, ApiOutput, instant, instant_of, operation
 from server.api.people import person_record
 from server.api.providers import finding_record
 from server.doctor.findings import Verdict
@@ -26,13 +26,13 @@ from vault.upkeep import replicas
 from vault.upkeep.replicas import Replica
 
 
-class CurrentSettings(Answered):
+class CurrentSettings(ApiOutput):
     """Settings in effect."""
 
     items: list[SettingRecord]
 
 
-class CallerRecord(Answered):
+class CallerRecord(ApiOutput):
     """Who calls."""
 
     person: PersonRecord

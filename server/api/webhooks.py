@@ -5,11 +5,11 @@ from __future__ import annotations
 from pydantic import Field
 
 from server.administration import webhooks
-from server.api.operations import AdminCall, Answered, Instant, Strict, instant, instant_of, operation
+from server.api.operations import AdminCall, ApiOutput, Instant, Strict, instant, instant_of, operation
 from vault.notices.endpoints import EventEndpoint
 
 
-class EndpointRecord(Answered):
+class EndpointRecord(ApiOutput):
     """An endpoint, without its secret."""
 
     id: str
@@ -33,7 +33,7 @@ class NewEndpoint(Strict):
     )
 
 
-class AddedEndpoint(Answered):
+class AddedEndpoint(ApiOutput):
     """A new endpoint, with the secret that its events are signed with, this once."""
 
     endpoint: EndpointRecord
@@ -46,7 +46,7 @@ class EndpointChange(Strict):
     disabled: bool = Field(description="`false` also sends events again where it had answered 410")
 
 
-class RotationWish(Strict):
+class RotationOptions(Strict):
     """How to rotate a secret."""
 
     overlap_hours: int = Field(
@@ -57,7 +57,7 @@ class RotationWish(Strict):
     )
 
 
-class RotatedSecret(Answered):
+class RotatedSecret(ApiOutput):
     """A new secret, this once."""
 
     endpoint: EndpointRecord
@@ -65,20 +65,20 @@ class RotatedSecret(Answered):
     previous_until: Instant
 
 
-class TestResult(Answered):
+class TestResult(ApiOutput):
     """What came of a test."""
 
     accepted: bool
     failure: str = Field(description="A status, or `unreachable`, `address`, `uncertain`; empty if it was accepted")
 
 
-class WebhookList(Answered):
+class WebhookList(ApiOutput):
     """All endpoints."""
 
     items: list[EndpointRecord]
 
 
-class FailedEventRecord(Answered):
+class FailedEventRecord(ApiOutput):
     """An event that an endpoint did not accept in all attempts."""
 
     endpoint_id: str
@@ -89,19 +89,19 @@ class FailedEventRecord(Answered):
     created_at: Instant
 
 
-class FailedEvents(Answered):
+class FailedEvents(ApiOutput):
     """What failed within 7 days, at most 500 events of each endpoint."""
 
     items: list[FailedEventRecord]
 
 
-class ResendWish(Strict):
+class ResendOptions(Strict):
     """What to send again."""
 
     sequence: int | None = Field(default=None, ge=1, description="Only this event; without it, all that failed")
 
 
-class ResentEvents(Answered):
+class ResentEvents(ApiOutput):
     """How many events are sent again."""
 
     events: int
@@ -135,7 +135,7 @@ async def change_webhook(call: AdminCall, body: EndpointChange) -> EndpointRecor
 
 
 @operation("POST", "/webhooks/{webhook_id}/secrets", scope="admin:access", status=201)
-async def rotate_webhook_secret(call: AdminCall, body: RotationWish) -> RotatedSecret:
+async def rotate_webhook_secret(call: AdminCall, body: RotationOptions) -> RotatedSecret:
     """Sign with a new secret, which is answered once; the one before signs as well for a while."""
     endpoint = await webhooks.endpoint_with_id(call.actor, call.param("webhook_id"))
     changed = await webhooks.rotate(call.actor, endpoint, overlap=body.overlap_hours)
@@ -170,7 +170,7 @@ async def list_webhook_failures(call: AdminCall) -> FailedEvents:
 
 
 @operation("POST", "/webhooks/{webhook_id}/resend", scope="admin:access", refusals=["conflict"])
-async def resend_webhook(call: AdminCall, body: ResendWish) -> ResentEvents:
+async def resend_webhook(call: AdminCall, body: ResendOptions) -> ResentEvents:
     """Send failed events again, also after the endpoint answered 410."""
     endpoint = await webhooks.endpoint_with_id(call.actor, call.param("webhook_id"))
     return ResentEvents(events=await webhooks.resend(call.actor, endpoint, sequence=body.sequence))

@@ -46,13 +46,13 @@ _READY: Final = "notifications/initialized"
 _GREETING: Final = "token-vault-bridge"  # the id of our own `initialize`
 
 
-class Incoming(Protocol):
+class ReadEnd(Protocol):
     """The reading end of an SDK transport."""
 
     def __aiter__(self) -> AsyncIterator[SessionMessage | Exception]: ...
 
 
-class Outgoing(Protocol):
+class WriteEnd(Protocol):
     """The writing end of an SDK transport."""
 
     async def send(self, item: SessionMessage, /) -> None: ...
@@ -86,7 +86,7 @@ class Relay:
                     return
 
     async def _carry(
-        self, inbox: Incoming, outbox: Outgoing, incoming: Incoming, outgoing: Outgoing
+        self, inbox: ReadEnd, outbox: WriteEnd, incoming: ReadEnd, outgoing: WriteEnd
     ) -> JSONRPCRequest | None:
         """Forward until the client is gone (None), or until one of its requests needs a new session."""
         pumps = (asyncio.create_task(self._up(inbox, outgoing)), asyncio.create_task(self._down(incoming, outbox)))
@@ -98,7 +98,7 @@ class Relay:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
 
-    async def _up(self, inbox: Incoming, outgoing: Outgoing) -> JSONRPCRequest | None:
+    async def _up(self, inbox: ReadEnd, outgoing: WriteEnd) -> JSONRPCRequest | None:
         async for item in inbox:
             if isinstance(item, Exception):
                 logger.warning("a line on standard input isn't a message", extra={"cause": type(item).__name__})
@@ -123,10 +123,10 @@ class Relay:
             if isinstance(which, str | int):
                 self._pending.pop(which, None)
 
-    async def _post(self, message: JSONRPCMessage, outgoing: Outgoing) -> None:
+    async def _post(self, message: JSONRPCMessage, outgoing: WriteEnd) -> None:
         await outgoing.send(SessionMessage(message, metadata=ClientMessageMetadata(headers=self._headers(message))))
 
-    async def _down(self, incoming: Incoming, outbox: Outgoing) -> JSONRPCRequest | None:
+    async def _down(self, incoming: ReadEnd, outbox: WriteEnd) -> JSONRPCRequest | None:
         async for item in incoming:
             if isinstance(item, Exception):
                 logger.warning("the vault sent something that isn't a message", extra={"cause": type(item).__name__})
@@ -155,7 +155,7 @@ class Relay:
         version = answer.result.get("protocolVersion") if isinstance(answer, JSONRPCResponse) else None
         self._version = version if isinstance(version, str) and _HEADER.fullmatch(version) else None
 
-    async def _resume(self, again: JSONRPCRequest, incoming: Incoming, outgoing: Outgoing, outbox: Outgoing) -> bool:
+    async def _resume(self, again: JSONRPCRequest, incoming: ReadEnd, outgoing: WriteEnd, outbox: WriteEnd) -> bool:
         """Open a new session as the client did, and resend the request that found the old one gone: it did not run.
 
         Other running requests were lost with the old session and get an error that says so.
@@ -171,7 +171,7 @@ class Relay:
         await self._post(again, outgoing)
         return True
 
-    async def _greet(self, incoming: Incoming, outgoing: Outgoing) -> JSONRPCResponse | JSONRPCError:
+    async def _greet(self, incoming: ReadEnd, outgoing: WriteEnd) -> JSONRPCResponse | JSONRPCError:
         if self._opening is None:
             raise RuntimeError("no session to reopen")
         self._version = None
@@ -186,7 +186,7 @@ class Relay:
                     return answer
         raise RuntimeError("the transport to the remote vault ended")
 
-    async def _tell(self, request: JSONRPCRequest, text: str, outbox: Outgoing) -> None:
+    async def _tell(self, request: JSONRPCRequest, text: str, outbox: WriteEnd) -> None:
         error = ErrorData(code=INTERNAL_ERROR, message=text)
         await outbox.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=request.id, error=error)))
 

@@ -14,7 +14,7 @@ from server.terminal.context import Setup, command, fail, note
 from server.terminal.names import ClientName, client_called, user_called
 
 if TYPE_CHECKING:
-    from server.administration.agents import AskingWish
+    from server.administration.agents import BackchannelSpec
     from vault.records import Client
     from vault.upkeep.agent_receipts import AgentReceipt
 
@@ -47,7 +47,7 @@ def client_fields(client: Client) -> dict[str, object]:
     }
 
 
-def _asking_fields(asking: AskingWish) -> dict[str, object]:
+def _asking_fields(asking: BackchannelSpec) -> dict[str, object]:
     return {
         "notify": asking.notify or None,
         "push": asking.is_pushed,
@@ -219,7 +219,7 @@ def add(
     """Register an agent. A secret is printed only once."""
     worker = tuple(tuple(one or ()) for one in (worker_address, worker_connection, worker_scope))
     asking = (ciba_notify or "", tuple(ciba_details or ()), ciba_push, ciba_sign or "", ciba_user_code)
-    wish = {
+    options = {
         "name": name,
         "redirect_uris": tuple(dict.fromkeys(redirect_uri or ())),
         "has_secret": confidential,
@@ -232,9 +232,17 @@ def add(
         "asks": ciba or any(asking),
         "by_itself": frozenset(client_scope or ()) if client_credentials or client_scope else None,
     }
-    _check_combination(wish, worker, key=key, admin=admin)
+    _check_combination(options, worker, key=key, admin=admin)
     client, secret = setup.run(
-        _add(setup, wish, worker=worker, asking=asking, key=key, admin=admin, admin_scopes=frozenset(admin_scope or ()))
+        _add(
+            setup,
+            options,
+            worker=worker,
+            asking=asking,
+            key=key,
+            admin=admin,
+            admin_scopes=frozenset(admin_scope or ()),
+        )
     )
     row = client_fields(client)
     sentence = f"client_id      {client.id}"
@@ -264,27 +272,27 @@ def release_(
 
 
 def _check_combination(
-    wish: Mapping[str, object], worker: tuple[tuple[str, ...], ...], *, key: Path | None, admin: str | None
+    options: Mapping[str, object], worker: tuple[tuple[str, ...], ...], *, key: Path | None, admin: str | None
 ) -> None:
     """Contradictory options end the command in its own words."""
     is_worker = any(worker)
-    needs_nobody = admin is not None or wish["by_itself"] is not None
-    if not (wish["redirect_uris"] or wish["exchanges"] or wish["asks"]) and not is_worker and not needs_nobody:
+    needs_nobody = admin is not None or options["by_itself"] is not None
+    if not (options["redirect_uris"] or options["exchanges"] or options["asks"]) and not is_worker and not needs_nobody:
         fail(
             "add --redirect-uri with the address to return to after sign-in; only a client with --exchange or --ciba "
             "can go without it"
         )
     if is_worker and not (all(worker) and key is not None):
         fail("a worker needs --key, --worker-address, --worker-connection, and --worker-scope")
-    if not wish["redirect_uris"] and not wish["has_secret"] and key is None:
+    if not options["redirect_uris"] and not options["has_secret"] and key is None:
         fail("a client without a user sign-in must authenticate: add --confidential or --key")
-    if wish["release"] not in {None, "proxy", "narrowed"}:
+    if options["release"] not in {None, "proxy", "narrowed"}:
         fail("--release takes proxy or narrowed. Set full for one provider: token-vault clients release")
 
 
 async def _add(
     setup: Setup,
-    wish: Mapping[str, Any],
+    options: Mapping[str, Any],
     *,
     worker: tuple[tuple[str, ...], ...],
     asking: tuple[str, tuple[str, ...], bool, str, bool],
@@ -300,13 +308,13 @@ async def _add(
         service = None
         if admin is not None:
             person = await user_called(deployment.database, admin)
-            service = agents.ServiceWish(person, admin_scopes or frozenset({ADMIN_READ}))
+            service = agents.ServiceAccountSpec(person, admin_scopes or frozenset({ADMIN_READ}))
         wanted = agents.NewAgent(
-            **{name: value for name, value in wish.items() if name not in {"asks", "by_itself"}},
-            by_itself=None if wish["by_itself"] is None else agents.OwnApisWish(wish["by_itself"]),
-            asking=agents.AskingWish(*asking) if wish["asks"] else None,
+            **{name: value for name, value in options.items() if name not in {"asks", "by_itself"}},
+            by_itself=None if options["by_itself"] is None else agents.OwnApisSpec(options["by_itself"]),
+            asking=agents.BackchannelSpec(*asking) if options["asks"] else None,
             jwks=None if key is None else _jwks(key),
-            worker=agents.WorkerWish(*worker),
+            worker=agents.WorkerSpec(*worker),
             service=service,
         )
         try:

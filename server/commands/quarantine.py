@@ -11,7 +11,7 @@ from server.commands.restore import RunningOption, VerboseOption, alone_with, re
 from server.terminal.context import Setup, fail
 
 if TYPE_CHECKING:
-    from vault.backup.quarantine import Restored
+    from vault.backup.quarantine import RestoredConnection
 
 
 def quarantine(
@@ -49,7 +49,7 @@ def quarantine(
 
 async def _quarantine(
     setup: Setup, *, is_dry: bool, accepts: bool, known: int | None, ignores_running: bool
-) -> tuple[Restored, ...] | None:
+) -> tuple[RestoredConnection, ...] | None:
     from server.app import open_policies
     from server.runtime.data_directory import prepare_data_directory
     from server.terminal.progress import show_progress

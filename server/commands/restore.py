@@ -18,7 +18,7 @@ from server.terminal.context import Setup, fail, note
 
 if TYPE_CHECKING:
     from server.settings import Settings
-    from vault.backup.quarantine import Restored
+    from vault.backup.quarantine import RestoredConnection
     from vault.storage.database import Database
 
 FIRST: Final = 10  # accounts that are named without --verbose
@@ -54,7 +54,7 @@ class _How:
     passphrase_file: Path | None
 
 
-async def _restore(setup: Setup, file: Path, how: _How) -> tuple[Restored, ...]:
+async def _restore(setup: Setup, file: Path, how: _How) -> tuple[RestoredConnection, ...]:
     from server.app import open_policies
     from server.runtime.data_directory import prepare_data_directory
     from server.terminal.progress import show_progress
@@ -122,7 +122,7 @@ def refuse_serving(settings: Settings, vault: str) -> None:
         fail(f"this vault is running at {settings.public_url}. Stop all its processes first")
 
 
-def report(setup: Setup, judged: tuple[Restored, ...], *, done: str, is_whole: bool) -> None:
+def report(setup: Setup, judged: tuple[RestoredConnection, ...], *, done: str, is_whole: bool) -> None:
     """Print what happens to each account, or to the first ones; `done` begins the sentence that counts them."""
     from vault.backup.quarantine import RestoreVerdict, sort_for_people
 

@@ -58,8 +58,8 @@ def stdio(
     if sign_in and sign_out:
         fail("use either --sign-in or --sign-out")
 
-    wish = BridgeOptions(url, client, client_id, device, not no_browser, sign_in, sign_out)
-    setup.run(bridge(setup, wish))
+    options = BridgeOptions(url, client, client_id, device, not no_browser, sign_in, sign_out)
+    setup.run(bridge(setup, options))
 
 
 def _serve_owner(setup: Setup, client: str, *, sandbox: bool, may_open: bool) -> None:
@@ -111,7 +111,7 @@ class BridgeOptions:
     sign_out: bool = False
 
 
-async def bridge(setup: Setup, wish: BridgeOptions) -> None:
+async def bridge(setup: Setup, options: BridgeOptions) -> None:
     """Forward until the client closes standard input; or only sign in, or out."""
     from server.bridge.access import Access, sign_out
     from server.bridge.address import remote_vault
@@ -121,13 +121,13 @@ async def bridge(setup: Setup, wish: BridgeOptions) -> None:
     from server.runtime.browser import browser_opener, forget
     from server.runtime.data_directory import prepare_data_directory
 
-    vault = remote_vault(wish.url, agent=wish.agent)
-    may_open = wish.may_open and setup.settings().stdio.open_browser
+    vault = remote_vault(options.url, agent=options.agent)
+    may_open = options.may_open and setup.settings().stdio.open_browser
     data = prepare_data_directory(setup.directory())
     store = credential_store(data, vault)
     async with plain_client(vault) as plain:
         authority = AuthorizationServer(plain, vault)
-        if wish.sign_out:
+        if options.sign_out:
             was_in = await sign_out(authority, store, vault=vault, data=data)
             done = (
                 f"Signed out of {vault.origin}: access is revoked, and its credentials are removed from this machine."
@@ -135,25 +135,27 @@ async def bridge(setup: Setup, wish: BridgeOptions) -> None:
             say(done if was_in else f"Not signed in to {vault.origin} on this machine.")
             return
         access = Access(authority, store, vault=vault, data=data, say=_tell)
-        if wish.sign_in:
+        if options.sign_in:
             opener = browser_opener(data)
-            way = Way(opener, partial(forget, data), by_code=wish.by_code, may_open=may_open, client_id=wish.client_id)
+            way = Way(
+                opener, partial(forget, data), by_code=options.by_code, may_open=may_open, client_id=options.client_id
+            )
             async with access.open(SignInFlow(authority, vault, way, tell=access.tell)):
-                await _sign_in(setup, access, wish, origin=vault.origin)
+                await _sign_in(setup, access, options, origin=vault.origin)
             return
         from server.bridge.relay import Relay
         from server.bridge.remote import RemoteClient
         from server.runtime.garbage import tune
 
         async with (
-            access.open(_sign_in_process(setup, wish, resource=vault.resource)),
+            access.open(_sign_in_process(setup, options, resource=vault.resource)),
             RemoteClient(vault, access) as remote,
         ):
             asyncio.get_running_loop().call_later(_SETTLED, tune)  # not while the client waits
             await Relay(vault, remote).run()
 
 
-async def _sign_in(setup: Setup, access: Access, wish: BridgeOptions, *, origin: str) -> None:
+async def _sign_in(setup: Setup, access: Access, options: BridgeOptions, *, origin: str) -> None:
     from server.bridge.refusals import SignInNeeded
 
     try:
@@ -162,20 +164,22 @@ async def _sign_in(setup: Setup, access: Access, wish: BridgeOptions, *, origin:
         if setup.as_json:
             setup.show_json({"signed_in": False, "why": refusal.description})
         raise
-    setup.show_one({"signed_in": True, "vault": origin}, sentence=f"{wish.agent} is signed in to {origin}.")
+    setup.show_one({"signed_in": True, "vault": origin}, sentence=f"{options.agent} is signed in to {origin}.")
 
 
-def _sign_in_process(setup: Setup, wish: BridgeOptions, *, resource: str) -> SignInProcess:
+def _sign_in_process(setup: Setup, options: BridgeOptions, *, resource: str) -> SignInProcess:
     """This program again, to sign in."""
     from server.bridge.background_sign_in import SignInProcess
     from server.commands.client_config import program
 
     started = program()
-    command = [started.command, *started.arguments, "stdio", "--url", resource, "--client", wish.agent]
+    command = [started.command, *started.arguments, "stdio", "--url", resource, "--client", options.agent]
     command += ["--sign-in", "--json", "--data", str(setup.directory())]
     command += ["--config", str(setup.config)] if setup.config is not None else []
-    command += ["--client-id", wish.client_id] if wish.client_id is not None else []
-    command += [name for name, is_on in (("--device", wish.by_code), ("--no-browser", not wish.may_open)) if is_on]
+    command += ["--client-id", options.client_id] if options.client_id is not None else []
+    command += [
+        name for name, is_on in (("--device", options.by_code), ("--no-browser", not options.may_open)) if is_on
+    ]
     return SignInProcess(command, {**os.environ, **(started.environment or {})})
 
 

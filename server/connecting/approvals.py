@@ -12,7 +12,7 @@ from typing import Final
 
 from server.connecting import lookups, standing
 from server.connecting.links import ConnectLink
-from server.connecting.standing import StandingWish
+from server.connecting.standing import StandingTerms
 from server.deployment import Deployment
 from server.errors import PersonRefused
 from server.sign_in import step_up
@@ -72,8 +72,8 @@ def event_of(approval: Approval, kind: str, *, outcome: str = "ok", method: str 
     """An event about an approval. It leaves out the arguments: their hash identifies what was approved."""
     about: dict[str, object] = {"tool": approval.tool, "provider": approval.provider, "account": approval.account}
     if approval.is_request:
-        wish = requests.wish_of(approval)
-        about = {"scopes": sorted(wish.scopes), "resource": wish.resource, "until": approval.expires_at}
+        request = requests.request_of(approval)
+        about = {"scopes": sorted(request.scopes), "resource": request.resource, "until": approval.expires_at}
     return Event(
         kind=kind,
         outcome=outcome,
@@ -155,13 +155,13 @@ async def decide(
     session: Session | None,
     is_approved: bool,
     method: str | None = None,
-    standing_wish: StandingWish | None = None,
+    standing_terms: StandingTerms | None = None,
 ) -> None:
     """Record the person's answer: the one place where an approval is answered, whatever the surface.
 
     `session` is the browser's, None on the command line; raises StepUpRequired if it doesn't prove enough to approve.
     Raises ApproveRefused when it comes too late, or a second time. `method` tells in the activity how it was given, if
-    not on the person's page. `standing_wish`: they also approve further calls with the same target; refused where no
+    not on the person's page. `standing_terms`: they also approve further calls with the same target; refused where no
     standing approval is offered.
     """
     if is_approved:
@@ -169,7 +169,7 @@ async def decide(
     now = deployment.now()
     kind, outcome = ("approval.given", "ok") if is_approved else ("approval.refused", "refused")
     events = [event_of(approval, kind, outcome=outcome, method=method)]
-    if standing_wish is not None and (not is_approved or await standing.offer(deployment, approval) is None):
+    if standing_terms is not None and (not is_approved or await standing.offer(deployment, approval) is None):
         raise ApproveRefused(
             "This call can only be approved once. Go back and choose Approve once, or deny it.", kind="forbidden"
         )
@@ -188,9 +188,9 @@ async def decide(
             await client_notices.note(transaction, approval, due_at=now)
             if (binding := standing.binding_of(deployment, approval)) is not None:
                 await standing_approvals.count_answer(transaction, binding, is_approved=is_approved, now=now)
-            if standing_wish is not None:
+            if standing_terms is not None:
                 events.append(
-                    await standing.give(transaction, deployment, approval, standing_wish, names=names, now=now)
+                    await standing.give(transaction, deployment, approval, standing_terms, names=names, now=now)
                 )
             await audit.append(transaction, *events, now=now)
     except TransitionRefused as error:

@@ -25,7 +25,12 @@ from providers.oauth.entered import CredentialLook, CredentialUpstream, LookOutc
 from providers.oauth.signed import granted_scopes
 from server.connecting.app_returns import read_return
 from server.connecting.links import LIFETIME, ConnectRefused, known_provider
-from server.connecting.provider_authorization import Connected, ConsentRequest, check_may_connect, connection_outcome
+from server.connecting.provider_authorization import (
+    ConnectResult,
+    ConsentRequest,
+    check_may_connect,
+    connection_outcome,
+)
 from server.deployment import Deployment
 from vault import connections, tickets
 from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, format_scope, parse_scope
@@ -167,7 +172,7 @@ def _trip_of(ticket: Ticket) -> ConsentRequest:
 
 async def enter(
     deployment: Deployment, form: CredentialForm, entry: Entry, *, handle: str, user: User, session: Session
-) -> Connected:
+) -> ConnectResult:
     """Check what was entered, and connect or replace the account. Raises EntryFault; ConnectRefused when too late."""
     check_is_on(deployment, form.provider)
     await check_may_connect(deployment, session, form.provider, back=f"/connect/credential/{handle}")
@@ -294,7 +299,7 @@ def has_same_label(connection: Connection, account: Account) -> bool:
 
 async def store(
     deployment: Deployment, trip: ConsentRequest, answer: TokenAnswer, *, user: User, is_by_other: bool = False
-) -> Connected:
+) -> ConnectResult:
     """Seal it, and let the agent use the account that it was entered for. `is_by_other`: the user didn't enter it."""
     consent = trip.consent_of(user.id, is_by_other=is_by_other)
     at_ms = consents.milliseconds(deployment.vault)

@@ -32,7 +32,7 @@ logger = logging.getLogger("token_vault.lookups")
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class LookupResult:
     """What was found out: names, and present values, by argument. `is_late`: more may be known in a moment."""
 
     names: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -40,7 +40,7 @@ class Known:
     is_late: bool = False
 
 
-async def find(deployment: Deployment, approval: Approval, spec: ToolSpec) -> Known:
+async def find(deployment: Deployment, approval: Approval, spec: ToolSpec) -> LookupResult:
     """What is known about the ids of this call within `PATIENCE` seconds."""
     reads: dict[Hashable, Read] = {
         key: partial(_read, deployment, approval, one, values) for key, one, values in _possible_reads(approval, spec)
@@ -49,7 +49,7 @@ async def find(deployment: Deployment, approval: Approval, spec: ToolSpec) -> Kn
     return replace(known_values(deployment, approval, spec), is_late=not is_whole)
 
 
-def known_values(deployment: Deployment, approval: Approval, spec: ToolSpec) -> Known:
+def known_values(deployment: Deployment, approval: Approval, spec: ToolSpec) -> LookupResult:
     """What is known already; asks nobody."""
     names: dict[str, str] = {}
     before: dict[str, str] = {}
@@ -57,7 +57,7 @@ def known_values(deployment: Deployment, approval: Approval, spec: ToolSpec) -> 
         if (answer := deployment.lookups.get(key)) is not None:
             names |= one.read_names(answer)
             before |= one.read_before(answer)
-    return Known(names, before)
+    return LookupResult(names, before)
 
 
 def _possible_reads(approval: Approval, spec: ToolSpec) -> Iterator[tuple[Hashable, Lookup, Mapping[str, str]]]:

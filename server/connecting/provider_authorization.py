@@ -37,7 +37,7 @@ from vault.records import (
     parse_scope,
 )
 from vault.refresh import company, consents
-from vault.refresh.consents import Consent, Stored
+from vault.refresh.consents import Consent, StoredConsent
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable, TransitionRefused
 from vault.scopes import meet, missing_scopes
 from vault.upstream import Account, TokenAnswer, UpstreamError
@@ -77,7 +77,7 @@ class ConsentRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Connected:
+class ConnectResult:
     """The result of a redirect."""
 
     connection: Connection
@@ -181,7 +181,7 @@ def needs_https(provider: Provider, public_url: str) -> bool:
 
 async def finish_callback(
     deployment: Deployment, provider_name: str, callback: Callback, *, user: User, session: Session
-) -> Connected:
+) -> ConnectResult:
     """Redeem the provider's code and store the connection and the agent's delegation together.
 
     Once the provider has answered, the consent cannot be lost: raises TemporarilyUnavailable if it is stored later, and
@@ -207,7 +207,7 @@ async def finish_callback(
 
 async def _complete(
     deployment: Deployment, provider: Provider, callback: Callback, ticket: Ticket, *, key: ConnectionKey
-) -> Connected:
+) -> ConnectResult:
     """Redeem, keep, store. What cannot be stored at once is stored as soon as the storage allows."""
     vault, consent = deployment.vault, consents.consent_of(ticket)
     kept: list[TokenAnswer] = []
@@ -258,16 +258,16 @@ def _under_way() -> TemporarilyUnavailable:
     )
 
 
-def connection_outcome(deployment: Deployment, consent: Consent, stored: Stored) -> Connected:
+def connection_outcome(deployment: Deployment, consent: Consent, stored: StoredConsent) -> ConnectResult:
     """What the pages say of a stored consent."""
     policy = deployment.vault.policies[consent.provider]
     not_granted = missing_scopes(consent.scopes, stored.connection.scopes, policy.covers) - policy.always_granted
-    return Connected(stored.connection, consent.client_id, stored.delegated, not_granted)
+    return ConnectResult(stored.connection, consent.client_id, stored.delegated, not_granted)
 
 
 async def _stored_late(
     deployment: Deployment, provider: Provider, callback: Callback, *, user: User, session: Session
-) -> Connected | None:
+) -> ConnectResult | None:
     """The result of this answer, if it came before and could not be stored at once.
 
     Raises TemporarilyUnavailable while it still cannot.
@@ -297,7 +297,7 @@ async def _stored_late(
     delegated = frozenset[str]()
     if consent.client_id is not None:
         delegated = meet(consent.delegated, policy.delegable(found.scopes), policy.covers)
-    return connection_outcome(deployment, consent, Stored(found, delegated))
+    return connection_outcome(deployment, consent, StoredConsent(found, delegated))
 
 
 def _is_own(ticket: Ticket, provider: Provider, *, user: User, session: Session) -> bool:
@@ -306,7 +306,7 @@ def _is_own(ticket: Ticket, provider: Provider, *, user: User, session: Session)
     return is_same_browser and ticket.user_id == user.id and ticket.payload.get("provider") == provider.name
 
 
-async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: User, session: Session) -> Connected:
+async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: User, session: Session) -> ConnectResult:
     """The consent to an API that takes tokens of ours: the person gave it on our page, and is the account.
 
     What is sealed is empty: each call gets a token of its own. Raises as `start` does.
@@ -321,7 +321,7 @@ async def consent_here(deployment: Deployment, trip: ConsentRequest, *, user: Us
     return connection_outcome(deployment, consent, stored)
 
 
-async def by_company(deployment: Deployment, trip: ConsentRequest, *, user: User) -> Connected | None:
+async def by_company(deployment: Deployment, trip: ConsentRequest, *, user: User) -> ConnectResult | None:
     """A connection without the provider's page, if the person's company vouches for them there.
 
     None: it does not, or the person already has an account there and wants another or more of it.
@@ -340,7 +340,7 @@ async def by_company(deployment: Deployment, trip: ConsentRequest, *, user: User
         request = ConnectRequest(user.id, trip.client_id, trip.provider, delegated, reason="missing", tool="")
         await allow(deployment, request, connection=connection, ask=trip.ask, ends_at=trip.ends_at)
     not_granted = missing_scopes(trip.scopes, connection.scopes, policy.covers) - policy.always_granted
-    return Connected(connection, trip.client_id, delegated, not_granted)
+    return ConnectResult(connection, trip.client_id, delegated, not_granted)
 
 
 async def _claim_state(

@@ -17,7 +17,7 @@ from vault.storage.database import Transaction
 
 
 @dataclass(frozen=True, slots=True)
-class StandingWish:
+class StandingTerms:
     """So many calls on each day (UTC), until that instant."""
 
     per_day: int
@@ -65,7 +65,7 @@ async def give(
     transaction: Transaction,
     deployment: Deployment,
     approval: Approval,
-    wish: StandingWish,
+    terms: StandingTerms,
     *,
     names: Mapping[str, str],
     now: int,
@@ -81,8 +81,8 @@ async def give(
         provider=approval.provider,
         account=approval.account,
         names=names,
-        per_day=wish.per_day,
-        expires_at=wish.expires_at,
+        per_day=terms.per_day,
+        expires_at=terms.expires_at,
         now=now,
     )
     details = {
@@ -90,8 +90,8 @@ async def give(
         "provider": approval.provider,
         "account": approval.account,
         "standing": standing_id,
-        "per_day": wish.per_day,
-        "until": wish.expires_at,
+        "per_day": terms.per_day,
+        "until": terms.expires_at,
     }
     return Event(
         "approval.standing_given",

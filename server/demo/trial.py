@@ -64,13 +64,13 @@ async def make_sandbox(deployment: Deployment, user: User) -> dict[str, str]:
         httpx2.AsyncClient(base_url=deployment.public_url, timeout=30, trust_env=False) as http,
     ):
         await person.open(await owner_link(deployment, user.id))
-        wishes = [
+        exchanges = [
             ((backend["CLIENT_ID"], backend["CLIENT_SECRET"]), backend["ACCESS_TOKEN"], "google", READONLY),
             ((api.id, secret), token, "slack", "channels:read"),
             ((backend["CLIENT_ID"], backend["CLIENT_SECRET"]), backend["ACCESS_TOKEN"], "slack", "chat:write"),
         ]
         handle = ""
-        for credentials, subject, audience, scope in wishes:
+        for credentials, subject, audience, scope in exchanges:
             handle = await _exchange(http, person, credentials, _form(subject, audience, scope))
     slack = deployment.catalog.provider("slack").apis["web"]
     return {**backend, **made, "SLACK_API": slack, "HANDLE": handle}

@@ -11,7 +11,7 @@ from typing import Final
 from mcp_types import CallToolResult, ElicitRequest, ElicitRequestFormParams, InputRequiredResult
 
 from server.administration import access_requests
-from server.administration.access_requests import MOST_REASON, Asking
+from server.administration.access_requests import MOST_REASON, AccessInput
 from server.administration.actor import ChangeRefused
 from server.deployment import Deployment
 from server.mcp import elicitation
@@ -43,7 +43,7 @@ async def ask_group(
     )
     if waiting is not None:
         wanted = refusal.scopes - deployment.vault.policies[refusal.provider].always_granted
-        said = "" if wanted <= waiting.wish.scopes else "Another request for this account comes first. "
+        said = "" if wanted <= waiting.access.scopes else "Another request for this account comes first. "
         return failure(f"{refusal.description} {said}{_waits(deployment, waiting)}")
     if not asking.is_modern or not asking.fills_forms or asking.cancels_access:
         return None
@@ -82,7 +82,7 @@ async def _file(
     client = await clients.get_client(deployment.database, principal.client_id)
     if user is None or client is None:
         return failure(refusal.description)
-    wanted = Asking(
+    wanted = AccessInput(
         account=refusal.connection_id or "",
         client_id=client.id,
         scopes=refusal.scopes - policy.always_granted,

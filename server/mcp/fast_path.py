@@ -182,12 +182,12 @@ def read_message(body: bytes, capabilities: ClientCapabilities | None) -> PlainC
 
 
 @dataclass(frozen=True, slots=True)
-class _Accepted:
+class _MediaTypes:
     json: bool
     events: bool
 
 
-_ANYTHING: Final = _Accepted(json=True, events=True)
+_ANYTHING: Final = _MediaTypes(json=True, events=True)
 
 
 def _once(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes] | None:
@@ -203,14 +203,14 @@ def _once(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes] | None:
     return found
 
 
-def _judge(accept: bytes) -> _Accepted:
-    return _judge_short(accept) if len(accept) <= _LONGEST_ACCEPT else _Accepted(json=False, events=False)
+def _judge(accept: bytes) -> _MediaTypes:
+    return _judge_short(accept) if len(accept) <= _LONGEST_ACCEPT else _MediaTypes(json=False, events=False)
 
 
 @lru_cache(maxsize=256)
-def _judge_short(accept: bytes) -> _Accepted:
+def _judge_short(accept: bytes) -> _MediaTypes:
     """As the SDK judges it."""
-    return _Accepted(*check_accept_headers(Request({"type": "http", "headers": [(_ACCEPT, accept)]})))
+    return _MediaTypes(*check_accept_headers(Request({"type": "http", "headers": [(_ACCEPT, accept)]})))
 
 
 def _call(
@@ -218,7 +218,7 @@ def _call(
     params: _Params,
     meta: _Meta,
     capabilities: ClientCapabilities,
-    accepted: _Accepted,
+    accepted: _MediaTypes,
     *,
     session: str | None = None,
 ) -> PlainCall | None:

@@ -43,7 +43,7 @@ Tell = Callable[[], None]
 
 
 @dataclass(slots=True)
-class _Watched:
+class _Listeners:
     """The listeners of one agent, and the list that they know."""
 
     listed: Collection[str]
@@ -70,7 +70,7 @@ class ListChanges:
         self._deployment = deployment
         self._whose = whose
         self._is_listed_early = is_listed_early
-        self._of: dict[Owner, _Watched] = {}
+        self._of: dict[Owner, _Listeners] = {}
         self._looking: asyncio.Task[None] | None = None
         self._sessions: set[int] = set()
 
@@ -120,13 +120,13 @@ class ListChanges:
             known, offer = chosen, self._deployment.offer
             if self._is_listed_early:
                 known, offer = None, self._deployment.live.initial.offer
-            watched = _Watched(tool_list.names_for(offer, principal.client_id, chosen=known))
+            watched = _Listeners(tool_list.names_for(offer, principal.client_id, chosen=known))
         if len(watched.tellers) >= MOST:
             return None
         return self._listen_as(owner, watched, listed, tell)
 
     @contextmanager
-    def _listen_as(self, owner: Owner, watched: _Watched, listed: Collection[str], tell: Tell) -> Generator[None]:
+    def _listen_as(self, owner: Owner, watched: _Listeners, listed: Collection[str], tell: Tell) -> Generator[None]:
         watched = self._of.setdefault(owner, watched)
         watched.tellers.append(tell)
         watched.look(listed)

@@ -28,7 +28,7 @@ from server.mcp.sdk_server import (
     PRINCIPAL,
     SERVER_NAME,
     Answer,
-    Backing,
+    Backend,
     Context,
     OpenVault,
     TaskMethod,
@@ -57,7 +57,7 @@ def build_server(deployment: Deployment, *, transport: str) -> Server[dict[str, 
     async def choice() -> str | None:
         return await read_choice(deployment, current_principal())
 
-    backing = Backing(tool_list, vault, lambda: current_principal().client_id, choice)
+    backing = Backend(tool_list, vault, lambda: current_principal().client_id, choice)
     return make_server(backing, website_url=deployment.public_url, has_tool=lambda name: listed.current.has(name))
 
 

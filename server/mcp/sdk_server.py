@@ -67,7 +67,7 @@ class OpenVault:
 
 
 @dataclass(frozen=True, slots=True)
-class Backing:
+class Backend:
     """What stands behind a server. Over stdio, both may come after the client; `vault` then sets the principal, too.
 
     `client_id`: of the client that asks for the list; `choice`: the tool set that its person chose, as far as that is
@@ -81,7 +81,7 @@ class Backing:
 
 
 def make_server(
-    backing: Backing, *, website_url: str | None = None, has_tool: Callable[[str], bool] = lambda name: False
+    backing: Backend, *, website_url: str | None = None, has_tool: Callable[[str], bool] = lambda name: False
 ) -> Server[dict[str, object]]:
     """The MCP server of a vault. `has_tool`: of those that HTTP requests may name in their headers."""
 

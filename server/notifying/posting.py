@@ -34,7 +34,7 @@ class Uncertain(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Posted:
+class Post:
     """A message and where it goes. `sender` is whose share of the connections counts: a person, client, or endpoint."""
 
     url: str = field(repr=False)
@@ -45,7 +45,7 @@ class Posted:
     timeout: float  # seconds
 
 
-async def post(deployment: Deployment, message: Posted) -> None:
+async def post(deployment: Deployment, message: Post) -> None:
     """Send it once; any 2xx is acceptance. Raises NotAccepted or Uncertain."""
     asked = OutboundRequest(
         "POST",

@@ -20,7 +20,7 @@ from server.deployment import Deployment
 from server.http.page_texts import text
 from server.notice_settings import MailSettings
 from server.notifying import services, web_push
-from server.notifying.posting import NotAccepted, Posted, Uncertain, post
+from server.notifying.posting import NotAccepted, Post, Uncertain, post
 from server.notifying.wording import NoticeMessage
 from vault.notices.channels import GONE, PUSH, NoticeChannel
 
@@ -51,7 +51,7 @@ async def send(deployment: Deployment, channel: NoticeChannel, message: NoticeMe
             body = _json(
                 {"title": message.title, "text": message.body, "url": message.url, "kind": message.kind, "lines": lines}
             )
-    posted = Posted(url, headers, body, peer="notices", sender=channel.user_id, timeout=PUSH_TIMEOUT)
+    posted = Post(url, headers, body, peer="notices", sender=channel.user_id, timeout=PUSH_TIMEOUT)
     await _post(deployment, channel, posted)
 
 
@@ -128,7 +128,7 @@ def _for_ntfy(target: str, message: NoticeMessage) -> tuple[str, bytes]:
     return f"{parts.scheme}://{parts.netloc}/", _json(content)
 
 
-async def _post(deployment: Deployment, channel: NoticeChannel, message: Posted) -> None:
+async def _post(deployment: Deployment, channel: NoticeChannel, message: Post) -> None:
     try:
         await post(deployment, message)
     except NotAccepted as refused:

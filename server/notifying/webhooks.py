@@ -19,7 +19,7 @@ from typing import Final
 from urllib.parse import quote
 
 from server.deployment import Deployment
-from server.notifying.posting import NotAccepted, Posted, Uncertain, post
+from server.notifying.posting import NotAccepted, Post, Uncertain, post
 from vault.notices import outbox
 from vault.notices.channels import GONE, OFF, NoticeChannel, record_result
 from vault.notices.endpoints import FAILED, EventEndpoint, endpoint_from
@@ -75,7 +75,7 @@ async def _attempt(deployment: Deployment, endpoint: EventEndpoint, notice: Noti
     return failure
 
 
-async def _post(deployment: Deployment, message: Posted) -> tuple[str, int | None]:
+async def _post(deployment: Deployment, message: Post) -> tuple[str, int | None]:
     """Why it was not accepted, and how long the endpoint wants to be left alone."""
     try:
         await post(deployment, message)
@@ -108,13 +108,13 @@ def _later(attempts: int, *, wait: int | None) -> int:
     return max(planned + secrets.randbelow(max(1, int(planned * _SPREAD))), wait or 0)
 
 
-def message_of(deployment: Deployment, endpoint: EventEndpoint, notice: Notice, *, now: int) -> Posted:
+def message_of(deployment: Deployment, endpoint: EventEndpoint, notice: Notice, *, now: int) -> Post:
     """The request with an event, signed for this attempt."""
     identity = event_id(deployment, notice.event)
     return _sign_event(endpoint, identity, cloud_event(deployment, notice, identity), now=now)
 
 
-def _sign_event(endpoint: EventEndpoint, identity: str, event: Mapping[str, object], *, now: int) -> Posted:
+def _sign_event(endpoint: EventEndpoint, identity: str, event: Mapping[str, object], *, now: int) -> Post:
     body = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
     headers = {
         "Content-Type": "application/cloudevents+json; charset=utf-8",
@@ -122,7 +122,7 @@ def _sign_event(endpoint: EventEndpoint, identity: str, event: Mapping[str, obje
         "webhook-timestamp": str(now),
         "webhook-signature": " ".join(sign(one, identity, now, body) for one in endpoint.signing_secrets(now)),
     }
-    return Posted(endpoint.url, headers, body, peer="webhooks", sender=endpoint.id, timeout=TIMEOUT)
+    return Post(endpoint.url, headers, body, peer="webhooks", sender=endpoint.id, timeout=TIMEOUT)
 
 
 def event_id(deployment: Deployment, event: Event) -> str:

@@ -29,7 +29,7 @@ _AT: Final = ("@", "\uff20", "\ufe6b")  # and what some software takes for it
 _DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-class Unjudged(Exception):
+class FactUnusable(Exception):
     """A rule names something that can't be shown to it as it is; the message says what."""
 
 
@@ -53,7 +53,7 @@ class AgentFacts:
     kind: str = ""
 
 
-class _Kept(Generic[Value]):
+class _CachedProperty(Generic[Value]):
     """What is worked out once for a call. As `functools.cached_property`, without its lock (Python 3.11), which takes
     longer than the work.
     """
@@ -87,7 +87,7 @@ class CallFacts:
     signed_in_at: int | None = None
     is_strong: bool = False
 
-    @_Kept
+    @_CachedProperty
     def values(self) -> Mapping[str, object]:
         """The arguments; empty where no tool is called."""
         return {} if self.arguments is None else self.arguments()
@@ -106,12 +106,12 @@ class CallFacts:
                 found[name] = value
         return found
 
-    @_Kept
+    @_CachedProperty
     def local(self) -> datetime:
         """When, in the time zone of the rules."""
         return datetime.fromtimestamp(self.now, self.zone)
 
-    @_Kept
+    @_CachedProperty
     def recipients(self) -> frozenset[str]:
         """Everybody whom the arguments address."""
         return self.action.presentation.recipients_of(self.values)
@@ -218,7 +218,7 @@ def _cedar_value(value: object, kind: str, name: str) -> object:
         case "decimal", int() | float() if not isinstance(value, bool):
             return _extension("decimal", _decimal(value, name))
         case _:
-            raise Unjudged(f"the argument {name} has no exact value of the type {kind}")
+            raise FactUnusable(f"the argument {name} has no exact value of the type {kind}")
 
 
 def _decimal(value: float, name: str) -> str:
@@ -226,9 +226,9 @@ def _decimal(value: float, name: str) -> str:
         found = Decimal(str(value))
         exact = found.quantize(_DECIMALS)
     except InvalidOperation:
-        raise Unjudged(f"the argument {name} isn't a number that can be compared") from None
+        raise FactUnusable(f"the argument {name} isn't a number that can be compared") from None
     if exact != found or abs(exact) > _LARGEST:
-        raise Unjudged(f"the argument {name} has more digits than can be compared")
+        raise FactUnusable(f"the argument {name} has more digits than can be compared")
     return str(exact)
 
 
@@ -241,4 +241,4 @@ def as_json(value: object) -> str:
     try:
         return to_json(value).decode()
     except PydanticSerializationError:
-        raise Unjudged("it has text that isn't Unicode") from None
+        raise FactUnusable("it has text that isn't Unicode") from None

@@ -22,7 +22,7 @@ from cedarpy import _internal, pst
 from pydantic_core import from_json
 
 from providers.definitions.suggestions import did_you_mean
-from server.policy.facts import CallFacts, Unjudged, account_entity, as_json
+from server.policy.facts import CallFacts, FactUnusable, account_entity, as_json
 from server.policy.files import RulesRefused, RuleText, read_rules
 from server.policy.schema import ARGUMENTS, CALL_ONLY, GROUPS, Action, schema_text
 from server.policy.syntax import Names, RuleHead, aims_at, head_of, named_in, normalize, weaken
@@ -235,7 +235,7 @@ class RuleSet:
     def _ask_part(self, met: _Slice, call: CallFacts) -> PolicyVerdict:
         try:
             context, entities = as_json(call.context(met.context)), met.entities(call)
-        except Unjudged as unjudged:
+        except FactUnusable as unjudged:
             return self._refusal(met.rules[0], f"{met.rules[0].reason} ({unjudged})".strip())
         question = met.number, _remembered_question(met, context, entities)
         if (known := self._known.get(question)) is not None:

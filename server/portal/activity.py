@@ -23,7 +23,7 @@ from server.portal.requests import OwnVisit
 from server.portal.story import StoryRow, Storyteller, agent_names, people_of
 from vault import clients, connections
 from vault.audit import audit, search
-from vault.audit.search import OUTCOMES, EventFilter, Found
+from vault.audit.search import OUTCOMES, EventFilter, FoundEvents
 from vault.records import Connection, ConnectionState, Event
 
 PAGE_SIZE: Final = 50
@@ -37,7 +37,7 @@ _OF_PEOPLE: Final = ("person", "person_id")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ActivityFilters:
     """The filters of an address: their fields as the form has them, and what they mean."""
 
     fields: dict[str, str]
@@ -48,7 +48,7 @@ class Wish:
         return urlencode({name: value for name, value in (self.fields | more).items() if value})
 
 
-def read_wish(query: Callable[[str], str]) -> Wish:
+def read_filters(query: Callable[[str], str]) -> ActivityFilters:
     """The filters in the address; a value that means nothing counts as absent."""
     names = ("agent", "account", "tool", "outcome", "from", "to", "zone")
     fields = {name: query(name)[:_FIELD_LIMIT] for name in names}
@@ -60,7 +60,7 @@ def read_wish(query: Callable[[str], str]) -> Wish:
     fields["tool"] = fields["tool"].strip()
     fields["zone"] = fields["zone"] if fields["from"] or fields["to"] else ""
     wanted = EventFilter(fields["agent"], fields["account"], fields["tool"], fields["outcome"], since, until)
-    return Wish(fields, wanted)
+    return ActivityFilters(fields, wanted)
 
 
 def _zone(name: str) -> tzinfo:
@@ -97,10 +97,12 @@ class Feed:
     accounts: Mapping[str, Connection] = field(default_factory=dict[str, Connection])
     names_people: bool = False
 
-    async def find(self, wish: Wish, *, limit: int, before: int | None = None, after: int = 0) -> Found:
+    async def find(
+        self, filters: ActivityFilters, *, limit: int, before: int | None = None, after: int = 0
+    ) -> FoundEvents:
         """The events that the filters find."""
         reader = self.deployment.database
-        return await search.search(reader, self.user_id, wish.filter, limit=limit, before=before, after=after)
+        return await search.search(reader, self.user_id, filters.filter, limit=limit, before=before, after=after)
 
     async def tell(self, events: Sequence[Event]) -> list[StoryRow]:
         """Their rows."""
@@ -108,24 +110,24 @@ class Feed:
         people = await people_of(self.deployment, events) if self.names_people else None
         return Storyteller(self.deployment, agents=names, accounts=self.accounts, people=people).rows(events)
 
-    def live(self, wish: Wish, events: Sequence[Event], *, after: int = 0) -> str:
+    def live(self, filters: ActivityFilters, events: Sequence[Event], *, after: int = 0) -> str:
         """Where the script asks for what happened since."""
         newest = max((event.sequence for event in events), default=after)
-        return f"{self.path}/new?{wish.query(after=str(newest))}"
+        return f"{self.path}/new?{filters.query(after=str(newest))}"
 
-    def page(self, wish: Wish, found: Found, *, before: int | None) -> dict[str, object]:
+    def page(self, filters: ActivityFilters, found: FoundEvents, *, before: int | None) -> dict[str, object]:
         """What every such page shows around its rows."""
         return {
             "path": self.path,
             "outcomes": OUTCOMES,
-            "fields": wish.fields,
-            "is_filtered": any(value for name, value in wish.fields.items() if name != "zone"),
-            "older": "" if found.before is None else f"{self.path}?{wish.query(before=str(found.before))}",
-            "newest": f"{self.path}?{wish.query()}".rstrip("?"),
-            "exports": [(kind, f"{self.path}/export?{wish.query(format=kind)}") for kind in _WRITERS],
+            "fields": filters.fields,
+            "is_filtered": any(value for name, value in filters.fields.items() if name != "zone"),
+            "older": "" if found.before is None else f"{self.path}?{filters.query(before=str(found.before))}",
+            "newest": f"{self.path}?{filters.query()}".rstrip("?"),
+            "exports": [(kind, f"{self.path}/export?{filters.query(format=kind)}") for kind in _WRITERS],
             "is_first": before is None,
             "is_cut": found.before is not None and len(found.events) < PAGE_SIZE,
-            "live": self.live(wish, found.events) if before is None else "",
+            "live": self.live(filters, found.events) if before is None else "",
         }
 
 
@@ -137,18 +139,18 @@ async def own_feed(visit: OwnVisit) -> Feed:
 
 async def show(visit: OwnVisit) -> Response:
     """One page of the story."""
-    wish, before = read_wish(visit.visit.query), place_in(visit.visit.query("before"))
+    filters, before = read_filters(visit.visit.query), place_in(visit.visit.query("before"))
     deployment, feed = visit.deployment, await own_feed(visit)
-    found = await feed.find(wish, limit=PAGE_SIZE, before=before)
+    found = await feed.find(filters, limit=PAGE_SIZE, before=before)
     own = await clients.list_own(deployment.database, visit.user.id, now=deployment.now())
     names = await agent_names(deployment, found.events) | {one.id: one.name or one.id for one in own}
     owned = feed.accounts.values()
     providers = {one.provider for one in owned}
-    context: dict[str, object] = feed.page(wish, found, before=before) | {
+    context: dict[str, object] = feed.page(filters, found, before=before) | {
         "rows": Storyteller(deployment, agents=names, accounts=feed.accounts).rows(found.events),
         "agents": sorted(names.items(), key=lambda item: item[1].casefold()),
         "accounts": [
-            one for one in owned if one.state is not ConnectionState.REVOKED or one.id == wish.filter.connection_id
+            one for one in owned if one.state is not ConnectionState.REVOKED or one.id == filters.filter.connection_id
         ],
         "titles": {one: spec.title for one in providers if (spec := deployment.catalog.get(one)) is not None},
         "tools": sorted(one.name for one in deployment.tools if one.provider in providers),
@@ -158,14 +160,14 @@ async def show(visit: OwnVisit) -> Response:
 
 async def show_new(visit: OwnVisit) -> Response:
     """The events since `after`, as rows for the page that is open; the next address to ask is among them."""
-    return visit.page("activity_new.html", await news(await own_feed(visit), read_wish(visit.visit.query), visit))
+    return visit.page("activity_new.html", await news(await own_feed(visit), read_filters(visit.visit.query), visit))
 
 
-async def news(feed: Feed, wish: Wish, visit: OwnVisit) -> dict[str, object]:
+async def news(feed: Feed, filters: ActivityFilters, visit: OwnVisit) -> dict[str, object]:
     """What happened since the request's `after`."""
     after = place_in(visit.visit.query("after")) or 0
-    found = await feed.find(wish, limit=_NEW, after=after)
-    rows, live = await feed.tell(found.events), feed.live(wish, found.events, after=after)
+    found = await feed.find(filters, limit=_NEW, after=after)
+    rows, live = await feed.tell(found.events), feed.live(filters, found.events, after=after)
     return {"rows": rows, "live": live, "number": len(found.events)}
 
 
@@ -174,7 +176,7 @@ async def recent_rows(
 ) -> list[StoryRow]:
     """The last events of one agent or account, or of all, as rows."""
     wanted, feed = EventFilter(client_id=client_id, connection_id=connection_id), await own_feed(visit)
-    return await feed.tell((await feed.find(Wish({}, wanted), limit=limit)).events)
+    return await feed.tell((await feed.find(ActivityFilters({}, wanted), limit=limit)).events)
 
 
 # Export
@@ -182,28 +184,28 @@ async def recent_rows(
 
 async def export(visit: OwnVisit) -> Response:
     """All events that the filters find, newest first, as CSV or as lines of JSON; written while it is read."""
-    return export_of(await own_feed(visit), read_wish(visit.visit.query), kind=visit.visit.query("format"))
+    return export_of(await own_feed(visit), read_filters(visit.visit.query), kind=visit.visit.query("format"))
 
 
-def export_of(feed: Feed, wish: Wish, *, kind: str) -> Response:
+def export_of(feed: Feed, filters: ActivityFilters, *, kind: str) -> Response:
     """The file with what these filters find. Raises PageRefused for an unknown kind."""
     if kind not in _WRITERS:
         raise PageRefused("export_format")
     media_type, write = _WRITERS[kind]
     day = datetime.fromtimestamp(feed.deployment.now(), UTC).strftime("%Y-%m-%d")
-    response = pages.secure(StreamingResponse(_write_export(feed, wish, write), media_type=media_type))
+    response = pages.secure(StreamingResponse(_write_export(feed, filters, write), media_type=media_type))
     response.headers["content-disposition"] = f'attachment; filename="activity-{day}.{kind}"'
     return response
 
 
-async def _write_export(feed: Feed, wish: Wish, write: _Write) -> AsyncGenerator[str]:
+async def _write_export(feed: Feed, filters: ActivityFilters, write: _Write) -> AsyncGenerator[str]:
     columns = (*_COLUMNS, *_OF_PEOPLE) if feed.names_people else _COLUMNS
     names: dict[str, str] = {}
     before: int | None = None
     if write is _csv:
         yield write(columns, [list(columns)])
     while True:
-        found = await feed.find(wish, limit=EXPORT_BATCH, before=before)
+        found = await feed.find(filters, limit=EXPORT_BATCH, before=before)
         names |= await agent_names(feed.deployment, [one for one in found.events if one.client_id not in names])
         people = await people_of(feed.deployment, found.events) if feed.names_people else {}
         if found.events:

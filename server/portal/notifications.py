@@ -241,7 +241,7 @@ async def _send_confirmation(visit: OwnVisit, channel: NoticeChannel) -> bool:
 
 
 async def _send(visit: OwnVisit, channel: NoticeChannel, message: wording.NoticeMessage) -> bool:
-    """Send now, on the person's own wish; whether it was accepted."""
+    """Send now, at the person's own request; whether it was accepted."""
     deployment, failure = visit.deployment, ""
     try:
         await sending.send(deployment, channel, message)

@@ -9,13 +9,13 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from providers.api.rules import Payload
-from providers.credentials.placing import Unplaced, provider_of_account
+from providers.credentials.placing import CredentialMismatch, provider_of_account
 from providers.definitions.model import Provider, Rule
 from server.proxy import refusals
 from server.proxy.upload_sessions import UploadSessions
 from server.proxy.wire import Target
 from vault.exchange.exchange import UpstreamToken
-from vault.handles import Handle, Standing
+from vault.handles import Handle, HandleState
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class ProxyRequest:
     fields: Mapping[str, str] = field(repr=False)  # the headers; the last one of a repeated header
     started: float
     target: Target | None = None
-    standing: Standing | None = None  # of the handle, once it was accepted
+    standing: HandleState | None = None  # of the handle, once it was accepted
     rule: Rule | None = None
     token: UpstreamToken | None = None
     cors: Sequence[tuple[bytes, bytes]] = ()
@@ -84,7 +84,7 @@ class ProxiedCall:
         """The same call at the account's own address, where accounts have different ones."""
         try:
             there = provider_of_account(self.provider, token.value)
-        except Unplaced as error:
+        except CredentialMismatch as error:
             raise refusals.upstream_unauthorized(self.provider) from error
         if there is self.provider:
             return self
@@ -108,4 +108,4 @@ class OpenedToken:
 
     token: UpstreamToken
     needles: Sequence[bytes] = field(repr=False)
-    standing: Standing
+    standing: HandleState

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from providers.api import rules
 from providers.api.secrets import masks_of
 from providers.credentials.aws import UnsignableBody, credential_of
-from providers.credentials.placing import Unplaced, authorize_request
+from providers.credentials.placing import CredentialMismatch, authorize_request
 from providers.definitions.model import Provider
 from providers.outbound.messages import HttpError, OutboundRequest
 from server.deployment import Deployment
@@ -55,7 +55,7 @@ from server.runtime.recent import RecentDecisions
 from server.sign_in.password import cookie_name
 from vault import clients, handles
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
-from vault.handles import Handle, HandleRefused, Standing
+from vault.handles import Handle, HandleRefused, HandleState
 from vault.records import Event, Narrowing
 from vault.refusals import VaultError
 from vault.spans import REQUEST_ID
@@ -175,7 +175,7 @@ class Proxy:
         ):
             raise ProxyRefused("cookie_refused", "Send no cookies: a user's browser session can't be used here.")
 
-    async def _check_handle(self, incoming: ProxyRequest) -> Standing:
+    async def _check_handle(self, incoming: ProxyRequest) -> HandleState:
         """The handle, with the proof of its key if it is bound to one (RFC 9449 §7)."""
         is_single = sum(name == b"authorization" for name, _ in incoming.scope["headers"]) == 1
         scheme, _, value = incoming.fields["authorization"].partition(" ") if is_single else ("", "", "")
@@ -325,7 +325,7 @@ class Proxy:
 
     # The call
 
-    async def _call(self, incoming: ProxyRequest, call: ProxiedCall, standing: Standing) -> None:
+    async def _call(self, incoming: ProxyRequest, call: ProxiedCall, standing: HandleState) -> None:
         """Exchange, send, answer; renew once a token that the provider rejects, if the call can be repeated.
 
         A 401 means: not carried out.
@@ -346,7 +346,7 @@ class Proxy:
         raise refusals.upstream_unauthorized(call.provider)
 
     async def _exchange(
-        self, incoming: ProxyRequest, call: ProxiedCall, standing: Standing, *, spoiled: int | None = None
+        self, incoming: ProxyRequest, call: ProxiedCall, standing: HandleState, *, spoiled: int | None = None
     ) -> OpenedToken:
         now = self._deployment.now()
         key = standing.handle.digest
@@ -407,7 +407,7 @@ class Proxy:
         )
         try:
             return authorize_request(call.provider, request, token.value)
-        except Unplaced as error:
+        except CredentialMismatch as error:
             raise refusals.upstream_unauthorized(call.provider) from error
         except UnsignableBody as error:
             raise refusals.too_much(SMALL, is_read=True) from error

@@ -15,7 +15,7 @@ from starlette.types import Send
 from providers.api.rules import UNREAD
 from providers.definitions.model import Provider, Rule
 from providers.outbound.json_values import at, is_array, is_object, put
-from providers.outbound.messages import Crowded, HttpError, NotReached, TooLarge
+from providers.outbound.messages import HttpError, NotReached, PeerBusy, TooLarge
 from server import errors
 from server.connecting.telling import tell
 from server.deployment import Deployment
@@ -122,7 +122,7 @@ def _refuse_credential(code: str, description: str, *, detail: str, scheme: str)
 
 def of_http(error: HttpError, *, is_write: bool) -> ProxyRefused:
     """The provider gave no answer that could be passed on."""
-    if isinstance(error, Crowded):
+    if isinstance(error, PeerBusy):
         return ProxyRefused(
             "too_many_calls",
             "Too many calls to this provider are in progress. Nothing was sent; try again.",

@@ -53,7 +53,7 @@ _OURS: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class ServerWish:
+class NewServer:
     """What an operator adds. Without a client ID, the vault gets itself one. `key`: how it is called without OAuth."""
 
     name: str
@@ -91,7 +91,7 @@ async def server_named(deployment: Deployment, name: str) -> McpServer:
     return found
 
 
-async def add(actor: Actor, wanted: ServerWish) -> McpServer:
+async def add(actor: Actor, wanted: NewServer) -> McpServer:
     """Find out how the server authorizes, register the vault there, and store both. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     _check_name(deployment, wanted.name)
@@ -124,7 +124,7 @@ async def add(actor: Actor, wanted: ServerWish) -> McpServer:
 
 
 async def _authorization(
-    deployment: Deployment, wanted: ServerWish
+    deployment: Deployment, wanted: NewServer
 ) -> tuple[Mapping[str, object], RemoteRegistration, str]:
     """How the server is called, who we are there, and its authorization server. Raises AuthorizationUnknown."""
     http = deployment.http
@@ -242,8 +242,8 @@ async def disconnect_all(actor: Actor, name: str) -> int:
     await server_named(deployment, name)
     by = "command_line" if actor.user is None else actor.user.name
     async with actor.change() as transaction:
-        wish = await panics.start(transaction, "provider", name, by=by, now=deployment.now())
-    ended = await panics.go_on(deployment.vault, wish)
+        started = await panics.start(transaction, "provider", name, by=by, now=deployment.now())
+    ended = await panics.go_on(deployment.vault, started)
     await revocations.run_due(deployment.vault)
     return ended
 
@@ -305,7 +305,7 @@ def claims_of(tool: McpTool) -> Mapping[str, bool]:
 
 
 @dataclass(frozen=True, slots=True)
-class AcceptanceWish:
+class ReviewDecision:
     """What an operator accepts: these tools, or without `names` all that are new or changed, and forgets absent ones.
 
     `digest` names what was reviewed; `leaves` are left out until they change. Every tool counts as one that can delete
@@ -327,16 +327,16 @@ class AcceptanceWish:
         return frozenset({*(self.names or ()), *self.reads, *self.unasked})
 
 
-def wish_of(digest: str, choices: Mapping[str, str], *, forgets: bool) -> AcceptanceWish:
+def decision_of(digest: str, choices: Mapping[str, str], *, forgets: bool) -> ReviewDecision:
     """What an admin chose for each tool: `read`, `write` without approval, `ask` each time, or `leave` it out."""
     chosen = {wanted: [name for name, one in choices.items() if one == wanted] for wanted in ("read", "write", "leave")}
     names = [name for name, one in choices.items() if one != "leave"]
-    return AcceptanceWish(
+    return ReviewDecision(
         digest, names, chosen["leave"], reads=chosen["read"], unasked=chosen["write"], forgets=forgets
     )
 
 
-async def accept(actor: Actor, name: str, wanted: AcceptanceWish) -> tuple[str, ...]:
+async def accept(actor: Actor, name: str, wanted: ReviewDecision) -> tuple[str, ...]:
     """Let agents be offered these tools, in the reviewed form; their names. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     server = await server_named(deployment, name)
@@ -388,7 +388,7 @@ async def accept(actor: Actor, name: str, wanted: AcceptanceWish) -> tuple[str, 
     return tuple(sorted(chosen))
 
 
-def _acceptance(tool: McpTool, wanted: AcceptanceWish) -> Acceptance:
+def _acceptance(tool: McpTool, wanted: ReviewDecision) -> Acceptance:
     if tool.accepted is not None and tool.name not in wanted.decided_names:
         return Acceptance(tool.effect, asks=tool.asks, reviewed=tool.seen)
     claims = claims_of(tool) if wanted.trusts else dict[str, bool]()

@@ -54,8 +54,8 @@ class DeferredApp:
         self._make = make
         self._modules = modules
         self._at_once = at_once
-        self._starting: asyncio.Task[_Started] | None = None
-        self._started: _Started | None = None
+        self._starting: asyncio.Task[_RunningApp] | None = None
+        self._started: _RunningApp | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Once the application lives, this costs it no frame of its own."""
@@ -77,7 +77,7 @@ class DeferredApp:
         if starting is not None:
             await (await starting).end()
 
-    async def _load(self) -> _Started:
+    async def _load(self) -> _RunningApp:
         if self._starting is None:
             self._starting = asyncio.create_task(self._start())
         return await asyncio.shield(self._starting)
@@ -93,15 +93,15 @@ class DeferredApp:
         await self.end()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _start(self) -> _Started:
+    async def _start(self) -> _RunningApp:
         await load_modules(self._modules)
-        started = _Started(self._make())
+        started = _RunningApp(self._make())
         await started.begin()
         self._started = started
         return started
 
 
-class _Started:
+class _RunningApp:
     """The application while it lives."""
 
     def __init__(self, app: ASGIApp) -> None:

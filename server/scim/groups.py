@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from providers.outbound.json_values import is_array, is_object
 from server.administration import provisioning
-from server.administration.provisioning import GroupWish
+from server.administration.provisioning import GroupSpec
 from server.scim.listing import ResourceList
 from server.scim.resources import POLICY, ScimGroup, group_of
 from server.scim.wire import ScimCall, ScimRefused, empty_answer, parse, resource_answer
@@ -75,11 +75,11 @@ async def _change(
 ) -> Response:
     """Change the group as it is when it is this request's turn: another one may change its members too."""
 
-    async def decide(reader: Reader, current: groups.Group) -> GroupWish:
+    async def decide(reader: Reader, current: groups.Group) -> GroupSpec:
         found = await _resource(call, current, reader)
         call.check_version(found)
         wanted = change(found)
-        return GroupWish(_name(wanted), wanted.external_id or None, _members(wanted))
+        return GroupSpec(_name(wanted), wanted.external_id or None, _members(wanted))
 
     changed = await provisioning.change_group(call.actor, group.id, decide)
     return resource_answer(call, await _resource(call, changed), context)

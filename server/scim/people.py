@@ -9,9 +9,9 @@ from scim2_models import Context, InvalidValueException, NotFoundException, Patc
 from starlette.responses import Response
 
 from server.administration import provisioning
-from server.administration.provisioning import PersonWish
+from server.administration.provisioning import PersonSpec
 from server.scim.listing import ResourceList
-from server.scim.resources import POLICY, ScimUser, user_of, wish_of, with_active
+from server.scim.resources import POLICY, ScimUser, person_spec, user_of, with_active
 from server.scim.wire import ScimCall, empty_answer, parse, resource_answer
 from vault import directory, groups
 from vault.directory import ProvisionedPerson
@@ -27,7 +27,7 @@ async def add(call: ScimCall) -> Response:
     """A new person (RFC 7644 §3.3)."""
     content = with_active(await call.body(), is_active=True)
     sent = parse(ScimUser, content, Context.RESOURCE_CREATION_REQUEST)
-    made = await provisioning.add_person(call.actor, wish_of(sent))
+    made = await provisioning.add_person(call.actor, person_spec(sent))
     return resource_answer(call, await _user(call, made), Context.RESOURCE_CREATION_RESPONSE, status=201)
 
 
@@ -70,14 +70,14 @@ async def _change(
 ) -> Response:
     """Change the person as they are when it is this request's turn. `active` counts where the request changes it."""
 
-    async def decide(reader: Reader, current: ProvisionedPerson) -> PersonWish:
+    async def decide(reader: Reader, current: ProvisionedPerson) -> PersonSpec:
         found = await _user(call, current, reader)
         call.check_version(found)
         wanted = change(found)
         if not wanted.user_name:
             raise InvalidValueException(detail="userName is required.")
-        wish = wish_of(wanted)
-        return replace_fields(wish, is_active=None) if wish.is_active is not current.is_disabled else wish
+        spec = person_spec(wanted)
+        return replace_fields(spec, is_active=None) if spec.is_active is not current.is_disabled else spec
 
     changed = await provisioning.change_person(call.actor, person.user_id, decide)
     return resource_answer(call, await _user(call, changed), context)

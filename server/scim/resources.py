@@ -37,7 +37,7 @@ from scim2_models import (
 )
 from scim2_models import User as CoreUser
 
-from server.administration.provisioning import PersonWish
+from server.administration.provisioning import PersonSpec
 from server.deployment import Deployment
 from vault import groups
 from vault.directory import ProvisionedPerson
@@ -193,13 +193,13 @@ def with_active(content: Mapping[str, object], *, is_active: bool) -> dict[str, 
     return dict(content) if is_said else {**content, "active": is_active}
 
 
-def wish_of(user: ScimUser) -> PersonWish:
+def person_spec(user: ScimUser) -> PersonSpec:
     """What the directory says of a person. Raises InvalidValueException."""
     said = user.model_dump(include={"name", "display_name", "emails"})
     said.pop("schemas", None)
     if len(user.emails or ()) > MOST_EMAILS or len(user.external_id or "") > _LONGEST or len(str(said)) > _MOST_TEXT:
         raise InvalidValueException(detail="A person has too many values, or one that is too long.")
-    return PersonWish(
+    return PersonSpec(
         user_name=(user.user_name or "").strip(),
         external_id=user.external_id or None,
         is_active=bool(user.active),

@@ -15,7 +15,7 @@ from vault.records import Event, Role, User
 from vault.storage.database import Reader
 
 
-async def may_answer(deployment: Deployment, user: User | None, wish: RequestedAccess, *, reader: Reader) -> bool:
+async def may_answer(deployment: Deployment, user: User | None, access: RequestedAccess, *, reader: Reader) -> bool:
     """Whether this person is the right one to answer; None is whoever has the data directory.
 
     A manager doesn't let people into a group whose people have agents by a company's rule.
@@ -27,10 +27,10 @@ async def may_answer(deployment: Deployment, user: User | None, wish: RequestedA
         return False
     if (await roles.with_groups(deployment, current, reader=reader)).role.administers:
         return True
-    if wish.kind is Kind.COMPANY or current.id not in await access_requests.managers(reader, wish.group_id):
+    if access.kind is Kind.COMPANY or current.id not in await access_requests.managers(reader, access.group_id):
         return False
-    group = await groups.get_group(reader, wish.group_id)
-    return group is not None and (wish.kind is Kind.ACCOUNT or not _is_in_company_rule(deployment, group))
+    group = await groups.get_group(reader, access.group_id)
+    return group is not None and (access.kind is Kind.ACCOUNT or not _is_in_company_rule(deployment, group))
 
 
 async def approvers_of(deployment: Deployment, event: Event) -> Sequence[str]:
@@ -39,8 +39,8 @@ async def approvers_of(deployment: Deployment, event: Event) -> Sequence[str]:
     request = await access_requests.get(database, str(event.details.get("request", "")))
     if request is None:
         return ()
-    wish = request.wish
-    first = await access_requests.managers(database, wish.group_id)
+    access = request.access
+    first = await access_requests.managers(database, access.group_id)
     rest = {one.id for one in await users.list_admins(database)}
     for name in [name for name, role in deployment.settings.admin.group_roles.items() if Role(role).administers]:
         group = await groups.find_group(database, name)
@@ -48,7 +48,7 @@ async def approvers_of(deployment: Deployment, event: Event) -> Sequence[str]:
     told: list[str] = []
     for user_id in [*sorted(first), *sorted(rest - first)]:
         person = await users.get_user(database, user_id)
-        if person is not None and await may_answer(deployment, person, wish, reader=database):
+        if person is not None and await may_answer(deployment, person, access, reader=database):
             told.append(person.id)
         if len(told) == MOST_TOLD:
             break

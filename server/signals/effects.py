@@ -17,7 +17,7 @@ from vault import replay, users
 from vault.audit import audit
 from vault.records import Event, Role, User
 from vault.refresh import looking
-from vault.refresh.looking import Hinted
+from vault.refresh.looking import HintedConnection
 from vault.storage.database import Reader, Transaction
 
 _CAEP: Final = "https://schemas.openid.net/secevent/caep/event-type/"
@@ -161,20 +161,22 @@ async def _find_person(
 
 async def _find_accounts(
     deployment: Deployment, transmitter: TransmitterSettings, event: SecurityEvent
-) -> Sequence[Hinted]:
+) -> Sequence[HintedConnection]:
     if transmitter.provider is None or event.kind not in HINTS:
         return ()
-    found: list[Hinted] = []
+    found: list[HintedConnection] = []
     for account in subjects.accounts_at_provider(transmitter, event.subjects):
         found += await looking.find_accounts(deployment.database, provider=transmitter.provider, account=account)
     return found
 
 
-def _hint(one: Hinted, *, source: str) -> Event:
+def _hint(one: HintedConnection, *, source: str) -> Event:
     return Event("connection.hinted", user_id=one.user_id, connection_id=one.connection_id, details={"name": source})
 
 
-async def hint(deployment: Deployment, hinted: Sequence[Hinted], *, source: str, once: str, remembered: int) -> bool:
+async def hint(
+    deployment: Deployment, hinted: Sequence[HintedConnection], *, source: str, once: str, remembered: int
+) -> bool:
     """Look at these connections, as a message says that is known by `once`; False if it was used within that time.
 
     Where nothing tells a repeat from another message, `remembered` is 0.

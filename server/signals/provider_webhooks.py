@@ -26,7 +26,7 @@ from server.signals.receiving import TooMany, count_stranger
 from vault import limits
 from vault.records import Event
 from vault.refresh import looking
-from vault.refresh.looking import Hinted
+from vault.refresh.looking import HintedConnection
 
 _LIMIT: Final = 256 * 1024  # bytes
 _PER_MINUTE: Final = 600
@@ -92,11 +92,11 @@ async def _count(deployment: Deployment, name: str, hint: GrantHint) -> None:
         raise TooMany(60)
 
 
-async def _find(deployment: Deployment, name: str, hint: GrantHint) -> Sequence[Hinted]:
+async def _find(deployment: Deployment, name: str, hint: GrantHint) -> Sequence[HintedConnection]:
     database = deployment.database
     if hint.prefix:
         return await looking.find_group(database, provider=name, prefix=hint.prefix)
-    found: list[Hinted] = []
+    found: list[HintedConnection] = []
     for account in sorted(hint.accounts):
         found += await looking.find_accounts(database, provider=name, account=account)
     return found[: looking.MOST]

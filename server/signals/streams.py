@@ -83,12 +83,12 @@ class StreamClient:
 
     async def create(self, *, is_polled: bool) -> SignalStream:
         """A stream for the events that have a rule here (§8.1.1.1)."""
-        answer = await self._ask("POST", "configuration_endpoint", content=self._wish(is_polled=is_polled))
+        answer = await self._ask("POST", "configuration_endpoint", content=self._configuration(is_polled=is_polled))
         return self._stream(_parse(answer, expected=(201, 200)))
 
     async def update(self, stream_id: str) -> SignalStream:
         """Make a stream as the settings now say (§8.1.1.3)."""
-        content = {"stream_id": stream_id, **self._wish(is_polled=self.transmitter.poll_url is not None)}
+        content = {"stream_id": stream_id, **self._configuration(is_polled=self.transmitter.poll_url is not None)}
         stream = self._stream(
             _parse(await self._ask("PATCH", "configuration_endpoint", content=content), expected=(200,))
         )
@@ -119,7 +119,7 @@ class StreamClient:
         _check_status(answer, expected=(204, 200, 202))
         return state
 
-    def _wish(self, *, is_polled: bool) -> dict[str, object]:
+    def _configuration(self, *, is_polled: bool) -> dict[str, object]:
         delivery: dict[str, object] = {"method": POLL}
         if not is_polled:
             delivery = {"method": PUSH, "endpoint_url": self.deployment.url(f"/signals/{self.name}")}

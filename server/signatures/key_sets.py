@@ -41,21 +41,23 @@ class NoKeys(jose.TokenMalformed):
 
 
 @dataclass(frozen=True, slots=True)
-class _Fetched:
+class _FetchedKeys:
     keys: Jwks
     at: int  # when the set arrived, or, if none ever did, when it was tried
     tried_at: int  # later than `at` in an outage
 
 
 @dataclass(slots=True)
-class _Known:
+class _KeySets:
     """What was fetched, and running fetches, by address."""
 
-    fetched: OrderedDict[str, _Fetched] = field(default_factory=OrderedDict[str, _Fetched])
+    fetched: OrderedDict[str, _FetchedKeys] = field(default_factory=OrderedDict[str, _FetchedKeys])
     fetching: dict[str, asyncio.Task[Jwks]] = field(default_factory=dict[str, "asyncio.Task[Jwks]"])
 
 
-_known: WeakKeyDictionary[Outbound, dict[bool, _Known]] = WeakKeyDictionary()  # by whether a stranger chose the address
+_known: WeakKeyDictionary[Outbound, dict[bool, _KeySets]] = (
+    WeakKeyDictionary()
+)  # by whether a stranger chose the address
 
 
 def usable_keys(jwks: Mapping[str, object], *, algorithms: Collection[str] = jose.ISSUER_ALGORITHMS) -> Jwks:
@@ -150,7 +152,7 @@ async def keys_behind(
 
     `on_behalf_of`: as in `Outbound.fetch_document`. `is_doubted`: no kept key fit.
     """
-    known = _known.setdefault(outbound, {}).setdefault(on_behalf_of is not None, _Known())
+    known = _known.setdefault(outbound, {}).setdefault(on_behalf_of is not None, _KeySets())
     entry = known.fetched.get(url)
     if entry is not None:
         age, found = now - entry.tried_at, keys_by_id(entry.keys, kid)
@@ -173,17 +175,17 @@ def _cached_keys(outbound: Outbound, url: str) -> Jwks:
 
 
 async def _renew(
-    outbound: Outbound, known: _Known, url: str, *, policy: AddressPolicy, on_behalf_of: str | None, now: int
+    outbound: Outbound, known: _KeySets, url: str, *, policy: AddressPolicy, on_behalf_of: str | None, now: int
 ) -> Jwks:
     try:
         keys = await _fetch(outbound, url, policy, on_behalf_of=on_behalf_of)
         last = known.fetched.get(url)
         if keys is not None:
-            entry = _Fetched(keys, now, now)
+            entry = _FetchedKeys(keys, now, now)
         elif last is not None and last.keys and 0 <= now - last.at < KEPT_IN_OUTAGE:
             entry = replace(last, tried_at=now)
         else:
-            entry = _Fetched((), now, now)
+            entry = _FetchedKeys((), now, now)
         known.fetched[url] = entry
         known.fetched.move_to_end(url)
         if len(known.fetched) > _REMEMBERED:

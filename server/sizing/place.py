@@ -75,7 +75,7 @@ async def serve_place(place: BenchPlace, program: Sequence[str]) -> AsyncGenerat
         try:
             await _wait_until_ready(place.port, process)
             yield process.pid
-        except _Ended as ended:
+        except _EarlyExit as ended:
             log.seek(0)
             said = log.read().decode(errors="replace")[-500:]
             raise SettingsRefused(f"the measured vault ended: {said}") from ended
@@ -83,7 +83,7 @@ async def serve_place(place: BenchPlace, program: Sequence[str]) -> AsyncGenerat
             await _end(process)
 
 
-class _Ended(Exception):
+class _EarlyExit(Exception):
     """The process ended before it listened."""
 
 
@@ -92,7 +92,7 @@ async def _wait_until_ready(port: int, process: asyncio.subprocess.Process) -> N
     async with asyncio.timeout(_START):
         while True:
             if process.returncode is not None:
-                raise _Ended
+                raise _EarlyExit
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.write(asked)

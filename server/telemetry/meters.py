@@ -135,7 +135,7 @@ class Meters:
                 if not above.trace_flags.sampled:
                     return None
             elif self._share is not None and random() >= self._share:  # noqa: S311 -- no secret
-                return _Unrecorded()
+                return _UnrecordedSpan()
         title = " ".join(str(part) for part in (name, attributes.get("tool") or attributes.get("provider")) if part)
         context = extract(parent) if parent else None
         return self._tracer.start_as_current_span(title, context, record_exception=False, set_status_on_exception=False)
@@ -172,7 +172,7 @@ def code_of(error: BaseException) -> str:
     return error.code if isinstance(error, VaultError) else type(error).__name__
 
 
-class _Unrecorded(AbstractContextManager[Span]):
+class _UnrecordedSpan(AbstractContextManager[Span]):
     """Work at the root of a trace that is not recorded."""
 
     def __enter__(self) -> Span:

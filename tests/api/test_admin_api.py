@@ -17,7 +17,7 @@ from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_roo
 from vault import apis, clients, connections, delegations
 from vault.approvals import approvals, requests, standing_approvals
 from vault.approvals.approvals import RELEASE, ToolCall
-from vault.approvals.requests import AccessWish
+from vault.approvals.requests import BackchannelRequest
 from vault.approvals.standing_approvals import Binding
 from vault.records import ClientKind, Connection, Principal, User
 
@@ -159,8 +159,8 @@ async def test_bodies_and_queries_are_read_strictly(room: AdminRoom) -> None:
 
 
 async def test_an_agent_is_registered_changed_and_removed(room: AdminRoom) -> None:
-    wish = {"name": "Reports", "redirect_uris": ["https://app.example/cb"], "confidential": True, "exchange": True}
-    made = await _ok(await room.call("POST", "/agents", json=wish), 201)
+    body = {"name": "Reports", "redirect_uris": ["https://app.example/cb"], "confidential": True, "exchange": True}
+    made = await _ok(await room.call("POST", "/agents", json=body), 201)
     agent = made["agent"]
     assert isinstance(agent, dict)
     assert len(str(made["client_secret"])) >= 43
@@ -175,7 +175,7 @@ async def test_an_agent_is_registered_changed_and_removed(room: AdminRoom) -> No
 
 
 @pytest.mark.parametrize(
-    ("wish", "pointer"),
+    ("body", "pointer"),
     [
         ({"name": "x"}, "/redirect_uris"),
         ({"name": "x", "exchange": True}, "/confidential"),
@@ -186,33 +186,33 @@ async def test_an_agent_is_registered_changed_and_removed(room: AdminRoom) -> No
     ],
 )
 async def test_an_agent_that_cannot_be_is_refused_with_the_field(
-    room: AdminRoom, wish: dict[str, object], pointer: str
+    room: AdminRoom, body: dict[str, object], pointer: str
 ) -> None:
-    refused = problem(await room.call("POST", "/agents", json=wish), 400, "agent_refused")
+    refused = problem(await room.call("POST", "/agents", json=body), 400, "agent_refused")
     assert [one["pointer"] for one in refused["errors"]] == [pointer]  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]
 
 
 async def test_a_repeated_registration_is_answered_again_with_its_secret(room: AdminRoom) -> None:
-    wish = {"name": "Once", "redirect_uris": ["https://app.example/cb"], "confidential": True}
+    body = {"name": "Once", "redirect_uris": ["https://app.example/cb"], "confidential": True}
     key = {"Idempotency-Key": "3f6f1c8e-once-and-only-once"}
-    first = await _ok(await room.call("POST", "/agents", json=wish, headers=key), 201)
-    again = await _ok(await room.call("POST", "/agents", json=wish, headers=key), 201)
+    first = await _ok(await room.call("POST", "/agents", json=body, headers=key), 201)
+    again = await _ok(await room.call("POST", "/agents", json=body, headers=key), 201)
     assert again == first
-    other = await room.call("POST", "/agents", json=wish | {"name": "Twice"}, headers=key)
+    other = await room.call("POST", "/agents", json=body | {"name": "Twice"}, headers=key)
     problem(other, 409, "conflict")
     at_once = {"Idempotency-Key": "3f6f1c8e-many-at-once"}
-    many = await asyncio.gather(*(room.call("POST", "/agents", json=wish, headers=at_once) for _ in range(6)))
+    many = await asyncio.gather(*(room.call("POST", "/agents", json=body, headers=at_once) for _ in range(6)))
     assert {(one.status_code, one.text) for one in many} == {(201, many[0].text)}
     removed = many[0].json()["agent"]["id"]
     await _ok(await room.call("DELETE", f"/agents/{removed}"), 204)
-    problem(await room.call("POST", "/agents", json=wish, headers=at_once), 409, "conflict")
-    anew = await _ok(await room.call("POST", "/agents", json=wish), 201)
+    problem(await room.call("POST", "/agents", json=body, headers=at_once), 409, "conflict")
+    anew = await _ok(await room.call("POST", "/agents", json=body), 201)
     assert anew != first
-    short = await room.call("POST", "/agents", json=wish, headers={"Idempotency-Key": "short"})
+    short = await room.call("POST", "/agents", json=body, headers={"Idempotency-Key": "short"})
     problem(short, 400, "invalid_request")
     room.deployment.database.clock_offset += 90_000
     try:
-        late = await room.call("POST", "/agents", json=wish, headers=key, token=await room.token_with())
+        late = await room.call("POST", "/agents", json=body, headers=key, token=await room.token_with())
         assert late.status_code == 201  # another client has keys of its own
     finally:
         room.deployment.database.clock_offset -= 90_000
@@ -220,14 +220,14 @@ async def test_a_repeated_registration_is_answered_again_with_its_secret(room: A
 
 async def test_a_service_account_never_has_more_than_who_makes_it(room: AdminRoom) -> None:
     alice = await room.person("alice")
-    wish = {"name": "Bot", "confidential": True, "service_account": {"person_id": alice.id, "scopes": ["admin:keys"]}}
+    body = {"name": "Bot", "confidential": True, "service_account": {"person_id": alice.id, "scopes": ["admin:keys"]}}
     token = await room.token_with("admin:agents")
-    problem(await room.call("POST", "/agents", json=wish, token=token), 403, "forbidden")
-    made = await _ok(await room.call("POST", "/agents", json=wish, token=await room.token_with()), 201)
+    problem(await room.call("POST", "/agents", json=body, token=token), 403, "forbidden")
+    made = await _ok(await room.call("POST", "/agents", json=body, token=await room.token_with()), 201)
     assert isinstance(made["agent"], dict)
     assert made["agent"]["service_account"] is True
     other = await _added(room, "another-admin", admin=True)
-    theirs = wish | {"service_account": {"person_id": other["id"], "scopes": ["admin:keys"]}}
+    theirs = body | {"service_account": {"person_id": other["id"], "scopes": ["admin:keys"]}}
     problem(await room.call("POST", "/agents", json=theirs), 403, "forbidden")
 
 
@@ -245,11 +245,11 @@ async def test_agents_with_an_address_as_id_and_who_uses_them(room: AdminRoom) -
 async def test_a_worker_is_registered_with_its_limits(room: AdminRoom) -> None:
     key = ECKey.generate_key("P-256").as_dict(private=False) | {"kid": "one"}
     rules = {"addresses": ["10.0.0.0/8"], "connections": ["slack"], "scopes": ["chat:write"]}
-    wish: dict[str, object] = {"name": "Nightly", "jwks": {"keys": [key]}, "worker": rules}
-    made = await _ok(await room.call("POST", "/agents", json=wish), 201)
+    body: dict[str, object] = {"name": "Nightly", "jwks": {"keys": [key]}, "worker": rules}
+    made = await _ok(await room.call("POST", "/agents", json=body), 201)
     assert isinstance(made["agent"], dict)
     assert made["agent"]["worker"] == rules
-    unknown = wish | {"worker": rules | {"scopes": ["chat:wirte"]}}
+    unknown = body | {"worker": rules | {"scopes": ["chat:wirte"]}}
     refused = problem(await room.call("POST", "/agents", json=unknown), 400, "agent_refused")
     assert "chat:write" in str(refused["detail"])
 
@@ -263,10 +263,10 @@ async def test_an_api_is_saved_linked_and_removed(room: AdminRoom) -> None:
     )
     assert isinstance(made["agent"], dict)
     client, path = made["agent"]["id"], "/apis/https%3A%2F%2Fapi.example%2Fv1"
-    wish = {"name": "Orders", "scopes": ["orders:read"], "clients": [client]}
-    saved = await _ok(await room.call("PUT", path, json=wish))
+    body = {"name": "Orders", "scopes": ["orders:read"], "clients": [client]}
+    saved = await _ok(await room.call("PUT", path, json=body))
     assert (saved["resource"], saved["clients"]) == ("https://api.example/v1", [client])
-    assert (await _ok(await room.call("PUT", path, json=wish))) == saved  # again
+    assert (await _ok(await room.call("PUT", path, json=body))) == saved  # again
     unlinked = await _ok(await room.call("PUT", path, json={"clients": []}))
     assert (unlinked["clients"], unlinked["scopes"], unlinked["name"]) == ([], ["orders:read"], "Orders")
     public = await room.room.agent()
@@ -287,8 +287,8 @@ async def test_no_agent_is_bound_to_an_api_of_the_vaults_own_that_is_not_for_age
     room: AdminRoom, path: str, is_refused: bool
 ) -> None:
     """What an agent is bound to becomes an API, which it would get tokens for."""
-    wish = {"name": "Agent", "redirect_uris": ["https://a.example/"], "resources": [room.room.url + path]}
-    answer = await room.call("POST", "/agents", json=wish)
+    body = {"name": "Agent", "redirect_uris": ["https://a.example/"], "resources": [room.room.url + path]}
+    answer = await room.call("POST", "/agents", json=body)
     if is_refused:
         assert problem(answer, 400, "api_refused")["errors"]
     else:
@@ -312,9 +312,9 @@ async def test_a_provider_is_set_up_and_removed_by_the_revision_that_was_read(ro
     assert isinstance(listed["items"], list)
     assert ("dropbox", False) in [(one["name"], one["set_up"]) for one in listed["items"]]
     path = "/providers/dropbox/registration"
-    wish = {"client_id": "client-at-dropbox", "client_secret": "a-secret-of-dropbox"}
+    body = {"client_id": "client-at-dropbox", "client_secret": "a-secret-of-dropbox"}
     none = {"If-Match": (await room.call("GET", "/providers/dropbox")).headers["etag"]}
-    both = await asyncio.gather(*(room.call("PUT", path, json=wish, headers=none) for _ in range(2)))
+    both = await asyncio.gather(*(room.call("PUT", path, json=body, headers=none) for _ in range(2)))
     assert sorted(one.status_code for one in both) == [200, 412]
     saved = next(one for one in both if one.status_code == 200)
     shown = await _ok(saved)
@@ -327,7 +327,7 @@ async def test_a_provider_is_set_up_and_removed_by_the_revision_that_was_read(ro
     )
     assert (await _ok(kept))["set_up"] is True  # the secret stayed
     late = {"If-Match": read.headers["etag"]}
-    problem(await room.call("PUT", path, json=wish, headers=late), 412, "registration_changed")
+    problem(await room.call("PUT", path, json=body, headers=late), 412, "registration_changed")
     problem(await room.call("DELETE", path, headers=late), 412, "registration_changed")
     await _ok(await room.call("DELETE", path, headers={"If-Match": kept.headers["etag"]}), 204)
     assert (await _ok(await room.call("GET", "/providers/dropbox")))["set_up"] is False
@@ -335,8 +335,8 @@ async def test_a_provider_is_set_up_and_removed_by_the_revision_that_was_read(ro
 
 
 async def test_what_the_settings_set_up_cannot_be_changed(room: AdminRoom) -> None:
-    wish = {"client_id": "another", "client_secret": "another-secret"}
-    problem(await room.call("PUT", "/providers/slack/registration", json=wish), 409, "in_settings")
+    body = {"client_id": "another", "client_secret": "another-secret"}
+    problem(await room.call("PUT", "/providers/slack/registration", json=body), 409, "in_settings")
     tested = await _ok(await room.call("POST", "/providers/slack/test"))
     assert isinstance(tested["findings"], list)
     assert {one["verdict"] for one in tested["findings"]} <= {"ok", "note", "problem"}
@@ -499,7 +499,7 @@ async def test_nothing_is_left_of_removed_agents(room: AdminRoom) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "field"),
+    ("body", "field"),
     [
         ({"push": True}, "/ciba/notify"),
         ({"notify": "http://shop.example/"}, "/ciba/notify"),
@@ -508,7 +508,7 @@ async def test_nothing_is_left_of_removed_agents(room: AdminRoom) -> None:
     ids=["push to nowhere", "plain http", "signs without key"],
 )
 async def test_an_agent_that_asks_people_is_registered_with_how(
-    room: AdminRoom, wish: dict[str, object], field: str
+    room: AdminRoom, body: dict[str, object], field: str
 ) -> None:
     agent: dict[str, object] = {"name": "Shop", "confidential": True, "auth0": True}
     asking = {"notify": "https://shop.example/told", "push": True, "details_types": ["payment"], "user_code": True}
@@ -519,7 +519,7 @@ async def test_an_agent_that_asks_people_is_registered_with_how(
     held = await clients.get_client(room.deployment.database, str(made["agent"]["id"]))
     assert held is not None
     assert (held.metadata[DELIVERY], BACKCHANNEL_GRANT in held.grant_types) == ("push", True)
-    refused = problem(await room.call("POST", "/agents", json=agent | {"ciba": wish}), 400, "agent_refused")
+    refused = problem(await room.call("POST", "/agents", json=agent | {"ciba": body}), 400, "agent_refused")
     assert refused["errors"][0]["pointer"] == field  # pyright: ignore[reportIndexIssue]
     key = ECKey.generate_key("P-256").as_dict(private=False) | {"kid": "one"}
     signs = {"name": "Signs", "jwks": {"keys": [key]}, "ciba": {"signing_alg": "ES256"}}
@@ -538,10 +538,10 @@ async def test_each_kind_of_waiting_question_is_listed_by_what_it_is(room: Admin
                 transaction, deployment.keys, call=ToolCall(tool, lambda: {"text": "hidden"}), principal=principal,
                 label=connection.label, scopes=frozenset({"chat:write"}), now=now, **about,
             )  # fmt: skip
-        wish = AccessWish(frozenset({"openid"}), f"{room.room.url}/mcp", "hidden")
+        request = BackchannelRequest(frozenset({"openid"}), f"{room.room.url}/mcp", "hidden")
         await requests.ask(
-            transaction, deployment.keys, wish=wish, user_id=user.id, client_id=agent, lifetime=300, ping_token=None,
-            now=now,
+            transaction, deployment.keys, request=request, user_id=user.id, client_id=agent, lifetime=300,
+            ping_token=None, now=now,
         )  # fmt: skip
     answer = await room.call("GET", f"/people/{user.id}/approvals")
     assert "hidden" not in answer.text

@@ -52,8 +52,8 @@ async def console(room: AdminRoom, redirect: str = REDIRECT) -> Client:
 async def ask(room: AdminRoom, person: Person, client: Client) -> httpx2.Response:
     """The program sends the admin's browser to the vault."""
     challenge = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
-    wish = {"scope": "admin:read admin:people", "resource": room.resource, "code_challenge": challenge}
-    return await person.open(room.room.authorize_path(client, **wish))
+    parameters = {"scope": "admin:read admin:people", "resource": room.resource, "code_challenge": challenge}
+    return await person.open(room.room.authorize_path(client, **parameters))
 
 
 async def redeem(room: AdminRoom, client: Client, answer: httpx2.Response) -> str:

@@ -106,12 +106,12 @@ async def test_a_person_who_is_no_admin_cannot_allow_it(room: AdminRoom) -> None
     erin = await room.room.vault.add_user("erin")
     client = await room.room.agent(ClientKind.MANUAL, resources=(room.resource,))
     browser = await room.room.signed_in(erin)
-    wish = room.room.authorize_path(client, scope="admin:read", resource=room.resource)
-    refused = await browser.open(wish)
+    path = room.room.authorize_path(client, scope="admin:read", resource=room.resource)
+    refused = await browser.open(path)
     assert refused.status_code == 403
     assert "isn't an administrator of this vault" in html.unescape(refused.text)
     await people.set_admin(room.operator, erin, is_admin=True)
-    asked = await browser.open(wish)
+    asked = await browser.open(path)
     assert "see people, agents, providers" in asked.text
     await people.set_admin(room.operator, erin, is_admin=False)  # after the page was shown
     late = await browser.submit(asked, form="/consent", button=("decision", "allow"))

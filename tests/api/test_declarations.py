@@ -10,7 +10,7 @@ import pytest
 
 from server.administration import applying, people
 from server.administration.actor import Actor, ChangeRefused
-from server.administration.agents import AskingWish, RegisteredAgent, asking_of
+from server.administration.agents import BackchannelSpec, RegisteredAgent, asking_of
 from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import apis, groups, users
@@ -359,7 +359,7 @@ async def test_how_an_agent_asks_people_is_declared_and_changed(room: AdminRoom)
     assert [one.name for one in pending[0].differences] == ["metadata"]
     await applying.apply(pending)
     held = asking_of((await applying.declared_agents(room.operator))["shop"])
-    assert held == AskingWish("https://shop.example/told", is_pushed=True, sends_user_code=True)
+    assert held == BackchannelSpec("https://shop.example/told", is_pushed=True, sends_user_code=True)
     with pytest.raises(ChangeRefused):
         await applying.plan(room.operator, wanted(push=True))
 
@@ -381,8 +381,8 @@ async def test_an_agent_for_nobody_is_declared_changed_and_registered(room: Admi
     assert (await room.request_token(RegisteredAgent(client, secret))).json()["scope"] == "a"
     shown = (await room.call("GET", f"/agents/{client.id}")).json()
     assert (shown["client_credentials"], shown["service_account"]) == ({"scopes": ["a"]}, False)
-    wish = {"name": "Bot", "confidential": True, "client_credentials": {}}
-    problem(await room.call("POST", "/agents", json=wish), 400, "agent_refused")
-    made = await room.call("POST", "/agents", json=wish | {"resources": [api]})
+    body = {"name": "Bot", "confidential": True, "client_credentials": {}}
+    problem(await room.call("POST", "/agents", json=body), 400, "agent_refused")
+    made = await room.call("POST", "/agents", json=body | {"resources": [api]})
     assert made.status_code == 201, made.text
     assert made.json()["agent"]["client_credentials"] == {"scopes": []}

@@ -12,7 +12,7 @@ import pytest
 
 from server.administration import agents
 from server.administration.actor import Actor
-from server.administration.agents import NewAgent, ServiceWish
+from server.administration.agents import NewAgent, ServiceAccountSpec
 from server.oauth.rules import ADMIN_SCOPES
 from tests.conftest import unavailable
 from tests.support.foreign.foreign import FOLDER, MODULES, environment, node
@@ -77,7 +77,7 @@ async def test_the_client_runs_by_itself_in_express_and_in_the_ai_sdk(
     }
     if connects:
         admin = await place.room.vault.add_user("admin-of-typescript", is_admin=True)
-        service = ServiceWish(admin, ADMIN_SCOPES)
+        service = ServiceAccountSpec(admin, ADMIN_SCOPES)
         made = await agents.register(
             Actor(place.deployment, None, "command_line"), NewAgent("TypeScript", has_secret=True, service=service)
         )

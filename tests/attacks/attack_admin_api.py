@@ -244,15 +244,15 @@ async def test_a_token_makes_no_service_account_with_more_than_itself_or_for_som
     token = await admin_token(target, "agents", "read")
     alice, mallory = await id_of(target.alice), await id_of(target.mallory)
     other, _ = await someone(target, is_admin=True)
-    wishes = [(alice, ["admin:write"]), (alice, ["admin:access"]), (alice, ["admin:agents", "admin:people"])]
-    wishes += [
+    bodies = [(alice, ["admin:write"]), (alice, ["admin:access"]), (alice, ["admin:agents", "admin:people"])]
+    bodies += [
         (mallory, ["admin:read"]),
         (other, ["admin:read"]),
         (alice, []),
         (alice, ["tools"]),
         ("x", ["admin:read"]),
     ]
-    for person_id, scopes in wishes:
+    for person_id, scopes in bodies:
         body = {"name": "More", "confidential": True, "service_account": {"person_id": person_id, "scopes": scopes}}
         answer = await call(target, "POST", "/agents", token, json=body)
         assert answer.status_code in {400, 403, 404, 409}, answer.text[:200]
@@ -393,20 +393,20 @@ async def test_a_registration_at_a_provider_is_changed_by_one_of_two_and_shown_t
     token, secret = await admin_token(target, "providers", "read"), "lin_canary_" + "y" * 30
     read = await call(target, "GET", "/providers/linear", token)
     tag = {"if-match": read.headers["etag"]}
-    wishes = [{"client_id": one * 32, "client_secret": secret} for one in "ab"]
+    bodies = [{"client_id": one * 32, "client_secret": secret} for one in "ab"]
     path = "/providers/linear/registration"
-    both = await asyncio.gather(*(call(target, "PUT", path, token, json=one, headers=tag) for one in wishes))
+    both = await asyncio.gather(*(call(target, "PUT", path, token, json=one, headers=tag) for one in bodies))
     assert sorted(one.status_code for one in both) == [200, 412], [one.text[:200] for one in both]
-    assert (await call(target, "PUT", path, token, json=wishes[0], headers=tag)).status_code == 412
+    assert (await call(target, "PUT", path, token, json=bodies[0], headers=tag)).status_code == 412
     for odd in ("*, *", "x", 'W/"x"', '""', ""):
-        answer = await call(target, "PUT", path, token, json=wishes[0], headers={"if-match": odd})
+        answer = await call(target, "PUT", path, token, json=bodies[0], headers={"if-match": odd})
         assert answer.status_code in {400, 412}, odd
     # Another client id does not take the stored secret along.
     assert (await call(target, "PUT", path, token, json={"client_id": "c" * 32})).status_code == 400
     for shown in (both[0], both[1], await call(target, "GET", "/providers/linear", token)):
         assert secret not in shown.text
     assert (await call(target, "DELETE", path, token)).status_code == 204
-    github = await call(target, "PUT", "/providers/github/registration", token, json=wishes[0])
+    github = await call(target, "PUT", "/providers/github/registration", token, json=bodies[0])
     assert github.status_code == 409
     for host in ("evil.example", "evil.example#", "a@evil.example", "127.0.0.1", "x/../y"):
         inputs = {"client_id": "ours", "client_secret": "a-secret-of-length-24-xx", "inputs": {"subdomain": host}}

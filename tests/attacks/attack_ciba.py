@@ -264,14 +264,14 @@ async def test_of_answers_that_race_one_counts(target: Target) -> None:
     one = await shop(target)
     auth_req_id, path = await one.ask(), f"/approvals/{await one.question()}"
     form = form_of(await one.person.open(path), "/approvals/")
-    wishes = ["allow", "deny"] * 5
-    answers = await asyncio.gather(*(send_decision(one, path, form.fields, wish) for wish in wishes))
-    done = [wish for wish, status in zip(wishes, answers, strict=True) if status == 303]
+    decisions = ["allow", "deny"] * 5
+    answers = await asyncio.gather(*(send_decision(one, path, form.fields, decision) for decision in decisions))
+    done = [decision for decision, status in zip(decisions, answers, strict=True) if status == 303]
     assert len(done) == 1, answers
     fetched = await one.poll(auth_req_id)
     assert (fetched.status_code == 200) == (done == ["allow"])
-    for wish in ("allow", "deny"):  # nothing changes it afterwards
-        assert await send_decision(one, path, form.fields, wish) == 410
+    for decision in ("allow", "deny"):  # nothing changes it afterwards
+        assert await send_decision(one, path, form.fields, decision) == 410
 
 
 async def send_decision(one: Shop, path: str, fields: list[tuple[str, str]], decision: str) -> int:

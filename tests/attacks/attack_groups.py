@@ -122,20 +122,20 @@ async def test_an_auditor_makes_no_service_account_that_changes(company: Company
 # Administrators above themselves
 
 
-WISHES: tuple[dict[str, object], ...] = (
+CHANGES: tuple[dict[str, object], ...] = (
     {"role": "owner"}, {"role": "owner", "admin": True}, {"admin": True, "role": "owner", "disabled": False},
     {"role": "OWNER"}, {"role": ["owner"]}, {"role": "owner", "roles": ["owner"]}, {"is_owner": True},
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("wish", WISHES, ids=str)
+@pytest.mark.parametrize("change", CHANGES, ids=str)
 async def test_an_administrator_makes_no_owner(
-    company: Company, administrator: tuple[Employee, str], wish: dict[str, object]
+    company: Company, administrator: tuple[Employee, str], change: dict[str, object]
 ) -> None:
     employee, token = administrator
     other = await company.employee()
     for person_id in (employee.id, other.id):
-        answer = await company.api("PATCH", f"/people/{person_id}", wish, token=token)
+        answer = await company.api("PATCH", f"/people/{person_id}", change, token=token)
         assert answer.status_code in {400, 403, 422}, answer.text
     assert (await company.facts(employee.id))["role"] == "administrator"
     assert (await company.facts(other.id))["role"] != "owner"

@@ -168,8 +168,8 @@ async def test_a_question_is_answered_by_its_person_only(target: Target) -> None
 async def test_one_question_makes_one_standing_approval_of_eight_answers(target: Target) -> None:
     one = await asked(target)
     form = await one.question()
-    wish = {"decision": "standing", "per_day": "1", "days": "1"}
-    said = await asyncio.gather(*(send(target, one.person, form, **wish) for _ in range(8)))
+    fields = {"decision": "standing", "per_day": "1", "days": "1"}
+    said = await asyncio.gather(*(send(target, one.person, form, **fields) for _ in range(8)))
     assert [each.status_code for each in said].count(303) == 1
     assert sum([is_done(await one.call()) for _ in range(4)]) == 2  # the call itself, and one more
 

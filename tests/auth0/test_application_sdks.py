@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.administration.actor import Actor
-from server.administration.agents import NewAgent, ServiceWish, register
+from server.administration.agents import NewAgent, ServiceAccountSpec, register
 from server.deployment import Deployment
 from server.oauth.rules import ADMIN_ACCESS
 from tests.auth0.application import CALLBACK, SECRET
@@ -62,7 +62,7 @@ async def test_nextjs_a_tool_of_an_agent_and_an_administrators_program(tmp_path:
         assert alice is not None
         service = await register(
             Actor(place.vault.deployment, None, "command_line"),
-            NewAgent("Report", has_secret=True, service=ServiceWish(alice, frozenset({ADMIN_ACCESS}))),
+            NewAgent("Report", has_secret=True, service=ServiceAccountSpec(alice, frozenset({ADMIN_ACCESS}))),
         )
 
         application = CALLBACK.removesuffix("/auth/callback")

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from server.administration.actor import Actor
-from server.administration.agents import NewAgent, ServiceWish, register
+from server.administration.agents import NewAgent, ServiceAccountSpec, register
 from server.oauth.rules import ADMIN_ACCESS, ADMIN_READ
 from tests.auth0.application import Application
 from tests.support.rooms.portal_room import Room, running_room
@@ -24,7 +24,7 @@ async def service_token(
     scopes: frozenset[str] = frozenset({ADMIN_ACCESS}),
     **changes: str,
 ) -> httpx2.Response:
-    service = ServiceWish(person or await room.user("alice"), scopes)
+    service = ServiceAccountSpec(person or await room.user("alice"), scopes)
     made = await register(
         Actor(room.deployment, None, "command_line"), NewAgent("Report", has_secret=True, service=service)
     )

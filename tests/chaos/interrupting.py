@@ -27,7 +27,7 @@ from vault import connections, users
 from vault.audit.audit import verify
 from vault.backup import backups
 from vault.backup.backups import Backup
-from vault.backup.quarantine import Restored, RestoreVerdict
+from vault.backup.quarantine import RestoredConnection, RestoreVerdict
 from vault.keys.sources import KeySource, key_source
 from vault.storage.database import Database, schema_files
 from vault.storage.snapshots import snapshot
@@ -69,7 +69,7 @@ async def make_backup(store: Store, path: Path) -> None:
         await database.close()
 
 
-async def restore(store: Store, path: Path) -> tuple[Restored, ...]:
+async def restore(store: Store, path: Path) -> tuple[RestoredConnection, ...]:
     """As `token-vault restore --force` does."""
     policies = {"slack": load_catalog().provider("slack").policy()}
     backup = await Backup.open(path, source_of(store))

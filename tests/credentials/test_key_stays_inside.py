@@ -14,7 +14,7 @@ from providers.api.api import RuleRefused, UpstreamAPI
 from providers.api.masking import mask
 from providers.api.secrets import masks_of
 from providers.definitions.catalog import load_catalog
-from providers.definitions.credential import BasicPair, Credential, CredentialField, Sending
+from providers.definitions.credential import BasicPair, Credential, CredentialField, CredentialPlacement
 from server.doctor.providers import check_provider
 from tests.support.rooms.exchange_room import ExchangeRoom
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
@@ -275,7 +275,10 @@ async def test_a_disconnected_key_that_cannot_be_asked_about_is_said_to_be(room:
 def test_the_pair_of_basic_is_masked_however_short_its_password_is() -> None:
     fields = {"key": CredentialField(title="Password")}
     sent = b"sent: Basic " + b64encode(b"me:sekret99")
-    for send, is_masked in ((Sending(basic=BasicPair(user="me", password="{key}")), True), (Sending(), False)):
+    for send, is_masked in (
+        (CredentialPlacement(basic=BasicPair(user="me", password="{key}")), True),
+        (CredentialPlacement(), False),
+    ):
         changed = {"credential": Credential(fields=fields, send=send)}
         provider = load_catalog().provider("apify").model_copy(update=changed)
         assert (b64encode(b"me:sekret99").rstrip(b"=") not in mask(sent, masks_of(provider, "sekret99"))) is is_masked

@@ -18,7 +18,7 @@ from providers.oauth.narrowing import EXCHANGE
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
-from vault.upstream import NotSent, RefreshOutcome, Refused, RevokeOutcome, Rotated, Silent, UpstreamError
+from vault.upstream import NotSent, RefreshOutcome, Refusal, RevokeOutcome, Rotation, Silent, UpstreamError
 
 LOOPBACK = AddressPolicy(allow_loopback=True)
 SUBJECT, CLIENT = "employee-1", "vault-at-idp"
@@ -113,7 +113,7 @@ async def wire() -> AsyncGenerator[Wire]:
 async def test_the_exchange_and_the_redemption_are_as_the_draft_says(wire: Wire) -> None:
     token = wire.token()
     outcome = await wire.access.refresh(token)
-    assert isinstance(outcome, Rotated)
+    assert isinstance(outcome, Rotation)
     assert (outcome.answer.access_token, outcome.answer.scopes) == ("of-service", READ)
     assert wire.sent("/idp/token") == {
         "grant_type": EXCHANGE,
@@ -136,7 +136,7 @@ async def test_a_refresh_token_of_the_service_is_left_out(wire: Wire) -> None:
     """ID-JAG -03 §4.4.3: it should give none, and the company decides about each renewal."""
     wire.said["/token"] = json_reply({"access_token": "of-service", "refresh_token": "kept", "scope": "read"})
     outcome = await wire.access.refresh(wire.token())
-    assert isinstance(outcome, Rotated)
+    assert isinstance(outcome, Rotation)
     assert outcome.answer.refresh_token is None
 
 
@@ -147,10 +147,10 @@ async def test_a_refresh_token_of_the_service_is_left_out(wire: Wire) -> None:
 )
 async def test_an_id_token_that_is_not_ours_is_not_sent(wire: Wire, claims: Mapping[str, object]) -> None:
     outcome = await wire.access.refresh(wire.token(**claims))
-    assert isinstance(outcome, Refused)
+    assert isinstance(outcome, Refusal)
     assert (outcome.code, outcome.ends_grant) == ("identity_wrong_subject", True)
     assert wire.server.arrivals == []
-    assert isinstance(await wire.access.refresh(wire.token()), Rotated)
+    assert isinstance(await wire.access.refresh(wire.token()), Rotation)
 
 
 async def test_what_is_no_identity_assertion_is_not_sent_to_the_service(wire: Wire) -> None:
@@ -158,11 +158,11 @@ async def test_what_is_no_identity_assertion_is_not_sent_to_the_service(wire: Wi
     access_token = "urn:ietf:params:oauth:token-type:access_token"
     wire.said["/idp/token"] = json_reply(assertion_answer(issued_token_type=access_token))
     outcome = await wire.access.refresh(wire.token())
-    assert isinstance(outcome, Refused)
+    assert isinstance(outcome, Refusal)
     assert (outcome.code, outcome.ends_grant) == ("identity_wrong_token_type", False)
     assert not wire.reached_service
     del wire.said["/idp/token"]
-    assert isinstance(await wire.access.refresh(wire.token()), Rotated)
+    assert isinstance(await wire.access.refresh(wire.token()), Rotation)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ async def test_a_refusal_says_who_refused_and_our_own_mistakes_end_nothing(
 ) -> None:
     wire.said[path] = reply
     outcome = await wire.access.refresh(wire.token())
-    assert isinstance(outcome, Refused)
+    assert isinstance(outcome, Refusal)
     assert (outcome.code, outcome.ends_grant) == (code, ends)
 
 
@@ -208,7 +208,7 @@ async def test_no_text_of_a_refusal_repeats_the_assertion_or_the_id_token(wire: 
     for path, secret in (("/idp/token", token), ("/token", "an.id.jag")):
         wire.said[path] = json_reply({"error": "invalid_grant", "error_description": f"no: {secret}"}, status=400)
         outcome = await wire.access.refresh(token)
-        assert isinstance(outcome, Refused)
+        assert isinstance(outcome, Refusal)
         assert secret not in str(outcome)
         del wire.said[path]
 
@@ -227,12 +227,12 @@ async def test_connecting_names_the_account_or_says_why_not(wire: Wire) -> None:
 
 async def test_a_refresh_at_the_identity_provider_brings_an_id_token_for_as_long_as_it_says(wire: Wire) -> None:
     outcome = await wire.identity.refresh("first")
-    assert isinstance(outcome, Rotated)
+    assert isinstance(outcome, Rotation)
     assert (outcome.answer.access_token, outcome.answer.refresh_token) == (wire.token(), "next")
     assert outcome.answer.expires_in == 300
     wire.said["/idp/token"] = json_reply({"access_token": "opaque", "refresh_token": "next"})
     outcome = await wire.identity.refresh("first")
-    assert isinstance(outcome, Rotated), "the new refresh token is kept although no ID token came"
+    assert isinstance(outcome, Rotation), "the new refresh token is kept although no ID token came"
     assert (outcome.answer.access_token, outcome.answer.refresh_token) == ("", "next")
 
 
@@ -255,5 +255,5 @@ async def test_nobody_goes_to_an_identity_provider_to_connect_it(wire: Wire) -> 
     assert (await wire.identity.identify(wire.token(), {})).id == SUBJECT
     with pytest.raises(UpstreamError, match="account_unknown"):
         await wire.identity.identify("garbage", {})
-    assert isinstance(await wire.identity.narrow(wire.token(), READ), Refused)
-    assert isinstance(await wire.identity.refresh("first", READ), Refused)
+    assert isinstance(await wire.identity.narrow(wire.token(), READ), Refusal)
+    assert isinstance(await wire.identity.refresh("first", READ), Refusal)

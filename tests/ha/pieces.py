@@ -147,8 +147,8 @@ class Cluster:
             "proxied": f"127.0.0.1:{self.ports['haproxy']}",
             "pooled": f"127.0.0.1:{self.ports['pgbouncer']}",
         }
-        wish = "?target_session_attrs=read-write" if database == "hosts" else ""
-        return f"postgresql://vault:{self.passwords['vault']}@{places[database]}/{database}{wish}"
+        query = "?target_session_attrs=read-write" if database == "hosts" else ""
+        return f"postgresql://vault:{self.passwords['vault']}@{places[database]}/{database}{query}"
 
     def owner_url(self, node: Node, database: str = "postgres") -> str:
         return f"postgresql://postgres:{self.passwords['postgres']}@127.0.0.1:{node.port}/{database}"

@@ -29,6 +29,17 @@ NO_PARTICIPLES: Final = {
     "proceed": "the verb",
     "seed": "the verb",
 }
+NOUNS_IN_ING: Final = {
+    "binding",
+    "finding",
+    "listing",
+    "narrowing",
+    "nothing",
+    "ping",
+    "setting",
+    "sighting",
+    "wording",
+}
 
 
 def functions(source: str) -> Iterator[str]:
@@ -38,12 +49,35 @@ def functions(source: str) -> Iterator[str]:
             yield node.name
 
 
+def classes(source: str) -> Iterator[str]:
+    """The names of all classes, nested ones too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+
+
 def is_bare_participle(name: str) -> bool:
     """One word that says what was done, or is being done, and not what the function does or returns."""
     word = name.strip("_")
     if "_" in word or word in NO_PARTICIPLES:
         return False
     return IRREGULAR.fullmatch(word) is not None or word.endswith(("ed", "ing"))
+
+
+def variables(source: str) -> Iterator[str]:
+    """The names of all variables and parameters."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.arg):
+            yield node.arg
+
+
+def is_participle_of_a_class(name: str) -> bool:
+    """A class name of one word that says what was done with something, and not what that is."""
+    word = name.strip("_")
+    is_one_word = re.fullmatch(r"[A-Z][a-z]+", word) is not None
+    return is_one_word and word.lower() not in NOUNS_IN_ING and is_bare_participle(word.lower())
 
 
 def product() -> list[Path]:
@@ -67,6 +101,42 @@ def test_no_function_is_named_by_a_bare_participle() -> None:
         if is_bare_participle(name)
     }
     assert not found, "name what it does (a verb) or returns (a noun)"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("_Fetched", True),
+        ("Found", True),
+        ("Asking", True),
+        ("FoundEvents", False),
+        ("Finding", False),
+        ("Feed", False),
+    ],
+)
+def test_a_class_named_by_a_participle_is_told_from_a_noun(name: str, is_one: bool) -> None:
+    assert is_participle_of_a_class(name) is is_one
+
+
+def test_no_class_is_named_by_a_bare_participle() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in product()
+        for name in classes(path.read_text(encoding="utf-8"))
+        if is_participle_of_a_class(name)
+    }
+    assert not found, "name what it is: a noun"
+
+
+def test_a_request_is_called_a_request() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in product()
+        for source in [path.read_text(encoding="utf-8")]
+        for name in {*functions(source), *classes(source), *variables(source)}
+        if "wish" in name.lower()
+    }
+    assert not found, "use the field's word: request"
 
 
 def test_no_two_classes_have_one_name() -> None:

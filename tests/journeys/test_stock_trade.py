@@ -262,10 +262,10 @@ async def test_an_explanation_says_that_it_works_and_what_is_missing(place: Room
     deployment = place.vault.deployment
     agent = await place.agent("explained-person")
     connection = await opened(place, agent, "quotes:read", "positions:read")
-    wish = frozenset({"quotes:read"})
-    question = ExchangeQuestion("explained-person", agent.principal.client_id, connection.id, wish)
+    wanted = frozenset({"quotes:read"})
+    question = ExchangeQuestion("explained-person", agent.principal.client_id, connection.id, wanted)
     found = await explain(question, vault=deployment.vault, now=deployment.now())
-    assert (found.first_failure, found.scopes, found.narrowing) == (None, wish, "upstream")
+    assert (found.first_failure, found.scopes, found.narrowing) == (None, wanted, "upstream")
     more = ExchangeQuestion("explained-person", agent.principal.client_id, connection.id, frozenset({"orders:write"}))
     missing = (await explain(more, vault=deployment.vault, now=deployment.now())).first_failure
     assert missing is not None and "orders:write" in missing.sentence

@@ -75,7 +75,11 @@ async def test_a_person_agrees_in_a_form_and_the_group_is_asked_once(place: Room
     assert done["isError"]
     (request,) = await filed(place, agent)
     assert f"/access-requests/{request.id}" in text_of(done)
-    assert (request.wish.filed_by, request.wish.reason, request.wish.lifetime) == ("agent", "the launch", 2 * 86400)
+    assert (request.access.filed_by, request.access.reason, request.access.lifetime) == (
+        "agent",
+        "the launch",
+        2 * 86400,
+    )
     again = await call(place, agent)
     assert f"/access-requests/{request.id}" in text_of(again)
     await call(place, agent, state=asked["requestState"], filled=FILLED)

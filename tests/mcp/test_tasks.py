@@ -22,7 +22,7 @@ from tests.support.toolset_cases import CASES
 from vault.approvals import approvals as vault_approvals
 from vault.approvals import requests
 from vault.approvals.approvals import RELEASE
-from vault.approvals.requests import AccessWish
+from vault.approvals.requests import BackchannelRequest
 from vault.audit.audit import list_events
 from vault.records import TENANT
 
@@ -162,12 +162,12 @@ async def test_a_question_about_no_call_is_no_task(place: Room) -> None:
     """A client's own request and an exchange are questions, too, and answered elsewhere."""
     agent, _ = await asking_agent(place, "other-questions", "tool:slack_post")
     deployment, who = place.vault.deployment, agent.principal
-    wish = AccessWish(frozenset({"openid"}), f"{place.url}/mcp")
+    wanted = BackchannelRequest(frozenset({"openid"}), f"{place.url}/mcp")
     bound = {"user_id": who.user_id, "client_id": who.client_id}
     async with deployment.transaction() as transaction:
         now = deployment.now()
         request, _ = await requests.ask(
-            transaction, deployment.keys, wish=wish, lifetime=300, ping_token=None, now=now, **bound
+            transaction, deployment.keys, request=wanted, lifetime=300, ping_token=None, now=now, **bound
         )
         facts = {"tenant": TENANT, "id": "released", "connection_id": "c", "tool": RELEASE, "digest": b"d", **bound}
         times = {"created_at": now, "expires_at": now + 300}

@@ -15,7 +15,7 @@ from joserfc.jwk import ECKey
 
 from server.administration import agents, own_apis
 from server.administration.actor import Actor, ChangeRefused
-from server.administration.agents import AskingWish, NewAgent, OwnApisWish, RegisteredAgent, WorkerWish
+from server.administration.agents import BackchannelSpec, NewAgent, OwnApisSpec, RegisteredAgent, WorkerSpec
 from server.administration.client_checks import check_client_tokens
 from server.doctor.findings import Verdict
 from server.oauth.client_tokens import LONGEST
@@ -47,7 +47,7 @@ class Office(ExchangeRoom):
         return Actor(self.deployment, None, "command_line")
 
     async def agent_for_nobody(self, *scopes: str, resources: tuple[str, ...] = (API,)) -> RegisteredAgent:
-        wanted = NewAgent("Nightly", has_secret=True, resources=resources, by_itself=OwnApisWish(frozenset(scopes)))
+        wanted = NewAgent("Nightly", has_secret=True, resources=resources, by_itself=OwnApisSpec(frozenset(scopes)))
         return await agents.register(self.operator, wanted)
 
     async def ask(
@@ -228,7 +228,7 @@ async def test_only_an_operator_lets_an_agent_in_by_itself(office: Office) -> No
 async def test_its_key_works_like_a_secret_and_only_with_proofs_where_it_is_bound(office: Office) -> None:
     jwks = {"keys": [KEY.as_dict(private=False)]}
     made = await agents.register(
-        office.operator, NewAgent("Signing", jwks=jwks, resources=(API,), by_itself=OwnApisWish())
+        office.operator, NewAgent("Signing", jwks=jwks, resources=(API,), by_itself=OwnApisSpec())
     )
 
     def form(key: ECKey) -> dict[str, str]:
@@ -260,21 +260,21 @@ async def test_its_key_works_like_a_secret_and_only_with_proofs_where_it_is_boun
         ({"by_device": True}, "client_credentials"),
         ({"origins": ("https://a.example",)}, "client_credentials"),
         ({"release": "proxy"}, "client_credentials"),
-        ({"asking": AskingWish()}, "client_credentials"),
-        ({"worker": WorkerWish(("10.0.0.1",), ("slack",), ("chat:write",))}, "client_credentials"),
-        ({"by_itself": OwnApisWish(frozenset({"tools"}))}, "client_credentials.scopes"),
-        ({"by_itself": OwnApisWish(frozenset({"two words"}))}, "client_credentials.scopes"),
+        ({"asking": BackchannelSpec()}, "client_credentials"),
+        ({"worker": WorkerSpec(("10.0.0.1",), ("slack",), ("chat:write",))}, "client_credentials"),
+        ({"by_itself": OwnApisSpec(frozenset({"tools"}))}, "client_credentials.scopes"),
+        ({"by_itself": OwnApisSpec(frozenset({"two words"}))}, "client_credentials.scopes"),
         ({}, ""),
     ],
 )
 async def test_an_agent_for_nobody_has_nothing_of_people(
     office: Office, changes: Mapping[str, object], field: str
 ) -> None:
-    wish: dict[str, object] = {"has_secret": True, "resources": (API,), "by_itself": OwnApisWish(), **changes}
-    resources = wish["resources"]
+    fields: dict[str, object] = {"has_secret": True, "resources": (API,), "by_itself": OwnApisSpec(), **changes}
+    resources = fields["resources"]
     assert isinstance(resources, tuple)
-    wish["resources"] = tuple(str(one).replace("{url}", office.url) for one in resources)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- of the table above
-    wanted = NewAgent("Odd", **wish)  # pyright: ignore[reportArgumentType] -- of the table above
+    fields["resources"] = tuple(str(one).replace("{url}", office.url) for one in resources)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- of the table above
+    wanted = NewAgent("Odd", **fields)  # pyright: ignore[reportArgumentType] -- of the table above
     if not field:
         assert (await agents.register(office.operator, wanted)).secret
         return

@@ -26,7 +26,7 @@ from tests.support.rooms.portal_room import Room, running_room
 from vault import users
 from vault.approvals import approvals, requests
 from vault.approvals.approvals import ToolCall
-from vault.approvals.requests import AccessWish
+from vault.approvals.requests import BackchannelRequest
 from vault.audit import audit
 from vault.notices import channels, outbox
 from vault.notices.channels import NoticeSettings
@@ -181,12 +181,12 @@ async def test_an_answered_question_is_not_sent_and_an_open_one_is(place: Place)
 async def test_a_clients_request_is_sent_as_long_as_it_can_be_answered(place: Place) -> None:
     user, client, _ = await reached(place)
     room, now = place.room, place.room.deployment.now()
-    wish = AccessWish(frozenset({"openid"}), f"{room.url}/mcp", SECRET[:20])
+    wanted = BackchannelRequest(frozenset({"openid"}), f"{room.url}/mcp", SECRET[:20])
     async with room.deployment.transaction() as transaction:
         asked, _ = await requests.ask(
             transaction,
             room.deployment.keys,
-            wish=wish,
+            request=wanted,
             user_id=user.id,
             client_id=client.id,
             lifetime=3000,

@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Browser, Page
 
 from server.administration import access_requests, groups
-from server.administration.access_requests import Asking
+from server.administration.access_requests import AccessInput
 from server.administration.actor import Actor
 from tests.conftest import unavailable
 from tests.support.foreign.foreign import MODULES
@@ -47,7 +47,7 @@ async def test_no_page_keeps_anybody_out(room: Room, browser: Browser, scheme: s
     await room.connect(await room.signed_in(user), user, client)
     (connection,) = await connections.list_connections(room.deployment.database, user.id)
     link = await room.link(user, client, provider="google", scopes=frozenset({"openid"}))
-    asking = Asking(group="Sales", reason="cover for bob", days=3)
+    asking = AccessInput(group="Sales", reason="cover for bob", days=3)
     request, _ = await access_requests.ask(room.deployment, user, asking)
     own = (
         "",

@@ -332,10 +332,10 @@ def test_what_the_sentence_cuts_is_shown_whole_below_it() -> None:
 
 def test_an_id_that_looks_like_a_name_is_marked_as_an_id() -> None:
     from providers.tools.slack import slack_post
-    from server.connecting.lookups import Known
+    from server.connecting.lookups import LookupResult
 
     arguments = {"channel": "C0EVERYONE", "text": "hi"}
-    known = Known(names={"channel": "#general"})
+    known = LookupResult(names={"channel": "#general"})
     for found, name in ((None, ""), (known, "#general")):
         (piece,) = [
             one for one in asked_call("Post", arguments, slack_post.presentation, found).pieces if one.value is not None

@@ -22,11 +22,11 @@ from providers.outbound.addresses import PUBLIC_ONLY, AddressPolicy, address_pro
 from providers.outbound.client import Outbound
 from providers.outbound.messages import (
     AddressRefused,
-    Crowded,
     HttpError,
     NoAnswer,
     NotReached,
     OutboundRequest,
+    PeerBusy,
     TooLarge,
 )
 from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, scripted_server
@@ -368,7 +368,7 @@ async def test_an_account_that_hangs_leaves_places_at_its_peer_to_the_others() -
         async with asyncio.timeout(5):
             while len(server.arrivals) < 2:
                 await asyncio.sleep(0)
-        with pytest.raises(Crowded):
+        with pytest.raises(PeerBusy):
             await outbound.send(OutboundRequest("GET", f"{server.url}/quick", peer="slow", account="A"))
         answer = await outbound.send(OutboundRequest("GET", f"{server.url}/quick", peer="slow", account="B"))
         assert answer.status == 200

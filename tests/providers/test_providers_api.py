@@ -16,8 +16,8 @@ from providers.api.api import (
     Authority,
     RateLimited,
     RuleRefused,
+    TokenRejected,
     ToolRefused,
-    Unauthorized,
     UpstreamAPI,
     UpstreamRefused,
     UpstreamUnavailable,
@@ -110,9 +110,9 @@ async def test_a_token_with_more_reach_than_its_caller_is_not_lent_where_the_req
 
 
 SLACK_NO: list[tuple[str, type[ToolRefused], str]] = [
-    ("token_expired", Unauthorized, "upstream_unauthorized"),
-    ("token_revoked", Unauthorized, "upstream_unauthorized"),
-    ("invalid_auth", Unauthorized, "upstream_unauthorized"),
+    ("token_expired", TokenRejected, "upstream_unauthorized"),
+    ("token_revoked", TokenRejected, "upstream_unauthorized"),
+    ("invalid_auth", TokenRejected, "upstream_unauthorized"),
     ("ratelimited", RateLimited, "rate_limited"),
     ("fatal_error", UpstreamUnavailable, "upstream_unavailable"),
     ("missing_scope", UpstreamRefused, "missing_scope"),
@@ -140,8 +140,8 @@ def google_error(status: int, reason: str, message: str = "no") -> Reply:
 
 # a reply, what it means, and how often a read is sent that gets nothing else
 GOOGLE_NO: list[tuple[Reply, type[ToolRefused], str, int]] = [
-    (google_error(401, "authError"), Unauthorized, "upstream_unauthorized", 1),
-    (Reply(401, b"<html>"), Unauthorized, "upstream_unauthorized", 1),
+    (google_error(401, "authError"), TokenRejected, "upstream_unauthorized", 1),
+    (Reply(401, b"<html>"), TokenRejected, "upstream_unauthorized", 1),
     (google_error(403, "insufficientPermissions"), UpstreamRefused, "insufficientPermissions", 1),
     (google_error(403, "rateLimitExceeded"), RateLimited, "rate_limited", 3),
     (google_error(403, "userRateLimitExceeded"), RateLimited, "rate_limited", 3),
@@ -482,6 +482,6 @@ async def test_a_renewed_token_that_is_refused_too_ends_the_call(bench: Bench) -
     provider = provider_at("slack", bench.server.url)
     api = UpstreamAPI(provider, bench.outbound, token=TOKEN, scopes=scopes, renew=renew, now=0)
     for _ in range(2):
-        with pytest.raises(Unauthorized):
+        with pytest.raises(TokenRejected):
             await post(api)
     assert len(bench.server.arrivals) == 3

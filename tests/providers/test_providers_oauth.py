@@ -23,9 +23,9 @@ from vault.upstream import (
     Account,
     NotSent,
     RefreshOutcome,
-    Refused,
+    Refusal,
     RevokeOutcome,
-    Rotated,
+    Rotation,
     Silent,
     TokenAnswer,
     UpstreamError,
@@ -239,14 +239,14 @@ async def test_google_keeps_its_refresh_token_and_narrows_on_request(upstreams: 
     narrow = f"{AUTH}calendar.events.readonly"
     upstreams.server.answer = lambda _: json_reply({"access_token": "a", "expires_in": 60, "scope": narrow})
     outcome = await upstreams.google.refresh(REFRESH_TOKEN, frozenset({narrow}))
-    assert outcome == Rotated(TokenAnswer("a", None, frozenset({narrow}), 60))
+    assert outcome == Rotation(TokenAnswer("a", None, frozenset({narrow}), 60))
     assert upstreams.server.arrivals[0].form["scope"] == narrow
     outcome = await upstreams.google.refresh(REFRESH_TOKEN)
     assert "scope" not in upstreams.server.arrivals[1].form
     echoing = {"access_token": "a", "refresh_token": REFRESH_TOKEN}
     upstreams.server.answer = lambda _: json_reply(echoing)
     outcome = await upstreams.google.refresh(REFRESH_TOKEN)
-    assert isinstance(outcome, Rotated) and outcome.answer.refresh_token is None
+    assert isinstance(outcome, Rotation) and outcome.answer.refresh_token is None
 
 
 @pytest.mark.parametrize("nested", [True, False])
@@ -261,14 +261,14 @@ async def test_slack_rotates_whether_the_new_tokens_are_nested_or_not(upstreams:
     content: dict[str, object] = {"ok": True, "authed_user": tokens} if nested else {"ok": True, **tokens}
     upstreams.server.answer = lambda _: json_reply(content)
     outcome = await upstreams.slack.refresh(REFRESH_TOKEN)
-    assert outcome == Rotated(TokenAnswer("a2", "r2", frozenset({"chat:write"}), 43200))
+    assert outcome == Rotation(TokenAnswer("a2", "r2", frozenset({"chat:write"}), 43200))
     assert upstreams.server.arrivals[0].form == {"grant_type": "refresh_token", "refresh_token": REFRESH_TOKEN}
 
 
 async def test_a_provider_that_cannot_narrow_is_not_asked_to(upstreams: Upstreams) -> None:
     outcome = await upstreams.slack.refresh(REFRESH_TOKEN, frozenset({"chat:write"}))
-    assert isinstance(outcome, Refused) and not outcome.ends_grant
-    assert isinstance(await upstreams.google.narrow("token", frozenset()), Refused)
+    assert isinstance(outcome, Refusal) and not outcome.ends_grant
+    assert isinstance(await upstreams.google.narrow("token", frozenset()), Refusal)
     assert upstreams.server.arrivals == []
 
 
@@ -284,32 +284,32 @@ def not_ok(code: str, *, headers: dict[str, str] | None = None) -> Reply:
 
 
 MEANINGS: list[tuple[str, str, Reply, RefreshOutcome | type]] = [
-    ("dead grant", "google", error("invalid_grant", status=400), Refused("invalid_grant", "", True)),
+    ("dead grant", "google", error("invalid_grant", status=400), Refusal("invalid_grant", "", True)),
     (
         "wrong client",
         "google",
         error("invalid_client", status=401),
-        Refused("invalid_client", "", False),
+        Refusal("invalid_client", "", False),
     ),
-    ("bad request", "google", error("invalid_scope", status=400), Refused("invalid_scope", "", False)),
+    ("bad request", "google", error("invalid_scope", status=400), Refusal("invalid_scope", "", False)),
     (
         "slack dead",
         "slack",
         not_ok("invalid_refresh_token"),
-        Refused("invalid_refresh_token", "", True),
+        Refusal("invalid_refresh_token", "", True),
     ),
-    ("slack revoked", "slack", not_ok("token_revoked"), Refused("token_revoked", "", True)),
+    ("slack revoked", "slack", not_ok("token_revoked"), Refusal("token_revoked", "", True)),
     (
         "slack client",
         "slack",
         not_ok("bad_client_secret"),
-        Refused("bad_client_secret", "", False),
+        Refusal("bad_client_secret", "", False),
     ),
     (
         "slack client id",
         "slack",
         not_ok("invalid_client_id"),
-        Refused("invalid_client_id", "", False),
+        Refusal("invalid_client_id", "", False),
     ),
     (
         "slack busy",
@@ -358,13 +358,13 @@ async def test_a_refresh_says_whether_the_token_was_spent(
         case NotSent():
             assert isinstance(outcome, NotSent)
             assert outcome.retry_after == meaning.retry_after
-        case Refused():
+        case Refusal():
             assert outcome == meaning
         case _:
             assert isinstance(outcome, Silent), outcome
     assert len(upstreams.server.arrivals) == 1  # once, and nothing followed
     upstreams.server.answer = lambda _: json_reply({"ok": True, **GOOD})  # the twin
-    assert isinstance(await upstream.refresh(REFRESH_TOKEN), Rotated)
+    assert isinstance(await upstream.refresh(REFRESH_TOKEN), Rotation)
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ async def test_loopback_providers_need_the_sandbox_switch(upstreams: Upstreams) 
         upstream = OAuthUpstream(provider_at("google", upstreams.server.url), strict)
         assert isinstance(await upstream.refresh(REFRESH_TOKEN), NotSent)
     assert upstreams.server.connections == 0
-    assert isinstance(await upstreams.google.refresh(REFRESH_TOKEN), Rotated)
+    assert isinstance(await upstreams.google.refresh(REFRESH_TOKEN), Rotation)
 
 
 @pytest.mark.parametrize("echoed", [REFRESH_TOKEN, REFRESH_TOKEN[:20], "client-secret-canary"])
@@ -419,9 +419,9 @@ async def test_a_provider_that_repeats_a_secret_in_its_error_does_not_spread_it(
     error = {"error": "invalid_grant", "error_description": f"token {echoed} is unknown"}
     upstreams.server.answer = lambda _: json_reply(error, status=400)
     outcome = await upstreams.google.refresh(REFRESH_TOKEN)
-    assert outcome == Refused("invalid_grant", "", ends_grant=True)
+    assert outcome == Refusal("invalid_grant", "", ends_grant=True)
     upstreams.server.answer = lambda _: json_reply({"error": echoed}, status=400)
-    assert await upstreams.google.refresh(REFRESH_TOKEN) == Refused("error", "", ends_grant=False)
+    assert await upstreams.google.refresh(REFRESH_TOKEN) == Refusal("error", "", ends_grant=False)
     assert echoed not in caplog.text
 
 
@@ -446,7 +446,7 @@ async def test_a_lifetime_that_makes_no_sense_is_as_good_as_none(upstreams: Upst
     ):
         upstreams.server.answer = lambda _, given=given: json_reply({"access_token": "a", "expires_in": given})
         outcome = await upstreams.google.refresh(REFRESH_TOKEN)
-        assert isinstance(outcome, Rotated) and outcome.answer.expires_in == expected
+        assert isinstance(outcome, Rotation) and outcome.answer.expires_in == expected
 
 
 async def test_google_is_revoked_by_the_refresh_token(upstreams: Upstreams) -> None:
@@ -536,7 +536,7 @@ async def test_a_provider_of_the_operators_own_is_spoken_to_as_its_file_says(tmp
         assert upstream.is_configured
         url = upstream.authorization_url(redirect_uri="x", state="s", scopes=frozenset({"read"}), code_verifier="v")
         assert query_of(url)["scope"] == "offline_access read"
-        assert isinstance(await upstream.refresh("r"), Rotated)
+        assert isinstance(await upstream.refresh("r"), Rotation)
         server.answer = lambda _: Reply(200)
         assert await upstream.revoke(refresh_token="r", access_token="a") is RevokeOutcome.REVOKED
         server.answer = lambda _: Reply(close=True)

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from providers.outbound.messages import Crowded, HttpError, NoAnswer, NotReached, TooLarge
+from providers.outbound.messages import HttpError, NoAnswer, NotReached, PeerBusy, TooLarge
 from server.connecting.links import LINKS
 from server.proxy.endpoint import Proxy
 from server.proxy.refusals import of_http
@@ -588,7 +588,7 @@ async def test_an_ended_grant_is_told_with_the_link_that_renews_it(room: ProxyRo
 @pytest.mark.parametrize(
     ("error", "is_write", "status", "says"),
     [
-        (Crowded("too many calls in flight"), True, 503, "Nothing was sent"),
+        (PeerBusy("too many calls in flight"), True, 503, "Nothing was sent"),
         (NotReached("couldn't connect"), True, 502, "Nothing was changed"),
         (NoAnswer("no answer in time"), True, 502, "may have been carried out"),
         (NoAnswer("no answer in time"), False, 502, "Nothing was changed"),

@@ -30,7 +30,7 @@ from tests.support.doubles.secret_services import (
     openbao,
 )
 from tests.support.harness import running_vault
-from vault.upstream import NotSent, Rotated, UpstreamError
+from vault.upstream import NotSent, Rotation, UpstreamError
 
 SECRET = "secret-canary"
 ID = "be8e0ad8-d545-4017-a55a-b02f014d4158"
@@ -176,11 +176,11 @@ async def test_a_rotated_secret_is_picked_up_without_a_restart_and_an_unreadable
         provider = provider_at("slack", server.url, secret=f"file://{file}")
         upstream = ReferencedUpstream(provider, lambda one: OAuthUpstream(one, outbound), sources(cache=3600))
         assert upstream.is_configured
-        assert isinstance(await upstream.refresh("r-1"), Rotated)
+        assert isinstance(await upstream.refresh("r-1"), Rotation)
         accepted.append("second")
         file.write_text("second")
         before = len(server.arrivals)
-        assert isinstance(await upstream.refresh("r-2"), Rotated)
+        assert isinstance(await upstream.refresh("r-2"), Rotation)
         sent = [given_secret(one) for one in server.arrivals[before:]]
         assert sent == ["first", "second"]
         accepted.append("third")

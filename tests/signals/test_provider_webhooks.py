@@ -254,7 +254,7 @@ async def test_a_person_may_end_a_grant_at_github_twice_in_the_same_words(place:
     held, deployment = await stored(place, "github", "901"), place.room.deployment
     now = deployment.now()
     async with deployment.transaction() as transaction:
-        await looking.note(transaction, [looking.Hinted(held.id, held.user_id)], now=now)
+        await looking.note(transaction, [looking.HintedConnection(held.id, held.user_id)], now=now)
         await transaction.execute(  # as after a look, so that the next one is not at once
             "update looks set asked = 0, due_at = null, looked_at = :later where connection_id = :id",
             {"later": now + 3600, "id": held.id},

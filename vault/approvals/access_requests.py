@@ -135,7 +135,7 @@ class AccessRequest:
     """
 
     id: str
-    wish: RequestedAccess
+    access: RequestedAccess
     state: AccessState
     created_at: int
     expires_at: int
@@ -164,7 +164,7 @@ class AccessRequest:
         return self.status(now) == "allowed"
 
 
-async def ask(transaction: Transaction, wish: RequestedAccess, *, now: int) -> tuple[AccessRequest, bool]:
+async def ask(transaction: Transaction, access: RequestedAccess, *, now: int) -> tuple[AccessRequest, bool]:
     """The open request, and whether it is new: the same person asks for the same thing once at a time.
 
     Raises TemporarilyUnavailable when the person has `MOST_OPEN` open requests.
@@ -172,12 +172,12 @@ async def ask(transaction: Transaction, wish: RequestedAccess, *, now: int) -> t
     await transaction.execute(
         f"update access_requests set state = 4 where tenant = :tenant and {_SAME} and state = 1"  # noqa: S608
         " and expires_at <= :now",
-        {"tenant": TENANT, **_same(wish), "now": now},
+        {"tenant": TENANT, **_same(access), "now": now},
     )
-    known = await transaction.fetch_one(f"{_SELECT} and {_SAME} and state = 1", {"tenant": TENANT, **_same(wish)})
+    known = await transaction.fetch_one(f"{_SELECT} and {_SAME} and state = 1", {"tenant": TENANT, **_same(access)})
     if known is not None:
         return _request(known), False
-    if await count_open(transaction, wish.user_id, now=now) >= MOST_OPEN:
+    if await count_open(transaction, access.user_id, now=now) >= MOST_OPEN:
         raise TemporarilyUnavailable(
             f"{MOST_OPEN} of your requests are waiting for an answer: wait, or withdraw one.", retry_after=3600
         )
@@ -186,15 +186,15 @@ async def ask(transaction: Transaction, wish: RequestedAccess, *, now: int) -> t
         {
             "tenant": TENANT,
             "id": new_id(),
-            **_same(wish),
-            "group_id": wish.group_id,
-            "scopes": format_scope(wish.scopes),
-            "reason": wish.reason,
-            "lifetime": wish.lifetime,
-            "filed_by": wish.filed_by,
+            **_same(access),
+            "group_id": access.group_id,
+            "scopes": format_scope(access.scopes),
+            "reason": access.reason,
+            "lifetime": access.lifetime,
+            "filed_by": access.filed_by,
             "now": now,
             "expires_at": now + ANSWER_LIFETIME,
-            "confirmed_at": None if wish.filed_by == "agent" else now,
+            "confirmed_at": None if access.filed_by == "agent" else now,
         },
     )
     if row is None:  # the same request came in between
@@ -290,7 +290,7 @@ async def allow(
 
     Raises TransitionRefused when it was answered, or is over.
     """
-    before = await find_allowed(transaction, request.wish)
+    before = await find_allowed(transaction, request.access)
     if before is not None:
         await transaction.execute(
             "update access_requests set state = 5, ended_at = :now, ended_reason = :reason"
@@ -308,7 +308,7 @@ async def allow(
 async def deny(transaction: Transaction, request: AccessRequest, *, by: str, answer: str = "", now: int) -> None:
     """Raises TransitionRefused when it was answered, or is over."""
     facts: dict[str, Value] = {
-        "scopes": format_scope(request.wish.scopes),
+        "scopes": format_scope(request.access.scopes),
         "expires_at": request.expires_at,
         "ended_at": now,
         "made_permission": 0,
@@ -331,9 +331,9 @@ async def _decide(
         raise TransitionRefused("This request was already answered, or is over.", detail="request not pending")
 
 
-async def find_allowed(reader: Reader, wish: RequestedAccess) -> AccessRequest | None:
+async def find_allowed(reader: Reader, access: RequestedAccess) -> AccessRequest | None:
     """What the same person was allowed of the same before."""
-    row = await reader.fetch_one(f"{_SELECT} and {_SAME} and state = 2", {"tenant": TENANT, **_same(wish)})
+    row = await reader.fetch_one(f"{_SELECT} and {_SAME} and state = 2", {"tenant": TENANT, **_same(access)})
     return None if row is None else _request(row)
 
 
@@ -344,7 +344,7 @@ async def company_rules(reader: Reader, *, client_id: str, company: str, now: in
         " and expires_at > :now",
         {"tenant": TENANT, "client_id": client_id, "company": company, "kind": Kind.COMPANY.value, "now": now},
     )
-    return {one.wish.user_id: one for one in map(_request, rows)}
+    return {one.access.user_id: one for one in map(_request, rows)}
 
 
 async def confirm(transaction: Transaction, request: AccessRequest, *, now: int) -> None:
@@ -365,7 +365,7 @@ async def narrow(
         "made": int(request.made_permission),
         "now": now,
     }
-    if not scopes <= request.wish.scopes or await transaction.execute(_NARROW, values) != 1:
+    if not scopes <= request.access.scopes or await transaction.execute(_NARROW, values) != 1:
         raise TransitionRefused("This permission is over, or would grow.", detail="not narrower")
 
 
@@ -455,12 +455,17 @@ async def set_manager(transaction: Transaction, group_id: str, user_id: str, *, 
     return await transaction.execute(statement, values | {"now": now}) == 1
 
 
-def _same(wish: RequestedAccess) -> dict[str, Value]:
-    return {"user_id": wish.user_id, "client_id": wish.client_id, "kind": wish.kind.value, "target": wish.target}
+def _same(access: RequestedAccess) -> dict[str, Value]:
+    return {
+        "user_id": access.user_id,
+        "client_id": access.client_id,
+        "kind": access.kind.value,
+        "target": access.target,
+    }
 
 
 def _request(row: Row) -> AccessRequest:
-    wish = RequestedAccess(
+    access = RequestedAccess(
         user_id=text(row, "user_id"),
         client_id=text(row, "client_id"),
         kind=Kind(text(row, "kind")),
@@ -473,7 +478,7 @@ def _request(row: Row) -> AccessRequest:
     )
     return AccessRequest(
         text(row, "id"),
-        wish,
+        access,
         AccessState(integer(row, "state")),
         integer(row, "created_at"),
         integer(row, "expires_at"),

@@ -51,7 +51,7 @@ _STATES: Final[Mapping[str, Value]] = {"none": "", **{state.value: state.value f
 
 
 @dataclass(frozen=True, slots=True)
-class AccessWish:
+class BackchannelRequest:
     """What a client asks the person for: a token with these scopes for this resource, and for what purpose.
 
     `details` are the authorization details (RFC 9396), JSON objects.
@@ -72,11 +72,11 @@ class AccessWish:
         return found
 
 
-def wish_of(approval: Approval) -> AccessWish:
+def request_of(approval: Approval) -> BackchannelRequest:
     """What was asked."""
     given = approval.arguments
     details = given.get("authorization_details")
-    return AccessWish(
+    return BackchannelRequest(
         scopes=parse_scope(str(given.get("scope", ""))),
         resource=str(given.get("resource", "")),
         message=str(given.get("binding_message", "")),
@@ -94,7 +94,7 @@ async def ask(
     transaction: Transaction,
     ring: KeyRing,
     *,
-    wish: AccessWish,
+    request: BackchannelRequest,
     user_id: str,
     client_id: str,
     lifetime: int,
@@ -115,7 +115,7 @@ async def ask(
             detail="too many open approvals",
         )
     auth_req_id = secrets.token_urlsafe(32)
-    payload: dict[str, object] = {"arguments": wish.arguments(), "scopes": sorted(wish.scopes)}
+    payload: dict[str, object] = {"arguments": request.arguments(), "scopes": sorted(request.scopes)}
     payload |= {"provider": "", "account": ""}
     if ping_token is not None:
         payload["ping"] = {"auth_req_id": auth_req_id, "token": ping_token}
@@ -126,7 +126,7 @@ async def ask(
         "client_id": client_id,
         "connection_id": "",
         "tool": "",
-        "digest": _digest(wish, user_id=user_id, client_id=client_id),
+        "digest": _digest(request, user_id=user_id, client_id=client_id),
         "created_at": now,
         "expires_at": now + lifetime,
     }
@@ -172,8 +172,8 @@ async def count_refused(reader: Reader, *, user_id: str, client_id: str, since: 
     return 0 if row is None else integer(row, "n")
 
 
-def _digest(wish: AccessWish, *, user_id: str, client_id: str) -> bytes:
-    bound: dict[str, object] = {"client": client_id, "request": wish.arguments(), "user": user_id}
+def _digest(request: BackchannelRequest, *, user_id: str, client_id: str) -> bytes:
+    bound: dict[str, object] = {"client": client_id, "request": request.arguments(), "user": user_id}
     try:
         return hashlib.sha256(rfc8785.dumps(bound)).digest()  # pyright: ignore[reportArgumentType] -- checked by dumps
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:

@@ -64,7 +64,7 @@ _SWEEP: Final = """
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class TokenRelease:
     """A provider's token on its way to an agent. `token_hash` as in the activity; without an end, None."""
 
     client_id: str
@@ -81,7 +81,7 @@ class ReleasedTokens:
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str, str], int | None] = OrderedDict()
 
-    async def note(self, database: Database, released: Released, *, now: int) -> None:
+    async def note(self, database: Database, released: TokenRelease, *, now: int) -> None:
         """Store it, unless one that lives as long is. Before the token is handed out.
 
         Raises GrantEnded where the agent, or its use of the account, has ended since the token was asked for.

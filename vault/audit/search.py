@@ -90,7 +90,7 @@ class _Conditions:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundEvents:
     """Events, newest first; `before`: look for older ones from here on, None where there are none."""
 
     events: tuple[Event, ...]
@@ -99,7 +99,7 @@ class Found:
 
 async def search(
     reader: Reader, user_id: str | None, wanted: EventFilter, *, limit: int, before: int | None = None, after: int = 0
-) -> Found:
+) -> FoundEvents:
     """At most `limit` events of a person, or of everybody, with `after < sequence < before`."""
     low = after if wanted.since is None else max(after, await first_at(reader, wanted.since) - 1)
     high = _LAST if wanted.until is None else await first_at(reader, wanted.until)
@@ -131,10 +131,10 @@ async def search(
         rows = await reader.fetch(_SEARCH[kind], {**within, "limit": limit + 1 - len(events)})
         events += map(event_of, rows)
         if len(events) > limit:
-            return Found(tuple(events[:limit]), events[limit - 1].sequence)
+            return FoundEvents(tuple(events[:limit]), events[limit - 1].sequence)
         examined += SLICE
         if rest is None or kind.limit is None or examined >= kind.limit or time.monotonic() - began > PATIENCE:
-            return Found(tuple(events), rest)
+            return FoundEvents(tuple(events), rest)
         which["before"] = rest
 
 

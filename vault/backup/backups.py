@@ -284,7 +284,7 @@ async def restore(
     policies: Mapping[str, UpstreamPolicy] | PoliciesIn,
     force: bool,
     tell: Tell = tell_nobody,
-) -> tuple[quarantine.Restored, ...]:
+) -> tuple[quarantine.RestoredConnection, ...]:
     """Replace the database's content with the backup, in one transaction, quarantined. A refusal changes nothing.
 
     An existing key store is kept and never goes back to an older one: what was deleted stays deleted. `policies` are

@@ -99,7 +99,7 @@ class RestoreVerdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class RestoredConnection:
     """One connection of a restored vault."""
 
     connection_id: str
@@ -136,7 +136,7 @@ def judge(row: Row, *, policy: UpstreamPolicy, now: int) -> RestoreVerdict:
 
 async def quarantine(
     transaction: Transaction, policies: Mapping[str, UpstreamPolicy], *, now: int, tell: Tell = tell_nobody
-) -> tuple[Restored, ...]:
+) -> tuple[RestoredConnection, ...]:
     """Make a restored vault safe to use, in the transaction that restored it. `record` appends its events."""
     tenant: Mapping[str, Value] = {"tenant": TENANT}
     for statement in (*_CLEARED, _FREE):
@@ -145,7 +145,7 @@ async def quarantine(
     await transaction.execute(_END_GRANTS, {**tenant, "now": now, "reason": "restored"})
     await transaction.execute(_DESTROY_CONSENT_KEYS, {**tenant, "consent": "consent:"})
     await replay.note_restore(transaction, now=now)
-    judged: list[Restored] = []
+    judged: list[RestoredConnection] = []
     async for page in _pages(transaction, policies, now=now):
         for statement, changes in _changes(page, policies, now=now).items():
             await transaction.execute_many(statement, changes)
@@ -155,7 +155,7 @@ async def quarantine(
 
 
 async def record(
-    transaction: Transaction, judged: Sequence[Restored], event: Event, *, now: int, known: int | None = None
+    transaction: Transaction, judged: Sequence[RestoredConnection], event: Event, *, now: int, known: int | None = None
 ) -> None:
     """Append the events of connections that are not as before, and the one that says what happened to all.
 
@@ -170,19 +170,21 @@ async def record(
     await append(transaction, replace(event, details={**event.details, **facts}), now=now)
 
 
-async def preview(reader: Reader, policies: Mapping[str, UpstreamPolicy], *, now: int) -> tuple[Restored, ...]:
+async def preview(
+    reader: Reader, policies: Mapping[str, UpstreamPolicy], *, now: int
+) -> tuple[RestoredConnection, ...]:
     """Preview what `quarantine` would do with each connection; changes nothing."""
     return tuple([one async for page in _pages(reader, policies, now=now) for one in page])
 
 
-def sort_for_people(judged: Iterable[Restored]) -> Sequence[Restored]:
+def sort_for_people(judged: Iterable[RestoredConnection]) -> Sequence[RestoredConnection]:
     """By person, provider, and account."""
     return sorted(judged, key=lambda one: (one.user, one.provider, one.label, one.connection_id))
 
 
 async def _pages(
     reader: Reader, policies: Mapping[str, UpstreamPolicy], *, now: int
-) -> AsyncGenerator[Sequence[Restored]]:
+) -> AsyncGenerator[Sequence[RestoredConnection]]:
     after = ""
     while rows := await reader.fetch(_PAGE, {"tenant": TENANT, "after": after}):
         yield [_judge_row(row, policies, now=now) for row in rows]
@@ -193,9 +195,9 @@ def _policy(policies: Mapping[str, UpstreamPolicy], provider: str) -> UpstreamPo
     return policies.get(provider) or UpstreamPolicy(provider)
 
 
-def _judge_row(row: Row, policies: Mapping[str, UpstreamPolicy], *, now: int) -> Restored:
+def _judge_row(row: Row, policies: Mapping[str, UpstreamPolicy], *, now: int) -> RestoredConnection:
     verdict = judge(row, policy=_policy(policies, text(row, "provider")), now=now)
-    return Restored(
+    return RestoredConnection(
         text(row, "id"),
         text(row, "user_id"),
         text_or_none(row, "name") or text(row, "user_id"),
@@ -207,7 +209,7 @@ def _judge_row(row: Row, policies: Mapping[str, UpstreamPolicy], *, now: int) ->
 
 
 def _changes(
-    page: Sequence[Restored], policies: Mapping[str, UpstreamPolicy], *, now: int
+    page: Sequence[RestoredConnection], policies: Mapping[str, UpstreamPolicy], *, now: int
 ) -> Mapping[str, Sequence[Mapping[str, Value]]]:
     """What to change, by statement."""
     changes: dict[str, list[Mapping[str, Value]]] = {_END: [], _END_DELEGATIONS: [], _FORGET_REFRESH: []}

@@ -24,8 +24,8 @@ from vault.exchange.decision import ExchangeRequest, UpstreamToken, choose, sett
 from vault.exchange.recent import Basis, basis_of
 from vault.records import Event, Narrowing, format_scope
 from vault.refresh import company, leases, rotation
-from vault.refresh.accounts import HeldAccount, HeldToken, Wanted, read_accounts
-from vault.refresh.concurrency import RefreshTasks, TokenWish, Vault
+from vault.refresh.accounts import AccountQuery, HeldAccount, HeldToken, read_accounts
+from vault.refresh.concurrency import RefreshTasks, UpstreamTokenRequest, Vault
 from vault.refresh.policy_checks import PolicyOutcome, PolicyQuestion, PolicyVerdict
 from vault.refresh.spending import NarrowingRefused, open_refresh_token
 from vault.refusals import (
@@ -89,7 +89,7 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
     if known_policy is None or known_policy.is_identity:
         raise ScopeRefused(f"This vault doesn't know the provider {request.provider}.", missing=frozenset())
     key = "" if request.scopes is None else scope_key(request.scopes, request.item)
-    wanted = Wanted(request.principal, request.provider, scope_key=key, tool_sets=request.tool_sets)
+    wanted = AccountQuery(request.principal, request.provider, scope_key=key, tool_sets=request.tool_sets)
     arrived, is_healed = 0, False
     answered: PolicyAnswer | None = None
     for _ in range(ROUNDS if vault.policy_check is None else ROUNDS + 1):
@@ -131,11 +131,11 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
             approval = await _spend_approval(vault, request, held, scopes=made.scopes, asked=asked, now=now)
             purpose = narrowed_token(made.scope_key) if made.needs_narrow_token else ACCESS_TOKEN
             value = await _open(vault, held, token=token, purpose=purpose)
-            wish = TokenWish(held.id, token.generation, scopes=scopes, item=item)
-            rotation.keep_fresh(vault, held, token, wish=wish, now=now)
+            following = UpstreamTokenRequest(held.id, token.generation, scopes=scopes, item=item)
+            rotation.keep_fresh(vault, held, token, request=following, now=now)
             basis: Basis | None = None
             if request.is_kept and made is planned and token.is_good(now) and vault.policy_check is None:
-                basis = basis_of(wanted, accounts, held, token=token, wish=wish, now=now)
+                basis = basis_of(wanted, accounts, held, token=token, request=following, now=now)
             return UpstreamToken(
                 value,
                 made.scopes,

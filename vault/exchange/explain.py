@@ -18,7 +18,7 @@ from vault.exchange.decision import ExchangeRequest, choose, list_refusals, sele
 from vault.exchange.exchange import check_policy
 from vault.records import Client, Connection, ConnectionState, Grant, Principal, User, format_scope
 from vault.refresh import company, leases, rotation
-from vault.refresh.accounts import HeldAccount, Wanted, read_accounts
+from vault.refresh.accounts import AccountQuery, HeldAccount, read_accounts
 from vault.refresh.concurrency import Vault
 from vault.refresh.policy_checks import PolicyOutcome
 from vault.refusals import (
@@ -182,7 +182,7 @@ async def explain(question: ExchangeQuestion, *, vault: Vault, now: int) -> Expl
         principal, connection.provider, question.scopes, connection_id=connection.id, purpose=question.purpose
     )
     key = "" if question.scopes is None else scope_key(question.scopes)
-    wanted = Wanted(principal, connection.provider, key)
+    wanted = AccountQuery(principal, connection.provider, key)
     ceiling = policy.operator_scopes
     try:
         accounts = await read_accounts(vault.database, wanted)
@@ -260,7 +260,7 @@ async def check_exchange(request: ExchangeRequest, *, vault: Vault, now: int) ->
     policy = vault.policies.get(request.provider)
     if policy is None:
         raise ScopeRefused(f"This vault doesn't know the provider {request.provider}.", missing=frozenset())
-    accounts = await read_accounts(vault.database, Wanted(request.principal, request.provider, ""))
+    accounts = await read_accounts(vault.database, AccountQuery(request.principal, request.provider, ""))
     choose(request, accounts, policy=policy, ceiling=policy.operator_scopes, now=now)
 
 

@@ -13,8 +13,8 @@ from typing import Final
 from vault import clients
 from vault.records import Client
 from vault.refresh import accounts, rotation
-from vault.refresh.accounts import HeldAccount, HeldToken, Wanted
-from vault.refresh.concurrency import TokenWish, Vault
+from vault.refresh.accounts import AccountQuery, HeldAccount, HeldToken
+from vault.refresh.concurrency import UpstreamTokenRequest, Vault
 from vault.storage.database import Reader, Row, Value
 
 _CLIENT: Final = """c.id as client_id, c.kind, c.name, c.auth_method, c.redirect_uris, c.grant_types, c.resources,
@@ -26,24 +26,30 @@ _READ: Final = f"select {_CLIENT}, {accounts.COLUMNS}{accounts.SOURCES}"
 class Basis:
     """The accounts that an exchange found, and the token that it opened.
 
-    While the same rows are found, the decision is the same, up to `until`. `wish` asks for the token after it.
+    While the same rows are found, the decision is the same, up to `until`. `request` asks for the token after it.
     """
 
-    wanted: Wanted
+    wanted: AccountQuery
     accounts: tuple[HeldAccount, ...]
     held: HeldAccount
     token: HeldToken
-    wish: TokenWish
+    request: UpstreamTokenRequest
     until: int | None
     parameters: Mapping[str, Value] = field(repr=False)
 
     def keep_fresh(self, vault: Vault, *, now: int) -> None:
         """Arrange for the token in use to be replaced before it expires."""
-        rotation.keep_fresh(vault, self.held, self.token, wish=self.wish, now=now)
+        rotation.keep_fresh(vault, self.held, self.token, request=self.request, now=now)
 
 
 def basis_of(
-    wanted: Wanted, found: tuple[HeldAccount, ...], held: HeldAccount, *, token: HeldToken, wish: TokenWish, now: int
+    wanted: AccountQuery,
+    found: tuple[HeldAccount, ...],
+    held: HeldAccount,
+    *,
+    token: HeldToken,
+    request: UpstreamTokenRequest,
+    now: int,
 ) -> Basis:
     """The basis of a token that is handed out now; it ends when a permission or the token does."""
     ends = [one.delegated_until for one in found if one.delegated_until is not None and one.delegated_until > now]
@@ -52,7 +58,7 @@ def basis_of(
     if token.good_until is not None:
         ends.append(token.good_until)
     parameters = accounts.parameters_of(wanted)
-    return Basis(wanted, found, held, token, wish, min(ends, default=None), parameters)
+    return Basis(wanted, found, held, token, request, min(ends, default=None), parameters)
 
 
 async def look(reader: Reader, basis: Basis) -> Sequence[Row]:

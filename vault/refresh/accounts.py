@@ -13,7 +13,7 @@ from typing import Final
 from vault import revoked_tokens, tool_choices
 from vault.keys.key_ring import ConnectionKey, KeyRing
 from vault.records import TENANT, ConnectionState, Principal, parse_scope
-from vault.refresh.rules import SendDecision, Unresolved, may_send
+from vault.refresh.rules import SendDecision, UnresolvedSends, may_send
 from vault.refusals import CiphertextRejected, GrantEnded
 from vault.storage.database import Reader, Row, Value, binary_or_none, integer, integer_or_none, text, text_or_none
 from vault.upstream import UpstreamPolicy
@@ -65,7 +65,7 @@ _READ: Final = f"select {COLUMNS}{_CHOICE}{SOURCES}"
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class AccountQuery:
     """Whose accounts, at which provider, and which narrowed token in addition.
 
     `tool_sets`: for a call of a tool, the names of the sets that have it.
@@ -163,7 +163,7 @@ class HeldAccount:
         policy = policy.for_renewal(self.renewed_by)
         if self.sent_at is None or self.is_leased(now):
             return True
-        sends = (Unresolved("", self.sent_at),)
+        sends = (UnresolvedSends("", self.sent_at),)
         decided = may_send(policy, sends, now=now, access_expires_at=None, retry_at=self.retry_at)
         return decided is SendDecision.SEND
 
@@ -176,7 +176,7 @@ class HeldAccount:
         )
 
 
-async def read_accounts(reader: Reader, wanted: Wanted) -> tuple[HeldAccount, ...]:
+async def read_accounts(reader: Reader, wanted: AccountQuery) -> tuple[HeldAccount, ...]:
     """The accounts behind a live grant and a token that is not revoked, oldest first.
 
     Raises GrantEnded (RFC 6749 §10: a grant lives only as long as the client that holds it and the person who gave it),
@@ -186,11 +186,11 @@ async def read_accounts(reader: Reader, wanted: Wanted) -> tuple[HeldAccount, ..
 
 
 async def look(reader: Reader, parameters: Mapping[str, Value]) -> Sequence[Row]:
-    """All that is stored behind an exchange. `parameters`: those of a `Wanted`."""
+    """All that is stored behind an exchange. `parameters`: those of a `AccountQuery`."""
     return await reader.look_up(_READ, parameters)
 
 
-def check_rows(rows: Sequence[Row], wanted: Wanted) -> tuple[HeldAccount, ...]:
+def check_rows(rows: Sequence[Row], wanted: AccountQuery) -> tuple[HeldAccount, ...]:
     """The accounts in these rows. Raises like `read_accounts`."""
     if not rows:
         raise GrantEnded("This agent's access to the vault has ended. Sign in again.")
@@ -202,7 +202,7 @@ def check_rows(rows: Sequence[Row], wanted: Wanted) -> tuple[HeldAccount, ...]:
     return accounts_of(rows, wanted)
 
 
-def parameters_of(wanted: Wanted) -> Mapping[str, Value]:
+def parameters_of(wanted: AccountQuery) -> Mapping[str, Value]:
     """Parameters of a statement with `SOURCES`."""
     principal = wanted.principal
     return {
@@ -215,7 +215,7 @@ def parameters_of(wanted: Wanted) -> Mapping[str, Value]:
     }
 
 
-def accounts_of(rows: Sequence[Row], wanted: Wanted) -> tuple[HeldAccount, ...]:
+def accounts_of(rows: Sequence[Row], wanted: AccountQuery) -> tuple[HeldAccount, ...]:
     """The accounts in rows with `COLUMNS` (at least one row), oldest first."""
     rows = [row for row in rows if row["id"] is not None]  # each owner has a row, with or without an account
     if not rows:
@@ -230,7 +230,7 @@ def skew_of(issued_at: int | None, expires_at: int | None) -> int:
     return 0 if issued_at is None or expires_at is None else min(SKEW, max(0, expires_at - issued_at) // 10)
 
 
-def _account(row: Row, wanted: Wanted) -> HeldAccount:
+def _account(row: Row, wanted: AccountQuery) -> HeldAccount:
     delegated, is_own = text_or_none(row, "delegated"), text(row, "owner_id") == wanted.principal.user_id
     rule = None if is_own else parse_scope(text_or_none(row, "rule_scopes") or "")
     rule_ask = frozenset[str]() if is_own else parse_scope(text_or_none(row, "rule_ask") or "")

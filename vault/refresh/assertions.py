@@ -15,12 +15,12 @@ from typing import Final, Protocol
 from vault.connections import ACCESS_TOKEN
 from vault.records import ConnectionState
 from vault.refresh import attempts, leases, takeover
-from vault.refresh.concurrency import TokenWish, Vault
+from vault.refresh.concurrency import UpstreamTokenRequest, Vault
 from vault.refresh.leases import ConnectionFacts
 from vault.refresh.spending import needs_reauth, open_refresh_token
 from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUnavailable, VaultError
 from vault.storage.database import Transaction
-from vault.upstream import NotRenewed, NotSent, Refused, Silent, TokenAnswer, UpstreamError, VouchedAccess
+from vault.upstream import NotRenewed, NotSent, Refusal, Silent, TokenAnswer, UpstreamError, VouchedAccess
 
 AGE: Final = 30  # seconds that an ID token must still live: for two requests
 REFUSED_PAUSE: Final = 600  # seconds until an identity provider that took no refresh token is asked again
@@ -37,7 +37,7 @@ class Renew(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Asserted:
+class AssertionGrant:
     """Access to a service, and the ID token to ask with."""
 
     access: VouchedAccess
@@ -48,9 +48,9 @@ class Asserted:
 class _RefusedAccess:
     """No access: what the identity provider said instead of an assertion (`vault.upstream.VouchedAccess`)."""
 
-    refused: Refused
+    refused: Refusal
 
-    async def refresh(self, id_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None) -> Refused:
+    async def refresh(self, id_token: str, scopes: frozenset[str] | None = None, *, item: str | None = None) -> Refusal:
         """The refusal."""
         return self.refused
 
@@ -58,7 +58,7 @@ class _RefusedAccess:
         """Raises UpstreamError."""
         raise UpstreamError(self.refused.code, self.refused.description)
 
-    async def vouch(self, refresh_token: str, scopes: frozenset[str] | None = None) -> Refused:
+    async def vouch(self, refresh_token: str, scopes: frozenset[str] | None = None) -> Refusal:
         """The refusal."""
         return self.refused
 
@@ -80,7 +80,7 @@ async def obstacle(vault: Vault, facts: ConnectionFacts) -> VaultError | None:
 
 async def prepare(
     vault: Vault, facts: ConnectionFacts, *, renew: Renew, scopes: frozenset[str] | None = None
-) -> Asserted:
+) -> AssertionGrant:
     """What to renew with. Raises ConnectionRequired when the person must sign in again, TemporarilyUnavailable."""
     identity = await identity_of(vault, facts)
     if identity is None:
@@ -102,15 +102,15 @@ async def asserted_access(
     provider: str,
     renew: Renew,
     scopes: frozenset[str] | None = None,
-) -> Asserted:
+) -> AssertionGrant:
     """Access by an ID token; of an identity provider that renews none, by an assertion for its refresh token.
 
     Raises ConnectionRequired and TemporarilyUnavailable.
     """
     token = await _id_token(vault, identity, renew=renew)
     if token:
-        return Asserted(access, token)
-    return Asserted(await _by_refresh_token(vault, identity, access, provider=provider, scopes=scopes), "")
+        return AssertionGrant(access, token)
+    return AssertionGrant(await _by_refresh_token(vault, identity, access, provider=provider, scopes=scopes), "")
 
 
 async def _by_refresh_token(
@@ -118,18 +118,18 @@ async def _by_refresh_token(
 ) -> VouchedAccess:
     """draft-ietf-oauth-identity-assertion-authz-grant-04 §4.3: for a refresh token, where the ID token has ended."""
     identity = await leases.read(vault.database, identity.connection_id) or identity
-    wish = TokenWish(f"subject:{identity.connection_id}:{provider}", 0, scopes=scopes)
-    if vault.tasks.seconds_paused(wish, now=vault.database.now(), generation=identity.generation):
+    request = UpstreamTokenRequest(f"subject:{identity.connection_id}:{provider}", 0, scopes=scopes)
+    if vault.tasks.seconds_paused(request, now=vault.database.now(), generation=identity.generation):
         raise needs_reauth(identity)
     outcome = await vault.tasks.take_turn(
         identity.connection_id, lambda: _show_refresh_token(vault, identity, access, scopes)
     )
     match outcome:
-        case Refused(code=code) if code in _NO_SUBJECT:
+        case Refusal(code=code) if code in _NO_SUBJECT:
             until = vault.database.now() + REFUSED_PAUSE
-            vault.tasks.pause(wish, until=until, generation=identity.generation)
+            vault.tasks.pause(request, until=until, generation=identity.generation)
             raise needs_reauth(identity)
-        case Refused():
+        case Refusal():
             return _RefusedAccess(outcome)
         case None | NotSent() | Silent():
             raise TemporarilyUnavailable("The person's identity provider can't be asked right now.", retry_after=5)

@@ -16,7 +16,7 @@ from vault.audit import audit
 from vault.audit.audit import append
 from vault.records import TENANT, Connection, ConnectionState, Event
 from vault.refresh import assertions, consents, leases, rotation
-from vault.refresh.concurrency import TokenWish, Vault
+from vault.refresh.concurrency import UpstreamTokenRequest, Vault
 from vault.refresh.consents import Consent
 from vault.refusals import CiphertextRejected, ConnectionRequired, TemporarilyUnavailable, TransitionRefused
 from vault.storage.database import Reader
@@ -51,9 +51,10 @@ async def connect(vault: Vault, user_id: str, provider: str, *, is_asked: bool =
     identities = [one for one in mine if one.provider in found.identities and one.state is ConnectionState.ACTIVE]
     if not identities or (not is_asked and await _was_disconnected(vault.database, user_id, provider=provider)):
         return CompanyAnswer(None)
-    wish = TokenWish(f"company:{user_id}:{provider}", 0)
+    request = UpstreamTokenRequest(f"company:{user_id}:{provider}", 0)
     return await vault.tasks.take_turn(
-        wish.connection_id, lambda: _connect(vault, found, identities, provider=provider, wish=wish, is_asked=is_asked)
+        request.connection_id,
+        lambda: _connect(vault, found, identities, provider=provider, request=request, is_asked=is_asked),
     )
 
 
@@ -124,7 +125,7 @@ async def _connect(
     identities: Sequence[Connection],
     *,
     provider: str,
-    wish: TokenWish,
+    request: UpstreamTokenRequest,
     is_asked: bool,
 ) -> CompanyAnswer:
     """Ask each identity provider in turn, unless a connection works already or one of them just refused."""
@@ -132,14 +133,14 @@ async def _connect(
     for known in await connections.find(vault.database, user_id, provider=provider):
         if known.state is ConnectionState.ACTIVE:
             return CompanyAnswer(known)
-    if not is_asked and vault.tasks.seconds_paused(wish, now=now):
+    if not is_asked and vault.tasks.seconds_paused(request, now=now):
         return CompanyAnswer(None, vault.tasks.unvouched.get((user_id, provider), ""))
     refusal = ""
     for identity in identities:
         try:
             connection = await _open(vault, found, identity, provider=provider)
         except UpstreamError as error:
-            refusal = await _refuse(vault, identity, provider=provider, wish=wish, error=error)
+            refusal = await _refuse(vault, identity, provider=provider, request=request, error=error)
         else:
             if connection is not None:
                 vault.tasks.unvouched.pop((user_id, provider), None)
@@ -184,10 +185,12 @@ async def _open(vault: Vault, found: IdentityAssertions, identity: Connection, *
     return None if stored is None else stored.connection
 
 
-async def _refuse(vault: Vault, identity: Connection, *, provider: str, wish: TokenWish, error: UpstreamError) -> str:
+async def _refuse(
+    vault: Vault, identity: Connection, *, provider: str, request: UpstreamTokenRequest, error: UpstreamError
+) -> str:
     """Record why there is no connection, and don't ask again for a while; the sentence for the agent."""
     now, is_short = vault.database.now(), error.code == _UNREACHED
-    vault.tasks.pause(wish, until=now + (SHORT_PAUSE if is_short else PAUSE), generation=0)
+    vault.tasks.pause(request, until=now + (SHORT_PAUSE if is_short else PAUSE), generation=0)
     sentence = refusal_text(provider, error.code)
     refused = vault.tasks.unvouched
     while len(refused) >= _REMEMBERED:

@@ -31,7 +31,7 @@ TIDYING = 0.5  # seconds that shutdown waits for work without a waiting caller
 
 
 @dataclass(frozen=True, slots=True)
-class TokenWish:
+class UpstreamTokenRequest:
     """A token newer than `generation`: the full one, or one of exactly these scopes (and for this one item)."""
 
     connection_id: str
@@ -62,9 +62,9 @@ class RefreshTimers:
         known = self._made.get((connection_id, key))
         return known is not None and known[0] >= generation
 
-    def make(self, wish: TokenWish, *, after: float, keep: Callable[[], None]) -> None:
+    def make(self, request: UpstreamTokenRequest, *, after: float, keep: Callable[[], None]) -> None:
         """Call `keep` in this many seconds, replacing the timer of an older token."""
-        key = (wish.connection_id, wish.scope_key)
+        key = (request.connection_id, request.scope_key)
         known = self._made.get(key)
         if known is not None:
             known[1].cancel()
@@ -73,7 +73,7 @@ class RefreshTimers:
             del self._made[key]
             keep()
 
-        self._made[key] = (wish.generation, asyncio.get_running_loop().call_later(after, due))
+        self._made[key] = (request.generation, asyncio.get_running_loop().call_later(after, due))
 
     def cancel(self) -> None:
         """Cancel all timers."""
@@ -109,10 +109,10 @@ class RefreshTasks:
         self.unvouched: dict[tuple[str, str], str] = {}  # by user and provider: `vault.refresh.company`
 
     def join(
-        self, wish: TokenWish, fly: Callable[[], Coroutine[None, None, int | VaultError]]
+        self, request: UpstreamTokenRequest, fly: Callable[[], Coroutine[None, None, int | VaultError]]
     ) -> asyncio.Task[int | VaultError]:
         """The task that fetches this token, started with `fly` if there is none. No caller can cancel it."""
-        key = (wish.connection_id, wish.scope_key)
+        key = (request.connection_id, request.scope_key)
         task = self._tasks.get(key)
         if task is None:
             task = asyncio.get_running_loop().create_task(fly())
@@ -171,22 +171,22 @@ class RefreshTasks:
             else:
                 self._turns[connection_id] = (lock, users - 1)
 
-    def pause(self, wish: TokenWish, *, until: int, generation: int) -> None:
+    def pause(self, request: UpstreamTokenRequest, *, until: int, generation: int) -> None:
         """Do not request this token before `until`, unless a newer `generation` shows that the provider works."""
-        self._pauses[wish.connection_id, wish.scope_key] = (until, generation)
+        self._pauses[request.connection_id, request.scope_key] = (until, generation)
 
-    def seconds_paused(self, wish: TokenWish, *, now: int, generation: int = 0) -> int:
+    def seconds_paused(self, request: UpstreamTokenRequest, *, now: int, generation: int = 0) -> int:
         """Seconds that this token still has to wait; 0 when it may be fetched. `generation` is the row's, if known."""
-        key = (wish.connection_id, wish.scope_key)
+        key = (request.connection_id, request.scope_key)
         until, paused_at = self._pauses.get(key, (0, 0))
         if until <= now or generation > paused_at:
             self._pauses.pop(key, None)
             return 0
         return until - now
 
-    def refuse_narrowing(self, wish: TokenWish, *, until: int) -> None:
+    def refuse_narrowing(self, request: UpstreamTokenRequest, *, until: int) -> None:
         """The provider issues no token for these scopes alone: do not ask again before `until`."""
-        self._refused[wish.connection_id, wish.scope_key] = until
+        self._refused[request.connection_id, request.scope_key] = until
 
     def refuses_narrowing(self, connection_id: str, key: str, *, now: int) -> bool:
         """Whether the provider recently refused to issue a token for only the scopes behind this key."""

@@ -71,7 +71,7 @@ class Consent:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredConsent:
     """The result of a consent."""
 
     connection: Connection
@@ -169,7 +169,9 @@ async def _wipe(vault: Vault, consent: Consent) -> None:
         log.warning("consent not wiped", extra={"detail": error.detail})
 
 
-async def store(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int, is_late: bool) -> Stored | None:
+async def store(
+    vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int, is_late: bool
+) -> StoredConsent | None:
     """Connect the account and let the agent use it, in one transaction; None when this answer is already stored.
 
     Raises TransitionRefused when the answer names no account or its person is gone; ConnectionRequired when what
@@ -190,7 +192,7 @@ async def store(vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: i
 
 async def _store(
     transaction: Transaction, vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int, is_late: bool
-) -> Stored | None:
+) -> StoredConsent | None:
     now = vault.database.now()
     if consent.ticket_hash is not None:
         if not await tickets.settle_state(transaction, consent.ticket_hash, outcome=LATE if is_late else STORED):
@@ -259,7 +261,7 @@ async def _store(
             )
         )
     await append(transaction, *events, now=now)
-    return Stored(connection, delegated)
+    return StoredConsent(connection, delegated)
 
 
 async def _vouches(transaction: Transaction, consent: Consent) -> bool:

@@ -97,7 +97,7 @@ def _write(descriptor: int, slot: int, data: bytes) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _IndexState:
     """The index of a file as of the last look; `state` None: it may have been written since."""
 
     index: Index
@@ -123,7 +123,7 @@ class Journal:
         self._writing: Counter[str] = Counter()
         self._turn = asyncio.Lock()  # held while the set of free slots changes
         self._is_moving = False
-        self._others: dict[Path, _Seen] = {}
+        self._others: dict[Path, _IndexState] = {}
         self._look = asyncio.Lock()
         self._era = 0
         self._look_at = 0.0  # by the monotonic clock: not before this
@@ -290,8 +290,8 @@ class Journal:
             now = time.monotonic()
             self._look_at = now + max(LOOK_EVERY, _SHARE * (now - started))
 
-    def _index_others(self, mine: Path | None, known: Mapping[Path, _Seen]) -> dict[Path, _Seen]:
-        seen: dict[Path, _Seen] = {}
+    def _index_others(self, mine: Path | None, known: Mapping[Path, _IndexState]) -> dict[Path, _IndexState]:
+        seen: dict[Path, _IndexState] = {}
         for path in self._paths():
             if path == mine:
                 continue
@@ -542,10 +542,10 @@ class Journal:
         return self._descriptor
 
 
-def _index_file(descriptor: int, known: _Seen | None) -> _Seen:
+def _index_file(descriptor: int, known: _IndexState | None) -> _IndexState:
     """The index of a file: the known one if the file has not changed."""
     state = _state(descriptor)
     if known is not None and known.state == state:
         return known
     is_settled = time.time_ns() - state[3] > _SETTLED * 1e9
-    return _Seen(Index.of(descriptor), state if is_settled else None)
+    return _IndexState(Index.of(descriptor), state if is_settled else None)

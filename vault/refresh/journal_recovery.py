@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from vault.records import TENANT
 from vault.refresh import leases, sightings
-from vault.refresh.concurrency import TokenWish, Vault
+from vault.refresh.concurrency import UpstreamTokenRequest, Vault
 from vault.refresh.journal import JOURNAL, JournalEntry, read_answer
 from vault.refresh.leases import ConnectionFacts, Lease
 from vault.refresh.rules import is_newer
@@ -172,7 +172,7 @@ async def _commit(vault: Vault, facts: ConnectionFacts, entry: JournalEntry) -> 
         upstream,
         _policy(vault, facts),
         facts=facts,
-        wish=TokenWish(facts.connection_id, entry.generation, scopes=scopes),
+        request=UpstreamTokenRequest(facts.connection_id, entry.generation, scopes=scopes),
         key=key,
         refresh_token=spent,
     )

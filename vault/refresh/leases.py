@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from vault.keys.key_ring import ConnectionKey, KeyRing
 from vault.records import DOUBTED, TENANT, ConnectionState, format_scope, parse_scope
-from vault.refresh.rules import LEASE, Unresolved
+from vault.refresh.rules import LEASE, UnresolvedSends
 from vault.refusals import CiphertextRejected
 from vault.storage.database import (
     Program,
@@ -244,26 +244,28 @@ def _to_facts(row: Row) -> ConnectionFacts:
     )
 
 
-async def list_unresolved(reader: Reader, facts: ConnectionFacts) -> tuple[Unresolved, ...]:
+async def list_unresolved(reader: Reader, facts: ConnectionFacts) -> tuple[UnresolvedSends, ...]:
     """Every owner's sends of the row's refresh token without a stored answer."""
     which: Mapping[str, Value] = {"tenant": TENANT, "id": facts.connection_id, "generation": facts.generation}
     return tuple(_to_unresolved(row) for row in await reader.fetch(_UNRESOLVED, which))
 
 
-async def list_unresolved_page(reader: Reader, page: Sequence[ConnectionFacts]) -> Mapping[str, tuple[Unresolved, ...]]:
+async def list_unresolved_page(
+    reader: Reader, page: Sequence[ConnectionFacts]
+) -> Mapping[str, tuple[UnresolvedSends, ...]]:
     """Like `list_unresolved`, for at most `PAGE` connections at once, by connection."""
     if not page:
         return {}
     which = page_values("id", [facts.connection_id for facts in page], PAGE)
     rows = await reader.fetch(_UNRESOLVED_PAGE, {"tenant": TENANT, **which})
-    found: dict[tuple[str, int], list[Unresolved]] = {}
+    found: dict[tuple[str, int], list[UnresolvedSends]] = {}
     for row in rows:
         found.setdefault((text(row, "connection_id"), integer(row, "generation")), []).append(_to_unresolved(row))
     return {facts.connection_id: tuple(found.get((facts.connection_id, facts.generation), ())) for facts in page}
 
 
-def _to_unresolved(row: Row) -> Unresolved:
-    return Unresolved(
+def _to_unresolved(row: Row) -> UnresolvedSends:
+    return UnresolvedSends(
         text(row, "owner"),
         integer(row, "sent_at"),
         sends=integer(row, "sends"),

@@ -73,29 +73,31 @@ _SWEEP: Final = """
 
 
 @dataclass(frozen=True, slots=True)
-class Hinted:
+class HintedConnection:
     """A live connection that a hint is about."""
 
     connection_id: str
     user_id: str
 
 
-async def find_accounts(reader: Reader, *, provider: str, account: str) -> tuple[Hinted, ...]:
+async def find_accounts(reader: Reader, *, provider: str, account: str) -> tuple[HintedConnection, ...]:
     """Everybody's live connections to one account at a provider."""
     named = {"tenant": TENANT, "provider": provider, "account": account, "limit": MOST}
     rows = await reader.fetch(_OF_ACCOUNT, named)
-    return tuple(Hinted(text(row, "id"), text(row, "user_id")) for row in rows)
+    return tuple(HintedConnection(text(row, "id"), text(row, "user_id")) for row in rows)
 
 
-async def find_group(reader: Reader, *, provider: str, prefix: str) -> tuple[Hinted, ...]:
+async def find_group(reader: Reader, *, provider: str, prefix: str) -> tuple[HintedConnection, ...]:
     """Live connections whose account begins so, such as those of one workspace; searches a bounded number."""
-    found: list[Hinted] = []
+    found: list[HintedConnection] = []
     account, last = "", ""
     for _ in range(_PAGES):
         named = {"tenant": TENANT, "provider": provider, "account": account, "id": last, "limit": PAGE}
         rows = await reader.fetch(_OF_PROVIDER, named)
         found += [
-            Hinted(text(row, "id"), text(row, "user_id")) for row in rows if text(row, "account").startswith(prefix)
+            HintedConnection(text(row, "id"), text(row, "user_id"))
+            for row in rows
+            if text(row, "account").startswith(prefix)
         ]
         if len(rows) < PAGE or len(found) >= MOST:
             break
@@ -103,9 +105,11 @@ async def find_group(reader: Reader, *, provider: str, prefix: str) -> tuple[Hin
     return tuple(found[:MOST])
 
 
-async def note(transaction: Transaction, hinted: Sequence[Hinted], *, now: int) -> tuple[Hinted, ...]:
+async def note(
+    transaction: Transaction, hinted: Sequence[HintedConnection], *, now: int
+) -> tuple[HintedConnection, ...]:
     """Plan a look at each, which no crash loses: now, or a minute after the one before. Those not planned already."""
-    planned: list[Hinted] = []
+    planned: list[HintedConnection] = []
     for one in hinted:
         named = {"tenant": TENANT, "id": one.connection_id, "now": now, "pause": PAUSE}
         row = await transaction.fetch_one(_NOTE, named)
@@ -114,7 +118,7 @@ async def note(transaction: Transaction, hinted: Sequence[Hinted], *, now: int) 
     return tuple(planned)
 
 
-def start(vault: Vault, hinted: Sequence[Hinted]) -> None:
+def start(vault: Vault, hinted: Sequence[HintedConnection]) -> None:
     """Look in the background at those of them that are due, one after the other."""
     if hinted:
         vault.tasks.tidy(_look_at_all(vault, [one.connection_id for one in hinted]))

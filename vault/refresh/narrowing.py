@@ -13,11 +13,11 @@ from typing import assert_never
 from vault.connections import ACCESS_TOKEN, narrowed_token
 from vault.refresh import leases
 from vault.refresh.accounts import MARGIN, skew_of
-from vault.refresh.concurrency import TokenWish, Vault
+from vault.refresh.concurrency import UpstreamTokenRequest, Vault
 from vault.refresh.leases import ConnectionFacts
 from vault.refresh.spending import BROKEN_PAUSE, event_of, is_about_us, proves, without_narrow
 from vault.refusals import ConnectionRequired, TemporarilyUnavailable, VaultError
-from vault.upstream import NotSent, Refused, Rotated, Silent, TokenAnswer, UpstreamOAuth, UpstreamPolicy
+from vault.upstream import NotSent, Refusal, Rotation, Silent, TokenAnswer, UpstreamOAuth, UpstreamPolicy
 
 log = logging.getLogger("token_vault.rotation")
 
@@ -41,17 +41,17 @@ def is_good_parent(facts: ConnectionFacts, *, policy: UpstreamPolicy, now: int) 
 
 @dataclass(frozen=True, slots=True)
 class Narrower:
-    """One wish for a narrower token, and the connection whose full token it is made from."""
+    """One request for a narrower token, and the connection whose full token it is made from."""
 
     vault: Vault
     upstream: UpstreamOAuth
     policy: UpstreamPolicy
     facts: ConnectionFacts
-    wish: TokenWish
+    request: UpstreamTokenRequest
     scopes: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scopes", self.wish.scopes or frozenset())
+        object.__setattr__(self, "scopes", self.request.scopes or frozenset())
 
     async def make(self) -> int | None:
         """The generation of the new token; None: the full token has ended."""
@@ -72,7 +72,7 @@ class Narrower:
         generation = max(facts.narrowed_generation, facts.access_generation) + 1
         sealed = key.seal(
             answer.access_token,
-            purpose=narrowed_token(self.wish.scope_key),
+            purpose=narrowed_token(self.request.scope_key),
             provider=facts.provider,
             account=facts.account,
             generation=generation,
@@ -80,7 +80,7 @@ class Narrower:
         if not await self._keep(sealed, answer, generation=generation):
             return None
         event = event_of(
-            facts, "connection.narrowed", outcome="ok", narrowed_to=sorted(self.scopes), item=self.wish.item
+            facts, "connection.narrowed", outcome="ok", narrowed_to=sorted(self.scopes), item=self.request.item
         )
         await self.vault.activity.record(event)
         return generation
@@ -88,15 +88,15 @@ class Narrower:
     async def _ask(self, parent: str) -> TokenAnswer | None:
         """An answer that proves what it carries; None: the provider no longer accepts the full token."""
         facts = self.facts
-        outcome = await self.upstream.narrow(parent, self.scopes, item=self.wish.item)
+        outcome = await self.upstream.narrow(parent, self.scopes, item=self.request.item)
         match outcome:
-            case Rotated() if proves(outcome.answer, self.scopes, policy=self.policy):
+            case Rotation() if proves(outcome.answer, self.scopes, policy=self.policy):
                 return outcome.answer
-            case Rotated():
-                raise await without_narrow(self.vault, facts, wish=self.wish, answered=outcome.answer.scopes)
-            case Refused(code=code) if code == PARENT_IS_DEAD:
+            case Rotation():
+                raise await without_narrow(self.vault, facts, request=self.request, answered=outcome.answer.scopes)
+            case Refusal(code=code) if code == PARENT_IS_DEAD:
                 return None
-            case Refused():
+            case Refusal():
                 raise await self._refusal(outcome)
             case NotSent() | Silent():
                 wait = (outcome.retry_after if isinstance(outcome, NotSent) else None) or 2
@@ -126,7 +126,7 @@ class Narrower:
             await leases.store_narrowed(
                 transaction,
                 facts.connection_id,
-                scope_key=self.wish.scope_key,
+                scope_key=self.request.scope_key,
                 sealed=sealed,
                 at=(generation, now, self._expiry(answer, now=now)),
             )
@@ -138,11 +138,11 @@ class Narrower:
         parent = self.facts.access_expires_at
         return ends if parent is None else min(ends, parent)
 
-    async def _refusal(self, refused: Refused) -> VaultError:
+    async def _refusal(self, refused: Refusal) -> VaultError:
         if not is_about_us(refused.code):
-            return await without_narrow(self.vault, self.facts, wish=self.wish, reason=refused.code)
+            return await without_narrow(self.vault, self.facts, request=self.request, reason=refused.code)
         until = self.vault.database.now() + BROKEN_PAUSE
-        self.vault.tasks.pause(self.wish, until=until, generation=self.facts.generation)
+        self.vault.tasks.pause(self.request, until=until, generation=self.facts.generation)
         await self.vault.activity.record(event_of(self.facts, "narrowing.failed", reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
         return TemporarilyUnavailable(

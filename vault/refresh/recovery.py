@@ -47,7 +47,7 @@ _WAITING = """
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingAccounts:
     """How many accounts of one provider wait for it after an unanswered refresh; the first since then (Unix time)."""
 
     provider: str
@@ -55,10 +55,12 @@ class Waiting:
     since: int
 
 
-async def list_waiting(reader: Reader) -> tuple[Waiting, ...]:
+async def list_waiting(reader: Reader) -> tuple[WaitingAccounts, ...]:
     """The providers that did not answer a refresh of some account and have not since."""
     rows = await reader.fetch(_WAITING, {"tenant": TENANT, "active": ConnectionState.ACTIVE.value})
-    return tuple(Waiting(text(row, "provider"), integer(row, "accounts"), integer(row, "since")) for row in rows)
+    return tuple(
+        WaitingAccounts(text(row, "provider"), integer(row, "accounts"), integer(row, "since")) for row in rows
+    )
 
 
 async def watch(vault: Vault) -> sightings.Rollback | None:

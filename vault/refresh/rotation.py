@@ -20,9 +20,9 @@ from vault.audit.audit import append
 from vault.records import ConnectionState
 from vault.refresh import assertions, attempts, journal_recovery, leases, narrowing, refused_keys, takeover
 from vault.refresh.accounts import HeldAccount, HeldToken
-from vault.refresh.concurrency import RefreshTasks, TokenWish, Vault
+from vault.refresh.concurrency import RefreshTasks, UpstreamTokenRequest, Vault
 from vault.refresh.leases import ConnectionFacts, Lease
-from vault.refresh.rules import Unresolved, is_claim_void
+from vault.refresh.rules import UnresolvedSends, is_claim_void
 from vault.refresh.spending import Spender, event_of, needs_reauth, open_refresh_token
 from vault.refusals import (
     CiphertextRejected,
@@ -61,9 +61,9 @@ async def refresh(
     refresh running. Raises ConnectionRequired, TemporarilyUnavailable and CiphertextRejected; none of them costs a
     token.
     """
-    wish = TokenWish(connection_id, if_generation, scopes=scopes, item=item, spoiled=spoiled)
+    request = UpstreamTokenRequest(connection_id, if_generation, scopes=scopes, item=item, spoiled=spoiled)
     vault.tasks.waits += 1
-    task = vault.tasks.join(wish, lambda: _fly(vault, wish))
+    task = vault.tasks.join(request, lambda: _fly(vault, request))
     done, _ = await asyncio.wait({task}, timeout=PATIENCE)
     if not done:
         raise TemporarilyUnavailable(
@@ -77,20 +77,20 @@ async def refresh(
 
 def refresh_ahead(vault: Vault, connection_id: str, *, provider: str, if_generation: int) -> None:
     """Queue a refresh without a waiting caller, while the token is still good."""
-    _ahead(vault, provider, TokenWish(connection_id, if_generation))
+    _ahead(vault, provider, UpstreamTokenRequest(connection_id, if_generation))
 
 
-def _ahead(vault: Vault, provider: str, wish: TokenWish) -> None:
-    if not vault.tasks.seconds_paused(wish, now=vault.database.now()):
-        name = (wish.connection_id, wish.scope_key)
-        vault.tasks.queues.queue(provider, name, lambda: vault.tasks.join(wish, lambda: _fly(vault, wish)))
+def _ahead(vault: Vault, provider: str, request: UpstreamTokenRequest) -> None:
+    if not vault.tasks.seconds_paused(request, now=vault.database.now()):
+        name = (request.connection_id, request.scope_key)
+        vault.tasks.queues.queue(provider, name, lambda: vault.tasks.join(request, lambda: _fly(vault, request)))
 
 
-def keep_fresh(vault: Vault, held: HeldAccount, token: HeldToken, *, wish: TokenWish, now: int) -> None:
+def keep_fresh(vault: Vault, held: HeldAccount, token: HeldToken, *, request: UpstreamTokenRequest, now: int) -> None:
     """Arrange for a token in use to be replaced before it expires: now if it is time, otherwise by a timer.
 
     Not if a refresh kills the old token, which other processes or agents may be using: that one is used until it
-    expires. `wish` asks for the token after `token`.
+    expires. `request` asks for the token after `token`.
     """
     if held.provider not in vault.policies:
         return
@@ -99,69 +99,69 @@ def keep_fresh(vault: Vault, held: HeldAccount, token: HeldToken, *, wish: Token
         return
     if token.is_ageing(now):
         if not held.is_leased(now):
-            _ahead(vault, held.provider, wish)
+            _ahead(vault, held.provider, request)
         return
     due_at = token.ageing_at
-    if due_at is None or vault.tasks.timers.is_made(held.id, wish.scope_key, generation=token.generation):
+    if due_at is None or vault.tasks.timers.is_made(held.id, request.scope_key, generation=token.generation):
         return
     spread = token.skew * _SPREAD * secrets.randbelow(1000) / 1000  # spreads tokens and replicas of one moment
-    vault.tasks.timers.make(wish, after=due_at - now + spread, keep=lambda: _ahead(vault, held.provider, wish))
+    vault.tasks.timers.make(request, after=due_at - now + spread, keep=lambda: _ahead(vault, held.provider, request))
 
 
-async def _fly(vault: Vault, wish: TokenWish) -> int | VaultError:
+async def _fly(vault: Vault, request: UpstreamTokenRequest) -> int | VaultError:
     """The task: refusals are values, because all callers share them; anything else is a defect and is logged."""
     try:
         return await vault.tasks.take_turn(
-            wish.connection_id, lambda: _get(vault, wish) if wish.scopes is None else _narrow(vault, wish)
+            request.connection_id, lambda: _get(vault, request) if request.scopes is None else _narrow(vault, request)
         )
     except VaultError as refusal:
-        log.debug("refresh refused", extra={"connection": wish.connection_id, "code": refusal.code})
+        log.debug("refresh refused", extra={"connection": request.connection_id, "code": refusal.code})
         return refusal
 
 
-async def _narrow(vault: Vault, wish: TokenWish) -> int:
+async def _narrow(vault: Vault, request: UpstreamTokenRequest) -> int:
     """A token with less authority: by a refresh, or made from the full token, which is refreshed first if it is old.
 
     A full token that the provider no longer accepts is also refreshed once.
     """
     dead = 0
     for _ in range(2):
-        facts = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key)
+        facts = await leases.read(vault.database, request.connection_id, scope_key=request.scope_key)
         now = vault.database.now()
-        facts, newer = _look(vault, wish, facts=facts, now=now)
+        facts, newer = _look(vault, request, facts=facts, now=now)
         if newer is not None:
             return newer
         policy = _policy(vault, facts)
         if not derives(policy):
-            return await _get(vault, wish)
+            return await _get(vault, request)
         if facts.access_generation <= dead or not narrowing.is_good_parent(facts, policy=policy, now=now):
-            await _get(vault, TokenWish(wish.connection_id, facts.access_generation, spoiled=dead))
-            facts = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key) or facts
+            await _get(vault, UpstreamTokenRequest(request.connection_id, facts.access_generation, spoiled=dead))
+            facts = await leases.read(vault.database, request.connection_id, scope_key=request.scope_key) or facts
         upstream = vault.upstreams.get(facts.provider)
         if upstream is None or not upstream.is_configured:
             raise not_set_up(facts.provider)
-        made = await narrowing.Narrower(vault, upstream, policy, facts=facts, wish=wish).make()
+        made = await narrowing.Narrower(vault, upstream, policy, facts=facts, request=request).make()
         if made is not None:
             return made
         dead = facts.access_generation
     raise TemporarilyUnavailable("The provider doesn't recognize its own token right now.", retry_after=5)
 
 
-async def _get(vault: Vault, wish: TokenWish) -> int:
+async def _get(vault: Vault, request: UpstreamTokenRequest) -> int:
     """Look, claim and send; or watch the process that was first."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + PATIENCE - 1
     wait = WATCH[0]
-    await attempts.pay(vault, wish.connection_id)
+    await attempts.pay(vault, request.connection_id)
     while True:
         started = boot_time()
-        facts = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key)
+        facts = await leases.read(vault.database, request.connection_id, scope_key=request.scope_key)
         now = vault.database.now()
-        facts, newer = _look(vault, wish, facts=facts, now=now)
+        facts, newer = _look(vault, request, facts=facts, now=now)
         if newer is not None:
             return newer
         if await takeover.is_free(vault, facts, now=now):
-            generation = await _in_place(vault, facts, wish=wish, read_at=started, until=give_up_at)
+            generation = await _in_place(vault, facts, request=request, read_at=started, until=give_up_at)
             if generation is not None:
                 return generation
         if loop.time() >= give_up_at:
@@ -171,7 +171,7 @@ async def _get(vault: Vault, wish: TokenWish) -> int:
 
 
 async def _in_place(
-    vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, read_at: float, until: float
+    vault: Vault, facts: ConnectionFacts, *, request: UpstreamTokenRequest, read_at: float, until: float
 ) -> int | None:
     """Claim and send with a slot among the provider's refreshes.
 
@@ -183,14 +183,14 @@ async def _in_place(
     try:
         if not at_once:
             read_at = boot_time()
-            found = await leases.read(vault.database, wish.connection_id, scope_key=wish.scope_key)
+            found = await leases.read(vault.database, request.connection_id, scope_key=request.scope_key)
             now = vault.database.now()
-            facts, newer = _look(vault, wish, facts=found, now=now)
+            facts, newer = _look(vault, request, facts=found, now=now)
             if newer is not None:
                 return newer
             if not await takeover.is_free(vault, facts, now=now):
                 return None
-        return await _attempt(vault, facts, wish=wish, read_at=read_at)
+        return await _attempt(vault, facts, request=request, read_at=read_at)
     finally:
         vault.tasks.queues.leave(provider)
 
@@ -203,14 +203,16 @@ async def _enter(vault: Vault, provider: str, *, patience: float) -> bool:
         raise TemporarilyUnavailable(f"Many accounts of {provider} are being refreshed.", retry_after=5) from error
 
 
-async def _attempt(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, read_at: float) -> int | None:
+async def _attempt(
+    vault: Vault, facts: ConnectionFacts, *, request: UpstreamTokenRequest, read_at: float
+) -> int | None:
     """Claim a free lease and send once; None: read the row again."""
     now = vault.database.now()
     if await journal_recovery.adopt_if_ahead(vault, facts):
         return None
     policy = _policy(vault, facts)
-    await _refuse_unresolved(vault, facts, policy=policy, now=now, spoiled=wish.spoiled)
-    spender = await _prepare(vault, facts, wish=wish, policy=policy)
+    await _refuse_unresolved(vault, facts, policy=policy, now=now, spoiled=request.spoiled)
+    spender = await _prepare(vault, facts, request=request, policy=policy)
     await vault.database.hold_liveness(vault.owner)
     await vault.journal.reserve(facts.connection_id, now=now, tokens=facts.answer_size)
     lease = await _claim(vault, facts, gone=facts.lease_owner if facts.is_leased(now) else None)
@@ -223,7 +225,7 @@ async def _attempt(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, rea
 
 
 def _look(
-    vault: Vault, wish: TokenWish, *, facts: ConnectionFacts | None, now: int
+    vault: Vault, request: UpstreamTokenRequest, *, facts: ConnectionFacts | None, now: int
 ) -> tuple[ConnectionFacts, int | None]:
     """Refuse what cannot be refreshed; the generation of a newer token if there is one."""
     if facts is None or facts.is_ended:
@@ -231,15 +233,15 @@ def _look(
             "This account was disconnected. Connect it again on the Connections page.",
             provider="" if facts is None else facts.provider,
             reason="missing",
-            scopes=wish.scopes or frozenset(),
+            scopes=request.scopes or frozenset(),
         )
     if facts.state is not ConnectionState.ACTIVE:
         raise needs_reauth(facts)
-    newest = facts.access_generation if wish.scopes is None else facts.narrowed_generation
-    has_ended = wish.scopes is None and facts.access_expires_at is not None and facts.access_expires_at <= now
-    if newest > wish.generation and not has_ended:  # an answer that was adopted late may have expired
+    newest = facts.access_generation if request.scopes is None else facts.narrowed_generation
+    has_ended = request.scopes is None and facts.access_expires_at is not None and facts.access_expires_at <= now
+    if newest > request.generation and not has_ended:  # an answer that was adopted late may have expired
         return facts, newest
-    waiting = vault.tasks.seconds_paused(wish, now=now, generation=facts.generation)
+    waiting = vault.tasks.seconds_paused(request, now=now, generation=facts.generation)
     if waiting:
         raise TemporarilyUnavailable(
             f"{facts.provider} is rate limiting. The vault retries automatically.", retry_after=waiting
@@ -280,7 +282,7 @@ def not_set_up(provider: str) -> TemporarilyUnavailable:
 
 
 async def obstacle(
-    vault: Vault, facts: ConnectionFacts, *, now: int, sends: Sequence[Unresolved] | None = None
+    vault: Vault, facts: ConnectionFacts, *, now: int, sends: Sequence[UnresolvedSends] | None = None
 ) -> VaultError | None:
     """What a refresh of this connection would be refused with before anything is sent; changes nothing.
 
@@ -313,17 +315,19 @@ async def _claim(vault: Vault, facts: ConnectionFacts, *, gone: str | None) -> L
         raise
 
 
-async def _prepare(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, policy: UpstreamPolicy) -> Spender:
+async def _prepare(
+    vault: Vault, facts: ConnectionFacts, *, request: UpstreamTokenRequest, policy: UpstreamPolicy
+) -> Spender:
     """Open what is to be spent, before anything is claimed for it."""
     if facts.renewed_by is not None:
-        asserted = await assertions.prepare(vault, facts, renew=refresh, scopes=wish.scopes)
+        asserted = await assertions.prepare(vault, facts, renew=refresh, scopes=request.scopes)
         key = facts.key(vault.keys)
         return Spender(
             vault,
             asserted.access,
             policy,
             facts=facts,
-            wish=wish,
+            request=request,
             key=key,
             refresh_token="",
             id_token=asserted.id_token,
@@ -345,4 +349,4 @@ async def _prepare(vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, pol
     except CiphertextRejected:
         await vault.activity.record(event_of(facts, "connection.ciphertext_rejected", column="refresh_token"))
         raise
-    return Spender(vault, upstream, policy, facts=facts, wish=wish, key=key, refresh_token=refresh_token)
+    return Spender(vault, upstream, policy, facts=facts, request=request, key=key, refresh_token=refresh_token)

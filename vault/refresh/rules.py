@@ -35,7 +35,7 @@ CLOCKS = 2  # seconds that clocks of one deployment differ; a send further in th
 
 
 @dataclass(frozen=True, slots=True)
-class Unresolved:
+class UnresolvedSends:
     """One owner's sends of the current refresh token whose result is not reported."""
 
     owner: str
@@ -51,7 +51,7 @@ class SendDecision(Enum):
     WAIT = auto()  # a pause, or an answer may still come, or the old access token is worth more than a try
 
 
-def is_in_grace(policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, now: int) -> bool:
+def is_in_grace(policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends], *, now: int) -> bool:
     """Whether the provider still re-issues what these sends may have brought."""
     first_sent_at = min(one.sent_at for one in unresolved)
     left = first_sent_at + policy.grace - 2 * SEND_DEADLINE - now
@@ -60,7 +60,7 @@ def is_in_grace(policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, n
 
 def may_send(
     policy: UpstreamPolicy,
-    unresolved: Collection[Unresolved],
+    unresolved: Collection[UnresolvedSends],
     *,
     now: int,
     access_expires_at: int | None,
@@ -86,7 +86,9 @@ def may_send(
     return SendDecision.SEND if has_run_out else SendDecision.WAIT
 
 
-def pause_after(policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, now: int, is_over: bool = False) -> int:
+def pause_after(
+    policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends], *, now: int, is_over: bool = False
+) -> int:
     """Seconds until the next try of a token whose newest send, one of these, met silence.
 
     `is_over`: an answer came, if only an error, so the provider is done with the request.
@@ -124,6 +126,6 @@ def is_newer(*, spent_generation: int, row_generation: int, holds_lease: bool) -
     return spent_generation >= row_generation or holds_lease
 
 
-def may_give_up(others: Collection[Unresolved]) -> bool:
+def may_give_up(others: Collection[UnresolvedSends]) -> bool:
     """Whether a refusal by the provider ends the connection: not while another process may hold a newer token."""
     return all(one.is_settled for one in others)

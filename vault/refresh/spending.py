@@ -20,7 +20,7 @@ from vault.connections import idle_expiry
 from vault.keys.key_ring import ConnectionKey
 from vault.records import Event
 from vault.refresh import attempts, leases
-from vault.refresh.concurrency import TokenWish, Vault
+from vault.refresh.concurrency import UpstreamTokenRequest, Vault
 from vault.refresh.journal import JOURNAL, JournalEntry, write_answer
 from vault.refresh.leases import ConnectionFacts, Lease, SealedAnswer
 from vault.refresh.rules import is_newer, may_give_up, pause_after
@@ -32,8 +32,8 @@ from vault.upstream import (
     Downscope,
     NotSent,
     RefreshOutcome,
-    Refused,
-    Rotated,
+    Refusal,
+    Rotation,
     RotationMode,
     Silent,
     TokenAnswer,
@@ -106,14 +106,19 @@ def proves(answer: TokenAnswer, asked: frozenset[str], *, policy: UpstreamPolicy
 
 
 async def without_narrow(
-    vault: Vault, facts: ConnectionFacts, *, wish: TokenWish, reason: str = "", answered: frozenset[str] | None = None
+    vault: Vault,
+    facts: ConnectionFacts,
+    *,
+    request: UpstreamTokenRequest,
+    reason: str = "",
+    answered: frozenset[str] | None = None,
 ) -> NarrowingRefused:
     """The refusal for a token that the provider does not narrow; recorded, so that it is not requested again soon.
 
     `reason` is the provider's own code; otherwise it `answered` with these scopes, or named none.
     """
-    asked = sorted(wish.scopes or ())
-    vault.tasks.refuse_narrowing(wish, until=vault.database.now() + NARROWING_PAUSE)
+    asked = sorted(request.scopes or ())
+    vault.tasks.refuse_narrowing(request, until=vault.database.now() + NARROWING_PAUSE)
     if reason:
         event = event_of(facts, "narrowing.failed", asked=asked, reason=reason)
     else:
@@ -136,32 +141,32 @@ class _Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Spender:
-    """One refresh token or ID token, opened and about to be sent for one wish."""
+    """One refresh token or ID token, opened and about to be sent for one request."""
 
     vault: Vault
     upstream: TokenRenewal
     policy: UpstreamPolicy
     facts: ConnectionFacts
-    wish: TokenWish
+    request: UpstreamTokenRequest
     key: ConnectionKey = field(repr=False)
     refresh_token: str = field(repr=False)  # empty for a connection that identity assertions renew
     id_token: str = field(repr=False, default="")  # for such a connection: what gets the assertion
 
     async def spend(self, lease: Lease) -> int | None:
         """Send, settle, and return the generation of the new token; None: read the row again."""
-        token, scopes, item = self.refresh_token or self.id_token, self.wish.scopes, self.wish.item
+        token, scopes, item = self.refresh_token or self.id_token, self.request.scopes, self.request.item
         outcome = await self.upstream.refresh(token, scopes, item=item)
         if isinstance(outcome, Silent) and self.policy.rotation is RotationMode.NONE:
             outcome = await self.upstream.refresh(token, scopes, item=item)
         self._note(outcome)
         match outcome:
-            case Rotated():
+            case Rotation():
                 return await self._keep(lease, outcome.answer)
-            case Refused(ends_grant=True):
+            case Refusal(ends_grant=True):
                 return await self._give_up(lease, outcome)
-            case Refused(code="invalid_scope") if self.wish.scopes is not None:
+            case Refusal(code="invalid_scope") if self.request.scopes is not None:
                 raise await self._do_without(lease, outcome)
-            case Refused():
+            case Refusal():
                 raise await self._blame_ourselves(lease, outcome)
             case NotSent():
                 await self._unsend(lease)
@@ -182,9 +187,9 @@ class Spender:
         """Update the provider's breaker; a provider that asks for patience works."""
         breakers, provider, now = self.vault.tasks.breakers, self.facts.provider, self.vault.database.now()
         match outcome:
-            case Rotated() | Refused(ends_grant=True):
+            case Rotation() | Refusal(ends_grant=True):
                 breakers.note_answer(provider, now=now)
-            case Refused() if is_about_us(outcome.code):
+            case Refusal() if is_about_us(outcome.code):
                 breakers.note_refusal_of_us(
                     provider, self.facts.connection_id, generation=self.facts.generation, now=now
                 )
@@ -200,9 +205,9 @@ class Spender:
 
     def _pause(self, seconds: int) -> None:
         until = self.vault.database.now() + seconds
-        self.vault.tasks.pause(self.wish, until=until, generation=self.facts.generation)
+        self.vault.tasks.pause(self.request, until=until, generation=self.facts.generation)
 
-    async def _give_up(self, lease: Lease, refused: Refused) -> None:
+    async def _give_up(self, lease: Lease, refused: Refusal) -> None:
         """The grant is dead at the provider, unless a newer token was stored in the meantime: then look again."""
         others = [one for one in await unresolved_sends(self.vault, self.facts) if one.owner != lease.owner]
         is_final, ended = may_give_up(others), False
@@ -225,9 +230,9 @@ class Spender:
                 retry_after=5,
             )
 
-    async def _blame_ourselves(self, lease: Lease, refused: Refused) -> TemporarilyUnavailable:
+    async def _blame_ourselves(self, lease: Lease, refused: Refusal) -> TemporarilyUnavailable:
         """Our registration or request is wrong: the provider did not look at the token, which stays as it is."""
-        kind = "connection.refresh_refused" if self.wish.scopes is None else "narrowing.failed"
+        kind = "connection.refresh_refused" if self.request.scopes is None else "narrowing.failed"
         self._pause(BROKEN_PAUSE)
         await self._unsend(lease, event=event_of(self.facts, kind, reason=refused.code))
         log.error("provider refused our request", extra={"provider": self.facts.provider, "code": refused.code})
@@ -242,10 +247,10 @@ class Spender:
             retry_after=BROKEN_PAUSE,
         )
 
-    async def _do_without(self, lease: Lease, refused: Refused) -> NarrowingRefused:
+    async def _do_without(self, lease: Lease, refused: Refusal) -> NarrowingRefused:
         """No narrow token here (RFC 6749 §5.2); the refresh token was not spent and stays as it is."""
         await self._unsend(lease)
-        return await without_narrow(self.vault, self.facts, wish=self.wish, reason=refused.code)
+        return await without_narrow(self.vault, self.facts, request=self.request, reason=refused.code)
 
     async def _mark_unanswered(self, lease: Lease, outcome: Silent) -> TemporarilyUnavailable:
         """It is unknown whether the token was spent. The intent stays, unless spending it twice is harmless."""
@@ -277,7 +282,7 @@ class Spender:
         """Make the answer durable on this host first, then commit it."""
         at, facts = self.vault.database.now(), self.facts
         sealed = self.key.seal(
-            write_answer(self.refresh_token, self.wish.scopes, answer),
+            write_answer(self.refresh_token, self.request.scopes, answer),
             purpose=JOURNAL,
             provider=facts.provider,
             account=facts.account,
@@ -403,7 +408,7 @@ class Spender:
             await endings.set_aside(transaction, self.vault.keys, grant, policy=self.policy, now=now, is_over=True)
 
     def _seal(self, answer: TokenAnswer, *, facts: ConnectionFacts, generation: int, now: int) -> SealedAnswer:
-        scopes, narrowed = self.wish.scopes, self.wish.scope_key
+        scopes, narrowed = self.request.scopes, self.request.scope_key
 
         def seal(token: str, purpose: str) -> bytes:
             return self.key.seal(
@@ -428,30 +433,30 @@ class Spender:
 
     def _is_usable(self, answer: TokenAnswer) -> bool:
         """Whether a narrowed answer proves that it is narrow; silence proves nothing."""
-        return self.wish.scopes is None or proves(answer, self.wish.scopes, policy=self.policy)
+        return self.request.scopes is None or proves(answer, self.request.scopes, policy=self.policy)
 
     def _gained_scopes(self, answer: TokenAnswer) -> frozenset[str]:
         """Scopes that the account gained: recorded, or a full token would pass for a narrow one."""
-        if self.wish.scopes is not None or answer.scopes is None:
+        if self.request.scopes is not None or answer.scopes is None:
             return frozenset()
         return answer.scopes - expand(self.facts.scopes, self.policy.covers) - self.policy.always_granted
 
     def _lost_scopes(self, answer: TokenAnswer) -> frozenset[str]:
         if answer.scopes is None:
             return frozenset()
-        expected = self.facts.scopes if self.wish.scopes is None else self.wish.scopes
+        expected = self.facts.scopes if self.request.scopes is None else self.request.scopes
         return missing_scopes(expected, answer.scopes | self.policy.always_granted, self.policy.covers)
 
     async def _tell(self, answer: TokenAnswer, *, generation: int) -> None:
         """Record what was stored, once it is safe; an unusable narrowing is refused here."""
         record = self.vault.activity.record
-        kind = {} if self.wish.scopes is None else {"narrowed_to": sorted(self.wish.scopes)}
+        kind = {} if self.request.scopes is None else {"narrowed_to": sorted(self.request.scopes)}
         event = event_of(self.facts, "connection.refreshed", outcome="ok", generation=generation, **kind)
         await record(event)
         if gained := self._gained_scopes(answer):
             await record(event_of(self.facts, "connection.scopes_grew", outcome="ok", gained=sorted(gained)))
         if not self._is_usable(answer):
-            raise await without_narrow(self.vault, self.facts, wish=self.wish, answered=answer.scopes)
+            raise await without_narrow(self.vault, self.facts, request=self.request, answered=answer.scopes)
         if lost := self._lost_scopes(answer):
             log.warning("fewer scopes than granted", extra={"connection": self.facts.connection_id})
             await record(event_of(self.facts, "connection.scopes_shrunk", lost=sorted(lost)))

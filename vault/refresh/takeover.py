@@ -11,7 +11,7 @@ from dataclasses import replace
 from vault.refresh import leases
 from vault.refresh.concurrency import Vault
 from vault.refresh.leases import ConnectionFacts
-from vault.refresh.rules import LEASE, SendDecision, Unresolved, may_claim, may_send
+from vault.refresh.rules import LEASE, SendDecision, UnresolvedSends, may_claim, may_send
 from vault.refusals import ConnectionRequired, ProviderSilent, TemporarilyUnavailable, VaultError
 from vault.upstream import UpstreamPolicy
 
@@ -37,7 +37,7 @@ def _seconds_watched(vault: Vault, facts: ConnectionFacts, *, now: int) -> int:
     return vault.tasks.watches.seconds(facts.connection_id, facts.fence, now=now)
 
 
-async def unresolved_sends(vault: Vault, facts: ConnectionFacts) -> tuple[Unresolved, ...]:
+async def unresolved_sends(vault: Vault, facts: ConnectionFacts) -> tuple[UnresolvedSends, ...]:
     """The sends of the row's refresh token whose result is not reported.
 
     Our own are settled: this process sends one at a time per connection, and the caller holds the turn.
@@ -49,20 +49,22 @@ async def unresolved_sends(vault: Vault, facts: ConnectionFacts) -> tuple[Unreso
     return _mark_settled(found, over)
 
 
-async def unresolved_sends_page(vault: Vault, page: Sequence[ConnectionFacts]) -> Mapping[str, tuple[Unresolved, ...]]:
+async def unresolved_sends_page(
+    vault: Vault, page: Sequence[ConnectionFacts]
+) -> Mapping[str, tuple[UnresolvedSends, ...]]:
     """Like `unresolved_sends`, for at most `leases.PAGE` connections at once, by connection."""
     found = await leases.list_unresolved_page(vault.database, [facts for facts in page if facts.sent_at is not None])
     over = await _ended_owners(vault, [one for sends in found.values() for one in sends])
     return {connection_id: _mark_settled(sends, over) for connection_id, sends in found.items()}
 
 
-async def _ended_owners(vault: Vault, sends: Iterable[Unresolved]) -> Collection[str]:
+async def _ended_owners(vault: Vault, sends: Iterable[UnresolvedSends]) -> Collection[str]:
     """The owners that can no longer bring an answer; each is checked once."""
     owners = {one.owner for one in sends if not one.is_settled}
     return [owner for owner in owners if owner == vault.owner or await vault.database.is_dead(owner)]
 
 
-def _mark_settled(sends: Iterable[Unresolved], over: Collection[str]) -> tuple[Unresolved, ...]:
+def _mark_settled(sends: Iterable[UnresolvedSends], over: Collection[str]) -> tuple[UnresolvedSends, ...]:
     return tuple(replace(one, is_settled=one.is_settled or one.owner in over) for one in sends)
 
 
@@ -91,7 +93,7 @@ async def refusal(
     policy: UpstreamPolicy,
     now: int,
     spoiled: int = 0,
-    sends: Sequence[Unresolved] | None = None,
+    sends: Sequence[UnresolvedSends] | None = None,
 ) -> VaultError | None:
     """Why a refresh has to wait for the answer of an earlier one, or for the person; None when it may be sent.
 

@@ -16,7 +16,7 @@ from vault.records import TENANT
 from vault.storage.event_chain import FOLD_LABEL, LABEL, START, Batch, line_start, mac, tag, tail
 
 
-class _Executing(Protocol):
+class _Executor(Protocol):
     async def execute(
         self,
         query: str,
@@ -93,7 +93,7 @@ class _Content:
         return cls(events, mac(key, tails=tails), tag(key, tails=tails))
 
 
-async def append(connection: _Executing, batch: Batch, *, key: bytes | None) -> None:
+async def append(connection: _Executor, batch: Batch, *, key: bytes | None) -> None:
     """Append a standalone batch: one statement, committed by itself. Raises the driver's errors."""
     content = _Content.of(batch, key)
     arguments = (content.events.decode(), batch.at, len(batch.entries), content.mac, content.tag)

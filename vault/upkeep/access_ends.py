@@ -109,24 +109,24 @@ async def end(
 
 
 async def _undo(transaction: Transaction, request: AccessRequest, *, now: int) -> None:
-    wish = request.wish
-    which = {"user_id": wish.user_id, "client_id": wish.client_id}
-    match wish.kind:
+    access = request.access
+    which = {"user_id": access.user_id, "client_id": access.client_id}
+    match access.kind:
         case Kind.GROUP:
-            await groups.remove_member(transaction, wish.group_id, wish.user_id, source=MEMBERSHIP)
+            await groups.remove_member(transaction, access.group_id, access.user_id, source=MEMBERSHIP)
         case Kind.COMPANY:
             await take_company_back(transaction, request, now=now)
         case Kind.ACCOUNT:  # the exchange counts the row itself
-            allowed = await delegations.get(transaction, **which, connection_id=wish.target)
+            allowed = await delegations.get(transaction, **which, connection_id=access.target)
             has_end = allowed is not None and allowed.expires_at is not None  # otherwise the person made it their own
             if request.made_permission and has_end:
-                await delegations.expire(transaction, **which, connection_id=wish.target, now=now)
+                await delegations.expire(transaction, **which, connection_id=access.target, now=now)
 
 
 async def take_company_back(transaction: Transaction, request: AccessRequest, *, now: int) -> None:
     """Take what a company gave this agent: its next assertion gives what then counts."""
-    wish = request.wish
-    which = {"user_id": wish.user_id, "client_id": wish.client_id, "company": wish.target}
+    access = request.access
+    which = {"user_id": access.user_id, "client_id": access.client_id, "company": access.target}
     if await company_permissions.get(transaction, **which) is None:
         return  # the agent never came
     held = await company_permissions.hold(transaction, **which, now=now)
@@ -136,21 +136,21 @@ async def take_company_back(transaction: Transaction, request: AccessRequest, *,
 
 def facts_of(request: AccessRequest) -> dict[str, object]:
     """What an event says of a request, beside the names that the caller knows."""
-    wish = request.wish
-    return {"request": request.id, "kind": wish.kind.value, "scopes": sorted(wish.scopes), **_target_of(request)}
+    access = request.access
+    return {"request": request.id, "kind": access.kind.value, "scopes": sorted(access.scopes), **_target_of(request)}
 
 
 def _target_of(request: AccessRequest) -> dict[str, object]:
-    return {"company": request.wish.target} if request.wish.kind is Kind.COMPANY else {}
+    return {"company": request.access.target} if request.access.kind is Kind.COMPANY else {}
 
 
 def event_of(request: AccessRequest, kind: str, details: dict[str, object]) -> Event:
     """An event in the activity of the person who asked."""
-    wish = request.wish
+    access = request.access
     return Event(
         kind,
-        user_id=wish.user_id,
-        client_id=wish.client_id or None,
-        connection_id=wish.target if wish.kind is Kind.ACCOUNT else None,
+        user_id=access.user_id,
+        client_id=access.client_id or None,
+        connection_id=access.target if access.kind is Kind.ACCOUNT else None,
         details=details,
     )

@@ -1,6 +1,6 @@
 """Ends of many grants at once: everything of a person, of an agent, at a provider, or everything.
 
-`start` records the wish, `go_on` disconnects account after account until none is left that was connected before, in
+`start` records the request, `go_on` disconnects account after account until none is left that was connected before, in
 any process: a killed one leaves the rest to another's upkeep or to the next call. What is disconnected is then ended at
 its provider like any other (`vault.upkeep.revocations`).
 """
@@ -48,14 +48,14 @@ _LIVE: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Panic:
-    """A wish to end much at once. `subject` is the id of a person or agent, or the name of a provider."""
+    """A request to end much at once. `subject` is the id of a person or agent, or the name of a provider."""
 
     id: str
     kind: Kind
     subject: str
     requested_by: str
     requested_at: int
-    since: int  # when the first unfinished wish of the same was made: what an agent could use then is meant
+    since: int  # when the first unfinished request of the same was made: what an agent could use then is meant
     done_at: int | None = None
 
 
@@ -137,7 +137,7 @@ def _sort(row: Row) -> str:
 
 
 async def start(transaction: Transaction, kind: Kind, subject: str, *, by: str, now: int) -> Panic:
-    """Record the wish, so that it is carried out even if this process dies. It includes unfinished ones of the same."""
+    """Record the request, so that it is carried out even if this process dies. It includes unfinished ones of it."""
     since = await first_asked(transaction, kind, subject, now=now, only_open=True)
     panic = Panic(new_id(), kind, subject, by, now, since)
     await transaction.execute(
@@ -156,7 +156,7 @@ async def start(transaction: Transaction, kind: Kind, subject: str, *, by: str, 
 
 
 async def first_asked(reader: Reader, kind: Kind, subject: str, *, now: int, only_open: bool = False) -> int:
-    """When this was first wished, finished or not (or `only_open`); `now` if it never was."""
+    """When this was first asked for, finished or not (or `only_open`); `now` if it never was."""
     row = await reader.fetch_one(
         "select min(requested_at) as first from panics where tenant = :tenant and kind = :kind and subject = :subject"
         " and (done_at is null or :closed = 1)",
@@ -166,7 +166,7 @@ async def first_asked(reader: Reader, kind: Kind, subject: str, *, now: int, onl
 
 
 async def find_client(reader: Reader, named: str) -> str | None:
-    """The id of an agent that a wish was about, by id or name, although it was removed since; of several the newest."""
+    """The id of an agent that a request was about, by id or name, even if removed since; of several the newest."""
     row = await reader.fetch_one(
         "select p.subject from panics p left join clients c on c.tenant = p.tenant and c.id = p.subject"
         " where p.tenant = :tenant and p.kind = :client and (p.subject = :named or c.name = :named)"

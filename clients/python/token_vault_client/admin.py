@@ -945,7 +945,7 @@ class ReplicaRecord(TypedDict):
     providers: dict[str, str]
 
 
-class ResendWish(TypedDict):
+class ResendOptions(TypedDict):
     """What to send again."""
 
     sequence: NotRequired[int | None]
@@ -996,7 +996,7 @@ class RotatedSecret(TypedDict):
     previous_until: str
 
 
-class RotationWish(TypedDict):
+class RotationOptions(TypedDict):
     """How to rotate a secret."""
 
     overlap_hours: NotRequired[int]
@@ -1558,7 +1558,7 @@ class AdminClient(AdminBase):
         """Disable or enable an endpoint. What happens while it is disabled isn't kept for it."""
         return self._call("PATCH", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}", body={**body})
 
-    def rotate_webhook_secret(self, webhook_id: str, body: RotationWish) -> RotatedSecret:
+    def rotate_webhook_secret(self, webhook_id: str, body: RotationOptions) -> RotatedSecret:
         """Sign with a new secret, which is answered once; the one before signs as well for a while."""
         return self._call("POST", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}/secrets", body={**body})
 
@@ -1570,7 +1570,7 @@ class AdminClient(AdminBase):
         """List the events that endpoints didn't accept in all attempts."""
         return self._call("GET", "/admin/v1/webhook-failures")
 
-    def resend_webhook(self, webhook_id: str, body: ResendWish) -> ResentEvents:
+    def resend_webhook(self, webhook_id: str, body: ResendOptions) -> ResentEvents:
         """Send failed events again, also after the endpoint answered 410."""
         return self._call("POST", f"/admin/v1/webhooks/{quote(webhook_id, safe='')}/resend", body={**body})
 

@@ -35,7 +35,7 @@ class UpstreamToken:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenWish:
+class TokenRequest:
     """What is asked for."""
 
     audience: str
@@ -68,7 +68,7 @@ class TokenWish:
         return hashlib.sha256(said.encode()).digest()
 
 
-def wish_of(
+def request_of(
     audience: str,
     scopes: Iterable[str],
     *,
@@ -76,10 +76,10 @@ def wish_of(
     subject_type: str = ACCESS_TOKEN,
     account: str | None = None,
     resource: str | None = None,
-) -> TokenWish:
-    """The wish, with one scope string taken as one scope."""
+) -> TokenRequest:
+    """The request, with one scope string taken as one scope."""
     wanted = frozenset(scopes.split() if isinstance(scopes, str) else scopes)
-    return TokenWish(audience, wanted, subject, subject_type, account, resource)
+    return TokenRequest(audience, wanted, subject, subject_type, account, resource)
 
 
 def token_of(content: Mapping[str, object], *, now: float) -> UpstreamToken:
@@ -101,21 +101,21 @@ class KeptTokens:
     def __init__(self) -> None:
         self._kept: OrderedDict[bytes, UpstreamToken] = OrderedDict()
 
-    def find(self, wish: TokenWish) -> UpstreamToken | None:
+    def find(self, request: TokenRequest) -> UpstreamToken | None:
         """One that still works for a while. One without an end is never kept."""
-        found = self._kept.get(wish.key())
+        found = self._kept.get(request.key())
         if found is None or found.expires_at is None or found.expires_at - _MARGIN <= time.time():
             return None
-        self._kept.move_to_end(wish.key())
+        self._kept.move_to_end(request.key())
         return found
 
-    def keep(self, wish: TokenWish, token: UpstreamToken) -> UpstreamToken:
+    def keep(self, request: TokenRequest, token: UpstreamToken) -> UpstreamToken:
         """Keep it; the same token."""
-        self._kept[wish.key()] = token
+        self._kept[request.key()] = token
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
         return token
 
-    def forget(self, wish: TokenWish) -> None:
+    def forget(self, request: TokenRequest) -> None:
         """Ask the vault again next time."""
-        self._kept.pop(wish.key(), None)
+        self._kept.pop(request.key(), None)

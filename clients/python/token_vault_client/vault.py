@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 import httpx2
 
 from token_vault_client.refusals import ConnectionNeeded, refusal_of
-from token_vault_client.tokens import ACCESS_TOKEN, KeptTokens, TokenWish, UpstreamToken, token_of, wish_of
+from token_vault_client.tokens import ACCESS_TOKEN, KeptTokens, TokenRequest, UpstreamToken, request_of, token_of
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 _PARAMETER = "token"
@@ -47,14 +47,14 @@ class _Client:
         self._auth = None if client_secret is None else httpx2.BasicAuth(client_id, client_secret)
         self._kept = KeptTokens()
 
-    def _form(self, wish: TokenWish) -> dict[str, str]:
-        return wish.form() | ({"client_id": self._client_id} if self._auth is None else {})
+    def _form(self, request: TokenRequest) -> dict[str, str]:
+        return request.form() | ({"client_id": self._client_id} if self._auth is None else {})
 
-    def _read(self, wish: TokenWish, answer: httpx2.Response) -> UpstreamToken:
+    def _read(self, request: TokenRequest, answer: httpx2.Response) -> UpstreamToken:
         content: object = answer.json() if "json" in answer.headers.get("content-type", "") else None
         if answer.status_code != 200 or not isinstance(content, dict):
             raise refusal_of(answer.status_code, content, retry_after=answer.headers.get("retry-after"))
-        return self._kept.keep(wish, token_of(content, now=time.time()))
+        return self._kept.keep(request, token_of(content, now=time.time()))
 
 
 class Vault(_Client):
@@ -81,7 +81,7 @@ class Vault(_Client):
 
         `subject` is the person's access token, or that of `acting_for`; `fresh` asks the vault even if one is kept.
         """
-        wish = wish_of(
+        request = request_of(
             audience,
             scopes,
             subject=_subject_of(subject),
@@ -89,11 +89,11 @@ class Vault(_Client):
             account=account,
             resource=resource,
         )
-        kept = None if fresh else self._kept.find(wish)
+        kept = None if fresh else self._kept.find(request)
         if kept is not None:
             return kept
         auth = self._auth or httpx2.USE_CLIENT_DEFAULT
-        return self._read(wish, self._http.post(f"{self.url}/token", data=self._form(wish), auth=auth))
+        return self._read(request, self._http.post(f"{self.url}/token", data=self._form(request), auth=auth))
 
     def tool(self, audience: str, scopes: Iterable[str] = (), *, account: str | None = None) -> Callable[[Made], Made]:
         """Give a function the person's token as `token`, which no model sees; put it below a framework's decorator.
@@ -158,7 +158,7 @@ class AsyncVault(_Client):
         fresh: bool = False,
     ) -> UpstreamToken:
         """As `Vault.token`."""
-        wish = wish_of(
+        request = request_of(
             audience,
             scopes,
             subject=_subject_of(subject),
@@ -166,11 +166,11 @@ class AsyncVault(_Client):
             account=account,
             resource=resource,
         )
-        kept = None if fresh else self._kept.find(wish)
+        kept = None if fresh else self._kept.find(request)
         if kept is not None:
             return kept
         auth = self._auth or httpx2.USE_CLIENT_DEFAULT
-        return self._read(wish, await self._http.post(f"{self.url}/token", data=self._form(wish), auth=auth))
+        return self._read(request, await self._http.post(f"{self.url}/token", data=self._form(request), auth=auth))
 
     def tool(self, audience: str, scopes: Iterable[str] = (), *, account: str | None = None) -> Callable[[Made], Made]:
         """As `Vault.tool`, for coroutine functions."""

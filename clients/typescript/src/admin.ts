@@ -838,7 +838,7 @@ export interface ReplicaRecord {
 }
 
 /** What to send again. */
-export interface ResendWish {
+export interface ResendOptions {
   sequence?: number | null;
 }
 
@@ -882,7 +882,7 @@ export interface RotatedSecret {
 }
 
 /** How to rotate a secret. */
-export interface RotationWish {
+export interface RotationOptions {
   overlap_hours?: number;
 }
 
@@ -1409,7 +1409,7 @@ export class AdminClient extends AdminBase {
   }
 
   /** Sign with a new secret, which is answered once; the one before signs as well for a while. */
-  async rotateWebhookSecret(webhookId: string, body: RotationWish): Promise<RotatedSecret> {
+  async rotateWebhookSecret(webhookId: string, body: RotationOptions): Promise<RotatedSecret> {
     return this.call("POST", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}/secrets`, { body }) as Promise<RotatedSecret>;
   }
 
@@ -1424,7 +1424,7 @@ export class AdminClient extends AdminBase {
   }
 
   /** Send failed events again, also after the endpoint answered 410. */
-  async resendWebhook(webhookId: string, body: ResendWish): Promise<ResentEvents> {
+  async resendWebhook(webhookId: string, body: ResendOptions): Promise<ResentEvents> {
     return this.call("POST", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}/resend`, { body }) as Promise<ResentEvents>;
   }
 

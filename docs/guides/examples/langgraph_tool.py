@@ -33,9 +33,9 @@ def post_to_slack(channel: str, text: str, config: RunnableConfig) -> str:
 
 graph = StateGraph(MessagesState).add_node("tools", ToolNode([post_to_slack])).set_entry_point("tools").compile()
 
-wish = {"name": "post_to_slack", "args": {"channel": "C0SBGENERAL", "text": "Hello from a graph"}, "id": "1"}
+tool_call = {"name": "post_to_slack", "args": {"channel": "C0SBGENERAL", "text": "Hello from a graph"}, "id": "1"}
 answer = graph.invoke(
-    {"messages": [AIMessage("", tool_calls=[wish])]},  # what a model says
+    {"messages": [AIMessage("", tool_calls=[tool_call])]},  # what a model says
     {"configurable": {"access_token": os.environ["ACCESS_TOKEN"]}},
 )
 print(answer["messages"][-1].content)

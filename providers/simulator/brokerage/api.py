@@ -36,7 +36,7 @@ class _Caller:
     scopes: frozenset[str]
 
 
-class _Refused(Exception):
+class _BearerRefusal(Exception):
     """RFC 6750 §3.1."""
 
     def __init__(self, code: str, reason: str, *, status: int) -> None:
@@ -101,7 +101,7 @@ def _answer(sandbox: Sandbox, call: SimulatedCall, name: str) -> Response:
                 return _positions(market, caller)
             case _:
                 return _order(market, caller, call)
-    except _Refused as refused:
+    except _BearerRefusal as refused:
         entry["outcome"] = refused.reason
         return refused.answer
 
@@ -109,11 +109,11 @@ def _answer(sandbox: Sandbox, call: SimulatedCall, name: str) -> Response:
 def _verify(market: Market, token: str | None, *, now: float) -> Mapping[str, object]:
     """The claims of a valid token (RFC 9068 §4). The key is the issuer's, whatever the token says."""
     if token is None or market.keys is None:
-        raise _Refused("invalid_token", "no token, or no keys to verify it", status=401)
+        raise _BearerRefusal("invalid_token", "no token, or no keys to verify it", status=401)
     try:
         decoded = jwt.decode(token, market.keys, algorithms=["RS256"])
     except (JoseError, ValueError) as error:
-        raise _Refused("invalid_token", "the signature is not the issuer's", status=401) from error
+        raise _BearerRefusal("invalid_token", "the signature is not the issuer's", status=401) from error
     claims: dict[str, object] = decoded.claims
     expires_at = claims.get("exp")
     wrong = (
@@ -125,13 +125,13 @@ def _verify(market: Market, token: str | None, *, now: float) -> Mapping[str, ob
     )
     for what, is_wrong in wrong:
         if is_wrong:
-            raise _Refused("invalid_token", f"the token's {what} is not right", status=401)
+            raise _BearerRefusal("invalid_token", f"the token's {what} is not right", status=401)
     return claims
 
 
 def _needs(caller: _Caller, scope: str) -> None:
     if scope not in caller.scopes:
-        raise _Refused("insufficient_scope", f"the token lacks {scope}", status=403)
+        raise _BearerRefusal("insufficient_scope", f"the token lacks {scope}", status=403)
 
 
 def _quote(caller: _Caller, symbol: str, *, now: float) -> Response:
@@ -148,7 +148,7 @@ def _quote(caller: _Caller, symbol: str, *, now: float) -> Response:
 
 def _price(symbol: str) -> float:
     if symbol not in PRICES:
-        raise _Refused("unknown_symbol", "no such symbol", status=404)
+        raise _BearerRefusal("unknown_symbol", "no such symbol", status=404)
     return PRICES[symbol]
 
 
@@ -162,11 +162,11 @@ def _order(market: Market, caller: _Caller, call: SimulatedCall) -> Response:
     _needs(caller, "orders:write")
     side, symbol, quantity = call.text("side"), call.text("symbol") or "", call.arguments.get("quantity")
     if side not in {"buy", "sell"} or not isinstance(quantity, int) or quantity < 1:
-        raise _Refused("invalid_request", "an order has a symbol, a side and a quantity", status=400)
+        raise _BearerRefusal("invalid_request", "an order has a symbol, a side and a quantity", status=400)
     price, owned = _price(symbol), market.of(caller.subject)
     left = owned.get(symbol, 0) + (quantity if side == "buy" else -quantity)
     if left < 0:
-        raise _Refused("not_enough", "more than is owned", status=409)
+        raise _BearerRefusal("not_enough", "more than is owned", status=409)
     owned[symbol] = left
     market.orders += 1
     return JSONResponse(

@@ -19,7 +19,7 @@ from providers.simulator.company.directory import FACE, Enrolment, SignInCode
 from providers.simulator.pages import refused_page, sign_in_page
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.token_endpoint import note_revocation, revoke
-from providers.simulator.tokens import Issued, PresentedTokenRefused
+from providers.simulator.tokens import PresentedTokenRefused, SimulatedTokens
 from providers.simulator.wire import ClientRefused, SimulatedCall, authenticate, endpoint
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -168,7 +168,7 @@ def _refresh(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient) ->
 
 
 def _tokens(
-    sandbox: Sandbox, issued: Issued, *, nonce: str | None, signed_in_at: float, has_id_token: bool
+    sandbox: Sandbox, issued: SimulatedTokens, *, nonce: str | None, signed_in_at: float, has_id_token: bool
 ) -> Response:
     family = issued.family
     said: dict[str, JsonValue] = {

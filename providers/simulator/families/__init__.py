@@ -4,7 +4,7 @@ Written from the specifications and the services' documentation, never from the 
 agreement with it means something. Its addresses are `/families/{mode}/...`.
 """
 
-from providers.simulator.families.modes import Mode, Operation, Revoking, Shape
+from providers.simulator.families.modes import Mode, Operation, RevocationMode, Shape
 from providers.simulator.families.table import MODES, SERVED, mode_of
 
-__all__ = ["MODES", "SERVED", "Mode", "Operation", "Revoking", "Shape", "mode_of"]
+__all__ = ["MODES", "SERVED", "Mode", "Operation", "RevocationMode", "Shape", "mode_of"]

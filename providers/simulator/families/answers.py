@@ -12,13 +12,13 @@ from starlette.responses import JSONResponse, Response
 
 from providers.simulator.accounts import PEOPLE, Person
 from providers.simulator.families.modes import Mode
-from providers.simulator.tokens import Issued
+from providers.simulator.tokens import SimulatedTokens
 from providers.simulator.wire import SimulatedCall
 
 NO_STORE = {"cache-control": "no-store"}
 
 
-def tokens_answer(mode: Mode, call: SimulatedCall, issued: Issued, *, now: float) -> Response:
+def tokens_answer(mode: Mode, call: SimulatedCall, issued: SimulatedTokens, *, now: float) -> Response:
     """The answer that carries new tokens (RFC 6749 §5.1, as this mode says it)."""
     shape = mode.shape
     left = round(issued.expires_at - now)

@@ -39,7 +39,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Revoking:
+class RevocationMode:
     """The revocation endpoint's ways; what it ends is `rules.revoke`."""
 
     method: Literal["POST", "DELETE", "GET"] = "POST"
@@ -123,7 +123,7 @@ class Mode:
     resources: bool = False  # the scoped token may be limited to one item
     status: bool = False  # an endpoint tells what a token may do
     # The rest
-    revoking: Revoking = Revoking()
+    revoking: RevocationMode = RevocationMode()
     identity_method: Literal["GET", "POST"] = "GET"
     identity: Mapping[str, str] = field(default_factory=lambda: {"sub": "{id}", "email": "{email}", "name": "{name}"})
     identity_in: Literal["endpoint", "answer"] = "endpoint"

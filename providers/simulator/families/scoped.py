@@ -11,7 +11,7 @@ from providers.simulator.accounts import PEOPLE, Person, RegisteredClient
 from providers.simulator.families.answers import iso
 from providers.simulator.families.reading import face_name, identify
 from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import AccessToken, Issued, fingerprint
+from providers.simulator.tokens import AccessToken, SimulatedTokens, fingerprint
 from providers.simulator.wire import ClientRefused, SimulatedCall
 
 WEB = "https://github.com"
@@ -47,37 +47,39 @@ class DerivationRefused(Exception):
         self.description = description
 
 
-def derive(sandbox: Sandbox, name: str, wish: Derivation, *, fault: str | None = None) -> tuple[Issued, AccessToken]:
+def derive(
+    sandbox: Sandbox, name: str, derivation: Derivation, *, fault: str | None = None
+) -> tuple[SimulatedTokens, AccessToken]:
     """The narrower token and its parent. Raises DerivationRefused; nothing is spent either way."""
     mode, face, now = sandbox.mode(name), sandbox.face(name), sandbox.clock.now()
-    parent = face.tokens.find_access(wish.token)
+    parent = face.tokens.find_access(derivation.token)
     entry = sandbox.books.write(
         "derivations",
         now,
         face=name,
         outcome="ok",
         token=None if parent is None else parent.label,
-        token_hash=fingerprint(wish.token),
+        token_hash=fingerprint(derivation.token),
         family=None if parent is None else parent.family.label,
-        requested_scopes=sorted(wish.scopes),
-        item=wish.item,
+        requested_scopes=sorted(derivation.scopes),
+        item=derivation.item,
         issued_access=None,
         fault=fault,
     )
     dead = parent is None or face.tokens.is_dead(parent) or now >= parent.expires_at
-    if parent is None or dead or parent.family.client_id != wish.client.client_id:
+    if parent is None or dead or parent.family.client_id != derivation.client.client_id:
         entry["outcome"] = "refused:token"
         raise DerivationRefused("invalid_grant", "The token is not known, or no longer good.")
     if parent.parent is not None:
         entry["outcome"] = "refused:derived"
         raise DerivationRefused("invalid_request", "The token is limited already.")
-    if not wish.scopes <= mode.expand(parent.scopes):
+    if not derivation.scopes <= mode.expand(parent.scopes):
         entry["outcome"] = "refused:scope"
         raise DerivationRefused("invalid_scope", "That is more than the token may do.")
-    if wish.item is not None and not mode.resources:
+    if derivation.item is not None and not mode.resources:
         entry["outcome"] = "refused:item"
         raise DerivationRefused("invalid_target", "Tokens cannot be limited to one item here.")
-    issued = face.tokens.derive(parent, wish.scopes or parent.scopes, item=wish.item)
+    issued = face.tokens.derive(parent, derivation.scopes or parent.scopes, item=derivation.item)
     entry["issued_access"] = issued.access_label
     return issued, parent
 
@@ -107,9 +109,9 @@ def scoped_token(sandbox: Sandbox, call: SimulatedCall) -> Response:
         return _problem(422, "permissions must be an object of read, write or admin.")
     names = [item for item in repositories if isinstance(item, str)] if isinstance(repositories, list) else []
     item = f"{target}/{','.join(sorted(names))}" if names and target is not None else None
-    wish = Derivation(call.text("access_token") or "", client, scopes=permissions, item=item)
+    derivation = Derivation(call.text("access_token") or "", client, scopes=permissions, item=item)
     try:
-        issued, parent = derive(sandbox, name, wish, fault=call.fault)
+        issued, parent = derive(sandbox, name, derivation, fault=call.fault)
     except DerivationRefused as refused:
         if refused.error == "invalid_scope":
             return _problem(422, "The permissions requested are not granted to this app.")

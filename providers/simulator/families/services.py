@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from providers.simulator.families.modes import Mode, Operation, Revoking, Shape, lenient
+from providers.simulator.families.modes import Mode, Operation, RevocationMode, Shape, lenient
 from providers.simulator.rules import RotationRule
 
 _DAY = 86400
@@ -24,7 +24,7 @@ _SERVICES: Mapping[str, Mode] = {
         lenient(refresh_idle=180 * _DAY, refresh_limit=100, revoke="grant"),
         client_auth=frozenset({"post"}),
         offline_parameter=("access_type", "offline"),
-        revoking=Revoking(client_auth=frozenset(), unknown="refused"),
+        revoking=RevocationMode(client_auth=frozenset(), unknown="refused"),
         covers={
             f"{_GOOGLE}calendar": _names(f"{_GOOGLE}calendar.readonly", f"{_GOOGLE}calendar.events"),
             f"{_GOOGLE}calendar.events": _names(f"{_GOOGLE}calendar.events.readonly"),
@@ -50,7 +50,7 @@ _SERVICES: Mapping[str, Mode] = {
         offline_scope="offline_access",
         one_resource=_GRAPH,
         shape=Shape(unsaid=frozenset({"offline_access"})),
-        revoking=Revoking(exists=False),
+        revoking=RevocationMode(exists=False),
         identity={"id": "{id}", "userPrincipalName": "{email}", "displayName": "{name}"},
         covers={
             "Mail.ReadWrite": _names("Mail.Read"),
@@ -69,7 +69,9 @@ _SERVICES: Mapping[str, Mode] = {
         "Dropbox",
         lenient(access_lifetime=14400, revoke="family"),
         offline_parameter=("token_access_type", "offline"),
-        revoking=Revoking(token_in="bearer", client_auth=frozenset(), takes=frozenset({"access"}), unknown="refused"),
+        revoking=RevocationMode(
+            token_in="bearer", client_auth=frozenset(), takes=frozenset({"access"}), unknown="refused"
+        ),
         shape=Shape(extra={"uid": "12345"}),
         identity_method="POST",
         identity={"account_id": "dbid:{id}", "email": "{email}", "name.display_name": "{name}"},
@@ -99,7 +101,7 @@ _SERVICES: Mapping[str, Mode] = {
         status=True,
         identity={"merchant.id": "{id}", "merchant.business_name": "{name}"},
         account=("{id}", "{name}"),
-        revoking=Revoking(name="access_token", format="json", client_auth=frozenset({"client_header"})),
+        revoking=RevocationMode(name="access_token", format="json", client_auth=frozenset({"client_header"})),
         operations=(
             Operation("GET", "/v2/payments", _names("PAYMENTS_READ")),
             Operation("POST", "/v2/payments", _names("PAYMENTS_WRITE")),
@@ -119,7 +121,7 @@ _SERVICES: Mapping[str, Mode] = {
         status=True,
         identity={"merchant.id": "{id}", "merchant.business_name": "{name}"},
         account=("{id}", "{name}"),
-        revoking=Revoking(name="access_token", format="json", client_auth=frozenset({"client_header"})),
+        revoking=RevocationMode(name="access_token", format="json", client_auth=frozenset({"client_header"})),
         operations=(
             Operation("GET", "/v2/payments", _names("PAYMENTS_READ")),
             Operation("POST", "/v2/payments", _names("PAYMENTS_WRITE")),
@@ -143,7 +145,9 @@ _SERVICES: Mapping[str, Mode] = {
         error_codes={"invalid_grant": "bad_refresh_token", "invalid_client": "incorrect_client_credentials"},
         downscope="scoped",
         resources=True,
-        revoking=Revoking("DELETE", name="access_token", client_auth=frozenset({"basic"}), takes=frozenset({"access"})),
+        revoking=RevocationMode(
+            "DELETE", name="access_token", client_auth=frozenset({"basic"}), takes=frozenset({"access"})
+        ),
         identity={"id": "#9{id}", "login": "{login}"},
         account=("9{id}", "{login}"),
         token_prefix="ghu_",
@@ -165,7 +169,9 @@ _SERVICES: Mapping[str, Mode] = {
         has_refresh=False,
         client_auth=frozenset({"post"}),
         shape=Shape(expiry="absent", separator=",", errors_with_200=True, form_unless_asked=True),
-        revoking=Revoking("DELETE", name="access_token", client_auth=frozenset({"basic"}), takes=frozenset({"access"})),
+        revoking=RevocationMode(
+            "DELETE", name="access_token", client_auth=frozenset({"basic"}), takes=frozenset({"access"})
+        ),
         identity={"id": "#9{id}", "login": "{login}"},
         account=("9{id}", "{login}"),
         token_prefix="gho_",
@@ -178,7 +184,7 @@ _SERVICES: Mapping[str, Mode] = {
         downscope="exchange",
         resources=True,
         shape=Shape(scope="absent", extra={"restricted_to": []}),
-        revoking=Revoking(client_auth=frozenset({"post"})),
+        revoking=RevocationMode(client_auth=frozenset({"post"})),
         identity={"id": "{id}", "login": "{email}", "name": "{name}"},
         covers={
             "root_readwrite": _names(
@@ -231,7 +237,7 @@ _SERVICES: Mapping[str, Mode] = {
         pkce="ignored",
         required_authorize={"audience": "api.atlassian.com", "prompt": "consent"},
         offline_scope="offline_access",
-        revoking=Revoking(exists=False),
+        revoking=RevocationMode(exists=False),
         identity={"account_id": "{id}", "email": "{email}"},
     ),
     # linear.app/developers/oauth-2-0-authentication: commas, tokens for a day.
@@ -277,7 +283,7 @@ _SERVICES: Mapping[str, Mode] = {
         "HubSpot",
         lenient(access_lifetime=1800, narrowing="ignored", revoke="token"),
         client_auth=frozenset({"post"}),
-        revoking=Revoking("DELETE", token_in="path", client_auth=frozenset(), takes=frozenset({"refresh"})),
+        revoking=RevocationMode("DELETE", token_in="path", client_auth=frozenset(), takes=frozenset({"refresh"})),
     ),
 }
 

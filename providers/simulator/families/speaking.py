@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from providers.simulator.families.modes import ClientAuth, Mode, Revoking, Shape, lenient
+from providers.simulator.families.modes import ClientAuth, Mode, RevocationMode, Shape, lenient
 from providers.simulator.rules import FaceRules, RotationRule
 
 FOREVER = 10**9
@@ -35,10 +35,10 @@ _PKCE: Mapping[str, Literal["required", "optional", "ignored", "refused"]] = {
 }
 
 
-def _parse_revoking(text: str, *, auth: frozenset[ClientAuth]) -> Revoking:
+def _parse_revoking(text: str, *, auth: frozenset[ClientAuth]) -> RevocationMode:
     """`METHOD place name takes who`: where the token stands, what is taken, and whether the client authenticates."""
     if text == "none":
-        return Revoking(exists=False)
+        return RevocationMode(exists=False)
     method, place, name, takes, who = text.split()
     form: Literal["form", "json", "any"] = "json" if place == "json" else "form" if place == "form" else "any"
     where: Mapping[str, Literal["body", "query", "path", "bearer", "account"]] = {
@@ -61,7 +61,7 @@ def _parse_revoking(text: str, *, auth: frozenset[ClientAuth]) -> Revoking:
         "nobody": frozenset(),
     }
     methods: Mapping[str, Literal["POST", "DELETE", "GET"]] = {"POST": "POST", "DELETE": "DELETE", "GET": "GET"}
-    return Revoking(
+    return RevocationMode(
         methods[method],
         token_in=where[place],
         format=form,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from providers.simulator.families.known import KNOWN
-from providers.simulator.families.modes import Mode, Revoking, Shape, lenient
+from providers.simulator.families.modes import Mode, RevocationMode, Shape, lenient
 from providers.simulator.families.services import SERVICES
 from providers.simulator.rules import RotationRule
 
@@ -95,19 +95,19 @@ _ANSWERS: Mapping[str, Mode] = {
 
 # How a grant ends.
 _ENDINGS: Mapping[str, Mode] = {
-    "revoke-unsupported": Mode("No revocation", revoking=Revoking(exists=False)),
+    "revoke-unsupported": Mode("No revocation", revoking=RevocationMode(exists=False)),
     "revoke-delete": Mode(
-        "DELETE with the token in the path", lenient(revoke="token"), revoking=Revoking("DELETE", token_in="path")
+        "DELETE with the token in the path", lenient(revoke="token"), revoking=RevocationMode("DELETE", token_in="path")
     ),
     "revoke-bearer": Mode(
         "The token revokes itself",
         lenient(revoke="token"),
-        revoking=Revoking(token_in="bearer", client_auth=frozenset(), takes=frozenset({"access"})),
+        revoking=RevocationMode(token_in="bearer", client_auth=frozenset(), takes=frozenset({"access"})),
     ),
-    "revoke-query": Mode("Revoke by query", revoking=Revoking("GET", token_in="query")),
-    "revoke-unknown-refused": Mode("Unknown tokens refused", revoking=Revoking(unknown="refused")),
+    "revoke-query": Mode("Revoke by query", revoking=RevocationMode("GET", token_in="query")),
+    "revoke-unknown-refused": Mode("Unknown tokens refused", revoking=RevocationMode(unknown="refused")),
     "revoke-access-only": Mode(
-        "Ends one access token", lenient(revoke="token"), revoking=Revoking(takes=frozenset({"access"}))
+        "Ends one access token", lenient(revoke="token"), revoking=RevocationMode(takes=frozenset({"access"}))
     ),
     "revoke-lies": Mode("Says revoked, is not", lenient(revoke="lies")),
     "identity-post": Mode("Identity by POST", identity_method="POST"),

@@ -228,14 +228,14 @@ def _exchange(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient) -
     if call.text("subject_token_type") != ACCESS_TOKEN_TYPE:
         return refusal(mode, "invalid_request", "subject_token_type must be that of an access token.")
     asked = asked_scopes(mode, call)
-    wish = Derivation(
+    derivation = Derivation(
         call.text("subject_token") or "", client, scopes=frozenset(asked or ()), item=call.text("resource")
     )
     try:
-        issued, parent = derive(sandbox, name, wish, fault=call.fault)
+        issued, parent = derive(sandbox, name, derivation, fault=call.fault)
     except DerivationRefused as refused:
         return refusal(mode, refused.error, refused.description)
-    limits: list[JsonValue] = [{"scope": scope, **_object(wish.item)} for scope in sorted(issued.scopes)]
+    limits: list[JsonValue] = [{"scope": scope, **_object(derivation.item)} for scope in sorted(issued.scopes)]
     body: dict[str, JsonValue] = {
         "access_token": issued.access_token,
         "expires_in": round(parent.expires_at - now),

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from providers.simulator.accounts import PEOPLE
 from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import Issued
+from providers.simulator.tokens import SimulatedTokens
 
 _KEY_ID = "sandbox-1"
 
@@ -24,7 +24,7 @@ def _key(purpose: str) -> RSAKey:
     return RSAKey.generate_key(2048, parameters={"kid": _KEY_ID, "use": "sig", "alg": "RS256"}, private=True)
 
 
-def id_token(sandbox: Sandbox, issued: Issued, *, issuer: str, nonce: str | None, now: float) -> str:
+def id_token(sandbox: Sandbox, issued: SimulatedTokens, *, issuer: str, nonce: str | None, now: float) -> str:
     """The ID token of a redeemed code (OpenID Connect Core §2), with the scripted changes."""
     person, changes = PEOPLE[issued.family.account], sandbox.id_token
     claims: dict[str, JsonValue] = {

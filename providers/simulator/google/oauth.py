@@ -16,7 +16,7 @@ from providers.simulator.accounts import PEOPLE, RegisteredClient
 from providers.simulator.authorize import CodeRefused, RequestRefused, SimulatedRequest, read_challenge
 from providers.simulator.google.identity import id_token
 from providers.simulator.sandbox import Sandbox
-from providers.simulator.tokens import Issued, PresentedTokenRefused, RefreshAnswer
+from providers.simulator.tokens import PresentedTokenRefused, RefreshAnswer, SimulatedTokens
 from providers.simulator.wire import ClientRefused, SimulatedCall, authenticate
 
 API = "https://www.googleapis.com/auth/"
@@ -238,7 +238,7 @@ def _refresh_error(reason: str) -> Response:
             return oauth_error("invalid_grant", "Token has been expired or revoked.")
 
 
-def _answer(issued: Issued, *, now: float) -> dict[str, JsonValue]:
+def _answer(issued: SimulatedTokens, *, now: float) -> dict[str, JsonValue]:
     body: dict[str, JsonValue] = {
         "access_token": issued.access_token,
         "expires_in": round(issued.expires_at - now),

@@ -20,7 +20,7 @@ from providers.simulator.accounts import PEOPLE, RegisteredClient
 from providers.simulator.authorize import CodeRefused, RequestRefused, SimulatedRequest, read_challenge
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.slack.workspace import APP_ID, BOT_USER, TEAM_ID, TEAM_NAME
-from providers.simulator.tokens import Issued, PresentedTokenRefused, RefreshAnswer
+from providers.simulator.tokens import PresentedTokenRefused, RefreshAnswer, SimulatedTokens
 from providers.simulator.wire import ClientRefused, SimulatedCall, authenticate
 
 SCOPES = frozenset(
@@ -203,7 +203,7 @@ def _refresh(sandbox: Sandbox, call: SimulatedCall, client: RegisteredClient, *,
     return JSONResponse(body, headers={"cache-control": "no-store"})
 
 
-def _token_members(issued: Issued, *, now: float) -> dict[str, JsonValue]:
+def _token_members(issued: SimulatedTokens, *, now: float) -> dict[str, JsonValue]:
     members: dict[str, JsonValue] = {
         "scope": ",".join(sorted(issued.scopes)),
         "access_token": issued.access_token,

@@ -13,7 +13,7 @@ from server.terminal.context import Setup, command, fail, say
 from server.terminal.registering import SecretInputOption
 
 if TYPE_CHECKING:
-    from server.remote.servers import ServerWish, ToolChange
+    from server.remote.servers import NewServer, ToolChange
     from vault.mcp.servers import McpServer
 
 app = typer.Typer(no_args_is_help=True, help="MCP servers behind the vault.")
@@ -54,7 +54,7 @@ def add(
     is_open: Annotated[bool, typer.Option("--open", help="It asks for no sign-in and no key.")] = False,
 ) -> None:
     """Put an MCP server behind the vault. Its tools can be called once you accept them."""
-    from server.remote.servers import ServerWish, key_of
+    from server.remote.servers import NewServer, key_of
 
     if client_secret_stdin and client_id is None:
         fail("--client-secret-stdin needs --client-id")
@@ -62,7 +62,7 @@ def add(
         fail("use one of --client-id or --issuer, --key-header, and --open")
     secret = sys.stdin.readline().strip() if client_secret_stdin else None
     key = key_of("open" if is_open else "key" if key_header else "oauth", key_header or "")
-    wanted = ServerWish(name, url, title, issuer=issuer, key=key)
+    wanted = NewServer(name, url, title, issuer=issuer, key=key)
     row = setup.run(_add(setup, wanted, client_id=client_id, secret=secret))
     setup.show_one(
         row,
@@ -71,7 +71,7 @@ def add(
     )
 
 
-async def _add(setup: Setup, wanted: ServerWish, *, client_id: str | None, secret: str | None) -> dict[str, object]:
+async def _add(setup: Setup, wanted: NewServer, *, client_id: str | None, secret: str | None) -> dict[str, object]:
     from providers.remote.authorization import RemoteRegistration
     from server.administration.actor import Actor
     from server.remote import servers
@@ -183,7 +183,7 @@ def accept(
         from server.administration.actor import Actor
         from server.remote import servers
 
-        wanted = servers.AcceptanceWish(digest, tool, leave or (), read or (), no_approval or (), trusts=trust_hints)
+        wanted = servers.ReviewDecision(digest, tool, leave or (), read or (), no_approval or (), trusts=trust_hints)
         async with setup.open() as deployment:
             return await servers.accept(Actor(deployment, None, "command_line"), name, wanted)
 

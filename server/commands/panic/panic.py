@@ -129,10 +129,10 @@ async def _end(setup: Setup, kind: Kind, named: str, *, wait: int) -> EndedCount
     async with setup.open(uses_accounts=False) as deployment:
         subject = await _subject(deployment, kind, named)
         async with deployment.transaction() as transaction:
-            wish = await panics.start(transaction, kind, subject, by="command_line", now=deployment.now())
-            first = await panics.first_asked(transaction, kind, subject, now=wish.requested_at)
+            started = await panics.start(transaction, kind, subject, by="command_line", now=deployment.now())
+            first = await panics.first_asked(transaction, kind, subject, now=started.requested_at)
         with show_progress() as tell:
-            await panics.go_on(deployment.vault, wish, tell=tell)
+            await panics.go_on(deployment.vault, started, tell=tell)
             note("Every account is disconnected. Revoking at the providers; you can interrupt this and run it again.")
             return await _revoke(deployment, kind, subject, since=first, wait=wait, tell=tell)
 

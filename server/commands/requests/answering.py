@@ -109,20 +109,20 @@ async def _change(setup: Setup, run: Callable[[Actor], Awaitable[AccessRequest]]
 async def _fields(deployment: Deployment, request: AccessRequest) -> dict[str, object]:
     from server.administration import access_requests
 
-    known, wish = await access_requests.describe(deployment, request), request.wish
+    known, access = await access_requests.describe(deployment, request), request.access
     account = f"{known.provider} {known.account} of {known.group}" if known.account else ""
     return {
         "id": request.id,
         "status": request.status(deployment.now()),
-        "kind": wish.kind.value,
-        "user": wish.user_id if known.person is None else known.person.name,
-        "client_id": wish.client_id or None,
+        "kind": access.kind.value,
+        "user": access.user_id if known.person is None else known.person.name,
+        "client_id": access.client_id or None,
         "agent": None if known.client is None else known.client.name or known.client.id,
         "what": account or known.group or known.company,
-        "scopes": sorted(wish.scopes),
-        "reason": wish.reason,
-        "days": wish.lifetime // access_requests.DAY,
-        "filed_by": wish.filed_by,
+        "scopes": sorted(access.scopes),
+        "reason": access.reason,
+        "days": access.lifetime // access_requests.DAY,
+        "filed_by": access.filed_by,
         "created_at": when(request.created_at),
         "expires_at": when(request.expires_at),
         "decided_at": when(request.decided_at),

@@ -14,7 +14,7 @@ import typer
 from server.terminal.context import Setup, command, fail, note, say
 
 if TYPE_CHECKING:
-    from providers.tools.openapi_import import Imported
+    from providers.tools.openapi_import import ImportResult
     from providers.tools.openapi_reading import OpenAPIDocument
 
 app = typer.Typer(no_args_is_help=True, help="Make tools of a description of an API.")
@@ -84,7 +84,7 @@ def _check_name(name: str) -> None:
         fail(f"--name: the vault has a provider {name} already; choose another name")
 
 
-def _check_tool_names(made: Imported) -> None:
+def _check_tool_names(made: ImportResult) -> None:
     """The server doesn't start with two tools of one name."""
     from providers.tools.builtin import builtin_tools
     from providers.tools.declarations import BUILT_IN, read_tool_file
@@ -96,7 +96,7 @@ def _check_tool_names(made: Imported) -> None:
         fail(f"--name: it makes a tool {both[0]}, which the vault has already; choose another name")
 
 
-def _elsewhere(made: Imported, *, source: str) -> str:
+def _elsewhere(made: ImportResult, *, source: str) -> str:
     """What to say where tokens would go to another origin than they are for, or than the document is from."""
     address = urlsplit(made.address)
     others = {"the audience": made.audience, "the document's address": source if "://" in source else ""}
@@ -155,7 +155,7 @@ def _fetch(setup: Setup, url: str) -> bytes:
     return body
 
 
-def _check_contents(made: Imported, name: str) -> Mapping[str, str]:
+def _check_contents(made: ImportResult, name: str) -> Mapping[str, str]:
     """The contents of both files, once they pass the checks that the server makes."""
     import tomlkit
 
@@ -180,7 +180,7 @@ def _check_contents(made: Imported, name: str) -> Mapping[str, str]:
     return contents
 
 
-def _show(setup: Setup, made: Imported, written: Mapping[str, str], *, warning: str) -> None:
+def _show(setup: Setup, made: ImportResult, written: Mapping[str, str], *, warning: str) -> None:
     rows = [
         {
             "tool": one.name,

@@ -14,8 +14,8 @@ from server.http.answers import json_answer, too_often
 from server.oauth.backchannel import signed_requests
 from server.oauth.backchannel.clients import check_may_ask, is_pushed_to, needs_user_code
 from server.oauth.backchannel.hints import hinted_person
+from server.oauth.backchannel.parameters import details_of, expiry_of, message_of, ping_token_of
 from server.oauth.backchannel.redeeming import INTERVAL
-from server.oauth.backchannel.wishes import details_of, expiry_of, message_of, ping_token_of
 from server.oauth.clients import authentication
 from server.oauth.parameters import Parameters
 from server.oauth.resources import api_scopes, known_resource, named_resource, ordinary_scopes
@@ -24,7 +24,7 @@ from server.oauth.wire import read_form
 from server.policy.schema import OWN_PROVIDER, REQUEST
 from vault import limits
 from vault.approvals import requests, user_codes
-from vault.approvals.requests import AccessWish
+from vault.approvals.requests import BackchannelRequest
 from vault.audit import audit
 from vault.records import Client, Event, User, parse_scope
 from vault.refresh.policy_checks import PolicyOutcome, PolicyQuestion
@@ -49,19 +49,19 @@ async def ask(deployment: Deployment, request: Request) -> Response:
         raise OAuthError("unauthorized_client", "tokens must be bound to a key here, and pushed ones can't be")
     await _count(deployment, f"ciba:{client.id}", limit=PER_CLIENT, window=_MINUTE)
     form = await signed_requests.parameters_of(deployment, form, client=client, address=address_of(request))
-    wish = await _wish(deployment, form, client)
+    wanted = await _read_request(deployment, form, client)
     lifetime, ping_token = expiry_of(form), ping_token_of(form, client)
     person = await hinted_person(deployment, form, client=client)
     await _check_user_code(deployment, form, client=client, person=person)  # first: the next is shared by all clients
-    await _check_patience(deployment, client, person, resource=wish.resource)
+    await _check_patience(deployment, client, person, resource=wanted.resource)
     now = deployment.now()
-    await _check_policy(deployment, client, person, wish, now=now)
+    await _check_policy(deployment, client, person, wanted, now=now)
     try:
         async with deployment.transaction() as transaction:
             approval, auth_req_id = await requests.ask(
                 transaction,
                 deployment.keys,
-                wish=wish,
+                request=wanted,
                 user_id=person.id,
                 client_id=client.id,
                 lifetime=lifetime,
@@ -78,7 +78,7 @@ async def ask(deployment: Deployment, request: Request) -> Response:
     return json_answer(answer)
 
 
-async def _wish(deployment: Deployment, form: Parameters, client: Client) -> AccessWish:
+async def _read_request(deployment: Deployment, form: Parameters, client: Client) -> BackchannelRequest:
     """The checks that need nobody, in order."""
     asked = parse_scope(form.get("scope") or "")
     if "openid" not in asked:
@@ -89,7 +89,7 @@ async def _wish(deployment: Deployment, form: Parameters, client: Client) -> Acc
         raise OAuthError("invalid_target", "a person can't give access to the Admin API this way")
     known = await api_scopes(deployment, resource)
     scopes = choose_scopes(asked, client=client, api_scopes=known, ordinary=ordinary_scopes(deployment, resource))
-    return AccessWish(scopes, resource, message_of(form), details_of(form, client))
+    return BackchannelRequest(scopes, resource, message_of(form), details_of(form, client))
 
 
 async def _check_patience(deployment: Deployment, client: Client, person: User, *, resource: str) -> None:
@@ -110,7 +110,9 @@ async def _check_patience(deployment: Deployment, client: Client, person: User, 
         raise
 
 
-async def _check_policy(deployment: Deployment, client: Client, person: User, wish: AccessWish, *, now: int) -> None:
+async def _check_policy(
+    deployment: Deployment, client: Client, person: User, wanted: BackchannelRequest, *, now: int
+) -> None:
     """The operator's own policy may forbid even to ask. Raises OAuthError and TemporarilyUnavailable."""
     if deployment.policy is None:
         return
@@ -119,17 +121,17 @@ async def _check_policy(deployment: Deployment, client: Client, person: User, wi
         client.id,
         (),
         provider=OWN_PROVIDER,
-        connection_id=wish.resource,
-        account=wish.resource,
-        scopes=wish.scopes,
+        connection_id=wanted.resource,
+        account=wanted.resource,
+        scopes=wanted.scopes,
         purpose=REQUEST,
-        label=wish.resource,
+        label=wanted.resource,
         address=CALLER_ADDRESS.get(),
     )
     verdict = await deployment.policy(question, deployment.database, now=now)
     if verdict.outcome is not PolicyOutcome.FORBID:
         return
-    details = {"code": PolicyRefused.code, "resource": wish.resource, "rule": verdict.rule, "policy": verdict.digest}
+    details = {"code": PolicyRefused.code, "resource": wanted.resource, "rule": verdict.rule, "policy": verdict.digest}
     deployment.activity.note_refusal(
         Event("approval.refused", outcome="refused", user_id=person.id, client_id=client.id, details=details)
     )

@@ -14,7 +14,7 @@ from server.oauth.token_request import TokenGrant, TokenRequest
 from vault import clients, grants, replay, users
 from vault.approvals import client_notices, requests
 from vault.approvals.approvals import Approval
-from vault.approvals.requests import AccessWish
+from vault.approvals.requests import BackchannelRequest
 from vault.audit import audit
 from vault.records import ApprovalState, Client, Event, Grant
 from vault.storage.database import Transaction
@@ -46,8 +46,8 @@ async def redeem(deployment: Deployment, asked: TokenRequest) -> TokenGrant:
 
 
 async def _issue(deployment: Deployment, asked: TokenRequest, approval: Approval) -> TokenGrant:
-    wish = requests.wish_of(approval)
-    if asked.resource not in {None, wish.resource}:
+    request = requests.request_of(approval)
+    if asked.resource not in {None, request.resource}:
         raise OAuthError("invalid_target", "the person was asked for another resource")
     await check_may_issue(deployment, approval, asked.client)
     spend_request(deployment, user_id=approval.user_id, client_id=asked.client.id)
@@ -62,7 +62,7 @@ async def _issue(deployment: Deployment, asked: TokenRequest, approval: Approval
 
 async def check_may_issue(deployment: Deployment, approval: Approval, client: Client) -> None:
     """What can have changed since the client asked. Raises OAuthError."""
-    await known_resource(deployment, requests.wish_of(approval).resource, client=client)
+    await known_resource(deployment, requests.request_of(approval).resource, client=client)
     user = await users.get_user(deployment.database, approval.user_id)
     if user is None or not user.has_agents:
         raise OAuthError("invalid_grant", "the person can no longer sign in", detail="user gone")
@@ -72,17 +72,17 @@ async def issue(
     deployment: Deployment, transaction: Transaction, approval: Approval, client: Client, *, network: str, now: int
 ) -> TokenGrant | None:
     """Spend the yes on a grant, with its events; None if another request was faster."""
-    wish = requests.wish_of(approval)
+    request = requests.request_of(approval)
     if not await requests.consume(transaction, approval, now=now):
         return None
     # What was approved with details is one thing: it isn't renewed.
-    stays = "offline_access" in wish.scopes and "refresh_token" in client.grant_types and not wish.details
+    stays = "offline_access" in request.scopes and "refresh_token" in client.grant_types and not request.details
     grant = await grants.create_grant(
         transaction,
         user_id=approval.user_id,
         client_id=client.id,
-        scopes=wish.scopes,
-        resource=wish.resource,
+        scopes=request.scopes,
+        resource=request.resource,
         redirect_uri="",
         now=now,
         ends_at=None if stays else now + client_notices.LONGEST + deployment.settings.tokens.access_lifetime,
@@ -102,15 +102,21 @@ async def issue(
     await clients.touch(transaction, client.id, now=now)
     await audit.append(transaction, *_events(approval, grant), now=now)
     ends_at = None if refresh_token is None else lifetimes.first_end(now)
-    return token_grant(grant, wish, refresh_token=refresh_token, refresh_expires_at=ends_at)
+    return token_grant(grant, request, refresh_token=refresh_token, refresh_expires_at=ends_at)
 
 
 def token_grant(
-    grant: Grant, wish: AccessWish, *, refresh_token: str | None, refresh_expires_at: int | None
+    grant: Grant, request: BackchannelRequest, *, refresh_token: str | None, refresh_expires_at: int | None
 ) -> TokenGrant:
     """What a grant that an approval made lets the client have."""
     return TokenGrant(
-        grant, wish.scopes, wish.resource, refresh_token, refresh_expires_at, asks_anew=True, details=wish.details
+        grant,
+        request.scopes,
+        request.resource,
+        refresh_token,
+        refresh_expires_at,
+        asks_anew=True,
+        details=request.details,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.lifecycle.maintenance import NOTICES_EVERY, UpkeepStep
-from server.notifying.posting import NotAccepted, Posted, Uncertain, post
+from server.notifying.posting import NotAccepted, Post, Uncertain, post
 from server.oauth import identity
 from server.oauth.backchannel import redeeming
 from server.oauth.backchannel.clients import ENDPOINT, is_pushed_to, is_told
@@ -44,7 +44,7 @@ logger = logging.getLogger("token_vault.pings")
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
+class _SendResult:
     """What came of it: whether the client took it, and whether trying again is useless."""
 
     was_taken: bool
@@ -52,7 +52,7 @@ class _Sent:
     is_uncertain: bool = False
 
 
-_NOTHING_TO_SEND: Final = _Sent(was_taken=False, is_over=True)
+_NOTHING_TO_SEND: Final = _SendResult(was_taken=False, is_over=True)
 
 
 async def tell_clients(deployment: Deployment) -> int:
@@ -92,7 +92,7 @@ async def _tell(deployment: Deployment, due: DueNotice) -> bool:
     return sent.was_taken
 
 
-async def _settle(deployment: Deployment, due: DueNotice, sent: _Sent, *, issued: IssuedTokens | None) -> None:
+async def _settle(deployment: Deployment, due: DueNotice, sent: _SendResult, *, issued: IssuedTokens | None) -> None:
     """Tokens that surely nobody took are worth nothing from now on."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
@@ -173,7 +173,7 @@ async def _answer_again(deployment: Deployment, approval: Approval, issued: Issu
         return _FAILED
     made = redeeming.token_grant(
         live.grant,
-        requests.wish_of(approval),
+        requests.request_of(approval),
         refresh_token=issued.refresh_token,
         refresh_expires_at=issued.refresh_expires_at,
     )
@@ -190,8 +190,8 @@ async def _tokens(deployment: Deployment, approval: Approval, made: TokenGrant) 
     return await answer_content(deployment, made, now=deployment.now(), key_thumbprint=None, id_claims=claims)
 
 
-async def _send(deployment: Deployment, client: Client, ping: Ping, answer: Mapping[str, object]) -> _Sent:
-    told = Posted(
+async def _send(deployment: Deployment, client: Client, ping: Ping, answer: Mapping[str, object]) -> _SendResult:
+    told = Post(
         str(client.metadata.get(ENDPOINT)),
         {"Authorization": f"Bearer {ping.token}", "Content-Type": "application/json"},
         json.dumps({"auth_req_id": ping.auth_req_id, **answer}).encode(),
@@ -205,11 +205,11 @@ async def _send(deployment: Deployment, client: Client, ping: Ping, answer: Mapp
         logger.warning("client not told", extra={"client_id": client.id, "code": str(refused.status or refused.code)})
         # How 5xx counts is left open (§10.3.1). A gateway's 504 says nothing of the tokens behind it.
         is_uncertain = refused.status >= 500 and refused.status != _NOT_NOW
-        return _Sent(was_taken=False, is_over=refused.is_final, is_uncertain=is_uncertain)
+        return _SendResult(was_taken=False, is_over=refused.is_final, is_uncertain=is_uncertain)
     except Uncertain:
         logger.warning("client not told", extra={"client_id": client.id, "code": "uncertain"})
-        return _Sent(was_taken=False, is_over=False, is_uncertain=True)
-    return _Sent(was_taken=True, is_over=True)
+        return _SendResult(was_taken=False, is_over=False, is_uncertain=True)
+    return _SendResult(was_taken=True, is_over=True)
 
 
 STEP: Final = UpkeepStep("pings", NOTICES_EVERY, tell_clients)

@@ -56,7 +56,7 @@ class IdentityAssertion:
 
 
 @dataclass(frozen=True, slots=True)
-class _Presented:
+class _PresentedAssertion:
     deployment: Deployment
     asked: TokenRequest
     trusted: EnterpriseSettings
@@ -72,7 +72,7 @@ async def verify(deployment: Deployment, asked: TokenRequest, token: str) -> Ide
     company, trusted = trusted_company(deployment, token)
     _check_client_kind(asked)
     claims = await _verified_claims(deployment, trusted, token, now=asked.now)
-    presented = _Presented(deployment, asked, trusted, claims)
+    presented = _PresentedAssertion(deployment, asked, trusted, claims)
     for check in _CHECKS:
         check(presented)
     return IdentityAssertion(
@@ -135,7 +135,7 @@ async def _verified_claims(
 # The checks, in their order ---------------------------------------------------------------------------------------
 
 
-def _check_audience(presented: _Presented) -> None:
+def _check_audience(presented: _PresentedAssertion) -> None:
     """§4.4.1: our issuer, alone, as text or in a list of one."""
     audience = presented.claims.get("aud")
     if isinstance(audience, list):
@@ -145,13 +145,13 @@ def _check_audience(presented: _Presented) -> None:
         raise AssertionRefused("audience")
 
 
-def _check_client(presented: _Presented) -> None:
+def _check_client(presented: _PresentedAssertion) -> None:
     """§4.4.1: exactly the client that authenticated."""
     if presented.claims.get("client_id") != presented.asked.client.id:
         raise AssertionRefused("client")
 
 
-def _check_lifetime(presented: _Presented) -> None:
+def _check_lifetime(presented: _PresentedAssertion) -> None:
     """§3.1, MCP §7.4.2: short-lived, and now."""
     claims, now = presented.claims, presented.asked.now
     issued_at, expires_at = jose.integer_claim(claims, "iat"), jose.integer_claim(claims, "exp")
@@ -164,20 +164,20 @@ def _check_lifetime(presented: _Presented) -> None:
         raise AssertionRefused("future")
 
 
-def _check_identifiers(presented: _Presented) -> None:
+def _check_identifiers(presented: _PresentedAssertion) -> None:
     if presented.text("jti", limit=256) is None:
         raise AssertionRefused("jti")
     if presented.text("sub", limit=255) is None:
         raise AssertionRefused("subject")
 
 
-def _check_tenant(presented: _Presented) -> None:
+def _check_tenant(presented: _PresentedAssertion) -> None:
     """§6: a subject of an issuer with many tenants is unique within its tenant only."""
     if presented.claims.get("tenant") != presented.trusted.tenant:
         raise AssertionRefused("tenant")
 
 
-def _check_key(presented: _Presented) -> None:
+def _check_key(presented: _PresentedAssertion) -> None:
     """§8.6.1.2: an assertion bound to a key needs a proof of that key. Another kind of binding can't be checked."""
     confirmation = presented.claims.get("cnf")
     if confirmation is None:
@@ -189,14 +189,14 @@ def _check_key(presented: _Presented) -> None:
         raise AssertionRefused("key")
 
 
-def _check_authentication(presented: _Presented) -> None:
+def _check_authentication(presented: _PresentedAssertion) -> None:
     """§8.1: a client that anybody can name needs a binding, or the operator's switch."""
     client, trusted = presented.asked.client, presented.trusted
     if client.is_public and presented.claims.get("cnf") is None and not trusted.public_clients:
         raise AssertionRefused("public")
 
 
-def _check_sign_in(presented: _Presented) -> None:
+def _check_sign_in(presented: _PresentedAssertion) -> None:
     """§8.2, RFC 9470 §3: how and when the person signed in there."""
     trusted, claims = presented.trusted, presented.claims
     if trusted.max_age is not None:
@@ -207,13 +207,13 @@ def _check_sign_in(presented: _Presented) -> None:
         raise AssertionRefused("acr", members={"acr_values": " ".join(trusted.acr)})
 
 
-def _check_details(presented: _Presented) -> None:
+def _check_details(presented: _PresentedAssertion) -> None:
     """What can't be enforced must not be left out silently."""
     if presented.claims.get("authorization_details") not in (None, []):
         raise AssertionRefused("details")
 
 
-_CHECKS: Final[tuple[Callable[[_Presented], None], ...]] = (
+_CHECKS: Final[tuple[Callable[[_PresentedAssertion], None], ...]] = (
     _check_audience,
     _check_client,
     _check_lifetime,
@@ -226,7 +226,7 @@ _CHECKS: Final[tuple[Callable[[_Presented], None], ...]] = (
 )
 
 
-def _resource(presented: _Presented) -> str:
+def _resource(presented: _PresentedAssertion) -> str:
     """The MCP endpoint that the token is for (RFC 8707 §2, MCP §7.6.2): of the claim, the request, or the default."""
     public_url = presented.deployment.public_url
     ours = own_resources(public_url)
@@ -241,7 +241,7 @@ def _resource(presented: _Presented) -> str:
     return asked or (found[0] if found else default_resource(public_url))
 
 
-def _scopes(presented: _Presented) -> frozenset[str] | None:
+def _scopes(presented: _PresentedAssertion) -> frozenset[str] | None:
     """The scopes of ours in it (MCP §7.6.2); None if it names none at all."""
     if "scope" not in presented.claims:
         return None

@@ -19,7 +19,7 @@ from server.oauth.enterprise.redeeming import (
     requested_rules,
 )
 from server.oauth.enterprise.refusals import AssertionRefused
-from server.oauth.enterprise.rules import Allowed, allowed_by, named_agents, rules_about
+from server.oauth.enterprise.rules import Allowance, allowed_by, named_agents, rules_about
 from server.oauth.parameters import Parameters
 from server.oauth.token_request import TokenRequest
 from server.signatures import jose
@@ -105,7 +105,7 @@ async def _find_allowed(
     *,
     further: Mapping[str, AllowedAgents],
     now: int,
-) -> Allowed:
+) -> Allowance:
     known = frozenset[str]()
     if person is not None:
         known = await groups.names_of_person(deployment.database, person.id, now=now)

@@ -15,7 +15,7 @@ from server.issuer_settings import AllowedAgents
 from server.oauth.enterprise import assertions, people
 from server.oauth.enterprise.assertions import SKEW, IdentityAssertion
 from server.oauth.enterprise.refusals import AssertionRefused
-from server.oauth.enterprise.rules import Allowed, allowed_by, rules_about
+from server.oauth.enterprise.rules import Allowance, allowed_by, rules_about
 from server.oauth.rules import EXCHANGE_SCOPE, TOKEN_EXCHANGE
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import TokenGrant, TokenRequest
@@ -75,7 +75,7 @@ async def requested_rules(
     rules = assertion.trusted.allow
     return {
         user_id: RequestedRules(
-            {name: rules[name] for name in one.wish.scopes if name in rules}, one.id, one.wish.scopes
+            {name: rules[name] for name in one.access.scopes if name in rules}, one.id, one.access.scopes
         )
         for user_id, one in found.items()
     }
@@ -100,7 +100,7 @@ def _with_request_link(
     )
 
 
-def issued_scopes(asked: TokenRequest, assertion: IdentityAssertion, allowed: Allowed) -> frozenset[str]:
+def issued_scopes(asked: TokenRequest, assertion: IdentityAssertion, allowed: Allowance) -> frozenset[str]:
     """The token's scopes: those requested, asserted, and allowed (MCP §7.2.1). Raises AssertionRefused."""
     scopes = allowed.scopes if assertion.scopes is None else allowed.scopes & assertion.scopes
     if asked.scopes is not None:
@@ -118,7 +118,7 @@ async def _issue(
     asked: TokenRequest,
     assertion: IdentityAssertion,
     person: User,
-    allowed: Allowed,
+    allowed: Allowance,
     scopes: frozenset[str],
     *,
     by_request: RequestedRules | None = None,
@@ -172,7 +172,7 @@ async def _check_allowed(transaction: Transaction, by_request: RequestedRules, *
     held = await access_requests.hold(transaction, by_request.request_id)
     if held is None or not held.is_allowed(now):
         raise AssertionRefused("agent")
-    if held.wish.scopes != by_request.names:
+    if held.access.scopes != by_request.names:
         raise TemporarilyUnavailable("What this agent may do is being changed.", retry_after=1)
     return held.expires_at
 
@@ -216,7 +216,7 @@ async def check_not_ended_by_person(reader: Reader, *, user_id: str, client_id: 
         raise AssertionRefused("ended")
 
 
-def _event(kind: str, grant: Grant, assertion: IdentityAssertion, allowed: Allowed, scopes: frozenset[str]) -> Event:
+def _event(kind: str, grant: Grant, assertion: IdentityAssertion, allowed: Allowance, scopes: frozenset[str]) -> Event:
     details: dict[str, object] = {
         "grant": grant.id,
         "scopes": sorted(scopes),

@@ -15,7 +15,7 @@ from vault.records import Client, ClientKind
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowance:
     """What the rules allow together. `accounts`: by provider, the words of `vault.company_access`, and scopes."""
 
     names: tuple[str, ...]
@@ -47,7 +47,7 @@ def allowed_by(
     groups: frozenset[str],
     tool: Callable[[str], ToolSpec | None],
     further: Mapping[str, AllowedAgents] | None = None,
-) -> Allowed:
+) -> Allowance:
     """What these rules allow together for a person of these groups (`name_key`s). Raises AssertionRefused.
 
     `further` are rules that an access request applied to this person and agent, whomever they name.
@@ -57,7 +57,7 @@ def allowed_by(
     if not counting:
         raise AssertionRefused("group" if about else "agent")
     rules = counting.values()
-    return Allowed(
+    return Allowance(
         tuple(sorted(counting)),
         scopes=frozenset(one for rule in rules for one in rule.scopes) & SCOPES,
         accounts=_accounts(rules, tool),

@@ -30,7 +30,7 @@ from vault import connections, grants, handles, revoked_tokens, sharing
 from vault.approvals import approvals
 from vault.approvals.approvals import ToolCall
 from vault.audit import audit
-from vault.audit.released_tokens import Released
+from vault.audit.released_tokens import TokenRelease
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, thumbprint
 from vault.exchange.exchange import exchange as exchange_upstream
 from vault.records import Client, Event, Narrowing, Principal, format_scope
@@ -209,7 +209,7 @@ async def _upstream(deployment: Deployment, made: _Exchange, target: UpstreamTar
     if narrowing is None:
         return await _handle(deployment, made, target, token)
     who = made.principal
-    released = Released(
+    released = TokenRelease(
         asked.client.id, who.grant_id, who.user_id, token.connection_id, thumbprint(token.value), token.expires_at
     )
     try:

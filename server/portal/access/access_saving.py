@@ -24,7 +24,7 @@ _MOST_SENTENCES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class LastSave:
     """What was saved last, and the secret that takes it back; `undo_at`: where, if not at the page that shows it."""
 
     message: str
@@ -144,7 +144,7 @@ async def _store_defaults(transaction: Transaction, user: User, changes: Sequenc
     return events
 
 
-async def last_saved(deployment: Deployment, user: User, handle: str) -> Saved | None:
+async def last_saved(deployment: Deployment, user: User, handle: str) -> LastSave | None:
     """What the page that follows a save says, while it can be taken back."""
     if not handle:
         return None
@@ -153,7 +153,7 @@ async def last_saved(deployment: Deployment, user: User, handle: str) -> Saved |
     )
     if found is None or found.user_id != user.id:
         return None
-    return Saved(str(found.payload["message"]), handle, "/approvals/undo" if "standing" in found.payload else "")
+    return LastSave(str(found.payload["message"]), handle, "/approvals/undo" if "standing" in found.payload else "")
 
 
 async def undo(deployment: Deployment, user: User, handle: str, rows: Sequence[AccessRow]) -> str:

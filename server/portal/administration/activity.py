@@ -8,7 +8,7 @@ from typing import Final
 from starlette.responses import Response
 
 from server.http.page_texts import text
-from server.portal.activity import PAGE_SIZE, Feed, Wish, export_of, news, place_in, read_wish
+from server.portal.activity import PAGE_SIZE, ActivityFilters, Feed, export_of, news, place_in, read_filters
 from server.portal.administration.room import ROOT, AdminVisit
 from vault import clients, users
 from vault.records import Client, User
@@ -23,7 +23,7 @@ class _Search:
     """What the address asks for. `problem`: why nothing is found; `choices`: agents that it may mean."""
 
     feed: Feed
-    wish: Wish
+    filters: ActivityFilters
     person: User | None = None
     agent: Client | None = None
     problem: str = ""
@@ -32,11 +32,12 @@ class _Search:
 
 async def _read(visit: AdminVisit) -> _Search:
     deployment, named = visit.deployment, visit.query("person").strip()[:_FIELD_LIMIT]
-    wish, account = read_wish(visit.query), visit.query("account").strip()[:_FIELD_LIMIT]
-    wish = Wish(
-        {"person": named, **wish.fields, "account": account}, replace(wish.filter, connection_id="", account=account)
+    filters, account = read_filters(visit.query), visit.query("account").strip()[:_FIELD_LIMIT]
+    filters = ActivityFilters(
+        {"person": named, **filters.fields, "account": account},
+        replace(filters.filter, connection_id="", account=account),
     )
-    asked = _Search(Feed(deployment, PAGE, None, names_people=True), wish)
+    asked = _Search(Feed(deployment, PAGE, None, names_people=True), filters)
     if named:
         reader = deployment.database
         person = await users.find_user(reader, named) or await users.get_user(reader, named)
@@ -49,7 +50,7 @@ async def _read(visit: AdminVisit) -> _Search:
 
 async def _with_agent(visit: AdminVisit, asked: _Search) -> _Search:
     """The agent that is named, by its id or by a name that only one has."""
-    named = asked.wish.fields["agent"].strip()
+    named = asked.filters.fields["agent"].strip()
     if not named:
         return asked
     reader = visit.deployment.database
@@ -61,20 +62,20 @@ async def _with_agent(visit: AdminVisit, asked: _Search) -> _Search:
             problem = text("admin_activity.several_agents" if exact else "admin_activity.no_agent", named=named)
             return replace(asked, problem=problem, choices=exact)
         (found,) = exact
-    wish = Wish(asked.wish.fields, replace(asked.wish.filter, client_id=found.id))
-    return replace(asked, wish=wish, agent=found)
+    filters = ActivityFilters(asked.filters.fields, replace(asked.filters.filter, client_id=found.id))
+    return replace(asked, filters=filters, agent=found)
 
 
 async def show(visit: AdminVisit) -> Response:
     """One page of it."""
     asked, before = await _read(visit), place_in(visit.query("before"))
-    found = await asked.feed.find(asked.wish, limit=PAGE_SIZE, before=before)
-    context: dict[str, object] = asked.feed.page(asked.wish, found, before=before) | {
+    found = await asked.feed.find(asked.filters, limit=PAGE_SIZE, before=before)
+    context: dict[str, object] = asked.feed.page(asked.filters, found, before=before) | {
         "rows": await asked.feed.tell(found.events),
         "person": asked.person,
         "agent": asked.agent,
         "problem": asked.problem,
-        "choices": [(one, f"{PAGE}?{asked.wish.query(agent=one.id)}") for one in asked.choices],
+        "choices": [(one, f"{PAGE}?{asked.filters.query(agent=one.id)}") for one in asked.choices],
         "tools": sorted(one.name for one in visit.deployment.tools),
     }
     return await visit.page("activity.html", context)
@@ -83,10 +84,10 @@ async def show(visit: AdminVisit) -> Response:
 async def show_new(visit: AdminVisit) -> Response:
     """The events since `after`, as rows for the page that is open."""
     asked = await _read(visit)
-    return visit.own.page("activity_new.html", await news(asked.feed, asked.wish, visit.own))
+    return visit.own.page("activity_new.html", await news(asked.feed, asked.filters, visit.own))
 
 
 async def export(visit: AdminVisit) -> Response:
     """All that the filters find, with the names of the people, as CSV or as lines of JSON."""
     asked = await _read(visit)
-    return export_of(asked.feed, asked.wish, kind=visit.query("format"))
+    return export_of(asked.feed, asked.filters, kind=visit.query("format"))

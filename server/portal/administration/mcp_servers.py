@@ -21,7 +21,7 @@ from server.portal.administration.room import ROOT, AdminVisit
 from server.portal.forms import PageRefused
 from server.remote import servers
 from server.remote.reviewing import choice_of, review_of
-from server.remote.servers import ServerWish
+from server.remote.servers import NewServer
 from vault import connections
 from vault.mcp.servers import McpServer, McpTool, list_servers
 
@@ -77,7 +77,7 @@ async def add(visit: AdminVisit) -> Response:
         client = RemoteRegistration(draft.client_id, secret, method)
     try:
         key = servers.key_of(draft.sign_in, draft.key_header)
-        wish = ServerWish(draft.name, draft.url, draft.title, client, draft.issuer or None, key)
+        wish = NewServer(draft.name, draft.url, draft.title, client, draft.issuer or None, key)
         await servers.add(visit.actor, wish)
     except ChangeRefused as refused:
         if refused.kind != "invalid_request":
@@ -109,9 +109,9 @@ async def accept(visit: AdminVisit) -> Response:
     server, form = await _server(visit), visit.form
     chosen = {one.name: choice for one in server.tools if (choice := form.one(f"tool.{one.name}")) in _CHOICES}
     changed = {one.name: chosen[one.name] for one in server.tools if one.name in chosen and _differs(one, chosen)}
-    wish = servers.wish_of(form.one("digest"), changed, forgets=form.one("gone") == "yes")
-    accepted = await servers.accept(visit.actor, server.name, wish)
-    said = text("admin_servers.accepted", number=len(accepted), left=len(wish.leaves))
+    decision = servers.decision_of(form.one("digest"), changed, forgets=form.one("gone") == "yes")
+    accepted = await servers.accept(visit.actor, server.name, decision)
+    said = text("admin_servers.accepted", number=len(accepted), left=len(decision.leaves))
     return await visit.go(path_of(server.name), said=said)
 
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from providers.definitions.catalog import Provider
 from server.administration import registrations
 from server.administration.actor import ChangeRefused
-from server.administration.registrations import RegistrationWish
+from server.administration.registrations import RegistrationInput
 from server.connecting.provider_authorization import callback_url
 from server.doctor.findings import Finding
 from server.errors import status_of
@@ -129,7 +129,7 @@ async def save(visit: AdminVisit) -> Response:
         form.one("is_testing") == "yes" and provider.expires.testing is not None,
     )
     secret = form.one("client_secret").strip()
-    wanted = RegistrationWish(draft.client_id, secret, draft.inputs, draft.is_testing)
+    wanted = RegistrationInput(draft.client_id, secret, draft.inputs, draft.is_testing)
     try:
         await registrations.save(visit.actor, provider, wanted, stored=stored)
     except ChangeRefused as refused:

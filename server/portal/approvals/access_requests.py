@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from server.administration import access_requests
-from server.administration.access_requests import DAY, MOST_REASON, AccessAnswer, Asking, DescribedRequest
+from server.administration.access_requests import DAY, MOST_REASON, AccessAnswer, AccessInput, DescribedRequest
 from server.administration.actor import Actor, ChangeRefused
 from server.errors import status_of
 from server.http import pages
@@ -37,7 +37,7 @@ _OPEN_FIRST: Final = ("pending", "allowed", "denied", "ended")
 class RequestForm:
     """What the form of a new request is about; `offers` are permissions with their words."""
 
-    asking: Asking
+    asking: AccessInput
     title: str
     agents: tuple[tuple[str, str], ...] = ()
     offers: tuple[tuple[str, str], ...] = ()
@@ -84,7 +84,7 @@ async def allowed_rows(visit: OwnVisit, *, client_id: str) -> list[dict[str, obj
     """What requests gave the person's agent, as long as it lasts."""
     own = await stored.list_of_person(visit.deployment.database, visit.user.id)
     now = visit.deployment.now()
-    return [await row(visit, one) for one in own if one.wish.client_id == client_id and one.is_allowed(now)]
+    return [await row(visit, one) for one in own if one.access.client_id == client_id and one.is_allowed(now)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ async def ways_to_ask(
 async def show_new(visit: OwnVisit) -> Response:
     """The form of a request."""
     query = visit.visit.query
-    asking = Asking(
+    asking = AccessInput(
         account=query("account"),
         group=query("group"),
         company=query("company"),
@@ -132,7 +132,7 @@ async def show_new(visit: OwnVisit) -> Response:
     return await _form(visit, asking)
 
 
-async def _form(visit: OwnVisit, asking: Asking, *, error: str = "") -> Response:
+async def _form(visit: OwnVisit, asking: AccessInput, *, error: str = "") -> Response:
     longest = visit.deployment.settings.access_requests.longest_days
     if not longest:
         raise PageRefused("requests_off", kind="forbidden")
@@ -148,7 +148,7 @@ async def _form(visit: OwnVisit, asking: Asking, *, error: str = "") -> Response
     return visit.page("access_request_new.html", context, status=status_of("invalid_request") if error else 200)
 
 
-async def _place(visit: OwnVisit, asking: Asking) -> RequestForm:
+async def _place(visit: OwnVisit, asking: AccessInput) -> RequestForm:
     deployment = visit.deployment
     if asking.account:
         shared = await access_requests.shared_account(deployment, visit.user, asking.account)
@@ -187,7 +187,7 @@ def _scope_offers(visit: OwnVisit, shared: SharedConnection, wanted: frozenset[s
 async def ask(visit: OwnVisit) -> Response:
     """File the request."""
     form = visit.form
-    asking = Asking(
+    asking = AccessInput(
         account=form.one("account"),
         group=form.one("group"),
         company=form.one("company"),
@@ -228,15 +228,15 @@ async def _visible(visit: OwnVisit) -> AccessRequest:
 
 
 async def _one(visit: OwnVisit, request: AccessRequest, *, error: str = "") -> Response:
-    deployment, wish = visit.deployment, request.wish
-    trusted = deployment.settings.enterprise.get(wish.target) if wish.kind is Kind.COMPANY else None
+    deployment, access = visit.deployment, request.access
+    trusted = deployment.settings.enterprise.get(access.target) if access.kind is Kind.COMPANY else None
     left = max(1, -(-(request.expires_at - deployment.now()) // DAY))
     context: dict[str, object] = {
         "one": await row(visit, request),
         "before": await _before(visit, request),
         "path": _path(request),
-        "is_own": wish.user_id == visit.user.id,
-        "may_answer": await may_answer(deployment, visit.user, wish, reader=deployment.database),
+        "is_own": access.user_id == visit.user.id,
+        "may_answer": await may_answer(deployment, visit.user, access, reader=deployment.database),
         "rules": () if trusted is None else [(name, _gives(rule)) for name, rule in sorted(trusted.allow.items())],
         "most": access_requests.most_days(deployment, request),
         "left": left,
@@ -248,7 +248,7 @@ async def _one(visit: OwnVisit, request: AccessRequest, *, error: str = "") -> R
 
 async def _before(visit: OwnVisit, request: AccessRequest) -> dict[str, object] | None:
     """What approval of this request would replace."""
-    found = await stored.find_allowed(visit.deployment.database, request.wish)
+    found = await stored.find_allowed(visit.deployment.database, request.access)
     return None if found is None or not found.is_allowed(visit.deployment.now()) else await row(visit, found)
 
 
@@ -300,7 +300,7 @@ async def _prove_again(visit: OwnVisit, request: AccessRequest) -> Response | No
 
 async def row(visit: OwnVisit, request: AccessRequest) -> dict[str, object]:
     """A request for a template."""
-    known, wish = await access_requests.describe(visit.deployment, request), request.wish
+    known, access = await access_requests.describe(visit.deployment, request), request.access
     provider = visit.deployment.catalog.get(known.provider)
     status = request.status(visit.deployment.now())
     return {
@@ -310,15 +310,15 @@ async def row(visit: OwnVisit, request: AccessRequest) -> dict[str, object]:
         "title": _title(visit, known),
         "provider": known.provider,
         "provider_title": known.provider if provider is None else provider.title,
-        "kind": wish.kind.value,
-        "by_agent": wish.filed_by == "agent",
+        "kind": access.kind.value,
+        "by_agent": access.filed_by == "agent",
         "is_confirmed": request.confirmed_at is not None,
         "scopes": [
-            (scope, texts.scope_title(provider, scope) if wish.kind is Kind.ACCOUNT else scope)
-            for scope in sorted(wish.scopes)
+            (scope, texts.scope_title(provider, scope) if access.kind is Kind.ACCOUNT else scope)
+            for scope in sorted(access.scopes)
         ],
-        "reason": wish.reason,
-        "days": wish.lifetime // DAY,
+        "reason": access.reason,
+        "days": access.lifetime // DAY,
         "status": status,
         "status_words": section("access_status")[status],
         "ends_at": request.expires_at,
@@ -329,13 +329,13 @@ async def row(visit: OwnVisit, request: AccessRequest) -> dict[str, object]:
 
 
 def _title(visit: OwnVisit, known: DescribedRequest) -> str:
-    wish = known.request.wish
-    agent = wish.client_id if known.client is None else known.client.name or known.client.id
-    if wish.kind is Kind.GROUP:
+    access = known.request.access
+    agent = access.client_id if known.client is None else known.client.name or known.client.id
+    if access.kind is Kind.GROUP:
         return text("access_requests.accounts_of", group=known.group)
-    if wish.kind is Kind.COMPANY:
-        trusted = visit.deployment.settings.enterprise.get(wish.target)
-        named = wish.target if trusted is None else trusted.title_for(wish.target)
+    if access.kind is Kind.COMPANY:
+        trusted = visit.deployment.settings.enterprise.get(access.target)
+        named = access.target if trusted is None else trusted.title_for(access.target)
         return text("access_requests.let_in", agent=agent, company=named)
     provider = visit.deployment.catalog.get(known.provider)
     title = known.provider if provider is None else provider.title

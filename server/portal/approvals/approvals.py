@@ -12,8 +12,8 @@ from providers.definitions.catalog import Provider
 from server.connecting import approvals as approve
 from server.connecting import lookups
 from server.connecting import standing as standing_yes
-from server.connecting.lookups import Known
-from server.connecting.standing import StandingWish
+from server.connecting.lookups import LookupResult
+from server.connecting.standing import StandingTerms
 from server.http import pages
 from server.http.page_texts import text
 from server.portal import agents, texts
@@ -63,7 +63,7 @@ async def show(visit: OwnVisit) -> Response:
             },
         )
     spec = visit.deployment.tool(approval.tool)
-    known = Known() if spec is None else await lookups.find(visit.deployment, approval, spec)
+    known = LookupResult() if spec is None else await lookups.find(visit.deployment, approval, spec)
     context: dict[str, object] = {"one": await question(visit, approval, known=known), "offer": None}
     if (offered := await standing_yes.offer(visit.deployment, approval)) is not None:
         target = target_words(offered.target, known.names)
@@ -79,22 +79,22 @@ async def decide(visit: OwnVisit) -> Response:
         raise PageRefused("no_decision")
     if decision == "cut_off":
         return await _deny_and_cut_off(visit, approval)
-    wish = standing.read_wish(visit.form, now=visit.deployment.now()) if decision == "standing" else None
-    await _answer(visit, approval, is_approved=decision != "deny", wish=wish)
+    terms = standing.read_terms(visit.form, now=visit.deployment.now()) if decision == "standing" else None
+    await _answer(visit, approval, is_approved=decision != "deny", terms=terms)
     return pages.go(f"/approvals/{approval.id}")
 
 
 async def _deny_and_cut_off(visit: OwnVisit, approval: Approval) -> Response:
     """End the agent, whether or not the question is still open."""
     with suppress(PageRefused):
-        await _answer(visit, approval, is_approved=False, wish=None)
+        await _answer(visit, approval, is_approved=False, terms=None)
     client = await clients.get_client(visit.deployment.database, approval.client_id)
     if client is not None:
         await agents.end_agent(visit, client)
     return pages.go("/agents")
 
 
-async def _answer(visit: OwnVisit, approval: Approval, *, is_approved: bool, wish: StandingWish | None) -> None:
+async def _answer(visit: OwnVisit, approval: Approval, *, is_approved: bool, terms: StandingTerms | None) -> None:
     try:
         await approve.decide(
             visit.deployment,
@@ -102,7 +102,7 @@ async def _answer(visit: OwnVisit, approval: Approval, *, is_approved: bool, wis
             user=visit.user,
             session=visit.session,
             is_approved=is_approved,
-            standing_wish=wish,
+            standing_terms=terms,
         )
     except approve.ApproveRefused as refused:
         if refused.kind == "gone":
@@ -131,7 +131,7 @@ async def _permissions(visit: OwnVisit, approval: Approval, provider: Provider |
     return [(scope, texts.scope_title(provider, scope)) for scope in sorted(scopes)]
 
 
-async def question(visit: OwnVisit, approval: Approval, *, known: Known | None = None) -> dict[str, object]:
+async def question(visit: OwnVisit, approval: Approval, *, known: LookupResult | None = None) -> dict[str, object]:
     """A question for a template; without `known`, with the names that are at hand."""
     deployment = visit.deployment
     client = await clients.get_client(deployment.database, approval.client_id)

@@ -15,7 +15,7 @@ from typing import Final
 
 from providers.outbound.json_values import is_array
 from providers.tools.presentation import DEFAULT, Presentation, addresses
-from server.connecting.lookups import Known
+from server.connecting.lookups import LookupResult
 from server.http.page_texts import text
 from server.http.translations import translate
 from server.portal.texts import visible
@@ -44,7 +44,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class LongText:
     """A longer text, with its argument's name."""
 
     label: str
@@ -56,7 +56,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
+class ValueChange:
     """A value before and after."""
 
     label: str
@@ -70,8 +70,8 @@ class AskedCall:
 
     pieces: tuple[Piece, ...]
     people: tuple[tuple[str, tuple[str, ...]], ...]
-    texts: tuple[Shown, ...]
-    changes: tuple[Changed, ...]
+    texts: tuple[LongText, ...]
+    changes: tuple[ValueChange, ...]
     facts: tuple[tuple[str, Value], ...]
     exact: str
 
@@ -82,10 +82,10 @@ class AskedCall:
 
 
 def asked_call(
-    title: str, arguments: Mapping[str, object], presentation: Presentation = DEFAULT, known: Known | None = None
+    title: str, arguments: Mapping[str, object], presentation: Presentation = DEFAULT, known: LookupResult | None = None
 ) -> AskedCall:
     """The call with these arguments; `known` are names and present values that were found out."""
-    found = known or Known()
+    found = known or LookupResult()
     presentation = presentation.model_copy(update={"sentence": translate(presentation.sentence)})
     given = {name: value for name, value in arguments.items() if value is not None and value != []}
     ids = {name for one in presentation.lookups for name in one.names}
@@ -102,9 +102,9 @@ def asked_call(
     return AskedCall(
         pieces=pieces,
         people=tuple((_label(name), tuple(visible(one) for one in addresses(given[name]))) for name in sorted(people)),
-        texts=tuple(Shown(_label(name), visible(given[name])) for name in given if name in texts | cut),
+        texts=tuple(LongText(_label(name), visible(given[name])) for name in given if name in texts | cut),
         changes=tuple(
-            Changed(_label(name), _moment(visible(found.before[name])), _moment(visible(given[name])))
+            ValueChange(_label(name), _moment(visible(found.before[name])), _moment(visible(given[name])))
             for name in given
             if name in changed
         ),

@@ -12,30 +12,30 @@ from server.deployment import Deployment
 from server.http.page_texts import text
 from server.oauth.rules import own_resources
 from server.portal import texts
-from server.portal.approvals.asked_call import AskedCall, Piece, Shown, Value
+from server.portal.approvals.asked_call import AskedCall, LongText, Piece, Value
 from server.portal.texts import visible
 from vault import apis
 from vault.approvals.approvals import Approval
-from vault.approvals.requests import wish_of
+from vault.approvals.requests import request_of
 
 
 async def asked_request(deployment: Deployment, approval: Approval) -> AskedCall:
     """The parts of the page: where the access is to, and each authorization detail as a text of its own."""
-    wish = wish_of(approval)
+    request = request_of(approval)
     exact = json.dumps(dict(approval.arguments), ensure_ascii=False, indent=2)
     return AskedCall(
-        pieces=(Piece("", Value(wish.message)),) if wish.message else (),
+        pieces=(Piece("", Value(request.message)),) if request.message else (),
         people=(),
-        texts=tuple(Shown(_line(one.get("type")), _lines(one)) for one in wish.details),
+        texts=tuple(LongText(_line(one.get("type")), _lines(one)) for one in request.details),
         changes=(),
-        facts=((text("approval.access_to"), Value(await _resource_name(deployment, wish.resource))),),
+        facts=((text("approval.access_to"), Value(await _resource_name(deployment, request.resource))),),
         exact=visible(exact),
     )
 
 
 def permissions(approval: Approval) -> list[tuple[str, str]]:
     """Each scope with its words."""
-    return [(scope, texts.token_scope(scope)) for scope in sorted(wish_of(approval).scopes)]
+    return [(scope, texts.token_scope(scope)) for scope in sorted(request_of(approval).scopes)]
 
 
 async def _resource_name(deployment: Deployment, resource: str) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 from starlette.responses import Response
 
 from server.connecting import standing
-from server.connecting.standing import StandingWish
+from server.connecting.standing import StandingTerms
 from server.http import pages
 from server.http.page_texts import text
 from server.portal import texts
@@ -65,14 +65,14 @@ async def rows(visit: OwnVisit, *, client_id: str | None = None) -> list[Standin
     return made
 
 
-def read_wish(form: Form, *, now: int) -> StandingWish:
+def read_terms(form: Form, *, now: int) -> StandingTerms:
     """What the form says: calls a day, and for how many days. Raises PageRefused."""
     per_day, days = form.one("per_day"), form.one("days")
     if not (per_day.isascii() and per_day.isdigit() and 0 < int(per_day[:5]) <= MOST_PER_DAY):
         raise PageRefused("per_day")
     if days not in {str(one) for one in CHOICES}:
         raise PageRefused("end_day")
-    return StandingWish(int(per_day), (now // DAY + int(days)) * DAY)
+    return StandingTerms(int(per_day), (now // DAY + int(days)) * DAY)
 
 
 async def end(visit: OwnVisit) -> Response:

@@ -112,11 +112,11 @@ async def _records(visit: OwnVisit) -> Mapping[str, object]:
         ],
         "access_requests": [
             {
-                "kind": one.wish.kind.value,
-                "agent": one.wish.client_id or None,
-                "target": one.wish.target,
-                "scopes": sorted(one.wish.scopes),
-                "reason": one.wish.reason,
+                "kind": one.access.kind.value,
+                "agent": one.access.client_id or None,
+                "target": one.access.target,
+                "scopes": sorted(one.access.scopes),
+                "reason": one.access.reason,
                 "status": one.status(now),
                 "created_at": _when(one.created_at),
                 "expires_at": _when(one.expires_at),

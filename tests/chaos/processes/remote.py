@@ -22,22 +22,22 @@ from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.records import Principal
 from vault.refresh.journal import Journal
 from vault.refusals import VaultError
-from vault.upstream import NotSent, RefreshOutcome, Refused, Rotated, RotationMode, Silent, TokenAnswer
+from vault.upstream import NotSent, RefreshOutcome, Refusal, Rotation, RotationMode, Silent, TokenAnswer
 
-KINDS = {one.__name__: one for one in (Refused, NotSent, Silent)}
+KINDS = {one.__name__: one for one in (Refusal, NotSent, Silent)}
 
 
 def write_outcome(outcome: RefreshOutcome) -> bytes:
     """One line."""
-    if not isinstance(outcome, Rotated):
+    if not isinstance(outcome, Rotation):
         return json.dumps([type(outcome).__name__, vars_of(outcome)]).encode() + b"\n"
     answer = outcome.answer
     scopes = None if answer.scopes is None else sorted(answer.scopes)
     kept = [answer.access_token, answer.refresh_token, scopes, answer.expires_in]
-    return json.dumps(["Rotated", kept]).encode() + b"\n"
+    return json.dumps(["Rotation", kept]).encode() + b"\n"
 
 
-def vars_of(outcome: Refused | NotSent | Silent) -> dict[str, Any]:
+def vars_of(outcome: Refusal | NotSent | Silent) -> dict[str, Any]:
     """The fields by name."""
     return {name: getattr(outcome, name) for name in outcome.__dataclass_fields__}
 
@@ -45,11 +45,11 @@ def vars_of(outcome: Refused | NotSent | Silent) -> dict[str, Any]:
 def read_outcome(line: bytes) -> RefreshOutcome:
     """What `write_outcome` wrote."""
     kind, content = json.loads(line)
-    if kind != "Rotated":
+    if kind != "Rotation":
         return KINDS[kind](**content)
     access_token, refresh_token, scopes, expires_in = content
     answer = TokenAnswer(access_token, refresh_token, None if scopes is None else frozenset(scopes), expires_in)
-    return Rotated(answer)
+    return Rotation(answer)
 
 
 class RemoteUpstream:

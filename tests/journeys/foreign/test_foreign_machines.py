@@ -26,7 +26,7 @@ from mcp.server.mcpserver import MCPServer
 
 from server.administration import agents, own_apis
 from server.administration.actor import Actor
-from server.administration.agents import NewAgent, OwnApisWish, RegisteredAgent
+from server.administration.agents import NewAgent, OwnApisSpec, RegisteredAgent
 from tests.journeys.foreign.test_foreign_enterprise import Memory
 from tests.support.foreign.foreign import driving
 from tests.support.harness import free_socket, serving
@@ -81,10 +81,10 @@ async def plant(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Plan
         resource = f"{url}/mcp"
         api = await agents.register(operator, NewAgent("Reports", has_secret=True, exchanges=True))
         await own_apis.save(operator, resource, name="Reports", scopes=[SCOPE], linked=[api.client])
-        wish = {"resources": (resource,), "by_itself": OwnApisWish(frozenset({SCOPE}))}
-        with_secret = await agents.register(operator, NewAgent("Nightly", has_secret=True, **wish))  # pyright: ignore[reportArgumentType]
+        common = {"resources": (resource,), "by_itself": OwnApisSpec(frozenset({SCOPE}))}
+        with_secret = await agents.register(operator, NewAgent("Nightly", has_secret=True, **common))  # pyright: ignore[reportArgumentType]
         public = {"keys": [KEY.as_dict(private=False)]}
-        with_key = await agents.register(operator, NewAgent("Signing", jwks=public, **wish))  # pyright: ignore[reportArgumentType]
+        with_key = await agents.register(operator, NewAgent("Signing", jwks=public, **common))  # pyright: ignore[reportArgumentType]
         server = MCPServer(
             "Reports",
             token_verifier=Introspection(opened.url, api),

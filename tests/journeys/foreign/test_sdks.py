@@ -35,7 +35,7 @@ import contextlib
 
 async def main() -> None:
     async with {opened}:
-        for name, arguments in {wishes}:
+        for name, arguments in {tool_calls}:
             try:
                 print(await {call})
             except Exception as error:  # what the SDK hands to its model
@@ -102,11 +102,11 @@ async def _play(place: Room, client: str, folder: Path) -> Mapping[str, str]:
     over_http = await printed(place, client, "--transport", "http")
     made, end, nothing = over_http.partition("\nasyncio.run(main())\n")
     assert (bool(end), nothing) == (True, "")
-    wishes = [("slack_post", POST), ("calendar_list", {})]
+    tool_calls = [("slack_post", POST), ("calendar_list", {})]
     programs = {
         "stdio": (await printed(place, client), ""),
         "http": (over_http, own.token),
-        "calls": (made + CALLING.format(opened=OPENED[client], call=CALLS[client], wishes=wishes), own.token),
+        "calls": (made + CALLING.format(opened=OPENED[client], call=CALLS[client], tool_calls=tool_calls), own.token),
         "ended": (over_http, "ended"),
     }
     if client == "openai-agents":

@@ -44,7 +44,7 @@ class RemoteRoom:
         """A new foreign server behind the vault; its name, and the server."""
         name = f"s{secrets.token_hex(4)}"
         double = self.site.add(name, **changes)
-        await servers.add(self.operator, servers.ServerWish(name, double.url))
+        await servers.add(self.operator, servers.NewServer(name, double.url))
         return name, double
 
     async def stored(self, name: str) -> McpServer:
@@ -52,9 +52,9 @@ class RemoteRoom:
         assert found is not None
         return found
 
-    async def accept(self, name: str, **wish: Any) -> tuple[str, ...]:
+    async def accept(self, name: str, **decisions: Any) -> tuple[str, ...]:
         digest = (await self.stored(name)).digest
-        return await servers.accept(self.operator, name, servers.AcceptanceWish(digest, **wish))
+        return await servers.accept(self.operator, name, servers.ReviewDecision(digest, **decisions))
 
     async def follow(self, url: str, *, agrees: Any = agree) -> str:
         """Alice opens a link, allows what it asks for, and agrees at the server; the text of the last page."""

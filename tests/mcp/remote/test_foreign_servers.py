@@ -98,7 +98,7 @@ async def _foreign(make: Any) -> AsyncGenerator[tuple[str, InMemoryOAuthProvider
 @pytest.mark.parametrize(("name", "make"), [pytest.param("fastmcp", fast_mcp, marks=pytest.mark.long), ("sdk", sdk)])
 async def test_a_server_of_others_works_behind_the_vault(place: RemoteRoom, name: str, make: Any) -> None:
     async with _foreign(make) as (url, provider):
-        await servers.add(place.operator, servers.ServerWish(name, url))
+        await servers.add(place.operator, servers.NewServer(name, url))
         agent = await place.room.agent(client_name=f"Agent of {name}")
         looked = await place.look(name, agent)
         assert not looked.is_error, text(looked)

@@ -40,7 +40,7 @@ async def test_names_of_a_stored_server_are_taken_and_of_no_server_refused(tmp_p
     data = tmp_path / "vault"
     async with remote_room(data) as place:
         double = place.site.add("notes")
-        await servers.add(place.operator, servers.ServerWish("notes", double.url))
+        await servers.add(place.operator, servers.NewServer("notes", double.url))
     names, said = await opened(data, **NAMED)
     assert names == {"notes_tools"}
     assert len(said) == 4, "nobody accepted any"
@@ -56,7 +56,7 @@ async def test_they_count_once_the_tools_are_accepted_and_keep_the_server(tmp_pa
     data = tmp_path / "vault"
     async with remote_room(data) as place:
         double = place.site.add("notes")
-        await servers.add(place.operator, servers.ServerWish("notes", double.url))
+        await servers.add(place.operator, servers.NewServer("notes", double.url))
         agent: Agent = await place.room.agent()
         await place.look("notes", agent)
         await place.accept("notes", reads=["add"], unasked=["note"])

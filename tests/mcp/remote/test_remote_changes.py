@@ -134,7 +134,7 @@ async def test_only_what_was_reviewed_can_be_accepted(place: RemoteRoom) -> None
     double.tools = [{**ADD, "description": "Something else."}, NOTE]
     await place.look(name, agent)
     with pytest.raises(ChangeRefused, match="isn't what was reviewed"):
-        await servers.accept(place.operator, name, servers.AcceptanceWish(reviewed))
+        await servers.accept(place.operator, name, servers.ReviewDecision(reviewed))
     assert await place.accept(name) == ("add", "note")
 
 

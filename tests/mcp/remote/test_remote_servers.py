@@ -194,17 +194,17 @@ async def test_an_authorization_server_at_another_host_must_be_named(place: Remo
         return place.site.add(name, issuer=issuer, metadata={"issuer": issuer, **metadata})
 
     double = elsewhere("other1")
-    wish = servers.ServerWish("other1", double.url)
+    wanted = servers.NewServer("other1", double.url)
     with pytest.raises(ChangeRefused, match=f"--issuer {double.issuer}"):
-        await servers.add(place.operator, wish)
+        await servers.add(place.operator, wanted)
     with pytest.raises(ChangeRefused, match="isn't https"):
-        await servers.add(place.operator, replace(wish, issuer="https://wrong.example"))
-    await servers.add(place.operator, replace(wish, issuer=double.issuer))
+        await servers.add(place.operator, replace(wanted, issuer="https://wrong.example"))
+    await servers.add(place.operator, replace(wanted, issuer=double.issuer))
     double = elsewhere("other2", protected_resources=["https://other.example/mcp"])
     with pytest.raises(ChangeRefused, match="doesn't know it"):
-        await servers.add(place.operator, servers.ServerWish("other2", double.url, issuer=double.issuer))
+        await servers.add(place.operator, servers.NewServer("other2", double.url, issuer=double.issuer))
     double.metadata["protected_resources"] = [double.url]
-    await servers.add(place.operator, servers.ServerWish("other2", double.url))
+    await servers.add(place.operator, servers.NewServer("other2", double.url))
 
 
 def test_a_registration_for_a_time_only_is_refused() -> None:
@@ -226,7 +226,7 @@ async def test_names_and_addresses_that_cannot_be_told_apart_are_refused(place: 
         ("other", f"{place.room.url.replace('http://', 'HTTP://')}/mcp"),
     ):
         with pytest.raises(ChangeRefused):
-            await servers.add(place.operator, servers.ServerWish(wrong, url))
+            await servers.add(place.operator, servers.NewServer(wrong, url))
 
 
 async def test_an_admins_page_of_a_server_opens(place: RemoteRoom, known: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from server.administration.actor import ChangeRefused
 from server.remote import servers
-from server.remote.servers import ServerWish, key_of
+from server.remote.servers import NewServer, key_of
 from tests.mcp.remote.remote_room import RemoteRoom, link_of, text
 from vault import connections
 
@@ -32,7 +32,7 @@ async def test_a_key_is_entered_and_goes_to_the_server_in_its_header_only(
 ) -> None:
     name = f"keyed{len(sent[0])}"
     double = place.site.add(name, key=sent)
-    await servers.add(place.operator, ServerWish(name, double.url, key=key_of("key", header)))
+    await servers.add(place.operator, NewServer(name, double.url, key=key_of("key", header)))
     agent = await place.room.agent()
     async with place.room.client(agent, mode="auto") as client:
         told = await client.call_tool(f"{name}_tools", {})
@@ -57,7 +57,7 @@ async def test_a_key_is_entered_and_goes_to_the_server_in_its_header_only(
 
 async def test_a_wrong_key_is_told_and_another_one_replaces_it(place: RemoteRoom) -> None:
     double = place.site.add("rekeyed", key=("x-api-key", KEY))
-    await servers.add(place.operator, ServerWish("rekeyed", double.url, key=key_of("key", "X-Api-Key")))
+    await servers.add(place.operator, NewServer("rekeyed", double.url, key=key_of("key", "X-Api-Key")))
     agent = await place.room.agent()
     async with place.room.client(agent, mode="auto") as client:
         told = await client.call_tool("rekeyed_tools", {})
@@ -76,7 +76,7 @@ async def test_a_wrong_key_is_told_and_another_one_replaces_it(place: RemoteRoom
 
 async def test_an_open_server_is_used_by_permission_and_gets_no_credential(place: RemoteRoom) -> None:
     double = place.site.add("opened", is_open=True)
-    await servers.add(place.operator, ServerWish("opened", double.url, key=key_of("open", "")))
+    await servers.add(place.operator, NewServer("opened", double.url, key=key_of("open", "")))
     agent = await place.room.agent()
     async with place.room.client(agent, mode="auto") as client:
         told = await client.call_tool("opened_tools", {})
@@ -98,13 +98,13 @@ async def test_an_open_server_is_used_by_permission_and_gets_no_credential(place
 async def test_what_a_server_asks_for_must_fit_what_the_operator_says(place: RemoteRoom) -> None:
     keyed = place.site.add("fits", key=("x-api-key", KEY))
     with pytest.raises(ChangeRefused, match="isn't open"):
-        await servers.add(place.operator, ServerWish("fits", keyed.url, key=key_of("open", "")))
+        await servers.add(place.operator, NewServer("fits", keyed.url, key=key_of("open", "")))
     opened = place.site.add("free", is_open=True)
     with pytest.raises(ChangeRefused, match="--open"):
-        await servers.add(place.operator, ServerWish("free", opened.url))
+        await servers.add(place.operator, NewServer("free", opened.url))
     with pytest.raises(ChangeRefused, match="no MCP server answers"):
         await servers.add(
-            place.operator, ServerWish("gone", f"{place.site.origin}/gone", key=key_of("key", "X-Api-Key"))
+            place.operator, NewServer("gone", f"{place.site.origin}/gone", key=key_of("key", "X-Api-Key"))
         )
     for wrong in ("Host", "mcp-session-id", "X Key", "X-Key: a b", "X-Key: A\r\nB", "Content-Type"):
         with pytest.raises(ChangeRefused, match="name a header"):

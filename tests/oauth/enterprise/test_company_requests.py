@@ -12,7 +12,7 @@ import pytest
 
 from server.administration import access_requests
 from server.administration import groups as administration
-from server.administration.access_requests import AccessAnswer, Asking
+from server.administration.access_requests import AccessAnswer, AccessInput
 from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
 from server.oauth.enterprise.explaining import explain_assertion
@@ -56,7 +56,7 @@ async def with_person(shared: Company) -> Company:
 
 
 async def ask_admin(company: Company) -> AccessRequest:
-    asking = Asking(company="acme", client_id=company.caller.client.id, reason="a trial", days=3)
+    asking = AccessInput(company="acme", client_id=company.caller.client.id, reason="a trial", days=3)
     return (await access_requests.ask(company.place.deployment, company.user, asking))[0]
 
 
@@ -199,9 +199,9 @@ async def _answer_while_disabled(deployment: Deployment) -> None:
         ]
     await access_requests.set_manager(by_command, group, mia, is_manager=True)
     for disabled, gets in ((dave, True), (mia, False)):
-        wish = RequestedAccess(otto.id, "", Kind.GROUP, group.id, group.id, frozenset(), "cover", DAY)
+        access = RequestedAccess(otto.id, "", Kind.GROUP, group.id, group.id, frozenset(), "cover", DAY)
         async with deployment.transaction() as transaction:
-            request, _ = await stored.ask(transaction, wish, now=now)
+            request, _ = await stored.ask(transaction, access, now=now)
         async with asyncio.timeout(60):
             async with deployment.transaction() as transaction:
                 await users.disable_user(transaction, disabled.id, now=now)

@@ -109,8 +109,8 @@ async def test_a_client_is_sent_its_tokens_which_its_id_token_binds_to_the_reque
     asker: Asker, receiver: Receiver
 ) -> None:
     told, deployment = await pushed(asker, receiver), asker.world.vault.deployment
-    wish = {"scope": "openid offline_access tools", "client_notification_token": "bearer-of-the-client"}
-    asked = (await told.post(wish)).json()
+    parameters = {"scope": "openid offline_access tools", "client_notification_token": "bearer-of-the-client"}
+    asked = (await told.post(parameters)).json()
     assert "interval" not in asked
     await told.answer()
     assert await tell_clients(deployment) == 1

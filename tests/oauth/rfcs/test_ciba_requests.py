@@ -20,7 +20,7 @@ from tests.support.rooms.ciba_room import PAYMENT, SECRET, Asker, Vault
 from tests.support.rooms.oauth_world import GENEROUS, error_of, signed, vault_with
 from vault import replay, users
 from vault.approvals import approvals, user_codes
-from vault.approvals.requests import wish_of
+from vault.approvals.requests import request_of
 
 AUDIENCE = "api://vault"
 
@@ -91,13 +91,13 @@ async def signer(asker: Asker) -> Signer:
 
 
 async def test_a_signed_request_is_what_the_person_is_asked(signer: Signer) -> None:
-    wish = {"requested_expiry": 120, "authorization_details": [PAYMENT], "binding_message": "Signed"}
-    answer = await signer.post(signer.sign(**wish))
+    claims = {"requested_expiry": 120, "authorization_details": [PAYMENT], "binding_message": "Signed"}
+    answer = await signer.post(signer.sign(**claims))
     assert answer.status_code == 200, answer.text
     assert answer.json()["expires_in"] == 120
     deployment, person = signer.asker.world.vault.deployment, signer.asker.person
     (asked,) = await approvals.list_pending(deployment.database, deployment.keys, person.id, now=deployment.now())
-    found = wish_of(asked)
+    found = request_of(asked)
     assert (found.message, list(found.details)) == ("Signed", [PAYMENT])
     assert (await signer.post(signer.sign(requested_expiry="90"))).json()["expires_in"] == 90
 

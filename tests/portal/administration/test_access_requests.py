@@ -11,7 +11,7 @@ import pytest
 
 from server.administration import access_requests, group_accounts
 from server.administration import groups as administration
-from server.administration.access_requests import AccessAnswer, Asking
+from server.administration.access_requests import AccessAnswer, AccessInput
 from server.administration.actor import RECENT, Actor, ChangeRefused
 from server.notifying.wording import line_of
 from server.sign_in.approvers import approvers_of
@@ -45,7 +45,7 @@ class Office:
     group: Group
     account: Connection
 
-    def asking(self, **changes: object) -> Asking:
+    def asking(self, **changes: object) -> AccessInput:
         facts: dict[str, object] = {
             "account": self.account.id,
             "client_id": self.agent.id,
@@ -53,7 +53,7 @@ class Office:
             "reason": "the launch",
             "days": 3,
         }
-        return Asking(**(facts | changes))  # pyright: ignore[reportArgumentType]
+        return AccessInput(**(facts | changes))  # pyright: ignore[reportArgumentType]
 
     async def browser(self, user: User) -> Person:
         return await self.admin.room.signed_in(user)
@@ -62,7 +62,7 @@ class Office:
         """What requests give bob's agent of the account beyond the group's rule now."""
         now = self.admin.deployment.now()
         found = await stored.list_of_person(self.admin.deployment.database, self.bob.id)
-        return frozenset(scope for one in found if one.is_allowed(now) for scope in one.wish.scopes)
+        return frozenset(scope for one in found if one.is_allowed(now) for scope in one.access.scopes)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ async def test_only_what_others_can_give_is_asked_for(office: Office) -> None:
     request, is_new = await access_requests.ask(deployment, office.bob, office.asking())
     assert is_new
     assert not (await access_requests.ask(deployment, office.bob, office.asking()))[1]
-    assert request.wish.scopes == WRITE
+    assert request.access.scopes == WRITE
 
 
 async def test_what_is_ones_own_needs_nobody(office: Office) -> None:
@@ -155,7 +155,7 @@ async def test_what_is_ones_own_needs_nobody(office: Office) -> None:
     assert refused.value.reason == "own_account"
 
 
-async def test_another_wish_isnt_lost_behind_an_open_one(office: Office) -> None:
+async def test_another_request_isnt_lost_behind_an_open_one(office: Office) -> None:
     deployment, operator = office.admin.deployment, office.admin.operator
     first, _ = await access_requests.ask(deployment, office.bob, office.asking())
     manager = await office.browser(office.mia)
@@ -381,7 +381,7 @@ async def test_many_requests_of_others_hide_none_from_who_answers(office: Office
     now = deployment.now()
     async with deployment.transaction() as transaction:
         for number in range(stored.LISTED):
-            theirs = replace(request.wish, user_id=f"other-{number}", group_id="another")
+            theirs = replace(request.access, user_id=f"other-{number}", group_id="another")
             await stored.ask(transaction, theirs, now=now - DAY)
     assert [one.id for one in await access_requests.to_answer(deployment, office.mia)] == [request.id]
     async with deployment.transaction() as transaction:

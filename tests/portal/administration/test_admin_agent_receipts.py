@@ -13,7 +13,7 @@ from tests.conftest import Store
 from tests.support.commands import content, run
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import delegations, users
-from vault.audit.released_tokens import Released, ReleasedTokens
+from vault.audit.released_tokens import ReleasedTokens, TokenRelease
 from vault.records import Client, Connection, Role, User
 from vault.upkeep import receipts
 
@@ -45,7 +45,7 @@ async def end_agent(admin: AdminRoom) -> Ended:
         for connection in (released, shared):
             which = {"user_id": user.id, "client_id": agent.id, "connection_id": connection.id}
             await delegations.allow(transaction, **which, scopes=CHAT, now=now)
-    given = Released(agent.id, grant_id, user.id, released.id, receipts.thumbprint("token"), now + 3600)
+    given = TokenRelease(agent.id, grant_id, user.id, released.id, receipts.thumbprint("token"), now + 3600)
     await ReleasedTokens().note(room.deployment.database, given, now=now)
     assert (await admin.call("DELETE", f"/agents/{agent.id}")).status_code == 204
     return Ended(user, agent, released, shared)

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import pytest_asyncio
 
-from providers.api.api import Unauthorized, UpstreamAPI, UpstreamRefused
+from providers.api.api import TokenRejected, UpstreamAPI, UpstreamRefused
 from providers.definitions.catalog import Catalog, ProviderOverrides, load_catalog
 from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy
@@ -17,7 +17,7 @@ from providers.outbound.client import Outbound
 from providers.simulator.person import consent
 from providers.simulator.running import Simulator, running_simulator
 from providers.tools.builtin import builtin_tools
-from vault.upstream import NotSent, Refused, RevokeOutcome, Rotated, Silent, TokenAnswer
+from vault.upstream import NotSent, Refusal, RevokeOutcome, Rotation, Silent, TokenAnswer
 
 AUTH = "https://www.googleapis.com/auth/"
 REDIRECT = "http://127.0.0.1:8765/connect/callback/x"
@@ -94,13 +94,13 @@ async def test_a_slack_account_from_consent_to_revocation(sandbox: Sandbox) -> N
 
     upstream = sandbox.upstream("slack")
     sandbox.simulator.control("expire")
-    with pytest.raises(Unauthorized):
+    with pytest.raises(TokenRejected):
         await sandbox.run("slack_post", answer.access_token, account, channel="#general", text="late")
     rotated = await upstream.refresh(answer.refresh_token)
-    assert isinstance(rotated, Rotated) and rotated.answer.refresh_token is not None
+    assert isinstance(rotated, Rotation) and rotated.answer.refresh_token is not None
     await sandbox.run("slack_post", rotated.answer.access_token, account, channel="#general", text="again")
     spent = await upstream.refresh(answer.refresh_token)
-    assert isinstance(spent, Refused) and spent.ends_grant
+    assert isinstance(spent, Refusal) and spent.ends_grant
     assert [post["text"] for post in sandbox.simulator.books()["posts"]] == ["Hello", "again"]
 
 
@@ -111,8 +111,8 @@ async def test_a_revoked_slack_account_is_dead_at_slack(sandbox: Sandbox) -> Non
     assert outcome is RevokeOutcome.REVOKED
     assert answer.refresh_token is not None
     after = await upstream.refresh(answer.refresh_token)
-    assert isinstance(after, Refused) and after.ends_grant
-    with pytest.raises(Unauthorized):
+    assert isinstance(after, Refusal) and after.ends_grant
+    with pytest.raises(TokenRejected):
         await sandbox.run("slack_channels", answer.access_token, "T:U")
 
 
@@ -136,7 +136,7 @@ async def test_a_google_account_from_consent_to_revocation(sandbox: Sandbox) -> 
     upstream = sandbox.upstream("google")
     readonly = f"{AUTH}calendar.events.readonly"
     narrow = await upstream.refresh(refresh_token, frozenset({readonly}))
-    assert isinstance(narrow, Rotated)
+    assert isinstance(narrow, Rotation)
     assert narrow.answer.scopes is not None and narrow.answer.scopes - {"openid", f"{AUTH}userinfo.email"} == {readonly}
     listed = await sandbox.run(
         "calendar_list", narrow.answer.access_token, account, time_min="2030-01-31T00:00:00Z", limit=5
@@ -147,12 +147,12 @@ async def test_a_google_account_from_consent_to_revocation(sandbox: Sandbox) -> 
             "calendar_create", narrow.answer.access_token, account, summary="x", start="2030-01-31", end="2030-02-01"
         )
     wider = await upstream.refresh(refresh_token, frozenset({f"{AUTH}calendar"}))
-    assert isinstance(wider, Refused) and not wider.ends_grant
+    assert isinstance(wider, Refusal) and not wider.ends_grant
 
     assert await upstream.revoke(refresh_token=refresh_token, access_token=None) is RevokeOutcome.REVOKED
     assert await upstream.revoke(refresh_token=refresh_token, access_token=None) is RevokeOutcome.REVOKED
     after = await upstream.refresh(refresh_token)
-    assert isinstance(after, Refused) and after.ends_grant
+    assert isinstance(after, Refusal) and after.ends_grant
 
 
 async def test_what_the_person_unticks_at_google_is_not_granted(sandbox: Sandbox) -> None:
@@ -174,4 +174,4 @@ async def test_a_misbehaving_token_endpoint_is_read_for_what_it_is(
     sandbox.simulator.fault("google.token.refresh", kind)
     upstream = sandbox.upstream("google")
     assert isinstance(await upstream.refresh(answer.refresh_token), meaning)
-    assert isinstance(await upstream.refresh(answer.refresh_token), Rotated)
+    assert isinstance(await upstream.refresh(answer.refresh_token), Rotation)

@@ -17,7 +17,7 @@ from providers.definitions.catalog import load_catalog
 from providers.tools import openapi_reading
 from providers.tools.declarations import read_tool_file
 from providers.tools.declared import data_tools
-from providers.tools.openapi_import import Imported, import_document
+from providers.tools.openapi_import import ImportResult, import_document
 from providers.tools.openapi_reading import DocumentRefused, parse
 from server.cli import app
 from tests.support.doubles.scripted import Reply, scripted_server
@@ -84,7 +84,7 @@ def document() -> dict[str, dict[str, dict[str, dict[str, object]]]]:
     }
 
 
-def imported(content: object, **settings: str) -> Imported:
+def imported(content: object, **settings: str) -> ImportResult:
     made = parse(json.dumps(content).encode())
     return import_document(made, **{"name": "tickets", "title": "", "audience": "", "server": "", **settings})
 
@@ -218,7 +218,7 @@ def test_bounds_that_no_argument_can_have_are_dropped() -> None:
     assert tool["arguments"]["text"] == {"description": "text", "max": 9, "required": False}
 
 
-def allowed(made: Imported, folder: Path, path: str, *, method: str = "GET") -> bool:
+def allowed(made: ImportResult, folder: Path, path: str, *, method: str = "GET") -> bool:
     (folder / "tickets.toml").write_text(tomlkit.dumps(made.provider), encoding="utf-8")
     provider = load_catalog([folder]).provider("tickets")
     return allows(provider, Call("main", method, path), provider.all_scopes)

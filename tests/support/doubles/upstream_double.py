@@ -18,10 +18,10 @@ from vault.upstream import (
     ProbeAnswer,
     ProbeOutcome,
     RefreshOutcome,
-    Refused,
+    Refusal,
     RevokeAnswer,
     RevokeOutcome,
-    Rotated,
+    Rotation,
     RotationMode,
     Silent,
     TokenAnswer,
@@ -59,7 +59,7 @@ class Fault:
     hides_scope: bool = False
 
 
-INVALID_CLIENT = Fault(before=Refused("invalid_client", "unknown client", ends_grant=False))
+INVALID_CLIENT = Fault(before=Refusal("invalid_client", "unknown client", ends_grant=False))
 UNREACHABLE = Fault(before=NotSent("connection refused"))
 BUSY = Fault(before=NotSent("429", retry_after=30))
 LOST_REQUEST = Fault(before=Silent("timeout"))
@@ -120,10 +120,10 @@ class UpstreamDouble:
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
         if access_token not in self.issued:
-            return Refused("invalid_token", "unknown", ends_grant=False)
+            return Refusal("invalid_token", "unknown", ends_grant=False)
         if not scopes <= self.issued[access_token]:
-            return Refused("invalid_scope", "too wide", ends_grant=False)
-        return Rotated(TokenAnswer(self._access(scopes), scopes=scopes, expires_in=self.lifetime))
+            return Refusal("invalid_scope", "too wide", ends_grant=False)
+        return Rotation(TokenAnswer(self._access(scopes), scopes=scopes, expires_in=self.lifetime))
 
     def consent(self, account: str, scopes: frozenset[str], *, refreshable: bool = True) -> TokenAnswer:
         """What the provider answers after a person allowed these scopes."""
@@ -156,16 +156,16 @@ class UpstreamDouble:
             return fault.before
         family = next((one for one in self.families if refresh_token in (one.refresh_token, *one.spent)), None)
         if family is None or not family.is_alive:
-            return Refused("invalid_grant", "unknown token", ends_grant=True)
+            return Refusal("invalid_grant", "unknown token", ends_grant=True)
         if refresh_token == family.before and self.has_grace:
-            return Rotated(
+            return Rotation(
                 TokenAnswer(
                     self._access(family.scopes), family.refresh_token, scopes=family.scopes, expires_in=self.lifetime
                 )
             )
         if refresh_token != family.refresh_token:
             family.is_alive = self.rotation is not RotationMode.REVOKES
-            return Refused("invalid_grant", "token was used before", ends_grant=True)
+            return Refusal("invalid_grant", "token was used before", ends_grant=True)
         successor: str | None = None
         if self.rotation is not RotationMode.NONE:
             family.spent.add(refresh_token)
@@ -178,7 +178,7 @@ class UpstreamDouble:
             scopes=None if fault.hides_scope else carried,
             expires_in=self.lifetime,
         )
-        return fault.after or Rotated(answer)
+        return fault.after or Rotation(answer)
 
     async def revoke(
         self, *, refresh_token: str | None, access_token: str | None, account: str | None = None

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from vault.refresh import rules as rotation_rules
-from vault.refresh.rules import SendDecision, Unresolved
+from vault.refresh.rules import SendDecision, UnresolvedSends
 from vault.upstream import RotationMode, UpstreamPolicy
 
 NOW = 100_000
@@ -71,7 +71,7 @@ class Rules:
     may_claim: Callable[..., bool] = rotation_rules.may_claim
     is_claim_void: Callable[[float], bool] = rotation_rules.is_claim_void
     is_newer: Callable[..., bool] = rotation_rules.is_newer
-    may_give_up: Callable[[Collection[Unresolved]], bool] = rotation_rules.may_give_up
+    may_give_up: Callable[[Collection[UnresolvedSends]], bool] = rotation_rules.may_give_up
     one_intent_only: bool = False
     lapsed_is_dead: bool = False
     any_death_frees: bool = False
@@ -330,10 +330,10 @@ class Model:
         """What its lock says of it."""
         return s.processes[owner].doing == "down" if s.has_file[owner] else self.rules.missing_is_dead
 
-    def _unresolved(self, s: State, me: int, *, besides: int | None = None) -> list[Unresolved]:
+    def _unresolved(self, s: State, me: int, *, besides: int | None = None) -> list[UnresolvedSends]:
         """As one process sees them: its own are settled when its turn has come."""
         return [
-            Unresolved(str(j), intent.sent_at, intent.sends, intent.is_settled or j == me or self._is_gone(s, j))
+            UnresolvedSends(str(j), intent.sent_at, intent.sends, intent.is_settled or j == me or self._is_gone(s, j))
             for j in (0, 1)
             if (intent := s.intents[j]) is not None and intent.generation == s.generation and j != besides
         ]

@@ -11,7 +11,7 @@ import httpx2
 
 from server.administration import agents
 from server.administration.actor import Actor
-from server.administration.agents import NewAgent, RegisteredAgent, ServiceWish
+from server.administration.agents import NewAgent, RegisteredAgent, ServiceAccountSpec
 from server.deployment import Deployment
 from server.oauth.rules import ADMIN_SCOPES, admin_resource
 from tests.support.rooms.portal_room import Room, running_room
@@ -50,9 +50,9 @@ class AdminRoom:
     async def service_account(
         self, *scopes: str, name: str = "alice", jwks: Mapping[str, object] | None = None
     ) -> RegisteredAgent:
-        wish = ServiceWish(await self.person(name), frozenset(scopes) or ADMIN_SCOPES)
+        service = ServiceAccountSpec(await self.person(name), frozenset(scopes) or ADMIN_SCOPES)
         return await agents.register(
-            self.operator, NewAgent("Automation", has_secret=jwks is None, jwks=jwks, service=wish)
+            self.operator, NewAgent("Automation", has_secret=jwks is None, jwks=jwks, service=service)
         )
 
     async def request_token(self, account: RegisteredAgent, **form: str) -> httpx2.Response:

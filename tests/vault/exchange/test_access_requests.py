@@ -33,7 +33,7 @@ class Shared:
     bob: Seeded
     carol: Seeded
 
-    def wish(
+    def access(
         self, *, client_id: str | None = None, scopes: frozenset[str] = WRITE, target: str = ""
     ) -> RequestedAccess:
         return RequestedAccess(
@@ -47,21 +47,21 @@ class Shared:
             lifetime=3 * DAY,
         )
 
-    async def ask(self, wish: RequestedAccess | None = None) -> AccessRequest:
+    async def ask(self, access: RequestedAccess | None = None) -> AccessRequest:
         async with self.room.database.transaction() as transaction:
-            return (await access_requests.ask(transaction, wish or self.wish(), now=self.room.now))[0]
+            return (await access_requests.ask(transaction, access or self.access(), now=self.room.now))[0]
 
     async def allow(self, request: AccessRequest, *, days: int = 2, makes: bool = False) -> AccessRequest:
         """`makes`: the yes also allows the agent the account."""
         now = self.room.now
         if makes:
-            await self.room.allow(self.account, request.wish.scopes, whose=self.bob, expires_at=now + days * DAY)
+            await self.room.allow(self.account, request.access.scopes, whose=self.bob, expires_at=now + days * DAY)
         async with self.room.database.transaction() as transaction:
             await access_requests.allow(
                 transaction,
                 request,
                 by=self.carol.user.id,
-                scopes=request.wish.scopes,
+                scopes=request.access.scopes,
                 expires_at=now + days * DAY,
                 made_permission=makes,
                 now=now,
@@ -123,7 +123,7 @@ async def test_a_yes_reaches_beyond_the_rule_for_this_agent_until_its_end(shared
 
 
 async def test_what_an_agent_filed_gives_nothing_before_its_person_confirmed_it(shared: Shared) -> None:
-    request = await shared.allow(await shared.ask(replace(shared.wish(), filed_by="agent")))
+    request = await shared.allow(await shared.ask(replace(shared.access(), filed_by="agent")))
     assert request.is_allowed(shared.room.now)
     assert not await shared.can_write()
     async with shared.room.database.transaction() as transaction:
@@ -233,7 +233,7 @@ async def test_the_end_takes_the_account_back_unless_its_person_allowed_it(
     shared: Shared, change: Callable[[Shared], Awaitable[None]], *, stays: bool
 ) -> None:
     await _revoke(shared)
-    request = await shared.allow(await shared.ask(shared.wish(scopes=BOTH)), makes=True)
+    request = await shared.allow(await shared.ask(shared.access(scopes=BOTH)), makes=True)
     assert await shared.has_account()
     await change(shared)
     async with shared.room.database.transaction() as transaction:
@@ -273,10 +273,10 @@ async def test_what_a_stopped_yes_gave_ends_at_once(shared: Shared, stop: Callab
 
 
 async def test_one_round_ends_everything_that_is_over(shared: Shared) -> None:
-    wish, room = shared.wish(), shared.room
+    access, room = shared.access(), shared.room
     async with room.database.transaction() as transaction:
         for number in range(SWEEP_BATCH + 1):
-            await access_requests.ask(transaction, replace(wish, user_id=f"person-{number}"), now=room.now)
+            await access_requests.ask(transaction, replace(access, user_id=f"person-{number}"), now=room.now)
     room.pass_time(access_requests.ANSWER_LIFETIME)
     assert await access_ends.end_over(room.database) == SWEEP_BATCH + 1
 
@@ -337,14 +337,14 @@ async def test_of_a_deleted_person_nothing_is_left(shared: Shared) -> None:
 async def test_the_same_is_asked_for_once_at_a_time_and_not_without_end(shared: Shared) -> None:
     request = await shared.ask()
     assert (await shared.ask()).id == request.id
-    others = [shared.wish(target=f"other-{number}") for number in range(MOST_OPEN - 1)]
+    others = [shared.access(target=f"other-{number}") for number in range(MOST_OPEN - 1)]
     for one in others:
         await shared.ask(one)
     with pytest.raises(TemporarilyUnavailable):
-        await shared.ask(shared.wish(target="one more"))
+        await shared.ask(shared.access(target="one more"))
     async with shared.room.database.transaction() as transaction:
         await access_requests.deny(transaction, request, by=shared.carol.user.id, now=shared.room.now)
-    assert await shared.ask(shared.wish(target="one more"))
+    assert await shared.ask(shared.access(target="one more"))
     assert await access_requests.count_open(shared.room.database, shared.bob.user.id, now=shared.room.now) == MOST_OPEN
 
 
@@ -381,7 +381,7 @@ async def test_a_new_yes_replaces_the_one_before(shared: Shared) -> None:
 
 async def test_it_is_narrowed_and_never_widened(shared: Shared) -> None:
     room = shared.room
-    request = await shared.allow(await shared.ask(shared.wish(scopes=BOTH)))
+    request = await shared.allow(await shared.ask(shared.access(scopes=BOTH)))
     assert await shared.can_write()
     for scopes, expires_at in (
         (BOTH | {"admin"}, request.expires_at),
@@ -426,21 +426,21 @@ async def test_managers_change_only_once(shared: Shared) -> None:
 
 
 async def test_a_waiting_request_is_found_by_what_it_asks_for_until_it_is_over(shared: Shared) -> None:
-    room, wish = shared.room, shared.wish()
+    room, access = shared.room, shared.access()
 
-    async def found(*, target: str = wish.target, later: int = 0) -> str | None:
+    async def found(*, target: str = access.target, later: int = 0) -> str | None:
         request = await access_requests.find_waiting(
             room.database,
-            user_id=wish.user_id,
-            client_id=wish.client_id,
-            kind=wish.kind,
+            user_id=access.user_id,
+            client_id=access.client_id,
+            kind=access.kind,
             target=target,
             now=room.now + later,
         )
         return None if request is None else request.id
 
     assert await found() is None
-    request = await shared.ask(wish)
+    request = await shared.ask(access)
     assert (await found(), await found(target="another")) == (request.id, None)
     assert await found(later=access_requests.ANSWER_LIFETIME + DAY) is None
     await shared.allow(request)

@@ -130,7 +130,7 @@ def test_a_plan_says_upstream_only_when_the_token_itself_can_carry_no_more(
 
 
 @given(SCOPES, SCOPES, SCOPES, POLICIES)
-def test_a_wish_inside_all_limits_is_given_exactly(
+def test_a_request_inside_all_limits_is_given_exactly(
     wanted: frozenset[str], delegation: frozenset[str], connection: frozenset[str], policy: UpstreamPolicy
 ) -> None:
     made = plan(

@@ -27,7 +27,7 @@ from vault.refusals import (
     TemporarilyUnavailable,
 )
 from vault.storage.database import Reader
-from vault.upstream import Refused, RotationMode
+from vault.upstream import Refusal, RotationMode
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ async def test_what_the_agent_may_do_beside_the_call_is_told_and_what_the_person
     assert (await room.exchange("slack", "chat:write")).also_allowed == {"chat:write"}
 
 
-async def test_a_token_that_carries_exactly_the_wish_is_narrow_by_itself(room: Room) -> None:
+async def test_a_token_that_carries_exactly_the_request_is_narrow_by_itself(room: Room) -> None:
     await room.connect(scopes=frozenset({"chat:write"}))
     assert (await room.exchange()).narrowing is Narrowing.UPSTREAM
 
@@ -139,7 +139,7 @@ async def test_a_refresh_token_that_comes_with_a_narrow_token_replaces_the_store
         full = await room.exchange("slack", READ, WRITE, DRIVE)
         assert room.slack.issued[full.value] == GOOGLE_SCOPES
         assert all(family.is_alive for family in room.slack.families)
-        assert [send.outcome for send in room.slack.sends] == ["Rotated", "Rotated"]
+        assert [send.outcome for send in room.slack.sends] == ["Rotation", "Rotation"]
 
 
 @pytest.mark.parametrize(
@@ -173,12 +173,12 @@ async def test_where_the_provider_refuses_to_narrow_the_full_token_serves_enforc
 ) -> None:
     connection = await room.connect("google", delegated=frozenset({READ}))
     full = await room.row(connection)
-    room.google.faults.append(Fault(before=Refused("invalid_scope", "Bad Request", ends_grant=False)))
+    room.google.faults.append(Fault(before=Refusal("invalid_scope", "Bad Request", ends_grant=False)))
     for _ in range(2):  # asked once, then not again for a while
         token = await room.exchange("google", READ, everything=everything)
         assert (token.narrowing, token.scopes) == (Narrowing.ENFORCED, {READ})
         assert room.google.issued[token.value] == GOOGLE_SCOPES
-    assert [send.outcome for send in room.google.sends] == ["Refused"]
+    assert [send.outcome for send in room.google.sends] == ["Refusal"]
     (event,) = await room.events("narrowing.failed")
     assert (event.outcome, event.details["asked"], event.details["reason"]) == ("failed", [READ], "invalid_scope")
     assert event.connection_id == connection.id
@@ -196,11 +196,11 @@ async def test_where_the_provider_refuses_to_narrow_the_full_token_serves_enforc
 async def test_an_expired_full_token_is_refreshed_where_the_provider_refuses_to_narrow(room: Room) -> None:
     await room.connect("google")
     room.pass_time(3600)
-    room.google.faults.append(Fault(before=Refused("invalid_scope", "Bad Request", ends_grant=False)))
+    room.google.faults.append(Fault(before=Refusal("invalid_scope", "Bad Request", ends_grant=False)))
     token = await room.exchange("google", READ)
     assert token.narrowing is Narrowing.ENFORCED
     assert room.google.issued[token.value] == GOOGLE_SCOPES
-    assert [(send.scopes, send.outcome) for send in room.google.sends] == [({READ}, "Refused"), (None, "Rotated")]
+    assert [(send.scopes, send.outcome) for send in room.google.sends] == [({READ}, "Refusal"), (None, "Rotation")]
 
 
 async def test_any_other_refusal_of_a_narrowing_is_not_worked_around(room: Room) -> None:
@@ -458,7 +458,7 @@ async def test_each_end_counts_by_itself(room: Room, ending: str) -> None:
     assert await room.exchange()
 
 
-async def test_a_wish_without_scopes_still_needs_a_delegation(room: Room) -> None:
+async def test_a_request_without_scopes_still_needs_a_delegation(room: Room) -> None:
     connection = await room.connect(delegated=frozenset())
     request = replace(room.request(), scopes=frozenset())
     with pytest.raises(DelegationRequired):
@@ -546,7 +546,7 @@ async def test_what_a_fallback_was_decided_by_is_not_kept(room: Room) -> None:
     assert (await exchange(kept, vault=room.vault, now=room.now)).basis is not None
     room.pass_time(4000)
     await room.exchange("google", READ, WRITE, everything=True)  # a full token that is good
-    room.google.faults.append(Fault(before=Refused("invalid_scope", "Bad Request", ends_grant=False)))
+    room.google.faults.append(Fault(before=Refusal("invalid_scope", "Bad Request", ends_grant=False)))
     fallback = await exchange(kept, vault=room.vault, now=room.now)
     assert (fallback.narrowing, fallback.basis) == (Narrowing.ENFORCED, None)
 

@@ -20,7 +20,7 @@ from vault.refusals import TemporarilyUnavailable, VaultError
 from vault.storage.database import Reader, Row, Value
 from vault.upstream import RotationMode, Silent
 
-WISH = frozenset({"chat:write"})
+WANTED = frozenset({"chat:write"})
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ async def room(store: Store) -> AsyncGenerator[Room]:
 
 
 async def ask(
-    room: Room, connection: Connection | str, *, scopes: frozenset[str] | None = WISH, **changes: str
+    room: Room, connection: Connection | str, *, scopes: frozenset[str] | None = WANTED, **changes: str
 ) -> Explanation:
     """Explain alice's agent; and whatever is said, nothing was recorded, sent or changed."""
     before = (await room.kinds(), len(room.slack.sends), len(room.google.sends))
@@ -41,7 +41,7 @@ async def ask(
     return found
 
 
-async def refusal(room: Room, connection: Connection, scopes: frozenset[str] | None = WISH) -> VaultError:
+async def refusal(room: Room, connection: Connection, scopes: frozenset[str] | None = WANTED) -> VaultError:
     """What the exchange itself refuses with."""
     request = ExchangeRequest(principal_of(room.alice), connection.provider, scopes, connection_id=connection.id)
     with pytest.raises(VaultError) as raised:
@@ -50,7 +50,7 @@ async def refusal(room: Room, connection: Connection, scopes: frozenset[str] | N
 
 
 async def assert_same(
-    room: Room, connection: Connection, step: ExchangeStep, scopes: frozenset[str] | None = WISH
+    room: Room, connection: Connection, step: ExchangeStep, scopes: frozenset[str] | None = WANTED
 ) -> None:
     """Explain names the step, with the code and the sentence of the exchange."""
     found = (await ask(room, connection, scopes=scopes)).first_failure
@@ -61,7 +61,7 @@ async def assert_same(
     assert (found.code, found.sentence) == (real.code, real.description)
 
 
-async def assert_works(room: Room, connection: Connection, scopes: frozenset[str] | None = WISH) -> Explanation:
+async def assert_works(room: Room, connection: Connection, scopes: frozenset[str] | None = WANTED) -> Explanation:
     found = await ask(room, connection, scopes=scopes)
     assert found.first_failure is None, found.first_failure
     assert set(ExchangeStep) - set(found.passed_steps) == {ExchangeStep.UPSTREAM}
@@ -190,7 +190,7 @@ async def test_scopes_that_the_account_has_not_granted(room: Room) -> None:
 @pytest.mark.parametrize("how", ["never", "ended", "revoked", "narrow"])
 async def test_an_agent_that_is_not_allowed(room: Room, how: str) -> None:
     connection = await room.connect(delegated=frozenset())
-    allowed = frozenset({"channels:read"}) if how == "narrow" else WISH
+    allowed = frozenset({"channels:read"}) if how == "narrow" else WANTED
     if how != "never":
         await room.allow(connection, allowed, expires_at=room.now + 60 if how == "ended" else None)
     if how == "ended":
@@ -200,7 +200,7 @@ async def test_an_agent_that_is_not_allowed(room: Room, how: str) -> None:
             which = {"user_id": room.alice.user.id, "client_id": room.alice.client.id}
             await delegations.revoke(transaction, **which, connection_id=connection.id, now=room.now)
     await assert_same(room, connection, ExchangeStep.DELEGATION)
-    await room.allow(connection, WISH)
+    await room.allow(connection, WANTED)
     await assert_works(room, connection)
 
 
@@ -258,7 +258,7 @@ async def test_what_ends_between_two_reads_is_said_to_have_changed(room: Room) -
                     await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
             return await database.look_up(sql, parameters)
 
-    question = ExchangeQuestion(room.alice.user.name, room.alice.client.id, connection.id, WISH)
+    question = ExchangeQuestion(room.alice.user.name, room.alice.client.id, connection.id, WANTED)
     late = replace(room.vault, database=Meanwhile())
     found = (await explain(question, vault=late, now=room.now)).first_failure
     assert found is not None
@@ -338,7 +338,7 @@ async def test_a_call_that_needs_a_yes_is_said_to(room: Room) -> None:
     connection = await room.connect()
     which = {"user_id": room.alice.user.id, "client_id": room.alice.client.id, "connection_id": connection.id}
     async with room.database.transaction() as transaction:
-        await delegations.set_ask(transaction, **which, ask=WISH, now=room.now)
+        await delegations.set_ask(transaction, **which, ask=WANTED, now=room.now)
     found = await ask(room, connection)
     assert (found.first_failure, found.asks, outcomes(found)["approval"]) == (None, True, "not checked")
     assert (await refusal(room, connection)).code == "approval_required"
@@ -366,7 +366,7 @@ async def test_the_operators_policy_is_asked_and_what_it_says_is_said(room: Room
     answers.append(True)
     allowed = await assert_works(room, connection)
     assert "allows" in why(allowed, ExchangeStep.POLICY)
-    assert (asked[-1].connection_id, asked[-1].scopes) == (connection.id, WISH)
+    assert (asked[-1].connection_id, asked[-1].scopes) == (connection.id, WANTED)
     for answer in (False, TemporarilyUnavailable("The policy can't be asked.", retry_after=5, detail="refused")):
         answers.append(answer)
         await assert_same(room, connection, ExchangeStep.POLICY)

@@ -23,7 +23,7 @@ from vault import connections
 from vault.exchange.exchange import ExchangeRequest, exchange
 from vault.exchange.explain import ExchangeQuestion, explain
 from vault.records import Narrowing
-from vault.refresh.concurrency import RefreshTasks, TokenWish
+from vault.refresh.concurrency import RefreshTasks, UpstreamTokenRequest
 from vault.refresh.narrowing import Narrower
 from vault.refusals import ConnectionRequired, ItemRefused, TemporarilyUnavailable
 from vault.upstream import Downscope
@@ -164,7 +164,7 @@ async def test_gitlab_as_shipped_is_never_asked_for_a_narrow_token(simulator: Si
 
 
 @at("google", "dropbox", "microsoft", "square")
-async def test_a_provider_that_ignores_the_wish_is_found_out_and_the_scopes_are_enforced(place: Place) -> None:
+async def test_a_provider_that_ignores_the_request_is_found_out_and_the_scopes_are_enforced(place: Place) -> None:
     connection = await place.connect()
     place.simulator.control("rules", face=f"families.{place.family.mode}", narrowing="ignored")
     for _ in range(3):
@@ -291,7 +291,7 @@ async def test_a_provider_that_does_not_answer_is_asked_again_later_and_nothing_
     assert place.simulator.books()["refreshes"] == []
 
 
-async def test_many_wishes_at_once_make_one_narrower_token_on_both_databases(
+async def test_many_requests_at_once_make_one_narrower_token_on_both_databases(
     simulator: Simulator, store: Store
 ) -> None:
     async with place_for(BY_NAME["github"], simulator, store) as place:
@@ -328,13 +328,13 @@ async def test_a_token_that_is_made_while_the_person_disconnects_is_not_kept(pla
     connection = await place.connect()
     endpoint = "token.scoped" if place.family.provider == "github" else "token.exchange"
     place.simulator.fault(f"families.{place.family.mode}.{endpoint}", "hold")
-    wish = asyncio.create_task(place.narrow())
+    waiting = asyncio.create_task(place.narrow())
     await wait_until_held(place.simulator, f"families.{place.family.mode}.{endpoint}")
     async with place.room.database.transaction() as transaction:
         await connections.disconnect(transaction, place.room.vault.keys, connection, now=place.room.now)
     place.simulator.control("release")
     with pytest.raises(ConnectionRequired):
-        await wish
+        await waiting
 
 
 @at("github")
@@ -342,13 +342,13 @@ async def test_a_token_that_another_process_s_refresh_ended_meanwhile_is_not_kep
     await place.connect()
     full = await place.exchange(place.family.granted)
     place.simulator.fault("families.github-app.token.scoped", "hold", when="after")
-    wish = asyncio.create_task(place.narrow())
+    waiting = asyncio.create_task(place.narrow())
     await wait_until_held(place.simulator, "families.github-app.token.scoped")
     other = replace(place.room.vault, tasks=RefreshTasks(), owner=secrets.token_urlsafe(16))
     request = ExchangeRequest(principal_of(place.room.alice), "github", place.family.granted)
     await exchange(request, vault=other, now=place.room.now, after_unauthorized=full.generation)
     place.simulator.control("release")
-    token = await wish
+    token = await waiting
     assert await place.call(place.family.inside, token) == 200
     assert len(place.narrowings()) == 2
 
@@ -369,8 +369,8 @@ async def test_explaining_says_whether_a_refresh_comes_before_the_narrow_token(p
 async def test_without_a_full_token_nothing_is_asked(place: Place) -> None:
     connection = await place.connect()
     facts = replace(await place.room.row(connection), access_sealed=None)
-    wish = TokenWish(connection.id, 0, scopes=place.family.narrow)
-    made = Narrower(place.room.vault, place.upstream, place.provider.policy(), facts=facts, wish=wish)
+    wanted = UpstreamTokenRequest(connection.id, 0, scopes=place.family.narrow)
+    made = Narrower(place.room.vault, place.upstream, place.provider.policy(), facts=facts, request=wanted)
     assert await made.make() is None
     assert place.narrowings() == []
 

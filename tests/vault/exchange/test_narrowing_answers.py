@@ -23,7 +23,7 @@ from providers.outbound.messages import OutboundResponse
 from vault.records import ConnectionState
 from vault.refresh.leases import ConnectionFacts
 from vault.refresh.narrowing import is_good_parent
-from vault.upstream import NotSent, Refused, Silent, TokenAnswer, UpstreamPolicy
+from vault.upstream import NotSent, Refusal, Silent, TokenAnswer, UpstreamPolicy
 
 GITHUB, BOX = load_catalog().provider("github"), load_catalog().provider("box")
 REPOSITORY = item_of(GITHUB, "https://api.github.com/repos/octo/hello")
@@ -80,8 +80,8 @@ def test_an_address_that_is_not_plainly_one_thing_of_the_provider_is_none(addres
 
 
 def test_a_scoped_token_is_asked_for_with_permissions_and_one_repository() -> None:
-    wish = NarrowTokenRequest(frozenset({"issues:read", "issues:write", "contents:read"}), REPOSITORY)
-    assert scoped_fields(wish, "ghu_old") == {
+    request = NarrowTokenRequest(frozenset({"issues:read", "issues:write", "contents:read"}), REPOSITORY)
+    assert scoped_fields(request, "ghu_old") == {
         "access_token": "ghu_old",
         "target": "octo",
         "repositories": ["hello"],
@@ -124,7 +124,7 @@ def test_an_end_that_nobody_can_read_is_not_said() -> None:
     ("status", "code"), [(404, "invalid_token"), (401, "invalid_client"), (422, "invalid_scope"), (418, "status_418")]
 )
 def test_github_s_refusals_by_their_status(status: int, code: str) -> None:
-    assert scoped_answer(answer({"message": "no"}, status), READ, now=NOW) == Refused(
+    assert scoped_answer(answer({"message": "no"}, status), READ, now=NOW) == Refusal(
         code, scoped_answer(answer({"message": "no"}, status), READ, now=NOW).description, ends_grant=False
     )
 
@@ -136,7 +136,7 @@ def test_what_is_no_answer_is_silence_and_asking_for_patience_is_not() -> None:
         "the provider is rate limiting", retry_after=9
     )
     assert isinstance(scoped_answer(answer({}, 429), READ, now=NOW), NotSent)
-    assert isinstance(scoped_answer(answer({}, 403), READ, now=NOW), Refused)
+    assert isinstance(scoped_answer(answer({}, 403), READ, now=NOW), Refusal)
 
 
 # RFC 8693 at Box
@@ -150,7 +150,7 @@ def test_an_exchange_names_token_scopes_and_item() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "wish", "scopes"),
+    ("content", "wanted", "scopes"),
     [
         (box("base_explorer"), NarrowTokenRequest(frozenset({"base_explorer"})), frozenset({"base_explorer"})),
         (
@@ -168,18 +168,18 @@ def test_an_exchange_names_token_scopes_and_item() -> None:
     ],
 )
 def test_an_exchanged_token_counts_for_what_the_answer_limits_it_to(
-    content: dict[str, object], wish: NarrowTokenRequest, scopes: frozenset[str] | None
+    content: dict[str, object], wanted: NarrowTokenRequest, scopes: frozenset[str] | None
 ) -> None:
-    made = exchange_answer(BOX, answer(content), wish, asked())
+    made = exchange_answer(BOX, answer(content), wanted, asked())
     assert isinstance(made, TokenAnswer)
     assert made.scopes == scopes
     assert made.refresh_token is None
 
 
-def test_a_dead_subject_token_is_told_from_a_refusal_of_the_wish() -> None:
+def test_a_dead_subject_token_is_told_from_a_refusal_of_the_request() -> None:
     def code(error: str) -> str:
         refused = exchange_answer(BOX, answer({"error": error}, 400), READ, asked())
-        assert isinstance(refused, Refused)
+        assert isinstance(refused, Refusal)
         assert not refused.ends_grant
         return refused.code
 

@@ -13,10 +13,12 @@ from vault import grants
 from vault.approvals import approvals, client_notices, requests
 from vault.approvals.approvals import MOST_OPEN, Approval
 from vault.approvals.client_notices import BACKOFF, HELD, DueNotice, IssuedTokens
-from vault.approvals.requests import AccessWish
+from vault.approvals.requests import BackchannelRequest
 from vault.refusals import TemporarilyUnavailable
 
-WISH = AccessWish(frozenset({"openid"}), "https://vault.example/mcp", "Order 1", ({"type": "payment", "n": 1},))
+REQUEST = BackchannelRequest(
+    frozenset({"openid"}), "https://vault.example/mcp", "Order 1", ({"type": "payment", "n": 1},)
+)
 
 
 @pytest.fixture
@@ -26,13 +28,13 @@ async def room(store: Store) -> AsyncGenerator[Room]:
 
 
 async def ask(
-    room: Room, *, ping_token: str | None = None, is_pushed: bool = False, wish: AccessWish = WISH
+    room: Room, *, ping_token: str | None = None, is_pushed: bool = False, request: BackchannelRequest = REQUEST
 ) -> tuple[Approval, str]:
     async with room.database.transaction() as transaction:
         return await requests.ask(
             transaction,
             room.vault.keys,
-            wish=wish,
+            request=request,
             user_id=room.alice.user.id,
             client_id=room.alice.client.id,
             lifetime=300,
@@ -59,15 +61,14 @@ async def test_a_request_is_read_back_as_it_was_asked_and_only_by_its_client(roo
     asked, auth_req_id = await ask(room)
     found = await requests.find(room.database, room.vault.keys, auth_req_id, client_id=room.alice.client.id)
     assert found is not None
-    assert (requests.wish_of(found), found.id, found.ping) == (WISH, asked.id, None)
+    assert (requests.request_of(found), found.id, found.ping) == (REQUEST, asked.id, None)
     assert auth_req_id not in repr(found)
     assert await requests.find(room.database, room.vault.keys, auth_req_id, client_id="another") is None
 
 
 async def test_each_request_is_a_question_of_its_own_with_the_same_digest(room: Room) -> None:
-    (first, _), (second, _), (other, _) = (
-        await ask(room), await ask(room), await ask(room, wish=AccessWish(WISH.scopes, WISH.resource, "Order 2")),
-    )  # fmt: skip
+    (first, _), (second, _) = await ask(room), await ask(room)
+    other, _ = await ask(room, request=BackchannelRequest(REQUEST.scopes, REQUEST.resource, "Order 2"))
     assert first.id != second.id
     assert first.digest == second.digest != other.digest
     await decide(room, first)

@@ -56,7 +56,7 @@ def test_the_meet_never_grows_and_meeting_again_changes_nothing(drawn: Drawn) ->
 
 @settings(max_examples=400)
 @given(drawn(), st.none() | st.just("https://api.example/one/thing"))
-def test_no_plan_at_any_shipped_provider_holds_more_than_the_wish_the_permission_and_the_account(
+def test_no_plan_at_any_shipped_provider_holds_more_than_the_request_the_permission_and_the_account(
     drawn: Drawn, item: str | None
 ) -> None:
     provider, wanted, delegation, connection = drawn
@@ -78,7 +78,7 @@ def test_no_plan_at_any_shipped_provider_holds_more_than_the_wish_the_permission
 
 @settings(max_examples=300)
 @given(drawn(LAYERED))
-def test_an_answer_is_within_a_wish_exactly_when_the_wish_includes_each_of_its_scopes(drawn: Drawn) -> None:
+def test_an_answer_is_within_a_request_exactly_when_the_request_includes_each_of_its_scopes(drawn: Drawn) -> None:
     provider, asked, answered, _ = drawn
     policy = provider.policy()
     inside = answered <= expand(asked, policy.covers) | expand(policy.always_granted, policy.covers)

@@ -12,7 +12,7 @@ from server.administration.receipts import verify
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room, principal_of
 from vault import clients, connections, delegations
-from vault.audit.released_tokens import Released, ReleasedTokens, owe_receipts, sweep
+from vault.audit.released_tokens import ReleasedTokens, TokenRelease, owe_receipts, sweep
 from vault.records import TENANT, Connection
 from vault.refusals import GrantEnded
 from vault.storage.database import Value
@@ -34,7 +34,7 @@ async def hand_out(
 ) -> None:
     """As a process does that remembers what it stored (`by`), or as another one."""
     client_id, user_id = room.alice.client.id, room.alice.user.id
-    released = Released(
+    released = TokenRelease(
         client_id, principal_of(room.alice).grant_id, user_id, connection.id, receipts.thumbprint(token), expires_at
     )
     await (by or ReleasedTokens()).note(room.database, released, now=room.now)

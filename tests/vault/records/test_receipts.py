@@ -378,9 +378,9 @@ async def test_a_panic_ends_what_it_names_and_nothing_else(room: Room, kind: pan
     subjects = {"user": room.alice.user.id, "client": room.alice.client.id, "provider": "slack", "all": ""}
     planned = await panics.reach(room.database, kind, subjects[kind], since=room.now)
     assert await live(room) == ["alice", "bob", "calendar", "unused"], "a dry run changes nothing"
-    wish = await start(room, kind, subjects[kind])
+    started = await start(room, kind, subjects[kind])
     room.pass_time(10)
-    assert await panics.go_on(room.vault, wish) == sum(planned.values())
+    assert await panics.go_on(room.vault, started) == sum(planned.values())
     assert await live(room) == left
     assert (
         await open_access(room)
@@ -393,7 +393,7 @@ async def test_a_panic_ends_what_it_names_and_nothing_else(room: Room, kind: pan
     )
     while await revocations.run_due(room.vault):
         pass
-    found = await panics.count_ended(room.database, kind, subjects[kind], since=wish.requested_at)
+    found = await panics.count_ended(room.database, kind, subjects[kind], since=started.requested_at)
     assert (found.verified_dead, found.total, found.is_over) == (4 - len(left), 4 - len(left), True)
     assert await panics.list_open(room.database) == ()
 
@@ -428,7 +428,7 @@ async def test_an_order_that_is_given_again_ends_what_came_since(room: Room) -> 
 async def test_an_order_about_an_agent_goes_on_although_the_agent_is_gone(room: Room) -> None:
     agent = room.alice.client
     await room.connect(account="left")
-    wish = await start(room, "client", agent.id)
+    started = await start(room, "client", agent.id)
     async with room.database.transaction() as transaction:
         await clients.remove_client(transaction, agent.id, now=room.now)
     room.pass_time(60)
@@ -436,12 +436,12 @@ async def test_an_order_about_an_agent_goes_on_although_the_agent_is_gone(room: 
         agent.id, agent.id, None
     ]  # fmt: skip
     again = await start(room, "client", agent.id)
-    assert (again.since, again.requested_at) == (wish.requested_at, wish.requested_at + 60)
+    assert (again.since, again.requested_at) == (started.requested_at, started.requested_at + 60)
     assert await panics.go_on(room.vault, again) == 1
     await revocations.run_due(room.vault)
     room.pass_time(60)
     first = await panics.first_asked(room.database, "client", agent.id, now=room.now)
-    assert first == wish.requested_at
+    assert first == started.requested_at
     assert (await panics.count_ended(room.database, "client", agent.id, since=first)).verified_dead == 1
     assert (await panics.count_ended(room.database, "client", agent.id, since=room.now)).total == 0
 
@@ -496,8 +496,8 @@ async def test_a_refused_revocation_is_not_verified_by_a_dead_access_token(room:
 @pytest.mark.parametrize("was_tried", [False, True])
 async def test_a_grant_that_a_newer_connection_holds_stays_outstanding(room: Room, *, was_tried: bool) -> None:
     await room.connect()
-    wish = await start(room, "user", room.alice.user.id)
-    await panics.go_on(room.vault, wish)
+    started = await start(room, "user", room.alice.user.id)
+    await panics.go_on(room.vault, started)
     if was_tried:
         room.slack.revoke_outcomes.append(Silent("timeout"))
         await revocations.run_due(room.vault)

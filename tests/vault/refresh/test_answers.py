@@ -31,7 +31,7 @@ async def test_a_caller_that_is_cancelled_does_not_lose_the_answer(room: Room) -
         room.slack.gate.set()
         await room.settle()
         assert room.slack.issued[(await room.exchange()).value]
-    assert [send.outcome for send in room.slack.sends] == ["Rotated"]
+    assert [send.outcome for send in room.slack.sends] == ["Rotation"]
     assert room.slack.families[0].is_alive
 
 
@@ -171,7 +171,7 @@ async def test_an_answer_on_its_way_survives_a_consent_that_brought_no_refresh_t
     assert await shown(room, connection) == "active"
     room.pass_time(3600)
     assert await room.exchange()
-    assert [send.outcome for send in room.slack.sends] == ["Rotated", "Rotated"]
+    assert [send.outcome for send in room.slack.sends] == ["Rotation", "Rotation"]
 
 
 async def test_an_answer_that_the_storage_refuses_is_offered_again_until_it_is_stored(room: Room) -> None:

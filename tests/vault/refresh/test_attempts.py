@@ -17,7 +17,7 @@ from vault import connections
 from vault.records import Connection
 from vault.refresh import attempts, leases, rotation, takeover
 from vault.refresh.recovery import take_up, watch
-from vault.refresh.rules import HANDLING, Unresolved
+from vault.refresh.rules import HANDLING, UnresolvedSends
 from vault.refusals import StorageBusy, StorageUnavailable, TemporarilyUnavailable, VaultError
 from vault.storage.database import Database, Transaction
 from vault.upkeep.revocations import list_revocations
@@ -69,7 +69,7 @@ async def expired(room: Room) -> Connection:
     return connection
 
 
-async def sends(room: Room, connection: Connection) -> list[Unresolved]:
+async def sends(room: Room, connection: Connection) -> list[UnresolvedSends]:
     return list(await leases.list_unresolved(room.database, await room.row(connection)))
 
 

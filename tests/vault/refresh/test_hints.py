@@ -10,7 +10,7 @@ from tests.support.doubles.upstream_double import INVALID_CLIENT
 from tests.support.exchanging import WAIT, Room, second_process
 from vault.records import Connection
 from vault.refresh import looking
-from vault.refresh.looking import Hinted
+from vault.refresh.looking import HintedConnection
 
 LATER = looking.PAUSE + 30
 
@@ -18,7 +18,7 @@ LATER = looking.PAUSE + 30
 async def hint(room: Room, connection: Connection) -> int:
     """How many looks this hint planned."""
     async with room.database.transaction() as transaction:
-        named = [Hinted(connection.id, connection.user_id)]
+        named = [HintedConnection(connection.id, connection.user_id)]
         return len(await looking.note(transaction, named, now=room.now))
 
 
@@ -96,7 +96,7 @@ async def test_a_look_without_an_answer_is_repeated_a_bounded_number_of_times(ro
     room.slack.faults.clear()
     await hint(room, connection)
     await looking.run_due(room.vault)
-    assert room.slack.sends[-1].outcome == "Rotated"
+    assert room.slack.sends[-1].outcome == "Rotation"
 
 
 async def test_what_was_looked_at_is_forgotten_and_what_waits_is_not(room: Room) -> None:

@@ -16,7 +16,7 @@ from tests.support.exchanging import Room, open_room, second_process
 from vault import connections
 from vault.records import Connection
 from vault.refresh import leases
-from vault.refresh.concurrency import TokenWish
+from vault.refresh.concurrency import UpstreamTokenRequest
 from vault.refresh.journal import FOLDER, GROWTH, JOURNAL, KEEP, SLOT, Journal, JournalEntry, encode, write_answer
 from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.journal_slots import LONGEST, slots_for
@@ -291,7 +291,7 @@ async def test_large_tokens_survive_the_end_of_their_process_before_the_commit(
         (found,) = await room.vault.journal.find(connection.id)
         assert len(found.sealed) > access + refresh
         assert room.slack.issued[(await room.exchange()).value]
-        assert [send.outcome for send in room.slack.sends] == ["Rotated"]
+        assert [send.outcome for send in room.slack.sends] == ["Rotation"]
 
 
 async def test_without_room_for_the_answer_nothing_is_sent(room: Room) -> None:
@@ -357,7 +357,7 @@ async def die_before_the_commit(room: Room, *, account: str = "alice") -> Connec
             room.slack,
             dying.vault.policies["slack"],
             facts=facts,
-            wish=TokenWish(connection.id, 1),
+            request=UpstreamTokenRequest(connection.id, 1),
             key=key,
             refresh_token=open_refresh_token(key, facts),
         )
@@ -386,7 +386,7 @@ async def test_an_answer_that_its_process_could_not_commit_is_taken_up_by_the_ne
         assert (await room.row(connection)).generation == 2
         room.pass_time(3600)
         assert room.slack.issued[(await room.exchange()).value]
-        assert [send.outcome for send in room.slack.sends] == ["Rotated", "Rotated"]
+        assert [send.outcome for send in room.slack.sends] == ["Rotation", "Rotation"]
 
 
 async def test_a_start_commits_what_the_last_run_could_not(room: Room) -> None:
@@ -448,7 +448,7 @@ async def test_a_database_that_came_back_older_is_brought_up_again(sqlite_store:
         assert await adopt_all(restored.vault) == 1
         assert (await restored.row(connection)).generation == 4
         assert room.slack.issued[(await restored.exchange()).value]
-    assert {send.outcome for send in room.slack.sends} == {"Rotated"}
+    assert {send.outcome for send in room.slack.sends} == {"Rotation"}
 
 
 async def disconnect(room: Room, connection: Connection) -> None:

@@ -11,7 +11,7 @@ from tests.conftest import Store
 from tests.support.doubles.upstream_double import UNREACHABLE
 from tests.support.exchanging import READ, WAIT, Room, herd, open_room, second_process
 from vault.refresh import leases
-from vault.refresh.concurrency import RefreshTasks, TokenWish
+from vault.refresh.concurrency import RefreshTasks, UpstreamTokenRequest
 from vault.upstream import RotationMode
 
 # One refresh for everybody
@@ -24,7 +24,7 @@ async def test_fifty_exchanges_at_expiry_cost_one_refresh(store: Store, rotation
         room.pass_time(3600)
         answers = await herd(room, each=50)
         assert len({answer.value for answer in answers}) == 1
-        assert [send.outcome for send in room.slack.sends] == ["Rotated"]
+        assert [send.outcome for send in room.slack.sends] == ["Rotation"]
         assert len(await room.events("token.exchanged")) == 50
 
 
@@ -34,7 +34,7 @@ async def test_two_processes_at_expiry_cost_one_refresh(room: Room) -> None:
     async with second_process(room) as other:
         answers = await herd(room, other, each=20)
     assert len({answer.value for answer in answers}) == 1
-    assert [send.outcome for send in room.slack.sends] == ["Rotated"]
+    assert [send.outcome for send in room.slack.sends] == ["Rotation"]
 
 
 async def test_a_process_that_watches_takes_the_answer_of_the_one_that_sends(room: Room) -> None:
@@ -75,9 +75,9 @@ async def test_callers_of_one_token_share_one_task_and_one_account_takes_turns()
 
         return await tasks.take_turn("connection", work)
 
-    narrow = TokenWish("connection", 1, scopes=frozenset({READ}))
-    one = tasks.join(TokenWish("connection", 1), lambda: fly("full"))
-    assert tasks.join(TokenWish("connection", 1), lambda: fly("full")) is one
+    narrow = UpstreamTokenRequest("connection", 1, scopes=frozenset({READ}))
+    one = tasks.join(UpstreamTokenRequest("connection", 1), lambda: fly("full"))
+    assert tasks.join(UpstreamTokenRequest("connection", 1), lambda: fly("full")) is one
     other = tasks.join(narrow, lambda: fly("narrow"))
     assert other is not one
     async with asyncio.timeout(WAIT):

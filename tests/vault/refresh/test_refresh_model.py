@@ -10,7 +10,7 @@ import pytest
 from tests.support.models.exploring import Seen, SeenWhole, explore
 from tests.support.models.refresh_model import PROVIDERS, Budget, Provider, Rules
 from vault.refresh import rules as rotation_rules
-from vault.refresh.rules import SendDecision, Unresolved, may_send
+from vault.refresh.rules import SendDecision, UnresolvedSends, may_send
 from vault.upstream import UpstreamPolicy
 
 STAYS, RESENDS, SIBLING, STRICT, REVOKES = PROVIDERS
@@ -59,19 +59,19 @@ def test_looking_at_classes_of_states_leaves_nothing_out(provider: Provider) -> 
     assert (found.lost_in_gap > 0) == (everything.lost_in_gap > 0)
 
 
-def sends_at_once(policy: UpstreamPolicy, unresolved: Collection[Unresolved], **facts: int | None) -> SendDecision:
+def sends_at_once(policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends], **facts: int | None) -> SendDecision:
     return SendDecision.SEND
 
 
 def sends_to_the_end_of_grace(
-    policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, now: int, **facts: int | None
+    policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends], *, now: int, **facts: int | None
 ) -> SendDecision:
     longer = replace(policy, grace=policy.grace + 2 * rotation_rules.SEND_DEADLINE)
     return may_send(longer, unresolved, now=now, access_expires_at=facts["access_expires_at"])
 
 
 def stops_after_three(
-    policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, now: int, **facts: int | None
+    policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends], *, now: int, **facts: int | None
 ) -> SendDecision:
     if sum(one.sends for one in unresolved) >= 3:
         return SendDecision.WAIT  # for ever
@@ -79,7 +79,7 @@ def stops_after_three(
 
 
 def sends_while_the_old_token_lives(
-    policy: UpstreamPolicy, unresolved: Collection[Unresolved], *, now: int, **facts: int | None
+    policy: UpstreamPolicy, unresolved: Collection[UnresolvedSends], *, now: int, **facts: int | None
 ) -> SendDecision:
     return may_send(policy, unresolved, now=now, access_expires_at=now)
 

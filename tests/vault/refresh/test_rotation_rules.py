@@ -14,7 +14,7 @@ from tests.support.exchanging import open_room, second_process
 from tests.support.models.refresh_model import Rules
 from tests.vault.refresh.test_refresh_model import BROKEN
 from vault.refresh import leases, rotation, rules, takeover
-from vault.refresh.accounts import Wanted, read_accounts
+from vault.refresh.accounts import AccountQuery, read_accounts
 from vault.refusals import TemporarilyUnavailable
 from vault.upstream import RotationMode
 
@@ -171,7 +171,7 @@ async def test_whoever_looks_ahead_and_whoever_sends_judge_a_send_of_unknown_end
                     continue
                 await leases.release(transaction, lease)
         sends = await leases.list_unresolved(room.database, await room.row(connection))
-        wanted = Wanted(room.request().principal, "slack", "")
+        wanted = AccountQuery(room.request().principal, "slack", "")
         (held,) = await read_accounts(room.database, wanted)
         decided = rules.may_send(policy, sends, now=room.now, access_expires_at=None)
         assert held.may_refresh(policy, now=room.now) is (decided is rules.SendDecision.SEND)

@@ -94,7 +94,7 @@ async def refresh_through_it(room: Room, failing: Failing) -> Counter[str]:
 def assert_each_token_was_redeemed_once(room: Room, outcomes: Counter[str]) -> None:
     presented = Counter(send.refresh_token for send in room.slack.sends)
     assert set(presented.values()) == {1}, room.slack.sends
-    assert {send.outcome for send in room.slack.sends} == {"Rotated"}
+    assert {send.outcome for send in room.slack.sends} == {"Rotation"}
     assert room.slack.families[0].is_alive
     assert set(outcomes) == {"ok", "503"}, outcomes
 

@@ -41,7 +41,7 @@ from vault.backup.backups import Backup
 from vault.keys.sources import key_source
 from vault.refusals import ConnectionRequired, StorageUnavailable, TemporarilyUnavailable
 from vault.storage.snapshots import snapshot
-from vault.upstream import Rotated, RotationMode
+from vault.upstream import Rotation, RotationMode
 
 T = TypeVar("T")
 FAULTS: dict[str, Fault] = {
@@ -167,7 +167,7 @@ class VaultMachine(RuleBasedStateMachine):
                 if step == "on the wire":
                     await process.kill()
                 outcome = await self.room.slack.refresh(asked["refresh"])
-                lost = lost or (isinstance(outcome, Rotated) and step in ("on the wire", "answered"))
+                lost = lost or (isinstance(outcome, Rotation) and step in ("on the wire", "answered"))
                 if step != "on the wire":
                     writer.write(write_outcome(outcome))
             await process.gone()

@@ -28,7 +28,7 @@ from vault.records import Connection, ConnectionState, Narrowing
 from vault.refresh.rotation import refresh
 from vault.refusals import ConnectionRequired
 from vault.upkeep.expiries import list_resting
-from vault.upstream import Account, Refused, TokenAnswer
+from vault.upstream import Account, Refusal, TokenAnswer
 
 NEVER = sorted(one.name for one in load_catalog().all_providers() if one.refresh_tokens == "never")
 
@@ -190,4 +190,4 @@ async def test_nobody_can_refresh_there(name: str) -> None:
     async with Outbound() as outbound:
         provider = load_catalog().provider(name).with_registration(Registration(CLIENT_ID, CLIENT_SECRET))
         refused = await OAuthUpstream(provider, outbound).refresh("anything")
-        assert isinstance(refused, Refused) and not refused.ends_grant
+        assert isinstance(refused, Refusal) and not refused.ends_grant

@@ -160,7 +160,7 @@ async def test_a_provider_whose_refresh_tokens_stay_goes_on_after_a_restore(room
     await room.exchange("google")
     room.pass_time(2 * HOUR)
     await room.exchange("google")
-    assert [send.outcome for send in room.google.sends] == ["Rotated", "Rotated"]
+    assert [send.outcome for send in room.google.sends] == ["Rotation", "Rotation"]
 
 
 async def test_connecting_again_heals_a_quarantined_connection(room: Room) -> None:

@@ -67,7 +67,7 @@ async def test_the_answer_of_another_process_of_the_host_is_found_as_well(room: 
     room.pass_time(HOUR)
     await room.exchange()
     assert spent_presented(room.slack) == 0
-    assert [send.outcome for send in room.slack.sends] == ["Rotated", "Rotated"]
+    assert [send.outcome for send in room.slack.sends] == ["Rotation", "Rotation"]
 
 
 async def test_what_the_person_connected_after_the_loss_is_replaced_by_no_answer_from_before_it(room: Room) -> None:

@@ -11,17 +11,17 @@ _CONTEXT = {"purpose": CONTEXT}
 _OTHER_KEY = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
 
 
-class _Encrypted(TypedDict):
+class _EncryptAnswer(TypedDict):
     CiphertextBlob: bytes
 
 
-class _Decrypted(TypedDict):
+class _DecryptAnswer(TypedDict):
     Plaintext: bytes
 
 
 class _KmsClient(Protocol):
-    def encrypt(self, *, KeyId: str, Plaintext: bytes, EncryptionContext: dict[str, str]) -> _Encrypted: ...  # noqa: N803 -- boto3's
-    def decrypt(self, *, KeyId: str, CiphertextBlob: bytes, EncryptionContext: dict[str, str]) -> _Decrypted: ...  # noqa: N803 -- boto3's
+    def encrypt(self, *, KeyId: str, Plaintext: bytes, EncryptionContext: dict[str, str]) -> _EncryptAnswer: ...  # noqa: N803 -- boto3's
+    def decrypt(self, *, KeyId: str, CiphertextBlob: bytes, EncryptionContext: dict[str, str]) -> _DecryptAnswer: ...  # noqa: N803 -- boto3's
 
 
 class AwsKms:
