@@ -126,8 +126,8 @@ async def add_mcp_server(call: AdminCall, body: NewMcpServer) -> McpServerRecord
         method = "none" if secret is None else "client_secret_basic"
         client = RemoteRegistration(body.client_id.strip(), secret, method)
     key = servers.key_of(body.sign_in, body.key_header)
-    wish = servers.NewServer(body.name, body.url, body.title, client, body.issuer or None, key)
-    return _record(call, await servers.add(call.actor, wish))
+    server = servers.NewServer(body.name, body.url, body.title, client, body.issuer or None, key)
+    return _record(call, await servers.add(call.actor, server))
 
 
 @operation("GET", "/mcp-servers/{provider}/review", scope="admin:read")

@@ -43,7 +43,7 @@ class WantedCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class AccountChoice:
     """The account that a call is made with, at this API."""
 
     address: ApiAddress
@@ -80,7 +80,7 @@ class ProgramAccess:
         self._one_question = asyncio.Lock()
         self._unanswered: dict[tuple[str, frozenset[str]], tuple[float, ProxyRefused]] = {}
 
-    async def choose(self, found: Sequence[ApiAddress], call: WantedCall) -> Chosen:
+    async def choose(self, found: Sequence[ApiAddress], call: WantedCall) -> AccountChoice:
         """The account, once the person allows it. Raises ProxyRefused, also where no API was `found` at this path."""
         if not found:
             raise ProxyRefused("call_not_allowed", "No API of a connected account is at this path. Nothing was sent.")
@@ -91,7 +91,7 @@ class ProgramAccess:
             chosen = await self._find_allowed(found, call)
             return await self._ask(found, call) if chosen is None else chosen
 
-    async def handle(self, chosen: Chosen) -> str:
+    async def handle(self, chosen: AccountChoice) -> str:
         """A handle for this account with these scopes, which lives a while longer."""
         key, now = (chosen.connection_id, chosen.scopes), self._deployment.now()
         value, ends = self._held.get(key, ("", 0))
@@ -133,12 +133,12 @@ class ProgramAccess:
                 await handles.remove(transaction, value, client_id=self._principal.client_id)
         self._held.clear()
 
-    async def _find_allowed(self, found: Sequence[ApiAddress], call: WantedCall) -> Chosen | None:
+    async def _find_allowed(self, found: Sequence[ApiAddress], call: WantedCall) -> AccountChoice | None:
         """The one account that this agent may use for the call; None if it needs to ask. Raises ProxyRefused."""
         now, user = self._deployment.now(), self._principal.user_id
         held = await delegations.list_for_client(self._deployment.database, user, client_id=self._principal.client_id)
         live = {one.connection_id: one for one in held if one.is_live(now)}
-        chosen: list[tuple[Chosen, Connection]] = []
+        chosen: list[tuple[AccountChoice, Connection]] = []
         for address, connection in self._pairs(found, await self._usable(now)):
             if connection.id not in live:
                 continue
@@ -146,7 +146,7 @@ class ProgramAccess:
             may = expand(live[connection.id].scopes, provider.covers)
             may &= expand(connection.scopes, provider.covers) | provider.own_scopes
             if scopes := _scopes_within(provider, self._rules_for(provider, address, call), may):
-                chosen.append((Chosen(address, connection.id, scopes), connection))
+                chosen.append((AccountChoice(address, connection.id, scopes), connection))
         if len(chosen) > 1:
             names = ", ".join(sorted(one.label for _, one in chosen))
             raise ProxyRefused(
@@ -183,7 +183,7 @@ class ProgramAccess:
             if not rule.tells_secrets and _may_fit(rule, query, has_body=call.method not in {"GET", "DELETE"})
         ]
 
-    async def _ask(self, found: Sequence[ApiAddress], call: WantedCall) -> Chosen:
+    async def _ask(self, found: Sequence[ApiAddress], call: WantedCall) -> AccountChoice:
         """Ask the person, and wait. Raises ProxyRefused with what to do."""
         usable = await self._usable(self._deployment.now())
         held = {one.provider: one for _, one in self._pairs(found, usable)}

@@ -10,7 +10,7 @@ from starlette.types import Scope
 
 from providers.definitions.model import Provider
 from server.deployment import Deployment
-from server.programs.access import Chosen, ProgramAccess, WantedCall
+from server.programs.access import AccountChoice, ProgramAccess, WantedCall
 from server.programs.front import ProgramCall
 from server.programs.hosts import HostMap
 from server.programs.wire import Exchange
@@ -54,7 +54,7 @@ class LocalCalls:
         return self._hosts.address(provider.name, api) or provider.apis[api].rstrip("/")
 
 
-def _scope(call: ProgramCall, chosen: Chosen, handle: str, exchange: Exchange) -> Scope:
+def _scope(call: ProgramCall, chosen: AccountChoice, handle: str, exchange: Exchange) -> Scope:
     """The call as the vault's proxy takes it."""
     path, _, query = call.target.partition(b"?")
     below = path[len(urlsplit(chosen.address.url).path) :]

@@ -27,7 +27,7 @@ from tests.conftest import KeySettings, Store
 from tests.keyservices.standins import AzureStandIn, GoogleStandIn, answering
 from tests.support.exchanging import open_room
 from tests.support.processes import free_port
-from tests.vault.records.test_key_rotation import add, former, people, promote, retire, upkeep
+from tests.vault.keys.test_key_rotation import add, former, people, promote, retire, upkeep
 from vault.keys.key_ring import KeyRing
 from vault.keys.sources import KeySource, key_source
 from vault.keys.sources.source import StoredKey

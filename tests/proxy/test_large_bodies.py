@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from providers.definitions.catalog import load_catalog
 from server.proxy.large_bodies import LARGE, MOST_EACH
 from server.proxy.wire import ProxyRefused, read_body
-from tests.proxy.test_proxy_answers import Upstream, replying
+from tests.support.doubles.proxied_api import Upstream, replying
 from tests.support.harness import free_socket, serving
 from tests.support.rooms.proxy_room import Proxied, ProxyRoom, proxy_room
 

@@ -14,51 +14,13 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from providers.outbound.messages import HttpError, NoAnswer, NotReached, PeerBusy, TooLarge
-from server.connecting.links import LINKS
 from server.proxy.endpoint import Proxy
 from server.proxy.refusals import of_http
-from tests.support.doubles.scripted import Reply, json_reply
+from tests.support.doubles.proxied_api import Upstream, replying
 from tests.support.harness import free_socket, serving
 from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
-from vault.audit.audit import list_events
 
 MASK = "*" * len(UPSTREAM_TOKEN)
-
-
-class Upstream:
-    """A provider whose next answer is an ASGI function."""
-
-    def __init__(self) -> None:
-        self.answer: Callable[[Scope, Receive, Send], object] | None = None
-        self.left = asyncio.Event()
-        self.url = ""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await receive()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await send({"type": "lifespan.shutdown.complete"})
-            return
-        assert self.answer is not None
-        await self.answer(scope, receive, send)
-
-
-def replying(
-    *pieces: bytes, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
-) -> Callable[[Scope, Receive, Send], object]:
-    """An answer in pieces, each sent by itself."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        while (await receive()).get("more_body"):
-            pass
-        await send({"type": "http.response.start", "status": status, "headers": headers or []})
-        for piece in pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await asyncio.sleep(0)
-        await send({"type": "http.response.body", "body": b""})
-
-    return answer
 
 
 @pytest.fixture(scope="module")
@@ -502,87 +464,6 @@ def echoing() -> tuple[Callable[[Scope, Receive, Send], object], list[object]]:
         await send({"type": "http.response.body", "body": b"{}"})
 
     return answer, bodies
-
-
-# Tokens that die on the way
-
-
-def rotating(room: ProxyRoom) -> list[str]:
-    """Let the token endpoint issue tokens; they are listed as they are issued."""
-    issued: list[str] = []
-
-    def answer(_: object) -> Reply:
-        issued.append(f"xoxp-new-{len(issued) + 1}")
-        tokens = {"access_token": issued[-1], "refresh_token": f"r{len(issued)}", "expires_in": 43200}
-        return json_reply({"ok": True, "authed_user": {**tokens, "scope": "chat:write,channels:read,channels:history"}})
-
-    room.provider.answer = answer
-    return issued
-
-
-def accepting(tokens: list[str], *, refusal: Callable[[Scope, Receive, Send], object]) -> tuple[object, list[str]]:
-    """A provider that takes the newest of `tokens`, and what it saw."""
-    seen: list[str] = []
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        sent = dict(scope["headers"])[b"authorization"].decode().removeprefix("Bearer ")
-        seen.append(sent)
-        chosen = replying(b'{"ok":true}') if tokens and sent == tokens[-1] else refusal
-        await chosen(scope, receive, send)
-
-    return answer, seen
-
-
-REFUSALS = [
-    replying(b"no", status=401),
-    replying(b'{"ok":false,"error":"token_expired"}', headers=[(b"content-length", b"36")]),
-]
-
-
-@pytest.mark.parametrize("refusal", REFUSALS)
-async def test_a_token_that_the_provider_calls_dead_is_renewed_once_and_the_call_repeated(
-    room: ProxyRoom, upstream: Upstream, refusal: Callable[[Scope, Receive, Send], object]
-) -> None:
-    handle, issued = await room.ready(), rotating(room)
-    upstream.answer, seen = accepting(issued, refusal=refusal)
-    answer = await handle.call(json={"text": "once"})
-    assert answer.json() == {"ok": True}
-    assert seen == [UPSTREAM_TOKEN, "xoxp-new-1"]
-
-
-async def test_a_body_that_streamed_is_not_repeated_but_the_next_try_works(room: ProxyRoom, upstream: Upstream) -> None:
-    handle, issued = await room.ready(), rotating(room)
-    upstream.answer, seen = accepting(issued, refusal=REFUSALS[0])
-    headers = {"content-type": "application/octet-stream"}
-    first = await handle.call(content=b"x" * 100_000, headers=headers)
-    assert (first.status_code, first.headers["token-vault-refusal"]) == (503, "token_renewed")
-    assert first.headers["retry-after"] == "0"
-    assert (await handle.call(content=b"x" * 100_000, headers=headers)).json() == {"ok": True}
-    assert seen == [UPSTREAM_TOKEN, "xoxp-new-1"]
-
-
-async def test_a_provider_that_refuses_every_token_ends_in_one_refresh(room: ProxyRoom, upstream: Upstream) -> None:
-    handle, issued = await room.ready(), rotating(room)
-    upstream.answer = REFUSALS[0]
-    answer = await handle.call(json={})
-    assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "upstream_unauthorized")
-    assert len(issued) == 1
-
-
-async def test_an_ended_grant_is_told_with_the_link_that_renews_it(room: ProxyRoom, upstream: Upstream) -> None:
-    handle = await room.ready()
-    room.provider.answer = lambda _: json_reply({"ok": False, "error": "invalid_refresh_token"})
-    upstream.answer = REFUSALS[0]
-    answer = await handle.call(json={})
-    problem = answer.json()
-    assert (answer.status_code, problem["code"]) == (403, "connection_required")
-    assert problem["connect_uri"].startswith(room.url + "/connect/")
-    assert problem["user_code"]
-    links = [(await handle.call(json={})).json().get("connect_uri") for _ in range(LINKS)]
-    assert links[-2] is not None
-    assert links[-1] is None  # a program in a loop does not fill the database
-    events = await list_events(room.vault.deployment.database, limit=10_000)
-    assert UPSTREAM_TOKEN not in str(events)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,10 @@ class Room:
             await self.allow(connection, allowed, whose=owner)
         return connection
 
+    async def disconnect(self, connection: Connection) -> connections.PendingRevocation:
+        async with self.database.transaction() as transaction:
+            return await connections.disconnect(transaction, self.vault.keys, connection, now=self.now)
+
     async def allow(
         self,
         connection: Connection,

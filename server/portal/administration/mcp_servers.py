@@ -77,8 +77,8 @@ async def add(visit: AdminVisit) -> Response:
         client = RemoteRegistration(draft.client_id, secret, method)
     try:
         key = servers.key_of(draft.sign_in, draft.key_header)
-        wish = NewServer(draft.name, draft.url, draft.title, client, draft.issuer or None, key)
-        await servers.add(visit.actor, wish)
+        server = NewServer(draft.name, draft.url, draft.title, client, draft.issuer or None, key)
+        await servers.add(visit.actor, server)
     except ChangeRefused as refused:
         if refused.kind != "invalid_request":
             raise

@@ -18,7 +18,6 @@ from vault.records import Connection, ConnectionState
 from vault.refusals import (
     CiphertextRejected,
     ConnectionRequired,
-    DelegationRequired,
     TemporarilyUnavailable,
     TransitionRefused,
 )
@@ -47,11 +46,6 @@ async def open_with(room: Room, answer: TokenAnswer, *, asked: frozenset[str] = 
             policy=room.vault.policies["slack"],
             now=room.now,
         )
-
-
-async def disconnect(room: Room, connection: Connection) -> connections.PendingRevocation:
-    async with room.database.transaction() as transaction:
-        return await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
 
 
 # Opening
@@ -171,7 +165,7 @@ async def test_an_account_whose_salt_was_lost_is_connected_anew(room: Room) -> N
 async def test_a_provider_that_does_not_answer_holds_up_no_other(room: Room) -> None:
     hung, ended = await room.connect(), await room.connect("google")
     for connection in (hung, ended):
-        await disconnect(room, connection)
+        await room.disconnect(connection)
     room.slack.revoke_gate = asyncio.Event()
     working = asyncio.create_task(revocations.run_due(room.vault))
     async with asyncio.timeout(WAIT):
@@ -187,7 +181,7 @@ async def test_many_grants_that_are_due_at_once_are_ended_in_one_round(
 ) -> None:
     monkeypatch.setattr(revocations, "BATCH", 2)
     for number in range(5):
-        await disconnect(room, await room.connect(account=f"account-{number}"))
+        await room.disconnect(await room.connect(account=f"account-{number}"))
     assert await revocations.run_rounds(room.vault, seconds=WAIT) == 5
     assert await outcomes(room) == ["revoked"] * 5
 
@@ -234,7 +228,7 @@ async def test_where_a_revocation_may_end_all_the_grants_before_are_ended_with_t
     assert alive(room) == [True, True, True]
     room.pass_time(3600)
     assert (await room.exchange()).value in room.slack.issued
-    await disconnect(room, first)
+    await room.disconnect(first)
     assert await revocations.run_due(room.vault) == 3
     assert alive(room) == [False, False, False]
     assert await outcomes(room) == ["revoked"] * 3
@@ -251,10 +245,10 @@ async def test_where_a_revocation_ends_the_account_it_waits_for_the_last_person(
     bob = await seed(room.database, name="bob", client_id="agent-2")
     mine, his = await room.connect(), await room.connect(whose=bob)
     assert mine.account == his.account
-    await disconnect(room, mine)
+    await room.disconnect(mine)
     await revocations.run_due(room.vault)
     assert (await outcomes(room), alive(room)) == (["held" if ends_account else "revoked"], [ends_account, True])
-    await disconnect(room, his)
+    await room.disconnect(his)
     await revocations.run_due(room.vault)
     assert (await outcomes(room), alive(room)) == (["revoked"], [False, False])
 
@@ -264,7 +258,7 @@ async def test_the_grants_of_other_accounts_stay_held(room: Room) -> None:
     other = await room.connect(account="work")
     for account in ("alice", "work"):
         await open_with(room, room.slack.consent(account, SLACK_SCOPES))
-    await disconnect(room, first)
+    await room.disconnect(first)
     assert await revocations.run_due(room.vault) == 2
     assert await outcomes(room) == ["held", "revoked", "revoked"]
     assert alive(room) == [False, True, False, True]
@@ -307,7 +301,7 @@ async def test_the_answer_of_a_refresh_on_its_way_while_connecting_again_is_what
         assert (await slow).value in room.slack.issued
     newest = room.slack.families[0].refresh_token
     if ends_grant:
-        await disconnect(room, connection)
+        await room.disconnect(connection)
     room.pass_time(61)
     await revocations.run_due(room.vault)
     assert newest in [refresh_token for refresh_token, _ in room.slack.revocations]
@@ -317,7 +311,7 @@ async def test_the_answer_of_a_refresh_on_its_way_while_connecting_again_is_what
 async def test_a_revocation_that_is_late_does_not_end_what_was_connected_since(room: Room) -> None:
     room.slack.ends_everything = True
     first = await room.connect()
-    await disconnect(room, first)
+    await room.disconnect(first)
     room.slack.revoke_outcomes.append(RevokeOutcome.FAILED)
     assert await revocations.revoke_upstream(room.vault, first.id) == "failed"
     second = await room.connect()
@@ -325,7 +319,7 @@ async def test_a_revocation_that_is_late_does_not_end_what_was_connected_since(r
     assert await revocations.run_due(room.vault) == 1
     assert await outcomes(room) == ["held"]
     assert alive(room) == [True, True]
-    await disconnect(room, second)
+    await room.disconnect(second)
     assert await revocations.run_due(room.vault) == 2
     assert alive(room) == [False, False]
 
@@ -358,260 +352,6 @@ async def test_of_two_consents_at_once_the_newer_counts_whichever_is_stored_firs
     room.pass_time(3600)
     assert await room.exchange()
     assert [send.refresh_token for send in room.slack.sends] == [newer.refresh_token]
-    await disconnect(room, first)
+    await room.disconnect(first)
     await revocations.run_due(room.vault)
     assert alive(room) == [False, False]
-
-
-# Disconnecting
-
-
-async def test_a_disconnected_account_is_refused_at_once_and_can_be_connected_anew(room: Room) -> None:
-    first = await room.connect()
-    await room.exchange()
-    await disconnect(room, first)
-    with pytest.raises(ConnectionRequired) as refused:
-        await room.exchange()
-    assert refused.value.reason == "missing"
-    second = await room.connect(delegated=frozenset())
-    assert second.id != first.id
-    with pytest.raises(DelegationRequired):  # the agents of the old connection were not allowed to use this one
-        await room.exchange()
-    listed = await list_connections(room.database, room.alice.user.id, include_ended=True)
-    assert {(one.id, one.state) for one in listed} == {
-        (first.id, ConnectionState.REVOKED),
-        (second.id, ConnectionState.ACTIVE),
-    }
-    (event,) = await room.events("connection.closed")
-    assert event.connection_id == first.id
-
-
-async def test_disconnecting_twice_is_refused(room: Room) -> None:
-    connection = await room.connect()
-    await disconnect(room, connection)
-    with pytest.raises(TransitionRefused):
-        await disconnect(room, connection)
-
-
-async def test_nobody_disconnects_another_users_account(room: Room) -> None:
-    bob = await seed(room.database, name="bob", client_id="agent-2")
-    connection = await room.connect()
-    with pytest.raises(TransitionRefused):
-        await disconnect(room, replace(connection, user_id=bob.user.id))
-    assert await room.exchange()
-
-
-@pytest.mark.requirement("S-147")
-async def test_disconnecting_ends_the_grant_at_the_provider_and_destroys_the_key(room: Room) -> None:
-    connection = await room.connect("google")
-    narrow = await room.exchange("google")
-    assert narrow.value
-    await disconnect(room, connection)
-    assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
-    assert not room.google.families[0].is_alive
-    assert room.google.revocations == [("CANARY-rt-1", "CANARY-at-2")]
-    assert room.google.revoked_accounts == [connection.account]
-    with pytest.raises(CiphertextRejected):
-        await room.vault.keys.load_key(room.database, user_id=room.alice.user.id, connection_id=connection.id)
-    row = await room.database.fetch_one(
-        "select k.refresh_sealed, k.access_sealed, r.sealed, (select count(*) from narrowed_tokens) as narrowed"
-        " from connections k join upstream_revocations r on r.connection_id = k.id"
-    )
-    assert row is not None
-    assert list(row.values()) == [None, None, None, 0]
-    (event,) = await room.events("connection.upstream_revoked")
-    assert event.connection_id == connection.id
-    assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
-    assert len(room.google.revocations) == 1
-
-
-@pytest.mark.requirement("S-147")
-async def test_a_revocation_that_fails_is_shown_and_repeated_with_backoff(room: Room) -> None:
-    connection = await room.connect()
-    await disconnect(room, connection)
-    room.slack.revoke_outcomes.extend([RevokeOutcome.FAILED, RevokeOutcome.FAILED])
-    assert await revocations.run_due(room.vault) == 1
-    assert await revocations.run_due(room.vault) == 0
-    (pending,) = await revocations.list_revocations(room.database, room.alice.user.id)
-    assert (pending.outcome, pending.attempts, pending.done_at) == ("failed", 1, None)
-    assert pending.next_at is not None
-    assert room.slack.families[0].is_alive
-    room.pass_time(31)
-    assert await revocations.run_due(room.vault) == 1
-    room.pass_time(31)
-    assert await revocations.run_due(room.vault) == 0
-    room.pass_time(120)
-    assert await revocations.run_due(room.vault) == 1
-    assert not room.slack.families[0].is_alive
-    assert len(await room.events("connection.upstream_revocation_failed")) == 2
-    (done,) = await revocations.list_revocations(room.database, room.alice.user.id)
-    assert (done.outcome, done.next_at) == ("revoked", None)
-
-
-async def test_a_revocation_that_never_works_is_given_up_and_the_key_destroyed(room: Room) -> None:
-    connection = await room.connect()
-    await disconnect(room, connection)
-    room.slack.revoke_outcomes.extend([RevokeOutcome.FAILED] * 50)
-    for _ in range(20):
-        await revocations.run_due(room.vault)
-        room.pass_time(24 * 3600)
-    pending = await revocations.find_revocation(room.database, connection.id)
-    assert pending is not None
-    assert (pending.outcome, pending.sealed) == ("given_up", None)
-    assert len(room.slack.revocations) == 10
-    with pytest.raises(CiphertextRejected):
-        await room.vault.keys.load_key(room.database, user_id=room.alice.user.id, connection_id=connection.id)
-
-
-async def test_a_provider_without_revocation_is_said_to_have_none(room: Room) -> None:
-    connection = await room.connect()
-    await disconnect(room, connection)
-    room.slack.revoke_outcomes.append(RevokeOutcome.UNSUPPORTED)
-    assert await revocations.revoke_upstream(room.vault, connection.id) == "unsupported"
-    (event,) = await room.events("connection.upstream_revocation_failed")
-    assert event.details["reason"] == "unsupported"
-
-
-async def test_a_provider_that_is_not_set_up_is_tried_again_later(room: Room) -> None:
-    connection = await room.connect()
-    await disconnect(room, connection)
-    room.slack.is_configured = False
-    assert await revocations.revoke_upstream(room.vault, connection.id) == "failed"
-    assert room.slack.revocations == []
-
-
-async def test_two_processes_make_one_attempt(room: Room) -> None:
-    connection = await room.connect()
-    await disconnect(room, connection)
-    await asyncio.gather(*(revocations.revoke_upstream(room.vault, connection.id) for _ in range(8)))
-    assert len(room.slack.revocations) == 1
-
-
-async def test_nothing_is_revoked_for_a_connection_that_lives(room: Room) -> None:
-    connection = await room.connect()
-    assert await revocations.revoke_upstream(room.vault, connection.id) is None
-    assert room.slack.revocations == []
-
-
-async def test_tokens_that_do_not_open_any_more_still_let_the_account_go(room: Room) -> None:
-    connection = await room.connect()
-    async with room.database.transaction() as transaction:
-        await transaction.execute("update connections set refresh_sealed = access_sealed")
-    pending = await disconnect(room, connection)
-    assert pending.due_at is None
-    assert await revocations.revoke_upstream(room.vault, connection.id) == "unreadable"
-    assert await room.vault.database.fetch("select salt from keys.connection_keys") == []
-
-
-async def test_a_pending_revocation_that_was_swapped_is_not_sent(room: Room) -> None:
-    one, other = await room.connect(account="alice"), await room.connect(account="work")
-    await disconnect(room, one)
-    await disconnect(room, other)
-    async with room.database.transaction() as transaction:
-        await transaction.execute(
-            "update upstream_revocations set sealed = (select r.sealed from upstream_revocations r"
-            " where r.connection_id = :other) where connection_id = :one",
-            {"one": one.id, "other": other.id},
-        )
-    assert await revocations.revoke_upstream(room.vault, one.id) == "unreadable"
-    assert room.slack.revocations == []
-    assert await revocations.revoke_upstream(room.vault, other.id) == "revoked"
-
-
-async def test_the_answer_of_a_refresh_on_its_way_is_what_gets_revoked(room: Room) -> None:
-    connection = await room.connect()
-    room.pass_time(3600)
-    room.slack.gate = asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
-        pending = await disconnect(room, connection)
-        assert pending.due_at is not None
-        assert pending.due_at > room.now  # the token that we hold may be spent already
-        assert await revocations.revoke_upstream(room.vault, connection.id) == "pending"
-        room.slack.gate.set()
-        with pytest.raises(ConnectionRequired):
-            await slow
-    newest = room.slack.families[0].refresh_token
-    assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
-    assert [refresh_token for refresh_token, _ in room.slack.revocations] == [newest]
-
-
-async def test_an_answer_that_comes_after_the_revocation_is_revoked_by_itself(room: Room) -> None:
-    connection = await room.connect()
-    room.pass_time(3600)
-    room.slack.gate = asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
-        await disconnect(room, connection)
-        room.pass_time(61)
-        assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
-        room.slack.families[0].is_alive = True  # a provider that revokes single tokens
-        room.slack.gate.set()
-        with pytest.raises(ConnectionRequired):
-            await slow
-    late = room.slack.families[0].refresh_token
-    assert await revocations.run_due(room.vault) == 1
-    assert room.slack.revocations[-1][0] == late
-    assert not room.slack.families[0].is_alive
-
-
-async def test_an_answer_after_the_revocation_is_ended_later_where_the_provider_is_away(room: Room) -> None:
-    connection = await room.connect()
-    room.pass_time(3600)
-    room.slack.gate = asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
-        await disconnect(room, connection)
-        room.pass_time(61)
-        assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"
-        room.slack.families[0].is_alive = True  # a provider that revokes single tokens
-        room.slack.revoke_outcomes.append(RevokeOutcome.FAILED)
-        room.slack.gate.set()
-        with pytest.raises(ConnectionRequired):
-            await slow
-    assert await revocations.run_due(room.vault) == 1
-    assert room.slack.families[0].is_alive
-    room.pass_time(revocations.BACKOFF[0] + 1)
-    assert await revocations.run_due(room.vault) == 1
-    assert not room.slack.families[0].is_alive
-
-
-async def test_newer_tokens_that_come_during_an_attempt_are_revoked_next(room: Room) -> None:
-    connection = await room.connect()
-    room.pass_time(3600)
-    room.slack.gate, room.slack.revoke_gate = asyncio.Event(), asyncio.Event()
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
-        await disconnect(room, connection)
-        room.pass_time(61)
-        attempt = asyncio.create_task(revocations.revoke_upstream(room.vault, connection.id))
-        await room.slack.revoke_arrived.wait()
-        room.slack.gate.set()
-        with pytest.raises(ConnectionRequired):
-            await slow
-        room.slack.revoke_gate.set()
-        assert await attempt == "pending"
-    room.slack.families[0].is_alive = True  # a provider that revokes single tokens
-    assert await revocations.run_due(room.vault) == 1
-    assert room.slack.revocations[-1][0] == room.slack.families[0].refresh_token
-    assert not room.slack.families[0].is_alive
-
-
-async def test_a_silent_refresh_of_a_disconnected_account_harms_nothing(room: Room) -> None:
-    connection = await room.connect()
-    room.pass_time(3600)
-    room.slack.gate = asyncio.Event()
-    room.slack.faults.append(Fault(before=Silent("timeout")))
-    async with asyncio.timeout(WAIT):
-        slow = asyncio.create_task(room.exchange())
-        await room.slack.arrived.wait()
-        await disconnect(room, connection)
-        room.slack.gate.set()
-        with pytest.raises(TemporarilyUnavailable):
-            await slow
-    room.pass_time(61)
-    assert await revocations.revoke_upstream(room.vault, connection.id) == "revoked"

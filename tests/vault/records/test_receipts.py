@@ -36,15 +36,10 @@ async def room(store: Store) -> AsyncGenerator[Room]:
         yield opened
 
 
-async def disconnect(room: Room, connection: Connection) -> None:
-    async with room.database.transaction() as transaction:
-        await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
-
-
 async def ended(room: Room, account: str = "alice") -> tuple[Connection, Receipt]:
     """A connection that was disconnected and attempted once, and its receipt."""
     connection = await room.connect(account=account)
-    await disconnect(room, connection)
+    await room.disconnect(connection)
     await revocations.revoke_upstream(room.vault, connection.id)
     return connection, await receipt_of(room, connection)
 
@@ -152,9 +147,9 @@ async def test_each_answer_has_its_receipt(
 
 async def test_a_provider_that_asks_for_patience_is_left_alone_with_all_its_grants(room: Room) -> None:
     for number in range(8):
-        await disconnect(room, await room.connect(account=f"account-{number}"))
+        await room.disconnect(await room.connect(account=f"account-{number}"))
     other = await room.connect("google")
-    await disconnect(room, other)
+    await room.disconnect(other)
     room.slack.revoke_outcomes.extend([NotSent("429", retry_after=600)] * 5)
     await revocations.run_due(room.vault)
     assert len(room.slack.revocations) <= revocations.AT_ONCE
@@ -169,7 +164,7 @@ async def test_a_provider_that_asks_for_patience_is_left_alone_with_all_its_gran
 
 async def test_a_pause_changes_one_row_and_nobodys_revocation(room: Room) -> None:
     for number in range(8):
-        await disconnect(room, await room.connect(account=f"account-{number}"))
+        await room.disconnect(await room.connect(account=f"account-{number}"))
     before = await room.database.fetch("select connection_id, next_at from upstream_revocations where attempts = 0")
     room.slack.revoke_outcomes.extend([NotSent("429", retry_after=600)] * 5)
     now = room.now
@@ -215,7 +210,7 @@ async def test_tokens_that_do_not_open_have_a_receipt_that_says_so(room: Room) -
     connection = await room.connect()
     async with room.database.transaction() as transaction:
         await transaction.execute("update connections set refresh_sealed = access_sealed")
-    await disconnect(room, connection)
+    await room.disconnect(connection)
     assert await receipts.get_receipt(room.database, connection.id) is None
     await revocations.run_due(room.vault)
     receipt = await receipt_of(room, connection)
@@ -254,10 +249,10 @@ async def test_what_was_left_open_before_there_were_receipts_is_outstanding(
 
 async def test_an_expired_access_token_is_not_called_fresh(room: Room) -> None:
     aged, young = await room.connect(account="aged"), await room.connect(account="young")
-    await disconnect(room, young)
+    await room.disconnect(young)
     await revocations.run_due(room.vault)
     room.pass_time(room.slack.lifetime - 10)  # it lives, but not as long as an attempt may take
-    await disconnect(room, aged)
+    await room.disconnect(aged)
     await revocations.run_due(room.vault)
     assert [is_fresh for _, _, is_fresh in room.slack.probes] == [True, False]
 
@@ -302,7 +297,7 @@ async def test_an_altered_receipt_is_refused(room: Room) -> None:
 
 async def test_forty_grants_whose_process_dies_half_way_have_one_receipt_each(room: Room) -> None:
     for number in range(40):
-        await disconnect(room, await room.connect(account=f"account-{number}"))
+        await room.disconnect(await room.connect(account=f"account-{number}"))
     room.slack.revoke_gate = asyncio.Event()
     dying = asyncio.create_task(revocations.run_due(room.vault))
     async with asyncio.timeout(WAIT):
@@ -403,7 +398,7 @@ async def test_a_panic_that_was_interrupted_goes_on_and_spares_what_came_later(r
         await room.connect(account=f"account-{number}")
     first = await start(room, "all", "")
     (half, *_) = await connections.list_connections(room.database, room.alice.user.id)
-    await disconnect(room, half)
+    await room.disconnect(half)
     room.pass_time(60)
     await room.connect(account="new")
     assert [one.id for one in await panics.list_open(room.database)] == [first.id]
@@ -471,7 +466,7 @@ async def test_the_standing_tells_what_is_outstanding(room: Room) -> None:
     for outcome in (RevokeOutcome.UNSUPPORTED, Silent("timeout"), RevokeOutcome.FAILED, RevokeOutcome.REVOKED):
         room.slack.revoke_outcomes.append(outcome)
         await ended(room, account=str(outcome))
-    await disconnect(room, await room.connect(account="waits"))
+    await room.disconnect(await room.connect(account="waits"))
     found = await panics.count_ended(room.database, "user", room.alice.user.id)
     assert found == panics.EndedCounts(waiting=1, verified_dead=1, retried=1, by_hand=1, still_alive=1)
     assert not found.is_over
@@ -485,7 +480,7 @@ async def test_the_standing_tells_what_is_outstanding(room: Room) -> None:
 
 async def test_a_refused_revocation_is_not_verified_by_a_dead_access_token(room: Room) -> None:
     connection = await room.connect()
-    await disconnect(room, connection)
+    await room.disconnect(connection)
     room.slack.revoke_outcomes.extend([RevokeOutcome.FAILED, RevokeOutcome.REVOKED])
     await revocations.run_due(room.vault)
     room.pass_time(DAY)
@@ -507,7 +502,7 @@ async def test_a_grant_that_a_newer_connection_holds_stays_outstanding(room: Roo
     found = await panics.count_ended(room.database, "user", room.alice.user.id)
     assert (found, found.is_over) == (panics.EndedCounts(held=1), False)
     assert len(await revocations.list_held(room.database, limit=9)) == 1
-    await disconnect(room, newer)
+    await room.disconnect(newer)
     await revocations.run_due(room.vault)
     found = await panics.count_ended(room.database, "user", room.alice.user.id)
     assert (found, found.is_over) == (panics.EndedCounts(verified_dead=2), True)

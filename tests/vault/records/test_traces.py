@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import KeySettings, Store
 from tests.support.exchanging import Room, open_room, second_process
-from tests.vault.records.test_key_rotation import add, promote, upkeep
+from tests.vault.keys.test_key_rotation import add, promote, upkeep
 from vault import connections, users
 from vault.backup import backups
 from vault.backup.backups import Backup
@@ -44,16 +44,11 @@ async def local(sqlite_store: Store) -> AsyncGenerator[Room]:
         yield opened
 
 
-async def disconnect(room: Room, connection: Connection) -> None:
-    async with room.database.transaction() as transaction:
-        await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
-
-
 async def delete(room: Room) -> None:
     """What `token-vault users remove` does."""
     user_id = room.alice.user.id
     for connection in await connections.list_connections(room.database, user_id):
-        await disconnect(room, connection)
+        await room.disconnect(connection)
         await revocations.revoke_upstream(room.vault, connection.id)
     async with room.database.transaction() as transaction:
         await users.delete_user(transaction, user_id, now=room.now)
@@ -110,7 +105,7 @@ async def lived(room: Room) -> tuple[Connection, set[bytes]]:
 async def test_nothing_of_a_disconnected_account_is_left_in_any_file(local: Room) -> None:
     connection, known = await lived(local)
     assert {"keys.sqlite-wal", "vault.sqlite-wal", "000.journal"} <= left_in(local.store.data, known).keys()
-    await disconnect(local, connection)
+    await local.disconnect(connection)
     known |= await secrets_of(local, connection)
     assert await revocations.revoke_upstream(local.vault, connection.id) == "revoked"
     assert left_in(local.store.data, known) == {}
@@ -125,7 +120,7 @@ async def test_nothing_is_left_among_many_accounts_that_come_and_go(local: Room)
         connection = await local.connect(account=f"account-{number}")
         if number % 3:
             known |= await secrets_of(local, connection)
-            await disconnect(local, connection)
+            await local.disconnect(connection)
             known |= await secrets_of(local, connection)
     while await revocations.run_due(local.vault):
         pass
@@ -149,7 +144,7 @@ async def test_a_reader_that_holds_the_files_only_delays_it(local: Room) -> None
     reader = sqlite3.connect(local.store.data / "keys.sqlite", isolation_level=None)
     reader.execute("begin")
     reader.execute("select count(*) from connection_keys").fetchone()
-    await disconnect(local, connection)
+    await local.disconnect(connection)
     assert await revocations.revoke_upstream(local.vault, connection.id) == "revoked"
     assert local.vault.tasks.has_traces
     reader.execute("rollback")
@@ -166,7 +161,7 @@ async def test_a_journal_of_another_process_is_wiped_by_that_process_or_when_it_
         local.pass_time(HOUR)
         await other.exchange()
         known |= await secrets_of(other, connection)
-        await disconnect(local, connection)
+        await local.disconnect(connection)
         assert await revocations.revoke_upstream(local.vault, connection.id) == "revoked"
         assert left_in(local.store.data, known).keys() == {"001.journal"}
         assert connection.id in await revocations.done_since(other.database, local.now - 60)
@@ -181,7 +176,7 @@ async def test_the_journal_of_a_process_that_ended_is_wiped_too(local: Room) -> 
         local.pass_time(HOUR)
         await other.exchange()
         known |= await secrets_of(other, connection)
-    await disconnect(local, connection)
+    await local.disconnect(connection)
     assert await revocations.revoke_upstream(local.vault, connection.id) == "revoked"
     assert left_in(local.store.data, known) == {}
 
@@ -278,7 +273,7 @@ async def test_an_old_backup_its_key_and_every_byte_left_give_no_token(room: Roo
     tokens = loot.tokens(wrapped, salt)  # whoever copied the key store in time opens the backup
     assert tokens & {family.refresh_token for family in room.slack.families}
     if end == "disconnect":
-        await disconnect(room, connection)
+        await room.disconnect(connection)
         await revocations.revoke_upstream(room.vault, connection.id)
     else:
         await delete(room)

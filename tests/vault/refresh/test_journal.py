@@ -13,7 +13,6 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room, second_process
-from vault import connections
 from vault.records import Connection
 from vault.refresh import leases
 from vault.refresh.concurrency import UpstreamTokenRequest
@@ -452,8 +451,7 @@ async def test_a_database_that_came_back_older_is_brought_up_again(sqlite_store:
 
 
 async def disconnect(room: Room, connection: Connection) -> None:
-    async with room.database.transaction() as transaction:
-        await connections.disconnect(transaction, room.vault.keys, connection, now=room.now)
+    await room.disconnect(connection)
     room.pass_time(61)  # the lease of the dead process has run out
 
 

@@ -1,0 +1,109 @@
+"""Tokens that die while a call goes through the proxy: renewed once, the call repeated where that is safe."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from server.connecting.links import LINKS
+from tests.support.doubles.proxied_api import Upstream, replying
+from tests.support.doubles.scripted import Reply, json_reply
+from tests.support.harness import free_socket, serving
+from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyRoom, posted, proxy_room
+from vault.audit.audit import list_events
+
+
+@pytest.fixture(scope="module")
+async def upstream() -> AsyncGenerator[Upstream]:
+    app, listening = Upstream(), free_socket()
+    async with serving(app, listening):
+        app.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield app
+
+
+@pytest.fixture(scope="module")
+async def room(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProxyRoom]:
+    limits = {"body_limit": 300_000, "answer_limit": 400_000}
+    async with proxy_room(tmp_path_factory.mktemp("answers"), apis_at=upstream.url, proxy=limits) as opened:
+        opened.provider.answer = posted
+        yield opened
+
+
+def rotating(room: ProxyRoom) -> list[str]:
+    """Let the token endpoint issue tokens; they are listed as they are issued."""
+    issued: list[str] = []
+
+    def answer(_: object) -> Reply:
+        issued.append(f"xoxp-new-{len(issued) + 1}")
+        tokens = {"access_token": issued[-1], "refresh_token": f"r{len(issued)}", "expires_in": 43200}
+        return json_reply({"ok": True, "authed_user": {**tokens, "scope": "chat:write,channels:read,channels:history"}})
+
+    room.provider.answer = answer
+    return issued
+
+
+def accepting(tokens: list[str], *, refusal: Callable[[Scope, Receive, Send], object]) -> tuple[object, list[str]]:
+    """A provider that takes the newest of `tokens`, and what it saw."""
+    seen: list[str] = []
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        sent = dict(scope["headers"])[b"authorization"].decode().removeprefix("Bearer ")
+        seen.append(sent)
+        chosen = replying(b'{"ok":true}') if tokens and sent == tokens[-1] else refusal
+        await chosen(scope, receive, send)
+
+    return answer, seen
+
+
+REFUSALS = [
+    replying(b"no", status=401),
+    replying(b'{"ok":false,"error":"token_expired"}', headers=[(b"content-length", b"36")]),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_token_that_the_provider_calls_dead_is_renewed_once_and_the_call_repeated(
+    room: ProxyRoom, upstream: Upstream, refusal: Callable[[Scope, Receive, Send], object]
+) -> None:
+    handle, issued = await room.ready(), rotating(room)
+    upstream.answer, seen = accepting(issued, refusal=refusal)
+    answer = await handle.call(json={"text": "once"})
+    assert answer.json() == {"ok": True}
+    assert seen == [UPSTREAM_TOKEN, "xoxp-new-1"]
+
+
+async def test_a_body_that_streamed_is_not_repeated_but_the_next_try_works(room: ProxyRoom, upstream: Upstream) -> None:
+    handle, issued = await room.ready(), rotating(room)
+    upstream.answer, seen = accepting(issued, refusal=REFUSALS[0])
+    headers = {"content-type": "application/octet-stream"}
+    first = await handle.call(content=b"x" * 100_000, headers=headers)
+    assert (first.status_code, first.headers["token-vault-refusal"]) == (503, "token_renewed")
+    assert first.headers["retry-after"] == "0"
+    assert (await handle.call(content=b"x" * 100_000, headers=headers)).json() == {"ok": True}
+    assert seen == [UPSTREAM_TOKEN, "xoxp-new-1"]
+
+
+async def test_a_provider_that_refuses_every_token_ends_in_one_refresh(room: ProxyRoom, upstream: Upstream) -> None:
+    handle, issued = await room.ready(), rotating(room)
+    upstream.answer = REFUSALS[0]
+    answer = await handle.call(json={})
+    assert (answer.status_code, answer.headers["token-vault-refusal"]) == (502, "upstream_unauthorized")
+    assert len(issued) == 1
+
+
+async def test_an_ended_grant_is_told_with_the_link_that_renews_it(room: ProxyRoom, upstream: Upstream) -> None:
+    handle = await room.ready()
+    room.provider.answer = lambda _: json_reply({"ok": False, "error": "invalid_refresh_token"})
+    upstream.answer = REFUSALS[0]
+    answer = await handle.call(json={})
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (403, "connection_required")
+    assert problem["connect_uri"].startswith(room.url + "/connect/")
+    assert problem["user_code"]
+    links = [(await handle.call(json={})).json().get("connect_uri") for _ in range(LINKS)]
+    assert links[-2] is not None
+    assert links[-1] is None  # a program in a loop does not fill the database
+    events = await list_events(room.vault.deployment.database, limit=10_000)
+    assert UPSTREAM_TOKEN not in str(events)

@@ -1,0 +1,164 @@
+"""Narrower tokens in an exchange: kept, proved to be narrow, or the full token enforced where the provider has none."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import pytest
+
+from tests.conftest import Store
+from tests.support.doubles.upstream_double import INVALID_CLIENT, LOST_ANSWER, Fault
+from tests.support.exchanging import DRIVE, GOOGLE_SCOPES, READ, WRITE, Room, google, open_room
+from vault.records import Narrowing
+from vault.refusals import (
+    DelegationRequired,
+    TemporarilyUnavailable,
+)
+from vault.upstream import Refusal, RotationMode
+
+
+@pytest.fixture
+async def room(store: Store) -> AsyncGenerator[Room]:
+    async with open_room(store) as opened:
+        yield opened
+
+
+async def test_a_provider_that_can_narrow_issues_a_token_of_its_own_and_the_grant_stays(room: Room) -> None:
+    connection = await room.connect("google")
+    token = await room.exchange("google", READ)
+    assert room.google.issued[token.value] == {READ}
+    assert token.narrowing is Narrowing.UPSTREAM
+    assert token.granted == GOOGLE_SCOPES
+    facts = await room.row(connection)
+    assert facts.scopes == GOOGLE_SCOPES
+    whole = await room.exchange("google", READ, WRITE, DRIVE)
+    assert room.google.issued[whole.value] == GOOGLE_SCOPES
+    assert whole.narrowing is Narrowing.UPSTREAM
+    assert len(room.google.sends) == 1
+
+
+async def test_a_narrow_token_is_kept_until_it_expires(room: Room) -> None:
+    await room.connect("google")
+    first = await room.exchange("google", READ)
+    assert (await room.exchange("google", READ)).value == first.value
+    assert (await room.exchange("google", WRITE)).value != first.value
+    assert len(room.google.sends) == 2
+    room.pass_time(3600)
+    assert (await room.exchange("google", READ)).value != first.value
+
+
+async def test_a_refresh_token_that_comes_with_a_narrow_token_replaces_the_stored_one(store: Store) -> None:
+    async with open_room(store, rotation=RotationMode.REVOKES) as room:
+        vault = replace(
+            room.vault, policies={"slack": replace(google(), provider="slack", rotation=RotationMode.REVOKES)}
+        )
+        room.vault = vault
+        await room.connect("slack", scopes=GOOGLE_SCOPES)
+        narrow = await room.exchange("slack", READ)
+        assert room.slack.issued[narrow.value] == {READ}
+        room.pass_time(3600)
+        full = await room.exchange("slack", READ, WRITE, DRIVE)
+        assert room.slack.issued[full.value] == GOOGLE_SCOPES
+        assert all(family.is_alive for family in room.slack.families)
+        assert [send.outcome for send in room.slack.sends] == ["Rotation", "Rotation"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(scopes=GOOGLE_SCOPES),
+        Fault(hides_scope=True),
+        Fault(scopes=frozenset({WRITE})),
+        Fault(scopes=frozenset({"openid"})),
+    ],
+    ids=["too wide", "says nothing", "another", "too little"],
+)
+async def test_a_narrow_token_that_does_not_prove_to_be_narrow_is_not_used(room: Room, fault: Fault) -> None:
+    connection = await room.connect("google")
+    room.google.faults.append(fault)
+    for _ in range(2):
+        token = await room.exchange("google", READ)
+        assert (token.narrowing, token.scopes) == (Narrowing.ENFORCED, {READ})
+        assert room.google.issued[token.value] == GOOGLE_SCOPES  # the full one; it stays with us
+    assert len(room.google.sends) == 1  # the provider is left alone for a while
+    (event,) = await room.events("narrowing.failed")
+    assert (event.outcome, event.details["asked"]) == ("failed", [READ])
+    assert (await room.row(connection)).refresh_sealed is not None
+    room.pass_time(601)
+    assert room.google.issued[(await room.exchange("google", READ)).value] == {READ}
+
+
+@pytest.mark.parametrize("everything", [False, True])
+async def test_where_the_provider_refuses_to_narrow_the_full_token_serves_enforced(
+    room: Room, *, everything: bool
+) -> None:
+    connection = await room.connect("google", delegated=frozenset({READ}))
+    full = await room.row(connection)
+    room.google.faults.append(Fault(before=Refusal("invalid_scope", "Bad Request", ends_grant=False)))
+    for _ in range(2):  # asked once, then not again for a while
+        token = await room.exchange("google", READ, everything=everything)
+        assert (token.narrowing, token.scopes) == (Narrowing.ENFORCED, {READ})
+        assert room.google.issued[token.value] == GOOGLE_SCOPES
+    assert [send.outcome for send in room.google.sends] == ["Refusal"]
+    (event,) = await room.events("narrowing.failed")
+    assert (event.outcome, event.details["asked"], event.details["reason"]) == ("failed", [READ], "invalid_scope")
+    assert event.connection_id == connection.id
+    after = await room.row(connection)
+    assert (after.state, after.generation, after.refresh_sealed) == (full.state, full.generation, full.refresh_sealed)
+    assert after.sent_at is None
+    with pytest.raises(DelegationRequired):  # enforced means that nothing else goes either
+        await room.exchange("google", WRITE)
+    room.pass_time(600)
+    token = await room.exchange("google", READ)
+    assert token.narrowing is Narrowing.UPSTREAM
+    assert room.google.issued[token.value] == {READ}
+
+
+async def test_an_expired_full_token_is_refreshed_where_the_provider_refuses_to_narrow(room: Room) -> None:
+    await room.connect("google")
+    room.pass_time(3600)
+    room.google.faults.append(Fault(before=Refusal("invalid_scope", "Bad Request", ends_grant=False)))
+    token = await room.exchange("google", READ)
+    assert token.narrowing is Narrowing.ENFORCED
+    assert room.google.issued[token.value] == GOOGLE_SCOPES
+    assert [(send.scopes, send.outcome) for send in room.google.sends] == [({READ}, "Refusal"), (None, "Rotation")]
+
+
+async def test_any_other_refusal_of_a_narrowing_is_not_worked_around(room: Room) -> None:
+    connection = await room.connect("google")
+    room.google.faults.append(INVALID_CLIENT)
+    with pytest.raises(TemporarilyUnavailable, match="invalid_client"):
+        await room.exchange("google", READ)
+    assert (await room.row(connection)).refresh_sealed is not None
+
+
+async def test_identity_scopes_may_ride_along_in_a_narrow_token(room: Room) -> None:
+    await room.connect("google")
+    room.google.faults.append(Fault(scopes=frozenset({READ, "openid"})))
+    assert (await room.exchange("google", READ)).narrowing is Narrowing.UPSTREAM
+
+
+async def test_a_destructive_narrowing_is_never_asked_for(room: Room) -> None:
+    policies = {"google": google(downscope_is_destructive=True)}
+    room.vault = replace(room.vault, policies=policies)
+    await room.connect("google")
+    assert (await room.exchange("google", READ)).narrowing is Narrowing.ENFORCED
+    assert room.google.sends == []
+
+
+async def test_an_account_without_a_refresh_token_cannot_be_narrowed_and_is_enforced(room: Room) -> None:
+    await room.connect("google", refreshable=False)
+    assert (await room.exchange("google", READ)).narrowing is Narrowing.ENFORCED
+
+
+async def test_while_a_send_is_unanswered_a_living_full_token_serves_enforced(store: Store) -> None:
+    async with open_room(store) as room:
+        policy = replace(google(), provider="slack", rotation=RotationMode.REVOKES)
+        room.vault = replace(room.vault, policies={"slack": policy})
+        await room.connect("slack", scopes=GOOGLE_SCOPES)
+        room.slack.faults.append(LOST_ANSWER)
+        with pytest.raises(TemporarilyUnavailable):
+            await room.exchange("slack", READ)
+        assert (await room.exchange("slack", READ)).narrowing is Narrowing.ENFORCED
+        assert len(room.slack.sends) == 1
