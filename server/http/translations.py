@@ -36,6 +36,13 @@ def translate_filled(english: str) -> str:
     return english
 
 
+def with_language(english: str) -> tuple[str, str]:
+    """A text with its values, and its language where that is not the page's: for what is English only."""
+    there = translate_filled(english)
+    is_english = there == english and page_texts.language() != page_texts.LANGUAGES[0]
+    return there, page_texts.LANGUAGES[0] if is_english else ""
+
+
 @cache
 def _texts(language: str) -> Mapping[str, str]:
     """All texts by their English ones; none for English."""

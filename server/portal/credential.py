@@ -13,6 +13,7 @@ from server.connecting.credentials import LABEL_LIMIT, CredentialForm, Entry, En
 from server.errors import status_of
 from server.http import pages
 from server.http.page_texts import text
+from server.http.translations import with_language
 from server.portal import connect
 from server.portal.requests import OwnVisit
 
@@ -42,7 +43,7 @@ def _page(visit: OwnVisit, handle: str, form: CredentialForm, *, refused: EntryF
         "fields": [(name, about, public.get(name, "")) for name, about in fields.items()],
         "is_open": not form.credential.secrets,
         "page_there": "" if console is None or NAMES.search(console.url) else console.url,
-        "steps": () if console is None else console.steps,
+        "steps": [with_language(one) for one in (() if console is None else console.steps)],
         "replaces": form.replaces,
         "names_itself": bool(provider.identity.id),
         "is_tried": provider.identity.source == "endpoint" or form.credential.kind != "key",

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from providers.definitions import unruled_rules
-from providers.definitions.catalog import SHELF, read_provider
+from providers.definitions.catalog import SHELF, load_catalog, read_provider
 from providers.tools.builtin import builtin_tools
 from providers.tools.sets import builtin_sets
 from server.connecting.provider_errors import _UNKNOWN as UNKNOWN  # pyright: ignore[reportPrivateUsage]
 from server.connecting.provider_errors import FIXES, no_refresh_token
 from server.http import page_texts
-from server.http.translations import translate, translate_filled
-from server.setup.provider_consoles import id_problem, secret_problem
+from server.http.translations import translate, translate_filled, with_language
+from server.setup.provider_consoles import guide_for, id_problem, secret_problem
 from tests.generating.shipped_tools import shipped
 
 ROOT = Path(__file__).parents[2]
@@ -163,6 +163,26 @@ def test_what_a_provider_s_error_means_is_translated() -> None:
         filled = text.replace("{title}", "Ex").replace("{name}", "ex").replace("{redirect}", "https://a.example/b")
         with page_texts.use_language("de"):
             assert translate_filled(filled) != filled, text
+
+
+@pytest.mark.parametrize("is_loopback", [True, False])
+def test_what_to_do_at_a_console_is_german_but_for_the_names_of_its_fields(is_loopback: bool) -> None:
+    """Slack's and Google's guides whole, of the others what every guide says; the rest is marked as English."""
+    url = "http://localhost:8765" if is_loopback else "https://vault.internal"
+    tools = builtin_tools()
+    english: dict[str, list[str]] = {}
+    with page_texts.use_language("de"):
+        for name in ("google", "slack", "stripe", "github", "notion"):
+            provider = load_catalog().provider(name)
+            guide = guide_for(provider, tools, public_url=url, is_loopback=is_loopback)
+            words = [*guide.steps, *(one for one in guide.warnings if "--" not in one)]
+            english[name] = [one for one, lang in map(with_language, words) if lang == "en"]
+        assert with_language("Redirect URIs: x") == ("Redirect URIs: x", "en")
+    assert with_language("Redirect URIs: x") == ("Redirect URIs: x", "")
+    assert english["google"] == english["slack"] == []
+    for name in ("stripe", "github", "notion"):
+        console = load_catalog().provider(name).console
+        assert len(english[name]) == (0 if console is None else len(console.steps)), english[name]
 
 
 def test_titles_and_sentences_of_tools_and_titles_of_scopes_are_translated() -> None:

@@ -21,7 +21,7 @@ from server.connecting.provider_authorization import callback_url
 from server.doctor.findings import Finding
 from server.errors import status_of
 from server.http.page_texts import section, text
-from server.http.translations import translate_filled
+from server.http.translations import translate_filled, with_language
 from server.portal.administration.room import ROOT, AdminVisit
 from server.portal.forms import PageRefused
 from server.runtime.catalog import is_set_here
@@ -89,7 +89,8 @@ async def _page(
         "provider": provider,
         "path": path_of(provider.name),
         "guide": guide,
-        "warnings": [one for one in guide.warnings if "--" not in one],  # of the command line's options
+        "steps": [with_language(one) for one in guide.steps],
+        "warnings": [with_language(one) for one in guide.warnings if "--" not in one],  # of the command line's options
         "health": await registrations.health_of(deployment, provider),
         "is_set_up": deployment.vault.upstreams[provider.name].is_configured,
         "in_settings": is_here,
