@@ -48,6 +48,7 @@ class StoryRow:
     agent: str  # empty without one
     account: str
     provider: str  # its name in the catalog, for the logo
+    provider_title: str = ""
     limit: str = ""  # how far the token went
     why: str = ""
     fix: str = ""
@@ -110,6 +111,7 @@ class Storyteller:
             agent=self.agent(event),
             account=self._account(event),
             provider=self._provider(event),
+            provider_title=self._provider_title(event),
             limit=self._limit(event),
             why=self._why(event, code),
             fix=fix,
@@ -151,6 +153,10 @@ class Storyteller:
     def _account(self, event: Event) -> str:
         found = self._accounts.get(event.connection_id or "")
         return str(event.details.get("account", "")) if found is None else found.nickname or found.label
+
+    def _provider_title(self, event: Event) -> str:
+        found = self._deployment.catalog.get(self._provider(event))
+        return "" if found is None else found.title
 
     def _provider(self, event: Event) -> str:
         found = self._accounts.get(event.connection_id or "")

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import sys
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from playwright.async_api import Browser, Page
 
+from server.remote import servers
 from tests.generating.showcase import Showcase, furnish, provider_settings, settle_in
+from tests.mcp.remote.remote_room import RemoteRoom
 from tests.support.chromium import running_chromium
+from tests.support.doubles.mcp_double import RemoteSite, running_site
 from tests.support.harness import PASSWORD
+from tests.support.rooms.mcp_room import Room as McpRoom
 from tests.support.rooms.portal_room import Room, running_room
 
 TARGET: Final = Path(__file__).parents[2] / "docs" / "screenshots"
@@ -28,6 +33,23 @@ IN_BOTH: Final = (
     "consent",
     "sign-in",
 )  # the others are drawn light only
+KEYED: Final = "stripe"  # a service that people enter a key of
+PRESSED: Final = {"credential": re.compile("^Enter")}  # on the way to a page
+SERVER: Final = "design"
+TOOLS: Final[list[dict[str, Any]]] = [
+    {
+        "name": name,
+        "description": description,
+        "inputSchema": {"type": "object", "properties": {one: {"type": "string"} for one in arguments}},
+        "annotations": {"readOnlyHint": reads},
+    }
+    for name, description, arguments, reads in (
+        ("list_files", "List the design files of a project.", ("project",), True),
+        ("export_frame", "Export a frame as PNG.", ("file", "frame"), True),
+        ("add_comment", "Add a comment to a frame.", ("file", "frame", "text"), False),
+        ("delete_file", "Delete a design file.", ("file",), False),
+    )
+]
 # encodes a PNG as WebP: Chromium has the encoder, so no library is needed
 _ENCODE: Final = """async ([png, quality]) => {
   const image = new Image(); image.src = 'data:image/png;base64,' + png; await image.decode();
@@ -59,13 +81,27 @@ def paths_of(room: Room, shown: Showcase) -> dict[str, str]:
     }
 
 
+async def _connect_server(room: Room, site: RemoteSite) -> None:
+    """An MCP server behind the vault, whose tools wait for a review."""
+    double = site.add(SERVER, tools=TOOLS)
+    person = await room.signed_in("alice")
+    place = RemoteRoom(McpRoom(room.vault, room.simulator), site, person)
+    await servers.add(place.operator, servers.ServerWish(SERVER, double.url, title="Design files"))
+    await place.look(SERVER, await place.room.agent(client_name="Raycast"))
+
+
 async def take(folder: Path, *, only: frozenset[str] = frozenset()) -> None:
     """Every page on a desktop and a phone, the main ones also in the dark."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as data:
-        overrides = {"providers": provider_settings()}
-        async with running_chromium() as browser, running_room(Path(data) / "vault", overrides=overrides) as room:
+        overrides = {"providers": provider_settings() | {KEYED: {}}}
+        async with (
+            running_chromium() as browser,
+            running_site() as site,
+            running_room(Path(data) / "vault", overrides=overrides) as room,
+        ):
             user = await room.user("alice")
+            await _connect_server(room, site)
             shown = await furnish(room, user)
             await settle_in(room, shown)
             for name in ("bob", "carol", "dora"):
@@ -75,6 +111,9 @@ async def take(folder: Path, *, only: frozenset[str] = frozenset()) -> None:
             paths = paths_of(room, shown) | {
                 "consent": room.authorize_path(asking),
                 "link": link.url.removeprefix(room.url),
+                "credential": f"/connections/connect?provider={KEYED}",
+                "admin-mcp-servers": "/administration/tools/servers",
+                "admin-mcp-server": f"/administration/tools/servers/{SERVER}",
             }
             wanted = {name: path for name, path in paths.items() if not only or name in only}
             for size, viewport in (("desktop", DESKTOP), ("phone", PHONE)):
@@ -109,6 +148,9 @@ async def _round(
     await page.wait_for_url(f"{room.url}/")
     for name, path in paths.items():
         await page.goto(f"{room.url}{path}")
+        if name in PRESSED:
+            await page.get_by_role("button", name=PRESSED[name]).click()
+            await page.wait_for_load_state()
         await _write(encoder, page, folder / f"{name}-{size}-{scheme}.webp")
     await context.close()
 
