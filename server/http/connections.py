@@ -22,6 +22,7 @@ from uvicorn.server import ServerState
 
 from server.errors import status_of
 from server.http.addresses import counting_key, parse_address
+from server.http.joined_writes import JoinedWrites
 
 if sys.platform == "win32":  # there is no such limit there
     RLIMIT_NOFILE: Final = 0
@@ -220,6 +221,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a slot, or be closed at once."""
         super().connection_made(transport)
+        self.transport = JoinedWrites(transport, self.loop)
         if self._neighbors.admit(self, address="" if self.client is None else self.client[0]):
             self._expect()
         else:
