@@ -51,19 +51,20 @@ _UNFINISHED: Final = re.compile(
 _BREAKS: Final = b"\r\n\t ="  # what separates lines; `=` before a break of quoted-printable
 _THINNED: Final = _BREAKS + b"\\/+_.~:-" + _LETTERS  # breaks, and what all other escapes consist of
 _BLANK_LINE: Final = re.compile(rb"\n[ \t]*\r?\n")  # ends the lines
+_IN_URLS: Final = bytes.maketrans(b"+/", b"-_")  # RFC 4648 §5
 _SOLID_FROM: Final = 12  # characters: without line breaks, a shorter secret could occur by chance
 
 
 def needles(secret: str) -> tuple[bytes, ...]:
     """The patterns that find this secret: itself, and what base64 shows of it at each of three offsets."""
     plain = secret.encode()
-    found = {plain, _unescape(plain)}
+    found = {plain, _unescape(plain) if _has_escapes(plain) else plain}
     if len(plain) >= _BASE64_FROM:
         for before in range(3):
             letters = b64encode(bytes(before) + plain)
             first = (8 * before + 5) // 6  # the first letter that holds nothing of what precedes
             whole = (8 * (before + len(plain))) // 6  # letters that hold nothing of what follows
-            found |= {letters[first:whole], letters[first:whole].translate(bytes.maketrans(b"+/", b"-_"))}
+            found |= {letters[first:whole], letters[first:whole].translate(_IN_URLS)}
     return tuple(sorted(found - {b""}, key=len, reverse=True))
 
 
@@ -145,7 +146,8 @@ class Replacer:
         if (has_escapes or _has_lines(content)) and self._is_absent(content, has_escapes=has_escapes):
             return
         for secret in self._secrets:
-            yield from ((at, at + len(secret), None) for at in _places(secret, content))
+            if secret in content:
+                yield from ((at, at + len(secret), None) for at in _places(secret, content))
         plain = _unescape(content) if has_escapes else content
         origins: Sequence[int] = ()
         for secret in _headless(self._secrets) if has_escapes else ():

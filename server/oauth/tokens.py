@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -56,6 +56,22 @@ class AccessClaims:
     auth_time: int | None = None
     is_strong: bool = False
     details: object = None  # authorization details as they were signed
+    principal: Principal = field(init=False, repr=False, compare=False)  # who calls with this token
+
+    def __post_init__(self) -> None:
+        principal = Principal(
+            user_id=self.subject,
+            client_id=self.client_id,
+            grant_id=self.grant_id,
+            scopes=self.scopes,
+            audience=self.audience,
+            actors=self.actors,
+            expires_at=self.expires_at,
+            token_id=self.token_id,
+            auth_time=self.auth_time,
+            is_strong=self.is_strong,
+        )
+        object.__setattr__(self, "principal", principal)  # each call of a token has the same one
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,18 +218,7 @@ async def _verify_claims(
         raise TokenRefused("not presented with the key it is bound to")
     if claims.key_thumbprint is None and deployment.settings.tokens.require_dpop:
         raise TokenRefused("not bound by DPoP")
-    return Principal(
-        user_id=claims.subject,
-        client_id=claims.client_id,
-        grant_id=claims.grant_id,
-        scopes=claims.scopes,
-        audience=claims.audience,
-        actors=claims.actors,
-        expires_at=claims.expires_at,
-        token_id=claims.token_id,
-        auth_time=claims.auth_time,
-        is_strong=claims.is_strong,
-    )
+    return claims.principal
 
 
 async def authenticate(

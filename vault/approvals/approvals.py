@@ -31,6 +31,7 @@ USE_LIFETIME = 300  # seconds in which an approved call must arrive
 RELEASE = "token:release"  # stands for a tool where an exchange hands out the account's own token; no tool is called so
 MOST_OPEN = 20  # open questions from one agent to one person: people who are asked too often approve without reading
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _KEY = "approvals"
 _KEPT = 86400  # seconds after the end
 _SELECT = """
@@ -81,7 +82,7 @@ class ToolCall:
 
     def hash_arguments(self, key: bytes) -> str:
         """HMAC-SHA256 of the arguments as canonical JSON, in base64url: without the key, nobody can try out a value."""
-        formatted = json.dumps(self.arguments(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        formatted = _CANONICAL.encode(self.arguments())
         digest = hmac.digest(key, formatted.encode("utf-8", "surrogatepass"), "sha256")
         return urlsafe_b64encode(digest).rstrip(b"=").decode()
 
