@@ -85,7 +85,10 @@ class Trying:
         _say(f"{len(self._items):,} tests collected")
         if any(_on_postgres(one) for one in self._items) and "TEST_DATABASE_URL" not in os.environ:
             os.environ["TEST_DATABASE_URL"] = _postgres()
+        gc.unfreeze()  # what was imported; frozen objects can't be listed
         self._functions = functions_of(str(self._tree))
+        if not self._functions:
+            raise AssertionError("no function of ours was found, so that no mutant could be put in its place")
         gc.collect()
         gc.freeze()
         in_child(self._prepare, seconds=600)
