@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from math import log
 from pathlib import Path
 
 EACH = 2  # tests of each way through a function, before the others
+NEAREST = 6  # tests that speak of the same, before all others
 FIRST = 6  # tests of one file that come before those of the next file
 
 
@@ -35,6 +37,27 @@ class Recorded:
     def read(cls, path: Path) -> Recorded:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             return cls(*json.load(file))
+
+
+class Wording:
+    """Which tests speak of what a line is about: rare words that both use count most."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._words = {test: _words(text) for test, text in texts.items()}
+        self._often = Counter(word for words in self._words.values() for word in words)
+
+    def nearest(self, tests: Collection[str], text: str) -> list[str]:
+        """Of these tests, few that have the most in common with the text."""
+        wanted = _words(text)
+
+        def weight(test: str) -> float:
+            return sum(log(len(self._words) / self._often[one]) for one in wanted & self._words[test])
+
+        return sorted(tests, key=lambda one: (-weight(one), one))[:NEAREST]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall("[a-z]{3,}", text.lower()))
 
 
 class Reach:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.mutation.explained import explained, stale
 from tests.mutation.mutants import Mutant, changed_lines, drawn, inert_ranges
 from tests.mutation.names import lines_of_function, lines_of_statement, name_at_import
-from tests.mutation.reach import Reach, Recorded
+from tests.mutation.reach import Reach, Recorded, Wording
 from tests.mutation.swapping import functions_of, swapped
 
 MANY = [Mutant("a.py", line, "core/AddNot", 0) for line in range(50)]
@@ -97,3 +97,8 @@ def test_a_rare_way_through_a_function_comes_first(tmp_path: Path) -> None:
     reach = Reach([recorded], {"vault/limits.py": "1\n2\n"}, tmp_path)
     found = reach.in_order("vault/limits.py", reach.of_line("vault/limits.py", 1), around=[1, 2], seconds=4)
     assert [one[-1] for one in found] == ["7", "0", "1", "2"]
+
+
+def test_tests_that_speak_of_the_same_come_first() -> None:
+    texts = {"a": "register a client", "b": "register an unused client", "c": "unused", "d": "register"}
+    assert Wording(texts).nearest({"a", "b", "d"}, "clients.reap_unused(client)")[:2] == ["b", "a"]

@@ -26,12 +26,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType
+from types import CodeType, FunctionType
 
 import pytest
 
 from tests.mutation.children import BROKE, HUNG, in_child
-from tests.mutation.reach import Reach, Recorded
+from tests.mutation.reach import Reach, Recorded, Wording
 from tests.mutation.swapping import functions_of, swapped
 
 PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
@@ -78,11 +78,13 @@ class Trying:
         self._children = 0
         self._functions: dict[str, list[FunctionType]] = {}
         self._unreliable: set[str] = set()
+        self._wording = Wording({})
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self._items = {item.nodeid: item for item in session.items if _counts(item)}
         _say(f"{len(self._items):,} tests collected")
+        self._wording = Wording({name: _text_of(item) for name, item in self._items.items()})
         if any(_on_postgres(one) for one in self._items) and "TEST_DATABASE_URL" not in os.environ:
             os.environ["TEST_DATABASE_URL"] = _postgres()
         gc.unfreeze()  # what was imported; frozen objects can't be listed
@@ -216,7 +218,11 @@ class Trying:
             tests = reach.of_name(mutant.name) or reach.of_file(mutant.file)
         on_postgres = "postgres" in mutant.file
         usable = {one for one in tests if one in self._items and _on_postgres(one) == on_postgres}
-        return reach.in_order(mutant.file, usable, around=mutant.around, seconds=self._seconds)
+        lines = mutant.old.splitlines()
+        text = "\n".join([mutant.key, *(lines[one - 1] for one in [*mutant.lines, *mutant.around[:1]])])
+        nearest = self._wording.nearest(usable, text)
+        rest = reach.in_order(mutant.file, usable.difference(nearest), around=mutant.around, seconds=self._seconds)
+        return [*nearest, *rest]
 
     def _outcome(self, mutant: Planned, tests: Sequence[str], reach: Reach) -> tuple[str, str, int]:
         """What became of it, the test that told, and how many were run."""
@@ -350,6 +356,24 @@ def _counts(item: pytest.Item) -> bool:
     if _on_postgres(item.nodeid):
         return item.nodeid.startswith("tests/vault/storage/")
     return item.get_closest_marker("group") is None
+
+
+def _text_of(item: pytest.Item) -> str:
+    """The name of a test, and every name and text in its code."""
+    found = [item.name]
+    todo: list[object] = [getattr(getattr(item, "function", None), "__code__", None)]
+    while todo:
+        match todo.pop():
+            case CodeType() as code:
+                found += [*code.co_names, *code.co_varnames]
+                todo += code.co_consts
+            case str(text):
+                found.append(text)
+            case tuple(parts):  # pyright: ignore[reportUnknownVariableType] -- of constants
+                todo += parts  # pyright: ignore[reportUnknownArgumentType]
+            case _:
+                pass
+    return " ".join(found)
 
 
 def _on_postgres(test: str) -> bool:
