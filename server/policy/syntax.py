@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Final, TypeVar
 
 from cedarpy import pst
@@ -72,7 +72,7 @@ class RuleHead:
 
     provider: str | None = None
     agent: str | None = None
-    arguments: tuple[ArgumentEquals, ...] = ()  # in the order in which they are evaluated, after the others
+    arguments: tuple[ArgumentEquals, ...] = field(default=(), repr=False)  # as they are evaluated, after the others
 
 
 def head_of(rule: pst.Template) -> RuleHead:
