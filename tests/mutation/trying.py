@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import gc
 import hashlib
+import importlib
 import importlib.machinery
 import json
 import os
@@ -24,6 +25,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -87,6 +89,9 @@ class Trying:
         self._wording = Wording({name: _text_of(item) for name, item in self._items.items()})
         if any(_on_postgres(one) for one in self._items) and "TEST_DATABASE_URL" not in os.environ:
             os.environ["TEST_DATABASE_URL"] = _postgres()
+        for one in self._sources:  # some are imported only when they are needed
+            with suppress(ImportError):  # of a package that is no part of the tests' environment
+                importlib.import_module(one.removesuffix(".py").replace("/", ".").removesuffix(".__init__"))
         gc.unfreeze()  # what was imported; frozen objects can't be listed
         self._functions = functions_of(str(self._tree))
         if not self._functions:
