@@ -28,8 +28,9 @@ async def hinted_person(deployment: Deployment, form: Parameters, *, client: Cli
     given = [name for name in _HINTS if form.get(name) is not None]
     if len(given) != 1:
         raise OAuthError("invalid_request", "send one of login_hint, id_token_hint, and login_hint_token")
-    hint = form.require(given[0])
-    match given[0]:
+    (kind,) = given
+    hint = form.require(kind)
+    match kind:
         case "login_hint":
             found = await _by_login_hint(deployment, hint)
         case "id_token_hint":

@@ -385,7 +385,8 @@ async def _within_limits(deployment: Deployment, request: ExchangeRequest, limit
     listed = [one.id for one in held if one.id in limits.connections and request.connection_id in {None, one.id}]
     if len(listed) != 1:
         raise OAuthError("invalid_target", "this worker isn't allowed to use this account, or several match")
-    return replace(request, account=None, connection_id=listed[0])
+    (connection_id,) = listed
+    return replace(request, account=None, connection_id=connection_id)
 
 
 async def _handle(
