@@ -37,6 +37,7 @@ _KEY_TYPE: Final[Mapping[str, tuple[str, str | None]]] = {  # `kty` and `crv` (R
     "Ed25519": ("OKP", "Ed25519"),
 }
 _MEMBERS: Final = {"EC": ("x", "y"), "RSA": ("n", "e"), "OKP": ("x",)}
+_LONGEST_ID: Final = 256  # characters
 _LIMIT: Final = 16_384  # characters of a whole token: an ID token may list many groups
 _LAST: Final = {1: frozenset("AEIMQUYcgkosw048"), 2: frozenset("AQgw")}  # of a segment that lacks this many characters
 _NAMES: Final = {"EdDSA": "Ed25519"}  # the same algorithm, because only this curve is allowed
@@ -163,6 +164,12 @@ def sign(claims: Mapping[str, object], key: RSAKey, *, typ: str) -> str:
     KEY_USES[key.kid or "", "sign"] += 1
     header = {"alg": SIGNING_ALGORITHM, "kid": key.kid, "typ": typ}
     return jwt.encode(header, dict(claims), key, algorithms=[SIGNING_ALGORITHM])
+
+
+def token_id(claims: Mapping[str, object]) -> str | None:
+    """`jti`, which a token that works once needs; None when absent or not of 1 to 256 characters."""
+    value = claims.get("jti")
+    return value if isinstance(value, str) and 1 <= len(value) <= _LONGEST_ID else None
 
 
 def integer_claim(claims: Mapping[str, object], name: str) -> int | None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import string
 import time
+from dataclasses import replace
 from urllib.parse import parse_qsl
 
 import pytest
@@ -16,10 +17,13 @@ from hypothesis import strategies as st
 from server.http.cors import is_cross_origin_path
 from server.http.redirects import with_parameters
 from server.http.strict_json import MAX_JSON_DEPTH, json_object, parse_json
+from server.oauth.clients.rules import shown_redirects
 from server.oauth.parameters import parse_parameters
 from server.oauth.pkce import check_challenge, verifier_matches
 from server.oauth.redirect_uris import check_redirect_uri, redirect_host, redirect_matches, without_loopback_port
 from server.oauth.rules import OAuthError, canonical_resource, clean_name, own_resources
+from server.signatures import jose
+from vault.records import Client, ClientKind
 
 SCHEMES = ("cursor",)
 PATHS = st.text(string.ascii_letters + string.digits + "-._~/", max_size=20).map(lambda text: "/" + text)
@@ -235,3 +239,19 @@ def test_only_machine_endpoints_are_open_to_other_origins() -> None:
     assert all(is_cross_origin_path(path) for path in ("/token", "/token/", "/register", "/register/x", "/revoke"))
     assert is_cross_origin_path("/.well-known/oauth-authorization-server")
     assert not any(is_cross_origin_path(path) for path in ("/authorize", "/consent", "/introspect", "/", "/mcp"))
+
+
+@pytest.mark.parametrize(
+    ("value", "is_id"), [("a", True), ("a" * 256, True), ("", False), ("a" * 257, False), (7, False)]
+)
+def test_the_id_of_a_token_that_works_once_has_a_bounded_length(value: object, is_id: bool) -> None:
+    assert (jose.token_id({"jti": value}) == value) is is_id
+    assert jose.token_id({}) is None
+
+
+@pytest.mark.parametrize(("count", "more"), [(1, []), (5, []), (6, ["1 more"]), (9, ["4 more"])])
+def test_an_event_shows_the_first_redirect_uris_cut_short(count: int, more: list[str]) -> None:
+    uris = tuple(f"https://{n}.example/{'x' * 300}" for n in range(count))
+    client = Client("id", ClientKind.DYNAMIC, "", "none", uris, created_at=0)
+    assert shown_redirects(client) == [*(f"{one[:200]}…" for one in uris[:5]), *more]
+    assert shown_redirects(replace(client, redirect_uris=("https://a.example/" + "x" * 182,)))[0][-1] == "x"
