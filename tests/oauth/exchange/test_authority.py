@@ -137,6 +137,20 @@ async def test_an_account_that_the_agent_may_not_use_is_asked_for_without_naming
     assert (await place.exchange(caller, agent.token, scope="chat:write")).status_code == 200
 
 
+async def test_an_account_of_a_provider_that_this_vault_no_longer_has_is_no_target(
+    place: ExchangeRoom, person: str
+) -> None:
+    caller = await place.caller()
+    agent = await place.agent(caller, person)
+    connection = await place.slack(agent)
+    named = {"audience": connection.id, "scope": "chat:write"}
+    assert (await place.exchange(caller, agent.token, **named)).status_code == 200
+    async with place.deployment.transaction() as transaction:
+        await transaction.execute("update connections set provider = 'left' where id = :id", {"id": connection.id})
+    answer = await place.exchange(caller, agent.token, **named)
+    assert (answer.status_code, refused(answer)) == (400, "invalid_target")
+
+
 async def test_a_connection_that_needs_its_person_again_is_asked_for(place: ExchangeRoom, person: str) -> None:
     caller = await place.caller()
     agent = await place.agent(caller, person)
