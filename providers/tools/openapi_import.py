@@ -29,11 +29,11 @@ from providers.tools.openapi_reading import (
 )
 
 TOOLS: Final = 100  # in one file; more serve no agent
-_ARGUMENTS: Final = 20
-_FIELDS: Final = 12
-_CHOICES: Final = 30
+ARGUMENTS: Final = 20
+FIELDS: Final = 12
+CHOICES: Final = 30
 _ID: Final = "^[A-Za-z0-9._~:@-]{1,200}$"
-_CREDENTIAL: Final = re.compile(
+CREDENTIAL: Final = re.compile(
     r"secret|passw|credential|private_?key|api_?key|(access|refresh|auth|bearer|session|id)_?token|^token$",
     re.IGNORECASE,
 )
@@ -122,7 +122,7 @@ def import_document(
     titles = {scope: str(about["title"]) for scope, about in made.scopes.items()}
     provider: Table = {
         "name": name,
-        "title": _words(title or document.title or name, limit=120),
+        "title": one_line(title or document.title or name, limit=120),
         "audience": audience,
         "apis": {"main": address},
         "scopes": made.scopes,
@@ -178,7 +178,7 @@ def _add(document: OpenAPIDocument, operation: OpenAPIOperation, name: str, made
         raise LeftOut("its path has parts that are no whole segments")
     answers = _answers(document, operation)
     answer = answers[0] if answers else None
-    secret = next((one for one in _all_members(document, answers) if _CREDENTIAL.search(one)), None)
+    secret = next((one for one in _all_members(document, answers) if CREDENTIAL.search(one)), None)
     if secret is not None:
         raise LeftOut(f"its answer has {secret}, which is named like a credential")
     scopes, titles = _scopes(document, operation, name)
@@ -186,11 +186,11 @@ def _add(document: OpenAPIDocument, operation: OpenAPIOperation, name: str, made
     arguments, skipped = _arguments(document, operation)
     tool_name = _tool_name(operation, name, taken={str(one["name"]) for one in made.tools})
     request: Table = {"api": "main", "method": operation.method, "path": _with_names(operation.path, arguments)}
-    title = _words(text_of(operation.content.get("summary")) or tool_name.replace("_", " "), limit=80)
+    title = one_line(text_of(operation.content.get("summary")) or tool_name.replace("_", " "), limit=80)
     tool: Table = {
         "name": tool_name,
         "title": title,
-        "description": _words(text_of(operation.content.get("description")) or title, limit=300),
+        "description": one_line(text_of(operation.content.get("description")) or title, limit=300),
         "scopes": list(scopes),
         "effect": _EFFECTS[operation.method],
     }
@@ -239,7 +239,7 @@ def _scopes(
         for scheme, told in object_of(alternative).items():
             found = [text_of(one) for one in list_of(told)]
             if scheme in schemes and found and all(_SCOPE.fullmatch(one) for one in found):
-                return found, {one: _words(schemes[scheme].get(one) or one, limit=120) for one in found}
+                return found, {one: one_line(schemes[scheme].get(one) or one, limit=120) for one in found}
     if operation.method == "GET":
         return [f"{name}:read"], {f"{name}:read": "Read what you can see there"}
     return [f"{name}:write"], {f"{name}:write": "Create, change, and delete there"}
@@ -266,16 +266,16 @@ def _arguments(
     found: dict[str, tuple[str, Table]] = {}
     skipped: list[str] = []
     for place, sent, schema, required, words in _inputs(document, operation):
-        about = None if _CREDENTIAL.search(sent) or is_method_parameter(sent) else _argument(document, schema)
-        if _argument_name(sent, taken={}) == "cursor" or (place == "path" and not _fits_path(about)):
+        about = None if CREDENTIAL.search(sent) or is_method_parameter(sent) else _argument(document, schema)
+        if argument_name(sent, taken={}) == "cursor" or (place == "path" and not _fits_path(about)):
             about = None  # paging needs the place of the next one in the answer, which documents don't tell
-        if place not in {"path", "query", "body"} or about is None or len(found) == _ARGUMENTS:
+        if place not in {"path", "query", "body"} or about is None or len(found) == ARGUMENTS:
             if required:
                 raise LeftOut(f"it needs {sent} ({place}), which a tool can't send")
             skipped.append(sent)
             continue
-        name = _argument_name(sent, taken=found)
-        declared: Table = {"description": _words(words or sent, limit=200), **about}
+        name = argument_name(sent, taken=found)
+        declared: Table = {"description": one_line(words or sent, limit=200), **about}
         if name != sent and place != "path":
             declared["as"] = sent
         if place == "path":
@@ -344,7 +344,7 @@ def _argument(document: OpenAPIDocument, schema: Schema) -> Table | None:
     document.spend(len(words))
     if kind == "string" and words:
         fitting = [one for one in words if isinstance(one, str) and one]
-        return {"choices": fitting} if len(fitting) <= _CHOICES else None
+        return {"choices": fitting} if len(fitting) <= CHOICES else None
     low, high = ("minimum", "maximum") if kind != "string" else ("minLength", "maxLength")
     for bound, key in ((low, "min"), (high, "max")):
         value = schema.get(bound)
@@ -355,7 +355,7 @@ def _argument(document: OpenAPIDocument, schema: Schema) -> Table | None:
     return made
 
 
-def _argument_name(sent: str, *, taken: Mapping[str, object]) -> str:
+def argument_name(sent: str, *, taken: Mapping[str, object]) -> str:
     words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", sent).lower()
     plain = "_".join(part for part in re.split(r"[^a-z0-9]+", words) if part)[:50].rstrip("_") or "value"
     plain = plain if plain[0].isalpha() else f"value_{plain}"
@@ -368,7 +368,7 @@ def _argument_name(sent: str, *, taken: Mapping[str, object]) -> str:
 
 def _with_names(path: str, arguments: Mapping[str, tuple[str, Table]]) -> str:
     """The path with the arguments' names for the document's."""
-    names = {_argument_name(sent, taken={}): sent for sent in re.findall(r"\{([^{}]*)\}", path)}
+    names = {argument_name(sent, taken={}): sent for sent in re.findall(r"\{([^{}]*)\}", path)}
     made = path
     for name, sent in names.items():
         if name not in arguments:
@@ -418,9 +418,9 @@ def _result(document: OpenAPIDocument, answer: Schema | None, *, is_read: bool) 
         if len(of_objects) == 1:
             ((name, item),) = of_objects.items()
             if fields := _fields(document, item):
-                return {"items": name, "line": _line(fields), "fields": fields}
+                return {"items": name, "line": readable_line(fields), "fields": fields}
         if fields := _fields(document, answer):
-            return {"line": _line(fields), "fields": fields}
+            return {"line": readable_line(fields), "fields": fields}
     if is_read:
         raise LeftOut("the document doesn't say what its answer has in it")
     return {"line": "Done."}
@@ -430,8 +430,8 @@ def _fields(document: OpenAPIDocument, schema: Schema) -> dict[str, Table]:
     found: dict[str, Table] = {}
     for way, value in _values(document, schema):
         kind = document.kind(value)
-        if kind in _KINDS and len(found) < _FIELDS and not _CREDENTIAL.search(way):
-            name = _argument_name(way, taken=found)
+        if kind in _KINDS and len(found) < FIELDS and not CREDENTIAL.search(way):
+            name = argument_name(way, taken=found)
             found[name] = {"path": way, "type": _KINDS[kind]}
     return found
 
@@ -447,10 +447,10 @@ def _values(document: OpenAPIDocument, schema: Schema) -> Iterator[tuple[str, Sc
                     yield f"{name}.{inner}", one
 
 
-def _line(fields: Mapping[str, Table]) -> str:
+def readable_line(fields: Mapping[str, Table]) -> str:
     return " ".join(f"{name}: {{{name}}}" for name in list(fields)[:6])
 
 
-def _words(value: object, *, limit: int) -> str:
+def one_line(value: object, *, limit: int) -> str:
     """One line of the document's text."""
     return as_data(" ".join(text_of(value)[: 20 * limit].split()), limit=limit).strip() or "-"

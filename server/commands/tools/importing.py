@@ -53,13 +53,7 @@ def openapi(
     from providers.tools.openapi_import import import_document
     from providers.tools.openapi_reading import DocumentRefused, parse
 
-    if _NAME.fullmatch(name) is None or len(name) > 40:
-        fail(f"--name: {name!r} has other characters; use up to 40 lower-case letters, digits, and single hyphens")
-    _check_name(name)
-    files = {"provider": to / f"{name}.toml", "tools": to / f"{name}-tools.toml"}
-    for path in files.values():
-        if path.exists() and not dry_run:
-            fail(f"{path} already exists; choose another folder with --to, or remove it")
+    files = _files(name, to, is_written=not dry_run)
     try:
         document: OpenAPIDocument = parse(_read(setup, source))
         made = import_document(
@@ -67,14 +61,67 @@ def openapi(
         )
     except DocumentRefused as refused:
         fail(f"{source}: {refused}")
+    _finish(setup, made, name, {} if dry_run else files, source=source)
+
+
+@command(app, "graphql")
+def graphql(
+    setup: Setup,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="File or https address of a schema: the answer to an introspection query, or SDL.", show_default=False
+        ),
+    ],
+    *,
+    name: Annotated[str, typer.Option("--name", help="The API's name in settings and tools.", show_default=False)],
+    server: Annotated[str, typer.Option("--server", help="The address of the API's endpoint.", show_default=False)],
+    title: Annotated[str | None, typer.Option("--title", help="Its name on pages.", show_default="NAME")] = None,
+    audience: Annotated[
+        str | None, typer.Option("--audience", help="The `aud` of the tokens that it takes.", show_default="its origin")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", help="Only operations whose `query NAME` has this.", show_default=False)
+    ] = None,
+    to: Annotated[Path, typer.Option("--to", help="Folder for both files.")] = Path(),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
+) -> None:
+    """Make a provider file and a tool file of a GraphQL schema, with a fixed query for each tool."""
+    from providers.tools.graphql_import import import_schema
+    from providers.tools.graphql_reading import parse_schema
+    from providers.tools.openapi_reading import DocumentRefused
+
+    files = _files(name, to, is_written=not dry_run)
+    try:
+        schema = parse_schema(_read(setup, source))
+        made = import_schema(
+            schema, name=name, title=title or "", audience=audience or "", server=server, only=_pattern(only)
+        )
+    except DocumentRefused as refused:
+        fail(f"{source}: {refused}")
+    _finish(setup, made, name, {} if dry_run else files, source=source)
+
+
+def _files(name: str, to: Path, *, is_written: bool) -> Mapping[str, Path]:
+    if _NAME.fullmatch(name) is None or len(name) > 40:
+        fail(f"--name: {name!r} has other characters; use up to 40 lower-case letters, digits, and single hyphens")
+    _check_name(name)
+    files = {"provider": to / f"{name}.toml", "tools": to / f"{name}-tools.toml"}
+    for path in files.values():
+        if path.exists() and is_written:
+            fail(f"{path} already exists; choose another folder with --to, or remove it")
+    return files
+
+
+def _finish(setup: Setup, made: ImportResult, name: str, files: Mapping[str, Path], *, source: str) -> None:
+    """Check both files, write those that are wanted, and print what to review."""
     _check_tool_names(made)
     contents = _check_contents(made, name)
-    if not dry_run:
-        to.mkdir(parents=True, exist_ok=True)
-        for kind, path in files.items():
-            path.write_text(contents[kind], encoding="utf-8")
+    for kind, path in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(contents[kind], encoding="utf-8")
     warning = _elsewhere(made, source=source)
-    _show(setup, made, {} if dry_run else {kind: str(path) for kind, path in files.items()}, warning=warning)
+    _show(setup, made, {kind: str(path) for kind, path in files.items()}, warning=warning)
 
 
 def _check_name(name: str) -> None:

@@ -1,0 +1,191 @@
+"""Files made of a GraphQL schema: each tool sends one fixed query, which graphql-core finds valid, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import graphql
+import pytest
+import tomlkit
+from typer.testing import CliRunner
+
+from providers.api.rules import Call, Payload, allows
+from providers.definitions.catalog import check_file, load_catalog
+from providers.tools import graphql_reading
+from providers.tools.declarations import read_tool_file
+from providers.tools.declared import data_tools
+from providers.tools.graphql_import import import_schema
+from providers.tools.graphql_reading import parse_schema
+from providers.tools.openapi_import import ImportResult
+from providers.tools.openapi_reading import DocumentRefused
+from server.cli import app
+
+SDL = """
+scalar DateTime
+scalar JSON
+enum State { OPEN DONE }
+directive @auth(role: String) on FIELD_DEFINITION
+type Ticket {
+  id: ID! title: String! state: State! size: Int at: DateTime apiKey: String raw: JSON
+  comments(first: Int!): [Comment!]! owner: Person
+}
+type Comment { id: ID! text: String }
+type Person { id: ID! name: String }
+type TicketEdge { cursor: String node: Ticket }
+type TicketConnection { edges: [TicketEdge] nodes: [Ticket] }
+type EdgeOnly { edges: [TicketEdge] }
+type Payload { success: Boolean! ticket: Ticket }
+type Nested { ticket: Ticket }
+input Place { room: String! floor: Int }
+input NewTicket { title: String! state: State tags: [String!] place: Place password: String }
+input Needs { place: Place! }
+type Query {
+  "All tickets, the newest first."
+  tickets(first: Int = 10, state: State, tags: [String!]): TicketConnection!
+  edges: EdgeOnly
+  ticket(id: ID!): Ticket
+  people: [Person!]! @auth(role: "x")
+  count: Int!
+  old: Int @deprecated(reason: "gone")
+  names: [String!]!
+  search(filter: JSON!): [Ticket!]!
+  nested: Nested
+}
+type Mutation {
+  createTicket(input: NewTicket!): Payload!
+  updateTicket(id: ID!, input: NewTicket!): Payload!
+  deleteTicket(id: ID!): Payload!
+  promote(id: ID!): Payload!
+  place(input: Needs!): Payload!
+}
+"""
+SCHEMA = graphql.build_schema(SDL)
+INTROSPECTED = json.dumps({"data": graphql.introspection_from_schema(SCHEMA)}).encode()
+ENDPOINT = "https://tickets.example/api/graphql"
+
+
+def imported(content: bytes = INTROSPECTED, **settings: Any) -> ImportResult:
+    always = {"name": "tickets", "title": "", "audience": "", "server": ENDPOINT}
+    return import_schema(parse_schema(content), **{**always, **settings})
+
+
+def queries(made: ImportResult) -> Mapping[str, str]:
+    return {one.name: one.call for one in made.review}
+
+
+def test_every_made_query_is_valid_and_reads_what_the_tool_returns() -> None:
+    made = imported()
+    for query in queries(made).values():
+        assert graphql.validate(SCHEMA, graphql.parse(query)) == [], query
+    assert queries(made)["tickets_tickets"] == (
+        "query Tool($first: Int, $state: State, $tags: [String!]) { tickets(first: $first, state: $state, tags: $tags)"
+        " { nodes { id title state size at } } }"
+    )
+    assert queries(made)["tickets_nested"] == "query Tool { nested { ticket { id title state size at } } }"
+    assert queries(made)["tickets_count"] == "query Tool { count }"
+    assert {one.name: one.effect for one in made.review} == {
+        **dict.fromkeys(
+            [f"tickets_{one}" for one in ("tickets", "edges", "ticket", "people", "count", "nested")], "read"
+        ),
+        "tickets_create_ticket": "create",
+        "tickets_update_ticket": "update",
+        "tickets_delete_ticket": "delete",
+        "tickets_promote": "delete",  # nothing says that it is harmless
+    }
+    assert dict(made.left_out) == {
+        "query old": "it is deprecated",
+        "query names": "its answer is a list of plain values",
+        "query search": "it needs filter, which a tool can't send",
+        "mutation place": "it needs input.place, which a tool can't send",
+    }
+
+
+def test_sdl_and_the_answer_to_an_introspection_query_make_the_same_files() -> None:
+    assert imported(SDL.encode()) == imported()
+    with pytest.raises(DocumentRefused, match="SDL"):
+        imported(SDL.replace("enum", "enmu").encode())
+
+
+def test_only_the_stored_query_is_let_through_and_reading_never_writes(tmp_path: Path) -> None:
+    made = imported()
+    (tmp_path / "tickets.toml").write_text(tomlkit.dumps(made.provider), encoding="utf-8")
+    assert check_file(tmp_path / "tickets.toml") == []
+    catalog = load_catalog([tmp_path])
+    (tmp_path / "tools.tools").write_text(tomlkit.dumps(made.tools), encoding="utf-8")
+    tools = {one.name: one for one in data_tools([(tmp_path, read_tool_file(tmp_path / "tools.tools"))], catalog)}
+    listed, created = tools["tickets_tickets"], tools["tickets_create_ticket"]
+    assert (listed.read_only, listed.approval, created.read_only, created.approval) == (True, False, False, True)
+    assert created.input_schema["required"] == ["title"]
+    assert set(created.input_schema["properties"]) == {"account", "title", "state", "tags"}
+    provider, read, write = catalog.provider("tickets"), frozenset({"tickets:read"}), frozenset({"tickets:write"})
+
+    def let(query: str, scopes: frozenset[str], **more: object) -> bool:
+        body = {"query": query, **more}
+        call = Call("main", "POST", "/graphql", body, Payload(body=body))
+        return allows(provider, call, scopes)
+
+    reads, writes = queries(made)["tickets_tickets"], queries(made)["tickets_delete_ticket"]
+    assert let(reads, read, variables={"first": 3})
+    assert let(writes, write, variables={"id": "1"})
+    assert not let(writes, read, variables={"id": "1"})
+    for other in (
+        f"{reads} {writes}",
+        reads.replace("nodes { id", "nodes { id apiKey"),
+        reads.replace("query", "mutation"),
+        f" {reads}",
+        f"{reads}\n",
+        "query Tool { count }}",
+        "query Tool { __schema { types { name } } }",
+        "",
+    ):
+        assert not let(other, read, variables={}), other
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "why"),
+    [
+        (b"{}", {}, "__schema"),
+        (b'{"data": 1}', {}, "__schema"),
+        (b"{", {}, "JSON"),
+        (b"\xff", {}, "UTF-8"),
+        (b"[" * 100_000, {}, "SDL"),
+        (b'{"data":' + b"[" * 100_000, {}, "JSON"),
+        (INTROSPECTED, {"server": "http://tickets.example/graphql"}, "--server"),
+        (INTROSPECTED, {"server": "https://tickets.example"}, "--server"),
+        (INTROSPECTED, {"only": re.compile("nothing")}, "no operation"),
+    ],
+)
+def test_a_schema_that_cannot_be_meant_is_refused(content: bytes, settings: dict[str, Any], why: str) -> None:
+    with pytest.raises(DocumentRefused, match=why):
+        imported(content, **settings)
+    assert imported().review
+
+
+def test_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphql_reading, "OPERATIONS", 5)
+    with pytest.raises(DocumentRefused, match="more than 5 operations"):
+        imported()
+    monkeypatch.setattr(graphql_reading, "LARGEST", 1000)
+    with pytest.raises(DocumentRefused, match="larger than"):
+        imported()
+
+
+def test_the_command_writes_files_that_the_server_takes(tmp_path: Path) -> None:
+    source, to = tmp_path / "schema.graphql", tmp_path / "made"
+    source.write_text(SDL, encoding="utf-8")
+    arguments = ["tools", "import", "graphql", str(source), "--name", "tickets", "--to", str(to)]
+    arguments += ["--data", str(tmp_path / "data")]
+    missing = CliRunner().invoke(app, arguments)
+    assert missing.exit_code != 0
+    made = CliRunner().invoke(app, [*arguments, "--server", ENDPOINT, "--only", "^query"])
+    assert made.exit_code == 0, made.output
+    assert "Nothing is on yet" in made.output
+    assert "query Tool { count }" in made.output
+    assert {path.name for path in to.iterdir()} == {"tickets.toml", "tickets-tools.toml"}
+    assert not [one for one in read_tool_file(to / "tickets-tools.toml").tool if one.effect != "read"]
+    again = CliRunner().invoke(app, [*arguments, "--server", ENDPOINT])
+    assert (again.exit_code, "already exists" in again.output) == (1, True)
