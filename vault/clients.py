@@ -19,6 +19,7 @@ from vault.records import TENANT, Client, ClientKind, Grant, format_scope, parse
 from vault.refusals import StorageUnavailable, VaultError
 from vault.storage.database import (
     SWEEP_BATCH,
+    Database,
     Reader,
     Row,
     Transaction,
@@ -231,8 +232,8 @@ async def update_client(transaction: Transaction, client: Client) -> bool:
 
 async def remove_client(transaction: Transaction, client_id: str, *, now: int) -> tuple[Grant, ...] | None:
     """End the client and all it holds (RFC 7592 §2.3); returns the ended grants, None when it was already gone."""
-    # Codes first: a redemption in progress holds its code and then touches the client. This keeps the same lock order.
-    await tickets.expire_client_tickets(transaction, client_id, now=now)
+    # The client first, then codes, requests, companies' permissions, grants, permissions: the order in which everybody
+    # holds them who lets an agent in or ends it.
     removed = await transaction.execute(
         "update clients set removed_at = :now, secret_hash = null, registration_hash = null"
         " where tenant = :tenant and id = :id and removed_at is null",
@@ -241,15 +242,17 @@ async def remove_client(transaction: Transaction, client_id: str, *, now: int) -
     if not removed:
         return None
     await released_tokens.owe_receipts(transaction, client_id, now=now)
+    await tickets.expire_client_tickets(transaction, client_id, now=now)
+    await access_requests.stop_of_client(transaction, client_id, now=now)
+    await company_permissions.forget_client(transaction, client_id)
+    ended = await grants.revoke_all_client_grants(transaction, client_id, reason="client_removed", now=now)
     # A metadata-document client can come back under the same id; its former delegations must not come back with it.
     await transaction.execute(
         "update delegations set revoked_at = :now, changed_at = :now"
         " where tenant = :tenant and client_id = :client_id and revoked_at is null",
         {"tenant": TENANT, "client_id": client_id, "now": now},
     )
-    await company_permissions.forget_client(transaction, client_id)
-    await access_requests.stop_of_client(transaction, client_id, now=now)
-    return await grants.revoke_all_client_grants(transaction, client_id, reason="client_removed", now=now)
+    return ended
 
 
 async def touch(transaction: Transaction, client_id: str, *, now: int) -> None:
@@ -259,6 +262,13 @@ async def touch(transaction: Transaction, client_id: str, *, now: int) -> None:
         " and (last_used_at is null or last_used_at <= :due)",
         {"tenant": TENANT, "id": client_id, "now": now, "due": now - _TOUCH_INTERVAL},
     )
+
+
+async def note_use(database: Database, client: Client, *, now: int) -> None:
+    """`touch` in a transaction of its own, after the one that let the client in: whoever ends it holds it first."""
+    if client.last_used_at is None or client.last_used_at <= now - _TOUCH_INTERVAL:
+        async with database.transaction() as transaction:
+            await touch(transaction, client.id, now=now)
 
 
 async def reap_unused(transaction: Transaction, *, before: int) -> int:

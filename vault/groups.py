@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -344,7 +345,7 @@ async def set_groups(
         if _is_name(name) and len(wanted) < MOST_OF_PERSON:
             wanted.setdefault(name_key(name), name.strip())
     rows = await transaction.fetch(
-        "select g.id, g.name, g.name_key from memberships m join people_groups g on g.tenant = m.tenant"
+        "select g.id, g.name, g.name_key, m.expires_at from memberships m join people_groups g on g.tenant = m.tenant"
         " and g.id = m.group_id where m.tenant = :tenant and m.user_id = :user_id and m.source = :source",
         {"tenant": TENANT, "user_id": user_id, "source": source},
     )
@@ -352,8 +353,11 @@ async def set_groups(
     for key, row in there.items():
         if key not in wanted:
             await remove_member(transaction, text(row, "id"), user_id, source=source)
-    for name in wanted.values():
-        group = await _group_named(transaction, name, now=now)
+    for key, name in sorted(wanted.items()):  # two sign-ins at once hold their groups in one order
+        known = there.get(key)
+        end = None if known is None else integer_or_none(known, "expires_at")
+        is_member = known is not None and (end is None or end > now)
+        group = text(known, "id") if known is not None and is_member else await _held_group(transaction, name, now=now)
         await add_member(transaction, group, user_id, source=source, now=now, expires_at=expires_at)
     return (
         tuple(name for key, name in sorted(wanted.items()) if key not in there),
@@ -367,6 +371,16 @@ async def forget_person(transaction: Transaction, user_id: str) -> None:
         "delete from memberships where tenant = :tenant and user_id = :user_id",
         {"tenant": TENANT, "user_id": user_id},
     )
+
+
+async def _held_group(transaction: Transaction, name: str, *, now: int) -> str:
+    """The id of the group, held, so that nobody deletes it as empty meanwhile; made again if somebody just did."""
+    for _ in range(3):
+        group = await _group_named(transaction, name, now=now)
+        with suppress(TransitionRefused):
+            await hold_group(transaction, group)
+            return group
+    raise TransitionRefused(_GONE)
 
 
 async def _group_named(transaction: Transaction, name: str, *, now: int) -> str:

@@ -222,10 +222,10 @@ async def _redeem(
                     network=network_of(asked.address),
                 )
             is_left_alone = await _lets_access_end(deployment, redemption.transaction, asked, user_id=user.id)
-            await clients.touch(redemption.transaction, asked.client.id, now=asked.now)
             await audit.append(redemption.transaction, _event("grant.created", grant), now=asked.now)
     except TransitionRefused as refusal:
         raise _invalid_code(refusal.detail) from refusal
+    await clients.note_use(deployment.database, asked.client, now=asked.now)
     ends_at = None if refresh_token is None else lifetimes.first_end(asked.now)
     return TokenGrant(
         grant,

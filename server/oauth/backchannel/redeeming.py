@@ -57,6 +57,7 @@ async def _issue(deployment: Deployment, asked: TokenRequest, approval: Approval
         )
     if issued is None:
         raise _already_used()
+    await clients.note_use(deployment.database, asked.client, now=asked.now)
     return issued
 
 
@@ -99,7 +100,6 @@ async def issue(
             key_thumbprint=None,
             network=network,
         )
-    await clients.touch(transaction, client.id, now=now)
     await audit.append(transaction, *_events(approval, grant), now=now)
     ends_at = None if refresh_token is None else lifetimes.first_end(now)
     return token_grant(grant, request, refresh_token=refresh_token, refresh_expires_at=ends_at)

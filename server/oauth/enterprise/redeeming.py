@@ -160,10 +160,10 @@ async def _issue(
             for one in await connections.list_connections(transaction, person.id)
         ]
         changes = await company_access.settle(transaction, renewed, owned, before=permission, now=now)
-        await clients.touch(transaction, client_id, now=now)
         first = (_event("company.admitted", grant, assertion, allowed, scopes),) if is_new else ()
         issued = _event("token.issued", grant, assertion, allowed, scopes)
         await audit.append(transaction, *first, *changes, issued, now=now)
+    await clients.note_use(deployment.database, asked.client, now=now)
     return grant
 
 
