@@ -34,7 +34,7 @@ from server.live_providers import REFUSALS
 from server.runtime.catalog import names_of_tools
 from server.runtime.late_names import names_in
 from vault import connections, registrations
-from vault.approvals import approvals
+from vault.approvals import approvals, standing_approvals
 from vault.audit import audit
 from vault.mcp import servers
 from vault.mcp.servers import Acceptance, McpServer, McpTool
@@ -377,6 +377,7 @@ async def accept(actor: Actor, name: str, wanted: ReviewDecision) -> tuple[str, 
             if one.name in chosen and one.accepted not in {None, one.seen}:  # people said yes to another tool
                 tool = f"{name.replace('-', '_')}_{names[one.name]}"
                 await approvals.withdraw_calls(transaction, tool, now=now)
+                await standing_approvals.revoke_of_tool(transaction, tool, now=now)
         await servers.forget(transaction, server, absent)
         await servers.leave(transaction, server, wanted.leaves)
         for kind, decided in (("accepted", chosen), ("left", wanted.leaves)):
@@ -389,7 +390,7 @@ async def accept(actor: Actor, name: str, wanted: ReviewDecision) -> tuple[str, 
 
 
 def _acceptance(tool: McpTool, wanted: ReviewDecision) -> Acceptance:
-    if tool.accepted is not None and tool.name not in wanted.decided_names:
+    if tool.name not in wanted.decided_names and _has_same_arguments(tool):
         return Acceptance(tool.effect, asks=tool.asks, reviewed=tool.seen)
     claims = claims_of(tool) if wanted.trusts else dict[str, bool]()
     if tool.name in wanted.reads or claims.get("readOnlyHint") is True:
@@ -399,6 +400,13 @@ def _acceptance(tool: McpTool, wanted: ReviewDecision) -> Acceptance:
     else:
         effect = "delete"
     return Acceptance(effect, asks=effect != "read" and tool.name not in wanted.unasked, reviewed=tool.seen)
+
+
+def _has_same_arguments(tool: McpTool) -> bool:
+    """Whether the tool was accepted before, with the same schema: what was decided then was about these arguments."""
+    before = None if tool.accepted is None else parse_object(tool.accepted.encode())
+    after = parse_object(tool.seen.encode())
+    return before is not None and after is not None and before.get("inputSchema") == after.get("inputSchema")
 
 
 def state_of(deployment: Deployment, server: McpServer) -> dict[str, object]:

@@ -75,6 +75,10 @@ _REVOKE: Final = """
     update standing_approvals set revoked_at = :now
     where tenant = :tenant and user_id = :user_id and id = :id and revoked_at is null
 """
+_REVOKE_OF_TOOL: Final = """
+    update standing_approvals set revoked_at = :now
+    where tenant = :tenant and expires_at > :now and tool = :tool and revoked_at is null
+"""
 _GIVE_BACK: Final = f"""
     update standing_approvals as s set revoked_at = null
     where s.tenant = :tenant and s.user_id = :user_id and s.id = :id and s.revoked_at = :revoked_at
@@ -224,6 +228,11 @@ async def revoke(transaction: Transaction, standing_id: str, *, user_id: str, no
     """End it from this commit on; False when the person has none of that id that lives."""
     which: Mapping[str, Value] = {"tenant": TENANT, "user_id": user_id, "id": standing_id, "now": now}
     return await transaction.execute(_REVOKE, which) == 1
+
+
+async def revoke_of_tool(transaction: Transaction, tool: str, *, now: int) -> int:
+    """End those of everybody for a tool that became another one; how many."""
+    return await transaction.execute(_REVOKE_OF_TOOL, {"tenant": TENANT, "tool": tool, "now": now})
 
 
 async def give_back(transaction: Transaction, standing_id: str, *, user_id: str, revoked_at: int, now: int) -> bool:

@@ -21,7 +21,9 @@ from server.remote import servers
 from tests.mcp.remote.conftest import SUM
 from tests.mcp.remote.remote_room import RemoteRoom, link_of, text
 from tests.support.doubles.mcp_double import ADD, NOTE
-from vault.approvals import approvals
+from vault import connections
+from vault.approvals import approvals, standing_approvals
+from vault.approvals.standing_approvals import Binding
 from vault.audit import audit
 from vault.refusals import TemporarilyUnavailable
 
@@ -212,6 +214,42 @@ async def test_what_was_decided_before_stays_unless_the_tool_is_named(place: Rem
         await place.accept(name, reads=["add"])
     assert await place.accept(name, names=["add", "note"], reads=["add"]) == ("add", "note")
     assert decided() == {"add": ("read", False), "note": ("delete", True), "more": ("read", False)}
+
+
+async def test_what_was_decided_of_a_tool_does_not_count_for_other_arguments(place: RemoteRoom) -> None:
+    name, double = await place.add()
+    await place.look(name, await place.room.agent())
+    await place.accept(name, reads=["note"], unasked=["add"])
+    wider = {**NOTE["inputSchema"], "properties": {**NOTE["inputSchema"]["properties"], "path": {"type": "string"}}}
+    double.tools = [{**ADD, "description": "Other."}, {**NOTE, "inputSchema": wider}]
+    await place.look(name, await place.room.agent())
+    assert await place.accept(name) == ("add", "note")
+    decided = {one.name: (one.effect, one.asks) for one in place.deployment.catalog.remote[name].tools}
+    assert decided == {"add": ("delete", False), "note": ("delete", True)}
+
+
+async def test_a_standing_yes_to_a_tool_ends_when_another_form_of_it_is_accepted(place: RemoteRoom) -> None:
+    name, double, agent = await place.ready()
+    database, keys, now = place.deployment.database, place.deployment.keys, place.deployment.now()
+    owned = await connections.list_connections(database, agent.principal.user_id)
+    (account,) = [one for one in owned if one.provider == name]
+    for tool in ("add", "note"):
+        binding = Binding(agent.principal.user_id, agent.principal.client_id, account.id, f"{name}_{tool}", {"to": "x"})
+        async with place.deployment.transaction() as transaction:
+            which = {"provider": name, "account": account.account, "names": {}}
+            await standing_approvals.give(
+                transaction, keys, binding=binding, **which, per_day=1, expires_at=now + 86400, now=now
+            )
+
+    async def standing() -> set[str]:
+        found = await standing_approvals.list_live(database, keys, agent.principal.user_id, now=now)
+        return {one.tool for one in found if one.tool.startswith(name)}
+
+    assert await standing() == {f"{name}_add", f"{name}_note"}
+    double.tools = [ADD, {**NOTE, "description": "Delete all notes."}]
+    await place.look(name, agent)
+    await place.accept(name)
+    assert await standing() == {f"{name}_add"}
 
 
 async def test_a_yes_to_a_tool_ends_when_another_form_of_it_is_accepted(place: RemoteRoom) -> None:

@@ -58,6 +58,9 @@ ALLOWED = {
     "select id from clients limit 1": "as above",
     "select id from connections limit 1": "as above",
     "select count(*) as n from users where tenant = :tenant": "a command of the owner",
+    "update standing_approvals set revoked_at = :now where tenant = :tenant and expires_at > :now and tool = :tool": (
+        "an operator accepts another form of a tool: those in force, by an index"
+    ),
     "select count(*) as n from standing_approvals where tenant = :tenant and expires_at": (
         "a page of administrators: those in force, by an index"
     ),
