@@ -2,15 +2,20 @@
 
 On SQLite both are on one host and share the key file; on PostgreSQL each has a data directory and a key file of its
 own, as on two hosts, and an operator copies the file.
+
+A call that the vault refuses, or answers wrongly, is a fault whatever the load. One that got no answer, or was told to
+come again (429, 503), is one only on a machine that had processor time left: a busy one proves nothing, and says so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,19 +26,21 @@ from server.app import open_deployment
 from server.oauth import tokens
 from server.settings import load_settings
 from tests.chaos.crowd import Crowd, open_crowd
-from tests.chaos.figures import Figure, Scale
-from tests.chaos.rolling import Proxy, Replica, configuration, loaded, proxy_before, replicas_of, tally
+from tests.chaos.figures import Figure, Scale, quantile
+from tests.chaos.rolling import Proxy, Replica, configuration, loaded, proxy_before, replicas_of
 from tests.chaos.world import ROOT, Provider, Server, environment, fresh_store, postgres_server, strict_provider
 from tests.support.peeking import get_grant
 from tests.support.processes import free_port
 from vault.storage.database import integer
 from vault.upkeep.key_rotation import SETTLED
 
-LIMIT = 3600.0
+LIMIT = 330.0  # seconds, of both databases
 PEOPLE = {Scale.FULL: 200, Scale.SMALL: 20}
-ROUNDS = {Scale.FULL: 3, Scale.SMALL: 1}
+ROUNDS = {Scale.FULL: 1, Scale.SMALL: 1}
 RATE = {Scale.FULL: 20.0, Scale.SMALL: 5.0}
 NEXT = 5.0  # seconds of load between two steps
+BUSY = 1.5  # load average per core from which what was slow isn't a fault of ours
+LATE = frozenset({"TimeoutError", "ConnectionRefusedError", "ConnectionResetError", "429", "503"})
 
 
 @dataclass
@@ -141,17 +148,31 @@ async def one_store(provider: Provider, server: Server | None, scale: Scale) -> 
                 async with loaded(proxy, *every, rate=RATE[scale]) as calls:
                     for _ in range(ROUNDS[scale]):
                         await operator.rotate_once(crowd)
-                count, failed, slow = await tally(calls)
+                outcomes, load = await asyncio.gather(*calls), os.getloadavg()[0]
                 masters = [one for one in await operator.keys("list") if one["kind"] == "master"]
         wrong = await _left_behind(crowd, masters)
     where = "SQLite, one host" if server is None else "PostgreSQL, two hosts"
+    failures = Counter(outcome for outcome, _ in outcomes if outcome != "ok")
+    slow = quantile([seconds for _, seconds in outcomes], 0.99) * 1000
+    said, faults = judge(failures, load=load, cores=os.cpu_count() or 1)
     return Figure(
         f"master key rotated and the former retired {ROUNDS[scale]} times, signing key too, {PEOPLE[scale]} people at"
         f" {RATE[scale]:.0f} calls/s on 2 servers: {where}",
-        "; ".join([f"{failed} of {count} calls fail, p99 {slow:.0f} ms", *wrong]),
+        "; ".join([f"{failures.total()} of {len(outcomes)} calls fail{said}, p99 {slow:.0f} ms", *wrong]),
         "0 fail, all keys under the newest",
-        holds=failed == 0 and not wrong,
+        holds=faults == 0 and not wrong,
     )
+
+
+def judge(failures: Counter[str], *, load: float, cores: int) -> tuple[str, int]:
+    """What to say of calls that failed, by kind, and how many of them are faults; `load` is that of the machine."""
+    if not failures:
+        return "", 0
+    kinds = ", ".join(f"{count} x {kind[:80]}" for kind, count in failures.most_common(5))
+    is_busy = load > BUSY * cores
+    faults = sum(count for kind, count in failures.items() if not (is_busy and kind in LATE))
+    doubt = f"; not judged at load {load:.0f} on {cores} cores" if is_busy and faults < failures.total() else ""
+    return f" ({kinds}{doubt})", faults
 
 
 async def _left_behind(crowd: Crowd, masters: list[dict[str, Any]]) -> list[str]:
