@@ -39,7 +39,12 @@ PURPOSES = (
     Purpose(
         "server/sign_in/openid.py 32", "set-cookie|location", PAGE, "OpenID Connect Core §3.1.2.1: state and nonce"
     ),
-    Purpose("(a library|tests/.*) 32", "location", PAGE, "RFC 6749 §4.1.2: the client's own state comes back"),
+    Purpose(
+        "(a library|tests/.*|server/bridge/browser.py) 32",
+        "location",
+        PAGE,
+        "RFC 6749 §4.1.2: the client's own state comes back",
+    ),
     Purpose("server/connecting/provider_authorization.py 32", "location", PAGE, "RFC 6749 §4.1.1: state"),
     Purpose(
         "vault/tickets.py 32", "location|body", PAGE, "the code for the client, and forms that belong to a request"

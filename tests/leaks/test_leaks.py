@@ -20,11 +20,14 @@ from tests.conftest import Store
 from tests.leaks.canaries import Canaries
 from tests.leaks.injecting import Injector
 from tests.leaks.watching import Watch
+from tests.support.harness import PASSWORD
+from tests.support.person import Person
 from tests.support.rooms.exchange_room import Caller, ExchangeRoom
-from tests.support.rooms.mcp_room import Agent, modern, modern_headers
+from tests.support.rooms.key_room import running_key_room
+from tests.support.rooms.mcp_room import SLACK, Agent, modern, modern_headers
 from tests.support.rooms.mcp_room import room as mcp_room
 from tests.support.rooms.portal_room import running_room, someone
-from vault import spans
+from vault import delegations, spans
 from vault.refusals import ConnectionRequired
 
 SECRET = "xoxe.xoxp-1-0123456789abcdefghijklmnopqrstuvwxyz"
@@ -108,9 +111,9 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 
 
 @asynccontextmanager
-async def exchanging(store: Store) -> AsyncGenerator[ExchangeRoom]:
+async def exchanging(store: Store, **overrides: object) -> AsyncGenerator[ExchangeRoom]:
     async with (
-        mcp_room(store.data, database_url=None if store.is_sqlite else store.url) as opened,
+        mcp_room(store.data, database_url=None if store.is_sqlite else store.url, **overrides) as opened,
         httpx2.AsyncClient(base_url=opened.url, timeout=60, trust_env=False) as http,
     ):
         yield ExchangeRoom(opened, http)
@@ -164,11 +167,66 @@ async def connection(store: Store) -> AsyncGenerator[Prepare]:
         yield prepare
 
 
+@asynccontextmanager
+async def key_entry(store: Store) -> AsyncGenerator[Prepare]:
+    """A person enters a key, which is tried at the service, sealed, and stored."""
+    async with running_key_room(store.data, database_url=None if store.is_sqlite else store.url) as room:
+
+        async def prepare() -> Act:
+            user = await room.user()
+            person, key = await room.signed_in(user), room.simulator.sandbox.keys.make(user.name)
+            page = await room.form(person)
+            return lambda: room.enter(person, page, key=key)
+
+        yield prepare
+
+
+@asynccontextmanager
+async def approval(store: Store) -> AsyncGenerator[Prepare]:
+    """A person says yes to a call that waits for it."""
+    async with (
+        mcp_room(store.data, database_url=None if store.is_sqlite else store.url) as place,
+        Person(place.url) as person,
+    ):
+        await person.sign_in("alice", PASSWORD)
+
+        async def prepare() -> Act:
+            agent = await place.agent()
+            connection = await place.connect(agent, "slack", scopes=SLACK)
+            async with place.vault.deployment.transaction() as transaction:
+                which = {"user_id": agent.principal.user_id, "client_id": agent.principal.client_id}
+                now, ask = place.vault.deployment.now(), frozenset({"tool:slack_post"})
+                await delegations.set_ask(transaction, **which, connection_id=connection.id, ask=ask, now=now)
+            async with place.client(agent) as client:
+                asked = await client.call_tool("slack_post", {"channel": "#general", "text": "hello"})
+            assert asked.meta is not None
+            page = await person.open(str(asked.meta["io.github.mcp-token-vault/connect"]["url"]))
+            return lambda: person.submit(page, form="/approvals/", button=("decision", "allow"))
+
+        yield prepare
+
+
+@asynccontextmanager
+async def registration(store: Store) -> AsyncGenerator[Prepare]:
+    """An agent registers itself, and is given a secret."""
+    limits = {"per_address_hourly": 10_000, "total_hourly": 10_000}
+    async with exchanging(store, registration=limits) as room:
+        content = {"redirect_uris": ["https://agent.example/callback"], "client_name": "Agent"}
+
+        async def prepare() -> Act:
+            return lambda: room.http.post("/register", json=content)
+
+        yield prepare
+
+
 FLOWS: dict[str, Callable[[Store], AbstractAsyncContextManager[Prepare]]] = {
     "exchange": exchange,
     "refresh": partial(exchange, is_old=True),
     "tool call": tool_call,
     "connection": connection,
+    "key entry": key_entry,
+    "approval": approval,
+    "registration": registration,
 }
 
 
@@ -205,8 +263,19 @@ async def check_silence(store: Store, flow: str, error: str, *, step: int) -> No
     assert watch.looked_at["file"] > 0
 
 
+STEPS = {
+    "exchange": 1,
+    "refresh": 1,
+    "tool call": 3,
+    "connection": 8,
+    "key entry": 20,
+    "approval": 8,
+    "registration": 2,
+}
+
+
 @pytest.mark.requirement("V-07", "V-08")
-@pytest.mark.parametrize(("flow", "step"), {"exchange": 1, "refresh": 1, "tool call": 3, "connection": 8}.items())
+@pytest.mark.parametrize(("flow", "step"), STEPS.items())
 async def test_nothing_leaks_wherever_a_request_fails(sqlite_store: Store, flow: str, step: int) -> None:
     await check_silence(sqlite_store, flow, "defect", step=step)
 

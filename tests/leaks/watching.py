@@ -20,6 +20,7 @@ import pytest
 from joserfc import jwt
 from starlette.types import Message, Receive, Scope, Send
 
+from providers.simulator.mailroom.keys import Keys
 from server.http import edge
 from server.oauth.rules import OAuthError
 from server.runtime import logs
@@ -151,7 +152,7 @@ class Watch:
 
     def _watch_makers(self, patch: pytest.MonkeyPatch) -> None:
         made_text, sign, user_code = secrets.token_urlsafe, jwt.encode, tickets.new_user_code
-        hash_password, upstream_name = passwords.hash_password, UpstreamDouble._name
+        hash_password, upstream_name, make_key = passwords.hash_password, UpstreamDouble._name, Keys.make
 
         def token_urlsafe(nbytes: int | None = None) -> str:
             value = made_text(nbytes)
@@ -181,6 +182,12 @@ class Watch:
             self.canaries.add("an upstream token", name)
             return name
 
+        def make(keys: Keys, account: str) -> str:
+            key = make_key(keys, account)
+            self.canaries.add("an entered key", key)
+            return key
+
+        patch.setattr(Keys, "make", make)
         patch.setattr(secrets, "token_urlsafe", token_urlsafe)
         patch.setattr(jwt, "encode", encode)
         patch.setattr(tickets, "new_user_code", new_user_code)

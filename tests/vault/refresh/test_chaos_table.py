@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from tests.chaos import __main__ as chaos
+from tests.chaos import rekeying
 from tests.chaos.figures import Figure, Scale
 
 GOOD = Figure("calls", "3 of 3", "all", holds=True)
@@ -70,3 +72,15 @@ def test_every_group_says_what_it_does(capsys: pytest.CaptureFixture[str], monke
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in lines} == set(chaos.groups())
     assert all(len(line) > 40 for line in lines)
+
+
+def test_failed_calls_while_keys_are_rotated_are_told_by_kind_and_judged_by_what_they_are() -> None:
+    late = Counter({"TimeoutError": 2, "503": 1})
+    said, faults = rekeying.judge(late, load=0.5, cores=2)
+    assert (said, faults) == (" (2 x TimeoutError, 1 x 503)", 3)
+    said, faults = rekeying.judge(late, load=20.0, cores=2)
+    assert (said, faults) == (" (2 x TimeoutError, 1 x 503; not judged at load 20 on 2 cores)", 0)
+    said, faults = rekeying.judge(late + Counter({"401": 4}), load=20.0, cores=2)
+    assert faults == 4
+    assert "4 x 401" in said
+    assert rekeying.judge(Counter(), load=20.0, cores=2) == ("", 0)
