@@ -145,12 +145,11 @@ def _narrow(
     is_all = connection - policy.always_granted <= expand(scopes, policy.covers)
     if is_all and item is None and not policy.grants_more_than_asked:
         return Narrowing.UPSTREAM, False  # the account granted nothing else
+    allowed = policy.items is not ItemLimit.NONE if item is not None else policy.items is not ItemLimit.REQUIRED
     if derives(policy):
-        allowed = policy.items is not ItemLimit.NONE if item is not None else policy.items is not ItemLimit.REQUIRED
         return (Narrowing.UPSTREAM, True) if allowed else (Narrowing.ENFORCED, False)
     # RFC 6749 §6: only scopes granted as such may be requested, not those that a granted scope includes.
-    fits = item is None or policy.items is not ItemLimit.NONE
-    if policy.narrows_by is Downscope.REFRESH_SCOPE and fits and scopes <= connection:
+    if policy.narrows_by is Downscope.REFRESH_SCOPE and allowed and scopes <= connection:
         return Narrowing.UPSTREAM, True
     return Narrowing.ENFORCED, False
 

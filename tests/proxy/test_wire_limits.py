@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from providers.definitions.catalog import load_catalog
-from server.proxy.wire import CallParameters, ProxyRefused, merge, read_body, read_query, read_target, request_headers
+from server.proxy.wire import (
+    CallParameters,
+    ProxyRefused,
+    aim,
+    merge,
+    read_body,
+    read_query,
+    read_target,
+    request_headers,
+)
 
 GITHUB = load_catalog().provider("github")
 LONGEST = 8192
@@ -28,13 +37,21 @@ def test_a_path_and_a_query_have_a_longest_length() -> None:
         read_query(b"a=".ljust(LONGEST + 1, b"x"), GITHUB)
 
 
-@pytest.mark.parametrize(
-    "path", [b"/proxy/", b"/proxy/c", b"/proxy/c/api", b"/proxy//api/x", b"/proxy/c//x", b"/other/c/api/x"]
-)
+@pytest.mark.parametrize("path", [b"/proxy/", b"/proxy/c", b"/proxy//api/x", b"/proxy/c//x", b"/other/c/api/x"])
 def test_a_path_has_all_its_parts(path: bytes) -> None:
     with refusal("unknown_target"):
         read_target(path)
     assert read_target(b"/proxy/c/api/x").path == "/x"
+
+
+@pytest.mark.parametrize("path", [b"/proxy/c/rest", b"/proxy/c/rest/"])
+def test_an_api_s_address_itself_is_called_only_where_a_rule_is_for_it(path: bytes) -> None:
+    with refusal("unknown_target"):
+        aim(read_target(path), GITHUB, "c")
+    root = GITHUB.rules[0].model_copy(update={"path": "/"})
+    aimed = aim(read_target(path), GITHUB.model_copy(update={"rules": (root,)}), "c")
+    assert aimed is not None
+    assert aimed.path == "/"
 
 
 def test_a_body_has_a_most_of_names_and_values() -> None:

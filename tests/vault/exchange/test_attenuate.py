@@ -116,12 +116,11 @@ def test_a_plan_says_upstream_only_when_the_token_itself_can_carry_no_more(
         assert made.narrowing is Narrowing.UPSTREAM
         assert not policy.downscope_is_destructive
         assert made.scopes
+        assert policy.items is not (ItemLimit.REQUIRED if item is None else ItemLimit.NONE)
         if policy.downscope is Downscope.REFRESH_SCOPE:
-            assert item is None
             assert made.scopes <= connection
         else:
             assert derives(policy)
-            assert policy.items is not (ItemLimit.REQUIRED if item is None else ItemLimit.NONE)
             assert made.scopes <= expand(connection, policy.covers)
     elif made.narrowing is Narrowing.UPSTREAM:
         assert item is None
