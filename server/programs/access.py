@@ -202,7 +202,9 @@ class ProgramAccess:
             raise ProxyRefused(
                 "pages_elsewhere", f"The link for your permission can't be given: {trouble}", kind="not_ready"
             )
-        told = await self._refusal(provider, scopes, self._account_named(provider, usable))
+        told = await self._try(address, scopes, self._account_named(provider, usable))
+        if isinstance(told, Chosen):
+            return told
         if told.link is not None:
             self._asking.tell(told.link.message, told.link.url)
             end = loop.time() + self._asking.wait
@@ -225,14 +227,14 @@ class ProgramAccess:
         own = [one for one in usable if one.provider == provider.name]
         return next((name for name in self._accounts for one in own if _is_named(one, name)), None)
 
-    async def _refusal(self, provider: Provider, scopes: frozenset[str], account: str | None) -> AgentRefusal:
-        """What the vault says to the call as it is, with a link if the person can help."""
-        request = ExchangeRequest(self._principal, provider.name, scopes, account=account, purpose=PURPOSE)
+    async def _try(self, address: ApiAddress, scopes: frozenset[str], account: str | None) -> Chosen | AgentRefusal:
+        """The account, if the call is allowed; else what the vault says, with a link if the person can help."""
+        request = ExchangeRequest(self._principal, address.provider, scopes, account=account, purpose=PURPOSE)
         try:
-            await exchange(request, vault=self._deployment.vault, now=self._deployment.now())
+            token = await exchange(request, vault=self._deployment.vault, now=self._deployment.now())
         except VaultError as error:
             return await tell(self._deployment, error, self._principal, tool=self._agent, account=account)
-        raise ProxyRefused("temporarily_unavailable", "The account changed just now: try again.")
+        return Chosen(address, token.connection_id, token.scopes)
 
 
 def _is_named(connection: Connection, name: str) -> bool:

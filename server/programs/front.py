@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import secrets
 import ssl
 from base64 import b64encode
@@ -28,6 +29,7 @@ from server.programs.hosts import HostMap
 from server.programs.wire import PIECE, Exchange, Wire
 
 USER: Final = "run"
+logger = logging.getLogger("token_vault.run")
 _HANDSHAKE: Final = 30.0  # seconds for TLS
 _OURS: Final = frozenset({b"proxy-authorization", b"proxy-connection", b"connection", b"keep-alive"})
 
@@ -96,6 +98,8 @@ class Front:
             await self._talk(Wire(reader, writer))
         except (OSError, ssl.SSLError, EOFError, h11.ProtocolError, TimeoutError):
             pass  # the program left, or speaks something else
+        except Exception:  # the outermost handler of a connection
+            logger.exception("a call of the program failed")
         finally:
             writer.close()
             with suppress(OSError, ssl.SSLError, asyncio.CancelledError):

@@ -16,6 +16,7 @@ from server.programs.hosts import HostMap
 from server.programs.wire import Exchange
 from server.proxy import Proxy, refusals
 from server.proxy.wire import ProxyRefused
+from vault.refusals import VaultError
 from vault.spans import REQUEST_ID, new_request_id
 
 _KEPT_BACK: Final = frozenset({b"authorization", b"cookie", b"origin", b"host", b"expect", b"te", b"upgrade"})
@@ -41,14 +42,18 @@ class LocalCalls:
         try:
             chosen = await self._access.choose(found, wanted)
             handle = await self._access.handle(chosen)
-        except ProxyRefused as refused:
+        except (ProxyRefused, VaultError) as error:
             self.counts[named[0].provider, "refused"] += 1
-            await refusals.send(exchange.send, refused, self._deployment.catalog.get(named[0].provider))
+            told = error if isinstance(error, ProxyRefused) else await self._told(error)
+            await refusals.send(exchange.send, told, self._deployment.catalog.get(named[0].provider))
         else:
             self.counts[chosen.address.provider, "passed"] += 1
             await self._proxy(_scope(call, chosen, handle, exchange), exchange.receive, exchange.send)
         finally:
             REQUEST_ID.reset(reset)
+
+    async def _told(self, error: VaultError) -> ProxyRefused:
+        return await refusals.of_vault(self._deployment, error, handle=None)
 
     def _address_here(self, provider: Provider, api: str) -> str:
         return self._hosts.address(provider.name, api) or provider.apis[api].rstrip("/")

@@ -1,0 +1,74 @@
+"""The command itself: its own process, the program's, and how one ends with the other."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import PROGRAM, Place, free_port
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    made = Place(data, free_port())
+    made.configure()
+    (data / "config.toml").chmod(0o600)
+    return made
+
+
+@asynccontextmanager
+async def started(place: Place, *command: str) -> AsyncGenerator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM, "run", "--data", str(place.data), *command,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=place.environment(),
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def test_standard_streams_and_the_exit_code_are_the_programs(place: Place) -> None:
+    async with started(place, "--json", "--", "sh", "-c", "cat; echo told >&2; exit 3") as process:
+        async with asyncio.timeout(60):
+            out, err = await process.communicate(b"given")
+        assert (process.returncode, out) == (3, b"given")
+        assert b"told" in err
+        assert b'"exit_code": 3' in err
+    async with started(place, "--", "no-such-program-here") as process:
+        async with asyncio.timeout(60):
+            _, err = await process.communicate()
+        assert process.returncode == 127
+        assert b"no such program" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["told", "killed"])
+async def test_the_program_ends_with_us(place: Place, number: signal.Signals) -> None:
+    async with started(place, "--", "sh", "-c", "echo $$; exec sleep 600") as process:
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            child = int(await process.stdout.readline())
+            process.send_signal(number)
+            await process.wait()
+            while is_running(child):
+                await asyncio.sleep(0.05)
+        assert process.returncode == (128 + number if number is signal.SIGTERM else -number)
+
+
+def is_running(identity: int) -> bool:
+    try:
+        os.kill(identity, 0)
+        return "Z" not in Path(f"/proc/{identity}/stat").read_text().rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
