@@ -10,13 +10,15 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import urlsplit
 
 from providers.api import rules
+from providers.credentials.placing import CredentialMismatch, provider_of_account
 from providers.definitions.model import Provider, Rule
 from server.connecting.telling import AgentRefusal, tell
 from server.deployment import Deployment
 from server.programs.hosts import ApiAddress
-from server.proxy.refusals import no_rule
+from server.proxy.refusals import no_rule, upstream_unauthorized
 from server.proxy.wire import ProxyRefused, query_pairs
 from vault import delegations, handles, sharing
 from vault.audit import audit
@@ -77,6 +79,7 @@ class ProgramAccess:
         self._agent = agent
         self._accounts = accounts
         self._held: dict[tuple[str, frozenset[str]], tuple[str, int]] = {}
+        self._places: dict[tuple[str, str], tuple[str, int]] = {}
         self._one_question = asyncio.Lock()
         self._unanswered: dict[tuple[str, frozenset[str]], tuple[float, ProxyRefused]] = {}
 
@@ -125,6 +128,29 @@ class ProgramAccess:
             await audit.append(transaction, event, now=now)
         self._held[key] = value, ends
         return value
+
+    async def check_place(self, chosen: AccountChoice) -> None:
+        """Refuse a call of another account's address. Raises ProxyRefused, and what an exchange raises."""
+        provider, api = self._deployment.catalog.provider(chosen.address.provider), chosen.address.api
+        if "{" not in provider.apis[api]:
+            return
+        now = self._deployment.now()
+        place, read_at = self._places.get((chosen.connection_id, api), ("", 0))
+        if not place or read_at + _EARLY < now:
+            request = ExchangeRequest(
+                self._principal,
+                provider.name,
+                chosen.scopes,
+                connection_id=chosen.connection_id,
+                purpose=PURPOSE,
+            )
+            token = await exchange(request, vault=self._deployment.vault, now=now)
+            place = _host_of(provider, api, token.value)
+            self._places[chosen.connection_id, api] = place, now
+        if place != chosen.address.host:
+            raise ProxyRefused(
+                "unknown_target", f"The account is at {place}, and the call at {chosen.address.host}. Nothing was sent."
+            )
 
     async def close(self) -> None:
         """Give all handles up."""
@@ -203,7 +229,7 @@ class ProgramAccess:
                 "pages_elsewhere", f"The link for your permission can't be given: {trouble}", kind="not_ready"
             )
         told = await self._try(address, scopes, self._account_named(provider, usable))
-        if isinstance(told, Chosen):
+        if isinstance(told, AccountChoice):
             return told
         if told.link is not None:
             self._asking.tell(told.link.message, told.link.url)
@@ -227,14 +253,23 @@ class ProgramAccess:
         own = [one for one in usable if one.provider == provider.name]
         return next((name for name in self._accounts for one in own if _is_named(one, name)), None)
 
-    async def _try(self, address: ApiAddress, scopes: frozenset[str], account: str | None) -> Chosen | AgentRefusal:
+    async def _try(
+        self, address: ApiAddress, scopes: frozenset[str], account: str | None
+    ) -> AccountChoice | AgentRefusal:
         """The account, if the call is allowed; else what the vault says, with a link if the person can help."""
         request = ExchangeRequest(self._principal, address.provider, scopes, account=account, purpose=PURPOSE)
         try:
             token = await exchange(request, vault=self._deployment.vault, now=self._deployment.now())
         except VaultError as error:
             return await tell(self._deployment, error, self._principal, tool=self._agent, account=account)
-        return Chosen(address, token.connection_id, token.scopes)
+        return AccountChoice(address, token.connection_id, token.scopes)
+
+
+def _host_of(provider: Provider, api: str, token: str) -> str:
+    try:
+        return urlsplit(provider_of_account(provider, token).apis[api]).hostname or ""
+    except CredentialMismatch as error:
+        raise upstream_unauthorized(provider) from error
 
 
 def _is_named(connection: Connection, name: str) -> bool:

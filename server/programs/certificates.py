@@ -25,10 +25,10 @@ _MOST_CONTEXTS: Final = 1024
 
 
 class RunAuthority:
-    """Certificates for `hosts` (lower case), and for nothing else: its own says so (RFC 5280 §4.2.1.10)."""
+    """Certificates for `domains` and hosts below them, for nothing else: its own says so (RFC 5280 §4.2.1.10)."""
 
-    def __init__(self, hosts: Collection[str], *, folder: Path) -> None:
-        self._hosts = frozenset(hosts)
+    def __init__(self, domains: Collection[str], *, folder: Path) -> None:
+        self._domains = frozenset(domains)
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
@@ -42,8 +42,8 @@ class RunAuthority:
         return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     def context(self, host: str) -> ssl.SSLContext:
-        """The server's side of TLS for one of the hosts. Raises KeyError for any other."""
-        if host not in self._hosts:
+        """The server's side of TLS for a host in one of the domains. Raises KeyError for any other."""
+        if not any(host == one or host.endswith(f".{one}") for one in self._domains):
             raise KeyError(host)
         if host not in self._contexts:
             if len(self._contexts) >= _MOST_CONTEXTS:
@@ -64,8 +64,8 @@ class RunAuthority:
             decipher_only=False,
         )
         # no network: an authority that may name no address names none of those that are not listed
-        networks = [x509.IPAddress(_network(host)) for host in sorted(self._hosts) if _is_address(host)]
-        names = [x509.DNSName(host) for host in sorted(self._hosts) if not _is_address(host)]
+        networks = [x509.IPAddress(_network(host)) for host in sorted(self._domains) if _is_address(host)]
+        names = [x509.DNSName(host) for host in sorted(self._domains) if not _is_address(host)]
         limits = x509.NameConstraints(
             permitted_subtrees=[*(names or [x509.DNSName("invalid")]), *networks],
             excluded_subtrees=None if networks else [x509.IPAddress(ipaddress.ip_network(one)) for one in _EVERYTHING],

@@ -6,8 +6,10 @@ hosts are allowed; otherwise it holds the run's authority alone.
 
 from __future__ import annotations
 
+import configparser
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +37,13 @@ _TOKENS: Final[Mapping[str, tuple[str, ...]]] = {
     "slack": ("SLACK_BOT_TOKEN", "SLACK_TOKEN"),
     "stripe": ("STRIPE_API_KEY",),
 }
+_AWS: Final = {  # the key is a placeholder, too; checksums at the end of a body would need bodies in chunks
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+}
+_AWS_KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_AWS_OTHER: Final = frozenset({"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_SHARED_CREDENTIALS_FILE"})
 # What opens the vault's own keys and databases (`vault.keys.sources`, PostgreSQL's library).
 _OURS: Final = frozenset({"CREDENTIALS_DIRECTORY", "PGPASSWORD", "PGPASSFILE", "VAULT_TOKEN", "BAO_TOKEN"})
 _NODE_PRELOAD: Final = Path(__file__).parent / "proxy.cjs"
@@ -42,15 +51,19 @@ _NODE_PRELOAD: Final = Path(__file__).parent / "proxy.cjs"
 
 @dataclass(frozen=True, slots=True)
 class ProgramPlace:
-    """Where the program's proxy is, the two files that say whom to trust, and a placeholder for tokens."""
+    """Where the program's proxy is, files for tools, and a placeholder for tokens.
+
+    `bundle` and `authority` say whom to trust; `aws` is a configuration of AWS's tools.
+    """
 
     proxy: str
     bundle: Path
     authority: Path
+    aws: Path
     placeholder: str
 
 
-def environment_of(inherited: Mapping[str, str], place: ProgramPlace, providers: Iterable[str]) -> dict[str, str]:
+def environment_of(inherited: Mapping[str, str], place: ProgramPlace, providers: Collection[str]) -> dict[str, str]:
     """The program's environment; `providers` are those whose hosts are ours."""
     kept = {name: value for name, value in inherited.items() if not _is_ours(name)}
     made = {name: place.proxy for one in _PROXY for name in (one, one.lower())}
@@ -58,9 +71,23 @@ def environment_of(inherited: Mapping[str, str], place: ProgramPlace, providers:
     made |= dict.fromkeys(_BUNDLE, str(place.bundle)) | dict.fromkeys(_ADDED, str(place.authority))
     made |= {name: place.placeholder for one in sorted(providers) for name in _TOKENS.get(one, ())}
     made |= {"GIT_TERMINAL_PROMPT": "0", "NODE_USE_ENV_PROXY": "1"}
+    if "aws" in providers:
+        kept = {name: value for name, value in kept.items() if name not in _AWS_OTHER}
+        made |= {**_AWS, **dict.fromkeys(_AWS_KEYS, place.placeholder), "AWS_CONFIG_FILE": str(place.aws)}
     options = kept.get("NODE_OPTIONS", "")
     made["NODE_OPTIONS"] = f'{options} --require "{_NODE_PRELOAD}"'.strip()
     return kept | made
+
+
+def aws_configuration(inherited: Mapping[str, str]) -> str:
+    """What AWS's tools read: buckets in paths, regional addresses, and the person's own default region."""
+    file = inherited.get("AWS_CONFIG_FILE") or str(Path(inherited.get("HOME", "/")) / ".aws/config")
+    own = configparser.ConfigParser(interpolation=None)
+    with suppress(OSError, configparser.Error, UnicodeDecodeError):
+        own.read(file)
+    region = own.get("default", "region", fallback="")
+    lines = ["[default]", *([f"region = {region}"] if region.isprintable() and region else [])]
+    return "\n".join((*lines, "s3 =", "  addressing_style = path", "  us_east_1_regional_endpoint = regional", ""))
 
 
 def _is_ours(name: str) -> bool:

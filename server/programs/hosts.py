@@ -1,19 +1,21 @@
 """Which API of which provider a program's call is for, by host and path. Pure.
 
-Hosts that no provider here has are none of ours. Addresses that differ by account have no host that could be known
-before the account, so programs reach those only through their handles.
+Hosts that no provider here has are none of ours. A part of a host that differs by account, as in
+`s3.{region}.amazonaws.com`, stands for one label, or a part of it; `access` checks that the account is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
 from providers.definitions.model import Provider
 
 _PORTS: Final = {"https": 443, "http": 80}
+_PLACEHOLDER: Final = re.compile(r"\{[A-Za-z0-9_]+\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,34 +37,52 @@ class ApiAddress:
         port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{self.host}{port}{self.path}"
 
+    @property
+    def is_pattern(self) -> bool:
+        return "{" in self.host
+
+    @property
+    def domain(self) -> str:
+        """What certificates for it may name: the host, or the end of it that is the same for all accounts."""
+        return self.host.rpartition("}")[2].partition(".")[2] if self.is_pattern else self.host
+
 
 class HostMap:
     """The APIs of the providers that a program can reach."""
 
     def __init__(self, addresses: Iterable[ApiAddress]) -> None:
+        self._all = tuple(addresses)
         self._by_place: dict[tuple[str, int], list[ApiAddress]] = {}
-        for one in addresses:
-            self._by_place.setdefault((one.host, one.port), []).append(one)
+        self._patterns: list[tuple[re.Pattern[str], ApiAddress]] = []
+        for one in self._all:
+            if one.is_pattern:
+                self._patterns.append((_pattern(one.host), one))
+            else:
+                self._by_place.setdefault((one.host, one.port), []).append(one)
 
     @property
-    def hosts(self) -> frozenset[str]:
-        """Their host names, in lower case."""
-        return frozenset(host for host, _ in self._by_place)
+    def domains(self) -> frozenset[str]:
+        """What certificates for its hosts have to name, in lower case."""
+        return frozenset(one.domain for one in self._all)
 
     @property
     def providers(self) -> frozenset[str]:
-        return frozenset(one.provider for found in self._by_place.values() for one in found)
+        return frozenset(one.provider for one in self._all)
 
     def address(self, provider: str, api: str) -> str:
         """Where programs call this API: the published address, where there is another one; empty if none is known."""
-        found = [
-            one for places in self._by_place.values() for one in places if (one.provider, one.api) == (provider, api)
-        ]
+        found = [one for one in self._all if (one.provider, one.api) == (provider, api) and not one.is_pattern]
         return found[-1].url if found else ""
 
     def at(self, host: str, port: int) -> tuple[ApiAddress, ...]:
         """All APIs at this host."""
-        return tuple(self._by_place.get((host.lower(), port), ()))
+        name = host.lower()
+        patterns = (
+            replace(one, host=name)
+            for pattern, one in self._patterns
+            if one.port == port and pattern.fullmatch(name) is not None
+        )
+        return (*self._by_place.get((name, port), ()), *patterns)
 
     def find(self, host: str, port: int, path: str) -> tuple[ApiAddress, ...]:
         """The APIs that this path belongs to: of each provider, the one whose path is the longest."""
@@ -76,11 +96,26 @@ class HostMap:
         return tuple(found.values())
 
 
-def addresses_of(provider: Provider, *, published: Mapping[str, str] | None = None) -> Iterable[ApiAddress]:
-    """Where its APIs are; with `published`, also at the addresses that its file has and settings replace."""
+def addresses_of(provider: Provider, *, published: Mapping[str, str] | None = None) -> Iterator[ApiAddress]:
+    """Where its APIs are; with `published`, also at the addresses that its file has and settings replace.
+
+    Not those whose host, or whose beginning of paths, is all an account's own.
+    """
     for api, url in (*provider.apis.items(), *(published or {}).items()):
-        parts = urlsplit(url)
-        if "{" in url or parts.hostname is None or parts.scheme not in _PORTS or api not in provider.apis:
+        scheme, _, rest = url.partition("://")
+        host, slash, path = rest.partition("/")
+        if scheme not in _PORTS or api not in provider.apis or "{" in path:
             continue
-        port = parts.port or _PORTS[parts.scheme]
-        yield ApiAddress(provider.name, api, parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
+        if "{" in host:
+            found = ApiAddress(provider.name, api, scheme, host, _PORTS[scheme], f"{slash}{path}".rstrip("/"))
+            if ":" not in host and found.domain.count(".") >= 1:
+                yield found
+            continue
+        parts = urlsplit(url)
+        port = parts.port or _PORTS[scheme]
+        yield ApiAddress(provider.name, api, scheme, parts.hostname or "", port, parts.path.rstrip("/"))
+
+
+def _pattern(host: str) -> re.Pattern[str]:
+    parts = _PLACEHOLDER.split(host)
+    return re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?".join(re.escape(part) for part in parts))

@@ -30,6 +30,7 @@ class LocalCalls:
         self._hosts = hosts
         self._access = access
         self._proxy = Proxy(deployment, self._address_here)
+        self._called: dict[tuple[str, str], str] = {}
         self.counts = Counter[tuple[str, str]]()
 
     async def answer(self, call: ProgramCall, exchange: Exchange) -> None:
@@ -41,22 +42,25 @@ class LocalCalls:
         reset = REQUEST_ID.set(new_request_id())
         try:
             chosen = await self._access.choose(found, wanted)
+            await self._access.check_place(chosen)
             handle = await self._access.handle(chosen)
         except (ProxyRefused, VaultError) as error:
             self.counts[named[0].provider, "refused"] += 1
-            told = error if isinstance(error, ProxyRefused) else await self._told(error)
+            told = error if isinstance(error, ProxyRefused) else await self._refusal_of(error)
             await refusals.send(exchange.send, told, self._deployment.catalog.get(named[0].provider))
         else:
             self.counts[chosen.address.provider, "passed"] += 1
+            self._called[chosen.address.provider, chosen.address.api] = chosen.address.url
             await self._proxy(_scope(call, chosen, handle, exchange), exchange.receive, exchange.send)
         finally:
             REQUEST_ID.reset(reset)
 
-    async def _told(self, error: VaultError) -> ProxyRefused:
+    async def _refusal_of(self, error: VaultError) -> ProxyRefused:
         return await refusals.of_vault(self._deployment, error, handle=None)
 
     def _address_here(self, provider: Provider, api: str) -> str:
-        return self._hosts.address(provider.name, api) or provider.apis[api].rstrip("/")
+        known = self._hosts.address(provider.name, api) or self._called.get((provider.name, api))
+        return known or provider.apis[api].rstrip("/")
 
 
 def _scope(call: ProgramCall, chosen: AccountChoice, handle: str, exchange: Exchange) -> Scope:

@@ -17,7 +17,7 @@ from server.deployment import Deployment
 from server.programs.access import PermissionWait, ProgramAccess
 from server.programs.certificates import RunAuthority
 from server.programs.child import run_child
-from server.programs.environment import ProgramPlace, bundle_text, environment_of
+from server.programs.environment import ProgramPlace, aws_configuration, bundle_text, environment_of
 from server.programs.front import Front, OtherHosts
 from server.programs.hosts import HostMap, addresses_of
 from server.programs.local_calls import LocalCalls
@@ -75,7 +75,7 @@ async def run_program(deployment: Deployment, principal: Principal, options: Pro
     others = _Others(deployment, principal, options)
     with tempfile.TemporaryDirectory(prefix="token-vault-run-") as name:
         folder = Path(name)
-        authority = RunAuthority(hosts.hosts, folder=folder)
+        authority = RunAuthority(hosts.domains, folder=folder)
         place = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_upstreams)
         front = Front(hosts, authority, calls.answer, OtherHosts(options.allows_other_hosts, place, others.note))
         async with front.listen():
@@ -115,14 +115,15 @@ def _is_set_up(provider: Provider) -> bool:
 
 
 def _place(front: Front, authority: RunAuthority, folder: Path, options: ProgramOptions) -> ProgramPlace:
-    bundle, alone = folder / "bundle.pem", folder / "authority.pem"
+    bundle, alone, aws = folder / "bundle.pem", folder / "authority.pem", folder / "aws"
     for file, text in (
         (bundle, bundle_text(authority.pem, has_system_roots=options.allows_other_hosts)),
         (alone, authority.pem),
+        (aws, aws_configuration(options.environment)),
     ):
         file.touch(mode=0o600)
-        file.write_text(text, encoding="ascii")
-    return ProgramPlace(front.url, bundle, alone, f"token-vault-{secrets.token_hex(16)}")
+        file.write_text(text, encoding="utf-8")
+    return ProgramPlace(front.url, bundle, alone, aws, f"token-vault-{secrets.token_hex(16)}")
 
 
 def _ask(deployment: Deployment, options: ProgramOptions, message: str, url: str) -> None:

@@ -190,11 +190,3 @@ async def test_handles_end_with_the_program(room: ProgramRoom) -> None:
     assert event.details["scopes"] == "metadata:read"  # the rule's, not all that the agent may do
     rows = await room.vault.deployment.database.fetch("select count(*) as n from handles", {})
     assert rows[0]["n"] == 0
-
-
-async def test_aws_goes_through_the_proxy(room: ProgramRoom) -> None:
-    needs("aws")
-    command = ["aws", "s3api", "list-buckets", "--no-sign-request", "--endpoint-url", "https://api.github.com"]
-    ran = await room.run(*command, environment={"AWS_DEFAULT_REGION": "eu-west-1", "AWS_MAX_ATTEMPTS": "1"})
-    assert "(403)" in ran.output  # of the vault's rules, not of TLS
-    assert dict(ran.record.calls) == {("github", "refused"): 1}

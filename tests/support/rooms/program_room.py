@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.deployment import Deployment
 from server.mcp.local_owner import local_principal
 from server.programs.running import ProgramOptions, ProgramRecord, run_program
 from tests.support.doubles.git_host import GitHost, git_host
@@ -74,19 +75,17 @@ class ProgramRoom:
         environment: Mapping[str, str] | None = None,
     ) -> Ran:
         """Run the program as the agent, with what it writes in a file."""
-        out = self.folder / "out"
-        out.unlink(missing_ok=True)
-        options = ProgramOptions(
-            ["sh", "-c", 'out=$1; shift; exec "$@" >"$out" 2>&1', "sh", str(out), *command],
-            AGENT,
-            accounts,
-            {**os.environ, "HOME": str(self.folder), "XDG_CONFIG_HOME": str(self.folder), **(environment or {})},
+        return await run_in(
+            self.vault.deployment,
+            self.principal,
+            command,
+            folder=self.folder,
+            accounts=accounts,
+            environment=environment or {},
             say=self.said.append,
             wait=wait,
             allows_other_hosts=allows_other_hosts,
         )
-        record = await run_program(self.vault.deployment, self.principal, options)
-        return Ran(record, out.read_text())
 
     async def python(self, program: str, **options: object) -> Ran:
         """Run a program in this interpreter."""
@@ -114,6 +113,34 @@ class Ran:
     @property
     def json(self) -> dict[str, object]:
         return json.loads(self.output)
+
+
+async def run_in(
+    deployment: Deployment,
+    principal: Principal,
+    command: Sequence[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    say: Callable[[str], None],
+    accounts: Sequence[str] = (),
+    wait: float = 0.0,
+    allows_other_hosts: bool = False,
+) -> Ran:
+    """Run a program whose home is `folder` as this agent, with what it writes in a file."""
+    out = folder / "out"
+    out.unlink(missing_ok=True)
+    options = ProgramOptions(
+        ["sh", "-c", 'out=$1; shift; exec "$@" >"$out" 2>&1', "sh", str(out), *command],
+        AGENT,
+        accounts,
+        {**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder), **environment},
+        say=say,
+        wait=wait,
+        allows_other_hosts=allows_other_hosts,
+    )
+    record = await run_program(deployment, principal, options)
+    return Ran(record, out.read_text())
 
 
 @asynccontextmanager

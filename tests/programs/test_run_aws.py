@@ -1,0 +1,60 @@
+"""AWS's own command under `token-vault run`: it signs with a placeholder, the vault with the account's access key."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from providers.definitions.catalog import load_catalog
+from server.programs.hosts import HostMap, addresses_of
+from tests.credentials.test_aws import SECRET, Aws, AwsRoom
+from tests.support.doubles.scripted import scripted_server
+from tests.support.rooms.key_room import running_key_room
+from tests.support.rooms.program_room import run_in
+
+
+@pytest_asyncio.fixture
+async def room(tmp_path: Path) -> AsyncGenerator[AwsRoom]:
+    aws = Aws()
+    async with scripted_server(aws.answer) as server:
+        more = {"aws": {"apis": {name: f"{server.url}/{name}" for name in ("s3", "sts", "ses")}}}
+        async with running_key_room(tmp_path / "data", more=more) as opened:
+            yield AwsRoom(opened, aws, server)
+
+
+async def test_aws_uses_an_account_whose_key_it_never_has(room: AwsRoom, tmp_path: Path) -> None:
+    if shutil.which("aws") is None:
+        pytest.skip("aws isn't installed")
+    user = await room.keys.user()
+    connection = await room.entered(user)
+    agent = (await room.keys.allowed(user, connection, frozenset({"s3:write"}))).agent
+    (tmp_path / "given").write_text("hello")
+    script = (
+        "aws s3api put-object --bucket box --key one --body $HOME/given"
+        " && aws s3api get-object --bucket box --key one $HOME/taken; env | grep AWS_"
+    )
+    ran = await run_in(
+        room.keys.deployment,
+        agent.principal,
+        ["sh", "-c", script],
+        folder=tmp_path,
+        environment={"AWS_DEFAULT_REGION": "eu-west-1", "AWS_PROFILE": "of-the-person", "AWS_MAX_ATTEMPTS": "1"},
+        say=lambda _: None,
+    )
+    assert room.aws.objects == {"/s3/box/one": b"hello"}, ran.output
+    assert (tmp_path / "taken").read_text() == "hello"
+    assert SECRET not in ran.output
+    assert "AWS_PROFILE" not in ran.output
+
+
+def test_a_host_that_differs_by_account_is_known_by_its_form() -> None:
+    hosts = HostMap(addresses_of(load_catalog().provider("aws")))
+    (found,) = hosts.find("s3.eu-west-1.amazonaws.com", 443, "/box/one")
+    assert (found.api, found.url) == ("s3", "https://s3.eu-west-1.amazonaws.com")
+    assert hosts.domains == {"amazonaws.com"}
+    for other in ("s3.eu.west.amazonaws.com", "s3.eu-west-1.amazonaws.com.evil.example", "ec2.eu-west-1.amazonaws.com"):
+        assert hosts.at(other, 443) == ()
