@@ -31,6 +31,7 @@ from providers.outbound.json_values import is_object
 from server.admin_settings import AccessRequestSettings, AdminSettings
 from server.checkpoint_settings import CheckpointSettings
 from server.issuer_settings import EnterpriseSettings, IssuerSettings
+from server.key_settings import KeySettings
 from server.notice_settings import MailSettings, ServiceSettings
 from server.openid_settings import OpenIDSettings
 from server.policy_settings import PolicySettings
@@ -135,43 +136,6 @@ class DatabaseSettings(Section):
     )
     url_file: Path | None = Field(default=None, description="File that holds the URL")
     liveness: Literal["locks", "none"] = Field(default="locks", description="locks | none")
-
-
-class KeyPlace(Section):
-    """One place that the key-encryption key comes from."""
-
-    source: Literal[
-        "file", "environment", "passphrase", "aws_kms", "google_kms", "azure_key_vault", "hashicorp_vault", "pkcs11"
-    ] = Field(
-        default="file",
-        description="file | environment | passphrase | aws_kms | google_kms | azure_key_vault | hashicorp_vault | "
-        "pkcs11",
-    )
-    file: Path | None = Field(default=None, description="Key file; default master.key in the data directory")
-    passphrase_file: Path | None = Field(default=None, description="File that holds the passphrase")
-    key: str | None = Field(
-        default=None,
-        description="Key at the service: AWS ID, ARN, or alias; Google resource name; Azure address; name of the "
-        "transit key; PKCS #11 label",
-    )
-    address: str | None = Field(default=None, description="Address of the service; required for `hashicorp_vault`")
-    token_file: Path | None = Field(
-        default=None, description="File with the token for `hashicorp_vault`. Default: the variable `VAULT_TOKEN`"
-    )
-    module: Path | None = Field(default=None, description="PKCS #11 library of the device")
-    token: str | None = Field(default=None, description="Label of the PKCS #11 token")
-    pin_file: Path | None = Field(
-        default=None, description="File with its user PIN. Default: the variable `TOKEN_VAULT_PIN`"
-    )
-
-
-class KeySettings(KeyPlace):
-    """Where the key-encryption key comes from."""
-
-    also: KeyPlace | None = Field(
-        default=None,
-        description="A second source (same settings) that opens keys too, to move to another source",
-    )
 
 
 class RegistrationSettings(Section):

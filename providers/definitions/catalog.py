@@ -18,8 +18,10 @@ from pydantic import ValidationError
 
 from providers.definitions.discovery import Endpoints, generic_provider
 from providers.definitions.enterprise import IdJag
+from providers.definitions.field_texts import CREDENTIAL, PROVIDER, RULE, field_texts
+from providers.definitions.grant_facts import ProbeFacts
 from providers.definitions.inputs import InputRefused, input_values, names_in, with_inputs
-from providers.definitions.model import ProbeFacts, Provider, Registration, Rule
+from providers.definitions.model import Provider, Registration, Rule
 from providers.definitions.remote import RemoteServer, provider_of
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.definitions.unruled import UnruledCalls
@@ -254,6 +256,11 @@ def _read_valid(path: Path) -> Provider:
 def schema() -> dict[str, object]:
     """The JSON Schema of a provider file, for editors that check and complete TOML."""
     described = Provider.model_json_schema(by_alias=True)
+    parts = described["$defs"]
+    for part, texts in ((described, PROVIDER), (parts["Rule"], RULE), (parts["Credential"], CREDENTIAL)):
+        for name, text in field_texts(texts):
+            if name in part["properties"]:
+                part["properties"][name]["description"] = text
     made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **described, "title": "Provider file"}
     return {name: _in_order(_on_one_line(value)) for name, value in made.items()}
 

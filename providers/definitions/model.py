@@ -17,18 +17,22 @@ from pydantic import BeforeValidator, Field, PrivateAttr, StringConstraints
 
 from providers.definitions.credential import CREDENTIAL_FACTS, Credential
 from providers.definitions.enterprise import Enterprise
+from providers.definitions.grant_facts import (
+    DownscopeFacts,
+    PublicClient,
+    RevocationFacts,
+    RotationFacts,
+    Title,
+)
 from providers.definitions.method_overrides import FilePart, Key, Overrides, QueryName, ScopeName
 from providers.definitions.paths import fold, pattern_of
 from providers.definitions.sureness import Fact, Source, read_on, tally
 from providers.definitions.token_facts import Expiry, Git, LongLived, Params, Renames, TokenShape
 from providers.definitions.unruled import EVERYTHING, UNRULED, UnruledLimits
 from providers.outbound.addresses import AddressPolicy
-from vault.upstream import CredentialKind, Downscope, ItemLimit, RotationMode, UpstreamPolicy
+from vault.upstream import CredentialKind, Downscope, RotationMode, UpstreamPolicy
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=40)]
-Title = Annotated[str, StringConstraints(min_length=1, max_length=120, strip_whitespace=True)]
-
-
 # Of a body: a field of a form, or the path to a member of a JSON object, `a/b`; arrays on the path do not count.
 MemberPath = Annotated[
     str,
@@ -138,81 +142,6 @@ class ScopeSyntax(FilePart):
     synonyms: Mapping[ScopeName, ScopeName] = Field(default_factory=dict[str, str])  # as answered -> as we say
     response_separator: str | None = None  # if answers use another one; an array needs none
     app_level: bool = False  # the app has them: none are sent, and only our rules enforce what we call scopes
-
-
-class RotationFacts(FilePart):
-    """What a provider does to a used refresh token. Unknown means `revokes`, the strictest class."""
-
-    mode: RotationMode = RotationMode.REVOKES
-    grace: int = Field(default=0, ge=0, le=86400)
-    ends_access_token: bool = False  # a refresh kills the previous access token (GitHub App, Miro, Snowflake ...)
-
-
-class DownscopeFacts(FilePart):
-    """Whether and how the provider can issue a narrower token, and whether that harms the grant.
-
-    `api` and `path`: the endpoint of a proprietary way. `items`: whether a narrower token can, or must, be limited to
-    one item of an API; `item` are paths below an API's base that name one, with `{parts}`. An answer that does not
-    state its scopes proves nothing: `told_path` is where `api` says what a token may do, requested with that token, and
-    `scopes_at` the path in that answer.
-    """
-
-    mode: Downscope = Downscope.NONE
-    destructive: bool = False
-    param: str = "scope"
-    array: bool = False  # the scopes go as a JSON array
-    api: Key | None = None
-    path: str | None = None  # `{client_id}` is filled in
-    items: ItemLimit = ItemLimit.NONE
-    item: tuple[str, ...] = ()
-    told_path: str | None = None
-    scopes_at: str = "scopes"
-
-
-class PublicClient(FilePart):
-    """The second way to register: an app without a secret, for a vault on the person's own machine.
-
-    Used when settings have a client id and no secret, and the redirect URI is on loopback.
-    """
-
-    pkce: Literal["S256"] = "S256"
-    grant: int | None = Field(default=None, ge=3600)  # seconds until such a grant ends, instead of `expires.grant`
-    idle: int | None = Field(default=None, ge=3600)  # instead of `expires.idle`
-    rotation: RotationFacts | None = None  # where it differs
-    downscope: DownscopeFacts | None = None  # where it differs
-
-
-class ProbeFacts(FilePart):
-    """How to see whether a token still works after its revocation.
-
-    `identity`: the account's look-up, where 401 or one of `errors.unauthorized` means that the token is dead.
-    `introspection`: RFC 7662 at `url`, with our client authentication. `refresh`: only where a refresh spends nothing
-    and a revocation ends the whole grant; what it brings is revoked at once.
-    """
-
-    access_token: Literal["identity", "introspection"] | None = None
-    refresh_token: Literal["introspection", "refresh"] | None = None
-    url: str | None = None
-
-
-class RevocationFacts(FilePart):
-    """How to end the grant at the provider. `tokens` in order of preference; `each`: all of them, not the first.
-
-    With `token_in = "path"`, `{token}` is part of the address; `{client_id}` may always be. `account`: the parameter
-    for the account's id where no token is sent. `pages`: where a person removes the app, by whose account it is for.
-    """
-
-    method: Literal["POST", "GET", "DELETE"] = "POST"
-    token_in: Literal["form", "json", "query", "path", "header", "header_and_form"] = "form"
-    param: str = "token"
-    tokens: tuple[Literal["refresh_token", "access_token"], ...] = ("refresh_token", "access_token")
-    each: bool = False
-    account: str | None = None
-    # true: as at the token endpoint; client_header: `Authorization: Client SECRET`
-    client_auth: bool | Literal["client_secret_post", "client_secret_basic", "secret_as_user", "client_header"] = True
-    ends_grant: bool | None = None
-    probe: ProbeFacts = ProbeFacts()
-    pages: Mapping[Title, str] = Field(default_factory=dict[str, str])
 
 
 class Identity(FilePart):

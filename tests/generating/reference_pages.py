@@ -1,7 +1,8 @@
 """The generated parts of docs/reference: `python -m tests.generating.reference_pages` writes them.
 
 It writes `tools.md` and `services.md` whole. In `settings.md` and `commands.md` it replaces the list of settings, or
-the description and options, below each heading, and keeps the notes after it.
+the description and options, below each heading, and keeps the notes after it; in `provider-files.md` the lists of
+fields.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from providers.definitions.catalog import load_catalog
+from providers.definitions.field_texts import CREDENTIAL, PROVIDER, RULE
 from providers.definitions.model import Provider
 from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
@@ -177,6 +179,11 @@ def _command(command: Any, shared: set[str]) -> str:
     return command.help + "\n" + "".join(("\n", *lines) if lines else ())
 
 
+def lines_of(command: Any) -> list[str]:
+    """All that a command's help says, line by line."""
+    return [*command.help.splitlines(), *_arguments(command), *_options(command)]
+
+
 def _is_plain(line: str) -> bool:
     """Whether an option's name says what its few words say."""
     return len(line.split()) <= 10 and not line.endswith("Required.\n")
@@ -208,11 +215,22 @@ def _by_heading(text: str, mark: str, replace: Callable[[str, str], str]) -> str
     return "".join(parts)
 
 
+def provider_files_page(text: str) -> str:
+    """The page with what each field of a provider file, a rule, and a credential means."""
+    lists = ("".join(f"- {line}\n" for line in _fields(texts)) for texts in (PROVIDER, RULE, CREDENTIAL))
+    return re.sub(r"(?m)(^- `.*\n){5,}", lambda _: next(lists), text, count=3)
+
+
+def _fields(texts: Mapping[str, str]) -> list[str]:
+    return [f"{', '.join(f'`{name}`' for name in names.split(', '))}: {text}" for names, text in texts.items()]
+
+
 PAGES: dict[str, Callable[[str], str]] = {
     "tools.md": lambda _: tools_page(),
     "services.md": lambda _: services_page(),
     "settings.md": settings_page,
     "commands.md": commands_page,
+    "provider-files.md": provider_files_page,
 }
 
 

@@ -21,6 +21,9 @@ import server.oauth
 import server.portal
 import server.signals
 from providers.api.api import ToolRefused
+from providers.definitions.catalog import schema
+from providers.definitions.field_texts import PROVIDER, RULE, field_texts
+from providers.definitions.model import Provider, Rule
 from server import errors
 from server.mcp.tool_answers import META_KEY
 from server.remote import documents
@@ -50,9 +53,11 @@ from tests.generating.documented import (
     subclasses,
     written_codes,
 )
+from tests.generating.handwritten import words_by_page
 from tests.support.harness import running_vault
 from vault.refusals import VaultError
 
+MOST_WORDS = 32_000  # written by hand
 SIMULATED = {"docs/beds.md", "docs/guide.md"}  # in repositories of the simulator and in examples
 
 
@@ -60,6 +65,20 @@ SIMULATED = {"docs/beds.md", "docs/guide.md"}  # in repositories of the simulato
 def test_a_generated_reference_page_is_up_to_date(name: str) -> None:
     text = (reference_pages.REFERENCE / name).read_text(encoding="utf-8")
     assert text == reference_pages.PAGES[name](text), "write it again: python -m tests.generating.reference_pages"
+
+
+def test_every_field_of_a_provider_file_says_what_it_means() -> None:
+    for model, texts in ((Provider, PROVIDER), (Rule, RULE)):
+        described = {name for name, _ in field_texts(texts)}
+        assert {field.alias or name for name, field in model.model_fields.items()} <= described | {"live_tested"}
+    known = schema()["properties"]
+    assert known["rotation"]["description"].startswith("`mode` of a used refresh token")
+
+
+def test_the_pages_stay_short_enough_to_find_something() -> None:
+    counted = words_by_page()
+    assert len(counted) > 50
+    assert sum(counted.values()) <= MOST_WORDS, "say each fact once: python -m tests.generating.handwritten"
 
 
 def test_every_setting_and_every_option_says_what_it_means() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from providers.definitions.catalog import ProviderOverrides, load_catalog
-from providers.definitions.model import ProbeFacts, Provider, Registration
+from providers.definitions.grant_facts import ProbeFacts
+from providers.definitions.model import Provider, Registration
 from providers.definitions.validation import problems_of
 from providers.oauth.client import OAuthUpstream
 from providers.outbound.addresses import AddressPolicy
