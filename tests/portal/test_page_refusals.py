@@ -1,0 +1,225 @@
+"""What pages refuse, in the words that a person reads, each with the same request that passes without that reason."""
+
+from __future__ import annotations
+
+import ast
+import html
+import re
+from collections.abc import AsyncGenerator, Iterator
+from functools import cache
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from server.http import page_texts
+from server.portal.csrf import form_token
+from tests.portal.sign_in.test_passkeys import answered, holder, options_of
+from tests.portal.test_notifications import ask
+from tests.support.doubles.mailbox import running_receiver
+from tests.support.harness import PASSWORD
+from tests.support.person import Person, session_token
+from tests.support.rooms.portal_room import Room, running_room
+from vault.notices import channels
+
+ROOT = Path(__file__).parents[2]
+_OWN = Path(__file__)
+
+
+@pytest.fixture(scope="module")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room]:
+    async with running_room(tmp_path_factory.mktemp("refusals")) as opened:
+        yield opened
+
+
+async def post(room: Room, person: Person, path: str, **fields: str) -> httpx2.Response:
+    """Send a form of the person's own, which a page may not have offered."""
+    key = room.deployment.keys.subkey("csrf")
+    token = form_token(key, session_token(person.http), action=path)
+    return await person.http.post(path, data={"form_token": token, **fields}, headers={"Origin": room.url})
+
+
+def is_refused(answer: httpx2.Response, name: str, status: int) -> bool:
+    """Whether the page says this refusal, with its title and what to do."""
+    said = html.unescape(answer.text)
+    words = page_texts.CATALOGUE["refused"]
+    return answer.status_code == status and words[f"{name}_title"] in said and words[name] in said
+
+
+async def test_activity_is_exported_in_two_forms(room: Room) -> None:
+    person = await room.signed_in()
+    assert is_refused(await person.open("/activity/export?format=xml"), "export_format", 400)
+    for form in ("csv", "jsonl"):
+        assert (await person.open(f"/activity/export?format={form}")).status_code == 200
+
+
+async def test_a_form_has_a_size(room: Room) -> None:
+    person = await room.signed_in(await room.user())
+    sent = {"kind": "webhook", "target": "https://hooks.example/alice"}
+    assert is_refused(await post(room, person, "/notifications/channels", **sent, more="x" * 65_536), "form_large", 413)
+    assert (await post(room, person, "/notifications/channels", **sent)).status_code == 303
+
+
+async def test_a_person_sends_so_many_tests_in_an_hour(room: Room) -> None:
+    user = await room.user()
+    person, deployment = await room.signed_in(user), room.deployment
+    async with running_receiver() as receiver:
+        await post(room, person, "/notifications/channels", kind="webhook", target=f"{receiver.url}/a")
+        (channel,) = await channels.list_channels(deployment.database, deployment.keys, user.id)
+        path = f"/notifications/{channel.id}"
+        for _ in range(10):
+            assert (await post(room, person, path, action="test")).status_code == 303
+        assert is_refused(await post(room, person, path, action="test"), "many_messages", 429)
+        deployment.database.clock_offset += 2 * 3600
+        assert (await post(room, person, path, action="test")).status_code == 303
+        assert is_refused(await post(room, person, "/notifications/nothing", action="remove"), "no_channel", 404)
+        assert (await post(room, person, path, action="remove")).status_code == 303
+
+
+async def test_an_agent_that_is_gone_has_no_page(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    await room.grant(user, client)
+    person = await room.signed_in(user)
+    assert is_refused(await person.open("/agents/nothing"), "no_agent", 404)
+    assert (await person.open(f"/agents/{client.id}")).status_code == 200
+    assert is_refused(await post(room, person, "/agents/nothing/cut-off"), "no_agent", 404)
+    assert (await post(room, person, f"/agents/{client.id}/cut-off")).status_code == 303
+
+
+async def test_an_address_has_no_nul(room: Room) -> None:
+    person = await room.signed_in(await room.user())
+    assert is_refused(await person.open("/activity?tool=a%00"), "address", 400)
+    assert (await person.open("/activity?tool=a")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_taken"),
+    [({}, True), ({"language": "xx"}, False), ({"how.approval": "never"}, False), ({"digest_at": "25:00"}, False)],
+)
+async def test_a_choice_of_notifications_is_one_of_the_page(
+    room: Room, changes: dict[str, str], is_taken: bool
+) -> None:
+    person = await room.signed_in(await room.user())
+    fields = {f"how.{kind}": "daily" for kind in channels.KINDS} | {"language": "en", "digest_at": "08:00"}
+    answer = await post(room, person, "/notifications", **(fields | changes))
+    assert (answer.status_code == 303, is_refused(answer, "notice_choice", 400)) == (is_taken, not is_taken)
+
+
+async def test_a_channel_is_of_a_kind_that_there_is_and_confirmed_by_its_own_link(room: Room) -> None:
+    """The twin of the second is in `test_notifications`: a link that was mailed confirms."""
+    person = await room.signed_in(await room.user())
+    for kind in ("push", "endpoint", "fax"):
+        sent = {"kind": kind, "target": "https://hooks.example/b"}
+        assert is_refused(await post(room, person, "/notifications/channels", **sent), "notice_choice", 400)
+    sent = {"kind": "webhook", "target": "https://hooks.example/b"}
+    assert (await post(room, person, "/notifications/channels", **sent)).status_code == 303
+    assert is_refused(await post(room, person, "/notifications/confirm", secret="nothing"), "confirm_over", 410)
+
+
+async def test_an_approval_is_answered_by_a_button(room: Room) -> None:
+    user, client = await room.user(), await room.agent()
+    person, approval = await room.signed_in(user), await ask(room, user, client)
+    path = f"/approvals/{approval}"
+    for decision in ("", "maybe"):
+        assert is_refused(await post(room, person, path, decision=decision), "no_decision", 400)
+    assert (await post(room, person, path, decision="deny")).status_code == 303
+    late = await post(room, person, path, decision="deny")
+    assert (late.status_code, page_texts.CATALOGUE["refused"]["too_late_title"] in late.text) == (410, True)
+    stranger = await room.signed_in(await room.user())
+    foreign = await post(room, stranger, path, decision="deny")
+    assert foreign.status_code == 403
+    assert page_texts.CATALOGUE["refused"]["not_yours_title"] in html.unescape(foreign.text)
+
+
+async def test_only_a_passkey_that_is_there_gets_a_name_or_goes(room: Room) -> None:
+    one = await holder(room)
+    page = await one.add()
+    (found,) = set(re.findall(r'action="(/account/passkeys/[^"/]+)"', page.text)) - {"/account/passkeys/new"}
+    for path, fields in (("", {"name": "Key"}), ("/remove", {})):
+        refused = await post(room, one.person, f"/account/passkeys/nothing{path}", **fields)
+        assert is_refused(refused, "no_passkey", 404)
+        assert (await post(room, one.person, found + path, **fields)).status_code == 303
+
+
+async def test_what_is_not_there_is_not_ended_or_taken_back(room: Room) -> None:
+    """Twins with what is there: test_portal_journeys.py, tests/mcp/remote/test_review_page.py."""
+    person = await room.signed_in(await room.user())
+    assert is_refused(await post(room, person, "/approvals/standing/nothing/end"), "standing_over", 410)
+    admin = await room.signed_in("alice")
+    assert is_refused(await admin.open("/administration/tools/servers/nothing"), "no_server", 404)
+    assert is_refused(await post(room, person, "/approvals/undo", saved="nothing"), "undo_over", 410)
+
+
+async def test_a_person_tries_so_many_codes_in_ten_minutes(room: Room) -> None:
+    person = await room.signed_in(await room.user())
+    for _ in range(10):
+        assert "Too many codes" not in (await post(room, person, "/device", user_code="ABCD-EFGH")).text
+    assert is_refused(await post(room, person, "/device", user_code="ABCD-EFGH"), "many_codes", 429)
+    room.deployment.database.clock_offset += 1800
+    assert "Too many codes" not in (await post(room, person, "/device", user_code="ABCD-EFGH")).text
+
+
+@pytest.mark.parametrize(("local", "is_in"), [(True, True), (False, False)])
+async def test_who_signs_in_elsewhere_has_no_password_or_passkey_here(room: Room, local: bool, is_in: bool) -> None:
+    one = await holder(room)
+    await one.add()
+    settings = room.deployment.settings.sign_in
+    browsers = [await room.browser(), await room.browser()]
+    pages = [await browser.open("/sign-in") for browser in browsers]
+    object.__setattr__(settings, "local", local)
+    try:
+        password = await browsers[0].sign_in(one.user.name, PASSWORD, page=pages[0])
+        passkey = await answered(browsers[1], pages[1], one.device.get(options_of(pages[1])))
+    finally:
+        object.__setattr__(settings, "local", True)
+    for answer, name in ((password, "no_passwords"), (passkey, "no_passkeys")):
+        assert (answer.status_code == 200, is_refused(answer, name, 403)) == (is_in, not is_in), name
+
+
+# Whose words no test reads, with why.
+_UNREAD = {
+    "many_windows": "counted like `many_messages`, which is tested",
+    "many_sign_ins": "by status: tests/portal/sign_in/test_signin_openid.py",
+    "no_owner": "by status: tests/cli",
+    "log_out": "by status: tests/auth0",
+    "passkey": "with the words of WebAuthn's own refusals: tests/portal/sign_in/test_passkeys.py",
+}
+
+
+@cache
+def _said_in_tests() -> tuple[str, frozenset[str]]:
+    """The tests' own text, and the strings in it that are part of a refusal's words."""
+    paths = [path for path in (ROOT / "tests").rglob("*.py") if "node_modules" not in path.parts]
+    others = {"test_page_texts.py", "test_translations.py", Path(__file__).name}
+    text = html.unescape("\n".join(path.read_text("utf-8") for path in paths if path.name not in others))
+    words = "\n".join(page_texts.CATALOGUE["refused"].values())
+    strings = set(re.findall(r'"([^"\n]{10,})"', text))
+    return text, frozenset(one for one in strings if one in words or one.isidentifier())
+
+
+def _names() -> Iterator[str]:
+    """The refusals that pages make themselves."""
+    for path in (ROOT / "server" / "portal").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.Call(func=ast.Name(id="PageRefused"), args=[ast.Constant(value=str(name)), *_]):
+                    yield name
+                case _:
+                    pass
+
+
+def _is_read(name: str) -> bool:
+    """Whether a test reads these words, or names them."""
+    text, strings = _said_in_tests()
+    words = page_texts.CATALOGUE["refused"]
+    said = [words.get(name, ""), words.get(f"{name}_title", "")]
+    pieces = [piece for one in said for piece in re.split(r"\{[^}]*\}|<[^>]*>", one) if len(piece) >= 10]
+    is_quoted = any(string in piece for string in strings for piece in pieces)
+    is_named = name in strings or f'"{name}' in _OWN.read_text("utf-8")
+    return is_quoted or is_named or any(piece in text for piece in pieces)
+
+
+def test_every_refusal_of_a_page_is_read_by_a_test() -> None:
+    unread = {name for name in set(_names()) if not _is_read(name)}
+    assert unread - _UNREAD.keys() == set()
+    assert _UNREAD.keys() - set(_names()) == set(), "of refusals that are gone"
