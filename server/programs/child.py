@@ -18,16 +18,23 @@ _PATIENCE: Final = 10.0  # seconds for a program that is told to end
 
 async def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run the program until it ends; its exit code, or 128 and the number of the signal that ended it."""
-    process = await asyncio.create_subprocess_exec(*_dying_with_us(command), env=dict(environment))
     loop = asyncio.get_running_loop()
     numbers = [signal.Signals[name] for name in _FORWARDED if hasattr(signal, name)]
+    starting: asyncio.Future[asyncio.subprocess.Process] = loop.create_future()
+
+    def tell(number: signal.Signals) -> None:
+        starting.add_done_callback(lambda started: _forward(started.result(), number))  # at once, if it has started
+
     for number in numbers:
-        loop.add_signal_handler(number, _forward, process, number)
+        loop.add_signal_handler(number, tell, number)
     try:
-        code = await process.wait()
-    except asyncio.CancelledError:
-        await _end(process)
-        raise
+        process = await asyncio.create_subprocess_exec(*_dying_with_us(command), env=dict(environment))
+        starting.set_result(process)
+        try:
+            code = await process.wait()
+        except asyncio.CancelledError:
+            await _end(process)
+            raise
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
