@@ -140,23 +140,28 @@ class Meters:
         context = extract(parent) if parent else None
         return self._tracer.start_as_current_span(title, context, record_exception=False, set_status_on_exception=False)
 
-    def add_storage(self, began: float, attributes: Mapping[str, Attribute]) -> None:
-        """The span of what storage did within a recorded trace: made when it is over, since nothing stands under it."""
-        if self._tracer is None or _UNRECORDED.get():
-            return
-        took = time.perf_counter() - began
-        if took < _QUICK and attributes.get("operation") in _READS:
+    def storage(self, operation: str) -> StorageTime:
+        """Enter it around what storage does."""
+        return StorageTime(self, operation)
+
+    def end_storage(self, operation: str, seconds: float, error: BaseException | None) -> None:
+        """Keep the time, and the span within a recorded trace: made now, since nothing stands under it."""
+        labels: Labels = (("operation", operation),)
+        if error is not None:
+            labels += (("error", code_of(error)),)
+        self._tally.time(_STORAGE, labels, seconds)
+        if self._tracer is None or _UNRECORDED.get() or (seconds < _QUICK and operation in _READS):
             return
         above = get_current_span().get_span_context()
         if above.is_valid and above.trace_flags.sampled:  # it begins no trace
-            span = self._tracer.start_span(_STORAGE, start_time=time.time_ns() - int(took * 1e9))
-            _describe(span, attributes)
+            span = self._tracer.start_span(_STORAGE, start_time=time.time_ns() - int(seconds * 1e9))
+            _describe(span, dict(labels))
             span.end()
 
     def end(self, name: str, seconds: float, attributes: Mapping[str, Attribute]) -> None:
         """Keep the time."""
-        labels = tuple(self._label(key, str(value)) for key, value in attributes.items() if key in _LABELS)
-        self._tally.time(name, labels, seconds)
+        labels = [self._label(key, str(value)) for key, value in attributes.items() if key in _LABELS]
+        self._tally.time(name, tuple(labels), seconds)
 
     def _label(self, key: str, value: str) -> tuple[str, str]:
         is_known = self._is_known.get(key)
@@ -183,6 +188,24 @@ class _UnrecordedSpan(AbstractContextManager[Span]):
         _UNRECORDED.reset(self._reset)
 
 
+class StorageTime:
+    """An operation of storage under way, of which each call has several: timed without the parts of a span."""
+
+    __slots__ = ("_began", "_meters", "_operation")
+
+    def __init__(self, meters: Meters, operation: str) -> None:
+        self._meters = meters
+        self._operation = operation
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._meters.end_storage(self._operation, time.perf_counter() - self._began, error)
+
+
 class RunningSpan:
     """Work under way, timed, and as a span of OpenTelemetry where there is one. A `vault.spans.Span`."""
 
@@ -198,9 +221,7 @@ class RunningSpan:
 
     def __enter__(self) -> RunningSpan:
         self._began = time.perf_counter()
-        entered = None
-        if self._name != _STORAGE:
-            entered = self._meters.begin(self._name, self.attributes, self._parent)
+        entered = self._meters.begin(self._name, self.attributes, self._parent)
         self._shown = None if entered is None else (entered, entered.__enter__())
         return self
 
@@ -213,9 +234,7 @@ class RunningSpan:
         if error is not None:
             self.attributes["error"] = code_of(error)
         self._meters.end(self._name, time.perf_counter() - self._began, self.attributes)
-        if self._name == _STORAGE:
-            self._meters.add_storage(self._began, self.attributes)
-        elif self._shown is not None:
+        if self._shown is not None:
             entered, current = self._shown
             if current is not INVALID_SPAN:
                 _describe(current, self.attributes)

@@ -24,29 +24,29 @@ class ObservedDatabase:
         self._meters = meters
 
     async def fetch(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
-        with self._meters.span("storage", {"operation": "read"}):
+        with self._meters.storage("read"):
             return await self._real.fetch(sql, parameters)
 
     async def fetch_one(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Row | None:
-        with self._meters.span("storage", {"operation": "read"}):
+        with self._meters.storage("read"):
             return await self._real.fetch_one(sql, parameters)
 
     async def look_up(self, sql: str, parameters: Mapping[str, Value] = NO_PARAMETERS) -> Sequence[Row]:
-        with self._meters.span("storage", {"operation": "look_up"}):
+        with self._meters.storage("look_up"):
             return await self._real.look_up(sql, parameters)
 
     async def perform(self, program: Program[T]) -> T:
-        with self._meters.span("storage", {"operation": "write"}):
+        with self._meters.storage("write"):
             return await self._real.perform(program)
 
     async def append_events(self, batch: Batch) -> None:
-        with self._meters.span("storage", {"operation": "append"}):
+        with self._meters.storage("append"):
             await self._real.append_events(batch)
         self._meters.count(batch.entries)
 
     @asynccontextmanager
     async def transaction(self, *, patient: bool = False, alone: bool = False) -> AsyncGenerator[Transaction]:
-        with self._meters.span("storage", {"operation": "bulk" if patient else "transaction"}):
+        with self._meters.storage("bulk" if patient else "transaction"):
             async with self._real.transaction(patient=patient, alone=alone) as real:
                 watched = _ObservedTransaction(real)
                 yield watched

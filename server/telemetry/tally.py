@@ -43,8 +43,10 @@ class Times:
         """Once more."""
         self.count += 1
         self.sum += seconds
-        self.least = min(self.least, seconds)
-        self.most = max(self.most, seconds)
+        if seconds < self.least:  # `min` and `max` cost a call each
+            self.least = seconds
+        if seconds > self.most:
+            self.most = seconds
         self.buckets[bisect_left(SECONDS, seconds)] += 1
 
 
