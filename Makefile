@@ -5,7 +5,7 @@ RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONDONTWRITEBYTECODE  # the suite starts many processes, which would each compile everything anew
 
-.PHONY: help demo demo-enterprise test long keyservices lint types bench million screenshots chaos soak ha fuzz leaks mutate attack clients conformance first-hour clean lock serve node sdks bundle audit release version docs recordings chart
+.PHONY: help demo demo-enterprise test long keyservices lint types bench curve million screenshots chaos soak ha fuzz leaks mutate attack clients conformance first-hour clean lock serve node sdks bundle audit release version docs recordings chart
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make bench        CPU per call against a bare MCP server and FastMCP, side by side"
 	@echo "make screenshots  every page with much on it, desktop and phone, the main ones also dark, into docs/screenshots (half a minute; needs Chromium)"
 	@echo "make chaos        kills, faults and herds against real processes; prints the figures of docs/evidence/reliability.md (about 65 minutes; SCENARIOS=herd runs one of them)"
+	@echo "make curve        a call with 1,000, 100,000 and 1,000,000 connections in the vault (about 15 minutes, 3 GB in /tmp)"
 	@echo "make million      upkeep, pages and commands at 1,000,000 connections and 10,000,000 events (MILLION=--sqlite or --postgres; about an hour, 15 GB in /tmp)"
 	@echo "make soak         10,000 accounts with tokens of 30 s for 20 minutes (change it with SOAK=\"--minutes 5\" and so on)"
 	@echo "make ha           failovers of PostgreSQL under Patroni, etcd, HAProxy and PgBouncer, then exchanges per core (25 minutes; names the Debian packages it needs)"
@@ -100,6 +101,9 @@ bench: .venv/.dev
 	$(RUN) -m tests.bench.telemetry
 	$(RUN) -m tests.bench.policy
 	$(RUN) -m tests.bench.start
+
+curve: .venv/.dev
+	$(RUN) -m tests.bench.curve
 
 million: .venv/.dev
 	$(RUN) -m tests.bench.million $(or $(MILLION),--sqlite)

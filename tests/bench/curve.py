@@ -10,15 +10,26 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from tests.bench.contenders import LOAD_CORE, ending, start_upstream
 from tests.bench.people import start_with
-from tests.bench.rounds import Pair, compare
+from tests.bench.rounds import Pair, Way, compare
 from tests.bench.tables import print_ratios
 
 WANTED = 1.15  # of a vault with one connection
+
+
+def _start(size: int, folder: Path, upstream: int, running: list[subprocess.Popen[str]]) -> Way:
+    """Fill and start a vault; says how long that took, and how large it is."""
+    began = time.monotonic()
+    way = start_with(size, folder, upstream, running)
+    used = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file()) / 2**20
+    print(f"{size:,} people: {used:,.0f} MiB on disk, ready after {time.monotonic() - began:,.0f} s", flush=True)
+    return way
 
 
 def main() -> None:
@@ -32,7 +43,7 @@ def main() -> None:
     sizes: list[int] = options.connections
     with tempfile.TemporaryDirectory(dir="/tmp") as name, ending() as running:
         upstream = start_upstream(running)
-        one, *many = (start_with(size, Path(name) / str(size), upstream, running) for size in (0, *sizes))
+        one, *many = (_start(size, Path(name) / str(size), upstream, running) for size in (0, *sizes))
         pairs = {f"{size:,} connections": Pair(one, way, WANTED) for size, way in zip(sizes, many, strict=True)}
         found = asyncio.run(compare(pairs, rounds=options.rounds, calls=options.calls, warm_up=500))
     print_ratios("Cost over size: CPU us per call, SQLite", found, columns=("one", "this"))
