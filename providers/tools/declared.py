@@ -11,7 +11,7 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -201,7 +201,7 @@ class _FilledRequest:
     segments: tuple[str, ...]
     query: Mapping[str, str | int | bool]
     body: Mapping[str, object]
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
 
 
 class _Runner:

@@ -45,7 +45,7 @@ class NewMcpServer(Strict):
     url: str = Field(max_length=2000, description="Its address (streamable HTTP)")
     title: str = Field(default="", max_length=60, description="Name shown to people")
     client_id: str = Field(default="", max_length=2000, description="A client that you registered there")
-    client_secret: str = Field(default="", max_length=2000, description="The secret of that client")
+    client_secret: str = Field(default="", repr=False, max_length=2000, description="The secret of that client")
     issuer: str = Field(default="", max_length=2000, description="Its authorization server, if at another host")
     sign_in: Literal["oauth", "key", "open"] = Field(
         default="oauth", description="`key`: people enter a key; `open`: it asks for nothing"

@@ -26,7 +26,7 @@ class Line:
     """One thing to say, and the address of its page."""
 
     words: str
-    url: str
+    url: str = field(repr=False)  # may confirm or answer something
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class NoticeMessage:
 
     title: str
     lines: tuple[Line, ...]
-    url: str
+    url: str = field(repr=False)
     kind: str  # of its notices, or `digest`
     lifetime: int = SAMPLE_LIFETIME  # seconds in which it is worth showing
     answer: AnswerForm | None = None

@@ -34,7 +34,7 @@ from tests.support.processes import free_port
 from vault.storage.database import integer
 from vault.upkeep.key_rotation import SETTLED
 
-LIMIT = 330.0  # seconds, of both databases
+LIMIT = 350.0  # seconds, of both databases
 PEOPLE = {Scale.FULL: 200, Scale.SMALL: 20}
 ROUNDS = {Scale.FULL: 1, Scale.SMALL: 1}
 RATE = {Scale.FULL: 20.0, Scale.SMALL: 5.0}
@@ -164,13 +164,18 @@ async def one_store(provider: Provider, server: Server | None, scale: Scale) -> 
     )
 
 
+def is_late(kind: str) -> bool:
+    """Whether a failed call got no answer in time, or was told to come again; tools say it in words."""
+    return kind in LATE or "Try again in" in kind
+
+
 def judge(failures: Counter[str], *, load: float, cores: int) -> tuple[str, int]:
     """What to say of calls that failed, by kind, and how many of them are faults; `load` is that of the machine."""
     if not failures:
         return "", 0
     kinds = ", ".join(f"{count} x {kind[:80]}" for kind, count in failures.most_common(5))
     is_busy = load > BUSY * cores
-    faults = sum(count for kind, count in failures.items() if not (is_busy and kind in LATE))
+    faults = sum(count for kind, count in failures.items() if not (is_busy and is_late(kind)))
     doubt = f"; not judged at load {load:.0f} on {cores} cores" if is_busy and faults < failures.total() else ""
     return f" ({kinds}{doubt})", faults
 
@@ -188,10 +193,11 @@ async def _left_behind(crowd: Crowd, masters: list[dict[str, Any]]) -> list[str]
 
 
 async def figures(scale: Scale) -> list[Figure]:
-    """Both databases."""
-    found: list[Figure] = []
-    async with strict_provider() as provider:
-        found.append(await one_store(provider, None, scale))
-    async with strict_provider() as provider, postgres_server() as server:
-        found.append(await one_store(provider, server, scale))
-    return found
+    """Both databases at once, each with a provider of its own: most of the time is waiting."""
+
+    async def one(server: Server | None) -> Figure:
+        async with strict_provider() as provider:
+            return await one_store(provider, server, scale)
+
+    async with postgres_server() as server:
+        return list(await asyncio.gather(one(None), one(server)))

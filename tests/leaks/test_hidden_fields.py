@@ -33,6 +33,8 @@ ALSO = {
     "server.api.webhooks.EndpointRecord.url",
     "server.mcp.elicitation._RequestState.url",
     "server.mcp.elicitation._RequestState.user_code",
+    "server.notifying.wording.Line.url",
+    "server.notifying.wording.NoticeMessage.url",
     "server.sign_in.openid.Claims.nonce",
     "vault.notices.endpoints.EventEndpoint.url",
 }
@@ -47,11 +49,13 @@ SHOWN = {
     "server.policy.facts.CallFacts.arguments": "a function",
     "server.policy.schema.Action.arguments": "types of a schema",
     "server.policy.syntax.Names.arguments": "names of a rule",
+    "providers.tools.graphql_import._GraphQLInputs.arguments": "of a tool that is made",
+    "server.settings.Settings.secrets": "a section with places",
     "server.settings.Settings.tokens": "a section with lifetimes",
     "server.setup.client_kinds.Program.arguments": "of a program",
-    "vault.audit.released_tokens.Released.token_hash": "stands in the activity",
+    "vault.audit.released_tokens.TokenRelease.token_hash": "stands in the activity",
     "vault.backup.backups.Header.wrapped": "stands in the file",
-    "vault.handles.Standing.handle": "a record that hides its own",
+    "vault.handles.HandleState.handle": "a record that hides its own",
 }
 
 

@@ -80,6 +80,9 @@ def test_failed_calls_while_keys_are_rotated_are_told_by_kind_and_judged_by_what
     assert (said, faults) == (" (2 x TimeoutError, 1 x 503)", 3)
     said, faults = rekeying.judge(late, load=20.0, cores=2)
     assert (said, faults) == (" (2 x TimeoutError, 1 x 503; not judged at load 20 on 2 cores)", 0)
+    told = Counter({'[{"type": "text", "text": "Slack is slow. Try again in 2 s."}]': 5})
+    assert rekeying.judge(told, load=20.0, cores=2)[1] == 0
+    assert rekeying.judge(told, load=0.5, cores=2)[1] == 5
     said, faults = rekeying.judge(late + Counter({"401": 4}), load=20.0, cores=2)
     assert faults == 4
     assert "4 x 401" in said
