@@ -46,6 +46,7 @@ def _page(visit: OwnVisit, handle: str, form: CredentialForm, *, refused: EntryF
         "steps": [with_language(one) for one in (() if console is None else console.steps)],
         "replaces": form.replaces,
         "names_itself": bool(provider.identity.id),
+        "has_key": form.credential.signed_token is not None or form.credential.send.certificate is not None,
         "is_tried": provider.identity.source == "endpoint" or form.credential.kind != "key",
         "label": visit.form.one("label") or ("" if form.replaces is None else form.replaces.label),
         "ends": visit.form.one("ends"),

@@ -116,6 +116,7 @@ async def test_only_admins_act_for_others_in_their_domain(room: KeyRoom) -> None
     person, chief = await room.signed_in(user), await room.signed_in(admin)
     page = await room.form(person, "mailroom-service")
     assert "Person to act for" not in page.text
+    assert "A private key never leaves the vault" in page.text
     file = key_file(room, user, may_impersonate=READ)
     refused = await room.enter(person, page, key_file=file, subject="carol")
     assert "Only admins may enter: Person to act for" in refused.text
