@@ -87,7 +87,7 @@ async def submit(visit: OwnVisit) -> Response:
     return await _finish(visit, form, connected)
 
 
-async def _finish(visit: OwnVisit, form: CredentialForm, connected: credentials.Connected) -> Response:
+async def _finish(visit: OwnVisit, form: CredentialForm, connected: credentials.ConnectResult) -> Response:
     if form.replaces is not None:
         return pages.go(f"/connections/{connected.connection.id}")
     return await connect.finish(visit, connected.connection, form.trip.back, client_id=connected.client_id)
