@@ -259,10 +259,26 @@ def client_metadata(redirect_uri: str, *, auth: ClientAuth, scopes: Sequence[str
 async def register(
     found: FoundAuthorization, redirect_uri: str, outbound: Outbound, *, policy: AddressPolicy
 ) -> RemoteRegistration:
-    """Register the vault dynamically (RFC 7591 §3). Raises AuthorizationUnknown."""
+    """Register the vault dynamically (RFC 7591 §3), publicly where a secret would end. Raises AuthorizationUnknown."""
+    wanted: ClientAuth = found.methods[0] if found.methods else "none"
+    content = await _ask_to_register(found, redirect_uri, wanted, outbound, policy)
+    if wanted != "none" and "none" in found.methods and _ends(content):
+        wanted = "none"
+        content = await _ask_to_register(found, redirect_uri, wanted, outbound, policy)
+    return _read_registration(content, wanted)
+
+
+def _ends(content: Mapping[str, object]) -> bool:
+    """Whether the secret is for a time only (RFC 7591 §3.2.1)."""
+    end = at(content, "client_secret_expires_at")
+    return isinstance(end, int) and end > 0
+
+
+async def _ask_to_register(
+    found: FoundAuthorization, redirect_uri: str, wanted: ClientAuth, outbound: Outbound, policy: AddressPolicy
+) -> Mapping[str, object]:
     facts = found.facts
     scopes = [*facts.scopes, *facts.more, *(["offline_access"] if facts.has_offline and facts.scopes else [])]
-    wanted: ClientAuth = found.methods[0] if found.methods else "none"
     metadata = client_metadata(redirect_uri, auth=wanted, scopes=scopes)
     try:
         answer = await _post(outbound, found.registration_url or "", metadata, accept="application/json", policy=policy)
@@ -271,19 +287,18 @@ async def register(
     content = answer.json_object()
     if answer.status not in (200, 201) or content is None:
         raise AuthorizationUnknown(f"its authorization server refused to register the vault (status {answer.status})")
-    return _read_registration(content, wanted)
+    return content
 
 
 def _read_registration(content: Mapping[str, object], wanted: ClientAuth) -> RemoteRegistration:
     client_id, secret = text_at(content, "client_id"), text_at(content, "client_secret")
-    end = at(content, "client_secret_expires_at")
     said = text_at(content, "token_endpoint_auth_method") or wanted
     method: ClientAuth | None = next((one for one in _METHODS if one == said), None)
     if client_id is None or not client_id.isprintable() or len(client_id) > 2000:
         raise AuthorizationUnknown("its authorization server registered the vault without a client ID")
     if method is None or (method != "none" and secret is None):
         raise AuthorizationUnknown("its authorization server wants a client authentication that the vault doesn't have")
-    if method != "none" and isinstance(end, int) and end > 0:  # RFC 7591 §3.2.1
+    if method != "none" and _ends(content):
         raise AuthorizationUnknown(
             "its authorization server registers clients for a time only; register one there yourself, and add the "
             "server with its client ID (--client-id)"

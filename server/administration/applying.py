@@ -360,7 +360,7 @@ async def _plan_providers(
             yield PlannedChange(verb, "provider", name, differences, _save_registration(actor, name, entry))
     if prunes:
         for one in await stored_registrations.list_registrations(deployment.database):
-            if one.provider not in wanted:
+            if one.provider not in wanted and one.provider not in deployment.catalog.remote:
                 yield PlannedChange("remove", "provider", one.provider, (), _remove_registration(actor, one.provider))
 
 

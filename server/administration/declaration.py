@@ -1,4 +1,4 @@
-"""What a declaration file says: people, groups, agents, APIs, and providers as they should be.
+"""What a declaration file says: people, groups, agents, APIs, providers, and MCP servers as they should be.
 
 A section that is missing is not managed. Unknown keys are refused with what was probably meant.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -115,6 +115,23 @@ class DeclaredProvider(_DeclaredPart):
     testing: bool = False
 
 
+class DeclaredMcpServer(_DeclaredPart):
+    """An MCP server behind the vault, by its name. Its tools are reviewed by a person."""
+
+    url: str = Field(min_length=1, max_length=2000)
+    title: str = Field(default="", max_length=60)
+    sign_in: Literal["oauth", "key", "open"] = "oauth"
+    key_header: str = Field(default="", max_length=100)
+    issuer: str | None = Field(default=None, max_length=2000)
+    client_id: str | None = Field(default=None, min_length=1, max_length=2000, description="Default: it registers us")
+    client_secret: SecretStr | None = None
+    client_secret_file: Path | None = Field(default=None, description="File that holds it, beside this one")
+    disabled: bool = False
+
+
+Secretive = TypeVar("Secretive", DeclaredProvider, DeclaredMcpServer)
+
+
 class Declaration(_DeclaredPart):
     """The whole file."""
 
@@ -123,6 +140,7 @@ class Declaration(_DeclaredPart):
     agents: dict[str, DeclaredAgent] | None = Field(default=None, max_length=1000)
     apis: dict[str, DeclaredApi] | None = Field(default=None, max_length=1000)
     providers: dict[str, DeclaredProvider] | None = Field(default=None, max_length=300)
+    mcp_servers: dict[str, DeclaredMcpServer] | None = Field(default=None, max_length=100)
 
 
 def parse_declaration(content: Mapping[str, object]) -> Declaration:
@@ -147,6 +165,7 @@ def _valid_names(place: tuple[int | str, ...]) -> str:
         "agents": DeclaredAgent,
         "apis": DeclaredApi,
         "providers": DeclaredProvider,
+        "mcp_servers": DeclaredMcpServer,
     }
     model = Declaration if len(place) == 1 else models.get(str(place[0]), Declaration)
     return ", ".join(model.model_fields)
@@ -161,20 +180,26 @@ def read_declaration(file: Path) -> Declaration:
     except tomllib.TOMLDecodeError as error:
         raise DeclarationRefused(f"{file} isn't valid TOML: {error}") from error
     found = parse_declaration(content)
-    if found.providers is None:
-        return found
-    providers = {name: _with_secret(name, one, file.parent) for name, one in found.providers.items()}
-    return found.model_copy(update={"providers": providers})
+    changed: dict[str, object] = {}
+    if found.providers is not None:
+        changed["providers"] = _with_secrets("providers", found.providers, file.parent)
+    if found.mcp_servers is not None:
+        changed["mcp_servers"] = _with_secrets("mcp_servers", found.mcp_servers, file.parent)
+    return found.model_copy(update=changed)
 
 
-def _with_secret(name: str, declared: DeclaredProvider, folder: Path) -> DeclaredProvider:
+def _with_secrets(section: str, declared: Mapping[str, Secretive], folder: Path) -> Mapping[str, Secretive]:
+    return {name: _with_secret(f"{section}.{name}", one, folder) for name, one in declared.items()}
+
+
+def _with_secret(place: str, declared: Secretive, folder: Path) -> Secretive:
     if declared.client_secret_file is None:
         return declared
     if declared.client_secret is not None:
-        raise DeclarationRefused(f"providers.{name}: client_secret and client_secret_file are both set: remove one")
+        raise DeclarationRefused(f"{place}: client_secret and client_secret_file are both set: remove one")
     file = folder / declared.client_secret_file.expanduser()
     try:
         secret = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise DeclarationRefused(f"providers.{name}.client_secret_file: can't read {file}: {error}") from error
+        raise DeclarationRefused(f"{place}.client_secret_file: can't read {file}: {error}") from error
     return declared.model_copy(update={"client_secret": SecretStr(secret), "client_secret_file": None})

@@ -11,6 +11,7 @@ from server.administration.declaration import Declaration
 from server.administration.declaring.planned import PlannedChange
 from server.api.operations import AdminCall, ApiOutput, Strict, operation
 from server.api.problems import ApiRefused, FieldProblem
+from server.remote import declared
 
 
 class ApplyQuery(Strict):
@@ -32,7 +33,7 @@ class ChangeRecord(ApiOutput):
     """One thing that is made, changed or removed."""
 
     change: Literal["create", "update", "remove"]
-    kind: Literal["person", "group", "agent", "api", "provider"]
+    kind: Literal["person", "group", "agent", "api", "provider", "mcp_server"]
     name: str
     differences: list[DifferenceRecord]
     secret: str | None = Field(repr=False, description="A new sign-in link or client secret. Shown only here")
@@ -47,17 +48,17 @@ class AppliedRecord(ApiOutput):
 
 @operation("POST", "/apply", scope="admin:write", refusals=["conflict", "not_found", "changed_meanwhile"])
 async def apply_declaration(call: AdminCall, query: ApplyQuery, body: Declaration) -> AppliedRecord:
-    """Make people, groups, agents, APIs, and providers as a declaration says. Applying it again changes nothing.
+    """Make people, groups, agents, APIs, providers, and MCP servers as a declaration says. Repeating changes nothing.
 
     A section that is missing is not managed. Secrets stand in the body, never as files.
     """
-    for name, provider in (body.providers or {}).items():
-        if provider.client_secret_file is not None:
-            problem = FieldProblem(
-                pointer=f"/providers/{name}/client_secret_file", message="send client_secret instead"
-            )
+    places = {f"/providers/{name}": one for name, one in (body.providers or {}).items()}
+    files = {f"/mcp_servers/{name}": one for name, one in (body.mcp_servers or {}).items()}
+    for place, one in (*places.items(), *files.items()):
+        if one.client_secret_file is not None:
+            problem = FieldProblem(pointer=f"{place}/client_secret_file", message="send client_secret instead")
             raise ApiRefused("invalid_request", "Files are read by the command only.", errors=[problem])
-    pending = await applying.plan(call.actor, body, prunes=query.prune)
+    pending = await declared.plan(call.actor, body, prunes=query.prune)
     if query.plan:
         return AppliedRecord(applied=False, changes=[_record(one, secret=None) for one in pending])
     made = await applying.apply(pending)

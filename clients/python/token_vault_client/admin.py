@@ -236,7 +236,7 @@ class ChangeRecord(TypedDict):
     """One thing that is made, changed or removed."""
 
     change: Literal["create", "update", "remove"]
-    kind: Literal["person", "group", "agent", "api", "provider"]
+    kind: Literal["person", "group", "agent", "api", "provider", "mcp_server"]
     name: str
     differences: list[DifferenceRecord]
     secret: str | None
@@ -294,6 +294,7 @@ class Declaration(TypedDict):
     agents: NotRequired[dict[str, DeclaredAgent] | None]
     apis: NotRequired[dict[str, DeclaredApi] | None]
     providers: NotRequired[dict[str, DeclaredProvider] | None]
+    mcp_servers: NotRequired[dict[str, DeclaredMcpServer] | None]
 
 
 class DeclaredAgent(TypedDict):
@@ -350,6 +351,20 @@ class DeclaredIdentity(TypedDict):
 
     issuer: str
     subject: str
+
+
+class DeclaredMcpServer(TypedDict):
+    """An MCP server behind the vault, by its name. Its tools are reviewed by a person."""
+
+    url: str
+    title: NotRequired[str]
+    sign_in: NotRequired[Literal["oauth", "key", "open"]]
+    key_header: NotRequired[str]
+    issuer: NotRequired[str | None]
+    client_id: NotRequired[str | None]
+    client_secret: NotRequired[str | None]
+    client_secret_file: NotRequired[str | None]
+    disabled: NotRequired[bool]
 
 
 class DeclaredPerson(TypedDict):
@@ -1577,5 +1592,5 @@ class AdminClient(AdminBase):
     def apply_declaration(
         self, body: Declaration, *, plan: bool | None = None, prune: bool | None = None
     ) -> AppliedRecord:
-        """Make people, groups, agents, APIs, and providers as a declaration says. Applying it again changes nothing."""
+        """Make people, groups, agents, APIs, providers, and MCP servers as a declaration says. Repeating changes nothing."""
         return self._call("POST", "/admin/v1/apply", query={"plan": plan, "prune": prune}, body={**body})

@@ -206,7 +206,7 @@ export interface CallerRecord {
 /** One thing that is made, changed or removed. */
 export interface ChangeRecord {
   change: "create" | "update" | "remove";
-  kind: "person" | "group" | "agent" | "api" | "provider";
+  kind: "person" | "group" | "agent" | "api" | "provider" | "mcp_server";
   name: string;
   differences: Array<DifferenceRecord>;
   secret: string | null;
@@ -258,6 +258,7 @@ export interface Declaration {
   agents?: Record<string, DeclaredAgent> | null;
   apis?: Record<string, DeclaredApi> | null;
   providers?: Record<string, DeclaredProvider> | null;
+  mcp_servers?: Record<string, DeclaredMcpServer> | null;
 }
 
 /** An agent, by a name of the file. `confidential` makes a secret, which is answered once. */
@@ -308,6 +309,19 @@ export interface DeclaredGroup {
 export interface DeclaredIdentity {
   issuer: string;
   subject: string;
+}
+
+/** An MCP server behind the vault, by its name. Its tools are reviewed by a person. */
+export interface DeclaredMcpServer {
+  url: string;
+  title?: string;
+  sign_in?: "oauth" | "key" | "open";
+  key_header?: string;
+  issuer?: string | null;
+  client_id?: string | null;
+  client_secret?: string | null;
+  client_secret_file?: string | null;
+  disabled?: boolean;
 }
 
 /** A person, by name. New ones get a one-time sign-in link. */
@@ -1428,7 +1442,7 @@ export class AdminClient extends AdminBase {
     return this.call("POST", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}/resend`, { body }) as Promise<ResentEvents>;
   }
 
-  /** Make people, groups, agents, APIs, and providers as a declaration says. Applying it again changes nothing. */
+  /** Make people, groups, agents, APIs, providers, and MCP servers as a declaration says. Repeating changes nothing. */
   async applyDeclaration(body: Declaration, query: { plan?: boolean; prune?: boolean } = {}): Promise<AppliedRecord> {
     return this.call("POST", `/admin/v1/apply`, { query, body }) as Promise<AppliedRecord>;
   }

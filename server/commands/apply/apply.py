@@ -61,9 +61,10 @@ async def _apply(
 ) -> tuple[tuple[PlannedChange, ...], tuple[AppliedChange, ...]]:
     from server.administration import applying
     from server.administration.actor import Actor
+    from server.remote import declared
 
     async with setup.open() as deployment:
-        pending = await applying.plan(Actor(deployment, None, "command_line"), wanted, prunes=prunes)
+        pending = await declared.plan(Actor(deployment, None, "command_line"), wanted, prunes=prunes)
         return pending, () if is_dry else await applying.apply(pending)
 
 

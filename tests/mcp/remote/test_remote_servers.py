@@ -207,6 +207,21 @@ async def test_an_authorization_server_at_another_host_must_be_named(place: Remo
     await servers.add(place.operator, servers.NewServer("other2", double.url))
 
 
+async def test_where_secrets_end_the_vault_registers_without_one(place: RemoteRoom) -> None:
+    end = 1_900_000_000
+    methods = {"token_endpoint_auth_methods_supported": ["client_secret_post", "none"]}
+    name, double = await place.add(secret_ends=end, metadata=methods)
+    assert [one["token_endpoint_auth_method"] for one in double.registrations] == ["client_secret_post", "none"]
+    assert place.deployment.live.current.entered[name].client_id == "client-2"
+    looked = await place.look(name, await place.room.agent())
+    assert not looked.is_error, text(looked)
+    lasting, other = await place.add(metadata=methods)
+    assert [one["token_endpoint_auth_method"] for one in other.registrations] == ["client_secret_post"]
+    assert place.deployment.live.current.entered[lasting].client_secret
+    with pytest.raises(ChangeRefused, match="for a time only"):
+        await place.add(secret_ends=end, metadata={"token_endpoint_auth_methods_supported": ["client_secret_post"]})
+
+
 def test_a_registration_for_a_time_only_is_refused() -> None:
     about = {"client_id": "a", "client_secret": "made-up", "token_endpoint_auth_method": "client_secret_post"}
     assert _read_registration({**about, "client_secret_expires_at": 0}, "none").client_id == "a"

@@ -57,6 +57,7 @@ class RemoteDouble:
     page: int = 100
     ending: Response | None = None  # to DELETE; with it, there are sessions
     key: tuple[str, str] | None = None  # header and value, in place of OAuth
+    secret_ends: int = 0  # of every client that has one
     is_open: bool = False  # asks for nothing
     seen: list[dict[str, str]] = field(default_factory=list)  # headers of the requests
     behind: str = ""  # an MCP server without OAuth of its own, which gets what comes with a token
@@ -123,7 +124,10 @@ class RemoteSite:
         server = self.of(request)
         about = await request.json()
         server.registrations.append(about)
+        if about["token_endpoint_auth_method"] == "none":
+            return JSONResponse({**about, "client_id": f"client-{len(server.registrations)}"}, status_code=201)
         made = {**about, "client_id": f"client-{len(server.registrations)}", "client_secret": "made-up-" + "s" * 24}
+        made |= {"client_secret_expires_at": server.secret_ends} if server.secret_ends else {}
         return JSONResponse(made, status_code=201)
 
     async def authorize(self, request: Request) -> Response:
