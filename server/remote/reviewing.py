@@ -14,7 +14,7 @@ from typing import Final, Literal
 from providers.api.text import as_seen
 from providers.outbound.json_values import parse_object
 from providers.remote.listing import problem_of
-from server.remote.servers import claims_of
+from server.remote.servers import claims_of, has_same_arguments
 from vault.mcp.servers import McpServer, McpTool
 
 Mark = Literal["same", "added", "removed"]
@@ -63,10 +63,13 @@ def review_of(server: McpServer) -> Sequence[ToolReview]:
 
 
 def choice_of(tool: McpTool) -> Choice:
-    """What was decided of a tool: only read, write without or with an approval each time, or leave it out."""
+    """What was decided of a tool: only read, write without or with an approval each time, or leave it out.
+
+    A decision about other arguments counts no longer.
+    """
     if tool.is_left:
         return "leave"
-    if tool.accepted is None or tool.asks:
+    if tool.asks or not has_same_arguments(tool):
         return "ask"
     return "read" if tool.effect == "read" else "write"
 

@@ -390,7 +390,7 @@ async def accept(actor: Actor, name: str, wanted: ReviewDecision) -> tuple[str, 
 
 
 def _acceptance(tool: McpTool, wanted: ReviewDecision) -> Acceptance:
-    if tool.name not in wanted.decided_names and _has_same_arguments(tool):
+    if tool.name not in wanted.decided_names and has_same_arguments(tool):
         return Acceptance(tool.effect, asks=tool.asks, reviewed=tool.seen)
     claims = claims_of(tool) if wanted.trusts else dict[str, bool]()
     if tool.name in wanted.reads or claims.get("readOnlyHint") is True:
@@ -402,7 +402,7 @@ def _acceptance(tool: McpTool, wanted: ReviewDecision) -> Acceptance:
     return Acceptance(effect, asks=effect != "read" and tool.name not in wanted.unasked, reviewed=tool.seen)
 
 
-def _has_same_arguments(tool: McpTool) -> bool:
+def has_same_arguments(tool: McpTool) -> bool:
     """Whether the tool was accepted before, with the same schema: what was decided then was about these arguments."""
     before = None if tool.accepted is None else parse_object(tool.accepted.encode())
     after = parse_object(tool.seen.encode())

@@ -138,7 +138,7 @@ async def test_a_change_is_shown_part_by_part_with_what_nobody_sees_spelled_out(
     (add, note) = review_of(await place.stored(name))
     assert (add.state, add.choice, [part.name for part in add.parts]) == (
         "changed",
-        "read",
+        "ask",
         ["description", "arguments"],
     )
     assert note.state == "absent"
@@ -146,7 +146,12 @@ async def test_a_change_is_shown_part_by_part_with_what_nobody_sees_spelled_out(
     assert [one.state for one in (await place.stored(name)).tools] == ["accepted", "absent"]
     await decide(place, name, {})
     assert [one.state for one in (await place.stored(name)).tools] == ["accepted", "retired"]
-    assert place.deployment.tool(f"{name}_add").effect == "read", "decided before"
+    assert place.deployment.tool(f"{name}_add").approval, "what was decided was about other arguments"
+    double.tools = [{**double.tools[0], "description": "Add."}]
+    await decide(place, name, {"tool.add": "read"})
+    await place.look(name, agent)
+    (add,) = review_of(await place.stored(name))  # without the other, which is known to be gone
+    assert (add.state, add.choice) == ("changed", "read")
 
 
 async def test_a_left_out_tool_waits_again_once_it_changes(place: RemoteRoom) -> None:
