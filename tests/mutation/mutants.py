@@ -77,14 +77,19 @@ def mutants_of(root: Path, file: str) -> Iterator[Mutant]:
 
 
 def mutated(text: str, mutant: Mutant) -> str | None:
-    """The file with the change; None when there is no such place, or the operator can't change it (`except a.B`)."""
+    """The file with the change; None when there is no such place, or the operator can't change it (`except a.B`).
+
+    Nor is `while not a := b` a mutant: no test is needed to see that it's no Python.
+    """
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
     try:
-        return mutate_code(text, get_operator(mutant.operator)(), mutant.occurrence)
-    except AttributeError:
+        new = mutate_code(text, get_operator(mutant.operator)(), mutant.occurrence)
+        ast.parse(new or "")
+    except (AttributeError, SyntaxError):
         return None
+    return new
 
 
 def changed_lines(old: str, new: str) -> tuple[str, str]:
