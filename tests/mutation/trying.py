@@ -135,7 +135,9 @@ class Trying:
             kept = self._state / "reach" / f"{file.replace('/', '-')}-{hashlib.sha256(text).hexdigest()[:16]}.gz"
             if not kept.exists():
                 if time.monotonic() > self._record_end:
-                    _say(f"not recorded: {file}")
+                    earlier = sorted(kept.parent.glob(f"{kept.name[:-19]}*"), key=lambda one: one.stat().st_mtime)
+                    _say(f"not recorded: {file}" + (", as it was before" if earlier else ""))
+                    recorded += [Recorded.read(one) for one in earlier[-1:]]
                     continue
                 began, items = time.monotonic(), by_file[file]
                 done = in_child(
