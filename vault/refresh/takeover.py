@@ -113,7 +113,7 @@ async def refusal(
         vault.tasks.watches.forget(facts.connection_id)
         return None
     if all(one.is_settled for one in sends):
-        paused_until = now + 1 if facts.retry_at is None else facts.retry_at
+        paused_until = now if facts.retry_at is None else facts.retry_at
         if expires_at is not None and not may_be_sent(retry_at=None):
             paused_until = max(paused_until, expires_at)
         return silent(facts, wait=max(1, paused_until - now))

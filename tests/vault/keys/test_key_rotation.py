@@ -97,6 +97,13 @@ async def people(room: Room, count: int, *, first: int = 0) -> None:
             await room.vault.keys.create_keys(transaction, user_id=made.id, connection_id=f"c{number}", now=room.now)
 
 
+async def test_a_key_has_a_time_from_which_it_is_current_and_none_before(room: Room) -> None:
+    (first,) = await masters.list_masters(room.database)
+    assert (first.state, first.current_at) == ("current", first.created_at)
+    added = await add(room)
+    assert {one.id: one.current_at for one in await masters.list_masters(room.database)}[added] is None
+
+
 @pytest.mark.requirement("V-03")
 async def test_the_master_key_changes_under_calls_in_two_processes(room: Room, tmp_path: Path) -> None:
     await room.connect()
