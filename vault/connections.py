@@ -71,14 +71,6 @@ _LIST_LIVE = f"{_LIST} and k.ended_at is null order by k.provider, k.created_at,
 _GET = f"{_LIST} and k.id = :id"
 _FIND = f"{_LIST} and k.provider = :provider and k.ended_at is null order by k.created_at, k.id"
 
-_COUNT_GRANTED = """
-    select g.provider, g.scopes, g.n, k.user_id, k.label from (
-        select provider, scopes, count(*) as n, min(id) as first from connections
-        where tenant = :tenant and ended_at is null group by provider, scopes
-    ) g
-    join connections k on k.tenant = :tenant and k.id = g.first
-    order by g.provider, g.first
-"""
 _EXISTING = """
     select id, user_id, provider, account, label, scopes, state, generation, access_generation, refresh_sealed,
         access_sealed, access_expires_at, grant_expires_at, lease_until, consented_ms
@@ -148,54 +140,6 @@ async def list_connections(reader: Reader, user_id: str, *, include_ended: bool 
     """A user's connections, by provider and age."""
     rows = await reader.fetch(_LIST_ALL if include_ended else _LIST_LIVE, {"tenant": TENANT, "user_id": user_id})
     return tuple(connection_from(row) for row in rows)
-
-
-@dataclass(frozen=True, slots=True)
-class GrantedScopes:
-    """Live connections of a provider with the same scopes: their number, and one of them."""
-
-    provider: str
-    scopes: frozenset[str]
-    count: int
-    user_id: str
-    label: str
-
-
-SEEN_AT_PROVIDER: Final = 1001  # connections that are counted for a page
-
-
-async def count_granted(reader: Reader) -> tuple[GrantedScopes, ...]:
-    """Count what all live connections hold. Reads all of them, so it is for a command only."""
-    return tuple(
-        GrantedScopes(
-            text(row, "provider"), parse_scope(text(row, "scopes")), integer(row, "n"), text(row, "user_id"),
-            text(row, "label"),
-        )
-        for row in await reader.fetch(_COUNT_GRANTED, {"tenant": TENANT})
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class AtProvider:
-    """The live connections at one provider, counted up to SEEN_AT_PROVIDER."""
-
-    count: int
-    to_reconnect: int
-    refreshed_at: int | None  # when one of them last was
-
-
-async def count_at_provider(reader: Reader, provider: str) -> AtProvider:
-    """How the connections at this provider do, of at most SEEN_AT_PROVIDER."""
-    row = await reader.fetch_one(
-        "select count(*) as n,"
-        " cast(coalesce(sum(case when sampled.state = :dead then 1 else 0 end), 0) as bigint) as dead,"
-        " max(sampled.refreshed_at) as refreshed_at from (select k.state, k.refreshed_at from connections k"
-        " where k.tenant = :tenant and k.provider = :provider and k.ended_at is null limit :limit) sampled",
-        {"tenant": TENANT, "provider": provider, "dead": "needs_reauth", "limit": SEEN_AT_PROVIDER},
-    )
-    if row is None:
-        return AtProvider(0, 0, None)
-    return AtProvider(integer(row, "n"), integer(row, "dead"), integer_or_none(row, "refreshed_at"))
 
 
 async def get_connection(reader: Reader, connection_id: str, *, user_id: str) -> Connection | None:

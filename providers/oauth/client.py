@@ -40,10 +40,18 @@ from providers.oauth.token_requests import (
     revoke_request,
     token_request,
 )
-from providers.oauth.token_responses import ResponseContext, TokenOutcome, account_of, clean_code, judge, scopes_in
+from providers.oauth.token_responses import (
+    ResponseContext,
+    TokenOutcome,
+    account_of,
+    clean_code,
+    judge,
+    outcome_without_answer,
+    scopes_in,
+)
 from providers.outbound.client import Outbound
 from providers.outbound.json_values import at, text_at
-from providers.outbound.messages import HttpError, NotReached, OutboundRequest, OutboundResponse, PeerBusy
+from providers.outbound.messages import HttpError, OutboundRequest, OutboundResponse, PeerBusy
 from vault.upstream import (
     Account,
     Downscope,
@@ -304,12 +312,8 @@ class OAuthUpstream:
         self._client_id()
         try:
             answer = await self._outbound.send(self._request(written))
-        except PeerBusy as error:  # our own crowding, not the provider's silence
-            return NotSent(error.reason, retry_after=1)
-        except NotReached as error:
-            return NotSent(error.reason)
         except HttpError as error:
-            return Silent(error.reason)
+            return outcome_without_answer(error)
         return judged(answer)
 
     def _judge(self, asked: ResponseContext) -> Callable[[OutboundResponse], TokenOutcome]:

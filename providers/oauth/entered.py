@@ -21,10 +21,10 @@ from providers.definitions.credential_checks import fill_address
 from providers.definitions.model import Provider, Registration
 from providers.oauth.signed import SignedTokens
 from providers.oauth.token_requests import FORM, JSON, TokenRequestBytes, token_request
-from providers.oauth.token_responses import ResponseContext, TokenOutcome, account_of, judge
+from providers.oauth.token_responses import ResponseContext, TokenOutcome, account_of, judge, outcome_without_answer
 from providers.outbound.client import Outbound
 from providers.outbound.json_values import at, text_at
-from providers.outbound.messages import HttpError, NotReached, OutboundRequest, OutboundResponse, PeerBusy
+from providers.outbound.messages import HttpError, OutboundRequest, OutboundResponse
 from vault.upstream import (
     Account,
     NotSent,
@@ -35,7 +35,6 @@ from vault.upstream import (
     RevokeAnswer,
     RevokeOutcome,
     Rotation,
-    Silent,
     TokenAnswer,
     UpstreamError,
 )
@@ -251,12 +250,8 @@ class CredentialUpstream:
         written = token_request(client, url, parameters)
         try:
             answer = await self._send(written)
-        except PeerBusy as error:
-            return NotSent(error.reason, retry_after=1)
-        except NotReached as error:
-            return NotSent(error.reason)
         except HttpError as error:
-            return Silent(error.reason)
+            return outcome_without_answer(error)
         asked = ResponseContext(is_refresh=True, secrets=(values["client_secret"],), now=int(self._clock()))
         outcome = judge(client, answer, asked)
         return replace(outcome, refresh_token=None) if isinstance(outcome, TokenAnswer) else outcome

@@ -18,9 +18,9 @@ from providers.definitions.credential_checks import address_names, fill_address
 from providers.definitions.model import Provider
 from providers.oauth.narrowing import item_of, seconds_until
 from providers.oauth.token_requests import JSON, TokenRequestBytes, assertion_request
-from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge
+from providers.oauth.token_responses import ResponseContext, TokenOutcome, judge, outcome_without_answer
 from providers.outbound.json_values import at, is_object, objects_at, text_at
-from providers.outbound.messages import HttpError, NotReached, OutboundResponse, PeerBusy
+from providers.outbound.messages import HttpError, OutboundResponse
 from vault.upstream import NotSent, Refusal, Silent, TokenAnswer
 
 # Refusals of an assertion that mean "not for these scopes" where some were asked for: Google says unauthorized_client.
@@ -66,12 +66,8 @@ class SignedTokens:
             written = assertion_request(self.provider, url, signed)
         try:
             answer = await self.send(written)
-        except PeerBusy as error:
-            return NotSent(error.reason, retry_after=1)
-        except NotReached as error:
-            return NotSent(error.reason)
         except HttpError as error:
-            return Silent(error.reason)
+            return outcome_without_answer(error)
         secrets = (signed, *(values[name] for name in credential.secrets if values[name]))
         if facts.sent == "bearer":
             return self._installation(answer, scopes, item=item, now=now)

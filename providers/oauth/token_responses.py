@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from providers.api.text import as_data
 from providers.definitions.model import Provider
 from providers.outbound.json_values import at, fill, integer_at, is_array, is_object, text_at
-from providers.outbound.messages import OutboundResponse
+from providers.outbound.messages import HttpError, NotReached, OutboundResponse, PeerBusy
 from vault.upstream import Account, NotSent, Refusal, Silent, TokenAnswer
 
 _LONGEST = 10 * 365 * 86400
@@ -30,6 +30,13 @@ class ResponseContext:
 
 
 TokenOutcome = TokenAnswer | Refusal | NotSent | Silent
+
+
+def outcome_without_answer(error: HttpError) -> NotSent | Silent:
+    """What a token request without an answer is: kept back by our own crowding, not sent, or silence."""
+    if isinstance(error, PeerBusy):
+        return NotSent(error.reason, retry_after=1)
+    return NotSent(error.reason) if isinstance(error, NotReached) else Silent(error.reason)
 
 
 def judge(provider: Provider, answer: OutboundResponse, asked: ResponseContext) -> TokenOutcome:

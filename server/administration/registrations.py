@@ -20,12 +20,12 @@ from server.doctor.providers import check_provider
 from server.live_providers import REFUSALS
 from server.runtime.catalog import is_set_here
 from server.setup.provider_consoles import Guide, guide_for, id_problem, secret_problem, service_of
-from vault import connections, registrations
+from vault import registrations
 from vault.audit import audit
-from vault.connections import SEEN_AT_PROVIDER
 from vault.refusals import CiphertextRejected
 from vault.registrations import EnteredRegistration, StoredRegistration
-from vault.upkeep import revocations
+from vault.upkeep import census, revocations
+from vault.upkeep.census import SEEN_AT_PROVIDER
 
 _TEST_WAIT: Final = 20.0  # seconds
 
@@ -79,7 +79,7 @@ async def health_of(deployment: Deployment, provider: Provider) -> Health:
     if not deployment.vault.upstreams[provider.name].is_configured:
         return Health("missing", is_good=False)
     trouble = deployment.vault.tasks.breakers.trouble(provider.name)
-    seen = await connections.count_at_provider(deployment.database, provider.name)
+    seen = await census.count_at_provider(deployment.database, provider.name)
     if trouble is not None:
         return Health(trouble.kind, is_good=False, count=seen.count, since=trouble.since)
     if seen.to_reconnect:

@@ -24,7 +24,8 @@ from server.doctor.findings import Finding, note, ok, problem
 from server.doctor.serving import SKEW, instant
 from server.runtime.catalog import is_set_here
 from server.secret_sources import SecretSources, is_reference
-from vault import connections, users
+from vault import users
+from vault.upkeep import census
 from vault.upstream import UpstreamError
 
 _NO_CODE: Final = "token-vault-doctor-no-such-code"
@@ -209,8 +210,8 @@ def _scopes(deployment: Deployment, provider: Provider) -> Iterator[Finding]:
 
 async def _check_granted_scopes(deployment: Deployment) -> list[Finding]:
     """Connections that hold less than connecting asks for: the app may lack a scope, or the person left one out."""
-    lacking: dict[tuple[str, str], list[connections.GrantedScopes]] = {}
-    for one in await connections.count_granted(deployment.database):
+    lacking: dict[tuple[str, str], list[census.GrantedScopes]] = {}
+    for one in await census.count_granted(deployment.database):
         provider = deployment.catalog.get(one.provider)
         if provider is None:
             continue
@@ -220,9 +221,7 @@ async def _check_granted_scopes(deployment: Deployment) -> list[Finding]:
     return [await _lacks(deployment, *which, found) for which, found in lacking.items()]
 
 
-async def _lacks(
-    deployment: Deployment, provider: str, missing: str, found: Sequence[connections.GrantedScopes]
-) -> Finding:
+async def _lacks(deployment: Deployment, provider: str, missing: str, found: Sequence[census.GrantedScopes]) -> Finding:
     first, others = found[0], sum(one.count for one in found) - 1
     owner = await users.get_user(deployment.database, first.user_id)
     who = f"{first.label} of {first.user_id if owner is None else owner.name}"

@@ -33,14 +33,14 @@ from server.deployment import Deployment
 from server.live_providers import REFUSALS
 from server.runtime.catalog import names_of_tools
 from server.runtime.late_names import names_in
-from vault import connections, registrations
+from vault import registrations
 from vault.approvals import approvals, standing_approvals
 from vault.audit import audit
 from vault.mcp import servers
 from vault.mcp.servers import Acceptance, McpServer, McpTool
 from vault.registrations import EnteredRegistration
 from vault.scopes import NOTHING
-from vault.upkeep import panics, revocations
+from vault.upkeep import census, panics, revocations
 
 _LONGEST_TITLE: Final = 60
 _USUAL_KEY: Final = "Authorization: Bearer"
@@ -206,7 +206,7 @@ async def remove(actor: Actor, name: str) -> None:
     stored = await registrations.get_registration(deployment.database, name)
     async with actor.change() as transaction:
         await servers.hold(transaction, name)
-        seen = await connections.count_at_provider(transaction, name)
+        seen = await census.count_at_provider(transaction, name)
         if seen.count:
             raise ChangeRefused(
                 "still_connected",

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from vault.audit.proof import last_checkpoint
-from vault.records import SHORT, TENANT, ApprovalState
+from vault.records import SHORT, TENANT, ApprovalState, parse_scope
 from vault.refresh.journal import FOLDER
-from vault.storage.database import Database, integer, integer_or_none, text
+from vault.storage.database import Database, Reader, integer, integer_or_none, text
 
 DAY = 86400
 ENDING = (1, 7, 30)  # days
@@ -21,6 +21,14 @@ REFRESHES: Final[Mapping[str, str]] = {  # the outcome of a refresh by the kind 
     "connection.needs_reauth": "needs_reauth",
 }
 
+_COUNT_GRANTED = """
+    select g.provider, g.scopes, g.n, k.user_id, k.label from (
+        select provider, scopes, count(*) as n, min(id) as first from connections
+        where tenant = :tenant and ended_at is null group by provider, scopes
+    ) g
+    join connections k on k.tenant = :tenant and k.id = g.first
+    order by g.provider, g.first
+"""
 _CONNECTIONS = """
     select provider, state, count(*) as n from connections
     where tenant = :tenant and ended_at is null group by provider, state
@@ -101,3 +109,54 @@ async def count_refreshes(database: Database, *, since: int) -> Mapping[str, int
 def journal_size(data: Path) -> int:
     """Bytes of the answer journal of this host."""
     return sum(path.stat().st_size for path in (data / FOLDER).glob("*") if path.is_file())
+
+
+# By provider
+
+
+@dataclass(frozen=True, slots=True)
+class GrantedScopes:
+    """Live connections of a provider with the same scopes: their number, and one of them."""
+
+    provider: str
+    scopes: frozenset[str]
+    count: int
+    user_id: str
+    label: str
+
+
+SEEN_AT_PROVIDER: Final = 1001  # connections that are counted for a page
+
+
+async def count_granted(reader: Reader) -> tuple[GrantedScopes, ...]:
+    """Count what all live connections hold. Reads all of them, so it is for a command only."""
+    return tuple(
+        GrantedScopes(
+            text(row, "provider"), parse_scope(text(row, "scopes")), integer(row, "n"), text(row, "user_id"),
+            text(row, "label"),
+        )
+        for row in await reader.fetch(_COUNT_GRANTED, {"tenant": TENANT})
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class AtProvider:
+    """The live connections at one provider, counted up to SEEN_AT_PROVIDER."""
+
+    count: int
+    to_reconnect: int
+    refreshed_at: int | None  # when one of them last was
+
+
+async def count_at_provider(reader: Reader, provider: str) -> AtProvider:
+    """How the connections at this provider do, of at most SEEN_AT_PROVIDER."""
+    row = await reader.fetch_one(
+        "select count(*) as n,"
+        " cast(coalesce(sum(case when sampled.state = :dead then 1 else 0 end), 0) as bigint) as dead,"
+        " max(sampled.refreshed_at) as refreshed_at from (select k.state, k.refreshed_at from connections k"
+        " where k.tenant = :tenant and k.provider = :provider and k.ended_at is null limit :limit) sampled",
+        {"tenant": TENANT, "provider": provider, "dead": "needs_reauth", "limit": SEEN_AT_PROVIDER},
+    )
+    if row is None:
+        return AtProvider(0, 0, None)
+    return AtProvider(integer(row, "n"), integer(row, "dead"), integer_or_none(row, "refreshed_at"))

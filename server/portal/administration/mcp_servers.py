@@ -22,8 +22,8 @@ from server.portal.forms import PageRefused
 from server.remote import servers
 from server.remote.reviewing import choice_of, review_of
 from server.remote.servers import NewServer
-from vault import connections
 from vault.mcp.servers import McpServer, McpTool, list_servers
+from vault.upkeep import census
 
 PAGE: Final = f"{ROOT}/tools/servers"
 SHOWN: Final = 200  # tools of one review
@@ -144,7 +144,7 @@ async def _set_disabled(visit: AdminVisit, *, is_disabled: bool) -> Response:
 async def confirm(visit: AdminVisit) -> Response:
     """Ask before removing it: first its accounts end."""
     server = await _server(visit)
-    seen = await connections.count_at_provider(visit.deployment.database, server.name)
+    seen = await census.count_at_provider(visit.deployment.database, server.name)
     context: dict[str, object] = {"server": server, "path": path_of(server.name), "accounts": seen.count}
     return await visit.page("remove_mcp_server.html", context)
 

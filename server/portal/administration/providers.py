@@ -25,9 +25,9 @@ from server.http.translations import translate_filled, with_language
 from server.portal.administration.room import ROOT, AdminVisit
 from server.portal.forms import PageRefused
 from server.runtime.catalog import is_set_here
-from vault import connections
 from vault import registrations as stored_registrations
 from vault.registrations import StoredRegistration
+from vault.upkeep import census
 
 PAGE: Final = f"{ROOT}/providers"
 
@@ -182,7 +182,7 @@ async def confirm(visit: AdminVisit) -> Response:
         "provider": provider,
         "path": path_of(provider.name),
         "revision": stored.revision,
-        "seen": await connections.count_at_provider(visit.deployment.database, provider.name),
+        "seen": await census.count_at_provider(visit.deployment.database, provider.name),
     }
     return await visit.page("remove_provider.html", context)
 
