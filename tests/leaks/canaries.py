@@ -99,7 +99,7 @@ class Canaries:
                 known = self._pieces.get(data[at : at + WIDTH])
                 if known is not None:
                     found.setdefault(known[1].value, _sighting(known, data, at, place))
-        for written, known in self._short.items():
+        for written, known in tuple(self._short.items()):  # other threads go on making secrets
             if (at := data.find(written)) >= 0:
                 found.setdefault(known[1].value, _sighting(known, data, at, place))
         return list(found.values())
