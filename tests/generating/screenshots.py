@@ -86,7 +86,7 @@ async def _connect_server(room: Room, site: RemoteSite) -> None:
     double = site.add(SERVER, tools=TOOLS)
     person = await room.signed_in("alice")
     place = RemoteRoom(McpRoom(room.vault, room.simulator), site, person)
-    await servers.add(place.operator, servers.ServerWish(SERVER, double.url, title="Design files"))
+    await servers.add(place.operator, servers.NewServer(SERVER, double.url, title="Design files"))
     await place.look(SERVER, await place.room.agent(client_name="Raycast"))
 
 
