@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -21,7 +22,7 @@ credentials: Any = importlib.import_module("botocore.credentials")
 NOW = 1_800_000_000
 KEY = AccessKey("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "", "eu-west-1", "s3")
 NAMES = st.text("aZ09-_.~ /!()*+,:;=@&?%$#'\"äß漢😀", min_size=1, max_size=6)
-ENDS = ("Authorization", "X-Amz-Date", "X-Amz-Content-SHA256", "X-Amz-Security-Token")
+ENDS: tuple[str, ...] = ("Authorization", "X-Amz-Date", "X-Amz-Content-SHA256", "X-Amz-Security-Token")
 
 
 def botocore_s(request: OutboundRequest, key: AccessKey) -> str:
@@ -66,7 +67,7 @@ def test_a_request_is_signed_as_botocore_signs_it(
 
 
 def test_what_a_client_signed_is_gone() -> None:
-    theirs = dict.fromkeys(ENDS, "theirs")
+    theirs: dict[str, str] = dict.fromkeys(ENDS, "theirs")
     made = sign_request(OutboundRequest("GET", "https://s3.example/", headers=theirs), KEY, now=NOW)
     assert not any("theirs" in value for value in made.headers.values())
     assert len({name.lower() for name in made.headers}) == len(made.headers)
@@ -81,7 +82,7 @@ def test_a_blank_in_a_query_is_signed_as_it_is_sent() -> None:
 
 
 async def test_a_body_that_streams_is_signed_only_where_the_service_takes_that() -> None:
-    async def body() -> Any:
+    async def body() -> AsyncGenerator[bytes]:
         yield b"x"
 
     request = OutboundRequest("PUT", "https://s3.example/b/k", body=body())

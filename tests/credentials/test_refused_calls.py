@@ -78,8 +78,9 @@ async def test_the_person_of_a_key_in_doubt_is_told_unless_it_was_replaced(room:
     person = await room.signed_in(user)
     async with running_receiver() as receiver:
         page = await person.open("/notifications")
-        target = {"kind": "webhook", "target": f"{receiver.url}/{user.id}"}
-        assert "Added." in (await person.submit(page, target, form="/notifications/channels")).text
+        target = f"{receiver.url}/{user.id}"
+        added = await person.submit(page, {"kind": "webhook", "target": target}, form="/notifications/channels")
+        assert "Added." in added.text
         values = {"key": room.simulator.sandbox.keys.make(user.name), "label": "Mine"}
         connection = await room.entered(user, person, "mailroom-blind", **values)
         handle = await room.allowed(user, connection, READ)

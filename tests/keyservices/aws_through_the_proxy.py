@@ -6,6 +6,7 @@ Run by `make keyservices`.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -26,13 +27,12 @@ SCOPES = frozenset({"account:read", "s3:write"})
 
 
 def client(service: str, address: str, key: str, secret: str) -> Any:
-    import boto3
-    from botocore.config import Config
-
-    config = Config(
+    boto3: Any = importlib.import_module("boto3")
+    configs: Any = importlib.import_module("botocore.config")
+    config = configs.Config(
         s3={"addressing_style": "path"}, request_checksum_calculation="when_required", retries={"max_attempts": 1}
     )
-    kept: Any = boto3.client(  # pyright: ignore[reportUnknownMemberType]
+    return boto3.client(
         service,
         region_name="us-east-1",
         endpoint_url=address,
@@ -40,7 +40,6 @@ def client(service: str, address: str, key: str, secret: str) -> Any:
         aws_secret_access_key=secret,
         config=config,
     )
-    return kept
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
