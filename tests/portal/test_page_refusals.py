@@ -178,9 +178,9 @@ async def test_who_signs_in_elsewhere_has_no_password_or_passkey_here(room: Room
 
 # Whose words no test reads, with why.
 _UNREAD = {
-    "many_windows": "counted like `many_messages`, which is tested",
+    "many_windows": "by status: tests/portal/sign_in/test_signin_password.py",
     "many_sign_ins": "by status: tests/portal/sign_in/test_signin_openid.py",
-    "no_owner": "by status: tests/cli",
+    "no_owner": "untested: no test asks a vault without an owner to open a window",
     "log_out": "by status: tests/auth0",
     "passkey": "with the words of WebAuthn's own refusals: tests/portal/sign_in/test_passkeys.py",
 }
