@@ -7,10 +7,12 @@ from typing import Final
 
 from server.deployment import Deployment
 from server.lifecycle.maintenance import NOTICES_EVERY, UpkeepStep
+from vault.notices import outbox
 
 
 async def _deliver(deployment: Deployment) -> None:
-    # Not before the program listens: mail and pages take a while to load.
+    if await outbox.skip_if_nobody_listens(deployment.database):
+        return  # without loading what delivers: mail and pages take a while
     from server.notifying.delivery import deliver
     from server.portal.approvals.answering import form_of
     from server.sign_in.approvers import approvers_of

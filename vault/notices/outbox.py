@@ -54,6 +54,17 @@ _NEW: Final = f"""
         and kind in ({", ".join(f":{name}" for name in _EVENTS)})
     order by sequence
 """  # noqa: S608 -- names of parameters
+_A_CHANNEL: Final = "select id from notice_channels where tenant = :tenant limit 1"
+_BEHIND: Final = """
+    select h.sequence from event_heads h left join notice_feeds f on f.tenant = h.tenant
+    where h.tenant = :tenant and (f.sequence is null or f.sequence < h.sequence) limit 1
+"""
+_SKIP: Final = """
+    insert into notice_feeds (tenant, sequence)
+    select h.tenant, h.sequence from event_heads h
+    where h.tenant = :tenant and not exists (select 1 from notice_channels c where c.tenant = :tenant)
+    on conflict (tenant) do update set sequence = excluded.sequence where notice_feeds.sequence < excluded.sequence
+"""
 _DUE: Final = """
     select channel_id from notices where tenant = :tenant and due_at <= :now
     group by channel_id order by min(due_at) limit :limit
@@ -132,6 +143,16 @@ async def enter(database: Database, ring: KeyRing, *, due_at: DueAt, approvers: 
             rows,
         )
     return len(rows)
+
+
+async def skip_if_nobody_listens(database: Database) -> bool:
+    """Whether there is no channel of anybody: then what happened so far is told to nobody, now or later."""
+    if await database.fetch_one(_A_CHANNEL, {"tenant": TENANT}) is not None:
+        return False
+    if await database.fetch_one(_BEHIND, {"tenant": TENANT}) is not None:
+        async with database.transaction() as transaction:
+            await transaction.execute(_SKIP, {"tenant": TENANT})
+    return True
 
 
 async def begin(database: Database) -> None:

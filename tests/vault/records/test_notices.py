@@ -143,3 +143,19 @@ _ENTER = (
 def _waiting(channel_id: str, sequence: int, *, due_at: int) -> dict[str, Value]:
     times: dict[str, Value] = {"created_at": due_at, "expires_at": due_at + outbox.KEPT, "due_at": due_at}
     return {"tenant": TENANT, "id": channel_id, "sequence": sequence, "waiting": "waiting", **times}
+
+
+async def test_what_happens_while_nobody_listens_is_skipped_and_what_happens_later_is_entered(store: Store) -> None:
+    async with open_room(store) as room:
+        user_id, now, keys = room.alice.user.id, room.now, room.vault.keys
+        async with room.database.transaction() as transaction:
+            await audit.append(transaction, Event("connection.needs_reauth", user_id=user_id), now=now)
+        assert await outbox.skip_if_nobody_listens(room.database)
+        assert await outbox.skip_if_nobody_listens(room.database)  # nothing new
+        async with room.database.transaction() as transaction:
+            await channels.add_channel(
+                transaction, keys, user_id=user_id, kind="webhook", label="x", target="https://x.example/", now=now
+            )
+            await audit.append(transaction, Event("connection.needs_reauth", user_id=user_id), now=now)
+        assert not await outbox.skip_if_nobody_listens(room.database)
+        assert await outbox.enter(room.database, keys, due_at=at_once) == 1
