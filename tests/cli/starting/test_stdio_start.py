@@ -152,14 +152,19 @@ async def test_a_client_of_2026_is_answered_early_too(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", ["[server]\nport = 'none'\n", "[tools]\nenable = ['no_such_tool']\n"], ids=["settings", "tools"]
+    ("broken", "is_seen_at_once"),
+    [("[server]\nport = 'none'\n", True), ("[tools]\nenable = ['no_such_tool']\n", False)],
+    ids=["settings", "a tool that no accepted MCP server has"],
 )
 async def test_settings_that_make_no_sense_are_said_to_the_client_and_on_standard_error(
-    place: Place, broken: str
+    place: Place, broken: str, *, is_seen_at_once: bool
 ) -> None:
     (place.data / "config.toml").write_text(broken)
     async with started(place) as client:
         await client.send(initialize(), {"jsonrpc": "2.0", "method": "notifications/initialized"})
+        if not is_seen_at_once:
+            assert "result" in await client.receive()
+            await client.send(CALL)
         error = (await client.receive())["error"]
         assert isinstance(error, dict)
         code, told = await client.leave()
