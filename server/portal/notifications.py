@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from providers.outbound.addresses import url_problem
 from server.deployment import Deployment
+from server.errors import status_of
 from server.http import pages
 from server.http.page_texts import LANGUAGES, section, text
 from server.notifying import sending, services, web_push, wording
@@ -39,7 +40,7 @@ async def show(visit: OwnVisit) -> Response:
     return await _page(visit)
 
 
-async def _page(visit: OwnVisit, *, error: str = "", target: str = "", kind: str = "", status: int = 200) -> Response:
+async def _page(visit: OwnVisit, *, error: str = "", target: str = "", kind: str = "") -> Response:
     deployment, database = visit.deployment, visit.deployment.database
     owned = await channels.list_channels(database, deployment.keys, visit.user.id)
     settings = await channels.get_settings(database, visit.user.id)
@@ -68,7 +69,7 @@ async def _page(visit: OwnVisit, *, error: str = "", target: str = "", kind: str
         "confirm_secret": confirm,
         "done": done if done in section("notifications_done") else "",
     }
-    return visit.page("notifications.html", context, status=status)
+    return visit.page("notifications.html", context, status=status_of("invalid_request") if error else 200)
 
 
 def _kinds_not_set_up(deployment: Deployment) -> frozenset[str]:
@@ -115,7 +116,7 @@ async def save(visit: OwnVisit) -> Response:
     if not set(kinds.values()) <= set(HOWS) or language not in LANGUAGES or digest_at is None:
         raise PageRefused("notice_choice")
     if zone not in available_timezones():
-        return await _page(visit, error=text("notifications.zone_unknown"), status=400)
+        return await _page(visit, error=text("notifications.zone_unknown"))
     quiet = None if begins is None or ends is None or begins == ends else (begins, ends)
     settings = NoticeSettings(zone, language, quiet, digest_at, kinds)
     async with visit.deployment.transaction() as transaction:
@@ -137,14 +138,14 @@ async def add(visit: OwnVisit) -> Response:
     deployment = visit.deployment
     kind, target = visit.form.one("kind"), visit.form.one("target").strip()
     if problem := _problem(deployment, kind, target):
-        return await _page(visit, error=problem, target=target[:_TARGET_LIMIT], kind=kind, status=400)
+        return await _page(visit, error=problem, target=target[:_TARGET_LIMIT], kind=kind)
     if kind in {"email", "service"}:
         await _spend(visit)
     if kind == "service" and not await services.is_readable(deployment, target):
-        return await _page(visit, error=text("notifications.bad_service"), kind=kind, status=400)
+        return await _page(visit, error=text("notifications.bad_service"), kind=kind)
     added = await _add(visit, kind, _label(kind, target), target)
     if isinstance(added, str):
-        return await _page(visit, error=added, target=target, kind=kind, status=400)
+        return await _page(visit, error=added, target=target, kind=kind)
     if kind != "email":
         return _go_back("added")
     return _go_back("confirm_sent" if await _send_confirmation(visit, added) else "failed")
@@ -156,10 +157,10 @@ async def add_browser(visit: OwnVisit) -> Response:
     if found is None:
         raise PageRefused("notice_choice")
     if url_problem(found.endpoint, visit.deployment.http.policy) is not None:
-        return await _page(visit, error=text("notifications.bad_push"), status=400)
+        return await _page(visit, error=text("notifications.bad_push"))
     browser = describe_browser(visit.visit.request.headers.get("user-agent", ""))
     added = await _add(visit, PUSH, browser, found.to_json())
-    return await _page(visit, error=added, status=400) if isinstance(added, str) else _go_back("added")
+    return await _page(visit, error=added) if isinstance(added, str) else _go_back("added")
 
 
 async def _add(visit: OwnVisit, kind: str, label: str, target: str) -> NoticeChannel | str:

@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute, Route
 from providers.remote.authorization import client_metadata
 from server.connecting.provider_authorization import callback_url
 from server.deployment import Deployment
+from server.errors import status_of
 from server.remote.servers import document_url
 
 
@@ -20,7 +21,7 @@ def routes(deployment: Deployment) -> list[BaseRoute]:
         address = document_url(deployment, name)
         found = deployment.catalog.get(name) if name in deployment.catalog.remote else None
         if found is None or found.registration.client_id != address:
-            return JSONResponse({"error": "not_found"}, status_code=404)
+            return JSONResponse({"error": "not_found"}, status_code=status_of("not_found"))
         about = client_metadata(callback_url(deployment, name), auth="none", scopes=())
         content = {"client_id": address, **about, "client_uri": deployment.public_url}
         return JSONResponse(content, headers={"Cache-Control": "public, max-age=3600"})
