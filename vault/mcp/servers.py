@@ -54,7 +54,7 @@ _SEE: Final = """
     values (:tenant, :server, :name, :seen, :now, :by)
     on conflict (tenant, server, name) do update
     set seen = excluded.seen, seen_at = excluded.seen_at, seen_by = excluded.seen_by, is_absent = 0,
-        is_left = 0
+        is_left = case when mcp_tools.seen = excluded.seen then mcp_tools.is_left else 0 end
 """
 _MISS: Final = """
     update mcp_tools set is_absent = 1 where tenant = :tenant and server = :server and name = :name
@@ -103,7 +103,7 @@ class McpTool:
     shown: str | None = None  # its name here, once it was accepted
     is_retired: bool = False  # an operator knows that it is gone
     seen_at: int = 0
-    is_left: bool = False  # an operator looked at this form and left it out
+    is_left: bool = False  # an operator looked at this form, and left it out until it is another one
 
     @property
     def state(self) -> str:
@@ -147,10 +147,11 @@ class OfferChange:
     held: tuple[str, ...] = ()  # new, or other than accepted
     gone: tuple[str, ...] = ()
     back: tuple[str, ...] = ()  # there again, or again as accepted
+    left: tuple[str, ...] = ()  # there again, as an operator left it out
 
     @property
     def is_nothing(self) -> bool:
-        return not (self.held or self.gone or self.back)
+        return not (self.held or self.gone or self.back or self.left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,12 +220,15 @@ async def see(
 ) -> OfferChange:
     """Store what the connection `by` was offered: canonical JSON by name. What it alone knew and misses is gone.
 
+    A tool that an operator left out is kept then, so that it doesn't wait again when it returns in the same form.
+
     Accounts may be offered different things: for an hour, only who saw a form can say that it is another one. `server`
     is as `hold` returned it.
     """
     held: list[str] = []
     gone: list[str] = []
     back: list[str] = []
+    left: list[str] = []
     ended = await _find_ended(transaction, {one.seen_by for one in server.tools} - {by})
     for name in sorted(offered):
         seen, known = offered[name], server.tool(name)
@@ -235,8 +239,9 @@ async def see(
         named = {"tenant": TENANT, "server": server.name, "name": name, "seen": seen, "by": by, "now": now}
         await transaction.execute(_SEE, named)
         is_back = known is not None and known.accepted == seen and not known.is_retired
-        (back if is_back else held).append(name)
-    unknown = [one.name for one in server.tools if one.name not in offered and one.accepted is None]
+        is_left = known is not None and known.is_left and known.seen == seen
+        (left if is_left else back if is_back else held).append(name)
+    unknown = [one.name for one in server.tools if one.name not in offered and one.accepted is None and not one.is_left]
     is_full = len(unknown) + len(offered) > MOST_HELD
     for known in server.tools:
         which = {"tenant": TENANT, "server": server.name, "name": known.name}
@@ -247,7 +252,7 @@ async def see(
         elif is_missed and not known.is_absent:
             await transaction.execute(_MISS, which)
             gone.append(known.name)
-    return OfferChange(tuple(held), tuple(gone), tuple(back))
+    return OfferChange(tuple(held), tuple(gone), tuple(back), tuple(left))
 
 
 async def _find_ended(reader: Reader, connection_ids: Iterable[str]) -> frozenset[str]:

@@ -143,3 +143,21 @@ async def test_what_nobody_accepted_is_not_read_with_the_accepted_tools(database
     assert await servers.list_accepted(database) == before
     await _see(database, {})
     assert [one.state for one in (await servers.list_accepted(database))[0].tools] == ["absent"]
+
+
+async def test_a_left_tool_stays_left_until_it_is_another_one(database: Database) -> None:
+    async def left() -> dict[str, tuple[bool, str]]:
+        return {one.name: (one.is_left, one.state) for one in (await _server(database)).tools}
+
+    await _see(database, {"a": A, "b": A})
+    await _accept(database, "b", A)
+    await _see(database, {"a": A, "b": B})
+    async with database.transaction() as transaction:
+        await servers.leave(transaction, await _server(database), ["a", "b"])
+    assert set((await _see(database, {})).gone) == {"a", "b"}
+    assert await left() == {"a": (True, "absent"), "b": (True, "absent")}
+    assert await _see(database, {"a": A, "b": B}, by="k2", now=NOW + 7200) == servers.OfferChange(left=("a", "b"))
+    assert await left() == {"a": (True, "new"), "b": (True, "changed")}
+    await _see(database, {}, by="k2")
+    assert (await _see(database, {"a": B, "b": A}, by="k2")) == servers.OfferChange(held=("a",), back=("b",))
+    assert await left() == {"a": (False, "new"), "b": (False, "accepted")}
