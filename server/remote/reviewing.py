@@ -14,7 +14,7 @@ from typing import Final, Literal
 from providers.api.text import as_seen
 from providers.outbound.json_values import parse_object
 from providers.remote.listing import problem_of
-from server.remote.servers import claims_of, has_same_arguments
+from server.remote.servers import claims_of, has_same_arguments, is_same, is_settled
 from vault.mcp.servers import McpServer, McpTool
 
 Mark = Literal["same", "added", "removed"]
@@ -59,7 +59,7 @@ class ToolReview:
 
 def review_of(server: McpServer) -> Sequence[ToolReview]:
     """All tools of a server but those that are known to be gone. Takes long: call it in a thread."""
-    return [_review(one) for one in server.tools if one.state != "retired"]
+    return [_review(one) for one in server.tools if not is_settled(one)]
 
 
 def choice_of(tool: McpTool) -> Choice:
@@ -90,7 +90,7 @@ def _parts(tool: McpTool) -> Sequence[ReviewedPart]:
     if tool.state != "changed":
         return [ReviewedPart(_PARTS[key], _plain_text(after[key])) for key in _PARTS if key in after]
     before = parse_object((tool.accepted or "").encode()) or {}
-    changed = [key for key in _PARTS if before.get(key) != after.get(key)]
+    changed = [key for key in _PARTS if not is_same(before.get(key), after.get(key))]
     return [ReviewedPart(_PARTS[key], _comparison(before.get(key), after.get(key))) for key in changed]
 
 

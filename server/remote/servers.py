@@ -66,9 +66,10 @@ class NewServer:
 
 @dataclass(frozen=True, slots=True)
 class ToolChange:
-    """One tool to look at: why, and all its differences from what was accepted, line by line.
+    """One tool to look at: why (`left`: left out before), and all its differences from what was accepted, by line.
 
-    `decision`: what the operator decided of it before, which stays unless they name the tool.
+    `decision`: what the operator decided of it before, which stays unless they name the tool; empty for other
+    arguments.
     """
 
     name: str
@@ -273,14 +274,24 @@ def _check_no_rule(deployment: Deployment, name: str) -> None:
 def changes_of(server: McpServer) -> Sequence[ToolChange]:
     """What an operator has to look at, by name."""
     return [
-        ToolChange(one.name, one.state, problem_of(one.seen), _decision(one), tuple(_differences(one)))
+        ToolChange(one.name, shown_state(one), problem_of(one.seen), _decision(one), tuple(_differences(one)))
         for one in server.tools
-        if one.state not in {"accepted", "retired"}
+        if one.state != "accepted" and not is_settled(one)
     ]
 
 
+def is_settled(tool: McpTool) -> bool:
+    """Whether nobody has to look at it: it is known to be gone, or was left out and is gone."""
+    return tool.is_absent and (tool.is_retired or (tool.is_left and tool.accepted is None))
+
+
+def shown_state(tool: McpTool) -> str:
+    """Its state for whoever reviews it: `left` if they looked at this form and left it out."""
+    return "left" if tool.is_left and not tool.is_absent else tool.state
+
+
 def _decision(tool: McpTool) -> str:
-    if tool.accepted is None:
+    if not has_same_arguments(tool):
         return ""
     return f"{tool.effect}, {'asks each time' if tool.asks else 'no approval'}"
 
@@ -310,7 +321,8 @@ class ReviewDecision:
 
     `digest` names what was reviewed; `leaves` are left out until they change. Every tool counts as one that can delete
     and is asked about each time, except: `reads` only read, `trusts` takes the server's word for what reads, `unasked`
-    need no approval. A changed tool keeps what was decided before, unless one of these names it.
+    need no approval. A changed tool keeps what was decided before, unless its arguments changed, too, or one of these
+    names it.
     """
 
     digest: str
@@ -352,7 +364,7 @@ async def accept(actor: Actor, name: str, wanted: ReviewDecision) -> tuple[str, 
     chosen = {
         one.name: _acceptance(one, wanted)
         for one in server.tools
-        if (one.state != "accepted" if wanted.names is None else one.name in wanted.names)
+        if (_is_waiting(one) if wanted.names is None else one.name in wanted.names)
         and one.name not in wanted.leaves
         and not one.is_absent
         and not problem_of(one.seen)
@@ -361,7 +373,8 @@ async def accept(actor: Actor, name: str, wanted: ReviewDecision) -> tuple[str, 
         raise _server_refusal(f"{min(left)} can't be used. See token-vault mcp review {name}", field="tools")
     if left := wanted.decided_names - chosen.keys():
         raise _server_refusal(f"{min(left)} isn't among these tools; name it with --tool, too.", field="tools")
-    absent = [one.name for one in server.tools if one.is_absent and (wanted.names is None or wanted.forgets)]
+    absent = [one.name for one in server.tools if one.is_absent and not is_settled(one)]
+    absent = absent if wanted.names is None or wanted.forgets else []
     by = "" if actor.user is None else actor.user.id
     async with actor.change() as transaction:
         held = await servers.hold(transaction, name)
@@ -389,6 +402,10 @@ async def accept(actor: Actor, name: str, wanted: ReviewDecision) -> tuple[str, 
     return tuple(sorted(chosen))
 
 
+def _is_waiting(tool: McpTool) -> bool:
+    return tool.state != "accepted" and not tool.is_left
+
+
 def _acceptance(tool: McpTool, wanted: ReviewDecision) -> Acceptance:
     if tool.name not in wanted.decided_names and has_same_arguments(tool):
         return Acceptance(tool.effect, asks=tool.asks, reviewed=tool.seen)
@@ -406,12 +423,18 @@ def has_same_arguments(tool: McpTool) -> bool:
     """Whether the tool was accepted before, with the same schema: what was decided then was about these arguments."""
     before = None if tool.accepted is None else parse_object(tool.accepted.encode())
     after = parse_object(tool.seen.encode())
-    return before is not None and after is not None and before.get("inputSchema") == after.get("inputSchema")
+    return before is not None and after is not None and is_same(before.get("inputSchema"), after.get("inputSchema"))
+
+
+def is_same(before: object, after: object) -> bool:
+    """As JSON: Python takes `true` for `1`."""
+    return json.dumps(before, sort_keys=True) == json.dumps(after, sort_keys=True)
 
 
 def state_of(deployment: Deployment, server: McpServer) -> dict[str, object]:
     """One server as it is listed: its tools by state, and whether it works."""
-    states = [one.state for one in server.tools if not one.is_left]
+    left = [one.name for one in server.tools if one.is_left and not one.is_absent]
+    states = [one.state for one in server.tools if one.name not in left and not is_settled(one)]
     return {
         "name": server.name,
         "url": server.url,
@@ -419,7 +442,7 @@ def state_of(deployment: Deployment, server: McpServer) -> dict[str, object]:
         "usable": states.count("accepted"),
         "held": states.count("new") + states.count("changed") + states.count("returned"),
         "absent": states.count("absent"),
-        "left": sum(one.is_left for one in server.tools),
+        "left": len(left),
         "disabled": server.is_disabled,
         "problem": deployment.live.current.unusable.get(server.name, ""),
     }

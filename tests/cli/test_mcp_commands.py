@@ -49,6 +49,12 @@ async def test_an_operator_adds_reviews_accepts_and_removes_a_server(place: Plac
     assert '-  "description": "Add two numbers.",' in changed
     (listed,) = await content(place, "mcp", "list")
     assert (listed["usable"], listed["held"]) == (0, 2)
+    digest = (await content(place, "mcp", "review", "notes"))["digest"]
+    left = await content(place, "mcp", "accept", "notes", digest, "--leave", "note")
+    assert left["accepted"] == ["add"]
+    reviewed = (await run(place, "mcp", "review", "notes")).output
+    assert "note: left out; to accept it, name it with --tool" in reviewed
+    assert "Nothing to review: 1 tools" in reviewed
     rule = place.data / "rules" / "one.cedar"
     rule.parent.mkdir()
     rule.write_text('@id("no-add") forbid(principal, action == Action::"notes_add", resource);', encoding="utf-8")

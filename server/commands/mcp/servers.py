@@ -135,7 +135,8 @@ def review(setup: Setup, name: Name) -> None:
         )
         return
     for one in changes:
-        say(f"{one.name}: {one.state}" + (f" (can't be used: {one.problem})" if one.problem else ""))
+        state = "left out; to accept it, name it with --tool" if one.state == "left" else one.state
+        say(f"{one.name}: {state}" + (f" (can't be used: {one.problem})" if one.problem else ""))
         known = server.tool(one.name)
         claims = [] if known is None else [said for said, value in servers.claims_of(known).items() if value]
         if claims:
@@ -144,8 +145,9 @@ def review(setup: Setup, name: Name) -> None:
             say(f"  decided before, and kept unless you name it: {one.decision}")
         for line in one.differences:
             say(f"  {line}")
-    if not changes:
-        say(f"Nothing to review: {len(server.tools)} tools are as you accepted them.")
+    if all(one.state == "left" for one in changes):
+        accepted = sum(one.state == "accepted" for one in server.tools)
+        say(f"Nothing to review: {accepted} tools are as you accepted them.")
         return
     say(f"To accept what you saw: token-vault mcp accept {name} {server.digest}")
 
