@@ -154,7 +154,7 @@ async def change_mcp_server(call: AdminCall, body: McpServerChange) -> McpServer
     return _record(call, await _server(call))
 
 
-@operation("DELETE", "/mcp-servers/{provider}/accounts", scope="admin:providers")
+@operation("DELETE", "/mcp-servers/{provider}/accounts", scope="admin:access")
 async def disconnect_mcp_server(call: AdminCall) -> DisconnectedAccounts:
     """Disconnect every account from a server and revoke it there, with receipts."""
     server = await _server(call)

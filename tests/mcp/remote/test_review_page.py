@@ -227,6 +227,9 @@ async def test_the_admin_api_does_what_the_pages_do(place: RemoteRoom) -> None:
         changed = await admin.call("PATCH", "/mcp-servers/viaapi", json={"disabled": True})
         assert changed.json()["disabled"]
         problem(await admin.call("DELETE", "/mcp-servers/viaapi"), 409, "still_connected")
+        few = await admin.token_with("admin:providers", "admin:write")
+        refused = await admin.call("DELETE", "/mcp-servers/viaapi/accounts", token=few)
+        problem(refused, 403, "insufficient_scope")
         assert (await admin.call("DELETE", "/mcp-servers/viaapi/accounts")).json() == {"accounts": 1}
         assert (await admin.call("DELETE", "/mcp-servers/viaapi")).status_code == 204
         problem(await admin.call("GET", "/mcp-servers/viaapi/review"), 404, "no_server")
