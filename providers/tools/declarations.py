@@ -103,6 +103,7 @@ class Result(_Part):
     items: Path_ | None = None
     fields: Mapping[Name, Output] = Field(default_factory=dict[str, Output])  # a write may return none
     needs: Path_ | None = None  # must be present, else the answer says that nothing was done (GraphQL)
+    allows_null: bool = False  # of `needs`: null without `errors` says that it was done
     omits_empty: bool = False
     expect: Mapping[Path_, Scalar] = Field(default_factory=dict[str, Scalar])
     otherwise: Text | None = Field(default=None, alias="else")

@@ -24,12 +24,13 @@ from providers.api.text import as_data, as_id, quote
 from providers.definitions.catalog import Catalog
 from providers.definitions.model import Provider
 from providers.definitions.suggestions import did_you_mean
-from providers.outbound.json_values import at, integer_at, is_array, objects_at, put, text_at
+from providers.outbound.json_values import at, integer_at, is_array, is_object, objects_at, put, text_at
 from providers.tools.declarations import Argument, Output, Tool, ToolFile, ToolFileRefused
 from providers.tools.presentation import problem
 from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput, ToolSpec
 
 LIST_BUDGET: Final = 40_000  # characters of texts in one answer; later items are left out
+_DONE: Final = "Done."
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _PLACE: Final = re.compile(r"\{([^{}]*)\}")
 _WORD: Final = re.compile(r"[\x21-\x7e]+")
@@ -247,7 +248,8 @@ class _Runner:
             is_write=self._tool.effect != "read",
         )
         result = self._tool.result
-        if result.needs is not None and at(answer, result.needs) is None:
+        is_null = self._is_done_with_null(answer)
+        if result.needs is not None and at(answer, result.needs) is None and not is_null:
             message = text_at(answer, "errors.0.message") or "it didn't say why"
             raise UpstreamRefused("refused", f"{api.title} rejected the call: {as_data(message, limit=200)}")
         if any(at(answer, path) != value for path, value in result.expect.items()):
@@ -257,12 +259,19 @@ class _Runner:
             if not self._is_expected(values):
                 raise self._refusal_of_shape(api)
             return self._item(**values)
-        if not is_array(at(answer, result.items)) and answer and not result.omits_empty:
+        if not is_array(at(answer, result.items)) and answer and not (result.omits_empty or is_null):
             raise self._refusal_of_shape(api)
         found, is_cut = self._list_items(answer)
         cursor = None if result.next is None else text_at(answer, result.next)
         cursor = None if cursor is None else cursor[:2000]
         return self.output.model_validate({"items": found, "next_cursor": cursor, "is_cut": is_cut})
+
+    def _is_done_with_null(self, answer: object) -> bool:
+        """Whether the answer at `needs` is null and no error, where the declaration takes that for done."""
+        parent, _, leaf = (self._tool.result.needs or "").rpartition(".")
+        found = at(answer, parent)
+        is_null = is_object(found) and leaf in found and found[leaf] is None
+        return self._tool.result.allows_null and is_null and not at(answer, "errors")
 
     def _is_expected(self, values: Mapping[str, object]) -> bool:
         """Whether a read brought anything, and text where it reads text. A write may well be answered with nothing."""
@@ -319,6 +328,8 @@ class _Runner:
         """A readable form: the provider's text is in quotation marks, below a line that says what it is."""
         result = self._tool.result
         if result.items is None:
+            if result.allows_null and all(value in (None, []) for value in output.model_dump().values()):
+                return _DONE
             line = _line(result.line, output)
             return f"{UNTRUSTED}\n{line}" if self._tool.effect == "read" else line
         listed: object = getattr(output, "items", None)
@@ -330,6 +341,8 @@ class _Runner:
         )
         if getattr(output, "next_cursor", None):  # a page before the last one may be short, or empty
             rest.append("There are more: call again with `cursor`.")
+        if not lines and result.allows_null:
+            return _DONE
         if not lines:
             return "\n".join(["Nothing was found here.", *rest]) if rest else "Nothing was found."
         return "\n".join([UNTRUSTED, *lines, *rest])

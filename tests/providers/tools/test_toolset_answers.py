@@ -171,3 +171,32 @@ async def test_a_list_that_is_left_out_is_an_empty_one_only_where_the_file_says_
     except UpstreamRefused as refused:
         found = refused.code
     assert found == expected
+
+
+FAILED = {"data": {"issueCreate": None}, "errors": [{"message": "Forbidden"}]}
+
+
+@pytest.mark.parametrize(
+    ("allows_null", "answer", "expected"),
+    [
+        (True, {"data": {"issueCreate": None}}, "Done."),
+        (False, {"data": {"issueCreate": None}}, "refused"),
+        (True, FAILED, "refused"),
+        (True, {"data": {}}, "refused"),
+        (True, {"data": {"issueCreate": {"issue": {"identifier": "A-1"}}}}, "Created A-1: none"),
+    ],
+)
+async def test_null_says_that_a_mutation_was_done_only_where_the_file_says_so(
+    bench: Bench, *, allows_null: bool, answer: object, expected: str
+) -> None:
+    tool = DECLARED["linear_create"]
+    result = tool.result.model_copy(update={"needs": "data.issueCreate", "allows_null": allows_null})
+    spec = tool_of(
+        tool.model_copy(update={"result": result}), load_catalog().provider("linear"), source=Path("linear.toml")
+    )
+    bench.server.answer = lambda _: json_reply(answer)
+    try:
+        found = str(await spec.call(bench.api(spec), spec.input.model_validate(usual_arguments(spec)), bench._progress))
+    except UpstreamRefused as refused:
+        found = refused.code
+    assert found == expected
