@@ -41,7 +41,8 @@ _KINDS: Final[Mapping[str, str]] = {
 }
 _SHAPELESS: Final = re.compile(r"json|map|any|object|upload|record|hash", re.IGNORECASE)  # scalars of unknown form
 _DELETES: Final = re.compile(r"delete|remove|destroy|archive|revoke|cancel|clear|purge", re.IGNORECASE)
-_CREATES: Final = re.compile(r"create|add|insert|new|post|send|invite|upload", re.IGNORECASE)
+_CREATES: Final = frozenset({"create", "add", "insert", "new", "post", "send", "invite", "upload"})
+_UPDATES: Final = frozenset({"update", "set", "edit", "change"})
 _LONGEST_QUERY: Final = 4_000  # characters
 
 
@@ -128,10 +129,10 @@ def _make_tool(
     effect, scope = _effect(operation), f"{name}:{'read' if operation.root == 'query' else 'write'}"
     title = one_line(re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", operation.name).replace("_", " ").capitalize(), limit=80)
     description = one_line(text_of(operation.content.get("description")) or title, limit=300)
-    result: Table = {"needs": f"data.{operation.name}"} if answer.fields else {"line": "Done."}
-    if answer.fields:
-        result |= {"items": answer.items} if answer.items else {}
-        result |= {"line": readable_line(answer.fields), "fields": dict(answer.fields)}
+    result: Table = {"needs": f"data.{operation.name}"}
+    result |= {"allows_null": True} if effect != "read" else {}
+    result |= {"items": answer.items} if answer.items else {}
+    result |= {"line": readable_line(answer.fields), "fields": dict(answer.fields)}
     request: Table = {"api": "main", "method": "POST", "path": endpoint, "body": {"query": query}}
     tool: Table = {"name": tool_name, "title": title, "description": description, "scopes": [scope], "effect": effect}
     if effect != "read":
@@ -155,14 +156,15 @@ def _query(operation: GraphQLOperation, inputs: _GraphQLInputs, answer: _GraphQL
 
 
 def _effect(operation: GraphQLOperation) -> str:
-    """By the operation's name, because a schema doesn't say: what is not plainly harmless counts as deleting."""
+    """By the first word of its name, because a schema doesn't say: what is not plainly harmless counts as deleting."""
     if operation.root == "query":
         return "read"
     if _DELETES.search(operation.name):
         return "delete"
-    if _CREATES.match(operation.name) or _CREATES.search(operation.name[-8:]):
+    verb = argument_name(operation.name, taken={}).partition("_")[0]
+    if verb in _CREATES:
         return "create"
-    return "update" if re.search(r"update|set|edit|change", operation.name, re.IGNORECASE) else "delete"
+    return "update" if verb in _UPDATES else "delete"
 
 
 def _tool_name(name: str, field_name: str, taken: set[str]) -> str:
@@ -188,10 +190,24 @@ def _inputs(schema: GraphQLSchema, operation: GraphQLOperation) -> _GraphQLInput
             _add_members(schema, kind, name, made, is_needed=needed)
         else:
             _add(schema, made, name, f"variables.{name}", kind, text_of(one.get("description")), is_needed=needed)
-        if len(made.arguments) > before:
-            made.declared.append(f"${name}: {kind.written}")
+        added = list(made.arguments.values())[before:]
+        if needed and not added:
+            raise LeftOut(f"it needs {name}, which a tool can't send")
+        if added:
+            made.declared.append(f"${name}: {_declared_type(kind, added, is_needed=needed)}")
             made.passed.append(f"{name}: ${name}")
     return made
+
+
+def _declared_type(kind: GraphQLType, added: Sequence[Table], *, is_needed: bool) -> str:
+    """The type of a variable that an agent may leave out: then the server's default counts, or an empty object.
+
+    GraphQL specification §5.8.5.
+    """
+    if not is_needed:
+        return kind.written.removesuffix("!")
+    is_optional = all(one.get("required") is False for one in added)
+    return f"{kind.written} = {{}}" if is_optional else kind.written
 
 
 def _add_members(schema: GraphQLSchema, kind: GraphQLType, name: str, made: _GraphQLInputs, *, is_needed: bool) -> None:

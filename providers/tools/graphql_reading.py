@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,7 @@ from providers.tools.openapi_reading import LARGEST, DocumentRefused, LeftOut, S
 
 OPERATIONS: Final = 2_000
 _WRAPPERS: Final = 8  # lists and non-nulls around a type
+_NAME: Final = re.compile(r"[_A-Za-z][_0-9A-Za-z]*")  # GraphQL specification §2.1.9
 _TOKENS: Final = 400_000  # of SDL
 _NO_SDL: Final = (
     "is GraphQL SDL, which needs a package: install graphql-core, or give the JSON answer to an introspection query"
@@ -87,6 +89,8 @@ class GraphQLSchema:
         if inner is None:
             raise LeftOut("it uses a type that the schema doesn't describe")
         written = text_of(inner.get("name"))
+        if _NAME.fullmatch(written) is None:
+            raise LeftOut("the name of a type has other characters")
         for kind in reversed(around):
             written = f"[{written}]" if kind == "LIST" else f"{written}!"
         return GraphQLType(inner, written, around[:1] == ["NON_NULL"], around.count("LIST"))

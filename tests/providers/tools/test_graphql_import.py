@@ -43,6 +43,8 @@ type Nested { ticket: Ticket }
 input Place { room: String! floor: Int }
 input NewTicket { title: String! state: State tags: [String!] place: Place password: String }
 input Needs { place: Place! }
+input Optional { note: String size: Int = 3 }
+input Unsendable { place: Place password: String }
 type Query {
   "All tickets, the newest first."
   tickets(first: Int = 10, state: State, tags: [String!]): TicketConnection!
@@ -54,6 +56,7 @@ type Query {
   names: [String!]!
   search(filter: JSON!): [Ticket!]!
   nested: Nested
+  items(first: Int! = 10, only: Optional! = {note: "x"}): [Ticket!]!
 }
 type Mutation {
   createTicket(input: NewTicket!): Payload!
@@ -61,6 +64,8 @@ type Mutation {
   deleteTicket(id: ID!): Payload!
   promote(id: ID!): Payload!
   place(input: Needs!): Payload!
+  touch(input: Optional!): Boolean
+  hide(input: Unsendable!): Boolean
 }
 """
 SCHEMA = graphql.build_schema(SDL)
@@ -89,11 +94,12 @@ def test_every_made_query_is_valid_and_reads_what_the_tool_returns() -> None:
     assert queries(made)["tickets_count"] == "query Tool { count }"
     assert {one.name: one.effect for one in made.review} == {
         **dict.fromkeys(
-            [f"tickets_{one}" for one in ("tickets", "edges", "ticket", "people", "count", "nested")], "read"
+            [f"tickets_{one}" for one in ("tickets", "edges", "ticket", "people", "count", "nested", "items")], "read"
         ),
         "tickets_create_ticket": "create",
         "tickets_update_ticket": "update",
         "tickets_delete_ticket": "delete",
+        "tickets_touch": "delete",
         "tickets_promote": "delete",  # nothing says that it is harmless
     }
     assert dict(made.left_out) == {
@@ -101,7 +107,58 @@ def test_every_made_query_is_valid_and_reads_what_the_tool_returns() -> None:
         "query names": "its answer is a list of plain values",
         "query search": "it needs filter, which a tool can't send",
         "mutation place": "it needs input.place, which a tool can't send",
+        "mutation hide": "it needs input, which a tool can't send",
     }
+
+
+def test_what_an_agent_may_leave_out_is_filled_in_by_the_server() -> None:
+    tools = {str(one["name"]): one for one in imported().tools["tool"]}
+    got = dict[str, Any]()
+
+    def resolve(_: object, info: graphql.GraphQLResolveInfo, **given: Any) -> object:
+        got[info.field_name] = given
+        return [] if info.field_name == "items" else None
+
+    for name in ("items", "touch"):
+        query = tools[f"tickets_{name}"]["request"]["body"]["query"]
+        assert not [one for one in tools[f"tickets_{name}"]["arguments"].values() if one.get("required", True)]
+        done = graphql.graphql_sync(SCHEMA, query, field_resolver=resolve, variable_values={})
+        assert (done.data, done.errors) == ({name: [] if name == "items" else None}, None)
+    assert got == {
+        "items": {"first": 10, "only": {"note": "x", "size": 3}},
+        "touch": {"input": {"size": 3}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "effect"),
+    [
+        *((one, "create") for one in ("createPost", "add_user", "SendMail", "new")),
+        *((one, "update") for one in ("updatePost", "set_name", "EditAll")),
+        *((one, "delete") for one in ("erasePost", "reportAddress", "creditRefund", "assetWipe", "resetAll")),
+        *((one, "delete") for one in ("createdWipe", "additional", "addAndRemove", "settle")),
+    ],
+)
+def test_only_the_first_word_of_a_mutation_says_that_it_deletes_nothing(name: str, effect: str) -> None:
+    sdl = f"type Query {{ a: Int }} type Mutation {{ {name}: Int }}"
+    assert [one.effect for one in imported(sdl.encode(), only=re.compile("mutation")).review] == [effect]
+
+
+def test_a_type_whose_name_is_no_name_gets_into_no_query() -> None:
+    evil = "DateTime) { count } deleteTicket(id: 1) #"
+    sdl = SDL.replace("count: Int!", "count(at: DateTime): Int!")
+    content = json.dumps(graphql.introspection_from_schema(graphql.build_schema(sdl)))
+    assert "$at: DateTime)" in queries(imported(content.encode()))["tickets_count"]
+    made = imported(content.replace('"DateTime"', json.dumps(evil)).encode())
+    assert ("query count", "the name of a type has other characters") in made.left_out
+    assert not [query for query in queries(made).values() if "#" in query]
+
+
+def test_a_mutation_says_done_where_it_answers_null() -> None:
+    tools = {str(one["name"]): one["result"] for one in imported().tools["tool"]}
+    assert tools["tickets_touch"]["allows_null"] is True
+    assert tools["tickets_delete_ticket"]["allows_null"] is True
+    assert "allows_null" not in tools["tickets_ticket"]
 
 
 def test_sdl_and_the_answer_to_an_introspection_query_make_the_same_files() -> None:
