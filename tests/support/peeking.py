@@ -5,7 +5,7 @@ from __future__ import annotations
 from vault.audit.audit import Activity
 from vault.grants import grant_from
 from vault.records import TENANT, Grant
-from vault.storage.database import Reader
+from vault.storage.database import Reader, Transaction, integer
 
 
 async def get_grant(reader: Reader, grant_id: str) -> Grant | None:
@@ -22,3 +22,13 @@ def note_repeats(activity: Activity) -> None:
     """Note what was counted so far, before its minute is over."""
     for event in activity._repeats.due(None):
         activity.note(event)
+
+
+async def count_waiting(transaction: Transaction) -> int:
+    """How many wait for a lock in this PostgreSQL database; others of the same server don't count."""
+    row = await transaction.fetch_one(
+        "select count(*) as n from pg_locks where not granted and pid in (select h.pid from pg_locks h"
+        " join pg_database d on d.oid = h.database where d.datname = current_database())"  # each holds its tables
+    )
+    assert row is not None
+    return integer(row, "n")

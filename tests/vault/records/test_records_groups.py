@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from tests.support.peeking import count_waiting
 from tests.support.seeded import NOW
 from vault import directory, groups, users
 from vault.directory import ProvisionedPerson
 from vault.records import User
-from vault.storage.database import Database, Transaction, integer
+from vault.storage.database import Database, Transaction
 
 DAY = 86400
 
@@ -181,8 +182,7 @@ async def until_waiting(transaction: Transaction, task: asyncio.Task[None], *, i
     """Until it waits for what the transaction holds, or is done; on SQLite every writer waits at once."""
     async with asyncio.timeout(20):
         while is_postgres and not task.done():
-            row = await transaction.fetch_one("select count(*) as n from pg_locks where not granted")
-            if row is not None and integer(row, "n"):
+            if await count_waiting(transaction):
                 return
             await asyncio.sleep(0.01)
     await asyncio.sleep(0)
