@@ -200,7 +200,9 @@ TABLE: Final[dict[type[VaultError], Wording]] = {
         sentence="The vault can't reach its storage.",
         next_step="Nothing is lost; try again in a minute.",
     ),
-    refusals.ValueUnstorable: Wording("invalid_request", next_step="Remove control characters from it."),
+    refusals.ValueUnstorable: Wording(
+        "invalid_request", next_step="Send text without control characters, and smaller numbers."
+    ),
     refusals.TransitionRefused: Wording("invalid_grant", paged="conflict"),
     tokens.ResourceRefused: Wording("invalid_target"),
     handles.HandleRefused: Wording("invalid_token"),

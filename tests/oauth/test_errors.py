@@ -162,7 +162,7 @@ MADE: dict[type[VaultError], tuple[Callable[[], VaultError], str, str]] = {
     CiphertextRejected: (lambda: CiphertextRejected("tag"), "server_error", "connect it again"),
     KeyUnavailable: (lambda: KeyUnavailable("no key in master.key"), "server_error", "ask its operator to fix this"),
     StorageUnavailable: (lambda: StorageUnavailable("no disk"), "temporarily_unavailable", "try again in a minute"),
-    ValueUnstorable: (lambda: ValueUnstorable("a NUL"), "invalid_request", "Remove control characters"),
+    ValueUnstorable: (lambda: ValueUnstorable("a NUL"), "invalid_request", "and smaller numbers"),
     TransitionRefused: (lambda: TransitionRefused("this was used"), "invalid_grant", "This was used."),
     TicketReplayed: (lambda: TicketReplayed("this was used", outcome=None), "invalid_grant", "This was used."),
     Conflict: (lambda: Conflict("this already exists"), "temporarily_unavailable", "Nothing was done; try again."),
