@@ -357,8 +357,9 @@ class Connection:
         """`active`, `needs_reauth`, `revoked`, or a derived status.
 
         `waiting`: for a provider that did not answer a refresh. `ambiguous`: another process may have its answer.
-        `expiring`: ends within 7 days unless the person does something. One that never lives longer than two days is
-        `active` until it has ended, and `needs_reauth` from then on, as is every other that nothing can renew.
+        `expiring`: ends within 7 days unless the person does something. One that never lives longer than two days stays
+        `active`, past its end too, where a refresh may still work. Whatever nothing can renew is `needs_reauth` once
+        it has ended.
         """
         if self.state is not ConnectionState.ACTIVE:
             return self.state.value
