@@ -11,15 +11,21 @@ import pytest
 
 from server.administration import agents
 from server.administration.actor import Actor
+from server.oauth.backchannel import redeeming
 from tests.conftest import Store
 from tests.support.peeking import count_waiting
 from tests.support.person import Person
+from tests.support.rooms.ciba_room import Asker, asker_client
+from tests.support.rooms.enterprise_room import running_company
+from tests.support.rooms.oauth_world import World
 from tests.support.rooms.portal_room import Room, running_room
-from vault import clients
+from vault import clients, company_permissions
+from vault.approvals import requests
 from vault.records import Client
 from vault.storage.database import Transaction
 
 HOLD = "update clients set last_used_at = last_used_at where id = :id"
+LIVE = "select id from grants where revoked_at is null and client_id = :id"
 
 
 @pytest.fixture
@@ -42,10 +48,14 @@ async def code_for(room: Room, person: Person) -> tuple[Client, Callable[[], Awa
     return client, lambda: room.vault.redeem(client_id, again["code"], proof)
 
 
-async def until_waiting(transaction: Transaction, *, number: int, is_sqlite: bool) -> None:
+async def until_waiting(
+    transaction: Transaction, *, number: int, is_sqlite: bool, unless: asyncio.Task[object] | None = None
+) -> None:
     """Until so many wait for a lock; on SQLite everybody waits for the one who writes, and nothing shows it."""
     ends = time.perf_counter() + (0.2 if is_sqlite else 20)
     while time.perf_counter() < ends:
+        if unless is not None and unless.done():
+            return
         if not is_sqlite and await count_waiting(transaction) >= number:
             return
         await asyncio.sleep(0.01)
@@ -77,3 +87,64 @@ async def test_a_code_that_is_redeemed_while_its_agent_is_ended_locks_nothing_up
     assert redeemed.status_code in {200, 400, 401}, redeemed.text
     rows = await room.deployment.database.fetch("select id from grants where revoked_at is null")
     assert rows == [], "what it got ended with it"
+
+
+async def last_used(room: Room, client: Client) -> int | None:
+    found = await clients.get_client(room.deployment.database, client.id)
+    assert found is not None
+    return found.last_used_at
+
+
+async def until_used(room: Room, client: Client) -> None:
+    async with asyncio.timeout(20):
+        while await last_used(room, client) is None:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_a_client_comes_for_while_it_is_removed_ends_with_it(room: Room, store: Store) -> None:
+    deployment, now = room.deployment, room.deployment.now()
+    user = await room.user()
+    person = await room.signed_in(user)
+    async with httpx2.AsyncClient(base_url=room.url, timeout=20) as http:
+        world = World(room.vault, person, http)
+        asker = Asker(world, await asker_client(world), user)
+        first, second = await asker.approved(), await asker.approved()
+        other = await asker.other()
+        kept = await other.approved()
+        yes = {one: await requests.find(deployment.database, deployment.keys, one, client_id=asker.client.id)
+               for one in (first, second)}  # fmt: skip
+        found, late = yes[first], yes[second]
+        assert found is not None
+        assert late is not None
+        async with deployment.database.transaction() as letting:
+            assert await redeeming.issue(deployment, letting, found, asker.client, network="", now=now) is not None
+            removing = asyncio.create_task(agents.remove(Actor(deployment, None, "command_line"), asker.client))
+            await until_waiting(letting, number=1, is_sqlite=store.is_sqlite, unless=removing)
+        assert len(await removing) == 1
+        assert await deployment.database.fetch(LIVE, {"id": asker.client.id}) == []
+        async with deployment.database.transaction() as letting:
+            assert await redeeming.issue(deployment, letting, late, asker.client, network="", now=now) is None
+        assert (await other.poll(kept)).status_code == 200
+        assert len(await deployment.database.fetch(LIVE, {"id": other.client.id})) == 1
+        await until_used(room, other.client)
+
+
+async def test_an_assertion_that_comes_while_its_agent_is_removed_lets_nobody_in(store: Store) -> None:
+    url = None if store.is_sqlite else store.url
+    async with running_company(store.data, database_url=url) as company:
+        deployment, client = company.place.deployment, company.caller.client
+        async with deployment.database.transaction() as holding:
+            await company_permissions.hold(
+                holding, user_id=company.user.id, client_id=client.id, company="acme", now=company.now()
+            )
+            asking = asyncio.create_task(company.ask())
+            await until_waiting(holding, number=1, is_sqlite=store.is_sqlite)
+            removing = asyncio.create_task(agents.remove(Actor(deployment, None, "command_line"), client))
+            await until_waiting(holding, number=2, is_sqlite=store.is_sqlite, unless=removing)
+            await company_permissions.forget_client(holding, client.id)
+        answer, _ = await asyncio.gather(asking, removing)
+        assert answer.status_code in {200, 401}, answer.text
+        assert await deployment.database.fetch(LIVE, {"id": client.id}) == []
+        caller = await company.place.caller()
+        assert (await company.ask(company.assertion(client_id=caller.client.id), caller=caller)).status_code == 200
+        assert len(await deployment.database.fetch(LIVE, {"id": caller.client.id})) == 1

@@ -56,8 +56,7 @@ async def _issue(deployment: Deployment, asked: TokenRequest, approval: Approval
             deployment, transaction, approval, asked.client, network=network_of(asked.address), now=asked.now
         )
     if issued is None:
-        raise _already_used()
-    await clients.note_use(deployment.database, asked.client, now=asked.now)
+        raise OAuthError("invalid_grant", "this request was already answered with a token, or this client was removed")
     return issued
 
 
@@ -72,10 +71,13 @@ async def check_may_issue(deployment: Deployment, approval: Approval, client: Cl
 async def issue(
     deployment: Deployment, transaction: Transaction, approval: Approval, client: Client, *, network: str, now: int
 ) -> TokenGrant | None:
-    """Spend the yes on a grant, with its events; None if another request was faster."""
+    """Spend the yes on a grant, with its events; None if another request was faster, or the client is gone."""
     request = requests.request_of(approval)
+    if not await clients.hold_client(transaction, client.id):
+        return None
     if not await requests.consume(transaction, approval, now=now):
         return None
+    await clients.touch(transaction, client.id, now=now)
     # What was approved with details is one thing: it isn't renewed.
     stays = "offline_access" in request.scopes and "refresh_token" in client.grant_types and not request.details
     grant = await grants.create_grant(

@@ -16,7 +16,7 @@ from server.oauth.enterprise import assertions, people
 from server.oauth.enterprise.assertions import SKEW, IdentityAssertion
 from server.oauth.enterprise.refusals import AssertionRefused
 from server.oauth.enterprise.rules import Allowance, allowed_by, rules_about
-from server.oauth.rules import EXCHANGE_SCOPE, TOKEN_EXCHANGE
+from server.oauth.rules import EXCHANGE_SCOPE, TOKEN_EXCHANGE, OAuthError
 from server.oauth.token_rate import spend_request
 from server.oauth.token_request import TokenGrant, TokenRequest
 from vault import clients, company_access, company_permissions, connections, grants, groups, replay, users
@@ -126,6 +126,8 @@ async def _issue(
     """Use the assertion up and store what it gives, in one transaction: a refusal leaves it unused."""
     now, client_id = asked.now, asked.client.id
     async with deployment.transaction() as transaction:
+        if not await clients.hold_client(transaction, client_id):
+            raise OAuthError("invalid_client", "this client was removed")
         if not await _is_first_use(transaction, assertion, now=now):
             raise AssertionRefused("replayed")
         current = await users.get_user(transaction, person.id)
@@ -160,10 +162,10 @@ async def _issue(
             for one in await connections.list_connections(transaction, person.id)
         ]
         changes = await company_access.settle(transaction, renewed, owned, before=permission, now=now)
+        await clients.touch(transaction, client_id, now=now)
         first = (_event("company.admitted", grant, assertion, allowed, scopes),) if is_new else ()
         issued = _event("token.issued", grant, assertion, allowed, scopes)
         await audit.append(transaction, *first, *changes, issued, now=now)
-    await clients.note_use(deployment.database, asked.client, now=now)
     return grant
 
 
