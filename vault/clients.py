@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, TypeGuard
@@ -265,10 +266,11 @@ async def touch(transaction: Transaction, client_id: str, *, now: int) -> None:
 
 
 async def note_use(database: Database, client: Client, *, now: int) -> None:
-    """`touch` in a transaction of its own, after the one that let the client in: whoever ends it holds it first."""
+    """`touch` in a transaction of its own, after the answer: a use that can't be noted is noted with the next one."""
     if client.last_used_at is None or client.last_used_at <= now - _TOUCH_INTERVAL:
-        async with database.transaction() as transaction:
-            await touch(transaction, client.id, now=now)
+        with suppress(VaultError):
+            async with database.transaction() as transaction:
+                await touch(transaction, client.id, now=now)
 
 
 async def hold_client(transaction: Transaction, client_id: str) -> bool:

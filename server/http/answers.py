@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from pydantic_core import to_json
+from starlette.background import BackgroundTask
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -59,10 +60,12 @@ class WholeAnswer(Response):
         self.status_code = status
         self.raw_headers = list(headers)
         self.body = body
-        self.background = None
+        self.background: BackgroundTask | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.write(send)
+        if self.background is not None:
+            await self.background()
 
     async def write(self, send: Send) -> None:
         """Send it."""

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -94,6 +95,8 @@ async def token(
         else:
             content = await answer_content(deployment, issue, now=asked.now, key_thumbprint=asked.key_thumbprint)
             answer = json_answer(content)
+            if form.get("grant_type") in _LET_IN:
+                answer.background = BackgroundTask(clients.note_use, deployment.database, client, now=asked.now)
     except OAuthError as error:
         answer = refusal_answer(error)
     except VaultError as refusal:
@@ -225,7 +228,6 @@ async def _redeem(
             await audit.append(redemption.transaction, _event("grant.created", grant), now=asked.now)
     except TransitionRefused as refusal:
         raise _invalid_code(refusal.detail) from refusal
-    await clients.note_use(deployment.database, asked.client, now=asked.now)
     ends_at = None if refresh_token is None else lifetimes.first_end(asked.now)
     return TokenGrant(
         grant,
@@ -358,6 +360,7 @@ def _event(kind: str, grant: Grant) -> Event:
     )
 
 
+_LET_IN: Final = frozenset({"authorization_code", DEVICE_GRANT})  # noted as uses after the answer
 _GRANTS: Final[dict[str, GrantHandler]] = {
     "authorization_code": _redeem_code,
     "refresh_token": refresh,

@@ -26,6 +26,16 @@ from vault.storage.database import Transaction
 
 HOLD = "update clients set last_used_at = last_used_at where id = :id"
 LIVE = "select id from grants where revoked_at is null and client_id = :id"
+FAULTS = {  # while they are there, no use can be noted
+    True: (
+        "create trigger vault.unnoted before update of last_used_at on clients begin select raise(abort, 'away'); end",
+        "drop trigger vault.unnoted",
+    ),
+    False: (
+        "alter table clients add constraint unnoted check (last_used_at is null) not valid",
+        "alter table clients drop constraint unnoted",
+    ),
+}
 
 
 @pytest.fixture
@@ -93,6 +103,35 @@ async def last_used(room: Room, client: Client) -> int | None:
     found = await clients.get_client(room.deployment.database, client.id)
     assert found is not None
     return found.last_used_at
+
+
+async def test_a_use_that_can_not_be_noted_takes_no_token_away(room: Room, store: Store) -> None:
+    person = await room.signed_in(await room.user())
+    client, redeem = await code_for(room, person)
+    fault, end = FAULTS[store.is_sqlite]
+    async with room.deployment.database.transaction() as transaction:
+        await transaction.execute(fault)
+    redeemed = await redeem()
+    async with room.deployment.database.transaction() as transaction:
+        await transaction.execute(end)
+    assert redeemed.status_code == 200, redeemed.text
+    assert await last_used(room, client) is None
+    later, redeem_later = await code_for(room, person)
+    assert (await redeem_later()).status_code == 200
+    await until_used(room, later)
+
+
+async def test_an_answer_does_not_wait_until_its_use_is_noted(room: Room, store: Store) -> None:
+    person = await room.signed_in(await room.user())
+    client, redeem = await code_for(room, person)
+    async with room.deployment.database.transaction() as holding:
+        if not store.is_sqlite:  # elsewhere the code can't be spent meanwhile
+            await holding.execute(HOLD, {"id": client.id})
+            assert (await redeem()).status_code == 200
+            await until_waiting(holding, number=1, is_sqlite=False)
+    if store.is_sqlite:
+        assert (await redeem()).status_code == 200
+    await until_used(room, client)
 
 
 async def until_used(room: Room, client: Client) -> None:
