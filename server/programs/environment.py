@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import configparser
 import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-from server.settings import PREFIX
 
 _PROXY: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 _BUNDLE: Final = (  # OpenSSL, Go, Python; curl; requests; git; AWS; pip; cargo; gRPC
@@ -43,9 +41,11 @@ _AWS: Final = {  # the key is a placeholder, too; checksums at the end of a body
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
 }
 _AWS_KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-_AWS_OTHER: Final = frozenset({"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_SHARED_CREDENTIALS_FILE"})
-# What opens the vault's own keys and databases (`vault.keys.sources`, PostgreSQL's library).
-_OURS: Final = frozenset({"CREDENTIALS_DIRECTORY", "PGPASSWORD", "PGPASSFILE", "VAULT_TOKEN", "BAO_TOKEN"})
+# Profiles that aren't in our configuration, and what sends calls elsewhere.
+_AWS_OTHER: Final = frozenset(
+    {"AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_SHARED_CREDENTIALS_FILE"}
+)
+_AWS_ENDPOINTS: Final = "AWS_ENDPOINT_URL"  # and AWS_ENDPOINT_URL_S3, ...
 _NODE_PRELOAD: Final = Path(__file__).parent / "proxy.cjs"
 
 
@@ -63,16 +63,18 @@ class ProgramPlace:
     placeholder: str
 
 
-def environment_of(inherited: Mapping[str, str], place: ProgramPlace, providers: Collection[str]) -> dict[str, str]:
-    """The program's environment; `providers` are those whose hosts are ours."""
-    kept = {name: value for name, value in inherited.items() if not _is_ours(name)}
+def environment_of(
+    inherited: Mapping[str, str], place: ProgramPlace, providers: Collection[str], *, own: Container[str]
+) -> dict[str, str]:
+    """The program's environment; `providers` are those whose hosts are ours, `own` the vault's variables."""
+    kept = {name: value for name, value in inherited.items() if name not in own}
     made = {name: place.proxy for one in _PROXY for name in (one, one.lower())}
     made |= {"NO_PROXY": "", "no_proxy": ""}
     made |= dict.fromkeys(_BUNDLE, str(place.bundle)) | dict.fromkeys(_ADDED, str(place.authority))
     made |= {name: place.placeholder for one in sorted(providers) for name in _TOKENS.get(one, ())}
     made |= {"GIT_TERMINAL_PROMPT": "0", "NODE_USE_ENV_PROXY": "1"}
     if "aws" in providers:
-        kept = {name: value for name, value in kept.items() if name not in _AWS_OTHER}
+        kept = {name: kept[name] for name in kept if name not in _AWS_OTHER and not name.startswith(_AWS_ENDPOINTS)}
         made |= {**_AWS, **dict.fromkeys(_AWS_KEYS, place.placeholder), "AWS_CONFIG_FILE": str(place.aws)}
     options = kept.get("NODE_OPTIONS", "")
     made["NODE_OPTIONS"] = f'{options} --require "{_NODE_PRELOAD}"'.strip()
@@ -88,10 +90,6 @@ def aws_configuration(inherited: Mapping[str, str]) -> str:
     region = own.get("default", "region", fallback="")
     lines = ["[default]", *([f"region = {region}"] if region.isprintable() and region else [])]
     return "\n".join((*lines, "s3 =", "  addressing_style = path", "  us_east_1_regional_endpoint = regional", ""))
-
-
-def _is_ours(name: str) -> bool:
-    return name.upper().startswith(PREFIX) or name in _OURS
 
 
 def bundle_text(authority: str, *, has_system_roots: bool) -> str:

@@ -21,6 +21,7 @@ from server.programs.environment import ProgramPlace, aws_configuration, bundle_
 from server.programs.front import Front, OtherHosts
 from server.programs.hosts import HostMap, addresses_of
 from server.programs.local_calls import LocalCalls
+from server.programs.own_variables import OwnVariables
 from vault import sharing
 from vault.records import Event, Principal
 
@@ -80,7 +81,10 @@ async def run_program(deployment: Deployment, principal: Principal, options: Pro
         front = Front(hosts, authority, calls.answer, OtherHosts(options.allows_other_hosts, place, others.note))
         async with front.listen():
             environment = environment_of(
-                options.environment, _place(front, authority, folder, options), hosts.providers
+                options.environment,
+                _place(front, authority, folder, options),
+                hosts.providers,
+                own=OwnVariables(deployment.settings),
             )
             try:
                 code = await run_child(options.command, environment)

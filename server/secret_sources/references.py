@@ -56,3 +56,9 @@ def parse_reference(text: str) -> Reference:
         case _:
             parts = tuple(unquote(part) for part in rest.split("/"))
             return Reference(text, source, parts[:-1], parts[-1])
+
+
+def env_variable(text: str) -> str | None:
+    """The variable of this process that a reference names; None for any other text."""
+    matched = _REFERENCE.fullmatch(text)
+    return matched[2] if matched is not None and matched[1] == "env" else None
