@@ -10,7 +10,7 @@ import configparser
 import ssl
 from collections.abc import Collection, Container, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -56,11 +56,11 @@ class ProgramPlace:
     `bundle` and `authority` say whom to trust; `aws` is a configuration of AWS's tools.
     """
 
-    proxy: str
+    proxy: str = field(repr=False)  # with the run's password
     bundle: Path
     authority: Path
     aws: Path
-    placeholder: str
+    placeholder: str = field(repr=False)
 
 
 def environment_of(

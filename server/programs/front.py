@@ -41,7 +41,7 @@ class ProgramCall:
     method: str
     host: str
     port: int
-    target: bytes  # path and query as sent
+    target: bytes = field(repr=False)  # path and query as sent
     headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
 
 
