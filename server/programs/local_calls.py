@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Final
 from urllib.parse import urlsplit
 
-from starlette.types import Scope
+from starlette.types import Message, Scope
 
 from providers.definitions.model import Provider
 from server.deployment import Deployment
@@ -23,7 +23,7 @@ _KEPT_BACK: Final = frozenset({b"authorization", b"cookie", b"origin", b"host", 
 
 
 class LocalCalls:
-    """Answers calls at the hosts of connected accounts. `counts`: by provider and outcome."""
+    """Answers calls at the hosts of connected accounts. `counts`: by provider and outcome, as in `ProgramRecord`."""
 
     def __init__(self, deployment: Deployment, hosts: HostMap, access: ProgramAccess) -> None:
         self._deployment = deployment
@@ -49,9 +49,19 @@ class LocalCalls:
             told = error if isinstance(error, ProxyRefused) else await self._refusal_of(error)
             await refusals.send(exchange.send, told, self._deployment.catalog.get(named[0].provider))
         else:
-            self.counts[chosen.address.provider, "passed"] += 1
             self._called[chosen.address.provider, chosen.address.api] = chosen.address.url
-            await self._proxy(_scope(call, chosen, handle, exchange), exchange.receive, exchange.send)
+            outcome = "unanswered"
+
+            async def send(message: Message) -> None:
+                nonlocal outcome
+                if message["type"] == "http.response.start":
+                    outcome = "refused" if _is_refusal(message) else "passed"
+                await exchange.send(message)
+
+            try:
+                await self._proxy(_scope(call, chosen, handle, exchange), exchange.receive, send)
+            finally:
+                self.counts[chosen.address.provider, outcome] += 1
         finally:
             REQUEST_ID.reset(reset)
 
@@ -61,6 +71,11 @@ class LocalCalls:
     def _address_here(self, provider: Provider, api: str) -> str:
         known = self._hosts.address(provider.name, api) or self._called.get((provider.name, api))
         return known or provider.apis[api].rstrip("/")
+
+
+def _is_refusal(message: Message) -> bool:
+    """Whether an answer is the vault's own: no provider's has this header."""
+    return any(name == b"token-vault-refusal" for name, _ in message["headers"])
 
 
 def _scope(call: ProgramCall, chosen: AccountChoice, handle: str, exchange: Exchange) -> Scope:

@@ -151,6 +151,16 @@ async def test_a_call_beyond_the_permission_is_refused_with_a_link_in_the_form_o
     assert room.host.arrivals == []
     unruled = await room.run("gh", "api", "-X", "DELETE", "repos/octo/hello")
     assert "No request rule of GitHub covers this method and path" in unruled.output
+    assert dict(unruled.record.calls) == {("github", "refused"): 1}
+
+
+async def test_calls_are_counted_by_who_answered_them(room: ProgramRoom) -> None:
+    needs("curl")
+    curl = ("curl", "-sS", "--max-time", "60", "-o", "/dev/null")
+    script = f"{' '.join(curl)} {USER}; {' '.join(curl)} {USER}; {' '.join(curl)} -F a=b -X GET {USER}"
+    ran = await room.run("sh", "-c", script)
+    assert dict(ran.record.calls) == {("github", "passed"): 2, ("github", "refused"): 1}
+    assert len(room.host.arrivals) == 2
 
 
 async def test_a_call_waits_for_the_permission(room: ProgramRoom) -> None:
