@@ -68,7 +68,7 @@ def run(
 
 async def _run(setup: Setup, options: ProgramOptions, *, sandbox: bool, may_open: bool) -> ProgramRecord:
     from server.local_vault import open_local_vault
-    from server.programs.running import run_program
+    from server.programs.running import problem_of, run_program
     from server.runtime.browser import browser_opener
 
     async with place_data(setup, {}, sandbox=sandbox) as (settings, data):
@@ -76,4 +76,6 @@ async def _run(setup: Setup, options: ProgramOptions, *, sandbox: bool, may_open
         async with open_local_vault(
             settings, data=data, open_browser=opener, client_name=options.agent, role="run"
         ) as local:
+            if (problem := await problem_of(local.deployment, local.principal, options)) is not None:
+                fail(problem)
             return await run_program(local.deployment, local.principal, options)

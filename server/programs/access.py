@@ -7,7 +7,10 @@ an account yet, its person gets a link, and the call waits for a while.
 from __future__ import annotations
 
 import asyncio
+import difflib
+import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
@@ -33,6 +36,7 @@ _LIFETIME: Final = 300  # seconds of a handle, as of a public client's
 _EARLY: Final = 30  # seconds before its end from which there is another one
 _LOOK: Final = 1.0  # seconds between two looks for the person's permission
 _QUIET: Final = 60.0  # seconds for which an unanswered question isn't asked again
+logger = logging.getLogger("token_vault.run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,27 @@ class AccountChoice:
     address: ApiAddress
     connection_id: str
     scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the person would be asked for a call: these scopes of an account at this API."""
+
+    address: ApiAddress
+    scopes: frozenset[str]
+    account: str | None  # as it was named at the start
+
+    @property
+    def key(self) -> tuple[str, frozenset[str]]:
+        """The same for calls that one answer allows."""
+        return self.address.provider, self.scopes
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldHandle:
+    value: str = field(repr=False)
+    renew_at: int
+    ends_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +103,11 @@ class ProgramAccess:
         self._asking = asking
         self._agent = agent
         self._accounts = accounts
-        self._held: dict[tuple[str, frozenset[str]], tuple[str, int]] = {}
+        self._held: dict[tuple[str, frozenset[str]], _HeldHandle] = {}
+        self._replaced: list[_HeldHandle] = []
+        self._one_handle = asyncio.Lock()
         self._places: dict[tuple[str, str], tuple[str, int]] = {}
-        self._one_question = asyncio.Lock()
+        self._one_question: dict[tuple[str, frozenset[str]], asyncio.Lock] = {}
         self._unanswered: dict[tuple[str, frozenset[str]], tuple[float, ProxyRefused]] = {}
 
     async def choose(self, found: Sequence[ApiAddress], call: WantedCall) -> AccountChoice:
@@ -90,17 +117,25 @@ class ProgramAccess:
         chosen = await self._find_allowed(found, call)
         if chosen is not None:
             return chosen
-        async with self._one_question:
+        question = await self._question(found, call)
+        async with self._one_question.setdefault(question.key, asyncio.Lock()):
             chosen = await self._find_allowed(found, call)
-            return await self._ask(found, call) if chosen is None else chosen
+            return await self._ask(found, call, question) if chosen is None else chosen
 
     async def handle(self, chosen: AccountChoice) -> str:
         """A handle for this account with these scopes, which lives a while longer."""
-        key, now = (chosen.connection_id, chosen.scopes), self._deployment.now()
-        value, ends = self._held.get(key, ("", 0))
-        if ends - _EARLY > now:
-            return value
-        ends = now + min(_LIFETIME, self._deployment.settings.exchange.handle_lifetime)
+        key = chosen.connection_id, chosen.scopes
+        async with self._one_handle:
+            held, now = self._held.get(key), self._deployment.now()
+            if held is not None and now < held.renew_at:
+                return held.value
+            if held is not None:
+                self._replaced = [*(one for one in self._replaced if now < one.ends_at), held]
+            self._held[key] = made = await self._issue(chosen, now=now)
+            return made.value
+
+    async def _issue(self, chosen: AccountChoice, *, now: int) -> _HeldHandle:
+        lifetime = min(_LIFETIME, self._deployment.settings.exchange.handle_lifetime)
         event = Event(
             "handle.issued",
             user_id=self._principal.user_id,
@@ -111,7 +146,7 @@ class ProgramAccess:
                 "scopes": format_scope(chosen.scopes),
                 "purpose": PURPOSE,
                 "grant": self._principal.grant_id,
-                "expires_in": ends - now,
+                "expires_in": lifetime,
             },
         )
         async with self._deployment.transaction() as transaction:
@@ -122,18 +157,25 @@ class ProgramAccess:
                 provider=chosen.address.provider,
                 scopes=chosen.scopes,
                 key_thumbprint=None,
-                expires_at=ends,
+                expires_at=now + lifetime,
                 now=now,
             )
             await audit.append(transaction, event, now=now)
-        self._held[key] = value, ends
-        return value
+        return _HeldHandle(value, now + lifetime - min(_EARLY, lifetime // 2), now + lifetime)
 
     async def check_place(self, chosen: AccountChoice) -> None:
         """Refuse a call of another account's address. Raises ProxyRefused, and what an exchange raises."""
+        place = await self._place_of(chosen)
+        if place != chosen.address.host:
+            raise ProxyRefused(
+                "unknown_target", f"The account is at {place}, and the call at {chosen.address.host}. Nothing was sent."
+            )
+
+    async def _place_of(self, chosen: AccountChoice) -> str:
+        """The host of the account's API. Raises ProxyRefused, and what an exchange raises."""
         provider, api = self._deployment.catalog.provider(chosen.address.provider), chosen.address.api
         if "{" not in provider.apis[api]:
-            return
+            return chosen.address.host
         now = self._deployment.now()
         place, read_at = self._places.get((chosen.connection_id, api), ("", 0))
         if not place or read_at + _EARLY < now:
@@ -147,17 +189,32 @@ class ProgramAccess:
             token = await exchange(request, vault=self._deployment.vault, now=now)
             place = _host_of(provider, api, token.value)
             self._places[chosen.connection_id, api] = place, now
-        if place != chosen.address.host:
-            raise ProxyRefused(
-                "unknown_target", f"The account is at {place}, and the call at {chosen.address.host}. Nothing was sent."
-            )
+        return place
+
+    async def unknown_account(self) -> str | None:
+        """What to say of a name that was given at the start and is none of a connected account's."""
+        usable = await self._usable(self._deployment.now())
+        missing = [name for name in self._accounts if not any(_is_named(one, name) for one in usable)]
+        if not missing:
+            return None
+        known = sorted({one.nickname or one.label for one in usable})
+        close = difflib.get_close_matches(missing[0], known, n=1)
+        advice = f'Did you mean "{close[0]}"?' if close else f"Use one of: {', '.join(known)}."
+        return f'--account "{missing[0]}": no connected account is called so. ' + (
+            advice if known else "Connect it first."
+        )
 
     async def close(self) -> None:
-        """Give all handles up."""
-        async with self._deployment.transaction() as transaction:
-            for value, _ in self._held.values():
-                await handles.remove(transaction, value, client_id=self._principal.client_id)
+        """Give all handles up; they end by themselves where the database can't be reached."""
+        given = [*self._held.values(), *self._replaced]
         self._held.clear()
+        self._replaced.clear()
+        try:
+            async with self._deployment.transaction() as transaction:
+                for one in given:
+                    await handles.remove(transaction, one.value, client_id=self._principal.client_id)
+        except VaultError as error:
+            logger.warning("handles weren't given up; they end by themselves", extra={"cause": error.detail})
 
     async def _find_allowed(self, found: Sequence[ApiAddress], call: WantedCall) -> AccountChoice | None:
         """The one account that this agent may use for the call; None if it needs to ask. Raises ProxyRefused."""
@@ -174,6 +231,9 @@ class ProgramAccess:
             if scopes := _scopes_within(provider, self._rules_for(provider, address, call), may):
                 chosen.append((AccountChoice(address, connection.id, scopes), connection))
         if len(chosen) > 1:
+            there = [one for one in chosen if await self._is_there(one[0])]
+            chosen = there or chosen[:1]  # which `check_place` refuses
+        if len(chosen) > 1:
             names = ", ".join(sorted(one.label for _, one in chosen))
             raise ProxyRefused(
                 "account_required",
@@ -182,19 +242,23 @@ class ProgramAccess:
             )
         return chosen[0][0] if chosen else None
 
+    async def _is_there(self, chosen: AccountChoice) -> bool:
+        """Whether the account's API is at the called host, as far as can be told."""
+        with suppress(ProxyRefused, VaultError):
+            return await self._place_of(chosen) == chosen.address.host
+        return False
+
     async def _usable(self, now: int) -> list[Connection]:
         usable = await sharing.usable_by(self._deployment.database, self._principal.user_id, now=now)
         return [one for one in usable if one.state is ConnectionState.ACTIVE]
 
     def _pairs(
         self, found: Sequence[ApiAddress], usable: Sequence[Connection]
-    ) -> Iterable[tuple[ApiAddress, Connection]]:
-        """Accounts at these APIs: of a provider with accounts that were named, only those."""
-        for address in found:
-            own = [one for one in usable if one.provider == address.provider]
-            named = [one for one in own if any(_is_named(one, name) for name in self._accounts)]
-            for connection in named or own:
-                yield address, connection
+    ) -> Sequence[tuple[ApiAddress, Connection]]:
+        """Accounts at these APIs: those that were named, if any of them was."""
+        pairs = [(address, one) for address in found for one in usable if one.provider == address.provider]
+        named = [(address, one) for address, one in pairs if any(_is_named(one, name) for name in self._accounts)]
+        return named or pairs
 
     def _rules_for(self, provider: Provider, address: ApiAddress, call: WantedCall) -> list[Rule]:
         """The rules for the call as far as its address tells."""
@@ -209,8 +273,8 @@ class ProgramAccess:
             if not rule.tells_secrets and _may_fit(rule, query, has_body=call.method not in {"GET", "DELETE"})
         ]
 
-    async def _ask(self, found: Sequence[ApiAddress], call: WantedCall) -> AccountChoice:
-        """Ask the person, and wait. Raises ProxyRefused with what to do."""
+    async def _question(self, found: Sequence[ApiAddress], call: WantedCall) -> Question:
+        """Raises ProxyRefused where no permission would do."""
         usable = await self._usable(self._deployment.now())
         held = {one.provider: one for _, one in self._pairs(found, usable)}
         address = next((one for one in found if one.provider in held), found[0])
@@ -218,9 +282,11 @@ class ProgramAccess:
         fitting = self._rules_for(provider, address, call)
         if not fitting:
             raise no_rule(provider)
-        scopes = _least(fitting, held.get(provider.name))
-        key = provider.name, scopes
-        until, refused = self._unanswered.get(key, (0.0, None))
+        return Question(address, _least(fitting, held.get(provider.name)), self._account_named(provider, usable))
+
+    async def _ask(self, found: Sequence[ApiAddress], call: WantedCall, question: Question) -> AccountChoice:
+        """Ask the person, and wait. Raises ProxyRefused with what to do."""
+        until, refused = self._unanswered.get(question.key, (0.0, None))
         loop = asyncio.get_running_loop()
         if refused is not None and loop.time() < until:
             raise refused
@@ -228,7 +294,7 @@ class ProgramAccess:
             raise ProxyRefused(
                 "pages_elsewhere", f"The link for your permission can't be given: {trouble}", kind="not_ready"
             )
-        told = await self._try(address, scopes, self._account_named(provider, usable))
+        told = await self._try(question)
         if isinstance(told, AccountChoice):
             return told
         if told.link is not None:
@@ -246,23 +312,25 @@ class ProgramAccess:
             headers=told.headers,
             more={} if told.link is None else told.link.members(),
         )
-        self._unanswered[key] = loop.time() + _QUIET, refusal
+        if told.link is not None:  # otherwise the cause may pass by itself
+            self._unanswered[question.key] = loop.time() + _QUIET, refusal
         raise refusal
 
     def _account_named(self, provider: Provider, usable: Sequence[Connection]) -> str | None:
         own = [one for one in usable if one.provider == provider.name]
         return next((name for name in self._accounts for one in own if _is_named(one, name)), None)
 
-    async def _try(
-        self, address: ApiAddress, scopes: frozenset[str], account: str | None
-    ) -> AccountChoice | AgentRefusal:
+    async def _try(self, question: Question) -> AccountChoice | AgentRefusal:
         """The account, if the call is allowed; else what the vault says, with a link if the person can help."""
-        request = ExchangeRequest(self._principal, address.provider, scopes, account=account, purpose=PURPOSE)
+        account = question.account
+        request = ExchangeRequest(
+            self._principal, question.address.provider, question.scopes, account=account, purpose=PURPOSE
+        )
         try:
             token = await exchange(request, vault=self._deployment.vault, now=self._deployment.now())
         except VaultError as error:
             return await tell(self._deployment, error, self._principal, tool=self._agent, account=account)
-        return AccountChoice(address, token.connection_id, token.scopes)
+        return AccountChoice(question.address, token.connection_id, token.scopes)
 
 
 def _host_of(provider: Provider, api: str, token: str) -> str:

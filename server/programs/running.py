@@ -46,7 +46,10 @@ class ProgramOptions:
 
 @dataclass(frozen=True, slots=True)
 class ProgramRecord:
-    """What a run came to. `calls`: by provider and outcome (passed, refused); `hosts`: the others, by outcome."""
+    """What a run came to. `calls`: by provider and outcome; `hosts`: the others, by outcome.
+
+    A call `passed` if the service answered, was `refused` if the vault did, and is `unanswered` if nobody waited.
+    """
 
     exit_code: int
     calls: Mapping[tuple[str, str], int]
@@ -67,11 +70,17 @@ class ProgramRecord:
         }
 
 
+async def problem_of(deployment: Deployment, principal: Principal, options: ProgramOptions) -> str | None:
+    """Why the program can't be run like this, with the fix."""
+    if deployment.settings.tokens.require_dpop:
+        return "tokens.require_dpop is on, and programs prove no key: turn it off, or call the API proxy with DPoP."
+    return await _access(deployment, principal, options).unknown_account()
+
+
 async def run_program(deployment: Deployment, principal: Principal, options: ProgramOptions) -> ProgramRecord:
-    """Run the program as this agent until it ends."""
+    """Run the program as this agent until it ends; `problem_of` says nothing against it."""
     hosts = await _hosts(deployment, principal)
-    asking = PermissionWait(lambda message, url: _ask(deployment, options, message, url), options.wait)
-    access = ProgramAccess(deployment, principal, asking, agent=options.agent, accounts=options.accounts)
+    access = _access(deployment, principal, options)
     calls = LocalCalls(deployment, hosts, access)
     others = _Others(deployment, principal, options)
     with tempfile.TemporaryDirectory(prefix="token-vault-run-") as name:
@@ -91,6 +100,11 @@ async def run_program(deployment: Deployment, principal: Principal, options: Pro
             finally:
                 await access.close()
     return ProgramRecord(code, calls.counts, others.counts)
+
+
+def _access(deployment: Deployment, principal: Principal, options: ProgramOptions) -> ProgramAccess:
+    asking = PermissionWait(lambda message, url: _ask(deployment, options, message, url), options.wait)
+    return ProgramAccess(deployment, principal, asking, agent=options.agent, accounts=options.accounts)
 
 
 async def _hosts(deployment: Deployment, principal: Principal) -> HostMap:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from server.deployment import Deployment
 from server.mcp.local_owner import local_principal
+from server.programs.access import PermissionWait, ProgramAccess
 from server.programs.running import ProgramOptions, ProgramRecord, run_program
 from tests.support.doubles.git_host import GitHost, git_host
 from tests.support.harness import RunningVault, running_vault
@@ -49,22 +50,32 @@ class ProgramRoom:
                 now=self.vault.deployment.now(),
             )
 
-    async def connect(self, name: str, *, token: str = TOKEN) -> Connection:
-        """A GitHub account of the person."""
+    async def connect(self, name: str, *, token: str = TOKEN, provider: str = "github") -> Connection:
+        """An account of the person with all scopes; at GitHub, if no provider is named."""
         deployment = self.vault.deployment
-        policy = deployment.vault.policies["github"]
-        scopes = frozenset(deployment.catalog.provider("github").scopes)
+        policy = deployment.vault.policies[provider]
+        scopes = frozenset(deployment.catalog.provider(provider).scopes)
         async with deployment.transaction() as transaction:
             return await connections.open_connection(
                 transaction,
                 deployment.keys,
                 user_id=self.principal.user_id,
-                provider="github",
+                provider=provider,
                 answer=TokenAnswer(token, "ghr_canary", scopes, 28_800, Account(name, name)),
                 asked=scopes,
                 policy=policy,
                 now=deployment.now(),
             )
+
+    @asynccontextmanager
+    async def access(self, *accounts: str, wait: float = 0.0) -> AsyncGenerator[ProgramAccess]:
+        """What decides for a program of the agent; `said` gets the links."""
+        asking = PermissionWait(lambda message, url: self.said.append(f"{message} {url}"), wait)
+        opened = ProgramAccess(self.vault.deployment, self.principal, asking, agent=AGENT, accounts=accounts)
+        try:
+            yield opened
+        finally:
+            await opened.close()
 
     async def run(
         self,
@@ -156,7 +167,8 @@ async def program_room(folder: Path) -> AsyncGenerator[ProgramRoom]:
                 "revoke_url": f"{host.url}/revoke",
                 "userinfo_url": f"{host.url}/rest/user",
                 "apis": {"rest": f"{host.url}/rest", "git": f"{host.url}/git"},
-            }
+            },
+            "aws": {"enabled": True},
         }
         async with running_vault(folder / "data", providers=providers) as vault:
             principal = await local_principal(vault.deployment, AGENT)

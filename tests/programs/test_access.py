@@ -1,0 +1,186 @@
+"""Which account a program's call is made with, and what the person is asked for it: without a program."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from providers.definitions.catalog import load_catalog
+from server.programs.access import PermissionWait, ProgramAccess, WantedCall
+from server.programs.hosts import ApiAddress, HostMap, addresses_of
+from server.programs.running import ProgramOptions, problem_of
+from server.proxy.wire import ProxyRefused
+from server.settings import Settings
+from tests.support.rooms.program_room import AGENT, READ, ProgramRoom, program_room
+from vault import connections
+from vault.records import Connection
+from vault.storage.database import open_database
+
+HOSTS = HostMap(one for name in ("github", "github-app", "aws") for one in addresses_of(load_catalog().provider(name)))
+OBJECT = WantedCall("GET", "/box/one", b"")
+S3_READ = frozenset({"s3:read"})
+
+
+@pytest_asyncio.fixture(scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ProgramRoom]:
+    async with program_room(tmp_path_factory.mktemp("access")) as room:
+        yield room
+
+
+@pytest_asyncio.fixture
+async def room(shared: ProgramRoom) -> AsyncGenerator[ProgramRoom]:
+    await shared.allow(READ)
+    shared.said.clear()
+    yield shared
+
+
+@asynccontextmanager
+async def connected(
+    room: ProgramRoom, name: str, provider: str = "github", token: str = "t"
+) -> AsyncGenerator[Connection]:
+    """Another account, which the agent may not use yet; disconnected at the end."""
+    connection = await room.connect(name, token=token, provider=provider)
+    try:
+        yield connection
+    finally:
+        deployment = room.vault.deployment
+        async with deployment.transaction() as transaction:
+            await connections.disconnect(transaction, deployment.keys, connection, now=deployment.now(), by="test")
+
+
+def key_in(region: str) -> str:
+    key = {"access_key_id": "AKIAIOSFODNN7EXAMPLE", "secret_access_key": "s" * 40, "region": region}
+    return json.dumps(key)
+
+
+def calls(path: str) -> tuple[Sequence[ApiAddress], WantedCall]:
+    return HOSTS.find("api.github.com", 443, path), WantedCall("GET", path, b"")
+
+
+def bucket(region: str) -> Sequence[ApiAddress]:
+    return HOSTS.find(f"s3.{region}.amazonaws.com", 443, OBJECT.path)
+
+
+async def code_of(choosing: object) -> str:
+    with pytest.raises(ProxyRefused) as refused:
+        await choosing  # pyright: ignore[reportGeneralTypeIssues]
+    return refused.value.code
+
+
+async def test_a_name_chooses_between_accounts_of_two_providers_at_one_host(room: ProgramRoom) -> None:
+    async with connected(room, "Installation 7", "github-app") as installation:
+        await room.allow(READ, connection=installation)
+        found, call = calls("/repos/octo/hello")
+        assert {one.provider for one in found} == {"github", "github-app"}
+        async with room.access() as access:
+            assert await code_of(access.choose(found, call)) == "account_required"
+        for name, expected in (("alice", room.account), ("installation 7", installation)):
+            async with room.access(name) as access:
+                assert (await access.choose(found, call)).connection_id == expected.id
+
+
+async def test_a_name_that_matches_nothing_is_refused_before_the_start(room: ProgramRoom) -> None:
+    deployment = room.vault.deployment
+
+    async def problem(*accounts: str) -> str | None:
+        options = ProgramOptions(["true"], AGENT, accounts, {}, room.said.append)
+        return await problem_of(deployment, room.principal, options)
+
+    wrong = '--account "alcie": no connected account is called so. '
+    assert await problem("alice", "alcie") == wrong + 'Did you mean "alice"?'
+    assert await problem("someone.else") == wrong.replace("alcie", "someone.else") + "Use one of: alice."
+    assert await problem("alice") is None
+    assert await problem() is None
+
+
+async def test_a_vault_that_wants_proofs_of_keys_says_so_before_the_start(room: ProgramRoom) -> None:
+    options = ProgramOptions(["true"], AGENT, (), {}, room.said.append)
+    strict = Settings.model_validate({"tokens": {"require_dpop": True}})
+    deployment = replace(room.vault.deployment, settings=strict)
+    assert "tokens.require_dpop" in str(await problem_of(deployment, room.principal, options))
+    deployment = replace(deployment, settings=Settings.model_validate({}))
+    assert await problem_of(deployment, room.principal, options) is None
+
+
+async def test_the_host_says_which_of_two_accounts_is_meant(room: ProgramRoom) -> None:
+    async with (
+        connected(room, "ireland", "aws", key_in("eu-west-1")) as ireland,
+        connected(room, "ohio", "aws", key_in("us-east-2")) as ohio,
+        connected(room, "oregon", "aws", key_in("us-west-2")) as oregon,
+        connected(room, "portland", "aws", key_in("us-west-2")) as portland,
+        room.access() as access,
+    ):
+        for one in (ireland, ohio, oregon, portland):
+            await room.allow(S3_READ, connection=one)
+        for region, expected in (("eu-west-1", ireland), ("us-east-2", ohio)):
+            chosen = await access.choose(bucket(region), OBJECT)
+            assert chosen.connection_id == expected.id
+            await access.check_place(chosen)
+        assert await code_of(access.choose(bucket("us-west-2"), OBJECT)) == "account_required"
+        nobodys = await access.choose(bucket("eu-north-1"), OBJECT)
+        assert await code_of(access.check_place(nobodys)) == "unknown_target"
+
+
+async def test_questions_that_differ_are_asked_beside_each_other(room: ProgramRoom) -> None:
+    await room.allow(frozenset())
+    async with room.access(wait=120) as access:
+        asked = [
+            asyncio.create_task(access.choose(*calls(path)))
+            for path in ("/repos/octo/hello", "/repos/octo/hello/issues", "/repos/octo/other/issues")
+        ]
+        async with asyncio.timeout(60):
+            while len(room.said) < 2:
+                await asyncio.sleep(0.02)
+        await room.allow(READ | {"issues:read"})
+        assert {(await one).connection_id for one in asked} == {room.account.id}
+    assert len(room.said) == 2  # calls that one answer allows wait for it together
+
+
+async def test_a_refusal_without_a_link_is_not_repeated(room: ProgramRoom) -> None:
+    issues = calls("/repos/octo/hello/issues")
+    async with room.access() as access:
+        async with connected(room, "bob") as bob:
+            await room.allow(READ, connection=bob)
+            assert await code_of(access.choose(*issues)) == "account_required"
+            assert room.said == []
+        for _ in range(2):  # the second time as before: one with a link is
+            assert await code_of(access.choose(*issues)) == "delegation_required"
+            assert len(room.said) == 1
+
+
+async def test_all_handles_end_with_the_program(room: ProgramRoom) -> None:
+    deployment = room.vault.deployment
+
+    async def count() -> object:
+        return (await deployment.database.fetch("select count(*) as n from handles", {}))[0]["n"]
+
+    async with room.access() as access:
+        chosen = await access.choose(*calls("/user"))
+        assert len({*await asyncio.gather(*(access.handle(chosen) for _ in range(3)))}) == await count() == 1
+        deployment.database.clock_offset += 285  # it ends 15 seconds later
+        try:
+            await access.handle(chosen)
+            assert await count() == 2
+        finally:
+            deployment.database.clock_offset -= 285
+    assert await count() == 0
+
+
+async def test_handles_that_cannot_be_given_up_take_no_result_away(
+    room: ProgramRoom, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed = await open_database("sqlite:", data=tmp_path)
+    await closed.close()
+    asking = PermissionWait(lambda message, url: None, 0.0)
+    for database, expected in ((closed, 1), (room.vault.deployment.database, 0)):
+        caplog.clear()
+        deployment = replace(room.vault.deployment, database=database)
+        await ProgramAccess(deployment, room.principal, asking, agent=AGENT, accounts=()).close()
+        assert len([one for one in caplog.records if "by themselves" in one.message]) == expected
