@@ -20,7 +20,7 @@ def run(
     *,
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="The program and its arguments.")],
     agent: Annotated[
-        str | None, typer.Option("--agent", help="The agent's name.", show_default="the program's name")
+        str | None, typer.Option("--agent", help="The agent's name.", show_default="the program's or script's name")
     ] = None,
     account: Annotated[
         list[str] | None,
@@ -39,11 +39,14 @@ def run(
     """Run a program that calls your accounts' APIs without having their credentials."""
     from server.mcp.local_names import RULE, is_local_name
     from server.programs.child import find_program
+    from server.programs.names import name_of_agent
     from server.programs.running import ProgramOptions
     from server.runtime.logs import configure
 
     configure(verbose=verbose)
-    name = agent or Path(command[0]).name
+    name = agent or name_of_agent(command)
+    if name is None:
+        fail(f"{Path(command[0]).name} runs other programs, and what one may do isn't meant for all: add --agent NAME.")
     if not is_local_name(name):
         fail(RULE.replace("--client", "--agent"))
     if find_program(command[0]) is None:

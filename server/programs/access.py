@@ -200,9 +200,7 @@ class ProgramAccess:
         known = sorted({one.nickname or one.label for one in usable})
         close = difflib.get_close_matches(missing[0], known, n=1)
         advice = f'Did you mean "{close[0]}"?' if close else f"Use one of: {', '.join(known)}."
-        return f'--account "{missing[0]}": no connected account is called so. ' + (
-            advice if known else "Connect it first."
-        )
+        return f'no connected account is called "{missing[0]}". {advice if known else "Connect it first."}'
 
     async def close(self) -> None:
         """Give all handles up; they end by themselves where the database can't be reached."""

@@ -93,9 +93,9 @@ async def test_a_name_that_matches_nothing_is_refused_before_the_start(room: Pro
         options = ProgramOptions(["true"], AGENT, accounts, {}, room.said.append)
         return await problem_of(deployment, room.principal, options)
 
-    wrong = '--account "alcie": no connected account is called so. '
-    assert await problem("alice", "alcie") == wrong + 'Did you mean "alice"?'
-    assert await problem("someone.else") == wrong.replace("alcie", "someone.else") + "Use one of: alice."
+    wrong = 'no connected account is called "{}". '
+    assert await problem("alice", "alcie") == wrong.format("alcie") + 'Did you mean "alice"?'
+    assert await problem("someone.else") == wrong.format("someone.else") + "Use one of: alice."
     assert await problem("alice") is None
     assert await problem() is None
 

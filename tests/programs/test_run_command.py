@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from server.cli import app
 from tests.support.processes import PROGRAM, Place, free_port
 
 
@@ -40,7 +42,7 @@ async def started(place: Place, *command: str) -> AsyncGenerator[asyncio.subproc
 
 
 async def test_standard_streams_and_the_exit_code_are_the_programs(place: Place) -> None:
-    async with started(place, "--json", "--", "sh", "-c", "cat; echo told >&2; exit 3") as process:
+    async with started(place, "--json", "--agent", "one", "--", "sh", "-c", "cat; echo told >&2; exit 3") as process:
         async with asyncio.timeout(60):
             out, err = await process.communicate(b"given")
         assert (process.returncode, out) == (3, b"given")
@@ -53,9 +55,22 @@ async def test_standard_streams_and_the_exit_code_are_the_programs(place: Place)
         assert b"no such program" in err
 
 
+async def test_what_cannot_be_run_as_wanted_is_said_instead(place: Place) -> None:
+    mark = place.data / "ran"
+    for options, said in (
+        (["--", "sh", "-c"], "add --agent NAME"),
+        (["--account", "nobody", "--"], 'no connected account is called "nobody"'),
+    ):
+        arguments = ["run", "--data", str(place.data), "--no-browser", *options, "touch", str(mark)]
+        ran = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+        assert ran.exit_code == 1
+        assert said in ran.stderr
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["told", "killed"])
 async def test_the_program_ends_with_us(place: Place, number: signal.Signals) -> None:
-    async with started(place, "--", "sh", "-c", "echo $$; exec sleep 600") as process:
+    async with started(place, "--agent", "one", "--", "sh", "-c", "echo $$; exec sleep 600") as process:
         assert process.stdout is not None
         async with asyncio.timeout(60):
             child = int(await process.stdout.readline())
