@@ -36,21 +36,21 @@ class OwnVariables:
     """Those of one vault. `name in own` says whether a variable is one of them."""
 
     def __init__(self, settings: Settings) -> None:
-        self._names = _ALWAYS | frozenset(_referenced(settings))
-        self._beginnings = (*_ALWAYS_BEGIN, *_used(settings))
+        self._names = _ALWAYS | frozenset(_names_in_references(settings))
+        self._beginnings = (*_ALWAYS_BEGIN, *_beginnings_in_use(settings))
 
     def __contains__(self, name: str) -> bool:
         return name in self._names or name.upper().startswith(self._beginnings)
 
 
-def _referenced(settings: Settings) -> Iterator[str]:
+def _names_in_references(settings: Settings) -> Iterator[str]:
     """What `env://` names in the settings."""
     for name, one in settings.providers.items():
         if (variable := env_variable(one.secret(name) or "")) is not None:
             yield variable
 
 
-def _used(settings: Settings) -> Iterable[str]:
+def _beginnings_in_use(settings: Settings) -> Iterable[str]:
     for place in (settings.keys, settings.keys.also):
         yield from () if place is None else _BY_SOURCE.get(place.source, ())
     if settings.checkpoints.bucket is not None:
