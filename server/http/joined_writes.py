@@ -24,6 +24,8 @@ class JoinedWrites(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write with what waits, or wait."""
+        if not data:  # asyncio's own writelines never ends with it (Python 3.12)
+            return
         if self._held is None:
             self._held = bytes(data)
             self._flushing = self._loop.call_soon(self.flush)

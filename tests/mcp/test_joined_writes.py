@@ -55,6 +55,16 @@ async def test_two_writes_of_a_turn_leave_together_and_a_third_alone() -> None:
     assert len(socket.told) == 2
 
 
+async def test_an_empty_body_is_no_write() -> None:
+    joining, socket = joined()
+    joining.write(b"head")
+    joining.write(b"")
+    await asyncio.sleep(0)
+    joining.write(b"")
+    await asyncio.sleep(0)
+    assert socket.told == [b"head"]
+
+
 async def test_a_single_write_leaves_when_its_turn_ends() -> None:
     joining, socket = joined()
     joining.write(b"event")
