@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeGuard
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -86,6 +86,26 @@ def objects_at(value: object, path: str) -> tuple[Mapping[str, object], ...]:
     """The objects of the array at a path; empty when there is no array."""
     found = at(value, path)
     return tuple(item for item in found if is_object(item)) if is_array(found) else ()
+
+
+def texts_at(value: object, path: str) -> Iterator[str]:
+    """The texts at a path, of each element where it leads through arrays or to one; whole numbers count as digits."""
+    found = [value]
+    for step in steps(path):
+        found = [inner for one in found for inner in _inside(one, step)]
+    for one in found:
+        for text in one if is_array(one) else (one,):
+            if (isinstance(text, str) and text) or (isinstance(text, int) and not isinstance(text, bool)):
+                yield str(text)
+
+
+def _inside(value: object, step: str) -> Iterator[object]:
+    if is_object(value):
+        yield value.get(step)
+    elif is_array(value) and step.isdecimal():
+        yield from value[int(step) :][:1]
+    elif is_array(value):
+        yield from (one.get(step) for one in value if is_object(one))
 
 
 def fill(template: str, value: object) -> str | None:

@@ -13,6 +13,7 @@ from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -24,7 +25,7 @@ from providers.api.text import as_data, as_id, quote
 from providers.definitions.catalog import Catalog
 from providers.definitions.model import Provider
 from providers.definitions.suggestions import did_you_mean
-from providers.outbound.json_values import at, integer_at, is_array, is_object, objects_at, put, text_at
+from providers.outbound.json_values import at, integer_at, is_array, is_object, objects_at, put, text_at, texts_at
 from providers.tools.declarations import Argument, Output, Tool, ToolFile, ToolFileRefused
 from providers.tools.presentation import problem
 from providers.tools.spec import UNTRUSTED, Progress, ToolInput, ToolOutput, ToolSpec
@@ -119,10 +120,15 @@ def _check(declared: Tool, provider: Provider, source: Path) -> None:
     if (wrong := problem(declared.presentation, provider, (*declared.arguments, "account"))) is not None:
         raise ToolFileRefused(f"{where}: {wrong}")
     headers = {one.name or name for name, one in declared.arguments.items() if one.place == "header"}
-    if strangers := sorted(headers - provider.proxied.headers):
+    ours = {"accept", "content-type", provider.authorization.header.lower(), *map(str.lower, provider.headers)}
+    if strangers := sorted(headers - (provider.proxied.headers - ours)):
         raise ToolFileRefused(
-            f"{where}: {provider.name} takes no header {strangers[0]} of a call: add it to `proxied.headers` of the "
-            "provider's file, in lower case"
+            f"{where}: {provider.name} takes no header {strangers[0]} of a call: "
+            + (
+                "the vault sends its own"
+                if strangers[0] in ours
+                else "add it, in lower case, to `proxied.headers` of the file"
+            )
         )
     for name in (*query, *declared.request.body):
         if changes_method(provider, name):
@@ -411,14 +417,8 @@ def _boolean(item: Mapping[str, object], output: Output) -> bool | None:
 
 
 def _texts(item: Mapping[str, object], output: Output) -> list[str]:
-    """Texts of an array, or one text at the same path of each of its objects: `labels.name`."""
-    path = output.paths[0]
-    found = at(item, path)
-    if is_array(found):
-        return [as_data(one, limit=output.max) for one in found if isinstance(one, str)][:100]
-    parent, _, leaf = path.rpartition(".")
-    named = [text_at(one, leaf) for one in objects_at(item, parent)] if parent else []
-    return [as_data(one, limit=output.max) for one in named if one is not None][:100]
+    """Texts of an array, or those at the same path of each of its objects: `labels.name`, `tasks.task.id`."""
+    return [as_data(one, limit=output.max) for one in islice(texts_at(item, output.paths[0]), 100)]
 
 
 def _integer(item: Mapping[str, object], output: Output) -> int | None:

@@ -17,6 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from providers.api.api import RuleRefused, UpstreamRefused
+from providers.api.rules import of_path
 from providers.definitions.catalog import load_catalog
 from providers.outbound.json_values import put
 from providers.tools import declarations
@@ -187,6 +188,25 @@ async def test_arguments_keep_to_their_place_and_hostile_answers_come_back_as_da
                 assert (made.method, made.path.count("/")) == (usual.method, usual.path.count("/")), argument
                 assert names_of(made) == names_of(usual), (spec.name, argument, payload)
                 assert "x-evil" not in made.headers
+
+
+async def test_the_tasks_of_a_project_come_with_their_ids(bench: Bench) -> None:
+    spec = next(spec for spec in TOOLS if spec.name == "harvest_projects")
+    tasks = [{"id": 7, "task": {"id": 8083365, "name": "Design"}}, {"id": 8, "task": {"id": 8083366, "name": "Travel"}}]
+    one = {"project": {"id": 14307913, "name": "Site"}, "client": {"name": "Acme"}, "task_assignments": tasks}
+    _, said = await sent(bench, spec, {"company": "12"}, json_reply({"project_assignments": [one]}))
+    assert '"task_ids":["8083365","8083366"],"tasks":["Design","Travel"]' in said
+
+
+def test_what_airtable_has_beside_records_is_no_record() -> None:
+    airtable = CATALOG.provider("airtable")
+
+    def scopes(path: str) -> frozenset[str]:
+        return frozenset[str]().union(*(one.scopes for one in of_path(airtable, api="main", method="GET", path=path)))
+
+    assert scopes("/app123456789/tbl1") == scopes("/app123456789/tbl1/rec1") == {"data.records:read"}
+    for path in ("/meta/whoami", "/meta/workspaces", "/meta/bases/app1", "/bases/app1/webhooks", "/meta/bases/app1/x"):
+        assert "data.records:read" not in scopes(path)
 
 
 async def test_a_header_that_cannot_be_sent_as_it_is_is_refused(bench: Bench) -> None:

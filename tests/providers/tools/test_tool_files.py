@@ -132,6 +132,7 @@ def test_a_declared_tool_has_schemas_annotations_and_the_least_scopes(tmp_path: 
         ('as = "text"', 'as = "a b"', "as"),
         ('as = "text"', 'place = "path"', "has no place for"),
         ('as = "text"', 'as = "x-team"\nplace = "header"', "slack takes no header x-team of a call"),
+        ('as = "text"', 'as = "content-type"\nplace = "header"', "the vault sends its own"),
         ("max = 200", "default = 'x'", "isn't required"),
         ("[tool.arguments.words]", "[tool.arguments.account]", "every tool already"),
         ('line = "Announced in {channel} at {ts}."', 'line = "{other}"', "isn't a field"),
