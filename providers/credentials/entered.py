@@ -21,8 +21,9 @@ LONGEST: Final = 16_384
 class CredentialRefused(Exception):
     """What was entered isn't a credential of this service.
 
-    `reason`: `missing`, `shape`, `short`, `unknown`; `key`: no such private key, or its passphrase is wrong; `ended`:
-    a certificate that isn't valid anymore; `admin`: only admins may enter it.
+    `reason`: `missing`, `shape`, `short`, `unknown`; `key`: no such private key, or its passphrase is wrong; `costly`:
+    a private key that takes too long to open; `ended`: a certificate that isn't valid anymore; `admin`: only admins may
+    enter it.
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -99,7 +100,7 @@ def unpack(credential: Credential, packed: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, field in credential.fields.items():
         value = content.get(name, field.default)
-        if not isinstance(value, str) or not (value or field.optional):
+        if not isinstance(value, str) or not (value or field.optional or name == credential.passphrase):
             raise CredentialRefused(name, "missing")
         found[name] = value
     return found

@@ -1,6 +1,6 @@
 """Signs JSON Web Tokens with the private key that a person entered, by the claims in the provider file (RFC 7519).
 
-Pure but for the random `jti`. The key is opened for one signature and never leaves this module.
+Pure but for the random `jti`. The key is opened for one signature, and none of it is in an error.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 
 from providers.credentials.entered import CredentialRefused, all_values
+from providers.credentials.key_files import LARGEST_RSA
 from providers.definitions.credential import NAMES, Credential
 from providers.definitions.model import Provider
 from providers.definitions.signed_token import KEY_SHA256, SCOPES, TOKEN_URL, SignedToken
@@ -45,16 +46,18 @@ def facts_of(credential: Credential) -> SignedToken:
 
 
 def open_key(credential: Credential, values: Mapping[str, str]) -> SigningKey:
-    """The private key among the fields' values. Raises CredentialRefused for what the algorithm can't sign with."""
+    """The private key among the fields' values, as `key_files` opened it: one that needs a passphrase is refused.
+
+    Raises CredentialRefused for what the algorithm can't sign with.
+    """
     facts = facts_of(credential)
     field, _, member = facts.key.partition(".")
     pem = all_values(credential, values).get(member or field, "")
-    passphrase = values.get(facts.passphrase or "", "") or None
     try:
-        key = load_pem_private_key(pem.encode(), None if passphrase is None else passphrase.encode())
+        key = load_pem_private_key(pem.encode(), None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CredentialRefused(field, "key") from error
-    is_rsa = isinstance(key, RSAPrivateKey) and key.key_size >= SMALLEST_RSA
+    is_rsa = isinstance(key, RSAPrivateKey) and SMALLEST_RSA <= key.key_size <= LARGEST_RSA
     is_ec = isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1)
     if facts.algorithm == "RS256" and is_rsa and isinstance(key, RSAPrivateKey):
         return key

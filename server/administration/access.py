@@ -62,6 +62,7 @@ FAULTS: Final = {
     "short": "a secret is shorter than 8 characters",
     "unknown": "the provider file has no such field",
     "key": "no private key that the provider file's algorithm can sign with, or its passphrase is wrong",
+    "costly": "its private key takes too long to open: encrypt it with fewer iterations, or use one of up to 4096 bits",
     "ended": "the certificate isn't valid anymore",
     "admin": "only admins may enter it",
     "refused": "the service doesn't accept it",

@@ -24,6 +24,7 @@ from providers.definitions.credential_checks import address_names
 from providers.oauth.entered import CredentialLook, CredentialUpstream, LookOutcome
 from providers.oauth.signed import granted_scopes
 from server.connecting.app_returns import read_return
+from server.connecting.entered_keys import open_keys
 from server.connecting.links import LIFETIME, ConnectRefused, known_provider
 from server.connecting.provider_authorization import (
     ConnectResult,
@@ -46,9 +47,9 @@ _DAY: Final = 86400
 class EntryFault(Exception):
     """What was entered can't be used; the person can correct it. `reason` names a text, `field` what it is about.
 
-    `shape`, `missing`, `short`, `unknown`, `key`, `ended`, `admin`: of a field. `refused`: the service doesn't
-    accept it. `unchecked`: it couldn't say. `other_account`: it is of another account than the one to be replaced.
-    `not_named`: nobody says whether it is. `name_it`, `bad_end`: name or end.
+    `shape`, `missing`, `short`, `unknown`, `key`, `costly`, `ended`, `admin`: of a field. `refused`: the service
+    doesn't accept it. `unchecked`: it couldn't say. `other_account`: it is of another account than the one to be
+    replaced. `not_named`: nobody says whether it is. `name_it`, `bad_end`: name or end.
     `too_often`: too many were tried out for this person.
     """
 
@@ -203,11 +204,12 @@ async def examine(
     try:
         values = read_credential(credential, entry.values, by_admin=by_admin)
         public_values(credential, values, needed=address_names(provider) if credential.signed_token else None)
+        if deployment.entries.spend(user.id, provider.name, now=monotonic()):
+            raise EntryFault("too_often")
+        values = await open_keys(credential, values)
         last = _check_keys(credential, values, now=deployment.now())
     except CredentialRefused as error:
         raise EntryFault(error.reason, field=error.field) from error
-    if deployment.entries.spend(user.id, provider.name, now=monotonic()):
-        raise EntryFault("too_often")
     ends_in = _ends_in(provider, entry, last=last, now=deployment.now())
     label = as_data(entry.label, limit=LABEL_LIMIT).strip()
     upstream = CredentialUpstream(provider, deployment.http)

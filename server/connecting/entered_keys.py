@@ -1,0 +1,75 @@
+"""Opens the private key among the values that somebody entered, once and in a process of its own.
+
+What is sealed needs no passphrase, so that no call of an agent derives a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+from providers.credentials.entered import CredentialRefused, all_values
+from providers.credentials.key_files import SECONDS
+from providers.definitions.credential import Credential
+from providers.outbound.json_values import parse_object
+
+TIMEOUT: Final = 30.0  # seconds
+_PROGRAM: Final = (
+    "from token_vault import claim_names; claim_names(); from providers.credentials.key_files import main; main()"
+)
+
+
+async def open_keys(credential: Credential, values: Mapping[str, str], *, seconds: int = SECONDS) -> dict[str, str]:
+    """The values with a private key that needs no passphrase anymore. `seconds`: of computing.
+
+    Raises CredentialRefused: `key` for one that doesn't open, `costly` for one that takes too long to.
+    """
+    found, passphrase = dict(values), values.get(credential.passphrase or "", "")
+    certificate, signed = credential.send.certificate, credential.signed_token
+    if certificate is not None:
+        text = await _open(
+            certificate.file, values[certificate.file], passphrase, has_certificate=True, seconds=seconds
+        )
+        found[certificate.file] = text
+    if signed is not None:
+        field, _, member = signed.key.partition(".")
+        entered = all_values(credential, values).get(member or field, "")
+        text = await _open(field, entered, passphrase, has_certificate=False, seconds=seconds)
+        if passphrase:
+            found[field] = (
+                text if not member else json.dumps({**(parse_object(found[field].encode()) or {}), member: text})
+            )
+    if credential.passphrase is not None:
+        found[credential.passphrase] = ""
+    return found
+
+
+async def _open(field: str, text: str, passphrase: str, *, has_certificate: bool, seconds: int) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-B", "-c", _PROGRAM),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        cwd="/",
+        env={},
+    )
+    job = {"text": text, "passphrase": passphrase, "has_certificate": has_certificate, "seconds": seconds}
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            opened, _ = await process.communicate(json.dumps(job).encode())
+    except TimeoutError:
+        raise CredentialRefused(field, "costly") from None
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        raise CredentialRefused(field, "costly")
+    if not opened:
+        raise CredentialRefused(field, "key")
+    return opened.decode()
