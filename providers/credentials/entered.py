@@ -134,7 +134,7 @@ def public_values(
 def secrets_of(provider: Provider, token: str, entered: str = "") -> tuple[str, ...]:
     """The secrets in a token as the vault holds it: what answers and logs must not show.
 
-    `entered`: the client credentials that it was issued for, if any.
+    `entered`: the client credentials that it was issued for, if any. A passphrase, which may be short, is sent nowhere.
     """
     credential = provider.credential
     if credential is None or (credential.kind != "key" and not entered):
@@ -144,4 +144,4 @@ def secrets_of(provider: Provider, token: str, entered: str = "") -> tuple[str, 
         values = unpack(credential, entered or token)
     except CredentialRefused:
         return (token,)
-    return *issued, *(value for name in credential.secrets if (value := values[name]))
+    return *issued, *(value for name in credential.secrets if name != credential.passphrase and (value := values[name]))

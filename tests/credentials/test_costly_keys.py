@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from providers.api.masking import mask_text
+from providers.api.secrets import masks_of
 from providers.credentials.certificates import open_identity
 from providers.credentials.entered import CredentialRefused, pack, unpack
 from providers.credentials.signing import open_key
@@ -118,3 +120,10 @@ def test_a_key_whose_use_takes_seconds_signs_nothing() -> None:
             continue
         with pytest.raises(CredentialRefused, match="private_key: key"):
             open_key(SIGNED, {"private_key": pem})
+
+
+def test_a_short_passphrase_masks_nothing_in_answers() -> None:
+    token = pack(BANK, {"bundle": "b" * 40, "passphrase": "1", "token": "t" * 20})
+    secrets = masks_of(TELLER, token)
+    assert mask_text('{"balance": "110.41"}', secrets) == '{"balance": "110.41"}'
+    assert "t" * 20 not in mask_text(f"of {'t' * 20}", secrets)
