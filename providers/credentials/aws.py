@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -19,6 +20,8 @@ UNSIGNED: Final = "UNSIGNED-PAYLOAD"  # of a body that streams; S3 takes it over
 _OURS: Final = frozenset({"authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-security-token"})
 _UNRESERVED: Final = "-_.~"
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+_XML_CODE: Final = re.compile(rb"<Code>([A-Za-z.]{1,80})</Code>")
+_CLOCK: Final = (b"Signature expired", b"Signature not yet current", b"RequestTimeTooSkewed")  # ours, or theirs
 
 
 class UnsignableBody(Exception):
@@ -57,8 +60,20 @@ def sign_request(request: OutboundRequest, key: AccessKey, *, now: float) -> Out
     signature = hmac.new(_signing_key(key, stamp[:8]), to_sign.encode(), hashlib.sha256).hexdigest()
     added["authorization"] = f"{ALGORITHM} Credential={key.id}/{scope}, SignedHeaders={names}, Signature={signature}"
     kept = {name: value for name, value in request.headers.items() if name.lower() not in _OURS}
-    url = request.url.replace("+", "%20") if "+" in parts.query else request.url
+    before, mark, after = request.url.partition("?")
+    url = before + mark + after.replace("+", "%20")  # a path's "+" is itself, a query's may be a blank
     return replace(request, url=url, headers={**kept, **added})
+
+
+def error_code(body: bytes) -> str:
+    """The code of an error in XML; empty if there is none."""
+    found = _XML_CODE.search(body)
+    return "" if found is None else found[1].decode()
+
+
+def is_clock_error(body: bytes) -> bool:
+    """Whether two clocks differ too much for any signature: this says nothing about the key."""
+    return any(text in body for text in _CLOCK)
 
 
 def credential_of(authorization: str) -> str | None:

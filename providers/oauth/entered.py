@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from providers.credentials.aws import error_code, is_clock_error
 from providers.credentials.entered import CredentialRefused, all_values, public_values, unpack
 from providers.credentials.placing import CredentialMismatch, authorize_request
 from providers.definitions.credential import Credential
@@ -158,6 +159,10 @@ class CredentialUpstream:
         says = " ".join(text for path in errors.message if (text := text_at(content, path)) is not None)
         if codes & errors.insufficient_scope or any(text in says for text in credential.alive_texts):
             return CredentialLook(LookOutcome.ALIVE, status=status)
+        if credential.send.aws is not None:  # no policy can deny this look-up: another's 403 says nothing
+            is_dead = bool((codes | {error_code(answer.body)}) & errors.unauthorized)
+            is_said = is_dead and not is_clock_error(answer.body)
+            return CredentialLook(LookOutcome.DEAD if is_said else LookOutcome.SILENT, status=status)
         if codes & errors.unauthorized or status in credential.dead:
             return CredentialLook(LookOutcome.DEAD, status=status)
         outcome = LookOutcome.ALIVE if status in credential.alive else LookOutcome.UNKNOWN

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from providers.api.masking import Replacer, needles
+from providers.credentials.aws import error_code, is_clock_error
 from providers.definitions.model import Provider
 from providers.definitions.paths import path_problem
 from providers.outbound.json_values import at, parse_object, text_at
@@ -41,9 +42,6 @@ async def read_small(answer: StreamedAnswer) -> bytes | None:
     return await answer.read() if length.isdigit() and int(length) <= SMALL else None
 
 
-_XML_CODE: Final = re.compile(rb"<Code>([A-Za-z.]{1,80})</Code>")
-
-
 def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | None) -> bool:
     """Whether the provider calls the token dead, by status or, if it answers 200 to everything, by its own code."""
     if answer.status == 401:
@@ -51,8 +49,7 @@ def is_unauthorized(provider: Provider, answer: StreamedAnswer, body: bytes | No
     errors = provider.errors
     is_signed = provider.credential is not None and provider.credential.send.aws is not None
     if is_signed and answer.status in {400, 403}:  # AWS answers in XML
-        found = _XML_CODE.search(body or b"")
-        return found is not None and found[1].decode() in errors.unauthorized
+        return error_code(body or b"") in errors.unauthorized and not is_clock_error(body or b"")
     if errors.ok_flag is None or answer.status != 200 or body is None or b"false" not in body:
         return False
     content = parse_object(body)

@@ -5,6 +5,7 @@ The service here computes each signature with botocore's own signer and refuses 
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_
 from tests.support.rooms.key_room import KeyRoom, running_key_room
 from tests.support.rooms.portal_room import accounts_of
 from vault.records import Connection, User
+from vault.upstream import ProbeOutcome
 
 KEY_ID, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 ACCOUNT, READ, WRITE = frozenset({"account:read"}), frozenset({"s3:read"}), frozenset({"s3:write"})
@@ -31,8 +33,11 @@ class Aws:
 
     keys: dict[str, tuple[str, str]] = field(default_factory=lambda: {KEY_ID: (SECRET, "")})
     objects: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    says: Reply | None = None  # whatever the key
 
     def answer(self, arrival: Arrival) -> Reply:
+        if self.says is not None:
+            return self.says
         sent = {name.lower(): value for name, value in arrival.headers.items()}
         access, _, region, service, _ = sent["authorization"].partition("Credential=")[2].split(",")[0].split("/")
         secret, token = self.keys.get(access, ("", ""))
@@ -157,3 +162,42 @@ async def test_a_key_that_was_deleted_ends_the_connection_at_the_next_call(room:
     del room.aws.keys["AKIAI44QH8DHBEXAMPLE"]
     answer = await handle.call("GET", "/bucket", api="s3")
     assert answer.headers["token-vault-refusal"] == "connection_required"
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "is_dead"),
+    [
+        ("SignatureDoesNotMatch", "Signature expired: 20261127T000000Z is now earlier than ...", False),
+        ("SignatureDoesNotMatch", "Signature not yet current: 20261127T000000Z is still later than ...", False),
+        ("", "Blocked by the company's firewall", False),
+        ("SignatureDoesNotMatch", "The request signature we calculated does not match", True),
+        ("InvalidClientTokenId", "The security token included in the request is invalid.", True),
+    ],
+)
+@pytest.mark.parametrize("form", ["json", "xml"])
+async def test_a_wrong_clock_and_a_firewall_say_nothing_about_a_key(
+    room: AwsRoom, form: str, code: str, message: str, *, is_dead: bool
+) -> None:
+    user = await room.keys.user()
+    person = await room.keys.signed_in(user)
+    connection = await room.entered(user)
+    handle = await room.keys.allowed(user, connection, ACCOUNT)
+    if form == "json":
+        room.aws.says = json_reply({"Error": {"Code": code, "Message": message}}, status=403)
+    else:
+        body = f"<ErrorResponse><Error><Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"
+        room.aws.says = Reply(403, body.encode(), {"content-type": "text/xml"})
+    try:
+        values = {"access_key_id": KEY_ID, "secret_access_key": SECRET, "region": "eu-west-1"}
+        page = await room.keys.enter(person, await room.keys.form(person, "aws"), **values)
+        assert ("accept this" if is_dead else "say whether this works") in page.text
+        await handle.call("GET", "?Action=GetCallerIdentity&Version=2011-06-15", api="sts")
+        upstream = room.keys.deployment.vault.upstreams["aws"]
+        token = json.dumps({**values, "session_token": ""})
+        asked = await upstream.probe(refresh_token=None, access_token=token, is_fresh=True, is_revoked=True)
+        assert asked.outcome is (ProbeOutcome.DEAD if is_dead else ProbeOutcome.SILENT)
+    finally:
+        room.aws.says = None
+    [held] = await accounts_of(room.keys, user)
+    ended = is_dead and form == "xml"  # calls are answered in XML
+    assert held.state.value == ("needs_reauth" if ended else "active")

@@ -81,6 +81,13 @@ def test_a_blank_in_a_query_is_signed_as_it_is_sent() -> None:
     assert made.headers == same.headers
 
 
+def test_a_plus_in_a_path_stays_what_it_is() -> None:
+    made = sign_request(OutboundRequest("GET", "https://s3.example/box/a+b.txt?x=y+z"), KEY, now=NOW)
+    same = sign_request(OutboundRequest("GET", "https://s3.example/box/a%2Bb.txt?x=y%20z"), KEY, now=NOW)
+    assert made.url == "https://s3.example/box/a+b.txt?x=y%20z"
+    assert made.headers == same.headers
+
+
 async def test_a_body_that_streams_is_signed_only_where_the_service_takes_that() -> None:
     async def body() -> AsyncGenerator[bytes]:
         yield b"x"
