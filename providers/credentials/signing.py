@@ -86,6 +86,12 @@ def sign(provider: Provider, values: Mapping[str, str], *, scopes: frozenset[str
     return jwt.encode(header, claims, signer, algorithms=[facts.algorithm])
 
 
+def acts_for_other(credential: Credential, values: Mapping[str, str]) -> bool:
+    """Whether the token is for a person whom an admin named: then others decide for which scopes it's accepted."""
+    named = NAMES.findall(facts_of(credential).claims.get("sub", ""))
+    return any(values.get(name) and credential.fields[name].by_admin for name in named if name in credential.fields)
+
+
 def _operations(facts: SignedToken, scopes: frozenset[str]) -> list[str]:
     if not scopes <= facts.operations.keys():
         raise NotNarrowable

@@ -156,6 +156,10 @@ def _signing_problems(provider: Provider, credential: Credential) -> Iterator[st
                 yield f"credential.signed_token.{place}: {{{plain}}} is secret, and a token's claims are not; remove it"
             elif plain not in known:
                 yield f"credential.signed_token.{place}: {{{plain}}} isn't a field; add it under credential.fields"
+    told = set(NAMES.findall(provider.identity.id)) if provider.identity.source == "credential" else None
+    for name in NAMES.findall(facts.claims.get("sub", "")):
+        if told is not None and name in credential.fields and f"credential.{name}" not in told:
+            yield f"identity.id: {{credential.{name}}} decides for whom the token is; add it"
     if (facts.sent == "itself") == bool(provider.hosts.token_url):
         yield "hosts.token_url: is where a signed token gets an access token; give it unless it's sent itself"
     for name in sorted(provider.hosts.model_fields_set - {"token_url"}):

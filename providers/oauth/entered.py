@@ -113,6 +113,14 @@ class CredentialUpstream:
         if self._credential.kind == "key":
             return TokenAnswer(packed), await self.look(packed)
         outcome = await self._obtain(packed)
+        if (
+            isinstance(outcome, Refusal)
+            and outcome.code == "invalid_scope"
+            and (own := self._signed.for_itself(packed))
+        ):
+            outcome = await self._obtain(own)
+            if isinstance(outcome, TokenAnswer):  # the key works: for which scopes it may act, each exchange asks
+                outcome = TokenAnswer("", expires_in=0)
         match outcome:
             case TokenAnswer():
                 return replace(outcome, refresh_token=packed), await self._look_at(packed, outcome.access_token)
@@ -126,8 +134,11 @@ class CredentialUpstream:
         if self._provider.identity.source != "credential":
             return await self.look(token)
         values = all_values(self._credential, unpack(self._credential, packed))
-        shown = {name: text for name, text in values.items() if name not in self._credential.secrets}
-        return CredentialLook(LookOutcome.ALIVE, account_of(self._provider, {"credential": shown}))
+        shown = {name: text or " " for name, text in values.items() if name not in self._credential.secrets}
+        account = account_of(self._provider, {"credential": shown})
+        if account is not None:  # without what an empty field leaves
+            account = Account(account.id.strip(), account.label.strip())
+        return CredentialLook(LookOutcome.ALIVE, account)
 
     async def look(self, token: str) -> CredentialLook:
         """Ask whose the account is, which spends nothing; repeated once if nobody answered."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import unquote
 
-from providers.credentials.entered import CredentialRefused, public_values, unpack
-from providers.credentials.signing import NotNarrowable, facts_of, sign
+from providers.credentials.entered import CredentialRefused, pack, public_values, unpack
+from providers.credentials.signing import NotNarrowable, acts_for_other, facts_of, sign
 from providers.definitions.credential_checks import address_names, fill_address
 from providers.definitions.model import Provider
 from providers.oauth.narrowing import item_of, seconds_until
@@ -72,9 +72,21 @@ class SignedTokens:
         if facts.sent == "bearer":
             return self._installation(answer, scopes, item=item, now=now)
         context = ResponseContext(is_refresh=True, secrets=secrets, now=now)
-        return self._settle(judge(self.provider, answer, context), scopes)
+        return self._settle(
+            judge(self.provider, answer, context), scopes, is_for_other=acts_for_other(credential, values)
+        )
 
-    def _settle(self, outcome: TokenOutcome, scopes: frozenset[str] | None) -> TokenOutcome:
+    def for_itself(self, packed: str) -> str | None:
+        """The credential without the person whom it acts for; None where it names none."""
+        credential = self.provider.credential
+        if credential is None or credential.signed_token is None:
+            return None
+        values = unpack(credential, packed)
+        if not acts_for_other(credential, values):
+            return None
+        return pack(credential, {name: "" if credential.fields[name].by_admin else one for name, one in values.items()})
+
+    def _settle(self, outcome: TokenOutcome, scopes: frozenset[str] | None, *, is_for_other: bool) -> TokenOutcome:
         """RFC 7523 §3.1; an answer without scope is for the asserted one (RFC 6749 §5.1), which we signed ourselves."""
         if isinstance(outcome, TokenAnswer):
             granted = scopes if outcome.scopes is None else outcome.scopes
@@ -84,7 +96,7 @@ class SignedTokens:
         texts = frozenset[str]() if self.provider.credential is None else self.provider.credential.alive_texts
         if any(text in outcome.description for text in texts):  # our clock is wrong, say
             return replace(outcome, code="assertion_refused", ends_grant=False)
-        if scopes is not None and outcome.code in _NOT_THESE:
+        if (scopes is not None or is_for_other) and outcome.code in _NOT_THESE:
             return replace(outcome, code="invalid_scope", ends_grant=False)
         return outcome
 

@@ -42,6 +42,7 @@ from vault.upstream import Account, TokenAnswer, UpstreamError
 LABEL_LIMIT: Final = 120
 _UNNAMED: Final = "entered-"  # begins the id of an account that the service doesn't name
 _DAY: Final = 86400
+_SAYS_NEITHER: Final = frozenset({"temporarily_unavailable", "invalid_scope", "assertion_refused"})  # about the key
 
 
 class EntryFault(Exception):
@@ -244,7 +245,7 @@ def _check_keys(credential: Credential, values: Mapping[str, str], *, now: int) 
 
 
 def _reason_of(error: UpstreamError) -> str:
-    return "unchecked" if error.code == "temporarily_unavailable" else "refused"
+    return "unchecked" if error.code in _SAYS_NEITHER else "refused"
 
 
 def _check_look(look: CredentialLook) -> None:

@@ -27,6 +27,7 @@ from vault import connections
 from vault.audit import audit
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Connection, Narrowing, User
+from vault.refusals import VaultError
 
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -129,6 +130,42 @@ async def test_only_admins_act_for_others_in_their_domain(room: KeyRoom) -> None
     assert room.simulator.sandbox.keys.tokens[token.value] == "carol"
     refused_scope = await exchanged(room, admin, connection, frozenset({"write"}))  # not for that scope: not the end
     assert refused_scope.narrowing is Narrowing.ENFORCED
+    found = await connections.get_connection(room.deployment.database, connection.id, user_id=admin.id)
+    assert found is not None and found.status(room.deployment.now()) == "active"
+
+
+async def test_a_key_file_for_another_person_is_another_account(room: KeyRoom) -> None:
+    admin = await room.vault.add_user("boss", is_admin=True)
+    boss, may = await room.signed_in(admin), frozenset({"read", "write"})
+    file = key_file(room, admin, may_impersonate=may)
+    first = await room.entered(admin, boss, "mailroom-service", key_file=file, subject="alice")
+    second = await room.entered(admin, boss, "mailroom-service", key_file=file, subject="carol")
+    plain = await room.entered(admin, boss, "mailroom-service", key_file=file)
+    email = "boss@mailroom.example"
+    assert [one.account for one in (first, second, plain)] == [f"{email} alice", f"{email} carol", email]
+    assert [one.label for one in (first, second, plain)] == [f"alice {email}", f"carol {email}", email]
+    keys = room.simulator.sandbox.keys
+    for connection, person in ((first, "alice"), (second, "carol"), (plain, "boss")):
+        assert keys.tokens[(await exchanged(room, admin, connection, READ)).value] == person
+    page = await boss.submit(await boss.open(f"/connections/{first.id}"), form="/reconnect")
+    for subject, is_same in (("carol", False), ("alice", True)):
+        answer = await room.enter(boss, page, key_file=file, subject=subject)
+        assert ("another account" in answer.text) is not is_same
+        page = answer
+
+
+async def test_a_key_that_may_act_with_other_scopes_only_is_connected_and_kept(room: KeyRoom) -> None:
+    admin = await room.vault.add_user("head", is_admin=True)
+    head, keys = await room.signed_in(admin), room.simulator.sandbox.keys
+    file = key_file(room, admin, may_impersonate=frozenset({"write"}))  # the file's default is to read
+    unknown = json.dumps({**json.loads(file), "private_key_id": "eeeeeeee"})
+    refused = await room.enter(head, await room.form(head, "mailroom-service"), key_file=unknown, subject="carol")
+    assert "accept this" in refused.text
+    connection = await room.entered(admin, head, "mailroom-service", key_file=file, subject="carol")
+    token = await exchanged(room, admin, connection, frozenset({"write"}))
+    assert (keys.tokens[token.value], keys.scopes[token.value]) == ("carol", {"write"})
+    with pytest.raises(VaultError):
+        await exchanged(room, admin, connection, READ)  # nothing else goes out, such as a token of its own
     found = await connections.get_connection(room.deployment.database, connection.id, user_id=admin.id)
     assert found is not None and found.status(room.deployment.now()) == "active"
 

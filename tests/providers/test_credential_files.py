@@ -141,6 +141,14 @@ def test_a_file_with_a_credential_needs_no_oauth(tmp_path: Path, text: str) -> N
             '[identity]\nsource = "answer"\nid = "{id}"\nlabel = "{id}"\n[apis]',
             "comes without an answer",
         ),
+        (
+            SIGNED.replace('"{owner}",', '"{owner}", sub = "{unit}",')
+            + '[identity]\nsource = "credential"\nid = "{credential.owner} {credential.unit}"\n'
+            + 'label = "{credential.unit}"\n',
+            "{credential.owner} {credential.unit}",
+            "{credential.owner}",
+            "{credential.unit} decides for whom the token is",
+        ),
     ],
 )
 def test_a_fault_is_named(tmp_path: Path, text: str, right: str, wrong: str, said: str) -> None:

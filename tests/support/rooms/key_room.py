@@ -168,7 +168,11 @@ operations = { read = ["GET /v1/messages"] }
 [downscope]
 mode = "refresh_scope"
 """
-_BY_FILE = '[identity]\nsource = "credential"\nid = "{credential.client_email}"\nlabel = "{credential.client_email}"'
+_BY_FILE = """[identity]
+source = "credential"
+id = "{credential.client_email} {credential.subject}"
+label = "{credential.subject} {credential.client_email}"
+"""
 _LOGIN = '[credential.fields.login]\ntitle = "User"\nsecret = false\npattern = "[a-z]+"\nexample = "alice"'
 
 
