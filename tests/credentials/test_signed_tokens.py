@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from providers.simulator.mailroom.keys import Signer
+from tests.support.doubles.scripted import json_reply, scripted_server
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
 from tests.support.rooms.portal_room import accounts_of
 from vault import connections
@@ -34,6 +36,7 @@ EC_KEY = ec.generate_private_key(ec.SECP256R1())
 PUBLIC = RSA_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 EC_PUBLIC = EC_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 PEM = RSA_KEY.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
+PKCS8 = RSA_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 SEALED_PEM = EC_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"open sesame")).decode()
 MAIL_READ, MAIL_WRITE = frozenset({"mail:read"}), frozenset({"mail:read", "mail:write"})
 
@@ -168,6 +171,23 @@ async def test_a_key_that_may_act_with_other_scopes_only_is_connected_and_kept(r
         await exchanged(room, admin, connection, READ)  # nothing else goes out, such as a token of its own
     found = await connections.get_connection(room.deployment.database, connection.id, user_id=admin.id)
     assert found is not None and found.status(room.deployment.now()) == "active"
+
+
+async def test_snowflake_s_look_up_of_no_statement_proves_a_key(room: KeyRoom, tmp_path: Path) -> None:
+    says = [401, 418, 400, 404, 422]
+    async with scripted_server(lambda _: json_reply({"message": "no"}, status=says.pop(0))) as server:
+        more = {"snowflake-key-pair": {"inputs": {"account": "myorg-acme"}, "apis": {"sql": f"{server.url}/api/v2"}}}
+        async with running_key_room(tmp_path, more=more) as other:
+            user = await other.user()
+            person = await other.signed_in(user)
+            values = {"user": "AGENT", "private_key": PKCS8, "label": "Warehouse"}
+            for said in ("accept this", "say whether this works"):
+                page = await other.form(person, "snowflake-key-pair")
+                assert said in (await other.enter(person, page, **values)).text
+            while says:
+                page = await other.enter(person, await other.form(person, "snowflake-key-pair"), **values)
+                assert "/connect/done/" in str(page.url), page.text
+            assert len(server.arrivals) == 5
 
 
 async def test_a_deleted_key_ends_the_connection_and_a_wrong_clock_does_not(room: KeyRoom) -> None:
