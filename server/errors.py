@@ -124,7 +124,10 @@ KINDS: Final[dict[str, RefusalKind]] = {
         }.items()
         for code in codes
     },
-    **{code: RefusalKind(400) for code in ("method_override", "credential_refused", "cookie_refused", "body_refused")},
+    **{
+        code: RefusalKind(400)
+        for code in ("method_override", "credential_refused", "cookie_refused", "header_refused", "body_refused")
+    },
     "redirect_refused": RefusalKind(502),
 }
 

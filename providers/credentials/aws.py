@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -20,6 +21,7 @@ UNSIGNED: Final = "UNSIGNED-PAYLOAD"  # of a body that streams; S3 takes it over
 _OURS: Final = frozenset({"authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-security-token"})
 _UNRESERVED: Final = "-_.~"
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+_OWN_HEADERS: Final = _OURS | {"x-amz-user-agent"}  # of a client that signs: nothing is lost with them
 _XML_CODE: Final = re.compile(rb"<Code>([A-Za-z.]{1,80})</Code>")
 _CLOCK: Final = (b"Signature expired", b"Signature not yet current", b"RequestTimeTooSkewed")  # ours, or theirs
 
@@ -63,6 +65,16 @@ def sign_request(request: OutboundRequest, key: AccessKey, *, now: float) -> Out
     before, mark, after = request.url.partition("?")
     url = before + mark + after.replace("+", "%20")  # a path's "+" is itself, a query's may be a blank
     return replace(request, url=url, headers={**kept, **added})
+
+
+def header_passes(name: str, listed: Collection[str]) -> bool | None:
+    """Whether a client's header goes on, None for one to refuse: without it the call would do something else.
+
+    `listed`: those that the provider file names. `x-amz-meta-` is what people note about an object.
+    """
+    if name in listed or name.startswith("x-amz-meta-"):
+        return True
+    return None if name.startswith("x-amz-") and name not in _OWN_HEADERS else False
 
 
 def error_code(body: bytes) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 
 from providers.api.masking import Replacer
 from providers.api.rules import changes_method, header_changes_method, is_credential, is_credential_in_query
+from providers.credentials.aws import header_passes
 from providers.definitions.catalog import Provider
 from providers.definitions.paths import path_problem
 from providers.outbound.json_values import is_array, is_object
@@ -336,8 +337,8 @@ def _two_ways(name: str) -> ProxyRefused:
 def request_headers(headers: Iterable[tuple[bytes, bytes]], provider: Provider) -> dict[str, str]:
     """The headers of a request that go on, by lower-case name.
 
-    Raises ProxyRefused for one that must be unique and reach the provider, and for one that would change the method:
-    without it the call would be another one.
+    Raises ProxyRefused for one that must be unique and reach the provider, for one that would change the method, and
+    for one of AWS's that doesn't go on: without it the call would be another one.
     """
     fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
     named = {part.strip().lower() for name, value in fields if name == "connection" for part in value.split(",")}
@@ -347,13 +348,23 @@ def request_headers(headers: Iterable[tuple[bytes, bytes]], provider: Provider) 
             raise ProxyRefused("method_override", f"Omit the header {name}: it would change the method.")
         if name in _SINGLE and (name in named or name in found):
             raise ProxyRefused("ambiguous_header", f"The header {name} appears twice, or is hop-by-hop.")
-        if (name not in _PASSED and name not in provider.proxied.headers) or name in named:
+        if name in named or not _passes(name, provider):
             continue
         found[name] = f"{found[name]}, {value}" if name in found else value
     if "prefer" in found:
         kept = _known_preferences(found.pop("prefer"), provider)
         found |= {"prefer": kept} if kept else {}
     return found
+
+
+def _passes(name: str, provider: Provider) -> bool:
+    credential = provider.credential
+    if credential is None or credential.send.aws is None:
+        return name in _PASSED or name in provider.proxied.headers
+    passes = header_passes(name, _PASSED | provider.proxied.headers)
+    if passes is None:
+        raise ProxyRefused("header_refused", f"Omit the header {name[:80]}: the vault doesn't pass it on to AWS.")
+    return passes
 
 
 def _known_preferences(value: str, provider: Provider) -> str:

@@ -101,6 +101,30 @@ async def test_a_large_object_streams_without_its_hash(room: AwsRoom) -> None:
     assert room.server.arrivals[-1].headers["x-amz-content-sha256"] == UNSIGNED
 
 
+async def test_a_header_that_changes_what_is_stored_passes_or_is_refused(room: AwsRoom) -> None:
+    user = await room.keys.user()
+    handle = await room.keys.allowed(user, await room.entered(user), WRITE)
+    theirs = {
+        "x-amz-meta-color": "blue",
+        "cache-control": "max-age=60",
+        "x-amz-server-side-encryption-customer-key": "a2V5",
+    }
+    own = {"x-amz-date": "20261127T000000Z", "x-amz-user-agent": "sdk", "x-request-id": "1"}
+    answer = await handle.call("PUT", "/bucket/key", api="s3", content=b"x", headers=theirs | own)
+    assert answer.status_code == 200
+    arrived = {name.lower(): value for name, value in room.server.arrivals[-1].headers.items()}
+    assert theirs.items() <= arrived.items()
+    assert not own.items() & arrived.items()
+    sent = len(room.server.arrivals)
+    for name in ("x-amz-acl", "x-amz-tagging", "x-amz-object-lock-mode", "x-amz-trailer", "x-amz-unheard-of"):
+        refused = await handle.call("PUT", "/bucket/key", api="s3", content=b"x", headers={name: "1"})
+        assert (refused.status_code, refused.headers["token-vault-refusal"]) == (400, "header_refused")
+        assert name in refused.text
+    packed = await handle.call("PUT", "/bucket/key", api="s3", content=b"x", headers={"content-encoding": "gzip"})
+    assert (packed.status_code, packed.headers["token-vault-refusal"]) == (415, "unsupported_body")
+    assert len(room.server.arrivals) == sent
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
