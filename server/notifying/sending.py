@@ -35,7 +35,8 @@ async def send(deployment: Deployment, channel: NoticeChannel, message: NoticeMe
         await _send_mail(deployment, channel.target, message)
         return
     if channel.kind == "service":
-        await services.send(deployment, channel.target, title=message.title, body=message.body)
+        body = f"{message.url}\n\n{message.body}" if len(message.lines) > 1 else message.body  # its end may be cut
+        await services.send(deployment, channel.target, title=message.title, body=body)
         return
     headers, body = {"Content-Type": "application/json"}, b""
     url = channel.target

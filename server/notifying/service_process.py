@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import ssl
 import sys
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, Final
 
 from providers.outbound.addresses import AddressPolicy
-from server.notifying.confinement import confine
+from server.notifying.confinement import OutsideConfinement, confine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +40,7 @@ def send(job: Mapping[str, Any]) -> str:
         private_networks=tuple(ip_network(one) for one in job["private_networks"]),
     )
     refused = confine(policy)
-    seen = _Answers()
+    seen = Answers()
     try:
         is_sent = _hand_over(job, seen)
     except Exception:  # noqa: BLE001 -- another's library, on input from outside: whatever it raises, it didn't send
@@ -48,27 +49,44 @@ def send(job: Mapping[str, Any]) -> str:
         return "invalid"
     if is_sent:
         return "sent"
-    if any(one.startswith("address") for one in refused):
+    if seen.failure != "uncertain" and any(one.startswith("address") for one in refused):
         return "address"
     return seen.failure
 
 
-class _Answers:
-    """What the requests of the library came to."""
+class Answers:
+    """What the requests of the library came to; once one of them may have delivered, no other can deny it."""
 
     def __init__(self) -> None:
         self.failure = "unreachable"
 
     def note(self, status: int) -> None:
-        self.failure = "busy" if status >= 500 or status == 429 else "refused"
+        if 200 <= status < 300:
+            self.failure = "uncertain"
+        elif self.failure != "uncertain":
+            self.failure = "busy" if status >= 500 or status == 429 else "refused"
+
+    def note_lost(self, error: Exception) -> None:
+        """A request that was begun and had no answer."""
+        if not _is_unconnected(error):
+            self.failure = "uncertain"
 
 
-def _hand_over(job: Mapping[str, Any], seen: _Answers) -> bool | None:
+def _is_unconnected(error: Exception) -> bool:
+    """Whether no connection, or none to the right server, came about."""
+    from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, SSLError
+
+    wrapped = error.args[0] if error.args else None
+    reason = wrapped.reason if isinstance(wrapped, MaxRetryError) else None
+    if isinstance(reason, SSLError):
+        return bool(reason.args) and isinstance(reason.args[0], ssl.SSLCertVerificationError)
+    return isinstance(error, OutsideConfinement) or isinstance(reason, (ConnectTimeoutError, NewConnectionError))
+
+
+def _hand_over(job: Mapping[str, Any], seen: Answers) -> bool | None:
     """Whether Apprise says that it was sent; None for an address that it can't read."""
-    import apprise
     import requests
 
-    library: Any = apprise  # its types say less than `Any`
     ask = requests.Session.send
 
     def send_and_note(self: requests.Session, request: requests.PreparedRequest, **options: Any) -> requests.Response:
@@ -76,17 +94,35 @@ def _hand_over(job: Mapping[str, Any], seen: _Answers) -> bool | None:
             raise requests.exceptions.InvalidURL
         try:
             answer = ask(self, request, **{**options, "allow_redirects": False})
-        except requests.ReadTimeout:
-            seen.failure = "uncertain"
+        except Exception as error:
+            seen.note_lost(error)
             raise
         seen.note(answer.status_code)
         return answer
 
     requests.Session.send = send_and_note
-    made: Any = library.Apprise.instantiate(str(job["url"]), asset=library.AppriseAsset(secure_logging=True))
-    if made is None:
+    service = service_of(str(job["url"]))
+    if service is None or not job["is_trial"]:
+        return None if service is None else _notify(service, job)
+    return True if len(service) <= 1 else None  # of several, one can fail, and the library waits between them
+
+
+def service_of(url: str) -> Any:
+    """What Apprise makes of a URL; None if it can't read it, or if it names a file to read."""
+    import apprise
+
+    library: Any = apprise  # its types say less than `Any`
+    service = library.Apprise.instantiate(url, asset=library.AppriseAsset(secure_logging=True))
+    if service is None:
         return None
-    made.verify_certificate = True  # the address could say otherwise
-    if job["is_trial"]:
-        return True
-    return bool(made.notify(body=str(job["body"]), title=str(job["title"]), body_format=library.NotifyFormat.TEXT))
+    if any(isinstance(one, library.AppriseAttachment) and one for one in service.__dict__.values()):
+        return None
+    service.verify_certificate = True  # the address could say otherwise
+    service.overflow_mode = library.OverflowMode.TRUNCATE  # else the service refuses what is too long for it
+    return service
+
+
+def _notify(service: Any, job: Mapping[str, Any]) -> bool:
+    import apprise
+
+    return bool(service.notify(body=str(job["body"]), title=str(job["title"]), body_format=apprise.NotifyFormat.TEXT))

@@ -20,6 +20,7 @@ from server.notifying.posting import NotAccepted, Uncertain
 
 TIMEOUT: Final = 20.0  # seconds
 _ANSWER_LIMIT: Final = 100  # bytes
+_BODY_LIMIT: Final = 8 * 1024  # bytes; as JSON at most six times as many, which is what the process reads
 PROGRAM: Final = (
     "from token_vault import claim_names; claim_names(); from server.notifying.service_process import main; main()"
 )
@@ -61,7 +62,7 @@ def scheme_of(url: str) -> str:
 
 
 async def is_readable(deployment: Deployment, url: str) -> bool:
-    """Whether Apprise can make something of this URL; nothing is sent."""
+    """Whether Apprise can make one request of this URL, to one recipient; nothing is sent."""
     return await _run(deployment, url, title="", body="", is_trial=True) == "sent"
 
 
@@ -85,7 +86,7 @@ async def _run(deployment: Deployment, url: str, *, title: str, body: str, is_tr
     job: Mapping[str, object] = {
         "url": url,
         "title": title,
-        "body": body,
+        "body": body.encode()[:_BODY_LIMIT].decode(errors="ignore"),
         "is_trial": is_trial,
         "allow_loopback": policy.allow_loopback,
         "private_networks": [str(one) for one in deployment.settings.notices.networks],

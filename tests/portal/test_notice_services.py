@@ -22,6 +22,8 @@ from server.app import open_deployment
 from server.http.page_texts import section, text
 from server.notifying import services
 from server.notifying.delivery import deliver
+from server.notifying.posting import NotAccepted, Uncertain
+from server.notifying.service_process import Answers, service_of
 from server.provider_settings import SettingsRefused
 from server.settings import load_settings
 from tests.portal.test_notifications import SECRET, add, ask_about
@@ -31,6 +33,7 @@ from vault.notices import channels
 from vault.records import Client, User
 
 TOKEN = "AbCdEfGhIjKlMnO"
+DISCORD = f"discord://{'1' * 18}/{'a' * 68}"
 
 
 @dataclass
@@ -91,6 +94,10 @@ async def test_a_service_gets_the_words_and_the_page_and_its_secret_stays_secret
     ("url", "is_added"),
     [
         ("tgram://123456789:AbCdEfGhIjKlMnOpQrStUvWxYz0123456789/12315544", True),
+        ("tgram://123456789:AbCdEfGhIjKlMnOpQrStUvWxYz0123456789/12315544/12315545", False),
+        (DISCORD, True),
+        (f"{DISCORD}?template=/etc/passwd", False),
+        (f"{DISCORD}?retry=3", False),
         ("file:///etc/passwd", False),
         ("json://127.0.0.1/", False),
         ("jsons://example.com/", False),
@@ -251,6 +258,62 @@ async def test_nothing_leaves_without_tls_but_to_loopback(place: Place, allows: 
     answer, _ = await ran.communicate(json.dumps({**job, "allow_loopback": allows}).encode())
     assert answer.decode() == said
     assert len(place.receiver.posted) == (1 if allows else 0)
+
+
+@pytest.mark.parametrize(("listens", "is_uncertain"), [(True, True), (False, False)])
+async def test_what_was_cut_off_may_have_arrived_and_what_never_connected_has_not(
+    place: Place, listens: bool, is_uncertain: bool
+) -> None:
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    if not listens:
+        server.close()
+    async with server:
+        sending = services.send(place.room.deployment, f"gotify://127.0.0.1:{port}/{TOKEN}", title="a", body="b")
+        with pytest.raises(Uncertain if is_uncertain else NotAccepted) as raised:
+            await sending
+    assert is_uncertain or "unreachable" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "said"),
+    [
+        ((), "unreachable"),
+        ((503,), "busy"),
+        ((429, 400), "refused"),
+        ((200,), "uncertain"),
+        ((200, 503), "uncertain"),
+        ((503, 204, 400), "uncertain"),
+    ],
+)
+def test_a_later_refusal_does_not_undo_what_may_have_arrived(statuses: tuple[int, ...], said: str) -> None:
+    seen = Answers()
+    for status in statuses:
+        seen.note(status)
+    assert seen.failure == said
+
+
+async def test_a_digest_of_many_words_arrives_and_its_end_is_cut(place: Place) -> None:
+    place.receiver.posted.clear()
+    title, notices = "50 things", "\n\n".join(["\N{CYCLONE}" * 200 + "\nhttps://vault.example/x"] * 50)
+    await services.send(place.room.deployment, place.url, title=title, body=notices)
+    ((_, sent),) = place.receiver.posted
+    message = json.loads(sent)["message"]
+    assert len(message.encode()) <= 8 * 1024
+    assert notices.startswith(message)
+    assert len(message) > 2000
+
+
+def test_what_a_service_takes_no_more_of_is_cut_and_not_refused() -> None:
+    service = service_of(f"{DISCORD}?overflow=split&verify=no")
+    (part,) = service._apply_overflow(body="https://vault.example/\n" + "x" * 8000, title="50 things")
+    assert len(part["body"]) + len(part["title"]) <= 2000
+    assert part["body"].startswith("https://vault.example/")
+    assert service.verify_certificate
 
 
 def test_the_policy_is_the_one_of_our_own_client(place: Place) -> None:
