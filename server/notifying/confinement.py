@@ -31,7 +31,12 @@ _REFUSED: Final = (
     *("webbrowser.", "sqlite3.", "ftplib.", "smtplib.", "imaplib.", "poplib.", "telnetlib.", "nntplib.", "signal."),
     *("msvcrt.", "winreg.", "_winapi.", "glob.", "resource.", "cpython."),
 )
-_READ_BY_SYSTEM: Final = ("/etc/ssl/", "/etc/pki/", "/usr/lib/ssl/", "/usr/share/ca-certificates/", "/etc/mime.types")
+_READ_BY_SYSTEM: Final = (
+    *("/etc/ssl/certs/", "/etc/ssl/cert.pem", "/etc/ssl/openssl.cnf", "/etc/pki/tls/certs/", "/etc/pki/tls/cert.pem"),
+    *("/etc/pki/tls/openssl.cnf", "/etc/pki/ca-trust/", "/usr/lib/ssl/", "/usr/share/ca-certificates/"),
+    "/etc/mime.types",
+)
+_OWN_PATHS: Final = ("stdlib", "platstdlib", "purelib", "platlib")
 
 
 class OutsideConfinement(PermissionError):
@@ -67,7 +72,9 @@ def _limit() -> None:
 def _own_folders() -> Sequence[str]:
     """Where the interpreter and the packages are."""
     packages = Path(__file__).resolve().parents[2]
-    paths = {*sysconfig.get_paths().values(), sysconfig.get_config_var("LIBDIR") or "", str(packages / "providers")}
+    installed = sysconfig.get_paths()
+    paths = {*(installed[name] for name in _OWN_PATHS), str(packages / "providers")}
+    paths |= {path for path in sys.path if path.endswith("-packages")}
     return tuple(str(Path(path).resolve()) + os.sep for path in paths if path)
 
 

@@ -210,7 +210,10 @@ attempts = {
     "read": lambda: open(folder + "/secret").close(),
     "remove": lambda: os.remove(folder + "/secret"),
     "descriptor": lambda: os.fdopen(own).close(),
+    "environment": lambda: open(sys.prefix + "/pyvenv.cfg").close(),
+    "keys": lambda: open("/etc/ssl/other/key.pem").close(),
     "package": lambda: open(os.__file__).close(),
+    "certificates": lambda: open("/etc/ssl/certs/other.pem").close(),
 }
 def outcome(attempt):
     try:
@@ -224,7 +227,7 @@ sys.stdout.write(json.dumps({name: outcome(attempt) for name, attempt in attempt
 """
 
 
-_FREE: Final = frozenset({"allowed", "package"})
+_FREE: Final = frozenset({"allowed", "package", "certificates"})
 
 
 def test_a_confined_process_reaches_allowed_addresses_and_nothing_else(tmp_path: Path) -> None:
