@@ -1,5 +1,6 @@
 """What a notice says: what happened and the page where that is dealt with. Never arguments, tokens or contents.
 
+The exception is a call that a browser answers in its notification, which shows the whole call (`AnswerForm`).
 Names come from agents and providers. They are shortened and cannot start a line of their own.
 """
 
@@ -33,7 +34,7 @@ class Line:
 class AnswerForm:
     """What a browser posts to answer an approval in its notification; `words` is the whole call."""
 
-    words: str
+    words: str = field(repr=False)
     path: str
     fields: Mapping[str, str] = field(repr=False)
 
