@@ -33,11 +33,15 @@ logger = logging.getLogger("token_vault.lookups")
 
 @dataclass(frozen=True, slots=True)
 class LookupResult:
-    """What was found out: names, and present values, by argument. `is_late`: more may be known in a moment."""
+    """What was found out: names, and present values, by argument. `is_late`: more may be known in a moment.
+
+    `is_whole`: every look-up that the arguments allow brought what it is for.
+    """
 
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     before: Mapping[str, str] = field(default_factory=dict[str, str])
     is_late: bool = False
+    is_whole: bool = True
 
 
 async def find(deployment: Deployment, approval: Approval, spec: ToolSpec) -> LookupResult:
@@ -53,11 +57,16 @@ def known_values(deployment: Deployment, approval: Approval, spec: ToolSpec) -> 
     """What is known already; asks nobody."""
     names: dict[str, str] = {}
     before: dict[str, str] = {}
+    is_whole = True
     for key, one, _ in _possible_reads(approval, spec):
-        if (answer := deployment.lookups.get(key)) is not None:
-            names |= one.read_names(answer)
-            before |= one.read_before(answer)
-    return LookupResult(names, before)
+        if (answer := deployment.lookups.get(key)) is None:
+            is_whole = False
+            continue
+        found = one.read_names(answer)
+        is_whole = is_whole and len(found) == len(one.names)
+        names |= found
+        before |= one.read_before(answer)
+    return LookupResult(names, before, is_whole=is_whole)
 
 
 def _possible_reads(approval: Approval, spec: ToolSpec) -> Iterator[tuple[Hashable, Lookup, Mapping[str, str]]]:

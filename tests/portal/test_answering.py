@@ -11,12 +11,14 @@ from html import unescape
 import httpx2
 import pytest
 
+from providers.tools.slack import CHANNEL_NAME
 from server import local_vault
 from server.commands import serve
 from server.http.page_texts import text
 from server.lifecycle.maintenance import run_step
 from server.notifying.delivery import deliver
 from server.portal import delivering
+from server.portal.approvals import answering
 from tests.portal.sign_in.test_passkeys import Holder, answered, holder, options_of
 from tests.portal.test_notifications import SECRET
 from tests.portal.test_web_push import sign_up
@@ -27,6 +29,7 @@ from vault.approvals import approvals
 from vault.approvals.approvals import RELEASE, ToolCall
 from vault.audit import audit
 from vault.notices import channels
+from vault.notices.channels import NoticeChannel
 from vault.records import Client, Event, Principal, User
 
 HALF_DAY = 12 * 3600
@@ -131,10 +134,14 @@ async def switch(person: Person, channel: str, action: str) -> httpx2.Response:
     return await person.submit(page, form=f"/notifications/{channel}", button=("action", action))
 
 
-async def channel_of(place: Place, user: User) -> str:
+async def own_channel(place: Place, user: User) -> NoticeChannel:
     deployment = place.room.deployment
     (found,) = await channels.list_channels(deployment.database, deployment.keys, user.id)
-    return found.id
+    return found
+
+
+async def channel_of(place: Place, user: User) -> str:
+    return (await own_channel(place, user)).id
 
 
 async def reached(place: Place, *, is_on: bool = True) -> Reached:
@@ -157,7 +164,7 @@ async def test_a_short_call_is_shown_whole_and_answered_once_in_its_notification
     approval = await it.ask()
     message = await it.told()
     assert message["title"] == "Cursor asks for your approval: Post to Slack (alice)"
-    assert message["body"] == f"Post to #launch\ntext: {SECRET}\n{text('notice.unverified')}"
+    assert message["body"] == f"Unverified agent, account alice: Cursor\nPost to #launch\ntext: {SECRET}"
     assert message["url"] == f"{place.room.url}/approvals/{approval}"
     assert await it.press(message, decision) == 204
     assert await it.state() == state
@@ -274,7 +281,12 @@ async def test_what_ended_meanwhile_answers_no_more(place: Place, ended: str) ->
         ("slack_post", FORM, True),
         ("slack_post", {"channel": "#launch", "text": "x" * 161}, False),
         ("slack_post", {"channel": "#launch", "text": "\n".join("abcd")}, False),
-        ("slack_post", {"channel": "#launch", "text": "\n".join("abc")}, True),
+        ("slack_post", {"channel": "#launch", "text": "\n".join("abc")}, False),
+        ("slack_post", {"channel": "#launch", "text": "\n".join("ab")}, True),
+        ("slack_post", {"channel": "#launch", "text": "x" * 75}, False),
+        ("slack_post", {"channel": "#launch", "text": "x" * 74}, True),
+        ("slack_post", {"channel": "#launch", "text": "\N{CJK UNIFIED IDEOGRAPH-6F22}" * 38}, False),
+        ("slack_post", {"channel": "#launch", "text": "\N{ZERO WIDTH SPACE}x"}, False),
         ("calendar_delete", {"event_id": "1"}, False),
         ("calendar_calendars", {"limit": 1}, True),
         (RELEASE, {"scopes": "a"}, False),
@@ -290,6 +302,48 @@ async def test_only_a_call_that_is_seen_whole_and_undoes_nothing_is_answered_the
     assert ("answer" in message, "action" in message) == (offers, not offers)
     if not offers:
         assert SECRET not in str(message)
+
+
+@pytest.mark.parametrize(("length", "offers"), [(80, False), (40, True)])
+async def test_who_asks_and_for_which_account_count_as_well(place: Place, length: int, offers: bool) -> None:
+    it = await reached(place)
+    it.client = await place.room.agent(name="x" * length)
+    await it.ask()
+    message = await it.told()
+    assert ("answer" in message) == offers
+    assert not offers or str(message["body"]).startswith(f"Unverified agent, account alice: {'x' * length}\n")
+
+
+@pytest.mark.parametrize(
+    ("channel", "answer", "offers"),
+    [
+        ("C0NOTHING", None, False),
+        ("C0NAMELESS", {"ok": True}, False),
+        ("C0CUT", {"channel": {"name": "x" * 90}}, False),
+        ("C0LAUNCH", {"channel": {"name": "launch"}}, True),
+    ],
+)
+async def test_an_id_whose_name_was_not_found_opens_the_page(
+    place: Place, channel: str, answer: Mapping[str, object] | None, offers: bool
+) -> None:
+    async def read() -> Mapping[str, object] | None:
+        return answer
+
+    key = ("account", CHANNEL_NAME.api, CHANNEL_NAME.path, "", (("channel", channel),))
+    assert await place.room.deployment.lookups.ask({key: read}, patience=10)
+    it = await reached(place)
+    await it.ask(channel=channel, text="a")
+    message = await it.told()
+    assert ("answer" in message) == offers
+    assert not offers or "Post to #launch (C0LAUNCH)\n" in str(message["body"])
+
+
+async def test_what_a_notification_shows_is_in_no_record(place: Place) -> None:
+    it = await reached(place)
+    form = await answering.form_of(place.room.deployment, await own_channel(place, it.user), await it.ask())
+    assert form is not None
+    assert SECRET in form.words
+    assert SECRET not in repr(form)
 
 
 async def test_two_questions_at_once_open_the_page(place: Place) -> None:

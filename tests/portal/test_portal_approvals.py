@@ -16,7 +16,7 @@ from mcp_types import CallToolResult
 
 from server.connecting import lookups
 from server.mcp.approval_settings import ApprovalRules
-from server.portal.approvals.asked_call import asked_call, target_words
+from server.portal.approvals.asked_call import asked_call, is_exact, target_words
 from server.settings import Settings, SettingsRefused
 from tests.mcp.test_approve import link_of, text_of
 from tests.support.harness import PASSWORD
@@ -328,6 +328,32 @@ def test_what_the_sentence_cuts_is_shown_whole_below_it() -> None:
     assert [(one.label, one.value) for one in spec.texts] == [("note", "x" * 100)]
     assert [(label, value.shown) for label, value in spec.facts] == [("other", "short")]
     assert json.loads(spec.exact) == {"note": "x" * 100, "other": "short", "empty": None, "none": []}
+
+
+@pytest.mark.parametrize(
+    ("value", "is_shown"),
+    [
+        ("a b", True),
+        ("a  b", False),
+        (" a", False),
+        ("a\u200b", False),
+        (["a", "b"], True),
+        (["a, b"], False),
+        ([], False),
+        ([1], False),
+        ({"a": "b"}, False),
+        ("2026-11-27T10:00:00Z", True),
+        ("2026-11-27T10:00+01:00", True),
+        ("2026-11-27T10:00:01Z", False),
+        ("2026-11-27T10:00:00.5Z", False),
+        (1, True),
+        (True, True),
+        (None, True),
+    ],
+)
+def test_what_is_shown_otherwise_than_it_is_is_known(value: object, is_shown: bool) -> None:
+    arguments = {"note": value}
+    assert is_exact(asked_call("A tool", arguments), arguments) == is_shown
 
 
 def test_an_id_that_looks_like_a_name_is_marked_as_an_id() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import textwrap
+import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
@@ -24,7 +26,7 @@ from server.http.page_texts import text
 from server.notifying import web_push
 from server.notifying.wording import AnswerForm
 from server.portal import csrf, texts
-from server.portal.approvals.asked_call import AskedCall, Piece, asked_call
+from server.portal.approvals.asked_call import AskedCall, Piece, asked_call, is_exact
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from server.sign_in import step_up
@@ -33,11 +35,11 @@ from vault.approvals import approvals
 from vault.approvals.approvals import RELEASE, Approval
 from vault.notices import channels
 from vault.notices.channels import PUSH, NoticeChannel
-from vault.records import ApprovalState, Session
+from vault.records import ApprovalState, Client, Session
 from vault.sign_in import sessions
 
-LONGEST: Final = 160  # characters of a call: what desktops and phones show of a notification without cutting it
-MOST_LINES: Final = 4
+MOST_LINES: Final = 4  # what desktops and phones show of a notification without cutting it
+_WIDTH: Final = 40  # letters of a line
 _KEY: Final = "answers"
 _DECISIONS: Final = frozenset({"allow", "deny"})
 
@@ -119,16 +121,27 @@ def _token(deployment: Deployment, approval_id: str, channel_id: str, session: S
 
 
 async def _words(deployment: Deployment, approval: Approval, spec: ToolSpec) -> str | None:
-    """The whole call on a few lines; None if it is longer, or not all names are known yet."""
+    """Who asks for the whole call, on a few lines; None if it is longer, or isn't shown as exactly as on its page."""
+    client = await clients.get_client(deployment.database, approval.client_id)
     known = await lookups.find(deployment, approval, spec)
     call = asked_call(texts.tool_title(spec), approval.arguments, spec.presentation, known)
-    lines = list(_lines(call))
-    if known.is_late or len(lines) > MOST_LINES or sum(map(len, lines)) > LONGEST:
+    if client is None or not known.is_whole or not is_exact(call, approval.arguments, spec.presentation):
         return None
-    client = await clients.get_client(deployment.database, approval.client_id)
-    if client is None or texts.is_unverified(client):
-        lines.append(text("notice.unverified"))
-    return "\n".join(lines)
+    lines = [_asked_by(approval, client), *_lines(call)]
+    return "\n".join(lines) if sum(map(_shown_lines, lines)) <= MOST_LINES else None
+
+
+def _asked_by(approval: Approval, client: Client) -> str:
+    """The account first, since the agent chose its name."""
+    name = "asked_by_unverified" if texts.is_unverified(client) else "asked_by"
+    account, agent = (" ".join(texts.visible(one).split()) for one in (approval.account, client.name))
+    return text(f"notice.{name}", account=account, agent=agent or text("story.an_agent"))
+
+
+def _shown_lines(line: str) -> int:
+    """How many lines it is wrapped to."""
+    letters = "".join(one * 2 if unicodedata.east_asian_width(one) in "WF" else one for one in line)
+    return max(1, len(textwrap.wrap(letters, _WIDTH)))
 
 
 def _lines(call: AskedCall) -> Iterator[str]:

@@ -113,6 +113,30 @@ def asked_call(
     )
 
 
+def is_exact(call: AskedCall, arguments: Mapping[str, object], presentation: Presentation = DEFAULT) -> bool:
+    """Whether the parts leave nothing to what `exact` has beside them: no name is cut, and no value is rewritten."""
+    values = [*(one.value for one in call.pieces), *(value for _, value in call.facts)]
+    return all(one is None or not one.name.endswith("…") for one in values) and all(
+        _is_as_given(value, is_text=presentation.is_text(name, value)) for name, value in arguments.items()
+    )
+
+
+def _is_as_given(value: object, *, is_text: bool) -> bool:
+    if isinstance(value, str):
+        is_one_line = is_text or " ".join(value.split()) == value
+        return is_one_line and visible(value) == value and (_MOMENT.fullmatch(value) is None or _is_minute(value))
+    if is_array(value):
+        return bool(value) and all(
+            isinstance(one, str) and "," not in one and _is_as_given(one, is_text=False) for one in value
+        )
+    return value is None or isinstance(value, int | float)
+
+
+def _is_minute(moment: str) -> bool:
+    at = moment[16:]
+    return not at.startswith(":") or (at[1:3] == "00" and not at.startswith(".", 3))
+
+
 def target_words(target: Mapping[str, object], names: Mapping[str, str]) -> str:
     """What a standing approval binds, in words."""
     parts: list[str] = []
