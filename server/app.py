@@ -27,8 +27,9 @@ from providers.oauth.referenced import ReferencedUpstream
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.remote.sightings import Sightings
+from providers.tools.imported import read_imported
 from server.deployment import Deployment
-from server.live_providers import LiveProviders, ProviderSet, make_of_usable
+from server.live_providers import LiveProviders, ProviderSet, imported_registrations, make_of_usable
 from server.mcp.approval_settings import ApprovalRules
 from server.mcp.offer.registry import load_away, load_offer, load_tools
 from server.oauth.own_apis import OwnApis
@@ -48,7 +49,7 @@ from vault.audit.audit import Activity
 from vault.exchange.exchange import Vault
 from vault.keys.key_ring import KeyRing, vault_id
 from vault.keys.sources import key_source
-from vault.mcp import servers
+from vault.mcp import imported_apis, servers
 from vault.refresh import consents
 from vault.refresh.journal import Journal
 from vault.refresh.journal_recovery import adopt_all
@@ -256,6 +257,7 @@ async def open_policies(settings: Settings, *, data: Path) -> Callable[[Reader],
             one.provider: replace(one.without_secret(), server=remote.get(one.provider))
             for one in await list_registrations(reader)
         }
+        entered |= imported_registrations(await imported_apis.list_accepted(reader))
         return _ByProvider(make_of_usable(make, entered, {}), Provider.policy)
 
     return read
@@ -333,7 +335,10 @@ def _provider_set(
     """All that follows from the settings and these registrations. Raises what `LiveProviders` expects."""
     catalog = _checked_catalog(settings, data, endpoints, entered)
     late: list[LateName] = []
-    tools, away = load_tools(settings, catalog, sightings, late=late), load_away(catalog, sightings)
+    imported = [read_imported(name, one.imported) for name, one in entered.items() if one.imported is not None]
+    files = [(one.source, one.tools) for one in imported]
+    tools = load_tools(settings, catalog, sightings, late=late, imported=files)
+    away = load_away(catalog, sightings)
     offer = load_offer(settings, tools, catalog, late=late)
     asking = ApprovalRules.from_settings(settings, catalog, tools, late=late)
 

@@ -25,7 +25,8 @@ from server.runtime.late_names import LateName, check_late_names
 from server.settings import Settings
 from vault import registrations
 from vault.keys.key_ring import KeyRing
-from vault.mcp import servers
+from vault.mcp import imported_apis, servers
+from vault.mcp.imported_apis import AcceptedApi
 from vault.mcp.servers import McpServer
 from vault.refusals import CiphertextRejected
 from vault.registrations import EnteredRegistration, StoredRegistration
@@ -67,7 +68,18 @@ def registered_in(settings: Settings, current: ProviderSet, name: str) -> Litera
     """Where our registration at this provider is, usable or not. The settings come first."""
     if is_set_here(settings, name):
         return "settings"
-    return "browser" if name in current.entered or name in current.unusable else None
+    if name in current.entered:
+        return None if current.entered[name].imported is not None else "browser"
+    return "browser" if name in current.unusable else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What the database has beside the settings."""
+
+    registrations: tuple[StoredRegistration, ...] = ()
+    servers: tuple[McpServer, ...] = ()
+    apis: tuple[AcceptedApi, ...] = ()
 
 
 class LiveProviders:
@@ -77,7 +89,7 @@ class LiveProviders:
         self._make = make
         self.sightings = sightings or Sightings()  # of MCP servers of others
         self._lock = asyncio.Lock()
-        self._stored: tuple[tuple[StoredRegistration, ...], tuple[McpServer, ...]] = ((), ())
+        self._stored = _Stored()
         self._mark: object | None = None
         self.initial = self.current = make({})  # by the settings alone
         self.policies: Mapping[str, UpstreamPolicy] = _Current(lambda: self.current.policies)
@@ -90,14 +102,19 @@ class LiveProviders:
             mark = database.mark()
             if mark is not None and mark == self._mark:
                 return
-            stored = (await registrations.list_registrations(database), await servers.list_accepted(database))
+            stored = _Stored(
+                await registrations.list_registrations(database),
+                await servers.list_accepted(database),
+                await imported_apis.list_accepted(database),
+            )
             if stored != self._stored:
                 await self._use(stored, database, keys)
             self._mark = mark
 
     def check_names(self) -> None:
         """That the settings name tools of servers that are stored, once these were read. Raises SettingsRefused."""
-        check_late_names(self.current.late, [one.name for one in self._stored[1]])
+        names = [one.name for one in (*self._stored.servers, *self._stored.apis)]
+        check_late_names(self.current.late, names)
 
     async def check(self, name: str, entered: EnteredRegistration) -> None:
         """Whether this can be used beside the others, by an MCP server that is there, too. Raises one of REFUSALS."""
@@ -106,26 +123,29 @@ class LiveProviders:
             entered = replace(entered, server=known.server)
         await asyncio.to_thread(self._make, {**self.current.entered, name: entered})
 
-    async def _use(
-        self, stored: tuple[tuple[StoredRegistration, ...], tuple[McpServer, ...]], database: Database, keys: KeyRing
-    ) -> None:
-        entered: dict[str, EnteredRegistration] = {}
+    async def _use(self, stored: _Stored, database: Database, keys: KeyRing) -> None:
+        entered = dict(imported_registrations(stored.apis))
         unusable: dict[str, str] = {}
-        remote = {one.name: one for one in stored[1]}
-        for one in stored[0]:
+        remote = {one.name: one for one in stored.servers}
+        for one in stored.registrations:
             try:
                 opened = await registrations.open_registration(database, keys, one)
                 entered[one.provider] = replace(opened, server=remote.get(one.provider))
             except CiphertextRejected as error:
                 unusable[one.provider] = "its secret can't be opened: enter it again"
                 logger.error("a registration does not open", extra={"provider": one.provider, "detail": error.detail})  # noqa: TRY400
-        self.current = await asyncio.to_thread(self._made_of, entered, unusable, stored[1])
+        self.current = await asyncio.to_thread(self._made_of, entered, unusable, stored.servers)
         self._stored = stored
 
     def _made_of(self, entered: Entered, unusable: dict[str, str], remote: Sequence[McpServer]) -> ProviderSet:
         made = replace(make_of_usable(self._make, entered, unusable), unusable=unusable)
         lost = [one for one in remote if one.name not in made.catalog.remote]
         return replace(made, away=(*made.away, *_tools_of_lost(lost, self.sightings))) if lost else made
+
+
+def imported_registrations(accepted: Sequence[AcceptedApi]) -> Entered:
+    """Imported APIs that are on, as `make` takes them."""
+    return {one.name: EnteredRegistration("", imported=one.content) for one in accepted}
 
 
 def make_of_usable(make: Callable[[Entered], Made], entered: Entered, unusable: dict[str, str]) -> Made:

@@ -44,7 +44,8 @@ _DELETE: Final = """
 class EnteredRegistration:
     """What an administrator enters. `client_secret` is None for a public client.
 
-    `server`: the MCP server of others that this provider is, if it is one.
+    `server`: the MCP server of others that this provider is, if it is one. `imported`: the accepted content of an
+    imported API (`vault.mcp.imported_apis`), which has no registration.
     """
 
     client_id: str
@@ -52,6 +53,7 @@ class EnteredRegistration:
     inputs: Mapping[str, str] = field(default_factory=dict[str, str])
     is_testing: bool = False
     server: McpServer | None = None
+    imported: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ __all__ = [
     "check_file",
     "is_shipped",
     "load_catalog",
+    "parse_provider",
     "read_provider",
     "schema",
     "shipped_files",
@@ -153,10 +154,11 @@ def load_catalog(
     folders: Sequence[Path] = (),
     overrides: Mapping[str, ProviderOverrides] | None = None,
     remote: Sequence[tuple[RemoteServer, Registration]] = (),
+    imported: Sequence[Provider] = (),
 ) -> Catalog:
     """The built-in providers and those of `folders`; a file of a later folder replaces an earlier one.
 
-    `remote`: MCP servers of others, with our registration at each.
+    `remote`: MCP servers of others, with our registration at each. `imported`: own APIs without a file.
 
     Raises ProviderFileRefused with one line.
     """
@@ -170,6 +172,10 @@ def load_catalog(
     for path in (*(shelf[name] for name in WITH_TOOLS if name not in own), *own.values()):
         provider = read_provider(path)
         found[provider.name] = (path, provider)
+    for provider in imported:
+        if provider.name in found or provider.name in shelf:
+            raise ProviderFileRefused(f"{provider.name}: a provider has this name; import the API under another one")
+        found[provider.name] = (Path(f"{provider.name}.toml"), provider)
     for name in overrides or {}:
         if name not in found and name in shelf:
             found[name] = (shelf[name], read_provider(shelf[name]))
@@ -302,6 +308,17 @@ def _check_names(found: Mapping[str, tuple[Path, Provider]]) -> None:
             if alias in taken:
                 raise ProviderFileRefused(f"{path.name}: aliases.{alias}: already means {taken[alias]}; choose another")
             taken[alias] = name
+
+
+def parse_provider(name: str, content: Mapping[str, object]) -> Provider:
+    """The provider of the content of a file that takes no rules from others. Raises ProviderFileRefused."""
+    try:
+        provider = Provider.model_validate(content)
+    except ValidationError as error:
+        raise ProviderFileRefused(f"{name}: {next(_in_words(error))}") from error
+    for line in problems_of(provider, stem=name):
+        raise ProviderFileRefused(f"{name}: {line}")
+    return provider
 
 
 def _read(path: Path) -> tuple[Provider | None, list[str]]:

@@ -156,6 +156,23 @@ def _close(made: _ImportDraft) -> None:
     made.rules += closed.values()
 
 
+def without_calls(rules: Sequence[Table], tools: Sequence[Table], left: Sequence[Table]) -> Sequence[Table]:
+    """Rules that close the calls of the rules that are `left`, where those of the tools would let them through.
+
+    A rule that takes one document to the letter leaves nothing open. Raises DocumentRefused where a tool goes, too.
+    """
+    calls = [f"{rule['method']} {rule['path']}" for rule in rules]
+    names = {call: str(tool["name"]) for call, tool in zip(calls, tools, strict=True)}
+    made = _ImportDraft(rules=list(rules), tools=list(tools))
+    made.review = [ReviewedTool(names[call], call, "", "", "", (), ()) for call in calls]
+    made.closed = [f"{rule['method']} {rule['path']}" for rule in left if "where" not in rule]
+    if made.closed:
+        _close(made)
+    for call, why in made.left_out:
+        raise DocumentRefused(f"{names[call]} can't be kept: {why}")
+    return made.rules[len(rules) :]
+
+
 def _template(path: str) -> str:
     return re.sub(r"\{[^{}]*\}", "{}", path)
 

@@ -1,1 +1,1 @@
-"""MCP servers of others behind the vault, as an operator and this process handle them."""
+"""MCP servers of others and imported APIs behind the vault, as an operator and this process handle them."""

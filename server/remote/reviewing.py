@@ -1,5 +1,7 @@
 """An MCP server's tools as an admin reviews them: each part of what the server says, and what changed in it.
 
+Those of an imported API look alike (`server.remote.imported_apis`).
+
 Descriptions are the server's words: characters that nobody would see are spelled out.
 """
 
@@ -87,11 +89,18 @@ def _review(tool: McpTool) -> ToolReview:
 
 def _parts(tool: McpTool) -> Sequence[ReviewedPart]:
     after = parse_object(tool.seen.encode()) or {}
-    if tool.state != "changed":
-        return [ReviewedPart(_PARTS[key], _plain_text(after[key])) for key in _PARTS if key in after]
-    before = parse_object((tool.accepted or "").encode()) or {}
-    changed = [key for key in _PARTS if not is_same(before.get(key), after.get(key))]
-    return [ReviewedPart(_PARTS[key], _comparison(before.get(key), after.get(key))) for key in changed]
+    before = parse_object((tool.accepted or "").encode()) or {} if tool.state == "changed" else None
+    return parts_of(before, after, _PARTS)
+
+
+def parts_of(
+    before: Mapping[str, object] | None, after: Mapping[str, object], names: Mapping[str, str]
+) -> Sequence[ReviewedPart]:
+    """The parts that `names` calls by their keys; those that changed where there is something `before`."""
+    if before is None:
+        return [ReviewedPart(names[key], _plain_text(after[key])) for key in names if key in after]
+    changed = [key for key in names if not is_same(before.get(key), after.get(key))]
+    return [ReviewedPart(names[key], _comparison(before.get(key), after.get(key))) for key in changed]
 
 
 def _plain_text(value: object) -> tuple[ReviewedLine, ...]:

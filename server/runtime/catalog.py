@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from providers.definitions.catalog import Catalog, ProviderFileRefused, ProviderOverrides, load_catalog
 from providers.definitions.discovery import Endpoints
-from providers.definitions.model import Registration
+from providers.definitions.model import Provider, Registration
 from providers.definitions.remote import RemoteServer, RemoteTool, authorization_of, shown_names
+from providers.tools.imported import read_imported
 from providers.tools.spec import Effect
 from server.settings import ProviderSettings, Settings
 from vault.mcp.servers import McpServer
@@ -41,12 +42,16 @@ def read_catalog(
         for name, registered in settings.providers.items()
     }
     remote: list[tuple[RemoteServer, Registration]] = []
+    imported: list[Provider] = []
     for name, one in (entered or {}).items():
-        if one.server is not None:
+        if one.imported is not None:
+            imported.append(read_imported(name, one.imported).provider)
+        elif one.server is not None:
             remote.append((remote_server(one.server), Registration(one.client_id, one.client_secret, is_on=True)))
         elif not is_set_here(settings, name):
             overrides[name] = _with_entered(overrides.get(name), one, settings)
-    return load_catalog([*own, *(folder.expanduser() for folder in settings.provider_folders)], overrides, remote)
+    folders = [*own, *(folder.expanduser() for folder in settings.provider_folders)]
+    return load_catalog(folders, overrides, remote, imported)
 
 
 def remote_server(stored: McpServer) -> RemoteServer:

@@ -1,1 +1,1 @@
-"""MCP servers of others that stand behind the vault."""
+"""What stands behind the vault once an admin reviewed its tools: MCP servers of others, and imported APIs."""

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Make tools of a description of an API.")
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _SECONDS = 20.0
+Review = Annotated[
+    bool,
+    typer.Option("--review", help="Write no files: keep it in the vault until an admin accepts it on a page."),
+]
 
 
 @app.callback()
@@ -47,13 +51,14 @@ def openapi(
         str | None, typer.Option("--only", help="Only operations whose `METHOD /path` has this.", show_default=False)
     ] = None,
     to: Annotated[Path, typer.Option("--to", help="Folder for both files.")] = Path(),
+    review: Review = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
 ) -> None:
     """Make a provider file and a tool file of an OpenAPI document, and print what to review."""
     from providers.tools.openapi_import import import_document
     from providers.tools.openapi_reading import DocumentRefused, parse
 
-    files = _files(name, to, is_written=not dry_run)
+    files = _files(name, to, is_written=not dry_run and not review)
     try:
         document: OpenAPIDocument = parse(_read(setup, source))
         made = import_document(
@@ -61,7 +66,7 @@ def openapi(
         )
     except DocumentRefused as refused:
         fail(f"{source}: {refused}")
-    _finish(setup, made, name, {} if dry_run else files, source=source)
+    _finish(setup, made, name, {} if dry_run or review else files, source=source, waits=review and not dry_run)
 
 
 @command(app, "graphql")
@@ -84,6 +89,7 @@ def graphql(
         str | None, typer.Option("--only", help="Only operations whose `query NAME` has this.", show_default=False)
     ] = None,
     to: Annotated[Path, typer.Option("--to", help="Folder for both files.")] = Path(),
+    review: Review = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
 ) -> None:
     """Make a provider file and a tool file of a GraphQL schema, with a fixed query for each tool."""
@@ -91,7 +97,7 @@ def graphql(
     from providers.tools.graphql_reading import parse_schema
     from providers.tools.openapi_reading import DocumentRefused
 
-    files = _files(name, to, is_written=not dry_run)
+    files = _files(name, to, is_written=not dry_run and not review)
     try:
         schema = parse_schema(_read(setup, source))
         made = import_schema(
@@ -99,7 +105,7 @@ def graphql(
         )
     except DocumentRefused as refused:
         fail(f"{source}: {refused}")
-    _finish(setup, made, name, {} if dry_run else files, source=source)
+    _finish(setup, made, name, {} if dry_run or review else files, source=source, waits=review and not dry_run)
 
 
 def _files(name: str, to: Path, *, is_written: bool) -> Mapping[str, Path]:
@@ -113,15 +119,29 @@ def _files(name: str, to: Path, *, is_written: bool) -> Mapping[str, Path]:
     return files
 
 
-def _finish(setup: Setup, made: ImportResult, name: str, files: Mapping[str, Path], *, source: str) -> None:
-    """Check both files, write those that are wanted, and print what to review."""
+def _finish(
+    setup: Setup, made: ImportResult, name: str, files: Mapping[str, Path], *, source: str, waits: bool
+) -> None:
+    """Check both files, write those that are wanted or let the import wait in the vault, and print what to review."""
     _check_tool_names(made)
     contents = _check_contents(made, name)
     for kind, path in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(contents[kind], encoding="utf-8")
+    at = setup.run(_offer(setup, made, name)) if waits else ""
     warning = _elsewhere(made, source=source)
-    _show(setup, made, {kind: str(path) for kind, path in files.items()}, warning=warning)
+    _show(setup, made, {kind: str(path) for kind, path in files.items()}, warning=warning, waits_at=at)
+
+
+async def _offer(setup: Setup, made: ImportResult, name: str) -> str:
+    """Let the import wait in the vault; the address of the page that shows it."""
+    from providers.tools.imported import written
+    from server.administration.actor import Actor
+    from server.remote import imported_apis
+
+    async with setup.open() as deployment:
+        await imported_apis.offer(Actor(deployment, None, "command_line"), name, written(made))
+        return deployment.url(f"/administration/tools/imports/{name}")
 
 
 def _check_name(name: str) -> None:
@@ -227,7 +247,7 @@ def _check_contents(made: ImportResult, name: str) -> Mapping[str, str]:
     return contents
 
 
-def _show(setup: Setup, made: ImportResult, written: Mapping[str, str], *, warning: str) -> None:
+def _show(setup: Setup, made: ImportResult, written: Mapping[str, str], *, warning: str, waits_at: str) -> None:
     rows = [
         {
             "tool": one.name,
@@ -243,7 +263,7 @@ def _show(setup: Setup, made: ImportResult, written: Mapping[str, str], *, warni
     ]
     if setup.as_json:
         left = [{"call": call, "why": why} for call, why in made.left_out]
-        told = {"api": made.address, "audience": made.audience, "warning": warning}
+        told = {"api": made.address, "audience": made.audience, "warning": warning, "review_at": waits_at}
         setup.show_json({**told, "files": dict(written), "tools": rows, "left_out": left})
         return
     say(f"Tokens with the audience {made.audience} go to {made.address}.")
@@ -260,6 +280,9 @@ def _show(setup: Setup, made: ImportResult, written: Mapping[str, str], *, warni
         say("")
         left = [{"left_out": call, "why": why} for call, why in made.left_out]
         setup.show(left, columns=("left_out", "why"), empty="")
+    if waits_at:
+        note(f"Nothing is on yet: review the tools as an admin at {waits_at}")
+        return
     if not written:
         note("Nothing was written.")
         return

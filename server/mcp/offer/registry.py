@@ -7,6 +7,7 @@ in which sets. The list does not depend on what people have connected.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from providers.definitions.catalog import WITH_TOOLS, Catalog
@@ -14,6 +15,7 @@ from providers.definitions.suggestions import did_you_mean
 from providers.remote.sightings import Sightings
 from providers.tools import declarations
 from providers.tools.builtin import builtin_tools
+from providers.tools.declarations import ToolFile
 from providers.tools.declared import data_tools
 from providers.tools.search import ToolIndex
 from providers.tools.sets import ToolOffer, ToolSet, builtin_sets, matching_names
@@ -29,12 +31,17 @@ RESERVED: Final = frozenset({SPEC.name, *(spec.name for spec in DISCOVERY)})  # 
 
 
 def load_tools(
-    settings: Settings, catalog: Catalog, sightings: Sightings | None = None, *, late: list[LateName] | None = None
+    settings: Settings,
+    catalog: Catalog,
+    sightings: Sightings | None = None,
+    *,
+    late: list[LateName] | None = None,
+    imported: Sequence[tuple[Path, ToolFile]] = (),
 ) -> tuple[ToolSpec, ...]:
     """Every tool that agents can have here, in one fixed order. `late` collects names that no tool has yet.
 
-    Built-in tools are included if their provider is set up; those of Slack and Google, and an operator's own, always
-    are. Raises ToolFileRefused or SettingsRefused with one line.
+    Built-in tools are included if their provider is set up; those of Slack and Google, an operator's own, and those of
+    `imported` APIs always are. Raises ToolFileRefused or SettingsRefused with one line.
     """
     present = {*WITH_TOOLS, *settings.providers, *catalog.registered}
     coded = [spec for spec in builtin_tools() if spec.provider in present]
@@ -54,7 +61,7 @@ def load_tools(
     ]
     tools = (
         *coded,
-        *data_tools((*shipped, *own), catalog),
+        *data_tools((*shipped, *own, *imported), catalog),
         *unruled,
         *_remote_tools(catalog, sightings or Sightings()),
     )

@@ -9,6 +9,7 @@ from server.portal.administration import (
     activity,
     agents,
     groups,
+    imported_apis,
     keys,
     mcp_servers,
     people,
@@ -65,6 +66,11 @@ def admin_routes(deployment: Deployment) -> list[Route]:
         admin_route(
             deployment, "/tools/servers/{server}/remove", get=mcp_servers.confirm, post=mcp_servers.remove, is_form=True
         ),
+        admin_route(deployment, "/tools/imports", get=imported_apis.show),
+        admin_route(deployment, "/tools/imports/{api}", get=imported_apis.show_one),
+        admin_route(deployment, "/tools/imports/{api}/accept", post=imported_apis.accept, back=".."),
+        admin_route(deployment, "/tools/imports/{api}/discard", post=imported_apis.discard, back=".."),
+        admin_route(deployment, "/tools/imports/{api}/remove", post=imported_apis.remove, back=".."),
         admin_route(deployment, "/policies", get=rules.show_policies),
         admin_route(deployment, "/revocations", get=revocations.show),
         admin_route(deployment, "/revocations/agents/{id}/receipt", get=revocations.download_of_agent),

@@ -59,6 +59,7 @@ def filled(route: Route, user: User) -> str:
         "group": "none",
         "endpoint": "none",
         "server": "none",
+        "api": "none",
         "id": "none",
     }
     return re.sub(r"\{(\w+)(?::path)?\}", lambda found: given[found[1]], route.path)

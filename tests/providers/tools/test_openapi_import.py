@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -353,6 +355,22 @@ def test_the_command_writes_both_files_once_and_nothing_when_it_is_dry(tmp_path:
     assert sorted(path.name for path in to.iterdir()) == ["tickets-tools.toml", "tickets.toml"]
     code, said = run(source, "--name", "tickets", "--to", to, *data)
     assert (code, "already exists" in said) == (1, True)
+
+
+def test_with_review_nothing_is_written_and_the_import_waits_in_the_vault(tmp_path: Path) -> None:
+    source, data = tmp_path / "api.json", tmp_path / "data"
+    source.write_text(json.dumps(document()), encoding="utf-8")
+    more = ("--name", "tickets", "--to", tmp_path / "made", "--review", "--json", "--data", data)
+    code, said = run(source, *more, "--dry-run")
+    assert (code, json.loads(said[: said.rindex("}") + 1])["review_at"]) == (0, ""), said
+    assert CliRunner().invoke(app, ["init", "--data", str(data)]).exit_code == 0
+    code, said = run(source, *more)
+    assert code == 0, said
+    at = json.loads(said[: said.rindex("}") + 1])["review_at"]
+    assert at.endswith("/administration/tools/imports/tickets")
+    assert not (tmp_path / "made").exists()
+    with closing(sqlite3.connect(data / "vault.sqlite")) as database:
+        assert database.execute("select name, accepted from imported_apis").fetchall() == [("tickets", None)]
 
 
 def test_the_review_says_where_tokens_go_and_what_agents_will_read(tmp_path: Path) -> None:

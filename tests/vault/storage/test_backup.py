@@ -330,7 +330,7 @@ async def test_nothing_that_counts_once_is_left_of_a_backup(room: Room) -> None:
         "delegations", "tool_choices", "passkeys", "upstream_revocations", "limits", "events", "event_batches",
         "event_heads",
         "event_checkpoints",
-        "provider_registrations", "mcp_servers", "mcp_tools",
+        "provider_registrations", "mcp_servers", "mcp_tools", "imported_apis",
         "seen",  # guarded by the instant of the restore
         "notice_settings", "notice_channels", "user_codes",
         "company_permissions",  # beside the delegations, which end with them

@@ -26,7 +26,8 @@ from vault.storage.snapshots import tables
 
 SMALL = {  # what an operator enters, one row each, one row for 2,000 events, and what is under way just now
     "intents", "deletions", "panics", "receipt_keys", "revocation_pauses",
-    "apis", "api_clients", "provider_registrations", "mcp_servers", "mcp_tools", "replicas", "directory_tokens",
+    "apis", "api_clients", "provider_registrations", "mcp_servers", "mcp_tools", "imported_apis",
+    "replicas", "directory_tokens",
     "event_heads", "event_deliveries", "notice_feeds", "event_checkpoints", "keys.ring", "keys.masters",
     "keys.event_starts", "schema_versions", "schema_migrations",
 }  # fmt: skip

@@ -1,0 +1,212 @@
+"""Review an imported API, and turn it on: until an admin accepted its tools, nothing of it can be called."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from providers.outbound.json_values import is_object
+from providers.tools.imported import ImportChoice, tables_of, with_choices
+from providers.tools.openapi_import import Table
+from providers.tools.openapi_reading import DocumentRefused
+from providers.tools.sets import matching_names
+from server.administration.actor import Actor, ChangeRefused
+from server.deployment import Deployment
+from server.live_providers import REFUSALS
+from server.remote.reviewing import ReviewedPart, parts_of
+from server.runtime.late_names import names_in
+from vault.approvals import approvals, standing_approvals
+from vault.audit import audit
+from vault.mcp import imported_apis
+from vault.mcp.imported_apis import ImportedApi
+from vault.registrations import EnteredRegistration
+from vault.storage.database import Transaction
+from vault.upkeep import census
+
+_PARTS: Final = {
+    name: name for name in ("title", "description", "request", "rule", "scopes", "effect", "arguments", "result")
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedToolReview:
+    """A tool to look at. `state`: `new`, `changed`, or `accepted` as it is. `choice`: what holds unless one decides."""
+
+    name: str
+    state: str
+    choice: ImportChoice
+    parts: Sequence[ReviewedPart]
+    problem: str = ""
+    claims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ApiReview:
+    """An imported API as an admin reviews it. `gone`: accepted tools that it no longer has."""
+
+    title: str
+    addresses: Mapping[str, str]
+    audience: str
+    tools: Sequence[ImportedToolReview]
+    gone: Sequence[str]
+
+
+async def api_named(deployment: Deployment, name: str) -> ImportedApi:
+    """The API. Raises ChangeRefused."""
+    found = await imported_apis.get_api(deployment.database, name)
+    if found is None:
+        raise ChangeRefused("no_import", f"There is no imported API {name!r}.", kind="not_found")
+    return found
+
+
+async def offer(actor: Actor, name: str, content: str) -> None:
+    """Let an import wait for an admin (`providers.tools.imported.written`). Raises ChangeRefused."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    _check_names(deployment, name, [str(one["name"]) for one in tables_of(content).tools])
+    await _check(deployment, name, content)
+    async with actor.change() as transaction:
+        by = "" if actor.user is None else actor.user.id
+        await imported_apis.offer(transaction, name, content, by=by, now=now)
+        await audit.append(transaction, actor.event("api.imported", provider=name), now=now)
+
+
+def review_of(api: ImportedApi) -> ApiReview:
+    """What waits, or else what is on, tool by tool."""
+    tables, before = tables_of(api.offered or api.accepted or ""), _declared(api.accepted)
+    tools = [_review(name, one, before.get(name)) for name, one in _declared(api.offered or api.accepted).items()]
+    provider, addresses = tables.provider, tables.provider.get("apis")
+    return ApiReview(
+        str(provider.get("title", api.name)),
+        {name: str(url) for name, url in addresses.items()} if is_object(addresses) else {},
+        str(provider.get("audience", "")),
+        tools,
+        sorted(before.keys() - {one.name for one in tools}),
+    )
+
+
+def _declared(content: str | None) -> Mapping[str, Table]:
+    """Each tool with its rule, by name."""
+    if content is None:
+        return {}
+    tables = tables_of(content)
+    return {str(tool["name"]): {**tool, "rule": rule} for tool, rule in zip(tables.tools, tables.rules, strict=True)}
+
+
+def _review(name: str, tool: Table, before: Table | None) -> ImportedToolReview:
+    if before is None:
+        return ImportedToolReview(
+            name, "new", "ask" if tool.get("approval") else "accept", parts_of(None, tool, _PARTS)
+        )
+    is_same = not _differs(tool, before)
+    asks = bool(before.get("approval")) or (bool(tool.get("approval")) and not is_same)
+    parts = parts_of(None if is_same else before, tool, _PARTS)
+    return ImportedToolReview(name, "accepted" if is_same else "changed", "ask" if asks else "accept", parts)
+
+
+def _differs(tool: Table, before: Table) -> bool:
+    """Beyond whether the person is asked, which the admin decided."""
+    return {**tool, "approval": None} != {**before, "approval": None}
+
+
+async def accept(actor: Actor, name: str, digest: str, choices: Mapping[str, ImportChoice]) -> int:
+    """Turn on what waits, as it was reviewed and chosen; how many tools. Raises ChangeRefused."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    api = await api_named(deployment, name)
+    if api.offered is None or api.digest != digest:
+        raise _stale()
+    try:
+        content = with_choices(api.offered, choices)
+    except DocumentRefused as refused:
+        raise _refusal(f"{refused}. Leave that tool out, too.") from refused
+    before, after = _declared(api.accepted), _declared(content)
+    if not after:
+        raise _refusal(f"No tool of {name} is left. Discard the import instead.")
+    _check_not_named(deployment, before.keys() - after.keys())
+    await _check(deployment, name, content)
+    changed = [one for one, tool in before.items() if one not in after or _differs(after[one], tool)]
+    async with actor.change() as transaction:
+        by = "" if actor.user is None else actor.user.id
+        if not await imported_apis.accept(transaction, api, content, by=by, now=now):
+            raise _stale()
+        await _withdraw_approvals(transaction, changed, now=now)
+        event = actor.event("api.import_accepted", provider=name, count=len(after), tools=sorted(after)[:20])
+        await audit.append(transaction, event, now=now)
+    await deployment.live.refresh(deployment.database, deployment.keys)
+    return len(after)
+
+
+async def discard(actor: Actor, name: str, digest: str) -> None:
+    """Forget what waits; what was accepted before stays on. Raises ChangeRefused."""
+    now, api = actor.deployment.now(), await api_named(actor.deployment, name)
+    async with actor.change() as transaction:
+        if api.digest != digest or not await imported_apis.discard(transaction, api):
+            raise _stale()
+        await audit.append(transaction, actor.event("api.import_discarded", provider=name), now=now)
+
+
+async def remove(actor: Actor, name: str) -> None:
+    """Turn an API off that nobody has permitted any more, and forget it. Raises ChangeRefused."""
+    deployment, now = actor.deployment, actor.deployment.now()
+    gone = _declared((await api_named(deployment, name)).accepted)
+    _check_not_named(deployment, gone.keys())
+    async with actor.change() as transaction:
+        seen = await census.count_at_provider(transaction, name)
+        if seen.count:
+            raise ChangeRefused(
+                "still_connected",
+                f"{seen.count} accounts are still connected to {name}. Run token-vault panic --provider {name}",
+                kind="conflict",
+            )
+        await imported_apis.remove(transaction, name)
+        await _withdraw_approvals(transaction, gone, now=now)
+        await audit.append(transaction, actor.event("api.import_removed", provider=name), now=now)
+    await deployment.live.refresh(deployment.database, deployment.keys)
+
+
+async def _withdraw_approvals(transaction: Transaction, tools: Collection[str], *, now: int) -> None:
+    """People said yes to other tools."""
+    for tool in tools:
+        await approvals.withdraw_calls(transaction, tool, now=now)
+        await standing_approvals.revoke_of_tool(transaction, tool, now=now)
+
+
+async def _check(deployment: Deployment, name: str, content: str) -> None:
+    try:
+        await deployment.live.check(name, EnteredRegistration("", imported=content))
+    except REFUSALS as refusal:
+        raise _refusal(str(refusal)) from refusal
+
+
+def _check_names(deployment: Deployment, name: str, tools: Sequence[str]) -> None:
+    """An MCP server's names begin with its own, also those that it has yet to offer. Raises ChangeRefused."""
+    for other in deployment.catalog.remote:
+        if any(one.startswith(f"{other.replace('-', '_')}_") for one in tools):
+            raise _refusal(f"{name}: tools of the MCP server {other} begin like its tools; choose another name")
+
+
+def _check_not_named(deployment: Deployment, gone: Collection[str]) -> None:
+    """A rule about an unknown tool makes all rules unusable, and a setting stops the start. Raises ChangeRefused."""
+    gate = deployment.policy
+    for rules in () if gate is None else (gate.rules, gate.shadow):
+        for rule in () if rules is None else rules.rules:
+            if named := sorted(set(rule.actions or ()) & set(gone)):
+                raise _named(f"The rule {rule.name} names {named[0]}. Change the rule first.", "rule")
+    left = [spec.name for spec in deployment.tools if spec.name not in gone]
+    for one in names_in(deployment.settings):
+        if matching_names(one.name, sorted(gone)) and not matching_names(one.name, left):
+            raise _named(f"The setting {one.setting} names {one.name}. Remove it there first.", "setting")
+
+
+def _named(description: str, kind: str) -> ChangeRefused:
+    return ChangeRefused(f"named_by_{kind}", description, kind="conflict")
+
+
+def _refusal(description: str) -> ChangeRefused:
+    return ChangeRefused("import_refused", description)
+
+
+def _stale() -> ChangeRefused:
+    return ChangeRefused(
+        "import_changed", "What waits isn't what was reviewed. Open the page again.", kind="changed_meanwhile"
+    )

@@ -1,0 +1,324 @@
+"""Imported APIs wait for an admin: reviewed, chosen tool by tool, accepted, discarded and removed on their page."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+
+import httpx2
+import pytest
+
+from providers.simulator.running import running_simulator
+from providers.tools.imported import ImportChoice, tables_of, written
+from providers.tools.openapi_import import import_document
+from providers.tools.openapi_reading import parse
+from server.administration import people
+from server.administration.actor import Actor, ChangeRefused
+from server.portal.csrf import form_token
+from server.remote import imported_apis
+from tests.support.harness import PASSWORD, running_vault
+from tests.support.person import Person, forms_of, session_token
+from tests.support.rooms.mcp_room import Room
+from vault import users
+from vault.audit import audit
+from vault.mcp.imported_apis import ImportedApi, get_api
+from vault.records import Role
+
+PAGE = "/administration/tools/imports"
+AUDIENCE = "https://brokerage.example"
+
+
+@dataclass
+class ImportRoom(Room):
+    """A vault, the simulator's brokerage, and alice's browser."""
+
+    person: Person
+
+    @property
+    def deployment(self):
+        return self.vault.deployment
+
+    @property
+    def operator(self) -> Actor:
+        return Actor(self.deployment, None, "command_line")
+
+    async def offer(self, name: str, *, extra: Mapping[str, object] | None = None) -> str:
+        """An import of that name waits; its page."""
+        await imported_apis.offer(self.operator, name, self.content(name, extra=extra))
+        return f"{PAGE}/{name}"
+
+    def content(self, name: str, *, extra: Mapping[str, object] | None = None) -> str:
+        made = import_document(document(extra or {}), name=name, title="", audience=AUDIENCE, server="")
+        content = json.loads(written(made))
+        content["provider"]["apis"] = {"main": f"{self.simulator.url}/brokerage/v1"}
+        return json.dumps(content)
+
+    async def stored(self, name: str) -> ImportedApi:
+        found = await get_api(self.deployment.database, name)
+        assert found is not None
+        return found
+
+    async def accept(self, name: str, **choices: ImportChoice) -> int:
+        digest = (await self.stored(name)).digest
+        chosen: dict[str, ImportChoice] = {f"{name}_{tool}": choice for tool, choice in choices.items()}
+        return await imported_apis.accept(self.operator, name, digest, chosen)
+
+    def offered(self, name: str) -> dict[str, bool]:
+        """Tools that agents are offered, and whether each call is asked about."""
+        found = [spec for spec in self.deployment.tools if spec.provider == name]
+        return {spec.name.removeprefix(f"{name}_"): spec.approval for spec in found}
+
+
+def document(extra: Mapping[str, object]):
+    symbol = {"name": "symbol", "in": "path", "required": True, "schema": {"type": "string"}}
+    quote = {"type": "object", "properties": {"symbol": {"type": "string"}, "price": {"type": "number"}}}
+    order = {
+        "type": "object",
+        "required": ["symbol", "side", "quantity"],
+        "properties": {
+            "symbol": {"type": "string"},
+            "side": {"type": "string", "enum": ["buy", "sell"]},
+            "quantity": {"type": "integer"},
+        },
+    }
+    answers = {"200": {"content": {"application/json": {"schema": quote}}}}
+    paths: dict[str, object] = {
+        "/quotes/{symbol}": {
+            "get": {
+                "operationId": "quote",
+                "description": "Ask me first\u202e.",
+                "parameters": [symbol],
+                "responses": answers,
+                "security": [{"oauth": ["quotes:read"]}],
+            }
+        },
+        "/orders": {
+            "post": {
+                "operationId": "order",
+                "requestBody": {"content": {"application/json": {"schema": order}}},
+                "responses": answers,
+                "security": [{"oauth": ["orders:write"]}],
+            }
+        },
+    }
+    scopes = {"quotes:read": "Look up prices", "orders:write": "Buy and sell"}
+    flow = {"authorizationUrl": "https://a.example", "tokenUrl": "https://a.example", "scopes": scopes}
+    schemes = {"oauth": {"type": "oauth2", "flows": {"authorizationCode": flow}}}
+    content = {
+        "openapi": "3.1.0",
+        "info": {"title": "Brokerage"},
+        "servers": [{"url": "https://brokerage.example/v1"}],
+        "paths": {**paths, **extra},
+        "components": {"securitySchemes": schemes},
+    }
+    return parse(json.dumps(content).encode())
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ImportRoom]:
+    overrides = {"sandbox": {"loopback_upstreams": True}, "tools": {"list_limit": 0}}
+    async with (
+        running_simulator() as simulator,
+        running_vault(tmp_path_factory.mktemp("imports"), overrides=overrides) as vault,
+        Person(vault.url) as person,
+    ):
+        await person.sign_in("alice", PASSWORD)
+        yield ImportRoom(vault, simulator, person)
+
+
+def fresh() -> str:
+    return f"api{secrets.token_hex(4)}"
+
+
+async def decide(place: ImportRoom, page: httpx2.Response, path: str, **choices: str) -> httpx2.Response:
+    name = path.rpartition("/")[2]
+    sent = {f"tool.{name}_{tool}": choice for tool, choice in choices.items()}
+    return await place.person.submit(page, sent, form=f"{path}/accept")
+
+
+async def kinds_of(place: ImportRoom, name: str) -> list[str]:
+    events = await audit.list_events(place.deployment.database, limit=50, newest_first=True)
+    return [one.kind for one in events if one.details.get("provider") == name]
+
+
+def plain(html: str) -> str:
+    return " ".join(re.sub(r"<[^>]*>", " ", html).split())
+
+
+async def test_nothing_is_on_until_it_is_accepted_and_then_an_agent_calls_it(place: ImportRoom) -> None:
+    name = fresh()
+    path = await place.offer(name)
+    assert place.offered(name) == {}
+    assert place.deployment.catalog.get(name) is None
+    assert path in (await place.person.open(PAGE)).text
+    page = await place.person.open(path)
+    said = plain(page.text)
+    for shown in ("/quotes/{symbol}", "quotes:read", f"{place.simulator.url}/brokerage/v1", AUDIENCE, "&#34;pattern"):
+        assert shown in said, shown
+    assert "Ask me first." in said
+    assert "\u202e" not in page.text
+    done = await decide(place, page, path)
+    assert "Accepted tools: 2." in done.text
+    assert place.offered(name) == {"quote": False, "order": True}  # as the import proposes
+    assert await kinds_of(place, name) == ["api.import_accepted", "api.imported"]
+    place.simulator.reset()
+    place.simulator.trust(place.url, audience=AUDIENCE)
+    agent = await place.agent()
+    async with place.client(agent) as client:
+        asked = await client.call_tool(f"{name}_quote", {"symbol": "ACME"})
+        link = str((asked.meta or {})["io.github.mcp-token-vault/connect"]["url"])
+        allowed = await place.person.open(link)
+        assert "Look up prices" in allowed.text
+        await place.person.submit(allowed, form="/connect/", button=("decision", "allow"))
+        answered = await client.call_tool(f"{name}_quote", {"symbol": "ACME"})
+    assert not answered.is_error, answered
+    assert place.simulator.books()["brokerage"][-1]["scope"] == "quotes:read"
+    refused = await place.person.submit(await place.person.open(path), form=f"{path}/remove")
+    assert refused.status_code == 409
+    assert "Accounts are connected" in refused.text
+    assert place.offered(name) == {"quote": False, "order": True}
+
+
+async def test_tools_are_chosen_one_by_one_and_what_is_left_out_has_no_rule(place: ImportRoom) -> None:
+    name = fresh()
+    path = await place.offer(name)
+    page = await place.person.open(path)
+    none = await decide(place, page, path, quote="leave", order="leave")
+    assert none.status_code == 400
+    assert "No tool of" in none.text
+    await decide(place, page, path, quote="ask", order="leave")
+    assert place.offered(name) == {"quote": True}
+    provider = place.deployment.catalog.provider(name)
+    assert [rule.path for rule in provider.rules] == ["/quotes/{}"]
+    assert set(provider.scopes) == {"quotes:read"}
+    await place.offer(name)
+    await decide(place, await place.person.open(path), path, quote="accept", order="accept")
+    assert place.offered(name) == {"quote": False, "order": False}
+
+
+async def test_a_stale_page_accepts_and_discards_nothing(place: ImportRoom) -> None:
+    name = fresh()
+    path = await place.offer(name)
+    stale = await place.person.open(path)
+    wider = {"/quotes": {"post": {"operationId": "alarm", "responses": {}}}}
+    await place.offer(name, extra=wider)
+    for refused in (
+        await decide(place, stale, path),
+        await place.person.submit(stale, form=f"{path}/discard"),
+    ):
+        assert refused.status_code == 409
+        assert "This page is out of date" in refused.text
+    assert place.offered(name) == {}
+    new = await place.person.open(path)
+    assert f"{name}_alarm" in new.text
+    assert (await decide(place, new, path)).status_code == 200  # the twin
+    assert set(place.offered(name)) == {"quote", "order", "alarm"}
+
+
+async def test_an_import_anew_shows_what_changed_and_keeps_on_what_was_accepted(place: ImportRoom) -> None:
+    name = fresh()
+    path = await place.offer(name)
+    await place.accept(name, quote="accept", order="accept")
+    other = {"/orders": {"put": {"operationId": "order", "responses": {}}}}
+    await place.offer(name, extra=other)
+    review = imported_apis.review_of(await place.stored(name))
+    states = {one.name.removeprefix(f"{name}_"): (one.state, one.choice) for one in review.tools}
+    assert states == {"quote": ("accepted", "accept"), "order": ("changed", "ask")}
+    assert place.offered(name) == {"quote": False, "order": False}
+    page = await place.person.open(path)
+    assert "What changed" in page.text
+    assert re.search(r"<ins>[^<]*PUT", page.text)
+    discarded = await place.person.submit(page, form=f"{path}/discard")
+    assert "was discarded" in discarded.text
+    assert place.offered(name) == {"quote": False, "order": False}
+    assert (await place.stored(name)).offered is None
+    removed = await place.person.submit(await place.person.open(path), form=f"{path}/remove")
+    assert "was removed" in removed.text
+    assert place.offered(name) == {}
+    assert (await place.person.open(path)).status_code == 404
+
+
+async def test_a_discarded_import_is_forgotten(place: ImportRoom) -> None:
+    name = fresh()
+    path = await place.offer(name)
+    await place.person.submit(await place.person.open(path), form=f"{path}/discard")
+    assert await get_api(place.deployment.database, name) is None
+    assert (await kinds_of(place, name))[0] == "api.import_discarded"
+
+
+async def test_an_auditor_reads_and_decides_nothing(place: ImportRoom) -> None:
+    name = fresh()
+    path = await place.offer(name)
+    member = fresh()
+    await place.vault.add_user(member)
+    user = await users.find_user(place.deployment.database, member)
+    assert user is not None
+    await people.set_role(place.operator, user, Role.AUDITOR)
+    async with Person(place.url) as auditor:
+        await auditor.sign_in(member, PASSWORD)
+        page = await auditor.open(path)
+        assert "/quotes/{symbol}" in page.text
+        assert not [one for one in forms_of(page.text) if str(one).startswith(path)]
+        assert '<input type="radio"' not in page.text
+        for action in ("accept", "discard", "remove"):
+            sent = await send(place, auditor, f"{path}/{action}")
+            assert sent.status_code == 403
+            assert "Auditors read" in sent.text or "auditor" in sent.text.casefold()
+    assert place.offered(name) == {}
+    digest = (await place.stored(name)).digest
+    chosen = {"digest": digest, f"tool.{name}_quote": "accept"}
+    assert (await send(place, place.person, f"{path}/accept", **chosen)).status_code == 303  # the twin
+    assert place.offered(name) == {"quote": False}
+
+
+async def send(place: ImportRoom, person: Person, path: str, **fields: str) -> httpx2.Response:
+    """A form that the page may not have offered."""
+    token = form_token(place.deployment.keys.subkey("csrf"), session_token(person.http), action=path)
+    return await person.http.post(path, data={"form_token": token, **fields}, headers={"Origin": place.url})
+
+
+async def test_leaving_a_tool_out_closes_its_call_where_another_rule_reaches_it(place: ImportRoom) -> None:
+    name = fresh()
+    special = {"/quotes/special": {"get": _like_quote("special")}}
+    path = await place.offer(name, extra=special)
+    await place.accept(name, quote="accept", order="leave", special="leave")
+    rules = {rule.path: rule for rule in place.deployment.catalog.provider(name).rules}
+    assert set(rules) == {"/quotes/{}", "/quotes/special"}
+    assert rules["/quotes/special"].tells_secrets
+    await place.offer(name, extra=special)
+    await decide(place, await place.person.open(path), path, quote="leave", special="accept", order="leave")
+    assert set(place.offered(name)) == {"special"}
+
+
+def _like_quote(operation: str) -> dict[str, object]:
+    schema = {"type": "object", "properties": {"price": {"type": "number"}}}
+    answers = {"200": {"content": {"application/json": {"schema": schema}}}}
+    return {"operationId": operation, "responses": answers, "security": [{"oauth": ["quotes:read"]}]}
+
+
+async def test_a_tool_that_cannot_be_kept_apart_is_named(place: ImportRoom) -> None:
+    name = fresh()
+    other = {"name": "other", "in": "path", "required": True, "schema": {"type": "string"}}
+    path = await place.offer(name, extra={"/quotes/{other}": {"get": {**_like_quote("other"), "parameters": [other]}}})
+    page = await place.person.open(path)
+    refused = await decide(place, page, path, quote="accept", other="leave")
+    assert refused.status_code == 400
+    assert f"{name}_quote can" in plain(refused.text), plain(refused.text)[:900]
+    assert "Leave that tool out, too." in refused.text
+    assert place.offered(name) == {}
+    assert (await decide(place, page, path, quote="accept", other="accept")).status_code == 200  # the twin
+    assert set(place.offered(name)) == {"quote", "other", "order"}
+
+
+async def test_names_that_the_vault_has_are_refused(place: ImportRoom) -> None:
+    name = fresh()
+    with pytest.raises(ChangeRefused, match="a provider has this name"):
+        await place.offer("github")
+    await place.offer(name)  # the twin
+    content = place.content(name)
+    tool = str(tables_of(content).tools[0]["name"])
+    with pytest.raises(ChangeRefused, match="another tool has this name"):
+        await imported_apis.offer(place.operator, name, content.replace(tool, "slack_post"))

@@ -1,0 +1,108 @@
+"""Imported APIs: a provider file and tools as JSON, of which only what an admin accepted counts.
+
+`server.remote.imported_apis` says what the JSON means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Final
+
+from vault.records import TENANT
+from vault.storage.database import Reader, Row, Transaction, integer, text, text_or_none
+
+_READ: Final = """
+    select name, offered, offered_at, accepted from imported_apis where tenant = :tenant order by name
+"""
+_OFFER: Final = """
+    insert into imported_apis (tenant, name, offered, offered_at, offered_by)
+    values (:tenant, :name, :offered, :now, :by)
+    on conflict (tenant, name) do update
+    set offered = excluded.offered, offered_at = excluded.offered_at, offered_by = excluded.offered_by
+"""
+_ACCEPT: Final = """
+    update imported_apis set accepted = :content, accepted_at = :now, accepted_by = :by, offered = null
+    where tenant = :tenant and name = :name and offered = :reviewed and coalesce(accepted, :nothing) = :known
+    returning name
+"""
+_DISCARD: Final = """
+    update imported_apis set offered = null
+    where tenant = :tenant and name = :name and offered = :reviewed and accepted is not null returning name
+"""
+_FORGET: Final = """
+    delete from imported_apis where tenant = :tenant and name = :name and offered = :reviewed and accepted is null
+    returning name
+"""
+_REMOVE: Final = "delete from imported_apis where tenant = :tenant and name = :name returning name"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedApi:
+    """One API: what waits for an admin, and what agents can be offered, each None where there is nothing."""
+
+    name: str
+    offered: str | None = field(repr=False)
+    offered_at: int
+    accepted: str | None = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """Names what an admin reviewed: another one after each import and each decision."""
+        return hashlib.sha256(json.dumps([self.offered, self.accepted]).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedApi:
+    """An API that is on, as it was accepted."""
+
+    name: str
+    content: str = field(repr=False)
+
+
+async def list_apis(reader: Reader) -> tuple[ImportedApi, ...]:
+    """All imported APIs, by name."""
+    return tuple(_api_of(row) for row in await reader.fetch(_READ, {"tenant": TENANT}))
+
+
+async def list_accepted(reader: Reader) -> tuple[AcceptedApi, ...]:
+    """Those that are on, by name."""
+    known = await list_apis(reader)
+    return tuple(AcceptedApi(one.name, one.accepted) for one in known if one.accepted is not None)
+
+
+async def get_api(reader: Reader, name: str) -> ImportedApi | None:
+    """The API of that name."""
+    return next((one for one in await list_apis(reader) if one.name == name), None)
+
+
+async def offer(transaction: Transaction, name: str, offered: str, *, by: str, now: int) -> None:
+    """Let this wait for an admin, in place of what waited before. What was accepted stays on."""
+    values = {"tenant": TENANT, "name": name, "offered": offered, "by": by, "now": now}
+    await transaction.execute(_OFFER, values)
+
+
+async def accept(transaction: Transaction, reviewed: ImportedApi, content: str, *, by: str, now: int) -> bool:
+    """Turn `content` on, which was made of what waits. False if the API is not as it was reviewed any more."""
+    values = {"tenant": TENANT, "name": reviewed.name, "content": content, "by": by, "now": now}
+    values |= {"reviewed": reviewed.offered or "", "known": reviewed.accepted or "", "nothing": ""}
+    return await transaction.fetch_one(_ACCEPT, values) is not None
+
+
+async def discard(transaction: Transaction, reviewed: ImportedApi) -> bool:
+    """Forget what waits. False if nothing does, or something else."""
+    which = {"tenant": TENANT, "name": reviewed.name, "reviewed": reviewed.offered or ""}
+    kept = await transaction.fetch_one(_DISCARD, which)
+    return kept is not None or await transaction.fetch_one(_FORGET, which) is not None
+
+
+async def remove(transaction: Transaction, name: str) -> bool:
+    """Turn an API off and forget it. False if there is none."""
+    return await transaction.fetch_one(_REMOVE, {"tenant": TENANT, "name": name}) is not None
+
+
+def _api_of(row: Row) -> ImportedApi:
+    return ImportedApi(
+        text(row, "name"), text_or_none(row, "offered"), integer(row, "offered_at"), text_or_none(row, "accepted")
+    )
