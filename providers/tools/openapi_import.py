@@ -169,7 +169,7 @@ def without_calls(rules: Sequence[Table], tools: Sequence[Table], left: Sequence
     if made.closed:
         _close(made)
     for call, why in made.left_out:
-        raise DocumentRefused(f"{names[call]} can't be kept: {why}")
+        raise DocumentRefused(f"The tool {names[call]} can't be kept: {why}")
     return made.rules[len(rules) :]
 
 

@@ -191,15 +191,13 @@ def _check_not_named(deployment: Deployment, gone: Collection[str]) -> None:
     for rules in () if gate is None else (gate.rules, gate.shadow):
         for rule in () if rules is None else rules.rules:
             if named := sorted(set(rule.actions or ()) & set(gone)):
-                raise _named(f"The rule {rule.name} names {named[0]}. Change the rule first.", "rule")
+                description = f"The rule {rule.name} names {named[0]}. Change the rule first."
+                raise ChangeRefused("named_by_rule", description, kind="conflict")
     left = [spec.name for spec in deployment.tools if spec.name not in gone]
     for one in names_in(deployment.settings):
         if matching_names(one.name, sorted(gone)) and not matching_names(one.name, left):
-            raise _named(f"The setting {one.setting} names {one.name}. Remove it there first.", "setting")
-
-
-def _named(description: str, kind: str) -> ChangeRefused:
-    return ChangeRefused(f"named_by_{kind}", description, kind="conflict")
+            description = f"The setting {one.setting} names {one.name}. Remove it there first."
+            raise ChangeRefused("named_by_setting", description, kind="conflict")
 
 
 def _refusal(description: str) -> ChangeRefused:

@@ -101,7 +101,8 @@ async def test_every_process_has_what_one_accepted(store: Store) -> None:
         digest = (await imports.api_named(here, "tickets")).digest
         assert await imports.accept(actor, "tickets", digest, {"tickets_list": "ask"}) == 1
         await there.live.refresh(there.database, there.keys)
-        assert there.tool("tickets_list").approval
+        (tool,) = [spec for spec in there.tools if spec.provider == "tickets"]
+        assert tool.approval
         assert there.catalog.provider("tickets").audience == "https://tickets.example"
         read = await open_policies(settings(), data=store.data)
         assert "tickets" in await read(here.database)
