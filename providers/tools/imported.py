@@ -81,7 +81,7 @@ def read_imported(name: str, content: str) -> ImportedFiles:
 def with_choices(content: str, choices: Mapping[str, ImportChoice]) -> str:
     """The same with what an admin chose for each tool: as it is, asked about each time, or left out with its call.
 
-    A tool without a choice is left out. Raises DocumentRefused where a tool can't be kept apart from one that is left.
+    A tool without a choice is left out. Raises InseparableTool.
     """
     tables = tables_of(content)
     kept = [index for index, tool in enumerate(tables.tools) if choices.get(str(tool["name"]), "leave") != "leave"]

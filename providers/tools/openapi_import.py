@@ -55,6 +55,14 @@ _KINDS: Final[Mapping[str, str]] = {"string": "text", "integer": "integer", "num
 Table = dict[str, object]
 
 
+class InseparableTool(Exception):
+    """The rule of this tool lets calls through that were left out."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
 @dataclass(frozen=True, slots=True)
 class ReviewedTool:
     """One tool as the review shows it."""
@@ -159,7 +167,7 @@ def _close(made: _ImportDraft) -> None:
 def without_calls(rules: Sequence[Table], tools: Sequence[Table], left: Sequence[Table]) -> Sequence[Table]:
     """Rules that close the calls of the rules that are `left`, where those of the tools would let them through.
 
-    A rule that takes one document to the letter leaves nothing open. Raises DocumentRefused where a tool goes, too.
+    A rule that takes one document to the letter leaves nothing open. Raises InseparableTool where one goes, too.
     """
     calls = [f"{rule['method']} {rule['path']}" for rule in rules]
     names = {call: str(tool["name"]) for call, tool in zip(calls, tools, strict=True)}
@@ -168,8 +176,8 @@ def without_calls(rules: Sequence[Table], tools: Sequence[Table], left: Sequence
     made.closed = [f"{rule['method']} {rule['path']}" for rule in left if "where" not in rule]
     if made.closed:
         _close(made)
-    for call, why in made.left_out:
-        raise DocumentRefused(f"The tool {names[call]} can't be kept: {why}")
+    if made.left_out:
+        raise InseparableTool(names[made.left_out[0][0]])
     return made.rules[len(rules) :]
 
 

@@ -6,10 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from providers.outbound.json_values import is_object
+from providers.outbound.json_values import is_array, is_object
 from providers.tools.imported import ImportChoice, tables_of, with_choices
-from providers.tools.openapi_import import Table
-from providers.tools.openapi_reading import DocumentRefused
+from providers.tools.openapi_import import InseparableTool, Table
 from providers.tools.sets import matching_names
 from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
@@ -96,12 +95,18 @@ def _declared(content: str | None) -> Mapping[str, Table]:
 def _review(name: str, tool: Table, before: Table | None) -> ImportedToolReview:
     if before is None:
         return ImportedToolReview(
-            name, "new", "ask" if tool.get("approval") else "accept", parts_of(None, tool, _PARTS)
+            name, "new", "ask" if tool.get("approval") else "accept", parts_of(None, _shown(tool), _PARTS)
         )
     is_same = not _differs(tool, before)
     asks = bool(before.get("approval")) or (bool(tool.get("approval")) and not is_same)
-    parts = parts_of(None if is_same else before, tool, _PARTS)
+    parts = parts_of(None if is_same else _shown(before), _shown(tool), _PARTS)
     return ImportedToolReview(name, "accepted" if is_same else "changed", "ask" if asks else "accept", parts)
+
+
+def _shown(tool: Table) -> Table:
+    """Scopes one a line."""
+    scopes = tool.get("scopes")
+    return {**tool, "scopes": "\n".join(map(str, scopes))} if is_array(scopes) else tool
 
 
 def _differs(tool: Table, before: Table) -> bool:
@@ -117,11 +122,13 @@ async def accept(actor: Actor, name: str, digest: str, choices: Mapping[str, Imp
         raise _stale()
     try:
         content = with_choices(api.offered, choices)
-    except DocumentRefused as refused:
-        raise _refusal(f"{refused}. Leave that tool out, too.") from refused
+    except InseparableTool as one:
+        raise _import_refusal(
+            f"The rule of {one.name} also lets through what you left out. Leave that tool out, too."
+        ) from one
     before, after = _declared(api.accepted), _declared(content)
     if not after:
-        raise _refusal(f"No tool of {name} is left. Discard the import instead.")
+        raise _import_refusal(f"No tool of {name} is left. Discard the import instead.")
     _check_not_named(deployment, before.keys() - after.keys())
     await _check(deployment, name, content)
     changed = [one for one, tool in before.items() if one not in after or _differs(after[one], tool)]
@@ -175,14 +182,14 @@ async def _check(deployment: Deployment, name: str, content: str) -> None:
     try:
         await deployment.live.check(name, EnteredRegistration("", imported=content))
     except REFUSALS as refusal:
-        raise _refusal(str(refusal)) from refusal
+        raise _import_refusal(str(refusal)) from refusal
 
 
 def _check_names(deployment: Deployment, name: str, tools: Sequence[str]) -> None:
     """An MCP server's names begin with its own, also those that it has yet to offer. Raises ChangeRefused."""
     for other in deployment.catalog.remote:
         if any(one.startswith(f"{other.replace('-', '_')}_") for one in tools):
-            raise _refusal(f"{name}: tools of the MCP server {other} begin like its tools; choose another name")
+            raise _import_refusal(f"{name}: tools of the MCP server {other} begin like its tools; choose another name")
 
 
 def _check_not_named(deployment: Deployment, gone: Collection[str]) -> None:
@@ -200,7 +207,7 @@ def _check_not_named(deployment: Deployment, gone: Collection[str]) -> None:
             raise ChangeRefused("named_by_setting", description, kind="conflict")
 
 
-def _refusal(description: str) -> ChangeRefused:
+def _import_refusal(description: str) -> ChangeRefused:
     return ChangeRefused("import_refused", description)
 
 

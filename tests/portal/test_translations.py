@@ -29,6 +29,7 @@ ROOMS = (
     "server/sign_in",
     "server/oauth/authorize.py",
     "server/oauth/authorization_request.py",
+    "server/remote/imported_apis.py",
     "server/remote/servers.py",
     "providers/remote/authorization.py",
 )
@@ -43,7 +44,7 @@ FOR_OPERATORS = (
 )
 SHOWN_THERE = ("vault/keys/passwords.py",)
 REFUSAL = re.compile(
-    r"\w*(Refused|Required|Unavailable|Ended|Taken|Throttled|Passkeys|Exists|Rejected|Offered|AuthorizationUnknown)|_server_refusal"
+    r"\w*(Refused|Required|Unavailable|Ended|Taken|Throttled|Passkeys|Exists|Rejected|Offered|AuthorizationUnknown)|_(import|server)_refusal"
 )
 OTHERS = {"PageRefused", "SettingsRefused", "StorageUnavailable", "Refused", "CandidateRefused", "ChangeRefused"}
 FOR_COMMANDS = {"check_providers", "_lacks"}  # of the doctor; no page shows what these find
