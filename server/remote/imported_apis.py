@@ -14,6 +14,7 @@ from server.administration.actor import Actor, ChangeRefused
 from server.deployment import Deployment
 from server.live_providers import REFUSALS
 from server.remote.reviewing import ReviewedPart, parts_of
+from server.remote.servers import is_same
 from server.runtime.late_names import names_in
 from vault.approvals import approvals, standing_approvals
 from vault.audit import audit
@@ -97,10 +98,10 @@ def _review(name: str, tool: Table, before: Table | None) -> ImportedToolReview:
         return ImportedToolReview(
             name, "new", "ask" if tool.get("approval") else "accept", parts_of(None, _shown(tool), _PARTS)
         )
-    is_same = not _differs(tool, before)
-    asks = bool(before.get("approval")) or (bool(tool.get("approval")) and not is_same)
-    parts = parts_of(None if is_same else _shown(before), _shown(tool), _PARTS)
-    return ImportedToolReview(name, "accepted" if is_same else "changed", "ask" if asks else "accept", parts)
+    is_kept = not _differs(tool, before)
+    asks = bool(before.get("approval")) or (bool(tool.get("approval")) and not is_kept)
+    parts = parts_of(None if is_kept else _shown(before), _shown(tool), _PARTS)
+    return ImportedToolReview(name, "accepted" if is_kept else "changed", "ask" if asks else "accept", parts)
 
 
 def _shown(tool: Table) -> Table:
@@ -111,7 +112,7 @@ def _shown(tool: Table) -> Table:
 
 def _differs(tool: Table, before: Table) -> bool:
     """Beyond whether the person is asked, which the admin decided."""
-    return {**tool, "approval": None} != {**before, "approval": None}
+    return not is_same({**tool, "approval": None}, {**before, "approval": None})
 
 
 async def accept(actor: Actor, name: str, digest: str, choices: Mapping[str, ImportChoice]) -> int:
