@@ -74,7 +74,7 @@ def registered_in(settings: Settings, current: ProviderSet, name: str) -> Litera
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class _StoredSet:
     """What the database has beside the settings."""
 
     registrations: tuple[StoredRegistration, ...] = ()
@@ -89,7 +89,7 @@ class LiveProviders:
         self._make = make
         self.sightings = sightings or Sightings()  # of MCP servers of others
         self._lock = asyncio.Lock()
-        self._stored = _Stored()
+        self._stored = _StoredSet()
         self._mark: object | None = None
         self.initial = self.current = make({})  # by the settings alone
         self.policies: Mapping[str, UpstreamPolicy] = _Current(lambda: self.current.policies)
@@ -102,7 +102,7 @@ class LiveProviders:
             mark = database.mark()
             if mark is not None and mark == self._mark:
                 return
-            stored = _Stored(
+            stored = _StoredSet(
                 await registrations.list_registrations(database),
                 await servers.list_accepted(database),
                 await imported_apis.list_accepted(database),
@@ -123,7 +123,7 @@ class LiveProviders:
             entered = replace(entered, server=known.server)
         await asyncio.to_thread(self._make, {**self.current.entered, name: entered})
 
-    async def _use(self, stored: _Stored, database: Database, keys: KeyRing) -> None:
+    async def _use(self, stored: _StoredSet, database: Database, keys: KeyRing) -> None:
         entered = dict(imported_registrations(stored.apis))
         unusable: dict[str, str] = {}
         remote = {one.name: one for one in stored.servers}

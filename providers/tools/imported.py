@@ -29,7 +29,7 @@ class ImportedTables:
     rules: Sequence[Table]
     closing: Sequence[Table]
 
-    def written(self) -> str:
+    def content(self) -> str:
         """As the vault stores it."""
         provider = {**self.provider, "rules": [*self.rules, *self.closing]}
         return json.dumps({"provider": provider, "tools": {"provider": provider["name"], "tool": list(self.tools)}})
@@ -44,7 +44,7 @@ class ImportedFiles:
     tools: ToolFile
 
 
-def written(made: ImportResult) -> str:
+def content_of(made: ImportResult) -> str:
     """An import as the vault stores it."""
     return json.dumps({"provider": made.provider, "tools": made.tools})
 
@@ -93,4 +93,4 @@ def with_choices(content: str, choices: Mapping[str, ImportChoice]) -> str:
     used = {str(scope) for some in named if is_array(some) for scope in some}
     scopes = tables.provider.get("scopes")
     scopes = {name: about for name, about in scopes.items() if name in used} if is_object(scopes) else {}
-    return ImportedTables({**tables.provider, "scopes": scopes}, tools, rules, closing).written()
+    return ImportedTables({**tables.provider, "scopes": scopes}, tools, rules, closing).content()

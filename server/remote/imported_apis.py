@@ -61,7 +61,7 @@ async def api_named(deployment: Deployment, name: str) -> ImportedApi:
 
 
 async def offer(actor: Actor, name: str, content: str) -> None:
-    """Let an import wait for an admin (`providers.tools.imported.written`). Raises ChangeRefused."""
+    """Let an import wait for an admin (`providers.tools.imported.content_of`). Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     _check_names(deployment, name, [str(one["name"]) for one in tables_of(content).tools])
     await _check(deployment, name, content)
@@ -73,8 +73,8 @@ async def offer(actor: Actor, name: str, content: str) -> None:
 
 def review_of(api: ImportedApi) -> ApiReview:
     """What waits, or else what is on, tool by tool."""
-    tables, before = tables_of(api.offered or api.accepted or ""), _declared(api.accepted)
-    tools = [_review(name, one, before.get(name)) for name, one in _declared(api.offered or api.accepted).items()]
+    tables, before = tables_of(api.offered or api.accepted or ""), _tools_by_name(api.accepted)
+    tools = [_review(name, one, before.get(name)) for name, one in _tools_by_name(api.offered or api.accepted).items()]
     provider, addresses = tables.provider, tables.provider.get("apis")
     return ApiReview(
         str(provider.get("title", api.name)),
@@ -85,7 +85,7 @@ def review_of(api: ImportedApi) -> ApiReview:
     )
 
 
-def _declared(content: str | None) -> Mapping[str, Table]:
+def _tools_by_name(content: str | None) -> Mapping[str, Table]:
     """Each tool with its rule, by name."""
     if content is None:
         return {}
@@ -96,15 +96,15 @@ def _declared(content: str | None) -> Mapping[str, Table]:
 def _review(name: str, tool: Table, before: Table | None) -> ImportedToolReview:
     if before is None:
         return ImportedToolReview(
-            name, "new", "ask" if tool.get("approval") else "accept", parts_of(None, _shown(tool), _PARTS)
+            name, "new", "ask" if tool.get("approval") else "accept", parts_of(None, _for_page(tool), _PARTS)
         )
     is_kept = not _differs(tool, before)
     asks = bool(before.get("approval")) or (bool(tool.get("approval")) and not is_kept)
-    parts = parts_of(None if is_kept else _shown(before), _shown(tool), _PARTS)
+    parts = parts_of(None if is_kept else _for_page(before), _for_page(tool), _PARTS)
     return ImportedToolReview(name, "accepted" if is_kept else "changed", "ask" if asks else "accept", parts)
 
 
-def _shown(tool: Table) -> Table:
+def _for_page(tool: Table) -> Table:
     """Scopes one a line."""
     scopes = tool.get("scopes")
     return {**tool, "scopes": "\n".join(map(str, scopes))} if is_array(scopes) else tool
@@ -127,7 +127,7 @@ async def accept(actor: Actor, name: str, digest: str, choices: Mapping[str, Imp
         raise _import_refusal(
             f"The rule of {one.name} also lets through what you left out. Leave that tool out, too."
         ) from one
-    before, after = _declared(api.accepted), _declared(content)
+    before, after = _tools_by_name(api.accepted), _tools_by_name(content)
     if not after:
         raise _import_refusal(f"No tool of {name} is left. Discard the import instead.")
     _check_not_named(deployment, before.keys() - after.keys())
@@ -156,7 +156,7 @@ async def discard(actor: Actor, name: str, digest: str) -> None:
 async def remove(actor: Actor, name: str) -> None:
     """Turn an API off that nobody has permitted any more, and forget it. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
-    gone = _declared((await api_named(deployment, name)).accepted)
+    gone = _tools_by_name((await api_named(deployment, name)).accepted)
     _check_not_named(deployment, gone.keys())
     async with actor.change() as transaction:
         seen = await census.count_at_provider(transaction, name)

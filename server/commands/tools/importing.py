@@ -135,12 +135,12 @@ def _finish(
 
 async def _offer(setup: Setup, made: ImportResult, name: str) -> str:
     """Let the import wait in the vault; the address of the page that shows it."""
-    from providers.tools.imported import written
+    from providers.tools.imported import content_of
     from server.administration.actor import Actor
     from server.remote import imported_apis
 
     async with setup.open() as deployment:
-        await imported_apis.offer(Actor(deployment, None, "command_line"), name, written(made))
+        await imported_apis.offer(Actor(deployment, None, "command_line"), name, content_of(made))
         return deployment.url(f"/administration/tools/imports/{name}")
 
 

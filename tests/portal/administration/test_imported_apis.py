@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from providers.simulator.running import running_simulator
-from providers.tools.imported import ImportChoice, tables_of, written
+from providers.tools.imported import ImportChoice, content_of, tables_of
 from providers.tools.openapi_import import import_document
 from providers.tools.openapi_reading import parse
 from server.administration import people
@@ -52,7 +52,7 @@ class ImportRoom(Room):
 
     def content(self, name: str, *, extra: Mapping[str, object] | None = None) -> str:
         made = import_document(document(extra or {}), name=name, title="", audience=AUDIENCE, server="")
-        content = json.loads(written(made))
+        content = json.loads(content_of(made))
         content["provider"]["apis"] = {"main": f"{self.simulator.url}/brokerage/v1"}
         return json.dumps(content)
 

@@ -20,6 +20,7 @@ from providers.tools.declarations import read_tool_file
 from providers.tools.declared import data_tools
 from providers.tools.graphql_import import import_schema
 from providers.tools.graphql_reading import parse_schema
+from providers.tools.imported import content_of, read_imported, tables_of, with_choices
 from providers.tools.openapi_import import ImportResult
 from providers.tools.openapi_reading import DocumentRefused
 from server.cli import app
@@ -246,3 +247,16 @@ def test_the_command_writes_files_that_the_server_takes(tmp_path: Path) -> None:
     assert not [one for one in read_tool_file(to / "tickets-tools.toml").tool if one.effect != "read"]
     again = CliRunner().invoke(app, [*arguments, "--server", ENDPOINT])
     assert (again.exit_code, "already exists" in again.output) == (1, True)
+
+
+def test_queries_that_an_admin_leaves_out_are_taken_from_the_rules_alone() -> None:
+    """All share one path, so that the rule of each takes its own document to the letter."""
+    content = content_of(imported())
+    tables = tables_of(content)
+    names = [str(tool["name"]) for tool in tables.tools]
+    kept = read_imported("tickets", with_choices(content, {names[0]: "accept", names[-1]: "ask"}))
+    assert [(tool.name, tool.approval) for tool in kept.tools.tool] == [(names[0], False), (names[-1], True)]
+    chosen = [str(tables.rules[at]["where"]) for at in (0, -1)]
+    assert [str(dict(rule.where)) for rule in kept.provider.rules] == chosen
+    every = read_imported("tickets", with_choices(content, dict.fromkeys(names, "accept")))
+    assert len(every.provider.rules) == len(names)  # the twin
