@@ -137,15 +137,16 @@ async def add(visit: OwnVisit) -> Response:
     """Add a channel. A mail address gets a link first, which only the person it belongs to can open."""
     deployment = visit.deployment
     kind, target = visit.form.one("kind"), visit.form.one("target").strip()
+    shown = "" if kind == "service" else target  # such a URL holds a secret
     if problem := _problem(deployment, kind, target):
-        return await _page(visit, error=problem, target=target[:_TARGET_LIMIT], kind=kind)
+        return await _page(visit, error=problem, target=shown, kind=kind)
     if kind in {"email", "service"}:
         await _spend(visit)
     if kind == "service" and not await services.is_readable(deployment, target):
         return await _page(visit, error=text("notifications.bad_service"), kind=kind)
     added = await _add(visit, kind, _label(kind, target), target)
     if isinstance(added, str):
-        return await _page(visit, error=added, target=target, kind=kind)
+        return await _page(visit, error=added, target=shown, kind=kind)
     if kind != "email":
         return _go_back("added")
     return _go_back("confirm_sent" if await _send_confirmation(visit, added) else "failed")

@@ -135,6 +135,27 @@ async def test_nobody_names_a_service_where_the_operator_did_not_turn_it_on(plac
 
 
 @pytest.mark.parametrize(
+    ("kind", "url", "is_shown"),
+    [
+        ("service", f"unknown://host/{TOKEN}", False),
+        ("service", f"unknown://host/{TOKEN}" + "x" * 900, False),
+        ("webhook", f"unknown://host/{TOKEN}", True),
+    ],
+)
+async def test_a_url_that_is_not_taken_does_not_come_back(place: Place, kind: str, url: str, is_shown: bool) -> None:
+    page = await add(await place.room.signed_in(await place.room.user()), kind, url)
+    assert "Added." not in page
+    assert (TOKEN in page) == is_shown
+
+
+async def test_a_url_that_is_known_does_not_come_back(place: Place) -> None:
+    user, _, _ = await reached(place)
+    page = await add(await place.room.signed_in(user), "service", place.url)
+    assert text("notifications.known") in unescape(page)
+    assert TOKEN not in page
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"apprise": True}, ""),
