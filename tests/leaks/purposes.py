@@ -47,6 +47,12 @@ PURPOSES = (
     ),
     Purpose("server/connecting/provider_authorization.py 32", "location", PAGE, "RFC 6749 §4.1.1: state"),
     Purpose(
+        "server/connecting/provider_authorization.py 32",
+        "body",
+        r"/(connect|connections)(/.*)?",
+        "the page that sends the browser to the provider",
+    ),
+    Purpose(
         "vault/tickets.py 32", "location|body", PAGE, "the code for the client, and forms that belong to a request"
     ),
     Purpose("vault/tickets.py 32|a user code", "body", LINKING + "|" + TOKEN, "links for the person"),

@@ -19,6 +19,7 @@ from providers.simulator.person import consent
 from tests.conftest import Store
 from tests.leaks.canaries import Canaries
 from tests.leaks.injecting import Injector
+from tests.leaks.purposes import may_be_told
 from tests.leaks.watching import Watch
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
@@ -61,6 +62,15 @@ def test_a_secret_is_found_however_it_is_written(written: str) -> None:
     (sighting,) = canaries.find(f"before {written} after", "a log")
     assert sighting.place == "a log"
     assert SECRET not in str(sighting)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_fit"), [("/connect/a-link", True), ("/connections/connect", True), ("/agents", False)]
+)
+def test_a_state_is_told_only_by_what_sends_a_browser_to_its_provider(path: str, *, is_fit: bool) -> None:
+    kind = "server/connecting/provider_authorization.py 32"
+    assert may_be_told(kind, "body", path) is is_fit
+    assert not may_be_told(kind, "set-cookie", path)
 
 
 @pytest.mark.parametrize("what", ["log", "traceback", "span", "refusal", "repr", "answer", "file"])
