@@ -1,7 +1,7 @@
 """What a program finds in its environment: the proxy, the authority to trust, placeholders, and no secret of ours.
 
 Each tool has its own variables for the same. A bundle replaces a tool's own roots, so it has those too where other
-hosts are allowed; otherwise it holds the run's authority alone.
+hosts are allowed, and what a variable of the person names; otherwise it holds the run's authority alone.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _NODE_PRELOAD: Final = Path(__file__).parent / "proxy.cjs"
 class ProgramPlace:
     """Where the program's proxy is, files for tools, and a placeholder for tokens.
 
-    `bundle` and `authority` say whom to trust; `aws` is a configuration of AWS's tools.
+    `bundle` and `authority` say whom to trust, `bundles` for single variables; `aws` is a configuration of AWS's tools.
     """
 
     proxy: str = field(repr=False)  # with the run's password
@@ -61,6 +61,7 @@ class ProgramPlace:
     authority: Path
     aws: Path
     placeholder: str = field(repr=False)
+    bundles: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
 
 def environment_of(
@@ -71,6 +72,7 @@ def environment_of(
     made = {name: place.proxy for one in _PROXY for name in (one, one.lower())}
     made |= {"NO_PROXY": "", "no_proxy": ""}
     made |= dict.fromkeys(_BUNDLE, str(place.bundle)) | dict.fromkeys(_ADDED, str(place.authority))
+    made |= {name: str(file) for name, file in place.bundles.items()}
     made |= {name: place.placeholder for one in sorted(providers) for name in _TOKENS.get(one, ())}
     made |= {"GIT_TERMINAL_PROMPT": "0", "NODE_USE_ENV_PROXY": "1"}
     if "aws" in providers:
@@ -99,3 +101,17 @@ def bundle_text(authority: str, *, has_system_roots: bool) -> str:
     context = ssl.create_default_context()
     roots = [ssl.DER_cert_to_PEM_cert(one) for one in context.get_ca_certs(binary_form=True)]
     return "".join((*roots, authority))
+
+
+def own_bundles(inherited: Mapping[str, str]) -> dict[str, str]:
+    """The person's own certificates, by the variable that names a file or folder of them."""
+    given = {name: _certificates_at(Path(inherited[name])) for name in (*_BUNDLE, *_ADDED) if inherited.get(name)}
+    return {name: text for name, text in given.items() if text}
+
+
+def _certificates_at(place: Path) -> str:
+    with suppress(OSError):
+        files = sorted(place.iterdir()) if place.is_dir() else [place]
+        texts = {one.read_text(encoding="utf-8", errors="replace"): None for one in files if one.is_file()}
+        return "\n".join(text for text in texts if "-----BEGIN CERTIFICATE-----" in text)
+    return ""

@@ -50,11 +50,15 @@ Answerer = Callable[[ProgramCall, Exchange], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class OtherHosts:
-    """What happens at hosts of nobody's account. `told` is called with the host, and whether it was reached."""
+    """What happens at hosts of nobody's account. `told` is called with the host, and whether it was reached.
+
+    `proxy`: the operator's, which they are reached through.
+    """
 
     are_allowed: bool
     policy: AddressPolicy
     told: Callable[[str, int, bool], None]
+    proxy: str | None = field(default=None, repr=False)
 
 
 class Front:
@@ -189,7 +193,7 @@ class Front:
             await wire.refuse(403, text)
             return None
         try:
-            found = await open_tunnel(host, port, policy=self._others.policy)
+            found = await open_tunnel(host, port, policy=self._others.policy, proxy=self._others.proxy)
         except HttpError as error:
             self._others.told(host, port, False)
             await wire.refuse(502, f"Couldn't reach {host}: {error.reason}.")

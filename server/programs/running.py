@@ -17,7 +17,7 @@ from server.deployment import Deployment
 from server.programs.access import PermissionWait, ProgramAccess
 from server.programs.certificates import RunAuthority
 from server.programs.child import run_child
-from server.programs.environment import ProgramPlace, aws_configuration, bundle_text, environment_of
+from server.programs.environment import ProgramPlace, aws_configuration, bundle_text, environment_of, own_bundles
 from server.programs.front import Front, OtherHosts
 from server.programs.hosts import HostMap, addresses_of
 from server.programs.local_calls import LocalCalls
@@ -87,7 +87,9 @@ async def run_program(deployment: Deployment, principal: Principal, options: Pro
         folder = Path(name)
         authority = RunAuthority(hosts.domains, folder=folder)
         place = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_upstreams)
-        front = Front(hosts, authority, calls.answer, OtherHosts(options.allows_other_hosts, place, others.note))
+        proxy = deployment.settings.outbound.proxy_address()
+        rest = OtherHosts(options.allows_other_hosts, place, others.note, proxy)
+        front = Front(hosts, authority, calls.answer, rest)
         async with front.listen():
             environment = environment_of(
                 options.environment,
@@ -134,14 +136,20 @@ def _is_set_up(provider: Provider) -> bool:
 
 def _place(front: Front, authority: RunAuthority, folder: Path, options: ProgramOptions) -> ProgramPlace:
     bundle, alone, aws = folder / "bundle.pem", folder / "authority.pem", folder / "aws"
-    for file, text in (
-        (bundle, bundle_text(authority.pem, has_system_roots=options.allows_other_hosts)),
-        (alone, authority.pem),
-        (aws, aws_configuration(options.environment)),
-    ):
+    texts = {
+        bundle: bundle_text(authority.pem, has_system_roots=options.allows_other_hosts),
+        alone: authority.pem,
+        aws: aws_configuration(options.environment),
+    }
+    own: dict[str, Path] = {}
+    if options.allows_other_hosts:
+        for name, text in own_bundles(options.environment).items():
+            own[name] = folder / f"{name}.pem"
+            texts[own[name]] = f"{text}\n{authority.pem}"
+    for file, text in texts.items():
         file.touch(mode=0o600)
         file.write_text(text, encoding="utf-8")
-    return ProgramPlace(front.url, bundle, alone, aws, f"token-vault-{secrets.token_hex(16)}")
+    return ProgramPlace(front.url, bundle, alone, aws, f"token-vault-{secrets.token_hex(16)}", own)
 
 
 def _ask(deployment: Deployment, options: ProgramOptions, message: str, url: str) -> None:

@@ -38,6 +38,7 @@ ALSO = {
     "server.programs.access._HeldHandle.value",
     "server.programs.environment.ProgramPlace.placeholder",
     "server.programs.environment.ProgramPlace.proxy",
+    "server.programs.front.OtherHosts.proxy",
     "server.programs.front.ProgramCall.target",
     "server.notifying.wording.NoticeMessage.url",
     "server.sign_in.openid.Claims.nonce",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from server.programs.environment import ProgramPlace, environment_of
+from server.programs.environment import ProgramPlace, environment_of, own_bundles
 from server.programs.own_variables import OwnVariables
 from server.settings import Settings
 
@@ -54,6 +55,23 @@ def test_what_the_settings_use_is_removed_only_then(use: str) -> None:
     settings, names = USES[use]
     assert left_of(names | {"OTHER"}, settings) == {"OTHER"}
     assert left_of(names | {"OTHER"}, {}) == names | {"OTHER"}
+
+
+def test_the_persons_own_authorities_stay_beside_ours(tmp_path: Path) -> None:
+    certificate = "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n"
+    (tmp_path / "folder").mkdir()
+    for name, text in {"corp.pem": "corp", "folder/a": "a", "folder/b": "b", "folder/link": "b"}.items():
+        (tmp_path / name).write_text(certificate.format(text))
+    (tmp_path / "empty").write_text("none")
+    given = {"NODE_EXTRA_CA_CERTS": "corp.pem", "REQUESTS_CA_BUNDLE": "folder", "PIP_CERT": "empty", "DENO_CERT": "no"}
+    found = own_bundles({name: str(tmp_path / file) for name, file in given.items()})
+    assert found == {
+        "NODE_EXTRA_CA_CERTS": certificate.format("corp"),
+        "REQUESTS_CA_BUNDLE": certificate.format("a") + "\n" + certificate.format("b"),
+    }
+    place = replace(PLACE, bundles={"NODE_EXTRA_CA_CERTS": Path("/of-the-person")})
+    made = environment_of({}, place, (), own=())
+    assert (made["NODE_EXTRA_CA_CERTS"], made["DENO_CERT"]) == ("/of-the-person", "/authority")
 
 
 def test_aws_tools_find_no_other_profile_and_no_other_address() -> None:

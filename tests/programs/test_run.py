@@ -6,12 +6,15 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from tests.support.rooms.program_room import READ, TOKEN, WRITE, ProgramRoom, program_room
+from server.provider_settings import OutboundSettings
+from tests.providers.test_reach import running_proxy
+from tests.support.rooms.program_room import READ, TOKEN, WRITE, ProgramRoom, program_room, run_in
 
 USER = "https://api.github.com/user"
 
@@ -124,6 +127,25 @@ async def test_another_host_is_refused_recorded_and_said_unless_it_is_allowed(ro
     assert dict(reached.record.hosts) == {("localhost", "ok"): 1}
     tunneled = await room.run("curl", "-sS", "--max-time", "60", "--proxytunnel", other, allows_other_hosts=True)
     assert tunneled.json == {"message": "Bad credentials"}
+
+
+async def test_other_hosts_are_reached_through_the_operators_proxy(room: ProgramRoom) -> None:
+    needs("curl")
+    async with running_proxy(1) as proxy:
+        proxy.status = 403
+        outbound = OutboundSettings.model_validate({"proxy": f"http://127.0.0.1:{proxy.port}"})
+        settings = room.vault.deployment.settings.model_copy(update={"outbound": outbound})
+        ran = await run_in(
+            replace(room.vault.deployment, settings=settings),
+            room.principal,
+            ["curl", "-sS", "--max-time", "60", "https://93.184.215.14/"],
+            folder=room.folder,
+            environment={},
+            say=room.said.append,
+            allows_other_hosts=True,
+        )
+        assert ran.code == 56, ran.output
+        assert [head.split()[:2] for head in proxy.heads] == [["CONNECT", "93.184.215.14:443"]]
 
 
 async def test_only_the_program_gets_through_the_proxy(room: ProgramRoom) -> None:
