@@ -27,11 +27,13 @@ from server.administration.registrations import RegistrationInput
 from server.oauth.exchange import release
 from vault import apis, clients, users
 from vault import registrations as stored_registrations
+from vault.mcp.servers import list_accepted
 from vault.records import Client, User
 from vault.refusals import CiphertextRejected
+from vault.registrations import StoredRegistration
 from vault.users import LinkedIdentity
 
-_SECRET: Final = "(secret)"
+SECRET: Final = "(secret)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,25 +348,33 @@ async def _plan_providers(
             "testing": declared.testing and provider.expires.testing is not None,
         }
         if secret:
-            is_same = False
-            if stored is not None:
-                try:
-                    kept = await stored_registrations.open_registration(deployment.database, deployment.keys, stored)
-                    is_same = hmac.compare_digest((kept.client_secret or "").encode(), secret.encode())
-                except CiphertextRejected:
-                    is_same = False
-            before["client_secret"], after["client_secret"] = (_SECRET if is_same else None), _SECRET
+            is_same = await has_secret(actor, stored, secret)
+            before["client_secret"], after["client_secret"] = (SECRET if is_same else None), SECRET
         if differences := differences_between(before, after):
             entry = RegistrationInput(declared.client_id, secret, declared.inputs, declared.testing)
             verb: Verb = "create" if stored is None else "update"
-            yield PlannedChange(verb, "provider", name, differences, _save_registration(actor, name, entry))
+            yield PlannedChange(verb, "provider", name, differences, save_registration(actor, name, entry))
     if prunes:
+        remote = {one.name for one in await list_accepted(deployment.database)}
         for one in await stored_registrations.list_registrations(deployment.database):
-            if one.provider not in wanted and one.provider not in deployment.catalog.remote:
+            if one.provider not in {*wanted, *remote}:
                 yield PlannedChange("remove", "provider", one.provider, (), _remove_registration(actor, one.provider))
 
 
-def _save_registration(actor: Actor, name: str, entry: RegistrationInput) -> Callable[[], Awaitable[str | None]]:
+async def has_secret(actor: Actor, stored: StoredRegistration | None, secret: str) -> bool:
+    """Whether this client secret is the stored one."""
+    if stored is None:
+        return False
+    try:
+        kept = await stored_registrations.open_registration(actor.deployment.database, actor.deployment.keys, stored)
+    except CiphertextRejected:
+        return False
+    return hmac.compare_digest((kept.client_secret or "").encode(), secret.encode())
+
+
+def save_registration(actor: Actor, name: str, entry: RegistrationInput) -> Callable[[], Awaitable[str | None]]:
+    """What stores our registration at a provider."""
+
     async def run() -> str | None:
         provider = registrations.provider_named(actor.deployment, name)
         stored = await registrations.own_registration(actor, provider, revision=None)
