@@ -7,7 +7,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from providers.remote.authorization import RemoteRegistration
 from server.api.operations import AdminCall, ApiOutput, Instant, Strict, instant_of, operation
 from server.remote import servers
 from server.remote.reviewing import ToolReview, review_of
@@ -71,8 +70,8 @@ class McpToolRecord(ApiOutput):
     """A tool in the server's words, and what was decided about it."""
 
     name: str
-    state: str = Field(description="`new`, `changed`, `absent`, `returned`, or `accepted`")
-    choice: Choice = Field(description="What was decided before; `ask` where nothing was")
+    state: str = Field(description="`new`, `changed`, `absent`, `returned`, `accepted`, or `left`: left out")
+    choice: Choice = Field(description="What was decided before and still counts, else `ask`")
     problem: str = Field(description="Why it can't be used; empty if it can")
     claims: list[str] = Field(description="What the server claims about its effect")
     parts: list[ReviewedPartRecord]
@@ -121,10 +120,8 @@ async def list_mcp_servers(call: AdminCall) -> McpServers:
 async def add_mcp_server(call: AdminCall, body: NewMcpServer) -> McpServerRecord:
     """Put an MCP server behind the vault. Its tools can be called once you accept them."""
     client = None
-    if body.client_id.strip():
-        secret = body.client_secret.strip() or None
-        method = "none" if secret is None else "client_secret_basic"
-        client = RemoteRegistration(body.client_id.strip(), secret, method)
+    if client_id := body.client_id.strip():
+        client = servers.EnteredClient(client_id, body.client_secret.strip() or None)
     key = servers.key_of(body.sign_in, body.key_header)
     server = servers.NewServer(body.name, body.url, body.title, client, body.issuer or None, key)
     return _record(call, await servers.add(call.actor, server))
@@ -180,7 +177,7 @@ def _record(call: AdminCall, server: McpServer) -> McpServerRecord:
 def _tool_record(one: ToolReview) -> McpToolRecord:
     return McpToolRecord(
         name=one.name,
-        state=one.state,
+        state="left" if one.choice == "leave" and one.state != "absent" else one.state,
         choice=one.choice,
         problem=one.problem,
         claims=list(one.claims),

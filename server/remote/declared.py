@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final
 
-from providers.remote.authorization import RemoteRegistration
 from server.administration import applying
 from server.administration.actor import Actor, ChangeRefused
 from server.administration.declaration import Declaration, DeclaredMcpServer
 from server.administration.declaring.planned import PlannedChange, differences_between
+from server.administration.registrations import RegistrationInput
 from server.remote import servers
-from vault.mcp.servers import list_servers
+from vault.mcp.servers import McpServer, list_servers
+from vault.registrations import get_registration
+
+_FIXED: Final = {
+    "url": "address",
+    "title": "title",
+    "sign_in": "sign-in",
+    "issuer": "authorization server",
+    "client_secret": "client without a secret",
+}
 
 
 async def plan(actor: Actor, wanted: Declaration, *, prunes: bool = False) -> tuple[PlannedChange, ...]:
@@ -28,31 +38,67 @@ async def _plan_servers(
     for name, declared in wanted.items():
         held = known.get(name)
         after: dict[str, object] = {"url": declared.url, "disabled": declared.disabled}
-        before: dict[str, object] = {} if held is None else {"url": held.url, "disabled": held.is_disabled}
+        new_server = _new_server(name, declared)
         if held is None:
-            new_server = _new_server(name, declared)
             run = _add(actor, new_server, is_disabled=declared.disabled)
-            yield PlannedChange("create", "mcp_server", name, differences_between(before, after), run)
-        elif held.url != declared.url:
+            yield PlannedChange("create", "mcp_server", name, differences_between({}, after), run)
+            continue
+        if (fixed := _fixed_change(held, declared, new_server)) is not None:
             raise ChangeRefused(
                 "server_refused",
-                f"mcp_servers.{name}: its address can't change. Remove it first, or give it another name in the file",
-                field=f"mcp_servers.{name}.url",
+                f"mcp_servers.{name}: its {_FIXED[fixed]} can't change. Remove it first, or give it another name in "
+                "the file",
+                field=f"mcp_servers.{name}.{fixed}",
             )
-        elif differences := differences_between(before, after):
-            run = _set_disabled(actor, name, is_disabled=declared.disabled)
+        before: dict[str, object] = {"url": held.url, "disabled": held.is_disabled}
+        entry = None
+        if declared.client_id is not None:
+            client_before, client_after = await _client_facts(actor, name, declared)
+            if client_before != client_after:
+                entry = RegistrationInput(declared.client_id, _secret_of(declared) or "")
+            before, after = {**before, **client_before}, {**after, **client_after}
+        if differences := differences_between(before, after):
+            run = _update(actor, held, is_disabled=declared.disabled, entry=entry)
             yield PlannedChange("update", "mcp_server", name, differences, run)
     if prunes:
         for name in sorted(known.keys() - wanted.keys()):
             yield PlannedChange("remove", "mcp_server", name, (), _remove(actor, name))
 
 
+def _fixed_change(held: McpServer, declared: DeclaredMcpServer, wanted: servers.NewServer) -> str | None:
+    """The first member that is declared otherwise than it was when the server was added, of those that stay."""
+    facts = held.facts
+    credential = {one: facts[one] for one in ("header", "scheme") if one in facts}
+    issuer = facts.get("issuer")
+    changed = {
+        "url": held.url != declared.url,
+        "title": bool(declared.title.strip()) and servers.title_of(wanted) != held.title,
+        "sign_in": credential != ({} if wanted.key is None else wanted.key.facts()),
+        "issuer": None not in {issuer, declared.issuer} and issuer != declared.issuer,
+        "client_secret": facts.get("client_auth") == "none" and declared.client_secret is not None,
+    }
+    return next((name for name, is_changed in changed.items() if is_changed), None)
+
+
+async def _client_facts(
+    actor: Actor, name: str, declared: DeclaredMcpServer
+) -> tuple[dict[str, object], dict[str, object]]:
+    """The client as it is stored, and as it is declared, without secrets."""
+    stored = await get_registration(actor.deployment.database, name)
+    before: dict[str, object] = {"client_id": None if stored is None else stored.client_id}
+    after: dict[str, object] = {"client_id": declared.client_id}
+    if secret := _secret_of(declared):
+        before["client_secret"] = applying.SECRET if await applying.has_secret(actor, stored, secret) else None
+        after["client_secret"] = applying.SECRET
+    return before, after
+
+
+def _secret_of(declared: DeclaredMcpServer) -> str | None:
+    return None if declared.client_secret is None else declared.client_secret.get_secret_value()
+
+
 def _new_server(name: str, declared: DeclaredMcpServer) -> servers.NewServer:
-    client = None
-    if declared.client_id is not None:
-        secret = None if declared.client_secret is None else declared.client_secret.get_secret_value()
-        method = "none" if secret is None else "client_secret_basic"
-        client = RemoteRegistration(declared.client_id, secret, method)
+    client = None if declared.client_id is None else servers.EnteredClient(declared.client_id, _secret_of(declared))
     key = servers.key_of(declared.sign_in, declared.key_header)
     return servers.NewServer(name, declared.url, declared.title, client, declared.issuer, key)
 
@@ -65,9 +111,13 @@ def _add(actor: Actor, new_server: servers.NewServer, *, is_disabled: bool) -> C
     return run
 
 
-def _set_disabled(actor: Actor, name: str, *, is_disabled: bool) -> Callable[[], Awaitable[None]]:
+def _update(
+    actor: Actor, held: McpServer, *, is_disabled: bool, entry: RegistrationInput | None
+) -> Callable[[], Awaitable[None]]:
     async def run() -> None:
-        await servers.set_disabled(actor, name, is_disabled=is_disabled)
+        if entry is not None:
+            await applying.save_registration(actor, held.name, entry)()
+        await servers.set_disabled(actor, held.name, is_disabled=is_disabled)
 
     return run
 

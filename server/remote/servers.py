@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -19,6 +19,7 @@ from providers.outbound.addresses import is_loopback_host, url_problem
 from providers.outbound.json_values import is_object, parse_object
 from providers.remote.authorization import (
     AuthorizationUnknown,
+    ClientAuth,
     FoundAuthorization,
     RemoteRegistration,
     check_without_oauth,
@@ -45,11 +46,19 @@ from vault.upkeep import census, panics, revocations
 _LONGEST_TITLE: Final = 60
 _USUAL_KEY: Final = "Authorization: Bearer"
 _HEADER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,60}(?<!-)")
-_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9_-]{0,30})?")
+_SCHEME: Final = re.compile(r"([A-Za-z-]{1,20})?")  # anything else might be a key that was entered here
 _OURS: Final = frozenset(
     {"accept", "connection", "content-length", "content-type", "cookie", "host", "last-event-id", "transfer-encoding"}
     | {"mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name"}
 )
+
+
+@dataclass(frozen=True, slots=True)
+class EnteredClient:
+    """A client that the operator registered at the authorization server."""
+
+    client_id: str
+    client_secret: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,7 @@ class NewServer:
     name: str
     url: str
     title: str = ""
-    client: RemoteRegistration | None = None
+    client: EnteredClient | None = None
     issuer: str | None = None  # trusted with it, though it is at another host
     key: RemoteCredential | None = None
 
@@ -97,7 +106,7 @@ async def add(actor: Actor, wanted: NewServer) -> McpServer:
     deployment, now = actor.deployment, actor.deployment.now()
     _check_name(deployment, wanted.name)
     _check_url(deployment, wanted.url)
-    title = wanted.title.strip()[:_LONGEST_TITLE] or wanted.name.capitalize()
+    title = title_of(wanted)
     try:
         facts, client, issuer = await _authorization(deployment, wanted)
     except AuthorizationUnknown as unknown:
@@ -133,22 +142,44 @@ async def _authorization(
         await check_without_oauth(wanted.url, wanted.key, http, policy=http.policy)
         return wanted.key.facts(), RemoteRegistration("entered"), ""
     found = await discover(wanted.url, http, policy=http.policy, issuer=wanted.issuer)
-    client = wanted.client or await _client_at(deployment, found, wanted.name)
+    client = (
+        await _client_at(deployment, found, wanted.name) if wanted.client is None else _entered(found, wanted.client)
+    )
     return replace(found.facts, client_auth=client.client_auth).facts(), client, found.issuer
+
+
+def _entered(found: FoundAuthorization, client: EnteredClient) -> RemoteRegistration:
+    """The client, as its authorization server authenticates clients. Raises AuthorizationUnknown."""
+    is_public = client.client_secret is None
+    fitting: list[ClientAuth] = [one for one in found.methods if (one == "none") is is_public]
+    if not fitting:
+        wanted = "takes no client without a secret" if is_public else "takes no client secret"
+        raise AuthorizationUnknown(f"its authorization server {found.issuer} {wanted}")
+    return RemoteRegistration(client.client_id, client.client_secret, fitting[0])
+
+
+def title_of(wanted: NewServer) -> str:
+    """The name that people are shown."""
+    return wanted.title.strip()[:_LONGEST_TITLE] or wanted.name.capitalize()
 
 
 def key_of(kind: str, header: str) -> RemoteCredential | None:
     """What an operator says of a server without OAuth: `open`, or `key` and its header, `NAME` or `NAME: SCHEME`.
 
-    None for `oauth`. Raises ChangeRefused.
+    None for `oauth`. Raises ChangeRefused, without what was entered, which may be a key.
     """
+    if kind != "key" and header.strip():
+        raise _server_refusal("Name a header only for a server that takes a key.", field="key_header")
     if kind not in {"open", "key"}:
         return None
     name, _, scheme = ("" if kind == "open" else header.strip() or _USUAL_KEY).partition(":")
     if kind == "key" and not (
         _HEADER.fullmatch(name) and _SCHEME.fullmatch(scheme.strip()) and name.lower() not in _OURS
     ):
-        raise _server_refusal(f"{header}: name a header for the key, such as {_USUAL_KEY}.", field="key_header")
+        raise _server_refusal(
+            f"Name a header for the key, such as {_USUAL_KEY}. Don't enter a key: each person enters their own.",
+            field="key_header",
+        )
     return RemoteCredential(name, scheme.strip())
 
 

@@ -72,14 +72,13 @@ def add(
 
 
 async def _add(setup: Setup, wanted: NewServer, *, client_id: str | None, secret: str | None) -> dict[str, object]:
-    from providers.remote.authorization import RemoteRegistration
     from server.administration.actor import Actor
     from server.remote import servers
 
     async with setup.open() as deployment:
         client = None
         if client_id is not None:
-            client = RemoteRegistration(client_id, secret, "none" if secret is None else "client_secret_basic")
+            client = servers.EnteredClient(client_id, secret)
         actor = Actor(deployment, None, "command_line")
         added = await servers.add(actor, replace(wanted, client=client))
         connect = servers.connect_url(deployment, wanted.name)

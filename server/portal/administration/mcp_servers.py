@@ -6,13 +6,12 @@ A review is accepted by the digest of what the page showed, so that nobody accep
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import quote
 
 from starlette.responses import Response
 
-from providers.remote.authorization import RemoteRegistration
 from server.administration.actor import ChangeRefused
 from server.errors import status_of
 from server.http.page_texts import text
@@ -71,10 +70,7 @@ async def add(visit: AdminVisit) -> Response:
     form = visit.form
     draft = _ServerDraft(*(form.one(name).strip()[:2000] for name in _FIELDS))
     secret = form.one("client_secret").strip() or None
-    client = None
-    if draft.client_id:
-        method = "none" if secret is None else "client_secret_basic"
-        client = RemoteRegistration(draft.client_id, secret, method)
+    client = servers.EnteredClient(draft.client_id, secret) if draft.client_id else None
     try:
         key = servers.key_of(draft.sign_in, draft.key_header)
         server = NewServer(draft.name, draft.url, draft.title, client, draft.issuer or None, key)
@@ -82,6 +78,8 @@ async def add(visit: AdminVisit) -> Response:
     except ChangeRefused as refused:
         if refused.kind != "invalid_request":
             raise
+        if refused.field == "key_header":  # it may be a key
+            draft = replace(draft, key_header="")
         return await _list_page(visit, draft, error=translate_filled(refused.description))
     return await visit.go(path_of(draft.name), said=text("admin_servers.added", server=draft.name))
 

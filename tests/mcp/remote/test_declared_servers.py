@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from server.administration import applying
 from server.administration.actor import ChangeRefused
-from server.administration.declaration import DeclarationRefused, parse_declaration, read_declaration
+from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration
+from server.remote import servers
 from server.remote.declared import plan
 from tests.mcp.remote.remote_room import RemoteRoom
 
@@ -37,16 +39,61 @@ async def test_a_declaration_adds_disables_and_removes_servers(place: RemoteRoom
     assert (await place.stored("declared")).is_disabled
     with pytest.raises(ChangeRefused, match="address can't change"):
         await plan(place.operator, parse_declaration({"mcp_servers": {"declared": {"url": keyed.url}}}))
+    key = {"url": keyed.url, "sign_in": "key"}
+    for wrong, said_why in (
+        ({**key, "key_header": "X-Other-Key"}, "sign-in can't change"),
+        ({"url": keyed.url, "sign_in": "open"}, "sign-in can't change"),
+        ({"url": keyed.url}, "sign-in can't change"),
+        ({**key, "key_header": "X-Api-Key", "title": "Another"}, "title can't change"),
+    ):
+        with pytest.raises(ChangeRefused, match=said_why):
+            await plan(place.operator, parse_declaration({"mcp_servers": {"declaredkey": wrong}}))
+    same = {**key, "key_header": "X-Api-Key", "title": "Declaredkey", "disabled": True}
+    assert await plan(place.operator, parse_declaration({"mcp_servers": {"declaredkey": same}})) == ()
     emptied = await plan(place.operator, parse_declaration({"mcp_servers": {}}), prunes=True)
     assert said(emptied) == ["remove mcp_server declared", "remove mcp_server declaredkey"]
     await applying.apply([one for one in emptied if one.name.startswith("declared")])
     assert place.deployment.catalog.get("declared") is None
 
 
+async def test_a_declared_client_is_changed_with_its_secret(place: RemoteRoom) -> None:
+    double = place.site.add("rotated")
+
+    def declared(client_id: str, secret: str | None = None) -> Declaration:
+        client = {"client_id": client_id} | ({} if secret is None else {"client_secret": secret})
+        return parse_declaration({"mcp_servers": {"rotated": {"url": double.url, **client}}})
+
+    await applying.apply(await plan(place.operator, declared("ours-1", "made-up-secret-1")))
+    assert await plan(place.operator, declared("ours-1", "made-up-secret-1")) == ()
+    for wanted in (declared("ours-1", "made-up-secret-2"), declared("ours-2", "made-up-secret-3")):
+        changes = await plan(place.operator, wanted)
+        assert [f"{one.verb} {one.kind} {one.name}" for one in changes] == ["update mcp_server rotated"]
+        assert "made-up" not in repr(changes)
+        await applying.apply(changes)
+        assert await plan(place.operator, wanted) == ()
+    entered = place.deployment.live.current.entered["rotated"]
+    assert (entered.client_id, entered.client_secret) == ("ours-2", "made-up-secret-3")
+    await servers.remove(place.operator, "rotated")
+    await applying.apply(await plan(place.operator, declared("public-1")))
+    with pytest.raises(ChangeRefused, match="client without a secret can't change"):
+        await plan(place.operator, declared("public-1", "made-up-secret-4"))
+    await servers.remove(place.operator, "rotated")
+
+
 async def test_pruning_providers_leaves_the_registrations_of_servers(place: RemoteRoom) -> None:
     name, _ = await place.add()
     pruned = await plan(place.operator, parse_declaration({"providers": {}}), prunes=True)
     assert name not in [one.name for one in pruned]
+    facts = json.dumps((await place.stored(name)).facts)
+    for stored, is_usable in (("{}", False), (facts, True)):
+        async with place.deployment.transaction() as transaction:
+            await transaction.execute(
+                "update mcp_servers set facts = :facts where name = :name", {"facts": stored, "name": name}
+            )
+        await place.deployment.live.refresh(place.deployment.database, place.deployment.keys)
+        assert (place.deployment.catalog.get(name) is not None) is is_usable
+        pruned = await plan(place.operator, parse_declaration({"providers": {}}), prunes=True)
+        assert name not in [one.name for one in pruned]
     everything = await plan(place.operator, parse_declaration({"mcp_servers": {}}), prunes=True)
     assert name in [one.name for one in everything]
 

@@ -78,6 +78,32 @@ async def test_an_entered_client_is_used_and_its_secret_never_shown(place: Remot
     assert made.status_code == 200, made.text
     assert place.deployment.live.current.entered["entered"].client_id == "ours-1"
     assert "made-up-secret-value" not in made.text
+    assert (await place.stored("entered")).facts["client_auth"] == "client_secret_post"
+
+
+@pytest.mark.parametrize(
+    ("methods", "secret", "expected"),
+    [
+        (["client_secret_post"], "made-up-secret", "client_secret_post"),
+        (["client_secret_basic"], "made-up-secret", "client_secret_basic"),
+        (["none", "client_secret_basic"], None, "none"),
+        (["client_secret_basic"], None, "takes no client without a secret"),
+        (["none"], "made-up-secret", "takes no client secret"),
+    ],
+)
+async def test_an_entered_client_authenticates_as_its_server_takes_it(
+    place: RemoteRoom, methods: list[str], secret: str | None, expected: str
+) -> None:
+    name = f"methods{len(place.site.servers)}"
+    double = place.site.add(name, metadata={"token_endpoint_auth_methods_supported": methods})
+    wanted = servers.NewServer(name, double.url, client=servers.EnteredClient("ours", secret))
+    if expected.startswith("takes"):
+        with pytest.raises(ChangeRefused, match=expected):
+            await servers.add(place.operator, wanted)
+        return
+    added = await servers.add(place.operator, wanted)
+    assert added.facts["client_auth"] == expected
+    await servers.remove(place.operator, name)
 
 
 async def test_tools_are_accepted_as_chosen_and_others_are_left_out(place: RemoteRoom) -> None:
@@ -224,6 +250,8 @@ async def test_the_admin_api_does_what_the_pages_do(place: RemoteRoom) -> None:
         done = await admin.call("POST", "/mcp-servers/viaapi/decisions", json=decisions)
         assert done.json() == {"accepted": ["add"]}
         assert offered(place, "viaapi") == {"tools", "add"}
+        review = (await admin.call("GET", "/mcp-servers/viaapi/review")).json()
+        assert {tool["name"]: tool["state"] for tool in review["tools"]} == {"add": "accepted", "note": "left"}
         changed = await admin.call("PATCH", "/mcp-servers/viaapi", json={"disabled": True})
         assert changed.json()["disabled"]
         problem(await admin.call("DELETE", "/mcp-servers/viaapi"), 409, "still_connected")

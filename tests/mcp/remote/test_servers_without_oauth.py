@@ -107,18 +107,38 @@ async def test_what_a_server_asks_for_must_fit_what_the_operator_says(place: Rem
             place.operator, NewServer("gone", f"{place.site.origin}/gone", key=key_of("key", "X-Api-Key"))
         )
     for wrong in ("Host", "mcp-session-id", "X Key", "X-Key: a b", "X-Key: A\r\nB", "Content-Type"):
-        with pytest.raises(ChangeRefused, match="name a header"):
+        with pytest.raises(ChangeRefused, match="Name a header"):
             key_of("key", wrong)
-    assert key_of("oauth", "Host") is None
+
+
+def test_a_key_in_place_of_a_scheme_is_neither_kept_nor_repeated() -> None:
+    for wrong in ("X-Api-Key: sk_live_abc", "X-Api-Key: " + "sk" * 40, "Authorization: Bearer sk1", "sk live"):
+        with pytest.raises(ChangeRefused, match="Don't enter a key") as refused:
+            key_of("key", wrong)
+        assert "sk" not in refused.value.description
+    for right in ("Authorization: Bearer", "Authorization: Klaviyo-API-Key", "X-Api-Key", "X-Api-Key:"):
+        found = key_of("key", right)
+        assert found is not None
+        assert right.startswith(found.header)
+
+
+def test_only_a_server_that_takes_a_key_has_a_header_for_it() -> None:
+    for kind in ("oauth", "open"):
+        with pytest.raises(ChangeRefused, match="only for a server that takes a key"):
+            key_of(kind, "X-Api-Key")
+        key_of(kind, " ")
+    assert key_of("oauth", "") is None
 
 
 async def test_a_keyed_server_is_added_on_the_page(place: RemoteRoom) -> None:
-    double = place.site.add("paged-key", key=("x-api-key", KEY))
+    double = place.site.add("keypage", key=("x-api-key", KEY))
     page = await place.person.open("/administration/tools/servers")
-    sent = {"url": double.url, "name": "paged-key", "sign_in": "key", "key_header": "Host"}
+    sent = {"url": double.url, "name": "keypage", "sign_in": "key", "key_header": "Host"}
     wrong = await place.person.submit(page, sent, form="/administration/tools/servers")
     assert wrong.status_code == 400
+    assert 'value="Host"' not in wrong.text
+    assert 'value="keypage"' in wrong.text
     made = await place.person.submit(page, {**sent, "key_header": "X-Api-Key"}, form="/administration/tools/servers")
     assert made.status_code == 200, made.text
     assert "X-Api-Key" in made.text
-    assert (await place.person.open("/administration/providers/paged-key")).status_code == 200
+    assert (await place.person.open("/administration/providers/keypage")).status_code == 200
