@@ -143,12 +143,14 @@ async def _authorization(
         return wanted.key.facts(), RemoteRegistration("entered"), ""
     found = await discover(wanted.url, http, policy=http.policy, issuer=wanted.issuer)
     client = (
-        await _client_at(deployment, found, wanted.name) if wanted.client is None else _entered(found, wanted.client)
+        await _client_at(deployment, found, wanted.name)
+        if wanted.client is None
+        else _registration_of(found, wanted.client)
     )
     return replace(found.facts, client_auth=client.client_auth).facts(), client, found.issuer
 
 
-def _entered(found: FoundAuthorization, client: EnteredClient) -> RemoteRegistration:
+def _registration_of(found: FoundAuthorization, client: EnteredClient) -> RemoteRegistration:
     """The client, as its authorization server authenticates clients. Raises AuthorizationUnknown."""
     is_public = client.client_secret is None
     fitting: list[ClientAuth] = [one for one in found.methods if (one == "none") is is_public]
