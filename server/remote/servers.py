@@ -154,9 +154,10 @@ def _registration_of(found: FoundAuthorization, client: EnteredClient) -> Remote
     """The client, as its authorization server authenticates clients. Raises AuthorizationUnknown."""
     is_public = client.client_secret is None
     fitting: list[ClientAuth] = [one for one in found.methods if (one == "none") is is_public]
+    if not fitting and is_public:
+        raise AuthorizationUnknown(f"its authorization server {found.issuer} takes no client without a secret")
     if not fitting:
-        wanted = "takes no client without a secret" if is_public else "takes no client secret"
-        raise AuthorizationUnknown(f"its authorization server {found.issuer} {wanted}")
+        raise AuthorizationUnknown(f"its authorization server {found.issuer} takes no client secret")
     return RemoteRegistration(client.client_id, client.client_secret, fitting[0])
 
 
