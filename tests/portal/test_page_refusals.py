@@ -142,11 +142,12 @@ async def test_only_a_passkey_that_is_there_gets_a_name_or_goes(room: Room) -> N
 
 
 async def test_what_is_not_there_is_not_ended_or_taken_back(room: Room) -> None:
-    """Twins with what is there: test_portal_journeys.py, tests/mcp/remote/test_review_page.py."""
+    """Twins with what is there: test_portal_journeys.py, test_review_page.py, test_imported_apis.py."""
     person = await room.signed_in(await room.user())
     assert is_refused(await post(room, person, "/approvals/standing/nothing/end"), "standing_over", 410)
     admin = await room.signed_in("alice")
     assert is_refused(await admin.open("/administration/tools/servers/nothing"), "no_server", 404)
+    assert is_refused(await admin.open("/administration/tools/imports/nothing"), "no_import", 404)
     assert is_refused(await post(room, person, "/approvals/undo", saved="nothing"), "undo_over", 410)
 
 
