@@ -14,7 +14,7 @@ import pytest
 from providers.tools.slack import CHANNEL_NAME
 from server import local_vault
 from server.commands import serve
-from server.http.page_texts import text
+from server.http.page_texts import CATALOGUE, text
 from server.lifecycle.maintenance import run_step
 from server.notifying.delivery import deliver
 from server.portal import delivering
@@ -52,6 +52,7 @@ class Reached:
     browser: SubscribedBrowser
     client: Client
     asked: list[str] = field(default_factory=list)
+    said: str = ""  # the answer to the last press
 
     @property
     def user(self) -> User:
@@ -79,6 +80,7 @@ class Reached:
         fields |= {name: value for name, value in changes.items() if value is not None}
         headers = {"Origin": self.place.room.url} | ({} if site is None else {"Sec-Fetch-Site": site})
         answer = await (by or self.person).http.post(str(form["path"]), data=fields, headers=headers)
+        self.said = unescape(answer.text)
         return answer.status_code
 
     async def state(self, approval: str | None = None) -> str:
@@ -224,6 +226,10 @@ async def test_each_part_of_the_form_counts(place: Place, changes: dict[str, str
     await it.ask()
     message = await it.told()
     assert await it.press(message, **changes) == status
+    is_for_page = (
+        status == 403 and "form_token" not in changes and changes.get("site") not in {"same-site", "cross-site"}
+    )
+    assert (CATALOGUE["refused"]["answer_on_page"] in it.said) == is_for_page
     assert await it.state() == ("approved" if status == 204 else "pending")
 
 

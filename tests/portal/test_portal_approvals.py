@@ -388,7 +388,9 @@ async def test_an_agent_without_its_permission_gets_no_standing_approval(asking:
             connection_id=one.connection.id,
             now=one.place.vault.deployment.now(),
         )
-    assert (await one.answer(page, "standing", per_day="5", days="7")).status_code == 403
+    refused = await one.answer(page, "standing", per_day="5", days="7")
+    assert refused.status_code == 403
+    assert "Not possible for this call" in refused.text
     assert await one.standing() == ()
     pending = await approvals.list_pending(
         one.place.vault.deployment.database,

@@ -113,6 +113,7 @@ async def test_a_member_asks_the_manager_answers_and_either_ends_it(office: Offi
     assert "until Friday" in (await asker.open(path)).text
     late = await manager.submit(seen, {"days": "2"}, form=path, button=("decision", "allow"))
     assert late.status_code == 409
+    assert "It was answered, withdrawn, or ended in the meantime." in late.text
     ended = await asker.submit(await asker.open(path), form=path, button=("decision", "end"))
     assert "Ended" in ended.text
     assert await office.may() == frozenset()
