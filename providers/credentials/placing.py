@@ -24,7 +24,7 @@ class CredentialMismatch(Exception):
 
 
 def authorize_request(provider: Provider, request: OutboundRequest, token: str) -> OutboundRequest:
-    """The request with the token, at the account's own address. Raises Unplaced."""
+    """The request with the token, at the account's own address. Raises CredentialMismatch."""
     credential = provider.credential
     if credential is None or credential.kind != "key":
         pair = _git_pair(provider, token) if _is_git(provider, request.url) else ""
@@ -95,7 +95,7 @@ def _git_pair(provider: Provider, token: str) -> str:
 
 
 def provider_of_account(provider: Provider, token: str) -> Provider:
-    """The provider with the addresses of the account; itself if all accounts have the same. Raises Unplaced."""
+    """The provider with the addresses of the account, or itself if all have the same. Raises CredentialMismatch."""
     credential = provider.credential
     if credential is None or credential.kind != "key" or not any("{" in url for url in provider.apis.values()):
         return provider

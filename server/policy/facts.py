@@ -205,7 +205,7 @@ def _plain_domain(domain: str) -> str:
 
 
 def _cedar_value(value: object, kind: str, name: str) -> object:
-    """The value as Cedar holds it. Raises Unjudged."""
+    """The value as Cedar holds it. Raises FactUnusable."""
     if kind.startswith("Set<") and is_array(value):
         return [_cedar_value(one, kind[4:-1], name) for one in value]
     match kind, value:
@@ -237,7 +237,7 @@ def _extension(function: str, argument: str) -> object:
 
 
 def as_json(value: object) -> str:
-    """Compact JSON. Raises Unjudged for text that isn't Unicode."""
+    """Compact JSON. Raises FactUnusable for text that isn't Unicode."""
     try:
         return to_json(value).decode()
     except PydanticSerializationError:

@@ -2,8 +2,8 @@
 
 The index of a person's events has their agents and accounts: these are looked for among `ENTRIES` of its entries at a
 time. Anything else, and everything among the events of everybody, is looked for among `EXAMINED` events. Both are read
-in slices, and none after `PATIENCE`: from a disk, each entry may cost a read of its own. `Found.before` says where to
-go on. A time is first turned into a place in the activity, which is in its order.
+in slices, and none after `PATIENCE`: from a disk, each entry may cost a read of its own. `FoundEvents.before` says
+where to go on. A time is first turned into a place in the activity, which is in its order.
 """
 
 from __future__ import annotations
