@@ -31,7 +31,7 @@ _WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 ClientAuth = Literal["client_secret_basic", "client_secret_post", "none"]
 # The one first that works with most: servers made with the official SDK want the client ID in the form.
 _METHODS: Final[tuple[ClientAuth, ...]] = ("client_secret_post", "client_secret_basic", "none")
-_CLOSED: Final = frozenset({400, 401, 403})
+_CLOSED: Final = frozenset({400, 401, 403})  # to somebody without a key
 
 
 class AuthorizationUnknown(Exception):
@@ -141,8 +141,14 @@ async def check_without_oauth(
     answer = await _open_session(url, outbound, policy)
     if answer.status < 300 or (answer.status in _CLOSED and not credential.is_open):
         return
+    if answer.status == 400:
+        raise AuthorizationUnknown("it refuses to begin a session (status 400), so it can't be used as an open server")
     if answer.status in _CLOSED:
-        raise AuthorizationUnknown("it asks for a credential, so it isn't open; name the header with --key-header")
+        raise AuthorizationUnknown(
+            "it asks for a credential, so it isn't open; name the header of its key (--key-header)"
+        )
+    if 300 <= answer.status < 400:
+        raise AuthorizationUnknown("it redirects; use the address that it redirects to")
     raise AuthorizationUnknown(f"no MCP server answers there (status {answer.status})")
 
 

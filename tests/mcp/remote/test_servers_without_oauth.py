@@ -111,6 +111,25 @@ async def test_what_a_server_asks_for_must_fit_what_the_operator_says(place: Rem
             key_of("key", wrong)
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (400, "refuses to begin a session"),
+        (401, "asks for a credential"),
+        (403, "asks for a credential"),
+        (308, "it redirects"),
+        (500, r"no MCP server answers there \(status 500\)"),
+    ],
+)
+async def test_what_an_open_server_answers_is_told_as_what_it_is(place: RemoteRoom, status: int, said: str) -> None:
+    double = place.site.add("statuses", is_open=True, status=status)
+    with pytest.raises(ChangeRefused, match=said):
+        await servers.add(place.operator, NewServer("statuses", double.url, key=key_of("open", "")))
+    double.status = 0
+    await servers.add(place.operator, NewServer("statuses", double.url, key=key_of("open", "")))
+    await servers.remove(place.operator, "statuses")
+
+
 def test_a_key_in_place_of_a_scheme_is_neither_kept_nor_repeated() -> None:
     for wrong in ("X-Api-Key: sk_live_abc", "X-Api-Key: " + "sk" * 40, "Authorization: Bearer sk1", "sk live"):
         with pytest.raises(ChangeRefused, match="Don't enter a key") as refused:

@@ -59,6 +59,7 @@ class RemoteDouble:
     key: tuple[str, str] | None = None  # header and value, in place of OAuth
     secret_ends: int = 0  # of every client that has one
     is_open: bool = False  # asks for nothing
+    status: int = 0  # of every answer
     seen: list[dict[str, str]] = field(default_factory=list)  # headers of the requests
     behind: str = ""  # an MCP server without OAuth of its own, which gets what comes with a token
     calls: list[dict[str, Any]] = field(default_factory=list)
@@ -165,6 +166,8 @@ class RemoteSite:
         server = self.of(request)
         held = server.tokens.get(request.headers.get("authorization", "").removeprefix("Bearer "))
         server.seen.append(dict(request.headers))
+        if server.status:
+            return Response(status_code=server.status, headers={"Location": f"{server.url}/"})
         if server.is_open or (server.key is not None and request.headers.get(server.key[0]) == server.key[1]):
             held = {"scope": "mcp:read", "resource": server.resource or server.url}
         elif server.key is not None:
