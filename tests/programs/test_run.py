@@ -78,7 +78,10 @@ PYTHON = {
 }
 
 
-@pytest.mark.parametrize("library", PYTHON)
+@pytest.mark.parametrize(
+    "library",
+    ["urllib", "requests", pytest.param("httpx", marks=pytest.mark.long)],  # the variable of urllib's
+)
 async def test_python_reads(room: ProgramRoom, library: str) -> None:
     ran = await room.python(f"URL = {USER!r}; {PYTHON[library]}")
     assert ran.code == 0, ran.output
