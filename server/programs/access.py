@@ -171,6 +171,25 @@ class ProgramAccess:
                 "unknown_target", f"The account is at {place}, and the call at {chosen.address.host}. Nothing was sent."
             )
 
+    async def has_account_at(self, addresses: Sequence[ApiAddress]) -> bool:
+        """Whether one of these APIs is an account's, as far as can be told: hosts of another account's are nobody's."""
+        catalog, database = self._deployment.catalog, self._deployment.database
+        if any("{" not in catalog.provider(one.provider).apis[one.api] for one in addresses):
+            return True
+        now, who = self._deployment.now(), self._principal
+        held = await delegations.list_for_client(database, who.user_id, client_id=who.client_id)
+        live = {one.connection_id: one.scopes for one in held if one.is_live(now)}
+        for address, connection in self._pairs(addresses, await self._usable(now)):
+            if connection.id not in live:
+                return True  # it may be there: the agent can ask for it
+            try:
+                place = await self._place_of(AccountChoice(address, connection.id, live[connection.id]))
+            except (ProxyRefused, VaultError):
+                return True  # the call is told why
+            if place == address.host:
+                return True
+        return False
+
     async def _place_of(self, chosen: AccountChoice) -> str:
         """The host of the account's API. Raises ProxyRefused, and what an exchange raises."""
         provider, api = self._deployment.catalog.provider(chosen.address.provider), chosen.address.api

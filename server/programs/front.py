@@ -13,7 +13,7 @@ import logging
 import secrets
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,7 +25,7 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.messages import HttpError
 from providers.outbound.tunnels import open_tunnel
 from server.programs.certificates import RunAuthority
-from server.programs.hosts import HostMap
+from server.programs.hosts import ApiAddress, HostMap
 from server.programs.wire import PIECE, Exchange, Wire
 
 USER: Final = "run"
@@ -52,12 +52,13 @@ Answerer = Callable[[ProgramCall, Exchange], Awaitable[None]]
 class OtherHosts:
     """What happens at hosts of nobody's account. `told` is called with the host, and whether it was reached.
 
-    `proxy`: the operator's, which they are reached through.
+    `proxy`: the operator's, which they are reached through. `are_ours`: whether an account is at APIs of one host.
     """
 
     are_allowed: bool
     policy: AddressPolicy
     told: Callable[[str, int, bool], None]
+    are_ours: Callable[[Sequence[ApiAddress]], Awaitable[bool]]
     proxy: str | None = field(default=None, repr=False)
 
 
@@ -130,7 +131,7 @@ class Front:
         host, port = _authority_of(request.target.decode("latin-1"))
         if not host:
             await wire.refuse(400, "Name a host and a port.")
-        elif self._hosts.at(host, port):
+        elif await self._is_host_of_ours(host, port):
             await wire.accept_tunnel()
             async with asyncio.timeout(_HANDSHAKE):
                 await wire.start_tls(self._authority.context(host))
@@ -139,6 +140,11 @@ class Front:
             reader, writer = there
             await wire.accept_tunnel()
             await wire.pump(reader, writer)
+
+    async def _is_host_of_ours(self, host: str, port: int) -> bool:
+        """Where other hosts are allowed, one whose form fits an API's but that no account has is such a host."""
+        found = self._hosts.at(host, port)
+        return bool(found) and (not self._others.are_allowed or await self._others.are_ours(found))
 
     async def _converse(self, wire: Wire, host: str, port: int) -> None:
         """The requests inside of a tunnel that ends here."""

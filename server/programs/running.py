@@ -88,7 +88,7 @@ async def run_program(deployment: Deployment, principal: Principal, options: Pro
         authority = RunAuthority(hosts.domains, folder=folder)
         place = AddressPolicy(allow_loopback=deployment.settings.sandbox.loopback_upstreams)
         proxy = deployment.settings.outbound.proxy_address()
-        rest = OtherHosts(options.allows_other_hosts, place, others.note, proxy)
+        rest = OtherHosts(options.allows_other_hosts, place, others.note, access.has_account_at, proxy)
         front = Front(hosts, authority, calls.answer, rest)
         async with front.listen():
             environment = environment_of(

@@ -124,6 +124,9 @@ async def test_the_host_says_which_of_two_accounts_is_meant(room: ProgramRoom) -
             assert chosen.connection_id == expected.id
             await access.check_place(chosen)
         assert await code_of(access.choose(bucket("us-west-2"), OBJECT)) == "account_required"
+        assert await access.has_account_at(bucket("us-west-2"))
+        assert not await access.has_account_at(bucket("eu-north-1"))
+        assert await access.has_account_at(calls("/user")[0])
         nobodys = await access.choose(bucket("eu-north-1"), OBJECT)
         assert await code_of(access.check_place(nobodys)) == "unknown_target"
 
