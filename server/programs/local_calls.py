@@ -50,6 +50,8 @@ class LocalCalls:
             await refusals.send(exchange.send, told, self._deployment.catalog.get(named[0].provider))
         else:
             self._called[chosen.address.provider, chosen.address.api] = chosen.address.url
+            if self._stores_encoding(chosen):
+                exchange.unpacker = None
             outcome = "unanswered"
 
             async def send(message: Message) -> None:
@@ -64,6 +66,12 @@ class LocalCalls:
                 self.counts[chosen.address.provider, outcome] += 1
         finally:
             REQUEST_ID.reset(reset)
+
+    def _stores_encoding(self, chosen: AccountChoice) -> bool:
+        """Whether the encoding of a body is part of what is stored, as at S3: then the proxy refuses one."""
+        provider = self._deployment.catalog.get(chosen.address.provider)
+        credential = None if provider is None else provider.credential
+        return credential is not None and credential.send.aws is not None
 
     async def _refusal_of(self, error: VaultError) -> ProxyRefused:
         return await refusals.of_vault(self._deployment, error, handle=None)

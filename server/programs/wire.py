@@ -16,19 +16,69 @@ from typing import Final, Protocol
 import h11
 from starlette.types import Message
 
+from server.proxy.wire import ProxyRefused
+
 PIECE: Final = 65536  # bytes
 _HEAD_LIMIT: Final = 65536
 _IDLE: Final = 600.0  # seconds between two requests of a connection
 _GONE: Final[Message] = {"type": "http.disconnect"}
 
 
-class Unpacker(Protocol):
+class GzipMember(Protocol):
     """`zlib`'s object for a stream, whose class has no public name."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
 
     @property
     def unconsumed_tail(self) -> bytes: ...
 
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+class Unpacker:
+    """A body in gzip (RFC 1952 §2.2), which may have several members. It gives a piece at a time."""
+
+    def __init__(self) -> None:
+        self._stream = _member()
+        self._rest = b""
+        self._is_empty = True
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `take` gives something without another `feed`."""
+        return bool(self._rest)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what was fed ends with the end of a member."""
+        return not self._rest and (self._stream.eof or self._is_empty)
+
+    def feed(self, data: bytes) -> None:
+        self._rest += data
+        self._is_empty = self._is_empty and not data
+
+    def take(self) -> bytes:
+        """The next piece: what is packed may be far larger than it looks. Raises ProxyRefused."""
+        if self._stream.eof and self._rest:
+            self._stream = _member()
+        try:
+            piece = self._stream.decompress(self._rest, PIECE)
+        except zlib.error as error:
+            raise _damage() from error
+        self._rest = self._stream.unused_data if self._stream.eof else self._stream.unconsumed_tail
+        return piece
+
+
+def _member() -> GzipMember:
+    return zlib.decompressobj(16 + zlib.MAX_WBITS)
+
+
+def _damage() -> ProxyRefused:
+    return ProxyRefused("invalid_body", "The compressed body is damaged, or ends too early.")
 
 
 class Wire:
@@ -120,7 +170,8 @@ class Wire:
     def exchange(self, request: h11.Request) -> Exchange:
         """The rest of this request, and its answer."""
         encoding = next((value for name, value in request.headers if name == b"content-encoding"), b"")
-        return Exchange(self, unpacker=_unpacker(encoding.strip().lower()))
+        is_gzip = encoding.strip().lower() in {b"gzip", b"x-gzip"}
+        return Exchange(self, unpacker=Unpacker() if is_gzip else None)
 
     async def wait_for_end(self) -> None:
         """Until the program closes; what it sends ahead waits for its turn."""
@@ -154,13 +205,16 @@ class Exchange:
         return self.unpacker is not None
 
     async def receive(self) -> Message:
-        """The next piece of the body; after its end, `http.disconnect` once the program closes."""
+        """The next piece of the body; after its end, `http.disconnect` once the program closes.
+
+        Raises ProxyRefused for a compressed one that is damaged.
+        """
         if self._is_read:
             with suppress(OSError):
                 await self.wire.wait_for_end()
             return _GONE
-        if self.unpacker is not None and self.unpacker.unconsumed_tail:
-            return _piece(self.unpacker.decompress(self.unpacker.unconsumed_tail, PIECE), more=True)
+        if self.unpacker is not None and self.unpacker.has_more:
+            return _piece(self.unpacker.take(), more=True)
         try:
             event = await self.wire.next_event()
         except (h11.RemoteProtocolError, OSError):
@@ -170,6 +224,8 @@ class Exchange:
                 return _piece(self._unpack(bytes(event.data)), more=True)
             case h11.EndOfMessage():
                 self._is_read = True
+                if self.unpacker is not None and not self.unpacker.is_whole:
+                    raise _damage()
                 return _piece(b"", more=False)
             case _:
                 return _GONE
@@ -187,16 +243,14 @@ class Exchange:
             self.is_complete = True
 
     def _unpack(self, data: bytes) -> bytes:
-        """A piece at most: what is packed may be far larger than it looks."""
-        return data if self.unpacker is None else self.unpacker.decompress(data, PIECE)
+        if self.unpacker is None:
+            return data
+        self.unpacker.feed(data)
+        return self.unpacker.take()
 
 
 def _piece(body: bytes, *, more: bool) -> Message:
     return {"type": "http.request", "body": body, "more_body": more}
-
-
-def _unpacker(encoding: bytes) -> Unpacker | None:
-    return zlib.decompressobj(16 + zlib.MAX_WBITS) if encoding in {b"gzip", b"x-gzip"} else None
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

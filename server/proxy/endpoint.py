@@ -305,10 +305,13 @@ class Proxy:
                 yield part
 
     async def _part(self, incoming: ProxyRequest, *, limit: int, is_kept: bool = False) -> tuple[bytes, bool]:
-        """The body's next part, and whether there is more. Raises ClientDisconnect, or ProxyRefused past the limit."""
+        """The body's next part, and whether there is more.
+
+        Raises ClientDisconnect, or ProxyRefused past the limit and for one that can't be unpacked.
+        """
         try:
             part, more = await next_piece(incoming.receive)
-        except ClientDisconnect as error:
+        except (ClientDisconnect, ProxyRefused) as error:
             incoming.broken = error
             raise
         incoming.sent += len(part)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -58,3 +60,29 @@ def test_a_host_that_differs_by_account_is_known_by_its_form() -> None:
     assert hosts.domains == {"amazonaws.com"}
     for other in ("s3.eu.west.amazonaws.com", "s3.eu-west-1.amazonaws.com.evil.example", "ec2.eu-west-1.amazonaws.com"):
         assert hosts.at(other, 443) == ()
+
+
+async def test_an_encoding_that_s3_would_store_is_refused_and_not_removed(room: AwsRoom, tmp_path: Path) -> None:
+    user = await room.keys.user()
+    connection = await room.entered(user)
+    agent = (await room.keys.allowed(user, connection, frozenset({"s3:write"}))).agent
+    program = (
+        "import gzip, urllib.error, urllib.request as u\n"
+        "def put(**more):\n"
+        "    at = 'https://s3.eu-west-1.amazonaws.com/box/one'\n"
+        "    headers = {'Content-Type': 'text/plain', **more}\n"
+        "    request = u.Request(at, data=gzip.compress(b'hello', mtime=0), headers=headers, method='PUT')\n"
+        "    try: return u.urlopen(request).status\n"
+        "    except urllib.error.HTTPError as error: return error.code, error.headers['token-vault-refusal']\n"
+        "print(put(**{'Content-Encoding': 'gzip'}), put())"
+    )
+    ran = await run_in(
+        room.keys.deployment,
+        agent.principal,
+        [sys.executable, "-c", program],
+        folder=tmp_path,
+        environment={},
+        say=lambda _: None,
+    )
+    assert ran.output.strip() == "(415, 'unsupported_body') 200", ran.output
+    assert room.aws.objects == {"/s3/box/one": gzip.compress(b"hello", mtime=0)}
