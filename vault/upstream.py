@@ -170,6 +170,7 @@ class NotSent:
 
     reason: str
     retry_after: int | None = None  # seconds
+    lacks_secret: bool = False  # we can't read our own
 
 
 @dataclass(frozen=True, slots=True)

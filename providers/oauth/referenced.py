@@ -123,7 +123,7 @@ class ReferencedUpstream:
             answer = await revoke(await self._upstream())
             return await revoke(await self._upstream(is_fresh=True)) if answer is RevokeOutcome.FAILED else answer
         except SecretUnavailable as error:
-            return NotSent(error.description, retry_after=_LATER)
+            return NotSent(error.description, retry_after=_LATER, lacks_secret=True)
 
     async def probe(
         self, *, refresh_token: str | None, access_token: str | None, is_fresh: bool, is_revoked: bool
@@ -159,5 +159,5 @@ class ReferencedUpstream:
             if isinstance(outcome, Refusal) and outcome.code in _REJECTED:
                 return await ask(await self._upstream(is_fresh=True))
         except SecretUnavailable as error:
-            return NotSent(error.description, retry_after=_LATER)
+            return NotSent(error.description, retry_after=_LATER, lacks_secret=True)
         return outcome

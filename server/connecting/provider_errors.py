@@ -74,6 +74,9 @@ FIXES: Final[Mapping[str, str]] = {
     "temporarily_unavailable": _BUSY,
     "ratelimited": _BUSY,
     "not_configured": f"This vault isn't registered there. {_SETUP}",
+    "secret_unavailable": (
+        f"This vault can't read its client secret. {_ASK} to run token-vault doctor, which says why. {_AGAIN}"
+    ),
 }
 _UNKNOWN: Final = "Nothing was connected. Try again. If this keeps happening, ask an admin to check the activity log."
 

@@ -47,8 +47,20 @@ class SecretSources:
             if found and is_new:
                 return found
             secret = await self._read(parse_reference(reference))
-            self._known[reference] = secret, self._clock()
+            self._keep(reference, secret)
             return secret
+
+    def _keep(self, reference: str, secret: str) -> None:
+        """For the seconds of the settings, and no longer."""
+        if not self._settings.cache:
+            return
+        kept = self._known[reference] = secret, self._clock()
+
+        def forget() -> None:
+            if self._known.get(reference) is kept:
+                del self._known[reference]
+
+        asyncio.get_running_loop().call_later(self._settings.cache, forget)
 
     async def _read(self, reference: Reference) -> str:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 from collections.abc import AsyncGenerator
@@ -91,6 +92,18 @@ async def test_a_secret_is_used_for_some_seconds_and_then_read_again(tmp_path: P
     file.write_text("third")
     now[0] += 1
     assert await found.read(reference, is_fresh=True) == "third"
+
+
+@pytest.mark.parametrize("cache", [0, 1])
+async def test_a_secret_leaves_the_memory_after_its_seconds(cache: int) -> None:
+    environment = {"SLACK": SECRET}
+    found = SecretSources(SecretSettings(cache=cache), environment=environment)
+    assert await found.read("env://SLACK") == SECRET
+    environment.clear()
+    assert (SECRET in str(vars(found))) is bool(cache)
+    async with asyncio.timeout(20):
+        while SECRET in str(vars(found)):
+            await asyncio.sleep(0.05)
 
 
 @pytest_asyncio.fixture
@@ -188,6 +201,7 @@ async def test_a_rotated_secret_is_picked_up_without_a_restart_and_an_unreadable
         before = len(server.arrivals)
         outcome = await upstream.refresh("r-3")
         assert isinstance(outcome, NotSent)
+        assert outcome.lacks_secret
         assert "no such file" in outcome.reason
         with pytest.raises(UpstreamError, match="no such file"):
             await upstream.redeem(code="c", redirect_uri="http://localhost/callback", code_verifier="v" * 43)

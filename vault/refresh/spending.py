@@ -173,8 +173,14 @@ class Spender:
                 wait = outcome.retry_after or 2
                 if outcome.retry_after is not None:
                     self._pause(outcome.retry_after)
+                cause = (
+                    f"This vault can't read its client secret of {self.facts.provider}: ask an admin to run "
+                    "token-vault doctor."
+                    if outcome.lacks_secret
+                    else f"{self.facts.provider} can't be reached."
+                )
                 raise TemporarilyUnavailable(
-                    f"{self.facts.provider} can't be reached. Nothing was sent.",
+                    f"{cause} Nothing was sent.",
                     retry_after=wait,
                     detail=outcome.reason,
                 )

@@ -13,6 +13,7 @@ from vault.connections import list_connections
 from vault.refresh import leases
 from vault.refresh.rotation import refresh
 from vault.refusals import ConnectionRequired, TemporarilyUnavailable
+from vault.upstream import NotSent
 
 
 async def test_a_dead_grant_is_marked_once_and_its_token_kept(room: Room) -> None:
@@ -159,6 +160,20 @@ async def test_a_request_that_never_left_may_be_repeated(room: Room) -> None:
         await room.exchange()
     assert await shown(room, connection) == "active"
     assert await room.exchange()
+
+
+@pytest.mark.parametrize("lacks_secret", [True, False])
+async def test_a_secret_that_cannot_be_read_is_not_the_provider_s_fault(room: Room, *, lacks_secret: bool) -> None:
+    await room.connect()
+    room.pass_time(3600)
+    room.slack.faults.append(Fault(before=NotSent("op:// can't be read", lacks_secret=lacks_secret)))
+    with pytest.raises(TemporarilyUnavailable) as refused:
+        await room.exchange()
+    text = refused.value.description
+    assert ("can't read its client secret of slack" in text, "slack can't be reached" in text) == (
+        lacks_secret,
+        not lacks_secret,
+    )
 
 
 async def test_a_provider_that_asks_for_patience_gets_it(room: Room) -> None:
