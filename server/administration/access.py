@@ -114,7 +114,7 @@ async def connect_by_credential(
         raise ChangeRefused(
             "credential", f"{where}{FAULTS[fault.reason]}", field=f"credential.{fault.field}" if fault.field else ""
         ) from fault
-    trip = ConsentRequest(provider.name, provider.all_scopes)
+    trip = ConsentRequest(provider.name, provider.all_scopes, replaces=replaces or None)
     if replaced is None and (known := await _same_account(actor, person, provider, answer.account)):
         raise ChangeRefused(
             "connected",
@@ -122,7 +122,7 @@ async def connect_by_credential(
             kind="conflict",
             field="replaces",
         )
-    connected = await credentials.store(deployment, trip, answer, user=person, is_by_other=True)
+    connected = await credentials.store(deployment, trip, answer, user=person, is_by_other=True, guard=actor.check)
     async with actor.change() as transaction:
         about = {"provider": provider.name, "account": connected.connection.label}
         event = actor.event("connection.entered", user_id=person.id, **about)

@@ -61,15 +61,18 @@ class Actor:
     async def change(self) -> AsyncGenerator[Transaction]:
         """A transaction in which the person still is an admin when it is their turn. Raises ChangeRefused."""
         async with self.deployment.transaction() as transaction:
-            if self.user is not None:
-                await users.hold_admins(transaction)  # whoever ends this one's rights comes before or after
-                current = await users.get_user(transaction, self.user.id)
-                now_is = (
-                    None if current is None else await roles.with_groups(self.deployment, current, reader=transaction)
-                )
-                if now_is is None or not now_is.role.administers:
-                    raise ChangeRefused("not_admin", "You're no longer an admin of this vault.", kind="forbidden")
+            await self.check(transaction)
             yield transaction
+
+    async def check(self, transaction: Transaction) -> None:
+        """Raises ChangeRefused unless the person still is an admin when it is the transaction's turn."""
+        if self.user is None:
+            return
+        await users.hold_admins(transaction)  # whoever ends this one's rights comes before or after
+        current = await users.get_user(transaction, self.user.id)
+        now_is = None if current is None else await roles.with_groups(self.deployment, current, reader=transaction)
+        if now_is is None or not now_is.role.administers:
+            raise ChangeRefused("not_admin", "You're no longer an admin of this vault.", kind="forbidden")
 
     def event(
         self, kind: str, /, *, user_id: str | None = None, client_id: str | None = None, **about: object

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time
 from time import monotonic
@@ -33,10 +33,12 @@ from server.connecting.provider_authorization import (
     connection_outcome,
 )
 from server.deployment import Deployment
-from vault import connections, tickets
+from server.sign_in import roles
+from vault import connections, tickets, users
 from vault.records import Connection, Event, Session, Ticket, TicketPurpose, User, format_scope, parse_scope
 from vault.refresh import consents
 from vault.refusals import TransitionRefused
+from vault.storage.database import Transaction
 from vault.upstream import Account, TokenAnswer, UpstreamError
 
 LABEL_LIMIT: Final = 120
@@ -186,7 +188,26 @@ async def enter(
             )
     except TransitionRefused as error:
         raise ConnectRefused("This page was already used. Check your connections.", detail="form") from error
-    return await store(deployment, form.trip, answer, user=user)
+    by_admin = next((name for name in form.credential.fields if _needs_admin(form.credential, entry, name)), None)
+    guard = None if by_admin is None else _admin_guard(deployment, user, field=by_admin)
+    return await store(deployment, form.trip, answer, user=user, guard=guard)
+
+
+def _needs_admin(credential: Credential, entry: Entry, name: str) -> bool:
+    return credential.fields[name].by_admin and bool(entry.values.get(name, "").strip())
+
+
+def _admin_guard(deployment: Deployment, user: User, *, field: str) -> Callable[[Transaction], Awaitable[None]]:
+    """Raises EntryFault in the transaction unless the person still is an admin."""
+
+    async def check(transaction: Transaction) -> None:
+        await users.hold_admins(transaction)
+        current = await users.get_user(transaction, user.id)
+        now_is = None if current is None else await roles.with_groups(deployment, current, reader=transaction)
+        if now_is is None or not now_is.is_admin:
+            raise EntryFault("admin", field=field)
+
+    return check
 
 
 async def examine(
@@ -301,12 +322,24 @@ def has_same_label(connection: Connection, account: Account) -> bool:
 
 
 async def store(
-    deployment: Deployment, trip: ConsentRequest, answer: TokenAnswer, *, user: User, is_by_other: bool = False
+    deployment: Deployment,
+    trip: ConsentRequest,
+    answer: TokenAnswer,
+    *,
+    user: User,
+    is_by_other: bool = False,
+    guard: Callable[[Transaction], Awaitable[None]] | None = None,
 ) -> ConnectResult:
-    """Seal it, and let the agent use the account that it was entered for. `is_by_other`: the user didn't enter it."""
-    consent = trip.consent_of(user.id, is_by_other=is_by_other)
+    """Seal it, and let the agent use the account that it was entered for. `is_by_other`: the user didn't enter it.
+
+    `guard`: see `consents.store`. Raises ConnectRefused.
+    """
+    consent = replace(trip.consent_of(user.id, is_by_other=is_by_other), replaces=trip.replaces)
     at_ms = consents.milliseconds(deployment.vault)
-    stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False)
+    try:
+        stored = await consents.store(deployment.vault, consent, answer, at_ms=at_ms, is_late=False, guard=guard)
+    except TransitionRefused as error:
+        raise ConnectRefused(error.description, detail="state") from error
     if stored is None:
         raise ConnectRefused("Nothing was connected. Try again.", detail="state")
     return connection_outcome(deployment, consent, stored)

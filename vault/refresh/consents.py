@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from vault import company_access, connections, delegations, endings, tickets
@@ -63,6 +64,7 @@ class Consent:
     ticket_hash: bytes | None = field(default=None, repr=False)
     is_by_other: bool = False  # somebody else entered it: no company lets agents in because of that
     renewed_by: str | None = None  # the identity provider's connection that vouched for it
+    replaces: str | None = None  # the connection that it must belong to
 
     @property
     def name(self) -> str:
@@ -170,17 +172,26 @@ async def _wipe(vault: Vault, consent: Consent) -> None:
 
 
 async def store(
-    vault: Vault, consent: Consent, answer: TokenAnswer, *, at_ms: int, is_late: bool
+    vault: Vault,
+    consent: Consent,
+    answer: TokenAnswer,
+    *,
+    at_ms: int,
+    is_late: bool,
+    guard: Callable[[Transaction], Awaitable[None]] | None = None,
 ) -> StoredConsent | None:
     """Connect the account and let the agent use it, in one transaction; None when this answer is already stored.
 
-    Raises TransitionRefused when the answer names no account or its person is gone; ConnectionRequired when what
+    `guard` raises in that transaction what forbids it. Raises TransitionRefused when the answer names no account, its
+    person is gone, or the replaced connection is; ConnectionRequired when what
     vouched for it has ended; StorageUnavailable and TemporarilyUnavailable when it may be retried.
     """
     await _take_what_is_newer(vault, consent, answer)
     for _ in range(5):
         try:
             async with vault.database.transaction() as transaction:
+                if guard is not None:
+                    await guard(transaction)
                 stored = await _store(transaction, vault, consent, answer, at_ms=at_ms, is_late=is_late)
         except Conflict:
             continue  # another tab just connected the same account: of the two, the newer one counts
@@ -223,6 +234,8 @@ async def _store(
         consented_ms=at_ms,
         renewed_by=consent.renewed_by,
     )
+    if consent.replaces not in {None, connection.id}:
+        raise TransitionRefused("This account was disconnected meanwhile. Nothing was connected.")
     if is_late and consent.ticket_hash is not None:
         await tickets.settle_state(transaction, consent.ticket_hash, outcome=LATE + connection.id, before=LATE)
     details = {"provider": consent.provider, "account": connection.label, "scopes": sorted(connection.scopes)}

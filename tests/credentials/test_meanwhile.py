@@ -1,0 +1,79 @@
+"""What ends while a service is asked about an entered credential: the account to replace, and an admin's rights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from server.administration.access import EnteredValues, connect_by_credential
+from server.administration.actor import Actor, ChangeRefused
+from server.connecting import credentials
+from server.connecting.credentials import CredentialForm, Entry, EntryFault
+from server.connecting.links import ConnectRefused
+from server.connecting.provider_authorization import ConsentRequest
+from tests.conftest import Store
+from tests.credentials.test_signed_tokens import key_file
+from tests.support.rooms.key_room import READ, KeyRoom, running_key_room
+from tests.support.rooms.portal_room import accounts_of
+from vault import connections, users
+from vault.records import Connection, Role, Session, User
+
+
+async def opened(room: KeyRoom, user: User, trip: ConsentRequest) -> tuple[CredentialForm, str, Session]:
+    """A form that was sent, as of the moment when the service is asked."""
+    now = room.deployment.now()
+    session = Session(bytes(32), user.id, created_at=now, seen_at=now, expires_at=now + 3600)
+    path = await credentials.start(room.deployment, trip, user=user, session=session)
+    handle = path.rpartition("/")[2]
+    return await credentials.open_form(room.deployment, handle, user=user, session=session), handle, session
+
+
+async def end(room: KeyRoom, connection: Connection) -> None:
+    async with room.deployment.transaction() as transaction:
+        await connections.disconnect(transaction, room.deployment.keys, connection, now=room.deployment.now())
+
+
+async def test_an_account_that_is_disconnected_meanwhile_is_not_connected_again(store: Store) -> None:
+    async with running_key_room(store.data, database_url=store.url) as room:
+        user, keys = await room.user(), room.simulator.sandbox.keys
+        connection = await room.entered(user, await room.signed_in(user))
+        trip = ConsentRequest("mailroom", READ, replaces=connection.id)
+        for is_late in (False, True):
+            form, handle, session = await opened(room, user, trip)
+            entry = Entry({"key": keys.make(user.name)})
+            if not is_late:
+                same = await credentials.enter(room.deployment, form, entry, handle=handle, user=user, session=session)
+                assert same.connection.id == connection.id
+                continue
+            await end(room, connection)
+            with pytest.raises(ConnectRefused, match="disconnected meanwhile"):
+                await credentials.enter(room.deployment, form, entry, handle=handle, user=user, session=session)
+        assert await accounts_of(room, user) == ()
+
+
+async def test_rights_that_end_meanwhile_count_where_only_admins_may_enter(store: Store) -> None:
+    async with running_key_room(store.data, database_url=store.url) as room:
+        await room.vault.add_user("other", is_admin=True)  # somebody must remain
+        admin = await room.vault.add_user("chief", is_admin=True)
+        values = {"key_file": key_file(room, admin, may_impersonate=READ), "subject": "carol"}
+        trip = ConsentRequest("mailroom-service", READ)
+        form, handle, session = await opened(room, admin, trip)
+        await credentials.enter(room.deployment, form, Entry(values), handle=handle, user=admin, session=session)
+        provider, actor = form.provider, Actor(room.deployment, admin, "administration")
+        person = await room.user()
+        entered = EnteredValues(values)
+        await connect_by_credential(actor, person, provider, entered=entered)
+        late, handle, session = await opened(room, admin, trip)
+        async with room.deployment.transaction() as transaction:
+            await users.set_role(transaction, admin.id, Role.MEMBER)
+        other = {**values, "subject": "bob"}
+        with pytest.raises(EntryFault) as refused:
+            await credentials.enter(room.deployment, late, Entry(other), handle=handle, user=admin, session=session)
+        assert (refused.value.reason, refused.value.field) == ("admin", "subject")
+        with pytest.raises(ChangeRefused, match="no longer an admin"):
+            await connect_by_credential(actor, person, provider, entered=dataclasses.replace(entered, values=other))
+        assert len(await accounts_of(room, admin)) == len(await accounts_of(room, person)) == 1
+        own, handle, session = await opened(room, admin, trip)  # what anybody may enter, they still may
+        plain = Entry({"key_file": values["key_file"]})
+        await credentials.enter(room.deployment, own, plain, handle=handle, user=admin, session=session)
