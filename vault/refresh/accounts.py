@@ -186,7 +186,7 @@ async def read_accounts(reader: Reader, wanted: AccountQuery) -> tuple[HeldAccou
 
 
 async def look(reader: Reader, parameters: Mapping[str, Value]) -> Sequence[Row]:
-    """All that is stored behind an exchange. `parameters`: those of a `AccountQuery`."""
+    """All that is stored behind an exchange. `parameters`: those of an `AccountQuery`."""
     return await reader.look_up(_READ, parameters)
 
 
