@@ -25,15 +25,19 @@
     if (!field.value) field.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
   }
 
-  // A key file is read into its field, here in the browser; what isn't text goes there in base64.
+  // A key file is read into its field, here in the browser: of one in PEM its blocks alone, whatever somebody noted
+  // around them; what isn't text in base64.
   for (const choice of document.querySelectorAll("[data-fills]")) {
     choice.hidden = false;
     choice.querySelector("input").addEventListener("change", async ({ target }) => {
+      if (!target.files.length) return; // the choice was canceled
       const bytes = new Uint8Array(await target.files[0].arrayBuffer());
-      const isText = bytes.every((one) => one === 9 || one === 10 || one === 13 || (one >= 32 && one < 127));
       const text = String.fromCharCode(...bytes.subarray(0, 32768));
+      const isText = /^[\t\n\r\x20-\x7e]*$/.test(text);
+      const blocks = text.match(/-----BEGIN ([A-Z0-9 ]+)-----[\t\n\r\x20-\x7e]*?-----END \1-----/g);
       const field = document.getElementById(choice.dataset.fills);
-      field.value = (text.startsWith("-----BEGIN") ? field.value : "") + (isText ? text : btoa(text));
+      if (isText) field.value = (text.startsWith("-----BEGIN") ? field.value : "") + text;
+      else field.value = blocks ? field.value + blocks.join("\n") + "\n" : btoa(text);
     });
   }
 
