@@ -21,14 +21,21 @@ from providers.credentials.certificates import open_identity
 from providers.credentials.entered import CredentialRefused, pack, unpack
 from providers.credentials.signing import open_key
 from providers.definitions.catalog import KEYS, read_provider
+from providers.definitions.credential import Credential
+from providers.definitions.model import Provider
 from server.connecting.entered_keys import open_keys
 from tests.credentials.test_client_certificates import issue
 
 MOST = 2**31 - 1  # iterations: about five minutes
 TELLER, SNOWFLAKE = read_provider(KEYS / "teller.toml"), read_provider(KEYS / "snowflake-key-pair.toml")
-BANK, SIGNED = TELLER.credential, SNOWFLAKE.credential
-assert BANK is not None and SIGNED is not None and BANK.send.certificate is not None
-FACTS = BANK.send.certificate
+
+
+def credential_of(provider: Provider) -> Credential:
+    assert provider.credential is not None
+    return provider.credential
+
+
+BANK, SIGNED = credential_of(TELLER), credential_of(SNOWFLAKE)
 CUSTOMER = issue()
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
@@ -104,10 +111,12 @@ async def test_what_is_sealed_is_open_and_calls_derive_nothing() -> None:
     opened = await open_keys(SIGNED, values)
     assert opened == {**values, "private_key": opened["private_key"], "passphrase": ""}
     assert open_key(SIGNED, unpack(SIGNED, pack(SIGNED, opened))).key_size == 2048
+    certificate = BANK.send.certificate
+    assert certificate is not None
     bundle = {"bundle": CUSTOMER.pkcs12(b"x"), "passphrase": "x", "token": "t" * 20}
     with pytest.raises(CredentialRefused):
-        open_identity(FACTS, bundle)
-    shown, _ = open_identity(FACTS, await open_keys(BANK, bundle))
+        open_identity(certificate, bundle)
+    shown, _ = open_identity(certificate, await open_keys(BANK, bundle))
     key = load_pem_private_key(shown.pem, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey) and key.private_numbers() == CUSTOMER.key.private_numbers()
 

@@ -173,14 +173,15 @@ class Spender:
                 wait = outcome.retry_after or 2
                 if outcome.retry_after is not None:
                     self._pause(outcome.retry_after)
-                cause = (
-                    f"This vault can't read its client secret of {self.facts.provider}: ask an admin to run "
-                    "token-vault doctor."
-                    if outcome.lacks_secret
-                    else f"{self.facts.provider} can't be reached."
-                )
+                if outcome.lacks_secret:
+                    raise TemporarilyUnavailable(
+                        f"This vault can't read its client secret of {self.facts.provider}. Ask an admin to run "
+                        "token-vault doctor. Nothing was sent.",
+                        retry_after=wait,
+                        detail=outcome.reason,
+                    )
                 raise TemporarilyUnavailable(
-                    f"{cause} Nothing was sent.",
+                    f"{self.facts.provider} can't be reached. Nothing was sent.",
                     retry_after=wait,
                     detail=outcome.reason,
                 )
