@@ -108,7 +108,7 @@ async def test_names_are_completed_from_the_database_and_nothing_is_made(place: 
         (("explain", "--user", "Alice", "--connection", "ali"), ["alice@team.example"]),
         (("explain", "--user", "bob", "--connection", ""), []),
         (("approvals", "refuse", asked[:4]), [asked]),
-        (("providers", "setup", "githu"), ["github", "github-oauth-app"]),
+        (("providers", "setup", "githu"), ["github", "github-app", "github-oauth-app"]),
         (("connections", "connect", "sla"), ["slack", "slack-bot"]),
         (("delegations", "ask", "Cursor", "slack", "--tool", "slack_po"), ["slack_post"]),
         (("tools", "list", "--profile", "every"), ["everyday", "everything"]),

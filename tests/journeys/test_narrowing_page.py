@@ -27,7 +27,8 @@ def test_the_page_lists_exactly_the_providers_that_narrow_upstream_each_with_its
     narrowing = {provider.name: provider for provider in EVERYTHING if narrows(provider.policy())}
     assert set(listed) == set(narrowing)
     for name, provider in narrowing.items():
-        assert _WAYS[provider.downscope.mode] in listed[name][1]
+        way = "signed token" if provider.credential is not None else _WAYS[provider.downscope.mode]
+        assert way in listed[name][1]
         if provider.downscope.items is ItemLimit.REQUIRED:
             assert "one" in listed[name][2]
 

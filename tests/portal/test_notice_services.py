@@ -131,6 +131,9 @@ async def test_nobody_names_a_service_where_the_operator_did_not_turn_it_on(plac
         object.__setattr__(settings, "apprise", True)
     await ask_about(place.room, user, client)
     await deliver(place.room.deployment)
+    async with asyncio.timeout(30):  # a round doesn't wait that long for a process
+        while not place.receiver.posted:
+            await asyncio.sleep(0.05)
     assert len(place.receiver.posted) == 1
 
 
