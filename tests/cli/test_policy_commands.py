@@ -138,7 +138,7 @@ async def test_rules_with_a_mistake_stop_no_command_that_takes_away(place: Place
 
 
 async def test_the_doctor_compares_the_rules_of_every_process(place: Place, folder: Path) -> None:
-    (place.data / "config.toml").write_text(f'[policy]\nfolder = "{folder}"\n')
+    (place.data / "config.toml").write_text(f'[server]\nport = {place.port}\n[policy]\nfolder = "{folder}"\n')
     await content(place, "users", "add", "somebody", "--password-stdin", feed="a long enough password\n")
     assert "has 1 (digest" in (await examine(place))["policy"]["sentence"]
     settings = load_settings(place.data / "config.toml", data=place.data)
@@ -155,7 +155,7 @@ async def test_the_doctor_compares_the_rules_of_every_process(place: Place, fold
 
 
 async def test_the_doctor_tells_a_mistake_in_the_rules_to_try(place: Place, folder: Path) -> None:
-    (place.data / "config.toml").write_text(f'[policy]\nshadow_folder = "{folder}"\n')
+    (place.data / "config.toml").write_text(f'[server]\nport = {place.port}\n[policy]\nshadow_folder = "{folder}"\n')
     await content(place, "users", "add", "somebody", "--password-stdin", feed="a long enough password\n")
     assert "policy" not in await examine(place)
     (folder / "rules.cedar").write_text("forbid(")

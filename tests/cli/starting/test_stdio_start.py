@@ -159,7 +159,7 @@ async def test_a_client_of_2026_is_answered_early_too(place: Place) -> None:
 async def test_settings_that_make_no_sense_are_said_to_the_client_and_on_standard_error(
     place: Place, broken: str, *, is_seen_at_once: bool
 ) -> None:
-    (place.data / "config.toml").write_text(broken)
+    (place.data / "config.toml").write_text(broken if is_seen_at_once else f"[server]\nport = {place.port}\n{broken}")
     async with started(place) as client:
         await client.send(initialize(), {"jsonrpc": "2.0", "method": "notifications/initialized"})
         if not is_seen_at_once:
