@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import ValidationError
 
@@ -14,7 +14,9 @@ from providers.definitions.catalog import ProviderFileRefused, parse_provider
 from providers.definitions.model import Provider
 from providers.outbound.json_values import is_array, is_object, parse_object
 from providers.tools.declarations import ToolFile, ToolFileRefused
-from providers.tools.openapi_import import ImportResult, Table, without_calls
+
+if TYPE_CHECKING:
+    from providers.tools.openapi_import import ImportResult, Table
 
 ImportChoice = Literal["accept", "ask", "leave"]
 CHOICES: Final[Sequence[ImportChoice]] = ("accept", "ask", "leave")
@@ -83,6 +85,8 @@ def with_choices(content: str, choices: Mapping[str, ImportChoice]) -> str:
 
     A tool without a choice is left out. Raises InseparableTool.
     """
+    from providers.tools.openapi_import import without_calls  # which no start needs
+
     tables = tables_of(content)
     kept = [index for index, tool in enumerate(tables.tools) if choices.get(str(tool["name"]), "leave") != "leave"]
     tools = [{**tables.tools[at], "approval": choices[str(tables.tools[at]["name"])] == "ask"} for at in kept]

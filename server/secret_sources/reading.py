@@ -16,7 +16,6 @@ from providers.oauth.referenced import SecretUnavailable
 from server.secret_settings import SecretSettings
 from server.secret_sources.commands import read_bitwarden, read_with_op
 from server.secret_sources.references import Reference, parse_reference
-from server.secret_sources.services import read_connect, read_openbao
 
 LONGEST: Final = 16_384  # characters of a secret
 PATIENCE: Final = 10.0  # seconds for one source
@@ -85,12 +84,16 @@ class SecretSources:
             case "file":
                 return _file
             case "op" if settings.onepassword_url is not None:
+                from server.secret_sources.services import read_connect  # with a client for HTTP, which few need
+
                 return lambda one: read_connect(one, settings)
             case "op":
                 return lambda one: read_with_op(one, settings, self._environment)
             case "bws":
                 return lambda one: read_bitwarden(one, settings, self._environment)
             case _:
+                from server.secret_sources.services import read_openbao
+
                 return lambda one: read_openbao(one, settings)
 
     async def _variable(self, reference: Reference) -> str:
