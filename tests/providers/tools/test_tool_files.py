@@ -207,6 +207,39 @@ fields = { sha = { path = "sha" } }
         made(tmp_path, branch.replace('default = "HEAD"', ""))
 
 
+@pytest.mark.parametrize(("header", "is_taken"), [("git-protocol", True), ("x-github-api-version", False)])
+def test_a_header_that_the_vault_sends_itself_is_no_argument(tmp_path: Path, header: str, *, is_taken: bool) -> None:
+    asking = f"""
+provider = "github"
+
+[[tool]]
+name = "me"
+title = "Me"
+description = "Who it is."
+scopes = ["metadata:read"]
+effect = "read"
+
+[tool.request]
+api = "rest"
+method = "GET"
+path = "/user"
+
+[tool.arguments.version]
+description = "Version"
+place = "header"
+as = "{header}"
+
+[tool.result]
+line = "{{login}}"
+fields = {{ login = {{ path = "login" }} }}
+"""
+    if is_taken:
+        assert made(tmp_path, asking)
+        return
+    with pytest.raises(ToolFileRefused, match="the vault sends its own"):
+        made(tmp_path, asking)
+
+
 def size(specs: Sequence[ToolSpec]) -> int:
     return sum(
         len(json.dumps({"name": one.name, "description": one.description, "inputSchema": one.input_schema}))
