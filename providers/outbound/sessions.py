@@ -339,7 +339,7 @@ def show_certificate(trust: ssl.SSLContext | bool, identity: ClientIdentity) -> 
                 file.write(identity.pem)
                 file.flush()
                 context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
-        else:  # pragma: no cover
+        else:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, "certificate")
                 path.touch(mode=0o600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import tempfile
 from base64 import b64encode
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -211,8 +212,13 @@ async def test_a_certificate_goes_through_tls_only(bank: Bank) -> None:
         assert len(plain.arrivals) == 1
 
 
-async def test_no_file_is_left_of_a_key(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+@pytest.mark.parametrize("has_memory_files", [True, False])
+async def test_no_file_is_left_of_a_key(
+    bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_memory_files: bool
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if not has_memory_files:  # as on macOS
+        monkeypatch.delattr("os.memfd_create", raising=False)
     identity = ClientIdentity((bank.customer.pem + bank.customer.private()).encode())
     assert "PRIVATE" not in repr(identity)
     policy = AddressPolicy(allow_loopback=True, ca_file=str(bank.authority.authority))
