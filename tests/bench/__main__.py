@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.bench.contenders import (
+from tests.bench.load import Run, drive, proxied_bytes
+from tests.bench.servers.contenders import (
     CONNECTIONS,
     CORES,
     LOAD_CORE,
@@ -33,7 +34,6 @@ from tests.bench.contenders import (
     start_vault,
     wait_for,
 )
-from tests.bench.load import Run, drive, proxied_bytes
 from tests.bench.tables import gate, heading, p99_ms
 
 # ours over each other server, in CPU time per call

@@ -16,7 +16,10 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 from tests.bench import messages, sdk_clients, streams
-from tests.bench.contenders import (
+from tests.bench.load import drive
+from tests.bench.million import postgres
+from tests.bench.rounds import Pair, Way, compare
+from tests.bench.servers.contenders import (
     CONNECTIONS,
     LOAD_CORE,
     Contender,
@@ -27,11 +30,8 @@ from tests.bench.contenders import (
     start_vault,
     wait_for,
 )
-from tests.bench.load import drive
-from tests.bench.million import postgres
-from tests.bench.rounds import Pair, Way, compare
+from tests.bench.servers.vaulted import DATABASE
 from tests.bench.tables import Row, print_ratios
-from tests.bench.vaulted import DATABASE
 
 WANTED, WANTED_ON_POSTGRES = 1.15, 1.35
 
@@ -62,9 +62,9 @@ async def stream_pairs(
     found: dict[str, Pair] = {}
     for era, is_modern in (("2025-11-25", False), ("2026-07-28", True)):
         port = str(free_port())
-        theirs = await stack.enter_async_context(streams.stdio("tests.bench.bare", "0", str(upstream), "stdio"))
+        theirs = await stack.enter_async_context(streams.stdio("tests.bench.servers.bare", "0", str(upstream), "stdio"))
         ours = await stack.enter_async_context(
-            streams.stdio("tests.bench.vaulted", port, str(upstream), str(folder / era), "stdio")
+            streams.stdio("tests.bench.servers.vaulted", port, str(upstream), str(folder / era), "stdio")
         )
         found[f"stdio, {era}"] = Pair(
             await theirs.way(is_modern=is_modern), await ours.way(is_modern=is_modern), WANTED

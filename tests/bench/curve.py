@@ -15,9 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.bench.contenders import LOAD_CORE, ending, start_upstream
 from tests.bench.people import start_with
 from tests.bench.rounds import Pair, Way, compare
+from tests.bench.servers.contenders import LOAD_CORE, ending, start_upstream
 from tests.bench.tables import print_ratios
 
 WANTED = 1.15  # of a vault with one connection

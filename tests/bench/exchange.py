@@ -23,8 +23,17 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from server.oauth.rules import TOKEN_EXCHANGE
-from tests.bench.contenders import CONNECTIONS, CORES, LOAD_CORE, SERVER_CORE, Contender, free_port, start, wait_for
 from tests.bench.load import drive
+from tests.bench.servers.contenders import (
+    CONNECTIONS,
+    CORES,
+    LOAD_CORE,
+    SERVER_CORE,
+    Contender,
+    free_port,
+    start,
+    wait_for,
+)
 from tests.support.foreign.foreign import FOLDER, node
 
 ACCESS = "urn:ietf:params:oauth:token-type:access_token"
@@ -77,7 +86,7 @@ def start_peer(*, core: int) -> Kind:
 def start_vault(folder: Path, *, core: int, tokens: int) -> list[Kind]:
     """The vault, and the three kinds of request to it."""
     port = free_port()
-    process = start("tests.bench.exchanged", str(port), str(folder / "data"), str(tokens), core=core)
+    process = start("tests.bench.servers.exchanged", str(port), str(folder / "data"), str(tokens), core=core)
     assert process.stdout is not None
     facts = json.loads(process.stdout.readline())
     issued = Path(facts["tokens"]).read_text(encoding="ascii").split()

@@ -6,7 +6,7 @@ import http.client
 import json
 from collections.abc import Callable, Mapping
 
-from tests.bench.contenders import Contender
+from tests.bench.servers.contenders import Contender
 
 HANDSHAKE = "2025-11-25"
 WANTED = b"1764000000.000100"  # in each answer

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.calls import raw
-from tests.bench.contenders import LOAD_CORE, ending, start_upstream, start_vault, wait_for
 from tests.bench.load import request_bytes
 from tests.bench.rounds import Pair, Way, compare
+from tests.bench.servers.contenders import LOAD_CORE, ending, start_upstream, start_vault, wait_for
+from tests.bench.servers.vaulted import PEOPLE
 from tests.bench.tables import print_ratios
-from tests.bench.vaulted import PEOPLE
 
 SIZES = (500, 100_000)
 WANTED = 1.10

@@ -13,9 +13,9 @@ import httpx2
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from tests.bench.contenders import CONNECTIONS, Contender
 from tests.bench.messages import WANTED, authorization
 from tests.bench.rounds import Way
+from tests.bench.servers.contenders import CONNECTIONS, Contender
 from tests.support.foreign.foreign import FOLDER, MODULES, node
 
 LIMIT = 2**22  # bytes of a line

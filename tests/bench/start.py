@@ -22,10 +22,10 @@ from pathlib import Path
 
 from server.app import open_deployment
 from server.settings import load_settings
-from tests.bench.contenders import LOAD_CORE, SERVER_CORE, cpu_seconds, free_port, memory_mb
 from tests.bench.messages import INITIALIZE, READY, request
+from tests.bench.servers.contenders import LOAD_CORE, SERVER_CORE, cpu_seconds, free_port, memory_mb
+from tests.bench.servers.vaulted import seed
 from tests.bench.tables import Row, print_ratios
-from tests.bench.vaulted import seed
 
 WANTED, WANTED_MEMORY = 1.3, 1.25
 ACCEPTED = "application/json, text/event-stream"
@@ -134,14 +134,14 @@ def main() -> None:
         token, data = asyncio.run(agent_token(port, place)), ["--data", str(place)]
         pipes = compare(
             [
-                lambda: list_over_stdio(["tests.bench.bare", "0", "1", "stdio"]),
+                lambda: list_over_stdio(["tests.bench.servers.bare", "0", "1", "stdio"]),
                 lambda: list_over_stdio(["token_vault", "stdio", "--client", "bench", "--no-browser", *data]),
             ],
             rounds,
         )
         served = compare(
             [
-                lambda: answer_over_http(["tests.bench.bare", str(port), "1"], port),
+                lambda: answer_over_http(["tests.bench.servers.bare", str(port), "1"], port),
                 lambda: answer_over_http(["token_vault", "serve", "--port", str(port), *data], port, token),
             ],
             rounds,

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from tests.bench.contenders import CONNECTIONS, SERVER_CORE, Contender, cpu_seconds
 from tests.bench.messages import INITIALIZE, READY, authorization, call, check, request
 from tests.bench.rounds import Way
+from tests.bench.servers.contenders import CONNECTIONS, SERVER_CORE, Contender, cpu_seconds
 
 LIMIT = 2**20  # bytes of a line
 

@@ -18,9 +18,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.bench.calls import raw
-from tests.bench.contenders import LOAD_CORE, SERVER_CORE, Contender, ending, free_port, start, start_upstream, wait_for
 from tests.bench.load import request_bytes
 from tests.bench.rounds import Pair, Way, compare
+from tests.bench.servers.contenders import (
+    LOAD_CORE,
+    SERVER_CORE,
+    Contender,
+    ending,
+    free_port,
+    start,
+    start_upstream,
+    wait_for,
+)
 from tests.bench.tables import print_ratios
 from vault.spans import span
 
@@ -36,7 +45,7 @@ def start_with(
     """A vault with these settings in its environment, and calls to it."""
     port = free_port()
     os.environ.update(settings)
-    process = start("tests.bench.observed", str(port), str(upstream), str(folder / name), core=SERVER_CORE)
+    process = start("tests.bench.servers.observed", str(port), str(upstream), str(folder / name), core=SERVER_CORE)
     running.append(process)
     for variable in settings:
         del os.environ[variable]

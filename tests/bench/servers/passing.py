@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from tests.bench.upstream import serve
+from tests.bench.servers.upstream import serve
 
 UPSTREAM = f"http://127.0.0.1:{sys.argv[2]}/api/"
 HOP = frozenset({"host", "connection", "keep-alive", "transfer-encoding", "authorization", "accept-encoding"})

@@ -109,7 +109,7 @@ def ending() -> Generator[list[subprocess.Popen[str]]]:
 def start_upstream(running: list[subprocess.Popen[str]]) -> int:
     """Start what every contender calls; its port."""
     port = free_port()
-    running.append(start("tests.bench.upstream", str(port), core=LOAD_CORE))
+    running.append(start("tests.bench.servers.upstream", str(port), core=LOAD_CORE))
     wait_for(port, running[-1])
     return port
 
@@ -128,14 +128,16 @@ def start_fast(folder: Path, upstream: int) -> Contender:
     claims = {"iss": "bench", "aud": "bench", "sub": "person", "client_id": "agent", "iat": now, "exp": now + 3600}
     token = jwt.encode({"alg": "RS256"}, claims, RSAKey.import_key(private))
     port = free_port()
-    process = start("tests.bench.fast", str(port), str(upstream), str(public), "bench", "bench", core=SERVER_CORE)
+    process = start(
+        "tests.bench.servers.fast", str(port), str(upstream), str(public), "bench", "bench", core=SERVER_CORE
+    )
     return Contender("FastMCP + JWTVerifier", process, port, token)
 
 
 def start_bare(upstream: int, transport: str = "http", *, counts: Path | None = None) -> Contender:
     """The SDK's server alone."""
     port = free_port()
-    process = start("tests.bench.bare", str(port), str(upstream), transport, core=SERVER_CORE, counts=counts)
+    process = start("tests.bench.servers.bare", str(port), str(upstream), transport, core=SERVER_CORE, counts=counts)
     return Contender("bare MCP server", process, port)
 
 
@@ -143,12 +145,14 @@ def start_vault(folder: Path, upstream: int, *, counts: Path | None = None, is_p
     """This server."""
     port = free_port()
     process = start(
-        "tests.bench.vaulted", str(port), str(upstream), str(folder / "data"), core=SERVER_CORE, counts=counts
+        "tests.bench.servers.vaulted", str(port), str(upstream), str(folder / "data"), core=SERVER_CORE, counts=counts
     )
     assert process.stdout is not None
     token = process.stdout.readline().strip()
     if not token:
-        raise SystemExit("the vault did not start: run python -m tests.bench.vaulted PORT UPSTREAM DIR to see why")
+        raise SystemExit(
+            "the vault did not start: run python -m tests.bench.servers.vaulted PORT UPSTREAM DIR to see why"
+        )
     path, handle = process.stdout.readline().split() if is_proxy else (None, token)
     return Contender("token vault", process, port, handle, path)
 
@@ -156,5 +160,5 @@ def start_vault(folder: Path, upstream: int, *, counts: Path | None = None, is_p
 def start_passing(upstream: int, *, counts: Path | None = None) -> Contender:
     """The bare proxy."""
     port = free_port()
-    process = start("tests.bench.passing", str(port), str(upstream), core=SERVER_CORE, counts=counts)
+    process = start("tests.bench.servers.passing", str(port), str(upstream), core=SERVER_CORE, counts=counts)
     return Contender("bare pass-through proxy", process, port, "any", "/proxy/x/web")

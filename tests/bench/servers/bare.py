@@ -8,7 +8,7 @@ import aiohttp
 from mcp.server.mcpserver import MCPServer
 from pydantic import BaseModel
 
-from tests.bench.upstream import serve
+from tests.bench.servers.upstream import serve
 
 UPSTREAM = f"http://127.0.0.1:{sys.argv[2]}/api/chat.postMessage"
 server = MCPServer("bare")

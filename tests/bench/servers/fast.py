@@ -10,7 +10,7 @@ from fastmcp import FastMCP
 from fastmcp.server.auth.providers.jwt import JWTVerifier
 from pydantic import BaseModel
 
-from tests.bench.upstream import serve
+from tests.bench.servers.upstream import serve
 
 PORT, UPSTREAM_PORT, KEY, ISSUER, AUDIENCE = sys.argv[1:6]
 server = FastMCP(
