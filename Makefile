@@ -136,7 +136,7 @@ leaks: .venv/.dev
 mutate: .venv/mutation/.done
 	PYTHONPATH=$$(echo .venv/mutation/lib/python3*/site-packages) $(RUN) -m tests.mutation $(MUTATE)
 
-# uses a separate vault in a temporary folder; ATTACK=tests/attacks/attack_proxy.py runs one surface
+# uses a separate vault in a temporary folder; ATTACK=tests/attacks/wire/attack_proxy.py runs one surface
 attack: .venv/.dev
 	$(RUN) -m tests.attacks $(ATTACK)
 

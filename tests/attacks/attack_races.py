@@ -8,8 +8,8 @@ import secrets
 
 import httpx2
 
-from tests.attacks.handles import Handle, handle
 from tests.attacks.target import PASSWORD, UPSTREAM, Agent, Target, query_of
+from tests.attacks.wire.handles import Handle, handle
 from tests.support.person import forms_of
 
 POST: dict[str, object] = {"channel": "#general", "text": "hello"}

@@ -9,10 +9,10 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey
 
-from tests.attacks.attack_tokens import _ath
 from tests.attacks.conftest import Pair
-from tests.attacks.handles import Handle, handle, ready
+from tests.attacks.oauth.attack_tokens import _ath
 from tests.attacks.target import ACCESS, EXCHANGE, Agent, Target, new_key, proof
+from tests.attacks.wire.handles import Handle, handle, ready
 from tests.support.person import forms_of
 
 PATH = "/repos/alice/notes/readme"

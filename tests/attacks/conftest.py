@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import httpx2
 import pytest
 
-from tests.attacks.company import Company, running_company
+from tests.attacks.enterprise.company import Company, running_company
 from tests.attacks.target import LOOPBACK, PASSWORD, REDIRECT, RUNNING, Target, replica, running_target
 from tests.conftest import PostgresCluster
 from tests.support.doubles.scripted import Reply, ScriptedServer, scripted_server

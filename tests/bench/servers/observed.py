@@ -1,4 +1,4 @@
-"""Our contender of `tests.bench.servers.vaulted`, with the telemetry that the environment asks for; run as that one is."""
+"""Our contender of `vaulted`, with the telemetry that the environment asks for; run as that one is."""
 
 from __future__ import annotations
 
