@@ -51,7 +51,7 @@ RUN_BY = {
     'eval "$(token-vault try-exchange --sandbox)"': "tests/journeys/test_exchange_guide.py",
     "openssl ecparam -name prime256v1 -genkey -noout -out key.pem": "tests/journeys/test_exchange_guide.py",
     "openssl ec -in key.pem -pubout -out worker.pem": "tests/journeys/test_exchange_guide.py",
-    "export SSL_CERT_FILE=/etc/ssl/with-our-own.pem": "tests/cli/test_client_config.py",
+    "export SSL_CERT_FILE=/etc/ssl/with-our-own.pem": "tests/cli/clients/test_client_config.py",
     **dict.fromkeys(INSTALLING, "tests/release/trials.py"),
     **dict.fromkeys(NOT_HERE, "needs systemd, a container engine's registry, a cluster, or a publisher's account"),
     "sudo sh deploy/container/make-secrets.sh deploy/container/secrets": "tests/deploying/test_files.py",

@@ -47,7 +47,7 @@ def example(name: str) -> str:
 
 def test_every_example_is_listed_and_run() -> None:
     files = {path.name for path in EXAMPLES.iterdir()} - {"README.md", "__pycache__"}
-    runners = (Path(__file__), Path(__file__).parents[1] / "cli" / "test_activity_proof.py")
+    runners = (Path(__file__), Path(__file__).parents[1] / "cli" / "activity" / "test_activity_proof.py")
     here = "".join(one.read_text(encoding="utf-8") for one in runners)
     listed = set(re.findall(r"\]\((\w+\.m?[jp][sy])\)", (EXAMPLES / "README.md").read_text("utf-8")))
     assert listed == files

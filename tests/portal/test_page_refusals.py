@@ -14,8 +14,8 @@ import pytest
 
 from server.http import page_texts
 from server.portal.csrf import form_token
+from tests.portal.notices.test_notifications import ask
 from tests.portal.sign_in.test_passkeys import answered, holder, options_of
-from tests.portal.test_notifications import ask
 from tests.support.doubles.mailbox import running_receiver
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, session_token

@@ -26,7 +26,7 @@ from server.notifying.posting import NotAccepted, Uncertain
 from server.notifying.service_process import Answers, service_of
 from server.provider_settings import SettingsRefused
 from server.settings import load_settings
-from tests.portal.test_notifications import SECRET, add, ask_about
+from tests.portal.notices.test_notifications import SECRET, add, ask_about
 from tests.support.doubles.mailbox import Receiver, running_receiver
 from tests.support.rooms.portal_room import Room, running_room
 from vault.notices import channels

@@ -19,9 +19,9 @@ from server.lifecycle.maintenance import run_step
 from server.notifying.delivery import deliver
 from server.portal import delivering
 from server.portal.approvals import answering
+from tests.portal.notices.test_notifications import SECRET
+from tests.portal.notices.test_web_push import sign_up
 from tests.portal.sign_in.test_passkeys import Holder, answered, holder, options_of
-from tests.portal.test_notifications import SECRET
-from tests.portal.test_web_push import sign_up
 from tests.support.doubles.push_service import PushService, SubscribedBrowser, running_push_service
 from tests.support.person import Person
 from tests.support.rooms.portal_room import Room, running_room

@@ -1,0 +1,1 @@
+"""Tests of the entries in the files of programs that use the vault."""

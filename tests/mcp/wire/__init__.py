@@ -1,0 +1,1 @@
+"""Tests of connections and messages below the tools: sizes, speeds, addresses, and what disagrees."""
