@@ -15,9 +15,9 @@ from server.oauth.clients.authentication import secret_hash
 from server.oauth.rules import TOKEN_EXCHANGE
 from tests.auth0.application import CALLBACK, SECRET, VERIFIER
 from tests.support.harness import RunningVault, free_socket, running_vault
+from tests.support.network.tls import Authority, Through, make_authority, tls_proxy
 from tests.support.person import Person
 from tests.support.rooms.portal_room import CHALLENGE, query_of
-from tests.support.tls import Authority, Through, make_authority, tls_proxy
 from vault import clients
 from vault.records import Client, ClientKind
 

@@ -40,9 +40,9 @@ class Run:
 
 def groups() -> dict[str, ModuleType]:
     """Every module here with a coroutine `figures(scale)`."""
-    names = [module.name for module in pkgutil.iter_modules(tests.chaos.__path__) if not module.name.startswith("_")]
-    found = {name: importlib.import_module(f"tests.chaos.{name}") for name in names}
-    return {name: module for name, module in found.items() if hasattr(module, "figures")}
+    paths = [one.name for one in pkgutil.walk_packages(tests.chaos.__path__, "tests.chaos.") if not one.ispkg]
+    modules = [importlib.import_module(path) for path in paths if "._" not in path and ".processes." not in path]
+    return {one.__name__.rpartition(".")[2]: one for one in modules if hasattr(one, "figures")}
 
 
 async def run(name: str, module: ModuleType, scale: Scale) -> Run:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from providers.definitions.catalog import SHELF, Catalog, load_catalog
-from tests.chaos.kills import CLASSES, GRACE, Class
+from tests.chaos.crashes.kills import CLASSES, GRACE, Class
 from tests.chaos.world import SCOPES, Provider, strict_provider
 from tests.conftest import Store
 from tests.support.simulating import SlackApp

@@ -26,7 +26,7 @@ from server.oauth import tokens
 from server.settings import load_settings
 from tests.chaos.crowd import Crowd, Member, open_crowd
 from tests.chaos.figures import Figure, Scale, quantile
-from tests.chaos.rolling import MODERN, http
+from tests.chaos.replicas.rolling import MODERN, http
 from tests.chaos.world import ROOT, Provider, Server, end, environment, fresh_store, postgres_server, strict_provider
 from tests.support.peeking import get_grant
 from tests.support.processes import free_port

@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from tests.chaos.crashes.kills import GRACE
 from tests.chaos.estate import Estate, Held, open_estate
 from tests.chaos.faults import freeze, holding
 from tests.chaos.figures import Figure, Scale
-from tests.chaos.kills import GRACE
 from tests.chaos.processes.nursery import Mortal, Nursery, open_nursery
 from tests.chaos.world import Server, fresh_store, postgres_server
 from vault.refusals import StorageUnavailable, TemporarilyUnavailable

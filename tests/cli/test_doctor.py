@@ -19,11 +19,11 @@ from server.cli import app
 from tests.conftest import PostgresCluster, Store
 from tests.support.examining import Found, answering, assert_problem, configure, examine, served, slack
 from tests.support.harness import free_socket
-from tests.support.poolers import pgbouncer
+from tests.support.network.poolers import pgbouncer
+from tests.support.network.tls import make_authority, tls_proxy
 from tests.support.private import private_mounts
 from tests.support.processes import Place, free_port
 from tests.support.rooms.mcp_room import room
-from tests.support.tls import make_authority, tls_proxy
 
 
 async def test_a_healthy_vault_that_serves_is_all_green(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

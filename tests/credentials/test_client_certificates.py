@@ -28,9 +28,9 @@ from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import NotReached, Outbound
 from providers.outbound.messages import ClientIdentity, HttpError, OutboundRequest
 from tests.support.doubles.scripted import ScriptedServer, json_reply, scripted_server
+from tests.support.network.tls import Authority, make_authority
 from tests.support.rooms.key_room import READ, KeyRoom, running_key_room
 from tests.support.rooms.portal_room import accounts_of
-from tests.support.tls import Authority, make_authority
 from vault.upkeep import expiries
 
 DAY = 86400

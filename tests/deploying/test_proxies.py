@@ -25,12 +25,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.app import build_app, open_deployment
 from server.settings import load_settings
 from tests.conftest import unavailable
-from tests.support import proxies
-from tests.support.front import REDIRECT, Front, sign_in_agent
 from tests.support.harness import RunningVault, free_socket, serving
+from tests.support.network import proxies
+from tests.support.network.front import REDIRECT, Front, sign_in_agent
+from tests.support.network.proxies import HOST, Ports
+from tests.support.network.tls import make_authority
 from tests.support.processes import free_port
-from tests.support.proxies import HOST, Ports
-from tests.support.tls import make_authority
 
 REQUIRED = {"nginx": "nginx-light", "haproxy": "haproxy"}
 PER_ADDRESS = 4  # registrations an hour

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from providers.simulator.app import build_app
 from providers.simulator.running import Simulator
 from providers.simulator.sandbox import Sandbox
-from tests.support.tls import Authority, make_authority
+from tests.support.network.tls import Authority, make_authority
 
 VAULT = "vault.example.com"
 _PROVIDERS = "11.0.0.1"

@@ -30,9 +30,9 @@ from tests.first_hour.consoles import GoogleConsole, Handed, SlackConsole
 from tests.first_hour.guide import Guide
 from tests.first_hour.internet import AGENT, VAULT, Internet
 from tests.first_hour.terminal import Shown, Terminal, empty_environment
+from tests.support.network.tls import Authority, tls_proxy
 from tests.support.person import Person
 from tests.support.processes import opened_url
-from tests.support.tls import Authority, tls_proxy
 
 PASSWORD = "the password of a new user"
 POST = ("slack_post", {"channel": "#general", "text": "My first message"})

@@ -11,7 +11,7 @@ from typing import Literal
 from tests.first_hour.consoles import Manifest
 from tests.first_hour.internet import VAULT
 from tests.first_hour.journey import Journey, Slips
-from tests.support.tls import Authority, make_authority
+from tests.support.network.tls import Authority, make_authority
 
 Way = Literal["machine", "proxy"]
 

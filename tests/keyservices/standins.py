@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tests.support.tls import make_authority
+from tests.support.network.tls import make_authority
 
 Answer = tuple[int, Mapping[str, object], Mapping[str, str]]
 Answerer = Callable[[BaseHTTPRequestHandler, Mapping[str, str]], Answer]

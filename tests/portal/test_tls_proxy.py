@@ -14,10 +14,10 @@ from mcp.client.streamable_http import streamable_http_client
 
 from providers.simulator.person import consent
 from providers.simulator.running import running_simulator
-from tests.support.front import Front, post, sign_in_agent
 from tests.support.harness import free_socket, running_vault
+from tests.support.network.front import Front, post, sign_in_agent
+from tests.support.network.tls import make_authority, tls_proxy
 from tests.support.rooms.portal_room import query_of
-from tests.support.tls import make_authority, tls_proxy
 
 FORGED = {
     "X-Forwarded-Host": "evil.example",

@@ -170,7 +170,7 @@ async def test_a_name_server_that_never_answers_strangers_keeps_no_provider_wait
     if (await run("true"))[0]:
         pytest.skip("this machine lets nobody make a network namespace")
     (tmp_path / "data").mkdir()
-    code, out, err = await run(sys.executable, "-m", "tests.support.silent_names", str(tmp_path))
+    code, out, err = await run(sys.executable, "-m", "tests.support.network.silent_names", str(tmp_path))
     assert code == 0, err
     found = json.loads(out.splitlines()[-1])
     assert found["unanswered"] >= 20, "nobody had a name looked up"

@@ -17,7 +17,7 @@ from providers.outbound.addresses import AddressPolicy, address_problem, private
 from providers.outbound.client import AddressRefused, NotReached, Outbound, OutboundRequest
 from server.settings import SettingsRefused, load_settings
 from tests.support.doubles.scripted import ScriptedServer, json_reply, scripted_server
-from tests.support.tls import Authority, make_authority
+from tests.support.network.tls import Authority, make_authority
 from vault.upstream import NotSent
 
 HOST = "gitlab.corp.example"

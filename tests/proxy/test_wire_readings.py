@@ -1,7 +1,7 @@
 """Raw bytes against the server and the proxy: each connection has the one reading of a strict reader, or is refused.
 
-`make fuzz` runs these with many more examples. The oracle is `tests.support.strict_http`, the bytes are
-`tests.support.wire_bytes`.
+`make fuzz` runs these with many more examples. The oracle is `tests.support.network.strict_http`, the bytes are
+`tests.support.network.wire_bytes`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, example, given, settings
 from starlette.types import Receive, Scope, Send
 
 from server.http.connections import ConnectionLimits
-from tests.support import strict_http, wire_bytes
 from tests.support.harness import free_socket, serving
+from tests.support.network import strict_http, wire_bytes
 from tests.support.rooms.proxy_room import proxy_room
 
 _EXAMPLES = settings.default.max_examples if settings.default else 100

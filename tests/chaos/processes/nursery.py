@@ -152,7 +152,7 @@ def _fork(order: Mapping[str, Any], programs: Mapping[str, Callable[[Mapping[str
 
 def main() -> None:
     """Import, then fork on demand."""
-    from tests.chaos import interrupting
+    from tests.chaos.crashes import interrupting
     from tests.chaos.processes import mortal, remote
 
     programs = {"mortal": mortal.live, "remote": remote.live, "interrupting": interrupting.live}

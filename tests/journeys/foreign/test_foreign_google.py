@@ -24,10 +24,10 @@ from googleapiclient.http import MediaInMemoryUpload, MediaIoBaseDownload, build
 
 from tests.support.doubles.scripted import Arrival, Reply, json_reply
 from tests.support.harness import free_socket
+from tests.support.network.tls import Authority, make_authority, tls_proxy
 from tests.support.rooms.mcp_room import Room
 from tests.support.rooms.mcp_room import room as open_room
 from tests.support.rooms.proxy_room import HOUR, Proxied, ProxyRoom, issue, proxy_room
-from tests.support.tls import Authority, make_authority, tls_proxy
 
 AUTH = "https://www.googleapis.com/auth/"
 MAIL = frozenset({f"{AUTH}gmail.readonly", f"{AUTH}gmail.send", f"{AUTH}gmail.compose"})

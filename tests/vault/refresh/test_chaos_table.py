@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 
 from tests.chaos import __main__ as chaos
-from tests.chaos import rekeying
 from tests.chaos.figures import Figure, Scale
+from tests.chaos.replicas import rekeying
 
 GOOD = Figure("calls", "3 of 3", "all", holds=True)
 

@@ -7,14 +7,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 
-from tests.chaos.clocks import OFF, rounds
+from tests.chaos.crashes.interrupting import Interrupting, Seen, kill_backups, kill_restores
+from tests.chaos.crashes.kills import CLASSES, kill_at
+from tests.chaos.crashes.random_kills import Killing
+from tests.chaos.crashes.stopped import stopped
 from tests.chaos.estate import open_estate
 from tests.chaos.figures import Scale
-from tests.chaos.interrupting import Interrupting, Seen, kill_backups, kill_restores
-from tests.chaos.kills import CLASSES, kill_at
 from tests.chaos.processes.nursery import Nursery, open_nursery
-from tests.chaos.random_kills import Killing
-from tests.chaos.stopped import stopped
+from tests.chaos.replicas.clocks import OFF, rounds
 from tests.chaos.world import open_world, strict_provider
 from tests.conftest import Store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.chaos.herd import herd
-from tests.chaos.rolling import rolling
+from tests.chaos.replicas.rolling import rolling
 from tests.chaos.world import open_world, strict_provider
 from tests.conftest import Store
 

@@ -18,7 +18,7 @@ import pytest
 
 import vault.storage.postgres
 from tests.conftest import Store
-from tests.support.poolers import pgbouncer
+from tests.support.network.poolers import pgbouncer
 from vault.refusals import StorageBusy
 from vault.storage.database import Database
 from vault.storage.postgres import POOL_SIZE, STATEMENT_TIMEOUT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.stalls import LOCKS, MOST, forced, is_whole
+from tests.chaos.crashes.stalls import LOCKS, MOST, forced, is_whole
 from tests.conftest import Store
 from vault.audit.audit import Activity, append
 from vault.records import Event

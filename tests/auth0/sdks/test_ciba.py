@@ -14,7 +14,7 @@ import pytest
 from server.oauth.backchannel.clients import DETAILS_TYPES
 from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from tests.auth0.application import SECRET, Application
-from tests.auth0.sdk_talk import LLAMAINDEX, PATIENCE, PYTHON, talk
+from tests.auth0.sdks.sdk_talk import LLAMAINDEX, PATIENCE, PYTHON, talk
 from tests.auth0.tenant import API, GRANTS, Tenant, tenant
 from tests.conftest import unavailable
 from tests.support.foreign.foreign import FOLDER, driving, node

@@ -27,7 +27,7 @@ from server.oauth import tokens
 from server.settings import load_settings
 from tests.chaos.crowd import Crowd, open_crowd
 from tests.chaos.figures import Figure, Scale, quantile
-from tests.chaos.rolling import Proxy, Replica, configuration, loaded, proxy_before, replicas_of
+from tests.chaos.replicas.rolling import Proxy, Replica, configuration, loaded, proxy_before, replicas_of
 from tests.chaos.world import ROOT, Provider, Server, environment, fresh_store, postgres_server, strict_provider
 from tests.support.peeking import get_grant
 from tests.support.processes import free_port

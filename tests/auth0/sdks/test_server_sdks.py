@@ -14,8 +14,8 @@ from tests.auth0.tenant import tenant
 from tests.conftest import unavailable
 from tests.support.foreign.foreign import FOLDER, driving, node
 from tests.support.harness import PASSWORD
+from tests.support.network.tls import tunnel_to
 from tests.support.person import Person
-from tests.support.tls import tunnel_to
 from vault import users
 
 pytestmark = pytest.mark.group("node")

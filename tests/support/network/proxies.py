@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.generating.documented import ROOT
-from tests.support.tls import Authority
+from tests.support.network.tls import Authority
 
 SHIPPED = ROOT / "deploy" / "proxy"
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"

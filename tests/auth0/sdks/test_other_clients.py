@@ -8,7 +8,7 @@ import pytest
 from joserfc.jwk import OKPKey
 
 from tests.auth0.application import CALLBACK, SECRET
-from tests.auth0.sdk_talk import PYTHON, talk
+from tests.auth0.sdks.sdk_talk import PYTHON, talk
 from tests.auth0.tenant import API, GRANTS, signed_in, tenant
 from tests.conftest import unavailable
 from tests.support.doubles.openid_double import running_openid

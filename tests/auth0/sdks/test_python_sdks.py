@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.auth0.application import CALLBACK, SECRET
-from tests.auth0.sdk_talk import LLAMAINDEX, PYTHON, talk
+from tests.auth0.sdks.sdk_talk import LLAMAINDEX, PYTHON, talk
 from tests.auth0.tenant import API, single_page_token, tenant
 from tests.conftest import unavailable
 from tests.support.harness import PASSWORD

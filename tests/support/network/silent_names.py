@@ -1,7 +1,7 @@
 """A program: a vault whose name server answers for providers and for nobody else, in a network namespace of its own.
 
-`unshare --user --map-root-user --net --mount python -m tests.support.silent_names FOLDER` prints as JSON what came of
-providers while strangers had us look names up. Only there may a test bind the port of a name server.
+`unshare --user --map-root-user --net --mount python -m tests.support.network.silent_names FOLDER` prints as JSON what
+came of providers while strangers had us look names up. Only there may a test bind the port of a name server.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.auth0.tenant import Tenant
 
-SDKS = Path(__file__).parents[2] / ".venv" / "sdks"
+SDKS = Path(__file__).parents[3] / ".venv" / "sdks"
 PYTHON, LLAMAINDEX = (SDKS / name / "bin" / "python" for name in ("auth0", "clients"))
 PATIENCE = 120.0  # seconds
 

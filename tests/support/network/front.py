@@ -12,8 +12,8 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from tests.support.harness import RunningVault
+from tests.support.network.tls import Authority, Through
 from tests.support.person import Person
-from tests.support.tls import Authority, Through
 
 REDIRECT = "http://127.0.0.1:33418/callback"
 

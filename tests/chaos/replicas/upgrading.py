@@ -17,13 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.chaos.figures import Figure
-from tests.chaos.rolling import Proxy, Replica, agent_token, loaded, proxy_before, replicas_of, tally
+from tests.chaos.replicas.rolling import Proxy, Replica, agent_token, loaded, proxy_before, replicas_of, tally
 from tests.chaos.world import ROOT, Provider, environment, fresh_store, open_world
 from tests.conftest import Store
 from tests.support.processes import free_port
 from vault.storage.snapshots import snapshot, tables
 
-RELEASES = Path(__file__).parent.parent / "data" / "releases"
+RELEASES = Path(__file__).parents[2] / "data" / "releases"
 SETTLED = 1.0  # seconds of load between two restarts
 
 FIRST_START = """

@@ -1,0 +1,1 @@
+"""Two servers of one vault: restarted, upgraded, rekeyed, or with clocks that disagree."""
