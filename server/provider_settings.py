@@ -73,6 +73,10 @@ class ProviderSettings(Section):
     client_id: str | None = Field(default=None, description="Client ID there. Without it, the provider isn't set up")
     client_secret: SecretStr | None = Field(default=None, description="Client secret there, or a reference to it")
     client_secret_file: Path | None = Field(default=None, description="File that holds the secret")
+    client_certificate_file: Path | None = Field(
+        default=None,
+        description="PEM file with certificate and private key, by which the provider recognizes this vault (RFC 8705)",
+    )
     authorize_url: str | None = Field(default=None, description="Replaces `hosts.authorize_url` of the provider file")
     token_url: str | None = Field(default=None, description="Replaces `hosts.token_url`")
     refresh_url: str | None = Field(default=None, description="Replaces `hosts.refresh_url`")
@@ -130,6 +134,22 @@ class ProviderSettings(Section):
             private_networks=tuple(network for network in networks.values() if network is not None),
             ca_file=None if self.ca_file is None else _authority(self.ca_file, name=f"providers.{name}.ca_file"),
         )
+
+    def certificate(self, name: str) -> str | None:
+        """The file of the client certificate. Raises SettingsRefused for one that isn't usable."""
+        if self.client_certificate_file is None:
+            return None
+        from providers.credentials.certificates import read_certificate_file  # with cryptography, which few need here
+
+        path = str(self.client_certificate_file.expanduser())
+        try:
+            read_certificate_file(path)
+        except (OSError, ValueError) as error:
+            raise SettingsRefused(
+                f"providers.{name}.client_certificate_file: {path} isn't a readable PEM file with a certificate and "
+                "its private key"
+            ) from error
+        return path
 
     def secret(self, name: str) -> str | None:
         return read_secret(self.client_secret, self.client_secret_file, name=f"providers.{name}.client_secret")

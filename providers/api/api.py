@@ -338,6 +338,8 @@ class UpstreamAPI:
             return authorize_request(self._provider, request, token)
         except CredentialMismatch as error:
             raise TokenRejected(f"The stored credential no longer fits {self.title}. Enter it again.") from error
+        except NotReached as error:
+            raise self._failure(error, is_write=False) from error
 
     def _again(self, request: OutboundRequest) -> OutboundRequest:
         return replace(request, timeout=self._timeout())

@@ -28,7 +28,7 @@ from providers.check.trial import (
     mode_for,
     needs_refresh,
 )
-from providers.definitions.model import Provider
+from providers.definitions.model import BY_CERTIFICATE, Provider
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import Outbound
 from providers.outbound.messages import HttpError
@@ -416,7 +416,14 @@ STEPS: Final[Sequence[tuple[str, Callable[[Trial], Awaitable[str]]]]] = (
 
 async def examine(provider: Provider, simulator: Simulator, outbound: Outbound, *, mode: str) -> list[StepResult]:
     """All steps of one file; each starts from a clean simulator."""
+    is_by_certificate = provider.client_auth in BY_CERTIFICATE
+    if is_by_certificate:
+        provider = provider.model_copy(update={"client_auth": "client_secret_post"})
     trial = Trial(provider, mode, SERVED[mode], simulator, outbound)
+    if is_by_certificate:
+        trial.findings.append(
+            StepResult("certificate", "skipped", "the simulator has no TLS: a secret takes its place")
+        )
     for name, step in STEPS:
         simulator.reset()
         try:

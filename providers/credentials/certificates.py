@@ -1,8 +1,13 @@
-"""Reads a client certificate with its private key, as `key_files` opened them: in PEM, without a passphrase. Pure."""
+"""Reads client certificates with their private keys, in PEM, without a passphrase: those that people entered, as
+`key_files` opened them, and the operator's, in a file.
+"""
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -10,7 +15,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from providers.credentials.entered import CredentialRefused
 from providers.credentials.key_files import open_pem_bundle
 from providers.definitions.credential import ClientCertificate
-from providers.outbound.messages import ClientIdentity
+from providers.definitions.model import Registration
+from providers.outbound.messages import ClientIdentity, NotReached
 
 
 def open_identity(facts: ClientCertificate, values: Mapping[str, str]) -> tuple[ClientIdentity, int]:
@@ -22,3 +28,36 @@ def open_identity(facts: ClientCertificate, values: Mapping[str, str]) -> tuple[
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CredentialRefused(facts.file, "key") from error
     return ClientIdentity(pem), int(first.not_valid_after_utc.timestamp())
+
+
+def read_certificate_file(file: str) -> tuple[ClientIdentity, int]:
+    """The operator's certificate as the file has it now, and the second of its end. Raises OSError or ValueError."""
+    stat = Path(file).stat()
+    return _read_file(file, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+
+
+@functools.lru_cache(maxsize=16)
+def _read_file(file: str, _version: tuple[int, int, int]) -> tuple[ClientIdentity, int]:
+    try:
+        pem = open_pem_bundle(Path(file).read_text(encoding="ascii"), None).encode()
+        first = x509.load_pem_x509_certificates(pem)[0]
+    except (TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError("no certificate with its private key") from error
+    return ClientIdentity(pem), int(first.not_valid_after_utc.timestamp())
+
+
+def client_identity(registration: Registration) -> ClientIdentity | None:
+    """The certificate by which a provider recognizes this vault (RFC 8705 §2); None where settings name none.
+
+    It's read at each use, so that a renewed one counts at once. Raises NotReached where it can't be used, so that
+    nothing is sent that the provider would refuse.
+    """
+    if registration.certificate_file is None:
+        return None
+    try:
+        identity, ends_at = read_certificate_file(registration.certificate_file)
+    except (OSError, ValueError) as error:
+        raise NotReached("this vault's client certificate can't be read") from error
+    if ends_at <= time.time():
+        raise NotReached("this vault's client certificate has expired")
+    return identity

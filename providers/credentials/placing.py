@@ -12,7 +12,7 @@ from dataclasses import replace
 from urllib.parse import urlencode
 
 from providers.credentials.aws import AccessKey, sign_request
-from providers.credentials.certificates import open_identity
+from providers.credentials.certificates import client_identity, open_identity
 from providers.credentials.entered import CredentialRefused, all_values, public_values, unpack
 from providers.definitions.credential import NAMES, AwsSignature, Credential
 from providers.definitions.model import Provider
@@ -24,11 +24,13 @@ class CredentialMismatch(Exception):
 
 
 def authorize_request(provider: Provider, request: OutboundRequest, token: str) -> OutboundRequest:
-    """The request with the token, at the account's own address. Raises CredentialMismatch."""
+    """The request with the token, at the account's own address. Raises CredentialMismatch, or NotReached."""
     credential = provider.credential
     if credential is None or credential.kind != "key":
         pair = _git_pair(provider, token) if _is_git(provider, request.url) else ""
         header = {"Authorization": f"Basic {pair}"} if pair else provider.authorize(token)
+        if provider.certificate_bound:
+            request = replace(request, identity=client_identity(provider.registration))
         return replace(request, headers=_merge(request.headers, header))
     try:
         values = unpack(credential, token)

@@ -21,7 +21,7 @@ from providers.definitions.enterprise import IdJag
 from providers.definitions.field_texts import CREDENTIAL, PROVIDER, RULE, field_texts
 from providers.definitions.grant_facts import ProbeFacts
 from providers.definitions.inputs import InputRefused, input_values, names_in, with_inputs
-from providers.definitions.model import Provider, Registration, Rule
+from providers.definitions.model import BY_CERTIFICATE, Provider, Registration, Rule
 from providers.definitions.remote import RemoteServer, provider_of
 from providers.definitions.suggestions import did_you_mean, suggest_field
 from providers.definitions.unruled import UnruledCalls
@@ -60,6 +60,7 @@ class ProviderOverrides:
 
     client_id: str | None = None
     client_secret: str | None = field(default=None, repr=False)
+    certificate_file: str | None = None  # by which the provider recognizes us
     authorize_url: str | None = None
     token_url: str | None = None
     refresh_url: str | None = None
@@ -430,7 +431,9 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
         raise ProviderFileRefused(f"providers.{provider.name}.scopes: unknown scope {scope!r}; correct its spelling")
     if settings.testing:
         changed = _in_testing(changed)
-    if settings.client_id is not None and settings.client_secret is None and settings.is_loopback:
+    if settings.certificate_file is not None:
+        changed = _by_certificate(changed, settings)
+    elif settings.client_id is not None and settings.client_secret is None and settings.is_loopback:
         changed = changed.as_public_client()
     if settings.unruled_calls != "refuse" and (problem := unruled_problem(changed, settings.unruled_calls)):
         raise ProviderFileRefused(f"providers.{provider.name}.unruled_calls: {problem}")
@@ -442,8 +445,20 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
         settings.reach,
         is_testing=settings.testing,
         is_on=settings.enabled,
+        certificate_file=settings.certificate_file,
     )
     return changed.with_registration(registration)
+
+
+def _by_certificate(provider: Provider, settings: ProviderOverrides) -> Provider:
+    """The provider that recognizes us by a certificate instead of a secret, or beside one."""
+    if provider.credential is not None or provider.audience is not None:
+        raise ProviderFileRefused(
+            f"providers.{provider.name}.client_certificate_file: {provider.title} has no OAuth; remove this setting"
+        )
+    if settings.client_secret is not None or provider.client_auth in BY_CERTIFICATE:
+        return provider
+    return provider.model_copy(update={"client_auth": "tls_client_auth"})
 
 
 def _without_foreign_git(provider: Provider, settings: ProviderOverrides) -> Provider:

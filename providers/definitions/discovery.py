@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from providers.definitions.issuers import NoMetadata, fetch_metadata
 from providers.definitions.model import Provider
-from providers.outbound.json_values import at, is_array, text_at
+from providers.outbound.json_values import at, is_array, is_object, text_at
 
 if TYPE_CHECKING:
     from providers.outbound.addresses import AddressPolicy
@@ -20,6 +20,7 @@ from providers.outbound.client import Outbound
 
 IDENTITY: Final = ("openid", "email")
 _OFFLINE: Final = "offline_access"
+_ALIASED: Final = ("token_endpoint", "revocation_endpoint", "userinfo_endpoint")
 _ALL: Final = "account"  # what we call everything that a service without scopes allows
 
 
@@ -38,11 +39,17 @@ class Endpoints:
     client_auth: str = "client_secret_basic"
     scopes: frozenset[str] = frozenset()
     is_openid: bool = False
+    certificate_bound: bool = False  # tokens are, to the client certificate
     issuer: str | None = None  # what every authorization response must name as `iss`, if the service promises it
 
 
-async def discover(issuer: str, outbound: Outbound, *, policy: AddressPolicy | None = None) -> Endpoints:
-    """The endpoints that an issuer publishes, by OpenID Connect Discovery or RFC 8414. Raises DiscoveryFailed."""
+async def discover(
+    issuer: str, outbound: Outbound, *, policy: AddressPolicy | None = None, has_certificate: bool = False
+) -> Endpoints:
+    """The endpoints that an issuer publishes, by OpenID Connect Discovery or RFC 8414. Raises DiscoveryFailed.
+
+    `has_certificate`: those for clients with a certificate (RFC 8705 §5).
+    """
     try:
         content = await fetch_metadata(issuer, outbound, policy=policy)
     except NoMetadata as error:
@@ -55,12 +62,16 @@ async def discover(issuer: str, outbound: Outbound, *, policy: AddressPolicy | N
         raise DiscoveryFailed(
             f"{issuer} publishes no OpenID configuration and no RFC 8414 metadata (status {error.status})"
         ) from error
-    return read_configuration(issuer, content)
+    return read_configuration(issuer, content, has_certificate=has_certificate)
 
 
-def read_configuration(issuer: str, content: Mapping[str, object]) -> Endpoints:
+def read_configuration(issuer: str, content: Mapping[str, object], *, has_certificate: bool = False) -> Endpoints:
     """The endpoints in a discovery document. Raises DiscoveryFailed."""
-    found = {name: text_at(content, name) for name in ("authorization_endpoint", "token_endpoint")}
+    aliases = at(content, "mtls_endpoint_aliases") if has_certificate else None
+    endpoints = (
+        {**content, **{name: aliases[name] for name in _ALIASED if name in aliases}} if is_object(aliases) else content
+    )
+    found = {name: text_at(endpoints, name) for name in ("authorization_endpoint", "token_endpoint")}
     missing = sorted(name for name, url in found.items() if url is None)
     if missing:
         raise DiscoveryFailed(f"{issuer} has no {missing[0]}")
@@ -71,10 +82,11 @@ def read_configuration(issuer: str, content: Mapping[str, object]) -> Endpoints:
     return Endpoints(
         authorize_url=found["authorization_endpoint"] or "",
         token_url=found["token_endpoint"] or "",
-        userinfo_url=text_at(content, "userinfo_endpoint"),
-        revoke_url=text_at(content, "revocation_endpoint"),
+        userinfo_url=text_at(endpoints, "userinfo_endpoint"),
+        revoke_url=text_at(endpoints, "revocation_endpoint"),
         client_auth="client_secret_post" if use_post else "client_secret_basic",
         scopes=scopes,
+        certificate_bound=has_certificate and at(content, "tls_client_certificate_bound_access_tokens") is True,
         # required of an OpenID configuration (Discovery §3), unknown to RFC 8414
         is_openid=at(content, "id_token_signing_alg_values_supported") is not None or IDENTITY[0] in scopes,
         issuer=text_at(content, "issuer") if names_itself else None,
@@ -117,6 +129,7 @@ def content_of(
         "name": name,
         "title": title or name,
         "client_auth": endpoints.client_auth,
+        **({"certificate_bound": True} if endpoints.certificate_bound else {}),
         "hosts": hosts,
         "scope": {**asked, **({"identity": identity} if identity else {}), **({"offline": offline} if offline else {})},
         "identity": identity_of,

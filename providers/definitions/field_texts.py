@@ -14,8 +14,9 @@ PROVIDER: Final[Mapping[str, str]] = {
     "audience": "For [your own API](../guides/own-api.md), without OAuth tables.",
     "client_auth": (
         "`client_secret_basic` (default), `client_secret_post`, `secret_as_user` (the secret is the Basic "
-        "user name), or `none`."
+        "user name), `tls_client_auth` or `self_signed_tls_client_auth` (a certificate, RFC 8705), or `none`."
     ),
+    "certificate_bound": "`true` if API calls need the client certificate, too (RFC 8705, section 3).",
     "body": "Of token requests: `form` (default), `json`, or `query`.",
     "pkce": "`S256` (default) or `off`.",
     "state_at_token": "`true` if the code is redeemed with its `state`.",

@@ -56,6 +56,15 @@ FactName = Literal[
     "probe",
 ]
 _OF_CREDENTIALS: Final = ("placement", "shape", "probe")
+ClientAuth = Literal[
+    "client_secret_post",
+    "client_secret_basic",
+    "secret_as_user",
+    "tls_client_auth",
+    "self_signed_tls_client_auth",
+    "none",
+]
+BY_CERTIFICATE: Final = frozenset({"tls_client_auth", "self_signed_tls_client_auth"})  # RFC 8705 §2
 
 
 class Input(FilePart):
@@ -109,6 +118,7 @@ class Registration:
     reach: AddressPolicy | None = None  # how its addresses are reached; None: as everything else
     is_testing: bool = False  # the app there is not published yet
     is_on: bool = False  # of a credential: people may enter one
+    certificate_file: str | None = None  # PEM, with the private key: the client certificate
 
 
 class Authorization(FilePart):
@@ -269,7 +279,8 @@ class Provider(FilePart):
     aliases: Mapping[Name, frozenset[ScopeName]] = Field(default_factory=dict[str, frozenset[str]])
     hosts: Hosts = Hosts()
     inputs: Mapping[Key, Input] = Field(default_factory=dict[str, Input])
-    client_auth: Literal["client_secret_post", "client_secret_basic", "secret_as_user", "none"] = "client_secret_basic"
+    client_auth: ClientAuth = "client_secret_basic"
+    certificate_bound: bool = False  # tokens work with the client certificate only that got them (RFC 8705 §3)
     body: Literal["form", "json", "query"] = "form"  # of requests to the token endpoint
     pkce: Literal["S256", "off"] = "S256"
     state_at_token: bool = False  # the code is redeemed with the `state` of its consent
@@ -341,7 +352,7 @@ class Provider(FilePart):
         """Whether what its accounts hold is more than a bearer token: several values, or a certificate's key."""
         credential = self.credential
         if credential is None or credential.kind != "key":
-            return False
+            return self.certificate_bound
         return len(credential.fields) > 1 or credential.send.certificate is not None
 
     @cached_property
@@ -374,7 +385,9 @@ class Provider(FilePart):
     @property
     def needs_secret(self) -> bool:
         """Whether our app there has a secret: for its token requests, or in a header of every call."""
-        return self.client_auth != "none" or any("{client_secret}" in value for value in self.headers.values())
+        return self.client_auth not in BY_CERTIFICATE | {"none"} or any(
+            "{client_secret}" in value for value in self.headers.values()
+        )
 
     @property
     def can_revoke(self) -> bool:

@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from providers.definitions.model import Provider
+from providers.credentials.certificates import client_identity
+from providers.definitions.model import BY_CERTIFICATE, Provider
 from providers.oauth.authorization_request import authorization_url
 from providers.oauth.narrowing import (
     NarrowTokenRequest,
@@ -83,10 +84,12 @@ class OAuthUpstream:
 
     @property
     def is_configured(self) -> bool:
-        """Whether a client id, and a secret if the provider needs one, is set; an API of ours needs neither."""
+        """Whether client id, and the secret or certificate that the provider needs, is set; an API of ours has none."""
         if self._provider.audience is not None:
             return True
         registration = self._provider.registration
+        if self._provider.client_auth in BY_CERTIFICATE and registration.certificate_file is None:
+            return False
         return bool(registration.client_id) and (bool(registration.client_secret) or not self._provider.needs_secret)
 
     def authorization_url(
@@ -382,6 +385,7 @@ class OAuthUpstream:
         return account
 
     def _request(self, written: TokenRequestBytes, *, timeout: float | None = None) -> OutboundRequest:
+        """Raises NotReached where our client certificate can't be used."""
         return OutboundRequest(
             method=written.method,
             url=written.url,
@@ -392,6 +396,7 @@ class OAuthUpstream:
             policy=self._provider.registration.reach,
             peer=f"{self._provider.name}.oauth",
             reuse=False,
+            identity=client_identity(self._provider.registration),
         )
 
     def _context(self, *sent: str, is_refresh: bool = False) -> ResponseContext:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import re
 import socket
 import ssl
 import tempfile
@@ -35,6 +36,8 @@ from providers.outbound.messages import (
     TooLarge,
 )
 
+_CERTIFICATE_ALERT: Final = re.compile(r"\[SSL: (TLSV1|TLSV13|SSLV3)_ALERT_(UNKNOWN_CA|\w*CERTIFICATE\w*)\]")
+
 
 async def translate(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """Turn connection errors into ours at the innermost place.
@@ -57,7 +60,14 @@ async def translate(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
     except TimeoutError as error:  # an OSError too
         raise NoAnswer("no answer in time") from error
     except (aiohttp.ClientError, OSError) as error:
+        if _refuses_certificate(error):
+            raise NotReached("our client certificate was refused") from error
         raise NoAnswer("connection broke") from error
+
+
+def _refuses_certificate(error: BaseException) -> bool:
+    """Whether the peer ended the handshake for our certificate, so that it read no request (RFC 8446 §4.4.2.4)."""
+    return any(isinstance(part, str) and _CERTIFICATE_ALERT.search(part) for part in error.args)
 
 
 class _ReadErrors:

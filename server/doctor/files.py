@@ -94,6 +94,10 @@ def _secrets(settings: Settings, config: Path | None) -> Iterator[Finding]:
         f"providers.{name}.client_secret_file": one.client_secret_file for name, one in settings.providers.items()
     }
     files |= {
+        f"providers.{name}.client_certificate_file": one.client_certificate_file
+        for name, one in settings.providers.items()
+    }
+    files |= {
         f"sign_in.openid.{name}.client_secret_file": one.client_secret_file
         for name, one in settings.sign_in.openid.items()
     }

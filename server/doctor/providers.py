@@ -12,13 +12,15 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from providers.definitions.model import Provider
+from providers.credentials.certificates import client_identity
+from providers.definitions.model import BY_CERTIFICATE, Provider
 from providers.oauth.referenced import SecretUnavailable
 from providers.outbound.addresses import is_loopback_host
 from providers.outbound.messages import AddressRefused, HttpError, OutboundRequest
 from server.connecting.provider_authorization import needs_https
 from server.deployment import Deployment
 from server.doctor.authorize_page import check_authorize_page, fix_of_client, page_of, page_of_entered
+from server.doctor.certificates import check_certificate
 from server.doctor.credentials import check_credentials
 from server.doctor.findings import Finding, note, ok, problem
 from server.doctor.serving import SKEW, instant
@@ -55,16 +57,19 @@ async def check_provider(deployment: Deployment, provider: Provider) -> list[Fin
     """Our registration at one provider, as it says itself: https, redirect URI, client id and secret, scopes."""
     if provider.credential is not None:
         return await check_credentials(deployment, provider)
+    certificate = check_certificate(provider, now=int(time.time()))
     if not deployment.vault.upstreams[provider.name].is_configured:
         fix = (
             f"run token-vault providers setup {provider.name}, set it up at {page_of(deployment, provider)}, or set "
             f"providers.{provider.name}.client_id"
         )
         return [
+            *certificate,
             _redirect_finding(deployment, provider),
             note(f"{provider.name}.client", "the client ID or secret isn't set", fix=fix, wrong="client"),
         ]
     return [
+        *certificate,
         *await _check_secret(deployment, provider),
         *_https(deployment, provider),
         *await _check_redirect(deployment, provider),
@@ -126,6 +131,7 @@ async def _check_reachable(deployment: Deployment, provider: Provider) -> list[F
                 provider.hosts.token_url,
                 peer=f"{provider.name}.doctor",
                 policy=provider.registration.reach,
+                identity=client_identity(provider.registration),
             )
         )
     except AddressRefused as error:
@@ -168,13 +174,15 @@ async def _refusal(deployment: Deployment, provider: Provider) -> str:
 def _client(deployment: Deployment, provider: Provider, code: str) -> Finding:
     check, title = f"{provider.name}.client", provider.title
     if code in _KNOWN:
-        is_public = provider.client_auth == "none"
-        return ok(check, f"{title} accepts our client ID" if is_public else f"{title} accepts our client ID and secret")
+        is_by_certificate = provider.client_auth in BY_CERTIFICATE
+        more = "" if provider.client_auth == "none" else " and certificate" if is_by_certificate else " and secret"
+        return ok(check, f"{title} accepts our client ID{more}")
     if code in _CLIENT:
+        proof = "certificate" if provider.client_auth in BY_CERTIFICATE else "secret"
         return problem(
             check,
-            f"{title} rejects our client ID or secret ({code})",
-            fix=fix_of_client(deployment, provider, "client_id and its secret"),
+            f"{title} rejects our client ID or {proof} ({code})",
+            fix=fix_of_client(deployment, provider, f"client_id and its {proof}"),
             wrong="client",
         )
     if code in _REDIRECT:

@@ -115,6 +115,7 @@ def _overrides(name: str, registered: ProviderSettings, settings: Settings) -> P
     return ProviderOverrides(
         client_id=registered.client_id,
         client_secret=registered.secret(name),
+        certificate_file=registered.certificate(name),
         authorize_url=registered.authorize_url,
         token_url=registered.token_url,
         refresh_url=registered.refresh_url,

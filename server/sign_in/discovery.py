@@ -39,6 +39,7 @@ async def endpoints_of_issuers(settings: Settings, *, data: Path, outbound: Outb
                 data=data,
                 outbound=outbound,
                 policy=one.reach(name, allow_loopback=loopback),
+                has_certificate=one.client_certificate_file is not None,
             )
             for name, one in named.items()
         )
@@ -47,28 +48,30 @@ async def endpoints_of_issuers(settings: Settings, *, data: Path, outbound: Outb
 
 
 async def _endpoints(
-    name: str, issuer: str, *, data: Path, outbound: Outbound, policy: AddressPolicy | None
+    name: str, issuer: str, *, data: Path, outbound: Outbound, policy: AddressPolicy | None, has_certificate: bool
 ) -> Endpoints:
     kept = data / _FOLDER / f"{name}.json"
     try:
         async with asyncio.timeout(WAIT):
-            found = await discover(issuer, outbound, policy=policy)
+            found = await discover(issuer, outbound, policy=policy, has_certificate=has_certificate)
     except (DiscoveryFailed, TimeoutError) as error:
-        remembered = _read_kept(kept, issuer)
+        remembered = _read_kept(kept, issuer, has_certificate=has_certificate)
         if remembered is None:
             raise SettingsRefused(f"providers.{name}.issuer: {error or f'no answer from {issuer}'}") from error
         return remembered
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     values = {**asdict(found), "scopes": sorted(found.scopes)}
-    kept.write_text(json.dumps({"issuer": issuer, "endpoints": values}), encoding="utf-8")
+    content = {"issuer": issuer, "has_certificate": has_certificate, "endpoints": values}
+    kept.write_text(json.dumps(content), encoding="utf-8")
     return found
 
 
-def _read_kept(kept: Path, issuer: str) -> Endpoints | None:
+def _read_kept(kept: Path, issuer: str, *, has_certificate: bool) -> Endpoints | None:
     """What this issuer said at an earlier start."""
     try:
         content = json.loads(kept.read_text(encoding="utf-8"))
         endpoints = {"is_openid": True, **content["endpoints"]}  # of an earlier release, which knew no others
-        return _ENDPOINTS.validate_python(endpoints) if content["issuer"] == issuer else None
+        is_same = content["issuer"] == issuer and content.get("has_certificate", False) is has_certificate
+        return _ENDPOINTS.validate_python(endpoints) if is_same else None
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
         return None

@@ -336,3 +336,12 @@ async def test_a_file_costs_a_moment_and_every_step_is_told(bench: Bench) -> Non
     findings = await examine(slack, bench.simulator, bench.outbound, mode="known-slack")
     assert [one.step for one in findings] == [name for name, _ in STEPS]
     assert StepResult("narrow", "skipped", "the vault's own rules limit the scopes") in findings
+
+
+async def test_a_file_with_a_certificate_is_tried_with_a_secret_and_says_so(bench: Bench) -> None:
+    by_secret = load_catalog().provider("asana")
+    by_certificate = by_secret.model_copy(update={"client_auth": "tls_client_auth"})
+    for provider, steps in ((by_certificate, ["certificate"]), (by_secret, [])):
+        findings = await examine(provider, bench.simulator, bench.outbound, mode="known-asana")
+        assert [one.step for one in findings] == [*steps, *(name for name, _ in STEPS)]
+        assert not [one for one in findings if one.outcome == "failed"]

@@ -78,6 +78,7 @@ FORM: list[tuple[str, str, str, object]] = [
     ("console.url", "asana", "console.url", "asana"),
     ("console.steps", "asana", "console.steps", [""]),
     ("trailing_slash", "sentry", "trailing_slash", "perhaps"),
+    ("certificate_bound", "asana", "certificate_bound", "perhaps"),
     ("live_tested", "asana", "live_tested", "lately"),
     ("proxied.headers", "github", "proxied.headers", ["Not A Header"]),
     ("proxied.preferences", "github", "proxied.preferences", ["Return"]),

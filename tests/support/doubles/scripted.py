@@ -7,7 +7,7 @@ import json
 import ssl
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs, urlsplit
 
 from providers.definitions.catalog import Provider, ProviderOverrides, load_catalog
@@ -21,6 +21,7 @@ class Arrival:
     target: str
     headers: Mapping[str, str]
     body: bytes
+    certificate: bytes | None = None  # the client's, DER
 
     @property
     def path(self) -> str:
@@ -98,7 +99,10 @@ async def scripted_server(answer: Answer, *, tls: ssl.SSLContext | None = None) 
         running.add(task)
         server.connections += 1
         try:
+            tls_of = writer.get_extra_info("ssl_object")
+            shown = None if tls_of is None else tls_of.getpeercert(binary_form=True)
             while (arrival := await _read(reader)) is not None:
+                arrival = replace(arrival, certificate=shown)
                 server.arrivals.append(arrival)
                 reply = server.answer(arrival)
                 if reply.hang:

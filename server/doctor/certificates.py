@@ -1,0 +1,34 @@
+"""Check of the client certificate by which a provider recognizes this vault (RFC 8705): whether it can be used."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from providers.credentials.certificates import read_certificate_file
+from providers.definitions.model import BY_CERTIFICATE, Provider
+from server.doctor.findings import Finding, note, ok, problem
+
+_SOON: Final = 14  # days
+_DAY: Final = 86400
+
+
+def check_certificate(provider: Provider, *, now: int) -> list[Finding]:
+    """One provider's; nothing where none is needed or set."""
+    check, setting = f"{provider.name}.certificate", f"providers.{provider.name}.client_certificate_file"
+    file = provider.registration.certificate_file
+    if file is None:
+        if provider.client_auth not in BY_CERTIFICATE:
+            return []
+        return [problem(check, f"{provider.title} recognizes this vault by a certificate only", fix=f"set {setting}")]
+    try:
+        _, ends_at = read_certificate_file(file)
+    except (OSError, ValueError):
+        fix = f"put a PEM file there with a certificate and its private key, or correct {setting}"
+        return [problem(check, f"can't read the client certificate in {file}", fix=fix)]
+    day = datetime.fromtimestamp(ends_at, UTC).date().isoformat()
+    if ends_at <= now:
+        return [problem(check, f"the client certificate expired on {day}", fix=f"put a renewed one into {file}")]
+    if ends_at < now + _SOON * _DAY:
+        return [note(check, f"the client certificate expires on {day}", fix=f"put a renewed one into {file}")]
+    return [ok(check, f"the client certificate is valid until {day}")]
