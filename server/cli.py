@@ -33,6 +33,7 @@ from server.commands import (
 )
 from server.commands.apply import apply
 from server.commands.enterprise import enterprise
+from server.commands.errors.codes import errors
 from server.commands.export import export
 from server.commands.groups import membership
 from server.commands.import_ import files as import_files
@@ -59,6 +60,7 @@ command(app, "client-config")(client_config.client_config)
 command(app, "doctor")(doctor.doctor)
 command(app, "status")(status.status)
 command(app, "explain")(explain.explain)
+command(app, "errors")(errors)
 command(app, "sign-in")(sign_in.sign_in)
 command(app, "try-exchange")(try_exchange.try_exchange)
 command(app, "apply")(apply.apply)

@@ -50,7 +50,7 @@ UserOption = Annotated[
 ]
 
 
-_ANYWHERE: Final = frozenset({"version", "client-config"})  # commands that keep no data
+_ANYWHERE: Final = frozenset({"version", "client-config", "errors"})  # commands that keep no data
 
 
 @dataclass(frozen=True, slots=True)

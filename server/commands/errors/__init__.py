@@ -1,0 +1,1 @@
+"""`errors CODE`: what an error code means, and what to do."""

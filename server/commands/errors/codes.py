@@ -1,0 +1,30 @@
+"""The command. A code can mean something else at each surface, so it says all."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from server.terminal.context import Setup, fail, say, say_with_label
+
+_WIDTH = 11
+
+
+def errors(
+    setup: Setup, code: Annotated[str, typer.Argument(help="The code, as in an answer, the activity, or the log.")]
+) -> None:
+    """Say what an error code means and what to do, at each surface that has it."""
+    from providers.definitions.suggestions import did_you_mean
+    from server.commands.errors.texts import all_codes, meanings_of
+
+    meanings = meanings_of(code)
+    if not meanings:
+        fail(f"{code} isn't a code of this vault: it is the provider's own.{did_you_mean(code, all_codes())}")
+    if setup.as_json:
+        setup.show_json({"code": code, "meanings": meanings})
+        return
+    for surface, text in meanings.items():
+        say_with_label(f"{surface:{_WIDTH}}", text)
+    if any("Check first" in text for text in meanings.values()):
+        say("Check first: a write might have been carried out.")

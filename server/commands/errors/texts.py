@@ -1,0 +1,155 @@
+"""What each error code means, and what to do: `token-vault errors` prints it, and docs/reference/errors.md lists it.
+
+Codes are stable, texts can change. "Check first" means that a write might have been carried out.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+VAULT: Final[dict[str, str]] = {
+    "connection_required, delegation_required": (
+        "No usable account, scope, or permission for this agent. Open the link."
+    ),
+    "approval_required": "The person must approve the call. Open the link, then repeat the call once.",
+    "tool_not_offered": "The tool is outside the agent's tool set.",
+    "policy_refused": "A rule that the text names, or `exchange.policy_url`, forbids it.",
+    "upstream_unauthorized": "The service refused this call (401), but not the key: it may not allow the call.",
+    "account_required": "There are several accounts. Call again with `account`.",
+    "invalid_scope": "Scopes are unknown, or outside `providers.NAME.scopes`.",
+    "invalid_grant": ("The agent's access ended, or a refresh token is unknown, expired, or repeated. Sign in again."),
+    "invalid_target": "The resource isn't the grant's, or no token can be limited to the item.",
+    "invalid_token": "A handle is unknown, expired, or lacks its DPoP proof. Exchange again.",
+    "temporarily_unavailable": "Wait for the time in the text. Don't reconnect.",
+    "ciphertext_rejected": "A stored secret doesn't open. Reconnect; if many fail, restore the key store.",
+    "value_unstorable": "Send text without control characters, and smaller numbers.",
+    "key_unavailable, storage_unavailable": "The key or database is missing, unreadable, or of another vault.",
+    "chain_broken": "The activity was changed in the database.",
+    "change_refused, request_refused": "The Admin API answers its own code.",
+    (
+        "client_exists, name_refused, name_taken, group_name_refused, group_name_taken, user_name_taken, "
+        "identity_taken, password_refused, local_client_refused"
+    ): "Choose another. A password has 15 to 1024 characters and isn't a known bad one.",
+    "sign_in_refused, sign_in_throttled, openid_refused, passkey_refused": (
+        "Credentials are wrong, there were too many attempts, or the check that the log names failed."
+    ),
+    "step_up_required": "The sign-in isn't recent or strong enough (`sign_in.passkey_for`).",
+    "passkey_taken, too_many_passkeys": "Add another passkey, or remove one.",
+    "transition_refused, connect_refused, approve_refused, page_refused, conflict": (
+        "It was used, is over, or is somebody else's. Start again."
+    ),
+    "backup_refused": "The file isn't a backup, is damaged or of another vault, or would overwrite something.",
+    "pages_elsewhere": "Another program uses the port. End it, or change `server.port`.",
+    "remote_refused, remote_unreachable, remote_grant_over, sign_in_needed": "From `stdio --url`: see the text.",
+}
+TOOLS: Final[dict[str, str]] = {
+    "invalid_arguments": "The arguments don't fit the schema. Nothing was done.",
+    "unknown_tool": "Use `find_tools`.",
+    "declined, approval_refused": (
+        "The person declined the link, or refused this call. Don't ask again at once. Nothing was done."
+    ),
+    "provider_not_configured": "The provider has no client ID here.",
+    "call_not_allowed": "No scope or request rule covers the call. Nothing was done.",
+    "insufficient_scope": "The MCP server wants a permission that it doesn't publish. Ask its operator.",
+    "tool_held": "The MCP server changed this tool. An admin reviews it.",
+    "upstream_unauthorized": "Even a new token is refused. Reconnect the account.",
+    "rate_limited": "Wait as long as the text says. Nothing was done.",
+    "upstream_unavailable, timeout": "There was no usable answer, or none in 15 seconds. Check first.",
+    "internal_error": "Look up the text's ID in the log.",
+}
+PROXY: Final[dict[str, str]] = {
+    "unknown_target": (
+        "Not `/proxy/CONNECTION/API/PATH`, or not the handle's account or API. Use `api_base_url` of the exchange."
+    ),
+    "ambiguous_path, ambiguous_parameter, ambiguous_header, invalid_query, invalid_body": (
+        "Two servers could read the call differently."
+    ),
+    "credential_refused, cookie_refused, method_override, header_refused, body_refused": "Leave it out.",
+    "origin_refused": "Register the page's origin at the client.",
+    "upgrade_refused": "Upgrades, such as WebSocket, don't work.",
+    "call_not_allowed": "In your own provider file, add a request rule.",
+    "unknown_parameter": (
+        "No rule knows it, and the token can do more than the handle. In your own provider file, add it to `query` or "
+        "`body`."
+    ),
+    "scope_missing": "Exchange again with one of `scopes`.",
+    "unsupported_body": "Send JSON or a form, uncompressed, without files.",
+    "body_too_large": "The body is over `proxy.body_limit`, or over what is judged (`proxy.read_limit`).",
+    "too_many_calls": "Wait for `Retry-After`.",
+    "rate_limited": "Over `proxy.per_agent_hourly`. Wait for `Retry-After`.",
+    "token_renewed": "Nothing was done. Send the call again.",
+    "upstream_unauthorized": "Even a new token is refused. Reconnect the account.",
+    "upstream_unavailable": "There was no usable answer. Check first.",
+    "answer_too_large, answer_unreadable, redirect_refused": (
+        "Over `proxy.answer_limit`, in an unknown encoding, or a redirect elsewhere. Check first."
+    ),
+    "timeout": "Over `proxy.deadline`. Check first.",
+    "internal_error": "Look up the text's ID in the log.",
+}
+OAUTH: Final[dict[str, str]] = {
+    (
+        "invalid_request, unauthorized_client, unsupported_grant_type, unsupported_response_type, "
+        "request_not_supported, request_uri_not_supported"
+    ): "Correct the parameter or token, or register the grant type. `request_uri` comes from `/par`.",
+    "invalid_client": "Register again, or correct the secret.",
+    "invalid_grant, invalid_token": (
+        "Unknown, expired, used, revoked, or for another client or audience. Sign in again."
+    ),
+    "invalid_scope": "No scope can be granted; see `missing_scope`.",
+    "invalid_target": (
+        "The resource is unknown, or not open to this client. At an exchange: no account, or there are several."
+    ),
+    "invalid_request_uri": "The pushed request is unknown, used, over a minute old, or another client's.",
+    "login_required, consent_required": "`prompt=none`, but the person must sign in or be asked.",
+    "access_denied": "The person refused, or registration is closed.",
+    "authorization_pending, slow_down, expired_token": ("Poll after `interval`; poll 5 seconds slower; ask anew."),
+    "unknown_user_id, expired_login_hint_token, invalid_binding_message, invalid_authorization_details": (
+        "From `/bc-authorize`: nobody has this hint, or the text says what is allowed."
+    ),
+    "missing_user_code, invalid_user_code": (
+        "This client must send the code that the person has set on the Approvals page."
+    ),
+    "invalid_redirect_uri, invalid_client_metadata": "Use https, loopback, or an allowed scheme and host.",
+    "invalid_dpop_proof": "The proof is missing, old, used, or of another request.",
+    "federated_connection_refresh_token_not_found, user_not_found": (
+        "On Auth0's wire: no account for this client, or none that `login_hint` names. Open `connect_uri`."
+    ),
+    "insufficient_scope": "The token lacks `tools`, `openid`, or a scope of the Admin API.",
+    "insufficient_user_authentication": "Authorize with `max_age` (RFC 9470).",
+    "temporarily_unavailable": "Wait for `Retry-After`.",
+    "server_error": "Look up the text's ID in the log.",
+}
+RPC: Final[dict[str, str]] = {
+    "-32042": "MCP 2025-11-25: the person must open the link in `data`.",
+    "-32053": (
+        "No storage; nothing was sent. 503 with `Retry-After` and `data.retry_after`; in a stream, on stdio, and over "
+        "SSE a tool error."
+    ),
+    "-32054": "The token isn't accepted: `data` has `error`, `error_description`, and `sign_in`.",
+    "-32602": "The tool is unknown.",
+    "-32603": "Status 500. Look up the message's ID in the log.",
+    "-32600": "Not one JSON-RPC message, or its ID is in use.",
+    "-32700": "Not JSON.",
+}
+SURFACES: Final = {
+    "the vault": VAULT,
+    "tools": TOOLS,
+    "the proxy": PROXY,
+    "OAuth": OAUTH,
+    "JSON-RPC": RPC,
+}
+
+
+def meanings_of(code: str) -> dict[str, str]:
+    """What a code means at each surface that has it."""
+    return {
+        surface: text
+        for surface, table in SURFACES.items()
+        for codes, text in table.items()
+        if code in codes.split(", ")
+    }
+
+
+def all_codes() -> list[str]:
+    """Every code that is explained."""
+    return sorted({code for table in SURFACES.values() for codes in table for code in codes.split(", ")})

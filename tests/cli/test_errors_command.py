@@ -1,0 +1,35 @@
+"""`errors CODE`: what a code means, at each surface that has it."""
+
+from __future__ import annotations
+
+import json
+
+from typer.testing import CliRunner, Result
+
+from server.cli import app
+
+
+def run(*command: str) -> Result:
+    return CliRunner().invoke(app, ["errors", *command])
+
+
+def test_a_code_is_explained_at_each_surface_that_has_it() -> None:
+    said = run("upstream_unauthorized", "--json")
+    assert said.exit_code == 0, said.output
+    assert set(json.loads(said.stdout)["meanings"]) == {"the vault", "tools", "the proxy"}
+    assert "Check first" not in run("upstream_unauthorized").stdout
+
+
+def test_a_call_that_might_have_been_carried_out_is_explained() -> None:
+    assert run("timeout").stdout.endswith("Check first: a write might have been carried out.\n")
+
+
+def test_an_unknown_code_is_the_providers_and_a_near_one_is_named() -> None:
+    refused = run("call_not_alowed")
+    assert refused.exit_code == 1
+    assert "the provider's own" in refused.stderr
+    assert "Did you mean call_not_allowed?" in refused.stderr
+
+
+def test_a_negative_number_is_a_code_after_two_dashes() -> None:
+    assert "Not JSON" in run("--", "-32700").stdout
