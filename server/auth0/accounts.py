@@ -47,7 +47,7 @@ def routes(deployment: Deployment) -> list[Route]:
 
 
 async def list_accounts(deployment: Deployment, request: Request, principal: Principal) -> Response:
-    """GET accounts?connection=NAME&from=CURSOR&take=N, the oldest first."""
+    """The accounts that the person lets this client use, oldest first: `connection`, `take` (1 to 20), and `from`."""
     wanted = request.query_params.getlist("connection")
     if len(wanted) > _FILTERS:
         raise invalid({"connection": f"at most {_FILTERS} can be named"})
@@ -113,7 +113,7 @@ def _next(following: str | None) -> Mapping[str, object]:
 
 
 async def list_names(deployment: Deployment, request: Request, principal: Principal) -> Response:
-    """GET connections: those that a person can link here, by Auth0's names."""
+    """What a person can connect here, by Auth0's names, `take`, and `from`."""
     known = {
         name: one
         for one in deployment.catalog
@@ -129,7 +129,7 @@ async def list_names(deployment: Deployment, request: Request, principal: Princi
 
 
 async def disconnect(deployment: Deployment, request: Request, principal: Principal) -> Response:
-    """DELETE accounts/{id}: ended here at once, and, unlike at Auth0, at the provider."""
+    """End the account here at once and, unlike at Auth0, also at the provider."""
     wanted = str(request.path_params["id"]).removeprefix(PREFIX)
     found = next(
         (

@@ -56,6 +56,7 @@ def routes(deployment: Deployment) -> list[Route]:
     scope = "create:me:connected_accounts"
 
     async def send_browser(request: Request) -> Response:
+        """Anyone's browser, with `ticket`: leads to the page on which the person decides."""
         return pages.go("/connect/" + quote(request.query_params.get("ticket", "")[:100] or "-", safe=""))
 
     return [
@@ -94,7 +95,7 @@ def _scopes(content: dict[str, object]) -> frozenset[str]:
 
 
 async def connect(deployment: Deployment, request: Request, principal: Principal) -> Response:
-    """POST connect: the secret of this session, and the address and ticket for the person's browser."""
+    """Begin to connect an account: a secret of this session, and an address and ticket for the person's browser."""
     content = await read_object(request, _STARTED)
     given, wanted = _texts(content, "connection", "redirect_uri"), _scopes(content)
     provider = provider_of(deployment, given["connection"])
@@ -176,7 +177,7 @@ async def _redeem_code(
 
 
 async def complete(deployment: Deployment, request: Request, principal: Principal) -> Response:
-    """POST complete: the account behind the code that the browser brought."""
+    """Finish it: the account behind the code that the browser brought."""
     content = await read_object(request, _COMPLETED)
     given = _texts(content, "auth_session", "connect_code", "redirect_uri")
     try:

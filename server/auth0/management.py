@@ -52,7 +52,7 @@ async def issue_token(deployment: Deployment, asked: TokenRequest) -> TokenGrant
 
 
 async def list_for_admin(deployment: Deployment, request: Request, principal: Principal) -> Response:
-    """GET users/{id}/connected-accounts: every account of the person, never a token."""
+    """Every account of a person, never a token. The token, an admin's, may be for `PUBLIC_URL/api/v2/`."""
     admin = await users.get_user(deployment.database, principal.user_id)
     if admin is not None:
         admin = await roles.with_groups(deployment, admin)

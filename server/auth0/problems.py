@@ -101,11 +101,11 @@ class MeRoute:
     def __init__(self, deployment: Deployment, audience: str, handlers: Mapping[str, tuple[str, Handler]]) -> None:
         self._deployment = deployment
         self._audience = audience
-        self._handlers = handlers
+        self.handlers: Final = handlers
 
     async def __call__(self, request: Request) -> Response:
         if request.method == "OPTIONS":
-            return cors.preflight(cors.ANY, methods=(*self._handlers, "OPTIONS"))
+            return cors.preflight(cors.ANY, methods=(*self.handlers, "OPTIONS"))
         try:
             answer = await self._answer(request)
         except MeProblem as problem:
@@ -116,9 +116,9 @@ class MeRoute:
         return answer
 
     async def _answer(self, request: Request) -> Response:
-        found = self._handlers.get("GET" if request.method == "HEAD" else request.method)
+        found = self.handlers.get("GET" if request.method == "HEAD" else request.method)
         if found is None:
-            raise MeProblem(405, "This method isn't supported", headers={"Allow": ", ".join(self._handlers)})
+            raise MeProblem(405, "This method isn't supported", headers={"Allow": ", ".join(self.handlers)})
         scope, handler = found
         try:
             principal = await tokens.authenticate(

@@ -85,7 +85,10 @@ async def _standing_fields(deployment: Deployment, held: StandingApproval) -> di
 
 @command(app, "list")
 def list_(setup: Setup) -> None:
-    """List the calls and requests that wait for your answer, and your standing approvals."""
+    """List the calls and requests that wait for your answer, and your standing approvals.
+
+    These commands answer for the owner of the data directory only; the page `/approvals` does so for everyone.
+    """
 
     async def read() -> list[dict[str, object]]:
         from vault.approvals import approvals, standing_approvals

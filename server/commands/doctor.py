@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def doctor(setup: Setup) -> None:
-    """Check the installation and print a fix for each problem."""
+    """Check the installation and print a fix for each problem.
+
+    The exit code is 1 if there is a problem; notes don't count.
+    """
     from server.doctor.findings import Verdict
 
     findings = setup.run(_examine(setup))

@@ -68,7 +68,10 @@ def explain(
         typer.Option("--scopes", help="Scopes to request; repeat for several. Default: all that it was given."),
     ] = None,
 ) -> None:
-    """Explain why an agent can't use an account."""
+    """Explain why an agent can't use an account.
+
+    The exit code is 1 if a check fails. Otherwise, the last line says what the client would get at `/token`.
+    """
     wanted = None if scopes is None else frozenset(" ".join(scopes).split())
     found, handing, wire, companies = setup.run(
         _explain(setup, user, client=client, connection=connection, scopes=wanted)

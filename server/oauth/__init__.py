@@ -23,6 +23,9 @@ def routes(deployment: Deployment) -> list[Route]:
     answer_token = partial(token.token, repeats=RepeatedExchanges())
 
     async def show_authorize(request: Request) -> Response:
+        """A person's browser, sent by an agent: OAuth 2.1, RFC 6749, RFC 7636 (S256 only), RFC 8707, RFC 9207, OpenID
+        Connect `prompt` and `max_age`.
+        """
         return await authorize.authorize(deployment, request)
 
     resource_document = "/.well-known/oauth-protected-resource"

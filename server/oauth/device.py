@@ -32,7 +32,7 @@ INTERVAL: Final = 5  # seconds between two polls (§3.2)
 
 
 async def authorize_device(deployment: Deployment, request: Request) -> Response:
-    """POST /device_authorization (§3.1, §3.2)."""
+    """A client with the device grant: RFC 8628 §3.1 and §3.2, RFC 8707; without `verification_uri_complete`."""
     form = await read_form(request)
     client = await authentication.authenticate(deployment, request, form)
     if DEVICE_GRANT not in client.grant_types:

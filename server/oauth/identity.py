@@ -66,7 +66,7 @@ def token_hash(token: str) -> str:
 
 
 async def userinfo(deployment: Deployment, request: Request) -> Response:
-    """GET or POST /userinfo with the token in the header, nowhere else."""
+    """An agent with the scope `openid`, its token in the header: OpenID Connect Core 5.3."""
     try:
         principal = await tokens.authenticate(
             deployment, request.headers, method=request.method, path=dpop.sent_path(request.scope)

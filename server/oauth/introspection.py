@@ -24,7 +24,7 @@ from vault.tokens import tokens as refresh_tokens
 
 
 async def introspect(deployment: Deployment, request: Request) -> Response:
-    """POST /introspect."""
+    """A client with a secret or key, for its own tokens and handles; an API, for tokens issued for it: RFC 7662."""
     form = await read_form(request)
     client = await authentication.authenticate(deployment, request, form)
     if client.is_public:

@@ -87,12 +87,12 @@ def server_document(deployment: Deployment) -> dict[str, object]:
 
 
 async def authorization_server(deployment: Deployment, request: Request) -> Response:
-    """GET /.well-known/oauth-authorization-server and /.well-known/openid-configuration."""
+    """RFC 8414, OpenID Connect Discovery."""
     return cached_answer(server_document(deployment), seconds=_FRESH)
 
 
 async def protected_resource(deployment: Deployment, request: Request) -> Response:
-    """GET /.well-known/oauth-protected-resource[/mcp|/sse|/admin/v1]: `resource` is the URL that the path names."""
+    """RFC 9728: `resource` is the URL that the path names."""
     path = request.url.path.removeprefix("/.well-known/oauth-protected-resource").rstrip("/")
     is_admin = deployment.public_url + path == admin_resource(deployment.public_url)
     document: dict[str, object] = {
@@ -108,12 +108,12 @@ async def protected_resource(deployment: Deployment, request: Request) -> Respon
 
 
 async def receipt_keys(deployment: Deployment, request: Request) -> Response:
-    """GET /.well-known/receipt-keys.json: public keys of receipts, those of replaced signing keys too."""
+    """RFC 7517: public keys of receipts, also of replaced signing keys."""
     del request
     return cached_answer(await public_keys(deployment.database), seconds=_FRESH)
 
 
 async def jwks(deployment: Deployment, request: Request) -> Response:
-    """GET /.well-known/jwks.json: public keys only, including those about to be used and those still needed."""
+    """RFC 7517: public keys only, also those that are about to be used or still needed."""
     await deployment.keys.signing.reload(deployment.database)  # perhaps another process rotated
     return cached_answer(deployment.keys.signing.public_jwks(deployment.now()), seconds=_FRESH)

@@ -21,7 +21,7 @@ from vault.records import Client
 
 
 async def push(deployment: Deployment, request: Request) -> Response:
-    """Check the request and answer with the `request_uri` that stands for it, good for one minute and one use."""
+    """A client: RFC 9126, RFC 9449 §10.1. The `request_uri` is good for one minute and one use."""
     form = await read_form(request)
     client = await authentication.authenticate(deployment, request, form)
     if form.get("request_uri") is not None:  # §2.1

@@ -22,12 +22,14 @@ from vault.tokens import tokens as refresh_tokens
 
 
 async def revoke(deployment: Deployment, request: Request) -> Response:
-    """POST /revoke. Only a refresh token ends its grant, and with it every token (§2.1)."""
+    """A client, for its own tokens and handles: RFC 7009. A refresh token ends the agent's access; an access token ends
+    itself and what was exchanged for it.
+    """
     return await _revoke(deployment, request, await read_form(request))
 
 
 async def revoke_either(deployment: Deployment, request: Request) -> Response:
-    """The same, with the parameters as a form or as JSON."""
+    """As `/revoke`, with the parameters as a form or as JSON."""
     form = await read_json_parameters(request) if is_json(request) else await read_form(request)
     return await _revoke(deployment, request, form)
 

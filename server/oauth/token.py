@@ -72,7 +72,12 @@ async def token(
     repeats: RepeatedExchanges,
     dialect: Dialect | None = None,
 ) -> Response:
-    """POST /token. Pages of the client's own origins may read the answer (`server.http.cors`)."""
+    """A client, or a page of its own origins: RFC 6749, RFC 9068, RFC 9449; client credentials only for service
+    accounts and agents that act for themselves; if registered, RFC 8628, OpenID CIBA, and token exchange (RFC 8693);
+    RFC 7523 with a company's assertion.
+
+    The origin is decided by `server.http.cors`.
+    """
     question: RepeatableRequest | None = None
     if is_json := wire.is_json(request):
         form = await wire.read_json_parameters(request)

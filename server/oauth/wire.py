@@ -142,14 +142,15 @@ class Endpoint:
         self, deployment: Deployment, handlers: Mapping[str, Handler], *, is_cross_origin: bool, decides_origin: bool
     ) -> None:
         self._deployment = deployment
-        self._handlers = {**handlers, "HEAD": handlers["GET"]} if "GET" in handlers else handlers
+        self.handlers: Final = {**handlers, "HEAD": handlers["GET"]} if "GET" in handlers else handlers
+        self.is_open_to_pages: Final = is_cross_origin and not decides_origin
         self._is_cross_origin = is_cross_origin
         self._decides_origin = decides_origin
-        self._allowed = sorted({*self._handlers, *(("OPTIONS",) if is_cross_origin else ())})
+        self._allowed = sorted({*self.handlers, *(("OPTIONS",) if is_cross_origin else ())})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        handler = self._handlers.get(request.method, self._refuse_method)
+        handler = self.handlers.get(request.method, self._refuse_method)
         is_readable = self._is_cross_origin
         if request.method == "OPTIONS" and self._is_cross_origin:
             handler = self._preflight

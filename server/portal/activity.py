@@ -138,7 +138,7 @@ async def own_feed(visit: OwnVisit) -> Feed:
 
 
 async def show(visit: OwnVisit) -> Response:
-    """One page of the story."""
+    """One page of what happened."""
     filters, before = read_filters(visit.visit.query), place_in(visit.visit.query("before"))
     deployment, feed = visit.deployment, await own_feed(visit)
     found = await feed.find(filters, limit=PAGE_SIZE, before=before)

@@ -165,7 +165,7 @@ async def choose_tools(visit: OwnVisit) -> Response:
 
 
 async def undo(visit: OwnVisit) -> Response:
-    """Take the last change back."""
+    """Take the last change back, within 15 minutes."""
     client_id = str(visit.visit.request.path_params["client"])
     client = await clients.get_client(visit.deployment.database, client_id)
     if client is None:
@@ -179,13 +179,13 @@ def _go_back(client: Client, handle: str) -> Response:
 
 
 async def confirm(visit: OwnVisit) -> Response:
-    """Ask before disconnecting an agent."""
+    """Ask before ending an agent's access."""
     client = await _agent(visit)
     return visit.page("cut_off.html", {"client": client, "path": access.agent_path(client.id)})
 
 
 async def cut_off(visit: OwnVisit) -> Response:
-    """End the agent, as the person confirmed."""
+    """End the agent's access, as the person confirmed."""
     await end_agent(visit, await _agent(visit))
     return pages.go("/agents")
 

@@ -259,7 +259,9 @@ async def chosen_account(visit: OwnVisit, provider: str) -> Connection | None:
 
 
 async def callback(visit: Visit) -> Response:
-    """The provider sends the person back."""
+    """The provider sends the person back: this is the redirect URI to register there. Only for the session that
+    started, once.
+    """
     provider = str(visit.request.path_params["provider"])
     if visit.session is None or visit.user is None:
         raise ConnectRefused(

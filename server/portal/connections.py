@@ -205,7 +205,7 @@ async def change(visit: OwnVisit) -> Response:
 
 
 async def undo(visit: OwnVisit) -> Response:
-    """Take the last change back."""
+    """Take the last change back, within 15 minutes."""
     connection = await _own(visit)
     rows = await _access_rows(visit, connection)
     return _go_back(connection, await access_saving.undo(visit.deployment, visit.user, visit.form.one("saved"), rows))

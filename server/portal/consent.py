@@ -111,7 +111,10 @@ def _targets(pending: authorize.PendingAuthorization) -> list[str]:
 
 
 async def decide(visit: OwnVisit) -> Response:
-    """Take the answer to the agent. Reads only `decision` and the selected accounts from the form."""
+    """Let the agent in, or not, with the selected accounts.
+
+    Reads only `decision` and the selected accounts from the form.
+    """
     deployment, user = visit.deployment, visit.user
     pending = await _load_pending(visit, visit.form.one("request"))
     if not pending.belongs_to(visit.session):

@@ -21,7 +21,7 @@ _FIELD = "field."
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Say what to make at the service and where, and ask for it."""
+    """Say what to make at the service, an API key or the like, and ask for it."""
     handle = str(visit.visit.request.path_params["handle"])
     form = await credentials.open_form(visit.deployment, handle, user=visit.user, session=visit.session)
     return _page(visit, handle, form)

@@ -29,7 +29,7 @@ async def show(visit: OwnVisit) -> Response:
 
 
 async def enter(visit: OwnVisit) -> Response:
-    """Look the code up, a few times per ten minutes."""
+    """Take the code that an agent shows, a few times per ten minutes."""
     deployment, typed = visit.deployment, visit.form.one("user_code")[:64]
     now, address = deployment.now(), address_of(visit.visit.request)
     async with deployment.transaction() as transaction:
@@ -50,5 +50,5 @@ async def enter(visit: OwnVisit) -> Response:
 
 
 async def show_answered(visit: OwnVisit) -> Response:
-    """Where the person lands after deciding about a device's sign-in."""
+    """Say what was decided about a device's sign-in."""
     return visit.page("message.html", {"title": text("device.answered_title"), "message": text("device.answered")})

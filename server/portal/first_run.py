@@ -78,7 +78,7 @@ def _config(visit: OwnVisit, client: str) -> ClientConfig:
 
 
 async def create(visit: Visit) -> Response:
-    """Make the first admin and sign them in."""
+    """Make the first admin, with the secret that the server printed, and sign them in."""
     form = visit.form
     try:
         password.check_same(form.one("password"), form.one("password_again"))

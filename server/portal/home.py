@@ -21,7 +21,7 @@ _SHOWN: Final = 5  # events
 
 
 async def show(visit: OwnVisit) -> Response:
-    """Everything at a glance."""
+    """What needs the person, and everything at a glance."""
     deployment, now = visit.deployment, visit.deployment.now()
     owned = await connections.list_connections(deployment.database, visit.user.id)
     uses = await audit.list_last_uses(deployment.database, visit.user.id)

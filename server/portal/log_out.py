@@ -22,7 +22,7 @@ from vault.records import Client
 
 
 async def show(visit: Visit) -> Response:
-    """Ask, or go back where nobody is signed in."""
+    """With `auth0.enabled`, an app's log-out: ask whether to sign out here, too; go back if nobody is signed in."""
     wanted = visit.query("returnTo")
     client = await _client_of(visit.deployment, visit.query("client_id"), wanted)
     back = wanted or "/sign-in"
@@ -32,7 +32,7 @@ async def show(visit: Visit) -> Response:
 
 
 async def decide(visit: Visit) -> Response:
-    """Sign out, and go back."""
+    """Sign out, and go back to `returnTo`, at an origin of the app's redirect URIs."""
     wanted = visit.form.one("return_to")
     await _client_of(visit.deployment, visit.form.one("client_id"), wanted)
     response = pages.leave(visit.request, wanted) if wanted else pages.go("/sign-in")

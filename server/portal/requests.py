@@ -6,6 +6,7 @@ token, and for most pages the session. A page cannot skip one.
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
@@ -164,6 +165,7 @@ def own_route(
 
 
 def _signed_in(page: OwnPage) -> Page:
+    @functools.wraps(page)
     async def check_and_answer(visit: Visit) -> Response:
         if visit.session is None or visit.user is None:
             url = visit.request.url

@@ -173,7 +173,8 @@ async def open_window(visit: Visit) -> Response:
 
 
 async def with_owner_link(visit: Visit) -> Response:
-    """The one-time link itself: signs this browser in and moves on without the secret in the address.
+    """The one-time link of `token-vault sign-in`: signs this browser in, and moves on without the secret in the
+    address.
 
     A link in the hands of another user of the machine is not even used up.
     """
@@ -189,7 +190,7 @@ async def with_owner_link(visit: Visit) -> Response:
 
 
 async def show_link(visit: Visit) -> Response:
-    """What a link of an administrator is for. Looking at it does not use it up: mail programs do that."""
+    """What an admin's link is for. Looking at it, as mail programs do, doesn't use it up."""
     ticket = visit.query("ticket")
     return await _link_page(visit, ticket, await _user_of_link(visit, ticket), error="", status=200)
 
@@ -213,7 +214,7 @@ async def _link_page(visit: Visit, ticket: str, user: User, *, error: str, statu
 
 
 async def with_link(visit: Visit) -> Response:
-    """Use the link: choose a password, where the vault has them, and be signed in."""
+    """Use the link: choose a password, where the vault has them, and sign in."""
     form, deployment = visit.form, visit.deployment
     ticket = form.one("ticket")
     user = await _user_of_link(visit, ticket)

@@ -32,6 +32,7 @@ from server.portal.requests import open_route, own_route
 
 
 async def _static(request: Request) -> Response:
+    """Stylesheet, script, icons, and logos. Anyone."""
     found = ASSETS.get(str(request.path_params["path"]))
     if found is None:
         raise HTTPException(404)

@@ -17,6 +17,7 @@ def routes(deployment: Deployment) -> list[BaseRoute]:
     """One document for each server at which the vault is known by it."""
 
     async def show(request: Request) -> Response:
+        """The vault's client ID metadata document for an MCP server. Anyone."""
         name = str(request.path_params["provider"])
         address = document_url(deployment, name)
         found = deployment.catalog.get(name) if name in deployment.catalog.remote else None

@@ -1,8 +1,9 @@
 """How many words of the documentation people write: `python -m tests.generating.handwritten` counts them by page.
 
-README.md, SECURITY.md, CONTRIBUTING.md, and every page of docs/, code blocks included, without what is generated: the
-lists that `reference_pages` writes, and the page of the conformance run. The change log, the formats in vault/, and the
-clients' own READMEs belong to what they describe and aren't counted.
+README.md, SECURITY.md, CONTRIBUTING.md, and every page of docs/, code blocks included, without what a program writes
+and a test keeps current: what `reference_pages` and its `marked_parts` write, the page of the conformance run, and the
+table of the clients that ran. The change log, the formats in vault/, and the clients' own READMEs belong to what they
+describe and aren't counted.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import re
 from pathlib import Path
 from typing import Final
 
-from tests.generating import reference_pages
-from tests.generating.documented import DOCS, ROOT, commands
+from tests.generating import marked_parts, reference_pages
+from tests.generating.documented import DOCS, ROOT
+from tests.support.foreign import tested_clients
 
-_SETTING: Final = re.compile(r"- `[\w.\[\]]+`(, `[\w.\[\]]+`)*( \(|:)")
+_SETTING: Final = re.compile(r"- `[\w.\[\]]+`(, `[\w.\[\]]+`)*( \(|:)|## `\[")
 _GENERATED: Final = {DOCS / "evidence/conformance.md", DOCS / "reference/tools.md", DOCS / "reference/services.md"}
 
 
@@ -25,14 +27,15 @@ def words_by_page() -> dict[str, int]:
 
 
 def _written(page: Path) -> str:
-    text = page.read_text(encoding="utf-8")
+    text = marked_parts.by_hand(page.read_text(encoding="utf-8"))
     if page == DOCS / "reference/settings.md":
         return "\n".join(line for line in text.splitlines() if _SETTING.match(line) is None)
     if page == DOCS / "reference/commands.md":
-        made = {line.strip() for command in commands().values() for line in reference_pages.lines_of(command)}
-        return "\n".join(line for line in text.splitlines() if line not in made and not line.startswith("- `--"))
+        return reference_pages.commands_intro(text)
     if page == DOCS / "reference/provider-files.md":
         return re.sub(r"(?m)(^- `.*\n){5,}", "", text)
+    if page == tested_clients.PAGE:
+        return re.sub(r"(?m)^\| .*\n", "", text)
     return text
 
 

@@ -1,8 +1,8 @@
-"""The generated parts of docs/reference: `python -m tests.generating.reference_pages` writes them.
+"""The generated parts of the documentation: `python -m tests.generating.reference_pages` writes them.
 
-It writes `tools.md` and `services.md` whole. In `settings.md` and `commands.md` it replaces the list of settings, or
-the description and options, below each heading, and keeps the notes after it; in `provider-files.md` the lists of
-fields.
+It writes `tools.md` and `services.md` whole. In `settings.md` it replaces the list of settings below each heading and
+keeps the notes; in `commands.md` all below "Shared options"; in `provider-files.md` the lists of fields. On every page
+it replaces the parts of `marked_parts`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from providers.tools.builtin import builtin_tools
 from providers.tools.spec import ToolSpec
 from server.mcp.offer import connections_spec, discovery
 from server.settings import Settings
+from tests.generating import marked_parts
 from tests.generating.documented import (
     COMMON,
-    DOCS,
+    ROOT,
     arguments_of,
     bounds_of,
     commands,
@@ -35,7 +36,6 @@ from tests.generating.openapi_contracts import KEPT
 from tests.generating.shipped_tools import shipped
 from tests.support.toolset_cases import CASES
 
-REFERENCE = DOCS / "reference"
 _TOOLS = """# Tools
 
 The tools that ship with Token Vault, by effect and scopes: `read`, `create` (a repeated call creates another), or
@@ -146,26 +146,23 @@ def settings_page(text: str) -> str:
         return "".join((before, "\n", *lines.pop(name), notes))
 
     page = _by_heading(text, "## ", replace)
-    assert not lines, f"settings.md lacks the sections {sorted(lines)}"
+    page += "".join(f"\n## `[{name}]`\n\n{''.join(found)}" for name, found in lines.items())
     return re.sub(r"\n+## ", "\n\n## ", re.sub(r"\n{3,}", "\n\n", page))
 
 
 def commands_page(text: str) -> str:
-    """The page with every command's description, arguments and options; what several commands share stands once."""
+    """The page with every command's help, arguments, and options; what several commands share stands once."""
     real = {f"`{' '.join([words, *arguments_of(one)])}`": one for words, one in commands().items()}
     counted = Counter(line for one in real.values() for line in (*_arguments(one), *_options(one)))
     shared = {line for line, count in counted.items() if count > 1}
+    intro = commands_intro(text)
+    listed = "".join(f"\n### {title}\n\n{_command(one, shared)}" for title, one in real.items())
+    return f"{intro}### Shared options\n\n{''.join(sorted(shared))}{listed}"
 
-    def replace(title: str, body: str) -> str:
-        if title == "Shared options":
-            return f"\n{''.join(sorted(shared))}\n"
-        assert title in real, f"there is no command {title}"
-        notes = re.sub(r"\A\n[^\n]+\n(\n(?:- `[^\n]*\n)+)?", "", body)
-        return f"\n{_command(real.pop(title), shared)}{notes}"
 
-    page = _by_heading(text, "### ", replace)
-    assert not real, f"commands.md lacks {sorted(real)}"
-    return page
+def commands_intro(text: str) -> str:
+    """What stands before the generated list."""
+    return text.partition("### Shared options\n")[0]
 
 
 def _command(command: Any, shared: set[str]) -> str:
@@ -177,11 +174,6 @@ def _command(command: Any, shared: set[str]) -> str:
     if also:
         lines.append(f"- {', '.join(f'`{name}`' for name in also)}\n")
     return command.help + "\n" + "".join(("\n", *lines) if lines else ())
-
-
-def lines_of(command: Any) -> list[str]:
-    """All that a command's help says, line by line."""
-    return [*command.help.splitlines(), *_arguments(command), *_options(command)]
 
 
 def _is_plain(line: str) -> bool:
@@ -225,16 +217,20 @@ def _fields(texts: Mapping[str, str]) -> list[str]:
     return [f"{', '.join(f'`{name}`' for name in names.split(', '))}: {text}" for names, text in texts.items()]
 
 
-PAGES: dict[str, Callable[[str], str]] = {
+_WHOLE: dict[str, Callable[[str], str]] = {
     "tools.md": lambda _: tools_page(),
     "services.md": lambda _: services_page(),
     "settings.md": settings_page,
     "commands.md": commands_page,
     "provider-files.md": provider_files_page,
 }
+PAGES: dict[str, Callable[[str], str]] = {
+    **{f"docs/reference/{name}": write for name, write in _WHOLE.items()},
+    **dict.fromkeys(marked_parts.pages(), marked_parts.written),
+}
 
 
 if __name__ == "__main__":
     for name, write in PAGES.items():
-        page = REFERENCE / name
+        page = ROOT / name
         page.write_text(write(page.read_text(encoding="utf-8")), encoding="utf-8")

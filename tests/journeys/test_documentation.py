@@ -57,13 +57,13 @@ from tests.generating.handwritten import words_by_page
 from tests.support.harness import running_vault
 from vault.refusals import VaultError
 
-MOST_WORDS = 31_900  # written by hand
+MOST_WORDS = 28_300  # written by hand
 SIMULATED = {"docs/beds.md", "docs/guide.md"}  # in repositories of the simulator and in examples
 
 
 @pytest.mark.parametrize("name", reference_pages.PAGES)
 def test_a_generated_reference_page_is_up_to_date(name: str) -> None:
-    text = (reference_pages.REFERENCE / name).read_text(encoding="utf-8")
+    text = (ROOT / name).read_text(encoding="utf-8")
     assert text == reference_pages.PAGES[name](text), "write it again: python -m tests.generating.reference_pages"
 
 

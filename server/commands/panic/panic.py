@@ -42,7 +42,11 @@ def panic(
     yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only show what would end.")] = False,
     wait: Annotated[int, typer.Option("--wait", min=0, max=86400, help="Seconds to keep retrying what fails.")] = 60,
 ) -> None:
-    """Revoke much at once, at the providers too, and verify that it's over. Without `--yes`, a dry run."""
+    """Revoke much at once, at the providers too, and verify that it's over. Without `--yes`, a dry run.
+
+    Run it again to go on after an interruption; a running server goes on, too. Exit code 0: nothing is outstanding;
+    3: the vault keeps trying; 4: end the rest on the providers' pages; 5: some tokens still work.
+    """
     named: dict[Kind, str] = {}
     if user is not None:
         named["user"] = user

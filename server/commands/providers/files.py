@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 def list_providers(setup: Setup) -> None:
-    """List the services: which are set up, and how well each is verified."""
+    """List the services: which are set up, and how well each is verified, by its facts.
+
+    `live_tested` is the day of the last successful `providers test --live` here.
+    """
     settings, here = setup.settings(), setup.providers()
     tested = live_tests(setup)
     rows = [_row(settings, provider, here, tested=tested) for provider in here.catalog.all_providers()]

@@ -41,7 +41,9 @@ _HOUR: Final = 3600
 
 
 async def ask(deployment: Deployment, request: Request) -> Response:
-    """POST /bc-authorize (§7.1, §7.3)."""
+    """A client with a secret or key, added with `--ciba`: OpenID CIBA Core 1.0 §7.1 and §7.3 (poll, ping, and push),
+    RFC 9396.
+    """
     form = await read_form(request)
     client = await authentication.authenticate(deployment, request, form)
     check_may_ask(client)

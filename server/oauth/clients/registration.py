@@ -33,7 +33,7 @@ _REWRITES: Final = 20  # of one client in the window
 
 
 async def register(deployment: Deployment, request: Request) -> Response:
-    """POST /register."""
+    """Anyone, as `registration.mode` allows: RFC 7591."""
     if deployment.settings.registration_mode == "closed":
         raise OAuthError("access_denied", "registration is closed: ask an admin for a client ID")
     content = await read_json_object(request, limit=BODY_LIMIT, code="invalid_client_metadata")
@@ -91,13 +91,13 @@ def _too_many() -> OAuthError:
 
 
 async def read(deployment: Deployment, request: Request) -> Response:
-    """GET /register/{client_id} (RFC 7592 §2.1)."""
+    """The client, by its management token: RFC 7592 §2.1."""
     client, management_token = await _managed_client(deployment, request)
     return _registration_answer(deployment, client, management_token)
 
 
 async def update(deployment: Deployment, request: Request) -> Response:
-    """PUT /register/{client_id} (RFC 7592 §2.2): replaces all metadata. Id and secret cannot be chosen."""
+    """RFC 7592 §2.2 replaces all metadata; ID and secret can't be chosen."""
     client, management_token = await _managed_client(deployment, request)
     content = await read_json_object(request, limit=BODY_LIMIT, code="invalid_client_metadata")
     if content.get("client_id", client.id) != client.id:
@@ -138,7 +138,7 @@ def _change(client: Client, accepted: AcceptedMetadata, *, now: int) -> tuple[Cl
 
 
 async def delete(deployment: Deployment, request: Request) -> Response:
-    """DELETE /register/{client_id} (RFC 7592 §2.3): its grants, tokens and codes end with it."""
+    """RFC 7592 §2.3 also ends its grants, tokens, and codes."""
     client, _ = await _managed_client(deployment, request)
     now = deployment.now()
     async with deployment.database.transaction() as transaction:

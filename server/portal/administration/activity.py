@@ -67,7 +67,7 @@ async def _with_agent(visit: AdminVisit, asked: _Search) -> _Search:
 
 
 async def show(visit: AdminVisit) -> Response:
-    """One page of it."""
+    """One page of everybody's activity, also by `person`."""
     asked, before = await _read(visit), place_in(visit.query("before"))
     found = await asked.feed.find(asked.filters, limit=PAGE_SIZE, before=before)
     context: dict[str, object] = asked.feed.page(asked.filters, found, before=before) | {

@@ -54,7 +54,7 @@ def path_of(group: Group) -> str:
 
 
 async def create(visit: AdminVisit) -> Response:
-    """A new group."""
+    """Create a group."""
     name = visit.form.one("name")
     try:
         made = await groups.create(visit.actor, name)
@@ -98,7 +98,7 @@ async def add_member(visit: AdminVisit) -> Response:
 
 
 async def remove_member(visit: AdminVisit) -> Response:
-    """Take a person out whom an administrator put there."""
+    """Take a person out whom an admin put there."""
     group = await _group(visit)
     person = await people.person_with_id(visit.deployment.database, visit.form.one("person")[:100])
     await groups.remove_member(visit.actor, group, person)
@@ -148,7 +148,7 @@ async def delete(visit: AdminVisit) -> Response:
 
 
 async def make_token(visit: AdminVisit) -> Response:
-    """A token for a directory, or another one for the same."""
+    """Make a token for a directory, or another one for the same."""
     name = visit.form.one("name").strip()
     try:
         secret, is_rotation = await provisioning.make_token(visit.actor, name, days=None, grace=GRACE)

@@ -87,21 +87,21 @@ async def add(visit: AdminVisit) -> Response:
 
 
 async def make_link(visit: AdminVisit) -> Response:
-    """A one-time link with which the person signs in anew."""
+    """Make a one-time sign-in link for the person."""
     person = await _person(visit)
     link = await people.make_link(visit.actor, person)
     return await visit.go(path_of(person), said=text("admin_people.link_made", who=person.name), secret=link)
 
 
 async def disable(visit: AdminVisit) -> Response:
-    """End all sessions and agents of the person, and let them in no more."""
+    """End all sessions and agents of the person, and don't let them in anymore."""
     person = await _other(visit)
     _check_changed(await people.set_disabled(visit.actor, person, is_disabled=True))
     return await visit.go(path_of(person), said=text("admin_people.disabled", who=person.name))
 
 
 async def enable(visit: AdminVisit) -> Response:
-    """Let the person in again, or their stopped agents go on."""
+    """Let the person in again, or their stopped agents continue."""
     person = await _person(visit)
     _check_changed(await people.set_disabled(visit.actor, person, is_disabled=False))
     is_resumed = person.disabled_at is None
@@ -110,7 +110,7 @@ async def enable(visit: AdminVisit) -> Response:
 
 
 async def make_admin(visit: AdminVisit) -> Response:
-    """Let the person administer this vault."""
+    """Make the person an admin."""
     person = await _person(visit)
     _check_changed(await people.set_admin(visit.actor, person, is_admin=True))
     undo = f"{path_of(person)}/not-admin"
@@ -118,7 +118,7 @@ async def make_admin(visit: AdminVisit) -> Response:
 
 
 async def end_admin(visit: AdminVisit) -> Response:
-    """Let the person administer no more; somebody must be left who can."""
+    """Take the admin role away; somebody must be left who has it."""
     person = await _person(visit)
     _check_changed(await people.set_admin(visit.actor, person, is_admin=False))
     if person.id == visit.user.id:

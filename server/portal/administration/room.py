@@ -7,6 +7,7 @@ passkey.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -164,6 +165,7 @@ def admin_route(
 def _guard(
     page: AdminPage, *, is_for_admins: bool, changes: bool, back: str
 ) -> Callable[[OwnVisit], Awaitable[Response]]:
+    @functools.wraps(page)
     async def check_and_answer(own: OwnVisit) -> Response:
         if not own.user.role.audits:
             raise PageRefused("not_admin", kind="forbidden", detail=f"not an administrator: {own.user.id}")

@@ -21,7 +21,7 @@ SHOWN: Final = 50  # failed events
 
 
 async def show(visit: AdminVisit) -> Response:
-    """All endpoints, and a form for another one."""
+    """All endpoints, and a form for another one, without secrets."""
     return await _list_page(visit)
 
 
@@ -61,7 +61,7 @@ async def add(visit: AdminVisit) -> Response:
 
 
 async def show_one(visit: AdminVisit) -> Response:
-    """One endpoint: what it hears, what came of it, and what it didn't accept."""
+    """One endpoint: which events it gets, what became of them, and what it didn't accept."""
     endpoint = await _endpoint(visit)
     failed = await endpoints.list_failed(visit.deployment.database, endpoint.id)
     context: dict[str, object] = {
@@ -85,7 +85,7 @@ def failure_words(failure: str) -> str:
 
 
 async def test(visit: AdminVisit) -> Response:
-    """Send it an event that means nothing."""
+    """Send it a test event."""
     endpoint = await _endpoint(visit)
     failure = await webhooks.test(visit.actor, endpoint)
     said = text("admin_webhooks.test_failed", why=failure_words(failure)) if failure else text("admin_webhooks.tested")

@@ -215,7 +215,7 @@ def _number(sent: str) -> int:
 
 
 async def show(visit: OwnVisit) -> Response:
-    """One request: who asks for what, why and for how long; and what became of it."""
+    """One request, for who asked and who may answer: who asks for what, why and for how long; and what became of it."""
     return await _one(visit, await _visible(visit))
 
 
@@ -259,7 +259,7 @@ def _gives(rule: AllowedAgents) -> str:
 
 
 async def change(visit: OwnVisit) -> Response:
-    """Answer, narrow, or end the request."""
+    """Answer the request; narrow or end what it gave."""
     request, form = await _visible(visit), visit.form
     actor, decision = Actor(visit.deployment, visit.user, "administration"), form.one("decision")
     if decision == "allow" and (again := await _prove_again(visit, request)) is not None:

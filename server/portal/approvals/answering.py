@@ -166,7 +166,9 @@ def _of_piece(piece: Piece) -> str:
 
 
 async def answer(visit: OwnVisit) -> Response:
-    """The answer that a worker posts. Whatever is refused here can be answered on the approval's page."""
+    """The answer in a notification, from a browser that may. Whatever is refused here can be answered on the approval's
+    page.
+    """
     approval_id, decision = str(visit.visit.request.path_params["approval"]), visit.form.one("decision")
     if decision not in _DECISIONS:
         raise PageRefused("no_decision")

@@ -48,7 +48,7 @@ async def show_all(visit: OwnVisit) -> Response:
 
 
 async def show(visit: OwnVisit) -> Response:
-    """One call: who wants to do what, as which account, with which arguments."""
+    """One call, for the person it asks: who wants to do what, as which account, with which arguments."""
     approval = await _load(visit)
     status = approval.status(visit.deployment.now())
     if status != ApprovalState.PENDING.value:

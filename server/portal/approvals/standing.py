@@ -76,7 +76,7 @@ def read_terms(form: Form, *, now: int) -> StandingTerms:
 
 
 async def end(visit: OwnVisit) -> Response:
-    """End one; the page that follows can take that back."""
+    """End a standing approval; the page that follows can take that back."""
     deployment, user = visit.deployment, visit.user
     standing_id = str(visit.visit.request.path_params["standing"])
     now = deployment.now()
@@ -103,7 +103,7 @@ async def end(visit: OwnVisit) -> Response:
 
 
 async def undo(visit: OwnVisit) -> Response:
-    """Take the end of one back, once, for a while."""
+    """Take the end of a standing approval back, once, for a while."""
     deployment, user, now = visit.deployment, visit.user, visit.deployment.now()
     handle = visit.form.one("saved")
     found = await tickets.peek(deployment.database, deployment.keys, handle, purpose=TicketPurpose.UNDO, now=now)

@@ -29,7 +29,7 @@ async def state(visit: OwnVisit) -> dict[str, object]:
 
 
 async def change(visit: OwnVisit) -> Response:
-    """Set, replace, or remove the code."""
+    """Set, replace, or remove the code without which some clients can't ask this person."""
     deployment, now = visit.deployment, visit.deployment.now()
     if visit.form.one("action") == "remove":
         async with deployment.transaction() as transaction:

@@ -22,7 +22,10 @@ _EVENTS_AT_ONCE: Final = 500
 
 
 async def download(visit: OwnVisit) -> Response:
-    """The file. Its activity can be long, so nothing of it is held in memory."""
+    """Everything kept about the person, as JSON.
+
+    The activity can be long, so nothing of it is held in memory.
+    """
     response = pages.secure(StreamingResponse(_write_parts(visit), media_type="application/json"))
     response.headers["content-disposition"] = 'attachment; filename="token-vault-account.json"'
     return response

@@ -58,7 +58,7 @@ def _page_path(return_to: str) -> str:
 
 
 async def add(visit: OwnVisit) -> Response:
-    """Store the passkey that the browser made. Who came to have one for something else goes back there."""
+    """Store the passkey that the browser made. A person who came to have one for something else goes back there."""
     deployment, user = visit.deployment, visit.user
     await step_up.check_passkey_change(deployment, visit.session)
     name = _name(visit) or describe_browser(visit.visit.request.headers.get("user-agent", ""))
@@ -92,7 +92,7 @@ async def rename(visit: OwnVisit) -> Response:
 
 
 async def remove(visit: OwnVisit) -> Response:
-    """Forget a passkey, unless the person could not sign in anymore."""
+    """Forget a passkey, unless the person couldn't sign in anymore."""
     deployment, user = visit.deployment, visit.user
     await step_up.check_passkey_change(deployment, visit.session)
     which = str(visit.visit.request.path_params["passkey"])

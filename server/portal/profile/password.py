@@ -14,7 +14,7 @@ from vault.keys.passwords import MIN_LENGTH, PasswordRefused
 
 
 async def show(visit: OwnVisit) -> Response:
-    """The form; who has no password yet signs in again first, since nothing else is asked."""
+    """The form; a person without a password signs in again first, since nothing else is asked."""
     _check_first_one(visit)
     return _form(visit, error="", status=200)
 

@@ -18,7 +18,7 @@ OTHERS: Final = "others"  # every browser but this one
 
 
 async def sign_out(visit: OwnVisit) -> Response:
-    """Sign out one browser, or every other one (OWASP ASVS 5.0, 7.5.2: after a recent sign-in)."""
+    """Sign out one browser, or every other one, after a recent sign-in (OWASP ASVS 5.0, 7.5.2)."""
     deployment, now = visit.deployment, visit.deployment.now()
     step_up.check_recent(deployment, visit.session)
     wanted = visit.form.one("session")

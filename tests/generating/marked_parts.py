@@ -1,0 +1,183 @@
+"""The tables of the documentation that are made of code, between `<!-- generated: NAME -->` and `<!-- end -->`.
+
+`reference_pages` writes them. Endpoints come from the routes and the first paragraph of what answers each, errors from
+`server.commands.errors.texts`, packages from pyproject.toml and the comments there.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+from starlette.routing import Route
+
+import server.auth0
+import server.oauth
+import server.portal
+from server import errors
+from server.auth0.problems import MeRoute
+from server.commands.errors import texts
+from server.oauth.wire import Endpoint
+from server.remote import documents
+from server.settings import Settings
+from tests.generating.documented import PAGES, ROOT, plain
+
+_MARKED: Final = re.compile(r"(?s)(<!-- generated: ([a-z0-9 ]+) -->\n).*?(<!-- end -->)")
+_LINKS: Final = {
+    "tool set": "../guides/tools.md#offer-fewer-tools",
+    "A rule": "../operate/policy.md",
+    "repeated": "../../SECURITY.md#repeated-refresh-tokens",
+    "An admin reviews it": "../guides/mcp-servers.md",
+    "Wait as long as the text says": "../guides/tools.md#rate-limits-and-retries",
+    "what is judged": "../operate/limits.md",
+    "Register the page's origin": "../guides/token-exchange.md#pages-and-introspection",
+    "there are several": "../guides/token-exchange.md#when-it-does-not-work",
+    "Auth0's wire": "../guides/auth0.md",
+    "Admin API": "../operate/admin-api.md",
+    "agents that act for themselves": "../operate/enterprise.md#let-agents-act-for-themselves",
+    "a company's assertion": "../operate/enterprise.md",
+    "token exchange": "../guides/token-exchange.md",
+    "the device grant": "../guides/register.md#without-a-browser",
+    "CIBA Core 1.0": "../guides/token-exchange.md#ask-first",
+    "receipts": "../operate/administration.md#revocations",
+    "MCP server": "../guides/mcp-servers.md",
+}
+
+
+def pages() -> list[str]:
+    """The pages that have such parts, from the root of the repository."""
+    return [page.relative_to(ROOT).as_posix() for page in PAGES if _MARKED.search(page.read_text(encoding="utf-8"))]
+
+
+def written(text: str) -> str:
+    """The page with its generated parts as they are now. An unknown part is a KeyError."""
+    return _MARKED.sub(lambda found: f"{found[1]}{PARTS[found[2]]()}{found[3]}", text)
+
+
+def by_hand(text: str) -> str:
+    """The page without its generated parts."""
+    return _MARKED.sub("", text)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    columns = list(head)
+    lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _linked(text: str) -> str:
+    """The text with the pages that say more."""
+    for words, target in _LINKS.items():
+        text = re.sub(rf"(?<![\[`])\b{re.escape(words)}\b", f"[{words}]({target})", text, count=1)
+    return text
+
+
+def _codes(table: Mapping[str, str]) -> str:
+    rows = ((_quoted(codes.split(", ")), _linked(text)) for codes, text in table.items())
+    return _table(("Code", "Meaning and fix"), rows)
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _proxy_codes() -> str:
+    rows: list[tuple[str, str, str]] = []
+    for codes, text in texts.PROXY.items():
+        names = codes.split(", ")
+        (status,) = {errors.status_of(name) for name in names}
+        rows.append((_quoted(names), str(status), _linked(text)))
+    return _table(("Code", "Status", "Meaning and fix"), rows)
+
+
+def _rpc_codes() -> str:
+    return _table(("Code", "Meaning"), texts.RPC.items())
+
+
+def _no_vault() -> Any:
+    """What making routes reads of a deployment."""
+    return SimpleNamespace(
+        settings=Settings.model_validate({"auth0": {"enabled": True}}),
+        public_url="https://vault",
+        issuer="https://vault",
+    )
+
+
+def _said(function: Callable[..., Any]) -> str:
+    """The first paragraph about what answers a path."""
+    while hasattr(function, "func"):
+        function = cast("Any", function).func
+    about = inspect.getdoc(inspect.unwrap(function))
+    assert about, f"{function} says nothing"
+    return " ".join(about.partition("\n\n")[0].split())
+
+
+def _answers(route: Route) -> dict[str, tuple[Callable[..., Any], str]]:
+    """By method: what answers, and what the path adds to its description."""
+    endpoint = cast("Any", route.endpoint)
+    if isinstance(endpoint, Endpoint):
+        any_page = " Any page." if endpoint.is_open_to_pages else ""
+        return {method: (answer, any_page) for method, answer in endpoint.handlers.items() if method != "HEAD"}
+    owner = getattr(endpoint, "__self__", None)
+    if isinstance(owner, MeRoute):
+        return {method: (answer, f" A token with `{scope}`.") for method, (scope, answer) in owner.handlers.items()}
+    by_method = inspect.getclosurevars(endpoint).nonlocals.get("pages_by_method")
+    if by_method is not None:
+        return {
+            method: (answer, "" if hasattr(answer, "__wrapped__") else " Anyone.")
+            for method, answer in by_method.items()
+        }
+    return {method: (endpoint, "") for method in sorted(route.methods or ()) if method != "HEAD"}
+
+
+def _rows(routes: Iterable[Route]) -> Iterator[tuple[str, str, str]]:
+    """Each path once with its methods; paths that are answered by the same share a row."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for route in routes:
+        answers = _answers(route)
+        said = list(dict.fromkeys([_said(answer) for answer, _ in answers.values()]))
+        said += [more.strip() for more in dict.fromkeys(more for _, more in answers.values()) if more]
+        paths = rows.setdefault((", ".join(answers), " ".join(said)), [])
+        if plain(route.path) not in paths:
+            paths.append(plain(route.path))
+    for (methods, said), paths in rows.items():
+        yield _quoted(paths), methods, _linked(said)
+
+
+def _endpoints(routes: Iterable[Route]) -> str:
+    return _table(("Path", "Methods", "What it does"), _rows(routes))
+
+
+def _pages(*, of_admins: bool) -> str:
+    made = (*server.portal.routes(_no_vault()), *documents.routes(_no_vault()))
+    routes = (one for one in made if isinstance(one, Route))
+    return _endpoints(one for one in routes if one.path.startswith("/administration") == of_admins)
+
+
+def _packages() -> str:
+    """Every dependency with the modules that its comment in pyproject.toml names, and what for."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("\n[project.scripts]")[0]
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for name, where, reason in re.findall(r'(?m)^ +"([\w-]+)[^"]*",  # ([^:\n]+): (.*)$', project):
+        modules, reasons = found.setdefault(name, ([], []))
+        modules += where.split(", ")
+        reasons.append(reason)
+    rows = ((f"`{name}`", _quoted(where), "; ".join(why)) for name, (where, why) in sorted(found.items()))
+    return _table(("Package", "Where", "For"), rows)
+
+
+PARTS: Final[dict[str, Callable[[], str]]] = {
+    "packages": _packages,
+    "errors of the vault": lambda: _codes(texts.VAULT),
+    "errors of tools": lambda: _codes(texts.TOOLS),
+    "errors of the proxy": _proxy_codes,
+    "errors of oauth": lambda: _codes(texts.OAUTH),
+    "errors of json rpc": _rpc_codes,
+    "endpoints of oauth": lambda: _endpoints(server.oauth.routes(_no_vault())),
+    "endpoints of auth0": lambda: _endpoints(server.auth0.routes(_no_vault())),
+    "pages": lambda: _pages(of_admins=False),
+    "pages of admins": lambda: _pages(of_admins=True),
+}
