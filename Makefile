@@ -93,7 +93,9 @@ sdk-%: .venv/.dev
 	@$(BIN)/uv venv -q --clear --python $(RUN) .venv/sdks/$*
 	@$(BIN)/uv pip install -q --no-deps --require-hashes --python .venv/sdks/$*/bin/python -r tests/sdks/$*.txt
 
-bench: .venv/.dev
+bench: export BENCH_RESULTS := .venv/bench.jsonl
+bench: .venv/.dev node-clients
+	@rm -f $$BENCH_RESULTS
 	$(RUN) -m tests.bench
 	$(RUN) -m tests.bench.calls
 	$(RUN) -m tests.bench.calls --postgres
@@ -101,6 +103,9 @@ bench: .venv/.dev
 	$(RUN) -m tests.bench.telemetry
 	$(RUN) -m tests.bench.policy
 	$(RUN) -m tests.bench.start
+	$(RUN) -m tests.bench.exchange
+	$(RUN) -m tests.bench.goals
+	$(RUN) -m tests.bench.goals --table $$BENCH_RESULTS
 
 curve: .venv/.dev
 	$(RUN) -m tests.bench.curve

@@ -120,8 +120,8 @@ def main() -> None:
             (folder / "pg").mkdir(mode=0o700)
             os.environ[DATABASE] = stack.enter_context(postgres(folder / "pg")).get_uri()
         found = asyncio.run(measure(folder, on_postgres=options.postgres, rounds=options.rounds, calls=options.calls))
-    store = "PostgreSQL, not counted itself" if options.postgres else "SQLite"
-    print_ratios(f"Calls, CPU us each, {store}; {options.rounds} rounds of {options.calls}, 8 in flight", found)
+    store = "PostgreSQL, its own time not counted" if options.postgres else "SQLite"
+    print_ratios(f"Calls on {store}; CPU us each, {options.rounds} rounds of {options.calls}, 8 in flight", found)
     if not options.postgres and not sdk_clients.has_node():
         print("TypeScript client: not run, needs make node")
 

@@ -1,15 +1,17 @@
-"""Token exchange beside npm oidc-provider's refresh_token grant, one after the other in each round.
+"""Token exchange and refreshes beside the refresh_token grants of npm oidc-provider and of django-oauth-toolkit.
 
     python -m tests.bench.exchange [--rounds N] [--calls N] [--json]
 
-The vault exchanges the same subject token each time, another one each time, and for a proxy handle. oidc-provider keeps
-everything in memory and issues a JWT signed with ES256.
+One after the other in each round. The vault exchanges the same subject token each time, another one each time, and for
+a proxy handle, and redeems refresh tokens, another one each time. oidc-provider keeps everything in memory and issues a
+JWT signed with ES256; django-oauth-toolkit uses SQLite and issues an opaque token. Neither rotates refresh tokens.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import platform
@@ -34,11 +36,19 @@ from tests.bench.servers.contenders import (
     start,
     wait_for,
 )
+from tests.bench.tables import keep
 from tests.support.foreign.foreign import FOLDER, node
 
 ACCESS = "urn:ietf:params:oauth:token-type:access_token"
 SECRET = "s" * 43
 PEER = "oidc-provider, refresh_token"
+TOOLKIT = "django-oauth-toolkit, refresh_token"
+EXCHANGE = "exchange, same subject token"
+WANTED = {  # our CPU time over the peer's
+    EXCHANGE: {PEER: 0.55, TOOLKIT: 0.12},
+    "exchange, another subject token each time": {PEER: 1.15},
+    "refresh_token, another one each time": {PEER: 0.75},
+}
 
 
 @dataclass
@@ -50,10 +60,10 @@ class Kind:
     make: Callable[[int], bytes]
 
 
-def request_bytes(port: int, form: dict[str, str]) -> bytes:
+def request_bytes(port: int, form: dict[str, str], *, path: str = "/token") -> bytes:
     body = urlencode(form).encode()
     lines = [
-        "POST /token HTTP/1.1",
+        f"POST {path} HTTP/1.1",
         f"Host: 127.0.0.1:{port}",
         "Content-Type: application/x-www-form-urlencoded",
         f"Content-Length: {len(body)}",
@@ -83,8 +93,19 @@ def start_peer(*, core: int) -> Kind:
     return Kind(PEER, Contender("oidc-provider", process, port), lambda _: request)
 
 
+def start_toolkit(folder: Path, *, core: int) -> Kind:
+    """django-oauth-toolkit with some refresh tokens that take turns."""
+    port = free_port()
+    process = start("tests.bench.servers.toolkit", str(port), str(folder), SECRET, core=core)
+    assert process.stdout is not None
+    form = {"grant_type": "refresh_token", "client_id": "bench", "client_secret": SECRET}
+    tokens = process.stdout.readline().split()
+    turns = itertools.cycle([request_bytes(port, form | {"refresh_token": one}, path="/token/") for one in tokens])
+    return Kind(TOOLKIT, Contender("django-oauth-toolkit", process, port), lambda _: next(turns))
+
+
 def start_vault(folder: Path, *, core: int, tokens: int) -> list[Kind]:
-    """The vault, and the three kinds of request to it."""
+    """The vault, and the four kinds of request to it."""
     port = free_port()
     process = start("tests.bench.servers.exchanged", str(port), str(folder / "data"), str(tokens), core=core)
     assert process.stdout is not None
@@ -101,14 +122,21 @@ def start_vault(folder: Path, *, core: int, tokens: int) -> list[Kind]:
     whole = form | {"scope": "channels:read chat:write", "subject_token": issued[0]}
     same, handle = request_bytes(port, whole), request_bytes(port, whole | {"scope": "chat:write"})
     others: Iterator[str] = iter(issued[1:])
+    renewing = iter(Path(facts["tokens"]).with_suffix(".refresh").read_text(encoding="ascii").split())
+    refresh = {key: form[key] for key in ("client_id", "client_secret")} | {"grant_type": "refresh_token"}
     return [
-        Kind("exchange, same subject token", ours, lambda _: same),
+        Kind(EXCHANGE, ours, lambda _: same),
         Kind(
             "exchange, another subject token each time",
             ours,
             lambda _: request_bytes(port, whole | {"subject_token": next(others)}),
         ),
         Kind("exchange for a handle", ours, lambda _: handle),
+        Kind(
+            "refresh_token, another one each time",
+            ours,
+            lambda _: request_bytes(port, refresh | {"refresh_token": next(renewing)}),
+        ),
     ]
 
 
@@ -116,7 +144,7 @@ async def measure(kind: Kind, calls: int) -> tuple[float, float]:
     """(CPU us per request, requests per second) of one round."""
     before = kind.server.cpu_seconds()
     run = await drive(
-        kind.server.port, connections=CONNECTIONS, calls=calls, token=None, make=kind.make, wanted=b'"access_token":"'
+        kind.server.port, connections=CONNECTIONS, calls=calls, token=None, make=kind.make, wanted=b'"access_token":'
     )
     used, done = kind.server.cpu_seconds() - before, len(run.latencies)
     return used / done * 1e6, done / run.seconds
@@ -136,16 +164,19 @@ async def main(arguments: Sequence[str] | None = None) -> None:
             peer = start_peer(core=SERVER_CORE)
             processes.append(peer.server.process)
             warm = 2000  # oidc-provider gets faster for a while
-            kinds = [peer, *start_vault(Path(name), core=SERVER_CORE, tokens=1 + warm + chosen.rounds * chosen.calls)]
-            processes.append(kinds[1].server.process)
+            toolkit = start_toolkit(Path(name), core=SERVER_CORE)
+            processes.append(toolkit.server.process)
+            tokens = 1 + warm + chosen.rounds * chosen.calls
+            kinds = [peer, toolkit, *start_vault(Path(name), core=SERVER_CORE, tokens=tokens)]
+            processes.append(kinds[2].server.process)
             for kind in kinds:
                 wait_for(kind.server.port, kind.server.process)
-                await measure(kind, warm)
+                await measure(kind, 400 if kind is toolkit else warm)
             rows: dict[str, list[tuple[float, float]]] = {kind.name: [] for kind in kinds}
             for number in range(chosen.rounds):
                 turn = number % len(kinds)
                 for kind in kinds[turn:] + kinds[:turn]:
-                    rows[kind.name].append(await measure(kind, chosen.calls))
+                    rows[kind.name].append(await measure(kind, chosen.calls // 10 if kind is toolkit else chosen.calls))
             memory = {kind.name: round(kind.server.memory_mb()) for kind in kinds}
     finally:
         for process in processes:
@@ -163,6 +194,10 @@ def show(
 ) -> None:
     """Medians, and how many requests per CPU second there are for one of the peer's: taken within each round."""
     found: dict[str, dict[str, object]] = {}
+    for name, peers in WANTED.items():
+        for peer, wanted in peers.items():
+            ratios = [mine[0] / theirs[0] for theirs, mine in zip(rows[peer], rows[name], strict=True)]
+            keep(f"{name}: over {peer}", statistics.median(ratios), wanted)
     for name, measured in rows.items():
         ratios = [peer[0] / mine[0] for peer, mine in zip(rows[PEER], measured, strict=True)]
         found[name] = {

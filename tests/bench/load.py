@@ -117,3 +117,25 @@ async def drive(
         *(_connection(port, each, 1 + number * each, make or ordinary, wanted) for number in range(connections))
     )
     return Run(time.perf_counter() - started, tuple(latency for part in parts for latency in part))
+
+
+async def send_at(port: int, *, pace: int, calls: int, token: str | None) -> list[float]:
+    """`calls` calls, `pace` of them begun per second whether or not earlier ones are answered; each one's seconds."""
+    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    loop = asyncio.get_running_loop()
+    began = loop.time() + 0.1
+
+    async def send(number: int) -> float:
+        due = began + number / pace
+        await asyncio.sleep(due - loop.time())
+        reader, writer = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request_bytes(port, number + 1, token=token))
+        await _answer(reader)
+        idle.append((reader, writer))
+        return loop.time() - due
+
+    took = await asyncio.gather(*(send(number) for number in range(calls)))
+    for _, writer in idle:
+        writer.close()
+        await writer.wait_closed()
+    return took

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from server.policy.facts import CallFacts
 from server.policy.rules import RuleSet
-from tests.bench.tables import gate, heading
+from tests.bench.tables import gate, heading, keep
 from tests.support.rules import MAIL, Rules, rules_in
 
 _ROUNDS = 25
@@ -87,6 +87,7 @@ async def main() -> None:
             found = _measure(rules, make)
             median = statistics.median(found)
             print(f"{name:12}{median:6.1f} ({found[0]:.1f} to {found[-1]:.1f})   {gate(median, _WANTED)}")
+            keep(f"200 rules: {name}", median, _WANTED, "us")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
+
+RESULTS = "BENCH_RESULTS"  # a file that gets each figure with its gate, for one table at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,13 @@ def p99_ms(seconds: Sequence[float]) -> float:
     return sorted(seconds)[int(len(seconds) * 0.99)] * 1e3
 
 
+def keep(name: str, figure: float, wanted: float, unit: str = "x") -> None:
+    """Keep a figure that has a gate for the table at the end of `make bench`."""
+    if os.environ.get(RESULTS):
+        with Path(os.environ[RESULTS]).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"name": name, "figure": figure, "wanted": wanted, "unit": unit}) + "\n")
+
+
 def gate(ratio: float, wanted: float) -> str:
     """What was wanted, and whether it held."""
     return f"{wanted:.2f}  {'held' if ratio <= wanted else 'MISSED'}"
@@ -41,13 +53,17 @@ def gate(ratio: float, wanted: float) -> str:
 def print_ratios(
     title: str, rows: Mapping[str, Row], *, columns: tuple[str, str] = ("bare", "vault"), digits: int = 0
 ) -> None:
-    """One table: the medians of each row, the median ratio with its extremes, its gate, and both 99th percentiles."""
+    """One table: the medians of each row, the median ratio with its extremes, its gate, and both 99th percentiles.
+
+    The ratios are kept under the title's first words and the row's name.
+    """
     print(heading(title))
     print(f"{'':<34}{columns[0]:>10}{columns[1]:>10}   {'ratio (min-max)':<22}{'wanted':<14}p99 ms of both")
     for name, row in rows.items():
         ratios = [ours / theirs for theirs, ours in row.rounds]
         theirs, ours = (statistics.median(one[place] for one in row.rounds) for place in (0, 1))
         middle = statistics.median(ratios)
+        keep(f"{re.split('[,:;]', title)[0]}: {name}", middle, row.wanted)
         span = f"{middle:.2f}x ({min(ratios):.2f}-{max(ratios):.2f})"
         slowest = ", ".join(f"{p99_ms(one):.1f}" for one in row.seconds if one)
         print(

@@ -125,7 +125,18 @@ async def ready(port: int, process: asyncio.subprocess.Process) -> None:
                 return
 
 
-async def measure(where: Place, *, scope: str, calls: int, what: str) -> Figure:
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of some exchanges: processor time of the vault's and of PostgreSQL's processes, wall time, and commits."""
+
+    exchanges: int
+    vault_us: float  # each
+    postgres_us: float  # each
+    seconds: float
+    commits: int
+
+
+async def cost(where: Place, *, scope: str, calls: int) -> Cost:
     """So many exchanges at each replica, all at once."""
 
     async def at(port: int, count: int) -> float:
@@ -138,14 +149,19 @@ async def measure(where: Place, *, scope: str, calls: int, what: str) -> Figure:
     before, vault, postgres = await batches(where.store), where.vault_seconds(), where.postgres_seconds()
     seconds = max(await asyncio.gather(*(at(port, calls) for port in ports)))
     vault, postgres = where.vault_seconds() - vault, where.postgres_seconds() - postgres
-    commits = await batches(where.store) - before
     done = calls // CONNECTIONS * CONNECTIONS * len(ports)
-    ours, theirs = vault / done * 1e6, postgres / done * 1e6
+    return Cost(done, vault / done * 1e6, postgres / done * 1e6, seconds, await batches(where.store) - before)
+
+
+async def measure(where: Place, *, scope: str, calls: int, what: str) -> Figure:
+    """The figure of so many exchanges at each replica."""
+    found, replicas = await cost(where, scope=scope, calls=calls), len(where.replicas)
     return Figure(
-        f"{len(ports)} replica{'s' if len(ports) > 1 else ''}, {what}",
-        f"processor time for each exchange: vault {ours:.0f} us, PostgreSQL {theirs:.0f} us; {done / commits:.1f} in a "
-        f"commit; {done / seconds:.0f}/s here, {commits / seconds:.0f} commits/s; so {1e6 / ours:.0f}/s for each core "
-        f"of the vault, {1e6 / theirs:.0f}/s for each core of PostgreSQL",
+        f"{replicas} replica{'s' if replicas > 1 else ''}, {what}",
+        f"processor time for each exchange: vault {found.vault_us:.0f} us, PostgreSQL {found.postgres_us:.0f} us; "
+        f"{found.exchanges / found.commits:.1f} in a commit; {found.exchanges / found.seconds:.0f}/s here, "
+        f"{found.commits / found.seconds:.0f} commits/s; so {1e6 / found.vault_us:.0f}/s for each core of the vault, "
+        f"{1e6 / found.postgres_us:.0f}/s for each core of PostgreSQL",
         "every exchange succeeds",
         holds=True,  # else `drive` has raised
     )

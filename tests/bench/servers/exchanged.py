@@ -1,6 +1,7 @@
 """Our contender for token exchange: the vault on SQLite, a confidential client, one account with a live upstream token.
 
-Prints one line of JSON that names the client and a file with access tokens, each different; then serves.
+Prints one line of JSON that names the client, a file with access tokens, each different, and one with refresh tokens
+of as many families; then serves.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from server.runtime.serving import Listener
 from server.settings import load_settings
 from vault import clients, connections, delegations, grants, users
 from vault.records import Client, ClientKind
+from vault.tokens.tokens import issue_refresh_token
 from vault.upstream import Account, TokenAnswer
 
 SECRET = "s" * 43
@@ -41,7 +43,7 @@ async def seed(deployment: Deployment, file: Path, *, how_many: int) -> str:
             "client_secret_post",
             ("https://app.example/callback",),
             now,
-            grant_types=frozenset({"authorization_code", TOKEN_EXCHANGE}),
+            grant_types=frozenset({"authorization_code", "refresh_token", TOKEN_EXCHANGE}),
             secret_hash=secret_hash(SECRET),
         )
         await clients.save_client(transaction, client)
@@ -72,6 +74,11 @@ async def seed(deployment: Deployment, file: Path, *, how_many: int) -> str:
             scopes=SCOPES,
             now=now,
         )
+        refreshing = [
+            await issue_refresh_token(transaction, grant, scopes=grant.scopes, resource=grant.resource, now=now)
+            for _ in range(how_many)
+        ]
+    file.with_suffix(".refresh").write_text("\n".join(refreshing), encoding="ascii")
     with file.open("w", encoding="ascii") as out:
         for _ in range(how_many):
             token, _ = mint(deployment, grant, scopes=grant.scopes, audience=grant.resource, now=now)

@@ -14,6 +14,7 @@ ANSWER = (
     b'{"ok":true,"channel":"C0000000001","ts":"1764000000.000100",'
     b'"message":{"type":"message","user":"U0000000001","text":"hi","ts":"1764000000.000100"}}'
 )
+TOKEN = b'{"access_token":"bench","token_type":"Bearer","expires_in":3600,"refresh_token":"bench"}'
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -22,7 +23,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     while (await receive()).get("more_body"):
         pass
     authorized = any(name == b"authorization" and value.startswith(b"Bearer ") for name, value in scope["headers"])
-    body = ANSWER if authorized else b'{"ok":false,"error":"not_authed"}'
+    body = TOKEN if scope["path"] == "/token" else ANSWER if authorized else b'{"ok":false,"error":"not_authed"}'
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

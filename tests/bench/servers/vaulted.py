@@ -1,7 +1,7 @@
 """Our contender: the whole vault on SQLite with one person, one agent, one Slack connection, all made before the load.
 
-Prints the agent's token on the first line, the path of the proxy and a handle on the second, the tokens of all who call
-on the third, then serves as `token-vault serve` does.
+Prints the agent's token or tokens on the first line, the path of the proxy and a handle on the second, the tokens of
+all who call on the third, then serves as `token-vault serve` does.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from vault.upstream import Account, TokenAnswer
 
 DATABASE = "BENCH_DATABASE"  # the URL of another database than SQLite
 PEOPLE = "BENCH_PEOPLE"  # how many people the vault has beside the first; none if unset
+TOKENS = "BENCH_TOKENS"  # a number: the agent gets so many access tokens, each different, not one
+TOOLS = "BENCH_TOOLS"  # the only tool; all if unset
 SCOPES = frozenset({"chat:write", "channels:read"})
 
 
 async def seed(deployment: Deployment, name: str = "bench") -> tuple[str, str]:
-    """Everything that a call needs; an access token that outlives the run, and a handle after its path."""
+    """Everything that a call needs; access tokens that outlive the run, and a handle after its path."""
     now = deployment.now()
     async with deployment.transaction() as transaction:
         user = await users.create_user(transaction, name, now=now)
@@ -60,8 +62,9 @@ async def seed(deployment: Deployment, name: str = "bench") -> tuple[str, str]:
             expires_at=now + 3600,
             now=now,
         )
-    token, _ = mint(deployment, grant, scopes=grant.scopes, audience=grant.resource, now=now)
-    return token, f"/proxy/{connection.id}/web {handle}"
+    many = range(int(os.environ.get(TOKENS, "1")))
+    tokens = [mint(deployment, grant, scopes=grant.scopes, audience=grant.resource, now=now)[0] for _ in many]
+    return " ".join(tokens), f"/proxy/{connection.id}/web {handle}"
 
 
 async def allow_posting(deployment: Deployment, *, user_id: str, client_id: str) -> Connection:
@@ -96,7 +99,7 @@ async def main(port: int, upstream: int, data: Path) -> None:
         await crowd.fill(settings, data, people)
     async with open_deployment(settings, data=data) as deployment:
         token, proxied = await seed(deployment)
-        calling = await crowd.callers(deployment, people, seed=seed) or [token]
+        calling = await crowd.callers(deployment, people, seed=seed) or token.split()[:1]
         print(token, proxied, " ".join(calling), sep="\n", flush=True)
         where.listen()
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -117,11 +120,12 @@ async def serve_pipes(port: int, upstream: int, data: Path) -> None:
 
 def settings_of(port: int, upstream: int) -> Settings:
     """Those of `serve`, with bounds that one person who calls for all does not reach."""
+    only = os.environ.get(TOOLS)
     return load_settings(
         overrides={
             "server": {"port": port, "public_url": f"http://127.0.0.1:{port}"},
             "tokens": {"access_lifetime": 3600},
-            "tools": {"calls_per_minute": 1_000_000},  # one person calls for all
+            "tools": {"calls_per_minute": 1_000_000} | ({"enable": [only]} if only else {}),  # one calls for all
             "proxy": {"per_agent_hourly": 100_000_000},
             "sandbox": {"loopback_upstreams": True},
             "database": {"url": os.environ.get(DATABASE, "sqlite:")},
