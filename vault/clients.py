@@ -273,17 +273,6 @@ async def note_use(database: Database, client: Client, *, now: int) -> None:
                 await touch(transaction, client.id, now=now)
 
 
-async def hold_client(transaction: Transaction, client_id: str) -> bool:
-    """Until the transaction ends, nobody removes the client; False if it is gone. Hold it before what it has."""
-    return (
-        await transaction.execute(
-            "update clients set removed_at = removed_at where tenant = :tenant and id = :id and removed_at is null",
-            {"tenant": TENANT, "id": client_id},
-        )
-        > 0
-    )
-
-
 async def reap_unused(transaction: Transaction, *, before: int) -> int:
     """Delete clients older than `before` that any stranger can make, that were never used, and that await no decision.
 

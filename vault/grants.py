@@ -17,6 +17,7 @@ from vault.approvals import requests
 from vault.audit import audit
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, ClientKind, Event, Grant, Ticket, TicketPurpose, format_scope, new_id, parse_scope
+from vault.refusals import GrantEnded
 from vault.storage.database import (
     Database,
     Reader,
@@ -441,6 +442,17 @@ def _live_grant(row: Row) -> LiveGrant:
     )
 
 
+async def hold_client(transaction: Transaction, client_id: str) -> bool:
+    """Until the transaction ends, nobody removes the client; False if it is gone. Hold it before what it has."""
+    return (
+        await transaction.execute(
+            "update clients set removed_at = removed_at where tenant = :tenant and id = :id and removed_at is null",
+            {"tenant": TENANT, "id": client_id},
+        )
+        > 0
+    )
+
+
 async def derived_grant(
     database: Database,
     *,
@@ -466,6 +478,8 @@ async def derived_grant(
     if (held := await _find_derived(database, which)) is not None:
         return held
     async with database.transaction() as transaction:
+        if not await hold_client(transaction, client_id):
+            raise GrantEnded("This agent's access to the vault has ended. Sign in again.")
         grant, is_new = await derive_grant(
             transaction,
             user_id=user_id,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 
@@ -14,7 +13,7 @@ from server.administration import agents
 from server.administration.actor import Actor
 from server.oauth.backchannel import redeeming
 from tests.conftest import Store
-from tests.support.peeking import count_waiting
+from tests.support.peeking import until_waiting
 from tests.support.person import Person
 from tests.support.rooms.ciba_room import Asker, asker_client
 from tests.support.rooms.enterprise_room import running_company
@@ -23,7 +22,6 @@ from tests.support.rooms.portal_room import Room, running_room
 from vault import clients, company_permissions
 from vault.approvals import requests
 from vault.records import Client
-from vault.storage.database import Transaction
 
 HOLD = "update clients set last_used_at = last_used_at where id = :id"
 LIVE = "select id from grants where revoked_at is null and client_id = :id"
@@ -59,20 +57,6 @@ async def code_for(room: Room, person: Person) -> tuple[Client, Callable[[], Awa
     again, proof = await room.vault.authorize(person, client_id)
     client = replace(client, last_used_at=None)
     return client, lambda: room.vault.redeem(client_id, again["code"], proof)
-
-
-async def until_waiting(
-    transaction: Transaction, *, number: int, is_sqlite: bool, unless: asyncio.Task[object] | None = None
-) -> None:
-    """Until so many wait for a lock; on SQLite everybody waits for the one who writes, and nothing shows it."""
-    ends = time.perf_counter() + (0.2 if is_sqlite else 20)
-    while time.perf_counter() < ends:
-        if unless is not None and unless.done():
-            return
-        if not is_sqlite and await count_waiting(transaction) >= number:
-            return
-        await asyncio.sleep(0.01)
-    assert is_sqlite
 
 
 @pytest.mark.parametrize("by", ["person", "admin"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 from vault.audit.audit import Activity
 from vault.grants import grant_from
 from vault.records import TENANT, Grant
@@ -32,3 +35,17 @@ async def count_waiting(transaction: Transaction) -> int:
     )
     assert row is not None
     return integer(row, "n")
+
+
+async def until_waiting(
+    transaction: Transaction, *, number: int, is_sqlite: bool, unless: asyncio.Task[object] | None = None
+) -> None:
+    """Until so many wait for a lock; on SQLite everybody waits for the one who writes, and nothing shows it."""
+    ends = time.perf_counter() + (0.2 if is_sqlite else 20)
+    while time.perf_counter() < ends:
+        if unless is not None and unless.done():
+            return
+        if not is_sqlite and await count_waiting(transaction) >= number:
+            return
+        await asyncio.sleep(0.01)
+    assert is_sqlite

@@ -73,7 +73,7 @@ async def issue(
 ) -> TokenGrant | None:
     """Spend the yes on a grant, with its events; None if another request was faster, or the client is gone."""
     request = requests.request_of(approval)
-    if not await clients.hold_client(transaction, client.id):
+    if not await grants.hold_client(transaction, client.id):
         return None
     if not await requests.consume(transaction, approval, now=now):
         return None

@@ -126,7 +126,7 @@ async def _issue(
     """Use the assertion up and store what it gives, in one transaction: a refusal leaves it unused."""
     now, client_id = asked.now, asked.client.id
     async with deployment.transaction() as transaction:
-        if not await clients.hold_client(transaction, client_id):
+        if not await grants.hold_client(transaction, client_id):
             raise OAuthError("invalid_client", "this client was removed")
         if not await _is_first_use(transaction, assertion, now=now):
             raise AssertionRefused("replayed")

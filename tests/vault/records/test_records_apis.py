@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.support.peeking import get_grant
+import pytest
+
+from tests.support.peeking import get_grant, until_waiting
 from tests.support.seeded import NOW, Seeded, agent, seed
-from vault import apis, clients, grants
+from vault import apis, clients, grants, revoked_tokens
 from vault.audit import audit
 from vault.records import ClientKind, Grant
+from vault.refusals import GrantEnded
 from vault.storage.database import Database
 
 API = "https://api.example/v1"
@@ -91,6 +94,32 @@ async def test_many_first_exchanges_at_once_derive_one_grant(database: Database)
     mine = {one.id for one in live if one.client_id == client_id}
     assert {one.id for one in found} <= mine
     assert all([await is_live(database, one) for one in found])
+
+
+@pytest.mark.parametrize("first", ["exchange", "removal"])
+async def test_a_client_that_is_removed_meanwhile_derives_nothing(database: Database, first: str) -> None:
+    seeded, client_id, other = await seed(database), await server(database), await server(database, "other")
+    is_sqlite = type(database).__name__ != "PostgresDatabase"
+
+    async def remove() -> None:
+        async with database.transaction() as transaction:
+            await clients.remove_client(transaction, client_id, now=NOW)
+
+    if first == "removal":
+        await remove()
+        with pytest.raises(GrantEnded):
+            await derived(database, seeded, client_id)
+    else:
+        async with database.transaction() as holding:
+            await revoked_tokens.lock_grant(holding, seeded.grant.id)
+            deriving = asyncio.create_task(derived(database, seeded, client_id))
+            await until_waiting(holding, number=1, is_sqlite=is_sqlite)
+            removing = asyncio.create_task(remove())
+            await until_waiting(holding, number=2, is_sqlite=is_sqlite, unless=removing)
+        await asyncio.gather(deriving, removing)
+    live = await grants.list_grants(database, seeded.user.id)
+    assert [one.id for one in live if one.client_id == client_id] == []
+    assert await is_live(database, await derived(database, seeded, other))
 
 
 async def test_what_a_client_derived_ends_when_it_is_the_api_no_more(database: Database) -> None:

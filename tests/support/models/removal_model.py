@@ -1,0 +1,68 @@
+"""The model of a grant that is derived while what it depends on, its client or its base, is ended.
+
+Two transactions under read committed: each statement sees what is committed, and waits where another holds the row. The
+exchange saw the client alive before its own began. `Rules` are those of `vault.grants.derived_grant` and
+`vault.clients.remove_client`; each can be broken to see that the exploration notices.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+BEGUN, HELD, STORED, DONE, REFUSED = "begun", "held", "stored", "done", "refused"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Ours."""
+
+    holds: bool = True  # the exchange holds the row of what it depends on
+    checks: bool = True  # and is refused where that has ended
+    ends_first: bool = True  # the removal ends the row before it ends the grants that it sees
+
+
+class State(NamedTuple):
+    has_ended: bool = False  # committed
+    exchange: str = BEGUN
+    removal: str = BEGUN
+    is_live: bool = False  # the new grant, committed
+    is_seen: bool = False  # by the removal, whose commit ends it
+
+
+def steps(s: State, rules: Rules) -> Iterator[tuple[str, State]]:
+    is_held = rules.holds and s.exchange in (HELD, STORED)
+    is_ending = rules.ends_first and s.removal in (HELD, STORED)
+    if s.exchange == BEGUN and not (rules.holds and is_ending):
+        is_refused = rules.holds and rules.checks and s.has_ended
+        yield "hold", s._replace(exchange=REFUSED if is_refused else HELD)
+    elif s.exchange == HELD:
+        yield "store", s._replace(exchange=STORED)
+    elif s.exchange == STORED:
+        yield "commit", s._replace(exchange=DONE, is_live=True)
+    if s.removal == BEGUN and not (rules.ends_first and is_held):
+        yield "end", s._replace(removal=HELD)
+    elif s.removal == HELD:
+        yield "look", s._replace(removal=STORED, is_seen=s.is_live)
+    elif s.removal == STORED and (rules.ends_first or not is_held):
+        yield "remove", s._replace(removal=DONE, has_ended=True, is_live=s.is_live and not s.is_seen)
+
+
+def explored(rules: Rules) -> dict[State, list[str]]:
+    """Every state that can be reached, with a shortest way to it."""
+    ways: dict[State, list[str]] = {State(): []}
+    queue = deque(ways)
+    while queue:
+        s = queue.popleft()
+        for name, after in steps(s, rules):
+            if after not in ways:
+                ways[after] = [*ways[s], name]
+                queue.append(after)
+    return ways
+
+
+def outlived(rules: Rules) -> list[str]:
+    """A shortest way to a live grant of what has ended; empty when there is none."""
+    return next((way for s, way in explored(rules).items() if s.is_live and s.has_ended), [])

@@ -1,0 +1,18 @@
+"""The model of deriving a grant while its client is removed keeps its promise, and each broken rule is noticed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.models.removal_model import DONE, REFUSED, Rules, explored, outlived
+
+
+def test_nothing_that_is_derived_outlives_what_it_depends_on() -> None:
+    assert outlived(Rules()) == []
+    ends = {(one.exchange, one.is_live) for one in explored(Rules()) if one.removal == DONE}
+    assert {(DONE, False), (REFUSED, False)} <= ends
+
+
+@pytest.mark.parametrize("broken", [Rules(holds=False), Rules(checks=False), Rules(ends_first=False)], ids=str)
+def test_each_broken_rule_is_noticed(broken: Rules) -> None:
+    assert outlived(broken)
