@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import Store
 from vault.audit import segments
 from vault.audit.audit import Activity, ChainBroken, append, head, verify
-from vault.audit.proof import load_start, prove
+from vault.audit.proof import EVENT_PAGE, load_start, prove
 from vault.keys.key_ring import KeyRing
 from vault.records import Event
 from vault.refresh import sightings
@@ -163,6 +163,26 @@ async def test_an_event_appended_by_the_rules_but_without_the_key_is_named(
     assert broken.value.sequence == 6
     report = await prove(database)
     assert (report.unkeyed, report.unkeyed_count) == (((6, 6),), 1)
+
+
+async def test_neighbors_without_the_key_are_named_as_one_span(database: Database, key_ring: KeyRing) -> None:
+    await fill(database)
+    key = database.event_key
+    for has_key in (False, False, True, False):
+        database.event_key = key if has_key else None
+        await add(database, Event("grant.created", user_id="mallory"))
+    database.event_key = key
+    report = await prove(database)
+    assert (report.unkeyed, report.unkeyed_count) == (((6, 7), (9, 9)), 3)
+
+
+@pytest.mark.requirement("V-09")
+async def test_a_batch_that_claims_to_begin_pages_later_is_named(database: Database) -> None:
+    await fill(database)
+    await change(database, "update event_batches set first_sequence = :first where height = 1", first=2 + EVENT_PAGE)
+    with pytest.raises(ChainBroken) as broken:
+        await verify(database)
+    assert broken.value.sequence == 1
 
 
 @pytest.mark.requirement("V-09")
