@@ -80,6 +80,7 @@ class Trying:
         self._children = 0
         self._functions: dict[str, list[FunctionType]] = {}
         self._unreliable: set[str] = set()
+        self._reliable: set[str] = set()  # passed without a mutant after it had failed with one
         self._wording = Wording({})
 
     @pytest.hookimpl(tryfirst=True)
@@ -256,10 +257,12 @@ class Trying:
             kind, _, test = by.partition(" ")
             if test.startswith(OF_RECORDS):
                 return kind, test, 1
-            if self._run([test], reach, change=None, longer=LONGER) is not None:
+            if test not in self._reliable and self._run([test], reach, change=None, longer=LONGER) is not None:
                 _say(f"unreliable, left out: {test}")
                 self._unreliable.add(test)
-            elif not mutant.name and self._run([test], reach, change=change, longer=LONGER) is None:
+                continue
+            self._reliable.add(test)
+            if not mutant.name and self._run([test], reach, change=change, longer=LONGER) is None:
                 _say(f"failed only once: {test}")
                 once.add(test)
             else:
