@@ -406,7 +406,7 @@ async def test_each_call_is_an_event_without_values(room: ProxyRoom) -> None:
     called, refused = await room.events(handle)
     assert (called.outcome, refused.outcome) == ("ok", "refused")
     assert called.connection_id == handle.connection.id
-    assert called.details["path"] == "/chat.postMessage"
+    assert (called.details["api"], called.details["path"]) == ("web", "/chat.postMessage")
     assert (called.details["method"], called.details["status"]) == ("POST", 200)
     assert (called.details["sent"], called.details["received"]) == (
         32,

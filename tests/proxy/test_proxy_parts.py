@@ -1,0 +1,157 @@
+"""Small parts of the proxy alone: the form of refusals, a dead token's signs, and sealed upload sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import cast
+
+import pytest
+
+from providers.definitions.catalog import read_provider, shipped_files
+from providers.definitions.model import Errors, Provider
+from providers.outbound.sessions import StreamedAnswer
+from server.proxy.answers import is_unauthorized
+from server.proxy.refusals import content_of
+from server.proxy.upload_sessions import UploadSessions
+from server.proxy.wire import ProxyRefused, Target
+from vault.envelope import Context
+
+SHIPPED = {path.stem: path for path in shipped_files()}
+REFUSED = ProxyRefused("rate_limited", "Try again.", more={"link": "https://vault.example/x"})
+PROBLEM = {
+    "type": "urn:token-vault:refusal:rate_limited",
+    "title": "Try again.",
+    "status": REFUSED.status,
+    "code": "rate_limited",
+    "link": "https://vault.example/x",
+}
+
+
+def provider(name: str) -> Provider:
+    return read_provider(SHIPPED[name])
+
+
+def body(errors: Mapping[str, object] | None) -> object:
+    if errors is None:
+        return content_of(REFUSED, None)
+    return content_of(REFUSED, provider("slack").model_copy(update={"errors": Errors.model_validate(errors)}))
+
+
+@pytest.mark.parametrize(
+    ("errors", "wanted"),
+    [
+        (None, {"message": "Try again.", "error": {"code": "rate_limited", "message": "Try again."}}),
+        ({"ok_flag": "ok", "code": ["error"], "message": []}, {"ok": False, "error": "rate_limited"}),
+        (
+            {"code": ["error.kind", "error"], "message": ["error.text"]},
+            {"error": {"kind": "rate_limited", "text": "Try again."}},
+        ),
+        ({"code": ["said", "error"], "message": ["said"]}, {"said": "Try again."}),  # the text comes first
+        ({"code": ["said.kind.more"], "message": ["said"]}, {"said": "Try again."}),  # nothing can be below it
+        (
+            {"code": ["errors.0.code"], "message": ["errors.0.text", "errors.1.text"]},
+            {"errors": [{"code": "rate_limited", "text": "Try again."}, {"text": "Try again."}]},
+        ),
+        ({"code": ["id"], "message": ["text"], "by_status": {str(REFUSED.status): "slow"}},
+         {"id": "slow", "text": "Try again."}),
+    ],
+)  # fmt: skip
+def test_a_refusal_has_the_form_of_the_providers_errors(
+    errors: Mapping[str, object] | None, wanted: dict[str, object]
+) -> None:
+    assert body(errors) == {**wanted, **PROBLEM}
+
+
+def test_a_refusal_of_a_service_whose_errors_are_lists_is_a_list() -> None:
+    found = body({"code": ["items.0.errorCode"], "message": ["items.0.message"]})
+    assert found == [{**PROBLEM, "errorCode": "rate_limited", "message": "Try again."}]
+
+
+@dataclass
+class Answered:
+    status: int
+
+
+def is_dead(name: str, status: int, text: bytes | None) -> bool:
+    return is_unauthorized(provider(name), cast("StreamedAnswer", Answered(status)), text)
+
+
+DEAD, OTHER = b'{"ok":false,"error":"token_revoked"}', b'{"ok":false,"error":"channel_not_found"}'
+KEY = b"<Error><Code>InvalidAccessKeyId</Code></Error>"
+CLOCK = b"<Error><Code>SignatureDoesNotMatch</Code><Message>Signature expired</Message></Error>"
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "text", "dead"),
+    [
+        ("slack", 401, b"", True),
+        ("slack", 200, DEAD, True),
+        ("slack", 200, OTHER, False),
+        ("slack", 200, DEAD.replace(b'"ok":false', b'"ok":true,"is_bot":false'), False),
+        ("slack", 200, DEAD.replace(b'"ok":false', b'"ok":0'), False),
+        ("slack", 200, b'["token_revoked", false]', False),
+        ("slack", 200, None, False),
+        ("slack", 403, DEAD, False),
+        ("github", 200, DEAD, False),  # it has no such flag
+        ("aws", 403, KEY, True),
+        ("aws", 400, KEY, True),
+        ("aws", 404, KEY, False),
+        ("aws", 403, CLOCK.replace(b"Signature expired", b"Wrong"), True),
+        ("aws", 403, CLOCK, False),
+        ("aws", 403, KEY.replace(b"InvalidAccessKeyId", b"AccessDenied"), False),
+        ("aws", 403, None, False),
+        ("github", 403, KEY, False),
+    ],
+)
+def test_what_says_that_a_token_is_dead(name: str, status: int, text: bytes | None, dead: bool) -> None:
+    assert is_dead(name, status, text) is dead
+
+
+SESSIONS = UploadSessions("upload_id", bytes(32), Context("upload-session", "default", "u", "google", "c", "agent"))
+PLACE = Target("c", "drive", "/upload/files")
+
+
+def sealed(query: str, *, at: Target = PLACE) -> str:
+    closed = SESSIONS.close(at, query)
+    assert closed is not None
+    return closed.query
+
+
+def test_a_sealed_upload_session_opens_where_it_was_given_and_nowhere_else() -> None:
+    closed = SESSIONS.close(PLACE, "a=1&Upload%5Fid=AB%2Fc%20d&z=2")
+    assert closed is not None
+    assert closed.session == "AB/c d"
+    first, name, last = closed.query.split("&")
+    assert (first, last) == ("a=1", "z=2")
+    assert name.startswith("Upload%5Fid=")
+    assert "AB" not in name
+    opened = SESSIONS.open(PLACE, closed.query)
+    assert (opened.query, opened.session) == ("a=1&Upload%5Fid=AB%2Fc%20d&z=2", "AB/c d")
+    stranger = replace(SESSIONS, context=replace(SESSIONS.context, record_id="another"))
+    for sessions, place in (
+        (SESSIONS, replace(PLACE, path="/upload/others")),
+        (SESSIONS, replace(PLACE, api="gmail")),
+        (stranger, PLACE),
+        (replace(SESSIONS, key=b"k" * 32), PLACE),
+    ):
+        with pytest.raises(ProxyRefused):
+            sessions.open(place, closed.query)
+
+
+def test_only_one_session_of_ours_is_opened() -> None:
+    given = sealed("upload_id=one")
+    assert SESSIONS.open(PLACE, given).session == "one"
+    for query in (f"{given}&{given}", f"{given}&upload_id=two", f"upload_id=two&{given}", "upload_id=one", "upload_id"):
+        with pytest.raises(ProxyRefused, match="unknown_target"):
+            SESSIONS.open(PLACE, query)
+    assert SESSIONS.open(PLACE, "a=1").query == "a=1"
+    assert SESSIONS.open(PLACE, "a=1").session is None
+
+
+def test_what_has_no_session_or_two_is_not_sealed() -> None:
+    assert SESSIONS.close(PLACE, "a=1") is None
+    assert SESSIONS.close(PLACE, "upload_id=1&upload_id=2") is None
+    without = replace(SESSIONS, parameter=None)
+    assert without.close(PLACE, "upload_id=1") is None
+    assert without.open(PLACE, "upload_id=1").query == "upload_id=1"
