@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
@@ -24,6 +25,36 @@ logger = logging.getLogger("token_vault.telemetry")
 _Read = Callable[[], Iterable[Observation]]
 
 
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """A figure that is read; `unit` as OpenTelemetry writes it."""
+
+    name: str
+    text: str
+    unit: str = ""
+
+
+GAUGES: Final = (
+    Gauge("token_vault.approvals.waiting", "Approvals that wait for a person, in the whole vault"),
+    Gauge("token_vault.connections", "Accounts by provider and state, in the whole vault"),
+    Gauge("token_vault.grants.ending", "Grants that end within so many days (1, 7, 30) unless renewed"),
+    Gauge("token_vault.activity.newest", "Time of the newest event", "s"),
+    Gauge("token_vault.activity.sealed", "Time of the newest event that is verified and sealed", "s"),
+    Gauge("token_vault.breakers.open", "By provider, 1 while it gets no refreshes from this process"),
+    Gauge("token_vault.journal.size", "Size of the answer journal of this host", "By"),
+    Gauge("token_vault.upkeep.failing", "Upkeep steps that failed at their last turn, of this process"),
+)
+READ_COUNTS: Final[Mapping[str, str]] = {
+    "token_vault.key.uses": (
+        "Uses of keys by key and operation (wrap, unwrap, seal, open, sign); key-encryption and signing keys by ID, "
+        "others by purpose"
+    ),
+    "token_vault.policy.disagreements": (
+        "Uses of accounts that the rules in policy.shadow_folder would have decided otherwise, by decided and would"
+    ),
+}
+
+
 class Gauges:
     """The newest reading. A reading that fails is logged, and its gauges are silent until one succeeds."""
 
@@ -33,31 +64,20 @@ class Gauges:
         self._census: Census | None = None
         self._journal = 0
         add = meter.create_observable_gauge
-        for name, unit, text, read in (
-            ("token_vault.approvals.waiting", "", "Approvals that wait for a person", self._count_waiting),
-            ("token_vault.connections", "", "Connections by provider and state", self._count_connections),
-            ("token_vault.grants.ending", "", "Grants that end within so many days unless renewed", self._count_ending),
-            ("token_vault.activity.newest", "s", "Time of the newest event", self._read_newest),
-            (
-                "token_vault.activity.sealed",
-                "s",
-                "Time of the newest event that is verified and sealed",
-                self._read_sealed,
-            ),
-            ("token_vault.breakers.open", "", "Providers that get no refreshes for now", self._breakers),
-            ("token_vault.journal.size", "By", "Size of the answer journal of this host", self._journal_size),
-            ("token_vault.upkeep.failing", "", "Upkeep steps that failed at their last turn", self._upkeep),
-        ):
-            add(name, callbacks=[_callback(read)], unit=unit, description=text)
-        meter.create_observable_counter(
-            "token_vault.key.uses", [_callback(_count_key_uses)], description="Uses of keys by key and operation"
+        readers = (
+            self._count_waiting,
+            self._count_connections,
+            self._count_ending,
+            self._read_newest,
+            self._read_sealed,
+            self._breakers,
+            self._journal_size,
+            self._upkeep,
         )
-
-        meter.create_observable_counter(
-            "token_vault.policy.disagreements",
-            [_callback(self._count_disagreements)],
-            description="Uses of accounts that the rules in policy.shadow_folder would have decided otherwise",
-        )
+        for made, read in zip(GAUGES, readers, strict=True):
+            add(made.name, callbacks=[_callback(read)], unit=made.unit, description=made.text)
+        for (name, text), count in zip(READ_COUNTS.items(), (_count_key_uses, self._count_disagreements), strict=True):
+            meter.create_observable_counter(name, [_callback(count)], description=text)
 
     async def run(self) -> None:
         """Read until cancelled."""

@@ -45,13 +45,13 @@ TIMES: Final[Mapping[str, tuple[str, str]]] = {
     "upstream": ("token_vault.upstream.duration", "A request to a provider, until its whole answer is here"),
     "storage": ("token_vault.storage.duration", "A statement or a transaction"),
 }
-_COUNTS: Final[Mapping[str, str]] = {
-    "token_vault.tool.calls": "Tool calls by outcome and code",
-    "token_vault.proxy.calls": "Calls to providers' APIs by proxy",
-    "token_vault.exchanges": "Tokens handed out, by the way in which they were narrowed",
-    "token_vault.refusals": "Refused exchanges by code",
-    "token_vault.refreshes": "Refreshes by provider and outcome",
-    "token_vault.events": "Events of the activity by kind",
+COUNTS: Final[Mapping[str, str]] = {
+    "token_vault.tool.calls": "Tool calls by tool, outcome, code, and narrowing",
+    "token_vault.proxy.calls": "Calls through the API proxy by provider and outcome",
+    "token_vault.exchanges": "Tokens handed out, by provider and narrowing",
+    "token_vault.refusals": "Refused exchanges by provider and code",
+    "token_vault.refreshes": "Refreshes by provider and outcome: ok, unanswered, needs_reauth",
+    "token_vault.events": "Committed events of the activity by kind and outcome",
 }
 
 
@@ -79,7 +79,7 @@ class Meters:
         self._share = share
         self._tally = tally
         self._is_known = {"provider": is_provider, "tool": is_tool}
-        for name, text in _COUNTS.items():
+        for name, text in COUNTS.items():
             counted = tally.counts[name] = Counter()
             meter.create_observable_counter(name, [partial(_observe, counted)], description=text)
         self._calls = tally.counts["token_vault.tool.calls"]

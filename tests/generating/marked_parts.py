@@ -1,12 +1,15 @@
 """The tables of the documentation that are made of code, between `<!-- generated: NAME -->` and `<!-- end -->`.
 
 `reference_pages` writes them. Endpoints come from the routes and the first paragraph of what answers each, errors from
-`server.commands.errors.texts`, packages from pyproject.toml and the comments there.
+`server.commands.errors.texts`, packages from pyproject.toml and the comments there, folders and scenarios from their
+docstrings, metrics from their descriptions, and the fields of tool files from their schema.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import SimpleNamespace
@@ -14,15 +17,22 @@ from typing import Any, Final, cast
 
 from starlette.routing import Route
 
+import providers
+import server
 import server.auth0
 import server.oauth
 import server.portal
+import vault
+from providers.tools.file_schema import ARGUMENT, OUTPUT, PRESENTATION, RESULT, TOOL
 from server import errors
 from server.auth0.problems import MeRoute
 from server.commands.errors import texts
 from server.oauth.wire import Endpoint
 from server.remote import documents
 from server.settings import Settings
+from server.telemetry.gauges import GAUGES, READ_COUNTS
+from server.telemetry.meters import COUNTS, TIMES
+from tests.chaos.__main__ import groups
 from tests.generating.documented import PAGES, ROOT, plain
 
 _MARKED: Final = re.compile(r"(?s)(<!-- generated: ([a-z0-9 ]+) -->\n).*?(<!-- end -->)")
@@ -54,7 +64,7 @@ def pages() -> list[str]:
 
 def written(text: str) -> str:
     """The page with its generated parts as they are now. An unknown part is a KeyError."""
-    return _MARKED.sub(lambda found: f"{found[1]}{PARTS[found[2]]()}{found[3]}", text)
+    return _MARKED.sub(lambda found: f"{found[1]}\n{PARTS[found[2]]()}\n{found[3]}", text)
 
 
 def by_hand(text: str) -> str:
@@ -157,6 +167,45 @@ def _pages(*, of_admins: bool) -> str:
     return _endpoints(one for one in routes if one.path.startswith("/administration") == of_admins)
 
 
+def _fields(texts: Mapping[str, str]) -> str:
+    return "".join(f"- {_quoted(names.split(', '))}: {text}\n" for names, text in texts.items())
+
+
+def _folders() -> str:
+    """The packages of the product, each with the first line of its docstring."""
+    lines: list[str] = []
+    for package in (vault, providers, server):
+        found = pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+        lines += [f"- `{one.name.replace('.', '/')}/`: {_first_line(one.name)}\n" for one in found if one.ispkg]
+    return "".join(lines)
+
+
+def _first_line(package: str) -> str:
+    about = importlib.import_module(package).__doc__ or ""
+    assert about, f"{package} says nothing"
+    return about.partition("\n")[0]
+
+
+def _scenarios() -> str:
+    """What `make chaos` plays, with the first line of each module."""
+    return "".join(f"- `{name}`: {_first_line(module.__name__)}\n" for name, module in groups().items())
+
+
+def _metrics() -> str:
+    """Every metric under the name that Prometheus has for it."""
+    lines = [f"- `{_in_prometheus(name)}_total`: {text}\n" for name, text in COUNTS.items()]
+    lines += [f"- `{_in_prometheus(name)}_seconds` (histogram): {text}\n" for name, text in TIMES.values()]
+    for made in GAUGES:
+        unit = {"s": "_seconds", "By": "_bytes"}.get(made.unit, "")
+        lines.append(f"- `{_in_prometheus(made.name)}{unit}`: {made.text}\n")
+    lines += [f"- `{_in_prometheus(name)}_total`: {text}\n" for name, text in READ_COUNTS.items()]
+    return "".join(lines)
+
+
+def _in_prometheus(name: str) -> str:
+    return name.replace(".", "_")
+
+
 def _packages() -> str:
     """Every dependency with the modules that its comment in pyproject.toml names, and what for."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("\n[project.scripts]")[0]
@@ -171,6 +220,14 @@ def _packages() -> str:
 
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "packages": _packages,
+    "folders": _folders,
+    "scenarios": _scenarios,
+    "metrics": _metrics,
+    "fields of tools": lambda: _fields(TOOL),
+    "fields of arguments": lambda: _fields(ARGUMENT),
+    "fields of outputs": lambda: _fields(OUTPUT),
+    "fields of results": lambda: _fields(RESULT),
+    "fields of presentations": lambda: _fields(PRESENTATION),
     "errors of the vault": lambda: _codes(texts.VAULT),
     "errors of tools": lambda: _codes(texts.TOOLS),
     "errors of the proxy": _proxy_codes,

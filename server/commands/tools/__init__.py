@@ -101,3 +101,11 @@ def _tool(spec: ToolSpec) -> dict[str, object]:
         "input_schema": spec.input_schema,
         "output_schema": spec.output_schema,
     }
+
+
+@command(app, "schema")
+def print_schema(setup: Setup) -> None:
+    """Print the JSON Schema of tool files, for editors."""
+    from providers.tools.file_schema import tool_file_schema
+
+    setup.show_json(tool_file_schema())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mcp_types import CallToolResult, TextContent
+from typer.testing import CliRunner
 
 from providers.definitions.catalog import load_catalog
 from providers.tools import declarations
@@ -16,6 +17,7 @@ from providers.tools.builtin import builtin_tools
 from providers.tools.declarations import ToolFileRefused, read_tool_file
 from providers.tools.declared import data_tools
 from providers.tools.spec import ToolSpec
+from server.cli import app
 from server.mcp.offer import connections_spec
 from server.mcp.offer.registry import hidden_tools, load_tools
 from server.settings import SettingsRefused, load_settings
@@ -282,6 +284,15 @@ def test_a_name_is_taken_once(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(POST.replace('name = "announce"', 'name = "slack_post"'))
     with pytest.raises(ToolFileRefused, match="slack_post"):
         load_tools(load_settings(overrides={"tools": {"folders": [str(tmp_path)]}}), load_catalog())
+
+
+def test_the_schema_for_editors_says_what_each_field_means() -> None:
+    printed = CliRunner().invoke(app, ["tools", "schema"])
+    assert printed.exit_code == 0, printed.output
+    described = json.loads(printed.stdout)
+    assert described["title"] == "Tool file"
+    assert "expect" in described["$defs"]["Result"]["properties"]
+    assert described["$defs"]["Argument"]["properties"]["as"]["description"].startswith("Its name in the request")
 
 
 @pytest.fixture(scope="module")

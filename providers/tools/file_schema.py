@@ -1,0 +1,85 @@
+"""What the fields of a tool file mean: the JSON Schema for editors, and docs/reference/tool-files.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from providers.definitions.field_texts import field_texts
+from providers.tools.declarations import ToolFile
+
+TOOL: Final[Mapping[str, str]] = {
+    "name, title, description": "What agents and people read. Say what a repeated call does.",
+    "scopes": "The least that the call needs.",
+    "effect": "`read`, `create`, `update`, or `delete`.",
+    "approval": "`true` if the person approves each call.",
+    "request": (
+        "`api` (one of the provider's `[apis]`), `method`, and `path`, where `{name}` stands for one segment; `query` "
+        "and `body` are sent unchanged."
+    ),
+    "arguments, result, presentation": "See below.",
+}
+ARGUMENT: Final[Mapping[str, str]] = {
+    "type": "`text` (default), `integer`, `number`, `boolean`, `time` (RFC 3339 with offset), `date`, or `texts`.",
+    "description": "What agents read. They don't see `pattern` and lengths below 500: say the form here.",
+    "required, default": "Whether it must be given (default), or what counts if it isn't.",
+    "choices": "The texts that are accepted.",
+    "pattern": "A regular expression for the whole text, from `^` to `$`.",
+    "min, max": "Bounds of a number, of a text's length, or of a list's size.",
+    "place": (
+        "`path`, `query`, `body`, or `header` (one of the provider's `proxied.headers`). Default: the path if it has "
+        "the name, else the query of a read and the body of a write."
+    ),
+    "as": "Its name in the request; dotted: below an object.",
+    "template": "A text around the value, which takes the place of `{}`.",
+    "separator": "Joins a list into one text.",
+    "send": "A time's form: `rfc3339` (default), `utc`, `seconds`, or `milliseconds`.",
+}
+OUTPUT: Final[Mapping[str, str]] = {
+    "path": "Where it is in the answer; the first of several that exists.",
+    "type": (
+        "`text` (cut to `max`, marked as data), `word` (visible ASCII), `base64` (decoded to text), `json` (any value, "
+        "as JSON text), `integer`, `number`, `boolean`, `texts`."
+    ),
+    "description": "What agents read.",
+    "max": "Characters of a text: 500, at most 20,000.",
+    "template": "A text around the value, such as a link.",
+}
+RESULT: Final[Mapping[str, str]] = {
+    "items": "Path of the list that is returned; `items` if the answer itself is it.",
+    "fields": "What is returned, nothing else. Needed for reads.",
+    "line": "Readable text of each item, or of the whole; `{name}` is replaced by a value.",
+    "omits_empty": "The service leaves out an empty list. Otherwise an answer without list or `fields` is refused.",
+    "needs, allows_null": "A path that must be there, or may be null where there are no `errors` (GraphQL).",
+    "expect, else": "Values required at these paths, and what to say otherwise.",
+    "next": "Path of the next cursor; adds the argument `cursor`.",
+}
+PRESENTATION: Final[Mapping[str, str]] = {
+    "sentence": 'Completes "Cursor wants to ...".',
+    "done, done_one": (
+        "In the activity, for several results and for one, with `{agent}`, `{account}`, and `{count}` (their number "
+        "and a blank)."
+    ),
+    "texts, people": "Arguments that are shown as texts, and as recipients.",
+    "target, target_domains": "Arguments, or the domains of `people`, that a standing approval binds.",
+    "lookups": (
+        "Reads for the person's page: `api`, `path`, `query` (or `graphql`, `variables`), `scopes`, and `names` for "
+        "what was found. `before` has paths of what arguments change."
+    ),
+}
+
+
+def tool_file_schema() -> dict[str, object]:
+    """The JSON Schema of a tool file, for editors that check and complete TOML."""
+    described = ToolFile.model_json_schema(by_alias=True)
+    parts = described["$defs"]
+    for part, texts in (
+        ("Tool", TOOL),
+        ("Argument", ARGUMENT),
+        ("Output", OUTPUT),
+        ("Result", RESULT),
+        ("Presentation", PRESENTATION),
+    ):
+        for name, text in field_texts(texts):
+            parts[part]["properties"][name]["description"] = text
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **described, "title": "Tool file"}
