@@ -179,8 +179,8 @@ async def test_a_grant_ends_with_its_only_access_token_and_takes_along_what_is_b
     seeded = await seed(database)
     brief, stays = await _new_grant(database, seeded.grant, ends_at=NOW + 60), await _new_grant(database, seeded.grant)
     based = await grants.derived_grant(
-        database, user_id=brief.user_id, client_id="another", derived_from=brief.id, scopes=SCOPES, resource=RESOURCE,
-        now=NOW,
+        database, user_id=brief.user_id, client_id=brief.client_id, derived_from=brief.id, scopes=SCOPES,
+        resource=RESOURCE, now=NOW,
     )  # fmt: skip
     assert await _end_run_out(database, NOW + 59) == 0
     assert await _end_run_out(database, NOW + 60) == 1
