@@ -348,7 +348,7 @@ async def running_target(folder: Path, *, database: str | None = None, more: str
         shelf = "".join(_scripted(name, provider.url) for name in SCRIPTED)
         stored = "" if database is None else f'[database]\nurl = "{database}"\n'
         config.write_text(_CONFIG.format(port=port, evil=provider.url) + shelf + stored + more, encoding="utf-8")
-        place = _Sandboxed(data / "sandbox", port, config)
+        place = _SandboxPlace(data / "sandbox", port, config)
         server = Server(place, data)
         secret = await stack.enter_async_context(_serving(server))
         http = await stack.enter_async_context(httpx2.AsyncClient(base_url=place.url, timeout=30, trust_env=False))
@@ -368,7 +368,7 @@ async def running_target(folder: Path, *, database: str | None = None, more: str
 
 
 @dataclass
-class _Sandboxed(Place):
+class _SandboxPlace(Place):
     config: Path = Path()
 
     def arguments(self, *command: str) -> list[str]:
@@ -378,32 +378,32 @@ class _Sandboxed(Place):
 async def verify_copy(target: Target, data: Path) -> tuple[int, str]:
     """`activity verify` of a copy of the vault's data: exit code, and all that it printed."""
     place = target.place
-    assert isinstance(place, _Sandboxed)
-    code, out, err = await _Sandboxed(data, place.port, place.config).run("activity", "verify")
+    assert isinstance(place, _SandboxPlace)
+    code, out, err = await _SandboxPlace(data, place.port, place.config).run("activity", "verify")
     return code, out + err
 
 
 def command_line(target: Target) -> Place:
     """The operator's, which may call the scripted providers as the sandbox does."""
     place = target.place
-    assert isinstance(place, _Sandboxed)
+    assert isinstance(place, _SandboxPlace)
     config = place.config.with_name("command_line.toml")
     text = place.config.read_text(encoding="utf-8")
     config.write_text(f"{text}[sandbox]\nloopback_upstreams = true\n", encoding="utf-8")
-    return _Sandboxed(place.data, place.port, config)
+    return _SandboxPlace(place.data, place.port, config)
 
 
 @asynccontextmanager
 async def replica(target: Target, folder: Path) -> AsyncGenerator[int]:
     """One more process of the same vault, with the same public address, behind a port of its own; that port."""
     place, port = target.place, free_port()
-    assert isinstance(place, _Sandboxed)
+    assert isinstance(place, _SandboxPlace)
     config = folder / "replica.toml"
     ours = f'port = {port}\npublic_url = "{target.url}"'
     text = place.config.read_text(encoding="utf-8").replace(f"port = {place.port}", ours)
     config.write_text(f"{text}[sandbox]\nloopback_upstreams = true\n", encoding="utf-8")
     process = await asyncio.create_subprocess_exec(
-        *_Sandboxed(place.data, port, config).arguments("serve"),
+        *_SandboxPlace(place.data, port, config).arguments("serve"),
         stderr=asyncio.subprocess.DEVNULL,
         env=place.environment(),
     )
@@ -427,7 +427,7 @@ async def replica(target: Target, folder: Path) -> AsyncGenerator[int]:
 class Server:
     """The process, which can be stopped and started again."""
 
-    place: _Sandboxed
+    place: _SandboxPlace
     data: Path
     process: asyncio.subprocess.Process | None = None
 

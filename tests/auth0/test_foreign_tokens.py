@@ -21,7 +21,7 @@ READ = "read:me:connected_accounts"
 
 
 @dataclass
-class Bringing:
+class ForeignApplication:
     """An application that brings the tokens of a company's issuer."""
 
     application: Application
@@ -77,22 +77,22 @@ async def room(issuer: OpenIDDouble, tmp_path_factory: pytest.TempPathFactory) -
         yield opened
 
 
-async def bringing(room: Room, http: httpx2.AsyncClient, issuer: OpenIDDouble, **changes: object) -> Bringing:
+async def bringing(room: Room, http: httpx2.AsyncClient, issuer: OpenIDDouble, **changes: object) -> ForeignApplication:
     made = await Application.registered(room, http, **{"resources": (API,), **changes})
     async with room.deployment.transaction() as transaction:
         await users.link_identity(
             transaction, issuer=issuer.url, subject=made.user.id, user_id=made.user.id, now=room.deployment.now()
         )
-    return Bringing(made, issuer)
+    return ForeignApplication(made, issuer)
 
 
 @pytest.fixture(scope="module")
-async def one(room: Room, issuer: OpenIDDouble) -> AsyncGenerator[Bringing]:
+async def one(room: Room, issuer: OpenIDDouble) -> AsyncGenerator[ForeignApplication]:
     async with httpx2.AsyncClient(base_url=room.url, timeout=20, trust_env=False) as http:
         yield await bringing(room, http, issuer, id="bringing")
 
 
-async def test_a_foreign_token_gets_one_for_an_api_and_one_for_the_accounts(one: Bringing) -> None:
+async def test_a_foreign_token_gets_one_for_an_api_and_one_for_the_accounts(one: ForeignApplication) -> None:
     answer = await one.exchange()
     assert answer.status_code == 200, answer.text
     found = answer.json()
@@ -120,12 +120,16 @@ async def test_a_foreign_token_gets_one_for_an_api_and_one_for_the_accounts(one:
     ],
     ids=["no token", "another API", "no audience", "scope", "secret"],
 )
-async def test_each_fault_of_the_request_is_refused(one: Bringing, changes: dict[str, str | None], error: str) -> None:
+async def test_each_fault_of_the_request_is_refused(
+    one: ForeignApplication, changes: dict[str, str | None], error: str
+) -> None:
     assert (await one.exchange(changes)).json()["error"] == error
     assert (await one.exchange()).status_code == 200
 
 
-async def test_no_foreign_token_gives_access_to_the_admin_api(room: Room, issuer: OpenIDDouble, one: Bringing) -> None:
+async def test_no_foreign_token_gives_access_to_the_admin_api(
+    room: Room, issuer: OpenIDDouble, one: ForeignApplication
+) -> None:
     admin_api = f"{room.url}/admin/v1"
     trusted = await bringing(room, one.application.http, issuer, id="managing", resources=(API, admin_api))
     refused = await trusted.exchange({"audience": admin_api, "scope": "admin:read"})
@@ -139,13 +143,13 @@ async def test_no_foreign_token_gives_access_to_the_admin_api(room: Room, issuer
     [{"iss": "https://evil.example"}, {"aud": "api://other"}, {"sub": "nobody"}, {"exp": 1}, {"iat": None}],
     ids=str,
 )
-async def test_each_fault_of_the_token_is_refused(one: Bringing, claims: dict[str, object]) -> None:
+async def test_each_fault_of_the_token_is_refused(one: ForeignApplication, claims: dict[str, object]) -> None:
     refused = await one.exchange({"subject_token": one.token(**claims)})
     assert refused.json()["error"] == "invalid_request"
     assert (await one.exchange({"subject_token": one.token()})).status_code == 200
 
 
-async def test_an_issuer_has_to_name_the_client(room: Room, issuer: OpenIDDouble, one: Bringing) -> None:
+async def test_an_issuer_has_to_name_the_client(room: Room, issuer: OpenIDDouble, one: ForeignApplication) -> None:
     other = await bringing(room, one.application.http, issuer)
     assert "issuers.NAME.clients" in (await other.exchange()).json()["error_description"]
     plain = await bringing(room, one.application.http, issuer, id="plain", metadata={})
@@ -154,7 +158,7 @@ async def test_an_issuer_has_to_name_the_client(room: Room, issuer: OpenIDDouble
     assert (await one.exchange()).status_code == 200
 
 
-async def test_a_jwt_for_an_api_keeps_to_the_foreign_tokens_scopes(one: Bringing) -> None:
+async def test_a_jwt_for_an_api_keeps_to_the_foreign_tokens_scopes(one: ForeignApplication) -> None:
     kind = {"subject_token_type": "urn:ietf:params:oauth:token-type:jwt"}
     assert (await one.exchange(kind)).json()["error"] == "invalid_scope"
     named = {**kind, "subject_token": one.token(scope="read:vault")}
@@ -163,7 +167,9 @@ async def test_a_jwt_for_an_api_keeps_to_the_foreign_tokens_scopes(one: Bringing
     assert (await one.exchange(me)).json()["scope"] == READ
 
 
-async def test_tokens_of_a_person_who_was_stopped_end(room: Room, issuer: OpenIDDouble, one: Bringing) -> None:
+async def test_tokens_of_a_person_who_was_stopped_end(
+    room: Room, issuer: OpenIDDouble, one: ForeignApplication
+) -> None:
     token = (await one.exchange({"audience": f"{room.url}/me/", "scope": READ})).json()["access_token"]
     assert (await one.application.me("GET", "accounts", token=token)).status_code == 200
     for disabled_at, status in ((1, 401), (None, 200)):

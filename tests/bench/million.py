@@ -76,7 +76,7 @@ class Times:
             self.longest, self.sql = seconds, " ".join(sql.split())[:100]
 
 
-class Timed:
+class TimedDatabase:
     """A database, or a transaction, that counts. Everything else is the real one's."""
 
     def __init__(self, real: Any, times: Times, *, is_transaction: bool = False) -> None:  # any of the protocols
@@ -120,12 +120,12 @@ class Timed:
         return await self._count(self._real.perform(program), "a program")
 
     @asynccontextmanager
-    async def transaction(self, *, patient: bool = False, alone: bool = False) -> AsyncGenerator[Timed]:
+    async def transaction(self, *, patient: bool = False, alone: bool = False) -> AsyncGenerator[TimedDatabase]:
         began, inner = time.perf_counter(), None
         self._times.begin()
         try:
             async with self._real.transaction(patient=patient, alone=alone) as transaction:
-                inner = Timed(transaction, self._times, is_transaction=True)
+                inner = TimedDatabase(transaction, self._times, is_transaction=True)
                 yield inner
         finally:
             self._times.end()
@@ -368,7 +368,7 @@ async def measure(where: Where) -> None:
     before = memory()
     async with where.opened(listening.getsockname()[1]) as opened:
         times = Times()
-        timed: Any = Timed(opened.database, times)
+        timed: Any = TimedDatabase(opened.database, times)
         deployment = replace(opened, database=timed, vault=replace(opened.vault, database=timed))
         await upkeep_steps(deployment, times)
         began = time.perf_counter()

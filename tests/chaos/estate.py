@@ -33,7 +33,7 @@ NAMES = {
 
 
 @dataclass
-class Held:
+class HeldConnection:
     """One connection: whose, at which class of provider, and which family of the provider's books it has now."""
 
     name: str
@@ -67,7 +67,7 @@ class Estate:
     keys: KeyRing
     simulators: Mapping[str, Provider]
     catalog: Catalog
-    held: dict[str, Held] = field(default_factory=dict[str, Held])
+    held: dict[str, HeldConnection] = field(default_factory=dict[str, HeldConnection])
     _connects: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
@@ -114,11 +114,11 @@ class Estate:
             "audience": "http://localhost:8765/mcp",
         }
         for one in classes:
-            held = Held(f"{NAMES[one.name]} of {name}", one, principal)
+            held = HeldConnection(f"{NAMES[one.name]} of {name}", one, principal)
             self.held[held.name] = held
             await self.connect(held)
 
-    async def connect(self, held: Held) -> None:
+    async def connect(self, held: HeldConnection) -> None:
         """Consent at the provider, for the first time or again."""
         simulator = self.simulators[held.provider]
         tokens: Mapping[str, Any] = await SlackApp(simulator, simulator.http).connect()

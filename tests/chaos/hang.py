@@ -65,7 +65,7 @@ def tool_call(port: int, token: str, tool: str, number: int) -> bytes:
 
 
 @dataclass
-class Served:
+class CrowdServer:
     """A server and the tokens of everybody."""
 
     port: int
@@ -86,7 +86,7 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(crowd: Crowd) -> AsyncGenerator[Served]:
+async def serving(crowd: Crowd) -> AsyncGenerator[CrowdServer]:
     """`serve` on a free port, with an access token for every person's agent."""
     async with AsyncExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="tvhang"))
@@ -118,7 +118,7 @@ async def serving(crowd: Crowd) -> AsyncGenerator[Served]:
         )  # fmt: skip
         stack.push_async_callback(end, process)
         await ready(port, process)
-        yield Served(port, minted)
+        yield CrowdServer(port, minted)
 
 
 def configuration(overrides: dict[str, object]) -> str:
@@ -156,7 +156,7 @@ async def ready(port: int, process: asyncio.subprocess.Process) -> None:
 class Load:
     """Everybody's calls. What they come to counts for the spell that they began in."""
 
-    served: Served
+    served: CrowdServer
     spells: list[tuple[str, dict[str, Spell]]] = field(default_factory=list[tuple[str, dict[str, Spell]]])
 
     async def insist(self, member: Member, group: str, moments: random.Random) -> None:
@@ -171,7 +171,7 @@ class Load:
 
 
 @asynccontextmanager
-async def calling(served: Served, groups: dict[str, list[Member]]) -> AsyncGenerator[Load]:
+async def calling(served: CrowdServer, groups: dict[str, list[Member]]) -> AsyncGenerator[Load]:
     """These people call all the time."""
     load = Load(served)
     load.begin("lull")  # warming up

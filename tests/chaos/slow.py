@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import asyncpg
 
 from tests.chaos.crashes.kills import GRACE
-from tests.chaos.estate import Estate, Held, open_estate
+from tests.chaos.estate import Estate, HeldConnection, open_estate
 from tests.chaos.faults import freeze, holding
 from tests.chaos.figures import Figure, Scale
 from tests.chaos.processes.nursery import Mortal, Nursery, open_nursery
@@ -210,12 +210,12 @@ def _is_slow(entry: Mapping[str, Any], this: Wave) -> bool:
     return entry["at"] >= this.began and entry["fault"] == "slow"
 
 
-def _may_be_lost(held: Held, this: Wave) -> bool:
+def _may_be_lost(held: HeldConnection, this: Wave) -> bool:
     """Where a provider sends an answer again within its grace, only a storage that fails meanwhile prevents that."""
     return not held.provider_class.survives_the_gap or (held.provider != "stays" and this.seconds > OUT_OF_GRACE)
 
 
-def _judged(tally: Tally, held: Held, entries: Sequence[Mapping[str, Any]], *, is_late: bool) -> list[str]:
+def _judged(tally: Tally, held: HeldConnection, entries: Sequence[Mapping[str, Any]], *, is_late: bool) -> list[str]:
     """What the provider's books of one account and wave hold against the vault."""
     if not any(entry["fault"] == "slow" for entry in entries):
         return ["no slow refresh reached the provider"]

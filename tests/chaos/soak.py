@@ -30,7 +30,7 @@ _DEBT = """
 
 
 @dataclass
-class Seen:
+class TokenSamples:
     """Samples of one run."""
 
     debts: list[float] = field(default_factory=list[float])
@@ -49,7 +49,7 @@ class Plan:
     processes: int = 1
 
 
-async def _watch(crowd: Crowd, plan: Plan, workers: list[Worker], seen: Seen) -> None:
+async def _watch(crowd: Crowd, plan: Plan, workers: list[Worker], seen: TokenSamples) -> None:
     processes = [psutil.Process(worker.process.pid) for worker in workers]
     while True:
         await asyncio.sleep(1)
@@ -74,7 +74,7 @@ async def soak(provider: Provider, server: Server | None, plan: Plan) -> Figure:
         workers = [await crowd.worker() for _ in range(plan.processes)]
         await provider.control("clock", advance=0)
         await crowd.spread(members, life=plan.life)
-        seen, rate = Seen(), plan.connections / (plan.life * CALLED_EVERY)
+        seen, rate = TokenSamples(), plan.connections / (plan.life * CALLED_EVERY)
         watching = asyncio.create_task(_watch(crowd, plan, workers, seen))
         answers = await asyncio.gather(
             *(worker.ask(load=plan.seconds, rate=rate / plan.processes, first=number, step=plan.processes)

@@ -32,7 +32,7 @@ from vault.upstream import Account, TokenAnswer
 
 
 @dataclass(frozen=True)
-class Asked:
+class ApproverVault:
     place: Place
     deployment: Deployment
     owner: User
@@ -91,15 +91,15 @@ class Asked:
 
 
 @pytest.fixture
-async def asked(tmp_path: Path) -> AsyncGenerator[Asked]:
+async def asked(tmp_path: Path) -> AsyncGenerator[ApproverVault]:
     async with open_deployment(load_settings(), data=tmp_path) as deployment:
         owner = await find_owner(deployment)
         async with deployment.transaction() as transaction:
             await clients.save_client(transaction, replace(agent("cursor-1"), name="Cursor"))
-        yield Asked(Place(tmp_path, 0), deployment, owner)
+        yield ApproverVault(Place(tmp_path, 0), deployment, owner)
 
 
-async def test_what_waits_is_listed_with_its_arguments(asked: Asked) -> None:
+async def test_what_waits_is_listed_with_its_arguments(asked: ApproverVault) -> None:
     assert "No call is waiting" in (await asked.run("list")).stdout
     one = await asked.ask()
     (listed,) = json.loads((await asked.run("list", "--json")).stdout)
@@ -109,7 +109,7 @@ async def test_what_waits_is_listed_with_its_arguments(asked: Asked) -> None:
     assert one.id in (await asked.run("list")).stdout
 
 
-async def test_a_person_approves_at_a_terminal_what_they_see(asked: Asked) -> None:
+async def test_a_person_approves_at_a_terminal_what_they_see(asked: ApproverVault) -> None:
     one = await asked.ask(text="Hello \x1b[2J\u202e world")
     code, seen = await asked.type("approve", "cursor", answer="y")
     assert code == 0, seen
@@ -122,7 +122,7 @@ async def test_a_person_approves_at_a_terminal_what_they_see(asked: Asked) -> No
     assert (event.kind, event.user_id, event.details["method"]) == ("approval.given", asked.owner.id, "command_line")
 
 
-async def test_without_a_yes_nothing_is_answered(asked: Asked) -> None:
+async def test_without_a_yes_nothing_is_answered(asked: ApproverVault) -> None:
     one = await asked.ask()
     code, seen = await asked.type("approve", one.id, answer="n")
     assert code == 1
@@ -134,7 +134,7 @@ async def test_without_a_yes_nothing_is_answered(asked: Asked) -> None:
     assert await asked.state(one) == ApprovalState.PENDING
 
 
-async def test_a_refusal_needs_no_terminal_and_is_recorded(asked: Asked) -> None:
+async def test_a_refusal_needs_no_terminal_and_is_recorded(asked: ApproverVault) -> None:
     one = await asked.ask()
     row = json.loads((await asked.run("refuse", one.id[:8], "--json")).stdout)
     assert (row["id"], row["state"]) == (one.id, "refused")
@@ -146,7 +146,7 @@ async def test_a_refusal_needs_no_terminal_and_is_recorded(asked: Asked) -> None
     assert "is refused" in again.stderr
 
 
-async def test_another_persons_request_is_neither_shown_nor_answered(asked: Asked) -> None:
+async def test_another_persons_request_is_neither_shown_nor_answered(asked: ApproverVault) -> None:
     async with asked.deployment.transaction() as transaction:
         bob = await users.create_user(transaction, "bob", is_admin=True, now=asked.deployment.now())
     theirs = await asked.ask(user=bob)
@@ -161,7 +161,7 @@ async def test_another_persons_request_is_neither_shown_nor_answered(asked: Aske
     assert (event.kind, event.details["reason"]) == ("approval.refused", "another_user")
 
 
-async def stand(asked: Asked, user: User) -> str:
+async def stand(asked: ApproverVault, user: User) -> str:
     """A standing approval of this person for Cursor; its id."""
     deployment, now, scopes = asked.deployment, asked.deployment.now(), frozenset({"chat:write"})
     answer = TokenAnswer("made-up", "made-up", scopes=scopes, account=Account("alice", "alice@team"))
@@ -191,7 +191,7 @@ async def stand(asked: Asked, user: User) -> str:
         )
 
 
-async def test_a_standing_approval_is_listed_and_ended_once(asked: Asked) -> None:
+async def test_a_standing_approval_is_listed_and_ended_once(asked: ApproverVault) -> None:
     standing = await stand(asked, asked.owner)
     (listed,) = json.loads((await asked.run("list", "--json")).stdout)
     assert (listed["id"], listed["state"], listed["target"]) == (standing, "standing", "channel #general")
@@ -210,7 +210,7 @@ async def test_a_standing_approval_is_listed_and_ended_once(asked: Asked) -> Non
     assert f"no standing approval '{standing}'" in again.stderr
 
 
-async def test_another_persons_standing_approval_is_neither_shown_nor_ended(asked: Asked) -> None:
+async def test_another_persons_standing_approval_is_neither_shown_nor_ended(asked: ApproverVault) -> None:
     async with asked.deployment.transaction() as transaction:
         bob = await users.create_user(transaction, "bob", is_admin=True, now=asked.deployment.now())
     theirs, own = await stand(asked, bob), await stand(asked, asked.owner)
@@ -221,7 +221,9 @@ async def test_another_persons_standing_approval_is_neither_shown_nor_ended(aske
 
 
 @pytest.mark.parametrize("named", ["slack_post", "CURSOR", "the beginning of its ID"])
-async def test_a_standing_approval_is_ended_by_tool_agent_or_the_beginning_of_its_id(asked: Asked, named: str) -> None:
+async def test_a_standing_approval_is_ended_by_tool_agent_or_the_beginning_of_its_id(
+    asked: ApproverVault, named: str
+) -> None:
     standing = await stand(asked, asked.owner)
     mistyped = await asked.run("revoke", "slack_pots")
     assert mistyped.exit_code == 1
@@ -231,7 +233,7 @@ async def test_a_standing_approval_is_ended_by_tool_agent_or_the_beginning_of_it
     assert not await standing_approvals.is_live(asked.deployment.database, standing, now=asked.deployment.now())
 
 
-async def test_an_ambiguous_or_mistyped_name_says_the_candidates(asked: Asked) -> None:
+async def test_an_ambiguous_or_mistyped_name_says_the_candidates(asked: ApproverVault) -> None:
     one, two = await asked.ask(text="one"), await asked.ask(text="two")
     several = await asked.run("refuse", "slack_post")
     assert several.exit_code == 1
@@ -239,7 +241,7 @@ async def test_an_ambiguous_or_mistyped_name_says_the_candidates(asked: Asked) -
     assert "Did you mean slack_post?" in (await asked.run("refuse", "slack_pots")).stderr
 
 
-async def test_without_an_owner_here_each_person_answers_on_their_page(asked: Asked, tmp_path: Path) -> None:
+async def test_without_an_owner_here_each_person_answers_on_their_page(asked: ApproverVault, tmp_path: Path) -> None:
     data = tmp_path / "company"
     async with open_deployment(load_settings(), data=data) as deployment, deployment.transaction() as transaction:
         await users.create_user(transaction, "stranger", now=deployment.now())

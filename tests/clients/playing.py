@@ -47,7 +47,7 @@ class Server:
 
 
 @dataclass
-class Kept:
+class TokenStore:
     """What a client keeps on disk, or a process in memory."""
 
     access: str = ""
@@ -79,8 +79,8 @@ class Installation:
         self._sign_in, self._now = sign_in, now
         self.client_id = ""
         self._port = 40_000
-        self.store = Kept()
-        self.memory: list[Kept] = [Kept() for _ in habit.processes]
+        self.store = TokenStore()
+        self.memory: list[TokenStore] = [TokenStore() for _ in habit.processes]
         self.figures = Figures()
         self._seen: set[str] = set()
         self._signing_in = asyncio.Lock()
@@ -90,8 +90,8 @@ class Installation:
         """Every process starts, and reads the store."""
         self._crashed = False
         if self.habit.registers_each_start:
-            self.client_id, self.store = "", Kept()
-        self.memory = [Kept(**vars(self.store)) for _ in self.habit.processes]
+            self.client_id, self.store = "", TokenStore()
+        self.memory = [TokenStore(**vars(self.store)) for _ in self.habit.processes]
 
     async def work(self, process: int, *, crash: bool = False, forced: bool = False) -> None:
         """One call of one process, with whatever its token needs before. `forced`: refresh although it is not time."""
@@ -140,13 +140,13 @@ class Installation:
             self.figures.crashes += 1
             return
         self.memory[process] = renewed
-        self.store = Kept(**vars(renewed))
+        self.store = TokenStore(**vars(renewed))
 
-    async def _again(self, process: int, kept: Kept) -> None:
+    async def _again(self, process: int, kept: TokenStore) -> None:
         """Sign in, unless another process did so meanwhile: then its tokens are read from the store."""
         async with self._signing_in:
             if self.store.access and self.store.access != kept.access:
-                self.memory[process] = Kept(**vars(self.store))
+                self.memory[process] = TokenStore(**vars(self.store))
                 return
             if not self.figures.first:
                 self.figures.first = 1
@@ -158,7 +158,7 @@ class Installation:
             if not self.client_id or self.habit.registers_each_expiry:
                 self.client_id = await self._register()
             self.memory[process] = await self._authorize()
-            self.store = Kept(**vars(self.memory[process]))
+            self.store = TokenStore(**vars(self.memory[process]))
 
     def _redirect(self) -> str:
         return self.habit.redirect.format(port=self._port)
@@ -177,7 +177,7 @@ class Installation:
         assert answer.status_code == 201, answer.text
         return str(answer.json()["client_id"])
 
-    async def _authorize(self) -> Kept:
+    async def _authorize(self) -> TokenStore:
         verifier = secrets.token_urlsafe(48)
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
         asked = {
@@ -204,10 +204,10 @@ class Installation:
         assert answer.status_code == 200, answer.text
         return self._kept(answer.json(), before=None)
 
-    def _kept(self, content: Json, *, before: Kept | None) -> Kept:
+    def _kept(self, content: Json, *, before: TokenStore | None) -> TokenStore:
         refresh = content.get("refresh_token", None if before is None else before.refresh)
         view = self._now() + self.habit.clock_off
-        return Kept(
+        return TokenStore(
             access=str(content["access_token"]),
             refresh=None if refresh is None else str(refresh),
             ends_at=view + int(str(content.get("expires_in", 3600))),

@@ -15,7 +15,7 @@ from providers.tools.tool import tool
 SCOPES: Final = {"chat:write"}
 
 
-class Said(ToolOutput):
+class TextOutput(ToolOutput):
     """One text."""
 
     text: str
@@ -25,24 +25,24 @@ class Said(ToolOutput):
 
 
 @tool("slack", title="Simple text", scopes=SCOPES, effect="read")
-async def test_simple_text(api: UpstreamAPI) -> Said:
+async def test_simple_text(api: UpstreamAPI) -> TextOutput:
     """Answer with a simple text."""
-    return Said(text="This is a simple text response for testing.")
+    return TextOutput(text="This is a simple text response for testing.")
 
 
 @tool("slack", title="Error", scopes=SCOPES, effect="read")
-async def test_error_handling(api: UpstreamAPI) -> Said:
+async def test_error_handling(api: UpstreamAPI) -> TextOutput:
     """Fail each time."""
     raise ToolRefused("This tool intentionally returns an error for testing")
 
 
 @tool("slack", title="Progress", scopes=SCOPES, effect="read")
-async def test_tool_with_progress(api: UpstreamAPI, progress: Progress) -> Said:
+async def test_tool_with_progress(api: UpstreamAPI, progress: Progress) -> TextOutput:
     """Report progress three times."""
     for done in (0, 50, 100):
         await progress(done, 100, "Under way")
         await asyncio.sleep(0.05)
-    return Said(text="Done.")
+    return TextOutput(text="Done.")
 
 
 TOOLS: Final = (test_simple_text, test_error_handling, test_tool_with_progress)

@@ -23,7 +23,7 @@ from server.doctor.findings import Verdict
 from server.doctor.providers import check_provider
 from server.settings import SettingsRefused, load_settings
 from server.sign_in.discovery import endpoints_of_issuers
-from tests.support.certificates import Issued, issue
+from tests.support.certificates import ClientCertificate, issue
 from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.harness import running_vault
 from tests.support.tls import Authority, make_authority
@@ -39,11 +39,11 @@ class Bank:
     demanding: ScriptedServer
     plain: ScriptedServer
     authority: Authority
-    ours: Issued
-    anothers: Issued
+    ours: ClientCertificate
+    anothers: ClientCertificate
     folder: Path
 
-    def file(self, issued: Issued, name: str = "client") -> Path:
+    def file(self, issued: ClientCertificate, name: str = "client") -> Path:
         path = self.folder / f"{name}.pem"
         path.write_text(issued.pem + issued.private(), encoding="ascii")
         path.chmod(0o600)

@@ -14,7 +14,7 @@ import pytest_asyncio
 from providers.outbound.addresses import AddressPolicy
 from providers.outbound.client import NotReached, Outbound
 from providers.outbound.messages import ClientIdentity, HttpError, OutboundRequest
-from tests.support.certificates import Issued, issue
+from tests.support.certificates import ClientCertificate, issue
 from tests.support.doubles.scripted import ScriptedServer, json_reply, scripted_server
 from tests.support.network.tls import Authority, make_authority
 from tests.support.rooms.key_room import READ, KeyRoom, running_key_room
@@ -70,8 +70,8 @@ class Bank:
     keys: KeyRoom
     server: ScriptedServer
     authority: Authority
-    customer: Issued
-    ending: Issued
+    customer: ClientCertificate
+    ending: ClientCertificate
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

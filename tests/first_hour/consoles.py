@@ -27,7 +27,7 @@ class ConsoleRefused(AssertionError):
 
 
 @dataclass(frozen=True)
-class Handed:
+class AppCredentials:
     """What a console shows in the end."""
 
     client_id: str
@@ -44,7 +44,7 @@ class SlackConsole:
     edit: Callable[[Manifest], None] = lambda manifest: None
     forgets_pkce: bool = False
 
-    def follow(self, printed: str) -> Handed:
+    def follow(self, printed: str) -> AppCredentials:
         """Create an app from the printed manifest and do the printed steps."""
         found = re.search(r"^\{\n.*?^\}$", printed, flags=re.MULTILINE | re.DOTALL)
         if found is None:
@@ -54,7 +54,7 @@ class SlackConsole:
         _check_manifest(manifest)
         scopes, settings = manifest["oauth_config"]["scopes"], manifest["settings"]
         is_public = re.search(r"^\d+\. .*turn on PKCE", printed, flags=re.MULTILINE) is not None
-        handed = Handed(
+        handed = AppCredentials(
             client_id=f"{secrets.randbelow(10**13)}.{secrets.randbelow(10**13)}",
             client_secret=secrets.token_hex(16),
             app_id=f"A0{secrets.token_hex(5).upper()}",
@@ -99,7 +99,7 @@ class GoogleConsole:
     types: Callable[[str], str] = lambda redirect: redirect
     forgets: frozenset[str] = frozenset()  # of: api, tester
 
-    def follow(self, printed: str) -> Handed:
+    def follow(self, printed: str) -> AppCredentials:
         """Do the printed steps with a fresh project."""
         redirect = re.search(r"Web application. Authorized redirect URIs: (\S+)$", printed, flags=re.MULTILINE)
         if redirect is None:
@@ -109,7 +109,7 @@ class GoogleConsole:
         has_api = re.search(r"find Google Calendar API and choose Enable", printed) is not None
         has_tester = re.search(r"Test users, add the Google account", printed) is not None
         number = secrets.randbelow(10**12)
-        handed = Handed(
+        handed = AppCredentials(
             client_id=f"{number}-{secrets.token_hex(16)}.apps.googleusercontent.com",
             client_secret=f"GOCSPX-{secrets.token_urlsafe(21)}",
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.first_hour.guide import Guide
 from tests.first_hour.internet import internet, settle
-from tests.first_hour.journey import Journey, Slips, Stopped
+from tests.first_hour.journey import Journey, JourneyStop, Slips
 from tests.first_hour.mistakes import MISTAKES
 from tests.first_hour.terminal import Terminal, empty_environment
 
@@ -28,7 +28,7 @@ async def play(name: str, folder: Path, *, guide: Guide, home: Path, cwd: Path, 
     say(play=name)
     way, slips = (name, Slips()) if name in WAYS else (MISTAKES[name].way, MISTAKES[name].slips())
     slips.first_window = {key: value.replace("/HOME", str(home)) for key, value in slips.first_window.items()}
-    stopped: Stopped | None = None
+    stopped: JourneyStop | None = None
     try:
         async with AsyncExitStack() as stack:
             there = await stack.enter_async_context(internet(folder))
@@ -37,7 +37,7 @@ async def play(name: str, folder: Path, *, guide: Guide, home: Path, cwd: Path, 
             window = Terminal(folder, empty_environment(home, path=path, more=more), cwd)
             journey = Journey(guide, there, home, window, stack, slips, _step)
             await (journey.on_this_machine() if way == "machine" else journey.behind_a_proxy())
-    except* Stopped as group:  # through the task group of a client, or by itself
+    except* JourneyStop as group:  # through the task group of a client, or by itself
         (stopped,) = _leaves(group)
     if stopped is not None:
         say(stopped=stopped.where, shown=stopped.shown)
@@ -51,8 +51,8 @@ def _step(name: str, seconds: float) -> None:
     say(step=name, seconds=round(seconds, 2))
 
 
-def _leaves(group: BaseExceptionGroup[Stopped]) -> list[Stopped]:
-    found: list[Stopped] = []
+def _leaves(group: BaseExceptionGroup[JourneyStop]) -> list[JourneyStop]:
+    found: list[JourneyStop] = []
     for one in group.exceptions:
         found += _leaves(one) if isinstance(one, BaseExceptionGroup) else [one]
     return found

@@ -1,6 +1,6 @@
 """The two ways through the guides, from the provider's console to a posted message and a listed calendar.
 
-The first thing that doesn't go as the guide says ends the journey with what the person sees then (`Stopped`).
+The first thing that doesn't go as the guide says ends the journey with what the person sees then (`JourneyStop`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from mcp_types import CallToolResult, TextContent
 from pydantic import AnyUrl
 
 from providers.simulator.person import ConsentRefused, consent
-from tests.first_hour.consoles import GoogleConsole, Handed, SlackConsole
+from tests.first_hour.consoles import AppCredentials, GoogleConsole, SlackConsole
 from tests.first_hour.guide import Guide
 from tests.first_hour.internet import AGENT, VAULT, Internet
-from tests.first_hour.terminal import Shown, Terminal, empty_environment
+from tests.first_hour.terminal import CommandOutput, Terminal, empty_environment
 from tests.support.network.tls import Authority, tls_proxy
 from tests.support.person import Person
 from tests.support.processes import opened_url
@@ -42,7 +42,7 @@ BROWSER = '#!/bin/sh\nprintf %s "$1" > "{opened}.part" && mv "{opened}.part" "{o
 _PROMPT = r"This vault has no admin yet\. Open (\S+) and enter this one-time secret:\s+(\S+)"
 
 
-class Stopped(Exception):
+class JourneyStop(Exception):
     """The person does not get on. `shown` is the first message that says so."""
 
     def __init__(self, where: str, shown: str) -> None:
@@ -57,8 +57,8 @@ class Slips:
 
     slack_console: dict[str, object] = field(default_factory=dict[str, object])
     google_console: dict[str, object] = field(default_factory=dict[str, object])
-    client_id: Callable[[Handed], str] = lambda handed: handed.client_id
-    client_secret: Callable[[Handed], str] = lambda handed: handed.client_secret
+    client_id: Callable[[AppCredentials], str] = lambda handed: handed.client_id
+    client_secret: Callable[[AppCredentials], str] = lambda handed: handed.client_secret
     before_doctor: Callable[[Journey], Awaitable[None]] | None = None
     first_window: Mapping[str, str] = field(default_factory=dict[str, str])  # variables of that window only
     public_url: Callable[[str], str] = lambda block: block
@@ -104,7 +104,7 @@ class Journey:
         """`providers setup NAME`: enter at the console what it prints, answer what it asks."""
         name = line.split()[-1]
         async with self.step(f"{line}, and the console"):
-            handed: list[Handed] = []
+            handed: list[AppCredentials] = []
 
             def first(shown: str) -> str:
                 console = (
@@ -126,7 +126,7 @@ class Journey:
             if shown.code == 0 and "providers setup slack (or google)" not in shown.text:
                 return
             wrong = re.findall(r"^(?:problem|note +providers ).*\n.*fix: .*$", shown.text, flags=re.MULTILINE)
-            raise Stopped("doctor", "\n".join(wrong) or shown.text)
+            raise JourneyStop("doctor", "\n".join(wrong) or shown.text)
 
     async def use(self, client: Client, follow: Callable[[str, CallToolResult], Awaitable[None]]) -> None:
         """Ask the agent, agree where the answer leads, and see the same call work."""
@@ -135,11 +135,11 @@ class Journey:
             async with self.step(f"ask the agent for {tool}, agree, ask again"):
                 told = await client.call_tool(tool, arguments)
                 if "/connect/" not in _text(told):
-                    raise Stopped(f"call {provider}", _text(told))
+                    raise JourneyStop(f"call {provider}", _text(told))
                 await follow(provider, told)
                 again = await client.call_tool(tool, arguments)
                 if again.is_error:
-                    raise Stopped(f"call {provider}", _text(again))
+                    raise JourneyStop(f"call {provider}", _text(again))
                 self.done.append(tool)
 
     async def agree(self, person: Person, link: str, *, provider: str) -> None:
@@ -150,15 +150,15 @@ class Journey:
         before = _words(page.text)
         page = await person.submit(page, form="/connect/", button=("decision", "allow"))
         if "location" not in page.headers:
-            raise Stopped(where, _words(page.text))
+            raise JourneyStop(where, _words(page.text))
         try:
             back = await consent(page.headers["location"], trust=self.internet.trust)
         except ConsentRefused as refused:
-            raise Stopped(where, f"{before} {_words(str(refused))}") from refused
+            raise JourneyStop(where, f"{before} {_words(str(refused))}") from refused
         page = await person.open(back)
         _page_worked(where, page)
         if 'class="notice"' in page.text:
-            raise Stopped(where, _words(page.text))
+            raise JourneyStop(where, _words(page.text))
 
     def browser(self, origin: str) -> Person:
         return Person(origin, transport=httpx2.AsyncHTTPTransport(verify=self.internet.trust))
@@ -222,7 +222,7 @@ class Journey:
             shown = await self.window_of_the_server().start(serve, until=_PROMPT)
             welcome = re.search(_PROMPT, shown.text)
             if welcome is None:
-                raise Stopped("serve", shown.text)
+                raise JourneyStop("serve", shown.text)
         person = await self.stack.enter_async_context(self.browser(origin))
         await self.look(again)
         async with self.step("open the printed address, make the first account"):
@@ -310,15 +310,15 @@ async def _come_up(opened: Path) -> str:
     return opened_url(address)
 
 
-def _worked(where: str, shown: Shown) -> None:
+def _worked(where: str, shown: CommandOutput) -> None:
     if shown.code != 0:
         last = [line for line in shown.text.splitlines() if line.startswith("token-vault:")]
-        raise Stopped(where, "\n".join(last) or shown.text)
+        raise JourneyStop(where, "\n".join(last) or shown.text)
 
 
 def _page_worked(where: str, page: httpx2.Response) -> None:
     if page.status_code != 200:
-        raise Stopped(where, _words(page.text))
+        raise JourneyStop(where, _words(page.text))
 
 
 def _text(result: CallToolResult) -> str:

@@ -22,7 +22,7 @@ Answer = Callable[[str], str]
 
 
 @dataclass(frozen=True)
-class Shown:
+class CommandOutput:
     """What a command showed, and how it ended; None while it runs."""
 
     text: str
@@ -40,7 +40,7 @@ class Terminal:
 
     async def type(
         self, line: str, *, answers: Sequence[tuple[str, Answer]] = (), patience: float = 240, feed: bytes | None = None
-    ) -> Shown:
+    ) -> CommandOutput:
         """Type a line and wait for its end. `answers`: what to type where the screen ends with that text.
 
         A question that is asked again ends the command with Ctrl-C: its person is told what is wrong and looks it up.
@@ -48,7 +48,7 @@ class Terminal:
         """
         return await asyncio.to_thread(self._typed, line, answers, patience, feed)
 
-    async def start(self, line: str, *, until: str, patience: float = 30) -> Shown:
+    async def start(self, line: str, *, until: str, patience: float = 30) -> CommandOutput:
         """Type a line whose program stays, and wait until it has shown `until` (a pattern), or has ended."""
         return await asyncio.to_thread(self._started, line, until, patience)
 
@@ -60,7 +60,9 @@ class Terminal:
                 await asyncio.to_thread(_waited, process)
         self.running.clear()
 
-    def _typed(self, line: str, answers: Sequence[tuple[str, Answer]], patience: float, feed: bytes | None) -> Shown:
+    def _typed(
+        self, line: str, answers: Sequence[tuple[str, Answer]], patience: float, feed: bytes | None
+    ) -> CommandOutput:
         state = self.folder / "state"
         kept = f'{line}\n__code=$?; env -0 > "{state}"; pwd > "{state}.cwd"; exit $__code\n'
         process, master = self._open(kept)
@@ -85,9 +87,9 @@ class Terminal:
             self.environment = {name: value for name, value in pairs if name not in {"_", "SHLVL", "OLDPWD", "PWD"}}
             self.cwd = Path(Path(f"{state}.cwd").read_text(encoding="utf-8").rstrip("\n"))
             state.unlink()
-        return Shown(_plain(shown), code)
+        return CommandOutput(_plain(shown), code)
 
-    def _started(self, line: str, until: str, patience: float) -> Shown:
+    def _started(self, line: str, until: str, patience: float) -> CommandOutput:
         process, master = self._open(f"exec {line}")
         self.running.append(process)
         shown, ends_at = b"", time.monotonic() + patience
@@ -96,9 +98,9 @@ class Terminal:
             piece = screen.read(ends_at)
             if piece is None:
                 screen.close()
-                return Shown(_plain(shown), _waited(process))
+                return CommandOutput(_plain(shown), _waited(process))
             shown += piece
-        return Shown(_plain(shown), None)
+        return CommandOutput(_plain(shown), None)
 
     def _open(self, script: str) -> tuple[subprocess.Popen[bytes], int]:
         master, slave = pty.openpty()

@@ -26,7 +26,7 @@ from tests.support.foreign.foreign import FOLDER, node
 from tests.support.harness import PASSWORD, free_socket, running_vault, serving
 from tests.support.rooms.exchange_room import SECRET, Caller, ExchangeRoom
 from tests.support.rooms.mcp_room import Agent, Room
-from tests.support.rooms.proxy_room import HOUR, Proxied, issue
+from tests.support.rooms.proxy_room import HOUR, ProxyHandle, issue
 from tests.support.services import running_services
 from tests.support.simulating import family_settings
 
@@ -154,7 +154,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
             yield Room(vault, simulator)
 
 
-async def connected(place: Room, provider: str, scopes: frozenset[str], *, narrow: frozenset[str]) -> Proxied:
+async def connected(place: Room, provider: str, scopes: frozenset[str], *, narrow: frozenset[str]) -> ProxyHandle:
     agent = await place.agent()
     connection = await place.connect(agent, provider, scopes=scopes)
     return await issue(place, agent, connection, scopes=narrow, lifetime=HOUR)

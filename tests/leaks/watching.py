@@ -51,7 +51,7 @@ class Collector(logging.Handler):
             self._write(f"log of {record.name}", form.format(record))
 
 
-class _Noted:
+class _NotedSpan:
     """A span that keeps what was noted."""
 
     def __init__(self, attributes: dict[str, spans.Attribute]) -> None:
@@ -243,7 +243,7 @@ class Watch:
     def _span(
         self, listener: spans.Listener | None, name: str, attributes: dict[str, spans.Attribute], parent: object
     ) -> Generator[spans.Span]:
-        noted = _Noted(attributes)
+        noted = _NotedSpan(attributes)
         try:
             if listener is None:
                 yield noted

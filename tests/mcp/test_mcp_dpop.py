@@ -48,7 +48,7 @@ def proof(
     return signed(header, body | ({} if token is None else {"ath": token_hash(token)}) | dict(claims or {}), key)
 
 
-class Proving(httpx2.Auth):
+class ProofAuth(httpx2.Auth):
     """Sends the token with a new proof of KEY for each request."""
 
     def __init__(self, place: Room, token: str) -> None:
@@ -82,7 +82,7 @@ async def bound_token(place: Room, endpoint: str = "/mcp") -> str:
 
 
 @asynccontextmanager
-async def opened(place: Room, auth: Proving, transport: str) -> AsyncGenerator[Client]:
+async def opened(place: Room, auth: ProofAuth, transport: str) -> AsyncGenerator[Client]:
     if transport == "sse":
         async with Client(sse_client(f"{place.url}/sse", auth=auth)) as client:
             yield client
@@ -98,7 +98,7 @@ async def opened(place: Room, auth: Proving, transport: str) -> AsyncGenerator[C
 @pytest.mark.requirement("S-100")
 @pytest.mark.parametrize("transport", ["modern", "legacy", "sse"])
 async def test_the_official_client_with_a_proof_for_each_request_is_let_in(place: Room, transport: str) -> None:
-    auth = Proving(place, await bound_token(place, "/sse" if transport == "sse" else "/mcp"))
+    auth = ProofAuth(place, await bound_token(place, "/sse" if transport == "sse" else "/mcp"))
     async with opened(place, auth, transport) as client:
         assert "slack_post" in {tool.name for tool in (await client.list_tools()).tools}
         assert not (await client.call_tool("connections", {})).is_error

@@ -28,7 +28,7 @@ def is_done(answer: httpx2.Response) -> bool:
 
 
 @dataclass
-class Calling:
+class CallingAgent:
     """An agent with an account, and its open session."""
 
     place: Room
@@ -66,11 +66,11 @@ class Calling:
 
 
 @asynccontextmanager
-async def calling(place: Room) -> AsyncGenerator[Calling]:
+async def calling(place: Room) -> AsyncGenerator[CallingAgent]:
     agent = await place.agent(f"person-{len(await users.list_users(place.vault.deployment.database))}")
     connection = await place.connect(agent, "slack", scopes=SLACK)
     async with place.http(agent) as http:
-        yield Calling(place, agent, connection, http)
+        yield CallingAgent(place, agent, connection, http)
 
 
 @pytest.fixture(scope="module")
@@ -80,19 +80,19 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
 
 
 @pytest.fixture
-async def one(place: Room) -> AsyncGenerator[Calling]:
+async def one(place: Room) -> AsyncGenerator[CallingAgent]:
     async with calling(place) as found:
         yield found
 
 
 @pytest.fixture
-async def stored(store: Store) -> AsyncGenerator[Calling]:
+async def stored(store: Store) -> AsyncGenerator[CallingAgent]:
     """On each database."""
     async with room(store.data, database_url=store.url) as opened, calling(opened) as found:
         yield found
 
 
-async def test_a_repeated_call_opens_nothing_and_leaves_an_event_of_its_own(stored: Calling) -> None:
+async def test_a_repeated_call_opens_nothing_and_leaves_an_event_of_its_own(stored: CallingAgent) -> None:
     one = stored
     assert await one.opens() > 0, "the first call opens the token"
     await one.repeat()
@@ -109,7 +109,7 @@ async def test_a_repeated_call_opens_nothing_and_leaves_an_event_of_its_own(stor
     await audit.verify(one.place.vault.deployment.database)
 
 
-async def test_seconds_later_the_exchange_decides_again(one: Calling) -> None:
+async def test_seconds_later_the_exchange_decides_again(one: CallingAgent) -> None:
     await one.repeat()
     database = one.place.vault.deployment.database
     database.clock_offset += KEPT
@@ -119,7 +119,7 @@ async def test_seconds_later_the_exchange_decides_again(one: Calling) -> None:
         database.clock_offset -= KEPT
 
 
-async def test_another_agent_account_or_tool_gets_nothing_of_it(one: Calling) -> None:
+async def test_another_agent_account_or_tool_gets_nothing_of_it(one: CallingAgent) -> None:
     await one.repeat()
     other = await one.place.agent("bob")
     async with one.place.http(other) as http:
@@ -130,46 +130,46 @@ async def test_another_agent_account_or_tool_gets_nothing_of_it(one: Calling) ->
 
 # What ends or changes between two calls; `tests/proxy/test_proxy_openings.py` has the same for handles
 
-Change = Callable[[Calling], Awaitable[object]]
+Change = Callable[[CallingAgent], Awaitable[object]]
 
 
-async def revoke_grant(one: Calling) -> object:
+async def revoke_grant(one: CallingAgent) -> object:
     deployment = one.place.vault.deployment
     async with deployment.transaction() as transaction:
         grant_id = one.agent.principal.grant_id
         return await grants.revoke_grant(transaction, grant_id, reason="test", now=deployment.now())
 
 
-async def remove_client(one: Calling) -> object:
+async def remove_client(one: CallingAgent) -> object:
     deployment = one.place.vault.deployment
     async with deployment.transaction() as transaction:
         return await clients.remove_client(transaction, one.ids["client_id"], now=deployment.now())
 
 
-async def disable_user(one: Calling) -> object:
+async def disable_user(one: CallingAgent) -> object:
     deployment = one.place.vault.deployment
     async with deployment.transaction() as transaction:
         return await users.disable_user(transaction, one.ids["user_id"], now=deployment.now())
 
 
-async def stop_agents(one: Calling) -> object:
+async def stop_agents(one: CallingAgent) -> object:
     deployment = one.place.vault.deployment
     now = deployment.now()
     async with deployment.transaction() as transaction:
         return await users.stop_agents(transaction, one.ids["user_id"], by="https://id.example", at=now, now=now)
 
 
-async def revoke_permission(one: Calling) -> object:
+async def revoke_permission(one: CallingAgent) -> object:
     deployment = one.place.vault.deployment
     async with deployment.transaction() as transaction:
         return await delegations.revoke(transaction, **one.ids, connection_id=one.connection.id, now=deployment.now())
 
 
-async def narrow_permission(one: Calling) -> object:
+async def narrow_permission(one: CallingAgent) -> object:
     return await one.place.allow(one.agent, one.connection, frozenset({"channels:read"}))
 
 
-async def ask_each_time(one: Calling) -> object:
+async def ask_each_time(one: CallingAgent) -> object:
     deployment = one.place.vault.deployment
     ask = frozenset({"chat:write"})
     async with deployment.transaction() as transaction:
@@ -178,7 +178,7 @@ async def ask_each_time(one: Calling) -> object:
         )
 
 
-async def revoke_token(one: Calling) -> object:
+async def revoke_token(one: CallingAgent) -> object:
     deployment = one.place.vault.deployment
     claims = await tokens.read_claims(deployment, one.agent.token, now=deployment.now())
     async with deployment.transaction() as transaction:
@@ -192,7 +192,7 @@ async def revoke_token(one: Calling) -> object:
         )
 
 
-async def choose_read_only(one: Calling) -> object:
+async def choose_read_only(one: CallingAgent) -> object:
     deployment = one.place.vault.deployment
     async with deployment.transaction() as transaction:
         return await tool_choices.set_tool_set(
@@ -204,7 +204,7 @@ async def choose_read_only(one: Calling) -> object:
         )
 
 
-async def disconnect(one: Calling) -> object:
+async def disconnect(one: CallingAgent) -> object:
     deployment = one.place.vault.deployment
     async with deployment.transaction() as transaction:
         return await connections.disconnect(transaction, deployment.keys, one.connection, now=deployment.now())
@@ -225,7 +225,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-async def test_what_ended_between_two_calls_is_not_outlived(one: Calling, change: Change) -> None:
+async def test_what_ended_between_two_calls_is_not_outlived(one: CallingAgent, change: Change) -> None:
     await one.repeat()
     assert await one.opens() == 0, "the same call goes through where nothing has changed"
     posts = len(one.place.simulator.books()["posts"])
@@ -234,7 +234,7 @@ async def test_what_ended_between_two_calls_is_not_outlived(one: Calling, change
     assert len(one.place.simulator.books()["posts"]) == posts
 
 
-async def test_another_token_of_the_account_is_used_at_once(one: Calling) -> None:
+async def test_another_token_of_the_account_is_used_at_once(one: CallingAgent) -> None:
     await one.repeat()
     deployment = one.place.vault.deployment
     await rotation.refresh(deployment.vault, one.connection.id, if_generation=1)

@@ -95,8 +95,8 @@ async def test_the_tool_of_the_contributor_guide_needs_permission_and_then_answe
     assert done.structured_content["name"] in done.content[0].text
 
 
-class Found(ToolOutput):
-    """What was found."""
+class NameOutput(ToolOutput):
+    """A name."""
 
     name: str | None
 
@@ -118,26 +118,26 @@ async def test_a_function_gets_what_its_parameters_ask_for() -> None:
     @tool("slack", title="Count", scopes={"team:read"}, effect="read")
     async def slack_count(
         progress: Progress, api: UpstreamAPI, step: Annotated[int, Field(ge=1, description="By how much")] = 2
-    ) -> Found:
+    ) -> NameOutput:
         """Count."""
         await progress(step, None, "counting")
-        return Found(name=api.account)
+        return NameOutput(name=api.account)
 
     async with open_bench() as bench:
-        assert await ran(slack_count, bench) == Found(name="T1:U1")
-        assert await ran(slack_count, bench, step=5, account="another") == Found(name="T1:U1")
+        assert await ran(slack_count, bench) == NameOutput(name="T1:U1")
+        assert await ran(slack_count, bench, step=5, account="another") == NameOutput(name="T1:U1")
         assert bench.steps == [(2, None), (5, None)]
 
 
 async def test_a_tool_input_stands_for_all_arguments_with_the_rules_across_them() -> None:
     @tool("slack", title="Span", scopes={"team:read"}, effect="read")
-    async def slack_span(span: Span) -> Found:
+    async def slack_span(span: Span) -> NameOutput:
         """Span."""
-        return Found(name=f"{span.low}-{span.high}")
+        return NameOutput(name=f"{span.low}-{span.high}")
 
     assert slack_span.input is Span
     async with open_bench() as bench:
-        assert await ran(slack_span, bench, low=1, high=2) == Found(name="1-2")
+        assert await ran(slack_span, bench, low=1, high=2) == NameOutput(name="1-2")
         with pytest.raises(ValueError, match="low must not be above high"):
             await ran(slack_span, bench, low=3, high=2)
 
@@ -170,9 +170,9 @@ result = { line = "{name}", fields.name = { path = "user.name" } }
         user: Annotated[
             Annotated[str, Field(min_length=1, max_length=20, pattern="^U[A-Z0-9]+$")], Field(description="Id")
         ],
-    ) -> Found:
+    ) -> NameOutput:
         """Show a person."""
-        return Found(name=user)
+        return NameOutput(name=user)
 
     assert shape(slack_person) == shape(declared)
 
@@ -185,8 +185,8 @@ def shape(spec: ToolSpec) -> dict[str, object]:
     return {name: getattr(spec, name) for name in names} | {"input": schema, "hints": hints}
 
 
-async def silent(limit: Annotated[int, Field(description="How many")] = 1) -> Found:
-    return Found(name=str(limit))
+async def silent(limit: Annotated[int, Field(description="How many")] = 1) -> NameOutput:
+    return NameOutput(name=str(limit))
 
 
 async def loose(limit: Annotated[int, Field(description="How many")] = 1) -> dict[str, int]:
@@ -194,19 +194,19 @@ async def loose(limit: Annotated[int, Field(description="How many")] = 1) -> dic
     return {"limit": limit}
 
 
-async def of_two_accounts(account: Annotated[str, Field(description="Which")]) -> Found:
+async def of_two_accounts(account: Annotated[str, Field(description="Which")]) -> NameOutput:
     """Look."""
-    return Found(name=account)
+    return NameOutput(name=account)
 
 
-async def mixed(span: Span, limit: Annotated[int, Field(description="How many")] = 1) -> Found:
+async def mixed(span: Span, limit: Annotated[int, Field(description="How many")] = 1) -> NameOutput:
     """Count."""
-    return Found(name=str(span.low + limit))
+    return NameOutput(name=str(span.low + limit))
 
 
-async def plain(limit: Annotated[int, Field(description="How many")] = 1) -> Found:
+async def plain(limit: Annotated[int, Field(description="How many")] = 1) -> NameOutput:
     """Count."""
-    return Found(name=str(limit))
+    return NameOutput(name=str(limit))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ LIST = Path(__file__).with_name("explained.toml")
 
 
 @dataclass(frozen=True)
-class Explained:
+class ExplainedMutant:
     """A mutant by what its lines say before and after; the line numbers may move.
 
     `equivalent`: nobody can tell it from the original, so that it doesn't count. `accepted`: one could, but no promise
@@ -25,12 +25,12 @@ class Explained:
     reason: str
 
 
-def explained() -> list[Explained]:
+def explained() -> list[ExplainedMutant]:
     """All rows of the list."""
-    return [Explained(**row) for row in tomllib.loads(LIST.read_text(encoding="utf-8")).get("mutant", [])]
+    return [ExplainedMutant(**row) for row in tomllib.loads(LIST.read_text(encoding="utf-8")).get("mutant", [])]
 
 
-def stale(row: Explained, root: Path) -> bool:
+def stale(row: ExplainedMutant, root: Path) -> bool:
     """Whether the lines that it changes are gone."""
     path = root / row.file
     present = {line.strip() for line in path.read_text(encoding="utf-8").splitlines()} if path.exists() else set[str]()

@@ -18,7 +18,7 @@ FIRST = 6  # tests of one file that come before those of the next file
 
 
 @dataclass
-class Recorded:
+class FileRecord:
     """What the tests of one test file did without a mutant: seconds (-1: it failed), and lines by source file.
 
     The tests of a line are the bits of a number, in the order of `seconds`. `texts` names the source texts of then.
@@ -34,7 +34,7 @@ class Recorded:
             json.dump([self.seconds, self.lines, self.texts], file)
 
     @classmethod
-    def read(cls, path: Path) -> Recorded:
+    def read(cls, path: Path) -> FileRecord:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             return cls(*json.load(file))
 
@@ -63,7 +63,7 @@ def _words(text: str) -> frozenset[str]:
 class Reach:
     """All that was recorded, for the source files that are asked for."""
 
-    def __init__(self, recorded: Collection[Recorded], sources: Mapping[str, str], texts: Path) -> None:
+    def __init__(self, recorded: Collection[FileRecord], sources: Mapping[str, str], texts: Path) -> None:
         """`sources`: by file, its text now; `texts` holds those of then: lines that moved are found again."""
         self.seconds = {test: seconds for one in recorded for test, seconds in one.seconds.items()}
         self._texts = {file: now.splitlines() for file, now in sources.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.mutation.explained import explained, stale
 from tests.mutation.mutants import Mutant, changed_lines, drawn, inert_ranges
 from tests.mutation.names import lines_of_function, lines_of_statement, name_at_import
-from tests.mutation.reach import Reach, Recorded, Wording
+from tests.mutation.reach import FileRecord, Reach, Wording
 from tests.mutation.swapping import functions_of, swapped
 
 MANY = [Mutant("a.py", line, "core/AddNot", 0) for line in range(50)]
@@ -65,7 +65,7 @@ def test_tests_of_a_line_are_found_after_it_moved_the_likeliest_first(tmp_path: 
         "tests/vault/test_limits.py::two": 5.0,
         "tests/proxy/test_x.py::bad": -1,
     }
-    recorded = Recorded(seconds, {"vault/limits.py": {"2": "3"}}, {"vault/limits.py": "old"})
+    recorded = FileRecord(seconds, {"vault/limits.py": {"2": "3"}}, {"vault/limits.py": "old"})
     reach = Reach([recorded], {"vault/limits.py": "a\nnew\nb\n"}, tmp_path)
     assert reach.of_line("vault/limits.py", 2) == set()
     found = reach.of_line("vault/limits.py", 3)
@@ -93,7 +93,7 @@ def test_a_statement_has_all_its_lines_and_a_block_only_its_head() -> None:
 def test_a_rare_way_through_a_function_comes_first(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("1\n2\n", encoding="utf-8")
     seconds = {f"tests/vault/test_limits.py::{number}": 1.0 for number in range(9)}
-    recorded = Recorded(seconds, {"vault/limits.py": {"1": "1ff", "2": "80"}}, {"vault/limits.py": "text"})
+    recorded = FileRecord(seconds, {"vault/limits.py": {"1": "1ff", "2": "80"}}, {"vault/limits.py": "text"})
     reach = Reach([recorded], {"vault/limits.py": "1\n2\n"}, tmp_path)
     found = reach.in_order("vault/limits.py", reach.of_line("vault/limits.py", 1), around=[1, 2], seconds=4)
     assert [one[-1] for one in found] == ["7", "0", "1", "2"]

@@ -33,7 +33,7 @@ from types import CodeType, FunctionType
 import pytest
 
 from tests.mutation.children import BROKE, HUNG, in_child
-from tests.mutation.reach import Reach, Recorded, Wording
+from tests.mutation.reach import FileRecord, Reach, Wording
 from tests.mutation.swapping import functions_of, swapped
 
 PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
@@ -47,7 +47,7 @@ OF_RECORDS = "tests/leaks/test_hidden_fields.py"  # for one that shows a field: 
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedMutant:
     """One mutant to try."""
 
     key: str
@@ -60,7 +60,7 @@ class Planned:
     new: str
 
 
-class Trying:
+class MutantTrials:
     """Instead of running the tests."""
 
     def __init__(self, plan: Path) -> None:
@@ -73,7 +73,7 @@ class Trying:
         self._sources: list[str] = given["sources"]
         self._order: list[str] = given["tests"]
         # those that need a process of their own come last
-        self._mutants = sorted((Planned(**one) for one in given["mutants"]), key=lambda one: bool(one.name))
+        self._mutants = sorted((PlannedMutant(**one) for one in given["mutants"]), key=lambda one: bool(one.name))
         self._items: dict[str, pytest.Item] = {}
         self._failed = False
         self._ran: dict[str, float] = {}
@@ -128,7 +128,7 @@ class Trying:
         by_file: dict[str, list[pytest.Item]] = defaultdict(list)
         for item in self._items.values():
             by_file[item.nodeid.partition("::")[0]].append(item)
-        recorded: list[Recorded] = []
+        recorded: list[FileRecord] = []
         for file in sorted(
             by_file, key=lambda one: (min(at for at, x in enumerate(self._order) if one.startswith(x)), one)
         ):
@@ -138,7 +138,7 @@ class Trying:
                 if time.monotonic() > self._record_end:
                     earlier = sorted(kept.parent.glob(f"{kept.name[:-19]}*"), key=lambda one: one.stat().st_mtime)
                     _say(f"not recorded: {file}" + (", as it was before" if earlier else ""))
-                    recorded += [Recorded.read(one) for one in earlier[-1:]]
+                    recorded += [FileRecord.read(one) for one in earlier[-1:]]
                     continue
                 began, items = time.monotonic(), by_file[file]
                 done = in_child(
@@ -146,8 +146,8 @@ class Trying:
                 )
                 _say(f"recorded in {time.monotonic() - began:.0f} s: {file} {done}")
                 if not kept.exists():
-                    Recorded().write(kept)
-            recorded.append(Recorded.read(kept))
+                    FileRecord().write(kept)
+            recorded.append(FileRecord.read(kept))
         now = {one: (self._tree / one).read_text(encoding="utf-8") for one in self._sources}
         return Reach(recorded, now, self._state / "texts")
 
@@ -170,7 +170,7 @@ class Trying:
             concurrency=["thread"],
             include=[str(self._tree / one) for one in ("vault/*", "server/oauth/*", "server/proxy/*")],
         )
-        recorded = Recorded()
+        recorded = FileRecord()
         measuring.start()
         for item, following in zip(items, [*items[1:], None], strict=True):
             measuring.switch_context(item.nodeid)
@@ -216,7 +216,7 @@ class Trying:
         first_run = conftest.first_run
         conftest.first_run = copied
 
-    def _tests_of(self, mutant: Planned, reach: Reach) -> list[str]:
+    def _tests_of(self, mutant: PlannedMutant, reach: Reach) -> list[str]:
         tests = reach.of_line(mutant.file, mutant.line)
         if not tests:  # not every line of a statement is one for the interpreter
             tests = {test for line in mutant.lines for test in reach.of_line(mutant.file, line)}
@@ -232,7 +232,7 @@ class Trying:
         rest = reach.in_order(mutant.file, usable.difference(nearest), around=mutant.around, seconds=self._seconds)
         return [*nearest, *rest]
 
-    def _outcome(self, mutant: Planned, tests: Sequence[str], reach: Reach) -> tuple[str, str, int]:
+    def _outcome(self, mutant: PlannedMutant, tests: Sequence[str], reach: Reach) -> tuple[str, str, int]:
         """What became of it, the test that told, and how many were run."""
         if not tests:
             return "unreached", "", 0
@@ -253,7 +253,7 @@ class Trying:
             if by in {HUNG, BROKE, "import"}:
                 return ("hung" if by == HUNG else "killed"), by, len(reliable)
             if by == "unchanged":
-                return self._outcome(Planned(**{**mutant.__dict__, "name": "?"}), tests, reach)
+                return self._outcome(PlannedMutant(**{**mutant.__dict__, "name": "?"}), tests, reach)
             kind, _, test = by.partition(" ")
             if test.startswith(OF_RECORDS):
                 return kind, test, 1
@@ -299,7 +299,7 @@ class Trying:
             return f"{'hung' if answer == HUNG else 'killed'} {current.read_text(encoding='utf-8')}"
         return answer
 
-    def _alone(self, mutant: Planned, tests: Sequence[str], *, longer: int = 1) -> object:
+    def _alone(self, mutant: PlannedMutant, tests: Sequence[str], *, longer: int = 1) -> object:
         """The same in a process of its own, which imports the mutant."""
         described = self._work / "mutant.json"
         described.write_text(json.dumps({"path": str(self._tree / mutant.file), "text": mutant.new}), encoding="utf-8")
@@ -343,7 +343,7 @@ class Trying:
         config._tmp_path_factory._basetemp = self._folder()
 
 
-class Reporting:
+class FailureReport:
     """In a process of its own: write down which test failed."""
 
     @staticmethod
@@ -354,9 +354,9 @@ class Reporting:
 
 def pytest_configure(config: pytest.Config) -> None:
     if PLAN in os.environ:
-        config.pluginmanager.register(Trying(Path(os.environ.pop(PLAN))))
+        config.pluginmanager.register(MutantTrials(Path(os.environ.pop(PLAN))))
     else:
-        config.pluginmanager.register(Reporting())
+        config.pluginmanager.register(FailureReport())
 
 
 def _counts(item: pytest.Item) -> bool:

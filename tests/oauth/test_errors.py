@@ -95,12 +95,12 @@ def test_a_refusal_without_an_entry_would_be_noticed() -> None:
     class Unheard(VaultError):
         code = "unheard"
 
-    class Heard(GrantEnded):
+    class HeardOfGrant(GrantEnded):
         code = "heard"
 
     assert entry_of(Unheard) is None
     assert wording_of(Unheard("new")).answer.status == 500
-    assert entry_of(Heard) is GrantEnded
+    assert entry_of(HeardOfGrant) is GrantEnded
 
 
 def test_the_table_speaks_registered_codes() -> None:

@@ -189,7 +189,7 @@ async def test_of_a_name_that_it_tries_an_agent_does_not_hear_whether_there_is_s
 # Every refusal at every door
 
 
-class Refusing(Mapping[str, UpstreamPolicy]):
+class RefusingPolicies(Mapping[str, UpstreamPolicy]):
     """Policies whose lookup ends every exchange in one refusal."""
 
     def __init__(self, refusal: VaultError) -> None:
@@ -262,7 +262,7 @@ async def test_every_door_renders_every_refusal_as_the_table_says(place: Exchang
     for kind in errors.TABLE:
         handle = (await place.exchange(caller, agent.token, scope=SCOPE)).json()
         refusal = made(kind, connection)
-        object.__setattr__(place.deployment.vault, "policies", Refusing(refusal))
+        object.__setattr__(place.deployment.vault, "policies", RefusingPolicies(refusal))
         try:
             answer = await DOORS[door](place, caller, agent, handle)
         finally:

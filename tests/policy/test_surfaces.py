@@ -36,7 +36,7 @@ ASK = f'@id("ask-first") @reason("posts are read first") @approval {POSTS};'
 
 
 @dataclass
-class Ruled:
+class RuledVault:
     """A vault with rules, and what writes them."""
 
     exchanging: ExchangeRoom
@@ -72,7 +72,7 @@ class Ruled:
 
 
 @pytest.fixture(scope="module")
-async def ruled(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Ruled]:
+async def ruled(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[RuledVault]:
     base = tmp_path_factory.mktemp("ruled")
     for name in ("rules", "shadow"):
         (base / name).mkdir()
@@ -82,18 +82,18 @@ async def ruled(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Rule
         room(base / "data", policy=policy, admin=admin) as opened,
         httpx2.AsyncClient(base_url=opened.url, timeout=20, trust_env=False) as http,
     ):
-        yield Ruled(ExchangeRoom(opened, http), base / "rules", base / "shadow")
+        yield RuledVault(ExchangeRoom(opened, http), base / "rules", base / "shadow")
 
 
 @pytest.fixture(autouse=True)
-async def fresh(ruled: Ruled) -> None:
+async def fresh(ruled: RuledVault) -> None:
     await ruled.use()
 
 
 # Tools
 
 
-async def test_a_tool_is_refused_in_the_rules_words_and_the_activity_names_it(ruled: Ruled) -> None:
+async def test_a_tool_is_refused_in_the_rules_words_and_the_activity_names_it(ruled: RuledVault) -> None:
     agent, _ = await ruled.agent("refused-person")
     assert not (await ruled.call(agent, "slack_channels")).is_error
     await ruled.use(f'@id("no-lists") @reason("channels are secret") {CHANNELS};')
@@ -107,7 +107,9 @@ async def test_a_tool_is_refused_in_the_rules_words_and_the_activity_names_it(ru
     assert not (await ruled.call(agent, "slack_channels")).is_error
 
 
-async def test_a_rule_reads_the_person_their_groups_the_agent_and_its_address_as_they_are_now(ruled: Ruled) -> None:
+async def test_a_rule_reads_the_person_their_groups_the_agent_and_its_address_as_they_are_now(
+    ruled: RuledVault,
+) -> None:
     agent, _ = await ruled.agent("Grouped-Person")
     deployment = ruled.exchanging.deployment
     condition = 'when { principal in Group::"Contractors" && principal.name == "Grouped-Person" }'
@@ -131,7 +133,7 @@ async def test_a_rule_reads_the_person_their_groups_the_agent_and_its_address_as
     assert (await ruled.call(agent, "slack_channels")).is_error
 
 
-async def test_a_rule_can_ask_for_a_yes_to_exactly_this_call(ruled: Ruled) -> None:
+async def test_a_rule_can_ask_for_a_yes_to_exactly_this_call(ruled: RuledVault) -> None:
     agent, _ = await ruled.agent("yes-person")
     place = ruled.exchanging.room
     await ruled.use(ASK)
@@ -151,7 +153,7 @@ async def test_a_rule_can_ask_for_a_yes_to_exactly_this_call(ruled: Ruled) -> No
 # Exchange, proxy, requests
 
 
-async def test_an_exchange_cant_get_what_a_rule_takes_from_a_tool(ruled: Ruled) -> None:
+async def test_an_exchange_cant_get_what_a_rule_takes_from_a_tool(ruled: RuledVault) -> None:
     place = ruled.exchanging
     caller = await place.caller()
     agent = await place.agent(caller, "exchanging-person")
@@ -166,7 +168,7 @@ async def test_an_exchange_cant_get_what_a_rule_takes_from_a_tool(ruled: Ruled) 
     assert not (await ruled.call(agent, "slack_channels")).is_error, "its tools are no exchange"
 
 
-async def test_a_token_that_goes_out_whole_is_judged_by_all_that_it_can_do(ruled: Ruled) -> None:
+async def test_a_token_that_goes_out_whole_is_judged_by_all_that_it_can_do(ruled: RuledVault) -> None:
     place = ruled.exchanging
     narrowed, full = await place.caller(), await place.caller(release={"slack": "full"})
     for rule, refusal in (
@@ -208,7 +210,7 @@ async def test_each_proxied_call_is_judged_even_right_after_another(tmp_path: Pa
         assert sorted(told) == ["/conversations.info", "/conversations.list"]
 
 
-async def test_a_client_may_be_kept_from_asking_a_person_in_the_background(ruled: Ruled) -> None:
+async def test_a_client_may_be_kept_from_asking_a_person_in_the_background(ruled: RuledVault) -> None:
     place = ruled.exchanging
     person = await place.room.vault.add_user("asked-person")
     async with place.room.vault.person() as browser:
@@ -228,7 +230,7 @@ async def test_a_client_may_be_kept_from_asking_a_person_in_the_background(ruled
 # What a rule can't do
 
 
-async def test_rules_widen_nothing(ruled: Ruled) -> None:
+async def test_rules_widen_nothing(ruled: RuledVault) -> None:
     """A permit for everything is no rule here, and a vault with rules allows no more than one without."""
     place = ruled.exchanging.room
     await place.vault.add_user("poor-person")
@@ -244,7 +246,7 @@ async def test_rules_widen_nothing(ruled: Ruled) -> None:
     assert not (await ruled.call(agent, "slack_post", {"channel": "#general", "text": "x"})).is_error
 
 
-async def test_unusable_rules_leave_the_earlier_ones_in_force(ruled: Ruled) -> None:
+async def test_unusable_rules_leave_the_earlier_ones_in_force(ruled: RuledVault) -> None:
     agent, _ = await ruled.agent("steady-person")
     await ruled.use(f'@id("steady") {CHANNELS};')
     digest = ruled.gate.digest
@@ -260,7 +262,7 @@ async def test_unusable_rules_leave_the_earlier_ones_in_force(ruled: Ruled) -> N
 
 
 async def test_a_tool_that_the_rules_were_not_checked_against_isnt_used(
-    ruled: Ruled, monkeypatch: pytest.MonkeyPatch
+    ruled: RuledVault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent, _ = await ruled.agent("later-person")
     await ruled.use('@id("tokens") forbid(principal, action == Action::"exchange", resource);', shadow=ASK)
@@ -289,7 +291,7 @@ async def test_a_vault_with_unusable_rules_doesnt_open(tmp_path: Path) -> None:
             pass
 
 
-async def test_a_file_counts_once_two_looks_find_it_the_same(ruled: Ruled) -> None:
+async def test_a_file_counts_once_two_looks_find_it_the_same(ruled: RuledVault) -> None:
     agent, _ = await ruled.agent("written-person")
     await ruled.use(f'@id("steady") {CHANNELS};')
     digest = ruled.gate.digest
@@ -304,7 +306,7 @@ async def test_a_file_counts_once_two_looks_find_it_the_same(ruled: Ruled) -> No
 
 
 async def test_files_that_change_while_they_are_read_change_nothing(
-    ruled: Ruled, monkeypatch: pytest.MonkeyPatch
+    ruled: RuledVault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await ruled.use(f'@id("steady") {CHANNELS};')
     digest = ruled.gate.digest
@@ -329,7 +331,7 @@ async def test_files_that_change_while_they_are_read_change_nothing(
 # Rules to try
 
 
-async def test_shadow_rules_with_a_mistake_hold_up_nothing_and_are_told(ruled: Ruled) -> None:
+async def test_shadow_rules_with_a_mistake_hold_up_nothing_and_are_told(ruled: RuledVault) -> None:
     agent, _ = await ruled.agent("urgent-person")
     with pytest.raises(TemporarilyUnavailable, match=r"policy\.shadow_folder: rules\.cedar:1"):
         await ruled.use(f'@id("urgent") {CHANNELS};', shadow="forbid(")
@@ -354,7 +356,7 @@ async def test_a_vault_with_unusable_shadow_rules_opens_without_them(tmp_path: P
             await deployment.policy.refresh()
 
 
-async def test_shadow_rules_are_counted_and_do_nothing(ruled: Ruled) -> None:
+async def test_shadow_rules_are_counted_and_do_nothing(ruled: RuledVault) -> None:
     agent, _ = await ruled.agent("shadowed-person")
     await ruled.use(shadow=f'@id("try") {CHANNELS};')
     before = ruled.gate.disagreements["allow", "forbid"]
@@ -371,7 +373,7 @@ async def test_shadow_rules_are_counted_and_do_nothing(ruled: Ruled) -> None:
     assert ruled.gate.disagreements["allow", "forbid"] == before + 1
 
 
-async def test_which_rules_are_used_is_in_the_activity(ruled: Ruled) -> None:
+async def test_which_rules_are_used_is_in_the_activity(ruled: RuledVault) -> None:
     await ruled.use(f'@id("known") {CHANNELS};')
     loaded = await ruled.exchanging.events("policy.loaded")
     assert loaded[-1].details["policy"] == ruled.gate.digest

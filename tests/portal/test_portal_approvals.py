@@ -36,7 +36,7 @@ POST: Mapping[str, object] = {"channel": "#general", "text": "CANARY-hello"}
 
 
 @dataclass(frozen=True)
-class Asking:
+class Approver:
     """A person, their agent with one account for whose writes it asks, and their browser."""
 
     place: Room
@@ -91,7 +91,7 @@ class Maker:
         *,
         delegated: frozenset[str] | None = None,
         account: str = "alice",
-    ) -> Asking:
+    ) -> Approver:
         place = self.place
         name = f"person-{next(NUMBERS)}"
         await place.vault.add_user(name)
@@ -109,7 +109,7 @@ class Maker:
             )
         browser = await self.stack.enter_async_context(Person(place.url))
         assert (await browser.sign_in(name, PASSWORD)).status_code == 200
-        return Asking(place, agent, connection, browser)
+        return Approver(place, agent, connection, browser)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def heading(page: httpx2.Response) -> str:
     return " ".join(unescape(re.sub(r"<[^>]*>", "", found)).split())
 
 
-async def channel_id(one: Asking, name: str = "general") -> str:
+async def channel_id(one: Approver, name: str = "general") -> str:
     found = (await one.call("slack_channels", {})).structured_content
     assert found is not None
     return next(str(each["id"]) for each in found["channels"] if each["name"] == name)

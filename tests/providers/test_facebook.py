@@ -15,7 +15,7 @@ from providers.tools.declared import data_tools
 from tests.support.doubles.scripted import Arrival, Reply, json_reply
 from tests.support.harness import running_vault
 from tests.support.rooms.mcp_room import Agent, Room
-from tests.support.rooms.proxy_room import Proxied, issue
+from tests.support.rooms.proxy_room import ProxyHandle, issue
 from tests.support.services import running_services
 from tests.support.services.facebook import NOT_MINE, PAGE
 from tests.support.simulating import family_settings
@@ -56,7 +56,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
             yield Room(vault, simulator)
 
 
-async def connected(place: Room) -> tuple[Agent, Proxied]:
+async def connected(place: Room) -> tuple[Agent, ProxyHandle]:
     agent = await place.agent()
     connection = await place.connect(agent, "facebook", scopes=SCOPES)
     return agent, await issue(place, agent, connection, scopes=SCOPES)

@@ -13,7 +13,7 @@ from providers.definitions.catalog import SHELF, check_file, load_catalog
 from providers.definitions.method_overrides import Overrides
 from tests.providers.test_providers_catalog import GOOD, written
 from tests.support.doubles.scripted import Arrival, Reply, json_reply
-from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, proxy_room
+from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, proxy_room
 
 CATALOG = load_catalog()
 
@@ -45,7 +45,7 @@ def calls(place: ProxyRoom) -> list[Arrival]:
     return [one for one in place.provider.arrivals if not one.path.endswith("/token")]
 
 
-async def ready(place: ProxyRoom, provider: str, *, granted: set[str], scopes: set[str]) -> Proxied:
+async def ready(place: ProxyRoom, provider: str, *, granted: set[str], scopes: set[str]) -> ProxyHandle:
     agent = await place.agent()
     connection = await place.account(agent, provider=provider, scopes=frozenset(granted))
     place.provider.arrivals.clear()

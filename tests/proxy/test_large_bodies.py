@@ -16,7 +16,7 @@ from server.proxy.large_bodies import LARGE, MOST_EACH
 from server.proxy.wire import ProxyRefused, read_body
 from tests.support.doubles.proxied_api import Upstream, replying
 from tests.support.harness import free_socket, serving
-from tests.support.rooms.proxy_room import Proxied, ProxyRoom, proxy_room
+from tests.support.rooms.proxy_room import ProxyHandle, ProxyRoom, proxy_room
 
 MIB = 1024 * 1024
 FILE = "/repos/o/r/contents/notes.txt"
@@ -39,7 +39,7 @@ async def room(upstream: Upstream, tmp_path: Path) -> AsyncGenerator[ProxyRoom]:
         yield opened
 
 
-async def writer(room: ProxyRoom) -> Proxied:
+async def writer(room: ProxyRoom) -> ProxyHandle:
     """An agent that may write files; the app's token can do everything, so each body is read."""
     agent = await room.agent()
     connection = await room.account(agent, provider="github", scopes=frozenset({"contents:write", "issues:write"}))
@@ -50,7 +50,7 @@ def file_of(size: int) -> bytes:
     return json.dumps({"message": "m", "content": "A" * size}).encode()
 
 
-async def put(handle: Proxied, body: object, headers: dict[str, str] = JSON) -> httpx2.Response:
+async def put(handle: ProxyHandle, body: object, headers: dict[str, str] = JSON) -> httpx2.Response:
     return await handle.call("PUT", FILE, api="rest", content=body, headers=headers)
 
 

@@ -18,7 +18,7 @@ from server.proxy.endpoint import Proxy
 from server.proxy.refusals import of_http
 from tests.support.doubles.proxied_api import Upstream, replying
 from tests.support.harness import free_socket, serving
-from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
+from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, posted, proxy_room
 
 MASK = "*" * len(UPSTREAM_TOKEN)
 
@@ -40,18 +40,18 @@ async def room(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-async def handle(room: ProxyRoom) -> Proxied:
+async def handle(room: ProxyRoom) -> ProxyHandle:
     return await room.ready()
 
 
-async def get(handle: Proxied, path: str = "/conversations.list", **options: object) -> httpx2.Response:
+async def get(handle: ProxyHandle, path: str = "/conversations.list", **options: object) -> httpx2.Response:
     return await handle.call("GET", path, **options)
 
 
 @pytest.mark.requirement("S-117")
 @pytest.mark.parametrize("cut", [1, 5, 12, 20, 31])
 async def test_a_credential_that_a_provider_repeats_is_masked_wherever_the_stream_is_cut(
-    upstream: Upstream, handle: Proxied, cut: int
+    upstream: Upstream, handle: ProxyHandle, cut: int
 ) -> None:
     secret = UPSTREAM_TOKEN.encode()
     upstream.answer = replying(b'{"token":"' + secret[:cut], secret[cut:] + b'","x":"', secret + b'"}')
@@ -59,7 +59,7 @@ async def test_a_credential_that_a_provider_repeats_is_masked_wherever_the_strea
     assert answer.text == f'{{"token":"{MASK}","x":"{MASK}"}}'
 
 
-async def test_a_short_answer_and_its_headers_are_masked_too(upstream: Upstream, handle: Proxied) -> None:
+async def test_a_short_answer_and_its_headers_are_masked_too(upstream: Upstream, handle: ProxyHandle) -> None:
     body = b'{"authorization":"Bearer ' + UPSTREAM_TOKEN.encode() + b'"}'
     headers = [(b"x-echo", UPSTREAM_TOKEN.encode()), (b"content-length", str(len(body)).encode())]
     upstream.answer = replying(body, headers=headers)
@@ -80,7 +80,7 @@ async def test_a_short_answer_and_its_headers_are_masked_too(upstream: Upstream,
 )
 @pytest.mark.parametrize("pieces", [1, 2, 9])
 async def test_a_credential_with_an_escaped_letter_is_masked(
-    upstream: Upstream, handle: Proxied, spelled: str, pieces: int
+    upstream: Upstream, handle: ProxyHandle, spelled: str, pieces: int
 ) -> None:
     body = f'{{"token":"{spelled}","x":"\\u0078"}}'.encode()
     step = len(body) // pieces + 1
@@ -90,7 +90,7 @@ async def test_a_credential_with_an_escaped_letter_is_masked(
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 async def test_an_answer_that_is_compressed_all_the_same_is_masked(
-    upstream: Upstream, handle: Proxied, encoding: str, pack: Callable[[bytes], bytes]
+    upstream: Upstream, handle: ProxyHandle, encoding: str, pack: Callable[[bytes], bytes]
 ) -> None:
     upstream.answer = replying(pack(UPSTREAM_TOKEN.encode() * 9), headers=[(b"content-encoding", encoding.encode())])
     answer = await get(handle, headers={"accept-encoding": encoding})
@@ -100,7 +100,7 @@ async def test_an_answer_that_is_compressed_all_the_same_is_masked(
 
 @pytest.mark.parametrize("encodings", [["x-unknown"], ["gzip, gzip"], ["gzip", "identity"]])
 async def test_an_encoding_in_which_nothing_can_be_found_is_refused(
-    upstream: Upstream, handle: Proxied, encodings: list[str]
+    upstream: Upstream, handle: ProxyHandle, encodings: list[str]
 ) -> None:
     upstream.answer = replying(b"x", headers=[(b"content-encoding", one.encode()) for one in encodings])
     answer = await get(handle)
@@ -109,7 +109,7 @@ async def test_an_encoding_in_which_nothing_can_be_found_is_refused(
     assert (await get(handle)).text == "x"
 
 
-async def test_an_answer_streams(upstream: Upstream, handle: Proxied) -> None:
+async def test_an_answer_streams(upstream: Upstream, handle: ProxyHandle) -> None:
     go_on = asyncio.Event()
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,7 +131,7 @@ async def test_an_answer_streams(upstream: Upstream, handle: Proxied) -> None:
         assert b"".join([piece async for piece in pieces]) == b"data: 2\n\n"
 
 
-async def test_a_body_streams_and_arrives_whole(upstream: Upstream, handle: Proxied) -> None:
+async def test_a_body_streams_and_arrives_whole(upstream: Upstream, handle: ProxyHandle) -> None:
     async def counting(scope: Scope, receive: Receive, send: Send) -> None:
         size, more = 0, True
         while more:
@@ -154,7 +154,7 @@ async def test_a_body_streams_and_arrives_whole(upstream: Upstream, handle: Prox
 
 @pytest.mark.parametrize("announced", [True, False])
 async def test_an_answer_over_the_limit_is_refused_or_cut_off(
-    upstream: Upstream, handle: Proxied, announced: bool
+    upstream: Upstream, handle: ProxyHandle, announced: bool
 ) -> None:
     for size in (390_000, 410_000):
         headers = [(b"content-length", str(size).encode())] if announced else []
@@ -168,7 +168,7 @@ async def test_an_answer_over_the_limit_is_refused_or_cut_off(
                 await get(handle)
 
 
-async def test_an_answer_that_breaks_off_is_not_taken_for_whole(upstream: Upstream, handle: Proxied) -> None:
+async def test_an_answer_that_breaks_off_is_not_taken_for_whole(upstream: Upstream, handle: ProxyHandle) -> None:
     async def breaking(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"x" * 100, "more_body": True})
@@ -265,7 +265,7 @@ async def test_a_call_that_the_end_of_the_process_stops_is_recorded_as_such(
     assert (event.outcome, event.details["code"], sent) == ("failed", "interrupted", [])
 
 
-async def outcome(room: ProxyRoom, handle: Proxied) -> object:
+async def outcome(room: ProxyRoom, handle: ProxyHandle) -> object:
     """The code of the first call, once it is over."""
     async with asyncio.timeout(10):
         while not (events := await room.events(handle)):
@@ -289,7 +289,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_sends_nothing(
     assert await outcome(room, handle) == "client_gone"
 
 
-async def test_a_body_in_pieces_that_a_rule_looks_at_is_put_together(upstream: Upstream, handle: Proxied) -> None:
+async def test_a_body_in_pieces_that_a_rule_looks_at_is_put_together(upstream: Upstream, handle: ProxyHandle) -> None:
     async def pieces(*parts: bytes) -> AsyncGenerator[bytes]:
         for part in parts:
             yield part
@@ -304,7 +304,7 @@ async def test_a_body_in_pieces_that_a_rule_looks_at_is_put_together(upstream: U
         ).status_code == status
 
 
-async def test_patience_that_the_provider_asks_for_passes(upstream: Upstream, handle: Proxied) -> None:
+async def test_patience_that_the_provider_asks_for_passes(upstream: Upstream, handle: ProxyHandle) -> None:
     for status in (429, 503):
         upstream.answer = replying(b"{}", status=status, headers=[(b"retry-after", b"17"), (b"x-ratelimit", b"0")])
         answer = await get(handle)
@@ -314,7 +314,7 @@ async def test_patience_that_the_provider_asks_for_passes(upstream: Upstream, ha
 
 
 async def test_headers_about_the_hop_the_provider_and_the_browser_stay_behind(
-    upstream: Upstream, handle: Proxied
+    upstream: Upstream, handle: ProxyHandle
 ) -> None:
     cut = {
         "set-cookie": "a=b",
@@ -347,7 +347,7 @@ async def test_headers_about_the_hop_the_provider_and_the_browser_stay_behind(
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_not_followed_and_leads_nowhere_else(
-    upstream: Upstream, handle: Proxied, status: int
+    upstream: Upstream, handle: ProxyHandle, status: int
 ) -> None:
     for location in (
         "https://evil.example/",
@@ -380,7 +380,7 @@ async def test_a_redirect_is_not_followed_and_leads_nowhere_else(
     ],
 )
 async def test_a_redirect_that_climbs_out_of_the_api_is_refused(
-    upstream: Upstream, handle: Proxied, below: str
+    upstream: Upstream, handle: ProxyHandle, below: str
 ) -> None:
     location = f"{upstream.url}/slack/{below}"
     upstream.answer = replying(b"", status=302, headers=[(b"location", location.encode())])
@@ -393,7 +393,7 @@ async def test_a_redirect_that_climbs_out_of_the_api_is_refused(
     assert (await get(handle)).headers["location"] == f"{handle.base()}/x..y?a=../b"
 
 
-async def test_where_something_was_made_is_told_if_it_is_at_this_api(upstream: Upstream, handle: Proxied) -> None:
+async def test_where_something_was_made_is_told_if_it_is_at_this_api(upstream: Upstream, handle: ProxyHandle) -> None:
     for location, told in (
         (f"{upstream.url}/slack/files/7", f"{handle.base()}/files/7"),
         (f"{upstream.url}/slack/files?upload_id=canary", None),
@@ -404,7 +404,7 @@ async def test_where_something_was_made_is_told_if_it_is_at_this_api(upstream: U
         assert (answer.status_code, answer.headers.get("location")) == (201, told)
 
 
-async def test_answers_without_a_body_pass(upstream: Upstream, handle: Proxied) -> None:
+async def test_answers_without_a_body_pass(upstream: Upstream, handle: ProxyHandle) -> None:
     upstream.answer = replying(status=304, headers=[(b"etag", b'"v1"')])
     assert (await get(handle)).status_code == 304
     upstream.answer = replying(status=204)
@@ -415,7 +415,7 @@ async def test_answers_without_a_body_pass(upstream: Upstream, handle: Proxied) 
         assert (answer.status_code, answer.text) == (status, "kept")
 
 
-async def test_our_refusals_are_told_from_the_providers(upstream: Upstream, handle: Proxied) -> None:
+async def test_our_refusals_are_told_from_the_providers(upstream: Upstream, handle: ProxyHandle) -> None:
     upstream.answer = replying(b'{"message":"no"}', status=403, headers=[(b"content-type", b"application/json")])
     theirs, ours = await get(handle), await get(handle, "/no.such.method")
     assert (theirs.status_code, theirs.json()) == (403, {"message": "no"})

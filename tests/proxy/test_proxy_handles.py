@@ -12,7 +12,7 @@ from joserfc.jwk import ECKey
 from server.oauth.dpop import token_hash
 from server.proxy.call import ProxyRequest
 from tests.support.rooms.oauth_world import signed
-from tests.support.rooms.proxy_room import ALL, HOUR, POST, READ, Proxied, ProxyRoom, posted, proxy_room
+from tests.support.rooms.proxy_room import ALL, HOUR, POST, READ, ProxyHandle, ProxyRoom, posted, proxy_room
 from vault import clients, connections, delegations, grants, groups, sharing, users
 from vault.records import Connection
 from vault.sharing import SharingRule
@@ -74,25 +74,25 @@ async def test_a_handle_ends_when_its_time_is_over(room: ProxyRoom) -> None:
         assert (await handle.call("GET", PATH)).status_code == status
 
 
-async def cut_off(room: ProxyRoom, handle: Proxied) -> None:
+async def cut_off(room: ProxyRoom, handle: ProxyHandle) -> None:
     async with room.vault.deployment.transaction() as transaction:
         await grants.revoke_grant(
             transaction, handle.agent.principal.grant_id, reason="user", now=room.vault.deployment.now()
         )
 
 
-async def remove_client(room: ProxyRoom, handle: Proxied) -> None:
+async def remove_client(room: ProxyRoom, handle: ProxyHandle) -> None:
     async with room.vault.deployment.transaction() as transaction:
         await clients.remove_client(transaction, handle.agent.principal.client_id, now=room.vault.deployment.now())
 
 
-async def disconnect(room: ProxyRoom, handle: Proxied) -> None:
+async def disconnect(room: ProxyRoom, handle: ProxyHandle) -> None:
     deployment = room.vault.deployment
     async with deployment.transaction() as transaction:
         await connections.disconnect(transaction, deployment.keys, handle.connection, now=deployment.now())
 
 
-async def take_away(room: ProxyRoom, handle: Proxied) -> None:
+async def take_away(room: ProxyRoom, handle: ProxyHandle) -> None:
     principal = handle.agent.principal
     async with room.vault.deployment.transaction() as transaction:
         await delegations.revoke(
@@ -104,11 +104,11 @@ async def take_away(room: ProxyRoom, handle: Proxied) -> None:
         )
 
 
-async def make_smaller(room: ProxyRoom, handle: Proxied) -> None:
+async def make_smaller(room: ProxyRoom, handle: ProxyHandle) -> None:
     await room.allow(handle.agent, handle.connection, POST)
 
 
-async def disable(room: ProxyRoom, handle: Proxied) -> None:
+async def disable(room: ProxyRoom, handle: ProxyHandle) -> None:
     async with room.vault.deployment.transaction() as transaction:
         await users.disable_user(transaction, handle.agent.principal.user_id, now=room.vault.deployment.now())
 
@@ -125,7 +125,7 @@ async def disable(room: ProxyRoom, handle: Proxied) -> None:
     ],
 )
 async def test_whatever_ends_an_agents_authority_ends_its_handles_at_once(
-    room: ProxyRoom, end: Callable[[ProxyRoom, Proxied], Awaitable[None]], status: int, code: str
+    room: ProxyRoom, end: Callable[[ProxyRoom, ProxyHandle], Awaitable[None]], status: int, code: str
 ) -> None:
     agent = await room.agent(f"person-{secrets.token_hex(4)}")
     handle = await room.handle(agent, await room.account(agent, name="T1:U7"))
@@ -169,7 +169,7 @@ async def test_a_bigger_permission_makes_no_bigger_handle(room: ProxyRoom) -> No
 # Keys (RFC 9449)
 
 
-def proof(handle: Proxied, *, key: ECKey = KEY, method: str = "GET", url: str = "", **claims: object) -> str:
+def proof(handle: ProxyHandle, *, key: ECKey = KEY, method: str = "GET", url: str = "", **claims: object) -> str:
     header = {"typ": "dpop+jwt", "alg": "ES256", "jwk": key.as_dict(private=False)}
     body: dict[str, object] = {
         "jti": secrets.token_urlsafe(12),
@@ -181,7 +181,7 @@ def proof(handle: Proxied, *, key: ECKey = KEY, method: str = "GET", url: str = 
     return signed(header, body | claims, key)
 
 
-async def bound(room: ProxyRoom) -> Proxied:
+async def bound(room: ProxyRoom) -> ProxyHandle:
     agent = await room.agent()
     connection = await room.account(agent)
     return await room.handle(agent, connection, key_thumbprint=KEY.thumbprint())
@@ -285,12 +285,12 @@ async def test_a_preflight_names_methods_and_headers_and_never_credentials(room:
     assert room.provider.arrivals == []
 
 
-async def leave_group(room: ProxyRoom, handle: Proxied, group: groups.Group) -> None:
+async def leave_group(room: ProxyRoom, handle: ProxyHandle, group: groups.Group) -> None:
     async with room.vault.deployment.transaction() as transaction:
         await groups.remove_member(transaction, group.id, handle.agent.principal.user_id, source="local")
 
 
-async def give_again_for_less(room: ProxyRoom, handle: Proxied, group: groups.Group) -> None:
+async def give_again_for_less(room: ProxyRoom, handle: ProxyHandle, group: groups.Group) -> None:
     giver = await room.agent(f"person-{secrets.token_hex(4)}")
     await give(room, await room.account(giver, name="T1:U8"), group, rule=SharingRule(POST))
 
@@ -308,7 +308,7 @@ async def give(room: ProxyRoom, own: Connection, group: groups.Group, *, rule: S
     ("change", "code"), [(leave_group, "connection_required"), (give_again_for_less, "delegation_required")]
 )
 async def test_what_a_group_takes_away_ends_with_the_next_call(
-    room: ProxyRoom, change: Callable[[ProxyRoom, Proxied, groups.Group], Awaitable[None]], code: str
+    room: ProxyRoom, change: Callable[[ProxyRoom, ProxyHandle, groups.Group], Awaitable[None]], code: str
 ) -> None:
     agent, deployment = await room.agent(f"person-{secrets.token_hex(4)}"), room.vault.deployment
     own = await room.account(agent, name="T1:U8")

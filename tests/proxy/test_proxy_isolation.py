@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.support.rooms.proxy_room import Proxied, ProxyRoom, proxy_room
+from tests.support.rooms.proxy_room import ProxyHandle, ProxyRoom, proxy_room
 from vault import clients, delegations, grants
 from vault.records import Client, ClientKind, Connection, Principal
 
@@ -29,10 +29,10 @@ NEEDS = {  # method and path -> the scope that allows it; None: nothing does
 
 
 @dataclass
-class Held:
+class HeldHandle:
     """A handle, and what the permission behind it is now."""
 
-    proxied: Proxied
+    proxied: ProxyHandle
     user: str
     agent: str
     account: str
@@ -43,9 +43,11 @@ def some(chance: random.Random) -> frozenset[str]:
     return frozenset(scope for scope in SCOPES if chance.random() < 0.7)
 
 
-async def crowd(room: ProxyRoom, chance: random.Random) -> tuple[list[Held], dict[tuple[str, str], frozenset[str]]]:
+async def crowd(
+    room: ProxyRoom, chance: random.Random
+) -> tuple[list[HeldHandle], dict[tuple[str, str], frozenset[str]]]:
     """2 users with 3 accounts each, 4 agents that both let in; handles, and permissions by agent and account."""
-    deployment, held, allowed = room.vault.deployment, list[Held](), dict[tuple[str, str], frozenset[str]]()
+    deployment, held, allowed = room.vault.deployment, list[HeldHandle](), dict[tuple[str, str], frozenset[str]]()
     agents = [
         Client(secrets.token_urlsafe(8), ClientKind.MANUAL, f"Agent {n}", "none", ("http://127.0.0.1/",), 0)
         for n in range(4)
@@ -77,7 +79,7 @@ async def crowd(room: ProxyRoom, chance: random.Random) -> tuple[list[Held], dic
                 if scopes:
                     agent = type(first)(principal, "")
                     proxied = await room.handle(agent, connection, scopes=scopes)
-                    held.append(Held(proxied, name, client.id, connection.account, scopes))
+                    held.append(HeldHandle(proxied, name, client.id, connection.account, scopes))
     return held, allowed
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from server.runtime.recent import KEPT
 from tests.conftest import Store
-from tests.support.rooms.proxy_room import ALL, UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
+from tests.support.rooms.proxy_room import ALL, UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, posted, proxy_room
 from vault import connections, delegations, grants, users
 from vault.audit import audit
 from vault.storage.database import text
@@ -37,7 +37,7 @@ async def exchanges(room: ProxyRoom) -> int:
     return sum(one.kind == "token.exchanged" for one in await audit.list_events(deployment.database, limit=1000))
 
 
-async def reconnect(room: ProxyRoom, handle: Proxied, *, token: str, lifetime: int | None) -> None:
+async def reconnect(room: ProxyRoom, handle: ProxyHandle, *, token: str, lifetime: int | None) -> None:
     """The same account with another token."""
     deployment = room.vault.deployment
     async with deployment.transaction() as transaction:
@@ -105,16 +105,16 @@ async def test_a_handle_that_ends_is_not_outlived(room: ProxyRoom) -> None:
 
 # What ends or changes between two calls; `tests/oauth/test_exchange_repeats.py` has the same for equal exchanges
 
-Change = Callable[[ProxyRoom, Proxied], Awaitable[object]]
+Change = Callable[[ProxyRoom, ProxyHandle], Awaitable[object]]
 
 
-async def revoke_grant(room: ProxyRoom, handle: Proxied) -> object:
+async def revoke_grant(room: ProxyRoom, handle: ProxyHandle) -> object:
     deployment, grant_id = room.vault.deployment, handle.agent.principal.grant_id
     async with deployment.transaction() as transaction:
         return await grants.revoke_grant(transaction, grant_id, reason="test", now=deployment.now())
 
 
-async def cut_off(room: ProxyRoom, handle: Proxied) -> object:
+async def cut_off(room: ProxyRoom, handle: ProxyHandle) -> object:
     deployment, principal = room.vault.deployment, handle.agent.principal
     async with deployment.transaction() as transaction:
         return await grants.revoke_client_grants(
@@ -126,13 +126,13 @@ async def cut_off(room: ProxyRoom, handle: Proxied) -> object:
         )
 
 
-async def disable_user(room: ProxyRoom, handle: Proxied) -> object:
+async def disable_user(room: ProxyRoom, handle: ProxyHandle) -> object:
     deployment = room.vault.deployment
     async with deployment.transaction() as transaction:
         return await users.disable_user(transaction, handle.agent.principal.user_id, now=deployment.now())
 
 
-async def stop_agents(room: ProxyRoom, handle: Proxied) -> object:
+async def stop_agents(room: ProxyRoom, handle: ProxyHandle) -> object:
     deployment = room.vault.deployment
     async with deployment.transaction() as transaction:
         user_id = handle.agent.principal.user_id
@@ -140,7 +140,7 @@ async def stop_agents(room: ProxyRoom, handle: Proxied) -> object:
         return await users.stop_agents(transaction, user_id, by="https://id.example", at=now, now=now)
 
 
-async def narrow_permission(room: ProxyRoom, handle: Proxied) -> object:
+async def narrow_permission(room: ProxyRoom, handle: ProxyHandle) -> object:
     deployment, principal = room.vault.deployment, handle.agent.principal
     found = await deployment.database.fetch_one("select connection_id from handles")
     assert found is not None

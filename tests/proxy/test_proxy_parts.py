@@ -69,12 +69,12 @@ def test_a_refusal_of_a_service_whose_errors_are_lists_is_a_list() -> None:
 
 
 @dataclass
-class Answered:
+class AnswerWithStatus:
     status: int
 
 
 def is_dead(name: str, status: int, text: bytes | None) -> bool:
-    return is_unauthorized(provider(name), cast("StreamedAnswer", Answered(status)), text)
+    return is_unauthorized(provider(name), cast("StreamedAnswer", AnswerWithStatus(status)), text)
 
 
 DEAD, OTHER = b'{"ok":false,"error":"token_revoked"}', b'{"ok":false,"error":"channel_not_found"}'

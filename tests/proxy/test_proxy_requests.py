@@ -13,7 +13,7 @@ import pytest
 
 from providers.definitions.catalog import SHELF
 from tests.support.doubles.scripted import Reply
-from tests.support.rooms.proxy_room import ALL, POST, READ, UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
+from tests.support.rooms.proxy_room import ALL, POST, READ, UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, posted, proxy_room
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +30,13 @@ def room(opened: ProxyRoom) -> ProxyRoom:
 
 
 @pytest.fixture(scope="module")
-async def handle(opened: ProxyRoom) -> Proxied:
+async def handle(opened: ProxyRoom) -> ProxyHandle:
     return await opened.ready()
 
 
-async def raw(handle: Proxied, target: str, *headers: str, method: str = "GET", body: bytes = b"") -> tuple[int, str]:
+async def raw(
+    handle: ProxyHandle, target: str, *headers: str, method: str = "GET", body: bytes = b""
+) -> tuple[int, str]:
     """Status and `Token-Vault-Refusal` of a request whose line is sent as it stands."""
     where = urlsplit(handle.vault.url)
     reader, writer = await asyncio.open_connection("127.0.0.1", where.port)
@@ -51,7 +53,7 @@ async def raw(handle: Proxied, target: str, *headers: str, method: str = "GET", 
 
 
 async def test_a_call_reaches_the_provider_with_the_accounts_credential_and_comes_back(
-    room: ProxyRoom, handle: Proxied
+    room: ProxyRoom, handle: ProxyHandle
 ) -> None:
     answer = await handle.call(json={"channel": "C1", "text": "hi"})
     assert (answer.status_code, answer.json()["ts"]) == (200, "1.2")
@@ -62,7 +64,7 @@ async def test_a_call_reaches_the_provider_with_the_accounts_credential_and_come
 
 
 @pytest.mark.requirement("S-101")
-async def test_the_handle_never_leaves_and_the_credential_never_comes(room: ProxyRoom, handle: Proxied) -> None:
+async def test_the_handle_never_leaves_and_the_credential_never_comes(room: ProxyRoom, handle: ProxyHandle) -> None:
     answer = await handle.call(json={"channel": "C1", "text": "hi"})
     assert handle.value not in room.provider.log
     assert UPSTREAM_TOKEN in room.provider.log
@@ -94,7 +96,7 @@ async def test_the_handle_never_leaves_and_the_credential_never_comes(room: Prox
 )
 @pytest.mark.requirement("S-158")
 async def test_a_path_that_can_be_read_in_two_ways_is_refused_unsent(
-    room: ProxyRoom, handle: Proxied, path: str
+    room: ProxyRoom, handle: ProxyHandle, path: str
 ) -> None:
     prefix = f"/proxy/{handle.connection.id}/web"
     status, code = await raw(handle, prefix + path)
@@ -124,7 +126,7 @@ async def test_a_header_that_the_provider_wants_is_there_unless_the_client_says_
         assert room.provider.arrivals[-1].headers["x-github-api-version"] == arrived
 
 
-async def test_no_rule_no_call(room: ProxyRoom, handle: Proxied) -> None:
+async def test_no_rule_no_call(room: ProxyRoom, handle: ProxyHandle) -> None:
     for method, path in (("POST", "/admin.users.list"), ("DELETE", "/chat.postMessage"), ("GET", "/chat.postMessage")):
         answer = await handle.call(method, path)
         assert (answer.status_code, answer.headers["token-vault-refusal"]) == (403, "call_not_allowed")
@@ -150,7 +152,7 @@ async def test_a_handle_is_held_to_its_scopes(room: ProxyRoom) -> None:
     ],
 )
 async def test_a_rule_may_look_at_a_parameter_wherever_it_stands(
-    room: ProxyRoom, handle: Proxied, kind: str, right: dict[str, object], wrong: dict[str, object]
+    room: ProxyRoom, handle: ProxyHandle, kind: str, right: dict[str, object], wrong: dict[str, object]
 ) -> None:
     refused = await handle.call("POST", "/conversations.list", **wrong)
     assert refused.status_code == 403, kind
@@ -197,7 +199,7 @@ JSON = "application/json"
     ],
 )
 async def test_a_parameter_that_can_be_read_in_two_ways_is_refused_unsent(
-    room: ProxyRoom, handle: Proxied, query: str, kind: str, body: bytes
+    room: ProxyRoom, handle: ProxyHandle, query: str, kind: str, body: bytes
 ) -> None:
     target = f"/proxy/{handle.connection.id}/web/conversations.list"
     headers = [f"Content-Type: {kind}"] if kind else []
@@ -209,7 +211,7 @@ async def test_a_parameter_that_can_be_read_in_two_ways_is_refused_unsent(
     assert twin == (200, "")
 
 
-async def test_a_body_that_has_to_be_read_is_read_up_to_a_limit(room: ProxyRoom, handle: Proxied) -> None:
+async def test_a_body_that_has_to_be_read_is_read_up_to_a_limit(room: ProxyRoom, handle: ProxyHandle) -> None:
     for size, status in ((190_000, 200), (210_000, 413)):
         body = json.dumps({"types": "public_channel", "pad": "x" * size})
         answer = await handle.call(
@@ -227,7 +229,7 @@ async def test_a_body_that_has_to_be_read_is_read_up_to_a_limit(room: ProxyRoom,
     ],
 )
 async def test_a_parameter_that_brings_a_credential_is_refused(
-    room: ProxyRoom, handle: Proxied, parameter: str, where: str
+    room: ProxyRoom, handle: ProxyHandle, parameter: str, where: str
 ) -> None:
     for name, status in ((parameter, 400), ("text", 200)):
         sent = {"params": {name: "xoxp-mine"}} if where == "query" else {"data": {name: "xoxp-mine"}}
@@ -236,7 +238,7 @@ async def test_a_parameter_that_brings_a_credential_is_refused(
     assert len(room.provider.arrivals) == 1
 
 
-async def test_the_method_cannot_be_changed_on_the_way(room: ProxyRoom, handle: Proxied) -> None:
+async def test_the_method_cannot_be_changed_on_the_way(room: ProxyRoom, handle: ProxyHandle) -> None:
     # cut off silently, a long GET that an SDK sends as a POST would become another call
     for name in ("X-HTTP-Method-Override", "x-http-method", "x-method-override"):
         refused = await handle.call(json={}, headers={name: "GET"})
@@ -248,7 +250,7 @@ async def test_the_method_cannot_be_changed_on_the_way(room: ProxyRoom, handle: 
     assert (await handle.call(json={})).status_code == 200
 
 
-async def test_headers_go_on_by_name_only(room: ProxyRoom, handle: Proxied) -> None:
+async def test_headers_go_on_by_name_only(room: ProxyRoom, handle: ProxyHandle) -> None:
     kept = {"accept": "application/json", "user-agent": "an SDK", "if-none-match": '"x"'}
     cut = {
         "cookie": "a=b",
@@ -280,7 +282,7 @@ async def test_headers_go_on_by_name_only(room: ProxyRoom, handle: Proxied) -> N
     assert set(sent) == {*kept, "host", "accept-encoding", "authorization"}
 
 
-async def test_a_header_that_must_stand_once_stands_once(room: ProxyRoom, handle: Proxied) -> None:
+async def test_a_header_that_must_stand_once_stands_once(room: ProxyRoom, handle: ProxyHandle) -> None:
     target = f"/proxy/{handle.connection.id}/web/chat.postMessage"
     twice = ["Content-Type: application/json", "Content-Type: text/plain"]
     assert await raw(handle, target, *twice, method="POST", body=b"{}") == (400, "ambiguous_header")
@@ -299,7 +301,7 @@ async def test_a_header_that_must_stand_once_stands_once(room: ProxyRoom, handle
     ],
 )
 async def test_bodies_that_cannot_be_judged_are_refused(
-    room: ProxyRoom, handle: Proxied, headers: dict[str, str], body: bytes, code: str
+    room: ProxyRoom, handle: ProxyHandle, headers: dict[str, str], body: bytes, code: str
 ) -> None:
     refused = await handle.call(headers=headers, content=body)
     assert (refused.status_code, refused.headers["token-vault-refusal"]) == (415, code)
@@ -307,14 +309,14 @@ async def test_bodies_that_cannot_be_judged_are_refused(
     assert (await handle.call(headers={"content-type": JSON}, content=b"{}")).status_code == 200
 
 
-async def test_a_get_with_a_body_is_refused(room: ProxyRoom, handle: Proxied) -> None:
+async def test_a_get_with_a_body_is_refused(room: ProxyRoom, handle: ProxyHandle) -> None:
     refused = await handle.call("GET", "/conversations.list", content=b"types=im", headers={"content-type": FORM})
     assert refused.headers["token-vault-refusal"] == "body_refused"
     assert room.provider.arrivals == []
     assert (await handle.call("GET", "/conversations.list")).status_code == 200
 
 
-async def test_an_upgrade_is_refused(room: ProxyRoom, handle: Proxied) -> None:
+async def test_an_upgrade_is_refused(room: ProxyRoom, handle: ProxyHandle) -> None:
     target = f"/proxy/{handle.connection.id}/web/conversations.list"
     status, code = await raw(handle, target, "Upgrade: h2c", "HTTP2-Settings: x")
     assert (status, code) == (501, "upgrade_refused")
@@ -332,7 +334,7 @@ async def test_an_upgrade_is_refused(room: ProxyRoom, handle: Proxied) -> None:
     assert (await raw(handle, target))[0] == 200
 
 
-async def test_what_stands_after_a_body_is_no_header(room: ProxyRoom, handle: Proxied) -> None:
+async def test_what_stands_after_a_body_is_no_header(room: ProxyRoom, handle: ProxyHandle) -> None:
     target = f"/proxy/{handle.connection.id}/web/conversations.list"
     where = urlsplit(handle.vault.url)
     for trailers in ("", "Authorization: Bearer x\r\nHost: evil.example\r\nConnection: content-type\r\nPrefer: x\r\n"):
@@ -347,14 +349,14 @@ async def test_what_stands_after_a_body_is_no_header(room: ProxyRoom, handle: Pr
         assert "prefer" not in room.provider.arrivals[-1].headers
 
 
-async def test_a_provider_that_switches_protocols_is_not_followed(room: ProxyRoom, handle: Proxied) -> None:
+async def test_a_provider_that_switches_protocols_is_not_followed(room: ProxyRoom, handle: ProxyHandle) -> None:
     switching = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"
     for raw_answer, status in ((switching, 502), (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", 200)):
         room.provider.answer = lambda _, raw_answer=raw_answer: Reply(raw=raw_answer)
         assert (await handle.call("GET", "/conversations.list")).status_code == status
 
 
-async def test_the_portals_cookie_is_refused_and_others_are_cut(room: ProxyRoom, handle: Proxied) -> None:
+async def test_the_portals_cookie_is_refused_and_others_are_cut(room: ProxyRoom, handle: ProxyHandle) -> None:
     from server.sign_in.password import cookie_name
 
     name = cookie_name(room.vault.deployment, "session")

@@ -14,7 +14,7 @@ from providers.definitions.catalog import ProviderFileRefused, ProviderOverrides
 from tests.support.doubles.scripted import Reply, json_reply
 from tests.support.harness import PASSWORD
 from tests.support.person import Person
-from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, Proxied, ProxyRoom, posted, proxy_room
+from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, posted, proxy_room
 from vault.audit.audit import list_events
 
 READ, CALL = "any:read", "any:call"
@@ -44,7 +44,7 @@ def room(opened: ProxyRoom) -> ProxyRoom:
     return opened
 
 
-async def handle(room: ProxyRoom, provider: str, *scopes: str, granted: frozenset[str] = HARVEST) -> Proxied:
+async def handle(room: ProxyRoom, provider: str, *scopes: str, granted: frozenset[str] = HARVEST) -> ProxyHandle:
     """A handle for exactly these scopes, of an account that granted `granted` at the provider."""
     agent = await room.agent()
     connection = await room.account(
@@ -53,7 +53,7 @@ async def handle(room: ProxyRoom, provider: str, *scopes: str, granted: frozense
     return await room.handle(agent, connection, scopes=frozenset(scopes))
 
 
-async def refusal(one: Proxied, method: str, path: str, *, api: str = "main", **options: object) -> str:
+async def refusal(one: ProxyHandle, method: str, path: str, *, api: str = "main", **options: object) -> str:
     """What the vault refuses the call with; empty if it passed."""
     return (await one.call(method, path, api=api, **options)).headers.get("token-vault-refusal", "")
 
@@ -185,7 +185,7 @@ def _has_endpoint_below(provider: object) -> bool:
 # The tools
 
 
-async def tool(room: ProxyRoom, one: Proxied, name: str, arguments: Mapping[str, object]) -> CallToolResult:
+async def tool(room: ProxyRoom, one: ProxyHandle, name: str, arguments: Mapping[str, object]) -> CallToolResult:
     async with room.client(one.agent) as client:
         return await client.call_tool(name, dict(arguments))
 

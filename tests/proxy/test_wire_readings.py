@@ -51,7 +51,7 @@ KNOWN = {"GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"}
 class Echo:
     """Counts what it is given, by the port of the client."""
 
-    seen: dict[int, list[strict_http.Reading]] = field(default_factory=dict)
+    seen: dict[int, list[strict_http.ParsedRequest]] = field(default_factory=dict)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -68,7 +68,7 @@ class Echo:
             more = message.get("more_body", False)
         target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         fields = tuple((name.decode(), value.decode("latin-1")) for name, value in scope["headers"])
-        reading = strict_http.Reading(scope["method"], target.decode("latin-1"), fields, body)
+        reading = strict_http.ParsedRequest(scope["method"], target.decode("latin-1"), fields, body)
         self.seen.setdefault(scope["client"][1], []).append(reading)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
@@ -94,14 +94,14 @@ def statuses(said: bytes) -> list[int]:
     return [int(line[9:12]) for line in said.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
 
 
-def _without_hop(one: strict_http.Reading) -> strict_http.Reading:
+def _without_hop(one: strict_http.ParsedRequest) -> strict_http.ParsedRequest:
     """An upgrade that is not made is left out of `Connection`."""
-    return strict_http.Reading(
+    return strict_http.ParsedRequest(
         one.method, one.target, tuple(pair for pair in one.fields if pair[0] != "connection"), one.body
     )
 
 
-def judge(pieces: list[bytes], seen: list[strict_http.Reading], said: bytes) -> None:
+def judge(pieces: list[bytes], seen: list[strict_http.ParsedRequest], said: bytes) -> None:
     """What was seen is what the bytes mean, from the first request on; right requests are all seen."""
     data = b"".join(pieces)
     meant = strict_http.read(data)
@@ -120,7 +120,7 @@ def judge(pieces: list[bytes], seen: list[strict_http.Reading], said: bytes) -> 
 _BLANK_IN_EXTENSION = re.compile(rb"\n[0-9A-Fa-f]{1,15}[^\r\n]*(?:[ \t][;=]|[;=][ \t])")
 
 
-def _is_plain(one: strict_http.Reading) -> bool:
+def _is_plain(one: strict_http.ParsedRequest) -> bool:
     """What the parser takes: it refuses more than a strict reader must."""
     fields = dict(one.fields)
     return one.target.isascii() and fields.get("transfer-encoding", "chunked").lower() == "chunked"

@@ -68,7 +68,7 @@ async def openai_agents() -> str:
 
     set_tracing_disabled(True)
 
-    class Scripted(Model):
+    class ScriptedModel(Model):
         async def get_response(self, *args: object, **kwargs: object) -> ModelResponse:
             items = next(one for one in (*args, *kwargs.values()) if isinstance(one, list))
             answered = [one for one in items if isinstance(one, dict) and one.get("type") == "function_call_output"]
@@ -88,7 +88,7 @@ async def openai_agents() -> str:
 
     made = function_tool(look_async)
     assert set(made.params_json_schema["properties"]) == {"channel"}
-    agent = Agent(name="a", instructions="", model=Scripted(), tools=[made])
+    agent = Agent(name="a", instructions="", model=ScriptedModel(), tools=[made])
     return str((await Runner.run(agent, "look", max_turns=3)).final_output)
 
 

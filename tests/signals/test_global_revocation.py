@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from server.signals.receiving import is_bearer
 from tests.support.doubles.transmitter_double import Claims
-from tests.support.rooms.signal_room import TOKEN, Linked, SignalRoom
+from tests.support.rooms.signal_room import TOKEN, LinkedPerson, SignalRoom
 from vault import connections
 from vault.upstream import Account, TokenAnswer
 
@@ -34,7 +34,7 @@ def own_jwt(place: SignalRoom, *, typ: str = "global-token-revocation+jwt", **ch
     return place.transmitter.sign({k: v for k, v in (claims | changes).items() if v is not None}, typ=typ)
 
 
-async def can_still_act(place: SignalRoom, person: Linked) -> bool:
+async def can_still_act(place: SignalRoom, person: LinkedPerson) -> bool:
     return await place.can_call(person) or await place.is_signed_in(person)
 
 

@@ -9,7 +9,7 @@ import pytest
 from server.lifecycle.maintenance import STEPS
 from server.signals import polling
 from tests.support.doubles.transmitter_double import CAEP, RISC
-from tests.support.rooms.signal_room import TOKEN, Linked, SignalRoom
+from tests.support.rooms.signal_room import TOKEN, LinkedPerson, SignalRoom
 
 SESSION = f"{CAEP}session-revoked"
 
@@ -23,7 +23,7 @@ def emptied(place: SignalRoom) -> Iterator[None]:
     place.room.deployment.database.clock_offset += 60  # the next turn
 
 
-def queue(place: SignalRoom, person: Linked, kind: str = SESSION, **changes: object) -> str:
+def queue(place: SignalRoom, person: LinkedPerson, kind: str = SESSION, **changes: object) -> str:
     """One event that waits to be fetched; its id."""
     claims = place.claims(kind, place.subject(person), name="polled", **changes)
     token_id = str(claims["jti"])

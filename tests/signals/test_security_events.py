@@ -13,7 +13,7 @@ from server.settings import load_settings
 from tests.support.doubles.transmitter_double import CAEP, RISC, Claims, Transmitter
 from tests.support.rooms.oauth_world import b64, signed
 from tests.support.rooms.openid_room import begin, callback_of
-from tests.support.rooms.signal_room import SCOPE, TOKEN, Linked, SignalRoom
+from tests.support.rooms.signal_room import SCOPE, TOKEN, LinkedPerson, SignalRoom
 from vault import users
 from vault.records import Role
 
@@ -164,7 +164,7 @@ async def test_a_token_counts_once(place: SignalRoom) -> None:
 
 
 @pytest.fixture(scope="module")
-async def target(place: SignalRoom) -> Linked:
+async def target(place: SignalRoom) -> LinkedPerson:
     """Whom the forged events are about."""
     return await place.linked()
 
@@ -240,7 +240,9 @@ REFUSED: dict[str, tuple[Forged, str]] = {
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-async def test_each_forged_event_is_refused_and_changes_nothing(place: SignalRoom, target: Linked, reason: str) -> None:
+async def test_each_forged_event_is_refused_and_changes_nothing(
+    place: SignalRoom, target: LinkedPerson, reason: str
+) -> None:
     claims = place.claims(SESSION, place.subject(target))
     forge, code = REFUSED[reason]
     answer = await place.push(forge(place.transmitter, claims))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from tests.conftest import Store
 from tests.support.doubles.upstream_double import UpstreamDouble
-from tests.support.seeded import Seeded, seed
+from tests.support.seeded import SeededGrant, seed
 from vault import connections, delegations
 from vault.audit.audit import Activity, list_events
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, Vault, exchange
@@ -55,7 +55,7 @@ class Room:
     vault: Vault
     slack: UpstreamDouble
     google: UpstreamDouble
-    alice: Seeded
+    alice: SeededGrant
 
     @property
     def now(self) -> int:
@@ -71,7 +71,7 @@ class Room:
         account: str = "alice",
         scopes: frozenset[str] | None = None,
         delegated: frozenset[str] | None = None,
-        whose: Seeded | None = None,
+        whose: SeededGrant | None = None,
         refreshable: bool = True,
         consented_ms: int | None = None,
     ) -> Connection:
@@ -105,7 +105,7 @@ class Room:
         connection: Connection,
         scopes: frozenset[str],
         *,
-        whose: Seeded | None = None,
+        whose: SeededGrant | None = None,
         expires_at: int | None = None,
     ) -> None:
         owner = whose or self.alice
@@ -125,7 +125,7 @@ class Room:
         provider: str = "slack",
         *scopes: str,
         account: str | None = None,
-        whose: Seeded | None = None,
+        whose: SeededGrant | None = None,
         everything: bool = False,
     ) -> ExchangeRequest:
         owner = whose or self.alice
@@ -139,7 +139,7 @@ class Room:
         provider: str = "slack",
         *scopes: str,
         account: str | None = None,
-        whose: Seeded | None = None,
+        whose: SeededGrant | None = None,
         everything: bool = False,
         after_unauthorized: int | None = None,
     ) -> UpstreamToken:
@@ -162,7 +162,7 @@ class Room:
         return [event.kind for event in await self.events()]
 
 
-def principal_of(owner: Seeded) -> Principal:
+def principal_of(owner: SeededGrant) -> Principal:
     return Principal(
         owner.user.id, owner.client.id, owner.grant.id, scopes=owner.grant.scopes, audience="https://vault.example/mcp"
     )

@@ -15,7 +15,7 @@ SCOPES = frozenset({"tools", "connections", "offline_access"})
 
 
 @dataclass(frozen=True, slots=True)
-class Seeded:
+class SeededGrant:
     user: User
     client: Client
     grant: Grant
@@ -47,12 +47,12 @@ async def allow(database: Database, user: User, client: Client, *, resource: str
         )
 
 
-async def seed(database: Database, *, name: str = "alice", client_id: str = "agent-1") -> Seeded:
+async def seed(database: Database, *, name: str = "alice", client_id: str = "agent-1") -> SeededGrant:
     async with database.transaction() as transaction:
         user = await users.create_user(transaction, name, password_hash="$argon2id$stored", now=NOW)
         client = agent(client_id)
         await clients.save_client(transaction, client)
-    return Seeded(user, client, await allow(database, user, client))
+    return SeededGrant(user, client, await allow(database, user, client))
 
 
 async def let_in_again(database: Database) -> None:

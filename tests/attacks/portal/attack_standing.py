@@ -18,7 +18,7 @@ GENERAL: dict[str, object] = {"channel": "#general", "text": "hello"}
 
 
 @dataclass
-class Asked:
+class Approver:
     """A person whose agent asks about each post."""
 
     target: Target
@@ -52,12 +52,12 @@ async def ask_first(target: Target, person: Person, agent: Agent, *, tool: str =
     assert (await send(target, person, form)).status_code == 303
 
 
-async def asked(target: Target) -> Asked:
+async def asked(target: Target) -> Approver:
     _, person = await someone(target)
     await target.connect(person, "slack", account="alice")
     agent = await let_in(target, person, await software(target))
     await ask_first(target, person, agent)
-    one = Asked(target, person, agent)
+    one = Approver(target, person, agent)
     assert not is_done(await one.call())
     return one
 
@@ -206,7 +206,7 @@ async def test_one_that_was_ended_lets_nothing_through_and_comes_back_once(targe
     assert not is_done(await one.call(text="later"))
 
 
-async def cut_off(one: Asked) -> None:
+async def cut_off(one: Approver) -> None:
     page = await one.person.open(f"/agents/{one.agent.client_id}/cut-off")
     assert (await send(one.target, one.person, form_of(page, "cut-off"))).status_code == 303
 

@@ -15,7 +15,7 @@ server = MCPServer("bare")
 sessions: list[aiohttp.ClientSession] = []
 
 
-class Posted(BaseModel):
+class PostedMessage(BaseModel):
     """Where the message went."""
 
     channel: str
@@ -23,7 +23,7 @@ class Posted(BaseModel):
 
 
 @server.tool()
-async def slack_post(channel: str, text: str) -> Posted:
+async def slack_post(channel: str, text: str) -> PostedMessage:
     """Post a message."""
     if not sessions:
         sessions.append(aiohttp.ClientSession())
@@ -31,7 +31,7 @@ async def slack_post(channel: str, text: str) -> Posted:
         UPSTREAM, json={"channel": channel, "text": text}, headers={"Authorization": "Bearer hard-coded"}
     ) as answer:
         found = await answer.json()
-    return Posted(channel=found["channel"], ts=found["ts"])
+    return PostedMessage(channel=found["channel"], ts=found["ts"])
 
 
 def main(transport: str) -> None:

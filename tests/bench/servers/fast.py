@@ -19,7 +19,7 @@ server = FastMCP(
 sessions: list[aiohttp.ClientSession] = []
 
 
-class Posted(BaseModel):
+class PostedMessage(BaseModel):
     """Where the message went."""
 
     channel: str
@@ -27,7 +27,7 @@ class Posted(BaseModel):
 
 
 @server.tool
-async def slack_post(channel: str, text: str) -> Posted:
+async def slack_post(channel: str, text: str) -> PostedMessage:
     """Post a message."""
     if not sessions:
         sessions.append(aiohttp.ClientSession())
@@ -37,7 +37,7 @@ async def slack_post(channel: str, text: str) -> Posted:
         headers={"Authorization": "Bearer hard-coded"},
     ) as answer:
         found = await answer.json()
-    return Posted(channel=found["channel"], ts=found["ts"])
+    return PostedMessage(channel=found["channel"], ts=found["ts"])
 
 
 if __name__ == "__main__":

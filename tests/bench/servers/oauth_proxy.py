@@ -54,7 +54,7 @@ server = FastMCP(
 )
 
 
-class Posted(BaseModel):
+class PostedMessage(BaseModel):
     """Where the message went."""
 
     channel: str
@@ -62,7 +62,7 @@ class Posted(BaseModel):
 
 
 @server.tool
-async def slack_post(channel: str, text: str) -> Posted:
+async def slack_post(channel: str, text: str) -> PostedMessage:
     """Post a message with the provider's token."""
     if not sessions:
         sessions.append(aiohttp.ClientSession())
@@ -74,7 +74,7 @@ async def slack_post(channel: str, text: str) -> Posted:
         headers={"Authorization": f"Bearer {token.token}"},
     ) as answer:
         found = await answer.json()
-    return Posted(channel=found["channel"], ts=found["ts"])
+    return PostedMessage(channel=found["channel"], ts=found["ts"])
 
 
 def sent_to(answer: httpx2.Response) -> dict[str, str]:

@@ -27,7 +27,7 @@ STILL_ALIVE = 5  # the exit code of `panic`
 
 
 @dataclass
-class Panicking:
+class PanicRuns:
     """The command in processes of its own, at one vault."""
 
     crowd: Crowd
@@ -115,7 +115,7 @@ async def one_store(provider: Provider, server: Server | None, *, grants: int, l
         place.configure({"providers": dict(provider.providers)})
         with (store.data / "config.toml").open("a", encoding="utf-8") as file:
             file.write(f"[database]\nurl = {json.dumps(store.url)}\n")
-        panicking = Panicking(crowd, place)
+        panicking = PanicRuns(crowd, place)
         started = time.monotonic()
         await panicking.kill_at(grants // 2, panicking.ended)
         half = await panicking.ended()

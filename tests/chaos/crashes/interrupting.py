@@ -38,7 +38,7 @@ KILLS = {Scale.FULL: 60, Scale.SMALL: 4}  # of each command and database
 
 
 @dataclass
-class Seen:
+class KillTally:
     """How the kills fell, and what was wrong."""
 
     before: int = 0  # the work had changed nothing
@@ -120,7 +120,7 @@ def live(order: Mapping[str, Any]) -> None:
 # In the driver
 
 
-class Interrupting:
+class InterruptedCommand:
     """One command at one place, killed again and again."""
 
     def __init__(self, nursery: Nursery, chance: random.Random) -> None:
@@ -174,11 +174,11 @@ async def _count(database: Database, sql: str, **parameters: str) -> int:
     return int(str(row["n"]))
 
 
-async def kill_backups(store: Store, interrupting: Interrupting, *, kills: int) -> Seen:
+async def kill_backups(store: Store, interrupting: InterruptedCommand, *, kills: int) -> KillTally:
     """The file is whole or not there, and what is left of it is in nobody's way."""
     await first_start(store)
     await people(store)
-    seen, order = Seen(), {"what": "backup", "url": store.url, "data": str(store.data)}
+    seen, order = KillTally(), {"what": "backup", "url": store.url, "data": str(store.data)}
     folder = store.data.parent / "backups"
     folder.mkdir()
     await interrupting.whole({**order, "path": str(folder / "first")})
@@ -197,13 +197,13 @@ async def kill_backups(store: Store, interrupting: Interrupting, *, kills: int) 
     return seen
 
 
-async def kill_restores(store: Store, interrupting: Interrupting, *, kills: int) -> Seen:
+async def kill_restores(store: Store, interrupting: InterruptedCommand, *, kills: int) -> KillTally:
     """The vault is what it was or what was restored, all of it, and never holds a token of the other."""
     await first_start(store)
     await people(store)
     path = store.data.parent / "vault.backup"
     await make_backup(store, path)
-    seen, order = Seen(), {"what": "restore", "url": store.url, "data": str(store.data), "path": str(path)}
+    seen, order = KillTally(), {"what": "restore", "url": store.url, "data": str(store.data), "path": str(path)}
     await interrupting.whole(order)
     database = await store.open()
     try:
@@ -226,9 +226,11 @@ async def kill_restores(store: Store, interrupting: Interrupting, *, kills: int)
     return seen
 
 
-async def kill_restores_elsewhere(places: list[Store], interrupting: Interrupting, *, path: Path, key: Path) -> Seen:
+async def kill_restores_elsewhere(
+    places: list[Store], interrupting: InterruptedCommand, *, path: Path, key: Path
+) -> KillTally:
     """Into empty places: whatever was left, restoring again brings everything, the keys too."""
-    seen = Seen()
+    seen = KillTally()
     for number, store in enumerate(places):
         shutil.copy2(key, store.data / "master.key")
         order = {"what": "restore", "url": store.url, "data": str(store.data), "path": str(path)}
@@ -243,9 +245,9 @@ async def kill_restores_elsewhere(places: list[Store], interrupting: Interruptin
     return seen
 
 
-async def kill_first_starts(places: list[Store], interrupting: Interrupting) -> Seen:
+async def kill_first_starts(places: list[Store], interrupting: InterruptedCommand) -> KillTally:
     """A first start, or an upgrade of the schema: the next one ends it."""
-    seen = Seen()
+    seen = KillTally()
     for number, store in enumerate(places):
         order = {"what": "start", "url": store.url, "data": str(store.data)}
         if number == 0:
@@ -272,15 +274,15 @@ async def interrupted(place: Server | None, nursery: Nursery, *, kills: int, see
         stores = [await stack.enter_async_context(fresh_store(place)) for _ in range(2)]
         chance = random.Random(seed)
         found = {
-            "a backup": await kill_backups(stores[0], Interrupting(nursery, chance), kills=kills),
-            "a restore": await kill_restores(stores[1], Interrupting(nursery, chance), kills=kills),
+            "a backup": await kill_backups(stores[0], InterruptedCommand(nursery, chance), kills=kills),
+            "a restore": await kill_restores(stores[1], InterruptedCommand(nursery, chance), kills=kills),
         }
         few = [await stack.enter_async_context(fresh_store(place)) for _ in range(2 * (kills // 2 + 1))]
         path, key = stores[1].data.parent / "vault.backup", stores[1].data / "master.key"
         found["a restore into an empty place"] = await kill_restores_elsewhere(
-            few[::2], Interrupting(nursery, chance), path=path, key=key
+            few[::2], InterruptedCommand(nursery, chance), path=path, key=key
         )
-        found["a first start"] = await kill_first_starts(few[1::2], Interrupting(nursery, chance))
+        found["a first start"] = await kill_first_starts(few[1::2], InterruptedCommand(nursery, chance))
     for seen in found.values():
         for line in seen.wrong:
             print(line, file=sys.stderr)

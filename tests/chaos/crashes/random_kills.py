@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from tests.chaos.estate import Estate, Held, open_estate
+from tests.chaos.estate import Estate, HeldConnection, open_estate
 from tests.chaos.figures import Figure, Scale, quantile
 from tests.chaos.processes.nursery import Mortal, Nursery, open_nursery
 from tests.chaos.world import Server, fresh_store, postgres_server
@@ -75,7 +75,7 @@ class Tally:
     ways: Counter[Way] = field(default_factory=Counter[Way])
 
 
-class Killing:
+class KilledVault:
     """One vault whose processes are killed."""
 
     def __init__(self, estate: Estate, nursery: Nursery, chance: random.Random) -> None:
@@ -194,7 +194,9 @@ class Killing:
         first, second = sorted((entry["at"], other["at"]))
         return any(one.began <= first <= one.killed + BUSY and second <= one.settled + BUSY for one in self.rounds)
 
-    def _judge_family(self, tally: Tally, held: Held, family: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    def _judge_family(
+        self, tally: Tally, held: HeldConnection, family: str, entries: Sequence[Mapping[str, Any]]
+    ) -> None:
         if held.provider == "stays":
             return
         seen: dict[str, Mapping[str, Any]] = {}
@@ -209,7 +211,7 @@ class Killing:
             tally.tries += 1
 
     def _judge_rounds(
-        self, tally: Tally, held: Held, books: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+        self, tally: Tally, held: HeldConnection, books: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
     ) -> None:
         name, doomed = held.name, set[str]()  # families that a killed process's request may still end
         for number, one in enumerate(self.rounds):
@@ -235,7 +237,7 @@ class Killing:
 async def killed(place: Server | None, nursery: Nursery, *, kills: int, seed: int) -> Tally:
     """All rounds on one database."""
     async with fresh_store(place) as store, open_estate(store) as estate:
-        killing = Killing(estate, nursery, random.Random(seed))
+        killing = KilledVault(estate, nursery, random.Random(seed))
         await killing.run(kills)
         return await killing.judge()
 

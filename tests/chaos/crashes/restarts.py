@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from tests.chaos.estate import RESENDS, REVOKES, STRICT, Estate, Held, open_estate
+from tests.chaos.estate import RESENDS, REVOKES, STRICT, Estate, HeldConnection, open_estate
 from tests.chaos.figures import Figure, Scale, quantile
 from tests.chaos.hang import configuration, ready
 from tests.chaos.processes.nursery import Nursery, open_nursery
@@ -25,7 +25,7 @@ CLASSES = (RESENDS, STRICT, REVOKES)
 
 
 @dataclass
-class Seen:
+class StartTimes:
     """Milliseconds since the start: until the account's fate was written, and until the server was ready."""
 
     settled: list[float] = field(default_factory=list[float])
@@ -33,7 +33,7 @@ class Seen:
     wrong: list[str] = field(default_factory=list[str])
 
 
-async def die_in_the_gap(estate: Estate, nursery: Nursery, held: Held) -> None:
+async def die_in_the_gap(estate: Estate, nursery: Nursery, held: HeldConnection) -> None:
     """A process refreshes this one account and ends with the answer in its hands."""
     await estate.expire()
     accounts = {held.name: {"principal": held.principal, "provider": held.provider}}
@@ -43,7 +43,7 @@ async def die_in_the_gap(estate: Estate, nursery: Nursery, held: Held) -> None:
     await dying.gone()
 
 
-async def fate(estate: Estate, held: Held, *, before: int) -> str:
+async def fate(estate: Estate, held: HeldConnection, *, before: int) -> str:
     """Wait until the row says what became of the account."""
     query = "select state, generation from connections where id = :id"
     async with asyncio.timeout(PATIENCE):
@@ -55,7 +55,7 @@ async def fate(estate: Estate, held: Held, *, before: int) -> str:
             await asyncio.sleep(0.01)
 
 
-async def restart(estate: Estate, nursery: Nursery, held: Held, seen: Seen) -> None:
+async def restart(estate: Estate, nursery: Nursery, held: HeldConnection, seen: StartTimes) -> None:
     """Kill one process in the gap, start the program, and look."""
     before = (await estate.generations())[held.name]
     await die_in_the_gap(estate, nursery, held)
@@ -85,9 +85,9 @@ async def restart(estate: Estate, nursery: Nursery, held: Held, seen: Seen) -> N
 
 async def restarts(place: Server | None, nursery: Nursery, *, rounds: int) -> Figure:
     """Rounds over the classes on one database."""
-    seen, where = Seen(), "SQLite" if place is None else "PostgreSQL"
+    seen, where = StartTimes(), "SQLite" if place is None else "PostgreSQL"
     async with fresh_store(place) as store, open_estate(store, CLASSES, users=1) as estate:
-        await restart(estate, nursery, next(iter(estate.held.values())), Seen())  # what is compiled is compiled
+        await restart(estate, nursery, next(iter(estate.held.values())), StartTimes())  # what is compiled is compiled
         for _ in range(rounds):
             for held in list(estate.held.values()):
                 await restart(estate, nursery, held, seen)

@@ -31,7 +31,7 @@ SEED = 11
 
 
 @dataclass(frozen=True)
-class Said:
+class StallOutcome:
     """What the others came to while one was stopped."""
 
     ok: int
@@ -40,7 +40,7 @@ class Said:
     reasons: tuple[str, ...]
 
     @classmethod
-    def of(cls, answers: list[dict[str, Any]]) -> Said:
+    def of(cls, answers: list[dict[str, Any]]) -> StallOutcome:
         return cls(
             sum(one["ok"] for one in answers),
             sum(one["refused"] for one in answers),
@@ -93,7 +93,7 @@ async def is_whole(store: Store) -> bool:
         await database.close()
 
 
-async def at_random(store: Store, *, stops: int, kinds: list[str]) -> tuple[Said, Said]:
+async def at_random(store: Store, *, stops: int, kinds: list[str]) -> tuple[StallOutcome, StallOutcome]:
     """Stop one of three at random moments of its load; the others' outcomes, and its own."""
     chance = random.Random(SEED)
     async with replicas(store, 3) as (victim, *others):
@@ -104,7 +104,7 @@ async def at_random(store: Store, *, stops: int, kinds: list[str]) -> tuple[Said
             await asyncio.sleep(chance.uniform(0.2, 0.8))
             async with stopped(victim):
                 await asyncio.sleep(STOPPED)
-        return Said.of(list(await asyncio.gather(*theirs))), Said.of([await its])
+        return StallOutcome.of(list(await asyncio.gather(*theirs))), StallOutcome.of([await its])
 
 
 LOCKS = {
@@ -125,7 +125,7 @@ async def _wait_for_lock(connection: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-async def forced(store: Store, kind: str, lock: str) -> tuple[Said, Said]:
+async def forced(store: Store, kind: str, lock: str) -> tuple[StallOutcome, StallOutcome]:
     """Stop a replica that is next for a lock and gets it while it stands still; the others' outcomes, and its own."""
     import asyncpg
 
@@ -140,12 +140,12 @@ async def forced(store: Store, kind: str, lock: str) -> tuple[Said, Said]:
             async with stopped(victim):
                 await holder.execute("commit")
                 theirs = await other.ask(load=STOPPED, kinds=KINDS)
-            return Said.of([theirs]), Said.of([await its, await victim.ask(load=0.3, kinds=[kind])])
+            return StallOutcome.of([theirs]), StallOutcome.of([await its, await victim.ask(load=0.3, kinds=[kind])])
         finally:
             await holder.close()
 
 
-def _is_short(said: Said, own: Said) -> bool:
+def _is_short(said: StallOutcome, own: StallOutcome) -> bool:
     return said.slowest <= MOST and not said.refused and bool(own.ok)
 
 

@@ -128,7 +128,7 @@ async def test_the_command_exports_each_event_once_and_goes_on_after_a_number(pl
         assert rows[1]["leaf_hash"] in shown.stdout
 
 
-class Receiving:
+class LogReceivers:
     """A syslog receiver and a collector on loopback; takes nothing while `is_busy`."""
 
     def __init__(self) -> None:
@@ -157,8 +157,8 @@ class Receiving:
 
 
 @contextlib.asynccontextmanager
-async def receiving() -> AsyncGenerator[tuple[Receiving, str, str]]:
-    found = Receiving()
+async def receiving() -> AsyncGenerator[tuple[LogReceivers, str, str]]:
+    found = LogReceivers()
     one = await asyncio.start_server(found.syslog, "127.0.0.1", 0)
     other = await asyncio.start_server(found.collector, "127.0.0.1", 0)
     async with one, other:

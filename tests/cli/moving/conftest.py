@@ -7,14 +7,14 @@ from collections.abc import AsyncGenerator
 import httpx2
 import pytest
 
-from tests.cli.moving.moving import Moving
+from tests.cli.moving.moving import ConfiguredVault
 from tests.journeys.foreign.test_foreign_inspector import settings_file
 from tests.support.rooms.exchange_room import ExchangeRoom
 from tests.support.rooms.mcp_room import room
 
 
 @pytest.fixture(scope="module")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Moving]:
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[ConfiguredVault]:
     data = tmp_path_factory.mktemp("moving") / "data"
     async with (
         room(data) as opened,
@@ -22,4 +22,4 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Movi
     ):
         settings = settings_file(opened)
         (data / "config.toml").write_text(settings)
-        yield Moving(ExchangeRoom(opened, http), settings)
+        yield ConfiguredVault(ExchangeRoom(opened, http), settings)

@@ -24,7 +24,7 @@ SCOPES = {"slack": SLACK, "google": GOOGLE}
 
 
 @dataclass(frozen=True)
-class Moving:
+class ConfiguredVault:
     """A running vault, and its settings as an operator would write them."""
 
     room: ExchangeRoom

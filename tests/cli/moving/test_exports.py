@@ -9,7 +9,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from tests.cli.moving.moving import Moving, token_of
+from tests.cli.moving.moving import ConfiguredVault, token_of
 from tests.support.rooms.mcp_room import SLACK
 from vault import connections
 from vault.records import User
@@ -25,7 +25,7 @@ def key(tmp_path: Path) -> tuple[Path, str]:
     return file, str(identity.to_public())
 
 
-async def with_account(place: Moving, provider: str = "slack") -> tuple[User, TokenAnswer]:
+async def with_account(place: ConfiguredVault, provider: str = "slack") -> tuple[User, TokenAnswer]:
     """Somebody with a connected account, and its tokens."""
     person, answer = await place.user(), await place.former(provider)
     async with place.deployment.transaction() as transaction:
@@ -49,7 +49,7 @@ def opened(file: Path, key: Path) -> dict[str, object]:
 
 
 async def test_an_export_is_sealed_recorded_and_another_vault_takes_it_in(
-    place: Moving, tmp_path: Path, key: tuple[Path, str]
+    place: ConfiguredVault, tmp_path: Path, key: tuple[Path, str]
 ) -> None:
     person, answer = await with_account(place)
     secret, recipient = key
@@ -83,7 +83,7 @@ async def test_an_export_is_sealed_recorded_and_another_vault_takes_it_in(
 
 
 async def test_an_export_can_be_of_one_provider_and_never_replaces_a_file(
-    place: Moving, tmp_path: Path, key: tuple[Path, str]
+    place: ConfiguredVault, tmp_path: Path, key: tuple[Path, str]
 ) -> None:
     person, _ = await with_account(place)
     secret, recipient = key
@@ -108,7 +108,7 @@ async def test_an_export_can_be_of_one_provider_and_never_replaces_a_file(
 
 
 async def test_an_account_that_its_person_must_reconnect_is_named_and_left_out(
-    place: Moving, tmp_path: Path, key: tuple[Path, str]
+    place: ConfiguredVault, tmp_path: Path, key: tuple[Path, str]
 ) -> None:
     person, _ = await with_account(place)
     state = "update connections set state = :state where user_id = :user"
@@ -122,7 +122,7 @@ async def test_an_account_that_its_person_must_reconnect_is_named_and_left_out(
 
 
 async def test_an_end_that_no_database_holds_is_the_last_that_one_does(
-    place: Moving, tmp_path: Path, key: tuple[Path, str]
+    place: ConfiguredVault, tmp_path: Path, key: tuple[Path, str]
 ) -> None:
     secret, recipient = key
     person, file = await place.user(), tmp_path / "odd.age"

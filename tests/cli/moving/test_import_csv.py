@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.moving.moving import Moving, account_of, token_of
+from tests.cli.moving.moving import ConfiguredVault, account_of, token_of
 from tests.support.rooms.mcp_room import SLACK
 from vault import delegations
 
@@ -15,7 +15,9 @@ UNSET = "dropbox isn't set up: enter the OAuth app that these tokens belong to"
 HEAD = "user,provider,account,refresh_token,scopes"
 
 
-async def test_an_account_is_judged_imported_once_and_refreshed_at_its_first_use(place: Moving, tmp_path: Path) -> None:
+async def test_an_account_is_judged_imported_once_and_refreshed_at_its_first_use(
+    place: ConfiguredVault, tmp_path: Path
+) -> None:
     person, former = await place.user(), await place.former("slack")
     account, token = account_of(former), token_of(former)
     file = tmp_path / "accounts.csv"
@@ -54,7 +56,9 @@ async def test_an_account_is_judged_imported_once_and_refreshed_at_its_first_use
     assert opened.details["method"] == "import"
 
 
-async def test_a_row_that_cannot_be_taken_over_says_why_and_the_others_go_in(place: Moving, tmp_path: Path) -> None:
+async def test_a_row_that_cannot_be_taken_over_says_why_and_the_others_go_in(
+    place: ConfiguredVault, tmp_path: Path
+) -> None:
     person = await place.user()
     rows = {
         "nobody,slack,U1,rt,chat:write": "no such user, or disabled",
@@ -83,7 +87,7 @@ async def test_a_row_that_cannot_be_taken_over_says_why_and_the_others_go_in(pla
     ],
 )
 async def test_a_file_that_cannot_be_read_names_the_line(
-    place: Moving, tmp_path: Path, content: str, said: str
+    place: ConfiguredVault, tmp_path: Path, content: str, said: str
 ) -> None:
     file = tmp_path / "accounts.csv"
     file.write_text(content)
@@ -92,7 +96,7 @@ async def test_a_file_that_cannot_be_read_names_the_line(
     assert said in refused.output
 
 
-async def test_a_label_is_cleaned_as_that_of_a_provider_is(place: Moving, tmp_path: Path) -> None:
+async def test_a_label_is_cleaned_as_that_of_a_provider_is(place: ConfiguredVault, tmp_path: Path) -> None:
     person = await place.user()
     file = tmp_path / "accounts.csv"
     file.write_text(f'{HEAD},label\n{person.name},slack,U1,rt,chat:write,"a\u202eb\x1b[2J{"x" * 300}"\n')

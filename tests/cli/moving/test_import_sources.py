@@ -19,7 +19,7 @@ from cryptography.fernet import Fernet
 from providers.simulator.accounts import CLIENT_ID
 from server.administration.importing import auth0, better_auth, composio, contextforge, nango
 from server.administration.importing.accounts import NO_REFRESH_TOKEN
-from tests.cli.moving.moving import Moving, account_of, token_of
+from tests.cli.moving.moving import ConfiguredVault, account_of, token_of
 from tests.support.rooms.exchange_room import EVENTS, GOOGLE
 from tests.support.rooms.mcp_room import SLACK
 from vault import users
@@ -33,7 +33,7 @@ def written(file: Path, content: object) -> Path:
     return file
 
 
-async def test_auth0_gives_identities_and_names_connected_accounts(place: Moving, tmp_path: Path) -> None:
+async def test_auth0_gives_identities_and_names_connected_accounts(place: ConfiguredVault, tmp_path: Path) -> None:
     person, google = await place.user(), await place.former("google")
     identity = {
         "connection": "google-oauth2",
@@ -74,7 +74,7 @@ async def test_auth0_gives_identities_and_names_connected_accounts(place: Moving
     )
 
 
-async def test_nango_gives_connections_with_credentials(place: Moving, tmp_path: Path) -> None:
+async def test_nango_gives_connections_with_credentials(place: ConfiguredVault, tmp_path: Path) -> None:
     person, slack = await place.user(), await place.former("slack")
     credentials = {
         "type": "OAUTH2",
@@ -120,7 +120,7 @@ async def test_nango_gives_connections_with_credentials(place: Moving, tmp_path:
     assert (imported.account, imported.scopes) == (account_of(slack), SLACK)  # the provider said which account it is
 
 
-async def test_better_auth_gives_rows_that_are_not_encrypted(place: Moving, tmp_path: Path) -> None:
+async def test_better_auth_gives_rows_that_are_not_encrypted(place: ConfiguredVault, tmp_path: Path) -> None:
     person, google = await place.user(), await place.former("google")
     row: dict[str, object] = {
         "id": "1",
@@ -172,7 +172,7 @@ def sealed(token: str) -> str:
     )
 
 
-async def test_contextforge_gives_its_tables_as_they_lie(place: Moving, tmp_path: Path) -> None:
+async def test_contextforge_gives_its_tables_as_they_lie(place: ConfiguredVault, tmp_path: Path) -> None:
     person, slack = await place.user(), await place.former("slack")
     url = next(one for one in place.deployment.catalog if one.name == "slack").hosts.token_url
     gateways = {
@@ -237,7 +237,9 @@ async def test_contextforge_gives_its_tables_as_they_lie(place: Moving, tmp_path
     assert (imported.account, imported.scopes) == (account_of(slack), SLACK)
 
 
-async def test_composio_gives_accounts_of_ones_own_app_and_their_people_are_made(place: Moving, tmp_path: Path) -> None:
+async def test_composio_gives_accounts_of_ones_own_app_and_their_people_are_made(
+    place: ConfiguredVault, tmp_path: Path
+) -> None:
     google, name = await place.former("google"), f"new-{os.urandom(4).hex()}"
     value = {
         "status": "ACTIVE",
@@ -278,7 +280,7 @@ async def test_composio_gives_accounts_of_ones_own_app_and_their_people_are_made
     assert created.details["method"] == "import"
 
 
-async def test_a_lasting_access_token_stands_for_a_refresh_token(place: Moving, tmp_path: Path) -> None:
+async def test_a_lasting_access_token_stands_for_a_refresh_token(place: ConfiguredVault, tmp_path: Path) -> None:
     """As of GitHub's OAuth apps, and of Slack without rotation: the same connection with an end is left out."""
     person, slack = await place.user(), await place.former("slack")
     credentials = {"type": "OAUTH2", "access_token": slack.access_token, "raw": {"scope": "chat:write"}}
@@ -290,7 +292,7 @@ async def test_a_lasting_access_token_stands_for_a_refresh_token(place: Moving, 
     assert (imported.has_refresh_token, imported.access_expires_at) == (False, None)
 
 
-async def test_a_database_whose_tables_are_views_is_not_read(place: Moving, tmp_path: Path) -> None:
+async def test_a_database_whose_tables_are_views_is_not_read(place: ConfiguredVault, tmp_path: Path) -> None:
     """A view can be anything, such as rows without end."""
     columns = "id, gateway_id, app_user_email, access_token, refresh_token, expires_at, scopes, created_at"
     for kind, said in (("view", "must be tables"), ("table", "The file has no accounts")):

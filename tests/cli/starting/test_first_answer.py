@@ -186,7 +186,7 @@ async def test_a_late_part_is_made_once_for_all_who_wait() -> None:
     assert len(made) == 1
 
 
-class Counted:
+class CountingApplication:
     """An application with a lifespan; counts what happened to it."""
 
     def __init__(self) -> None:
@@ -206,7 +206,7 @@ class Counted:
 
 
 async def test_an_application_is_loaded_behind_a_listener_that_already_answers() -> None:
-    app, loaded = Counted(), asyncio.Event()
+    app, loaded = CountingApplication(), asyncio.Event()
     here = PlainTextResponse("here")
 
     def at_once(scope: Scope) -> ASGIApp | None:
@@ -225,7 +225,7 @@ async def test_an_application_is_loaded_behind_a_listener_that_already_answers()
 
 
 async def test_an_application_that_nobody_served_ends_too() -> None:
-    app = Counted()
+    app = CountingApplication()
     deferred = DeferredApp(lambda: app, modules=[], at_once=lambda _: None)
     await deferred.load()
     await deferred.end()
@@ -234,6 +234,6 @@ async def test_an_application_that_nobody_served_ends_too() -> None:
 
 
 async def test_what_keeps_an_application_from_loading_is_raised() -> None:
-    deferred = DeferredApp(Counted, modules=["server.no_such_module"], at_once=lambda _: None)
+    deferred = DeferredApp(CountingApplication, modules=["server.no_such_module"], at_once=lambda _: None)
     with pytest.raises(ModuleNotFoundError):
         await deferred.load()

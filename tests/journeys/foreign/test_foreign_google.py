@@ -27,7 +27,7 @@ from tests.support.harness import free_socket
 from tests.support.network.tls import Authority, make_authority, tls_proxy
 from tests.support.rooms.mcp_room import Room
 from tests.support.rooms.mcp_room import room as open_room
-from tests.support.rooms.proxy_room import HOUR, Proxied, ProxyRoom, issue, proxy_room
+from tests.support.rooms.proxy_room import HOUR, ProxyHandle, ProxyRoom, issue, proxy_room
 
 AUTH = "https://www.googleapis.com/auth/"
 MAIL = frozenset({f"{AUTH}gmail.readonly", f"{AUTH}gmail.send", f"{AUTH}gmail.compose"})
@@ -42,13 +42,13 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Room
         yield opened
 
 
-async def handle_for(place: Room, scopes: frozenset[str]) -> Proxied:
+async def handle_for(place: Room, scopes: frozenset[str]) -> ProxyHandle:
     agent = await place.agent()
     connection = await place.connect(agent, "google", scopes=scopes)
     return await issue(place, agent, connection, scopes=scopes, lifetime=HOUR)
 
 
-def service(name: str, version: str, handle: Proxied, base: str | None = None) -> object:
+def service(name: str, version: str, handle: ProxyHandle, base: str | None = None) -> object:
     return build(
         name,
         version,
@@ -195,12 +195,12 @@ class Files:
     authority: Authority
     google: GoogleUploads
 
-    async def handle(self, scopes: frozenset[str] = WRITING, **more: object) -> Proxied:
+    async def handle(self, scopes: frozenset[str] = WRITING, **more: object) -> ProxyHandle:
         agent = await self.room.agent()
         connection = await self.room.account(agent, provider="google", name="g1", scopes=scopes, **more)
         return await self.room.handle(agent, connection, scopes=scopes)
 
-    def service(self, name: str, version: str, handle: Proxied) -> object:
+    def service(self, name: str, version: str, handle: ProxyHandle) -> object:
         http = build_http()
         http.ca_certs = str(self.authority.authority)
         http.proxy_info = None
@@ -267,7 +267,7 @@ async def test_files_go_up_in_one_request_and_in_pieces(
     assert handle.value not in files.room.provider.log
 
 
-async def start(handle: Proxied, path: str = "/files") -> str:
+async def start(handle: ProxyHandle, path: str = "/files") -> str:
     answer = await handle.call(
         "POST", f"{path}?uploadType=resumable", api="drive_upload", json={"name": "x"}, verify=False
     )
@@ -275,7 +275,7 @@ async def start(handle: Proxied, path: str = "/files") -> str:
     return answer.headers["location"]
 
 
-async def put(handle: Proxied, location: str, **headers: str) -> tuple[int, str]:
+async def put(handle: ProxyHandle, location: str, **headers: str) -> tuple[int, str]:
     below = location.removeprefix(handle.base("drive_upload"))
     sent = {"content-range": "bytes 0-2/3", **headers}
     answer = await handle.call("PUT", below, api="drive_upload", headers=sent, content=b"abc", verify=False)

@@ -16,7 +16,7 @@ from slack_sdk.errors import SlackApiError
 
 from tests.support.foreign.foreign import FOLDER, node
 from tests.support.foreign.foreign import run as run_program
-from tests.support.rooms.proxy_room import Proxied, ProxyRoom, proxy_room
+from tests.support.rooms.proxy_room import ProxyHandle, ProxyRoom, proxy_room
 from vault.handles import PREFIX
 
 SCOPES = {
@@ -37,7 +37,7 @@ async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Proxy
         yield opened
 
 
-async def handle_of(room: ProxyRoom, provider: str) -> Proxied:
+async def handle_of(room: ProxyRoom, provider: str) -> ProxyHandle:
     agent = await room.agent()
     connection = await room.account(agent, provider=provider, scopes=SCOPES[provider])
     return await room.handle(agent, connection, scopes=SCOPES[provider])

@@ -20,7 +20,7 @@ from mcp_types import CallToolResult
 
 from providers.tools.builtin import builtin_tools
 from tests.generating.shipped_tools import shipped
-from tests.support.foreign.emulated import ACCOUNT, FACES, HOUR, MAIL, NAMES, Emulated, open_emulated, text_of
+from tests.support.foreign.emulated import ACCOUNT, FACES, HOUR, MAIL, NAMES, EmulatedServices, open_emulated, text_of
 from tests.support.foreign.strict_layer import NEVER
 from tests.support.harness import PASSWORD
 from vault.refusals import ConnectionRequired
@@ -33,12 +33,12 @@ GARDEN = {"owner": ACCOUNT, "repo": "garden"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Emulated]:
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[EmulatedServices]:
     async with open_emulated(tmp_path_factory.mktemp("emulated")) as opened:
         yield opened
 
 
-Prepare = Callable[[Emulated], Awaitable[Mapping[str, object]]]
+Prepare = Callable[[EmulatedServices], Awaitable[Mapping[str, object]]]
 
 
 @dataclass(frozen=True)
@@ -58,41 +58,41 @@ def found(result: CallToolResult) -> Mapping[str, object]:
     return {**content, **first}
 
 
-async def a_post(place: Emulated) -> Mapping[str, object]:
+async def a_post(place: EmulatedServices) -> Mapping[str, object]:
     return {"ts": found(await place.call("slack_post", channel=GENERAL, text="Who waters?"))["ts"]}
 
 
-async def a_thread(place: Emulated) -> Mapping[str, object]:
+async def a_thread(place: EmulatedServices) -> Mapping[str, object]:
     return {"thread_ts": (await a_post(place))["ts"]}
 
 
-async def a_message(place: Emulated) -> Mapping[str, object]:
+async def a_message(place: EmulatedServices) -> Mapping[str, object]:
     await a_post(place)
     return {}
 
 
-async def a_person(place: Emulated) -> Mapping[str, object]:
+async def a_person(place: EmulatedServices) -> Mapping[str, object]:
     people = (await place.call("slack_users")).structured_content or {}
     return {"user": next(one["id"] for one in people["items"] if one["name"] == "ghost")}
 
 
-async def an_event(place: Emulated) -> Mapping[str, object]:
+async def an_event(place: EmulatedServices) -> Mapping[str, object]:
     times = {"start": "2036-04-01T09:00:00Z", "end": "2036-04-01T10:00:00Z"}
     return {"event_id": found(await place.call("calendar_create", summary="Weeding", **times))["id"]}
 
 
-async def an_issue(place: Emulated) -> Mapping[str, object]:
+async def an_issue(place: EmulatedServices) -> Mapping[str, object]:
     await place.call("github_issue_create", **GARDEN, title="Mend the fence", text="The left one.")
     issues = (await place.call("github_issues", **GARDEN)).structured_content or {}
     return {"number": issues["items"][0]["number"]}
 
 
-async def an_issue_somewhere(place: Emulated) -> Mapping[str, object]:
+async def an_issue_somewhere(place: EmulatedServices) -> Mapping[str, object]:
     await an_issue(place)
     return {}
 
 
-async def a_pull(place: Emulated) -> Mapping[str, object]:
+async def a_pull(place: EmulatedServices) -> Mapping[str, object]:
     """Made at emulate itself: no tool of ours makes one."""
     repository = f"{place.bare['github']}/repos/{ACCOUNT}/garden"
     branch = f"herbs-{secrets.token_hex(4)}"
@@ -108,12 +108,12 @@ async def a_pull(place: Emulated) -> Mapping[str, object]:
     return {"number": answer.json()["number"]}
 
 
-async def a_pull_somewhere(place: Emulated) -> Mapping[str, object]:
+async def a_pull_somewhere(place: EmulatedServices) -> Mapping[str, object]:
     await a_pull(place)
     return {}
 
 
-async def a_team(place: Emulated) -> Mapping[str, object]:
+async def a_team(place: EmulatedServices) -> Mapping[str, object]:
     return {"team": found(await place.call("linear_teams"))["id"]}
 
 
@@ -177,7 +177,7 @@ def test_every_tool_of_the_five_services_is_tried_or_lacking() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
-async def test_a_tool_works_at_a_service_that_other_people_wrote(place: Emulated, name: str) -> None:
+async def test_a_tool_works_at_a_service_that_other_people_wrote(place: EmulatedServices, name: str) -> None:
     case = CASES[name]
     more = {} if case.prepare is None else await case.prepare(place)
     done = await place.call(name, **{**case.arguments, **more})
@@ -187,7 +187,7 @@ async def test_a_tool_works_at_a_service_that_other_people_wrote(place: Emulated
 
 
 @pytest_asyncio.fixture
-async def fresh(tmp_path: Path) -> AsyncGenerator[Emulated]:
+async def fresh(tmp_path: Path) -> AsyncGenerator[EmulatedServices]:
     async with open_emulated(tmp_path) as opened:
         yield opened
 
@@ -202,7 +202,9 @@ FIRST: Mapping[str, tuple[str, Mapping[str, object]]] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_an_account_is_connected_once_refreshed_when_due_and_ended_there(fresh: Emulated, name: str) -> None:
+async def test_an_account_is_connected_once_refreshed_when_due_and_ended_there(
+    fresh: EmulatedServices, name: str
+) -> None:
     tool, arguments = FIRST[name]
     layer, lifetime = fresh.layers[name], FACES[name].lifetime
     called = await fresh.call(tool, **arguments)

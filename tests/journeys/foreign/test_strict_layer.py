@@ -11,7 +11,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from tests.support.foreign.emulated import AUTH, FACES, HOUR, NAMES, Emulated, open_emulated
+from tests.support.foreign.emulated import AUTH, FACES, HOUR, NAMES, EmulatedServices, open_emulated
 from tests.support.foreign.strict_layer import App, challenge_of
 
 pytestmark = pytest.mark.group("node")
@@ -30,7 +30,7 @@ ME = {
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Emulated]:
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[EmulatedServices]:
     async with open_emulated(tmp_path_factory.mktemp("emulated")) as opened:
         yield opened
 
@@ -39,7 +39,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Emul
 class Hand:
     """A client that speaks to one service by hand."""
 
-    place: Emulated
+    place: EmulatedServices
     name: str
 
     @property
@@ -119,7 +119,7 @@ _ONE_WRONG = [
 
 @pytest.mark.parametrize(("name", "changed"), _ONE_WRONG)
 async def test_an_authorization_request_with_one_thing_wrong_is_refused(
-    place: Emulated, name: str, changed: Mapping[str, str]
+    place: EmulatedServices, name: str, changed: Mapping[str, str]
 ) -> None:
     hand = Hand(place, name)
     assert is_let(await hand.open(hand.query()))
@@ -135,7 +135,9 @@ _WRONG_CODES = [
 
 
 @pytest.mark.parametrize(("name", "changed"), _WRONG_CODES)
-async def test_a_code_with_one_thing_wrong_gets_nothing(place: Emulated, name: str, changed: Mapping[str, str]) -> None:
+async def test_a_code_with_one_thing_wrong_gets_nothing(
+    place: EmulatedServices, name: str, changed: Mapping[str, str]
+) -> None:
     hand = Hand(place, name)
     code = await hand.code()
     assert not is_let(await hand.redeem(code, changed))
@@ -143,7 +145,7 @@ async def test_a_code_with_one_thing_wrong_gets_nothing(place: Emulated, name: s
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_code_that_comes_twice_ends_what_it_gave(place: Emulated, name: str) -> None:
+async def test_a_code_that_comes_twice_ends_what_it_gave(place: EmulatedServices, name: str) -> None:
     hand = Hand(place, name)
     code = await hand.code()
     content = (await hand.redeem(code)).json()
@@ -154,14 +156,14 @@ async def test_a_code_that_comes_twice_ends_what_it_gave(place: Emulated, name: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_token_of_nobody_is_refused_although_emulate_takes_it(place: Emulated, name: str) -> None:
+async def test_a_token_of_nobody_is_refused_although_emulate_takes_it(place: EmulatedServices, name: str) -> None:
     hand = Hand(place, name)
     assert is_let(await hand.call("garbage", bare=True)) == (name != "linear")
     assert not is_let(await hand.call("garbage"))
     assert is_let(await hand.call((await hand.tokens())["access_token"]))
 
 
-async def test_a_scope_that_the_token_lacks_is_missed(place: Emulated) -> None:
+async def test_a_scope_that_the_token_lacks_is_missed(place: EmulatedServices) -> None:
     hand = Hand(place, "google")
     reading, writing = (await hand.tokens(READS))["access_token"], (await hand.tokens(READS, WRITES))["access_token"]
     assert is_let(await hand.call(reading, "POST", EVENTS, bare=True, json=EVENT))  # emulate does not look
@@ -170,14 +172,14 @@ async def test_a_scope_that_the_token_lacks_is_missed(place: Emulated) -> None:
     assert is_let(await hand.call(writing, "POST", EVENTS, json=EVENT))
 
 
-async def test_a_call_that_the_service_does_not_have_is_refused(place: Emulated) -> None:
+async def test_a_call_that_the_service_does_not_have_is_refused(place: EmulatedServices) -> None:
     hand = Hand(place, "google")
     token = (await hand.tokens())["access_token"]
     assert (await hand.call(token, "GET", "/calendar/v3/nothing")).status_code == 404
     assert is_let(await hand.call(token))
 
 
-async def test_a_narrower_token_is_made_on_refresh_and_no_wider_one(place: Emulated) -> None:
+async def test_a_narrower_token_is_made_on_refresh_and_no_wider_one(place: EmulatedServices) -> None:
     hand = Hand(place, "google")
     held = await hand.tokens(READS)
     renew = {"grant_type": "refresh_token", "refresh_token": held["refresh_token"]}
@@ -186,7 +188,7 @@ async def test_a_narrower_token_is_made_on_refresh_and_no_wider_one(place: Emula
     assert (await hand.ask(**renew, scope=READS)).json()["scope"] == READS
 
 
-async def test_a_token_ends_with_its_hour_and_with_its_grant(place: Emulated) -> None:
+async def test_a_token_ends_with_its_hour_and_with_its_grant(place: EmulatedServices) -> None:
     hand, layer = Hand(place, "google"), place.layers["google"]
     held = await hand.tokens()
     layer.now += HOUR - 1

@@ -171,7 +171,7 @@ async def test_a_keyring_is_used_where_there_is_one(person: Person, machine: Mac
 async def test_a_keyring_that_takes_nothing_leaves_it_to_the_file(person: Person, machine: Machine) -> None:
     entries = machine.data.parent / "keyring"
     machine.extra |= {
-        "PYTHON_KEYRING_BACKEND": "tests.support.doubles.keyring_double.Refusing",
+        "PYTHON_KEYRING_BACKEND": "tests.support.doubles.keyring_double.RefusingKeyring",
         "KEYRING_DOUBLE": str(entries),
     }
     await signed_in(machine, person)

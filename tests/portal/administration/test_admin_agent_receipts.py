@@ -28,14 +28,14 @@ async def admin(tmp_path: Path) -> AsyncGenerator[AdminRoom]:
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndedAgent:
     user: User
     agent: Client
     released: Connection
     shared: Connection
 
 
-async def end_agent(admin: AdminRoom) -> Ended:
+async def end_agent(admin: AdminRoom) -> EndedAgent:
     """An agent with two accounts, which was given a token of one of them for an hour, and is removed by the API."""
     room = admin.room
     user, agent = await room.user(), await room.agent(name="Invoices")
@@ -48,7 +48,7 @@ async def end_agent(admin: AdminRoom) -> Ended:
     given = TokenRelease(agent.id, grant_id, user.id, released.id, receipts.thumbprint("token"), now + 3600)
     await ReleasedTokens().note(room.deployment.database, given, now=now)
     assert (await admin.call("DELETE", f"/agents/{agent.id}")).status_code == 204
-    return Ended(user, agent, released, shared)
+    return EndedAgent(user, agent, released, shared)
 
 
 async def test_a_removed_agent_that_may_hold_a_token_is_outstanding_until_the_token_ends(admin: AdminRoom) -> None:

@@ -43,7 +43,7 @@ class Place:
 
 
 @dataclass
-class Reached:
+class ReachedPerson:
     """A person with a passkey, and a browser of theirs whose notifications answer."""
 
     place: Place
@@ -146,7 +146,7 @@ async def channel_of(place: Place, user: User) -> str:
     return (await own_channel(place, user)).id
 
 
-async def reached(place: Place, *, is_on: bool = True) -> Reached:
+async def reached(place: Place, *, is_on: bool = True) -> ReachedPerson:
     one = await holder(place.room)
     await one.add()
     person, browser = await with_passkey(place, one), place.service.browser(one.user.id)
@@ -155,7 +155,7 @@ async def reached(place: Place, *, is_on: bool = True) -> Reached:
         page = await switch(person, await channel_of(place, one.user), "answer")
         assert text("notifications_done.answering") in page.text
         assert text("notifications.answers") in page.text
-    return Reached(place, one, person, browser, await place.room.agent(name="Cursor"))
+    return ReachedPerson(place, one, person, browser, await place.room.agent(name="Cursor"))
 
 
 @pytest.mark.parametrize(("decision", "state"), [("allow", "approved"), ("deny", "refused")])

@@ -54,7 +54,7 @@ async def http() -> AsyncGenerator[httpx2.AsyncClient]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class SimulatorCall:
     """A call of one method, and what its path names beside what `place` made."""
 
     json: object = None
@@ -64,28 +64,40 @@ class Asked:
 
 FILES = (drives.DOC, drives.SHEET, drives.NOTES, drives.BIG, drives.FOLDER, drives.SHORTCUT)
 RAW = base64.urlsafe_b64encode(b"To: bob@example.com\r\nSubject: Lunch\r\n\r\nAt one?\r\n").decode()
-CALLS: Mapping[str, tuple[Asked, ...]] = {
-    "calendar.calendarList.list": (Asked(), Asked(query={"maxResults": "1"})),
-    "calendar.calendarList.get": (Asked(),),
-    "calendar.freebusy.query": (Asked({**WEEK, "items": [{"id": "primary"}, {"id": "nobody@example.com"}]}),),
-    "calendar.calendars.get": (Asked(),),
+CALLS: Mapping[str, tuple[SimulatorCall, ...]] = {
+    "calendar.calendarList.list": (SimulatorCall(), SimulatorCall(query={"maxResults": "1"})),
+    "calendar.calendarList.get": (SimulatorCall(),),
+    "calendar.freebusy.query": (SimulatorCall({**WEEK, "items": [{"id": "primary"}, {"id": "nobody@example.com"}]}),),
+    "calendar.calendars.get": (SimulatorCall(),),
     "calendar.events.list": (
-        Asked(),
-        Asked(query={"singleEvents": "true", "orderBy": "startTime", **WEEK}),
-        Asked(query={"maxResults": "1"}),
-        Asked(query={"showDeleted": "true"}),
+        SimulatorCall(),
+        SimulatorCall(query={"singleEvents": "true", "orderBy": "startTime", **WEEK}),
+        SimulatorCall(query={"maxResults": "1"}),
+        SimulatorCall(query={"showDeleted": "true"}),
     ),
-    "calendar.events.insert": (Asked(EVENT), Asked(WHOLE_DAY)),
-    "calendar.events.get": (Asked(),),
-    "calendar.events.patch": (Asked({"summary": "Moved"}), Asked(WHOLE_DAY)),
-    "calendar.events.delete": (Asked(),),
-    "gmail.users.messages.list": (Asked(), Asked(query={"maxResults": "1"}), Asked(query={"q": "no such words"})),
-    "gmail.users.messages.get": tuple(Asked(query={"format": form}) for form in ("full", "metadata", "minimal")),
-    "gmail.users.messages.send": (Asked({"raw": RAW}),),
-    "gmail.users.drafts.create": (Asked({"message": {"raw": RAW}}),),
-    "drive.files.list": (Asked(), Asked(query={"pageSize": "1"}), Asked(query={"fields": "nextPageToken,files(*)"})),
-    "drive.files.get": tuple(Asked(file=file, query=query) for file in FILES for query in (None, {"fields": "*"})),
-    "drive.files.export": (Asked(query={"mimeType": "text/plain"}),),
+    "calendar.events.insert": (SimulatorCall(EVENT), SimulatorCall(WHOLE_DAY)),
+    "calendar.events.get": (SimulatorCall(),),
+    "calendar.events.patch": (SimulatorCall({"summary": "Moved"}), SimulatorCall(WHOLE_DAY)),
+    "calendar.events.delete": (SimulatorCall(),),
+    "gmail.users.messages.list": (
+        SimulatorCall(),
+        SimulatorCall(query={"maxResults": "1"}),
+        SimulatorCall(query={"q": "no such words"}),
+    ),
+    "gmail.users.messages.get": tuple(
+        SimulatorCall(query={"format": form}) for form in ("full", "metadata", "minimal")
+    ),
+    "gmail.users.messages.send": (SimulatorCall({"raw": RAW}),),
+    "gmail.users.drafts.create": (SimulatorCall({"message": {"raw": RAW}}),),
+    "drive.files.list": (
+        SimulatorCall(),
+        SimulatorCall(query={"pageSize": "1"}),
+        SimulatorCall(query={"fields": "nextPageToken,files(*)"}),
+    ),
+    "drive.files.get": tuple(
+        SimulatorCall(file=file, query=query) for file in FILES for query in (None, {"fields": "*"})
+    ),
+    "drive.files.export": (SimulatorCall(query={"mimeType": "text/plain"}),),
 }
 
 
@@ -103,7 +115,7 @@ class Office:
     event: str
     mail: str
 
-    async def ask(self, verb: str, path: str, asked: Asked) -> httpx2.Response:
+    async def ask(self, verb: str, path: str, asked: SimulatorCall) -> httpx2.Response:
         named = {"calendarId": "primary", "eventId": self.event, "userId": "me", "id": self.mail, "fileId": asked.file}
         for name, value in named.items():
             path = path.replace(f"{{{name}}}", value)

@@ -35,6 +35,6 @@ class Keyring(KeyringBackend):
         self._write(entries)
 
 
-class Refusing(Keyring):
+class RefusingKeyring(Keyring):
     def set_password(self, service: str, username: str, password: str) -> None:
         raise PasswordSetError("locked for good")

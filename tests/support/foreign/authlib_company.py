@@ -185,7 +185,7 @@ class Company(AuthorizationServer):
         }
 
 
-class Sent(OAuth2Request):
+class SentRequest(OAuth2Request):
     """A request as Authlib reads it. It checks that the scheme is https, so it is told so."""
 
     def __init__(self, request: Request, values: Mapping[str, str]) -> None:
@@ -339,13 +339,13 @@ async def running_authlib() -> AsyncGenerator[Company]:
     company = Company(f"http://127.0.0.1:{listening.getsockname()[1]}")
 
     async def authorize(request: Request) -> Response:
-        asked = Sent(request, dict(request.query_params))
+        asked = SentRequest(request, dict(request.query_params))
         grant = company.get_consent_grant(asked, end_user=company.person)
         return company.create_authorization_response(asked, grant_user=company.person, grant=grant)
 
     async def token(request: Request) -> Response:
         return company.create_token_response(
-            Sent(request, {name: str(v) for name, v in (await request.form()).items()})
+            SentRequest(request, {name: str(v) for name, v in (await request.form()).items()})
         )
 
     async def metadata(request: Request) -> Response:

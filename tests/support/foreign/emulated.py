@@ -249,7 +249,7 @@ def _seed(name: str, app: App) -> dict[str, object]:
 
 
 @dataclass
-class Emulated:
+class EmulatedServices:
     """The services, a vault, a person with a browser, and an agent of theirs."""
 
     layers: Mapping[str, StrictLayer]
@@ -333,7 +333,7 @@ def link_in(result: CallToolResult) -> str | None:
 
 
 @asynccontextmanager
-async def open_emulated(folder: Path) -> AsyncGenerator[Emulated]:
+async def open_emulated(folder: Path) -> AsyncGenerator[EmulatedServices]:
     """Start everything; ends it again."""
     sockets: dict[str, socket.socket] = {name: free_socket() for name in NAMES}
     urls = {name: f"http://127.0.0.1:{one.getsockname()[1]}" for name, one in sockets.items()}
@@ -359,4 +359,4 @@ async def open_emulated(folder: Path) -> AsyncGenerator[Emulated]:
         held = await vault.agent(somebody.browser, name=somebody.name)
         headers = Headers({"authorization": f"Bearer {held.access_token}"})
         agent = await tokens.authenticate(vault.deployment, headers, method="POST", path="/mcp")
-        yield Emulated(layers, urls, bare, apps, vault, somebody, agent, held.access_token)
+        yield EmulatedServices(layers, urls, bare, apps, vault, somebody, agent, held.access_token)

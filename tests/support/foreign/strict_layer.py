@@ -67,7 +67,7 @@ class Authority:
 
 
 @dataclass(frozen=True)
-class Issued:
+class IssuedToken:
     """A token that this front has seen emulate issue, or made of one."""
 
     authority: Authority
@@ -77,7 +77,7 @@ class Issued:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AuthorizationRequest:
     """An authorization request, or the code that came of it."""
 
     challenge: str | None
@@ -112,9 +112,9 @@ class StrictLayer:
     def __init__(self, face: Face, app: App, upstream: str) -> None:
         self.face, self.app, self.books = face, app, Books()
         self.now = 0  # seconds; tests move it
-        self._requests: dict[str, Asked] = {}  # by state
-        self._codes: dict[str, Asked | Authority] = {}  # an authority: the code was used for it
-        self._access: dict[str, Issued] = {}
+        self._requests: dict[str, AuthorizationRequest] = {}  # by state
+        self._codes: dict[str, AuthorizationRequest | Authority] = {}  # an authority: the code was used for it
+        self._access: dict[str, IssuedToken] = {}
         self._refresh: dict[str, Authority] = {}
         self._http = httpx2.AsyncClient(base_url=upstream, timeout=20, trust_env=False)
         methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -179,7 +179,7 @@ class StrictLayer:
         else:
             _refuse_unless(bool(scopes) and scopes <= self.app.scopes, "invalid_scope")
             scopes |= self.face.always
-        self._requests[query["state"]] = Asked(challenge, scopes)
+        self._requests[query["state"]] = AuthorizationRequest(challenge, scopes)
         asked = (
             {**query} if self.face.app_level else {**query} | {self.face.scope_param: self.face.separator.join(scopes)}
         )
@@ -218,8 +218,8 @@ class StrictLayer:
         asked = self._codes.get(form.get("code", ""))
         if isinstance(asked, Authority):
             asked.is_live = False  # RFC 6749 §4.1.2: a code that comes twice ends what it gave
-        _refuse_unless(isinstance(asked, Asked), "invalid_grant")
-        assert isinstance(asked, Asked)
+        _refuse_unless(isinstance(asked, AuthorizationRequest), "invalid_grant")
+        assert isinstance(asked, AuthorizationRequest)
         _refuse_unless(form.get("redirect_uri") == self.app.redirect_uri, "invalid_grant")
         if asked.challenge is None:
             _refuse_unless("code_verifier" not in form, "invalid_grant")
@@ -251,14 +251,14 @@ class StrictLayer:
             return _answer(answer)
         real = held["access_token"]
         ends_at = self.now + self.face.lifetime
-        self._access[real] = Issued(authority, scopes, ends_at, real)
+        self._access[real] = IssuedToken(authority, scopes, ends_at, real)
         if "refresh_token" in held:
             self._refresh[held["refresh_token"]] = authority
         if self.face.narrows:
             held["scope"] = self.face.separator.join(sorted(scopes))
         return JSONResponse(content, status_code=answer.status_code)
 
-    def _bearer(self, request: Request) -> Issued:
+    def _bearer(self, request: Request) -> IssuedToken:
         scheme, _, value = request.headers.get("authorization", "").partition(" ")
         held = self._access.get(value) if scheme.lower() == "bearer" else None
         _refuse_unless(held is not None, "invalid_auth", 401)

@@ -88,7 +88,7 @@ class Place:
     form: str
 
 
-class Watching:
+class PassedTests:
     """A pytest plugin: runs the marked tests only, and notes whose passed."""
 
     def __init__(self) -> None:
@@ -171,7 +171,7 @@ def replaced(page: str, rows: Sequence[tuple[str, ...]]) -> str:
 
 def main(chosen: Sequence[str]) -> None:
     """Run the tests, all or those of the chosen files, and write the rows of those that passed."""
-    watching = Watching()
+    watching = PassedTests()
     chosen = chosen or sorted(str(path) for path in marked_files())
     code = pytest.main(["-q", "-p", "no:cacheprovider", "--timeout", "300", *chosen], plugins=[watching])
     day = f"{datetime.now(UTC):%Y-%m-%d}"

@@ -86,7 +86,7 @@ def key(s: State) -> int:
     return (whole << 64 | sides[0]) << 64 | sides[1]
 
 
-class Seen:
+class VisitedClasses:
     """The classes that were visited, each with what could still happen then.
 
     A state of a visited class adds nothing when no more of anything can happen to it: each step that it can take, the
@@ -148,10 +148,10 @@ def explore(
     rules: Rules | None = None,
     budget: Budget = SMALL,
     until_harm: bool = False,
-    seen: Seen | SeenWhole | None = None,
+    seen: VisitedClasses | SeenWhole | None = None,
 ) -> Findings:
     """Visit all that is reachable, or all up to the first harm; breadth first, so that its way is a shortest one."""
-    model, seen = Model(provider, rules or Rules()), seen or Seen()
+    model, seen = Model(provider, rules or Rules()), seen or VisitedClasses()
     start = model.start(budget)
     seen.add(start)
     queue, out = deque[tuple[State, Way | None]]([(start, None)]), Findings()

@@ -23,7 +23,7 @@ _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:" + _EXTENSION + rb")*")
 
 
 @dataclass(frozen=True)
-class Reading:
+class ParsedRequest:
     """One request. Field names in lower case, trailers left out."""
 
     method: str
@@ -40,21 +40,21 @@ class Readings:
     be one) or "closed" (the client said that nothing comes).
     """
 
-    requests: tuple[Reading, ...]
+    requests: tuple[ParsedRequest, ...]
     end: str
 
 
-class _Unfinished(Exception):
+class _UnfinishedRequest(Exception):
     pass
 
 
-class _Refused(Exception):
+class _RequestRefused(Exception):
     pass
 
 
 def read(data: bytes) -> Readings:
     """Every request in the bytes, up to the first that is not whole or not right."""
-    found: list[Reading] = []
+    found: list[ParsedRequest] = []
     at = 0
     while True:
         while data[at : at + 1] in {b"\r", b"\n"}:
@@ -63,30 +63,30 @@ def read(data: bytes) -> Readings:
             return Readings(tuple(found), "empty")
         try:
             one, at, is_last = _request(data, at)
-        except _Unfinished:
+        except _UnfinishedRequest:
             return Readings(tuple(found), "unfinished")
-        except _Refused:
+        except _RequestRefused:
             return Readings(tuple(found), "refused")
         found.append(one)
         if is_last:
             return Readings(tuple(found), "closed")
 
 
-def _request(data: bytes, at: int) -> tuple[Reading, int, bool]:
+def _request(data: bytes, at: int) -> tuple[ParsedRequest, int, bool]:
     line, at = _line(data, at)
     matched = _LINE.fullmatch(line)
     if matched is None:
-        raise _Refused
+        raise _RequestRefused
     method, target, minor = matched[1].decode(), matched[2].decode(), matched[3]
     fields, at = _fields(data, at)
     if method == "CONNECT" or not _is_target(method, target):
-        raise _Refused
+        raise _RequestRefused
     if not target.startswith(("/", "*")):
         target = _own_path(target, fields)
     body, at = _body(data, at, fields, is_old=minor == b"0")
     options = {part.strip().lower() for name, value in fields if name == "connection" for part in value.split(",")}
     return (
-        Reading(method, target, fields, body),
+        ParsedRequest(method, target, fields, body),
         at,
         "close" in options or (minor == b"0" and "keep-alive" not in options),
     )
@@ -107,7 +107,7 @@ def _own_path(target: str, fields: tuple[tuple[str, str], ...]) -> str:
     """The path of an absolute-form that names the host of the field (RFC 9112 §3.2.2)."""
     authority, slash, path = target.partition("://")[2].partition("/")
     if not slash or "?" in authority or [authority.lower()] != [v.lower() for name, v in fields if name == "host"]:
-        raise _Refused
+        raise _RequestRefused
     return "/" + path
 
 
@@ -116,9 +116,9 @@ def _line(data: bytes, at: int) -> tuple[bytes, int]:
     line = data[at:] if end < 0 else data[at : end + 1]
     inside = line.removesuffix(b"\r") if end < 0 else line[:-2]
     if (end >= 0 and not line.endswith(b"\r\n")) or any(bad in inside for bad in (b"\r", b"\0")):
-        raise _Refused
+        raise _RequestRefused
     if end < 0:
-        raise _Unfinished
+        raise _UnfinishedRequest
     return inside, end + 1
 
 
@@ -130,7 +130,7 @@ def _fields(data: bytes, at: int) -> tuple[tuple[tuple[str, str], ...], int]:
             return tuple(found), at
         matched = _FIELD.fullmatch(line)
         if matched is None:
-            raise _Refused
+            raise _RequestRefused
         found.append((matched[1].decode().lower(), matched[2].decode("latin-1")))
 
 
@@ -139,15 +139,15 @@ def _body(data: bytes, at: int, fields: tuple[tuple[str, str], ...], *, is_old: 
     codings = [value for name, value in fields if name == "transfer-encoding"]
     if codings:
         if lengths or is_old or [one.lower() for one in codings] != ["chunked"]:
-            raise _Refused
+            raise _RequestRefused
         return _chunks(data, at)
     if not lengths:
         return b"", at
     if len(lengths) > 1 or re.fullmatch(r"[0-9]{1,15}", lengths[0]) is None:
-        raise _Refused
+        raise _RequestRefused
     end = at + int(lengths[0])
     if end > len(data):
-        raise _Unfinished
+        raise _UnfinishedRequest
     return data[at:end], end
 
 
@@ -157,18 +157,18 @@ def _chunks(data: bytes, at: int) -> tuple[bytes, int]:
         line, at = _line(data, at)
         matched = _CHUNK.fullmatch(line)
         if matched is None:
-            raise _Refused
+            raise _RequestRefused
         size = int(matched[1], 16)
         if size == 0:
             trailers, at = _fields(data, at)
             if any(name in _FRAMING for name, _ in trailers):  # RFC 9110 §6.5.1: never in a trailer
-                raise _Refused
+                raise _RequestRefused
             return bytes(body), at
         part = data[at : at + size]
         mark = data[at + size : at + size + 2]
         if not b"\r\n".startswith(mark):
-            raise _Refused
+            raise _RequestRefused
         if len(mark) < 2:
-            raise _Unfinished
+            raise _UnfinishedRequest
         body += part
         at += size + 2

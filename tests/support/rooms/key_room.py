@@ -15,7 +15,7 @@ from tests.support.harness import running_vault
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import Agent
 from tests.support.rooms.portal_room import Room
-from tests.support.rooms.proxy_room import Proxied
+from tests.support.rooms.proxy_room import ProxyHandle
 from vault import connections, delegations, handles
 from vault.records import Connection, Principal, User
 
@@ -226,7 +226,7 @@ class KeyRoom(Room):
         assert found is not None
         return found
 
-    async def allowed(self, user: User, connection: Connection, scopes: frozenset[str]) -> Proxied:
+    async def allowed(self, user: User, connection: Connection, scopes: frozenset[str]) -> ProxyHandle:
         """An agent that may use the account, and its handle."""
         deployment, now = self.deployment, self.deployment.now()
         client = await self.agent()
@@ -251,7 +251,7 @@ class KeyRoom(Room):
                 expires_at=now + 3600,
                 now=now,
             )
-        return Proxied(self.vault, Agent(principal, ""), connection, value)
+        return ProxyHandle(self.vault, Agent(principal, ""), connection, value)
 
 
 def write_services(data: Path, simulator: Simulator) -> dict[str, dict[str, Any]]:

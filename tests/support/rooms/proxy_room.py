@@ -68,16 +68,16 @@ class ProxyRoom(Room):
         scopes: frozenset[str] = ALL,
         lifetime: int = HOUR,
         key_thumbprint: str | None = None,
-    ) -> Proxied:
+    ) -> ProxyHandle:
         return await issue(self, agent, connection, scopes=scopes, lifetime=lifetime, key_thumbprint=key_thumbprint)
 
-    async def ready(self, *, scopes: frozenset[str] = ALL, name: str = "T1:U1") -> Proxied:
+    async def ready(self, *, scopes: frozenset[str] = ALL, name: str = "T1:U1") -> ProxyHandle:
         """An agent with an account and a handle."""
         agent = await self.agent()
         connection = await self.account(agent, name=name)
         return await self.handle(agent, connection, scopes=scopes)
 
-    async def events(self, handle: Proxied) -> list[Event]:
+    async def events(self, handle: ProxyHandle) -> list[Event]:
         """`proxy.called`, oldest first, of this agent."""
         deployment = self.vault.deployment
         await deployment.activity.settle()
@@ -88,7 +88,7 @@ class ProxyRoom(Room):
 
 
 @dataclass
-class Proxied:
+class ProxyHandle:
     """A handle, and where calls with it go."""
 
     vault: RunningVault
@@ -124,7 +124,7 @@ async def issue(
     scopes: frozenset[str],
     lifetime: int = HOUR,
     key_thumbprint: str | None = None,
-) -> Proxied:
+) -> ProxyHandle:
     """A handle as the token endpoint leaves it behind."""
     deployment = room.vault.deployment
     now = deployment.now()
@@ -139,7 +139,7 @@ async def issue(
             expires_at=now + lifetime,
             now=now,
         )
-    return Proxied(room.vault, agent, connection, value)
+    return ProxyHandle(room.vault, agent, connection, value)
 
 
 def posted(_: Arrival) -> Reply:

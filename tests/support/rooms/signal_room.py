@@ -25,7 +25,7 @@ TOKEN_FILE = "token"  # in the vault's folder
 
 
 @dataclass
-class Linked:
+class LinkedPerson:
     """A person whom the company knows as `subject`, in a browser, with an agent."""
 
     user: User
@@ -43,7 +43,7 @@ class SignalRoom:
     openid: OpenIDDouble
     http: httpx2.AsyncClient
 
-    async def linked(self, *, email: str = "", is_admin: bool = False) -> Linked:
+    async def linked(self, *, email: str = "", is_admin: bool = False) -> LinkedPerson:
         """Somebody new with everything that a signal can end."""
         user = await self.room.vault.add_user(f"person-{secrets.token_hex(4)}", is_admin=is_admin)
         subject = secrets.token_hex(8)
@@ -54,9 +54,9 @@ class SignalRoom:
                 await users.note_email(transaction, issuer=self.openid.url, subject=subject, email=email)
         browser = await self.room.signed_in(user)
         tokens = await self.room.vault.agent(browser, scope=SCOPE, name=user.name)
-        return Linked(user, subject, browser, tokens)
+        return LinkedPerson(user, subject, browser, tokens)
 
-    def subject(self, linked: Linked) -> Claims:
+    def subject(self, linked: LinkedPerson) -> Claims:
         return {"format": "iss_sub", "iss": self.openid.url, "sub": linked.subject}
 
     def claims(self, kind: str, subject: object, *, name: str = "company", **changes: object) -> Claims:
@@ -70,14 +70,14 @@ class SignalRoom:
         """An honest event, pushed."""
         return await self.push(self.transmitter.sign(self.claims(kind, subject, name=name, **changes)), name=name)
 
-    async def can_call(self, linked: Linked) -> bool:
+    async def can_call(self, linked: LinkedPerson) -> bool:
         """Whether the agent's access token works now."""
         bearer = {"authorization": f"Bearer {linked.tokens.access_token}"}
         answer = await self.http.get("/userinfo", headers=bearer)
         assert answer.status_code in {200, 401}, answer.text
         return answer.status_code == 200
 
-    async def can_refresh(self, linked: Linked) -> bool:
+    async def can_refresh(self, linked: LinkedPerson) -> bool:
         """Whether the agent's refresh token works now; it then has new ones."""
         form = {"grant_type": "refresh_token", "client_id": linked.tokens.client_id}
         answer = await self.http.post("/token", data=form | {"refresh_token": linked.tokens.refresh_token or ""})
@@ -90,16 +90,16 @@ class SignalRoom:
         )
         return True
 
-    async def is_signed_in(self, linked: Linked) -> bool:
+    async def is_signed_in(self, linked: LinkedPerson) -> bool:
         answer = await linked.browser.http.get("/account")
         return answer.status_code == 200
 
-    async def sign_in_again(self, linked: Linked) -> None:
+    async def sign_in_again(self, linked: LinkedPerson) -> None:
         if not await self.is_signed_in(linked):
             page = await linked.browser.sign_in(linked.user.name, PASSWORD)
             assert page.status_code == 200, page.text
 
-    async def kinds(self, linked: Linked) -> list[str]:
+    async def kinds(self, linked: LinkedPerson) -> list[str]:
         return await self.room.kinds(linked.user)
 
 

@@ -207,17 +207,17 @@ async def test_a_chain_longer_than_a_page_is_verified_whole(sqlite_store: Store)
 
 
 @dataclass
-class Held:
+class TokenHolder:
     token: str
 
 
 SECRETS: dict[str, object] = {
     "bytes": CANARY.encode(),
     "a secret setting": SecretStr(CANARY),
-    "an object": Held(CANARY),
+    "an object": TokenHolder(CANARY),
     "a mapping": {"token": CANARY},
     "a list in a list": [[CANARY]],
-    "an object in a list": [Held(CANARY)],
+    "an object in a list": [TokenHolder(CANARY)],
     "bytes in a set": frozenset({CANARY.encode()}),
     "a user": User("id", "name", 1, password_hash=CANARY),
     "a session": Session(CANARY.encode(), "user", 1, 1, 1),

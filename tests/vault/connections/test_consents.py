@@ -32,7 +32,7 @@ WAIT = 40.0
 STAGES = ("asked", "kept", "answered")
 
 
-class Watched:
+class WatchedUpstream:
     """The real upstream, and a word before and after each step of a redemption."""
 
     def __init__(self, inner: UpstreamOAuth, at: Callable[[str], Awaitable[None]]) -> None:
@@ -91,7 +91,7 @@ class Place:
 
     def watch(self, at: Callable[[str], Awaitable[None]]) -> None:
         made = self.room.deployment.live.current.upstreams._made  # pyright: ignore
-        made["slack"] = Watched(self.room.deployment.vault.upstreams["slack"], at)
+        made["slack"] = WatchedUpstream(self.room.deployment.vault.upstreams["slack"], at)
 
     def fail_at(self, stage: str) -> None:
         async def at(reached: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room
-from tests.support.seeded import Seeded, seed
+from tests.support.seeded import SeededGrant, seed
 from tests.vault.exchange.test_sharing import BOTH, DAY, READ, WRITE, give, leave, make_group, refusal_of
 from vault import clients, connections, delegations, groups, users
 from vault.approvals import access_requests
@@ -24,14 +24,14 @@ from vault.upkeep import access_ends
 
 
 @dataclass
-class Shared:
+class SharedAccount:
     """Bob's agent reads the group's account; `carol` answers."""
 
     room: Room
     group: Group
     account: Connection
-    bob: Seeded
-    carol: Seeded
+    bob: SeededGrant
+    carol: SeededGrant
 
     def access(
         self, *, client_id: str | None = None, scopes: frozenset[str] = WRITE, target: str = ""
@@ -89,17 +89,17 @@ class Shared:
 
 
 @pytest.fixture
-async def shared(store: Store) -> AsyncGenerator[Shared]:
+async def shared(store: Store) -> AsyncGenerator[SharedAccount]:
     async with open_room(store) as room:
         bob = await seed(room.database, name="bob", client_id="agent-2")
         carol = await seed(room.database, name="carol", client_id="agent-3")
         group = await make_group(room, bob)
         account = await give(room, await room.connect(scopes=BOTH), group, rule=SharingRule(READ))
         await room.allow(account, READ, whose=bob)
-        yield Shared(room, group, account, bob, carol)
+        yield SharedAccount(room, group, account, bob, carol)
 
 
-async def test_a_yes_reaches_beyond_the_rule_for_this_agent_until_its_end(shared: Shared) -> None:
+async def test_a_yes_reaches_beyond_the_rule_for_this_agent_until_its_end(shared: SharedAccount) -> None:
     room = shared.room
     assert not await shared.can_write()
     request = await shared.ask()
@@ -122,7 +122,7 @@ async def test_a_yes_reaches_beyond_the_rule_for_this_agent_until_its_end(shared
     assert (await room.events("permission.ended"))[-1].details["request"] == request.id
 
 
-async def test_what_an_agent_filed_gives_nothing_before_its_person_confirmed_it(shared: Shared) -> None:
+async def test_what_an_agent_filed_gives_nothing_before_its_person_confirmed_it(shared: SharedAccount) -> None:
     request = await shared.allow(await shared.ask(replace(shared.access(), filed_by="agent")))
     assert request.is_allowed(shared.room.now)
     assert not await shared.can_write()
@@ -134,36 +134,36 @@ async def test_what_an_agent_filed_gives_nothing_before_its_person_confirmed_it(
             await access_requests.confirm(transaction, request, now=shared.room.now)
 
 
-async def test_the_refusal_says_that_the_groups_rule_leaves_it_out(shared: Shared) -> None:
+async def test_the_refusal_says_that_the_groups_rule_leaves_it_out(shared: SharedAccount) -> None:
     with pytest.raises(DelegationRequired, match="the group's rule leaves out chat:write"):
         await shared.room.exchange("slack", *WRITE, whose=shared.bob)
 
 
-async def _leave(shared: Shared) -> None:
+async def _leave(shared: SharedAccount) -> None:
     await leave(shared.room, shared.group, shared.bob)
 
 
-async def _disable_asker(shared: Shared) -> None:
+async def _disable_asker(shared: SharedAccount) -> None:
     async with shared.room.database.transaction() as transaction:
         await users.disable_user(transaction, shared.bob.user.id, now=shared.room.now)
 
 
-async def _disable_approver(shared: Shared) -> None:
+async def _disable_approver(shared: SharedAccount) -> None:
     async with shared.room.database.transaction() as transaction:
         await users.disable_user(transaction, shared.carol.user.id, now=shared.room.now)
 
 
-async def _delete_approver(shared: Shared) -> None:
+async def _delete_approver(shared: SharedAccount) -> None:
     async with shared.room.database.transaction() as transaction:
         await users.delete_user(transaction, shared.carol.user.id, now=shared.room.now)
 
 
-async def _remove_agent(shared: Shared) -> None:
+async def _remove_agent(shared: SharedAccount) -> None:
     async with shared.room.database.transaction() as transaction:
         await clients.remove_client(transaction, shared.bob.client.id, now=shared.room.now)
 
 
-async def _revoke(shared: Shared) -> None:
+async def _revoke(shared: SharedAccount) -> None:
     async with shared.room.database.transaction() as transaction:
         await delegations.revoke(
             transaction,
@@ -174,7 +174,7 @@ async def _revoke(shared: Shared) -> None:
         )
 
 
-async def _disconnect(shared: Shared) -> None:
+async def _disconnect(shared: SharedAccount) -> None:
     async with shared.room.database.transaction() as transaction:
         await connections.disconnect(transaction, shared.room.vault.keys, shared.account, now=shared.room.now)
 
@@ -192,7 +192,7 @@ async def _disconnect(shared: Shared) -> None:
     ],
 )
 async def test_it_ends_at_the_next_call_with_what_it_stands_on(
-    shared: Shared, change: Callable[[Shared], Awaitable[None]], reason: str
+    shared: SharedAccount, change: Callable[[SharedAccount], Awaitable[None]], reason: str
 ) -> None:
     request = await shared.allow(await shared.ask())
     assert await shared.can_write()
@@ -206,7 +206,7 @@ async def test_it_ends_at_the_next_call_with_what_it_stands_on(
     assert await access_ends.end_over(shared.room.database) == 0
 
 
-async def test_it_does_not_come_back_with_the_agents_permission(shared: Shared) -> None:
+async def test_it_does_not_come_back_with_the_agents_permission(shared: SharedAccount) -> None:
     await shared.allow(await shared.ask())
     await shared.room.allow(shared.account, READ, whose=shared.bob)
     assert await shared.can_write(), "the person changed the permission, and it never ended"
@@ -215,22 +215,22 @@ async def test_it_does_not_come_back_with_the_agents_permission(shared: Shared) 
     assert not await shared.can_write()
 
 
-async def _leave_it(shared: Shared) -> None:
+async def _leave_it(shared: SharedAccount) -> None:
     del shared
 
 
-async def _allow_own(shared: Shared) -> None:
+async def _allow_own(shared: SharedAccount) -> None:
     await shared.room.allow(shared.account, READ, whose=shared.bob, expires_at=shared.room.now + 30 * DAY)
 
 
-async def _extend_own(shared: Shared) -> None:
+async def _extend_own(shared: SharedAccount) -> None:
     async with shared.room.database.transaction() as transaction:
         await delegations.extend(transaction, **shared.which, scopes=READ, now=shared.room.now)
 
 
 @pytest.mark.parametrize(("change", "stays"), [(_leave_it, False), (_allow_own, True), (_extend_own, True)])
 async def test_the_end_takes_the_account_back_unless_its_person_allowed_it(
-    shared: Shared, change: Callable[[Shared], Awaitable[None]], *, stays: bool
+    shared: SharedAccount, change: Callable[[SharedAccount], Awaitable[None]], *, stays: bool
 ) -> None:
     await _revoke(shared)
     request = await shared.allow(await shared.ask(shared.access(scopes=BOTH)), makes=True)
@@ -242,7 +242,7 @@ async def test_the_end_takes_the_account_back_unless_its_person_allowed_it(
     assert await shared.has_account() == stays
 
 
-async def test_a_late_end_leaves_what_was_allowed_since(shared: Shared) -> None:
+async def test_a_late_end_leaves_what_was_allowed_since(shared: SharedAccount) -> None:
     await _revoke(shared)
     first = await shared.allow(await shared.ask(), makes=True)
     await _revoke(shared)
@@ -254,7 +254,9 @@ async def test_a_late_end_leaves_what_was_allowed_since(shared: Shared) -> None:
 
 
 @pytest.mark.parametrize("stop", [_disable_approver, _delete_approver])
-async def test_what_a_stopped_yes_gave_ends_at_once(shared: Shared, stop: Callable[[Shared], Awaitable[None]]) -> None:
+async def test_what_a_stopped_yes_gave_ends_at_once(
+    shared: SharedAccount, stop: Callable[[SharedAccount], Awaitable[None]]
+) -> None:
     room, group_id = shared.room, shared.group.id
     await _revoke(shared)
     await shared.allow(await shared.ask(), makes=True)
@@ -272,7 +274,7 @@ async def test_what_a_stopped_yes_gave_ends_at_once(shared: Shared, stop: Callab
     assert await access_ends.end_over(room.database) == 2
 
 
-async def test_one_round_ends_everything_that_is_over(shared: Shared) -> None:
+async def test_one_round_ends_everything_that_is_over(shared: SharedAccount) -> None:
     access, room = shared.access(), shared.room
     async with room.database.transaction() as transaction:
         for number in range(SWEEP_BATCH + 1):
@@ -281,7 +283,7 @@ async def test_one_round_ends_everything_that_is_over(shared: Shared) -> None:
     assert await access_ends.end_over(room.database) == SWEEP_BATCH + 1
 
 
-async def test_what_came_back_before_its_end_lasts(shared: Shared) -> None:
+async def test_what_came_back_before_its_end_lasts(shared: SharedAccount) -> None:
     database, group_id = shared.room.database, shared.group.id
     request = await shared.allow(await shared.ask())
     await _leave(shared)
@@ -295,7 +297,7 @@ async def test_what_came_back_before_its_end_lasts(shared: Shared) -> None:
     assert (await shared.stored(request)).is_allowed(shared.room.now)
 
 
-async def _cut_off(shared: Shared) -> None:
+async def _cut_off(shared: SharedAccount) -> None:
     async with shared.room.database.transaction() as transaction:
         await delegations.revoke_for_client(
             transaction, user_id=shared.bob.user.id, client_id=shared.bob.client.id, now=shared.room.now
@@ -304,7 +306,7 @@ async def _cut_off(shared: Shared) -> None:
 
 @pytest.mark.parametrize("take", [_revoke, _cut_off])
 async def test_what_the_person_took_away_no_later_yes_gives(
-    shared: Shared, take: Callable[[Shared], Awaitable[None]]
+    shared: SharedAccount, take: Callable[[SharedAccount], Awaitable[None]]
 ) -> None:
     request, before = await shared.ask(), shared.room.now
     await take(shared)
@@ -316,7 +318,7 @@ async def test_what_the_person_took_away_no_later_yes_gives(
     assert await shared.allow(await shared.ask()), "what they asked for since"
 
 
-async def test_a_request_to_have_it_longer_outlives_the_one_before(shared: Shared) -> None:
+async def test_a_request_to_have_it_longer_outlives_the_one_before(shared: SharedAccount) -> None:
     await _revoke(shared)
     await shared.allow(await shared.ask(), days=1, makes=True)
     longer = await shared.ask()
@@ -326,7 +328,7 @@ async def test_a_request_to_have_it_longer_outlives_the_one_before(shared: Share
     assert (await shared.allow(longer)).is_allowed(shared.room.now)
 
 
-async def test_of_a_deleted_person_nothing_is_left(shared: Shared) -> None:
+async def test_of_a_deleted_person_nothing_is_left(shared: SharedAccount) -> None:
     request = await shared.allow(await shared.ask())
     async with shared.room.database.transaction() as transaction:
         await users.delete_user(transaction, shared.bob.user.id, now=shared.room.now)
@@ -334,7 +336,7 @@ async def test_of_a_deleted_person_nothing_is_left(shared: Shared) -> None:
     assert await access_requests.get(shared.room.database, request.id) is None
 
 
-async def test_the_same_is_asked_for_once_at_a_time_and_not_without_end(shared: Shared) -> None:
+async def test_the_same_is_asked_for_once_at_a_time_and_not_without_end(shared: SharedAccount) -> None:
     request = await shared.ask()
     assert (await shared.ask()).id == request.id
     others = [shared.access(target=f"other-{number}") for number in range(MOST_OPEN - 1)]
@@ -348,7 +350,7 @@ async def test_the_same_is_asked_for_once_at_a_time_and_not_without_end(shared: 
     assert await access_requests.count_open(shared.room.database, shared.bob.user.id, now=shared.room.now) == MOST_OPEN
 
 
-async def test_what_nobody_answers_is_over_and_can_be_asked_again(shared: Shared) -> None:
+async def test_what_nobody_answers_is_over_and_can_be_asked_again(shared: SharedAccount) -> None:
     request = await shared.ask()
     shared.room.pass_time(access_requests.ANSWER_LIFETIME)
     with pytest.raises(TransitionRefused):
@@ -360,7 +362,7 @@ async def test_what_nobody_answers_is_over_and_can_be_asked_again(shared: Shared
     assert await shared.allow(again)
 
 
-async def test_a_request_is_answered_once(shared: Shared) -> None:
+async def test_a_request_is_answered_once(shared: SharedAccount) -> None:
     request = await shared.ask()
     async with shared.room.database.transaction() as transaction:
         await access_requests.deny(transaction, request, by=shared.carol.user.id, now=shared.room.now)
@@ -369,7 +371,7 @@ async def test_a_request_is_answered_once(shared: Shared) -> None:
     assert await shared.allow(await shared.ask())
 
 
-async def test_a_new_yes_replaces_the_one_before(shared: Shared) -> None:
+async def test_a_new_yes_replaces_the_one_before(shared: SharedAccount) -> None:
     first = await shared.allow(await shared.ask(), days=1)
     second = await shared.allow(await shared.ask(), days=3)
     assert (await shared.stored(first)).ended_reason == "replaced"
@@ -379,7 +381,7 @@ async def test_a_new_yes_replaces_the_one_before(shared: Shared) -> None:
     assert (await shared.stored(second)).is_allowed(shared.room.now)
 
 
-async def test_it_is_narrowed_and_never_widened(shared: Shared) -> None:
+async def test_it_is_narrowed_and_never_widened(shared: SharedAccount) -> None:
     room = shared.room
     request = await shared.allow(await shared.ask(shared.access(scopes=BOTH)))
     assert await shared.can_write()
@@ -398,7 +400,7 @@ async def test_it_is_narrowed_and_never_widened(shared: Shared) -> None:
     assert (await shared.stored(request)).expires_at == request.expires_at - DAY
 
 
-async def test_old_requests_are_forgotten(shared: Shared) -> None:
+async def test_old_requests_are_forgotten(shared: SharedAccount) -> None:
     request = await shared.ask()
     async with shared.room.database.transaction() as transaction:
         await access_requests.end(transaction, request, reason="by_person", now=shared.room.now)
@@ -409,7 +411,7 @@ async def test_old_requests_are_forgotten(shared: Shared) -> None:
         assert (await access_requests.get(shared.room.database, request.id) is not None) == left
 
 
-async def test_managers_change_only_once(shared: Shared) -> None:
+async def test_managers_change_only_once(shared: SharedAccount) -> None:
     room, carol = shared.room, shared.carol.user.id
 
     async def put(*, is_manager: bool) -> bool:
@@ -425,7 +427,7 @@ async def test_managers_change_only_once(shared: Shared) -> None:
     assert await access_requests.managers(room.database, shared.group.id) == set()
 
 
-async def test_a_waiting_request_is_found_by_what_it_asks_for_until_it_is_over(shared: Shared) -> None:
+async def test_a_waiting_request_is_found_by_what_it_asks_for_until_it_is_over(shared: SharedAccount) -> None:
     room, access = shared.room, shared.access()
 
     async def found(*, target: str = access.target, later: int = 0) -> str | None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import SLACK_SCOPES, Room, open_room, principal_of
-from tests.support.seeded import Seeded, agent, allow
+from tests.support.seeded import SeededGrant, agent, allow
 from vault import clients, users
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Connection, Principal
@@ -26,7 +26,7 @@ CALLS = 60
 class Place:
     """One agent of one user."""
 
-    seeded: Seeded
+    seeded: SeededGrant
     principal: Principal
 
 
@@ -46,7 +46,7 @@ async def people(room: Room, *, how_many: int, agents: int) -> list[Place]:
             await clients.save_client(transaction, client)
     for user in made:
         for client in shared:
-            seeded = Seeded(user, client, await allow(room.database, user, client))
+            seeded = SeededGrant(user, client, await allow(room.database, user, client))
             places.append(Place(seeded, principal_of(seeded)))
     return places
 
@@ -144,5 +144,5 @@ async def people_named(room: Room, name: str) -> Place:
         user = await users.create_user(transaction, name, now=room.now)
         client = agent("stranger")
         await clients.save_client(transaction, client)
-    seeded = Seeded(user, client, await allow(room.database, user, client))
+    seeded = SeededGrant(user, client, await allow(room.database, user, client))
     return Place(seeded, principal_of(seeded))

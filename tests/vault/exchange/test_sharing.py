@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.exchanging import Room, open_room
-from tests.support.seeded import Seeded, seed
+from tests.support.seeded import SeededGrant, seed
 from vault import connections, groups, sharing, users
 from vault.groups import Group
 from vault.records import Connection
@@ -36,7 +36,7 @@ async def room(store: Store) -> AsyncGenerator[Room]:
         yield opened
 
 
-async def make_group(room: Room, *members: Seeded, days: int | None = None) -> Group:
+async def make_group(room: Room, *members: SeededGrant, days: int | None = None) -> Group:
     async with room.database.transaction() as transaction:
         group = await groups.create_group(transaction, "Sales", now=room.now)
         for one in members:
@@ -59,12 +59,12 @@ async def give(room: Room, connection: Connection, group: Group, *, rule: Sharin
         )
 
 
-async def leave(room: Room, group: Group, whose: Seeded) -> None:
+async def leave(room: Room, group: Group, whose: SeededGrant) -> None:
     async with room.database.transaction() as transaction:
         assert await groups.remove_member(transaction, group.id, whose.user.id, source="local")
 
 
-async def refusal_of(room: Room, *scopes: str, whose: Seeded | None = None) -> type[VaultError]:
+async def refusal_of(room: Room, *scopes: str, whose: SeededGrant | None = None) -> type[VaultError]:
     with pytest.raises(VaultError) as refused:
         await room.exchange("slack", *scopes, whose=whose)
     return type(refused.value)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.support.peeking import get_grant, until_waiting
-from tests.support.seeded import NOW, Seeded, agent, seed
+from tests.support.seeded import NOW, SeededGrant, agent, seed
 from vault import apis, clients, grants, revoked_tokens
 from vault.audit import audit
 from vault.records import ClientKind, Grant
@@ -23,7 +23,7 @@ async def server(database: Database, client_id: str = "server") -> str:
     return client_id
 
 
-async def derived(database: Database, seeded: Seeded, client_id: str, *, by: str | None = None) -> Grant:
+async def derived(database: Database, seeded: SeededGrant, client_id: str, *, by: str | None = None) -> Grant:
     return await grants.derived_grant(
         database,
         user_id=seeded.user.id,

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.peeking import get_grant
-from tests.support.seeded import NOW, REDIRECT, RESOURCE, SCOPES, Seeded, allow, seed
+from tests.support.seeded import NOW, REDIRECT, RESOURCE, SCOPES, SeededGrant, allow, seed
 from vault import clients, company_permissions, grants, tickets, users
 from vault.company_permissions import ENDED_BY_ADMIN, CompanyPermission
 from vault.keys.key_ring import KeyRing
@@ -33,32 +33,32 @@ async def test_the_live_read_brings_grant_client_and_user(database: Database) ->
     assert await get_grant(database, "unknown") is None
 
 
-async def _revoke(transaction: Transaction, seeded: Seeded) -> None:
+async def _revoke(transaction: Transaction, seeded: SeededGrant) -> None:
     await grants.revoke_grant(transaction, seeded.grant.id, reason="test", now=NOW)
 
 
-async def _remove_client(transaction: Transaction, seeded: Seeded) -> None:
+async def _remove_client(transaction: Transaction, seeded: SeededGrant) -> None:
     await clients.remove_client(transaction, seeded.client.id, now=NOW)
 
 
-async def _disable_user(transaction: Transaction, seeded: Seeded) -> None:
+async def _disable_user(transaction: Transaction, seeded: SeededGrant) -> None:
     await users.disable_user(transaction, seeded.user.id, now=NOW)
 
 
-async def _only_mark_client(transaction: Transaction, seeded: Seeded) -> None:
+async def _only_mark_client(transaction: Transaction, seeded: SeededGrant) -> None:
     await transaction.execute(
         "update clients set removed_at = :now where id = :id", {"now": NOW, "id": seeded.client.id}
     )
 
 
-async def _only_mark_user(transaction: Transaction, seeded: Seeded) -> None:
+async def _only_mark_user(transaction: Transaction, seeded: SeededGrant) -> None:
     await transaction.execute("update users set disabled_at = :now where id = :id", {"now": NOW, "id": seeded.user.id})
 
 
 @pytest.mark.requirement("S-086")
 @pytest.mark.parametrize("end", [_revoke, _remove_client, _disable_user, _only_mark_client, _only_mark_user])
 async def test_the_live_read_fails_at_once_when_grant_client_or_user_ends(
-    database: Database, end: Callable[[Transaction, Seeded], Awaitable[None]]
+    database: Database, end: Callable[[Transaction, SeededGrant], Awaitable[None]]
 ) -> None:
     seeded, other = await seed(database), await seed(database, name="bob", client_id="agent-2")
     async with database.transaction() as transaction:

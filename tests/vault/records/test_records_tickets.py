@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.support.peeking import get_grant
-from tests.support.seeded import NOW, REDIRECT, RESOURCE, SCOPES, Seeded, seed
+from tests.support.seeded import NOW, REDIRECT, RESOURCE, SCOPES, SeededGrant, seed
 from vault import clients, grants, tickets, users
 from vault.audit import audit
 from vault.keys.key_ring import KeyRing
@@ -168,7 +168,7 @@ async def test_a_code_that_is_taken_is_refused_rather_than_shared(database: Data
 
 
 async def _redeem(
-    database: Database, ring: KeyRing, code: str, seeded: Seeded, *, is_holder: bool = True, now: int = NOW
+    database: Database, ring: KeyRing, code: str, seeded: SeededGrant, *, is_holder: bool = True, now: int = NOW
 ) -> tuple[Grant, str]:
     def judge(ticket: Ticket) -> bool:
         assert ticket.payload == PAYLOAD
@@ -250,15 +250,15 @@ async def test_a_refused_redemption_leaves_the_code_and_makes_no_grant(database:
     assert {live.id for live in await grants.list_grants(database, seeded.user.id)} == {seeded.grant.id, grant.id}
 
 
-async def _remove_client(transaction: Transaction, seeded: Seeded) -> None:
+async def _remove_client(transaction: Transaction, seeded: SeededGrant) -> None:
     await clients.remove_client(transaction, seeded.client.id, now=NOW)
 
 
-async def _set_password(transaction: Transaction, seeded: Seeded) -> None:
+async def _set_password(transaction: Transaction, seeded: SeededGrant) -> None:
     await users.set_password(transaction, seeded.user.id, password_hash="new", now=NOW)
 
 
-async def _cut_off(transaction: Transaction, seeded: Seeded) -> None:
+async def _cut_off(transaction: Transaction, seeded: SeededGrant) -> None:
     await grants.revoke_client_grants(
         transaction, user_id=seeded.user.id, client_id=seeded.client.id, reason="cut_off", now=NOW
     )
@@ -267,7 +267,7 @@ async def _cut_off(transaction: Transaction, seeded: Seeded) -> None:
 @pytest.mark.requirement("S-030", "S-086")
 @pytest.mark.parametrize("end", [_remove_client, _set_password, _cut_off])
 async def test_no_grant_survives_an_end_that_races_with_redemptions(
-    database: Database, key_ring: KeyRing, end: Callable[[Transaction, Seeded], Awaitable[None]]
+    database: Database, key_ring: KeyRing, end: Callable[[Transaction, SeededGrant], Awaitable[None]]
 ) -> None:
     seeded = await seed(database)
     async with database.transaction() as transaction:

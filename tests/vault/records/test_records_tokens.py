@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Store
 from tests.support.peeking import get_grant
-from tests.support.seeded import NOW, RESOURCE, SCOPES, Seeded, seed
+from tests.support.seeded import NOW, RESOURCE, SCOPES, SeededGrant, seed
 from vault import grants
 from vault.audit import audit
 from vault.refusals import GrantEnded, ScopeRefused, VaultError
@@ -24,7 +24,7 @@ GRACE = Lifetimes().grace
 
 async def _issue(
     database: Database,
-    seeded: Seeded,
+    seeded: SeededGrant,
     *,
     scopes: frozenset[str] = SCOPES,
     resource: str = RESOURCE,
@@ -176,7 +176,7 @@ async def test_a_repeat_by_another_client_or_for_more_scopes_is_refused_and_kill
     assert (await _rotate(database, first)).refresh_token == second.refresh_token
 
 
-async def _assert_dead(database: Database, seeded: Seeded, *held: str) -> None:
+async def _assert_dead(database: Database, seeded: SeededGrant, *held: str) -> None:
     ended = await get_grant(database, seeded.grant.id)
     assert ended is not None
     assert ended.revoked_reason == "refresh_token_reused"

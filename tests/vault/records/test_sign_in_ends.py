@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from tests.conftest import Store
-from tests.support.seeded import NOW, RESOURCE, SCOPES, Seeded, seed
+from tests.support.seeded import NOW, RESOURCE, SCOPES, SeededGrant, seed
 from vault import grants
 from vault.audit import audit
 from vault.records import TENANT, Event
@@ -20,7 +20,7 @@ from vault.upkeep import sign_ins
 DAY = 86400
 
 
-async def issue(database: Database, seeded: Seeded, lifetimes: Lifetimes = tokens.DEFAULT_LIFETIMES) -> str:
+async def issue(database: Database, seeded: SeededGrant, lifetimes: Lifetimes = tokens.DEFAULT_LIFETIMES) -> str:
     now = database.now()
     async with database.transaction() as transaction:
         return await tokens.issue_refresh_token(

@@ -178,7 +178,7 @@ async def test_an_answer_that_the_storage_refuses_is_offered_again_until_it_is_s
     await room.connect()
     room.pass_time(3600)
     room.slack.gate = asyncio.Event()
-    noticed = Noticed("answer not stored yet")
+    noticed = MessageAlarm("answer not stored yet")
     async with asyncio.timeout(WAIT):
         waiting = asyncio.create_task(room.exchange())
         await room.slack.arrived.wait()
@@ -217,7 +217,7 @@ async def test_a_storage_that_cannot_take_the_intent_lets_nothing_be_sent(room: 
     assert await room.exchange()
 
 
-class Noticed(logging.Handler):
+class MessageAlarm(logging.Handler):
     """Sets an event when a message is logged."""
 
     def __init__(self, message: str) -> None:

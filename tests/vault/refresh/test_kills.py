@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 
-from tests.chaos.crashes.interrupting import Interrupting, Seen, kill_backups, kill_restores
+from tests.chaos.crashes.interrupting import InterruptedCommand, KillTally, kill_backups, kill_restores
 from tests.chaos.crashes.kills import CLASSES, kill_at
-from tests.chaos.crashes.random_kills import Killing
+from tests.chaos.crashes.random_kills import KilledVault
 from tests.chaos.crashes.stopped import stopped
 from tests.chaos.estate import open_estate
 from tests.chaos.figures import Scale
@@ -53,7 +53,7 @@ async def test_kills_at_random_moments_lose_nothing_outside_the_gap_and_spend_no
     sqlite_store: Store, nursery: Nursery
 ) -> None:
     async with open_estate(sqlite_store, (SIBLING, REVOKES), users=2) as estate:
-        killing = Killing(estate, nursery, random.Random(0))
+        killing = KilledVault(estate, nursery, random.Random(0))
         await killing.run(4)
         tally = await killing.judge()
     assert (tally.doubled, tally.needless, tally.undecided) == ([], [], [])
@@ -81,8 +81,8 @@ async def test_a_process_whose_clock_is_off_sends_nothing_twice_and_asks_nobody(
 
 @pytest.mark.parametrize("work", [kill_backups, kill_restores])
 async def test_a_backup_or_restore_that_is_killed_changes_all_or_nothing(
-    store: Store, nursery: Nursery, work: Callable[..., Awaitable[Seen]]
+    store: Store, nursery: Nursery, work: Callable[..., Awaitable[KillTally]]
 ) -> None:
-    seen = await work(store, Interrupting(nursery, random.Random(1)), kills=3)
+    seen = await work(store, InterruptedCommand(nursery, random.Random(1)), kills=3)
     assert seen.wrong == []
     assert seen.before + seen.after == 3

@@ -91,7 +91,7 @@ async def test_all_that_a_process_left_is_taken_up_however_long_it_had_been_runn
         assert [(await room.row(connection)).generation for connection in held] == [2, 2, 2]
 
 
-class Counted:
+class CountingDatabase:
     """A database that counts what is asked of it."""
 
     def __init__(self, real: Database) -> None:
@@ -115,13 +115,13 @@ async def test_a_round_asks_as_little_of_many_unfinished_refreshes_as_of_one(sto
                     facts = await dying.row(connection)
                     assert await leases.claim(transaction, facts, owner=dying.vault.owner, now=room.now)
                 if connection in (held[0], held[-1]):
-                    counted = Counted(room.database)
+                    counted = CountingDatabase(room.database)
                     vault = replace(room.vault, database=counted)  # pyright: ignore[reportArgumentType] -- forwards
                     assert await take_up(vault) == 0  # its process lives
                     asked.append(counted.asked)
         assert asked[1] <= asked[0] + len(held) - 1  # whether the holder of a lease is gone is a look at a file each
         room.pass_time(90)
-        counted = Counted(room.database)
+        counted = CountingDatabase(room.database)
         vault = replace(room.vault, database=counted)  # pyright: ignore[reportArgumentType] -- as above
         assert await take_up(vault) == 0  # the old access tokens are used up first
         assert counted.asked <= 8
@@ -133,7 +133,7 @@ async def test_a_start_reads_only_the_rows_that_the_journal_is_ahead_of(store: S
         room.pass_time(3600)
         for connection in held:
             await room.exchange(account=connection.id)
-        counted = Counted(room.database)
+        counted = CountingDatabase(room.database)
         assert await adopt_all(replace(room.vault, database=counted)) == 0
         assert counted.asked == 1  # the generations of all
 

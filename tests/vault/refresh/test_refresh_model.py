@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tests.support.models.exploring import Seen, SeenWhole, explore
+from tests.support.models.exploring import SeenWhole, VisitedClasses, explore
 from tests.support.models.refresh_model import PROVIDERS, Budget, Provider, Rules
 from vault.refresh import rules as rotation_rules
 from vault.refresh.rules import SendDecision, UnresolvedSends, may_send
@@ -51,7 +51,7 @@ def test_a_loss_in_the_gap_is_found_where_no_client_can_avoid_it(provider: Provi
 
 @pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.name)
 def test_looking_at_classes_of_states_leaves_nothing_out(provider: Provider) -> None:
-    whole, reduced = SeenWhole(), Seen()
+    whole, reduced = SeenWhole(), VisitedClasses()
     everything = explore(provider, budget=NARROW[1], seen=whole)
     found = explore(provider, budget=NARROW[1], seen=reduced)
     assert set(reduced.classes) == whole.classes
@@ -93,7 +93,7 @@ def never_under_the_lease(*, spent_generation: int, row_generation: int, holds_l
 
 
 @dataclass(frozen=True)
-class Broken:
+class BrokenTable:
     """A table with one rule changed, and where the model has to notice."""
 
     name: str
@@ -109,27 +109,27 @@ class Broken:
 
 THREE = Budget(kills=1, pauses=1, losses=0, failures=0, claims=3)
 BROKEN = (
-    Broken("silence is sent again", Rules(may_send=sends_at_once), REVOKES, NARROW[0]),
-    Broken("1: a lapsed lease is death", Rules(lapsed_is_dead=True), REVOKES, NARROW[0]),
-    Broken("1: a lapsed lease is death, doubled", Rules(lapsed_is_dead=True), STRICT, NARROW[0], harm="doubled"),
-    Broken("2: one intent only", Rules(one_intent_only=True), RESENDS, THREE),
-    Broken("3: an older answer is stored", Rules(is_newer=stores_everything), SIBLING, NARROW[0]),
-    Broken("3: a later sibling is dropped", Rules(is_newer=never_under_the_lease), SIBLING, NARROW[0]),
-    Broken("4: late answers are dropped", Rules(keeps_late_answers=False), RESENDS, NARROW[0]),
-    Broken("5: grace to its last second", Rules(may_send=sends_to_the_end_of_grace), RESENDS, THREE),
-    Broken("6: a claim that slept is sent", Rules(is_claim_void=lambda _: False), RESENDS, NARROW[0]),
-    Broken("7: any death frees the lease", Rules(any_death_frees=True), RESENDS, THREE, harm="doubled"),
-    Broken("8: a fence counts from the row", Rules(has_unique_fences=False), REVOKES, NARROW[2]),
-    Broken("8: the same, doubled", Rules(has_unique_fences=False), STRICT, NARROW[2], harm="doubled"),
-    Broken("9: any intent of the owner changes", Rules(has_exact_intents=False), REVOKES, NARROW[2]),
-    Broken("both of 8 and 9", Rules(has_unique_fences=False, has_exact_intents=False), REVOKES, NARROW[2]),
-    Broken("10: a missing file is death", Rules(missing_is_dead=True), REVOKES, NARROW[4], harm="doubled"),
-    Broken("11: three silences are the end", Rules(may_send=stops_after_three), REVOKES, NARROW[5], harm="stuck"),
-    Broken("12: no pause after a silence", Rules(pause_after=lambda *_, **__: 0), REVOKES, NARROW[5]),
-    Broken("no journal", Rules(has_journal=False), STRICT, NARROW[1]),
+    BrokenTable("silence is sent again", Rules(may_send=sends_at_once), REVOKES, NARROW[0]),
+    BrokenTable("1: a lapsed lease is death", Rules(lapsed_is_dead=True), REVOKES, NARROW[0]),
+    BrokenTable("1: a lapsed lease is death, doubled", Rules(lapsed_is_dead=True), STRICT, NARROW[0], harm="doubled"),
+    BrokenTable("2: one intent only", Rules(one_intent_only=True), RESENDS, THREE),
+    BrokenTable("3: an older answer is stored", Rules(is_newer=stores_everything), SIBLING, NARROW[0]),
+    BrokenTable("3: a later sibling is dropped", Rules(is_newer=never_under_the_lease), SIBLING, NARROW[0]),
+    BrokenTable("4: late answers are dropped", Rules(keeps_late_answers=False), RESENDS, NARROW[0]),
+    BrokenTable("5: grace to its last second", Rules(may_send=sends_to_the_end_of_grace), RESENDS, THREE),
+    BrokenTable("6: a claim that slept is sent", Rules(is_claim_void=lambda _: False), RESENDS, NARROW[0]),
+    BrokenTable("7: any death frees the lease", Rules(any_death_frees=True), RESENDS, THREE, harm="doubled"),
+    BrokenTable("8: a fence counts from the row", Rules(has_unique_fences=False), REVOKES, NARROW[2]),
+    BrokenTable("8: the same, doubled", Rules(has_unique_fences=False), STRICT, NARROW[2], harm="doubled"),
+    BrokenTable("9: any intent of the owner changes", Rules(has_exact_intents=False), REVOKES, NARROW[2]),
+    BrokenTable("both of 8 and 9", Rules(has_unique_fences=False, has_exact_intents=False), REVOKES, NARROW[2]),
+    BrokenTable("10: a missing file is death", Rules(missing_is_dead=True), REVOKES, NARROW[4], harm="doubled"),
+    BrokenTable("11: three silences are the end", Rules(may_send=stops_after_three), REVOKES, NARROW[5], harm="stuck"),
+    BrokenTable("12: no pause after a silence", Rules(pause_after=lambda *_, **__: 0), REVOKES, NARROW[5]),
+    BrokenTable("no journal", Rules(has_journal=False), STRICT, NARROW[1]),
 )
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
-def test_without_this_rule_the_model_finds_the_harm(broken: Broken) -> None:
+def test_without_this_rule_the_model_finds_the_harm(broken: BrokenTable) -> None:
     assert broken.is_noticed()

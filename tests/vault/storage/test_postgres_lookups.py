@@ -31,7 +31,7 @@ async def database(postgres_store: Store) -> AsyncGenerator[PostgresDatabase]:
     await opened.close()
 
 
-class Watched:
+class CallerCounts:
     """How many callers each message of a database's look-ups had."""
 
     def __init__(self, database: PostgresDatabase, *, is_away: bool = False) -> None:
@@ -57,7 +57,7 @@ class Watched:
 
 
 async def test_those_that_come_at_once_share_messages_and_get_their_own_rows(database: PostgresDatabase) -> None:
-    watched = Watched(database)
+    watched = CallerCounts(database)
     found = await asyncio.gather(*(watched.find(f"api-{number}") for number in range(TOGETHER + 9)))
     expected = [[{"resource": f"api-{n}", "created_at": n, "seen": None}] if n < 20 else [] for n in range(25)]
     assert found == expected
@@ -65,7 +65,7 @@ async def test_those_that_come_at_once_share_messages_and_get_their_own_rows(dat
 
 
 async def test_one_that_comes_alone_is_sent_alone_with_the_same_rows(database: PostgresDatabase) -> None:
-    watched = Watched(database)
+    watched = CallerCounts(database)
     together = await asyncio.gather(watched.find("api-1"), watched.find("api-1"))
     assert [await watched.find("api-1"), await watched.find("api-1")] == together
     assert watched.messages == [2, 1, 1]
@@ -82,7 +82,7 @@ async def test_every_row_of_a_caller_and_every_type_arrive(database: PostgresDat
 
 
 async def test_a_value_that_no_column_can_hold_is_refused_to_its_caller_alone(database: PostgresDatabase) -> None:
-    watched = Watched(database)
+    watched = CallerCounts(database)
     resources = ["api-0", "api-1", "nul\0", "half \ud800", "api-2"]
     found = await asyncio.gather(*(watched.find(one) for one in resources), return_exceptions=True)
     assert [isinstance(one, StorageUnavailable) for one in found] == [False, False, True, True, False]
@@ -90,7 +90,7 @@ async def test_a_value_that_no_column_can_hold_is_refused_to_its_caller_alone(da
 
 
 async def test_callers_of_a_database_that_is_away_are_refused_at_once(database: PostgresDatabase) -> None:
-    watched = Watched(database, is_away=True)
+    watched = CallerCounts(database, is_away=True)
     found = await asyncio.gather(*(watched.find(f"api-{number}") for number in range(3)), return_exceptions=True)
     assert [type(one) for one in found] == [StorageBusy] * 3
     assert watched.messages == [3]  # nobody waits for it again
@@ -98,7 +98,7 @@ async def test_callers_of_a_database_that_is_away_are_refused_at_once(database: 
 
 
 async def test_a_caller_that_leaves_takes_nobody_with_it(database: PostgresDatabase) -> None:
-    watched = Watched(database)
+    watched = CallerCounts(database)
     callers = [asyncio.create_task(watched.find(f"api-{number}")) for number in range(4)]
     await asyncio.sleep(0)
     callers[0].cancel()  # it waits for the next round
