@@ -37,7 +37,10 @@ from vault.storage.postgres import PostgresDatabase
 from vault.storage.sqlite import SqliteDatabase
 
 use_memory()
-settings.register_profile("fuzz", max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long an example takes says how busy the machine is.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fuzz", settings.get_profile("suite"), max_examples=20_000)
+settings.load_profile("suite")
 
 STANDING = 20  # seconds
 TESTS = Path(__file__).parent

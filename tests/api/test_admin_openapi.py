@@ -66,7 +66,6 @@ async def test_an_operation_answers_as_the_document_says(
         @given(data=st.data())
         @settings(
             max_examples=EXAMPLES,
-            deadline=None,
             derandomize=True,
             database=None,
             phases=[Phase.generate],

@@ -42,7 +42,7 @@ def botocore_s(request: OutboundRequest, key: AccessKey) -> str:
     return f"AWS4-HMAC-SHA256 Credential={signer.scope(asked)}, SignedHeaders={names}, Signature={signature}"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     method=st.sampled_from(["GET", "PUT", "POST", "DELETE"]),
     segments=st.lists(NAMES, max_size=4),

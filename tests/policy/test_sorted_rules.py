@@ -77,7 +77,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> CasePlace:
     return replace(found, tools=[one for one in found.tools if one.name in TOOLS])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rules=st.lists(written(), min_size=1, max_size=6), calls=st.lists(CALLS, min_size=1, max_size=6))
 def test_sorted_rules_say_what_all_rules_together_say(
     place: CasePlace,

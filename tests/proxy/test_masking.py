@@ -203,7 +203,7 @@ def test_a_letter_after_a_break_is_no_part_of_it(end: str, before: str) -> None:
 
 @pytest.mark.parametrize("end", ["\\u000a", "\\u000D\\u000A", "\\n", "\\r\\n", "%0A", "&#10;", "\\\\n", "\n"])
 @given(st.integers(0, 8_000), st.integers(4, 80), st.integers(1, 12_000))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_a_secret_in_a_large_body_in_lines_is_masked(end: str, at: int, width: int, cut: int) -> None:
     letters = ("abcdefgh" * 1000)[:at] + LONG + "x" * 2000
     body = in_lines(letters.encode(), width, end)

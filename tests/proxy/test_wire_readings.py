@@ -28,7 +28,7 @@ from tests.support.rooms.proxy_room import proxy_room
 _EXAMPLES = settings.default.max_examples if settings.default else 100
 PATIENCE = 15.0  # seconds until a connection that does not end counts as a hang
 DEADLINE = 0.3  # seconds that the server waits for the rest of a request
-SHORT = settings(deadline=None, suppress_health_check=list(HealthCheck))
+SHORT = settings(suppress_health_check=list(HealthCheck))
 STARTS = (b"GET /a", b"POST /a", b"PUT /b?c=d", b"DELETE /b", b"OPTIONS /a", b"HEAD /a")
 TARGETS = (
     *(b"/a", b"/b?c=d") * 4,

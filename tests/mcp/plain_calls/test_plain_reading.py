@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from anyio import create_memory_object_stream
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
@@ -38,9 +38,7 @@ from server.mcp.fast_path import PlainCall, trace_of
 from tests.support.rooms.mcp_room import ACCEPT, LEGACY, MODERN
 
 META = "io.modelcontextprotocol/"
-MANY = settings(
-    max_examples=max(settings.default.max_examples, 200), suppress_health_check=[HealthCheck.too_slow], deadline=None
-)
+MANY = settings(max_examples=max(settings.default.max_examples, 200))
 CAPABILITIES = ClientCapabilities.model_validate({"elicitation": {"url": {}}})
 CLIENT = {"name": "x", "version": "1"}
 LEGACY_PARAMS = {"protocolVersion": LEGACY, "capabilities": {"elicitation": {"url": {}}}, "clientInfo": CLIENT}

@@ -242,9 +242,9 @@ async def test_the_time_of_a_refusal_does_not_tell_near_from_far_or_unknown(worl
     seconds: dict[str, list[float]] = {name: [] for name in tries}
     for _ in range(30):
         for name, (named, given) in tries.items():
-            started = time.perf_counter()
+            started = time.process_time()  # of both sides: what else the machine does counts for none of them
             await world.token({"grant_type": "refresh_token", "client_id": named, "client_secret": given})
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(time.process_time() - started)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     assert max(medians.values()) < 3 * min(medians.values())  # coarse: a slow path for one of them would show
 

@@ -366,7 +366,7 @@ async def signin_session(room: Room, person: Person) -> Session:
     return found[0]
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60, database=None)
 @given(st.data())
 def test_no_answer_however_broken_is_more_than_refused(data: st.DataObject) -> None:
     """py_webauthn reads what strangers send: whatever it raises must be a refusal."""

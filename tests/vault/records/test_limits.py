@@ -103,7 +103,7 @@ async def test_a_counter_is_forgotten_when_its_own_window_is_over(database: Data
     assert await left(NOON + 3 * 86400) == set()
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.integers(0, 40), min_size=5, max_size=40), start=st.integers(0, 10**6))
 async def test_no_sliding_minute_passes_twice_the_limit(sqlite_store: Store, steps: list[int], start: int) -> None:
     database = await sqlite_store.open()

@@ -337,7 +337,6 @@ def drive(place: Place, *, examples: int, steps: int, is_random: bool) -> None:
                 stateful_step_count=steps,
                 derandomize=not is_random,
                 database=None,
-                deadline=None,
                 suppress_health_check=list(HealthCheck),
             ),
         )
