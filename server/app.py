@@ -121,7 +121,7 @@ async def open_deployment(
         activity = Activity(database)
         stack.push_async_callback(activity.close)
         await live.refresh(database, keys)
-        live.check_names()
+        live.check_names(await imported_apis.list_names(database))
         policy = _policy(settings, live, activity, outbound)
         journal = Journal(data)
         stack.callback(journal.close)
@@ -230,6 +230,8 @@ async def providers_of_settings(settings: Settings, *, data: Path) -> ProviderSe
     async with outbound_of(settings) as outbound:
         endpoints = await endpoints_of_issuers(settings, data=data, outbound=outbound)
         found = _provider_set(settings, data, endpoints, outbound, Sightings(), {})
+    for problem in found.catalog.unknown.values():
+        raise ProviderFileRefused(problem)
     check_late_names(found.late, ())
     return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
@@ -111,8 +111,14 @@ class LiveProviders:
                 await self._use(stored, database, keys)
             self._mark = mark
 
-    def check_names(self) -> None:
-        """That the settings name tools of servers that are stored, once these were read. Raises SettingsRefused."""
+    def check_names(self, imported: Collection[str]) -> None:
+        """That the settings name tools of servers, and APIs, that are stored, once these were read.
+
+        `imported`: all APIs, also those that wait. Raises ProviderFileRefused or SettingsRefused.
+        """
+        for name, problem in self.initial.catalog.unknown.items():
+            if name not in imported:
+                raise ProviderFileRefused(problem)
         names = [one.name for one in (*self._stored.servers, *self._stored.apis)]
         check_late_names(self.current.late, names)
 

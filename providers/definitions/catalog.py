@@ -47,6 +47,18 @@ __all__ = [
 SHELF: Final = Path(__file__).parent.parent / "services"
 KEYS: Final = SHELF / "keys"  # services whose accounts are connected by a credential that people enter
 _ALIASES: Final = b"[aliases"
+_OF_CLIENTS: Final = (
+    "client_id",
+    "client_secret",
+    "authorize_url",
+    "token_url",
+    "refresh_url",
+    "long_lived_url",
+    "revoke_url",
+    "userinfo_url",
+    "testing",
+    "id_jag",
+)  # of `ProviderOverrides`
 WITH_TOOLS: Final = ("google", "slack")  # always there: their tools ask people to connect them
 
 
@@ -94,12 +106,14 @@ class Catalog:
         *,
         registered: frozenset[str] = frozenset(),
         remote: Mapping[str, RemoteServer] | None = None,
+        unknown: Mapping[str, str] | None = None,
     ) -> None:
         self._providers = {provider.name: provider for provider in sorted(providers, key=lambda found: found.name)}
         self._aliases = {alias: provider.name for provider in providers for alias in provider.aliases}
         self._shelf = shelf or {}
         self.registered = registered  # names of those that the operator set something for
         self.remote = remote or {}  # by name, those that are MCP servers of others
+        self.unknown = unknown or {}  # names that only settings have, and why each is refused if nothing is imported
         self._fetched: dict[str, Provider] = {}
         self._is_complete = False  # whether all aliases are known
 
@@ -156,10 +170,13 @@ def load_catalog(
     overrides: Mapping[str, ProviderOverrides] | None = None,
     remote: Sequence[tuple[RemoteServer, Registration]] = (),
     imported: Sequence[Provider] = (),
+    *,
+    may_import: bool = False,
 ) -> Catalog:
     """The built-in providers and those of `folders`; a file of a later folder replaces an earlier one.
 
-    `remote`: MCP servers of others, with our registration at each. `imported`: own APIs without a file.
+    `remote`: MCP servers of others, with our registration at each. `imported`: own APIs without a file. `may_import`:
+    settings of a provider that isn't known are noted in `Catalog.unknown`.
 
     Raises ProviderFileRefused with one line.
     """
@@ -177,6 +194,7 @@ def load_catalog(
         if provider.name in found or provider.name in shelf:
             raise ProviderFileRefused(f"{provider.name}: a provider has this name; import the API under another one")
         found[provider.name] = (Path(f"{provider.name}.toml"), provider)
+    unknown: dict[str, str] = {}
     for name in overrides or {}:
         if name not in found and name in shelf:
             found[name] = (shelf[name], read_provider(shelf[name]))
@@ -184,9 +202,11 @@ def load_catalog(
             found[name] = (Path(name), generic)
         elif name not in found:
             near = did_you_mean(name, [*shelf, *found]) or " See token-vault providers list"
-            raise ProviderFileRefused(f"providers.{name}: no provider file of that name.{near}")
+            unknown[name] = f"providers.{name}: no provider file of that name, and no imported API.{near}"
+            if not may_import:
+                raise ProviderFileRefused(unknown[name])
     for name, settings in (overrides or {}).items():
-        if settings.endpoints is not None and found[name][0].suffix:
+        if name not in unknown and settings.endpoints is not None and found[name][0].suffix:
             raise ProviderFileRefused(f"providers.{name}.issuer: {name} has a provider file; remove this setting")
     providers = [_with_overrides(provider, (overrides or {}).get(name)) for name, (_, provider) in found.items()]
     _check_names(found)
@@ -197,8 +217,9 @@ def load_catalog(
     return Catalog(
         providers,
         shelf,
-        registered=frozenset(overrides or {}) | {server.name for server, _ in remote},
+        registered=(frozenset(overrides or {}) - unknown.keys()) | {server.name for server, _ in remote},
         remote={server.name: server for server, _ in remote},
+        unknown=unknown,
     )
 
 
@@ -388,6 +409,8 @@ def _with_overrides(provider: Provider, settings: ProviderOverrides | None) -> P
     """The provider at the operator's addresses."""
     if settings is None:
         return provider
+    if provider.audience is not None:
+        _check_own_api(provider, settings)
     for key in settings.apis:
         if key not in provider.apis:
             known = ", ".join(provider.apis)
@@ -459,6 +482,16 @@ def _by_certificate(provider: Provider, settings: ProviderOverrides) -> Provider
     if settings.client_secret is not None or provider.client_auth in BY_CERTIFICATE:
         return provider
     return provider.model_copy(update={"client_auth": "tls_client_auth"})
+
+
+def _check_own_api(provider: Provider, settings: ProviderOverrides) -> None:
+    """Refuse what is about a client of ours, or about people's sign-in: neither is at an API that takes our tokens."""
+    for name in _OF_CLIENTS:
+        if getattr(settings, name):
+            raise ProviderFileRefused(
+                f"providers.{provider.name}.{name}: {provider.title} takes this vault's own tokens, so it needs no "
+                f"client and no sign-in. Remove this setting; set its address in providers.{provider.name}.apis"
+            )
 
 
 def _without_foreign_git(provider: Provider, settings: ProviderOverrides) -> Provider:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 ImportChoice = Literal["accept", "ask", "leave"]
 CHOICES: Final[Sequence[ImportChoice]] = ("accept", "ask", "leave")
+
+
+def is_api_name(name: str) -> bool:
+    """Whether an API can have this name."""
+    return len(name) <= 40 and re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,24 @@ class DeclaredMcpServer(_DeclaredPart):
     disabled: bool = False
 
 
+class DeclaredImportedApi(_DeclaredPart):
+    """An API whose tools come from its description, by its name."""
+
+    kind: Literal["openapi", "graphql"] = "openapi"
+    document: str | None = Field(default=None, max_length=5_000_000, description="The OpenAPI document or schema")
+    document_file: Path | None = Field(default=None, description="File that holds it, beside this one")
+    title: str = Field(default="", max_length=120)
+    audience: str = Field(default="", max_length=2000)
+    server: str = Field(default="", max_length=2000)
+    only: list[str] = Field(default=[], max_length=100)
+    reviewed: str | None = Field(
+        default=None, max_length=64, description="The import that you reviewed, by its digest: only that is turned on"
+    )
+    tools: dict[str, Literal["accept", "ask", "leave"]] = Field(
+        default={}, max_length=500, description="Decisions about tools; the others as the review proposes"
+    )
+
+
 Secretive = TypeVar("Secretive", DeclaredProvider, DeclaredMcpServer)
 
 
@@ -141,6 +159,7 @@ class Declaration(_DeclaredPart):
     apis: dict[str, DeclaredApi] | None = Field(default=None, max_length=1000)
     providers: dict[str, DeclaredProvider] | None = Field(default=None, max_length=300)
     mcp_servers: dict[str, DeclaredMcpServer] | None = Field(default=None, max_length=100)
+    imported_apis: dict[str, DeclaredImportedApi] | None = Field(default=None, max_length=100)
 
 
 def parse_declaration(content: Mapping[str, object]) -> Declaration:
@@ -166,6 +185,7 @@ def _valid_names(place: tuple[int | str, ...]) -> str:
         "apis": DeclaredApi,
         "providers": DeclaredProvider,
         "mcp_servers": DeclaredMcpServer,
+        "imported_apis": DeclaredImportedApi,
     }
     model = Declaration if len(place) == 1 else models.get(str(place[0]), Declaration)
     return ", ".join(model.model_fields)
@@ -185,7 +205,24 @@ def read_declaration(file: Path) -> Declaration:
         changed["providers"] = _with_secrets("providers", found.providers, file.parent)
     if found.mcp_servers is not None:
         changed["mcp_servers"] = _with_secrets("mcp_servers", found.mcp_servers, file.parent)
+    if found.imported_apis is not None:
+        changed["imported_apis"] = {
+            name: _with_document(f"imported_apis.{name}", one, file.parent) for name, one in found.imported_apis.items()
+        }
     return found.model_copy(update=changed)
+
+
+def _with_document(place: str, declared: DeclaredImportedApi, folder: Path) -> DeclaredImportedApi:
+    if declared.document_file is None:
+        return declared
+    if declared.document is not None:
+        raise DeclarationRefused(f"{place}: document and document_file are both set: remove one")
+    file = folder / declared.document_file.expanduser()
+    try:
+        document = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeclarationRefused(f"{place}.document_file: can't read {file}: {error}") from error
+    return declared.model_copy(update={"document": document, "document_file": None})
 
 
 def _with_secrets(section: str, declared: Mapping[str, Secretive], folder: Path) -> Mapping[str, Secretive]:

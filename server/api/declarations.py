@@ -33,7 +33,7 @@ class ChangeRecord(ApiOutput):
     """One thing that is made, changed or removed."""
 
     change: Literal["create", "update", "remove"]
-    kind: Literal["person", "group", "agent", "api", "provider", "mcp_server"]
+    kind: Literal["person", "group", "agent", "api", "provider", "mcp_server", "imported_api"]
     name: str
     differences: list[DifferenceRecord]
     secret: str | None = Field(repr=False, description="A new sign-in link or client secret. Shown only here")
@@ -48,7 +48,7 @@ class AppliedRecord(ApiOutput):
 
 @operation("POST", "/apply", scope="admin:write", refusals=["conflict", "not_found", "changed_meanwhile"])
 async def apply_declaration(call: AdminCall, query: ApplyQuery, body: Declaration) -> AppliedRecord:
-    """Make people, groups, agents, APIs, providers, and MCP servers as a declaration says. Repeating changes nothing.
+    """Make people, agents, APIs, providers, and the rest as a declaration says. Repeating changes nothing.
 
     A section that is missing is not managed. Secrets stand in the body, never as files.
     """
@@ -57,6 +57,10 @@ async def apply_declaration(call: AdminCall, query: ApplyQuery, body: Declaratio
     for place, one in (*places.items(), *files.items()):
         if one.client_secret_file is not None:
             problem = FieldProblem(pointer=f"{place}/client_secret_file", message="send client_secret instead")
+            raise ApiRefused("invalid_request", "Files are read by the command only.", errors=[problem])
+    for name, api in (body.imported_apis or {}).items():
+        if api.document_file is not None:
+            problem = FieldProblem(pointer=f"/imported_apis/{name}/document_file", message="send document instead")
             raise ApiRefused("invalid_request", "Files are read by the command only.", errors=[problem])
     pending = await declared.plan(call.actor, body, prunes=query.prune)
     if query.plan:

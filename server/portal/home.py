@@ -36,6 +36,7 @@ async def show(visit: OwnVisit) -> Response:
             for one in needs.connections
         ],
         "held": needs.held,
+        "imports": needs.imports,
         "map": draw(visit, shown, owned=owned, uses=uses, all_agents=len(agents)),
         "titles": {one.provider: account_title(visit, one.provider) for one in owned},
         "states": {one.id: texts.status(one.status(now)) for one in owned if one.status(now) != "active"},

@@ -5,7 +5,7 @@ Drives badge, title and start page.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from server.administration import access_requests
@@ -14,6 +14,7 @@ from vault import connections
 from vault.approvals import approvals
 from vault.approvals.access_requests import AccessRequest
 from vault.approvals.approvals import Approval
+from vault.mcp import imported_apis
 from vault.mcp.servers import HeldTools, count_held
 from vault.records import Connection, User
 
@@ -28,10 +29,11 @@ class Needs:
     connections: tuple[Connection, ...] = ()  # to reconnect, now or soon
     requests: tuple[AccessRequest, ...] = ()  # of others, which the person may answer
     held: tuple[HeldTools, ...] = ()  # by server, for admins
+    imports: tuple[str, ...] = ()  # names of APIs, for admins
 
     @property
     def count(self) -> int:
-        return len(self.approvals) + len(self.connections) + len(self.requests) + len(self.held)
+        return len(self.approvals) + len(self.connections) + len(self.requests) + len(self.held) + len(self.imports)
 
 
 async def read_needs(deployment: Deployment, user: User) -> Needs:
@@ -41,5 +43,8 @@ async def read_needs(deployment: Deployment, user: User) -> Needs:
     owned = await connections.list_connections(deployment.database, user.id)
     troubled = [one for one in owned if one.status(now) in _TROUBLE]
     requests = await access_requests.to_answer(deployment, user)
-    held = await count_held(deployment.database) if user.role.administers else ()
-    return Needs(asked, tuple(sorted(troubled, key=lambda one: one.status(now) != "needs_reauth")), requests, held)
+    found = Needs(asked, tuple(sorted(troubled, key=lambda one: one.status(now) != "needs_reauth")), requests)
+    if not user.role.administers:
+        return found
+    reader = deployment.database
+    return replace(found, held=await count_held(reader), imports=await imported_apis.list_waiting(reader))

@@ -1,4 +1,4 @@
-"""MCP servers as a declaration names them, after everything else in it. A person reviews their tools."""
+"""MCP servers as a declaration names them, after everything but imported APIs. A person reviews their tools."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from server.administration.declaration import Declaration, DeclaredMcpServer
 from server.administration.declaring.planned import PlannedChange, differences_between
 from server.administration.registrations import RegistrationInput
 from server.remote import servers
+from server.remote.declared_imports import plan_imports
 from vault.mcp.servers import McpServer, list_servers
 from vault.registrations import get_registration
 
@@ -26,9 +27,11 @@ _FIXED: Final = {
 async def plan(actor: Actor, wanted: Declaration, *, prunes: bool = False) -> tuple[PlannedChange, ...]:
     """What is to do for the whole declaration, in its order. Raises ChangeRefused for what can never be."""
     found = await applying.plan(actor, wanted, prunes=prunes)
-    if wanted.mcp_servers is None:
-        return found
-    return (*found, *[one async for one in _plan_servers(actor, wanted.mcp_servers, prunes=prunes)])
+    if wanted.mcp_servers is not None:
+        found = (*found, *[one async for one in _plan_servers(actor, wanted.mcp_servers, prunes=prunes)])
+    if wanted.imported_apis is not None:
+        found = (*found, *[one async for one in plan_imports(actor, wanted.imported_apis, prunes=prunes)])
+    return found
 
 
 async def _plan_servers(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -31,7 +33,10 @@ _PARTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ImportedToolReview:
-    """A tool to look at. `state`: `new`, `changed`, or `accepted` as it is. `choice`: what holds unless one decides."""
+    """A tool to look at. `choice`: what holds unless one decides.
+
+    `state`: `new`, `changed`, or as it was decided about, `accepted` or `left` out.
+    """
 
     name: str
     state: str
@@ -60,21 +65,32 @@ async def api_named(deployment: Deployment, name: str) -> ImportedApi:
     return found
 
 
-async def offer(actor: Actor, name: str, content: str) -> None:
-    """Let an import wait for an admin (`providers.tools.imported.content_of`). Raises ChangeRefused."""
+async def offer(actor: Actor, name: str, content: str) -> bool:
+    """Let an import wait for an admin (`providers.tools.imported.content_of`), unless it is what was decided about.
+
+    Whether it waits. Raises ChangeRefused.
+    """
     deployment, now = actor.deployment, actor.deployment.now()
+    known = await imported_apis.get_api(deployment.database, name)
+    if known is not None and known.reviewed == content:
+        if known.offered is not None:
+            await discard(actor, name, known.digest)
+        return False
     _check_names(deployment, name, [str(one["name"]) for one in tables_of(content).tools])
     await _check(deployment, name, content)
     async with actor.change() as transaction:
         by = "" if actor.user is None else actor.user.id
         await imported_apis.offer(transaction, name, content, by=by, now=now)
         await audit.append(transaction, actor.event("api.imported", provider=name), now=now)
+    return True
 
 
 def review_of(api: ImportedApi) -> ApiReview:
-    """What waits, or else what is on, tool by tool."""
-    tables, before = tables_of(api.offered or api.accepted or ""), _tools_by_name(api.accepted)
-    tools = [_review(name, one, before.get(name)) for name, one in _tools_by_name(api.offered or api.accepted).items()]
+    """What waits, or else what was decided about, tool by tool."""
+    tables, before, known = tables_of(api.whole), _tools_by_name(api.accepted), _tools_by_name(api.reviewed)
+    tools = [
+        _review(name, one, before.get(name), decided=known.get(name)) for name, one in _tools_by_name(api.whole).items()
+    ]
     provider, addresses = tables.provider, tables.provider.get("apis")
     return ApiReview(
         str(provider.get("title", api.name)),
@@ -93,7 +109,41 @@ def _tools_by_name(content: str | None) -> Mapping[str, Table]:
     return {str(tool["name"]): {**tool, "rule": rule} for tool, rule in zip(tables.tools, tables.rules, strict=True)}
 
 
-def _review(name: str, tool: Table, before: Table | None) -> ImportedToolReview:
+def state_of(deployment: Deployment, api: ImportedApi) -> Mapping[str, object]:
+    """An API in figures. `waiting`: tools that a new import brings, changes, or takes away."""
+    review, is_on = review_of(api), api.accepted is not None
+    states = [one.state for one in review.tools]
+    waiting = sum(one in {"new", "changed"} for one in states) + len(review.gone)
+    return {
+        "name": api.name,
+        "title": review.title,
+        "address": next(iter(review.addresses.values()), ""),
+        "audience": review.audience,
+        "usable": len(_tools_by_name(api.accepted)),
+        "is_waiting": api.offered is not None,
+        "waiting": waiting if api.offered is not None else 0,
+        "left": states.count("left"),
+        "problem": deployment.live.current.unusable.get(api.name, "") if is_on else "",
+    }
+
+
+def decisions_of(api: ImportedApi) -> Mapping[str, ImportChoice]:
+    """What is decided about each tool."""
+    left: dict[str, ImportChoice] = dict.fromkeys(_tools_by_name(api.reviewed), "leave")
+    return {
+        **left,
+        **{n: "ask" if one.get("approval") else "accept" for n, one in _tools_by_name(api.accepted).items()},
+    }
+
+
+def import_digest(content: str) -> str:
+    """Names a whole import, in every vault."""
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _review(name: str, tool: Table, before: Table | None, *, decided: Table | None) -> ImportedToolReview:
+    if before is None and decided is not None and not _differs(tool, decided):
+        return ImportedToolReview(name, "left", "leave", parts_of(None, _for_page(tool), _PARTS))
     if before is None:
         return ImportedToolReview(
             name, "new", "ask" if tool.get("approval") else "accept", parts_of(None, _for_page(tool), _PARTS)
@@ -115,20 +165,35 @@ def _differs(tool: Table, before: Table) -> bool:
     return not is_same({**tool, "approval": None}, {**before, "approval": None})
 
 
+async def decide(actor: Actor, name: str, digest: str, choices: Mapping[str, ImportChoice]) -> int:
+    """Turn on what was reviewed, tools without a choice as the review proposes; how many. Raises ChangeRefused."""
+    api = await api_named(actor.deployment, name)
+    review = await asyncio.to_thread(review_of, api)
+    proposed: dict[str, ImportChoice] = {one.name: one.choice for one in review.tools}
+    if unknown := sorted(choices.keys() - proposed.keys()):
+        raise _import_refusal(f"{name} has no tool {unknown[0]}.")
+    return await accept(actor, name, digest, {**proposed, **choices})
+
+
 async def accept(actor: Actor, name: str, digest: str, choices: Mapping[str, ImportChoice]) -> int:
-    """Turn on what waits, as it was reviewed and chosen; how many tools. Raises ChangeRefused."""
+    """Turn on what waits or was decided about before, as it was reviewed and chosen; how many tools.
+
+    A tool without a choice is left out. Raises ChangeRefused.
+    """
     deployment, now = actor.deployment, actor.deployment.now()
     api = await api_named(deployment, name)
-    if api.offered is None or api.digest != digest:
+    if api.digest != digest:
         raise _stale()
     try:
-        content = with_choices(api.offered, choices)
+        content = with_choices(api.whole, choices)
     except InseparableTool as one:
         raise _import_refusal(
             f"The rule of {one.name} also lets through what you left out. Leave that tool out, too."
         ) from one
     before, after = _tools_by_name(api.accepted), _tools_by_name(content)
     if not after:
+        if api.offered is None:
+            raise _import_refusal(f"No tool of {name} is left. Remove the API instead.")
         raise _import_refusal(f"No tool of {name} is left. Discard the import instead.")
     _check_not_named(deployment, before.keys() - after.keys())
     await _check(deployment, name, content)
@@ -157,6 +222,9 @@ async def remove(actor: Actor, name: str) -> None:
     """Turn an API off that nobody has permitted any more, and forget it. Raises ChangeRefused."""
     deployment, now = actor.deployment, actor.deployment.now()
     gone = _tools_by_name((await api_named(deployment, name)).accepted)
+    if name in deployment.settings.providers:
+        description = f"The setting providers.{name} is about this API. Remove it there first."
+        raise ChangeRefused("named_by_setting", description, kind="conflict")
     _check_not_named(deployment, gone.keys())
     async with actor.change() as transaction:
         seen = await census.count_at_provider(transaction, name)

@@ -33,8 +33,8 @@ def read_catalog(
 ) -> Catalog:
     """The providers, with the files in the folder `providers` of the data directory.
 
-    `endpoints`: of those that are issuers; `entered`: registrations from the browser. Raises ProviderFileRefused with
-    one line.
+    `endpoints`: of those that are issuers; `entered`: registrations from the browser. Settings of what may be an
+    imported API are in `Catalog.unknown`. Raises ProviderFileRefused with one line.
     """
     own = [data / OWN_FILES] if (data / OWN_FILES).is_dir() else []
     overrides = {
@@ -51,7 +51,7 @@ def read_catalog(
         elif not is_set_here(settings, name):
             overrides[name] = _with_entered(overrides.get(name), one, settings)
     folders = [*own, *(folder.expanduser() for folder in settings.provider_folders)]
-    return load_catalog(folders, overrides, remote, imported)
+    return load_catalog(folders, overrides, remote, imported, may_import=True)
 
 
 def remote_server(stored: McpServer) -> RemoteServer:

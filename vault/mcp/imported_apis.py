@@ -14,8 +14,10 @@ from vault.records import TENANT
 from vault.storage.database import Reader, Row, Transaction, integer, text, text_or_none
 
 _READ: Final = """
-    select name, offered, offered_at, accepted from imported_apis where tenant = :tenant order by name
+    select name, offered, offered_at, accepted, reviewed from imported_apis where tenant = :tenant order by name
 """
+_WAITING: Final = "select name from imported_apis where tenant = :tenant and offered is not null order by name"
+_NAMES: Final = "select name from imported_apis where tenant = :tenant order by name"
 _OFFER: Final = """
     insert into imported_apis (tenant, name, offered, offered_at, offered_by)
     values (:tenant, :name, :offered, :now, :by)
@@ -23,8 +25,10 @@ _OFFER: Final = """
     set offered = excluded.offered, offered_at = excluded.offered_at, offered_by = excluded.offered_by
 """
 _ACCEPT: Final = """
-    update imported_apis set accepted = :content, accepted_at = :now, accepted_by = :by, offered = null
-    where tenant = :tenant and name = :name and offered = :reviewed and coalesce(accepted, :nothing) = :known
+    update imported_apis
+    set accepted = :content, accepted_at = :now, accepted_by = :by, reviewed = :whole, offered = null
+    where tenant = :tenant and name = :name and coalesce(offered, :nothing) = :offered
+        and coalesce(accepted, :nothing) = :accepted and coalesce(reviewed, :nothing) = :reviewed
     returning name
 """
 _DISCARD: Final = """
@@ -40,17 +44,26 @@ _REMOVE: Final = "delete from imported_apis where tenant = :tenant and name = :n
 
 @dataclass(frozen=True, slots=True)
 class ImportedApi:
-    """One API: what waits for an admin, and what agents can be offered, each None where there is nothing."""
+    """One API: what waits for an admin, and what agents can be offered, each None where there is nothing.
+
+    `reviewed`: the import of which `accepted` is a part; None if it was accepted before schema 47.
+    """
 
     name: str
     offered: str | None = field(repr=False)
     offered_at: int
     accepted: str | None = field(repr=False)
+    reviewed: str | None = field(repr=False, default=None)
 
     @property
     def digest(self) -> str:
         """Names what an admin reviewed: another one after each import and each decision."""
-        return hashlib.sha256(json.dumps([self.offered, self.accepted]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.offered, self.accepted, self.reviewed]).encode()).hexdigest()
+
+    @property
+    def whole(self) -> str:
+        """All tools to decide about: what waits, else what was decided about."""
+        return self.offered or self.reviewed or self.accepted or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,16 @@ async def list_accepted(reader: Reader) -> tuple[AcceptedApi, ...]:
     return tuple(AcceptedApi(one.name, one.accepted) for one in known if one.accepted is not None)
 
 
+async def list_waiting(reader: Reader) -> tuple[str, ...]:
+    """Names of those that wait for an admin."""
+    return tuple([text(row, "name") for row in await reader.fetch(_WAITING, {"tenant": TENANT})])
+
+
+async def list_names(reader: Reader) -> tuple[str, ...]:
+    """Names of all, also of those that only wait."""
+    return tuple([text(row, "name") for row in await reader.fetch(_NAMES, {"tenant": TENANT})])
+
+
 async def get_api(reader: Reader, name: str) -> ImportedApi | None:
     """The API of that name."""
     return next((one for one in await list_apis(reader) if one.name == name), None)
@@ -84,9 +107,10 @@ async def offer(transaction: Transaction, name: str, offered: str, *, by: str, n
 
 
 async def accept(transaction: Transaction, reviewed: ImportedApi, content: str, *, by: str, now: int) -> bool:
-    """Turn `content` on, which was made of what waits. False if the API is not as it was reviewed any more."""
+    """Turn `content` on, a part of `reviewed.whole`. False if the API is not as it was reviewed any more."""
     values = {"tenant": TENANT, "name": reviewed.name, "content": content, "by": by, "now": now}
-    values |= {"reviewed": reviewed.offered or "", "known": reviewed.accepted or "", "nothing": ""}
+    values |= {"offered": reviewed.offered or "", "accepted": reviewed.accepted or "", "nothing": ""}
+    values |= {"reviewed": reviewed.reviewed or "", "whole": reviewed.whole}
     return await transaction.fetch_one(_ACCEPT, values) is not None
 
 
@@ -104,5 +128,9 @@ async def remove(transaction: Transaction, name: str) -> bool:
 
 def _api_of(row: Row) -> ImportedApi:
     return ImportedApi(
-        text(row, "name"), text_or_none(row, "offered"), integer(row, "offered_at"), text_or_none(row, "accepted")
+        text(row, "name"),
+        text_or_none(row, "offered"),
+        integer(row, "offered_at"),
+        text_or_none(row, "accepted"),
+        text_or_none(row, "reviewed"),
     )

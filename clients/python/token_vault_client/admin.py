@@ -8,6 +8,12 @@ from urllib.parse import quote
 from token_vault_client.admin_base import AdminBase
 
 
+class AcceptedImport(TypedDict):
+    """How many tools agents are offered from now on."""
+
+    accepted: int
+
+
 class AcceptedMcpTools(TypedDict):
     """The tools that agents are offered from now on."""
 
@@ -236,7 +242,7 @@ class ChangeRecord(TypedDict):
     """One thing that is made, changed or removed."""
 
     change: Literal["create", "update", "remove"]
-    kind: Literal["person", "group", "agent", "api", "provider", "mcp_server"]
+    kind: Literal["person", "group", "agent", "api", "provider", "mcp_server", "imported_api"]
     name: str
     differences: list[DifferenceRecord]
     secret: str | None
@@ -295,6 +301,7 @@ class Declaration(TypedDict):
     apis: NotRequired[dict[str, DeclaredApi] | None]
     providers: NotRequired[dict[str, DeclaredProvider] | None]
     mcp_servers: NotRequired[dict[str, DeclaredMcpServer] | None]
+    imported_apis: NotRequired[dict[str, DeclaredImportedApi] | None]
 
 
 class DeclaredAgent(TypedDict):
@@ -351,6 +358,20 @@ class DeclaredIdentity(TypedDict):
 
     issuer: str
     subject: str
+
+
+class DeclaredImportedApi(TypedDict):
+    """An API whose tools come from its description, by its name."""
+
+    kind: NotRequired[Literal["openapi", "graphql"]]
+    document: NotRequired[str | None]
+    document_file: NotRequired[str | None]
+    title: NotRequired[str]
+    audience: NotRequired[str]
+    server: NotRequired[str]
+    only: NotRequired[list[str]]
+    reviewed: NotRequired[str | None]
+    tools: NotRequired[dict[str, Literal["accept", "ask", "leave"]]]
 
 
 class DeclaredMcpServer(TypedDict):
@@ -595,6 +616,52 @@ class IdentityRecord(TypedDict):
     subject: str
 
 
+class ImportDecisions(TypedDict):
+    """What is decided about the tools as they were reviewed. Others get the `choice` that the review shows."""
+
+    digest: str
+    tools: NotRequired[dict[str, Literal["accept", "ask", "leave"]]]
+
+
+class ImportReview(TypedDict):
+    """What waits, or else what was decided about, and the digest by which it is decided about."""
+
+    digest: str
+    import_digest: str
+    tools: list[ImportedToolRecord]
+    gone: list[str]
+
+
+class ImportedApiRecord(TypedDict):
+    """An API whose tools come from its description."""
+
+    name: str
+    title: str
+    address: str
+    audience: str
+    usable: int
+    left: int
+    is_waiting: bool
+    waiting: int
+    problem: str
+    imported_at: str
+
+
+class ImportedApis(TypedDict):
+    """All imported APIs, by name."""
+
+    items: list[ImportedApiRecord]
+
+
+class ImportedToolRecord(TypedDict):
+    """A tool in the description's words, and what was decided about it."""
+
+    name: str
+    state: Literal["new", "changed", "accepted", "left"]
+    choice: Literal["accept", "ask", "leave"]
+    parts: list[ReviewedPartRecord]
+
+
 class KeysRecord(TypedDict):
     """The vault's keys. Never a key itself."""
 
@@ -716,6 +783,18 @@ class NewIdentity(TypedDict):
 
     issuer: str
     subject: str
+
+
+class NewImport(TypedDict):
+    """A description to import, or to import again."""
+
+    name: str
+    kind: Literal["openapi", "graphql"]
+    document: str
+    title: NotRequired[str]
+    audience: NotRequired[str]
+    server: NotRequired[str]
+    only: NotRequired[list[str]]
 
 
 class NewMcpServer(TypedDict):
@@ -1499,6 +1578,30 @@ class AdminClient(AdminBase):
         """Disconnect every account from a server and revoke it there, with receipts."""
         return self._call("DELETE", f"/admin/v1/mcp-servers/{quote(provider, safe='')}/accounts")
 
+    def list_imported_apis(self) -> ImportedApis:
+        """List the imported APIs."""
+        return self._call("GET", "/admin/v1/imported-apis")
+
+    def import_api(self, body: NewImport) -> ImportedApiRecord:
+        """Import a description of an API. Nothing of it can be called until its tools are accepted."""
+        return self._call("POST", "/admin/v1/imported-apis", body={**body})
+
+    def review_imported_api(self, provider: str) -> ImportReview:
+        """Show the tools in the description's words: what is new, changed, or gone. Untrusted text."""
+        return self._call("GET", f"/admin/v1/imported-apis/{quote(provider, safe='')}/review")
+
+    def decide_imported_tools(self, provider: str, body: ImportDecisions) -> AcceptedImport:
+        """Turn on the tools of what waits as they were reviewed, or change earlier decisions."""
+        return self._call("POST", f"/admin/v1/imported-apis/{quote(provider, safe='')}/decisions", body={**body})
+
+    def discard_import(self, provider: str, *, digest: str | None = None) -> None:
+        """Forget what waits. What was accepted before stays on."""
+        self._call("DELETE", f"/admin/v1/imported-apis/{quote(provider, safe='')}/waiting", query={"digest": digest})
+
+    def remove_imported_api(self, provider: str) -> None:
+        """Remove an API to which no account is connected."""
+        self._call("DELETE", f"/admin/v1/imported-apis/{quote(provider, safe='')}")
+
     def list_events(
         self,
         *,
@@ -1592,5 +1695,5 @@ class AdminClient(AdminBase):
     def apply_declaration(
         self, body: Declaration, *, plan: bool | None = None, prune: bool | None = None
     ) -> AppliedRecord:
-        """Make people, groups, agents, APIs, providers, and MCP servers as a declaration says. Repeating changes nothing."""
+        """Make people, agents, APIs, providers, and the rest as a declaration says. Repeating changes nothing."""
         return self._call("POST", "/admin/v1/apply", query={"plan": plan, "prune": prune}, body={**body})

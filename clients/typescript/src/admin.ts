@@ -1,6 +1,11 @@
 // The Admin API, generated from its OpenAPI document; `admin-base.ts` has what it stands on.
 import { AdminBase } from "./admin-base.js";
 
+/** How many tools agents are offered from now on. */
+export interface AcceptedImport {
+  accepted: number;
+}
+
 /** The tools that agents are offered from now on. */
 export interface AcceptedMcpTools {
   accepted: Array<string>;
@@ -206,7 +211,7 @@ export interface CallerRecord {
 /** One thing that is made, changed or removed. */
 export interface ChangeRecord {
   change: "create" | "update" | "remove";
-  kind: "person" | "group" | "agent" | "api" | "provider" | "mcp_server";
+  kind: "person" | "group" | "agent" | "api" | "provider" | "mcp_server" | "imported_api";
   name: string;
   differences: Array<DifferenceRecord>;
   secret: string | null;
@@ -259,6 +264,7 @@ export interface Declaration {
   apis?: Record<string, DeclaredApi> | null;
   providers?: Record<string, DeclaredProvider> | null;
   mcp_servers?: Record<string, DeclaredMcpServer> | null;
+  imported_apis?: Record<string, DeclaredImportedApi> | null;
 }
 
 /** An agent, by a name of the file. `confidential` makes a secret, which is answered once. */
@@ -309,6 +315,19 @@ export interface DeclaredGroup {
 export interface DeclaredIdentity {
   issuer: string;
   subject: string;
+}
+
+/** An API whose tools come from its description, by its name. */
+export interface DeclaredImportedApi {
+  kind?: "openapi" | "graphql";
+  document?: string | null;
+  document_file?: string | null;
+  title?: string;
+  audience?: string;
+  server?: string;
+  only?: Array<string>;
+  reviewed?: string | null;
+  tools?: Record<string, "accept" | "ask" | "leave">;
 }
 
 /** An MCP server behind the vault, by its name. Its tools are reviewed by a person. */
@@ -525,6 +544,47 @@ export interface IdentityRecord {
   subject: string;
 }
 
+/** What is decided about the tools as they were reviewed. Others get the `choice` that the review shows. */
+export interface ImportDecisions {
+  digest: string;
+  tools?: Record<string, "accept" | "ask" | "leave">;
+}
+
+/** What waits, or else what was decided about, and the digest by which it is decided about. */
+export interface ImportReview {
+  digest: string;
+  import_digest: string;
+  tools: Array<ImportedToolRecord>;
+  gone: Array<string>;
+}
+
+/** An API whose tools come from its description. */
+export interface ImportedApiRecord {
+  name: string;
+  title: string;
+  address: string;
+  audience: string;
+  usable: number;
+  left: number;
+  is_waiting: boolean;
+  waiting: number;
+  problem: string;
+  imported_at: string;
+}
+
+/** All imported APIs, by name. */
+export interface ImportedApis {
+  items: Array<ImportedApiRecord>;
+}
+
+/** A tool in the description's words, and what was decided about it. */
+export interface ImportedToolRecord {
+  name: string;
+  state: "new" | "changed" | "accepted" | "left";
+  choice: "accept" | "ask" | "leave";
+  parts: Array<ReviewedPartRecord>;
+}
+
 /** The vault's keys. Never a key itself. */
 export interface KeysRecord {
   source: string;
@@ -631,6 +691,17 @@ export interface NewGroupConnection {
 export interface NewIdentity {
   issuer: string;
   subject: string;
+}
+
+/** A description to import, or to import again. */
+export interface NewImport {
+  name: string;
+  kind: "openapi" | "graphql";
+  document: string;
+  title?: string;
+  audience?: string;
+  server?: string;
+  only?: Array<string>;
 }
 
 /** A server to add. */
@@ -1392,6 +1463,36 @@ export class AdminClient extends AdminBase {
     return this.call("DELETE", `/admin/v1/mcp-servers/${encodeURIComponent(provider)}/accounts`) as Promise<DisconnectedAccounts>;
   }
 
+  /** List the imported APIs. */
+  async listImportedApis(): Promise<ImportedApis> {
+    return this.call("GET", `/admin/v1/imported-apis`) as Promise<ImportedApis>;
+  }
+
+  /** Import a description of an API. Nothing of it can be called until its tools are accepted. */
+  async importApi(body: NewImport): Promise<ImportedApiRecord> {
+    return this.call("POST", `/admin/v1/imported-apis`, { body }) as Promise<ImportedApiRecord>;
+  }
+
+  /** Show the tools in the description's words: what is new, changed, or gone. Untrusted text. */
+  async reviewImportedApi(provider: string): Promise<ImportReview> {
+    return this.call("GET", `/admin/v1/imported-apis/${encodeURIComponent(provider)}/review`) as Promise<ImportReview>;
+  }
+
+  /** Turn on the tools of what waits as they were reviewed, or change earlier decisions. */
+  async decideImportedTools(provider: string, body: ImportDecisions): Promise<AcceptedImport> {
+    return this.call("POST", `/admin/v1/imported-apis/${encodeURIComponent(provider)}/decisions`, { body }) as Promise<AcceptedImport>;
+  }
+
+  /** Forget what waits. What was accepted before stays on. */
+  async discardImport(provider: string, query: { digest?: string } = {}): Promise<void> {
+    await this.call("DELETE", `/admin/v1/imported-apis/${encodeURIComponent(provider)}/waiting`, { query });
+  }
+
+  /** Remove an API to which no account is connected. */
+  async removeImportedApi(provider: string): Promise<void> {
+    await this.call("DELETE", `/admin/v1/imported-apis/${encodeURIComponent(provider)}`);
+  }
+
   /** List what people and agents did, newest first. */
   async listEvents(query: { limit?: number; cursor?: string; person?: string; agent?: string; connection?: string; kind?: string; outcome?: "" | "ok" | "refused" | "failed"; since?: string; until?: string } = {}): Promise<EventsPage> {
     return this.call("GET", `/admin/v1/activity`, { query }) as Promise<EventsPage>;
@@ -1442,7 +1543,7 @@ export class AdminClient extends AdminBase {
     return this.call("POST", `/admin/v1/webhooks/${encodeURIComponent(webhookId)}/resend`, { body }) as Promise<ResentEvents>;
   }
 
-  /** Make people, groups, agents, APIs, providers, and MCP servers as a declaration says. Repeating changes nothing. */
+  /** Make people, agents, APIs, providers, and the rest as a declaration says. Repeating changes nothing. */
   async applyDeclaration(body: Declaration, query: { plan?: boolean; prune?: boolean } = {}): Promise<AppliedRecord> {
     return this.call("POST", `/admin/v1/apply`, { query, body }) as Promise<AppliedRecord>;
   }

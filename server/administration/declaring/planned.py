@@ -23,7 +23,7 @@ class PlannedChange:
     """One thing to make, change or remove. `run` does it; what it returns is shown once: a link or a secret."""
 
     verb: Verb
-    kind: Literal["person", "group", "agent", "api", "provider", "mcp_server"]
+    kind: Literal["person", "group", "agent", "api", "provider", "mcp_server", "imported_api"]
     name: str
     differences: Sequence[FieldDifference]
     run: Callable[[], Awaitable[str | None]] = field(repr=False)

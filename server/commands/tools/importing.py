@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from providers.tools.openapi_reading import OpenAPIDocument
 
 app = typer.Typer(no_args_is_help=True, help="Make tools of a description of an API.")
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _SECONDS = 20.0
 Review = Annotated[
     bool,
@@ -109,7 +108,9 @@ def graphql(
 
 
 def _files(name: str, to: Path, *, is_written: bool) -> Mapping[str, Path]:
-    if _NAME.fullmatch(name) is None or len(name) > 40:
+    from providers.tools.imported import is_api_name
+
+    if not is_api_name(name):
         fail(f"--name: {name!r} has other characters; use up to 40 lower-case letters, digits, and single hyphens")
     _check_name(name)
     files = {"provider": to / f"{name}.toml", "tools": to / f"{name}-tools.toml"}
@@ -128,19 +129,23 @@ def _finish(
     for kind, path in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(contents[kind], encoding="utf-8")
-    at = setup.run(_offer(setup, made, name)) if waits else ""
+    at = setup.run(_offer(setup, made, name)) if waits else None
+    if at == "":
+        note("Nothing changed since an admin decided about it.")
+        return
     warning = _elsewhere(made, source=source)
-    _show(setup, made, {kind: str(path) for kind, path in files.items()}, warning=warning, waits_at=at)
+    _show(setup, made, {kind: str(path) for kind, path in files.items()}, warning=warning, waits_at=at or "")
 
 
 async def _offer(setup: Setup, made: ImportResult, name: str) -> str:
-    """Let the import wait in the vault; the address of the page that shows it."""
+    """Let the import wait in the vault; the address of the page that shows it, empty if it needs no review."""
     from providers.tools.imported import content_of
     from server.administration.actor import Actor
     from server.remote import imported_apis
 
     async with setup.open() as deployment:
-        await imported_apis.offer(Actor(deployment, None, "command_line"), name, content_of(made))
+        if not await imported_apis.offer(Actor(deployment, None, "command_line"), name, content_of(made)):
+            return ""
         return deployment.url(f"/administration/tools/imports/{name}")
 
 

@@ -6,7 +6,9 @@ import json
 import re
 import secrets
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -15,13 +17,17 @@ from providers.simulator.running import running_simulator
 from providers.tools.imported import ImportChoice, content_of, tables_of
 from providers.tools.openapi_import import import_document
 from providers.tools.openapi_reading import parse
-from server.administration import people
+from server.administration import applying, people
 from server.administration.actor import Actor, ChangeRefused
+from server.administration.declaration import Declaration, DeclarationRefused, parse_declaration, read_declaration
 from server.portal.csrf import form_token
 from server.remote import imported_apis
+from server.remote.declared import plan
 from tests.support.harness import PASSWORD, running_vault
 from tests.support.person import Person, forms_of, session_token
+from tests.support.rooms.admin_room import AdminRoom, problem
 from tests.support.rooms.mcp_room import Room
+from tests.support.rooms.portal_room import Room as PortalRoom
 from vault import users
 from vault.audit import audit
 from vault.mcp.imported_apis import ImportedApi, get_api
@@ -73,6 +79,10 @@ class ImportRoom(Room):
 
 
 def document(extra: Mapping[str, object]):
+    return parse(described(extra).encode())
+
+
+def described(extra: Mapping[str, object]) -> str:
     symbol = {"name": "symbol", "in": "path", "required": True, "schema": {"type": "string"}}
     quote = {"type": "object", "properties": {"symbol": {"type": "string"}, "price": {"type": "number"}}}
     order = {
@@ -114,7 +124,7 @@ def document(extra: Mapping[str, object]):
         "paths": {**paths, **extra},
         "components": {"securitySchemes": schemes},
     }
-    return parse(json.dumps(content).encode())
+    return json.dumps(content)
 
 
 @pytest.fixture(scope="module")
@@ -322,3 +332,138 @@ async def test_names_that_the_vault_has_are_refused(place: ImportRoom) -> None:
     tool = str(tables_of(content).tools[0]["name"])
     with pytest.raises(ChangeRefused, match="another tool has this name"):
         await imported_apis.offer(place.operator, name, content.replace(tool, "slack_post"))
+
+
+async def test_a_decision_can_change_later_also_about_what_was_left_out(place: ImportRoom) -> None:
+    name = fresh()
+    path = await place.offer(name)
+    assert f"{name}: imported API to review" in plain((await place.person.open("/")).text)
+    await decide(place, await place.person.open(path), path, quote="accept", order="leave")
+    assert f"{name}: imported API to review" not in plain((await place.person.open("/")).text)
+    page = await place.person.open(path)
+    assert "left out" in plain(page.text)
+    done = await decide(place, page, path, quote="ask", order="accept")
+    assert done.status_code == 200, done.text
+    assert place.offered(name) == {"quote": True, "order": False}
+    stale = await decide(place, page, path, quote="accept")
+    assert stale.status_code == 409
+    assert place.offered(name) == {"quote": True, "order": False}
+    none = await decide(place, await place.person.open(path), path, quote="leave", order="leave")
+    assert (none.status_code, "Remove the API instead." in none.text) == (400, True)
+    await decide(place, await place.person.open(path), path, quote="accept", order="leave")
+    await place.offer(name, extra={"/quotes": {"post": {"operationId": "alarm", "responses": {}}}})
+    states = {
+        one.name.removeprefix(f"{name}_"): one.state for one in imported_apis.review_of(await place.stored(name)).tools
+    }
+    assert states == {"quote": "accepted", "order": "left", "alarm": "new"}
+    digest = (await place.stored(name)).digest
+    assert await imported_apis.decide(place.operator, name, digest, {}) == 2, "as it was decided before"
+    assert place.offered(name) == {"quote": False, "alarm": True}
+    again = place.content(name, extra={"/quotes": {"post": {"operationId": "alarm", "responses": {}}}})
+    assert not await imported_apis.offer(place.operator, name, again), "nothing is new"
+    await place.offer(name)
+    assert not await imported_apis.offer(place.operator, name, again)
+    assert (await place.stored(name)).offered is None, "what waited is older than what is on"
+
+
+async def test_the_admin_api_and_declarations_do_what_the_page_does(place: ImportRoom) -> None:
+    name = fresh()
+    async with AsyncExitStack() as stack, httpx2.AsyncClient(base_url=place.url, timeout=20) as http:
+        admin = AdminRoom(PortalRoom(place.vault, place.simulator, stack), http)
+        admin.token = await admin.token_with()
+        sent = {"name": name, "kind": "openapi", "document": described({}), "title": "Broker"}
+        made = await admin.call("POST", "/imported-apis", json=sent)
+        assert made.status_code == 201, made.text
+        assert made.json()["is_waiting"] and made.json()["waiting"] == 2
+        for wrong in ({"document": "[]"}, {"name": "Not OK"}, {"kind": "graphql"}):
+            problem(await admin.call("POST", "/imported-apis", json={**sent, **wrong}), 400, "import_refused")
+        listed = (await admin.call("GET", "/imported-apis")).json()["items"]
+        assert made.json() in listed
+        at = f"/imported-apis/{name}"
+        review = (await admin.call("GET", f"{at}/review")).json()
+        assert {one["name"]: one["state"] for one in review["tools"]} == {
+            f"{name}_quote": "new",
+            f"{name}_order": "new",
+        }
+        decisions = {"digest": "0" * 64, "tools": {f"{name}_order": "leave"}}
+        problem(await admin.call("POST", f"{at}/decisions", json=decisions), 412, "import_changed")
+        decisions["digest"] = review["digest"]
+        unknown = {**decisions, "tools": {"other": "leave"}}
+        problem(await admin.call("POST", f"{at}/decisions", json=unknown), 400, "import_refused")
+        assert (await admin.call("POST", f"{at}/decisions", json=decisions)).json() == {"accepted": 1}
+        assert place.offered(name) == {"quote": False}
+        assert await plan(place.operator, declared(sent)) == (), "the same document needs no review"
+        assert set(place.offered(name)) == {"quote"}
+        digest = (await admin.call("GET", f"{at}/review")).json()["digest"]
+        problem(await admin.call("DELETE", f"{at}/waiting?digest={digest}"), 412, "import_changed")
+        problem(await admin.call("DELETE", "/imported-apis/nothing"), 404, "no_import")
+        assert (await admin.call("DELETE", at)).status_code == 204
+        assert place.offered(name) == {}
+        await admin.call("POST", "/imported-apis", json=sent)
+        digest = (await admin.call("GET", f"{at}/review")).json()["digest"]
+        assert (await admin.call("DELETE", f"{at}/waiting?digest={digest}")).status_code == 204
+
+
+def declared(sent: Mapping[str, object], **more: object) -> Declaration:
+    about = {one: sent[one] for one in ("kind", "document", "title")}
+    return parse_declaration({"imported_apis": {str(sent["name"]): {**about, **more}}})
+
+
+async def test_a_declared_import_waits_unless_it_says_that_it_was_reviewed(place: ImportRoom) -> None:
+    name = fresh()
+    sent = {"name": name, "kind": "openapi", "document": described({}), "title": "Broker"}
+    (first,) = await plan(place.operator, declared(sent))
+    after = {one.name: one.after for one in first.differences}
+    assert (first.verb, after["waits"], after[f"{name}_quote"]) == ("create", True, "to review: new")
+    await applying.apply([first])
+    assert place.offered(name) == {}
+    assert await plan(place.operator, declared(sent)) == ()
+    assert await plan(place.operator, declared(sent, reviewed="0" * 64)) == (), "something else was reviewed"
+    reviewed = str(after["import"])
+    choices = {f"{name}_quote": "ask", f"{name}_order": "leave"}
+    (second,) = await plan(place.operator, declared(sent, reviewed=reviewed, tools=choices))
+    assert (second.verb, {one.name: one.after for one in second.differences}) == ("update", {"waits": False, **choices})
+    await applying.apply([second])
+    assert place.offered(name) == {"quote": True}
+    assert await plan(place.operator, declared(sent, reviewed=reviewed, tools=choices)) == ()
+    other = {
+        **sent,
+        "document": described({"/orders": {"put": {"operationId": "order", "responses": {}}}}),
+    }
+    (third,) = await plan(place.operator, declared(other, reviewed=reviewed, tools=choices))
+    assert {one.name: one.after for one in third.differences}[f"{name}_order"] == "to review: new"
+    await applying.apply([third])
+    assert place.offered(name) == {"quote": True}, "another version waits"
+    with pytest.raises(ChangeRefused, match="makes no tool other"):
+        await plan(place.operator, declared(sent, tools={"other": "ask"}))
+    with pytest.raises(ChangeRefused, match="set document_file"):
+        await plan(place.operator, parse_declaration({"imported_apis": {name: {}}}))
+    removed = await plan(place.operator, parse_declaration({"imported_apis": {}}), prunes=True)
+    (gone,) = [one for one in removed if one.name == name]
+    await applying.apply([gone])
+    assert place.offered(name) == {}
+
+
+def test_a_declared_description_is_in_the_file_or_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "api.json").write_text("{}", encoding="utf-8")
+    file = tmp_path / "vault.toml"
+    file.write_text('[imported_apis.tickets]\ndocument_file = "api.json"\n', encoding="utf-8")
+    assert (read_declaration(file).imported_apis or {})["tickets"].document == "{}"
+    file.write_text('[imported_apis.tickets]\ndocument_file = "api.json"\ndocument = "{}"\n', encoding="utf-8")
+    with pytest.raises(DeclarationRefused, match="are both set"):
+        read_declaration(file)
+    file.write_text('[imported_apis.tickets]\ndocument_file = "other.json"\n', encoding="utf-8")
+    with pytest.raises(DeclarationRefused, match="can't read"):
+        read_declaration(file)
+
+
+async def test_an_import_from_before_decisions_were_kept_can_be_decided_about(place: ImportRoom) -> None:
+    name = fresh()
+    path = await place.offer(name)
+    await place.accept(name, quote="accept", order="accept")
+    async with place.deployment.transaction() as transaction:
+        await transaction.execute("update imported_apis set reviewed = null where name = :name", {"name": name})
+    await decide(place, await place.person.open(path), path, quote="ask", order="leave")
+    assert place.offered(name) == {"quote": True}
+    await decide(place, await place.person.open(path), path, quote="ask", order="accept")
+    assert place.offered(name) == {"quote": True, "order": False}

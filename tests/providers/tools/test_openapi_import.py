@@ -371,6 +371,30 @@ def test_with_review_nothing_is_written_and_the_import_waits_in_the_vault(tmp_pa
     assert not (tmp_path / "made").exists()
     with closing(sqlite3.connect(data / "vault.sqlite")) as database:
         assert database.execute("select name, accepted from imported_apis").fetchall() == [("tickets", None)]
+    review_on_the_command_line(data)
+
+
+def review_on_the_command_line(data: Path) -> None:
+    def imports(*words: str) -> tuple[int, str]:
+        ran = CliRunner().invoke(app, ["tools", "imports", *words, "--data", str(data)])
+        return ran.exit_code, ran.output
+
+    code, said = imports("list", "--json")
+    assert (code, [one["is_waiting"] for one in json.loads(said)]) == (0, [True])
+    code, said = imports("show", "tickets")
+    assert (code, "tickets_list_tickets: new, proposed: accept" in said) == (0, True), said
+    digest = re.findall(r"decide tickets ([0-9a-f]{64})", said)[0]
+    code, said = imports(
+        "decide", "tickets", digest, "--ask", "tickets_list_tickets", "--leave", "tickets_list_tickets"
+    )
+    assert (code, "named with --ask and --leave" in said) == (1, True)
+    code, said = imports("decide", "tickets", digest, "--ask", "tickets_list_tickets", "--json")
+    assert (code, json.loads(said)["accepted"]) == (0, 3), said
+    assert imports("discard", "tickets", digest)[0] == 1
+    code, said = imports("show", "tickets", "--json")
+    assert {one["name"]: one["choice"] for one in json.loads(said)["tools"]}["tickets_list_tickets"] == "ask"
+    assert imports("remove", "tickets")[0] == 0
+    assert imports("list")[1].strip() == "No imported APIs."
 
 
 def test_the_review_says_where_tokens_go_and_what_agents_will_read(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from providers.definitions.catalog import ProviderFileRefused
 from server.administration.actor import Actor, ChangeRefused
 from server.app import open_deployment, open_policies
 from server.provider_settings import SettingsRefused
@@ -69,6 +70,8 @@ async def test_it_waits_then_is_accepted_then_waits_beside_what_is_on(store: Sto
     async with database.transaction() as transaction:
         assert await imported_apis.accept(transaction, second, "[]", by="", now=NOW)
         assert not await imported_apis.accept(transaction, second, "[]", by="", now=NOW), "only once"
+        decided = ImportedApi("tickets", None, NOW, "[]", "[]")
+        assert await imported_apis.accept(transaction, decided, "[]", by="", now=NOW), "decided again"
         assert not await imported_apis.discard(transaction, second), "nothing waits"
         await imported_apis.offer(transaction, "tickets", "{}", by="", now=NOW)
     assert await imported_apis.list_accepted(database) == (AcceptedApi("tickets", "[]"),)
@@ -76,7 +79,7 @@ async def test_it_waits_then_is_accepted_then_waits_beside_what_is_on(store: Sto
         other = ImportedApi("tickets", "[]", NOW, "[]")
         assert not await imported_apis.discard(transaction, other), "something else waits"
         assert await imported_apis.discard(transaction, first)
-    assert await _api(database) == ImportedApi("tickets", None, NOW, "[]")
+    assert await _api(database) == ImportedApi("tickets", None, NOW, "[]", "[]")
     async with database.transaction() as transaction:
         assert await imported_apis.remove(transaction, "tickets")
         assert not await imported_apis.remove(transaction, "tickets")
@@ -127,3 +130,32 @@ async def test_what_settings_name_keeps_its_tool(store: Store) -> None:
     async with open_deployment(load_settings(overrides={"database": {"url": store.url}}), data=store.data) as after:
         await imports.remove(Actor(after, None, "command_line"), "tickets")  # the twin
         assert after.catalog.get("tickets") is None
+
+
+async def test_settings_of_an_imported_api_move_it_and_name_no_client(store: Store) -> None:
+    def settings(**about: Any):
+        overrides = {"database": {"url": store.url}, **({"providers": {"tickets": about}} if about else {})}
+        return load_settings(overrides=overrides)
+
+    moved = {"apis": {"main": "https://tickets.internal.example/v1"}, "private": ["tickets.internal.example"]}
+    with pytest.raises(ProviderFileRefused, match="no provider file of that name, and no imported API"):
+        async with open_deployment(settings(**moved), data=store.data):
+            pass
+    async with open_deployment(settings(), data=store.data) as before:
+        await imports.offer(Actor(before, None, "command_line"), "tickets", CONTENT)
+    async with open_deployment(settings(**moved), data=store.data) as there:
+        assert there.catalog.get("tickets") is None, "it waits"
+        actor = Actor(there, None, "command_line")
+        digest = (await imports.api_named(there, "tickets")).digest
+        await imports.accept(actor, "tickets", digest, {"tickets_list": "accept"})
+        found = there.catalog.provider("tickets")
+        assert found.apis["main"] == "https://tickets.internal.example/v1"
+        assert found.registration.reach is not None
+        with pytest.raises(ChangeRefused, match=r"providers\.tickets is about this API"):
+            await imports.remove(actor, "tickets")
+    async with open_deployment(settings(client_id="ours"), data=store.data) as wrong:
+        said = wrong.live.current.unusable["tickets"]
+        assert said.startswith("providers.tickets.client_id: Tickets takes this vault's own tokens")
+        assert said.endswith("Remove this setting; set its address in providers.tickets.apis")
+    async with open_deployment(settings(), data=store.data) as after:
+        await imports.remove(Actor(after, None, "command_line"), "tickets")  # the twin

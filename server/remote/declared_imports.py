@@ -1,0 +1,95 @@
+"""Imported APIs as a declaration names them: an import waits for an admin unless the declaration says it was reviewed.
+
+`reviewed` is the digest of one import. Another version of the description has another one, so that it waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
+
+from providers.tools.imported import ImportChoice
+from server.administration.actor import Actor, ChangeRefused
+from server.administration.declaration import DeclaredImportedApi
+from server.administration.declaring.planned import PlannedChange, Verb, differences_between
+from server.remote import imported_apis
+from server.remote.describing import DescribedApi, content_of_description
+from vault.mcp.imported_apis import ImportedApi, list_apis
+
+
+async def plan_imports(
+    actor: Actor, wanted: Mapping[str, DeclaredImportedApi], *, prunes: bool
+) -> AsyncIterator[PlannedChange]:
+    """What is to do. Raises ChangeRefused for what can never be."""
+    known = {one.name: one for one in await list_apis(actor.deployment.database)}
+    for name, declared in wanted.items():
+        if declared.document is None:
+            place = f"imported_apis.{name}"
+            raise ChangeRefused("import_refused", f"{place}: set document_file, or document", field=place)
+        content = await content_of_description(_description_of(name, declared, declared.document))
+        is_reviewed = declared.reviewed == imported_apis.import_digest(content)
+        held = known.get(name)
+        before, after = await asyncio.to_thread(_facts, held, content, declared, is_reviewed=is_reviewed)
+        if differences := differences_between(before, after):
+            verb: Verb = "create" if held is None else "update"
+            choices = declared.tools if is_reviewed else None
+            yield PlannedChange(verb, "imported_api", name, differences, _save(actor, name, content, choices))
+    if prunes:
+        for name in sorted(known.keys() - wanted.keys()):
+            yield PlannedChange("remove", "imported_api", name, (), _remove(actor, name))
+
+
+def _description_of(name: str, declared: DeclaredImportedApi, document: str) -> DescribedApi:
+    return DescribedApi(
+        name, declared.kind, document, declared.title, declared.audience, declared.server, tuple(declared.only)
+    )
+
+
+def _facts(
+    held: ImportedApi | None, content: str, declared: DeclaredImportedApi, *, is_reviewed: bool
+) -> tuple[Mapping[str, object], Mapping[str, object]]:
+    """The import by its digest, whether it waits, and what is decided about each tool: as it is, and as declared."""
+    base = held or ImportedApi(declared.title, None, 0, None)
+    review = imported_apis.review_of(replace(base, offered=content))
+    if unknown := sorted(declared.tools.keys() - {one.name for one in review.tools}):
+        description = f"imported_apis: the description makes no tool {unknown[0]}"
+        raise ChangeRefused("import_refused", description, field="imported_apis")
+    decided = imported_apis.decisions_of(base)
+    is_new = content not in {base.reviewed, base.offered}
+    before: dict[str, object] = {**decided}
+    after: dict[str, object] = {"import": imported_apis.import_digest(content)}
+    after["waits"] = not is_reviewed and base.reviewed != content
+    if held is not None:
+        before |= {"import": imported_apis.import_digest(held.whole), "waits": held.offered is not None}
+    for one in review.tools:
+        after[one.name] = decided.get(one.name)
+        if is_reviewed:
+            after[one.name] = declared.tools.get(one.name, one.choice)
+        elif is_new and one.state in {"new", "changed"}:
+            parts = [part.name for part in one.parts] if one.state == "changed" else []
+            after[one.name] = f"to review: {', '.join([one.state, *parts])}"
+    for name in review.gone:
+        after[name] = None if is_reviewed else "to review: gone" if is_new else decided.get(name)
+    return before, after
+
+
+def _save(
+    actor: Actor, name: str, content: str, choices: Mapping[str, ImportChoice] | None
+) -> Callable[[], Awaitable[str | None]]:
+    async def run() -> str | None:
+        await imported_apis.offer(actor, name, content)
+        if choices is not None:
+            api = await imported_apis.api_named(actor.deployment, name)
+            await imported_apis.decide(actor, name, api.digest, choices)
+        return None
+
+    return run
+
+
+def _remove(actor: Actor, name: str) -> Callable[[], Awaitable[str | None]]:
+    async def run() -> str | None:
+        await imported_apis.remove(actor, name)
+        return None
+
+    return run
