@@ -9,10 +9,12 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 _FORWARDED: Final = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGQUIT")
 _OF_TERMINAL: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
+_DYING: Final = Path(__file__).parent / "dying.py"
 _PATIENCE: Final = 10.0  # seconds for a program that is told to end
 
 
@@ -47,9 +49,12 @@ def find_program(name: str) -> str | None:
 
 
 def _dying_with_us(command: Sequence[str]) -> Sequence[str]:
-    """On Linux, where util-linux is: the kernel ends the program if this process is killed."""
-    setter = shutil.which("setpriv") if sys.platform == "linux" else None
-    return command if setter is None else [setter, "--pdeathsig", "TERM", "--", *command]
+    """On Linux the kernel ends the program if this process is killed: by util-linux, which starts faster, or by us."""
+    if sys.platform != "linux":
+        return command
+    if (setter := shutil.which("setpriv")) is not None:
+        return [setter, "--pdeathsig", "TERM", "--", *command]
+    return [sys.executable, "-I", "-S", str(_DYING), str(os.getpid()), *command]
 
 
 def _forward(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

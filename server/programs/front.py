@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import h11
 
@@ -154,7 +154,7 @@ class Front:
 
     async def _plain(self, wire: Wire, request: h11.Request) -> bool:
         """A request without TLS. Whether there may be another one."""
-        url = urlsplit(request.target.decode("latin-1"))
+        url = _url_of(request.target.decode("latin-1"))
         host, port = (url.hostname or "").lower(), _port_of(url.netloc, 80)
         if url.scheme != "http" or not host or not port:
             await wire.refuse(400, "This is a proxy: send CONNECT, or a whole address.")
@@ -215,6 +215,14 @@ def _authority_of(target: str) -> tuple[str, int]:
         return (parts.hostname or "").lower(), parts.port or 0
     except ValueError:
         return "", 0
+
+
+def _url_of(target: str) -> SplitResult:
+    """The address; an empty one for what is none, such as `http://[::1`."""
+    try:
+        return urlsplit(target)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
 
 
 def _port_of(netloc: str, default: int) -> int:

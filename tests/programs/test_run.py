@@ -163,6 +163,20 @@ async def test_only_the_program_gets_through_the_proxy(room: ProgramRoom) -> Non
     assert (await room.python(script)).output.split() == ["407", "200"]
 
 
+async def test_what_is_no_address_is_refused_in_words(room: ProgramRoom) -> None:
+    script = (
+        "import base64, os, socket, urllib.parse as p; u = p.urlsplit(os.environ['HTTP_PROXY'])\n"
+        "user = base64.b64encode(f'{u.username}:{u.password}'.encode()).decode()\n"
+        "def ask(target):\n"
+        "    with socket.create_connection((u.hostname, u.port), 60) as s:\n"
+        "        head = [f'GET {target} HTTP/1.1', 'Host: x', f'Proxy-Authorization: Basic {user}', '', '']\n"
+        "        s.sendall('\\r\\n'.join(head).encode())\n"
+        "        return s.makefile().readline().split()[1:2]\n"
+        "print(ask('http://[::1/'), ask('http://[::1]/'))"
+    )
+    assert (await room.python(script)).output.strip() == "['400'] ['403']"
+
+
 async def test_a_call_beyond_the_permission_is_refused_with_a_link_in_the_form_of_the_provider(
     room: ProgramRoom,
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -73,8 +72,6 @@ async def test_what_cannot_be_run_as_wanted_is_said_instead(place: Place) -> Non
     ],
 )
 async def test_the_program_ends_with_us(place: Place, number: signal.Signals) -> None:
-    if number is signal.SIGKILL and shutil.which("setpriv") is None:
-        pytest.skip("setpriv isn't installed")
     async with started(place, "--agent", "one", "--", "sh", "-c", "echo $$; exec sleep 600") as process:
         assert process.stdout is not None
         async with asyncio.timeout(60):
