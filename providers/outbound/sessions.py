@@ -258,18 +258,20 @@ class HttpSessions:
             ceil_threshold=60,
         )
         trust: ssl.SSLContext | bool = True  # the connector's
+        proxy = None if self._proxy is None or is_direct(request.url, policy) else self._proxy
         if request.identity is not None:
-            if URL(request.url, encoded=True).scheme != "https" or (self._proxy and self._proxy.scheme != "http"):
+            # aiohttp shows a certificate to an https proxy, too
+            if URL(request.url, encoded=True).scheme != "https" or (proxy is not None and proxy.scheme != "http"):
                 raise NotReached("no TLS connection to show a certificate in")
             trust = show_certificate(_trust(policy.ca_file), request.identity)
         reuse = request.reuse and request.identity is None
         session = self._session(policy, reuse=reuse, is_foreign=request.is_foreign)
         if request.is_foreign:
             ON_BEHALF_OF.set(request.account)
-        if self._proxy is not None and not is_direct(request.url, policy):
+        if proxy is not None:
             resolver = _GuardedResolver(policy, self._foreign_lookup if request.is_foreign else self._lookup)
-            through = self._session(policy, reuse=reuse, is_foreign=request.is_foreign, proxy=self._proxy)
-            return _ThroughProxy(through, resolver, self._proxy, trust).of(request, limits)
+            through = self._session(policy, reuse=reuse, is_foreign=request.is_foreign, proxy=proxy)
+            return _ThroughProxy(through, resolver, proxy, trust).of(request, limits)
         return session.request(
             request.method,
             URL(request.url, encoded=True),

@@ -168,6 +168,16 @@ async def test_a_certificate_goes_through_tls_only(bank: Bank) -> None:
         assert len(plain.arrivals) == 1
 
 
+async def test_a_certificate_is_shown_to_no_proxy_with_tls_but_past_one(bank: Bank) -> None:
+    identity = ClientIdentity((bank.customer.pem + bank.customer.private()).encode())
+    policy = AddressPolicy(allow_loopback=True, ca_file=str(bank.authority.authority))
+    async with Outbound(policy, proxy="https://127.0.0.1:1") as http:
+        url = f"https://localhost:{bank.server.port}/v1/me"
+        assert (await http.send(OutboundRequest("GET", url, identity=identity))).status == 200
+        with pytest.raises(NotReached, match="no TLS connection to show a certificate in"):
+            await http.send(OutboundRequest("GET", "https://93.184.215.14/", identity=identity))
+
+
 @pytest.mark.parametrize("has_memory_files", [True, False])
 async def test_no_file_is_left_of_a_key(
     bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_memory_files: bool
