@@ -68,6 +68,7 @@ FAULTS: Final = {
     "refused": "the service doesn't accept it",
     "unchecked": "the service couldn't say whether it works; try again",
     "other_account": "it belongs to another account",
+    "acts_for": "the account acts for a person: enter whom",
     "not_named": "the service doesn't say whether it belongs to the replaced account",
     "name_it": "the service doesn't say whose it is: set label",
     "too_often": "too many were tried out for this person; wait a few minutes",

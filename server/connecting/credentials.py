@@ -52,8 +52,8 @@ class EntryFault(Exception):
 
     `shape`, `missing`, `short`, `unknown`, `key`, `costly`, `ended`, `admin`: of a field. `refused`: the service
     doesn't accept it. `unchecked`: it couldn't say. `other_account`: it is of another account than the one to be
-    replaced. `not_named`: nobody says whether it is. `name_it`, `bad_end`: name or end.
-    `too_often`: too many were tried out for this person.
+    replaced, `acts_for`: which acts for a person. `not_named`: nobody says whether it is. `name_it`,
+    `bad_end`: name or end. `too_often`: too many were tried out for this person.
     """
 
     def __init__(self, reason: str, *, field: str = "", status: int = 0) -> None:
@@ -247,6 +247,7 @@ async def examine(
         if isinstance(error, EntryFault):
             raise
         raise EntryFault(reason) from error
+    _check_acts_for(credential, values, look, replaces)
     account = _account(provider, look, label=label, replaces=replaces)
     granted = granted_scopes(provider, answer)
     scopes = provider.all_scopes - provider.own_scopes if granted is None else granted
@@ -297,6 +298,18 @@ def _named_end(provider: Provider, entry: Entry, *, now: int) -> int | None:
     if not now + _DAY // 24 < entry.ends_at < now + 20 * 366 * _DAY:
         raise EntryFault("bad_end")
     return entry.ends_at - now
+
+
+def _check_acts_for(
+    credential: Credential, values: Mapping[str, str], look: CredentialLook, replaces: Connection | None
+) -> None:
+    """Raises EntryFault where the replaced account acts for a person, whom nobody entered this time."""
+    left = [name for name, one in credential.fields.items() if one.by_admin and not values.get(name)]
+    is_without = (
+        look.account is not None and replaces is not None and replaces.account.startswith(f"{look.account.id} ")
+    )
+    if left and is_without:
+        raise EntryFault("acts_for", field=left[0])
 
 
 def _account(provider: Provider, look: CredentialLook, *, label: str, replaces: Connection | None) -> Account:

@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from providers.simulator.mailroom.keys import Signer
+from server.administration import people
+from server.administration.actor import Actor
 from tests.support.doubles.scripted import json_reply, scripted_server
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
 from tests.support.rooms.portal_room import accounts_of
@@ -155,6 +157,20 @@ async def test_a_key_file_for_another_person_is_another_account(room: KeyRoom) -
         answer = await room.enter(boss, page, key_file=file, subject=subject)
         assert ("another account" in answer.text) is not is_same
         page = answer
+
+
+async def test_a_person_who_is_no_admin_is_told_who_may_replace_a_key_that_acts_for_another(room: KeyRoom) -> None:
+    admin = await room.vault.add_user("former", is_admin=True)
+    former, may = await room.signed_in(admin), frozenset({"read"})
+    file = key_file(room, admin, may_impersonate=may)
+    acting = await room.entered(admin, former, "mailroom-service", key_file=file, subject="alice")
+    plain = await room.entered(admin, former, "mailroom-service", key_file=file)
+    await people.set_admin(Actor(room.deployment, None, "command_line"), admin, is_admin=False)
+    for connection, is_refused in ((acting, True), (plain, False)):
+        page = await former.submit(await former.open(f"/connections/{connection.id}"), form="/reconnect")
+        answer = await room.enter(former, page, key_file=file)
+        assert ("whom only admins may enter: Person to act for" in answer.text) is is_refused
+        assert "another account" not in answer.text
 
 
 async def test_a_key_that_may_act_with_other_scopes_only_is_connected_and_kept(room: KeyRoom) -> None:
