@@ -174,7 +174,7 @@ recordings: .venv/.dev
 	$(RUN) -m tests.generating.recordings
 
 # those of key services are large: they have a lock of their own, with the services for their tests
-EXTRAS := keyring policy postgres telemetry
+EXTRAS := apprise keyring policy postgres telemetry
 lock: .venv/.dev
 	$(BIN)/uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --group build --universal --generate-hashes --no-annotate --no-header -q -o requirements.txt
 	$(BIN)/uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --group build --group dev --universal --generate-hashes --no-annotate --no-header -q -o requirements-dev.txt
