@@ -1,7 +1,7 @@
 """Recent decisions, so that repeated requests need not be decided again: one store for all interfaces.
 
 A decision may be used again while all of this holds: everything stored behind it reads the same now, which its caller
-checks each time (`facts`); none of its ends has come; and no more than `KEPT` seconds have passed. Nothing that a
+checks each time (`facts`); none of its ends has come; and it isn't older than its store allows. Nothing that a
 revocation must reach is therefore cached. Kept in this process only, in bounded number.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-KEPT: Final = 10  # seconds
+KEPT: Final = 10  # seconds, unless a store says otherwise
 _MOST: Final = 1024
 
 Key = TypeVar("Key", bound=Hashable)
@@ -30,9 +30,11 @@ class RecentDecision(Generic[Decided]):
 
 
 class RecentDecisions(Generic[Key, Decided]):
-    """The decisions of one process. All are dropped together, `KEPT` seconds after the first was asked for."""
+    """At most `most` decisions of one process. All are dropped `kept` seconds after the first was asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, kept: int = KEPT, most: int = _MOST) -> None:
+        self._kept = kept
+        self._most = most
         self._asked: set[Key] = set()
         self._known: dict[Key, RecentDecision[Decided]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -54,7 +56,7 @@ class RecentDecisions(Generic[Key, Decided]):
         """Whether it was asked for recently; recorded for the next time. For what is expensive to keep."""
         if key in self._asked:
             return True
-        if len(self._asked) < _MOST:
+        if len(self._asked) < self._most:
             self._asked.add(key)
         self._await_sweep()
         return False
@@ -70,9 +72,9 @@ class RecentDecisions(Generic[Key, Decided]):
         mark: object | None = None,
     ) -> RecentDecision[Decided]:
         """Keep a decision up to the first of its `ends`; `facts` were read before it was made, or read the same."""
-        until = min([now + KEPT, *(end for end in ends if end is not None)])
+        until = min([now + self._kept, *(end for end in ends if end is not None)])
         known = RecentDecision(decided, facts, until, mark)
-        if now < until and (key in self._known or len(self._known) < _MOST):
+        if now < until and (key in self._known or len(self._known) < self._most):
             self._known[key] = known
             self._await_sweep()
         return known
@@ -83,7 +85,7 @@ class RecentDecisions(Generic[Key, Decided]):
 
     def _await_sweep(self) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(KEPT, self._sweep)
+            self._timer = asyncio.get_running_loop().call_later(self._kept, self._sweep)
 
     def _sweep(self) -> None:
         """Drop everything: used decisions are made again; unused ones are not needed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from server.runtime.recent import RecentDecisions
 from vault.audit.audit import Activity, format_details
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from vault.exchange.recent import Basis
     from vault.records import Event
     from vault.storage.database import Row, Value
+
+KEPT: Final = 60  # seconds: a conversation with several calls a minute repeats them
+_MOST: Final = 4096  # as many as there are connection keys in memory, which open the same tokens for longer
 
 _Key = tuple[object, ...]
 
@@ -41,7 +44,7 @@ class RecentTokens:
     """The tokens of one process."""
 
     def __init__(self) -> None:
-        self._recent = RecentDecisions[_Key, _KnownToken]()
+        self._recent = RecentDecisions[_Key, _KnownToken](kept=KEPT, most=_MOST)
 
     async def exchange(self, request: ExchangeRequest, *, vault: Vault, now: int) -> UpstreamToken:
         """As `vault.exchange` does, of which it raises the refusals."""
@@ -86,7 +89,7 @@ def _is_plain(request: ExchangeRequest) -> bool:
 
 
 def _facts(vault: Vault, provider: str, rows: Sequence[Row]) -> Sequence[object]:
-    return (vault.policies.get(provider), rows)
+    return (vault.policies.get(provider), vault.upstreams.get(provider), rows)
 
 
 async def _record(known: _KnownToken, arguments: str, *, activity: Activity) -> None:

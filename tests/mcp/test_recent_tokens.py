@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 
 import httpx2
 import pytest
 
 from server.oauth import tokens
-from server.runtime.recent import KEPT
+from server.runtime.recent_tokens import KEPT
 from tests.conftest import Store
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
 from vault import clients, connections, delegations, grants, revoked_tokens, tool_choices, users
@@ -109,7 +110,7 @@ async def test_a_repeated_call_opens_nothing_and_leaves_an_event_of_its_own(stor
     await audit.verify(one.place.vault.deployment.database)
 
 
-async def test_seconds_later_the_exchange_decides_again(one: CallingAgent) -> None:
+async def test_a_minute_later_the_exchange_decides_again(one: CallingAgent) -> None:
     await one.repeat()
     database = one.place.vault.deployment.database
     database.clock_offset += KEPT
@@ -239,3 +240,14 @@ async def test_another_token_of_the_account_is_used_at_once(one: CallingAgent) -
     deployment = one.place.vault.deployment
     await rotation.refresh(deployment.vault, one.connection.id, if_generation=1)
     assert await one.opens() > 0
+
+
+async def test_where_the_provider_is_set_up_anew_the_exchange_decides_again(one: CallingAgent) -> None:
+    await one.repeat()
+    live = one.place.vault.deployment.live
+    before = live.current
+    live.current = replace(before, upstreams={name: copy(made) for name, made in before.upstreams.items()})
+    try:
+        assert await one.opens() > 0
+    finally:
+        live.current = before
