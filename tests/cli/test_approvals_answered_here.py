@@ -20,13 +20,13 @@ from server.deployment import Deployment
 from server.mcp.local_owner import find_owner
 from server.settings import load_settings
 from tests.cli.test_completion import complete
+from tests.support.peeking import read_events
 from tests.support.processes import Place
 from tests.support.seeded import agent
 from vault import clients, connections, delegations, users
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.approvals import Approval, ToolCall
 from vault.approvals.standing_approvals import DAY, Binding
-from vault.audit.audit import list_events
 from vault.records import ApprovalState, Principal, User
 from vault.upstream import Account, TokenAnswer
 
@@ -118,7 +118,7 @@ async def test_a_person_approves_at_a_terminal_what_they_see(asked: ApproverVaul
     assert "\\u001b[2J" in seen and "\u202e" not in seen
     assert "Approved slack_post of Cursor" in seen
     assert await asked.state(one) == ApprovalState.APPROVED
-    (event,) = await list_events(asked.deployment.database, newest_first=True, limit=1)
+    (event,) = await read_events(asked.deployment, newest_first=True, limit=1)
     assert (event.kind, event.user_id, event.details["method"]) == ("approval.given", asked.owner.id, "command_line")
 
 
@@ -139,7 +139,7 @@ async def test_a_refusal_needs_no_terminal_and_is_recorded(asked: ApproverVault)
     row = json.loads((await asked.run("refuse", one.id[:8], "--json")).stdout)
     assert (row["id"], row["state"]) == (one.id, "refused")
     assert await asked.state(one) == ApprovalState.REFUSED
-    (event,) = await list_events(asked.deployment.database, newest_first=True, limit=1)
+    (event,) = await read_events(asked.deployment, newest_first=True, limit=1)
     assert (event.kind, event.outcome, event.details["method"]) == ("approval.refused", "refused", "command_line")
     again = await asked.run("refuse", one.id)
     assert again.exit_code == 1
@@ -157,7 +157,7 @@ async def test_another_persons_request_is_neither_shown_nor_answered(asked: Appr
     assert "Hello" not in refused.output
     assert "no open request" in (await asked.run("refuse", "slack_post")).stderr
     assert await asked.state(theirs) == ApprovalState.PENDING
-    (event,) = await list_events(asked.deployment.database, newest_first=True, limit=1)
+    (event,) = await read_events(asked.deployment, newest_first=True, limit=1)
     assert (event.kind, event.details["reason"]) == ("approval.refused", "another_user")
 
 
@@ -199,7 +199,7 @@ async def test_a_standing_approval_is_listed_and_ended_once(asked: ApproverVault
     row = json.loads((await asked.run("revoke", standing, "--json")).stdout)
     assert (row["id"], row["state"], row["per_day"]) == (standing, "revoked", 5)
     assert json.loads((await asked.run("list", "--json")).stdout) == []
-    (event,) = await list_events(asked.deployment.database, newest_first=True, limit=1)
+    (event,) = await read_events(asked.deployment, newest_first=True, limit=1)
     assert (event.kind, event.user_id, event.details["method"]) == (
         "approval.standing_revoked",
         asked.owner.id,

@@ -13,9 +13,9 @@ from server.oauth.exchange import release, workers
 from server.oauth.rules import TOKEN_EXCHANGE
 from server.settings import load_settings
 from tests.support.commands import content, run
+from tests.support.peeking import read_events
 from tests.support.processes import Place
 from vault import clients
-from vault.audit import audit
 from vault.records import Client, Event
 
 REDIRECT = ("--redirect-uri", "https://app.example/cb")
@@ -31,7 +31,7 @@ async def stored(place: Place, client_id: str) -> Client:
 
 async def events(place: Place, kind: str) -> list[Event]:
     async with open_deployment(load_settings(data=place.data), data=place.data) as deployment:
-        return [one for one in await audit.list_events(deployment.database, limit=1000) if one.kind == kind]
+        return [one for one in await read_events(deployment) if one.kind == kind]
 
 
 async def added(place: Place, *options: str) -> dict[str, object]:

@@ -10,10 +10,10 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import Store
+from tests.support.peeking import read_events
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
 from tests.support.rooms.mcp_room import Room as McpRoom
 from tests.support.rooms.portal_room import accounts_of
-from vault.audit import audit
 from vault.upkeep import expiries
 
 
@@ -213,8 +213,7 @@ async def test_nothing_that_was_entered_is_in_the_activity(room: KeyRoom) -> Non
     key = room.simulator.sandbox.keys.make(user.name)
     await room.enter(person, await room.form(person), key="mr_live_" + "1" * 32)
     await room.entered(user, person, key=key)
-    await room.deployment.activity.settle()
-    events = await audit.list_events(room.deployment.database, user_id=user.id, limit=1000)
+    events = await read_events(room.deployment, user_id=user.id)
     kinds = [one.kind for one in events]
     assert "connection.refused" in kinds and "connection.opened" in kinds
     written = json.dumps([dict(one.details) for one in events], default=str)

@@ -25,10 +25,10 @@ from providers.simulator.mailroom.keys import Signer
 from server.administration import people
 from server.administration.actor import Actor
 from tests.support.doubles.scripted import json_reply, scripted_server
+from tests.support.peeking import read_events
 from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
 from tests.support.rooms.portal_room import accounts_of
 from vault import connections
-from vault.audit import audit
 from vault.exchange.exchange import ExchangeRequest, UpstreamToken, exchange
 from vault.records import Connection, Narrowing, User
 from vault.refusals import VaultError
@@ -300,8 +300,7 @@ async def test_a_private_key_is_in_no_event_page_or_repr(room: KeyRoom) -> None:
     person = await room.signed_in(user)
     connection = await room.entered(user, person, "mailroom-service", key_file=key_file(room, user))
     await exchanged(room, user, connection, READ)
-    await room.deployment.activity.settle()
-    events = await audit.list_events(room.deployment.database, user_id=user.id, limit=1000)
+    events = await read_events(room.deployment, user_id=user.id)
     written = json.dumps([dict(one.details) for one in events], default=str)
     page = await person.open(f"/connections/{connection.id}")
     secret = PEM.splitlines()[3]

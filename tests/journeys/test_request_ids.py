@@ -20,6 +20,7 @@ import pytest
 import rfc8785
 
 from server.runtime.logs import JsonRecords, is_json
+from tests.support.peeking import read_events
 from tests.support.processes import ROOT, Place, free_port
 from tests.support.rooms.mcp_room import Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
 from vault.audit.audit import Activity, list_events
@@ -51,8 +52,7 @@ async def post(place: Room, agent: Agent, **headers: str) -> httpx2.Response:
 
 
 async def ids_of(place: Room, kind: str) -> list[object]:
-    await place.vault.deployment.activity.settle()
-    events = await list_events(place.vault.deployment.database, limit=1000)
+    events = await read_events(place.vault.deployment)
     return [event.details.get("request_id") for event in events if event.kind == kind]
 
 
@@ -71,8 +71,7 @@ async def test_a_calls_exchange_names_its_arguments_without_telling_them(place: 
     agent = await place.agent("erin")
     await place.connect(agent, "slack", scopes=WRITE, account="bob")
     await post(place, agent)
-    await place.vault.deployment.activity.settle()
-    events = await list_events(place.vault.deployment.database, limit=1000)
+    events = await read_events(place.vault.deployment)
     (event,) = [one for one in events if one.kind == "token.exchanged" and one.user_id == agent.principal.user_id]
     spec = place.vault.deployment.tool("slack_post")
     assert spec is not None

@@ -19,12 +19,12 @@ from server.oauth import tokens
 from server.settings import load_settings
 from server.signatures import jose
 from tests.support.harness import PASSWORD, running_vault
+from tests.support.peeking import read_events
 from tests.support.person import Person
 from tests.support.rooms.exchange_room import API, ExchangeRoom, refused
 from tests.support.rooms.mcp_room import Agent, Room
 from tests.support.rooms.oauth_world import claims_of
 from vault import apis, connections, delegations, users
-from vault.audit.audit import list_events
 from vault.exchange.explain import ExchangeQuestion, explain
 from vault.records import Session
 
@@ -295,7 +295,7 @@ async def test_a_program_exchanges_for_it_and_gets_a_token_of_exactly_what_it_as
         assert refused(await exchanging.exchange(caller, content["access_token"], audience="brokerage"))
         wider = await exchanging.exchange(caller, agent.token, audience="brokerage", scope="orders:write")
         assert refused(wider)
-        kinds = [one.kind for one in await list_events(place.vault.deployment.database, limit=1000)]
+        kinds = [one.kind for one in await read_events(place.vault.deployment)]
         assert "token.released" in kinds
         assert connection.label == "program-person"
 

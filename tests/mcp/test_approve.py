@@ -15,6 +15,7 @@ from server.mcp.approval_settings import ApprovalRules
 from server.portal.texts import visible
 from server.settings import SettingsRefused
 from tests.support.harness import PASSWORD
+from tests.support.peeking import read_events
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import (
     SLACK,
@@ -28,7 +29,6 @@ from tests.support.rooms.mcp_room import (
 )
 from tests.support.simulating import wait_until_held
 from vault import delegations
-from vault.audit.audit import list_events
 from vault.records import Connection
 
 Browse = Callable[[str], Awaitable[Person]]
@@ -107,7 +107,7 @@ async def test_a_call_waits_for_the_persons_yes_to_exactly_its_arguments(place: 
     assert posted(place) == before + 1
     again = await post(place, agent)  # a yes is for one call
     assert link_of(again) != link_of(asked)
-    kinds = [event.kind for event in await list_events(place.vault.deployment.database, limit=1000)]
+    kinds = [event.kind for event in await read_events(place.vault.deployment)]
     assert {"approval.requested", "approval.given", "approval.consumed"} <= set(kinds)
     await browser.__aexit__()
 
@@ -133,8 +133,7 @@ async def test_a_call_that_is_stopped_has_used_its_yes_and_the_activity_says_so(
         await place.vault.deployment.drain._idle.wait()
     place.simulator.control("release")
     assert "needs the person's approval" in text_of(await post(place, agent))
-    await place.vault.deployment.activity.settle()
-    found = await list_events(place.vault.deployment.database, user_id=agent.principal.user_id, limit=1000)
+    found = await read_events(place.vault.deployment, user_id=agent.principal.user_id)
     (event,) = [one for one in found if one.details.get("code") == "interrupted"]
     assert (event.kind, event.outcome, event.connection_id) == ("tool.called", "failed", connection.id)
     assert [one.kind for one in found].count("approval.consumed") == 1

@@ -10,11 +10,10 @@ from mcp_types import CallToolResult, TextContent
 
 from server.runtime import rate_limits
 from server.runtime.rate_limits import Budgets
-from tests.support.peeking import note_repeats
+from tests.support.peeking import note_repeats, read_events
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
 from tests.support.rooms.proxy_room import posted, proxy_room
 from vault import grants
-from vault.audit.audit import list_events
 
 
 def test_a_minute_has_so_many_calls_and_they_come_back_one_by_one() -> None:
@@ -107,7 +106,7 @@ async def test_calls_that_are_refused_do_not_use_up_what_the_person_has(tmp_path
 async def test_an_agent_that_calls_without_a_provider_too_often_is_slowed_and_leaves_few_rows(tmp_path: Path) -> None:
     async with room(tmp_path, tools={"calls_per_minute": 5}) as place:
         alice = await connected(place, "alice")
-        before = len(await list_events(place.vault.deployment.database, limit=1000))
+        before = len(await read_events(place.vault.deployment))
         async with place.client(alice) as client:
             told = [text_of(await client.call_tool("connections", {})) for _ in range(20)]
             wrong = [text_of(await client.call_tool("slack_channels", {"nonsense": 1})) for _ in range(20)]
@@ -115,8 +114,7 @@ async def test_an_agent_that_calls_without_a_provider_too_often_is_slowed_and_le
         assert sum("This agent calls too often" in one for one in told) == 15
         assert all("This agent calls too often" in one for one in wrong)
         note_repeats(place.vault.deployment.activity)
-        await place.vault.deployment.activity.settle()
-        assert len(await list_events(place.vault.deployment.database, limit=1000)) - before < 20
+        assert len(await read_events(place.vault.deployment)) - before < 20
 
 
 async def test_an_agent_whose_calls_are_refused_in_a_loop_is_slowed_down_and_nobody_else_is(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from providers.tools.spec import UNTRUSTED
 from server.mcp.offer.discovery import DISCOVERY
 from server.mcp.tool_answers import META_KEY
 from tests.support.harness import PASSWORD
+from tests.support.peeking import read_events
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
 from vault import delegations, grants, tool_choices
-from vault.audit.audit import list_events
 
 POST = {"channel": "#general", "text": "hello"}
 LIST = ["find_tools", "describe_tool", "call_tool", "connections"]
@@ -61,8 +61,7 @@ def posted(place: Room) -> int:
 
 
 async def called(place: Room, agent: Agent) -> list[Mapping[str, object]]:
-    await place.vault.deployment.activity.settle()
-    events = await list_events(place.vault.deployment.database, user_id=agent.principal.user_id, limit=1000)
+    events = await read_events(place.vault.deployment, user_id=agent.principal.user_id)
     return [event.details for event in events if event.kind == "tool.called"]
 
 

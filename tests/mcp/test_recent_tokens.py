@@ -13,6 +13,7 @@ import pytest
 from server.oauth import tokens
 from server.runtime.recent_tokens import KEPT
 from tests.conftest import Store
+from tests.support.peeking import read_events
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, modern, modern_headers, room
 from vault import clients, connections, delegations, grants, revoked_tokens, tool_choices, users
 from vault.audit import audit
@@ -57,8 +58,7 @@ class CallingAgent:
 
     async def events(self) -> list[Event]:
         deployment = self.place.vault.deployment
-        await deployment.activity.settle()
-        found = await audit.list_events(deployment.database, limit=1000)
+        found = await read_events(deployment)
         return [one for one in found if one.kind == "token.exchanged"]
 
     @property

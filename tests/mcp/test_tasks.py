@@ -16,6 +16,7 @@ from server.connecting import approvals
 from tests.generating.shipped_tools import shipped
 from tests.mcp.test_approve import POST, asking_agent
 from tests.support.harness import PASSWORD
+from tests.support.peeking import read_events
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import Agent, Room, legacy_headers, legacy_session, modern, modern_headers, room
 from tests.support.toolset_cases import CASES
@@ -23,7 +24,6 @@ from vault.approvals import approvals as vault_approvals
 from vault.approvals import requests
 from vault.approvals.approvals import RELEASE
 from vault.approvals.requests import BackchannelRequest
-from vault.audit.audit import list_events
 from vault.records import TENANT
 
 TASKS = "io.modelcontextprotocol/tasks"
@@ -219,7 +219,7 @@ async def test_a_client_withdraws_what_waits_and_not_what_was_done(place: Room) 
     done = await get(place, agent, task)
     await ask(place, agent, "tasks/cancel", {"taskId": task})
     assert await get(place, agent, task) == done
-    kinds = [event.details.get("method") for event in await list_events(place.vault.deployment.database, limit=1000)]
+    kinds = [event.details.get("method") for event in await read_events(place.vault.deployment)]
     assert kinds.count("withdrawn") == 1
 
 

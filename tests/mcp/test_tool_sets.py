@@ -15,9 +15,9 @@ from server.mcp.offer.discovery import DISCOVERY
 from server.mcp.offer.registry import RESERVED, load_offer, load_tools
 from server.settings import Settings, SettingsRefused, load_settings
 from tests.conftest import Store
+from tests.support.peeking import read_events
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, room
 from vault import tool_choices
-from vault.audit.audit import list_events
 
 POST = {"channel": "#general", "text": "hello"}
 SETS = {"writers": {"title": "Writers", "enable": ["slack_*"], "disable": ["slack_react"]}}
@@ -93,8 +93,7 @@ async def test_a_refused_call_is_in_the_activity_and_took_no_token(place: Room) 
     await place.connect(agent, "slack", scopes=SLACK)
     await choose(place, agent, "read-only")
     await post(place, agent)
-    await place.vault.deployment.activity.settle()
-    events = await list_events(place.vault.deployment.database, user_id=agent.principal.user_id, limit=1000)
+    events = await read_events(place.vault.deployment, user_id=agent.principal.user_id)
     assert not [one for one in events if one.kind == "token.exchanged"]
     (called,) = [one for one in events if one.kind == "tool.called"]
     assert (called.outcome, called.details["tool"], called.details["code"]) == (
@@ -102,7 +101,7 @@ async def test_a_refused_call_is_in_the_activity_and_took_no_token(place: Room) 
     )  # fmt: skip
     await choose(place, agent, None)
     await post(place, agent)
-    events = await list_events(place.vault.deployment.database, user_id=agent.principal.user_id, limit=1000)
+    events = await read_events(place.vault.deployment, user_id=agent.principal.user_id)
     assert [one for one in events if one.kind == "token.exchanged"]
 
 

@@ -14,9 +14,9 @@ from server.oauth import authorize
 from server.oauth.authorization_request import stored_request
 from server.oauth.redirect_uris import without_loopback_port
 from tests.support.harness import PASSWORD
+from tests.support.peeking import read_events
 from tests.support.rooms.oauth_world import REDIRECT, WEB, World, pkce, query_of, vault_with
 from vault import clients, grants, users
-from vault.audit.audit import list_events
 from vault.records import Client, ClientKind, Session
 from vault.refusals import TransitionRefused
 
@@ -570,7 +570,7 @@ async def test_error_pages_reflect_nothing(world: World) -> None:
 
 async def test_consent_is_an_event_without_a_secret(world: World) -> None:
     issued = await world.tokens()
-    events = await list_events(world.vault.deployment.database, newest_first=True, limit=20)
+    events = await read_events(world.vault.deployment, newest_first=True, limit=20)
     mine = {event.kind: event for event in events if event.client_id == issued["client_id"]}
     assert {"client.registered", "consent.given", "grant.created"} <= mine.keys()
     assert mine["consent.given"].details["redirect_host"] == urlsplit(REDIRECT).hostname

@@ -6,15 +6,15 @@ import asyncio
 
 import pytest
 
+from tests.support.peeking import read_events
 from tests.support.rooms.oauth_world import World, claims_of, error_of
-from vault.audit import audit
 from vault.records import Event
 
 pytest_plugins = ["tests.support.rooms.oauth_fixtures"]
 
 
 async def events_of(world: World, client_id: str) -> list[Event]:
-    found = await audit.list_events(world.vault.deployment.database)
+    found = await read_events(world.vault.deployment)
     return [event for event in found if event.client_id == client_id]
 
 

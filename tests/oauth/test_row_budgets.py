@@ -11,10 +11,9 @@ import pytest
 from server.oauth.rules import default_resource
 from server.runtime.rate_limits import HOUR, Budgets
 from tests.conftest import Store
-from tests.support.peeking import note_repeats
+from tests.support.peeking import note_repeats, read_events
 from tests.support.rooms.exchange_room import Caller, ExchangeRoom, refused
 from tests.support.rooms.mcp_room import SLACK, Agent, room
-from vault.audit import audit
 
 MOST = 60
 SCOPES = frozenset({"tools", "exchange"})
@@ -35,7 +34,7 @@ async def kinds(place: ExchangeRoom, agent: Agent) -> Counter[str]:
     activity = place.deployment.activity
     note_repeats(activity)
     await activity.settle()
-    found = await audit.list_events(place.deployment.database, limit=10_000)
+    found = await read_events(place.deployment)
     return Counter(one.kind for one in found if one.client_id == agent.principal.client_id)
 
 

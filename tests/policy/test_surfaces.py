@@ -18,6 +18,7 @@ from server.policy.schema import Action
 from server.settings import load_settings
 from tests.mcp.test_approve import link_of, text_of
 from tests.support.harness import PASSWORD
+from tests.support.peeking import read_events
 from tests.support.person import Person
 from tests.support.rooms.ciba_room import Asker, asker_client
 from tests.support.rooms.exchange_room import Caller, ExchangeRoom, refused
@@ -26,7 +27,6 @@ from tests.support.rooms.oauth_world import World, error_of
 from tests.support.rooms.proxy_room import READ, proxy_room
 from tests.support.rules import look_twice, put
 from vault import groups
-from vault.audit import audit
 from vault.records import Connection, Event
 from vault.refusals import TemporarilyUnavailable
 
@@ -205,7 +205,7 @@ async def test_each_proxied_call_is_judged_even_right_after_another(tmp_path: Pa
         assert no.headers["token-vault-refusal"] == "policy_refused"
         assert "Rule lists" in no.text
         assert (await handle.call("GET", "/conversations.info?channel=C1")).status_code == 200
-        events = await audit.list_events(place.vault.deployment.database, limit=1000)
+        events = await read_events(place.vault.deployment)
         told = [str(one.details["path"]) for one in events if one.kind == "token.exchanged"]
         assert sorted(told) == ["/conversations.info", "/conversations.list"]
 

@@ -20,12 +20,12 @@ from server.portal.approvals.asked_call import asked_call, is_exact, target_word
 from server.settings import Settings, SettingsRefused
 from tests.mcp.test_approve import link_of, text_of
 from tests.support.harness import PASSWORD
+from tests.support.peeking import read_events
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import SLACK, Agent, Room, room
 from vault import delegations
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.standing_approvals import StandingApproval
-from vault.audit.audit import list_events
 from vault.exchange.approval_rules import WRITES
 from vault.records import Connection, Event
 
@@ -70,8 +70,7 @@ class Approver:
 
     async def events(self) -> list[Event]:
         deployment = self.place.vault.deployment
-        await deployment.activity.settle()
-        return list(await list_events(deployment.database, user_id=self.agent.principal.user_id, limit=1000))
+        return list(await read_events(deployment, user_id=self.agent.principal.user_id))
 
 
 @pytest.fixture(scope="module")

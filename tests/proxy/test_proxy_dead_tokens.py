@@ -12,8 +12,8 @@ from server.proxy.answers import SMALL
 from tests.support.doubles.proxied_api import Upstream, replying
 from tests.support.doubles.scripted import Reply, json_reply
 from tests.support.harness import free_socket, serving
+from tests.support.peeking import read_events
 from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyRoom, posted, proxy_room
-from vault.audit.audit import list_events
 
 
 @pytest.fixture(scope="module")
@@ -109,5 +109,5 @@ async def test_an_ended_grant_is_told_with_the_link_that_renews_it(room: ProxyRo
     links = [(await handle.call(json={})).json().get("connect_uri") for _ in range(LINKS)]
     assert links[-2] is not None
     assert links[-1] is None  # a program in a loop does not fill the database
-    events = await list_events(room.vault.deployment.database, limit=10_000)
+    events = await read_events(room.vault.deployment)
     assert UPSTREAM_TOKEN not in str(events)

@@ -9,9 +9,9 @@ import pytest
 
 from server.runtime.recent import KEPT
 from tests.conftest import Store
+from tests.support.peeking import read_events
 from tests.support.rooms.proxy_room import ALL, UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, posted, proxy_room
 from vault import connections, delegations, grants, users
-from vault.audit import audit
 from vault.storage.database import text
 from vault.upstream import Account, TokenAnswer
 
@@ -33,8 +33,7 @@ async def room(tmp_path: Path) -> AsyncGenerator[ProxyRoom]:
 
 async def exchanges(room: ProxyRoom) -> int:
     deployment = room.vault.deployment
-    await deployment.activity.settle()
-    return sum(one.kind == "token.exchanged" for one in await audit.list_events(deployment.database, limit=1000))
+    return sum(one.kind == "token.exchanged" for one in await read_events(deployment))
 
 
 async def reconnect(room: ProxyRoom, handle: ProxyHandle, *, token: str, lifetime: int | None) -> None:

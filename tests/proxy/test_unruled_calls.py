@@ -13,9 +13,9 @@ from providers.api import rules
 from providers.definitions.catalog import ProviderFileRefused, ProviderOverrides, load_catalog
 from tests.support.doubles.scripted import Reply, json_reply
 from tests.support.harness import PASSWORD
+from tests.support.peeking import read_events
 from tests.support.person import Person
 from tests.support.rooms.proxy_room import UPSTREAM_TOKEN, ProxyHandle, ProxyRoom, posted, proxy_room
-from vault.audit.audit import list_events
 
 READ, CALL = "any:read", "any:call"
 HARVEST = frozenset({"read", "write"})
@@ -203,7 +203,7 @@ async def test_the_tool_reads_and_says_that_only_the_host_is_checked(room: Proxy
     assert "host_only: no request rule applies; the vault checks only host and method" in text_of(answer)
     (arrival,) = room.provider.arrivals
     assert (arrival.method, arrival.target) == ("GET", "/gumroad/products/a%20b?page=2&live=true")
-    events = await list_events(room.vault.deployment.database, limit=10_000)
+    events = await read_events(room.vault.deployment)
     exchanged = [event for event in events if event.details.get("purpose") == "gumroad_api_get"]
     assert exchanged[-1].details["narrowing"] == "host_only"
 

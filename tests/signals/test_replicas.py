@@ -15,8 +15,8 @@ from server.app import build_app, open_deployment
 from tests.conftest import Store
 from tests.support.doubles.transmitter_double import CAEP, RISC, Transmitter, running_transmitter
 from tests.support.harness import PASSWORD, RunningVault, Tokens, free_socket, running_vault, serving
+from tests.support.peeking import read_events
 from vault import users
-from vault.audit import audit
 
 LIMIT = 5.0  # seconds; how soon exactly is measured apart
 
@@ -98,5 +98,5 @@ async def test_an_event_that_reaches_both_processes_at_once_counts_once(two: Two
         *(door.post("/signals/company", content=token, headers=headers) for door in two.doors for _ in range(3))
     )
     assert {one.status_code for one in answers} == {202}
-    events = await audit.list_events(deployment.database, user_id=user.id, limit=100)
+    events = await read_events(deployment, user_id=user.id, limit=100)
     assert [one.kind for one in events].count("signal.stopped") == 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
-from vault.audit.audit import Activity
+from server.deployment import Deployment
+from vault.audit.audit import Activity, list_events
 from vault.grants import grant_from
-from vault.records import TENANT, Grant
+from vault.records import TENANT, Event, Grant
 from vault.storage.database import Reader, Transaction, integer
 
 
@@ -19,6 +21,14 @@ async def get_grant(reader: Reader, grant_id: str) -> Grant | None:
         {"tenant": TENANT, "id": grant_id},
     )
     return None if row is None else grant_from(row)
+
+
+async def read_events(
+    deployment: Deployment, *, user_id: str | None = None, limit: int = 10_000, newest_first: bool = False
+) -> Sequence[Event]:
+    """What was recorded, oldest first: also what is written only after the answer that it is about."""
+    await deployment.activity.settle()
+    return await list_events(deployment.database, user_id=user_id, limit=limit, newest_first=newest_first)
 
 
 def note_repeats(activity: Activity) -> None:

@@ -15,8 +15,9 @@ from server.lifecycle.maintenance import sweep
 from server.settings import load_settings
 from tests.conftest import Store
 from tests.support.commands import content, run
+from tests.support.peeking import read_events
 from tests.support.processes import Place
-from vault.audit.audit import append, list_events
+from vault.audit.audit import append
 from vault.audit.segments import SEAL_AFTER, seal
 from vault.records import Event
 from vault.refresh import sightings
@@ -152,10 +153,10 @@ async def test_the_upkeep_prunes_what_is_older_than_the_settings_say(place: Plac
         load_settings(overrides={"activity": {"retention_days": 1}}), data=place.data
     ) as deployment:
         await sweep(deployment)
-        assert len(await list_events(deployment.database)) == 1
+        assert len(await read_events(deployment)) == 1
         deployment.database.clock_offset += 3 * 86400
         await sweep(deployment)
-        (kept,) = await list_events(deployment.database)
+        (kept,) = await read_events(deployment)
     assert kept.kind == "activity.pruned"
     said = (await run(place, "activity", "verify")).stdout
     assert "Events 1 to 1" in said

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.foreign.foreign import driving, newcomer, node
 from tests.support.harness import running_vault
+from tests.support.peeking import read_events
 from vault import users
-from vault.audit import audit
 
 pytestmark = pytest.mark.group("node")
 
@@ -27,7 +27,7 @@ async def test_openid_client_registers_signs_in_checks_refreshes_and_revokes(tmp
             told = await party.answer()
         user = await users.find_user(vault.deployment.database, somebody.name)
         assert user is not None
-        seen = await audit.list_events(vault.deployment.database, user_id=user.id)
+        seen = await read_events(vault.deployment, user_id=user.id)
     assert told["claims"]["sub"] == user.id
     assert told["userinfo"] == {"sub": user.id, "preferred_username": user.name}
     assert set(told["scope"].split()) == {"openid", "tools", "offline_access"}

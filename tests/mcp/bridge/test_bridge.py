@@ -17,11 +17,11 @@ from mcp_types import CallToolResult, ElicitRequestURLParams, ElicitResult, Text
 from server.app import build_app, open_deployment
 from tests.support.bridging import Machine, by_code, connect, in_the_browser
 from tests.support.harness import PASSWORD, free_socket, running_vault, serving
+from tests.support.peeking import read_events
 from tests.support.person import Person
 from tests.support.rooms.mcp_room import INITIALIZE, Agent, Room, room
 from tests.support.simulating import wait_until_held
 from vault import clients, grants
-from vault.audit import audit
 from vault.records import Client as OAuthClient
 from vault.records import ClientKind, Event
 
@@ -71,8 +71,7 @@ async def signed_in(machine: Machine, person: Person) -> None:
 
 
 async def events(place: Room, kind: str, client_id: object) -> list[Event]:
-    await place.vault.deployment.activity.settle()
-    found = await audit.list_events(place.vault.deployment.database, limit=500, newest_first=True)
+    found = await read_events(place.vault.deployment, limit=500, newest_first=True)
     return [event for event in found if event.kind == kind and event.client_id == client_id]
 
 

@@ -21,10 +21,10 @@ from server.remote import servers
 from tests.mcp.remote.conftest import SUM
 from tests.mcp.remote.remote_room import RemoteRoom, link_of, text
 from tests.support.doubles.mcp_double import ADD, NOTE
+from tests.support.peeking import read_events
 from vault import connections
 from vault.approvals import approvals, standing_approvals
 from vault.approvals.standing_approvals import Binding
-from vault.audit import audit
 from vault.refusals import TemporarilyUnavailable
 
 
@@ -46,7 +46,7 @@ def _later(place: RemoteRoom) -> None:
 
 
 async def _kinds(place: RemoteRoom, name: str) -> list[str]:
-    events = await audit.list_events(place.deployment.database, user_id=None, limit=10_000)
+    events = await read_events(place.deployment)
     found = [one for one in events if one.details.get("provider") == name]
     return [one.kind for one in found if one.kind.startswith("mcp_server.")]
 

@@ -15,10 +15,10 @@ from server.remote.reviewing import review_of
 from tests.mcp.remote.remote_room import RemoteRoom, text
 from tests.support.doubles.mcp_double import ADD, NOTE
 from tests.support.harness import PASSWORD
+from tests.support.peeking import read_events
 from tests.support.person import Person, forms_of
 from tests.support.rooms.admin_room import AdminRoom, problem
 from tests.support.rooms.portal_room import Room as PortalRoom
-from vault.audit import audit
 from vault.records import Role
 
 PAGE = "/administration/tools/servers"
@@ -46,7 +46,7 @@ def offered(place: RemoteRoom, name: str) -> set[str]:
 
 
 async def kinds_of(place: RemoteRoom, name: str) -> list[str]:
-    events = await audit.list_events(place.deployment.database, limit=50, newest_first=True)
+    events = await read_events(place.deployment, limit=50, newest_first=True)
     return [one.kind for one in events if one.details.get("provider") == name]
 
 

@@ -17,10 +17,10 @@ from server.portal.administration.routes import admin_routes
 from server.sign_in.password import SignInRefused, user_of_link
 from server.signals.effects import affect
 from tests.conftest import Store
+from tests.support.peeking import read_events
 from tests.support.person import Person, forms_of, session_token
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import groups, users
-from vault.audit import audit
 from vault.records import Role, User
 
 RULE = {"Security": "auditor", "Vault admins": "administrator"}
@@ -47,7 +47,7 @@ async def join(opened: AdminRoom, user: User, name: str, *, days: int | None = N
 
 
 async def last_event(opened: AdminRoom) -> int:
-    return (await audit.list_events(opened.deployment.database, limit=1, newest_first=True))[0].sequence
+    return (await read_events(opened.deployment, limit=1, newest_first=True))[0].sequence
 
 
 def filled(route: Route, user: User) -> str:

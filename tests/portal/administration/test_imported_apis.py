@@ -24,12 +24,12 @@ from server.portal.csrf import form_token
 from server.remote import imported_apis
 from server.remote.declared import plan
 from tests.support.harness import PASSWORD, running_vault
+from tests.support.peeking import read_events
 from tests.support.person import Person, forms_of, session_token
 from tests.support.rooms.admin_room import AdminRoom, problem
 from tests.support.rooms.mcp_room import Room
 from tests.support.rooms.portal_room import Room as PortalRoom
 from vault import users
-from vault.audit import audit
 from vault.mcp.imported_apis import ImportedApi, get_api
 from vault.records import Role
 
@@ -150,7 +150,7 @@ async def decide(place: ImportRoom, page: httpx2.Response, path: str, **choices:
 
 
 async def kinds_of(place: ImportRoom, name: str) -> list[str]:
-    events = await audit.list_events(place.deployment.database, limit=50, newest_first=True)
+    events = await read_events(place.deployment, limit=50, newest_first=True)
     return [one.kind for one in events if one.details.get("provider") == name]
 
 

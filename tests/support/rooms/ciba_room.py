@@ -13,9 +13,9 @@ from server.oauth.backchannel.clients import DETAILS_TYPES
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.clients.rules import BACKCHANNEL_GRANT
 from tests.support.harness import RunningVault
+from tests.support.peeking import read_events
 from tests.support.rooms.oauth_world import World
 from vault import clients
-from vault.audit import audit
 from vault.records import Client, ClientKind, Event, User
 
 SECRET = "s" * 43
@@ -69,8 +69,7 @@ class Asker:
 
     async def events(self, kind: str) -> list[Event]:
         deployment = self.world.vault.deployment
-        await deployment.activity.settle()
-        found = await audit.list_events(deployment.database, user_id=self.person.id, limit=1000)
+        found = await read_events(deployment, user_id=self.person.id)
         return [one for one in found if one.kind == kind]
 
     async def other(self, **changes: object) -> Asker:

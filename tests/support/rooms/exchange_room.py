@@ -12,11 +12,10 @@ from joserfc.jwk import ECKey
 from server.oauth import tokens
 from server.oauth.clients.authentication import secret_hash
 from server.oauth.rules import TOKEN_EXCHANGE
-from tests.support.peeking import get_grant
+from tests.support.peeking import get_grant, read_events
 from tests.support.rooms.mcp_room import SLACK, Agent, Room
 from tests.support.rooms.oauth_world import signed
 from vault import apis, clients, grants, users
-from vault.audit import audit
 from vault.records import Client, ClientKind, Connection, Event, Principal, User, new_id
 from vault.tokens import tokens as refresh_tokens
 
@@ -171,7 +170,7 @@ class ExchangeRoom:
 
     async def events(self, kind: str) -> list[Event]:
         """The events of a kind, oldest first."""
-        found = await audit.list_events(self.deployment.database, limit=1000)
+        found = await read_events(self.deployment)
         return sorted((one for one in found if one.kind == kind), key=lambda one: one.sequence)
 
     def worker_token(self, caller: Caller, user: User, *, key: ECKey, header: object = None, **claims: object) -> str:

@@ -18,9 +18,9 @@ from providers.simulator.running import Simulator, running_simulator
 from server.connecting.links import ConnectLink, connect_link
 from server.deployment import Deployment
 from tests.support.harness import PASSWORD, RunningVault, running_vault
+from tests.support.peeking import read_events
 from tests.support.person import Person
 from vault import clients, connections, delegations, grants, users
-from vault.audit import audit
 from vault.records import Client, ClientKind, Connection, Event, Principal, User
 from vault.upkeep import revocations
 from vault.upstream import Account, TokenAnswer
@@ -177,7 +177,7 @@ class Room:
     async def events(self, user: User | None = None) -> list[Event]:
         """What was recorded, oldest first."""
         user_id = None if user is None else user.id
-        return list(await audit.list_events(self.deployment.database, user_id=user_id, limit=10_000))
+        return list(await read_events(self.deployment, user_id=user_id))
 
     async def until_asked(self, connection_id: str) -> None:
         """Until the provider answered an attempt to end the grant; a page waits only some seconds for it."""

@@ -16,8 +16,8 @@ from server.programs.access import PermissionWait, ProgramAccess
 from server.programs.running import ProgramOptions, ProgramRecord, run_program
 from tests.support.doubles.git_host import GitHost, git_host
 from tests.support.harness import RunningVault, running_vault
+from tests.support.peeking import read_events
 from vault import connections, delegations
-from vault.audit import audit
 from vault.records import Connection, Event, Principal
 from vault.upstream import Account, TokenAnswer
 
@@ -105,8 +105,7 @@ class ProgramRoom:
     async def events(self, kind: str) -> list[Event]:
         """Those of the agent, newest first."""
         deployment = self.vault.deployment
-        await deployment.activity.settle()
-        found = await audit.list_events(deployment.database, limit=1000)
+        found = await read_events(deployment)
         return [one for one in reversed(found) if one.kind == kind and one.client_id == self.principal.client_id]
 
 

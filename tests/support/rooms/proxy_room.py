@@ -15,9 +15,9 @@ from providers.definitions.catalog import load_catalog
 from providers.simulator.running import running_simulator
 from tests.support.doubles.scripted import Arrival, Reply, ScriptedServer, json_reply, scripted_server
 from tests.support.harness import RunningVault, running_vault
+from tests.support.peeking import read_events
 from tests.support.rooms.mcp_room import Agent, Room
 from vault import connections, handles
-from vault.audit import audit
 from vault.records import Connection, Event
 from vault.upstream import Account, TokenAnswer
 
@@ -80,8 +80,7 @@ class ProxyRoom(Room):
     async def events(self, handle: ProxyHandle) -> list[Event]:
         """`proxy.called`, oldest first, of this agent."""
         deployment = self.vault.deployment
-        await deployment.activity.settle()
-        found = await audit.list_events(deployment.database, limit=10_000)
+        found = await read_events(deployment)
         return [
             one for one in found if one.kind == "proxy.called" and one.client_id == handle.agent.principal.client_id
         ]
