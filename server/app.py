@@ -55,7 +55,8 @@ from vault.refresh.journal import Journal
 from vault.refresh.journal_recovery import adopt_all
 from vault.refresh.rotation import RefreshTasks
 from vault.registrations import EnteredRegistration, list_registrations
-from vault.storage.database import Reader, open_database
+from vault.storage.database import Reader
+from vault.storage.opening import open_database
 from vault.storage.presence import Presence
 from vault.upstream import UpstreamOAuth, UpstreamPolicy
 

@@ -16,8 +16,8 @@ import typer
 from server.event_texts import when
 from server.runtime.printable import printable
 from server.terminal.completion import complete_approvals, complete_standing
-from server.terminal.context import Setup, command, fail, note, owner_here
-from server.terminal.names import approval_called, standing_called
+from server.terminal.context import Setup, command, fail, note
+from server.terminal.names import approval_called, owner_here, standing_called
 
 if TYPE_CHECKING:
     from server.deployment import Deployment

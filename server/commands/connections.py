@@ -12,8 +12,8 @@ import typer
 from providers.outbound.json_values import parse_object
 from server.event_texts import when
 from server.terminal.completion import complete_providers
-from server.terminal.context import Setup, UserOption, check_pages, command, fail, note, user_at_browser, user_named
-from server.terminal.names import ConnectionName, connection_called, provider_called
+from server.terminal.context import Setup, UserOption, check_pages, command, fail, note
+from server.terminal.names import ConnectionName, connection_called, provider_called, user_at_browser, user_named
 
 if TYPE_CHECKING:
     from vault.records import Connection

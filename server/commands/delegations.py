@@ -9,8 +9,8 @@ import typer
 from providers.definitions.suggestions import did_you_mean
 from server.event_texts import when
 from server.terminal.completion import complete_tools
-from server.terminal.context import Setup, UserOption, command, fail, note, user_named
-from server.terminal.names import ClientName, ConnectionName, check_tool, client_called, connection_called
+from server.terminal.context import Setup, UserOption, command, fail, note
+from server.terminal.names import ClientName, ConnectionName, check_tool, client_called, connection_called, user_named
 
 if TYPE_CHECKING:
     from server.deployment import Deployment

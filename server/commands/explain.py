@@ -13,8 +13,8 @@ import typer
 
 from server.event_texts import when
 from server.terminal.completion import complete_clients, complete_connections
-from server.terminal.context import Setup, UserOption, note, say, say_with_label, user_named
-from server.terminal.names import find_client, find_connection, find_user
+from server.terminal.context import Setup, UserOption, note, say, say_with_label
+from server.terminal.names import find_client, find_connection, find_user, user_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from server.terminal.completion import complete_users
-from server.terminal.context import Setup, check_pages, note, user_at_browser
+from server.terminal.context import Setup, check_pages, note
+from server.terminal.names import user_at_browser
 
 
 def sign_in(

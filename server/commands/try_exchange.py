@@ -9,7 +9,8 @@ import typer
 
 from server.commands.serve import SandboxOption, place_data
 from server.terminal.completion import complete_users
-from server.terminal.context import Setup, fail, missing_vault, note, say, user_at_browser
+from server.terminal.context import Setup, fail, missing_vault, note, say
+from server.terminal.names import user_at_browser
 
 if TYPE_CHECKING:
     from server.deployment import Deployment

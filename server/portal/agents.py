@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,9 +16,9 @@ from server.portal.approvals import access_requests, standing
 from server.portal.forms import PageRefused
 from server.portal.requests import OwnVisit
 from vault import clients, connections, delegations, grants
-from vault.audit import audit, released_tokens
+from vault.audit import audit
 from vault.audit.audit import LastUse
-from vault.records import Client, Connection, Event, Grant
+from vault.records import Client, Connection, Grant
 
 PAGE_SIZE: Final = 25  # agents
 ROWS: Final = 25  # accounts on an agent's page
@@ -186,26 +186,5 @@ async def confirm(visit: OwnVisit) -> Response:
 
 async def cut_off(visit: OwnVisit) -> Response:
     """End the agent's access, as the person confirmed."""
-    await end_agent(visit, await _agent(visit))
+    await access_saving.end_agent(visit.deployment, visit.user, await _agent(visit))
     return pages.go("/agents")
-
-
-async def end_agent(visit: OwnVisit, client: Client) -> None:
-    """End the agent's grants, tokens and permissions in one transaction: its next call fails."""
-    deployment, user, now = visit.deployment, visit.user, visit.deployment.now()
-    async with deployment.transaction() as transaction:
-        await released_tokens.owe_receipts(transaction, client.id, user_id=user.id, now=now)
-        ended = await grants.revoke_client_grants(
-            transaction, user_id=user.id, client_id=client.id, reason="cut_off", now=now
-        )
-        taken = await delegations.revoke_for_client(transaction, user_id=user.id, client_id=client.id, now=now)
-        await access_saving.forget_ways_back(transaction, user, now=now)
-        details: Mapping[str, object] = {
-            "agent": client.name,
-            "grants": len(ended),
-            "accounts": taken,
-            "reason": "cut_off",
-        }
-        await audit.append(
-            transaction, Event(kind="agent.cut_off", user_id=user.id, client_id=client.id, details=details), now=now
-        )

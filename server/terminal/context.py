@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from server.live_providers import ProviderSet
     from server.settings import Settings
     from server.terminal.listing import Listing
-    from vault.records import User
-    from vault.storage.database import Reader
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -325,51 +323,3 @@ async def check_pages(deployment: Deployment) -> None:
     sight = await asyncio.to_thread(look, address)
     if sight.holder is Holder.FOREIGN:
         fail(f"no link was created, because another server would receive it: {foreign_holder(address, sight)}")
-
-
-async def user_named(reader: Reader, name: str | None) -> User:
-    """The named user; without a name, the owner of the data directory or the only user."""
-    from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
-    from server.terminal.names import user_called
-    from vault import users
-
-    if name is not None:
-        return await user_called(reader, name)
-    owner = await users.find_by_identity(reader, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
-    everybody = await users.list_users(reader, limit=2)
-    if owner is None and len(everybody) != 1:
-        fail(
-            "Several users exist. Pick one with --user NAME (see `users list`)."
-            if everybody
-            else "no users yet. Start your MCP client once, or run token-vault serve and follow its instructions"
-        )
-    return everybody[0] if owner is None else owner
-
-
-async def owner_here(reader: Reader) -> User | None:
-    """The person whom the operator of the data directory is: its owner, or the only user if that is an admin.
-
-    Another only user is perhaps a stranger whom a provider let in.
-    """
-    from server.sign_in.password import OWNER_ISSUER, OWNER_SUBJECT
-    from vault import users
-
-    owner = await users.find_by_identity(reader, issuer=OWNER_ISSUER, subject=OWNER_SUBJECT)
-    first = await users.list_users(reader, limit=2)
-    return first[0] if owner is None and len(first) == 1 and first[0].is_admin else owner
-
-
-async def user_at_browser(deployment: Deployment, name: str | None) -> User:
-    """The user whom a printed link signs in: as `user_named`; an unused vault gets its owner, as with stdio."""
-    from server.mcp.local_owner import find_owner
-    from vault import users
-
-    if name is None and await users.count_users(deployment.database) == 0:
-        return await find_owner(deployment)
-    owner = await owner_here(deployment.database) if name is None else None
-    if owner is not None:
-        return owner
-    found = await user_named(deployment.database, name)
-    if name is None:
-        fail(f"the only user, {found.name}, is neither the owner nor an admin. Pick a user with --user NAME")
-    return found

@@ -238,32 +238,6 @@ def check_version(compatible_from: int) -> None:
         )
 
 
-async def open_database(url: str, *, data: Path, has_locks: bool = True) -> Database:
-    """Open `sqlite:` (in the data directory), `sqlite:///path` or `postgresql://...` and upgrade its schema.
-
-    `has_locks` False: no lock tells live processes from dead ones, so none is ever treated as dead. Raises
-    StorageUnavailable with one line that says the fix.
-    """
-    parts = urlsplit(url)
-    path = sqlite_path(url, data=data)
-    if path is not None:
-        # imported here: a driver imports this module, and only the one in use is loaded
-        from vault.storage.sqlite import SqliteDatabase, SqliteFiles
-
-        return await SqliteDatabase.open(SqliteFiles.beside(path), has_locks=has_locks)
-    if parts.scheme in {"postgresql", "postgres"}:
-        try:
-            from vault.storage.postgres import PostgresDatabase
-        except ModuleNotFoundError as error:
-            raise StorageUnavailable(
-                "PostgreSQL needs the package asyncpg: pip install 'mcp-token-vault[postgres]'"
-            ) from error
-        return await PostgresDatabase.open(url, data=data, has_locks=has_locks)
-    raise StorageUnavailable(
-        f"database.url: unknown scheme {parts.scheme or 'none'}; use sqlite:, sqlite:///path, or postgresql://"
-    )
-
-
 def sqlite_path(url: str, *, data: Path) -> Path | None:
     """The file of a `sqlite:` database; None for another one. Raises StorageUnavailable."""
     parts = urlsplit(url)

@@ -10,7 +10,8 @@ import typer
 
 from server.event_texts import event_fields, in_a_line, names_of
 from server.terminal.completion import complete_users
-from server.terminal.context import Setup, say, user_named
+from server.terminal.context import Setup, say
+from server.terminal.names import user_named
 
 _LOOK = 0.5  # seconds between reads with --follow
 

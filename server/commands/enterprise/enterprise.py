@@ -9,8 +9,8 @@ import typer
 
 from server.event_texts import when
 from server.terminal.completion import complete_users
-from server.terminal.context import Setup, UserOption, command, fail, say, say_with_label, user_named
-from server.terminal.names import ClientName, client_called, user_called
+from server.terminal.context import Setup, UserOption, command, fail, say, say_with_label
+from server.terminal.names import ClientName, client_called, user_called, user_named
 
 if TYPE_CHECKING:
     from server.deployment import Deployment

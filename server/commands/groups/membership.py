@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.event_texts import when
-from server.terminal.context import Setup, UserOption, command, fail, user_named
-from server.terminal.names import UserName, connection_called, user_called
+from server.terminal.context import Setup, UserOption, command, fail
+from server.terminal.names import UserName, connection_called, user_called, user_named
 
 if TYPE_CHECKING:
     from vault.groups import Group

@@ -14,9 +14,9 @@ from server.deployment import Deployment
 from server.http.page_texts import text
 from server.portal.access.access import AccessRow, Change, Level, Setting, end_of
 from server.portal.forms import PageRefused
-from vault import company_permissions, delegations, tickets
-from vault.audit import audit
-from vault.records import Event, Ticket, TicketPurpose, User
+from vault import company_permissions, delegations, grants, tickets
+from vault.audit import audit, released_tokens
+from vault.records import Client, Event, Ticket, TicketPurpose, User
 from vault.storage.database import Transaction
 
 UNDO_LIFETIME: Final = 900  # seconds
@@ -262,3 +262,24 @@ def _what(row: AccessRow, scopes: frozenset[str]) -> str:
     """The one scope in words, to stand within a sentence."""
     title = next(one.title for one in row.offers if one.scope in scopes)
     return title[:1].lower() + title[1:]
+
+
+async def end_agent(deployment: Deployment, user: User, client: Client) -> None:
+    """End the agent's grants, tokens and permissions in one transaction: its next call fails."""
+    now = deployment.now()
+    async with deployment.transaction() as transaction:
+        await released_tokens.owe_receipts(transaction, client.id, user_id=user.id, now=now)
+        ended = await grants.revoke_client_grants(
+            transaction, user_id=user.id, client_id=client.id, reason="cut_off", now=now
+        )
+        taken = await delegations.revoke_for_client(transaction, user_id=user.id, client_id=client.id, now=now)
+        await forget_ways_back(transaction, user, now=now)
+        details: Mapping[str, object] = {
+            "agent": client.name,
+            "grants": len(ended),
+            "accounts": taken,
+            "reason": "cut_off",
+        }
+        await audit.append(
+            transaction, Event(kind="agent.cut_off", user_id=user.id, client_id=client.id, details=details), now=now
+        )

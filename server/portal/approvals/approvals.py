@@ -16,7 +16,7 @@ from server.connecting.lookups import LookupResult
 from server.connecting.standing import StandingTerms
 from server.http import pages
 from server.http.page_texts import text
-from server.portal import agents, texts
+from server.portal import texts
 from server.portal.access import access_saving
 from server.portal.approvals import standing, user_code
 from server.portal.approvals.asked_call import Piece, asked_call, target_words
@@ -90,7 +90,7 @@ async def _deny_and_cut_off(visit: OwnVisit, approval: Approval) -> Response:
         await _answer(visit, approval, is_approved=False, terms=None)
     client = await clients.get_client(visit.deployment.database, approval.client_id)
     if client is not None:
-        await agents.end_agent(visit, client)
+        await access_saving.end_agent(visit.deployment, visit.user, client)
     return pages.go("/agents")
 
 

@@ -27,11 +27,11 @@ from vault.storage.database import (
     binary_or_none,
     integer,
     integer_or_none,
-    open_database,
     schema_files,
     text,
     text_or_none,
 )
+from vault.storage.opening import open_database
 from vault.storage.postgres import translate
 from vault.storage.sqlite import SqliteDatabase
 

@@ -19,7 +19,8 @@ from tests.vault.storage.test_liveness import holder, until_dead
 from vault.audit.audit import Activity, append, verify
 from vault.records import Event
 from vault.refusals import StorageBusy, StorageUnavailable
-from vault.storage.database import Database, Transaction, open_database
+from vault.storage.database import Database, Transaction
+from vault.storage.opening import open_database
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,8 @@ from tests.conftest import Store
 from tests.generating.documented import DOCS
 from vault import limits
 from vault.refusals import StorageBusy, StorageUnavailable
-from vault.storage.database import Database, open_database
+from vault.storage.database import Database
+from vault.storage.opening import open_database
 from vault.storage.postgres_hosts import Servers, place_of, split_hosts
 
 SOCKET = ".s.PGSQL.5432"
