@@ -22,7 +22,7 @@ def _checked_address(value: str | None) -> str | None:
 
 
 class IssuerSettings(Section):
-    """Another issuer whose JWTs say for whom a client acts."""
+    """Another issuer whose JWTs say for whom a client acts: the user linked to that identity."""
 
     issuer: str = Field(description="The `iss` of its tokens")
     audience: str = Field(description="What `aud` must contain")
@@ -43,7 +43,10 @@ class IssuerSettings(Section):
 
 
 class AllowedAgents(Section):
-    """What a company lets some agents do for its people, without asking each of them."""
+    """What a company lets some agents do for its people, without asking each of them.
+
+    An agent in no rule gets nothing; several that count add up.
+    """
 
     agents: tuple[str, ...] = Field(min_length=1, description="Client IDs, or names of agents that an admin registered")
     groups: tuple[str, ...] = Field(default=(), description="Only people in one of these groups. Default: everyone")

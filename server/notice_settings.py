@@ -12,7 +12,7 @@ from server.provider_settings import Section, read_secret
 
 
 class MailSettings(Section):
-    """The mail server that notifications to people go through. Without a host, there is no mail."""
+    """The mail server for notifications to people. Without a host, there is no mail."""
 
     host: str | None = Field(default=None, description="Host of the SMTP server")
     port: int = Field(default=587, ge=1, le=65535, description="Its port")
@@ -35,7 +35,10 @@ class MailSettings(Section):
 
 
 class ServiceSettings(Section):
-    """Further services that notifications go to, by the package Apprise (extra `apprise`)."""
+    """Further services that notifications go to, by the package Apprise (extra `apprise`).
+
+    Each message has a process of its own, confined to public addresses and `notices.private_networks`.
+    """
 
     apprise: bool = Field(
         default=False, description="Let people add services by Apprise URL. Not together with `outbound.proxy`"

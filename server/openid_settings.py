@@ -12,7 +12,15 @@ from server.provider_settings import Section, checked_domains, read_secret
 
 
 class OpenIDSettings(Section):
-    """One OpenID Connect provider that people may sign in with."""
+    """An OpenID Connect provider that people can sign in with; `token-vault openid setup NAME` asks for its values.
+
+    Register `{public_url}/sign-in/openid/NAME/callback` there. `domains` decides about first sign-ins and needs `email`
+    with `email_verified` in the ID token (at Google, `hd`). Microsoft Entra doesn't confirm addresses: use your
+    tenant's issuer, and `create_users`.
+
+    Others are refused and shown their issuer and subject: `token-vault users add NAME`, then
+    `token-vault users link NAME --issuer ISSUER --subject SUBJECT`.
+    """
 
     issuer: str = Field(description="Its issuer")
     client_id: str = Field(description="The vault's client ID there")

@@ -68,7 +68,7 @@ def checked_domains(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class ProviderSettings(Section):
-    """Our registration at one provider, and any of its addresses that differ from the provider file."""
+    """The registration at a provider, and what differs from its provider file."""
 
     client_id: str | None = Field(default=None, description="Client ID there. Without it, the provider isn't set up")
     client_secret: SecretStr | None = Field(default=None, description="Client secret there, or a reference to it")
@@ -165,7 +165,7 @@ def _authority(file: Path, *, name: str) -> str:
 
 
 class OutboundSettings(Section):
-    """Requests to providers and strangers."""
+    """Requests to providers and strangers. The vault looks up and checks names; a proxy gets the checked address."""
 
     proxy: SecretStr | None = Field(
         default=None,

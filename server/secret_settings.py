@@ -10,7 +10,7 @@ from server.provider_settings import Section, read_secret
 
 
 class SecretSettings(Section):
-    """Where a secret is read that a setting only refers to."""
+    """Where secrets are read that a setting only refers to."""
 
     cache: int = Field(default=30, ge=0, le=3600, description="Seconds that a secret which was read is used")
     onepassword_url: str | None = Field(

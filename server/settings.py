@@ -65,7 +65,10 @@ def is_loopback_host(host: str) -> bool:
 
 
 class ServerSettings(Section):
-    """Where the server listens, and the address that people and clients know it by."""
+    """Where the server listens, and the address that people and clients know it by.
+
+    That has no path; plain `http` works on loopback only. Other commands don't see `serve --port`.
+    """
 
     public_url: str | None = Field(default=None, description="Address that clients see. Default: http://localhost:PORT")
     issuer_slash: bool = Field(
@@ -128,21 +131,28 @@ class ServerSettings(Section):
 
 
 class DatabaseSettings(Section):
-    """Where everything is kept."""
+    """The main store and the key store."""
 
     url: SecretStr | None = Field(
         default=None,
         description="sqlite:///ABSOLUTE/PATH or postgresql://HOST[,HOST]/NAME. Default: SQLite in the data directory",
     )
     url_file: Path | None = Field(default=None, description="File that holds the URL")
-    liveness: Literal["locks", "none"] = Field(default="locks", description="locks | none")
+    liveness: Literal["locks", "none"] = Field(
+        default="locks",
+        description="locks | none, for databases without advisory locks: no silent process counts as dead, so where "
+        "refresh tokens rotate, its connections wait for it, after a minute for their person",
+    )
 
 
 class RegistrationSettings(Section):
     """Who may register an OAuth client without an operator."""
 
     mode: Literal["open", "allow_list", "closed"] | None = Field(
-        default=None, description="open | allow_list | closed; default: open on loopback, allow_list elsewhere"
+        default=None,
+        description="open: any registration or client metadata document | allow_list: documents, https redirect URIs, "
+        "and `jwks_uri` on `registration.allowed_hosts`, and loopback redirects | closed: only clients made by "
+        "`token-vault clients add`. Default: open on loopback, allow_list elsewhere",
     )
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="For allow_list: hosts of documents and https redirect URIs"
@@ -279,7 +289,7 @@ class Auth0Settings(Section):
 
 
 class ActivitySettings(Section):
-    """How long it is kept what people and agents did."""
+    """How long events are kept: what people and agents did."""
 
     retention_days: int = Field(default=400, ge=0, le=36500, description="Days until events are pruned. 0 keeps all")
 
@@ -288,7 +298,7 @@ SHORTEST_RETENTION: Final = 8  # days: the answer journal names connections and 
 
 
 class RetentionSettings(Section):
-    """How long records are kept that ended."""
+    """How long records are kept after their end."""
 
     ended_days: int = Field(
         default=400,
@@ -317,7 +327,7 @@ class RetentionSettings(Section):
 
 
 class ApprovalSettings(Section):
-    """Calls that need the person's yes each time, whatever they chose themselves, and yeses that may stand."""
+    """Calls that everyone must approve each time, and approvals that can stand."""
 
     ask: tuple[str, ...] = Field(
         default=(), description="Tools by name (`slack_post`), and scopes as `provider:scope` (`slack:chat:write`)"
@@ -335,7 +345,7 @@ class TransportSettings(Section):
 
 
 class ProxySettings(Section):
-    """Bounds of calls that clients send to a provider's API through us."""
+    """Limits of calls that clients send to a provider's API through the vault."""
 
     body_limit: int = Field(default=64 * 1024 * 1024, ge=65536, description="Largest request body in bytes")
     read_limit: int = Field(
@@ -352,7 +362,7 @@ class ProxySettings(Section):
 
 
 class SandboxSettings(Section):
-    """Unsafe switches for one machine; refused when the public URL is not loopback."""
+    """Unsafe switches for one machine; refused unless the public URL is loopback."""
 
     loopback_upstreams: bool = Field(
         default=False, description="Allow providers at loopback addresses; `--sandbox` sets it"

@@ -22,7 +22,7 @@ _log = logging.getLogger("token_vault.signals")
 
 
 class TransmitterSettings(Section):
-    """A transmitter of security events (OpenID Shared Signals Framework 1.0)."""
+    """A transmitter of security events (OpenID Shared Signals Framework 1.0) about people."""
 
     issuer: str = Field(description="The `iss` of its events")
     audiences: tuple[str, ...] = Field(

@@ -42,7 +42,7 @@ class ToolSetSettings(ToolChoice):
 
 
 class ToolSettings(ToolChoice):
-    """Which tools agents are offered."""
+    """Which tools agents are offered. `tools.clients.NAME` is for one client ID, `tools.folders` for tool files."""
 
     folders: tuple[Path, ...] = Field(default=(), description="Folders with your own tool files")
     calls_per_minute: int = Field(
@@ -63,6 +63,6 @@ class ToolSettings(ToolChoice):
 
 
 class StdioSettings(Section):
-    """The stdio transport and its loopback companion."""
+    """The stdio transport and its loopback companion. `token-vault stdio --url` reads no other setting."""
 
     open_browser: bool = Field(default=True, description="Open the owner's browser for links")

@@ -24,9 +24,12 @@ _EVERYWHERE: Final = ("invalid_request", "invalid_token", "forbidden", "too_many
 _REF: Final = "#/components/schemas/{model}"
 SCOPE_TEXTS: Final[Mapping[str, str]] = {
     "admin:read": "See people, agents, providers, settings, and everybody's activity",
-    "admin:write": "Change people, agents, providers, and keys",
-    "admin:access": "See and end what people connected and allowed",
-    "admin:people": "Add, change, and delete people",
+    "admin:write": "All changes of people, agents, providers, and keys, and applying a declaration",
+    "admin:access": (
+        "See and end everybody's connections, permissions, and approvals; add endpoints that hear of them. Neither "
+        "admin:read nor admin:write includes it"
+    ),
+    "admin:people": "Add, change, and delete people. It makes admins and sign-in links: as much as an admin's browser",
     "admin:agents": "Register and remove agents and APIs",
     "admin:providers": "Set up and remove providers",
     "admin:keys": "Rotate the signing key",

@@ -16,7 +16,6 @@ from tests.generating import marked_parts, reference_pages
 from tests.generating.documented import DOCS, ROOT
 from tests.support.foreign import tested_clients
 
-_SETTING: Final = re.compile(r"- `[\w.\[\]]+`(, `[\w.\[\]]+`)*( \(|:)|## `\[")
 _GENERATED: Final = {DOCS / "evidence/conformance.md", DOCS / "reference/tools.md", DOCS / "reference/services.md"}
 
 
@@ -29,7 +28,7 @@ def words_by_page() -> dict[str, int]:
 def _written(page: Path) -> str:
     text = marked_parts.by_hand(page.read_text(encoding="utf-8"))
     if page == DOCS / "reference/settings.md":
-        return "\n".join(line for line in text.splitlines() if _SETTING.match(line) is None)
+        return reference_pages.settings_intro(text)
     if page == DOCS / "reference/commands.md":
         return reference_pages.commands_intro(text)
     if page == DOCS / "reference/provider-files.md":

@@ -25,6 +25,7 @@ import server.portal
 import vault
 from providers.tools.file_schema import ARGUMENT, OUTPUT, PRESENTATION, RESULT, TOOL
 from server import errors
+from server.api.document import SCOPE_TEXTS
 from server.auth0.problems import MeRoute
 from server.commands.errors import texts
 from server.oauth.wire import Endpoint
@@ -220,6 +221,7 @@ def _packages() -> str:
 
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "packages": _packages,
+    "admin scopes": lambda: _fields(SCOPE_TEXTS),
     "folders": _folders,
     "scenarios": _scenarios,
     "metrics": _metrics,

@@ -1,17 +1,20 @@
 """The generated parts of the documentation: `python -m tests.generating.reference_pages` writes them.
 
-It writes `tools.md` and `services.md` whole. In `settings.md` it replaces the list of settings below each heading and
-keeps the notes; in `commands.md` all below "Shared options"; in `provider-files.md` the lists of fields. On every page
+It writes `tools.md` and `services.md` whole. In `settings.md` it replaces all sections, in
+`commands.md` all below "Shared options", in `provider-files.md` the lists of fields. On every page
 it replaces the parts of `marked_parts`.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from pydantic import BaseModel
 
 from providers.definitions.catalog import load_catalog
 from providers.definitions.field_texts import CREDENTIAL, PROVIDER, RULE
@@ -30,6 +33,7 @@ from tests.generating.documented import (
     commands,
     default_of,
     leaves,
+    model_in,
     options_of,
 )
 from tests.generating.openapi_contracts import KEPT
@@ -59,6 +63,31 @@ _ROTATIONS = {
     "never": "No refresh tokens",
     "asked": "API keys: {count} services that the vault asks whether a key works",
     "unasked": "API keys: {count} services that nobody can ask without doing something",
+}
+
+
+_SAID_ABOUT = {  # settings sections, and the pages that say more about them
+    "database": ("PostgreSQL", "../operate/postgresql.md#several-hosts"),
+    "keys": ("master keys", "../operate/keys.md"),
+    "tokens": ("repeated refresh tokens", "../../SECURITY.md#repeated-refresh-tokens"),
+    "exchange": ("token exchange", "../guides/token-exchange.md"),
+    "policy": ("rules of your own", "../operate/policy.md"),
+    "auth0": ("Auth0", "../guides/auth0.md"),
+    "signals.transmitters.NAME": ("signals", "../operate/signals.md"),
+    "signals.providers.NAME": ("signals from providers", "../operate/signals.md#from-providers"),
+    "enterprise.NAME": ("companies' agents", "../operate/enterprise.md"),
+    "activity": ("activity", "../operate/monitoring.md#activity"),
+    "checkpoints": ("checkpoints", "../operate/monitoring.md#checkpoints"),
+    "retention": ("retention", "../operate/monitoring.md#retention"),
+    "approvals": ("approval", "../guides/tools.md#require-approval"),
+    "tools": ("tools", "../guides/tools.md#offer-fewer-tools"),
+    "mail": ("notifications", "../operate/monitoring.md#notifications"),
+    "proxy": ("the proxy", "../guides/api-proxy.md"),
+    "secrets": ("secrets kept elsewhere", "../guides/providers.md#keep-the-secret-elsewhere"),
+    "admin": ("the Admin API", "../operate/admin-api.md"),
+    "access_requests": ("requests for access", "../operate/enterprise.md#let-people-ask-for-more"),
+    "telemetry": ("metrics and traces", "../operate/metrics.md"),
+    "providers.NAME": ("provider files", "provider-files.md"),
 }
 
 
@@ -137,17 +166,31 @@ def settings_page(text: str) -> str:
         else:
             known[alike] = known[alike].replace(f"`{shown}: ", f"`, `{name}`{shown}: ", 1)
 
-    def replace(title: str, body: str) -> str:
-        name = "" if title == "Top level" else title.strip("`[]") if title.startswith("`[") else None
-        if name is None:
-            return body
-        before, _, rest = body.partition("\n- `")
-        notes = re.sub(r"\A.*\n(- `.*\n)*", "", rest)
-        return "".join((before, "\n", *lines.pop(name), notes))
+    sections = "".join(
+        f"\n## {f'`[{name}]`' if name else 'Top level'}\n\n{_about_section(name)}{''.join(found)}"
+        for name, found in sorted(lines.items(), key=lambda one: one[0] == "")
+    )
+    return settings_intro(text) + sections
 
-    page = _by_heading(text, "## ", replace)
-    page += "".join(f"\n## `[{name}]`\n\n{''.join(found)}" for name, found in lines.items())
-    return re.sub(r"\n+## ", "\n\n## ", re.sub(r"\n{3,}", "\n\n", page))
+
+def settings_intro(text: str) -> str:
+    """What stands before the generated list."""
+    return text.partition("\n## `[")[0]
+
+
+def _about_section(name: str) -> str:
+    """What a section is for, and the page that says more."""
+    if not name:
+        return ""
+    model: type[BaseModel] = Settings
+    for part in name.split("."):
+        if part != "NAME":
+            found = model_in(model.model_fields[part].annotation)
+            assert found is not None, name
+            model, _ = found
+    about = "\n\n".join(" ".join(one.split()) for one in (inspect.getdoc(model) or "").split("\n\n"))
+    more = f" See [{_SAID_ABOUT[name][0]}]({_SAID_ABOUT[name][1]})." if name in _SAID_ABOUT else ""
+    return f"{about}{more}\n\n"
 
 
 def commands_page(text: str) -> str:
@@ -195,16 +238,6 @@ def _options(command: Any) -> list[str]:
             default = f" Default: {one.default}." if isinstance(one.default, str) else ""
             lines.append(f"- `{name}`: {one.help}{default}{' Required.' if one.required else ''}\n")
     return lines
-
-
-def _by_heading(text: str, mark: str, replace: Callable[[str, str], str]) -> str:
-    """The text with what stands below each heading of one level replaced."""
-    parts = re.split(rf"^({mark}.*\n)", text, flags=re.MULTILINE)
-    for at in range(1, len(parts), 2):
-        title = parts[at].removeprefix(mark).strip()
-        body, rest = re.match(r"(.*?)((?=^#).*)?\Z", parts[at + 1], flags=re.MULTILINE | re.DOTALL).groups("")
-        parts[at + 1] = replace(title, body) + rest
-    return "".join(parts)
 
 
 def provider_files_page(text: str) -> str:

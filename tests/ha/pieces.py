@@ -1,6 +1,6 @@
 """etcd, two PostgreSQL servers under Patroni, HAProxy and PgBouncer: started, looked at and broken.
 
-Their configuration is that of docs/operate/postgresql.md, with addresses, folders and passwords of its own. Everything
+Their configuration is that of deploy/postgresql/, with addresses, folders and passwords of its own. Everything
 listens on 127.0.0.1, keeps its data in one temporary folder, and ends with the block; as root the programs run as
 `postgres`.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
-import re
 import secrets
 import shutil
 import signal
@@ -46,17 +45,15 @@ def _binaries() -> Path | None:
     return found[-1].parent if found else None
 
 
-def documented(kind: str) -> str:
-    """The block of this kind on the page for operators."""
-    page = (ROOT / "docs" / "operate/postgresql.md").read_text(encoding="utf-8")
-    (block,) = re.findall(rf"^```{kind}\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
-    return block
+def shipped(name: str) -> str:
+    """A file that ships for operators."""
+    return (ROOT / "deploy/postgresql" / name).read_text(encoding="utf-8")
 
 
 def put(text: str, changes: Sequence[tuple[str, str]]) -> str:
     """The text with each of these replaced; one that is not there is a mistake."""
     for old, new in changes:
-        assert old in text, f"{old!r} is not in the block of docs/operate/postgresql.md"
+        assert old in text, f"{old!r} is not in the file of deploy/postgresql/"
         text = text.replace(old, new)
     return text
 
@@ -204,7 +201,7 @@ def _etcd(folder: Path, ports: dict[str, int]) -> Program:
 def _node(folder: Path, name: str, ports: dict[str, int], passwords: dict[str, str]) -> Node:
     data, rest, port = folder / name, ports[f"{name}-rest"], ports[name]
     text = put(
-        documented("yaml"),
+        shipped("patroni.yml"),
         [
             ("name: pg1", f"name: {name}"),
             ("10.0.0.11:8008", f"127.0.0.1:{rest}"),
@@ -226,14 +223,14 @@ def _haproxy(folder: Path, ports: dict[str, int]) -> Program:
     changes = [("10.0.0.10:5000", f"127.0.0.1:{ports['haproxy']}")]
     for name, host in (("pg1", "10.0.0.11"), ("pg2", "10.0.0.12")):
         changes.append((f"{host}:5432 check port 8008", f"127.0.0.1:{ports[name]} check port {ports[name + '-rest']}"))
-    (folder / "haproxy.cfg").write_text(put(documented("haproxy"), changes), encoding="utf-8")
+    (folder / "haproxy.cfg").write_text(put(shipped("haproxy.cfg"), changes), encoding="utf-8")
     return Program("haproxy", ("/usr/sbin/haproxy", "-db", "-f", str(folder / "haproxy.cfg")), folder)
 
 
 def _pgbouncer(folder: Path, ports: dict[str, int], passwords: dict[str, str]) -> Program:
     (folder / "userlist.txt").write_text(f'"vault" "{passwords["vault"]}"\n', encoding="utf-8")
     text = put(
-        documented("ini"),
+        shipped("pgbouncer.ini"),
         [
             (
                 "vault = host=10.0.0.10 port=5000 dbname=vault",
