@@ -44,6 +44,7 @@ class CredentialKind(StrEnum):
     OAUTH = "oauth"  # a grant: refresh and access tokens
     KEY = "key"  # what a person entered, sent as it is
     CLIENT_CREDENTIALS = "client_credentials"  # what a person entered, and the token that it gets (RFC 6749 §4.4)
+    SESSION = "session"  # what a person entered, and the session that signing in with it opens
     SIGNED_TOKEN = "signed_token"  # a private key that a person entered, and the tokens that it gets (RFC 7523 §2.1)
 
 

@@ -16,6 +16,7 @@ from providers.outbound.json_values import parse_object
 
 SHORTEST: Final = 8  # characters: a shorter secret could not be masked in answers, since it may occur by chance
 LONGEST: Final = 16_384
+SESSION: Final = ":session"  # with the fields: the refresh token of the newest session, which no field can be called
 
 
 class CredentialRefused(Exception):
@@ -144,4 +145,7 @@ def secrets_of(provider: Provider, token: str, entered: str = "") -> tuple[str, 
         values = unpack(credential, entered or token)
     except CredentialRefused:
         return (token,)
+    kept = parse_object(entered.encode()) or {}
+    if isinstance(held := kept.get(SESSION), str):
+        issued = (*issued, held)
     return *issued, *(value for name in credential.secrets if name != credential.passphrase and (value := values[name]))

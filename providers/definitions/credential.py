@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, StringConstraints, field_validator
 
 from providers.definitions.method_overrides import FilePart, Key, QueryName
+from providers.definitions.session import SessionExchange
 from providers.definitions.signed_token import SignedToken
 
 # Facts about a credential that a file names sources for, in place of those about OAuth.
@@ -148,16 +149,17 @@ class Credential(FilePart):
 
     `kind`: `key` is sent as it is, by `send`; `client_credentials` are the fields `client_id` and `client_secret` that
     get a token at `hosts.token_url` (RFC 6749 §4.4), sent by `[authorization]`; with `signed_token`, a private key
-    signs what is such a token or gets one. `dead` and `alive`: statuses of the
+    signs what is such a token or gets one; with `session`, a sign-in does. `dead` and `alive`: statuses of the
     look-up in `[identity]` that prove that the credential is refused or accepted, beside 401 and any success;
     `alive_texts`: parts of the error's message that prove that it's accepted, whatever the status.
     """
 
-    kind: Literal["key", "client_credentials", "signed_token"] = "key"
+    kind: Literal["key", "client_credentials", "signed_token", "session"] = "key"
     title: FieldTitle = "API key"  # what the service calls it
     fields: Mapping[Key, CredentialField] = Field(min_length=1)
     send: CredentialPlacement = CredentialPlacement()
     signed_token: SignedToken | None = None
+    session: SessionExchange | None = None
     dead: frozenset[Annotated[int, Field(ge=400, le=499)]] = frozenset({401})
     alive: frozenset[Annotated[int, Field(ge=400, le=499)]] = frozenset()
     alive_texts: frozenset[Annotated[str, StringConstraints(min_length=8, max_length=120)]] = frozenset()

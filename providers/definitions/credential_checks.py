@@ -8,6 +8,7 @@ from typing import Final
 
 from providers.definitions.credential import NAMES, SAFE_PART, Credential, CredentialField
 from providers.definitions.model import Provider
+from providers.definitions.session import REFRESH_TOKEN, TOKEN
 from providers.definitions.signed_token import COMPUTED
 from vault.upstream import Downscope
 
@@ -58,7 +59,12 @@ def credential_problems(provider: Provider) -> Iterator[str]:
     credential = provider.credential
     if credential is None or provider.is_remote:
         return
-    allowed = {"key": frozenset[str](), "client_credentials": _OF_TOKENS, "signed_token": _OF_SIGNED_TOKENS}
+    allowed = {
+        "key": frozenset[str](),
+        "client_credentials": _OF_TOKENS,
+        "signed_token": _OF_SIGNED_TOKENS,
+        "session": _OF_TOKENS - {"client_auth", "params", "rename"},
+    }
     for name in sorted(provider.model_fields_set - _SHARED - allowed[credential.kind]):
         yield f"{name}: doesn't work with credential.kind {credential.kind!r}; remove it"
     for name, field in credential.fields.items():
@@ -74,8 +80,12 @@ def credential_problems(provider: Provider) -> Iterator[str]:
             yield from _client_problems(provider, credential)
         case "signed_token":
             yield from _signing_problems(provider, credential)
+        case "session":
+            yield from _session_problems(provider, credential)
     if (credential.signed_token is None) == (credential.kind == "signed_token"):
         yield "credential.signed_token: belongs to kind signed_token; give both or neither"
+    if (credential.session is None) == (credential.kind == "session"):
+        yield "credential.session: belongs to kind session; give both or neither"
     yield from _place_problems(provider, credential)
     if provider.console is None:
         yield "console: missing; name the page where people make the credential"
@@ -176,10 +186,45 @@ def _signing_problems(provider: Provider, credential: Credential) -> Iterator[st
         )
 
 
+def _session_problems(provider: Provider, credential: Credential) -> Iterator[str]:
+    facts, hosts = credential.session, provider.hosts
+    if facts is None:
+        return
+    later = frozenset({TOKEN, REFRESH_TOKEN})
+    for name in sorted(later & credential.names):
+        yield f"credential.fields.{name}: means what the sign-in issued; rename it"
+    steps = (
+        ("sign_in", facts.sign_in, frozenset[str]()),
+        ("renew", facts.renew, frozenset({REFRESH_TOKEN})),
+        ("sign_out", facts.sign_out, later),
+    )
+    for where, step, issued in steps:
+        for place, text in () if step is None else step.templates:
+            for name in sorted(set(NAMES.findall(text)) - credential.fields.keys() - issued):
+                yield f"credential.session.{where}.{place}: {{{name}}} isn't a field; add it under credential.fields"
+    sent = frozenset(name for _, text in facts.sign_in.templates for name in NAMES.findall(text))
+    for name in sorted(set(credential.secrets) - sent):
+        yield f"credential.session.sign_in: the secret {name!r} is sent nowhere; add it to fields or headers"
+    if not hosts.token_url:
+        yield "hosts.token_url: missing; name where people sign in"
+    if (facts.sign_out is None) == (hosts.revoke_url is not None):
+        yield "hosts.revoke_url: is where credential.session.sign_out signs out; give both or neither"
+    if hosts.refresh_url is not None and facts.renew is None:
+        yield "hosts.refresh_url: belongs to credential.session.renew; give both or neither"
+    for name in sorted(hosts.model_fields_set & {"authorize_url", "issuer"}):
+        yield f"hosts.{name}: doesn't work with a session; remove it"
+    if provider.body == "query":
+        yield "body: a query may be logged, and this carries a password; use form or json"
+    if next(credential.send.templates, None) is not None:
+        yield "credential.send: these are exchanged for a session; say under authorization how that is sent"
+
+
 def _place_problems(provider: Provider, credential: Credential) -> Iterator[str]:
     """A value that somebody enters must not choose whose host gets the credential."""
     addresses = [(f"apis.{key}", url) for key, url in provider.apis.items()]
-    addresses += [("hosts.token_url", provider.hosts.token_url)] if provider.hosts.token_url else []
+    hosts = provider.hosts
+    named = (("token_url", hosts.token_url), ("refresh_url", hosts.refresh_url), ("revoke_url", hosts.revoke_url))
+    addresses += [(f"hosts.{name}", url) for name, url in named if url]
     addresses += [("identity.url", provider.identity.url)] if provider.identity.url else []
     if (path := provider.identity.path) is not None:
         for name in sorted(set(NAMES.findall(path)) - credential.public_names):
@@ -204,6 +249,8 @@ def address_names(provider: Provider) -> frozenset[str]:
     texts = (
         *provider.apis.values(),
         provider.hosts.token_url,
+        provider.hosts.refresh_url or "",
+        provider.hosts.revoke_url or "",
         provider.identity.url or "",
         provider.identity.path or "",
     )

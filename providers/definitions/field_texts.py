@@ -142,6 +142,12 @@ CREDENTIAL: Final[Mapping[str, str]] = {
         'installations), or `itself`. With `downscope.mode = "refresh_scope"`, each exchange gets a token for '
         "exactly its scopes."
     ),
+    "session": (
+        "What was entered is exchanged for a session, by the steps `sign_in` (at `hosts.token_url`), `renew` (at "
+        "`hosts.refresh_url`), and `sign_out` (at `hosts.revoke_url`), each with `method`, `fields` of the body, and "
+        "`headers`; later ones may use `{token}` and `{refresh_token}`. `body`, `response`, and `expires` describe the "
+        "answer, `authorization` how calls bring the token."
+    ),
     "fields": (
         "What the person enters: `title`; `pattern` of the whole value (else 8 to 4096 characters); "
         "`example`; `secret` (default `true`); `optional`; `default`; `choices`; `lines`, `members` (key "

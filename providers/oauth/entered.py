@@ -20,6 +20,7 @@ from providers.credentials.placing import CredentialMismatch, authorize_request
 from providers.definitions.credential import Credential
 from providers.definitions.credential_checks import fill_address
 from providers.definitions.model import Provider, Registration
+from providers.oauth.sessions import EnteredSessions
 from providers.oauth.signed import SignedTokens
 from providers.oauth.token_requests import FORM, JSON, TokenRequestBytes, token_request
 from providers.oauth.token_responses import ResponseContext, TokenOutcome, account_of, judge, outcome_without_answer
@@ -75,6 +76,7 @@ class CredentialUpstream:
         self._outbound = outbound
         self._clock = clock
         self._signed = SignedTokens(provider, self._send, clock)
+        self._sessions = EnteredSessions(provider, self._send, clock)
 
     @property
     def is_configured(self) -> bool:
@@ -123,7 +125,8 @@ class CredentialUpstream:
                 outcome = TokenAnswer("", expires_in=0)
         match outcome:
             case TokenAnswer():
-                return replace(outcome, refresh_token=packed), await self._look_at(packed, outcome.access_token)
+                kept = outcome.refresh_token or packed
+                return replace(outcome, refresh_token=kept), await self._look_at(packed, outcome.access_token)
             case Refusal():
                 raise UpstreamError(outcome.code, outcome.description)
             case _:
@@ -254,6 +257,8 @@ class CredentialUpstream:
         """A token by the client credentials grant (RFC 6749 §4.4.2), or for a signed token; no refresh token."""
         if self._credential.kind == "signed_token":
             return await self._signed.obtain(packed, scopes, item=item)
+        if self._credential.kind == "session":
+            return await self._sessions.obtain(packed)
         try:
             values = unpack(self._credential, packed)
             url = fill_address(self._provider.hosts.token_url, public_values(self._credential, values))
@@ -272,10 +277,9 @@ class CredentialUpstream:
         outcome = judge(client, answer, asked)
         return replace(outcome, refresh_token=None) if isinstance(outcome, TokenAnswer) else outcome
 
-    async def _send(self, written: TokenRequestBytes) -> OutboundResponse:
-        return await self._outbound.send(
-            self._request(written.method, written.url, dict(written.headers), written.body)
-        )
+    async def _send(self, written: TokenRequestBytes, *, timeout: float = TOTAL_TIMEOUT) -> OutboundResponse:  # noqa: ASYNC109 -- passed on
+        request = self._request(written.method, written.url, dict(written.headers), written.body)
+        return await self._outbound.send(replace(request, timeout=timeout))
 
     async def narrow(self, access_token: str, scopes: frozenset[str], *, item: str | None = None) -> RefreshOutcome:
         """Refused: the service issues no narrower credential."""
@@ -284,7 +288,9 @@ class CredentialUpstream:
     async def revoke(
         self, *, refresh_token: str | None, access_token: str | None, account: str | None = None
     ) -> RevokeAnswer:
-        """No service is asked to end a credential: its person made it, and deletes it there."""
+        """Sign out of a session. No service is asked to end a credential: its person made it, and deletes it there."""
+        if self._credential.kind == "session":
+            return await self._sessions.end(refresh_token, access_token)
         return RevokeOutcome.UNSUPPORTED
 
     async def probe(
@@ -298,7 +304,7 @@ class CredentialUpstream:
             )
             is_made = isinstance(outcome, TokenAnswer)
             return await self._probe_key(outcome.access_token) if is_made else ProbeAnswer(ProbeOutcome.UNPROVEN)
-        if self._credential.kind == "key":
+        if self._credential.kind in {"key", "session"}:
             return ProbeAnswer(ProbeOutcome.UNPROVEN) if access_token is None else await self._probe_key(access_token)
         if refresh_token is None:
             return ProbeAnswer(ProbeOutcome.UNPROVEN)

@@ -44,6 +44,7 @@ from vault.upstream import Account, TokenAnswer, UpstreamError
 LABEL_LIMIT: Final = 120
 _UNNAMED: Final = "entered-"  # begins the id of an account that the service doesn't name
 _DAY: Final = 86400
+_OTHER_TEXT: Final = frozenset({"signed_token", "session"})  # whose fields aren't all parts of addresses
 _SAYS_NEITHER: Final = frozenset({"temporarily_unavailable", "invalid_scope", "assertion_refused"})  # about the key
 
 
@@ -225,7 +226,7 @@ async def examine(
         raise EntryFault("unknown")
     try:
         values = read_credential(credential, entry.values, by_admin=by_admin)
-        public_values(credential, values, needed=address_names(provider) if credential.signed_token else None)
+        public_values(credential, values, needed=address_names(provider) if credential.kind in _OTHER_TEXT else None)
         if deployment.entries.spend(user.id, provider.name, now=monotonic()):
             raise EntryFault("too_often")
         values = await open_keys(credential, values)

@@ -164,8 +164,8 @@ async def _obtain(request: ExchangeRequest, *, vault: Vault, now: int, spoiled: 
 
 
 async def _open_entered(vault: Vault, held: HeldAccount, *, policy: UpstreamPolicy) -> str:
-    """The client credentials of the account; empty for all others."""
-    if policy.credential is not CredentialKind.CLIENT_CREDENTIALS:
+    """What a person entered, where the account has a token for it; empty for all others."""
+    if policy.credential not in {CredentialKind.CLIENT_CREDENTIALS, CredentialKind.SESSION}:
         return ""
     facts = await leases.read(vault.database, held.id)
     if facts is None or facts.refresh_sealed is None:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from providers.simulator.mailroom.signed import account_of_signed, answer_assertion, answer_installation
+from providers.simulator.mailroom.signing_in import SESSION, renew, sign_in, sign_out
 from providers.simulator.sandbox import Sandbox
 from providers.simulator.wire import SimulatedCall, endpoint
 
@@ -37,10 +38,22 @@ def mailroom_routes(sandbox: Sandbox) -> list[Route]:
     def installation(call: SimulatedCall) -> Response:
         return answer_installation(sandbox, call)
 
+    def signing_in(call: SimulatedCall) -> Response:
+        return sign_in(sandbox, call, face=FACE)
+
+    def renewal(call: SimulatedCall) -> Response:
+        return renew(sandbox, call, face=FACE)
+
+    def signing_out(call: SimulatedCall) -> Response:
+        return sign_out(sandbox, call, face=FACE)
+
     path = f"/{FACE}/installations/{{id}}/access_tokens"
     return [
         Route(f"/{FACE}/assertion", endpoint(sandbox, FACE, "assertion", assertion), methods=["POST"]),
         Route(path, endpoint(sandbox, FACE, "installation", installation), methods=["POST"]),
+        Route(f"/{FACE}/session", endpoint(sandbox, FACE, "sign_in", signing_in), methods=["POST"]),
+        Route(f"/{FACE}/session/renewal", endpoint(sandbox, FACE, "renew", renewal), methods=["POST"]),
+        Route(f"/{FACE}/session", endpoint(sandbox, FACE, "sign_out", signing_out), methods=["DELETE"]),
         Route(f"/{FACE}/token", endpoint(sandbox, FACE, "token", token), methods=["POST"]),
         route("/me", "me", "GET"),
         route("/messages", "messages", "GET", "POST"),
@@ -54,6 +67,8 @@ def _key_of(call: SimulatedCall) -> tuple[str, str]:
     """The key of a request, and by which way it came."""
     if key := call.headers.get("x-mailroom-key"):
         return key, "header"
+    if key := call.headers.get(SESSION):
+        return key, "session"
     if call.basic is not None:
         return (call.basic[0], "user") if not call.basic[1] else (call.basic[1], "password")
     if call.bearer:
@@ -64,7 +79,7 @@ def _key_of(call: SimulatedCall) -> tuple[str, str]:
 def _answer(sandbox: Sandbox, call: SimulatedCall, name: str) -> Response:
     key, way = _key_of(call)
     keys = sandbox.keys
-    account = keys.accounts.get(key) or keys.tokens.get(key)
+    account = keys.accounts.get(key) or keys.tokens.get(key) or keys.sessions.get(key, ("", ""))[0] or None
     may = key not in keys.scopes or ("write" if call.method == "POST" else "read") in keys.scopes[key]
     signed = account_of_signed(sandbox, key, operation=f"{call.method} /v1/{name}") if account is None else None
     if signed is not None:

@@ -28,6 +28,9 @@ class Keys:
     signers: dict[str, Signer] = field(default_factory=dict[str, Signer])  # key id -> who it is
     scopes: dict[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]], repr=False)  # of a token
     used: set[str] = field(default_factory=set[str])  # assertions
+    passwords: dict[str, str] = field(default_factory=dict[str, str], repr=False)  # by account
+    # token -> account, and the refresh token that renews it
+    sessions: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]], repr=False)
 
     def make(self, account: str) -> str:
         """A key for this account."""
@@ -38,6 +41,11 @@ class Keys:
     def delete(self, key: str) -> None:
         """Nothing accepts the key from now on."""
         self.accounts.pop(key, None)
+
+    def make_password(self, account: str) -> str:
+        """A password with which this account signs in."""
+        self.passwords[account] = secrets.token_urlsafe(12)
+        return self.passwords[account]
 
     def make_client(self, account: str) -> tuple[str, str]:
         """Client credentials for this account."""

@@ -168,6 +168,37 @@ operations = { read = ["GET /v1/messages"] }
 [downscope]
 mode = "refresh_scope"
 """
+_SESSION = """[credential]
+kind = "session"
+title = "User and password"
+[credential.fields.name]
+title = "User"
+secret = false
+pattern = '[a-z0-9-]+'
+[credential.fields.word]
+title = "Password"
+[credential.session.sign_in]
+fields = { "login.name" = "{name}", "login.word" = "{word}" }
+[credential.session.renew]
+headers = { Authorization = "Bearer {refresh_token}" }
+[credential.session.sign_out]
+method = "DELETE"
+headers = { X-Mailroom-Session = "{token}" }
+[hosts]
+token_url = "https://mailroom.example/session"
+refresh_url = "https://mailroom.example/session/renewal"
+revoke_url = "https://mailroom.example/session"
+[response]
+root = "data"
+access_token = "id"
+refresh_token = "renewal"
+error = "code"
+[expires]
+path = "seconds"
+[authorization]
+header = "X-Mailroom-Session"
+scheme = ""
+"""
 _BY_FILE = """[identity]
 source = "credential"
 id = "{credential.client_email} {credential.subject}"
@@ -191,6 +222,7 @@ SERVICES: Mapping[str, tuple[str, str]] = {
     "mailroom-service": (_KEY_FILE, _BY_FILE),
     "mailroom-app": (_APP, _NAMED),
     "mailroom-signed": (_SIGNED, _NAMED),
+    "mailroom-session": (_SESSION, _NAMED),
 }
 
 
@@ -264,9 +296,13 @@ def write_services(data: Path, simulator: Simulator) -> dict[str, dict[str, Any]
         if name == "mailroom-app":  # GitHub calls permissions so
             for scope in ("read", "write"):
                 text = text.replace(f'"{scope}"', f'"mail:{scope}"').replace(f"\n{scope} = ", f'\n"mail:{scope}" = ')
+        if name == "mailroom-session":
+            text = text.replace("\n[credential]", '\nbody = "json"\n[credential]', 1)
         (folder / f"{name}.toml").write_text(text, encoding="utf-8")
         settings[name] = {"apis": {"main": f"{simulator.url}/mailroom/v1"}}
     settings["mailroom-client"]["token_url"] = f"{simulator.url}/mailroom/token"
+    at = f"{simulator.url}/mailroom/session"
+    settings["mailroom-session"] |= {"token_url": at, "refresh_url": f"{at}/renewal", "revoke_url": at}
     settings["mailroom-service"]["token_url"] = f"{simulator.url}/mailroom/assertion"
     settings["mailroom-app"]["token_url"] = f"{simulator.url}/mailroom/installations/{{installation_id}}/access_tokens"
     return settings

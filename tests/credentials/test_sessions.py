@@ -1,0 +1,329 @@
+"""User and password that a person enters: exchanged for sessions, which are renewed, end, and stay inside."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tomllib
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from providers.credentials.entered import pack, read_credential
+from providers.credentials.placing import authorize_request
+from providers.definitions.catalog import ProviderFileRefused, ProviderOverrides, load_catalog, parse_provider
+from providers.oauth.entered import CredentialUpstream, LookOutcome
+from providers.outbound.addresses import AddressPolicy
+from providers.outbound.client import Outbound
+from providers.outbound.messages import OutboundRequest
+from tests.support.doubles.scripted import Arrival, Reply, json_reply, scripted_server
+from tests.support.rooms.key_room import READ, WRITE, KeyRoom, running_key_room
+from tests.support.rooms.portal_room import accounts_of
+from vault.audit import audit
+from vault.records import Connection, User
+from vault.upkeep import receipts
+from vault.upstream import RevokeOutcome, Rotation
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """How a service signs in, renews, and signs out, as its sources say: bodies, and headers that matter."""
+
+    entered: Mapping[str, str]
+    inputs: Mapping[str, str]
+    body: Mapping[str, object]
+    answer: Mapping[str, object]
+    call: Mapping[str, str]
+    renewal: Mapping[str, object] | None = None
+    renewing: Mapping[str, str] = field(default_factory=dict[str, str])
+    end: str = ""
+    ending: Mapping[str, object] = field(default_factory=dict[str, object])
+    ends_with: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+_CLIENT = {"client_id": "admin-cli"}
+SERVICES = {
+    "keycloak-session": Exchange(
+        {"username": "alice", "password": "correct horse", "client_id": "admin-cli", "client_secret": ""},
+        {"host": "sso.example.com", "realm": "company"},
+        {"grant_type": "password", "scope": "openid", "username": "alice", "password": "correct horse", **_CLIENT},
+        {"access_token": "t-1", "refresh_token": "r-1", "expires_in": 300, "token_type": "Bearer"},
+        {"authorization": "Bearer t-1"},
+        {"grant_type": "refresh_token", "refresh_token": "r-1", **_CLIENT},
+        end="POST",
+        ending={"refresh_token": "r-1", **_CLIENT},
+    ),
+    "metabase": Exchange(
+        {"username": "alice@example.com", "password": "correct horse"},
+        {"host": "bi.example.com"},
+        {"username": "alice@example.com", "password": "correct horse"},
+        {"id": "t-1"},
+        {"x-metabase-session": "t-1"},
+        end="DELETE",
+        ends_with={"x-metabase-session": "t-1"},
+    ),
+    "bluesky": Exchange(
+        {"handle": "alice.bsky.social", "password": "abcd-efgh-ijkl-mnop"},
+        {},
+        {"identifier": "alice.bsky.social", "password": "abcd-efgh-ijkl-mnop"},
+        {"accessJwt": "t-1", "refreshJwt": "r-1", "handle": "alice.bsky.social", "did": "did:plc:1"},
+        {"authorization": "Bearer t-1"},
+        {},
+        {"authorization": "Bearer r-1"},
+        "POST",
+        ends_with={"authorization": "Bearer r-1"},
+    ),
+    "docker-hub": Exchange(
+        {"username": "alice", "secret": "dckr_pat_0123456789abcdef0123"},
+        {},
+        {"identifier": "alice", "secret": "dckr_pat_0123456789abcdef0123"},
+        {"access_token": "t-1"},
+        {"authorization": "Bearer t-1"},
+    ),
+}
+FILE = """
+name = "desk"
+title = "Desk"
+body = "json"
+[credential]
+kind = "session"
+[credential.fields.name]
+title = "User"
+secret = false
+[credential.fields.word]
+title = "Password"
+[credential.session.sign_in]
+fields = { "login.name" = "{name}", "login.word" = "{word}" }
+[credential.session.renew]
+headers = { Authorization = "Bearer {refresh_token}" }
+[credential.session.sign_out]
+method = "DELETE"
+headers = { X-Session = "{token}" }
+[hosts]
+token_url = "https://desk.example/session"
+refresh_url = "https://desk.example/renewal"
+revoke_url = "https://desk.example/session"
+[apis]
+main = "https://desk.example/api"
+[scopes.read]
+title = "Read"
+[console]
+url = "https://desk.example/password"
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[KeyRoom]:
+    async with running_key_room(tmp_path_factory.mktemp("sessions")) as opened:
+        yield opened
+
+
+async def signed_in(room: KeyRoom, user: User) -> tuple[Connection, str]:
+    """An account of the user's, and the password that they entered."""
+    word = room.simulator.sandbox.keys.make_password(user.name)
+    person = await room.signed_in(user)
+    return await room.entered(user, person, "mailroom-session", name=user.name, word=word), word
+
+
+def calls_of(room: KeyRoom, user: User) -> list[object]:
+    return [one["call"] for one in room.books() if one["account"] == user.name and one["way"] == "session"]
+
+
+async def test_a_password_is_exchanged_for_a_session_that_calls_carry(room: KeyRoom) -> None:
+    user = await room.user()
+    person = await room.signed_in(user)
+    word = room.simulator.sandbox.keys.make_password(user.name)
+    refused = await room.enter(
+        person, await room.form(person, "mailroom-session"), name=user.name, word="another-password"
+    )
+    assert "accept this" in refused.text
+    assert "another-password" not in refused.text
+    assert await accounts_of(room, user) == ()
+    connection = await room.entered(user, person, "mailroom-session", name=user.name, word=word)
+    assert (connection.account, connection.label) == (f"box-{user.name}", f"{user.name}@mailroom.example")
+    handle = await room.allowed(user, connection, READ)
+    assert (await handle.call("GET", "/messages", api="main")).json()["messages"][0]["subject"] == f"For {user.name}"
+    assert calls_of(room, user)[-3:] == ["sign_in", "me", "messages"]
+    [held] = await accounts_of(room, user)
+    assert held.access_expires_at is not None
+
+
+async def test_a_session_is_renewed_and_else_another_one_follows(room: KeyRoom) -> None:
+    user = await room.user()
+    connection, _ = await signed_in(room, user)
+    handle, keys = await room.allowed(user, connection, READ), room.simulator.sandbox.keys
+    for _ in range(2):  # the service forgets the token, and knows what renews it
+        [old] = [one for one, (account, _) in keys.sessions.items() if account == user.name]
+        keys.sessions[f"gone-{old}"] = keys.sessions.pop(old)
+        assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+        assert "renew" in calls_of(room, user)
+    signed = calls_of(room, user).count("sign_in")
+    assert signed == 1
+    keys.sessions.clear()
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+    assert calls_of(room, user).count("sign_in") == 2
+
+
+async def test_an_expired_session_is_renewed_before_a_call(room: KeyRoom) -> None:
+    user = await room.user()
+    connection, _ = await signed_in(room, user)
+    handle = await room.allowed(user, connection, READ)
+    async with room.deployment.transaction() as transaction:
+        await transaction.execute("update connections set access_expires_at = 1 where id = :id", {"id": connection.id})
+    assert (await handle.call("GET", "/messages", api="main")).status_code == 200
+    assert calls_of(room, user)[-2:] == ["renew", "messages"]
+
+
+@pytest.mark.parametrize("is_changed", [True, False])
+async def test_a_changed_password_ends_the_account_with_its_session(room: KeyRoom, *, is_changed: bool) -> None:
+    user = await room.user()
+    connection, _ = await signed_in(room, user)
+    handle, keys = await room.allowed(user, connection, READ), room.simulator.sandbox.keys
+    keys.sessions.clear()
+    if is_changed:
+        keys.make_password(user.name)
+    answer = await handle.call("GET", "/messages", api="main")
+    [held] = await accounts_of(room, user)
+    assert (answer.status_code == 200, held.state.value) == (
+        (False, "needs_reauth") if is_changed else (True, "active")
+    ), answer.text
+
+
+async def test_a_service_that_does_not_answer_costs_no_account(room: KeyRoom) -> None:
+    user = await room.user()
+    connection, _ = await signed_in(room, user)
+    handle, keys = await room.allowed(user, connection, READ), room.simulator.sandbox.keys
+    keys.sessions.clear()
+    for answers in (True, False):
+        keys.sessions.clear()
+        if not answers:
+            room.simulator.fault("mailroom.sign_in", "status", status=500, times=None)
+        answer = await handle.call("GET", "/messages", api="main")
+        room.simulator.control("clear_faults")
+        assert (answer.status_code == 200) is answers, answer.text
+    [held] = await accounts_of(room, user)
+    assert held.state.value == "active"
+
+
+async def test_disconnecting_signs_out_and_proves_it(room: KeyRoom) -> None:
+    user = await room.user()
+    connection, _ = await signed_in(room, user)
+    person, keys = await room.signed_in(user), room.simulator.sandbox.keys
+    other = f"other-{user.name}"
+    keys.sessions[other] = user.name, other  # of the person's own browser
+    await person.submit(await person.open(f"/connections/{connection.id}/disconnect"), form="/disconnect")
+    await room.until_asked(connection.id)
+    assert [one for one, (account, _) in keys.sessions.items() if account == user.name] == [other]
+    assert calls_of(room, user).count("sign_in") == 1  # nobody signs in to find out
+    receipt = await receipts.get_receipt(room.deployment.database, connection.id)
+    assert receipt is not None
+    assert (receipt.result, receipt.is_final) == ("verified_dead", True)
+
+
+async def test_neither_password_nor_session_leaves_the_vault(room: KeyRoom, caplog: pytest.LogCaptureFixture) -> None:
+    user = await room.user()
+    with caplog.at_level(logging.DEBUG):
+        connection, word = await signed_in(room, user)
+        handle = await room.allowed(user, connection, WRITE)
+        [(token, (_, renewal))] = [
+            (one, held) for one, held in room.simulator.sandbox.keys.sessions.items() if held[0] == user.name
+        ]
+        sent = {"to": f"{word} {token} {renewal}"}
+        answer = await handle.call("POST", "/messages", api="main", json=sent)
+    for secret in (word, token, renewal):
+        assert secret not in answer.text
+        assert secret not in caplog.text
+    assert answer.json()["to"] == " ".join("*" * len(one) for one in (word, token, renewal))
+    await room.deployment.activity.settle()
+    events = await audit.list_events(room.deployment.database, user_id=user.id, limit=1000)
+    written = json.dumps([dict(one.details) for one in events], default=str)
+    assert not [one for one in (word, token, renewal) if one in written]
+    refused = await handle.call("GET", "/elsewhere", api="main")
+    assert refused.headers["token-vault-refusal"] == "redirect_refused"
+    assert room.simulator.books()["trapped"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("", None, ""),
+        ("credential.session", None, "belongs to kind session"),
+        ("credential.session.sign_in.fields", {"login": "{name}"}, "'word' is sent nowhere"),
+        ("credential.session.sign_in.fields", {"login": "{word}{token}"}, "{token} isn't a field"),
+        ("credential.session.renew.headers", {"Authorization": "{token}"}, "{token} isn't a field"),
+        ("credential.session.sign_out.headers", {"X": "{session}"}, "{session} isn't a field"),
+        ("credential.session.sign_out", None, "signs out; give both"),
+        ("credential.session.renew", None, "belongs to credential.session.renew"),
+        ("hosts.token_url", "", "name where people sign in"),
+        ("hosts.token_url", "https://desk.example/{word}", "addresses are no secret"),
+        ("hosts.revoke_url", "https://{name}/session", "decides whose host"),
+        ("hosts.issuer", "https://desk.example", "hosts.issuer: doesn't work"),
+        ("body", "query", "may be logged"),
+        ("credential.send", {"headers": {"X-Key": "{word}"}}, "exchanged for a session"),
+        ("credential.fields.token", {"title": "Token"}, "rename it"),
+        ("client_auth", "none", "doesn't work with credential.kind"),
+    ],
+)
+def test_a_file_that_would_not_work_is_refused(path: str, value: object, said: str) -> None:
+    content: dict[str, Any] = tomllib.loads(FILE)
+    *way, last = path.split(".")
+    inner = content
+    for part in way:
+        inner = inner[part]
+    if path and value is None:
+        del inner[last]
+    elif path:
+        inner[last] = value
+    if not said:
+        assert parse_provider("desk", content).credential is not None
+        return
+    with pytest.raises(ProviderFileRefused, match=said.replace("{", r"\{")):
+        parse_provider("desk", content)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+async def test_each_service_is_spoken_to_as_its_sources_say(name: str) -> None:
+    exchange = SERVICES[name]
+    shipped = load_catalog().provider(name)
+    account = {"id": 7, "sub": "7", "did": "did:plc:1", "email": "a@example.com", "handle": "alice.bsky.social"}
+
+    def answer(arrival: Arrival) -> Reply:
+        return json_reply(exchange.answer if arrival.path in {"/in", "/renew"} else account)
+
+    async with scripted_server(answer) as server, Outbound(AddressPolicy(allow_loopback=True)) as outbound:
+        settings = ProviderOverrides(
+            token_url=f"{server.url}/in",
+            refresh_url=None if shipped.hosts.refresh_url is None else f"{server.url}/renew",
+            revoke_url=None if shipped.hosts.revoke_url is None else f"{server.url}/out",
+            userinfo_url=f"{server.url}/me" if shipped.identity.url else None,
+            apis=dict.fromkeys(shipped.apis, f"{server.url}/api"),
+            inputs=exchange.inputs,
+        )
+        provider = load_catalog(overrides={name: settings}).provider(name)
+        assert provider.credential is not None
+        values = read_credential(provider.credential, exchange.entered)
+        upstream = CredentialUpstream(provider, outbound)
+        entered, look = await upstream.enter(pack(provider.credential, values))
+        assert (entered.access_token, look.outcome) == ("t-1", LookOutcome.ALIVE)
+        sent = server.arrivals[0]
+        assert (sent.method, sent.path) == ("POST", "/in")
+        assert (sent.json if provider.body == "json" else sent.form) == exchange.body
+        request = OutboundRequest("GET", f"{server.url}/api/x")
+        made = authorize_request(provider, request, "t-1")
+        assert {key.lower(): text for key, text in made.headers.items()} == exchange.call
+        assert isinstance(await upstream.refresh(entered.refresh_token or ""), Rotation)
+        renewed = server.arrivals[-1]
+        body = renewed.json if provider.body == "json" and renewed.body else renewed.form
+        assert body == (exchange.body if exchange.renewal is None else exchange.renewal)
+        assert {key: renewed.headers[key] for key in exchange.renewing} == exchange.renewing
+        ended = await upstream.revoke(refresh_token=entered.refresh_token, access_token="t-1")
+        if not exchange.end:
+            assert ended is RevokeOutcome.UNSUPPORTED
+            return
+        assert ended is RevokeOutcome.REVOKED
+        last = server.arrivals[-1]
+        assert (last.method, last.path, last.form) == (exchange.end, "/out", exchange.ending)
+        assert {key: last.headers[key] for key in exchange.ends_with} == exchange.ends_with
