@@ -21,7 +21,7 @@ from server.oauth.clients.rules import shown_redirects
 from server.oauth.parameters import parse_parameters
 from server.oauth.pkce import check_challenge, verifier_matches
 from server.oauth.redirect_uris import check_redirect_uri, redirect_host, redirect_matches, without_loopback_port
-from server.oauth.rules import OAuthError, canonical_resource, clean_name, own_resources
+from server.oauth.rules import OAuthError, canonical_resource, clean_name, own_resources, parse_max_age
 from server.signatures import jose
 from vault.records import Client, ClientKind
 
@@ -225,6 +225,12 @@ def test_brackets_inside_strings_are_not_depth() -> None:
 )
 def test_names_lose_what_could_disguise_them(name: str, clean: str) -> None:
     assert clean_name(name) == clean
+
+
+def test_an_age_has_at_most_ten_digits() -> None:
+    assert [parse_max_age(one) for one in (None, "0", "9" * 10)] == [None, 0, 9_999_999_999]
+    with pytest.raises(OAuthError):
+        parse_max_age("0" * 11)
 
 
 def test_our_resources_are_known_in_both_spellings() -> None:

@@ -12,13 +12,14 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from providers.definitions.catalog import load_catalog
-from server.proxy.large_bodies import LARGE, MOST_EACH
+from server.proxy.large_bodies import LargeBodies
 from server.proxy.wire import ProxyRefused, read_body
 from tests.support.doubles.proxied_api import Upstream, replying
 from tests.support.harness import free_socket, serving
 from tests.support.rooms.proxy_room import ProxyHandle, ProxyRoom, proxy_room
 
 MIB = 1024 * 1024
+LARGE, MOST, MOST_EACH = MIB, 8, 2
 FILE = "/repos/o/r/contents/notes.txt"
 JSON = {"content-type": "application/json"}
 GITHUB = load_catalog().provider("github")
@@ -87,7 +88,8 @@ async def test_one_agent_holds_few_large_bodies_at_a_time_and_no_others_back(
 
     handle, other = await writer(room), await writer(room)
     upstream.answer = slow
-    large = file_of(LARGE + 1)
+    around = len(file_of(0))
+    large = file_of(LARGE + 1 - around)
     held = [asyncio.create_task(put(handle, large)) for _ in range(MOST_EACH)]
     async with asyncio.timeout(20):
         for _ in range(MOST_EACH):
@@ -95,13 +97,26 @@ async def test_one_agent_holds_few_large_bodies_at_a_time_and_no_others_back(
     answer = await put(handle, large)
     assert (answer.status_code, answer.headers["token-vault-refusal"]) == (503, "too_many_calls"), answer.text
     assert answer.headers["retry-after"]
-    allowed = [asyncio.create_task(put(handle, file_of(10))), asyncio.create_task(put(other, large))]
+    allowed = [asyncio.create_task(put(handle, file_of(LARGE - around))), asyncio.create_task(put(other, large))]
     async with asyncio.timeout(20):
         await arrived.acquire()
         await arrived.acquire()
     released.set()
     assert [one.status_code for one in await asyncio.gather(*held, *allowed)] == [200] * (MOST_EACH + 2)
     assert (await put(handle, large)).status_code == 200
+
+
+def test_places_are_few_for_each_and_for_all() -> None:
+    bodies = LargeBodies()
+    agents = [(f"u{number}", "c") for number in range(MOST)]
+    assert [bodies.take(agents[0]) for _ in range(MOST_EACH + 1)] == [True] * MOST_EACH + [False]
+    assert [bodies.take(one) for one in agents[1:]] == [True] * (MOST - MOST_EACH) + [False]
+    bodies.give_back(agents[0])
+    assert bodies.take(agents[-1])
+    assert not bodies.take(agents[0])
+    for one in (agents[0], *agents[1 : MOST - MOST_EACH + 1], agents[-1]):
+        bodies.give_back(one)
+    assert [bodies.take(agents[0]) for _ in range(MOST_EACH + 1)] == [True] * MOST_EACH + [False]
 
 
 COSTLY = {

@@ -8,7 +8,6 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from server.connecting.links import LINKS
-from server.proxy.answers import SMALL
 from tests.support.doubles.proxied_api import Upstream, replying
 from tests.support.doubles.scripted import Reply, json_reply
 from tests.support.harness import free_socket, serving
@@ -79,7 +78,7 @@ async def test_a_body_that_streamed_is_not_repeated_but_the_next_try_works(room:
     handle, issued = await room.ready(), rotating(room)
     upstream.answer, seen = accepting(issued, refusal=REFUSALS[0])
     headers = {"content-type": "application/octet-stream"}
-    largest = b"x" * SMALL  # that is read before the call
+    largest = b"x" * 65_536  # that is read before the call
     first = await handle.call(content=largest + b"x", headers=headers)
     assert (first.status_code, first.headers["token-vault-refusal"]) == (503, "token_renewed")
     assert first.headers["retry-after"] == "0"

@@ -8,14 +8,17 @@ from typing import cast
 
 import pytest
 
+from providers.api.rules import Payload
 from providers.definitions.catalog import read_provider, shipped_files
 from providers.definitions.model import Errors, Provider
 from providers.outbound.sessions import StreamedAnswer
 from server.proxy.answers import is_unauthorized
+from server.proxy.call import ProxiedCall
 from server.proxy.refusals import content_of
 from server.proxy.upload_sessions import UploadSessions
-from server.proxy.wire import ProxyRefused, Target
+from server.proxy.wire import ProxyRefused, Target, read_body, read_target
 from vault.envelope import Context
+from vault.exchange.decision import UpstreamToken
 
 SHIPPED = {path.stem: path for path in shipped_files()}
 REFUSED = ProxyRefused("rate_limited", "Try again.", more={"link": "https://vault.example/x"})
@@ -110,6 +113,84 @@ def test_what_says_that_a_token_is_dead(name: str, status: int, text: bytes | No
 
 SESSIONS = UploadSessions("upload_id", bytes(32), Context("upload-session", "default", "u", "google", "c", "agent"))
 PLACE = Target("c", "drive", "/upload/files")
+
+
+@dataclass
+class Opened:
+    value: str
+
+
+def call_at(name: str, api: str, *, url: str = "", body: bytes | None = b"{}") -> ProxiedCall:
+    return ProxiedCall(
+        provider(name),
+        Target("c", api, "/x"),
+        rules=(),
+        payload=Payload((), {}, is_unread=False),
+        address_here=lambda api: f"https://vault.example/proxy/c/{api}",
+        url=url,
+        headers={},
+        body=body,
+        sessions=SESSIONS,
+    )
+
+
+def test_a_call_goes_to_the_accounts_own_address() -> None:
+    call = call_at("algolia", "main", url="https://{application_id}.algolia.net/1/indexes?page=2")
+    token = cast("UpstreamToken", Opened('{"application_id":"ABC123DEF4","key":"0123456789abcdef0123456789abcdef"}'))
+    there = call.at_account(token)
+    assert there.url == "https://ABC123DEF4.algolia.net/1/indexes?page=2"
+    assert there.provider.apis == {"main": "https://ABC123DEF4.algolia.net"}
+    same = call_at("slack", "web")
+    assert same.at_account(token) is same
+    with pytest.raises(ProxyRefused, match="upstream_unauthorized"):
+        call.at_account(cast("UpstreamToken", Opened('{"application_id":"a/b","key":"k"}')))
+
+
+def test_addresses_of_pages_and_of_single_accounts_stay_as_they_are() -> None:
+    assert call_at("algolia", "main").links == []
+    ours = b"https://vault.example/proxy/c/rest"
+    assert call_at("github", "rest").links == [(b"https://api.github.com", ours)]
+    sent = call_at("github", "rest", body=b'{"next":"' + ours + b'/a"}')
+    assert sent.outward().body == b'{"next":"https://api.github.com/a"}'
+    for call in (call_at("github", "rest"), call_at("github", "rest", body=None), call_at("slack", "web", body=ours)):
+        assert call.outward() is call
+
+
+def json_of(count: int, *, part: bytes) -> bytes:
+    return b'{"a":[' + part * count + b"0]}"
+
+
+@pytest.mark.parametrize(
+    ("fitting", "larger", "code"),
+    [
+        (json_of(49_998, part=b"{},"), json_of(49_999, part=b"{},"), "body_too_large"),
+        (json_of(200_000, part=b"0,"), json_of(200_001, part=b"0,"), "body_too_large"),
+        (b'{"a":' + b"[" * 99 + b"]" * 99 + b"}", b'{"a":' + b"[" * 100 + b"]" * 100 + b"}", "invalid_body"),
+        *(
+            (b"{" + joined(1000) + b"}", b"{" + joined(1001) + b"}", "body_too_large")
+            for joined in (lambda count: b",".join(b'"%x":0' % number for number in range(count)),)
+        ),
+    ],
+    ids=["nested", "values", "depth", "members"],
+)
+def test_a_judged_body_is_read_up_to_its_limits(fitting: bytes, larger: bytes, code: str) -> None:
+    github = provider("github")
+    assert read_body("application/json", fitting, github, is_judged=True) is not None
+    with pytest.raises(ProxyRefused, match=code):
+        read_body("application/json", larger, github, is_judged=True)
+
+
+def test_a_path_is_read_up_to_its_limit() -> None:
+    longest = b"/proxy/c/web/" + b"a" * (8192 - 13)
+    assert read_target(longest).path == longest[12:].decode()
+    with pytest.raises(ProxyRefused):
+        read_target(longest + b"a")
+    assert read_target(b"/upload/drive/v3/files").path == "/upload/drive/v3/files"
+    assert read_target(b"/proxy/c/web/") == Target("c", "web", "/")
+    assert read_target(b"/proxy/c/web") == Target("c", "web", "/")
+    for path in (b"/proxy/c/", b"/proxy//web/x", b"/proxies/c/web/x", b"/proxy/c/web/a%2Fb", b"/proxy/c/web/a//b"):
+        with pytest.raises(ProxyRefused):
+            read_target(path)
 
 
 def sealed(query: str, *, at: Target = PLACE) -> str:

@@ -117,6 +117,22 @@ async def test_a_name_in_a_path_may_hold_escaped_characters_and_arrives_as_it_wa
     assert room.provider.arrivals[-1].target == f"/google{path}?timeMin=2026-01-01T00%3A00%3A00Z"
 
 
+async def test_where_a_parameter_could_change_the_method_every_body_is_read(room: ProxyRoom) -> None:
+    google = frozenset({"https://www.googleapis.com/auth/calendar.events"})
+    agent = await room.agent()
+    connection = await room.account(agent, provider="google", scopes=google)
+    handle = await room.handle(agent, connection, scopes=google)
+    for kind, code in (("application/json", None), ("text/plain", "unsupported_body")):
+        answer = await handle.call(
+            "POST",
+            "/calendars/primary/events",
+            api="calendar",
+            content=b'{"summary":"s"}',
+            headers={"content-type": kind},
+        )
+        assert answer.headers.get("token-vault-refusal") == code, answer.text
+
+
 async def test_a_header_that_the_provider_wants_is_there_unless_the_client_says_it(room: ProxyRoom) -> None:
     scopes = frozenset({"metadata:read"})
     agent = await room.agent()
