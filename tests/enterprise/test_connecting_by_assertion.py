@@ -17,6 +17,7 @@ from vault.exchange.explain import ExchangeQuestion, FailedStep, explain
 from vault.records import Connection, ConnectionState, Narrowing, User
 from vault.refresh import company as companies
 from vault.refresh import leases
+from vault.refresh.assertions import identity_of
 from vault.refresh.rules import LEASE
 from vault.refusals import ConnectionRequired, DelegationRequired, ScopeRefused, TemporarilyUnavailable
 from vault.upkeep import revocations
@@ -236,6 +237,18 @@ async def test_a_reconnected_account_heals_although_an_earlier_one_was_disconnec
     company.allow("linear")
     company.pass_time(companies.PAUSE)
     assert (await company.exchange(agent, "linear")).connection_id == answer.connection.id
+
+
+async def test_only_the_persons_own_identity_vouches_for_an_account(company: CompanyRoom) -> None:
+    _, account = await connected(company, "alice")
+    other, _ = await connected(company, "carol")
+    facts = await leases.read(company.vault.database, account.id)
+    assert facts is not None
+    found = await identity_of(company.vault, facts)
+    assert found is not None
+    assert found.connection_id == account.renewed_by
+    for another in ((await company.accounts(other))[IDENTITY].id, account.id + "x", None):
+        assert await identity_of(company.vault, replace(facts, renewed_by=another)) is None
 
 
 async def disconnect(company: CompanyRoom, user: User, account: Connection) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.seeded import NOW, RESOURCE, SCOPES, agent, allow, seed
-from vault import apis, clients, grants, tickets
+from vault import apis, clients, grants, tickets, tool_choices
 from vault.keys.key_ring import KeyRing
 from vault.records import TENANT, Client, ClientKind, TicketPurpose
 from vault.refusals import StorageUnavailable, TransitionRefused
@@ -228,3 +228,27 @@ async def test_a_damaged_row_is_refused_rather_than_guessed(database: Database, 
         await transaction.execute(statements[column], {"value": "17", "id": "agent-1"})
     with pytest.raises(StorageUnavailable):
         await clients.get_client(database, "agent-1")
+
+
+async def test_a_persons_choice_of_tools_is_theirs_and_for_one_agent(database: Database) -> None:
+    mine, another = await seed(database), await seed(database, name="bob", client_id="agent-2")
+
+    async def choose(user_id: str, client_id: str, tool_set: str | None) -> bool:
+        async with database.transaction() as transaction:
+            return await tool_choices.set_tool_set(
+                transaction, user_id, client_id=client_id, tool_set=tool_set, now=NOW
+            )
+
+    assert await tool_choices.get_tool_set(database, mine.user.id, client_id=mine.client.id) is None
+    chosen = [("read", True), ("read", False), ("all", True), (None, True), (None, False), ("read", True)]
+    for tool_set, is_change in chosen:
+        assert await choose(mine.user.id, mine.client.id, tool_set) is is_change
+        assert await tool_choices.get_tool_set(database, mine.user.id, client_id=mine.client.id) == tool_set
+    assert await choose(another.user.id, mine.client.id, "all")
+    assert await tool_choices.get_tool_set(database, mine.user.id, client_id=another.client.id) is None
+    everybody = frozenset({mine.user.id, another.user.id, *(f"nobody-{number}" for number in range(60))})
+    assert await tool_choices.of_users(database, everybody) == {
+        (mine.user.id, mine.client.id): "read",
+        (another.user.id, mine.client.id): "all",
+    }
+    assert await tool_choices.of_users(database, frozenset({mine.user.id})) == {(mine.user.id, mine.client.id): "read"}
