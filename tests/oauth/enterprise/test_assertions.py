@@ -364,6 +364,14 @@ async def test_keys_that_cannot_be_read_are_no_verdict(company: Company) -> None
     check_issued(await company.ask(token))
 
 
+async def test_the_activity_tells_who_acted_where_somebody_did(company: Company) -> None:
+    for act, actors in (({"sub": "https://desk.example"}, ["https://desk.example"]), (None, None)):
+        assert (await company.ask(company.assertion(act=act))).status_code == 200
+        event = (await company.place.events("token.issued"))[-1]
+        assert event.details.get("actors") == actors
+        assert event.details["company"] == "acme"
+
+
 async def test_refusals_of_a_trusted_issuer_are_in_the_activity(company: Company) -> None:
     caller = await company.place.caller()  # repeats of another agent's refusals are only counted
     mine = {"client_id": caller.client.id}
