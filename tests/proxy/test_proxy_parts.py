@@ -116,7 +116,7 @@ PLACE = Target("c", "drive", "/upload/files")
 
 
 @dataclass
-class Opened:
+class TokenText:
     value: str
 
 
@@ -136,14 +136,14 @@ def call_at(name: str, api: str, *, url: str = "", body: bytes | None = b"{}") -
 
 def test_a_call_goes_to_the_accounts_own_address() -> None:
     call = call_at("algolia", "main", url="https://{application_id}.algolia.net/1/indexes?page=2")
-    token = cast("UpstreamToken", Opened('{"application_id":"ABC123DEF4","key":"0123456789abcdef0123456789abcdef"}'))
+    token = cast("UpstreamToken", TokenText('{"application_id":"ABC123DEF4","key":"0123456789abcdef0123456789abcdef"}'))
     there = call.at_account(token)
     assert there.url == "https://ABC123DEF4.algolia.net/1/indexes?page=2"
     assert there.provider.apis == {"main": "https://ABC123DEF4.algolia.net"}
     same = call_at("slack", "web")
     assert same.at_account(token) is same
     with pytest.raises(ProxyRefused, match="upstream_unauthorized"):
-        call.at_account(cast("UpstreamToken", Opened('{"application_id":"a/b","key":"k"}')))
+        call.at_account(cast("UpstreamToken", TokenText('{"application_id":"a/b","key":"k"}')))
 
 
 def test_addresses_of_pages_and_of_single_accounts_stay_as_they_are() -> None:
