@@ -40,6 +40,7 @@ PLAN, MUTANT, REPORT = "MUTATION_PLAN", "MUTATION_MUTANT", "MUTATION_REPORT"
 PATIENCE = 30  # seconds for a test, and
 TIMES = 10  # as often as long as it took unchanged; one that takes longer is tried again, and
 LONGER = 3  # as long later it hangs: a busy machine alone is no proof
+QUICK = 8  # tests on either side, where the cheapest are enough
 UNKNOWN = 60  # seconds to record a test file, for each of its tests
 MOST_AT_IMPORT = 20  # tests for a mutant that needs a process of its own, and
 ALONE = 120  # seconds until such a process has imported everything
@@ -58,6 +59,7 @@ class PlannedMutant:
     name: str  # what is defined there, if it is code that runs at import
     old: str
     new: str
+    avoided: Sequence[int] = ()  # lines whose tests come last
 
 
 class MutantTrials:
@@ -71,6 +73,8 @@ class MutantTrials:
         self._end = time.monotonic() + given["minutes"] * 60
         self._record_end = time.monotonic() + given["record_minutes"] * 60
         self._sources: list[str] = given["sources"]
+        self._measured: list[str] = given["measured"]
+        self._is_quick: bool = given["is_quick"]
         self._order: list[str] = given["tests"]
         # those that need a process of their own come last
         self._mutants = sorted((PlannedMutant(**one) for one in given["mutants"]), key=lambda one: bool(one.name))
@@ -86,7 +90,7 @@ class MutantTrials:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self._items = {item.nodeid: item for item in session.items if _counts(item)}
-        _say(f"{len(self._items):,} tests collected")
+        say(f"{len(self._items):,} tests collected")
         self._wording = Wording({name: _text_of(item) for name, item in self._items.items()})
         if any(_on_postgres(one) for one in self._items) and "TEST_DATABASE_URL" not in os.environ:
             os.environ["TEST_DATABASE_URL"] = _postgres()
@@ -101,22 +105,29 @@ class MutantTrials:
         gc.freeze()
         in_child(self._prepare, seconds=600)
         reach = self._reach()
+        self.try_all(reach)
+        return True
+
+    def try_all(self, reach: Reach) -> None:
+        """Each mutant for itself, in the order of the plan."""
         for number, mutant in enumerate(self._mutants, start=1):
             if time.monotonic() > self._end:
                 break
             began = time.monotonic()
             tests = self._tests_of(mutant, reach)
             outcome, by, tried = self._outcome(mutant, tests, reach)
-            result = {"key": mutant.key, "outcome": outcome, "by": by, "tried": tried, "of": len(tests)}
-            with self._results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(result) + "\n")
+            self.write(mutant, outcome, by=by, tried=tried, of=len(tests))
             took = time.monotonic() - began
-            _say(f"{number}/{len(self._mutants)} {outcome} {took:.0f} s, {tried} of {len(tests)} tests: {mutant.key}")
-        return True
+            say(f"{number}/{len(self._mutants)} {outcome} {took:.0f} s, {tried} of {len(tests)} tests: {mutant.key}")
+
+    def write(self, mutant: Planned, outcome: str, *, by: str, tried: int, of: int) -> None:
+        """Keep what became of it."""
+        with self._results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": mutant.key, "outcome": outcome, "by": by, "tried": tried, "of": of}) + "\n")
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            _say(f"not collected: {report.nodeid}: {str(report.longrepr)[-300:]}")
+            say(f"not collected: {report.nodeid}: {str(report.longrepr)[-300:]}")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._failed = self._failed or report.failed
@@ -137,14 +148,14 @@ class MutantTrials:
             if not kept.exists():
                 if time.monotonic() > self._record_end:
                     earlier = sorted(kept.parent.glob(f"{kept.name[:-19]}*"), key=lambda one: one.stat().st_mtime)
-                    _say(f"not recorded: {file}" + (", as it was before" if earlier else ""))
+                    say(f"not recorded: {file}" + (", as it was before" if earlier else ""))
                     recorded += [FileRecord.read(one) for one in earlier[-1:]]
                     continue
                 began, items = time.monotonic(), by_file[file]
                 done = in_child(
                     lambda items=items, kept=kept: self._record(items, kept), seconds=60 + UNKNOWN * len(items)
                 )
-                _say(f"recorded in {time.monotonic() - began:.0f} s: {file} {done}")
+                say(f"recorded in {time.monotonic() - began:.0f} s: {file} {done}")
                 if not kept.exists():
                     FileRecord().write(kept)
             recorded.append(FileRecord.read(kept))
@@ -168,7 +179,7 @@ class MutantTrials:
             data_file=None,
             config_file=False,
             concurrency=["thread"],
-            include=[str(self._tree / one) for one in ("vault/*", "server/oauth/*", "server/proxy/*")],
+            include=[str(self._tree / one) for one in self._measured],
         )
         recorded = FileRecord()
         measuring.start()
@@ -226,6 +237,10 @@ class MutantTrials:
             tests = reach.of_name(mutant.name) or reach.of_file(mutant.file)
         on_postgres = "postgres" in mutant.file
         usable = {one for one in tests if one in self._items and _on_postgres(one) == on_postgres}
+        if self._is_quick:
+            avoided = {test for line in mutant.avoided for test in reach.of_line(mutant.file, line)}
+            first = reach.cheapest(usable - avoided, count=QUICK)
+            return [*first, *reach.cheapest(usable & avoided, count=QUICK)]
         lines = mutant.old.splitlines()
         text = "\n".join([mutant.key, *(lines[one - 1] for one in [*mutant.lines, *mutant.around[:1]])])
         nearest = self._wording.nearest(usable, text)
@@ -258,12 +273,13 @@ class MutantTrials:
             if test.startswith(OF_RECORDS):
                 return kind, test, 1
             if test not in self._reliable and self._run([test], reach, change=None, longer=LONGER) is not None:
-                _say(f"unreliable, left out: {test}")
+                say(f"unreliable, left out: {test}")
                 self._unreliable.add(test)
                 continue
             self._reliable.add(test)
-            if not mutant.name and self._run([test], reach, change=change, longer=LONGER) is None:
-                _say(f"failed only once: {test}")
+            is_once_enough = self._is_quick or bool(mutant.name)
+            if not is_once_enough and self._run([test], reach, change=change, longer=LONGER) is None:
+                say(f"failed only once: {test}")
                 once.add(test)
             else:
                 return kind, test, reliable.index(test) + 1
@@ -406,7 +422,7 @@ def _postgres() -> str:
     return server.get_uri()
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     sys.__stdout__.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     sys.__stdout__.flush()
 
