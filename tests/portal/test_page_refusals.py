@@ -235,16 +235,8 @@ async def test_a_consent_is_of_a_request_that_is_open(room: Room) -> None:
 
 # Whose words no test reads, with why.
 _UNREAD = {
-    "many_windows": "by status: tests/portal/sign_in/test_signin_password.py",
     "many_sign_ins": "by status: tests/portal/sign_in/test_signin_openid.py",
-    "no_owner": "untested: no test asks a vault without an owner to open a window",
     "log_out": "by status: tests/auth0",
-    "account_gone": "untested: no test names an account that is gone when it answers a link",
-    "end_day": "by status at most",
-    "last_owner": "as the reason of a change: tests/portal/administration/test_admin_roles.py",
-    "no_endpoint": "by status at most",
-    "other_user": "by status at most",
-    "own_account": "by status at most",
     "passkey": "with the words of WebAuthn's own refusals: tests/portal/sign_in/test_passkeys.py",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.app import build_app, open_deployment
 from server.deployment import Deployment
+from server.http import page_texts
 from server.lifecycle.loopback import Companion, Holder, address_of, hosts_of, look
 from server.mcp.local_owner import find_owner, local_principal
 from server.mcp.offer.connections_tool import ConnectionsInput
@@ -273,7 +275,8 @@ async def test_another_user_opens_no_window_of_the_owners(vault: RunningVault) -
         body = urlencode(form.filled({}))
         status, _, page = await ask(port, "/sign-in/local", method="POST", body=body, headers=headers)
         assert status == 403
-        assert "another user of this computer" in page
+        assert page_texts.CATALOGUE["refused"]["other_user_title"] in html.unescape(page)
+        assert page_texts.CATALOGUE["refused"]["other_user"] in html.unescape(page)
         assert opened == []
         await owner.submit(await owner.open("/sign-in"), form="/sign-in/local")  # the twin
         assert len(opened) == 1

@@ -16,6 +16,7 @@ from server.administration.actor import RECENT, Actor, ChangeRefused
 from server.notifying.wording import line_of
 from server.sign_in.approvers import approvers_of
 from tests.conftest import Store
+from tests.portal.test_page_refusals import is_refused
 from tests.support.commands import content, run
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of
@@ -154,6 +155,11 @@ async def test_what_is_ones_own_needs_nobody(office: Office) -> None:
     with pytest.raises(ChangeRefused) as refused:
         await access_requests.ask(office.admin.deployment, office.bob, office.asking(account=mine.id))
     assert refused.value.reason == "own_account"
+    asker = await office.browser(office.bob)
+    query = f"agent={office.agent.id}&scopes=chat:write"
+    assert is_refused(await asker.open(f"{PAGE}/new?account={mine.id}&{query}"), "own_account", 400)
+    assert is_refused(await asker.open(f"{PAGE}/new?account=nothing&{query}"), "no_such_access", 404)
+    assert (await asker.open(f"{PAGE}/new?account={office.account.id}&{query}")).status_code == 200
 
 
 async def test_another_request_isnt_lost_behind_an_open_one(office: Office) -> None:

@@ -12,6 +12,7 @@ import pytest
 from server.administration import webhooks
 from server.notifying.delivery import deliver
 from server.portal import csrf
+from tests.portal.test_page_refusals import is_refused
 from tests.support.doubles.mailbox import Receiver, running_receiver
 from tests.support.person import Person, session_token
 from tests.support.rooms.admin_room import AdminRoom, running_admin_room
@@ -104,7 +105,8 @@ async def test_failed_events_are_shown_and_sent_again_one_or_all(place: Place) -
     await deliver(deployment)
     assert len(place.receiver.posted) == 3
     for wrong in ("1", "x", "9" * 30):
-        assert (await place.alice.submit(page, {"sequence": wrong}, form=f"{path}/resend")).status_code == 404
+        refused = await place.alice.submit(page, {"sequence": wrong}, form=f"{path}/resend")
+        assert is_refused(refused, "no_endpoint", 404), wrong
 
 
 async def test_a_disabled_endpoint_says_so_and_offers_to_be_enabled(place: Place) -> None:

@@ -8,6 +8,7 @@ import httpx2
 import pytest
 
 from providers.simulator.person import consent
+from tests.portal.test_page_refusals import is_refused
 from tests.support.person import Person, forms_of
 from tests.support.rooms.portal_room import Room, query_of, running_room
 from vault import connections, delegations
@@ -62,6 +63,17 @@ async def test_nothing_that_writes_is_chosen_and_without_a_choice_nothing_happen
     held = await _held(room, user, client)
     assert held is not None
     assert (held.scopes, held.ask, held.expires_at) == (ASKED, frozenset(), None)
+
+
+async def test_an_account_that_is_gone_is_not_replaced(room: Room) -> None:
+    user, _, person, page = await _asked(room)
+    mine = await room.account(user, "slack", label="Mine", scopes=frozenset({"channels:read"}))
+    foreign = await room.account(await room.user(), "slack", label="Hers", scopes=ASKED)
+    other = await room.account(user, "google", label="Elsewhere", scopes=frozenset())
+    for account in ("nothing", foreign.id, other.id):
+        assert is_refused(await _send(person, page, {LEVEL: "write", "account": account}), "account_gone", 400)
+    away = await _send(person, page, {LEVEL: "write", "account": mine.id})
+    assert "/connect/" not in away.headers["location"]
 
 
 async def test_what_only_reads_is_chosen_where_only_that_is_asked(room: Room) -> None:

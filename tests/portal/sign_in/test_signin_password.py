@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from server.app import build_app, open_deployment
 from server.sign_in import password as signin
+from tests.portal.test_page_refusals import is_refused
 from tests.support.harness import PASSWORD, free_socket, serving
 from tests.support.person import Person, forms_of, session_cookie
 from tests.support.rooms.portal_room import Room, running_room
@@ -405,8 +406,14 @@ async def test_this_computers_owner_gets_a_window_that_the_page_never_sees(room:
         foreign = await person.http.post("/sign-in/local", data={}, headers={"origin": "https://evil.example"})
         assert foreign.status_code == 403
         assert len(opened) == 1
-        statuses = [(await person.submit(page, form="/sign-in/local")).status_code for _ in range(7)]
-        assert statuses[-1] == 429
+        second = await room.vault.add_user("second-admin", is_admin=True)  # so that nobody is the computer's owner
+        assert is_refused(await person.submit(page, form="/sign-in/local"), "no_owner", 403)
+        assert len(opened) == 1
+        async with deployment.transaction() as transaction:
+            await users.disable_user(transaction, second.id, now=deployment.now())
+        answers = [await person.submit(page, form="/sign-in/local") for _ in range(7)]
+        assert answers[0].status_code == 200
+        assert is_refused(answers[-1], "many_windows", 429)
 
 
 async def test_a_vault_on_the_network_offers_no_window(room: Room) -> None:
