@@ -1,0 +1,219 @@
+"""What an admin's change is refused for, and that it is made without that reason alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+
+from server.administration import (
+    access,
+    companies,
+    group_accounts,
+    groups,
+    people,
+    provisioning,
+    registrations,
+    webhooks,
+)
+from server.administration.actor import Actor, ChangeRefused
+from server.administration.registrations import RegistrationInput
+from tests.support.rooms.admin_room import AdminRoom, running_admin_room
+from vault import company_permissions, connections, delegations, sharing
+from vault import groups as stored
+from vault.groups import LOCAL
+from vault.notices import endpoints
+from vault.records import User
+from vault.sharing import SharingRule
+from vault.upstream import Account, TokenAnswer
+
+READ, WRITE = frozenset({"channels:read"}), frozenset({"chat:write"})
+HOOK = "https://hooks.example/vault"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def room(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[AdminRoom]:
+    async with running_admin_room(tmp_path_factory.mktemp("changes")) as opened:
+        yield opened
+
+
+async def refusal(change: Awaitable[object]) -> ChangeRefused:
+    with pytest.raises(ChangeRefused) as refused:
+        await change
+    return refused.value
+
+
+def acting(room: AdminRoom, person: User) -> Actor:
+    return Actor(room.deployment, person, "administration")
+
+
+async def test_an_endpoint_hears_of_known_events_and_there_are_so_many(room: AdminRoom) -> None:
+    known = sorted(endpoints.TYPES)[:1]
+    refused = await refusal(webhooks.add(room.operator, HOOK, events=[*known, "account.opend"]))
+    assert (refused.reason, refused.field) == ("endpoint_refused", "events")
+    for number in range(endpoints.MOST):
+        last = await webhooks.add(room.operator, f"{HOOK}/{number}", events=known)
+    assert (await refusal(webhooks.add(room.operator, HOOK, events=known))).kind == "conflict"
+    await webhooks.remove(room.operator, last)
+    assert (await webhooks.add(room.operator, HOOK, events=known)).url == HOOK
+    for one in await webhooks.list_all(room.deployment):
+        await webhooks.remove(room.operator, one)
+
+
+async def test_an_endpoint_that_was_removed_is_not_changed(room: AdminRoom) -> None:
+    made = await webhooks.add(room.operator, HOOK, events=())
+    for overlap in (-1, webhooks.LONGEST_OVERLAP + 1):
+        refused = await refusal(webhooks.rotate(room.operator, made, overlap=overlap))
+        assert (refused.reason, refused.field) == ("endpoint_refused", "overlap_hours")
+    for overlap in (0, webhooks.LONGEST_OVERLAP):
+        assert (await webhooks.rotate(room.operator, made, overlap=overlap)).id == made.id
+    await webhooks.remove(room.operator, made)
+    for change in (webhooks.remove(room.operator, made), webhooks.rotate(room.operator, made, overlap=0)):
+        assert (await refusal(change)).reason == "no_endpoint"
+
+
+async def test_what_an_agent_may_not_do_is_not_asked_about_or_taken(room: AdminRoom) -> None:
+    user, client = await room.room.user(), await room.room.agent()
+    account = await room.room.account(user, "slack", label="Team", scopes=READ | WRITE)
+    async with room.deployment.transaction() as transaction:
+        which = {"user_id": user.id, "client_id": client.id, "connection_id": account.id}
+        await delegations.allow(transaction, **which, scopes=WRITE, now=room.deployment.now())
+    held = await access.permission_of(room.operator, user, client_id=client.id, connection_id=account.id)
+    refused = await refusal(access.set_ask(room.operator, held, scopes=WRITE | READ, tools=()))
+    assert (refused.reason, refused.field) == ("ask_refused", "scopes")
+    refused = await refusal(access.set_ask(room.operator, held, scopes=WRITE, tools=("slack_pots",)))
+    assert (refused.reason, refused.field) == ("ask_refused", "tools")
+    assert await access.set_ask(room.operator, held, scopes=WRITE, tools=("slack_post",)) == frozenset()
+    await access.revoke(room.operator, held)
+    assert (await refusal(access.revoke(room.operator, held))).reason == "no_permission"
+    again = access.permission_of(room.operator, user, client_id=client.id, connection_id=account.id)
+    assert (await refusal(again)).reason == "no_permission"
+
+
+async def test_only_what_was_ended_and_stayed_as_it_was_is_resumed(room: AdminRoom) -> None:
+    user, client, operator = await room.room.user(), await room.room.agent(), room.operator
+    missing = companies.permission_of(operator, user, client_id=client.id, company="acme")
+    assert (await refusal(missing)).reason == "no_company_permission"
+    async with room.deployment.transaction() as transaction:
+        which = {"user_id": user.id, "client_id": client.id, "company": "acme"}
+        held = await company_permissions.hold(transaction, **which, now=room.deployment.now())
+        await company_permissions.save(transaction, held)
+    held = await companies.permission_of(operator, user, client_id=client.id, company="acme")
+    assert (await refusal(companies.resume(operator, held))).reason == "not_ended"
+    await companies.end(operator, held)
+    ended = await companies.permission_of(operator, user, client_id=client.id, company="acme")
+    assert ended.ended_at is not None
+    for before in (replace(ended, ended_at=ended.ended_at - 60), replace(ended, ended_reason="cut_off")):
+        assert (await refusal(companies.resume(operator, before))).reason == "changed"
+    assert (await companies.resume(operator, ended)).ended_at is None
+
+
+async def test_a_group_that_a_sign_in_fills_is_kept(room: AdminRoom) -> None:
+    user, operator = await room.room.user(), room.operator
+    group = await groups.create(operator, "Filled")
+    async with room.deployment.transaction() as transaction:
+        await stored.add_member(transaction, group.id, user.id, source="openid:company", now=room.deployment.now())
+    assert (await refusal(groups.delete(operator, group, is_kept_if_filled=True))).reason == "group_refused"
+    assert (await refusal(groups.remove_member(operator, group, user))).reason == "not_member"
+    await groups.add_member(operator, group, user)
+    await groups.remove_member(operator, group, user)
+    async with room.deployment.transaction() as transaction:
+        await stored.remove_member(transaction, group.id, user.id, source="openid:company")
+    await groups.delete(operator, group, is_kept_if_filled=True)
+    assert await stored.get_group(room.deployment.database, group.id) is None
+
+
+async def test_a_group_has_members_that_there_are(room: AdminRoom) -> None:
+    user = await room.room.user()
+    assert (await refusal(groups.save(room.operator, "Declared", [user.name, "nobody"]))).reason == "group_refused"
+    await groups.save(room.operator, "Declared", [user.name])
+    found = await stored.find_group(room.deployment.database, "Declared")
+    assert found is not None
+    assert await stored.members_by(room.deployment.database, found.id, source=LOCAL) == {user.id}
+
+
+async def test_only_who_connected_an_account_gives_it_to_a_group(room: AdminRoom) -> None:
+    user, alice = await room.room.user(), await room.person("alice")
+    group = await groups.create(room.operator, "Givers")
+    account = await room.room.account(user, "slack", label="Team", scopes=READ | WRITE)
+    options = {"reads_only": False, "asks_writes": False}
+    refused = await refusal(group_accounts.give(acting(room, alice), user, account.id, group, **options))
+    assert refused.reason == "not_yours_to_give"
+    assert (await refusal(group_accounts.give(room.operator, alice, account.id, group, **options))).kind == "not_found"
+    given = await group_accounts.give(room.operator, user, account.id, group, **options)
+    assert (await group_accounts.shared_with_id(room.operator, group, given.id)).connection.id == given.id
+    own = await room.room.account(alice, "slack", label="Own", scopes=READ | WRITE)
+    given = await group_accounts.give(acting(room, alice), alice, own.id, group, **options)
+    assert (await group_accounts.shared_with_id(room.operator, group, given.id)).rule.scopes == READ | WRITE
+
+
+async def test_an_account_of_a_service_that_is_gone_keeps_its_rule(room: AdminRoom) -> None:
+    """As where its provider's file was removed."""
+    user, deployment = await room.room.user(), room.deployment
+    group, slack = await groups.create(room.operator, "Leftovers"), deployment.catalog.provider("slack").policy()
+    answer = TokenAnswer("made-up", "made-up", scopes=READ | WRITE, expires_in=3600, account=Account("a", "a"))
+    options = {"reads_only": True, "asks_writes": False}
+    for provider, is_there in (("gone", False), ("slack", True)):
+        policy = replace(slack, provider=provider)
+        async with deployment.transaction() as transaction:
+            asked = {"user_id": user.id, "provider": provider, "answer": answer, "asked": READ | WRITE}
+            made = await connections.open_connection(
+                transaction, deployment.keys, **asked, policy=policy, now=deployment.now()
+            )
+        if not is_there:
+            give = group_accounts.give(room.operator, user, made.id, group, **options)
+            assert (await refusal(give)).reason == "no_connection"
+        async with deployment.transaction() as transaction:
+            rule = SharingRule(READ | WRITE, frozenset())
+            about = {"rule": rule, "by": user.name, "policy": policy, "now": deployment.now()}
+            given = await sharing.give(transaction, deployment.keys, made, group, **about)
+        change = group_accounts.change_rule(room.operator, group, given.id, **options)
+        if is_there:
+            assert (await change).rule.scopes == READ
+        else:
+            assert (await refusal(change)).reason == "no_connection"
+
+
+async def test_a_directory_manages_a_person_once_and_enables_whom_it_disabled(room: AdminRoom) -> None:
+    user, directory = await room.room.user(), Actor(room.deployment, None, "scim", directory="okta")
+    await provisioning.take_over(directory, user, external_id=None)
+    assert (await refusal(provisioning.take_over(directory, user, external_id=None))).reason == "person_changed"
+    await people.set_disabled(room.operator, user, is_disabled=True)
+    assert (await refusal(people.set_disabled(directory, user, is_disabled=False))).reason == "person_changed"
+    await people.set_disabled(room.operator, user, is_disabled=False)
+    await people.set_disabled(directory, user, is_disabled=True)
+    assert await people.set_disabled(directory, user, is_disabled=False)
+
+
+async def test_a_registration_that_was_removed_is_not_removed_again(room: AdminRoom) -> None:
+    provider = registrations.provider_named(room.deployment, "shopify")
+    right = {name: about.example for name, about in provider.inputs.items()}
+    named = next(name for name, about in provider.inputs.items() if about.default is None)
+    wanted = RegistrationInput("a" * 32, "b" * 38, right)
+    wrong: list[tuple[dict[str, str], str]] = [
+        ({**right, "unknown": "x"}, "registration_refused"),
+        ({name: value for name, value in right.items() if name != named}, "input_missing"),
+        ({**right, named: "not a value/.."}, "registration_refused"),
+    ]
+    for inputs, reason in wrong:
+        change = registrations.save(room.operator, provider, replace(wanted, inputs=inputs), stored=None)
+        assert (await refusal(change)).reason == reason, inputs
+    await registrations.save(room.operator, provider, wanted, stored=None)
+    made = await registrations.own_registration(room.operator, provider, revision=None)
+    assert made is not None
+    keeps_secret = replace(wanted, client_secret="")
+    await registrations.save(room.operator, provider, keeps_secret, stored=made)
+    again = await registrations.own_registration(room.operator, provider, revision=None)
+    assert again is not None
+    assert again.sealed is not None
+    unreadable = replace(again, sealed=again.sealed[:-1] + bytes([again.sealed[-1] ^ 1]))
+    refused = await refusal(registrations.save(room.operator, provider, keeps_secret, stored=unreadable))
+    assert (refused.reason, refused.field) == ("unreadable", "client_secret")
+    spoilt = replace(again, revision="spoilt")
+    assert (
+        await refusal(registrations.remove(room.operator, provider, stored=spoilt))
+    ).reason == "registration_changed"
+    await registrations.remove(room.operator, provider, stored=again)
+    assert (await refusal(registrations.remove(room.operator, provider, stored=None))).reason == "registration_changed"
