@@ -120,7 +120,7 @@ class MutantTrials:
             took = time.monotonic() - began
             say(f"{number}/{len(self._mutants)} {outcome} {took:.0f} s, {tried} of {len(tests)} tests: {mutant.key}")
 
-    def write(self, mutant: Planned, outcome: str, *, by: str, tried: int, of: int) -> None:
+    def write(self, mutant: PlannedMutant, outcome: str, *, by: str, tried: int, of: int) -> None:
         """Keep what became of it."""
         with self._results.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": mutant.key, "outcome": outcome, "by": by, "tried": tried, "of": of}) + "\n")
