@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.mutation.__main__ import copy_of_commit
-from tests.refusals.explained import Explained, explained, stale
+from tests.refusals.explained import Explanation, explained, stale
 from tests.refusals.sites import Change, Site, sites_of
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +74,7 @@ def planned(tree: Path, change: Change) -> dict[str, object]:
 
 def try_them(tree: Path, given: argparse.Namespace, mutants: Sequence[dict[str, object]]) -> None:
     """Share the mutants among processes that import all tests each."""
+    files = [one for folder in FOLDERS for one in sorted((tree / folder).rglob("*.py"))]
     running: list[subprocess.Popen[bytes]] = []
     for number in range(given.workers):
         work = tree.parent / str(number)
@@ -86,7 +87,7 @@ def try_them(tree: Path, given: argparse.Namespace, mutants: Sequence[dict[str, 
             "minutes": given.minutes,
             "record_minutes": 600 if number == 0 else 0,
             "seconds": 30,
-            "sources": sorted({site.file for site, _ in sites(tree, FOLDERS)}),
+            "sources": [str(one.relative_to(tree)) for one in files],
             "measured": [f"{one}/*" for one in FOLDERS],
             "is_quick": True,
             "tests": given.tests or TESTS,
@@ -112,7 +113,7 @@ def outcomes(results: Path) -> dict[str, str]:
     return {one["key"]: one["outcome"] for one in rows if one["by"] not in {"broke", "import"}}
 
 
-def report(found: Sequence[tuple[Site, list[Change]]], known: dict[str, str], rows: Sequence[Explained]) -> int:
+def report(found: Sequence[tuple[Site, list[Change]]], known: dict[str, str], rows: Sequence[Explanation]) -> int:
     """A line for each folder, before it each mutant that no test tells; how many sites miss something."""
     total: Counter[str] = Counter()
     by_folder: dict[str, Counter[str]] = {folder: Counter() for folder in FOLDERS}

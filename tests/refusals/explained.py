@@ -13,7 +13,7 @@ LIST = Path(__file__).with_name("explained.toml")
 
 
 @dataclass(frozen=True)
-class Explained:
+class Explanation:
     """A refusal by its file, its function, and its statement as `ast.unparse` writes it.
 
     `mutants`: which of `gone`, `always`, and `reason` (all of them, or `without` this one) no test tells, and `why`.
@@ -35,13 +35,13 @@ class Explained:
         return same and change.kind in self.mutants and self.without in ("", change.reason)
 
 
-def explained() -> list[Explained]:
+def explained() -> list[Explanation]:
     """All rows of the list."""
     rows = tomllib.loads(LIST.read_text(encoding="utf-8")).get("refusal", [])
-    return [Explained(**{**row, "mutants": tuple(row["mutants"])}) for row in rows]
+    return [Explanation(**{**row, "mutants": tuple(row["mutants"])}) for row in rows]
 
 
-def stale(row: Explained, root: Path) -> bool:
+def stale(row: Explanation, root: Path) -> bool:
     """Whether the refusal is gone from the code."""
     path = root / row.file
     found = sites_of(row.file, path.read_text(encoding="utf-8")) if path.exists() else []

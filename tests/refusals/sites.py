@@ -7,7 +7,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
+from itertools import accumulate
 from typing import Literal
 
 Kind = Literal["gone", "always", "reason"]
@@ -27,6 +28,7 @@ class Site:
     lines: Sequence[int]
     guard: str  # what decides whether it refuses; empty when nothing in its function does
     guard_lines: Sequence[int]
+    digest: str  # of its function's text
 
 
 @dataclass(frozen=True)
@@ -38,20 +40,19 @@ class Change:
     reason: str  # for `reason`: the one that no longer counts
     new: str
 
-    @cached_property
+    @property
     def key(self) -> str:
         """What names it while lines move, until its function changes."""
         site = self.site
         without = f" without {self.reason}" if self.reason else ""
-        body = _function_text(self.new, site.function)
-        digest = hashlib.sha256(body.encode()).hexdigest()[:12]
-        return f"{site.file}: {site.function}: {site.key}: {self.kind}{without} #{digest}"
+        return f"{site.file}: {site.function}: {site.key}: {self.kind}{without} #{site.digest}"
 
 
 def sites_of(file: str, text: str) -> list[tuple[Site, list[Change]]]:
     """All refusals of one file in the order of their lines, with their mutants."""
     found: list[tuple[Site, list[Change]]] = []
     seen: Counter[tuple[str, str]] = Counter()
+    lines = text.splitlines()
     for function, path in _statements(ast.parse(text), [], ""):
         statement = path[-1]
         if not isinstance(statement, ast.stmt) or not _refuses(statement):
@@ -68,9 +69,16 @@ def sites_of(file: str, text: str) -> list[tuple[Site, list[Change]]]:
             _lines(statement),
             "" if guard is None else guard[0],
             () if guard is None else (guard[1].lineno,),
+            _digest(lines, path),
         )
         found.append((site, list(_changes(site, text, statement, guard))))
     return found
+
+
+def _digest(lines: Sequence[str], path: Sequence[ast.AST]) -> str:
+    around = next(one for one in reversed(path) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef))
+    own = "\n".join(lines[around.lineno - 1 : around.end_lineno])
+    return hashlib.sha256(own.encode()).hexdigest()[:12]
 
 
 def _statements(node: ast.AST, path: list[ast.AST], function: str) -> Iterator[tuple[str, list[ast.AST]]]:
@@ -100,20 +108,6 @@ def _makes_a_record(call: ast.Call) -> bool:
 
 def _is_nothing(value: ast.expr) -> bool:
     return isinstance(value, ast.Constant) and not value.value
-
-
-def _function_text(text: str, function: str) -> str:
-    block: Sequence[ast.stmt] = ast.parse(text).body
-    found: list[ast.stmt] = []
-    for name in function.split("."):
-        found = [one for one in _definitions(block) if one.name == name]
-        block = [inner for one in found for inner in one.body]
-    return "\n".join(ast.unparse(one) for one in found)
-
-
-def _definitions(block: Sequence[ast.stmt]) -> list[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
-    found = [inner for one in block for inner in ast.walk(one)]
-    return [one for one in found if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
 
 
 Guard = tuple[str, ast.stmt, ast.expr | None, bool]  # its kind, its statement, its condition, and whether that refuses
@@ -152,8 +146,7 @@ def _before(outer: ast.AST, inner: ast.stmt) -> list[ast.stmt]:
         block = getattr(outer, name, None)
         if isinstance(block, list) and inner in block:
             before: list[ast.stmt] = block[: block.index(inner)]
-            is_documented = isinstance(outer, _SCOPES) and ast.get_docstring(outer) is not None  # type: ignore[arg-type]
-            return before[1:] if is_documented else before
+            return before
     return []
 
 
@@ -222,14 +215,20 @@ def _lines(statement: ast.stmt) -> list[int]:
 
 def _offsets(text: str, node: ast.expr | ast.stmt) -> tuple[int, int]:
     """Where it begins and ends in the text; the tree counts bytes of UTF-8."""
-    lines = text.splitlines(keepends=True)
+    lines, starts = _lines_of(text)
 
     def offset(line: int, column: int) -> int:
-        return sum(map(len, lines[: line - 1])) + len(lines[line - 1].encode()[:column].decode())
+        return starts[line - 1] + len(lines[line - 1].encode()[:column].decode())
 
     end_line, end_column = node.end_lineno, node.end_col_offset
     assert end_line is not None and end_column is not None
     return offset(node.lineno, node.col_offset), offset(end_line, end_column)
+
+
+@cache
+def _lines_of(text: str) -> tuple[list[str], list[int]]:
+    lines = text.splitlines(keepends=True)
+    return lines, [0, *accumulate(map(len, lines))]
 
 
 def _replaced(text: str, node: ast.stmt, new: str) -> str:

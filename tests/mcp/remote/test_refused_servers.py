@@ -1,0 +1,94 @@
+"""What adding, reviewing, and removing an MCP server is refused for, and that it is done without that reason alone."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from server.administration.actor import Actor, ChangeRefused
+from server.policy.gate import PolicyGate
+from server.policy_settings import PolicySettings
+from server.remote import servers
+from server.remote.servers import NewServer, ReviewDecision
+from tests.mcp.remote.remote_room import RemoteRoom
+from tests.support.doubles.mcp_double import NOTE
+from vault.mcp.servers import add_server
+
+
+@pytest.mark.parametrize(
+    ("kind", "header", "is_taken"),
+    [
+        ("open", "", True),
+        ("open", "X-Api-Key", False),
+        ("oauth", " ", True),
+        ("oauth", "X-Api-Key", False),
+        ("key", "", True),
+        ("key", "X-Api-Key", True),
+        ("key", "X-Api-Key: Token", True),
+        ("key", "X Api Key", False),
+        ("key", "X-Api-Key: sk_live_1 2", False),
+        ("key", "Host", False),
+    ],
+)
+def test_a_header_is_named_for_a_key_only(kind: str, header: str, is_taken: bool) -> None:
+    if is_taken:
+        made = servers.key_of(kind, header)
+        assert (made is None) == (kind == "oauth")
+        return
+    with pytest.raises(ChangeRefused) as refused:
+        servers.key_of(kind, header)
+    assert refused.value.field == "key_header"
+    assert "sk_live" not in refused.value.description
+
+
+async def test_a_name_that_another_process_gave_away_is_taken(place: RemoteRoom) -> None:
+    name, other = f"s{secrets.token_hex(4)}", f"s{secrets.token_hex(4)}"
+    double = place.site.add(name)
+    async with place.deployment.transaction() as transaction:
+        facts = {"name": name, "url": double.url, "title": name, "facts": {}, "by": "", "now": place.deployment.now()}
+        assert await add_server(transaction, **facts)
+    with pytest.raises(ChangeRefused, match="already"):
+        await servers.add(place.operator, NewServer(name, double.url))
+    assert (await servers.add(place.operator, NewServer(other, double.url))).name == other
+
+
+async def test_only_tools_that_are_offered_and_usable_are_accepted_once(place: RemoteRoom) -> None:
+    name, double, agent = await place.ready()
+    double.tools = [*double.tools, {**NOTE, "name": "new"}, {**NOTE, "name": "odd", "inputSchema": {"type": "string"}}]
+    await place.look(name, agent)
+    refused = [
+        {"names": ["nothing"]},
+        {"leaves": ["nothing"]},
+        {"leaves": ["add"]},
+        {"names": ["new"], "reads": ["add"]},
+        {"names": ["odd"]},
+    ]
+    for decisions in refused:
+        with pytest.raises(ChangeRefused) as caught:
+            await place.accept(name, **decisions)
+        assert caught.value.field == "tools", decisions
+    stale = ReviewDecision("another digest", names=["new"])
+    with pytest.raises(ChangeRefused):
+        await servers.accept(place.operator, name, stale)
+    assert await place.accept(name, names=["new"], reads=["new"]) == ("new",)
+
+
+async def test_a_server_that_a_rule_names_stays(place: RemoteRoom, tmp_path: Path) -> None:
+    name, _, _ = await place.ready()
+    await servers.disconnect_all(place.operator, name)
+    rule = f'@id("sums")\npermit (principal, action == Action::"{name}_add", resource);\n'
+    for kind in ("folder", "shadow_folder"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        (folder / "rules.cedar").write_text(rule.replace("permit", "forbid"), encoding="utf-8")
+        settings, deployment = PolicySettings(**{kind: folder}), place.deployment
+        gate = PolicyGate(settings, deployment.live, deployment.activity, admin=deployment.settings.admin)
+        with pytest.raises(ChangeRefused) as refused:
+            await servers.remove(Actor(replace(deployment, policy=gate), None, "command_line"), name)
+        assert refused.value.reason == "named_by_rule"
+    await servers.remove(place.operator, name)
+    with pytest.raises(ChangeRefused):
+        await servers.server_named(place.deployment, name)
