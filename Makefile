@@ -5,7 +5,7 @@ RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONDONTWRITEBYTECODE  # the suite starts many processes, which would each compile everything anew
 
-.PHONY: help demo demo-enterprise test long keyservices lint types bench curve million screenshots chaos soak ha fuzz leaks mutate attack clients conformance first-hour clean lock serve node sdks bundle audit release version docs recordings chart
+.PHONY: help demo demo-enterprise test long keyservices lint types bench curve million screenshots chaos soak ha fuzz leaks mutate refusals attack clients conformance first-hour clean lock serve node sdks bundle audit release version docs recordings chart
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make fuzz         atheris on every parser for a minute each (FUZZ=\"--seconds 600 proxy_target\"), then every property of the suite with 20,000 random examples (TESTS=tests/proxy/test_masking.py runs one file)"
 	@echo "make leaks        the suite with every token, code, secret, password, and cookie that it makes as a canary, and an error at each await"
 	@echo "make mutate       a sample of mutants of vault/, server/oauth/, and server/proxy/ against the tests of their lines (hours; MUTATE=\"--sample 20 --within server/proxy --tests tests/proxy\")"
+	@echo "make refusals     each refusal of the pages and of what stands behind them, gone and for everything, against its tests (hours; REFUSALS=\"--within server/portal\")"
 	@echo "make attack       about 3,400 black-box attacks on a running vault; prints what held and what failed (not part of make test)"
 	@echo "make clients      a week of what MCP clients do to their tokens, and how often a person had to sign in (DAYS=1; URL=https://... plays against any server)"
 	@echo "make conformance  the official MCP conformance suite against a running vault, a minute (after make node; WRITE=1 also writes docs/evidence/conformance.md)"
@@ -140,6 +141,9 @@ leaks: .venv/.dev
 
 mutate: .venv/mutation/.done
 	PYTHONPATH=$$(echo .venv/mutation/lib/python3*/site-packages) $(RUN) -m tests.mutation $(MUTATE)
+
+refusals: .venv/.dev
+	$(RUN) -m tests.refusals $(REFUSALS)
 
 # uses a separate vault in a temporary folder; ATTACK=tests/attacks/wire/attack_proxy.py runs one surface
 attack: .venv/.dev
