@@ -19,6 +19,7 @@ from tests.portal.sign_in.test_passkeys import answered, holder, options_of
 from tests.support.doubles.mailbox import running_receiver
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, session_token
+from tests.support.refused_pages import is_refused
 from tests.support.rooms.portal_room import Room, running_room
 from vault import users
 from vault.notices import channels
@@ -38,13 +39,6 @@ async def post(room: Room, person: Person, path: str, **fields: str) -> httpx2.R
     key = room.deployment.keys.subkey("csrf")
     token = form_token(key, session_token(person.http), action=path)
     return await person.http.post(path, data={"form_token": token, **fields}, headers={"Origin": room.url})
-
-
-def is_refused(answer: httpx2.Response, name: str, status: int) -> bool:
-    """Whether the page says this refusal, with its title and what to do."""
-    said = html.unescape(answer.text)
-    words = page_texts.CATALOGUE["refused"]
-    return answer.status_code == status and words[f"{name}_title"] in said and words[name] in said
 
 
 async def test_activity_is_exported_in_two_forms(room: Room) -> None:

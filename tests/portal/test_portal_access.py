@@ -9,8 +9,8 @@ import httpx2
 import pytest
 
 from server.portal.access.access_saving import UNDO_LIFETIME
-from tests.portal.test_page_refusals import is_refused
 from tests.support.person import Person, forms_of
+from tests.support.refused_pages import is_refused
 from tests.support.rooms.portal_room import Room, running_room
 from vault import connections, delegations
 from vault.exchange.approval_rules import WRITES

@@ -16,10 +16,10 @@ from server.administration.actor import RECENT, Actor, ChangeRefused
 from server.notifying.wording import line_of
 from server.sign_in.approvers import approvers_of
 from tests.conftest import Store
-from tests.portal.test_page_refusals import is_refused
 from tests.support.commands import content, run
 from tests.support.harness import PASSWORD
 from tests.support.person import Person, forms_of
+from tests.support.refused_pages import is_refused
 from tests.support.rooms.admin_room import AdminRoom, problem, running_admin_room
 from vault import delegations, groups, users
 from vault.approvals import access_requests as stored

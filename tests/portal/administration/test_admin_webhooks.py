@@ -12,9 +12,9 @@ import pytest
 from server.administration import webhooks
 from server.notifying.delivery import deliver
 from server.portal import csrf
-from tests.portal.test_page_refusals import is_refused
 from tests.support.doubles.mailbox import Receiver, running_receiver
 from tests.support.person import Person, session_token
+from tests.support.refused_pages import is_refused
 from tests.support.rooms.admin_room import AdminRoom, running_admin_room
 from vault.audit import audit
 from vault.notices.endpoints import EventEndpoint

@@ -14,9 +14,9 @@ from starlette.responses import Response
 
 from server.app import build_app, open_deployment
 from server.sign_in import password as signin
-from tests.portal.test_page_refusals import is_refused
 from tests.support.harness import PASSWORD, free_socket, serving
 from tests.support.person import Person, forms_of, session_cookie
+from tests.support.refused_pages import is_refused
 from tests.support.rooms.portal_room import Room, running_room
 from vault import grants, users
 
